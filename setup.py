@@ -1,0 +1,28 @@
+"""Builds the native core; everything else is in pyproject.toml."""
+
+import os
+import shlex
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "proctor.kernel._core",
+            ["src/proctor/kernel/_core.c"],
+            define_macros=[("Py_LIMITED_API", "0x030B0000")],
+            py_limited_api=True,
+            extra_compile_args=[
+                "-std=gnu11",
+                "-O2",
+                "-fvisibility=hidden",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                *shlex.split(os.environ.get("PROCTOR_CFLAGS", "")),
+            ],
+            extra_link_args=shlex.split(os.environ.get("PROCTOR_LDFLAGS", "")),
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

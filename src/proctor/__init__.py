@@ -1,0 +1,1 @@
+"""A system-call supervisor for Linux."""

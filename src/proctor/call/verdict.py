@@ -1,0 +1,173 @@
+"""Verdicts: what is answered to one notified call.
+
+Frozen values from well-named constructors.  The first three and ``perform`` (in
+:mod:`proctor.emulate`) are always safe, since they use our own copy of what was read:
+
+* :func:`deny` — the call fails with an errno;
+* :func:`answer` — the call returns a value;
+* :func:`hand_over` — the call returns a new descriptor of the target;
+* :func:`let_run` — the kernel runs the call, as if we had not been there.  The kernel reads
+  registers and memory *again*, so this is refused for a call whose memory was looked at (C110);
+* :func:`let_run_unsafe` — the same, after looking, said in words.
+
+A fifth kind, "let it run with these arguments" (kernels to come), will be one more constructor:
+handlers return verdicts and never look inside them.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+from typing import Final, NamedTuple, Union
+
+from proctor.kernel.abi import MAX_ERRNO, SECCOMP_USER_NOTIF_FLAG_CONTINUE
+
+#: (value, error, flags) as SECCOMP_IOCTL_NOTIF_SEND takes them; error is zero or negative.
+Wire = tuple[int, int, int]
+
+_RUN: Final[Wire] = (0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+
+
+class Deny(NamedTuple):
+    """The call fails with ``errno`` (1..4095).  Make it with :func:`deny`."""
+
+    errno: int
+    reason: str = ""
+
+    @property
+    def wire(self) -> Wire:
+        """The bytes' meaning: value 0, negative errno."""
+        return (0, -self.errno, 0)
+
+    def __str__(self) -> str:
+        return f"deny {_errno.errorcode.get(self.errno, self.errno)}"
+
+
+class Answer(NamedTuple):
+    """The call returns ``value``.  Make it with :func:`answer`."""
+
+    value: int
+    reason: str = ""
+
+    @property
+    def wire(self) -> Wire:
+        """The bytes' meaning: the value, no error."""
+        return (self.value, 0, 0)
+
+    def __str__(self) -> str:
+        return f"answer {self.value}"
+
+
+class HandOver(NamedTuple):
+    """The call returns a new descriptor of the target.  Make it with :func:`hand_over`."""
+
+    fd: int
+    at: int | None = None
+    cloexec: bool = False
+    close: bool = True
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"hand over fd {self.fd}" + (f" at {self.at}" if self.at is not None else "")
+
+
+class LetRun(NamedTuple):
+    """The kernel runs the call.  Make it with :func:`let_run` or :func:`let_run_unsafe`."""
+
+    unsafe: bool = False
+    reason: str = ""
+
+    @property
+    def wire(self) -> Wire:
+        """The bytes' meaning: SECCOMP_USER_NOTIF_FLAG_CONTINUE."""
+        return _RUN
+
+    def __str__(self) -> str:
+        return "let run (unsafe)" if self.unsafe else "let run"
+
+
+Verdict = Union[Deny, Answer, HandOver, LetRun]
+_LET_RUN: Final = LetRun()
+
+
+def deny(errno: int, reason: str = "") -> Deny:
+    """The call fails with ``errno``.
+
+    :param errno: 1..4095, positive as in the :mod:`errno` module; the sign the kernel wants is
+        our business (C054, C055).
+    :param reason: for logs and audit; the target does not see it.
+    :raises ValueError: for a number the kernel could not carry as an errno.
+    """
+    if not isinstance(errno, int) or isinstance(errno, bool) or not 1 <= errno <= MAX_ERRNO:
+        raise ValueError(
+            f"deny({errno!r}): an errno is a whole number from 1 to {MAX_ERRNO}, as in errno.EPERM"
+        )
+    return Deny(int(errno), reason)
+
+
+def answer(value: int, reason: str = "") -> Answer:
+    """The call returns ``value``.
+
+    :param value: 0 .. 2**63-1, or below -4095.  -4095..-1 would be an errno to libc (C053): use
+        :func:`deny`.
+    :raises ValueError: for a value that does not fit, or that libc would read as an errno.
+    """
+    if not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"answer({value!r}): a return value is a signed 64-bit number")
+    if -MAX_ERRNO <= value < 0:
+        raise ValueError(f"answer({value}): libc would take this for an errno; use deny({-value})")
+    return Answer(int(value), reason)
+
+
+def hand_over(
+    fd: int, *, at: int | None = None, cloexec: bool = False, close: bool = True, reason: str = ""
+) -> HandOver:
+    """The call returns a new descriptor of the target that refers to the same file as ``fd``.
+
+    :param fd: a descriptor of the monitor.  Not an ``O_PATH`` one: the kernel refuses those (C064).
+    :param at: number it gets in the target, replacing what is there (dup2); lowest free if None.
+    :param cloexec: whether it closes when the target execs.
+    :param close: True (default) gives ``fd`` away: it is closed exactly once, on every path, also
+        when the caller is gone; False leaves it to the giver, who keeps it open until the verdict
+        was carried out.
+    :raises ValueError: for numbers that cannot be descriptors.
+
+    Since Linux 5.14 (``SECCOMP_ADDFD_FLAG_SEND``); the file offset is shared (C071).
+    """
+    if not isinstance(fd, int) or isinstance(fd, bool) or fd < 0:
+        raise ValueError(f"hand_over({fd!r}): not a file descriptor")
+    if at is not None and (not isinstance(at, int) or not 0 <= at < 1 << 32):
+        raise ValueError(f"hand_over(at={at!r}): not a descriptor number")
+    return HandOver(fd, at, cloexec, close, reason)
+
+
+def let_run(reason: str = "") -> LetRun:
+    """The kernel runs the call with the registers and memory it finds *then*.
+
+    Refused (:class:`~proctor.RacyVerdict`) for a call whose memory was looked at: a thread of the
+    target can swap what was read before the kernel reads it again (C110).
+    """
+    return LetRun(False, reason) if reason else _LET_RUN
+
+
+def let_run_unsafe(why: str) -> LetRun:
+    """The kernel runs the call although its memory was looked at.
+
+    A race the target can win: never a security decision, fine for tracing, tests, and where
+    another layer holds the line.
+
+    :param why: the reason it is acceptable here, for whoever reads the policy and the log.
+    :raises ValueError: without a reason.
+    """
+    if not isinstance(why, str) or not why.strip():
+        raise ValueError("let_run_unsafe() wants the reason why the race is acceptable here, in words")
+    return LetRun(True, why)
+
+
+def close_unused(verdict: object) -> None:
+    """Close the descriptor of a hand-over that will not be carried out (it was given to us)."""
+    if isinstance(verdict, HandOver) and verdict.close:
+        try:
+            os.close(verdict.fd)
+        except OSError:
+            pass  # the giver closed it against the contract; closing again could hit another file

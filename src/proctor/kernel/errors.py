@@ -1,0 +1,188 @@
+"""Everything proctor raises, in one tree.
+
+::
+
+    ProctorError
+    ├── Unsupported        (OSError ENOSYS)   this kernel or machine lacks a feature
+    ├── NestedListener     (OSError EBUSY)    a listener already sits above us
+    ├── NotPermitted       (PermissionError)  the kernel refuses us the operation itself
+    ├── LaunchError        (OSError)          a target could not be started: step and errno
+    ├── CallError          everything about one notified call
+    │   ├── CallGone       (ProcessLookupError)  the caller is gone or was interrupted
+    │   ├── CallOver       (RuntimeError)     a Call was used after its handler returned
+    │   ├── AlreadyAnswered (RuntimeError)    a second verdict for one call
+    │   ├── NotReceived    (RuntimeError)     an answer before the notification was received
+    │   ├── CallerInvisible (LookupError)     the caller has no pid in our pid namespace
+    │   ├── MemoryUnreadable (OSError)        the caller's memory could not be read
+    │   ├── TargetFdLimit  (OSError)          the target cannot take another descriptor
+    │   └── RacyVerdict    (ValueError)       "let it run" after its memory was looked at
+    ├── FilterError        (ValueError)       a rule, program or profile that cannot be
+    └── PolicyError        (ValueError)       a policy or handler file that cannot be
+
+Each class derives from the builtin it resembles; those that are :class:`OSError` carry
+``errno``.  Where known, an error carries ``pid`` (thread id of the caller), ``syscall``
+(name) and ``notif_id``.  Messages end in what to do.
+
+"The caller is gone" (ENOENT from RECV, SEND, ADDFD or ID_VALID) is an ordinary event: the
+library's own loops never let :class:`CallGone` out; only code that asks a dead call for more
+sees it.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+from typing import Any
+
+
+class ProctorError(Exception):
+    """Root of everything proctor raises on purpose."""
+
+    #: Thread id of the caller, as the monitor sees it; None if no call is involved.
+    pid: int | None = None
+    #: System call name; None if no call is involved.
+    syscall: str | None = None
+    #: Notification id; None if no call is involved.
+    notif_id: int | None = None
+
+    def about(
+        self, *, pid: int | None = None, syscall: str | None = None, notif_id: int | None = None
+    ) -> ProctorError:
+        """Attach which call this is about, and return self."""
+        self.pid = pid if pid is not None else self.pid
+        self.syscall = syscall if syscall is not None else self.syscall
+        self.notif_id = notif_id if notif_id is not None else self.notif_id
+        return self
+
+    def __str__(self) -> str:
+        text = self.args[-1] if self.args and isinstance(self.args[-1], str) else super().__str__()
+        where = []
+        if self.syscall is not None:
+            where.append(self.syscall)
+        if self.pid is not None:
+            where.append(f"pid {self.pid}")
+        if self.notif_id is not None:
+            where.append(f"id {self.notif_id:#x}")
+        return f"{text} [{', '.join(where)}]" if where else text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.args, self.__dict__.copy()))
+
+
+def _rebuild(cls: type[ProctorError], args: tuple[Any, ...], state: dict[str, Any]) -> ProctorError:
+    """Unpickle without running the subclass's own constructor."""
+    made = cls.__new__(cls, *args)
+    made.args = args
+    made.__dict__.update(state)
+    return made
+
+
+class _WithErrno(ProctorError, OSError):
+    """Base of the errors that carry an errno; ``errno`` and ``strerror`` are OSError's."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(number, message)
+        self.errno = number
+        self.strerror = message
+
+
+class Unsupported(_WithErrno):
+    """A feature is missing here: which, since which kernel it exists, what that changes."""
+
+    def __init__(self, feature: str, since: str, consequence: str) -> None:
+        super().__init__(
+            _errno.ENOSYS,
+            f"{feature} is not available here (Linux {since} has it): {consequence}",
+        )
+        self.feature = feature
+        self.since = since
+
+
+class NestedListener(_WithErrno):
+    """EBUSY: a filter above this process already has a listener (C018, G13)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            _errno.EBUSY,
+            "another seccomp listener already sits above this process, and the kernel allows one "
+            "per chain of filters: this happens inside a supervised container, under WSL, or under "
+            "another `proctor run`; start proctor outside of it, or from a process that it does not supervise",
+        )
+
+
+class NotPermitted(ProctorError, PermissionError):
+    """The kernel refuses the operation for lack of privilege."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(number, message)
+        self.errno = number
+        self.strerror = message
+
+
+class LaunchError(_WithErrno):
+    """A target could not be started.  ``step`` names the step that failed, ``errno`` says why."""
+
+    def __init__(self, step: str, number: int, detail: str) -> None:
+        super().__init__(number, f"{detail}: {os.strerror(number)}")
+        self.step = step
+
+
+class CallError(ProctorError):
+    """Something about one notified call."""
+
+
+class CallGone(CallError, ProcessLookupError):
+    """The caller died or was interrupted; the notification exists no more (G11)."""
+
+    def __init__(self, message: str = "the caller is gone; nothing is left to answer") -> None:
+        super().__init__(_errno.ENOENT, message)
+        self.errno = _errno.ENOENT
+
+
+class CallOver(CallError, RuntimeError):
+    """A Call was used after its verdict was given."""
+
+
+class AlreadyAnswered(CallError, RuntimeError):
+    """A second verdict was given for one call."""
+
+
+class NotReceived(CallError, RuntimeError):
+    """EINPROGRESS: the notification has not been received, or was answered already."""
+
+
+class CallerInvisible(CallError, LookupError):
+    """The caller has no number in our pid namespace (pid 0): it can be answered, not looked at."""
+
+
+class MemoryUnreadable(CallError, OSError):
+    """The caller's memory could not be read; ``errno`` is what the call itself would get (EFAULT),
+    or EPERM when the kernel does not let us look (a non-dumpable target, G16)."""
+
+    def __init__(self, number: int, message: str, address: int = 0) -> None:
+        super().__init__(number, message)
+        self.errno = number
+        self.strerror = message
+        self.address = address
+
+
+class TargetFdLimit(CallError, OSError):
+    """The target cannot take another descriptor (its RLIMIT_NOFILE): EMFILE, or EBADF for a
+    chosen number beyond the limit (C068)."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(number, message)
+        self.errno = number
+        self.strerror = message
+
+
+class RacyVerdict(CallError, ValueError):
+    """``let_run()`` for a call whose memory was looked at (C110)."""
+
+
+class FilterError(ProctorError, ValueError):
+    """A rule, condition, program or profile that cannot be."""
+
+
+class PolicyError(ProctorError, ValueError):
+    """A policy or handler file that cannot be; the message has file, line and key where known."""

@@ -1,0 +1,127 @@
+"""The two small doors through which the supervisor meets the world.
+
+:class:`ListenerPort` is one listener; :class:`Engine` is waiting, receiving and answering for many
+of them; :class:`World` says which engine, clock and workers there are.  The kernel stands behind
+them in production (:mod:`proctor.supervisor.world`), the executable model in simulation
+(:mod:`proctor.model`), with the same observable behaviour: one test-suite runs on all engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Optional, Protocol
+
+from proctor.call.verdict import Wire
+from proctor.kernel.notification import NotificationLike
+
+#: Called with one received notification; returns the answer, or None if it will be answered
+#: later through the listener.
+Route = Callable[[NotificationLike], Optional[Wire]]
+
+
+def route_key(arch: int, nr: int) -> int:
+    """Key of a route: the architecture above the number, both as unsigned 32-bit words."""
+    return (arch & 0xFFFFFFFF) << 32 | (nr & 0xFFFFFFFF)
+
+
+class ListenerPort(Protocol):
+    """One listener, as far as answering needs it.
+
+    "The caller is gone" (ENOENT) is a return value everywhere; EINTR never comes out; anything
+    else raises an error of :mod:`proctor.kernel.errors`.  All methods may be called from any thread.
+    """
+
+    def fileno(self) -> int:
+        """The number under which engines know it."""
+        ...
+
+    def recv(self) -> NotificationLike | None:
+        """The next notification, waiting for one; None if one was cancelled or nobody is left."""
+        ...
+
+    def send(self, id: int, value: int, error: int, flags: int) -> bool:
+        """Answer; False if the caller is gone.
+
+        :raises AlreadyAnswered: the kernel said EINPROGRESS (answered, or never received)."""
+        ...
+
+    def id_valid(self, id: int) -> bool:
+        """Whether the notification is received, unanswered and its caller still waits."""
+        ...
+
+    def addfd(
+        self, id: int, srcfd: int, *, at: int | None = None, cloexec: bool = False, send: bool = False
+    ) -> int | None:
+        """Install a descriptor in the caller's table; its number there, None if the caller is gone.
+        With ``send`` that number is also the answer, in one step (Linux 5.14).
+
+        :raises TargetFdLimit: EMFILE, or EBADF beyond the limit; the call is then still unanswered.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give this copy of the listener up; idempotent."""
+        ...
+
+
+class Engine(Protocol):
+    """Waits for many listeners, receives, routes, answers.
+
+    ``run_once(timeout)`` (seconds; None waits for ever) waits until a listener is readable or hung
+    up, :meth:`wake` was called, or time is over; then receives *eagerly*: every notification that
+    waits on any ready listener (bounded per round, so that no listener starves another) is received
+    before the first is routed, since received ones can no longer be interrupted under
+    WAIT_KILLABLE_RECV.  Then each is routed in order of arrival:
+    ``routes.get(route_key(arch, nr), fallback)(notification)``; a returned triple is sent at once.
+    ENOENT from RECV or SEND is ignored; a listener that shows HUP without IN is removed and its
+    ``ended`` called (once).  It returns how many notifications were received.
+
+    A route must not raise; if it does, the engine answers EPERM and lets the exception out of
+    ``run_once`` after the rest of the batch was routed.
+    """
+
+    def add(
+        self,
+        listener: ListenerPort,
+        routes: Mapping[int, Route],
+        fallback: Route,
+        ended: Callable[[], object],
+    ) -> None:
+        """Start to serve; from any thread."""
+        ...
+
+    def remove(self, listener: ListenerPort) -> None:
+        """Stop to serve; from any thread; ``ended`` is not called.  The listener stays open."""
+        ...
+
+    def run_once(self, timeout: float | None) -> int:
+        """One round, as above; in one thread only."""
+        ...
+
+    def wake(self) -> None:
+        """Make a waiting :meth:`run_once` return; from any thread, also before it waits."""
+        ...
+
+    def close(self) -> None:
+        """Give up what the engine holds; listeners stay open."""
+        ...
+
+
+class World(Protocol):
+    """What time it is, who waits, and where slow work runs."""
+
+    def clock(self) -> float:
+        """Seconds, monotonic."""
+        ...
+
+    def engine(self) -> Engine:
+        """A new engine."""
+        ...
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Run slow work elsewhere, soon; it never raises."""
+        ...
+
+    def shutdown(self) -> None:
+        """No more work will be submitted; what runs may be abandoned."""
+        ...
