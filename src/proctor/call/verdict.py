@@ -1,11 +1,12 @@
 """Verdicts: what is answered to one notified call.
 
-Frozen values from well-named constructors.  The first three and ``perform`` (in
-:mod:`proctor.emulate`) are always safe, since they use our own copy of what was read:
+Frozen values from well-named constructors.  The first four are always safe, since they use our
+own copy of what was read:
 
 * :func:`deny` — the call fails with an errno;
 * :func:`answer` — the call returns a value;
 * :func:`hand_over` — the call returns a new descriptor of the target;
+* :func:`perform` — the call is performed on the caller's behalf, and its outcome is the answer;
 * :func:`let_run` — the kernel runs the call, as if we had not been there.  The kernel reads
   registers and memory *again*, so this is refused for a call whose memory was looked at (C110);
 * :func:`let_run_unsafe` — the same, after looking, said in words.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+from collections.abc import Callable
 from typing import Final, NamedTuple, Union
 
 from proctor.kernel.abi import MAX_ERRNO, SECCOMP_USER_NOTIF_FLAG_CONTINUE
@@ -86,7 +88,17 @@ class LetRun(NamedTuple):
         return "let run (unsafe)" if self.unsafe else "let run"
 
 
-Verdict = Union[Deny, Answer, HandOver, LetRun]
+class Perform(NamedTuple):
+    """The call is performed on the caller's behalf.  Make it with :func:`perform`."""
+
+    allow: Callable[[bytes], bool] | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return "perform"
+
+
+Verdict = Union[Deny, Answer, HandOver, LetRun, Perform]
 _LET_RUN: Final = LetRun()
 
 
@@ -139,6 +151,19 @@ def hand_over(
     if at is not None and (not isinstance(at, int) or not 0 <= at < 1 << 32):
         raise ValueError(f"hand_over(at={at!r}): not a descriptor number")
     return HandOver(fd, at, cloexec, close, reason)
+
+
+def perform(allow: Callable[[bytes], bool] | None = None, reason: str = "") -> Perform:
+    """The call is performed on the caller's behalf: in its namespaces, with its rights plus the one
+    it lacks, by a performer (:mod:`proctor.emulate`); whatever comes out is the answer.
+
+    :param allow: is shown the path of what the performer has *pinned* (as seen from the caller's
+        root) before anything is opened or made, and may refuse by returning False (EACCES).  No
+        race: the performer then uses what it pinned.
+
+    A call that has no performer is denied with ENOSYS, and the log says so.
+    """
+    return Perform(allow, reason)
 
 
 def let_run(reason: str = "") -> LetRun:

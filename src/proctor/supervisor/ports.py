@@ -8,8 +8,8 @@ them in production (:mod:`proctor.supervisor.world`), the executable model in si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Optional, Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Optional, Protocol
 
 from proctor.call.verdict import Wire
 from proctor.kernel.notification import NotificationLike
@@ -120,6 +120,15 @@ class World(Protocol):
 
     def submit(self, work: Callable[[], None]) -> None:
         """Run slow work elsewhere, soon; it never raises."""
+        ...
+
+    def start(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        done: Callable[[Any, BaseException | None], None],
+    ) -> None:
+        """Run a coroutine on an event loop; ``done(result, exception)`` is called once, from any
+        thread."""
         ...
 
     def shutdown(self) -> None:

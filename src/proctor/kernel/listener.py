@@ -1,0 +1,245 @@
+"""One listener: the descriptor on which the kernel hands us system calls.
+
+Facts, and what follows for this module:
+
+* The life of a notification: INIT (queued) → SENT (received) → REPLIED → gone.  ID_VALID says yes
+  for SENT only; SEND and ADDFD say EINPROGRESS for the other two and ENOENT once it is gone.
+* There are two ENOENTs.  From SEND, ADDFD and ID_VALID it means "the caller died or took a
+  signal".  From RECV it means "one was cancelled before you took it" (the kernel counts
+  requests apart from the list of them: C044, C077), or "nobody uses the filter any more" (since
+  Linux 6.11; before, RECV slept for ever).  All are events: None or False here, no exception.
+* RECV blocks even with O_NONBLOCK (C038): poll first, and after HUP without IN never receive.
+* ADDFD|SEND interrupted by a signal makes the call return 0 without a descriptor on kernels
+  before the 2026 fix (C074): the native core holds signals back around it.
+* SET_FLAGS takes the flag word by value (G12).
+* The number of a listener is CLOEXEC; a copy that stays open in the target makes the target hang
+  when we are gone (C094), so the launcher leaves none there.
+
+Sources: seccomp_unotify(2); kernel/seccomp.c (seccomp_notify_recv, _send, _addfd, _id_valid).
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from proctor.kernel import _core, abi
+from proctor.kernel.errors import AlreadyAnswered, ProctorError, TargetFdLimit, Unsupported
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from proctor.kernel.notification import NotificationLike
+
+#: How often an interrupted ADDFD is tried again before giving up: only signals that cannot be
+#: blocked (SIGSTOP, a debugger) interrupt it at all.
+_ADDFD_TRIES = 64
+
+
+class Listener:
+    """A seccomp notification descriptor; satisfies :class:`proctor.supervisor.ports.ListenerPort`.
+
+    :param fd: the descriptor.  Ownership moves here: :meth:`close` closes it, once.
+
+    Usable from any thread; as a context manager it closes itself.
+    """
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        if not isinstance(fd, int) or fd < 0:
+            raise ValueError(f"Listener({fd!r}): not a file descriptor")
+        self._fd = fd
+
+    @classmethod
+    def from_socket(cls, sock: socket.socket, limit: int = 65536) -> tuple[Listener, bytes]:
+        """Receive one listener sent by SCM_RIGHTS, with the data that came along.
+
+        :raises ProctorError: if the message carries no descriptor, or more than one (the others
+            are closed), or ended.
+
+        Uses recvmsg with MSG_CMSG_CLOEXEC: ``socket.recv_fds`` leaves descriptors inheritable (G7).
+        """
+        data, ancillary, flags, _ = sock.recvmsg(
+            limit, socket.CMSG_SPACE(4 * 16), socket.MSG_CMSG_CLOEXEC
+        )
+        fds = array.array("i")
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        if len(fds) != 1 or flags & socket.MSG_CTRUNC:
+            for fd in fds:
+                os.close(fd)
+            raise ProctorError(
+                f"expected one descriptor on the socket, got {len(fds)}: "
+                "send the listener, and nothing else, in one SCM_RIGHTS message"
+            )
+        return cls(fds[0]), data
+
+    @classmethod
+    def from_pidfd(cls, pidfd: int, fd: int) -> Listener:
+        """Take a copy of descriptor ``fd`` of the process behind ``pidfd`` (pidfd_getfd(2), Linux
+        5.6; needs ptrace rights over it).  ``pidfd`` stays the caller's."""
+        return cls(_core.pidfd_getfd(pidfd, fd))
+
+    def fileno(self) -> int:
+        """The descriptor's number; ValueError once closed."""
+        if self._fd < 0:
+            raise ValueError("this listener is closed")
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._fd < 0
+
+    def recv(self) -> NotificationLike | None:
+        """Receive the next notification, waiting for one.
+
+        None if one was cancelled before it could be received, or if nobody uses the filter any
+        more: poll before the next attempt.  A signal whose Python handler returns does not end it.
+        """
+        while True:
+            try:
+                return _core.recv(self.fileno())
+            except InterruptedError:
+                continue  # Python ran the signal's handler; had it raised, we would not be here
+            except FileNotFoundError:
+                return None
+
+    def send(self, id: int, value: int, error: int, flags: int) -> bool:
+        """Answer; False if the caller is gone.
+
+        :param value: what the call returns, if ``error`` is 0.
+        :param error: 0 or a negative errno, -4095..-1.
+        :param flags: SECCOMP_USER_NOTIF_FLAG_CONTINUE or 0.
+        :raises ValueError: for an error of the wrong sign or range: the kernel takes anything and
+            a positive one would *succeed* (C054, C055).
+        :raises AlreadyAnswered: EINPROGRESS.
+        """
+        if not -abi.MAX_ERRNO <= error <= 0:
+            raise ValueError(f"error {error}: the kernel wants 0 or a negative errno")
+        while True:
+            try:
+                _core.send(self.fileno(), id, value, error, flags)
+                return True
+            except InterruptedError:
+                continue  # interrupted while waiting for the filter's lock: nothing happened yet
+            except FileNotFoundError:
+                return False
+            except OSError as problem:
+                if problem.errno == errno.EINPROGRESS:
+                    raise _answered().about(notif_id=id) from None
+                raise
+
+    def id_valid(self, id: int) -> bool:
+        """Whether the notification is received, unanswered, and its caller still waits."""
+        while True:
+            try:
+                return _core.id_valid(self.fileno(), id)
+            except InterruptedError:
+                continue
+
+    def addfd(
+        self,
+        id: int,
+        srcfd: int,
+        *,
+        at: int | None = None,
+        cloexec: bool = False,
+        send: bool = False,
+    ) -> int | None:
+        """Install a copy of ``srcfd`` in the caller's table.
+
+        :param at: the number it gets there, replacing what is open; lowest free if None.
+        :param cloexec: whether it closes on exec there.
+        :param send: make its number the answer, in the same step (Linux 5.14).
+        :returns: the number in the target; None if the caller is gone.
+        :raises TargetFdLimit: EMFILE, or EBADF for a number beyond the limit: still unanswered.
+        :raises OSError: EBADF if ``srcfd`` itself is no good, or is ``O_PATH`` (C063, C064).
+        """
+        flags = (abi.SECCOMP_ADDFD_FLAG_SETFD if at is not None else 0) | (
+            abi.SECCOMP_ADDFD_FLAG_SEND if send else 0
+        )
+        for _ in range(_ADDFD_TRIES):
+            try:
+                return _core.addfd(
+                    self.fileno(), id, srcfd, flags, at or 0, os.O_CLOEXEC if cloexec else 0
+                )
+            except InterruptedError:
+                continue
+            except (FileNotFoundError, ProcessLookupError):
+                return None
+            except OSError as problem:
+                raise _addfd_error(problem, srcfd, at, send, id) from None
+        raise OSError(errno.EINTR, "installing a descriptor was interrupted again and again")
+
+    def set_flags(self, flags: int) -> None:
+        """Set listener flags: SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP or 0.
+
+        :raises Unsupported: on kernels without NOTIF_SET_FLAGS (before Linux 6.6).
+        """
+        try:
+            _core.set_flags(self.fileno(), flags)
+        except OSError as problem:
+            if problem.errno == errno.EINVAL and flags in (0, 1):
+                raise Unsupported(
+                    "SECCOMP_IOCTL_NOTIF_SET_FLAGS", "6.6", "wake-ups are not synchronous"
+                ) from None
+            raise
+
+    def close(self) -> None:
+        """Close this copy.  Once the last copy is closed every pending and later notified call of
+        the target gets ENOSYS (C093).  Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Listener fd {self._fd}>" if self._fd >= 0 else "<Listener closed>"
+
+
+def _answered() -> AlreadyAnswered:
+    return AlreadyAnswered(
+        "this call was answered already, or never received: give each call one verdict"
+    )
+
+
+def _addfd_error(
+    problem: OSError, srcfd: int, at: int | None, send: bool, id: int
+) -> Exception:
+    """Tell the errors of ADDFD apart: ours (a bad ``srcfd``) from the target's (its limit)."""
+    if problem.errno == errno.EMFILE:
+        return TargetFdLimit(
+            errno.EMFILE, "the target is at its limit of open files (RLIMIT_NOFILE)"
+        ).about(notif_id=id)
+    if problem.errno == errno.EBADF:
+        try:
+            os.fstat(srcfd)
+        except OSError:
+            return OSError(errno.EBADF, f"descriptor {srcfd} of the monitor is not open")
+        if at is not None:
+            return TargetFdLimit(
+                errno.EBADF, f"number {at} is beyond the target's limit of open files"
+            ).about(notif_id=id)
+        return OSError(
+            errno.EBADF, f"descriptor {srcfd} is O_PATH: the kernel hands over opened files only"
+        )
+    if problem.errno == errno.EINPROGRESS:
+        return _answered().about(notif_id=id)
+    if problem.errno == errno.EINVAL and send:
+        return Unsupported(
+            "SECCOMP_ADDFD_FLAG_SEND", "5.14", "a descriptor cannot be the answer in one step"
+        )
+    return problem

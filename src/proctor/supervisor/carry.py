@@ -1,0 +1,91 @@
+"""Carrying a verdict out: a :class:`~proctor.call.verdict.Verdict` becomes bytes, once.
+
+Descriptors given away by a hand-over are closed here exactly once on every path (C129).
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from proctor.call.verdict import (
+    Answer,
+    Deny,
+    HandOver,
+    LetRun,
+    Perform,
+    Verdict,
+    close_unused,
+    deny,
+)
+from proctor.kernel.errors import AlreadyAnswered, RacyVerdict, TargetFdLimit, Unsupported
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.supervisor.ports import ListenerPort
+
+_KINDS = (Deny, Answer, HandOver, LetRun, Perform)
+
+
+def check(verdict: object, call: Call, who: str) -> Verdict:
+    """A verdict fit to be carried out for this call.
+
+    :raises TypeError: for what is no verdict.
+    :raises RacyVerdict: for ``let_run()`` after the caller's memory was looked at.
+    """
+    if not isinstance(verdict, _KINDS):
+        raise TypeError(
+            f"{who} returned {verdict!r}: return proctor.deny(), answer(), hand_over(), perform(), "
+            "let_run(), or None for the next handler"
+        )
+    if isinstance(verdict, LetRun) and not verdict.unsafe and call.memory_read:
+        raise RacyVerdict(
+            f"{who} looked at the caller's memory and then let the call run: a thread of the target "
+            "can swap what was read before the kernel reads it again. Perform the call "
+            "(proctor.perform()), deny it, or, where the race does not matter, say so: "
+            'proctor.let_run_unsafe("why")'
+        ).about(pid=call.tid, syscall=call.name, notif_id=call.id)
+    return verdict
+
+
+def carry_out(listener: ListenerPort, id: int, verdict: Verdict, fallback: Deny) -> bool:
+    """Answer the notification ``id``; False if the caller is gone.
+
+    :param fallback: answered if the verdict cannot be carried out (a descriptor that is none...);
+        the error is raised after that, so that it is seen and the caller does not hang.
+    """
+    if isinstance(verdict, (Deny, Answer, LetRun)):
+        return _send(listener, id, *verdict.wire)
+    if isinstance(verdict, HandOver):
+        try:
+            return _hand_over(listener, id, verdict)
+        except TargetFdLimit as limit:
+            # what open(2), socket(2)... themselves say when the table is full (C068)
+            return _send(listener, id, *deny(limit.errno or errno.EMFILE).wire)
+        except Exception:
+            _send(listener, id, *fallback.wire)
+            raise
+        finally:
+            close_unused(verdict)
+    raise TypeError(f"{verdict!r} cannot be carried out as it is")
+
+
+def _hand_over(listener: ListenerPort, id: int, verdict: HandOver) -> bool:
+    try:
+        number = listener.addfd(
+            id, verdict.fd, at=verdict.at, cloexec=verdict.cloexec, send=True
+        )
+    except Unsupported:
+        # Linux 5.9 to 5.13: two steps.  If a signal cancels the call in between, the descriptor
+        # stays in the target (C070); nothing in user space can prevent that there.
+        number = listener.addfd(id, verdict.fd, at=verdict.at, cloexec=verdict.cloexec)
+        return number is not None and _send(listener, id, number, 0, 0)
+    return number is not None
+
+
+def _send(listener: ListenerPort, id: int, value: int, error: int, flags: int) -> bool:
+    try:
+        return listener.send(id, value, error, flags)
+    except AlreadyAnswered:
+        # Only an answer that went past us (a raw ioctl, an agent's proxy) can be behind this.
+        return False

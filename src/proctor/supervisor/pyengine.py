@@ -1,0 +1,220 @@
+"""The engine in plain Python, over a small :class:`Poller`.
+
+It says what an engine does, in the fewest lines; the native ``_core.Engine`` does the same, faster.
+The executable model runs the supervisor on this one with a poller of its own, and so does every
+machine where the native core is not wanted.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, Protocol
+
+from proctor.kernel.errors import AlreadyAnswered
+
+if TYPE_CHECKING:
+    from proctor.kernel.notification import NotificationLike
+    from proctor.supervisor.ports import ListenerPort, Route
+
+#: Poll bits; the same numbers as :data:`select.POLLIN` and so on, which Windows lacks.
+POLLIN: Final = 0x001
+POLLERR: Final = 0x008
+POLLHUP: Final = 0x010
+POLLNVAL: Final = 0x020
+
+#: Notifications received from one listener before its neighbours have their turn.
+BATCH: Final = 32
+
+
+class Poller(Protocol):
+    """Level-triggered waiting for IN and HUP on listeners, by their number."""
+
+    def register(self, fd: int) -> None:
+        """Start to watch."""
+        ...
+
+    def unregister(self, fd: int) -> None:
+        """Stop to watch; an unknown number is no error."""
+        ...
+
+    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        """(number, poll bits) of everything ready; empty after :meth:`wake` or in time."""
+        ...
+
+    def ready(self, fd: int) -> bool:
+        """Whether POLLIN is set on one listener right now."""
+        ...
+
+    def wake(self) -> None:
+        """Make a waiting :meth:`wait`, or the next one, return."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is held."""
+        ...
+
+
+class EpollPoller:
+    """:class:`Poller` over epoll(7) and an eventfd."""
+
+    def __init__(self) -> None:
+        import os  # noqa: PLC0415
+
+        self._os = os
+        self._epoll = select.epoll()
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._event, select.EPOLLIN)
+
+    def register(self, fd: int) -> None:
+        """See :class:`Poller`."""
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unregister(self, fd: int) -> None:
+        """See :class:`Poller`."""
+        try:
+            self._epoll.unregister(fd)
+        except (OSError, ValueError):
+            pass  # closed already: the kernel forgot it by itself
+
+    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        """See :class:`Poller`."""
+        found = self._epoll.poll(timeout, 64)
+        for at, (fd, _) in enumerate(found):
+            if fd == self._event:
+                try:
+                    self._os.eventfd_read(fd)
+                except BlockingIOError:
+                    pass
+                del found[at]
+                break
+        return found
+
+    def ready(self, fd: int) -> bool:
+        """See :class:`Poller`."""
+        one = select.poll()
+        one.register(fd, POLLIN)
+        return any(bits & POLLIN for _, bits in one.poll(0))
+
+    def wake(self) -> None:
+        """See :class:`Poller`."""
+        try:
+            self._os.eventfd_write(self._event, 1)
+        except BlockingIOError:
+            pass  # the counter is full: it is awake enough
+
+    def close(self) -> None:
+        """See :class:`Poller`."""
+        self._epoll.close()
+        event, self._event = self._event, -1
+        if event >= 0:
+            self._os.close(event)
+
+
+class _Served:
+    __slots__ = ("ended", "fallback", "listener", "routes")
+
+    def __init__(
+        self,
+        listener: ListenerPort,
+        routes: Mapping[int, Route],
+        fallback: Route,
+        ended: Callable[[], object],
+    ) -> None:
+        self.listener = listener
+        self.routes = routes
+        self.fallback = fallback
+        self.ended = ended
+
+
+class PyEngine:
+    """See :class:`proctor.supervisor.ports.Engine`, whose contract this is word by word."""
+
+    def __init__(self, poller: Poller) -> None:
+        self._poller = poller
+        self._served: dict[int, _Served] = {}
+
+    def add(
+        self,
+        listener: ListenerPort,
+        routes: Mapping[int, Route],
+        fallback: Route,
+        ended: Callable[[], object],
+    ) -> None:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        fd = listener.fileno()
+        self._served[fd] = _Served(listener, routes, fallback, ended)
+        self._poller.register(fd)
+
+    def remove(self, listener: ListenerPort) -> None:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        fd = listener.fileno()
+        if self._served.pop(fd, None) is not None:
+            self._poller.unregister(fd)
+
+    def run_once(self, timeout: float | None) -> int:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        batch: deque[tuple[int, _Served, NotificationLike]] = deque()
+        for fd, bits in self._poller.wait(timeout):
+            served = self._served.get(fd)
+            if served is None:
+                continue
+            if bits & POLLIN:
+                self._receive(fd, served, batch)
+            elif bits & (POLLHUP | POLLNVAL):
+                del self._served[fd]
+                self._poller.unregister(fd)
+                served.ended()
+        count = len(batch)
+        problem: Exception | None = None
+        while batch:
+            fd, served, notification = batch.popleft()
+            if self._served.get(fd) is not served:
+                continue  # removed meanwhile: whoever removed it answers what is pending
+            try:
+                self._route(served, notification)
+            except Exception as raised:
+                problem = problem or raised
+        if problem is not None:
+            raise problem
+        return count
+
+    def _receive(
+        self, fd: int, served: _Served, batch: deque[tuple[int, _Served, NotificationLike]]
+    ) -> None:
+        """Take what waits, at most BATCH: a received call can no longer be interrupted."""
+        for _ in range(BATCH):
+            notification = served.listener.recv()
+            if notification is not None:
+                batch.append((fd, served, notification))
+            if not self._poller.ready(fd):
+                return
+
+    @staticmethod
+    def _route(served: _Served, notification: NotificationLike) -> None:
+        key = (notification.arch & 0xFFFFFFFF) << 32 | (notification.nr & 0xFFFFFFFF)
+        try:
+            reply = served.routes.get(key, served.fallback)(notification)
+        except Exception:
+            _send(served.listener, notification.id, (0, -errno.EPERM, 0))
+            raise
+        if reply is not None:
+            _send(served.listener, notification.id, reply)
+
+    def wake(self) -> None:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        self._poller.wake()
+
+    def close(self) -> None:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        self._served.clear()
+        self._poller.close()
+
+
+def _send(listener: ListenerPort, id: int, reply: tuple[int, int, int]) -> None:
+    try:
+        listener.send(id, *reply)
+    except AlreadyAnswered:
+        pass  # the route answered by itself and returned a reply as well; the first one stands

@@ -1,0 +1,171 @@
+"""The real world: monotonic time, the native engine, worker threads, an event loop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from proctor.supervisor.pyengine import EpollPoller, PyEngine
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from proctor.supervisor.ports import Engine, ListenerPort, Route
+
+
+def quiet_thread(target: Callable[[], object], name: str) -> threading.Thread:
+    """Start a daemon thread in which every signal is blocked from its first instruction.
+
+    Threads that speak to a listener must not be interrupted: on kernels before the 2026 fix a
+    signal during ADDFD|SEND loses the descriptor (C074).  Python runs its signal handlers on the
+    main thread anyway.
+    """
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+    try:
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return thread
+
+
+class NativeEngine:
+    """``_core.Engine`` behind the :class:`~proctor.supervisor.ports.Engine` door."""
+
+    __slots__ = ("_engine", "close", "run_once", "wake")
+
+    def __init__(self) -> None:
+        from proctor.kernel import _core
+
+        self._engine = engine = _core.Engine()
+        self.run_once: Callable[[float | None], int] = engine.run_once
+        self.wake: Callable[[], None] = engine.wake
+        self.close: Callable[[], None] = engine.close
+
+    def add(
+        self,
+        listener: ListenerPort,
+        routes: Mapping[int, Route],
+        fallback: Route,
+        ended: Callable[[], object],
+    ) -> None:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        self._engine.add(listener.fileno(), routes, fallback, ended)
+
+    def remove(self, listener: ListenerPort) -> None:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        self._engine.remove(listener.fileno())
+
+
+class KernelWorld:
+    """:class:`~proctor.supervisor.ports.World` on the machine we run on.
+
+    :param workers: most threads for slow handlers and performing; they are started as needed.
+    :param native: False takes the engine in plain Python instead of the native one.
+    :param loop: the running event loop for ``async def`` handlers; one of its own, on a thread of
+        its own, is made at the first such call if None.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 16,
+        native: bool = True,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers={workers}: at least one is needed")
+        self._limit = workers
+        self._native = native
+        self._loop = loop
+        self._own_loop = False
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._idle = 0
+
+    clock = staticmethod(time.monotonic)
+
+    def engine(self) -> Engine:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        return NativeEngine() if self._native else PyEngine(EpollPoller())
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        with self._lock:
+            self._work.put(work)
+            if self._idle:
+                self._idle -= 1  # one that waits will take it
+                return
+            if self._threads >= self._limit:
+                return  # the next that becomes free takes it
+            self._threads += 1
+        quiet_thread(self._worker, "proctor-worker")
+
+    def _worker(self) -> None:
+        while True:
+            work = self._work.get()
+            if work is None:
+                return
+            work()
+            with self._lock:
+                if self._work.empty():
+                    self._idle += 1
+                # otherwise: what is queued was counted on a busy worker like us
+
+    def start(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        done: Callable[[Any, BaseException | None], None],
+    ) -> None:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        loop = self._event_loop()
+
+        async def watched() -> None:
+            result, error = None, None
+            try:
+                result = await coroutine
+            except BaseException as raised:
+                error = raised
+            done(result, error)
+
+        tasks: set[Any] = self._tasks
+
+        def begin() -> None:
+            task = loop.create_task(watched())
+            tasks.add(task)  # the loop itself holds tasks weakly
+            task.add_done_callback(tasks.discard)
+
+        try:
+            loop.call_soon_threadsafe(begin)
+        except RuntimeError as closed:
+            coroutine.close()
+            done(None, closed)
+
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                import asyncio
+
+                self._loop = asyncio.new_event_loop()
+                self._own_loop = True
+                quiet_thread(self._loop.run_forever, "proctor-asyncio")
+            return self._loop
+
+    @property
+    def _tasks(self) -> set[Any]:
+        tasks: set[Any] = self.__dict__.setdefault("_task_set", set())
+        return tasks
+
+    def shutdown(self) -> None:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        with self._lock:
+            for _ in range(self._threads):
+                self._work.put(None)
+            loop, self._loop = (self._loop, None) if self._own_loop else (None, self._loop)
+        if loop is not None:
+            loop.call_soon_threadsafe(loop.stop)
