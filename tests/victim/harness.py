@@ -253,10 +253,14 @@ class Actor:
             f"thread {self.tid} in state {letters}", lambda: state(self.tid) in letters and letters
         )
 
+    def wait_gone(self) -> None:
+        """Wait until this thread or process runs no more; it may be a zombie."""
+        eventually(f"thread {self.tid} ends", lambda: state(self.tid) in ("", "Z", "X"))
+
     def exit_thread(self) -> None:
         """End this thread (exit, not exit_group) and wait until it is gone."""
         self.command("acall", NR["exit"], 0)
-        eventually(f"thread {self.tid} ends", lambda: state(self.tid) in ("", "Z", "X"))
+        self.wait_gone()
 
     def reap(self, child: Actor) -> int:
         """Wait for a child of this actor; its wait status."""
