@@ -15,8 +15,14 @@ class Notification:
     """One received ``struct seccomp_notif``; immutable, fields read straight from the struct."""
 
     def __new__(
-        cls, id: int, pid: int, nr: int, arch: int,
-        args: tuple[int, int, int, int, int, int] = ..., ip: int = 0, flags: int = 0,
+        cls,
+        id: int,
+        pid: int,
+        nr: int,
+        arch: int,
+        args: tuple[int, int, int, int, int, int] = ...,
+        ip: int = 0,
+        flags: int = 0,
     ) -> Notification: ...
     @property
     def id(self) -> int: ...
@@ -133,11 +139,16 @@ def launch(
     new_session: bool = False,
     foreground_tty: int = -1,
     parent_death_signal: int = 0,
-    restore_signals: bool = True,
+    ignored_signals: int = 0,
 ) -> Launch:
     """Start ``argv`` under ``program``.  See the head of ``_core.c`` for how.
 
-    :param candidates: absolute or cwd-relative paths to try in turn, as execvp(3) would.
+    It returns once the filter is installed and *before* execve has succeeded, since execve itself
+    may be notified.  The GIL is released, signals are blocked meanwhile; no SIGCHLD comes from the
+    helper process, nor from a target that never execed (waitpid needs ``__WALL`` for that one).
+
+    :param candidates: absolute or cwd-relative paths to try in turn, as execvp(3) does: ENOENT,
+        ENOTDIR, ENODEV, ESTALE, ETIMEDOUT and EACCES go on to the next, EACCES is remembered.
     :param env: ``NAME=value`` strings, or None for ours.
     :param fds: (ours, target's) pairs; every other descriptor is closed on exec.
     :param filter_flags: with NEW_LISTENER the listener comes back in the result.  EINVAL for
@@ -150,8 +161,17 @@ def launch(
     :param process_group: 0 for a new group, n for an existing one, -1 to stay.
     :param foreground_tty: descriptor (ours) of a terminal whose foreground group the target's
         group becomes, or -1.
+    :param new_session: setsid(2) in place of ``process_group``; ``foreground_tty`` then also becomes
+        the controlling terminal.
+    :param parent_death_signal: sent to the target when the *thread* that called us ends.
+    :param ignored_signals: bit ``n - 1`` leaves signal ``n`` ignored in the target; every other
+        has its default action, and none is blocked.
     :raises OSError: with ``filename`` set to the step that failed, for what fails before the
-        hand-over; afterwards see :meth:`Launch.failure`.
+        filter is installed: nothing is left over then.  What fails later :meth:`Launch.failure`
+        tells.  The steps, in their order: mmap, socketpair, clone, pipe2, sendmsg, setgroups,
+        uid_map, gid_map, helper (was killed), setup (the target was killed), setsid, setpgid,
+        tiocsctty, tcsetpgrp, mount, dup2, close_range, setgid, setuid, chdir, pdeathsig,
+        no_new_privs, sigprocmask, seccomp, recvmsg (EMFILE: our own table is full), execve.
     """
 
 # The loop -------------------------------------------------------------------------------------
@@ -164,13 +184,31 @@ class Engine:
 
     One thread calls :meth:`run_once` over and over; any thread may call the other methods.
     Nothing is called back but from :meth:`run_once`.  See :class:`proctor.supervisor.ports.Engine`
-    for the contract, which the pure-Python engine shares."""
+    for the contract, which the pure-Python engine shares.  Here ``fd`` stands for the listener;
+    the engine works on a duplicate of its own, which it gives up when the listener is removed."""
 
-    def __init__(self) -> None: ...
+    def __new__(cls) -> Engine: ...
     def add(
         self, fd: int, routes: Mapping[int, Route], fallback: Route, ended: Callable[[], object]
-    ) -> None: ...
-    def remove(self, fd: int) -> None: ...
-    def run_once(self, timeout: float | None) -> int: ...
-    def wake(self) -> None: ...
-    def close(self) -> None: ...
+    ) -> None:
+        """Start to serve.  ``routes`` is copied.  FileExistsError if ``fd`` is served already,
+        ValueError once closed."""
+
+    def remove(self, fd: int) -> None:
+        """Stop to serve; an unknown number is no error.  What was received and not yet routed is
+        answered ENOSYS, as if the listener had been closed.  If :meth:`run_once` runs, the engine's
+        duplicate is closed when it ends (it is woken)."""
+
+    def run_once(self, timeout: float | None) -> int:
+        """One round: how many notifications were received.
+
+        Seconds are rounded up to milliseconds.  It may come back early with 0, after a Python
+        signal handler ran.  A reply after the caller is gone or was answered is ignored.  Of
+        several exceptions in a round the first is raised, the others go to sys.unraisablehook.
+        OSError if epoll or RECV fail in a way that is no ordinary event."""
+
+    def wake(self) -> None:
+        """Make a waiting, or else the next, :meth:`run_once` return."""
+
+    def close(self) -> None:
+        """Give up everything, at the end of a running :meth:`run_once`; idempotent."""

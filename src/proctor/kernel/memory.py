@@ -1,0 +1,207 @@
+"""The memory of one caller, read while it waits for its answer.
+
+Rules that this module keeps, so that nobody above has to (seccomp_unotify(2)):
+
+* Everything is read *once*, into our own memory; what another thread of the target writes later
+  changes nothing for us.
+* After each read the notification is checked.  As long as it is valid the caller sits in the
+  call, so its thread id cannot have been given to somebody else; if it is not, the bytes are
+  thrown away (:class:`~proctor.kernel.errors.CallGone`).
+* Lengths and addresses come from the target and are hostile.  Every method takes a limit of ours
+  and reads what exists: a length of 2 GiB costs no more than the memory that is really there.
+
+A hostile target can also make its memory *answer late* (userfaultfd, FUSE): a read may then wait,
+without the GIL, until the target dies.  Handlers with deadlines belong on worker threads for that.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+
+from proctor.kernel.errors import CallerInvisible, CallGone, MemoryUnreadable
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+#: The kernel's longest path, its NUL included (PATH_MAX).
+PATH_MAX: Final = 4096
+#: Most bytes that one :meth:`MemoryPort.read` returns.
+READ_MAX: Final = 64 << 20
+#: Most strings, and bytes of strings, that argv or envp may have here (the kernel's own limits
+#: are 2**31-1 and a quarter of the stack limit, at most 6 MiB).
+STRINGS_MAX: Final = 65536
+STRINGS_BYTES_MAX: Final = 6 << 20
+
+
+class MemoryPort(Protocol):
+    """A caller's memory as far as decoding needs it.
+
+    All methods raise :class:`~proctor.kernel.errors.MemoryUnreadable` with the errno the call
+    itself would give (EFAULT, ENAMETOOLONG, E2BIG, EINVAL) or EPERM if we may not look, and
+    :class:`~proctor.kernel.errors.CallGone` if the caller is gone.
+    """
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly ``size`` bytes; EFAULT if fewer are mapped."""
+        ...
+
+    def read_some(self, address: int, size: int) -> bytes:
+        """Up to ``size`` bytes, as many as are mapped from ``address`` on; EFAULT if none is."""
+        ...
+
+    def string(self, address: int, limit: int = PATH_MAX) -> bytes:
+        """The bytes before the first NUL.
+
+        ENAMETOOLONG if ``limit`` bytes hold no NUL, EFAULT if the memory ends before one."""
+        ...
+
+    def pointers(self, address: int, *, limit: int = STRINGS_MAX, width: int = 8) -> list[int]:
+        """A NULL-terminated array of pointers of ``width`` (4 or 8) bytes; E2BIG beyond ``limit``."""
+        ...
+
+    def strings(
+        self,
+        address: int,
+        *,
+        limit: int = STRINGS_MAX,
+        total: int = STRINGS_BYTES_MAX,
+        width: int = 8,
+    ) -> list[bytes]:
+        """argv or envp: at most ``limit`` strings of ``total`` bytes together, NULs counted; E2BIG."""
+        ...
+
+    def iovec(self, address: int, count: int, *, width: int = 8) -> list[tuple[int, int]]:
+        """``count`` (0..1024, else EINVAL) iovecs as (address, length); lengths as the target says."""
+        ...
+
+
+class ValidityPort(Protocol):
+    """The part of a listener that reading needs."""
+
+    def fileno(self) -> int: ...
+    def id_valid(self, id: int) -> bool: ...
+
+
+class Memory:
+    """:class:`MemoryPort` of a real thread.
+
+    :param pid: thread id of the caller as we see it (``Notification.pid``); 0 raises
+        :class:`~proctor.kernel.errors.CallerInvisible` at the first read.
+    :param listener: where validity is asked after each read; None reads without asking, which is
+        right only for a process of our own.
+    :param id: the notification.
+
+    Reads with process_vm_readv(2), or /proc/TID/mem where that is refused.
+    """
+
+    __slots__ = ("_id", "_listener", "_pid")
+
+    def __init__(self, pid: int, listener: ValidityPort | None = None, id: int = 0) -> None:
+        self._pid = pid
+        self._listener = listener
+        self._id = id
+
+    def read(self, address: int, size: int) -> bytes:
+        """See :class:`MemoryPort`; ``size`` is at most :data:`READ_MAX` (E2BIG)."""
+        if size > READ_MAX:
+            self._refuse(_errno.E2BIG, address)
+        data = self._bytes(address, size, False)
+        if len(data) < size:
+            self._refuse(_errno.EFAULT, address + len(data))
+        return data
+
+    def read_some(self, address: int, size: int) -> bytes:
+        """See :class:`MemoryPort`; at most :data:`READ_MAX` bytes come back."""
+        return self._bytes(address, min(size, READ_MAX), False)
+
+    def string(self, address: int, limit: int = PATH_MAX) -> bytes:
+        """See :class:`MemoryPort`."""
+        return self._bytes(address, limit, True)
+
+    def pointers(self, address: int, *, limit: int = STRINGS_MAX, width: int = 8) -> list[int]:
+        """See :class:`MemoryPort`."""
+        from proctor.kernel import _core
+
+        return self._checked(address, lambda: _core.read_pointers(self._pid, address, limit, width))
+
+    def strings(
+        self,
+        address: int,
+        *,
+        limit: int = STRINGS_MAX,
+        total: int = STRINGS_BYTES_MAX,
+        width: int = 8,
+    ) -> list[bytes]:
+        """See :class:`MemoryPort`."""
+        from proctor.kernel import _core
+
+        return self._checked(
+            address, lambda: _core.read_strings(self._pid, address, limit, total, width)
+        )
+
+    def iovec(self, address: int, count: int, *, width: int = 8) -> list[tuple[int, int]]:
+        """See :class:`MemoryPort`."""
+        from proctor.kernel import _core
+
+        if not 0 <= count <= 1024:
+            self._refuse(_errno.EINVAL, address)
+        return self._checked(address, lambda: _core.read_iovec(self._pid, address, count, width))
+
+    def _bytes(self, address: int, limit: int, string: bool) -> bytes:
+        """The hot path: reading and checking in one native call."""
+        from proctor.kernel import _core
+
+        if self._listener is None or self._pid == 0 or limit < 0:
+            read = _core.read_string if string else _core.read_memory
+            return self._checked(address, lambda: read(self._pid, address, limit))
+        try:
+            return _core.read_checked(
+                self._listener.fileno(), self._id, self._pid, address, limit, string
+            )
+        except OSError as problem:
+            self._refuse(problem.errno or _errno.EIO, address)
+
+    def _checked(self, address: int, read: Callable[[], T]) -> T:
+        number = 0
+        if self._pid == 0:
+            raise CallerInvisible(
+                "the caller is in another pid namespace and has no number in ours (pid 0): its "
+                "memory cannot be read; answer from the registers, or run proctor in a pid "
+                "namespace above it"
+            ).about(notif_id=self._id)
+        try:
+            result = read()
+        except OSError as problem:
+            number = problem.errno or _errno.EIO
+        if self._listener is not None and not self._listener.id_valid(self._id):
+            number = _errno.ENOENT
+        if number:
+            self._refuse(number, address)
+        return result
+
+    def _refuse(self, number: int, address: int) -> NoReturn:
+        if number in (_errno.ENOENT, _errno.ESRCH):
+            raise CallGone().about(pid=self._pid, notif_id=self._id)
+        if number in (_errno.EPERM, _errno.EACCES):
+            number = _errno.EPERM
+        raise MemoryUnreadable(
+            number,
+            _REASONS.get(number, "cannot read the caller's memory") + f" ({address:#x})",
+            address,
+        ).about(pid=self._pid, notif_id=self._id)
+
+
+_REASONS: Final = {
+    _errno.EFAULT: "nothing is mapped at the address the caller passed",
+    _errno.ENAMETOOLONG: "the string has no end within its limit",
+    _errno.E2BIG: "the array or the length is beyond its limit",
+    _errno.EINVAL: "the caller passed an impossible count",
+    _errno.EPERM: (
+        "the kernel does not let us look into the caller (not dumpable, or more privileged than "
+        "we are): answer from the registers, or run with CAP_SYS_PTRACE"
+    ),
+}
