@@ -33,6 +33,7 @@ from .processes import (
     TookTooLong,
     blocked_in,
     eventually,
+    inheritable,
     pidfd_getfd,
     state,
     syscall_line,
@@ -75,6 +76,11 @@ class Pending:
         :raises TookTooLong: still not there after ``timeout`` seconds."""
         value, number = self.actor.victim._reply(self.seq, timeout, self.actor)[1:]
         return Result(int(value), int(number))
+
+    def counts(self, timeout: float = PATIENCE) -> tuple[int, ...]:
+        """The numbers of a reply that has more than two."""
+        words = self.actor.victim._reply(self.seq, timeout, self.actor)
+        return tuple(int(word) for word in words[1:])
 
     def started(self) -> Pending:
         """Wait until the actor is about to enter the call, and return self."""
@@ -300,7 +306,8 @@ class Victim(Actor):
                 ["victim", "0", "0"],
                 {},
                 # stderr stays ours: a sanitizer or libc complaint must be seen
-                file_actions=[(os.POSIX_SPAWN_DUP2, ours, its) for ours, its in moves],
+                file_actions=[(os.POSIX_SPAWN_CLOSE, fd) for fd in inheritable()]
+                + [(os.POSIX_SPAWN_DUP2, ours, its) for ours, its in moves],
                 setsid=True,
                 setsigmask=(),
                 setsigdef=[s for s in signal.valid_signals() if s not in (9, 19, 32, 33)],

@@ -96,6 +96,18 @@ def descriptors(pid: int) -> dict[int, str]:
     return found
 
 
+def inheritable() -> list[int]:
+    """Descriptors of ours beyond standard error that a new program would get without asking."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+        except OSError:
+            pass  # the listing's own, closed by now
+    return found
+
+
 def tgkill(tgid: int, tid: int, number: int) -> None:
     """tgkill(2): a signal for one thread."""
     libc_syscall(234, tgid, tid, int(number))
