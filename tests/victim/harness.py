@@ -340,6 +340,10 @@ class Victim(Actor):
     ) -> None:
         self.close()
 
+    def wait_report(self, report: tuple[int, int]) -> None:
+        """Wait until a handler reported (signal, tid)."""
+        self._wait(lambda: report in self.reports, PATIENCE)
+
     # Its end ---------------------------------------------------------------------------------
     def dead(self, timeout: float = 0) -> bool:
         """Whether the process has ended (zombie or reaped)."""

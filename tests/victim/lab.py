@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from . import processes
-from .constants import NOBODY
+from .constants import NOBODY, PR_SET_NO_NEW_PRIVS
 from .harness import Victim
-from .processes import PATIENCE, TookTooLong, blocked_in, eventually
+from .processes import LIBC, PATIENCE, TookTooLong, blocked_in, eventually
 
 #: Wakes threads of this process out of blocked calls; its handler does nothing.
 WAKE = signal.SIGUSR2
@@ -139,6 +139,7 @@ class Lab:
         self._spare = processes.children()
         processes.set_subreaper(True)
         self._fds: set[int] = set()
+        self._epolls: list[select.epoll] = []
         self._victims: list[Victim] = []
         self._threads: list[BlockedCall] = []
         self._children: list[Child] = []
@@ -168,6 +169,12 @@ class Lab:
         os.lseek(fd, 0, os.SEEK_SET)
         return fd
 
+    def epoll(self) -> select.epoll:
+        """An epoll of ours, closed at the end."""
+        made = select.epoll()
+        self._epolls.append(made)
+        return made
+
     # Others ----------------------------------------------------------------------------------
     def victim(self, fds: dict[int, int] | None = None) -> Victim:
         """A new victim."""
@@ -194,10 +201,6 @@ class Lab:
         self._children.append(child)
         return child
 
-    def forget_victims(self) -> None:
-        """In a forked child: the victims are the parent's."""
-        self._victims.clear()
-
     def close(self) -> None:
         """End and check everything."""
         for victim in self._victims:
@@ -215,6 +218,8 @@ class Lab:
         # Once nobody uses the filters a blocked RECV returns by itself on newer kernels; others
         # need the signal.  Only then may the descriptors go.
         eventually("every thread of the test ends", no_thread_left)
+        for epoll in self._epolls:
+            epoll.close()
         for fd in self._fds:
             os.close(fd)
         signal.signal(WAKE, self._handler)
@@ -231,3 +236,9 @@ def become_nobody() -> None:
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def no_new_privs() -> None:
+    """PR_SET_NO_NEW_PRIVS for this thread: in throw-away processes."""
+    if LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError("PR_SET_NO_NEW_PRIVS")
