@@ -1,1 +1,103 @@
-"""A system-call supervisor for Linux."""
+"""A system-call supervisor for Linux: seccomp user notification, typed and race-free by default.
+
+::
+
+    import errno
+    import proctor
+
+    @proctor.on("mkdir", "mkdirat")
+    def no_directories(call):
+        return proctor.deny(errno.EROFS)
+
+    proctor.run(["sh", "-c", "mkdir x || echo refused"], [no_directories])
+
+Everything here is the public surface; names are loaded when first used, so that importing costs
+little.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proctor._version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from proctor.api import Process as Process
+    from proctor.api import run as run
+    from proctor.api import spawn as spawn
+    from proctor.asyncapi import AsyncProcess as AsyncProcess
+    from proctor.asyncapi import run_async as run_async
+    from proctor.asyncapi import spawn_async as spawn_async
+    from proctor.call.call import Call as Call
+    from proctor.call.verdict import Verdict as Verdict
+    from proctor.call.verdict import answer as answer
+    from proctor.call.verdict import deny as deny
+    from proctor.call.verdict import hand_over as hand_over
+    from proctor.call.verdict import let_run as let_run
+    from proctor.call.verdict import let_run_unsafe as let_run_unsafe
+    from proctor.call.verdict import perform as perform
+    from proctor.filter.rules import Condition as Condition
+    from proctor.filter.rules import Filter as Filter
+    from proctor.filter.rules import Rule as Rule
+    from proctor.kernel.errors import AlreadyAnswered as AlreadyAnswered
+    from proctor.kernel.errors import CallerInvisible as CallerInvisible
+    from proctor.kernel.errors import CallError as CallError
+    from proctor.kernel.errors import CallGone as CallGone
+    from proctor.kernel.errors import CallOver as CallOver
+    from proctor.kernel.errors import FilterError as FilterError
+    from proctor.kernel.errors import LaunchError as LaunchError
+    from proctor.kernel.errors import MemoryUnreadable as MemoryUnreadable
+    from proctor.kernel.errors import NestedListener as NestedListener
+    from proctor.kernel.errors import NotPermitted as NotPermitted
+    from proctor.kernel.errors import NotReceived as NotReceived
+    from proctor.kernel.errors import PolicyError as PolicyError
+    from proctor.kernel.errors import ProctorError as ProctorError
+    from proctor.kernel.errors import RacyVerdict as RacyVerdict
+    from proctor.kernel.errors import TargetFdLimit as TargetFdLimit
+    from proctor.kernel.errors import Unsupported as Unsupported
+    from proctor.kernel.listener import Listener as Listener
+    from proctor.supervisor.handlers import Handler as Handler
+    from proctor.supervisor.handlers import on as on
+    from proctor.supervisor.jobs import Outcome as Outcome
+    from proctor.supervisor.supervisor import Supervisor as Supervisor
+
+_ERRORS = (
+    "AlreadyAnswered CallError CallGone CallOver CallerInvisible FilterError LaunchError "
+    "MemoryUnreadable NestedListener NotPermitted NotReceived PolicyError ProctorError "
+    "RacyVerdict TargetFdLimit Unsupported"
+)
+_WHERE: dict[str, str] = {
+    name: module
+    for module, names in {
+        "proctor.api": "Process run spawn",
+        "proctor.asyncapi": "AsyncProcess run_async spawn_async",
+        "proctor.call.call": "Call",
+        "proctor.call.verdict": (
+            "Verdict answer deny hand_over let_run let_run_unsafe perform"
+        ),
+        "proctor.filter.rules": "Condition Filter Rule",
+        "proctor.kernel.errors": _ERRORS,
+        "proctor.kernel.listener": "Listener",
+        "proctor.supervisor.handlers": "Handler on",
+        "proctor.supervisor.jobs": "Outcome",
+        "proctor.supervisor.supervisor": "Supervisor",
+    }.items()
+    for name in names.split()
+}
+
+__all__ = [*sorted(_WHERE), "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    module = _WHERE.get(name)
+    if module is None:
+        raise AttributeError(f"module 'proctor' has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -63,7 +63,7 @@ class Supervisor:
     :param on_deadline: when ``deadline`` (seconds, per call, from its reception; a handler's own
         one goes first) has passed.  A handler on the receiving thread (``quick``) cannot be
         overtaken; deadlines are for workers, coroutines and performers.
-    :param on_close: for what is pending when the supervisor closes; ENOSYS is what the kernel
+    :param close_verdict: for what is pending when the supervisor closes; ENOSYS is what the kernel
         itself says when a listener goes away.
     :param performer: carries :func:`~proctor.call.verdict.perform` out.
     :param observer: told of every outcome, from whichever thread decided; it must be quick, and
@@ -79,7 +79,7 @@ class Supervisor:
         on_error: Deny | None = None,
         deadline: float | None = None,
         on_deadline: Verdict | None = None,
-        on_close: Deny | None = None,
+        close_verdict: Deny | None = None,
         performer: Performer | None = None,
         observer: Callable[[Outcome], object] | None = None,
         world: World | None = None,
@@ -93,7 +93,7 @@ class Supervisor:
         self._default = default if default is not None else let_run()
         self._on_error = on_error if on_error is not None else deny(errno.EPERM)
         self._on_deadline = on_deadline if on_deadline is not None else deny(errno.EPERM)
-        self._on_close = on_close if on_close is not None else deny(errno.ENOSYS)
+        self._close_verdict = close_verdict if close_verdict is not None else deny(errno.ENOSYS)
         self._deadline = deadline
         self._performer = performer
         self._observer = observer
@@ -106,6 +106,7 @@ class Supervisor:
         self._due_count = 0
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._at_close: list[Callable[[], object]] = []
 
     # Listeners ------------------------------------------------------------------------------
 
@@ -133,17 +134,22 @@ class Supervisor:
                 raise ValueError("this listener is served already")
             self._served[listener.fileno()] = served
         routes: dict[int, Route] = {}
-        self._engine.add(
-            listener,
-            routes,
-            lambda notification: self._first_sight(served, routes, notification),
-            lambda: self._end(served),
-        )
+        try:
+            self._engine.add(
+                listener,
+                routes,
+                lambda notification: self._first_sight(served, routes, notification),
+                lambda: self._end(served),
+            )
+        except BaseException:
+            with self._lock:
+                del self._served[listener.fileno()]
+            raise
         self._engine.wake()
 
     def drop(self, listener: ListenerPort) -> None:
         """Stop serving a listener and give it back, open.  What is being decided for it is answered
-        with ``on_close``; what it has not received waits for whoever reads it next."""
+        with ``close_verdict``; what it has not received waits for whoever reads it next."""
         with self._lock:
             served = self._served.pop(listener.fileno(), None)
             if served is None:
@@ -211,6 +217,12 @@ class Supervisor:
             self._release(served, ended=True)
         self._engine.close()
         self._world.shutdown()
+        for action in self._at_close:
+            action()
+
+    def on_close(self, action: Callable[[], object]) -> None:
+        """Run ``action`` at the end of :meth:`close`."""
+        self._at_close.append(action)
 
     def __enter__(self) -> Supervisor:
         return self
@@ -268,7 +280,7 @@ class Supervisor:
             call = Call(notification, listener)
             try:
                 verdict: Any = function(call)
-            except Exception as raised:
+            except BaseException as raised:
                 verdict = raised
             kind = type(verdict)
             if kind is Deny or kind is Answer or (kind is LetRun and not call.memory_read):
@@ -342,7 +354,7 @@ class Supervisor:
                     )
                     return
                 verdict: Any = handler.function(job.call)
-            except Exception as raised:
+            except BaseException as raised:  # whatever it is, a caller waits for an answer
                 verdict = raised
             if verdict is not None:
                 self._decided(job, verdict, handler.label, receiving=receiving)
@@ -383,6 +395,8 @@ class Supervisor:
             job.error, checked = raised, self._on_error
             _log(f"{who} failed on {job.call!r}; answered: {self._on_error}")
         self._answer(job, checked, who)
+        if receiving and isinstance(job.error, KeyboardInterrupt):
+            raise job.error  # Ctrl-C while the user's own thread ran step()
 
     def _perform(self, job: Job, verdict: Perform) -> Verdict:
         if self._performer is None:
@@ -481,7 +495,7 @@ class Supervisor:
         with self._lock:
             jobs = [job for job in self._jobs if job.served is served]
         for job in jobs:
-            self._answer(job, self._on_close, "close")
+            self._answer(job, self._close_verdict, "close")
 
 
 def _log(message: str, *, trace: bool = True) -> None:

@@ -25,7 +25,7 @@ def quiet_thread(target: Callable[[], object], name: str) -> threading.Thread:
     main thread anyway.
     """
     thread = threading.Thread(target=target, name=name, daemon=True)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         thread.start()
     finally:
@@ -83,6 +83,7 @@ class KernelWorld:
         self._native = native
         self._loop = loop
         self._own_loop = False
+        self._tasks: set[Any] = set()
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
@@ -133,7 +134,7 @@ class KernelWorld:
                 error = raised
             done(result, error)
 
-        tasks: set[Any] = self._tasks
+        tasks = self._tasks
 
         def begin() -> None:
             task = loop.create_task(watched())
@@ -155,11 +156,6 @@ class KernelWorld:
                 self._own_loop = True
                 quiet_thread(self._loop.run_forever, "proctor-asyncio")
             return self._loop
-
-    @property
-    def _tasks(self) -> set[Any]:
-        tasks: set[Any] = self.__dict__.setdefault("_task_set", set())
-        return tasks
 
     def shutdown(self) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""

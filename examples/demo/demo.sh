@@ -1,0 +1,17 @@
+#!/bin/sh
+# The demonstration: make demo.  Wants git, Python 3.11+ with its headers, gcc and make.
+set -eu
+cd "$(dirname "$0")/../.."
+PYTHON="${PYTHON:-python3}"
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "demo: $PYTHON is older than Python 3.11; try make demo PYTHON=python3.12" >&2
+    exit 1
+}
+VENV="${VENV:-.venv-demo-$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')}"
+if [ ! -e "$VENV/.installed" ]; then
+    echo "== setting up $VENV"
+    "$PYTHON" -m venv "$VENV"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check .
+    touch "$VENV/.installed"
+fi
+exec "$VENV/bin/python" examples/demo/demo.py

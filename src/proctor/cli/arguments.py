@@ -1,0 +1,88 @@
+"""The command line, parsed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from proctor._version import VERSION
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse; ``verb`` is the function to call, ``trouble`` the exit status for a user's mistake."""
+    parser = argparse.ArgumentParser(
+        prog="proctor",
+        description="Supervise the system calls of a program: see them, answer them, perform them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"proctor {VERSION}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    _run(verbs)
+    _doctor(verbs)
+    return parser.parse_args(argv)
+
+
+def _run(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = verbs.add_parser(
+        "run",
+        help="run a command under supervision",
+        usage="proctor run [options] -- COMMAND [ARGUMENT ...]",
+        description="Run a command under supervision. Its exit status and fatal signals are passed "
+        "on unchanged; 125 is proctor's own trouble, 126 and 127 say that the command could not be "
+        "run, or was not found.",
+        allow_abbrev=False,
+    )
+    run.add_argument("--policy", metavar="FILE.toml", help="rules: which calls, when, what then")
+    run.add_argument(
+        "--handlers", metavar="FILE.py", help="Python handlers (functions marked @proctor.on)"
+    )
+    run.add_argument(
+        "--userns",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="FIRST:COUNT",
+        help="in a new user namespace, as its root: mapped to you, or with --userns=FIRST:COUNT to "
+        "COUNT ids of the host from FIRST on",
+    )
+    run.add_argument(
+        "--log", metavar="FILE", help="append one JSON object per supervised call ('-': stderr)"
+    )
+    run.add_argument(
+        "--quiet", action="store_true", help="do not tell refusals on standard error"
+    )
+    run.add_argument(
+        "--summary", action="store_true", help="end with a table of what was done, and how long it took"
+    )
+    run.add_argument(
+        "--no-wait",
+        action="store_true",
+        help="end with the command, even if descendants of it still run (their supervised calls "
+        "then fail with ENOSYS)",
+    )
+    run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
+    run.set_defaults(verb=_verb_run, trouble=125, parser=run)
+
+
+def _doctor(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = verbs.add_parser(
+        "doctor",
+        help="say what this kernel and machine can do",
+        description="Try every feature proctor uses, and say yes, no, or why not. "
+        "Exit status 1 if supervision cannot work here.",
+        allow_abbrev=False,
+    )
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    doctor.set_defaults(verb=_verb_doctor, trouble=2, parser=doctor)
+
+
+def _verb_run(options: argparse.Namespace) -> int:
+    from proctor.cli.run import run
+
+    return run(options)
+
+
+def _verb_doctor(options: argparse.Namespace) -> int:
+    from proctor.cli.doctor import doctor
+
+    return doctor(options)

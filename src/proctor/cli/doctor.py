@@ -1,0 +1,54 @@
+"""``proctor doctor``: what this kernel and machine can do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from proctor.kernel.probe import Support, report, usable
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Print the table; 1 if supervision cannot work here."""
+    found = report()
+    works = usable(found)
+    if options.json:
+        import json
+
+        kernel = os.uname()
+        json.dump(
+            {
+                "kernel": kernel.release,
+                "machine": kernel.machine,
+                "usable": works,
+                "features": [line._asdict() for line in found],
+            },
+            sys.stdout,
+            indent=2,
+        )
+        print()
+    else:
+        _table(found, works)
+    return 0 if works else 1
+
+
+def _table(found: list[Support], works: bool) -> None:
+    kernel = os.uname()
+    print(f"Linux {kernel.release} {kernel.machine}\n")
+    width = max(len(line.feature) for line in found)
+    for line in found:
+        mark = {True: "yes", False: "NO", None: "?"}[line.ok]
+        notes = [line.detail] if line.detail else []
+        if not line.ok:
+            if line.since:
+                notes.append(f"since Linux {line.since}" if line.since[0].isdigit() else line.since)
+            if line.consequence:
+                notes.append(f"without it: {line.consequence}")
+        print(f"{line.feature:<{width}}  {mark:<3}  {'; '.join(notes)}".rstrip())
+    print()
+    if works:
+        print("Supervision works here.")
+    else:
+        missing = ", ".join(line.feature for line in found if line.essential and not line.ok)
+        print(f"Supervision cannot work here: {missing}.")

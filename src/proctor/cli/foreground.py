@@ -1,0 +1,101 @@
+"""Standing between a terminal and a command without being noticed.
+
+The command stays in our process group, so the terminal treats both alike: Ctrl-C, Ctrl-\\ and Ctrl-Z
+reach it directly.  What is left to do here:
+
+* not to die of what was meant for the command: the terminal's signals are swallowed, since the
+  command got its own;
+* to pass on what somebody sent to *us* (``kill PID``): those come with a sender;
+* to stop when the command stops, so that the shell sees a stopped job, and to wake it when we are
+  woken (it may have left our group, as an interactive shell does);
+* to end as it ended: the same status, or death by the same signal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from proctor.supervisor.world import quiet_thread
+
+if TYPE_CHECKING:
+    from proctor.api import Process
+
+_SI_KERNEL = 0x80  # asm-generic/siginfo.h: sent by the kernel itself, here: by the terminal
+
+_TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+_PASSED_ON = {
+    signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGWINCH,
+    signal.SIGCONT, signal.SIGIO, signal.SIGPWR, signal.SIGVTALRM, signal.SIGPROF, signal.SIGXCPU,
+}  # fmt: skip
+
+
+def wait(process: Process, *, all_of_them: bool) -> int:
+    """Wait for the command (and, if asked, for everything under its filter); its return code,
+    ``-n`` for signal n.  On the main thread; signals are held back from here on."""
+    watched = _TERMINAL | _PASSED_ON | {signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    main = threading.get_ident()
+    idle = threading.Event()
+
+    def tell() -> None:
+        process.wait_all()
+        idle.set()
+        signal.pthread_kill(main, signal.SIGCHLD)
+
+    if all_of_them:
+        quiet_thread(tell, "proctor-idle")
+    code: int | None = None
+    while True:
+        if code is None:
+            code = _reap(process)
+        if code is not None and (not all_of_them or idle.is_set()):
+            return code
+        info = signal.sigwaitinfo(watched)
+        number = info.si_signo
+        if number == signal.SIGCHLD:
+            continue
+        if code is not None and number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            return code  # the command is gone; whoever waits for its descendants has had enough
+        if info.si_code == _SI_KERNEL and number in _TERMINAL:
+            continue
+        if code is None and not (info.si_code == _SI_KERNEL and number in (signal.SIGWINCH, signal.SIGHUP)):
+            process.send_signal(number)
+
+
+def _reap(process: Process) -> int | None:
+    """The return code if the command ended; stops along with it if it stopped."""
+    code = process.target.poll(on_stop=_stop_along(process))
+    return code
+
+
+def _stop_along(process: Process) -> Callable[[int], None]:
+    def stop(_: int) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        # Woken: by the shell's SIGCONT to our group, which the command heard only if it is in it.
+        process.send_signal(signal.SIGCONT)
+
+    return stop
+
+
+def end_like(code: int) -> int:
+    """The exit status for ``code``; for a death by signal, dies of that signal and does not return."""
+    if code >= 0:
+        return code
+    number = -code
+    import resource
+
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    except (OSError, ValueError):
+        pass  # at worst a second core file, of ours
+    try:
+        signal.signal(number, signal.SIG_DFL)
+    except OSError:
+        pass  # SIGKILL: cannot be, need not be reset
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    return 128 + number  # only if the signal does not kill us (SIGSTOP-like): what a shell would say

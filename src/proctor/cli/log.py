@@ -1,0 +1,80 @@
+"""What was answered, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, TextIO
+
+from proctor.call.verdict import Deny
+from proctor.kernel.errors import PolicyError, ProctorError
+
+if TYPE_CHECKING:
+    from proctor.supervisor.jobs import Outcome
+
+
+def describe(outcome: Outcome) -> str:
+    """The call in strace's style; shorter if its memory can no longer be read."""
+    try:
+        return outcome.call.describe()
+    except (ProctorError, OSError):
+        return repr(outcome.call)
+
+
+def record(outcome: Outcome) -> dict[str, Any]:
+    """One outcome as a JSON object: times in microseconds, ids in decimal."""
+    verdict = outcome.verdict
+    found: dict[str, Any] = {
+        "time": round(time.time(), 6),
+        "pid": outcome.call.tid,
+        "syscall": outcome.call.name,
+        "call": describe(outcome),
+        "verdict": str(verdict),
+        "by": outcome.decided_by,
+        "performed": outcome.performed,
+        "delivered": outcome.delivered,
+        "microseconds": round((outcome.answered - outcome.received) * 1e6, 1),
+    }
+    if verdict.reason:
+        found["reason"] = verdict.reason
+    if outcome.error is not None:
+        found["error"] = f"{type(outcome.error).__name__}: {outcome.error}"
+    return found
+
+
+class JsonLog:
+    """Appends one JSON object per line; an observer.
+
+    :raises PolicyError: if the file cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file: TextIO
+        if path == "-":
+            self._file = sys.stderr
+            return
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as problem:
+            raise PolicyError(f"--log {path}: {problem.strerror}") from None
+        self._file = open(fd, "w", encoding="utf-8")  # noqa: SIM115
+
+    def __call__(self, outcome: Outcome) -> None:
+        # one write per line, so that lines of several threads do not mix
+        self._file.write(json.dumps(record(outcome), ensure_ascii=True) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not sys.stderr:
+            self._file.close()
+
+
+def tell_refusals(outcome: Outcome) -> None:
+    """One line on standard error for what a rule refused, and why; an observer."""
+    verdict = outcome.verdict
+    if isinstance(verdict, Deny) and verdict.reason:
+        sys.stderr.write(f"proctor: {describe(outcome)}: {verdict}: {verdict.reason}\n")
+        sys.stderr.flush()

@@ -1,0 +1,103 @@
+"""``proctor run``: a command under a policy and handlers."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from proctor.api import spawn
+from proctor.cli import foreground
+from proctor.kernel.errors import LaunchError, PolicyError
+
+if TYPE_CHECKING:
+    from proctor.supervisor.handlers import Handler
+    from proctor.supervisor.jobs import Outcome
+
+_NOT_FOUND, _NOT_RUNNABLE = 127, 126
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; its exit status, or death by its signal."""
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        options.parser.error("what shall run? proctor run [options] -- COMMAND [ARGUMENT ...]")
+    handlers: list[Handler] = []
+    extra: dict[str, Any] = {}
+    if options.handlers:
+        from proctor.policy.handlerfile import load_handlers
+
+        handlers += load_handlers(options.handlers)
+    if options.policy:
+        from proctor.policy import load
+
+        policy = load(options.policy)
+        extra["filter"] = policy.filter()
+        handlers += policy.handlers()
+        extra |= policy.supervisor_options()
+    if options.userns:
+        extra["userns"] = _id_range(options.userns)
+    observers: list[Callable[[Outcome], object]] = []
+    closers: list[Callable[[], object]] = []
+    if options.log:
+        from proctor.cli.log import JsonLog
+
+        log = JsonLog(options.log)
+        observers.append(log)
+        closers.append(log.close)
+    if options.policy and not options.quiet and options.log != "-":
+        from proctor.cli.log import tell_refusals
+
+        observers.append(tell_refusals)
+    if options.summary:
+        from proctor.cli.summary import Summary
+
+        summary = Summary()
+        observers.append(summary)
+        closers.append(summary.print)
+    try:
+        process = spawn(
+            command, handlers, observer=_all(observers), die_with_monitor=True, **extra
+        )
+    except LaunchError as problem:
+        print(f"proctor: {problem}", file=sys.stderr)
+        if problem.step != "execve":
+            return int(options.trouble)
+        return _NOT_FOUND if problem.errno == errno.ENOENT else _NOT_RUNNABLE
+    try:
+        code = foreground.wait(process, all_of_them=not options.no_wait)
+    finally:
+        process.close()
+        for close in closers:
+            close()
+    sys.stdout.flush()
+    return foreground.end_like(code)
+
+
+def _all(observers: list[Callable[[Outcome], object]]) -> Callable[[Outcome], object] | None:
+    if len(observers) < 2:
+        return observers[0] if observers else None
+
+    def tell(outcome: Outcome) -> None:
+        for observer in observers:
+            observer(outcome)
+
+    return tell
+
+
+def _id_range(text: bool | str) -> bool | list[tuple[int, int, int]]:
+    if text is True:
+        return True
+    first, colon, count = str(text).partition(":")
+    if not (first.isdigit() and count.isdigit() and colon and int(count) > 0):
+        raise PolicyError(
+            f"--userns={text}: give the first id of the host and how many, as in --userns=100000:65536"
+        )
+    if os.geteuid() != 0:
+        raise PolicyError(
+            f"--userns={text}: mapping ids other than your own takes root; --userns alone maps you"
+        )
+    return [(0, int(first), int(count))]

@@ -1,0 +1,298 @@
+"""What this kernel and machine can do: asked, never inferred from a version.
+
+Each probe tries the thing in the newest way and reads the errno.  The result is a value,
+:class:`Support`: yes, no or unknown, why, since which Linux it exists, and what its absence changes
+for the user.  Nothing here changes the calling process: listeners are made in throw-away targets.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from proctor.kernel import _core, abi
+from proctor.kernel.errors import ProctorError
+
+#: ``ret #SECCOMP_RET_ALLOW``
+_ALLOW_ALL = abi.SOCK_FILTER.pack(0x06, 0, 0, abi.SECCOMP_RET_ALLOW)
+
+
+class Support(NamedTuple):
+    """One line of the table that ``proctor doctor`` prints."""
+
+    #: What was asked for, in the kernel's words.
+    feature: str
+    #: True, False, or None when it could not be found out.
+    ok: bool | None
+    #: Why not, or what was found.
+    detail: str = ""
+    #: The Linux that has it first; "" if that is no question.
+    since: str = ""
+    #: What changes for the user without it.
+    consequence: str = ""
+    #: Whether nothing can be supervised without it.
+    essential: bool = False
+
+
+def report() -> list[Support]:
+    """Everything, in the order in which it matters."""
+    found: list[Support] = []
+    for part in (_basics, _flags, _actions, _listener, _around):
+        found.extend(part())
+    return found
+
+
+def usable(found: list[Support]) -> bool:
+    """Whether supervision can work here at all."""
+    return all(line.ok for line in found if line.essential)
+
+
+def _errno_of(call: Callable[[], object]) -> int:
+    try:
+        call()
+    except OSError as problem:
+        return problem.errno or errno.EIO
+    return 0
+
+
+def _name(number: int) -> str:
+    return errno.errorcode.get(number, str(number))
+
+
+def _basics() -> Iterator[Support]:
+    # op -1 is EINVAL where seccomp(2) exists, ENOSYS where it does not (or is filtered away)
+    code = _errno_of(lambda: _core.seccomp(0xFFFFFFFF, 0, None))
+    yield Support(
+        "seccomp(2)", code == errno.EINVAL,
+        "" if code == errno.EINVAL else f"{_name(code)}: not built into this kernel, or blocked from above",
+        "3.17", "nothing works", True,
+    )  # fmt: skip
+    yield _notif_sizes()
+    for name, path in (("actions_avail", "actions_avail"), ("actions_logged", "actions_logged")):
+        try:
+            with open(f"/proc/sys/kernel/seccomp/{path}", encoding="ascii") as file:
+                yield Support(name, True, file.read().strip(), "4.14")
+        except OSError as problem:
+            yield Support(
+                name, None, f"/proc/sys/kernel/seccomp/{path}: {problem.strerror}", "4.14",
+                "this table cannot say which actions are logged",
+            )  # fmt: skip
+
+
+def check_sizes() -> None:
+    """Refuse a kernel whose structures are not the ones compiled in here (asked once per process).
+
+    :raises ProctorError: with what was found.  Sizes are part of the ioctl numbers, so another
+        size means another interface (mechanism B).
+    """
+    line = _notif_sizes()
+    if line.ok is False:
+        raise ProctorError(
+            f"this kernel's seccomp structures are not the ones proctor knows: {line.detail}"
+        )
+
+
+def _notif_sizes() -> Support:
+    buffer = bytearray(6)
+    code = _errno_of(lambda: _core.seccomp(abi.SECCOMP_GET_NOTIF_SIZES, 0, buffer))
+    if code:
+        return Support(
+            "GET_NOTIF_SIZES", False, _name(code), "5.0", "no user notification here", True
+        )
+    sizes = tuple(int.from_bytes(buffer[i : i + 2], "little") for i in (0, 2, 4))
+    return Support(
+        "GET_NOTIF_SIZES", sizes == abi.NOTIF_SIZES,
+        f"notif {sizes[0]}, resp {sizes[1]}, data {sizes[2]} bytes"
+        + ("" if sizes == abi.NOTIF_SIZES else f"; expected {abi.NOTIF_SIZES}"),
+        "5.0", "no user notification here", True,
+    )  # fmt: skip
+
+
+_FLAG_FACTS = {
+    "TSYNC": ("3.17", "filters cannot be spread to other threads"),
+    "LOG": ("4.14", "filters cannot ask for audit records"),
+    "SPEC_ALLOW": ("4.17", "speculation mitigations stay on under a filter"),
+    "NEW_LISTENER": ("5.0", "nothing can be supervised"),
+    "TSYNC_ESRCH": ("5.7", "TSYNC cannot go with a listener"),
+    "WAIT_KILLABLE_RECV": ("5.19", "signals may interrupt supervised calls and make them come again"),
+}
+
+
+def _flags() -> Iterator[Support]:
+    # A NULL program is looked at after the flags: EFAULT says the flag is known (C007-C010).
+    for name, bit in abi.FILTER_FLAGS.items():
+        since, without = _FLAG_FACTS[name]
+        word = bit | (abi.SECCOMP_FILTER_FLAG_NEW_LISTENER if name == "WAIT_KILLABLE_RECV" else 0)
+        code = _errno_of(lambda w=word: _core.seccomp(abi.SECCOMP_SET_MODE_FILTER, w, None))  # type: ignore[misc]
+        yield Support(
+            f"filter flag {name}", code == errno.EFAULT,
+            "" if code == errno.EFAULT else _name(code), since, without, name == "NEW_LISTENER",
+        )  # fmt: skip
+
+
+def _actions() -> Iterator[Support]:
+    since = {"kill_process": "4.14", "user_notif": "5.0", "log": "4.14"}
+    for name, value in abi.ACTIONS.items():
+        word = value.to_bytes(4, "little")
+        code = _errno_of(lambda w=word: _core.seccomp(abi.SECCOMP_GET_ACTION_AVAIL, 0, w))  # type: ignore[misc]
+        yield Support(
+            f"action {name.upper()}", code == 0, "" if code == 0 else _name(code),
+            since.get(name, "3.5"), f"filters that return {name} kill instead",
+            name == "user_notif",
+        )  # fmt: skip
+
+
+class _Throwaway:
+    """A listener whose only task is gone: its exec fails on purpose, after the filter is in place."""
+
+    def __init__(self) -> None:
+        missing = b"/proc/self/proctor-probe"
+        launch = _core.launch(
+            [missing],
+            candidates=[missing],
+            program=_ALLOW_ALL,
+            filter_flags=abi.SECCOMP_FILTER_FLAG_NEW_LISTENER,
+        )
+        self.fd = launch.listener
+        os.close(launch.status_fd)
+        try:
+            os.waitid(os.P_PIDFD, launch.pidfd, os.WEXITED | _WALL)
+        except ChildProcessError:
+            pass  # SIGCHLD is ignored in this process: the kernel reaped it
+        os.close(launch.pidfd)
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+
+_WALL = 0x40000000
+
+
+def listener_above() -> bool | None:
+    """Whether a listener sits above this process, so that ours would be EBUSY; None if unknown."""
+    try:
+        with _Throwaway():
+            return False
+    except OSError as problem:
+        return True if problem.errno == errno.EBUSY else None
+
+
+def _listener() -> Iterator[Support]:
+    try:
+        trial = _Throwaway()
+    except OSError as problem:
+        detail = f"{problem.filename or 'launch'}: {problem.strerror}"
+        if problem.errno == errno.EBUSY:
+            detail = "a listener already sits above this process (nested supervision, WSL, a container)"
+        yield Support("a listener of our own", False, detail, "5.0", "every supervised start is refused", True)
+        return
+    yield Support("a listener of our own", True, "none above us", "5.0", "", True)
+    with trial as fd:
+        bogus = 1
+        code = _errno_of(lambda: _core.send(fd, bogus, 0, 0, 0))
+        yield Support("ioctl SEND", code == errno.ENOENT, _name(code) if code != errno.ENOENT else "", "5.0", "", True)
+        code = _errno_of(lambda: _core.send(fd, bogus, 0, 0, abi.SECCOMP_USER_NOTIF_FLAG_CONTINUE))
+        yield Support(
+            "SEND with CONTINUE", code == errno.ENOENT, _name(code) if code != errno.ENOENT else "",
+            "5.5", "calls cannot be let run",
+        )  # fmt: skip
+        code = _errno_of(lambda: _core.id_valid(fd, bogus))
+        yield Support("ioctl ID_VALID", code == 0, _name(code) if code else "", "5.0", "", True)
+        for name, flags, since, without in (
+            ("ioctl ADDFD", 0, "5.9", "no descriptor can be handed over"),
+            ("ADDFD with SEND", abi.SECCOMP_ADDFD_FLAG_SEND, "5.14", "handing over takes two steps and may leak on a signal"),
+        ):  # fmt: skip
+            code = _errno_of(lambda f=flags: _core.addfd(fd, bogus, fd, f, 0, 0))  # type: ignore[misc]
+            yield Support(name, code == errno.ENOENT, _name(code) if code != errno.ENOENT else "", since, without)
+        code = _errno_of(lambda: _core.set_flags(fd, abi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP))
+        yield Support(
+            "ioctl SET_FLAGS (SYNC_WAKE_UP)", code == 0, _name(code) if code else "", "6.6",
+            "wake-ups are not synchronous: a little slower",
+        )  # fmt: skip
+
+
+def _around() -> Iterator[Support]:
+    yield _yama()
+    yield _user_namespaces()
+    yield _process_vm_readv()
+    yield _pidfd_thread()
+    from proctor.kernel.probe_addfd import addfd_send_survives_signals
+
+    yield addfd_send_survives_signals()
+
+
+def _yama() -> Support:
+    try:
+        with open("/proc/sys/kernel/yama/ptrace_scope", encoding="ascii") as file:
+            scope = int(file.read())
+    except OSError:
+        return Support("Yama", True, "not active")
+    words = {0: "classic", 1: "descendants only", 2: "CAP_SYS_PTRACE only", 3: "nobody"}
+    return Support(
+        "Yama", scope < 2 or (scope == 2 and os.geteuid() == 0),
+        f"ptrace_scope {scope}: {words.get(scope, '?')}", "",
+        "callers' memory cannot be read; answering still works",
+    )  # fmt: skip
+
+
+def _user_namespaces() -> Support:
+    name, without = "user namespaces", "--userns does not work; supervising works all the same"
+    missing = b"/proc/self/proctor-probe"
+    try:
+        launch = _core.launch(
+            [missing], candidates=[missing], namespaces=0x10000000,
+            uid_map=f"0 {os.geteuid()} 1".encode(), gid_map=f"0 {os.getegid()} 1".encode(),
+            deny_setgroups=True,
+        )  # fmt: skip
+    except OSError as problem:
+        return Support(name, False, f"{problem.filename}: {problem.strerror}", "3.8", without)
+    os.close(launch.status_fd)
+    try:
+        os.waitid(os.P_PIDFD, launch.pidfd, os.WEXITED | _WALL)
+    except ChildProcessError:
+        pass
+    os.close(launch.pidfd)
+    failed = launch.failure()
+    if failed is not None and failed[0] != "execve":
+        return Support(name, False, f"{failed[0]}: {os.strerror(failed[1])}", "3.8", without)
+    return Support(name, True, "", "3.8")
+
+
+def _process_vm_readv() -> Support:
+    import ctypes
+
+    probe = ctypes.create_string_buffer(b"proctor")
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    class Iovec(ctypes.Structure):
+        _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+    into = ctypes.create_string_buffer(8)
+    here = Iovec(ctypes.addressof(into), 7)
+    there = Iovec(ctypes.addressof(probe), 7)
+    got = libc.process_vm_readv(
+        os.getpid(), ctypes.byref(here), ctypes.c_ulong(1), ctypes.byref(there), ctypes.c_ulong(1), ctypes.c_ulong(0)
+    )
+    if got == 7:
+        return Support("process_vm_readv", True, "", "3.2")
+    return Support(
+        "process_vm_readv", False, _name(ctypes.get_errno()), "3.2",
+        "memory is read through /proc/PID/mem, a little slower",
+    )  # fmt: skip
+
+
+def _pidfd_thread() -> Support:
+    code = 0
+    try:
+        os.close(_core.pidfd_open(os.getpid(), os.O_EXCL))
+    except OSError as problem:
+        code = problem.errno or errno.EIO
+    return Support(
+        "PIDFD_THREAD", code == 0, _name(code) if code else "", "6.9",
+        "threads are anchored by their process, not by themselves",
+    )  # fmt: skip
