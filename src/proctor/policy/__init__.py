@@ -1,1 +1,39 @@
+"""Policies: rules in a TOML file, made into a filter and handlers.
 
+``load(path)`` gives a :class:`Policy`; ``Policy.filter()`` and ``Policy.handlers()`` are made of the
+same rules.  The format is described in ``docs/policy.md``.  Names are loaded when first used: a run
+without a policy pays nothing for this room.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from proctor.policy.explain import Explanation as Explanation
+    from proctor.policy.facts import Facts as Facts
+    from proctor.policy.handlerfile import load_handlers as load_handlers
+    from proctor.policy.loader import load as load
+    from proctor.policy.loader import loads as loads
+    from proctor.policy.policy import Policy as Policy
+
+__all__ = ["Explanation", "Facts", "Policy", "load", "load_handlers", "loads"]
+
+_WHERE = {
+    "Explanation": "explain",
+    "Facts": "facts",
+    "Policy": "policy",
+    "load": "loader",
+    "load_handlers": "handlerfile",
+    "loads": "loader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,206 @@
+"""Socket-address patterns: ``unix:…``, ``inet:…``, ``inet6:…`` and other families by name.
+
+=============================  ====================================================================
+``unix:/run/x.sock``           a socket file; a path pattern (:mod:`proctor.policy.globs`), matched
+                               like ``path`` against what the caller's path resolves to
+``unix:@name``                 an abstract name; ``*``, ``?`` and sets match, ``/`` is not special
+``unix:``                      the unnamed address (autobind)
+``inet:10.0.0.0/8:443``        IPv4 address or network, and port; ``*`` for any of either, ports may
+                               be ranges (``8000-8099``); without a port: any
+``inet6:[2001:db8::]/32:443``  IPv6 likewise; brackets are needed before a port
+``netlink``, ``packet``, …     a whole family, whatever the address; also ``unix``, ``inet``, ``inet6``
+=============================  ====================================================================
+
+An IPv6 socket reaches IPv4 through ``::ffff:a.b.c.d``; ``inet`` patterns match such an address as
+the IPv4 address it stands for, so that a rule about ``inet`` cannot be walked around.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proctor.policy.globs import Glob, GlobError
+from proctor.policy.source import nearest
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
+
+class AddressError(ValueError):
+    """A pattern that cannot be; the message says why and what would do."""
+
+
+#: Families that have a name on this machine's Python, by the kernel's number.
+FAMILIES: Final[dict[str, int]] = {
+    name[3:].lower(): int(value)
+    for name, value in vars(socket).items()
+    if name.startswith("AF_") and isinstance(value, int) and value
+}
+
+
+class Address(NamedTuple):
+    """One socket address as the patterns see it.
+
+    ``family`` is the AF_* number; ``host`` the packed IP address of inet and inet6; ``path`` the
+    resolved path of a unix socket file; ``abstract`` an abstract name without its leading NUL.
+    """
+
+    family: int
+    host: bytes = b""
+    port: int = 0
+    path: bytes | None = None
+    abstract: bytes | None = None
+
+
+class AddressPattern:
+    """One compiled pattern.
+
+    :raises AddressError: it is malformed.
+    """
+
+    __slots__ = ("_glob", "_kind", "_network", "_ports", "family", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        name, colon, rest = text.partition(":")
+        if name not in FAMILIES:
+            raise AddressError(f'no address family "{name}"{nearest(name, FAMILIES)}')
+        self.family = FAMILIES[name]
+        self._kind = "family"
+        self._glob: Glob | None = None
+        self._network: IPv4Network | IPv6Network | None = None
+        self._ports = (0, 65535)
+        if not colon:
+            return
+        if name == "unix":
+            self._unix(rest)
+        elif name in ("inet", "inet6"):
+            self._kind = "ip"
+            self._ip(name, rest)
+        elif rest != "*":
+            raise AddressError(f'addresses of family {name} have no pattern; write "{name}"')
+
+    @property
+    def looks_at_path(self) -> bool:
+        """Whether a socket file's path has to be resolved before this can be matched."""
+        return self._kind == "path"
+
+    def _unix(self, rest: str) -> None:
+        try:
+            if not rest:
+                self._kind = "unnamed"
+            elif rest.startswith("@"):
+                self._kind, self._glob = "abstract", Glob(rest[1:], absolute=False)
+            else:
+                self._kind, self._glob = "path", Glob(rest)
+        except GlobError as error:
+            raise AddressError(str(error)) from None
+
+    def _ip(self, name: str, rest: str) -> None:
+        import ipaddress
+
+        if name == "inet6" and rest.startswith("["):
+            host, bracket, tail = rest[1:].partition("]")
+            if not bracket:
+                raise AddressError('"[" without "]"; write inet6:[2001:db8::1]:443')
+            prefix, _, port = tail.partition(":")
+            if tail and not tail.startswith(("/", ":")):
+                raise AddressError(f'"{tail}" after the address; write inet6:[2001:db8::]/32:443')
+            host += prefix
+        elif name == "inet6":
+            host, _, port = rest.partition(":") if rest.startswith("*") else (rest, "", "")
+        else:
+            host, _, port = rest.partition(":")
+        if host != "*":
+            try:
+                self._network = (
+                    ipaddress.IPv4Network(host) if name == "inet" else ipaddress.IPv6Network(host)
+                )
+            except ValueError as error:
+                hint = (
+                    ""
+                    if name == "inet" or not rest.count(":")
+                    else "; before a port write inet6:[ADDRESS]:PORT"
+                )
+                raise AddressError(f"{error}{hint}") from None
+            mapped = ipaddress.IPv6Network("::ffff:0:0/96")
+            if isinstance(self._network, ipaddress.IPv6Network) and self._network.subnet_of(mapped):
+                raise AddressError(
+                    "an IPv4 address in IPv6 clothes is matched by inet patterns; write inet:ADDRESS"
+                )
+        if port or (rest.endswith(":") and name == "inet"):
+            self._ports = _ports(port)
+
+    def matches(self, address: Address) -> bool:
+        """Whether ``address`` is one of those meant."""
+        host = address.host
+        if address.family != self.family:
+            if self.family != FAMILIES["inet"] or host[:12] != _MAPPED or len(host) != 16:
+                return False
+            host = host[12:]
+        if self._kind == "family":
+            return True
+        if self._kind == "unnamed":
+            return address.path is None and address.abstract is None
+        if self._kind == "abstract":
+            return address.abstract is not None and self._matches_glob(address.abstract)
+        if self._kind == "path":
+            return address.path is not None and self._matches_glob(address.path)
+        if not self._ports[0] <= address.port <= self._ports[1]:
+            return False
+        network = self._network
+        if network is None:
+            return True
+        number = int.from_bytes(host, "big")
+        return number & int(network.netmask) == int(network.network_address)
+
+    def _matches_glob(self, name: bytes) -> bool:
+        return self._glob is not None and self._glob.matches(name)
+
+    def __repr__(self) -> str:
+        return f"AddressPattern({self.text!r})"
+
+
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+
+
+def _ports(text: str) -> tuple[int, int]:
+    if text == "*":
+        return (0, 65535)
+    low, dash, high = text.partition("-")
+    if not (low.isascii() and low.isdigit() and (not dash or (high.isascii() and high.isdigit()))):
+        raise AddressError(
+            f'"{text}" is not a port; write a number, a range such as 8000-8099, or *'
+        )
+    if len(low) > 5 or len(high) > 5:
+        raise AddressError(f'"{text}" is not a port: they end at 65535')
+    first, last = int(low), int(high) if dash else int(low)
+    if last > 65535:
+        raise AddressError(f'"{text}" is not a port: they end at 65535')
+    if last < first:
+        raise AddressError(f'"{text}": the range runs backwards')
+    return (first, last)
+
+
+def spell(address: Address) -> str:
+    """The pattern that matches exactly ``address`` (the family alone where there is no finer one)."""
+    import ipaddress
+
+    from proctor.policy.globs import literal
+
+    family, host = address.family, address.host
+    if family == FAMILIES["inet6"] and host[:12] == _MAPPED:
+        family, host = FAMILIES["inet"], host[12:]
+    name = next((name for name, number in FAMILIES.items() if number == family), str(family))
+    if name == "unix":
+        if address.path is not None:
+            return "unix:" + literal(address.path)
+        if address.abstract is not None:
+            return "unix:@" + literal(address.abstract)
+        return "unix:"
+    if name == "inet" and len(host) == 4:
+        return f"inet:{ipaddress.IPv4Address(host)}:{address.port}"
+    if name == "inet6" and len(host) == 16:
+        return f"inet6:[{ipaddress.IPv6Address(host)}]:{address.port}"
+    return name

@@ -1,0 +1,241 @@
+"""From a key of ``when`` to conditions on one system call of one architecture.
+
+A key is the name of an argument in the call's signature (``mode``, ``flags``, ``fd``…), or one of
+the words below where the call has no argument of that name:
+
+``path``     the first path argument, whatever its name
+``address``  the socket address
+``type``     the file type in ``mode``: what mknod is asked to make
+``device``   the device number
+``access``   read, write or read-write: the access mode within open's flags
+``caller``   a table on the caller: ``uid``, ``gid``
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from proctor.policy.addresses import AddressError, AddressPattern
+from proctor.policy.conditions import (
+    AddressCondition,
+    Condition,
+    IdentityCondition,
+    PathCondition,
+    StringCondition,
+)
+from proctor.policy.constants import register_of
+from proctor.policy.globs import Glob, GlobError
+from proctor.policy.numeric import Never, Numbers, Spec
+from proctor.policy.registers import ALWAYS, Alternatives
+from proctor.policy.rules import Clause
+from proctor.policy.source import KeyPath, Source, nearest, one_of
+
+if TYPE_CHECKING:
+    from proctor.filter.signatures import Arg, Signature
+
+WORDS: Final = ("path", "address", "type", "device", "access", "caller")
+
+FILE_TYPES: Final[dict[str, int]] = {
+    "char": stat.S_IFCHR,
+    "block": stat.S_IFBLK,
+    "fifo": stat.S_IFIFO,
+    "socket": stat.S_IFSOCK,
+    "regular": stat.S_IFREG,
+    "directory": stat.S_IFDIR,
+}
+ACCESS: Final = {"read": 0, "write": 1, "read-write": 2}
+_S_IFMT: Final = 0o170000
+_ACCESS_MASK: Final = 3  # O_ACCMODE
+
+
+class Builder(Numbers):
+    """Turns one rule's ``when`` into a :class:`~proctor.policy.rules.Clause` for each call."""
+
+    def __init__(self, source: Source, path: KeyPath, when: Mapping[str, Spec]) -> None:
+        self.source = source
+        self.path = path
+        self.when = when
+        self._strict = True
+
+    def clause(self, signature: Signature, *, strict: bool = True) -> Clause | None:
+        """The conditions for one call.
+
+        :param strict: False for further architectures of a call that was built already: a number
+            that does not fit there makes the condition fail there, not the policy.
+        :returns: None if not strict and the conditions can never hold.
+        :raises PolicyError: an argument that the call does not have, or a condition it cannot meet.
+        """
+        self._strict = strict
+        found: Alternatives = ALWAYS
+        further: list[Condition] = []
+        try:
+            for key in self.when:
+                part = self.part(key, signature)
+                if not isinstance(part, tuple):
+                    further.append(part)
+                    continue
+                found = self._both(found, part)
+                if not found:
+                    self._never(
+                        f"together with the other conditions this can never hold for {signature.name}"
+                    )
+        except Never:
+            return None
+        further.sort(key=lambda condition: condition.reads_memory)
+        return Clause(found, tuple(further))
+
+    def part(self, key: str, signature: Signature) -> Alternatives | Condition:
+        """What one key of ``when`` asks of a call."""
+        self._key = key
+        self._call = signature.name
+        self._abi = signature.abi
+        arg = signature.arg(key)
+        if arg is None:
+            return self._word(key, self.when[key], signature)
+        if arg.role in ("path", "sockaddr", "string"):
+            return self._memory(arg, self.when[key])
+        return self._number(arg, self.when[key])
+
+    # Which condition a word asks for --------------------------------------------------------
+
+    def _word(self, key: str, spec: Spec, signature: Signature) -> Alternatives | Condition:
+        first = signature.first
+        path, address, mode, dev = first("path"), first("sockaddr"), first("mode"), first("dev")
+        flags = first("flags")
+        if key == "path" and path is not None:
+            return self._memory(path, spec)
+        if key == "address" and address is not None:
+            return self._memory(address, spec)
+        if key == "type" and mode is not None and dev is not None:
+            return self._file_type(mode, spec)
+        if key == "device" and dev is not None:
+            return self._device(dev, mode, spec)
+        if key == "access" and flags is not None and flags.family == "OpenFlag":
+            return self._access(flags, spec)
+        if key == "caller":
+            return self._caller(spec)
+        names = [arg.name for arg in signature.args]
+        have = f"it has {', '.join(names)}" if names else "it has none"
+        call = f"{self._call} on {self._abi}"
+        if key in WORDS:
+            self._fail(f"{call} has no {_WORD_MEANS[key]}, so no such condition; {have}")
+        hint = nearest(key, [*names, *WORDS]) or f"; {have}"
+        raise self._error(f'{call} has no argument "{key}"{hint}')
+
+    # Words -------------------------------------------------------------------------------------
+
+    def _file_type(self, mode: Arg, spec: Spec) -> Alternatives:
+        register = register_of(mode)
+        kinds = []
+        for each in self._words(spec, FILE_TYPES, "file type"):
+            kinds.append(self._bits(register, _S_IFMT, FILE_TYPES[each]))
+            if each == "regular":  # mknod(2): type zero means a regular file
+                kinds.append(self._bits(register, _S_IFMT, 0))
+        return self._any(kinds)
+
+    def _access(self, flags: Arg, spec: Spec) -> Alternatives:
+        register = register_of(flags)
+        return self._any(
+            self._bits(register, _ACCESS_MASK, ACCESS[each])
+            for each in self._words(spec, ACCESS, "access mode")
+        )
+
+    def _words(self, spec: Spec, known: Mapping[str, int], what: str) -> list[str]:
+        if isinstance(spec, Mapping):
+            self._fail(f"expected {one_of(known)}, or a list of them")
+        out = []
+        for each in self._listed(spec):
+            if not isinstance(each, str) or each not in known:
+                hint = nearest(str(each), known) or f"; there are {', '.join(known)}"
+                self._fail(f'no {what} "{each}"{hint}')
+            out.append(each)
+        return out
+
+    def _device(self, dev: Arg, mode: Arg | None, spec: Spec) -> Alternatives:
+        if isinstance(spec, Mapping):
+            self._fail('expected "MAJOR:MINOR" such as "1:3" or "5:*", or a list of them')
+        if mode is not None and "type" not in self.when:
+            self._fail(
+                'a device number is one of char and one of block devices; add type = "char" (or "block")'
+            )
+        register = register_of(dev)
+        out = []
+        for each in self._listed(spec):
+            mask, value = self._device_number(each)
+            out.append(self._bits(register, mask, value))
+        return self._any(out)
+
+    def _device_number(self, spec: int | str) -> tuple[int, int]:
+        """(mask, value) in the encoding of the system call (new_encode_dev)."""
+        major, colon, minor = str(spec).partition(":")
+        if isinstance(spec, int) or not colon:
+            self._fail(
+                f'"{spec}" is not a device; write "MAJOR:MINOR" such as "1:3", with * for any'
+            )
+        mask = value = 0
+        for text, limit, encode in ((major, 0xFFF, _major_bits), (minor, 0xFFFFF, _minor_bits)):
+            if text == "*":
+                continue
+            if not (text.isascii() and text.isdigit()) or len(text) > 8 or int(text) > limit:
+                self._fail(f'"{spec}": "{text}" is not a number from 0 to {limit}, nor *')
+            mask |= encode(limit)
+            value |= encode(int(text))
+        return mask, value
+
+    def _memory(self, arg: Arg, spec: Spec) -> Condition:
+        if isinstance(spec, (int, Mapping)):
+            self._fail("expected a pattern in a string, or a list of them")
+        patterns = self._listed(spec)
+        texts = [each for each in patterns if isinstance(each, str)]
+        if len(texts) != len(patterns):
+            self._fail("expected patterns in strings")
+        try:
+            if arg.role == "sockaddr":
+                return AddressCondition(self._key, arg.name, tuple(map(AddressPattern, texts)))
+            globs = tuple(Glob(text, absolute=arg.role == "path") for text in texts)
+        except (GlobError, AddressError) as error:
+            self._fail(str(error))
+        if arg.role == "path":
+            return PathCondition(self._key, arg.name, globs)
+        return StringCondition(self._key, arg.name, globs)
+
+    def _caller(self, spec: Spec) -> Condition:
+        if not isinstance(spec, Mapping) or not spec:
+            self._fail("expected a table with uid or gid: caller = { uid = 0 }")
+        wanted = []
+        for what, value in spec.items():
+            if what not in ("uid", "gid"):
+                hint = nearest(what, ("uid", "gid")) or "; there are uid, gid"
+                self._fail(f'no such fact "{what}" about the caller{hint}')
+            numbers = []
+            for each in self._listed(value):
+                if not isinstance(each, int) or not 0 <= each < 0xFFFFFFFF:
+                    self._fail(f'"{each}" is not a {what}: a number from 0 to {0xFFFFFFFE}')
+                numbers.append(each)
+            wanted.append((what, frozenset(numbers)))
+        return IdentityCondition(self._key, tuple(wanted))
+
+
+_WORD_MEANS: Final = {
+    "path": "path argument",
+    "address": "socket address",
+    "type": "file type and device number",
+    "device": "device number",
+    "access": "open flags in a register",
+    "caller": "caller",
+}
+
+
+def _major_bits(major: int) -> int:
+    return (major & 0xFFF) << 8
+
+
+def _minor_bits(minor: int) -> int:
+    return (minor & 0xFF) | (minor & 0xFFF00) << 12
+
+
+def device_of(register: int) -> tuple[int, int]:
+    """(major, minor) of a device number as system calls take it (new_decode_dev)."""
+    return register >> 8 & 0xFFF, (register & 0xFF) | (register >> 12 & 0xFFF00)

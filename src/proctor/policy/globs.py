@@ -1,0 +1,285 @@
+r"""Path patterns, on bytes.
+
+A pattern is matched against a whole absolute path, component by component:
+
+* ``*`` any run of bytes within one component, also none; ``?`` one byte; neither matches ``/``;
+* ``[abc]``, ``[a-z]``, ``[!a-z]`` one byte of (not of) a set;
+* ``**`` as a whole component: any number of components; at the end at least one, so ``/dev/**`` is
+  everything below ``/dev`` and not ``/dev`` itself;
+* ``\xHH`` the byte with that value, ``\*`` a literal star; likewise for every other character.
+
+Text outside of escapes stands for its UTF-8 bytes.  A leading dot is not special.
+
+Matching takes time in proportion to the length of the path, whatever the path: paths come from the
+target, and a pattern that could be made to backtrack would let the target stall its monitor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+_SPECIAL: Final = frozenset("*?[]\\")
+
+#: A set of bytes: whether it is negated, and its ranges, ends included.
+_Set = tuple[bool, list[tuple[int, int]]]
+#: Matches one component.
+_Part = Callable[[bytes], object]
+
+
+class GlobError(ValueError):
+    """A pattern that cannot be, or that could never match; the message says which and why."""
+
+
+class Glob:
+    """One compiled pattern.
+
+    ``absolute`` patterns are for paths: they begin with ``/`` or ``**/`` and are matched by
+    components.  Others (names of abstract sockets, file-system types) are matched as one component
+    in which ``/`` is a byte like any other.
+
+    :raises GlobError: the pattern is malformed or could never match.
+    """
+
+    __slots__ = ("_groups", "_literal", "absolute", "text")
+
+    def __init__(self, text: str, *, absolute: bool = True) -> None:
+        self.text = text
+        self.absolute = absolute
+        self._literal: bytes | None = None
+        self._groups: list[list[_Part]] = []
+        if not absolute:
+            part = _part(text)
+            if isinstance(part, bytes):
+                self._literal = part
+            else:
+                self._groups = [[part]]
+            return
+        self._compile_path(text)
+
+    def _compile_path(self, text: str) -> None:
+        if text == "/":
+            self._literal = b"/"
+            return
+        if text.startswith("**/") or text == "**":
+            text = "/" + text
+        if not text.startswith("/"):
+            raise GlobError(
+                "a path pattern begins with / (it is matched against the absolute path that the "
+                f"caller's would resolve to): /{text} or **/{text}"
+            )
+        pieces = text[1:].split("/")
+        parts: list[bytes | _Part | None] = []
+        for piece in pieces:
+            if piece == "**":
+                if parts and parts[-1] is None:
+                    continue  # **/** is **
+                parts.append(None)
+                continue
+            if "**" in piece.replace("\\*", ""):
+                raise GlobError(
+                    '"**" stands alone between slashes, as in /srv/**/x; within a name use "*"'
+                )
+            if piece in ("", ".", ".."):
+                what = "an empty component" if not piece else f'"{piece}"'
+                raise GlobError(
+                    f"{what} never occurs in a resolved path, so this could never match"
+                )
+            parts.append(_part(piece))
+        if parts and all(isinstance(part, bytes) for part in parts):
+            self._literal = b"/" + b"/".join(part for part in parts if isinstance(part, bytes))
+            return
+        groups: list[list[_Part]] = [[]]
+        for each in parts:
+            if each is None:
+                groups.append([])
+            else:
+                groups[-1].append(each.__eq__ if isinstance(each, bytes) else each)
+        self._groups = groups
+
+    def matches(self, path: bytes) -> bool:
+        """Whether the whole of ``path`` matches."""
+        if self._literal is not None:
+            return path == self._literal
+        if not self.absolute:
+            return bool(self._groups[0][0](path))
+        if not path.startswith(b"/"):
+            return False
+        parts = path[1:].split(b"/") if path != b"/" else []
+        groups = self._groups
+        head = groups[0]
+        if len(groups) == 1:
+            return len(parts) == len(head) and _here(head, parts, 0)
+        tail = groups[-1]
+        last = len(parts) - len(tail)
+        if not tail:
+            last -= 1  # a trailing ** takes at least one component
+        if last < len(head) or not _here(head, parts, 0):
+            return False
+        if tail and not _here(tail, parts, last):
+            return False
+        # Between the first and the last ** each group is taken at its leftmost place: all gaps
+        # are alike, so an earlier place never spoils a later group.
+        at = len(head)
+        for group in groups[1:-1]:
+            while at + len(group) <= last and not _here(group, parts, at):
+                at += 1
+            if at + len(group) > last:
+                return False
+            at += len(group)
+        return at <= last
+
+    def __repr__(self) -> str:
+        return f"Glob({self.text!r})"
+
+
+def _here(group: list[_Part], parts: list[bytes], at: int) -> bool:
+    """Whether ``group`` matches the components from ``at`` on."""
+    return all(part(parts[at + i]) is True for i, part in enumerate(group))
+
+
+def literal(data: bytes) -> str:
+    """A pattern that matches exactly ``data``: what is special is escaped, what is not UTF-8 or
+    not printable is written ``\\xHH``."""
+    text = data.decode("utf-8", "surrogateescape")
+    out = []
+    for char in text:
+        code = ord(char)
+        if 0xDC80 <= code <= 0xDCFF:
+            out.append(f"\\x{code - 0xDC00:02x}")
+        elif char in _SPECIAL:
+            out.append("\\" + char)
+        elif not char.isprintable():
+            out.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8"))
+        else:
+            out.append(char)
+    return "".join(out)
+
+
+def _tokens(text: str) -> list[bytes | str | _Set]:
+    """Literal runs as bytes, ``*`` and ``?`` as text, sets as (negated, ranges)."""
+    out: list[bytes | str | _Set] = []
+    run = bytearray()
+    at = 0
+
+    def flush() -> None:
+        if run:
+            out.append(bytes(run))
+            run.clear()
+
+    while at < len(text):
+        char = text[at]
+        if char == "\\":
+            data, at = _escape(text, at)
+            run += data
+        elif char in "*?":
+            flush()
+            if char == "?" or not out or out[-1] != "*":
+                out.append(char)
+            at += 1
+        elif char == "[":
+            flush()
+            members, at = _set(text, at)
+            out.append(members)
+        else:
+            run += char.encode("utf-8", "surrogateescape")
+            at += 1
+    flush()
+    if b"\0" in b"".join(token for token in out if isinstance(token, bytes)):
+        raise GlobError("a NUL byte cannot occur in a path")
+    return out
+
+
+def _escape(text: str, at: int) -> tuple[bytes, int]:
+    """The bytes of the escape at ``at``, and where it ends."""
+    if at + 1 >= len(text):
+        raise GlobError('a lone "\\" at the end; write "\\\\" for a backslash')
+    char = text[at + 1]
+    if char != "x":
+        return char.encode("utf-8", "surrogateescape"), at + 2
+    digits = text[at + 2 : at + 4]
+    if len(digits) != 2 or any(digit not in "0123456789abcdefABCDEF" for digit in digits):
+        raise GlobError(f'"\\x{digits}": write a byte with two hexadecimal digits, as in \\xff')
+    value = int(digits, 16)
+    if value == ord("/"):
+        raise GlobError('"\\x2f" is "/", which always separates components')
+    return bytes([value]), at + 4
+
+
+def _set(text: str, at: int) -> tuple[_Set, int]:
+    """The set that begins at ``at``, and where it ends."""
+    start = at
+    at += 1
+    negated = text[at : at + 1] in ("!", "^")
+    at += negated
+    ranges: list[tuple[int, int]] = []
+
+    def one(at: int) -> tuple[int, int]:
+        char = text[at]
+        if char == "\\":
+            data, at = _escape(text, at)
+        else:
+            data, at = char.encode("utf-8", "surrogateescape"), at + 1
+        if len(data) != 1:
+            raise GlobError(
+                f'"{text[start:at]}": a set holds single bytes; list the whole names instead'
+            )
+        return data[0], at
+
+    first = True
+    while at < len(text) and (first or text[at] != "]"):
+        first = False
+        low, at = one(at)
+        high = low
+        if text[at : at + 1] == "-" and text[at + 1 : at + 2] not in ("]", ""):
+            high, at = one(at + 1)
+        if high < low:
+            raise GlobError(f'"{text[start:at]}": the range runs backwards')
+        ranges.append((low, high))
+    if at >= len(text):
+        raise GlobError(f'"{text[start:]}": a set without its "]"; write "\\[" for a bracket')
+    return (negated, ranges), at + 1
+
+
+def _part(text: str) -> bytes | _Part:
+    """One component: its bytes when nothing in it is special, else a function that matches."""
+    tokens = _tokens(text)
+    if all(isinstance(token, bytes) for token in tokens):
+        return b"".join(token for token in tokens if isinstance(token, bytes))
+    import re
+
+    runs: list[bytes] = [b""]
+    width = 0  # bytes that the last run takes
+    for token in tokens:
+        if token == "*":
+            runs.append(b"")
+            width = 0
+        elif isinstance(token, bytes):
+            runs[-1] += re.escape(token)
+            width += len(token)
+        else:
+            runs[-1] += b"." if isinstance(token, str) else _class(token)
+            width += 1
+    if len(runs) == 1:
+        whole = re.compile(runs[0], re.DOTALL).fullmatch
+        return lambda data: whole(data) is not None
+    # Each run between two stars is taken at its leftmost place and kept (an atomic group): all
+    # stars are alike, so that loses nothing, and it cannot backtrack.  The last run has a fixed
+    # width, so its place is known.
+    middle = b"".join(b"(?>.*?" + run + b")" for run in runs[1:-1])
+    begin = re.compile(runs[0] + middle, re.DOTALL).match
+    end = re.compile(runs[-1], re.DOTALL).fullmatch
+
+    def matches(data: bytes) -> bool:
+        found = begin(data)
+        at = len(data) - width
+        return found is not None and at >= found.end() and end(data, at) is not None
+
+    return matches
+
+
+def _class(members: _Set) -> bytes:
+    """A set as a regular expression."""
+    negated, ranges = members
+    inner = b"".join(b"\\x%02x-\\x%02x" % pair for pair in ranges)
+    return b"[" + (b"^" if negated else b"") + inner + b"]"

@@ -1,0 +1,100 @@
+"""``--handlers FILE.py``: a Python file whose ``@proctor.on`` functions answer calls.
+
+The file is run once, as a module of its own that nothing else imports.  It is trusted code: it runs
+in the monitor with the monitor's rights.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import CodeType, ModuleType, TracebackType
+from typing import TYPE_CHECKING
+
+from proctor.kernel.errors import PolicyError, ProctorError
+from proctor.policy.source import Source, read_text
+
+if TYPE_CHECKING:
+    from proctor.supervisor.handlers import Handler
+
+
+def load_handlers(path: str | bytes | os.PathLike[str]) -> list[Handler]:
+    """Run a handler file and return its handlers in the order they stand in it.
+
+    Its directory is importable while it runs (and afterwards, for imports inside of handlers), so a
+    handler file can have helpers beside it.  Handlers made elsewhere and imported by name count too.
+
+    :raises PolicyError: it cannot be read, is not Python, fails while it runs, or has no handler; one
+        sentence with file and line.
+    """
+    from proctor.supervisor.handlers import Handler
+
+    source = read_text(path)
+    module = _run(_compiled(source, path), source, path)
+    found: list[Handler] = []
+    for value in vars(module).values():
+        for each in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(each, Handler) and not any(each is other for other in found):
+                found.append(each)
+    if not found:
+        raise source.error('no handler in it; decorate a function with @proctor.on("openat")')
+    return found
+
+
+def _compiled(source: Source, path: str | bytes | os.PathLike[str]) -> CodeType:
+    try:
+        return compile(source.text, os.path.abspath(os.fsdecode(path)), "exec", dont_inherit=True)
+    except SyntaxError as error:
+        where = f"{source.name}:{error.lineno}" if error.lineno else source.name
+        raise PolicyError(f"{where}: not valid Python: {error.msg}") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise source.error(f"not valid Python: {error}") from None
+
+
+def _run(code: CodeType, source: Source, path: str | bytes | os.PathLike[str]) -> ModuleType:
+    full = os.path.abspath(os.fsdecode(path))
+    name = _module_name(full)
+    module = ModuleType(name)
+    module.__file__ = full
+    directory = os.path.dirname(full)
+    if directory not in sys.path:
+        sys.path.append(directory)  # last: it must not shadow what is installed
+    sys.modules[name] = module  # pickling and typing look classes up by module
+    try:
+        exec(code, module.__dict__)
+    except Exception as error:
+        del sys.modules[name]
+        line = _line_in(error.__traceback__, full)
+        where = source.name if line is None else f"{source.name}:{line}"
+        if isinstance(error, ProctorError):
+            raise PolicyError(f"{where}: {error}") from error
+        text = " ".join(str(error).split()) or "no message"
+        raise PolicyError(f"{where}: {type(error).__name__}: {text}") from error
+    except SystemExit as error:
+        del sys.modules[name]
+        line = _line_in(error.__traceback__, full)
+        where = source.name if line is None else f"{source.name}:{line}"
+        raise PolicyError(
+            f"{where}: it ends the program ({error.code}) instead of defining handlers"
+        ) from None
+    return module
+
+
+def _module_name(full: str) -> str:
+    """A name that no import statement asks for, and that differs for each file."""
+    stem = os.path.splitext(os.path.basename(full))[0]
+    name, number = f"proctor handlers {stem}", 2
+    while name in sys.modules:
+        name = f"proctor handlers {stem} {number}"
+        number += 1
+    return name
+
+
+def _line_in(trace: TracebackType | None, file: str) -> int | None:
+    """The innermost line of ``file`` in a traceback."""
+    line = None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == file:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line

@@ -1,0 +1,371 @@
+"""From the text of a policy to a checked :class:`~proctor.policy.policy.Policy`.
+
+TOML (``tomllib``), then the shape (:mod:`proctor.policy.schema`), then meanings: call and group
+names, verdicts, conditions against each call's signature, and what rules mean together
+(:mod:`proctor.policy.check`).  Whatever is wrong is one PolicyError, raised before anything starts.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from proctor.kernel.abi import MAX_ERRNO
+from proctor.kernel.errors import FilterError
+from proctor.policy.implied import multiplexed, variants, with_multiplexed
+from proctor.policy.policy import Policy, Settings
+from proctor.policy.rules import ALLOW, DENY, KILL, LOG, PERFORM, RETURN, Clause, Rule, Ruling
+from proctor.policy.source import KeyPath, Source, nearest, quoted, read_text
+
+if TYPE_CHECKING:
+    from proctor.policy.schema import PolicyTable, RuleTable
+
+#: The version of the format that this release reads.
+VERSION: Final = 1
+_MAX_NAME: Final = 64
+
+
+def load(path: str | bytes | os.PathLike[str]) -> Policy:
+    """Read a policy file.
+
+    :raises PolicyError: it cannot be read, or is wrong; one sentence with file, line and key.
+    """
+    return _build(read_text(path))
+
+
+def loads(text: str, name: str = "<string>") -> Policy:
+    """Read a policy from a string.
+
+    :param name: stands for the file name in errors.
+    :raises PolicyError: it is wrong.
+    """
+    return _build(Source(name, text))
+
+
+def _build(source: Source) -> Policy:
+    from proctor.policy import check
+    from proctor.policy.schema import decode
+
+    table = decode(_parse(source), source)
+    settings = _settings(table, source)
+    names: dict[str, int] = {}
+    rules = []
+    for position, written in enumerate(table.rule):
+        path: KeyPath = ("rule", position)
+        _check_name(written.name, path, names, source)
+        names[written.name] = position
+        rules += _rule(position, written, settings, source)
+    warnings = check.check(rules, settings, source)
+    return Policy(source.name, tuple(rules), settings, warnings)
+
+
+def _parse(source: Source) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(source.text)
+    except tomllib.TOMLDecodeError as error:
+        text, _, where = str(error).rpartition(" (at ")
+        if not text:
+            raise source.error(str(error)) from None
+        place = where.removesuffix(")").replace("line ", "").replace(", column ", ":")
+        if place == "end of document":
+            place = str(source.text.count("\n") + 1)
+            text += "; the file ends inside of it"
+        hint = ""
+        if text.startswith("Unescaped '\\'"):
+            hint = "; in double quotes a backslash is written twice, in single quotes once"
+        raise source.__class__(f"{source.name}:{place}", "").error(text + hint) from None
+    except RecursionError:
+        raise source.error("nested too deeply to be a policy") from None
+    except ValueError:  # Python's own limit on digits
+        raise source.error("a number in it has thousands of digits") from None
+
+
+# Top-level keys ---------------------------------------------------------------------------------
+
+
+def _settings(table: PolicyTable, source: Source) -> Settings:
+    from proctor.filter import tables
+
+    if table.version != VERSION:
+        raise source.error(
+            f"this is version {table.version} of the format, and this release reads version {VERSION}",
+            ("version",),
+        )
+    native = tables.native()
+    family = tables.FAMILIES[native]
+    arches = family
+    if table.arches is not None:
+        found = []
+        for number, word in enumerate(table.arches):
+            try:
+                found.append(tables.architecture(word))
+            except FilterError:
+                hint = nearest(word, tables.ARCHES) or f"; there are {', '.join(tables.ARCHES)}"
+                raise source.error(
+                    f"no architecture {quoted(word)}{hint}", ("arches", number)
+                ) from None
+        arches = tuple(dict.fromkeys(found))
+        if not arches:
+            raise source.error(
+                "no architecture is left; leave the key out for the machine's own", ("arches",)
+            )
+    on_error = _verdict_word(table.on_error, "on_error", source)
+    if on_error.kind != DENY:
+        raise source.error(
+            'the answer when deciding fails is an errno such as "EPERM": to let a call run because '
+            "something went wrong would open every rule",
+            ("on_error",),
+        )
+    return Settings(
+        default=_verdict_word(table.default, "default", source),
+        on_error=on_error.value,
+        arches=arches,
+        foreign_arch=_verdict_word(table.foreign_arch, "foreign_arch", source),
+        x32=_verdict_word(table.x32, "x32", source),
+        report=table.report,
+    )
+
+
+def _verdict_word(word: str, key: str, source: Source) -> Ruling:
+    """``allow``, ``log``, ``kill`` or the name of an errno."""
+    if word in (ALLOW, LOG, KILL):
+        return Ruling(word)
+    if word in _ERRNOS:
+        return Ruling(DENY, _ERRNOS[word])
+    hint = (
+        nearest(word, [ALLOW, LOG, KILL, *_ERRNOS])
+        or '; write "allow", "log", "kill" or an errno such as "EPERM"'
+    )
+    raise source.error(f'no verdict "{word}"{hint}', (key,))
+
+
+_ERRNOS: Final[dict[str, int]] = {name: number for number, name in _errno.errorcode.items()} | {
+    "EWOULDBLOCK": _errno.EWOULDBLOCK,
+    "ENOTSUP": _errno.ENOTSUP,
+}
+
+
+# Rules ------------------------------------------------------------------------------------------
+
+
+def _check_name(name: str, path: KeyPath, names: Mapping[str, int], source: Source) -> None:
+    key = (*path, "name")
+    if not name.strip() or len(name) > _MAX_NAME or not name.isprintable():
+        raise source.error(
+            f"{quoted(name[:80])} is not a name for logs: 1 to {_MAX_NAME} printable characters",
+            key,
+        )
+    if name in names:
+        raise source.error(
+            f'rule[{names[name]}] has the name "{name}" already; logs tell rules by it', key
+        )
+
+
+def _rule(position: int, written: RuleTable, settings: Settings, source: Source) -> list[Rule]:
+    path: KeyPath = ("rule", position)
+    ruling = _ruling(written, path, source)
+    calls, grouped = _calls(written.calls, settings.arches, path, source)
+    if ruling.kind == PERFORM:
+        _check_performable(calls, path, source)
+    clauses = _clauses(calls, written.when, settings.arches, path, source)
+    rule = Rule(
+        position,
+        written.name,
+        clauses,
+        ruling,
+        settings.report if written.report is None else written.report,
+        tuple(written.calls),
+        dict(written.when),
+    )
+    _check_grouped(rule, grouped, path, source)
+    return with_multiplexed(rule, calls, settings.arches)
+
+
+def _ruling(written: RuleTable, path: KeyPath, source: Source) -> Ruling:
+    from proctor.policy.schema import VERDICT_KEYS
+
+    given = {
+        key: value
+        for key in VERDICT_KEYS
+        if (value := getattr(written, "return_" if key == RETURN else key)) is not None
+    }
+    if len(given) != 1:
+        raise source.error(
+            f"a rule has exactly one verdict of {', '.join(VERDICT_KEYS)}; this one has "
+            f"{' and '.join(given) if given else 'none'}",
+            path,
+        )
+    ((key, value),) = given.items()
+    place = (*path, key)
+    if key == DENY:
+        return Ruling(DENY, _errno_number(value, place, source))
+    if key == RETURN:
+        if -MAX_ERRNO <= value < 0:
+            name = _errno.errorcode.get(-value, str(-value))
+            raise source.error(
+                f'a program takes {value} for an error; write deny = "{name}"', place
+            )
+        if not -(1 << 63) <= value < 1 << 63:
+            raise source.error(f"{value} does not fit into a register", place)
+        return Ruling(RETURN, value)
+    if key == ALLOW and isinstance(value, str):
+        word, _, reason = value.partition(":")
+        if word.strip().lower() != "unsafe" or not reason.strip():
+            raise source.error(
+                'write true, or "unsafe: why the race is acceptable here" to let a call run after '
+                "its memory was looked at",
+                place,
+            )
+        return Ruling(ALLOW, unsafe=" ".join(reason.split()))
+    if value is not True:
+        raise source.error(
+            f"{key} = false says nothing; leave it out and give the rule its verdict", place
+        )
+    return Ruling(key)
+
+
+def _errno_number(value: str | int, place: KeyPath, source: Source) -> int:
+    if isinstance(value, int):
+        if not 1 <= value <= MAX_ERRNO:
+            raise source.error(f"an errno is from 1 to {MAX_ERRNO}, or a name such as EPERM", place)
+        return value
+    if value not in _ERRNOS:
+        hint = nearest(value, _ERRNOS) or "; write a name such as EPERM"
+        raise source.error(f'no errno "{value}"{hint}', place)
+    return _ERRNOS[value]
+
+
+def _calls(
+    written: Sequence[str], arches: Sequence[str], path: KeyPath, source: Source
+) -> tuple[list[str], dict[str, str]]:
+    """The names that ``calls`` means, and of which group those are that only a group brought in."""
+    from proctor.filter import tables
+
+    if not written:
+        raise source.error("a rule is about at least one system call", (*path, "calls"))
+    named: dict[str, None] = {}
+    grouped: dict[str, str] = {}
+    excluded: set[str] = set()
+    for number, word in enumerate(written):
+        place = (*path, "calls", number)
+        bare = word.removeprefix("!")
+        members = _members(bare, place, source)
+        if word.startswith("!"):
+            excluded.update(members)
+        elif bare[:1] in ("%", "@"):
+            for member in members:
+                grouped.setdefault(member, bare)
+        else:
+            named.update(dict.fromkeys(members))
+    wanted = [name for name in (*named, *sorted(grouped)) if name not in excluded]
+    calls = list(dict.fromkeys(wanted))
+    if not calls:
+        raise source.error("nothing is left after the exclusions", (*path, "calls"))
+    here = [
+        name
+        for name in calls
+        if any(name in tables.numbers(arch) or multiplexed((name,), arch) for arch in arches)
+    ]
+    if not here:
+        raise source.error(
+            f"{', '.join(arches)} has no {' or '.join(calls[:4])}, so this rule can never match",
+            (*path, "calls"),
+        )
+    return here, {name: group for name, group in grouped.items() if name not in named}
+
+
+def _members(word: str, place: KeyPath, source: Source) -> Sequence[str]:
+    from proctor.filter import tables
+
+    if word[:1] in ("%", "@"):
+        try:
+            return sorted(tables.group(word))
+        except FilterError:
+            what = "group"
+    elif tables.exists(word):
+        return (word,)
+    else:
+        what = "system call"
+    near = tables.nearest(word)
+    hint = f'; did you mean "{near}"?' if near else ""
+    raise source.error(f"no {what} {quoted(word)}{hint}", place)
+
+
+def _check_performable(calls: Sequence[str], path: KeyPath, source: Source) -> None:
+    from proctor.emulate import SUPPORTED
+
+    lacking = [name for name in calls if name not in SUPPORTED]
+    if lacking:
+        raise source.error(
+            f"{', '.join(lacking[:4])} cannot be performed on a caller's behalf; "
+            f"what can: {', '.join(sorted(SUPPORTED))}",
+            (*path, "perform"),
+        )
+
+
+def _clauses(
+    calls: Sequence[str],
+    when: Mapping[str, Any],
+    arches: Sequence[str],
+    path: KeyPath,
+    source: Source,
+) -> dict[tuple[str, str], Clause]:
+    from proctor.filter import tables
+    from proctor.filter.signatures import signature
+    from proctor.policy.arguments import Builder
+    from proctor.policy.registers import ALWAYS
+
+    builder = Builder(source, path, when)
+    clauses: dict[tuple[str, str], Clause] = {}
+    built: set[str] = set()
+    for arch in arches:
+        known = tables.numbers(arch)
+        names = [name for call in calls for name in (call, *variants(call, arch))]
+        for call in dict.fromkeys(names):
+            if call not in known:
+                continue
+            if not when:
+                clauses[arch, call] = Clause(ALWAYS)
+                continue
+            described = signature(call, arch)
+            if described is None:
+                raise source.error(
+                    f"the arguments of {call} on {arch} are not known, so conditions on them cannot be told; "
+                    "leave it out of this rule",
+                    (*path, "calls"),
+                )
+            clause = builder.clause(described, strict=call not in built)
+            built.add(call)
+            if clause is not None:
+                clauses[arch, call] = clause
+    return clauses
+
+
+#: Calls that programs never retry after EINTR, or make in places where a wait hurts; a group does
+#: not bring them in where a rule would make them wait for us.
+NEVER_BY_GROUP: Final = frozenset((
+    "clone", "clone3", "close", "exit", "exit_group", "fork", "futex", "futex_wait", "nanosleep",
+    "clock_nanosleep", "read", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigreturn",
+    "restart_syscall", "vfork", "wait4", "waitid", "waitpid", "write",
+))  # fmt: skip
+
+
+def _check_grouped(rule: Rule, grouped: Mapping[str, str], path: KeyPath, source: Source) -> None:
+    notified = sorted(
+        {
+            call
+            for (_, call), clause in rule.clauses.items()
+            if call in NEVER_BY_GROUP and call in grouped and not rule.in_filter(clause)
+        }
+    )
+    if notified:
+        raise source.error(
+            f"{grouped[notified[0]]} has {', '.join(notified)}, which break programs when they have to "
+            f'wait for a monitor (a signal then makes them fail); exclude with "!{notified[0]}", or '
+            "write the names out if you mean it",
+            (*path, "calls"),
+        )
