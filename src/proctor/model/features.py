@@ -1,0 +1,175 @@
+"""What a kernel has, by name, and the profiles of released kernels as sets of those names.
+
+Nothing in the model asks for a version: a transition asks ``"fifo" in kernel.features``.  A
+profile is where the versions are, once.  Any mixture can be made::
+
+    Kernel("6.18")                                     # as released
+    Kernel("6.18", add=["addfd_send_retries"])         # with one fix more
+    Kernel("6.11", remove=["recv_ends_when_unused"])   # the older sleep for ever
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+
+class Feature(NamedTuple):
+    """One behaviour that some kernels have and others do not."""
+
+    since: str
+    meaning: str
+    source: str
+
+
+#: Name to what it means.  Order is the order of release.
+FEATURES: Final[dict[str, Feature]] = {
+    "pidfd_open": Feature("5.3", "pidfd_open(2)", "kernel/pid.c 5.3"),
+    "continue_flag": Feature(
+        "5.5",
+        "SECCOMP_USER_NOTIF_FLAG_CONTINUE lets the call run",
+        "003_21f5fa4aa550d90f.txt (fb3c5386b382); kernel/seccomp.c 5.5",
+    ),
+    "recv_wants_zeros": Feature(
+        "5.5", "RECV refuses a buffer with any byte set", "kernel/seccomp.c 5.5 (2882d53c9c6f)"
+    ),
+    "pidfd_getfd": Feature("5.6", "pidfd_getfd(2)", "kernel/pid.c 5.6"),
+    "tsync_esrch": Feature(
+        "5.7",
+        "TSYNC_ESRCH, which makes TSYNC with NEW_LISTENER legal",
+        "003_21f5fa4aa550d90f.txt (51891498f2da); kernel/seccomp.c 5.7",
+    ),
+    "hangup": Feature(
+        "5.9",
+        "filters count their users; the last one gone is POLLHUP",
+        "002_2ab3c93df7a896f3.txt; kernel/seccomp.c 5.9 (99cdb8b9a573)",
+    ),
+    "id_valid_number": Feature(
+        "5.9",
+        "ID_VALID also under its corrected ioctl number",
+        "003_21f5fa4aa550d90f.txt (47e33c05f9f0)",
+    ),
+    "addfd": Feature(
+        "5.9",
+        "SECCOMP_IOCTL_NOTIF_ADDFD, SETFD",
+        "003_21f5fa4aa550d90f.txt (7cf97b125455); kernel/seccomp.c 5.9",
+    ),
+    "allow_bitmap": Feature(
+        "5.11",
+        "numbers that every filter always allows are decided without running one",
+        "kernel/seccomp.c 5.11 (8e01b51a31a1)",
+    ),
+    "addfd_send": Feature(
+        "5.14",
+        "SECCOMP_ADDFD_FLAG_SEND: descriptor and answer in one step",
+        "kernel/seccomp.c 5.14 (0ae71c7720e3)",
+    ),
+    "wait_killable_recv": Feature(
+        "5.19",
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+        "kernel/seccomp.c 5.19 (c2aa2dfef243)",
+    ),
+    "fifo": Feature(
+        "5.19",
+        "notifications are received oldest first; before, newest first",
+        "000_d2dd6a52a6bc77ef.txt (list_add: newest first); kernel/seccomp.c 5.19 (4cbf6f621150)",
+    ),
+    "set_flags": Feature(
+        "6.6",
+        "SECCOMP_IOCTL_NOTIF_SET_FLAGS with SYNC_WAKE_UP",
+        "kernel/seccomp.c 6.6 (48a1084a8b74)",
+    ),
+    "pidfd_thread": Feature(
+        "6.9", "pidfd_open(2) of a thread that leads no process", "kernel/pid.c 6.9"
+    ),
+    "release_at_exit": Feature(
+        "6.11",
+        "a task lets its filters go when it exits; before, when it was reaped",
+        "kernel/seccomp.c, kernel/exit.c 6.11 (bfafe5efa975)",
+    ),
+    "tsync_skips_exited": Feature(
+        "6.11",
+        "threads that are exiting do not stand in the way of TSYNC",
+        "kernel/seccomp.c 6.11 (bfafe5efa975)",
+    ),
+    "recv_ends_when_unused": Feature(
+        "6.11",
+        "RECV returns ENOENT once nobody uses the filter; before, it slept for ever",
+        "kernel/seccomp.c 6.11 (95036a79e7e3)",
+    ),
+    "put_back_wakes_pollers": Feature(
+        "6.11",
+        "a notification put back after EFAULT wakes pollers too, not only receivers",
+        "kernel/seccomp.c 6.11 (95036a79e7e3)",
+    ),
+    "uprobe_unfiltered": Feature(
+        "6.14",
+        "uprobe and uretprobe are never filtered",
+        "kernel/seccomp.c 6.14 (cf6cb56ef244)",
+    ),
+    "wait_killable_after_reply": Feature(
+        "6.18",
+        "a signal that comes between RECV and a very fast answer no longer loses the answer "
+        "under WAIT_KILLABLE_RECV",
+        "kernel/seccomp.c 6.18, 6.12.117 (should_sleep_killable: state >= SENT)",
+    ),
+    "addfd_send_retries": Feature(
+        "later",
+        "an interrupted ADDFD|SEND leaves the notification answerable; without this the call "
+        "returns 0 and nothing was installed",
+        "selftest user_notification_addfd_send_interrupted; kernel/seccomp.c 6.12.117 (not 6.18.44)",
+    ),
+}
+
+#: The profiles, oldest first: name, and what that kernel has on top of the one before.
+_STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("5.0", ()),
+    ("5.5", ("pidfd_open", "continue_flag", "recv_wants_zeros")),
+    ("5.9", ("pidfd_getfd", "tsync_esrch", "hangup", "id_valid_number", "addfd")),
+    ("5.14", ("allow_bitmap", "addfd_send")),
+    ("5.19", ("wait_killable_recv", "fifo")),
+    ("6.1", ()),
+    ("6.6", ("set_flags",)),
+    (
+        "6.11",
+        (
+            "pidfd_thread",
+            "release_at_exit",
+            "tsync_skips_exited",
+            "recv_ends_when_unused",
+            "put_back_wakes_pollers",
+        ),
+    ),
+    ("6.18", ("uprobe_unfiltered", "wait_killable_after_reply")),
+)
+
+
+def _profiles() -> dict[str, frozenset[str]]:
+    made: dict[str, frozenset[str]] = {}
+    have: frozenset[str] = frozenset()
+    for name, more in _STEPS:
+        have |= frozenset(more)
+        made[name] = have
+    return made
+
+
+#: Profile name to the features that kernel has.
+PROFILES: Final[dict[str, frozenset[str]]] = _profiles()
+#: The newest profile: the one the model is held against.
+NEWEST: Final = _STEPS[-1][0]
+
+
+def features(
+    profile: str = NEWEST, add: Iterable[str] = (), remove: Iterable[str] = ()
+) -> frozenset[str]:
+    """The features of ``profile``, with some more or fewer.
+
+    :raises ValueError: for a profile or feature that does not exist.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"no profile {profile!r}; there are {', '.join(PROFILES)}")
+    plus, minus = frozenset(add), frozenset(remove)
+    for name in plus | minus:
+        if name not in FEATURES:
+            raise ValueError(f"no feature {name!r}; there are {', '.join(FEATURES)}")
+    return (PROFILES[profile] | plus) - minus

@@ -1,0 +1,90 @@
+"""pidfd_open(2) and pidfd_getfd(2): a task held by a descriptor, and a file taken out of its table.
+
+Sources: ``kernel/pid.c`` 5.3 (pidfd_open), 5.6 (pidfd_getfd), 6.9 (PIDFD_THREAD), 6.12.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proctor.model.files import File
+from proctor.model.linux import (
+    EBADF,
+    EINVAL,
+    ENOENT,
+    EPERM,
+    ESRCH,
+    O_NONBLOCK,
+    PIDFD_THREAD,
+    POLLIN,
+    POLLRDNORM,
+)
+from proctor.model.waits import WaitQueue
+
+if TYPE_CHECKING:
+    from proctor.model.kernel import Kernel
+    from proctor.model.tasks import Task
+
+
+class Pidfd:
+    """What a pidfd is: readable once its task is gone."""
+
+    __slots__ = ("task", "thread")
+
+    def __init__(self, task: Task, thread: bool) -> None:
+        self.task = task
+        self.thread = thread
+
+    def poll(self) -> int:
+        """IN once the process (with PIDFD_THREAD: the thread) ended."""
+        over = self.task.exiting if self.thread else self.task.process.code is not None
+        return POLLIN | POLLRDNORM if over else 0
+
+    def queue(self) -> WaitQueue | None:
+        """Waiting for it is not modelled."""
+        return None
+
+    def release(self) -> None:
+        """Nothing to do."""
+
+
+def open_pidfd(kernel: Kernel, task: Task, pid: int, flags: int) -> int:
+    """pidfd_open(2).
+
+    A number of a thread that leads no process is refused without PIDFD_THREAD: EINVAL, or ENOENT
+    since 6.9 (G5).
+    """
+    known = O_NONBLOCK | (PIDFD_THREAD if "pidfd_thread" in kernel.features else 0)
+    if flags & ~known or pid <= 0:
+        return -EINVAL
+    target = task.process.namespace.tasks.get(pid)
+    if target is None:
+        return -ESRCH
+    thread = bool(flags & PIDFD_THREAD)
+    if not thread and target is not target.process.leader:
+        return -ENOENT if "pidfd_thread" in kernel.features else -EINVAL
+    file = File("pidfd", inside=Pidfd(target, thread))
+    return task.files.receive(file, task.process.nofile, True)
+
+
+def may_look(task: Task, target: Task) -> bool:
+    """``ptrace_may_access``, as far as it is modelled: CAP_SYS_ADMIN stands for CAP_SYS_PTRACE;
+    otherwise the same user and a dumpable target (G16)."""
+    return task.cap_sys_admin or (task.uid == target.uid and target.dumpable)
+
+
+def getfd(task: Task, pidfd: int, number: int) -> int:
+    """pidfd_getfd(2): close-on-exec, also of O_PATH files (C099)."""
+    file = task.files.get(pidfd)
+    inside = file.inside if file is not None else None
+    if not isinstance(inside, Pidfd):
+        return -EBADF
+    target = inside.task
+    if target.exiting:
+        return -ESRCH
+    if not may_look(task, target):
+        return -EPERM
+    wanted = target.files.get(number, path_too=True)
+    if wanted is None:
+        return -EBADF
+    return task.files.receive(wanted, task.process.nofile, True)

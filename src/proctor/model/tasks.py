@@ -1,0 +1,202 @@
+"""Tasks, processes and pid namespaces.
+
+A :class:`Task` is a thread (``struct task_struct``), a :class:`Process` a thread group
+(``struct signal_struct``).  A task is known under one number in its own pid namespace and one in
+every namespace above it; anybody else sees 0 (``task_pid_vnr``).
+
+Sources: ``include/linux/sched.h``, ``include/linux/sched/signal.h``, ``kernel/pid.c``,
+``kernel/pid_namespace.c`` (Linux 6.12); 000_d2dd6a52a6bc77ef.txt ("pid ... may be 0 if the task is
+in a pid ns not visible from the listener's pid namespace").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from proctor.model.files import FdTable, File
+    from proctor.model.filters import Filter
+    from proctor.model.programs import Arguments
+    from proctor.model.signals import Delivery
+    from proctor.model.waits import Wait
+
+RUNNING: Final = "R"
+SLEEPING: Final = "S"
+DISK_SLEEP: Final = "D"
+STOPPED: Final = "T"
+ZOMBIE: Final = "Z"
+DEAD: Final = "X"
+
+MODE_DISABLED: Final = 0
+MODE_STRICT: Final = 1
+MODE_FILTER: Final = 2
+
+
+class Disposition(NamedTuple):
+    """What a process does with a signal: ``kind`` is "default", "ignore" or "handler"."""
+
+    kind: str = "default"
+    restart: bool = False
+    """SA_RESTART; only for handlers."""
+    mask: int = 0
+    """Signals held back while the handler runs, as a bit mask (1 << number); itself always is."""
+
+
+DEFAULT: Final = Disposition()
+IGNORE: Final = Disposition("ignore")
+
+
+class Frame:
+    """One system call in progress: registers as the filter sees them, and what would run it."""
+
+    __slots__ = ("arch", "args", "holds", "ip", "nr", "perform", "restart")
+
+    def __init__(
+        self,
+        nr: int,
+        args: Arguments,
+        arch: int,
+        ip: int,
+        perform: Callable[[], int] | None,
+    ) -> None:
+        self.nr = nr
+        self.args = args
+        self.arch = arch
+        self.ip = ip
+        #: What happens if the call is let through; None looks it up by number.
+        self.perform = perform
+        #: A file that cannot go away while the call lasts (``fdget``).
+        self.holds: File | None = None
+        #: What restart_syscall(2) goes on with, while a call waits to be restarted that way.
+        self.restart: Callable[[], int] | None = None
+
+
+class PidNamespace:
+    """Numbers for tasks; nested (``struct pid_namespace``)."""
+
+    __slots__ = ("init", "last", "level", "limit", "parent", "tasks")
+
+    def __init__(self, parent: PidNamespace | None = None, limit: int = 1 << 22) -> None:
+        self.parent = parent
+        self.level: int = 0 if parent is None else parent.level + 1
+        self.limit = limit
+        self.last = 0
+        self.tasks: dict[int, Task] = {}
+        #: The process with number 1; its end is the end of all in here.
+        self.init: Process | None = None
+
+    def allocate(self, task: Task) -> None:
+        """Number ``task`` here and in every namespace above (``alloc_pid``), going round."""
+        namespace: PidNamespace | None = self
+        while namespace is not None:
+            number = namespace.last
+            while True:
+                number = number + 1 if number + 1 < namespace.limit else 2
+                if number not in namespace.tasks:
+                    break
+            namespace.last = number
+            namespace.tasks[number] = task
+            task.numbers[namespace] = number
+            namespace = namespace.parent
+
+    def free(self, task: Task) -> None:
+        """The numbers may be used again (``free_pid``)."""
+        for namespace, number in task.numbers.items():
+            if namespace.tasks.get(number) is task:
+                del namespace.tasks[number]
+
+
+class Process:
+    """A thread group: what its threads share."""
+
+    __slots__ = (
+        "children", "code", "dispositions", "exiting_code", "leader", "namespace",
+        "namespace_for_children", "nofile", "parent", "pending", "reaped", "tasks", "unkillable",
+    )  # fmt: skip
+
+    def __init__(self, namespace: PidNamespace, parent: Process | None) -> None:
+        self.namespace = namespace
+        self.namespace_for_children = namespace
+        self.parent = parent
+        self.children: list[Process] = []
+        self.tasks: list[Task] = []
+        self.leader: Task
+        self.dispositions: dict[int, Disposition] = {}
+        #: Signals pending for the process as a whole, as a bit mask.
+        self.pending = 0
+        #: RLIMIT_NOFILE, soft.
+        self.nofile = 1024
+        #: The code all threads die with, once one of them ended the process; None before.
+        self.exiting_code: int | None = None
+        #: How it ended, as wait4(2) says: code << 8, or the signal; None while it lives.
+        self.code: int | None = None
+        self.reaped = False
+        #: Whether it is the init of its namespace (SIGNAL_UNKILLABLE).
+        self.unkillable = False
+
+    def alive(self) -> list[Task]:
+        """The threads that have not begun to exit."""
+        return [task for task in self.tasks if not task.exiting]
+
+
+class Task:
+    """A thread."""
+
+    __slots__ = (
+        "blocked", "cap_sys_admin", "dumpable", "exit_code", "exiting", "files", "filter",
+        "filter_count", "frame", "handled", "killed", "mode", "no_new_privs", "numbers", "parked",
+        "pending", "process", "queued", "result", "returned", "sigpending", "state",
+        "stop_pending", "tracer", "uid", "wait",
+    )  # fmt: skip
+
+    def __init__(self, process: Process, files: FdTable) -> None:
+        self.process = process
+        self.files = files
+        self.numbers: dict[PidNamespace, int] = {}
+        self.state = RUNNING
+        #: The call it is in; None in user space.
+        self.frame: Frame | None = None
+        #: What it sleeps on.
+        self.wait: Wait | None = None
+        #: Already told to run.
+        self.queued = False
+        #: Where a stopped task goes on from.
+        self.parked: Delivery | None = None
+        #: What the last call returned; None while one is in progress.
+        self.result: int | None = None
+        #: Called with (task, value) when a call returns to user space.
+        self.returned: Callable[[Task, int], None] | None = None
+        # seccomp
+        self.mode = MODE_DISABLED
+        self.filter: Filter | None = None
+        self.filter_count = 0
+        self.no_new_privs = False
+        # credentials, as far as they matter
+        self.uid = 0
+        self.cap_sys_admin = True
+        self.dumpable = True
+        # signals
+        self.blocked = 0
+        self.pending = 0
+        self.sigpending = False
+        self.killed = False
+        self.stop_pending = False
+        self.exiting = False
+        self.exit_code = 0
+        #: Numbers of the signals whose handlers ran, in order.
+        self.handled: list[int] = []
+        #: A tracer for SECCOMP_RET_TRACE: may change the frame; None: nobody traces.
+        self.tracer: Callable[[Frame], int | None] | None = None
+
+    @property
+    def tid(self) -> int:
+        """Its number in its own pid namespace."""
+        return self.numbers[self.process.namespace]
+
+    def seen_from(self, namespace: PidNamespace) -> int:
+        """Its number in ``namespace``, 0 if it has none there (``task_pid_nr_ns``)."""
+        return self.numbers.get(namespace, 0)
+
+    def __repr__(self) -> str:
+        return f"<task {self.numbers.get(self.process.namespace, '?')} {self.state}>"
