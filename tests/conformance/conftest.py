@@ -30,7 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         item.add_marker(pytest.mark.timeout(HARD_LIMIT, method="signal"))
         if "lab" in getattr(item, "fixturenames", ()) and machine != "Linux x86_64":
-            item.add_marker(pytest.mark.skip(reason=f"the victim speaks x86-64 Linux, not {machine}"))
+            item.add_marker(
+                pytest.mark.skip(reason=f"the victim speaks x86-64 Linux, not {machine}")
+            )
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root, to have another uid to be"))
 

@@ -165,9 +165,7 @@ def test_c031_trap_cannot_be_ignored_and_trace_without_tracer(lab: Lab) -> None:
 
 @pytest.mark.parametrize("other_first", [False, True], ids=["listener-first", "listener-last"])
 @pytest.mark.parametrize("other", [bpf.TRACE, bpf.LOG, bpf.ALLOW], ids=["trace", "log", "allow"])
-def test_c032_who_beats_user_notif(
-    lab: Lab, kernel: Kernel, other: int, other_first: bool
-) -> None:
+def test_c032_who_beats_user_notif(lab: Lab, kernel: Kernel, other: int, other_first: bool) -> None:
     victim = lab.victim()
     if other_first:
         assert victim.install(for_getppid(other)) == (0, 0)

@@ -150,9 +150,7 @@ def test_c042_ids_go_up_by_one_first_come_first_served(lab: Lab, kernel: Kernel)
 def test_c043_two_readers_one_notification(lab: Lab, kernel: Kernel) -> None:
     victim, listener = lab.listener(GETPPID)
     other = victim.thread()
-    readers = [
-        lab.thread(lambda: kernel.recv(listener).pid).blocked(NR["ioctl"]) for _ in range(2)
-    ]
+    readers = [lab.thread(lambda: kernel.recv(listener).pid).blocked(NR["ioctl"]) for _ in range(2)]
     victim.begin("getppid")
     eventually("one reader returns", lambda: any(reader.done() for reader in readers))
     (winner,) = (reader for reader in readers if reader.done())
@@ -184,10 +182,13 @@ def test_c045_nobody_left_to_notify(lab: Lab, kernel: Kernel) -> None:
     victim.kill()
     assert wait_events(listener, 0) == HUP
     again = lab.thread(lambda: errno_of(kernel.recv, listener))
-    if eventually(
-        "a new RECV returns or blocks",
-        lambda: again.done() or blocked_in(again.tid, NR["ioctl"]),
-    ) and not again.done():
+    if (
+        eventually(
+            "a new RECV returns or blocks",
+            lambda: again.done() or blocked_in(again.tid, NR["ioctl"]),
+        )
+        and not again.done()
+    ):
         pytest.skip("RECV on a dead filter sleeps for ever on this kernel (fixed in Linux 6.11)")
     assert again.result() == errno.ENOENT
     assert reader.result() == errno.ENOENT

@@ -23,7 +23,7 @@ from victim.kernel import (
 )
 from victim.lab import Child, Lab, no_new_privs
 from victim.processes import eventually, pidfd_getfd, state, status
-from victim.waiting import HUP, IN, OUT, events, wait_events
+from victim.waiting import HUP, IN, OUT, events
 
 GETPPID = bpf.notify("getppid")
 FILTER = 1

@@ -64,11 +64,9 @@ class Kernel(Protocol):
     def seccomp(self, operation: int, flags: int, argument: bytearray | None = None) -> int: ...
     def install(self, program: bytes, flags: int) -> int: ...
     def recv(self, fd: int) -> NotificationLike: ...
-    def send(
-        self, fd: int, id: int, value: int = 0, error: int = 0, flags: int = 0
-    ) -> None: ...
+    def send(self, fd: int, id: int, value: int = 0, error: int = 0, flags: int = 0) -> None: ...
     def id_valid(self, fd: int, id: int) -> bool: ...
-    def addfd(
+    def addfd(  # noqa: PLR0917  (the fields of the structure, in their order)
         self, fd: int, id: int, srcfd: int, flags: int = 0, newfd: int = 0, newfd_flags: int = 0
     ) -> int: ...
     def set_flags(self, fd: int, flags: int) -> None: ...
@@ -112,7 +110,7 @@ class Raw:
             return False
         return True
 
-    def addfd(
+    def addfd(  # noqa: PLR0917  (the fields of the structure, in their order)
         self, fd: int, id: int, srcfd: int, flags: int = 0, newfd: int = 0, newfd_flags: int = 0
     ) -> int:
         """ADDFD; a bytearray, so that the number comes back (C116)."""
@@ -168,7 +166,7 @@ class Core:
         """ID_VALID; only ENOENT means no."""
         return self.core.id_valid(fd, id)
 
-    def addfd(
+    def addfd(  # noqa: PLR0917  (the fields of the structure, in their order)
         self, fd: int, id: int, srcfd: int, flags: int = 0, newfd: int = 0, newfd_flags: int = 0
     ) -> int:
         """ADDFD, with signals held back."""

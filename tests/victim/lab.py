@@ -75,12 +75,14 @@ class Child:
 
     def __init__(self, function: Callable[[Child], Any]) -> None:
         self._read, self._write = os.pipe2(os.O_CLOEXEC)
+        self._go_read, self._go_write = os.pipe2(os.O_CLOEXEC)
         self._buffer = b""
         self.pid = os.fork()
         if self.pid == 0:
             code = 1
             try:
                 os.close(self._read)
+                os.close(self._go_write)
                 try:
                     self.tell(("value", function(self)))
                 except BaseException:
@@ -89,12 +91,21 @@ class Child:
             finally:
                 os._exit(code)
         os.close(self._write)
+        os.close(self._go_read)
         self.pidfd = os.pidfd_open(self.pid)
 
     def tell(self, message: Any) -> None:
         """In the child: pass a picklable thing to the parent."""
         data = pickle.dumps(message)
         os.write(self._write, len(data).to_bytes(4, "little") + data)
+
+    def wait_for_parent(self) -> None:
+        """In the child: wait for the parent's :meth:`go_on`."""
+        os.read(self._go_read, 1)
+
+    def go_on(self) -> None:
+        """In the parent: let the child go on from :meth:`wait_for_parent`."""
+        os.write(self._go_write, b".")
 
     def hear(self, timeout: float = PATIENCE) -> Any:
         """In the parent: the next thing the child told."""
@@ -126,8 +137,8 @@ class Child:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        os.close(self.pidfd)
-        os.close(self._read)
+        for fd in (self.pidfd, self._read, self._go_write):
+            os.close(fd)
 
 
 class Lab:
