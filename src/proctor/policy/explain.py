@@ -71,6 +71,16 @@ class Explanation(NamedTuple):
         inside = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
         return f"{self.call}({inside})"
 
+    def why(self) -> str:
+        """The reason, and what would let the call through; one line."""
+        text = self.reason
+        if self.tip:
+            place = f'before rule "{self.before}"' if self.before else "as last rule"
+            text += f"; would be allowed by, {place}: {' '.join(self.tip.split(chr(10))).strip()}"
+        if self.change:
+            text += f"; or: {self.change}"
+        return text
+
     def line(self) -> str:
         """One line for a log: what was decided, by which rule, which rule would allow it.
 
@@ -78,13 +88,7 @@ class Explanation(NamedTuple):
         """
         who = f" by tid {self.tid}" if self.tid else ""
         what = f"refused with {self.ruling}" if self.refused else self.ruling
-        text = f"{self.spelled()}{who}: {what}: {self.reason}"
-        if self.tip:
-            place = f'before rule "{self.before}"' if self.before else "as last rule"
-            text += f"; would be allowed by, {place}: {' '.join(self.tip.split(chr(10))).strip()}"
-        if self.change:
-            text += f"; or: {self.change}"
-        return text
+        return f"{self.spelled()}{who}: {what}: {self.why()}"
 
     def as_dict(self) -> dict[str, Any]:
         """The same for a JSON log; all values are strings, numbers, dicts of strings, or None."""

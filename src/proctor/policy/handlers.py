@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from proctor.policy.policy import Decision, Policy, Report
 
 
+class PolicyHandler(Handler):
+    """A handler whose calls the policy's own filter notifies: nothing is to be added for it."""
+
+    __slots__ = ()
+
+    #: Whoever makes a filter of handlers leaves those out that are in a policy's filter already.
+    in_filter = True
+
+
 def build(policy: Policy, performers: Any, report: Report | None) -> list[Handler]:
     """See :meth:`proctor.policy.policy.Policy.handlers`."""
     decide = _decider(policy, performers, report)
@@ -25,19 +34,18 @@ def build(policy: Policy, performers: Any, report: Report | None) -> list[Handle
     slow: list[str] = []
     for name in policy.calls:
         (slow if _is_slow(policy, name, performers is not None) else quick).append(name)
-    made = []
-    if quick:
-        made.append(Handler(quick, decide, quick=True, label="policy"))
-    if slow:
-        made.append(Handler(slow, decide, quick=False, label="policy"))
-    return made
+    return [
+        PolicyHandler(names, decide, quick=names is quick, label="policy")
+        for names in (quick, slow)
+        if names
+    ]
 
 
 def _is_slow(policy: Policy, name: str, performs: bool) -> bool:
-    """Whether deciding may wait: resolving a path can (network and FUSE file systems), performing does."""
+    """Whether deciding may wait: resolving a path can (network and FUSE file systems), performing
+    does."""
     return any(
         (performs and rule.ruling.kind == PERFORM)
-        or rule.ruling.kind == KILL
         or any(
             isinstance(condition, PathCondition)
             or any(pattern.looks_at_path for pattern in getattr(condition, "patterns", ()))
@@ -56,22 +64,25 @@ def _decider(
         try:
             decision = policy.decide(view)
         except Unknowable as unknown:
-            number = unknown.errno or policy.settings.on_error
             if report is not None:
                 report(policy.explain(view))
-            return deny(number, unknown.why)
-        ruling = decision.ruling
-        if report is not None and not ruling.runs:
-            report(policy.explain(view))
+            return deny(unknown.errno or policy.settings.on_error, unknown.why)
+        ruling, because = decision.ruling, decision.because
+        if ruling.kind in (DENY, KILL) or (report is not None and not ruling.runs):
+            explanation = policy.explain(view)
+            if ruling.kind in (DENY, KILL):
+                because = explanation.why()
+            if report is not None:
+                report(explanation)
         if ruling.kind == PERFORM:
             allow = _pinned_check(policy, view, decision)
             if performers is None:
-                return perform(allow, decision.because)
+                return perform(allow, because)
             made: Verdict = performers.perform(call, allow=allow)
             return made
         if ruling.kind == KILL:
-            return _kill(call, decision.because)
-        return verdict_of(ruling, decision.because)
+            return _kill(call, because)
+        return verdict_of(ruling, because)
 
     return decide
 

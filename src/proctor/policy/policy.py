@@ -140,5 +140,9 @@ class Policy:
 
         return deny(self.settings.on_error, "on_error")
 
+    def supervisor_options(self) -> dict[str, Verdict]:
+        """``default`` and ``on_error`` as a supervisor takes them."""
+        return {"default": self.default_verdict, "on_error": self.on_error}
+
     def __repr__(self) -> str:
         return f"<Policy {self.name}: {len(self.rules)} rules>"
