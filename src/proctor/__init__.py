@@ -23,6 +23,7 @@ from proctor._version import VERSION as __version__
 
 if TYPE_CHECKING:
     from proctor.api import Process as Process
+    from proctor.api import filter_for as filter_for
     from proctor.api import run as run
     from proctor.api import spawn as spawn
     from proctor.asyncapi import AsyncProcess as AsyncProcess
@@ -69,7 +70,7 @@ _ERRORS = (
 _WHERE: dict[str, str] = {
     name: module
     for module, names in {
-        "proctor.api": "Process run spawn",
+        "proctor.api": "Process filter_for run spawn",
         "proctor.asyncapi": "AsyncProcess run_async spawn_async",
         "proctor.call.call": "Call",
         "proctor.call.verdict": (

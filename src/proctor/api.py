@@ -180,7 +180,9 @@ def spawn(
     :param default: for calls no handler wants; ``let_run()`` by default.
     :param on_error, deadline, on_deadline, observer: see :class:`proctor.Supervisor`.
     :param performer: carries ``perform()`` out; the built-in performers by default.
-    :param filter: rules of your own to try before the handlers' calls.
+    :param filter: the whole filter, if you bring your own (an OCI profile, a policy's); see
+        :func:`filter_for` to add the handlers' calls to one.  By default exactly the calls that
+        the handlers name are notified.
     :param stdin, stdout, stderr: None (inherit), a descriptor or file, PIPE, DEVNULL, STDOUT.
     :param pass_fds: descriptors the command keeps, under the same numbers.
     :param userns: True puts the command in a new user namespace as its root, mapped to our own
@@ -194,7 +196,7 @@ def spawn(
     from proctor.piping import Plumbing
 
     handlers = tuple(h if isinstance(h, Handler) else _not_a_handler(h) for h in handlers)
-    program = filter_for(handlers, filter)
+    program = filter if filter is not None else filter_for(handlers)
     performers = None
     if performer is None:
         from proctor.performing import LazyPerformer

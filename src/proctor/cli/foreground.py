@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from proctor.supervisor.world import quiet_thread
@@ -68,17 +67,17 @@ def wait(process: Process, *, all_of_them: bool) -> int:
 
 def _reap(process: Process) -> int | None:
     """The return code if the command ended; stops along with it if it stopped."""
-    code = process.target.poll(on_stop=_stop_along(process))
+    code = process.poll()
+    if code is None:
+        try:
+            stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG)
+        except ChildProcessError:
+            return None  # it ended in this moment; the next SIGCHLD is pending already
+        if stopped is not None:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            # Woken: by the shell's SIGCONT to our group, which the command heard if it is in it.
+            process.send_signal(signal.SIGCONT)
     return code
-
-
-def _stop_along(process: Process) -> Callable[[int], None]:
-    def stop(_: int) -> None:
-        os.kill(os.getpid(), signal.SIGSTOP)
-        # Woken: by the shell's SIGCONT to our group, which the command heard only if it is in it.
-        process.send_signal(signal.SIGCONT)
-
-    return stop
 
 
 def end_like(code: int) -> int:

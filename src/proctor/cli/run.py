@@ -35,7 +35,9 @@ def run(options: argparse.Namespace) -> int:
         from proctor.policy import load
 
         policy = load(options.policy)
-        extra["filter"] = policy.filter()
+        for warning in policy.warnings:
+            print(f"proctor: {options.policy}: {warning}", file=sys.stderr)
+        extra["filter"] = policy.filter(extra_notify=handlers)
         handlers += policy.handlers()
         extra |= policy.supervisor_options()
     if options.userns:

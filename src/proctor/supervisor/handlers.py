@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Optional, Union
 
+from proctor.filter import tables
+from proctor.filter.rules import expand
 from proctor.kernel.errors import FilterError
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ class Handler:
     Calling it calls the function, so a decorated function stays usable by itself.
     """
 
-    __slots__ = ("conditions", "deadline", "function", "is_async", "label", "names", "quick")
+    __slots__ = ("_calls", "conditions", "deadline", "function", "is_async", "label", "names", "quick")
 
     def __init__(
         self,
@@ -41,8 +43,12 @@ class Handler:
         self.names: tuple[str, ...] = tuple(names)
         if not self.names:
             raise FilterError('a handler wants at least one system call: @proctor.on("mknodat")')
+        for name in self.names:
+            if name[:1] not in ("%", "@") and not tables.exists(name):
+                raise FilterError(f"there is no system call {name!r}{tables.did_you_mean(name)}")
         if not callable(function):
             raise TypeError(f"{function!r} is not callable, so it cannot handle calls")
+        self._calls = frozenset(name for name, _ in expand(self.names))
         self.function = function
         self.conditions: tuple[Condition, ...] = tuple(conditions)
         self.is_async = bool(_code_flags(function) & _CO_COROUTINE)
@@ -54,6 +60,23 @@ class Handler:
 
     def __call__(self, call: Call) -> Any:
         return self.function(call)
+
+    def wants(self, name: str) -> bool:
+        """Whether this handler names the call, by itself or in a group."""
+        return name in self._calls
+
+    def applies(self, call: Call) -> bool:
+        """Whether the conditions hold for the call's registers; no memory is looked at."""
+        from proctor.filter.rules import locate
+
+        for condition in self.conditions:
+            try:
+                index, bits = locate(condition.arg, call.name, call.abi)
+            except FilterError:
+                return False  # a member of a group, without that argument
+            if not condition.holds(call.raw[index], bits):
+                return False
+        return True
 
     def __repr__(self) -> str:
         return f"<Handler {self.label} for {', '.join(self.names)}>"

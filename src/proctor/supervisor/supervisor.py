@@ -247,8 +247,7 @@ class Supervisor:
     ) -> Wire | None:
         """The first call of its number: find its handlers, remember the way, go it."""
         arch, nr = notification.arch, notification.nr
-        abi = tables.arch_of(arch, nr)
-        name = tables.name(nr, abi) if abi is not None else None
+        name = tables.name(nr, tables.arch_of(arch, nr))
         chain = tuple(h for h in served.handlers if name is not None and h.wants(name))
         route = self._route(served, chain)
         if len(routes) < 4096:  # numbers that exist nowhere can be notified too (C035)

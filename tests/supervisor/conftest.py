@@ -1,0 +1,68 @@
+"""Supervisors on both engines, and a target that makes calls when told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import proctor
+from proctor.supervisor.world import KernelWorld
+
+SOURCE = Path(__file__).with_name("caller.c")
+
+
+@pytest.fixture(scope="session")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The compiled target."""
+    place = tmp_path_factory.mktemp("caller")
+    place.chmod(0o755)
+    binary = place / "caller"
+    subprocess.run(
+        ["gcc", "-O1", "-Wall", "-Wextra", "-pthread", "-o", str(binary), str(SOURCE)], check=True
+    )
+    return str(binary)
+
+
+@pytest.fixture(params=["native", "python"])
+def make_world(request: pytest.FixtureRequest) -> Callable[..., KernelWorld]:
+    """Worlds on the native engine and on the one in plain Python: the same tests run on both."""
+    return lambda **options: KernelWorld(native=request.param == "native", **options)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    left = {
+        fd: os.readlink(f"/proc/self/fd/{fd}")
+        for fd in set(os.listdir("/proc/self/fd")) - before
+        if os.path.exists(f"/proc/self/fd/{fd}")
+    }
+    assert not [link for link in left.values() if "seccomp" in link or "pidfd" in link], left
+
+
+@pytest.fixture
+def start(caller: str, make_world: Callable[..., KernelWorld]) -> Iterator[Callable[..., proctor.Process]]:
+    """Start the caller with a script of calls and handlers; killed and closed at the end."""
+    made: list[proctor.Process] = []
+
+    def go(*script: str, handlers: list[proctor.Handler], world: dict[str, object] | None = None, **options: object) -> proctor.Process:
+        process = proctor.spawn(
+            [caller, *script], handlers, stdin=-1, stdout=-1, world=make_world(**(world or {})), **options
+        )  # type: ignore[arg-type]
+        made.append(process)
+        return process
+
+    yield go
+    for process in made:
+        process.close()
+
+
+def lines(process: proctor.Process) -> list[str]:
+    """What the caller printed, to its end."""
+    out, _ = process.communicate(timeout=30)
+    return (out or b"").decode().splitlines()
