@@ -43,7 +43,7 @@ def test_c098_by_scm_rights(lab: Lab, kernel: Kernel) -> None:
             victim = lab.victim({its.fileno(): SOCKET})
         number = victim.install(GETPPID, NEW_LISTENER).value
         for _ in range(3):
-            assert victim.command("send-fd", SOCKET, number).result() == (1, 0)
+            assert victim.send_fd(SOCKET, number).result() == (1, 0)
         # socket.recv_fds makes inheritable descriptors; what it does with the flag depends on the
         # Python (3.11 never passes it on), so nobody may rely on it.
         _, (plain,), _, _ = socket.recv_fds(ours, 1, 1)
@@ -85,7 +85,7 @@ def test_c100_a_notified_sendmsg_cannot_hand_over(lab: Lab, raw: Raw) -> None:
         with its:
             victim = lab.victim({its.fileno(): SOCKET})
         number = victim.install(bpf.notify("sendmsg"), NEW_LISTENER).value
-        pending = victim.command("send-fd", SOCKET, number).started()
+        pending = victim.send_fd(SOCKET, number)
         victim.wait_blocked("sendmsg")
         with pytest.raises(BlockingIOError):
             ours.recv(1, socket.MSG_DONTWAIT)

@@ -14,6 +14,7 @@ A command is written to the actor's pipe and its reply awaited on the pipe they 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -87,6 +88,19 @@ class Pending:
         victim = self.actor.victim
         victim._wait(lambda: self.seq in victim._started or self.seq in victim._finished, PATIENCE)
         return self
+
+    def settled(self, nr: str | int) -> bool:
+        """Wait until the call is over or its actor sleeps in ``nr``; whether it is over.
+
+        Whoever changed something that may end the call (an answer, a signal, a death) before asking
+        gets the state after it: a thread that was woken does not show as asleep."""
+        wanted = bpf.number(nr)
+        tid = self.actor.tid
+        eventually(
+            f"call of thread {tid} ends or sleeps in {nr}",
+            lambda: self.done() or blocked_in(tid, wanted) or state(tid) in ("", "Z", "X"),
+        )
+        return self.done()
 
     def blocked(self, nr: str | int) -> Pending:
         """Wait until the actor sleeps in the system call ``nr``, and return self."""
@@ -198,6 +212,14 @@ class Actor:
         """A duplicate of one of its descriptors (pidfd_getfd), the caller's to close."""
         return pidfd_getfd(self.pid, fd)
 
+    def send_fd(self, socket: int, fd: int) -> Pending:
+        """Start to send one of its descriptors over one of its unix sockets."""
+        return self.command("send-fd", socket, fd).started()
+
+    def recv_fd(self, socket: int, flags: int = 0) -> Pending:
+        """Start to receive a descriptor from one of its unix sockets; the value is its number."""
+        return self.command("recv-fd", socket, flags).started()
+
     # Signals ---------------------------------------------------------------------------------
     def on_signal(self, number: int, mode: str) -> None:
         """ignore | default | count | report, the last two also with "-restart" (SA_RESTART).
@@ -254,10 +276,13 @@ class Actor:
             raise VictimDied(f"thread {self.tid} is gone instead of blocked in {nr}")
 
     def wait_state(self, letters: str) -> str:
-        """Wait until /proc shows one of these states."""
-        return eventually(
-            f"thread {self.tid} in state {letters}", lambda: state(self.tid) in letters and letters
-        )
+        """Wait until /proc shows one of these states; which one.  A thread that is gone has none."""
+
+        def seen() -> str:
+            letter = state(self.tid)
+            return letter if letter and letter in letters else ""
+
+        return eventually(f"thread {self.tid} in state {letters}", seen)
 
     def wait_gone(self) -> None:
         """Wait until this thread or process runs no more; it may be a zombie."""
@@ -290,6 +315,11 @@ class Victim(Actor):
         moves = [(null, 0), (null, 1), (reply_end, REPLY_FD)]
         moves += [(ours, FIRST_SLOT_FD + slot) for slot, (ours, _) in enumerate(pipes)]
         moves += list((fds or {}).items())
+        targets = {its for _, its in moves}
+        unasked = [fd for fd in inheritable() if fd not in targets]
+        # A number that is both somebody's source and somebody's target would be lost on the way.
+        sources = {ours for ours, _ in moves}
+        aside = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 256) for fd in sources & targets}
         path = f"/proc/self/fd/{binary}" if binary is not None else str(build())
         self._ended: int | None = None
         self._seq = 0
@@ -306,8 +336,10 @@ class Victim(Actor):
                 ["victim", "0", "0"],
                 {},
                 # stderr stays ours: a sanitizer or libc complaint must be seen
-                file_actions=[(os.POSIX_SPAWN_CLOSE, fd) for fd in inheritable()]
-                + [(os.POSIX_SPAWN_DUP2, ours, its) for ours, its in moves],
+                file_actions=[
+                    *((os.POSIX_SPAWN_DUP2, aside.get(ours, ours), its) for ours, its in moves),
+                    *((os.POSIX_SPAWN_CLOSE, fd) for fd in unasked),
+                ],
                 setsid=True,
                 setsigmask=(),
                 setsigdef=[s for s in signal.valid_signals() if s not in (9, 19, 32, 33)],
@@ -317,7 +349,7 @@ class Victim(Actor):
                 os.close(fd)
             raise
         finally:
-            for fd in (reply_end, null, *(ours for ours, _ in pipes)):
+            for fd in (reply_end, null, *(ours for ours, _ in pipes), *aside.values()):
                 os.close(fd)
         self._reply_fd = reply
         self._writers: list[int] = [theirs for _, theirs in pipes]

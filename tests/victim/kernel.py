@@ -92,7 +92,7 @@ class Raw:
         fprog = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
         return self.seccomp(abi.SECCOMP_SET_MODE_FILTER, flags, bytearray(fprog))
 
-    def recv(self, fd: int) -> NotificationLike:
+    def recv(self, fd: int) -> Notification:
         """RECV; blocks, and EINTR is InterruptedError."""
         buffer = bytearray(abi.SECCOMP_NOTIF.size)
         fcntl.ioctl(fd, RECV, buffer)
@@ -115,7 +115,8 @@ class Raw:
     ) -> int:
         """ADDFD; a bytearray, so that the number comes back (C116)."""
         buffer = bytearray(abi.SECCOMP_NOTIF_ADDFD.pack(id, flags, srcfd, newfd, newfd_flags))
-        return fcntl.ioctl(fd, ADDFD, buffer)
+        number: int = fcntl.ioctl(fd, ADDFD, buffer)
+        return number
 
     def set_flags(self, fd: int, flags: int) -> None:
         """SET_FLAGS, by value."""

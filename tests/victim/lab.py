@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import processes
-from .constants import NOBODY, PR_SET_NO_NEW_PRIVS
+from .constants import NOBODY, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG
 from .harness import Victim
 from .processes import LIBC, PATIENCE, TookTooLong, blocked_in, eventually
 
@@ -81,6 +81,8 @@ class Child:
         if self.pid == 0:
             code = 1
             try:
+                # Not to be left behind, deadlocked on purpose, when the test run is killed.
+                LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 os.close(self._read)
                 os.close(self._go_write)
                 try:

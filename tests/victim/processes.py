@@ -35,7 +35,7 @@ def libc_syscall(nr: int, *arguments: object) -> int:
     return value
 
 
-def eventually(what: str, look: Callable[[], T], patience: float = PATIENCE) -> T:
+def eventually(what: str, look: Callable[[], T | None], patience: float = PATIENCE) -> T:
     """The first true thing that ``look`` sees.
 
     For states of the kernel that nobody announces (a thread that goes to sleep in a call): looks,

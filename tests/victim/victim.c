@@ -309,6 +309,33 @@ static void send_descriptor(unsigned long seq, int socket, int fd)
 	reply(seq, "r", value, value < 0 ? errno : 0);
 }
 
+/* The value is the descriptor that arrived, -2 if the message carried none. */
+static void receive_descriptor(unsigned long seq, int socket, int flags)
+{
+	char byte;
+	int fd = -2;
+	union {
+		struct cmsghdr head;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = {0};
+	struct iovec iov = {&byte, 1};
+	struct msghdr message = {
+	    .msg_iov = &iov,
+	    .msg_iovlen = 1,
+	    .msg_control = control.bytes,
+	    .msg_controllen = sizeof control.bytes,
+	};
+	errno = 0;
+	if (recvmsg(socket, &message, flags) < 0) {
+		reply(seq, "r", -1, errno);
+		return;
+	}
+	struct cmsghdr *part = CMSG_FIRSTHDR(&message);
+	if (part && part->cmsg_type == SCM_RIGHTS)
+		memcpy(&fd, CMSG_DATA(part), sizeof fd);
+	reply(seq, "r", fd, 0);
+}
+
 /* ---- memory --------------------------------------------------------------------------------- */
 
 static int nibble(char c)
@@ -408,6 +435,9 @@ static void obey(int slot)
 		} else if (!strcmp(verb, "send-fd")) {
 			reply(seq, "s", 0, 0);
 			send_descriptor(seq, (int)a[0], (int)a[1]);
+		} else if (!strcmp(verb, "recv-fd")) {
+			reply(seq, "s", 0, 0);
+			receive_descriptor(seq, (int)a[0], (int)a[1]);
 		} else if (!strcmp(verb, "count")) {
 			reply(seq, "r", a[0] <= 64 ? counts[a[0]] : -1, 0);
 		} else if (!strcmp(verb, "thread") && valid_slot(a[0])) {
