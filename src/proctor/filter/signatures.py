@@ -56,6 +56,9 @@ _TYPES: Final = {
     "long": "long", "ulong": "ulong", "u64": "u64", "i64": "i64", "address": "ulong",
 }  # fmt: skip
 
+# Roles with one family for all calls.
+_FAMILIES: Final = {"clock": "ClockId", "signal": "Signal"}
+
 
 class Arg(NamedTuple):
     """One argument of one call.
@@ -234,6 +237,6 @@ def _parse(line: str, word: int, abi: str) -> tuple[Arg, ...]:
             bits, signed = word * 8, kind == "long"
         else:
             bits, signed = int(kind[1:]), kind[0] == "i"
-        args.append(Arg(name, role, family or None, bits, signed, nullable, reg, high))
+        args.append(Arg(name, role, family or _FAMILIES.get(role), bits, signed, nullable, reg, high))
         reg += 2 if high >= 0 else 1
     return tuple(args)

@@ -611,7 +611,7 @@ X32_COMPAT: Final = frozenset(
     rt_sigpending rt_sigtimedwait rt_sigqueueinfo sigaltstack timer_create mq_notify kexec_load
     waitid set_robust_list get_robust_list vmsplice move_pages preadv pwritev rt_tgsigqueueinfo
     recvmmsg sendmmsg process_vm_readv process_vm_writev setsockopt getsockopt io_setup io_submit
-    execveat preadv2 pwritev2""".split()
+    execveat preadv2 pwritev2""".split()  # noqa: SIM905
 )
 
 #: x32 calls that take a 64-bit position in one register where compat ones take two.

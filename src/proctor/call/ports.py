@@ -1,0 +1,42 @@
+"""What a :class:`~proctor.call.Call` needs from outside, as small interfaces.
+
+``MemoryPort`` and ``ValidityPort`` are the kernel room's own (:mod:`proctor.kernel.memory`).  The
+kernel stands behind them in production (:class:`proctor.kernel.memory.Memory`,
+:class:`proctor.call.caller.ProcFiles`, :class:`proctor.kernel.listener.Listener`), dictionaries in
+tests of handlers and in the model.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from proctor.kernel.memory import MemoryPort, ValidityPort
+
+__all__ = ["MemoryPort", "ProcPort", "ValidityPort"]
+
+
+class ProcPort(Protocol):
+    """The files of ``/proc/TID`` of one caller, by their names relative to it.
+
+    Errors are :class:`OSError` with the kernel's errno.
+    """
+
+    def read(self, name: str) -> bytes:
+        """Everything in a file ("status", "cgroup")."""
+        ...
+
+    def link(self, name: str) -> bytes:
+        """The text of a symbolic link ("exe")."""
+        ...
+
+    def inode(self, name: str) -> tuple[int, int]:
+        """(device, inode) of what a link leads to ("ns/user")."""
+        ...
+
+    def open(self, name: str, flags: int) -> int:
+        """A new descriptor, always CLOEXEC, of what ``name`` leads to; the receiver owns it."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is held; idempotent."""
+        ...
