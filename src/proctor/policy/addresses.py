@@ -150,8 +150,8 @@ class AddressPattern:
         if not self._ports[0] <= address.port <= self._ports[1]:
             return False
         network = self._network
-        if network is None:
-            return True
+        if network is None or len(host) * 8 != network.max_prefixlen:
+            return network is None
         number = int.from_bytes(host, "big")
         return number & int(network.netmask) == int(network.network_address)
 

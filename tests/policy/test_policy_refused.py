@@ -1,0 +1,263 @@
+"""Wrong policies are refused with one sentence that says where, what, and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proctor.kernel.errors import PolicyError
+from proctor.policy import load, loads
+
+
+def rule(body: str, name: str = "r") -> str:
+    """A rule whose body begins in line 3 (its head and name stand in lines 1 and 2)."""
+    return f'[[rule]]\nname = "{name}"\n{body}\n'
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(PolicyError) as caught:
+        loads(text, "f.toml")
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.startswith("f.toml")
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        # TOML
+        ("x = [1,", "f.toml:1: "),
+        ("a = 1\na = 2", "f.toml:2: Cannot overwrite a value"),
+        ('\na = "\\d"', "in double quotes a backslash is written twice"),
+        ("x = " + "9" * 5000, "thousands of digits"),
+        ("x = " + "[" * 50_000, "nested too deeply"),
+        # shape
+        ('defalt = "allow"', 'f.toml:1: defalt: no such key; did you mean "default"?'),
+        ("version = 2", "f.toml:1: version: this is version 2 of the format"),
+        ('version = "1"', "f.toml:1: version: expected a whole number, got a string"),
+        ('[rule]\nname = "x"', "begin each with [[rule]], not [rule]"),
+        ("rule = 3", "rule: expected a list, got a whole number"),
+        (rule('calls = "mknod"\ndeny = 1'), "f.toml:3: rule[0].calls: expected a list, got a string"),
+        (rule("deny = 1"), 'f.toml:1: rule[0]: "calls" is missing'),
+        (rule('calls = ["mknod"]\nretrun = 0'), 'f.toml:4: rule[0].retrun: no such key; did you mean "return"?'),
+        (rule('calls = ["mknod"]\ndeny = 1\npath = "/x"'), 'conditions stand inside of "when"'),
+        (rule('calls = ["mknod"]\nwhen = { mode = 1.5 }\ndeny = 1'), "got a number with a point"),
+        (rule('calls = ["mknod"]\nwhen = { mode = true }\ndeny = 1'), "f.toml:4: rule[0].when"),
+        (rule('calls = ["mknod"]\ndeny = 2020-01-01'), "rule[0].deny: expected"),
+        # top level words
+        ('default = "alow"', 'no verdict "alow"; did you mean "allow"?'),
+        ('foreign_arch = "EPERMM"', 'did you mean "EPERM"?'),
+        ('on_error = "allow"', "would open every rule"),
+        ('arches = ["x86_65"]', 'arches[0]: no architecture "x86_65"; did you mean "x86_64"?'),
+        ("arches = []", "no architecture is left"),
+        # names and verdicts
+        (rule('calls = ["mknod"]\ndeny = 1', name="a\\nb"), "is not a name for logs"),
+        (rule('calls = ["mknod"]\ndeny = 1', name=" "), "is not a name for logs"),
+        (rule('calls = ["mknod"]\ndeny = 1') + rule('calls = ["open"]\ndeny = 1'), 'f.toml:6: rule[1].name: rule[0] has the name "r" already'),
+        (rule('calls = ["mknod"]'), "this one has none"),
+        (rule('calls = ["mknod"]\ndeny = "EPERM"\nallow = true'), "this one has deny and allow"),
+        (rule('calls = ["mknod"]\nallow = false'), "allow = false says nothing"),
+        (rule('calls = ["mknod"]\ndeny = "EPREM"'), 'f.toml:4: rule[0].deny: no errno "EPREM"; did you mean "EPERM"?'),
+        (rule('calls = ["mknod"]\ndeny = 0'), "an errno is from 1 to 4095"),
+        (rule('calls = ["mknod"]\nreturn = -13'), 'write deny = "EACCES"'),
+        (rule(f'calls = ["mknod"]\nreturn = {1 << 63}'), "does not fit into a register"),
+        (rule('calls = ["mknod"]\nallow = "yes"'), "write true, or"),
+        (rule('calls = ["mknod"]\nallow = "unsafe:  "'), "write true, or"),
+        (rule('calls = ["connect"]\nperform = true'), "connect cannot be performed on a caller's behalf"),
+        # calls
+        (rule("calls = []\ndeny = 1"), "at least one system call"),
+        (rule('calls = ["mknodd"]\ndeny = 1'), 'f.toml:3: rule[0].calls[0]: no system call "mknodd"; did you mean "mknod"?'),
+        (rule('calls = ["mknod", "%fil"]\ndeny = 1'), 'rule[0].calls[1]: no group "%fil"; did you mean "%file"?'),
+        (rule('calls = ["mknod", "!mknod"]\ndeny = 1'), "nothing is left"),
+        (rule('calls = ["!%file"]\ndeny = 1'), "nothing is left"),
+        ('arches = ["aarch64"]\n' + rule('calls = ["mknod"]\ndeny = 1'), "aarch64 has no mknod"),
+        (rule('calls = ["%desc"]\nreturn = 5'), 'exclude with "!close"'),
+        # conditions
+        (rule('calls = ["mknod"]\nwhen = { mod = 1 }\ndeny = 1'), 'f.toml:4: rule[0].when.mod: mknod on x86_64 has no argument "mod"; did you mean "mode"?'),
+        (rule('calls = ["getpid"]\nwhen = { mode = 1 }\ndeny = 1'), "it has none"),
+        (rule('calls = ["openat"]\nwhen = { device = "1:3" }\ndeny = 1'), "openat on x86_64 has no device number"),
+        (rule('calls = ["getpid"]\nwhen = { path = "/x" }\ndeny = 1'), "getpid on x86_64 has no path argument"),
+        (rule('calls = ["openat2"]\nwhen = { access = "read" }\ndeny = 1'), "openat2 on x86_64 has no open flags in a register"),
+        (rule('calls = ["mknod"]\nwhen = { device = "1:3" }\ndeny = 1'), 'add type = "char" (or "block")'),
+        (rule('calls = ["mknod"]\nwhen = { type = "char", device = "3" }\ndeny = 1'), 'write "MAJOR:MINOR"'),
+        (rule('calls = ["mknod"]\nwhen = { type = "char", device = "1:x" }\ndeny = 1'), '"x" is not a number from 0 to 1048575'),
+        (rule('calls = ["mknod"]\nwhen = { type = "char", device = "4096:0" }\ndeny = 1'), "from 0 to 4095"),
+        (rule('calls = ["mknod"]\nwhen = { type = "chr" }\ndeny = 1'), 'no file type "chr"; did you mean "char"?'),
+        (rule(f'calls = ["mknod"]\nwhen = {{ mode = {1 << 64} }}\ndeny = 1'), "which goes from 0 to 65535"),
+        (rule('calls = ["mknod"]\nwhen = { type = "char", mode = 0o644 }\ndeny = 1'), "can never hold for mknod"),
+        (rule('calls = ["kill"]\nwhen = { pid = { ">=" = 5, "<" = 3 } }\ndeny = 1'), "can never hold together"),
+        (rule('calls = ["kill"]\nwhen = { sig = "< -2147483648" }\ndeny = 1'), "no value is <"),
+        (rule('calls = ["kill"]\nwhen = { sig = "SIGKIL" }\ndeny = 1'), 'did you mean "SIGKILL"?'),
+        (rule('calls = ["kill"]\nwhen = { sig = [] }\ndeny = 1'), "an empty list"),
+        (rule('calls = ["kill"]\nwhen = { sig = {} }\ndeny = 1'), "an empty table"),
+        (rule('calls = ["openat"]\nwhen = { flags = "O_CREAT" }\ndeny = 1'), 'flags = { all = ["O_CREAT"] }'),
+        (rule('calls = ["openat"]\nwhen = { flags = { al = ["O_CREAT"] } }\ndeny = 1'), 'no such test "al"; did you mean "all"?'),
+        (rule('calls = ["openat"]\nwhen = { flags = { all = ["O_RDONLY"] } }\ndeny = 1'), 'use access = "read"'),
+        (rule('calls = ["openat"]\nwhen = { flags = { all = ["O_CREATE"] } }\ndeny = 1'), 'did you mean "O_CREAT"?'),
+        (rule('calls = ["openat"]\nwhen = { flags = { mask = 3 } }\ndeny = 1'), '"mask" goes with "is"'),
+        (rule('calls = ["openat"]\nwhen = { flags = { mask = 3, is = 4 } }\ndeny = 1'), "bits outside of the mask"),
+        (rule('calls = ["openat"]\nwhen = { path = "etc" }\ndeny = 1'), "begins with /"),
+        (rule('calls = ["openat"]\nwhen = { path = 3 }\ndeny = 1'), "expected a pattern"),
+        (rule('calls = ["connect"]\nwhen = { address = "unx:/x" }\ndeny = 1'), 'did you mean "unix"?'),
+        (rule('calls = ["openat"]\nwhen = { caller = { uids = 0 } }\ndeny = 1'), 'did you mean "uid"?'),
+        (rule('calls = ["openat"]\nwhen = { caller = { uid = -1 } }\ndeny = 1'), "is not a uid"),
+        (rule('calls = ["openat"]\nwhen = { caller = 0 }\ndeny = 1'), "expected a table"),
+        ('arches = ["i386"]\n' + rule('calls = ["ftruncate64"]\nwhen = { length = "> 5" }\ndeny = 1'), "comes in two registers"),
+        # together
+        (rule('calls = ["mknod"]\ndeny = 1', "a") + rule('calls = ["mknod"]\nwhen = { type = "char" }\nreturn = 0', "b"), 'rule[1]: "b" can never match: rule[0] "a" before it takes every such call'),
+        (rule('calls = ["kill"]\nwhen = { sig = ">= 5" }\ndeny = 1', "a") + rule('calls = ["kill"]\nwhen = { sig = "> 9" }\nreturn = 0', "b"), "can never match"),
+        (rule('calls = ["openat"]\nwhen = { path = "/etc/shadow" }\nallow = true'), "would let openat run after looking at path"),
+        (rule('calls = ["openat"]\nwhen = { path = "/etc/shadow" }\nlog = true'), "would let openat run after looking at path"),
+        (rule('calls = ["openat"]\nwhen = { path = "/etc/shadow" }\ndeny = "EACCES"'), 'would run by default = "allow"'),
+        (rule('calls = ["openat"]\nwhen = { path = "/x" }\ndeny = 1', "a") + rule('calls = ["openat"]\nallow = true', "b"), '"b" would let openat run after "a" (rule[0]) looked at path'),
+    ],
+)  # fmt: skip
+def test_one_sentence_with_place_and_remedy(text: str, says: str) -> None:
+    assert says in refusal(text)
+
+
+def test_the_refusal_of_a_race_names_the_ways_out() -> None:
+    sentence = refusal(rule('calls = ["openat"]\nwhen = { path = "/etc/shadow" }\ndeny = "EACCES"'))
+    for word in ("perform = true", 'deny = "EPERM"', 'allow = "unsafe:', "no boundary"):
+        assert word in sentence
+    assert "perform" not in refusal(rule('calls = ["connect"]\nwhen = { address = "inet" }\ndeny = 1'))
+
+
+def test_said_in_words_the_race_is_let_in() -> None:
+    policy = loads(
+        rule('calls = ["openat"]\nwhen = { path = "/etc/shadow" }\ndeny = "EACCES"', "a")
+        + rule('calls = ["openat"]\nallow = "unsafe: tracing a program of our own"', "b")
+    )
+    assert policy.rules[1].ruling.unsafe == "tracing a program of our own"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ('when = { path = "/x" }\ndeny = 1', "perform = true"),
+        ('when = { path = "/x" }\ndeny = 1', 'deny = "EACCES"'),
+        ('when = { path = "/x", flags = { all = ["O_CREAT"] } }\ndeny = 1', 'when = { flags = { all = ["O_CREAT"] } }\nperform = true'),
+        # what the second lets run is disjoint from what the first looks at
+        ('when = { path = "/x", access = "write" }\ndeny = 1', 'when = { access = ["write", "read-write"] }\ndeny = 2'),
+    ],
+)  # fmt: skip
+def test_a_safe_end_of_a_path_rule_is_accepted(first: str, second: str) -> None:
+    loads(rule(f'calls = ["openat"]\n{first}', "a") + rule(f'calls = ["openat"]\n{second}', "b"))
+
+
+def test_identity_is_no_race() -> None:
+    loads(rule('calls = ["openat"]\nwhen = { caller = { uid = 0 } }\nallow = true'))
+
+
+def test_lines_are_left_out_where_they_cannot_be_told() -> None:
+    text = '[[rule]]\nname = """\n[[rule]]\nx"""\ncalls = ["mknod"]\ndeny = 1\n'
+    assert refusal(text).startswith("f.toml: rule[0].name")
+    text = 'rule = [ { name = "x", calls = ["mknodd"], deny = 1 } ]'
+    assert refusal(text).startswith("f.toml: rule[0].calls[0]")
+
+
+def test_lines_of_later_rules_and_subtables() -> None:
+    text = (
+        "# rule[9].calls\n"
+        + rule('calls = ["mknod"] # deny = 3\ndeny = 1', "a")
+        + '[[rule]]\nname = "calls = 3"\ncalls = ["openat"]\ndeny = 1\n[rule.when]\nmod = 3\n'
+    )
+    assert refusal(text).startswith("f.toml:11: rule[1].when.mod")
+
+
+def test_warnings_say_what_is_probably_not_meant() -> None:
+    policy = loads(rule('calls = ["open"]\ndeny = "EACCES"'))
+    assert any("openat" in warning and "creat" in warning for warning in policy.warnings)
+    assert any("io_uring" in warning for warning in policy.warnings)
+    policy = loads(rule('calls = ["kill"]\nwhen = { sig = 9 }\nallow = "unsafe: none"'))
+    assert any("allow = true is enough" in warning for warning in policy.warnings)
+
+
+class TestFiles:
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(PolicyError, match="cannot be read: No such file or directory"):
+            load(tmp_path / "none.toml")
+
+    def test_directory(self, tmp_path: Path) -> None:
+        with pytest.raises(PolicyError, match="cannot be read: Is a directory"):
+            load(tmp_path)
+
+    def test_empty_name_and_nul(self) -> None:
+        for name in ("", "a\0b"):
+            with pytest.raises(PolicyError, match="not a file name"):
+                load(name)
+
+    def test_binary(self, tmp_path: Path) -> None:
+        file = tmp_path / "x.toml"
+        file.write_bytes(b"a = 1\n\x7fELF\xff\xfe")
+        with pytest.raises(PolicyError, match=r"x\.toml:2: byte 0xff at offset 10 is not UTF-8"):
+            load(file)
+
+    def test_huge(self) -> None:
+        with pytest.raises(PolicyError, match="larger than"):
+            load("/dev/zero")
+
+    def test_a_file_name_with_control_characters_is_escaped(self, tmp_path: Path) -> None:
+        file = tmp_path / "a\nb\x1b[31m.toml"
+        file.write_text("x = 1")
+        with pytest.raises(PolicyError) as caught:
+            load(file)
+        assert "\n" not in str(caught.value)
+        assert "\x1b" not in str(caught.value)
+
+    def test_a_path_as_bytes(self, tmp_path: Path) -> None:
+        file = tmp_path / "ok.toml"
+        file.write_text(rule('calls = ["mknod"]\ndeny = 1'))
+        assert load(bytes(file)).rules[0].name == "r"
+
+
+VALUES = st.recursive(
+    st.integers() | st.booleans() | st.text(max_size=8) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["all", ">=", "uid", "mask", "is", "x"]), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(
+    "name calls when deny return perform allow kill log report path mode device x".split()
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(KEYS, VALUES, max_size=5),
+    st.dictionaries(
+        st.sampled_from("path mode type device dev flags access caller dirfd addr x".split()),
+        VALUES,
+        max_size=3,
+    ),
+    st.sampled_from(["mknodat", "openat", "connect", "getpid"]),
+)
+def test_any_document_is_a_policy_or_one_sentence(
+    body: dict[str, object], when: dict[str, object], call: str
+) -> None:
+    """No document whatever brings out anything but a policy or a PolicyError."""
+    from proctor.policy import loader
+    from proctor.policy.source import Source
+
+    base = {"name": "n", "calls": [call], "deny": "EPERM", "when": when}
+    for written in (base | body, base):
+        original, loader._parse = loader._parse, lambda source, w=written: {"rule": [w]}
+        try:
+            loader._build(Source("f.toml", ""))
+        except PolicyError as error:
+            assert "\n" not in str(error)
+        finally:
+            loader._parse = original
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60))
+def test_any_text_is_a_policy_or_one_sentence(text: str) -> None:
+    try:
+        loads(text)
+    except PolicyError as error:
+        assert "\n" not in str(error)
