@@ -53,7 +53,7 @@ class Sleep(Wait):
             kernel.finish(task, self.interrupted)
 
 
-def sleep_until(kernel: Kernel, task: Task, frame: Frame, when: float) -> int:
+def sleep_until(kernel: Kernel, task: Task, when: float) -> int:
     """nanosleep(2) and clock_nanosleep(2): interrupted, restart_syscall(2) sleeps the rest.
 
     Source: ``kernel/time/hrtimer.c`` 6.12; selftest syscall_restart; C086.
@@ -61,7 +61,7 @@ def sleep_until(kernel: Kernel, task: Task, frame: Frame, when: float) -> int:
     if when <= kernel.now:
         return 0
     waiting = Sleep(-ERESTART_RESTARTBLOCK)
-    frame.restart = lambda: sleep_until(kernel, task, frame, when)
+    task.restart = lambda: sleep_until(kernel, task, when)
 
     def ring() -> None:
         waiting.rang = True
@@ -75,7 +75,7 @@ def sleep_until(kernel: Kernel, task: Task, frame: Frame, when: float) -> int:
 def _nanosleep(kernel: Kernel, task: Task, frame: Frame) -> int:
     """The first argument of nanosleep, the third of clock_nanosleep: here whole seconds."""
     seconds = frame.args[0 if frame.nr == NR["nanosleep"] else 2]
-    return sleep_until(kernel, task, frame, kernel.now + seconds)
+    return sleep_until(kernel, task, kernel.now + seconds)
 
 
 def _pause(kernel: Kernel, task: Task, frame: Frame) -> int:

@@ -70,7 +70,9 @@ class Kernel:
 
     def spawn(self) -> Task:
         """A new process, child of init, with nothing open."""
-        return life.fork(self, self.init)
+        task = life.fork(self, self.init)
+        assert isinstance(task, Task)
+        return task
 
     # Calls ------------------------------------------------------------------------------------
     def enter(
@@ -220,7 +222,7 @@ class Kernel:
         else:
             frame = task.frame
             assert frame is not None
-            frame.args, frame.perform = _NO_ARGS, frame.restart
+            frame.args, frame.perform = _NO_ARGS, task.restart
             return self._call(task)
         return BLOCKED
 

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from proctor.model import filters, signals
 from proctor.model.files import FdTable
-from proctor.model.linux import BLOCKED, ECHILD, ERESTARTSYS, SIGCHLD, SIGKILL
+from proctor.model.linux import (
+    BLOCKED,
+    ECHILD,
+    EINVAL,
+    ENOMEM,
+    ERESTARTSYS,
+    SIGCHLD,
+    SIGKILL,
+)
 from proctor.model.tasks import DEAD, ZOMBIE, Disposition, PidNamespace, Process, Task
 from proctor.model.waits import Wait
 
@@ -52,13 +60,17 @@ def _inherit(parent: Task, child: Task) -> None:
     child.blocked = parent.blocked
 
 
-def fork(kernel: Kernel, parent: Task, share_files: bool = False) -> Task:
+def fork(kernel: Kernel, parent: Task, share_files: bool = False) -> Task | int:
     """fork(2): a process with one thread, in the namespace its parent chose for its children.
+
+    -ENOMEM if that namespace has lost its init.
 
     :param share_files: CLONE_FILES: one descriptor table for both.
     """
     mother = parent.process
-    process = Process(mother.namespace_for_children, mother)
+    if parent.namespace_for_children.closed:
+        return -ENOMEM
+    process = Process(parent.namespace_for_children, mother)
     process.dispositions = dict(mother.dispositions)
     process.nofile = mother.nofile
     mother.children.append(process)
@@ -70,8 +82,13 @@ def fork(kernel: Kernel, parent: Task, share_files: bool = False) -> Task:
     return task
 
 
-def thread(kernel: Kernel, parent: Task) -> Task:
-    """pthread_create(3): a task more in the same process, with the same descriptors."""
+def thread(kernel: Kernel, parent: Task) -> Task | int:
+    """pthread_create(3): a task more in the same process, with the same descriptors.
+
+    -EINVAL after unshare(CLONE_NEWPID): a process lives in one pid namespace (``copy_process``).
+    """
+    if parent.namespace_for_children is not parent.process.namespace:
+        return -EINVAL
     parent.files.users += 1
     task = Task(parent.process, parent.files)
     _enrol(parent.process, task, parent.process.namespace)
@@ -80,9 +97,14 @@ def thread(kernel: Kernel, parent: Task) -> Task:
 
 
 def unshare_pids(task: Task) -> int:
-    """unshare(CLONE_NEWPID): the next child is the init of a new namespace."""
+    """unshare(CLONE_NEWPID): the next child is the init of a new namespace; once only.
+
+    Source: ``kernel/pid_namespace.c`` 6.12 ``copy_pid_ns``.
+    """
     namespace = task.process.namespace
-    task.process.namespace_for_children = PidNamespace(namespace, namespace.limit)
+    if task.namespace_for_children is not namespace:
+        return -EINVAL
+    task.namespace_for_children = PidNamespace(namespace, namespace.limit)
     return 0
 
 
@@ -188,6 +210,7 @@ def _zap_namespace(kernel: Kernel, process: Process) -> None:
     """The init of a pid namespace ended: so does everybody in it, and nobody new comes."""
     if process.namespace.init is not process:
         return
+    process.namespace.closed = True
     for task in list(process.namespace.tasks.values()):
         if task.process is not process and not task.exiting:
             signals.send(kernel, SIGKILL, task, True, from_above=True)

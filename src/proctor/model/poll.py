@@ -155,7 +155,8 @@ class Epoll:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self.items: dict[int, Item] = {}
+        #: By file and descriptor number, as in ``ep_find``.
+        self.items: dict[tuple[File, int], Item] = {}
         self.ready: deque[Item] = deque()
         self.waiters: deque[Task] = deque()
 
@@ -167,23 +168,23 @@ class Epoll:
         """Nested epolls are not modelled."""
         return None
 
-    def add(self, key: int, file: File, events: int) -> int:
+    def add(self, file: File, fd: int, events: int) -> int:
         """EPOLL_CTL_ADD: EEXIST, EPERM for what cannot be polled; reports what is there already."""
-        if key in self.items:
-            return -EEXIST
         queue = file.inside.queue() if file.inside is not None else None
         if queue is None:
             return -EPERM
-        item = Item(key, file, events, lambda told: self._told(item, told))
-        self.items[key] = item
+        if (file, fd) in self.items:
+            return -EEXIST
+        item = Item(fd, file, events, lambda told: self._told(item, told))
+        self.items[file, fd] = item
         queue.add(item.entry)
         if item.bits():
             self._enqueue(item)
         return 0
 
-    def modify(self, key: int, events: int) -> int:
+    def modify(self, file: File, fd: int, events: int) -> int:
         """EPOLL_CTL_MOD: arms a ONESHOT item again, and reports what is there."""
-        item = self.items.get(key)
+        item = self.items.get((file, fd))
         if item is None:
             return -ENOENT
         item.events, item.armed = events, True
@@ -191,9 +192,9 @@ class Epoll:
             self._enqueue(item)
         return 0
 
-    def delete(self, key: int) -> int:
+    def delete(self, file: File, fd: int) -> int:
         """EPOLL_CTL_DEL."""
-        item = self.items.pop(key, None)
+        item = self.items.pop((file, fd), None)
         if item is None:
             return -ENOENT
         queue = item.file.inside.queue() if item.file.inside is not None else None
@@ -233,8 +234,8 @@ class Epoll:
 
     def release(self) -> None:
         """Closed."""
-        for key in list(self.items):
-            self.delete(key)
+        for file, fd in list(self.items):
+            self.delete(file, fd)
 
 
 class EpollWait(Wait):

@@ -30,22 +30,33 @@ from proctor.model.linux import (
 from proctor.model.tasks import DEFAULT, IGNORE, Disposition, Task
 
 
+class Refused(Exception):
+    """No child was made; ``value`` is what clone(2) returned (a negative errno, or BLOCKED)."""
+
+    def __init__(self, value: int) -> None:
+        super().__init__(f"clone was answered with {value}")
+        self.value = value
+
+
 class Program(Caller):
     """One task, seen from its own program."""
 
     _buffer: bytearray
 
     # Processes --------------------------------------------------------------------------------
-    def _born(self, make: Callable[[], Task], name: str) -> Program | int:
+    def _born(self, make: Callable[[], Task | int]) -> Program:
         made: list[Task] = []
 
         def perform() -> int:
-            made.append(make())
-            return made[0].seen_from(self.task.process.namespace)
+            task = make()
+            if isinstance(task, int):
+                return task
+            made.append(task)
+            return task.seen_from(self.task.process.namespace)
 
-        value = self.call(name, perform=perform)
+        value = self.call("clone", perform=perform)
         if not made:
-            return value
+            raise Refused(value)
         child = Program(self.kernel, made[0])
         child.settles = self.settles
         return child
@@ -53,22 +64,16 @@ class Program(Caller):
     def fork(self, share_files: bool = False) -> Program:
         """fork(2), or with ``share_files`` clone(2) with CLONE_FILES.
 
-        :raises ValueError: if a filter refused it.
+        :raises Refused: if there is no child.
         """
-        made = self._born(lambda: life.fork(self.kernel, self.task, share_files), "clone")
-        if isinstance(made, int):
-            raise ValueError(f"clone was answered with {made}")
-        return made
+        return self._born(lambda: life.fork(self.kernel, self.task, share_files))
 
     def thread(self) -> Program:
         """A thread more.
 
-        :raises ValueError: if a filter refused it.
+        :raises Refused: if there is none.
         """
-        made = self._born(lambda: life.thread(self.kernel, self.task), "clone")
-        if isinstance(made, int):
-            raise ValueError(f"clone was answered with {made}")
-        return made
+        return self._born(lambda: life.thread(self.kernel, self.task))
 
     def unshare_pids(self) -> int:
         """unshare(CLONE_NEWPID)."""
@@ -229,7 +234,7 @@ class Program(Caller):
             file = self.task.files.get(fd)
             if isinstance(instance, int) or file is None:
                 return -EBADF
-            return instance.add(fd, file, events)
+            return instance.add(file, fd, events)
 
         return self.call("epoll_ctl", epoll, 1, fd, perform=perform)
 
@@ -249,9 +254,7 @@ class Program(Caller):
     def sleep(self, seconds: float) -> int:
         """clock_nanosleep(2)."""
 
-        def perform() -> int:
-            frame = self.task.frame
-            assert frame is not None
-            return sleep_until(self.kernel, self.task, frame, self.kernel.now + seconds)
-
-        return self.call("clock_nanosleep", perform=perform)
+        return self.call(
+            "clock_nanosleep",
+            perform=lambda: sleep_until(self.kernel, self.task, self.kernel.now + seconds),
+        )

@@ -253,6 +253,7 @@ def deliver(kernel: Kernel, task: Task, way: Delivery) -> str:
                 break
             number, task.blocked = way.frames.pop()
             task.handled.append(number)
+            task.restart = None  # rt_sigreturn(2)
             continue
         does = disposition(process, number)
         if does.kind == "handler":

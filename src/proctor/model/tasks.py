@@ -50,7 +50,7 @@ IGNORE: Final = Disposition("ignore")
 class Frame:
     """One system call in progress: registers as the filter sees them, and what would run it."""
 
-    __slots__ = ("arch", "args", "holds", "ip", "nr", "perform", "restart")
+    __slots__ = ("arch", "args", "holds", "ip", "nr", "perform")
 
     def __init__(
         self,
@@ -68,14 +68,12 @@ class Frame:
         self.perform = perform
         #: A file that cannot go away while the call lasts (``fdget``).
         self.holds: File | None = None
-        #: What restart_syscall(2) goes on with, while a call waits to be restarted that way.
-        self.restart: Callable[[], int] | None = None
 
 
 class PidNamespace:
     """Numbers for tasks; nested (``struct pid_namespace``)."""
 
-    __slots__ = ("init", "last", "level", "limit", "parent", "tasks")
+    __slots__ = ("closed", "init", "last", "level", "limit", "parent", "tasks")
 
     def __init__(self, parent: PidNamespace | None = None, limit: int = 1 << 22) -> None:
         self.parent = parent
@@ -85,6 +83,8 @@ class PidNamespace:
         self.tasks: dict[int, Task] = {}
         #: The process with number 1; its end is the end of all in here.
         self.init: Process | None = None
+        #: Its init is gone: nobody can be born here any more.
+        self.closed = False
 
     def allocate(self, task: Task) -> None:
         """Number ``task`` here and in every namespace above (``alloc_pid``), going round."""
@@ -111,13 +111,12 @@ class Process:
     """A thread group: what its threads share."""
 
     __slots__ = (
-        "children", "code", "dispositions", "exiting_code", "leader", "namespace",
-        "namespace_for_children", "nofile", "parent", "pending", "reaped", "tasks", "unkillable",
+        "children", "code", "dispositions", "exiting_code", "leader", "namespace", "nofile",
+        "parent", "pending", "reaped", "tasks", "unkillable",
     )  # fmt: skip
 
     def __init__(self, namespace: PidNamespace, parent: Process | None) -> None:
         self.namespace = namespace
-        self.namespace_for_children = namespace
         self.parent = parent
         self.children: list[Process] = []
         self.tasks: list[Task] = []
@@ -145,15 +144,17 @@ class Task:
 
     __slots__ = (
         "blocked", "cap_sys_admin", "dumpable", "exit_code", "exiting", "files", "filter",
-        "filter_count", "frame", "handled", "killed", "mode", "no_new_privs", "numbers", "parked",
-        "pending", "process", "queued", "result", "returned", "sigpending", "state",
-        "stop_pending", "tracer", "uid", "wait",
+        "filter_count", "frame", "handled", "killed", "mode", "namespace_for_children", "no_new_privs",
+        "numbers", "parked", "pending", "process", "queued", "restart", "result", "returned",
+        "sigpending", "state", "stop_pending", "tracer", "uid", "wait",
     )  # fmt: skip
 
     def __init__(self, process: Process, files: FdTable) -> None:
         self.process = process
         self.files = files
         self.numbers: dict[PidNamespace, int] = {}
+        #: Where its children will live; differs from its own after unshare(CLONE_NEWPID).
+        self.namespace_for_children = process.namespace
         self.state = RUNNING
         #: The call it is in; None in user space.
         self.frame: Frame | None = None
@@ -163,6 +164,8 @@ class Task:
         self.queued = False
         #: Where a stopped task goes on from.
         self.parked: Delivery | None = None
+        #: What restart_syscall(2) goes on with (``restart_block``); None after a handler ran.
+        self.restart: Callable[[], int] | None = None
         #: What the last call returned; None while one is in progress.
         self.result: int | None = None
         #: Called with (task, value) when a call returns to user space.
