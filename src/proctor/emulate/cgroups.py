@@ -1,0 +1,73 @@
+"""Which cgroups have a say on devices, and where they are joined.
+
+The kernel asks the device rules of the *opener's* cgroup, and of the maker's for mknod(2).  A
+performer is in the monitor's; where the caller's is another one, devices are opened and made by a
+short-lived member of the caller's (nothing of ours stays in it, to be frozen with it or to keep it
+from being removed).
+"""
+
+from __future__ import annotations
+
+import os
+
+
+def _relevant(text: bytes) -> dict[bytes, bytes]:
+    """hierarchy ("" is version 2, or "devices") → path, from ``/proc/TID/cgroup``."""
+    found = {}
+    for line in text.splitlines():
+        _, _, rest = line.partition(b":")
+        controllers, _, path = rest.partition(b":")
+        if not controllers:
+            found[b""] = path
+        elif b"devices" in controllers.split(b","):
+            found[b"devices"] = path
+    return found
+
+
+def _within(inner: bytes, outer: bytes) -> bool:
+    return outer in (inner, b"/") or inner.startswith(outer + b"/")
+
+
+def device_groups(caller: bytes, own: bytes) -> list[bytes | None]:
+    """``cgroup.procs`` of every cgroup whose rules hold for the caller and not for us.
+
+    :param caller: ``/proc/TID/cgroup``.
+    :param own: ``/proc/self/cgroup``.  Rules are inherited downwards: being below is enough.
+    :returns: paths; None for one that is mounted nowhere in sight.
+    """
+    ours = _relevant(own)
+    wanted: list[bytes | None] = []
+    for hierarchy, path in _relevant(caller).items():
+        if hierarchy in ours and _within(ours[hierarchy], path):
+            continue
+        wanted.append(_find(hierarchy, path))
+    return wanted
+
+
+def _find(hierarchy: bytes, path: bytes) -> bytes | None:
+    if b"/.." in path:
+        return None  # outside of our cgroup namespace
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        before, _, after = line.partition(b" - ")
+        fields, kind = before.split(), after.split()
+        root, where = fields[3], fields[4]
+        if hierarchy:
+            fits = kind[0] == b"cgroup" and hierarchy in kind[2].split(b",")
+        else:
+            fits = kind[0] == b"cgroup2"
+        if fits and _within(path, root):
+            below = path[len(root.rstrip(b"/")) :].strip(b"/")
+            return os.path.join(_unescape(where), below, b"cgroup.procs")
+    return None
+
+
+def _unescape(path: bytes) -> bytes:
+    """mountinfo writes space, tab, newline and backslash in octal."""
+    for byte in b" \t\n\\":
+        path = path.replace(b"\\%03o" % byte, bytes([byte]))
+    return path
