@@ -8,12 +8,18 @@ about *our* copy.  See :class:`Call`.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.call.arguments import Args
 from proctor.filter import tables
 from proctor.filter.signatures import Arg, Signature, signature
-from proctor.kernel.errors import CallerInvisible, CallGone, CallOver, MemoryUnreadable
+from proctor.kernel.errors import (
+    CallerInvisible,
+    CallGone,
+    CallOver,
+    MemoryUnreadable,
+    ProctorError,
+)
 
 if TYPE_CHECKING:
     from proctor.call.caller import Caller
@@ -42,22 +48,9 @@ class Call:
     :param caller: stands in for the caller's identity; made when first needed.
     :param target: whatever the owner of the listener wants handlers to see as :attr:`target`.
 
-    :ivar id: the notification's id.
-    :ivar tid: thread id of the caller as we see it; 0 if it has none in our pid namespace.
-    :ivar nr: system call number, signed.
-    :ivar arch: AUDIT_ARCH_* number.
-    :ivar raw: the six registers, all 64 bits of them.
-    :ivar abi: architecture by name ("x86_64", "i386", "x32"...).
-    :ivar name: the call's name, or ``syscall_0x1f4`` for a number that has none.
-    :ivar signature: its arguments' names and roles; None if they are unknown.
-    :ivar args: all arguments by name, a read-only mapping with attributes.
-    :ivar path: the first path argument, bytes without NUL.
-    :ivar path2: the second one (rename, link, pivot_root...).
-    :ivar sockaddr: the socket address that is read.
-    :ivar memory: the caller's memory; handing it out counts as looking at it.
-    :ivar caller: who is calling.
     :ivar memory_read: whether anything was looked at that another thread of the target can change
         (memory, descriptors, working directory): from then on plain ``let_run()`` is refused.
+    :ivar target: as given.
     """
 
     __slots__ = (
@@ -68,36 +61,9 @@ class Call:
         "_memory",
         "_notification",
         "_values",
-        "abi",
-        "arch",
-        "args",
-        "caller",
-        "id",
         "memory_read",
-        "name",
-        "nr",
-        "path",
-        "raw",
-        "signature",
-        "sockaddr",
         "target",
-        "tid",
     )
-
-    id: int
-    tid: int
-    nr: int
-    arch: int
-    abi: str
-    name: str
-    signature: Signature | None
-    raw: tuple[int, int, int, int, int, int]
-    args: Args
-    path: bytes
-    sockaddr: SocketAddress
-    caller: Caller
-    memory_read: bool
-    target: object
 
     def __init__(
         self,
@@ -117,18 +83,100 @@ class Call:
         self.memory_read = False
         self.target = target
 
+    # The notification ------------------------------------------------------------------------
+
+    @property
+    def id(self) -> int:
+        """The notification's id."""
+        return self._notification.id
+
+    @property
+    def tid(self) -> int:
+        """Thread id of the caller as we see it; 0 if it has none in our pid namespace."""
+        return self._notification.pid
+
+    @property
+    def nr(self) -> int:
+        """System call number, signed."""
+        return self._notification.nr
+
+    @property
+    def arch(self) -> int:
+        """AUDIT_ARCH_* number."""
+        return self._notification.arch
+
+    @property
+    def raw(self) -> tuple[int, int, int, int, int, int]:
+        """The six registers, all 64 bits of them."""
+        return self._notification.args
+
+    @property
+    def abi(self) -> str:
+        """Architecture by name ("x86_64", "i386", "x32"...)."""
+        return _kind(self._notification)[0]
+
+    @property
+    def name(self) -> str:
+        """The call's name, or ``syscall_0x1f4`` for a number that has none."""
+        return _kind(self._notification)[1]
+
+    @property
+    def signature(self) -> Signature | None:
+        """The names and roles of its arguments; None if they are unknown."""
+        return _kind(self._notification)[2]
+
+    # Arguments ------------------------------------------------------------------------------
+
+    @property
+    def args(self) -> Args:
+        """All arguments by name: a read-only mapping with attributes."""
+        return Args(self)
+
+    @property
+    def path(self) -> bytes:
+        """The first path argument, without its NUL.
+
+        :raises MemoryUnreadable: EFAULT (also for NULL), ENAMETOOLONG.
+        :raises AttributeError: the call has no path argument.
+        """
+        # By a shorter way than other arguments: it is what most handlers read first.
+        notification = self._notification
+        where = _kind(notification)[3]
+        if where is None or self._values is not None:
+            return self._path(0)
+        address = notification.args[where[0]] & where[1]
+        if not address:
+            return self._path(0)
+        self.memory_read = True
+        try:
+            path = (self._memory or self.memory).string(address)
+        except (MemoryUnreadable, CallGone) as error:
+            raise self._about(error) from None
+        self._values = {where[2]: path}
+        return path
+
+    @property
+    def path2(self) -> bytes:
+        """The second path argument (rename, link, pivot_root...)."""
+        return self._path(1)
+
+    @property
+    def sockaddr(self) -> SocketAddress:
+        """The socket address that is read: by connect, bind, sendto, or in sendmsg's header."""
+        known = self.signature
+        if known is not None:
+            for arg in known.args:
+                if arg.role == "sockaddr" or arg.family == "msghdr":
+                    value = self._value(arg)
+                    address: SocketAddress = value if arg.role == "sockaddr" else value.address
+                    return address
+        raise AttributeError(f"{self.name} has no socket address that is read")
+
     def __getattr__(self, name: str) -> Any:
-        # Reached for slots that are not filled yet, and for arguments by name.
-        make = _LAZY.get(name)
-        if make is not None:
-            value = make(self)
-            setattr(self, name, value)
-            return value
+        # Only what is not found otherwise comes here: arguments by name.
         if name[:1] == "_":
             raise AttributeError(name)
         return self._by_name(name)
-
-    # Arguments ------------------------------------------------------------------------------
 
     def _by_name(self, name: str) -> Any:
         known = self.signature
@@ -159,8 +207,7 @@ class Call:
             try:
                 value = decode.pointed(arg, number, self._frame())
             except (MemoryUnreadable, CallGone) as error:
-                error.about(pid=self.tid, syscall=self.name, notif_id=self.id)
-                raise
+                raise self._about(error) from None
         else:
             value = decode.plain(arg, number, self.abi)
         values[name] = value
@@ -173,11 +220,6 @@ class Call:
         order = "big" if self.abi in tables.BIG_ENDIAN else "little"
         return Frame(self.memory, self.signature, self.raw, order)
 
-    @property
-    def path2(self) -> bytes:
-        """The second path argument."""
-        return self._path(1)
-
     def _path(self, index: int) -> bytes:
         known = self.signature
         paths = known.with_role("path") if known is not None else ()
@@ -186,11 +228,12 @@ class Call:
             raise AttributeError(f"{self.name} does not have {which}")
         value = self._value(paths[index])
         if value is None:
-            raise MemoryUnreadable(errno.EFAULT, f"{paths[index].name} is NULL").about(
-                pid=self.tid, syscall=self.name, notif_id=self.id
-            )
+            raise self._about(MemoryUnreadable(errno.EFAULT, f"{paths[index].name} is NULL"))
         assert isinstance(value, bytes)
         return value
+
+    def _about(self, error: ProctorError) -> ProctorError:
+        return error.about(pid=self.tid, syscall=self.name, notif_id=self.id)
 
     # The caller -----------------------------------------------------------------------------
 
@@ -209,6 +252,25 @@ class Call:
             memory = Memory(self.tid, self._listener, self.id)
             self._memory = memory
         return memory
+
+    @property
+    def caller(self) -> Caller:
+        """Who is calling.
+
+        :raises CallerInvisible: it has no pid here (pid 0)."""
+        caller: Caller | None = self._caller
+        if caller is None:
+            if not self.tid:
+                raise self._invisible("who it is cannot be found out")
+            from proctor.call.caller import Caller
+
+            caller = Caller(self.tid, self._listener, self.id, looked=self._looked)
+            self._caller = caller
+            self._keep(caller)
+        return caller
+
+    def _looked(self) -> None:
+        self.memory_read = True
 
     def valid(self) -> bool:
         """Whether the caller still waits for the answer."""
@@ -297,7 +359,7 @@ class Call:
 _FACTS: Final = frozenset(
     (
         "id", "tid", "nr", "arch", "abi", "name", "raw", "signature", "memory_read", "target",
-        "expire", "_notification", "_values", "_kept", "_by_name",
+        "expire", "_notification", "_values", "_kept",
     )
 )  # fmt: skip
 
@@ -314,61 +376,6 @@ class _Over(Call):
             f"call.{name} was used after the verdict; copy what is needed before the handler returns"
         ).about(pid=self.tid, syscall=self.name, notif_id=self.id)
 
-    def __getattr__(self, name: str) -> Any:
-        if name in _FACTS:
-            value = _LAZY[name](self)
-            setattr(self, name, value)
-            return value
-        return self.__getattribute__(name)
-
-
-class Args:
-    """The arguments of one call by name: ``args.mode``, ``args["mode"]``, in the call's order.
-
-    Decoded when read; iterating gives names, so listing reads no memory.
-    """
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-
-    def _args(self) -> tuple[Arg, ...]:
-        known = self._call.signature
-        return known.args if known is not None else ()
-
-    def __getattr__(self, name: str) -> Any:
-        return self._call._by_name(name)
-
-    def __getitem__(self, name: str) -> Any:
-        try:
-            return self._call._by_name(name)
-        except AttributeError as error:
-            raise KeyError(str(error)) from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([a.name for a in self._args()])
-
-    def __len__(self) -> int:
-        return len(self._args())
-
-    def __contains__(self, name: object) -> bool:
-        return any(a.name == name for a in self._args())
-
-    def keys(self) -> list[str]:
-        """The names, in order."""
-        return [a.name for a in self._args()]
-
-    def number(self, name: str) -> int:
-        """The argument as the plain number the kernel sees: width and sign as the kernel's."""
-        for arg in self._args():
-            if arg.name == name:
-                return arg.value(self._call.raw)
-        raise KeyError(f"{self._call.name} has no argument {name!r}")
-
-    def __repr__(self) -> str:
-        return f"<Args of {self._call!r}>"
-
 
 # What is known about a (architecture, number) pair; hostile numbers are not remembered for ever.
 # The last item is where the first path is: register and width.
@@ -377,11 +384,11 @@ _kinds: dict[tuple[int, int], _Kind] = {}
 _KINDS_KEPT: Final = 4096
 
 
-def _kind(call: Call) -> _Kind:
-    notification = call._notification
-    nr, arch = notification.nr, notification.arch
-    found = _kinds.get((arch, nr))
+def _kind(notification: NotificationLike) -> _Kind:
+    key = (notification.arch, notification.nr)
+    found = _kinds.get(key)
     if found is None:
+        arch, nr = key
         abi = tables.arch_of(arch, nr)
         name = tables.name(nr, abi)
         known = signature(name, abi) if name is not None and abi in tables.ARCHES else None
@@ -389,79 +396,5 @@ def _kind(call: Call) -> _Kind:
         where = (path.reg, path.mask, path.name) if path is not None else None
         found = (abi, name or f"syscall_{nr & 0xFFFFFFFF:#x}", known, where)
         if len(_kinds) < _KINDS_KEPT:
-            _kinds[arch, nr] = found
+            _kinds[key] = found
     return found
-
-
-def _first_path(call: Call) -> bytes:
-    """``call.path``: what most handlers read first, so by a shorter way than other arguments."""
-    where = _kind(call)[3]
-    values = call._values
-    if where is None or (values is not None and where[2] in values):
-        return call._path(0)
-    notification = call._notification
-    address = notification.args[where[0]] & where[1]
-    memory: MemoryPort | None = call._memory
-    if not address or (memory is None and not notification.pid):
-        return call._path(0)
-    call.memory_read = True
-    try:
-        if memory is None:
-            from proctor.kernel.memory import Memory
-
-            memory = Memory(notification.pid, call._listener, notification.id)
-            call._memory = memory
-        path = memory.string(address, 4096)
-    except (MemoryUnreadable, CallGone) as error:
-        error.about(pid=call.tid, syscall=call.name, notif_id=call.id)
-        raise
-    if values is None:
-        values = call._values = {}
-    values[where[2]] = path
-    return path
-
-
-def _caller(call: Call) -> Caller:
-    given = call._caller
-    if given is not None:
-        return given
-    if not call.tid:
-        raise call._invisible("who it is cannot be found out")
-    from proctor.call.caller import Caller
-
-    def looked() -> None:
-        call.memory_read = True
-
-    made = Caller(call.tid, call._listener, call.id, looked=looked)
-    call._keep(made)
-    return made
-
-
-def _sockaddr(call: Call) -> SocketAddress:
-    known = call.signature
-    arg = known.first("sockaddr") if known is not None else None
-    if arg is not None:
-        value: SocketAddress = call._value(arg)
-        return value
-    if known is not None:
-        for each in known.args:
-            if each.family == "msghdr":
-                address: SocketAddress = call._value(each).address
-                return address
-    raise AttributeError(f"{call.name} has no socket address that is read")
-
-
-_LAZY: Final[dict[str, Any]] = {
-    "id": lambda call: call._notification.id,
-    "tid": lambda call: call._notification.pid,
-    "nr": lambda call: call._notification.nr,
-    "arch": lambda call: call._notification.arch,
-    "raw": lambda call: call._notification.args,
-    "abi": lambda call: _kind(call)[0],
-    "name": lambda call: _kind(call)[1],
-    "signature": lambda call: _kind(call)[2],
-    "args": Args,
-    "path": _first_path,
-    "sockaddr": _sockaddr,
-    "caller": _caller,
-}

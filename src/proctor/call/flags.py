@@ -41,7 +41,8 @@ class Flags(IntFlag, boundary=KEEP):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"
 
-    __format__ = object.__format__
+    def __format__(self, spec: str) -> str:
+        return format(str(self) if not spec or spec[-1] == "s" else int(self), spec)
 
 
 class Number(IntEnum):
@@ -50,7 +51,8 @@ class Number(IntEnum):
     def __str__(self) -> str:
         return self.name
 
-    __format__ = object.__format__
+    def __format__(self, spec: str) -> str:
+        return format(str(self) if not spec or spec[-1] == "s" else int(self), spec)
 
 
 def _family_texts() -> dict[str, tuple[bool, str]]:

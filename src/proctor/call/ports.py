@@ -1,7 +1,6 @@
 """What a :class:`~proctor.call.Call` needs from outside, as small interfaces.
 
-``MemoryPort`` and ``ValidityPort`` are the kernel room's own (:mod:`proctor.kernel.memory`).  The
-kernel stands behind them in production (:class:`proctor.kernel.memory.Memory`,
+``MemoryPort`` is the kernel room's own (:mod:`proctor.kernel.memory`).  The kernel stands behind them in production (:class:`proctor.kernel.memory.Memory`,
 :class:`proctor.call.caller.ProcFiles`, :class:`proctor.kernel.listener.Listener`), dictionaries in
 tests of handlers and in the model.
 """
@@ -10,9 +9,21 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from proctor.kernel.memory import MemoryPort, ValidityPort
+from proctor.kernel.memory import MemoryPort
 
 __all__ = ["MemoryPort", "ProcPort", "ValidityPort"]
+
+
+class ValidityPort(Protocol):
+    """Who knows whether a notification still stands: a listener."""
+
+    def fileno(self) -> int:
+        """Its descriptor, for reading and checking in one native call."""
+        ...
+
+    def id_valid(self, id: int) -> bool:
+        """Whether the notification is received, unanswered and its caller still waits."""
+        ...
 
 
 class ProcPort(Protocol):
