@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from victim import bpf
@@ -61,6 +64,44 @@ def test_every_process_of_a_test_ends_with_it(other: Lab) -> None:
     other.close()
     assert [state(actor.pid) for actor in mortals] == [""] * len(mortals)
     assert children() == before
+
+
+HANGING = """
+import sys
+sys.path[:0] = [{tests!r}, {here!r}]
+import pytest
+from conftest import lab, victim_binary
+from victim import bpf
+from victim.kernel import Raw
+
+@pytest.mark.timeout(1, method="signal")
+def test_hangs(lab):
+    victim, listener = lab.listener(bpf.notify("getppid"))
+    child = victim.fork()
+    child.begin_blocked("getppid")
+    print("pids", victim.pid, child.pid)
+    Raw().recv(listener)
+    Raw().recv(listener)
+"""
+
+
+def test_a_test_that_hangs_is_ended_with_all_its_processes(tmp_path: Path) -> None:
+    file = tmp_path / "test_hanging.py"
+    here = Path(__file__).parent
+    file.write_text(HANGING.format(tests=str(here.parent), here=str(here)))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull]
+    run = subprocess.run(
+        [*command, "--rootdir", str(tmp_path), str(file)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "Timeout" in run.stdout
+    pids = next(line for line in run.stdout.splitlines() if line.startswith("pids "))
+    assert [state(int(pid)) for pid in pids.split()[1:]] == ["", ""]
 
 
 def test_threads_that_still_block_are_freed(other: Lab, raw: Raw) -> None:
