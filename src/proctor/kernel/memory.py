@@ -17,15 +17,9 @@ without the GIL, until the target dies.  Handlers with deadlines belong on worke
 from __future__ import annotations
 
 import errno as _errno
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
 
 from proctor.kernel.errors import CallerInvisible, CallGone, MemoryUnreadable
-
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    T = TypeVar("T")
 
 #: The kernel's longest path, its NUL included (PATH_MAX).
 PATH_MAX: Final = 4096
@@ -82,8 +76,9 @@ class MemoryPort(Protocol):
 class ValidityPort(Protocol):
     """The part of a listener that reading needs."""
 
-    def fileno(self) -> int: ...
-    def id_valid(self, id: int) -> bool: ...
+    def fileno(self) -> int:
+        """Its descriptor."""
+        ...
 
 
 class Memory:
@@ -109,24 +104,28 @@ class Memory:
         """See :class:`MemoryPort`; ``size`` is at most :data:`READ_MAX` (E2BIG)."""
         if size > READ_MAX:
             self._refuse(_errno.E2BIG, address)
-        data = self._bytes(address, size, False)
+        data = self._read(address, size, 0)
         if len(data) < size:
             self._refuse(_errno.EFAULT, address + len(data))
         return data
 
     def read_some(self, address: int, size: int) -> bytes:
         """See :class:`MemoryPort`; at most :data:`READ_MAX` bytes come back."""
-        return self._bytes(address, min(size, READ_MAX), False)
+        return self._read(address, min(size, READ_MAX), 0)
 
     def string(self, address: int, limit: int = PATH_MAX) -> bytes:
         """See :class:`MemoryPort`."""
-        return self._bytes(address, limit, True)
+        try:
+            return self._read(address, limit, 1)
+        except MemoryUnreadable as problem:
+            if problem.errno == _errno.E2BIG:  # no NUL within the limit
+                self._refuse(_errno.ENAMETOOLONG, address)
+            raise
 
     def pointers(self, address: int, *, limit: int = STRINGS_MAX, width: int = 8) -> list[int]:
         """See :class:`MemoryPort`."""
-        from proctor.kernel import _core
-
-        return self._checked(address, lambda: _core.read_pointers(self._pid, address, limit, width))
+        data = self._read(address, limit * width, width)
+        return memoryview(data).cast("Q" if width == 8 else "I").tolist()
 
     def strings(
         self,
@@ -137,51 +136,42 @@ class Memory:
         width: int = 8,
     ) -> list[bytes]:
         """See :class:`MemoryPort`."""
-        from proctor.kernel import _core
-
-        return self._checked(
-            address, lambda: _core.read_strings(self._pid, address, limit, total, width)
-        )
+        strings = []
+        for pointer in self.pointers(address, limit=limit, width=width):
+            strings.append(self._read(pointer, total, 1))
+            total -= len(strings[-1]) + 1
+        return strings
 
     def iovec(self, address: int, count: int, *, width: int = 8) -> list[tuple[int, int]]:
         """See :class:`MemoryPort`."""
-        from proctor.kernel import _core
-
         if not 0 <= count <= 1024:
             self._refuse(_errno.EINVAL, address)
-        return self._checked(address, lambda: _core.read_iovec(self._pid, address, count, width))
+        data = self.read(address, count * 2 * width)
+        words = memoryview(data).cast("Q" if width == 8 else "I").tolist()
+        return list(zip(words[::2], words[1::2], strict=True))
 
-    def _bytes(self, address: int, limit: int, string: bool) -> bytes:
-        """The hot path: reading and checking in one native call."""
+    def _read(self, address: int, limit: int, width: int) -> bytes:
+        """Reading and checking in one native call; see ``_core.read`` for ``width``."""
         from proctor.kernel import _core
 
-        if self._listener is None or self._pid == 0 or limit < 0:
-            read = _core.read_string if string else _core.read_memory
-            return self._checked(address, lambda: read(self._pid, address, limit))
-        try:
-            return _core.read_checked(
-                self._listener.fileno(), self._id, self._pid, address, limit, string
-            )
-        except OSError as problem:
-            self._refuse(problem.errno or _errno.EIO, address)
-
-    def _checked(self, address: int, read: Callable[[], T]) -> T:
-        number = 0
         if self._pid == 0:
             raise CallerInvisible(
                 "the caller is in another pid namespace and has no number in ours (pid 0): its "
                 "memory cannot be read; answer from the registers, or run proctor in a pid "
                 "namespace above it"
             ).about(notif_id=self._id)
+        listener = self._listener
         try:
-            result = read()
+            return _core.read(
+                self._pid,
+                address & 0xFFFFFFFFFFFFFFFF,
+                limit,
+                width,
+                -1 if listener is None else listener.fileno(),
+                self._id,
+            )
         except OSError as problem:
-            number = problem.errno or _errno.EIO
-        if self._listener is not None and not self._listener.id_valid(self._id):
-            number = _errno.ENOENT
-        if number:
-            self._refuse(number, address)
-        return result
+            self._refuse(problem.errno or _errno.EIO, address)
 
     def _refuse(self, number: int, address: int) -> NoReturn:
         if number in (_errno.ENOENT, _errno.ESRCH):

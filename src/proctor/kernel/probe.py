@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from proctor.kernel import _core, abi
 from proctor.kernel.errors import ProctorError
+from proctor.kernel.launch import launch as start
 
 #: ``ret #SECCOMP_RET_ALLOW``
 _ALLOW_ALL = abi.SOCK_FILTER.pack(0x06, 0, 0, abi.SECCOMP_RET_ALLOW)
@@ -116,7 +117,10 @@ _FLAG_FACTS = {
     "SPEC_ALLOW": ("4.17", "speculation mitigations stay on under a filter"),
     "NEW_LISTENER": ("5.0", "nothing can be supervised"),
     "TSYNC_ESRCH": ("5.7", "TSYNC cannot go with a listener"),
-    "WAIT_KILLABLE_RECV": ("5.19", "signals may interrupt supervised calls and make them come again"),
+    "WAIT_KILLABLE_RECV": (
+        "5.19",
+        "signals may interrupt supervised calls and make them come again",
+    ),
 }
 
 
@@ -149,7 +153,7 @@ class _Throwaway:
 
     def __init__(self) -> None:
         missing = b"/proc/self/proctor-probe"
-        launch = _core.launch(
+        launch = start(
             [missing],
             candidates=[missing],
             program=_ALLOW_ALL,
@@ -188,14 +192,25 @@ def _listener() -> Iterator[Support]:
     except OSError as problem:
         detail = f"{problem.filename or 'launch'}: {problem.strerror}"
         if problem.errno == errno.EBUSY:
-            detail = "a listener already sits above this process (nested supervision, WSL, a container)"
-        yield Support("a listener of our own", False, detail, "5.0", "every supervised start is refused", True)
+            detail = (
+                "a listener already sits above this process (nested supervision, WSL, a container)"
+            )
+        yield Support(
+            "a listener of our own", False, detail, "5.0", "every supervised start is refused", True
+        )
         return
     yield Support("a listener of our own", True, "none above us", "5.0", "", True)
     with trial as fd:
         bogus = 1
         code = _errno_of(lambda: _core.send(fd, bogus, 0, 0, 0))
-        yield Support("ioctl SEND", code == errno.ENOENT, _name(code) if code != errno.ENOENT else "", "5.0", "", True)
+        yield Support(
+            "ioctl SEND",
+            code == errno.ENOENT,
+            _name(code) if code != errno.ENOENT else "",
+            "5.0",
+            "",
+            True,
+        )
         code = _errno_of(lambda: _core.send(fd, bogus, 0, 0, abi.SECCOMP_USER_NOTIF_FLAG_CONTINUE))
         yield Support(
             "SEND with CONTINUE", code == errno.ENOENT, _name(code) if code != errno.ENOENT else "",
@@ -208,7 +223,13 @@ def _listener() -> Iterator[Support]:
             ("ADDFD with SEND", abi.SECCOMP_ADDFD_FLAG_SEND, "5.14", "handing over takes two steps and may leak on a signal"),
         ):  # fmt: skip
             code = _errno_of(lambda f=flags: _core.addfd(fd, bogus, fd, f, 0, 0))  # type: ignore[misc]
-            yield Support(name, code == errno.ENOENT, _name(code) if code != errno.ENOENT else "", since, without)
+            yield Support(
+                name,
+                code == errno.ENOENT,
+                _name(code) if code != errno.ENOENT else "",
+                since,
+                without,
+            )
         code = _errno_of(lambda: _core.set_flags(fd, abi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP))
         yield Support(
             "ioctl SET_FLAGS (SYNC_WAKE_UP)", code == 0, _name(code) if code else "", "6.6",
@@ -244,7 +265,7 @@ def _user_namespaces() -> Support:
     name, without = "user namespaces", "--userns does not work; supervising works all the same"
     missing = b"/proc/self/proctor-probe"
     try:
-        launch = _core.launch(
+        launch = start(
             [missing], candidates=[missing], namespaces=0x10000000,
             uid_map=f"0 {os.geteuid()} 1".encode(), gid_map=f"0 {os.getegid()} 1".encode(),
             deny_setgroups=True,
@@ -276,7 +297,12 @@ def _process_vm_readv() -> Support:
     here = Iovec(ctypes.addressof(into), 7)
     there = Iovec(ctypes.addressof(probe), 7)
     got = libc.process_vm_readv(
-        os.getpid(), ctypes.byref(here), ctypes.c_ulong(1), ctypes.byref(there), ctypes.c_ulong(1), ctypes.c_ulong(0)
+        os.getpid(),
+        ctypes.byref(here),
+        ctypes.c_ulong(1),
+        ctypes.byref(there),
+        ctypes.c_ulong(1),
+        ctypes.c_ulong(0),
     )
     if got == 7:
         return Support("process_vm_readv", True, "", "3.2")
@@ -289,7 +315,7 @@ def _process_vm_readv() -> Support:
 def _pidfd_thread() -> Support:
     code = 0
     try:
-        os.close(_core.pidfd_open(os.getpid(), os.O_EXCL))
+        os.close(os.pidfd_open(os.getpid(), os.O_EXCL))
     except OSError as problem:
         code = problem.errno or errno.EIO
     return Support(

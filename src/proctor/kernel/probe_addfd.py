@@ -16,6 +16,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from proctor.kernel import _core, abi
+from proctor.kernel.launch import launch as start
 
 if TYPE_CHECKING:
     from proctor.kernel.probe import Support
@@ -50,7 +51,7 @@ def addfd_send_survives_signals() -> Support:
         return Support(_NAME, None, "only the main thread can find out", "2026 fixes", _MEANING)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
-        launch = _core.launch(
+        launch = start(
             [sys.executable.encode(), b"-I", b"-S", b"-c", _TARGET.format(n=_CALLS).encode()],
             candidates=[os.fsencode(sys.executable)],
             program=_notify_4242(),
@@ -60,7 +61,9 @@ def addfd_send_survives_signals() -> Support:
     except OSError as problem:
         os.close(reader)
         os.close(writer)
-        return Support(_NAME, None, f"{problem.filename}: {problem.strerror}", "2026 fixes", _MEANING)
+        return Support(
+            _NAME, None, f"{problem.filename}: {problem.strerror}", "2026 fixes", _MEANING
+        )
     os.close(writer)
     hits = 0
     try:
@@ -77,7 +80,9 @@ def addfd_send_survives_signals() -> Support:
             pass
         os.close(launch.pidfd)
     if wrong > 0:
-        return Support(_NAME, False, f"{wrong} of {_CALLS} calls got 0 instead", "2026 fixes", _MEANING)
+        return Support(
+            _NAME, False, f"{wrong} of {_CALLS} calls got 0 instead", "2026 fixes", _MEANING
+        )
     if wrong == 0 and hits:
         return Support(_NAME, True, f"{hits} interrupted and retried", "2026 fixes")
     return Support(_NAME, None, "no signal hit the window", "2026 fixes", _MEANING)

@@ -1,6 +1,6 @@
 """The engine in plain Python, over a small :class:`Poller`.
 
-It says what an engine does, in the fewest lines; the native ``_core.Engine`` does the same, faster.
+It says what an engine does, in the fewest lines; the native engine does the same, faster.
 The executable model runs the supervisor on this one with a poller of its own, and so does every
 machine where the native core is not wanted.
 """
@@ -61,7 +61,7 @@ class EpollPoller:
     """:class:`Poller` over epoll(7) and an eventfd."""
 
     def __init__(self) -> None:
-        import os  # noqa: PLC0415
+        import os
 
         self._os = os
         self._epoll = select.epoll()

@@ -34,14 +34,14 @@ def quiet_thread(target: Callable[[], object], name: str) -> threading.Thread:
 
 
 class NativeEngine:
-    """``_core.Engine`` behind the :class:`~proctor.supervisor.ports.Engine` door."""
+    """The native engine behind the :class:`~proctor.supervisor.ports.Engine` door."""
 
     __slots__ = ("_engine", "close", "run_once", "wake")
 
     def __init__(self) -> None:
-        from proctor.kernel import _core
+        from proctor.kernel.engine import Engine as KernelEngine
 
-        self._engine = engine = _core.Engine()
+        self._engine = engine = KernelEngine()
         self.run_once: Callable[[float | None], int] = engine.run_once
         self.wake: Callable[[], None] = engine.wake
         self.close: Callable[[], None] = engine.close
