@@ -46,8 +46,7 @@ def target(program: bytes | None, nr: int, calls: int, sync: bool) -> tuple[obje
         fds=((0, 0), (writer, 1), (2, 2)),
     )
     os.close(writer)
-    fd = started.take_listener()
-    listener = Listener(fd) if fd is not None else None
+    listener = Listener(started.take_listener()) if program is not None else None
     if sync and listener is not None:
         listener.set_flags(1)
     return started, listener, reader  # type: ignore[return-value]
@@ -75,9 +74,7 @@ def in_c(program: bytes, nr: int, calls: int, mode: str, sync: bool) -> float:
     return took
 
 
-def in_python(
-    program: bytes, nr: int, calls: int, handler: proctor.Handler, sync: bool
-) -> float:
+def in_python(program: bytes, nr: int, calls: int, handler: proctor.Handler, sync: bool) -> float:
     started, listener, reader = target(program, nr, calls, sync)
     with proctor.Supervisor([handler]) as supervisor:
         supervisor.add(listener)
@@ -181,7 +178,13 @@ def main() -> int:
     bare, filtered = unnotified(rounds, calls * 20)
     line("un-notified call, 300 rules or no filter", bare / 1e3, filtered / 1e3, "µs", "≤ 1.10x")
     bare, ours = startup(rounds * 3)
-    line("proctor run -- /bin/true or /bin/true", bare, ours, "ms", f"≤ 60 ms more: {ours - bare:.1f}")
+    line(
+        "proctor run -- /bin/true or /bin/true",
+        bare,
+        ours,
+        "ms",
+        f"≤ 60 ms more: {ours - bare:.1f}",
+    )
     return 0
 
 

@@ -48,12 +48,18 @@ def check(what: str, good: bool) -> None:
 
 
 def needs_root(what: str) -> None:
-    print(f"   left out: {what} needs root on the host (CAP_MKNOD); run `sudo make demo`", flush=True)
+    print(
+        f"   left out: {what} needs root on the host (CAP_MKNOD); run `sudo make demo`", flush=True
+    )
     skipped.append(what)
 
 
 def shown(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-    print("   $", " ".join(Path(word).name if word == PROCTOR else word for word in command), flush=True)
+    print(
+        "   $",
+        " ".join(Path(word).name if word == PROCTOR else word for word in command),
+        flush=True,
+    )
     done = subprocess.run(
         command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=120, **options  # type: ignore[call-overload]
     )  # fmt: skip
@@ -97,13 +103,17 @@ class Ground:
 def without(ground: Ground) -> None:
     say("1. Without supervision, container root cannot extract device nodes")
     place = ground.place("without")
-    done = shown([PROCTOR, "run", USERNS, "--", "tar", "-xpf", str(ground.archive), "-C", str(place)])
+    done = shown(
+        [PROCTOR, "run", USERNS, "--", "tar", "-xpf", str(ground.archive), "-C", str(place)]
+    )
     check("tar fails", done.returncode != 0)
     check("it says: Operation not permitted (EPERM)", "Operation not permitted" in done.stdout)
 
 
 def supervised(ground: Ground) -> None:
-    say("2. Under proctor run, with examples/devices.toml, the same tar extracts what the policy allows")
+    say(
+        "2. Under proctor run, with examples/devices.toml, the same tar extracts what the policy allows"
+    )
     if not ROOT:
         needs_root("making device nodes for the container")
         return
@@ -112,10 +122,13 @@ def supervised(ground: Ground) -> None:
         [PROCTOR, "run", USERNS, "--policy", str(POLICY), "--log", ground.log("tar"), "--",
          "tar", "-xpf", str(ground.archive), "-C", str(place)]
     )  # fmt: skip
-    check("the block device is refused, and tar says so", "sda" in done.stdout and done.returncode != 0)
+    check(
+        "the block device is refused, and tar says so",
+        "sda" in done.stdout and done.returncode != 0,
+    )
     check("the refusal names its rule", "rule" in done.stdout)
     for name in ("null", "zero", "random"):
-        kind, major, minor = NODES[name]
+        _, major, minor = NODES[name]
         try:
             info = (place / name).stat()
             made = stat.S_ISCHR(info.st_mode) and info.st_rdev == os.makedev(major, minor)
@@ -124,11 +137,12 @@ def supervised(ground: Ground) -> None:
             made = False
         check(f"{name} is character device {major}:{minor}, owned by container root", made)
     check("sda does not exist", not (place / "sda").exists())
-    script = (
-        'echo discarded > null && head -c 4 zero | od -An -tx1 && test "$(head -c 16 random | wc -c)" = 16 && echo works'
-    )
+    script = 'echo discarded > null && head -c 4 zero | od -An -tx1 && test "$(head -c 16 random | wc -c)" = 16 && echo works'
     done = shown([PROCTOR, "run", USERNS, "--", "sh", "-c", script], cwd=str(place))
-    check("they can be written to and read from inside", "works" in done.stdout and "00 00 00 00" in done.stdout)
+    check(
+        "they can be written to and read from inside",
+        "works" in done.stdout and "00 00 00 00" in done.stdout,
+    )
 
 
 def programs(ground: Ground) -> None:
@@ -152,13 +166,14 @@ def programs(ground: Ground) -> None:
     busybox = shutil.which("busybox")
     if busybox:
         done = shown(
-            [*start, "--log", ground.log("busybox"), "--", busybox, "mknod", "bb", "c", "1", "5"], cwd=str(place)
+            [*start, "--log", ground.log("busybox"), "--", busybox, "mknod", "bb", "c", "1", "5"],
+            cwd=str(place),
         )
         check("busybox: made", done.returncode == 0)
 
 
 def synthetic(ground: Ground) -> None:
-    say("4. Twenty lines of Python answer open(\"/etc/os-release\") with content of their own")
+    say('4. Twenty lines of Python answer open("/etc/os-release") with content of their own')
     done = shown(
         [PROCTOR, "run", "--handlers", str(HERE / "os_release.py"), "--log", ground.log("os-release"), "--",
          "cat", "/etc/os-release"]
@@ -172,12 +187,18 @@ def table(ground: Ground) -> None:
     groups: dict[tuple[str, str], list[float]] = {}
     for record in ground.records():
         verdict = str(record["verdict"])
-        what = "refused " + verdict[5:] if verdict.startswith("deny ") else "performed" if record["performed"] else verdict.split(" fd ")[0]  # fmt: skip
-        groups.setdefault((str(record["syscall"]), what), []).append(float(str(record["microseconds"])))
-    print(f"   {'call':<12} {'what was done':<18} {'calls':>6} {'median µs':>10} {'slowest µs':>11}")
+        what = "refused " + verdict[5:] if verdict.startswith("deny ") else "performed" if record["performed"] else verdict.split(" fd ", maxsplit=1)[0]  # fmt: skip
+        groups.setdefault((str(record["syscall"]), what), []).append(
+            float(str(record["microseconds"]))
+        )
+    print(
+        f"   {'call':<12} {'what was done':<18} {'calls':>6} {'median µs':>10} {'slowest µs':>11}"
+    )
     for (name, what), times in sorted(groups.items()):
         times.sort()
-        print(f"   {name:<12} {what:<18} {len(times):>6} {times[len(times) // 2]:>10.1f} {times[-1]:>11.1f}")
+        print(
+            f"   {name:<12} {what:<18} {len(times):>6} {times[len(times) // 2]:>10.1f} {times[-1]:>11.1f}"
+        )
 
 
 def main() -> int:
@@ -194,7 +215,9 @@ def main() -> int:
         say(f"{len(problems)} things did not work as they should: " + "; ".join(problems))
         return 1
     if skipped:
-        say(f"Everything shown worked. {len(skipped)} parts need the host's root and were left out.")
+        say(
+            f"Everything shown worked. {len(skipped)} parts need the host's root and were left out."
+        )
         return 77
     say("Everything worked.")
     return 0

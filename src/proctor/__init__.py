@@ -73,9 +73,7 @@ _WHERE: dict[str, str] = {
         "proctor.api": "Process filter_for run spawn",
         "proctor.asyncapi": "AsyncProcess run_async spawn_async",
         "proctor.call.call": "Call",
-        "proctor.call.verdict": (
-            "Verdict answer deny hand_over let_run let_run_unsafe perform"
-        ),
+        "proctor.call.verdict": ("Verdict answer deny hand_over let_run let_run_unsafe perform"),
         "proctor.filter.rules": "Condition Filter Rule",
         "proctor.kernel.errors": _ERRORS,
         "proctor.kernel.listener": "Listener",

@@ -10,7 +10,8 @@ from proctor.filter.actions import ALLOW, NOTIFY
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
 from proctor.kernel.errors import LaunchError, Unsupported
-from proctor.kernel.launch import Target, spawn as launch
+from proctor.kernel.launch import Target
+from proctor.kernel.launch import spawn as launch
 from proctor.kernel.listener import Listener
 from proctor.supervisor.handlers import Handler
 from proctor.supervisor.supervisor import Supervisor
@@ -137,7 +138,10 @@ class Process:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         try:
             if kind is None:
@@ -309,7 +313,9 @@ def run(
     finally:
         process.close()
     if text:
-        out, err = (x.decode(errors="surrogateescape") if x is not None else None for x in (out, err))
+        out, err = (
+            x.decode(errors="surrogateescape") if x is not None else None for x in (out, err)
+        )
     code = process.returncode
     assert code is not None  # communicate() waited
     if check and code:

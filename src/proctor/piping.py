@@ -60,7 +60,7 @@ class Plumbing:
         """Our ends as binary files, unbuffered for writing; ownership moves."""
         files: list[IO[bytes] | None] = []
         for number, fd in enumerate(self._ours):
-            files.append(None if fd is None else open(fd, "wb" if number == 0 else "rb", 0))
+            files.append(None if fd is None else open(fd, "wb" if number == 0 else "rb", 0))  # noqa: SIM115
         self._ours = [None, None, None]
         return files
 

@@ -46,13 +46,25 @@ def _nothing_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def start(caller: str, make_world: Callable[..., KernelWorld]) -> Iterator[Callable[..., proctor.Process]]:
+def start(
+    caller: str, make_world: Callable[..., KernelWorld]
+) -> Iterator[Callable[..., proctor.Process]]:
     """Start the caller with a script of calls and handlers; killed and closed at the end."""
     made: list[proctor.Process] = []
 
-    def go(*script: str, handlers: list[proctor.Handler], world: dict[str, object] | None = None, **options: object) -> proctor.Process:
+    def go(
+        *script: str,
+        handlers: list[proctor.Handler],
+        world: dict[str, object] | None = None,
+        **options: object,
+    ) -> proctor.Process:
         process = proctor.spawn(
-            [caller, *script], handlers, stdin=-1, stdout=-1, world=make_world(**(world or {})), **options
+            [caller, *script],
+            handlers,
+            stdin=-1,
+            stdout=-1,
+            world=make_world(**(world or {})),
+            **options,
         )  # type: ignore[arg-type]
         made.append(process)
         return process

@@ -250,7 +250,9 @@ def test_interrupted_caller_calls_again_in_order(start: Callable[..., proctor.Pr
     assert seen[1] > seen[0]
 
 
-def test_c128_closing_answers_everything_pending(caller: str, make_world: Callable[..., KernelWorld]) -> None:
+def test_c128_closing_answers_everything_pending(
+    caller: str, make_world: Callable[..., KernelWorld]
+) -> None:
     entered = threading.Semaphore(0)
     forever = threading.Event()
 
@@ -273,7 +275,9 @@ def test_c128_closing_answers_everything_pending(caller: str, make_world: Callab
         process.close()
 
 
-def test_c132_three_hundred_pending_answered_in_any_order(start: Callable[..., proctor.Process]) -> None:
+def test_c132_three_hundred_pending_answered_in_any_order(
+    start: Callable[..., proctor.Process],
+) -> None:
     waiting: list[tuple[int, asyncio.Future[None]]] = []
 
     async def hold(call: proctor.Call) -> proctor.Verdict:
@@ -329,7 +333,9 @@ def test_c126_a_cancelled_call_is_an_event(start: Callable[..., proctor.Process]
         outcomes.append((outcome.delivered, outcome.error))
         told.set()
 
-    process.append(start("wait", "call", "110", handlers=[handler(slow, quick=False)], observer=observe))
+    process.append(
+        start("wait", "call", "110", handlers=[handler(slow, quick=False)], observer=observe)
+    )
     assert process[0].stdin is not None
     process[0].stdin.write(b"x")
     assert inside.wait(20)
@@ -337,7 +343,9 @@ def test_c126_a_cancelled_call_is_an_event(start: Callable[..., proctor.Process]
     assert outcomes == [(False, None)]
 
 
-def test_c129_given_descriptors_are_closed_exactly_once(start: Callable[..., proctor.Process]) -> None:
+def test_c129_given_descriptors_are_closed_exactly_once(
+    start: Callable[..., proctor.Process],
+) -> None:
     """On every path: delivered, at the target's limit, caller gone, bad number."""
     memfd = os.memfd_create("shared")
     os.write(memfd, b"x")
@@ -359,6 +367,7 @@ def test_c129_given_descriptors_are_closed_exactly_once(start: Callable[..., pro
         "fds", "50", "110", "call", "110", "1", handlers=[handler(hand)], observer=observe
     )
     assert lines(process) == ["ok", f"110 = -{errno.EBADF}"]
+    process.close()  # the last outcome has been told once the supervisor has ended
     assert closed == given
     os.close(memfd)
 
@@ -391,7 +400,9 @@ def test_descendants_keep_the_listener_alive(start: Callable[..., proctor.Proces
     assert process.wait_all(20)
 
 
-def test_many_listeners_added_while_running(caller: str, make_world: Callable[..., KernelWorld]) -> None:
+def test_many_listeners_added_while_running(
+    caller: str, make_world: Callable[..., KernelWorld]
+) -> None:
     from proctor.api import filter_for
     from proctor.kernel.launch import spawn
 
@@ -448,7 +459,10 @@ def test_descriptors_under_a_signal_timer(start: Callable[..., proctor.Process])
     signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
     try:
         process = start(
-            "fds", "10000", "110", handlers=[handler(lambda c: proctor.hand_over(memfd, close=False))]
+            "fds",
+            "10000",
+            "110",
+            handlers=[handler(lambda c: proctor.hand_over(memfd, close=False))],
         )
         found = lines(process)
     finally:
@@ -462,18 +476,21 @@ def test_handlers_meet_their_conditions_only(start: Callable[..., proctor.Proces
     """Two handlers for one call, each with a condition of its own."""
     one = handler(lambda call: proctor.answer(11), conditions=(proctor.Condition(0, "==", 1),))
     two = handler(lambda call: proctor.answer(22), conditions=(proctor.Condition(0, "==", 2),))
-    process = start(
-        "call", "110", "1", "call", "110", "2", "call", "110", "3", handlers=[one, two]
-    )
+    process = start("call", "110", "1", "call", "110", "2", "call", "110", "3", handlers=[one, two])
     assert lines(process) == ["110 = 11", "110 = 22", f"110 = {os.getpid()}"]
 
 
-def test_observer_failure_is_no_failure(start: Callable[..., proctor.Process], caplog: pytest.LogCaptureFixture) -> None:
+def test_observer_failure_is_no_failure(
+    start: Callable[..., proctor.Process], caplog: pytest.LogCaptureFixture
+) -> None:
     def observe(outcome: proctor.Outcome) -> None:
         raise ValueError("observer bug")
 
-    process = start("call", "110", handlers=[handler(lambda c: proctor.answer(4))], observer=observe)
+    process = start(
+        "call", "110", handlers=[handler(lambda c: proctor.answer(4))], observer=observe
+    )
     assert lines(process) == ["110 = 4"]
+    process.close()
     assert "observer bug" in caplog.text
 
 
@@ -495,13 +512,17 @@ def test_stepping_by_hand(caller: str, make_world: Callable[..., KernelWorld]) -
         supervisor.close()
 
 
-def test_performer_is_asked_and_its_answer_is_the_answer(start: Callable[..., proctor.Process]) -> None:
+def test_performer_is_asked_and_its_answer_is_the_answer(
+    start: Callable[..., proctor.Process],
+) -> None:
     asked: list[str] = []
 
     def performer(call: proctor.Call, verdict: object) -> proctor.Verdict:
         asked.append(call.name)
         return proctor.answer(77)
 
-    process = start("call", "110", handlers=[handler(lambda c: proctor.perform())], performer=performer)
+    process = start(
+        "call", "110", handlers=[handler(lambda c: proctor.perform())], performer=performer
+    )
     assert lines(process) == ["110 = 77"]
     assert asked == ["getppid"]

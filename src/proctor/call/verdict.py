@@ -100,6 +100,8 @@ class Perform(NamedTuple):
 
 Verdict = Union[Deny, Answer, HandOver, LetRun, Perform]
 _LET_RUN: Final = LetRun()
+#: The plain denials, made once: values are frozen, and handlers are called often.
+_DENIALS: Final = {number: Deny(number) for number in range(1, 134)}
 
 
 def deny(errno: int, reason: str = "") -> Deny:
@@ -110,6 +112,8 @@ def deny(errno: int, reason: str = "") -> Deny:
     :param reason: for logs and audit; the target does not see it.
     :raises ValueError: for a number the kernel could not carry as an errno.
     """
+    if not reason and type(errno) is int and errno in _DENIALS:
+        return _DENIALS[errno]
     if not isinstance(errno, int) or isinstance(errno, bool) or not 1 <= errno <= MAX_ERRNO:
         raise ValueError(
             f"deny({errno!r}): an errno is a whole number from 1 to {MAX_ERRNO}, as in errno.EPERM"

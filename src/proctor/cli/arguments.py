@@ -48,11 +48,11 @@ def _run(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run.add_argument(
         "--log", metavar="FILE", help="append one JSON object per supervised call ('-': stderr)"
     )
+    run.add_argument("--quiet", action="store_true", help="do not tell refusals on standard error")
     run.add_argument(
-        "--quiet", action="store_true", help="do not tell refusals on standard error"
-    )
-    run.add_argument(
-        "--summary", action="store_true", help="end with a table of what was done, and how long it took"
+        "--summary",
+        action="store_true",
+        help="end with a table of what was done, and how long it took",
     )
     run.add_argument(
         "--no-wait",

@@ -57,11 +57,18 @@ def wait(process: Process, *, all_of_them: bool) -> int:
         number = info.si_signo
         if number == signal.SIGCHLD:
             continue
-        if code is not None and number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if code is not None and number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+            signal.SIGHUP,
+            signal.SIGQUIT,
+        ):
             return code  # the command is gone; whoever waits for its descendants has had enough
         if info.si_code == _SI_KERNEL and number in _TERMINAL:
             continue
-        if code is None and not (info.si_code == _SI_KERNEL and number in (signal.SIGWINCH, signal.SIGHUP)):
+        if code is None and not (
+            info.si_code == _SI_KERNEL and number in (signal.SIGWINCH, signal.SIGHUP)
+        ):
             process.send_signal(number)
 
 
@@ -97,4 +104,6 @@ def end_like(code: int) -> int:
         pass  # SIGKILL: cannot be, need not be reset
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
-    return 128 + number  # only if the signal does not kill us (SIGSTOP-like): what a shell would say
+    return (
+        128 + number
+    )  # only if the signal does not kill us (SIGSTOP-like): what a shell would say

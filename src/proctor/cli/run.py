@@ -61,9 +61,7 @@ def run(options: argparse.Namespace) -> int:
         observers.append(summary)
         closers.append(summary.print)
     try:
-        process = spawn(
-            command, handlers, observer=_all(observers), die_with_monitor=True, **extra
-        )
+        process = spawn(command, handlers, observer=_all(observers), die_with_monitor=True, **extra)
     except LaunchError as problem:
         print(f"proctor: {problem}", file=sys.stderr)
         if problem.step != "execve":

@@ -27,7 +27,9 @@ class Summary:
     def print(self, file: TextIO | None = None) -> None:
         """Write the table to ``file``, standard error by default."""
         file = file or sys.stderr
-        print(f"{'call':<16} {'what':<16} {'calls':>7} {'median µs':>10} {'total ms':>9}", file=file)
+        print(
+            f"{'call':<16} {'what':<16} {'calls':>7} {'median µs':>10} {'total ms':>9}", file=file
+        )
         with self._lock:
             for (name, what), times in sorted(self._times.items()):
                 times.sort()

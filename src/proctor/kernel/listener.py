@@ -202,7 +202,10 @@ class Listener:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -216,9 +219,7 @@ def _answered() -> AlreadyAnswered:
     )
 
 
-def _addfd_error(
-    problem: OSError, srcfd: int, at: int | None, send: bool, id: int
-) -> Exception:
+def _addfd_error(problem: OSError, srcfd: int, at: int | None, send: bool, id: int) -> Exception:
     """Tell the errors of ADDFD apart: ours (a bad ``srcfd``) from the target's (its limit)."""
     if problem.errno == errno.EMFILE:
         return TargetFdLimit(

@@ -72,9 +72,7 @@ def carry_out(listener: ListenerPort, id: int, verdict: Verdict, fallback: Deny)
 
 def _hand_over(listener: ListenerPort, id: int, verdict: HandOver) -> bool:
     try:
-        number = listener.addfd(
-            id, verdict.fd, at=verdict.at, cloexec=verdict.cloexec, send=True
-        )
+        number = listener.addfd(id, verdict.fd, at=verdict.at, cloexec=verdict.cloexec, send=True)
     except Unsupported:
         # Linux 5.9 to 5.13: two steps.  If a signal cancels the call in between, the descriptor
         # stays in the target (C070); nothing in user space can prevent that there.

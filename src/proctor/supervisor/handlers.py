@@ -28,7 +28,16 @@ class Handler:
     Calling it calls the function, so a decorated function stays usable by itself.
     """
 
-    __slots__ = ("_calls", "conditions", "deadline", "function", "is_async", "label", "names", "quick")
+    __slots__ = (
+        "_calls",
+        "conditions",
+        "deadline",
+        "function",
+        "is_async",
+        "label",
+        "names",
+        "quick",
+    )
 
     def __init__(
         self,
@@ -89,7 +98,9 @@ def _code_flags(function: object) -> int:
         if code is not None:
             return int(code.co_flags)
         function = getattr(function, "func", None) or getattr(
-            function, "__func__", getattr(type(function), "__call__", None)
+            function,
+            "__func__",
+            getattr(type(function), "__call__", None),  # noqa: B004
         )
         if function is None:
             return 0

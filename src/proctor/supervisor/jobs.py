@@ -52,7 +52,7 @@ class Served:
         self.handlers = tuple(handlers)
         self.name = name
         self.on_end = on_end
-        #: tid → calls of that caller that wait for its earlier one; a key exists while one runs.
+        #: tid → that caller's calls: the one being decided, then those that wait for it.
         self.busy: dict[int, deque[Job]] = {}
         #: Jobs that still may speak to the listener; it is closed after the last of them.
         self.running = 0
@@ -75,12 +75,14 @@ class Job:
         "received",
         "served",
         "slow",
+        "tid",
     )
 
     def __init__(
         self, call: Call, chain: Sequence[Handler], served: Served, received: float
     ) -> None:
         self.call = call
+        self.tid = call.tid
         self.chain = chain
         self.served = served
         self.received = received

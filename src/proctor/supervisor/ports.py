@@ -9,14 +9,14 @@ them in production (:mod:`proctor.supervisor.world`), the executable model in si
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Optional, Protocol
+from typing import Any, Protocol
 
 from proctor.call.verdict import Wire
 from proctor.kernel.notification import NotificationLike
 
 #: Called with one received notification; returns the answer, or None if it will be answered
 #: later through the listener.
-Route = Callable[[NotificationLike], Optional[Wire]]
+Route = Callable[[NotificationLike], Wire | None]
 
 
 def route_key(arch: int, nr: int) -> int:
@@ -50,7 +50,13 @@ class ListenerPort(Protocol):
         ...
 
     def addfd(
-        self, id: int, srcfd: int, *, at: int | None = None, cloexec: bool = False, send: bool = False
+        self,
+        id: int,
+        srcfd: int,
+        *,
+        at: int | None = None,
+        cloexec: bool = False,
+        send: bool = False,
     ) -> int | None:
         """Install a descriptor in the caller's table; its number there, None if the caller is gone.
         With ``send`` that number is also the answer, in one step (Linux 5.14).

@@ -1,0 +1,276 @@
+"""Deciding one call: from its reception to its answer, on whichever thread that takes.
+
+A :class:`Job` moves forward only: handlers are asked in order (:meth:`Decider.advance`), somebody
+speaks (:meth:`Decider.decided`), the answer is claimed once and carried out.  Three may claim it:
+the handler's side, the deadline, the end of supervision; whoever comes later finds it claimed.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from proctor.call.verdict import Deny, Perform, Verdict, close_unused, deny
+from proctor.kernel.errors import CallGone, RacyVerdict
+from proctor.supervisor.carry import carry_out, check
+from proctor.supervisor.jobs import Job, Outcome, Served
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.supervisor.ports import World
+
+#: Performs a call: (call, the Perform verdict) → what to answer.
+Performer = Callable[["Call", Perform], Verdict]
+
+
+class Rules:
+    """What is answered when handlers do not: see :class:`~proctor.supervisor.supervisor.Supervisor`."""
+
+    __slots__ = ("close_verdict", "deadline", "default", "on_deadline", "on_error")
+
+    def __init__(
+        self,
+        default: Verdict,
+        on_error: Deny,
+        deadline: float | None,
+        on_deadline: Verdict,
+        close_verdict: Deny,
+    ) -> None:
+        self.default = default
+        self.on_error = on_error
+        self.deadline = deadline
+        self.on_deadline = on_deadline
+        self.close_verdict = close_verdict
+
+
+class Decider:
+    """Takes jobs to their answer; shared by all listeners of one supervisor.
+
+    :param lock: guards jobs, queues and the counts of :class:`Served`.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        lock: threading.Lock,
+        rules: Rules,
+        performer: Performer | None,
+        observer: Callable[[Outcome], object] | None,
+    ) -> None:
+        self._world = world
+        self._lock = lock
+        self._rules = rules
+        self._performer = performer
+        self._observer = observer
+        self._jobs: set[Job] = set()
+        self._dues: list[tuple[float, int, Job]] = []
+        self._due_count = 0
+
+    @property
+    def observed(self) -> bool:
+        """Whether somebody wants to know every outcome."""
+        return self._observer is not None
+
+    def next_due(self) -> float | None:
+        """World time of the nearest deadline; None if there is none."""
+        return self._dues[0][0] if self._dues else None
+
+    def must_wait(self, job: Job) -> bool:
+        """Queue the call behind an earlier one of the same caller, if that is still being decided."""
+        if not job.served.busy or not job.tid:
+            return False
+        with self._lock:
+            queue = job.served.busy.get(job.tid)
+            if queue is None:
+                return False
+            queue.append(job)
+            self._register(job)
+        return True
+
+    def _register(self, job: Job) -> None:
+        """Know a job beyond the receiving thread, and its deadline (the lock is held)."""
+        if job.slow:
+            return
+        job.slow = True
+        job.served.running += 1
+        self._jobs.add(job)
+        limit = min(
+            (h.deadline for h in job.chain if h.deadline is not None), default=self._rules.deadline
+        )
+        if limit is not None:
+            job.due = job.received + limit
+            self._due_count += 1
+            heapq.heappush(self._dues, (job.due, self._due_count, job))
+
+    def _leave(self, job: Job) -> None:
+        """The job leaves the receiving thread: from now on its caller's next calls queue up."""
+        with self._lock:
+            if not job.slow:
+                self._register(job)
+                if job.tid:
+                    job.served.busy[job.tid] = deque([job])
+
+    def advance(self, job: Job, *, receiving: bool) -> None:
+        """Ask handler after handler until one has a verdict; move to where the next must run."""
+        while job.index < len(job.chain):
+            handler = job.chain[job.index]
+            if handler.conditions and not handler.applies(job.call):
+                job.index += 1
+                continue
+            if receiving and not handler.quick:
+                self._leave(job)
+                if not handler.is_async:
+                    self._world.submit(lambda: self.advance(job, receiving=False))
+                    return
+            if job.claimed:
+                return  # overtaken by its deadline, or by close()
+            job.index += 1
+            try:
+                if handler.is_async:
+                    self._world.start(
+                        handler.function(job.call),  # type: ignore[arg-type]
+                        lambda result, error, label=handler.label: self._resume(  # type: ignore[misc]
+                            job, result, error, label
+                        ),
+                    )
+                    return
+                verdict: Any = handler.function(job.call)
+            except BaseException as raised:  # whatever it is, a caller waits for an answer
+                verdict = raised
+            if verdict is not None:
+                self.decided(job, verdict, handler.label, receiving=receiving)
+                return
+        self.decided(job, self._rules.default, "default", receiving=receiving)
+
+    def _resume(self, job: Job, result: Any, error: BaseException | None, label: str) -> None:
+        """A coroutine ended: go on on a worker, so that no loop of the user's waits for us."""
+        outcome = error if error is not None else result
+
+        def go_on() -> None:
+            if outcome is None:
+                self.advance(job, receiving=False)
+            else:
+                self.decided(job, outcome, label, receiving=False)
+
+        self._world.submit(go_on)
+
+    def decided(self, job: Job, verdict: Any, who: str, *, receiving: bool) -> None:
+        """A handler spoke: check what it said, perform if asked to, answer."""
+        if isinstance(verdict, Perform) and receiving:
+            self._leave(job)
+            self._world.submit(lambda: self.decided(job, verdict, who, receiving=False))
+            return
+        try:
+            if isinstance(verdict, BaseException):
+                raise verdict
+            checked = check(verdict, job.call, who)
+            if isinstance(checked, Perform) and not job.claimed:
+                checked = check(self._perform(job, checked), job.call, "the performer")
+        except CallGone as gone:
+            job.error = gone
+            checked = self._rules.on_error  # nobody is left to hear it; the bookkeeping still runs
+        except RacyVerdict as racy:
+            job.error, checked = racy, self._rules.on_error
+            log(str(racy), trace=False)
+        except BaseException as raised:
+            job.error, checked = raised, self._rules.on_error
+            log(f"{who} failed on {job.call!r}; answered: {self._rules.on_error}")
+        self._answer(job, checked, who)
+        if receiving and isinstance(job.error, KeyboardInterrupt):
+            raise job.error  # Ctrl-C while the user's own thread ran step()
+
+    def _perform(self, job: Job, verdict: Perform) -> Verdict:
+        if self._performer is None:
+            return deny(errno.ENOSYS, "nothing here performs calls")
+        job.performed = True
+        done = self._performer(job.call, verdict)
+        if isinstance(done, Perform):
+            raise TypeError("a performer answers; it cannot ask for a performer")
+        return done
+
+    def _answer(self, job: Job, verdict: Verdict, who: str) -> None:
+        """Answer, unless somebody did; then let the caller's next call go on."""
+        if not self._claim(job):
+            close_unused(verdict)
+            return
+        delivered = False
+        try:
+            delivered = carry_out(job.served.listener, job.call.id, verdict, self._rules.on_error)
+        except Exception as problem:
+            job.error = problem
+            log(f"the verdict of {who} could not be carried out; answered: {self._rules.on_error}")
+            verdict = self._rules.on_error
+        self._finish(job, verdict, who, delivered)
+
+    def _claim(self, job: Job) -> bool:
+        with self._lock:
+            if job.claimed:
+                return False
+            job.claimed = True
+            return True
+
+    def _finish(self, job: Job, verdict: Verdict, who: str, delivered: bool) -> None:
+        if self._observer is not None:
+            outcome = Outcome(
+                job.call, verdict, who, delivered, job.received, self._world.clock(),
+                job.performed, job.error, job.served.name,
+            )  # fmt: skip
+            try:
+                self._observer(outcome)
+            except Exception:
+                log("the observer failed")
+        job.call.expire()
+        if not job.slow:
+            return
+        served = job.served
+        follower: Job | None = None
+        with self._lock:
+            self._jobs.discard(job)
+            served.running -= 1
+            queue = served.busy.get(job.tid)
+            if queue is not None and queue[0] is job:
+                # one that waited and was answered meanwhile stays in the queue until its turn
+                while queue and queue[0].claimed:
+                    queue.popleft()
+                if queue:
+                    follower = queue[0]
+                else:
+                    del served.busy[job.tid]
+        if follower is not None:
+            self._world.submit(lambda: self.advance(follower, receiving=False))
+        if served.closing:
+            release(served, self._lock)
+
+    def expire(self) -> None:
+        """Answer in the place of handlers that took too long."""
+        now = self._world.clock()
+        while self._dues and (self._dues[0][0] <= now or self._dues[0][2].claimed):
+            _, _, job = heapq.heappop(self._dues)
+            self._answer(job, self._rules.on_deadline, "deadline")
+
+    def abandon(self, served: Served) -> None:
+        """Answer what is pending for a listener that we give up."""
+        with self._lock:
+            jobs = [job for job in self._jobs if job.served is served]
+        for job in jobs:
+            self._answer(job, self._rules.close_verdict, "close")
+
+
+def release(served: Served, lock: threading.Lock) -> None:
+    """Close a listener that ended, once nothing speaks to it any more: a number closed too early
+    could by then belong to another listener."""
+    with lock:
+        if served.running or served.keep:
+            return
+    served.listener.close()
+
+
+def log(message: str, *, trace: bool = True) -> None:
+    """Log to the "proctor" logger; imported late, since nobody should pay for what never happens."""
+    import logging
+
+    logging.getLogger("proctor").error("%s", message, exc_info=trace)

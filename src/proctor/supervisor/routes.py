@@ -1,0 +1,95 @@
+"""Routes: where the calls of one number go.
+
+An engine looks a route up for every notification.  The table starts empty and is filled at the first
+call of each number, so that starting costs nothing for calls that never come.
+"""
+
+from __future__ import annotations
+
+from sys import getrefcount
+from typing import TYPE_CHECKING, Any, Final
+
+from proctor.call.call import Call
+from proctor.call.verdict import Answer, Deny, LetRun, Wire
+from proctor.filter import tables
+from proctor.supervisor.jobs import Job, Served
+from proctor.supervisor.ports import Route, route_key
+
+if TYPE_CHECKING:
+    from proctor.kernel.notification import NotificationLike
+    from proctor.supervisor.deciding import Decider
+    from proctor.supervisor.handlers import Handler
+    from proctor.supervisor.ports import World
+
+#: Most routes one listener remembers: numbers that exist nowhere can be notified too (C035).
+_MOST: Final = 4096
+#: References to a call that nobody kept: our variable, and getrefcount's argument.
+_OURS: Final = 2
+
+
+class Routes:
+    """The routes of one listener; :attr:`known` is what an engine is given, with :meth:`first_sight`
+    as the fallback."""
+
+    __slots__ = ("_decider", "_served", "_world", "known")
+
+    def __init__(self, served: Served, decider: Decider, world: World) -> None:
+        self._served = served
+        self._decider = decider
+        self._world = world
+        self.known: dict[int, Route] = {}
+
+    def first_sight(self, notification: NotificationLike) -> Wire | None:
+        """The first call of its number: find its handlers, remember the way, go it."""
+        arch, nr = notification.arch, notification.nr
+        name = tables.name(nr, tables.arch_of(arch, nr))
+        chain = tuple(h for h in self._served.handlers if name is not None and h.wants(name))
+        route = self._route(chain)
+        if len(self.known) < _MOST:
+            self.known[route_key(arch, nr)] = route
+        return route(notification)
+
+    def _route(self, chain: tuple[Handler, ...]) -> Route:
+        """The way of all calls of one number.  With one quick handler and nobody watching, it is
+        short: this is what a notification costs beyond the kernel's own price."""
+        served, decider = self._served, self._decider
+        listener = served.listener
+        busy = served.busy
+        clock = self._world.clock
+
+        def route(notification: NotificationLike) -> Wire | None:
+            job = Job(Call(notification, listener), chain, served, clock())
+            if decider.must_wait(job):
+                return None
+            decider.advance(job, receiving=True)
+            return None
+
+        if len(chain) != 1 or not chain[0].quick or chain[0].conditions or decider.observed:
+            return route
+        function = chain[0].function
+
+        def short(notification: NotificationLike) -> Wire | None:
+            if busy:
+                return route(notification)
+            call = Call(notification, listener)
+            try:
+                verdict: Any = function(call)
+            except BaseException as raised:
+                verdict = raised
+            kind = type(verdict)
+            if kind is Deny or kind is Answer or (kind is LetRun and not call.memory_read):
+                # Expiring costs more than all the rest here, and only matters if the handler
+                # kept the call, or took something that has to be closed.
+                if getrefcount(call) > _OURS or call._kept:
+                    call.expire()
+                wire: Wire = verdict.wire
+                return wire
+            job = Job(call, chain, served, clock())
+            job.index = 1
+            if verdict is None:
+                decider.advance(job, receiving=True)
+            else:
+                decider.decided(job, verdict, chain[0].label, receiving=True)
+            return None
+
+        return short
