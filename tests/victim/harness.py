@@ -14,12 +14,9 @@ A command is written to the actor's pipe and its reply awaited on the pipe they 
 
 from __future__ import annotations
 
-import fcntl
 import os
-import select
 import signal
 import struct
-import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import NamedTuple
@@ -27,28 +24,20 @@ from typing import NamedTuple
 from proctor.kernel import abi
 
 from . import bpf
-from .build import build
 from .constants import NR, PR_SET_NO_NEW_PRIVS
+from .pipes import Pipes, VictimDied
 from .processes import (
     PATIENCE,
     TookTooLong,
     blocked_in,
     eventually,
-    inheritable,
     pidfd_getfd,
     state,
     syscall_line,
     tgkill,
 )
 
-REPLY_FD = 199
-FIRST_SLOT_FD = 200
-SLOTS = 16
 PEEK_LIMIT = 1900
-
-
-class VictimDied(AssertionError):
-    """A victim went away while something was expected of it."""
 
 
 class Result(NamedTuple):
@@ -67,26 +56,33 @@ class Pending:
 
     def done(self) -> bool:
         """Whether the result is there; does not wait."""
-        self.actor.victim._pump(0)
-        return bool(self.actor.victim._finished.get(self.seq))
+        self.actor.victim.pipes.pump()
+        return self.seq in self.actor.victim.pipes.finished
 
     def result(self, timeout: float = PATIENCE) -> Result:
         """The call's value and errno.
 
         :raises VictimDied: nobody is left who could tell.
         :raises TookTooLong: still not there after ``timeout`` seconds."""
-        value, number = self.actor.victim._reply(self.seq, timeout, self.actor)[1:]
+        value, number = self.words(timeout)[1:]
         return Result(int(value), int(number))
+
+    def words(self, timeout: float = PATIENCE) -> list[str]:
+        """The reply as it came, its kind first; raises as :meth:`result`."""
+        return self.actor.victim.pipes.reply(self.seq, self.actor.tid, timeout)
 
     def counts(self, timeout: float = PATIENCE) -> tuple[int, ...]:
         """The numbers of a reply that has more than two."""
-        words = self.actor.victim._reply(self.seq, timeout, self.actor)
-        return tuple(int(word) for word in words[1:])
+        return tuple(int(word) for word in self.words(timeout)[1:])
 
     def started(self) -> Pending:
         """Wait until the actor is about to enter the call, and return self."""
-        victim = self.actor.victim
-        victim._wait(lambda: self.seq in victim._started or self.seq in victim._finished, PATIENCE)
+        pipes = self.actor.victim.pipes
+        pipes.wait(
+            lambda: self.seq in pipes.started or self.seq in pipes.finished,
+            self.actor.tid,
+            PATIENCE,
+        )
         return self
 
     def settled(self, nr: str | int) -> bool:
@@ -122,10 +118,8 @@ class Actor:
     # Commands --------------------------------------------------------------------------------
     def command(self, verb: str, *arguments: object) -> Pending:
         """Give a command of ``victim.c``; nothing is awaited."""
-        seq = self.victim._next_seq()
         words = " ".join(str(argument) for argument in arguments)
-        self.victim._write(self.slot, f"{seq} {verb} {words}\n".encode())
-        return Pending(self, seq)
+        return Pending(self, self.victim.pipes.write(self.slot, verb, words))
 
     def call(self, nr: str | int, *arguments: int) -> Result:
         """Make a system call that returns soon."""
@@ -160,13 +154,12 @@ class Actor:
         got = b""
         while len(got) < size:
             part = min(size - len(got), PEEK_LIMIT)
-            seq = self.command("peek", hex(address + len(got)), part).seq
-            got += bytes.fromhex(self.victim._reply(seq, PATIENCE, self)[1])
+            got += bytes.fromhex(self.command("peek", hex(address + len(got)), part).words()[1])
         return got
 
     def room(self, size: int, align: int = 16) -> int:
         """The address of unused scratch memory (shared by all actors' address spaces)."""
-        return self.victim._room(size, align)
+        return self.victim.take_room(size, align)
 
     def place(self, data: bytes, align: int = 16) -> int:
         """Put bytes into fresh scratch memory; their address."""
@@ -239,13 +232,13 @@ class Actor:
     # More actors -----------------------------------------------------------------------------
     def thread(self) -> Actor:
         """A new thread in this process."""
-        slot = self.victim._free_slot()
+        slot = self.victim.pipes.free_slot()
         tid = self.command("thread", slot).result().value
         return Actor(self.victim, slot, self.pid, tid)
 
     def fork(self, flags: int = 0) -> Actor:
         """A child process; ``flags`` are CLONE_* (none that shares memory)."""
-        slot = self.victim._free_slot()
+        slot = self.victim.pipes.free_slot()
         pid, number = self.command("fork", slot, flags).result()
         if pid < 0:
             raise OSError(number, os.strerror(number), "fork in the victim")
@@ -257,10 +250,7 @@ class Actor:
 
     def exec_finish(self, pending: Pending) -> None:
         """Wait until the new program runs; threads of this process are no more."""
-        words = self.victim._reply(pending.seq, PATIENCE, self)
-        if words[0] != "h":
-            raise AssertionError(f"exec failed: {words}")
-        self.victim._layout(words)
+        self.victim.greeted(pending.words())
 
     # What the world sees ---------------------------------------------------------------------
     def wait_blocked(self, nr: str | int) -> None:
@@ -301,62 +291,21 @@ class Actor:
 
 
 class Victim(Actor):
-    """A running victim: its main thread, and the pipes of all its actors.
+    """A running victim: its main thread, and what all its actors share.
 
-    :param fds: (ours, its) descriptors that it inherits besides the pipes; 0, 1, 2 are /dev/null.
+    :param fds: (ours, its) descriptors that it inherits besides its pipes; 0 and 1 are /dev/null.
     :param binary: descriptor of the victim's program, for callers who may not reach its path.
     """
 
+    #: Address of a function in its read-only text; the verb "marker" calls it.
+    marker: int
+
     def __init__(self, fds: Mapping[int, int] | None = None, binary: int | None = None) -> None:
-        reply, reply_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(reply_end, True)
-        pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(SLOTS)]
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        moves = [(null, 0), (null, 1), (reply_end, REPLY_FD)]
-        moves += [(ours, FIRST_SLOT_FD + slot) for slot, (ours, _) in enumerate(pipes)]
-        moves += list((fds or {}).items())
-        targets = {its for _, its in moves}
-        unasked = [fd for fd in inheritable() if fd not in targets]
-        # A number that is both somebody's source and somebody's target would be lost on the way.
-        sources = {ours for ours, _ in moves}
-        aside = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 256) for fd in sources & targets}
-        path = f"/proc/self/fd/{binary}" if binary is not None else str(build())
-        self._ended: int | None = None
-        self._seq = 0
-        self._slots = 0
-        self._started: set[int] = set()
-        self._finished: dict[int, list[str]] = {}
-        self._buffer = b""
-        self._all_gone = False
-        #: (signal, tid) of each report of a handler, in order of arrival.
-        self.reports: list[tuple[int, int]] = []
+        self.pipes = Pipes(fds or {}, binary)
+        self._status: int | None = None
+        super().__init__(self, self.pipes.free_slot(), self.pipes.pid, self.pipes.pid)
         try:
-            pid = os.posix_spawn(
-                path,
-                ["victim", "0", "0"],
-                {},
-                # stderr stays ours: a sanitizer or libc complaint must be seen
-                file_actions=[
-                    *((os.POSIX_SPAWN_DUP2, aside.get(ours, ours), its) for ours, its in moves),
-                    *((os.POSIX_SPAWN_CLOSE, fd) for fd in unasked),
-                ],
-                setsid=True,
-                setsigmask=(),
-                setsigdef=[s for s in signal.valid_signals() if s not in (9, 19, 32, 33)],
-            )
-        except BaseException:
-            for fd in (reply, *(theirs for _, theirs in pipes)):
-                os.close(fd)
-            raise
-        finally:
-            for fd in (reply_end, null, *(ours for ours, _ in pipes), *aside.values()):
-                os.close(fd)
-        self._reply_fd = reply
-        self._writers: list[int] = [theirs for _, theirs in pipes]
-        super().__init__(self, self._free_slot(), pid, pid)
-        self.pidfd = os.pidfd_open(pid)
-        try:
-            self._layout(self._reply(0, PATIENCE, self))
+            self.greeted(self.pipes.reply(0, self.tid, PATIENCE))
         except BaseException:
             self.close()
             raise
@@ -372,34 +321,62 @@ class Victim(Actor):
     ) -> None:
         self.close()
 
+    def greeted(self, words: list[str]) -> None:
+        """Take note of what a program said of itself when it started; its scratch memory is empty."""
+        kind, _, _, scratch, size, marker = words
+        if kind != "h":
+            raise AssertionError(f"not the greeting of a program: {words}")
+        self._free = int(scratch)
+        self._free_end = self._free + int(size)
+        self.marker = int(marker)
+
+    def take_room(self, size: int, align: int) -> int:
+        """The address of so much unused scratch memory."""
+        address = -(-self._free // align) * align
+        if address + size > self._free_end:
+            raise AssertionError("the victim's scratch memory is used up")
+        self._free = address + size
+        return address
+
+    @property
+    def pidfd(self) -> int:
+        """A pidfd of the main process; not the caller's to close."""
+        return self.pipes.pidfd
+
+    @property
+    def reports(self) -> list[tuple[int, int]]:
+        """(signal, tid) of each report of a handler so far, in order of arrival."""
+        self.pipes.pump()
+        return self.pipes.reports
+
     def wait_report(self, report: tuple[int, int]) -> None:
         """Wait until a handler reported (signal, tid)."""
-        self._wait(lambda: report in self.reports, PATIENCE)
+        self.pipes.wait(lambda: report in self.pipes.reports, report[1], PATIENCE)
 
     # Its end ---------------------------------------------------------------------------------
-    def dead(self, timeout: float = 0) -> bool:
+    def dead(self) -> bool:
         """Whether the process has ended (zombie or reaped)."""
-        return bool(select.select([self.pidfd], (), (), timeout)[0])
+        return self.pipes.dead()
 
     def wait(self, timeout: float = PATIENCE) -> int:
         """Wait for its end and reap it; the wait status (os.waitstatus_to_exitcode reads it)."""
-        if self._ended is None:
-            if not self.dead(timeout):
+        if self._status is None:
+            if not self.pipes.dead(timeout):
                 raise TookTooLong(f"victim {self.pid} does not end: {syscall_line(self.pid)!r}")
-            self._ended = os.waitpid(self.pid, 0)[1]
-        return self._ended
+            self._status = os.waitpid(self.pid, 0)[1]
+        return self._status
 
     def kill(self, *, reap: bool = True) -> None:
         """SIGKILL, and wait until it is a zombie, or gone with ``reap``."""
-        if self._ended is None:
+        if self._status is None:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            if not self.dead(PATIENCE):
+            if not self.pipes.dead(PATIENCE):
                 raise TookTooLong(f"victim {self.pid} does not die")
             if reap:
                 self.wait()
 
     def exit_signal(self) -> int:
-        """The signal that ended it; 0 if it exited."""
+        """Wait for its end; the signal that ended it, 0 if it exited."""
         return os.WTERMSIG(self.wait()) if os.WIFSIGNALED(self.wait()) else 0
 
     def close(self) -> None:
@@ -407,91 +384,5 @@ class Victim(Actor):
 
         Its other processes end when they next look for a command; the kill of a whole tree is
         :func:`victim.processes.end_all`."""
-        if self._reply_fd < 0:
-            return
         self.kill()
-        for fd in (self._reply_fd, self.pidfd, *self._writers):
-            os.close(fd)
-        self._reply_fd = -1
-
-    # Pipes -----------------------------------------------------------------------------------
-    def _next_seq(self) -> int:
-        self._seq += 1
-        return self._seq
-
-    def _free_slot(self) -> int:
-        if self._slots == SLOTS:
-            raise AssertionError(f"a victim has at most {SLOTS} actors")
-        self._slots += 1
-        return self._slots - 1
-
-    def _write(self, slot: int, data: bytes) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._writers[slot], view) :]
-        except BrokenPipeError:
-            raise VictimDied("no victim is left to take commands") from None
-
-    def _pump(self, timeout: float) -> None:
-        """Read what replies there are, waiting up to ``timeout`` seconds for the first."""
-        if self._all_gone or not select.select([self._reply_fd], (), (), timeout)[0]:
-            return
-        try:
-            while data := os.read(self._reply_fd, 65536):
-                self._buffer += data
-            self._all_gone = True
-        except BlockingIOError:
-            pass
-        *lines, self._buffer = self._buffer.split(b"\n")
-        for line in lines:
-            seq, kind, *rest = line.decode().split(" ")
-            if seq == "-":
-                self.reports.append((int(rest[0]), int(rest[1])))
-            elif kind == "s":
-                self._started.add(int(seq))
-            else:
-                self._finished[int(seq)] = [kind, *rest]
-
-    def _wait(self, there: object, timeout: float) -> None:
-        assert callable(there)
-        give_up = time.monotonic() + timeout
-        while not there():
-            left = give_up - time.monotonic()
-            if left <= 0:
-                raise TookTooLong("no reply of the victim")
-            if self._all_gone:
-                raise VictimDied(f"the victim is gone: exit signal {self.exit_signal()}")
-            # A dead actor leaves the pipe open if others live: the main one's pidfd tells too.
-            self._pump(min(left, 0.2))
-            if self.dead() and not there():
-                self._pump(0)
-                if not there() and self._slots == 1:
-                    raise VictimDied(f"the victim died of signal {self.exit_signal()}")
-
-    def _reply(self, seq: int, timeout: float, actor: Actor) -> list[str]:
-        try:
-            self._wait(lambda: seq in self._finished, timeout)
-        except TookTooLong:
-            raise TookTooLong(
-                f"no reply from actor {actor.slot} (tid {actor.tid}, state {state(actor.tid)!r}, "
-                f"in {syscall_line(actor.tid)!r})"
-            ) from None
-        words = self._finished.pop(seq)
-        if words[0] == "e":
-            raise AssertionError(f"the victim does not understand: {words[1:]}")
-        return words
-
-    def _layout(self, words: list[str]) -> None:
-        _, _, _, scratch, size, marker = words
-        self._scratch = int(scratch)
-        self._scratch_end = self._scratch + int(size)
-        #: Address of a function in its read-only text; the verb "marker" calls it.
-        self.marker = int(marker)
-
-    def _room(self, size: int, align: int) -> int:
-        address = -(-self._scratch // align) * align
-        if address + size > self._scratch_end:
-            raise AssertionError("the victim's scratch memory is used up")
-        self._scratch = address + size
-        return address
+        self.pipes.close()
