@@ -35,7 +35,13 @@ ADDRESSES = {
     "inet6:[::1]:80": Address(socket.AF_INET6, bytes(15) + b"\1", 80),
 }
 DEVICES = [(1, 3), (1, 5), (5, 0), (8, 0), (259, 300), (0, 0)]
-TYPES = {"char": 0o020000, "block": 0o060000, "fifo": 0o010000, "regular": 0o100000, "socket": 0o140000}
+TYPES = {
+    "char": 0o020000,
+    "block": 0o060000,
+    "fifo": 0o010000,
+    "regular": 0o100000,
+    "socket": 0o140000,
+}
 FLAGS = {"O_CREAT": os.O_CREAT, "O_EXCL": os.O_EXCL, "O_TRUNC": os.O_TRUNC, "O_APPEND": os.O_APPEND}
 ACCESS = {"read": 0, "write": 1, "read-write": 2}
 OPS = {"==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}  # fmt: skip
@@ -158,7 +164,9 @@ FURTHER = ("path", "address", "caller")
 def meant(rules: list[Generated], default: tuple[str, Any], case: Case) -> tuple[str, Any]:
     """The verdict: the first rule that holds."""
     for rule in rules:
-        if case.name in rule.calls and all(condition_holds(k, v, case) for k, v in rule.when.items()):
+        if case.name in rule.calls and all(
+            condition_holds(k, v, case) for k, v in rule.when.items()
+        ):
             return rule.kind()
     return default
 
@@ -252,7 +260,9 @@ def cases(draw: st.DrawFn) -> tuple[Case, Facts]:
             for flag in draw(st.lists(st.sampled_from(sorted(FLAGS)), max_size=3)):
                 value |= FLAGS[flag]
         elif signed:
-            value = draw(st.one_of(st.integers(-2, 13), st.sampled_from([-100, 2**31 - 1, -(2**31)])))
+            value = draw(
+                st.one_of(st.integers(-2, 13), st.sampled_from([-100, 2**31 - 1, -(2**31)]))
+            )
         else:
             value = 0x7F00DEAD0000
         numbers[key] = value
@@ -263,6 +273,11 @@ def cases(draw: st.DrawFn) -> tuple[Case, Facts]:
     uid = draw(st.sampled_from([0, 1000, 1001]))
     case = Case(name, numbers, path, address, uid)
     facts = Facts(
-        name, "x86_64", raw, paths={"path": path}, addresses={"addr": address}, identity={"uid": uid}
+        name,
+        "x86_64",
+        raw,
+        paths={"path": path},
+        addresses={"addr": address},
+        identity={"uid": uid},
     )
     return case, facts

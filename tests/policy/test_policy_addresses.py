@@ -87,7 +87,10 @@ ADDRESSES = st.one_of(
         st.binary(min_size=16, max_size=16),
         st.integers(0, 65535),
     ),
-    st.builds(lambda name: Address(UNIX, abstract=name), st.binary(max_size=20).map(lambda b: b.replace(b"\0", b"x"))),
+    st.builds(
+        lambda name: Address(UNIX, abstract=name),
+        st.binary(max_size=20).map(lambda b: b.replace(b"\0", b"x")),
+    ),
     st.just(Address(UNIX)),
     st.just(Address(UNIX, path=b"/run/\xffweird [x]*")),
 )

@@ -97,9 +97,7 @@ def looked_at_memory(generated: list[Generated], case: Case) -> bool:
         first = {k: v for k, v in rule.when.items() if k not in ("path", "address")}
         if not all(condition_holds(k, v, case) for k, v in first.items()):
             continue
-        if len(first) < len(rule.when):
-            return True
-        return False
+        return len(first) < len(rule.when)
     return False
 
 

@@ -124,7 +124,9 @@ def test_the_refusal_of_a_race_names_the_ways_out() -> None:
     sentence = refusal(rule('calls = ["openat"]\nwhen = { path = "/etc/shadow" }\ndeny = "EACCES"'))
     for word in ("perform = true", 'deny = "EPERM"', 'allow = "unsafe:', "no boundary"):
         assert word in sentence
-    assert "perform" not in refusal(rule('calls = ["connect"]\nwhen = { address = "inet" }\ndeny = 1'))
+    assert "perform" not in refusal(
+        rule('calls = ["connect"]\nwhen = { address = "inet" }\ndeny = 1')
+    )
 
 
 def test_said_in_words_the_race_is_let_in() -> None:
@@ -217,12 +219,31 @@ class TestFiles:
 
 VALUES = st.recursive(
     st.integers() | st.booleans() | st.text(max_size=8) | st.floats(allow_nan=False),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["all", ">=", "uid", "mask", "is", "x"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["all", ">=", "uid", "mask", "is", "x"]), inner, max_size=3
+        )
+    ),
     max_leaves=6,
 )
 KEYS = st.sampled_from(
-    "name calls when deny return perform allow kill log report path mode device x".split()
+    [
+        "name",
+        "calls",
+        "when",
+        "deny",
+        "return",
+        "perform",
+        "allow",
+        "kill",
+        "log",
+        "report",
+        "path",
+        "mode",
+        "device",
+        "x",
+    ]
 )
 
 
@@ -230,7 +251,21 @@ KEYS = st.sampled_from(
 @given(
     st.dictionaries(KEYS, VALUES, max_size=5),
     st.dictionaries(
-        st.sampled_from("path mode type device dev flags access caller dirfd addr x".split()),
+        st.sampled_from(
+            [
+                "path",
+                "mode",
+                "type",
+                "device",
+                "dev",
+                "flags",
+                "access",
+                "caller",
+                "dirfd",
+                "addr",
+                "x",
+            ]
+        ),
         VALUES,
         max_size=3,
     ),

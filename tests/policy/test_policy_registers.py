@@ -61,7 +61,9 @@ def test_a_comparison_means_what_it_says(
         (Register(0, 64), "==", 1 << 64),
     ],
 )
-def test_a_number_that_no_value_has_is_out_of_range(register: Register, op: str, number: int) -> None:
+def test_a_number_that_no_value_has_is_out_of_range(
+    register: Register, op: str, number: int
+) -> None:
     with pytest.raises(OutOfRange):
         registers.compare(register, op, number)
 
@@ -103,9 +105,7 @@ def test_possible_and_implies_are_never_wrong(tests: list[Comparison], wanted: C
     st.lists(st.lists(SMALL, max_size=3).map(tuple), max_size=4).map(tuple),
     st.lists(st.lists(SMALL, max_size=3).map(tuple), max_size=4).map(tuple),
 )
-def test_both_and_either(
-    first: registers.Alternatives, second: registers.Alternatives
-) -> None:
+def test_both_and_either(first: registers.Alternatives, second: registers.Alternatives) -> None:
     both, either = registers.both(first, second), registers.either([first, second])
     for r in EVERY:
         one, other = registers.hold(first, r), registers.hold(second, r)

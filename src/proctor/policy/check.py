@@ -145,7 +145,6 @@ FAMILIES: Final = (
     ("execve", "execveat"),
     ("truncate", "open", "openat"),
     ("mount", "fsmount", "move_mount", "open_tree"),
-    ("socket", "socketpair"),
     ("connect", "sendto", "sendmsg", "sendmmsg"),
     ("fork", "vfork", "clone", "clone3"),
     ("ptrace", "process_vm_writev"),

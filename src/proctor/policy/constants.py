@@ -20,10 +20,8 @@ def register_of(arg: Arg) -> Register:
     return Register(arg.reg, arg.bits, arg.signed)
 
 
-def constants_of(arg: Arg | None) -> Mapping[str, int]:
-    """The names that may stand for numbers in this argument."""
-    if arg is None:
-        return {}
+def constants_of(arg: Arg, arch: str) -> Mapping[str, int]:
+    """The names that may stand for numbers in this argument, with the numbers ``arch`` gives them."""
     if arg.role in ("fd", "dirfd"):
         return _AT_FDCWD
     if arg.role == "signal":
@@ -42,6 +40,7 @@ def constants_of(arg: Arg | None) -> Mapping[str, int]:
         return {}
     from proctor.call import flags
 
-    family = getattr(flags, arg.family, None)
-    members = getattr(family, "__members__", {})
-    return {name: int(value) for name, value in members.items()}
+    try:
+        return flags.members(arg.family, arch)
+    except KeyError:
+        return {}  # a family without names

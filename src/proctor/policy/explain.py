@@ -7,12 +7,14 @@ calls exists and misses this one by a single condition, also the addition to tha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.policy import addresses, globs
 from proctor.policy.arguments import ACCESS, FILE_TYPES, Builder, device_of
 from proctor.policy.conditions import Condition
-from proctor.policy.registers import hold
+from proctor.policy.numeric import Spec
+from proctor.policy.registers import ALWAYS, both, hold
 from proctor.policy.rules import (
     ALLOW,
     PERFORM,
@@ -171,7 +173,7 @@ def describe(view: CallView) -> dict[str, str]:
             if address is not None:
                 out[arg.name] = addresses.spell(address)
         elif arg.role in ("flags", "cmd"):
-            out[arg.name] = _named(arg, value)
+            out[arg.name] = _named(arg, value, view.arch)
         elif arg.role == "dirfd" and value == -100:
             continue
         elif arg.role not in (
@@ -187,23 +189,12 @@ def describe(view: CallView) -> dict[str, str]:
     return out
 
 
-def _named(arg: Arg, value: int) -> str:
-    from proctor.policy.constants import constants_of
+def _named(arg: Arg, value: int, arch: str) -> str:
+    from proctor.call import flags
 
-    names = constants_of(arg)
-    exact = next((name for name, number in names.items() if number == value), None)
-    if exact is not None:
-        return exact
-    if arg.role == "cmd":
+    if arg.family is None or arg.family not in flags.family_names():
         return str(value)
-    left, found = value, []
-    for name, number in names.items():
-        if number and number & (number - 1) == 0 and left & number:
-            found.append(name)
-            left &= ~number
-    if left or not found:
-        found.append(f"{left:#x}")
-    return "|".join(found)
+    return str(flags.decode(arg.family, value, arch))
 
 
 def quoted_bytes(data: bytes) -> str:
@@ -229,10 +220,9 @@ def _tip(policy: Policy, view: CallView, rule: Rule | None) -> str:
     from proctor.emulate import SUPPORTED
 
     when = _distinguishing(view, rule)
-    looks = any(key in when for key in ("path", "address")) or _memory_before(policy, view, rule)
     if view.name in SUPPORTED:
         verdict = "perform = true"
-    elif looks:
+    elif "path" in when or "address" in when or _memory_before(policy, view, rule, when):
         verdict = f"allow = {quoted(UNSAFE_PLACEHOLDER)}"
     else:
         verdict = "allow = true"
@@ -242,93 +232,105 @@ def _tip(policy: Policy, view: CallView, rule: Rule | None) -> str:
         f"calls = [{quoted(view.name)}]",
     ]
     if when:
-        inside = ", ".join(f"{key} = {value}" for key, value in when.items())
-        lines.append(f"when = {{ {inside} }}")
+        lines.append(f"when = {_toml(when)}")
     return "\n".join([*lines, verdict]) + "\n"
 
 
-def _memory_before(policy: Policy, view: CallView, rule: Rule | None) -> bool:
-    """Whether a rule before the deciding one looks at memory of calls like this one."""
-    for each, clause in policy.chain(view.arch, view.name):
-        if rule is not None and each is rule:
+def _toml(value: Spec | Mapping[str, Spec]) -> str:
+    """A condition as TOML."""
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    return "[" + ", ".join(map(_toml, value)) + "]"
+
+
+def _memory_before(
+    policy: Policy, view: CallView, rule: Rule | None, when: dict[str, Spec]
+) -> bool:
+    """Whether a rule before the deciding one looks at memory of calls that the tip would take."""
+    signature = _signature(view)
+    clause = Builder(Source("", ""), (), when).clause(signature) if signature is not None else None
+    region = clause.registers if clause is not None else ALWAYS
+    for each, other in policy.chain(view.arch, view.name):
+        if each is rule:
             return False
-        if clause.reads_memory and hold(clause.registers, view.registers):
+        if other.reads_memory and both(region, other.registers):
             return True
     return False
 
 
-def _distinguishing(view: CallView, rule: Rule | None) -> dict[str, str]:
-    """Conditions, as TOML, that pick this call out of those the rule refused."""
+def _distinguishing(view: CallView, rule: Rule | None) -> dict[str, Spec]:
+    """Conditions that pick this call out of those the rule refused: on the keys that the rule looks
+    at, and always on the device."""
     signature = _signature(view)
     if signature is None:
         return {}
     raw = tuple(view.registers)
-    mode, dev = signature.first("mode"), signature.first("dev")
-    when: dict[str, str] = {}
+    mode, dev, flags = (signature.first(role) for role in ("mode", "dev", "flags"))
+    when: dict[str, Spec] = {}
     if mode is not None and dev is not None:
         kind = mode.value(raw) & _S_IFMT
-        if kind in _TYPE_NAMES:
-            when["type"] = quoted(_TYPE_NAMES[kind])
-            if _TYPE_NAMES[kind] in ("char", "block"):
-                when["device"] = quoted("{}:{}".format(*device_of(dev.value(raw))))
+        if kind not in _TYPE_NAMES:
+            when[mode.name] = {"mask": _S_IFMT, "is": kind}
         else:
-            when[mode.name] = f"{{ mask = {_S_IFMT:#o}, is = {kind:#o} }}"
+            when["type"] = _TYPE_NAMES[kind]
+            if _TYPE_NAMES[kind] in ("char", "block"):
+                when["device"] = "{}:{}".format(*device_of(dev.value(raw)))
     for key in rule.when if rule is not None else ():
         arg = signature.arg(key)
         if key in when or key in ("type", "device"):
             continue
-        if key == "access" and arg is None:
-            flags = signature.first("flags")
-            mode_bits = flags.value(raw) & 3 if flags is not None else 3
-            if mode_bits in _ACCESS_NAMES:
-                when[key] = quoted(_ACCESS_NAMES[mode_bits])
-        elif key == "caller" and arg is None:
-            when.update(_caller(view))
-        elif arg is not None and arg.role not in ("path", "sockaddr", "string"):
-            number = arg.value(raw)
-            when[key] = str(number) if arg.role != "mode" else f"{number:#o}"
-    when.update(_pointed_at(view, signature, rule))
+        if arg is not None and arg.role not in ("path", "sockaddr", "string"):
+            when[key] = arg.value(raw)
+        elif key == "access" and arg is None and flags is not None:
+            access = flags.value(raw) & 3
+            when[key] = _ACCESS_NAMES.get(access, "read")
+            if access not in _ACCESS_NAMES:
+                del when[key]
+                when[flags.name] = flags.value(raw)
+        else:
+            when.update(_looked_up(key, view, signature))
     return when
 
 
-def _pointed_at(view: CallView, signature: Signature, rule: Rule | None) -> dict[str, str]:
-    """Conditions on what memory held, if the rule looked at it."""
-    when: dict[str, str] = {}
-    for key in rule.when if rule is not None else ():
-        arg = signature.arg(key)
-        if arg is None and key in ("path", "address"):
-            arg = signature.first("path" if key == "path" else "sockaddr")
-        if arg is None:
-            continue
-        try:
-            if arg.role == "path":
-                path = view.path(arg.name)
-                if path is not None:
-                    when[key] = f"[{quoted(globs.literal(path))}]"
-            elif arg.role == "string":
-                text = view.string(arg.name)
-                if text is not None:
-                    when[key] = f"[{quoted(globs.literal(text))}]"
-            elif arg.role == "sockaddr":
-                address = view.address(arg.name)
-                if address is not None:
-                    when[key] = f"[{quoted(addresses.spell(address))}]"
-        except Unknowable:
-            continue
-    return when
-
-
-def _caller(view: CallView) -> dict[str, str]:
+def _looked_up(key: str, view: CallView, signature: Signature) -> dict[str, Spec]:
+    """A condition on what had to be looked at: the caller, or what memory held."""
     try:
-        return {"caller": f"{{ uid = {view.identity('uid')} }}"}
+        if key == "caller" and signature.arg(key) is None:
+            return {key: {"uid": view.identity("uid")}}
+        found = _pointed_at(key, view, signature)
     except Unknowable:
         return {}
+    return {key: [found]} if found else {}
 
 
-def _fresh_name(policy: Policy, view: CallView, when: dict[str, str]) -> str:
+def _pointed_at(key: str, view: CallView, signature: Signature) -> str:
+    """The pattern for what memory held; empty if there is none. :raises Unknowable: not known."""
+    arg = signature.arg(key)
+    if arg is None and key in ("path", "address"):
+        arg = signature.first("path" if key == "path" else "sockaddr")
+    if arg is None:
+        return ""
+    if arg.role == "sockaddr":
+        address = view.address(arg.name)
+        return addresses.spell(address) if address is not None else ""
+    data = None
+    if arg.role == "path":
+        data = view.path(arg.name)
+        # Pinned things without a path are shown as text that no pattern for paths matches.
+        data = data if data is not None and data.startswith(b"/") else None
+    elif arg.role == "string":
+        data = view.string(arg.name)
+    return globs.literal(data) if data is not None else ""
+
+
+def _fresh_name(policy: Policy, view: CallView, when: dict[str, Spec]) -> str:
     words = [view.name]
     if "device" in when:
-        words += [when["type"].strip('"'), when["device"].strip('"')]
+        words += [str(when["type"]), str(when["device"])]
     base = "allow " + " ".join(words)
     taken = {rule.name for rule in policy.rules}
     name, number = base, 2
@@ -382,16 +384,8 @@ def _addition(key: str, signature: Signature, view: CallView) -> str:
     dev = signature.first("dev")
     if key == "device" and dev is not None:
         return quoted("{}:{}".format(*device_of(dev.value(raw))))
-    arg = signature.arg(key)
-    if arg is None and key in ("path", "address"):
-        arg = signature.first("path" if key == "path" else "sockaddr")
-    if arg is None:
-        return ""
     try:
-        if arg.role == "path" and (path := view.path(arg.name)) is not None:
-            return quoted(globs.literal(path))
-        if arg.role == "sockaddr" and (address := view.address(arg.name)) is not None:
-            return quoted(addresses.spell(address))
+        found = _pointed_at(key, view, signature)
     except Unknowable:
-        pass
-    return ""
+        return ""
+    return quoted(found) if found else ""

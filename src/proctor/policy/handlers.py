@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import errno as _errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from proctor.call.verdict import Verdict, answer, deny, let_run, let_run_unsafe, perform
-from proctor.kernel.errors import CallGone, MemoryUnreadable
-from proctor.policy.addresses import FAMILIES, Address
+from proctor.kernel.errors import CallerInvisible, CallGone, NotPermitted, Unsupported
+from proctor.policy.addresses import Address
 from proctor.policy.conditions import PathCondition
-from proctor.policy.rules import DENY, KILL, PERFORM, RETURN, Clause, Rule, Ruling, Unknowable
+from proctor.policy.rules import DENY, KILL, PERFORM, RETURN, Ruling, Unknowable
 from proctor.supervisor.handlers import Handler
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.policy.policy import Decision, Policy, Report
+
+
+_Seen = TypeVar("_Seen")
 
 
 class PolicyHandler(Handler):
@@ -134,63 +137,88 @@ def _kill(call: Call, because: str) -> Verdict:
     return deny(_errno.EPERM, because)
 
 
-class LiveView:
-    """A notified call as rules see it.  What was looked at is kept: each thing is read once."""
+#: What resolving a path fails with for reasons that the kernel would find as well.
+_KERNELS_OWN: Final = frozenset(
+    (
+        _errno.EFAULT, _errno.ENOENT, _errno.ENOTDIR, _errno.ELOOP, _errno.ENAMETOOLONG,
+        _errno.EBADF, _errno.EACCES, _errno.EINVAL,
+    )
+)  # fmt: skip
 
-    __slots__ = ("_call", "_seen", "arch", "name", "registers")
+
+class LiveView:
+    """A notified call as rules see it.  Each thing is looked at once, and kept."""
+
+    __slots__ = ("_call", "_seen", "arch", "name", "registers", "tid")
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self.name: str = call.name or f"syscall_{call.nr}"
+        self.name: str = call.name
         self.arch: str = call.abi
-        self.registers: tuple[int, ...] = tuple(call.raw)
+        self.registers: tuple[int, ...] = call.raw
+        self.tid: int = call.tid
         self._seen: dict[tuple[str, str], Any] = {}
 
-    @property
-    def tid(self) -> int:
-        """The caller's thread id."""
-        return self._call.tid
-
-    def _once(self, what: str, argument: str, look: Callable[[], Any]) -> Any:
+    def _once(self, what: str, argument: str, look: Callable[[str], _Seen]) -> _Seen:
         key = (what, argument)
         if key not in self._seen:
             try:
-                self._seen[key] = look()
-            except Unknowable as unknown:
-                self._seen[key] = unknown
+                self._seen[key] = look(argument)
+            except CallGone:
+                raise
+            except (CallerInvisible, NotPermitted, Unsupported) as error:
+                self._seen[key] = Unknowable(0, str(error))
+            except OSError as error:
+                number = error.errno or 0
+                why = f"{argument} of {self.name}: {error.strerror or error}"
+                self._seen[key] = Unknowable(number if number in _KERNELS_OWN else 0, why)
         found = self._seen[key]
         if isinstance(found, Unknowable):
             raise found
-        return found
+        seen: _Seen = found
+        return seen
 
     def path(self, argument: str) -> bytes | None:
         """The path in ``argument``, resolved in the caller's view."""
-        return self._once("path", argument, lambda: self._resolve(argument))  # type: ignore[no-any-return]
+        return self._once("path", argument, self._resolve)
 
     def _resolve(self, argument: str) -> bytes | None:
-        raise NotImplementedError
+        if self._call.args[argument] is None:
+            return None
+        return self._call.resolve(argument).path
 
     def string(self, argument: str) -> bytes | None:
         """The bytes of a string argument."""
-        return self._once("string", argument, lambda: self._read(argument))  # type: ignore[no-any-return]
+        return self._once("string", argument, self._read)
 
     def _read(self, argument: str) -> bytes | None:
-        raise NotImplementedError
+        text: bytes | None = self._call.args[argument]
+        return text
 
     def address(self, argument: str) -> Address | None:
         """The socket address in ``argument``."""
-        return self._once("address", argument, lambda: self._address(argument))  # type: ignore[no-any-return]
+        return self._once("address", argument, self._address)
 
     def _address(self, argument: str) -> Address | None:
-        raise NotImplementedError
+        from proctor.policy.live_address import convert
+
+        return convert(self._call, self._call.args[argument])
 
     def identity(self, what: str) -> int:
         """``uid`` or ``gid``: effective, as the monitor's user namespace counts."""
-        raise NotImplementedError
+        return self._once("identity", what, self._identity)
+
+    def _identity(self, what: str) -> int:
+        caller = self._call.caller
+        number: int = (caller.uids if what == "uid" else caller.gids).effective
+        return number
 
     def hint(self, argument: str) -> bytes | None:
         """What a string argument holds, if it can be read."""
-        return None
+        try:
+            return self._once("string", argument, self._read)
+        except (Unknowable, CallGone):
+            return None
 
 
 class PinnedView:
@@ -208,6 +236,3 @@ class PinnedView:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._view, name)
-
-
-_ = (Clause, Rule, FAMILIES, MemoryUnreadable)

@@ -210,7 +210,7 @@ class Numbers:
             name = word.strip()
             number = _literal_number(name)
             if number is None:
-                known = constants_of(arg)
+                known = constants_of(arg, self._abi)
                 if name not in known:
                     if not known:
                         self._fail(
