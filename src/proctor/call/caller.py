@@ -382,12 +382,26 @@ class Caller:
         return fd
 
     def locate(
-        self, path: bytes, dirfd: int = AT_FDCWD, *, follow: bool = True, empty: bool = False
+        self,
+        path: bytes,
+        dirfd: int = AT_FDCWD,
+        *,
+        follow: bool = True,
+        empty: bool = False,
+        resolve: int = 0,
     ) -> Located:
-        """Where ``path`` leads in this caller's view; see :func:`proctor.call.paths.locate`."""
+        """Where ``path`` leads in this caller's view; see :func:`proctor.call.paths.locate`.
+
+        The result belongs to whoever asked."""
         from proctor.call.paths import locate
 
-        return locate(self, path, dirfd, follow=follow, empty=empty)
+        located = locate(self, path, dirfd, follow=follow, empty=empty, resolve=resolve)
+        try:
+            self.check()
+        except CallGone:
+            located.close()
+            raise
+        return located
 
     # End ----------------------------------------------------------------------------------------
 

@@ -1,0 +1,190 @@
+"""What path resolution must know about procfs, and how a place is named.
+
+procfs is where the same name leads different tasks to different places (``/proc/self``), and where
+links lead to objects that may have no name at all (``/proc/PID/fd/5``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as _stat
+from typing import Final, Protocol
+
+_PROC_SUPER_MAGIC: Final = 0x9FA0
+_PROC_ROOT_INO: Final = 1
+_PIN: Final = getattr(os, "O_PATH", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_UNREACHABLE: Final = b"(unreachable)"
+_NAME_DEPTH: Final = 2048
+
+
+class CallerNumbers(Protocol):
+    """The caller's numbers in every pid namespace, ours first."""
+
+    @property
+    def nspid(self) -> tuple[int, ...]:
+        """Thread ids."""
+        ...
+
+    @property
+    def nstgid(self) -> tuple[int, ...]:
+        """Process ids."""
+        ...
+
+    def namespace(self, kind: str) -> int:
+        """Inode number of a namespace."""
+        ...
+
+
+# Naming a place -----------------------------------------------------------------------------
+
+
+def name_of(fd: int, root: int) -> tuple[list[bytes], bytes]:
+    """(components, prefix): how a process with this root would name what ``fd`` refers to.
+
+    The prefix is empty if the components lead there, which is verified by walking them; otherwise
+    it is ``(unreachable)`` and the components are the kernel's name for it, whatever it is.
+    """
+    try:
+        text = os.readlink(f"/proc/self/fd/{fd}".encode())
+        base = os.readlink(f"/proc/self/fd/{root}".encode()).rstrip(b"/")
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return [b"..."], _UNREACHABLE
+    if text == (base or b"/") or text.startswith(base + b"/"):
+        names = [name for name in text[len(base) :].split(b"/") if name]
+        if _leads_to(root, names, fd):
+            return names, b""
+    return [name for name in text.split(b"/") if name], _UNREACHABLE
+
+
+def _leads_to(root: int, names: list[bytes], fd: int) -> bool:
+    if len(names) > _NAME_DEPTH:
+        return False
+    here = os.dup(root)
+    try:
+        for name in names:
+            if name == b"..":
+                return False
+            try:
+                below = os.open(name, _PIN, dir_fd=here)
+            except OSError:
+                return False
+            os.close(here)
+            here = below
+        return same_place(here, fd)
+    finally:
+        os.close(here)
+
+
+def same_place(one: int, other: int) -> bool:
+    """Whether two descriptors are of the same file on the same mount."""
+    a, b = os.fstat(one), os.fstat(other)
+    if (a.st_dev, a.st_ino) != (b.st_dev, b.st_ino):
+        return False
+    return mount_of(one) == mount_of(other)
+
+
+def mount_of(fd: int) -> int:
+    """The mount's id (``mnt_id`` of fdinfo)."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as info:
+        for line in info.read().split(b"\n"):
+            if line.startswith(b"mnt_id:"):
+                return int(line[7:])
+    return -1
+
+
+# Links of procfs ----------------------------------------------------------------------------
+
+
+def may_be(status: os.stat_result) -> bool:
+    """Whether a symbolic link may be procfs's, from its status alone: cheap, no false "no"."""
+    return os.major(status.st_dev) == 0
+
+
+def is_procfs(fd: int) -> bool:
+    """Whether ``fd`` is on a procfs.  Asked anew each time: device numbers are used again."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(512)  # struct statfs has 120 bytes or fewer
+    if libc.fstatfs(fd, buffer) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    # f_type is the first field: a long, or an unsigned int on s390x.
+    import struct
+
+    (kind,) = struct.unpack_from("=I" if _short_type() else "@l", buffer)
+    return int(kind) == _PROC_SUPER_MAGIC
+
+
+def _short_type() -> bool:
+    return os.uname().machine == "s390x"
+
+
+def link_text(parent: int, name: bytes, fd: int, caller: CallerNumbers) -> bytes | None:
+    """What the caller would read in a link ``name`` of procfs directory ``parent``.
+
+    None for one that leads to an object: the links below ``/proc/PID``, and those of which we
+    cannot tell where in a procfs they are (a part of it mounted elsewhere).
+    """
+    if os.fstat(parent).st_ino == _PROC_ROOT_INO:
+        if name not in (b"self", b"thread-self"):
+            return os.readlink(b"", dir_fd=fd)
+        tgid, tid = _numbers_in(parent, caller)
+        return str(tgid).encode() if name == b"self" else f"{tgid}/task/{tid}".encode()
+    if _below_a_process(parent):
+        return None
+    return os.readlink(b"", dir_fd=fd)
+
+
+def _below_a_process(directory: int) -> bool:
+    """Whether a directory of procfs is below /proc/PID; True where it cannot be told."""
+    device = os.fstat(directory).st_dev
+    here = os.dup(directory)
+    try:
+        for _ in range(64):
+            above = os.open(b"..", _PIN | os.O_DIRECTORY, dir_fd=here)
+            status = os.fstat(above)
+            if status.st_dev != device:
+                os.close(above)
+                return True
+            if status.st_ino == _PROC_ROOT_INO:
+                os.close(above)
+                try:
+                    return _stat.S_ISDIR(os.stat(b"task", dir_fd=here).st_mode)
+                except OSError:
+                    return False
+            os.close(here)
+            here = above
+        return True
+    finally:
+        os.close(here)
+
+
+def _numbers_in(proc_root: int, caller: CallerNumbers) -> tuple[int, int]:
+    """(process id, thread id) of the caller as this procfs counts them.
+
+    A procfs belongs to one pid namespace, which is ours or one below ours on the way to the
+    caller's, else the caller is not in it (ENOENT, as for ``/proc/self`` there).
+    """
+    tgids, tids = caller.nstgid, caller.nspid
+    namespace = caller.namespace("pid")
+    for level in range(len(tgids) - 1, -1, -1):
+        try:
+            with open(
+                os.open(f"{tgids[level]}/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_root),
+                "rb",
+            ) as file:
+                status = file.read()
+            inode = os.stat(f"{tgids[level]}/ns/pid", dir_fd=proc_root).st_ino
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        from proctor.call.identity import parse_status
+
+        seen = parse_status(status).get("NStgid", "").split()
+        # The innermost number is unique in its namespace, so equal tails mean the same process.
+        if inode == namespace and seen == [str(each) for each in tgids[level:]]:
+            return tgids[level], tids[level]
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
