@@ -133,8 +133,11 @@ Route = Callable[[Notification], Wire | None]
 #: Routes by ``arch << 32 | nr``, the fallback, and what is the caller's own.
 Served = tuple[dict[int, Route], Route, Callable[[], object], int]
 
-def serve(epoll: int, event: int, served: dict[int, Served], hung: list[int], wait: int, /) -> int:
-    """One round of :class:`proctor.kernel.engine.Engine`: how many notifications were received.
+def serve(epoll: int, event: int, served: dict[int, Served], hung: list[int], wait: int, rounds: int, /) -> int:
+    """Rounds of :class:`proctor.kernel.engine.Engine`: how many notifications were received.
+
+    At most ``rounds`` of them (0: no limit); the last is one in which the event was set, time was
+    over, a signal came, a listener hung up, or a route raised.
 
     Waits at most ``wait`` milliseconds (-1: for ever) in ``epoll``, whose data are the keys of
     ``served`` and the eventfd ``event``, which is drained.  Receives at most 32 from each of at

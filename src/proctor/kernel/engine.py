@@ -52,7 +52,8 @@ class Engine:
         fallback: _core.Route,
         ended: Callable[[], object],
     ) -> None:
-        """Start to serve the listener ``fd``; ``routes`` is copied.
+        """Start to serve the listener ``fd``; a dict of ``routes`` is looked into as
+        it is then (it may grow while serving), any other mapping is copied.
 
         :raises FileExistsError: if ``fd`` is served already.
         :raises ValueError: if the engine is closed.
@@ -63,7 +64,8 @@ class Engine:
             if self._find(fd) is not None:
                 raise FileExistsError(errno.EEXIST, f"descriptor {fd} is served already")
             ours = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-            self._served[ours] = (dict(routes), fallback, ended, fd)
+            live = routes if isinstance(routes, dict) else dict(routes)
+            self._served[ours] = (live, fallback, ended, fd)
             try:
                 self._epoll.register(ours, select.EPOLLIN)
             except BaseException:
@@ -93,6 +95,15 @@ class Engine:
         A reply after the caller is gone, or was answered, is ignored.  Of several exceptions in a
         round the first is raised, the others go to :func:`sys.unraisablehook`.
         """
+        return self._run(timeout, 1)
+
+    def run(self, timeout: float | None) -> int:
+        """Rounds without end, until :meth:`wake`, a listener's end, an exception, or ``timeout``
+        seconds in which nothing came; how many notifications were received.  Errors as in
+        :meth:`run_once`."""
+        return self._run(timeout, 0)
+
+    def _run(self, timeout: float | None, rounds: int) -> int:
         if timeout is None:
             wait = -1
         else:
@@ -102,7 +113,9 @@ class Engine:
                 raise ValueError("this engine is closed, or runs in another thread")
             self._running = True
         try:
-            return _core.serve(self._epoll.fileno(), self._event, self._served, self._hung, wait)
+            return _core.serve(
+                self._epoll.fileno(), self._event, self._served, self._hung, wait, rounds
+            )
         finally:
             ended = self._end_round()
             for call in ended:

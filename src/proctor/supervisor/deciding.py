@@ -60,7 +60,9 @@ class Decider:
         rules: Rules,
         performer: Performer | None,
         observer: Callable[[Outcome], object] | None,
+        wake: Callable[[], object],
     ) -> None:
+        self._wake = wake
         self._world = world
         self._lock = lock
         self._rules = rules
@@ -104,6 +106,8 @@ class Decider:
         if limit is not None:
             job.due = job.received + limit
             self._due_count += 1
+            if not self._dues:
+                self._wake()  # whoever waits without a limit has one from now on
             heapq.heappush(self._dues, (job.due, self._due_count, job))
 
     def _leave(self, job: Job) -> None:

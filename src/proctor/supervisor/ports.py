@@ -104,6 +104,12 @@ class Engine(Protocol):
         """One round, as above; in one thread only."""
         ...
 
+    def run(self, timeout: float | None) -> int:
+        """Rounds as above, one after another, until :meth:`wake`, a listener's end, an exception,
+        or ``timeout`` seconds in which nothing came; how many notifications were received.  Rounds
+        after the first may receive less eagerly while handlers are fast and nobody queues."""
+        ...
+
     def wake(self) -> None:
         """Make a waiting :meth:`run_once` return; from any thread, also before it waits."""
         ...

@@ -181,6 +181,13 @@ class PyEngine:
             raise problem
         return count
 
+    def run(self, timeout: float | None) -> int:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        total = 0
+        while count := self.run_once(timeout):
+            total += count
+        return total
+
     def _receive(
         self, fd: int, served: _Served, batch: deque[tuple[int, _Served, NotificationLike]]
     ) -> None:

@@ -81,7 +81,9 @@ class Supervisor:
             on_deadline if on_deadline is not None else deny(errno.EPERM),
             close_verdict if close_verdict is not None else deny(errno.ENOSYS),
         )
-        self._decider = Decider(world, self._lock, rules, performer, observer)
+        self._decider = Decider(
+            world, self._lock, rules, performer, observer, self._engine.wake
+        )
         self._served: dict[int, Served] = {}
         self._thread: threading.Thread | None = None
         self._ending = 0
@@ -215,7 +217,10 @@ class Supervisor:
     def _loop(self) -> None:
         while not self._closed:
             try:
-                self.step()
+                if self._decider.next_due() is None:
+                    self._engine.run(None)  # a deadline to come wakes it
+                else:
+                    self.step()
             except Exception:
                 # Our own fault or an observer's: the caller was answered by the engine.
                 log("error while supervising; the call was denied, supervision goes on")

@@ -36,13 +36,14 @@ def quiet_thread(target: Callable[[], object], name: str) -> threading.Thread:
 class NativeEngine:
     """The native engine behind the :class:`~proctor.supervisor.ports.Engine` door."""
 
-    __slots__ = ("_engine", "close", "run_once", "wake")
+    __slots__ = ("_engine", "close", "run", "run_once", "wake")
 
     def __init__(self) -> None:
         from proctor.kernel.engine import Engine as KernelEngine
 
         self._engine = engine = KernelEngine()
         self.run_once: Callable[[float | None], int] = engine.run_once
+        self.run: Callable[[float | None], int] = engine.run
         self.wake: Callable[[], None] = engine.wake
         self.close: Callable[[], None] = engine.close
 
