@@ -56,10 +56,7 @@ MEMBERS: Final[dict[str, tuple[str, int]]] = {
 }
 
 
-def member(call: str) -> tuple[str, Test] | None:
-    """The multiplexing call for ``call`` and the test that picks ``call`` out of it."""
-    found = MEMBERS.get(call)
-    if found is None:
-        return None
-    through, value = found
+def member(call: str) -> tuple[str, Test]:
+    """The multiplexing call for one of :data:`MEMBERS`, and the test that picks it out."""
+    through, value = MEMBERS[call]
     return through, Test(0, False, value, MASKS[through], False)

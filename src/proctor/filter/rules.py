@@ -271,8 +271,15 @@ class _Resolver:
                     placed += 1
                 elif overruled is None and earlier.action != rule.action:
                     overruled = earlier
-                if not tests and arch in multiplex.ARCHES and name in multiplex.MEMBERS:
-                    self._place_multiplexed(arch, str(name), clause)
+            if not rule.conditions and name in multiplex.MEMBERS:
+                for arch in arches:
+                    if arch in multiplex.ARCHES:
+                        # Some of the members have no number of their own there.
+                        exists = True
+                        found += 1
+                        clause = Clause((), rule.action, index)
+                        if self._place_multiplexed(arch, str(name), clause):
+                            placed += 1
             if not exists and not from_group:
                 unknown.append(str(name))
         for name_ in unknown:
@@ -340,12 +347,8 @@ class _Resolver:
         body.append(clause)
         return None
 
-    def _place_multiplexed(self, arch: str, name: str, clause: Clause) -> None:
-        found = multiplex.member(name)
-        if found is None:
-            return
-        through, test = found
-        nr = tables.numbers(arch).get(through)
-        if nr is not None:
-            body = self._bodies[arch].setdefault(nr, [])
-            self._place(body, Clause((test,), clause.action, clause.rule))
+    def _place_multiplexed(self, arch: str, name: str, clause: Clause) -> bool:
+        """Judge a multiplexed call where it arrives; False if an earlier rule already does."""
+        through, test = multiplex.member(name)
+        body = self._bodies[arch].setdefault(tables.numbers(arch)[through], [])
+        return self._place(body, Clause((test,), clause.action, clause.rule)) is None
