@@ -67,9 +67,13 @@ def _decider(
         try:
             decision = policy.decide(view)
         except Unknowable as unknown:
+            if unknown.errno:
+                return deny(
+                    unknown.errno
+                )  # what the kernel says to such a call: no refusal of ours
             if report is not None:
                 report(policy.explain(view))
-            return deny(unknown.errno or policy.settings.on_error, unknown.why)
+            return deny(policy.settings.on_error, f"on_error: {unknown.why}")
         ruling, because = decision.ruling, decision.because
         if ruling.kind in (DENY, KILL) or (report is not None and not ruling.runs):
             explanation = policy.explain(view)
@@ -183,9 +187,15 @@ class LiveView:
         return self._once("path", argument, self._resolve)
 
     def _resolve(self, argument: str) -> bytes | None:
-        if self._call.args[argument] is None:
-            return None
-        return self._call.resolve(argument).path
+        from proctor.call.following import allows_empty
+
+        call = self._call
+        if call.args[argument] is None:  # NULL can mean the descriptor beside it
+            arg = call.signature.arg(argument) if call.signature is not None else None
+            if arg is None or not allows_empty(call, arg):
+                return None
+        with call.resolve(argument) as located:
+            return located.path
 
     def string(self, argument: str) -> bytes | None:
         """The bytes of a string argument."""

@@ -47,11 +47,6 @@ def convert(call: Call, value: Any) -> Address | None:
 
 
 def _resolved(call: Call, path: bytes) -> bytes:
-    from proctor.call.paths import locate
-
     # bind(2) makes the name and does not follow a link there; the others follow.
-    located = locate(call, path, follow=call.name != "bind")
-    try:
+    with call.caller.locate(path, follow=call.name != "bind") as located:
         return located.path
-    finally:
-        located.close()

@@ -1,0 +1,321 @@
+"""Policies on the real kernel: what the filter decides is never seen, what we decide is right."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor.policy import Policy, loads
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Ran:
+    """How a Python program under a policy ended, and what the monitor saw."""
+
+    def __init__(self, policy: Policy, program: str, *arguments: str, **options: Any) -> None:
+        self.outcomes: list[tuple[str, str, str]] = []
+        self.reports: list[Any] = []
+        head = "import ctypes, errno, os, socket, sys\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        self.done = proctor.run(
+            [sys.executable, "-S", "-c", head + program, *arguments],
+            policy.handlers(report=self.reports.append),
+            filter=policy.filter(),
+            observer=self._saw,
+            capture_output=True,
+            timeout=30,
+            text=True,
+            **policy.supervisor_options(),
+            **options,
+        )
+
+    def _saw(self, outcome: Any) -> None:
+        self.outcomes.append((outcome.call.name, str(outcome.verdict), outcome.verdict.reason))
+
+    @property
+    def out(self) -> str:
+        assert self.done.returncode == 0, self.done.stderr
+        return str(self.done.stdout).strip()
+
+
+def rule(body: str, name: str = "r") -> str:
+    return f'[[rule]]\nname = "{name}"\n{body}\n'
+
+
+TRY = """
+def attempt(function, *arguments):
+    try:
+        print(function(*arguments))
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+"""
+
+
+def test_what_registers_decide_is_never_notified() -> None:
+    policy = loads(
+        rule('calls = ["kill"]\nwhen = { sig = 0 }\nreturn = 0', "a")
+        + rule('calls = ["kill"]\nwhen = { sig = "SIGUSR1" }\ndeny = "ENOTTY"', "b")
+        + rule('calls = ["kill"]\nwhen = { sig = "SIGUSR2" }\nreturn = 7', "c")
+    )
+    ran = Ran(
+        policy,
+        "print(libc.kill(1, 0))\n"
+        "print(libc.kill(os.getpid(), 10), errno.errorcode[ctypes.get_errno()])\n"
+        "print(libc.kill(os.getpid(), 12))\n",
+    )
+    assert ran.out.split("\n") == ["0", "-1 ENOTTY", "7"]
+    assert [(name, verdict) for name, verdict, _ in ran.outcomes] == [("kill", "answer 7")]
+    assert ran.outcomes[0][2] == 'rule "c"'
+
+
+def test_a_reported_refusal_carries_rule_and_tip(tmp_path: Path) -> None:
+    policy = loads(
+        rule('calls = ["mkdir", "mkdirat"]\nwhen = { mode = 0o700 }\ndeny = "EROFS"\nreport = true', "no rooms")
+    )  # fmt: skip
+    ran = Ran(policy, TRY + f"attempt(os.mkdir, {str(tmp_path / 'x')!r}, 0o700)\n")
+    assert ran.out == "EROFS"
+    ((name, verdict, reason),) = ran.outcomes
+    assert (name, verdict) == ("mkdir", "deny EROFS")
+    assert reason == (
+        'rule "no rooms"; would be allowed by, before rule "no rooms": [[rule]] name = "allow mkdir" '
+        'calls = ["mkdir"] when = { mode = 448 } allow = true'
+    )
+    (report,) = ran.reports
+    assert report.line().startswith(f'mkdir(path="{tmp_path / "x"}", mode=0o700) by tid ')
+
+
+def test_kill_by_the_filter_and_by_the_monitor() -> None:
+    program = "libc.mkdir(b'/nonexistent/x', 0o700)\nprint('alive')\n"
+    by_filter = Ran(loads(rule('calls = ["mkdir"]\nkill = true')), program)
+    assert by_filter.done.returncode == -signal.SIGSYS
+    assert by_filter.outcomes == []
+    by_monitor = Ran(loads(rule('calls = ["mkdir"]\nkill = true\nreport = true')), program)
+    assert by_monitor.done.returncode == -signal.SIGKILL
+    assert "alive" not in by_monitor.done.stdout
+
+
+def test_the_callers_uid() -> None:
+    uid = os.geteuid()
+    policy = loads(
+        rule(f'calls = ["mkdir"]\nwhen = {{ caller = {{ uid = {uid} }} }}\ndeny = "EDQUOT"', "us")
+        + rule('calls = ["mkdir"]\ndeny = "ENOSPC"', "others")
+    )
+    ran = Ran(policy, TRY + "attempt(os.mkdir, '/nonexistent/x')\n")
+    assert ran.out == "EDQUOT"
+
+
+def test_letting_run_after_a_look_at_the_caller_is_no_race() -> None:
+    policy = loads(
+        rule(f'calls = ["getppid"]\nwhen = {{ caller = {{ uid = {os.geteuid()} }} }}\nallow = true')
+    )
+    ran = Ran(policy, "print(os.getppid())\n")
+    assert ran.out == str(os.getpid())
+    assert [verdict for _, verdict, _ in ran.outcomes] == ["let run"]
+
+
+OPENS = (
+    rule('calls = ["open", "openat"]\nwhen = { path = "%s/secret/**" }\ndeny = "ENOTNAM"', "no secrets")
+    + rule('calls = ["open", "openat"]\nperform = true', "the rest")
+)  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "secret" / "deep").mkdir(parents=True)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "secret" / "deep" / "f").write_text("secret")
+    (tmp_path / "open" / "f").write_text("public")
+    (tmp_path / "open" / "link").symlink_to("../secret/deep/f")
+    (tmp_path / "open" / "dir").symlink_to(tmp_path / "secret" / "deep")
+    return tmp_path
+
+
+def test_a_pattern_sees_what_a_path_leads_to(place: Path) -> None:
+    ran = Ran(
+        loads(OPENS % place),
+        TRY + "os.chdir(sys.argv[1] + '/open')\n"
+        "here = os.open('.', os.O_RDONLY)\n"
+        "def read(path, **o):\n"
+        "    fd = os.open(path, os.O_RDONLY, **o)\n"
+        "    text = os.read(fd, 99).decode(); os.close(fd); return text\n"
+        "for p in ('f', '../open/f', '../secret/deep/f', 'link', 'dir/f', '/proc/self/cwd/link',\n"
+        "          '/proc/thread-self/root' + sys.argv[1] + '/secret/deep/f', 'none', 'none/f'):\n"
+        "    attempt(read, p)\n"
+        "attempt(lambda: read('link', dir_fd=here))\n"
+        "attempt(lambda: read('f', dir_fd=here))\n"
+        "attempt(lambda: os.open('../secret/new', os.O_CREAT | os.O_WRONLY))\n",
+        str(place),
+    )
+    assert ran.out.split("\n") == [
+        "public", "public", "ENOTNAM", "ENOTNAM", "ENOTNAM", "ENOTNAM", "ENOTNAM", "ENOENT", "ENOENT",
+        "ENOTNAM", "public", "ENOTNAM",
+    ]  # fmt: skip
+    assert not (place / "secret" / "new").exists()
+    refused = {
+        reason.partition(";")[0] for _, verdict, reason in ran.outcomes if "ENOTNAM" in verdict
+    }
+    assert refused == {'rule "no secrets"'}
+
+
+def test_a_path_that_is_not_utf8(place: Path) -> None:
+    name = os.fsencode(place) + b"/secret/\xff\n"
+    Path(os.fsdecode(name)).write_text("x")
+    ran = Ran(
+        loads(OPENS % place), TRY + "attempt(os.open, sys.argv[1].encode('utf-8', 'surrogateescape'), 0)\n",
+        os.fsdecode(name),
+    )  # fmt: skip
+    assert ran.out == "ENOTNAM"
+    (report,) = [r for r in ran.reports if r.refused]
+    assert report.line().isprintable()
+    assert "/secret/\\xff\\x0a" in report.line()
+    assert r"/secret/\\xff\\x0a" in report.tip
+
+
+def test_a_bad_pointer_gets_what_the_kernel_says(place: Path) -> None:
+    ran = Ran(
+        loads(OPENS % place),
+        "print(libc.open(ctypes.c_void_p(8), 0), errno.errorcode[ctypes.get_errno()])\n"
+        "print(libc.open(b'x' * 5000, 0), errno.errorcode[ctypes.get_errno()])\n"
+        "print(libc.open(b'', 0), errno.errorcode[ctypes.get_errno()])\n",
+    )
+    assert ran.out.split("\n") == ["-1 EFAULT", "-1 ENAMETOOLONG", "-1 ENOENT"]
+    assert not [report for report in ran.reports if report.refused]
+
+
+def test_a_performed_open_cannot_be_raced(place: Path) -> None:
+    """Another process swaps a directory for a link to the secrets, as fast as it can: no open gets
+    there, whatever the path said when it was looked at."""
+    (place / "a").mkdir()
+    (place / "a" / "f").write_text("public")
+    (place / "b").symlink_to("secret/deep")
+    swapping = threading.Event()
+
+    def swap() -> None:
+        while not swapping.is_set():
+            os.rename(place / "a", place / "t")
+            os.rename(place / "b", place / "a")
+            os.rename(place / "a", place / "b")
+            os.rename(place / "t", place / "a")
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        ran = Ran(
+            loads(OPENS % place),
+            "seen = {}\n"
+            "for _ in range(400):\n"
+            "    try:\n"
+            "        fd = os.open(sys.argv[1] + '/a/f', 0)\n"
+            "        said = os.read(fd, 99).decode(); os.close(fd)\n"
+            "    except OSError as error:\n"
+            "        said = errno.errorcode[error.errno]\n"
+            "    seen[said] = seen.get(said, 0) + 1\n"
+            "print(' '.join(sorted(seen)))\n",
+            str(place),
+        )
+    finally:
+        swapping.set()
+        thread.join()
+    seen = set(ran.out.split())
+    assert seen <= {"public", "ENOENT", "ENOTNAM", "EACCES"}
+
+
+def test_an_address_and_said_in_words_the_rest_runs(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    policy = loads(
+        rule(f'calls = ["connect"]\nwhen = {{ address = ["unix:{tmp_path}/*", "unix:@hidden*", "inet:127.0.0.0/8:1-9"] }}\ndeny = "EHOSTDOWN"', "a")
+        + rule('calls = ["connect"]\nallow = "unsafe: a test"', "b")
+    )  # fmt: skip
+    ran = Ran(
+        policy,
+        TRY + "os.chdir(sys.argv[1])\n"
+        "unix = lambda where: socket.socket(socket.AF_UNIX).connect(where)\n"
+        "for where in (sys.argv[1] + '/s', 's', '/proc/self/cwd/s', '\\0hidden one', '\\0other', '/none/s'):\n"
+        "    attempt(unix, where)\n"
+        "attempt(lambda: socket.socket().connect(('127.0.0.1', 9)))\n"
+        "attempt(lambda: socket.socket(socket.AF_INET6).connect(('::ffff:127.0.0.1', 9)))\n"
+        "print(libc.connect(socket.socket().detach(), b'\\2\\0', 2), errno.errorcode[ctypes.get_errno()])\n",
+        str(tmp_path),
+    )  # fmt: skip
+    listener.close()
+    assert ran.out.split("\n") == [
+        *["EHOSTDOWN"] * 4, "ECONNREFUSED", "ENOENT", "EHOSTDOWN", "EHOSTDOWN", "-1 EINVAL",
+    ]  # fmt: skip
+    assert ("connect", "let run (unsafe)", 'rule "b": a test') in ran.outcomes
+
+
+def test_handlers_beside_a_policy() -> None:
+    """What the filter decides is decided; of the rest handlers are asked before the policy."""
+    seen: list[str] = []
+
+    @proctor.on("mkdir", "rmdir", "chdir")
+    def mine(call: Any) -> Any:
+        seen.append(call.name)
+        return proctor.deny(errno.EXFULL) if call.name == "rmdir" else None
+
+    policy = loads(
+        rule('calls = ["mkdir"]\ndeny = "EROFS"', "a")
+        + rule('calls = ["chdir"]\nwhen = { caller = { uid = 4242 } }\ndeny = 1', "b")
+    )
+    done = proctor.run(
+        [sys.executable, "-S", "-c", "import os, errno\n" + TRY
+         + "attempt(os.mkdir, '/x')\nattempt(os.rmdir, '/x')\nattempt(os.chdir, '/')\n"],
+        [mine, *policy.handlers()], filter=policy.filter(extra_notify=[mine]), capture_output=True, text=True, timeout=30,
+        **policy.supervisor_options(),
+    )  # fmt: skip
+    assert done.stdout.split() == ["EROFS", "EXFULL", "None"]
+    assert seen == ["rmdir", "chdir"]
+    extra = policy.filter(extra_notify=[mine, "%network"]).compile()
+    assert extra.run(84, 0xC000003E) == 0x7FC00000
+
+
+def test_default_deny_lets_through_what_is_named() -> None:
+    policy = loads(
+        'default = "EPERM"\n'
+        + rule('calls = ["%memory", "%desc", "%file", "%signal", "%process", "%pure", "@basic-io", "futex", "getrandom", "arch_prctl", "rseq", "set_robust_list", "prlimit64"]\nallow = true')
+    )  # fmt: skip
+    ran = Ran(policy, TRY + "attempt(os.sched_yield)\nattempt(os.getpriority, 0, 0)\n")
+    assert ran.out.split() == ["EPERM", "EPERM"]
+    assert ran.outcomes == []
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="making device nodes takes root on the host")
+def test_devices_for_container_root() -> None:
+    from proctor.policy import load
+
+    policy = load(Path(__file__).resolve().parents[2] / "examples" / "devices.toml")
+    outcomes: list[tuple[str, str]] = []
+
+    def saw(outcome: Any) -> None:
+        outcomes.append((str(outcome.verdict), outcome.verdict.reason.partition(";")[0]))
+
+    # Not below pytest's directory: container root has to get there.
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        os.chown(place, 100000, 100000)
+        done = proctor.run(
+            ["sh", "-c", "for d in 'null c 1 3' 'mem c 1 1' 'sda b 8 0' 'white c 0 0' 'f p'; do mknod -m 666 $d && echo ok; done; echo x > null && echo written"],
+            policy.handlers(), filter=policy.filter(), observer=saw, capture_output=True, text=True,
+            timeout=30, cwd=place, userns=[(0, 100000, 1000)], **policy.supervisor_options(),
+        )  # fmt: skip
+        made = sorted(os.listdir(place))
+    assert made == ["f", "null", "white"], done.stderr
+    assert done.stdout.split() == ["ok", "ok", "ok", "written"]
+    assert done.stderr.count("Operation not permitted") == 2
+    assert [verdict for verdict, _ in outcomes] == ["answer 0", "deny EPERM", "deny EPERM"]
+    assert outcomes[1][1] == 'rule "no other devices"'
+    assert outcomes[2][1] == 'rule "no block devices"'
