@@ -21,10 +21,8 @@
  * The table is then the target's alone, and execve drops the listener from it (CLOEXEC): no copy
  * stays behind, which would make the target hang if the monitor died.  The pipe's writing end goes
  * at the same moment: the reading end shows end-of-file once the target execed or died.  The pipe
- * is made in the helper, so that no other thread of the monitor can fork a copy of it.
- *
- * Every failure of helper or target is a step and an errno on the board.  A target that failed
- * must never run on: it exits, and if a filter denies even that, executes an illegal instruction.
+ * is made in the helper, so that no other thread of the monitor can fork a copy of it.  Every
+ * failure of helper or target is a step and an errno on the board.
  *
  * The loop.  core_serve gives the GIL up once: waits and receives all it may, then takes the GIL
  * and routes.  Signals are blocked in the thread except while it waits.  RECV after POLLIN does
@@ -68,8 +66,7 @@
 #define IOCTL_ID_VALID_FIRST 0x80082102UL /* the wrong direction; the only one before 5.9 */
 #define IOCTL_ADDFD 0x40182103UL
 #define IOCTL_SET_FLAGS 0x40082104UL
-#define CLOSE_RANGE_AS_CLOEXEC (1U << 2) /* 5.11 */
-#define KERNEL_SIGSET 8                  /* size of the kernel's sigset_t, for raw calls */
+#define KERNEL_SIGSET 8 /* size of the kernel's sigset_t, for raw calls */
 
 struct addfd {
     uint64_t id;
@@ -128,7 +125,7 @@ static PyMemberDef notification_members[] = {
     FIELD("arch", T_UINT, data.arch), FIELD("ip", T_ULONGLONG, data.instruction_pointer), {0}};
 static PyGetSetDef notification_getset[] = {{.name = "args", .get = notification_args}, {0}};
 static PyType_Slot notification_slots[] = {
-    {Py_tp_dealloc, notification_dealloc},        {Py_tp_repr, notification_repr},
+    {Py_tp_dealloc, notification_dealloc}, {Py_tp_repr, notification_repr},
     {Py_tp_members, notification_members}, {Py_tp_getset, notification_getset}, {0, NULL}};
 static PyType_Spec notification_spec = {
     "proctor.kernel._core.Notification", sizeof(Notification), 0,
@@ -271,51 +268,40 @@ static ssize_t peek(pid_t pid, uint64_t address, void *into, size_t size) {
 }
 
 /* Read from address into *bytes, malloced, which grows as far as memory is really there, not as
- * far as a target claims.  With width 0: all up to limit bytes, fewer if the mapping ends.
- * Otherwise elements of width bytes up to a zero one, which is left out, page by page: what lies
- * on the page after it is not touched.  0, or an errno: E2BIG if limit bytes hold no zero.
- * Called without the GIL: a hostile target can back its memory with something that answers late
- * or never (userfaultfd, FUSE), and then only the reading thread may wait. */
-static int gather(pid_t pid, uint64_t address, size_t limit, size_t width, char **bytes,
+ * far as a target claims: all up to limit bytes, fewer if the mapping ends; or a string up to its
+ * NUL, page by page: what lies on the page after it is not touched.  0, or an errno: ENAMETOOLONG
+ * if limit bytes hold no NUL.  Called without the GIL: a hostile target can back its memory with
+ * something that answers late or never (userfaultfd, FUSE), and only the reader may wait then. */
+static int gather(pid_t pid, uint64_t address, size_t limit, bool string, char **bytes,
                   size_t *used) {
-    static const char zero[8];
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), seen = 0, step;
-    for (ssize_t got = 0; *used < limit; *used += (size_t)got) {
-        step = width == 0 ? (*used < 65536 ? 65536 : *used) : page - (address + *used) % page;
+    while (*used < limit) { /* no page is smaller than 4096 */
+        size_t step = string ? 4096 - (address + *used) % 4096 : *used < 65536 ? 65536 : *used;
         step = step < limit - *used ? step : limit - *used;
         char *grown = realloc(*bytes, *used + step);
         if (grown == NULL)
             return ENOMEM;
         *bytes = grown;
-        got = peek(pid, address + *used, grown + *used, step);
+        ssize_t got = peek(pid, address + *used, grown + *used, step);
         if (got <= 0)
-            return width == 0 && *used > 0 && got == -EFAULT ? 0 : got < 0 ? (int)-got : EFAULT;
-        size_t end = *used + (size_t)got;
-        char *hit = width == 1 ? memchr(grown + *used, 0, (size_t)got) : NULL;
-        if (width == 1)
-            seen = hit != NULL ? (size_t)(hit - grown) : end;
-        while (width > 1 && seen + width <= end && memcmp(grown + seen, zero, width) != 0)
-            seen += width;
-        if (width > 0 && seen + width <= end) {
-            *used = seen;
+            return !string && *used > 0 && got == -EFAULT ? 0 : got < 0 ? (int)-got : EFAULT;
+        char *end = string ? memchr(grown + *used, 0, (size_t)got) : NULL;
+        *used = end != NULL ? (size_t)(end - grown) : *used + (size_t)got;
+        if (end != NULL)
             return 0;
-        }
     }
-    return width == 0 ? 0 : E2BIG;
+    return string ? ENAMETOOLONG : 0;
 }
 
 static PyObject *core_read(PyObject *Py_UNUSED(module), PyObject *args) {
-    int pid, width = 0, listener = -1, problem, gone = 0;
+    int pid, string = 0, listener = -1, problem, gone = 0;
     unsigned long long address, id = 0;
     Py_ssize_t limit;
     size_t used = 0;
     char *bytes = NULL;
-    if (!PyArg_ParseTuple(args, "iKn|iiK", &pid, &address, &limit, &width, &listener, &id))
+    if (!PyArg_ParseTuple(args, "iKn|piK", &pid, &address, &limit, &string, &listener, &id))
         return NULL;
-    if (limit < 0 || (width != 0 && width != 1 && width != 4 && width != 8))
-        return raise_errno(EINVAL);
     Py_BEGIN_ALLOW_THREADS
-    problem = gather(pid, address, (size_t)limit, (size_t)width, &bytes, &used);
+    problem = gather(pid, address, limit > 0 ? (size_t)limit : 0, string != 0, &bytes, &used);
     if (listener >= 0)
         gone = id_valid(listener, id);
     Py_END_ALLOW_THREADS
@@ -369,7 +355,7 @@ IN_CHILD void record(struct board *board, const char *step, int number) {
 
 IN_CHILD _Noreturn void fail(struct board *board, const char *step, int number) {
     record(board, step, number);
-    for (;;) { /* a filter may make exit_group fail, or "succeed" without doing anything */
+    for (;;) { /* it must never run on, but a filter may make even exit_group fail */
         syscall(SYS_exit_group, 127);
         __builtin_trap();
     }
@@ -392,7 +378,7 @@ IN_CHILD int stage(const struct plan *p, int fd) {
 IN_CHILD void place_descriptors(struct plan *p) {
     for (size_t i = 0; i < p->fd_count; i++)
         TRY("dup2", p->fds[i].staged = stage(p, p->fds[i].ours));
-    if (syscall(SYS_close_range, 0, ~0U, CLOSE_RANGE_AS_CLOEXEC) < 0) { /* before 5.11 */
+    if (syscall(SYS_close_range, 0, ~0U, 4 /* as CLOEXEC */) < 0) { /* before 5.11 */
         struct rlimit limit;
         TRY("close_range", syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit));
         for (rlim_t fd = 0; fd < limit.rlim_cur; fd++)
@@ -687,15 +673,18 @@ static int receive(int fd, struct slot *batch, int count, bool drain, int *probl
 
 /* Send what a route returned.  Gone, or answered already, is an ordinary event. */
 static bool reply(const struct slot *slot, PyObject *wire) {
-    long long value;
-    int error;
-    unsigned int flags;
     if (wire == Py_None)
         return true;
-    if (!PyArg_Parse(wire, "(LiI);a route returns None or (value, error, flags)", &value, &error,
-                     &flags))
+    if (!PyTuple_Check(wire) || PyTuple_Size(wire) != 3) {
+        PyErr_Format(PyExc_TypeError, "a route returns None or (value, error, flags), not %R", wire);
         return false;
-    int problem = answer(slot->fd, slot->raw.id, value, error, flags);
+    }
+    long long value = PyLong_AsLongLong(PyTuple_GetItem(wire, 0));
+    long error = PyLong_AsLong(PyTuple_GetItem(wire, 1));
+    long flags = PyLong_AsLong(PyTuple_GetItem(wire, 2));
+    if (PyErr_Occurred() != NULL)
+        return false;
+    int problem = answer(slot->fd, slot->raw.id, value, (int32_t)error, (uint32_t)flags);
     return problem == 0 || problem == ENOENT || problem == EINPROGRESS || raise_errno(problem);
 }
 

@@ -71,19 +71,19 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
 
 # A caller's memory ----------------------------------------------------------------------------
 def read(
-    pid: int, address: int, limit: int, width: int = 0, listener: int = -1, id: int = 0
+    pid: int, address: int, limit: int, string: bool = False, listener: int = -1, id: int = 0, /
 ) -> bytes:
     """Memory of the thread ``pid`` by process_vm_readv(2), or /proc/TID/mem where that is refused.
 
     :param limit: most bytes to read; only what is mapped is ever allocated.
-    :param width: 0 reads up to ``limit`` bytes, fewer at an unmapped page (C103).  1, 4 or 8 reads
-        elements of that size up to a zero one, which is left out; the page after it is not touched.
+    :param string: False reads up to ``limit`` bytes, fewer at an unmapped page (C103).  True reads
+        the bytes before the first NUL; the page after it is not touched.
     :param listener: with ``id``, ID_VALID is asked after the read; ENOENT if it says no, whatever
         the read said.  Without, see to it yourself: while a notification is valid its TID cannot
         have been recycled.
-    :raises OSError: EFAULT when not one byte is readable, or (with a width) memory ends before a
-        zero; E2BIG when ``limit`` bytes hold no zero; ESRCH when the process is gone, EPERM or
-        EACCES when it may not be looked at (G16); EINVAL.
+    :raises OSError: EFAULT when not one byte is readable, or memory ends before the NUL;
+        ENAMETOOLONG when ``limit`` bytes hold no NUL; ESRCH when the process is gone, EPERM or
+        EACCES when it may not be looked at (G16).
 
     The GIL is released: memory may answer late (userfaultfd, FUSE)."""
 

@@ -17,7 +17,8 @@ without the GIL, until the target dies.  Handlers with deadlines belong on worke
 from __future__ import annotations
 
 import errno as _errno
-from typing import Final, NoReturn, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 from proctor.kernel.errors import CallerInvisible, CallGone, MemoryUnreadable
 
@@ -29,6 +30,8 @@ READ_MAX: Final = 64 << 20
 #: are 2**31-1 and a quarter of the stack limit, at most 6 MiB).
 STRINGS_MAX: Final = 65536
 STRINGS_BYTES_MAX: Final = 6 << 20
+#: No architecture has smaller pages.
+_PAGE: Final = 4096
 
 
 class MemoryPort(Protocol):
@@ -102,30 +105,40 @@ class Memory:
 
     def read(self, address: int, size: int) -> bytes:
         """See :class:`MemoryPort`; ``size`` is at most :data:`READ_MAX` (E2BIG)."""
-        if size > READ_MAX:
-            self._refuse(_errno.E2BIG, address)
-        data = self._read(address, size, 0)
+        if not 0 <= size <= READ_MAX:
+            raise self._refusal(_errno.E2BIG, address)
+        data = self._read(address, size, False)
         if len(data) < size:
-            self._refuse(_errno.EFAULT, address + len(data))
+            raise self._refusal(_errno.EFAULT, address + len(data))
         return data
 
     def read_some(self, address: int, size: int) -> bytes:
         """See :class:`MemoryPort`; at most :data:`READ_MAX` bytes come back."""
-        return self._read(address, min(size, READ_MAX), 0)
+        return self._read(address, min(size, READ_MAX), False)
 
     def string(self, address: int, limit: int = PATH_MAX) -> bytes:
         """See :class:`MemoryPort`."""
-        try:
-            return self._read(address, limit, 1)
-        except MemoryUnreadable as problem:
-            if problem.errno == _errno.E2BIG:  # no NUL within the limit
-                self._refuse(_errno.ENAMETOOLONG, address)
-            raise
+        return self._read(address, limit, True)
 
     def pointers(self, address: int, *, limit: int = STRINGS_MAX, width: int = 8) -> list[int]:
         """See :class:`MemoryPort`."""
-        data = self._read(address, limit * width, width)
-        return memoryview(data).cast("Q" if width == 8 else "I").tolist()
+        words: list[int] = []
+        seen, rest = 0, b""
+        while seen < limit * width:
+            at = address + seen
+            # to the end of the page: what lies on the page after the NULL is not touched
+            step = min(_PAGE - at % _PAGE, limit * width - seen)
+            part = self._read(at, step, False)
+            seen += len(part)
+            rest += part
+            found = _words(rest, width)
+            rest = rest[len(found) * width :]
+            if 0 in found:
+                return words + found[: found.index(0)]
+            words += found
+            if len(part) < step:
+                raise self._refusal(_errno.EFAULT, at + len(part))
+        raise self._refusal(_errno.E2BIG, address)
 
     def strings(
         self,
@@ -138,51 +151,53 @@ class Memory:
         """See :class:`MemoryPort`."""
         strings = []
         for pointer in self.pointers(address, limit=limit, width=width):
-            strings.append(self._read(pointer, total, 1))
+            try:
+                strings.append(self._read(pointer, total, True))
+            except MemoryUnreadable as problem:
+                if problem.errno == _errno.ENAMETOOLONG:  # the total is used up
+                    raise self._refusal(_errno.E2BIG, pointer) from None
+                raise
             total -= len(strings[-1]) + 1
         return strings
 
     def iovec(self, address: int, count: int, *, width: int = 8) -> list[tuple[int, int]]:
         """See :class:`MemoryPort`."""
         if not 0 <= count <= 1024:
-            self._refuse(_errno.EINVAL, address)
+            raise self._refusal(_errno.EINVAL, address)
         data = self.read(address, count * 2 * width)
-        words = memoryview(data).cast("Q" if width == 8 else "I").tolist()
+        words = _words(data, width)
         return list(zip(words[::2], words[1::2], strict=True))
 
-    def _read(self, address: int, limit: int, width: int) -> bytes:
-        """Reading and checking in one native call; see ``_core.read`` for ``width``."""
-        from proctor.kernel import _core
-
-        if self._pid == 0:
-            raise CallerInvisible(
-                "the caller is in another pid namespace and has no number in ours (pid 0): its "
-                "memory cannot be read; answer from the registers, or run proctor in a pid "
-                "namespace above it"
-            ).about(notif_id=self._id)
+    def _read(self, address: int, limit: int, string: bool) -> bytes:
+        """Reading and checking in one native call, the hot path: see ``_core.read``."""
         listener = self._listener
         try:
-            return _core.read(
-                self._pid,
-                address & 0xFFFFFFFFFFFFFFFF,
-                limit,
-                width,
-                -1 if listener is None else listener.fileno(),
-                self._id,
-            )
+            if listener is not None and self._pid:
+                return _native(self._pid, address, limit, string, listener.fileno(), self._id)
+            if self._pid:
+                return _native(self._pid, address, limit, string)
         except OSError as problem:
-            self._refuse(problem.errno or _errno.EIO, address)
+            raise self._refusal(problem.errno or _errno.EIO, address) from None
+        raise CallerInvisible(
+            "the caller is in another pid namespace and has no number in ours (pid 0): its "
+            "memory cannot be read; answer from the registers, or run proctor in a pid "
+            "namespace above it"
+        ).about(notif_id=self._id)
 
-    def _refuse(self, number: int, address: int) -> NoReturn:
+    def _refusal(self, number: int, address: int) -> CallGone | MemoryUnreadable:
         if number in (_errno.ENOENT, _errno.ESRCH):
-            raise CallGone().about(pid=self._pid, notif_id=self._id)
+            gone = CallGone()
+            gone.about(pid=self._pid, notif_id=self._id)
+            return gone
         if number in (_errno.EPERM, _errno.EACCES):
             number = _errno.EPERM
-        raise MemoryUnreadable(
+        refused = MemoryUnreadable(
             number,
             _REASONS.get(number, "cannot read the caller's memory") + f" ({address:#x})",
             address,
-        ).about(pid=self._pid, notif_id=self._id)
+        )
+        refused.about(pid=self._pid, notif_id=self._id)
+        return refused
 
 
 _REASONS: Final = {
@@ -195,3 +210,20 @@ _REASONS: Final = {
         "we are): answer from the registers, or run with CAP_SYS_PTRACE"
     ),
 }
+
+
+def _words(data: bytes, width: int) -> list[int]:
+    whole = len(data) - len(data) % width
+    return memoryview(data)[:whole].cast("Q" if width == 8 else "I").tolist()
+
+
+def _first_native(*arguments: Any) -> bytes:
+    """Load the core at the first read: this module is importable where there is none."""
+    global _native  # noqa: PLW0603 - replaces itself
+    from proctor.kernel._core import read
+
+    _native = read
+    return read(*arguments)
+
+
+_native: Callable[..., bytes] = _first_native
