@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 from proctor.filter.actions import ALLOW, NOTIFY
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
-from proctor.kernel.errors import LaunchError, Unsupported
+from proctor.kernel.errors import Unsupported
 from proctor.kernel.launch import Target
 from proctor.kernel.launch import spawn as launch
 from proctor.kernel.listener import Listener
@@ -165,6 +165,7 @@ def spawn(
     deadline: float | None = None,
     on_deadline: Verdict | None = None,
     observer: Callable[[Outcome], object] | None = None,
+    describe: bool = False,
     performer: Performer | None = None,
     filter: Filter | None = None,
     stdin: Stdio = None,
@@ -182,7 +183,7 @@ def spawn(
     :param argv: the command and its arguments; looked up on ``PATH`` like execvp(3).
     :param handlers: see :func:`proctor.on`; the calls they name are the ones that notify.
     :param default: for calls no handler wants; ``let_run()`` by default.
-    :param on_error, deadline, on_deadline, observer: see :class:`proctor.Supervisor`.
+    :param on_error, deadline, on_deadline, observer, describe: see :class:`proctor.Supervisor`.
     :param performer: carries ``perform()`` out; the built-in performers by default.
     :param filter: the whole filter, if you bring your own (an OCI profile, a policy's); see
         :func:`filter_for` to add the handlers' calls to one.  By default exactly the calls that
@@ -213,6 +214,7 @@ def spawn(
         deadline=deadline,
         on_deadline=on_deadline,
         observer=observer,
+        describe=describe,
         performer=performer,
         world=world if world is not None else KernelWorld(),
     )
@@ -241,14 +243,13 @@ def spawn(
             supervisor.start()
         target.executed()
         return Process(target, supervisor, plumbing.take_ours(), argv)
-    except BaseException as problem:
+    except BaseException:
         plumbing.close()
         if target is not None:
             target.kill()
         supervisor.close()
         if target is not None:
-            if not isinstance(problem, LaunchError):
-                target.wait(None)
+            target.wait(None)
             target.close()
         raise
 

@@ -32,11 +32,23 @@ _PASSED_ON = {
 }  # fmt: skip
 
 
+_WATCHED = _TERMINAL | _PASSED_ON | {signal.SIGCHLD}
+
+
+def hold_signals() -> None:
+    """Hold back what :func:`wait` will look at.  To be called before the command is started, which
+    starts with nothing blocked: a signal that comes in between is then not lost, and not ours."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+
+
+def release_signals() -> None:
+    """Take :func:`hold_signals` back, where no command was started after all."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
+
+
 def wait(process: Process, *, all_of_them: bool) -> int:
     """Wait for the command (and, if asked, for everything under its filter); its return code,
-    ``-n`` for signal n.  On the main thread; signals are held back from here on."""
-    watched = _TERMINAL | _PASSED_ON | {signal.SIGCHLD}
-    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    ``-n`` for signal n.  On the main thread, after :func:`hold_signals`."""
     main = threading.get_ident()
     idle = threading.Event()
 
@@ -53,7 +65,7 @@ def wait(process: Process, *, all_of_them: bool) -> int:
             code = _reap(process)
         if code is not None and (not all_of_them or idle.is_set()):
             return code
-        info = signal.sigwaitinfo(watched)
+        info = signal.sigwaitinfo(_WATCHED)
         number = info.si_signo
         if number == signal.SIGCHLD:
             continue

@@ -9,18 +9,10 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from proctor.call.verdict import Deny
-from proctor.kernel.errors import PolicyError, ProctorError
+from proctor.kernel.errors import PolicyError
 
 if TYPE_CHECKING:
     from proctor.supervisor.jobs import Outcome
-
-
-def describe(outcome: Outcome) -> str:
-    """The call in strace's style; shorter if its memory can no longer be read."""
-    try:
-        return outcome.call.describe()
-    except (ProctorError, OSError):
-        return repr(outcome.call)
 
 
 def record(outcome: Outcome) -> dict[str, Any]:
@@ -30,7 +22,7 @@ def record(outcome: Outcome) -> dict[str, Any]:
         "time": round(time.time(), 6),
         "pid": outcome.call.tid,
         "syscall": outcome.call.name,
-        "call": describe(outcome),
+        "call": outcome.text,
         "verdict": str(verdict),
         "by": outcome.decided_by,
         "performed": outcome.performed,
@@ -76,5 +68,5 @@ def tell_refusals(outcome: Outcome) -> None:
     """One line on standard error for what a rule refused, and why; an observer."""
     verdict = outcome.verdict
     if isinstance(verdict, Deny) and verdict.reason:
-        sys.stderr.write(f"proctor: {describe(outcome)}: {verdict}: {verdict.reason}\n")
+        sys.stderr.write(f"proctor: {outcome.text}: {verdict}: {verdict.reason}\n")
         sys.stderr.flush()

@@ -60,8 +60,16 @@ def run(options: argparse.Namespace) -> int:
         summary = Summary()
         observers.append(summary)
         closers.append(summary.print)
+    foreground.hold_signals()
     try:
-        process = spawn(command, handlers, observer=_all(observers), die_with_monitor=True, **extra)
+        process = spawn(
+            command,
+            handlers,
+            observer=_all(observers),
+            describe=bool(observers),
+            die_with_monitor=True,
+            **extra,
+        )
     except LaunchError as problem:
         print(f"proctor: {problem}", file=sys.stderr)
         if problem.step != "execve":

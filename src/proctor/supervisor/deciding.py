@@ -53,16 +53,18 @@ class Decider:
     :param lock: guards jobs, queues and the counts of :class:`Served`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         world: World,
         lock: threading.Lock,
         rules: Rules,
         performer: Performer | None,
         observer: Callable[[Outcome], object] | None,
+        describe: bool,
         wake: Callable[[], object],
     ) -> None:
         self._wake = wake
+        self._describe = describe
         self._world = world
         self._lock = lock
         self._rules = rules
@@ -201,6 +203,8 @@ class Decider:
         if not self._claim(job):
             close_unused(verdict)
             return
+        if self._describe:
+            job.text = job.call.describe()  # once answered, the caller's memory is out of reach
         delivered = False
         try:
             delivered = carry_out(job.served.listener, job.call.id, verdict, self._rules.on_error)
@@ -221,7 +225,7 @@ class Decider:
         if self._observer is not None:
             outcome = Outcome(
                 job.call, verdict, who, delivered, job.received, self._world.clock(),
-                job.performed, job.error, job.served.name,
+                job.performed, job.error, job.served.name, job.text,
             )  # fmt: skip
             try:
                 self._observer(outcome)

@@ -34,6 +34,8 @@ class Outcome(NamedTuple):
     error: BaseException | None = None
     #: Name under which the listener was added.
     listener: str = ""
+    #: The call as strace would write it; "" unless the supervisor was asked to describe calls.
+    text: str = ""
 
 
 class Served:
@@ -75,6 +77,7 @@ class Job:
         "received",
         "served",
         "slow",
+        "text",
         "tid",
     )
 
@@ -91,5 +94,6 @@ class Job:
         #: Whether it left the receiving thread (and is therefore known to the supervisor).
         self.slow = False
         self.performed = False
+        self.text = ""
         self.due: float | None = None
         self.error: BaseException | None = None

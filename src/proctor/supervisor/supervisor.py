@@ -49,6 +49,8 @@ class Supervisor:
     :param performer: carries :func:`~proctor.call.verdict.perform` out.
     :param observer: told of every outcome, from whichever thread decided; it must be quick, and
         what it raises is logged and forgotten.
+    :param describe: whether outcomes carry the call as strace would write it, which takes a look at
+        the caller's memory after the verdict is settled and before it is given.
     :param world: clock, engine and workers; the kernel's by default.
     """
 
@@ -63,6 +65,7 @@ class Supervisor:
         close_verdict: Deny | None = None,
         performer: Performer | None = None,
         observer: Callable[[Outcome], object] | None = None,
+        describe: bool = False,
         world: World | None = None,
     ) -> None:
         if world is None:
@@ -82,7 +85,7 @@ class Supervisor:
             close_verdict if close_verdict is not None else deny(errno.ENOSYS),
         )
         self._decider = Decider(
-            world, self._lock, rules, performer, observer, self._engine.wake
+            world, self._lock, rules, performer, observer, describe, self._engine.wake
         )
         self._served: dict[int, Served] = {}
         self._thread: threading.Thread | None = None
@@ -172,7 +175,9 @@ class Supervisor:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until no listener is left; False if time was over first."""
         with self._lock:
-            return self._ended.wait_for(lambda: not (self._served or self._ending) or self._closed, timeout)
+            return self._ended.wait_for(
+                lambda: not (self._served or self._ending) or self._closed, timeout
+            )
 
     def close(self) -> None:
         """Answer what is pending, close every listener, stop the threads; idempotent.

@@ -1,0 +1,187 @@
+"""proctor run: what goes in comes out unchanged, and mistakes are one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import COMMAND, Run
+
+HANDLER = """
+import errno, proctor
+
+@proctor.on("mkdir", "mkdirat")
+def refuse(call):
+    return proctor.deny(errno.EXDEV, "no directories today")
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1, 42, 255])
+def test_c131_exit_codes_pass_through(run: Run, code: int) -> None:
+    done = run("run", "--", "sh", "-c", f"exit {code}")
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGINT])
+def test_fatal_signals_pass_through(run: Run, number: int) -> None:
+    done = run("run", "--", "sh", "-c", f"kill -{int(number)} $$")
+    assert done.returncode == -number
+
+
+def test_standard_streams_pass_through(run: Run) -> None:
+    done = run("run", "--", "sh", "-c", "cat; echo problem >&2", input="text")
+    assert (done.stdout, done.stderr) == ("text", "problem\n")
+
+
+def test_environment_and_directory_pass_through(run: Run, tmp_path: Path) -> None:
+    done = run("run", "--", "sh", "-c", 'echo "$MARK"; pwd', env={**os.environ, "MARK": "here"})
+    assert done.stdout.splitlines() == ["here", str(tmp_path)]
+
+
+def test_ignored_signals_stay_ignored(run: Run) -> None:
+    """nohup(1) works around us, and Python's own ignoring of SIGPIPE is not passed on."""
+    mask = "awk '/SigIgn/ {print $2}' /proc/self/status"
+    plain = subprocess.run(["sh", "-c", mask], capture_output=True, text=True, check=True)
+    assert run("run", "--", "sh", "-c", mask).stdout == plain.stdout
+    ignoring = "trap '' HUP; exec \"$@\""
+    done = subprocess.run(
+        ["sh", "-c", ignoring, "sh", *COMMAND, "run", "--", "sh", "-c", mask],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert int(done.stdout, 16) & 1 << (signal.SIGHUP - 1)
+
+
+def test_signals_sent_to_us_reach_the_command() -> None:
+    script = "trap 'echo got; exit 7' USR1; echo ready; while :; do read x; done"
+    with subprocess.Popen(
+        [*COMMAND, "run", "--", "sh", "-c", script],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.readline() == "got\n"
+        assert process.wait(30) == 7
+
+
+def test_waits_for_descendants_under_the_filter(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "handlers.py").write_text(HANDLER)
+    script = (
+        "(read x < fifo; mkdir late 2>&1 | grep -o 'cross-device') & echo done; (echo > fifo) &"
+    )
+    os.mkfifo(tmp_path / "fifo")
+    done = run("run", "--handlers", "handlers.py", "--", "sh", "-c", script)
+    assert done.returncode == 0
+    assert "cross-device" in done.stdout
+    assert not (tmp_path / "late").exists()
+
+
+def test_handlers_answer_and_log(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "handlers.py").write_text(HANDLER)
+    done = run(
+        "run", "--handlers", "handlers.py", "--log", "calls.jsonl", "--summary", "--", "mkdir", "x"
+    )
+    assert done.returncode == 1
+    assert "cross-device" in done.stderr
+    assert "refused EXDEV" in done.stderr
+    (line,) = (tmp_path / "calls.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert record["syscall"] in ("mkdir", "mkdirat")
+    assert record["verdict"] == "deny EXDEV"
+    assert record["reason"] == "no directories today"
+    assert '"x"' in record["call"]
+
+
+def test_policy_refusal_is_told_on_standard_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(
+        'version = 1\n[[rule]]\nname = "no dirs"\ncalls = ["mkdir", "mkdirat"]\n'
+        'deny = "EROFS"\nreport = true\n'
+    )
+    done = run("run", "--policy", "p.toml", "--", "mkdir", "x")
+    assert done.returncode == 1
+    assert "no dirs" in done.stderr
+    assert "Read-only file system" in done.stderr
+    assert (
+        run("run", "--quiet", "--policy", "p.toml", "--", "mkdir", "x").stderr.count("no dirs") == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["run"], 2, "what shall run?"),
+        (["run", "--"], 2, "what shall run?"),
+        (["run", "--", "/nonexistent/program"], 127, "No such file"),
+        (["run", "--", "no-such-program-anywhere"], 127, "PATH"),
+        (["run", "--", "/etc"], 126, "Permission denied"),
+        (["run", "--", "/etc/passwd"], 126, "Permission denied"),
+        (["run", "--policy", "missing.toml", "--", "true"], 125, "missing.toml"),
+        (["run", "--policy", "broken.toml", "--", "true"], 125, "broken.toml:2:"),
+        (["run", "--policy", "typo.toml", "--", "true"], 125, "mknodat"),
+        (["run", "--policy", "/etc", "--", "true"], 125, "/etc"),
+        (["run", "--handlers", "missing.py", "--", "true"], 125, "missing.py"),
+        (["run", "--handlers", "broken.py", "--", "true"], 125, "broken.py"),
+        (["run", "--handlers", "empty.py", "--", "true"], 125, "empty.py"),
+        (["run", "--log", "/nonexistent/log", "--handlers", "good.py", "--", "true"], 125, "log"),
+        (["run", "--userns=zero", "--", "true"], 125, "--userns"),
+        (["nonsense"], 2, "invalid choice"),
+        ([], 2, "VERB"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    run: Run, tmp_path: Path, words: list[str], status: int, said: str
+) -> None:
+    (tmp_path / "broken.toml").write_text("version = 1\n[[rule\n")
+    (tmp_path / "typo.toml").write_text(
+        'version = 1\n[[rule]]\nname = "a"\ncalls = ["mknodta"]\ndeny = "EPERM"\n'
+    )
+    (tmp_path / "broken.py").write_text("def (:\n")
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    (tmp_path / "good.py").write_text(HANDLER)
+    done = run(*words)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_handler_bug_is_logged_and_the_target_goes_on(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bug.py").write_text(
+        'import proctor\n@proctor.on("mkdir", "mkdirat")\ndef bug(call):\n    return 1 / 0\n'
+    )
+    done = run("run", "--handlers", "bug.py", "--", "mkdir", "x")
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "Operation not permitted" in done.stderr
+
+
+def test_nested_supervision_is_explained(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "handlers.py").write_text(HANDLER)
+    outer = ["run", "--handlers", "handlers.py", "--", *COMMAND]
+    done = run(*outer, "run", "--handlers", "handlers.py", "--", "true")
+    assert done.returncode == 125
+    assert "another seccomp listener" in done.stderr
+    # without handlers the inner one needs no listener
+    assert run(*outer, "run", "--", "sh", "-c", "exit 3").returncode == 3
+
+
+def test_killing_the_monitor_kills_the_command(tmp_path: Path) -> None:
+    (tmp_path / "handlers.py").write_text(HANDLER)
+    with subprocess.Popen(
+        [*COMMAND, "run", "--handlers", "handlers.py", "--", "sh", "-c", "echo $$; read x"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        pidfd = os.pidfd_open(pid)
+        process.kill()
+        process.wait(30)
+        import select
+
+        assert select.select([pidfd], [], [], 30)[0], "the command outlived its monitor"
+        os.close(pidfd)
