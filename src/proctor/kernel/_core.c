@@ -33,7 +33,6 @@
 #include <Python.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/seccomp.h>
@@ -155,7 +154,7 @@ static PyObject *core_install(PyObject *Py_UNUSED(module), PyObject *args) {
     unsigned int flags;
     if (!PyArg_ParseTuple(args, "y#I", &program.filter, &size, &flags))
         return NULL;
-    if (size % 8 != 0 || size / 8 > USHRT_MAX)
+    if (size % 8 != 0 || size / 8 > UINT16_MAX)
         return raise_errno(EINVAL); /* as the kernel says to a length that it does not like */
     program.len = (unsigned short)(size / 8);
     return outcome(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program));
@@ -214,7 +213,7 @@ static PyObject *core_id_valid(PyObject *Py_UNUSED(module), PyObject *args) {
 }
 
 static PyObject *core_addfd(PyObject *Py_UNUSED(module), PyObject *args) {
-    int fd, result, problem;
+    int fd, result;
     unsigned long long id;
     struct addfd request;
     sigset_t all, before;
@@ -226,9 +225,7 @@ static PyObject *core_addfd(PyObject *Py_UNUSED(module), PyObject *args) {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     result = ioctl(fd, IOCTL_ADDFD, &request);
-    problem = errno;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    errno = problem;
+    pthread_sigmask(SIG_SETMASK, &before, NULL); /* leaves errno alone */
     Py_END_ALLOW_THREADS
     return outcome(result);
 }
@@ -293,7 +290,7 @@ static int gather(pid_t pid, uint64_t address, size_t limit, bool string, char *
 }
 
 static PyObject *core_read(PyObject *Py_UNUSED(module), PyObject *args) {
-    int pid, string = 0, listener = -1, problem, gone = 0;
+    int pid, string = 0, listener = -1, problem, gone;
     unsigned long long address, id = 0;
     Py_ssize_t limit;
     size_t used = 0;
@@ -302,8 +299,7 @@ static PyObject *core_read(PyObject *Py_UNUSED(module), PyObject *args) {
         return NULL;
     Py_BEGIN_ALLOW_THREADS
     problem = gather(pid, address, limit > 0 ? (size_t)limit : 0, string != 0, &bytes, &used);
-    if (listener >= 0)
-        gone = id_valid(listener, id);
+    gone = listener >= 0 ? id_valid(listener, id) : 0;
     Py_END_ALLOW_THREADS
     problem = gone != 0 ? gone : problem;
     PyObject *result = problem != 0 ? raise_errno(problem)
@@ -318,6 +314,7 @@ enum { NOT_YET = -2, NO_LISTENER = -1 };
 
 struct board { /* shared by monitor, helper and target; the target loses it by execve */
     atomic_int go;       /* set by the helper, which also wakes: the ID maps are written */
+    atomic_int target;   /* set by the helper: its process id */
     atomic_int listener; /* set by the target: NOT_YET, NO_LISTENER or a number in its table */
     atomic_int error;    /* set, after step, by whoever failed */
     char step[20];
@@ -466,9 +463,9 @@ IN_CHILD long clone_raw(unsigned long flags, int *pidfd) {
 #endif
 }
 
-IN_CHILD long send_descriptors(int channel, pid_t pid, const int *fds, size_t count) {
+IN_CHILD long send_descriptors(int channel, const int *fds, size_t count) {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(2 * sizeof(int))] = {0};
-    struct iovec data = {&pid, sizeof pid};
+    struct iovec data = {control, 1}; /* one byte, since there must be something */
     struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control,
                              .msg_controllen = CMSG_SPACE(count * sizeof(int))};
     *(struct cmsghdr *)control = (struct cmsghdr){
@@ -503,11 +500,10 @@ IN_CHILD _Noreturn void helper(struct plan *p) {
     TRY("clone", pid);
     if (pid == 0)
         target(p);
-    /* It waits for us to say go; whatever fails before must end it. */
+    p->board->target = (int)pid; /* it waits for us to say go; whatever fails before must end it */
     int fds[2] = {stage(p, pidfd), status[0]};
-    bool good = fds[0] >= 0 && send_descriptors(channel, (pid_t)pid, fds, 2) >= 0;
-    if (!good)
-        record(p->board, "sendmsg", errno);
+    bool good = fds[0] >= 0 && send_descriptors(channel, fds, 2) >= 0;
+    record(p->board, "sendmsg", good ? 0 : errno);
     good = good && (!p->deny_setgroups || write_file(p, pid, "/setgroups", "deny"))
         && (p->uid_map == NULL || write_file(p, pid, "/uid_map", p->uid_map))
         && (p->gid_map == NULL || write_file(p, pid, "/gid_map", p->gid_map));
@@ -527,7 +523,7 @@ IN_CHILD _Noreturn void helper(struct plan *p) {
         pause = pause < 5000000 ? pause + pause / 4 : pause;
     }
     int listener = p->board->listener;
-    if (listener >= 0 && send_descriptors(channel, (pid_t)pid, &listener, 1) < 0)
+    if (listener >= 0 && send_descriptors(channel, &listener, 1) < 0)
         record(p->board, "sendmsg", errno);
     syscall(SYS_exit_group, 0);
     __builtin_unreachable();
@@ -536,9 +532,9 @@ IN_CHILD _Noreturn void helper(struct plan *p) {
 /* ---- Launching: the monitor --------------------------------------------------------------- */
 
 /* What waits in the channel: 0 or an errno (EAGAIN: nothing). */
-static int receive_descriptors(int channel, int *pid, int *fds, size_t count) {
-    _Alignas(struct cmsghdr) char control[CMSG_SPACE(2 * sizeof(int))];
-    struct iovec data = {pid, sizeof *pid};
+static int receive_descriptors(int channel, int *fds, size_t count) {
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(2 * sizeof(int))], byte;
+    struct iovec data = {&byte, 1};
     struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control,
                              .msg_controllen = sizeof control};
     ssize_t got = recvmsg(channel, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -554,7 +550,7 @@ static int receive_descriptors(int channel, int *pid, int *fds, size_t count) {
 enum { PIDFD, STATUS, LISTENER }; /* what a launch yields */
 
 /* Run the plan, without the GIL: 0, or an errno with *step, and then nothing is left over. */
-static int carry_out(struct plan *p, int *target_pid, int *fds, const char **step) {
+static int carry_out(struct plan *p, int *fds, const char **step) {
     int channel[2], problem;
     sigset_t all, before;
     *step = "socketpair";
@@ -573,9 +569,9 @@ static int carry_out(struct plan *p, int *target_pid, int *fds, const char **ste
     if (pid > 0) {
         waitpid((pid_t)pid, NULL, __WALL); /* gone already; ECHILD if somebody was faster */
         *step = "recvmsg";
-        problem = receive_descriptors(channel[0], target_pid, fds, 2);
+        problem = receive_descriptors(channel[0], fds, 2);
         if (problem == 0 && p->board->listener >= 0)
-            problem = receive_descriptors(channel[0], target_pid, &fds[LISTENER], 1);
+            problem = receive_descriptors(channel[0], &fds[LISTENER], 1);
         if (p->board->listener == NOT_YET) { /* what fails later is read from the board */
             problem = p->board->error != 0 ? p->board->error : ECANCELED; /* or it was killed */
             *step = p->board->error != 0 ? p->board->step : "helper";
@@ -583,9 +579,9 @@ static int carry_out(struct plan *p, int *target_pid, int *fds, const char **ste
     }
     close(channel[0]); /* and with it what came and was not taken */
     close(channel[1]);
-    if (problem != 0 && *target_pid > 0) {
-        kill(*target_pid, SIGKILL);
-        waitpid(*target_pid, NULL, __WALL);
+    if (problem != 0 && p->board->target > 0) {
+        kill(p->board->target, SIGKILL);
+        waitpid(p->board->target, NULL, __WALL);
     }
     for (int i = 0; i < 3; i++)
         if (problem != 0 && fds[i] >= 0)
@@ -604,7 +600,7 @@ static char **split(const char *blob, Py_ssize_t size) {
 
 static PyObject *core_launch(PyObject *Py_UNUSED(module), PyObject *args) {
     struct plan p = {0};
-    int problem, pid = -1, fds[3] = {-1, -1, -1};
+    int problem, pid, fds[3] = {-1, -1, -1};
     Py_buffer board;
     const char *argv, *candidates, *env, *step;
     Py_ssize_t sizes[3], program_size, fds_size, groups_size, unused;
@@ -627,7 +623,7 @@ static PyObject *core_launch(PyObject *Py_UNUSED(module), PyObject *args) {
         PyErr_NoMemory();
     } else {
         Py_BEGIN_ALLOW_THREADS
-        problem = carry_out(&p, &pid, fds, &step);
+        problem = carry_out(&p, fds, &step);
         Py_END_ALLOW_THREADS
         errno = problem;
         if (problem != 0)
@@ -636,6 +632,7 @@ static PyObject *core_launch(PyObject *Py_UNUSED(module), PyObject *args) {
     PyMem_Free(p.argv);
     PyMem_Free(p.candidates);
     PyMem_Free(p.env);
+    pid = p.board->target;
     PyBuffer_Release(&board);
     return PyErr_Occurred() != NULL
         ? NULL : Py_BuildValue("(iiii)", pid, fds[PIDFD], fds[LISTENER], fds[STATUS]);

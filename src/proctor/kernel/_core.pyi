@@ -116,8 +116,8 @@ def launch(
     """Start a target: (pid, pidfd, listener, status_fd).  :func:`proctor.kernel.launch.launch` is
     the same with Python values, and has the parameters explained.
 
-    :param board: zeroed *shared* memory of at least 32 bytes, ``=iii20s``: two words of the launch's own,
-        then errno and step (NUL-terminated) of the first failure; to be read once ``status_fd`` shows
+    :param board: zeroed *shared* memory of at least 36 bytes, ``=12xi20s``: words of the launch's own,
+        then errno and step (NUL-terminated) of a failure; the last word once ``status_fd`` shows
         end-of-file.
     :param argv: strings that end in NUL each; likewise ``candidates`` and ``env``.
     :param fds: ``=iii`` each: ours, the target's, -1.  Those of ours must be open.

@@ -51,8 +51,8 @@ _WALL: Final = 0x40000000
 _PYTHON_IGNORES: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
-#: What helper and target leave on the shared page: two words of their own, errno, step.
-_BOARD: Final = struct.Struct("=iii20s")
+#: What helper and target leave on the shared page: three words of their own, errno, step.
+_BOARD: Final = struct.Struct("=12xi20s")
 
 
 class Launch:
@@ -76,10 +76,10 @@ class Launch:
     def failure(self) -> tuple[str, int] | None:
         """(step, errno) if the target could not be started; None if nothing failed, of which one
         can be sure once ``status_fd`` shows end-of-file."""
-        number = _BOARD.unpack_from(self._board)[2]
+        number: int = _BOARD.unpack_from(self._board)[0]
         if number == 0:
             return None
-        step: bytes = _BOARD.unpack_from(self._board)[3]
+        step: bytes = _BOARD.unpack_from(self._board)[1]
         return step.partition(b"\0")[0].decode(), number
 
 
