@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import let_run as let_run
     from proctor.call.verdict import let_run_unsafe as let_run_unsafe
     from proctor.call.verdict import perform as perform
-    from proctor.filter.rules import Condition as Condition
+    from proctor.filter.conditions import Condition as Condition
     from proctor.filter.rules import Filter as Filter
     from proctor.filter.rules import Rule as Rule
     from proctor.kernel.errors import AlreadyAnswered as AlreadyAnswered
@@ -74,7 +74,8 @@ _WHERE: dict[str, str] = {
         "proctor.asyncapi": "AsyncProcess run_async spawn_async",
         "proctor.call.call": "Call",
         "proctor.call.verdict": ("Verdict answer deny hand_over let_run let_run_unsafe perform"),
-        "proctor.filter.rules": "Condition Filter Rule",
+        "proctor.filter.conditions": "Condition",
+        "proctor.filter.rules": "Filter Rule",
         "proctor.kernel.errors": _ERRORS,
         "proctor.kernel.listener": "Listener",
         "proctor.supervisor.handlers": "Handler on",

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from proctor.call.verdict import Deny, Verdict
+    from proctor.supervisor.deciding import Performer
     from proctor.supervisor.jobs import Outcome
     from proctor.supervisor.ports import World
-    from proctor.supervisor.supervisor import Performer
 
 #: The same numbers as in :mod:`subprocess`.
 PIPE, STDOUT, DEVNULL = -1, -2, -3
@@ -320,5 +320,5 @@ def run(
     code = process.returncode
     assert code is not None  # communicate() waited
     if check and code:
-        raise CalledProcessError(code, argv, out, err)  # type: ignore[arg-type]
+        raise CalledProcessError(code, argv, out, err)
     return CompletedProcess(argv, code, out, err)

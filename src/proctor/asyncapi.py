@@ -45,11 +45,11 @@ class AsyncProcess:
         if code is not None:
             return code
         loop = asyncio.get_running_loop()
-        ended = loop.create_future()
+        ended: asyncio.Future[None] = loop.create_future()
         # a pidfd is readable once the process is a zombie (pidfd_open(2)); a copy of it, since
         # close() may come from elsewhere while we wait
         fd = os.dup(self.process.target.pidfd)
-        loop.add_reader(fd, lambda: ended.done() or ended.set_result(None))
+        loop.add_reader(fd, _resolve, ended)
         try:
             await ended
         finally:
@@ -84,6 +84,11 @@ class AsyncProcess:
                 await self.wait()
         finally:
             await self.close()
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def spawn_async(

@@ -102,14 +102,14 @@ def communicate(
                 _left(process, deadline)
             for key, _ in ready:
                 file: Any = key.fileobj
-                if file is process.stdin:
+                if process.stdin is not None and file is process.stdin:
                     try:
                         view = view[os.write(key.fd, view[:65536]) :]
                     except BrokenPipeError:
                         view = view[:0]  # it does not want more, as a shell pipe would have it
                     if not view:
-                        selector.unregister(file)
-                        file.close()
+                        selector.unregister(key.fileobj)
+                        process.stdin.close()
                     continue
                 chunk = os.read(key.fd, 65536)
                 if chunk:

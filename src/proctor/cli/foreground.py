@@ -41,11 +41,6 @@ def hold_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
 
 
-def release_signals() -> None:
-    """Take :func:`hold_signals` back, where no command was started after all."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-
-
 def wait(process: Process, *, all_of_them: bool) -> int:
     """Wait for the command (and, if asked, for everything under its filter); its return code,
     ``-n`` for signal n.  On the main thread, after :func:`hold_signals`."""

@@ -12,7 +12,7 @@ from proctor.kernel.errors import FilterError
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
-    from proctor.filter.rules import Condition
+    from proctor.filter.conditions import Condition
 
 #: What a handler's function is: a verdict, or None for "not mine, ask the next one".
 HandlerFunction = Callable[
@@ -128,7 +128,9 @@ def on(
         False runs it on a worker.  ``async def`` functions run on an event loop.
     :param deadline: seconds after which the supervisor answers in the handler's place.
     """
-    conditions = (when,) if isinstance(when, tuple) and hasattr(when, "op") else tuple(when)  # type: ignore[arg-type]
+    from proctor.filter.conditions import Condition as One
+
+    conditions = (when,) if isinstance(when, One) else tuple(when)
 
     def decorate(function: HandlerFunction) -> Handler:
         return Handler(names, function, conditions, quick=quick, deadline=deadline)
