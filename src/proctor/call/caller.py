@@ -111,6 +111,20 @@ class Caller:
         self.check()
         return value
 
+    def _take_fd(self, name: str, flags: int) -> int:
+        """A new descriptor of a file in /proc/TID; closed again if the caller is gone meanwhile."""
+        files = self._proc()
+        try:
+            fd = files.open(name, flags)
+        except OSError as error:
+            self._failed(error, name)
+        try:
+            self.check()
+        except CallGone:
+            os.close(fd)
+            raise
+        return fd
+
     def _failed(self, error: OSError, what: str) -> NoReturn:
         """The caller is gone, or the kernel refuses, or there is no such thing: which is it?"""
         self.check()
@@ -275,23 +289,15 @@ class Caller:
         fd = self._fds.setdefault(key, made)
         if fd != made:
             os.close(made)
-        if self._over:
+        if self._over:  # meanwhile, in another thread
             self.close()
-            self._proc()
-        try:
-            self.check()
-        except CallGone:
-            if self._fds.pop(key, None) is not None:
-                os.close(fd)
-            raise
+        self._proc()
         return fd
 
     def _place(self, name: str) -> int:
         if self._looked is not None:
             self._looked()
-        return self._descriptor(
-            name, lambda: self._take(name, lambda files: files.open(name, os.O_PATH))
-        )
+        return self._descriptor(name, lambda: self._take_fd(name, os.O_PATH))
 
     def root(self) -> int:
         """``O_PATH`` descriptor of the caller's root directory."""
@@ -317,9 +323,7 @@ class Caller:
     def namespace_fd(self, kind: str) -> int:
         """Descriptor of a namespace for setns(2); kinds as for :meth:`namespace`."""
         name = f"ns/{kind}"
-        return self._descriptor(
-            name, lambda: self._take(name, lambda files: files.open(name, os.O_RDONLY))
-        )
+        return self._descriptor(name, lambda: self._take_fd(name, os.O_RDONLY))
 
     def anchor(self) -> int:
         """A pidfd: of the thread itself where the kernel has PIDFD_THREAD (6.9), else of its
@@ -342,7 +346,12 @@ class Caller:
                 if error.errno in (errno.EINVAL, errno.ENOENT):
                     continue
                 self._failed(error, "pidfd")
-            self._values["pidfd of thread"] = flags == PIDFD_THREAD or self.tid == self.tgid
+            try:
+                self.check()
+                self._values["pidfd of thread"] = flags == PIDFD_THREAD or self.tid == self.tgid
+            except BaseException:
+                os.close(fd)
+                raise
             return fd
         self.check()
         raise Unsupported("pidfd_open of the caller", "5.3", "its descriptors cannot be taken")

@@ -124,14 +124,13 @@ def text_of(value: Flags) -> str:
     rest = int(value)
     parts: list[str] = []
     named = [(name, int(m)) for name, m in cls.__members__.items()]
-    for mask, default in _SUBFIELDS.get(cls.__name__, ()):
+    mask = _SUBFIELDS.get(cls.__name__, 0)
+    if mask:
         low = rest & mask
         name = next((n for n, number in named if number == low and n not in _MASKS), None)
-        if name is not None:
-            parts.append(name)
-            rest &= ~mask
-        elif default:
-            parts.append(default)
+        if name is not None or low:
+            parts.append(name or f"{low:#x}")
+        rest &= ~mask
     seen: set[int] = set()
     named.sort(key=lambda item: -item[1].bit_count())  # O_SYNC before O_DSYNC
     found: list[tuple[int, str]] = []
@@ -148,12 +147,8 @@ def text_of(value: Flags) -> str:
     return next((n for n, number in named if number == 0), "0")
 
 
-# Fields within a flag word whose value is a number, not bits.
-_SUBFIELDS: dict[str, tuple[tuple[int, str], ...]] = {
-    "OpenFlag": ((3, ""),),
-    "SockType": ((0xF, ""),),
-    "MapFlag": ((0xF, ""),),
-}
+# Where the lowest bits of a flag word are a number, not bits.
+_SUBFIELDS = {"OpenFlag": 3, "SockType": 0xF, "MapFlag": 0xF}
 _MASKS = frozenset(("O_ACCMODE", "O_NDELAY"))
 
 
