@@ -91,6 +91,7 @@ def test_a_reported_refusal_carries_rule_and_tip(tmp_path: Path) -> None:
         'calls = ["mkdir"] when = { mode = 448 } allow = true'
     )
     (report,) = ran.reports
+    assert reason.explanation == report  # type: ignore[attr-defined]
     assert report.line().startswith(f'mkdir(path="{tmp_path / "x"}", mode=0o700) by tid ')
 
 
@@ -319,3 +320,28 @@ def test_devices_for_container_root() -> None:
     assert [verdict for verdict, _ in outcomes] == ["answer 0", "deny EPERM", "deny EPERM"]
     assert outcomes[1][1] == 'rule "no other devices"'
     assert outcomes[2][1] == 'rule "no block devices"'
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="making device nodes takes root on the host")
+def test_a_path_pattern_on_what_is_performed() -> None:
+    policy = loads(
+        rule('calls = ["mknod", "mknodat"]\nwhen = { path = "/**/dev/*", type = "char", device = "1:3" }\nperform = true', "a")
+        + rule('calls = ["mknod", "mknodat"]\ndeny = "ENOTNAM"', "b")
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        for name in ("", "dev", "other"):
+            os.makedirs(os.path.join(place, name), exist_ok=True)
+            os.chown(os.path.join(place, name), 100000, 100000)
+        os.symlink("other", os.path.join(place, "link"))
+        os.symlink("dev", os.path.join(place, "way"))
+        done = proctor.run(
+            ["sh", "-c", "for p in dev/null other/null link/null way/zero dev/../other/x other/../dev/x; do mknod $p c 1 3 && echo $p; done"],
+            policy.handlers(), filter=policy.filter(), capture_output=True, text=True, timeout=30,
+            cwd=place, userns=[(0, 100000, 1000)], **policy.supervisor_options(),
+        )  # fmt: skip
+        made = sorted(os.listdir(os.path.join(place, "dev")))
+        assert os.listdir(os.path.join(place, "other")) == []
+    assert done.stdout.split() == ["dev/null", "way/zero", "other/../dev/x"]
+    assert made == ["null", "x", "zero"]

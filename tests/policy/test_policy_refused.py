@@ -114,6 +114,8 @@ def refusal(text: str) -> str:
         (rule('calls = ["openat"]\nwhen = { path = "/etc/shadow" }\nlog = true'), "would let openat run after looking at path"),
         (rule('calls = ["openat"]\nwhen = { path = "/etc/shadow" }\ndeny = "EACCES"'), 'would run by default = "allow"'),
         (rule('calls = ["openat"]\nwhen = { path = "/x" }\ndeny = 1', "a") + rule('calls = ["openat"]\nallow = true', "b"), '"b" would let openat run after "a" (rule[0]) looked at path'),
+        # a condition on the caller does not take what the path rule left
+        (rule('calls = ["openat"]\nwhen = { path = "/x" }\ndeny = 1', "a") + rule('calls = ["openat"]\nwhen = { caller = { uid = 0 } }\ndeny = 2', "b"), 'would run by default = "allow"'),
     ],
 )  # fmt: skip
 def test_one_sentence_with_place_and_remedy(text: str, says: str) -> None:

@@ -76,9 +76,11 @@ def _decider(
             return deny(policy.settings.on_error, f"on_error: {unknown.why}")
         ruling, because = decision.ruling, decision.because
         if ruling.kind in (DENY, KILL) or (report is not None and not ruling.runs):
+            from proctor.policy.explain import Reason
+
             explanation = policy.explain(view)
             if ruling.kind in (DENY, KILL):
-                because = explanation.why()
+                because = Reason.of(explanation)
             if report is not None:
                 report(explanation)
         if ruling.kind == PERFORM:
