@@ -11,7 +11,8 @@ from proctor.filter import tables
 from proctor.kernel.listener import Listener
 
 
-def _nr(name: str | int) -> int:
+def nr(name: str | int) -> int:
+    """The number of a call; a number stays as it is."""
     return tables.number(name, "x86_64") if isinstance(name, str) else name
 
 
@@ -23,7 +24,7 @@ class Watch:
     def __init__(self, lab: Lab, calls: tuple[str | int, ...]) -> None:
         self.lab = lab
         self.victim: Victim = lab.victim()
-        self.calls = tuple(_nr(each) for each in calls)
+        self.calls = tuple(nr(each) for each in calls)
         self.listener: Listener | None = None
         self.pending: list[tuple[Call, Pending]] = []
 
@@ -35,7 +36,7 @@ class Watch:
 
     def call(self, name: str | int, *registers: int, actor: Actor | None = None) -> Call:
         """Let an actor call, and receive that call."""
-        return self.receive((actor or self.victim).begin(_nr(name), *registers))
+        return self.receive((actor or self.victim).begin(nr(name), *registers))
 
     def receive(self, pending: Pending) -> Call:
         """Receive what an actor began."""

@@ -243,10 +243,10 @@ def test_a_dead_caller_is_gone_wherever_one_looks(notified: Callable) -> None:
         lambda: caller.uids,
         lambda: caller.exe,
         lambda: caller.cmdline,
-        lambda: caller.root(),
-        lambda: caller.cwd(),
+        lambda: caller.root(),  # noqa: PLW0108 - read when called
+        lambda: caller.cwd(),  # noqa: PLW0108 - read when called
         lambda: caller.dir_fd(1),
-        lambda: caller.anchor(),
+        lambda: caller.anchor(),  # noqa: PLW0108 - read when called
         lambda: caller.descriptor(1),
         lambda: caller.label,
         lambda: caller.userns,
@@ -271,7 +271,7 @@ def test_a_caller_that_dies_after_it_was_pinned(notified: Callable) -> None:
     os.kill(child.pid, 9)
     child.wait_gone()
     assert caller.tgid == child.pid
-    for look in (lambda: caller.exe, lambda: caller.cwd(), lambda: caller.anchor()):
+    for look in (lambda: caller.exe, caller.cwd, caller.anchor):
         with pytest.raises(CallGone):
             look()
     call.expire()
@@ -292,7 +292,12 @@ def test_an_interrupted_call_is_gone_though_the_thread_lives(notified: Callable)
     assert caller.umask >= 0
     victim.signal(10)
     assert pending.result() == (-1, errno.EINTR)
-    for look in (lambda: call.path, lambda: caller.exe, lambda: caller.dir_fd(0), lambda: call.fd(0)):
+    for look in (
+        lambda: call.path,
+        lambda: caller.exe,
+        lambda: caller.dir_fd(0),
+        lambda: call.fd(0),
+    ):
         with pytest.raises(CallGone):
             look()
     call.expire()

@@ -81,12 +81,15 @@ class Caller:
         if self._listener is not None and not self._listener.id_valid(self._id):
             raise CallGone().about(pid=self.tid, notif_id=self._id)
 
-    def _proc(self) -> ProcPort:
+    def _alive(self) -> None:
         if self._over:
             raise CallOver(
                 "the caller was used after the verdict; copy what is needed before the handler "
                 "returns"
             ).about(pid=self.tid, notif_id=self._id)
+
+    def _proc(self) -> ProcPort:
+        self._alive()
         files = self._files
         if files is None:
             from proctor.call.procfiles import ProcFiles
@@ -145,6 +148,7 @@ class Caller:
         raise error
 
     def _once(self, key: str, make: Callable[[], T]) -> T:
+        self._alive()
         try:
             return self._values[key]  # type: ignore[return-value]
         except KeyError:
@@ -291,7 +295,7 @@ class Caller:
             os.close(made)
         if self._over:  # meanwhile, in another thread
             self.close()
-        self._proc()
+        self._alive()
         return fd
 
     def _place(self, name: str) -> int:
