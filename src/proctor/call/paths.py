@@ -193,6 +193,8 @@ class _Walk:
         self.names: list[bytes] = []
         self.prefix = b""
         self.parents: list[tuple[int, int] | None] = []
+        # With RESOLVE_NO_XDEV the kernel refuses an absolute link unless it looked the root up before.
+        self.root_met = absolute
         self.scoped = bool(resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT))
         if absolute and resolve & RESOLVE_BENEATH:
             _fail(errno.EXDEV)
@@ -305,6 +307,7 @@ class _Walk:
         self.move(fd)
 
     def up(self) -> None:
+        self.root_met = True
         if procfs.same_place(self.here, self.root):
             if self.resolve & RESOLVE_BENEATH:
                 _fail(errno.EXDEV)
@@ -345,6 +348,9 @@ class _Walk:
         if text.startswith(b"/"):
             if self.resolve & RESOLVE_BENEATH:
                 _fail(errno.EXDEV)
+            if self.resolve & RESOLVE_NO_XDEV and not (self.root_met or self.scoped):
+                _fail(errno.EXDEV)
+            self.root_met = True
             self.to_root()
             self.crossing(self.here)
         return text

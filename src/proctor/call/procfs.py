@@ -169,22 +169,20 @@ def _numbers_in(proc_root: int, caller: CallerNumbers) -> tuple[int, int]:
     A procfs belongs to one pid namespace, which is ours or one below ours on the way to the
     caller's, else the caller is not in it (ENOENT, as for ``/proc/self`` there).
     """
+    from proctor.call.identity import parse_status
+
     tgids, tids = caller.nstgid, caller.nspid
     namespace = caller.namespace("pid")
     for level in range(len(tgids) - 1, -1, -1):
         try:
-            with open(
-                os.open(f"{tgids[level]}/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_root),
-                "rb",
-            ) as file:
-                status = file.read()
-            inode = os.stat(f"{tgids[level]}/ns/pid", dir_fd=proc_root).st_ino
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        from proctor.call.identity import parse_status
-
-        seen = parse_status(status).get("NStgid", "").split()
-        # The innermost number is unique in its namespace, so equal tails mean the same process.
-        if inode == namespace and seen == [str(each) for each in tgids[level:]]:
-            return tgids[level], tids[level]
+            fd = os.open(f"{tgids[level]}/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_root)
+            with open(fd, "rb") as file:
+                seen = parse_status(file.read()).get("NStgid", "").split()
+            # The innermost number is unique in its namespace: equal tails are the same process.
+            if seen != [str(each) for each in tgids[level:]]:
+                continue
+            if os.stat(f"{tgids[level]}/ns/pid", dir_fd=proc_root).st_ino == namespace:
+                return tgids[level], tids[level]
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # somebody else: the caller's own namespaces were readable
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
