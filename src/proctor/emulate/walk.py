@@ -168,7 +168,7 @@ class _Walk:
             numbers = self.pids.in_proc(self.at) if self.pids is not None else None
             if numbers is None:  # as the kernel says where the reader has no number
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-            if not self.resolve & raw.RESOLVE_SCOPED:
+            if not self.resolve & (raw.RESOLVE_SCOPED | raw.RESOLVE_NO_XDEV):
                 self.base, self.text = self.at, []
             self.rest += self._components(
                 b"%d/task/%d" % numbers if name == b"thread-self" else b"%d" % numbers[0]

@@ -26,7 +26,7 @@ from proctor.emulate.walk import Pids, meets_proc_link, open_for_caller
 _PIN: Final = os.O_PATH | os.O_CLOEXEC
 _NO_MAGIC: Final = raw.RESOLVE_NO_MAGICLINKS
 _TTY: Final = os.makedev(5, 0)
-_TRIES: Final = 40
+_TRIES: Final = 64  # more than the 40 links that the kernel follows, plus some lost races
 _NO_CGROUP: Final = "the caller's cgroup cannot be joined, so its rules for devices would not hold"
 
 
@@ -134,7 +134,8 @@ class Worker:
     def open_pinned(self, dirfd: int, path: bytes, flags: int, mode: int, resolve: int) -> int:
         """Pin, ask, use."""
         self._check_flags(flags, mode, resolve)
-        resolve &= ~raw.RESOLVE_CACHED  # said yes to, or EAGAIN, by the kernel when pinning first
+        if resolve & raw.RESOLVE_CACHED:
+            raise _error(errno.EAGAIN)  # more than one walk; whoever sets it must expect this
         if flags & os.O_CREAT:
             return self._open_or_create(dirfd, path, flags, mode, resolve)
         pin = self.pin(dirfd, path, _PIN | flags & (os.O_NOFOLLOW | os.O_DIRECTORY), resolve)
@@ -250,7 +251,7 @@ class Worker:
 
     def _create(self, parent: int, last: bytes, flags: int, mode: int) -> int | None:
         self.ask(parent, last)
-        flags |= os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags |= os.O_EXCL | os.O_CLOEXEC  # a link there is not followed then
         try:
             return raw.openat2(parent, last, flags, mode, _NO_MAGIC)
         except FileExistsError:

@@ -1,0 +1,288 @@
+"""Callers for the tests: processes with some identity, which make a call themselves (the twin whose
+outcome is the truth) or have it performed (a call object made up here, about a waiting process).
+No filter is needed for that: a performer only sees who the caller is."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import fcntl
+import marshal
+import os
+import select
+import shutil
+import signal
+import socket
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from proctor.call.verdict import Answer, Deny, HandOver, Verdict
+from proctor.filter import tables
+
+libc = ctypes.CDLL(None, use_errno=True)
+AT_FDCWD = -100
+CLONE_FS = 0x200
+CLONE_NEWNS = 0x20000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+MS_RDONLY, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 4, 32, 4096, 16384, 1 << 18
+ARCH = tables.native()
+CAP_MKNOD = 27
+
+Outcome = tuple[Any, ...]
+
+
+def check(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def unshare(flags: int) -> None:
+    check(libc.unshare(flags))
+
+
+def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes | None = None) -> None:
+    check(libc.mount(source, target, kind, ctypes.c_ulong(flags), data))
+
+
+def private_mounts() -> None:
+    unshare(CLONE_NEWNS)
+    mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE)
+
+
+def drop_capabilities(keep: int = 0) -> None:
+    from proctor.emulate import raw
+
+    permitted = raw.capget()[1] & keep
+    raw.capset(permitted, permitted)
+
+
+def describe(fd: int) -> Outcome:
+    """What can be seen of an open file, but for its inode."""
+    st = os.fstat(fd)
+    # A pinned object is opened without O_NOFOLLOW, which F_GETFL shows and which means nothing then.
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_NOFOLLOW
+    offset = -1
+    if stat.S_ISREG(st.st_mode):
+        offset = os.lseek(fd, 0, os.SEEK_CUR)
+    size = st.st_size if stat.S_ISREG(st.st_mode) else 0
+    return ("fd", oct(st.st_mode), st.st_uid, st.st_gid, size, st.st_rdev, oct(flags), offset)
+
+
+class Call:
+    """What a performer uses of proctor.call.Call."""
+
+    def __init__(
+        self, tid: int, name: str, raw: tuple[int, ...], path: bytes, memory: bytes = b""
+    ) -> None:
+        self.id = 1
+        self.tid = tid
+        self.name = name
+        self.raw = tuple(value & (1 << 64) - 1 for value in raw) + (0,) * (6 - len(raw))
+        self.path = path
+        self.content = memory
+        self.is_valid: Callable[[], bool] = lambda: os.path.exists(f"/proc/{tid}")
+
+    @property
+    def memory(self) -> Call:
+        return self
+
+    def read(self, address: int, size: int) -> bytes:
+        return self.content[:size].ljust(size, b"\0")
+
+    def valid(self) -> bool:
+        return self.is_valid()
+
+
+class Caller:
+    """A process in some state that waits for commands; see :func:`caller`."""
+
+    def __init__(
+        self,
+        setup: Callable[[], object] | None = None,
+        maps: str | None = None,
+        in_thread: Callable[[], object] | None = None,
+        threaded: bool = False,
+    ) -> None:
+        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.settimeout(20)
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                self.sock.close()
+                libc.prctl(1, 9, 0, 0, 0)  # die with the test
+                self._child(theirs, setup, maps, in_thread, threaded)
+            except BaseException as error:
+                theirs.send(marshal.dumps(("failed", repr(error))))
+            finally:
+                os._exit(0)
+        theirs.close()
+        if maps is not None:
+            self._told("unshared")
+            with open(f"/proc/{self.pid}/setgroups", "w") as file:
+                file.write("allow" if os.geteuid() == 0 else "deny")
+            for kind in ("uid_map", "gid_map"):
+                with open(f"/proc/{self.pid}/{kind}", "w") as file:
+                    file.write(maps)
+            self.sock.send(b"go")
+        self.tid = self._told("ready")
+
+    def _told(self, word: str) -> Any:
+        said = marshal.loads(self.sock.recv(65536))
+        assert said[0] == word, said
+        return said[1]
+
+    @staticmethod
+    def _child(sock: Any, setup: Any, maps: Any, in_thread: Any, threaded: bool) -> None:
+        if maps is not None:
+            unshare(CLONE_NEWUSER)
+            sock.send(marshal.dumps(("unshared", 0)))
+            sock.recv(10)
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+            if os.access("/proc/self/setgroups", os.R_OK):
+                try:
+                    os.setgroups([])
+                except PermissionError:
+                    pass
+        if setup is not None:
+            setup()
+        libc.prctl(4, 1, 0, 0, 0)  # dumpable, as after an execve
+
+        def serve() -> None:
+            if in_thread is not None:
+                in_thread()
+            sock.send(marshal.dumps(("ready", threading.get_native_id())))
+            while True:
+                message = sock.recv(65536)
+                if not message:
+                    os._exit(0)
+                Caller._act(sock, message)
+
+        if threaded or in_thread is not None:
+            thread = threading.Thread(target=serve)
+            thread.start()
+            thread.join()
+        else:
+            serve()
+
+    @staticmethod
+    def _act(sock: Any, message: bytes) -> None:
+        name, args = marshal.loads(message)
+        held = []  # keeps buffers alive
+        values: list[Any] = []
+        for arg in args:
+            if isinstance(arg, bytes):
+                held.append(ctypes.create_string_buffer(arg))
+                values.append(ctypes.c_void_p(ctypes.addressof(held[-1])))
+            else:
+                values.append(ctypes.c_long(arg))
+        ctypes.set_errno(0)
+        result = libc.syscall(ctypes.c_long(tables.number(name, ARCH)), *values)
+        if result < 0:
+            sock.send(marshal.dumps(("errno", ctypes.get_errno())))
+        elif name.startswith("mknod"):
+            sock.send(marshal.dumps(("value", result)))
+        else:
+            cloexec = fcntl.fcntl(result, fcntl.F_GETFD)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [result]))]
+            sock.sendmsg([marshal.dumps(("fd", cloexec))], rights)
+            os.close(result)
+
+    def natively(self, name: str, *args: Any) -> Outcome:
+        """Let the process make the call itself."""
+        self.sock.send(marshal.dumps((name, args)))
+        data, ancillary, _, _ = self.sock.recvmsg(65536, socket.CMSG_SPACE(16))
+        said = marshal.loads(data)
+        if said[0] != "fd":
+            return tuple(said)
+        fd = array.array("i", ancillary[0][2])[0]
+        try:
+            return (*describe(fd), bool(said[1]))
+        finally:
+            os.close(fd)
+
+    def call(self, name: str, *args: Any) -> Call:
+        """The call object that a listener would give for it."""
+        path = next(arg for arg in args if isinstance(arg, bytes))
+        memory = b"".join(arg for arg in args[2:] if isinstance(arg, bytes))
+        registers = tuple(0x1000 if isinstance(arg, bytes) else arg for arg in args)
+        return Call(self.tid, name, registers, path, memory)
+
+    def performed(self, performers: Any, name: str, *args: Any, **how: Any) -> Outcome:
+        """Have it performed."""
+        return outcome(performers.perform(self.call(name, *args), **how))
+
+    def kill(self) -> None:
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+            self.sock.close()
+
+
+def outcome(verdict: Verdict) -> Outcome:
+    """A verdict in the words of :meth:`Caller.natively`."""
+    if isinstance(verdict, Deny):
+        return ("errno", verdict.errno)
+    if isinstance(verdict, Answer):
+        return ("value", verdict.value)
+    assert isinstance(verdict, HandOver), verdict
+    try:
+        return (*describe(verdict.fd), verdict.cloexec)
+    finally:
+        os.close(verdict.fd)
+
+
+@contextmanager
+def caller(
+    setup: Callable[[], object] | None = None, maps: str | None = None, **more: Any
+) -> Iterator[Caller]:
+    """A caller for the length of a test.
+
+    :param setup: runs in the process (in its new user namespace) before it waits.
+    :param maps: the line of uid_map and gid_map; then it is in a user namespace of its own.
+    """
+    made = Caller(setup, maps, **more)
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
+@contextmanager
+def open_directory() -> Iterator[bytes]:
+    """A directory that every user may walk to (pytest's own are 0700)."""
+    path = tempfile.mkdtemp(prefix="emulate-", dir="/var/tmp").encode()
+    os.chmod(path, 0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def snapshot(top: bytes) -> dict[bytes, tuple[Any, ...]]:
+    """Everything in a tree that a call could have changed."""
+    found = {}
+    for directory, directories, files in os.walk(top):
+        for name in [*directories, *files]:
+            path = os.path.join(directory, name)
+            st = os.lstat(path)
+            size = st.st_size if stat.S_ISREG(st.st_mode) else 0
+            content = b""
+            if stat.S_ISLNK(st.st_mode):
+                content = os.readlink(path).replace(top, b"TOP")
+            found[os.path.relpath(path, top)] = (
+                oct(st.st_mode), st.st_uid, st.st_gid, st.st_rdev, size, content,
+            )  # fmt: skip
+    return found
+
+
+def readable_within(fd: int, seconds: float) -> bool:
+    return bool(select.select([fd], [], [], seconds)[0])

@@ -1,0 +1,250 @@
+"""open*: what is performed is what the kernel does for the caller itself, on many paths and flags."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from proctor.emulate import Performers
+
+from .callers import AT_FDCWD, Caller, drop_capabilities, open_directory, snapshot, unshare
+from .callers import CLONE_NEWNS, Outcome, caller
+from .trees import PATHS, build
+
+RDONLY, WRONLY, RDWR = os.O_RDONLY, os.O_WRONLY, os.O_RDWR
+FLAGS = {
+    "read": RDONLY,
+    "write": WRONLY | os.O_APPEND,
+    "both": RDWR | os.O_CLOEXEC,
+    "truncate": WRONLY | os.O_TRUNC,
+    "create": WRONLY | os.O_CREAT,
+    "create-truncate": RDWR | os.O_CREAT | os.O_TRUNC,
+    "exclusive": RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
+    "create-nofollow": RDWR | os.O_CREAT | os.O_NOFOLLOW,
+    "nofollow": RDONLY | os.O_NOFOLLOW,
+    "directory": RDONLY | os.O_DIRECTORY,
+    "directory-nofollow": RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW,
+    "create-directory": RDONLY | os.O_CREAT | os.O_DIRECTORY,
+    "tmpfile": RDWR | os.O_TMPFILE,
+    "tmpfile-read": RDONLY | os.O_TMPFILE,
+    "noatime": RDONLY | os.O_NOATIME,
+    "strange": RDONLY | 0x40000000 | os.O_SYNC,
+}
+
+
+def as_user() -> None:
+    os.umask(0o027)
+    os.setgroups([4242, 30])
+    os.setresgid(1000, 1000, 1000)
+    os.setresuid(1000, 1000, 1000)
+
+
+def root_without_capabilities() -> None:
+    drop_capabilities()
+    os.umask(0o077)
+
+
+def container_root() -> None:
+    unshare(CLONE_NEWNS)
+    os.umask(0)
+
+
+def container_user() -> None:
+    os.setgroups([5])
+    os.setresgid(20, 20, 20)
+    os.setresuid(10, 10, 10)
+
+
+MAP = "0 100000 65536"
+IDENTITIES: dict[str, tuple[Callable[[], object] | None, str | None, int]] = {
+    "root": (None, None, 0),
+    "user": (as_user, None, 1000),
+    "capless": (root_without_capabilities, None, 0),
+    "container-root": (container_root, MAP, 100000),
+    "container-user": (container_user, MAP, 100010),
+    "capless-container": (root_without_capabilities, MAP, 100000),
+}
+
+
+@pytest.fixture(scope="module")
+def performers() -> Iterator[Performers]:
+    troubles: list[str] = []
+    with Performers(on_trouble=troubles.append) as made:
+        yield made
+    assert troubles == []
+
+
+class Pair:
+    """Twins with the same identity, each in its own copy of the tree."""
+
+    def __init__(self, setup: Any, maps: Any, owner: int, tops: tuple[bytes, bytes]) -> None:
+        self.tops = tops
+        self.owner = owner
+        self.callers = []
+        for top in tops:
+            build(top, owner)
+
+            def prepared(top: bytes = top) -> None:
+                os.chdir(top)
+                if setup is not None:
+                    setup()
+
+            self.callers.append(Caller(prepared, maps))
+        self.fresh = snapshot(tops[0])
+
+    def both(self, performers: Any, name: str, *args: Any, **how: Any) -> tuple[Outcome, Outcome]:
+        native, performed = (
+            tuple(arg.replace(b"TOP", top[1:]) if isinstance(arg, bytes) else arg for arg in args)
+            for top in self.tops
+        )
+        return (
+            self.callers[0].natively(name, *native),
+            self.callers[1].performed(performers, name, *performed, **how),
+        )
+
+    def close(self) -> None:
+        for one in self.callers:
+            one.kill()
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to have callers with other identities")
+    setup, maps, owner = IDENTITIES[request.param]
+    with open_directory() as first, open_directory() as second:
+        made = Pair(setup, maps, owner, (first, second))
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["direct", "pinned"])
+@pytest.mark.parametrize("pair", IDENTITIES, indirect=True)
+def test_openat_is_the_kernels(pair: Pair, performers: Performers, asked: bool) -> None:
+    how = {"allow": lambda path: True} if asked else {}
+    wrong = []
+    for label, flags in FLAGS.items():
+        for path in PATHS:
+            native, performed = pair.both(
+                performers, "openat", AT_FDCWD, path, flags | os.O_NONBLOCK, 0o6777, **how
+            )
+            if native != performed:
+                wrong.append((label, path[:60], native, performed))
+            if flags & (os.O_CREAT | os.O_TRUNC):
+                left = [snapshot(top) for top in pair.tops]
+                if left[0] != left[1]:
+                    wrong.append((label, path[:60], set(left[0].items()) ^ set(left[1].items())))
+                clean(pair, left)
+    assert not wrong, report(wrong)
+
+
+def report(wrong: list[Any]) -> str:
+    return f"{len(wrong)} differ:\n" + "\n".join(str(one) for one in wrong[:25])
+
+
+def clean(pair: Pair, left: list[dict[bytes, Any]]) -> None:
+    """Put back what a call made, truncated or changed."""
+    for top, found in zip(pair.tops, left, strict=True):
+        if found == pair.fresh:
+            continue
+        for path in found.keys() - pair.fresh.keys():
+            os.unlink(os.path.join(top, path))
+        for path, entry in pair.fresh.items():
+            if found[path] != entry:
+                with open(os.path.join(top, path), "wb") as stream:
+                    stream.write(b"content\n")
+    assert [snapshot(top) for top in pair.tops] == [pair.fresh] * 2
+
+
+HOW = struct.Struct("=QQQ")
+NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH, IN_ROOT, CACHED = 1, 2, 4, 8, 16, 32
+RESOLVES = [
+    NO_XDEV,
+    NO_MAGICLINKS,
+    NO_SYMLINKS,
+    BENEATH,
+    IN_ROOT,
+    CACHED,
+    BENEATH | IN_ROOT,
+    1 << 20,
+]
+HOWS = [
+    (RDONLY, 0), (RDONLY, 0o644), (RDONLY | os.O_CREAT, 0o640), (RDONLY | os.O_CREAT, 0o10640),
+    (RDWR | os.O_CREAT | os.O_EXCL, 0o600), (RDONLY | 0x40000000, 0), (RDONLY | 1 << 40, 0),
+    (RDWR | os.O_TMPFILE, 0o600), (RDONLY | os.O_NOFOLLOW, 0),
+]  # fmt: skip
+#: What resolve bits make a difference to.
+PATHS_OPENAT2 = [
+    b"file", b"/TOP/file", b"new", b"file/", b"", b"..", b"dir/../file", b"../x", b"/", b"to-file", b"to-dir/new",
+    b"absolute", b"chain", b"dangling", b"dangling-in-dir", b"loop-a", b"others", b"missing/x",
+    b"/dev/null", b"/proc/self/status", b"/proc/self/cwd/file", b"/proc/self/cwd", b"/proc/self",
+    b"/proc/mounts", b"/proc/meminfo", b"/proc/self/root/TOP/file",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["direct", "pinned"])
+@pytest.mark.parametrize("pair", ["user", "container-root"], indirect=True)
+def test_openat2_is_the_kernels(pair: Pair, performers: Performers, asked: bool) -> None:
+    how = {"allow": lambda path: True} if asked else {}
+    wrong = []
+    for resolve in RESOLVES:
+        for flags, mode in HOWS:
+            for path in PATHS_OPENAT2:
+                packed = HOW.pack(
+                    flags | os.O_NONBLOCK if flags < 1 << 32 else flags, mode, resolve
+                )
+                native, performed = pair.both(
+                    performers, "openat2", AT_FDCWD, path, packed, HOW.size, **how
+                )
+                if resolve & CACHED and performed == ("errno", errno.EAGAIN):
+                    continue  # always a good answer to RESOLVE_CACHED
+                if native != performed:
+                    wrong.append((resolve, oct(flags), path[:60], native, performed))
+                if flags & os.O_CREAT:
+                    clean(pair, [snapshot(top) for top in pair.tops])
+    assert not wrong, report(wrong)
+
+
+@pytest.mark.parametrize("pair", ["user"], indirect=True)
+def test_openat2_sizes(pair: Pair, performers: Performers) -> None:
+    packed = HOW.pack(RDONLY, 0, 0)
+    for size, content in (
+        (0, packed), (23, packed), (24, packed), (32, packed + bytes(8)), (32, packed + b"\1" + bytes(7)),
+        (4096, packed + bytes(4072)), (4097, packed + bytes(4073)), (1 << 40, packed),
+    ):  # fmt: skip
+        native, performed = pair.both(performers, "openat2", AT_FDCWD, b"file", content, size)
+        assert native == performed, size
+
+
+@pytest.mark.parametrize("pair", ["user"], indirect=True)
+def test_open_and_creat(pair: Pair, performers: Performers) -> None:
+    if os.uname().machine not in ("x86_64", "i686"):
+        pytest.skip("this architecture has neither open nor creat")
+    for path in PATHS[:30]:
+        native, performed = pair.both(performers, "creat", path, 0o666)
+        assert native == performed, path
+        native, performed = pair.both(performers, "open", path, RDONLY, 0)
+        assert native == performed, path
+    assert snapshot(pair.tops[0]) == snapshot(pair.tops[1])
+
+
+@pytest.mark.parametrize("pair", ["user", "container-root"], indirect=True)
+def test_bad_directories(pair: Pair, performers: Performers) -> None:
+    """EBADF and ENOTDIR come when and where the kernel says them: not for absolute paths."""
+    for dirfd in (999, -1, 0, -99):
+        for path in (b"file", b"/TOP/file", b"", b"/proc/self/cwd/file"):
+            for flags in (RDONLY, RDONLY | os.O_TMPFILE):
+                native, performed = pair.both(performers, "openat", dirfd, path, flags, 0)
+                assert native == performed, (dirfd, path, flags)
+
+
+def test_unsupported_call(performers: Performers) -> None:
+    with caller() as one:
+        assert one.performed(performers, "mkdirat", AT_FDCWD, b"x", 0) == ("errno", errno.ENOSYS)
