@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
@@ -11,11 +12,12 @@ from collections.abc import Callable
 import pytest
 from victim import bpf
 from victim.constants import NR
+from victim.lab import Child
 
 from proctor.call.call import Call
 from proctor.call.sockaddr import InetAddress, UnixAddress
 from proctor.kernel import abi
-from proctor.kernel.errors import CallGone, CallOver, MemoryUnreadable
+from proctor.kernel.errors import CallerInvisible, CallGone, CallOver, MemoryUnreadable
 
 AT_FDCWD = -100
 PAGE = 4096
@@ -325,3 +327,55 @@ def test_numbers_of_the_victim_are_the_tables() -> None:
     from proctor.filter import tables
 
     assert all(tables.number(name) == number for name, number in NR.items())
+
+
+def test_a_caller_in_an_unrelated_pid_namespace(notified: Callable) -> None:
+    """The monitor sees pid 0: it can answer and read registers, and says what it cannot do."""
+    watch = notified("openat")
+    watch.listen()
+    pending = watch.victim.begin(257, AT_FDCWD, watch.victim.string(b"/x"), 0o2000000)
+    listener = watch.listener
+
+    def monitor() -> str:
+        notification = listener.recv()
+        assert notification is not None
+        call = Call(notification, listener)
+        said = [str(call.tid), call.name, str(call.flags), str(call.valid())]
+        for need in (
+            lambda: call.path,
+            lambda: call.caller,
+            lambda: call.fd(0),
+            lambda: call.resolve(),  # noqa: PLW0108 - read when called
+        ):
+            try:
+                need()
+                said.append("no error")
+            except CallerInvisible as error:
+                said.append("invisible" if "pid namespace" in str(error) else str(error))
+        said.append(call.describe().split("(")[0])
+        listener.send(call.id, 55, 0, 0)
+        return " ".join(said)
+
+    def in_another_namespace(child: Child) -> str:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(0x20000000) != 0:  # CLONE_NEWPID, for the next child
+            return "skip"
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            try:
+                os.write(writer, monitor().encode())
+            except BaseException as error:
+                os.write(writer, repr(error).encode())
+            os._exit(0)
+        os.close(writer)
+        with open(reader, "rb") as file:
+            text = file.read().decode()
+        os.wait()
+        return text
+
+    told = watch.lab.child(in_another_namespace).result()
+    if told == "skip":
+        pytest.skip("pid namespaces are not allowed here")
+    expected = "0 openat O_RDONLY|O_CLOEXEC True invisible invisible invisible invisible openat"
+    assert told == expected
+    assert pending.result() == (55, 0)

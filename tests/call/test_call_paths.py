@@ -541,3 +541,42 @@ def test_random_worlds(lab: Lab, tmp_path: Path) -> None:
                 place.same(path, follow=follow)
 
     explore()
+
+
+def test_a_tree_that_moves_while_it_is_walked(lab: Lab, tree: Path) -> None:
+    """Renames by somebody else: the walk ends in the tree or in ENOENT, and leaks nothing."""
+    import threading
+
+    place = Place(lab, tree)
+    (tree / "a/b/c/d").mkdir()
+    stop = threading.Event()
+
+    def shuffle() -> None:
+        while not stop.is_set():
+            os.rename(tree / "a/b/c", tree / "moved")
+            os.rename(tree / "moved", tree / "a/b/c")
+
+    caller = Caller(place.actor.tid, None)
+    caller.root(), caller.cwd()
+    before = len(os.listdir("/proc/self/fd"))
+    other = threading.Thread(target=shuffle)
+    other.start()
+    found = set()
+    try:
+        for _ in range(400):
+            for path in (b"a/b/c/d/../../x", b"a/b/c/../x", b"a/rel/d/.."):
+                try:
+                    with caller.locate(path) as located:
+                        found.add(located.path)
+                except FileNotFoundError:
+                    pass
+    finally:
+        stop.set()
+        other.join()
+    assert len(os.listdir("/proc/self/fd")) == before
+    caller.close()
+    # Each is a place where the walk was at some moment: "x" is in a/b, or in the root once moved.
+    allowed = {b"/a/b/x", b"/x", b"/a/b/c", b"/moved"}
+    strays = {each for each in found - allowed if each.startswith(b"/")}
+    assert strays == set()
+    assert found & allowed
