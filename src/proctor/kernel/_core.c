@@ -16,11 +16,11 @@
  *            unfiltered, watches the board.
  *   target   sets itself up step by step, calls seccomp(2), stores the listener's number on the
  *            board (a store is no system call) and calls execve.  Since the helper shares the
- *            descriptor table, it can send the listener to the monitor, and exits.
+ *            descriptor table, it can send the listener to the monitor, close it, and exit.
  *
- * The table is then the target's alone, and execve drops the listener from it (CLOEXEC): no copy
- * stays behind, which would make the target hang if the monitor died.  The pipe's writing end goes
- * at the same moment: the reading end shows end-of-file once the target execed or died.  The pipe
+ * So the target, waiting in its execve, has no copy of the listener: with one, it would hang if
+ * the monitor died.  The table is its alone then, and the pipe's writing end, CLOEXEC, goes with
+ * its exec: the reading end shows end-of-file once the target execed or died.  The pipe
  * is made in the helper, so that no other thread of the monitor can fork a copy of it.  Every
  * failure of helper or target is a step and an errno on the board.
  *
@@ -525,6 +525,7 @@ IN_CHILD _Noreturn void helper(struct plan *p) {
     int listener = p->board->listener;
     if (listener >= 0 && send_descriptors(channel, &listener, 1) < 0)
         record(p->board, "sendmsg", errno);
+    syscall(SYS_close, listener); /* in the target's table too */
     syscall(SYS_exit_group, 0);
     __builtin_unreachable();
 }

@@ -14,7 +14,9 @@ Two things to know:
 
 from __future__ import annotations
 
+import _thread
 import errno as _errno
+import mmap
 import os
 import select
 import signal
@@ -22,11 +24,10 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Union
 
-from proctor.kernel import abi
+from proctor.kernel import _core, abi
 from proctor.kernel.errors import LaunchError, NestedListener
 
 if TYPE_CHECKING:
-    import mmap
     from types import TracebackType
 
 #: What names a file or an argument.
@@ -138,10 +139,6 @@ def launch(
         setgid, setuid, chdir, pdeathsig, no_new_privs, sigprocmask, seccomp, recvmsg (EMFILE: our
         own table is full), execve.
     """
-    import mmap
-
-    from proctor.kernel import _core
-
     if program is not None and (len(program) % 8 or not 0 < len(program) <= 8 * 65535):
         raise OSError(_errno.EINVAL, os.strerror(_errno.EINVAL), "seccomp")
     if cwd is not None and b"\0" in cwd:
@@ -206,8 +203,6 @@ class Target:
     wait_killable: bool
 
     def __init__(self, launch: Launch, command: str, tried: int, wait_killable: bool) -> None:
-        import _thread
-
         self.pid = launch.pid
         self.pidfd = launch.pidfd
         self.listener = launch.listener if launch.listener >= 0 else None
