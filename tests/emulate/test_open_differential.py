@@ -12,8 +12,17 @@ import pytest
 
 from proctor.emulate import Performers
 
-from .callers import AT_FDCWD, Caller, drop_capabilities, open_directory, snapshot, unshare
-from .callers import CLONE_NEWNS, Outcome, caller
+from .callers import (
+    AT_FDCWD,
+    CLONE_NEWNS,
+    Caller,
+    Outcome,
+    caller,
+    drop_capabilities,
+    open_directory,
+    snapshot,
+    unshare,
+)
 from .trees import PATHS, build
 
 RDONLY, WRONLY, RDWR = os.O_RDONLY, os.O_WRONLY, os.O_RDWR
