@@ -73,9 +73,13 @@ def resp(id: int, val: int = 0, error: int = 0, flags: int = 0) -> bytearray:
     return bytearray(abi.SECCOMP_NOTIF_RESP.pack(id, val, error, flags))
 
 
-def addfd(id: int, flags: int, srcfd: int, newfd: int, newfd_flags: int, size: int = 24) -> bytearray:
+def addfd(
+    id: int, flags: int, srcfd: int, newfd: int, newfd_flags: int, size: int = 24
+) -> bytearray:
     """A ``seccomp_notif_addfd`` of ``size`` bytes, zero at the end."""
-    return bytearray(struct.pack("=QIIII", id, flags, srcfd, newfd, newfd_flags)) + bytearray(size - 24)
+    return bytearray(struct.pack("=QIIII", id, flags, srcfd, newfd, newfd_flags)) + bytearray(
+        size - 24
+    )
 
 
 def addfd_number(size: int) -> int:

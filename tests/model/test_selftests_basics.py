@@ -273,8 +273,8 @@ _ACTIONS = {
 def test_precedence(strongest: int, backwards: bool):
     """precedence.*: kill > trap > errno > trace > log > allow whatever was installed first."""
     names = _ORDER[strongest:]
-    for order in [names[::-1]] if not backwards else itertools.islice(
-        itertools.permutations(names), 24
+    for order in (
+        [names[::-1]] if not backwards else itertools.islice(itertools.permutations(names), 24)
     ):
         program = start()
         parent = program.kernel.init.tid

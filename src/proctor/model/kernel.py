@@ -222,7 +222,7 @@ class Kernel:
         else:
             frame = task.frame
             assert frame is not None
-            frame.args, frame.perform = _NO_ARGS, task.restart
+            frame.perform = task.restart  # the registers stay as they were, but for the number
             return self._call(task)
         return BLOCKED
 

@@ -56,7 +56,6 @@ def _inherit(parent: Task, child: Task) -> None:
     child.filter_count = parent.filter_count
     child.no_new_privs = parent.no_new_privs
     child.uid, child.cap_sys_admin = parent.uid, parent.cap_sys_admin
-    child.dumpable = parent.dumpable
     child.blocked = parent.blocked
 
 
@@ -73,6 +72,7 @@ def fork(kernel: Kernel, parent: Task, share_files: bool = False) -> Task | int:
     process = Process(parent.namespace_for_children, mother)
     process.dispositions = dict(mother.dispositions)
     process.nofile = mother.nofile
+    process.dumpable = mother.dumpable
     mother.children.append(process)
     if share_files:
         parent.files.users += 1
@@ -128,7 +128,7 @@ def execve(kernel: Kernel, task: Task) -> int:
     process.dispositions = {
         number: does for number, does in process.dispositions.items() if does.kind == "ignore"
     }
-    task.dumpable = True
+    process.dumpable = True
     return 0
 
 
@@ -185,14 +185,35 @@ def _end(kernel: Kernel, task: Task, code: int) -> None:
         _reparent(kernel, process)
     if task is not process.leader:
         process.tasks.remove(task)
-        process.namespace.free(task)
+        _free_numbers(kernel, process, task)
         _release(kernel, task)
         task.state = DEAD
-    if process.tasks == [process.leader] and process.leader.exiting:
-        process.code = (
-            process.leader.exit_code if process.exiting_code is None else process.exiting_code
-        )
-        _tell_parent(kernel, process)
+    _finish(kernel, process)
+
+
+def _finish(kernel: Kernel, process: Process) -> None:
+    """The last thread is gone: the process is a zombie, and its parent is told.
+
+    The init of a pid namespace first waits until nobody else has a number in there, reaped
+    zombies of outside parents included (``zap_pid_ns_processes``).
+    """
+    if process.code is not None or process.tasks != [process.leader] or process.alive():
+        return
+    namespace = process.namespace
+    process.lingers = namespace.init is process and len(namespace.tasks) > 1
+    if process.lingers:
+        return
+    leader = process.leader
+    process.code = leader.exit_code if process.exiting_code is None else process.exiting_code
+    _tell_parent(kernel, process)
+
+
+def _free_numbers(kernel: Kernel, process: Process, task: Task) -> None:
+    """``free_pid``, in every namespace; a dying init may have waited for it."""
+    process.namespace.free(task)
+    for namespace in task.numbers:
+        if namespace.init is not None and namespace.init.lingers:
+            _finish(kernel, namespace.init)
 
 
 def _drop_filter(kernel: Kernel, task: Task) -> None:
@@ -253,7 +274,7 @@ def reap(kernel: Kernel, process: Process) -> None:
     process.reaped = True
     leader = process.leader
     leader.state = DEAD
-    process.namespace.free(leader)
+    _free_numbers(kernel, process, leader)
     _release(kernel, leader)
     if process.parent is not None and process in process.parent.children:
         process.parent.children.remove(process)

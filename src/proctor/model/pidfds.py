@@ -19,6 +19,7 @@ from proctor.model.linux import (
     POLLIN,
     POLLRDNORM,
 )
+from proctor.model.tasks import DEAD
 from proctor.model.waits import WaitQueue
 
 if TYPE_CHECKING:
@@ -27,13 +28,22 @@ if TYPE_CHECKING:
 
 
 class Pidfd:
-    """What a pidfd is: readable once its task is gone."""
+    """What a pidfd is: readable once its task is gone.
 
-    __slots__ = ("task", "thread")
+    It holds a number, not a task: who takes a leader's number over by execve(2) is then meant.
+    """
+
+    __slots__ = ("_task", "leader", "thread")
 
     def __init__(self, task: Task, thread: bool) -> None:
-        self.task = task
+        self._task = task
+        self.leader = task is task.process.leader
         self.thread = thread
+
+    @property
+    def task(self) -> Task:
+        """Whom it means now."""
+        return self._task.process.leader if self.leader else self._task
 
     def poll(self) -> int:
         """IN once the process (with PIDFD_THREAD: the thread) ended."""
@@ -68,23 +78,28 @@ def open_pidfd(kernel: Kernel, task: Task, pid: int, flags: int) -> int:
 
 
 def may_look(task: Task, target: Task) -> bool:
-    """``ptrace_may_access``, as far as it is modelled: CAP_SYS_ADMIN stands for CAP_SYS_PTRACE;
-    otherwise the same user and a dumpable target (G16)."""
-    return task.cap_sys_admin or (task.uid == target.uid and target.dumpable)
+    """``ptrace_may_access``, as far as it is modelled: always within a process; CAP_SYS_ADMIN
+    stands for CAP_SYS_PTRACE; otherwise the same user and a dumpable target (G16)."""
+    if task.process is target.process or task.cap_sys_admin:
+        return True
+    return task.uid == target.uid and not target.cap_sys_admin and target.process.dumpable
 
 
 def getfd(task: Task, pidfd: int, number: int) -> int:
-    """pidfd_getfd(2): close-on-exec, also of O_PATH files (C099)."""
+    """pidfd_getfd(2): close-on-exec, also of O_PATH files (C099).
+
+    Refused in this order: reaped (ESRCH), not to be looked at (EPERM), ended (ESRCH), not open.
+    """
     file = task.files.get(pidfd)
     inside = file.inside if file is not None else None
     if not isinstance(inside, Pidfd):
         return -EBADF
     target = inside.task
-    if target.exiting:
+    if target.state == DEAD:
         return -ESRCH
     if not may_look(task, target):
         return -EPERM
-    wanted = target.files.get(number, path_too=True)
+    wanted = None if target.exiting else target.files.get(number, path_too=True)
     if wanted is None:
-        return -EBADF
+        return -ESRCH if target.exiting else -EBADF
     return task.files.receive(wanted, task.process.nofile, True)

@@ -20,11 +20,12 @@ from proctor.model.files import File
 from proctor.model.linux import (
     EBADF,
     EINTR,
+    EINVAL,
     ENOENT,
     EPERM,
     EPOLLET,
     EPOLLONESHOT,
-    ERESTARTNOHAND,
+    ERESTART_RESTARTBLOCK,
     POLLERR,
     POLLHUP,
     POLLNVAL,
@@ -54,14 +55,20 @@ class Poll(Wait):
     ``found`` maps descriptors to bits once it is over.
     """
 
-    __slots__ = ("entries", "found", "over", "wanted")
+    __slots__ = ("entries", "found", "over", "until", "wanted")
 
     def __init__(self, wanted: list[tuple[int, int]]) -> None:
         super().__init__()
         self.wanted = wanted
         self.found: dict[int, int] = {}
         self.over = False
+        #: When its time is over; None: never.
+        self.until: float | None = None
         self.entries: list[tuple[WaitQueue, Callable[[int], None]]] = []
+
+    def left(self, kernel: Kernel) -> float | None:
+        """Seconds left; None for ever."""
+        return None if self.until is None else max(0.0, self.until - kernel.now)
 
     def look(self, task: Task) -> int:
         """How many descriptors have something; which is in ``found``."""
@@ -96,7 +103,8 @@ class Poll(Wait):
             kernel.finish(task, count)
         elif task.sigpending or task.killed:
             self.abandon(kernel, task)
-            kernel.finish(task, -ERESTARTNOHAND)
+            task.restart = lambda: poll(kernel, task, self, self.left(kernel))
+            kernel.finish(task, -ERESTART_RESTARTBLOCK)
 
     def abandon(self, kernel: Kernel, task: Task) -> None:
         """Leave the queues."""
@@ -108,13 +116,19 @@ class Poll(Wait):
 def poll(kernel: Kernel, task: Task, waiting: Poll, timeout: float | None) -> int:
     """poll(2): how many descriptors have something (``waiting.found``), or BLOCKED.
 
+    More descriptors than RLIMIT_NOFILE are EINVAL (``do_sys_poll``).  Interrupted without a
+    handler it goes on as restart_syscall(2), which the filters see (``do_restart_poll``).
+
     :param timeout: seconds; 0 does not sleep, None sleeps for ever.
     """
+    if len(waiting.wanted) > task.process.nofile:
+        return -EINVAL
     count = waiting.look(task)
     if count or timeout == 0:
         return count
     waiting.enqueue(kernel, task)
     if timeout is not None:
+        waiting.until = kernel.now + timeout
         _ring(kernel, task, waiting, timeout)
     return kernel.sleep(task, waiting)
 

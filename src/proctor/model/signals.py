@@ -261,8 +261,10 @@ def deliver(kernel: Kernel, task: Task, way: Delivery) -> str:
                 way.how, way.value = _with_handler(task, does, way.value)
             way.frames.append((number, task.blocked))
             task.blocked |= (does.mask | bit(number)) & ~_UNCATCHABLE
-        elif does.kind == "ignore" or bit(number) & HARMLESS or process.unkillable:
+        elif does.kind == "ignore" or bit(number) & HARMLESS:
             continue
+        elif process.unkillable and not bit(number) & _UNCATCHABLE:
+            continue  # the init of a namespace: only its ancestors' SIGKILL and SIGSTOP count
         elif bit(number) & STOPS:
             for thread in process.tasks:
                 if thread is not task and not thread.exiting and thread.state != STOPPED:

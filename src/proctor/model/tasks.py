@@ -111,8 +111,8 @@ class Process:
     """A thread group: what its threads share."""
 
     __slots__ = (
-        "children", "code", "dispositions", "exiting_code", "leader", "namespace", "nofile",
-        "parent", "pending", "reaped", "tasks", "unkillable",
+        "children", "code", "dispositions", "dumpable", "exiting_code", "leader", "lingers",
+        "namespace", "nofile", "parent", "pending", "reaped", "tasks", "unkillable",
     )  # fmt: skip
 
     def __init__(self, namespace: PidNamespace, parent: Process | None) -> None:
@@ -124,6 +124,8 @@ class Process:
         self.dispositions: dict[int, Disposition] = {}
         #: Signals pending for the process as a whole, as a bit mask.
         self.pending = 0
+        #: Whether its memory may be looked at by its own user (PR_SET_DUMPABLE).
+        self.dumpable = True
         #: RLIMIT_NOFILE, soft.
         self.nofile = 1024
         #: The code all threads die with, once one of them ended the process; None before.
@@ -131,6 +133,8 @@ class Process:
         #: How it ended, as wait4(2) says: code << 8, or the signal; None while it lives.
         self.code: int | None = None
         self.reaped = False
+        #: The init of a pid namespace, dying: it waits until everybody else in there is reaped.
+        self.lingers = False
         #: Whether it is the init of its namespace (SIGNAL_UNKILLABLE).
         self.unkillable = False
 
@@ -143,7 +147,7 @@ class Task:
     """A thread."""
 
     __slots__ = (
-        "blocked", "cap_sys_admin", "dumpable", "exit_code", "exiting", "files", "filter",
+        "blocked", "cap_sys_admin", "exit_code", "exiting", "files", "filter",
         "filter_count", "frame", "handled", "killed", "mode", "namespace_for_children", "no_new_privs",
         "numbers", "parked", "pending", "process", "queued", "restart", "result", "returned",
         "sigpending", "state", "stop_pending", "tracer", "uid", "wait",
@@ -178,7 +182,6 @@ class Task:
         # credentials, as far as they matter
         self.uid = 0
         self.cap_sys_admin = True
-        self.dumpable = True
         # signals
         self.blocked = 0
         self.pending = 0

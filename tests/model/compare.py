@@ -1,0 +1,108 @@
+"""Runs the comparison of the model with the real kernel: ``python -m model.compare`` in tests/.
+
+Steps are pairs (operation, seed), so that any of them can be left out: a difference is shrunk to
+the few steps that make it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import random
+import sys
+import time
+from collections import Counter
+from itertools import accumulate
+
+from model.operations import OPERATIONS, Choices
+from model.real import NeverQuiet
+from model.twins import Difference, World
+
+EPISODE = 150
+Step = tuple[int, int]
+_WEIGHTS = list(accumulate(weight for _, weight in OPERATIONS))
+
+
+def plan(seed: int, steps: int) -> list[Step]:
+    """The steps of one episode."""
+    source = random.Random(seed)
+    return [
+        (bisect.bisect_right(_WEIGHTS, source.randrange(_WEIGHTS[-1])), source.getrandbits(32))
+        for _ in range(steps)
+    ]
+
+
+def play(steps: list[Step], counts: Counter[str], profile: str = "6.18") -> tuple[str, list[str]]:
+    """One episode; what differed ("" for nothing) and the steps that were made."""
+    world = World(profile, counts=counts)
+    try:
+        for operation, seed in steps:
+            OPERATIONS[operation][0](world, Choices(seed))
+            if world.main.task.exiting or len(world.living()) == 0:
+                break
+        else:
+            world.inspect()
+    except (Difference, NeverQuiet) as problem:
+        return f"{type(problem).__name__}: {problem}", world.log
+    finally:
+        world.close()
+    return "", world.log
+
+
+def shrink(steps: list[Step], profile: str = "6.18", rounds: int = 200) -> list[Step]:
+    """Fewer steps that still differ: leave out pieces, then smaller ones."""
+    size = max(1, len(steps) // 2)
+    while size and rounds > 0:
+        at = 0
+        while at < len(steps) and rounds > 0:
+            rounds -= 1
+            fewer = steps[:at] + steps[at + size :]
+            if play(fewer, Counter(), profile)[0]:
+                steps = fewer
+            else:
+                at += size
+        size //= 2
+    return steps
+
+
+def run(steps: int, seed: int, profile: str = "6.18", counts: Counter[str] | None = None) -> str:
+    """Episodes until ``steps`` steps were compared; a report of the first difference, or ""."""
+    counts = Counter() if counts is None else counts
+    episode = seed
+    while counts.total() < steps:
+        planned = plan(episode, EPISODE)
+        problem, _ = play(planned, counts, profile)
+        if problem:
+            short = shrink(planned, profile)
+            again, log = play(short, Counter(), profile)
+            lines = "\n  ".join(log)
+            return f"episode {episode}: {problem}\nshrunk ({again}):\n  {lines}"
+        episode += 1
+    return ""
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=50_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profile", default="6.18")
+    options = parser.parse_args()
+    counts: Counter[str] = Counter()
+    began = time.monotonic()
+    problem = run(options.steps, options.seed, options.profile, counts)
+    for what, number in sorted(counts.items()):
+        print(f"{number:8}  {what}")
+    print(f"{counts.total():8}  steps compared in {time.monotonic() - began:.0f} s")
+    if problem:
+        print(problem)
+        return 1
+    few = [what for what, number in counts.items() if number < 100]
+    if few and options.steps >= 50_000:
+        print("fewer than 100 times:", ", ".join(few))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
