@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
+from proctor.call.anchor import open_pidfd, shares_descriptors
 from proctor.call.identity import Capabilities, Ids, parse_arguments, parse_cgroups, parse_status
 from proctor.kernel.errors import (
     CallerInvisible,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 AT_FDCWD: Final = -100
-PIDFD_THREAD: Final = os.O_EXCL if hasattr(os, "O_EXCL") else 0o200  # Linux 6.9
 
 
 class Caller:
@@ -342,23 +342,19 @@ class Caller:
 
     def _open_pidfd(self) -> int:
         self._proc()
-        for number, flags in ((self.tid, PIDFD_THREAD), (self.tid, 0), (self.tgid, 0)):
-            try:
-                fd = os.pidfd_open(number, flags)
-            except OSError as error:
-                # EINVAL: flag unknown; EINVAL or ENOENT: no leader.  ESRCH: gone.
-                if error.errno in (errno.EINVAL, errno.ENOENT):
-                    continue
-                self._failed(error, "pidfd")
-            try:
-                self.check()
-                self._values["pidfd of thread"] = flags == PIDFD_THREAD or self.tid == self.tgid
-            except BaseException:
-                os.close(fd)
+        try:
+            fd, of_thread = open_pidfd(self.tid, lambda: self.tgid)
+        except OSError as error:
+            if isinstance(error, ProctorError):
                 raise
-            return fd
-        self.check()
-        raise Unsupported("pidfd_open of the caller", "5.3", "its descriptors cannot be taken")
+            self._failed(error, "pidfd")
+        try:
+            self.check()
+        except CallGone:
+            os.close(fd)
+            raise
+        self._values["pidfd of thread"] = of_thread
+        return fd
 
     def descriptor(self, number: int) -> int:
         """A duplicate of the caller's descriptor; it belongs to whoever asked (Linux 5.6).
@@ -439,17 +435,3 @@ _SINCE: Final = {"NSpid": "4.1", "NStgid": "4.1", "Umask": "4.7", "CapAmb": "4.3
 
 def _read(name: str) -> Callable[[ProcPort], bytes]:
     return lambda files: files.read(name)
-
-
-def shares_descriptors(tid: int, tgid: int) -> bool:
-    """Whether two threads have one descriptor table; False where it cannot be told (kcmp(2))."""
-    if tid == tgid:
-        return True
-    import ctypes
-
-    from proctor.filter import tables
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    kcmp_files = 2
-    number = tables.number("kcmp", tables.native())
-    return int(libc.syscall(number, tid, tgid, kcmp_files, 0, 0)) == 0
