@@ -140,9 +140,7 @@ class _Graph:
         """The node that ends with ``value``."""
         return self._add((-1, 0, 0, value, 0, 0))
 
-    def test(  # noqa: PLR0917 - the fields of a node, in order
-        self, offset: int, mask: int, jump: int, k: int, true: int, false: int
-    ) -> int:
+    def test(self, offset: int, mask: int, jump: int, k: int, true: int, false: int) -> int:
         """A node that loads, masks (unless ``mask`` is -1), compares with ``k`` and branches."""
         if true == false:
             return true

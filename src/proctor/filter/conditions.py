@@ -99,16 +99,32 @@ def lower(condition: Condition, index: int, bits: int) -> Test:
         raise FilterError(f"{condition}: the value does not fit in {bits} bits")
 
     negated = op in ("!=", "<", "<=")
-    if op in ("==", "!=", "&="):
-        if not mask or value & ~mask:
-            raise FilterError(f"{condition}: {'always' if negated else 'never'} true")
-        return Test(index, False, value, mask, negated)
+    at_least = op not in ("==", "!=", "&=")
     if op in (">", "<="):
         value += 1  # x > v is x >= v + 1
-    if not value or value > mask:
-        always = (not value) != negated
-        raise FilterError(f"{condition}: {'always' if always else 'never'} true")
-    return Test(index, True, value, mask, negated)
+    always = _settled(at_least, value, mask)
+    if always is not None:
+        raise FilterError(f"{condition}: {'always' if always != negated else 'never'} true")
+    return Test(index, at_least, value, mask, negated)
+
+
+def _settled(at_least: bool, value: int, mask: int) -> bool | None:
+    """Whether ``(x & mask) == value`` (or ``>=``) is true or false of every x; None if neither."""
+    if at_least:
+        return True if not value else False if value > mask else None
+    return False if value & ~mask else True if not mask else None
+
+
+def settled(condition: Condition) -> bool | None:
+    """Whether a condition on a whole register is always true (True) or never (False).
+
+    Such conditions are mistakes in our rules, which refuse them; in other people's files they
+    mean what they say.
+    """
+    _, op, value, mask = condition
+    at_least = op not in ("==", "!=", "&=")
+    always = _settled(at_least, value + (op in (">", "<=")), mask)
+    return None if always is None else always != (op in ("!=", "<", "<="))
 
 
 def contradiction(tests: tuple[Test, ...]) -> bool:
