@@ -98,6 +98,8 @@ import ctypes, errno, os, resource, signal, struct, sys
 from proctor.kernel import _core, abi
 from proctor.kernel.errors import LaunchError, NestedListener
 from proctor.kernel.launch import launch, spawn
+from proctor.kernel.listener import Listener
+from proctor.kernel.memory import Memory
 subject = sys.argv[1]
 
 def one(code, jt, jf, k):
