@@ -19,13 +19,14 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filter_strategies import ALL_NUMBERS, NAMES, arguments_near, conditions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proctor.filter import multiplex, tables
+from proctor.filter import multiplex, oci, tables
 from proctor.filter.actions import (
     ALLOW,
     KILL_PROCESS,
@@ -66,7 +67,7 @@ def libseccomp() -> Iterator[Export]:
         assert worker.stdout is not None
         stdin, stdout = worker.stdin, worker.stdout
 
-        def export(source: Filter, optimize: int = 0) -> bytes:
+        def export(source: Filter | SimpleNamespace, optimize: int = 0) -> bytes:
             request = {
                 "default": source.default.value,
                 "bad_arch": source.foreign.value,
@@ -220,3 +221,35 @@ def test_multiplexed_calls_as_libseccomp(libseccomp: Export, name: str, default:
         for first in range(30):
             args = (first, 1, 2, 3, 4, 5)
             assert ours.run(nr, audit, args) == theirs.run(nr, audit, args), (nr, first)
+
+
+@pytest.mark.parametrize("caps", [(), ("CAP_SYS_ADMIN", "CAP_MKNOD")])
+def test_an_oci_profile_as_runc_gives_it_to_libseccomp(
+    libseccomp: Export, caps: tuple[str, ...]
+) -> None:
+    path = Path(__file__).with_name("profile_like_dockers.json")
+    data = oci.dump(oci.load(path, arch="x86_64", caps=caps, kernel="6.1"))
+    del data["architectures"]  # the native one alone: see above for the others
+    profile = oci.load(data, arch="x86_64")
+    rules = []
+    for entry in profile.entries:
+        names = tuple(name for name in entry.names if name in tables.numbers("x86_64"))
+        arguments = [condition.arg for condition in entry.conditions]
+        if len(set(arguments)) < len(arguments):
+            rules += [Rule(names, entry.action, (c,)) for c in entry.conditions]
+        else:
+            rules.append(Rule(names, entry.action, entry.conditions))
+    # Only a carrier here: libseccomp gets these rules as they are.
+    carrier = SimpleNamespace(
+        default=profile.default,
+        foreign=KILL_THREAD,
+        arches=("x86_64",),
+        rules=[rule for rule in rules if rule.names and rule.action != profile.default],
+    )
+    theirs = Machine(libseccomp(carrier))
+    ours = profile.filter().compile()
+    audit = tables.ARCHES["x86_64"]
+    for nr in (*ALL_NUMBERS, 0x40000000, 0x40000101, 0xFFFFFFFF):
+        for args in arguments_near(profile.filter().rules, nr, 12):
+            assert ours.run(nr, audit, args) == theirs.run(nr, audit, args), (nr, args)
+    assert ours.run(0, 0x40000003) == theirs.run(0, 0x40000003)
