@@ -8,7 +8,8 @@ namespaces; nothing of the kernel's rules is re-implemented where the kernel can
 * :mod:`proctor.emulate.identity` — everything that decides what a caller may do;
 * :mod:`proctor.emulate.mknod`, :mod:`proctor.emulate.open` — one module per family of calls;
 * :mod:`proctor.emulate.pool`, :mod:`proctor.emulate.wire` — the processes and what is said to them;
-* :mod:`proctor.emulate._performer`, ``become``, ``walk``, ``work`` — what runs in those processes.
+* :mod:`proctor.emulate._performer`, ``become``, ``work``, ``walk``, ``apart`` — what runs in those
+  processes.
 """
 
 from __future__ import annotations

@@ -21,8 +21,10 @@ import sys
 from typing import Any, Final
 
 from proctor.emulate import raw, wire
+from proctor.emulate.apart import NO_CGROUP, join_cgroups
 from proctor.emulate.become import Trouble, become, label_file, take_label
-from proctor.emulate.work import Worker, join_cgroups, read_protected
+from proctor.emulate.paths import read_protected
+from proctor.emulate.work import Worker
 
 _OUTSIDER: Final = 0xFFFFFFFE  # a uid that no container is given
 
@@ -120,20 +122,19 @@ def _make_node(
     CAP_DAC_OVERRIDE is added only where the caller got into the directory by a right over its own
     user namespace that the host does not know it to have.
     """
+    effective, permitted, _ = raw.capget()
+    right = 1 << raw.CAP_MKNOD
+    if not permitted & right:
+        wire.send(sock, wire.REPLY.pack(wire.POWERLESS, 0))
+        return
     if cgroups is None or not join_cgroups(cgroups):
-        raise Trouble(
-            "the caller's cgroup cannot be joined, so its rules for devices would not hold"
-        )
+        raise Trouble(NO_CGROUP)
     name, mode, device = spec["name"], spec["mode"], spec["device"]
     os.umask(spec["umask"])
     raw.keep_capabilities()
     os.setgroups(spec["groups"])
     raw.setfsgid(spec["gids"][3])
-    effective, permitted, _ = raw.capget()
     extra = spec["effective"] & permitted & 1 << raw.CAP_FSETID
-    right = 1 << raw.CAP_MKNOD
-    if not permitted & right:
-        raise Trouble("the monitor has no CAP_MKNOD itself; device nodes need the host's root")
     foreign = _belongs_to_userns(directory, name, mode, device, effective)
     raw.setfsuid(spec["uids"][3])
     take_label(label_file(spec["label"]), spec["label"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 from proctor.emulate import raw
@@ -21,6 +22,10 @@ NAMESPACES: Final = ("mnt", "net", "ipc", "uts")
 _HOST_RIGHTS: Final = (
     1 << raw.CAP_SETUID | 1 << raw.CAP_SETGID | 1 << raw.CAP_SYS_ADMIN | 1 << raw.CAP_SYS_CHROOT
 )
+
+#: Supplementary groups; real, effective and saved group ids; the same of user ids.
+_Ids = tuple[list[int], list[int], list[int]]
+_Map = Callable[[int], int]
 
 
 class Trouble(Exception):
@@ -38,22 +43,23 @@ def become(spec: dict[str, Any], fds: dict[str, int]) -> None:
     :raises Trouble: if any part cannot be had; the process is then of no use.
     """
     label = label_file(spec["label"])
+    have = (os.getgroups(), list(os.getresgid()), list(os.getresuid()))
     effective = raw.capget()[0]
     host = effective & _HOST_RIGHTS == _HOST_RIGHTS
     try:
         if host:
             raw.keep_capabilities()
             _enter(fds)
-            _ids(spec, lambda uid: uid, lambda gid: gid)
+            _ids(spec, have, _same, _same)
             if "user" in fds:
                 raw.setns(fds["user"])
         elif "user" in fds:
             _enter_from_below(fds)
             raw.keep_capabilities()
-            _ids(spec, _mapper(spec["uid_map"], "user"), _mapper(spec["gid_map"], "group"))
+            _ids(spec, have, _mapper(spec["uid_map"], "user"), _mapper(spec["gid_map"], "group"))
         else:
             _enter(fds)
-            _ids(spec, lambda uid: uid, lambda gid: gid)
+            _ids(spec, have, _same, _same)
         take_label(label, spec["label"])
         permitted = spec["permitted"] & raw.capget()[1]
         raw.capset(spec["effective"] & permitted, permitted)
@@ -111,24 +117,33 @@ def _enter_from_below(fds: dict[str, int]) -> None:
         _chroot(fds["root"])
 
 
-def _ids(spec: dict[str, Any], uid: Any, gid: Any) -> None:
-    groups = spec["groups"]
-    gids, uids = spec["gids"], spec["uids"]
-    if sorted(os.getgroups()) != sorted(groups):
-        try:
-            os.setgroups([gid(one) for one in groups])
-        except OSError as error:
-            raise _step("taking the caller's supplementary groups", error) from None
+def _ids(spec: dict[str, Any], have: _Ids, uid: _Map, gid: _Map) -> None:
+    """Take the ids on; what is there already is left alone, since it may have no number inside."""
     try:
-        os.setresgid(*(gid(one) for one in gids[:3]))
-        os.setresuid(*(uid(one) for one in uids[:3]))
-        raw.setfsgid(gid(gids[3]))
-        raw.setfsuid(uid(uids[3]))
+        what = "supplementary groups"
+        if sorted(have[0]) != sorted(spec["groups"]):
+            os.setgroups([gid(one) for one in spec["groups"]])
+        what = "group ids"
+        *gids, fsgid = spec["gids"]
+        if gids != have[1]:
+            os.setresgid(*map(gid, gids))
+        if fsgid != gids[1]:
+            raw.setfsgid(gid(fsgid))
+        what = "user ids"
+        *uids, fsuid = spec["uids"]
+        if uids != have[2]:
+            os.setresuid(*map(uid, uids))
+        if fsuid != uids[1]:
+            raw.setfsuid(uid(fsuid))
     except OSError as error:
-        raise _step("taking the caller's user and group ids", error) from None
+        raise _step(f"taking the caller's {what}", error) from None
 
 
-def _mapper(ranges: list[tuple[int, int, int]], what: str) -> Any:
+def _same(number: int) -> int:
+    return number
+
+
+def _mapper(ranges: list[tuple[int, int, int]], what: str) -> _Map:
     def inside(outside: int) -> int:
         for first, host, count in ranges:
             if host <= outside < host + count:

@@ -56,7 +56,7 @@ def read_all(dirfd: int, name: bytes) -> bytes:
 class Own:
     """What the monitor, and so a fresh performer, has itself."""
 
-    __slots__ = ("_groups", "cgroup", "has_lsm", "label", "namespaces", "root")
+    __slots__ = ("_groups", "cgroup", "has_lsm", "is_initial", "label", "namespaces", "root")
 
     def __init__(self) -> None:
         self._groups: dict[bytes, list[bytes | None]] = {}
@@ -72,6 +72,8 @@ class Own:
             except OSError:
                 self.label = b""
             self.has_lsm = bool(self.label)
+            #: Whether our user namespace looks like the initial one: every id, as it is.
+            self.is_initial = read_all(me, b"uid_map").split() == [b"0", b"0", b"4294967295"]
         finally:
             os.close(me)
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import Verdict, answer, deny
 from proctor.emulate import raw, wire
 from proctor.emulate.identity import Identity
+from proctor.emulate.paths import split
 from proctor.emulate.pool import Allow, CallerLeft, Performer, PerformerTrouble, text_of
-from proctor.emulate.work import split
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -141,6 +141,12 @@ def _with_right(
         return deny(
             errno.EPERM,
             f"{what}: the file system was mounted inside a user namespace; a node would not work",
+        )
+    if kind == wire.POWERLESS or (number == errno.EPERM and not host.own().is_initial):
+        return deny(
+            errno.EPERM,
+            f"{what}: making device nodes needs the host's root, which the monitor is not: start it as "
+            "root, outside of any container",
         )
     if number:
         return deny(number, f"{what}: the kernel refuses it even with CAP_MKNOD")

@@ -150,6 +150,8 @@ class Performers:
             with the reason; nothing is raised but what ``allow`` raises.
         """
         try:
+            if not call.tid:
+                return self.trouble(call, "the caller is in a pid namespace that is not to be seen")
             if call.name in ("mknod", "mknodat"):
                 from proctor.emulate.mknod import perform_mknod
 

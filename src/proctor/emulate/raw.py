@@ -58,6 +58,11 @@ _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_NO_AUTOMOUNT = 0x800
 
 
+def error(number: int) -> OSError:
+    """An errno as an exception."""
+    return OSError(number, os.strerror(number))
+
+
 def _fail(what: str) -> OSError:
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number), what)

@@ -9,7 +9,7 @@ looked at here: :func:`meets_proc_link` tells whether a link of procfs is on the
 
 That walk follows magic links, and a thread of the target may swap links under it, so it may end in
 the walker's own ``/proc``: it runs in a process that has nothing of its own to be found there and is
-gone before the result is used (:meth:`proctor.emulate.work.Worker.apart`).
+gone before the result is used (:mod:`proctor.emulate.apart`).
 """
 
 from __future__ import annotations

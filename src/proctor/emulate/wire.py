@@ -58,6 +58,8 @@ CONTROLLING_TTY: Final = 6
 TROUBLE: Final = 7
 #: As DONE 0, but what was made does not work there (a file system of a user namespace).
 USELESS: Final = 8
+#: The monitor itself has no right to make device nodes.
+POWERLESS: Final = 9
 
 #: The directory's mount has nodev.
 ON_NODEV: Final = 1

@@ -6,7 +6,7 @@ path; devices are subject to the caller's cgroups, in which the performer is not
 *pinned* first (O_PATH: no right needed, nothing happens) and then the pinned object is used.
 
 Security of the process itself: no descriptor of worth is in it while the kernel follows a magic link
-on the caller's word (:meth:`Worker.apart`), and nothing on procfs is ever opened by a process that
+on the caller's word (:mod:`proctor.emulate.apart`), and nothing on procfs is ever opened by a process that
 lives on, since what it opened might be its own ``mem``.
 """
 
@@ -16,18 +16,18 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
 from typing import Final
 
 from proctor.emulate import raw, wire
+from proctor.emulate.apart import apart
 from proctor.emulate.become import Trouble
+from proctor.emulate.paths import may_create_in_sticky, split
 from proctor.emulate.walk import Pids, meets_proc_link, open_for_caller
 
 _PIN: Final = os.O_PATH | os.O_CLOEXEC
 _NO_MAGIC: Final = raw.RESOLVE_NO_MAGICLINKS
 _TTY: Final = os.makedev(5, 0)
 _TRIES: Final = 64  # more than the 40 links that the kernel follows, plus some lost races
-_NO_CGROUP: Final = "the caller's cgroup cannot be joined, so its rules for devices would not hold"
 
 
 class Pinned(Exception):
@@ -135,7 +135,7 @@ class Worker:
         """Pin, ask, use."""
         self._check_flags(flags, mode, resolve)
         if resolve & raw.RESOLVE_CACHED:
-            raise _error(errno.EAGAIN)  # more than one walk; whoever sets it must expect this
+            raise raw.error(errno.EAGAIN)  # more than one walk; whoever sets it must expect this
         if flags & os.O_CREAT:
             return self._open_or_create(dirfd, path, flags, mode, resolve)
         pin = self.pin(dirfd, path, _PIN | flags & (os.O_NOFOLLOW | os.O_DIRECTORY), resolve)
@@ -178,10 +178,11 @@ class Worker:
         moved = device and bool(self.options & wire.OTHER_CGROUP)
         try:
             if moved or raw.filesystem(pin) == raw.PROC_SUPER_MAGIC:
-                return self.apart(
+                return apart(
                     lambda: raw.openat2(self.proc, b"self/fd/%d" % pin, flags, 0, 0),
                     keep=(pin, self.proc),
                     join=moved,
+                    cgroups=self.cgroups,
                 )
             return raw.openat2(self.own_fds, b"%d" % pin, flags, 0, 0)
         except OSError as error:
@@ -203,11 +204,11 @@ class Worker:
             head, last, slashes = split(path)
             if last in (b"", b".", b".."):
                 os.close(self.pin(dirfd, path, _PIN, resolve))
-                raise _error(errno.EEXIST if flags & os.O_EXCL else errno.EISDIR)
+                raise raw.error(errno.EEXIST if flags & os.O_EXCL else errno.EISDIR)
             parent = self.pin(dirfd, head, _PIN | os.O_DIRECTORY, resolve)
             try:
                 if slashes:
-                    raise _error(errno.EISDIR)
+                    raise raw.error(errno.EISDIR)
                 try:
                     found = os.open(last, _PIN | os.O_NOFOLLOW, dir_fd=parent)
                 except FileNotFoundError:
@@ -217,11 +218,11 @@ class Worker:
                     continue  # somebody else made it meanwhile
                 try:
                     if flags & os.O_EXCL:
-                        raise _error(errno.EEXIST)
+                        raise raw.error(errno.EEXIST)
                     state = os.fstat(found)
                     if stat.S_ISLNK(state.st_mode):
                         if flags & os.O_NOFOLLOW:
-                            raise _error(errno.ELOOP)
+                            raise raw.error(errno.ELOOP)
                         if raw.filesystem(found) != raw.PROC_SUPER_MAGIC:
                             self._may_follow(dirfd, path, resolve)
                             target = os.readlink(b"", dir_fd=found)
@@ -234,12 +235,12 @@ class Worker:
                     os.close(found)
             finally:
                 os.close(parent)
-        raise _error(errno.ELOOP)
+        raise raw.error(errno.ELOOP)
 
     def _use_existing(self, pin: int, flags: int) -> int:
         if stat.S_ISDIR(os.fstat(pin).st_mode):
             os.close(pin)
-            raise _error(errno.EISDIR)
+            raise raw.error(errno.EISDIR)
         return self._use(pin, flags)
 
     def _may_follow(self, dirfd: int, path: bytes, resolve: int) -> None:
@@ -261,12 +262,12 @@ class Worker:
     def mknod(self, dirfd: int, path: bytes, mode: int, device: int) -> None:
         """mknodat(2) as the caller; what only lacks CAP_MKNOD comes back with its directory."""
         if not path:
-            raise _error(errno.ENOENT)
+            raise raw.error(errno.ENOENT)
         head, last, slashes = split(path)
         parent = self.pin(dirfd, head, _PIN | os.O_DIRECTORY, 0)
         try:
             if not last:
-                raise _error(errno.EEXIST)
+                raise raw.error(errno.EEXIST)
             self.ask(parent, last)
             kind = stat.S_IFMT(mode)
             node = kind in (stat.S_IFCHR, stat.S_IFBLK)
@@ -277,7 +278,7 @@ class Worker:
 
             try:
                 if node and self.options & wire.OTHER_CGROUP:
-                    self.apart(make, keep=(parent,), join=True)
+                    apart(make, keep=(parent,), join=True, cgroups=self.cgroups)
                 else:
                     make()
             except PermissionError as error:
@@ -306,7 +307,7 @@ class Worker:
                 return fd
             os.close(fd)
         pids = Pids(self.pids)
-        return self.apart(
+        return apart(
             lambda: open_for_caller(dirfd, path, flags, resolve, pids),
             keep=(dirfd,) if dirfd >= 0 else (),
         )
@@ -349,112 +350,3 @@ class Worker:
             return text if raw.place(again) == raw.place(pin) else b"(unreachable)" + text
         finally:
             os.close(again)
-
-    def apart(
-        self, work: Callable[[], int | None], keep: tuple[int, ...] = (), join: bool = False
-    ) -> int:
-        """Do ``work`` in a child with no descriptors but ``keep``; it is gone before this returns.
-
-        :param join: be a member of the caller's cgroups there.
-        :returns: the descriptor that ``work`` returned, or -1.
-        """
-        if join and self.cgroups is None:
-            raise Trouble(_NO_CGROUP)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        parent = os.getpid()
-        child = os.fork()
-        if child == 0:
-            try:
-                raw.die_with_parent(parent)
-                if join and not join_cgroups(self.cgroups):
-                    wire.send(theirs, wire.REPLY.pack(wire.TROUBLE, 0))
-                    os._exit(0)
-                _close_all_but({theirs.fileno(), *keep})
-                fd = work()
-                wire.send(theirs, wire.REPLY.pack(wire.DONE, 0), () if fd is None else [fd])
-            except OSError as error:
-                wire.send(theirs, wire.REPLY.pack(wire.DONE, error.errno or errno.EIO))
-            finally:
-                os._exit(0)
-        theirs.close()
-        try:
-            packet = wire.receive(ours)
-        finally:
-            ours.close()
-            os.waitpid(child, 0)
-        if not packet.data:
-            raise Trouble("a performer's child died")
-        if packet.data[0] == wire.TROUBLE:
-            raise Trouble(_NO_CGROUP)
-        number = wire.REPLY.unpack_from(packet.data)[1]
-        if number:
-            raise _error(number)
-        return packet.fds[0] if packet.fds else -1
-
-
-def _error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
-
-
-def join_cgroups(cgroups: list[int] | None) -> bool:
-    """Become a member of the groups whose ``cgroup.procs`` these are."""
-    try:
-        for group in cgroups or ():
-            os.write(group, b"0")
-    except OSError:
-        return False
-    return True
-
-
-def _close_all_but(keep: set[int]) -> None:
-    low = 0
-    for fd in sorted(keep):
-        os.closerange(low, fd)
-        low = fd + 1
-    os.closerange(low, 1 << 20)
-
-
-def split(path: bytes) -> tuple[bytes, bytes, bytes]:
-    """(directory, last component, trailing slashes) as the kernel's path walk splits; the last
-    component is empty for ``/`` and for the empty path."""
-    bare = path.rstrip(b"/")
-    slashes = path[len(bare) :]
-    if not bare:
-        return (b"/", b"", b"") if path else (b"", b"", b"")
-    cut = bare.rfind(b"/") + 1
-    return bare[:cut] or b".", bare[cut:], slashes
-
-
-def _sysctl(name: str, proc: int) -> int:
-    try:
-        fd = os.open(f"sys/fs/{name}", os.O_RDONLY, dir_fd=proc)
-    except OSError:
-        return 2  # readable by root only; the strict reading is the safe one
-    try:
-        return int(os.read(fd, 16))
-    finally:
-        os.close(fd)
-
-
-#: (protected_fifos, protected_regular); read once, before the performer leaves the host's view.
-protected: list[int] = [0, 0]
-
-
-def read_protected(proc: int) -> None:
-    """Remember fs.protected_fifos and fs.protected_regular, which hold for existing files only."""
-    protected[:] = _sysctl("protected_fifos", proc), _sysctl("protected_regular", proc)
-
-
-def may_create_in_sticky(directory: os.stat_result, found: os.stat_result) -> None:
-    """fs/namei.c of the same name: O_CREAT on what exists in a sticky directory of others.
-
-    The kernel does this check only when it walks to the file itself, which a pinned open does not.
-    """
-    fifo = stat.S_ISFIFO(found.st_mode)
-    if not (fifo or stat.S_ISREG(found.st_mode)) or not directory.st_mode & stat.S_ISVTX:
-        return
-    level = protected[0] if fifo else protected[1]
-    if not level or found.st_uid in (directory.st_uid, raw.current_fsuid()):
-        return
-    if directory.st_mode & 0o002 or (directory.st_mode & 0o020 and level >= 2):
-        raise _error(errno.EACCES)
