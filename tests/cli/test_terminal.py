@@ -1,4 +1,8 @@
-"""Job control through proctor run, on a pseudo-terminal: what a person at a shell sees."""
+"""Job control through proctor run, on a pseudo-terminal: what a person at a shell sees.
+
+Commands under test are Python and bash's ``read``: a shell that has just forked loses a Ctrl-C that
+comes before its child's exec, with or without us.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,16 @@ import pty
 import select
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from .conftest import COMMAND
 
-LIMIT = 30.0
+LIMIT = 10.0
 
 
 class Terminal:
@@ -83,11 +89,13 @@ def shell() -> Iterator[Terminal]:
 
 
 RUN = " ".join([*COMMAND, "run", "--"])
+#: Says that it has started, then repeats lines.
+READER = f"{sys.executable} -IS {Path(__file__).with_name('reader.py')}"
 
 
 @needs_bash
 def test_ctrl_c_kills_the_command_and_the_shell_sees_it(shell: Terminal) -> None:
-    shell.type(f"{RUN} sh -c 'echo sta''rted; while :; do sleep 30; done'\n")
+    shell.type(f"{RUN} {READER}\n")
     shell.expect("started")
     shell.type("\x03")
     shell.expect("PROMPT> ")
@@ -98,7 +106,7 @@ def test_ctrl_c_kills_the_command_and_the_shell_sees_it(shell: Terminal) -> None
 @needs_bash
 def test_ctrl_c_handled_by_the_command_stays_with_it(shell: Terminal) -> None:
     shell.type(
-        f"{RUN} bash -c 'trap \"echo cau''ght; exit 5\" INT; echo sta''rted; while :; do sleep 30; done'\n"
+        f"{RUN} bash -c 'trap \"echo cau''ght; exit 5\" INT; echo sta''rted; while :; do read line; done'\n"
     )
     shell.expect("started")
     shell.type("\x03")
@@ -127,15 +135,17 @@ def test_interactive_bash_has_job_control() -> None:
     terminal = Terminal([*COMMAND, "run", "--", *BASH])
     terminal.expect("PROMPT> ")
     assert "no job control" not in terminal.seen
-    terminal.type("sh -c 'echo sta''rted; exec sleep 100'\n")
+    terminal.type(f"{READER}\n")
     terminal.expect("started")
     terminal.type("\x1a")
     terminal.expect("Stopped")
     terminal.expect("PROMPT> ")
     terminal.type("jobs; echo li''sted\n")
-    assert "sleep 100" in terminal.expect("listed\r\n")
+    assert "reader.py" in terminal.expect("listed\r\n")
     terminal.type("fg\n")
-    terminal.expect("sleep 100'\r\n")
+    terminal.expect("reader.py")
+    terminal.type("again\n")
+    terminal.expect("read again")
     terminal.type("\x03")
     terminal.expect("PROMPT> ")
     terminal.type("echo st''atus=$?\n")

@@ -30,7 +30,11 @@ def record(outcome: Outcome) -> dict[str, Any]:
         "microseconds": round((outcome.answered - outcome.received) * 1e6, 1),
     }
     if verdict.reason:
-        found["reason"] = verdict.reason
+        found["reason"] = str(verdict.reason)
+        explanation = getattr(verdict.reason, "explanation", None)
+        if explanation is not None:
+            found["rule"] = explanation.rule
+            found["tip"] = explanation.tip or None
     if outcome.error is not None:
         found["error"] = f"{type(outcome.error).__name__}: {outcome.error}"
     return found
@@ -67,6 +71,6 @@ class JsonLog:
 def tell_refusals(outcome: Outcome) -> None:
     """One line on standard error for what a rule refused, and why; an observer."""
     verdict = outcome.verdict
-    if isinstance(verdict, Deny) and verdict.reason:
+    if isinstance(verdict, Deny) and verdict.reason and not outcome.performed:
         sys.stderr.write(f"proctor: {outcome.text}: {verdict}: {verdict.reason}\n")
         sys.stderr.flush()
