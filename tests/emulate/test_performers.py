@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from proctor.call.verdict import Answer, Deny, HandOver, LetRun, Verdict
-from proctor.emulate import SUPPORTED, Performers, mknod, open  # noqa: F401 (loaded before rights are dropped)
+from proctor.emulate import SUPPORTED, Performers, mknod, open, paths  # noqa: F401 (before rights are dropped)
+from proctor.emulate.cgroups import device_groups
+from proctor.kernel.errors import CallOver
 
 from .callers import (
     AT_FDCWD,
@@ -848,3 +850,93 @@ def test_an_ordinary_user_as_monitor(top: bytes) -> None:
         lines = said.read().splitlines()
     assert lines[-1] == "done", "\n".join(lines)
     assert "host's root" in lines[0], lines
+
+
+# Smaller things ---------------------------------------------------------------------------------
+def test_monitor_that_forked_and_died(top: bytes) -> None:
+    """A child of the monitor keeps its end of the socket open, but keeps no performer alive."""
+    with caller() as one:
+
+        def monitor(say: Callable[[str], None]) -> None:
+            performers = Performers().start()
+            outcome(opened(performers, one, b"/etc/passwd"))
+            heir = os.fork()
+            if heir == 0:
+                signal.pause()
+            say(f"{parent_of(performers)} {heir}")
+            signal.pause()
+
+        with child_process(monitor) as (pid, said):
+            parent, heir = map(int, said.readline().split())
+            pidfds = [os.pidfd_open(one) for one in (parent, *children(parent))]
+            os.kill(pid, signal.SIGKILL)
+            assert gone(pidfds)
+            os.kill(heir, signal.SIGKILL)
+            for pidfd in pidfds:
+                os.close(pidfd)
+
+
+def test_call_that_is_over_meanwhile(performers: Performers) -> None:
+    """A supervisor that answered by its deadline ends the call object under us."""
+
+    def over() -> bool:
+        raise CallOver("the call was answered")
+
+    with caller() as one:
+        call = one.call("openat", AT_FDCWD, b"/etc/passwd", RDONLY, 0)
+        call.is_valid = over
+        assert performers.perform(call) == Deny(errno.EINTR, "the caller is gone")
+        assert content(opened(performers, one, b"/proc/sys/kernel/ostype")) == b"Linux\n"
+
+
+def _stat(mode: int, uid: int) -> os.stat_result:
+    return os.stat_result((mode, 1, 1, 1, uid, 0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("level", "directory", "owner", "kind", "fails"),
+    [
+        (0, 0o1777, 4242, 0o100666, False),
+        (1, 0o1777, 4242, 0o100666, True),
+        (1, 0o1777, 4242, 0o010666, True),
+        (1, 0o1777, 4242, 0o020666, False),
+        (1, 0o0777, 4242, 0o100666, False),
+        (1, 0o1777, 4243, 0o100666, False),  # the directory's owner
+        (1, 0o1775, 4242, 0o100666, False),
+        (2, 0o1775, 4242, 0o100666, True),
+        (2, 0o1755, 4242, 0o100666, False),
+        (2, 0o1777, os.geteuid(), 0o100666, False),
+    ],
+)
+def test_protected_files_in_sticky_directories(
+    monkeypatch: pytest.MonkeyPatch, level: int, directory: int, owner: int, kind: int, fails: bool
+) -> None:
+    """fs.protected_regular and fs.protected_fifos, which are for the whole machine to change, as
+    the kernel's documentation (admin-guide/sysctl/fs.rst) has them."""
+    monkeypatch.setattr(paths, "protected", [level, level])
+    try:
+        paths.may_create_in_sticky(_stat(0o40000 | directory, 4243), _stat(kind, owner))
+    except OSError as error:
+        assert error.errno == errno.EACCES
+        assert fails
+    else:
+        assert not fails
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        (b"a", (b".", b"a", b"")), (b"/a", (b"/", b"a", b"")), (b"a/b", (b"a/", b"b", b"")), (b"//a//b//", (b"//a//", b"b", b"//")),
+        (b"/", (b"/", b"", b"")), (b"", (b"", b"", b"")), (b"a/..", (b"a/", b"..", b"")), (b"./", (b".", b".", b"/")),
+    ],
+)  # fmt: skip
+def test_split(path: bytes, parts: tuple[bytes, bytes, bytes]) -> None:
+    assert paths.split(path) == parts
+
+
+def test_cgroup_files() -> None:
+    own = b"9:cpu:/\n5:devices:/a\n0::/x/y\n"
+    assert device_groups(own, own) == []
+    assert device_groups(b"9:cpu:/other\n5:devices:/\n0::/x\n", own) == []  # we are below both
+    assert len(device_groups(b"5:devices:/b\n0::/x/y/z\n", own)) == 2
+    assert device_groups(b"0::/../sibling\n", own) == [None]

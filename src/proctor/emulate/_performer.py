@@ -13,11 +13,11 @@ from __future__ import annotations
 import errno
 import marshal
 import os
+import select
 import signal
 import socket
 import stat
 import struct
-import sys
 from typing import Any, Final
 
 from proctor.emulate import raw, wire
@@ -29,8 +29,9 @@ from proctor.emulate.work import Worker
 _OUTSIDER: Final = 0xFFFFFFFE  # a uid that no container is given
 
 
-def main(control_fd: int) -> None:
-    """Serve the control socket until it ends."""
+def main(control_fd: int, monitor: int) -> None:
+    """Serve the control socket until it ends, or the monitor does (it may have forked, and its child
+    then holds the other end of the socket as well)."""
     control = socket.socket(fileno=control_fd)
     os.closerange(3, control_fd)
     os.closerange(control_fd + 1, 1 << 20)
@@ -40,13 +41,22 @@ def main(control_fd: int) -> None:
     raw.name_process(b"proctor-perform")
     os.chdir(b"/")
     me = os.getpid()
+    alive = os.pidfd_open(monitor)
+    if os.getppid() != monitor:
+        os._exit(0)
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(alive, select.POLLIN)
     while True:
+        if any(fd == alive for fd, _ in poll.poll()):
+            os._exit(0)
         packet = wire.receive(control, wire.LONGEST)
         if not packet.data:
             os._exit(0)
         if os.fork() == 0:
             try:
                 control.close()
+                os.close(alive)
                 _child(marshal.loads(packet.data), packet.fds, me)
             finally:
                 os._exit(1)
@@ -172,7 +182,3 @@ def _belongs_to_userns(directory: int, name: bytes, mode: int, device: int, effe
     finally:
         raw.capset(effective, raw.capget()[1])
     return False
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

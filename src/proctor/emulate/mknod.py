@@ -51,15 +51,13 @@ def perform_mknod(host: Performers, call: Call, allow: Allow | None, refusal: in
     try:
         packet, refused = _as_caller(host, call, caller, dirfd, path, mode, device, allow)
         kind, number = wire.REPLY.unpack_from(packet.data)
-        if kind == wire.NEEDS_RIGHT and len(packet.fds) == 1:
+        if kind == wire.NEEDS_RIGHT:
             try:
                 nodev = bool(number & wire.ON_NODEV)
                 return _with_right(host, call, caller, packet.fds[0], nodev, path, mode, device)
             finally:
                 os.close(packet.fds[0])
-        if kind != wire.DONE or packet.fds:
-            for fd in packet.fds:
-                os.close(fd)
+        if kind != wire.DONE:
             raise PerformerTrouble("the performer's reply makes no sense")
     finally:
         caller.close()

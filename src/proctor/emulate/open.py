@@ -110,9 +110,7 @@ def perform_open(host: Performers, call: Call, allow: Allow | None, refusal: int
         return deny(number or errno.EIO)
     if kind == wire.CONTROLLING_TTY:
         return deny(errno.ENXIO, "the caller's controlling terminal is none of its descriptors 0-2")
-    if kind != wire.OPENED or len(packet.fds) != 1:
-        for fd in packet.fds:
-            os.close(fd)
+    if kind != wire.OPENED:
         raise PerformerTrouble("the performer's reply makes no sense")
     fd = packet.fds[0]
     if wanted.flags & os.O_PATH:

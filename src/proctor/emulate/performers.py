@@ -22,7 +22,7 @@ from proctor.emulate.pool import (
     TooMany,
     text_of,
 )
-from proctor.kernel.errors import CallerInvisible, CallGone, MemoryUnreadable
+from proctor.kernel.errors import CallerInvisible, CallGone, CallOver, MemoryUnreadable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -161,7 +161,7 @@ class Performers:
 
                 return perform_open(self, call, allow, refusal)
             return deny(errno.ENOSYS, f"nothing here performs {call.name}")
-        except (CallerVanished, CallerLeft, CallGone):
+        except (CallerVanished, CallerLeft, CallGone, CallOver):
             return deny(errno.EINTR, _GONE)
         except MemoryUnreadable as error:
             return deny(error.errno or errno.EFAULT, str(error))
@@ -226,8 +226,13 @@ class Performers:
                 self.pool.discard(performer)
                 raise
             self.pool.give_back(performer)
-            if outcome[0].data[0] == wire.TROUBLE:
-                raise PerformerTrouble(text_of(outcome[0]))
+            packet = outcome[0]
+            if len(packet.fds) != (packet.data[0] in (wire.OPENED, wire.NEEDS_RIGHT)):
+                for fd in packet.fds:
+                    os.close(fd)
+                raise PerformerTrouble("the performer's reply makes no sense")
+            if packet.data[0] == wire.TROUBLE:
+                raise PerformerTrouble(text_of(packet))
             return outcome
 
     def _make(self, caller: Identity, key: Any) -> Performer:

@@ -33,7 +33,7 @@ _WATCH: Final = (0.02, 0.25)
 _PIDFD_THREAD: Final = os.O_EXCL  # Linux 6.9
 _BOOT: Final = (
     "import sys; sys.path.append(sys.argv[2]); "
-    "from proctor.emulate._performer import main; main(int(sys.argv[1]))"
+    "from proctor.emulate._performer import main; main(int(sys.argv[1]), int(sys.argv[3]))"
 )
 
 
@@ -181,7 +181,7 @@ class Pool:
         try:
             pid = os.posix_spawnp(
                 self._python,
-                [self._python, "-I", "-S", "-c", _BOOT, "3", source],
+                [self._python, "-I", "-S", "-c", _BOOT, "3", source, str(os.getpid())],
                 environment,
                 file_actions=[
                     null,
