@@ -104,13 +104,13 @@ def unordered(source: Filter, what: str) -> list[Rule]:
     for index, rule in enumerate(source.rules):
         try:
             if rule.action != source.default:
-                result += _spelled_out(source, rule)
+                result += _spelled_out(source, index, rule)
         except FilterError as error:
             raise FilterError(f"rule {index} in {what}: {error}") from None
     return result
 
 
-def _spelled_out(source: Filter, rule: Rule) -> list[Rule]:
+def _spelled_out(source: Filter, index: int, rule: Rule) -> list[Rule]:
     """One rule by names and indexes: several if its arguments are at different places."""
     arches = tuple(
         arch
@@ -124,6 +124,8 @@ def _spelled_out(source: Filter, rule: Rule) -> list[Rule]:
     for name, from_group in expand(rule.names):
         if not isinstance(name, str):
             raise FilterError(f"call number {name} has no name to write")
+        if not _decides(source, index, rule, name, arches):
+            continue
         places = set()
         for arch in arches:
             if name in tables.numbers(arch):
@@ -145,6 +147,28 @@ def _spelled_out(source: Filter, rule: Rule) -> list[Rule]:
         Rule(tuple(names), rule.action, conditions, rule.label, restricted)
         for conditions, names in alike.items()
     ]
+
+
+def _decides(source: Filter, index: int, rule: Rule, name: str, arches: tuple[str, ...]) -> bool:
+    """Whether a rule ever decides call ``name``; earlier rules may have settled it.
+
+    :raises FilterError: here it does and there it does not.
+    """
+    truths = set()
+    for arch in arches:
+        bodies = source.bodies()[arch]
+        if name in tables.numbers(arch):
+            truths.add(any(c.rule == index for c in bodies.get(tables.number(name, arch), ())))
+        if not rule.conditions and arch in multiplex.ARCHES and name in multiplex.MEMBERS:
+            through, test = multiplex.member(name)
+            clauses = bodies.get(tables.number(through, arch), [])
+            truths.add(any(c.rule == index and c.tests == (test,) for c in clauses))
+    if len(truths) > 1:
+        raise FilterError(
+            f"{rule}: an earlier rule settles {name} on one architecture (or within socketcall "
+            "or ipc) and not on another, and without an order that cannot be said"
+        )
+    return True in truths
 
 
 def _by_index(condition: Condition, call: str, arch: str) -> Condition:
