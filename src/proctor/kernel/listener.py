@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from proctor.kernel import _core, abi
 from proctor.kernel.errors import AlreadyAnswered, ProctorError, TargetFdLimit, Unsupported
+from proctor.kernel.seccomp import check_notif_sizes
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -43,6 +44,7 @@ class Listener:
     """A seccomp notification descriptor; satisfies :class:`proctor.supervisor.ports.ListenerPort`.
 
     :param fd: the descriptor.  Ownership moves here: :meth:`close` closes it, once.
+    :raises ProctorError: this kernel's structures have other sizes than those we know.
 
     Usable from any thread; as a context manager it closes itself.
     """
@@ -52,6 +54,7 @@ class Listener:
     def __init__(self, fd: int) -> None:
         if not isinstance(fd, int) or fd < 0:
             raise ValueError(f"Listener({fd!r}): not a file descriptor")
+        check_notif_sizes()
         self._fd = fd
 
     @classmethod

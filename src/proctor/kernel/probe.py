@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from proctor.kernel import _core, abi
-from proctor.kernel.errors import ProctorError
 from proctor.kernel.launch import launch as start
 
 #: ``ret #SECCOMP_RET_ALLOW``
@@ -80,19 +79,6 @@ def _basics() -> Iterator[Support]:
                 name, None, f"/proc/sys/kernel/seccomp/{path}: {problem.strerror}", "4.14",
                 "this table cannot say which actions are logged",
             )  # fmt: skip
-
-
-def check_sizes() -> None:
-    """Refuse a kernel whose structures are not the ones compiled in here (asked once per process).
-
-    :raises ProctorError: with what was found.  Sizes are part of the ioctl numbers, so another
-        size means another interface (mechanism B).
-    """
-    line = _notif_sizes()
-    if line.ok is False:
-        raise ProctorError(
-            f"this kernel's seccomp structures are not the ones proctor knows: {line.detail}"
-        )
 
 
 def _notif_sizes() -> Support:
