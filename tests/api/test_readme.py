@@ -1,0 +1,50 @@
+"""The README's examples do what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from proctor.policy import loads
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_ten_lines_are_a_supervisor(tmp_path: Path) -> None:
+    (code,) = blocks("python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("/tmp/", f"{tmp_path}/")],
+        capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, "LC_ALL": "C"},
+    )  # fmt: skip
+    assert "secrets" in done.stderr
+    assert "Permission denied" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["ordinary"]
+
+
+def test_the_policy_loads() -> None:
+    (text,) = blocks("toml")
+    policy = loads(text)
+    assert [rule.name for rule in policy.rules if "block" in rule.name] == ["no block devices"]
+
+
+def test_the_package_docstring_runs(tmp_path: Path) -> None:
+    import proctor
+
+    assert proctor.__doc__ is not None
+    code = "\n".join(
+        line[4:] for line in proctor.__doc__.splitlines() if line.startswith("    ") or not line
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path
+    )  # fmt: skip
+    assert done.stdout == "refused\n"
+    assert not list(tmp_path.iterdir())
