@@ -245,7 +245,7 @@ def accepted(code: bytes) -> bool:
     return True
 
 
-def test_c024_c025_refusals_are_the_kernels(kernel: Ask) -> None:
+def test_refusals_are_the_kernels(kernel: Ask) -> None:
     cases = {**REFUSED, **ACCEPTED}
     (answers,) = kernel({"judge": [code.hex() for code in cases.values()]})
     assert dict(zip(cases, answers, strict=True)) == {name: name in ACCEPTED for name in cases}

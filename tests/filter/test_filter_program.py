@@ -87,7 +87,7 @@ def test_shifts_by_x_use_five_bits() -> None:
     assert after((op.LD_IMM, 3), (op.LDX_IMM, 32), (op.ALU | op.RSH | op.SRC_X, 0)) == 3
 
 
-def test_c026_division_by_x_zero_ends_with_kill_thread() -> None:
+def test_division_by_x_zero_ends_with_kill_thread() -> None:
     code = pack(op.LD_IMM, 0, 0, 7) + pack(op.ALU | op.DIV | op.SRC_X, 0, 0, 0)
     assert run(code + pack(op.RET_K, 0, 0, abi.SECCOMP_RET_ALLOW), 0, X86) == 0
 

@@ -102,7 +102,7 @@ def test_minus_one_gets_the_default() -> None:
     assert made(Rule((-1,), NOTIFY)).compile().run(-1, X86) == NOTIFY.value
 
 
-def test_c035_raw_numbers_belong_to_the_first_architecture() -> None:
+def test_raw_numbers_belong_to_the_first_architecture() -> None:
     program = made(Rule((1000, 5000), NOTIFY)).compile()
     assert program.run(1000, X86) == program.run(5000, X86) == NOTIFY.value
     assert program.run(1000, abi.AUDIT_ARCH_I386) == ALLOW.value
@@ -161,7 +161,7 @@ def test_a_rule_on_a_socket_call_covers_socketcall_unless_it_has_conditions() ->
     assert ask(narrow, "connect", 3, arch="i386") == errno(13)
 
 
-def test_c120_c119_un_notified_calls_stay_in_the_bitmap() -> None:
+def test_un_notified_calls_stay_in_the_bitmap() -> None:
     """The kernel proves every call but the named one to be allowed."""
     program = made(Rule(("ioctl",), NOTIFY, (Condition(1, "==", 0x5412),))).compile()
     for arch in ("x86_64", "i386"):
