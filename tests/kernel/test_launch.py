@@ -190,7 +190,7 @@ def test_signals_start_fresh(monitor: Monitor) -> None:
         signal.signal(signal.SIGUSR1, lambda *_: None)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
-        with spawn([subject, "identity"], ignored_signals=()) as target:
+        with spawn([subject, "identity"], ignored_signals=(), env={}) as target:
             assert target.wait(30) == 0
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGUSR1, signal.SIGTERM}
         """
@@ -491,9 +491,8 @@ def test_a_thousand_launches_leave_nothing(monitor: Monitor) -> None:
         print("pages", after[4] - before[4])
         """
     )
-    assert (
-        int(out.split()[1]) < 128
-    )  # half a megabyte for a thousand: the allocator's own ups and downs
+    # the allocator's own ups and downs; one page lost at each launch would be a thousand
+    assert int(out.split()[1]) < 256
 
 
 def test_many_threads_launch_at_once(monitor: Monitor) -> None:
