@@ -21,7 +21,11 @@ setup(
                 "-Werror",
                 *shlex.split(os.environ.get("PROCTOR_CFLAGS", "")),
             ],
-            extra_link_args=shlex.split(os.environ.get("PROCTOR_LDFLAGS", "")),
+            # -z now: nothing is left to resolve in a child between clone and exec.
+            extra_link_args=[
+                "-Wl,-z,now",
+                *shlex.split(os.environ.get("PROCTOR_LDFLAGS", "")),
+            ],
         )
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
