@@ -84,13 +84,20 @@ def node(path: bytes) -> tuple[str, int, int, int]:
 
 
 # Against the kernel itself ---------------------------------------------------------------------
-@pytest.mark.parametrize("asked", [False, True], ids=["direct", "asked"])
+CONTAINER_ROOT = (lambda: unshare(CLONE_NEWNS), MAP, 100000)
+
+
 @pytest.mark.parametrize(
-    ("setup", "maps", "owner"),
-    [(None, None, 0), (as_user, None, 1000), (container_user, MAP, 100010),
-     (root_without_capabilities, MAP, 100000), (lambda: unshare(CLONE_NEWNS), MAP, 100000)],
-    ids=["root", "user", "container-user", "capless-container", "container-root"],
-)  # fmt: skip
+    ("setup", "maps", "owner", "asked"),
+    [
+        pytest.param(None, None, 0, False, id="root"),
+        pytest.param(as_user, None, 1000, False, id="user"),
+        pytest.param(container_user, MAP, 100010, True, id="container-user-asked"),
+        pytest.param(root_without_capabilities, MAP, 100000, False, id="capless-container"),
+        pytest.param(*CONTAINER_ROOT, False, id="container-root"),
+        pytest.param(*CONTAINER_ROOT, True, id="container-root-asked"),
+    ],
+)
 def test_is_the_kernels(
     performers: Performers, setup: Any, maps: Any, owner: int, asked: bool
 ) -> None:

@@ -876,6 +876,20 @@ def test_monitor_that_forked_and_died(top: bytes) -> None:
                 os.close(pidfd)
 
 
+def test_monitor_without_standard_descriptors() -> None:
+    with caller() as one:
+
+        def monitor(say: Callable[[str], None]) -> None:
+            for fd in (0, 1, 2):
+                os.close(fd)
+            with Performers(on_trouble=say) as performers:
+                assert content(opened(performers, one, b"/proc/sys/kernel/ostype")) == b"Linux\n"
+            say("done")
+
+        with child_process(monitor) as (_, said):
+            assert said.read() == "done\n"
+
+
 def test_call_that_is_over_meanwhile(performers: Performers) -> None:
     """A supervisor that answered by its deadline ends the call object under us."""
 

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -135,3 +136,34 @@ def test_own_performers(top: str) -> None:
             performer=lambda call, verdict: performers.perform(call, verdict.allow),
         )
     assert (code, out) == (0, "x\n")
+
+
+def test_openat2_of_a_program(top: str) -> None:
+    """Its structure is read from the caller's memory; a short one, a long one, an unreadable one."""
+    program = (
+        "import ctypes, os, struct, sys\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "how = struct.pack('=QQQ', os.O_RDWR | os.O_CREAT, 0o640, 8)\n"  # RESOLVE_BENEATH
+        "def openat2(path, how, size):\n"
+        "    fd = libc.syscall(437, -100, path, how, ctypes.c_size_t(size))\n"
+        "    return os.strerror(ctypes.get_errno()) if fd < 0 else 'fd'\n"
+        f"os.chdir({top!r})\n"
+        "print(openat2(b'new', how, 24), openat2(b'../x', how, 24), openat2(b'new', how, 23))\n"
+        "print(openat2(b'new', how + bytes(8), 32), openat2(b'new', how + bytes([1] * 8), 32))\n"
+        "print(openat2(b'new', ctypes.c_void_p(8), 24), openat2(ctypes.c_void_p(8), how, 24))\n"
+    )
+    if os.geteuid() == 0:
+        os.chown(top, 0, 0)
+    done = proctor.run(
+        [sys.executable, "-I", "-S", "-c", program],
+        [every_open],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    words = {e: os.strerror(e) for e in (errno.EXDEV, errno.EINVAL, errno.E2BIG, errno.EFAULT)}
+    assert done.stdout == (
+        f"fd {words[errno.EXDEV]} {words[errno.EINVAL]}\nfd {words[errno.E2BIG]}\n"
+        f"{words[errno.EFAULT]} {words[errno.EFAULT]}\n"
+    ), done.stderr
+    assert stat.S_IMODE(os.stat(top + "/new").st_mode) == 0o640

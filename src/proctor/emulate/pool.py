@@ -9,6 +9,7 @@ systems are kept busy for long.
 from __future__ import annotations
 
 import errno
+import fcntl
 import marshal
 import os
 import select
@@ -177,20 +178,19 @@ class Pool:
         environment = {
             name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"
         }
-        null = (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0)
+        # Neither a number that is replaced below nor 3 itself: dup2 to itself keeps CLOEXEC.
+        control = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 4)
+        theirs.close()
         try:
             pid = os.posix_spawnp(
                 self._python,
                 [self._python, "-I", "-S", "-c", _BOOT, "3", source, str(os.getpid())],
                 environment,
                 file_actions=[
-                    null,
+                    (os.POSIX_SPAWN_DUP2, control, 3),
+                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
                     (os.POSIX_SPAWN_DUP2, 0, 1),
                     (os.POSIX_SPAWN_DUP2, 0, 2),
-                    # Through a number that is surely another one: dup2 to itself keeps CLOEXEC.
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
-                    (os.POSIX_SPAWN_DUP2, 0, 3),
-                    null,
                 ],
                 setsid=True,
                 setsigmask=[],
@@ -200,7 +200,7 @@ class Pool:
             ours.close()
             raise PerformerTrouble(f"{self._python} does not start: {error}") from None
         finally:
-            theirs.close()
+            os.close(control)
         try:
             self._pidfd = os.pidfd_open(pid)
         except OSError as error:
