@@ -69,7 +69,9 @@ class Performers:
 
     Not as in the kernel: no terminal becomes the caller's controlling terminal by being opened;
     opening ``/dev/tty`` works if one of descriptors 0, 1, 2 is that terminal; a 32-bit caller gets
-    O_LARGEFILE.
+    O_LARGEFILE; a caller that made itself undumpable is refused (EACCES) what its own
+    ``/proc/self/fd``, ``cwd``, ``root`` and ``mem`` lead to; with ``allow``, an automount point is
+    opened without mounting.
     """
 
     def __init__(
