@@ -98,7 +98,7 @@ int main(int argc, char **argv)
             long at = 0;
             for (; at < a[0]; at++) {
                 char byte = 0;
-                long fd = syscall(a[1]);
+                long fd = syscall(a[1], 0L);
                 if (fd < 3 || pread((int)fd, &byte, 1, 0) != 1 || byte != 'x' || close((int)fd) != 0) {
                     printf("wrong at %ld: %ld errno %d\n", at, fd, errno);
                     break;
