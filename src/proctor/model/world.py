@@ -1,0 +1,1 @@
+"""The simulated world (another engineer, SIM, is writing this file and simulate.py right now)."""
