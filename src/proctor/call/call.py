@@ -20,6 +20,7 @@ from proctor.kernel.errors import (
     MemoryUnreadable,
     ProctorError,
 )
+from proctor.kernel.memory import Memory, read_string
 
 if TYPE_CHECKING:
     from proctor.call.caller import Caller
@@ -149,7 +150,10 @@ class Call:
             return self._path(0)
         self.memory_read = True
         try:
-            path = (self._memory or self.memory).string(address)
+            if self._memory is None and notification.pid:
+                path = read_string(notification.pid, address, self._listener, notification.id)
+            else:
+                path = self.memory.string(address)
         except (MemoryUnreadable, CallGone) as error:
             raise self._about(error) from None
         self._values = {where[2]: path}
@@ -247,8 +251,6 @@ class Call:
         if memory is None:
             if not self.tid:
                 raise self._invisible("its memory cannot be read")
-            from proctor.kernel.memory import Memory
-
             memory = Memory(self.tid, self._listener, self.id)
             self._memory = memory
         return memory

@@ -200,6 +200,16 @@ class Memory:
         return refused
 
 
+def read_string(pid: int, address: int, listener: ValidityPort, id: int) -> bytes:
+    """``Memory(pid, listener, id).string(address)`` by the shortest way: most handlers read a path,
+    and what runs between two notifications runs on a cold processor."""
+    try:
+        return _native(pid, address, PATH_MAX, True, listener.fileno(), id)
+    except OSError as problem:
+        refusal = Memory(pid, listener, id)._refusal(problem.errno or _errno.EIO, address)
+        raise refusal from None
+
+
 _REASONS: Final = {
     _errno.EFAULT: "nothing is mapped at the address the caller passed",
     _errno.ENAMETOOLONG: "the string has no end within its limit",
