@@ -65,7 +65,13 @@ def shrink(steps: list[Step], profile: str = "6.18", rounds: int = 200) -> list[
     return steps
 
 
-def run(steps: int, seed: int, profile: str = "6.18", counts: Counter[str] | None = None) -> str:
+def run(
+    steps: int,
+    seed: int,
+    profile: str = "6.18",
+    counts: Counter[str] | None = None,
+    shrinking: bool = True,
+) -> str:
     """Episodes until ``steps`` steps were compared; a report of the first difference, or ""."""
     counts = Counter() if counts is None else counts
     episode = seed
@@ -73,6 +79,8 @@ def run(steps: int, seed: int, profile: str = "6.18", counts: Counter[str] | Non
         planned = plan(episode, EPISODE)
         problem, _ = play(planned, counts, profile)
         if problem:
+            if not shrinking:
+                return f"episode {episode}: {problem}"
             short = shrink(planned, profile)
             again, log = play(short, Counter(), profile)
             lines = "\n  ".join(log)
@@ -87,10 +95,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", default="6.18")
+    parser.add_argument("--no-shrink", action="store_true", help="only name the episode")
     options = parser.parse_args()
     counts: Counter[str] = Counter()
     began = time.monotonic()
-    problem = run(options.steps, options.seed, options.profile, counts)
+    problem = run(options.steps, options.seed, options.profile, counts, not options.no_shrink)
     for what, number in sorted(counts.items()):
         print(f"{number:8}  {what}")
     print(f"{counts.total():8}  steps compared in {time.monotonic() - began:.0f} s")

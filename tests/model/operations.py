@@ -239,10 +239,19 @@ def op_ask(world: World, choices: Choices) -> bool:
     return True
 
 
+def _unhindered(world: World) -> list[Twin]:
+    """Idle twins for commands that must be answered: not in strict mode, no signal waiting."""
+    return [
+        twin
+        for twin in world.idle()
+        if twin.task.mode != 1 and not twin.task.process.pending & ~twin.task.blocked
+    ]
+
+
 # Tasks ----------------------------------------------------------------------------------------
 def op_fork(world: World, choices: Choices) -> bool:
     """fork(2), or clone(2) with CLONE_FILES."""
-    idle = world.idle()
+    idle = _unhindered(world)
     if not idle or not world.real.free_slots or len(world.living()) > 9:
         return False
     twin = choices.one(idle)
@@ -262,7 +271,7 @@ def op_fork(world: World, choices: Choices) -> bool:
 
 def op_thread(world: World, choices: Choices) -> bool:
     """A thread more."""
-    idle = [twin for twin in world.idle() if len(twin.task.process.alive()) < 4]
+    idle = [twin for twin in _unhindered(world) if len(twin.task.process.alive()) < 4]
     if not idle or not world.real.free_slots or len(world.living()) > 9:
         return False
     twin = choices.one(idle)
@@ -933,6 +942,9 @@ def _sendmsg(world: World, twin: Twin, choices: Choices) -> bool:
         assert isinstance(socket, Socket)
         if file is None:
             return -EBADF
+        failed = socket.failed()
+        if failed:
+            return failed
         socket.peer.messages.append((b"x", [file.get()]))
         return 1
 
@@ -961,6 +973,9 @@ def _recvmsg(world: World, twin: Twin, choices: Choices) -> bool:
     def perform() -> int:
         socket = task.files.slots[socket_fd].inside
         assert isinstance(socket, Socket)
+        failed = socket.failed()
+        if failed:
+            return failed
         data, files = socket.messages.pop(0)
         for file in files:
             got.append(task.files.receive(file, task.process.nofile, cloexec))
@@ -971,6 +986,8 @@ def _recvmsg(world: World, twin: Twin, choices: Choices) -> bool:
         from model.twins import Difference  # noqa: PLC0415
 
         raw = world.real.peek(twin.actor, at, 96)
+        if twin.task.result is None or twin.task.result < 0:
+            return
         length = struct.unpack_from("=Q", raw, 40)[0]
         real = struct.unpack_from("=i", raw, 72 + 16)[0] if length else -1
         want = got[0] if got and got[0] >= 0 else -1
@@ -1041,7 +1058,7 @@ def op_limits(world: World, choices: Choices) -> bool:
 # Signals --------------------------------------------------------------------------------------
 def op_sigaction(world: World, choices: Choices) -> bool:
     """sigaction(2): default, ignore, a handler with and without SA_RESTART."""
-    idle = world.idle()
+    idle = _unhindered(world)
     if not idle:
         return False
     twin = choices.one(idle)
@@ -1100,6 +1117,8 @@ def op_signal(world: World, choices: Choices) -> bool:
     deadly = does.kind == "default" and number not in (SIGWINCH, SIGCHLD)
     if deadly and (twin.task.process is world.main.task.process or choices.chance(70)):
         return False
+    if deadly and not alone and any(t.state == "T" for t in twin.task.process.tasks):
+        return False  # of what do they die when continued?
     # Which of several threads takes a process's signal is the kernel's secret.
     if not alone and number == SIGCHLD:
         return False

@@ -98,7 +98,7 @@ class Real:
         self.pipes = Pipes({2: 2}, None)
         self.actors: dict[int, Actor] = {}
         self._waiting: dict[int, Actor] = {}
-        self._deep: set[int] = set()
+        self._late: set[int] = set()
         self.free_slots = list(range(SLOTS - 1, 0, -1))
         pid = self.pipes.pid
         greeting = self.pipes.reply(0, pid, PATIENCE)
@@ -174,12 +174,14 @@ class Real:
             now = {slot: actor.look() for slot, actor in self.actors.items()}
             self._reap_orphans(now)
             if all(now.values()) and now == before:
-                deep = {slot for slot, does in now.items() if does == "blocked D"}
-                if deep <= self._deep:
-                    self._deep = deep
+                # Look again at who is new in D (a moment in the page cache is that, too) or among
+                # the dead, who are seen to be dead before they tell their parents.
+                late = {slot for slot, does in now.items() if does in ("blocked D", "dead")}
+                if late <= self._late:
+                    self._late = late
                     return now
-                self._deep |= deep
-                time.sleep(0.002)  # look again: D is also what a moment in the page cache is
+                self._late |= late
+                time.sleep(0.001)
             before = now
             rounds += 1
             if rounds > 4:

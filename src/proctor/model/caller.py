@@ -12,7 +12,7 @@ from proctor.model import pidfds
 from proctor.model.calls import arguments
 from proctor.model.files import File, Socket, socketpair
 from proctor.model.kernel import Kernel
-from proctor.model.linux import BLOCKED, EBADF, EINVAL, ENOSYS, NR
+from proctor.model.linux import BLOCKED, EAGAIN, EBADF, EINVAL, ENOSYS, NR
 from proctor.model.tasks import PidNamespace, Task
 
 
@@ -137,6 +137,9 @@ class Caller:
             files = [self.task.files.get(number, path_too=True) for number in fds]
             if socket is None or None in files:
                 return -EBADF
+            failed = socket.failed()
+            if failed:
+                return failed
             peer = socket.peer
             if peer.closed:
                 return -EINVAL
@@ -151,8 +154,11 @@ class Caller:
 
         def perform() -> int:
             socket = self._socket(fd)
-            if socket is None or not socket.messages:
+            if socket is None:
                 return -EBADF
+            failed = socket.failed()
+            if failed or not socket.messages:
+                return failed or -EAGAIN
             data, files = socket.messages.pop(0)
             numbers: list[int] = []
             for file in files:

@@ -74,6 +74,12 @@ FEATURES: Final[dict[str, Feature]] = {
         "notifications are received oldest first; before, newest first",
         "000_d2dd6a52a6bc77ef.txt (list_add: newest first); kernel/seccomp.c 5.19 (4cbf6f621150)",
     ),
+    "last_thread_decides": Feature(
+        "5.19",
+        "without exit_group(2) a process ends with the code of its last thread; before, with its "
+        "leader's",
+        "kernel/exit.c 5.19 synchronize_group_exit (d80f7e7b2c75)",
+    ),
     "set_flags": Feature(
         "6.6",
         "SECCOMP_IOCTL_NOTIF_SET_FLAGS with SYNC_WAKE_UP",
@@ -127,7 +133,7 @@ _STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("5.5", ("pidfd_open", "continue_flag", "recv_wants_zeros")),
     ("5.9", ("pidfd_getfd", "tsync_esrch", "hangup", "id_valid_number", "addfd")),
     ("5.14", ("allow_bitmap", "addfd_send")),
-    ("5.19", ("wait_killable_recv", "fifo")),
+    ("5.19", ("wait_killable_recv", "fifo", "last_thread_decides")),
     ("6.1", ()),
     ("6.6", ("set_flags",)),
     (

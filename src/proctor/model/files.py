@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from proctor.model.errors import BrokenCount
-from proctor.model.linux import EBADF, EMFILE, O_PATH
+from proctor.model.linux import EBADF, ECONNRESET, EMFILE, O_PATH
 
 if TYPE_CHECKING:
     from proctor.model.waits import WaitQueue
@@ -153,13 +153,15 @@ class FdTable:
 class Socket:
     """One end of a socket pair: messages with files in flight (SCM_RIGHTS)."""
 
-    __slots__ = ("closed", "messages", "peer")
+    __slots__ = ("closed", "error", "messages", "peer")
 
     def __init__(self) -> None:
         self.peer: Socket = self
         #: (bytes, files) that were sent to this end; each file is a reference.
         self.messages: list[tuple[bytes, list[File]]] = []
         self.closed = False
+        #: What the next call on it fails with: ECONNRESET if the peer went without reading.
+        self.error = 0
 
     def poll(self) -> int:
         """Not modelled: sockets are only passed through."""
@@ -169,9 +171,16 @@ class Socket:
         """Not modelled."""
         return None
 
+    def failed(self) -> int:
+        """The error that waits for the next call, which takes it away (``sock_error``)."""
+        error, self.error = self.error, 0
+        return -error
+
     def release(self) -> None:
         """Closed: what was in flight to this end is let go (``unix_release_sock``)."""
         self.closed = True
+        if self.messages:
+            self.peer.error = ECONNRESET
         messages, self.messages = self.messages, []
         for _, files in messages:
             for file in files:

@@ -209,7 +209,7 @@ def _action(verdict: int) -> int:
 _ALLOW = _action(SECCOMP_RET_ALLOW)
 
 
-def decide(  # noqa: PLR0917
+def decide(
     newest: Filter | None,
     nr: int,
     arch: int,

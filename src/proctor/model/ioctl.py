@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from proctor.kernel import abi
 from proctor.kernel.notification import Notification
 from proctor.model import listener
-from proctor.model.linux import BLOCKED, E2BIG, EBADF, EFAULT, EINVAL
+from proctor.model.linux import BLOCKED, E2BIG, EBADF, EFAULT, EINVAL, ENOTTY
+from proctor.model.poll import Epoll
 
 if TYPE_CHECKING:
     from proctor.model.kernel import Kernel
@@ -30,7 +31,8 @@ _PAGE = 4096
 
 
 def ioctl(kernel: Kernel, task: Task, fd: int, request: int, argument: Buffer) -> int:
-    """ioctl(2) on a listener.  Anything unknown is EINVAL, not ENOTTY (C017).
+    """ioctl(2) on a listener.  Anything unknown is EINVAL, not ENOTTY (C017); what is no listener
+    knows none of this (ENOTTY; an epoll since 6.9 EINVAL).
 
     :returns: a value, a negative errno, or BLOCKED.
     """
@@ -39,7 +41,7 @@ def ioctl(kernel: Kernel, task: Task, fd: int, request: int, argument: Buffer) -
         return -EBADF
     notif = file.inside
     if not isinstance(notif, listener.Notifications):
-        return -EINVAL
+        return -EINVAL if isinstance(notif, Epoll) else -ENOTTY
     value = _dispatch(kernel, task, notif, request & 0xFFFFFFFF, argument)
     if value == BLOCKED and task.frame is not None:
         task.frame.holds = file.get()

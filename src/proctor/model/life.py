@@ -17,6 +17,7 @@ from proctor.model.linux import (
     ECHILD,
     EINVAL,
     ENOMEM,
+    ERESTARTNOINTR,
     ERESTARTSYS,
     SIGCHLD,
     SIGKILL,
@@ -62,11 +63,15 @@ def _inherit(parent: Task, child: Task) -> None:
 def fork(kernel: Kernel, parent: Task, share_files: bool = False) -> Task | int:
     """fork(2): a process with one thread, in the namespace its parent chose for its children.
 
-    -ENOMEM if that namespace has lost its init.
+    -ENOMEM if that namespace has lost its init.  A signal that is there goes first
+    (``copy_process``: -ERESTARTNOINTR).
 
     :param share_files: CLONE_FILES: one descriptor table for both.
     """
     mother = parent.process
+    signals.recalculate(parent)
+    if parent.sigpending:
+        return -ERESTARTNOINTR
     if parent.namespace_for_children.closed:
         return -ENOMEM
     process = Process(parent.namespace_for_children, mother)
@@ -89,6 +94,9 @@ def thread(kernel: Kernel, parent: Task) -> Task | int:
     """
     if parent.namespace_for_children is not parent.process.namespace:
         return -EINVAL
+    signals.recalculate(parent)
+    if parent.sigpending:
+        return -ERESTARTNOINTR
     parent.files.users += 1
     task = Task(parent.process, parent.files)
     _enrol(parent.process, task, parent.process.namespace)
@@ -181,6 +189,8 @@ def _end(kernel: Kernel, task: Task, code: int) -> None:
     task.files.leave()
     task.state = ZOMBIE
     if not process.alive():
+        if process.exiting_code is None and "last_thread_decides" in kernel.features:
+            process.exiting_code = code
         _zap_namespace(kernel, process)
         _reparent(kernel, process)
     if task is not process.leader:
@@ -238,12 +248,15 @@ def _zap_namespace(kernel: Kernel, process: Process) -> None:
 
 
 def _reparent(kernel: Kernel, process: Process) -> None:
-    """Orphans go to the init of their dying parent's namespace, or above."""
+    """Orphans go to the init of their dying parent's namespace.
+
+    An init that is dying itself reaps them on its way (``zap_pid_ns_processes``): here they go to
+    the first one above that lives.
+    """
     namespace = process.namespace
-    heir = namespace.init
-    while heir is process and namespace.parent is not None:
+    while namespace.closed and namespace.parent is not None:
         namespace = namespace.parent
-        heir = namespace.init
+    heir = namespace.init
     for child in process.children:
         child.parent = heir if heir is not process else None
         if child.parent is not None:

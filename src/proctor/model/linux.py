@@ -26,9 +26,11 @@ EFAULT: Final = 14
 EBUSY: Final = 16
 EINVAL: Final = 22
 EMFILE: Final = 24
+ENOTTY: Final = 25
 ESPIPE: Final = 29
 ENOSYS: Final = 38
 EOPNOTSUPP: Final = 95
+ECONNRESET: Final = 104
 EINPROGRESS: Final = 115
 
 #: Errnos that user space should never see; they say how an interrupted call goes on.

@@ -260,9 +260,7 @@ def _put_back(kernel: Kernel, notif: Notifications, knotif: Knotif) -> int:
     return -EFAULT
 
 
-def send(  # noqa: PLR0917
-    kernel: Kernel, notif: Notifications, id: int, val: int, error: int, flags: int
-) -> int:
+def send(kernel: Kernel, notif: Notifications, id: int, val: int, error: int, flags: int) -> int:
     """``SECCOMP_IOCTL_NOTIF_SEND``: EINVAL, ENOENT, EINPROGRESS, in this order.
 
     ``error`` is not looked at, neither sign nor size (C053-C056).
@@ -339,7 +337,7 @@ class AddfdWait(Wait):
         addfd.file.put()
 
 
-def addfd(  # noqa: PLR0917
+def addfd(
     kernel: Kernel, task: Task, notif: Notifications,
     id: int, flags: int, srcfd: int, newfd: int, newfd_flags: int,
 ) -> int:  # fmt: skip

@@ -198,7 +198,7 @@ class Program(Caller):
         )
         return self.ioctl(fd, number, bytearray(id.to_bytes(8, "little")))
 
-    def addfd(  # noqa: PLR0917
+    def addfd(
         self, fd: int, id: int, srcfd: int, flags: int = 0, newfd: int = 0, newfd_flags: int = 0
     ) -> int:
         """NOTIF_ADDFD."""

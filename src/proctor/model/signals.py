@@ -189,8 +189,11 @@ def force(kernel: Kernel, task: Task, number: int, core: bool) -> None:
     task.sigpending = True
 
 
-def _recalculate(task: Task) -> None:
-    """``recalc_sigpending``."""
+def recalculate(task: Task) -> None:
+    """``recalc_sigpending``: look again whether something is pending that was sent to the process.
+
+    A process's signal wakes one thread only; others notice it when they come by here.
+    """
     wanted = (task.pending | task.process.pending) & ~task.blocked
     task.sigpending = bool(wanted) or task.stop_pending or task.killed
 
@@ -198,7 +201,7 @@ def _recalculate(task: Task) -> None:
 def set_blocked(kernel: Kernel, task: Task, mask: int) -> None:
     """sigprocmask(SIG_SETMASK): SIGKILL and SIGSTOP cannot be blocked."""
     task.blocked = mask & ~_UNCATCHABLE
-    _recalculate(task)
+    recalculate(task)
     if task.sigpending and task.frame is None:
         kernel.wake(task)
 
@@ -274,7 +277,7 @@ def deliver(kernel: Kernel, task: Task, way: Delivery) -> str:
         else:
             way.value = number
             return "dead"
-    _recalculate(task)
+    recalculate(task)
     if not way.how:
         way.how, way.value = _without_handler(task, way.value)
     return way.how
