@@ -255,4 +255,4 @@ class Performers:
             if packet.data[0] != wire.ASK or allow is None:
                 return packet, refused
             refused = not allow(packet.data[wire.REPLY.size :])
-            wire.send(performer.sock, wire.REFUSE if refused else wire.ALLOW)
+            performer.answer(wire.REFUSE if refused else wire.ALLOW)

@@ -31,6 +31,7 @@ _START_DEADLINE: Final = 10.0
 #: A performer that answers within this long needs no watching of its caller.
 _PATIENCE: Final = 0.05
 _WATCH: Final = (0.02, 0.25)
+_DIED: Final = "the performer died in the middle of the call"
 _PIDFD_THREAD: Final = os.O_EXCL  # Linux 6.9
 _BOOT: Final = (
     "import sys; sys.path.append(sys.argv[2]); "
@@ -91,6 +92,16 @@ class Performer:
                 raise Idle from None
             raise PerformerTrouble(f"cannot reach a performer: {error}") from None
 
+    def answer(self, word: bytes) -> None:
+        """Answer its question.
+
+        :raises PerformerTrouble: it died since it asked.
+        """
+        try:
+            wire.send(self.sock, word)
+        except OSError:
+            raise PerformerTrouble(_DIED) from None
+
     def reply(self, call: Call | None, due: float | None) -> wire.Packet:
         """The next packet, for as long as the caller waits for its call.
 
@@ -104,7 +115,7 @@ class Performer:
         except ConnectionResetError:
             packet = wire.Packet(b"", ())
         if len(packet.data) < wire.REPLY.size:
-            raise PerformerTrouble("the performer died in the middle of the call")
+            raise PerformerTrouble(_DIED)
         return packet
 
     def _watched(self, call: Call | None, due: float | None) -> wire.Packet:
