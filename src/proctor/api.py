@@ -6,25 +6,21 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-from proctor.filter.actions import ALLOW, NOTIFY
-from proctor.filter.rules import Filter, Rule
-from proctor.kernel import abi
-from proctor.kernel.errors import Unsupported
 from proctor.kernel.launch import Target
 from proctor.kernel.launch import spawn as launch
-from proctor.kernel.listener import Listener
-from proctor.supervisor.handlers import Handler
-from proctor.supervisor.supervisor import Supervisor
-from proctor.supervisor.world import KernelWorld
 
 if TYPE_CHECKING:
     import subprocess
     from types import TracebackType
 
     from proctor.call.verdict import Deny, Verdict
+    from proctor.filter.rules import Filter
+    from proctor.kernel.listener import Listener
     from proctor.supervisor.deciding import Performer
+    from proctor.supervisor.handlers import Handler
     from proctor.supervisor.jobs import Outcome
     from proctor.supervisor.ports import World
+    from proctor.supervisor.supervisor import Supervisor
 
 #: The same numbers as in :mod:`subprocess`.
 PIPE, STDOUT, DEVNULL = -1, -2, -3
@@ -40,6 +36,9 @@ def filter_for(handlers: Iterable[Handler], base: Filter | None = None) -> Filte
         handlers' calls come after them.
     :returns: None if nothing is asked for.
     """
+    from proctor.filter.actions import ALLOW, NOTIFY
+    from proctor.filter.rules import Filter, Rule
+
     rules = [
         Rule(h.names, NOTIFY, h.conditions, label=h.label)
         for h in handlers
@@ -62,13 +61,24 @@ class Process:
     """
 
     def __init__(
-        self, target: Target, supervisor: Supervisor, pipes: Sequence[IO[bytes] | None], args: Any
+        self,
+        target: Target,
+        supervisor: Supervisor | Callable[[], Supervisor],
+        pipes: Sequence[IO[bytes] | None],
+        args: Any,
     ) -> None:
         self.args = args
-        #: Answers the calls; add observers or other listeners here.
-        self.supervisor = supervisor
+        self._supervisor = supervisor
         self.target = target
         self.stdin, self.stdout, self.stderr = pipes
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """Answers the calls; other listeners may be added to it.  Where nothing is supervised it is
+        made when first asked for, and not started."""
+        if callable(self._supervisor):
+            self._supervisor = self._supervisor()
+        return self._supervisor
 
     @property
     def pid(self) -> int:
@@ -98,7 +108,7 @@ class Process:
 
     def wait_all(self, timeout: float | None = None) -> bool:
         """Wait until nothing runs under the filter any more; False if time was over first."""
-        return self.supervisor.wait(timeout)
+        return callable(self._supervisor) or self._supervisor.wait(timeout)
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the command, by its pidfd; nothing happens if it has ended."""
@@ -131,7 +141,8 @@ class Process:
         if self.target.poll() is None:
             self.target.kill()
             self.target.wait(None)
-        self.supervisor.close()
+        if not callable(self._supervisor):
+            self._supervisor.close()
         self.target.close()
 
     def __enter__(self) -> Process:
@@ -200,64 +211,90 @@ def spawn(
     """
     from proctor.piping import Plumbing
 
-    handlers = tuple(h if isinstance(h, Handler) else _not_a_handler(h) for h in handlers)
-    program = filter if filter is not None else filter_for(handlers)
-    performers = None
-    if performer is None:
-        from proctor.performing import LazyPerformer
+    handlers = tuple(handlers)
+    program = None if filter is None and not handlers else _program(handlers, filter)
 
-        performer = performers = LazyPerformer()
-    supervisor = Supervisor(
-        handlers,
-        default=default,
-        on_error=on_error,
-        deadline=deadline,
-        on_deadline=on_deadline,
-        observer=observer,
-        describe=describe,
-        performer=performer,
-        world=world if world is not None else KernelWorld(),
-    )
-    if performers is not None:
-        supervisor.on_close(performers.close)
+    def make_supervisor() -> Supervisor:
+        from proctor.supervisor.supervisor import Supervisor
+
+        ours = None
+        if performer is None:
+            from proctor.performing import LazyPerformer
+
+            ours = LazyPerformer()
+        made = Supervisor(
+            handlers,
+            default=default,
+            on_error=on_error,
+            deadline=deadline,
+            on_deadline=on_deadline,
+            observer=observer,
+            describe=describe,
+            performer=performer or ours,
+            world=world,
+        )
+        if ours is not None:
+            made.on_close(ours.close)
+        return made
+
+    # Where nothing is supervised, none of that is loaded: a command under no policy starts fast.
+    supervisor = make_supervisor() if program is not None else None
     plumbing = Plumbing(stdin, stdout, stderr)
     target: Target | None = None
     try:
         target = launch(
             argv,
-            program=program.compile().code if program is not None else None,
+            program=program,
             env=env,
             cwd=cwd,
             fds=[*plumbing.pairs, *((fd, fd) for fd in pass_fds)],
             **_user_namespace(userns, launch_options),
         )
         plumbing.close_theirs()
-        if target.listener is not None:
-            listener = Listener(target.take_listener())
-            try:
-                # The target goes on on our processor the moment we answer: several times faster
-                listener.set_flags(abi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
-            except Unsupported:
-                pass  # before Linux 6.6
-            supervisor.add(listener)
+        if supervisor is not None:
+            supervisor.add(_listener(target.take_listener()))
             supervisor.start()
         target.executed()
-        return Process(target, supervisor, plumbing.take_ours(), argv)
+        return Process(target, supervisor or make_supervisor, plumbing.take_ours(), argv)
     except BaseException:
         plumbing.close()
         if target is not None:
             target.kill()
-        supervisor.close()
+        if supervisor is not None:
+            supervisor.close()
         if target is not None:
             target.wait(None)
             target.close()
         raise
 
 
-def _not_a_handler(thing: object) -> Handler:
-    raise TypeError(
-        f'{thing!r} is not a handler: decorate the function with @proctor.on("openat", ...)'
-    )
+def _program(handlers: tuple[Handler, ...], filter: Filter | None) -> bytes | None:
+    """The compiled filter; None if nothing is to be filtered."""
+    from proctor.supervisor.handlers import Handler
+
+    for handler in handlers:
+        if not isinstance(handler, Handler):
+            raise TypeError(
+                f"{handler!r} is not a handler: decorate the function with "
+                '@proctor.on("openat", ...)'
+            )
+    source = filter if filter is not None else filter_for(handlers)
+    return None if source is None else source.compile().code
+
+
+def _listener(fd: int) -> Listener:
+    """The target's listener, set up for speed."""
+    from proctor.kernel import abi
+    from proctor.kernel.errors import Unsupported
+    from proctor.kernel.listener import Listener
+
+    listener = Listener(fd)
+    try:
+        # The target goes on on our processor the moment we answer: several times faster
+        listener.set_flags(abi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+    except Unsupported:
+        pass  # before Linux 6.6
+    return listener
 
 
 def _user_namespace(

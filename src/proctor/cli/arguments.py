@@ -16,7 +16,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"proctor {VERSION}")
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    verbs = parser.add_subparsers(metavar="VERB", required=True, prog="proctor")
     _run(verbs)
     _doctor(verbs)
     return parser.parse_args(argv)

@@ -18,8 +18,6 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
-from proctor.supervisor.world import quiet_thread
-
 if TYPE_CHECKING:
     from proctor.api import Process
 
@@ -52,8 +50,12 @@ def wait(process: Process, *, all_of_them: bool) -> int:
         idle.set()
         signal.pthread_kill(main, signal.SIGCHLD)
 
-    if all_of_them:
+    if all_of_them and not process.wait_all(0):
+        from proctor.supervisor.world import quiet_thread
+
         quiet_thread(tell, "proctor-idle")
+    else:
+        idle.set()
     code: int | None = None
     while True:
         if code is None:

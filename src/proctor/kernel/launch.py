@@ -507,8 +507,8 @@ def _signal_bits(ignored: Iterable[int] | None) -> int:
             for line in file:
                 if line.startswith(b"SigIgn:"):
                     bits = int(line.split()[1], 16)
-        for number in _PYTHON_IGNORES:
-            bits &= ~(1 << (number - 1))
+        for pythons in _PYTHON_IGNORES:
+            bits &= ~(1 << (pythons - 1))
         return bits
     for number in ignored:
         bits |= 1 << (number - 1)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import array
 import errno
 import os
-import socket
 from typing import TYPE_CHECKING
 
 from proctor.kernel import _core, abi
@@ -31,6 +30,7 @@ from proctor.kernel.errors import AlreadyAnswered, ProctorError, TargetFdLimit, 
 from proctor.kernel.seccomp import check_notif_sizes
 
 if TYPE_CHECKING:
+    import socket
     from types import TracebackType
 
     from proctor.kernel.notification import NotificationLike
@@ -66,6 +66,8 @@ class Listener:
 
         Uses recvmsg with MSG_CMSG_CLOEXEC: ``socket.recv_fds`` leaves descriptors inheritable (G7).
         """
+        import socket
+
         data, ancillary, flags, _ = sock.recvmsg(
             limit, socket.CMSG_SPACE(4 * 16), socket.MSG_CMSG_CLOEXEC
         )
