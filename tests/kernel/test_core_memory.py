@@ -178,7 +178,7 @@ def test_two_gigabytes_are_not_allocated(monitor: Monitor) -> None:
         used = int(open("/proc/self/statm").read().split()[0]) * 4096
         resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20),) * 2)
         print(len(Memory(os.getpid()).read_some(start, 2 << 30)) == size)
-        print(len(_core.read(os.getpid(), start, 2 << 30)) == size)
+        print(len(_core.read(os.getpid(), start, 2 << 30, False, -1, 0)) == size)
         """
     )
     assert out == "True\nTrue"
@@ -281,7 +281,7 @@ def test_without_process_vm_readv(monitor: Monitor, code: str) -> None:
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         for pid in (child, 1 << 22):
             try:
-                _core.read(pid, start, 1)
+                _core.read(pid, start, 1, False, -1, 0)
             except ProcessLookupError:
                 print("gone")
         os.waitpid(child, 0)

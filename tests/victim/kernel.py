@@ -183,7 +183,7 @@ class Core:
 
     def read_memory(self, pid: int, address: int, size: int) -> bytes:
         """Up to ``size`` bytes."""
-        return self.core.read(pid, address, size)
+        return self.core.read(pid, address, size, False, -1, 0)
 
 
 def errno_of(function: Any, *arguments: Any) -> int:

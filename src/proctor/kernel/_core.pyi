@@ -70,17 +70,15 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
     """pidfd_getfd(2) (Linux 5.6).  The result is CLOEXEC."""
 
 # A caller's memory ----------------------------------------------------------------------------
-def read(
-    pid: int, address: int, limit: int, string: bool = False, listener: int = -1, id: int = 0, /
-) -> bytes:
+def read(pid: int, address: int, limit: int, string: bool, listener: int, id: int, /) -> bytes:
     """Memory of the thread ``pid`` by process_vm_readv(2), or /proc/TID/mem where that is refused.
 
     :param limit: most bytes to read; only what is mapped is ever allocated.
     :param string: False reads up to ``limit`` bytes, fewer at an unmapped page (C103).  True reads
         the bytes before the first NUL; the page after it is not touched.
-    :param listener: with ``id``, ID_VALID is asked after the read; ENOENT if it says no, whatever
-        the read said.  Without, see to it yourself: while a notification is valid its TID cannot
-        have been recycled.
+    :param listener: where ID_VALID is asked for ``id`` after the read; ENOENT if it says no,
+        whatever the read said.  With -1 see to it yourself: only while a notification is valid
+        its TID cannot have been recycled.
     :raises OSError: EFAULT when not one byte is readable, or memory ends before the NUL;
         ENAMETOOLONG when ``limit`` bytes hold no NUL; ESRCH when the process is gone, EPERM or
         EACCES when it may not be looked at (G16).
@@ -133,7 +131,9 @@ Route = Callable[[Notification], Wire | None]
 #: Routes by ``arch << 32 | nr``, the fallback, and what is the caller's own.
 Served = tuple[dict[int, Route], Route, Callable[[], object], int]
 
-def serve(epoll: int, event: int, served: dict[int, Served], hung: list[int], wait: int, rounds: int, /) -> int:
+def serve(
+    epoll: int, event: int, served: dict[int, Served], hung: list[int], wait: int, rounds: int, /
+) -> int:
     """Rounds of :class:`proctor.kernel.engine.Engine`: how many notifications were received.
 
     At most ``rounds`` of them (0: no limit); the last is one in which the event was set, time was

@@ -175,7 +175,7 @@ class Memory:
             if listener is not None and self._pid:
                 return _native(self._pid, address, limit, string, listener.fileno(), self._id)
             if self._pid:
-                return _native(self._pid, address, limit, string)
+                return _native(self._pid, address, limit, string, -1, 0)
         except OSError as problem:
             raise self._refusal(problem.errno or _errno.EIO, address) from None
         raise CallerInvisible(
