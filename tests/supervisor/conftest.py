@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,6 +73,9 @@ def start(
     yield go
     for process in made:
         process.close()
+    for thread in threading.enumerate():
+        if thread.name == "proctor-worker":
+            thread.join(5)  # the last to speak to a listener closes it
 
 
 def lines(process: proctor.Process) -> list[str]:

@@ -381,9 +381,10 @@ def test_descriptor_kept_by_its_giver_stays_open(start: Callable[..., proctor.Pr
 
 
 def test_end_of_life_forgets_and_closes_the_listener(start: Callable[..., proctor.Process]) -> None:
-    process = start("call", "110", handlers=[handler(lambda call: proctor.answer(3))])
+    process = start("wait", "call", "110", handlers=[handler(lambda call: proctor.answer(3))])
     (served,) = process.supervisor._served.values()
-    assert lines(process) == ["110 = 3"]
+    out, _ = process.communicate(b"\n", timeout=30)
+    assert out is not None and out.decode().splitlines() == ["go", "110 = 3"]
     assert process.wait_all(20)
     assert process.supervisor.listeners == 0
     assert served.listener.closed  # type: ignore[attr-defined]

@@ -334,7 +334,10 @@ class Call:
         if kept:
             self._kept = None
             for each in kept:
-                each.close()
+                try:
+                    each.close()
+                except OSError:
+                    pass  # a handler closed it against the contract; the others are still ours
 
     # Text -----------------------------------------------------------------------------------
 

@@ -422,7 +422,10 @@ class Caller:
                 _, fd = self._fds.popitem()
             except KeyError:
                 break
-            os.close(fd)
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the handler closed it against the contract; the others are still ours
         if self._files is not None:
             self._files.close()
 

@@ -54,20 +54,20 @@ def carry_out(listener: ListenerPort, id: int, verdict: Verdict, fallback: Deny)
     :param fallback: answered if the verdict cannot be carried out (a descriptor that is none...);
         the error is raised after that, so that it is seen and the caller does not hang.
     """
-    if isinstance(verdict, (Deny, Answer, LetRun)):
-        return _send(listener, id, *verdict.wire)
-    if isinstance(verdict, HandOver):
-        try:
+    try:
+        if isinstance(verdict, (Deny, Answer, LetRun)):
+            return _send(listener, id, *verdict.wire)
+        if isinstance(verdict, HandOver):
             return _hand_over(listener, id, verdict)
-        except TargetFdLimit as limit:
-            # what open(2), socket(2)... themselves say when the table is full (C068)
-            return _send(listener, id, *deny(limit.errno or errno.EMFILE).wire)
-        except Exception:
-            _send(listener, id, *fallback.wire)
-            raise
-        finally:
-            close_unused(verdict)
-    raise TypeError(f"{verdict!r} cannot be carried out as it is")
+        raise TypeError(f"{verdict!r} cannot be carried out as it is")
+    except TargetFdLimit as limit:
+        # what open(2), socket(2)... themselves say when the table is full (C068)
+        return _send(listener, id, *deny(limit.errno or errno.EMFILE).wire)
+    except BaseException:
+        _send(listener, id, *fallback.wire)  # if it was answered after all, the first answer stands
+        raise
+    finally:
+        close_unused(verdict)
 
 
 def _hand_over(listener: ListenerPort, id: int, verdict: HandOver) -> bool:

@@ -12,9 +12,9 @@ import heapq
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from proctor.call.verdict import Deny, Perform, Verdict, close_unused, deny
+from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
 from proctor.kernel.errors import CallGone, RacyVerdict
 from proctor.supervisor.carry import carry_out, check
 from proctor.supervisor.jobs import Job, Outcome, Served
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 #: Performs a call: (call, the Perform verdict) → what to answer.
 Performer = Callable[["Call", Perform], Verdict]
+
+
+#: Deadlines of answered calls that may be left lying about.
+_SPARE: Final = 64
 
 
 class Rules:
@@ -40,6 +44,11 @@ class Rules:
         on_deadline: Verdict,
         close_verdict: Deny,
     ) -> None:
+        if isinstance(on_deadline, (Perform, HandOver)):
+            raise TypeError(
+                f"on_deadline={on_deadline}: it is given for many calls, at once: use deny(), "
+                "answer(), let_run() or let_run_unsafe()"
+            )
         self.default = default
         self.on_error = on_error
         self.deadline = deadline
@@ -53,7 +62,7 @@ class Decider:
     :param lock: guards jobs, queues and the counts of :class:`Served`.
     """
 
-    def __init__(  # noqa: PLR0917
+    def __init__(
         self,
         world: World,
         lock: threading.Lock,
@@ -200,15 +209,18 @@ class Decider:
 
     def _answer(self, job: Job, verdict: Verdict, who: str) -> None:
         """Answer, unless somebody did; then let the caller's next call go on."""
+        if self._describe and not job.claimed:
+            # Before it is answered: then the caller's memory is out of reach.  Before it is claimed:
+            # that memory can make its reader wait (FUSE, userfaultfd), and a deadline must still be
+            # able to go first; it, and close(), do not look themselves.
+            job.text = _text(job.call, read=who not in ("deadline", "close"))
         if not self._claim(job):
             close_unused(verdict)
             return
-        if self._describe:
-            job.text = job.call.describe()  # once answered, the caller's memory is out of reach
         delivered = False
         try:
             delivered = carry_out(job.served.listener, job.call.id, verdict, self._rules.on_error)
-        except Exception as problem:
+        except BaseException as problem:
             job.error = problem
             log(f"the verdict of {who} could not be carried out; answered: {self._rules.on_error}")
             verdict = self._rules.on_error
@@ -229,9 +241,14 @@ class Decider:
             )  # fmt: skip
             try:
                 self._observer(outcome)
-            except Exception:
+            except BaseException as problem:  # sys.exit() must end neither us nor the bookkeeping
                 log("the observer failed")
-        job.call.expire()
+                if isinstance(problem, KeyboardInterrupt):
+                    job.error = problem  # goes on from decided()
+        try:
+            job.call.expire()
+        except Exception:
+            log("what a call had taken could not be given up")
         if not job.slow:
             return
         served = job.served
@@ -259,6 +276,11 @@ class Decider:
         while self._dues and (self._dues[0][0] <= now or self._dues[0][2].claimed):
             _, _, job = heapq.heappop(self._dues)
             self._answer(job, self._rules.on_deadline, "deadline")
+        if len(self._dues) > 2 * len(self._jobs) + _SPARE:
+            # answered long before their deadline: nothing is kept for them until then
+            with self._lock:
+                self._dues[:] = [due for due in self._dues if not due[2].claimed]
+                heapq.heapify(self._dues)
 
     def abandon(self, served: Served) -> None:
         """Answer what is pending for a listener that we give up."""
@@ -277,8 +299,18 @@ def release(served: Served, lock: threading.Lock) -> None:
     served.listener.close()
 
 
+def _text(call: Call, *, read: bool) -> str:
+    try:
+        return call.describe(read)
+    except Exception:  # it is only a line for a log, and somebody else may have ended the call
+        return ""
+
+
 def log(message: str, *, trace: bool = True) -> None:
     """Log to the "proctor" logger; imported late, since nobody should pay for what never happens."""
     import logging
 
-    logging.getLogger("proctor").error("%s", message, exc_info=trace)
+    try:
+        logging.getLogger("proctor").error("%s", message, exc_info=trace)
+    except Exception:
+        pass  # a log handler of somebody's; callers are waiting for us

@@ -135,6 +135,7 @@ class PyEngine:
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
         self._served: dict[int, _Served] = {}
+        self._leave = False  # run() is to return, though more may be coming
 
     def add(
         self,
@@ -166,6 +167,7 @@ class PyEngine:
             elif bits & (POLLHUP | POLLNVAL):
                 del self._served[fd]
                 self._poller.unregister(fd)
+                self._leave = True
                 served.ended()
         count = len(batch)
         problem: Exception | None = None
@@ -186,6 +188,9 @@ class PyEngine:
         total = 0
         while count := self.run_once(timeout):
             total += count
+            if self._leave:
+                break
+        self._leave = False
         return total
 
     def _receive(
@@ -212,6 +217,7 @@ class PyEngine:
 
     def wake(self) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
+        self._leave = True
         self._poller.wake()
 
     def close(self) -> None:

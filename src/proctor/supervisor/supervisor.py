@@ -111,21 +111,22 @@ class Supervisor:
         :param handlers: for this listener; the supervisor's own if None.
         :param on_end: called once when nobody uses its filter any more.
         """
+        number = listener.fileno()
         served = Served(
             listener, self._handlers if handlers is None else tuple(handlers), name, on_end
         )
         with self._lock:
             if self._closed:
                 raise RuntimeError("this supervisor is closed; make another one")
-            if listener.fileno() in self._served:
+            if number in self._served:
                 raise ValueError("this listener is served already")
-            self._served[listener.fileno()] = served
+            self._served[number] = served
         routes = Routes(served, self._decider, self._world)
         try:
             self._engine.add(listener, routes.known, routes.first_sight, lambda: self._end(served))
         except BaseException:
             with self._lock:
-                del self._served[listener.fileno()]
+                self._served.pop(number, None)  # close() may have been faster
             raise
         self._engine.wake()
 
@@ -226,8 +227,9 @@ class Supervisor:
                     self._engine.run(None)  # a deadline to come wakes it
                 else:
                     self.step()
-            except Exception:
-                # Our own fault or an observer's: the caller was answered by the engine.
+            except BaseException:
+                # Our own fault, the caller was answered by the engine.  Whatever it is, sys.exit()
+                # in somebody's callback too: if this thread ended, every caller would hang.
                 log("error while supervising; the call was denied, supervision goes on")
 
     def _end(self, served: Served) -> None:
@@ -240,7 +242,7 @@ class Supervisor:
         if served.on_end is not None:
             try:
                 served.on_end()
-            except Exception:
+            except BaseException:
                 log("on_end failed")
         with self._lock:
             self._ending -= 1

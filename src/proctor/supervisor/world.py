@@ -6,10 +6,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
-
-from proctor.supervisor.pyengine import EpollPoller, PyEngine
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,6 +29,31 @@ def quiet_thread(target: Callable[[], object], name: str) -> threading.Thread:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return thread
+
+
+def _do(work: Callable[[], object]) -> None:
+    """Work answers for itself; should it raise all the same, whoever does it must live on."""
+    try:
+        work()
+    except BaseException:
+        from proctor.supervisor.deciding import log
+
+        log("error on a worker")
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) -> None:
+    """An event loop of ours, from its first instruction until its descriptors are given back."""
+    import asyncio
+
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        for task in list(tasks):
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(list(tasks)))
+    finally:
+        loop.close()
 
 
 class NativeEngine:
@@ -89,31 +112,55 @@ class KernelWorld:
         self._lock = threading.Lock()
         self._threads = 0
         self._idle = 0
+        self._over = False
 
     clock = staticmethod(time.monotonic)
 
     def engine(self) -> Engine:
         """See :class:`~proctor.supervisor.ports.World`."""
-        return NativeEngine() if self._native else PyEngine(EpollPoller())
+        if self._native:
+            return NativeEngine()
+        from proctor.supervisor.pyengine import EpollPoller, PyEngine
+
+        return PyEngine(EpollPoller())
 
     def submit(self, work: Callable[[], None]) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""
         with self._lock:
-            self._work.put(work)
-            if self._idle:
-                self._idle -= 1  # one that waits will take it
-                return
-            if self._threads >= self._limit:
-                return  # the next that becomes free takes it
-            self._threads += 1
-        quiet_thread(self._worker, "proctor-worker")
+            here = self._over  # nobody would take it; what comes so late only cleans up
+            if not here:
+                self._work.put(work)
+                if self._idle:
+                    self._idle -= 1  # one that waits will take it
+                    return
+                if self._threads >= self._limit:
+                    return  # the next that becomes free takes it
+                self._threads += 1
+        if here:
+            _do(work)
+            return
+        try:
+            quiet_thread(self._worker, "proctor-worker")
+        except RuntimeError:
+            # No more threads for us (RLIMIT_NPROC, a full pids cgroup), which a target can bring
+            # about.  Those we have take the work; without any it is done here, slow but sure.
+            with self._lock:
+                self._threads -= 1
+                here = self._threads == 0
+            while here:
+                try:
+                    late = self._work.get_nowait()
+                except Empty:
+                    return
+                if late is not None:
+                    _do(late)
 
     def _worker(self) -> None:
         while True:
             work = self._work.get()
             if work is None:
                 return
-            work()
+            _do(work)
             with self._lock:
                 if self._work.empty():
                     self._idle += 1
@@ -125,7 +172,12 @@ class KernelWorld:
         done: Callable[[Any, BaseException | None], None],
     ) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""
-        loop = self._event_loop()
+        try:
+            loop = self._event_loop()
+        except RuntimeError as impossible:
+            coroutine.close()
+            done(None, impossible)
+            return
 
         async def watched() -> None:
             result, error = None, None
@@ -151,16 +203,23 @@ class KernelWorld:
     def _event_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
+                if self._over:
+                    raise RuntimeError("the supervisor is closed")
                 import asyncio
 
-                self._loop = asyncio.new_event_loop()
-                self._own_loop = True
-                quiet_thread(self._loop.run_forever, "proctor-asyncio")
+                loop = asyncio.new_event_loop()
+                try:
+                    quiet_thread(lambda: _run_loop(loop, self._tasks), "proctor-asyncio")
+                except RuntimeError:  # no more threads for us; the next call tries again
+                    loop.close()
+                    raise
+                self._loop, self._own_loop = loop, True
             return self._loop
 
     def shutdown(self) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""
         with self._lock:
+            self._over = True
             for _ in range(self._threads):
                 self._work.put(None)
             loop, self._loop = (self._loop, None) if self._own_loop else (None, self._loop)

@@ -1,0 +1,252 @@
+"""Nothing that handlers, observers or a hostile machine do may leave a caller waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor.call.verdict import Answer, Deny
+from proctor.supervisor.jobs import Outcome
+from proctor.supervisor.world import KernelWorld
+
+from .conftest import lines
+
+TWICE = ("call", "110", "call", "110")
+DENIED = f"110 = -{errno.EROFS}"
+
+
+def handler(function: Callable[[Any], Any], **options: Any) -> proctor.Handler:
+    return proctor.Handler(("getppid",), function, **options)
+
+
+def refuse(call: proctor.Call) -> proctor.Verdict:
+    return proctor.deny(errno.EROFS)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_exit_in_an_observer_ends_nothing(
+    start: Callable[..., proctor.Process], quick: bool
+) -> None:
+    def leave(outcome: Outcome) -> None:
+        sys.exit(3)
+
+    process = start(*TWICE, handlers=[handler(refuse, quick=quick)], observer=leave)
+    assert lines(process) == [DENIED] * 2
+
+
+def test_exit_at_the_end_of_one_listener_does_not_end_the_others(
+    start: Callable[..., proctor.Process], caller: str
+) -> None:
+    from proctor.kernel.launch import spawn
+    from proctor.kernel.listener import Listener
+
+    host = start("wait", "call", "110", handlers=[handler(refuse)])
+    program = proctor.filter_for([handler(refuse)])
+    assert program is not None
+    with spawn([caller, "call", "110"], program=program.compile().code, fds=()) as target:
+        ended = threading.Event()
+
+        def leave() -> None:
+            ended.set()
+            sys.exit(3)
+
+        host.supervisor.add(Listener(target.take_listener()), on_end=leave)
+        target.wait(30)
+        assert ended.wait(30)
+    out, _ = host.communicate(b"\n", timeout=30)
+    assert out is not None and out.decode().splitlines()[-1] == DENIED
+    assert host.wait_all(30)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_descriptor_closed_behind_our_back(
+    start: Callable[..., proctor.Process], quick: bool
+) -> None:
+    class Closed:
+        def close(self) -> None:
+            raise OSError(errno.EBADF, "what a handler's os.close(call.caller.cwd()) leads to")
+
+    def close(call: proctor.Call) -> proctor.Verdict:
+        call._keep(Closed())
+        return proctor.answer(call.raw[0])
+
+    # more often than there are workers: none may be lost
+    process = start("loop", "50", "110", handlers=[handler(close, quick=quick)])
+    assert lines(process) == ["ok"]
+
+
+@pytest.mark.parametrize("verdict", [Answer(1 << 70), Deny(-5), Deny(5000)])
+def test_impossible_numbers_from_workers_are_answered(
+    start: Callable[..., proctor.Process], verdict: proctor.Verdict
+) -> None:
+    process = start(*TWICE, handlers=[handler(lambda call: verdict, quick=False)])
+    assert lines(process) == [f"110 = -{errno.EPERM}"] * 2
+
+
+def test_deadline_verdict_must_be_repeatable(make_world: Callable[..., KernelWorld]) -> None:
+    for verdict in (proctor.perform(), proctor.hand_over(0, close=False)):
+        with pytest.raises(TypeError, match="on_deadline"):
+            proctor.Supervisor(world=make_world(), deadline=1, on_deadline=verdict)
+
+
+@pytest.mark.parametrize("failures", [1, 40])
+@pytest.mark.parametrize("kind", ["worker", "async"])
+def test_no_threads_to_be_had(
+    start: Callable[..., proctor.Process],
+    monkeypatch: pytest.MonkeyPatch,
+    failures: int,
+    kind: str,
+) -> None:
+    """What a target under our user can bring about by using up RLIMIT_NPROC."""
+    real = threading.Thread.start
+    failed: list[str] = []
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name in ("proctor-worker", "proctor-asyncio") and len(failed) < failures:
+            failed.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    async def later(call: proctor.Call) -> proctor.Verdict:
+        await asyncio.sleep(0)
+        return proctor.deny(errno.EROFS)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    chosen = handler(later) if kind == "async" else handler(refuse, quick=False)
+    process = start(*TWICE, handlers=[chosen], on_error=proctor.deny(errno.EROFS))
+    assert lines(process) == [DENIED] * 2
+    assert failed
+
+
+def test_log_handler_that_raises(start: Callable[..., proctor.Process]) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError(errno.ENOSPC, "no space left")
+
+    def bad(call: proctor.Call) -> proctor.Verdict:
+        raise ZeroDivisionError
+
+    broken = Broken()
+    logging.getLogger("proctor").addHandler(broken)
+    try:
+        process = start(*TWICE, handlers=[handler(bad, quick=False)])
+        assert lines(process) == [f"110 = -{errno.EPERM}"] * 2
+    finally:
+        logging.getLogger("proctor").removeHandler(broken)
+
+
+def test_deadline_is_not_held_up_by_describing(start: Callable[..., proctor.Process]) -> None:
+    """Describing looks at memory, which a target can make late: deadlines come through, and
+    neither they nor close() look at it."""
+    release = threading.Event()
+    seen: list[Outcome] = []
+
+    class Late:
+        def describe(self, read: bool = True) -> str:
+            if read:
+                release.wait(30)
+            return "late"
+
+    def slow(call: proctor.Call) -> proctor.Verdict:
+        # stands in for process_vm_readv on a page of a FUSE server that does not answer
+        object.__setattr__(call, "target", Late())
+        return proctor.deny(errno.EROFS)
+
+    real = proctor.Call.describe
+
+    def describe(call: proctor.Call, read: bool = True) -> str:
+        if isinstance(call.target, Late):
+            return call.target.describe(read)
+        return real(call, read)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proctor.Call, "describe", describe)
+        process = start(
+            *TWICE,
+            handlers=[handler(slow, quick=False, deadline=0.05)],
+            on_deadline=proctor.deny(errno.ETIMEDOUT),
+            observer=seen.append,
+            describe=True,
+        )
+        assert lines(process) == [f"110 = -{errno.ETIMEDOUT}"] * 2
+        assert [outcome.text for outcome in seen] == ["late"] * 2
+        release.set()
+
+
+def test_answered_calls_are_not_kept_until_their_deadline(
+    start: Callable[..., proctor.Process],
+) -> None:
+    def same(call: proctor.Call) -> proctor.Verdict:
+        return proctor.answer(call.raw[0])
+
+    process = start("loop", "1000", "110", handlers=[handler(same, quick=False, deadline=3600)])
+    assert lines(process) == ["ok"]
+    assert process.wait_all(30)
+    assert len(process.supervisor._decider._dues) < 200
+
+
+def test_event_loop_gives_its_descriptors_back(start: Callable[..., proctor.Process]) -> None:
+    async def later(call: proctor.Call) -> proctor.Verdict:
+        await asyncio.sleep(0)
+        return proctor.deny(errno.EROFS)
+
+    async def never(call: proctor.Call) -> proctor.Verdict:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def loops() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "proctor-asyncio"]
+
+    for chosen in (later, never):
+        process = start("call", "110", handlers=[handler(chosen)])
+        if chosen is later:
+            assert lines(process) == [DENIED]
+        mine = loops()
+        process.close()
+        for thread in mine:
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_calls_without_end_do_not_keep_others_waiting(
+    start: Callable[..., proctor.Process],
+) -> None:
+    """Deadlines and close() get their turn while a target calls as fast as it can."""
+    release = threading.Event()
+    both = threading.Semaphore(0)
+
+    def same(call: proctor.Call) -> proctor.Verdict:
+        return proctor.answer(call.raw[0])
+
+    def slow(call: proctor.Call) -> proctor.Verdict:
+        release.wait(30)
+        return proctor.answer(1)
+
+    def watch(outcome: Outcome) -> None:
+        if outcome.decided_by == "deadline":
+            both.release()
+
+    stuck = proctor.Handler(("getpgrp",), slow, quick=False, deadline=0.3)
+    process = start(
+        "fork",
+        *("call", "111"),
+        *("loop", "100000000", "110"),
+        handlers=[handler(same), stuck],
+        observer=watch,
+    )
+    # of parent and child, one may be calling already while the other waits
+    assert both.acquire(timeout=30)
+    assert both.acquire(timeout=30)
+    closing = threading.Thread(target=process.close, daemon=True)
+    closing.start()
+    closing.join(30)
+    release.set()
+    assert not closing.is_alive()
