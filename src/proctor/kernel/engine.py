@@ -145,6 +145,18 @@ class Engine:
             self._closed = True
             self._settle()
 
+    def after_fork(self) -> None:
+        """In a child of fork(2): give up the duplicates of listeners there.
+
+        Nothing is locked (whoever held the lock does not exist in the child) and nothing taken out
+        of the epoll, which the child shares with its parent."""
+        self._lock = _thread.allocate_lock()
+        self._running, self._closed = False, True
+        while self._served:
+            os.close(self._served.popitem()[0])
+        while self._leaving:
+            os.close(self._leaving.pop())
+
     def _find(self, fd: int) -> int | None:
         return next((ours for ours, entry in self._served.items() if entry[3] == fd), None)
 
