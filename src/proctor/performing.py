@@ -26,7 +26,7 @@ class LazyPerformer:
             if self._performers is None:
                 from proctor.emulate import Performers
 
-                self._performers = Performers()
+                self._performers = Performers(on_trouble=_tell)
         return self._performers.perform(call, allow=verdict.allow)
 
     def close(self) -> None:
@@ -36,3 +36,10 @@ class LazyPerformer:
             performers, self._performers = self._performers, None
         if performers is not None:
             performers.close()
+
+
+def _tell(trouble: str) -> None:
+    """A performer could not do its work; the caller was denied, and somebody should know why."""
+    import logging
+
+    logging.getLogger("proctor").warning("%s", trouble)
