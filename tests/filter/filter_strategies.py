@@ -6,7 +6,7 @@ import random
 
 from hypothesis import strategies as st
 
-from proctor.filter import tables
+from proctor.filter import multiplex, tables
 from proctor.filter.actions import (
     ALLOW,
     KILL_PROCESS,
@@ -14,6 +14,7 @@ from proctor.filter.actions import (
     LOG,
     NOTIFY,
     TRAP,
+    Return,
     errno,
     trace,
 )
@@ -118,6 +119,79 @@ def filters(draw: st.DrawFn) -> Filter:
         draw(st.sampled_from((errno(38), ALLOW, NOTIFY))),
         strict=False,
     )
+
+
+#: ABIs of one machine.
+FAMILIES = (
+    *(("x86_64",), ("x86_64", "i386"), ("x86_64", "i386", "x32")),
+    *(("aarch64",), ("aarch64", "arm")),
+)
+
+
+@st.composite
+def agreeing_filters(
+    draw: st.DrawFn,
+    actions: tuple[Return, ...] = (*ACTIONS, errno(13), trace(3)),
+    families: tuple[tuple[str, ...], ...] = FAMILIES,
+) -> Filter:
+    """Filters whose rules do not depend on order, as files for container runtimes need."""
+    arches = draw(st.sampled_from(families))
+    narrow = arches not in (("x86_64",), ("aarch64",))
+    default = draw(st.sampled_from(actions))
+    others = [action for action in actions if action != default]
+    rules: list[Rule] = []
+    for name in draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=14, unique=True)):
+        if name in multiplex.MASKS or not all(name in tables.numbers(arch) for arch in arches):
+            continue
+        action = draw(st.sampled_from(others))
+        multiplexed = name in multiplex.MEMBERS and not multiplex.ARCHES.isdisjoint(arches)
+        if multiplexed or draw(st.integers(0, 2)) == 0:
+            rules.append(Rule((name,), action))
+            continue
+        if draw(st.booleans()):
+            # One rule, any operators, on different arguments.
+            chosen = draw(st.lists(conditions(), min_size=1, max_size=3, unique_by=_argument))
+            alternatives = [tuple(chosen)]
+        else:
+            # Several rules of equalities.
+            alternatives = [
+                (Condition(index, "==", value),)
+                for index, value in draw(
+                    st.lists(
+                        st.tuples(st.integers(0, 5), st.integers(0, FULL)),
+                        min_size=1,
+                        max_size=4,
+                        unique=True,
+                    )
+                )
+            ]
+        rules += [
+            Rule((name,), action, tuple(_expressible(c, narrow) for c in alternative))
+            for alternative in alternatives
+        ]
+    kept = []
+    for rule in rules:
+        try:
+            Filter([rule], arches=arches)
+        except FilterError:
+            continue  # cut to 32 bits it is always or never true
+        kept.append(rule)
+    return Filter(kept, default, arches, foreign=KILL_THREAD, x32=KILL_THREAD, strict=False)
+
+
+def _argument(condition: Condition) -> int:
+    return int(condition.arg)
+
+
+def _expressible(condition: Condition, narrow: bool) -> Condition:
+    """The nearest condition libseccomp can express and both understand alike."""
+    arg, op, value, mask = condition
+    if op != "&=":
+        mask = FULL
+    if narrow:
+        value &= 0xFFFFFFFF
+        mask = mask & 0xFFFFFFFF if op == "&=" else mask
+    return Condition(arg, op, value, mask)
 
 
 def arguments_near(rules: tuple[Rule, ...], seed: int, count: int) -> list[tuple[int, ...]]:

@@ -22,26 +22,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from filter_strategies import ALL_NUMBERS, NAMES, arguments_near, conditions
+from filter_strategies import ALL_NUMBERS, agreeing_filters, arguments_near
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proctor.filter import multiplex, oci, tables
+from proctor.filter import oci, tables
 from proctor.filter.actions import (
     ALLOW,
-    KILL_PROCESS,
     KILL_THREAD,
     LOG,
-    NOTIFY,
-    TRAP,
     Return,
     errno,
-    trace,
 )
-from proctor.filter.conditions import FULL, Condition
+from proctor.filter.conditions import Condition
 from proctor.filter.interpreter import Machine
 from proctor.filter.rules import Filter, Rule
-from proctor.kernel.errors import FilterError
 
 WORKER = Path(__file__).with_name("libseccomp_worker.py")
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -88,82 +83,6 @@ def libseccomp() -> Iterator[Export]:
         yield export
         stdin.close()
         worker.wait(timeout=30)
-
-
-@st.composite
-def agreeing_filters(draw: st.DrawFn) -> Filter:
-    """Filters whose rules do not depend on order."""
-    arches = draw(
-        st.sampled_from(
-            (
-                ("x86_64",),
-                ("x86_64", "i386"),
-                ("x86_64", "i386", "x32"),
-                ("aarch64",),
-                ("aarch64", "arm"),
-            )
-        )
-    )
-    narrow = arches not in (("x86_64",), ("aarch64",))
-    default = draw(st.sampled_from((ALLOW, KILL_PROCESS, errno(1), LOG)))
-    actions = [
-        action
-        for action in (ALLOW, NOTIFY, LOG, TRAP, KILL_THREAD, KILL_PROCESS, errno(13), trace(3))
-        if action != default
-    ]
-    rules: list[Rule] = []
-    for name in draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=14, unique=True)):
-        if not all(name in tables.numbers(arch) for arch in arches):
-            continue
-        action = draw(st.sampled_from(actions))
-        multiplexed = name in multiplex.MEMBERS and "i386" in arches
-        if multiplexed or draw(st.integers(0, 2)) == 0:
-            rules.append(Rule((name,), action))
-            continue
-        if draw(st.booleans()):
-            # One rule, any operators, on different arguments.
-            chosen = draw(st.lists(conditions(), min_size=1, max_size=3, unique_by=_argument))
-            alternatives = [tuple(chosen)]
-        else:
-            # Several rules of equalities.
-            alternatives = [
-                (Condition(index, "==", value),)
-                for index, value in draw(
-                    st.lists(
-                        st.tuples(st.integers(0, 5), st.integers(0, FULL)),
-                        min_size=1,
-                        max_size=4,
-                        unique=True,
-                    )
-                )
-            ]
-        rules += [
-            Rule((name,), action, tuple(_expressible(c, narrow) for c in alternative))
-            for alternative in alternatives
-        ]
-    kept = []
-    for rule in rules:
-        try:
-            Filter([rule], arches=arches)
-        except FilterError:
-            continue  # cut to 32 bits it is always or never true
-        kept.append(rule)
-    return Filter(kept, default, arches, foreign=KILL_THREAD, x32=KILL_THREAD, strict=False)
-
-
-def _argument(condition: Condition) -> int:
-    return int(condition.arg)
-
-
-def _expressible(condition: Condition, narrow: bool) -> Condition:
-    """The nearest condition libseccomp can express and both understand alike."""
-    arg, op, value, mask = condition
-    if op != "&=":
-        mask = FULL
-    if narrow:
-        value &= 0xFFFFFFFF
-        mask = mask & 0xFFFFFFFF if op == "&=" else mask
-    return Condition(arg, op, value, mask)
 
 
 def _probes(source: Filter, seed: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:

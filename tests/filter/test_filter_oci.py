@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filter_strategies import arguments_near, filters
+from filter_strategies import agreeing_filters, arguments_near, filters
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from proctor.filter import oci, tables
 from proctor.filter.actions import (
@@ -279,14 +280,17 @@ def test_a_filter_is_written_and_read_back() -> None:
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-@given(filters())
+@given(st.one_of(agreeing_filters(), agreeing_filters(), filters()))
 def test_what_can_be_written_means_the_same_when_read(source: Filter) -> None:
-    if source.arches[0] == "x32":
-        return
+    """Filters without regard to order can always be written, others sometimes."""
+    orderly = source.foreign == source.x32 == KILL_THREAD
     try:
         data = oci.dump(source)
     except FilterError:
+        assert not orderly
         return
+    if source.arches[0] == "x32":
+        return  # reading adds the native architecture
     again = oci.load(data, arch=source.arches[0]).filter(source.foreign, source.x32)
     program, expected = again.compile(), source.compile()
     for arch in source.arches:
