@@ -114,6 +114,10 @@ class Engine(Protocol):
         """Make a waiting :meth:`run_once` return; from any thread, also before it waits."""
         ...
 
+    def after_fork(self) -> None:
+        """In a child of fork(2): give up copies of listeners that the engine has there."""
+        ...
+
     def close(self) -> None:
         """Give up what the engine holds; listeners stay open."""
         ...

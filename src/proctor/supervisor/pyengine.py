@@ -220,6 +220,10 @@ class PyEngine:
         self._leave = True
         self._poller.wake()
 
+    def after_fork(self) -> None:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        self._served.clear()
+
     def close(self) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         self._served.clear()

@@ -18,7 +18,9 @@ It is the same code on the native engine, on the Python one, and on the executab
 from __future__ import annotations
 
 import errno
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -156,6 +158,7 @@ class Supervisor:
 
         if self._thread is not None or self._closed:
             raise RuntimeError("this supervisor was started already")
+        _know(self)
         self._thread = quiet_thread(self._loop, "proctor-supervisor")
         return self
 
@@ -205,6 +208,19 @@ class Supervisor:
         for action in self._at_close:
             action()
 
+    def _after_fork(self) -> None:
+        """In a child of fork(2), where our threads do not exist: give the listeners up.
+
+        While a copy is open anywhere, callers that the monitor left, by close() or by dying, wait
+        for ever instead of getting ENOSYS (C094).
+        """
+        self._closed = True
+        self._lock = threading.Lock()  # whoever held it does not exist here
+        self._ended = threading.Condition(self._lock)
+        self._engine.after_fork()
+        while self._served:
+            self._served.popitem()[1].listener.close()
+
     def on_close(self, action: Callable[[], object]) -> None:
         """Run ``action`` at the end of :meth:`close`."""
         self._at_close.append(action)
@@ -252,3 +268,20 @@ class Supervisor:
         with self._lock:
             served.closing = True
         release(served, self._lock)
+
+
+#: Supervisors with a thread of their own, for children of fork(2) to know; None before the first.
+_started: weakref.WeakSet[Supervisor] | None = None
+
+
+def _know(supervisor: Supervisor) -> None:
+    global _started  # noqa: PLW0603 - the hook is registered once
+    if _started is None:
+        _started = weakref.WeakSet()
+        os.register_at_fork(after_in_child=_in_child)
+    _started.add(supervisor)
+
+
+def _in_child() -> None:
+    for supervisor in list(_started or ()):
+        supervisor._after_fork()

@@ -59,7 +59,7 @@ def _run_loop(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) ->
 class NativeEngine:
     """The native engine behind the :class:`~proctor.supervisor.ports.Engine` door."""
 
-    __slots__ = ("_engine", "close", "run", "run_once", "wake")
+    __slots__ = ("_engine", "after_fork", "close", "run", "run_once", "wake")
 
     def __init__(self) -> None:
         from proctor.kernel.engine import Engine as KernelEngine
@@ -69,6 +69,7 @@ class NativeEngine:
         self.run: Callable[[float | None], int] = engine.run
         self.wake: Callable[[], None] = engine.wake
         self.close: Callable[[], None] = engine.close
+        self.after_fork: Callable[[], None] = engine.after_fork
 
     def add(
         self,
