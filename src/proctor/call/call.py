@@ -54,17 +54,16 @@ class Call:
     :ivar target: as given.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_caller",
-        "_kept",
-        "_listener",
-        "_memory",
-        "_notification",
-        "_values",
-        "memory_read",
-        "target",
-    )
+    # Class attributes, not slots: the supervisor makes calls without running __init__, and what a
+    # handler never asks for is never set.
+    _notification: NotificationLike
+    _listener: ValidityPort
+    _memory: MemoryPort | None = None
+    _caller: Caller | None = None
+    _values: dict[str, Any] | None = None
+    _kept: list[Any] | None = None
+    memory_read: bool = False
+    target: object = None
 
     def __init__(
         self,
@@ -77,12 +76,12 @@ class Call:
     ) -> None:
         self._notification = notification
         self._listener = listener
-        self._memory = memory
-        self._caller = caller
-        self._values: dict[str, Any] | None = None
-        self._kept: list[Any] | None = None
-        self.memory_read = False
-        self.target = target
+        if memory is not None:
+            self._memory = memory
+        if caller is not None:
+            self._caller = caller
+        if target is not None:
+            self.target = target
 
     # The notification ------------------------------------------------------------------------
 
@@ -371,8 +370,6 @@ _FACTS: Final = frozenset(
 
 class _Over(Call):
     """What a Call becomes when it is over."""
-
-    __slots__ = ()
 
     def __getattribute__(self, name: str) -> Any:
         if name in _FACTS or name[:2] == "__":

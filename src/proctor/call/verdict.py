@@ -27,7 +27,8 @@ from proctor.kernel.abi import MAX_ERRNO, SECCOMP_USER_NOTIF_FLAG_CONTINUE
 #: (value, error, flags) as SECCOMP_IOCTL_NOTIF_SEND takes them; error is zero or negative.
 Wire = tuple[int, int, int]
 
-_RUN: Final[Wire] = (0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+#: What "let it run" is in the kernel's terms.
+RUN: Final[Wire] = (0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
 
 
 class Deny(NamedTuple):
@@ -82,7 +83,7 @@ class LetRun(NamedTuple):
     @property
     def wire(self) -> Wire:
         """The bytes' meaning: SECCOMP_USER_NOTIF_FLAG_CONTINUE."""
-        return _RUN
+        return RUN
 
     def __str__(self) -> str:
         return "let run (unsafe)" if self.unsafe else "let run"

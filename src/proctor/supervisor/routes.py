@@ -10,7 +10,7 @@ from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.call import Call
-from proctor.call.verdict import Answer, Deny, LetRun, Wire
+from proctor.call.verdict import RUN, Answer, Deny, LetRun, Verdict, Wire
 from proctor.filter import tables
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import Route, route_key
@@ -67,29 +67,47 @@ class Routes:
         if len(chain) != 1 or not chain[0].quick or chain[0].conditions or decider.observed:
             return route
         function = chain[0].function
+        # Between two notifications the processor runs other programs, and forgets ours: what runs
+        # here runs cold, several times slower than in a benchmark of its own.  Hence no __init__,
+        # no property, and the last plain verdict kept: most handlers answer one thing.
+        made = object.__new__
+        settled: Verdict | None = None
+        wire: Wire = RUN
 
         def short(notification: NotificationLike) -> Wire | None:
+            nonlocal settled, wire
             if busy:
                 return route(notification)
-            call = Call(notification, listener)
+            call = made(Call)
+            call._notification = notification
+            call._listener = listener
             try:
                 verdict: Any = function(call)
             except BaseException as raised:
                 verdict = raised
-            kind = type(verdict)
-            if kind is Deny or kind is Answer or (kind is LetRun and not call.memory_read):
-                # Expiring costs more than all the rest here, and only matters if the handler
-                # kept the call, or took something that has to be closed.
-                if getrefcount(call) > _OURS or call._kept:
-                    call.expire()
-                wire: Wire = verdict.wire
-                return wire
+            answer = wire
+            if verdict is not settled:
+                kind = type(verdict)
+                if kind is Deny or kind is Answer:
+                    settled, wire = verdict, verdict.wire
+                    answer = wire
+                elif kind is LetRun and not call.memory_read:
+                    answer = RUN
+                else:
+                    at_length(call, verdict)
+                    return None
+            # Expiring costs more than all the rest here, and only matters if the handler kept the
+            # call, or took something that has to be closed.
+            if getrefcount(call) > _OURS or call._kept:
+                call.expire()
+            return answer
+
+        def at_length(call: Call, verdict: Any) -> None:
             job = Job(call, chain, served, clock())
             job.index = 1
             if verdict is None:
                 decider.advance(job, receiving=True)
             else:
                 decider.decided(job, verdict, chain[0].label, receiving=True)
-            return None
 
         return short
