@@ -19,7 +19,6 @@ from proctor.model import install, life, pidfds, poll, signals
 from proctor.model.calls import Sleep, sleep_until
 from proctor.model.files import File, Socket, socketpair
 from proctor.model.ioctl import ioctl
-from proctor.model.listener import Receive
 from proctor.model.linux import (
     BLOCKED,
     EBADF,
@@ -759,8 +758,13 @@ MASK = (1 << 64) - 1
 
 def _may_wait(world: World) -> bool:
     """Whether somebody may sleep in poll: not beside a sleeping RECV, and not the last ones."""
-    receiving = any(isinstance(t.task.wait, Receive) for t in world.twins)
-    return len(world.idle()) > 3 and not receiving
+    return len(world.idle()) > 3 and not _in_call(world, "ioctl")
+
+
+def _in_call(world: World, *names: str) -> bool:
+    """Whether somebody is in one of these calls, or will be again once continued."""
+    numbers = {NR[name] for name in names}
+    return any(t.task.frame is not None and t.task.frame.nr in numbers for t in world.twins)
 
 
 def _epolls(twin: Twin) -> list[int]:
@@ -1015,7 +1019,7 @@ def _getfd(world: World, choices: Choices) -> bool:
         pidfd = choices.one(have)
         inside = twin.task.files.slots[pidfd].inside
         assert isinstance(inside, pidfds.Pidfd)
-        target = world.twin_of(inside.task)
+        target = world.twin_of(inside.task) if inside.task is not None else None
         fd = 3 if target is None else _fd(target, choices)
         if fd in KEPT:
             return False

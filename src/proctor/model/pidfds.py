@@ -41,13 +41,17 @@ class Pidfd:
         self.thread = thread
 
     @property
-    def task(self) -> Task:
-        """Whom it means now."""
-        return self._task.process.leader if self.leader else self._task
+    def task(self) -> Task | None:
+        """Whom it means now; None if the number went with an execve(2) of its thread."""
+        leader = self._task.process.leader
+        if self.leader:
+            return leader
+        return None if self._task is leader else self._task
 
     def poll(self) -> int:
         """IN once the process (with PIDFD_THREAD: the thread) ended."""
-        over = self.task.exiting if self.thread else self.task.process.code is not None
+        task = self.task
+        over = task is None or (task.exiting if self.thread else task.process.code is not None)
         return POLLIN | POLLRDNORM if over else 0
 
     def queue(self) -> WaitQueue | None:
@@ -95,7 +99,7 @@ def getfd(task: Task, pidfd: int, number: int) -> int:
     if not isinstance(inside, Pidfd):
         return -EBADF
     target = inside.task
-    if target.state == DEAD:
+    if target is None or target.state == DEAD:
         return -ESRCH
     if not may_look(task, target):
         return -EPERM

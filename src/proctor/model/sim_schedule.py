@@ -1,0 +1,333 @@
+"""Virtual time and the seeded scheduler: which of all the things that could happen now does.
+
+The receiving side of the supervisor has the main stack: it *is* the running program, and whenever
+it passes a port (:mod:`proctor.model.world`) others may have their turn, on top of its stack, as
+other processors would in the middle of it.  The others are:
+
+* tasks of the modelled machine that were woken (:attr:`Kernel.runnable`), in any order;
+* work that the supervisor submitted, started at any time after it was, in any order, on at most as
+  many workers as there are;
+* coroutines, a step at a time;
+* whatever was put on the agenda for a moment of virtual time.
+
+Most work runs at once where it is started.  Some of it, chosen by the seed, is run by a
+:class:`Fiber`: a thread of its own that only ever runs while the main stack waits for it, so that
+it can be left in the middle (a slow handler, a port passed) and gone on with much later.  A hand-over
+costs about fifty times what a plain call does, which is why not all work is run that way.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from proctor.model.kernel import Kernel
+    from proctor.model.tasks import Task
+
+#: How deep others may run inside others.
+_DEPTH: Final = 3
+
+Done = Callable[[Any, "BaseException | None"], None]
+
+
+class Cancelled(BaseException):
+    """What a coroutine gets when its loop ends, as asyncio's CancelledError."""
+
+
+class Sleep:
+    """``await Sleep(seconds)`` in a simulated coroutine; ``math.inf`` never returns."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __await__(self) -> Generator[float, None, None]:
+        yield self.seconds
+
+
+class Fiber:
+    """A worker that can be left in the middle of its work."""
+
+    __slots__ = ("_back", "_go", "_schedule", "_thread", "_work", "number", "task")
+
+    def __init__(self, schedule: Schedule, number: int, task: Task) -> None:
+        self._schedule = schedule
+        self._go = threading.Lock()
+        self._back = threading.Lock()
+        self._go.acquire()
+        self._back.acquire()
+        self._work: Callable[[], None] | None = None
+        self.number = number
+        #: The thread of the modelled monitor that it is.
+        self.task = task
+        self._thread = threading.Thread(target=self._run, name=f"fiber-{number}", daemon=True)
+        self._thread.start()
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Run ``work`` until it is left for the first time, or done."""
+        self._work = work
+        self.resume()
+
+    def resume(self) -> None:
+        """Let it go on until it is left again, or done; on the main stack only."""
+        schedule = self._schedule
+        before, schedule.fiber = schedule.fiber, self
+        self._go.release()
+        self._back.acquire()
+        schedule.fiber = before
+        if self._work is None:
+            schedule.fibers_busy.discard(self)
+            schedule.fibers_idle.append(self)
+
+    def leave(self) -> None:
+        """Hand control back to the main stack; returns when resumed."""
+        self._back.release()
+        self._go.acquire()
+
+    def end(self) -> None:
+        """The thread ends; it must be idle."""
+        self._go.release()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._go.acquire()
+            if self._work is None:
+                return
+            try:
+                self._work()
+            except BaseException as problem:
+                self._schedule.broken(f"work raised {problem!r}: nobody would have noticed")
+            self._work = None
+            self._back.release()
+
+
+class _Loop:
+    """A coroutine in progress."""
+
+    __slots__ = ("coroutine", "done")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], done: Done) -> None:
+        self.coroutine = coroutine
+        self.done = done
+
+
+class Schedule:
+    """See the module.
+
+    :param broken: told when something happened that must not.
+    :param make_task: a new thread of the monitor, for a fiber.
+    """
+
+    def __init__(
+        self,
+        random: Random,
+        kernel: Kernel,
+        broken: Callable[[str], None],
+        make_task: Callable[[], Task],
+        *,
+        workers: int,
+        fiber_share: float,
+        preempt: float,
+    ) -> None:
+        self.random = random
+        self.kernel = kernel
+        self.broken = broken
+        self._make_task = make_task
+        self._workers = workers
+        self._fiber_share = fiber_share
+        self._preempt = preempt
+        self.now = 0.0
+        self._agenda: list[tuple[float, int, Callable[[], object]]] = []
+        self._count = 0
+        self.work: list[Callable[[], None]] = []
+        #: Fibers and coroutines that can go on now.
+        self._ready: list[Fiber | _Loop] = []
+        self._loops: set[_Loop] = set()
+        self.fiber: Fiber | None = None
+        self.fibers_busy: set[Fiber] = set()
+        self.fibers_idle: list[Fiber] = []
+        self._fibers = 0
+        self.depth = 0
+        #: A task died, perhaps: called with each that was run.
+        self.ran: Callable[[Task], None] = _nothing
+        #: Told what happened: (kind, worker number).
+        self.note: Callable[[str, int], None] = _no_note
+        #: Nobody is to be left in the middle any more: everything runs to its end.
+        self.over = False
+
+    # What is to come ------------------------------------------------------------------------------
+    def later(self, delay: float, do: Callable[[], object]) -> None:
+        """Put ``do`` on the agenda, ``delay`` seconds from now."""
+        self._count += 1
+        heapq.heappush(self._agenda, (self.now + delay, self._count, do))
+
+    def start(self, coroutine: Coroutine[Any, Any, Any], done: Done) -> None:
+        """A coroutine begins soon."""
+        loop = _Loop(coroutine, done)
+        self._loops.add(loop)
+        self._ready.append(loop)
+
+    def cancel_all(self) -> None:
+        """The event loop ends."""
+        for loop in list(self._loops):
+            self._step(loop, Cancelled())
+        self._ready = [item for item in self._ready if isinstance(item, Fiber)]
+
+    # Now ------------------------------------------------------------------------------------------
+    def one(self) -> bool:
+        """One thing that can happen now, chosen by the seed, does; False if there is none."""
+        random = self.random.random
+        runnable = self.kernel.runnable
+        agenda = self._agenda
+        due = agenda and agenda[0][0] <= self.now
+        able = bool(self.work) and len(self.fibers_busy) < self._workers
+        if runnable and (random() < 0.5 or not (due or able or self._ready)):
+            count = len(runnable)
+            if count > 1:
+                runnable.rotate(-int(random() * count))
+            task = runnable.popleft()
+            self.kernel.run(task)
+            if task.exiting:
+                self.ran(task)
+            return True
+        if due and (random() < 0.5 or not (able or self._ready)):
+            heapq.heappop(agenda)[2]()
+            return True
+        if able and (random() < 0.5 or not self._ready):
+            self._begin(self._take(self.work))
+            return True
+        if self._ready:
+            item = self._take(self._ready)
+            if isinstance(item, Fiber):
+                self.note("resume", item.number)
+                item.resume()
+            else:
+                self._step(item, None)
+            return True
+        return False
+
+    def _take(self, items: list[Any]) -> Any:
+        """Any of them: the last comes to its place."""
+        at = int(self.random.random() * len(items))
+        items[at], items[-1] = items[-1], items[at]
+        return items.pop()
+
+    def advance(self, until: float) -> bool:
+        """Time goes by to what comes next, at most to ``until``; False if nothing comes by then."""
+        if self._agenda and self._agenda[0][0] <= until:
+            self.now = self._agenda[0][0]
+            return True
+        if until is not math.inf:
+            self.now = max(self.now, until)
+        return False
+
+    def others(self) -> None:
+        """A port is passed: perhaps others have their turn here."""
+        self.now += 1e-6
+        if self.over or self.random.random() >= self._preempt:
+            return
+        fiber = self.fiber
+        if fiber is not None:
+            self._ready.append(fiber)
+            fiber.leave()
+        elif self.depth < _DEPTH:
+            self.depth += 1
+            for _ in range(1 + int(self.random.random() * 3)):
+                if not self.one():
+                    break
+            self.depth -= 1
+
+    def pause(self, seconds: float) -> None:
+        """What a slow handler does: time goes by, for others too.  Only on a fiber; elsewhere, and
+        at the end, it takes no time."""
+        fiber = self.fiber
+        if fiber is None or self.over:
+            return
+        self.later(seconds, lambda: self._ready.append(fiber))
+        fiber.leave()
+
+    def until(self, over: Callable[[], bool]) -> None:
+        """Sleep in a call of the kernel until ``over``: others run meanwhile."""
+        fiber = self.fiber
+        while not over():
+            if fiber is not None and not self.over:
+                self._ready.append(fiber)
+                fiber.leave()
+            elif self.kernel.runnable:
+                task = self.kernel.runnable.popleft()
+                self.kernel.run(task)
+                if task.exiting:
+                    self.ran(task)
+            else:
+                self.broken("the monitor sleeps in a call that nothing will ever end")
+                return
+
+    # Work -----------------------------------------------------------------------------------------
+    def _begin(self, work: Callable[[], None]) -> None:
+        if not self.over and self.random.random() < self._fiber_share:
+            if not self.fibers_idle:
+                self._fibers += 1
+                self.fibers_idle.append(Fiber(self, self._fibers, self._make_task()))
+            fiber = self.fibers_idle.pop()
+            self.fibers_busy.add(fiber)
+            self.note("begin", fiber.number)
+            fiber.begin(work)
+            return
+        self.do(work)
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Run work here and now."""
+        self.depth += 1
+        self.note("begin", 0)
+        try:
+            work()
+        except BaseException as problem:
+            self.broken(f"work raised {problem!r}: nobody would have noticed")
+        self.depth -= 1
+
+    def _step(self, loop: _Loop, error: BaseException | None) -> None:
+        """A coroutine runs to its next sleep, or ends."""
+        if loop not in self._loops:
+            return
+        self.note("step", 0)
+        result: Any = None
+        try:
+            if error is None:
+                seconds = loop.coroutine.send(None)
+            else:
+                seconds = loop.coroutine.throw(error)
+        except StopIteration as stop:
+            result, error = stop.value, None
+        except BaseException as problem:
+            error = problem
+        else:
+            if seconds != math.inf:
+                self.later(seconds, lambda: self._ready.append(loop))
+            return
+        self._loops.discard(loop)
+        loop.done(result, error)
+
+    def end(self) -> None:
+        """Whatever is in the middle of something runs to its end, then the threads end."""
+        self.over = True
+        while self.fibers_busy:
+            next(iter(self.fibers_busy)).resume()
+        for loop in list(self._loops):
+            loop.coroutine.close()
+        while self.fibers_idle:
+            self.fibers_idle.pop().end()
+
+
+def _nothing(task: Task) -> None:
+    """Nobody wants to know."""
+
+
+def _no_note(kind: str, worker: int) -> None:
+    """Nobody wants to know."""
