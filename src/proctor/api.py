@@ -305,12 +305,13 @@ def _user_namespace(
         return options
     made = dict(options)
     if userns is True:
+        # launch makes it root there, and takes our supplementary groups away where it may
         made["uid_map"], made["gid_map"] = [(0, os.geteuid(), 1)], [(0, os.getegid(), 1)]
     else:
         made["uid_map"] = made["gid_map"] = list(userns)
         made.setdefault("groups", ())
-    made.setdefault("uid", 0)
-    made.setdefault("gid", 0)
+        made.setdefault("uid", 0)  # who is not mapped would keep our id and what it may open
+        made.setdefault("gid", 0)
     made["namespaces"] = {"user", *options.get("namespaces", ())}
     return made
 

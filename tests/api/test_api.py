@@ -112,6 +112,22 @@ def test_userns_makes_root() -> None:
     assert done.stdout.split() == [b"0", b"0", str(os.geteuid()).encode(), b"1"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give groups up")
+def test_userns_gives_up_our_groups() -> None:
+    code = (
+        "import os, proctor\n"
+        "os.setgroups([27, 998])\n"
+        "h = proctor.on('mkdir')(lambda call: None)\n"
+        "proctor.run(['grep', 'Groups', '/proc/self/status'], [h], userns=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=30, check=False
+    )
+    if b"user namespace" in done.stderr:
+        pytest.skip("user namespaces are not allowed here")
+    assert done.stdout.split() == [b"Groups:"], done
+
+
 def test_out_of_descriptors_is_one_error() -> None:
     script = (
         "import resource, proctor, errno, sys, os\n"

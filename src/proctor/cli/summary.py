@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from proctor.call.verdict import Deny, LetRun
 
@@ -12,17 +12,49 @@ if TYPE_CHECKING:
     from proctor.supervisor.jobs import Outcome
 
 
+#: What is kept has bounds, since a target decides how often it calls, and what.
+_SAMPLES: Final = 1024
+_LINES: Final = 1000
+_OTHERS: Final = ("(others)", "")
+
+
+class _Line:
+    """One line of the table: exact counts, and an even choice of the times for the median."""
+
+    __slots__ = ("count", "every", "times", "total")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0.0
+        self.every = 1
+        self.times: list[float] = []
+
+    def add(self, seconds: float) -> None:
+        self.total += seconds
+        if self.count % self.every == 0:
+            self.times.append(seconds)
+            if len(self.times) >= 2 * _SAMPLES:
+                self.times = self.times[::2]
+                self.every *= 2
+        self.count += 1
+
+
 class Summary:
     """An observer that counts; :meth:`print` shows the table."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._times: dict[tuple[str, str], list[float]] = {}
+        self._table: dict[tuple[str, str], _Line] = {}
 
     def __call__(self, outcome: Outcome) -> None:
         key = (outcome.call.name, _what(outcome))
         with self._lock:
-            self._times.setdefault(key, []).append(outcome.answered - outcome.received)
+            line = self._table.get(key)
+            if line is None:
+                if len(self._table) >= _LINES:
+                    key = _OTHERS
+                line = self._table.setdefault(key, _Line())
+            line.add(outcome.answered - outcome.received)
 
     def print(self, file: TextIO | None = None) -> None:
         """Write the table to ``file``, standard error by default."""
@@ -31,11 +63,10 @@ class Summary:
             f"{'call':<16} {'what':<16} {'calls':>7} {'median µs':>10} {'total ms':>9}", file=file
         )
         with self._lock:
-            for (name, what), times in sorted(self._times.items()):
-                times.sort()
-                median = times[len(times) // 2] * 1e6
+            for (name, what), line in sorted(self._table.items()):
+                median = sorted(line.times)[len(line.times) // 2] * 1e6
                 print(
-                    f"{name:<16} {what:<16} {len(times):>7} {median:>10.1f} {sum(times) * 1e3:>9.2f}",
+                    f"{name:<16} {what:<16} {line.count:>7} {median:>10.1f} {line.total * 1e3:>9.2f}",
                     file=file,
                 )
         file.flush()
