@@ -84,11 +84,14 @@ def test_descriptor_closed_behind_our_back(
     assert lines(process) == ["ok"]
 
 
-@pytest.mark.parametrize("verdict", [Answer(1 << 70), Deny(-5), Deny(5000)])
-def test_impossible_numbers_from_workers_are_answered(
-    start: Callable[..., proctor.Process], verdict: proctor.Verdict
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("verdict", [Answer(1 << 70), Deny(-5), Deny(5000), Deny(1 << 32)])
+def test_impossible_numbers_are_answered(
+    start: Callable[..., proctor.Process], verdict: proctor.Verdict, quick: bool
 ) -> None:
-    process = start(*TWICE, handlers=[handler(lambda call: verdict, quick=False)])
+    """Verdicts that did not come from deny() and answer(), which check: a positive error would be
+    a success for the caller (C055)."""
+    process = start(*TWICE, handlers=[handler(lambda call: verdict, quick=quick)])
     assert lines(process) == [f"110 = -{errno.EPERM}"] * 2
 
 

@@ -682,6 +682,8 @@ static bool reply(const struct slot *slot, PyObject *wire) {
     long long value = PyLong_AsLongLong(PyTuple_GetItem(wire, 0));
     long error = PyLong_AsLong(PyTuple_GetItem(wire, 1));
     long flags = PyLong_AsLong(PyTuple_GetItem(wire, 2));
+    if (PyErr_Occurred() == NULL && (error < -4095 || error > 0)) /* it would succeed (C055) */
+        PyErr_Format(PyExc_ValueError, "error %ld: the kernel wants 0 or a negative errno", error);
     if (PyErr_Occurred() != NULL)
         return false;
     int problem = answer(slot->fd, slot->raw.id, value, (int32_t)error, (uint32_t)flags);

@@ -209,11 +209,11 @@ class PyEngine:
         key = (notification.arch & 0xFFFFFFFF) << 32 | (notification.nr & 0xFFFFFFFF)
         try:
             reply = served.routes.get(key, served.fallback)(notification)
-        except Exception:
+            if reply is not None:
+                _send(served.listener, notification.id, reply)
+        except BaseException:
             _send(served.listener, notification.id, (0, -errno.EPERM, 0))
             raise
-        if reply is not None:
-            _send(served.listener, notification.id, reply)
 
     def wake(self) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
