@@ -64,7 +64,7 @@ class Poll(Wait):
         self.over = False
         #: When its time is over; None: never.
         self.until: float | None = None
-        self.entries: list[tuple[WaitQueue, Callable[[int], None]]] = []
+        self.entries: list[tuple[File, WaitQueue, Callable[[int], None]]] = []
 
     def left(self, kernel: Kernel) -> float | None:
         """Seconds left; None for ever."""
@@ -80,11 +80,15 @@ class Poll(Wait):
         return len(self.found)
 
     def enqueue(self, kernel: Kernel, task: Task) -> None:
-        """Wait on every descriptor's queue, for the bits asked for (``pollwake``)."""
+        """Wait on every descriptor's queue, for the bits asked for (``pollwake``).
+
+        The files are held meanwhile (``__pollwait``): a listener that a thread polls outlives its
+        close.
+        """
         for fd, events in self.wanted:
             file = task.files.get(fd)
             queue = file.inside.queue() if file is not None and file.inside is not None else None
-            if queue is None:
+            if file is None or queue is None:
                 continue
             mask = events | _ALWAYS
 
@@ -93,7 +97,7 @@ class Poll(Wait):
                     kernel.wake(task)
 
             queue.add(told)
-            self.entries.append((queue, told))
+            self.entries.append((file.get(), queue, told))
 
     def resume(self, kernel: Kernel, task: Task) -> None:
         """Something was told, time is over, or a signal came."""
@@ -107,10 +111,11 @@ class Poll(Wait):
             kernel.finish(task, -ERESTART_RESTARTBLOCK)
 
     def abandon(self, kernel: Kernel, task: Task) -> None:
-        """Leave the queues."""
-        for queue, entry in self.entries:
+        """Leave the queues, and let the files go."""
+        entries, self.entries = self.entries, []
+        for file, queue, entry in entries:
             queue.remove(entry)
-        self.entries = []
+            file.put()
 
 
 def poll(kernel: Kernel, task: Task, waiting: Poll, timeout: float | None) -> int:
