@@ -62,6 +62,27 @@ def test_no_verdict_at_all_lets_the_kernel_run_it(start: Callable[..., proctor.P
     assert lines(process) == [f"110 = {os.getpid()}"]
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_no_verdict_is_the_default_whatever_that_is(
+    start: Callable[..., proctor.Process], quick: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = ("call", "110", "1", "call", "110", "2", "call", "110", "1")
+
+    def two(call: proctor.Call) -> proctor.Verdict | None:
+        return proctor.answer(2) if call.raw[0] == 2 else None
+
+    default = proctor.deny(errno.EXDEV)
+    process = start(*script, handlers=[handler(two, quick=quick)], default=default)
+    assert lines(process) == [f"110 = -{errno.EXDEV}", "110 = 2", f"110 = -{errno.EXDEV}"]
+
+    def look(call: proctor.Call) -> None:
+        call.memory.read_some(0x1000, 0)  # counts as looking
+
+    process = start("call", "110", handlers=[handler(look, quick=quick)])
+    assert lines(process) == [f"110 = -{errno.EPERM}"]  # the default, let_run(), would be racy
+    assert "looked at the caller's memory" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["quick", "worker", "async"])
 def test_c127_handler_exception_gives_the_configured_verdict(
     start: Callable[..., proctor.Process], kind: str, caplog: pytest.LogCaptureFixture

@@ -10,7 +10,7 @@ from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.call import Call
-from proctor.call.verdict import RUN, Answer, Deny, LetRun, Verdict, Wire
+from proctor.call.verdict import RUN, Answer, Deny, LetRun, Wire
 from proctor.filter import tables
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import Route, route_key
@@ -71,7 +71,7 @@ class Routes:
         # here runs cold, several times slower than in a benchmark of its own.  Hence no __init__,
         # no property, and the last plain verdict kept: most handlers answer one thing.
         made = object.__new__
-        settled: Verdict | None = None
+        settled: object = object()  # not None: that is an answer of handlers, "not mine"
         wire: Wire = RUN
 
         def short(notification: NotificationLike) -> Wire | None:
