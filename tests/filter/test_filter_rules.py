@@ -373,3 +373,31 @@ def test_compiling_imports_little() -> None:
     assert not heavy.intersection(loaded)
     assert "proctor.kernel._core" not in loaded
     assert "proctor.filter.interpreter" not in loaded
+
+
+def test_conditions_by_index_are_cut_to_32_bits_for_i386_calls() -> None:
+    """A 64-bit process that makes an i386 call (int 0x80) chooses the upper halves of the registers,
+    which filters see and the kernel ignores (found by the conformance tests, C034)."""
+    rules = [
+        Rule(("kill",), errno(1), (Condition(1, "==", 9),)),
+        Rule(("mkdir",), errno(2), (Condition(1, "==", 1 << 40),)),
+        Rule(("rmdir",), errno(3), (Condition(1, "<=", 1 << 40),)),
+    ]
+    filter = Filter(rules, ALLOW, arches=("x86_64", "i386"))
+    program = filter.compile()
+    i386, native = 0x40000003, 0xC000003E
+    high = 0xDEADBEEF << 32
+
+    def both(nr: int, arch: int, *args: int) -> int:
+        registers = (*args, *[0] * (6 - len(args)))
+        verdict = program.run(nr, arch, registers)
+        assert verdict == filter.decide(nr, arch, registers).action.value
+        return verdict
+
+    assert both(37, i386, 0, 9) == both(37, i386, 0, high | 9) == errno(1).value
+    assert both(62, native, 0, 9) == errno(1).value
+    assert both(62, native, 0, high | 9) == ALLOW.value  # a whole register there
+    assert both(39, i386, 0, 1 << 40) == ALLOW.value  # never true in 32 bits
+    assert both(83, native, 0, 1 << 40) == errno(2).value
+    assert both(40, i386, 0, high) == errno(3).value  # always true in 32 bits
+    assert both(84, native, 0, high) == ALLOW.value

@@ -6,7 +6,7 @@ A register is 64 bits and compared as an unsigned number, all of it.  Two conseq
   there: a condition ``arg == 3`` on the whole register is then evaded by ``3 | 1 << 32``.  A
   condition that names its argument (``"mode"``) is therefore cut to the width the kernel uses, as
   :mod:`proctor.filter.signatures` has it (16 bits for a mode, 32 for a descriptor); one that
-  gives an index is raw: give it a mask.
+  gives an index is raw: give it a mask.  Only for i386 and arm calls it is cut to 32 bits.
 * A negative value means its two's complement in the argument's width: ``Condition("dirfd", "==",
   AT_FDCWD)`` is right.  Ordering is unsigned, so ``<`` and the like refuse negative values.
 """

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.filter import multiplex, tables
 from proctor.filter.conditions import FULL, Condition, contradiction, settled
-from proctor.filter.rules import Clause, Filter, Rule, expand, locate
+from proctor.filter.rules import Clause, Filter, Rule, expand, locate, narrow_tests
 from proctor.kernel.errors import FilterError
 
 if TYPE_CHECKING:
@@ -157,6 +157,9 @@ def _decides(source: Filter, index: int, rule: Rule, name: str, arches: tuple[st
     truths = set()
     for arch in arches:
         bodies = source.bodies()[arch]
+        raw = all(isinstance(condition.arg, int) for condition in rule.conditions)
+        if arch in tables.NARROW and raw and narrow_tests(rule) is None:
+            continue  # no 32-bit register can meet it: whoever reads the file finds that as well
         if name in tables.numbers(arch):
             truths.add(any(c.rule == index for c in bodies.get(tables.number(name, arch), ())))
         if not rule.conditions and arch in multiplex.ARCHES and name in multiplex.MEMBERS:
@@ -174,6 +177,8 @@ def _decides(source: Filter, index: int, rule: Rule, name: str, arches: tuple[st
 def _by_index(condition: Condition, call: str, arch: str) -> Condition:
     """The condition on a register's index, with its mask spelled out."""
     index, bits = locate(condition.arg, call, arch)
+    if isinstance(condition.arg, int):
+        bits = 64  # readers of these files cut it to the architecture's width, as we do
     width = (1 << bits) - 1
     mask = condition.mask & width
     value = condition.value & width if condition.value < 0 else condition.value

@@ -204,10 +204,29 @@ def locate(arg: int | str, call: str | None, arch: str) -> tuple[int, int]:
     :raises FilterError: ``call`` has no argument of that name.
     """
     if isinstance(arg, int):
-        return arg, 64
+        return arg, 32 if arch in tables.NARROW else 64
     from proctor.filter import arguments
 
     return arguments.locate(arg, call, arch)
+
+
+def narrow_tests(rule: Rule) -> tuple[Test, ...] | None:
+    """The tests of conditions by index where registers have 32 bits: the kernel ignores the upper
+    half that a 64-bit process making a 32-bit call can fill at will.  None: never true.
+
+    What does not fit in 32 bits is decided here, since the same rule may make sense in 64.
+    """
+    tests = []
+    for condition in rule.conditions:
+        assert isinstance(condition.arg, int)
+        mask = condition.mask & 0xFFFFFFFF
+        try:
+            tests.append(lower(condition._replace(mask=mask), condition.arg, 32))
+        except FilterError:
+            if not condition.holds(0, 32):
+                return None
+    found = tuple(dict.fromkeys(tests))
+    return None if contradiction(found) else found
 
 
 def _abi_of_raw(nr: int, arches: tuple[str, ...]) -> str:
@@ -247,7 +266,7 @@ class _Resolver:
         if not arches:
             return  # made for other machines
         raw = all(not isinstance(condition.arg, str) for condition in rule.conditions)
-        tests = self._tests(rule, None, arches[0]) if raw else ()
+        tests: tuple[Test, ...] | None = self._tests(rule, None, arches[0]) if raw else ()
         placed = found = 0
         overruled: Clause | None = None
         unknown: list[str] = []
@@ -257,7 +276,11 @@ class _Resolver:
             for arch, nr in self._numbers(name, arches, bool(rule.arches)):
                 exists = True
                 found += 1
-                if not raw:
+                if raw and arch in tables.NARROW and rule.conditions:
+                    tests = narrow_tests(rule)
+                elif raw:
+                    tests = self._tests(rule, None, arch) if rule.conditions else ()
+                else:
                     try:
                         tests = self._tests(rule, name, arch)
                     except FilterError as error:
@@ -265,6 +288,8 @@ class _Resolver:
                             raise
                         unusable = error
                         continue
+                if tests is None:
+                    continue  # cannot be true in 32 bits
                 clause = Clause(tests, rule.action, index)
                 earlier = self._place(self._bodies[arch].setdefault(nr, []), clause)
                 if earlier is None:

@@ -237,6 +237,8 @@ def _parse(line: str, word: int, abi: str) -> tuple[Arg, ...]:
             bits, signed = word * 8, kind == "long"
         else:
             bits, signed = int(kind[1:]), kind[0] == "i"
-        args.append(Arg(name, role, family or _FAMILIES.get(role), bits, signed, nullable, reg, high))
+        args.append(
+            Arg(name, role, family or _FAMILIES.get(role), bits, signed, nullable, reg, high)
+        )
         reg += 2 if high >= 0 else 1
     return tuple(args)

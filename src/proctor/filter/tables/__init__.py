@@ -60,6 +60,10 @@ _AUDIT_NAMES: Final[dict[int, str]] = {
     number: arch for arch, number in ARCHES.items() if arch != "x32"
 }
 
+#: Architectures whose calls take 32-bit arguments.  A 64-bit process that makes one (``int 0x80``)
+#: shows filters its whole registers, of which the kernel then uses the lower half.
+NARROW: Final = frozenset({"i386", "arm"})
+
 #: Architectures without a little-endian bit in their audit number.
 BIG_ENDIAN: Final = frozenset({"s390x"})
 
