@@ -276,3 +276,36 @@ def test_forked_children_hold_no_listener(start: Callable[..., proctor.Process])
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     out, _ = process.communicate(b"\n", timeout=30)
     assert out is not None and out.decode().splitlines() == ["go", DENIED]
+
+
+def test_loop_that_cancels_a_handler_before_it_begins(
+    start: Callable[..., proctor.Process],
+) -> None:
+    """As asyncio.run() does when it ends."""
+    loop = asyncio.new_event_loop()
+    schedule = loop.call_soon_threadsafe
+    queued = threading.Event()
+
+    def cancel() -> None:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+
+    def cancelling(callback: Callable[[], object]) -> None:
+        schedule(queued.wait)
+        schedule(callback)
+        schedule(cancel)
+        queued.set()
+
+    async def later(call: proctor.Call) -> proctor.Verdict:
+        raise AssertionError("it never begins")
+
+    loop.call_soon_threadsafe = cancelling  # type: ignore[method-assign,assignment]
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        process = start("call", "110", handlers=[handler(later)], world={"loop": loop})
+        assert lines(process) == [f"110 = -{errno.EPERM}"]
+    finally:
+        schedule(loop.stop)
+        thread.join()
+        loop.close()

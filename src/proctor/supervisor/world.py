@@ -48,6 +48,7 @@ def _run_loop(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) ->
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
+        loop.run_until_complete(asyncio.sleep(0))  # what was on its way begins, to be cancelled
         for task in list(tasks):
             task.cancel()
         if tasks:
@@ -186,14 +187,26 @@ class KernelWorld:
                 result = await coroutine
             except BaseException as raised:
                 error = raised
-            done(result, error)
+            tell(result, error)
 
         tasks = self._tasks
+        told = False
+
+        def tell(result: Any, error: BaseException | None) -> None:
+            nonlocal told
+            if not told:
+                told = True
+                done(result, error)
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            tasks.discard(task)
+            coroutine.close()
+            tell(None, RuntimeError("the event loop cancelled the handler before it began"))
 
         def begin() -> None:
             task = loop.create_task(watched())
             tasks.add(task)  # the loop itself holds tasks weakly
-            task.add_done_callback(tasks.discard)
+            task.add_done_callback(ended)
 
         try:
             loop.call_soon_threadsafe(begin)
