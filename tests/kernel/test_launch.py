@@ -594,6 +594,30 @@ def test_killed_while_execve_waits(subject: str) -> None:
         assert target.executed(30)  # it did not fail: it died
 
 
+def test_nothing_of_the_monitor_is_held_while_execve_waits(subject: str) -> None:
+    """A copy of another listener would keep that one's callers waiting if we closed it (C094)."""
+    reader, writer = os.pipe()
+    try:
+        with spawn([subject], program=notify(59), fds=[(0, 0), (writer, 70)]) as target:
+            held = {int(number) for number in os.listdir(f"/proc/{target.pid}/fd")}
+            extra = held - {0, 70}
+            links = {os.readlink(f"/proc/{target.pid}/fd/{number}") for number in extra}
+        assert len(extra) == 1, links
+        assert all(link.startswith("pipe:") for link in links)  # whose end is its exec
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_program_named_by_a_descriptor_while_execve_waits(subject: str) -> None:
+    fd = os.open(subject, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with spawn(["subject"], executable=f"/proc/self/fd/{fd}", program=notify(59)) as target:
+            assert os.path.samefile(f"/proc/{target.pid}/fd/{fd}", subject)
+    finally:
+        os.close(fd)
+
+
 def test_listener_closed_while_execve_waits(subject: str) -> None:
     """Nobody will answer: ENOSYS for execve (C093), for exit_group too, and then it must die."""
     with spawn([subject], program=notify()) as target:

@@ -494,12 +494,32 @@ IN_CHILD bool write_file(struct plan *p, long pid, const char *name, const char 
     return good;
 }
 
+/* Close all but the target's descriptors and the one its exec shall close.  Its execve may wait long
+ * for an answer, and the table has copies of all that the monitor has open, other listeners too: as
+ * long as those live, nobody there learns that the monitor gave them up (C094).  A program that is
+ * named by a descriptor is left alone.  Before 5.9 there is no close_range: exec closes them. */
+IN_CHILD void close_others(const struct plan *p, unsigned int status) {
+    for (char **path = p->candidates; *path != NULL; path++)
+        if (strncmp(*path, "/proc/", 6) == 0 || strncmp(*path, "/dev/fd/", 8) == 0)
+            return;
+    for (unsigned int from = 0, next;; from = next + 1) {
+        next = status >= from ? status : ~0U;
+        for (size_t i = 0; i < p->fd_count; i++)
+            if ((unsigned int)p->fds[i].theirs >= from && (unsigned int)p->fds[i].theirs < next)
+                next = (unsigned int)p->fds[i].theirs;
+        if (next > from)
+            syscall(SYS_close_range, from, next == ~0U ? next : next - 1, 0);
+        if (next == ~0U)
+            return;
+    }
+}
+
 IN_CHILD _Noreturn void helper(struct plan *p) {
-    int status[2] = {-1, -1}, pidfd = -1, channel;
+    int status[2] = {-1, -1}, pidfd = -1, channel, mark;
     TRY("dup2", channel = stage(p, p->channel));
     TRY("pipe2", syscall(SYS_pipe2, status, O_CLOEXEC));
     TRY("dup2", status[0] = stage(p, status[0]));
-    TRY("dup2", stage(p, status[1])); /* stays in the target's table until it execs */
+    TRY("dup2", mark = stage(p, status[1])); /* stays in the target's table until it execs */
     long pid = clone_raw(CLONE_FILES | CLONE_PARENT | CLONE_PIDFD | (unsigned long)p->namespaces,
                          &pidfd);
     TRY("clone", pid);
@@ -531,6 +551,7 @@ IN_CHILD _Noreturn void helper(struct plan *p) {
     if (listener >= 0 && send_descriptors(channel, &listener, 1) < 0)
         record(p->board, "sendmsg", errno);
     syscall(SYS_close, listener); /* in the target's table too */
+    close_others(p, (unsigned int)mark);
     syscall(SYS_exit_group, 0);
     __builtin_unreachable();
 }
