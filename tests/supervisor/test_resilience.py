@@ -309,3 +309,32 @@ def test_loop_that_cancels_a_handler_before_it_begins(
         schedule(loop.stop)
         thread.join()
         loop.close()
+
+
+def test_close_does_not_wait_for_a_quick_handler_for_ever(
+    start: Callable[..., proctor.Process],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Stands in for memory behind a userfaultfd or a FUSE file of a descendant that lives on."""
+    entered, release = threading.Event(), threading.Event()
+
+    def stuck(call: proctor.Call) -> proctor.Verdict:
+        entered.set()
+        release.wait(30)
+        return proctor.deny(errno.EROFS)
+
+    monkeypatch.setattr("proctor.supervisor.supervisor._PATIENCE", 0.05)
+    process = start("call", "110", handlers=[handler(stuck)])
+    assert entered.wait(30)
+    closing = threading.Thread(target=process.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    try:
+        assert not closing.is_alive()
+        assert "held up in a handler" in caplog.text
+    finally:
+        thread = process.supervisor._thread
+        release.set()
+        assert thread is not None
+        thread.join(30)  # it gives its copy of the listener back

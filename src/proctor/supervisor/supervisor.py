@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from proctor.supervisor.ports import ListenerPort, World
 
 
+#: Seconds that close() waits for a quick handler.
+_PATIENCE = 5.0
+
+
 class Supervisor:
     """Answers the calls of any number of listeners.
 
@@ -186,7 +190,8 @@ class Supervisor:
     def close(self) -> None:
         """Answer what is pending, close every listener, stop the threads; idempotent.
 
-        Callers that were not received yet get ENOSYS from the kernel.
+        Callers that were not received yet get ENOSYS from the kernel.  It waits five seconds at
+        most for a quick handler that is under way: a hostile target can hold one up for ever.
         """
         with self._lock:
             if self._closed:
@@ -195,7 +200,14 @@ class Supervisor:
             self._ended.notify_all()
         self._engine.wake()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(_PATIENCE)
+            if self._thread.is_alive():
+                log(
+                    "the receiving thread is held up in a handler, perhaps by memory that a target "
+                    "makes late; closing without it: callers it received get their answer when it "
+                    "goes on, or when this process ends",
+                    trace=False,
+                )
         with self._lock:
             left = list(self._served.values())
             self._served.clear()
