@@ -1,0 +1,223 @@
+"""Who calls, on paper: the files of ``/proc/TID`` that the real
+:class:`~proctor.call.caller.Caller` reads, written from a test's values."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, NoReturn, Union
+
+from proctor.call.caller import Caller
+from proctor.call.identity import CAPABILITIES, Capabilities, Ids
+from proctor.call.paths import AT_FDCWD, RESOLVE_BENEATH, RESOLVE_IN_ROOT, Located
+from proctor.kernel.errors import CallGone
+from proctor.testing.tree import walk
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.testing.target import FakeTarget
+    from proctor.testing.tree import Node
+
+ALL_CAPABILITIES: Final = (1 << len(CAPABILITIES)) - 1
+
+#: Inode numbers of the first namespaces of a machine (include/linux/proc_ns.h).
+INITIAL_NAMESPACES: Final = {
+    "user": 0xEFFFFFFD,
+    "pid": 0xEFFFFFFC,
+    "cgroup": 0xEFFFFFFB,
+    "time": 0xEFFFFFFA,
+    "ipc": 0xEFFFFFFF,
+    "uts": 0xEFFFFFFE,
+    "mnt": 0xF0000000,
+    "net": 0xF0000001,
+}
+
+#: One number for all four ids, or the four (real, effective, saved, file system).
+IdsLike = Union[int, Ids, tuple[int, int, int, int]]
+#: A mask, names ("CAP_MKNOD"), all sets, or None: everything for uid 0 and nothing for others.
+CapsLike = Union[int, Iterable[str], Capabilities, None]
+
+
+def ids(given: IdsLike) -> Ids:
+    """Four ids from what a test gave."""
+    return Ids(given, given, given, given) if isinstance(given, int) else Ids(*given)
+
+
+def capabilities(given: CapsLike, effective_uid: int) -> Capabilities:
+    """All sets from what a test gave; effective and permitted are equal unless all were given.
+
+    :raises KeyError: no capability has that name."""
+    if isinstance(given, Capabilities):
+        return given
+    if given is None:
+        mask = 0 if effective_uid else ALL_CAPABILITIES
+    elif isinstance(given, int):
+        mask = given
+    else:
+        mask = 0
+        for name in given:
+            mask |= 1 << CAPABILITIES[name]
+    return Capabilities(0, mask, mask, ALL_CAPABILITIES, 0)
+
+
+def status(target: FakeTarget) -> bytes:
+    """The text of /proc/TID/status, as far as the identity of a caller goes."""
+    caps = target.caps
+    inside = target.inside
+    lines: list[tuple[str, object]] = [
+        ("Name", target.comm),
+        ("Umask", f"{target.umask:04o}"),
+        ("Tgid", target.pid),
+        ("Pid", target.tid),
+        ("Uid", _row(target.uids)),
+        ("Gid", _row(target.gids)),
+        ("Groups", " ".join(map(str, target.groups))),
+        ("NStgid", _row((target.pid, *inside))),
+        ("NSpid", _row((target.tid, *inside))),
+        ("CapInh", f"{caps.inheritable:016x}"),
+        ("CapPrm", f"{caps.permitted:016x}"),
+        ("CapEff", f"{caps.effective:016x}"),
+        ("CapBnd", f"{caps.bounding:016x}"),
+        ("CapAmb", f"{caps.ambient:016x}"),
+    ]
+    return "".join(f"{key}:\t{value}\n" for key, value in lines).encode()
+
+
+def _row(numbers: Iterable[int]) -> str:
+    return "\t".join(map(str, numbers))
+
+
+class FakeProc:
+    """:class:`~proctor.call.ports.ProcPort` of a thread of a fake target."""
+
+    __slots__ = ("_target",)
+
+    def __init__(self, target: FakeTarget) -> None:
+        self._target = target
+
+    def read(self, name: str) -> bytes:
+        """See :class:`~proctor.call.ports.ProcPort`."""
+        self._there()
+        target = self._target
+        if name == "status":
+            return status(target)
+        if name == "cmdline":
+            return b"".join(word + b"\0" for word in target.cmdline)
+        if name == "cgroup":
+            return b"0::" + target.cgroup + b"\n"
+        if name == "attr/current":
+            return target.label if target.label else _fail(errno.EINVAL)
+        return _fail(errno.ENOENT)
+
+    def link(self, name: str) -> bytes:
+        """See :class:`~proctor.call.ports.ProcPort`."""
+        self._dumpable()
+        return self._target.exe if name == "exe" else _fail(errno.ENOENT)
+
+    def inode(self, name: str) -> tuple[int, int]:
+        """See :class:`~proctor.call.ports.ProcPort`."""
+        self._dumpable()
+        number = self._target.namespaces.get(name.removeprefix("ns/"))
+        return (4, number) if number is not None else _fail(errno.ENOENT)
+
+    def open(self, name: str, flags: int) -> int:
+        """See :class:`~proctor.call.ports.ProcPort`: a placeholder."""
+        self._dumpable()
+        process = self._target.process
+        if name == "root":
+            return process.pin(process.root)
+        if name == "cwd":
+            return process.pin(process.cwd)
+        if name.startswith("fd/"):
+            file = process.open.get(int(name[3:]))
+            return process.pin(file.node if file is not None else _fail(errno.ENOENT))
+        if name.startswith("ns/") and name[3:] in self._target.namespaces:
+            return process.pin(None)
+        return _fail(errno.ENOENT)
+
+    def close(self) -> None:
+        """See :class:`~proctor.call.ports.ProcPort`: nothing is held."""
+
+    def _there(self) -> None:
+        if self._target.dead:
+            _fail(errno.ESRCH)
+
+    def _dumpable(self) -> None:
+        self._there()
+        if not self._target.dumpable:
+            _fail(errno.EACCES)
+
+
+class FakeCaller(Caller):
+    """The real :class:`~proctor.call.caller.Caller` over a fake target.
+
+    Overridden is what goes past ``/proc/TID``: pidfds, descriptors, and the walk through real
+    directories.  Directory descriptors are placeholders: good for naming and comparing, of no use
+    to act on.
+    """
+
+    __slots__ = ("_target",)
+
+    def __init__(self, target: FakeTarget, call: Call) -> None:
+        super().__init__(
+            target.tid, call._listener, call.id, files=FakeProc(target), looked=call._looked
+        )
+        self._target = target
+
+    def _place(self, name: str) -> int:
+        if self._looked is not None:
+            self._looked()
+        return self._descriptor(name, lambda: self._take_fd(name, 0))
+
+    def _open_pidfd(self) -> int:
+        self.check()
+        self._values["pidfd of thread"] = True
+        return self._target.process.pin(None)
+
+    def descriptor(self, number: int) -> int:
+        """See :meth:`proctor.call.caller.Caller.descriptor`: the file's content is the tree's."""
+        if self._looked is not None:
+            self._looked()
+        if number < 0:
+            _fail(errno.EBADF)
+        self.anchor()
+        if not self._target.dumpable:
+            self._failed(PermissionError(errno.EPERM, os.strerror(errno.EPERM)), f"fd/{number}")
+        file = self._target.process.open.get(number)
+        self.check()
+        return os.dup(file.fileno()) if file is not None else _fail(errno.EBADF)
+
+    def locate(
+        self,
+        path: bytes,
+        dirfd: int = AT_FDCWD,
+        *,
+        follow: bool = True,
+        empty: bool = False,
+        resolve: int = 0,
+    ) -> Located:
+        """See :meth:`proctor.call.caller.Caller.locate`: in the fake tree."""
+        process = self._target.process
+        start: Node | None = None
+        if not path.startswith(b"/") or resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT):
+            start = process.pins.get(self.dir_fd(dirfd))
+        root = process.pins[self.root()]
+        place = walk(path, root, start, follow=follow, empty=empty, resolve=resolve)
+        found = Located(
+            process.pin(place.parent),
+            place.name,
+            place.path,
+            place.node.stat() if place.node is not None else None,
+            must_be_directory=place.must_be_directory,
+        )
+        try:
+            self.check()
+        except CallGone:
+            found.close()
+            raise
+        return found
+
+
+def _fail(number: int) -> NoReturn:
+    raise OSError(number, os.strerror(number))

@@ -1,0 +1,314 @@
+"""A handler's verdict, carried out: the supervisor's own deciding, on a listener made of paper."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
+
+from proctor.call.verdict import HandOver, Verdict, Wire
+from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
+from proctor.kernel.errors import AlreadyAnswered, CallOver
+from proctor.kernel.notification import NotificationLike
+from proctor.supervisor.deciding import Performer
+from proctor.supervisor.handlers import Handler, HandlerFunction
+from proctor.supervisor.jobs import Job, Outcome, Served
+from proctor.supervisor.supervisor import Supervisor
+from proctor.testing.process import OpenFile, Process, is_path_descriptor
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.supervisor.ports import Engine
+    from proctor.testing.target import FakeTarget
+
+#: What :meth:`~proctor.testing.FakeTarget.run` takes: a handler, a plain function, or several.
+Handlers = Union[Handler, HandlerFunction, Iterable[Union[Handler, HandlerFunction]]]
+
+
+class FakeListener:
+    """:class:`~proctor.supervisor.ports.ListenerPort` for one call of a fake target.
+
+    :ivar wire: what was sent, once something was: (value, error, flags).
+    :ivar cancelled: the caller was interrupted: the notification is gone.
+    """
+
+    def __init__(self, target: FakeTarget, id: int) -> None:
+        self._target = target
+        self._id = id
+        self.wire: Wire | None = None
+        self.cancelled = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the caller is there and waits."""
+        return not (self.cancelled or self._target.dead) and self.wire is None
+
+    def fileno(self) -> int:
+        """See :class:`~proctor.supervisor.ports.ListenerPort`; there is no descriptor."""
+        return -1
+
+    def recv(self) -> NotificationLike | None:
+        """See :class:`~proctor.supervisor.ports.ListenerPort`; the call was received already."""
+        return None
+
+    def id_valid(self, id: int) -> bool:
+        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
+        return id == self._id and self.waiting
+
+    def send(self, id: int, value: int, error: int, flags: int) -> bool:
+        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
+        if self.wire is not None:
+            raise AlreadyAnswered("this call was answered already")
+        if not self.id_valid(id):
+            return False
+        if flags & SECCOMP_USER_NOTIF_FLAG_CONTINUE and (value or error):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self.wire = (value, error, flags)
+        return True
+
+    def addfd(
+        self,
+        id: int,
+        srcfd: int,
+        *,
+        at: int | None = None,
+        cloexec: bool = False,
+        send: bool = False,
+    ) -> int | None:
+        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
+        if is_path_descriptor(srcfd):
+            raise OSError(errno.EBADF, "a descriptor opened with O_PATH cannot be handed over")
+        if not self.id_valid(id):
+            return None
+        process = self._target.process
+        file = OpenFile(None, os.dup(srcfd))
+        try:
+            number = process.install(file, at)
+        except OSError:
+            file.close()
+            raise
+        if send:
+            self.wire = (number, 0, 0)
+        return number
+
+    def close(self) -> None:
+        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
+
+
+class _NoEngine:
+    """:class:`~proctor.supervisor.ports.Engine` that has nothing to wait for."""
+
+    def add(self, *_: object) -> None: ...
+    def remove(self, *_: object) -> None: ...
+    def run_once(self, timeout: float | None) -> int:
+        return 0
+
+    def run(self, timeout: float | None) -> int:
+        return 0
+
+    def wake(self) -> None: ...
+    def after_fork(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class FakeWorld:
+    """:class:`~proctor.supervisor.ports.World` in one thread: virtual time, work one after another."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._work: deque[Callable[[], None]] = deque()
+        self._coroutines: deque[Callable[[], None]] = deque()
+        #: Whether the call still has no answer.
+        self.needed: Callable[[], bool] = lambda: True
+
+    def clock(self) -> float:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        return self._process.clock
+
+    def engine(self) -> Engine:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        return _NoEngine()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        self._work.append(work)
+
+    def start(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        done: Callable[[Any, BaseException | None], None],
+    ) -> None:
+        """See :class:`~proctor.supervisor.ports.World`."""
+
+        async def watched() -> None:
+            result, error = None, None
+            try:
+                result = await coroutine
+            except BaseException as raised:
+                error = raised
+            done(result, error)
+
+        def run() -> None:
+            loop = self._process.loop()
+            _outside_of_loops(lambda: loop.complete(watched(), self.needed))
+            if loop.stuck:
+                raise TimeoutError(
+                    "the handler waits for something that never comes, and without a deadline its "
+                    "caller would wait with it"
+                )
+
+        self._coroutines.append(run)
+
+    def shutdown(self) -> None:
+        """See :class:`~proctor.supervisor.ports.World`."""
+
+    def run(self) -> None:
+        """Do everything that is to be done."""
+        while self._work or self._coroutines:
+            (self._work or self._coroutines).popleft()()
+
+
+def _outside_of_loops(work: Callable[[], None]) -> None:
+    """Run ``work``, on a thread of its own if an event loop runs on this one (an async test)."""
+    import asyncio
+    import threading
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        work()
+        return
+    problems: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as problem:
+            problems.append(problem)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    thread.join()
+    if problems:
+        raise problems[0]
+
+
+class FakeOutcome(NamedTuple):
+    """What the supervisor would have done, and what the target sees of it."""
+
+    #: What was answered; for a performed call, its outcome.
+    verdict: Verdict
+    #: Label of the handler that decided, or "default", "deadline".
+    decided_by: str
+    #: False if the caller was gone when the answer came.
+    delivered: bool
+    #: Whether the verdict was reached by performing the call.
+    performed: bool
+    #: What a handler (or carrying its verdict out) raised, if that decided; None if all went well.
+    error: BaseException | None
+    #: The call as strace would write it, if ``describe`` was asked for.
+    text: str
+    #: (value, error, flags) as the kernel got them; None if nobody was left to get them.
+    wire: Wire | None
+    #: Virtual seconds from the call's reception to its answer.
+    seconds: float
+    #: Whose call it was.
+    target: FakeTarget
+
+    @property
+    def errno(self) -> int:
+        """The errno that the call failed with; 0 if it did not fail."""
+        return -self.wire[1] if self.wire is not None else 0
+
+    @property
+    def ran(self) -> bool:
+        """Whether the kernel ran the call."""
+        return self.wire is not None and bool(self.wire[2] & SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+
+    @property
+    def value(self) -> int | None:
+        """What the call returned: -1 for a denied one; None if the kernel ran it or the caller was
+        gone."""
+        if self.wire is None or self.ran:
+            return None
+        return -1 if self.wire[1] else self.wire[0]
+
+    @property
+    def reason(self) -> str:
+        """The reason the verdict came with."""
+        return self.verdict.reason
+
+    @property
+    def fd(self) -> int:
+        """The target's number of the descriptor that was handed over.
+
+        :raises AttributeError: none was."""
+        if not isinstance(self.verdict, HandOver) or self.value is None or self.value < 0:
+            raise AttributeError(f"no descriptor was handed over: {self.verdict}")
+        return self.value
+
+    @property
+    def content(self) -> bytes:
+        """What the target can read from the descriptor that was handed over."""
+        return self.target.read(self.fd)
+
+
+def run(
+    target: FakeTarget,
+    handlers: Handlers,
+    call: Call,
+    performer: Performer | Verdict,
+    describe: bool,
+    options: dict[str, Any],
+) -> FakeOutcome:
+    """See :meth:`proctor.testing.FakeTarget.run`."""
+    listener = getattr(call, "_listener", None) if not _over(call) else None
+    if not isinstance(listener, FakeListener):
+        raise CallOver("this call was decided already; make another one with target.call()").about(
+            pid=call.tid, syscall=call.name, notif_id=call.id
+        )
+    chain = tuple(each for each in _handlers(handlers, call.name) if each.wants(call.name))
+    process = target.process
+    world = FakeWorld(process)
+    outcomes: list[Outcome] = []
+    perform = performer if callable(performer) else (lambda _call, _verdict: performer)
+    supervisor = Supervisor(
+        world=world, observer=outcomes.append, performer=perform, describe=describe, **options
+    )
+    served = Served(listener, chain, "", None)
+    served.keep = True
+    world.needed = lambda: not outcomes
+    decider = supervisor._decider
+    process.deciders.append(decider)
+    try:
+        decider.advance(Job(call, chain, served, world.clock()), receiving=True)
+        world.run()
+    finally:
+        process.deciders.remove(decider)
+        supervisor.close()
+    outcome = outcomes[0]
+    return FakeOutcome(
+        outcome.verdict,
+        outcome.decided_by,
+        outcome.delivered,
+        outcome.performed,
+        outcome.error,
+        outcome.text,
+        listener.wire,
+        outcome.answered - outcome.received,
+        target,
+    )
+
+
+def _over(call: Call) -> bool:
+    from proctor.testing.target import FakeCall
+
+    return not isinstance(call, FakeCall)
+
+
+def _handlers(given: Handlers, name: str) -> list[Handler]:
+    if isinstance(given, Handler) or callable(given):
+        given = [given]
+    return [each if isinstance(each, Handler) else Handler((name,), each) for each in given]

@@ -1,0 +1,140 @@
+"""Memory on paper: regions of bytes at addresses, read by the real reader of memory."""
+
+from __future__ import annotations
+
+import errno
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from proctor.call.ports import ValidityPort
+from proctor.kernel.memory import Memory
+
+#: An address where nothing is ever mapped: ``target.call("mkdir", UNMAPPED, 0o755)``.
+UNMAPPED: Final = 0xDEAD000
+
+_PAGE: Final = 4096
+_FIRST: Final = 0x50000000  # also below 2**32, for 32-bit callers
+
+
+class Read(NamedTuple):
+    """One look at the memory: where, and how many bytes were wanted at most."""
+
+    address: int
+    limit: int
+
+
+class FakeMemory:
+    """The memory of a fake target, shared by its threads.
+
+    Every placed value ends where its bytes end: a handler that reads one byte more gets EFAULT.
+
+    :ivar reads: every look that handlers took, in order.
+    :ivar on_read: called with the address after bytes were copied and before the notification is
+        checked: the moment in which a caller dies or another thread changes what was read.
+    """
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._regions: list[bytearray] = []
+        self._next = _FIRST
+        self.reads: list[Read] = []
+        self.on_read: Callable[[int], object] | None = None
+
+    def place(self, data: bytes, at: int | None = None) -> int:
+        """Map ``data`` and return its address; nothing is mapped right before or behind it.
+
+        :param at: address of your choosing; it may touch, but not overlap, what is mapped.
+        :raises ValueError: it overlaps.
+        """
+        if at is None:
+            at = self._next
+            self._next += (len(data) // _PAGE + 2) * _PAGE
+        if not 0 < at <= (1 << 64) - len(data):
+            raise ValueError(f"{at:#x} is no address for {len(data)} bytes")
+        index = bisect_right(self._starts, at)
+        before = index > 0 and self._starts[index - 1] + len(self._regions[index - 1]) > at
+        behind = index < len(self._starts) and self._starts[index] < at + len(data)
+        if before or behind:
+            raise ValueError(f"something is mapped at {at:#x} already")
+        self._starts.insert(index, at)
+        self._regions.insert(index, bytearray(data))
+        return at
+
+    def unmap(self, address: int) -> None:
+        """Forget what was placed at ``address``."""
+        index = self._index(address)
+        del self._starts[index], self._regions[index]
+
+    def write(self, address: int, data: bytes) -> None:
+        """Change mapped bytes, as another thread of the target would.
+
+        :raises ValueError: not all of that is mapped in one piece.
+        """
+        index = self._index(address)
+        offset = address - self._starts[index]
+        if offset + len(data) > len(self._regions[index]):
+            raise ValueError(f"only {len(self._regions[index]) - offset} bytes are mapped there")
+        self._regions[index][offset : offset + len(data)] = data
+
+    def peek(self, address: int, size: int) -> bytes:
+        """Up to ``size`` mapped bytes, without counting as a look of the handler's."""
+        found = bytearray()
+        while len(found) < size:
+            try:
+                index = self._index(address + len(found))
+            except ValueError:
+                break
+            offset = address + len(found) - self._starts[index]
+            found += self._regions[index][offset : offset + size - len(found)]
+        return bytes(found)
+
+    def _index(self, address: int) -> int:
+        index = bisect_right(self._starts, address) - 1
+        if index < 0 or address >= self._starts[index] + len(self._regions[index]):
+            raise ValueError(f"nothing is mapped at {address:#x}")
+        return index
+
+
+class View(Memory):
+    """What one call sees of a :class:`FakeMemory`: everything but the copying is the real
+    :class:`~proctor.kernel.memory.Memory`.
+
+    :param readable: whether the kernel would let the monitor look at all.
+    """
+
+    __slots__ = ("_readable", "_space", "_validity")
+
+    def __init__(
+        self,
+        space: FakeMemory,
+        tid: int,
+        listener: ValidityPort,
+        id: int,
+        readable: Callable[[], bool],
+    ) -> None:
+        super().__init__(tid, listener, id)
+        self._space = space
+        self._validity = listener
+        self._readable = readable
+
+    def _read(self, address: int, limit: int, string: bool) -> bytes:
+        """As ``_core.read`` does it: copy, then check, then judge."""
+        space = self._space
+        space.reads.append(Read(address, limit))
+        data = space.peek(address, limit) if self._readable() else b""
+        if space.on_read is not None:
+            space.on_read(address)
+        if not self._validity.id_valid(self._id):
+            raise self._refusal(errno.ENOENT, address)
+        if not self._readable():
+            raise self._refusal(errno.EPERM, address)
+        if not data and limit:
+            raise self._refusal(errno.EFAULT, address)
+        if not string:
+            return data
+        end = data.find(b"\0")
+        if end < 0:
+            number = errno.ENAMETOOLONG if len(data) == limit else errno.EFAULT
+            raise self._refusal(number, address)
+        return data[:end]
