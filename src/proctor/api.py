@@ -211,6 +211,8 @@ def spawn(
     """
     from proctor.piping import Plumbing
 
+    if isinstance(argv, (str, bytes, os.PathLike)):
+        raise TypeError(f"{argv!r} is one word: a command is a list of them, such as [{argv!r}]")
     handlers = tuple(handlers)
     program = None if filter is None and not handlers else _program(handlers, filter)
 

@@ -7,6 +7,8 @@ import time
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from subprocess import TimeoutExpired
+
     from proctor.api import Process, Stdio
 
 _PIPE, _STDOUT, _DEVNULL = -1, -2, -3
@@ -25,14 +27,16 @@ class Plumbing:
         self._ours: list[int | None] = [None, None, None]
         try:
             for number, what in enumerate((stdin, stdout, stderr)):
-                self.pairs.append((self._one(number, what), number))
+                ours = self._one(number, what)
+                if ours is not None:
+                    self.pairs.append((ours, number))
         except BaseException:
             self.close()
             raise
 
-    def _one(self, number: int, what: Stdio) -> int:
+    def _one(self, number: int, what: Stdio) -> int | None:
         if what is None:
-            return number
+            return number if _is_inherited(number) else None
         if what == _PIPE:
             reader, writer = os.pipe2(os.O_CLOEXEC)
             ours, theirs = (writer, reader) if number == 0 else (reader, writer)
@@ -44,7 +48,7 @@ class Plumbing:
             self._theirs.append(null)
             return null
         if what == _STDOUT and number == 2:
-            return self.pairs[1][0]
+            return next((ours for ours, theirs in self.pairs if theirs == 1), None)
         if isinstance(what, int):
             if what < 0:
                 raise ValueError(f"{what}: not a descriptor, PIPE, STDOUT or DEVNULL")
@@ -73,12 +77,24 @@ class Plumbing:
                 self._ours[number] = None
 
 
+def _is_inherited(number: int) -> bool:
+    """Whether an exec would pass it on.  A closed standard stream stays closed for the target, even
+    where a descriptor of ours, the engine's or a listener, has taken the number since."""
+    import fcntl
+
+    try:
+        return not fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    except OSError:
+        return False
+
+
 def communicate(
     process: Process, data: bytes | None, timeout: float | None
 ) -> tuple[bytes | None, bytes | None]:
     """Write ``data``, read both outputs, wait for the command.
 
-    :raises subprocess.TimeoutExpired: after ``timeout`` seconds; the command runs on.
+    :raises subprocess.TimeoutExpired: after ``timeout`` seconds, with what was read until then; the
+        command runs on.
     """
     import selectors
 
@@ -97,9 +113,10 @@ def communicate(
                 out[pipe] = []
                 selector.register(pipe, selectors.EVENT_READ)
         while selector.get_map():
-            ready = selector.select(_left(process, deadline))
-            if not ready:
-                _left(process, deadline)
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise _expired(process, timeout, out)
+            ready = selector.select(left)
             for key, _ in ready:
                 file: Any = key.fileobj
                 if process.stdin is not None and file is process.stdin:
@@ -117,19 +134,21 @@ def communicate(
                 else:
                     selector.unregister(file)
                     file.close()
-    process.wait(_left(process, deadline))
+    try:
+        process.target.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        raise _expired(process, timeout, out) from None
     return _joined(process.stdout, out), _joined(process.stderr, out)
 
 
-def _left(process: Process, deadline: float | None) -> float | None:
-    if deadline is None:
-        return None
-    left = deadline - time.monotonic()
-    if left <= 0:
-        from subprocess import TimeoutExpired
+def _expired(
+    process: Process, timeout: float | None, out: dict[IO[bytes], list[bytes]]
+) -> TimeoutExpired:
+    from subprocess import TimeoutExpired
 
-        raise TimeoutExpired(process.args, 0.0)
-    return left
+    return TimeoutExpired(
+        process.args, timeout or 0.0, _joined(process.stdout, out), _joined(process.stderr, out)
+    )
 
 
 def _joined(pipe: IO[bytes] | None, out: dict[IO[bytes], list[bytes]]) -> bytes | None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,23 @@ def test_run_is_like_subprocess_run() -> None:
 def test_run_kills_at_its_timeout() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         proctor.run(["sleep", "600"], [refuse], timeout=0.05)
+
+
+def test_a_timeout_tells_its_length_and_what_was_read() -> None:
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        # no race: the pipe says "early" long before the time is over, or it is over without a word
+        proctor.run(["sh", "-c", "echo early; exec sleep 600"], stdout=PIPE, timeout=2)
+    assert caught.value.timeout == 2
+    assert caught.value.output == b"early\n"
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        proctor.run(["sleep", "600"], timeout=0.05)
+    assert (caught.value.timeout, caught.value.output) == (0.05, None)
+
+
+def test_a_command_is_a_list_of_words() -> None:
+    for word in ("ls", b"ls", Path("/bin/ls")):
+        with pytest.raises(TypeError, match="one word"):
+            proctor.run(word)  # type: ignore[arg-type]
 
 
 def test_large_streams_do_not_deadlock() -> None:

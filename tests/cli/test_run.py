@@ -114,8 +114,11 @@ def test_policy_refusal_is_told_on_standard_error(run: Run, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["run"], 2, "what shall run?"),
-        (["run", "--"], 2, "what shall run?"),
+        (["run"], 125, "what shall run?"),
+        (["run", "--"], 125, "what shall run?"),
+        (["run", "--polcy", "x", "--", "true"], 125, "--polcy"),
+        (["run", "--policy"], 125, "expected one argument"),
+        (["doctor", "--polcy"], 2, "--polcy"),
         (["run", "--", "/nonexistent/program"], 127, "No such file"),
         (["run", "--", "no-such-program-anywhere"], 127, "PATH"),
         (["run", "--", "/etc"], 126, "Permission denied"),
@@ -128,7 +131,11 @@ def test_policy_refusal_is_told_on_standard_error(run: Run, tmp_path: Path) -> N
         (["run", "--handlers", "broken.py", "--", "true"], 125, "broken.py"),
         (["run", "--handlers", "empty.py", "--", "true"], 125, "empty.py"),
         (["run", "--log", "/nonexistent/log", "--handlers", "good.py", "--", "true"], 125, "log"),
+        (["run", "--handlers", "condition.py", "--", "true"], 125, "condition.py:2: 'mode'"),
         (["run", "--userns=zero", "--", "true"], 125, "--userns"),
+        (["run", "--userns=²:1", "--", "true"], 125, "--userns"),
+        (["run", "--userns=4294967290:6", "--", "true"], 125, "4294967294"),
+        (["run", "--userns=18446744073709551616:1", "--", "true"], 125, "4294967294"),
         (["nonsense"], 2, "invalid choice"),
         ([], 2, "VERB"),
     ],
@@ -143,6 +150,9 @@ def test_bad_input_is_one_sentence(
     (tmp_path / "broken.py").write_text("def (:\n")
     (tmp_path / "empty.py").write_text("x = 1\n")
     (tmp_path / "good.py").write_text(HANDLER)
+    (tmp_path / "condition.py").write_text(
+        'import proctor\n@proctor.on("mkdir", when=("mode", "==", 0))\ndef f(call): ...\n'
+    )
     done = run(*words)
     assert done.returncode == status, done.stderr
     assert said in done.stderr
@@ -185,3 +195,20 @@ def test_killing_the_monitor_kills_the_command(tmp_path: Path) -> None:
 
         assert select.select([pidfd], [], [], 30)[0], "the command outlived its monitor"
         os.close(pidfd)
+
+
+def test_a_right_that_is_lacking_is_told_although_the_rule_said_perform(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "p.toml").write_text(
+        'version = 1\n[[rule]]\nname = "devices"\ncalls = ["mknod", "mknodat"]\n'
+        'when = { type = "char" }\nperform = true\n'
+    )
+    powerless = ["setpriv", "--bounding-set=-mknod", "mknod"]
+    done = run("run", "--userns", "--policy", "p.toml", "--", *powerless, "null", "c", "1", "3")
+    assert done.returncode == 1
+    assert "deny EPERM: char 1:3" in done.stderr
+    # what the kernel would have said to anybody needs no words of ours
+    done = run("run", "--userns", "--policy", "p.toml", "--", "mknod", "no/where", "c", "1", "3")
+    assert done.returncode == 1
+    assert "proctor" not in done.stderr

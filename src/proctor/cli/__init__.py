@@ -13,6 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     A user's mistake is one sentence on standard error and status 2 (125 for ``run``, so that it
     cannot be taken for the command's own); never a traceback.
     """
+    _occupy_standard_streams()
     from proctor.cli.arguments import parse
     from proctor.kernel.errors import ProctorError
 
@@ -25,8 +26,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(options.trouble)
     except BrokenPipeError:
         # whoever read our output has gone (proctor doctor | head): nothing to report, no traceback
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 0
+    except OSError as problem:
+        # a full disk behind our output, no descriptors left: trouble of the machine, one sentence
+        what = f"{problem.filename}: " if problem.filename else ""
+        print(f"proctor: {what}{problem.strerror or problem}", file=sys.stderr)
+        _give_up_output()
+        return int(options.trouble)
     except KeyboardInterrupt:
         return 130
     return status
+
+
+def _occupy_standard_streams() -> None:
+    """Open the null device where we were started without a standard stream (``>&-``).
+
+    Otherwise the next descriptor of ours would take its place: a listener as somebody's output.  The
+    command does not inherit the placeholder: what was closed for us is closed for it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115
+
+
+def _give_up_output() -> None:
+    """What is left in the buffer goes nowhere, rather than into a complaint at exit."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+    except OSError:
+        return  # no descriptor left for that
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

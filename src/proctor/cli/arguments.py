@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from proctor._version import VERSION
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse; ``verb`` is the function to call, ``trouble`` the exit status for a user's mistake."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="proctor",
         description="Supervise the system calls of a program: see them, answer them, perform them.",
         allow_abbrev=False,
@@ -19,10 +21,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     verbs = parser.add_subparsers(metavar="VERB", required=True, prog="proctor")
     _run(verbs)
     _doctor(verbs)
-    return parser.parse_args(argv)
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        options.parser.error(f"no such option or argument: {unknown[0]}")
+    return options
 
 
-def _run(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints end with the verb's own exit status for trouble."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(self.get_default("trouble") or 2, f"{self.prog}: error: {message}\n")
+
+
+def _run(verbs: argparse._SubParsersAction[_Parser]) -> None:
     run = verbs.add_parser(
         "run",
         help="run a command under supervision",
@@ -64,7 +77,7 @@ def _run(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run.set_defaults(verb=_verb_run, trouble=125, parser=run)
 
 
-def _doctor(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _doctor(verbs: argparse._SubParsersAction[_Parser]) -> None:
     doctor = verbs.add_parser(
         "doctor",
         help="say what this kernel and machine can do",

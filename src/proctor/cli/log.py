@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -48,6 +49,8 @@ class JsonLog:
 
     def __init__(self, path: str) -> None:
         self._file: TextIO
+        self._path = path
+        self._broken = False
         if path == "-":
             self._file = sys.stderr
             return
@@ -58,19 +61,35 @@ class JsonLog:
         self._file = open(fd, "w", encoding="utf-8")  # noqa: SIM115
 
     def __call__(self, outcome: Outcome) -> None:
-        # one write per line, so that lines of several threads do not mix
-        self._file.write(json.dumps(record(outcome), ensure_ascii=True) + "\n")
-        self._file.flush()
+        if self._broken:
+            return
+        try:
+            # one write per line, so that lines of several threads do not mix
+            self._file.write(json.dumps(record(outcome), ensure_ascii=True) + "\n")
+            self._file.flush()
+        except OSError as problem:  # a full disk, most of all: said once, and the command goes on
+            self._broken = True
+            print(
+                f"proctor: --log {self._path}: {problem.strerror}; what comes now is not logged",
+                file=sys.stderr,
+            )
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not sys.stderr:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError:
+                pass  # what could not be written was told when it happened
 
 
 def tell_refusals(outcome: Outcome) -> None:
-    """One line on standard error for what a rule refused, and why; an observer."""
+    """One line on standard error for what a rule refused, and why; an observer.
+
+    Of what was performed: what failed for want of a right, which may be the monitor's own want."""
     verdict = outcome.verdict
-    if isinstance(verdict, Deny) and verdict.reason and not outcome.performed:
+    if not isinstance(verdict, Deny) or not verdict.reason:
+        return
+    if not outcome.performed or verdict.errno in (errno.EPERM, errno.EACCES):
         sys.stderr.write(f"proctor: {outcome.text}: {verdict}: {verdict.reason}\n")
         sys.stderr.flush()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proctor.supervisor.jobs import Outcome
 
 _NOT_FOUND, _NOT_RUNNABLE = 127, 126
+_ID_COUNT = (1 << 32) - 1  # the last of 32 bits means "no id": user_namespaces(7)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -100,10 +101,13 @@ def _id_range(text: bool | str) -> bool | list[tuple[int, int, int]]:
     if text is True:
         return True
     first, colon, count = str(text).partition(":")
-    if not (first.isdigit() and count.isdigit() and colon and int(count) > 0):
+    whole = all(part.isascii() and part.isdigit() for part in (first, count))
+    if not (whole and colon and int(count) > 0):
         raise PolicyError(
             f"--userns={text}: give the first id of the host and how many, as in --userns=100000:65536"
         )
+    if int(first) + int(count) > _ID_COUNT:
+        raise PolicyError(f"--userns={text}: user and group ids end at {_ID_COUNT - 1}")
     if os.geteuid() != 0:
         raise PolicyError(
             f"--userns={text}: mapping ids other than your own takes root; --userns alone maps you"

@@ -1,0 +1,98 @@
+"""Standard streams that are closed, full or the null device, and descriptors that run out."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import COMMAND
+
+#: With it there are a listener and an engine, whose descriptors could end up elsewhere.
+HANDLER = """
+import proctor
+
+@proctor.on("getcwd")
+def answer(call):
+    return proctor.let_run()
+"""
+
+WITHOUT = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-", "all": "<&- >&- 2>&-"}
+
+
+def shell(line: str, place: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell in which ``"$@"`` is the command proctor."""
+    (place / "h.py").write_text(HANDLER)
+    return subprocess.run(
+        ["sh", "-c", line, "sh", *COMMAND],
+        capture_output=True, text=True, timeout=60, check=False, cwd=place, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("closed", WITHOUT)
+@pytest.mark.parametrize("options", ["", "--handlers h.py"])
+def test_closed_streams_are_closed_for_the_command(
+    tmp_path: Path, closed: str, options: str
+) -> None:
+    """No descriptor of ours, least of all a listener, becomes the command's standard stream."""
+    done = shell(
+        f'"$@" run {options} -- sh -c '
+        f"'for n in 0 1 2; do [ -e /proc/$$/fd/$n ] && echo $n; done >seen; exit 0' {WITHOUT[closed]}",
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    # sh itself has 1 open while it writes "seen"
+    expected = {
+        "stdin": ["1", "2"], "stdout": ["0", "1", "2"], "stderr": ["0", "1"], "all": ["1"],
+    }[closed]  # fmt: skip
+    assert (tmp_path / "seen").read_text().split() == expected
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ('"$@" run -- sh -c "exit 5" >&-', 5),
+        ('"$@" run -- sh -c "exit 5" 2>&-', 5),
+        ('"$@" run --no-such-option -- true 2>&-', 125),
+        ('"$@" run -- /nonexistent/program 2>&-', 127),
+        ('"$@" doctor >/dev/full', 2),
+        ('"$@" doctor --json >/dev/full', 2),
+    ],
+)
+def test_exit_status_without_somewhere_to_write(tmp_path: Path, line: str, status: int) -> None:
+    done = shell(line, tmp_path)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_full_log_is_told_once_and_the_command_goes_on(tmp_path: Path) -> None:
+    done = shell(
+        '"$@" run --handlers h.py --log /dev/full -- sh -c "/bin/pwd; /bin/pwd; exit 4"', tmp_path
+    )
+    assert done.returncode == 4
+    assert done.stdout == f"{tmp_path}\n" * 2
+    assert done.stderr.splitlines() == [
+        "proctor: --log /dev/full: No space left on device; what comes now is not logged"
+    ]
+
+
+@pytest.mark.parametrize("most", range(5, 24, 2))
+def test_too_few_descriptors_are_one_sentence(tmp_path: Path, most: int) -> None:
+    (tmp_path / "h.py").write_text(HANDLER)
+    done = subprocess.run(
+        [*COMMAND, "run", "--handlers", "h.py", "--", "true"],
+        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (most, most)),
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    if done.returncode:
+        assert (done.returncode, len(done.stderr.splitlines())) == (125, 1)
+        assert os.strerror(24) in done.stderr
+    else:
+        assert done.stderr == ""
