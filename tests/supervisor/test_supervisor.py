@@ -102,6 +102,28 @@ def test_c127_handler_exception_gives_the_configured_verdict(
     assert "a bug in the handler" in caplog.text
 
 
+def test_memory_that_cannot_be_read_is_one_line_in_the_log(
+    start: Callable[..., proctor.Process], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bad pointer is the target's doing, not a mistake of the handler's."""
+
+    def read(call: proctor.Call) -> proctor.Verdict:
+        return proctor.answer(len(call.path))
+
+    process = start("call", "84", "8", handlers=[proctor.Handler(("rmdir",), read)])
+    assert lines(process) == [f"84 = -{errno.EPERM}"]
+    (record,) = caplog.records
+    assert "rmdir" in record.getMessage()
+    assert "deny EPERM" in record.getMessage()
+    assert not record.exc_info or record.exc_info == (None, None, None)
+
+
+@pytest.mark.parametrize("when", [("mode", "==", 0), ["mode"], [None]])
+def test_what_is_no_condition_is_refused(when: Any) -> None:
+    with pytest.raises(proctor.FilterError, match="is no condition"):
+        proctor.on("mkdir", when=when)(lambda call: None)
+
+
 @pytest.mark.parametrize("nonsense", [0, "deny", object(), proctor.deny])
 def test_nonsense_is_refused_and_answered(
     start: Callable[..., proctor.Process], nonsense: object, caplog: pytest.LogCaptureFixture

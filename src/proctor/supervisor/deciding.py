@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
-from proctor.kernel.errors import CallGone, RacyVerdict
+from proctor.kernel.errors import CallGone, MemoryUnreadable, RacyVerdict
 from proctor.supervisor.carry import carry_out, check
 from proctor.supervisor.jobs import Job, Outcome, Served
 
@@ -191,6 +191,10 @@ class Decider:
         except RacyVerdict as racy:
             job.error, checked = racy, self._rules.on_error
             log(str(racy), trace=False)
+        except MemoryUnreadable as unreadable:
+            # the target's doing, as often as it likes: a line, not a page
+            job.error, checked = unreadable, self._rules.on_error
+            log(f"{who}: {unreadable}; answered: {checked}", trace=False)
         except BaseException as raised:
             job.error, checked = raised, self._rules.on_error
             log(f"{who} failed on {job.call!r}; answered: {self._rules.on_error}")

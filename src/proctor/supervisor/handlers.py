@@ -60,6 +60,11 @@ class Handler:
         self._calls = frozenset(name for name, _ in expand(self.names))
         self.function = function
         self.conditions: tuple[Condition, ...] = tuple(conditions)
+        for condition in self.conditions:
+            if not hasattr(condition, "holds"):
+                raise FilterError(
+                    f'{condition!r} is no condition: when=proctor.Condition("mode", "==", 0)'
+                )
         self.is_async = bool(_code_flags(function) & _CO_COROUTINE)
         self.quick = quick and not self.is_async
         if deadline is not None and not deadline > 0:
