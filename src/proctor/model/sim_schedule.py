@@ -1,7 +1,7 @@
 """Virtual time and the seeded scheduler: which of all the things that could happen now does.
 
 The receiving side of the supervisor has the main stack: it *is* the running program, and whenever
-it passes a port (:mod:`proctor.model.world`) others may have their turn, on top of its stack, as
+it passes a port (:mod:`proctor.model.sim_world`) others may have their turn, on top of its stack, as
 other processors would in the middle of it.  The others are:
 
 * tasks of the modelled machine that were woken (:attr:`Kernel.runnable`), in any order;
@@ -155,6 +155,10 @@ class Schedule:
         self.fibers_idle: list[Fiber] = []
         self._fibers = 0
         self.depth = 0
+        #: Work is what runs, at once and where it was started.
+        self.working = False
+        #: A coroutine is what runs.
+        self.stepping = False
         #: A task died, perhaps: called with each that was run.
         self.ran: Callable[[Task], None] = _nothing
         #: Told what happened: (kind, worker number).
@@ -285,11 +289,13 @@ class Schedule:
     def do(self, work: Callable[[], None]) -> None:
         """Run work here and now."""
         self.depth += 1
+        before, self.working = self.working, True
         self.note("begin", 0)
         try:
             work()
         except BaseException as problem:
             self.broken(f"work raised {problem!r}: nobody would have noticed")
+        self.working = before
         self.depth -= 1
 
     def _step(self, loop: _Loop, error: BaseException | None) -> None:
@@ -297,6 +303,7 @@ class Schedule:
         if loop not in self._loops:
             return
         self.note("step", 0)
+        before, self.stepping = self.stepping, True
         result: Any = None
         try:
             if error is None:
@@ -311,6 +318,8 @@ class Schedule:
             if seconds != math.inf:
                 self.later(seconds, lambda: self._ready.append(loop))
             return
+        finally:
+            self.stepping = before
         self._loops.discard(loop)
         loop.done(result, error)
 
