@@ -33,7 +33,7 @@ from proctor.model.linux import SIGKILL
 from proctor.model.listener import Notifications
 from proctor.model.notify import Knotif
 from proctor.model.schedule import Schedule
-from proctor.model.sim_world import Monitor, SimulatedListener, SimulatedWorld
+from proctor.model.world import Monitor, SimulatedListener, SimulatedWorld
 
 if TYPE_CHECKING:
     from proctor.supervisor.supervisor import Supervisor
