@@ -33,7 +33,7 @@ from proctor.supervisor.handlers import Handler
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Wire
-    from proctor.model.sim_world import SimWorld
+    from proctor.model.world import SimWorld
 
 _RUN: Final[Wire] = (0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
 _ERROR: Final[Wire] = (0, -ON_ERROR, 0)

@@ -1,7 +1,7 @@
 """Virtual time and the seeded scheduler: which of all the things that could happen now does.
 
 The receiving side of the supervisor has the main stack: it *is* the running program, and whenever
-it passes a port (:mod:`proctor.model.sim_world`) others may have their turn, on top of its stack, as
+it passes a port (:mod:`proctor.model.world`) others may have their turn, on top of its stack, as
 other processors would in the middle of it.  The others are:
 
 * tasks of the modelled machine that were woken (:attr:`Kernel.runnable`), in any order;

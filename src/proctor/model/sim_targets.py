@@ -28,7 +28,7 @@ from proctor.model.sim_ledger import Asked
 from proctor.model.tasks import IGNORE, RUNNING, Disposition, Task
 
 if TYPE_CHECKING:
-    from proctor.model.sim_world import SimListener, SimWorld
+    from proctor.model.world import SimListener, SimWorld
 
 _MOST_CALLERS: Final = 8
 _NOTIFY: Final = abi.SECCOMP_RET_USER_NOTIF

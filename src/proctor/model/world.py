@@ -1,1 +1,443 @@
-"""The simulated world (another engineer, SIM, is writing this file and simulate.py right now)."""
+"""The model as the supervisor's world: clock, poller, listeners, workers, an event loop.
+
+:class:`SimWorld` is a :class:`proctor.supervisor.ports.World` and :class:`SimListener` a
+:class:`~proctor.supervisor.ports.ListenerPort`, over :mod:`proctor.model`; the engine is the one in
+plain Python over a :class:`SimPoller`.  The supervisor on it is the real one, unchanged.
+
+Each listener's method goes through the descriptor table of the modelled monitor, as an ioctl would:
+a number that was closed and used again leads to somebody else's listener here too.
+
+Seams for what is to come: the agent's *keeper* is one more process of the modelled machine that
+holds copies of the listeners (``files.receive``) and hands them to the next monitor; its *journal*
+is what :class:`~proctor.model.sim_ledger.Ledger` knows as ``open``, seen from that process; a
+*take-over* is :attr:`SimWorld.monitor` killed with its listeners kept, and a second SimWorld on the
+same :class:`~proctor.model.kernel.Kernel` and schedule.  :mod:`proctor.model.simulate` is where an
+episode decides that it happens.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from proctor.call import verdict as verdicts
+from proctor.kernel import abi
+from proctor.kernel.errors import AlreadyAnswered, TargetFdLimit, Unsupported
+from proctor.kernel.notification import Notification
+from proctor.model import life, listener
+from proctor.model.files import File
+from proctor.model.ioctl import ioctl
+from proctor.model.kernel import Kernel
+from proctor.model.linux import (
+    BLOCKED,
+    EBADF,
+    EINPROGRESS,
+    EINVAL,
+    EMFILE,
+    ENOENT,
+    ESRCH,
+    NR,
+    O_CLOEXEC,
+    POLLIN,
+)
+from proctor.model.listener import Notifications
+from proctor.model.poll import Epoll, revents
+from proctor.model.sim_ledger import SOME, Fairness, Ledger, Received, Violation
+from proctor.model.sim_schedule import Cancelled, Schedule
+from proctor.model.tasks import Task
+from proctor.supervisor.pyengine import PyEngine
+
+if TYPE_CHECKING:
+    from proctor.supervisor.ports import Engine
+
+#: Descriptors of the modelled monitor have these numbers for code outside the model, so that none
+#: of them is ever one of the machine's that runs it.
+FIRST_FD: Final = 1 << 28
+#: Listeners a round takes up at once, as in the poller of the real world.
+AT_ONCE: Final = 64
+#: Rounds between two looks at whether all is fair and nobody waits too long.
+_LOOK: Final = 32
+_LIMIT: Final = 1 << 20
+
+
+class Stuck(Exception):
+    """Everybody waits, and nothing is ever going to happen."""
+
+
+class SimWorld:
+    """See :class:`proctor.supervisor.ports.World`.
+
+    :param laziness: how likely something else happens before the supervisor looks again.
+    :param apart: the monitor lives in a pid namespace from which callers have no number.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        ledger: Ledger,
+        random: Random,
+        *,
+        workers: int,
+        fiber_share: float,
+        preempt: float,
+        laziness: float,
+        apart: bool,
+    ) -> None:
+        self.kernel = kernel
+        self.ledger = ledger
+        self._random = random
+        self._laziness = laziness
+        self.monitor = _monitor(kernel, apart)
+        self.schedule = Schedule(
+            random, kernel, ledger.broken, self._thread,
+            workers=workers, fiber_share=fiber_share, preempt=preempt,
+        )  # fmt: skip
+        self.schedule.note = self._worked
+        self.fairness = Fairness(ledger)
+        #: The listeners that the monitor has open.
+        self.ports: list[SimListener] = []
+        self.over = False
+        #: Called now and then, to look around.
+        self.look: Callable[[], None] = ledger.overdue
+        #: When true, a wait ends although nothing came.
+        self.leave: Callable[[], bool] = bool
+
+    # What the supervisor sees ---------------------------------------------------------------------
+    def clock(self) -> float:
+        """Virtual seconds."""
+        return self.schedule.now
+
+    def engine(self) -> Engine:
+        """The engine in plain Python."""
+        return PyEngine(SimPoller(self))
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        if self.over:
+            self.schedule.do(work)
+        else:
+            self.ledger.counts["submit"] += 1
+            self.schedule.work.append(work)
+
+    def start(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        done: Callable[[Any, BaseException | None], None],
+    ) -> None:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        if self.over:
+            coroutine.close()
+            done(None, Cancelled())
+        else:
+            self.schedule.start(coroutine, done)
+
+    def shutdown(self) -> None:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        self.over = True
+        while self.schedule.work:
+            self.schedule.do(self.schedule.work.pop())
+        self.schedule.cancel_all()
+
+    # What the rest of the simulation uses ---------------------------------------------------------
+    def who(self) -> str:
+        """Which lifeline is running."""
+        schedule = self.schedule
+        if schedule.fiber is not None:
+            return f"worker {schedule.fiber.number}"
+        if schedule.stepping:
+            return "event loop"
+        return "workers" if schedule.working else "supervisor"
+
+    def tick(self) -> None:
+        """The ledger's clock follows ours."""
+        self.ledger.now = self.schedule.now
+
+    def port(self, file: File, name: str) -> SimListener:
+        """The monitor gets a copy of a listener (SCM_RIGHTS, pidfd_getfd)."""
+        port = SimListener(self, self.monitor.files.receive(file, _LIMIT, True), name)
+        self.ports.append(port)
+        return port
+
+    def open(self, label: str, flags: int = 0, given: bool = True) -> int:
+        """A new open file of the monitor: its number, for handlers.
+
+        :param given: it will be given away with a hand-over.
+        """
+        fd = self.monitor.files.receive(File(label, flags), _LIMIT, True)
+        if given:
+            self.ledger.given.add(fd)
+        return fd + FIRST_FD
+
+    def close(self, fd: int) -> None:
+        """close(2), for code outside the model; numbers below the model's are the machine's own."""
+        if fd < FIRST_FD:
+            os.close(fd)
+            return
+        self.ledger.close_given(fd - FIRST_FD)
+        if self.monitor.files.close(fd - FIRST_FD):
+            raise OSError(EBADF, f"{fd} is not open")
+
+    @contextmanager
+    def descriptors(self) -> Iterator[None]:
+        """Verdicts close the model's descriptors while this lasts."""
+        before = verdicts.os
+        verdicts.os = self  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            verdicts.os = before
+
+    def task(self) -> Task:
+        """The thread of the monitor that is running."""
+        fiber = self.schedule.fiber
+        return self.monitor if fiber is None else fiber.task
+
+    def chance(self) -> bool:
+        """Whether something else happens first."""
+        return self._random.random() < self._laziness
+
+    def _thread(self) -> Task:
+        made = life.thread(self.kernel, self.monitor)
+        assert isinstance(made, Task)
+        return made
+
+    def _worked(self, kind: str, worker: int) -> None:
+        self.tick()
+        self.ledger.note(kind, f"worker {worker}" if worker else self.who())
+
+
+def _monitor(kernel: Kernel, apart: bool) -> Task:
+    parent = kernel.init
+    if apart:
+        parent = kernel.spawn()
+        life.unshare_pids(parent)
+    made = life.fork(kernel, parent)
+    assert isinstance(made, Task)
+    made.process.nofile = _LIMIT
+    return made
+
+
+class SimPoller:
+    """:class:`proctor.supervisor.pyengine.Poller` over the model's epoll.
+
+    Waiting is where the world turns.
+    """
+
+    def __init__(self, world: SimWorld) -> None:
+        self._world = world
+        self._epoll = Epoll(world.kernel)
+        self._woken = False
+
+    def register(self, fd: int) -> None:
+        """See :class:`~proctor.supervisor.pyengine.Poller`."""
+        file = self._world.monitor.files.get(fd)
+        if file is None or self._epoll.add(file, fd, POLLIN):
+            raise OSError(EBADF, f"{fd} cannot be watched")
+
+    def unregister(self, fd: int) -> None:
+        """See :class:`~proctor.supervisor.pyengine.Poller`."""
+        file = self._world.monitor.files.get(fd)
+        if file is not None:
+            self._epoll.delete(file, fd)
+
+    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        """See :class:`~proctor.supervisor.pyengine.Poller`."""
+        world, epoll = self._world, self._epoll
+        schedule, ledger = world.schedule, world.ledger
+        world.fairness.round += 1
+        if world.fairness.round % _LOOK == 0:
+            world.tick()
+            world.fairness.look([port for port in world.ports if port.served], AT_ONCE)
+            world.look()
+        until = math.inf if timeout is None else schedule.now + timeout
+        while True:
+            if ledger.violation is not None:
+                raise Violation(ledger.violation)
+            if (epoll.ready or self._woken) and not (world.chance() and schedule.one()):
+                found = epoll.collect(AT_ONCE)
+                if found or self._woken:
+                    self._woken = False
+                    return found
+            if schedule.now >= until or world.leave():
+                return []
+            if schedule.one():
+                continue
+            if not schedule.advance(until) and until == math.inf:
+                if self._woken or epoll.ready:
+                    continue
+                raise Stuck
+            world.tick()
+
+    def ready(self, fd: int) -> bool:
+        """See :class:`~proctor.supervisor.pyengine.Poller`."""
+        self._world.schedule.others()
+        return bool(revents(self._world.monitor, fd, POLLIN) & POLLIN)
+
+    def wake(self) -> None:
+        """See :class:`~proctor.supervisor.pyengine.Poller`."""
+        self._woken = True
+
+    def close(self) -> None:
+        """See :class:`~proctor.supervisor.pyengine.Poller`."""
+        self._epoll.release()
+
+
+class SimListener:
+    """:class:`proctor.supervisor.ports.ListenerPort` over a listener of the model."""
+
+    __slots__ = ("_got", "_world", "closed", "dropped", "name", "number", "served")
+
+    def __init__(self, world: SimWorld, number: int, name: str) -> None:
+        self._world = world
+        self.number = number
+        self.name = name
+        self.closed = False
+        #: Given to the supervisor, and not back.
+        self.served = False
+        #: Was given back by it.
+        self.dropped = False
+        self._got: Notification | None = None
+
+    @property
+    def inside(self) -> Notifications | None:
+        """What the number leads to in the monitor's table; None for no listener."""
+        file = self._world.monitor.files.slots.get(self.number)
+        inside = file.inside if file is not None else None
+        return inside if isinstance(inside, Notifications) else None
+
+    def fileno(self) -> int:
+        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
+        if self.closed:
+            raise ValueError("this listener is closed")
+        return self.number
+
+    def _pass(self) -> Notifications:
+        """A port is passed: others may have their turn, then the kernel looks at the number."""
+        world = self._world
+        world.schedule.others()
+        world.ledger.now = world.schedule.now
+        if self.closed:
+            raise ValueError("this listener is closed")
+        inside = self.inside
+        if inside is None:
+            raise OSError(EBADF, "this listener's number leads nowhere")
+        return inside
+
+    def recv(self) -> Notification | None:
+        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
+        notif = self._pass()
+        world = self._world
+        world.fairness.served(self)
+        value = listener.recv(world.kernel, world.task(), notif, self._write)
+        if value == -ENOENT:
+            world.ledger.note("receive nothing", world.who(), 0, self.name)
+            return None
+        got = self._got
+        if value or got is None:
+            world.ledger.broken(f"RECV on {self.name} gave {value}: the supervisor hangs in it")
+            raise Violation(self.name)
+        asked = world.ledger.asked[got.args[0]]
+        knotif = notif.notifications[got.id]
+        world.ledger.receive(
+            Received(got.id, got.pid, asked, self, knotif, world.schedule.now), world.who()
+        )
+        return got
+
+    def _write(self, got: Notification) -> bool:
+        self._got = got
+        return True
+
+    def send(self, id: int, value: int, error: int, flags: int) -> bool:
+        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
+        notif = self._pass()
+        world = self._world
+        received = world.ledger.answering(self, id)
+        code = listener.send(world.kernel, notif, id, value, error, flags)
+        if code not in (0, -ENOENT):
+            if code == -EINPROGRESS:
+                raise AlreadyAnswered("this call was answered already, or never received")
+            raise OSError(-code, "the answer was refused")
+        if received is not None:
+            world.ledger.settle(received, (value, error, flags), code == 0, world.who())
+        return code == 0
+
+    def id_valid(self, id: int) -> bool:
+        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
+        return listener.id_valid(self._pass(), id) == 0
+
+    def addfd(
+        self,
+        id: int,
+        srcfd: int,
+        *,
+        at: int | None = None,
+        cloexec: bool = False,
+        send: bool = False,
+    ) -> int | None:
+        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
+        self._pass()
+        world = self._world
+        kernel, ledger, task = world.kernel, world.ledger, world.task()
+        received = ledger.answering(self, id)
+        flags = (abi.SECCOMP_ADDFD_FLAG_SETFD if at is not None else 0) | (
+            abi.SECCOMP_ADDFD_FLAG_SEND if send else 0
+        )
+        raw = abi.SECCOMP_NOTIF_ADDFD.pack(
+            id, flags, (srcfd - FIRST_FD) & 0xFFFFFFFF, at or 0, O_CLOEXEC if cloexec else 0
+        )
+        if send and received is not None:
+            received.asked.answer = SOME  # the caller may have returned before we know
+        value = kernel.enter(
+            task,
+            NR["ioctl"],
+            perform=lambda: ioctl(kernel, task, self.number, abi.SECCOMP_IOCTL_NOTIF_ADDFD, raw),
+        )
+        if value == BLOCKED:
+            world.schedule.until(lambda: task.result is not None)
+            value = task.result if task.result is not None else -EBADF
+        world.tick()
+        if value < 0 and received is not None and received.asked.answer == SOME:
+            received.asked.answer = None
+        if value in (-ENOENT, -ESRCH):
+            if received is not None:
+                ledger.settle(received, None, False, world.who())
+            return None
+        if value < 0:
+            raise self._refused(value, srcfd, at, send)
+        if send and received is not None:
+            ledger.settle(received, value, True, world.who())
+        ledger.counts["descriptor"] += 1
+        return value
+
+    def _refused(self, value: int, srcfd: int, at: int | None, send: bool) -> Exception:
+        """The errors of ADDFD told apart, as :mod:`proctor.kernel.listener` does."""
+        if value == -EMFILE:
+            return TargetFdLimit(EMFILE, "the target is at its limit of open files")
+        if value == -EBADF and at is not None:
+            if self._world.monitor.files.get(srcfd - FIRST_FD, path_too=True) is not None:
+                return TargetFdLimit(EBADF, f"number {at} is beyond the target's limit")
+        elif value == -EINPROGRESS:
+            return AlreadyAnswered("this call was answered already")
+        elif value == -EINVAL and send:
+            return Unsupported("SECCOMP_ADDFD_FLAG_SEND", "5.14", "two steps")
+        return OSError(-value, "the descriptor was refused")
+
+    def close(self) -> None:
+        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
+        if self.closed:
+            return
+        world = self._world
+        world.schedule.others()
+        if self.closed:
+            return
+        world.tick()
+        self.closed = True
+        self.served = False
+        world.ledger.note("close", world.who(), 0, self.name)
+        world.ports.remove(self)
+        if world.monitor.files.close(self.number):
+            world.ledger.broken(f"{self.name}: its number was closed by somebody else")

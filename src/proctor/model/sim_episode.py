@@ -1,0 +1,296 @@
+"""One simulated machine from its start to its end: an *episode*.
+
+A kernel, containers, a supervisor with handlers of every temper, and an end.  Whatever happens
+follows from the seed and the episode's number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Final, NamedTuple
+
+from proctor.call.verdict import deny, let_run
+from proctor.model import signals
+from proctor.model.kernel import Kernel
+from proctor.model.linux import SIGCONT
+from proctor.model.sim_handlers import DEADLINES, Handlers
+from proctor.model.sim_ledger import (
+    AT_CLOSE,
+    KEPT,
+    ON_DEADLINE,
+    ON_ERROR,
+    PATIENCE,
+    Event,
+    Ledger,
+    Violation,
+)
+from proctor.model.sim_targets import Container, Town
+from proctor.model.world import SimWorld, Stuck
+from proctor.supervisor.jobs import Outcome
+from proctor.supervisor.supervisor import Supervisor
+
+#: Kernels on which a supervisor can hand descriptors over and learn of a listener's end.
+_PROFILES: Final = ("6.18", "6.18", "6.18", "6.18", "6.11", "6.6", "6.1", "5.19", "5.14", "5.9")
+
+
+class Settings(NamedTuple):
+    """What kind of machine an episode has."""
+
+    profile: str
+    fixed: bool
+    """Whether an interrupted ADDFD leaves the call answerable."""
+    calls: int
+    containers: int
+    think: float
+    """Seconds between the calls of a caller, on average."""
+    trouble: float
+    """How likely each call brings a signal."""
+    weather: float
+    """Seconds between one container's fate and the next one's, on average."""
+    workers: int
+    fiber_share: float
+    preempt: float
+    laziness: float
+    deadline: float | None
+    observed: bool
+    apart: bool
+    as_thread: bool
+    """Driven as the supervisor's own thread drives it, not by ``step``."""
+    abrupt: bool
+    """Closed in the middle of everything."""
+
+
+def draw_settings(random: Random) -> Settings:
+    """What the seed wants."""
+    containers = random.choice((2, 8, 25, 60, 200))
+    return Settings(
+        profile=random.choice(_PROFILES),
+        fixed=random.random() < 0.5,
+        calls=random.choice((300, 1500, 4000)) if containers < 200 else 6000,
+        containers=containers,
+        think=random.choice((0.001, 0.02, 0.3)),
+        trouble=random.choice((0.0, 0.05, 0.05, 0.3)),
+        weather=random.choice((0.02, 0.1, 1.0)),
+        workers=random.choice((2, 4, 16, 16)),
+        fiber_share=random.choice((0.0, 0.05, 0.05, 0.1, 0.3)),
+        preempt=random.choice((0.0, 0.02, 0.1, 0.3)),
+        laziness=random.choice((0.1, 0.5, 0.9, 0.97)),
+        deadline=random.choice((None, None, 0.3, 3.0)),
+        observed=random.random() < 0.5,
+        apart=random.random() < 0.1,
+        as_thread=random.random() < 0.4,
+        abrupt=random.random() < 0.4,
+    )
+
+
+class Episode:
+    """See the module.
+
+    :param make: makes the supervisor; tests put faulty ones here.
+    """
+
+    def __init__(
+        self, seed: int, number: int, make: Callable[..., Supervisor] = Supervisor
+    ) -> None:
+        self.seed = seed
+        self.number = number
+        self.random = random = Random(f"{seed}/{number}")
+        self.settings = settings = draw_settings(random)
+        fixes = ("addfd_send_retries",) if settings.fixed else ()
+        self.kernel = Kernel(settings.profile, add=fixes, seed=random.getrandbits(32))
+        self.ledger = Ledger(settings.deadline, DEADLINES)
+        self.world = SimWorld(
+            self.kernel, self.ledger, random,
+            workers=settings.workers, fiber_share=settings.fiber_share,
+            preempt=settings.preempt, laziness=settings.laziness, apart=settings.apart,
+        )  # fmt: skip
+        self.world.look = self._look
+        self.town = Town(
+            self.world, think=settings.think, deadline=settings.deadline, quota=settings.calls,
+            trouble=settings.trouble,
+        )  # fmt: skip
+        handlers = Handlers(self.world)
+        self.supervisor = make(
+            handlers.all,
+            default=let_run(),
+            on_error=deny(ON_ERROR),
+            deadline=settings.deadline,
+            on_deadline=deny(ON_DEADLINE),
+            close_verdict=deny(AT_CLOSE),
+            performer=handlers.perform,
+            observer=self._observe if settings.observed else None,
+            world=self.world,
+        )
+        self._observed = 0
+        #: The last events before the end began, or before the violation.
+        self.events: list[Event] = []
+
+    @property
+    def violation(self) -> str | None:
+        """Which invariant does not hold; None if all do."""
+        return self.ledger.violation
+
+    def run(self) -> None:
+        """Play it."""
+        with self.world.descriptors(), _Quiet():
+            try:
+                self._play()
+            except Violation:
+                pass
+            except Stuck:
+                waiting = ", ".join(str(serial) for serial in list(self.ledger.asked)[:8])
+                self.ledger.broken(
+                    f"nothing happens any more; calls that wait: {waiting or 'none'}; listeners "
+                    f"that are kept: {self.supervisor.listeners}"
+                )
+            finally:
+                if self.violation is not None or not self.events:
+                    self.events = list(self.ledger.events)
+                self.world.schedule.end()
+
+    def _play(self) -> None:
+        town, ledger = self.town, self.ledger
+        for _ in range(self.settings.containers):
+            self._welcome()
+        self._weather()
+        self._until(lambda: town.made >= town.quota)
+        self.events = list(ledger.events)
+        if not self.settings.abrupt:
+            self._until(lambda: not ledger.asked)
+            for container in list(town.containers):
+                container.kill()
+            self._until(lambda: not self.world.ports)
+        self._close()
+
+    def _until(self, over: Callable[[], bool]) -> None:
+        """Let the supervisor do its rounds."""
+        self.world.leave = over
+        supervisor, random = self.supervisor, self.random
+        while not over():
+            if self.settings.as_thread and supervisor._decider.next_due() is None:
+                supervisor._engine.run(None)  # as Supervisor._loop does
+            else:
+                supervisor.step(None if random.random() < 0.8 else random.random())
+            if self.ledger.violation is not None:
+                raise Violation(self.ledger.violation)
+
+    # Containers -----------------------------------------------------------------------------------
+    def _welcome(self) -> None:
+        container = self.town.start()
+        self.ledger.note("start", "world", 0, container.name)
+        self._add(container)
+
+    def _add(self, container: Container) -> None:
+        port = container.port
+        if port.closed or self.ledger.closing:
+            return
+        port.served = True
+        self.supervisor.add(port, name=container.name, on_end=lambda: self._ended(container))
+        self.ledger.note("add", "world", 0, container.name)
+
+    def _ended(self, container: Container) -> None:
+        container.ended += 1
+        container.port.served = False
+        self.world.tick()
+        self.ledger.note("end", self.world.who(), 0, container.name)
+        if container.ended > 1:
+            self.ledger.broken(f"{container.name} ended twice")
+        if not container.over():
+            self.ledger.broken(f"{container.name} was ended, and somebody lives in it")
+
+    def _weather(self) -> None:
+        """What befalls containers, again and again."""
+        town, random = self.town, self.random
+        if town.made >= town.quota:
+            return
+        self.world.schedule.later(random.random() * 2 * self.settings.weather, self._weather)
+        chance = random.random()
+        if len(town.containers) < self.settings.containers:
+            self._welcome()
+        if chance < 0.25 and town.containers:
+            container = random.choice(town.containers)
+            self.ledger.note("kill", "world", 0, container.name)
+            container.kill()
+        elif chance < 0.45 and town.containers:
+            self._drop(random.choice(town.containers))
+
+    def _drop(self, container: Container) -> None:
+        port = container.port
+        if not port.served:
+            return
+        port.dropped = True
+        try:
+            self.supervisor.drop(port)
+        except ValueError:
+            return  # its end was faster
+        port.served = False
+        self.ledger.note("drop", "world", 0, container.name)
+        again = self.random.random() < 0.7
+        self.world.schedule.later(
+            self.random.random(), lambda: self._add(container) if again else port.close()
+        )
+
+    # Looking --------------------------------------------------------------------------------------
+    def _look(self) -> None:
+        ledger = self.ledger
+        ledger.overdue()
+        for container in self.town.containers.copy():
+            if not container.over():
+                continue
+            if container.unused_since is None:
+                container.unused_since = ledger.now
+            kept = ledger.now - container.unused_since
+            port = container.port
+            if (kept > KEPT and port.served) or (
+                kept > PATIENCE and not port.closed and not port.dropped
+            ):
+                ledger.broken(f"{container.name} is kept for {kept:.3f} s after its end")
+            if port.closed and not container.actors:
+                self.town.containers.remove(container)
+
+    def _observe(self, outcome: Outcome) -> None:
+        self._observed += 1
+        if self._observed % 97 == 0:
+            raise SystemExit("an observer's own mistake")
+
+    # The end --------------------------------------------------------------------------------------
+    def _close(self) -> None:
+        """Close; then everybody must have been answered, and nothing may be left."""
+        world, ledger, kernel = self.world, self.ledger, self.kernel
+        ledger.closing = True
+        ledger.note("closing", "world")
+        left = [port for port in world.ports if port.dropped and not port.served]
+        self.supervisor.close()
+        self.supervisor.close()
+        world.schedule.end()
+        for port in left:
+            port.close()  # those that were given back
+        for task in list(self.town.actors):
+            if not task.process.code:
+                signals.send(kernel, SIGCONT, task, True)
+        kernel.settle()
+        self.town.bury_dead()
+        world.tick()
+        for port in world.ports:
+            ledger.broken(f"{port.name} is open after close()")
+        ledger.nothing_left()
+        if world.schedule.work:
+            ledger.broken("work is left after close()")
+        if self.settings.observed and self._observed != ledger.received:
+            ledger.broken(f"{ledger.received} calls were received, {self._observed} observed")
+        if ledger.violation is not None:
+            raise Violation(ledger.violation)
+
+
+class _Quiet:
+    """Handlers fail on purpose here: what the supervisor says to that is not logged."""
+
+    def __enter__(self) -> None:
+        import logging
+
+        self._logger = logging.getLogger("proctor")
+        self._before, self._logger.disabled = self._logger.disabled, True
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.disabled = self._before
