@@ -40,6 +40,9 @@ class LazyPerformer:
 
 def _tell(trouble: str) -> None:
     """A performer could not do its work; the caller was denied, and somebody should know why."""
-    import logging
+    try:
+        import logging
 
-    logging.getLogger("proctor").warning("%s", trouble)
+        logging.getLogger("proctor").warning("%s", trouble)
+    except Exception:
+        pass  # as in proctor.supervisor.deciding.log: the caller's answer matters more

@@ -147,6 +147,22 @@ def test_log_handler_that_raises(start: Callable[..., proctor.Process]) -> None:
         logging.getLogger("proctor").removeHandler(broken)
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_log_that_cannot_be_loaded(
+    start: Callable[..., proctor.Process], monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    """Out of descriptors, not even a module can be loaded (EMFILE): the caller is answered anyway."""
+
+    def bad(call: proctor.Call) -> proctor.Verdict:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(sys.modules, "logging", None)  # importing it fails
+    process = start(
+        *TWICE, handlers=[handler(bad, quick=quick)], on_error=proctor.deny(errno.EROFS)
+    )
+    assert lines(process) == [DENIED] * 2
+
+
 def test_deadline_is_not_held_up_by_describing(start: Callable[..., proctor.Process]) -> None:
     """Describing looks at memory, which a target can make late: deadlines come through, and
     neither they nor close() look at it."""

@@ -90,6 +90,9 @@ def tell_refusals(outcome: Outcome) -> None:
     verdict = outcome.verdict
     if not isinstance(verdict, Deny) or not verdict.reason:
         return
-    if not outcome.performed or verdict.errno in (errno.EPERM, errno.EACCES):
+    if not outcome.performed or (
+        verdict.errno in (errno.EPERM, errno.EACCES)
+        and not str(verdict.reason).startswith("not performed: ")  # told by the performer
+    ):
         sys.stderr.write(f"proctor: {outcome.text}: {verdict}: {verdict.reason}\n")
         sys.stderr.flush()

@@ -312,9 +312,10 @@ def _text(call: Call, *, read: bool) -> str:
 
 def log(message: str, *, trace: bool = True) -> None:
     """Log to the "proctor" logger; imported late, since nobody should pay for what never happens."""
-    import logging
-
     try:
+        import logging
+
         logging.getLogger("proctor").error("%s", message, exc_info=trace)
     except Exception:
-        pass  # a log handler of somebody's; callers are waiting for us
+        # a log handler of somebody's, or no descriptor left to load a module: callers wait for us
+        pass
