@@ -8,7 +8,9 @@ PYTHON="${PYTHON:-python3}"
     exit 1
 }
 VENV="${VENV:-.venv-demo-$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')}"
-if [ ! -e "$VENV/.installed" ]; then
+# again after a change of the sources: it is a copy of them that is installed
+if [ ! -e "$VENV/.installed" ] ||
+    [ -n "$(find src pyproject.toml setup.py -newer "$VENV/.installed" ! -path '*/__pycache__*' ! -path '*.egg-info*' -type f | head -n 1)" ]; then
     echo "== setting up $VENV"
     "$PYTHON" -m venv "$VENV"
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check .
