@@ -16,6 +16,7 @@ See ``docs/testing.md``.
 
 from __future__ import annotations
 
+from proctor.call.paths import AT_FDCWD
 from proctor.testing.caller import ALL_CAPABILITIES
 from proctor.testing.performer import FakePerformer, Performed
 from proctor.testing.running import FakeOutcome
@@ -25,6 +26,7 @@ from proctor.testing.tree import Node, Tree
 
 __all__ = [
     "ALL_CAPABILITIES",
+    "AT_FDCWD",
     "UNMAPPED",
     "FakeCall",
     "FakeMemory",
