@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from proctor.kernel import _core, abi
+from proctor.kernel import abi, seccomp
 
 PR_SET_NO_NEW_PRIVS = 38
 RET_ALLOW = abi.SOCK_FILTER.pack(6, 0, 0, abi.SECCOMP_RET_ALLOW)
@@ -60,7 +60,7 @@ def calls(request: dict[str, list[list[object]]], code: bytes, out: int) -> None
     if any(call[0] == "int80" for call in request["calls"]):
         ways["int80"] = int80()
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    _core.install(code, 0)
+    seccomp.load(code, 0)
     for how, nr, *args in request["calls"]:
         os.write(out, (json.dumps(ways[str(how)](nr, *args)) + "\n").encode())
 
@@ -70,14 +70,14 @@ def judge(programs: list[str], out: int) -> None:
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     flag = abi.SECCOMP_FILTER_FLAG_NEW_LISTENER
     try:
-        _core.install(RET_ALLOW, flag)
+        seccomp.load(RET_ALLOW, flag)
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
     verdicts = []
     for program in programs:
         try:
-            _core.install(bytes.fromhex(program), flag)
+            seccomp.load(bytes.fromhex(program), flag)
         except OSError as error:
             if error.errno not in (errno.EBUSY, errno.EINVAL):
                 raise

@@ -95,7 +95,7 @@ def monitor(subject: str) -> Callable[..., str]:
 #: What each monitor begins with.
 HELPERS = """\
 import ctypes, errno, os, resource, signal, struct, sys
-from proctor.kernel import _core, abi
+from proctor.kernel import _core, abi, seccomp
 from proctor.kernel.errors import LaunchError, NestedListener
 from proctor.kernel.launch import launch, spawn
 from proctor.kernel.listener import Listener
@@ -115,7 +115,7 @@ def inject(number, action, argument=None, value=0, bits=False):
         code += one(0x15, 0, 3, number) + one(0x20, 0, 0, 16 + 8 * argument)
         code += one(0x45 if bits else 0x15, 0, 1, value)
     code += one(0x06, 0, 0, action) + one(0x06, 0, 0, abi.SECCOMP_RET_ALLOW)
-    _core.install(code, 0)
+    seccomp.load(code, 0)
 
 def become_nobody():
     os.setgroups([])

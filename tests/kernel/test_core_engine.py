@@ -144,8 +144,6 @@ def test_fields_and_routes(engine: Engine, call: Callable[..., Caller]) -> None:
     assert first.args[3:] == (0, 0, (1 << 64) - 1)
     assert first.ip > 4096
     assert by_number == [1, 2]
-    assert str(first.id) in repr(first)
-    assert "nr=4242" in repr(first)
     with pytest.raises(AttributeError):
         first.id = 1  # type: ignore[misc]
     with pytest.raises(TypeError):

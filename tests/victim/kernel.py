@@ -66,7 +66,7 @@ class Kernel(Protocol):
     def recv(self, fd: int) -> NotificationLike: ...
     def send(self, fd: int, id: int, value: int = 0, error: int = 0, flags: int = 0) -> None: ...
     def id_valid(self, fd: int, id: int) -> bool: ...
-    def addfd(  # noqa: PLR0917  (the fields of the structure, in their order)
+    def addfd(
         self, fd: int, id: int, srcfd: int, flags: int = 0, newfd: int = 0, newfd_flags: int = 0
     ) -> int: ...
     def set_flags(self, fd: int, flags: int) -> None: ...
@@ -110,7 +110,7 @@ class Raw:
             return False
         return True
 
-    def addfd(  # noqa: PLR0917  (the fields of the structure, in their order)
+    def addfd(
         self, fd: int, id: int, srcfd: int, flags: int = 0, newfd: int = 0, newfd_flags: int = 0
     ) -> int:
         """ADDFD; a bytearray, so that the number comes back (C116)."""
@@ -153,7 +153,9 @@ class Core:
 
     def install(self, program: bytes, flags: int) -> int:
         """SECCOMP_SET_MODE_FILTER on this very thread: for throw-away processes."""
-        return self.core.install(program, flags)
+        from proctor.kernel import seccomp
+
+        return seccomp.load(program, flags)
 
     def recv(self, fd: int) -> NotificationLike:
         """RECV; blocks, and EINTR is InterruptedError."""
@@ -167,7 +169,7 @@ class Core:
         """ID_VALID; only ENOENT means no."""
         return self.core.id_valid(fd, id)
 
-    def addfd(  # noqa: PLR0917  (the fields of the structure, in their order)
+    def addfd(
         self, fd: int, id: int, srcfd: int, flags: int = 0, newfd: int = 0, newfd_flags: int = 0
     ) -> int:
         """ADDFD, with signals held back."""
@@ -175,7 +177,10 @@ class Core:
 
     def set_flags(self, fd: int, flags: int) -> None:
         """SET_FLAGS, by value."""
-        self.core.set_flags(fd, flags)
+        from proctor.kernel.listener import Listener
+
+        with Listener(os.dup(fd)) as listener:
+            listener.set_flags(flags)
 
     def pidfd_getfd(self, pidfd: int, fd: int) -> int:
         """pidfd_getfd(2)."""

@@ -64,7 +64,6 @@
 #define IOCTL_ID_VALID 0x40082102UL
 #define IOCTL_ID_VALID_FIRST 0x80082102UL /* the wrong direction; the only one before 5.9 */
 #define IOCTL_ADDFD 0x40182103UL
-#define IOCTL_SET_FLAGS 0x40082104UL
 #define KERNEL_SIGSET 8 /* size of the kernel's sigset_t, for raw calls */
 
 struct addfd {
@@ -111,12 +110,6 @@ static PyObject *notification_args(PyObject *self, void *Py_UNUSED(closure)) {
     return Py_BuildValue("(KKKKKK)", a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
-static PyObject *notification_repr(PyObject *self) {
-    const struct seccomp_notif *raw = &((Notification *)self)->raw;
-    return PyUnicode_FromFormat("<Notification id=%llu pid=%u nr=%d arch=0x%x>", raw->id, raw->pid,
-                                raw->data.nr, raw->data.arch);
-}
-
 #define FIELD(name, type, member) {name, type, offsetof(Notification, raw.member), READONLY, NULL}
 static PyMemberDef notification_members[] = {
     FIELD("id", T_ULONGLONG, id),     FIELD("pid", T_UINT, pid),
@@ -124,8 +117,8 @@ static PyMemberDef notification_members[] = {
     FIELD("arch", T_UINT, data.arch), FIELD("ip", T_ULONGLONG, data.instruction_pointer), {0}};
 static PyGetSetDef notification_getset[] = {{.name = "args", .get = notification_args}, {0}};
 static PyType_Slot notification_slots[] = {
-    {Py_tp_dealloc, notification_dealloc}, {Py_tp_repr, notification_repr},
-    {Py_tp_members, notification_members}, {Py_tp_getset, notification_getset}, {0, NULL}};
+    {Py_tp_dealloc, notification_dealloc}, {Py_tp_members, notification_members},
+    {Py_tp_getset, notification_getset}, {0, NULL}};
 static PyType_Spec notification_spec = {
     "proctor.kernel._core.Notification", sizeof(Notification), 0,
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
@@ -146,18 +139,6 @@ static PyObject *core_seccomp(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *result = outcome(syscall(SYS_seccomp, operation, flags, buffer.buf));
     PyBuffer_Release(&buffer);
     return result;
-}
-
-static PyObject *core_install(PyObject *Py_UNUSED(module), PyObject *args) {
-    struct sock_fprog program;
-    Py_ssize_t size;
-    unsigned int flags;
-    if (!PyArg_ParseTuple(args, "y#I", &program.filter, &size, &flags))
-        return NULL;
-    if (size % 8 != 0 || size / 8 > UINT16_MAX)
-        return raise_errno(EINVAL); /* as the kernel says to a length that it does not like */
-    program.len = (unsigned short)(size / 8);
-    return outcome(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program));
 }
 
 static PyObject *core_recv(PyObject *Py_UNUSED(module), PyObject *args) {
@@ -228,14 +209,6 @@ static PyObject *core_addfd(PyObject *Py_UNUSED(module), PyObject *args) {
     pthread_sigmask(SIG_SETMASK, &before, NULL); /* leaves errno alone */
     Py_END_ALLOW_THREADS
     return outcome(result);
-}
-
-static PyObject *core_set_flags(PyObject *Py_UNUSED(module), PyObject *args) {
-    int fd;
-    unsigned long flags; /* the word itself, not its address (G12) */
-    if (!PyArg_ParseTuple(args, "ik", &fd, &flags))
-        return NULL;
-    return ioctl(fd, IOCTL_SET_FLAGS, flags) < 0 ? outcome(-1) : Py_NewRef(Py_None);
 }
 
 static PyObject *core_pidfd_getfd(PyObject *Py_UNUSED(module), PyObject *args) {
@@ -742,6 +715,7 @@ static PyObject *core_serve(PyObject *Py_UNUSED(module), PyObject *args) {
     sigset_t all, before;
     int epoll, event, wait, rounds, total = 0, alone = 0, problem = 0, ready;
     bool leave = false;
+    struct timespec from = {0}, to = {0}; /* how long routing took, looked at when draining */
     PyObject *served, *hung, *held[3] = {NULL, NULL, NULL};
     if (!PyArg_ParseTuple(args, "iiO!O!ii", &epoll, &event, &PyDict_Type, &served, &PyList_Type,
                           &hung, &wait, &rounds))
@@ -749,7 +723,6 @@ static PyObject *core_serve(PyObject *Py_UNUSED(module), PyObject *args) {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     do {
-        struct timespec from, to;
         int count = 0;
         bool drain = alone < 16 || alone % 8 == 0;
         Py_BEGIN_ALLOW_THREADS
@@ -763,7 +736,8 @@ static PyObject *core_serve(PyObject *Py_UNUSED(module), PyObject *args) {
             else if (events[i].events & EPOLLIN)
                 count = receive(events[i].data.fd, batch, count, drain, &problem);
         }
-        clock_gettime(CLOCK_MONOTONIC, &from);
+        if (drain)
+            clock_gettime(CLOCK_MONOTONIC, &from);
         Py_END_ALLOW_THREADS
         for (int i = 0; i < count; i++) {
             if (!route(served, &batch[i]) && held[0] == NULL)
@@ -771,9 +745,10 @@ static PyObject *core_serve(PyObject *Py_UNUSED(module), PyObject *args) {
             else if (PyErr_Occurred() != NULL)
                 PyErr_WriteUnraisable(served);
         }
-        clock_gettime(CLOCK_MONOTONIC, &to);
-        long took = (to.tv_sec - from.tv_sec) * 1000000000 + to.tv_nsec - from.tv_nsec;
-        alone = count == 1 && took < SLOW_NS ? alone + 1 : 0;
+        if (drain)
+            clock_gettime(CLOCK_MONOTONIC, &to);
+        bool slow = (to.tv_sec - from.tv_sec) * 1000000000 + to.tv_nsec - from.tv_nsec > SLOW_NS;
+        alone = count == 1 && !slow ? alone + 1 : 0;
         total += count;
     } while (--rounds != 0 && ready > 0 && !leave && problem == 0 && held[0] == NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -797,12 +772,10 @@ static PyObject *core_serve(PyObject *Py_UNUSED(module), PyObject *args) {
 
 static PyMethodDef core_methods[] = {
     {"seccomp", core_seccomp, METH_VARARGS, NULL},
-    {"install", core_install, METH_VARARGS, NULL},
     {"recv", core_recv, METH_VARARGS, NULL},
     {"send", core_send, METH_VARARGS, NULL},
     {"id_valid", core_id_valid, METH_VARARGS, NULL},
     {"addfd", core_addfd, METH_VARARGS, NULL},
-    {"set_flags", core_set_flags, METH_VARARGS, NULL},
     {"pidfd_getfd", core_pidfd_getfd, METH_VARARGS, NULL},
     {"read", (PyCFunction)(void (*)(void))core_read, METH_FASTCALL, NULL},
     {"launch", core_launch, METH_VARARGS, NULL},

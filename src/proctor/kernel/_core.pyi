@@ -40,13 +40,6 @@ def seccomp(operation: int, flags: int, argument: int | bytes | bytearray | None
     """seccomp(2) as it is.  ``argument``: None is NULL, an int is that address, a buffer is its
     address (a writable one may be filled by the kernel).  Returns the call's value."""
 
-def install(program: bytes, flags: int) -> int:
-    """SECCOMP_SET_MODE_FILTER on the calling thread with ``program`` (packed ``sock_filter``).
-
-    Returns 0, the listener (NEW_LISTENER) or, with TSYNC and no TSYNC_ESRCH, the TID of the
-    thread that could not be synchronised.  Whoever calls this in a supervisor's own process will
-    deadlock on his own calls (G1): tests and targets only."""
-
 # The listener ---------------------------------------------------------------------------------
 def recv(fd: int) -> Notification:
     """SECCOMP_IOCTL_NOTIF_RECV into a zeroed buffer; blocks without the GIL.  Blocking signals in
@@ -62,9 +55,6 @@ def addfd(fd: int, id: int, srcfd: int, flags: int, newfd: int, newfd_flags: int
     """SECCOMP_IOCTL_NOTIF_ADDFD, with every signal blocked in this thread for its duration (C074:
     on kernels without the 2026 fix an interrupted ADDFD|SEND makes the call return 0).
     Returns the number in the target."""
-
-def set_flags(fd: int, flags: int) -> None:
-    """SECCOMP_IOCTL_NOTIF_SET_FLAGS; the word goes by value (G12)."""
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:
     """pidfd_getfd(2) (Linux 5.6).  The result is CLOEXEC."""

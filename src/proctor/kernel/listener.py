@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import array
 import errno
+import fcntl
 import os
 from typing import TYPE_CHECKING
 
@@ -186,9 +187,16 @@ class Listener:
         """Set listener flags: SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP or 0.
 
         :raises Unsupported: on kernels without NOTIF_SET_FLAGS (before Linux 6.6).
+        :raises OSError: EINVAL for any other bit.
         """
+        word = flags & 0xFFFFFFFF
         try:
-            _core.set_flags(self.fileno(), flags)
+            # An int argument goes by value, as this ioctl wants it (G12, C117); fcntl takes signed ones
+            fcntl.ioctl(
+                self.fileno(),
+                abi.SECCOMP_IOCTL_NOTIF_SET_FLAGS,
+                word - (1 << 32) if word >> 31 else word,
+            )
         except OSError as problem:
             if problem.errno == errno.EINVAL and flags in (0, 1):
                 raise Unsupported(

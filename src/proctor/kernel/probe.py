@@ -8,6 +8,7 @@ for the user.  Nothing here changes the calling process: listeners are made in t
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -216,7 +217,11 @@ def _listener() -> Iterator[Support]:
                 since,
                 without,
             )
-        code = _errno_of(lambda: _core.set_flags(fd, abi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP))
+        code = _errno_of(
+            lambda: fcntl.ioctl(
+                fd, abi.SECCOMP_IOCTL_NOTIF_SET_FLAGS, abi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
+            )
+        )
         yield Support(
             "ioctl SET_FLAGS (SYNC_WAKE_UP)", code == 0, _name(code) if code else "", "6.6",
             "wake-ups are not synchronous: a little slower",

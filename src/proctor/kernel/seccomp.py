@@ -7,6 +7,8 @@ monitor's own process makes the monitor wait for its own answers (G1, G2).
 from __future__ import annotations
 
 import errno
+import struct
+from array import array
 from collections.abc import Iterable
 
 from proctor.kernel import _core, abi
@@ -57,7 +59,7 @@ def install(program: bytes, flags: Iterable[str] = ()) -> int:
     if {"TSYNC", "NEW_LISTENER"} <= {*names} and "TSYNC_ESRCH" not in names:
         raise FilterError("TSYNC and NEW_LISTENER go together only with TSYNC_ESRCH (Linux 5.7)")
     try:
-        result = _core.install(program, word)
+        result = load(program, word)
     except OSError as problem:
         raise _install_error(problem, names) from None
     if result > 0 and not word & abi.SECCOMP_FILTER_FLAG_NEW_LISTENER:
@@ -66,6 +68,20 @@ def install(program: bytes, flags: Iterable[str] = ()) -> int:
             errno.ESRCH, f"thread {result} has filters of its own and cannot be synchronised"
         )
     return result
+
+
+def load(program: bytes, flags: int) -> int:
+    """SECCOMP_SET_MODE_FILTER with nothing checked and nothing translated: ``program`` is packed
+    ``sock_filter``, ``flags`` the word; returns what the kernel says.
+
+    :raises OSError: with the kernel's errno.
+    """
+    if len(program) % abi.SOCK_FILTER.size or len(program) // abi.SOCK_FILTER.size > 0xFFFF:
+        raise OSError(errno.EINVAL, "a program is whole instructions, at most 65535 of them")
+    code = array("B", program)
+    # struct sock_fprog: the length and the address; the array outlives the call
+    fprog = struct.pack("@HP", len(program) // abi.SOCK_FILTER.size, code.buffer_info()[0])
+    return _core.seccomp(abi.SECCOMP_SET_MODE_FILTER, flags, fprog)
 
 
 def _install_error(problem: OSError, names: tuple[str, ...]) -> Exception:
