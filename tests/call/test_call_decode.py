@@ -198,7 +198,7 @@ def test_null_and_unmapped_paths() -> None:
     error = refused(errno.EFAULT, lambda: call("open", 0).path)
     assert (error.pid, error.syscall, error.notif_id) == (1234, "open", 7)
     refused(errno.EFAULT, lambda: call("open", 0xDEAD).path)
-    refused(errno.EFAULT, lambda: call("statx", 3, 0, 0x1000).path)
+    assert call("statx", 3, 0, 0x1000).path == b""  # the kernel takes NULL there
     assert call("statx", 3, 0, 0x1000).args.path is None  # may be NULL there
     assert call("mount", 0, NAME, 0, 0, 0, memory=P).source is None
 

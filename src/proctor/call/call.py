@@ -134,7 +134,10 @@ class Call:
 
     @property
     def path(self) -> bytes:
-        """The first path argument, without its NUL.
+        """The first path argument, without its NUL; empty for a NULL that the kernel takes.
+
+        Handlers of a group such as ``%file`` meet calls without one (getcwd): they ask
+        ``getattr(call, "path", None)``.
 
         :raises MemoryUnreadable: EFAULT (also for NULL), ENAMETOOLONG.
         :raises AttributeError: the call has no path argument.
@@ -230,8 +233,8 @@ class Call:
             which = "a second path argument" if index else "a path argument"
             raise AttributeError(f"{self.name} does not have {which}")
         value = self._value(paths[index])
-        if value is None:
-            raise self._about(MemoryUnreadable(errno.EFAULT, f"{paths[index].name} is NULL"))
+        if value is None:  # where the kernel takes NULL: utimensat(fd, NULL) is about fd itself
+            return b""
         assert isinstance(value, bytes)
         return value
 

@@ -171,7 +171,7 @@ def spawn(
 
 def _candidates(file: bytes, environment: Sequence[bytes]) -> list[bytes]:
     """The places to try, as execvp(3) does, on the *target's* PATH."""
-    if b"/" in file:
+    if b"/" in file or not file:  # execvp(3): an empty name is ENOENT
         return [file]
     path = next((item[5:] for item in environment if item.startswith(b"PATH=")), None)
     if path is None:

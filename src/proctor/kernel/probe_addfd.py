@@ -48,7 +48,7 @@ def addfd_send_survives_signals() -> Support:
     from proctor.kernel.probe import Support
 
     if threading.current_thread() is not threading.main_thread():
-        return Support(_NAME, None, "only the main thread can find out", "2026 fixes", _MEANING)
+        return Support(_NAME, None, "only the main thread can find out", "", _MEANING)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
         launch = start(
@@ -62,7 +62,7 @@ def addfd_send_survives_signals() -> Support:
         os.close(reader)
         os.close(writer)
         return Support(
-            _NAME, None, f"{problem.filename}: {problem.strerror}", "2026 fixes", _MEANING
+            _NAME, None, f"{problem.filename}: {problem.strerror}", "", _MEANING
         )
     os.close(writer)
     hits = 0
@@ -81,11 +81,11 @@ def addfd_send_survives_signals() -> Support:
         os.close(launch.pidfd)
     if wrong > 0:
         return Support(
-            _NAME, False, f"{wrong} of {_CALLS} calls got 0 instead", "2026 fixes", _MEANING
+            _NAME, False, f"{wrong} of {_CALLS} calls got 0 instead", "", _MEANING
         )
     if wrong == 0 and hits:
-        return Support(_NAME, True, f"{hits} interrupted and retried", "2026 fixes")
-    return Support(_NAME, None, "no signal hit the window", "2026 fixes", _MEANING)
+        return Support(_NAME, True, f"{hits} interrupted and retried", "")
+    return Support(_NAME, None, "no signal hit the window", "", _MEANING)
 
 
 def _answer(listener: int) -> int:

@@ -183,7 +183,7 @@ _ATTEMPTS: Final[dict[str, str]] = {
     "sendmsg": "cannot hand over the descriptors of {0!r}",
     "helper": "{0!r} was not started: its launching helper was killed",
     "setup": "{0!r} was killed before it could start",
-    "clone": "cannot create a process for {0!r}, with the namespaces asked for",
+    "clone": "cannot create a process for {0!r}, or the namespaces it is to have",
     "setgroups": "cannot set the supplementary groups of {0!r}, or forbid setting them",
     "uid_map": "cannot map user ids for {0!r}; more than our own id needs CAP_SETUID outside",
     "gid_map": "cannot map group ids for {0!r}; more than our own id needs CAP_SETGID outside",
