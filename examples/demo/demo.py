@@ -20,7 +20,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 POLICY = HERE.parent / "devices.toml"
-PROCTOR = str(Path(sys.executable).with_name("proctor"))
+#: The command `proctor` of the interpreter that runs this.
+PROCTOR = [sys.executable, "-m", "proctor"]
 ROOT = os.geteuid() == 0
 #: Container root: ids of the host that nobody uses, or, for an ordinary user, just that user.
 USERNS = "--userns=100000:65536" if ROOT else "--userns"
@@ -57,7 +58,7 @@ def needs_root(what: str) -> None:
 def shown(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
     print(
         "   $",
-        " ".join(Path(word).name if word == PROCTOR else word for word in command),
+        " ".join(command).replace(" ".join(PROCTOR), "proctor"),
         flush=True,
     )
     done = subprocess.run(
@@ -104,7 +105,7 @@ def without(ground: Ground) -> None:
     say("1. Without supervision, container root cannot extract device nodes")
     place = ground.place("without")
     done = shown(
-        [PROCTOR, "run", USERNS, "--", "tar", "-xpf", str(ground.archive), "-C", str(place)]
+        [*PROCTOR, "run", USERNS, "--", "tar", "-xpf", str(ground.archive), "-C", str(place)]
     )
     check("tar fails", done.returncode != 0)
     check("it says: Operation not permitted (EPERM)", "Operation not permitted" in done.stdout)
@@ -119,7 +120,7 @@ def supervised(ground: Ground) -> None:
         return
     place = ground.place("with")
     done = shown(
-        [PROCTOR, "run", USERNS, "--policy", str(POLICY), "--log", ground.log("tar"), "--",
+        [*PROCTOR, "run", USERNS, "--policy", str(POLICY), "--log", ground.log("tar"), "--",
          "tar", "-xpf", str(ground.archive), "-C", str(place)]
     )  # fmt: skip
     check(
@@ -138,7 +139,7 @@ def supervised(ground: Ground) -> None:
         check(f"{name} is character device {major}:{minor}, owned by container root", made)
     check("sda does not exist", not (place / "sda").exists())
     script = 'echo discarded > null && head -c 4 zero | od -An -tx1 && test "$(head -c 16 random | wc -c)" = 16 && echo works'
-    done = shown([PROCTOR, "run", USERNS, "--", "sh", "-c", script], cwd=str(place))
+    done = shown([*PROCTOR, "run", USERNS, "--", "sh", "-c", script], cwd=str(place))
     check(
         "they can be written to and read from inside",
         "works" in done.stdout and "00 00 00 00" in done.stdout,
@@ -155,7 +156,7 @@ def programs(ground: Ground) -> None:
     source = str(HERE / "nodes.c")
     subprocess.run(["gcc", "-O2", "-pthread", "-o", str(dynamic), source], check=True)
     subprocess.run(["gcc", "-O2", "-pthread", "-static", "-o", str(static), source], check=True)
-    start = [PROCTOR, "run", USERNS, "--policy", str(POLICY)]
+    start = [*PROCTOR, "run", USERNS, "--policy", str(POLICY)]
     for what, command in (
         ("dynamic (mknod of coreutils)", ["mknod", "dynamic", "c", "1", "3"]),
         ("static", [str(static), "static"]),
@@ -175,7 +176,7 @@ def programs(ground: Ground) -> None:
 def synthetic(ground: Ground) -> None:
     say('4. Twenty lines of Python answer open("/etc/os-release") with content of their own')
     done = shown(
-        [PROCTOR, "run", "--handlers", str(HERE / "os_release.py"), "--log", ground.log("os-release"), "--",
+        [*PROCTOR, "run", "--handlers", str(HERE / "os_release.py"), "--log", ground.log("os-release"), "--",
          "cat", "/etc/os-release"]
     )  # fmt: skip
     check("the content is ours", "Proctor Demo Linux" in done.stdout)

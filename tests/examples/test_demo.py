@@ -1,0 +1,53 @@
+"""The demonstration, run as `make demo` runs it once everything is installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "examples" / "demo" / "demo.py"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="making device nodes needs root on the host")
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_everything_is_shown_as_root() -> None:
+    done = subprocess.run(
+        [sys.executable, str(DEMO)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "NOT" not in re.findall(r"^   (\w+) ", done.stdout, re.MULTILINE)
+    assert "null is character device 1:3, owned by container root" in done.stdout
+    assert 'rule "no block devices"; would be allowed by' in done.stdout
+    assert re.search(r"mknodat\s+performed\s+14 ", done.stdout)
+    assert re.search(r"mknodat\s+refused EPERM\s+1 ", done.stdout)
+
+
+def test_an_ordinary_user_is_told_what_is_left_out(tmp_path: Path) -> None:
+    """As root, in a child that gives its rights up; the interpreter may be out of its reach then."""
+    command = [sys.executable, str(DEMO)]
+    if os.geteuid() == 0:
+        reach = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        if shutil.which("setpriv") is None:
+            pytest.skip("needs setpriv to give root up")
+        try:
+            subprocess.run([*reach, sys.executable, "-c", "import proctor"], check=True, cwd="/")
+        except (subprocess.CalledProcessError, OSError):
+            pytest.skip("the interpreter is not readable for other users")
+        command = [*reach, *command]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, cwd="/"
+    )
+    assert done.returncode == 77, done.stdout + done.stderr
+    assert done.stdout.count("needs root on the host") == 2
+    assert "Proctor Demo Linux" in done.stdout
+
+
+def test_the_handler_file_has_twenty_lines() -> None:
+    assert len((DEMO.with_name("os_release.py")).read_text().splitlines()) <= 20
