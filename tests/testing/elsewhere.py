@@ -13,10 +13,12 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+import pytest
+
 #: Modules that are not there on Windows, or nowhere but on Linux, and the core.
 MODULES = frozenset(
     """proctor.kernel._core fcntl grp pwd resource termios tty pty syslog posix_ipc crypt spwd
-    readline""".split()
+    readline""".split()  # noqa: SIM905
 )
 #: Names that Windows, macOS or both lack.
 NAMES = {
@@ -34,7 +36,7 @@ NAMES = {
     signal: """pthread_sigmask pthread_kill sigwait sigwaitinfo sigtimedwait sigpending setitimer
         alarm pause SIGKILL SIGSTOP SIGCONT SIGCHLD SIGUSR1 SIGUSR2 SIGALRM SIGHUP SIGQUIT SIGPIPE
         SIG_BLOCK SIG_SETMASK SIG_UNBLOCK""",
-    socket: "AF_UNIX AF_NETLINK AF_PACKET AF_VSOCK SCM_RIGHTS SO_PEERCRED send_fds recv_fds",
+    socket: "AF_NETLINK AF_PACKET AF_VSOCK SCM_RIGHTS SO_PEERCRED send_fds recv_fds",
 }  # fmt: skip
 
 
@@ -56,17 +58,21 @@ def impoverish() -> None:
     # the standard library's own optional imports happen while it is still rich
     import asyncio  # noqa: F401
     import logging  # noqa: F401
+    import selectors
     import subprocess  # noqa: F401
-    import tempfile  # noqa: F401
+    import tempfile
 
     for name in MODULES:
         sys.modules.pop(name, None)
     sys.meta_path.insert(0, Blocker())
+    tempfile._O_TMPFILE_WORKS = False  # type: ignore[attr-defined]
+    selectors.DefaultSelector = selectors.SelectSelector  # type: ignore[assignment, misc]
     for module, names in NAMES.items():
         for each in names.split():
             if hasattr(module, each):
                 delattr(module, each)
 
 
-def pytest_configure() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
     impoverish()

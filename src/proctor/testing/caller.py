@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Final, NoReturn, Union
 
 from proctor.call.caller import Caller
 from proctor.call.identity import CAPABILITIES, Capabilities, Ids
-from proctor.call.paths import AT_FDCWD, RESOLVE_BENEATH, RESOLVE_IN_ROOT, Located
+from proctor.call.paths import AT_FDCWD, Located
 from proctor.kernel.errors import CallGone
-from proctor.testing.tree import walk
+from proctor.testing.tree import Node, walk
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.testing.target import FakeTarget
-    from proctor.testing.tree import Node
 
 ALL_CAPABILITIES: Final = (1 << len(CAPABILITIES)) - 1
 
@@ -199,11 +198,16 @@ class FakeCaller(Caller):
     ) -> Located:
         """See :meth:`proctor.call.caller.Caller.locate`: in the fake tree."""
         process = self._target.process
-        start: Node | None = None
-        if not path.startswith(b"/") or resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT):
-            start = process.pins.get(self.dir_fd(dirfd))
-        root = process.pins[self.root()]
-        place = walk(path, root, start, follow=follow, empty=empty, resolve=resolve)
+        # A socket or pipe from outside is in no tree: something that is no directory.
+        outside = Node(0o140777)
+        place = walk(
+            path,
+            process.pins[self.root()],
+            lambda: process.pins.get(self.dir_fd(dirfd), outside),
+            follow=follow,
+            empty=empty,
+            resolve=resolve,
+        )
         found = Located(
             process.pin(place.parent),
             place.name,

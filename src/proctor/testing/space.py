@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import sys
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from proctor.call.ports import ValidityPort
-from proctor.kernel.memory import Memory
+from proctor.kernel.memory import STRINGS_MAX, Memory
 
 #: An address where nothing is ever mapped: ``target.call("mkdir", UNMAPPED, 0o755)``.
 UNMAPPED: Final = 0xDEAD000
@@ -101,9 +102,10 @@ class View(Memory):
     :class:`~proctor.kernel.memory.Memory`.
 
     :param readable: whether the kernel would let the monitor look at all.
+    :param byteorder: of the caller's machine, which a real one shares with the monitor.
     """
 
-    __slots__ = ("_readable", "_space", "_validity")
+    __slots__ = ("_readable", "_space", "_swapped", "_validity")
 
     def __init__(
         self,
@@ -112,11 +114,30 @@ class View(Memory):
         listener: ValidityPort,
         id: int,
         readable: Callable[[], bool],
+        byteorder: str = sys.byteorder,
     ) -> None:
         super().__init__(tid, listener, id)
+        self._swapped = byteorder != sys.byteorder
         self._space = space
         self._validity = listener
         self._readable = readable
+
+    def pointers(self, address: int, *, limit: int = STRINGS_MAX, width: int = 8) -> list[int]:
+        """See :class:`~proctor.kernel.memory.MemoryPort`."""
+        return [
+            self._order(each, width) for each in super().pointers(address, limit=limit, width=width)
+        ]
+
+    def iovec(self, address: int, count: int, *, width: int = 8) -> list[tuple[int, int]]:
+        """See :class:`~proctor.kernel.memory.MemoryPort`."""
+        pairs = super().iovec(address, count, width=width)
+        return [(self._order(base, width), self._order(size, width)) for base, size in pairs]
+
+    def _order(self, number: int, width: int) -> int:
+        """A word of the caller's, read in our order, as the caller means it."""
+        if not self._swapped:
+            return number
+        return int.from_bytes(number.to_bytes(width, "little"), "big")
 
     def _read(self, address: int, limit: int, string: bool) -> bytes:
         """As ``_core.read`` does it: copy, then check, then judge."""

@@ -165,7 +165,7 @@ class FakeTarget:
         :raises OSError: ENOENT and so on, as for the target.
         """
         process = self.process
-        place = walk(encoded(path), process.root, process.cwd, follow=follow)
+        place = walk(encoded(path), process.root, lambda: process.cwd, follow=follow)
         if place.node is None:
             raise FileNotFoundError(2, os.strerror(2), path)
         return process.install(OpenFile(place.node), at)
@@ -358,7 +358,8 @@ class FakeCall(Call):
         listener = FakeListener(target, id)
         notification = Notification(id, target.tid, number, tables.ARCHES[abi], raw)
         asked = target
-        memory = View(target.memory, target.tid, listener, id, lambda: asked.dumpable)
+        order = "big" if abi in tables.BIG_ENDIAN else "little"
+        memory = View(target.memory, target.tid, listener, id, lambda: asked.dumpable, order)
         super().__init__(
             notification, listener, memory=memory if target.tid else None, target=target
         )

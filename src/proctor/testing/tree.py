@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as _stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple, NoReturn, Union
 
 from proctor.call.paths import (
@@ -135,7 +135,8 @@ class Tree:
         tree["/etc/alias"] = Node.symlink("passwd")
         del tree["/tmp"]
 
-    Missing directories on the way are made.  These paths are the tree's own: symbolic links in them
+    Missing directories on the way are made, and nodes are copied, so that one mapping serves many
+    trees; ``tree[path]`` is the tree's own node, to be looked at and changed.  These paths are the tree's own: symbolic links in them
     are not followed.
     """
 
@@ -209,7 +210,7 @@ class Place(NamedTuple):
 def walk(
     path: bytes,
     root: Node,
-    start: Node | None,
+    start: Callable[[], Node],
     *,
     follow: bool = True,
     empty: bool = False,
@@ -218,7 +219,7 @@ def walk(
     """Where ``path`` leads; the same answers and errors as :func:`proctor.call.paths.locate`.
 
     :param root: the caller's root.
-    :param start: what relative paths start at; None for a descriptor that is not open.
+    :param start: what relative paths start at; asked only if it is needed, may raise EBADF.
     """
     if len(path) >= PATH_MAX:
         _fail(errno.ENAMETOOLONG)
@@ -227,7 +228,7 @@ def walk(
     if not path:
         if not empty:
             _fail(errno.ENOENT)
-        itself = start if start is not None else _fail(errno.EBADF)
+        itself = start()
         return Place(itself, b"", name_of(itself, root), itself)
     return _Walk(path, root, start, resolve).go(path, follow)
 
@@ -235,7 +236,7 @@ def walk(
 class _Walk:
     """One walk: ``here`` is where we are, ``top`` where ``..`` stops."""
 
-    def __init__(self, path: bytes, root: Node, start: Node | None, resolve: int) -> None:
+    def __init__(self, path: bytes, root: Node, start: Callable[[], Node], resolve: int) -> None:
         absolute = path.startswith(b"/")
         self.resolve = resolve
         self.links = 0
@@ -247,11 +248,9 @@ class _Walk:
         if absolute and not self.scoped:
             self.here = root
         else:
-            if start is None:
-                _fail(errno.EBADF)
-            if not start.is_directory:
+            self.here = start()
+            if not self.here.is_directory:
                 _fail(errno.ENOTDIR)
-            self.here = start
         self.top = self.here if self.scoped else root
 
     def go(self, path: bytes, follow: bool) -> Place:
@@ -338,7 +337,9 @@ def encoded(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bytes:
 
 def _node(entry: Entry) -> Node:
     if isinstance(entry, Node):
-        return entry
+        return Node(
+            entry.mode, uid=entry.uid, gid=entry.gid, content=entry.content, rdev=entry.rdev
+        )
     if entry is None:
         return Node.directory()
     return Node.file(encoded(entry))

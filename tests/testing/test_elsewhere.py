@@ -1,0 +1,27 @@
+"""All of this on a poorer platform: no native core, and nothing that Windows or macOS lack."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PORTABLE = ("test_examples.py", "test_fake_call.py", "test_fake_run.py", "test_fake_tree.py")
+
+
+def test_everything_here_runs_without_linux(tmp_path: Path) -> None:
+    """Every test of these files passes in a process without the core, fcntl, epoll, O_PATH..."""
+    settings = tmp_path / "pytest.ini"
+    settings.write_text("[pytest]\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "-c", str(settings), "--rootdir", str(HERE),
+         "-p", "no:cacheprovider", "-p", "no:timeout", "-p", "no:hypothesispytest",
+         "-p", "no:faulthandler", "-p", "elsewhere", *(str(HERE / name) for name in PORTABLE)],
+        env={**os.environ, "PYTHONPATH": str(HERE), "PYTEST_ADDOPTS": ""},
+        check=False, capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    skipped = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
+    assert len(skipped) == 2, skipped  # memfd_create and O_PATH: the poorer platform is in force
