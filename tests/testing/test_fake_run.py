@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import tempfile
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from proctor.call.call import Call
 from proctor.call.flags import OpenFlag
 from proctor.call.values import Device
 from proctor.call.verdict import Deny, HandOver, LetRun, Perform, Verdict
-from proctor.testing import AT_FDCWD, FakeTarget, Node
+from proctor.testing import AT_FDCWD, FakeCall, FakeTarget, Node
 
 Make = Callable[..., FakeTarget]
 
@@ -423,6 +424,20 @@ def test_nothing_is_left_open(fake_target: Make) -> None:
             target.run(lambda call: (call.resolve(), call.caller.anchor(), None)[2], call)
             assert target.call("read", target.open("/x")).caller.dir_fd(3)
         target.run(performs, target.call("open", "/x"))
+    after = temporary(b"")
+    os.close(after)
+    assert after == before
+
+
+def test_a_forgotten_target_gives_everything_back() -> None:
+    gc.collect()
+    before = temporary(b"")
+    os.close(before)
+    call = FakeCall("open", "/x", files={"/x": b""})
+    call.caller.cwd()
+    call.target.run(performs, FakeCall("open", "/x", target=call.target))
+    del call
+    gc.collect()
     after = temporary(b"")
     os.close(after)
     assert after == before

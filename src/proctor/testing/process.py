@@ -12,6 +12,7 @@ from proctor.testing.space import FakeMemory
 from proctor.testing.tree import Node, Tree
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
     from proctor.supervisor.deciding import Decider
     from proctor.testing.loop import VirtualLoop
 
@@ -63,6 +64,7 @@ class Process:
     """What the threads of one fake target share."""
 
     def __init__(self, tree: Tree, nofile: int) -> None:
+        self._loop: VirtualLoop | None = None
         self.memory = FakeMemory()
         self.tree = tree
         self.root = tree.root
@@ -75,9 +77,9 @@ class Process:
         #: Descriptor of ours → the node it is a placeholder of.
         self.pins: dict[int, Node] = {}
         self.deciders: list[Decider] = []
-        self._loop: VirtualLoop | None = None
         self._ids = 0x5EED
         self._tids = FIRST_TID
+        self.calls: list[Call] = []
         null = Node.device("c", 1, 3)
         for number in range(min(3, nofile)):
             self.open[number] = OpenFile(null)
@@ -158,11 +160,17 @@ class Process:
     def close(self) -> None:
         """Give everything up; idempotent."""
         self.dead = True
+        while self.calls:
+            self.calls.pop().expire()
         while self.open:
             self.open.popitem()[1].close()
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "calls"):
+            self.close()
 
 
 def is_path_descriptor(fd: int) -> bool:

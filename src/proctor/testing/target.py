@@ -113,7 +113,6 @@ class FakeTarget:
         self.dumpable = dumpable
         self.performed: list[Performed] = []
         self._ended = False
-        self._calls: list[Call] = []
         for path in (root, cwd):
             if path not in self.files:
                 self.files[path] = None
@@ -304,8 +303,6 @@ class FakeTarget:
 
     def close(self) -> None:
         """End every call and give all descriptors back; idempotent."""
-        while self._calls:
-            self._calls.pop().expire()
         self.process.close()
 
     def __enter__(self) -> FakeTarget:
@@ -366,7 +363,7 @@ class FakeCall(Call):
         if target.tid:
             self._caller = FakeCaller(target, self)
             self._keep(self._caller)
-        target._calls.append(self)
+        target.process.calls.append(self)
 
 
 def _plain(
