@@ -11,13 +11,14 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from model.twins import KEPT, Twin, World, has_several_waiting
+from model.twins import KEPT, Twin, World, does, has_several_waiting
 
 from proctor.kernel import abi
 from proctor.kernel.notification import Notification
 from proctor.model import install, life, pidfds, poll, signals
 from proctor.model.calls import Sleep, sleep_until
 from proctor.model.files import File, Socket, socketpair
+from proctor.model.filters import is_ancestor
 from proctor.model.ioctl import ioctl
 from proctor.model.linux import (
     BLOCKED,
@@ -254,7 +255,7 @@ def op_fork(world: World, choices: Choices) -> bool:
     if not idle or not world.real.free_slots or len(world.living()) > 9:
         return False
     twin = choices.one(idle)
-    share = choices.chance(15)
+    share = choices.chance(25)
     slot = world.real.free_slots.pop()
     world.note(
         "fork", f"{twin.actor.slot}: fork{' sharing descriptors' if share else ''} -> {slot}"
@@ -1176,6 +1177,25 @@ def op_kill(world: World, choices: Choices) -> bool:
     return True
 
 
+def op_leave(world: World, choices: Choices) -> bool:
+    """A process under a filter whose listener somebody outside holds ends: HUP comes nearer."""
+    under: list[Twin] = []
+    for holder, fd in _listeners(world):
+        notif = world.listener(holder, fd)
+        assert notif is not None
+        users = [t for t in world.living() if is_ancestor(notif.filter, t.task.filter)]
+        if users and holder not in users and world.main not in users:
+            under += users
+    if not under:
+        return False
+    twin = choices.one(under)
+    if does(twin.task) == "idle" and choices.chance(50):
+        world.step(twin, "leave", "exit_group", (choices.number(100),))
+    else:
+        world.signal(twin, SIGKILL, False, "leave")
+    return True
+
+
 def op_kill_call(world: World, choices: Choices) -> bool:
     """kill(2) and tgkill(2) from one actor to another, across namespaces."""
     idle = world.idle()
@@ -1254,6 +1274,7 @@ OPERATIONS: tuple[tuple[Op, int], ...] = (
     (op_count, 2),
     (op_stop, 5),
     (op_kill, 1),
+    (op_leave, 5),
     (op_kill_call, 2),
     (op_inspect, 1),
 )

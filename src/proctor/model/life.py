@@ -73,6 +73,7 @@ def fork(kernel: Kernel, parent: Task, share_files: bool = False) -> Task | int:
     if parent.sigpending:
         return -ERESTARTNOINTR
     if parent.namespace_for_children.closed:
+        parent.namespace_for_children.allocate(None)
         return -ENOMEM
     process = Process(parent.namespace_for_children, mother)
     process.dispositions = dict(mother.dispositions)
@@ -248,28 +249,25 @@ def _zap_namespace(kernel: Kernel, process: Process) -> None:
 
 
 def _reparent(kernel: Kernel, process: Process) -> None:
-    """Orphans go to the init of their dying parent's namespace.
-
-    An init that is dying itself reaps them on its way (``zap_pid_ns_processes``): here they go to
-    the first one above that lives.
-    """
-    namespace = process.namespace
-    while namespace.closed and namespace.parent is not None:
-        namespace = namespace.parent
-    heir = namespace.init
-    for child in process.children:
-        child.parent = heir if heir is not process else None
-        if child.parent is not None:
-            child.parent.children.append(child)
+    """Orphans go to the init of their dying parent's namespace, which may be dying itself."""
+    heir = process.namespace.init
+    orphans, process.children = process.children, []
+    for child in orphans:
+        child.parent = heir
+        if heir is not None:
+            heir.children.append(child)
         if child.code is not None:
             _tell_parent(kernel, child)
-    process.children = []
 
 
 def _tell_parent(kernel: Kernel, process: Process) -> None:
-    """SIGCHLD, and whoever waits; a parent that ignores SIGCHLD has nothing to reap."""
+    """SIGCHLD, and whoever waits; a parent that ignores SIGCHLD has nothing to reap.
+
+    An init reaps what it inherits; one of a pid namespace does so on its way out
+    (``zap_pid_ns_processes``).
+    """
     parent = process.parent
-    if parent is None or parent is kernel.init.process:
+    if parent is None or parent is kernel.init.process or parent.namespace.closed:
         reap(kernel, process)
         return
     does = signals.disposition(parent, SIGCHLD)

@@ -86,8 +86,12 @@ class PidNamespace:
         #: Its init is gone: nobody can be born here any more.
         self.closed = False
 
-    def allocate(self, task: Task) -> None:
-        """Number ``task`` here and in every namespace above (``alloc_pid``), going round."""
+    def allocate(self, task: Task | None) -> None:
+        """Number ``task`` here and in every namespace above (``alloc_pid``), going round.
+
+        With None the numbers are taken and given back: what a fork(2) does that fails here because
+        the namespace has lost its init.
+        """
         namespace: PidNamespace | None = self
         while namespace is not None:
             number = namespace.last
@@ -96,8 +100,9 @@ class PidNamespace:
                 if number not in namespace.tasks:
                     break
             namespace.last = number
-            namespace.tasks[number] = task
-            task.numbers[namespace] = number
+            if task is not None:
+                namespace.tasks[number] = task
+                task.numbers[namespace] = number
             namespace = namespace.parent
 
     def free(self, task: Task) -> None:

@@ -1,0 +1,180 @@
+"""Does the comparison bite?  Deliberate mistakes in the model, each of which it has to notice.
+
+``python -m model.mutations`` in tests/ tries them all, each in a process of its own, and says
+after how many steps each was caught.  A mutation that survives fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+TESTS = Path(__file__).parents[1]
+STEPS = 30_000
+
+
+class Mutation(NamedTuple):
+    """One wrong line: in ``module``, ``right`` becomes ``wrong``."""
+
+    name: str
+    module: str
+    right: str
+    wrong: str
+
+
+MUTATIONS = (
+    Mutation("RECV: wrong errno when nobody waits any more", "listener",
+             "    if knotif is None:\n        return -ENOENT\n    knotif.move(\"receive\")",
+             "    if knotif is None:\n        return -EINVAL\n    knotif.move(\"receive\")"),
+    Mutation("RECV: newest first", "listener",
+             'if "fifo" in self.kernel.features else reversed(every)',
+             'if "fifo" not in self.kernel.features else reversed(every)'),
+    Mutation("RECV: the buffer need not be zero", "ioctl", "        if any(raw):\n", "        if False:\n"),
+    Mutation("RECV: a cancelled notification takes its request along", "notify",
+             "            notif.notifications.pop(self.id, None)\n",
+             "            notif.notifications.pop(self.id, None)\n"
+             '            notif.requests -= event == "cancel" and self.id >= 0\n'),
+    Mutation("RECV: the process's number instead of the thread's", "listener",
+             "pid = knotif.task.numbers.get(namespace, 0)",
+             "pid = knotif.task.process.leader.numbers.get(namespace, 0)"),
+    Mutation("ids grow by two", "listener", "(taken + 1) & 0xFFFF", "(taken + 2) & 0xFFFF"),
+    Mutation("SEND: before RECV is ENOENT", "listener",
+             "    if knotif.state != SENT:\n        return -EINPROGRESS\n    knotif.move(\"answer\")",
+             "    if knotif.state != SENT:\n        return -ENOENT\n    knotif.move(\"answer\")"),
+    Mutation("SEND: the value wins over the error", "notify",
+             'self._end(kernel, task, "finish", self.error or self.val)',
+             'self._end(kernel, task, "finish", self.val or self.error)'),
+    Mutation("SEND: unknown flags are let through", "listener",
+             "    if flags & ~known:\n        return -EINVAL\n    if flags & SECCOMP",
+             "    if flags & SECCOMP"),
+    Mutation("SEND: CONTINUE may have a value", "listener", "and (error or val):", "and error:"),
+    Mutation("ID_VALID: also before RECV", "listener",
+             "return 0 if knotif is not None and knotif.state == SENT else -ENOENT",
+             "return 0 if knotif is not None else -ENOENT"),
+    Mutation("ADDFD: O_PATH files are taken", "listener",
+             "file = task.files.get(srcfd)", "file = task.files.get(srcfd, path_too=True)"),
+    Mutation("ADDFD: the id is looked at before the descriptor", "listener",
+             "    if file is None:\n        return -EBADF\n    knotif = notif.notifications.get(id)\n"
+             "    if knotif is None:\n        return -ENOENT\n",
+             "    knotif = notif.notifications.get(id)\n"
+             "    if knotif is None:\n        return -ENOENT\n    if file is None:\n        return -EBADF\n"),
+    Mutation("ADDFD: beyond the limit is EMFILE", "files",
+             "        if fd >= limit:\n            return -EBADF\n", "        if fd >= limit:\n            return -EMFILE\n"),
+    Mutation("ADDFD: a longer struct is refused", "ioctl", "size < known or size >= _PAGE", "size != known"),
+    Mutation("ADDFD|SEND does not answer", "notify",
+             "self.flags, self.error, self.val = 0, 0, fd", "self.flags, self.error, self.val = 0, 0, 0"),
+    Mutation("SET_FLAGS takes any word", "listener",
+             "if flags & ~SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP:", "if flags < 0:"),
+    Mutation("poll: no OUT", "listener", "bits |= WRITABLE", "bits |= 0"),
+    Mutation("poll: no HUP", "listener",
+             'if self.filter.users == 0 and "hangup" in self.kernel.features:', "if False:"),
+    Mutation("users: fork counts twice", "filters",
+             "        task.filter.refs += 1\n        task.filter.users += 1\n",
+             "        task.filter.refs += 1\n        task.filter.users += 2\n"),
+    Mutation("users: filters are let go when reaped", "life",
+             'if "release_at_exit" in kernel.features:', "if False:"),
+    Mutation("close: waiting callers are not woken", "listener",
+             "            knotif.complete(self.kernel)\n        self.filter.notif = None",
+             "        self.filter.notif = None"),
+    Mutation("close: every copy answers ENOSYS", "files",
+             "        if self.refs == 0 and self.inside is not None:", "        if self.inside is not None:"),
+    Mutation("wake-up lost: a new notification wakes nobody", "transitions",
+             'NEW, "enqueue", INIT, "caller", READABLE,', 'NEW, "enqueue", INIT, "caller", 0,'),
+    Mutation("install: a second listener is fine", "install",
+             "if wants_listener and filters.listener_above(task.filter):", "if False:"),
+    Mutation("install: an old listener stands in the way for ever", "filters",
+             "        if filter.notif is not None:\n            return True",
+             "        if filter.refs > filter.users:\n            return True"),
+    Mutation("install: privilege is not needed", "install",
+             "if not task.no_new_privs and not task.cap_sys_admin:", "if False:"),
+    Mutation("install: the listener survives execve", "install", "cloexec=True)", "cloexec=False)"),
+    Mutation("verdicts: the oldest filter wins a tie", "filters", "if action < best:", "if action <= best:"),
+    Mutation("verdicts: errnos are not capped", "kernel", "return -min(data, MAX_ERRNO)", "return -data"),
+    Mutation("TSYNC: nobody stands in the way", "filters",
+             "        if thread.mode == 2 and is_ancestor(thread.filter, caller.filter):\n            continue\n        return thread",
+             "        continue"),
+    Mutation("signals: SA_RESTART is not looked at", "signals",
+             "if value == -ERESTARTSYS and not does.restart:", "if value == -ERESTARTSYS:"),
+    Mutation("signals: ignored ones interrupt", "signals",
+             "    if ignored(target, number, from_above):\n        return\n", ""),
+    Mutation("WAIT_KILLABLE: also before RECV", "notify",
+             "return self.state in (SENT, REPLIED)", "return True"),
+    Mutation("WAIT_KILLABLE: never", "notify",
+             "        if not self.filter.wait_killable:\n            return False\n", "        return False\n"),
+    Mutation("stop: a stopped call is not made again", "signals",
+             "    if value in (-ERESTARTSYS, -ERESTARTNOINTR, -ERESTARTNOHAND):\n        return \"again\", 0\n    if value == -ERESTART_RESTARTBLOCK:",
+             "    if value in (-ERESTARTNOINTR, -ERESTARTNOHAND):\n        return \"again\", 0\n    if value == -ERESTART_RESTARTBLOCK:"),
+    Mutation("epoll: edge-triggered items report on and on", "poll",
+             "elif not item.events & EPOLLET:", "else:"),
+)  # fmt: skip
+
+
+def apply(mutation: Mutation) -> None:
+    """Load the mutated module in the place of the right one; before anybody imported it.
+
+    :raises ValueError: if the right text is not there exactly once.
+    """
+    name = f"proctor.model.{mutation.module}"
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.origin is not None
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    if source.count(mutation.right) != 1:
+        raise ValueError(f"{mutation.name}: its text is there {source.count(mutation.right)} times")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    changed = source.replace(mutation.right, mutation.wrong)
+    exec(compile(changed, spec.origin, "exec"), module.__dict__)
+    setattr(importlib.import_module("proctor.model"), mutation.module, module)
+
+
+def alone(number: int, steps: int, seed: int) -> int:
+    """In a process of its own: 0 and the number of steps on standard output if it was caught."""
+    apply(MUTATIONS[number])
+    from model.compare import run  # noqa: PLC0415 - only now
+
+    counts: Counter[str] = Counter()
+    try:
+        problem = run(steps, seed, counts=counts, shrinking=False)
+    except Exception as raised:  # the model's own books do not balance: that is noticing, too
+        problem = repr(raised)
+    print(counts.total(), problem.splitlines()[0] if problem else "")
+    return 0 if problem else 1
+
+
+def caught(number: int, steps: int = STEPS, seed: int = 0) -> tuple[bool, str]:
+    """Try one mutation; whether it was noticed, and how."""
+    done = subprocess.run(
+        [sys.executable, "-m", "model.mutations", "--one", str(number), "--steps", str(steps),
+         "--seed", str(seed)],
+        cwd=TESTS, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    said = (done.stdout or done.stderr).strip().splitlines()
+    return done.returncode == 0, said[-1] if said else ""
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--one", type=int)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.one is not None:
+        return alone(options.one, options.steps, options.seed)
+    survivors = 0
+    for number, mutation in enumerate(MUTATIONS):
+        ok, how = caught(number, options.steps, options.seed)
+        survivors += not ok
+        print(f"{'caught' if ok else 'SURVIVED':8}  {mutation.name}: {how[:110]}", flush=True)
+    print(f"{len(MUTATIONS) - survivors} of {len(MUTATIONS)} mutations of the model were caught")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
