@@ -39,7 +39,12 @@ def test_an_ordinary_user_is_told_what_is_left_out() -> None:
         ordinary = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         env["PYTHONPATH"] = str(ROOT / "src")
         for python, prefix in ((sys.executable, sys.prefix), ("/usr/bin/python3", "/usr")):
-            trial = [*ordinary, python, "-c", "import proctor.kernel._core, sys; print(sys.prefix)"]
+            # it must be able to start itself again: setpriv could still start it with root's rights
+            script = (
+                "import proctor.kernel._core, subprocess, sys\n"
+                "subprocess.run([sys.executable, '-c', ''], check=True); print(sys.prefix)"
+            )
+            trial = [*ordinary, python, "-c", script]
             done = subprocess.run(
                 trial, capture_output=True, text=True, cwd="/", env=env, check=False
             )
