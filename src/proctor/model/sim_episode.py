@@ -206,6 +206,8 @@ class Episode:
             return
         self.world.schedule.later(random.random() * 2 * self.settings.weather, self._weather)
         chance = random.random()
+        self.world.tick()
+        self._look()
         if len(town.containers) < self.settings.containers:
             self._welcome()
         if chance < 0.25 and town.containers:

@@ -199,6 +199,7 @@ class Actor:
         serial = town.made
         world.tick()
         asked = Asked(serial, self.name, container, name, plan, wires, world.schedule.now)
+        asked.signalled = bool(self.task.sigpending or self.task.process.pending)
         self.asked = asked
         world.ledger.asked[serial] = asked
         world.ledger.note("call", self.name, serial, name)

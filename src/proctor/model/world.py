@@ -257,7 +257,9 @@ class SimPoller:
         while True:
             if ledger.violation is not None:
                 raise Violation(ledger.violation)
-            if (epoll.ready or self._woken) and not (world.chance() and schedule.one()):
+            if epoll.ready or self._woken:
+                if world.chance() and schedule.one():
+                    continue
                 found = epoll.collect(AT_ONCE)
                 if found or self._woken:
                     self._woken = False
@@ -267,8 +269,6 @@ class SimPoller:
             if schedule.one():
                 continue
             if not schedule.advance(until) and until == math.inf:
-                if self._woken or epoll.ready:
-                    continue
                 raise Stuck
             world.tick()
 
