@@ -20,7 +20,8 @@ MODULES = frozenset(
     """proctor.kernel._core fcntl grp pwd resource termios tty pty syslog posix_ipc crypt spwd
     readline""".split()  # noqa: SIM905
 )
-#: Names that Windows, macOS or both lack.
+#: Names that Windows, macOS or both lack, but for those that the standard library found here when it
+#: was imported and uses since (AF_UNIX, sched_getaffinity).
 NAMES = {
     os: """O_PATH O_NOFOLLOW O_DIRECTORY O_CLOEXEC O_NONBLOCK O_TMPFILE
         EFD_CLOEXEC EFD_NONBLOCK MFD_CLOEXEC MFD_ALLOW_SEALING P_PIDFD CLONE_NEWNS CLONE_NEWUSER
@@ -29,7 +30,7 @@ NAMES = {
         pwritev readv writev sendfile splice mknod mkfifo major minor makedev chroot chown lchown
         fchown fchdir getuid geteuid getgid getegid getgroups setuid setgid seteuid setegid setresuid
         setresgid setgroups getresuid getresgid initgroups uname statvfs fstatvfs getxattr setxattr
-        listxattr removexattr sched_getaffinity sched_setaffinity sched_yield register_at_fork killpg
+        listxattr removexattr sched_setaffinity sched_yield register_at_fork killpg
         getpgid getpgrp setpgid setsid tcgetpgrp tcsetpgrp wait wait3 wait4 ctermid nice getloadavg
         get_blocking set_blocking""",
     select: "epoll poll kqueue EPOLLIN EPOLLHUP POLLIN POLLOUT POLLHUP POLLERR POLLNVAL",
