@@ -15,6 +15,7 @@ from collections import Counter
 from itertools import accumulate
 
 from model.operations import OPERATIONS, Choices
+from model.probed import missing
 from model.real import NeverQuiet
 from model.twins import Difference, World
 
@@ -34,7 +35,7 @@ def plan(seed: int, steps: int) -> list[Step]:
 
 def play(steps: list[Step], counts: Counter[str], profile: str = "6.18") -> tuple[str, list[str]]:
     """One episode; what differed ("" for nothing) and the steps that were made."""
-    world = World(profile, counts=counts)
+    world = World(profile, counts=counts, remove=missing())
     try:
         for operation, seed in steps:
             OPERATIONS[operation][0](world, Choices(seed))

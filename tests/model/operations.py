@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from model.twins import KEPT, Twin, World, does, has_several_waiting
-
 from proctor.kernel import abi
 from proctor.kernel.notification import Notification
 from proctor.model import install, life, pidfds, poll, signals
@@ -21,7 +20,6 @@ from proctor.model.files import File, Socket, socketpair
 from proctor.model.filters import is_ancestor
 from proctor.model.ioctl import ioctl
 from proctor.model.linux import (
-    BLOCKED,
     EBADF,
     EFAULT,
     EPOLLET,
@@ -254,18 +252,7 @@ def op_fork(world: World, choices: Choices) -> bool:
     idle = _unhindered(world)
     if not idle or not world.real.free_slots or len(world.living()) > 9:
         return False
-    twin = choices.one(idle)
-    share = choices.chance(25)
-    slot = world.real.free_slots.pop()
-    world.note(
-        "fork", f"{twin.actor.slot}: fork{' sharing descriptors' if share else ''} -> {slot}"
-    )
-    before = _children(twin)
-    reply = world.real.ask(twin.actor, "fork", slot, 0x400 if share else 0)
-    value = twin.program.call(
-        "clone", perform=lambda: _keep(world, life.fork(world.kernel, twin.task, share))
-    )
-    _born(world, twin, slot, (int(reply[1]), int(reply[2])), value, before, thread=False)
+    born(world, choices.one(idle), "fork", choices.chance(25))
     return True
 
 
@@ -274,21 +261,39 @@ def op_thread(world: World, choices: Choices) -> bool:
     idle = [twin for twin in _unhindered(world) if len(twin.task.process.alive()) < 4]
     if not idle or not world.real.free_slots or len(world.living()) > 9:
         return False
-    twin = choices.one(idle)
-    slot = world.real.free_slots.pop()
-    world.note("thread", f"{twin.actor.slot}: thread -> {slot}")
-    reply = world.real.ask(twin.actor, "thread", slot)
-    value = twin.program.call(
-        "clone", perform=lambda: _keep(world, life.thread(world.kernel, twin.task))
-    )
-    _born(world, twin, slot, (int(reply[1]), int(reply[2])), value, set(), thread=True)
+    born(world, choices.one(idle), "thread", False)
     return True
+
+
+def born(world: World, twin: Twin, kind: str, share: bool) -> Twin:
+    """``twin`` makes a process ("fork") or a thread ("thread") in both worlds; the new twin, or
+    ``twin`` itself if there is none.
+
+    :param share: the child shares its descriptor table (CLONE_FILES).
+    """
+    slot = world.real.free_slots.pop()
+    thread = kind == "thread"
+    world.note(
+        kind, f"{twin.actor.slot}: {kind}{' sharing descriptors' if share else ''} -> {slot}"
+    )
+    before = set() if thread else _children(twin)
+    reply = world.real.ask(twin.actor, kind, slot, *([] if thread else [0x400 if share else 0]))
+    value = twin.program.call(
+        "clone",
+        perform=lambda: _keep(
+            life.thread(world.kernel, twin.task)
+            if thread
+            else life.fork(world.kernel, twin.task, share)
+        ),
+    )
+    _born(world, twin, slot, (int(reply[1]), int(reply[2])), value, before, thread=thread)
+    return world.twins[-1]
 
 
 _NEWBORN: list[object] = []
 
 
-def _keep(world: World, made: object) -> int:
+def _keep(made: object) -> int:
     _NEWBORN.clear()
     if isinstance(made, int):
         return made
@@ -308,10 +313,9 @@ def _born(
     world: World, twin: Twin, slot: int, real: tuple[int, int], model: int,
     before: set[int], thread: bool,
 ) -> None:  # fmt: skip
-    from model.twins import Difference, as_libc  # noqa: PLC0415
-
-    from proctor.model.program import Program  # noqa: PLC0415
-    from proctor.model.tasks import Task  # noqa: PLC0415
+    from model.twins import Difference, as_libc
+    from proctor.model.program import Program
+    from proctor.model.tasks import Task
 
     failed = real[0] < 0
     if failed or model < 0:
@@ -325,7 +329,7 @@ def _born(
         # What is returned is its number in its own namespace; ours is in /proc.
         gpid = twin.actor.gpid
         known = {other.actor.gtid for other in world.twins}
-        import os  # noqa: PLC0415
+        import os
 
         gtid = next(int(t) for t in os.listdir(f"/proc/{gpid}/task") if int(t) not in known)
     else:
@@ -335,7 +339,7 @@ def _born(
     level = task.process.namespace.level
     if (
         len(made.numbers) != level + 1
-        or [n for n in made.numbers[1:]]
+        or list(made.numbers[1:])
         != [number for ns, number in sorted(task.numbers.items(), key=lambda i: i[0].level)][1:]
     ):
         raise Difference(f"{made!r}: its numbers are {made.numbers}, not {task.numbers}")
@@ -352,11 +356,10 @@ def op_unshare(world: World, choices: Choices) -> bool:
     if not idle:
         return False
     twin = choices.one(idle)
-    perform = None
-    if twin.task.cap_sys_admin:
-        perform = lambda: life.unshare_pids(twin.task)  # noqa: E731
-    else:
-        perform = lambda: -1  # noqa: E731
+
+    def perform() -> int:
+        return life.unshare_pids(twin.task) if twin.task.cap_sys_admin else -1  # EPERM
+
     world.step(twin, "unshare", "unshare", (0x20000000,), perform=perform)
     return True
 
@@ -399,7 +402,7 @@ def op_exec(world: World, choices: Choices) -> bool:
 
 
 def _execed(world: World, twin: Twin) -> None:
-    from model.twins import _numbers  # noqa: PLC0415
+    from model.twins import _numbers
 
     reply = twin.actor.reply
     if reply is not None and reply[0] == "h":
@@ -431,14 +434,23 @@ def op_wait(world: World, choices: Choices) -> bool:
         return False
     if any(isinstance(t.task.wait, life.Wait4) and t.task.wait.child is child for t in world.twins):
         return False  # which of two waiting threads reaps it is the kernel's secret
+    other = world.twin_of(child.leader)
+    if other is None:
+        return False
+    wait_for(world, twin, other)
+    return True
+
+
+def wait_for(world: World, twin: Twin, other: Twin) -> None:
+    """wait4(2) by ``twin`` for its child ``other``."""
+    child = other.task.process
     at = twin.actor.region
     # The number as the parent sees it.
     level = twin.task.process.namespace.level
-    other = world.twin_of(child.leader)
-    number = other.numbers[level] if other is not None else 999999
+    number = other.numbers[level]
 
     def then() -> None:
-        from model.twins import Difference  # noqa: PLC0415
+        from model.twins import Difference
 
         if twin.task.result is None or twin.task.result <= 0:
             return
@@ -450,7 +462,6 @@ def op_wait(world: World, choices: Choices) -> bool:
         twin, "wait", "wait4", (number, at, 0x40000000, 0),
         perform=lambda: life.wait4(world.kernel, twin.task, child), then=then, gives_pid=True,
     )  # fmt: skip
-    return True
 
 
 # Calls ----------------------------------------------------------------------------------------
@@ -537,16 +548,15 @@ def op_receive(world: World, choices: Choices) -> bool:
 
     def then() -> None:
         if twin.task.result == 0 and not null:
-            _compare_notification(world, twin, notif, bytes(buffer), at)
+            compare_notification(world, twin, notif, bytes(buffer), at)
 
-    _ioctl(world, twin, "receive", fd, _RECV, None if null else buffer, then)
+    listener_ioctl(world, twin, "receive", fd, _RECV, None if null else buffer, then)
     return True
 
 
-def _compare_notification(world: World, twin: Twin, notif: object, model: bytes, at: int) -> None:
-    from model.twins import Difference  # noqa: PLC0415
-
-    from proctor.model.listener import Notifications  # noqa: PLC0415
+def compare_notification(world: World, twin: Twin, notif: object, model: bytes, at: int) -> None:
+    from model.twins import Difference
+    from proctor.model.listener import Notifications
 
     assert isinstance(notif, Notifications)
     real = _parse(world.real.peek(twin.actor, at, 80))
@@ -570,7 +580,7 @@ def _parse(raw: bytes) -> Notification:
     return Notification(id, pid, nr, arch, tuple(args), ip, flags)  # type: ignore[arg-type]
 
 
-def _ioctl(
+def listener_ioctl(
     world: World, twin: Twin, what: str, fd: int, request: int,
     buffer: bytearray | int | None, then: Callable[[], None] | None = None,
     real_buffer: bytes | None = None,
@@ -598,10 +608,10 @@ def _ioctl(
 
 def _an_id(world: World, notif: object, choices: Choices) -> tuple[int, int]:
     """(model, real) id of a notification: mostly a live one, sometimes an old or invented one."""
-    from proctor.model.listener import Notifications  # noqa: PLC0415
+    from proctor.model.listener import Notifications
 
     assert isinstance(notif, Notifications)
-    live = [k for k in notif.notifications.values()]
+    live = list(notif.notifications.values())
     sent = [k.id for k in live if k.state == "sent"]
     if notif not in world.shift:
         return 12345, 12345  # nobody can know an id yet
@@ -633,7 +643,7 @@ def op_answer(world: World, choices: Choices) -> bool:
     val, error = choices.one(VALUES), choices.one(ERRORS)
     flags = choices.one((0, 0, 0, 0, 0, 0, 0, 2, 4))
     pack = abi.SECCOMP_NOTIF_RESP.pack
-    _ioctl(
+    listener_ioctl(
         world, twin, "answer", fd, abi.SECCOMP_IOCTL_NOTIF_SEND,
         bytearray(pack(model, val, error, flags)),
         real_buffer=pack(real, val, error, flags),
@@ -650,7 +660,7 @@ def op_continue(world: World, choices: Choices) -> bool:
     model, real = _an_id(world, world.listener(twin, fd), choices)
     val, error = choices.one(((0, 0),) * 6 + ((1, 0), (0, -1)))
     pack = abi.SECCOMP_NOTIF_RESP.pack
-    _ioctl(
+    listener_ioctl(
         world, twin, "continue", fd, abi.SECCOMP_IOCTL_NOTIF_SEND,
         bytearray(pack(model, val, error, 1)),
         real_buffer=pack(real, val, error, 1),
@@ -675,7 +685,7 @@ def op_id_valid(world: World, choices: Choices) -> bool:
             0xC0202101,
         )
     )
-    _ioctl(
+    listener_ioctl(
         world, twin, "id valid", fd, request, bytearray(model.to_bytes(8, "little").ljust(96, b"\0")),
         real_buffer=real.to_bytes(8, "little").ljust(96, b"\0"),
     )  # fmt: skip
@@ -703,7 +713,7 @@ def op_add_fd(world: World, choices: Choices) -> bool:
         tail[-1] = 1
     request = 0x40002103 | size << 16 if choices.chance(90) else 0x2103 | size << 16
     null = choices.chance(2)
-    _ioctl(
+    listener_ioctl(
         world, twin, "add fd", fd, request,
         None if null else bytearray(pack(model, flags, srcfd, newfd, newfd_flags)) + tail,
         real_buffer=b"" if null else pack(real, flags, srcfd, newfd, newfd_flags) + bytes(tail),
@@ -718,7 +728,7 @@ def op_set_flags(world: World, choices: Choices) -> bool:
         return False
     twin, fd = chosen
     word = choices.one((0, 1, 2, 0xFFFFFFFF))
-    _ioctl(world, twin, "set flags", fd, abi.SECCOMP_IOCTL_NOTIF_SET_FLAGS, word)
+    listener_ioctl(world, twin, "set flags", fd, abi.SECCOMP_IOCTL_NOTIF_SET_FLAGS, word)
     return True
 
 
@@ -732,11 +742,19 @@ def op_poll(world: World, choices: Choices) -> bool:
     fd = fd if choices.chance(97) else 77
     events = choices.one((POLLIN | POLLOUT, POLLIN, POLLOUT, 0x145))
     for_ever = choices.chance(20) and _may_wait(world)
+    poll_once(world, twin, fd, events, for_ever)
+    return True
+
+
+def poll_once(
+    world: World, twin: Twin, fd: int, events: int = POLLIN | POLLOUT, for_ever: bool = False
+) -> None:
+    """poll(2) of one descriptor by ``twin``."""
     waiting = poll.Poll([(fd, events)])
     at = twin.actor.region
 
     def then() -> None:
-        from model.twins import Difference  # noqa: PLC0415
+        from model.twins import Difference
 
         if twin.task.result is None or twin.task.result < 0:
             return
@@ -751,7 +769,6 @@ def op_poll(world: World, choices: Choices) -> bool:
         perform=lambda: poll.poll(world.kernel, twin.task, waiting, None if for_ever else 0),
         then=then,
     )  # fmt: skip
-    return True
 
 
 MASK = (1 << 64) - 1
@@ -819,10 +836,10 @@ def _epoll_wait(world: World, twin: Twin, epoll: int, choices: Choices) -> bool:
     assert isinstance(instance, poll.Epoll)
     waiting = poll.EpollWait(instance, 16)
     at = twin.actor.region
-    for_ever = choices.chance(15) and _may_wait(world)
+    for_ever = choices.chance(15) and _may_wait(world) and not _in_call(world, "epoll_wait")
 
     def then() -> None:
-        from model.twins import Difference  # noqa: PLC0415
+        from model.twins import Difference
 
         count = twin.task.result
         if count is None or count < 0:
@@ -988,7 +1005,7 @@ def _recvmsg(world: World, twin: Twin, choices: Choices) -> bool:
         return len(data)
 
     def then() -> None:
-        from model.twins import Difference  # noqa: PLC0415
+        from model.twins import Difference
 
         raw = world.real.peek(twin.actor, at, 96)
         if twin.task.result is None or twin.task.result < 0:
@@ -1142,7 +1159,7 @@ def op_count(world: World, choices: Choices) -> bool:
     shown = int(world.real.ask(twin.actor, "count", number)[1])
     want = world.handlers(twin.task.process)[number]
     if shown != want:
-        from model.twins import Difference  # noqa: PLC0415
+        from model.twins import Difference
 
         raise Difference(f"{twin!r}: handler of {number} ran {shown} times, the model says {want}")
     return True
@@ -1227,8 +1244,8 @@ def op_kill_call(world: World, choices: Choices) -> bool:
     kernel, task = world.kernel, twin.task
 
     def perform() -> int:
-        from proctor.model import calls  # noqa: PLC0415
-        from proctor.model.tasks import Frame  # noqa: PLC0415
+        from proctor.model import calls
+        from proctor.model.tasks import Frame
 
         frame = Frame(NR["kill"], (model, number, 0, 0, 0, 0), abi.AUDIT_ARCH_X86_64, 0, None)
         return calls.perform(kernel, task, frame)

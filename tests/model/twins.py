@@ -18,9 +18,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from model.real import Actor, Real
 from victim.processes import children, end_all, set_subreaper
 
+from model.real import Actor, Real
 from proctor.kernel import abi
 from proctor.model import signals
 from proctor.model.files import File
@@ -105,7 +105,11 @@ class World:
     """One episode: a victim, a modelled machine, and the twins on them."""
 
     def __init__(
-        self, profile: str = "6.18", seed: int = 0, counts: Counter[str] | None = None
+        self,
+        profile: str = "6.18",
+        seed: int = 0,
+        counts: Counter[str] | None = None,
+        remove: tuple[str, ...] = (),
     ) -> None:
         set_subreaper(True)
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -113,7 +117,7 @@ class World:
         self.counts = Counter[str]() if counts is None else counts
         self.log: list[str] = []
         self.real = Real()
-        self.kernel = Kernel(profile, seed=seed)
+        self.kernel = Kernel(profile, remove=remove, seed=seed)
         #: Us: what sends signals from outside.
         self.harness = Program(self.kernel)
         self.harness.settles = False
@@ -211,7 +215,7 @@ class World:
         arch: int = abi.AUDIT_ARCH_X86_64,
     ) -> None:
         """``twin`` makes a system call in both worlds; everything is compared."""
-        from proctor.model.linux import NR  # noqa: PLC0415
+        from proctor.model.linux import NR
 
         nr = NR[name] if isinstance(name, str) else name
         self.note(what, f"{twin.actor.slot}: {what} {name}{tuple(hex(a) for a in args)}")
@@ -328,7 +332,7 @@ class World:
         self.note(what, f"harness: {what} {number} to {twin!r}{' (thread)' if thread else ''}")
         pid = twin.actor.gpid
         if thread:
-            from victim.processes import tgkill  # noqa: PLC0415
+            from victim.processes import tgkill
 
             tgkill(pid, twin.actor.gtid, number)
         else:

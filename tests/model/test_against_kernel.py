@@ -1,0 +1,125 @@
+"""The model held against the real kernel, step by step.
+
+Here a Hypothesis state machine draws operations, and a seeded run makes the number full; the full
+count of 50,000 steps is ``python -m model.compare`` in tests/.  Both make each step on the model
+and on a victim, and compare every result, errno, id step, pid, poll bit, state and return value;
+see :mod:`model.twins` and :mod:`model.operations`.  What differed so far, and why, is in
+``docs/model-differences.md``.
+
+The profile that the running kernel is compared with is found out by :mod:`model.probed`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from model import mutations
+from model.compare import run
+from model.operations import OPERATIONS, Choices
+from model.probed import missing
+from model.twins import World
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(
+        (platform.system(), platform.machine()) != ("Linux", "x86_64") or os.geteuid() != 0,
+        reason="the victims are driven by root on Linux x86-64",
+    ),
+]
+
+COUNTS: Counter[str] = Counter()
+
+
+class Machine(RuleBasedStateMachine):
+    """One rule for each operation; an operation that nobody can do just now is no step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(counts=COUNTS, remove=missing())
+
+    def teardown(self) -> None:
+        self.world.close()
+
+
+def _rule(operation):
+    @rule(seed=st.integers(0, (1 << 32) - 1))
+    def step(self, seed: int) -> None:
+        if self.world.main.task.exiting:
+            return
+        operation(self.world, Choices(seed))
+
+    step.__name__ = operation.__name__
+    return step
+
+
+for _operation, _ in OPERATIONS:
+    setattr(Machine, _operation.__name__, _rule(_operation))
+
+
+@pytest.mark.timeout(300)
+def test_the_state_machine_finds_no_difference():
+    before = COUNTS.total()
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=60,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    assert COUNTS.total() > before
+
+
+@pytest.mark.timeout(300)
+def test_two_thousand_seeded_steps_agree():
+    counts: Counter[str] = Counter()
+    problem = run(2000, 1_000_000, counts=counts)
+    assert not problem, problem
+    assert counts.total() >= 2000
+    assert {"install", "fork", "thread", "exec", "call", "receive", "answer", "continue"} <= set(
+        counts
+    )
+    assert {"add fd", "signal", "stop", "close", "dup", "pass", "poll"} <= set(counts)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "RECV: newest first",
+        "SEND: the value wins over the error",
+        "ADDFD|SEND does not answer",
+        "poll: no OUT",
+        "close: every copy answers ENOSYS",
+        "signals: SA_RESTART is not looked at",
+    ],
+)
+def test_a_wrong_model_is_caught(name: str):
+    """A handful of :mod:`model.mutations`; all of them are ``python -m model.mutations``."""
+    number = next(n for n, mutation in enumerate(mutations.MUTATIONS) if mutation.name == name)
+    ok, how = mutations.caught(number, steps=4000)
+    assert ok, how
+    assert "Difference" in how
+
+
+def test_every_mutation_changes_the_model_as_it_is():
+    """Each one's text is still there, once: or it would test nothing."""
+    import importlib.util
+    from pathlib import Path
+
+    for mutation in mutations.MUTATIONS:
+        spec = importlib.util.find_spec(f"proctor.model.{mutation.module}")
+        assert spec is not None
+        assert spec.origin is not None
+        source = Path(spec.origin).read_text(encoding="utf-8")
+        assert source.count(mutation.right) == 1, mutation.name
+    assert len(mutations.MUTATIONS) >= 20
