@@ -13,13 +13,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any, Final, NamedTuple
-from xml.sax.saxutils import escape
+from typing import Any, Final
 
 from proctor.model.errors import ModelError
 from proctor.model.features import FEATURES
 from proctor.model.linux import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from proctor.model.listener import Notifications
+from proctor.model.paper import INK, Paper, Point, extent
 from proctor.model.transitions import GONE, INIT, NEW, REPLIED, SENT, TABLE, Transition
 
 WIDTH: Final = 1460
@@ -47,16 +47,7 @@ _WHO: Final = {
     "kernel": ("#4a5157", "2 3"),
 }
 _BITS: Final = ((POLLIN, "IN"), (POLLRDNORM, "RDNORM"), (POLLOUT, "OUT"), (POLLWRNORM, "WRNORM"))
-_INK: Final = "#1b1f23"
 _SOFT: Final = "#57606a"
-_FONT: Final = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif"
-
-
-class Point(NamedTuple):
-    """A place on the paper."""
-
-    x: float
-    y: float
 
 
 def bits(mask: int) -> str:
@@ -92,64 +83,6 @@ def kernels(row: Transition) -> str:
     if not when:
         return "all"
     return "a later fix" if when == "later" else f"{when} and newer"
-
-
-# Paper --------------------------------------------------------------------------------------
-
-
-class Paper:
-    """Collects SVG elements."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.parts: list[str] = []
-        self.width = width
-        self.height = height
-
-    def add(self, name: str, text: str | None = None, /, **attributes: object) -> None:
-        """One element; underscores in names become dashes."""
-        given = "".join(
-            f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value))}"'
-            for key, value in attributes.items()
-        )
-        self.parts.append(
-            f"<{name}{given}/>" if text is None else f"<{name}{given}>{escape(text)}</{name}>"
-        )
-
-    def text(self, at: Point, text: str, size: float = 13, **attributes: object) -> None:
-        """A line of text."""
-        given: dict[str, object] = {"fill": _INK, "font_size": size, **attributes}
-        self.add("text", text, **{"x": at.x, "y": at.y, **given})
-
-    def box(self, at: Point, width: float, height: float, **attributes: object) -> None:
-        """A rounded box, ``at`` its upper left corner."""
-        self.add("rect", x=at.x, y=at.y, width=width, height=height, **attributes)
-
-    def render(self) -> str:
-        """The file."""
-        heads = "".join(
-            f'<marker id="{who}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" '
-            f'markerHeight="8" markerUnits="userSpaceOnUse" orient="auto">'
-            f'<path d="M0 0L10 5L0 10Z" fill="{colour}"/></marker>'
-            for who, (colour, _) in _WHO.items()
-        ).replace('markerWidth="8" markerHeight="8"', 'markerWidth="11" markerHeight="11"')
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" '
-            f'width="{self.width}" height="{self.height}" font-family="{_FONT}">\n'
-            "<title>The life of a notification</title>\n"
-            f"<defs>{heads}</defs>\n"
-            f'<rect width="{self.width}" height="{self.height}" fill="#ffffff"/>\n'
-            + "\n".join(self.parts)
-            + "\n</svg>\n"
-        )
-
-
-def _number(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _extent(text: str, size: float) -> float:
-    """How wide a text will be, about."""
-    return len(text) * size * 0.62
 
 
 # Arrows -------------------------------------------------------------------------------------
@@ -188,10 +121,10 @@ def _label(paper: Paper, row: Transition, number: int, at: Point) -> None:
     badge(paper, Point(at.x + 8, at.y - 4), number, colour)
     x = at.x + 22
     paper.text(Point(x, at.y), row.event, 13, font_weight="bold", fill=colour)
-    x += _extent(row.event, 13) + 10
+    x += extent(row.event, 13) + 10
     if ioctl(row):
         paper.text(Point(x, at.y), ioctl(row), 11, fill=_SOFT)
-        x += _extent(ioctl(row), 11) + 8
+        x += extent(ioctl(row), 11) + 8
     if row.wakes:
         x = chip(paper, Point(x, at.y), f"wakes {bits(row.wakes & (POLLIN | POLLOUT))}", "#dff3e4")
     if since(row.feature):
@@ -201,7 +134,7 @@ def _label(paper: Paper, row: Transition, number: int, at: Point) -> None:
 
 def chip(paper: Paper, at: Point, text: str, colour: str) -> float:
     """A small tag; where the next one may begin."""
-    width = _extent(text, 10.5) + 8
+    width = extent(text, 10.5) + 8
     paper.box(Point(at.x, at.y - 12), width, 16, rx=8, fill=colour)
     paper.text(Point(at.x + width / 2, at.y), text, 10.5, text_anchor="middle")
     return at.x + width + 6
@@ -297,20 +230,20 @@ def _down(paper: Paper, state: str, rows: list[tuple[int, Transition]]) -> None:
 
 
 def _states(paper: Paper) -> None:
-    paper.add("circle", cx=52, cy=_ROW_Y, r=8, fill=_INK)
+    paper.add("circle", cx=52, cy=_ROW_Y, r=8, fill=INK)
     paper.text(Point(34, _ROW_Y + 34), "a call is made, the", 11.5, fill=_SOFT)
     paper.text(Point(34, _ROW_Y + 49), "filter says notify", 11.5, fill=_SOFT)
     for state, x in _COLUMNS.items():
         title, about = _TITLES[state]
         left, top = x - _BOX_W / 2, _ROW_Y - _BOX_H / 2
         paper.box(
-            Point(left, top), _BOX_W, _BOX_H, rx=14, fill="#f6f8fa", stroke=_INK, stroke_width=1.6
+            Point(left, top), _BOX_W, _BOX_H, rx=14, fill="#f6f8fa", stroke=INK, stroke_width=1.6
         )
         _centred(paper, Point(x, _ROW_Y - 34), title, 24, font_weight="bold")
         for line, words in enumerate(_wrapped(about, 22)):
             _centred(paper, Point(x, _ROW_Y - 8 + 17 * line), words, 12.5, fill=_SOFT)
         shown = bits(poll_bits(state))
-        width = _extent(shown or "no bit", 12) + 20
+        width = extent(shown or "no bit", 12) + 20
         paper.box(
             Point(x - width / 2, _ROW_Y + 52),
             width,
@@ -322,7 +255,7 @@ def _states(paper: Paper) -> None:
         _centred(paper, Point(x, _ROW_Y + 67), shown or "no bit", 12, font_weight="bold")
     title, about = _TITLES[GONE]
     paper.box(
-        Point(_COLUMNS[SENT] - 250, _GONE_Y - 44), 500, 88, rx=44, fill="#ffffff", stroke=_INK,
+        Point(_COLUMNS[SENT] - 250, _GONE_Y - 44), 500, 88, rx=44, fill="#ffffff", stroke=INK,
         stroke_width=1.6, stroke_dasharray="3 4",
     )  # fmt: skip
     _centred(paper, Point(_COLUMNS[SENT], _GONE_Y - 4), title, 24, font_weight="bold")
@@ -391,7 +324,7 @@ def _table(paper: Paper) -> None:
         paper.text(Point(columns["what happens"], y), row.meaning, 13)
         paper.text(Point(columns["what happens"], y + 16), row.source, 10.5, fill=_SOFT)
         told = bits(row.wakes) or "nobody"
-        paper.text(Point(columns["wakes"], y), told, 12, fill=_INK if row.wakes else _SOFT)
+        paper.text(Point(columns["wakes"], y), told, 12, fill=INK if row.wakes else _SOFT)
         if row.wakes_feature:
             paper.text(
                 Point(columns["wakes"], y + 16), f"{since(row.wakes_feature)} and newer", 10.5,
@@ -403,7 +336,9 @@ def _table(paper: Paper) -> None:
 
 def render() -> str:
     """The picture, as the text of an SVG file."""
-    paper = Paper(WIDTH, _TABLE_Y + 32 + _ROW_H * len(TABLE))
+    heads = {who: colour for who, (colour, _) in _WHO.items()}
+    height = _TABLE_Y + 32 + _ROW_H * len(TABLE)
+    paper = Paper("The life of a notification", WIDTH, height, heads)
     _legend(paper)
     _arrows(paper)
     _states(paper)
