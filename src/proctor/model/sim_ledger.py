@@ -139,6 +139,8 @@ class Ledger:
         self.given: set[int] = set()
         self.received = 0
         self.settled = 0
+        #: Answers of the engine itself, for a listener that was dropped; nobody observes them.
+        self.by_engine = 0
 
     def note(self, kind: str, who: str, call: int = 0, text: str = "", other: str = "") -> None:
         """Write down that something happened."""
@@ -257,7 +259,8 @@ class Ledger:
         if answer == (0, -ON_DEADLINE, 0):
             if due is None or self.now < due - 1e-9:
                 self.broken(f"call {asked.serial}: answered as too late before its deadline")
-        elif answer == (0, -AT_CLOSE, 0):
+        elif answer in ((0, -AT_CLOSE, 0), (0, -ENOSYS, 0)):
+            self.by_engine += answer == (0, -ENOSYS, 0)
             if not self.closing and not received.port.dropped:
                 self.broken(f"call {asked.serial}: answered as at the end, which it was not")
         elif not delivered:
@@ -275,6 +278,12 @@ class Ledger:
             self.given.discard(fd)
         else:
             self.broken(f"descriptor {fd} was closed twice, or is not the supervisor's to close")
+
+    def closes(self, port: SimListener) -> None:
+        """The supervisor closes a listener: whoever it received from must have been answered."""
+        for received in self.open.values():
+            if received.port is port and received.lives():
+                self.broken(f"call {received.asked.serial} was received and its listener closed")
 
     # Looking around -------------------------------------------------------------------------------
     def overdue(self) -> None:

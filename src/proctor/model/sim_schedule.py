@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 #: How deep others may run inside others.
 _DEPTH: Final = 3
+#: Seconds for which somebody may be kept from running at a port, and the supervisor in one round.
+_KEPT: Final = 0.01
+_KEPT_IN_ROUND: Final = 0.02
 
 Done = Callable[[Any, "BaseException | None"], None]
 
@@ -155,6 +158,8 @@ class Schedule:
         self.fibers_idle: list[Fiber] = []
         self._fibers = 0
         self.depth = 0
+        #: Until when time may go by at ports.
+        self.patient_until = 0.0
         #: Work is what runs, at once and where it was started.
         self.working = False
         #: A coroutine is what runs.
@@ -237,16 +242,30 @@ class Schedule:
         self.now += 1e-6
         if self.over or self.random.random() >= self._preempt:
             return
-        fiber = self.fiber
+        fiber, draw = self.fiber, self.random.random
         if fiber is not None:
-            self._ready.append(fiber)
-            fiber.leave()
+            if draw() < 0.5:
+                self._ready.append(fiber)
+                fiber.leave()
+            else:
+                self.pause(draw() * _KEPT)
         elif self.depth < _DEPTH:
             self.depth += 1
-            for _ in range(1 + int(self.random.random() * 3)):
-                if not self.one():
+            for _ in range(1 + int(draw() * 3)):
+                if not self.one() and not self._jump():
                     break
             self.depth -= 1
+
+    def _jump(self) -> bool:
+        """Time goes by for whoever is kept from running, up to what comes next."""
+        before = self.now
+        if before > self.patient_until or not self.advance(before + _KEPT * self.random.random()):
+            return False
+        return self.one()
+
+    def round(self) -> None:
+        """The supervisor waits: it may be kept from running again."""
+        self.patient_until = self.now + _KEPT_IN_ROUND
 
     def pause(self, seconds: float) -> None:
         """What a slow handler does: time goes by, for others too.  Only on a fiber; elsewhere, and

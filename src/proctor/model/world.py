@@ -263,8 +263,10 @@ class SimPoller:
                 found = epoll.collect(AT_ONCE)
                 if found or self._woken:
                     self._woken = False
+                    schedule.round()
                     return found
             if schedule.now >= until or world.leave():
+                schedule.round()
                 return []
             if schedule.one():
                 continue
@@ -435,6 +437,8 @@ class SimListener:
         if self.closed:
             return
         world.tick()
+        if not self.dropped:
+            world.ledger.closes(self)
         self.closed = True
         self.served = False
         world.ledger.note("close", world.who(), 0, self.name)

@@ -165,7 +165,8 @@ class PyEngine:
             if bits & POLLIN:
                 self._receive(fd, served, batch)
             elif bits & (POLLHUP | POLLNVAL):
-                del self._served[fd]
+                if self._served.pop(fd, None) is None:
+                    continue  # another thread removed it just now
                 self._poller.unregister(fd)
                 self._leave = True
                 served.ended()
@@ -173,10 +174,11 @@ class PyEngine:
         problem: Exception | None = None
         while batch:
             fd, served, notification = batch.popleft()
-            if self._served.get(fd) is not served:
-                continue  # removed meanwhile: whoever removed it answers what is pending
             try:
-                self._route(served, notification)
+                if self._served.get(fd) is served:
+                    self._route(served, notification)
+                else:
+                    self._removed(served, notification)
             except Exception as raised:
                 problem = problem or raised
         if problem is not None:
@@ -198,11 +200,27 @@ class PyEngine:
     ) -> None:
         """Take what waits, at most BATCH: a received call can no longer be interrupted."""
         for _ in range(BATCH):
-            notification = served.listener.recv()
+            if self._served.get(fd) is not served:
+                return  # removed meanwhile; what was received already is answered all the same
+            try:
+                notification = served.listener.recv()
+            except (OSError, ValueError):
+                if self._served.get(fd) is served:
+                    raise
+                return  # removed, and closed by its new owner
             if notification is not None:
                 batch.append((fd, served, notification))
             if not self._poller.ready(fd):
                 return
+
+    @staticmethod
+    def _removed(served: _Served, notification: NotificationLike) -> None:
+        """Received, and then another thread removed the listener: nobody can receive it again, so it
+        is answered as if the listener were closed (C093)."""
+        try:
+            _send(served.listener, notification.id, (0, -errno.ENOSYS, 0))
+        except (OSError, ValueError):
+            pass  # its new owner closed it: the kernel answered
 
     @staticmethod
     def _route(served: _Served, notification: NotificationLike) -> None:
