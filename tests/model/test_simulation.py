@@ -1,0 +1,300 @@
+"""The supervisor on the model: nothing goes wrong, and what is made to go wrong is noticed."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from proctor.kernel.notification import Notification
+from proctor.model import simulate
+from proctor.model.sim_chart import draw
+from proctor.supervisor import carry, deciding, pyengine
+from proctor.supervisor import supervisor as supervising
+from proctor.supervisor.deciding import Decider
+from proctor.supervisor.pyengine import PyEngine
+
+Patch = pytest.MonkeyPatch
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 20])
+def test_every_invariant_holds(seed: int) -> None:
+    report = simulate.simulate(seed, 6000)
+    assert report.failed is None, (
+        f"{report.failed.violation}\nagain: python -m proctor.model.simulate --seed {seed} "
+        f"--episode {report.failed.number}"
+    )
+    assert report.calls >= 6000
+    # nothing of what a simulation is for failed to happen
+    for kind in ("answer", "too late", "receive nothing", "descriptor", "died", "signal", "kill",
+                 "drop", "end", "exec", "fork", "resume", "step"):  # fmt: skip
+        assert report.counts[kind], kind
+
+
+def test_a_run_is_its_seed() -> None:
+    first, second = (simulate.Episode(7, 3) for _ in range(2))
+    first.run()
+    second.run()
+    assert first.events == second.events
+    assert first.ledger.counts == second.ledger.counts
+
+
+# Faults: each breaks the supervisor, and some invariant must say so ---------------------------------
+
+
+def forgets_to_answer_after_an_exception(patch: Patch) -> None:
+    real = Decider._answer
+
+    def _answer(self: Any, job: Any, verdict: Any, who: str) -> None:
+        if not isinstance(job.error, RuntimeError):
+            real(self, job, verdict, who)
+
+    patch.setattr(Decider, "_answer", _answer)
+
+
+def answers_twice(patch: Patch) -> None:
+    patch.setattr(Decider, "_claim", lambda self, job: True)
+
+
+def sends_every_answer_again(patch: Patch) -> None:
+    real = carry._send
+
+    def _send(listener: Any, *answer: int) -> bool:
+        real(listener, *answer)
+        return real(listener, *answer)
+
+    patch.setattr(carry, "_send", _send)
+
+
+def loses_the_order_of_a_caller(patch: Patch) -> None:
+    patch.setattr(Decider, "must_wait", lambda self, job: False)
+
+
+def forgets_who_waits_behind_a_call(patch: Patch) -> None:
+    real = Decider._finish
+
+    def _finish(self: Any, job: Any, *rest: Any) -> None:
+        queue = job.served.busy.get(job.tid)
+        if queue is not None and len(queue) > 1:
+            del queue[1]
+        real(self, job, *rest)
+
+    patch.setattr(Decider, "_finish", _finish)
+
+
+def keeps_descriptors_open(patch: Patch) -> None:
+    patch.setattr(carry, "close_unused", lambda verdict: None)
+
+
+def keeps_the_descriptors_of_late_verdicts(patch: Patch) -> None:
+    patch.setattr(deciding, "close_unused", lambda verdict: None)
+
+
+def closes_descriptors_twice(patch: Patch) -> None:
+    real = carry.close_unused
+
+    def twice(verdict: object) -> None:
+        real(verdict)
+        real(verdict)
+
+    patch.setattr(carry, "close_unused", twice)
+
+
+def closes_descriptors_that_were_lent(patch: Patch) -> None:
+    real = carry.close_unused
+
+    def close(verdict: Any) -> None:
+        real(verdict._replace(close=True) if hasattr(verdict, "close") else verdict)
+
+    patch.setattr(carry, "close_unused", close)
+
+
+def never_notices_that_a_listener_ended(patch: Patch) -> None:
+    patch.setattr(pyengine, "POLLHUP", 0)
+
+
+def forgets_to_close_a_listener(patch: Patch) -> None:
+    patch.setattr(supervising, "release", lambda served, lock: None)
+    patch.setattr(deciding, "release", lambda served, lock: None)
+
+
+def closes_a_listener_before_its_calls_are_over(patch: Patch) -> None:
+    patch.setattr(supervising, "release", lambda served, lock: served.listener.close())
+
+
+def starves_a_listener(patch: Patch) -> None:
+    real = PyEngine._receive
+
+    def _receive(self: Any, fd: int, served: Any, batch: Any) -> None:
+        if fd % 3:
+            real(self, fd, served, batch)
+
+    patch.setattr(PyEngine, "_receive", _receive)
+
+
+def ignores_deadlines(patch: Patch) -> None:
+    patch.setattr(Decider, "expire", lambda self: None)
+
+
+def sleeps_through_deadlines(patch: Patch) -> None:
+    patch.setattr(Decider, "next_due", lambda self: None)
+
+
+def answers_before_the_deadline(patch: Patch) -> None:
+    def expire(self: Any) -> None:
+        while self._dues:
+            self._answer(heapq.heappop(self._dues)[2], self._rules.on_deadline, "deadline")
+
+    patch.setattr(Decider, "expire", expire)
+
+
+def lets_racy_verdicts_through(patch: Patch) -> None:
+    patch.setattr(deciding, "check", lambda verdict, call, who: verdict)
+
+
+def leaves_calls_behind_when_dropping(patch: Patch) -> None:
+    patch.setattr(Decider, "abandon", lambda self, served: None)
+
+
+def drops_what_was_received_from_a_dropped_listener(patch: Patch) -> None:
+    patch.setattr(PyEngine, "_removed", staticmethod(lambda served, notification: None))
+
+
+def receives_without_polling(patch: Patch) -> None:
+    def _receive(self: Any, fd: int, served: Any, batch: Any) -> None:
+        for _ in range(2):
+            notification = served.listener.recv()
+            if notification is not None:
+                batch.append((fd, served, notification))
+
+    patch.setattr(PyEngine, "_receive", _receive)
+
+
+def gives_an_answer_to_another_call(patch: Patch) -> None:
+    real = carry._send
+    last = [0]
+
+    def _send(listener: Any, id: int, *answer: int) -> bool:
+        other, last[0] = last[0], id
+        return real(listener, other or id, *answer)
+
+    patch.setattr(carry, "_send", _send)
+
+
+FAULTS: tuple[Callable[[Patch], None], ...] = (
+    forgets_to_answer_after_an_exception,
+    answers_twice,
+    sends_every_answer_again,
+    loses_the_order_of_a_caller,
+    forgets_who_waits_behind_a_call,
+    keeps_descriptors_open,
+    keeps_the_descriptors_of_late_verdicts,
+    closes_descriptors_twice,
+    closes_descriptors_that_were_lent,
+    never_notices_that_a_listener_ended,
+    forgets_to_close_a_listener,
+    closes_a_listener_before_its_calls_are_over,
+    starves_a_listener,
+    ignores_deadlines,
+    sleeps_through_deadlines,
+    answers_before_the_deadline,
+    lets_racy_verdicts_through,
+    leaves_calls_behind_when_dropping,
+    drops_what_was_received_from_a_dropped_listener,
+    receives_without_polling,
+    gives_an_answer_to_another_call,
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_broken_supervisor_is_caught(fault: Callable[[Patch], None]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fault(patch)
+        report = simulate.simulate(1, 30_000)
+    assert report.failed is not None, "no invariant noticed it"
+    assert report.failed.events
+
+
+# The command ----------------------------------------------------------------------------------------
+
+
+def test_the_command_says_how_to_play_it_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: Patch
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        closes_descriptors_twice(patch)
+        assert simulate.main(["--seed", "1", "--calls", "20000"]) == 1
+    said = capsys.readouterr().out
+    assert "VIOLATED: descriptor" in said
+    again = next(line for line in said.splitlines() if line.startswith("again: "))
+    arguments = again.split("proctor.model.simulate ")[1].split()
+    with pytest.MonkeyPatch.context() as patch:
+        closes_descriptors_twice(patch)
+        assert simulate.main(arguments) == 1
+    assert again in capsys.readouterr().out
+    assert simulate.main(arguments) == 0
+
+
+def test_a_chart_of_a_run(tmp_path: Any) -> None:
+    from xml.etree import ElementTree
+
+    file = tmp_path / "run.svg"
+    assert simulate.main(["--seed", "1", "--episode", "0", "--trace", str(file)]) == 0
+    root = ElementTree.parse(file).getroot()
+    assert root.tag.endswith("svg")
+    words = " ".join(element.text or "" for element in root.iter())
+    assert "supervisor" in words and "answer" in words
+    assert draw([], "nothing")
+
+
+# Found by the simulation ----------------------------------------------------------------------------
+
+
+class _Listener:
+    """Two calls wait; the second thread drops it when the first is routed."""
+
+    def __init__(self) -> None:
+        self.waiting = [Notification(1, 10, 83, 0xC000003E), Notification(2, 11, 83, 0xC000003E)]
+        self.answers: list[tuple[int, int, int, int]] = []
+
+    def fileno(self) -> int:
+        return 5
+
+    def recv(self) -> Notification:
+        return self.waiting.pop(0)
+
+    def send(self, *answer: int) -> bool:
+        self.answers.append(answer)  # type: ignore[arg-type]
+        return True
+
+
+class _Poller:
+    def __init__(self, listener: _Listener) -> None:
+        self.listener = listener
+
+    def register(self, fd: int) -> None: ...
+    def unregister(self, fd: int) -> None: ...
+
+    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        return [(5, 1)]
+
+    def ready(self, fd: int) -> bool:
+        return bool(self.listener.waiting)
+
+    def wake(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def test_what_was_received_from_a_dropped_listener_is_answered() -> None:
+    listener = _Listener()
+    engine = PyEngine(_Poller(listener))
+
+    def route(notification: Any) -> tuple[int, int, int]:
+        engine.remove(listener)  # type: ignore[arg-type]
+        return (0, -17, 0)
+
+    engine.add(listener, {}, route, lambda: None)  # type: ignore[arg-type]
+    assert engine.run_once(0) == 2
+    assert listener.answers == [(1, 0, -17, 0), (2, 0, -38, 0)]
