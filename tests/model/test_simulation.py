@@ -19,14 +19,14 @@ from proctor.supervisor.pyengine import PyEngine
 Patch = pytest.MonkeyPatch
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 20])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_every_invariant_holds(seed: int) -> None:
-    report = simulate.simulate(seed, 6000)
+    report = simulate.simulate(seed, 20_000)
     assert report.failed is None, (
         f"{report.failed.violation}\nagain: python -m proctor.model.simulate --seed {seed} "
         f"--episode {report.failed.number}"
     )
-    assert report.calls >= 6000
+    assert report.calls >= 20_000
     # nothing of what a simulation is for failed to happen
     for kind in ("answer", "too late", "receive nothing", "descriptor", "died", "signal", "kill",
                  "drop", "end", "exec", "fork", "resume", "step"):  # fmt: skip
