@@ -239,6 +239,27 @@ def test_deadline_answers_in_the_handlers_place(start: Callable[..., proctor.Pro
         release.set()
 
 
+def test_a_handler_overtaken_by_its_deadline_makes_no_noise(
+    start: Callable[..., proctor.Process], caplog: pytest.LogCaptureFixture
+) -> None:
+    release, met = threading.Event(), threading.Event()
+
+    def slow(call: proctor.Call) -> proctor.Verdict:
+        release.wait(30)
+        try:
+            call.valid()
+        finally:
+            met.set()
+        return proctor.answer(1)
+
+    process = start("call", "110", handlers=[handler(slow, quick=False, deadline=0.02)])
+    assert lines(process) == [f"110 = -{errno.EPERM}"]
+    release.set()
+    assert met.wait(20)
+    process.close()
+    assert "CallOver" not in caplog.text
+
+
 def test_late_verdicts_close_their_descriptors(start: Callable[..., proctor.Process]) -> None:
     release, closed = threading.Event(), threading.Event()
     reader, writer = os.pipe()

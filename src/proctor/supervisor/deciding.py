@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
-from proctor.kernel.errors import CallGone, MemoryUnreadable, RacyVerdict
+from proctor.kernel.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
 from proctor.supervisor.carry import carry_out, check
 from proctor.supervisor.jobs import Job, Outcome, Served
 
@@ -197,7 +197,12 @@ class Decider:
             log(f"{who}: {unreadable}; answered: {checked}", trace=False)
         except BaseException as raised:
             job.error, checked = raised, self._rules.on_error
-            log(f"{who} failed on {job.call!r}; answered: {self._rules.on_error}")
+            if job.claimed:  # its deadline was faster; CallOver is then what a handler meets
+                said = "too late to matter, it was answered already"
+            else:
+                said = f"answered: {checked}"
+            if not (job.claimed and isinstance(raised, CallOver)):
+                log(f"{who} failed on {job.call!r}; {said}")
         self._answer(job, checked, who)
         if receiving and isinstance(job.error, KeyboardInterrupt):
             raise job.error  # Ctrl-C while the user's own thread ran step()
