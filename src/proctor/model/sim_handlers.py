@@ -163,7 +163,7 @@ class Handlers:
     def _handler(self, label: str, passes: bool = False) -> Any:
         world = self._world
 
-        def handle(call: Call) -> Verdict | None:
+        def handle(call: Call) -> Any:
             plan = self._begin(call, label)
             if passes:
                 return None
@@ -174,7 +174,7 @@ class Handlers:
         return handle
 
     def _coroutine(self, label: str) -> Any:
-        async def handle(call: Call) -> Verdict | None:
+        async def handle(call: Call) -> Any:
             plan = self._begin(call, label)
             if plan.pause:
                 await Sleep(plan.pause)

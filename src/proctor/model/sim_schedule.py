@@ -325,10 +325,7 @@ class Schedule:
         before, self.stepping = self.stepping, True
         result: Any = None
         try:
-            if error is None:
-                seconds = loop.coroutine.send(None)
-            else:
-                seconds = loop.coroutine.throw(error)
+            seconds = loop.coroutine.send(None) if error is None else loop.coroutine.throw(error)
         except StopIteration as stop:
             result, error = stop.value, None
         except BaseException as problem:

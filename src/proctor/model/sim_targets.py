@@ -186,7 +186,10 @@ class Actor:
         draw = self.world.kernel.random.random
         if draw() < town.trouble * 0.3:
             self._turn_of_life(draw())
-            if task.exiting or self.asked is not None:
+            if task.exiting:
+                return
+            if task.state != RUNNING or task.frame is not None:
+                self._next()  # stopped on the way back
                 return
         town.made += 1
         self._call(draw)

@@ -62,6 +62,8 @@ AT_ONCE: Final = 64
 #: Rounds between two looks at whether all is fair and nobody waits too long.
 _LOOK: Final = 32
 _LIMIT: Final = 1 << 20
+#: Waits for nothing in a row that are too many.
+_SPINS: Final = 2000
 
 
 class Stuck(Exception):
@@ -101,6 +103,8 @@ class SimWorld:
         #: The listeners that the monitor has open.
         self.ports: list[SimListener] = []
         self.over = False
+        #: Since the last wait something was received, or time went by.
+        self.moved = False
         #: Called now and then, to look around.
         self.look: Callable[[], None] = ledger.overdue
         #: When true, a wait ends although nothing came.
@@ -184,12 +188,12 @@ class SimWorld:
     @contextmanager
     def descriptors(self) -> Iterator[None]:
         """Verdicts close the model's descriptors while this lasts."""
-        before = verdicts.os
-        verdicts.os = self  # type: ignore[assignment]
+        names = vars(verdicts)
+        before, names["os"] = names["os"], self
         try:
             yield
         finally:
-            verdicts.os = before
+            names["os"] = before
 
     def task(self) -> Task:
         """The thread of the monitor that is running."""
@@ -231,6 +235,8 @@ class SimPoller:
         self._world = world
         self._epoll = Epoll(world.kernel)
         self._woken = False
+        #: Waits in a row after which nothing was received, and in which no time went by.
+        self._vain = 0
 
     def register(self, fd: int) -> None:
         """See :class:`~proctor.supervisor.pyengine.Poller`."""
@@ -241,6 +247,7 @@ class SimPoller:
     def unregister(self, fd: int) -> None:
         """See :class:`~proctor.supervisor.pyengine.Poller`."""
         file = self._world.monitor.files.get(fd)
+        self._world.moved = True
         if file is not None:
             self._epoll.delete(file, fd)
 
@@ -264,15 +271,28 @@ class SimPoller:
                 if found or self._woken:
                     self._woken = False
                     schedule.round()
+                    self._spun()
                     return found
             if schedule.now >= until or world.leave():
                 schedule.round()
+                self._spun()
+                schedule.one()
                 return []
             if schedule.one():
                 continue
+            world.moved = True
             if not schedule.advance(until) and until == math.inf:
                 raise Stuck
             world.tick()
+
+    def _spun(self) -> None:
+        """A wait is over: one after another for nothing is a busy loop."""
+        world = self._world
+        self._vain = 0 if world.moved else self._vain + 1
+        world.moved = False
+        world.schedule.now += 1e-6
+        if self._vain > _SPINS:
+            world.ledger.broken(f"the supervisor waited {self._vain} times for nothing")
 
     def ready(self, fd: int) -> bool:
         """See :class:`~proctor.supervisor.pyengine.Poller`."""
@@ -334,6 +354,7 @@ class SimListener:
         notif = self._pass()
         world = self._world
         world.fairness.served(self)
+        world.moved = True
         value = listener.recv(world.kernel, world.task(), notif, self._write)
         if value == -ENOENT:
             world.ledger.note("receive nothing", world.who(), 0, self.name)
@@ -430,11 +451,10 @@ class SimListener:
 
     def close(self) -> None:
         """See :class:`~proctor.supervisor.ports.ListenerPort`."""
-        if self.closed:
-            return
         world = self._world
-        world.schedule.others()
-        if self.closed:
+        if not self.closed:
+            world.schedule.others()
+        if self.closed:  # perhaps by another thread, right now
             return
         world.tick()
         if not self.dropped:
