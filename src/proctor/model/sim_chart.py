@@ -18,7 +18,7 @@ _CALLERS: Final = 7
 _ROWS: Final = 48
 _ROW: Final = 20
 _COLUMN: Final = 130
-_LEFT: Final = 150
+_LEFT: Final = 160
 _TOP: Final = 96
 
 _STYLE: Final = """
@@ -43,7 +43,7 @@ def draw(events: Sequence[Event], title: str) -> str:
     """The chart, as the text of an SVG file."""
     rows = _choose(events)
     columns = _lifelines(rows)
-    width = _LEFT + _COLUMN * max(len(columns), 5) + 40
+    width = _LEFT + _COLUMN * max(len(columns), 5) + 130
     height = _TOP + _ROW * (len(rows) + 1) + 30
     return "\n".join(
         [
@@ -150,7 +150,7 @@ def _arrows(rows: Sequence[Event], columns: dict[str, float]) -> list[str]:
     said: dict[int, tuple[float, float, str]] = {}
     for at, event in enumerate(rows):
         y = _TOP + _ROW * (at + 0.7)
-        words.append(f'<text class="time" x="{_LEFT - 30}" y="{y + 4:.0f}">{event.now:.6f}</text>')
+        words.append(f'<text class="time" x="80" y="{y + 4:.0f}">{event.now:.6f}</text>')
         x = columns.get(event.who, columns["supervisor"])
         caller = columns.get(_callers(event))
         kind, text = event.kind, event.text
@@ -178,7 +178,7 @@ def _arrows(rows: Sequence[Event], columns: dict[str, float]) -> list[str]:
             words.append(_label(x - 8, y + 4, f"→ {text} #{event.call}", "end"))
         else:
             place = caller if caller is not None else x
-            words.append(_label(place - 10, y + 4, f"{kind} {text}", "end"))
+            words.append(_label(place - 10, y + 4, f"{kind} {text}"[:90], "end"))
             lines.append(
                 f'<path d="M{place - 5:.0f} {y - 5:.0f}l10 10m0 -10l-10 10" '
                 f'stroke="{_COLOURS["late"]}" stroke-width="2"/>'
