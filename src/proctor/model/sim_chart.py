@@ -34,8 +34,9 @@ _COLOURS: Final = {
 }  # fmt: skip
 _LEGEND: Final = (
     ("call", "call, until received"), ("answer", "answer"), ("late", "too late: its caller is gone"),
-    ("hand", "handed to a worker"), ("fate", "signal, death"),
+    ("hand", "handed to a worker"), ("fate", "signal, fork, exec (red: death)"),
 )  # fmt: skip
+_ENDS: Final = ("died", "VIOLATION")
 _WORK: Final = ("begin", "resume", "step")
 
 
@@ -109,10 +110,11 @@ def _markers() -> list[str]:
 def _legend() -> list[str]:
     made, x = [], 20
     for name, text in _LEGEND:
-        made.append(
-            f'<line class="{name}" x1="{x}" y1="46" x2="{x + 28}" y2="46" '
-            f'marker-end="url(#to-{name})"/><text x="{x + 34}" y="50">{text}</text>'
-        )
+        if name == "fate":
+            mark = _cross(x + 20, 46, _COLOURS[name])
+        else:
+            mark = _arrow(name, x, 46, x + 28, 46)
+        made.append(f'{mark}<text x="{x + 34}" y="50">{text}</text>')
         x += 50 + 7 * len(text)
     return made
 
@@ -135,6 +137,13 @@ def _arrow(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
 def _label(x: float, y: float, text: str, anchor: str = "start") -> str:
     return (
         f'<text class="label" x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{escape(text)}</text>'
+    )
+
+
+def _cross(x: float, y: float, colour: str) -> str:
+    return (
+        f'<path d="M{x - 5:.0f} {y - 5:.0f}l10 10m0 -10l-10 10" stroke="{colour}" '
+        f'stroke-width="2"/>'
     )
 
 
@@ -179,10 +188,7 @@ def _arrows(rows: Sequence[Event], columns: dict[str, float]) -> list[str]:
         else:
             place = caller if caller is not None else x
             words.append(_label(place - 10, y + 4, f"{kind} {text}"[:90], "end"))
-            lines.append(
-                f'<path d="M{place - 5:.0f} {y - 5:.0f}l10 10m0 -10l-10 10" '
-                f'stroke="{_COLOURS["late"]}" stroke-width="2"/>'
-            )
+            lines.append(_cross(place, y, _COLOURS["late" if kind in _ENDS else "fate"]))
     return lines + words
 
 

@@ -21,7 +21,7 @@ from proctor.model.transitions import SENT
 if TYPE_CHECKING:
     from proctor.call.verdict import Wire
     from proctor.model.listener import Notifications
-    from proctor.model.world import SimListener
+    from proctor.model.sim_listener import SimListener
 
 #: What the rules of a simulated supervisor answer; no handler says these.
 ON_ERROR: Final = EPERM

@@ -28,7 +28,8 @@ from proctor.model.sim_ledger import Asked
 from proctor.model.tasks import IGNORE, RUNNING, Disposition, Task
 
 if TYPE_CHECKING:
-    from proctor.model.world import SimListener, SimWorld
+    from proctor.model.sim_listener import SimListener
+    from proctor.model.world import SimWorld
 
 _MOST_CALLERS: Final = 8
 _NOTIFY: Final = abi.SECCOMP_RET_USER_NOTIF
@@ -172,13 +173,17 @@ class Actor:
             delay = self.world.kernel.random.random() * 2 * town.think
         self.world.schedule.later(delay, self._turn)
 
+    def _away(self) -> bool:
+        """Whether it is not in user space, or does not run there."""
+        return self.task.state != RUNNING or self.task.frame is not None
+
     def turn(self) -> None:
         """Back in user space, with something to do."""
         task, town = self.task, self.container.town
         if task.exiting:
             self.bury()
             return
-        if task.state != RUNNING or task.frame is not None:
+        if self._away():
             self.world.schedule.later(0.01 + town.think, self._turn)  # stopped
             return
         if town.made >= town.quota:
@@ -186,9 +191,9 @@ class Actor:
         draw = self.world.kernel.random.random
         if draw() < town.trouble * 0.3:
             self._turn_of_life(draw())
-            if task.exiting:
-                return
-            if task.state != RUNNING or task.frame is not None:
+            if self not in self.container.actors.values():
+                return  # that was its end
+            if self._away():
                 self._next()  # stopped on the way back
                 return
         town.made += 1
