@@ -8,7 +8,6 @@ machine where the native core is not wanted.
 from __future__ import annotations
 
 import errno
-import select
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
@@ -62,15 +61,17 @@ class EpollPoller:
 
     def __init__(self) -> None:
         import os
+        import select
 
         self._os = os
+        self._select = select
         self._epoll = select.epoll()
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(self._event, select.EPOLLIN)
+        self._epoll.register(self._event, POLLIN)
 
     def register(self, fd: int) -> None:
         """See :class:`Poller`."""
-        self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(fd, POLLIN)
 
     def unregister(self, fd: int) -> None:
         """See :class:`Poller`."""
@@ -94,7 +95,7 @@ class EpollPoller:
 
     def ready(self, fd: int) -> bool:
         """See :class:`Poller`."""
-        one = select.poll()
+        one = self._select.poll()
         one.register(fd, POLLIN)
         return any(bits & POLLIN for _, bits in one.poll(0))
 
