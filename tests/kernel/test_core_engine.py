@@ -23,7 +23,7 @@ from .conftest import notify
 Wire = tuple[int, int, int]
 Monitor = Callable[..., str]
 
-KEY = 0xC000003E << 32 | 4242
+KEY = 4242  # of x86-64, whose architecture counts as 0 in the keys
 
 
 def pending(target: Target) -> int:

@@ -7,7 +7,6 @@ about *our* copy.  See :class:`Call`.
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.arguments import Args

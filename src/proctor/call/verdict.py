@@ -190,7 +190,9 @@ def let_run_unsafe(why: str) -> LetRun:
     :raises ValueError: without a reason.
     """
     if not isinstance(why, str) or not why.strip():
-        raise ValueError("let_run_unsafe() wants the reason why the race is acceptable here, in words")
+        raise ValueError(
+            "let_run_unsafe() wants the reason why the race is acceptable here, in words"
+        )
     return LetRun(True, why)
 
 

@@ -33,6 +33,7 @@
 #include <Python.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/seccomp.h>
@@ -688,8 +689,8 @@ static bool reply(const struct slot *slot, PyObject *wire) {
 /* Look the handler of one notification up, call it and reply; false: exception set. */
 static bool route(PyObject *served, const struct slot *slot) {
     PyObject *fd = PyLong_FromLong(slot->fd), *notification = notification_make(&slot->raw);
-    PyObject *key = PyLong_FromUnsignedLongLong((uint64_t)slot->raw.data.arch << 32
-                                                | (uint32_t)slot->raw.data.nr);
+    PyObject *key = PyLong_FromUnsignedLongLong(
+        (uint64_t)(slot->raw.data.arch ^ AUDIT_ARCH_X86_64) << 32 | (uint32_t)slot->raw.data.nr);
     PyObject *tuple = NULL, *handler = NULL, *wire = NULL;
     bool ready = fd != NULL && key != NULL && notification != NULL;
     if (ready && (tuple = PyDict_GetItemWithError(served, fd)) != NULL
@@ -723,11 +724,12 @@ static PyObject *core_serve(PyObject *Py_UNUSED(module), PyObject *args) {
         return NULL;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
+    const sigset_t *mask = memcmp(&all, &before, KERNEL_SIGSET) == 0 ? NULL : &before;
     do {
         int count = 0;
         bool drain = alone < 16 || alone % 8 == 0;
         Py_BEGIN_ALLOW_THREADS
-        ready = epoll_pwait(epoll, events, EVENTS, wait, &before);
+        ready = epoll_pwait(epoll, events, EVENTS, wait, mask);
         problem = ready < 0 ? errno : 0;
         for (int i = 0; i < ready; i++) {
             eventfd_t unused;

@@ -118,7 +118,7 @@ def launch(
 # The loop -------------------------------------------------------------------------------------
 Wire = tuple[int, int, int]
 Route = Callable[[Notification], Wire | None]
-#: Routes by ``arch << 32 | nr``, the fallback, and what is the caller's own.
+#: Routes by ``(arch ^ AUDIT_ARCH_X86_64) << 32 | nr``, the fallback, and what is the caller's own.
 Served = tuple[dict[int, Route], Route, Callable[[], object], int]
 
 def serve(

@@ -61,9 +61,7 @@ def addfd_send_survives_signals() -> Support:
     except OSError as problem:
         os.close(reader)
         os.close(writer)
-        return Support(
-            _NAME, None, f"{problem.filename}: {problem.strerror}", "", _MEANING
-        )
+        return Support(_NAME, None, f"{problem.filename}: {problem.strerror}", "", _MEANING)
     os.close(writer)
     hits = 0
     try:
@@ -80,9 +78,7 @@ def addfd_send_survives_signals() -> Support:
             pass
         os.close(launch.pidfd)
     if wrong > 0:
-        return Support(
-            _NAME, False, f"{wrong} of {_CALLS} calls got 0 instead", "", _MEANING
-        )
+        return Support(_NAME, False, f"{wrong} of {_CALLS} calls got 0 instead", "", _MEANING)
     if wrong == 0 and hits:
         return Support(_NAME, True, f"{hits} interrupted and retried", "")
     return Support(_NAME, None, "no signal hit the window", "", _MEANING)

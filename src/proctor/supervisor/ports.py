@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from proctor.call.verdict import Wire
+from proctor.kernel.abi import AUDIT_ARCH_X86_64
 from proctor.kernel.notification import NotificationLike
 
 #: Called with one received notification; returns the answer, or None if it will be answered
@@ -20,8 +21,9 @@ Route = Callable[[NotificationLike], Wire | None]
 
 
 def route_key(arch: int, nr: int) -> int:
-    """Key of a route: the architecture above the number, both as unsigned 32-bit words."""
-    return (arch & 0xFFFFFFFF) << 32 | (nr & 0xFFFFFFFF)
+    """Key of a route: the architecture above the number, both as unsigned 32-bit words; the
+    architecture such that x86-64's is 0, since small numbers need no new object for each lookup."""
+    return ((arch ^ AUDIT_ARCH_X86_64) & 0xFFFFFFFF) << 32 | (nr & 0xFFFFFFFF)
 
 
 class ListenerPort(Protocol):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proctor.kernel.errors import AlreadyAnswered
+from proctor.supervisor.ports import route_key
 
 if TYPE_CHECKING:
     from proctor.kernel.notification import NotificationLike
@@ -225,7 +226,7 @@ class PyEngine:
 
     @staticmethod
     def _route(served: _Served, notification: NotificationLike) -> None:
-        key = (notification.arch & 0xFFFFFFFF) << 32 | (notification.nr & 0xFFFFFFFF)
+        key = route_key(notification.arch, notification.nr)
         try:
             reply = served.routes.get(key, served.fallback)(notification)
             if reply is not None:
