@@ -315,7 +315,8 @@ class Call:
     def _keep(self, closable: Any) -> None:
         """Close ``closable`` when the call is over."""
         if self._kept is None:
-            self._kept = []
+            # The call itself is in it: whoever counts its references sees that it must be expired.
+            self._kept = [self]
         self._kept.append(closable)
 
     def _invisible(self, consequence: str) -> CallerInvisible:
@@ -334,7 +335,7 @@ class Call:
         self.__class__ = _Over
         if kept:
             self._kept = None
-            for each in kept:
+            for each in kept[1:]:
                 try:
                     each.close()
                 except OSError:

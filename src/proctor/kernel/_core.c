@@ -19,16 +19,14 @@
  *            descriptor table, it can send the listener to the monitor, close it, and exit.
  *
  * So the target, waiting in its execve, has no copy of the listener: with one, it would hang if
- * the monitor died.  The table is its alone then, and the pipe's writing end, CLOEXEC, goes with
- * its exec: the reading end shows end-of-file once the target execed or died.  The pipe
- * is made in the helper, so that no other thread of the monitor can fork a copy of it.  Every
- * failure of helper or target is a step and an errno on the board.
+ * the monitor died.  The pipe's writing end, CLOEXEC, goes with its exec: the reading end shows
+ * end-of-file once the target execed or died.  The pipe is made in the helper, so that no other
+ * thread of the monitor can fork a copy.  Every failure is a step and an errno on the board.
  *
  * The loop.  core_serve gives the GIL up once: waits and receives all it may, then takes the GIL
  * and routes.  Signals are blocked in the thread except while it waits.  RECV after POLLIN does
- * not block as long as we are the only reader: the kernel counts what was queued, and one that
- * was cancelled meanwhile gives ENOENT (C044, C077).  SEND does not sleep, so it keeps the GIL;
- * ADDFD waits for the target and gives it up. */
+ * not block as long as we are the only reader: what was cancelled meanwhile gives ENOENT (C044,
+ * C077).  SEND does not sleep, so it keeps the GIL; ADDFD waits for the target and gives it up. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <errno.h>
@@ -239,11 +237,10 @@ static ssize_t peek(pid_t pid, uint64_t address, void *into, size_t size) {
     return got > 0 ? got : -problem;
 }
 
-/* Read from address into *bytes, malloced, which grows as far as memory is really there, not as
- * far as a target claims: all up to limit bytes, fewer if the mapping ends; or a string up to its
- * NUL, page by page: what lies on the page after it is not touched.  0, or an errno: ENAMETOOLONG
- * if limit bytes hold no NUL.  Called without the GIL: a hostile target can back its memory with
- * something that answers late or never (userfaultfd, FUSE), and only the reader may wait then. */
+/* Read into *bytes, malloced, which grows as far as memory is really there, not as far as a target
+ * claims: up to limit bytes, fewer if the mapping ends; or a string up to its NUL, not touching the
+ * page after it.  0, or an errno: ENAMETOOLONG if limit bytes hold no NUL.  Called without the GIL:
+ * a target can back its memory with what answers late or never (userfaultfd, FUSE). */
 static int gather(pid_t pid, uint64_t address, size_t limit, bool string, char **bytes,
                   size_t *used) {
     while (*used < limit) { /* no page is smaller than 4096 */
@@ -469,9 +466,8 @@ IN_CHILD bool write_file(struct plan *p, long pid, const char *name, const char 
     return good;
 }
 
-/* Close all but the target's descriptors and the one its exec shall close.  Its execve may wait long
- * for an answer, and the table has copies of all that the monitor has open, other listeners too: as
- * long as those live, nobody there learns that the monitor gave them up (C094).  A program that is
+/* Close all but the target's descriptors and the one its exec shall close: while its execve waits
+ * for an answer, copies of the monitor's other listeners would keep those alive (C094).  A program
  * named by a descriptor is left alone.  Before 5.9 there is no close_range: exec closes them. */
 IN_CHILD void close_others(const struct plan *p, unsigned int status) {
     for (char **path = p->candidates; *path != NULL; path++)
@@ -649,7 +645,7 @@ struct slot {
 };
 
 /* Without the GIL: receive what a listener has, after count others in the batch; the new count.
- * Not to drain saves a tenth of a round trip: after many rounds without a second, if all is fast. */
+ * Not to drain saves time: after many rounds without a second notification, if all is fast. */
 static int receive(int fd, struct slot *batch, int count, bool drain, int *problem) {
     struct pollfd more = {.fd = fd, .events = POLLIN, .revents = POLLIN};
     for (int i = 0; i < PER_LISTENER && (more.revents & POLLIN); i++) {
@@ -667,22 +663,27 @@ static int receive(int fd, struct slot *batch, int count, bool drain, int *probl
     return count;
 }
 
-/* Send what a route returned.  Gone, or answered already, is an ordinary event. */
+/* Send what a route returned, often the same triple as before.  Gone, or answered, is no error. */
 static bool reply(const struct slot *slot, PyObject *wire) {
-    if (wire == Py_None)
-        return true;
-    if (!PyTuple_Check(wire) || PyTuple_Size(wire) != 3) {
-        PyErr_Format(PyExc_TypeError, "a route returns None or (value, error, flags), not %R", wire);
-        return false;
+    static PyObject *last;
+    static struct seccomp_notif_resp known; /* what it says */
+    if (wire != last && wire != Py_None) {
+        if (!PyTuple_Check(wire) || PyTuple_Size(wire) != 3)
+            return PyErr_Format(PyExc_TypeError, "%R is not (value, error, flags)", wire) != NULL;
+        long error = PyLong_AsLong(PyTuple_GetItem(wire, 1));
+        if (error < -4095 || error > 0) /* it would succeed: C055 */
+            return PyErr_Format(PyExc_ValueError, "%ld: 0 or a negative errno", error) != NULL;
+        struct seccomp_notif_resp said = {.val = PyLong_AsLongLong(PyTuple_GetItem(wire, 0)),
+                                          .error = (int32_t)error,
+                                          .flags = (uint32_t)PyLong_AsLong(PyTuple_GetItem(wire, 2))};
+        if (PyErr_Occurred() != NULL)
+            return false;
+        known = said;
+        Py_XDECREF(last);
+        last = Py_NewRef(wire);
     }
-    long long value = PyLong_AsLongLong(PyTuple_GetItem(wire, 0));
-    long error = PyLong_AsLong(PyTuple_GetItem(wire, 1));
-    long flags = PyLong_AsLong(PyTuple_GetItem(wire, 2));
-    if (PyErr_Occurred() == NULL && (error < -4095 || error > 0)) /* it would succeed (C055) */
-        PyErr_Format(PyExc_ValueError, "error %ld: the kernel wants 0 or a negative errno", error);
-    if (PyErr_Occurred() != NULL)
-        return false;
-    int problem = answer(slot->fd, slot->raw.id, value, (int32_t)error, (uint32_t)flags);
+    int problem = wire == Py_None ? 0 : answer(slot->fd, slot->raw.id, known.val, known.error,
+                                               known.flags);
     return problem == 0 || problem == ENOENT || problem == EINPROGRESS || raise_errno(problem);
 }
 

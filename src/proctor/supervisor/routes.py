@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 #: Most routes one listener remembers: numbers that exist nowhere can be notified too (C035).
 _MOST: Final = 4096
-#: References to a call that nobody kept: our variable, and getrefcount's argument.
-_OURS: Final = 2
 
 
 class Routes:
@@ -97,8 +95,8 @@ class Routes:
                     at_length(call, verdict)
                     return None
             # Expiring costs more than all the rest here, and only matters if the handler kept the
-            # call, or took something that has to be closed.
-            if getrefcount(call) > _OURS or call._kept:
+            # call, or took something that has to be closed: then the call keeps itself.
+            if getrefcount(call) > 2:  # our variable, and getrefcount's argument
                 call.expire()
             return answer
 
