@@ -20,7 +20,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proctor.kernel.abi import SECCOMP_ADDFD_FLAG_SEND, SECCOMP_USER_NOTIF_FLAG_CONTINUE
+from proctor.kernel.abi import (
+    SECCOMP_ADDFD_FLAG_SEND,
+    SECCOMP_RET_USER_NOTIF,
+    SECCOMP_USER_NOTIF_FLAG_CONTINUE,
+)
 from proctor.model.linux import BLOCKED, ENOSYS, ERESTARTSYS, ESRCH
 from proctor.model.transitions import NEW, REPLIED, SENT, step
 from proctor.model.waits import Wait
@@ -183,8 +187,10 @@ class Knotif(Wait):
         task.state = "R"
         if event == "finish" and self.flags & SECCOMP_USER_NOTIF_FLAG_CONTINUE:
             kernel.run_call(task, self.frame)
-        else:
-            kernel.leave(task, value)
+            return
+        if self.filter.log:  # logged once it is over, and not at all if the call is run
+            kernel.log.append((self.frame.nr, SECCOMP_RET_USER_NOTIF))
+        kernel.leave(task, value)
 
     def abandon(self, kernel: Kernel, task: Task) -> None:
         """Never needed: a dying caller leaves through :meth:`resume`, as in the kernel."""
