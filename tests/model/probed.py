@@ -12,7 +12,10 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
-from model import operations as ops
+from model.operations.listeners import compare_notification, listener_ioctl
+from model.operations.programs import ret, row
+from model.operations.tasks import born, wait_for
+from model.operations.waiting import poll_once
 from model.real import NeverQuiet
 from model.twins import Difference, Twin, World
 from proctor.kernel import abi
@@ -21,15 +24,15 @@ from proctor.model.ioctl import ioctl
 from proctor.model.linux import NR
 
 _NOTIFY = (
-    ops._row(0x20, 0)
-    + ops._row(0x15, 5000, 0, 1)
-    + ops._ret(abi.SECCOMP_RET_USER_NOTIF)
-    + ops._ret(abi.SECCOMP_RET_ALLOW)
+    row(0x20, 0)
+    + row(0x15, 5000, 0, 1)
+    + ret(abi.SECCOMP_RET_USER_NOTIF)
+    + ret(abi.SECCOMP_RET_ALLOW)
 )
 
 
 def _fork(world: World, twin: Twin, share: bool = False) -> Twin:
-    return ops.born(world, twin, "fork", share)
+    return born(world, twin, "fork", share)
 
 
 def _install(world: World, twin: Twin, program: bytes, flags: int) -> None:
@@ -48,22 +51,22 @@ def _recv(world: World, twin: Twin, fd: int) -> None:
 
     def then() -> None:
         if twin.task.result == 0:
-            ops.compare_notification(world, twin, notif, bytes(buffer), at)
+            compare_notification(world, twin, notif, bytes(buffer), at)
 
-    ops.listener_ioctl(world, twin, "probe", fd, abi.SECCOMP_IOCTL_NOTIF_RECV, buffer, then)
+    listener_ioctl(world, twin, "probe", fd, abi.SECCOMP_IOCTL_NOTIF_RECV, buffer, then)
 
 
 def _poll(world: World, twin: Twin, fd: int) -> None:
-    ops.poll_once(world, twin, fd)
+    poll_once(world, twin, fd)
 
 
 def last_thread_decides(world: World) -> None:
     """A leader exits with 35, then the last thread with 26."""
     child = _fork(world, world.main)
-    thread = ops.born(world, child, "thread", False)
+    thread = born(world, child, "thread", False)
     world.step(child, "probe", "exit", (35,))
     world.step(thread, "probe", "exit", (26,))
-    ops.wait_for(world, world.main, child)
+    wait_for(world, world.main, child)
 
 
 def release_at_exit(world: World) -> None:
@@ -79,7 +82,7 @@ def recv_ends_when_unused(world: World) -> None:
     child = _fork(world, world.main, share=True)
     _install(world, child, _NOTIFY, abi.SECCOMP_FILTER_FLAG_NEW_LISTENER)
     world.step(child, "probe", "exit_group", (0,))
-    ops.wait_for(world, world.main, child)
+    wait_for(world, world.main, child)
     receiver = _fork(world, world.main)
     _recv(world, receiver, 3)
 
@@ -113,7 +116,7 @@ def set_flags(world: World) -> None:
 
 def pidfd_thread(world: World) -> None:
     """pidfd_open of a thread that leads no process."""
-    thread = ops.born(world, world.main, "thread", False)
+    thread = born(world, world.main, "thread", False)
     main = world.main
     world.step(
         main, "probe", "pidfd_open", (thread.actor.gtid, 0),
@@ -124,10 +127,10 @@ def pidfd_thread(world: World) -> None:
 def uprobe_unfiltered(world: World) -> None:
     """A filter refuses uprobe(2): is it asked?"""
     program = (
-        ops._row(0x20, 0)
-        + ops._row(0x15, NR["uprobe"], 0, 1)
-        + ops._ret(abi.SECCOMP_RET_ERRNO | 7)
-        + ops._ret(abi.SECCOMP_RET_ALLOW)
+        row(0x20, 0)
+        + row(0x15, NR["uprobe"], 0, 1)
+        + ret(abi.SECCOMP_RET_ERRNO | 7)
+        + ret(abi.SECCOMP_RET_ALLOW)
     )
     _install(world, world.main, program, 0)
     # Let through, it refuses whoever does not come from a trampoline (ENXIO).

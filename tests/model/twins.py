@@ -47,7 +47,7 @@ class Twin:
         self.program = program
         self.actor = actor
         #: Real numbers in each pid namespace it is in, outermost (ours) first.
-        self.numbers = _numbers(actor.gpid, actor.gtid)
+        self.numbers = numbers_of(actor.gpid, actor.gtid)
         #: What to do once the call it is in is over: compare more than the value.
         self.then: Callable[[], None] | None = None
         #: The call lets its value be translated: it is a pid.
@@ -68,7 +68,8 @@ class Twin:
         return f"<twin {self.actor.slot} {self.task!r}>"
 
 
-def _numbers(gpid: int, gtid: int) -> list[int]:
+def numbers_of(gpid: int, gtid: int) -> list[int]:
+    """A thread's numbers in the pid namespaces it is in, outermost first."""
     try:
         with open(f"/proc/{gpid}/task/{gtid}/status") as file:
             for line in file:
