@@ -8,7 +8,13 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PORTABLE = ("test_examples.py", "test_fake_call.py", "test_fake_run.py", "test_fake_tree.py")
+PORTABLE = (
+    "test_examples.py",
+    "test_fake_call.py",
+    "test_fake_policy.py",
+    "test_fake_run.py",
+    "test_fake_tree.py",
+)
 
 
 def test_everything_here_runs_without_linux(tmp_path: Path) -> None:

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Callable
-
-import pytest
 
 from proctor.policy import loads
 from proctor.testing import AT_FDCWD, FakeTarget, Node
-
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="a policy that performs loads the performers"
-)
 
 Make = Callable[..., FakeTarget]
 

@@ -5,6 +5,7 @@ caller's identity.  A path is walked and every right is checked by the kernel it
 namespaces; nothing of the kernel's rules is re-implemented where the kernel can be asked.
 
 * :class:`~proctor.emulate.performers.Performers` — what a monitor holds: ``perform(call) → Verdict``;
+* :data:`~proctor.emulate.supported.SUPPORTED` — the calls that can be performed;
 * :mod:`proctor.emulate.identity` — everything that decides what a caller may do;
 * :mod:`proctor.emulate.mknod`, :mod:`proctor.emulate.open` — one module per family of calls;
 * :mod:`proctor.emulate.pool`, :mod:`proctor.emulate.wire` — the processes and what is said to them;
@@ -16,16 +17,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from proctor.emulate.supported import SUPPORTED
+
 if TYPE_CHECKING:
-    from proctor.emulate.performers import SUPPORTED as SUPPORTED
     from proctor.emulate.performers import Performers as Performers
 
 __all__ = ["SUPPORTED", "Performers"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from proctor.emulate import performers
+    if name == "Performers":  # Linux alone has what it imports
+        from proctor.emulate.performers import Performers
 
-        return getattr(performers, name)
+        return Performers
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,15 +22,13 @@ from proctor.emulate.pool import (
     TooMany,
     text_of,
 )
+from proctor.emulate.supported import SUPPORTED
 from proctor.kernel.errors import CallerInvisible, CallGone, CallOver, MemoryUnreadable
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from proctor.call.call import Call
-
-#: The calls that :meth:`Performers.perform` performs.
-SUPPORTED: Final = frozenset({"mknod", "mknodat", "open", "openat", "openat2", "creat"})
 
 _GONE: Final = "the caller is gone"
 

@@ -120,7 +120,7 @@ def _refuse_race(
 
 
 def _ways_out(call: str) -> str:
-    from proctor.emulate import SUPPORTED
+    from proctor.emulate.supported import SUPPORTED
 
     ways = ['deny = "EPERM"']
     if call in SUPPORTED:

@@ -35,7 +35,7 @@ def signature_of(view: CallView) -> Signature | None:
 
 def tip(policy: Policy, view: CallView, rule: Rule | None) -> str:
     """The smallest rule that lets this call through, as TOML."""
-    from proctor.emulate import SUPPORTED
+    from proctor.emulate.supported import SUPPORTED
 
     when = _distinguishing(view, rule)
     if view.name in SUPPORTED:

@@ -1,0 +1,54 @@
+"""Policies are loaded, checked, explained and compiled where nothing of Linux is: to look over rules
+for a server on another machine needs neither the native core nor a performer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import proctor
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import elsewhere
+elsewhere.impoverish()
+sys.platform = "elsewhere"
+
+from pathlib import Path
+from proctor.policy import Facts, load, loads
+from proctor.kernel.errors import PolicyError
+from proctor.emulate import SUPPORTED
+
+policy = load(sys.argv[2])
+facts = Facts.of("mknodat", dirfd=-100, path=b"/x/sda", mode=0o60660, dev="8:0")
+print(policy.explain(facts).why())
+print(policy.decide(Facts.of("mknod", path=b"/x", mode=0o20666, dev="1:3")).ruling)
+assert policy.filter().compile().code and policy.handlers()
+for text in ('perform = true', 'allow = true'):
+    try:
+        loads('[[rule]]\\nname = "r"\\ncalls = ["mkdir"]\\nwhen = { path = "/x" }\\n' + text)
+    except PolicyError as error:
+        print(error)
+assert "mknod" in SUPPORTED
+print([name for name in sys.modules if name in elsewhere.MODULES or name.startswith("proctor.emulate.")])
+"""
+
+
+def test_a_policy_that_performs_needs_no_linux() -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(root / "tests" / "testing"),
+         str(root / "examples" / "devices.toml")],
+        capture_output=True, text=True, check=False, timeout=60, cwd="/",
+        env={**os.environ, "PYTHONPATH": str(Path(proctor.__file__).parents[1])},
+    )  # fmt: skip
+    assert done.stderr == ""
+    refused, ruling, performs, runs, loaded = done.stdout.splitlines()
+    assert 'device = "8:0" } perform = true' in refused
+    assert ruling == "perform"
+    assert "mkdir cannot be performed on a caller's behalf; what can: creat, mknod" in performs
+    assert 'Safe is deny = "EPERM"' in runs
+    assert loaded == "['proctor.emulate.supported']"
