@@ -85,19 +85,19 @@ def forgets_who_waits_behind_a_call(patch: Patch) -> None:
 
 
 def keeps_descriptors_open(patch: Patch) -> None:
-    patch.setattr(carry, "close_unused", lambda verdict: None)
+    patch.setattr(carry, "close_unused", lambda verdict, close: None)
 
 
 def keeps_the_descriptors_of_late_verdicts(patch: Patch) -> None:
-    patch.setattr(deciding, "close_unused", lambda verdict: None)
+    patch.setattr(deciding, "close_unused", lambda verdict, close: None)
 
 
 def closes_descriptors_twice(patch: Patch) -> None:
     real = carry.close_unused
 
-    def twice(verdict: object) -> None:
-        real(verdict)
-        real(verdict)
+    def twice(verdict: object, close: Any) -> None:
+        real(verdict, close)
+        real(verdict, close)
 
     patch.setattr(carry, "close_unused", twice)
 
@@ -105,10 +105,10 @@ def closes_descriptors_twice(patch: Patch) -> None:
 def closes_descriptors_that_were_lent(patch: Patch) -> None:
     real = carry.close_unused
 
-    def close(verdict: Any) -> None:
-        real(verdict._replace(close=True) if hasattr(verdict, "close") else verdict)
+    def everything(verdict: Any, close: Any) -> None:
+        real(verdict._replace(close=True) if hasattr(verdict, "close") else verdict, close)
 
-    patch.setattr(carry, "close_unused", close)
+    patch.setattr(carry, "close_unused", everything)
 
 
 def never_notices_that_a_listener_ended(patch: Patch) -> None:

@@ -196,10 +196,13 @@ def let_run_unsafe(why: str) -> LetRun:
     return LetRun(True, why)
 
 
-def close_unused(verdict: object) -> None:
-    """Close the descriptor of a hand-over that will not be carried out (it was given to us)."""
+def close_unused(verdict: object, close: Callable[[int], object] = os.close) -> None:
+    """Close the descriptor of a hand-over that will not be carried out (it was given to us).
+
+    :param close: close(2), or what stands for it where descriptors are not the machine's.
+    """
     if isinstance(verdict, HandOver) and verdict.close:
         try:
-            os.close(verdict.fd)
+            close(verdict.fd)
         except OSError:
             pass  # the giver closed it against the contract; closing again could hit another file

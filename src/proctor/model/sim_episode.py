@@ -133,7 +133,7 @@ class Episode:
 
     def run(self) -> None:
         """Play it."""
-        with self.world.descriptors(), _Quiet():
+        with _Quiet():
             try:
                 self._play()
             except Violation:
@@ -168,8 +168,8 @@ class Episode:
         self.world.leave = over
         supervisor, random = self.supervisor, self.random
         while not over():
-            if self.settings.as_thread and supervisor._decider.next_due() is None:
-                supervisor._engine.run(None)  # as Supervisor._loop does
+            if self.settings.as_thread:
+                supervisor.turn()
             else:
                 supervisor.step(None if random.random() < 0.8 else random.random())
             if self.ledger.violation is not None:

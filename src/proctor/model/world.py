@@ -15,13 +15,11 @@ episode decides that it happens.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Coroutine
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.call import verdict as verdicts
 from proctor.model import life
 from proctor.model.files import File
 from proctor.model.kernel import Kernel
@@ -34,7 +32,7 @@ from proctor.model.tasks import Task
 from proctor.supervisor.pyengine import PyEngine
 
 if TYPE_CHECKING:
-    from proctor.supervisor.ports import Engine
+    from proctor.supervisor.ports import Engine, Lock
 
 #: Listeners a round takes up at once, as in the poller of the real world.
 AT_ONCE: Final = 64
@@ -98,6 +96,10 @@ class SimWorld:
         """The engine in plain Python."""
         return PyEngine(SimPoller(self))
 
+    def lock(self) -> Lock:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        return threading.Lock()
+
     def submit(self, work: Callable[[], None]) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""
         if self.over:
@@ -156,23 +158,10 @@ class SimWorld:
         return fd + FIRST_FD
 
     def close(self, fd: int) -> None:
-        """close(2), for code outside the model; numbers below the model's are the machine's own."""
-        if fd < FIRST_FD:
-            os.close(fd)
-            return
+        """See :class:`~proctor.supervisor.ports.World`."""
         self.ledger.close_given(fd - FIRST_FD)
         if self.monitor.files.close(fd - FIRST_FD):
             raise OSError(EBADF, f"{fd} is not open")
-
-    @contextmanager
-    def descriptors(self) -> Iterator[None]:
-        """Verdicts close the model's descriptors while this lasts."""
-        names = vars(verdicts)
-        before, names["os"] = names["os"], self
-        try:
-            yield
-        finally:
-            names["os"] = before
 
     def task(self) -> Task:
         """The thread of the monitor that is running."""

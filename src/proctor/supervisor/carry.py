@@ -21,6 +21,8 @@ from proctor.call.verdict import (
 from proctor.kernel.errors import AlreadyAnswered, RacyVerdict, TargetFdLimit, Unsupported
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proctor.call.call import Call
     from proctor.supervisor.ports import ListenerPort
 
@@ -48,11 +50,18 @@ def check(verdict: object, call: Call, who: str) -> Verdict:
     return verdict
 
 
-def carry_out(listener: ListenerPort, id: int, verdict: Verdict, fallback: Deny) -> bool:
+def carry_out(
+    listener: ListenerPort,
+    id: int,
+    verdict: Verdict,
+    fallback: Deny,
+    close: Callable[[int], object],
+) -> bool:
     """Answer the notification ``id``; False if the caller is gone.
 
     :param fallback: answered if the verdict cannot be carried out (a descriptor that is none...);
         the error is raised after that, so that it is seen and the caller does not hang.
+    :param close: closes a descriptor that was given away (:meth:`World.close`).
     """
     try:
         if isinstance(verdict, (Deny, Answer, LetRun)):
@@ -67,7 +76,7 @@ def carry_out(listener: ListenerPort, id: int, verdict: Verdict, fallback: Deny)
         _send(listener, id, *fallback.wire)  # if it was answered after all, the first answer stands
         raise
     finally:
-        close_unused(verdict)
+        close_unused(verdict, close)
 
 
 def _hand_over(listener: ListenerPort, id: int, verdict: HandOver) -> bool:

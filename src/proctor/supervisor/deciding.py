@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import heapq
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +20,7 @@ from proctor.supervisor.jobs import Job, Outcome, Served
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.supervisor.ports import World
+    from proctor.supervisor.ports import Lock, World
 
 #: Performs a call: (call, the Perform verdict) → what to answer.
 Performer = Callable[["Call", Perform], Verdict]
@@ -65,7 +64,7 @@ class Decider:
     def __init__(
         self,
         world: World,
-        lock: threading.Lock,
+        lock: Lock,
         rules: Rules,
         performer: Performer | None,
         observer: Callable[[Outcome], object] | None,
@@ -224,11 +223,13 @@ class Decider:
             # able to go first; it, and close(), do not look themselves.
             job.text = _text(job.call, read=who not in ("deadline", "close"))
         if not self._claim(job):
-            close_unused(verdict)
+            close_unused(verdict, self._world.close)
             return
         delivered = False
         try:
-            delivered = carry_out(job.served.listener, job.call.id, verdict, self._rules.on_error)
+            delivered = carry_out(
+                job.served.listener, job.call.id, verdict, self._rules.on_error, self._world.close
+            )
         except BaseException as problem:
             job.error = problem
             log(f"the verdict of {who} could not be carried out; answered: {self._rules.on_error}")
@@ -299,7 +300,7 @@ class Decider:
             self._answer(job, self._rules.close_verdict, "close")
 
 
-def release(served: Served, lock: threading.Lock) -> None:
+def release(served: Served, lock: Lock) -> None:
     """Close a listener that ended, once nothing speaks to it any more: a number closed too early
     could by then belong to another listener."""
     with lock:

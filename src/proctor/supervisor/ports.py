@@ -9,11 +9,14 @@ them in production (:mod:`proctor.supervisor.world`), the executable model in si
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from proctor.call.verdict import Wire
 from proctor.kernel.abi import AUDIT_ARCH_X86_64
 from proctor.kernel.notification import NotificationLike
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 #: Called with one received notification; returns the answer, or None if it will be answered
 #: later through the listener.
@@ -125,6 +128,28 @@ class Engine(Protocol):
         ...
 
 
+class Lock(Protocol):
+    """Mutual exclusion, as :class:`threading.Lock`: held briefly, never over a call of the kernel."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take it, or with ``blocking`` False try to."""
+        ...
+
+    def release(self) -> None:
+        """Give it back."""
+        ...
+
+    def __enter__(self) -> bool: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+        /,
+    ) -> None: ...
+
+
 class World(Protocol):
     """What time it is, who waits, and where slow work runs."""
 
@@ -134,6 +159,16 @@ class World(Protocol):
 
     def engine(self) -> Engine:
         """A new engine."""
+        ...
+
+    def lock(self) -> Lock:
+        """A new lock, which the threads of this world respect."""
+        ...
+
+    def close(self, fd: int) -> None:
+        """close(2) on a descriptor that a handler gave away.
+
+        :raises OSError: as close(2)."""
         ...
 
     def submit(self, work: Callable[[], None]) -> None:

@@ -22,16 +22,17 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import Deny, Verdict, deny, let_run
 from proctor.supervisor.deciding import Decider, Performer, Rules, log, release
-from proctor.supervisor.jobs import Outcome, Served
+from proctor.supervisor.jobs import Job, Outcome, Served
 from proctor.supervisor.routes import Routes
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from proctor.call.call import Call
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.ports import ListenerPort, World
 
@@ -81,8 +82,8 @@ class Supervisor:
         self._world = world
         self._handlers = tuple(handlers)
         self._engine = world.engine()
-        self._lock = threading.Lock()
-        self._ended = threading.Condition(self._lock)
+        self._lock = world.lock()
+        self._ended = _condition(self._lock)
         rules = Rules(
             default if default is not None else let_run(),
             on_error if on_error is not None else deny(errno.EPERM),
@@ -154,6 +155,29 @@ class Supervisor:
         """How many listeners are served now."""
         return len(self._served)
 
+    # Single calls ---------------------------------------------------------------------------
+
+    def decide(self, call: Call, listener: ListenerPort, handlers: Iterable[Handler]) -> None:
+        """Decide one call that was received elsewhere, and answer it on ``listener``, which stays
+        open.  Internal: :mod:`proctor.testing` decides its fake calls so.
+
+        From one thread, the one that calls :meth:`step`; slow handlers run where they always do.
+        """
+        chain = tuple(handler for handler in handlers if handler.wants(call.name))
+        served = Served(listener, chain, "", None)
+        served.keep = True
+        job = Job(call, chain, served, self._world.clock())
+        self._decider.advance(job, receiving=True)
+
+    def next_due(self) -> float | None:
+        """World time of the nearest deadline; None if there is none.  Internal, as :meth:`decide`."""
+        return self._decider.next_due()
+
+    def expire(self) -> None:
+        """Answer in the place of handlers that took too long, which :meth:`step` does by itself.
+        Internal, as :meth:`decide`."""
+        self._decider.expire()
+
     # Running --------------------------------------------------------------------------------
 
     def start(self) -> Supervisor:
@@ -179,6 +203,14 @@ class Supervisor:
         count = self._engine.run_once(timeout)
         self._decider.expire()
         return count
+
+    def turn(self) -> int:
+        """One turn of the thread that :meth:`start` begins: rounds without end while no deadline is
+        near, one round otherwise.  Internal: simulations drive the supervisor by it.
+        """
+        if self._decider.next_due() is None:
+            return self._engine.run(None)  # a deadline to come wakes it
+        return self.step()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until no listener is left; False if time was over first."""
@@ -227,8 +259,8 @@ class Supervisor:
         for ever instead of getting ENOSYS (C094).
         """
         self._closed = True
-        self._lock = threading.Lock()  # whoever held it does not exist here
-        self._ended = threading.Condition(self._lock)
+        self._lock = self._world.lock()  # whoever held it does not exist here
+        self._ended = _condition(self._lock)
         self._engine.after_fork()
         while self._served:
             self._served.popitem()[1].listener.close()
@@ -251,10 +283,7 @@ class Supervisor:
     def _loop(self) -> None:
         while not self._closed:
             try:
-                if self._decider.next_due() is None:
-                    self._engine.run(None)  # a deadline to come wakes it
-                else:
-                    self.step()
+                self.turn()
             except BaseException:
                 # Our own fault, the caller was answered by the engine.  Whatever it is, sys.exit()
                 # in somebody's callback too: if this thread ended, every caller would hang.
@@ -280,6 +309,10 @@ class Supervisor:
         with self._lock:
             served.closing = True
         release(served, self._lock)
+
+
+def _condition(lock: Any) -> threading.Condition:
+    return threading.Condition(lock)  # which asks no more of a lock than the port has
 
 
 #: Supervisors with a thread of their own, for children of fork(2) to know; None before the first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -117,6 +118,8 @@ class KernelWorld:
         self._over = False
 
     clock = staticmethod(time.monotonic)
+    lock = staticmethod(threading.Lock)
+    close = staticmethod(os.close)
 
     def engine(self) -> Engine:
         """See :class:`~proctor.supervisor.ports.World`."""

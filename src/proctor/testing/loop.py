@@ -45,7 +45,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def until_due(self) -> float | None:
         """Virtual seconds until a deadline of the supervisor's; None if there is none."""
         process = self._process
-        dues = [decider.next_due() for decider in process.deciders]
+        dues = [supervisor.next_due() for supervisor in process.supervisors]
         return min((max(0.0, due - process.clock) for due in dues if due is not None), default=None)
 
     def run_in_executor(

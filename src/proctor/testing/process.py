@@ -13,7 +13,7 @@ from proctor.testing.tree import Node, Tree
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.supervisor.deciding import Decider
+    from proctor.supervisor.supervisor import Supervisor
     from proctor.testing.loop import VirtualLoop
 
 #: Above what Linux gives out (PID_MAX_LIMIT): a handler that acts on such a number hits nobody.
@@ -76,7 +76,7 @@ class Process:
         self.open: dict[int, OpenFile] = {}
         #: Descriptor of ours → the node it is a placeholder of.
         self.pins: dict[int, Node] = {}
-        self.deciders: list[Decider] = []
+        self.supervisors: list[Supervisor] = []
         self._ids = 0x5EED
         self._tids = FIRST_TID
         self.calls: list[Call] = []
@@ -141,12 +141,12 @@ class Process:
     def advance(self, seconds: float) -> None:
         """Let virtual time pass; deadlines that are due on the way are kept."""
         goal = self.clock + seconds
-        for decider in list(self.deciders):
-            due = decider.next_due()
+        for supervisor in list(self.supervisors):
+            due = supervisor.next_due()
             while due is not None and due <= goal:
                 self.clock = max(self.clock, due)
-                decider.expire()
-                due = decider.next_due()
+                supervisor.expire()
+                due = supervisor.next_due()
         self.clock = max(self.clock, goal)
 
     def loop(self) -> VirtualLoop:

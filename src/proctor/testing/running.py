@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
@@ -14,13 +15,13 @@ from proctor.kernel.errors import AlreadyAnswered, CallOver
 from proctor.kernel.notification import NotificationLike
 from proctor.supervisor.deciding import Performer
 from proctor.supervisor.handlers import Handler, HandlerFunction
-from proctor.supervisor.jobs import Job, Outcome, Served
+from proctor.supervisor.jobs import Outcome
 from proctor.supervisor.supervisor import Supervisor
 from proctor.testing.process import OpenFile, Process, is_path_descriptor
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.supervisor.ports import Engine
+    from proctor.supervisor.ports import Engine, Lock
     from proctor.testing.target import FakeTarget
 
 #: What :meth:`~proctor.testing.FakeTarget.run` takes: a handler, a plain function, or several.
@@ -131,6 +132,14 @@ class FakeWorld:
         """See :class:`~proctor.supervisor.ports.World`."""
         return _NoEngine()
 
+    def lock(self) -> Lock:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        return threading.Lock()
+
+    def close(self, fd: int) -> None:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        os.close(fd)
+
     def submit(self, work: Callable[[], None]) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""
         self._work.append(work)
@@ -173,7 +182,6 @@ class FakeWorld:
 def _outside_of_loops(work: Callable[[], None]) -> None:
     """Run ``work``, on a thread of its own if an event loop runs on this one (an async test)."""
     import asyncio
-    import threading
 
     try:
         asyncio.get_running_loop()
@@ -269,7 +277,6 @@ def run(
         raise CallOver("this call was decided already; make another one with target.call()").about(
             pid=call.tid, syscall=call.name, notif_id=call.id
         )
-    chain = tuple(each for each in _handlers(handlers, call.name) if each.wants(call.name))
     process = target.process
     world = FakeWorld(process)
     outcomes: list[Outcome] = []
@@ -277,16 +284,13 @@ def run(
     supervisor = Supervisor(
         world=world, observer=outcomes.append, performer=perform, describe=describe, **options
     )
-    served = Served(listener, chain, "", None)
-    served.keep = True
     world.needed = lambda: not outcomes
-    decider = supervisor._decider
-    process.deciders.append(decider)
+    process.supervisors.append(supervisor)
     try:
-        decider.advance(Job(call, chain, served, world.clock()), receiving=True)
+        supervisor.decide(call, listener, _handlers(handlers, call.name))
         world.run()
     finally:
-        process.deciders.remove(decider)
+        process.supervisors.remove(supervisor)
         supervisor.close()
     outcome = outcomes[0]
     return FakeOutcome(
