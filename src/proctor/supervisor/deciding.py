@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.call.decode import needs_memory
 from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
 from proctor.kernel.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
 from proctor.supervisor.carry import carry_out, check
@@ -174,7 +175,7 @@ class Decider:
 
     def decided(self, job: Job, verdict: Any, who: str, *, receiving: bool) -> None:
         """A handler spoke: check what it said, perform if asked to, answer."""
-        if isinstance(verdict, Perform) and receiving:
+        if receiving and (isinstance(verdict, Perform) or self._looks(job.call, verdict)):
             self._leave(job)
             self._world.submit(lambda: self.decided(job, verdict, who, receiving=False))
             return
@@ -205,6 +206,13 @@ class Decider:
         self._answer(job, checked, who)
         if receiving and isinstance(job.error, KeyboardInterrupt):
             raise job.error  # Ctrl-C while the user's own thread ran step()
+
+    def _looks(self, call: Call, verdict: Any) -> bool:
+        """Whether the call's line for the log takes a look at memory, which may answer late
+        (userfaultfd, FUSE): everybody would wait if the receiving thread took it."""
+        if not self._describe or isinstance(verdict, KeyboardInterrupt):
+            return False
+        return call.signature is not None and any(map(needs_memory, call.signature.args))
 
     def _perform(self, job: Job, verdict: Perform) -> Verdict:
         if self._performer is None:
