@@ -54,6 +54,26 @@ def refusal(text: str) -> str:
         ('on_error = "allow"', "would open every rule"),
         ('arches = ["x86_65"]', 'arches[0]: no architecture "x86_65"; did you mean "x86_64"?'),
         ("arches = []", "no architecture is left"),
+        # deadlines
+        ("deadline = 0", "f.toml:1: deadline: a deadline is in seconds, more than 0 and at most 86400"),
+        ("deadline = -1.5", "f.toml:1: deadline: a deadline is in seconds"),
+        ("\ndeadline = nan", "f.toml:2: deadline: a deadline is in seconds"),
+        ("deadline = inf", "f.toml:1: deadline: a deadline is in seconds"),
+        ("deadline = 86401", "f.toml:1: deadline: a deadline is in seconds"),
+        ('deadline = "2s"', "f.toml:1: deadline: expected a number, got a string"),
+        ("deadline = true", "f.toml:1: deadline: expected a number, got true or false"),
+        ('deadlin = 2', 'f.toml:1: deadlin: no such key; did you mean "deadline"?'),
+        ('on_deadline = "EPERM"', "f.toml:1: on_deadline: nothing here has a deadline; write deadline = 10"),
+        ('deadline = 1\non_deadline = "allow"', "f.toml:2: on_deadline: the answer when time is over is an errno"),
+        ('deadline = 1\non_deadline = "ETIMEOUT"', 'f.toml:2: on_deadline: no verdict "ETIMEOUT"; did you mean "ETIMEDOUT"?'),
+        ("deadline = 1\non_deadline = 5", "f.toml:2: on_deadline: expected a string, got a whole number"),
+        (rule('calls = ["open"]\nperform = true\ndeadline = 0'), "f.toml:5: rule[0].deadline: a deadline is in seconds"),
+        (rule('calls = ["kill"]\ndeny = 1\nreport = true\ndeadline = 3'), 'f.toml:6: rule[0].deadline: "r" is decided at once'),
+        (
+            rule('calls = ["open"]\nwhen = { path = "/x/**" }\nperform = true\ndeadline = 3')
+            + rule('calls = ["openat", "open"]\nperform = true\ndeadline = 0.5', name="s"),
+            'f.toml:11: rule[1].deadline: "r" (rule[0]) gives open 3 seconds and this one 0.5: which rule takes',
+        ),
         # names and verdicts
         (rule('calls = ["mknod"]\ndeny = 1', name="a\\nb"), "is not a name for logs"),
         (rule('calls = ["mknod"]\ndeny = 1', name=" "), "is not a name for logs"),

@@ -90,7 +90,7 @@ def tell_refusals(outcome: Outcome) -> None:
     verdict = outcome.verdict
     if not isinstance(verdict, Deny) or not verdict.reason:
         return
-    if not outcome.performed or (
+    if (not outcome.performed or outcome.decided_by == "deadline") or (
         verdict.errno in (errno.EPERM, errno.EACCES)
         and not str(verdict.reason).startswith("not performed: ")  # told by the performer
     ):

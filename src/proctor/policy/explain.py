@@ -50,6 +50,11 @@ class Explanation(NamedTuple):
     before: str = ""
     #: The addition to an existing rule that would do, as a sentence; empty if there is none.
     change: str = ""
+    #: Seconds that deciding and performing may take before the caller gets :attr:`late` instead;
+    #: None where that is no question.
+    deadline: float | None = None
+    #: The errno's name then; empty without a deadline.
+    late: str = ""
 
     @property
     def refused(self) -> bool:
@@ -80,6 +85,8 @@ class Explanation(NamedTuple):
         """
         who = f" by tid {self.tid}" if self.tid else ""
         what = f"refused with {self.ruling}" if self.refused else self.ruling
+        if self.deadline is not None:
+            what += f" (within {self.deadline:g} s, else {self.late})"
         return f"{self.spelled()}{who}: {what}: {self.why()}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -96,6 +103,8 @@ class Explanation(NamedTuple):
             "tip": self.tip or None,
             "tip_before": self.before or None,
             "change": self.change or None,
+            "deadline": self.deadline,
+            "on_deadline": self.late or None,
         }
 
 
@@ -117,6 +126,14 @@ class Reason(str):
 
 def explain(policy: Policy, view: CallView) -> Explanation:
     """See :meth:`proctor.policy.policy.Policy.explain`."""
+    made = _explain(policy, view)
+    seconds = policy.deadline(view.name)
+    if seconds is None:
+        return made
+    return made._replace(deadline=seconds, late=errno_name(policy.settings.on_deadline))
+
+
+def _explain(policy: Policy, view: CallView) -> Explanation:
     try:
         decision = policy.decide(view)
     except Unknowable as unknown:

@@ -11,6 +11,7 @@ from proctor.kernel.errors import CallerInvisible, CallGone, NotPermitted, Unsup
 from proctor.policy.addresses import Address
 from proctor.policy.conditions import PathCondition
 from proctor.policy.rules import DENY, KILL, PERFORM, RETURN, Ruling, Unknowable
+from proctor.policy.waits import deadline_of, is_slow
 from proctor.supervisor.handlers import Handler
 
 if TYPE_CHECKING:
@@ -33,30 +34,14 @@ class PolicyHandler(Handler):
 def build(policy: Policy, performers: Any, report: Report | None) -> list[Handler]:
     """See :meth:`proctor.policy.policy.Policy.handlers`."""
     decide = _decider(policy, performers, report)
-    quick: list[str] = []
-    slow: list[str] = []
+    ways: dict[tuple[bool, float | None], list[str]] = {}
     for name in policy.calls:
-        (slow if _is_slow(policy, name, performers is not None) else quick).append(name)
+        slow = is_slow(policy, name, performs=performers is not None, reported=report is not None)
+        ways.setdefault((not slow, deadline_of(policy, name)), []).append(name)
     return [
-        PolicyHandler(names, decide, quick=names is quick, label="policy")
-        for names in (quick, slow)
-        if names
+        PolicyHandler(names, decide, quick=quick, deadline=deadline, label="policy")
+        for (quick, deadline), names in ways.items()
     ]
-
-
-def _is_slow(policy: Policy, name: str, performs: bool) -> bool:
-    """Whether deciding may wait: resolving a path can (network and FUSE file systems), performing
-    does."""
-    return any(
-        (performs and rule.ruling.kind == PERFORM)
-        or any(
-            isinstance(condition, PathCondition)
-            or any(pattern.looks_at_path for pattern in getattr(condition, "patterns", ()))
-            for condition in clause.further
-        )
-        for arch in policy.settings.arches
-        for rule, clause in policy.chain(arch, name)
-    )
 
 
 def _decider(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.kernel.abi import MAX_ERRNO
 from proctor.kernel.errors import FilterError
+from proctor.policy import deadlines
 from proctor.policy.implied import multiplexed, variants, with_multiplexed
 from proctor.policy.policy import Policy, Settings
 from proctor.policy.rules import ALLOW, DENY, KILL, LOG, PERFORM, RETURN, Clause, Rule, Ruling
@@ -57,6 +58,8 @@ def _build(source: Source) -> Policy:
         _check_name(written.name, path, names, source)
         names[written.name] = position
         rules += _rule(position, written, settings, source)
+    deadlines.check_rules(rules, source)
+    deadlines.check_used(table, source)
     warnings = check.check(rules, settings, source)
     return Policy(source.name, tuple(rules), settings, warnings)
 
@@ -114,12 +117,17 @@ def _settings(table: PolicyTable, source: Source) -> Settings:
                 "no architecture is left; leave the key out for the machine's own", ("arches",)
             )
     on_error = _verdict_word(table.on_error, "on_error", source)
-    if on_error.kind != DENY:
-        raise source.error(
-            'the answer when deciding fails is an errno such as "EPERM": to let a call run because '
-            "something went wrong would open every rule",
-            ("on_error",),
-        )
+    on_deadline = _verdict_word(table.on_deadline or "EPERM", "on_deadline", source)
+    for key, ruling, when in (
+        ("on_error", on_error, "deciding fails"),
+        ("on_deadline", on_deadline, "time is over"),
+    ):
+        if ruling.kind != DENY:
+            raise source.error(
+                f'the answer when {when} is an errno such as "EPERM": to let a call run because '
+                "something went wrong would open every rule",
+                (key,),
+            )
     return Settings(
         default=_verdict_word(table.default, "default", source),
         on_error=on_error.value,
@@ -127,6 +135,8 @@ def _settings(table: PolicyTable, source: Source) -> Settings:
         foreign_arch=_verdict_word(table.foreign_arch, "foreign_arch", source),
         x32=_verdict_word(table.x32, "x32", source),
         report=table.report,
+        deadline=deadlines.seconds(table.deadline, ("deadline",), source),
+        on_deadline=on_deadline.value,
     )
 
 
@@ -180,6 +190,7 @@ def _rule(position: int, written: RuleTable, settings: Settings, source: Source)
         settings.report if written.report is None else written.report,
         tuple(written.calls),
         dict(written.when),
+        deadline=deadlines.seconds(written.deadline, (*path, "deadline"), source),
     )
     _check_grouped(rule, grouped, path, source)
     return with_multiplexed(rule, calls, settings.arches)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from proctor.policy.rules import DENY, CallView, Clause, Rule, Ruling
+from proctor.policy.rules import DENY, PERFORM, CallView, Clause, Rule, Ruling
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Deny, Verdict
@@ -24,6 +25,10 @@ class Settings(NamedTuple):
     foreign_arch: Ruling
     x32: Ruling
     report: bool = False
+    #: Seconds that a call may wait for its answer where no rule says otherwise; None: no limit.
+    deadline: float | None = None
+    #: The errno then.
+    on_deadline: int = errno.EPERM
 
 
 class Decision(NamedTuple):
@@ -140,9 +145,36 @@ class Policy:
 
         return deny(self.settings.on_error, "on_error")
 
-    def supervisor_options(self) -> dict[str, Verdict]:
-        """``default`` and ``on_error`` as a supervisor takes them."""
-        return {"default": self.default_verdict, "on_error": self.on_error}
+    @property
+    def on_deadline(self) -> Deny:
+        """What a supervisor should answer in place of a decision that takes too long."""
+        from proctor.call.verdict import deny
+
+        return deny(self.settings.on_deadline, "on_deadline: not decided in time")
+
+    def supervisor_options(self) -> dict[str, Any]:
+        """``default``, ``on_error``, ``deadline`` and ``on_deadline`` as a supervisor takes them."""
+        return {
+            "default": self.default_verdict,
+            "on_error": self.on_error,
+            "deadline": self.settings.deadline,
+            "on_deadline": self.on_deadline,
+        }
+
+    def deadline(self, call: str) -> float | None:
+        """Seconds after which ``on_deadline`` is answered in the place of the rules; None: never,
+        since the call is decided at once or has all the time there is."""
+        from proctor.policy.waits import deadline_of, is_slow
+
+        performs = any(
+            rule.ruling.kind == PERFORM
+            for arch in self.settings.arches
+            for rule, _ in self.chain(arch, call)
+        )
+        if not performs and not is_slow(self, call, performs=True, reported=False):
+            return None
+        given = deadline_of(self, call)
+        return self.settings.deadline if given is None else given
 
     def __repr__(self) -> str:
         return f"<Policy {self.name}: {len(self.rules)} rules>"

@@ -152,6 +152,8 @@ class Rule(NamedTuple):
     when: dict[str, Any] = {}  # noqa: RUF012 - a NamedTuple field, never changed
     #: Not written but implied by the rule of that position (:mod:`proctor.policy.implied`).
     implied: bool = False
+    #: Seconds that deciding and performing may take; None: as the policy says at its top.
+    deadline: float | None = None
 
     def in_filter(self, clause: Clause) -> bool:
         """Whether the kernel decides this rule for calls of ``clause`` alone."""

@@ -29,6 +29,7 @@ class RuleTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen
     kill: bool | None = None
     log: bool | None = None
     report: bool | None = None
+    deadline: float | None = None
 
 
 class PolicyTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -41,6 +42,8 @@ class PolicyTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, froz
     foreign_arch: str = "kill"
     x32: str = "ENOSYS"
     report: bool = False
+    deadline: float | None = None
+    on_deadline: str | None = None
     rule: list[RuleTable] = []
 
 
@@ -110,8 +113,12 @@ def _reworded(error: msgspec.ValidationError, source: Source) -> Exception:
     place: KeyPath = tuple(path) if last is None else last
 
     if found := re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`", text):
-        wanted = [_TYPE_WORDS.get(word.strip(), word) for word in found[1].split("|")]
-        wanted = [word for word in wanted if word != "nothing"]
+        words = [word.strip() for word in found[1].split("|")]
+        wanted = [
+            "a number" if word == "float" else _TYPE_WORDS.get(word, word)
+            for word in words
+            if word != "null"
+        ]
         got = _TYPE_WORDS.get(found[2], found[2])
         text = f"expected {' or '.join(wanted)}, got {got}"
     elif found := re.fullmatch(r"Object missing required field `([^`]+)`", text):

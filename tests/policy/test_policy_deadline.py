@@ -1,0 +1,120 @@
+"""Deadlines in rule files, explained, and on the real kernel."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import proctor
+from proctor.policy import Facts, Policy, loads
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def rule(body: str, name: str = "r") -> str:
+    return f'[[rule]]\nname = "{name}"\n{body}\n'
+
+
+PERFORMED = rule('calls = ["open", "openat"]\nperform = true')
+
+
+def run(policy: Policy, program: str, *arguments: str) -> tuple[str, list[tuple[str, str, str]]]:
+    seen: list[tuple[str, str, str]] = []
+    done = proctor.run(
+        [sys.executable, "-S", "-c", "import errno, os, sys\n" + program, *arguments],
+        policy.handlers(), filter=policy.filter(), capture_output=True, text=True, timeout=30,
+        observer=lambda o: seen.append((o.decided_by, str(o.verdict), str(o.verdict.reason))),
+        **policy.supervisor_options(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), seen
+
+
+OPEN = """
+try:
+    os.open(sys.argv[1], os.O_RDONLY)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "errno_name"),
+    [
+        ('deadline = 0.3\non_deadline = "ETIMEDOUT"\n' + PERFORMED, "ETIMEDOUT"),
+        ("deadline = 0.3\n" + PERFORMED, "EPERM"),
+        # a rule's own goes before the one at the top, be it shorter or longer
+        ('deadline = 3000\non_deadline = "ETIME"\n' + PERFORMED + "deadline = 0.3\n", "ETIME"),
+        ('on_deadline = "ETIME"\n' + PERFORMED + "deadline = 0.3\n", "ETIME"),
+    ],
+)
+def test_an_open_that_waits_for_its_peer_is_ended(
+    tmp_path: Path, text: str, errno_name: str
+) -> None:
+    """Nobody ever opens the other end of the FIFO."""
+    os.mkfifo(tmp_path / "fifo")
+    out, seen = run(loads(text), OPEN, str(tmp_path / "fifo"))
+    assert out == errno_name
+    late = [each for each in seen if each[0] == "deadline"]
+    assert late == [("deadline", f"deny {errno_name}", "on_deadline: not decided in time")]
+
+
+def test_a_longer_deadline_of_a_rule_holds(tmp_path: Path) -> None:
+    """The peer comes only when the shorter one at the top is over, which another call shows."""
+    os.mkfifo(tmp_path / "fifo")
+    os.mkfifo(tmp_path / "other")
+    policy = loads(
+        'deadline = 0.2\non_deadline = "ETIME"\n'
+        + rule('calls = ["openat"]\nperform = true\ndeadline = 1000', "long")
+        + rule('calls = ["open"]\nperform = true', "short")
+    )
+    program = (
+        "import ctypes, threading\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "opened = threading.Thread(target=lambda: print(os.open(sys.argv[1], os.O_RDONLY) >= 0))\n"
+        "opened.start()\n"
+        "path = sys.argv[2].encode()\n"
+        "print(libc.syscall(2, path, 0), errno.errorcode[ctypes.get_errno()], flush=True)\n"
+        "os.close(os.open(sys.argv[1], os.O_WRONLY)); opened.join()\n"
+    )
+    out, _ = run(policy, program, str(tmp_path / "fifo"), str(tmp_path / "other"))
+    assert out.split("\n") == ["-1 ETIME", "True"]
+
+
+def test_what_rules_give_reaches_the_handlers() -> None:
+    policy = loads(
+        "deadline = 7\n"
+        + rule('calls = ["open"]\nperform = true\ndeadline = 2.5', "a")
+        + rule('calls = ["mknod"]\nperform = true', "b")
+        + rule('calls = ["kill"]\ndeny = 1\nreport = true', "c")
+    )
+    found = {h.names: (h.deadline, h.quick) for h in policy.handlers()}
+    assert found == {("open",): (2.5, True), ("mknod", "kill"): (None, True)}
+    options = policy.supervisor_options()
+    assert options["deadline"] == 7
+    assert options["on_deadline"].errno == errno.EPERM
+
+
+def test_explanations_tell_the_deadline() -> None:
+    policy = loads(
+        'deadline = 7\non_deadline = "ETIME"\n'
+        + rule('calls = ["open", "openat"]\nwhen = { path = "/x/*" }\nperform = true\ndeadline = 2.5', "a")
+        + rule('calls = ["open", "openat", "mknod"]\nperform = true', "b")
+        + rule('calls = ["kill"]\ndeny = 1', "c")
+    )  # fmt: skip
+    told = policy.explain(Facts.of("open", path=b"/x/y", flags=0))
+    assert (told.deadline, told.late) == (2.5, "ETIME")
+    assert (
+        told.line()
+        == 'open(path="/x/y", flags=O_RDONLY, mode=0o0): perform (within 2.5 s, else ETIME): rule "a"'
+    )
+    # the rule that takes it says nothing: the call has what the rules about it give
+    assert policy.explain(Facts.of("open", path=b"/z", flags=0)).deadline == 2.5
+    assert policy.explain(Facts.of("mknod", path=b"/z")).deadline == 7
+    told = policy.explain(Facts.of("kill", pid=1, sig=9))
+    assert (told.deadline, told.late) == (None, "")
+    assert told.as_dict()["deadline"] is None
+    assert " s, else" not in told.line()
