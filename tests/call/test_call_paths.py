@@ -17,7 +17,8 @@ from victim.lab import Lab
 
 from proctor.call import paths
 from proctor.call.caller import Caller
-from proctor.call.paths import AT_FDCWD, Located
+from proctor.call.paths import Located
+from proctor.call.walk import AT_FDCWD
 
 O_PATH, O_NOFOLLOW, O_DIRECTORY = 0o10000000, 0o400000, 0o200000
 

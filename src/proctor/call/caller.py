@@ -398,13 +398,16 @@ class Caller:
         follow: bool = True,
         empty: bool = False,
         resolve: int = 0,
+        entry: bool = False,
     ) -> Located:
         """Where ``path`` leads in this caller's view; see :func:`proctor.call.paths.locate`.
 
         The result belongs to whoever asked."""
         from proctor.call.paths import locate
 
-        located = locate(self, path, dirfd, follow=follow, empty=empty, resolve=resolve)
+        located = locate(
+            self, path, dirfd, follow=follow, empty=empty, resolve=resolve, entry=entry
+        )
         try:
             self.check()
         except CallGone:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import stat as _stat
-from typing import Final, Protocol
+import sys
+from functools import cache
+from typing import Any, Final, Protocol
+
+from proctor.call.walk import UNREACHABLE
 
 _PROC_SUPER_MAGIC: Final = 0x9FA0
 _PROC_ROOT_INO: Final = 1
 _PIN: Final = getattr(os, "O_PATH", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-_UNREACHABLE: Final = b"(unreachable)"
+_ST_NOSYMFOLLOW: Final = 0x2000
 _NAME_DEPTH: Final = 2048
 
 
@@ -51,12 +55,12 @@ def name_of(fd: int, root: int) -> tuple[list[bytes], bytes]:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        return [b"..."], _UNREACHABLE
+        return [b"..."], UNREACHABLE
     if text == (base or b"/") or text.startswith(base + b"/"):
         names = [name for name in text[len(base) :].split(b"/") if name]
         if _leads_to(root, names, fd):
             return names, b""
-    return [name for name in text.split(b"/") if name], _UNREACHABLE
+    return [name for name in text.split(b"/") if name], UNREACHABLE
 
 
 def _leads_to(root: int, names: list[bytes], fd: int) -> bool:
@@ -88,11 +92,13 @@ def same_place(one: int, other: int) -> bool:
 
 def mount_of(fd: int) -> int:
     """The mount's id (``mnt_id`` of fdinfo)."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as info:
-        for line in info.read().split(b"\n"):
-            if line.startswith(b"mnt_id:"):
-                return int(line[7:])
-    return -1
+    info = os.open(b"/proc/self/fdinfo/%d" % fd, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(info, 4096)  # it is the third line
+    finally:
+        os.close(info)
+    start = text.index(b"mnt_id:") + 7
+    return int(text[start : text.index(b"\n", start)])
 
 
 # Links of procfs ----------------------------------------------------------------------------
@@ -107,20 +113,34 @@ def is_procfs(fd: int) -> bool:
     """Whether ``fd`` is on a procfs.  Asked anew each time: device numbers are used again."""
     import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(512)  # struct statfs has 120 bytes or fewer
-    if libc.fstatfs(fd, buffer) != 0:
+    if _libc().fstatfs(fd, buffer) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     # f_type is the first field: a long, or an unsigned int on s390x.
-    import struct
-
-    (kind,) = struct.unpack_from("=I" if _short_type() else "@l", buffer)
-    return int(kind) == _PROC_SUPER_MAGIC
+    return int.from_bytes(buffer.raw[: _type_size()], sys.byteorder) == _PROC_SUPER_MAGIC
 
 
-def _short_type() -> bool:
-    return os.uname().machine == "s390x"
+@cache
+def _libc() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+@cache
+def _type_size() -> int:
+    import ctypes
+
+    return 4 if os.uname().machine == "s390x" else ctypes.sizeof(ctypes.c_long)
+
+
+def refuse_nosymfollow(link: int) -> None:
+    """Fail as the kernel where a mount option says that links are not followed (Linux 5.10).
+
+    :raises OSError: ELOOP."""
+    if os.fstatvfs(link).f_flag & _ST_NOSYMFOLLOW:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 def link_text(parent: int, name: bytes, fd: int, caller: CallerNumbers) -> bytes | None:
@@ -146,21 +166,25 @@ def _below_a_process(directory: int) -> bool:
     try:
         for _ in range(64):
             above = os.open(b"..", _PIN | os.O_DIRECTORY, dir_fd=here)
-            status = os.fstat(above)
-            if status.st_dev != device:
-                os.close(above)
-                return True
-            if status.st_ino == _PROC_ROOT_INO:
-                os.close(above)
-                try:
-                    return _stat.S_ISDIR(os.stat(b"task", dir_fd=here).st_mode)
-                except OSError:
-                    return False
-            os.close(here)
-            here = above
+            here, below = above, here
+            try:
+                status = os.fstat(here)
+                if status.st_dev != device:
+                    return True
+                if status.st_ino == _PROC_ROOT_INO:
+                    return _is_a_process(below)
+            finally:
+                os.close(below)
         return True
     finally:
         os.close(here)
+
+
+def _is_a_process(directory: int) -> bool:
+    try:
+        return _stat.S_ISDIR(os.stat(b"task", dir_fd=directory).st_mode)
+    except OSError:
+        return False
 
 
 def _numbers_in(proc_root: int, caller: CallerNumbers) -> tuple[int, int]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final, NoReturn, Union
 
 from proctor.call.caller import Caller
 from proctor.call.identity import CAPABILITIES, Capabilities, Ids
-from proctor.call.paths import AT_FDCWD, Located
+from proctor.call.paths import Located
+from proctor.call.walk import AT_FDCWD, walk
 from proctor.kernel.errors import CallGone
-from proctor.testing.tree import Node, walk
+from proctor.testing.tree import Node, TreeFiles
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -195,24 +196,22 @@ class FakeCaller(Caller):
         follow: bool = True,
         empty: bool = False,
         resolve: int = 0,
+        entry: bool = False,
     ) -> Located:
         """See :meth:`proctor.call.caller.Caller.locate`: in the fake tree."""
         process = self._target.process
         # A socket or pipe from outside is in no tree: something that is no directory.
         outside = Node(0o140777)
-        place = walk(
-            path,
+        files = TreeFiles(
             process.pins[self.root()],
-            lambda: process.pins.get(self.dir_fd(dirfd), outside),
-            follow=follow,
-            empty=empty,
-            resolve=resolve,
+            lambda number: process.pins.get(self.dir_fd(number), outside),
         )
+        place = walk(files, path, dirfd, follow=follow, entry=entry, empty=empty, resolve=resolve)
         found = Located(
             process.pin(place.parent),
             place.name,
             place.path,
-            place.node.stat() if place.node is not None else None,
+            place.status,
             must_be_directory=place.must_be_directory,
         )
         try:

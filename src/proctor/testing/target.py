@@ -8,6 +8,7 @@ from typing import Any
 
 from proctor.call.call import Call
 from proctor.call.verdict import Deny, Verdict
+from proctor.call.walk import walk
 from proctor.filter import tables
 from proctor.filter.signatures import signature
 from proctor.kernel.notification import Notification
@@ -25,7 +26,7 @@ from proctor.testing.performer import FakePerformer, Performed, read_all
 from proctor.testing.process import OpenFile, Process
 from proctor.testing.running import FakeListener, FakeOutcome, Handlers, run
 from proctor.testing.space import FakeMemory, View
-from proctor.testing.tree import Entry, Node, Tree, encoded, walk
+from proctor.testing.tree import Entry, Node, Tree, TreeFiles, encoded
 
 
 class FakeTarget:
@@ -164,10 +165,12 @@ class FakeTarget:
         :raises OSError: ENOENT and so on, as for the target.
         """
         process = self.process
-        place = walk(encoded(path), process.root, lambda: process.cwd, follow=follow)
-        if place.node is None:
+        files = TreeFiles(process.root, lambda _: process.cwd)
+        place = walk(files, encoded(path), follow=follow)
+        node = place.parent if place.name == b"." else place.parent.children.get(place.name)
+        if node is None:
             raise FileNotFoundError(2, os.strerror(2), path)
-        return process.install(OpenFile(place.node), at)
+        return process.install(OpenFile(node), at)
 
     def give(self, fd: int, *, at: int | None = None) -> int:
         """Put a descriptor of the test's (a socket, a pipe) into the target; returns the target's

@@ -1,8 +1,8 @@
-"""A small file-system tree in memory, and how paths lead through it.
+"""A small file-system tree in memory.
 
-:func:`walk` mirrors :func:`proctor.call.paths.locate`, which walks real directories with
-descriptors that only Linux has; ``tests/testing`` holds the two to the same answers on the same
-trees.  Like there, walking is naming: nobody's permission is asked.
+Paths lead through it by the code that also walks real directories (:mod:`proctor.call.walk`); what
+a directory is and what a link says comes from the nodes, by :class:`TreeFiles`.  Like there, walking
+is naming: nobody's permission is asked.
 """
 
 from __future__ import annotations
@@ -11,18 +11,10 @@ import errno
 import os
 import stat as _stat
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, NamedTuple, NoReturn, Union
+from typing import Final, Union
 
-from proctor.call.paths import (
-    LINKS_MAX,
-    PATH_MAX,
-    RESOLVE_BENEATH,
-    RESOLVE_IN_ROOT,
-    RESOLVE_NO_SYMLINKS,
-    RESOLVE_NO_XDEV,
-    UNREACHABLE,
-)
 from proctor.call.values import Device
+from proctor.call.walk import UNREACHABLE, fail
 
 NAME_MAX: Final = 255
 _DEVICE: Final = 0x2A  # st_dev of every node: the tree is one file system
@@ -104,7 +96,7 @@ class Node:
     def link(self, name: bytes, node: Node) -> None:
         """Put ``node`` into this directory, in the place of what is there."""
         if not self.is_directory:
-            _fail(errno.ENOTDIR)
+            fail(errno.ENOTDIR)
         before = self.children.get(name)
         if before is not None:
             before.parent = None
@@ -197,136 +189,80 @@ class Tree:
                 todo.append((f"{path}/{os.fsdecode(name)}", node.children[name]))
 
 
-class Place(NamedTuple):
-    """Where a path leads: a directory, a name in it, the path seen from a root, and what is there."""
-
-    parent: Node
-    name: bytes
-    path: bytes
-    node: Node | None
-    must_be_directory: bool = False
-
-
-def walk(
-    path: bytes,
-    root: Node,
-    start: Callable[[], Node],
-    *,
-    follow: bool = True,
-    empty: bool = False,
-    resolve: int = 0,
-) -> Place:
-    """Where ``path`` leads; the same answers and errors as :func:`proctor.call.paths.locate`.
+class TreeFiles:
+    """:class:`~proctor.call.walk.Files` of a tree: one file system, where handles are the nodes.
 
     :param root: the caller's root.
-    :param start: what relative paths start at; asked only if it is needed, may raise EBADF.
+    :param start: what the caller has open as a number; asked only if it is needed, may raise EBADF.
     """
-    if len(path) >= PATH_MAX:
-        _fail(errno.ENAMETOOLONG)
-    if b"\0" in path:
-        raise ValueError("a path has no NUL in it")
-    if not path:
-        if not empty:
-            _fail(errno.ENOENT)
-        itself = start()
-        return Place(itself, b"", name_of(itself, root), itself)
-    return _Walk(path, root, start, resolve).go(path, follow)
+
+    __slots__ = ("_root", "_start")
+
+    def __init__(self, root: Node, start: Callable[[int], Node]) -> None:
+        self._root = root
+        self._start = start
+
+    def root(self) -> Node:
+        """See :class:`~proctor.call.walk.Files`."""
+        return self._root
+
+    def start(self, dirfd: int) -> Node:
+        """See :class:`~proctor.call.walk.Files`."""
+        return self._start(dirfd)
+
+    def copy(self, handle: Node) -> Node:
+        """See :class:`~proctor.call.walk.Files`."""
+        return handle
+
+    def close(self, handle: Node) -> None:
+        """See :class:`~proctor.call.walk.Files`: a node is nothing to give up."""
+
+    def enter(self, here: Node, name: bytes) -> Node:
+        """See :class:`~proctor.call.walk.Files`."""
+        found = self.look(here, name)
+        return found if found.is_directory else fail(errno.ENOTDIR)
+
+    def look(self, here: Node, name: bytes) -> Node:
+        """See :class:`~proctor.call.walk.Files`."""
+        if len(name) > NAME_MAX:
+            fail(errno.ENAMETOOLONG)
+        found = here.children.get(name)
+        return found if found is not None else fail(errno.ENOENT)
+
+    def above(self, here: Node) -> Node:
+        """See :class:`~proctor.call.walk.Files`."""
+        return here.parent or here
+
+    def status(self, handle: Node) -> os.stat_result:
+        """See :class:`~proctor.call.walk.Files`."""
+        return handle.stat()
+
+    def mount(self, handle: Node) -> int:
+        """See :class:`~proctor.call.walk.Files`: there is one."""
+        return 0
+
+    def read_link(self, here: Node, name: bytes, link: Node, status: os.stat_result) -> bytes:
+        """See :class:`~proctor.call.walk.Files`."""
+        return link.content
+
+    def jump(self, here: Node, name: bytes) -> Node:
+        """See :class:`~proctor.call.walk.Files`: no link of a tree is magic."""
+        return fail(errno.ELOOP)
+
+    def name_of(self, handle: Node) -> tuple[list[bytes], bytes]:
+        """See :class:`~proctor.call.walk.Files`."""
+        return name_of(handle, self._root)
 
 
-class _Walk:
-    """One walk: ``here`` is where we are, ``top`` where ``..`` stops."""
-
-    def __init__(self, path: bytes, root: Node, start: Callable[[], Node], resolve: int) -> None:
-        absolute = path.startswith(b"/")
-        self.resolve = resolve
-        self.links = 0
-        self.root = root
-        self.root_met = absolute
-        self.scoped = bool(resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT))
-        if absolute and resolve & RESOLVE_BENEATH:
-            _fail(errno.EXDEV)
-        if absolute and not self.scoped:
-            self.here = root
-        else:
-            self.here = start()
-            if not self.here.is_directory:
-                _fail(errno.ENOTDIR)
-        self.top = self.here if self.scoped else root
-
-    def go(self, path: bytes, follow: bool) -> Place:
-        todo = _components(path)
-        directory = path.endswith(b"/")
-        while todo:
-            name = todo.pop()
-            last = not todo
-            if name == b".":
-                continue
-            if name == b"..":
-                self.up()
-                continue
-            if len(name) > NAME_MAX:
-                _fail(errno.ENAMETOOLONG)
-            node = self.here.children.get(name)
-            if node is None:
-                if not last:
-                    _fail(errno.ENOENT)
-                return self.found(name, None, directory)
-            if node.type == _stat.S_IFLNK and (not last or follow or directory):
-                text = self.link(node)
-                directory = directory or (last and text.endswith(b"/"))
-                todo.extend(_components(text))
-            elif last:
-                if directory and not node.is_directory:
-                    _fail(errno.ENOTDIR)
-                return self.found(name, node, directory)
-            elif not node.is_directory:
-                _fail(errno.ENOTDIR)
-            else:
-                self.here = node
-        path = name_of(self.here, self.root)
-        return Place(self.here, b".", path, self.here, directory)
-
-    def found(self, name: bytes, node: Node | None, directory: bool) -> Place:
-        path = name_of(self.here, self.root).rstrip(b"/") + b"/" + name
-        return Place(self.here, name, path, node, directory)
-
-    def up(self) -> None:
-        self.root_met = True
-        if self.here is self.top:
-            if self.resolve & RESOLVE_BENEATH:
-                _fail(errno.EXDEV)
-        elif self.here.parent is not None:
-            self.here = self.here.parent
-
-    def link(self, node: Node) -> bytes:
-        if self.resolve & RESOLVE_NO_SYMLINKS:
-            _fail(errno.ELOOP)
-        self.links += 1
-        if self.links > LINKS_MAX:
-            _fail(errno.ELOOP)
-        text = node.content
-        if not text:
-            _fail(errno.ENOENT)
-        if text.startswith(b"/"):
-            if self.resolve & RESOLVE_BENEATH:
-                _fail(errno.EXDEV)
-            if self.resolve & RESOLVE_NO_XDEV and not (self.root_met or self.scoped):
-                _fail(errno.EXDEV)
-            self.root_met = True
-            self.here = self.top
-        return text
-
-
-def name_of(node: Node, root: Node) -> bytes:
-    """The absolute path of a node as a process with this root sees it; ``(unreachable)`` and the
-    tree's own path for one that is not below."""
+def name_of(node: Node, root: Node) -> tuple[list[bytes], bytes]:
+    """(names, prefix): where a node is, as a process with this root sees it; ``(unreachable)`` and
+    the tree's own names for one that is not below."""
     chain = node.above()
-    prefix = b""
+    prefix = UNREACHABLE
     if root in chain:
         chain = chain[: chain.index(root) + 1]
-    else:
-        prefix = UNREACHABLE
-    return prefix + b"/" + b"/".join(each.name for each in reversed(chain[:-1]))
+        prefix = b""
+    return [each.name for each in reversed(chain[:-1])], prefix
 
 
 def encoded(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bytes:
@@ -351,12 +287,3 @@ def _names(path: str | bytes) -> list[bytes]:
     if not text.startswith(b"/") or b"." in names or b".." in names:
         raise ValueError(f'{path!r}: the tree is addressed by absolute paths without "." and ".."')
     return names
-
-
-def _components(path: bytes) -> list[bytes]:
-    """The names of a path, the last first."""
-    return [name for name in reversed(path.split(b"/")) if name]
-
-
-def _fail(number: int) -> NoReturn:
-    raise OSError(number, os.strerror(number))
