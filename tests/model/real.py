@@ -1,8 +1,13 @@
 """The real kernel's half of the comparison: actors of a victim, and when they are quiet.
 
 A step is over when nobody runs any more: every actor waits for a command, sleeps in its call, is
-stopped or is dead, and has been so in two looks in a row.  Whoever wakes somebody does so before
-his own call returns, so that two quiet looks mean that nothing is on its way.
+stopped or is dead.  One look at all of them takes time, in which one may wake another; so they are
+looked at twice, and nobody may have run in between.  Then there was a moment, between the looks, in
+which all slept; and whoever wakes somebody does so before he himself sleeps, so that nothing is on
+its way but what the kernel does on its own (:meth:`Real.news`).
+
+Nobody is slept for: actors go before us where that is allowed (:mod:`model.turns`), so that the
+first two looks are mostly the last; where it is not we give the processor away between looks.
 """
 
 from __future__ import annotations
@@ -14,9 +19,14 @@ import time
 from victim.pipes import FIRST_SLOT_FD, SLOTS, Pipes
 from victim.processes import PATIENCE
 
+from model.turns import Turns
+
 REGION = 1 << 16
 #: Calls that filters here notify: getppid, dup, nanosleep, execve, restart_syscall and invented.
 NOTIFIED = frozenset({-1, 32, 35, 59, 110, 219, *range(5000, 5008)})
+
+#: Seconds after which one looks although nothing was announced.
+GLANCE = 0.1
 
 
 class NeverQuiet(AssertionError):
@@ -35,7 +45,8 @@ class Actor:
         self.reply: list[str] | None = ["r", "0", "0"]
         #: Another thread took its number over (execve).
         self.gone = False
-        self._stat = self._syscall = -1
+        self._stat = self._syscall = self._schedstat = -1
+        self._seen = ("", b"")
         self.reopen()
 
     @property
@@ -50,14 +61,15 @@ class Actor:
         try:
             self._stat = os.open(f"{base}/stat", os.O_RDONLY | os.O_CLOEXEC)
             self._syscall = os.open(f"{base}/syscall", os.O_RDONLY | os.O_CLOEXEC)
+            self._schedstat = os.open(f"{base}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError):
             pass
 
     def close(self) -> None:
-        for fd in (self._stat, self._syscall):
+        for fd in (self._stat, self._syscall, self._schedstat):
             if fd >= 0:
                 os.close(fd)
-        self._stat = self._syscall = -1
+        self._stat = self._syscall = self._schedstat = -1
 
     def letter(self) -> str:
         """Its state as /proc shows it; "X" if it is no more."""
@@ -67,9 +79,18 @@ class Actor:
             return "X"
         return chr(line[line.rindex(b")") + 2])
 
+    def _runs(self) -> bytes:
+        """How long and how often it ran; where the kernel does not count, always the same."""
+        try:
+            return os.pread(self._schedstat, 64, 0)
+        except OSError:
+            return b""
+
     def look(self) -> str:
         """ "idle", "blocked S", "blocked D", "stopped", "dead", or "" while it runs."""
+        runs = self._runs()  # before the state, so that :meth:`rested` compares all that came after
         letter = self.letter()
+        self._seen = letter, runs
         if letter in "ZX" or self.gone:
             return "dead"
         if letter in "Tt":
@@ -90,6 +111,18 @@ class Actor:
             return ""
         return f"blocked {letter}"
 
+    def alive(self) -> bool:
+        """Whether :meth:`look` saw it alive."""
+        return self._seen[0] not in "ZX" and not self.gone
+
+    def waits(self) -> bool:
+        """Whether :meth:`look` saw it wait for something that no actor does, as the kernel's disk."""
+        return self._seen[0] == "D"
+
+    def rested(self) -> bool:
+        """Whether it has not run since :meth:`look`, and is not about to."""
+        return (self.letter(), self._runs()) == self._seen
+
 
 class Real:
     """A victim for one episode."""
@@ -98,13 +131,13 @@ class Real:
         self.pipes = Pipes({2: 2}, None)
         self.actors: dict[int, Actor] = {}
         self._waiting: dict[int, Actor] = {}
-        self._late: set[int] = set()
         self.free_slots = list(range(SLOTS - 1, 0, -1))
         pid = self.pipes.pid
         greeting = self.pipes.reply(0, pid, PATIENCE)
         #: Where scratch memory lies, in every victim: the program is linked statically.
         self.scratch = int(greeting[3])
         self.main = self.meet(0, pid, pid)
+        self._turns = Turns(pid)
 
     def meet(self, slot: int, gpid: int, gtid: int) -> Actor:
         """Take note of a new actor."""
@@ -164,43 +197,67 @@ class Real:
         actor.reopen()
 
     def settle(self) -> dict[int, str]:
-        """Wait until everybody is quiet; what each slot's actor does."""
+        """Wait until everybody is quiet; what each slot's actor does.
+
+        :raises NeverQuiet: somebody still ran after ``PATIENCE`` seconds.
+        """
         give_up = time.monotonic() + PATIENCE
-        before: dict[int, str] = {}
-        rounds = 0
         while True:
             self.pipes.pump()
             self.collect()
-            now = {slot: actor.look() for slot, actor in self.actors.items()}
-            self._reap_orphans(now)
-            if all(now.values()) and now == before:
-                # Look again at who is new in D (a moment in the page cache is that, too) or among
-                # the dead, who are seen to be dead before they tell their parents.
-                late = {slot for slot, does in now.items() if does in ("blocked D", "dead")}
-                if late <= self._late:
-                    self._late = late
-                    return now
-                self._late |= late
-                time.sleep(0.001)
-            before = now
-            rounds += 1
-            if rounds > 4:
+            looks = {slot: actor.look() for slot, actor in self.actors.items()}
+            reaped = self._reap_orphans(looks)
+            if "dead" in looks.values():
+                # Who dies is seen to be dead before he tells his parent, but he does so before he
+                # lets go of the kernel's list of tasks, which waitid(2) has to read.
+                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if reaped:
+                continue  # its end may be somebody's news
+            busy = [actor for slot, actor in self.actors.items() if not looks[slot]]
+            if not busy and all(actor.rested() for actor in self.actors.values()):
+                return looks
+            if busy and all(actor.waits() for actor in busy):
+                self.news()
+            else:
                 os.sched_yield()
-            if rounds > 400:
-                self.pipes.pump(0.001)
-            if rounds % 256 == 0 and time.monotonic() > give_up:
-                raise NeverQuiet(f"actors never got quiet: {now}")
+            if time.monotonic() > give_up:
+                raise NeverQuiet(f"actors never got quiet: {looks}")
 
-    def _reap_orphans(self, now: dict[int, str]) -> None:
-        """We are the subreaper: what lost its parent is ours, and somebody may wait for it to go."""
+    def news(self) -> None:
+        """Wait for what the kernel is about to do on its own, as after a grace period of RCU.
+
+        It shows as a reply or as an end.  Two things show in no way, and are rare: the end of a
+        thread before Linux 6.9 (no ``PIDFD_THREAD``), and a sleep in D (a page from a disk) that
+        turns into another sleep; for their sake this returns after ``GLANCE`` seconds.
+        """
+        ends: list[int] = []
+        try:
+            for actor in self.actors.values():
+                if actor.alive():
+                    try:
+                        flags = 0 if actor.gtid == actor.gpid else os.O_EXCL  # PIDFD_THREAD
+                        ends.append(os.pidfd_open(actor.gtid, flags))
+                    except OSError:
+                        pass  # it ended just now, or such a kernel cannot tell
+            self.pipes.news(ends, GLANCE)
+        finally:
+            for fd in ends:
+                os.close(fd)
+
+    def _reap_orphans(self, looks: dict[int, str]) -> bool:
+        """We are the subreaper: what lost its parent is ours, and somebody may wait for it to go.
+
+        :returns: whether there was one.
+        """
+        found = False
         for slot, actor in self.actors.items():
-            if now[slot] == "dead" and actor.gtid == actor.gpid and actor is not self.main:
+            if looks[slot] == "dead" and actor.gtid == actor.gpid and actor is not self.main:
                 try:
                     if os.waitpid(actor.gpid, os.WNOHANG)[0]:
-                        now[slot] = ""  # look again: its end may be somebody's news
-                        actor.gone = True
+                        found = actor.gone = True
                 except ChildProcessError:
                     pass
+        return found
 
     def forget(self, slot: int) -> None:
         """The actor is dead and gone."""
@@ -208,6 +265,7 @@ class Real:
 
     def close(self) -> None:
         """End everybody of this episode."""
+        self._turns.close()
         for actor in self.actors.values():
             actor.close()
         os.kill(self.pipes.pid, signal.SIGKILL)

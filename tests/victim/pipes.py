@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from .build import build
 from .processes import TookTooLong, inheritable, state, syscall_line
@@ -129,6 +129,13 @@ class Pipes:
                 self.started.add(int(seq))
             else:
                 self.finished[int(seq)] = [kind, *rest]
+
+    def news(self, also: Iterable[int], timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds for replies, or until one of ``also`` is readable."""
+        poller = select.poll()
+        for fd in also if self._all_gone else (self._replies, *also):
+            poller.register(fd, select.POLLIN)
+        return bool(poller.poll(max(0.0, timeout * 1000)))
 
     def wait(self, there: Callable[[], bool], tid: int, timeout: float) -> None:
         """Take in replies until ``there``.
