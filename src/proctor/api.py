@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Deny, Verdict
     from proctor.filter.rules import Filter
     from proctor.kernel.listener import Listener
+    from proctor.performing import LazyPerformer
     from proctor.supervisor.deciding import Performer
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.jobs import Outcome
@@ -216,10 +217,12 @@ def spawn(
     handlers = tuple(handlers)
     program = None if filter is None and not handlers else _program(handlers, filter)
 
+    ours: LazyPerformer | None = None
+
     def make_supervisor() -> Supervisor:
         from proctor.supervisor.supervisor import Supervisor
 
-        ours = None
+        nonlocal ours
         if performer is None:
             from proctor.performing import LazyPerformer
 
@@ -256,6 +259,11 @@ def spawn(
         if supervisor is not None:
             supervisor.add(_listener(target.take_listener()))
             supervisor.start()
+            if ours is not None:
+                from proctor.performing import likely
+
+                if likely(handlers):
+                    ours.start_early()  # while the target execs
         target.executed()
         return Process(target, supervisor or make_supervisor, plumbing.take_ours(), argv)
     except BaseException:

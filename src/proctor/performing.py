@@ -1,14 +1,17 @@
-"""Joins the supervisor to the built-in performers, started when the first call needs them."""
+"""Joins the supervisor to the built-in performers, started when the first call needs them or, where
+that is to be expected, while the command starts."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.emulate import Performers
+    from proctor.supervisor.handlers import Handler
 
 
 class LazyPerformer:
@@ -20,14 +23,35 @@ class LazyPerformer:
         self._closed = False
 
     def __call__(self, call: Call, verdict: Perform) -> Verdict:
+        return self._made().perform(call, allow=verdict.allow)
+
+    def _made(self) -> Performers:
+        from proctor.emulate import Performers  # it takes some milliseconds, so not under the lock
+
         with self._lock:
             if self._closed:
                 raise RuntimeError("the performers are closed")
             if self._performers is None:
-                from proctor.emulate import Performers
-
                 self._performers = Performers(on_trouble=_tell)
-        return self._performers.perform(call, allow=verdict.allow)
+            return self._performers
+
+    def start_early(self) -> None:
+        """Start the process of the performers on a thread of its own, and return at once: the first
+        performed call then need not wait for it (some 30 ms).  What goes wrong is found again, and
+        told, by the first call."""
+        from proctor.supervisor.world import quiet_thread
+
+        try:
+            quiet_thread(self._start, "proctor-performers")
+        except RuntimeError:
+            pass  # no more threads for us
+
+    def _start(self) -> None:
+        try:
+            self._made().start()
+            from proctor.emulate import mknod, open  # noqa: F401 - what a call would load
+        except Exception:
+            pass  # closed meanwhile; or see start_early()
 
     def close(self) -> None:
         """End the performer processes; idempotent."""
@@ -36,6 +60,27 @@ class LazyPerformer:
             performers, self._performers = self._performers, None
         if performers is not None:
             performers.close()
+
+
+def likely(handlers: Iterable[Handler]) -> bool:
+    """Whether calls will probably be performed.  A policy's handlers know; of others the code is
+    searched for the name ``perform``.  It decides nothing but when the performers start."""
+    return any(
+        handler.performs if hasattr(handler, "performs") else _names_perform(handler.function)
+        for handler in handlers
+    )
+
+
+def _names_perform(function: Callable[..., Any]) -> bool:
+    waiting = [getattr(getattr(function, "__func__", function), "__code__", None)]
+    while waiting:
+        code = waiting.pop()
+        if code is None:
+            continue
+        if "perform" in code.co_names or "perform" in code.co_freevars:
+            return True
+        waiting += [each for each in code.co_consts if isinstance(each, type(code))]
+    return False
 
 
 def _tell(trouble: str) -> None:

@@ -25,10 +25,12 @@ _Seen = TypeVar("_Seen")
 class PolicyHandler(Handler):
     """A handler whose calls the policy's own filter notifies: nothing is to be added for it."""
 
-    __slots__ = ()
+    __slots__ = ("performs",)
 
     #: Whoever makes a filter of handlers leaves those out that are in a policy's filter already.
     in_filter = True
+    #: Whether it gives ``perform()`` as its verdict to some calls.
+    performs: bool
 
 
 def build(policy: Policy, performers: Any, report: Report | None) -> list[Handler]:
@@ -38,10 +40,12 @@ def build(policy: Policy, performers: Any, report: Report | None) -> list[Handle
     for name in policy.calls:
         slow = is_slow(policy, name, performs=performers is not None, reported=report is not None)
         ways.setdefault((not slow, deadline_of(policy, name)), []).append(name)
-    return [
-        PolicyHandler(names, decide, quick=quick, deadline=deadline, label="policy")
-        for (quick, deadline), names in ways.items()
-    ]
+    made: list[Handler] = []
+    for (quick, deadline), names in ways.items():
+        handler = PolicyHandler(names, decide, quick=quick, deadline=deadline, label="policy")
+        handler.performs = performers is None and any(map(policy.performs, names))
+        made.append(handler)
+    return made
 
 
 def _decider(

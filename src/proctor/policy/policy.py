@@ -78,6 +78,14 @@ class Policy:
         """Every system call that a rule is about."""
         return tuple(dict.fromkeys(call for _, call in self._chains))
 
+    def performs(self, call: str) -> bool:
+        """Whether a rule has the call performed."""
+        return any(
+            rule.ruling.kind == PERFORM
+            for arch in self.settings.arches
+            for rule, _ in self.chain(arch, call)
+        )
+
     def decide(self, view: CallView) -> Decision:
         """What happens to a call: the first rule all of whose conditions hold, else the default.
 
@@ -166,12 +174,7 @@ class Policy:
         since the call is decided at once or has all the time there is."""
         from proctor.policy.waits import deadline_of, is_slow
 
-        performs = any(
-            rule.ruling.kind == PERFORM
-            for arch in self.settings.arches
-            for rule, _ in self.chain(arch, call)
-        )
-        if not performs and not is_slow(self, call, performs=True, reported=False):
+        if not is_slow(self, call, performs=True, reported=False):
             return None
         given = deadline_of(self, call)
         return self.settings.deadline if given is None else given

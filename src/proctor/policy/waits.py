@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from proctor.policy.rules import DENY, KILL, PERFORM
+from proctor.policy.rules import DENY, KILL
 
 if TYPE_CHECKING:
     from proctor.policy.policy import Policy
@@ -28,12 +28,11 @@ def is_slow(policy: Policy, name: str, *, performs: bool, reported: bool) -> boo
     :param performs: whether the handler itself performs (else the supervisor does, on a worker).
     :param reported: whether somebody is told of decisions, with the call's arguments.
     """
+    if performs and policy.performs(name):
+        return True
     for arch in policy.settings.arches:
         chain = policy.chain(arch, name)
-        if any(
-            clause.reads_memory or (performs and rule.ruling.kind == PERFORM)
-            for rule, clause in chain
-        ):
+        if any(clause.reads_memory for _, clause in chain):
             return True
         rulings = [policy.settings.default, *(rule.ruling for rule, _ in chain)]
         explained = reported or any(ruling.kind in (DENY, KILL) for ruling in rulings)
