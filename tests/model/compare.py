@@ -14,12 +14,14 @@ import time
 from collections import Counter
 from itertools import accumulate
 
-from model.operations import OPERATIONS, Choices
+from model.operations import NAMES, OPERATIONS, Choices
 from model.probed import missing
 from model.real import NeverQuiet
 from model.twins import Difference, World
 
 EPISODE = 150
+#: A run of so many steps has each operation at least so often, or it proves too little.
+FULL, OFTEN = 50_000, 100
 Step = tuple[int, int]
 _WEIGHTS = list(accumulate(weight for _, weight in OPERATIONS))
 
@@ -33,9 +35,17 @@ def plan(seed: int, steps: int) -> list[Step]:
     ]
 
 
-def play(steps: list[Step], counts: Counter[str], profile: str = "6.18") -> tuple[str, list[str]]:
-    """One episode; what differed ("" for nothing) and the steps that were made."""
-    world = World(profile, counts=counts, remove=missing())
+def play(
+    steps: list[Step],
+    counts: Counter[str],
+    profile: str = "6.18",
+    lacks: tuple[str, ...] | None = None,
+) -> tuple[str, list[str]]:
+    """One episode; what differed ("" for nothing) and the steps that were made.
+
+    :param lacks: features that the kernel does not have, if that is known.
+    """
+    world = World(profile, counts=counts, remove=missing() if lacks is None else lacks)
     try:
         for operation, seed in steps:
             OPERATIONS[operation][0](world, Choices(seed))
@@ -72,13 +82,19 @@ def run(
     profile: str = "6.18",
     counts: Counter[str] | None = None,
     shrinking: bool = True,
+    lacks: tuple[str, ...] | None = None,
 ) -> str:
-    """Episodes until ``steps`` steps were compared; a report of the first difference, or ""."""
+    """Episodes until ``steps`` steps were compared; a report of the first difference, or "".
+
+    Episodes are those of ``seed``, ``seed + 1`` and so on, about 70 steps each.
+
+    :param lacks: as of :func:`play`.
+    """
     counts = Counter() if counts is None else counts
     episode = seed
     while counts.total() < steps:
         planned = plan(episode, EPISODE)
-        problem, _ = play(planned, counts, profile)
+        problem, _ = play(planned, counts, profile, lacks)
         if problem:
             if not shrinking:
                 return f"episode {episode}: {problem}"
@@ -90,10 +106,15 @@ def run(
     return ""
 
 
+def scarce(counts: Counter[str]) -> list[str]:
+    """What a full run was to have at least ``OFTEN`` times, and had not; never is not often."""
+    return sorted(name for name in NAMES if counts[name] < OFTEN)
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=50_000)
+    parser.add_argument("--steps", type=int, default=FULL)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", default="6.18")
     parser.add_argument("--no-shrink", action="store_true", help="only name the episode")
@@ -107,9 +128,9 @@ def main() -> int:
     if problem:
         print(problem)
         return 1
-    few = [what for what, number in counts.items() if number < 100]
-    if few and options.steps >= 50_000:
-        print("fewer than 100 times:", ", ".join(few))
+    few = scarce(counts)
+    if few and options.steps >= FULL:
+        print(f"fewer than {OFTEN} times:", ", ".join(few))
         return 1
     return 0
 

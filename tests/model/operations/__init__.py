@@ -8,6 +8,6 @@ with their weights; the modules beside it hold them by what they are about.
 from __future__ import annotations
 
 from model.operations.choices import Choices
-from model.operations.table import OPERATIONS
+from model.operations.table import NAMES, OPERATIONS
 
-__all__ = ["OPERATIONS", "Choices"]
+__all__ = ["NAMES", "OPERATIONS", "Choices"]

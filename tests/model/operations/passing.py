@@ -10,6 +10,9 @@ from proctor.model import pidfds
 from proctor.model.files import Socket
 from proctor.model.linux import EBADF
 
+#: More descriptors than the victims of some comparisons at a time ever have in flight.
+SAFELY_IN_FLIGHT = 64
+
 
 def _sockets(twin: Twin, with_messages: bool) -> list[int]:
     slots = twin.task.files.slots
@@ -46,17 +49,20 @@ def _sendmsg(world: World, twin: Twin, choices: Choices) -> bool:
     carried = task.files.get(fd, path_too=True)
     if carried is not None and isinstance(carried.inside, Socket):
         return False
+    # ETOOMANYREFS counts what all processes of a user on the machine have in flight.
+    if not task.cap_sys_admin and task.process.nofile < SAFELY_IN_FLIGHT:
+        return False
     at = twin.actor.region
 
     def perform() -> int:
         socket = task.files.slots[socket_fd].inside
         file = task.files.get(fd, path_too=True)
         assert isinstance(socket, Socket)
-        if file is None:
-            return -EBADF
-        failed = socket.failed()
+        failed = socket.failed()  # unix_seqpacket_sendmsg asks before scm_send
         if failed:
             return failed
+        if file is None:
+            return -EBADF
         socket.peer.messages.append((b"x", [file.get()]))
         return 1
 

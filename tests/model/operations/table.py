@@ -71,3 +71,42 @@ OPERATIONS: tuple[tuple[Op, int], ...] = (
     (op_kill_call, 2),
     (op_inspect, 1),
 )
+
+#: What a report counts: an operation's own name, or those of the things that it does.
+NAMES = frozenset(
+    {
+        "add fd",
+        "answer",
+        "ask",
+        "call",
+        "close",
+        "continue",
+        "continue stopped",
+        "count handlers",
+        "drop privileges",
+        "dup",
+        "epoll",
+        "exec",
+        "exit",
+        "fork",
+        "id valid",
+        "inspect",
+        "install",
+        "kill",
+        "kill call",
+        "leave",
+        "limits",
+        "open",
+        "pass",
+        "poll",
+        "receive",
+        "set flags",
+        "sigaction",
+        "sigmask",
+        "signal",
+        "stop",
+        "thread",
+        "unshare",
+        "wait",
+    }
+)
