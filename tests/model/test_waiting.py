@@ -412,3 +412,20 @@ def test_hup_bits_stay():
     assert monitor.poll(listener) == monitor.poll(listener) == POLLHUP
     assert monitor.recv(listener) == -ENOENT
     assert monitor.send(listener, 1) == -ENOENT
+
+
+@pytest.mark.parametrize("profile", ["5.0", "6.1", "6.6", "6.18"])
+def test_a_sleeping_recv_is_made_again_since_6_6(profile: str):
+    """Its handler has SA_RESTART; before 6.6 RECV slept on a semaphore, which knows only EINTR."""
+    monitor = start(profile)
+    other = monitor.fork()
+    listener = monitor.listen(trap("getppid"))
+    monitor.handle(SIGUSR1, restart=True)
+    assert monitor.recv(listener) == BLOCKED
+    other.kill(monitor, SIGUSR1)
+    assert monitor.task.handled == [SIGUSR1]
+    if "recv_wait_queue" in PROFILES[profile]:
+        assert monitor.result is None
+        assert monitor.state == "S"
+    else:
+        assert monitor.result == -EINTR

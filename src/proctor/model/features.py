@@ -85,6 +85,17 @@ FEATURES: Final[dict[str, Feature]] = {
         "SECCOMP_IOCTL_NOTIF_SET_FLAGS with SYNC_WAKE_UP",
         "kernel/seccomp.c 6.6 (48a1084a8b74)",
     ),
+    "recv_wait_queue": Feature(
+        "6.6",
+        "a RECV that sleeps is made again after a handler with SA_RESTART, or after SIGCONT; before, "
+        "it always ended with EINTR",
+        "kernel/seccomp.c 6.6 recv_wait_event, in place of down_interruptible (4943b66df147)",
+    ),
+    "put_back_wakes_pollers": Feature(
+        "6.6",
+        "a notification put back after EFAULT wakes pollers too, not only receivers",
+        "kernel/seccomp.c 6.6 (4943b66df147)",
+    ),
     "pidfd_thread": Feature(
         "6.9", "pidfd_open(2) of a thread that leads no process", "kernel/pid.c 6.9"
     ),
@@ -101,11 +112,6 @@ FEATURES: Final[dict[str, Feature]] = {
     "recv_ends_when_unused": Feature(
         "6.11",
         "RECV returns ENOENT once nobody uses the filter; before, it slept for ever",
-        "kernel/seccomp.c 6.11 (95036a79e7e3)",
-    ),
-    "put_back_wakes_pollers": Feature(
-        "6.11",
-        "a notification put back after EFAULT wakes pollers too, not only receivers",
         "kernel/seccomp.c 6.11 (95036a79e7e3)",
     ),
     "uprobe_unfiltered": Feature(
@@ -135,7 +141,7 @@ _STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("5.14", ("allow_bitmap", "addfd_send")),
     ("5.19", ("wait_killable_recv", "fifo", "last_thread_decides")),
     ("6.1", ()),
-    ("6.6", ("set_flags",)),
+    ("6.6", ("set_flags", "recv_wait_queue", "put_back_wakes_pollers")),
     (
         "6.11",
         (
@@ -143,7 +149,6 @@ _STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             "release_at_exit",
             "tsync_skips_exited",
             "recv_ends_when_unused",
-            "put_back_wakes_pollers",
         ),
     ),
     ("6.18", ("uprobe_unfiltered", "wait_killable_after_reply")),

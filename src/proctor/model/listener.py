@@ -35,6 +35,7 @@ from proctor.model.linux import (
     EBUSY,
     EFAULT,
     EINPROGRESS,
+    EINTR,
     EINVAL,
     ENOENT,
     ENOSYS,
@@ -153,8 +154,8 @@ def attach(kernel: Kernel, filter: Filter) -> File:
 class Receive(Wait):
     """A RECV that sleeps until there is a request, nobody uses the filter, or a signal.
 
-    Source: 000_d2dd6a52a6bc77ef.txt (``down_interruptible``); ``kernel/seccomp.c`` 6.11
-    ``recv_wait_event`` (95036a79e7e3).
+    Source: 000_d2dd6a52a6bc77ef.txt (``down_interruptible``); ``kernel/seccomp.c`` 6.6
+    ``recv_wait_event`` (4943b66df147), 6.11 (95036a79e7e3).
     """
 
     __slots__ = ("given", "notif", "task", "write")
@@ -175,16 +176,17 @@ class Receive(Wait):
     def resume(self, kernel: Kernel, task: Task) -> None:
         """Look again, in the kernel's order: a request, no users, a signal."""
         notif = self.notif
+        queued = "recv_wait_queue" in kernel.features
         if self.given:
             self._finish(kernel, task)
-        elif "recv_ends_when_unused" in kernel.features and notif.requests > 0:
+        elif queued and notif.requests > 0:
             notif.requests -= 1
             self._finish(kernel, task)
         elif "recv_ends_when_unused" in kernel.features and notif.filter.users == 0:
             self._finish(kernel, task)
         elif task.sigpending or task.killed:
             self.abandon(kernel, task)
-            kernel.finish(task, -ERESTARTSYS)
+            kernel.finish(task, -ERESTARTSYS if queued else -EINTR)
 
     def _finish(self, kernel: Kernel, task: Task) -> None:
         self.abandon(kernel, task)
@@ -215,7 +217,7 @@ def recv(kernel: Kernel, task: Task, notif: Notifications, write: Write) -> int:
 
 def _sleep(kernel: Kernel, task: Task, notif: Notifications, write: Write) -> int:
     waiting = Receive(notif, task, write)
-    if "recv_ends_when_unused" in kernel.features:
+    if "recv_wait_queue" in kernel.features:
         notif.filter.wqh.add(waiting.wake)
     else:
         notif.waiters.append(waiting)
