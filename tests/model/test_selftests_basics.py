@@ -19,14 +19,11 @@ from proctor.model.linux import (
     ENOMEM,
     ENOSYS,
     EOPNOTSUPP,
-    EPERM,
-    ESRCH,
     PR_SET_SECCOMP,
-    SIGCONT,
     SIGKILL,
-    SIGSTOP,
     SIGSYS,
 )
+from proctor.model.program import Program
 
 KILL_THREAD, KILL_PROCESS = abi.SECCOMP_RET_KILL_THREAD, abi.SECCOMP_RET_KILL_PROCESS
 ERRNO, TRAP, TRACE = abi.SECCOMP_RET_ERRNO, abi.SECCOMP_RET_TRAP, abi.SECCOMP_RET_TRACE
@@ -124,9 +121,18 @@ def test_log_all():
     assert program.kernel.log == [(110, LOG)]
 
 
-@pytest.mark.parametrize("verdict", [0x10000000, 0x90000000, 0x7FC10000, 0x7FFE0000])
+@pytest.mark.parametrize(
+    "verdict",
+    [0x10000000, 0x90000000, 0x7FC10000, 0x7FFE0000],
+    ids=[
+        "unknown_ret_is_kill_inside",
+        "unknown_ret_is_kill_above_allow",
+        "above notify",
+        "log + 2",
+    ],
+)
 def test_unknown_ret_is_kill(verdict: int):
-    """unknown_ret_is_kill_inside, unknown_ret_is_kill_above_allow; C027."""
+    """C027."""
     program = start()
     assert program.install(always(verdict)) == 0
     program.call("getpid")
@@ -265,8 +271,23 @@ _ACTIONS = {
 }
 
 
-@pytest.mark.parametrize("strongest", range(6), ids=_ORDER)
-@pytest.mark.parametrize("backwards", [False, True], ids=["", "in_any_order"])
+@pytest.mark.parametrize(
+    ("strongest", "backwards"),
+    [(5, False), *((n, any_order) for n in range(5) for any_order in (False, True))],
+    ids=[
+        "allow_ok",
+        "kill_is_highest",
+        "kill_is_highest_in_any_order",
+        "trap_is_second",
+        "trap_is_second_in_any_order",
+        "errno_is_third",
+        "errno_is_third_in_any_order",
+        "trace_is_fourth",
+        "trace_is_fourth_in_any_order",
+        "log_is_fifth",
+        "log_is_fifth_in_any_order",
+    ],
+)
 def test_precedence(strongest: int, backwards: bool):
     """precedence.*: kill > trap > errno > trace > log > allow whatever was installed first."""
     names = _ORDER[strongest:]
@@ -287,95 +308,9 @@ def test_precedence(strongest: int, backwards: bool):
             assert value == {"errno": 0, "trace": -ENOSYS, "log": pid, "allow": pid}[name]
 
 
-def _traced(change):
-    program = start()
-    program.install(on("getpid", TRACE | 0x1001))
-    program.task.tracer = change
-    return program
-
-
-def test_TRACE_syscall_ptrace_syscall_allowed():
-    program = _traced(lambda frame: None)
-    assert program.call("getpid") == program.pid
-
-
-def test_TRACE_syscall_ptrace_syscall_redirected():
-    def change(frame):
-        frame.nr = 110
-
-    assert _traced(change).call("getpid") == 1
-
-
-def test_TRACE_syscall_ptrace_syscall_errno():
-    def change(frame):
-        frame.nr = -1
-        return -ESRCH
-
-    assert _traced(change).call("getpid") == -ESRCH
-
-
-def test_TRACE_syscall_ptrace_syscall_faked():
-    def change(frame):
-        frame.nr = -1
-        return 45000
-
-    assert _traced(change).call("getpid") == 45000
-
-
-def test_TRACE_syscall_skip_after_ptrace():
-    """After a tracer changed the number the filters run again: ERRNO applies to the new one."""
-
-    def change(frame):
-        frame.nr = 110
-
-    program = _traced(change)
-    program.install(on("getppid", ERRNO | EPERM))
-    assert program.call("getpid") == -EPERM
-
-
-def test_TRACE_syscall_kill_after_ptrace():
-    def change(frame):
-        frame.nr = 110
-
-    program = _traced(change)
-    program.install(on("getppid", KILL_THREAD))
-    program.call("getpid")
-    assert program.status == SIGSYS
-
-
 @pytest.mark.parametrize("number", [-1, -101])
-def test_TRACE_syscall_negative_ENOSYS(number: int):
+def test_negative_ENOSYS(number: int):
     assert start().call(number) == -ENOSYS
-
-
-def test_syscall_restart():
-    """A sleep that was stopped and continued comes back as restart_syscall; C086."""
-    program = start()
-    seen: list[int] = []
-    program.install(
-        assemble(
-            LD_NR,
-            (0x15, 2, 0, 230),
-            (0x15, 1, 0, 219),
-            ret(abi.SECCOMP_RET_ALLOW),
-            ret(TRACE),
-        )
-    )
-    program.task.tracer = lambda frame: seen.append(frame.nr)
-    other = start_beside(program)
-    program.sleep(1.0)
-    assert program.state == "S"
-    other.kill(program, SIGSTOP)
-    assert program.state == "T"
-    other.kill(program, SIGCONT)
-    assert program.state == "S"
-    program.kernel.advance(2.0)
-    assert (program.result, seen) == (0, [230, 219])
-
-
-def start_beside(program):
-    """Another program on the same machine."""
-    return type(program)(program.kernel)
 
 
 def test_detect_seccomp_filter_flags():
@@ -422,14 +357,66 @@ def test_seccomp_get_notif_sizes():
     assert abi.NOTIF_SIZES == (80, 24, 64)
 
 
-def test_UPROBE():
-    """UPROBE.*: kill-by-default filters do not see the two numbers on kernels that exempt them."""
-    for number in (335, 336):
-        program = start("6.18")
-        program.install(always(KILL_PROCESS))
-        program.call(number)
-        assert program.status is None
-        older = start("6.6")
-        older.install(always(KILL_PROCESS))
-        older.call(number)
-        assert older.status == SIGSYS
+_PROBES = {"not_attached": (), "uprobe_attached": (336,), "uretprobe_attached": (335,)}
+_WITH_UPROBES = [0, 1, 60, 231, 336, 335]
+
+
+def _run_probed(attached: str, filter: bytes, profile: str = "6.18") -> Program:
+    """A program calls a function that may have a probe: its trampoline makes a call of its own.
+
+    The second hit of an optimised probe is what makes it.
+    """
+    program = start(profile)
+    program.no_new_privs()
+    assert program.install(filter) == 0
+    for _ in range(2):
+        for number in _PROBES[attached]:
+            if program.status is None:
+                program.call(number, perform=lambda: 0)
+    if program.status is None:
+        program.exit(0)
+    return program
+
+
+def _allow_only(numbers: list[int]) -> bytes:
+    """ALLOW for some numbers, KILL for all others."""
+    rows = [LD_NR]
+    for number in numbers:
+        rows += [(0x15, 0, 1, number), ret(abi.SECCOMP_RET_ALLOW)]
+    return assemble(*rows, ret(KILL_THREAD))
+
+
+@pytest.mark.parametrize("attached", _PROBES)
+def test_UPROBE_uprobe_default_allow(attached: str):
+    assert _run_probed(attached, ALLOW).status == exited(0)
+
+
+@pytest.mark.parametrize("attached", _PROBES)
+def test_UPROBE_uprobe_default_block(attached: str):
+    """The filter allows exit and kills all else: kernels that exempt probes never ask it."""
+    block = _allow_only([231])
+    assert _run_probed(attached, block).status == exited(0)
+    older = _run_probed(attached, block, "6.6")
+    assert older.status == (exited(0) if attached == "not_attached" else SIGSYS)
+
+
+@pytest.mark.parametrize("attached", _PROBES)
+def test_UPROBE_uprobe_block_syscall(attached: str):
+    rows = [LD_NR, (0x15, 1, 0, 336), (0x15, 0, 1, 335), ret(KILL_THREAD)]
+    block = assemble(*rows, ret(abi.SECCOMP_RET_ALLOW))
+    assert _run_probed(attached, block).status == exited(0)
+
+
+@pytest.mark.parametrize("attached", _PROBES)
+def test_UPROBE_uprobe_default_block_with_syscall(attached: str):
+    assert _run_probed(attached, _allow_only(_WITH_UPROBES)).status == exited(0)
+    assert _run_probed(attached, _allow_only(_WITH_UPROBES), "6.6").status == exited(0)
+
+
+@pytest.mark.parametrize(("profile", "dies"), [("6.18", False), ("6.6", True)])
+def test_strict_mode_and_probes(profile: str, dies: bool):
+    """Strict mode exempts them, too (``mode1_syscalls``)."""
+    program = start(profile)
+    program.prctl(PR_SET_SECCOMP, 1)
+    program.call(335, perform=lambda: 0)
+    assert (program.status == SIGKILL) is dies

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from proctor.kernel.abi import AUDIT_ARCH_X86_64
-from proctor.model import life, signals
+from proctor.model import ending, signals
 from proctor.model.linux import (
     BLOCKED,
     EBADF,
@@ -138,12 +138,12 @@ def _getppid(kernel: Kernel, task: Task, frame: Frame) -> int:
 
 
 def _exit(kernel: Kernel, task: Task, frame: Frame) -> int:
-    life.exit_thread(kernel, task, (frame.args[0] & 0xFF) << 8)
+    ending.exit_thread(kernel, task, (frame.args[0] & 0xFF) << 8)
     return BLOCKED
 
 
 def _exit_group(kernel: Kernel, task: Task, frame: Frame) -> int:
-    life.exit_group(kernel, task, (frame.args[0] & 0xFF) << 8)
+    ending.exit_group(kernel, task, (frame.args[0] & 0xFF) << 8)
     return BLOCKED
 
 

@@ -25,6 +25,11 @@ class Feature(NamedTuple):
 #: Name to what it means.  Order is the order of release.
 FEATURES: Final[dict[str, Feature]] = {
     "pidfd_open": Feature("5.3", "pidfd_open(2)", "kernel/pid.c 5.3"),
+    "syscall_info": Feature(
+        "5.3",
+        "PTRACE_GET_SYSCALL_INFO, and PTRACE_GETEVENTMSG tells a call's entry from its exit",
+        "kernel/ptrace.c 5.3 (201766a20e30); ptrace(2)",
+    ),
     "continue_flag": Feature(
         "5.5",
         "SECCOMP_USER_NOTIF_FLAG_CONTINUE lets the call run",
@@ -63,6 +68,11 @@ FEATURES: Final[dict[str, Feature]] = {
         "5.14",
         "SECCOMP_ADDFD_FLAG_SEND: descriptor and answer in one step",
         "kernel/seccomp.c 5.14 (0ae71c7720e3)",
+    ),
+    "forced_death_is_final": Feature(
+        "5.16",
+        "the death of a KILL verdict is not shown to a tracer, which could call it off",
+        "kernel/signal.c 5.16 SA_IMMUTABLE (00b06da29cf9)",
     ),
     "wait_killable_recv": Feature(
         "5.19",
@@ -119,6 +129,9 @@ FEATURES: Final[dict[str, Feature]] = {
         "uprobe and uretprobe are never filtered",
         "kernel/seccomp.c 6.14 (cf6cb56ef244)",
     ),
+    "set_syscall_info": Feature(
+        "6.16", "PTRACE_SET_SYSCALL_INFO", "kernel/ptrace.c 6.16 (26bb32768fe6)"
+    ),
     "wait_killable_after_reply": Feature(
         "6.18",
         "a signal that comes between RECV and a very fast answer no longer loses the answer "
@@ -136,10 +149,10 @@ FEATURES: Final[dict[str, Feature]] = {
 #: The profiles, oldest first: name, and what that kernel has on top of the one before.
 _STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("5.0", ()),
-    ("5.5", ("pidfd_open", "continue_flag", "recv_wants_zeros")),
+    ("5.5", ("pidfd_open", "syscall_info", "continue_flag", "recv_wants_zeros")),
     ("5.9", ("pidfd_getfd", "tsync_esrch", "hangup", "id_valid_number", "addfd")),
     ("5.14", ("allow_bitmap", "addfd_send")),
-    ("5.19", ("wait_killable_recv", "fifo", "last_thread_decides")),
+    ("5.19", ("forced_death_is_final", "wait_killable_recv", "fifo", "last_thread_decides")),
     ("6.1", ()),
     ("6.6", ("set_flags", "recv_wait_queue", "put_back_wakes_pollers")),
     (
@@ -151,7 +164,7 @@ _STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             "recv_ends_when_unused",
         ),
     ),
-    ("6.18", ("uprobe_unfiltered", "wait_killable_after_reply")),
+    ("6.18", ("uprobe_unfiltered", "set_syscall_info", "wait_killable_after_reply")),
 )
 
 

@@ -28,12 +28,13 @@ from proctor.kernel.abi import (
     SECCOMP_RET_TRAP,
     SECCOMP_RET_USER_NOTIF,
 )
-from proctor.model import calls, filters, life, notify, signals
+from proctor.model import calls, delivery, ending, filters, life, notify, signals, tracing
 from proctor.model.errors import NotInUserSpace
 from proctor.model.features import NEWEST, features
 from proctor.model.linux import BLOCKED, ENOSYS, NR, SIGKILL, SIGSYS
 from proctor.model.programs import Arguments
-from proctor.model.tasks import MODE_STRICT, RUNNING, STOPPED, Frame, PidNamespace, Task
+from proctor.model.ptrace_numbers import PTRACE_EVENT_SECCOMP
+from proctor.model.tasks import MODE_STRICT, RUNNING, STOPPED, TRACED, Frame, PidNamespace, Task
 from proctor.model.waits import Wait
 
 _NO_ARGS: Arguments = (0, 0, 0, 0, 0, 0)
@@ -66,6 +67,8 @@ class Kernel:
         self.reaped = 0
         #: (call number, action, whether it was logged by request) that reached the audit log.
         self.log: list[tuple[int, int]] = []
+        #: What kcmp(2) has compared, in its order.
+        self.compared: list[object] = []
         self.init = life.boot(self)
 
     def spawn(self) -> Task:
@@ -99,18 +102,53 @@ class Kernel:
         return self._call(task)
 
     def _call(self, task: Task) -> int:
-        """From the system-call instruction on."""
+        """From the system-call instruction on: a tracer's stop first, then the filters.
+
+        Source: ``kernel/entry/common.c`` 6.12 ``syscall_trace_enter`` ("Do seccomp after ptrace").
+        """
         frame = task.frame
         assert frame is not None
-        if task.mode:
-            value = self._secure_computing(task, frame)
+        frame.ax = -ENOSYS
+        if task.tracing is not None and tracing.at_call(
+            self, task, True, lambda: self._entered(task, frame)
+        ):
+            return BLOCKED
+        return self._filtered(task, frame)
+
+    def _entered(self, task: Task, frame: Frame) -> None:
+        """The tracer saw the entry; who is to die does not make the call any more.
+
+        Source: ``kernel/entry/common.c`` 6.12 ``syscall_trace_enter``.
+        """
+        if task.killed:
+            self.leave(task, frame.ax)
+        else:
+            self._filtered(task, frame)
+
+    def _filtered(self, task: Task, frame: Frame, rechecked: bool = False) -> int:
+        """Ask the filters, unless a tracer suspended them, and do what they say.
+
+        Source: ``kernel/seccomp.c`` 6.12 ``__secure_computing``.
+        """
+        if task.mode and not tracing.suspends_seccomp(task):
+            value = self._secure_computing(task, frame, rechecked)
             if value is not None:
                 return value if value == BLOCKED else self.leave(task, value)
         return self.run_call(task, frame)
 
     def run_call(self, task: Task, frame: Frame) -> int:
-        """The filters let it through: do what the call does."""
-        value = frame.perform() if frame.perform is not None else calls.perform(self, task, frame)
+        """The filters let it through: do what the call does.
+
+        A tracer that made -1 of the number skips it: the result is what is in the register.
+
+        Source: ``arch/x86/entry/common.c`` 6.12 ``do_syscall_64``.
+        """
+        if frame.nr == -1:
+            value = frame.ax
+        elif frame.perform is not None:
+            value = frame.perform()
+        else:
+            value = calls.perform(self, task, frame)
         return value if value == BLOCKED else self.leave(task, value)
 
     def _secure_computing(self, task: Task, frame: Frame, rechecked: bool = False) -> int | None:
@@ -123,7 +161,7 @@ class Kernel:
             if frame.nr in allowed:
                 return None
             self.log.append((frame.nr, SECCOMP_RET_KILL_THREAD))
-            life.exit_thread(self, task, SIGKILL)
+            ending.exit_thread(self, task, SIGKILL)
             return BLOCKED
         verdict, match = filters.decide(
             task.filter, frame.nr, frame.arch, frame.args, frame.ip, self.features
@@ -140,10 +178,14 @@ class Kernel:
             if match.log and value != BLOCKED:
                 self.log.append((frame.nr, action))
             return value
-        if action == SECCOMP_RET_TRACE and not rechecked and task.tracer is not None:
-            return self._trace(task, frame)
         if action == SECCOMP_RET_TRACE and rechecked:
             return None
+        if action == SECCOMP_RET_TRACE and tracing.event_enabled(task, PTRACE_EVENT_SECCOMP):
+            assert match is not None
+            log, code = match.log, PTRACE_EVENT_SECCOMP
+            if tracing.event(self, task, code, data, lambda _: self._traced(task, frame, log)):
+                return BLOCKED
+            return frame.ax  # about to die
         return self._refuse(task, frame, action, data, match is not None and match.log)
 
     def _refuse(self, task: Task, frame: Frame, action: int, data: int, log: bool) -> int:
@@ -159,21 +201,29 @@ class Kernel:
             return frame.nr
         self.log.append((frame.nr, action))
         if action == SECCOMP_RET_KILL_THREAD and len(task.process.alive()) > 1:
-            life.exit_thread(self, task, SIGSYS)
+            ending.exit_thread(self, task, SIGSYS)
             return BLOCKED
         signals.force(self, task, SIGSYS, core=True)
         return frame.nr
 
-    def _trace(self, task: Task, frame: Frame) -> int | None:
-        """SECCOMP_RET_TRACE with a tracer, who may change the call; then the filters run again.
+    def _traced(self, task: Task, frame: Frame, log: bool) -> None:
+        """The tracer of SECCOMP_RET_TRACE saw the call; the filters are asked of what it is now.
 
-        Source: ``kernel/seccomp.c`` 6.12; selftests TRACE_syscall.*.
+        A negative number skips the call, with what is in the result register.
+
+        Source: ``kernel/seccomp.c`` 6.12 ``__seccomp_filter``; selftests TRACE_syscall.*.
         """
-        assert task.tracer is not None
-        answer = task.tracer(frame)
-        if frame.nr < 0:
-            return -ENOSYS if answer is None else answer
-        return self._secure_computing(task, frame, rechecked=True)
+        if task.killed or frame.nr < 0:
+            if log:
+                self.log.append((frame.nr, SECCOMP_RET_TRACE))
+            self.leave(task, frame.ax)
+        else:
+            # Asked even if the tracer suspended the filters meanwhile: it is the same asking.
+            value = self._secure_computing(task, frame, True)
+            if value is None:
+                self.run_call(task, frame)
+            elif value != BLOCKED:
+                self.leave(task, value)
 
     # Coming back ------------------------------------------------------------------------------
     def finish(self, task: Task, value: int) -> None:
@@ -183,16 +233,27 @@ class Kernel:
         self.leave(task, value)
 
     def leave(self, task: Task, value: int) -> int:
-        """From the end of a call to user space, by way of signals.
+        """From the end of a call to user space, by way of a tracer's stop and of signals.
 
         :returns: what the program sees, or BLOCKED if it did not get there.
+
+        Source: ``kernel/entry/common.c`` 6.12 ``syscall_exit_work``, ``exit_to_user_mode_loop``.
         """
         frame = task.frame
-        if frame is not None and frame.holds is not None:
-            holds, frame.holds = frame.holds, None
-            holds.put()
+        if frame is not None:
+            frame.ax = value
+            if frame.holds is not None:
+                holds, frame.holds = frame.holds, None
+                holds.put()
+            if task.tracing is not None and tracing.at_call(
+                self, task, False, lambda: self._left(task, frame.ax)
+            ):
+                return BLOCKED
+        return self._left(task, value)
+
+    def _left(self, task: Task, value: int) -> int:
         if task.sigpending or task.killed:
-            return self._signalled(task, signals.Delivery(value))
+            return self.signalled(task, delivery.Delivery(value))
         return self._back(task, value)
 
     def _back(self, task: Task, value: int) -> int:
@@ -204,27 +265,33 @@ class Kernel:
                 task.returned(task, value)
         return value
 
-    def _signalled(self, task: Task, way: signals.Delivery) -> int:
+    def signalled(self, task: Task, way: delivery.Delivery) -> int:
+        """Go on with the way to user space: signals, stops, death, or the call once more.
+
+        Source: ``kernel/signal.c`` 6.12 ``get_signal``; ``arch/x86/kernel/signal.c`` 6.12
+        ``arch_do_signal_or_restart``.
+        """
         task.state = RUNNING
-        how = signals.deliver(self, task, way)
+        how = delivery.deliver(self, task, way)
         if how == "done":
             return self._back(task, way.value)
         if how == "stopped":
             task.state = STOPPED
+            task.held = True
             task.parked = way
         elif how == "dead":
             if task.killed and task.process.exiting_code is None:
-                life.exit_thread(self, task, SIGKILL)  # another thread makes execve(2)
+                ending.exit_thread(self, task, SIGKILL)  # another thread makes execve(2)
             else:
-                life.exit_group(self, task, way.value)
+                ending.exit_group(self, task, way.signal)
         elif how == "again":
             return self._call(task)
-        else:
+        elif how == "restart":
             frame = task.frame
             assert frame is not None
             frame.perform = task.restart  # the registers stay as they were, but for the number
             return self._call(task)
-        return BLOCKED
+        return BLOCKED  # "traced" among others: the stop goes on by itself
 
     # Sleeping and running ---------------------------------------------------------------------
     def sleep(self, task: Task, wait: Wait) -> int:
@@ -246,14 +313,17 @@ class Kernel:
         task.queued = False
         if task.exiting:
             return
-        if task.state == STOPPED:
+        if task.held:
+            return  # woken before it stopped
+        if task.parked is not None:
             way, task.parked = task.parked, None
-            assert way is not None
-            self._signalled(task, way)
+            self.signalled(task, way)
+        elif task.state == TRACED:
+            tracing.leave(self, task)
         elif task.wait is not None:
             task.wait.resume(self, task)
         elif task.frame is None and (task.sigpending or task.killed):
-            self._signalled(task, signals.Delivery(0))
+            self.signalled(task, delivery.Delivery(0))
 
     def settle(self) -> None:
         """Let everybody run who was woken, in order, until nobody is left."""

@@ -16,6 +16,7 @@ EPERM: Final = 1
 ENOENT: Final = 2
 ESRCH: Final = 3
 EINTR: Final = 4
+EIO: Final = 5
 E2BIG: Final = 7
 EBADF: Final = 9
 ECHILD: Final = 10
@@ -28,6 +29,7 @@ EINVAL: Final = 22
 EMFILE: Final = 24
 ENOTTY: Final = 25
 ESPIPE: Final = 29
+ERANGE: Final = 34
 ENOSYS: Final = 38
 EOPNOTSUPP: Final = 95
 ECONNRESET: Final = 104
@@ -87,6 +89,9 @@ PR_SET_SECCOMP: Final = 22
 PR_SET_NO_NEW_PRIVS: Final = 38
 PR_GET_NO_NEW_PRIVS: Final = 39
 
+WNOHANG: Final = 1
+WUNTRACED: Final = 2
+
 #: Numbers of the calls the model knows by name (x86-64).
 NR: Final[dict[str, int]] = {
     "read": 0,
@@ -112,6 +117,7 @@ NR: Final[dict[str, int]] = {
     "mknod": 133,
     "getppid": 110,
     "prctl": 157,
+    "ptrace": 101,
     "gettid": 186,
     "restart_syscall": 219,
     "clock_nanosleep": 230,
@@ -120,10 +126,12 @@ NR: Final[dict[str, int]] = {
     "epoll_ctl": 233,
     "tgkill": 234,
     "openat": 257,
+    "mknodat": 259,
     "unshare": 272,
     "epoll_create1": 291,
     "dup3": 292,
     "seccomp": 317,
+    "kcmp": 312,
     "pidfd_send_signal": 424,
     "pidfd_open": 434,
     "pidfd_getfd": 438,

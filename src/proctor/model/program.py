@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from proctor.kernel import abi
 from proctor.kernel.notification import Notification
-from proctor.model import install, life, poll, signals
+from proctor.model import install, kcmp, life, poll, ptrace, reaping, signals, tracing
 from proctor.model.caller import Caller
 from proctor.model.calls import arguments, sleep_until
 from proctor.model.files import File
@@ -27,6 +27,7 @@ from proctor.model.linux import (
     PR_GET_SECCOMP,
     PR_SET_NO_NEW_PRIVS,
 )
+from proctor.model.ptrace_numbers import PTRACE_EVENT_CLONE, PTRACE_EVENT_FORK
 from proctor.model.tasks import DEFAULT, IGNORE, Disposition, Task
 
 
@@ -44,7 +45,7 @@ class Program(Caller):
     _buffer: bytearray
 
     # Processes --------------------------------------------------------------------------------
-    def _born(self, make: Callable[[], Task | int]) -> Program:
+    def _born(self, make: Callable[[], Task | int], event: int) -> Program:
         made: list[Task] = []
 
         def perform() -> int:
@@ -52,7 +53,8 @@ class Program(Caller):
             if isinstance(task, int):
                 return task
             made.append(task)
-            return task.seen_from(self.task.process.namespace)
+            number = task.seen_from(self.task.process.namespace)
+            return tracing.bore(self.kernel, self.task, task, event, number)
 
         value = self.call("clone", perform=perform)
         if not made:
@@ -66,14 +68,14 @@ class Program(Caller):
 
         :raises Refused: if there is no child.
         """
-        return self._born(lambda: life.fork(self.kernel, self.task, share_files))
+        return self._born(lambda: life.fork(self.kernel, self.task, share_files), PTRACE_EVENT_FORK)
 
     def thread(self) -> Program:
         """A thread more.
 
         :raises Refused: if there is none.
         """
-        return self._born(lambda: life.thread(self.kernel, self.task))
+        return self._born(lambda: life.thread(self.kernel, self.task), PTRACE_EVENT_CLONE)
 
     def unshare_pids(self) -> int:
         """unshare(CLONE_NEWPID)."""
@@ -87,10 +89,45 @@ class Program(Caller):
         """exit_group(2)."""
         return self.call("exit_group", status)
 
-    def wait(self, child: Program | None = None) -> int:
-        """wait4(2): the pid of the reaped child, which must be a child of this process."""
-        process = None if child is None else child.task.process
-        return self.call("wait4", perform=lambda: life.wait4(self.kernel, self.task, process))
+    def wait(self, child: Program | None = None, options: int = 0) -> int:
+        """wait4(2): the number of a child that ended, or of a traced thread that ended or stopped.
+
+        What there is to say of it is in :attr:`wait_status`.
+        """
+        wanted = None if child is None else child.task
+        return self.call(
+            "wait4", perform=lambda: reaping.wait4(self.kernel, self.task, wanted, options)
+        )
+
+    @property
+    def wait_status(self) -> int:
+        """What its last :meth:`wait` said: code << 8, the signal, or a stop << 8 | 0x7f."""
+        return self.task.wait_status
+
+    # Tracing ----------------------------------------------------------------------------------
+    def ptrace(
+        self, request: int, target: Program | None = None, addr: int = 0, data: ptrace.Data = 0
+    ) -> int:
+        """ptrace(2) of ``target``'s thread; see :func:`proctor.model.ptrace.ptrace`."""
+        pid = 0 if target is None else target.as_seen_by(self)
+        return self.call(
+            "ptrace",
+            request,
+            pid,
+            perform=lambda: ptrace.ptrace(self.kernel, self.task, request, pid, addr, data),
+        )
+
+    def kcmp(self, one: Program, other: Program, kind: int, first: int, second: int) -> int:
+        """kcmp(2): 0 if the two are the same, 1 or 2 if not."""
+        pids = one.as_seen_by(self), other.as_seen_by(self)
+        return self.call(
+            "kcmp",
+            *pids,
+            kind,
+            first,
+            second,
+            perform=lambda: kcmp.kcmp(self.kernel, self.task, *pids, kind, first, second),
+        )
 
     # Signals ----------------------------------------------------------------------------------
     def kill(self, target: Program, number: int) -> int:

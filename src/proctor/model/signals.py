@@ -1,17 +1,17 @@
-"""Signals: sending, choosing a thread, waking, delivering, and how interrupted calls go on.
+"""Signals: sending, choosing a thread, and waking it.
 
 What matters for notifications:
 
-* A signal that is ignored, or whose default is to be ignored, never wakes anybody (C079).
+* A signal that is ignored, or whose default is to be ignored, never wakes anybody (C079), unless
+  a tracer is there to be shown it.
 * A signal whose default is death, without a core, becomes SIGKILL for all threads at once, so that
-  it ends even a killable sleep (C083); one that dumps core does not, and waits for the answer.
-* On the way back to user space -ERESTARTSYS becomes EINTR if a handler without SA_RESTART runs;
-  otherwise the call is made again, filtered again, notified again under a new id (C075-C078).
-* -ERESTART_RESTARTBLOCK comes back as restart_syscall(2), which is a call of its own (C086).
+  it ends even a killable sleep (C083); one that dumps core does not, and waits for the answer.  Nor
+  does one sent to a traced thread: its tracer sees it first.
+
+What becomes of them on the way to user space is in :mod:`proctor.model.delivery`.
 
 Sources: ``kernel/signal.c`` 6.12 (``prepare_signal``, ``complete_signal``, ``signal_wake_up``,
-``get_signal``, ``do_signal_stop``), ``arch/x86/kernel/signal.c`` 6.12
-(``arch_do_signal_or_restart``); 000_d2dd6a52a6bc77ef.txt selftest user_notification_signal.
+``ptrace_trap_notify``, ``force_sig_info_to_task``).
 """
 
 from __future__ import annotations
@@ -19,19 +19,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from proctor.model import linux
-from proctor.model.linux import (
-    EINTR,
-    ERESTART_RESTARTBLOCK,
-    ERESTARTNOHAND,
-    ERESTARTNOINTR,
-    ERESTARTSYS,
-    NR,
-    SIGCONT,
-    SIGKILL,
-    SIGSTOP,
-    SIGSYS,
-)
-from proctor.model.tasks import DEFAULT, STOPPED, Disposition, Process, Task
+from proctor.model.linux import SIGCONT, SIGKILL, SIGSTOP, SIGSYS
+from proctor.model.tasks import DEFAULT, STOPPED, TRACED, Disposition, Process, Task
 
 if TYPE_CHECKING:
     from proctor.model.kernel import Kernel
@@ -53,7 +42,7 @@ CORES: Final = bit(
     linux.SIGQUIT, linux.SIGILL, linux.SIGTRAP, linux.SIGABRT, linux.SIGFPE, linux.SIGSEGV,
     linux.SIGBUS, SIGSYS, linux.SIGXCPU, linux.SIGXFSZ,
 )  # fmt: skip
-_UNCATCHABLE: Final = bit(SIGKILL, SIGSTOP)
+UNCATCHABLE: Final = bit(SIGKILL, SIGSTOP)
 
 
 def disposition(process: Process, number: int) -> Disposition:
@@ -64,17 +53,20 @@ def disposition(process: Process, number: int) -> Disposition:
 def ignored(task: Task, number: int, from_above: bool) -> bool:
     """Whether the signal is dropped at once (``sig_ignored``).
 
-    A blocked signal never is, since what is done with it may change first.  The init of a pid
-    namespace has no default death but by an ancestor's SIGKILL (``sig_task_ignored``).
+    A blocked signal never is, since what is done with it may change first, nor one that a tracer
+    is to see.  The init of a pid namespace has no default death but by an ancestor's SIGKILL
+    (``sig_task_ignored``).
+
+    Source: ``kernel/signal.c`` 6.12.
     """
-    if task.blocked & bit(number):
+    if task.blocked & bit(number) or (task.tracing is not None and number != SIGKILL):
         return False
     does = disposition(task.process, number)
     if does.kind == "ignore":
         return True
     if does.kind != "default":
         return False
-    if task.process.unkillable and not (from_above and bit(number) & _UNCATCHABLE):
+    if task.process.unkillable and not (from_above and bit(number) & UNCATCHABLE):
         return True
     return bool(bit(number) & HARMLESS)
 
@@ -98,11 +90,7 @@ def send(kernel: Kernel, number: int, target: Task, shared: bool, from_above: bo
     if mask & STOPS:
         _forget(process, bit(SIGCONT))
     elif number == SIGCONT:
-        _forget(process, STOPS)
-        for thread in process.tasks:
-            thread.stop_pending = False
-            if thread.state == STOPPED:
-                kernel.wake(thread)
+        _continue(kernel, process)
     if ignored(target, number, from_above):
         return
     if shared:
@@ -114,6 +102,44 @@ def send(kernel: Kernel, number: int, target: Task, shared: bool, from_above: bo
             return
         target.pending |= mask
     _complete(kernel, number, target, shared)
+
+
+def _continue(kernel: Kernel, process: Process) -> None:
+    """A SIGCONT was sent: whatever is done with it, the process is not stopped any more.
+
+    Threads in a ptrace-stop stay there; those that were seized are told the news.
+
+    Source: ``kernel/signal.c`` 6.12 ``prepare_signal``.
+    """
+    _forget(process, STOPS)
+    for thread in process.tasks:
+        thread.stop_pending = thread.stop_consume = thread.stop_dequeued = False
+        if thread.tracing is not None and thread.tracing.seized:
+            trap_notify(kernel, thread)
+        elif thread.state == STOPPED:
+            thread.held = False
+            kernel.wake(thread)
+    if process.stopped or process.stop_count:
+        process.stop_news = True
+        process.stopped = False
+        process.stop_count = 0
+        process.stop_code = 0
+
+
+def trap_notify(kernel: Kernel, task: Task) -> None:
+    """``ptrace_trap_notify``: a seized thread has news of a stop of its process for its tracer.
+
+    One that listens (PTRACE_LISTEN) stops anew.
+
+    Source: ``kernel/signal.c`` 6.12.
+    """
+    if task.killed or task.exiting:
+        return
+    task.trap_notify = True
+    wake_up(kernel, task, False)
+    if task.stop is not None and task.stop.listening:
+        task.held = False
+        kernel.wake(task)
 
 
 def _forget(process: Process, mask: int) -> None:
@@ -128,11 +154,16 @@ def _wants(task: Task, number: int) -> bool:
         return False
     if number == SIGKILL:
         return True
-    return task.state != STOPPED and (task.frame is None or not task.sigpending)
+    if task.state in (STOPPED, TRACED):
+        return False
+    return task.frame is None or not task.sigpending
 
 
 def _complete(kernel: Kernel, number: int, target: Task, shared: bool) -> None:
-    """``complete_signal``: choose a thread and wake it; a plain death starts at once."""
+    """``complete_signal``: choose a thread and wake it; a plain death starts at once.
+
+    Source: ``kernel/signal.c`` 6.12.
+    """
     process = target.process
     chosen = target if _wants(target, number) else None
     if chosen is None and shared:
@@ -142,19 +173,24 @@ def _complete(kernel: Kernel, number: int, target: Task, shared: bool) -> None:
     if (
         fatal(process, number)
         and not bit(number) & CORES
-        and (number == SIGKILL or not process.unkillable)
+        and (number == SIGKILL or not (process.unkillable or target.tracing is not None))
     ):
         process.exiting_code = number
+        process.stop_count = 0
         for thread in process.tasks:
-            thread.stop_pending = False
             kill_thread(kernel, thread)
         return
     wake_up(kernel, chosen, number == SIGKILL)
 
 
 def kill_thread(kernel: Kernel, task: Task) -> None:
-    """SIGKILL for one thread of a process that is ending (``zap_other_threads``)."""
+    """SIGKILL for one thread of a process that is ending (``zap_other_threads``).
+
+    Source: ``kernel/signal.c`` 6.12.
+    """
     if not task.exiting:
+        task.stop_pending = task.stop_consume = task.stop_dequeued = False
+        task.trap_stop = task.trap_notify = False
         task.killed = True
         wake_up(kernel, task, True)
 
@@ -162,11 +198,14 @@ def kill_thread(kernel: Kernel, task: Task) -> None:
 def wake_up(kernel: Kernel, task: Task, fatally: bool) -> None:
     """``signal_wake_up``: set the flag, and wake it if its sleep minds.
 
-    A killable sleep minds death only; a stopped task minds death only.
+    A killable sleep minds death only; a stopped or traced task minds death only.
+
+    Source: ``kernel/signal.c`` 6.12 ``signal_wake_up``.
     """
     task.sigpending = True
-    if task.state == STOPPED:
+    if task.state in (STOPPED, TRACED):
         if fatally:
+            task.held = False
             kernel.wake(task)
     elif task.wait is None or fatally or not task.wait.killable:
         kernel.wake(task)
@@ -175,6 +214,8 @@ def wake_up(kernel: Kernel, task: Task, fatally: bool) -> None:
 def force(kernel: Kernel, task: Task, number: int, core: bool) -> None:
     """``force_sig_seccomp``: blocked, ignored or ``core``: the default, which is death.
 
+    With ``core`` nothing can stop that death any more, not even a tracer (SA_IMMUTABLE, 5.16).
+
     Source: ``kernel/signal.c`` 6.12 ``force_sig_info_to_task``; C031.
     """
     process = task.process
@@ -182,8 +223,9 @@ def force(kernel: Kernel, task: Task, number: int, core: bool) -> None:
     if core or task.blocked & bit(number) or does.kind == "ignore":
         process.dispositions[number] = DEFAULT
         task.blocked &= ~bit(number)
-        process.unkillable = False
-    if disposition(process, number).kind == "default":
+        if core and "forced_death_is_final" in kernel.features:
+            process.immutable |= bit(number)
+    if disposition(process, number).kind == "default" and (task.tracing is None or core):
         process.unkillable = False
     task.pending |= bit(number)
     task.sigpending = True
@@ -195,114 +237,13 @@ def recalculate(task: Task) -> None:
     A process's signal wakes one thread only; others notice it when they come by here.
     """
     wanted = (task.pending | task.process.pending) & ~task.blocked
-    task.sigpending = bool(wanted) or task.stop_pending or task.killed
+    jobs = task.stop_pending or task.trap_stop or task.trap_notify
+    task.sigpending = bool(wanted) or jobs or task.killed
 
 
 def set_blocked(kernel: Kernel, task: Task, mask: int) -> None:
     """sigprocmask(SIG_SETMASK): SIGKILL and SIGSTOP cannot be blocked."""
-    task.blocked = mask & ~_UNCATCHABLE
+    task.blocked = mask & ~UNCATCHABLE
     recalculate(task)
     if task.sigpending and task.frame is None:
         kernel.wake(task)
-
-
-def _dequeue(task: Task) -> int:
-    """``dequeue_signal``: the thread's own first, synchronous ones before others, lowest first."""
-    synchronous = bit(
-        linux.SIGSEGV, linux.SIGBUS, linux.SIGILL, linux.SIGTRAP, linux.SIGFPE, SIGSYS
-    )
-    for holder in (task, task.process):
-        ready = holder.pending & ~task.blocked
-        if ready:
-            ready = ready & synchronous or ready
-            number = (ready & -ready).bit_length() - 1
-            holder.pending &= ~bit(number)
-            return number
-    return 0
-
-
-class Delivery:
-    """How far the way to user space is gone, when a stop interrupts it."""
-
-    __slots__ = ("frames", "how", "value")
-
-    def __init__(self, value: int) -> None:
-        self.value = value
-        #: "" until a handler decided; then "done" or "again".
-        self.how = ""
-        #: Handlers set up and not yet run, with the mask to go back to.
-        self.frames: list[tuple[int, int]] = []
-
-
-def deliver(kernel: Kernel, task: Task, way: Delivery) -> str:
-    """On the way to user space: run handlers, stop, die, or make the call again.
-
-    :returns: "done" (the program sees ``way.value``), "again", "restart" (restart_syscall),
-        "stopped" (``way`` is to be gone on with) or "dead" (``way.value`` is the signal).
-
-    Source: ``kernel/signal.c`` 6.12 ``get_signal``; ``arch/x86/kernel/signal.c`` 6.12.
-    """
-    process = task.process
-    while True:
-        if task.killed or process.exiting_code is not None:
-            way.value = SIGKILL
-            return "dead"
-        if task.stop_pending:
-            task.stop_pending = False
-            return "stopped"
-        number = _dequeue(task)
-        if not number:
-            if not way.frames:
-                break
-            number, task.blocked = way.frames.pop()
-            task.handled.append(number)
-            task.restart = None  # rt_sigreturn(2)
-            continue
-        does = disposition(process, number)
-        if does.kind == "handler":
-            if not way.how:
-                way.how, way.value = _with_handler(task, does, way.value)
-            way.frames.append((number, task.blocked))
-            task.blocked |= (does.mask | bit(number)) & ~_UNCATCHABLE
-        elif does.kind == "ignore" or bit(number) & HARMLESS:
-            continue
-        elif process.unkillable and not bit(number) & _UNCATCHABLE:
-            continue  # the init of a namespace: only its ancestors' SIGKILL and SIGSTOP count
-        elif bit(number) & STOPS:
-            for thread in process.tasks:
-                if thread is not task and not thread.exiting and thread.state != STOPPED:
-                    thread.stop_pending = True
-                    wake_up(kernel, thread, False)
-            return "stopped"
-        else:
-            way.value = number
-            return "dead"
-    recalculate(task)
-    if not way.how:
-        way.how, way.value = _without_handler(task, way.value)
-    return way.how
-
-
-def _with_handler(task: Task, does: Disposition, value: int) -> tuple[str, int]:
-    """The first handler decides how an interrupted call goes on (``handle_signal``)."""
-    if task.frame is None or task.frame.nr == -1:
-        return "done", value
-    if value in (-ERESTART_RESTARTBLOCK, -ERESTARTNOHAND):
-        return "done", -EINTR
-    if value == -ERESTARTSYS and not does.restart:
-        return "done", -EINTR
-    if value in (-ERESTARTSYS, -ERESTARTNOINTR):
-        return "again", 0
-    return "done", value
-
-
-def _without_handler(task: Task, value: int) -> tuple[str, int]:
-    """No handler ran: the call is simply made again (``arch_do_signal_or_restart``)."""
-    if task.frame is None or task.frame.nr == -1:
-        return "done", value
-    if value in (-ERESTARTSYS, -ERESTARTNOINTR, -ERESTARTNOHAND):
-        return "again", 0
-    if value == -ERESTART_RESTARTBLOCK:
-        task.frame.nr = NR["restart_syscall"]
-        return "restart", 0
-    return "done", value

@@ -14,17 +14,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from proctor.model.linux import ENOSYS
+from proctor.model.memory import Memory
+
 if TYPE_CHECKING:
+    from proctor.model.delivery import Delivery
     from proctor.model.files import FdTable, File
     from proctor.model.filters import Filter
     from proctor.model.programs import Arguments
-    from proctor.model.signals import Delivery
+    from proctor.model.tracing import Stop, Tracing
     from proctor.model.waits import Wait
 
 RUNNING: Final = "R"
 SLEEPING: Final = "S"
 DISK_SLEEP: Final = "D"
 STOPPED: Final = "T"
+TRACED: Final = "t"
 ZOMBIE: Final = "Z"
 DEAD: Final = "X"
 
@@ -50,7 +55,7 @@ IGNORE: Final = Disposition("ignore")
 class Frame:
     """One system call in progress: registers as the filter sees them, and what would run it."""
 
-    __slots__ = ("arch", "args", "holds", "ip", "nr", "perform")
+    __slots__ = ("arch", "args", "ax", "holds", "ip", "nr", "perform")
 
     def __init__(
         self,
@@ -66,6 +71,8 @@ class Frame:
         self.ip = ip
         #: What happens if the call is let through; None looks it up by number.
         self.perform = perform
+        #: The result register: -ENOSYS until the call is over, unless a tracer writes it.
+        self.ax = -ENOSYS
         #: A file that cannot go away while the call lasts (``fdget``).
         self.holds: File | None = None
 
@@ -116,19 +123,25 @@ class Process:
     """A thread group: what its threads share."""
 
     __slots__ = (
-        "children", "code", "dispositions", "dumpable", "exiting_code", "leader", "lingers",
-        "namespace", "nofile", "parent", "pending", "reaped", "tasks", "unkillable",
+        "children", "code", "dispositions", "dumpable", "exiting_code", "immutable", "leader",
+        "lingers", "memory", "mother", "namespace", "nofile", "parent", "pending", "reaped",
+        "stop_code", "stop_count", "stop_news", "stopped", "tasks", "unkillable",
     )  # fmt: skip
 
     def __init__(self, namespace: PidNamespace, parent: Process | None) -> None:
         self.namespace = namespace
         self.parent = parent
+        #: The thread that made it; PTRACE_TRACEME makes that one the tracer.
+        self.mother: Task | None = None
         self.children: list[Process] = []
         self.tasks: list[Task] = []
         self.leader: Task
         self.dispositions: dict[int, Disposition] = {}
         #: Signals pending for the process as a whole, as a bit mask.
         self.pending = 0
+        #: Signals whose default death nobody can stop any more, as a bit mask (SA_IMMUTABLE).
+        self.immutable = 0
+        self.memory = Memory()
         #: Whether its memory may be looked at by its own user (PR_SET_DUMPABLE).
         self.dumpable = True
         #: RLIMIT_NOFILE, soft.
@@ -142,6 +155,15 @@ class Process:
         self.lingers = False
         #: Whether it is the init of its namespace (SIGNAL_UNKILLABLE).
         self.unkillable = False
+        # A stop of the whole process (job control)
+        #: Threads that still have to take part in it (``group_stop_count``).
+        self.stop_count = 0
+        #: All did, and no SIGCONT came since (SIGNAL_STOP_STOPPED).
+        self.stopped = False
+        #: The signal that stopped it, until a parent was told by wait4(2); then 0.
+        self.stop_code = 0
+        #: A SIGCONT ended a stop, and the parents are to be told (SIGNAL_CLD_MASK).
+        self.stop_news = False
 
     def alive(self) -> list[Task]:
         """The threads that have not begun to exit."""
@@ -153,9 +175,11 @@ class Task:
 
     __slots__ = (
         "blocked", "cap_sys_admin", "exit_code", "exiting", "files", "filter",
-        "filter_count", "frame", "handled", "killed", "mode", "namespace_for_children", "no_new_privs",
-        "numbers", "parked", "pending", "process", "queued", "restart", "result", "returned",
-        "sigpending", "state", "stop_pending", "tracer", "uid", "wait",
+        "filter_count", "frame", "handled", "held", "killed", "mode", "namespace_for_children",
+        "no_new_privs", "numbers", "parked", "pending", "process", "queued", "restart", "result",
+        "returned", "sigpending", "state", "stop", "stop_consume", "stop_dequeued", "stop_pending",
+        "stop_signal", "tracees", "tracing", "trap_notify", "trap_stop", "uid", "wait",
+        "wait_status",
     )  # fmt: skip
 
     def __init__(self, process: Process, files: FdTable) -> None:
@@ -171,8 +195,10 @@ class Task:
         self.wait: Wait | None = None
         #: Already told to run.
         self.queued = False
-        #: Where a stopped task goes on from.
+        #: Where a stopped task, or a traced one that was just born, goes on from.
         self.parked: Delivery | None = None
+        #: Stopped or traced, and nobody let it go on (JOBCTL_STOPPED, JOBCTL_TRACED).
+        self.held = False
         #: What restart_syscall(2) goes on with (``restart_block``); None after a handler ran.
         self.restart: Callable[[], int] | None = None
         #: What the last call returned; None while one is in progress.
@@ -192,13 +218,30 @@ class Task:
         self.pending = 0
         self.sigpending = False
         self.killed = False
+        #: It has to take part in a stop of its process (JOBCTL_STOP_PENDING).
         self.stop_pending = False
+        #: Its part in that is counted in the process's ``stop_count`` (JOBCTL_STOP_CONSUME).
+        self.stop_consume = False
+        #: It took a stop signal, and no SIGCONT came since (JOBCTL_STOP_DEQUEUED).
+        self.stop_dequeued = False
+        #: The signal of the last stop (JOBCTL_STOP_SIGMASK).
+        self.stop_signal = 0
         self.exiting = False
         self.exit_code = 0
         #: Numbers of the signals whose handlers ran, in order.
         self.handled: list[int] = []
-        #: A tracer for SECCOMP_RET_TRACE: may change the frame; None: nobody traces.
-        self.tracer: Callable[[Frame], int | None] | None = None
+        # ptrace
+        #: Who traces it, and how; None: nobody does.
+        self.tracing: Tracing | None = None
+        #: The stop in which it waits for its tracer; None outside of one.
+        self.stop: Stop | None = None
+        #: Whom it traces, the newest first (``list_add`` in ``__ptrace_link``).
+        self.tracees: list[Task] = []
+        #: It has to stop for its tracer (JOBCTL_TRAP_STOP), or to tell it news (JOBCTL_TRAP_NOTIFY).
+        self.trap_stop = False
+        self.trap_notify = False
+        #: What its last wait4(2) said of a child.
+        self.wait_status = 0
 
     @property
     def tid(self) -> int:

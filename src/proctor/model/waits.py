@@ -47,6 +47,9 @@ class Wait:
 
     __slots__ = ("killable",)
 
+    #: Whether news of children wakes it (wait4).
+    for_children = False
+
     def __init__(self) -> None:
         self.killable = False
 

@@ -6,7 +6,7 @@ import os
 
 from model.operations.choices import Choices, unhindered
 from model.twins import Difference, Twin, World, as_libc, numbers_of
-from proctor.model import life
+from proctor.model import life, reaping
 from proctor.model.program import Program
 from proctor.model.tasks import Task
 
@@ -179,7 +179,9 @@ def op_wait(world: World, choices: Choices) -> bool:
     child = choices.one(dead if dead and choices.chance(95) else twin.task.process.children)
     if child.code is None and len(world.idle()) < 3:
         return False
-    if any(isinstance(t.task.wait, life.Wait4) and t.task.wait.child is child for t in world.twins):
+    if any(
+        isinstance(t.task.wait, reaping.Wait4) and t.task.wait.child is child for t in world.twins
+    ):
         return False  # which of two waiting threads reaps it is the kernel's secret
     other = world.twin_of(child.leader)
     if other is None:
@@ -205,5 +207,5 @@ def wait_for(world: World, twin: Twin, other: Twin) -> None:
 
     world.step(
         twin, "wait", "wait4", (number, at, 0x40000000, 0),
-        perform=lambda: life.wait4(world.kernel, twin.task, child), then=then, gives_pid=True,
+        perform=lambda: reaping.wait4(world.kernel, twin.task, child), then=then, gives_pid=True,
     )  # fmt: skip
