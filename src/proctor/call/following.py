@@ -14,13 +14,21 @@ if TYPE_CHECKING:
 
 AT_FDCWD: Final = -100
 _O_CREAT_EXCL: Final = 0o300
+_O_PATH: Final = 0o10000000
 
-#: Calls that never follow a symbolic link at the end of any of their paths.
+#: Calls that work on a name in a directory (filename_parentat in fs/namei.c): a symbolic link there
+#: is never followed, also not in front of a slash.
+_ENTRIES: Final = frozenset(
+    """unlink unlinkat rmdir rename renameat renameat2 mkdir mkdirat mknod mknodat symlink
+    symlinkat""".split()  # noqa: SIM905
+)
+#: Calls that never follow a symbolic link at the end, unless a slash comes behind it.
 _NEVER: Final = frozenset(
-    """lstat lstat64 oldlstat lchown lchown32 readlink readlinkat unlink unlinkat rmdir
-    rename renameat renameat2 mkdir mkdirat mknod mknodat symlink symlinkat link
+    """lstat lstat64 oldlstat lchown lchown32 readlink readlinkat link
     lgetxattr lsetxattr llistxattr lremovexattr""".split()  # noqa: SIM905
 )
+#: Calls for which NULL means the dirfd itself.
+_NULL: Final = frozenset(("utimensat", "utimensat_time64", "futimesat", "fanotify_mark"))
 #: (argument, bit) that turns following off, by the family of that argument.
 _OFF: Final = {
     "AtFlag": 0x100,  # AT_SYMLINK_NOFOLLOW
@@ -44,12 +52,17 @@ _EMPTY: Final = {
 _AT_SYMLINK_FOLLOW: Final = 0x400
 
 
+def is_entry(call: Call, arg: Arg) -> bool:
+    """Whether ``call`` works on the name that path ``arg`` ends with, not on what it leads to."""
+    return call.name in _ENTRIES or (call.name in ("link", "linkat") and arg.name == "newpath")
+
+
 def follows(call: Call, arg: Arg) -> bool:
     """Whether ``call`` follows a symbolic link at the end of path ``arg``."""
     name = call.name
     known = call.signature
     assert known is not None
-    if name in _NEVER or (name == "linkat" and arg.name == "newpath"):
+    if name in _NEVER or is_entry(call, arg):
         return False
     if name == "openat2":
         return _open_follows(int(call.how.flags), call.abi)
@@ -67,7 +80,8 @@ def follows(call: Call, arg: Arg) -> bool:
 
 
 def _open_follows(flags: int, abi: str) -> bool:
-    if flags & _O_CREAT_EXCL == _O_CREAT_EXCL:
+    # Beside O_PATH the kernel forgets what is about creating (openat2 refuses it).
+    if flags & _O_CREAT_EXCL == _O_CREAT_EXCL and not flags & _O_PATH:
         return False
     if flags & 0o400000 and abi in ("x86_64", "i386", "x32", "riscv64", "s390x"):
         return False
@@ -78,8 +92,13 @@ def allows_empty(call: Call, arg: Arg) -> bool:
     """Whether an empty path (or NULL, where the call takes it) means the dirfd itself."""
     known = call.signature
     assert known is not None
-    if call.name in ("utimensat", "utimensat_time64") and arg.value(call.raw) == 0:
+    null = arg.value(call.raw) == 0
+    if call.name in _NULL and null:
         return True
+    if call.name == "readlinkat":  # of a symbolic link opened with O_PATH (Linux 2.6.39)
+        return not null
+    if is_entry(call, arg):
+        return False  # linkat's flag is about the old path
     for each in known.args:
         number = each.value(call.raw)
         if each.family == "MoveMountFlag":
@@ -107,4 +126,5 @@ def resolve(call: Call, argument: str | None, follow: bool | None) -> Located:
         follow=follows(call, arg) if follow is None else follow,
         empty=empty,
         resolve=int(call.how.resolve) if call.name == "openat2" else 0,
+        entry=not follow and is_entry(call, arg),
     )
