@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,9 +42,19 @@ class Place:
         else:
             self.actor.must(nr(how.decode()), self.actor.string(path))
 
-    def kernel(self, path: bytes, flags: int = O_PATH, dirfd: int = AT_FDCWD) -> int:
-        """The victim's own openat: a descriptor of ours, or minus the errno."""
-        value, number = self.actor.call(nr("openat"), dirfd, self.actor.string(path), flags)
+    def kernel(
+        self, path: bytes, flags: int = O_PATH, dirfd: int = AT_FDCWD, resolve: int = 0
+    ) -> int:
+        """The victim's own openat or openat2: a descriptor of ours, or minus the errno."""
+        text = self.actor.string(path)
+        if not resolve:
+            value, number = self.actor.call(nr("openat"), dirfd, text, flags)
+        else:
+            how = self.actor.place(struct.pack("<3Q", flags, 0, resolve))
+            for _ in range(100):
+                value, number = self.actor.call(437, dirfd, text, how, 24)
+                if value >= 0 or number != errno.EAGAIN:
+                    break  # EAGAIN: somebody on this machine renamed something meanwhile
         if value < 0:
             return -number
         try:
@@ -58,11 +69,13 @@ class Place:
         finally:
             caller.close()
 
-    def same(self, path: bytes, dirfd: int = AT_FDCWD, follow: bool = True) -> Located | None:
+    def same(
+        self, path: bytes, dirfd: int = AT_FDCWD, follow: bool = True, resolve: int = 0
+    ) -> Located | None:
         """Compare; what was found, None if both failed."""
-        theirs = self.kernel(path, O_PATH | (0 if follow else O_NOFOLLOW), dirfd)
+        theirs = self.kernel(path, O_PATH | (0 if follow else O_NOFOLLOW), dirfd, resolve)
         try:
-            located = self.ours(path, dirfd, follow=follow)
+            located = self.ours(path, dirfd, follow=follow, resolve=resolve)
         except OSError as error:
             assert theirs == -error.errno, (path, theirs, error)
             return None
@@ -368,8 +381,6 @@ class _In:
 
 @pytest.mark.parametrize("resolve", [1, 2, 4, 8, 16, 8 | 4, 16 | 2])
 def test_resolve_bits_of_openat2(lab: Lab, tree: Path, resolve: int) -> None:
-    import struct
-
     place = Place(lab, tree)
     actor = place.actor
     base = actor.must("openat", AT_FDCWD, actor.string(b"/a"), O_DIRECTORY | O_PATH)
@@ -510,6 +521,8 @@ PATH = st.lists(
     st.sampled_from([b"a", b"b", b"c", b"d", b"..", b".", b""]), min_size=1, max_size=7
 ).map(b"/".join)
 
+RESOLVE = st.sampled_from([0, 0, 1, 2, 4, 8, 16, 1 | 8, 4 | 16])
+
 
 def test_random_worlds(lab: Lab, tmp_path: Path) -> None:
     world = tmp_path / "world"
@@ -517,12 +530,14 @@ def test_random_worlds(lab: Lab, tmp_path: Path) -> None:
     place = Place(lab, world)
     room = place.actor.room(4096)
     place.actor.string = lambda text: (place.actor.poke(room, text + b"\0"), room)[1]  # type: ignore[method-assign]
+    how = place.actor.room(24)
+    place.actor.place = lambda data: (place.actor.poke(how, data), how)[1]  # type: ignore[method-assign]
 
     @settings(
-        max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None
+        max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), database=None
     )
-    @given(WORLD, st.lists(st.tuples(PATH, st.booleans()), min_size=1, max_size=8))
-    def explore(items: list, asked: list[tuple[bytes, bool]]) -> None:
+    @given(WORLD, st.lists(st.tuples(PATH, st.booleans(), RESOLVE), min_size=1, max_size=8))
+    def explore(items: list, asked: list[tuple[bytes, bool, int]]) -> None:
         import shutil
 
         for each in world.iterdir():
@@ -538,9 +553,9 @@ def test_random_worlds(lab: Lab, tmp_path: Path) -> None:
                     os.symlink(text, target)
             except OSError:
                 pass
-        for path, follow in asked:
+        for path, follow, resolve in asked:
             if path:
-                place.same(path, follow=follow)
+                place.same(path, follow=follow, resolve=resolve)
 
     explore()
 
