@@ -18,6 +18,7 @@ from model.operations import NAMES, OPERATIONS, Choices
 from model.probed import missing
 from model.real import NeverQuiet
 from model.twins import Difference, World
+from proctor.model.features import NEWEST
 
 EPISODE = 150
 #: A run of so many steps has each operation at least so often, or it proves too little.
@@ -38,14 +39,17 @@ def plan(seed: int, steps: int) -> list[Step]:
 def play(
     steps: list[Step],
     counts: Counter[str],
-    profile: str = "6.18",
+    profile: str | None = None,
     lacks: tuple[str, ...] | None = None,
 ) -> tuple[str, list[str]]:
     """One episode; what differed ("" for nothing) and the steps that were made.
 
+    :param profile: the release whose model it is; None takes the newest, without what is missing.
     :param lacks: features that the kernel does not have, if that is known.
     """
-    world = World(profile, counts=counts, remove=missing() if lacks is None else lacks)
+    if lacks is None:
+        lacks = missing() if profile is None else ()
+    world = World(profile or NEWEST, counts=counts, remove=lacks)
     try:
         for operation, seed in steps:
             OPERATIONS[operation][0](world, Choices(seed))
@@ -60,7 +64,7 @@ def play(
     return "", world.log
 
 
-def shrink(steps: list[Step], profile: str = "6.18", rounds: int = 200) -> list[Step]:
+def shrink(steps: list[Step], profile: str | None = None, rounds: int = 200) -> list[Step]:
     """Fewer steps that still differ: leave out pieces, then smaller ones."""
     size = max(1, len(steps) // 2)
     while size and rounds > 0:
@@ -79,7 +83,7 @@ def shrink(steps: list[Step], profile: str = "6.18", rounds: int = 200) -> list[
 def run(
     steps: int,
     seed: int,
-    profile: str = "6.18",
+    profile: str | None = None,
     counts: Counter[str] | None = None,
     shrinking: bool = True,
     lacks: tuple[str, ...] | None = None,
@@ -116,7 +120,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=FULL)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--profile", default="6.18")
+    parser.add_argument(
+        "--profile", help="a release; else the newest, without what the kernel was found to lack"
+    )
     parser.add_argument("--no-shrink", action="store_true", help="only name the episode")
     options = parser.parse_args()
     counts: Counter[str] = Counter()

@@ -23,8 +23,9 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from model import mutations
 from model.compare import OFTEN, run, scarce
 from model.operations import NAMES, OPERATIONS, Choices
-from model.probed import missing
+from model.probed import PROBES, agrees, missing
 from model.twins import World
+from proctor.model.features import FEATURES
 
 pytestmark = [
     pytest.mark.root,
@@ -73,6 +74,17 @@ def _rule(operation):
 
 for _operation, _ in OPERATIONS:
     setattr(Machine, _operation.__name__, _rule(_operation))
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_scene_tells_whether_the_kernel_has_a_feature(name: str):
+    """Where it is there, a model without it does not agree."""
+    lacks = frozenset(missing())
+    assert agrees(PROBES[name], lacks | {name}) == (name in lacks)
+
+
+def test_scenes_are_in_order_of_release():
+    assert [name for name in FEATURES if name in PROBES] == list(PROBES)
 
 
 @pytest.mark.timeout(300)

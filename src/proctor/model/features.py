@@ -1,15 +1,16 @@
 """What a kernel has, by name, and the profiles of released kernels as sets of those names.
 
-Nothing in the model asks for a version: a transition asks ``"fifo" in kernel.features``.  A
-profile is where the versions are, once.  Any mixture can be made::
+Nothing in the model asks for a version: a transition asks ``"fifo" in kernel.features``.
+:data:`FEATURES` is where the versions are, once.  Any mixture can be made::
 
-    Kernel("6.18")                                     # as released
+    Kernel("6.18")                                     # as released; any release since 5.0
     Kernel("6.18", add=["addfd_send_retries"])         # with one fix more
     Kernel("6.11", remove=["recv_ends_when_unused"])   # the older sleep for ever
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -146,41 +147,31 @@ FEATURES: Final[dict[str, Feature]] = {
     ),
 }
 
-#: The profiles, oldest first: name, and what that kernel has on top of the one before.
-_STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("5.0", ()),
-    ("5.5", ("pidfd_open", "syscall_info", "continue_flag", "recv_wants_zeros")),
-    ("5.9", ("pidfd_getfd", "tsync_esrch", "hangup", "id_valid_number", "addfd")),
-    ("5.14", ("allow_bitmap", "addfd_send")),
-    ("5.19", ("forced_death_is_final", "wait_killable_recv", "fifo", "last_thread_decides")),
-    ("6.1", ()),
-    ("6.6", ("set_flags", "recv_wait_queue", "put_back_wakes_pollers")),
-    (
-        "6.11",
-        (
-            "pidfd_thread",
-            "release_at_exit",
-            "tsync_skips_exited",
-            "recv_ends_when_unused",
-        ),
-    ),
-    ("6.18", ("uprobe_unfiltered", "set_syscall_info", "wait_killable_after_reply")),
-)
+#: The profiles that tests play, oldest first: releases in which something changed.
+_NAMES: Final = ("5.0", "5.5", "5.9", "5.14", "5.19", "6.1", "6.6", "6.11", "6.18")
 
 
-def _profiles() -> dict[str, frozenset[str]]:
-    made: dict[str, frozenset[str]] = {}
-    have: frozenset[str] = frozenset()
-    for name, more in _STEPS:
-        have |= frozenset(more)
-        made[name] = have
-    return made
+def _numbers(release: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in release.split("."))
+
+
+def of_release(release: str) -> frozenset[str]:
+    """The features of any release of the kernel, "5.10" for one, as it was published.
+
+    Distributors' kernels may have more: fixes and features are ported back.
+    """
+    have = _numbers(release)
+    return frozenset(
+        name
+        for name, feature in FEATURES.items()
+        if feature.since[0].isdigit() and _numbers(feature.since) <= have
+    )
 
 
 #: Profile name to the features that kernel has.
-PROFILES: Final[dict[str, frozenset[str]]] = _profiles()
+PROFILES: Final[dict[str, frozenset[str]]] = {name: of_release(name) for name in _NAMES}
 #: The newest profile: the one the model is held against.
-NEWEST: Final = _STEPS[-1][0]
+NEWEST: Final = _NAMES[-1]
 
 
 def features(
@@ -188,12 +179,17 @@ def features(
 ) -> frozenset[str]:
     """The features of ``profile``, with some more or fewer.
 
+    :param profile: a name of :data:`PROFILES`, or another release, "MAJOR.MINOR", from 5.0 on.
     :raises ValueError: for a profile or feature that does not exist.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"no profile {profile!r}; there are {', '.join(PROFILES)}")
+    if profile not in PROFILES and (
+        re.fullmatch(r"\d+\.\d+", profile) is None or _numbers(profile) < (5, 0)
+    ):
+        raise ValueError(
+            f"no profile {profile!r}; there are {', '.join(PROFILES)} and all releases since 5.0"
+        )
     plus, minus = frozenset(add), frozenset(remove)
     for name in plus | minus:
         if name not in FEATURES:
             raise ValueError(f"no feature {name!r}; there are {', '.join(FEATURES)}")
-    return (PROFILES[profile] | plus) - minus
+    return (of_release(profile) | plus) - minus

@@ -1,0 +1,28 @@
+#!/system/bin/busybox sh
+# The first process of the machine: make /system the root, mount what belongs there, run the parts,
+# go down.
+b=/system/bin/busybox
+if [ -d /system/bin ]; then
+    # a root that is a mount: the initramfs itself is none that pivot_root(2) would leave
+    $b mkdir -p /system/proc /system/sys /system/dev /system/tmp /system/run /system/root /system/mnt
+    $b mount --bind /system /system
+    cd /system && $b mount --move . / && exec $b chroot . /bin/busybox sh /init.sh
+fi
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=linux LANG=C.UTF-8
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts -o ptmxmode=666,gid=5 devpts /dev/pts
+[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
+chmod 1777 /tmp
+mount -t tmpfs -o mode=1777 tmp /tmp
+mount -t tmpfs -o mode=1777 shm /dev/shm
+mount -t tmpfs -o mode=755 run /run
+mount -t cgroup2 cgroup /sys/fs/cgroup 2>/dev/null
+busybox ip link set lo up
+busybox stty -F /dev/ttyS1 raw -echo 2>/dev/null
+busybox hostname machine
+cd /proctor
+"$(cat /python)" /proctor/tools/kernels/inside.py /run.json
+busybox poweroff -f

@@ -1,0 +1,113 @@
+"""Runs inside the machine: each part, its outcome and time, as a line of JSON on the second port."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as tree
+from typing import Any
+
+PORT = "/dev/ttyS1"
+
+
+def say(**event: object) -> None:
+    """One line for the one who waits outside."""
+    line = json.dumps(event) + "\n"
+    with open(PORT, "w", encoding="ascii") as port:
+        port.write(line)
+
+
+def run(name: str, command: list[str], limit: float, **more: Any) -> str:
+    """One part; its output."""
+    say(part=name, begins=True)
+    began = time.monotonic()
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    print(f"== {name}: {' '.join(command)}", flush=True)
+    with open(f"/run/{name.replace('/', '-')}", "w+b") as output:
+        try:
+            code: int | None = subprocess.run(
+                command, cwd="/proctor/tests", env=environment, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT, timeout=limit, check=False,
+            ).returncode  # fmt: skip
+        except subprocess.TimeoutExpired:
+            code = None
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    print(text[-200_000:], flush=True)
+    seconds = round(time.monotonic() - began, 1)
+    say(
+        part=name,
+        code=code,
+        seconds=seconds,
+        text=text[-6000:] if code else "",
+        **details(name, text),
+    )
+    return text
+
+
+def details(name: str, text: str) -> dict[str, object]:
+    """What the outside counts: steps, tests, features."""
+    if name == "doctor":
+        try:
+            return {"doctor": json.loads(text)}
+        except ValueError:
+            return {}
+    if name == "compare":
+        steps = re.search(r"^ *(\d+)  steps compared", text, re.M)
+        return {"steps": int(steps[1]) if steps else 0}
+    if name == "features":
+        return {
+            "features": dict(
+                line.split()[::-1]
+                for line in text.splitlines()
+                if re.match(r"(has|lacks) +\w+$", line)
+            )
+        }
+    if name.startswith("tests"):
+        try:
+            suite = tree.parse("/run/junit.xml").getroot().find("testsuite")
+        except (OSError, tree.ParseError):
+            return {}
+        assert suite is not None
+        counts = {
+            key: int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped")
+        }
+        skipped: dict[str, int] = {}
+        for found in suite.iter("skipped"):
+            reason = found.get("message", "")
+            skipped[reason] = skipped.get(reason, 0) + 1
+        failed = [
+            f"{case.get('classname')}::{case.get('name')}"
+            for case in suite.iter("testcase")
+            if case.find("failure") is not None or case.find("error") is not None
+        ]
+        os.unlink("/run/junit.xml")
+        return {"counts": counts, "skips": skipped, "failed": failed}
+    return {}
+
+
+def main() -> None:
+    """All parts that are asked for."""
+    with open(sys.argv[1], encoding="utf-8") as file:
+        plan = json.load(file)
+    # the model knows what every release had when it was published
+    chosen = plan["profile"] or ".".join(os.uname().release.split(".")[:2])
+    say(up=os.uname().release, profile=chosen, seconds=round(time.monotonic(), 1))
+    python, limit = sys.executable, plan["limit"]
+    run("doctor", [python, "-m", "proctor", "doctor", "--json"], 300)
+    if plan["steps"]:
+        run("features", [python, "-m", "model.probed", "--profile", chosen], 600)
+        run("compare", [python, "-m", "model.compare", "--steps", str(plan["steps"]), "--profile", chosen,
+                        *plan["compare"]], limit)  # fmt: skip
+    for place in plan["tests"]:
+        run(place, [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=/run/junit.xml",
+                    "--timeout=600", *plan["pytest"], f"/proctor/{place}"], limit)  # fmt: skip
+    say(down=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Kernel packages: found and downloaded by apt, unpacked, never installed.
+
+apt works on lists and a cache of its own here (``Dir::State``, ``Dir::Cache``): the system's
+configuration is read and not changed.  A kernel is named ``[?]WHAT[@WHERE]``:
+
+=============== ====================================================================================
+``6.1``         the newest 6.1 in the system's own sources
+``6.1@SUITE``   in another suite of the mirror the system has its packages from
+``5.4@FILE``    in the sources of an apt list of your own (one-line or deb822 format)
+``@SUITE``      the newest kernel that is there
+``NAME@...``    the package of this name (``linux-image-...``)
+``?...``        may be missing: then it is said, and no failure
+=============== ====================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+#: Flavours of images that boot in a plain machine with a serial port, the smallest first.
+FLAVOURS = ("cloud-amd64", "generic", "oem", "amd64")
+
+
+class NotThere(Exception):
+    """A kernel that cannot be had, and why."""
+
+
+class Wanted(NamedTuple):
+    """One kernel as it was asked for."""
+
+    what: str
+    where: str
+    optional: bool
+
+    def __str__(self) -> str:
+        return f"{self.what}@{self.where}" if self.where else self.what
+
+
+class KernelImage(NamedTuple):
+    """A kernel to boot."""
+
+    wanted: str
+    package: str
+    #: What uname(2) is going to say.
+    release: str
+    vmlinuz: Path
+
+
+def parse(text: str) -> Wanted:
+    """A kernel's name on the command line."""
+    what, _, where = text.removeprefix("?").partition("@")
+    if not what and not where:
+        raise ValueError(f"{text!r} names no kernel")
+    return Wanted(what, where, text.startswith("?"))
+
+
+def fetch(wanted: Wanted, cache: Path) -> KernelImage:
+    """Find, download and unpack a kernel.
+
+    :raises NotThere: nothing of that name, or apt cannot get it.
+    """
+    apt = _Apt(wanted.where, cache)
+    apt.update()
+    package = apt.find(wanted.what)
+    place = cache / "kernels" / package
+    found = sorted(place.glob("vmlinuz-*"))
+    if not found:
+        _unpack(apt.download(package), place)
+        found = sorted(place.glob("vmlinuz-*"))
+    if not found:
+        raise NotThere(f"{package} holds no kernel image")
+    release = found[-1].name.removeprefix("vmlinuz-")
+    return KernelImage(str(wanted), package, release, found[-1])
+
+
+class _Apt:
+    """apt with lists and a cache of its own."""
+
+    def __init__(self, where: str, cache: Path) -> None:
+        self._options = ["-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none"]
+        key = "own"
+        if where:
+            sources = Path(where).read_text() if "/" in where else _suite(where)
+            suffix = "sources" if re.search(r"^Types:", sources, re.M) else "list"
+            key = hashlib.sha256(sources.encode()).hexdigest()[:16]
+        self._place = cache / "apt" / key
+        (self._place / "lists" / "partial").mkdir(parents=True, exist_ok=True)
+        (self._place / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+        if where:
+            parts = self._place / "parts"
+            parts.mkdir(exist_ok=True)
+            (parts / f"these.{suffix}").write_text(sources)
+            self._options += ["-o", "Dir::Etc::sourcelist=/dev/null"]
+            self._options += ["-o", f"Dir::Etc::sourceparts={parts}"]
+        self._options += ["-o", f"Dir::State={self._place}", "-o", f"Dir::Cache={self._place}"]
+        self._options += ["-o", f"Dir::State::Lists={self._place / 'lists'}"]
+        self._options += ["-o", "Dir::State::status=/var/lib/dpkg/status"]
+
+    def update(self) -> None:
+        """Ask for the lists; each is asked for once a day."""
+        stamp = self._place / "updated"
+        if stamp.exists() and os.stat(stamp).st_mtime > os.stat("/proc/self").st_mtime - 86400:
+            return
+        self._run("apt-get", "update", "--error-on=any")
+        stamp.touch()
+
+    def find(self, what: str) -> str:
+        """The newest package for a version, or the package of this name."""
+        names = self._run("apt-cache", "search", "--names-only", "^linux-image-").split("\n")
+        names = [line.split(" - ")[0] for line in names if line]
+        if what.startswith("linux-image-"):
+            if what not in names:
+                raise NotThere(f"there is no package {what}")
+            return what
+        ranked = []
+        for name in names:
+            shape = re.fullmatch(
+                r"linux-image-(?:unsigned-)?(\d[\d.]*[\d].*?)-([a-z][a-z0-9-]*)", name
+            )
+            if shape is None or shape[2] not in FLAVOURS:
+                continue
+            numbers = tuple(int(word) for word in re.findall(r"\d+", shape[1]))
+            if what and numbers[: what.count(".") + 1] != tuple(map(int, what.split("."))):
+                continue
+            signed = "unsigned" not in name
+            ranked.append(((-FLAVOURS.index(shape[2]), numbers, signed), name))
+        if not ranked:
+            raise NotThere(f"no package of a kernel {what or 'at all'} there")
+        return max(ranked)[1]
+
+    def download(self, package: str) -> Path:
+        """The package's file."""
+        place = self._place / "archives" / package
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        self._run("apt-get", "download", package, cwd=place)
+        return next(place.glob("*.deb"))
+
+    def _run(self, *command: str, cwd: Path | None = None) -> str:
+        words = [command[0], *self._options, *command[1:]]
+        done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise NotThere(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+
+def _suite(suite: str) -> str:
+    """A sources list for another suite of the mirror that this system uses.
+
+    A suite NAME-security (-updates, -backports) is where the system has its own of that kind, or
+    else where its packages are.
+    """
+    own = _codename()
+    kind = suite[suite.index("-") :] if "-" in suite else ""
+    form = "$(RELEASE)\t$(COMPONENT)\t$(REPO_URI)\t$(SIGNED_BY)"
+    lines = subprocess.run(
+        ["apt-get", "indextargets", "--format", form, "Created-By: Packages"],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    rows = [line.split("\t") for line in lines]
+    for release in (own + kind, own):
+        for row in rows:
+            if row[0] == release and row[1] == "main":
+                signed = f" signed-by={row[3]}" if row[3].startswith("/") else ""
+                return f"deb [arch=amd64{signed}] {row[2]} {suite} main\n"
+    raise NotThere(f"apt's own sources name no mirror of {own or 'this system'}")
+
+
+def _codename() -> str:
+    with open("/etc/os-release", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("VERSION_CODENAME="):
+                return line.partition("=")[2].strip().strip('"')
+    return ""
+
+
+def _unpack(deb: Path, place: Path) -> None:
+    """Keep the kernel of a package, and nothing else."""
+    aside = place.with_name(f"{place.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        subprocess.run(["dpkg-deb", "-x", str(deb), str(aside / "all")], check=True)
+        release = ""
+        for image in [
+            *(aside / "all").glob("boot/vmlinuz-*"),
+            *(aside / "all").glob("usr/lib/modules/*/vmlinuz"),
+        ]:
+            release = (
+                image.name.removeprefix("vmlinuz-") if "-" in image.name else image.parent.name
+            )
+            if not image.is_symlink():
+                place.mkdir(parents=True, exist_ok=True)
+                shutil.copy(image, place / f"vmlinuz-{release}")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        deb.unlink()
