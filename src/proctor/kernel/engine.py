@@ -21,6 +21,8 @@ from proctor.kernel import _core
 
 #: The longest wait of epoll(7), in milliseconds.
 _LONGEST = 2**31 - 1
+#: Stands for its caller's number in the entry of a listener that was removed in this round.
+_REMOVED = -1
 
 
 class Engine:
@@ -73,15 +75,19 @@ class Engine:
                 os.close(ours)
                 raise
 
-    def remove(self, fd: int) -> None:
+    def remove(self, fd: int, late: _core.Route | None = None) -> None:
         """Stop to serve; an unknown number is no error, ``ended`` is not called.
 
-        What was received and not yet routed is answered ENOSYS, as if the listener were closed.
+        What was received and not yet routed goes to ``late``; without that it is answered ENOSYS,
+        as if the listener were closed.
         """
         with self._lock:
             ours = self._find(fd)
             if ours is not None:
+                ended = self._served[ours][2]
                 self._drop(ours)
+                if late is not None:
+                    self._served[ours] = ({}, late, ended, _REMOVED)
                 self._settle()
 
     def run_once(self, timeout: float | None) -> int:
@@ -127,7 +133,7 @@ class Engine:
         with self._lock:
             self._running = False
             for ours in self._hung:
-                if ours in self._served:  # else removed in this round
+                if ours in self._served and self._served[ours][3] != _REMOVED:
                     ended.append(self._served[ours][2])
                     self._drop(ours)
             self._hung.clear()
@@ -152,10 +158,10 @@ class Engine:
         of the epoll, which the child shares with its parent."""
         self._lock = _thread.allocate_lock()
         self._running, self._closed = False, True
-        while self._served:
-            os.close(self._served.popitem()[0])
-        while self._leaving:
-            os.close(self._leaving.pop())
+        for ours in {*self._served, *self._leaving}:
+            os.close(ours)
+        self._served.clear()
+        self._leaving.clear()
 
     def _find(self, fd: int) -> int | None:
         return next((ours for ours, entry in self._served.items() if entry[3] == fd), None)
@@ -178,7 +184,9 @@ class Engine:
             self._wake()
             return
         while self._leaving:
-            os.close(self._leaving.pop())
+            ours = self._leaving.pop()
+            self._served.pop(ours, None)
+            os.close(ours)
         if self._closed and self._event >= 0:
             for ours in self._served:
                 os.close(ours)

@@ -7,6 +7,7 @@ follows from the seed and the episode's number.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from random import Random
 from typing import Final, NamedTuple
 
@@ -25,6 +26,7 @@ from proctor.model.sim_ledger import (
     Ledger,
     Violation,
 )
+from proctor.model.sim_preempt import Preemption
 from proctor.model.sim_targets import Container, Town
 from proctor.model.world import SimWorld, Stuck
 from proctor.supervisor.jobs import Outcome
@@ -32,6 +34,9 @@ from proctor.supervisor.supervisor import Supervisor
 
 #: Kernels on which a supervisor can hand descriptors over and learn of a listener's end.
 _PROFILES: Final = ("6.18", "6.18", "6.18", "6.18", "6.11", "6.6", "6.1", "5.19", "5.14", "5.9")
+
+#: How many episodes are preemptive.
+_PREEMPTIVE: Final = 0.2
 
 
 class Settings(NamedTuple):
@@ -59,10 +64,16 @@ class Settings(NamedTuple):
     """Driven as the supervisor's own thread drives it, not by ``step``."""
     abrupt: bool
     """Closed in the middle of everything."""
+    steps: float
+    """Lines of the supervisor's code, or bytecodes, from one preemption to the next; 0: threads
+    are left at ports only."""
+    bytecodes: bool
 
 
 def draw_settings(random: Random) -> Settings:
     """What the seed wants."""
+    if random.random() < _PREEMPTIVE:
+        return _preemptive(random)
     containers = random.choice((2, 8, 25, 60, 200))
     return Settings(
         profile=random.choice(_PROFILES),
@@ -81,6 +92,32 @@ def draw_settings(random: Random) -> Settings:
         apart=random.random() < 0.1,
         as_thread=random.random() < 0.4,
         abrupt=random.random() < 0.4,
+        steps=0,
+        bytecodes=False,
+    )
+
+
+def _preemptive(random: Random) -> Settings:
+    """A small machine, on which anybody can be left anywhere: that is slow."""
+    return Settings(
+        profile=random.choice(_PROFILES),
+        fixed=random.random() < 0.5,
+        calls=random.choice((100, 250, 500)),
+        containers=random.choice((2, 4, 8)),
+        think=random.choice((0.0001, 0.001, 0.02)),
+        trouble=random.choice((0.0, 0.05, 0.3)),
+        weather=random.choice((0.002, 0.02, 0.1)),
+        workers=random.choice((2, 4, 16)),
+        fiber_share=1.0,
+        preempt=random.choice((0.0, 0.02, 0.1)),
+        laziness=random.choice((0.1, 0.5, 0.9)),
+        deadline=random.choice((None, 0.05, 0.3)),
+        observed=random.random() < 0.5,
+        apart=random.random() < 0.1,
+        as_thread=random.random() < 0.7,
+        abrupt=random.random() < 0.6,
+        steps=random.choice((3.0, 10.0, 30.0)),
+        bytecodes=random.random() < 0.5,
     )
 
 
@@ -106,6 +143,11 @@ class Episode:
             preempt=settings.preempt, laziness=settings.laziness, apart=settings.apart,
         )  # fmt: skip
         self.world.look = self._look
+        self._preemption: Preemption | None = None
+        if settings.steps:
+            self._preemption = Preemption(
+                self.world.schedule, random, settings.steps, settings.bytecodes
+            )
         self.town = Town(
             self.world, think=settings.think, deadline=settings.deadline, quota=settings.calls,
             trouble=settings.trouble,
@@ -133,9 +175,11 @@ class Episode:
 
     def run(self) -> None:
         """Play it."""
+        traced = self._preemption.tracing() if self._preemption is not None else nullcontext()
         with _Quiet():
             try:
-                self._play()
+                with traced:
+                    self._play()
             except Violation:
                 pass
             except Stuck:
@@ -168,10 +212,15 @@ class Episode:
         self.world.leave = over
         supervisor, random = self.supervisor, self.random
         while not over():
-            if self.settings.as_thread:
-                supervisor.turn()
-            else:
-                supervisor.step(None if random.random() < 0.8 else random.random())
+            try:
+                if self.settings.as_thread:
+                    supervisor.turn()
+                else:
+                    supervisor.step(None if random.random() < 0.8 else random.random())
+            except (Violation, Stuck):
+                raise
+            except Exception as problem:
+                self.ledger.broken(f"the supervisor's own thread met {problem!r}")
             if self.ledger.violation is not None:
                 raise Violation(self.ledger.violation)
 
@@ -185,8 +234,14 @@ class Episode:
         port = container.port
         if port.closed or self.ledger.closing:
             return
-        port.served = True
-        self.supervisor.add(port, name=container.name, on_end=lambda: self._ended(container))
+        port.served = container.changing = True
+        container.served_since = self.world.schedule.now
+        try:
+            self.supervisor.add(port, name=container.name, on_end=lambda: self._ended(container))
+        except RuntimeError:
+            port.served = False  # close() was faster
+            port.close()
+        container.changing = False
         self.ledger.note("add", "world", 0, container.name)
 
     def _ended(self, container: Container) -> None:
@@ -209,28 +264,33 @@ class Episode:
         self.world.tick()
         self._look()
         if len(town.containers) < self.settings.containers:
-            self._welcome()
+            self.world.schedule.aside(self._welcome)
         if chance < 0.25 and town.containers:
             container = random.choice(town.containers)
             self.ledger.note("kill", "world", 0, container.name)
             container.kill()
         elif chance < 0.45 and town.containers:
-            self._drop(random.choice(town.containers))
+            container = random.choice(town.containers)
+            self.world.schedule.aside(lambda: self._drop(container))
 
     def _drop(self, container: Container) -> None:
         port = container.port
-        if not port.served:
+        if not port.served or container.changing:
             return
-        port.dropped = True
+        port.dropped = container.changing = True
         try:
             self.supervisor.drop(port)
         except ValueError:
             return  # its end was faster
+        finally:
+            container.changing = False
         port.served = False
         self.ledger.note("drop", "world", 0, container.name)
         again = self.random.random() < 0.7
+        aside = self.world.schedule.aside
         self.world.schedule.later(
-            self.random.random(), lambda: self._add(container) if again else port.close()
+            self.random.random(),
+            lambda: aside((lambda: self._add(container)) if again else port.close),
         )
 
     # Looking --------------------------------------------------------------------------------------
@@ -242,7 +302,7 @@ class Episode:
                 continue
             if container.unused_since is None:
                 container.unused_since = ledger.now
-            kept = ledger.now - container.unused_since
+            kept = ledger.now - max(container.unused_since, container.served_since)
             port = container.port
             if (kept > KEPT and port.served) or (
                 kept > PATIENCE and not port.closed and not port.dropped
@@ -262,12 +322,12 @@ class Episode:
         world, ledger, kernel = self.world, self.ledger, self.kernel
         ledger.closing = True
         ledger.note("closing", "world")
-        left = [port for port in world.ports if port.dropped and not port.served]
         self.supervisor.close()
         self.supervisor.close()
         world.schedule.end()
-        for port in left:
-            port.close()  # those that were given back
+        for port in world.ports.copy():
+            if port.dropped and not port.served:
+                port.close()  # those that were given back
         for task in list(self.town.actors):
             if not task.process.code:
                 signals.send(kernel, SIGCONT, task, True)
@@ -279,7 +339,7 @@ class Episode:
         ledger.nothing_left()
         if world.schedule.work:
             ledger.broken("work is left after close()")
-        if self.settings.observed and self._observed + ledger.by_engine != ledger.received:
+        if self.settings.observed and self._observed != ledger.received:
             ledger.broken(f"{ledger.received} calls were received, {self._observed} observed")
         if ledger.violation is not None:
             raise Violation(ledger.violation)

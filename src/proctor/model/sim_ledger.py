@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 ON_ERROR: Final = EPERM
 ON_DEADLINE: Final = 110  # ETIMEDOUT
 AT_CLOSE: Final = 108  # ESHUTDOWN
-#: Seconds of virtual time by which an answer may be late for its deadline.
-SLACK: Final = 0.05
+#: Seconds of virtual time by which an answer may be late for its deadline: the supervisor can be
+#: kept from running for some time in each of two rounds.
+SLACK: Final = 0.1
 #: Seconds of virtual time after which nobody may still wait for an answer.
 PATIENCE: Final = 120.0
 #: Seconds of virtual time for which a listener may be kept after its end.
@@ -139,8 +140,6 @@ class Ledger:
         self.given: set[int] = set()
         self.received = 0
         self.settled = 0
-        #: Answers of the engine itself, for a listener that was dropped; nobody observes them.
-        self.by_engine = 0
 
     def note(self, kind: str, who: str, call: int = 0, text: str = "", other: str = "") -> None:
         """Write down that something happened."""
@@ -259,8 +258,7 @@ class Ledger:
         if answer == (0, -ON_DEADLINE, 0):
             if due is None or self.now < due - 1e-9:
                 self.broken(f"call {asked.serial}: answered as too late before its deadline")
-        elif answer in ((0, -AT_CLOSE, 0), (0, -ENOSYS, 0)):
-            self.by_engine += answer == (0, -ENOSYS, 0)
+        elif answer == (0, -AT_CLOSE, 0):
             if not self.closing and not received.port.dropped:
                 self.broken(f"call {asked.serial}: answered as at the end, which it was not")
         elif not delivered:
@@ -280,7 +278,13 @@ class Ledger:
             self.broken(f"descriptor {fd} was closed twice, or is not the supervisor's to close")
 
     def closes(self, port: SimListener) -> None:
-        """The supervisor closes a listener: whoever it received from must have been answered."""
+        """The supervisor closes a listener: whoever it received from must have been answered.
+        Those of one that was given back are its new owner's."""
+        if port.dropped:
+            for received in [one for one in self.open.values() if one.port is port]:
+                del self.open[port.number, received.id]
+                if received.tid:
+                    self.order.pop((port.number, received.tid), None)
         for received in self.open.values():
             if received.port is port and received.lives():
                 self.broken(f"call {received.asked.serial} was received and its listener closed")

@@ -68,7 +68,7 @@ class SimListener:
     def _pass(self) -> Notifications:
         """A port is passed: others may have their turn, then the kernel looks at the number."""
         world = self._world
-        world.schedule.others()
+        world.pass_port()
         world.ledger.now = world.schedule.now
         if self.closed:
             raise ValueError("this listener is closed")
@@ -181,12 +181,11 @@ class SimListener:
         """See :class:`~proctor.supervisor.ports.ListenerPort`."""
         world = self._world
         if not self.closed:
-            world.schedule.others()
+            world.pass_port()
         if self.closed:  # perhaps by another thread, right now
             return
         world.tick()
-        if not self.dropped:
-            world.ledger.closes(self)
+        world.ledger.closes(self)
         self.closed = True
         self.served = False
         world.ledger.note("close", world.who(), 0, self.name)

@@ -11,21 +11,27 @@ other processors would in the middle of it.  The others are:
 * whatever was put on the agenda for a moment of virtual time.
 
 Most work runs at once where it is started.  Some of it, chosen by the seed, is run by a
-:class:`Fiber`: a thread of its own that only ever runs while the main stack waits for it, so that
-it can be left in the middle (a slow handler, a port passed) and gone on with much later.  A hand-over
-costs about fifty times what a plain call does, which is why not all work is run that way.
+:class:`~proctor.model.sim_fibers.Fiber`, so that it can be left in the middle (a slow handler, a
+port passed) and gone on with much later.  A hand-over costs about fifty times what a plain call
+does, which is why not all work is run that way.
+
+In *preemptive* episodes (:mod:`proctor.model.sim_preempt`) all of it is, and whatever runs, the
+receiving side too, can be left between any two lines of the supervisor's own code.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-import threading
 from collections.abc import Callable, Coroutine, Generator
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.model.sim_fibers import Fiber
+
 if TYPE_CHECKING:
+    from types import FrameType
+
     from proctor.model.kernel import Kernel
     from proctor.model.tasks import Task
 
@@ -34,6 +40,8 @@ _DEPTH: Final = 3
 #: Seconds for which somebody may be kept from running at a port, and the supervisor in one round.
 _KEPT: Final = 0.01
 _KEPT_IN_ROUND: Final = 0.02
+#: Rounds over all threads that must bring them to their end.
+_ENDLESS: Final = 1000
 
 Done = Callable[[Any, "BaseException | None"], None]
 
@@ -52,63 +60,6 @@ class Sleep:
 
     def __await__(self) -> Generator[float, None, None]:
         yield self.seconds
-
-
-class Fiber:
-    """A worker that can be left in the middle of its work."""
-
-    __slots__ = ("_back", "_go", "_schedule", "_thread", "_work", "number", "task")
-
-    def __init__(self, schedule: Schedule, number: int, task: Task) -> None:
-        self._schedule = schedule
-        self._go = threading.Lock()
-        self._back = threading.Lock()
-        self._go.acquire()
-        self._back.acquire()
-        self._work: Callable[[], None] | None = None
-        self.number = number
-        #: The thread of the modelled monitor that it is.
-        self.task = task
-        self._thread = threading.Thread(target=self._run, name=f"fiber-{number}", daemon=True)
-        self._thread.start()
-
-    def begin(self, work: Callable[[], None]) -> None:
-        """Run ``work`` until it is left for the first time, or done."""
-        self._work = work
-        self.resume()
-
-    def resume(self) -> None:
-        """Let it go on until it is left again, or done; on the main stack only."""
-        schedule = self._schedule
-        before, schedule.fiber = schedule.fiber, self
-        self._go.release()
-        self._back.acquire()
-        schedule.fiber = before
-        if self._work is None:
-            schedule.fibers_busy.discard(self)
-            schedule.fibers_idle.append(self)
-
-    def leave(self) -> None:
-        """Hand control back to the main stack; returns when resumed."""
-        self._back.release()
-        self._go.acquire()
-
-    def end(self) -> None:
-        """The thread ends; it must be idle."""
-        self._go.release()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            self._go.acquire()
-            if self._work is None:
-                return
-            try:
-                self._work()
-            except BaseException as problem:
-                self._schedule.broken(f"work raised {problem!r}: nobody would have noticed")
-            self._work = None
-            self._back.release()
 
 
 class _Loop:
@@ -152,11 +103,15 @@ class Schedule:
         self.work: list[Callable[[], None]] = []
         #: Fibers and coroutines that can go on now.
         self._ready: list[Fiber | _Loop] = []
-        self._loops: set[_Loop] = set()
+        self._loops: dict[_Loop, None] = {}
         self.fiber: Fiber | None = None
-        self.fibers_busy: set[Fiber] = set()
+        self.fibers_busy: dict[Fiber, None] = {}
         self.fibers_idle: list[Fiber] = []
         self._fibers = 0
+        #: Fibers that are workers of the supervisor's; the others are threads of its user's.
+        self._working = 0
+        #: What to trace threads with, in preemptive episodes.
+        self.tracer: Callable[[FrameType, str, Any], Any] | None = None
         self.depth = 0
         #: Until when time may go by at ports.
         self.patient_until = 0.0
@@ -180,7 +135,7 @@ class Schedule:
     def start(self, coroutine: Coroutine[Any, Any, Any], done: Done) -> None:
         """A coroutine begins soon."""
         loop = _Loop(coroutine, done)
-        self._loops.add(loop)
+        self._loops[loop] = None
         self._ready.append(loop)
 
     def cancel_all(self) -> None:
@@ -196,7 +151,7 @@ class Schedule:
         runnable = self.kernel.runnable
         agenda = self._agenda
         due = agenda and agenda[0][0] <= self.now
-        able = bool(self.work) and len(self.fibers_busy) < self._workers
+        able = bool(self.work) and self._working < self._workers
         if runnable and (random() < 0.5 or not (due or able or self._ready)):
             count = len(runnable)
             if count > 1:
@@ -242,13 +197,19 @@ class Schedule:
         self.now += 1e-6
         if self.over or self.random.random() >= self._preempt:
             return
+        if self.fiber is not None and self.random.random() < 0.5:
+            self.pause(self.random.random() * _KEPT)
+        else:
+            self.preempt()
+
+    def preempt(self) -> None:
+        """Whoever runs is left here for a while; others run."""
         fiber, draw = self.fiber, self.random.random
+        if self.over:
+            return
         if fiber is not None:
-            if draw() < 0.5:
-                self._ready.append(fiber)
-                fiber.leave()
-            else:
-                self.pause(draw() * _KEPT)
+            self._ready.append(fiber)
+            fiber.leave()
         elif self.depth < _DEPTH:
             self.depth += 1
             for _ in range(1 + int(draw() * 3)):
@@ -276,12 +237,25 @@ class Schedule:
         self.later(seconds, lambda: self._ready.append(fiber))
         fiber.leave()
 
+    def make_ready(self, fiber: Fiber) -> None:
+        """It can go on."""
+        self._ready.append(fiber)
+
+    def make_room(self) -> None:
+        """The main stack waits for another thread: the others get on, one of them a little."""
+        if self.over:
+            for fiber in list(self.fibers_busy):
+                fiber.resume()
+        elif not self.one() and not self.advance(math.inf):
+            self.broken("the receiving side waits for a lock for ever")
+            raise RuntimeError("deadlock")
+
     def until(self, over: Callable[[], bool]) -> None:
         """Sleep in a call of the kernel until ``over``: others run meanwhile."""
         fiber = self.fiber
         while not over():
             if fiber is not None and not self.over:
-                self._ready.append(fiber)
+                self.make_ready(fiber)
                 fiber.leave()
             elif self.kernel.runnable:
                 task = self.kernel.runnable.popleft()
@@ -295,15 +269,33 @@ class Schedule:
     # Work -----------------------------------------------------------------------------------------
     def _begin(self, work: Callable[[], None]) -> None:
         if not self.over and self.random.random() < self._fiber_share:
-            if not self.fibers_idle:
-                self._fibers += 1
-                self.fibers_idle.append(Fiber(self, self._fibers, self._make_task()))
-            fiber = self.fibers_idle.pop()
-            self.fibers_busy.add(fiber)
-            self.note("begin", fiber.number)
-            fiber.begin(work)
-            return
-        self.do(work)
+            self._working += 1
+            self._on_fiber(work, True)
+        else:
+            self.do(work)
+
+    def aside(self, work: Callable[[], None]) -> None:
+        """Somebody else's thread does this: in preemptive episodes it may be left in the middle."""
+        if self.tracer is not None and not self.over:
+            self._on_fiber(work, False)
+        else:
+            work()
+
+    def _on_fiber(self, work: Callable[[], None], worker: bool) -> None:
+        if not self.fibers_idle:
+            self._fibers += 1
+            self.fibers_idle.append(Fiber(self, self._fibers, self._make_task()))
+        fiber = self.fibers_idle.pop()
+        fiber.worker = worker
+        self.fibers_busy[fiber] = None
+        self.note("begin", fiber.number)
+        fiber.begin(work)
+
+    def done(self, fiber: Fiber) -> None:
+        """A fiber has done its work."""
+        del self.fibers_busy[fiber]
+        self.fibers_idle.append(fiber)
+        self._working -= fiber.worker
 
     def do(self, work: Callable[[], None]) -> None:
         """Run work here and now."""
@@ -336,14 +328,20 @@ class Schedule:
             return
         finally:
             self.stepping = before
-        self._loops.discard(loop)
-        loop.done(result, error)
+        del self._loops[loop]
+        self.aside(lambda: loop.done(result, error))
 
     def end(self) -> None:
         """Whatever is in the middle of something runs to its end, then the threads end."""
         self.over = True
+        rounds = 0
         while self.fibers_busy:
-            next(iter(self.fibers_busy)).resume()
+            for fiber in list(self.fibers_busy):
+                fiber.resume()  # one that waits for a lock comes back at once
+            rounds += 1
+            if rounds > _ENDLESS:
+                self.broken("threads wait for each other's locks for ever")
+                return
         for loop in list(self._loops):
             loop.coroutine.close()
         while self.fibers_idle:

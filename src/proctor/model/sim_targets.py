@@ -112,6 +112,9 @@ class Container:
         self.filter = task.filter
         self.port: SimListener = world.port(file, name)
         task.files.close(fd)
+        #: Its listener is just being added to the supervisor, or dropped, by somebody's thread.
+        self.changing = False
+        self.served_since = 0.0
         #: Told by the supervisor that nobody uses the filter any more.
         self.ended = 0
         #: When that came true; None before.

@@ -25,6 +25,7 @@ from proctor.model.files import File
 from proctor.model.kernel import Kernel
 from proctor.model.linux import EBADF, POLLIN
 from proctor.model.poll import Epoll, revents
+from proctor.model.sim_fibers import SimLock
 from proctor.model.sim_ledger import Fairness, Ledger, Violation
 from proctor.model.sim_listener import FIRST_FD, SimListener
 from proctor.model.sim_schedule import Cancelled, Schedule
@@ -80,10 +81,13 @@ class SimWorld:
         #: The listeners that the monitor has open.
         self.ports: list[SimListener] = []
         self.over = False
+        self._locks: list[SimLock] = []
         #: Since the last wait something was received, or time went by.
         self.moved = False
         #: Called now and then, to look around.
         self.look: Callable[[], None] = ledger.overdue
+        #: When the thread that has a number now came into being.
+        self.born: Callable[[int], float] = lambda tid: -math.inf
         #: When true, a wait ends although nothing came.
         self.leave: Callable[[], bool] = bool
 
@@ -98,7 +102,15 @@ class SimWorld:
 
     def lock(self) -> Lock:
         """See :class:`~proctor.supervisor.ports.World`."""
-        return threading.Lock()
+        if self.schedule.tracer is None:
+            return threading.Lock()  # nobody is left while he holds it
+        lock = SimLock(self.schedule)
+        self._locks.append(lock)
+        return lock
+
+    def born_since(self, tid: int, when: float) -> bool:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        return self.born(tid) > when
 
     def submit(self, work: Callable[[], None]) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""
@@ -167,6 +179,13 @@ class SimWorld:
         """The thread of the monitor that is running."""
         fiber = self.schedule.fiber
         return self.monitor if fiber is None else fiber.task
+
+    def pass_port(self) -> None:
+        """A port is passed: others may have their turn."""
+        for lock in self._locks:
+            if lock.mine() and not self.schedule.stepping:  # an event loop holds none
+                self.ledger.broken("a call of the kernel is made while a lock is held")
+        self.schedule.others()
 
     def chance(self) -> bool:
         """Whether something else happens first."""

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.decode import needs_memory
-from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
+from proctor.call.verdict import Deny, HandOver, Perform, Verdict, Wire, close_unused, deny
 from proctor.kernel.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
+from proctor.supervisor.backlog import Backlog
 from proctor.supervisor.carry import carry_out, check
 from proctor.supervisor.jobs import Job, Outcome, Served
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 #: Performs a call: (call, the Perform verdict) → what to answer.
 Performer = Callable[["Call", Perform], Verdict]
 
-
+#: Those who decide without a look at the caller's memory.
+_UNREAD: Final = ("deadline", "close", "gone")
 #: Deadlines of answered calls that may be left lying about.
 _SPARE: Final = 64
 
@@ -79,9 +81,16 @@ class Decider:
         self._rules = rules
         self._performer = performer
         self._observer = observer
-        self._jobs: set[Job] = set()
+        #: All that left the receiving thread and are unanswered, the oldest first.
+        self._jobs: dict[Job, None] = {}
+        self._backlog = Backlog(world, lock, self._go_on, wake)
         self._dues: list[tuple[float, int, Job]] = []
         self._due_count = 0
+
+    @property
+    def remembered(self) -> int:
+        """How many calls are known beyond the receiving thread, answered ones too."""
+        return max(len(self._jobs), len(self._backlog), len(self._dues))
 
     @property
     def observed(self) -> bool:
@@ -94,15 +103,39 @@ class Decider:
 
     def must_wait(self, job: Job) -> bool:
         """Queue the call behind an earlier one of the same caller, if that is still being decided."""
-        if not job.served.busy or not job.tid:
+        served, tid = job.served, job.tid
+        if not served.busy or not tid:
             return False
         with self._lock:
-            queue = job.served.busy.get(job.tid)
-            if queue is None:
+            line = served.busy.get(tid)
+            if line is None:
                 return False
-            queue.append(job)
-            self._register(job)
+            latest = line[-1].received
+        if self._world.born_since(tid, latest):
+            self._leave_behind(served, line)
+            return False
+        with self._lock:
+            if served.busy.get(tid) is not line:
+                return False  # it came to its end just now
+            gone = served.given_up
+            if not gone:
+                job.line = line
+                line.append(job)
+                self._register(job)
+                self._backlog.wait(job)
+        if gone:
+            self._answer(job, self._rules.close_verdict, "close")
         return True
+
+    def _leave_behind(self, served: Served, line: deque[Job]) -> None:
+        """Another thread has their caller's number now: none of these calls has a caller."""
+        with self._lock:
+            dead = [job for job in line if job.waits]
+            tid = next((job.tid for job in line), 0)
+            if served.busy.get(tid) is line:
+                del served.busy[tid]
+        for job in dead:
+            self._answer(job, self._rules.on_error, "gone")
 
     def _register(self, job: Job) -> None:
         """Know a job beyond the receiving thread, and its deadline (the lock is held)."""
@@ -110,7 +143,7 @@ class Decider:
             return
         job.slow = True
         job.served.running += 1
-        self._jobs.add(job)
+        self._jobs[job] = None
         limit = min(
             (h.deadline for h in job.chain if h.deadline is not None), default=self._rules.deadline
         )
@@ -121,13 +154,31 @@ class Decider:
                 self._wake()  # whoever waits without a limit has one from now on
             heapq.heappush(self._dues, (job.due, self._due_count, job))
 
-    def _leave(self, job: Job) -> None:
-        """The job leaves the receiving thread: from now on its caller's next calls queue up."""
+    def _leave(self, job: Job) -> bool:
+        """The job leaves the receiving thread: from now on its caller's next calls queue up.  False
+        if its listener was given up, and it was answered."""
         with self._lock:
-            if not job.slow:
+            if job.slow:
+                return True
+            gone = job.served.given_up
+            if not gone:
                 self._register(job)
-                if job.tid:
-                    job.served.busy[job.tid] = deque([job])
+                job.served.line_up(job)
+        if gone:
+            self._answer(job, self._rules.close_verdict, "close")
+        return not gone
+
+    def _put(self, job: Job) -> None:
+        """Let a worker go on."""
+        if not self._backlog.put(job) and job.said is not None:
+            self._go_on(job)  # overtaken: what was said is given up, which takes no time
+
+    def _go_on(self, job: Job) -> None:
+        said, job.said = job.said, None
+        if said is None:
+            self.advance(job, receiving=False)
+        else:
+            self.decided(job, *said, receiving=False)
 
     def advance(self, job: Job, *, receiving: bool) -> None:
         """Ask handler after handler until one has a verdict; move to where the next must run."""
@@ -137,9 +188,10 @@ class Decider:
                 job.index += 1
                 continue
             if receiving and not handler.quick:
-                self._leave(job)
+                if not self._leave(job):
+                    return
                 if not handler.is_async:
-                    self._world.submit(lambda: self.advance(job, receiving=False))
+                    self._put(job)
                     return
             if job.claimed:
                 return  # overtaken by its deadline, or by close()
@@ -164,20 +216,17 @@ class Decider:
     def _resume(self, job: Job, result: Any, error: BaseException | None, label: str) -> None:
         """A coroutine ended: go on on a worker, so that no loop of the user's waits for us."""
         outcome = error if error is not None else result
-
-        def go_on() -> None:
-            if outcome is None:
-                self.advance(job, receiving=False)
-            else:
-                self.decided(job, outcome, label, receiving=False)
-
-        self._world.submit(go_on)
+        job.said = (outcome, label) if outcome is not None else None
+        self._put(job)
 
     def decided(self, job: Job, verdict: Any, who: str, *, receiving: bool) -> None:
         """A handler spoke: check what it said, perform if asked to, answer."""
         if receiving and (isinstance(verdict, Perform) or self._looks(job.call, verdict)):
-            self._leave(job)
-            self._world.submit(lambda: self.decided(job, verdict, who, receiving=False))
+            if self._leave(job):
+                job.said = (verdict, who)
+                self._put(job)
+            else:
+                close_unused(verdict, self._world.close)
             return
         try:
             if isinstance(verdict, BaseException):
@@ -229,7 +278,7 @@ class Decider:
             # Before it is answered: then the caller's memory is out of reach.  Before it is claimed:
             # that memory can make its reader wait (FUSE, userfaultfd), and a deadline must still be
             # able to go first; it, and close(), do not look themselves.
-            job.text = _text(job.call, read=who not in ("deadline", "close"))
+            job.text = _text(job.call, read=who not in _UNREAD)
         if not self._claim(job):
             close_unused(verdict, self._world.close)
             return
@@ -240,7 +289,8 @@ class Decider:
             )
         except BaseException as problem:
             job.error = problem
-            log(f"the verdict of {who} could not be carried out; answered: {self._rules.on_error}")
+            if not job.served.keep:  # otherwise: its new owner closed the listener
+                log(f"{who} could not be obeyed; answered: {self._rules.on_error}")
             verdict = self._rules.on_error
         self._finish(job, verdict, who, delivered)
 
@@ -270,23 +320,16 @@ class Decider:
         if not job.slow:
             return
         served = job.served
-        follower: Job | None = None
         with self._lock:
-            self._jobs.discard(job)
+            self._jobs.pop(job, None)
             served.running -= 1
-            queue = served.busy.get(job.tid)
-            if queue is not None and queue[0] is job:
-                # one that waited and was answered meanwhile stays in the queue until its turn
-                while queue and queue[0].claimed:
-                    queue.popleft()
-                if queue:
-                    follower = queue[0]
-                else:
-                    del served.busy[job.tid]
+            unsaid = self._backlog.take_out(job) and job.said
+            follower = served.step_out(job)
+        if unsaid:
+            close_unused(unsaid[0], self._world.close)
         if follower is not None:
-            self._world.submit(lambda: self.advance(follower, receiving=False))
-        if served.closing:
-            release(served, self._lock)
+            self._put(follower)
+        release(served, self._lock)
 
     def expire(self) -> None:
         """Answer in the place of handlers that took too long."""
@@ -300,6 +343,26 @@ class Decider:
                 self._dues[:] = [due for due in self._dues if not due[2].claimed]
                 heapq.heapify(self._dues)
 
+    def late(self, job: Job) -> Wire | None:
+        """Answer what was received from a listener that is given up, or say what is to be answered."""
+        self._answer(job, self._rules.close_verdict, "close")
+        return None if job.error is None else self._rules.close_verdict.wire
+
+    def sweep(self) -> None:
+        """Forget calls that wait and whose callers are gone; of very many, look at some."""
+        alive = []
+        for job in self._backlog.some():
+            try:
+                valid = job.served.listener.id_valid(job.call.id)
+            except Exception:  # the listener was closed, and whoever did that sees to its calls
+                valid = True
+            if valid:
+                alive.append(job)
+            else:
+                self._answer(job, self._rules.on_error, "gone")
+        if alive:
+            self._backlog.back(alive)
+
     def abandon(self, served: Served) -> None:
         """Answer what is pending for a listener that we give up."""
         with self._lock:
@@ -309,11 +372,14 @@ class Decider:
 
 
 def release(served: Served, lock: Lock) -> None:
-    """Close a listener that ended, once nothing speaks to it any more: a number closed too early
-    could by then belong to another listener."""
+    """Close a listener that is to be closed, once nothing speaks to it any more: a number closed too
+    early could by then belong to another listener."""
+    if not served.closing:
+        return
     with lock:
-        if served.running or served.keep:
+        if served.running or served.keep or served.closed:
             return
+        served.closed = True
     served.listener.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.supervisor.handlers import Handler
-    from proctor.supervisor.ports import ListenerPort
+    from proctor.supervisor.ports import ListenerPort, Route
 
 
 class Outcome(NamedTuple):
@@ -21,7 +21,8 @@ class Outcome(NamedTuple):
     call: Call
     #: What was answered (for a performed call: its outcome).
     verdict: Verdict
-    #: Label of the handler that decided, or "default", "deadline", "close", "error".
+    #: Label of the handler that decided, or "default", "deadline", "close"; "gone" if its caller was
+    #: found to be, before anybody decided.
     decided_by: str
     #: False if the caller was gone when the answer came: an ordinary event.
     delivered: bool
@@ -41,7 +42,20 @@ class Outcome(NamedTuple):
 class Served:
     """One listener in the supervisor's care."""
 
-    __slots__ = ("busy", "closing", "handlers", "keep", "listener", "name", "on_end", "running")
+    __slots__ = (
+        "busy",
+        "closed",
+        "closing",
+        "given_up",
+        "handlers",
+        "keep",
+        "late",
+        "listener",
+        "name",
+        "number",
+        "on_end",
+        "running",
+    )
 
     def __init__(
         self,
@@ -51,6 +65,8 @@ class Served:
         on_end: Callable[[], object] | None,
     ) -> None:
         self.listener = listener
+        #: The listener's, while it is open.
+        self.number = listener.fileno()
         self.handlers = tuple(handlers)
         self.name = name
         self.on_end = on_end
@@ -58,9 +74,37 @@ class Served:
         self.busy: dict[int, deque[Job]] = {}
         #: Jobs that still may speak to the listener; it is closed after the last of them.
         self.running = 0
+        #: To be closed after them.
         self.closing = False
+        self.closed = False
+        #: Where calls go that were received before it was given up, and not decided.
+        self.late: Route | None = None
+        #: By ``drop`` or ``close``: calls that come now are not decided any more.
+        self.given_up = False
         #: Given back by ``drop``: not ours to close.
         self.keep = False
+
+    def line_up(self, job: Job) -> None:
+        """Its caller's later calls wait for this one from now on (the lock is held)."""
+        if job.tid:
+            job.line = self.busy[job.tid] = deque([job])
+
+    def step_out(self, job: Job) -> Job | None:
+        """It is answered: the call of the same caller that is decided next, if it was its turn (the
+        lock is held)."""
+        line, job.line = job.line, None
+        if line is None:
+            return None
+        if line[0] is not job:
+            line.remove(job)
+            return None
+        line.popleft()
+        if line:
+            # one that is just being answered sees to those behind it by itself
+            return None if line[0].claimed else line[0]
+        if self.busy.get(job.tid) is line:
+            del self.busy[job.tid]
+        return None
 
 
 class Job:
@@ -73,12 +117,16 @@ class Job:
         "due",
         "error",
         "index",
+        "line",
         "performed",
         "received",
+        "remembered",
+        "said",
         "served",
         "slow",
         "text",
         "tid",
+        "waits",
     )
 
     def __init__(
@@ -93,6 +141,14 @@ class Job:
         self.claimed = False
         #: Whether it left the receiving thread (and is therefore known to the supervisor).
         self.slow = False
+        #: What a handler said, and its label, while that waits for a worker.
+        self.said: tuple[Any, str] | None = None
+        #: Nobody works at it: it waits for a worker, or behind an earlier call.
+        self.waits = False
+        #: The backlog asks after its caller, now and then.
+        self.remembered = False
+        #: The calls of its caller, in order, this one among them.
+        self.line: deque[Job] | None = None
         self.performed = False
         self.text = ""
         self.due: float | None = None

@@ -101,8 +101,11 @@ class Engine(Protocol):
         """Start to serve; from any thread."""
         ...
 
-    def remove(self, listener: ListenerPort) -> None:
-        """Stop to serve; from any thread; ``ended`` is not called.  The listener stays open."""
+    def remove(self, listener: ListenerPort, late: Route | None = None) -> None:
+        """Stop to serve; from any thread; ``ended`` is not called.  The listener stays open.
+
+        What was received and not yet routed goes to ``late``, since nobody can receive it again;
+        without that it is answered ENOSYS, as if the listener were closed (C093)."""
         ...
 
     def run_once(self, timeout: float | None) -> int:
@@ -169,6 +172,11 @@ class World(Protocol):
         """close(2) on a descriptor that a handler gave away.
 
         :raises OSError: as close(2)."""
+        ...
+
+    def born_since(self, tid: int, when: float) -> bool:
+        """Whether the thread ``tid`` came into being after ``when`` (as :meth:`clock`): then whoever
+        had that number before is dead.  False where that cannot be told."""
         ...
 
     def submit(self, work: Callable[[], None]) -> None:

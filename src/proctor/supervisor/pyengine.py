@@ -8,6 +8,7 @@ machine where the native core is not wanted.
 from __future__ import annotations
 
 import errno
+import itertools
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
@@ -116,19 +117,22 @@ class EpollPoller:
 
 
 class _Served:
-    __slots__ = ("ended", "fallback", "listener", "routes")
+    __slots__ = ("ended", "fallback", "late", "listener", "routes", "serial")
 
     def __init__(
         self,
+        serial: int,
         listener: ListenerPort,
         routes: Mapping[int, Route],
         fallback: Route,
         ended: Callable[[], object],
     ) -> None:
+        self.serial = serial
         self.listener = listener
         self.routes = routes
         self.fallback = fallback
         self.ended = ended
+        self.late: Route = _as_if_closed
 
 
 class PyEngine:
@@ -137,6 +141,7 @@ class PyEngine:
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
         self._served: dict[int, _Served] = {}
+        self._serials = itertools.count()
         self._leave = False  # run() is to return, though more may be coming
 
     def add(
@@ -148,22 +153,26 @@ class PyEngine:
     ) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         fd = listener.fileno()
-        self._served[fd] = _Served(listener, routes, fallback, ended)
+        self._served[fd] = _Served(next(self._serials), listener, routes, fallback, ended)
         self._poller.register(fd)
 
-    def remove(self, listener: ListenerPort) -> None:
+    def remove(self, listener: ListenerPort, late: Route | None = None) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         fd = listener.fileno()
-        if self._served.pop(fd, None) is not None:
-            self._poller.unregister(fd)
+        served = self._served.get(fd)
+        if served is not None:
+            served.late = late or served.late
+            if self._served.pop(fd, None) is not None:  # else its end was faster
+                self._poller.unregister(fd)
 
     def run_once(self, timeout: float | None) -> int:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         batch: deque[tuple[int, _Served, NotificationLike]] = deque()
+        began = next(self._serials)
         for fd, bits in self._poller.wait(timeout):
             served = self._served.get(fd)
-            if served is None:
-                continue
+            if served is None or served.serial > began:
+                continue  # the number may have been another listener's when the wait was over
             if bits & POLLIN:
                 self._receive(fd, served, batch)
             elif bits & (POLLHUP | POLLNVAL):
@@ -217,10 +226,11 @@ class PyEngine:
 
     @staticmethod
     def _removed(served: _Served, notification: NotificationLike) -> None:
-        """Received, and then another thread removed the listener: nobody can receive it again, so it
-        is answered as if the listener were closed (C093)."""
+        """Received, and then another thread removed the listener."""
         try:
-            _send(served.listener, notification.id, (0, -errno.ENOSYS, 0))
+            reply = served.late(notification)
+            if reply is not None:
+                _send(served.listener, notification.id, reply)
         except (OSError, ValueError):
             pass  # its new owner closed it: the kernel answered
 
@@ -248,6 +258,10 @@ class PyEngine:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         self._served.clear()
         self._poller.close()
+
+
+def _as_if_closed(notification: NotificationLike) -> tuple[int, int, int]:
+    return (0, -errno.ENOSYS, 0)
 
 
 def _send(listener: ListenerPort, id: int, reply: tuple[int, int, int]) -> None:

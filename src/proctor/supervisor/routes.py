@@ -47,6 +47,11 @@ class Routes:
             self.known[route_key(arch, nr)] = route
         return route(notification)
 
+    def late(self, notification: NotificationLike) -> Wire | None:
+        """Received before the supervisor gave the listener up, and nobody can receive it again."""
+        job = Job(Call(notification, self._served.listener), (), self._served, self._world.clock())
+        return self._decider.late(job)
+
     def _route(self, chain: tuple[Handler, ...]) -> Route:
         """The way of all calls of one number.  With one quick handler and nobody watching, it is
         short: this is what a notification costs beyond the kernel's own price."""

@@ -118,10 +118,10 @@ class Supervisor:
         :param handlers: for this listener; the supervisor's own if None.
         :param on_end: called once when nobody uses its filter any more.
         """
-        number = listener.fileno()
         served = Served(
             listener, self._handlers if handlers is None else tuple(handlers), name, on_end
         )
+        number = served.number
         with self._lock:
             if self._closed:
                 raise RuntimeError("this supervisor is closed; make another one")
@@ -129,6 +129,7 @@ class Supervisor:
                 raise ValueError("this listener is served already")
             self._served[number] = served
         routes = Routes(served, self._decider, self._world)
+        served.late = routes.late
         try:
             self._engine.add(listener, routes.known, routes.first_sight, lambda: self._end(served))
         except BaseException:
@@ -144,9 +145,9 @@ class Supervisor:
             served = self._served.pop(listener.fileno(), None)
             if served is None:
                 raise ValueError("this listener is not served here")
-            served.keep = True
+            served.keep = served.given_up = True
             self._ended.notify_all()
-        self._engine.remove(listener)
+        self._engine.remove(listener, served.late)
         self._decider.abandon(served)
         self._engine.wake()
 
@@ -202,15 +203,18 @@ class Supervisor:
             timeout = left if timeout is None else min(timeout, left)
         count = self._engine.run_once(timeout)
         self._decider.expire()
+        self._decider.sweep()
         return count
 
     def turn(self) -> int:
         """One turn of the thread that :meth:`start` begins: rounds without end while no deadline is
         near, one round otherwise.  Internal: simulations drive the supervisor by it.
         """
-        if self._decider.next_due() is None:
-            return self._engine.run(None)  # a deadline to come wakes it
-        return self.step()
+        if self._decider.next_due() is not None:
+            return self.step()
+        count = self._engine.run(None)  # a deadline to come wakes it, and too many calls that wait
+        self._decider.sweep()
+        return count
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until no listener is left; False if time was over first."""
@@ -243,8 +247,10 @@ class Supervisor:
         with self._lock:
             left = list(self._served.values())
             self._served.clear()
+            for served in left:
+                served.given_up = True
         for served in left:
-            self._engine.remove(served.listener)
+            self._engine.remove(served.listener, served.late)
             self._decider.abandon(served)
             self._finished(served)
         self._engine.close()
@@ -292,8 +298,10 @@ class Supervisor:
     def _end(self, served: Served) -> None:
         """Nobody uses the filter any more."""
         with self._lock:
+            if self._served.get(served.number) is not served:
+                return  # given back by drop(), or close() sees to it
             # forgotten first: once closed, its number may come back as another listener's
-            self._served.pop(served.listener.fileno(), None)
+            del self._served[served.number]
             self._ending += 1
         self._finished(served)
         if served.on_end is not None:

@@ -83,9 +83,9 @@ class NativeEngine:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         self._engine.add(listener.fileno(), routes, fallback, ended)
 
-    def remove(self, listener: ListenerPort) -> None:
+    def remove(self, listener: ListenerPort, late: Route | None = None) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
-        self._engine.remove(listener.fileno())
+        self._engine.remove(listener.fileno(), late)
 
 
 class KernelWorld:
@@ -128,6 +128,20 @@ class KernelWorld:
         from proctor.supervisor.pyengine import EpollPoller, PyEngine
 
         return PyEngine(EpollPoller())
+
+    def born_since(self, tid: int, when: float) -> bool:
+        """See :class:`~proctor.supervisor.ports.World`.
+
+        From /proc/TID/stat, field 22: time of start since boot, cut to ticks (proc_pid_stat(5)).
+        """
+        try:
+            with open(f"/proc/{tid}/stat", "rb", buffering=0) as file:
+                text = file.read(4096)
+            ticks = int(text[text.rindex(b")") :].split()[20])
+        except (OSError, ValueError, IndexError):
+            return False
+        since_boot = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+        return ticks / os.sysconf("SC_CLK_TCK") >= when + since_boot
 
     def submit(self, work: Callable[[], None]) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""

@@ -140,6 +140,10 @@ class FakeWorld:
         """See :class:`~proctor.supervisor.ports.World`."""
         os.close(fd)
 
+    def born_since(self, tid: int, when: float) -> bool:
+        """See :class:`~proctor.supervisor.ports.World`; calls come one at a time here."""
+        return False
+
     def submit(self, work: Callable[[], None]) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""
         self._work.append(work)
