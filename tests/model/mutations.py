@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TESTS = Path(__file__).parents[1]
-STEPS = 30_000
+STEPS = 60_000
 
 
 class Mutation(NamedTuple):
