@@ -13,8 +13,14 @@ with and what a log line shows.  Whoever then *acts* must act on the pinned :att
 and :attr:`Located.name`, with the caller's rights (:mod:`proctor.emulate`), because names can lead
 elsewhere a moment later.
 
+Other names of the same file are other paths: hard links, bind mounts, other spellings in a
+directory that ignores case.
+
 Walking can wait for a file system: on a FUSE mount that the monitor may enter, as long as its
-server likes.  Handlers that resolve belong on workers (``quick=False``).
+server likes; and it mounts what is mounted by being walked through (autofs), as the caller's own
+walk would.  Handlers that resolve belong on workers (``quick=False``).
+
+The rules of the walk are in :mod:`proctor.call.walk`; this is the real file system for it.
 """
 
 from __future__ import annotations
