@@ -3,9 +3,14 @@ that is to be expected, while the command starts."""
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+
+from proctor.call.verdict import deny
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -23,7 +28,15 @@ class LazyPerformer:
         self._closed = False
 
     def __call__(self, call: Call, verdict: Perform) -> Verdict:
-        return self._made().perform(call, allow=verdict.allow)
+        try:
+            performers = self._made()
+        except (ImportError, OSError) as error:  # our code is loaded now, which takes a descriptor
+            why = f"the monitor cannot load its own code: {error}"
+            if _out_of_descriptors():  # import hides that behind errors of its own
+                why += "; the monitor's limit of open files (RLIMIT_NOFILE, ulimit -n) is too low"
+            _tell(f"{call.name} of thread {call.tid} was not performed: {why}")
+            return deny(errno.EPERM, f"not performed: {why}")
+        return performers.perform(call, allow=verdict.allow)
 
     def _made(self) -> Performers:
         from proctor.emulate import Performers  # it takes some milliseconds, so not under the lock
@@ -83,6 +96,14 @@ def _names_perform(function: Callable[..., Any]) -> bool:
     return False
 
 
+def _out_of_descriptors() -> bool:
+    try:
+        os.close(os.open("/", os.O_PATH | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.EMFILE
+    return False
+
+
 def _tell(trouble: str) -> None:
     """A performer could not do its work; the caller was denied, and somebody should know why."""
     try:
@@ -90,4 +111,9 @@ def _tell(trouble: str) -> None:
 
         logging.getLogger("proctor").warning("%s", trouble)
     except Exception:
-        pass  # as in proctor.supervisor.deciding.log: the caller's answer matters more
+        # as in proctor.supervisor.deciding.log: the caller's answer matters more; and it may be
+        # want of descriptors that keeps the module from being loaded
+        try:
+            sys.stderr.write(f"{trouble}\n")
+        except Exception:
+            pass

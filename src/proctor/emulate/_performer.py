@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import marshal
 import os
+import resource
 import select
 import signal
 import socket
@@ -20,7 +21,7 @@ import stat
 import struct
 from typing import Any, Final
 
-from proctor.emulate import raw, wire
+from proctor.emulate import raw, scarce, wire
 from proctor.emulate.apart import NO_CGROUP, join_cgroups
 from proctor.emulate.become import Trouble, become, label_file, take_label
 from proctor.emulate.paths import read_protected
@@ -37,6 +38,7 @@ def main(control_fd: int, monitor: int) -> None:
     os.closerange(control_fd + 1, 1 << 20)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for performers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _widen()
     raw.hide()
     raw.name_process(b"proctor-perform")
     os.chdir(b"/")
@@ -53,19 +55,45 @@ def main(control_fd: int, monitor: int) -> None:
         packet = wire.receive(control, wire.LONGEST)
         if not packet.data:
             os._exit(0)
-        if os.fork() == 0:
+        try:
+            child = os.fork()
+        except OSError as error:
+            _refuse(packet, f"a performer cannot be forked: {scarce.why(error)}")
+            continue
+        if child == 0:
             try:
                 control.close()
                 os.close(alive)
-                _child(marshal.loads(packet.data), packet.fds, me)
+                _child(packet, me)
             finally:
                 os._exit(1)
         for fd in packet.fds:
             os.close(fd)
 
 
-def _child(spec: dict[str, Any], fds: tuple[int, ...], parent: int) -> None:
+def _widen() -> None:
+    """Take all the descriptors that we may have: they are few, but the monitor's own limit holds
+    for us, and what a performer opens must not fail for it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _refuse(packet: wire.Packet, text: str) -> None:
+    """Answer an order that nobody can carry out."""
+    for place, fd in enumerate(packet.fds):
+        if place == 0:
+            with socket.socket(fileno=fd) as sock:
+                _say(sock, wire.TROUBLE, text)
+        else:
+            os.close(fd)
+
+
+def _child(packet: wire.Packet, parent: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if packet.cut:
+        _refuse(packet, f"a performer is out of descriptors; {scarce.open_files()}")
+        return
+    spec, fds = marshal.loads(packet.data), packet.fds
     sock = socket.socket(fileno=fds[0])
     named = dict(zip(spec["fds"], fds[1:], strict=True))
     cgroups = [fd for name, fd in named.items() if name.startswith("cgroup")]
@@ -81,7 +109,7 @@ def _child(spec: dict[str, Any], fds: tuple[int, ...], parent: int) -> None:
     except Trouble as trouble:
         _say(sock, wire.TROUBLE, str(trouble))
     except OSError as error:
-        _say(sock, wire.TROUBLE, f"performer: {error}")
+        _say(sock, wire.TROUBLE, f"performer: {scarce.why(error)}")
 
 
 def _say(sock: socket.socket, kind: int, text: str) -> None:

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from proctor.emulate import raw, wire
+from proctor.emulate import raw, scarce, wire
 from proctor.emulate.become import Trouble
 
 NO_CGROUP: Final = "the caller's cgroup cannot be joined, so its rules for devices would not hold"
@@ -38,7 +38,7 @@ def apart(
         parent = os.getpid()
         child = os.fork()
     except OSError as error:  # not the caller's errors
-        raise Trouble(f"a performer cannot have a child: {error.strerror}") from None
+        raise Trouble(f"a performer cannot have a child: {scarce.why(error)}") from None
     if child == 0:
         try:
             raw.die_with_parent(parent)
@@ -60,6 +60,8 @@ def apart(
         os.waitpid(child, 0)
     if not packet.data:
         raise Trouble("a performer's child died")
+    if packet.cut:
+        raise Trouble(f"a performer is out of descriptors; {scarce.open_files()}")
     if packet.data[0] == wire.TROUBLE:
         raise Trouble(NO_CGROUP)
     number = wire.REPLY.unpack_from(packet.data)[1]

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 
+from proctor.emulate import scarce
+
 
 def _relevant(text: bytes) -> dict[bytes, bytes]:
     """hierarchy ("" is version 2, or "devices") → path, from ``/proc/TID/cgroup``."""
@@ -50,7 +52,8 @@ def _find(hierarchy: bytes, path: bytes) -> bytes | None:
     try:
         with open("/proc/self/mountinfo", "rb") as file:
             lines = file.read().splitlines()
-    except OSError:
+    except OSError as error:
+        scarce.pass_on(error)
         return None
     for line in lines:
         before, _, after = line.partition(b" - ")

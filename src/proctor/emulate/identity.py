@@ -19,7 +19,7 @@ import struct
 from collections.abc import Hashable
 from typing import Any, Final
 
-from proctor.emulate import raw
+from proctor.emulate import raw, scarce
 from proctor.emulate.become import NAMESPACES
 from proctor.emulate.cgroups import device_groups
 
@@ -69,7 +69,8 @@ class Own:
             self.cgroup = read_all(me, b"cgroup")
             try:
                 self.label = read_all(me, b"attr/current").rstrip(b"\0\n")
-            except OSError:
+            except OSError as error:
+                scarce.pass_on(error)
                 self.label = b""
             self.has_lsm = bool(self.label)
             #: Whether our user namespace looks like the initial one: every id, as it is.
@@ -208,7 +209,8 @@ class Identity:
                 return os.fstat(parent).st_ino, struct.unpack("=I", owner)[0]
             finally:
                 os.close(parent)
-        except OSError:
+        except OSError as error:
+            scarce.pass_on(error)
             return None
         finally:
             os.close(fd)
@@ -259,7 +261,8 @@ class Identity:
                 return False
             try:
                 fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
-            except OSError:
+            except OSError as error:
+                scarce.pass_on(error)
                 return False
             names.append(f"cgroup{number}")
         return True
@@ -268,6 +271,8 @@ class Identity:
 def _untaken(error: OSError) -> CallerVanished | CallerUnreadable:
     if error.errno in (errno.ENOENT, errno.ESRCH):
         return CallerVanished()
+    if error.errno in scarce.OURS:
+        return CallerUnreadable(scarce.why(error))
     return CallerUnreadable(
         f"the kernel does not let the monitor look at the caller ({os.strerror(error.errno or 0)}"
         f"{f', {error.filename!r}' if error.filename else ''}): it may have changed its user id or "

@@ -146,6 +146,8 @@ def _with_right(
             f"{what}: making device nodes needs the host's root, which the monitor is not: start it as "
             "root, outside of any container",
         )
+    if kind != wire.DONE:
+        raise PerformerTrouble("the performer's reply makes no sense")
     if number:
         return deny(number, f"{what}: the kernel refuses it even with CAP_MKNOD")
     return answer(0)
@@ -178,9 +180,10 @@ def _order(host: Performers, call: Call, spec: dict[str, Any], fds: list[int]) -
     due = time.monotonic() + (host.deadline or _DEADLINE)
     try:
         packet = maker.reply(None, due)
-        if packet.data[0] != wire.READY or len(packet.fds) != 1:
+        if packet.data[0] != wire.READY:
             return packet
-        maker.pidfd = packet.fds[0]
+        if packet.fds:  # else there is no number left for it here; it acts all the same
+            maker.pidfd = packet.fds[0]
         return maker.reply(None, due)
     finally:
         maker.kill()  # it has said its last word, or must not do anything later

@@ -13,7 +13,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Verdict, deny, hand_over, let_run_unsafe
-from proctor.emulate import raw, wire
+from proctor.emulate import raw, scarce, wire
 from proctor.emulate.identity import Identity
 from proctor.emulate.pool import Allow, PerformerTrouble
 
@@ -175,6 +175,7 @@ def _controlling_terminal(caller: Identity) -> int | None:
             if os.stat(name, dir_fd=caller.proc).st_rdev != device:
                 continue
             return os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=caller.proc)
-        except OSError:
+        except OSError as error:
+            scarce.pass_on(error)
             continue
     return None

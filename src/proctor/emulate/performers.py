@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from proctor.call.verdict import Deny, Verdict, deny
-from proctor.emulate import wire
+from proctor.emulate import scarce, wire
 from proctor.emulate.identity import CallerUnreadable, CallerVanished, Identity, Own
 from proctor.emulate.pool import (
     Allow,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from proctor.call.call import Call
 
+_TRIES: Final = 5
 _GONE: Final = "the caller is gone"
 
 
@@ -175,7 +176,9 @@ class Performers:
         except PerformerTrouble as error:
             return self.trouble(call, str(error))
         except OSError as error:  # out of descriptors, of processes...
-            return self.trouble(call, f"{error.strerror or error}")
+            return self.trouble(call, scarce.why(error))
+        except ImportError as error:  # modules are loaded when first used, which takes a descriptor
+            return self.trouble(call, f"the monitor cannot load its own code: {error}")
 
     # For the modules of the families -----------------------------------------------------------
     def own(self) -> Own:
@@ -204,6 +207,7 @@ class Performers:
         """Send a request to a performer of this identity; its last reply, and whether ``allow``
         refused."""
         key = caller.key
+        tries = 0
         while True:
             performer = self.pool.borrow(key)
             fresh = performer is None
@@ -216,8 +220,9 @@ class Performers:
                 outcome = self._dialogue(call, performer, allow)
             except Idle:
                 self.pool.discard(performer)
-                if fresh:
-                    raise PerformerTrouble("a performer died as soon as it was made") from None
+                tries += fresh  # on a busy machine we may be slower than its patience
+                if tries >= _TRIES:
+                    raise PerformerTrouble("performers die as soon as they are made") from None
                 continue
             except CallerLeft:
                 self.pool.discard(performer)
@@ -230,7 +235,9 @@ class Performers:
             if len(packet.fds) != (packet.data[0] in (wire.OPENED, wire.NEEDS_RIGHT)):
                 for fd in packet.fds:
                     os.close(fd)
-                raise PerformerTrouble("the performer's reply makes no sense")
+                raise PerformerTrouble(
+                    scarce.lost() if packet.cut else "the performer's reply makes no sense"
+                )
             if packet.data[0] == wire.TROUBLE:
                 raise PerformerTrouble(text_of(packet))
             return outcome

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.emulate import wire
+from proctor.emulate import scarce, wire
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -90,7 +90,7 @@ class Performer:
         except (BrokenPipeError, ConnectionResetError, OSError) as error:
             if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 raise Idle from None
-            raise PerformerTrouble(f"cannot reach a performer: {error}") from None
+            raise PerformerTrouble(f"cannot reach a performer: {scarce.why(error)}") from None
 
     def answer(self, word: bytes) -> None:
         """Answer its question.
@@ -209,14 +209,18 @@ class Pool:
             )
         except OSError as error:
             ours.close()
-            raise PerformerTrouble(f"{self._python} does not start: {error}") from None
+            raise PerformerTrouble(
+                f"{self._python} does not start as a performer: {scarce.why(error)}"
+            ) from None
         finally:
             os.close(control)
         try:
             self._pidfd = os.pidfd_open(pid)
         except OSError as error:
-            ours.close()
-            raise PerformerTrouble(f"no pidfd of the performers' parent: {error}") from None
+            ours.close()  # it ends then
+            raise PerformerTrouble(
+                f"no pidfd of the performers' parent: {scarce.why(error)}"
+            ) from None
         self._control = ours
         return ours
 
@@ -251,7 +255,7 @@ class Pool:
                         self._stop()
                         if last or error.errno not in (errno.EPIPE, errno.ECONNRESET):
                             raise PerformerTrouble(
-                                f"the performers' parent cannot be reached: {error}"
+                                f"the performers' parent cannot be reached: {scarce.why(error)}"
                             ) from None
         except BaseException:
             ours.close()
@@ -286,8 +290,10 @@ class Pool:
             self._busy.add(performer)
         try:
             packet = performer.reply(None, time.monotonic() + _START_DEADLINE)
-            if packet.data[0] != wire.READY or len(packet.fds) != 1:
+            if packet.data[0] != wire.READY:
                 raise PerformerTrouble(text_of(packet))
+            if len(packet.fds) != 1:  # it could not be killed while it is blocked
+                raise PerformerTrouble(scarce.lost())
         except BaseException:
             self.discard(performer)
             raise

@@ -78,6 +78,8 @@ class Packet(NamedTuple):
 
     data: bytes
     fds: tuple[int, ...]
+    #: Descriptors were lost on the way: the receiver has no numbers left for them.
+    cut: bool = False
 
 
 def send(sock: socket.socket, data: bytes, fds: tuple[int, ...] | list[int] = ()) -> None:
@@ -90,11 +92,11 @@ def send(sock: socket.socket, data: bytes, fds: tuple[int, ...] | list[int] = ()
 
 def receive(sock: socket.socket, size: int = LONG, flags: int = 0) -> Packet:
     """Receive one packet; empty data is the end.  ``socket.recv_fds`` would lose CLOEXEC (G7)."""
-    data, ancillary, _, _ = sock.recvmsg(size, _INTS, socket.MSG_CMSG_CLOEXEC | flags)
-    if not ancillary:
+    data, ancillary, marks, _ = sock.recvmsg(size, _INTS, socket.MSG_CMSG_CLOEXEC | flags)
+    if not ancillary and not marks & socket.MSG_CTRUNC:
         return Packet(data, ())
     fds = array("i")
     for level, kind, content in ancillary:
         if (level, kind) == _RIGHTS:
             fds.frombytes(content[: len(content) - len(content) % 4])
-    return Packet(data, tuple(fds))
+    return Packet(data, tuple(fds), bool(marks & socket.MSG_CTRUNC))

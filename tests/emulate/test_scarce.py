@@ -1,0 +1,220 @@
+"""The monitor runs out of something while it has a call performed: the caller is denied, the reason
+names the monitor's limit, nothing is claimed that did not happen, and it passes with the want."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from proctor.emulate import Performers, mknod, open, scarce  # noqa: F401 - loading takes descriptors
+from tests.cli.conftest import COMMAND
+
+from .callers import Caller, caller, open_directory, outcome
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="makes device nodes")
+pytestmark = pytest.mark.timeout(120)
+MOST = 200
+
+
+@contextmanager
+def free_descriptors(count: int) -> Iterator[None]:
+    """For a while this process can open ``count`` descriptors more, and no other."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MOST, hard))
+    taken = []
+    try:
+        while True:
+            try:
+                taken.append(os.dup(0))
+            except OSError as full:
+                assert full.errno == errno.EMFILE
+                break
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def names_the_limit(troubles: list[str]) -> None:
+    (text,) = troubles
+    assert "the monitor is out of descriptors" in text, text
+    assert f"the monitor's limit of open files (RLIMIT_NOFILE, ulimit -n) is {MOST}, which" in text
+    assert "errno 24" in text or "could not receive one" in text
+    assert "undumpable" not in text
+
+
+@contextmanager
+def container(user: bool) -> Iterator[Caller]:
+    with caller(maps="0 0 4294967295" if user else None) as one:
+        yield one
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_out_of_descriptors_while_opening(warm: bool) -> None:
+    results = []
+    with open_directory() as top, caller() as one:
+        with os.fdopen(os.open(top + b"/f", os.O_CREAT | os.O_WRONLY), "w") as file:
+            file.write("text")
+        truth = one.natively("open", top + b"/f", os.O_RDONLY)
+        for count in range(16):
+            troubles: list[str] = []
+            with Performers(on_trouble=troubles.append) as performers:
+                if warm:
+                    assert one.performed(performers, "open", top + b"/f", os.O_RDONLY) == truth
+                before = len(os.listdir("/proc/self/fd"))
+                with free_descriptors(count):
+                    verdict = performers.perform(one.call("open", top + b"/f", os.O_RDONLY))
+                said = outcome(verdict)
+                if said == truth:
+                    assert troubles == []
+                else:
+                    assert said == ("errno", errno.EPERM)
+                    names_the_limit(troubles)
+                    assert verdict.reason.startswith("not performed: ")
+                results.append(said == truth)
+                # nothing was lost on the way (but a pool that was started may have stayed), and it is over
+                assert len(os.listdir("/proc/self/fd")) <= before + 4
+                assert one.performed(performers, "open", top + b"/f", os.O_RDONLY) == truth
+    assert results == sorted(results), "more descriptors, and it fails again"
+    assert True in results and False in results
+
+
+@root_only
+def test_out_of_descriptors_while_making_a_node() -> None:
+    """What is answered is what happened: the node is there if and only if the call succeeded."""
+    results = []
+    with open_directory() as top, container(True) as one:
+        os.chown(top, 0, 0)
+        for count in range(20):
+            troubles: list[str] = []
+            path = top + b"/n%d" % count
+            with Performers(on_trouble=troubles.append) as performers:
+                with free_descriptors(count):
+                    said = one.performed(performers, "mknod", path, 0o20666, os.makedev(1, 3))
+                made = os.path.exists(path)
+                assert made == (said == ("value", 0)), (count, said, troubles)
+                if not made:
+                    assert said == ("errno", errno.EPERM)
+                    names_the_limit(troubles)
+                results.append(made)
+    assert True in results and False in results
+
+
+def test_performers_have_more_than_their_monitor() -> None:
+    """The monitor's soft limit is not what a caller's open fails for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open_directory() as top, caller() as one, Performers() as performers:
+        os.close(os.open(top + b"/f", os.O_CREAT))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        try:
+            performers.start()
+            said = one.performed(performers, "open", top + b"/f", os.O_RDONLY)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert said[0] == "fd"
+
+
+#: No process of this program can fork; posix_spawn (CLONE_VM) and threads can.
+NO_FORK = """
+import ctypes, errno, os, sys
+from proctor.emulate import Performers, mknod, open
+from proctor.filter.rules import Filter, Rule
+from proctor.filter.actions import ALLOW
+from proctor.filter import actions
+from proctor.filter.conditions import Condition
+from proctor.kernel import seccomp
+from proctor.kernel.abi import SECCOMP_SET_MODE_FILTER
+sys.path.insert(0, sys.argv[1])
+from tests.emulate.callers import caller, outcome
+with caller() as one:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(38, 1, 0, 0, 0)
+    made = Filter([Rule(("clone",), actions.errno(errno.EAGAIN), (Condition(0, "==", 0, 0x100),))], ALLOW)
+    from proctor.kernel import _core
+    code = made.compile().code
+    import struct
+    buffer = ctypes.create_string_buffer(code)
+    program = struct.pack("=HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
+    assert libc.syscall(317, 1, 0, program) == 0, os.strerror(ctypes.get_errno())
+    with Performers(on_trouble=print) as performers:
+        for _ in range(2):
+            print(outcome(performers.perform(one.call("open", b"/etc/passwd", 0))))
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of x86-64")
+def test_out_of_processes(request: pytest.FixtureRequest) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_FORK, str(request.config.rootpath)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[1::2] == [f"('errno', {errno.EPERM})"] * 2
+    for line in lines[::2]:
+        assert line.endswith(
+            "was not performed: a performer cannot be forked: the monitor can have no more processes: "
+            "Resource temporarily unavailable (errno 11); that would be more than RLIMIT_NPROC, its "
+            "cgroup's pids.max or the machine allow"
+        )
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.EMFILE, "the monitor is out of descriptors: Too many open files (errno 24); the monitor's"),
+        (errno.ENFILE, "the machine is out of open files"),
+        (errno.ENOMEM, "the monitor is out of memory: Cannot allocate memory (errno 12)"),
+        (errno.ENOBUFS, "the monitor is out of memory"),
+        (errno.EAGAIN, "the monitor can have no more processes"),
+        (errno.ETOOMANYREFS, "descriptors of the monitor's user are being passed"),
+        (errno.EACCES, "Permission denied (errno 13)"),
+    ],
+)  # fmt: skip
+def test_words(number: int, says: str) -> None:
+    assert says in scarce.why(OSError(number, os.strerror(number)))
+
+
+@pytest.mark.parametrize("before", ["", "os.open('first', os.O_CREAT);"])
+def test_proctor_run_says_so_and_denies(tmp_path: Path, before: str) -> None:
+    """The command is told an error of its own call; the terminal, whose limit it was."""
+    (tmp_path / "p.toml").write_text(
+        '[[rule]]\nname = "o"\ncalls = ["open", "openat"]\n'
+        'when = { flags = { all = ["O_CREAT"] } }\nperform = true\n'
+    )
+    (tmp_path / "h.py").write_text(
+        "import os, proctor\n"
+        '@proctor.on("getppid")\n'
+        "def leak(call):\n"
+        "    try:\n"
+        "        while True:\n"
+        "            os.dup(0)\n"
+        "    except OSError:\n"
+        "        return proctor.answer(0)\n"
+    )
+    done = subprocess.run(
+        [*COMMAND, "run", "--policy", "p.toml", "--handlers", "h.py", "--",
+         sys.executable, "-S", "-c",
+         f"import os; {before} os.getppid(); os.open('made', os.O_CREAT)"],
+        capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 99)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "PermissionError: [Errno 1] Operation not permitted: 'made'" in done.stderr
+    assert "was not performed: the monitor " in done.stderr
+    assert "the monitor's limit of open files (RLIMIT_NOFILE, ulimit -n) is " in done.stderr
+    if before:  # else it may be loading a module that failed
+        assert "(errno 24); the monitor's" in done.stderr
+        assert "is 64, which can be raised to 99" in done.stderr
+    assert not (tmp_path / "made").exists()
