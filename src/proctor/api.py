@@ -206,7 +206,8 @@ def spawn(
         user; a list of (inside, outside, count) maps uids and gids that way.
     :param launch_options: the rest of what :func:`proctor.kernel.launch.spawn` takes
         (namespaces, uid, gid, groups, umask, process_group, new_session, no_new_privs...).
-    :raises LaunchError: the command could not be started; the sentence says which step and why.
+    :raises LaunchError: the command could not be started, or was killed before it began, by its own
+        filter or by somebody; the sentence says which step and why.
     :raises NestedListener: another supervisor sits above us.
     :raises FilterError: a handler names what does not exist.
     """
@@ -265,6 +266,7 @@ def spawn(
                 if likely(handlers):
                     ours.start_early()  # while the target execs
         target.executed()
+        _refuse_killed(target, argv, program is not None)
         return Process(target, supervisor or make_supervisor, plumbing.take_ours(), argv)
     except BaseException:
         plumbing.close()
@@ -276,6 +278,31 @@ def spawn(
             target.wait(None)
             target.close()
         raise
+
+
+def _refuse_killed(target: Target, argv: Sequence[Argument], filtered: bool) -> None:
+    """Say what became of a command that never ran, where there is nobody else to say it.
+
+    :raises LaunchError: it was killed before its execve succeeded.
+    """
+    number = target.killed_before_exec()
+    if not number:
+        return
+    import errno
+    import signal
+
+    from proctor.kernel.errors import LaunchError
+
+    name, command = signal.Signals(number).name, os.fsdecode(argv[0])
+    if number == signal.SIGSYS and filtered:
+        # Under its filter the launch makes no call but this one (and exit_group, where it failed)
+        why = (
+            f"{name}, by which its own filter kills, ended it in execve, before it could begin: "
+            "the filter has to let execve run, or notify it"
+        )
+    else:
+        why = f"{name} ended it before it could begin"
+    raise LaunchError("execve", errno.ECANCELED, f"cannot run {command!r}: {why}")
 
 
 def _program(handlers: tuple[Handler, ...], filter: Filter | None) -> bytes | None:

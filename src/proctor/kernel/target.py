@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Before its execve the target's exit signal is not SIGCHLD: only __WALL (wait(2)) sees it then.
 _WALL: Final = 0x40000000
+#: Look at a dead child of that kind (__WCLONE), and leave it to be waited for.
+_LOOK: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT | -0x80000000  # the sign bit of an int
 
 
 class Target:
@@ -82,6 +84,20 @@ class Target:
         failure = self._launch.failure()
         if failure is not None:
             raise launch_error(failure[0], failure[1], self._command, self._tried)
+
+    def killed_before_exec(self) -> int:
+        """The signal that killed the process before it became the command; 0 if it became it.
+
+        To be asked once :meth:`executed` said True.  exec makes SIGCHLD the exit signal (fs/exec.c),
+        and only who has another one is a "clone child" to wait(2).
+        """
+        try:
+            if os.waitid(os.P_PID, self.pid, _LOOK) is None:
+                _wait_readable(self.pidfd, None)  # its descriptors are gone, it is on its way
+            result = os.waitid(os.P_PID, self.pid, _LOOK)
+        except ChildProcessError:
+            return 0  # it is no clone child any more
+        return result.si_status if result is not None and result.si_code != os.CLD_EXITED else 0
 
     @property
     def returncode(self) -> int | None:
