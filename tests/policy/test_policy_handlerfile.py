@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -128,3 +129,22 @@ def test_what_it_replaces_stays_catchable(tmp_path: Path) -> None:
     with pytest.raises(PolicyError) as caught:
         load_handlers(write(tmp_path, "1 / 0\n"))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_current_directory_without_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """getcwd(2) fails in a directory outside of the root, where files are found all the same."""
+
+    def getcwd() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    write(tmp_path, "NUMBER = 30\n", "handler_helper_for_test.py")
+    write(tmp_path, "import handler_helper_for_test\n" + GOOD)
+    write(tmp_path, "1 / 0\n", "bad.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "getcwd", getcwd)
+    assert len(load_handlers("h.py")) == 2
+    with pytest.raises(PolicyError, match=r"^bad\.py:1: ZeroDivisionError"):
+        load_handlers("bad.py")
+    del sys.modules["handler_helper_for_test"]

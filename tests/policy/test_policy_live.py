@@ -345,3 +345,22 @@ def test_a_path_pattern_on_what_is_performed() -> None:
         assert os.listdir(os.path.join(place, "other")) == []
     assert done.stdout.split() == ["dev/null", "way/zero", "other/../dev/x"]
     assert made == ["null", "x", "zero"]
+
+
+@pytest.mark.parametrize("leave", [False, True])
+def test_o_path_as_the_manual_says(place: Path, leave: bool) -> None:
+    """An O_PATH descriptor cannot be handed over; a rule on numbers leaves such calls to the kernel."""
+    pins = rule(
+        'calls = ["open", "openat"]\nwhen = { flags = { all = ["O_PATH"] } }\nallow = true', "pins"
+    )
+    ran = Ran(
+        loads((pins if leave else "") + OPENS % place),
+        TRY + "attempt(lambda: os.open(sys.argv[1] + '/open/f', os.O_PATH) > 2)\n"
+        "attempt(lambda: os.open(sys.argv[1] + '/secret/deep/f', os.O_PATH) > 2)\n"
+        "fd = os.open(sys.argv[1] + '/secret/deep/f', os.O_PATH) if sys.argv[2] else -1\n"
+        "attempt(lambda: os.open(f'/proc/self/fd/{fd}', os.O_RDONLY))\n",
+        str(place), "yes" if leave else "",
+    )  # fmt: skip
+    assert ran.out.split("\n") == (
+        ["True", "True", "ENOTNAM"] if leave else ["EOPNOTSUPP", "ENOTNAM", "ENOENT"]
+    )

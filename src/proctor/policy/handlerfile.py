@@ -43,7 +43,7 @@ def load_handlers(path: str | bytes | os.PathLike[str]) -> list[Handler]:
 
 def _compiled(source: Source, path: str | bytes | os.PathLike[str]) -> CodeType:
     try:
-        return compile(source.text, os.path.abspath(os.fsdecode(path)), "exec", dont_inherit=True)
+        return compile(source.text, _absolute(path), "exec", dont_inherit=True)
     except SyntaxError as error:
         where = f"{source.name}:{error.lineno}" if error.lineno else source.name
         raise PolicyError(f"{where}: not valid Python: {error.msg}") from None
@@ -52,11 +52,11 @@ def _compiled(source: Source, path: str | bytes | os.PathLike[str]) -> CodeType:
 
 
 def _run(code: CodeType, source: Source, path: str | bytes | os.PathLike[str]) -> ModuleType:
-    full = os.path.abspath(os.fsdecode(path))
+    full = _absolute(path)
     name = _module_name(full)
     module = ModuleType(name)
     module.__file__ = full
-    directory = os.path.dirname(full)
+    directory = os.path.dirname(full) or os.curdir
     if directory not in sys.path:
         sys.path.append(directory)  # last: it must not shadow what is installed
     sys.modules[name] = module  # pickling and typing look classes up by module
@@ -78,6 +78,16 @@ def _run(code: CodeType, source: Source, path: str | bytes | os.PathLike[str]) -
             f"{where}: it ends the program ({error.code}) instead of defining handlers"
         ) from None
     return module
+
+
+def _absolute(path: str | bytes | os.PathLike[str]) -> str:
+    """The absolute path; where the current directory has none (it was removed, or lies outside of
+    the root), the path as it was given: the file was found by it."""
+    name = os.fsdecode(path)
+    try:
+        return os.path.abspath(name)
+    except OSError:
+        return name
 
 
 def _module_name(full: str) -> str:
