@@ -2,10 +2,12 @@
 
 import os
 import shlex
+import sys
 
 from setuptools import Extension, setup
 
 setup(
+    # Elsewhere there is no kernel to speak to, but handlers can be tested (proctor.testing).
     ext_modules=[
         Extension(
             "proctor.kernel._core",
@@ -27,6 +29,8 @@ setup(
                 *shlex.split(os.environ.get("PROCTOR_LDFLAGS", "")),
             ],
         )
-    ],
+    ]
+    if sys.platform == "linux"
+    else [],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -3,6 +3,7 @@ the modules and names that Windows or macOS lack.  Load it with ``-p elsewhere``
 
 from __future__ import annotations
 
+import errno
 import importlib.abc
 import importlib.machinery
 import os
@@ -40,6 +41,17 @@ NAMES = {
     socket: "AF_NETLINK AF_PACKET AF_VSOCK SCM_RIGHTS SO_PEERCRED send_fds recv_fds",
 }  # fmt: skip
 
+#: Error numbers as Windows has them, of those that the kernel below does not happen to give.
+ERRNOS = {
+    "ECONNREFUSED": 10061,
+    "ELOOP": 10062,
+    "ENAMETOOLONG": 38,
+    "ENOSYS": 40,
+    "EHOSTUNREACH": 10065,
+    "ETIMEDOUT": 10060,
+    "EDEADLK": 36,
+}
+
 
 class Blocker(importlib.abc.MetaPathFinder):
     """Says that a module is not there."""
@@ -72,6 +84,11 @@ def impoverish() -> None:
         for each in names.split():
             if hasattr(module, each):
                 delattr(module, each)
+    for name in ERRNOS:
+        errno.errorcode.pop(getattr(errno, name), None)
+    for name, number in ERRNOS.items():
+        setattr(errno, name, number)
+        errno.errorcode[number] = name
 
 
 @pytest.hookimpl(tryfirst=True)

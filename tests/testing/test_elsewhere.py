@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 HERE = Path(__file__).parent
 PORTABLE = (
+    "test_documentation.py",
     "test_examples.py",
     "test_fake_call.py",
     "test_fake_policy.py",
@@ -32,3 +38,19 @@ def test_everything_here_runs_without_linux(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     skipped = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
     assert len(skipped) == 2, skipped  # memfd_create and O_PATH: the poorer platform is in force
+
+
+def test_installing_elsewhere_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``pip install`` on macOS or Windows: the native core is Linux's, the rest is Python."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setitem(
+        sys.modules,
+        "setuptools",
+        SimpleNamespace(
+            Extension=lambda *_, **__: "core", setup=lambda **named: made.append(named)
+        ),
+    )
+    for platform, expected in (("linux", ["core"]), ("darwin", []), ("win32", [])):
+        monkeypatch.setattr(sys, "platform", platform)
+        runpy.run_path(str(HERE.parents[1] / "setup.py"))
+        assert made.pop()["ext_modules"] == expected

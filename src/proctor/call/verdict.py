@@ -105,6 +105,11 @@ _LET_RUN: Final = LetRun()
 _DENIALS: Final = {number: Deny(number) for number in range(1, 134)}
 
 
+def _is_errno(number: int) -> bool:
+    # Windows, where there is nothing but fake targets, has greater ones (ECONNREFUSED is 10061).
+    return 1 <= number <= MAX_ERRNO or number in _errno.errorcode
+
+
 def deny(errno: int, reason: str = "") -> Deny:
     """The call fails with ``errno``.
 
@@ -115,7 +120,7 @@ def deny(errno: int, reason: str = "") -> Deny:
     """
     if not reason and type(errno) is int and errno in _DENIALS:
         return _DENIALS[errno]
-    if not isinstance(errno, int) or isinstance(errno, bool) or not 1 <= errno <= MAX_ERRNO:
+    if not isinstance(errno, int) or isinstance(errno, bool) or not _is_errno(errno):
         raise ValueError(
             f"deny({errno!r}): an errno is a whole number from 1 to {MAX_ERRNO}, as in errno.EPERM"
         )
