@@ -153,9 +153,9 @@ def _verdict_word(word: str, key: str, source: Source) -> Ruling:
     raise source.error(f'no verdict "{word}"{hint}', (key,))
 
 
-_ERRNOS: Final[dict[str, int]] = {name: number for number, name in _errno.errorcode.items()} | {
-    "EWOULDBLOCK": _errno.EWOULDBLOCK,
-    "ENOTSUP": _errno.ENOTSUP,
+#: Every name, also the second ones of a number (EWOULDBLOCK, EOPNOTSUPP), which errorcode leaves out.
+_ERRNOS: Final[dict[str, int]] = {
+    name: number for name, number in vars(_errno).items() if name[:1] == "E"
 }
 
 
