@@ -54,6 +54,9 @@ def refusal(text: str) -> str:
         ('on_error = "allow"', "would open every rule"),
         ('arches = ["x86_65"]', 'arches[0]: no architecture "x86_65"; did you mean "x86_64"?'),
         ("arches = []", "no architecture is left"),
+        (rule('calls = ["mkdir"]\nwhen = { path = "a\\nb" }\ndeny = 1'), "resolve to): /a\\nb or **/a\\nb"),
+        (rule('calls = ["connect"]\nwhen = { address = "\\u001b[2J" }\ndeny = 1'), 'no address family "\\u001B[2J"'),
+        ('"a\\nb" = 1', "a\\nb: no such key"),
         # deadlines
         ("deadline = 0", "f.toml:1: deadline: a deadline is in seconds, more than 0 and at most 86400"),
         ("deadline = -1.5", "f.toml:1: deadline: a deadline is in seconds"),

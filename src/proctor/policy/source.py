@@ -61,6 +61,13 @@ def quoted(text: str) -> str:
     return '"' + "".join(out) + '"'
 
 
+def printable(text: str) -> str:
+    """The text in one line that does nothing to a terminal: what it quotes may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else quoted(char)[1:-1] for char in text)
+
+
 def one_of(words: Iterable[str]) -> str:
     """``a, b or c``."""
     listed = [f'"{word}"' for word in words]
@@ -87,7 +94,7 @@ class Source:
         line = self.line_of(path)
         where = self.name if line is None else f"{self.name}:{line}"
         key = f"{spell(path)}: " if path else ""
-        return PolicyError(f"{where}: {key}{message}")
+        return PolicyError(printable(f"{where}: {key}{message}"))
 
     def line_of(self, path: KeyPath) -> int | None:
         """The line of a key, counted from 1; None where it cannot be told for certain."""
