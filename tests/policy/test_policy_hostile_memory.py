@@ -124,7 +124,7 @@ def test_describing_a_call_for_the_log_waits_alone() -> None:
         observer=lambda outcome: seen.append(outcome.text), describe=True,
     )  # fmt: skip
     assert done.stdout.split() == ["42", "EXDEV"], done.stderr
-    assert sorted(seen) == ["getppid()", 'mkdir("/x", 0)']
+    assert [line.partition(",")[0] for line in sorted(seen)] == ["getppid()", 'mkdir("/x"']
 
 
 @needs_userfaultfd
