@@ -17,7 +17,7 @@ See ``docs/testing.md``.
 from __future__ import annotations
 
 from proctor.call.walk import AT_FDCWD
-from proctor.testing.caller import ALL_CAPABILITIES
+from proctor.testing.caller import ALL_CAPABILITIES, INITIAL_NAMESPACES
 from proctor.testing.performer import FakePerformer, Performed
 from proctor.testing.running import FakeOutcome
 from proctor.testing.space import UNMAPPED, FakeMemory
@@ -27,6 +27,7 @@ from proctor.testing.tree import Node, Tree
 __all__ = [
     "ALL_CAPABILITIES",
     "AT_FDCWD",
+    "INITIAL_NAMESPACES",
     "UNMAPPED",
     "FakeCall",
     "FakeMemory",
