@@ -98,6 +98,10 @@ def main() -> None:
     chosen = plan["profile"] or ".".join(os.uname().release.split(".")[:2])
     say(up=os.uname().release, profile=chosen, seconds=round(time.monotonic(), 1))
     python, limit = sys.executable, plan["limit"]
+    for number, line in enumerate(plan["run"], 1):
+        run(f"command {number}", ["/bin/bash", "-c", line], limit)
+    if plan["only"]:
+        return say(down=True)
     run("doctor", [python, "-m", "proctor", "doctor", "--json"], 300)
     if plan["steps"]:
         run("features", [python, "-m", "model.probed", "--profile", chosen], 600)

@@ -119,7 +119,9 @@ def _answer(listener: int, pidfd: int) -> int | None:
         while True:
             events = dict(poll.poll())
             if not events.get(listener, 0) & select.POLLIN:
-                return hits
+                if pidfd in events:
+                    return hits
+                continue  # POLLERR: a signal came while poll(2) waited for the filter's lock
             try:
                 id = _core.recv(listener).id
             except OSError:
