@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -133,6 +134,33 @@ def test_fake_and_real_walks_agree(
         target.close()
         view.close()
     assert fake == real
+
+
+def test_directories_that_are_gone(tmp_path: Path) -> None:
+    """A working directory that was removed, and one that was replaced: no names lead there, but
+    ``..`` leads out."""
+    for replaced in (False, True):
+        top = (tmp_path / str(replaced)).resolve()
+        (top / "r/d/g").mkdir(parents=True)
+        (top / "r/f").write_text("f")
+        view = View.__new__(View)
+        view.top = top
+        view.numbers = {}
+        view.fds = {"root": view.pin("/r"), "cwd": view.pin("/r/d/g")}
+        target = FakeTarget({"/r/d/g": None, "/r/f": "f"}, root="/r", cwd="/r/d/g")
+        (top / "r/d/g").rmdir()
+        del target.files["/r/d/g"]
+        if replaced:
+            (top / "r/d/g").write_text("g")
+            target.files["/r/d/g"] = "g"
+        caller = target.call("getpid").caller
+        for path in (b".", b"..", b"../..", b"x", b"../g", b"../../f", b"/f", b"", b"x/y", b"../x"):
+            options: dict[str, Any] = {"empty": not path}
+            real = outcome(lambda: paths.locate(view, path, **options), top)  # noqa: B023
+            fake = outcome(lambda: caller.locate(path, **options), top)  # noqa: B023
+            assert fake == real, path
+        target.close()
+        view.close()
 
 
 def outcome(locate: object, top: Path) -> object:

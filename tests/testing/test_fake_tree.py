@@ -138,6 +138,27 @@ def test_looking_at_a_place_is_looking() -> None:
         assert call.memory_read
 
 
+def test_a_directory_that_gets_another_mode_is_the_same() -> None:
+    with FakeTarget(FILES, cwd="/etc") as target:
+        target.files["/etc"] = Node.directory(0o700, uid=5)
+        target.files["/"] = Node.directory(0o711)
+        found = where(target, ".")
+        assert found.path == b"/etc" and found.stat is not None
+        assert (found.stat.st_mode, found.stat.st_uid) == (0o40700, 5)
+        assert where(target, "passwd").exists and where(target, "/etc/passwd").exists
+
+
+def test_what_is_open_outlives_its_name() -> None:
+    with FakeTarget({"/tmp/d": None, "/tmp/f": b"here"}, cwd="/tmp/d") as target:
+        number = target.open("/tmp/f")
+        del target.files["/tmp/d"], target.files["/tmp/f"]
+        assert where(target, ".").path == b"(unreachable)/tmp/d (deleted)"
+        assert where(target, "..").path == b"/tmp"
+        assert target.read(number) == b"here"
+        call = target.call("fchownat", number, "", 1, 1, 0x1000)
+        assert call.resolve().path == b"(unreachable)/tmp/f (deleted)"
+
+
 def test_a_tree_may_change_meanwhile() -> None:
     with FakeTarget(FILES) as target:
         target.files["/l"] = Node.symlink("/etc/passwd")

@@ -32,6 +32,7 @@ class Node:
     :ivar content: of a regular file; the text of a symbolic link.
     :ivar rdev: device number of a device node.
     :ivar children: of a directory, by name.
+    :ivar parent: the directory that it is in, or was in before it was removed.
     """
 
     __slots__ = ("children", "content", "gid", "ino", "mode", "name", "parent", "rdev", "uid")
@@ -97,14 +98,20 @@ class Node:
         """Put ``node`` into this directory, in the place of what is there."""
         if not self.is_directory:
             fail(errno.ENOTDIR)
-        before = self.children.get(name)
-        if before is not None:
-            before.parent = None
         node.name, node.parent = name, self
         self.children[name] = node
 
+    def become(self, other: Node) -> None:
+        """Take over owner and mode, as chown(2) and chmod(2) do."""
+        self.mode, self.uid, self.gid = other.mode, other.uid, other.gid
+
+    @property
+    def removed(self) -> bool:
+        """Whether it is no longer where it was: something may still have it open."""
+        return self.parent is not None and self.parent.children.get(self.name) is not self
+
     def above(self) -> list[Node]:
-        """This node, its directory, and so on up to one that is in no directory."""
+        """This node, its directory, and so on up to one that never was in a directory."""
         chain = [self]
         while chain[-1].parent is not None:
             chain.append(chain[-1].parent)
@@ -143,9 +150,7 @@ class Tree:
         if not names:
             if not node.is_directory:
                 raise ValueError("/ is a directory")
-            for name, child in self.root.children.items():
-                node.link(name, child)
-            self.root = node
+            self.root.become(node)
             return
         here = self.root
         for name in names[:-1]:
@@ -154,9 +159,9 @@ class Tree:
             here = here.children[name]
         there = here.children.get(names[-1])
         if there is not None and there.is_directory and node.is_directory:
-            for name, child in list(there.children.items()):
-                node.link(name, child)
-        here.link(names[-1], node)
+            there.become(node)  # what is in it stays, and so does whoever works in it
+        else:
+            here.link(names[-1], node)
 
     def __getitem__(self, path: str | bytes) -> Node:
         here = self.root
@@ -171,7 +176,6 @@ class Tree:
         if node.parent is None:
             raise ValueError("/ cannot be removed")
         del node.parent.children[node.name]
-        node.parent = None
 
     def __contains__(self, path: object) -> bool:
         try:
@@ -256,13 +260,15 @@ class TreeFiles:
 
 def name_of(node: Node, root: Node) -> tuple[list[bytes], bytes]:
     """(names, prefix): where a node is, as a process with this root sees it; ``(unreachable)`` and
-    the tree's own names for one that is not below."""
+    the tree's own names for one that is not below, or not any more."""
     chain = node.above()
-    prefix = UNREACHABLE
-    if root in chain:
-        chain = chain[: chain.index(root) + 1]
-        prefix = b""
-    return [each.name for each in reversed(chain[:-1])], prefix
+    below = chain[: chain.index(root)] if root in chain else chain
+    if root in chain and not any(each.removed for each in below):
+        return [each.name for each in reversed(below)], b""
+    names = [each.name for each in reversed(chain[:-1])]
+    if node.removed:
+        names[-1] += b" (deleted)"  # as the kernel writes it
+    return names, UNREACHABLE
 
 
 def encoded(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bytes:
