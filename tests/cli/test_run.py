@@ -127,6 +127,12 @@ def test_policy_refusal_is_told_on_standard_error(run: Run, tmp_path: Path) -> N
         (["run", "--policy", "broken.toml", "--", "true"], 125, "broken.toml:2:"),
         (["run", "--policy", "typo.toml", "--", "true"], 125, "mknodat"),
         (["run", "--policy", "/etc", "--", "true"], 125, "/etc"),
+        (["run", "--policy", "", "--", "true"], 125, "not a file name"),
+        (["run", "--handlers", "", "--", "true"], 125, "not a file name"),
+        (["run", "--policy", "p.toml", "--policy", "q.toml", "--", "true"], 125, "given twice"),
+        (["run", "--handlers", "h.py", "--handlers=h.py", "--", "true"], 125, "given twice"),
+        (["run", "--handlers", "good.py", "--log", "", "--", "true"], 125, "--log"),
+        (["run", "--handlers", "throws.py", "--", "true"], 125, "throws.py:2: E: z"),
         (["run", "--handlers", "missing.py", "--", "true"], 125, "missing.py"),
         (["run", "--handlers", "broken.py", "--", "true"], 125, "broken.py"),
         (["run", "--handlers", "empty.py", "--", "true"], 125, "empty.py"),
@@ -150,6 +156,7 @@ def test_bad_input_is_one_sentence(
     (tmp_path / "broken.py").write_text("def (:\n")
     (tmp_path / "empty.py").write_text("x = 1\n")
     (tmp_path / "good.py").write_text(HANDLER)
+    (tmp_path / "throws.py").write_text("class E(BaseException): pass\nraise E('z')\n")
     (tmp_path / "condition.py").write_text(
         'import proctor\n@proctor.on("mkdir", when=("mode", "==", 0))\ndef f(call): ...\n'
     )

@@ -86,6 +86,12 @@ def test_handlers_in_a_list_count(tmp_path: Path) -> None:
         ("\n\nimport no_such_module_here\n", "h.py:3: ModuleNotFoundError: No module named"),
         ("def f():\n    raise ValueError('a\\nb')\nf()\n", "h.py:2: ValueError: a b"),
         ("raise SystemExit(3)\n", "h.py:1: it ends the program (3)"),
+        ("raise SystemExit('a\\nb\\033[2J')\n", "h.py:1: it ends the program (a b\\u001B[2J)"),
+        ("class E(BaseException): pass\nraise E('z')\n", "h.py:2: E: z"),
+        (
+            "class E(Exception):\n    def __str__(self): return 1 / 0\nraise E\n",
+            "h.py:3: E: no message",
+        ),
         ("import proctor\n@proctor.on\ndef f(call): pass\n", "h.py:2: name the system calls"),
         (
             "import proctor\n@proctor.on()\ndef f(call): pass\n",
@@ -148,3 +154,12 @@ def test_a_current_directory_without_a_path(
     with pytest.raises(PolicyError, match=r"^bad\.py:1: ZeroDivisionError"):
         load_handlers("bad.py")
     del sys.modules["handler_helper_for_test"]
+
+
+def test_ctrl_c_while_it_runs_is_no_mistake_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        load_handlers(write(tmp_path, "raise KeyboardInterrupt\n"))
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    assert len(load_handlers(write(tmp_path, "\ufeff" + GOOD))) == 2

@@ -321,3 +321,11 @@ def test_any_text_is_a_policy_or_one_sentence(text: str) -> None:
         loads(text)
     except PolicyError as error:
         assert "\n" not in str(error)
+
+
+def test_rules_have_a_number_that_is_compared_in_time() -> None:
+    many = [
+        rule(f'calls = ["kill"]\nwhen = {{ pid = {n} }}\ndeny = 1', f"r{n}") for n in range(1001)
+    ]
+    assert "rule: 1001 rules; a policy has at most 1000" in refusal("".join(many))
+    assert len(loads("".join(many[:1000])).rules) == 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from proctor._version import VERSION
 
@@ -35,6 +35,21 @@ class _Parser(argparse.ArgumentParser):
         self.exit(self.get_default("trouble") or 2, f"{self.prog}: error: {message}\n")
 
 
+class _Once(argparse.Action):
+    """An option that says which rules hold: of two the last would win, and the first be forgotten."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option} is given twice; put it all into one file")
+        setattr(namespace, self.dest, values)
+
+
 def _run(verbs: argparse._SubParsersAction[_Parser]) -> None:
     run = verbs.add_parser(
         "run",
@@ -45,9 +60,17 @@ def _run(verbs: argparse._SubParsersAction[_Parser]) -> None:
         "run, or was not found.",
         allow_abbrev=False,
     )
-    run.add_argument("--policy", metavar="FILE.toml", help="rules: which calls, when, what then")
     run.add_argument(
-        "--handlers", metavar="FILE.py", help="Python handlers (functions marked @proctor.on)"
+        "--policy",
+        metavar="FILE.toml",
+        action=_Once,
+        help="rules: which calls, when, what then",
+    )
+    run.add_argument(
+        "--handlers",
+        metavar="FILE.py",
+        action=_Once,
+        help="Python handlers (functions marked @proctor.on)",
     )
     run.add_argument(
         "--userns",

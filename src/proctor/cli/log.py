@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from proctor.call.verdict import Deny
 from proctor.kernel.errors import PolicyError
+from proctor.policy.source import quoted
 
 if TYPE_CHECKING:
     from proctor.supervisor.jobs import Outcome
@@ -57,7 +58,7 @@ class JsonLog:
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as problem:
-            raise PolicyError(f"--log {path}: {problem.strerror}") from None
+            raise PolicyError(f"--log {path or quoted(path)}: {problem.strerror}") from None
         self._file = open(fd, "w", encoding="utf-8")  # noqa: SIM115
 
     def __call__(self, outcome: Outcome) -> None:
@@ -94,5 +95,6 @@ def tell_refusals(outcome: Outcome) -> None:
         verdict.errno in (errno.EPERM, errno.EACCES)
         and not str(verdict.reason).startswith("not performed: ")  # told by the performer
     ):
-        sys.stderr.write(f"proctor: {outcome.text}: {verdict}: {verdict.reason}\n")
+        what = outcome.text or outcome.call.name
+        sys.stderr.write(f"proctor: {what}: {verdict}: {verdict.reason}\n")
         sys.stderr.flush()

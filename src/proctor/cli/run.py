@@ -28,11 +28,11 @@ def run(options: argparse.Namespace) -> int:
         options.parser.error("what shall run? proctor run [options] -- COMMAND [ARGUMENT ...]")
     handlers: list[Handler] = []
     extra: dict[str, Any] = {}
-    if options.handlers:
+    if options.handlers is not None:
         from proctor.policy.handlerfile import load_handlers
 
         handlers += load_handlers(options.handlers)
-    if options.policy:
+    if options.policy is not None:
         from proctor.policy import load
 
         policy = load(options.policy)
@@ -45,13 +45,13 @@ def run(options: argparse.Namespace) -> int:
         extra["userns"] = _id_range(options.userns)
     observers: list[Callable[[Outcome], object]] = []
     closers: list[Callable[[], object]] = []
-    if options.log:
+    if options.log is not None:
         from proctor.cli.log import JsonLog
 
         log = JsonLog(options.log)
         observers.append(log)
         closers.append(log.close)
-    if options.policy and not options.quiet and options.log != "-":
+    if options.policy is not None and not options.quiet and options.log != "-":
         from proctor.cli.log import tell_refusals
 
         observers.append(tell_refusals)

@@ -12,7 +12,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 from proctor.kernel.errors import PolicyError, ProctorError
-from proctor.policy.source import Source, read_text
+from proctor.policy.source import Source, printable, read_text
 
 if TYPE_CHECKING:
     from proctor.supervisor.handlers import Handler
@@ -62,22 +62,26 @@ def _run(code: CodeType, source: Source, path: str | bytes | os.PathLike[str]) -
     sys.modules[name] = module  # pickling and typing look classes up by module
     try:
         exec(code, module.__dict__)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise  # somebody at the terminal had enough of it
+    except BaseException as error:  # whatever a file of a user's throws: a sentence, no page
         del sys.modules[name]
         line = _line_in(error.__traceback__, full)
         where = source.name if line is None else f"{source.name}:{line}"
-        if isinstance(error, ProctorError):
-            raise PolicyError(f"{where}: {error}") from error
-        text = " ".join(str(error).split()) or "no message"
-        raise PolicyError(f"{where}: {type(error).__name__}: {text}") from error
-    except SystemExit as error:
-        del sys.modules[name]
-        line = _line_in(error.__traceback__, full)
-        where = source.name if line is None else f"{source.name}:{line}"
-        raise PolicyError(
-            f"{where}: it ends the program ({error.code}) instead of defining handlers"
-        ) from None
+        raise PolicyError(printable(f"{where}: {_told(error)}")) from error
     return module
+
+
+def _told(error: BaseException) -> str:
+    try:
+        text = " ".join(str(error).split()) or "no message"
+    except Exception:
+        text = "no message"
+    if isinstance(error, ProctorError):
+        return text
+    if isinstance(error, SystemExit):
+        return f"it ends the program ({text}) instead of defining handlers"
+    return f"{type(error).__name__}: {text}"
 
 
 def _absolute(path: str | bytes | os.PathLike[str]) -> str:

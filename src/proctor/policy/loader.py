@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: The version of the format that this release reads.
 VERSION: Final = 1
 _MAX_NAME: Final = 64
+#: Rules are compared with each other; and a filter has no room for many more.
+_MAX_RULES: Final = 1000
 
 
 def load(path: str | bytes | os.PathLike[str]) -> Policy:
@@ -53,6 +55,12 @@ def _build(source: Source) -> Policy:
     settings = _settings(table, source)
     names: dict[str, int] = {}
     rules = []
+    if len(table.rule) > _MAX_RULES:
+        raise source.error(
+            f"{len(table.rule)} rules; a policy has at most {_MAX_RULES}: a condition takes lists of "
+            "numbers and patterns",
+            ("rule",),
+        )
     for position, written in enumerate(table.rule):
         path: KeyPath = ("rule", position)
         _check_name(written.name, path, names, source)

@@ -184,7 +184,7 @@ def read_text(path: str | bytes | os.PathLike[str]) -> Source:
             f"{shown}: larger than {MAX_BYTES} bytes; that is not a policy written by hand"
         )
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise PolicyError(
