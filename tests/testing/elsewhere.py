@@ -84,6 +84,13 @@ def impoverish() -> None:
         for each in names.split():
             if hasattr(module, each):
                 delattr(module, each)
+    # As on Windows: names are UTF-8, and bytes that are not raise.
+    os.fsdecode = lambda path: (
+        path if isinstance(path, str) else path.decode("utf-8", "surrogatepass")
+    )  # type: ignore[assignment]
+    os.fsencode = lambda path: (
+        path if isinstance(path, bytes) else str(path).encode("utf-8", "surrogatepass")
+    )  # type: ignore[assignment]
     for name in ERRNOS:
         errno.errorcode.pop(getattr(errno, name), None)
     for name, number in ERRNOS.items():

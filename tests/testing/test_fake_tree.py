@@ -55,6 +55,19 @@ def test_a_tree_is_a_dictionary() -> None:
         Node.device("x", 1, 1)
 
 
+def test_names_are_bytes() -> None:
+    """Also where the platform's own names are text."""
+    with FakeTarget({"/tmp": None}) as target:
+        target.files[b"/tmp/\xff\n"] = b"strange"
+        assert list(target.files) == ["/", "/tmp", "/tmp/\udcff\n"]
+        assert target.files["/tmp/\udcff\n"].content == b"strange"
+        call = target.call("openat", AT_FDCWD, b"/tmp/\xff\n")
+        found = call.resolve()
+        assert found.path == b"/tmp/\xff\n" and repr(found).startswith("<Located b'/tmp")
+        assert "\\xff" in call.describe() and repr(call)
+        assert target.run(lambda call: None, call, describe=True).text
+
+
 def test_paths_lead_where_they_lead() -> None:
     with FakeTarget(FILES, cwd="/etc") as target:
         assert where(target, "alias").path == b"/etc/passwd"

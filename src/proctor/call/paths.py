@@ -114,7 +114,7 @@ class Located:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Located {os.fsdecode(self.path)!r}{'' if self.exists else ' (nothing there)'}>"
+        return f"<Located {self.path!r}{'' if self.exists else ' (nothing there)'}>"
 
 
 def locate(

@@ -190,7 +190,7 @@ class Tree:
             path, node = todo.pop()
             yield path or "/"
             for name in sorted(node.children, reverse=True):
-                todo.append((f"{path}/{os.fsdecode(name)}", node.children[name]))
+                todo.append((f"{path}/{decoded(name)}", node.children[name]))
 
 
 class TreeFiles:
@@ -275,6 +275,11 @@ def encoded(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bytes:
     """A path as Linux has it: bytes, UTF-8 on any platform."""
     text = os.fspath(path)
     return text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+
+
+def decoded(path: bytes) -> str:
+    """The text of such a path: what is no UTF-8 comes back with :func:`encoded`."""
+    return path.decode("utf-8", "surrogateescape")
 
 
 def _node(entry: Entry) -> Node:
