@@ -295,7 +295,7 @@ def test_forked_children_hold_no_listener(start: Callable[..., proctor.Process])
 
 
 def test_loop_that_cancels_a_handler_before_it_begins(
-    start: Callable[..., proctor.Process],
+    start: Callable[..., proctor.Process], caplog: pytest.LogCaptureFixture
 ) -> None:
     """As asyncio.run() does when it ends."""
     loop = asyncio.new_event_loop()
@@ -318,9 +318,13 @@ def test_loop_that_cancels_a_handler_before_it_begins(
     loop.call_soon_threadsafe = cancelling  # type: ignore[method-assign,assignment]
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
+    running = threading.Event()
+    schedule(running.set)
+    assert running.wait(30)
     try:
         process = start("call", "110", handlers=[handler(later)], world={"loop": loop})
         assert lines(process) == [f"110 = -{errno.EPERM}"]
+        assert "cancelled the handler before it began" in caplog.text
     finally:
         schedule(loop.stop)
         thread.join()
@@ -354,3 +358,69 @@ def test_close_does_not_wait_for_a_quick_handler_for_ever(
         release.set()
         assert thread is not None
         thread.join(30)  # it gives its copy of the listener back
+
+
+async def _later(call: proctor.Call) -> proctor.Verdict:
+    await asyncio.sleep(0)
+    return proctor.deny(errno.EROFS)
+
+
+@pytest.mark.parametrize("state", ["never run", "stopped", "closed"])
+def test_event_loop_that_does_not_run(
+    start: Callable[..., proctor.Process], state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody would ever run the handler, and its caller would wait for ever."""
+    loop = asyncio.new_event_loop()
+    if state != "never run":
+        loop.run_until_complete(asyncio.sleep(0))
+    if state == "closed":
+        loop.close()
+    try:
+        process = start(*TWICE, handlers=[handler(_later)], world={"loop": loop})
+        assert lines(process) == [f"110 = -{errno.EPERM}"] * 2
+        assert "the event loop for async handlers" in caplog.text
+    finally:
+        loop.close()
+
+
+def test_event_loop_that_stops_under_a_handler(
+    start: Callable[..., proctor.Process], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is noticed when the next call comes: then nobody is left waiting, and what the handler says
+    when the loop goes on all the same is given up."""
+    loop = asyncio.new_event_loop()
+    reader, writer = os.pipe()
+    entered = threading.Event()
+    futures: list[asyncio.Future[None]] = []
+
+    async def waits(call: proctor.Call) -> proctor.Verdict:
+        futures.append(loop.create_future())
+        entered.set()
+        await futures[-1]
+        return proctor.hand_over(writer)
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        process = start("fork", "wait", "call", "110", handlers=[handler(waits)],
+                        world={"loop": loop})  # fmt: skip
+        assert process.stdin is not None
+        process.stdin.write(b"1")
+        process.stdin.flush()
+        assert entered.wait(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(30)
+        out, _ = process.communicate(b"2", timeout=30)
+        assert out is not None
+        assert out.decode().splitlines() == ["go", "go", *[f"110 = -{errno.EPERM}"] * 2]
+        assert "the event loop for async handlers does not run" in caplog.text
+        (task,) = asyncio.all_tasks(loop)
+        futures[0].set_result(None)
+        loop.run_until_complete(task)
+        assert os.read(reader, 1) == b""  # the descriptor that nobody wants any more was closed
+    finally:
+        if thread.is_alive():
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(30)
+        loop.close()
+        os.close(reader)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.call.verdict import deny, let_run
 from proctor.model import signals
@@ -18,6 +18,7 @@ from proctor.model.linux import SIGCONT
 from proctor.model.sim_handlers import DEADLINES, Handlers
 from proctor.model.sim_ledger import (
     AT_CLOSE,
+    AT_ONCE,
     KEPT,
     ON_DEADLINE,
     ON_ERROR,
@@ -27,113 +28,28 @@ from proctor.model.sim_ledger import (
     Violation,
 )
 from proctor.model.sim_preempt import Preemption
+from proctor.model.sim_settings import Kind, draw_settings
 from proctor.model.sim_targets import Container, Town
 from proctor.model.world import SimWorld, Stuck
+from proctor.supervisor.backlog import EVERY, MANY
 from proctor.supervisor.jobs import Outcome
 from proctor.supervisor.supervisor import Supervisor
 
-#: Kernels on which a supervisor can hand descriptors over and learn of a listener's end.
-_PROFILES: Final = ("6.18", "6.18", "6.18", "6.18", "6.11", "6.6", "6.1", "5.19", "5.14", "5.9")
-
-#: How many episodes are preemptive.
-_PREEMPTIVE: Final = 0.2
-
-
-class Settings(NamedTuple):
-    """What kind of machine an episode has."""
-
-    profile: str
-    fixed: bool
-    """Whether an interrupted ADDFD leaves the call answerable."""
-    calls: int
-    containers: int
-    think: float
-    """Seconds between the calls of a caller, on average."""
-    trouble: float
-    """How likely each call brings a signal."""
-    weather: float
-    """Seconds between one container's fate and the next one's, on average."""
-    workers: int
-    fiber_share: float
-    preempt: float
-    laziness: float
-    deadline: float | None
-    observed: bool
-    apart: bool
-    as_thread: bool
-    """Driven as the supervisor's own thread drives it, not by ``step``."""
-    abrupt: bool
-    """Closed in the middle of everything."""
-    steps: float
-    """Lines of the supervisor's code, or bytecodes, from one preemption to the next; 0: threads
-    are left at ports only."""
-    bytecodes: bool
-
-
-def draw_settings(random: Random) -> Settings:
-    """What the seed wants."""
-    if random.random() < _PREEMPTIVE:
-        return _preemptive(random)
-    containers = random.choice((2, 8, 25, 60, 200))
-    return Settings(
-        profile=random.choice(_PROFILES),
-        fixed=random.random() < 0.5,
-        calls=random.choice((300, 1500, 4000)) if containers < 200 else 6000,
-        containers=containers,
-        think=random.choice((0.001, 0.02, 0.3)),
-        trouble=random.choice((0.0, 0.05, 0.05, 0.3)),
-        weather=random.choice((0.02, 0.1, 1.0)),
-        workers=random.choice((2, 4, 16, 16)),
-        fiber_share=random.choice((0.0, 0.05, 0.05, 0.1, 0.3)),
-        preempt=random.choice((0.0, 0.02, 0.1, 0.3)),
-        laziness=random.choice((0.1, 0.5, 0.9, 0.97)),
-        deadline=random.choice((None, None, 0.3, 3.0)),
-        observed=random.random() < 0.5,
-        apart=random.random() < 0.1,
-        as_thread=random.random() < 0.4,
-        abrupt=random.random() < 0.4,
-        steps=0,
-        bytecodes=False,
-    )
-
-
-def _preemptive(random: Random) -> Settings:
-    """A small machine, on which anybody can be left anywhere: that is slow."""
-    return Settings(
-        profile=random.choice(_PROFILES),
-        fixed=random.random() < 0.5,
-        calls=random.choice((100, 250, 500)),
-        containers=random.choice((2, 4, 8)),
-        think=random.choice((0.0001, 0.001, 0.02)),
-        trouble=random.choice((0.0, 0.05, 0.3)),
-        weather=random.choice((0.002, 0.02, 0.1)),
-        workers=random.choice((2, 4, 16)),
-        fiber_share=1.0,
-        preempt=random.choice((0.0, 0.02, 0.1)),
-        laziness=random.choice((0.1, 0.5, 0.9)),
-        deadline=random.choice((None, 0.05, 0.3)),
-        observed=random.random() < 0.5,
-        apart=random.random() < 0.1,
-        as_thread=random.random() < 0.7,
-        abrupt=random.random() < 0.6,
-        steps=random.choice((3.0, 10.0, 30.0)),
-        bytecodes=random.random() < 0.5,
-    )
+#: Calls that may be remembered beyond those of living callers and those being worked at.
+_CONSTANT: Final = MANY + 3 * EVERY
 
 
 class Episode:
     """See the module.
 
-    :param make: makes the supervisor; tests put faulty ones here.
+    :param kind: what kind of machine; of all kinds, as the seed wants, if None.
     """
 
-    def __init__(
-        self, seed: int, number: int, make: Callable[..., Supervisor] = Supervisor
-    ) -> None:
+    def __init__(self, seed: int, number: int, kind: Kind | None = None) -> None:
         self.seed = seed
         self.number = number
         self.random = random = Random(f"{seed}/{number}")
-        self.settings = settings = draw_settings(random)
+        self.settings = settings = draw_settings(random, kind)
         fixes = ("addfd_send_retries",) if settings.fixed else ()
         self.kernel = Kernel(settings.profile, add=fixes, seed=random.getrandbits(32))
         self.ledger = Ledger(settings.deadline, DEADLINES)
@@ -143,6 +59,9 @@ class Episode:
             preempt=settings.preempt, laziness=settings.laziness, apart=settings.apart,
         )  # fmt: skip
         self.world.look = self._look
+        if settings.malice:  # numbers of the dead are given to others soon
+            numbers = self.kernel.namespace
+            numbers.limit = numbers.last + 40 * settings.containers + 2 * settings.workers
         self._preemption: Preemption | None = None
         if settings.steps:
             self._preemption = Preemption(
@@ -150,10 +69,10 @@ class Episode:
             )
         self.town = Town(
             self.world, think=settings.think, deadline=settings.deadline, quota=settings.calls,
-            trouble=settings.trouble,
+            trouble=settings.trouble, malice=settings.malice,
         )  # fmt: skip
         handlers = Handlers(self.world)
-        self.supervisor = make(
+        self.supervisor = Supervisor(
             handlers.all,
             default=let_run(),
             on_error=deny(ON_ERROR),
@@ -295,8 +214,13 @@ class Episode:
 
     # Looking --------------------------------------------------------------------------------------
     def _look(self) -> None:
-        ledger = self.ledger
+        ledger, schedule = self.ledger, self.world.schedule
         ledger.overdue()
+        if schedule.idle() > AT_ONCE:
+            ledger.idle(AT_ONCE)
+        remembered = max(self.supervisor.remembered, len(schedule.work))
+        if remembered > 2 * self.town.most + schedule.under_way() + _CONSTANT:
+            ledger.broken(f"{remembered} calls are remembered, of {self.town.most} callers at most")
         for container in self.town.containers.copy():
             if not container.over():
                 continue

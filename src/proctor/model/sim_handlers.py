@@ -59,6 +59,7 @@ CALLS: Final[tuple[tuple[str, int], ...]] = (
 DEADLINES: Final[dict[str, float]] = {"mknodat": 0.5, "symlink": 1.0}
 #: Those whose handlers can take time; the others answer on the receiving thread.
 _PATIENT: Final = frozenset(("mknod", "mknodat", "openat", "chown", "symlink", "rename"))
+_ON_WORKERS: Final = frozenset(("mknod", "openat"))
 _UNHANDLED: Final = frozenset(("unlink", "bogus"))
 
 #: What handlers do, with how often.
@@ -71,6 +72,8 @@ _TABLE: Final = tuple(kind for kind, weight in _KINDS for _ in range(weight))
 #: Errnos that a handler may say; those of :mod:`proctor.model.sim_ledger` are the rules' own.
 _ERRNOS: Final = (ENOENT, EACCES, 17, 20, 28, 30)
 _NEVER: Final = math.inf
+#: Seconds that a worker is busy at most.
+_LONG: Final = 30.0
 
 
 class Script(NamedTuple):
@@ -92,10 +95,13 @@ _SIMPLE: Final[dict[str, tuple[Script, frozenset[Wire]]]] = {}
 _DENY: Final = {number: frozenset(((0, -number, 0),)) for number in _ERRNOS}
 
 
-def script(random: Random, name: str, limited: bool) -> tuple[Script, frozenset[Wire]]:
+def script(
+    random: Random, name: str, limited: bool, malice: float = 0.0
+) -> tuple[Script, frozenset[Wire]]:
     """A script for one call, and the answers it can lead to.
 
     :param limited: the call has a deadline, so that its handler may never return.
+    :param malice: how likely its handler takes very long.
     """
     draw = random.random
     kind = _TABLE[int(draw() * len(_TABLE))] if name not in _UNHANDLED else "pass"
@@ -107,6 +113,8 @@ def script(random: Random, name: str, limited: bool) -> tuple[Script, frozenset[
             pause = draw() * draw() * 2.0
             if limited and draw() < 0.05:
                 pause = _NEVER
+        if malice and draw() < malice and name in _ON_WORKERS:
+            pause = _LONG
     number = int(draw() * (1 << 30))
     if kind == "deny":
         number = _ERRNOS[number % len(_ERRNOS)]
@@ -168,7 +176,7 @@ class Handlers:
             if passes:
                 return None
             if plan.pause:
-                world.schedule.pause(min(plan.pause, 30.0))
+                world.schedule.pause(min(plan.pause, _LONG))
             return self._verdict(call, plan)
 
         return handle
@@ -257,7 +265,7 @@ class Handlers:
         if received is None:
             return deny(EACCES)
         plan: Script = received.asked.script
-        world.schedule.pause(min(plan.pause, 30.0))
+        world.schedule.pause(min(plan.pause, _LONG))
         way = plan.number % 4
         if way == 0:
             return answer(plan.number)

@@ -34,10 +34,14 @@ SLACK: Final = 0.1
 PATIENCE: Final = 120.0
 #: Seconds of virtual time for which a listener may be kept after its end.
 KEPT: Final = 5.0
+#: Seconds of virtual time for which a call may wait although a worker is free.
+AT_ONCE: Final = 2.0
 #: Stands for the number of a descriptor that is on its way to the caller.
 SOME: Final = -1
 #: Events that are remembered for a report.
 _REMEMBERED: Final = 400
+#: Whose calls must be decided in order: listener, thread id, and when that became the thread's.
+Lane = tuple[int, int, float]
 
 
 class Violation(Exception):
@@ -62,8 +66,8 @@ class Asked:
     """One call as its program sees it; a restart is the same one."""
 
     __slots__ = (
-        "answer", "at", "caller", "container", "name", "performed", "script", "serial", "signalled",
-        "wires",
+        "answer", "at", "caller", "container", "givers", "name", "performed", "script", "serial",
+        "signalled", "wires",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +91,8 @@ class Asked:
         self.at = at
         #: The last answer that reached the kernel; an int is the number of a descriptor.
         self.answer: Wire | int | None = None
+        #: How many are about to answer with a descriptor; of a restarted call, several may be.
+        self.givers = 0
         self.performed = 0
         self.signalled = False
 
@@ -94,13 +100,19 @@ class Asked:
 class Received:
     """One notification from its reception until its answer."""
 
-    __slots__ = ("asked", "at", "due", "handlers", "id", "knotif", "port", "tid")
+    __slots__ = ("asked", "at", "due", "handlers", "id", "knotif", "lane", "port")
 
     def __init__(
-        self, id: int, tid: int, asked: Asked, port: SimListener, knotif: Knotif, at: float
+        self,
+        id: int,
+        lane: Lane | None,
+        asked: Asked,
+        port: SimListener,
+        knotif: Knotif,
+        at: float,
     ) -> None:
         self.id = id
-        self.tid = tid
+        self.lane = lane
         self.asked = asked
         self.port = port
         self.knotif = knotif
@@ -132,8 +144,8 @@ class Ledger:
         self.asked: dict[int, Asked] = {}
         #: Unanswered notifications, by listener and id.
         self.open: dict[tuple[int, int], Received] = {}
-        #: Unanswered notifications of one caller, oldest first, by listener and thread id.
-        self.order: dict[tuple[int, int], deque[int]] = {}
+        #: Unanswered notifications of one caller, oldest first.
+        self.order: dict[Lane, deque[int]] = {}
         #: The supervisor is being closed.
         self.closing = False
         #: Descriptors of the monitor that handlers gave away and that are open.
@@ -200,11 +212,11 @@ class Ledger:
             received.due += self.now
         number = received.port.number
         self.open[number, received.id] = received
-        if received.tid:
-            key = (number, received.tid)
-            queue = self.order.get(key)
+        lane = received.lane
+        if lane is not None:
+            queue = self.order.get(lane)
             if queue is None:
-                self.order[key] = deque((received.id,))
+                self.order[lane] = deque((received.id,))
             else:
                 queue.append(received.id)
         self.note("receive", who, asked.serial, asked.name, asked.caller)
@@ -218,7 +230,7 @@ class Ledger:
         if label in received.handlers:
             self.broken(f"call {received.asked.serial}: {label} was asked twice")
         received.handlers.append(label)
-        if received.tid and self.order[port.number, received.tid][0] != id:
+        if received.lane is not None and self.order[received.lane][0] != id:
             self.broken(
                 f"call {received.asked.serial} of {received.asked.caller} is decided before an "
                 "earlier one of the same caller"
@@ -241,11 +253,12 @@ class Ledger:
             self.broken(f"call {asked.serial} was answered twice at the same time")
             return
         self.settled += 1
-        if received.tid:
-            queue = self.order[number, received.tid]
+        lane = received.lane
+        if lane is not None:
+            queue = self.order[lane]
             queue.remove(id)
             if not queue:
-                del self.order[number, received.tid]
+                del self.order[lane]
         self.note(
             "answer" if delivered else "too late", who, asked.serial, str(answer), asked.caller
         )
@@ -283,8 +296,8 @@ class Ledger:
         if port.dropped:
             for received in [one for one in self.open.values() if one.port is port]:
                 del self.open[port.number, received.id]
-                if received.tid:
-                    self.order.pop((port.number, received.tid), None)
+                if received.lane is not None:
+                    self.order.pop(received.lane, None)
         for received in self.open.values():
             if received.port is port and received.lives():
                 self.broken(f"call {received.asked.serial} was received and its listener closed")
@@ -299,6 +312,15 @@ class Ledger:
         for asked in self.asked.values():
             if self.now > asked.at + PATIENCE and not asked.container.unserved():
                 self.broken(f"call {asked.serial} of {asked.caller} waits since {asked.at:.3f} s")
+
+    def idle(self, seconds: float) -> None:
+        """A worker is free: nobody may wait for one that long."""
+        for received in self.open.values():
+            if self.now < received.at + seconds or received.handlers:
+                continue
+            if received.lane is None or self.order[received.lane][0] == received.id:
+                asked = received.asked
+                self.broken(f"call {asked.serial} of {asked.caller} waits for a free worker")
 
     def nothing_left(self) -> None:
         """After the end: every call that was received was answered, and nobody waits."""

@@ -94,7 +94,8 @@ class SimListener:
         asked = world.ledger.asked[got.args[0]]
         knotif = notif.notifications[got.id]
         world.ledger.receive(
-            Received(got.id, got.pid, asked, self, knotif, world.schedule.now), world.who()
+            Received(got.id, world.lane(self, got.pid), asked, self, knotif, world.schedule.now),
+            world.who(),
         )
         return got
 
@@ -142,6 +143,7 @@ class SimListener:
         )
         if send and received is not None:
             received.asked.answer = SOME  # the caller may have returned before we know
+            received.asked.givers += 1
         value = kernel.enter(
             task,
             NR["ioctl"],
@@ -151,8 +153,10 @@ class SimListener:
             world.schedule.until(lambda: task.result is not None)
             value = task.result if task.result is not None else -EBADF
         world.tick()
-        if value < 0 and received is not None and received.asked.answer == SOME:
-            received.asked.answer = None
+        if send and received is not None:
+            received.asked.givers -= 1
+            if value < 0 and received.asked.answer == SOME and not received.asked.givers:
+                received.asked.answer = None
         if value in (-ENOENT, -ESRCH):
             if received is not None:
                 ledger.settle(received, None, False, world.who())

@@ -110,6 +110,7 @@ class Schedule:
         self._fibers = 0
         #: Fibers that are workers of the supervisor's; the others are threads of its user's.
         self._working = 0
+        self._begun = 0.0
         #: What to trace threads with, in preemptive episodes.
         self.tracer: Callable[[FrameType, str, Any], Any] | None = None
         self.depth = 0
@@ -241,6 +242,16 @@ class Schedule:
         """It can go on."""
         self._ready.append(fiber)
 
+    def idle(self) -> float:
+        """For how many seconds workers have been free, and nothing was asked of them."""
+        if self.work or self._working >= self._workers:
+            return 0.0
+        return self.now - self._begun
+
+    def under_way(self) -> int:
+        """How many workers and coroutines are in the middle of a call."""
+        return self._working + len(self._loops)
+
     def make_room(self) -> None:
         """The main stack waits for another thread: the others get on, one of them a little."""
         if self.over:
@@ -268,6 +279,7 @@ class Schedule:
 
     # Work -----------------------------------------------------------------------------------------
     def _begin(self, work: Callable[[], None]) -> None:
+        self._begun = self.now
         if not self.over and self.random.random() < self._fiber_share:
             self._working += 1
             self._on_fiber(work, True)

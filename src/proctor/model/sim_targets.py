@@ -53,17 +53,29 @@ class Town:
     :param deadline: of the supervisor.
     :param quota: how many calls are to be made.
     :param trouble: how likely each call brings a signal, and each return a fork, exec or exit.
+    :param malice: how likely each handler takes very long; if not 0, most callers that have to wait
+        are killed soon and others born, or call again and again.
     """
 
     def __init__(
-        self, world: SimWorld, *, think: float, deadline: float | None, quota: int, trouble: float
+        self,
+        world: SimWorld,
+        *,
+        think: float,
+        deadline: float | None,
+        quota: int,
+        trouble: float,
+        malice: float = 0.0,
     ) -> None:
         self.world = world
         self.think = think
         self.deadline = deadline
         self.quota = quota
         self.trouble = trouble
+        self.malice = malice
         self.made = 0
+        #: Most callers that ever lived at the same time.
+        self.most = 0
         self.born = 0
         self.containers: list[Container] = []
         self.actors: dict[Task, Actor] = {}
@@ -115,11 +127,18 @@ class Container:
         #: Its listener is just being added to the supervisor, or dropped, by somebody's thread.
         self.changing = False
         self.served_since = 0.0
+        #: Forks, and makes no calls itself: in malicious machines.
+        self.keeper: Task | None = None
         #: Told by the supervisor that nobody uses the filter any more.
         self.ended = 0
         #: When that came true; None before.
         self.unused_since: float | None = None
         dispose(task)
+        if town.malice:
+            self.keeper = task
+            made = life.fork(kernel, task)
+            assert isinstance(made, Task)
+            task = made
         self.adopt(task)
         for _ in range(int(draw() * 4)):
             self.adopt(life.thread(kernel, task) if draw() < 0.5 else life.fork(kernel, task))
@@ -128,8 +147,16 @@ class Container:
         """A new caller lives here."""
         if isinstance(task, Task):
             self._count += 1
+            self.town.world.number(task)
             actor = Actor(self, task, f"{self.name}.{self._count}")
             self.actors[task] = self.town.actors[task] = actor
+            self.town.most = max(self.town.most, len(self.town.actors))
+
+    def replace(self) -> None:
+        """One of its callers died: another one is born."""
+        keeper = self.keeper
+        if keeper is not None and not keeper.exiting and not self.town.world.ledger.closing:
+            self.adopt(life.fork(self.town.world.kernel, keeper))
 
     def unserved(self) -> bool:
         """Whether nobody reads the listener, though it is open."""
@@ -137,7 +164,10 @@ class Container:
 
     def kill(self) -> None:
         """SIGKILL for everybody."""
-        for task in list(self.actors):
+        tasks = list(self.actors)
+        if self.keeper is not None and not self.keeper.exiting:
+            tasks.append(self.keeper)
+        for task in tasks:
             signals.send(self.town.world.kernel, SIGKILL, task, True)
 
     def over(self) -> bool:
@@ -206,7 +236,7 @@ class Actor:
         world, town, container = self.world, self.container.town, self.container
         name, nr = CALLS[int(draw() * len(CALLS))]
         limited = town.deadline is not None or name in DEADLINES
-        plan, wires = script(world.kernel.random, name, limited)
+        plan, wires = script(world.kernel.random, name, limited, town.malice)
         serial = town.made
         world.tick()
         asked = Asked(serial, self.name, container, name, plan, wires, world.schedule.now)
@@ -214,6 +244,9 @@ class Actor:
         self.asked = asked
         world.ledger.asked[serial] = asked
         world.ledger.note("call", self.name, serial, name)
+        if town.malice and draw() < 0.9:
+            asked.signalled = True
+            world.schedule.later(draw() * 0.002, lambda: self._leave_behind(asked, 30))
         if draw() < town.trouble:
             world.schedule.later(draw() * draw() * 0.5 if draw() < 0.6 else 0.0, self._disturb)
         args = (serial, 0, int(draw() * 2), 0, 0, 0)
@@ -283,6 +316,19 @@ class Actor:
                 other.asked.signalled = True
         world.ledger.note("signal", "world", 0, f"{number}", self.name)
         signals.send(kernel, number, task, draw() < 0.5)
+
+    def _leave_behind(self, asked: Asked, more: int) -> None:
+        """The caller dies, or is made to call again, so that its call is nobody's any more."""
+        world, task = self.world, self.task
+        if self.asked is not asked or task.exiting:
+            return
+        if (asked.serial % 3 or not more) and not world.ledger.closing:
+            world.ledger.note("kill", "world", 0, self.name)
+            signals.send(world.kernel, SIGKILL, task, False)
+            world.schedule.later(0.0005, self.container.replace)
+        elif more:
+            signals.send(world.kernel, SIGUSR2, task, False)
+            world.schedule.later(0.0005, lambda: self._leave_behind(asked, more - 1))
 
     def _cont(self) -> None:
         if not self.task.process.code:

@@ -1,7 +1,7 @@
 """The supervisor, simulated: ``python -m proctor.model.simulate --seed N --calls N``.
 
 A run is a row of episodes (:mod:`proctor.model.sim_episode`), each a machine of its own with its
-own seed.  A violated invariant (:mod:`proctor.model.sim_ledger`) is found again with the command
+own seed (:mod:`proctor.model.sim_settings`).  A violated invariant (:mod:`proctor.model.sim_ledger`) is found again with the command
 that is printed, which plays the one episode.
 
 ``--trace`` prints the last events, ``--trace FILE.svg`` draws them as a sequence chart, and
@@ -14,11 +14,10 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from proctor.model.sim_episode import Episode
-from proctor.supervisor.supervisor import Supervisor
+from proctor.model.sim_settings import KINDS, Kind
 
 NIGHTLY: Final = 10_000_000
 
@@ -39,17 +38,18 @@ def simulate(
     calls: int,
     *,
     only: int | None = None,
-    make: Callable[..., Supervisor] = Supervisor,
+    kind: Kind | None = None,
 ) -> Report:
     """Episodes until ``calls`` calls were made, or until an invariant does not hold.
 
     :param only: just this episode.
+    :param kind: only machines of this kind.
     """
     counts: Counter[str] = Counter()
     made, number = 0, only or 0
     episode: Episode | None = None
     while made < calls:
-        episode = Episode(seed, number, make)
+        episode = Episode(seed, number, kind)
         episode.run()
         counts += episode.ledger.counts
         made += episode.town.made
@@ -70,6 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--calls", type=int, default=20_000, metavar="N")
     parser.add_argument("--nightly", action="store_true", help=f"{NIGHTLY:,} calls")
     parser.add_argument("--episode", type=int, metavar="N", help="only this one")
+    parser.add_argument("--kind", choices=KINDS, help="only machines of this kind")
     parser.add_argument(
         "--trace", nargs="?", const="", metavar="FILE.svg",
         help="print the last events, or draw them",
@@ -79,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     calls = NIGHTLY if options.nightly else options.calls
     print(f"seed {seed}", flush=True)
     began = time.perf_counter()
-    report = simulate(seed, calls, only=options.episode)
+    report = simulate(seed, calls, only=options.episode, kind=options.kind)
     seconds = time.perf_counter() - began
     for kind, count in sorted(report.counts.items()):
         print(f"{count:10}  {kind}")
@@ -92,7 +93,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     print(f"\nVIOLATED: {report.failed.violation}")
     print(f"machine: {report.failed.settings}")
-    print(f"again: python -m proctor.model.simulate --seed {seed} --episode {report.failed.number}")
+    kind = f" --kind {options.kind}" if options.kind else ""
+    print(
+        f"again: python -m proctor.model.simulate --seed {seed} --episode {report.failed.number}{kind}"
+    )
     return 1
 
 

@@ -26,7 +26,7 @@ from proctor.model.kernel import Kernel
 from proctor.model.linux import EBADF, POLLIN
 from proctor.model.poll import Epoll, revents
 from proctor.model.sim_fibers import SimLock
-from proctor.model.sim_ledger import Fairness, Ledger, Violation
+from proctor.model.sim_ledger import Fairness, Lane, Ledger, Violation
 from proctor.model.sim_listener import FIRST_FD, SimListener
 from proctor.model.sim_schedule import Cancelled, Schedule
 from proctor.model.tasks import Task
@@ -86,8 +86,8 @@ class SimWorld:
         self.moved = False
         #: Called now and then, to look around.
         self.look: Callable[[], None] = ledger.overdue
-        #: When the thread that has a number now came into being.
-        self.born: Callable[[int], float] = lambda tid: -math.inf
+        #: When the number of a thread was last given to a new one.
+        self._numbered: dict[int, float] = {}
         #: When true, a wait ends although nothing came.
         self.leave: Callable[[], bool] = bool
 
@@ -110,7 +110,7 @@ class SimWorld:
 
     def born_since(self, tid: int, when: float) -> bool:
         """See :class:`~proctor.supervisor.ports.World`."""
-        return self.born(tid) > when
+        return self._numbered.get(tid, -math.inf) > when
 
     def submit(self, work: Callable[[], None]) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""
@@ -148,6 +148,14 @@ class SimWorld:
         if schedule.stepping:
             return "event loop"
         return "workers" if schedule.working else "supervisor"
+
+    def number(self, task: Task) -> None:
+        """A thread came into being, and perhaps has a number that another one had."""
+        self._numbered[task.numbers.get(self.monitor.process.namespace, 0)] = self.schedule.now
+
+    def lane(self, port: SimListener, tid: int) -> Lane | None:
+        """Whose calls must stay in order; None for callers that we cannot tell apart."""
+        return (port.number, tid, self._numbered.get(tid, 0.0)) if tid else None
 
     def tick(self) -> None:
         """The ledger's clock follows ours."""

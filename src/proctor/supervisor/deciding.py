@@ -90,7 +90,7 @@ class Decider:
     @property
     def remembered(self) -> int:
         """How many calls are known beyond the receiving thread, answered ones too."""
-        return max(len(self._jobs), len(self._backlog), len(self._dues))
+        return max(len(self._jobs), len(self._backlog), len(self._dues) // 2)
 
     @property
     def observed(self) -> bool:
@@ -363,12 +363,20 @@ class Decider:
         if alive:
             self._backlog.back(alive)
 
+    def bury(self, served: Served) -> None:
+        """Forget calls that wait: nobody uses the filter any more, so all callers are gone."""
+        for job in self._pending(served):
+            if job.waits:
+                self._answer(job, self._rules.on_error, "gone")
+
     def abandon(self, served: Served) -> None:
         """Answer what is pending for a listener that we give up."""
-        with self._lock:
-            jobs = [job for job in self._jobs if job.served is served]
-        for job in jobs:
+        for job in self._pending(served):
             self._answer(job, self._rules.close_verdict, "close")
+
+    def _pending(self, served: Served) -> list[Job]:
+        with self._lock:
+            return [job for job in self._jobs if job.served is served]
 
 
 def release(served: Served, lock: Lock) -> None:

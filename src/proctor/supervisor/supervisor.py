@@ -179,6 +179,12 @@ class Supervisor:
         Internal, as :meth:`decide`."""
         self._decider.expire()
 
+    @property
+    def remembered(self) -> int:
+        """How many calls are known beyond the receiving thread: waiting, being worked at, or answered
+        a moment ago.  Internal, as :meth:`decide`."""
+        return self._decider.remembered
+
     # Running --------------------------------------------------------------------------------
 
     def start(self) -> Supervisor:
@@ -303,6 +309,7 @@ class Supervisor:
             # forgotten first: once closed, its number may come back as another listener's
             del self._served[served.number]
             self._ending += 1
+        self._decider.bury(served)
         self._finished(served)
         if served.on_end is not None:
             try:

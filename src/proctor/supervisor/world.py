@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from proctor.call.verdict import close_unused
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -56,6 +58,65 @@ def _run_loop(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) ->
             loop.run_until_complete(asyncio.wait(list(tasks)))
     finally:
         loop.close()
+
+
+class _Started:
+    """A coroutine on its way to an event loop, on it, or past it: ``done`` is told once."""
+
+    __slots__ = ("_begun", "_close", "_coroutine", "_done", "_told", "over")
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        done: Callable[[Any, BaseException | None], None],
+        close: Callable[[int], None],
+    ) -> None:
+        self._coroutine = coroutine
+        self._done = done
+        self._close = close
+        self._begun = False
+        self._told = threading.Lock()
+        #: Called with this when all is told.
+        self.over: Callable[[_Started], object] = _nothing
+
+    def begin(self, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) -> None:
+        """On the loop."""
+        if self._told.locked():
+            return  # given up, since the loop did not run
+        self._begun = True
+        task = loop.create_task(self._watched())
+        tasks.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(lambda task: self._ended(task, tasks))
+
+    async def _watched(self) -> None:
+        result, error = None, None
+        try:
+            result = await self._coroutine
+        except BaseException as raised:
+            error = raised
+        self._tell(result, error)
+
+    def _ended(self, task: asyncio.Task[Any], tasks: set[asyncio.Task[Any]]) -> None:
+        tasks.discard(task)
+        self._coroutine.close()
+        self._tell(None, RuntimeError("the event loop cancelled the handler before it began"))
+
+    def give_up(self, error: BaseException) -> None:
+        """Nobody is going to run it."""
+        self._tell(None, error)
+        if not self._begun:
+            self._coroutine.close()
+
+    def _tell(self, result: Any, error: BaseException | None) -> None:
+        if self._told.acquire(blocking=False):
+            self.over(self)
+            self._done(result, error)
+        else:
+            close_unused(result, self._close)  # what it says so late, nobody wants
+
+
+def _nothing(started: _Started) -> None:
+    """It was not entered anywhere."""
 
 
 class NativeEngine:
@@ -111,6 +172,8 @@ class KernelWorld:
         self._loop = loop
         self._own_loop = False
         self._tasks: set[Any] = set()
+        #: Coroutines that were given to the loop and did not end.
+        self._started: set[_Started] = set()
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
@@ -190,46 +253,43 @@ class KernelWorld:
         coroutine: Coroutine[Any, Any, Any],
         done: Callable[[Any, BaseException | None], None],
     ) -> None:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.ports.World`.
+
+        A loop of the user's that does not run is as good as none: ``done`` is told so at once, for
+        all that it was to do.  One that stops later is noticed when the next coroutine comes.
+        """
+        started = _Started(coroutine, done, self.close)
         try:
             loop = self._event_loop()
         except RuntimeError as impossible:
-            coroutine.close()
-            done(None, impossible)
+            started.give_up(impossible)
             return
-
-        async def watched() -> None:
-            result, error = None, None
-            try:
-                result = await coroutine
-            except BaseException as raised:
-                error = raised
-            tell(result, error)
-
-        tasks = self._tasks
-        told = False
-
-        def tell(result: Any, error: BaseException | None) -> None:
-            nonlocal told
-            if not told:
-                told = True
-                done(result, error)
-
-        def ended(task: asyncio.Task[Any]) -> None:
-            tasks.discard(task)
-            coroutine.close()
-            tell(None, RuntimeError("the event loop cancelled the handler before it began"))
-
-        def begin() -> None:
-            task = loop.create_task(watched())
-            tasks.add(task)  # the loop itself holds tasks weakly
-            task.add_done_callback(ended)
-
+        if not self._own_loop and not loop.is_running():
+            self._loop_stands(loop, started)
+            return
+        with self._lock:
+            self._started.add(started)
+        started.over = self._forget
         try:
-            loop.call_soon_threadsafe(begin)
+            loop.call_soon_threadsafe(lambda: started.begin(loop, self._tasks))
         except RuntimeError as closed:
-            coroutine.close()
-            done(None, closed)
+            started.give_up(closed)
+
+    def _forget(self, started: _Started) -> None:
+        with self._lock:
+            self._started.discard(started)
+
+    def _loop_stands(self, loop: asyncio.AbstractEventLoop, last: _Started) -> None:
+        with self._lock:
+            left = [*self._started, last]
+            self._started.clear()
+        for started in left:
+            started.give_up(
+                RuntimeError(
+                    f"the event loop for async handlers {'is closed' if loop.is_closed() else 'does not run'}"
+                    ": whoever gives a loop to KernelWorld keeps it running until the supervisor is closed"
+                )
+            )
 
     def _event_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
