@@ -341,16 +341,29 @@ def _user_namespace(
     if not userns:
         return options
     made = dict(options)
+    if _setgroups_denied():  # for every namespace below ours as well
+        made.setdefault("allow_setgroups", False)
     if userns is True:
         # launch makes it root there, and takes our supplementary groups away where it may
         made["uid_map"], made["gid_map"] = [(0, os.geteuid(), 1)], [(0, os.getegid(), 1)]
     else:
         made["uid_map"] = made["gid_map"] = list(userns)
-        made.setdefault("groups", ())
+        if made.get("allow_setgroups") is not False:
+            made.setdefault("groups", ())
         made.setdefault("uid", 0)  # who is not mapped would keep our id and what it may open
         made.setdefault("gid", 0)
     made["namespaces"] = {"user", *options.get("namespaces", ())}
     return made
+
+
+def _setgroups_denied() -> bool:
+    """Whether our own user namespace lets nobody set supplementary groups: made without rights over
+    the one above it (user_namespaces(7)), as rootless containers are."""
+    try:
+        with open("/proc/self/setgroups", "rb") as file:
+            return file.read().strip() == b"deny"
+    except OSError:
+        return False
 
 
 def run(

@@ -31,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as problem:
         # a full disk behind our output, no descriptors left: trouble of the machine, one sentence
         what = f"{problem.filename}: " if problem.filename else ""
-        print(f"proctor: {what}{problem.strerror or problem}", file=sys.stderr)
+        hint = ""
+        if str(problem.filename).startswith("/proc/") and not os.path.exists("/proc/self"):
+            hint = "; /proc is not mounted here, and proctor cannot do without it"
+        print(f"proctor: {what}{problem.strerror or problem}{hint}", file=sys.stderr)
         _give_up_output()
         return int(options.trouble)
     except KeyboardInterrupt:

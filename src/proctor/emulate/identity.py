@@ -59,6 +59,16 @@ class Own:
     __slots__ = ("_groups", "cgroup", "has_lsm", "is_initial", "label", "namespaces", "root")
 
     def __init__(self) -> None:
+        """
+        :raises CallerUnreadable: what /proc says is not about the threads we know by their numbers.
+        """
+        seen = os.readlink("/proc/self")
+        if seen != str(os.getpid()):
+            raise CallerUnreadable(
+                f"/proc is of another pid namespace: it knows the monitor as {seen}, not as "
+                f"{os.getpid()}, and would show others in the place of callers; mount the "
+                "monitor's own (unshare --mount-proc)"
+            )
         self._groups: dict[bytes, list[bytes | None]] = {}
         me = os.open(b"/proc/self", _PIN | os.O_DIRECTORY)
         try:
