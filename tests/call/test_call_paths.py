@@ -20,6 +20,7 @@ from proctor.call import paths
 from proctor.call.caller import Caller
 from proctor.call.paths import Located
 from proctor.call.walk import AT_FDCWD
+from proctor.kernel.errors import NotPermitted
 
 O_PATH, O_NOFOLLOW, O_DIRECTORY = 0o10000000, 0o400000, 0o200000
 
@@ -597,3 +598,29 @@ def test_a_tree_that_moves_while_it_is_walked(lab: Lab, tree: Path) -> None:
     strays = {each for each in found - allowed if each.startswith(b"/")}
     assert strays == set()
     assert found & allowed
+
+
+def test_network_settings_of_another_namespace(lab: Lab, tree: Path) -> None:
+    """/proc/sys/net is the reader's: what only the caller's network has cannot be named by looking."""
+    place = Place(lab, tree, jail=False)
+    actor = place.actor
+    flags = (0x40000000, 0x40000000 | 0x10000000)  # CLONE_NEWNET, with CLONE_NEWUSER
+    if all(actor.call(nr("unshare"), each).value != 0 for each in flags):
+        pytest.skip("network namespaces are not allowed here")
+    socket = actor.must(nr("socket"), 2, 1, 0)
+    rename = actor.place(b"lo".ljust(16, b"\0") + b"proctor0".ljust(24, b"\0"))
+    if actor.call(nr("ioctl"), socket, 0x8923, rename).value != 0:  # SIOCSIFNAME
+        pytest.skip("the interface cannot be renamed here")
+    theirs = b"/proc/sys/net/ipv4/conf/proctor0"
+    fd = place.kernel(theirs + b"/forwarding")
+    assert fd >= 0
+    os.close(fd)
+    for path in (theirs + b"/forwarding", b"/proc/self/root" + theirs + b"/x"):
+        with pytest.raises(NotPermitted, match="network namespace"):
+            place.ours(path)
+    with place.ours(b"/proc/sys/net/ipv4/conf/all/forwarding") as located:
+        assert located.exists
+    for path in (b"/proc/sys/kernel/none/x", b"/proc/net/none/x", b"/proc/sys/none/x"):
+        place.same(path)  # ENOENT, as for everybody
+    mine = Place(lab, tree, jail=False)
+    mine.same(theirs + b"/forwarding")

@@ -170,8 +170,14 @@ class Descriptors:
         return self._view.dir_fd(dirfd)
 
     def enter(self, here: int, name: bytes) -> int:
-        """See :class:`~proctor.call.walk.Files`."""
-        return os.open(name, _ENTER, dir_fd=here)
+        """See :class:`~proctor.call.walk.Files`.
+
+        :raises NotPermitted: it is a directory of /proc/sys/net that only the caller may have."""
+        try:
+            return os.open(name, _ENTER, dir_fd=here)
+        except FileNotFoundError:
+            procfs.refuse_other_network(here, self._view)
+            raise
 
     def look(self, here: int, name: bytes) -> int:
         """See :class:`~proctor.call.walk.Files`."""

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, Final, Protocol
 
 from proctor.call.walk import UNREACHABLE
+from proctor.kernel.errors import NotPermitted
 
 _PROC_SUPER_MAGIC: Final = 0x9FA0
 _PROC_ROOT_INO: Final = 1
@@ -175,6 +176,45 @@ def _below_a_process(directory: int) -> bool:
                     return _is_a_process(below)
             finally:
                 os.close(below)
+        return True
+    finally:
+        os.close(here)
+
+
+def refuse_other_network(directory: int, caller: CallerNumbers) -> None:
+    """Fail in /proc/sys/net if the caller's network namespace is another than ours: whose network
+    it shows depends on who looks (proc_sys_compare in fs/proc/proc_sysctl.c), so that a directory
+    that is not there for us may be there for the caller.
+
+    :raises NotPermitted: it is so."""
+    if not may_be(os.fstat(directory)) or not is_procfs(directory):
+        return
+    if _below_sys_net(directory) and caller.namespace("net") != _own_network():
+        raise NotPermitted(
+            errno.EPERM,
+            "/proc/sys/net of the caller's network namespace cannot be seen from the monitor's; "
+            "run the monitor in that namespace, or do not decide by paths below it",
+        )
+
+
+def _own_network() -> int:
+    return os.stat("/proc/thread-self/ns/net").st_ino
+
+
+def _below_sys_net(directory: int) -> bool:
+    """Whether a directory of procfs is /proc/sys/net or below it."""
+    passed = [os.fstat(directory).st_ino]
+    here = os.dup(directory)
+    try:
+        for _ in range(64):
+            if passed[-1] == _PROC_ROOT_INO:
+                try:
+                    return os.stat(b"sys/net", dir_fd=here).st_ino in passed
+                except OSError:
+                    return False  # a procfs with subset=pid
+            here, below = os.open(b"..", _PIN | os.O_DIRECTORY, dir_fd=here), here
+            os.close(below)
+            passed.append(os.fstat(here).st_ino)
         return True
     finally:
         os.close(here)
