@@ -15,10 +15,9 @@ from collections import Counter
 from itertools import accumulate
 
 from model.operations import NAMES, OPERATIONS, Choices
-from model.probed import missing
+from model.probed import missing, unlike
 from model.real import NeverQuiet
 from model.twins import Difference, World
-from proctor.model.features import NEWEST
 
 EPISODE = 150
 #: A run of so many steps has each operation at least so often, or it proves too little.
@@ -44,12 +43,13 @@ def play(
 ) -> tuple[str, list[str]]:
     """One episode; what differed ("" for nothing) and the steps that were made.
 
-    :param profile: the release whose model it is; None takes the newest, without what is missing.
+    :param profile: the release whose model it is, with what was ported back to the running kernel;
+        None takes the newest, without what is missing.
     :param lacks: features that the kernel does not have, if that is known.
     """
     if lacks is None:
-        lacks = missing() if profile is None else ()
-    world = World(profile or NEWEST, counts=counts, remove=lacks)
+        lacks = missing() if profile is None else unlike(profile)
+    world = World(counts=counts, remove=lacks)
     try:
         for operation, seed in steps:
             OPERATIONS[operation][0](world, Choices(seed))
@@ -121,7 +121,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=FULL)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--profile", help="a release; else the newest, without what the kernel was found to lack"
+        "--profile", help="a release; else the newest, without what the kernel lacks"
     )
     parser.add_argument("--no-shrink", action="store_true", help="only name the episode")
     options = parser.parse_args()

@@ -9,6 +9,7 @@ fails if the kernel is not as the model says of that release.
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from model.real import NeverQuiet
 from model.twins import Difference, Twin, World
 from proctor.kernel import abi
 from proctor.model import install, pidfds
-from proctor.model.features import FEATURES, features
+from proctor.model.features import FEATURES, features, of_release
 from proctor.model.linux import ENOSYS, NR
 
 _LISTENER = abi.SECCOMP_FILTER_FLAG_NEW_LISTENER
@@ -176,14 +177,19 @@ def recv_wait_queue(world: World) -> None:
         world.signal(receiver, number, False, "probe")
 
 
-def pidfd_thread(world: World) -> None:
+def _of_a_thread(world: World, flags: int) -> None:
     """pidfd_open of a thread that leads no process."""
     thread = born(world, world.main, "thread", False)
     main = world.main
     world.step(
-        main, "probe", "pidfd_open", (thread.actor.gtid, 0),
-        perform=lambda: pidfds.open_pidfd(world.kernel, main.task, thread.task.tid, 0),
+        main, "probe", "pidfd_open", (thread.actor.gtid, flags),
+        perform=lambda: pidfds.open_pidfd(world.kernel, main.task, thread.task.tid, flags),
     )  # fmt: skip
+
+
+def pidfd_thread(world: World) -> None:
+    """It works with PIDFD_THREAD."""
+    _of_a_thread(world, pidfds.PIDFD_THREAD)
 
 
 def release_at_exit(world: World) -> None:
@@ -213,6 +219,11 @@ def uprobe_unfiltered(world: World) -> None:
     world.step(world.main, "probe", NR["uprobe"], (), perform=lambda: -6)
 
 
+def pidfd_open_enoent(world: World) -> None:
+    """Without PIDFD_THREAD: which errno?"""
+    _of_a_thread(world, 0)
+
+
 #: By feature, oldest first: later scenes are played without what is known to be missing.
 PROBES: dict[str, Callable[[World], None]] = {
     scene.__name__: scene
@@ -221,6 +232,7 @@ PROBES: dict[str, Callable[[World], None]] = {
         id_valid_number, addfd, addfd_send, wait_killable_recv, fifo, last_thread_decides, set_flags,
         recv_wait_queue, pidfd_thread, release_at_exit, recv_ends_when_unused,
         uprobe_unfiltered,
+        pidfd_open_enoent,
     )
 }  # fmt: skip
 
@@ -238,53 +250,87 @@ def agrees(probe: Callable[[World], None], remove: frozenset[str]) -> bool:
 
 
 @cache
-def missing() -> tuple[str, ...]:
-    """The features of the newest profile that the running kernel lacks.
+def found() -> tuple[frozenset[str], frozenset[str]]:
+    """The features that scenes show to be there, and those they show to be missing.
 
-    What no scene shows is missing if nothing of its release or a later one is there.
+    In neither is what they cannot tell: SEND of ADDFD, say, where there is no ADDFD.
 
     :raises Difference: if a scene agrees neither with a feature nor without it.
     """
-    lacks: set[str] = set()
     has: set[str] = set()
+    lacks: set[str] = set()
     for name, probe in PROBES.items():
-        later = frozenset(list(FEATURES)[list(FEATURES).index(name) + 1 :])
-        without = frozenset({name})
-        # The scene may also meet something later, which is found out later.
-        if any(agrees(probe, frozenset(lacks) | more) for more in (frozenset[str](), later)):
-            has.add(name)
-        elif any(agrees(probe, lacks | without | more) for more in (frozenset[str](), later)):
-            lacks.add(name)
-        else:
-            raise Difference(
-                f"{name}: the kernel neither has it nor lacks it as the model knows it"
-            )
-    newest = max((_age(name) for name in has), default=(0,))
-    unseen = features() - has - lacks
-    return tuple(sorted(lacks | {name for name in unseen if _age(name) > newest}))
+        there = _is_there(name, probe, frozenset(lacks))
+        if there is not None:
+            (has if there else lacks).add(name)
+    return frozenset(has), frozenset(lacks)
+
+
+def _is_there(name: str, probe: Callable[[World], None], lacks: frozenset[str]) -> bool | None:
+    names = list(FEATURES)
+    either = False
+    # The scene may also meet something later, which is found out later.
+    for later in (frozenset[str](), frozenset(names[names.index(name) + 1 :])):
+        removed = lacks | later
+        answers = agrees(probe, removed), agrees(probe, removed | {name})
+        if answers[0] != answers[1]:
+            return answers[0]
+        either = either or answers[0]
+    if not either:
+        raise Difference(f"{name}: the kernel neither has it nor lacks it as the model knows it")
+    return None
+
+
+@cache
+def missing() -> tuple[str, ...]:
+    """The features of the newest profile that the running kernel lacks.
+
+    What no scene shows is missing if it is younger than all that is there without a gap.
+    """
+    has, lacks = found()
+    gap = min((_age(name) for name in lacks), default=_YOUNG)
+    newest = max((_age(name) for name in has if _age(name) < gap), default=(0,))
+    unseen = {name for name in features() - has - lacks if newest < _age(name) and lacks}
+    return tuple(sorted(lacks | unseen))
+
+
+@cache
+def unlike(release: str) -> tuple[str, ...]:
+    """The features of the newest profile that are not those of ``release``, nor were found here.
+
+    Distributors port features back; what came with one of them in one commit comes along.
+    """
+    added = found()[0] - of_release(release)
+    commits = {commit for name in added for commit in _commits(name)}
+    along = {name for name in FEATURES if commits & _commits(name)}
+    return tuple(sorted(features() - of_release(release) - added - along))
+
+
+def _commits(name: str) -> set[str]:
+    return set(re.findall(r"\b[0-9a-f]{12}\b", FEATURES[name].source))
+
+
+_YOUNG = (1000,)
 
 
 def _age(name: str) -> tuple[int, ...]:
     since = FEATURES[name].since
-    return tuple(map(int, since.split("."))) if since[0].isdigit() else (1000,)
+    return tuple(map(int, since.split("."))) if since[0].isdigit() else _YOUNG
 
 
 def main() -> int:
-    """The command."""
+    """The command: 1 if the kernel lacks what its release has."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--profile", help="a release the kernel has to be like")
+    parser.add_argument("--profile", help="the release it is; features ported back are no fault")
     options = parser.parse_args()
-    lacks = missing()
-    wanted = features(options.profile) if options.profile else frozenset(FEATURES)
-    wrong = []
+    has, lacks = found()
+    wanted = of_release(options.profile) if options.profile else has
     for name in PROBES:
-        print(f"{'lacks' if name in lacks else 'has':6} {name}")
-        if options.profile and (name in lacks) == (name in wanted):
-            wrong.append(name)
-    for name in wrong:
-        print(
-            f"{name}: Linux {options.profile} is said to {'have' if name in lacks else 'lack'} it"
-        )
+        word = "has" if name in has else "lacks" if name in lacks else "unseen"
+        print(f"{word:6} {name}{' (ported back)' if word == 'has' and name not in wanted else ''}")
+    wrong = wanted & lacks
+    for name in sorted(wrong):
+        print(f"Linux {options.profile} is said to have {name}: {FEATURES[name].meaning}")
     return 1 if wrong else 0
 
 

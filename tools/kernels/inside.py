@@ -97,11 +97,16 @@ def main() -> None:
     # the model knows what every release had when it was published
     chosen = plan["profile"] or ".".join(os.uname().release.split(".")[:2])
     say(up=os.uname().release, profile=chosen, seconds=round(time.monotonic(), 1))
-    python, limit = sys.executable, plan["limit"]
     for number, line in enumerate(plan["run"], 1):
-        run(f"command {number}", ["/bin/bash", "-c", line], limit)
-    if plan["only"]:
-        return say(down=True)
+        run(f"command {number}", ["/bin/bash", "-c", line], plan["limit"])
+    if not plan["only"]:
+        parts(plan, chosen)
+    say(down=True)
+
+
+def parts(plan: dict[str, Any], chosen: str) -> None:
+    """What is run on each kernel."""
+    python, limit = sys.executable, plan["limit"]
     run("doctor", [python, "-m", "proctor", "doctor", "--json"], 300)
     if plan["steps"]:
         run("features", [python, "-m", "model.probed", "--profile", chosen], 600)
@@ -110,7 +115,6 @@ def main() -> None:
     for place in plan["tests"]:
         run(place, [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=/run/junit.xml",
                     "--timeout=600", *plan["pytest"], f"/proctor/{place}"], limit)  # fmt: skip
-    say(down=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ configuration is read and not changed.  A kernel is named ``[?]WHAT[@WHERE]``:
 ``6.1@SUITE``   in another suite of the mirror the system has its packages from
 ``5.4@FILE``    in the sources of an apt list of your own (one-line or deb822 format)
 ``@SUITE``      the newest kernel that is there
-``NAME@...``    the package of this name (``linux-image-...``)
+``NAME@...``    the package of this name (``linux-...``)
 ``?...``        may be missing: then it is said, and no failure
 =============== ====================================================================================
 """
@@ -111,25 +111,29 @@ class _Apt:
         stamp.touch()
 
     def find(self, what: str) -> str:
-        """The newest package for a version, or the package of this name."""
-        names = self._run("apt-cache", "search", "--names-only", "^linux-image-").split("\n")
+        """The newest package for a version, or the package of this name.
+
+        Since 7.0 Debian has the kernel itself in linux-binary-...
+        """
+        pattern = "^linux-(image|binary)-"
+        names = self._run("apt-cache", "search", "--names-only", pattern).split("\n")
         names = [line.split(" - ")[0] for line in names if line]
-        if what.startswith("linux-image-"):
+        if what.startswith("linux-"):
             if what not in names:
                 raise NotThere(f"there is no package {what}")
             return what
         ranked = []
         for name in names:
             shape = re.fullmatch(
-                r"linux-image-(?:unsigned-)?(\d[\d.]*[\d].*?)-([a-z][a-z0-9-]*)", name
+                r"linux-(image|binary)-(?:unsigned-)?(\d[\d.]*[\d].*?)-([a-z][a-z0-9-]*)", name
             )
-            if shape is None or shape[2] not in FLAVOURS:
+            if shape is None or shape[3] not in FLAVOURS:
                 continue
-            numbers = tuple(int(word) for word in re.findall(r"\d+", shape[1]))
+            numbers = tuple(int(word) for word in re.findall(r"\d+", shape[2]))
             if what and numbers[: what.count(".") + 1] != tuple(map(int, what.split("."))):
                 continue
-            signed = "unsigned" not in name
-            ranked.append(((-FLAVOURS.index(shape[2]), numbers, signed), name))
+            better = (shape[1] == "binary", "unsigned" not in name)
+            ranked.append(((-FLAVOURS.index(shape[3]), numbers, better), name))
         if not ranked:
             raise NotThere(f"no package of a kernel {what or 'at all'} there")
         return max(ranked)[1]

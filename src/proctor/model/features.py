@@ -108,7 +108,7 @@ FEATURES: Final[dict[str, Feature]] = {
         "kernel/seccomp.c 6.6 (4943b66df147)",
     ),
     "pidfd_thread": Feature(
-        "6.9", "pidfd_open(2) of a thread that leads no process", "kernel/pid.c 6.9"
+        "6.9", "PIDFD_THREAD: pidfd_open(2) of any thread", "kernel/pid.c 6.9 (64bef697d33b)"
     ),
     "release_at_exit": Feature(
         "6.11",
@@ -132,6 +132,11 @@ FEATURES: Final[dict[str, Feature]] = {
     ),
     "set_syscall_info": Feature(
         "6.16", "PTRACE_SET_SYSCALL_INFO", "kernel/ptrace.c 6.16 (26bb32768fe6)"
+    ),
+    "pidfd_open_enoent": Feature(
+        "6.16",
+        "pidfd_open(2) of a thread that leads no process, without PIDFD_THREAD, is ENOENT; before, EINVAL",
+        "kernel/fork.c 6.16 pidfd_prepare",
     ),
     "wait_killable_after_reply": Feature(
         "6.18",

@@ -66,7 +66,7 @@ def open_pidfd(kernel: Kernel, task: Task, pid: int, flags: int) -> int:
     """pidfd_open(2).
 
     A number of a thread that leads no process is refused without PIDFD_THREAD: EINVAL, or ENOENT
-    since 6.9 (G5).
+    since 6.16 (G5).
     """
     known = O_NONBLOCK | (PIDFD_THREAD if "pidfd_thread" in kernel.features else 0)
     if flags & ~known or pid <= 0:
@@ -76,7 +76,7 @@ def open_pidfd(kernel: Kernel, task: Task, pid: int, flags: int) -> int:
         return -ESRCH
     thread = bool(flags & PIDFD_THREAD)
     if not thread and target is not target.process.leader:
-        return -ENOENT if "pidfd_thread" in kernel.features else -EINVAL
+        return -ENOENT if "pidfd_open_enoent" in kernel.features else -EINVAL
     file = File("pidfd", inside=Pidfd(target, thread))
     return task.files.receive(file, task.process.nofile, True)
 
