@@ -136,7 +136,7 @@ def _kill(call: Call, because: str) -> Verdict:
 _KERNELS_OWN: Final = frozenset(
     (
         _errno.EFAULT, _errno.ENOENT, _errno.ENOTDIR, _errno.ELOOP, _errno.ENAMETOOLONG,
-        _errno.EBADF, _errno.EACCES, _errno.EINVAL,
+        _errno.EBADF, _errno.EACCES, _errno.EINVAL, _errno.EXDEV, _errno.EAGAIN,
     )
 )  # fmt: skip
 
