@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,57 @@ def test_a_right_that_is_lacking_is_told_although_the_rule_said_perform(
     done = run("run", "--userns", "--policy", "p.toml", "--", "mknod", "no/where", "c", "1", "3")
     assert done.returncode == 1
     assert "proctor" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_before_the_command_runs_end_us_without_a_page(tmp_path: Path, number: int) -> None:
+    """A handler file that takes its time, and somebody who does not."""
+    (tmp_path / "slow.py").write_text("print('begun', flush=True)\ninput()\n")
+    with subprocess.Popen(
+        [*COMMAND, "run", "--handlers", "slow.py", "--", "true"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        assert process.wait(30) == -number
+        assert process.stderr.read() == ""
+
+
+def test_real_time_signals_reach_the_command() -> None:
+    number = signal.SIGRTMIN + 3
+    program = (
+        "import signal\n"
+        f"signal.pthread_sigmask(signal.SIG_BLOCK, [{int(number)}])\n"
+        "print('ready', flush=True)\n"
+        f"assert signal.sigwait([{int(number)}]) == {int(number)}\n"
+    )
+    with subprocess.Popen(
+        [*COMMAND, "run", "--", sys.executable, "-S", "-c", program], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        assert process.wait(30) == 0
+
+
+def test_an_environment_that_no_shell_makes(run: Run) -> None:
+    """execve(2) takes any strings; what Python knows of them is passed on as it is."""
+    program = (
+        "import ctypes, os, sys\n"
+        "argv = [os.fsencode(word) for word in sys.argv[1:]]\n"
+        "env = [b'PATH=' + os.environb[b'PATH'], b'=C:=x', b'novalue', b'D=1', b'\\xff=\\xfe', b'=', b'']\n"
+        "def strings(of): return (ctypes.c_char_p * (len(of) + 1))(*of, None)\n"
+        "ctypes.CDLL(None).execve(argv[0], strings(argv), strings(env))\n"
+    )
+    command = [*COMMAND, "run", "--", "cat", "/proc/self/environ"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    seen = done.stdout.split(b"\0")
+    assert {b"D=1", b"\xff=\xfe", b"=C:=x"} <= set(seen) or {b"D=1", b"\xff=\xfe", b"="} <= set(
+        seen
+    )

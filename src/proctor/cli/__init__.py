@@ -13,6 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     A user's mistake is one sentence on standard error and status 2 (125 for ``run``, so that it
     cannot be taken for the command's own); never a traceback.
     """
+    _end_by_ctrl_c()
     _occupy_standard_streams()
     from proctor.cli.arguments import parse
     from proctor.kernel.errors import ProctorError
@@ -37,9 +38,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"proctor: {what}{problem.strerror or problem}{hint}", file=sys.stderr)
         _give_up_output()
         return int(options.trouble)
+    except ImportError as problem:
+        print(f"proctor: cannot load a part of it: {problem}", file=sys.stderr)
+        return int(options.trouble)
     except KeyboardInterrupt:
-        return 130
+        return 130  # a handler file brought Python's way back
     return status
+
+
+def _end_by_ctrl_c() -> None:
+    """Ctrl-C ends us as it ends any program until a command runs, whose it is from then on: no page
+    of Python, and a shell sees what happened."""
+    import signal
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        except ValueError:
+            pass  # not on the main thread: whoever calls us so has made his own choice
 
 
 def _occupy_standard_streams() -> None:

@@ -27,6 +27,7 @@ _TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, sign
 _PASSED_ON = {
     signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGWINCH,
     signal.SIGCONT, signal.SIGIO, signal.SIGPWR, signal.SIGVTALRM, signal.SIGPROF, signal.SIGXCPU,
+    signal.SIGURG, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 }  # fmt: skip
 
 

@@ -180,8 +180,10 @@ def _candidates(file: bytes, environment: Sequence[bytes]) -> list[bytes]:
 
 
 def _environment(env: Mapping[str, str] | Mapping[bytes, bytes] | None) -> list[bytes]:
+    if env is None:  # as it is, whatever somebody put into it
+        return [name + b"=" + value for name, value in os.environb.items()]
     result = []
-    for key, value in (os.environb if env is None else env).items():
+    for key, value in env.items():
         name = os.fsencode(key)
         if not name or b"=" in name:
             raise ValueError(f"{key!r} cannot be the name of an environment variable")
