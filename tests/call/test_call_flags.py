@@ -105,7 +105,12 @@ def test_architectures_with_other_numbers() -> None:
     ("family", "value", "text"),
     [
         ("OpenFlag", 0, "O_RDONLY"),
-        ("OpenFlag", 3, "0x3"),
+        ("OpenFlag", 3, "O_ACCMODE"),
+        ("MapFlag", 21 << 26 | 0x40022, "MAP_PRIVATE|MAP_ANONYMOUS|MAP_HUGETLB|21<<MAP_HUGE_SHIFT"),
+        ("MapFlag", 0x4000002, "MAP_PRIVATE|MAP_UNINITIALIZED"),
+        ("IpcFlag", 0o1600, "IPC_CREAT|0600"),
+        ("SwapFlag", 0x18005, "SWAP_FLAG_PREFER|SWAP_FLAG_DISCARD|5"),
+        ("SwapFlag", 5, "0x5"),
         ("OpenFlag", 0o2000102, "O_RDWR|O_CREAT|O_CLOEXEC"),
         ("OpenFlag", 0o4010000, "O_RDONLY|O_SYNC"),
         ("OpenFlag", 0o10000, "O_RDONLY|O_DSYNC"),

@@ -208,7 +208,7 @@ class Call:
         from proctor.call import decode
 
         number = arg.value(self.raw)
-        if decode.needs_memory(arg):
+        if decode.is_followed(arg):
             try:
                 value = decode.pointed(arg, number, self._frame())
             except (MemoryUnreadable, CallGone) as error:
@@ -223,7 +223,7 @@ class Call:
 
         assert self.signature is not None
         order = "big" if self.abi in tables.BIG_ENDIAN else "little"
-        return Frame(self.memory, self.signature, self.raw, order)
+        return Frame(self.memory, self.signature, self.raw, order, self._by_name)
 
     def _path(self, index: int) -> bytes:
         known = self.signature

@@ -28,13 +28,18 @@ STRING_LIMITS: Final[dict[str | None, tuple[int, int, int]]] = {
 }
 
 
-def needs_memory(arg: Arg) -> bool:
-    """Whether decoding the argument reads the caller's memory."""
+def is_followed(arg: Arg) -> bool:
+    """Whether the argument's value is what it points to, not its number."""
     if arg.role == "struct":
-        from proctor.call.structures import DECODERS
+        from proctor.call.structures import decoder
 
-        return arg.family in DECODERS
+        return decoder(arg.family or "") is not None
     return arg.role in POINTER_ROLES and arg.role != "pointer"
+
+
+def needs_memory(arg: Arg) -> bool:
+    """Whether decoding the argument, or writing it down for a log, reads the caller's memory."""
+    return is_followed(arg) or (arg.role in ("pointer", "ulong") and arg.family is not None)
 
 
 def plain(arg: Arg, number: int, abi: str) -> Any:
@@ -90,7 +95,9 @@ def pointed(arg: Arg, address: int, frame: Frame) -> Any:
 
     if role == "timespec":
         return structures.timespec(frame, arg, address)
-    return structures.DECODERS[arg.family or ""](frame, address)
+    decoder = structures.decoder(arg.family or "")
+    assert decoder is not None
+    return decoder(frame, address)
 
 
 def _string(arg: Arg, address: int, frame: Frame) -> bytes:

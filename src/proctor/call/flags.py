@@ -57,9 +57,10 @@ class Number(IntEnum):
 
 def _family_texts() -> dict[str, tuple[bool, str]]:
     if not _texts:
-        from proctor.call.flags_data import FAMILIES
+        from proctor.call import flags_data, flags_fields
 
-        for block in FAMILIES.replace("\n ", " ").splitlines():
+        both = flags_data.FAMILIES + flags_fields.FAMILIES
+        for block in both.replace("\n ", " ").splitlines():
             if block:
                 head, _, members = block.partition(":")
                 name, _, kind = head.partition(" ")
@@ -127,10 +128,13 @@ def text_of(value: Flags) -> str:
     mask = _SUBFIELDS.get(cls.__name__, 0)
     if mask:
         low = rest & mask
-        name = next((n for n, number in named if number == low and n not in _MASKS), None)
+        name = next((n for n, number in named if number == low and n != "O_NDELAY"), None)
         if name is not None or low:
             parts.append(name or f"{low:#x}")
         rest &= ~mask
+    number_mask, spelling, only_with = _NUMBERS.get(cls.__name__, (0, "", 0))
+    inner = rest & number_mask if rest & only_with == only_with else 0
+    rest &= ~inner
     seen: set[int] = set()
     named.sort(key=lambda item: -item[1].bit_count())  # O_SYNC before O_DSYNC
     found: list[tuple[int, str]] = []
@@ -140,6 +144,8 @@ def text_of(value: Flags) -> str:
             found.append((number, name))
             rest &= ~number
     parts.extend(name for _, name in sorted(found))
+    if inner:
+        parts.append(spelling.format(inner // (number_mask & -number_mask)))
     if rest:
         parts.append(f"{rest:#x}")
     if parts:
@@ -147,8 +153,16 @@ def text_of(value: Flags) -> str:
     return next((n for n, number in named if number == 0), "0")
 
 
-# Where the lowest bits of a flag word are a number, not bits.
+# Where the lowest bits of a flag word are a number with names, not bits.
 _SUBFIELDS = {"OpenFlag": 3, "SockType": 0xF, "MapFlag": 0xF}
+# Where some bits are a number without names, how that is written, and the bits it counts with.
+_NUMBERS = {
+    "MapFlag": (0xFC000000, "{}<<MAP_HUGE_SHIFT", 0x40000),
+    "MemfdFlag": (0xFC000000, "{}<<MFD_HUGE_SHIFT", 4),
+    "IpcFlag": (0o777, "0{:o}", 0),
+    "ShmFlag": (0o777, "0{:o}", 0),
+    "SwapFlag": (0x7FFF, "{}", 0x8000),
+}
 _MASKS = frozenset(("O_ACCMODE", "O_NDELAY"))
 
 

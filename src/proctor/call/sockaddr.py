@@ -35,6 +35,13 @@ class UnixAddress(NamedTuple):
             return "{AF_UNIX}"
         return f"{{AF_UNIX, {'@' if self.kind == 'abstract' else ''}{quote(self.path)}}}"
 
+    def strace(self) -> str:
+        """As strace writes it."""
+        if self.kind == "unnamed":
+            return "{sa_family=AF_UNIX}"
+        at = "@" if self.kind == "abstract" else ""
+        return f"{{sa_family=AF_UNIX, sun_path={at}{quote(self.path)}}}"
+
 
 class InetAddress(NamedTuple):
     """AF_INET: dotted ``host`` and ``port``."""
@@ -45,6 +52,12 @@ class InetAddress(NamedTuple):
 
     def __str__(self) -> str:
         return f"{{AF_INET, {self.host}:{self.port}}}"
+
+    def strace(self) -> str:
+        """As strace writes it."""
+        return (
+            f'{{sa_family=AF_INET, sin_port=htons({self.port}), sin_addr=inet_addr("{self.host}")}}'
+        )
 
 
 class Inet6Address(NamedTuple):
@@ -60,6 +73,14 @@ class Inet6Address(NamedTuple):
         scope = f"%{self.scope_id}" if self.scope_id else ""
         return f"{{AF_INET6, [{self.host}{scope}]:{self.port}}}"
 
+    def strace(self) -> str:
+        """As strace writes it."""
+        return (
+            f"{{sa_family=AF_INET6, sin6_port=htons({self.port}), "
+            f"sin6_flowinfo=htonl({self.flowinfo}), "
+            f'inet_pton(AF_INET6, "{self.host}", &sin6_addr), sin6_scope_id={self.scope_id}}}'
+        )
+
 
 class NetlinkAddress(NamedTuple):
     """AF_NETLINK: port id and multicast groups."""
@@ -70,6 +91,11 @@ class NetlinkAddress(NamedTuple):
 
     def __str__(self) -> str:
         return f"{{AF_NETLINK, pid={self.pid}, groups={self.groups:#x}}}"
+
+    def strace(self) -> str:
+        """As strace writes it."""
+        groups = f"{self.groups:#08x}" if self.groups else "00000000"
+        return f"{{sa_family=AF_NETLINK, nl_pid={self.pid}, nl_groups={groups}}}"
 
 
 class PacketAddress(NamedTuple):
@@ -85,6 +111,16 @@ class PacketAddress(NamedTuple):
     def __str__(self) -> str:
         return f"{{AF_PACKET, protocol={self.protocol:#06x}, ifindex={self.ifindex}}}"
 
+    def strace(self) -> str:
+        """As strace writes it."""
+        octets = ", ".join(f"{byte:#04x}" for byte in self.address)
+        return (
+            f"{{sa_family=AF_PACKET, sll_protocol=htons({_named('EtherType', self.protocol)}), "
+            f"sll_ifindex={self.ifindex}, sll_hatype={self.hatype}, "
+            f"sll_pkttype={_named('PacketType', self.pkttype)}, "
+            f"sll_halen={len(self.address)}, sll_addr=[{octets}]}}"
+        )
+
 
 class VsockAddress(NamedTuple):
     """AF_VSOCK."""
@@ -97,6 +133,15 @@ class VsockAddress(NamedTuple):
     def __str__(self) -> str:
         return f"{{AF_VSOCK, cid={self.cid}, port={self.port}}}"
 
+    def strace(self) -> str:
+        """As strace writes it."""
+        flags = "VMADDR_FLAG_TO_HOST" if self.flags == 1 else f"{self.flags:#x}"
+        return (
+            f"{{sa_family=AF_VSOCK, svm_cid={_CIDS.get(self.cid) or f'{self.cid:#x}'}, "
+            f"svm_port={'VMADDR_PORT_ANY' if self.port == 0xFFFFFFFF else f'{self.port:#x}'}"
+            + (f", svm_flags={flags}}}" if self.flags else "}")
+        )
+
 
 class RawAddress(NamedTuple):
     """A family we do not take apart, or bytes too few for their family.  ``family`` is -1 when not
@@ -107,6 +152,29 @@ class RawAddress(NamedTuple):
 
     def __str__(self) -> str:
         return f"{{family={self.family}, {quote(self.data, 32)}}}"
+
+    def strace(self) -> str:
+        """As strace writes it."""
+        if self.family < 0:
+            return f"{{{quote(self.data, 32)}}}"
+        return (
+            f"{{sa_family={_named('AddressFamily', self.family)}, sa_data={quote(self.data, 128)}}}"
+        )
+
+
+_CIDS = {
+    0: "VMADDR_CID_HYPERVISOR",
+    1: "VMADDR_CID_LOCAL",
+    2: "VMADDR_CID_HOST",
+    0xFFFFFFFF: "VMADDR_CID_ANY",
+}
+
+
+def _named(family: str, number: int) -> str:
+    from proctor.call.flags import decode
+
+    found = decode(family, number)
+    return f"{number:#x}" if type(found) is int else str(found)
 
 
 SocketAddress = Union[

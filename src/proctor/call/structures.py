@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call import sockaddr
-from proctor.call.values import Mode, Timespec
+from proctor.call.values import Address, Mode, Timespec, signal_name
 from proctor.kernel.errors import MemoryUnreadable
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PAGE_SIZE: Final = 4096
 UIO_MAXIOV: Final = 1024
+NO_LIMIT: Final = 0xFFFFFFFFFFFFFFFF  #: RLIM64_INFINITY
 
 
 class Frame(NamedTuple):
@@ -31,6 +32,8 @@ class Frame(NamedTuple):
     signature: Signature
     raw: tuple[int, ...]
     byteorder: str
+    #: Another argument of the same call, decoded: what was read for it is not read again.
+    sibling: Callable[[str], Any]
 
     @property
     def end(self) -> str:
@@ -52,7 +55,8 @@ class OpenHow(NamedTuple):
     resolve: Any  #: :class:`~proctor.call.flags.ResolveFlag`
 
     def __str__(self) -> str:
-        return f"{{flags={self.flags}, mode={self.mode}, resolve={self.resolve}}}"
+        mode = f", mode={self.mode}" if self.mode else ""
+        return f"{{flags={self.flags}{mode}, resolve={self.resolve}}}"
 
 
 class CloneArgs(NamedTuple):
@@ -71,7 +75,21 @@ class CloneArgs(NamedTuple):
     cgroup: int
 
     def __str__(self) -> str:
-        return f"{{flags={self.flags}, exit_signal={self.exit_signal}}}"
+        bits = int(self.flags)  # a field that no flag asks for does not count
+        parts = [f"flags={self.flags}"]
+        for name, asked in (("pidfd", 0x1000), ("child_tid", 0x1200000), ("parent_tid", 0x100000)):
+            if bits & asked:
+                parts.append(f"{name}={Address(getattr(self, name))}")
+        ends = signal_name(self.exit_signal) if self.exit_signal else "0"
+        size = f"{self.stack_size:#x}" if self.stack_size else "0"
+        parts.append(f"exit_signal={ends}, stack={Address(self.stack)}, stack_size={size}")
+        if bits & 0x80000:
+            parts.append(f"tls={Address(self.tls)}")
+        if self.set_tid or self.set_tid_size:
+            parts.append(f"set_tid={Address(self.set_tid)}, set_tid_size={self.set_tid_size}")
+        if bits & 0x200000000:
+            parts.append(f"cgroup={self.cgroup}")
+        return "{" + ", ".join(parts) + "}"
 
 
 class MessageHeader(NamedTuple):
@@ -81,11 +99,18 @@ class MessageHeader(NamedTuple):
     iov: tuple[tuple[int, int], ...]
     control: int
     controllen: int
-    flags: int
+    flags: Any  #: :class:`~proctor.call.flags.MsgFlag`; the kernel ignores it here
+    namelen: int = 0
 
     def __str__(self) -> str:
-        to = f"{self.address}, " if self.address is not None else ""
-        return f"{{{to}{len(self.iov)} buffers, {sum(n for _, n in self.iov)} bytes}}"
+        to = "NULL" if self.address is None else self.address.strace()
+        vector = ", ".join(f"{{iov_base={at:#x}, iov_len={size}}}" for at, size in self.iov[:32])
+        more = ", ..." if len(self.iov) > 32 else ""
+        return (
+            f"{{msg_name={to}, msg_namelen={self.namelen}, msg_iov=[{vector}{more}], "
+            f"msg_iovlen={len(self.iov)}, msg_controllen={self.controllen}, "
+            f"msg_flags={self.flags}}}"
+        )
 
 
 class MountAttributes(NamedTuple):
@@ -96,6 +121,12 @@ class MountAttributes(NamedTuple):
     propagation: Any  #: :class:`~proctor.call.flags.MountFlag`
     userns_fd: int
 
+    def __str__(self) -> str:
+        return (
+            f"{{attr_set={self.attr_set}, attr_clr={self.attr_clr}, "
+            f"propagation={self.propagation}, userns_fd={self.userns_fd}}}"
+        )
+
 
 class Limits(NamedTuple):
     """``struct rlimit``: soft and hard limit, unsigned; all ones is "no limit"."""
@@ -103,12 +134,27 @@ class Limits(NamedTuple):
     soft: int
     hard: int
 
+    def __str__(self) -> str:
+        return f"{{rlim_cur={_limit(self.soft)}, rlim_max={_limit(self.hard)}}}"
+
+
+def _limit(number: int) -> str:
+    if number == NO_LIMIT:
+        return "RLIM64_INFINITY"
+    if number > 1024 and number % 1024 == 0:
+        return f"{number // 1024}*1024"
+    return str(number)
+
 
 class EpollEvent(NamedTuple):
-    """``struct epoll_event``."""
+    """``struct epoll_event``; ``events`` are :class:`~proctor.call.flags.EpollEvent`."""
 
-    events: int
+    events: Any
     data: int
+
+    def __str__(self) -> str:
+        low = self.data & 0xFFFFFFFF
+        return f"{{events={self.events}, data={{u32={low}, u64={self.data}}}}}"
 
 
 class MmapArguments(NamedTuple):
@@ -187,6 +233,11 @@ def _mount_attr(frame: Frame, address: int) -> MountAttributes:
 
 
 def _msghdr(frame: Frame, address: int) -> MessageHeader:
+    return message_header(frame, address, UIO_MAXIOV)[0]
+
+
+def message_header(frame: Frame, address: int, most: int) -> tuple[MessageHeader, int]:
+    """A message's header with the first ``most`` buffers of its vector, and how many it has."""
     if frame.signature.word == 4:
         layout = struct.Struct(frame.end + "IiIIIII")
     else:
@@ -204,13 +255,20 @@ def _msghdr(frame: Frame, address: int) -> MessageHeader:
         to = sockaddr.decode(frame.memory.read(name, size), frame.byteorder)
     vector: tuple[tuple[int, int], ...] = ()
     if iovlen:
-        vector = tuple(frame.memory.iovec(iov, iovlen, width=frame.signature.word))
-    return MessageHeader(to, vector, control, controllen, flags)
+        vector = tuple(frame.memory.iovec(iov, min(iovlen, most), width=frame.signature.word))
+    said = _flag("MsgFlag", flags, frame.signature.abi)
+    return MessageHeader(to, vector, control, controllen, said, namelen), iovlen
 
 
 def _rlimit(frame: Frame, address: int) -> Limits:
-    layout = struct.Struct(frame.end + ("2I" if frame.signature.word == 4 else "2Q"))
-    return Limits(*layout.unpack(frame.memory.read(address, layout.size)))
+    if frame.signature.word == 8:
+        return _rlimit64(frame, address)
+    soft, hard = struct.unpack(frame.end + "2I", frame.memory.read(address, 8))
+    no_limit = 0xFFFFFFFF  # the kernel widens it, too
+    return Limits(
+        NO_LIMIT if soft == no_limit else soft,
+        NO_LIMIT if hard == no_limit else hard,
+    )
 
 
 def _rlimit64(frame: Frame, address: int) -> Limits:
@@ -224,7 +282,8 @@ def _sched_param(frame: Frame, address: int) -> int:
 def _epoll_event(frame: Frame, address: int) -> EpollEvent:
     packed = frame.signature.abi in ("x86_64", "x32", "i386")
     layout = struct.Struct(frame.end + ("IQ" if packed else "I4xQ"))
-    return EpollEvent(*layout.unpack(frame.memory.read(address, layout.size)))
+    events, data = layout.unpack(frame.memory.read(address, layout.size))
+    return EpollEvent(_flag("EpollEvent", events, frame.signature.abi), data)
 
 
 def _mmap_arguments(frame: Frame, address: int) -> MmapArguments:
@@ -248,7 +307,7 @@ def _select_arguments(frame: Frame, address: int) -> SelectArguments:
     return SelectArguments(nfds - (nfds >> 31 << 32), *rest)
 
 
-#: Structures that are taken apart; an argument of another family decodes to its address.
+#: Structures that are taken apart here; most others are in :mod:`proctor.call.layouts_data`.
 DECODERS: Final[dict[str, Callable[[Frame, int], Any]]] = {
     "open_how": _open_how,
     "clone_args": _clone_args,
@@ -261,6 +320,26 @@ DECODERS: Final[dict[str, Callable[[Frame, int], Any]]] = {
     "mmap_arg_struct": _mmap_arguments,
     "sel_arg_struct": _select_arguments,
 }
+
+
+def decoder(family: str) -> Callable[[Frame, int], Any] | None:
+    """What takes a structure apart; None where nothing does and its address is its value."""
+    found = DECODERS.get(family)
+    if found is None:
+        from proctor.call import layouts, variants
+
+        found = variants.DECODERS.get(family)
+        if found is None and layouts.exists(family):
+            return lambda frame, address: tabled(family, frame, address)
+    return found
+
+
+def tabled(family: str, frame: Frame, address: int) -> Any:
+    """A structure of the table, of which the kernel reads all."""
+    from proctor.call.layouts import layout
+
+    found = layout(family, frame)
+    return found.value(frame.memory.read(address, found.size), frame)
 
 
 def timespec(frame: Frame, arg: Arg, address: int) -> Timespec:

@@ -1,7 +1,8 @@
-"""Decoded argument values that are more than a number: file modes, device numbers, times."""
+"""Decoded argument values that are more than a number: modes, device numbers, times, signal sets."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 S_IFMT: Final = 0o170000
@@ -39,8 +40,10 @@ class Mode(int):
     def __str__(self) -> str:
         kind = self & S_IFMT
         if not kind:
-            return f"0{int(self):03o}" if self else "0"
-        return f"{_TYPES.get(kind, f'0{kind:o}')}|0{self & 0o7777:03o}"
+            return f"0{int(self):03o}" if self else "000"
+        if kind not in _TYPES:
+            return f"0{int(self):o}"
+        return f"{_TYPES[kind]}|0{self & 0o7777:03o}"
 
     def __repr__(self) -> str:
         return f"<Mode {self}>"
@@ -89,23 +92,73 @@ class Timespec(NamedTuple):
         return self.sec + self.nsec / 1e9
 
     def __str__(self) -> str:
-        return f"{{{self.sec}, {self.nsec}}}"
+        return f"{{tv_sec={self.sec}, tv_nsec={self.nsec}}}"
+
+
+class Address(int):
+    """An address that is not followed."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"{int(self):#x}" if self else "NULL"
+
+    def __repr__(self) -> str:
+        return f"<Address {self}>"
+
+
+class SignalSet(int):
+    """A set of signals as the kernel keeps it: bit ``n - 1`` is signal ``n``."""
+
+    __slots__ = ()
+
+    def __contains__(self, number: int) -> bool:
+        return 0 < number <= 64 and bool(self >> (number - 1) & 1)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([number for number in range(1, 65) if self >> (number - 1) & 1])
+
+    def __str__(self) -> str:
+        shown, lead = list(self), ""
+        if len(shown) >= 42:  # as strace does: what is missing says more
+            shown, lead = [number for number in range(1, 65) if number not in self], "~"
+        return f"{lead}[{' '.join(signal_name(number)[3:] for number in shown)}]"
+
+    def __repr__(self) -> str:
+        return f"<SignalSet {self}>"
+
+
+def signal_name(number: int) -> str:
+    """A signal as the kernel counts them (libc keeps two real-time signals for itself)."""
+    from proctor.call import flags
+
+    known = flags.decode("Signal", number)
+    if known is not number and str(known).startswith("SIG"):
+        return str(known)
+    if number == 32:
+        return "SIGRTMIN"
+    return f"SIGRT_{number - 32}" if 32 < number <= 64 else str(number)
 
 
 def quote(data: bytes, limit: int = 1024) -> str:
     """Bytes as a C string literal that is safe in a log line; longer ones end in ``...``."""
-    out = ['"']
-    for byte in data[:limit]:
-        if byte in (0x22, 0x5C):
-            out.append("\\" + chr(byte))
-        elif 0x20 <= byte < 0x7F:
-            out.append(chr(byte))
-        else:
-            out.append(_ESCAPES.get(byte) or f"\\x{byte:02x}")
-    out.append('"')
-    if len(data) > limit:
-        out.append("...")
-    return "".join(out)
+    shown = data[:limit]
+    if shown.isascii() and shown.isalnum():
+        text = shown.decode()
+    else:
+        out = []
+        for place, byte in enumerate(shown):
+            if byte in (0x22, 0x5C):
+                out.append("\\" + chr(byte))
+            elif 0x20 <= byte < 0x7F:
+                out.append(chr(byte))
+            elif byte in _ESCAPES:
+                out.append(_ESCAPES[byte])
+            else:  # octal, and as short as what follows allows
+                digit = shown[place + 1 : place + 2].isdigit()
+                out.append(f"\\{byte:03o}" if digit else f"\\{byte:o}")
+        text = "".join(out)
+    return f'"{text}"...' if len(data) > limit else f'"{text}"'
 
 
-_ESCAPES: Final = {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
+_ESCAPES: Final = {0x09: "\\t", 0x0A: "\\n", 0x0B: "\\v", 0x0C: "\\f", 0x0D: "\\r"}

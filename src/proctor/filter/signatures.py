@@ -21,7 +21,8 @@ Roles
     iovcnt       that count
     struct       pointer to a structure that is read; family: its name
     timespec     pointer to a ``struct timespec`` that is read
-    pointer      memory that is written, or read in a way the table does not describe
+    pointer      memory that is written, or read in a way the table does not describe;
+                 family: what a log shows of it
     address      an address that is not dereferenced (mmap, brk)
     size         a length in bytes
     offset       a position or length in a file, signed

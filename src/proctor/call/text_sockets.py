@@ -1,0 +1,113 @@
+"""Calls on sockets whose arguments depend on one of them: protocols, options, socketcall."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+from proctor.call import text_memory
+from proctor.call.call import Call
+from proctor.call.text import Parts, Special, View
+
+if TYPE_CHECKING:
+    from proctor.filter.signatures import Signature
+
+
+_PROTOCOLS: Final = {2: "IpProtocol", 10: "IpProtocol", 16: "NetlinkProtocol", 29: "CanProtocol"}
+
+
+def _socket(view: View) -> Parts:
+    parts = view.all()
+    domain, protocol = view.number("domain"), view.number("protocol")
+    family = _PROTOCOLS.get(domain)
+    if family is not None:
+        parts[2] = view.word(family, protocol)
+    elif domain == 17:
+        swapped = (protocol & 0xFF) << 8 | protocol >> 8 & 0xFF
+        parts[2] = f"htons({view.word('EtherType', swapped)})" if protocol else "0"
+    return view.call.name, parts
+
+
+_OPTIONS: Final = {0: "IpOpt", 1: "SockOpt", 6: "TcpOpt", 41: "Ipv6Opt"}
+
+
+#: Options of SOL_SOCKET that are no int.
+_OPTION_SHAPES: Final = {
+    13: "linger", 20: "", 21: "", 25: "data", 26: "sock_fprog", 51: "sock_fprog", 66: "", 67: "",
+}  # fmt: skip
+
+
+def _sockopt(view: View) -> Parts:
+    parts = view.all()
+    level, name = view.number("level"), view.number("optname")
+    family = _OPTIONS.get(level)
+    if family is not None:
+        parts[2] = view.word(family, name)
+    if view.call.name == "setsockopt":
+        address, size = view.number("optval"), view.number("optlen")
+        shape = _OPTION_SHAPES.get(name, "int") if level == 1 else "int"
+        if shape in ("linger", "sock_fprog"):
+            parts[3] = view.structure(shape, address)
+        elif size == 4 and shape == "int":
+            parts[3] = view.one("i32", address)
+        elif size > 0:
+            parts[3] = view.try_to(address, lambda: text_memory.data(view, address, size))
+    return view.call.name, parts
+
+
+_SOCKETCALLS: Final = (
+    "", "socket", "bind", "connect", "listen", "accept", "getsockname", "getpeername",
+    "socketpair", "send", "recv", "sendto", "recvfrom", "shutdown", "setsockopt", "getsockopt",
+    "sendmsg", "recvmsg", "accept4", "recvmmsg", "sendmmsg",
+)  # fmt: skip
+
+
+class _Inner(Call):
+    """The call that a multiplexer's arguments in memory stand for."""
+
+    def __init__(self, outer: Call, signature: Signature, raw: tuple[int, ...]) -> None:
+        super().__init__(outer._notification, outer._listener, memory=outer.memory)
+        self._known, self._registers = signature, (*raw, *[0] * (6 - len(raw)))
+
+    @property
+    def name(self) -> str:
+        return self._known.name
+
+    @property
+    def signature(self) -> Signature | None:
+        return self._known
+
+    @property
+    def raw(self) -> Any:
+        return self._registers
+
+
+def _socketcall(view: View) -> Parts:
+    """The call that it stands for, as if it had been made by itself."""
+    from proctor.filter.signatures import signature
+
+    number, address = view.number("call"), view.number("args")
+    name = _SOCKETCALLS[number] if 0 < number < len(_SOCKETCALLS) else ""
+    inner = signature(name, view.call.abi) if name else None
+    if inner is None or not view.read:
+        return view.call.name, view.all()
+    count, found = len(inner.args), []
+
+    def numbers() -> str:
+        words = view.frame.memory.read(address, count * view.signature.word)
+        code = "I" if view.signature.word == 4 else "Q"
+        found.append(struct.unpack(f"{view.frame.end}{count}{code}", words))
+        return ""
+
+    text = view.try_to(address, numbers)
+    if not found:
+        return view.call.name, [view.named("call"), text]
+    within = View(_Inner(view.call, inner, found[0]), True)
+    special = CALLS.get(name)
+    return special(within) if special is not None else (name, within.all())
+
+
+CALLS: Final[dict[str, Special]] = {
+    "socket": _socket, "socketpair": _socket, "setsockopt": _sockopt, "getsockopt": _sockopt,
+    "socketcall": _socketcall,
+}  # fmt: skip
