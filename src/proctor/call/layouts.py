@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from proctor.call.structures import Frame
 
 PAGE_SIZE: Final = 4096
-#: Longest string that a structure points to; what is longer is cut.
+#: Longest string that a structure points to and that is no path; of a longer one the address stays.
 TEXT_MAX: Final = 128
 
 _CODES: Final = {
@@ -110,9 +110,7 @@ def _value(field: Field, data: bytes, frame: Frame) -> Any:
         return Mode(number)
     if how in ("path", "text") and number:
         try:
-            if how == "path":
-                return frame.memory.string(number)
-            return frame.memory.read_some(number, TEXT_MAX).partition(b"\0")[0]
+            return frame.memory.string(number, 4096 if how == "path" else TEXT_MAX)
         except MemoryUnreadable:
             return number
     if how[:1].isupper():

@@ -173,6 +173,10 @@ class View:
             from proctor.call import text_memory
 
             return text_memory.pointed(self, arg, number)
+        if arg.family == "ModuleParameters" and self.read and arg.name not in known:
+            from proctor.call import text_memory
+
+            return self.try_to(number, lambda: text_memory.string(self, number))
         if arg.role == "sockaddr" and number and self.read:
             length = self.number(arg.family or "")
             if 0 <= length < 2:  # no address of any family
