@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from proctor.call.verdict import Deny, Verdict
     from proctor.filter.rules import Filter
-    from proctor.kernel.listener import Listener
     from proctor.performing import LazyPerformer
     from proctor.supervisor.deciding import Performer
     from proctor.supervisor.handlers import Handler
@@ -212,6 +211,7 @@ def spawn(
     :raises FilterError: a handler names what does not exist.
     """
     from proctor.piping import Plumbing
+    from proctor.starting import listener_of, refuse_killed, start, user_namespace
 
     if isinstance(argv, (str, bytes, os.PathLike)):
         raise TypeError(f"{argv!r} is one word: a command is a list of them, such as [{argv!r}]")
@@ -248,25 +248,26 @@ def spawn(
     plumbing = Plumbing(stdin, stdout, stderr)
     target: Target | None = None
     try:
+        if supervisor is not None:
+            start(supervisor, argv)  # first: a command that runs must be supervised
         target = launch(
             argv,
             program=program,
             env=env,
             cwd=cwd,
             fds=[*plumbing.pairs, *((fd, fd) for fd in pass_fds)],
-            **_user_namespace(userns, launch_options),
+            **user_namespace(userns, launch_options),
         )
         plumbing.close_theirs()
         if supervisor is not None:
-            supervisor.add(_listener(target.take_listener()))
-            supervisor.start()
+            supervisor.add(listener_of(target.take_listener()))
             if ours is not None:
                 from proctor.performing import likely
 
                 if likely(handlers):
                     ours.start_early()  # while the target execs
         target.executed()
-        _refuse_killed(target, argv, program is not None)
+        refuse_killed(target, argv, program is not None)
         return Process(target, supervisor or make_supervisor, plumbing.take_ours(), argv)
     except BaseException:
         plumbing.close()
@@ -278,31 +279,6 @@ def spawn(
             target.wait(None)
             target.close()
         raise
-
-
-def _refuse_killed(target: Target, argv: Sequence[Argument], filtered: bool) -> None:
-    """Say what became of a command that never ran, where there is nobody else to say it.
-
-    :raises LaunchError: it was killed before its execve succeeded.
-    """
-    number = target.killed_before_exec()
-    if not number:
-        return
-    import errno
-    import signal
-
-    from proctor.kernel.errors import LaunchError
-
-    name, command = signal.Signals(number).name, os.fsdecode(argv[0])
-    if number == signal.SIGSYS and filtered:
-        # Under its filter the launch makes no call but this one (and exit_group, where it failed)
-        why = (
-            f"{name}, by which its own filter kills, ended it in execve, before it could begin: "
-            "the filter has to let execve run, or notify it"
-        )
-    else:
-        why = f"{name} ended it before it could begin"
-    raise LaunchError("execve", errno.ECANCELED, f"cannot run {command!r}: {why}")
 
 
 def _program(handlers: tuple[Handler, ...], filter: Filter | None) -> bytes | None:
@@ -317,53 +293,6 @@ def _program(handlers: tuple[Handler, ...], filter: Filter | None) -> bytes | No
             )
     source = filter if filter is not None else filter_for(handlers)
     return None if source is None else source.compile().code
-
-
-def _listener(fd: int) -> Listener:
-    """The target's listener, set up for speed."""
-    from proctor.kernel import abi
-    from proctor.kernel.errors import Unsupported
-    from proctor.kernel.listener import Listener
-
-    listener = Listener(fd)
-    try:
-        # The target goes on on our processor the moment we answer: several times faster
-        listener.set_flags(abi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
-    except Unsupported:
-        pass  # before Linux 6.6
-    return listener
-
-
-def _user_namespace(
-    userns: bool | Sequence[tuple[int, int, int]], options: dict[str, Any]
-) -> dict[str, Any]:
-    """Launch options for a new user namespace in which the command is root."""
-    if not userns:
-        return options
-    made = dict(options)
-    if _setgroups_denied():  # for every namespace below ours as well
-        made.setdefault("allow_setgroups", False)
-    if userns is True:
-        # launch makes it root there, and takes our supplementary groups away where it may
-        made["uid_map"], made["gid_map"] = [(0, os.geteuid(), 1)], [(0, os.getegid(), 1)]
-    else:
-        made["uid_map"] = made["gid_map"] = list(userns)
-        if made.get("allow_setgroups") is not False:
-            made.setdefault("groups", ())
-        made.setdefault("uid", 0)  # who is not mapped would keep our id and what it may open
-        made.setdefault("gid", 0)
-    made["namespaces"] = {"user", *options.get("namespaces", ())}
-    return made
-
-
-def _setgroups_denied() -> bool:
-    """Whether our own user namespace lets nobody set supplementary groups: made without rights over
-    the one above it (user_namespaces(7)), as rootless containers are."""
-    try:
-        with open("/proc/self/setgroups", "rb") as file:
-            return file.read().strip() == b"deny"
-    except OSError:
-        return False
 
 
 def run(

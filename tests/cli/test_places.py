@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,42 @@ def test_in_a_directory_that_is_gone(tmp_path: Path) -> None:
         assert done.returncode == status, done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert ("cross-device" in done.stderr) == (status == 1)
+
+
+#: proctor run in a process that can start no thread of that name: at a limit of processes or memory.
+NO_THREADS = """
+import sys
+import proctor.supervisor.world as world
+real = world.quiet_thread
+def quiet_thread(target, name):
+    if name == sys.argv[1]:
+        raise RuntimeError("can't start new thread")
+    return real(target, name)
+world.quiet_thread = quiet_thread
+from proctor.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("thread", "status", "out"),
+    [
+        ("proctor-supervisor", 125, ""),
+        ("proctor-idle", 7, "done\nlate\n"),  # it waits for descendants all the same
+        ("proctor-worker", 7, "done\nlate\n"),
+    ],
+)
+def test_no_more_threads(tmp_path: Path, thread: str, status: int, out: str) -> None:
+    (tmp_path / "p.toml").write_text(RULES)
+    os.mkfifo(tmp_path / "fifo")
+    line = "(read x <fifo; mkdir x 2>/dev/null || echo late) & echo done; (echo >fifo) & exit 7"
+    done = subprocess.run(
+        [sys.executable, "-c", NO_THREADS, thread, "run", "--policy", "p.toml", "--", "sh", "-c", line],
+        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (status, out), done.stderr
+    assert "Traceback" not in done.stderr
+    if status == 125:
+        (said,) = done.stderr.splitlines()
+        assert said.startswith("proctor: cannot start a thread to supervise 'sh' (RLIMIT_NPROC, ")
+        assert said.endswith(": Resource temporarily unavailable")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from proctor.api import Process
 
+_PAUSE = 0.05  # seconds
 _SI_KERNEL = 0x80  # asm-generic/siginfo.h: sent by the kernel itself, here: by the terminal
 
 _TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
@@ -45,6 +46,7 @@ def wait(process: Process, *, all_of_them: bool) -> int:
     ``-n`` for signal n.  On the main thread, after :func:`hold_signals`."""
     main = threading.get_ident()
     idle = threading.Event()
+    pause: float | None = None
 
     def tell() -> None:
         process.wait_all()
@@ -54,16 +56,21 @@ def wait(process: Process, *, all_of_them: bool) -> int:
     if all_of_them and not process.wait_all(0):
         from proctor.supervisor.world import quiet_thread
 
-        quiet_thread(tell, "proctor-idle")
+        try:
+            quiet_thread(tell, "proctor-idle")
+        except RuntimeError:
+            pause = _PAUSE  # no more threads for us: nobody tells, so look again and again
     else:
         idle.set()
     code: int | None = None
     while True:
         if code is None:
             code = _reap(process)
-        if code is not None and (not all_of_them or idle.is_set()):
+        if code is not None and (idle.is_set() or (pause is not None and process.wait_all(0))):
             return code
-        info = signal.sigwaitinfo(_WATCHED)
+        info = _next_signal(pause)
+        if info is None:
+            continue
         number = info.si_signo
         if number == signal.SIGCHLD:
             continue
@@ -80,6 +87,12 @@ def wait(process: Process, *, all_of_them: bool) -> int:
             info.si_code == _SI_KERNEL and number in (signal.SIGWINCH, signal.SIGHUP)
         ):
             process.send_signal(number)
+
+
+def _next_signal(pause: float | None) -> signal.struct_siginfo | None:
+    if pause is None:
+        return signal.sigwaitinfo(_WATCHED)
+    return signal.sigtimedwait(_WATCHED, pause)
 
 
 def _reap(process: Process) -> int | None:
