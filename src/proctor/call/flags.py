@@ -14,7 +14,7 @@ machines is not corrected: terminal ioctls of ppc64le (``TCGETS``...), ``PTRACE_
 from __future__ import annotations
 
 from enum import KEEP, Enum, IntEnum, IntFlag
-from typing import Any
+from typing import Any, NamedTuple
 
 _made: dict[tuple[str, str], type[Enum]] = {}
 _numbers: dict[tuple[str, str], dict[int, int]] = {}
@@ -122,35 +122,53 @@ def decode(name: str, value: int, abi: str = "x86_64") -> int:
 def text_of(value: Flags) -> str:
     """The names of the bits, joined by ``|``; unknown bits in hexadecimal."""
     cls = type(value)
+    names = _names.get(cls)
+    if names is None:
+        names = _names[cls] = _order(cls)
     rest = int(value)
     parts: list[str] = []
-    named = [(name, int(m)) for name, m in cls.__members__.items()]
     mask = _SUBFIELDS.get(cls.__name__, 0)
     if mask:
         low = rest & mask
-        name = next((n for n, number in named if number == low and n != "O_NDELAY"), None)
+        name = names.low.get(low)
         if name is not None or low:
             parts.append(name or f"{low:#x}")
         rest &= ~mask
     number_mask, spelling, only_with = _NUMBERS.get(cls.__name__, (0, "", 0))
     inner = rest & number_mask if rest & only_with == only_with else 0
     rest &= ~inner
-    seen: set[int] = set()
-    named.sort(key=lambda item: -item[1].bit_count())  # O_SYNC before O_DSYNC
     found: list[tuple[int, str]] = []
-    for name, number in named:
-        if number and number not in seen and rest & number == number and name not in _MASKS:
-            seen.add(number)
+    for number, name in names.bits:
+        if rest & number == number:
             found.append((number, name))
             rest &= ~number
-    parts.extend(name for _, name in sorted(found))
+    found.sort()
+    parts.extend([name for _, name in found])
     if inner:
         parts.append(spelling.format(inner // (number_mask & -number_mask)))
     if rest:
         parts.append(f"{rest:#x}")
-    if parts:
-        return "|".join(parts)
-    return next((n for n, number in named if number == 0), "0")
+    return "|".join(parts) if parts else names.low.get(0, "0")
+
+
+class _Names(NamedTuple):
+    """A family, ready for writing: bits with most of them first, and what low numbers are called."""
+
+    bits: tuple[tuple[int, str], ...]  # O_SYNC before O_DSYNC
+    low: dict[int, str]
+
+
+_names: dict[type, _Names] = {}
+
+
+def _order(cls: type[Flags]) -> _Names:
+    first: dict[int, str] = {}
+    for name, member in cls.__members__.items():
+        if name != "O_NDELAY":
+            first.setdefault(int(member), name)
+    bits = [(number, name) for number, name in first.items() if number and name not in _MASKS]
+    bits.sort(key=lambda item: -item[0].bit_count())
+    return _Names(tuple(bits), first)
 
 
 # Where the lowest bits of a flag word are a number with names, not bits.
