@@ -26,6 +26,12 @@ WITHOUT = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-", "all": "<&- >&- 2>
 def shell(line: str, place: Path) -> subprocess.CompletedProcess[str]:
     """Run a line of shell in which ``"$@"`` is the command proctor."""
     (place / "h.py").write_text(HANDLER)
+    (place / "prints.py").write_text(
+        HANDLER.replace("getcwd", "mkdir").replace("return", "print(1); return")
+    )
+    (place / "warns.toml").write_text(
+        '[[rule]]\nname = "r"\ncalls = ["mkdir"]\ndeny = "EROFS"\nreport = true\n'
+    )
     return subprocess.run(
         ["sh", "-c", line, "sh", *COMMAND],
         capture_output=True, text=True, timeout=60, check=False, cwd=place, stdin=subprocess.DEVNULL,
@@ -59,6 +65,12 @@ def test_closed_streams_are_closed_for_the_command(
         ('"$@" run -- sh -c "exit 5" 2>&-', 5),
         ('"$@" run --no-such-option -- true 2>&-', 125),
         ('"$@" run -- /nonexistent/program 2>&-', 127),
+        ('"$@" run -- /nonexistent/program 2>/dev/full', 127),
+        ('"$@" run --policy missing.toml -- true 2>/dev/full', 125),
+        # a warning (the sibling "mkdirat", io_uring) that cannot be written is no reason to fail
+        ('"$@" run --policy warns.toml -- sh -c "exit 5" 2>/dev/full', 5),
+        ('"$@" run --policy warns.toml --summary -- sh -c "mkdir x; exit 5" 2>/dev/full', 5),
+        ('"$@" run --handlers prints.py -- sh -c "mkdir x; exit 5" >/dev/full 2>/dev/null', 5),
         ('"$@" doctor >/dev/full', 2),
         ('"$@" doctor --json >/dev/full', 2),
     ],
@@ -96,3 +108,28 @@ def test_too_few_descriptors_are_one_sentence(tmp_path: Path, most: int) -> None
         assert os.strerror(24) in done.stderr
     else:
         assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["--", "/nonexistent/program"], 127),
+        (["--policy", "missing.toml", "--", "true"], 125),
+        (["--policy", "warns.toml", "--", "sh", "-c", "mkdir x; exit 5"], 5),
+        (["--policy", "warns.toml", "--summary", "--", "sh", "-c", "mkdir x; exit 5"], 5),
+        (["--policy", "warns.toml", "--log", "-", "--", "sh", "-c", "mkdir x; exit 5"], 5),
+    ],
+)
+def test_exit_status_where_nobody_reads_what_is_said(
+    tmp_path: Path, words: list[str], status: int
+) -> None:
+    """EPIPE at every line for people: it was status 0, whatever had happened."""
+    shell("true", tmp_path)  # writes the files
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as broken:
+        done = subprocess.run(
+            [*COMMAND, "run", *words], stderr=broken, stdout=subprocess.PIPE, timeout=60,
+            check=False, cwd=tmp_path,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout) == (status, b"")

@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _end_by_ctrl_c()
     _occupy_standard_streams()
     from proctor.cli.arguments import parse
+    from proctor.cli.say import give_up_output, say
     from proctor.kernel.errors import ProctorError
 
     options = parse(sys.argv[1:] if argv is None else argv)
@@ -23,23 +24,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = options.verb(options)
         sys.stdout.flush()
     except ProctorError as problem:
-        print(f"proctor: {problem}", file=sys.stderr)
+        say(str(problem))
         return int(options.trouble)
     except BrokenPipeError:
         # whoever read our output has gone (proctor doctor | head): nothing to report, no traceback
-        _give_up_output()
-        return 0
+        give_up_output()
+        return 0 if options.trouble == 2 else int(options.trouble)
     except OSError as problem:
         # a full disk behind our output, no descriptors left: trouble of the machine, one sentence
         what = f"{problem.filename}: " if problem.filename else ""
         hint = ""
         if str(problem.filename).startswith("/proc/") and not os.path.exists("/proc/self"):
             hint = "; /proc is not mounted here, and proctor cannot do without it"
-        print(f"proctor: {what}{problem.strerror or problem}{hint}", file=sys.stderr)
-        _give_up_output()
+        say(f"{what}{problem.strerror or problem}{hint}")
+        give_up_output()
         return int(options.trouble)
     except ImportError as problem:
-        print(f"proctor: cannot load a part of it: {problem}", file=sys.stderr)
+        say(f"cannot load a part of it: {problem}")
         return int(options.trouble)
     except KeyboardInterrupt:
         return 130  # a handler file brought Python's way back
@@ -71,13 +72,3 @@ def _occupy_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # the lowest free number: this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115
-
-
-def _give_up_output() -> None:
-    """What is left in the buffer goes nowhere, rather than into a complaint at exit."""
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-    except OSError:
-        return  # no descriptor left for that
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)

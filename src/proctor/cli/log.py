@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from proctor.call.verdict import Deny
+from proctor.cli.say import say
 from proctor.kernel.errors import PolicyError
 from proctor.policy.source import quoted
 
@@ -70,10 +71,7 @@ class JsonLog:
             self._file.flush()
         except OSError as problem:  # a full disk, most of all: said once, and the command goes on
             self._broken = True
-            print(
-                f"proctor: --log {self._path}: {problem.strerror}; what comes now is not logged",
-                file=sys.stderr,
-            )
+            say(f"--log {self._path}: {problem.strerror}; what comes now is not logged")
 
     def close(self) -> None:
         """Close the file."""
@@ -96,5 +94,4 @@ def tell_refusals(outcome: Outcome) -> None:
         and not str(verdict.reason).startswith("not performed: ")  # told by the performer
     ):
         what = outcome.text or outcome.call.name
-        sys.stderr.write(f"proctor: {what}: {verdict}: {verdict.reason}\n")
-        sys.stderr.flush()
+        say(f"{what}: {verdict}: {verdict.reason}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from proctor.api import spawn
 from proctor.cli import foreground
+from proctor.cli.say import give_up_output, say
 from proctor.kernel.errors import LaunchError, PolicyError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
         policy = load(options.policy)
         for warning in policy.warnings:
-            print(f"proctor: {options.policy}: {warning}", file=sys.stderr)
+            say(f"{options.policy}: {warning}")
         extra["filter"] = policy.filter(extra_notify=handlers)
         handlers += policy.handlers()
         extra |= policy.supervisor_options()
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
             **extra,
         )
     except LaunchError as problem:
-        print(f"proctor: {problem}", file=sys.stderr)
+        say(str(problem))
         if problem.step != "execve":
             return int(options.trouble)
         return _NOT_FOUND if problem.errno == errno.ENOENT else _NOT_RUNNABLE
@@ -82,7 +83,11 @@ def run(options: argparse.Namespace) -> int:
         process.close()
         for close in closers:
             close()
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()  # what handlers printed
+    except OSError as problem:
+        say(f"standard output: {problem.strerror or problem}")
+        give_up_output()
     return foreground.end_like(code)
 
 

@@ -57,19 +57,20 @@ class Summary:
             line.add(outcome.answered - outcome.received)
 
     def print(self, file: TextIO | None = None) -> None:
-        """Write the table to ``file``, standard error by default."""
-        file = file or sys.stderr
-        print(
-            f"{'call':<16} {'what':<16} {'calls':>7} {'median µs':>10} {'total ms':>9}", file=file
-        )
+        """Write the table to ``file``, standard error by default; to a full or closed one: not."""
+        lines = [f"{'call':<16} {'what':<16} {'calls':>7} {'median µs':>10} {'total ms':>9}"]
         with self._lock:
             for (name, what), line in sorted(self._table.items()):
                 median = sorted(line.times)[len(line.times) // 2] * 1e6
-                print(
-                    f"{name:<16} {what:<16} {line.count:>7} {median:>10.1f} {line.total * 1e3:>9.2f}",
-                    file=file,
+                lines.append(
+                    f"{name:<16} {what:<16} {line.count:>7} {median:>10.1f} {line.total * 1e3:>9.2f}"
                 )
-        file.flush()
+        file = file or sys.stderr
+        try:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+        except (OSError, ValueError):
+            pass  # as with every line for people: the command's status matters more
 
 
 def _what(outcome: Outcome) -> str:
