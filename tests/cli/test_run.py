@@ -274,3 +274,25 @@ def test_an_environment_that_no_shell_makes(run: Run) -> None:
     assert {b"D=1", b"\xff=\xfe", b"=C:=x"} <= set(seen) or {b"D=1", b"\xff=\xfe", b"="} <= set(
         seen
     )
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "said"),
+    [
+        ('[[rule]]\nname = "k"\ncalls = ["execve"]\ndeny = "EPERM"\n', 126,
+         ': Operation not permitted (by the policy: rule "k": EPERM)'),
+        ('[[rule]]\nname = "k"\ncalls = ["execve"]\nkill = true\n', 126,
+         ': Operation canceled (by the policy: rule "k": kill)'),
+        ('default = "ENOENT"\n', 127,
+         ": No such file or directory (by the policy: no rule; default: ENOENT)"),
+        # the file is not there, whatever the rule says of other calls
+        ('[[rule]]\nname = "k"\ncalls = ["mkdir", "mkdirat"]\ndeny = "ENOENT"\n', 127, ": No such file or directory"),
+    ],
+)  # fmt: skip
+def test_a_policy_that_refuses_the_command_itself(
+    run: Run, tmp_path: Path, policy: str, status: int, said: str
+) -> None:
+    (tmp_path / "p.toml").write_text(policy)
+    done = run("run", "--policy", "p.toml", "--", "/nonexistent/program")
+    assert done.returncode == status
+    assert done.stderr.splitlines()[-1].endswith(said)

@@ -15,6 +15,7 @@ from proctor.cli.say import give_up_output, say
 from proctor.kernel.errors import LaunchError, PolicyError
 
 if TYPE_CHECKING:
+    from proctor.policy import Policy
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.jobs import Outcome
 
@@ -33,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
         from proctor.policy.handlerfile import load_handlers
 
         handlers += load_handlers(options.handlers)
+    policy: Policy | None = None
     if options.policy is not None:
         from proctor.policy import load
 
@@ -73,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
             **extra,
         )
     except LaunchError as problem:
-        say(str(problem))
+        say(f"{problem}{_refusing_rule(policy, problem)}")
         if problem.step != "execve":
             return int(options.trouble)
         return _NOT_FOUND if problem.errno == errno.ENOENT else _NOT_RUNNABLE
@@ -89,6 +91,23 @@ def run(options: argparse.Namespace) -> int:
         say(f"standard output: {problem.strerror or problem}")
         give_up_output()
     return foreground.end_like(code)
+
+
+def _refusing_rule(policy: Policy | None, problem: LaunchError) -> str:
+    """Where it is the policy that refuses the command's own execve: by which rule."""
+    if policy is None or problem.step != "execve":
+        return ""
+    from proctor.filter import tables
+    from proctor.policy import Facts
+    from proctor.policy.rules import DENY, KILL, Unknowable
+
+    try:
+        _, ruling, because = policy.decide(Facts("execve", tables.native()))
+    except Unknowable:
+        return ""  # it depends on the path, and was told when it was decided
+    if ruling.kind == KILL or (ruling.kind == DENY and ruling.value == problem.errno):
+        return f" (by the policy: {because}: {ruling})"
+    return ""
 
 
 def _all(observers: list[Callable[[Outcome], object]]) -> Callable[[Outcome], object] | None:
