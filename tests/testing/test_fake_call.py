@@ -13,7 +13,7 @@ from proctor.call import sockaddr, structures
 from proctor.call.call import Call
 from proctor.call.flags import OpenFlag
 from proctor.call.identity import Capabilities, Ids
-from proctor.call.values import Device, Timespec
+from proctor.call.values import Device, SignalSet, Timespec
 from proctor.testing import ALL_CAPABILITIES, AT_FDCWD, UNMAPPED, FakeCall, FakeTarget, Node
 
 ABIS = ("x86_64", "i386", "x32", "aarch64", "arm", "riscv64", "ppc64le", "s390x")
@@ -299,3 +299,23 @@ def test_a_call_of_its_own() -> None:
         assert call.path
     with pytest.raises(TypeError, match="exists already"):
         FakeCall("mkdir", target=FakeTarget(), uid=3)
+
+
+@pytest.mark.parametrize("abi", ["x86_64", "i386", "aarch64", "s390x"])
+def test_structures_of_the_kernel_by_their_fields(abi: str) -> None:
+    with FakeTarget() as target:
+        call = target.call("sched_setattr", 0, {"size": 48, "sched_nice": -5}, abi=abi)
+        assert call.attr.sched_nice == -5 and call.attr.size == 48 and not call.attr.sched_policy
+        again = target.call("sched_setattr", 0, call.attr, abi=abi)
+        assert again.attr == call.attr
+        timer = {"it_value": {"tv_sec": 5, "tv_nsec": 7}}
+        value = target.call("timer_settime", 1, 0, timer, abi=abi).new_value
+        assert value.it_value == (5, 7) and value.it_interval == (0, 0)
+        masked = target.call("rt_sigprocmask", 0, SignalSet(0x4002), 0, 8, abi=abi)
+        assert list(masked.args.set) == [2, 15]
+        limits = structures.Limits(5, structures.NO_LIMIT)
+        assert target.call("setrlimit", 7, limits, abi=abi).rlim == limits
+        with pytest.raises(TypeError, match="no field 'nice'; it has size"):
+            target.call("sched_setattr", 0, {"nice": 1}, abi=abi)
+        with pytest.raises(TypeError, match="pass bytes"):
+            target.call("openat2", -100, "x", {"flags": 1}, abi=abi)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import namedtuple
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from proctor.call.values import Mode, SignalSet, quote, signal_name
@@ -15,6 +16,7 @@ from proctor.kernel.errors import MemoryUnreadable
 
 if TYPE_CHECKING:
     from proctor.call.structures import Frame
+    from proctor.filter.signatures import Signature
 
 PAGE_SIZE: Final = 4096
 #: Longest string that a structure points to and that is no path; of a longer one the address stays.
@@ -55,6 +57,23 @@ class Layout(NamedTuple):
         data = data[: self.size].ljust(self.size, b"\0")
         return self.kind(*[_value(field, data, frame) for field in self.shown])
 
+    def pack(self, values: Mapping[str, Any]) -> bytes:
+        """The bytes of a structure with these fields, the others 0: for tests.
+
+        :raises KeyError: there is no such field."""
+        fields = {field.name: field for field in self.shown}
+        data = bytearray(self.size)
+        for name, value in values.items():
+            field = fields[name]
+            if field.inner is not None:
+                packed = field.inner.pack(value) if isinstance(value, Mapping) else value.pack()
+            elif field.many:
+                packed = field.codes.pack(*value)
+            else:
+                packed = field.codes.pack(value)
+            data[field.offset : field.offset + len(packed)] = packed
+        return bytes(data)
+
 
 class Structure(tuple[Any, ...]):
     """Base of decoded structures: named tuples in the order of the kernel's header."""
@@ -78,20 +97,9 @@ class Structure(tuple[Any, ...]):
                 parts.append(f"{field.name}={_text(field, value)}")
         return "{" + ", ".join(parts) + "}"
 
-    def pack(self, end: str = "<") -> bytes:
-        """The bytes again, for tests: the other way round.
-
-        :param end: byte order, as for :mod:`struct`."""
-        data = bytearray(self.layout.size)
-        for field, value in zip(self.layout.shown, self, strict=True):
-            if field.inner is not None:
-                packed = value.pack(end)
-            elif field.many:
-                packed = struct.pack(end + field.codes.format[1:], *value)
-            else:
-                packed = struct.pack(end + field.codes.format[1:], value)
-            data[field.offset : field.offset + len(packed)] = packed
-        return bytes(data)
+    def pack(self) -> bytes:
+        """The bytes again, in the byte order they came in: the other way round, for tests."""
+        return self.layout.pack(dict(zip(self._fields, self, strict=True)))
 
 
 def _value(field: Field, data: bytes, frame: Frame) -> Any:
@@ -171,16 +179,23 @@ def layout(name: str, frame: Frame) -> Layout:
 
     :raises KeyError: the table does not have it.
     """
-    known = frame.signature
-    key = (name, known.word, known.abi, frame.end)
+    return layout_for(name, frame.signature, frame.end)
+
+
+def layout_for(name: str, known: Signature, end: str) -> Layout:
+    """A structure as the machine of a signature has it.
+
+    :param end: byte order, as for :mod:`struct`.
+    """
+    key = (name, known.word, known.abi, end)
     found = _known.get(key)
     if found is None:
-        found = _known[key] = _make(name, frame)
+        found = _known[key] = _make(name, known, end)
     return found
 
 
-def _make(name: str, frame: Frame) -> Layout:
-    known, table = frame.signature, _table()
+def _make(name: str, known: Signature, end: str) -> Layout:
+    table = _table()
     line = table.get(f"{name}@{known.abi}") or table.get(name)
     packed = line is None
     if line is None:
@@ -196,12 +211,12 @@ def _make(name: str, frame: Frame) -> Layout:
         inner = None
         if kind in _CODES or kind in _WORDS:
             code = _CODES.get(kind) or _WORDS[kind][known.word == 8]
-            codes = struct.Struct(f"{frame.end}{count if times else ''}{code}")
+            codes = struct.Struct(f"{end}{count if times else ''}{code}")
             align = struct.calcsize("=" + code)
             if align == 8 and known.abi == "i386":
                 align = 4
         else:
-            inner = layout(kind, frame)
+            inner = layout_for(kind, known, end)
             codes, align = struct.Struct(f"{inner.size}s"), inner.align
         if packed:
             align = 1

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from proctor.call import sockaddr
+from proctor.call.layouts import Structure
 from proctor.call.structures import (
     CloneArgs,
     EpollEvent,
@@ -20,7 +21,7 @@ from proctor.call.structures import (
     MountAttributes,
     OpenHow,
 )
-from proctor.call.values import Timespec
+from proctor.call.values import SignalSet, Timespec
 from proctor.filter import tables
 from proctor.filter.signatures import POINTER_ROLES, Arg, Signature
 from proctor.testing.space import FakeMemory
@@ -110,7 +111,7 @@ class _Encoder:
 
     def number(self, arg: Arg, value: Any) -> int:
         """The register's number for one argument."""
-        if isinstance(value, int):
+        if isinstance(value, int) and not isinstance(value, SignalSet):
             return int(value)
         if arg.role not in POINTER_ROLES:
             raise TypeError(
@@ -151,6 +152,8 @@ class _Encoder:
             return address(value, self.end)
         if arg.role == "timespec":
             return self.timespec(arg, value)
+        if isinstance(value, Mapping):
+            return self.fields(arg, value)
         packed = self.structure(value)
         if packed is None:
             raise TypeError(f"{self.known.name}: {arg.name} ({arg.role}) cannot be {value!r}")
@@ -185,8 +188,26 @@ class _Encoder:
         short = self.known.abi in _NARROW and arg.family != "timespec64"
         return struct.pack(self.end + ("ii" if short else "qq"), *value)
 
+    def fields(self, arg: Arg, value: Mapping[str, Any]) -> bytes:
+        """A structure by its fields; the others are 0."""
+        from proctor.call import layouts
+
+        family = arg.family or ""
+        if arg.role != "struct" or not layouts.exists(family):
+            raise TypeError(f"{self.known.name}: {arg.name} has no fields by name: pass bytes")
+        made = layouts.layout_for(family, self.known, self.end)
+        try:
+            return made.pack(value)
+        except KeyError as missing:
+            has = ", ".join(field.name for field in made.shown)
+            raise TypeError(f"struct {family} has no field {missing}; it has {has}") from None
+
     def structure(self, value: Any) -> bytes | None:
         end, word = self.end, self.word
+        if isinstance(value, SignalSet):
+            return struct.pack(end + "Q", value)
+        if isinstance(value, Structure):
+            return value.pack()
         if isinstance(value, OpenHow):
             return struct.pack(end + "3Q", *map(int, value))
         if isinstance(value, CloneArgs):
@@ -195,7 +216,9 @@ class _Encoder:
             return struct.pack(end + "4Q", *map(int, value))
         if isinstance(value, Limits):
             wide = word == 8 or self.known.name == "prlimit64"
-            return struct.pack(end + ("2Q" if wide else "2I"), *value)
+            if not wide:  # "no limit" is all ones in either width
+                return struct.pack(end + "2I", *(number & 0xFFFFFFFF for number in value))
+            return struct.pack(end + "2Q", *value)
         if isinstance(value, EpollEvent):
             packed = self.known.abi in ("x86_64", "x32", "i386")
             return struct.pack(end + ("IQ" if packed else "I4xQ"), *value)
