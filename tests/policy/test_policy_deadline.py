@@ -118,3 +118,28 @@ def test_explanations_tell_the_deadline() -> None:
     assert (told.deadline, told.late) == (None, "")
     assert told.as_dict()["deadline"] is None
     assert " s, else" not in told.line()
+
+
+def test_more_waiting_calls_than_workers_all_meet_their_deadline(tmp_path: Path) -> None:
+    """Those that no worker has taken yet, too; and calls that are decided at once go on meanwhile."""
+    os.mkfifo(tmp_path / "fifo")
+    policy = loads(
+        'deadline = 0.4\non_deadline = "ETIME"\n'
+        + PERFORMED
+        + rule('calls = ["getppid"]\nreturn = 42', "quick")
+    )
+    program = (
+        "import threading\n"
+        "said = []\n"
+        "def wait():\n"
+        "    try: os.open(sys.argv[1], os.O_RDONLY)\n"
+        "    except OSError as error: said.append(errno.errorcode[error.errno])\n"
+        "threads = [threading.Thread(target=wait) for _ in range(50)]\n"
+        "for each in threads: each.start()\n"
+        "print(os.getppid())\n"
+        "for each in threads: each.join()\n"
+        "print(len(said), *set(said))\n"
+    )
+    out, seen = run(policy, program, str(tmp_path / "fifo"))
+    assert out.split("\n") == ["42", "50 ETIME"]
+    assert sum(by == "deadline" for by, _, _ in seen) == 50
