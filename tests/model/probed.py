@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
+from victim.processes import libc_syscall
+
 from model.operations.listeners import compare_notification, listener_ioctl
 from model.operations.programs import ret, row
 from model.operations.tasks import born, wait_for
@@ -24,7 +26,7 @@ from model.twins import Difference, Twin, World
 from proctor.kernel import abi
 from proctor.model import install, pidfds
 from proctor.model.features import FEATURES, features, of_release
-from proctor.model.linux import ENOSYS, NR
+from proctor.model.linux import NR
 
 _LISTENER = abi.SECCOMP_FILTER_FLAG_NEW_LISTENER
 _NOTIFY = (
@@ -83,9 +85,7 @@ def pidfd_open(world: World) -> None:
     main = world.main
     world.step(
         main, "probe", "pidfd_open", (main.actor.gpid, 0),
-        perform=lambda: pidfds.open_pidfd(world.kernel, main.task, main.task.tid, 0)
-        if "pidfd_open" in world.kernel.features
-        else -ENOSYS,
+        perform=lambda: pidfds.open_pidfd(world.kernel, main.task, main.task.tid, 0),
     )  # fmt: skip
 
 
@@ -105,9 +105,7 @@ def pidfd_getfd(world: World) -> None:
     main = world.main
     world.step(
         main, "probe", "pidfd_getfd", (77, 0, 0),
-        perform=lambda: pidfds.getfd(main.task, 77, 0)
-        if "pidfd_getfd" in world.kernel.features
-        else -ENOSYS,
+        perform=lambda: pidfds.getfd(world.kernel, main.task, 77, 0),
     )  # fmt: skip
 
 
@@ -206,6 +204,11 @@ def recv_ends_when_unused(world: World) -> None:
     _recv(world, _fork(world, world.main), 3)
 
 
+def pidfd_open_enoent(world: World) -> None:
+    """Without PIDFD_THREAD: which errno?"""
+    _of_a_thread(world, 0)
+
+
 def uprobe_unfiltered(world: World) -> None:
     """A filter refuses uprobe(2): is it asked?"""
     program = (
@@ -215,13 +218,11 @@ def uprobe_unfiltered(world: World) -> None:
         + ret(abi.SECCOMP_RET_ALLOW)
     )
     _install(world, world.main, program, 0)
-    # Let through, it refuses whoever does not come from a trampoline (ENXIO), where it exists (6.11).
-    world.step(world.main, "probe", NR["uprobe"], (), perform=lambda: -6)
-
-
-def pidfd_open_enoent(world: World) -> None:
-    """Without PIDFD_THREAD: which errno?"""
-    _of_a_thread(world, 0)
+    try:
+        libc_syscall(NR["uprobe"])
+    except OSError as problem:  # ENXIO on 6.18, EPROTO later: nobody called us from a trampoline
+        refused = -(problem.errno or 0)
+    world.step(world.main, "probe", NR["uprobe"], (), perform=lambda: refused)
 
 
 #: By feature, oldest first: later scenes are played without what is known to be missing.
@@ -231,8 +232,8 @@ PROBES: dict[str, Callable[[World], None]] = {
         pidfd_open, continue_flag, recv_wants_zeros, pidfd_getfd, tsync_esrch, hangup,
         id_valid_number, addfd, addfd_send, wait_killable_recv, fifo, last_thread_decides, set_flags,
         recv_wait_queue, pidfd_thread, release_at_exit, recv_ends_when_unused,
-        uprobe_unfiltered,
         pidfd_open_enoent,
+        uprobe_unfiltered,
     )
 }  # fmt: skip
 

@@ -353,7 +353,7 @@ def test_features_can_be_mixed():
         features("4.20")
     with pytest.raises(ValueError, match="no profile"):
         features("6.18.3")
-    assert features("6.14") - features("6.11") == {"uprobe_unfiltered"}
+    assert features("6.14") - features("6.11") == {"uretprobe_unfiltered"}
     assert features("5.10") == features("5.9")
     with pytest.raises(ValueError, match="no feature"):
         features("6.18", add=["time travel"])

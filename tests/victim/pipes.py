@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -25,6 +26,16 @@ def _readable(fd: int, timeout: float) -> bool:
     poller = select.poll()  # select(2) knows no descriptor beyond 1023
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(max(0.0, timeout * 1000)))
+
+
+def _pidfd(pid: int) -> int:
+    """A pidfd, or -1 before Linux 5.3."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as problem:
+        if problem.errno == errno.ENOSYS:
+            return -1
+        raise
 
 
 class Pipes:
@@ -70,7 +81,7 @@ class Pipes:
                 setsigmask=(),
                 setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
             )
-            self.pidfd = os.pidfd_open(self.pid)
+            self.pidfd = _pidfd(self.pid)
         except BaseException:
             for fd in (self._replies, *self._commands):
                 os.close(fd)
@@ -83,11 +94,14 @@ class Pipes:
         """Give up the pipes and the pidfd; idempotent."""
         if self._replies >= 0:
             for fd in (self._replies, self.pidfd, *self._commands):
-                os.close(fd)
+                if fd >= 0:
+                    os.close(fd)
             self._replies = -1
 
     def dead(self, timeout: float = 0) -> bool:
         """Whether the main process has ended (zombie or reaped)."""
+        if self.pidfd < 0:
+            return state(self.pid) in ("", "Z", "X")
         return _readable(self.pidfd, timeout)
 
     def free_slot(self) -> int:

@@ -12,7 +12,7 @@ from proctor.model import pidfds
 from proctor.model.calls import arguments
 from proctor.model.files import File, Socket, socketpair
 from proctor.model.kernel import Kernel
-from proctor.model.linux import BLOCKED, EAGAIN, EBADF, EINVAL, ENOSYS, NR
+from proctor.model.linux import BLOCKED, EAGAIN, EBADF, EINVAL, NR
 from proctor.model.tasks import PidNamespace, Task
 
 
@@ -179,8 +179,6 @@ class Caller:
 
     def pidfd_open(self, pid: int, flags: int = 0) -> int:
         """pidfd_open(2)."""
-        if "pidfd_open" not in self.kernel.features:
-            return self.call("pidfd_open", pid, flags, perform=lambda: -ENOSYS)
         return self.call(
             "pidfd_open",
             pid,
@@ -190,11 +188,9 @@ class Caller:
 
     def pidfd_getfd(self, pidfd: int, target: int) -> int:
         """pidfd_getfd(2)."""
-        if "pidfd_getfd" not in self.kernel.features:
-            return self.call("pidfd_getfd", pidfd, target, perform=lambda: -ENOSYS)
         return self.call(
             "pidfd_getfd",
             pidfd,
             target,
-            perform=lambda: pidfds.getfd(self.task, pidfd, target),
+            perform=lambda: pidfds.getfd(self.kernel, self.task, pidfd, target),
         )

@@ -125,10 +125,8 @@ FEATURES: Final[dict[str, Feature]] = {
         "RECV returns ENOENT once nobody uses the filter; before, it slept for ever",
         "kernel/seccomp.c 6.11 (95036a79e7e3)",
     ),
-    "uprobe_unfiltered": Feature(
-        "6.14",
-        "uprobe and uretprobe are never filtered",
-        "kernel/seccomp.c 6.14 (cf6cb56ef244)",
+    "uretprobe_unfiltered": Feature(
+        "6.14", "uretprobe is never filtered", "kernel/seccomp.c 6.14 (cf6cb56ef244)"
     ),
     "set_syscall_info": Feature(
         "6.16", "PTRACE_SET_SYSCALL_INFO", "kernel/ptrace.c 6.16 (26bb32768fe6)"
@@ -137,6 +135,11 @@ FEATURES: Final[dict[str, Feature]] = {
         "6.16",
         "pidfd_open(2) of a thread that leads no process, without PIDFD_THREAD, is ENOENT; before, EINVAL",
         "kernel/fork.c 6.16 pidfd_prepare",
+    ),
+    "uprobe_unfiltered": Feature(
+        "6.18",
+        "uprobe, a call that is as old as this, is never filtered",
+        "kernel/seccomp.c 6.18 (seccomp_uprobe_exception)",
     ),
     "wait_killable_after_reply": Feature(
         "6.18",

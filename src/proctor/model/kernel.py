@@ -39,7 +39,6 @@ from proctor.model.waits import Wait
 
 _NO_ARGS: Arguments = (0, 0, 0, 0, 0, 0)
 _STRICT = frozenset((NR["read"], NR["write"], NR["exit"], NR["rt_sigreturn"]))
-_UPROBES = frozenset((NR["uprobe"], NR["uretprobe"]))
 
 
 class Kernel:
@@ -157,7 +156,7 @@ class Kernel:
         Source: ``kernel/seccomp.c`` 6.12 ``__seccomp_filter``; 000_d2dd6a52a6bc77ef.txt.
         """
         if task.mode == MODE_STRICT:
-            allowed = _STRICT | _UPROBES if "uprobe_unfiltered" in self.features else _STRICT
+            allowed = _STRICT | filters.exempt(self.features)
             if frame.nr in allowed:
                 return None
             self.log.append((frame.nr, SECCOMP_RET_KILL_THREAD))

@@ -12,6 +12,7 @@ from proctor.model.linux import (
     EBADF,
     EINVAL,
     ENOENT,
+    ENOSYS,
     EPERM,
     ESRCH,
     O_NONBLOCK,
@@ -63,11 +64,13 @@ class Pidfd:
 
 
 def open_pidfd(kernel: Kernel, task: Task, pid: int, flags: int) -> int:
-    """pidfd_open(2).
+    """pidfd_open(2); ENOSYS before 5.3.
 
     A number of a thread that leads no process is refused without PIDFD_THREAD: EINVAL, or ENOENT
     since 6.16 (G5).
     """
+    if "pidfd_open" not in kernel.features:
+        return -ENOSYS
     known = O_NONBLOCK | (PIDFD_THREAD if "pidfd_thread" in kernel.features else 0)
     if flags & ~known or pid <= 0:
         return -EINVAL
@@ -89,11 +92,13 @@ def may_look(task: Task, target: Task) -> bool:
     return task.uid == target.uid and not target.cap_sys_admin and target.process.dumpable
 
 
-def getfd(task: Task, pidfd: int, number: int) -> int:
+def getfd(kernel: Kernel, task: Task, pidfd: int, number: int) -> int:
     """pidfd_getfd(2): close-on-exec, also of O_PATH files (C099).
 
-    Refused in this order: reaped (ESRCH), not to be looked at (EPERM), ended (ESRCH), not open.
+    ENOSYS before 5.6.  Refused in this order: reaped (ESRCH), not to be looked at (EPERM), ended (ESRCH), not open.
     """
+    if "pidfd_getfd" not in kernel.features:
+        return -ENOSYS
     file = task.files.get(pidfd)
     inside = file.inside if file is not None else None
     if not isinstance(inside, Pidfd):

@@ -137,7 +137,7 @@ def _getfd(world: World, choices: Choices) -> bool:
             return False
         world.step(
             twin, "pass", "pidfd_getfd", (pidfd, fd, 0),
-            perform=lambda: pidfds.getfd(twin.task, pidfd, fd),
+            perform=lambda: pidfds.getfd(world.kernel, twin.task, pidfd, fd),
         )  # fmt: skip
         return True
     level = twin.task.process.namespace.level
