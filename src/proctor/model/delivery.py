@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proctor.model import linux, tracing
+from proctor.model import linux, signals, tracing
 from proctor.model.linux import (
     EINTR,
     ERESTART_RESTARTBLOCK,
@@ -68,7 +68,7 @@ def _dequeue(task: Task) -> tuple[int, bool]:
 class Delivery:
     """How far the way to user space is gone, when a stop interrupts it."""
 
-    __slots__ = ("chosen", "frames", "how", "shared", "signal", "value")
+    __slots__ = ("chosen", "frames", "how", "shared", "showed", "signal", "value")
 
     def __init__(self, value: int) -> None:
         #: What the program is to see; its tracer may change it in a stop on the way.
@@ -79,6 +79,8 @@ class Delivery:
         self.chosen = 0
         #: The signal it was shown was sent to the process.
         self.shared = False
+        #: It comes from that stop, inside of ``get_signal``.
+        self.showed = False
         #: "" until a handler decided; then "done" or "again".
         self.how = ""
         #: Handlers set up and not yet run, with the mask to go back to.
@@ -95,7 +97,8 @@ def deliver(kernel: Kernel, task: Task, way: Delivery) -> str:
     Source: ``kernel/signal.c`` 6.12 ``get_signal``; ``arch/x86/kernel/signal.c`` 6.12.
     """
     process = task.process
-    if process.stop_news:
+    showed, way.showed = way.showed, False
+    if process.stop_news and not showed:
         process.stop_news = False
         tracing.tell_parent_of_stop(kernel, process)
         tracing.tell_tracer(kernel, process.leader)
@@ -103,6 +106,7 @@ def deliver(kernel: Kernel, task: Task, way: Delivery) -> str:
         number, way.chosen = way.chosen, 0
         if not number:
             if task.killed or process.exiting_code is not None:
+                task.pending &= ~bit(SIGKILL)
                 way.signal = SIGKILL
                 return "dead"
             if task.stop_pending and _stop(kernel, task, 0):
@@ -224,10 +228,10 @@ def _show(kernel: Kernel, task: Task, way: Delivery, number: int) -> bool:
 
     def then(data: int) -> None:
         if data and (task.blocked & bit(data) or task.killed):
-            holder = task.process if way.shared else task
-            holder.pending |= bit(data)
+            signals.send(kernel, data, task, way.shared)
             data = 0
         way.chosen = data
+        way.showed = True
         kernel.signalled(task, way)
 
     return tracing.stop(kernel, task, number, then, info=0, way=way)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from proctor.model import filters, signals, tracing
 from proctor.model.linux import SIGCHLD, SIGKILL
-from proctor.model.ptrace_numbers import PTRACE_EVENT_EXIT
+from proctor.model.ptrace_numbers import PTRACE_EVENT_EXIT, PTRACE_O_EXITKILL
 from proctor.model.tasks import DEAD, ZOMBIE, Process, Task
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ def exit_group(kernel: Kernel, task: Task, code: int) -> None:
     """
     process = task.process
     if process.exiting_code is None:
-        process.exiting_code = code
+        process.ends_with(code)
         for other in process.tasks:
             if other is not task:
                 signals.kill_thread(kernel, other)
-    _end(kernel, task, process.exiting_code)
+    _end(kernel, task, code if process.exiting_code is None else process.exiting_code)
 
 
 def exit_thread(kernel: Kernel, task: Task, code: int) -> None:
@@ -48,7 +48,7 @@ def _end(kernel: Kernel, task: Task, code: int) -> None:
         task.wait = None
     last = not [other for other in process.alive() if other is not task]
     if last and process.exiting_code is None and "last_thread_decides" in kernel.features:
-        process.exiting_code = code
+        process.ends_with(code)
     if tracing.event_enabled(task, PTRACE_EVENT_EXIT):
         task.killed = False  # get_signal took the SIGKILL off the queue
         if tracing.event(
@@ -76,9 +76,10 @@ def _gone(kernel: Kernel, task: Task, code: int) -> None:
         tracing.tell_parent_of_stop(kernel, process)
     task.files.leave()
     task.state = ZOMBIE
-    for dead in tracing.tracer_exits(kernel, task):
-        untraced(kernel, dead)
-    if not process.alive():
+    _let_tracees_go(kernel, task)
+    if process.alive():
+        _hand_children_over(task)
+    else:
         _zap_namespace(kernel, process)
         _reparent(kernel, process)
     if task is not process.leader:
@@ -89,6 +90,36 @@ def _gone(kernel: Kernel, task: Task, code: int) -> None:
     elif task.tracing is not None and process.tasks != [task]:
         tracing.tell_tracer(kernel, task, always=True)
     _finish(kernel, process)
+
+
+def _let_tracees_go(kernel: Kernel, tracer: Task) -> None:
+    """``exit_ptrace``: whom it traced goes free, or dies with it (PTRACE_O_EXITKILL).
+
+    One by one, the newest first: a parent that is not free yet is not told of a death in vain.
+
+    Source: ``kernel/ptrace.c`` 6.12.
+    """
+    for task in tracer.tracees.copy():
+        relation = task.tracing
+        if relation is not None and relation.options & PTRACE_O_EXITKILL:
+            signals.send(kernel, SIGKILL, task, False, from_above=True)
+        tracing.unlink(kernel, task)
+        if task.state == ZOMBIE:
+            untraced(kernel, task)
+
+
+def _hand_children_over(task: Task) -> None:
+    """A thread's children are another thread's from now on, after those it has.
+
+    Source: ``kernel/exit.c`` 6.12 ``forget_original_parent``, ``find_alive_thread``.
+    """
+    process = task.process
+    heir = process.alive()[0]
+    moved = [child for child in process.children if child.mother is task]
+    for child in moved:
+        child.mother = heir
+        process.children.remove(child)
+        process.children.append(child)
 
 
 def _remove(kernel: Kernel, task: Task) -> None:
@@ -171,7 +202,7 @@ def _reparent(kernel: Kernel, process: Process) -> None:
         child.parent = heir
         if heir is not None:
             heir.children.append(child)
-        if child.code is not None:
+        if child.code is not None and child.leader.tracing is None:
             _tell_parent(kernel, child)
 
 

@@ -65,6 +65,11 @@ FEATURES: Final[dict[str, Feature]] = {
         "numbers that every filter always allows are decided without running one",
         "kernel/seccomp.c 5.11 (8e01b51a31a1)",
     ),
+    "changed_number_is_told": Feature(
+        "5.13",
+        "ptrace(2) fails for a thread whose execve(2) gave it another number until wait4(2) said so",
+        "kernel/ptrace.c 5.13 looks_like_a_spurious_pid (dbb5afad100a)",
+    ),
     "addfd_send": Feature(
         "5.14",
         "SECCOMP_ADDFD_FLAG_SEND: descriptor and answer in one step",
@@ -74,6 +79,11 @@ FEATURES: Final[dict[str, Feature]] = {
         "5.16",
         "the death of a KILL verdict is not shown to a tracer, which could call it off",
         "kernel/signal.c 5.16 SA_IMMUTABLE (00b06da29cf9)",
+    ),
+    "mode_dead": Feature(
+        "5.17",
+        "whom a verdict kills has a mode of its own, 3, on its way out",
+        "kernel/seccomp.c 5.17 SECCOMP_MODE_DEAD (495ac3069a66)",
     ),
     "wait_killable_recv": Feature(
         "5.19",

@@ -34,7 +34,16 @@ from proctor.model.features import NEWEST, features
 from proctor.model.linux import BLOCKED, ENOSYS, NR, SIGKILL, SIGSYS
 from proctor.model.programs import Arguments
 from proctor.model.ptrace_numbers import PTRACE_EVENT_SECCOMP
-from proctor.model.tasks import MODE_STRICT, RUNNING, STOPPED, TRACED, Frame, PidNamespace, Task
+from proctor.model.tasks import (
+    MODE_DEAD,
+    MODE_STRICT,
+    RUNNING,
+    STOPPED,
+    TRACED,
+    Frame,
+    PidNamespace,
+    Task,
+)
 from proctor.model.waits import Wait
 
 _NO_ARGS: Arguments = (0, 0, 0, 0, 0, 0)
@@ -159,6 +168,7 @@ class Kernel:
             allowed = _STRICT | filters.exempt(self.features)
             if frame.nr in allowed:
                 return None
+            self._doom(task)
             self.log.append((frame.nr, SECCOMP_RET_KILL_THREAD))
             ending.exit_thread(self, task, SIGKILL)
             return BLOCKED
@@ -198,12 +208,18 @@ class Kernel:
                 return -ENOSYS
             signals.force(self, task, SIGSYS, core=False)
             return frame.nr
+        self._doom(task)
         self.log.append((frame.nr, action))
         if action == SECCOMP_RET_KILL_THREAD and len(task.process.alive()) > 1:
             ending.exit_thread(self, task, SIGSYS)
             return BLOCKED
         signals.force(self, task, SIGSYS, core=True)
         return frame.nr
+
+    def _doom(self, task: Task) -> None:
+        """A verdict kills ``task``.  Source: ``kernel/seccomp.c`` 5.17 SECCOMP_MODE_DEAD."""
+        if "mode_dead" in self.features:
+            task.mode = MODE_DEAD
 
     def _traced(self, task: Task, frame: Frame, log: bool) -> None:
         """The tracer of SECCOMP_RET_TRACE saw the call; the filters are asked of what it is now.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from proctor.model import ending, filters, signals, tracing
 from proctor.model.delivery import Delivery
 from proctor.model.files import FdTable
-from proctor.model.linux import BLOCKED, EINVAL, ENOMEM, ERESTARTNOINTR
+from proctor.model.linux import BLOCKED, EINVAL, ENOMEM, ERESTARTNOINTR, NR
 from proctor.model.memory import Memory
 from proctor.model.ptrace_numbers import (
     PTRACE_EVENT_CLONE,
@@ -88,18 +88,20 @@ def fork(kernel: Kernel, parent: Task, share_files: bool = False) -> Task | int:
 
 
 def _begin_traced(kernel: Kernel, parent: Task, child: Task, event: int) -> None:
-    """A tracer that asked for it traces the child too, which is still in the call that made it.
+    """A tracer that asked for it traces the child too.
+
+    A child that has to stop does so on its way out of the call that made it.
 
     Source: ``kernel/fork.c`` 6.12 ``copy_process``; ``include/linux/ptrace.h`` ``ptrace_init_task``.
     """
-    if parent.tracing is None:
-        return
-    tracing.born(kernel, parent, child, event)
-    if child.tracing is not None and parent.frame is not None:
+    if parent.tracing is not None:
+        tracing.born(kernel, parent, child, event)
+    if child.sigpending and parent.frame is not None:
         at = parent.frame
         child.frame = Frame(at.nr, at.args, at.arch, at.ip, None)
         child.frame.ax = 0
         child.parked = Delivery(0)
+        kernel.wake(child)
 
 
 def thread(kernel: Kernel, parent: Task) -> Task | int:
@@ -116,11 +118,11 @@ def thread(kernel: Kernel, parent: Task) -> Task | int:
     task = Task(parent.process, parent.files)
     _enrol(parent.process, task, parent.process.namespace)
     _inherit(parent, task)
-    _begin_traced(kernel, parent, task, PTRACE_EVENT_CLONE)
     if parent.process.stopped:
-        task.stop_pending = True  # task_join_group_stop: its tracer let the parent go on
+        # task_join_group_stop: the tracer of the parent let that one go on
+        task.stop_pending, task.stop_signal = True, parent.stop_signal
         signals.recalculate(task)
-        kernel.wake(task)
+    _begin_traced(kernel, parent, task, PTRACE_EVENT_CLONE)
     return task
 
 
@@ -165,8 +167,9 @@ def execve(kernel: Kernel, task: Task) -> int:
     process.dumpable = True
     process.memory = Memory()
     if task.tracing is not None and task.frame is not None:
-        task.frame.args = (0, 0, 0, 0, 0, 0)  # registers of the new program
-        task.frame.ax = 0
+        # Registers of the new program; the number is execve's, whatever call it was
+        # (arch/x86/kernel/process_64.c 6.12 set_personality_64bit).
+        task.frame.nr, task.frame.args, task.frame.ax = NR["execve"], (0, 0, 0, 0, 0, 0), 0
         if tracing.event(kernel, task, PTRACE_EVENT_EXEC, old, lambda _: _execed(kernel, task)):
             return BLOCKED
     return 0

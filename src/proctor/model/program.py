@@ -94,7 +94,7 @@ class Program(Caller):
 
         What there is to say of it is in :attr:`wait_status`.
         """
-        wanted = None if child is None else child.task
+        wanted = None if child is None else reaping.whom(child.task)
         return self.call(
             "wait4", perform=lambda: reaping.wait4(self.kernel, self.task, wanted, options)
         )

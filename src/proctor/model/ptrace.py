@@ -25,6 +25,7 @@ from proctor.model.linux import (
     ESRCH,
     SIGKILL,
     SIGSTOP,
+    SIGTRAP,
 )
 from proctor.model.pidfds import may_look
 from proctor.model.tasks import MODE_DISABLED, MODE_FILTER, STOPPED, TRACED, ZOMBIE
@@ -72,6 +73,8 @@ def ptrace(
     at = child.stop
     if child.state != TRACED or at is None or at.listening or child.killed:
         return -ESRCH
+    if "changed_number_is_told" in kernel.features and _spurious(task, child, at):
+        return -ESRCH
     if request in _RESUMES:
         return _resume(kernel, child, relation, at, request, _number(data))
     if request == numbers.PTRACE_DETACH:
@@ -85,6 +88,15 @@ def ptrace(
 
 def _number(data: Data) -> int:
     return data if isinstance(data, int) else 0
+
+
+def _spurious(task: Task, child: Task, at: Stop) -> bool:
+    """``looks_like_a_spurious_pid``: it took a leader's number over, and wait4(2) has not said so.
+
+    Source: ``kernel/ptrace.c`` 5.13.
+    """
+    execed = numbers.PTRACE_EVENT_EXEC << 8 | SIGTRAP
+    return at.code == execed and child.seen_from(task.process.namespace) != at.message
 
 
 def _from_above(task: Task, child: Task) -> bool:
@@ -104,7 +116,7 @@ def traceme(task: Task) -> int:
     if task.cap_sys_admin and not parent.cap_sys_admin:
         return -EPERM
     if not parent.exiting:
-        tracing.link(task, parent, False, 0)
+        tracing.link(task, parent, False, 0, task.cap_sys_admin)
     return 0
 
 
@@ -142,7 +154,7 @@ def attach(kernel: Kernel, task: Task, child: Task, seize: bool, addr: int, opti
         return -EPERM
     if child.exiting or child.tracing is not None:
         return -EPERM
-    tracing.link(child, task, seize, options if seize else 0)
+    tracing.link(child, task, seize, options if seize else 0, task.cap_sys_admin)
     if not seize:
         signals.send(kernel, SIGSTOP, child, False, from_above=True)
     if child.state == STOPPED and not child.killed and child.held:
@@ -257,10 +269,10 @@ def _look(
         registers.write(child, addr // 8, _number(data))
         return 0
     if request in (numbers.PTRACE_PEEKDATA, numbers.PTRACE_PEEKTEXT):
-        word = child.process.memory.read(addr, 8) if _may_touch(task, child) else None
+        word = child.process.memory.read(addr, 8) if _may_touch(child) else None
         return -EIO if word is None else _fill(data, word)
     if request in (numbers.PTRACE_POKEDATA, numbers.PTRACE_POKETEXT):
-        fits = _may_touch(task, child) and child.process.memory.write(addr, _word(_number(data)))
+        fits = _may_touch(child) and child.process.memory.write(addr, _word(_number(data)))
         return 0 if fits else -EIO
     if request == numbers.PTRACE_GETEVENTMSG:
         return _fill(data, _word(at.message))
@@ -282,12 +294,12 @@ def _look(
     return -EIO
 
 
-def _may_touch(task: Task, child: Task) -> bool:
-    """``ptrace_access_vm``: memory that is not dumpable is for who has CAP_SYS_PTRACE.
+def _may_touch(child: Task) -> bool:
+    """``ptrace_access_vm``: memory that is not dumpable is for who attached with CAP_SYS_PTRACE.
 
-    Source: ``kernel/ptrace.c`` 6.12.
+    Source: ``kernel/ptrace.c`` 6.12 ``ptrace_access_vm``, ``ptracer_capable``.
     """
-    return child.process.dumpable or task.cap_sys_admin
+    return child.process.dumpable or (child.tracing is not None and child.tracing.capable)
 
 
 def _siginfo(child: Task, at: Stop, data: Data) -> int:

@@ -47,6 +47,14 @@ class Wait4(Wait):
             kernel.finish(task, -ERESTARTSYS)
 
 
+def whom(task: Task) -> Process | Task:
+    """Whom a number means: a leader's its process, whoever leads it after an execve(2).
+
+    Source: ``kernel/exit.c`` 6.12 ``do_wait_pid``.
+    """
+    return task.process if task is task.process.leader else task
+
+
 def wait4(kernel: Kernel, task: Task, child: Process | Task | None, options: int = 0) -> int:
     """wait4(2) for ``child`` (any if None): its number, 0 with WNOHANG, or BLOCKED.
 

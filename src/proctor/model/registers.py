@@ -103,7 +103,7 @@ def set_result(task: Task, value: int) -> None:
     """
     if task.stop is not None and task.stop.way is not None:
         task.stop.way.value = value
-    elif task.frame is not None:
+    if task.frame is not None:
         task.frame.ax = value
 
 
@@ -158,9 +158,9 @@ def set_info(task: Task, at: Stop, raw: bytes) -> int:
     if flags or reserved or kind != operation(at) or kind == PTRACE_SYSCALL_INFO_NONE:
         return -EINVAL
     if kind == PTRACE_SYSCALL_INFO_EXIT:
-        value, _ = _INFO_EXIT.unpack_from(raw, INFO_HEAD.size)
-        # syscall_set_return_value(error, val): the error if it is not 0, else the value
-        set_result(task, value)
+        value, is_error = _INFO_EXIT.unpack_from(raw, INFO_HEAD.size)
+        # The error of syscall_set_return_value(error, val) is an int.
+        set_result(task, signed(value, 32) if is_error else value)
         return 0
     wide, *args = _INFO_CALL.unpack_from(raw, INFO_HEAD.size)
     nr = signed(wide, 32)

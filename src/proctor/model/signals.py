@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.model import linux
 from proctor.model.linux import SIGCONT, SIGKILL, SIGSTOP, SIGSYS
-from proctor.model.tasks import DEFAULT, STOPPED, TRACED, Disposition, Process, Task
+from proctor.model.tasks import DEFAULT, RUNNING, STOPPED, TRACED, Disposition, Process, Task
 
 if TYPE_CHECKING:
     from proctor.model.kernel import Kernel
@@ -149,14 +149,17 @@ def _forget(process: Process, mask: int) -> None:
 
 
 def _wants(task: Task, number: int) -> bool:
-    """``wants_signal``: this thread could take it now."""
+    """``wants_signal``: this thread could take it now, being awake or not yet told of another.
+
+    Source: ``kernel/signal.c`` 6.12.
+    """
     if task.blocked & bit(number) or task.exiting:
         return False
     if number == SIGKILL:
         return True
     if task.state in (STOPPED, TRACED):
         return False
-    return task.frame is None or not task.sigpending
+    return task.state == RUNNING or not task.sigpending
 
 
 def _complete(kernel: Kernel, number: int, target: Task, shared: bool) -> None:
@@ -175,8 +178,7 @@ def _complete(kernel: Kernel, number: int, target: Task, shared: bool) -> None:
         and not bit(number) & CORES
         and (number == SIGKILL or not (process.unkillable or target.tracing is not None))
     ):
-        process.exiting_code = number
-        process.stop_count = 0
+        process.ends_with(number)
         for thread in process.tasks:
             kill_thread(kernel, thread)
         return
@@ -235,10 +237,23 @@ def recalculate(task: Task) -> None:
     """``recalc_sigpending``: look again whether something is pending that was sent to the process.
 
     A process's signal wakes one thread only; others notice it when they come by here.
+
+    Source: ``kernel/signal.c`` 6.12.
+    """
+    task.sigpending = False
+    notice(task)
+
+
+def notice(task: Task) -> None:
+    """``recalc_sigpending_tsk``: the same, but a thread told to look will look.
+
+    After a ptrace-stop a sleep can so be interrupted by nothing, and be made again.
+
+    Source: ``kernel/signal.c`` 6.12.
     """
     wanted = (task.pending | task.process.pending) & ~task.blocked
-    jobs = task.stop_pending or task.trap_stop or task.trap_notify
-    task.sigpending = bool(wanted) or jobs or task.killed
+    if wanted or task.stop_pending or task.trap_stop or task.trap_notify or task.killed:
+        task.sigpending = True
 
 
 def set_blocked(kernel: Kernel, task: Task, mask: int) -> None:

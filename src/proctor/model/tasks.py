@@ -36,6 +36,8 @@ DEAD: Final = "X"
 MODE_DISABLED: Final = 0
 MODE_STRICT: Final = 1
 MODE_FILTER: Final = 2
+#: A verdict killed it, and nothing is to bring it back (Linux 5.17).
+MODE_DEAD: Final = 3
 
 
 class Disposition(NamedTuple):
@@ -164,6 +166,14 @@ class Process:
         self.stop_code = 0
         #: A SIGCONT ended a stop, and the parents are to be told (SIGNAL_CLD_MASK).
         self.stop_news = False
+
+    def ends_with(self, code: int) -> None:
+        """All threads end, and no stop counts any more (SIGNAL_GROUP_EXIT replaces its flags).
+
+        Source: ``kernel/exit.c`` 6.12 ``do_group_exit``; ``kernel/signal.c`` ``complete_signal``.
+        """
+        self.exiting_code = code
+        self.stop_count, self.stopped = 0, False
 
     def alive(self) -> list[Task]:
         """The threads that have not begun to exit."""

@@ -20,17 +20,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from proctor.model import signals
-from proctor.model.linux import BLOCKED, SIGCHLD, SIGKILL, SIGSTOP, SIGTRAP
+from proctor.model.linux import BLOCKED, SIGCHLD, SIGSTOP, SIGTRAP
 from proctor.model.ptrace_numbers import (
     PTRACE_EVENT_EXEC,
     PTRACE_EVENT_STOP,
     PTRACE_EVENTMSG_SYSCALL_ENTRY,
     PTRACE_EVENTMSG_SYSCALL_EXIT,
-    PTRACE_O_EXITKILL,
     PTRACE_O_SUSPEND_SECCOMP,
     PTRACE_O_TRACESYSGOOD,
 )
-from proctor.model.tasks import TRACED, ZOMBIE, Process, Task
+from proctor.model.tasks import TRACED, Process, Task
 
 if TYPE_CHECKING:
     from proctor.model.delivery import Delivery
@@ -40,10 +39,13 @@ if TYPE_CHECKING:
 class Tracing:
     """How a thread is traced (``task->ptrace``, and ``task->parent`` while that is set)."""
 
-    __slots__ = ("options", "seized", "syscalls", "tracer")
+    __slots__ = ("capable", "options", "seized", "syscalls", "tracer")
 
-    def __init__(self, tracer: Task, seized: bool, options: int) -> None:
+    def __init__(self, tracer: Task, seized: bool, options: int, capable: bool) -> None:
         self.tracer = tracer
+        #: Whether who asked for it had CAP_SYS_PTRACE (``ptracer_cred``): the tracer, or with
+        #: PTRACE_TRACEME the tracee.
+        self.capable = capable
         #: By PTRACE_SEIZE, which stops nobody by itself.
         self.seized = seized
         #: PTRACE_O_*.
@@ -102,14 +104,13 @@ def reparented(task: Task) -> bool:
     return task.tracing is not None and task.tracing.tracer.process is not task.process.parent
 
 
-def link(task: Task, tracer: Task, seized: bool, options: int) -> Tracing:
+def link(task: Task, tracer: Task, seized: bool, options: int, capable: bool) -> None:
     """``ptrace_link``: from now on ``tracer`` is told what ``task`` does.
 
     Source: ``kernel/ptrace.c`` 6.12 ``__ptrace_link``.
     """
-    task.tracing = Tracing(tracer, seized, options)
+    task.tracing = Tracing(tracer, seized, options, capable)
     tracer.tracees.insert(0, task)
-    return task.tracing
 
 
 def unlink(kernel: Kernel, task: Task) -> None:
@@ -189,7 +190,7 @@ def leave(kernel: Kernel, task: Task) -> None:
         return
     task.stop = None
     task.state = "R"
-    signals.recalculate(task)
+    signals.notice(task)
     at.then(at.code)
 
 
@@ -310,13 +311,12 @@ def born(kernel: Kernel, parent: Task, child: Task, number: int) -> None:
     relation = parent.tracing
     if relation is None or not event_enabled(parent, number):
         return
-    link(child, relation.tracer, relation.seized, relation.options)
+    link(child, relation.tracer, relation.seized, relation.options, relation.capable)
     if relation.seized:
         child.trap_stop = True
     else:
         child.pending |= signals.bit(SIGSTOP)
     signals.recalculate(child)
-    kernel.wake(child)
 
 
 def bore(kernel: Kernel, parent: Task, child: Task, number: int, value: int) -> int:
@@ -336,21 +336,3 @@ def bore(kernel: Kernel, parent: Task, child: Task, number: int, value: int) -> 
         kernel.leave(parent, value)
 
     return BLOCKED if event(kernel, parent, number, message, then) else value
-
-
-def tracer_exits(kernel: Kernel, tracer: Task) -> list[Task]:
-    """``exit_ptrace``: whom it traced goes free, or dies with it (PTRACE_O_EXITKILL).
-
-    :returns: dead threads that nobody waits for any more.
-
-    Source: ``kernel/ptrace.c`` 6.12.
-    """
-    dead = []
-    for task in tracer.tracees.copy():
-        relation = task.tracing
-        if relation is not None and relation.options & PTRACE_O_EXITKILL:
-            signals.send(kernel, SIGKILL, task, False, from_above=True)
-        unlink(kernel, task)
-        if task.state == ZOMBIE:
-            dead.append(task)
-    return dead
