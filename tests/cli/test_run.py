@@ -140,6 +140,7 @@ def test_policy_refusal_is_told_on_standard_error(run: Run, tmp_path: Path) -> N
         (["run", "--log", "/nonexistent/log", "--handlers", "good.py", "--", "true"], 125, "log"),
         (["run", "--handlers", "condition.py", "--", "true"], 125, "condition.py:2: 'mode'"),
         (["run", "--userns=zero", "--", "true"], 125, "--userns"),
+        (["run", "--userns=", "--", "true"], 125, "--userns="),
         (["run", "--userns=²:1", "--", "true"], 125, "--userns"),
         (["run", "--userns=4294967290:6", "--", "true"], 125, "4294967294"),
         (["run", "--userns=18446744073709551616:1", "--", "true"], 125, "4294967294"),

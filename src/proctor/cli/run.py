@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         extra["filter"] = policy.filter(extra_notify=handlers)
         handlers += policy.handlers()
         extra |= policy.supervisor_options()
-    if options.userns:
+    if options.userns is not False:  # an empty text is a mistake, not a no
         extra["userns"] = _id_range(options.userns)
     observers: list[Callable[[Outcome], object]] = []
     closers: list[Callable[[], object]] = []
@@ -58,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
         from proctor.cli.log import tell_refusals
 
         observers.append(tell_refusals)
+    shown = bool(observers)  # the summary has names only
     if options.summary:
         from proctor.cli.summary import Summary
 
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
             command,
             handlers,
             observer=_all(observers),
-            describe=bool(observers),
+            describe=shown,
             die_with_monitor=True,
             **extra,
         )
