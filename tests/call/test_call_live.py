@@ -36,7 +36,7 @@ def test_a_path_and_its_registers(notified: Callable) -> None:
     assert call.mode == 0o10644 and call.dirfd == AT_FDCWD
     assert call.raw[1] == path
     assert call.describe() == (
-        'openat(AT_FDCWD, "/etc/\\377\\376\\n name", O_WRONLY|O_CREAT|O_CLOEXEC, S_IFIFO|0644)'
+        'openat(AT_FDCWD, "/etc/\\377\\376\\n name", O_WRONLY|O_CREAT|O_CLOEXEC, 010644)'
     )
     assert call.valid()
     assert watch.answer(call, error=errno.ENOTTY) == (-1, errno.ENOTTY)

@@ -75,6 +75,27 @@ def compat(t: Table) -> None:
     c("seccomp", 1, 0, m.f("HxxI", 5, BAD))
     c("mq_open", m.s(b"q"), 0o102, 0o600, m.i(0, 10, 100, 0, 0, 0, 0, 0))
     c("keyctl", 0, -3, 1)
+    c("ipc", 1, 5, 1, 0, m.f("Hhh", 0, -1, 0x800))
+    c("ipc", 4, 5, 1, 0, m.f("Hhh", 0, -1, 0x800), m.i(1, 2))
+    c("ipc", 2, 0, 1, 0o1600)
+    c("ipc", 11, 5, 8, 0o4000, m.f("i8s", 1, b"message!"))
+    c("ipc", 13, 0x1234, 0o1666)
+    c("ipc", 23, 0x1234, 4096, 0o1600)
+    c("ipc", 24, 5, 0, 0, 0)
+    c("ipc", 22, 0, 0, 0, 0x1000)
+    c("socketcall", 9, m.i(3, t.text, 5, 0x4000))
+    c(
+        "socketcall",
+        99,
+        BAD,
+        ours="socketcall(0x63, 0x30000000)",
+        why="as other commands without a name",
+    )
+    c("socketcall", 3, BAD)
+    c("sigsuspend", 0, 0, 0x4002)
+    c("ssetmask", 0x4002)
+    c("signal", 2, 1)
+    c("signal", 2, 0x401000)
     c("stime", m.i(5), ours="stime([5])", why="not taken apart by strace")
     c("openat2", CWD, path, m.q(0, 0, 8), 24)
     c("clone3", m.q(0x100, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0), 88)

@@ -363,8 +363,26 @@ def rest(t: Table) -> None:
     t("init_module", BAD, 100, m.s(b"debug=1"))
     t("finit_module", 3, t.empty, 3)
     t("delete_module", m.s(b"loop"), 0o4000)
+    t("kcmp", 1, 2, 2, 3, 4)
+    t("poll", m.f("ihh", 3, -1, 0), 1, 0)
+    t("mkdir", path, 0o011064)
+    t("fchdir", -100)
+    t("semget", 5, 1, 0)
+    t("shmat", 5, 0x1000, 0o150000)
+    t("sendmmsg", 3, BAD, 2, 0)
+    t("select", -1, t.some, 0, 0, 0)
+    t("rt_sigqueueinfo", 5, 10, m.f("3i4xiiQ96x", 10, 3, 0x40, 5, 1000, 0x1234))
+    t("rt_sigaction", 2, m.q(0x401000, 0, 0x402000, 0), BAD, 8)
+    t("mq_getsetattr", 3, m.q(-1, 0, 0, 0, 0, 0, 0, 0), 0)
     t("sethostname", m.s(b"host"), 4)
-    t("syslog", 3, BAD, 100)
+    t(
+        "syslog",
+        3,
+        BAD,
+        100,
+        ours="syslog(SYSLOG_ACTION_READ_ALL, 0x30000000, 100)",
+        why="a name, where strace has it in a comment",
+    )
     t("ptrace", 0, 0, 0, 0)
     t("ptrace", 16, 5, 0, 0)
     t("ptrace", 0x4206, 5, 0, 0x50)

@@ -26,6 +26,7 @@ _CODES: Final = {
     "i8": "b", "u8": "B", "i16": "h", "u16": "H", "i32": "i", "u32": "I", "i64": "q", "u64": "Q",
     "char": "s",
 }  # fmt: skip
+_SA_RESTORER: Final = 0x04000000
 _WORDS: Final = {"long": "iq", "ulong": "IQ", "ptr": "IQ"}
 
 
@@ -88,8 +89,11 @@ class Structure(tuple[Any, ...]):
         fields = list(zip(self.layout.shown, self, strict=True))
         if self.layout.name == "sigaction":  # as everybody knows it: the mask before the flags
             fields.insert(1, fields.pop())
+        restores = getattr(self, "sa_flags", 0) & _SA_RESTORER
         for field, value in fields:
             if field.offset >= self.given or (field.optional and not value):
+                continue
+            if field.name == "sa_restorer" and not restores:
                 continue
             if field.how == "PerfAttrBit":  # single bits are fields of their own
                 parts += [f"{each}=1" for each in str(value).split("|") if value]
@@ -124,6 +128,8 @@ def _value(field: Field, data: bytes, frame: Frame) -> Any:
     if how[:1].isupper():
         from proctor.call import flags
 
+        if number < 0 and issubclass(flags.family(how), flags.Flags):
+            number &= (1 << 8 * field.codes.size) - 1  # bits have no sign
         return flags.decode(how, number, frame.signature.abi)
     return number
 
@@ -145,7 +151,7 @@ def _text(field: Field, value: Any) -> str:
     if how == "version":
         return f"KERNEL_VERSION({value >> 16}, {value >> 8 & 0xFF}, {value & 0xFF})"
     if how[:1].isupper() and type(value) is int:
-        return f"{value:#x}"  # no member of its family
+        return f"{value if value >= 0 else value & 0xFFFFFFFF:#x}"  # no member of its family
     return str(value)
 
 

@@ -137,12 +137,14 @@ class View:
             return text_memory.shown(self, family, number)
         if role in ("pointer", "address", "struct"):
             return str(Address(number))
-        if role in ("dirfd", "fd") and number == AT_FDCWD:
+        if role == "dirfd" and number == AT_FDCWD:
             return "AT_FDCWD"
         if role in ("uid", "gid") and number == 0xFFFFFFFF:
             return "-1"
         if role == "ulong" and number > 0xFFFF:
             return f"{number:#x}"
+        if role == "mode" and self.call.name not in ("mknod", "mknodat"):
+            return f"0{number:02o}"  # its type counts for nothing
         if role == "signal":
             return signal_name(number) if number else "0"
         if role in ("cmd", "flags", "clock") and family is not None:
@@ -159,7 +161,9 @@ class View:
         found = flags.decode(family, number, self.call.abi)
         if type(found) is not int:
             return str(found)
-        return str(number) if family in _DECIMAL else f"{number & 0xFFFFFFFFFFFFFFFF:#x}"
+        if family in _DECIMAL:
+            return str(number)
+        return f"{number if number >= 0 else number & 0xFFFFFFFF:#x}"
 
     def _pointed(self, arg: Arg, number: int) -> str:
         if not number and arg.role in ("path", "string", "strings", "struct", "timespec"):

@@ -117,11 +117,39 @@ def _ipc(view: View) -> Parts:
     return view.call.name, parts
 
 
+#: ipc's calls, and which of its arguments theirs are.
+_IPC_CALLS: Final[dict[int, tuple[str, tuple[str, ...]]]] = {
+    1: ("semop", ("first", "ptr", "second")), 2: ("semget", ("first", "second", "third")),
+    4: ("semtimedop", ("first", "ptr", "second", "fifth")),
+    11: ("msgsnd", ("first", "ptr", "second", "third")), 13: ("msgget", ("first", "second")),
+    14: ("msgctl", ("first", "second", "ptr")), 21: ("shmat", ("first", "ptr", "second")),
+    22: ("shmdt", ("ptr",)), 23: ("shmget", ("first", "second", "third")),
+    24: ("shmctl", ("first", "second", "ptr")),
+}  # fmt: skip
+
+
+def _ipc_call(view: View) -> Parts:
+    """The call that it stands for, as if it had been made by itself."""
+    from proctor.filter.signatures import signature
+
+    name, arguments = _IPC_CALLS.get(view.number("call"), ("", ()))
+    inner = signature(name, view.call.abi) if name else None
+    if inner is None:
+        return "ipc", view.all()
+    raw = tuple(view.number(each) for each in arguments)
+    return text_sockets.write_inner(view, inner, raw, CALLS)
+
+
 def _get(view: View) -> Parts:
     """semget, shmget, msgget: a key in hexadecimal."""
     parts = view.all()
     key = view.number("key") & 0xFFFFFFFF
     parts[0] = f"{key:#x}" if key else "IPC_PRIVATE"
+    family = "ShmFlag" if view.call.name == "shmget" else "IpcFlag"
+    number = view.signature.args[-1].value(view.call.raw)
+    names = view.word(family, number & ~0o777)
+    rights = f"0{number & 0o777:02o}"
+    parts[-1] = f"{names}|{rights}" if number & ~0o777 else rights
     return view.call.name, parts
 
 
@@ -145,5 +173,5 @@ CALLS: Final[dict[str, Special]] = {
     **text_tasks.CALLS,
     "futex": _futex, "futex_time64": _futex, "seccomp": _seccomp, "keyctl": _keyctl,
     "semctl": _ipc, "shmctl": _ipc, "msgctl": _ipc, "semget": _get, "shmget": _get,
-    "msgget": _get, "reboot": _reboot, "membarrier": _membarrier,
+    "msgget": _get, "ipc": _ipc_call, "reboot": _reboot, "membarrier": _membarrier,
 }  # fmt: skip

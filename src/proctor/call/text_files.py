@@ -149,7 +149,7 @@ def _position(view: View) -> Parts:
 
 
 def _umask(view: View) -> Parts:
-    return "umask", [f"0{view.number('mask'):02o}"]
+    return "umask", [f"0{view.number('mask') & 0xFFFF:02o}"]
 
 
 def _epoll_ctl(view: View) -> Parts:

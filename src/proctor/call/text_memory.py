@@ -94,7 +94,9 @@ def _array(parts: list[str], more: bool) -> str:
 
 def _descriptors(view: View, address: int, count: int) -> str:
     """select's set of descriptors below ``count``."""
-    count = max(0, min(count, 1024))
+    if count < 0:
+        return str(Address(address))
+    count = min(count, 1024)
     word = view.signature.word
     size = -(-count // (word * 8)) * word
     found = view.frame.memory.read(address, size) if size else b""
@@ -264,11 +266,13 @@ def _control(view: View, address: int, message: Any) -> str:
 def _messages(view: View, address: int, count: int) -> str:
     """The array of sendmmsg(2)."""
     size = 64 if view.signature.word == 8 else 32
-    parts = []
+    parts: list[str] = []
     for index in range(min(count, _MESSAGES)):
         try:
             message = _header(view, address + index * size)
         except MemoryUnreadable:
+            if not parts:
+                raise
             parts.append(f"{address + index * size:#x}")
             break
         parts.append(f"{{msg_hdr={header(view, *message)}}}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call import text_memory
@@ -10,6 +11,7 @@ from proctor.call.call import Call
 from proctor.call.text import Parts, Special, View
 
 if TYPE_CHECKING:
+    from proctor.call.ports import MemoryPort
     from proctor.filter.signatures import Signature
 
 
@@ -66,8 +68,13 @@ class _Inner(Call):
     """The call that a multiplexer's arguments in memory stand for."""
 
     def __init__(self, outer: Call, signature: Signature, raw: tuple[int, ...]) -> None:
-        super().__init__(outer._notification, outer._listener, memory=outer.memory)
+        super().__init__(outer._notification, outer._listener, memory=outer._memory)
+        self._outer = outer
         self._known, self._registers = signature, (*raw, *[0] * (6 - len(raw)))
+
+    @property
+    def memory(self) -> MemoryPort:
+        return self._outer.memory  # which notes that it was looked at
 
     @property
     def name(self) -> str:
@@ -102,9 +109,18 @@ def _socketcall(view: View) -> Parts:
     text = view.try_to(address, numbers)
     if not found:
         return view.call.name, [view.named("call"), text]
-    within = View(_Inner(view.call, inner, found[0]), True)
-    special = CALLS.get(name)
-    return special(within) if special is not None else (name, within.all())
+    return write_inner(view, inner, found[0], CALLS)
+
+
+def write_inner(
+    view: View, inner: Signature, raw: tuple[int, ...], calls: Mapping[str, Special]
+) -> Parts:
+    """A multiplexed call as if it had been made by itself.
+
+    :param calls: the calls that have a way of their own to be written."""
+    within = View(_Inner(view.call, inner, raw), view.read)
+    special = calls.get(inner.name)
+    return special(within) if special is not None else (inner.name, within.all())
 
 
 CALLS: Final[dict[str, Special]] = {

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from proctor.call import text_memory
-from proctor.call.text import Parts, Special, View, as_int
-from proctor.call.values import Address, signal_name
+from proctor.call.text import Parts, Special, View, as_int, hexadecimal
+from proctor.call.values import Address, SignalSet, signal_name
 
 
 def _clone(view: View) -> Parts:
@@ -47,7 +47,7 @@ def _prctl(view: View) -> Parts:
     numbers = [view.number(f"arg{n}") for n in range(2, 6)]
     parts = [view.named("op")]
     if kinds is None:
-        return "prctl", parts + [f"{number:#x}" for number in numbers]
+        return "prctl", parts + [hexadecimal(number) for number in numbers]
     for kind, number in zip(kinds, numbers, strict=False):
         parts.append(_prctl_argument(view, kind, number))
     if op == 22 and numbers[0] != 2:
@@ -129,8 +129,26 @@ def _clock_nanosleep(view: View) -> Parts:
     return view.call.name, parts
 
 
+def _kcmp(view: View) -> Parts:
+    parts = view.all()
+    return "kcmp", parts if view.number("type") in (0, 7) else parts[:3]  # FILE, EPOLL_TFD
+
+
+def _signal_word(view: View) -> Parts:
+    """sigsuspend and ssetmask of 32-bit programs: a set in a register."""
+    argument = "mask" if view.call.name == "sigsuspend" else "newmask"
+    return view.call.name, [str(SignalSet(view.number(argument) & 0xFFFFFFFF))]
+
+
+def _signal(view: View) -> Parts:
+    handler = view.number("handler")
+    text = ("SIG_DFL", "SIG_IGN")[handler] if handler < 2 else str(Address(handler))
+    return "signal", [view.named("signum"), text]
+
+
 CALLS: Final[dict[str, Special]] = {
     "clone": _clone, "prctl": _prctl, "ptrace": _ptrace, "ioprio_set": _ioprio,
     "sched_setparam": _one_int(1), "sched_setscheduler": _one_int(2),
+    "kcmp": _kcmp, "sigsuspend": _signal_word, "ssetmask": _signal_word, "signal": _signal,
     "personality": _personality, "clock_nanosleep": _clock_nanosleep,
 }  # fmt: skip

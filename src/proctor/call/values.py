@@ -40,7 +40,7 @@ class Mode(int):
     def __str__(self) -> str:
         kind = self & S_IFMT
         if not kind:
-            return f"0{int(self):03o}" if self else "000"
+            return f"0{int(self):02o}"
         if kind not in _TYPES:
             return f"0{int(self):o}"
         return f"{_TYPES[kind]}|0{self & 0o7777:03o}"

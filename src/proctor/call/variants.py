@@ -93,8 +93,9 @@ class SignalInfo(NamedTuple):
     value: int
 
     def __str__(self) -> str:
-        error = f", si_errno={self.error}" if self.error else ""
-        text = f"si_signo={signal_name(self.signo)}{error}, si_code={_named(self.code)}"
+        name = errno.errorcode.get(self.error, self.error)
+        error = f", si_errno={name}" if self.error else ""
+        text = f"si_signo={signal_name(self.signo)}, si_code={_named(self.code)}{error}"
         text += f", si_pid={self.pid}, si_uid={self.uid}"
         if self.code:  # not SI_USER: a value comes along
             low = self.value & 0xFFFFFFFF
@@ -126,7 +127,7 @@ class SignalMaskArgument(NamedTuple):
 
 
 def _named(number: int) -> str:
-    return f"{number:#x}" if type(number) is int else str(number)
+    return f"{number & 0xFFFFFFFF:#x}" if type(number) is int else str(number)
 
 
 def _flag(name: str, value: int) -> int:

@@ -167,7 +167,7 @@ iopl: level:uint
 ioprio_get: which:cmd/IoprioWhich@i32 who:int
 ioprio_set: which:cmd/IoprioWhich@i32 who:int ioprio:int
 kcmp: pid1:pid pid2:pid type:cmd/KcmpType@i32 idx1:ulong idx2:ulong
-kexec_file_load: kernel_fd:fd initrd_fd:fd cmdline_len:ulong cmdline:pointer/data*cmdline_len? flags:flags/KexecFileFlag@ulong
+kexec_file_load: kernel_fd:fd initrd_fd:fd cmdline_len:size cmdline:pointer/data*cmdline_len? flags:flags/KexecFileFlag@ulong
 kexec_load: entry:ulong nr_segments:ulong segments:pointer? flags:flags/KexecFlag@ulong
 keyctl: op:cmd/KeyctlOp@i32 arg2:ulong/memory arg3:ulong arg4:ulong arg5:ulong
 kill: pid:pid sig:signal
@@ -225,7 +225,7 @@ mseal: addr:address size:size flags:ulong
 msgctl: msqid:int op:cmd/MsgCmd@i32 buf:pointer?
 msgget: key:int msgflg:flags/IpcFlag
 msgrcv: msqid:int msgp:pointer msgsz:size msgtyp:long msgflg:flags/MsgRcvFlag
-msgsnd: msqid:int msgp:pointer/msgbuf*msgsz msgsz:size msgflg:flags/IpcFlag
+msgsnd: msqid:int msgp:pointer/msgbuf*msgsz msgsz:size msgflg:flags/MsgRcvFlag
 msync: addr:address length:size flags:flags/MsyncFlag
 munlock: addr:address len:size
 munlockall:
@@ -349,7 +349,7 @@ settimeofday: tv:struct/timeval? tz:struct/timezone?
 setuid: uid:uid
 setxattr: path:path name:string/XattrName value:pointer/data*size? size:size flags:flags/XattrFlag
 setxattrat: dirfd:dirfd path:path? at_flags:flags/AtFlag name:string/XattrName args:struct/xattr_args size:size
-shmat: shmid:int shmaddr:address shmflg:flags/ShmFlag
+shmat: shmid:int shmaddr:address shmflg:flags/ShmatFlag
 shmctl: shmid:int op:cmd/ShmCmd@i32 buf:pointer?
 shmdt: shmaddr:address
 shmget: key:int size:size shmflg:flags/ShmFlag
@@ -373,7 +373,7 @@ sync_file_range: fd:fd offset:offset nbytes:offset flags:flags/SyncFileRangeFlag
 syncfs: fd:fd
 sysfs: option:int arg1:ulong arg2:ulong
 sysinfo: info:pointer
-syslog: type:int bufp:pointer? len:int
+syslog: type:cmd/SyslogAction@i32 bufp:pointer? len:int
 tee: fd_in:fd fd_out:fd len:size flags:flags/SpliceFlag
 tgkill: tgid:pid tid:pid sig:signal
 time: tloc:pointer?
@@ -451,7 +451,7 @@ getresuid32: ruid:pointer euid:pointer suid:pointer
 getuid32:
 gtty:
 io_pgetevents_time64: ctx_id:ulong min_nr:long nr:long events:pointer timeout:timespec/timespec64? usig:struct/sigset_argpack?
-ipc: call:cmd/IpcCall first:int second:ulong third:ulong ptr:ulong fifth:ulong
+ipc: call:cmd/IpcCall first:int second:ulong third:ulong ptr:ulong/memory fifth:ulong
 lchown32: path:path owner:uid group:gid
 lock:
 lookup_dcookie: cookie:u64@pair buffer:pointer len:size
