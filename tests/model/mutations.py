@@ -26,6 +26,8 @@ class Mutation(NamedTuple):
     module: str
     right: str
     wrong: str
+    stage: bool = False
+    """Whether :mod:`model.stage` has to notice it: it is about tracers."""
 
 
 MUTATIONS = (
@@ -112,6 +114,41 @@ MUTATIONS = (
              "    if value in (-ERESTARTNOINTR, -ERESTARTNOHAND):\n        return \"again\", 0\n    if value == -ERESTART_RESTARTBLOCK:"),
     Mutation("epoll: edge-triggered items report on and on", "poll",
              "elif not item.events & EPOLLET:", "else:"),
+    Mutation("ptrace: the filters are asked before the tracer", "kernel",
+             "        if task.tracing is not None and tracing.at_call(\n"
+             "            self, task, True, lambda: self._entered(task, frame)\n        ):\n"
+             "            return BLOCKED\n        return self._filtered(task, frame)",
+             "        return self._filtered(task, frame)", True),
+    Mutation("ptrace: a tracer's death leaves its tracees stopped", "ending",
+             "    _let_tracees_go(kernel, task)\n    if process", "    if process", True),
+    Mutation("ptrace: the filters are not asked again after a tracer", "kernel",
+             "            value = self._secure_computing(task, frame, True)\n", "            value = None\n", True),
+    Mutation("ptrace: a skipped call is ENOSYS whatever the register says", "kernel",
+             "            value = frame.ax\n        elif frame.perform", "            value = -ENOSYS\n        elif frame.perform", True),
+    Mutation("ptrace: two may trace one", "ptrace",
+             "if child.exiting or child.tracing is not None:", "if child.exiting:", True),
+    Mutation("ptrace: SEIZE stops", "ptrace",
+             "    if not seize:\n        signals.send(", "    if True:\n        signals.send(", True),
+    Mutation("ptrace: seccomp is suspended for anybody", "ptrace",
+             "        if not task.cap_sys_admin:\n            return -EPERM\n        if task.mode", "        if task.mode", True),
+    Mutation("ptrace: filters are counted from the newest", "ptrace",
+             "path[-1 - offset]", "path[offset]", True),
+    Mutation("ptrace: metadata never says LOG", "ptrace",
+             "SECCOMP_FILTER_FLAG_LOG if found.log else 0", "0", True),
+    Mutation("ptrace: wait4 says a stop again and again", "reaping",
+             "task.wait_status, at.code = at.code << 8 | 0x7F, 0", "task.wait_status = at.code << 8 | 0x7F", True),
+    Mutation("ptrace: ignored signals are not shown to a tracer", "signals",
+             "if task.blocked & bit(number) or (task.tracing is not None and number != SIGKILL):",
+             "if task.blocked & bit(number):", True),
+    Mutation("ptrace: a signal the tracer takes away is delivered", "delivery",
+             "        way.chosen = data\n", "        way.chosen = data or number\n", True),
+    Mutation("ptrace: a stop ends the sleep of WAIT_KILLABLE", "notify",
+             "        if not self.filter.wait_killable:\n            return False\n        if",
+             "        if not self.filter.wait_killable or self.task.tracing is not None:\n            return False\n        if", True),
+    Mutation("ptrace: EXITKILL is forgotten", "ending",
+             "relation.options & PTRACE_O_EXITKILL", "False", True),
+    Mutation("ptrace: a thread detached from a stopped process runs", "tracing",
+             "if not task.exiting and (task.process.stopped or task.process.stop_count):", "if False:", True),
 )  # fmt: skip
 
 
@@ -141,10 +178,14 @@ def alone(number: int, steps: int, seed: int, lacks: tuple[str, ...]) -> int:
     """
     apply(MUTATIONS[number])
     from model.compare import run
+    from model.stage import drawing
 
     counts: Counter[str] = Counter()
     try:
-        problem = run(steps, seed, counts=counts, shrinking=False, lacks=lacks)
+        if MUTATIONS[number].stage:
+            problem = drawing.run(steps, seed, counts, shrinking=False, lacks=lacks)
+        else:
+            problem = run(steps, seed, counts=counts, shrinking=False, lacks=lacks)
     except Exception as raised:  # the model's own books do not balance: that is noticing, too
         problem = repr(raised)
     print(counts.total(), problem.splitlines()[0] if problem else "")
@@ -154,10 +195,12 @@ def alone(number: int, steps: int, seed: int, lacks: tuple[str, ...]) -> int:
 def caught(number: int, steps: int = STEPS, seed: int = 0) -> tuple[bool, str]:
     """Try one mutation; whether it was noticed, and how."""
     from model.probed import missing
+    from model.stage import probing
 
+    lacks = probing.missing() if MUTATIONS[number].stage else missing()
     done = subprocess.run(
         [sys.executable, "-m", "model.mutations", "--one", str(number), "--steps", str(steps),
-         "--seed", str(seed), "--lacks", ",".join(missing())],
+         "--seed", str(seed), "--lacks", ",".join(lacks)],
         cwd=TESTS, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     said = (done.stdout or done.stderr).strip().splitlines()

@@ -1,0 +1,129 @@
+"""Random steps of tracers and tracees: ``python -m model.stage.drawing`` in tests/.
+
+Steps are pairs (operation, seed), so that any of them can be left out: a difference is shrunk to
+the few steps that make it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import random
+import re
+import resource
+import sys
+import time
+from collections import Counter
+from itertools import accumulate
+
+from model.stage.choices import Draw
+from model.stage.operations import OPERATIONS
+from model.stage.playing import Difference, LeftOpen, Stage
+from model.stage.probing import missing
+
+EPISODE = 120
+Step = tuple[int, int]
+_WEIGHTS = list(accumulate(weight for _, weight in OPERATIONS))
+
+
+def plan(seed: int, steps: int) -> list[Step]:
+    """The steps of one episode."""
+    source = random.Random(seed)
+    return [
+        (bisect.bisect_right(_WEIGHTS, source.randrange(_WEIGHTS[-1])), source.getrandbits(32))
+        for _ in range(steps)
+    ]
+
+
+def play(steps: list[Step], counts: Counter[str], lacks: tuple[str, ...]) -> tuple[str, list[str]]:
+    """One episode; what differed ("" for nothing) and the steps that were made.
+
+    :param lacks: features that the running kernel does not have.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    stage = Stage(counts, remove=lacks)
+    draw = Draw(stage)
+    try:
+        for operation, seed in steps:
+            OPERATIONS[operation][0](draw.seeded(seed))
+            if not stage.living():
+                break
+    except LeftOpen:
+        counts["(episode left open)"] += 1
+    except Difference as problem:
+        return str(problem), stage.log
+    finally:
+        stage.close()
+    return "", stage.log
+
+
+def _kind(problem: str) -> str:
+    """A problem without its numbers: shrinking is not to find another one."""
+    return re.sub(r"<.*?>|[0-9a-f]{4,}|[0-9]+", "", problem)
+
+
+def shrink(
+    steps: list[Step], problem: str, lacks: tuple[str, ...], rounds: int = 300
+) -> list[Step]:
+    """Fewer steps that still differ: leave out pieces, then smaller ones."""
+    size = max(1, len(steps) // 2)
+    while size and rounds > 0:
+        at = 0
+        while at < len(steps) and rounds > 0:
+            rounds -= 1
+            fewer = steps[:at] + steps[at + size :]
+            if _kind(play(fewer, Counter(), lacks)[0]) == _kind(problem):
+                steps = fewer
+            else:
+                at += size
+        size //= 2
+    return steps
+
+
+def run(
+    steps: int,
+    seed: int,
+    counts: Counter[str],
+    shrinking: bool = True,
+    lacks: tuple[str, ...] | None = None,
+) -> str:
+    """Episodes until ``steps`` were compared; a report of the first difference, or "".
+
+    :param lacks: as for :func:`play`; by default it is found out.
+    """
+    lacks = missing() if lacks is None else lacks
+    episode = seed
+    while counts.total() < steps:
+        planned = plan(episode, EPISODE)
+        problem, _ = play(planned, counts, lacks)
+        if problem and not shrinking:
+            return f"episode {episode}: {problem}"
+        if problem:
+            again, log = play(shrink(planned, problem, lacks), Counter(), lacks)
+            return f"episode {episode}: {problem}\nshrunk ({again}):\n  " + "\n  ".join(log)
+        episode += 1
+    return ""
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-shrink", action="store_true", help="only name the episode")
+    options = parser.parse_args()
+    counts: Counter[str] = Counter()
+    began = time.monotonic()
+    problem = run(options.steps, options.seed, counts, not options.no_shrink)
+    for what, number in sorted(counts.items()):
+        print(f"{number:8}  {what}")
+    print(f"{counts.total():8}  steps with tracers compared in {time.monotonic() - began:.0f} s")
+    print(problem, end="\n" if problem else "")
+    few = [what for what, number in counts.items() if number < 100 and what[0] != "("]
+    if few and options.steps >= 20_000:
+        print("fewer than 100 times:", ", ".join(few))
+    return 1 if problem or (few and options.steps >= 20_000) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
