@@ -319,3 +319,28 @@ def test_stopping_and_going_on_by_signals_sent_to_us(tmp_path: Path, options: li
         process.stdin.write("\n")
         process.stdin.close()
         assert process.wait(30) == 9
+
+
+@pytest.mark.parametrize("options", [[], ["--handlers", "handlers.py"]])
+def test_started_by_somebody_who_ignores_sigchld(tmp_path: Path, options: list[str]) -> None:
+    """The kernel reaps for such a process, and nobody learns how its children ended."""
+    (tmp_path / "handlers.py").write_text(HANDLER)
+    mask = [
+        "awk",
+        "/SigIgn/ {print $2} END {exit 3}",
+        "/proc/self/status",
+    ]  # no shell: it resets it
+    seen = []
+    for before in ([], [*COMMAND, "run", *options, "--"]):
+        done = subprocess.run(
+            [*before, *mask], capture_output=True, text=True, check=False, timeout=60,
+            cwd=tmp_path,
+            preexec_fn=lambda: (
+                signal.signal(signal.SIGCHLD, signal.SIG_IGN),
+                signal.signal(signal.SIGUSR2, signal.SIG_IGN),
+            ),
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (3, "")
+        seen.append(int(done.stdout, 16))
+    assert seen[0] == seen[1]
+    assert seen[0] & 1 << (signal.SIGCHLD - 1)

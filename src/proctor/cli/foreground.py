@@ -41,6 +41,18 @@ def hold_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
 
 
+def take_back_sigchld() -> list[int] | None:
+    """Where somebody started us with SIGCHLD ignored, the kernel would tell nobody how the command
+    ended.  Then we take the signal's default action, and what is returned are the signals that the
+    command is to ignore as it would have without us; None leaves that to the launch."""
+    if signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN:
+        return None
+    ignored = [n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN]
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pythons = (signal.SIGPIPE, signal.SIGXFSZ)  # ignored by Python itself
+    return [n for n in ignored if n not in pythons]
+
+
 def wait(process: Process, *, all_of_them: bool) -> int:
     """Wait for the command (and, if asked, for everything under its filter); its return code,
     ``-n`` for signal n.  On the main thread, after :func:`hold_signals`."""

@@ -65,6 +65,9 @@ def run(options: argparse.Namespace) -> int:
         summary = Summary()
         observers.append(summary)
         closers.append(summary.print)
+    ignored = foreground.take_back_sigchld()
+    if ignored is not None:
+        extra["ignored_signals"] = ignored
     foreground.hold_signals()
     try:
         process = spawn(
