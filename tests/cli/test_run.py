@@ -344,3 +344,27 @@ def test_started_by_somebody_who_ignores_sigchld(tmp_path: Path, options: list[s
         seen.append(int(done.stdout, 16))
     assert seen[0] == seen[1]
     assert seen[0] & 1 << (signal.SIGCHLD - 1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--log", "a\nb\033[2J/x", "--handlers", "handlers.py", "--", "true"],
+        ["run", "--policy", "a\nb\033[2J/x", "--", "true"],
+        ["run", "--userns=1\n:\033[2J", "--", "true"],
+        ["run", "--no\nsuch\033[2J", "--", "true"],
+        ["run", "--", "a\nb\033[2J"],
+        ["run", "--handlers", "reason.py", "--policy", "p.toml", "--", "mkdir", "x"],
+    ],
+)  # fmt: skip
+def test_what_is_quoted_does_nothing_to_a_terminal(
+    run: Run, tmp_path: Path, words: list[str]
+) -> None:
+    (tmp_path / "handlers.py").write_text(HANDLER)
+    (tmp_path / "reason.py").write_text(HANDLER.replace("today", "a\\nb\\033[2J"))
+    (tmp_path / "p.toml").write_text("")
+    done = run(*words)
+    said = [line for line in done.stderr.splitlines() if "proctor" in line and "usage" not in line]
+    assert len(said) == 1
+    assert "\\n" in said[0] and ("\\u001B[2J" in said[0] or "\\x1b[2J" in said[0])
+    assert done.stderr.replace("\n", "").isprintable()
