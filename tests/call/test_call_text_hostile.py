@@ -15,7 +15,7 @@ from text_table import BASE, IMAGE
 from proctor.call.text import LINE_MAX, PART_MAX
 from proctor.call.values import quote
 from proctor.filter import tables
-from proctor.filter.signatures import ABIS, signature
+from proctor.filter.signatures import ABIS, POINTER_ROLES, signature
 from proctor.kernel.errors import CallGone, MemoryUnreadable
 
 #: Most bytes of the caller's memory that one line may cost: three paths, and what is not a path.
@@ -126,6 +126,23 @@ def test_the_worst_line_has_an_end(abi: str) -> None:
             assert memory.bytes <= READ_MAX, name
             longest = max(longest, len(text))
     assert longest > PART_MAX  # this does reach the limits
+
+
+@pytest.mark.parametrize("abi", ["x86_64", "i386"])
+@pytest.mark.parametrize("edge", [0, 1, -1, 1 << 31, (1 << 31) - 1, 1 << 63, 1025, 4097])
+def test_edges_of_every_number(abi: str, edge: int) -> None:
+    """Addresses that are mapped; lengths, counts and commands at their edges."""
+    for name in tables.numbers(abi):
+        known = signature(name, abi)
+        assert known is not None
+        numbers = [0x1010 * (arg.role in POINTER_ROLES) or edge for arg in known.args]
+        raw = [0] * 6
+        for arg, number in zip(known.args, numbers, strict=True):
+            raw[arg.reg] = number
+        for pattern in (b"\377", b"\0", b"\1\20\0\0\0\0\0\0"):
+            memory = Everywhere(pattern)
+            sound(call(name, *raw, abi=abi, memory=memory).describe())
+            assert memory.bytes <= READ_MAX, name
 
 
 def test_callers_that_are_gone() -> None:

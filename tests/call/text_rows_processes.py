@@ -298,6 +298,20 @@ def rest(t: Table) -> None:
     t("landlock_restrict_self", 3, 0)
     t("keyctl", 0, -3, 1)
     t("keyctl", 8, 5, -4)
+    t("keyctl", 1, m.s(b"session"))
+    t("keyctl", 2, 70000, BAD, 10)
+    t("keyctl", 5, 5, 0x3F3F0000)
+    t("keyctl", 10, -2, m.s(b"user"), m.s(b"desc"), -3)
+    t("keyctl", 11, -3, BAD, 100)
+    t("keyctl", 18)
+    t("keyctl", 77, 1, 0, 3, 4)
+    t(
+        "sethostname",
+        m.s(b"host"),
+        -1,
+        ours="sethostname(@, -1)",
+        why="the kernel's length is signed",
+    )
     t("add_key", m.s(b"user"), m.s(b"desc"), m.s(b"secret"), 6, -3)
     t("request_key", m.s(b"user"), m.s(b"desc"), 0, -2)
     t(

@@ -46,7 +46,7 @@ def _futex(view: View) -> Parts:
 
 
 def _bitset(number: int) -> str:
-    return "FUTEX_BITSET_MATCH_ANY" if number == 0xFFFFFFFF else f"{number:#x}"
+    return "FUTEX_BITSET_MATCH_ANY" if number == 0xFFFFFFFF else hexadecimal(number)
 
 
 def _wake_op(number: int) -> str:
@@ -77,30 +77,35 @@ def _action(view: View, address: int) -> str:
     return f"[{view.word('SeccompAction', number)}]"
 
 
-#: keyctl: the arguments that are keyrings or keys, and how many there are.
-_KEYCTL: Final[dict[int, tuple[tuple[int, ...], int]]] = {
-    0: ((0,), 2), 3: ((0,), 1), 4: ((0,), 3), 5: ((0,), 2), 7: ((0,), 1), 8: ((0, 1), 2),
-    9: ((0, 1), 2), 14: ((), 1), 15: ((0,), 2), 16: ((0,), 1), 18: ((), 0), 21: ((0,), 1),
-    22: ((1,), 2),
+#: keyctl's arguments by command: k a key or keyring, d a number, x bits, m
+#: permissions, p an address, s a string.
+_KEYCTL: Final[dict[int, str]] = {
+    0: "kd", 1: "s", 2: "kpd", 3: "k", 4: "kdd", 5: "km", 6: "kpd", 7: "k", 8: "kk", 9: "kk",
+    10: "kssk", 11: "kpd", 12: "kpdk", 13: "kdk", 14: "d", 15: "kd", 16: "k", 17: "kpd", 18: "",
+    19: "kddk", 20: "kpdk", 21: "k", 22: "dk", 29: "kss", 30: "kkkx", 31: "pd", 32: "kdd",
 }  # fmt: skip
 
 
 def _keyctl(view: View) -> Parts:
-    op = view.number("op")
-    numbers = [view.number(f"arg{n}") for n in range(2, 6)]
-    if op == 1:  # JOIN_SESSION_KEYRING
-        name = view.try_to(numbers[0], lambda: text_memory.string(view, numbers[0], limit=256))
-        return "keyctl", [view.named("op"), name]
-    keys, count = _KEYCTL.get(op, ((), 4))
-    parts = [
-        view.word("KeySpec", as_int(number))
-        if index in keys
-        else str(as_int(number))
-        if op in _KEYCTL
-        else f"{number:#x}"
-        for index, number in enumerate(numbers[:count])
-    ]
-    return "keyctl", [view.named("op"), *parts]
+    kinds = _KEYCTL.get(view.number("op"), "xxxx")
+    parts = [view.named("op")]
+    for index, kind in enumerate(kinds):
+        number = view.number(f"arg{index + 2}")
+        if kind == "k":
+            parts.append(view.word("KeySpec", as_int(number)))
+        elif kind == "d":
+            parts.append(str(as_int(number)))
+        elif kind == "m":
+            parts.append(view.word("KeyPermission", number & 0xFFFFFFFF))
+        elif kind == "s":
+            parts.append(_short(view, number))
+        else:
+            parts.append(str(Address(number)) if kind == "p" else hexadecimal(number))
+    return "keyctl", parts
+
+
+def _short(view: View, address: int) -> str:
+    return view.try_to(address, lambda: text_memory.string(view, address, limit=256))
 
 
 def _ipc(view: View) -> Parts:
@@ -158,7 +163,7 @@ def _reboot(view: View) -> Parts:
     address = view.number("arg")
     if view.number("op") != 0xA1B2C3D4:  # RESTART2
         return "reboot", parts[:3]
-    parts[3] = view.try_to(address, lambda: text_memory.string(view, address, limit=256))
+    parts[3] = _short(view, address)
     return "reboot", parts
 
 

@@ -43,8 +43,8 @@ def shown(view: View, family: str, address: int) -> str:
 
 def data(view: View, address: int, size: int) -> str:
     """The beginning of a buffer."""
-    if not size:
-        return '""'
+    if size <= 0:
+        return '""' if not size else str(Address(address))
     found = view.frame.memory.read_some(address, min(size, SHOWN + 1))
     text = quote(found, SHOWN)
     return text + "..." if SHOWN >= len(found) < size else text
