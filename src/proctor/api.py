@@ -195,7 +195,9 @@ def spawn(
     :param handlers: see :func:`proctor.on`; the calls they name are the ones that notify.
     :param default: for calls no handler wants; ``let_run()`` by default.
     :param on_error, deadline, on_deadline, observer, describe: see :class:`proctor.Supervisor`.
-    :param performer: carries ``perform()`` out; the built-in performers by default.
+    :param performer: carries ``perform()`` out; the built-in performers by default, which start along
+        with the command where a policy performs or a handler's code names ``perform``, else at the
+        first call.
     :param filter: the whole filter, if you bring your own (an OCI profile, a policy's); see
         :func:`filter_for` to add the handlers' calls to one.  By default exactly the calls that
         the handlers name are notified.

@@ -368,3 +368,16 @@ def test_what_is_quoted_does_nothing_to_a_terminal(
     assert len(said) == 1
     assert "\\n" in said[0] and ("\\u001B[2J" in said[0] or "\\x1b[2J" in said[0])
     assert done.stderr.replace("\n", "").isprintable()
+
+
+def test_what_is_late_is_told(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "p.toml").write_text(
+        'deadline = 0.3\non_deadline = "ETIMEDOUT"\n[[rule]]\nname = "p"\ncalls = ["open", "openat"]\n'
+        'when = { flags = { all = ["O_CREAT"] } }\nperform = true\n'
+    )
+    done = run("run", "--policy", "p.toml", "--", "sh", "-c", ": >fifo")
+    assert done.returncode == 2
+    assert "timed out" in done.stderr
+    (line,) = [each for each in done.stderr.splitlines() if each.startswith("proctor: openat(")]
+    assert line.endswith(": deny ETIMEDOUT: on_deadline: not decided in time")
