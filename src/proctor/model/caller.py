@@ -1,6 +1,9 @@
 """What every modelled program can do: make a call, and use descriptors.
 
 :class:`proctor.model.program.Program` adds processes, signals, seccomp and listeners.
+
+Sources: what a call does is in the modules this one leads to; here ``net/core/scm.c`` 6.12, and
+fcntl(2), sendmsg(2), pidfd_getfd(2) for what the methods mean.
 """
 
 from __future__ import annotations
@@ -118,7 +121,10 @@ class Caller:
         return self.task.files.slots
 
     def limit_fds(self, soft: int) -> None:
-        """setrlimit(RLIMIT_NOFILE)."""
+        """setrlimit(RLIMIT_NOFILE).
+
+        Source: ``kernel/sys.c`` 6.12 ``do_prlimit``.
+        """
         self.task.process.nofile = soft
 
     def socketpair(self) -> tuple[int, int]:
@@ -130,7 +136,10 @@ class Caller:
         )
 
     def sendmsg(self, fd: int, data: bytes, fds: Sequence[int] = ()) -> int:
-        """sendmsg(2) with SCM_RIGHTS: the files are referenced from now on (``net/core/scm.c``)."""
+        """sendmsg(2) with SCM_RIGHTS: the files are referenced from now on (``net/core/scm.c``).
+
+        Source: ``net/core/scm.c`` 6.12 ``scm_fp_copy``; ``net/unix/af_unix.c`` 6.12.
+        """
 
         def perform() -> int:
             socket = self._socket(fd)
@@ -149,7 +158,10 @@ class Caller:
         return self.call("sendmsg", fd, perform=perform)
 
     def recvmsg(self, fd: int, cloexec: bool = True) -> tuple[bytes, list[int]] | int:
-        """recvmsg(2): bytes and new descriptors; what does not fit the limit is lost (C098)."""
+        """recvmsg(2): bytes and new descriptors; what does not fit the limit is lost (C098).
+
+        Source: ``net/core/scm.c`` 6.12 ``scm_detach_fds``.
+        """
         got: list[tuple[bytes, list[int]]] = []
 
         def perform() -> int:

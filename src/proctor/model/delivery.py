@@ -238,7 +238,10 @@ def _show(kernel: Kernel, task: Task, way: Delivery, number: int) -> bool:
 
 
 def _with_handler(task: Task, does: Disposition, value: int) -> tuple[str, int]:
-    """The first handler decides how an interrupted call goes on (``handle_signal``)."""
+    """The first handler decides how an interrupted call goes on (``handle_signal``).
+
+    Source: ``arch/x86/kernel/signal.c`` 6.12 ``handle_signal``.
+    """
     if task.frame is None or task.frame.nr == -1:
         return "done", value
     if value in (-ERESTART_RESTARTBLOCK, -ERESTARTNOHAND):
@@ -251,7 +254,10 @@ def _with_handler(task: Task, does: Disposition, value: int) -> tuple[str, int]:
 
 
 def _without_handler(task: Task, value: int) -> tuple[str, int]:
-    """No handler ran: the call is simply made again (``arch_do_signal_or_restart``)."""
+    """No handler ran: the call is simply made again (``arch_do_signal_or_restart``).
+
+    Source: ``arch/x86/kernel/signal.c`` 6.12 ``arch_do_signal_or_restart``.
+    """
     if task.frame is None or task.frame.nr == -1:
         return "done", value
     if value in (-ERESTARTSYS, -ERESTARTNOINTR, -ERESTARTNOHAND):

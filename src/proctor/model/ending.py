@@ -22,6 +22,8 @@ def exit_group(kernel: Kernel, task: Task, code: int) -> None:
     """exit_group(2), or death by a signal: every thread goes (``do_group_exit``).
 
     :param code: as wait4(2) has it: status << 8, or the signal.
+
+    Source: ``kernel/exit.c`` 6.12 ``do_group_exit``.
     """
     process = task.process
     if process.exiting_code is None:
@@ -33,7 +35,10 @@ def exit_group(kernel: Kernel, task: Task, code: int) -> None:
 
 
 def exit_thread(kernel: Kernel, task: Task, code: int) -> None:
-    """exit(2): this thread alone (``do_exit``)."""
+    """exit(2): this thread alone (``do_exit``).
+
+    Source: ``kernel/exit.c`` 6.12 ``do_exit``.
+    """
     _end(kernel, task, code)
 
 
@@ -153,6 +158,9 @@ def _finish(kernel: Kernel, process: Process) -> None:
 
     The init of a pid namespace first waits until nobody else has a number in there, reaped
     zombies of outside parents included (``zap_pid_ns_processes``).
+
+    Source: ``kernel/exit.c`` 6.12 ``exit_notify``; ``kernel/pid_namespace.c`` 6.12
+    ``zap_pid_ns_processes``.
     """
     if process.code is not None or process.tasks != [process.leader] or process.alive():
         return
@@ -166,7 +174,10 @@ def _finish(kernel: Kernel, process: Process) -> None:
 
 
 def _free_numbers(kernel: Kernel, process: Process, task: Task) -> None:
-    """``free_pid``, in every namespace; a dying init may have waited for it."""
+    """``free_pid``, in every namespace; a dying init may have waited for it.
+
+    Source: ``kernel/pid.c`` 6.12 ``free_pid``.
+    """
     process.namespace.free(task)
     for namespace in task.numbers:
         if namespace.init is not None and namespace.init.lingers:
@@ -174,18 +185,28 @@ def _free_numbers(kernel: Kernel, process: Process, task: Task) -> None:
 
 
 def _drop_filter(kernel: Kernel, task: Task) -> None:
+    """The task stands on its filter no more.
+
+    Source: ``kernel/seccomp.c`` 6.12 ``seccomp_filter_release``.
+    """
     filter, task.filter = task.filter, None
     filters.release(filter, kernel.features)
 
 
 def release(kernel: Kernel, task: Task) -> None:
-    """``release_task``: before 6.11 the filter is let go only here."""
+    """``release_task``: before 6.11 the filter is let go only here.
+
+    Source: ``kernel/exit.c`` 6.6 ``release_task``; 002_2ab3c93df7a896f3.txt.
+    """
     if "release_at_exit" not in kernel.features:
         _drop_filter(kernel, task)
 
 
 def _zap_namespace(kernel: Kernel, process: Process) -> None:
-    """The init of a pid namespace ended: so does everybody in it, and nobody new comes."""
+    """The init of a pid namespace ended: so does everybody in it, and nobody new comes.
+
+    Source: ``kernel/pid_namespace.c`` 6.12 ``zap_pid_ns_processes``.
+    """
     if process.namespace.init is not process:
         return
     process.namespace.closed = True
@@ -195,7 +216,10 @@ def _zap_namespace(kernel: Kernel, process: Process) -> None:
 
 
 def _reparent(kernel: Kernel, process: Process) -> None:
-    """Orphans go to the init of their dying parent's namespace, which may be dying itself."""
+    """Orphans go to the init of their dying parent's namespace, which may be dying itself.
+
+    Source: ``kernel/exit.c`` 6.12 ``forget_original_parent``, ``reparent_leader``.
+    """
     heir = process.namespace.init
     orphans, process.children = process.children, []
     for child in orphans:

@@ -46,7 +46,10 @@ class File:
         return f"<{self.label} refs={self.refs}>"
 
     def get(self) -> File:
-        """One reference more (``get_file``)."""
+        """One reference more (``get_file``).
+
+        Source: ``include/linux/fs.h`` 6.12.
+        """
         self.refs += 1
         return self
 
@@ -54,6 +57,8 @@ class File:
         """One reference less (``fput``); the last one releases.
 
         :raises BrokenCount: if there was none.
+
+        Source: ``fs/file_table.c`` 6.12.
         """
         if self.refs <= 0:
             raise BrokenCount(f"{self.label} was released more often than it was taken")
@@ -76,7 +81,10 @@ class FdTable:
         self.users = 1
 
     def copy(self) -> FdTable:
-        """fork(2): the same files under the same numbers (``dup_fd``)."""
+        """fork(2): the same files under the same numbers (``dup_fd``).
+
+        Source: ``fs/file.c`` 6.12.
+        """
         made = FdTable()
         made.slots = {fd: file.get() for fd, file in self.slots.items()}
         made.cloexec = set(self.cloexec)
@@ -84,7 +92,10 @@ class FdTable:
         return made
 
     def unused(self, limit: int) -> int:
-        """The lowest free number below ``limit``, or -EMFILE (``get_unused_fd_flags``)."""
+        """The lowest free number below ``limit``, or -EMFILE (``get_unused_fd_flags``).
+
+        Source: ``fs/file.c`` 6.12 ``alloc_fd``.
+        """
         fd = self.lowest
         slots = self.slots
         while fd in slots:
@@ -93,7 +104,10 @@ class FdTable:
         return fd if fd < limit else -EMFILE
 
     def install(self, fd: int, file: File, cloexec: bool = False) -> None:
-        """Put ``file`` at ``fd``, which must be free; takes a reference."""
+        """Put ``file`` at ``fd``, which must be free; takes a reference.
+
+        Source: ``fs/file.c`` 6.12 ``fd_install``.
+        """
         self.slots[fd] = file.get()
         if cloexec:
             self.cloexec.add(fd)
@@ -108,7 +122,10 @@ class FdTable:
         return file
 
     def receive(self, file: File, limit: int, cloexec: bool) -> int:
-        """``receive_fd``: the lowest free number, or -EMFILE."""
+        """``receive_fd``: the lowest free number, or -EMFILE.
+
+        Source: ``fs/file.c`` 6.12.
+        """
         fd = self.unused(limit)
         if fd >= 0:
             self.install(fd, file, cloexec)
@@ -128,7 +145,10 @@ class FdTable:
         return fd
 
     def close(self, fd: int) -> int:
-        """close(2)."""
+        """close(2).
+
+        Source: ``fs/open.c`` 6.12; ``fs/file.c`` 6.12.
+        """
         file = self.slots.pop(fd, None)
         if file is None:
             return -EBADF
@@ -138,12 +158,18 @@ class FdTable:
         return 0
 
     def close_on_exec(self) -> None:
-        """``do_close_on_exec``."""
+        """``do_close_on_exec``.
+
+        Source: ``fs/file.c`` 6.12.
+        """
         for fd in sorted(self.cloexec):
             self.close(fd)
 
     def leave(self) -> None:
-        """One task less uses the table; the last one closes everything (``exit_files``)."""
+        """One task less uses the table; the last one closes everything (``exit_files``).
+
+        Source: ``fs/file.c`` 6.12 ``put_files_struct``.
+        """
         self.users -= 1
         if self.users == 0:
             for fd in sorted(self.slots):
@@ -172,12 +198,18 @@ class Socket:
         return None
 
     def failed(self) -> int:
-        """The error that waits for the next call, which takes it away (``sock_error``)."""
+        """The error that waits for the next call, which takes it away (``sock_error``).
+
+        Source: ``include/net/sock.h`` 6.12.
+        """
         error, self.error = self.error, 0
         return -error
 
     def release(self) -> None:
-        """Closed: what was in flight to this end is let go (``unix_release_sock``)."""
+        """Closed: what was in flight to this end is let go (``unix_release_sock``).
+
+        Source: ``net/unix/af_unix.c`` 6.12.
+        """
         self.closed = True
         if self.messages:
             self.peer.error = ECONNRESET
@@ -188,7 +220,10 @@ class Socket:
 
 
 def socketpair() -> tuple[File, File]:
-    """socketpair(2): two files, each the other's peer."""
+    """socketpair(2): two files, each the other's peer.
+
+    Source: ``net/unix/af_unix.c`` 6.12 ``unix_socketpair``.
+    """
     one, two = Socket(), Socket()
     one.peer, two.peer = two, one
     return File("socket", inside=one), File("socket", inside=two)

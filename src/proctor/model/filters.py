@@ -80,14 +80,20 @@ def exempt(features: frozenset[str]) -> frozenset[int]:
 
 
 def get(task: Task) -> None:
-    """A task more stands on its filter (``get_seccomp_filter``): fork, thread, TSYNC."""
+    """A task more stands on its filter (``get_seccomp_filter``): fork, thread, TSYNC.
+
+    Source: ``kernel/seccomp.c`` 6.12.
+    """
     if task.filter is not None:
         task.filter.refs += 1
         task.filter.users += 1
 
 
 def get_ref(filter: Filter) -> None:
-    """A reference without a user: the listener's (``__get_seccomp_filter``)."""
+    """A reference without a user: the listener's (``__get_seccomp_filter``).
+
+    Source: ``kernel/seccomp.c`` 6.12.
+    """
     filter.refs += 1
 
 
@@ -123,6 +129,8 @@ def put_ref(filter: Filter | None) -> None:
     """One reference less; freed filters let go of the one below (``__put_seccomp_filter``).
 
     :raises BrokenCount: below zero.
+
+    Source: 000_d2dd6a52a6bc77ef.txt (``put_seccomp_filter``); ``kernel/seccomp.c`` 6.12.
     """
     while filter is not None:
         if filter.refs <= 0:

@@ -87,7 +87,10 @@ def notif_sizes() -> tuple[int, int, int]:
 
 
 def set_mode_strict(task: Task) -> int:
-    """Mode 1; a task under a filter stays there (C015)."""
+    """Mode 1; a task under a filter stays there (C015).
+
+    Source: ``kernel/seccomp.c`` 6.12 ``seccomp_set_mode_strict``.
+    """
     if task.mode not in (0, MODE_STRICT):
         return -EINVAL
     task.mode = MODE_STRICT
@@ -171,7 +174,10 @@ def _refused(kernel: Kernel, task: Task, code: programs.Code, tsync: bool, esrch
 
 
 def _attach(kernel: Kernel, task: Task, made: filters.Filter, flags: int, tsync: bool) -> None:
-    """The new filter takes over the task's reference to the old one, and its threads follow."""
+    """The new filter takes over the task's reference to the old one, and its threads follow.
+
+    Source: ``kernel/seccomp.c`` 6.12 ``seccomp_attach_filter``, ``seccomp_assign_mode``.
+    """
     made.log = bool(flags & SECCOMP_FILTER_FLAG_LOG)
     made.wait_killable = bool(flags & SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
     made.prev = task.filter

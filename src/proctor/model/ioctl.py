@@ -35,6 +35,8 @@ def ioctl(kernel: Kernel, task: Task, fd: int, request: int, argument: Buffer) -
     knows none of this (ENOTTY; an epoll since 6.9 EINVAL).
 
     :returns: a value, a negative errno, or BLOCKED.
+
+    Source: 000_d2dd6a52a6bc77ef.txt ``seccomp_notify_ioctl``; ``kernel/seccomp.c`` 6.12.
     """
     file = task.files.get(fd)
     if file is None:

@@ -102,6 +102,8 @@ class Kernel:
             knows by number.
         :returns: what the program sees, or BLOCKED if it did not come back (yet).
         :raises NotInUserSpace: if the task is not in user space.
+
+        Source: ``arch/x86/entry/common.c`` 6.12 ``do_syscall_64``.
         """
         if task.frame is not None or task.state != RUNNING or task.exiting:
             raise NotInUserSpace(f"{task!r} cannot make a call: it is not in user space")
@@ -198,7 +200,10 @@ class Kernel:
         return self._refuse(task, frame, action, data, match is not None and match.log)
 
     def _refuse(self, task: Task, frame: Frame, action: int, data: int, log: bool) -> int:
-        """ERRNO (capped, C028), TRAP, TRACE without a tracer, and every way to die."""
+        """ERRNO (capped, C028), TRAP, TRACE without a tracer, and every way to die.
+
+        Source: ``kernel/seccomp.c`` 6.12 ``__seccomp_filter``.
+        """
         if action in (SECCOMP_RET_ERRNO, SECCOMP_RET_TRAP, SECCOMP_RET_TRACE):
             if log:
                 self.log.append((frame.nr, action))
@@ -242,7 +247,10 @@ class Kernel:
 
     # Coming back ------------------------------------------------------------------------------
     def finish(self, task: Task, value: int) -> None:
-        """A sleeping call is over with ``value``."""
+        """A sleeping call is over with ``value``.
+
+        Source: ``arch/x86/entry/common.c`` 6.12 ``do_syscall_64``.
+        """
         task.wait = None
         task.state = RUNNING
         self.leave(task, value)
@@ -272,6 +280,10 @@ class Kernel:
         return self._back(task, value)
 
     def _back(self, task: Task, value: int) -> int:
+        """In user space: the result register is the program's.
+
+        Source: ``arch/x86/entry/common.c`` 6.12 ``do_syscall_64``.
+        """
         in_call = task.frame is not None
         task.frame = None
         if in_call:
@@ -310,7 +322,10 @@ class Kernel:
 
     # Sleeping and running ---------------------------------------------------------------------
     def sleep(self, task: Task, wait: Wait) -> int:
-        """``task`` sleeps on ``wait`` until woken; a signal that is there already wakes at once."""
+        """``task`` sleeps on ``wait`` until woken; a signal that is there already wakes at once.
+
+        Source: ``kernel/sched/core.c`` 6.12 ``__schedule`` (a pending signal keeps the task awake).
+        """
         task.wait = wait
         task.state = "D" if wait.killable else "S"
         if task.killed or (task.sigpending and not wait.killable):
@@ -318,13 +333,19 @@ class Kernel:
         return BLOCKED
 
     def wake(self, task: Task) -> None:
-        """Let ``task`` run when its turn comes."""
+        """Let ``task`` run when its turn comes.
+
+        Source: ``kernel/sched/core.c`` 6.12 ``try_to_wake_up``.
+        """
         if not task.queued and not task.exiting:
             task.queued = True
             self.runnable.append(task)
 
     def run(self, task: Task) -> None:
-        """One woken task runs until it sleeps, is back in user space, or is gone."""
+        """One woken task runs until it sleeps, is back in user space, or is gone.
+
+        Source: ``kernel/sched/core.c`` 6.12 ``__schedule``.
+        """
         task.queued = False
         if task.exiting:
             return

@@ -34,6 +34,10 @@ def boot(kernel: Kernel) -> Task:
 
 
 def _enrol(process: Process, task: Task, namespace: PidNamespace) -> None:
+    """A new task gets its numbers; the first one leads the process, or is a namespace's init.
+
+    Source: ``kernel/fork.c`` 6.12 ``copy_process``; ``kernel/pid.c`` 6.12 ``alloc_pid``.
+    """
     process.tasks.append(task)
     namespace.allocate(task)
     if not hasattr(process, "leader"):
@@ -63,6 +67,8 @@ def fork(kernel: Kernel, parent: Task, share_files: bool = False) -> Task | int:
     (``copy_process``: -ERESTARTNOINTR).
 
     :param share_files: CLONE_FILES: one descriptor table for both.
+
+    Source: ``kernel/fork.c`` 6.12 ``copy_process``.
     """
     mother = parent.process
     signals.recalculate(parent)
@@ -108,6 +114,9 @@ def thread(kernel: Kernel, parent: Task) -> Task | int:
     """pthread_create(3): a task more in the same process, with the same descriptors.
 
     -EINVAL after unshare(CLONE_NEWPID): a process lives in one pid namespace (``copy_process``).
+
+    Source: ``kernel/fork.c`` 6.12 ``copy_process``; ``kernel/signal.c`` 6.12
+    ``task_join_group_stop``.
     """
     if parent.namespace_for_children is not parent.process.namespace:
         return -EINVAL
@@ -201,7 +210,10 @@ def _take_over(kernel: Kernel, process: Process, task: Task) -> None:
 
 
 def sigaction(process: Process, number: int, does: Disposition) -> None:
-    """sigaction(2); making a signal ignored forgets the pending one."""
+    """sigaction(2); making a signal ignored forgets the pending one.
+
+    Source: ``kernel/signal.c`` 6.12 ``do_sigaction``.
+    """
     process.dispositions[number] = does
     harmless = signals.HARMLESS & signals.bit(number)
     if does.kind == "ignore" or (does.kind == "default" and harmless):

@@ -78,7 +78,10 @@ class Notifications:
         self.waiters: deque[Receive] = deque()
 
     def take_id(self) -> int:
-        """``seccomp_next_notify_id``: one after the other; going round is fine."""
+        """``seccomp_next_notify_id``: one after the other; going round is fine.
+
+        Source: ``kernel/seccomp.c`` 6.12.
+        """
         taken = self.next_id
         self.next_id = (taken + 1) & 0xFFFFFFFFFFFFFFFF
         return taken
@@ -98,6 +101,9 @@ class Notifications:
         """``up()`` of the semaphore that kernels before 6.11 had: one sleeper gets the request.
 
         Later kernels wake receivers through the wait queue.
+
+        Source: 000_d2dd6a52a6bc77ef.txt ``seccomp_do_user_notification`` (``up``);
+        ``kernel/seccomp.c`` 5.0.
         """
         if self.waiters:
             receiver = self.waiters.popleft()
@@ -216,6 +222,11 @@ def recv(kernel: Kernel, task: Task, notif: Notifications, write: Write) -> int:
 
 
 def _sleep(kernel: Kernel, task: Task, notif: Notifications, write: Write) -> int:
+    """RECV waits: on the filter's queue, or before 6.6 on the semaphore.
+
+    Source: 000_d2dd6a52a6bc77ef.txt ``seccomp_notify_recv``; ``kernel/seccomp.c`` 6.6
+    ``recv_wait_event``.
+    """
     waiting = Receive(notif, task, write)
     if "recv_wait_queue" in kernel.features:
         notif.filter.wqh.add(waiting.wake)

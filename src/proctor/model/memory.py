@@ -19,11 +19,17 @@ class Memory:
         self.pieces: dict[int, bytearray] = {}
 
     def map(self, address: int, content: bytes) -> None:
-        """Put bytes at ``address`` (mmap(2), or a variable of the program)."""
+        """Put bytes at ``address`` (mmap(2), or a variable of the program).
+
+        Source: mmap(2).
+        """
         self.pieces[address] = bytearray(content)
 
     def copy(self) -> Memory:
-        """fork(2): the same bytes, from now on its own (``kernel/fork.c`` 6.12 ``dup_mm``)."""
+        """fork(2): the same bytes, from now on its own (``kernel/fork.c`` 6.12 ``dup_mm``).
+
+        Source: ``kernel/fork.c`` 6.12 ``dup_mm``.
+        """
         made = Memory()
         made.pieces = {address: bytearray(content) for address, content in self.pieces.items()}
         return made
@@ -40,7 +46,10 @@ class Memory:
         return None if found is None else bytes(found[0][found[1] : found[1] + size])
 
     def write(self, address: int, data: bytes) -> bool:
-        """Whether the bytes could be put there (``mm/memory.c`` 6.12 ``access_remote_vm``)."""
+        """Whether the bytes could be put there (``mm/memory.c`` 6.12 ``access_remote_vm``).
+
+        Source: ``mm/memory.c`` 6.12 ``access_remote_vm``.
+        """
         found = self._find(address, len(data))
         if found is None:
             return False

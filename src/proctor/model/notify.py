@@ -85,6 +85,9 @@ class Knotif(Wait):
         """Change state by the table, and wake whom the table says.
 
         :raises ModelError: if the table has no such transition.
+
+        Source: 000_d2dd6a52a6bc77ef.txt (``enum notify_state``); each row of the table names its
+        own.
         """
         row = step(self.state, event, self.features)
         self.state = row.to
@@ -92,7 +95,10 @@ class Knotif(Wait):
             self.filter.wqh.wake(row.wakes)
 
     def complete(self, kernel: Kernel) -> None:
-        """``complete(&n.ready)``: let the caller run."""
+        """``complete(&n.ready)``: let the caller run.
+
+        Source: ``kernel/sched/completion.c`` 6.12.
+        """
         self.ready += 1
         kernel.wake(self.task)
 
@@ -109,7 +115,10 @@ class Knotif(Wait):
         return self.state == SENT
 
     def resume(self, kernel: Kernel, task: Task) -> None:
-        """The caller runs again: the loop of ``seccomp_do_user_notification``."""
+        """The caller runs again: the loop of ``seccomp_do_user_notification``.
+
+        Source: ``kernel/seccomp.c`` 6.12 ``seccomp_do_user_notification``.
+        """
         if self.leaving:
             self._interrupted(kernel, task)
             return
@@ -133,7 +142,10 @@ class Knotif(Wait):
         self._end(kernel, task, "cancel", -ERESTARTSYS)
 
     def _locked(self, kernel: Kernel, task: Task) -> None:
-        """One round of the loop: a descriptor to install, an answer, or sleep again."""
+        """One round of the loop: a descriptor to install, an answer, or sleep again.
+
+        Source: ``kernel/seccomp.c`` 6.12 ``seccomp_do_user_notification``.
+        """
         if self.addfds:
             self._install(kernel, task, self.addfds.pop(0))
         if self.state == REPLIED:
@@ -163,6 +175,10 @@ class Knotif(Wait):
         self._done(kernel, addfd)
 
     def _done(self, kernel: Kernel, addfd: Addfd) -> None:
+        """The monitor's ADDFD has its result.
+
+        Source: ``kernel/seccomp.c`` 6.12 ``seccomp_handle_addfd``.
+        """
         addfd.done = True
         if addfd.waiter is not None:
             kernel.wake(addfd.waiter)

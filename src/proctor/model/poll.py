@@ -71,7 +71,10 @@ class Poll(Wait):
         return None if self.until is None else max(0.0, self.until - kernel.now)
 
     def look(self, task: Task) -> int:
-        """How many descriptors have something; which is in ``found``."""
+        """How many descriptors have something; which is in ``found``.
+
+        Source: ``fs/select.c`` 6.12 ``do_poll``.
+        """
         self.found = {}
         for fd, events in self.wanted:
             bits = revents(task, fd, events)
@@ -84,6 +87,8 @@ class Poll(Wait):
 
         The files are held meanwhile (``__pollwait``): a listener that a thread polls outlives its
         close.
+
+        Source: ``fs/select.c`` 6.12 ``__pollwait``, ``pollwake``.
         """
         for fd, events in self.wanted:
             file = task.files.get(fd)
@@ -100,7 +105,10 @@ class Poll(Wait):
             self.entries.append((file.get(), queue, told))
 
     def resume(self, kernel: Kernel, task: Task) -> None:
-        """Something was told, time is over, or a signal came."""
+        """Something was told, time is over, or a signal came.
+
+        Source: ``fs/select.c`` 6.12 ``do_poll``.
+        """
         count = self.look(task)
         if count or self.over:
             self.abandon(kernel, task)
@@ -111,7 +119,10 @@ class Poll(Wait):
             kernel.finish(task, -ERESTART_RESTARTBLOCK)
 
     def abandon(self, kernel: Kernel, task: Task) -> None:
-        """Leave the queues, and let the files go."""
+        """Leave the queues, and let the files go.
+
+        Source: ``fs/select.c`` 6.12 ``poll_freewait``.
+        """
         entries, self.entries = self.entries, []
         for file, queue, entry in entries:
             queue.remove(entry)
@@ -125,6 +136,8 @@ def poll(kernel: Kernel, task: Task, waiting: Poll, timeout: float | None) -> in
     handler it goes on as restart_syscall(2), which the filters see (``do_restart_poll``).
 
     :param timeout: seconds; 0 does not sleep, None sleeps for ever.
+
+    Source: ``fs/select.c`` 6.12 ``do_sys_poll``.
     """
     if len(waiting.wanted) > task.process.nofile:
         return -EINVAL
@@ -139,6 +152,11 @@ def poll(kernel: Kernel, task: Task, waiting: Poll, timeout: float | None) -> in
 
 
 def _ring(kernel: Kernel, task: Task, waiting: Poll | EpollWait, timeout: float) -> None:
+    """A timer for one that waits, unless it waits for ever.
+
+    Source: ``fs/select.c`` 6.12 ``poll_schedule_timeout``.
+    """
+
     def ring() -> None:
         waiting.over = True
         if task.wait is waiting:
@@ -188,7 +206,10 @@ class Epoll:
         return None
 
     def add(self, file: File, fd: int, events: int) -> int:
-        """EPOLL_CTL_ADD: EEXIST, EPERM for what cannot be polled; reports what is there already."""
+        """EPOLL_CTL_ADD: EEXIST, EPERM for what cannot be polled; reports what is there already.
+
+        Source: ``fs/eventpoll.c`` 6.12 ``ep_insert``.
+        """
         queue = file.inside.queue() if file.inside is not None else None
         if queue is None:
             return -EPERM
@@ -202,7 +223,10 @@ class Epoll:
         return 0
 
     def modify(self, file: File, fd: int, events: int) -> int:
-        """EPOLL_CTL_MOD: arms a ONESHOT item again, and reports what is there."""
+        """EPOLL_CTL_MOD: arms a ONESHOT item again, and reports what is there.
+
+        Source: ``fs/eventpoll.c`` 6.12 ``ep_modify``.
+        """
         item = self.items.get((file, fd))
         if item is None:
             return -ENOENT
@@ -212,7 +236,10 @@ class Epoll:
         return 0
 
     def delete(self, file: File, fd: int) -> int:
-        """EPOLL_CTL_DEL."""
+        """EPOLL_CTL_DEL.
+
+        Source: ``fs/eventpoll.c`` 6.12 ``ep_remove``.
+        """
         item = self.items.pop((file, fd), None)
         if item is None:
             return -ENOENT
@@ -229,13 +256,20 @@ class Epoll:
             self._enqueue(item)
 
     def _enqueue(self, item: Item) -> None:
+        """What was told is ready, and whoever waits for the epoll looks.
+
+        Source: ``fs/eventpoll.c`` 6.12 ``ep_poll_callback``.
+        """
         if item not in self.ready:
             self.ready.append(item)
         if self.waiters:
             self.kernel.wake(self.waiters.popleft())
 
     def collect(self, limit: int) -> list[tuple[int, int]]:
-        """``ep_send_events``: (key, bits) of at most ``limit`` items; level-triggered ones stay."""
+        """``ep_send_events``: (key, bits) of at most ``limit`` items; level-triggered ones stay.
+
+        Source: ``fs/eventpoll.c`` 6.12.
+        """
         found: list[tuple[int, int]] = []
         again: list[Item] = []
         while self.ready and len(found) < limit:
@@ -270,7 +304,10 @@ class EpollWait(Wait):
         self.over = False
 
     def resume(self, kernel: Kernel, task: Task) -> None:
-        """Something may be ready, time is over, or a signal came (EINTR, never restarted)."""
+        """Something may be ready, time is over, or a signal came (EINTR, never restarted).
+
+        Source: ``fs/eventpoll.c`` 6.12 ``ep_poll``.
+        """
         self.found = self.epoll.collect(self.limit)
         if self.found or self.over:
             self.abandon(kernel, task)
@@ -282,13 +319,19 @@ class EpollWait(Wait):
             self.epoll.waiters.append(task)
 
     def abandon(self, kernel: Kernel, task: Task) -> None:
-        """Wait no more."""
+        """Wait no more.
+
+        Source: ``fs/eventpoll.c`` 6.12 ``ep_poll``.
+        """
         if task in self.epoll.waiters:
             self.epoll.waiters.remove(task)
 
 
 def epoll_wait(kernel: Kernel, task: Task, waiting: EpollWait, timeout: float | None) -> int:
-    """epoll_wait(2): how many (``waiting.found``), or BLOCKED."""
+    """epoll_wait(2): how many (``waiting.found``), or BLOCKED.
+
+    Source: ``fs/eventpoll.c`` 6.12 ``do_epoll_wait``.
+    """
     waiting.found = waiting.epoll.collect(waiting.limit)
     if waiting.found or timeout == 0:
         return len(waiting.found)

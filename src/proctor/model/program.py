@@ -6,6 +6,9 @@ the kernel gives them: zero or more, or a negative errno; BLOCKED while the call
 :attr:`Program.result` is None until it is over.
 
 After each call the machine settles (whoever was woken runs), unless ``program.settles`` is False.
+
+Sources: what a call does is in the modules this one leads to; seccomp(2), ptrace(2), wait4(2),
+poll(2) for what the methods mean.
 """
 
 from __future__ import annotations
@@ -46,6 +49,10 @@ class Program(Caller):
 
     # Processes --------------------------------------------------------------------------------
     def _born(self, make: Callable[[], Task | int], event: int) -> Program:
+        """clone(2), and a program for the child.
+
+        Source: ``kernel/fork.c`` 6.12 ``kernel_clone``.
+        """
         made: list[Task] = []
 
         def perform() -> int:

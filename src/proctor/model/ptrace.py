@@ -233,7 +233,10 @@ def _set_options(task: Task, relation: Tracing, options: int) -> int:
 
 # Looking and writing --------------------------------------------------------------------------
 def _fill(data: Data, content: bytes, value: int = 0) -> int:
-    """Write ``content`` to the caller's memory: ``value``, or -EFAULT."""
+    """Write ``content`` to the caller's memory: ``value``, or -EFAULT.
+
+    Source: ``include/linux/uaccess.h`` 6.12 ``copy_to_user``.
+    """
     if not isinstance(data, bytearray) or len(data) < len(content):
         return -EFAULT
     data[: len(content)] = content

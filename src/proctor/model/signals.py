@@ -143,6 +143,10 @@ def trap_notify(kernel: Kernel, task: Task) -> None:
 
 
 def _forget(process: Process, mask: int) -> None:
+    """Signals of the mask are pending nowhere in the process any more.
+
+    Source: ``kernel/signal.c`` 6.12 ``flush_sigqueue_mask``.
+    """
     process.pending &= ~mask
     for thread in process.tasks:
         thread.pending &= ~mask
@@ -257,7 +261,10 @@ def notice(task: Task) -> None:
 
 
 def set_blocked(kernel: Kernel, task: Task, mask: int) -> None:
-    """sigprocmask(SIG_SETMASK): SIGKILL and SIGSTOP cannot be blocked."""
+    """sigprocmask(SIG_SETMASK): SIGKILL and SIGSTOP cannot be blocked.
+
+    Source: ``kernel/signal.c`` 6.12 ``__set_current_blocked``.
+    """
     task.blocked = mask & ~UNCATCHABLE
     recalculate(task)
     if task.sigpending and task.frame is None:

@@ -100,6 +100,8 @@ class PidNamespace:
 
         With None the numbers are taken and given back: what a fork(2) does that fails here because
         the namespace has lost its init.
+
+        Source: ``kernel/pid.c`` 6.12.
         """
         namespace: PidNamespace | None = self
         while namespace is not None:
@@ -115,7 +117,10 @@ class PidNamespace:
             namespace = namespace.parent
 
     def free(self, task: Task) -> None:
-        """The numbers may be used again (``free_pid``)."""
+        """The numbers may be used again (``free_pid``).
+
+        Source: ``kernel/pid.c`` 6.12.
+        """
         for namespace, number in task.numbers.items():
             if namespace.tasks.get(number) is task:
                 del namespace.tasks[number]

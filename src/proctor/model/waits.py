@@ -3,6 +3,8 @@
 A task sleeps with a :class:`Wait` in ``task.wait``.  Somebody wakes it; later, when the scheduler
 lets it run, :meth:`Wait.resume` looks whether what it waited for has come: waking and running are
 two steps, and everything may happen in between, as on a machine.
+
+Sources: ``kernel/sched/wait.c`` 6.12; ``fs/select.c`` 6.12.
 """
 
 from __future__ import annotations

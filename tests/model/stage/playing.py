@@ -303,12 +303,11 @@ class Stage:
                 raise LeftOpen
         self.told.clear()
         for tracer, tracees in self._traced:
-            if tracer.exiting and sum(not task.exiting for task in tracees) > 1:
+            if tracer.exiting and len(tracees) > 1:
                 raise LeftOpen
         self._traced = [
-            (player.task, player.task.tracees.copy())
+            (player.task, [task for task in player.task.tracees if not task.exiting])
             for player in self.players
-            if len(player.task.tracees) > 1
         ]
         give_up = time.monotonic() + PATIENCE
         before: dict[Player, str] = {}
