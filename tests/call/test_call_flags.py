@@ -98,6 +98,8 @@ def test_architectures_with_other_numbers() -> None:
     assert flags.members("OpenFlag", "ppc64le")["O_DIRECT"] == 0o400000
     assert str(flags.decode("OpenFlag", 0o40000, "aarch64")) == "O_RDONLY|O_DIRECTORY"
     assert str(flags.decode("OpenFlag", 0o40000, "x86_64")) == "O_RDONLY|O_DIRECT"
+    assert str(flags.decode("SockOpt", 20, "ppc64le")) == "SO_PASSCRED"
+    assert str(flags.decode("SockOpt", 16)) == "SO_PASSCRED"
     assert flags.family("OpenFlag", "riscv64") is flags.family("OpenFlag")
 
 

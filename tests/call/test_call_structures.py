@@ -161,6 +161,10 @@ def test_signal_actions_and_what_pselect_takes() -> None:
     memory = {0x2000: struct.pack("<3Q", 0x401000, 0x10000000, 2)}  # no restorer there
     act = call("rt_sigaction", 2, 0x2000, 0, 8, abi="riscv64", memory=memory).act
     assert list(act.sa_mask) == [2] and "sa_restorer" not in act._fields
+    for abi in ("x32", "arm", "i386"):
+        memory = {0x2000: struct.pack("<IIIQ", 0x401000, 0x14000000, 0x402000, 2)}
+        act = call("rt_sigaction", 2, 0x2000, 0, 8, abi=abi, memory=memory).act
+        assert list(act.sa_mask) == [2] and act.layout.size == 20
     memory = {0x2000: struct.pack("<QQ", 0x3000, 8), 0x3000: struct.pack("<Q", 0x4000)}
     mask = call("pselect6", 0, 0, 0, 0, 0, 0x2000, memory=memory).sigmask
     assert list(mask.sigmask) == [15] and mask.sigsetsize == 8

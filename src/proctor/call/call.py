@@ -353,7 +353,10 @@ class Call:
     def describe(self, read: bool = True) -> str:
         """Like strace's line: ``openat(AT_FDCWD, "/etc/hosts", O_RDONLY|O_CLOEXEC)``.
 
-        Safe to log: bytes are escaped and cut.  It never raises for hostile memory.
+        Safe to log: one line of printable ASCII, at most 26 000 characters and mostly far less, for
+        at most 20 KiB of memory read.  It never raises for hostile memory.  What cannot be read has the
+        reason behind its address: ``open(0x1000 (EFAULT), O_RDONLY)``.  Structures show what is asked
+        for; what only the kernel writes is an address.
 
         :param read: whether memory may be read for it (which counts as looking at it).
         """

@@ -326,6 +326,14 @@ DIFFERENT: Final[dict[tuple[str, str], dict[str, int]]] = {
     ("OpenFlag", "aarch64"): _ARM_OPEN,
     ("OpenFlag", "arm"): _ARM_OPEN,
     ("OpenFlag", "ppc64le"): _PPC_OPEN,
+    ("SockOpt", "ppc64le"): {
+        "SO_RCVLOWAT": 16,
+        "SO_SNDLOWAT": 17,
+        "SO_RCVTIMEO_OLD": 18,
+        "SO_SNDTIMEO_OLD": 19,
+        "SO_PASSCRED": 20,
+        "SO_PEERCRED": 21,
+    },
     ("MapFlag", "ppc64le"): {
         "MAP_NORESERVE": 0x40,
         "MAP_LOCKED": 0x80,

@@ -24,7 +24,7 @@ TEXT_MAX: Final = 128
 
 _CODES: Final = {
     "i8": "b", "u8": "B", "i16": "h", "u16": "H", "i32": "i", "u32": "I", "i64": "q", "u64": "Q",
-    "char": "s",
+    "char": "s", "sigset": "Q",
 }  # fmt: skip
 _SA_RESTORER: Final = 0x04000000
 _WORDS: Final = {"long": "iq", "ulong": "IQ", "ptr": "IQ"}
@@ -219,8 +219,8 @@ def _make(name: str, known: Signature, end: str) -> Layout:
             code = _CODES.get(kind) or _WORDS[kind][known.word == 8]
             codes = struct.Struct(f"{end}{count if times else ''}{code}")
             align = struct.calcsize("=" + code)
-            if align == 8 and known.abi == "i386":
-                align = 4
+            if align == 8 and (known.abi == "i386" or kind == "sigset"):
+                align = known.word if kind == "sigset" else 4  # a set is an array of longs
         else:
             inner = layout_for(kind, known, end)
             codes, align = struct.Struct(f"{inner.size}s"), inner.align

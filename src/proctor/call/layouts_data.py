@@ -3,7 +3,7 @@
 ``structure: field ...``, each field ``name:type[*count][/how][?]``:
 
 * *type* is ``i8 u8 i16 u16 i32 u32 i64 u64``, ``long ulong`` (as wide as the caller's pointers),
-  ``ptr``, ``char`` (bytes up to a NUL), or another structure of the table;
+  ``ptr``, ``char`` (bytes up to a NUL), ``sigset`` (64 signals), or another structure of the table;
 * *how* it is written: a family of :mod:`proctor.call.flags`, ``signal``, ``signals`` (a set),
   ``mode``, ``hex``, ``handler``, ``version``, or ``path`` and ``text``: a pointer to a string, which is
   read too;
@@ -37,8 +37,8 @@ timex64: modes:u32/AdjtimexMode _pad:u32 offset:i64 freq:i64 maxerror:i64 esterr
  status:i32/TimexStatus _pad2:u32 constant:i64 precision:i64 tolerance:i64 time:timeval64 tick:i64
  ppsfreq:i64 jitter:i64 shift:i32 _pad3:u32 stabil:i64 jitcnt:i64 calcnt:i64 errcnt:i64 stbcnt:i64
  tai:i32 _reserved:i32*11
-sigaction: sa_handler:ptr/handler sa_flags:ulong/SigactionFlag sa_restorer:ptr? sa_mask:u64/signals
-sigaction@riscv64: sa_handler:ptr/handler sa_flags:ulong/SigactionFlag sa_mask:u64/signals
+sigaction: sa_handler:ptr/handler sa_flags:ulong/SigactionFlag sa_restorer:ptr? sa_mask:sigset/signals
+sigaction@riscv64: sa_handler:ptr/handler sa_flags:ulong/SigactionFlag sa_mask:sigset/signals
 old_sigaction: sa_handler:ptr/handler sa_mask:u32/signals sa_flags:u32/SigactionFlag sa_restorer:ptr?
 stack_t: ss_sp:ptr ss_flags:i32/SigaltstackFlag ss_size:ulong
 flock: l_type:i16/LockType l_whence:i16/Whence l_start:long l_len:long l_pid:i32?

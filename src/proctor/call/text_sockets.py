@@ -35,7 +35,9 @@ _OPTIONS: Final = {0: "IpOpt", 1: "SockOpt", 6: "TcpOpt", 41: "Ipv6Opt"}
 
 #: Options of SOL_SOCKET that are no int.
 _OPTION_SHAPES: Final = {
-    13: "linger", 20: "", 21: "", 25: "data", 26: "sock_fprog", 51: "sock_fprog", 66: "", 67: "",
+    "SO_LINGER": "linger", "SO_ATTACH_FILTER": "sock_fprog",
+    "SO_ATTACH_REUSEPORT_CBPF": "sock_fprog", "SO_BINDTODEVICE": "", "SO_RCVTIMEO_OLD": "",
+    "SO_SNDTIMEO_OLD": "", "SO_RCVTIMEO_NEW": "", "SO_SNDTIMEO_NEW": "",
 }  # fmt: skip
 
 
@@ -47,7 +49,7 @@ def _sockopt(view: View) -> Parts:
         parts[2] = view.word(family, name)
     if view.call.name == "setsockopt":
         address, size = view.number("optval"), view.number("optlen")
-        shape = _OPTION_SHAPES.get(name, "int") if level == 1 else "int"
+        shape = _OPTION_SHAPES.get(parts[2], "int")
         if shape in ("linger", "sock_fprog"):
             parts[3] = view.structure(shape, address)
         elif size == 4 and shape == "int":
