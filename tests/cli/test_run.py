@@ -378,7 +378,6 @@ def test_what_is_late_is_told(run: Run, tmp_path: Path) -> None:
     )
     done = run("run", "--policy", "p.toml", "--", "sh", "-c", ": >fifo")
     assert done.returncode == 2
-    assert "timed out" in done.stderr
-    told = [each for each in done.stderr.splitlines() if each.startswith("proctor: openat")]
-    assert len(told) == 1, done.stderr
-    assert told[0].endswith(": deny ETIMEDOUT: on_deadline: not decided in time")
+    # anywhere in a line: sh writes its own in pieces
+    assert done.stderr.count("): deny ETIMEDOUT: on_deadline: not decided in time\n") == 1
+    assert "proctor: openat(" in done.stderr
