@@ -45,7 +45,8 @@ def test_seeded_steps_agree():
     assert counts.total() >= STEPS
     wanted = {"attach", "seize", "cont", "syscall", "detach", "options", "interrupt", "wait"}
     assert wanted | {"getregs", "set info", "get metadata", "get filter"} <= set(counts)
-    assert counts["(episode left open)"] * 20 < STEPS // drawing.EPISODE + 20
+    # Most episodes go to their end: few come to where the kernel leaves it open what happens.
+    assert counts["(episode left open)"] * 4 < STEPS // drawing.EPISODE + 8
 
 
 @pytest.mark.timeout(300)

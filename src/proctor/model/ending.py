@@ -91,9 +91,9 @@ def _gone(kernel: Kernel, task: Task, code: int) -> None:
         if task.tracing is None:
             _remove(kernel, task)
         else:
-            tracing.tell_tracer(kernel, task, always=True)
+            tracing.tell_tracer_of_end(kernel, task)
     elif task.tracing is not None and process.tasks != [task]:
-        tracing.tell_tracer(kernel, task, always=True)
+        tracing.tell_tracer_of_end(kernel, task)
     _finish(kernel, process)
 
 
@@ -241,9 +241,7 @@ def _tell_parent(kernel: Kernel, process: Process) -> None:
     """
     leader = process.leader
     if leader.tracing is not None:
-        tracer = leader.tracing.tracer
-        signals.send(kernel, SIGCHLD, tracer, True)
-        tracing.wake_parent(kernel, tracer.process)
+        tracing.tell_tracer_of_end(kernel, leader)
         return
     parent = process.parent
     if parent is None or parent is kernel.init.process or parent.namespace.closed:

@@ -178,15 +178,14 @@ def execve(kernel: Kernel, task: Task) -> int:
     if task.tracing is not None and task.frame is not None:
         # Registers of the new program; the number is execve's, whatever call it was
         # (arch/x86/kernel/process_64.c 6.12 set_personality_64bit).
-        task.frame.nr, task.frame.args, task.frame.ax = NR["execve"], (0, 0, 0, 0, 0, 0), 0
-        if tracing.event(kernel, task, PTRACE_EVENT_EXEC, old, lambda _: _execed(kernel, task)):
+        task.frame.nr, task.frame.args = NR["execve"], (0, 0, 0, 0, 0, 0)
+
+        def told(_: int) -> None:
+            kernel.leave(task, 0)
+
+        if tracing.event(kernel, task, PTRACE_EVENT_EXEC, old, told):
             return BLOCKED
     return 0
-
-
-def _execed(kernel: Kernel, task: Task) -> None:
-    """The tracer was told of an execve(2): its end.  Source: ``fs/exec.c`` 6.12 ``exec_binprm``."""
-    kernel.leave(task, 0 if task.frame is None else task.frame.ax)
 
 
 def _take_over(kernel: Kernel, process: Process, task: Task) -> None:

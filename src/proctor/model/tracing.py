@@ -273,6 +273,17 @@ def tell_tracer(kernel: Kernel, task: Task, always: bool = False) -> None:
         _tell(kernel, relation.tracer)
 
 
+def tell_tracer_of_end(kernel: Kernel, task: Task) -> None:
+    """``do_notify_parent`` for the tracer: SIGCHLD even if that is ignored, and wait4(2) wakes.
+
+    Source: ``kernel/signal.c`` 6.12; ``kernel/exit.c`` 6.12 ``exit_notify``.
+    """
+    relation = task.tracing
+    if relation is not None:
+        signals.send(kernel, SIGCHLD, relation.tracer, True)
+        wake_parent(kernel, relation.tracer.process)
+
+
 def tell_parent_of_stop(kernel: Kernel, process: Process) -> None:
     """``do_notify_parent_cldstop`` for the real parent: the process stopped, or goes on.
 

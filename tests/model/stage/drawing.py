@@ -35,13 +35,16 @@ def plan(seed: int, steps: int) -> list[Step]:
     ]
 
 
-def play(steps: list[Step], counts: Counter[str], lacks: tuple[str, ...]) -> tuple[str, list[str]]:
+def play(
+    steps: list[Step], counts: Counter[str], lacks: tuple[str, ...], grace: float = 2.0
+) -> tuple[str, list[str]]:
     """One episode; what differed ("" for nothing) and the steps that were made.
 
     :param lacks: features that the running kernel does not have.
+    :param grace: for how long time may cure a difference, in seconds.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    stage = Stage(counts, remove=lacks)
+    stage = Stage(counts, lacks, grace)
     draw = Draw(stage)
     try:
         for operation, seed in steps:
@@ -72,7 +75,7 @@ def shrink(
         while at < len(steps) and rounds > 0:
             rounds -= 1
             fewer = steps[:at] + steps[at + size :]
-            if _kind(play(fewer, Counter(), lacks)[0]) == _kind(problem):
+            if _kind(play(fewer, Counter(), lacks, 0.3)[0]) == _kind(problem):
                 steps = fewer
             else:
                 at += size
