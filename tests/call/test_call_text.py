@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 from pathlib import Path
@@ -65,9 +66,17 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, Path]:
+def table(victim: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, Path]:
     made = rows()
     path = tmp_path_factory.mktemp("text") / "table"
+    one = Table()
+    one("getpid", abi="i386")
+    path.write_bytes(file_of(one))
+    tried = subprocess.run([victim, path, "sealed"], check=False, timeout=60)
+    if tried.returncode == -signal.SIGSEGV:  # a kernel without 32-bit calls
+        made.rows = [row for row in made.rows if row.abi != "i386"]
+    else:
+        assert tried.returncode == 0
     path.write_bytes(file_of(made))
     return made, path
 
@@ -143,10 +152,11 @@ def plain(text: str) -> str:
     return re.sub(r"[\w<]+(\|[\w<]+)+", lambda found: "|".join(sorted(found[0].split("|"))), text)
 
 
-def test_the_table_is_worth_it(table: tuple[Table, Path]) -> None:
-    assert len({row.name for row in table[0].rows}) > 250
-    assert sum(row.abi == "i386" for row in table[0].rows) > 50
-    assert all(row.why for row in table[0].rows if row.ours)
+def test_the_table_is_worth_it() -> None:
+    table = rows()
+    assert len({row.name for row in table.rows}) > 250
+    assert sum(row.abi == "i386" for row in table.rows) > 50
+    assert all(row.why for row in table.rows if row.ours)
 
 
 def test_every_line_is_straces(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from text_table import BAD, CWD, Table, inet
+from text_table import BAD, CWD, EDGE_END, Table, inet
 
 
 def files(t: Table) -> None:
@@ -21,6 +21,42 @@ def files(t: Table) -> None:
     t("openat2", 5, path, m.q(1 << 40, 0, 1 << 20), 24)
     t("openat2", CWD, path, BAD, 24)
     t("close", -1)
+    end = EDGE_END - 8
+    t("open", end, 0)
+    t("write", 1, end, 8)
+    t("write", 1, end, 9, ours='write(1, "xxxxxxxx"..., 9)', why="some of it can be read")
+    t("setxattr", path, end, t.text, 5, 0)
+    t("nanosleep", end, 0)
+    t(
+        "writev",
+        1,
+        m.q(end, 8, end, 9),
+        2,
+        ours='writev(1, [{iov_base="xxxxxxxx", iov_len=8}, {iov_base="xxxxxxxx"..., iov_len=9}], 2)',
+        why="some of it can be read",
+    )
+    t(
+        "writev",
+        1,
+        EDGE_END - 16,
+        2,
+        ours="writev(1, 0x20000ff0 (EFAULT), 2)",
+        why="the kernel refuses it as a whole",
+    )
+    t("execve", path, EDGE_END - 16, end)
+    t("connect", 3, end, 16)
+    t("poll", end, 2, 0)
+    t("setgroups", 4, end)
+    t(
+        "mount",
+        path,
+        path,
+        path,
+        0,
+        end,
+        ours='mount("/tmp/a file", "/tmp/a file", "/tmp/a file", 0, "xxxxxxxx"...)',
+        why="the kernel takes what there is",
+    )
     t("read", 0, BAD, 4096)
     t("write", 1, t.text, 24)
     t("write", 1, t.text, 80)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 BASE = 0x10000000  #: where the victim maps its file
 ENTRIES = 4096
 IMAGE = 0x100000  #: offset of the image in the file
+EDGE_END = 0x20001000  #: where a page full of "x" ends, and nothing follows
 BAD = 0x30000000  #: nothing is mapped here
 CWD = -100
 M64 = 2**64 - 1

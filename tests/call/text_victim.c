@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -22,6 +23,7 @@
 
 #define BASE 0x10000000ul
 #define ENTRIES 4096
+#define EDGE ((void *)0x20000000ul) /* one page of 'x', and nothing behind it */
 
 static long call64(const uint64_t *r)
 {
@@ -62,6 +64,12 @@ int main(int argc, char **argv)
 	uint64_t i;
 	int fd = argc > 1 ? open(argv[1], O_RDONLY) : -1;
 
+	if (mmap(EDGE, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+		 0) == MAP_FAILED) {
+		perror("text_victim");
+		return 1;
+	}
+	memset(EDGE, 'x', 4096);
 	if (fd < 0 || fstat(fd, &info) ||
 	    mmap((void *)BASE, info.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd,
 		 0) == MAP_FAILED) {

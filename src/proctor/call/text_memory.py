@@ -5,6 +5,7 @@ What a handler decoded is not read again; the rest is read here, a little of it,
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -51,10 +52,22 @@ def data(view: View, address: int, size: int) -> str:
 
 
 def string(view: View, address: int, _: int = 0, limit: int = 1024) -> str:
-    """The beginning of a string."""
+    """The beginning of a string.
+
+    :raises MemoryUnreadable: EFAULT, its memory ends before it does."""
     found = view.frame.memory.read_some(address, limit + 1)
     end = found.find(b"\0")
+    if end < 0 and len(found) <= limit:
+        raise MemoryUnreadable(errno.EFAULT, "a string without an end", address)
     return quote(found[:end] if end >= 0 else found, limit)
+
+
+def _options(view: View, address: int, _: int) -> str:
+    """mount's data: the kernel takes a page, or as much as there is of it."""
+    try:
+        return string(view, address)
+    except MemoryUnreadable:
+        return quote(view.frame.memory.read_some(address, 1024)) + "..."
 
 
 def elements(view: View, kind: str, address: int, count: int) -> str:
@@ -84,8 +97,13 @@ def elements(view: View, kind: str, address: int, count: int) -> str:
     else:
         parts = [str(made.value(memory[i * size : (i + 1) * size], frame)) for i in range(whole)]
     if whole < taken:
-        parts.append(f"{address + whole * size:#x}")
+        parts.append(_ends(address + whole * size))
     return _array(parts, count > taken)
+
+
+def _ends(address: int) -> str:
+    """The rest of an array that cannot be read."""
+    return f"... /* {address:#x} */"
 
 
 def _array(parts: list[str], more: bool) -> str:
@@ -144,7 +162,7 @@ def _message(view: View, address: int, size: int) -> str:
 
 _SHAPES: dict[str, Callable[[View, int, int], str]] = {
     "data": data,
-    "text": string,
+    "text": _options,
     "fdset": _descriptors,
     "cpuset": _processors,
     "nodemask": _nodes,
@@ -200,7 +218,7 @@ def _strings(view: View, address: int) -> str:
     ]
     ended = len(pointers) < min(SHOWN + 1, len(found) // word)
     if not ended and len(pointers) <= SHOWN:  # memory ended before the list did
-        parts.append(f"{address + len(pointers) * word:#x}")
+        parts.append(_ends(address + len(pointers) * word))
     return _array(parts, len(pointers) > SHOWN)
 
 
@@ -273,7 +291,7 @@ def _messages(view: View, address: int, count: int) -> str:
         except MemoryUnreadable:
             if not parts:
                 raise
-            parts.append(f"{address + index * size:#x}")
+            parts.append(_ends(address + index * size))
             break
         parts.append(f"{{msg_hdr={header(view, *message)}}}")
     return _array(parts, count > _MESSAGES)
