@@ -262,7 +262,7 @@ def test_an_environment_that_no_shell_makes(run: Run) -> None:
     program = (
         "import ctypes, os, sys\n"
         "argv = [os.fsencode(word) for word in sys.argv[1:]]\n"
-        "env = [b'PATH=' + os.environb[b'PATH'], b'=C:=x', b'novalue', b'D=1', b'\\xff=\\xfe', b'=', b'']\n"
+        "env = [k + b'=' + os.environb.get(k, b'') for k in (b'PATH', b'PYTHONPATH')] + [b'=C:=x', b'novalue', b'D=1', b'\\xff=\\xfe', b'=', b'']\n"
         "def strings(of): return (ctypes.c_char_p * (len(of) + 1))(*of, None)\n"
         "ctypes.CDLL(None).execve(argv[0], strings(argv), strings(env))\n"
     )
