@@ -112,6 +112,8 @@ def test_calls_of_the_table_with_some_bytes_changed(
         except (MemoryUnreadable, CallGone):
             pass
     sound(made.describe())
+    made.expire()
+    sound(repr(made))  # of what is known; nothing may be looked at any more
 
 
 @pytest.mark.parametrize("abi", ["x86_64", "i386", "aarch64", "s390x"])

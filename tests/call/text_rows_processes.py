@@ -19,7 +19,7 @@ def processes(t: Table) -> None:
         path,
         m.q(*[words[1]] * 40, 0),
         m.q(0),
-        ours='execve("/tmp/a file", ["-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", ...], [])',
+        ours='execve("/tmp/a file", ["-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", "-xpf", ...], @ /* 0 vars */)',
         why="a line for a log has an end",
     )
     t(
@@ -27,7 +27,7 @@ def processes(t: Table) -> None:
         path,
         m.q(m.s(b"x" * 50), 0),
         m.q(0),
-        ours='execve("/tmp/a file", ["xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"], [])',
+        ours='execve("/tmp/a file", ["xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"], @ /* 0 vars */)',
         why="words of a command are worth more than 32 bytes",
     )
     t("execveat", 3, t.empty, m.q(*words, 0), environment, 0x1000)
@@ -312,7 +312,16 @@ def rest(t: Table) -> None:
         ours="sethostname(@, -1)",
         why="the kernel's length is signed",
     )
-    t("add_key", m.s(b"user"), m.s(b"desc"), m.s(b"secret"), 6, -3)
+    t(
+        "add_key",
+        m.s(b"user"),
+        m.s(b"desc"),
+        m.s(b"secret"),
+        6,
+        -3,
+        ours='add_key("user", "desc", @, 6, KEY_SPEC_SESSION_KEYRING)',
+        why="what a key is made of is no matter for logs",
+    )
     t("request_key", m.s(b"user"), m.s(b"desc"), 0, -2)
     t(
         "perf_event_open",

@@ -356,7 +356,7 @@ class Call:
         Safe to log: one line of printable ASCII, at most 26 000 characters and mostly far less, for
         at most 20 KiB of memory read.  It never raises for hostile memory.  What cannot be read has the
         reason behind its address: ``open(0x1000 (EFAULT), O_RDONLY)``.  Structures show what is asked
-        for; what only the kernel writes is an address.
+        for, and buffers the first 32 bytes of what is written; what only the kernel writes is an address.
 
         :param read: whether memory may be read for it (which counts as looking at it).
         """

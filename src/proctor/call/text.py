@@ -2,7 +2,8 @@
 
 What differs from strace, and why: what cannot be read has the errno behind its address; device
 numbers are ``major:minor``, as rules have them; nothing is said of what only the kernel writes; and
-numbers without a name have no comment.  The text is one line of printable ASCII of at most
+numbers without a name have no comment.  Environments are only counted, and what keys are made of is not
+shown, since logs are read by others.  The text is one line of printable ASCII of at most
 :data:`LINE_MAX` characters, and at most a few pages of memory are read for it.
 """
 
@@ -171,7 +172,7 @@ class View:
         known = self.call._values or {}
         if arg.name in known:
             found = known[arg.name]
-            if not self.read or arg.role not in ("iovec", "struct"):
+            if arg.name != "envp" and (not self.read or arg.role not in ("iovec", "struct")):
                 return value_text(found)
         if arg.role in ("strings", "iovec") or arg.family == "msghdr":
             from proctor.call import text_memory

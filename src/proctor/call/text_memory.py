@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Bytes that are read of one string of an array.
 _STRING = 128
+#: Variables of an environment that are counted.
+_VARIABLES = 256
 #: Messages of sendmmsg(2) that are read.
 _MESSAGES = 4
 #: Calls whose vectors hold what is written; the others' are about to be filled.
@@ -176,6 +178,8 @@ def pointed(view: View, arg: Arg, address: int) -> str:
     What was decoded is taken; else only what is shown is read."""
     known = (view.call._values or {}).get(arg.name)
     if arg.role == "strings":
+        if arg.name == "envp":  # it holds secrets, and is nobody's whole interest
+            return view.try_to(address, lambda: _count(view, address, known))
         return view.try_to(address, lambda: _strings(view, address))
     if arg.role == "iovec":
         return view.try_to(address, lambda: _vector(view, arg, address, known))
@@ -200,6 +204,23 @@ def _vector(view: View, arg: Arg, address: int, known: Any) -> str:
     if known is None:
         known = view.frame.memory.iovec(address, min(count, SHOWN), width=view.signature.word)
     return vector(view, known, count, writes)
+
+
+def _count(view: View, address: int, known: Any) -> str:
+    """An environment: how many variables, no more."""
+    end = ""
+    if known is not None:
+        count = len(known)
+    else:
+        word = view.signature.word
+        found = view.frame.memory.read_some(address, _VARIABLES * word)
+        words = [found[at : at + word] for at in range(0, len(found) - word + 1, word)]
+        if not words:
+            raise MemoryUnreadable(errno.EFAULT, "an array without an end", address)
+        count = words.index(bytes(word)) if bytes(word) in words else len(words)
+        if count == len(words):
+            end = ", unterminated" if count < _VARIABLES else " or more"
+    return f"{address:#x} /* {count} var{'' if count == 1 else 's'}{end} */"
 
 
 def _strings(view: View, address: int) -> str:

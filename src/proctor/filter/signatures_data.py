@@ -30,7 +30,7 @@ accept: sockfd:fd addr:pointer? addrlen:pointer/i32?
 accept4: sockfd:fd addr:pointer? addrlen:pointer/i32? flags:flags/SockFlag
 access: path:path mode:flags/AccessMode
 acct: path:path?
-add_key: type:string description:string payload:pointer/data*plen? plen:size keyring:cmd/KeySpec@i32
+add_key: type:string description:string payload:pointer? plen:size keyring:cmd/KeySpec@i32
 adjtimex: buf:struct/timex
 afs_syscall:
 alarm: seconds:uint
