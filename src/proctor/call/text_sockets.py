@@ -70,8 +70,8 @@ class _Inner(Call):
     """The call that a multiplexer's arguments in memory stand for."""
 
     def __init__(self, outer: Call, signature: Signature, raw: tuple[int, ...]) -> None:
-        super().__init__(outer._notification, outer._listener, memory=outer._memory)
-        self._outer = outer
+        # No Call.__init__: a call that is over, for one, is written from its registers alone.
+        self._notification, self._outer = outer._notification, outer
         self._known, self._registers = signature, (*raw, *[0] * (6 - len(raw)))
 
     @property
