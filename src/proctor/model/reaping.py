@@ -26,7 +26,7 @@ class Wait4(Wait):
     Source: ``kernel/exit.c`` 6.12 ``do_wait``.
     """
 
-    __slots__ = ("child", "options")
+    __slots__ = ("child", "number", "options")
 
     for_children = True
 
@@ -34,13 +34,18 @@ class Wait4(Wait):
         super().__init__()
         self.child = child
         self.options = options
+        #: What a thread was asked for by; execve(2) may take it away.
+        self.number = child.tid if isinstance(child, Task) else 0
 
     def resume(self, kernel: Kernel, task: Task) -> None:
         """A child ended or stopped, there is none left, or a signal came.
 
         Source: ``kernel/exit.c`` 6.12 ``do_wait``.
         """
-        value = _look(kernel, task, self.child, self.options)
+        gone = isinstance(self.child, Task) and self.child.tid != self.number
+        if gone and not (task.sigpending or task.killed):
+            return  # child_wait_callback: news of whoever it is now is not for this sleeper
+        value = -ECHILD if gone else _look(kernel, task, self.child, self.options)
         if value is not None:
             kernel.finish(task, value)
         elif task.sigpending or task.killed:

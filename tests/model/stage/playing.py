@@ -263,18 +263,16 @@ class Stage:
         if isinstance(task, int):
             return task
         is_thread = task.process is parent.task.process
-        give_up = time.monotonic() + PATIENCE / 10
+        give_up = time.monotonic() + PATIENCE / 5
         found: set[int] = set()
-        while not found:
+        while len(found) != 1:
             if is_thread:
                 found = real.threads(parent.pid) - known
             else:
-                for player in kin:
-                    found |= real.children(player.pid, player.tid) - known
+                every = [real.children(player.pid, player.tid) for player in kin]
+                found = set().union(*every) - known
             if time.monotonic() > give_up:
-                raise Difference(f"{parent!r} has a child in the model only")
-        if len(found) > 1:
-            raise Difference(f"{parent!r} has children in the kernel only: {found}")
+                raise Difference(f"{parent!r} has one child in the model, the kernel {found}")
         (tid,) = found
         child = Player(self, task, slot, parent.pid if is_thread else tid, tid)
         self.players.append(child)
