@@ -95,6 +95,8 @@ class Actor:
             return "dead"
         if letter in "Tt":
             return "stopped"
+        if letter == "I":  # how the ending init of a pid namespace waits, after 6.18
+            letter = "S"
         if letter not in "SD":
             return ""
         try:
