@@ -320,3 +320,31 @@ def test_unreadable_working_directory(monitor: Monitor, tmp_path: os.PathLike[st
     assert monitor(
         f"print(failure(uid=65534, gid=65534, groups=[], cwd={place.encode()!r}))"
     ) == str(("chdir", "EACCES"))
+
+
+def test_a_kernel_before_5_9_is_refused(monitor: Monitor) -> None:
+    """ADDFD is not known there: said in words, and the target is gone."""
+    out = monitor(
+        """
+        import ctypes
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+        refuse(16, errno.EINVAL, argument=1, value=abi.SECCOMP_IOCTL_NOTIF_ADDFD)
+        program = one(0x06, 0, 0, abi.SECCOMP_RET_ALLOW)
+        before = sorted(os.listdir("/proc/self/fd"))
+        try:
+            spawn([subject, "fds"], program=program)
+        except OSError as problem:
+            print(type(problem).__name__, problem)
+        assert sorted(os.listdir("/proc/self/fd")) == before
+        try:
+            os.waitpid(-1, os.WNOHANG | 0x40000000)
+            print("a child is left")
+        except ChildProcessError:
+            pass
+        with spawn([subject, "fds"]) as target:  # no listener, no need
+            target.wait(30)
+        """
+    )
+    assert out.startswith("Unsupported SECCOMP_IOCTL_NOTIF_ADDFD"), out
+    assert "Linux 5.9 has it" in out
+    assert "a child is left" not in out

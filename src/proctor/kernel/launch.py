@@ -21,6 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Union
 
 from proctor.kernel import abi
+from proctor.kernel.errors import Unsupported
+from proctor.kernel.listener import check_listener
 from proctor.kernel.start import Launch, is_open, launch
 from proctor.kernel.target import Target, launch_error
 
@@ -103,6 +105,7 @@ def spawn(
     :param log: SECCOMP_FILTER_FLAG_LOG.
     :raises LaunchError: with ``step`` and ``errno``, for what fails before the hand-over.
     :raises NestedListener: if a listener already sits above us.
+    :raises Unsupported: with a program, on a kernel before 5.9.
     """
     arguments = [os.fsencode(item) for item in argv]
     if not arguments:
@@ -166,7 +169,16 @@ def spawn(
                 continue
             directory = "" if cwd is None else os.fsdecode(cwd)
             raise launch_error(step, number, command, len(candidates), directory) from None
-        return Target(started, command, len(candidates), killable)
+        target = Target(started, command, len(candidates), killable)
+        if target.listener is not None:
+            try:
+                check_listener(target.listener)
+            except Unsupported:
+                target.kill()
+                target.wait()
+                target.close()
+                raise
+        return target
 
 
 def _candidates(file: bytes, environment: Sequence[bytes]) -> list[bytes]:

@@ -41,11 +41,39 @@ if TYPE_CHECKING:
 _ADDFD_TRIES = 64
 
 
+_checked = False
+
+
+def check_listener(fd: int) -> None:
+    """Refuse a kernel before 5.9; asked once per process.
+
+    Such a kernel never says that everybody under a filter is gone (POLLHUP), so that supervision
+    would not end, and it hands over no descriptors.  Asked for is the latter, which came in the same
+    release: ADDFD of nothing is EFAULT where it is known, and EINVAL where it is not.
+
+    :raises Unsupported: with what is missing.
+    """
+    global _checked  # noqa: PLW0603 - once per process is the point
+    if _checked:
+        return
+    try:
+        fcntl.ioctl(fd, abi.SECCOMP_IOCTL_NOTIF_ADDFD, 0)
+    except OSError as problem:
+        if problem.errno == errno.EINVAL:
+            raise Unsupported(
+                "SECCOMP_IOCTL_NOTIF_ADDFD, and POLLHUP of a listener",
+                "5.9",
+                "the end of what is supervised would not be noticed, and no descriptor handed over",
+            ) from None
+        _checked = problem.errno == errno.EFAULT
+
+
 class Listener:
     """A seccomp notification descriptor; satisfies :class:`proctor.supervisor.ports.ListenerPort`.
 
     :param fd: the descriptor.  Ownership moves here: :meth:`close` closes it, once.
     :raises ProctorError: this kernel's structures have other sizes than those we know.
+    :raises Unsupported: the kernel is older than 5.9.
 
     Usable from any thread; as a context manager it closes itself.
     """
@@ -56,6 +84,7 @@ class Listener:
         if not isinstance(fd, int) or fd < 0:
             raise ValueError(f"Listener({fd!r}): not a file descriptor")
         check_notif_sizes()
+        check_listener(fd)
         self._fd = fd
 
     @classmethod

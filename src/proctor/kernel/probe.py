@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -217,6 +218,13 @@ def _listener() -> Iterator[Support]:
                 since,
                 without,
             )
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        hung = bool(poll.poll(0))  # its only user is reaped
+        yield Support(
+            "POLLHUP of a listener", hung, "", "5.9",
+            "the end of what is supervised is not noticed", True,
+        )  # fmt: skip
         code = _errno_of(
             lambda: fcntl.ioctl(
                 fd, abi.SECCOMP_IOCTL_NOTIF_SET_FLAGS, abi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
