@@ -11,10 +11,15 @@ import pytest
 from proctor.kernel.notification import Notification
 from proctor.model import simulate
 from proctor.model.sim_chart import draw
+from proctor.model.sim_ledger import AT_CLOSE
+from proctor.model.sim_settings import Kind
+from proctor.model.world import SimWorld
 from proctor.supervisor import carry, deciding, pyengine
 from proctor.supervisor import supervisor as supervising
+from proctor.supervisor.backlog import Backlog
 from proctor.supervisor.deciding import Decider
 from proctor.supervisor.pyengine import PyEngine
+from proctor.supervisor.routes import Routes
 
 Patch = pytest.MonkeyPatch
 
@@ -31,6 +36,13 @@ def test_every_invariant_holds(seed: int) -> None:
     for kind in ("answer", "too late", "receive nothing", "descriptor", "died", "signal", "kill",
                  "drop", "end", "exec", "fork", "resume", "step"):  # fmt: skip
         assert report.counts[kind], kind
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_nobody_can_fill_the_supervisor_up(seed: int) -> None:
+    report = simulate.simulate(seed, 4_000, kind="malicious")
+    assert report.failed is None, report.failed.violation
+    assert report.counts["kill"] > 300
 
 
 def test_a_run_is_its_seed() -> None:
@@ -162,6 +174,30 @@ def drops_what_was_received_from_a_dropped_listener(patch: Patch) -> None:
     patch.setattr(PyEngine, "_removed", staticmethod(lambda served, notification: None))
 
 
+def remembers_the_calls_of_the_dead(patch: Patch) -> None:
+    patch.setattr(Decider, "sweep", lambda self: None)
+
+
+def asks_workers_for_what_was_answered(patch: Patch) -> None:
+    patch.setattr(Backlog, "take_out", lambda self, job: False)
+
+
+def waits_behind_the_dead(patch: Patch) -> None:
+    patch.setattr(SimWorld, "born_since", lambda self, tid, when: False)
+
+
+def keeps_a_listener_for_calls_that_wait(patch: Patch) -> None:
+    patch.setattr(Decider, "bury", lambda self, served: None)
+
+
+def leaves_late_calls_to_nobody(patch: Patch) -> None:
+    patch.setattr(Routes, "late", lambda self, notification: None)
+
+
+def observes_nothing_of_late_calls(patch: Patch) -> None:
+    patch.setattr(Routes, "late", lambda self, notification: (0, -AT_CLOSE, 0))
+
+
 def receives_without_polling(patch: Patch) -> None:
     def _receive(self: Any, fd: int, served: Any, batch: Any) -> None:
         for _ in range(2):
@@ -206,6 +242,27 @@ FAULTS: tuple[Callable[[Patch], None], ...] = (
     receives_without_polling,
     gives_an_answer_to_another_call,
 )
+
+
+#: Those that certain machines bring to light.
+HARD: tuple[tuple[Callable[[Patch], None], Kind], ...] = (
+    (remembers_the_calls_of_the_dead, "malicious"),
+    (asks_workers_for_what_was_answered, "malicious"),
+    (waits_behind_the_dead, "malicious"),
+    (keeps_a_listener_for_calls_that_wait, "malicious"),
+    (leaves_late_calls_to_nobody, "preemptive"),
+    (observes_nothing_of_late_calls, "preemptive"),
+)
+
+
+@pytest.mark.parametrize(("fault", "kind"), HARD, ids=lambda it: getattr(it, "__name__", ""))
+def test_a_fault_shows_on_a_certain_kind_of_machine(
+    fault: Callable[[Patch], None], kind: Kind
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fault(patch)
+        runs = (simulate.simulate(seed, 16_000, kind=kind) for seed in (2, 5, 1, 3, 4))
+        assert any(report.failed for report in runs), "no invariant noticed it"
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

@@ -10,9 +10,13 @@
  *   interrupt           the same without SA_RESTART
  *   fork                fork; both go on, the parent waits for the child at its end
  *   exit N              exit with N
+ *   churn N NR          N children, one after another, make call NR; print "ok" when all are dead
+ *   again NR            a child makes call NR; when it is dead, another one with the same thread id
+ *                       (clone3 with set_tid: root) makes it, and prints what "call" does
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <linux/sched.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -21,6 +25,7 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 struct job {
@@ -53,6 +58,35 @@ static void say(long nr, long value)
 {
     printf("%ld = %ld\n", nr, value < 0 ? -(long)errno : value);
     fflush(stdout);
+}
+
+/* A child makes a call, says what came of it and is waited for; with a thread id of our choice, if
+ * that is not 0.  Returns the thread id. */
+static pid_t one_child(pid_t tid, long nr)
+{
+    struct clone_args args = {.exit_signal = SIGCHLD, .set_tid = (unsigned long)&tid, .set_tid_size = 1};
+    pid_t pid = tid == 0 ? fork() : (pid_t)syscall(SYS_clone3, &args, sizeof args);
+    if (pid < 0) {
+        perror("clone3");
+        exit(9);
+    }
+    if (pid == 0) {
+        errno = 0;
+        say(nr, syscall(nr, (long)(tid != 0)));
+        _exit(0);
+    }
+    waitpid(pid, NULL, 0);
+    return pid;
+}
+
+/* The kernel tells times of birth in ticks: let three of them pass. */
+static void let_ticks_pass(void)
+{
+    struct timespec from, now;
+    clock_gettime(CLOCK_BOOTTIME, &from);
+    do
+        clock_gettime(CLOCK_BOOTTIME, &now);
+    while ((now.tv_sec - from.tv_sec) * 1000000000L + now.tv_nsec - from.tv_nsec < 3 * (1000000000L / sysconf(_SC_CLK_TCK)));
 }
 
 int main(int argc, char **argv)
@@ -117,6 +151,14 @@ int main(int argc, char **argv)
             timer(a[0], 0);
         } else if (strcmp(what, "fork") == 0) {
             child = fork();
+        } else if (strcmp(what, "churn") == 0) {
+            for (long at = 0; at < a[0]; at++)
+                one_child(0, a[1]);
+            puts("ok");
+        } else if (strcmp(what, "again") == 0) {
+            pid_t tid = one_child(0, a[0]);
+            let_ticks_pass();
+            one_child(tid, a[0]);
         } else if (strcmp(what, "exit") == 0) {
             if (child > 0)
                 waitpid(child, NULL, 0);

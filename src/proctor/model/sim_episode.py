@@ -18,11 +18,11 @@ from proctor.model.linux import SIGCONT
 from proctor.model.sim_handlers import DEADLINES, Handlers
 from proctor.model.sim_ledger import (
     AT_CLOSE,
-    AT_ONCE,
     KEPT,
     ON_DEADLINE,
     ON_ERROR,
     PATIENCE,
+    SLACK,
     Event,
     Ledger,
     Violation,
@@ -52,7 +52,8 @@ class Episode:
         self.settings = settings = draw_settings(random, kind)
         fixes = ("addfd_send_retries",) if settings.fixed else ()
         self.kernel = Kernel(settings.profile, add=fixes, seed=random.getrandbits(32))
-        self.ledger = Ledger(settings.deadline, DEADLINES)
+        # those who are left anywhere are late for deadlines, too
+        self.ledger = Ledger(settings.deadline, DEADLINES, 2.0 if settings.steps else SLACK)
         self.world = SimWorld(
             self.kernel, self.ledger, random,
             workers=settings.workers, fiber_share=settings.fiber_share,
@@ -61,7 +62,7 @@ class Episode:
         self.world.look = self._look
         if settings.malice:  # numbers of the dead are given to others soon
             numbers = self.kernel.namespace
-            numbers.limit = numbers.last + 40 * settings.containers + 2 * settings.workers
+            numbers.limit = numbers.last + 13 * settings.containers + settings.workers + 14
         self._preemption: Preemption | None = None
         if settings.steps:
             self._preemption = Preemption(
@@ -153,14 +154,15 @@ class Episode:
         port = container.port
         if port.closed or self.ledger.closing:
             return
-        port.served = container.changing = True
+        port.served = port.changing = True
+        port.given_back = False
         container.served_since = self.world.schedule.now
         try:
             self.supervisor.add(port, name=container.name, on_end=lambda: self._ended(container))
         except RuntimeError:
             port.served = False  # close() was faster
             port.close()
-        container.changing = False
+        port.changing = False
         self.ledger.note("add", "world", 0, container.name)
 
     def _ended(self, container: Container) -> None:
@@ -194,16 +196,17 @@ class Episode:
 
     def _drop(self, container: Container) -> None:
         port = container.port
-        if not port.served or container.changing:
+        if not port.served or port.changing:
             return
-        port.dropped = container.changing = True
+        port.dropped = port.changing = True
         try:
             self.supervisor.drop(port)
         except ValueError:
             return  # its end was faster
         finally:
-            container.changing = False
+            port.changing = False
         port.served = False
+        port.given_back = True
         self.ledger.note("drop", "world", 0, container.name)
         again = self.random.random() < 0.7
         aside = self.world.schedule.aside
@@ -216,9 +219,12 @@ class Episode:
     def _look(self) -> None:
         ledger, schedule = self.ledger, self.world.schedule
         ledger.overdue()
-        if schedule.idle() > AT_ONCE:
-            ledger.idle(AT_ONCE)
+        ledger.overtaken()
+        if self._preemption is not None:
+            self._preemption.calm = True
         remembered = max(self.supervisor.remembered, len(schedule.work))
+        if self._preemption is not None:
+            self._preemption.calm = False
         if remembered > 2 * self.town.most + schedule.under_way() + _CONSTANT:
             ledger.broken(f"{remembered} calls are remembered, of {self.town.most} callers at most")
         for container in self.town.containers.copy():

@@ -34,8 +34,8 @@ SLACK: Final = 0.1
 PATIENCE: Final = 120.0
 #: Seconds of virtual time for which a listener may be kept after its end.
 KEPT: Final = 5.0
-#: Seconds of virtual time for which a call may wait although a worker is free.
-AT_ONCE: Final = 2.0
+#: Seconds of virtual time by which a call may be overtaken by others.
+AT_ONCE: Final = 1.0
 #: Stands for the number of a descriptor that is on its way to the caller.
 SOME: Final = -1
 #: Events that are remembered for a report.
@@ -100,7 +100,7 @@ class Asked:
 class Received:
     """One notification from its reception until its answer."""
 
-    __slots__ = ("asked", "at", "due", "handlers", "id", "knotif", "lane", "port")
+    __slots__ = ("asked", "at", "due", "first", "handlers", "id", "knotif", "lane", "port")
 
     def __init__(
         self,
@@ -117,6 +117,8 @@ class Received:
         self.port = port
         self.knotif = knotif
         self.at = at
+        #: Since when no earlier call of its caller's is before it.
+        self.first = at
         self.due: float | None = None
         #: Labels of the handlers that were asked.
         self.handlers: list[str] = []
@@ -131,9 +133,11 @@ class Ledger:
 
     :param deadline: of the supervisor.
     :param deadlines: of the handlers, by the name of the call.
+    :param slack: seconds by which an answer may be late for them.
     """
 
-    def __init__(self, deadline: float | None, deadlines: dict[str, float]) -> None:
+    def __init__(self, deadline: float | None, deadlines: dict[str, float], slack: float) -> None:
+        self._slack = slack
         self.now = 0.0
         self._deadline = deadline
         self._deadlines = deadlines
@@ -150,6 +154,8 @@ class Ledger:
         self.closing = False
         #: Descriptors of the monitor that handlers gave away and that are open.
         self.given: set[int] = set()
+        #: When the latest of all calls that workers took up became the first of its caller.
+        self._latest = 0.0
         self.received = 0
         self.settled = 0
 
@@ -227,8 +233,14 @@ class Ledger:
         self.note("handler", who, received.asked.serial if received is not None else 0, label)
         if received is None:
             return None  # answered by a deadline a moment ago
+        if port.given_back and who != "supervisor":
+            self.broken(
+                f"call {received.asked.serial}: its listener was given back, and {label} asked"
+            )
         if label in received.handlers:
             self.broken(f"call {received.asked.serial}: {label} was asked twice")
+        if not received.handlers and who.startswith("worker"):
+            self._latest = max(self._latest, received.first)
         received.handlers.append(label)
         if received.lane is not None and self.order[received.lane][0] != id:
             self.broken(
@@ -259,6 +271,8 @@ class Ledger:
             queue.remove(id)
             if not queue:
                 del self.order[lane]
+            elif (follower := self.open[number, queue[0]]).first < self.now:
+                follower.first = self.now
         self.note(
             "answer" if delivered else "too late", who, asked.serial, str(answer), asked.caller
         )
@@ -266,7 +280,7 @@ class Ledger:
             asked.answer = answer
             asked.performed = 0
         due = received.due
-        if due is not None and self.now > due + SLACK:
+        if due is not None and self.now > due + self._slack:
             self.broken(f"call {asked.serial}: answered {self.now - due:.3f} s after its deadline")
         if answer == (0, -ON_DEADLINE, 0):
             if due is None or self.now < due - 1e-9:
@@ -307,20 +321,22 @@ class Ledger:
         """Nobody waits too long; to be looked at now and then."""
         for received in self.open.values():
             due = received.due
-            if due is not None and self.now > due + SLACK:
+            if due is not None and self.now > due + self._slack:
                 self.broken(f"call {received.asked.serial}: its deadline passed unheeded")
         for asked in self.asked.values():
             if self.now > asked.at + PATIENCE and not asked.container.unserved():
                 self.broken(f"call {asked.serial} of {asked.caller} waits since {asked.at:.3f} s")
 
-    def idle(self, seconds: float) -> None:
-        """A worker is free: nobody may wait for one that long."""
+    def overtaken(self) -> None:
+        """Workers take calls up in order: nobody may wait for one while much later calls have theirs."""
         for received in self.open.values():
-            if self.now < received.at + seconds or received.handlers:
+            if received.handlers or received.first + AT_ONCE >= self._latest:
                 continue
             if received.lane is None or self.order[received.lane][0] == received.id:
                 asked = received.asked
-                self.broken(f"call {asked.serial} of {asked.caller} waits for a free worker")
+                self.broken(
+                    f"call {asked.serial} of {asked.caller} waits, and nothing is before it"
+                )
 
     def nothing_left(self) -> None:
         """After the end: every call that was received was answered, and nobody waits."""

@@ -39,7 +39,17 @@ FIRST_FD: Final = 1 << 28
 class SimListener:
     """:class:`proctor.supervisor.ports.ListenerPort` over a listener of the model."""
 
-    __slots__ = ("_got", "_world", "closed", "dropped", "name", "number", "served")
+    __slots__ = (
+        "_got",
+        "_world",
+        "changing",
+        "closed",
+        "dropped",
+        "given_back",
+        "name",
+        "number",
+        "served",
+    )
 
     def __init__(self, world: SimWorld, number: int, name: str) -> None:
         self._world = world
@@ -48,8 +58,12 @@ class SimListener:
         self.closed = False
         #: Given to the supervisor, and not back.
         self.served = False
-        #: Was given back by it.
+        #: It is just being given, or given back, by somebody's thread.
+        self.changing = False
+        #: Is being given back by it, or was once.
         self.dropped = False
+        #: It has no business with it now.
+        self.given_back = False
         self._got: Notification | None = None
 
     @property

@@ -40,8 +40,8 @@ class Preemption:
         self._bytecodes = bytecodes
         self._left = 0
         self._files: dict[str, bool] = {}
-        #: How often somebody was left.
-        self.count = 0
+        #: Nobody is left: it is the simulation that looks at the supervisor.
+        self.calm = False
         schedule.tracer = self._enter
 
     @contextmanager
@@ -59,7 +59,7 @@ class Preemption:
         wanted = self._files.get(name)
         if wanted is None:
             wanted = self._files[name] = name.startswith(tuple(WATCHED))
-        if not wanted:
+        if not wanted or self.calm:
             return None
         if self._bytecodes:
             frame.f_trace_lines = False
@@ -71,6 +71,5 @@ class Preemption:
             self._left -= 1
             if self._left <= 0:
                 self._left = 1 + int(self._random.expovariate(self._rate))
-                self.count += 1
                 self._schedule.preempt()
         return self._step

@@ -40,6 +40,8 @@ _DEPTH: Final = 3
 #: Seconds for which somebody may be kept from running at a port, and the supervisor in one round.
 _KEPT: Final = 0.01
 _KEPT_IN_ROUND: Final = 0.02
+#: How often somebody is left for long.
+_LONG: Final = 0.15
 #: Rounds over all threads that must bring them to their end.
 _ENDLESS: Final = 1000
 
@@ -110,7 +112,6 @@ class Schedule:
         self._fibers = 0
         #: Fibers that are workers of the supervisor's; the others are threads of its user's.
         self._working = 0
-        self._begun = 0.0
         #: What to trace threads with, in preemptive episodes.
         self.tracer: Callable[[FrameType, str, Any], Any] | None = None
         self.depth = 0
@@ -209,11 +210,14 @@ class Schedule:
         if self.over:
             return
         if fiber is not None:
-            self._ready.append(fiber)
+            if draw() < _LONG:  # until all others have come to a halt
+                self.later(draw() * _KEPT, lambda: self._ready.append(fiber))
+            else:
+                self._ready.append(fiber)
             fiber.leave()
         elif self.depth < _DEPTH:
             self.depth += 1
-            for _ in range(1 + int(draw() * 3)):
+            for _ in range(1 + int(draw() * (60 if draw() < _LONG else 3))):
                 if not self.one() and not self._jump():
                     break
             self.depth -= 1
@@ -241,12 +245,6 @@ class Schedule:
     def make_ready(self, fiber: Fiber) -> None:
         """It can go on."""
         self._ready.append(fiber)
-
-    def idle(self) -> float:
-        """For how many seconds workers have been free, and nothing was asked of them."""
-        if self.work or self._working >= self._workers:
-            return 0.0
-        return self.now - self._begun
 
     def under_way(self) -> int:
         """How many workers and coroutines are in the middle of a call."""
@@ -279,7 +277,6 @@ class Schedule:
 
     # Work -----------------------------------------------------------------------------------------
     def _begin(self, work: Callable[[], None]) -> None:
-        self._begun = self.now
         if not self.over and self.random.random() < self._fiber_share:
             self._working += 1
             self._on_fiber(work, True)

@@ -99,7 +99,7 @@ def _preemptive(random: Random) -> Settings:
         containers=random.choice((2, 4, 8)),
         think=random.choice((0.0001, 0.001, 0.02)),
         trouble=random.choice((0.0, 0.05, 0.3)),
-        weather=random.choice((0.002, 0.02, 0.1)),
+        weather=random.choice((0.01, 0.05, 0.2)),
         workers=random.choice((2, 4, 16)),
         fiber_share=1.0,
         preempt=random.choice((0.0, 0.02, 0.1)),

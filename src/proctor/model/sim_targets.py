@@ -124,8 +124,6 @@ class Container:
         self.filter = task.filter
         self.port: SimListener = world.port(file, name)
         task.files.close(fd)
-        #: Its listener is just being added to the supervisor, or dropped, by somebody's thread.
-        self.changing = False
         self.served_since = 0.0
         #: Forks, and makes no calls itself: in malicious machines.
         self.keeper: Task | None = None

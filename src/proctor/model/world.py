@@ -253,7 +253,9 @@ class SimPoller:
         world.fairness.round += 1
         if world.fairness.round % _LOOK == 0:
             world.tick()
-            world.fairness.look([port for port in world.ports if port.served], AT_ONCE)
+            world.fairness.look(
+                [port for port in world.ports if port.served and not port.changing], AT_ONCE
+            )
             world.look()
         until = math.inf if timeout is None else schedule.now + timeout
         while True:

@@ -369,14 +369,14 @@ class Decider:
             if job.waits:
                 self._answer(job, self._rules.on_error, "gone")
 
-    def abandon(self, served: Served) -> None:
-        """Answer what is pending for a listener that we give up."""
+    def abandon(self, served: Served | None) -> None:
+        """Answer what is pending for a listener that we give up, or for all."""
         for job in self._pending(served):
             self._answer(job, self._rules.close_verdict, "close")
 
-    def _pending(self, served: Served) -> list[Job]:
+    def _pending(self, served: Served | None) -> list[Job]:
         with self._lock:
-            return [job for job in self._jobs if job.served is served]
+            return [job for job in self._jobs if served is None or job.served is served]
 
 
 def release(served: Served, lock: Lock) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 #: Seconds that close() waits for a quick handler.
 _PATIENCE = 5.0
+_CLOSED = "this supervisor is closed; make another one"
 
 
 class Supervisor:
@@ -124,7 +125,7 @@ class Supervisor:
         number = served.number
         with self._lock:
             if self._closed:
-                raise RuntimeError("this supervisor is closed; make another one")
+                raise RuntimeError(_CLOSED)
             if number in self._served:
                 raise ValueError("this listener is served already")
             self._served[number] = served
@@ -134,7 +135,10 @@ class Supervisor:
             self._engine.add(listener, routes.known, routes.first_sight, lambda: self._end(served))
         except BaseException:
             with self._lock:
-                self._served.pop(number, None)  # close() may have been faster
+                self._served.pop(number, None)
+                closed = self._closed
+            if closed:  # meanwhile, and the listener with it
+                raise RuntimeError(_CLOSED) from None
             raise
         self._engine.wake()
 
@@ -259,6 +263,7 @@ class Supervisor:
             self._engine.remove(served.listener, served.late)
             self._decider.abandon(served)
             self._finished(served)
+        self._decider.abandon(None)  # those of listeners that drop() is just giving back
         self._engine.close()
         self._world.shutdown()
         for action in self._at_close:

@@ -1,0 +1,363 @@
+"""What waits for a worker is bounded by the callers alive, whatever a target does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor.kernel.launch import spawn
+from proctor.supervisor.backlog import EVERY, MANY
+from proctor.supervisor.jobs import Outcome
+from proctor.supervisor.pyengine import POLLHUP, POLLIN, PyEngine
+from proctor.supervisor.world import KernelWorld
+
+from .conftest import lines
+
+#: Beyond the callers alive.
+CONSTANT = MANY + 3 * EVERY
+
+
+class Stuck:
+    """A handler that is stuck in its first call, and kills who calls; everybody's outcomes."""
+
+    def __init__(self, kill: bool = True) -> None:
+        self.release = threading.Event()
+        self.entered = threading.Event()
+        self.received = 0
+        self.enough = threading.Event()
+        self.wanted = 0
+        self.outcomes: list[tuple[str, bool]] = []
+        self.lock = threading.Lock()
+        self.most = 0
+        self.process: proctor.Process | None = None
+        self._kill = kill
+
+    def glance(self, call: proctor.Call) -> None:
+        """Quick: on the receiving thread."""
+        self.received += 1
+        if self._kill:
+            os.kill(call.tid, signal.SIGKILL)
+        if self.process is not None:
+            self.most = max(self.most, self.process.supervisor.remembered)
+
+    def stuck(self, call: proctor.Call) -> proctor.Verdict:
+        """On a worker."""
+        self.entered.set()
+        self.release.wait(60)
+        return proctor.answer(5)
+
+    def observe(self, outcome: Outcome) -> None:
+        """Of every call."""
+        with self.lock:
+            self.outcomes.append((outcome.decided_by, outcome.delivered))
+            if len(self.outcomes) == self.wanted:
+                self.enough.set()
+            if self.process is not None:
+                self.most = max(self.most, self.process.supervisor.remembered)
+
+    @property
+    def handlers(self) -> list[proctor.Handler]:
+        """Both."""
+        return [
+            proctor.Handler(("getppid",), self.glance, label="glance"),
+            proctor.Handler(("getppid",), self.stuck, quick=False, label="stuck"),
+        ]
+
+
+@pytest.mark.parametrize("performed", [False, True])
+def test_calls_of_the_dead_do_not_pile_up(
+    start: Callable[..., proctor.Process], performed: bool
+) -> None:
+    """All workers are stuck, nobody set a deadline, and a target forks, calls and dies."""
+    stuck, count = Stuck(), 2000
+
+    def glance_and_perform(call: proctor.Call) -> proctor.Verdict:
+        stuck.glance(call)
+        return proctor.perform()
+
+    def performer(call: proctor.Call, verdict: object) -> proctor.Verdict:
+        return stuck.stuck(call)
+
+    handlers = [proctor.Handler(("getppid",), glance_and_perform, label="glance")]
+    process = start(
+        "churn", str(count), "110",
+        handlers=handlers if performed else stuck.handlers, performer=performer,
+        observer=stuck.observe, world={"workers": 1},
+    )  # fmt: skip
+    stuck.process = process
+    try:
+        assert lines(process) == ["ok"]
+        assert stuck.received == count
+        assert stuck.entered.is_set()
+        assert stuck.most <= CONSTANT + 1
+        # its end is noticed, and then all that only waited is forgotten at once
+        assert process.wait_all(30)
+    finally:
+        stuck.release.set()
+    process.close()
+    assert len(stuck.outcomes) == count
+    assert not any(delivered for _, delivered in stuck.outcomes)
+    assert sum(who == "gone" for who, _ in stuck.outcomes) >= count - 2
+
+
+def test_calls_made_again_and_again_do_not_pile_up(start: Callable[..., proctor.Process]) -> None:
+    """One thread, whose call a signal cancels and restarts as long as its handler is stuck."""
+    stuck = Stuck(kill=False)
+    stuck.wanted = 1500
+    process = start(
+        "alarm", "100", "call", "110",
+        handlers=stuck.handlers, observer=stuck.observe, wait_killable=False,
+        world={"workers": 2},
+    )  # fmt: skip
+    stuck.process = process
+    try:
+        assert stuck.enough.wait(60), "nothing of all that waits was forgotten"
+        assert stuck.most <= CONSTANT + 1
+    finally:
+        process.send_signal(signal.SIGKILL)
+        stuck.release.set()
+    assert process.wait_all(30)
+    process.close()
+    assert not any(delivered for _, delivered in stuck.outcomes)
+
+
+def test_the_living_are_not_forgotten(start: Callable[..., proctor.Process]) -> None:
+    """Callers that live and wait get their turn, though many of the dead were in their way."""
+    stuck, count = Stuck(), 1000
+    living = threading.Semaphore(0)
+
+    def spare(call: proctor.Call) -> None:
+        if call.nr == 110:
+            stuck.glance(call)
+        else:
+            living.release()
+
+    names = ("getppid", "getpgrp")
+    process = start(
+        "fork", "thread", "20", "111", "churn", str(count // 2), "110",
+        handlers=[
+            proctor.Handler(names, spare),
+            proctor.Handler(names, stuck.stuck, quick=False),
+        ],
+        observer=stuck.observe, world={"workers": 1},
+    )  # fmt: skip
+    stuck.process = process
+    try:
+        for _ in range(40):
+            assert living.acquire(timeout=30)
+    finally:
+        stuck.release.set()
+    said = lines(process)
+    assert said.count("5") == 40
+    assert said.count("ok") == 2
+    process.close()
+    assert sum(delivered for _, delivered in stuck.outcomes) >= 40
+
+
+@pytest.mark.root
+def test_a_new_thread_does_not_wait_for_the_dead_one_whose_number_it_has(
+    start: Callable[..., proctor.Process],
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("choosing thread ids takes root")
+    release = threading.Event()
+
+    def glance(call: proctor.Call) -> None:
+        if call.raw[0] == 0:
+            os.kill(call.tid, signal.SIGKILL)
+
+    def slow(call: proctor.Call) -> proctor.Verdict:
+        if call.raw[0] == 0:
+            release.wait(60)
+        return proctor.answer(7)
+
+    process = start(
+        "again", "110",
+        handlers=[
+            proctor.Handler(("getppid",), glance),
+            proctor.Handler(("getppid",), slow, quick=False),
+        ],
+        world={"workers": 2},
+    )  # fmt: skip
+    try:
+        assert lines(process) == ["110 = 7"]
+    finally:
+        release.set()
+
+
+def test_when_a_thread_was_born(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    before = world.clock()
+    born = threading.Event()
+    done = threading.Event()
+    numbers: list[int] = []
+
+    def live() -> None:
+        numbers.append(threading.get_native_id())
+        born.set()
+        done.wait(30)
+
+    while world.clock() - before < 0.03:
+        os.sched_yield()  # times of birth are told in ticks
+    thread = threading.Thread(target=live)
+    thread.start()
+    assert born.wait(30)
+    try:
+        assert world.born_since(numbers[0], before)
+        assert not world.born_since(numbers[0], world.clock())
+        assert not world.born_since(os.getpid(), before)
+        assert not world.born_since(1 << 29, before), "nobody has that number"
+    finally:
+        done.set()
+        thread.join()
+
+
+# A listener that is given back while its calls are routed --------------------------------------------
+
+
+def _pending(pid: int, count: int) -> None:
+    """Until so many threads of a process are in call 110, which the kernel announces to nobody."""
+    give_up = time.monotonic() + 30
+    while time.monotonic() < give_up:
+        waiting = 0
+        for task in os.listdir(f"/proc/{pid}/task"):
+            try:
+                with open(f"/proc/{pid}/task/{task}/syscall") as file:
+                    waiting += file.read().startswith("110 ")
+            except OSError:
+                pass
+        if waiting == count:
+            return
+        os.sched_yield()
+    raise AssertionError(f"{waiting} of {count} threads are waiting")
+
+
+def test_what_is_routed_while_its_listener_is_given_back_is_over(
+    caller: str, make_world: Callable[..., KernelWorld]
+) -> None:
+    """Neither this call, which was to be decided on a worker, nor those that were received with it
+    are decided any more; all are answered, and observed."""
+    outcomes: list[tuple[str, bool]] = []
+    decided: list[int] = []
+
+    def first(call: proctor.Call) -> None:
+        supervisor.drop(listener)
+
+    def second(call: proctor.Call) -> proctor.Verdict:
+        decided.append(call.tid)
+        return proctor.answer(6)
+
+    handlers = [
+        proctor.Handler(("getppid",), first, label="first"),
+        proctor.Handler(("getppid",), second, quick=False, label="second"),
+    ]
+    program = proctor.filter_for(handlers)
+    assert program is not None
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    with spawn(
+        [caller, "thread", "4", "110"], program=program.compile().code, fds=((writer, 1),)
+    ) as target:
+        os.close(writer)
+        listener = proctor.Listener(target.take_listener())
+        supervisor = proctor.Supervisor(
+            handlers,
+            close_verdict=proctor.deny(errno.ESHUTDOWN),
+            observer=lambda outcome: outcomes.append((outcome.decided_by, outcome.delivered)),
+            world=make_world(),
+        )
+        with supervisor:
+            supervisor.add(listener)
+            _pending(target.pid, 4)
+            assert supervisor.step(10) == 4
+            with open(reader) as file:
+                assert file.read().splitlines() == [f"-{errno.ESHUTDOWN}"] * 4
+        assert target.wait(30) == 0
+    assert outcomes == [("close", True)] * 4
+    assert not decided
+    listener.close()
+
+
+def test_nobody_is_told_the_end_of_what_was_given_back() -> None:
+    """drop() may come between an engine's look at a listener that ended and its word about that."""
+    ended: list[str] = []
+
+    class Listener:
+        closed = False
+
+        def fileno(self) -> int:
+            return 5
+
+        def close(self) -> None:
+            self.closed = True
+
+    class Poller:
+        def register(self, fd: int) -> None: ...
+
+        def unregister(self, fd: int) -> None:
+            if supervisor.listeners:  # the engine, which just saw the end: now another thread runs
+                supervisor.drop(listener)
+
+        def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+            return [(5, POLLHUP)]
+
+        def ready(self, fd: int) -> bool:
+            return False
+
+        def wake(self) -> None: ...
+        def close(self) -> None: ...
+
+    class World(KernelWorld):
+        def engine(self) -> PyEngine:
+            return PyEngine(Poller())
+
+    listener: Any = Listener()
+    with proctor.Supervisor(world=World()) as supervisor:
+        supervisor.add(listener, on_end=lambda: ended.append("told"))
+        supervisor.step(0)
+        assert supervisor.listeners == 0
+    assert not ended
+    assert not listener.closed
+
+
+@pytest.mark.parametrize("bits", [POLLIN, POLLHUP])
+def test_an_event_is_not_taken_for_another_listener_that_has_the_number_now(bits: int) -> None:
+    """Between the end of a wait and the look at what it found, another thread may close a listener
+    and add the next one."""
+    ended: list[str] = []
+
+    class Listener:
+        def fileno(self) -> int:
+            return 5
+
+        def recv(self) -> None:
+            raise AssertionError("nothing is there to be received: this would wait for ever")
+
+    class Poller:
+        def register(self, fd: int) -> None: ...
+        def unregister(self, fd: int) -> None: ...
+
+        def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+            engine.remove(old)
+            engine.add(new, {}, lambda _: None, lambda: ended.append("new"))
+            return [(5, bits)]
+
+        def ready(self, fd: int) -> bool:
+            return False
+
+        def wake(self) -> None: ...
+        def close(self) -> None: ...
+
+    engine = PyEngine(Poller())
+    old: Any = Listener()
+    new: Any = Listener()
+    engine.add(old, {}, lambda _: None, lambda: ended.append("old"))
+    assert engine.run_once(0) == 0
+    assert not ended
