@@ -59,6 +59,9 @@ class Caller:
         self.target = spawn([subject, *commands], program=notify(4242), fds=[(2, 2), (writer, 1)])
         os.close(writer)
         self.listener = self.target.take_listener()
+        # Before Linux 6.11 a listener hangs up only once its last user was reaped.
+        self._reaper = threading.Thread(target=self.target.wait, daemon=True)
+        self._reaper.start()
 
     def said(self) -> list[str]:
         """Its words, when it has ended."""
@@ -68,7 +71,9 @@ class Caller:
         return words
 
     def close(self) -> None:
-        self.target.__exit__(None, None, None)
+        self.target.kill()
+        self._reaper.join(30)
+        self.target.close()
         for fd in (self._reader, self.listener):
             if fd >= 0:
                 os.close(fd)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -27,17 +29,12 @@ def run(name: str, command: list[str], limit: float, **more: Any) -> str:
     began = time.monotonic()
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     print(f"== {name}: {' '.join(command)}", flush=True)
-    with open(f"/run/{name.replace('/', '-')}", "w+b") as output:
-        try:
-            code: int | None = subprocess.run(
-                command, cwd="/proctor/tests", env=environment, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT, timeout=limit, check=False,
-            ).returncode  # fmt: skip
-        except subprocess.TimeoutExpired:
-            code = None
-        output.seek(0)
-        text = output.read().decode(errors="replace")
-    print(text[-200_000:], flush=True)
+    process = subprocess.Popen(
+        command, cwd="/proctor/tests", env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    code, output = _follow(process, began + limit)
+    text = output.decode(errors="replace")
     seconds = round(time.monotonic() - began, 1)
     say(
         part=name,
@@ -47,6 +44,24 @@ def run(name: str, command: list[str], limit: float, **more: Any) -> str:
         **details(name, text),
     )
     return text
+
+
+def _follow(process: subprocess.Popen[bytes], end: float) -> tuple[int | None, bytes]:
+    """Exit code (None: it took too long and was killed) and output, which the console shows, too."""
+    assert process.stdout is not None
+    pipe, kept = process.stdout.fileno(), b""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    while True:
+        if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return None, kept
+        data = os.read(pipe, 65536)
+        if not data:
+            return process.wait(), kept
+        os.write(1, data)
+        kept += data
 
 
 def details(name: str, text: str) -> dict[str, object]:
@@ -113,7 +128,7 @@ def parts(plan: dict[str, Any], chosen: str) -> None:
         run("compare", [python, "-m", "model.compare", "--steps", str(plan["steps"]), "--profile", chosen,
                         *plan["compare"]], limit)  # fmt: skip
     for place in plan["tests"]:
-        run(place, [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=/run/junit.xml",
+        run(place, [python, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--junitxml=/run/junit.xml",
                     "--timeout=600", *plan["pytest"], f"/proctor/{place}"], limit)  # fmt: skip
 
 

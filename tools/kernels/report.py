@@ -62,15 +62,18 @@ class Outcome:
         if not self.down and not self.problems:
             self.problems.append("the machine went down early: see the console's log")
 
-    def as_dict(self) -> dict[str, Any]:
-        """For a file."""
+    def as_dict(self, before: dict[str, Any]) -> dict[str, Any]:
+        """For a file.
+
+        :param before: parts of an earlier run, kept where this one has none of that name.
+        """
         return {
             "wanted": self.image.wanted,
             "package": self.image.package,
             "release": self.release,
             "profile": self.profile,
             "problems": self.problems,
-            "parts": self.parts,
+            "parts": before | self.parts,
         }
 
 
