@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 def exit_group(kernel: Kernel, task: Task, code: int) -> None:
     """exit_group(2), or death by a signal: every thread goes (``do_group_exit``).
 
+    Before 5.19 the end of a process with one thread was not one of its process until it was over:
+    signals still came, which only a tracer could see.
+
     :param code: as wait4(2) has it: status << 8, or the signal.
 
-    Source: ``kernel/exit.c`` 6.12 ``do_group_exit``.
+    Source: ``kernel/exit.c`` 6.12 ``do_group_exit``; 5.19 (d80f7e7b2c75).
     """
     process = task.process
-    if process.exiting_code is None:
+    alone = process.tasks == [task] and "last_thread_decides" not in kernel.features
+    if process.exiting_code is None and not alone:
         process.ends_with(code)
         for other in process.tasks:
             if other is not task:

@@ -111,7 +111,7 @@ def run(
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-shrink", action="store_true", help="only name the episode")
     options = parser.parse_args()
@@ -123,9 +123,9 @@ def main() -> int:
     print(f"{counts.total():8}  steps with tracers compared in {time.monotonic() - began:.0f} s")
     print(problem, end="\n" if problem else "")
     few = [what for what, number in counts.items() if number < 100 and what[0] != "("]
-    if few and options.steps >= 20_000:
+    if few and options.steps >= 50_000:
         print("fewer than 100 times:", ", ".join(few))
-    return 1 if problem or (few and options.steps >= 20_000) else 0
+    return 1 if problem or (few and options.steps >= 50_000) else 0
 
 
 if __name__ == "__main__":

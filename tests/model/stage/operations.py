@@ -93,7 +93,7 @@ def drop(draw: Draw) -> None:
     """No rights any more, or memory that may be looked at again."""
     player = draw.actor()
     if player is not None and player.slot:
-        order = orders.drop(player) if draw.chance(60) else orders.dumpable(player)
+        order = orders.drop(player) if draw.chance(50) else orders.dumpable(player)
         draw.stage.tell(player, order)
 
 
@@ -165,14 +165,14 @@ def _program(draw: Draw, notifies: bool) -> bytes:
     """Verdicts for some numbers, TRACE more often than others; never for what an actor needs."""
     program = _row(0x20, 0)
     for nr in (*INVENTED, NR["getppid"], NR["gettid"]):
-        if not draw.chance(40):
+        if not draw.chance(70 if notifies else 40):
             continue
         action = abi.SECCOMP_RET_TRACE if draw.chance(55) else draw.one(tuple(abi.ACTIONS.values()))
         if action in (abi.SECCOMP_RET_KILL_PROCESS, abi.SECCOMP_RET_KILL_THREAD) and draw.chance(
             50
         ):
             action = abi.SECCOMP_RET_ERRNO
-        if notifies and draw.chance(50):
+        if notifies and draw.chance(75):
             action = abi.SECCOMP_RET_USER_NOTIF
         program += _row(0x15, nr, 0, 1) + _row(0x06, action | draw.number(40))
     return program + _row(0x06, abi.SECCOMP_RET_ALLOW)
@@ -231,7 +231,7 @@ def send(draw: Draw) -> None:
 
 
 OPERATIONS: tuple[tuple[Callable[[Draw], None], int], ...] = (
-    (call, 22), (pause, 3), (signal, 14), (raised, 3), (action, 2), (mask, 2), (drop, 1),
+    (call, 22), (pause, 3), (signal, 14), (raised, 3), (action, 2), (mask, 2), (drop, 3),
     (fork, 14), (execute, 2), (leave, 2), (wait, 16), (attach, 14), (go_on, 40), (poke, 8),
-    (look, 14), (change, 10), (filters, 4), (install, 7), (receive, 6), (send, 5), (notified, 3),
+    (look, 14), (change, 10), (filters, 4), (install, 7), (receive, 16), (send, 14), (notified, 3),
 )  # fmt: skip

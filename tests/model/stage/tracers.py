@@ -87,7 +87,7 @@ def poke(draw: Draw) -> None:
         (("interrupt", pt.PTRACE_INTERRUPT), ("options", pt.PTRACE_SETOPTIONS),
          ("options", pt.PTRACE_SETOPTIONS))
     )  # fmt: skip
-    if draw.chance(3):
+    if draw.chance(12):
         what, request = "ptrace kill", pt.PTRACE_KILL
     number = _options(draw) if request == pt.PTRACE_SETOPTIONS else 0
     draw.stage.tell(player, orders.trace(draw.stage, player, what, request, target, 0, number))
