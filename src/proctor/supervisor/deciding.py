@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.decode import needs_memory
-from proctor.call.verdict import Deny, HandOver, Perform, Verdict, Wire, close_unused, deny
+from proctor.call.verdict import Perform, Verdict, Wire, close_unused, deny
 from proctor.kernel.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
 from proctor.supervisor.backlog import Backlog
 from proctor.supervisor.carry import carry_out, check
@@ -23,6 +23,7 @@ from proctor.supervisor.jobs import Job, Outcome, Served
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.supervisor.ports import Lock, World
+    from proctor.supervisor.rules import Rules
 
 #: Performs a call: (call, the Perform verdict) → what to answer.
 Performer = Callable[["Call", Perform], Verdict]
@@ -31,31 +32,6 @@ Performer = Callable[["Call", Perform], Verdict]
 _UNREAD: Final = ("deadline", "close", "gone")
 #: Deadlines of answered calls that may be left lying about.
 _SPARE: Final = 64
-
-
-class Rules:
-    """What is answered when handlers do not: see :class:`~proctor.supervisor.supervisor.Supervisor`."""
-
-    __slots__ = ("close_verdict", "deadline", "default", "on_deadline", "on_error")
-
-    def __init__(
-        self,
-        default: Verdict,
-        on_error: Deny,
-        deadline: float | None,
-        on_deadline: Verdict,
-        close_verdict: Deny,
-    ) -> None:
-        if isinstance(on_deadline, (Perform, HandOver)):
-            raise TypeError(
-                f"on_deadline={on_deadline}: it is given for many calls, at once: use deny(), "
-                "answer(), let_run() or let_run_unsafe()"
-            )
-        self.default = default
-        self.on_error = on_error
-        self.deadline = deadline
-        self.on_deadline = on_deadline
-        self.close_verdict = close_verdict
 
 
 class Decider:

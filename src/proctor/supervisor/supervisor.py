@@ -10,7 +10,9 @@ What it promises, whatever handlers do:
 * receiving never waits for a slow handler, so queued calls become uninterruptible as soon as the
   kernel can make them (WAIT_KILLABLE_RECV; C080, G14);
 * a listener whose filter nobody uses any more is forgotten and closed; closing answers what is
-  pending.
+  pending;
+* calls that wait and whose callers are gone are forgotten: a target that forks, calls and kills
+  while all workers are busy does not fill our memory (:mod:`proctor.supervisor.backlog`).
 
 It is the same code on the native engine, on the Python one, and on the executable model.
 """
@@ -25,9 +27,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import Deny, Verdict, deny, let_run
-from proctor.supervisor.deciding import Decider, Performer, Rules, log, release
+from proctor.supervisor.deciding import Decider, Performer, log, release
 from proctor.supervisor.jobs import Job, Outcome, Served
 from proctor.supervisor.routes import Routes
+from proctor.supervisor.rules import Rules
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -56,7 +59,9 @@ class Supervisor:
         itself says when a listener goes away.
     :param performer: carries :func:`~proctor.call.verdict.perform` out.
     :param observer: told of every outcome, from whichever thread decided; it must be quick, and
-        what it raises is logged and forgotten.
+        what it raises is logged and forgotten.  Calls that were received from a listener which is
+        given up before they are decided are outcomes, too ("close").  Of calls that the kernel itself
+        answers, since nobody received them, nothing is known here.
     :param describe: whether outcomes carry the call as strace would write it, which takes a look at
         the caller's memory after the verdict is settled and before it is given.
     :param world: clock, engine and workers; the kernel's by default.
