@@ -8,11 +8,13 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from proctor.kernel import abi
+from proctor.kernel.probe import report
 
 SOURCE = Path(__file__).with_name("subject.c")
 
@@ -28,6 +30,12 @@ def notify(*numbers: int) -> bytes:
     return (
         code + one(0x06, 0, 0, abi.SECCOMP_RET_ALLOW) + one(0x06, 0, 0, abi.SECCOMP_RET_USER_NOTIF)
     )
+
+
+@cache
+def listener_knows(feature: str) -> bool:
+    """Whether a listener of this kernel has a feature, by the name `proctor doctor` gives it."""
+    return next(line.ok for line in report() if line.feature == feature) is True
 
 
 @pytest.fixture(scope="session")
