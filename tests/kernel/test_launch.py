@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -538,11 +539,15 @@ def serve(target: Target, see: Callable[[int], object] = lambda nr: None) -> lis
         return 0, 0, 1
 
     engine.add(target.listener, {}, route, lambda: ended.append(True))
+    # Before Linux 6.11 a listener hangs up only once its last user was reaped.
+    reaper = threading.Thread(target=target.wait, daemon=True)
+    reaper.start()
     try:
         while not ended:
             assert engine.run_once(30) or ended, "nothing happens any more"
     finally:
         engine.close()
+    reaper.join(30)
     return seen
 
 
