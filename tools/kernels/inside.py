@@ -75,13 +75,8 @@ def details(name: str, text: str) -> dict[str, object]:
         steps = re.search(r"^ *(\d+)  steps compared", text, re.M)
         return {"steps": int(steps[1]) if steps else 0}
     if name == "features":
-        return {
-            "features": dict(
-                line.split()[::-1]
-                for line in text.splitlines()
-                if re.match(r"(has|lacks) +\w+$", line)
-            )
-        }
+        found = re.findall(r"^(has|lacks|unseen) +(\w+)( \(ported back\))?$", text, re.M)
+        return {"features": {name: "ported" if ported else word for word, name, ported in found}}
     if name.startswith("tests"):
         try:
             suite = tree.parse("/run/junit.xml").getroot().find("testsuite")

@@ -86,14 +86,14 @@ def passed(part: dict[str, Any]) -> int:
 def table(results: list[dict[str, Any]]) -> str:
     """Results as a table in Markdown, oldest kernel first."""
     lines = [
-        "| kernel | profile | steps compared | differences | tests passed | skipped | failed |",
+        "| kernel | steps compared | differences | tests passed | skipped | failed | ported back |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for result in sorted(results, key=lambda result: _numbers(result["release"])):
         parts = result["parts"]
         compare = parts.get("compare", {})
         suites = [part for part in parts.values() if "counts" in part]
-        cells = [result["release"], result["profile"] or "-"]
+        cells = [result["release"]]
         cells += (
             [f"{compare['steps']:,}", "0" if compare["code"] == 0 else "1"]
             if compare
@@ -105,6 +105,8 @@ def table(results: list[dict[str, Any]]) -> str:
             cells += [str(sum(c["failures"] + c["errors"] for c in counts))]
         else:
             cells += ["-", "-", "-"]
+        features = parts.get("features", {}).get("features", {})
+        cells.append(", ".join(name for name, word in features.items() if word == "ported") or "-")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
