@@ -1,0 +1,102 @@
+"""The parts of tools/test-kernels that need no machine: names, archives, the table."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools"
+sys.path.insert(0, str(TOOLS))
+
+from kernels import cpio, packages, report  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("6.1", ("6.1", "", False)),
+        ("5.10@bullseye", ("5.10", "bullseye", False)),
+        ("?@sid", ("", "sid", True)),
+        ("5.4@/some/where.list", ("5.4", "/some/where.list", False)),
+    ],
+)
+def test_names_of_kernels(text: str, wanted: tuple[str, str, bool]) -> None:
+    assert tuple(packages.parse(text)) == wanted
+
+
+def test_a_name_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="names no kernel"):
+        packages.parse("?")
+
+
+@pytest.mark.skipif(shutil.which("busybox") is None, reason="no busybox to unpack with")
+def test_an_archive_unpacks(tmp_path: Path) -> None:
+    """Two archives in one file, as a kernel gets them: directories are made, modes and links kept."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    cpio.write(
+        one, "top",
+        [
+            cpio.Entry("/bin/tool", stat.S_IFREG | 0o755, b"#!tool"),
+            cpio.Entry("/sbin", stat.S_IFLNK | 0o777, b"bin"),
+            cpio.Entry("/empty", stat.S_IFDIR | 0o700, b""),
+        ],
+    )  # fmt: skip
+    cpio.write(two, "top", [cpio.Entry("/bin/odd", stat.S_IFREG | 0o644, b"12345")])
+    assert one.stat().st_size % 512 == 0  # so that the next one may follow
+    place = tmp_path / "place"
+    place.mkdir()
+    for archive in (one, two):
+        with open(archive, "rb") as file:
+            subprocess.run(
+                ["busybox", "cpio", "-idu", "--quiet"], stdin=file, cwd=place, check=True
+            )
+    top = place / "top"
+    assert (top / "bin/tool").read_bytes() == b"#!tool"
+    assert os.stat(top / "bin/tool").st_mode & 0o777 == 0o755
+    assert os.readlink(top / "sbin") == "bin"
+    assert (top / "sbin/odd").read_bytes() == b"12345"
+    assert os.stat(top / "empty").st_mode & 0o777 == 0o700
+
+
+def _outcome(*events: dict[str, object]) -> report.Outcome:
+    image = packages.KernelImage("6.1", "linux-image-6.1.0-1-cloud-amd64", "6.1.0-1", Path("/none"))
+    outcome = report.Outcome(image)
+    for event in events:
+        outcome.take(event)
+    outcome.finish()
+    return outcome
+
+
+_UP = {"up": "6.1.0-1", "profile": "6.1", "seconds": 1}
+_COMPARE = {"part": "compare", "code": 0, "steps": 1234, "seconds": 1}
+
+
+def test_a_good_run_has_no_problem_and_a_row() -> None:
+    tests = {"tests": 10, "failures": 0, "errors": 0, "skipped": 3}
+    suite = {"part": "tests/kernel", "code": 0, "counts": tests, "seconds": 1}
+    features = {"part": "features", "code": 0, "features": {"fifo": "ported"}, "seconds": 1}
+    outcome = _outcome(_UP, _COMPARE, suite, features, {"down": True})
+    assert outcome.problems == []
+    row = report.table([outcome.as_dict({})]).splitlines()[-1]
+    assert row == "| 6.1.0-1 | 1,234 | 0 | 7 | 3 | 0 | fifo |"
+
+
+@pytest.mark.parametrize(
+    ("events", "problem"),
+    [
+        ([_UP, _COMPARE | {"code": 1}, {"down": True}], "compare: exit code 1"),
+        ([_UP, _COMPARE | {"code": None}, {"down": True}], "compare: took too long"),
+        ([_UP, _COMPARE], "went down early"),
+        ([_UP | {"up": "6.1.0-2"}, {"down": True}], "booted 6.1.0-2"),
+        ([{"problem": "no QEMU"}], "no QEMU"),
+    ],
+)
+def test_what_went_wrong_is_a_problem(events: list[dict[str, object]], problem: str) -> None:
+    (said,) = _outcome(*events).problems
+    assert problem in said
