@@ -16,6 +16,8 @@ import pytest
 from proctor.kernel import abi
 from proctor.kernel.probe import report
 
+#: How much longer everything may take here than on a machine that is not emulated.
+SLOWNESS = float(os.environ.get("PROCTOR_TEST_SLOWNESS", "1"))
 SOURCE = Path(__file__).with_name("subject.c")
 
 
@@ -89,7 +91,7 @@ def monitor(subject: str) -> Callable[..., str]:
             [sys.executable, "-X", "faulthandler", "-c", HELPERS + text, subject],
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=timeout * SLOWNESS,
             check=False,
             start_new_session=True,
             **popen,  # type: ignore[call-overload]
