@@ -110,7 +110,7 @@ class Episode:
                 )
             finally:
                 if self.violation is not None or not self.events:
-                    self.events = list(self.ledger.events)
+                    self.events = self.ledger.events
                 self.world.schedule.end()
 
     def _play(self) -> None:
@@ -119,7 +119,7 @@ class Episode:
             self._welcome()
         self._weather()
         self._until(lambda: town.made >= town.quota)
-        self.events = list(ledger.events)
+        self.events = ledger.events
         if not self.settings.abrupt:
             self._until(lambda: not ledger.asked)
             for container in list(town.containers):

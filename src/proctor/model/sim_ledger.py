@@ -142,7 +142,7 @@ class Ledger:
         self._deadline = deadline
         self._deadlines = deadlines
         self.counts: Counter[str] = Counter()
-        self.events: deque[Event] = deque(maxlen=_REMEMBERED)
+        self._noted: deque[tuple[float, str, str, int, str, str]] = deque(maxlen=_REMEMBERED)
         self.violation: str | None = None
         #: Calls that programs wait in, by serial number.
         self.asked: dict[int, Asked] = {}
@@ -159,10 +159,15 @@ class Ledger:
         self.received = 0
         self.settled = 0
 
+    @property
+    def events(self) -> list[Event]:
+        """The last that happened."""
+        return [Event(*noted) for noted in self._noted]
+
     def note(self, kind: str, who: str, call: int = 0, text: str = "", other: str = "") -> None:
         """Write down that something happened."""
         self.counts[kind] += 1
-        self.events.append(Event(self.now, kind, who, call, text, other))
+        self._noted.append((self.now, kind, who, call, text, other))
 
     def broken(self, what: str) -> None:
         """An invariant does not hold; the first one counts."""
@@ -268,11 +273,12 @@ class Ledger:
         lane = received.lane
         if lane is not None:
             queue = self.order[lane]
+            ahead = queue[0] == id
             queue.remove(id)
             if not queue:
                 del self.order[lane]
-            elif (follower := self.open[number, queue[0]]).first < self.now:
-                follower.first = self.now
+            elif ahead:
+                self.open[number, queue[0]].first = self.now
         self.note(
             "answer" if delivered else "too late", who, asked.serial, str(answer), asked.caller
         )

@@ -86,10 +86,10 @@ class SimListener:
         world.ledger.now = world.schedule.now
         if self.closed:
             raise ValueError("this listener is closed")
-        inside = self.inside
-        if inside is None:
+        file = world.monitor.files.slots.get(self.number)
+        if file is None or not isinstance(file.inside, Notifications):
             raise OSError(EBADF, "this listener's number leads nowhere")
-        return inside
+        return file.inside
 
     def recv(self) -> Notification | None:
         """See :class:`~proctor.supervisor.ports.ListenerPort`."""

@@ -11,15 +11,20 @@ that is printed, which plays the one episode.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from proctor.model.sim_episode import Episode
 from proctor.model.sim_settings import KINDS, Kind
 
 NIGHTLY: Final = 10_000_000
+#: Calls after which machines that are over are collected.
+_COLLECT: Final = 5000
 
 
 class Report(NamedTuple):
@@ -45,6 +50,13 @@ def simulate(
     :param only: just this episode.
     :param kind: only machines of this kind.
     """
+    with _collecting_seldom() as collect:
+        return _episodes(seed, calls, only, kind, collect)
+
+
+def _episodes(
+    seed: int, calls: int, only: int | None, kind: Kind | None, collect: Callable[[], object]
+) -> Report:
     counts: Counter[str] = Counter()
     made, number = 0, only or 0
     episode: Episode | None = None
@@ -52,6 +64,8 @@ def simulate(
         episode = Episode(seed, number, kind)
         episode.run()
         counts += episode.ledger.counts
+        if (made + episode.town.made) // _COLLECT > made // _COLLECT:
+            collect()
         made += episode.town.made
         number += 1
         if episode.violation is not None:
@@ -59,6 +73,19 @@ def simulate(
         if only is not None:
             break
     return Report(seed, made, number, counts, None, episode)
+
+
+@contextmanager
+def _collecting_seldom() -> Iterator[Callable[[], object]]:
+    """Without the cyclic garbage collector, which looks at all of a machine again and again: that is
+    a seventh of the time.  Machines that are over are collected by what this yields."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield gc.collect
+    finally:
+        if before:
+            gc.enable()
 
 
 def main(arguments: list[str] | None = None) -> int:

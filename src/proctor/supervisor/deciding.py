@@ -120,9 +120,8 @@ class Decider:
         job.slow = True
         job.served.running += 1
         self._jobs[job] = None
-        limit = min(
-            (h.deadline for h in job.chain if h.deadline is not None), default=self._rules.deadline
-        )
+        own = [handler.deadline for handler in job.chain if handler.deadline is not None]
+        limit = min(own) if own else self._rules.deadline
         if limit is not None:
             job.due = job.received + limit
             self._due_count += 1
