@@ -131,7 +131,7 @@ def deliver(kernel: Kernel, task: Task, way: Delivery) -> str:
         does = disposition(process, number)
         if does.kind == "handler":
             if not way.how:
-                way.how, way.value = _with_handler(task, does, way.value)
+                way.how, way.value = _with_handler(kernel, task, does, way.value)
             way.frames.append((number, task.blocked))
             task.blocked |= (does.mask | bit(number)) & ~UNCATCHABLE
         elif does.kind == "ignore" or bit(number) & HARMLESS:
@@ -146,7 +146,7 @@ def deliver(kernel: Kernel, task: Task, way: Delivery) -> str:
             return "dead"
     recalculate(task)
     if not way.how:
-        way.how, way.value = _without_handler(task, way.value)
+        way.how, way.value = _without_handler(kernel, task, way.value)
     return way.how
 
 
@@ -237,12 +237,12 @@ def _show(kernel: Kernel, task: Task, way: Delivery, number: int) -> bool:
     return tracing.stop(kernel, task, number, then, info=0, way=way)
 
 
-def _with_handler(task: Task, does: Disposition, value: int) -> tuple[str, int]:
+def _with_handler(kernel: Kernel, task: Task, does: Disposition, value: int) -> tuple[str, int]:
     """The first handler decides how an interrupted call goes on (``handle_signal``).
 
     Source: ``arch/x86/kernel/signal.c`` 6.12 ``handle_signal``.
     """
-    if task.frame is None or task.frame.nr == -1:
+    if task.frame is None or kernel.is_no_call(task.frame.nr):
         return "done", value
     if value in (-ERESTART_RESTARTBLOCK, -ERESTARTNOHAND):
         return "done", -EINTR
@@ -253,12 +253,12 @@ def _with_handler(task: Task, does: Disposition, value: int) -> tuple[str, int]:
     return "done", value
 
 
-def _without_handler(task: Task, value: int) -> tuple[str, int]:
+def _without_handler(kernel: Kernel, task: Task, value: int) -> tuple[str, int]:
     """No handler ran: the call is simply made again (``arch_do_signal_or_restart``).
 
     Source: ``arch/x86/kernel/signal.c`` 6.12 ``arch_do_signal_or_restart``.
     """
-    if task.frame is None or task.frame.nr == -1:
+    if task.frame is None or kernel.is_no_call(task.frame.nr):
         return "done", value
     if value in (-ERESTARTSYS, -ERESTARTNOINTR, -ERESTARTNOHAND):
         return "again", 0

@@ -70,6 +70,12 @@ FEATURES: Final[dict[str, Feature]] = {
         "ptrace(2) fails for a thread whose execve(2) gave it another number until wait4(2) said so",
         "kernel/ptrace.c 5.13 looks_like_a_spurious_pid (dbb5afad100a)",
     ),
+    "only_minus_one_skips": Feature(
+        "5.14",
+        "only -1 is no call; before, a number beyond the table gave what was in the result register, "
+        "and an interrupted call under a negative one was not made again",
+        "arch/x86/entry/common.c (b337b4965e3a), arch/x86/kernel/signal.c 5.14",
+    ),
     "addfd_send": Feature(
         "5.14",
         "SECCOMP_ADDFD_FLAG_SEND: descriptor and answer in one step",

@@ -146,14 +146,20 @@ class Kernel:
                 return value if value == BLOCKED else self.leave(task, value)
         return self.run_call(task, frame)
 
+    def is_no_call(self, nr: int) -> bool:
+        """Whether nothing is called under this number: -1, and before 5.14 all negative ones."""
+        return nr == -1 or (nr < 0 and "only_minus_one_skips" not in self.features)
+
     def run_call(self, task: Task, frame: Frame) -> int:
         """The filters let it through: do what the call does.
 
-        A tracer that made -1 of the number skips it: the result is what is in the register.
+        A tracer that made -1 of the number skips it: the result is what is in the register.  Before
+        5.14 that was so for every number beyond the table.
 
-        Source: ``arch/x86/entry/common.c`` 6.12 ``do_syscall_64``.
+        Source: ``arch/x86/entry/common.c`` 5.14 ``do_syscall_64`` (b337b4965e3a), 6.12.
         """
-        if frame.nr == -1:
+        beyond = frame.perform is None and not 0 <= frame.nr < filters.BITMAP_CALLS
+        if self.is_no_call(frame.nr) or (beyond and "only_minus_one_skips" not in self.features):
             value = frame.ax
         elif frame.perform is not None:
             value = frame.perform()

@@ -19,6 +19,7 @@ from proctor.model.linux import (
     SIGWINCH,
 )
 from proctor.model.listener import Notifications
+from proctor.model.registers import operation
 from proctor.model.tasks import TRACED
 
 T = TypeVar("T")
@@ -82,9 +83,11 @@ class Draw:
         return self.one(pairs) if pairs else None
 
     def stopped(self) -> tuple[Player, Player] | None:
-        """A tracer as above, and one it traces that stopped."""
-        pair = self.tracer()
-        return pair if pair is not None and pair[1].task.state == TRACED else None
+        """A tracer as above, and one it traces that stopped; rather where a call is still to come."""
+        pairs = [pair for _ in range(4) if (pair := self.tracer()) is not None]
+        stopped = [pair for pair in pairs if pair[1].task.stop is not None]
+        before = [pair for pair in stopped if operation(pair[1].task.stop) in (1, 3)]
+        return (before or stopped or [None])[0]
 
     def signal(self) -> int:
         """What a tracer lets its tracee go on with: mostly nothing."""

@@ -184,7 +184,7 @@ def install(draw: Draw) -> None:
     if player is None or (player.task.mode == MODE_DISABLED and draw.chance(30)):
         return  # tracers had better have none
     listens = draw.chance(35)
-    flags = abi.SECCOMP_FILTER_FLAG_LOG if draw.chance(30) else 0
+    flags = abi.SECCOMP_FILTER_FLAG_LOG if draw.chance(50) else 0
     if listens:
         flags |= abi.SECCOMP_FILTER_FLAG_NEW_LISTENER
         flags |= abi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV if draw.chance(50) else 0
@@ -197,7 +197,7 @@ def _listeners(draw: Draw) -> list[tuple[Player, int, Notifications]]:
     return [
         (player, fd, notif)
         for player in draw.stage.living()
-        if player.idle()
+        if player.idle() and player.task.tracing is None
         for fd in sorted(player.task.files.slots)
         if (notif := orders.listener_at(player, fd)) is not None
     ]
@@ -231,7 +231,7 @@ def send(draw: Draw) -> None:
 
 
 OPERATIONS: tuple[tuple[Callable[[Draw], None], int], ...] = (
-    (call, 22), (pause, 3), (signal, 14), (raised, 3), (action, 2), (mask, 2), (drop, 3),
+    (call, 22), (pause, 3), (signal, 14), (raised, 3), (action, 2), (mask, 2), (drop, 4),
     (fork, 14), (execute, 2), (leave, 2), (wait, 16), (attach, 14), (go_on, 40), (poke, 8),
-    (look, 14), (change, 10), (filters, 4), (install, 7), (receive, 16), (send, 14), (notified, 3),
+    (look, 14), (change, 16), (filters, 8), (install, 7), (receive, 16), (send, 14), (notified, 3),
 )  # fmt: skip

@@ -19,6 +19,7 @@ from proctor.model.files import File
 from proctor.model.kernel import Kernel
 from proctor.model.linux import BLOCKED, EBADF, EINVAL, ERESTARTSYS, NR, SIGCHLD
 from proctor.model.programs import Arguments
+from proctor.model.reaping import Wait4
 from proctor.model.tasks import DEAD, RUNNING, ZOMBIE, Process, Task
 from proctor.model.waits import Wait
 
@@ -31,7 +32,7 @@ class LeftOpen(Exception):
 
     A traced process got two SIGCHLD at once: whether the second one comes before the first one was
     shown to the tracer, nobody can foretell.  Or a tracer's end let several threads go at once,
-    which then stop, end or wait for one another in any order.
+    which then stop, end or wait for one another in any order, or one while somebody waits.
     """
 
 
@@ -177,8 +178,9 @@ class Stage:
         self.kernel = Kernel(remove=remove)
         #: How often which process was sent SIGCHLD in this step.
         self.told = Counter[Process]()
-        #: Who traces several, and whom, before this step.
+        #: Who traces whom, and whether anybody sleeps in wait4(2), before this step.
         self._traced: list[tuple[Task, list[Task]]] = []
+        self._waits = False
         self._send = signals.send
         signals.send = self._counting
         self.real = Real()
@@ -303,12 +305,13 @@ class Stage:
                 raise LeftOpen
         self.told.clear()
         for tracer, tracees in self._traced:
-            if tracer.exiting and len(tracees) > 1:
+            if tracer.exiting and len(tracees) > (0 if self._waits else 1):
                 raise LeftOpen
         self._traced = [
             (player.task, [task for task in player.task.tracees if not task.exiting])
             for player in self.players
         ]
+        self._waits = any(isinstance(player.task.wait, Wait4) for player in self.players)
         began = time.monotonic()
         before: dict[Player, str] = {}
         while True:

@@ -13,6 +13,7 @@ from model.stage import orders
 from model.stage.playing import Difference, LeftOpen, Player, Stage
 from proctor.kernel import abi
 from proctor.model import ptrace_numbers as pt
+from proctor.model import registers
 from proctor.model.linux import WNOHANG
 
 
@@ -41,6 +42,15 @@ def set_syscall_info(stage: Stage) -> None:
     stage.tell(tracer, orders.trace(stage, tracer, "probe", pt.PTRACE_INTERRUPT, child))
     request = pt.PTRACE_SET_SYSCALL_INFO
     stage.tell(tracer, orders.trace(stage, tracer, "probe", request, child, 88, bytes([9] * 88)))
+
+
+def only_minus_one_skips(stage: Stage) -> None:
+    """An interrupted call is given a negative number."""
+    tracer, child = _seize(stage, 0)
+    stage.tell(tracer, orders.trace(stage, tracer, "probe", pt.PTRACE_INTERRUPT, child))
+    at, number = registers.ORIG_RAX * 8, (1 << 64) - 5
+    for request, addr, data in ((pt.PTRACE_POKEUSER, at, number), (pt.PTRACE_SYSCALL, 0, 0)):
+        stage.tell(tracer, orders.trace(stage, tracer, "probe", request, child, addr, data))
 
 
 def _killed(stage: Stage, options: int) -> None:
@@ -77,6 +87,7 @@ def changed_number_is_told(stage: Stage) -> None:
 
 SCENES: dict[str, Callable[[Stage], None]] = {
     "syscall_info": syscall_info,
+    "only_minus_one_skips": only_minus_one_skips,
     "changed_number_is_told": changed_number_is_told,
     "forced_death_is_final": forced_death_is_final,
     "mode_dead": mode_dead,

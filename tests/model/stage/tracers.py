@@ -53,7 +53,7 @@ def attach(draw: Draw) -> None:
 
 def _options(draw: Draw) -> int:
     options = sum({option for option in OPTIONS if draw.chance(50)})
-    if draw.chance(12):
+    if draw.chance(20):
         options |= pt.PTRACE_O_SUSPEND_SECCOMP
     return options | 1 << 30 if draw.chance(3) else options
 
@@ -130,8 +130,12 @@ def change(draw: Draw) -> None:
     if target.doing == "order" and target.order is not None and target.order.perform is not None:
         way = 2  # the model does not look at the arguments of such a call
     if way == 0:
-        words = (
-            {registers.RAX: value} if draw.chance(50) else {registers.ORIG_RAX: nr, 14: argument}
+        words = draw.one(
+            (
+                {registers.RAX: value},
+                {registers.ORIG_RAX: -1, registers.RAX: value},  # skipped, with a result
+                {registers.ORIG_RAX: nr, 14: argument},
+            )
         )
         orders.set_registers(stage, player, target, words)
     elif way == 1:
