@@ -87,7 +87,8 @@ class Draw:
         pairs = [pair for _ in range(4) if (pair := self.tracer()) is not None]
         stopped = [pair for pair in pairs if pair[1].task.stop is not None]
         before = [pair for pair in stopped if operation(pair[1].task.stop) in (1, 3)]
-        return (before or stopped or [None])[0]
+        ordered = [pair for pair in before if pair[1].doing == "order"]
+        return (ordered or before or stopped or [None])[0]
 
     def signal(self) -> int:
         """What a tracer lets its tracee go on with: mostly nothing."""

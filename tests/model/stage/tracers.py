@@ -129,6 +129,8 @@ def change(draw: Draw) -> None:
     way = draw.number(4)
     if target.doing == "order" and target.order is not None and target.order.perform is not None:
         way = 2  # the model does not look at the arguments of such a call
+    elif target.doing == "order" and draw.chance(40):
+        way = 0
     if way == 0:
         words = draw.one(
             (
