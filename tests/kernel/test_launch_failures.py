@@ -323,28 +323,45 @@ def test_unreadable_working_directory(monitor: Monitor, tmp_path: os.PathLike[st
 
 
 def test_a_kernel_before_5_9_is_refused(monitor: Monitor) -> None:
-    """ADDFD is not known there: said in words, and the target is gone."""
+    """/proc does not count filters and ADDFD is not known there: said in words, and nothing ran."""
     out = monitor(
         """
-        import ctypes
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+        from proctor.kernel import launch as launching
+        assert launching._filters_are_counted()
+        launching._filters_are_counted = lambda: False
         refuse(16, errno.EINVAL, argument=1, value=abi.SECCOMP_IOCTL_NOTIF_ADDFD)
         program = one(0x06, 0, 0, abi.SECCOMP_RET_ALLOW)
         before = sorted(os.listdir("/proc/self/fd"))
-        try:
-            spawn([subject, "fds"], program=program)
-        except OSError as problem:
-            print(type(problem).__name__, problem)
+        for _ in range(2):
+            try:
+                spawn([subject, "fds"], program=program, fds=[(1, 1)])
+            except OSError as problem:
+                print(type(problem).__name__, problem)
         assert sorted(os.listdir("/proc/self/fd")) == before
         try:
             os.waitpid(-1, os.WNOHANG | 0x40000000)
             print("a child is left")
         except ChildProcessError:
             pass
-        with spawn([subject, "fds"]) as target:  # no listener, no need
-            target.wait(30)
+        with spawn([subject, "exit"], fds=[]) as target:  # no listener, no need
+            assert target.wait(30) == 0
         """
     )
-    assert out.startswith("Unsupported SECCOMP_IOCTL_NOTIF_ADDFD"), out
-    assert "Linux 5.9 has it" in out
-    assert "a child is left" not in out
+    lines = out.splitlines()
+    assert len(lines) == 2, out
+    for line in lines:
+        assert line.startswith("Unsupported SECCOMP_IOCTL_NOTIF_ADDFD"), out
+        assert "Linux 5.9 has it" in line
+
+
+def test_without_proc_s_word_the_listener_is_asked(monitor: Monitor) -> None:
+    """It may be hidden: a kernel that is young enough is not refused."""
+    out = monitor(
+        """
+        from proctor.kernel import launch as launching
+        launching._filters_are_counted = lambda: False
+        with spawn([subject, "exit"], program=one(6, 0, 0, abi.SECCOMP_RET_ALLOW)) as target:
+            print(target.wait(30), launching._young_enough)
+        """
+    )
+    assert out == "0 True"

@@ -21,7 +21,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Union
 
 from proctor.kernel import abi
-from proctor.kernel.errors import Unsupported
 from proctor.kernel.listener import check_listener
 from proctor.kernel.start import Launch, is_open, launch
 from proctor.kernel.target import Target, launch_error
@@ -133,6 +132,7 @@ def spawn(
             groups = () if groups is None and not deny_setgroups else groups
     flags = 0
     if program is not None:
+        _refuse_old_kernels()
         flags = abi.SECCOMP_FILTER_FLAG_NEW_LISTENER
         flags |= abi.SECCOMP_FILTER_FLAG_LOG if log else 0
         flags |= abi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV if wait_killable else 0
@@ -169,16 +169,39 @@ def spawn(
                 continue
             directory = "" if cwd is None else os.fsdecode(cwd)
             raise launch_error(step, number, command, len(candidates), directory) from None
-        target = Target(started, command, len(candidates), killable)
-        if target.listener is not None:
-            try:
-                check_listener(target.listener)
-            except Unsupported:
-                target.kill()
-                target.wait()
-                target.close()
-                raise
-        return target
+        return Target(started, command, len(candidates), killable)
+
+
+_young_enough = False
+
+
+def _refuse_old_kernels() -> None:
+    """Before anything is started; asked once per process.
+
+    /proc says how many filters a thread has since the release that is needed, 5.9.  Where it does
+    not (or /proc is not there) a listener of a process that never runs anything is asked.
+    """
+    global _young_enough  # noqa: PLW0603 - once per process is the point
+    if _young_enough or _filters_are_counted():
+        _young_enough = True
+        return
+    from proctor.kernel.probe import Throwaway
+
+    try:
+        throwaway = Throwaway()
+    except OSError:
+        return  # what fails here fails again with the target, and is said there
+    with throwaway as listener:
+        check_listener(listener)
+    _young_enough = True
+
+
+def _filters_are_counted() -> bool:
+    try:
+        with open("/proc/self/status", "rb") as file:
+            return b"\nSeccomp_filters:" in file.read()
+    except OSError:
+        return False
 
 
 def _candidates(file: bytes, environment: Sequence[bytes]) -> list[bytes]:

@@ -136,7 +136,7 @@ def _actions() -> Iterator[Support]:
         )  # fmt: skip
 
 
-class _Throwaway:
+class Throwaway:
     """A listener whose only task is gone: its exec fails on purpose, after the filter is in place."""
 
     def __init__(self) -> None:
@@ -168,7 +168,7 @@ _WALL = 0x40000000
 def listener_above() -> bool | None:
     """Whether a listener sits above this process, so that ours would be EBUSY; None if unknown."""
     try:
-        with _Throwaway():
+        with Throwaway():
             return False
     except OSError as problem:
         return True if problem.errno == errno.EBUSY else None
@@ -176,7 +176,7 @@ def listener_above() -> bool | None:
 
 def _listener() -> Iterator[Support]:
     try:
-        trial = _Throwaway()
+        trial = Throwaway()
     except OSError as problem:
         detail = f"{problem.filename or 'launch'}: {problem.strerror}"
         if problem.errno == errno.EBUSY:
