@@ -5,7 +5,8 @@ Read in this order: :mod:`~proctor.model.transitions` (the life of a notificatio
 :mod:`~proctor.model.filters` and :mod:`~proctor.model.install` (the tree, its counts, seccomp(2)),
 :mod:`~proctor.model.signals`, :mod:`~proctor.model.delivery`, :mod:`~proctor.model.life`,
 :mod:`~proctor.model.ending`, :mod:`~proctor.model.files`, :mod:`~proctor.model.poll`,
-:mod:`~proctor.model.tracing` and :mod:`~proctor.model.ptrace` (tracers), and :mod:`~proctor.model.kernel`, which is the machine around them.
+:mod:`~proctor.model.tracing` and :mod:`~proctor.model.ptrace` (tracers), and
+:mod:`~proctor.model.kernel`, which is the machine around them.
 What a kernel has is a set of names (:mod:`~proctor.model.features`).
 :class:`~proctor.model.program.Program` is how to use it::
 
