@@ -63,10 +63,6 @@ def leaves_a_line_without_the_lock(patch: Patch) -> None:
     patch.setattr(Decider, "_finish", _without_lock(Decider._finish))
 
 
-def asks_for_workers_without_the_lock(patch: Patch) -> None:
-    patch.setattr(Backlog, "put", _without_lock(Backlog.put))
-
-
 def takes_work_without_the_lock(patch: Patch) -> None:
     patch.setattr(Backlog, "_next", _without_lock(Backlog._next))
 
@@ -178,24 +174,24 @@ def locks_twice(patch: Patch) -> None:
     patch.setattr(Decider, "_claim", _claim)
 
 
-#: Each with the seed that shows it soonest, at the time of writing; others show it, too.
+#: Each with the seed that shows it soon, at the time of writing; others show it, too.
 FAULTS: tuple[tuple[Callable[[Patch], None], int], ...] = (
-    (claims_without_the_lock, 1),
-    (joins_a_line_without_the_lock, 2),
-    (leaves_a_line_without_the_lock, 1),
-    (asks_for_workers_without_the_lock, 3),
-    (takes_work_without_the_lock, 1),
+    (claims_without_the_lock, 3),
+    (joins_a_line_without_the_lock, 5),
+    (leaves_a_line_without_the_lock, 3),
+    (takes_work_without_the_lock, 3),
     (asks_before_it_queues, 1),
     (starts_what_was_answered, 3),
     (decides_for_listeners_that_were_given_up, 3),
     (tells_the_end_of_what_was_given_back, 1),
-    (removes_without_looking_again, 1),
-    (closes_while_somebody_speaks, 3),
+    (removes_without_looking_again, 4),
+    (closes_while_somebody_speaks, 2),
     (asks_the_kernel_with_the_lock_held, 1),
     (locks_twice, 1),
 )
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("fault", "seed"), FAULTS, ids=lambda value: getattr(value, "__name__", "")
 )
@@ -203,11 +199,11 @@ def test_a_race_is_found(fault: Callable[[Patch], None], seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fault(patch)
         patch.setattr(sim_preempt, "WATCHED", [*sim_preempt.WATCHED, __file__])
-        for attempt in (seed, seed + 10, seed + 20, seed + 30):
-            report = simulate.simulate(attempt, 12_000, kind="preemptive")
-            if report.failed is not None:
-                return
-    raise AssertionError("no invariant noticed it")
+        runs = (
+            simulate.simulate(attempt, 3_000, kind="preemptive")
+            for attempt in (seed, *range(1, 25))
+        )
+        assert any(report.failed for report in runs), "no invariant noticed it"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ import pytest
 import proctor
 from proctor.supervisor.world import KernelWorld
 
+#: How much longer everything may take here than on a machine that is not emulated.
+SLOWNESS = float(os.environ.get("PROCTOR_TEST_SLOWNESS", "1"))
 SOURCE = Path(__file__).with_name("caller.c")
 
 
@@ -81,5 +83,5 @@ def start(
 
 def lines(process: proctor.Process) -> list[str]:
     """What the caller printed, to its end."""
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=30 * SLOWNESS)
     return (out or b"").decode().splitlines()

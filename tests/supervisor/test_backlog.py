@@ -14,6 +14,7 @@ import pytest
 
 import proctor
 from proctor.kernel.launch import spawn
+from proctor.kernel.notification import Notification
 from proctor.supervisor.backlog import EVERY, MANY
 from proctor.supervisor.jobs import Outcome
 from proctor.supervisor.pyengine import POLLHUP, POLLIN, PyEngine
@@ -361,3 +362,64 @@ def test_an_event_is_not_taken_for_another_listener_that_has_the_number_now(bits
     engine.add(old, {}, lambda _: None, lambda: ended.append("old"))
     assert engine.run_once(0) == 0
     assert not ended
+
+
+def test_a_call_that_is_routed_late_is_not_taken_for_another_threads() -> None:
+    """Its caller died between its reception and now, and its number is somebody else's already."""
+    outcomes: list[tuple[int, str]] = []
+    entered, release = threading.Event(), threading.Event()
+
+    class Listener:
+        def __init__(self) -> None:
+            self.waiting = [Notification(number, 10, 110, 0xC000003E) for number in (1, 2)]
+
+        def fileno(self) -> int:
+            return 5
+
+        def recv(self) -> Notification:
+            return self.waiting.pop(0)
+
+        def id_valid(self, id: int) -> bool:
+            return False
+
+        def send(self, id: int, value: int, error: int, flags: int) -> bool:
+            return False
+
+        def close(self) -> None: ...
+
+    class Poller:
+        def register(self, fd: int) -> None: ...
+        def unregister(self, fd: int) -> None: ...
+
+        def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+            return [(5, POLLIN)] if listener.waiting else []
+
+        def ready(self, fd: int) -> bool:
+            return bool(listener.waiting)
+
+        def wake(self) -> None: ...
+        def close(self) -> None: ...
+
+    class World(KernelWorld):
+        def engine(self) -> PyEngine:
+            return PyEngine(Poller())
+
+        def born_since(self, tid: int, when: float) -> bool:
+            return True
+
+    def slow(call: proctor.Call) -> proctor.Verdict:
+        entered.set()
+        release.wait(30)
+        return proctor.answer(call.id)
+
+    listener: Any = Listener()
+    with proctor.Supervisor(
+        [proctor.Handler(("getppid",), slow, quick=False, label="slow")],
+        world=World(),
+        observer=lambda outcome: outcomes.append((outcome.call.id, outcome.decided_by)),
+    ) as supervisor:
+        supervisor.add(listener)
+        assert supervisor.step(0) == 2
+        assert entered.wait(30)
+        assert outcomes == [(2, "gone")]
+    release.set()

@@ -88,6 +88,9 @@ class Decider:
                 return False
             latest = line[-1].received
         if self._world.born_since(tid, latest):
+            if not _lives(job):  # then it was not ours that was born
+                self._answer(job, self._rules.on_error, "gone")
+                return True
             self._leave_behind(served, line)
             return False
         with self._lock:
@@ -327,11 +330,7 @@ class Decider:
         """Forget calls that wait and whose callers are gone; of very many, look at some."""
         alive = []
         for job in self._backlog.some():
-            try:
-                valid = job.served.listener.id_valid(job.call.id)
-            except Exception:  # the listener was closed, and whoever did that sees to its calls
-                valid = True
-            if valid:
+            if _lives(job):
                 alive.append(job)
             else:
                 self._answer(job, self._rules.on_error, "gone")
@@ -364,6 +363,14 @@ def release(served: Served, lock: Lock) -> None:
             return
         served.closed = True
     served.listener.close()
+
+
+def _lives(job: Job) -> bool:
+    """Whether the caller still waits for the answer."""
+    try:
+        return job.served.listener.id_valid(job.call.id)
+    except Exception:
+        return True  # the listener was closed, and whoever did that sees to its calls
 
 
 def _text(call: Call, *, read: bool) -> str:
