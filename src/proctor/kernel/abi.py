@@ -35,6 +35,16 @@ FILTER_FLAGS: Final[dict[str, int]] = {
     "WAIT_KILLABLE_RECV": SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
 }
 
+#: The Linux that has a flag first.
+FILTER_FLAGS_SINCE: Final[dict[str, str]] = {
+    "TSYNC": "3.17",
+    "LOG": "4.14",
+    "SPEC_ALLOW": "4.17",
+    "NEW_LISTENER": "5.0",
+    "TSYNC_ESRCH": "5.7",
+    "WAIT_KILLABLE_RECV": "5.19",
+}
+
 # Return actions of a filter, strongest first (the kernel compares the upper 16 bits as a
 # signed number; the lowest wins).
 SECCOMP_RET_KILL_PROCESS: Final = 0x80000000  # 4.14

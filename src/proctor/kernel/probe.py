@@ -99,23 +99,20 @@ def _notif_sizes() -> Support:
     )  # fmt: skip
 
 
-_FLAG_FACTS = {
-    "TSYNC": ("3.17", "filters cannot be spread to other threads"),
-    "LOG": ("4.14", "filters cannot ask for audit records"),
-    "SPEC_ALLOW": ("4.17", "speculation mitigations stay on under a filter"),
-    "NEW_LISTENER": ("5.0", "nothing can be supervised"),
-    "TSYNC_ESRCH": ("5.7", "TSYNC cannot go with a listener"),
-    "WAIT_KILLABLE_RECV": (
-        "5.19",
-        "signals may interrupt supervised calls and make them come again",
-    ),
+_WITHOUT_FLAG = {
+    "TSYNC": "filters cannot be spread to other threads",
+    "LOG": "filters cannot ask for audit records",
+    "SPEC_ALLOW": "speculation mitigations stay on under a filter",
+    "NEW_LISTENER": "nothing can be supervised",
+    "TSYNC_ESRCH": "TSYNC cannot go with a listener",
+    "WAIT_KILLABLE_RECV": "signals may interrupt supervised calls and make them come again",
 }
 
 
 def _flags() -> Iterator[Support]:
     # A NULL program is looked at after the flags: EFAULT says the flag is known (C007-C010).
     for name, bit in abi.FILTER_FLAGS.items():
-        since, without = _FLAG_FACTS[name]
+        since, without = abi.FILTER_FLAGS_SINCE[name], _WITHOUT_FLAG[name]
         word = bit | (abi.SECCOMP_FILTER_FLAG_NEW_LISTENER if name == "WAIT_KILLABLE_RECV" else 0)
         code = _errno_of(lambda w=word: _core.seccomp(abi.SECCOMP_SET_MODE_FILTER, w, None))  # type: ignore[misc]
         yield Support(

@@ -95,7 +95,9 @@ def _install_error(problem: OSError, names: tuple[str, ...]) -> Exception:
     if problem.errno == errno.EINVAL:
         for name in names:
             if not flag_available(name):
-                return Unsupported(f"filter flag {name}", "newer kernels", "install without it")
+                return Unsupported(
+                    f"filter flag {name}", abi.FILTER_FLAGS_SINCE[name], "install without it"
+                )
         return FilterError("the kernel refuses this program, or strict mode is on")
     return problem
 
