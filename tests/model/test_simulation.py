@@ -186,10 +186,6 @@ def waits_behind_the_dead(patch: Patch) -> None:
     patch.setattr(SimWorld, "born_since", lambda self, tid, when: False)
 
 
-def keeps_a_listener_for_calls_that_wait(patch: Patch) -> None:
-    patch.setattr(Decider, "bury", lambda self, served: None)
-
-
 def leaves_late_calls_to_nobody(patch: Patch) -> None:
     patch.setattr(Routes, "late", lambda self, notification: None)
 
@@ -249,7 +245,6 @@ HARD: tuple[tuple[Callable[[Patch], None], Kind], ...] = (
     (remembers_the_calls_of_the_dead, "malicious"),
     (asks_workers_for_what_was_answered, "malicious"),
     (waits_behind_the_dead, "malicious"),
-    (keeps_a_listener_for_calls_that_wait, "malicious"),
     (leaves_late_calls_to_nobody, "preemptive"),
     (observes_nothing_of_late_calls, "preemptive"),
 )
