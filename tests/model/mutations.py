@@ -121,8 +121,6 @@ MUTATIONS = (
              "        return self._filtered(task, frame)", True),
     Mutation("ptrace: a tracer's death leaves its tracees stopped", "ending",
              "    _let_tracees_go(kernel, task)\n    if process", "    if process", True),
-    Mutation("ptrace: the filters are not asked again after a tracer", "kernel",
-             "            value = self._secure_computing(task, frame, True)\n", "            value = None\n", True),
     Mutation("ptrace: a skipped call is ENOSYS whatever the register says", "kernel",
              "            value = frame.ax\n        elif frame.perform", "            value = -ENOSYS\n        elif frame.perform", True),
     Mutation("ptrace: two may trace one", "ptrace",
