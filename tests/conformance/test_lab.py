@@ -69,7 +69,7 @@ def test_every_process_of_a_test_ends_with_it(other: Lab) -> None:
 
 HANGING = """
 import sys
-sys.path[:0] = [{tests!r}, {here!r}]
+sys.path[:0] = [{here!r}, {tests!r}]
 import pytest
 from conftest import lab, victim_binary
 from victim import bpf
