@@ -14,7 +14,7 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts -o ptmxmode=666,gid=5 devpts /dev/pts
-[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
+for link in fd: stdin:/0 stdout:/1 stderr:/2; do [ -e /dev/${link%:*} ] || ln -s /proc/self/fd${link#*:} /dev/${link%:*}; done
 chmod 1777 /tmp
 mount -t tmpfs -o mode=1777 tmp /tmp
 mount -t tmpfs -o mode=1777 shm /dev/shm
