@@ -341,7 +341,8 @@ def test_started_by_somebody_who_ignores_sigchld(tmp_path: Path, options: list[s
             ),
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (3, "")
-        seen.append(int(done.stdout, 16))
+        # 32 and 33 are the C library's own, which takes them back when there are threads
+        seen.append(int(done.stdout, 16) & ~(0b11 << 31))
     assert seen[0] == seen[1]
     assert seen[0] & 1 << (signal.SIGCHLD - 1)
 
