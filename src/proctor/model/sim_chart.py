@@ -174,6 +174,10 @@ def _arrows(rows: Sequence[Event], columns: dict[str, float]) -> list[str]:
             if x != columns["supervisor"]:
                 lines.append(_arrow("hand", columns["supervisor"], y, x, y))
             words.append(_label(x + 8, y + 4, f"“{text}” #{event.call}"))
+        elif kind == "add fd" and caller is not None:
+            # the call may return with it before the supervisor's own call is over
+            said[event.call] = (x, y, "answer")
+            words.append(_label(x + 8, y + 4, f"add fd #{event.call}"))
         elif kind in ("answer", "too late") and caller is not None:
             name = "answer" if kind == "answer" else "late"
             said[event.call] = (x, y, name)

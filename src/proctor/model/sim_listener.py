@@ -158,6 +158,7 @@ class SimListener:
         if send and received is not None:
             received.asked.answer = SOME  # the caller may have returned before we know
             received.asked.givers += 1
+            ledger.note("add fd", world.who(), received.asked.serial, "", received.asked.caller)
         value = kernel.enter(
             task,
             NR["ioctl"],
