@@ -100,3 +100,13 @@ def test_a_good_run_has_no_problem_and_a_row() -> None:
 def test_what_went_wrong_is_a_problem(events: list[dict[str, object]], problem: str) -> None:
     (said,) = _outcome(*events).problems
     assert problem in said
+
+
+@pytest.mark.parametrize(("release", "code", "good"), [("5.4.0-1", 1, True), ("5.8.0-1", 0, False),
+                                                       ("5.9.0-1", 0, True), ("6.1.0-1", 1, False)])  # fmt: skip
+def test_doctor_has_to_refuse_before_5_9(release: str, code: int, good: bool) -> None:
+    image = packages.KernelImage("", "linux-image", release, Path("/none"))
+    outcome = report.Outcome(image)
+    outcome.take({"up": release, "profile": "", "seconds": 1})
+    outcome.take({"part": "doctor", "code": code, "seconds": 1})
+    assert (outcome.problems == []) is good
