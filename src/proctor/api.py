@@ -138,12 +138,14 @@ class Process:
                     pipe.close()
                 except BrokenPipeError:
                     pass  # unread input of a command that is gone
-        if self.target.poll() is None:
-            self.target.kill()
-            self.target.wait(None)
-        if not callable(self._supervisor):
-            self._supervisor.close()
-        self.target.close()
+        try:
+            if self.target.poll() is None:
+                self.target.kill()
+                self.target.wait(None)
+        finally:  # also where somebody else took its exit status
+            if not callable(self._supervisor):
+                self._supervisor.close()
+            self.target.close()
 
     def __enter__(self) -> Process:
         return self

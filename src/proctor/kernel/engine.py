@@ -188,9 +188,10 @@ class Engine:
             self._served.pop(ours, None)
             os.close(ours)
         if self._closed and self._event >= 0:
-            for ours in self._served:
-                os.close(ours)
-            self._served.clear()
+            while (
+                self._served
+            ):  # one by one: another thread may fork, and after_fork() close the rest
+                os.close(self._served.popitem()[0])
             self._epoll.close()
             os.close(self._event)
             self._event = -1

@@ -64,10 +64,13 @@ class EpollPoller:
     def __init__(self) -> None:
         import os
         import select
+        import threading
 
         self._os = os
         self._select = select
         self._epoll = select.epoll()
+        #: Nobody writes to a number that is being closed: it may be another file's then.
+        self._lock = threading.Lock()
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._event, POLLIN)
 
@@ -103,17 +106,21 @@ class EpollPoller:
 
     def wake(self) -> None:
         """See :class:`Poller`."""
-        try:
-            self._os.eventfd_write(self._event, 1)
-        except BlockingIOError:
-            pass  # the counter is full: it is awake enough
+        with self._lock:
+            if self._event < 0:
+                return
+            try:
+                self._os.eventfd_write(self._event, 1)
+            except BlockingIOError:
+                pass  # the counter is full: it is awake enough
 
     def close(self) -> None:
         """See :class:`Poller`."""
         self._epoll.close()
-        event, self._event = self._event, -1
-        if event >= 0:
-            self._os.close(event)
+        with self._lock:
+            event, self._event = self._event, -1
+            if event >= 0:
+                self._os.close(event)
 
 
 class _Served:
@@ -154,7 +161,11 @@ class PyEngine:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         fd = listener.fileno()
         self._served[fd] = _Served(next(self._serials), listener, routes, fallback, ended)
-        self._poller.register(fd)
+        try:
+            self._poller.register(fd)
+        except BaseException:
+            del self._served[fd]
+            raise
 
     def remove(self, listener: ListenerPort, late: Route | None = None) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
@@ -169,12 +180,16 @@ class PyEngine:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         batch: deque[tuple[int, _Served, NotificationLike]] = deque()
         began = next(self._serials)
+        problem: BaseException | None = None  # for after the batch: its callers wait for answers
         for fd, bits in self._poller.wait(timeout):
             served = self._served.get(fd)
             if served is None or served.serial > began:
                 continue  # the number may have been another listener's when the wait was over
             if bits & POLLIN:
-                self._receive(fd, served, batch)
+                try:
+                    self._receive(fd, served, batch)
+                except (OSError, ValueError) as raised:
+                    problem = problem or raised
             elif bits & (POLLHUP | POLLNVAL):
                 if self._served.pop(fd, None) is None:
                     continue  # another thread removed it just now
@@ -182,7 +197,6 @@ class PyEngine:
                 self._leave = True
                 served.ended()
         count = len(batch)
-        problem: Exception | None = None
         while batch:
             fd, served, notification = batch.popleft()
             try:
@@ -190,7 +204,7 @@ class PyEngine:
                     self._route(served, notification)
                 else:
                     self._removed(served, notification)
-            except Exception as raised:
+            except BaseException as raised:
                 problem = problem or raised
         if problem is not None:
             raise problem

@@ -250,6 +250,12 @@ class Supervisor:
             self._closed = True
             self._ended.notify_all()
         self._engine.wake()
+        try:
+            self._await_thread()
+        finally:  # Ctrl-C while we wait: nobody else is going to do the rest
+            self._give_up()
+
+    def _await_thread(self) -> None:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_PATIENCE)
             if self._thread.is_alive():
@@ -259,13 +265,18 @@ class Supervisor:
                     "goes on, or when this process ends",
                     trace=False,
                 )
+
+    def _give_up(self) -> None:
         with self._lock:
             left = list(self._served.values())
             self._served.clear()
             for served in left:
                 served.given_up = True
         for served in left:
-            self._engine.remove(served.listener, served.late)
+            try:
+                self._engine.remove(served.listener, served.late)
+            except ValueError:
+                pass  # somebody closed it before us; what the engine has of it goes with the engine
             self._decider.abandon(served)
             self._finished(served)
         self._decider.abandon(None)  # those of listeners that drop() is just giving back
@@ -306,6 +317,8 @@ class Supervisor:
         while not self._closed:
             try:
                 self.turn()
+            except KeyboardInterrupt:
+                pass  # what a handler or an observer raised: the decider answered, and logged it
             except BaseException:
                 # Our own fault, the caller was answered by the engine.  Whatever it is, sys.exit()
                 # in somebody's callback too: if this thread ended, every caller would hang.

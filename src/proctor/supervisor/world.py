@@ -26,8 +26,10 @@ def quiet_thread(target: Callable[[], object], name: str) -> threading.Thread:
     main thread anyway.
     """
     thread = threading.Thread(target=target, name=name, daemon=True)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # This may raise, too: it runs the Python handlers of signals that came before
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         thread.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -197,13 +199,17 @@ class KernelWorld:
 
         From /proc/TID/stat, field 22: time of start since boot, cut to ticks (proc_pid_stat(5)).
         """
+        # In this order: a pause between the two makes threads look older, never younger
+        now = time.monotonic()
+        since_boot = time.clock_gettime(time.CLOCK_BOOTTIME) - now
         try:
+            if os.readlink("/proc/self") != str(os.getpid()):
+                return False  # it is of another pid namespace, where the number is somebody else's
             with open(f"/proc/{tid}/stat", "rb", buffering=0) as file:
                 text = file.read(4096)
             ticks = int(text[text.rindex(b")") :].split()[20])
         except (OSError, ValueError, IndexError):
             return False
-        since_boot = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
         return ticks / os.sysconf("SC_CLK_TCK") >= when + since_boot
 
     def submit(self, work: Callable[[], None]) -> None:
