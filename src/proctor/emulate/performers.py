@@ -13,6 +13,7 @@ from proctor.call.verdict import Deny, Verdict, deny
 from proctor.emulate import scarce, wire
 from proctor.emulate.identity import CallerUnreadable, CallerVanished, Identity, Own
 from proctor.emulate.pool import (
+    NONSENSE,
     Allow,
     CallerLeft,
     Idle,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
 
 _TRIES: Final = 5
+#: Replies by which a performer gives something that the caller has not got.
+_GIVEN: Final = (wire.OPENED, wire.NEEDS_RIGHT)
 _GONE: Final = "the caller is gone"
 
 
@@ -232,12 +235,9 @@ class Performers:
                 raise
             self.pool.give_back(performer)
             packet = outcome[0]
-            if len(packet.fds) != (packet.data[0] in (wire.OPENED, wire.NEEDS_RIGHT)):
-                for fd in packet.fds:
-                    os.close(fd)
-                raise PerformerTrouble(
-                    scarce.lost() if packet.cut else "the performer's reply makes no sense"
-                )
+            if len(packet.fds) != (packet.data[0] in _GIVEN):
+                packet.drop()
+                raise PerformerTrouble(scarce.lost() if packet.cut else NONSENSE)
             if packet.data[0] == wire.TROUBLE:
                 raise PerformerTrouble(text_of(packet))
             return outcome
@@ -254,10 +254,16 @@ class Performers:
         self, call: Call, performer: Performer, allow: Allow | None
     ) -> tuple[wire.Packet, bool]:
         due = None if self.deadline is None else time.monotonic() + self.deadline
-        refused = False
+        asked = refused = False
         while True:
             packet = performer.reply(call, due)
             if packet.data[0] != wire.ASK or allow is None:
-                return packet, refused
+                break
+            packet.drop()
+            asked = True
             refused = not allow(packet.data[wire.REPLY.size :])
             performer.answer(wire.REFUSE if refused else wire.ALLOW)
+        if allow is not None and packet.data[0] in _GIVEN and (refused or not asked):
+            packet.drop()
+            raise PerformerTrouble("the performer did what the policy's path rule did not allow")
+        return packet, refused

@@ -32,6 +32,7 @@ _START_DEADLINE: Final = 10.0
 _PATIENCE: Final = 0.05
 _WATCH: Final = (0.02, 0.25)
 _DIED: Final = "the performer died in the middle of the call"
+NONSENSE: Final = "the performer's reply makes no sense"
 _PIDFD_THREAD: Final = os.O_EXCL  # Linux 6.9
 _BOOT: Final = (
     "import sys; sys.path.append(sys.argv[2]); "
@@ -115,6 +116,7 @@ class Performer:
         except ConnectionResetError:
             packet = wire.Packet(b"", ())
         if len(packet.data) < wire.REPLY.size:
+            packet.drop()
             raise PerformerTrouble(_DIED)
         return packet
 
@@ -155,6 +157,15 @@ def _thread_pidfd(tid: int) -> int:
     return -1
 
 
+def _end_child(pid: int) -> None:
+    """Kill and reap a child that was started just now."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass  # somebody in this process waits for any child
+
+
 class Pool:
     """All performers of one monitor; thread-safe."""
 
@@ -186,9 +197,8 @@ class Pool:
             return self._control
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        environment = {
-            name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"
-        }
+        libraries = os.environ.get("LD_LIBRARY_PATH")
+        environment = {} if libraries is None else {"LD_LIBRARY_PATH": libraries}
         # Neither a number that is replaced below nor 3 itself: dup2 to itself keeps CLOEXEC.
         control = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 4)
         theirs.close()
@@ -217,7 +227,8 @@ class Pool:
         try:
             self._pidfd = os.pidfd_open(pid)
         except OSError as error:
-            ours.close()  # it ends then
+            ours.close()
+            _end_child(pid)
             raise PerformerTrouble(
                 f"no pidfd of the performers' parent: {scarce.why(error)}"
             ) from None
@@ -290,10 +301,12 @@ class Pool:
             self._busy.add(performer)
         try:
             packet = performer.reply(None, time.monotonic() + _START_DEADLINE)
-            if packet.data[0] != wire.READY:
-                raise PerformerTrouble(text_of(packet))
-            if len(packet.fds) != 1:  # it could not be killed while it is blocked
-                raise PerformerTrouble(scarce.lost())
+            if packet.data[0] != wire.READY or len(packet.fds) != 1:
+                packet.drop()
+                if packet.data[0] != wire.READY:
+                    raise PerformerTrouble(text_of(packet))
+                # without it it could not be killed while it is blocked
+                raise PerformerTrouble(scarce.lost() if packet.cut else NONSENSE)
         except BaseException:
             self.discard(performer)
             raise

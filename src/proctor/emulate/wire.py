@@ -14,6 +14,7 @@ than the caller it acts for::
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from array import array
@@ -80,6 +81,11 @@ class Packet(NamedTuple):
     fds: tuple[int, ...]
     #: Descriptors were lost on the way: the receiver has no numbers left for them.
     cut: bool = False
+
+    def drop(self) -> None:
+        """Close the descriptors, which nobody wants."""
+        for fd in self.fds:
+            os.close(fd)
 
 
 def send(sock: socket.socket, data: bytes, fds: tuple[int, ...] | list[int] = ()) -> None:
