@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,8 @@ class AsyncProcess:
         # a pidfd is readable once the process is a zombie (pidfd_open(2)); a copy of it, since
         # close() may come from elsewhere while we wait
         fd = os.dup(self.process.target.pidfd)
-        loop.add_reader(fd, _resolve, ended)
         try:
+            loop.add_reader(fd, _resolve, ended)
             await ended
         finally:
             loop.remove_reader(fd)
@@ -100,10 +101,26 @@ async def spawn_async(
 
         async with await proctor.spawn_async(["make"], [handler]) as target:
             ...
+
+    Being cancelled ends the command, once it has begun.
     """
     options.setdefault("world", KernelWorld(loop=asyncio.get_running_loop()))
-    # in a thread: execve may be among the supervised calls, and its handler a coroutine of this loop
-    return AsyncProcess(await asyncio.to_thread(spawn, argv, tuple(handlers), **options))
+    settled = threading.Lock()  # whoever comes second, the command or we, finds it taken
+    made: list[Process] = []
+
+    def begin() -> None:
+        made.append(spawn(argv, tuple(handlers), **options))
+        if not settled.acquire(blocking=False):
+            made[0].close()
+
+    try:
+        # in a thread: execve may be among the supervised calls, its handler a coroutine of this loop
+        await asyncio.to_thread(begin)
+    except BaseException:
+        if not settled.acquire(blocking=False):
+            threading.Thread(target=made[0].close).start()
+        raise
+    return AsyncProcess(made[0])
 
 
 async def run_async(
