@@ -215,7 +215,7 @@ def spawn(
     :raises FilterError: a handler names what does not exist.
     """
     from proctor.piping import Plumbing
-    from proctor.starting import listener_of, refuse_killed, start, user_namespace
+    from proctor.starting import add, refuse_killed, start, user_namespace
 
     if isinstance(argv, (str, bytes, os.PathLike)):
         raise TypeError(f"{argv!r} is one word: a command is a list of them, such as [{argv!r}]")
@@ -264,7 +264,7 @@ def spawn(
         )
         plumbing.close_theirs()
         if supervisor is not None:
-            supervisor.add(listener_of(target.take_listener()))
+            add(supervisor, target.take_listener())
             if ours is not None:
                 from proctor.performing import likely
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proctor.kernel.launch import StrOrBytes, Target
-    from proctor.kernel.listener import Listener
     from proctor.supervisor.supervisor import Supervisor
 
 
@@ -44,19 +43,23 @@ def _setgroups_denied() -> bool:
         return False
 
 
-def listener_of(fd: int) -> Listener:
-    """The target's listener, set up for speed."""
+def add(supervisor: Supervisor, fd: int) -> None:
+    """Have the target's listener served, set up for speed; it is closed if that fails."""
     from proctor.kernel import abi
     from proctor.kernel.errors import Unsupported
     from proctor.kernel.listener import Listener
 
     listener = Listener(fd)
     try:
-        # The target goes on on our processor the moment we answer: several times faster
-        listener.set_flags(abi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
-    except Unsupported:
-        pass  # before Linux 6.6
-    return listener
+        try:
+            # The target goes on on our processor the moment we answer: several times faster
+            listener.set_flags(abi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+        except Unsupported:
+            pass  # before Linux 6.6
+        supervisor.add(listener)
+    except BaseException:
+        listener.close()  # while a copy is open, children of a command that is gone wait for answers
+        raise
 
 
 def start(supervisor: Supervisor, argv: Sequence[StrOrBytes]) -> None:

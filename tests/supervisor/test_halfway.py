@@ -349,3 +349,107 @@ def test_a_proc_of_another_pid_namespace_tells_nothing_of_births() -> None:
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
+# Closing from within ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["quick", "worker", "coroutine", "observer", "end"])
+def test_closed_from_within(
+    caller: str,
+    make_world: Callable[..., KernelWorld],
+    caplog: pytest.LogCaptureFixture,
+    where: str,
+) -> None:
+    """Whoever is called by the supervisor may close it."""
+    from proctor.kernel.launch import spawn
+
+    ended = threading.Event()
+
+    def close(what: object = None) -> None:
+        supervisor.close()
+        ended.set()
+
+    async def close_later(call: proctor.Call) -> None:
+        close()
+
+    def decide(call: proctor.Call) -> proctor.Verdict | None:
+        return close() if where in ("quick", "worker") else proctor.answer(7)
+
+    handler = proctor.Handler(
+        ("getppid",), close_later if where == "coroutine" else decide, quick=where != "worker"
+    )
+    program = proctor.filter_for([handler])
+    assert program is not None
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    supervisor = proctor.Supervisor(
+        [handler], world=make_world(), observer=close if where == "observer" else None
+    )
+    with (
+        caplog.at_level(logging.ERROR, "proctor"),
+        spawn(
+            [caller, "call", "110"], program=program.compile().code, fds=((writer, 1),)
+        ) as target,
+        open(reader) as file,
+    ):
+        os.close(writer)
+        supervisor.start()
+        supervisor.add(
+            proctor.Listener(target.take_listener()), on_end=close if where == "end" else None
+        )
+        answer = 7 if where in ("observer", "end") else -errno.ENOSYS
+        assert file.read() == f"110 = {answer}\n"
+        assert target.wait(30) == 0
+        assert ended.wait(30)
+        assert supervisor._thread is not None
+        supervisor._thread.join(30)
+        assert not supervisor._thread.is_alive()
+        assert supervisor.listeners == 0
+    assert not caplog.records
+
+
+def test_the_end_is_told_though_a_listener_cannot_be_closed(
+    make_world: Callable[..., KernelWorld], caller: str
+) -> None:
+    """Somebody closed its descriptor by number."""
+    from proctor.kernel.launch import spawn
+
+    class Listener(proctor.Listener):
+        def close(self) -> None:
+            super().close()
+            raise OSError(errno.EBADF, "what a number that is closed already leads to")
+
+    ended: list[str] = []
+    program = proctor.filter_for([proctor.Handler(("getppid",), lambda call: None)])
+    assert program is not None
+    with (
+        spawn([caller, "call", "39"], program=program.compile().code, fds=()) as target,
+        proctor.Supervisor(world=make_world()).start() as supervisor,
+    ):
+        supervisor.add(Listener(target.take_listener()), on_end=lambda: ended.append("told"))
+        assert target.wait(30) == 0
+        assert supervisor.wait(30)
+    assert ended == ["told"]
+
+
+def test_a_listener_that_cannot_be_added_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a supervisor, and with a copy of its listener open, the command's children would wait
+    for ever."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    handler = proctor.Handler(("getppid",), lambda call: None)
+    monkeypatch.setattr("proctor.kernel.engine.Engine.add", full)
+    with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+        proctor.spawn(["true"], [handler])
+
+
+def test_a_listener_that_cannot_be_set_up_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bad(*_: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    handler = proctor.Handler(("getppid",), lambda call: None)
+    monkeypatch.setattr(proctor.Listener, "set_flags", bad)
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        proctor.spawn(["true"], [handler])

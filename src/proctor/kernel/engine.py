@@ -188,9 +188,7 @@ class Engine:
             self._served.pop(ours, None)
             os.close(ours)
         if self._closed and self._event >= 0:
-            while (
-                self._served
-            ):  # one by one: another thread may fork, and after_fork() close the rest
+            while self._served:  # one by one: if another thread forks, after_fork() closes the rest
                 os.close(self._served.popitem()[0])
             self._epoll.close()
             os.close(self._event)

@@ -267,7 +267,7 @@ class Decider:
             )
         except BaseException as problem:
             job.error = problem
-            if not job.served.keep:  # otherwise: its new owner closed the listener
+            if not (job.served.keep or job.served.given_up):  # otherwise it may be closed already
                 log(f"{who} could not be obeyed; answered: {self._rules.on_error}")
             verdict = self._rules.on_error
         self._finish(job, verdict, who, delivered)
@@ -362,7 +362,10 @@ def release(served: Served, lock: Lock) -> None:
         if served.running or served.keep or served.closed:
             return
         served.closed = True
-    served.listener.close()
+    try:
+        served.listener.close()
+    except OSError:
+        log("a listener could not be closed")
 
 
 def _lives(job: Job) -> bool:
