@@ -93,3 +93,30 @@ def test_the_command_writes_the_file(tmp_path: Path) -> None:
     subprocess.run([*command, "--out", str(out)], check=True, timeout=60)
     shown = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
     assert out.read_text(encoding="utf-8") == shown.stdout == draw.render()
+
+
+def test_what_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "proctor.model.draw"]
+    where = str(tmp_path / "none" / "a.svg")
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    name = "python -m proctor.model.draw"
+    assert done.stderr == f"{name}: standard output: No space left on device\n"
+    assert done.returncode == 1
+    done = subprocess.run(
+        [*command, "--out", where], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{name}: {where}: No such file or directory\n"
+
+
+def test_a_reader_that_leaves_is_no_trouble() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "proctor.model.draw"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as drawing:
+        assert drawing.stdout is not None and drawing.stderr is not None
+        drawing.stdout.close()
+        assert drawing.stderr.read() == b""
+        assert drawing.wait(60) == 1

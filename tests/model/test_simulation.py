@@ -301,6 +301,31 @@ def test_a_chart_of_a_run(tmp_path: Any) -> None:
     assert draw([], "nothing")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--calls", "0"], ["--calls", "x"], ["--episode", "-1"], ["--seed", "1e3"]]
+)
+def test_wrong_numbers_are_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        simulate.main(arguments)
+    assert ended.value.code == 2
+    assert f"argument {arguments[0]}: " in capsys.readouterr().err
+
+
+def test_a_chart_that_cannot_be_written(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Is found before a long run where that can be, and ends no run without its report."""
+    with pytest.raises(SystemExit) as ended:
+        simulate.main(["--trace", str(tmp_path / "none" / "run.svg")])
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert "run.svg: No such file or directory" in said.err
+    assert simulate.main(["--seed", "1", "--episode", "0", "--trace", "/dev/full"]) == 1
+    said = capsys.readouterr()
+    assert "episodes" in said.out and "drawn" not in said.out
+    assert said.err == "--trace /dev/full: No space left on device\n"
+
+
 # Found by the simulation ----------------------------------------------------------------------------
 
 

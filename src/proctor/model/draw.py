@@ -8,6 +8,7 @@ A test holds ``docs/notification.svg`` to what the table renders now.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -355,11 +356,24 @@ def main(arguments: Iterable[str] | None = None) -> int:
     )
     parser.add_argument("--out", metavar="FILE.svg", help="where to write it")
     given = parser.parse_args(None if arguments is None else list(arguments))
-    if given.out is None:
-        sys.stdout.write(render())
-    else:
-        with open(given.out, "w", encoding="utf-8", newline="\n") as file:
-            file.write(render())
+    try:
+        if given.out is None:
+            sys.stdout.write(render())
+            sys.stdout.flush()
+        else:
+            with open(given.out, "w", encoding="utf-8", newline="\n") as file:
+                file.write(render())
+    except OSError as problem:
+        if (
+            given.out is None
+        ):  # what could not be written is still in the buffer, and the end flushes
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(problem, BrokenPipeError):
+            print(
+                f"{parser.prog}: {given.out or 'standard output'}: {problem.strerror}",
+                file=sys.stderr,
+            )
+        return 1
     return 0
 
 

@@ -1,8 +1,8 @@
-"""The supervisor, simulated: ``python -m proctor.model.simulate --seed N --calls N``.
+"""The supervisor, simulated on machines that a seed makes up: ``python -m proctor.model.simulate``.
 
 A run is a row of episodes (:mod:`proctor.model.sim_episode`), each a machine of its own with its
-own seed (:mod:`proctor.model.sim_settings`).  A violated invariant (:mod:`proctor.model.sim_ledger`) is found again with the command
-that is printed, which plays the one episode.
+own seed (:mod:`proctor.model.sim_settings`).  A violated invariant (:mod:`proctor.model.sim_ledger`) is found
+again with the command that is printed, which plays the one episode.
 
 ``--trace`` prints the last events, ``--trace FILE.svg`` draws them as a sequence chart, and
 ``--nightly`` is a run for a night.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import signal
 import sys
 import time
 from collections import Counter
@@ -93,18 +94,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m proctor.model.simulate", description=(__doc__ or "").split("\n\n")[0]
     )
-    parser.add_argument("--seed", type=int, help="by default the time")
-    parser.add_argument("--calls", type=int, default=20_000, metavar="N")
+    parser.add_argument("--seed", type=int, metavar="N", help="by default the time")
+    parser.add_argument(
+        "--calls", type=_from(1), default=20_000, metavar="N",
+        help="at least so many, whole episodes (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--nightly", action="store_true", help=f"{NIGHTLY:,} calls")
-    parser.add_argument("--episode", type=int, metavar="N", help="only this one")
+    parser.add_argument("--episode", type=_from(0), metavar="N", help="only this one, from 0 on")
     parser.add_argument("--kind", choices=KINDS, help="only machines of this kind")
     parser.add_argument(
         "--trace", nargs="?", const="", metavar="FILE.svg",
-        help="print the last events, or draw them",
+        help="print the last events of the last episode, or draw them as a sequence chart",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     seed = options.seed if options.seed is not None else int(time.time())
     calls = NIGHTLY if options.nightly else options.calls
+    if options.trace:
+        try:  # a long run should not end with that
+            open(options.trace, "a", encoding="utf-8").close()
+        except OSError as problem:
+            parser.error(f"--trace {options.trace}: {problem.strerror}")
     print(f"seed {seed}", flush=True)
     began = time.perf_counter()
     report = simulate(seed, calls, only=options.episode, kind=options.kind)
@@ -115,9 +124,9 @@ def main(arguments: list[str] | None = None) -> int:
         f"{report.calls:10}  calls in {report.episodes} episodes, {seconds:.1f} s, "
         f"{seconds / max(1, report.calls) * 1e6:.0f} µs each"
     )
-    _trace(report, options.trace)
+    traced = _trace(report, options.trace)
     if report.failed is None:
-        return 0
+        return 0 if traced else 1
     print(f"\nVIOLATED: {report.failed.violation}")
     print(f"machine: {report.failed.settings}")
     kind = f" --kind {options.kind}" if options.kind else ""
@@ -127,23 +136,44 @@ def main(arguments: list[str] | None = None) -> int:
     return 1
 
 
-def _trace(report: Report, where: str | None) -> None:
+def _from(least: int) -> Callable[[str], int]:
+    """What reads a whole number that is not below ``least``."""
+
+    def whole(text: str) -> int:
+        if (number := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+        return number
+
+    whole.__name__ = "int"  # argparse names it when the text is no number
+    return whole
+
+
+def _trace(report: Report, where: str | None) -> bool:
+    """Prints or draws the last events; False if the drawing could not be written."""
     if report.last is None:
-        return
+        return True
+    drawn = True
     events = report.last.events
     if where:
         from proctor.model.sim_chart import draw
 
-        with open(where, "w", encoding="utf-8") as file:
-            file.write(draw(events, f"seed {report.seed}, episode {report.last.number}"))
-        print(f"drawn: {where}")
+        try:
+            with open(where, "w", encoding="utf-8") as file:
+                file.write(draw(events, f"seed {report.seed}, episode {report.last.number}"))
+            print(f"drawn: {where}")
+        except OSError as problem:
+            print(f"--trace {where}: {problem.strerror}", file=sys.stderr)
+            drawn = False
     if where == "" or report.failed is not None:
         print("\nthe last events:")
         for event in events[-60:]:
             about = f"#{event.call}" if event.call else ""
             whom = f" ({event.other})" if event.other else ""
             print(f"{event.now:12.6f}  {event.who:12} {event.kind:15} {about:8} {event.text}{whom}")
+    return drawn
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # "| head" ends it without a word
     sys.exit(main())
