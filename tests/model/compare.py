@@ -17,6 +17,7 @@ from itertools import accumulate
 from model.operations import NAMES, OPERATIONS, Choices
 from model.probed import missing, unlike
 from model.real import NeverQuiet
+from model.support import release, some
 from model.twins import Difference, World
 
 EPISODE = 150
@@ -118,10 +119,10 @@ def scarce(counts: Counter[str]) -> list[str]:
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=FULL)
+    parser.add_argument("--steps", type=some, default=FULL)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--profile", help="a release; else the newest, without what the kernel lacks"
+        "--profile", type=release, help="a release; else the newest, without what the kernel lacks"
     )
     parser.add_argument("--no-shrink", action="store_true", help="only name the episode")
     options = parser.parse_args()

@@ -208,10 +208,10 @@ def caught(number: int, steps: int = STEPS, seed: int = 0) -> tuple[bool, str]:
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--one", type=int)
+    parser.add_argument("--one", type=int, help="only the one of this number, in this process")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lacks", default="")
+    parser.add_argument("--lacks", default="", help="features the kernel lacks, for --one")
     options = parser.parse_args()
     if options.one is not None:
         lacks = tuple(name for name in options.lacks.split(",") if name)

@@ -22,6 +22,7 @@ from model.operations.programs import ret, row
 from model.operations.tasks import born, wait_for
 from model.operations.waiting import poll_once
 from model.real import NeverQuiet
+from model.support import release
 from model.twins import Difference, Twin, World
 from proctor.kernel import abi
 from proctor.model import install, pidfds
@@ -322,7 +323,9 @@ def _age(name: str) -> tuple[int, ...]:
 def main() -> int:
     """The command: 1 if the kernel lacks what its release has."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--profile", help="the release it is; features ported back are no fault")
+    parser.add_argument(
+        "--profile", type=release, help="the release it is; features ported back are no fault"
+    )
     options = parser.parse_args()
     has, lacks = found()
     wanted = of_release(options.profile) if options.profile else has

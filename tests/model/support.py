@@ -1,10 +1,12 @@
-"""Programs in cBPF and a monitor, for tests of the model."""
+"""Programs in cBPF, a monitor, and words on command lines, for tests of the model."""
 
 from __future__ import annotations
 
+import argparse
 import struct
 
 from proctor.kernel import abi
+from proctor.model.features import of_release
 from proctor.model.kernel import Kernel
 from proctor.model.linux import NR
 from proctor.model.program import Program
@@ -85,3 +87,19 @@ def addfd(
 def addfd_number(size: int) -> int:
     """ADDFD's ioctl number for a struct of ``size`` bytes."""
     return 0x40002103 | size << 16
+
+
+def some(text: str) -> int:
+    """An option's number of steps: one at least, since no steps never differ."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def release(text: str) -> str:
+    """An option's release of the kernel, as in "5.10"."""
+    try:
+        of_release(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no release such as 5.10") from None
+    return text

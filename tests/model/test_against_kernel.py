@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -145,3 +148,23 @@ def test_every_mutation_changes_the_model_as_it_is():
         source = Path(spec.origin).read_text(encoding="utf-8")
         assert source.count(mutation.right) == 1, mutation.name
     assert len(mutations.MUTATIONS) >= 20
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "word"),
+    [
+        ("compare", "--steps", "0"),
+        ("stage.drawing", "--steps", "-4"),
+        ("compare", "--profile", "new"),
+        ("probed", "--profile", "6.x"),
+    ],
+)
+def test_a_run_of_nothing_is_refused(command: str, option: str, word: str) -> None:
+    """Else it would find no difference."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"model.{command}", option, word],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"error: argument {option}: " in done.stderr
+    assert "Traceback" not in done.stderr

@@ -28,7 +28,7 @@ _CALLS = 4000
 #: Seconds after which it is enough, however few calls that were.
 _LONG_ENOUGH = 2.0
 _NAME = "ADDFD with SEND survives a signal"
-_MEANING = "none: proctor holds signals back while it hands descriptors over"
+_MEANING = "nothing changes, since proctor holds signals back while it hands over"
 _NUMBER, _STOP = 100, 101
 
 # The target makes a call that exists nowhere (number 4242) and counts the answers that are wrong.

@@ -20,6 +20,7 @@ from model.stage.choices import Draw
 from model.stage.operations import OPERATIONS
 from model.stage.playing import Difference, LeftOpen, Stage
 from model.stage.probing import missing
+from model.support import some
 
 EPISODE = 120
 Step = tuple[int, int]
@@ -111,7 +112,7 @@ def run(
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=50_000)
+    parser.add_argument("--steps", type=some, default=50_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-shrink", action="store_true", help="only name the episode")
     options = parser.parse_args()
