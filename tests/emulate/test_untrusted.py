@@ -165,3 +165,37 @@ def test_a_parent_that_cannot_be_kept_is_reaped(monkeypatch: pytest.MonkeyPatch)
         assert "no pidfd of the performers' parent" in verdict.reason
         with pytest.raises(ChildProcessError):
             os.waitpid(started[0], os.WNOHANG)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes on groups")
+@pytest.mark.parametrize("groups", [30_000, 65_536])
+def test_a_caller_that_cannot_be_told_costs_nobody_else(groups: int) -> None:
+    """More groups than one packet holds: sooner or later than the kernel, it is refused in words."""
+    troubles: list[str] = []
+    with (
+        caller() as other,
+        caller(lambda: os.setgroups(range(1, groups + 1))) as one,
+        Performers(on_trouble=troubles.append) as performers,
+    ):
+        parent = performers.pool._control
+        verdict = performers.perform(one.call("openat", AT_FDCWD, b"/etc/passwd", os.O_RDONLY, 0))
+        assert isinstance(verdict, Deny)
+        assert verdict.errno == errno.EPERM
+        assert "groups" in verdict.reason
+        assert performers.pool._control is parent, "what others have performed died with it"
+        assert other.performed(performers, "open", b"/etc/passwd", os.O_RDONLY)[0] == "fd"
+    assert len(troubles) == 1
+
+
+def test_want_of_memory_ends_no_other_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(sock: socket.socket, data: bytes, fds: object = ()) -> None:
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    with caller() as one, Performers() as performers:
+        parent = performers.pool._control
+        with monkeypatch.context() as patch:
+            patch.setattr(wire, "send", short)
+            said = one.performed(performers, "open", b"/etc/passwd", os.O_RDONLY)
+        assert said == ("errno", errno.EPERM)
+        assert performers.pool._control is parent
+        assert one.performed(performers, "open", b"/etc/passwd", os.O_RDONLY)[0] == "fd"

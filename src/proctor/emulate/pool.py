@@ -253,9 +253,16 @@ class Pool:
             os.close(pidfd)
 
     def order(self, spec: dict[str, Any], fds: list[int]) -> socket.socket:
-        """Have the parent fork a child for ``spec``; our end of its socket."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """Have the parent fork a child for ``spec``; our end of its socket.
+
+        :raises PerformerTrouble: it cannot be had; what others have performed goes on.
+        """
         message = marshal.dumps(spec)
+        if len(message) > wire.LONGEST:
+            raise PerformerTrouble(
+                f"the caller has too many groups ({len(spec['groups'])}) or ranges of ids for a performer"
+            )
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with self._control_lock:
                 for last in (False, True):
@@ -263,8 +270,10 @@ class Pool:
                         wire.send(self._start(), message, [theirs.fileno(), *fds])
                         break
                     except OSError as error:
-                        self._stop()
-                        if last or error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                        ended = error.errno in (errno.EPIPE, errno.ECONNRESET)
+                        if ended:
+                            self._stop()
+                        if last or not ended:
                             raise PerformerTrouble(
                                 f"the performers' parent cannot be reached: {scarce.why(error)}"
                             ) from None
