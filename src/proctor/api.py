@@ -240,7 +240,7 @@ def spawn(
             on_deadline=on_deadline,
             observer=observer,
             describe=describe,
-            performer=performer or ours,
+            performer=ours if performer is None else performer,
             world=world,
         )
         if ours is not None:

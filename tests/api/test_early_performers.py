@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -86,6 +87,24 @@ def test_performers_are_there_before_the_first_call(which: str) -> None:
             assert Path(f"/proc/self/fdinfo/{made._pidfd}").read_text().find("Pid:\t-1") < 0
         assert process.stdin is not None
         process.stdin.close()
+
+
+def test_a_performer_that_counts_as_false_is_one() -> None:
+    class Empty(list[int]):
+        def __call__(self, call: proctor.Call, verdict: proctor.Verdict) -> proctor.Verdict:
+            return proctor.deny(errno.EXDEV)
+
+    script = "import os\ntry: os.open('/nowhere', os.O_CREAT)\nexcept OSError as e: print(e.errno)"
+    handler = proctor.on("openat", when=proctor.Condition("flags", "&=", os.O_CREAT, os.O_CREAT))(
+        lambda call: proctor.perform()
+    )
+    done = proctor.run(
+        [sys.executable, "-I", "-S", "-c", script],
+        [handler],
+        performer=Empty(),
+        capture_output=True,
+    )
+    assert done.stdout == b"%d\n" % errno.EXDEV
 
 
 def test_the_asyncio_twin_starts_them_too() -> None:

@@ -132,7 +132,7 @@ class Engine(Protocol):
 
 
 class Lock(Protocol):
-    """Mutual exclusion, as :class:`threading.Lock`: held briefly, never over a call of the kernel."""
+    """Mutual exclusion, as :class:`threading.Lock`: held briefly, over nothing that can take long."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take it, or with ``blocking`` False try to."""
