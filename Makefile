@@ -26,7 +26,7 @@ packages: ## what the tests want from apt (root only; others skip what is missin
 	@sh tools/test-packages
 
 demo: ## watch an unprivileged container make device nodes
-	@PYTHON='$(PYTHON)' sh examples/demo/demo.sh
+	@PYTHON='$(PYTHON)' sh examples/demo/demo.sh || test $$? -eq 77  # 77: all that was shown worked
 
 test: $(STAMP) packages ## everything, against the real kernel
 	$(BIN)/python -m pytest -q tests $(PYTEST)

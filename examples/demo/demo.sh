@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 PYTHON="${PYTHON:-python3}"
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "demo: $PYTHON is older than Python 3.11; try make demo PYTHON=python3.12" >&2
+    echo "demo: $PYTHON is not Python 3.11 or newer; try make demo PYTHON=python3.12" >&2
     exit 1
 }
 VENV="${VENV:-.venv-demo-$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')}"
