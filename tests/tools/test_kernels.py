@@ -23,6 +23,7 @@ from kernels import cpio, packages, report  # noqa: E402
         ("6.1", ("6.1", "", False)),
         ("5.10@bullseye", ("5.10", "bullseye", False)),
         ("?@sid", ("", "sid", True)),
+        ("linux-image-6.1.0-50-amd64", ("linux-image-6.1.0-50-amd64", "", False)),
         ("5.4@/some/where.list", ("5.4", "/some/where.list", False)),
     ],
 )
@@ -30,9 +31,20 @@ def test_names_of_kernels(text: str, wanted: tuple[str, str, bool]) -> None:
     assert tuple(packages.parse(text)) == wanted
 
 
-def test_a_name_of_nothing_is_refused() -> None:
+@pytest.mark.parametrize("text", ["?", "", "@", "6.1@", "abc", "6.x@sid"])
+def test_a_name_of_nothing_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="names no kernel"):
-        packages.parse("?")
+        packages.parse(text)
+
+
+def test_the_command_says_so_in_a_line() -> None:
+    done = subprocess.run(
+        [sys.executable, str(TOOLS / "test-kernels"), "abc"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    said = "error: 'abc' names no kernel, as 6.1 and 5.10@bullseye do"
+    assert done.stderr.splitlines()[-1].endswith(said)
 
 
 @pytest.mark.skipif(shutil.which("busybox") is None, reason="no busybox to unpack with")

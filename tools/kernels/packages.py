@@ -53,10 +53,14 @@ class KernelImage(NamedTuple):
 
 
 def parse(text: str) -> Wanted:
-    """A kernel's name on the command line."""
-    what, _, where = text.removeprefix("?").partition("@")
-    if not what and not where:
-        raise ValueError(f"{text!r} names no kernel")
+    """A kernel's name on the command line: a version, or a package's name, and where it is.
+
+    :raises ValueError: it is neither.
+    """
+    what, at, where = text.removeprefix("?").partition("@")
+    named = re.fullmatch(r"\d+(\.\d+)*", what) or what.startswith("linux-")
+    if bool(at) != bool(where) or not (named or (where and not what)):
+        raise ValueError(f"{text!r} names no kernel, as 6.1 and 5.10@bullseye do")
     return Wanted(what, where, text.startswith("?"))
 
 
