@@ -48,3 +48,22 @@ def test_the_package_docstring_runs(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout == "refused\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_performers_of_ones_own_are_given_as_the_documentation_says() -> None:
+    """docs/policy.md: O_PATH is left to the kernel."""
+    import proctor
+    from proctor.emulate import Performers
+
+    @proctor.on("openat")
+    def performed(call: proctor.Call) -> proctor.Verdict:
+        return proctor.perform()
+
+    text = (README.parent / "docs" / "policy.md").read_text()
+    written = re.search(r"performer=(lambda call, verdict: own\.perform\(.*?\))\)`", text)
+    assert written is not None
+    opens = [sys.executable, "-c", "import os; os.open('/', os.O_PATH)"]
+    assert proctor.run(opens, [performed], stderr=subprocess.DEVNULL).returncode == 1
+    with Performers(o_path="run") as own:
+        performer = eval(written[1], {"own": own})
+        assert proctor.run(opens, [performed], performer=performer).returncode == 0
