@@ -163,6 +163,7 @@ def test_ctrl_c_while_closing_leaves_nothing_open(
     assert done == ["closed"]
     assert supervisor._thread is not None
     supervisor._thread.join(30)
+    assert not supervisor._thread.is_alive()
 
 
 def test_close_goes_on_where_a_listener_was_closed_by_somebody_else(
@@ -252,6 +253,21 @@ def test_waking_a_closed_poller_touches_nothing() -> None:
     poller.close()
     poller.wake()
     poller.close()
+
+
+def test_a_poller_that_is_closed_under_a_wait_ends_it() -> None:
+    for _ in range(50):
+        poller = EpollPoller()
+        thread = threading.Thread(target=poller.wait, args=(None,))
+        thread.start()
+        while not poller._waits:
+            os.sched_yield()
+        poller.wake()
+        poller.close()
+        thread.join(30)
+        assert not thread.is_alive()
+        assert poller._epoll.closed
+        assert poller._event == -1
 
 
 def test_a_listener_that_cannot_be_watched_is_not_served() -> None:

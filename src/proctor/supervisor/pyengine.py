@@ -71,6 +71,7 @@ class EpollPoller:
         self._epoll = select.epoll()
         #: Nobody writes to a number that is being closed: it may be another file's then.
         self._lock = threading.Lock()
+        self._waits = self._closed = False
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._event, POLLIN)
 
@@ -87,16 +88,24 @@ class EpollPoller:
 
     def wait(self, timeout: float | None) -> list[tuple[int, int]]:
         """See :class:`Poller`."""
-        found = self._epoll.poll(timeout, 64)
-        for at, (fd, _) in enumerate(found):
-            if fd == self._event:
-                try:
-                    self._os.eventfd_read(fd)
-                except BlockingIOError:
-                    pass
-                del found[at]
-                break
-        return found
+        with self._lock:
+            self._waits = True
+        try:
+            found = self._epoll.poll(timeout, 64)
+            for at, (fd, _) in enumerate(found):
+                if fd == self._event:
+                    try:
+                        self._os.eventfd_read(fd)
+                    except BlockingIOError:
+                        pass
+                    del found[at]
+                    break
+            return found
+        finally:
+            with self._lock:
+                self._waits = False
+                if self._closed:
+                    self._give_back()
 
     def ready(self, fd: int) -> bool:
         """See :class:`Poller`."""
@@ -107,8 +116,10 @@ class EpollPoller:
     def wake(self) -> None:
         """See :class:`Poller`."""
         with self._lock:
-            if self._event < 0:
-                return
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._event >= 0:
             try:
                 self._os.eventfd_write(self._event, 1)
             except BlockingIOError:
@@ -116,11 +127,18 @@ class EpollPoller:
 
     def close(self) -> None:
         """See :class:`Poller`."""
-        self._epoll.close()
         with self._lock:
-            event, self._event = self._event, -1
-            if event >= 0:
-                self._os.close(event)
+            self._closed = True
+            if self._waits:
+                self._wake()  # what is closed under a wait does not end it: the waiting thread closes
+            else:
+                self._give_back()
+
+    def _give_back(self) -> None:
+        self._epoll.close()
+        event, self._event = self._event, -1
+        if event >= 0:
+            self._os.close(event)
 
 
 class _Served:
