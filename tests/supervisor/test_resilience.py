@@ -101,6 +101,12 @@ def test_deadline_verdict_must_be_repeatable(make_world: Callable[..., KernelWor
             proctor.Supervisor(world=make_world(), deadline=1, on_deadline=verdict)
 
 
+def test_a_performer_is_called(make_world: Callable[..., KernelWorld]) -> None:
+    """Said at once, and not with the first call that is to be performed."""
+    with pytest.raises(TypeError, match=r"performer=<object .*>: it is called with"):
+        proctor.Supervisor(world=make_world(), performer=object())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("failures", [1, 40])
 @pytest.mark.parametrize("kind", ["worker", "async"])
 def test_no_threads_to_be_had(

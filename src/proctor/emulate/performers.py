@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from proctor.call.call import Call
+    from proctor.call.verdict import Perform
 
 _TRIES: Final = 5
 #: Replies by which a performer gives something that the caller has not got.
@@ -44,6 +45,8 @@ class Performers:
 
         with Performers() as performers:
             verdict = performers.perform(call)
+
+    or ``Supervisor(..., performer=performers)``: then whoever made it closes it.
 
     A performer has the caller's namespaces, root, working directory, umask, ids, groups and
     capabilities; ``open`` happens there and nowhere else, so it can never do more than the caller
@@ -139,6 +142,10 @@ class Performers:
         """
         with self._lock:
             self.owners = self.owners | {os.stat(f"/proc/{pid}/ns/user").st_ino}
+
+    def __call__(self, call: Call, verdict: Perform) -> Verdict:
+        """What ``performer=`` of a supervisor takes: carry ``perform(allow=...)`` out."""
+        return self.perform(call, allow=verdict.allow)
 
     def perform(
         self, call: Call, allow: Allow | None = None, *, refusal: int = errno.EACCES

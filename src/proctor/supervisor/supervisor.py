@@ -81,6 +81,8 @@ class Supervisor:
         describe: bool = False,
         world: World | None = None,
     ) -> None:
+        if performer is not None and not callable(performer):
+            raise TypeError(f"performer={performer!r}: it is called with (call, verdict)")
         if world is None:
             from proctor.supervisor.world import KernelWorld
 
