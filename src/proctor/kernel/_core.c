@@ -599,24 +599,23 @@ static char **split(const char *blob, Py_ssize_t size) {
 static PyObject *core_launch(PyObject *Py_UNUSED(module), PyObject *args) {
     struct plan p = {0};
     int problem, pid, fds[3] = {-1, -1, -1};
-    Py_buffer board;
-    const char *argv, *candidates, *env, *step;
-    Py_ssize_t sizes[3], program_size, fds_size, groups_size, unused;
+    enum { BOARD, ARGV, CANDIDATES, ENV, CWD, FDS, PROGRAM, UID_MAP, GID_MAP, GROUPS, ALL };
+    Py_buffer b[ALL] = {{0}}; /* no '#': what 3.13 builds would then not run on 3.11 */
+    const char *step;
     if (!PyArg_ParseTuple(
-            args, "w*y#y#y#z#y#z#Iiiz#z#pLLz#Lipiik", &board, &argv, &sizes[0], &candidates,
-            &sizes[1], &env, &sizes[2], &p.cwd, &unused, &p.fds, &fds_size, &p.program.filter,
-            &program_size, &p.filter_flags, &p.no_new_privs, &p.namespaces, &p.uid_map, &unused, &p.gid_map,
-            &unused, &p.deny_setgroups, &p.uid, &p.gid, &p.groups, &groups_size, &p.umask,
-            &p.process_group, &p.new_session, &p.foreground_tty, &p.death_signal,
-            &p.ignored_signals))
+            args, "w*y*y*y*z*y*z*Iiiz*z*pLLz*Lipiik", &b[BOARD], &b[ARGV], &b[CANDIDATES], &b[ENV],
+            &b[CWD], &b[FDS], &b[PROGRAM], &p.filter_flags, &p.no_new_privs, &p.namespaces,
+            &b[UID_MAP], &b[GID_MAP], &p.deny_setgroups, &p.uid, &p.gid, &b[GROUPS], &p.umask,
+            &p.process_group, &p.new_session, &p.foreground_tty, &p.death_signal, &p.ignored_signals))
         return NULL;
-    p.board = board.buf;
-    p.program.len = (unsigned short)(program_size / 8);
-    p.fd_count = (size_t)fds_size / sizeof(struct pair);
-    p.group_count = (size_t)groups_size / sizeof(unsigned int);
-    p.argv = split(argv, sizes[0]);
-    p.candidates = split(candidates, sizes[1]);
-    p.env = split(env, sizes[2]);
+    p.board = b[BOARD].buf, p.cwd = b[CWD].buf, p.fds = b[FDS].buf, p.groups = b[GROUPS].buf;
+    p.uid_map = b[UID_MAP].buf, p.gid_map = b[GID_MAP].buf, p.program.filter = b[PROGRAM].buf;
+    p.program.len = (unsigned short)(b[PROGRAM].len / 8);
+    p.fd_count = (size_t)b[FDS].len / sizeof(struct pair);
+    p.group_count = (size_t)b[GROUPS].len / sizeof(unsigned int);
+    p.argv = split(b[ARGV].buf, b[ARGV].len);
+    p.candidates = split(b[CANDIDATES].buf, b[CANDIDATES].len);
+    p.env = split(b[ENV].buf, b[ENV].len);
     if (p.argv == NULL || p.candidates == NULL || p.env == NULL) {
         PyErr_NoMemory();
     } else {
@@ -629,7 +628,8 @@ static PyObject *core_launch(PyObject *Py_UNUSED(module), PyObject *args) {
     }
     PyMem_Free(p.argv), PyMem_Free(p.candidates), PyMem_Free(p.env);
     pid = p.board->target;
-    PyBuffer_Release(&board);
+    for (int i = 0; i < ALL; i++)
+        PyBuffer_Release(&b[i]);
     return PyErr_Occurred() != NULL
         ? NULL : Py_BuildValue("(iiii)", pid, fds[PIDFD], fds[LISTENER], fds[STATUS]);
 }

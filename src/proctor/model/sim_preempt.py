@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 #: The code in which threads are left: files that begin with one of these names.
 WATCHED: Final[list[str]] = [str(Path(watched.__file__).parent)]
 
+#: Whether the same bytecodes are seen each time.  Since Python 3.12 (PEP 669) code is instrumented
+#: for them only once somebody has asked, so that a first run sees fewer than a second, and neither
+#: follows from its seed alone: there threads are left between lines.
+_STEADY: Final = sys.version_info < (3, 12)
+
 
 class Preemption:
     """Traces the threads of one episode.
@@ -37,7 +42,7 @@ class Preemption:
         self._schedule = schedule
         self._random = random
         self._rate = 1.0 / every
-        self._bytecodes = bytecodes
+        self._bytecodes = bytecodes and _STEADY
         self._left = 0
         self._files: dict[str, bool] = {}
         #: Nobody is left: it is the simulation that looks at the supervisor.
