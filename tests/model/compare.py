@@ -7,13 +7,13 @@ the few steps that make it.
 from __future__ import annotations
 
 import argparse
-import bisect
-import random
 import sys
 import time
 from collections import Counter
 from itertools import accumulate
 
+from model import drawn
+from model.drawn import Step
 from model.operations import NAMES, OPERATIONS, Choices
 from model.probed import missing, unlike
 from model.real import NeverQuiet
@@ -23,17 +23,12 @@ from model.twins import Difference, World
 EPISODE = 150
 #: A run of so many steps has each operation at least so often, or it proves too little.
 FULL, OFTEN = 50_000, 100
-Step = tuple[int, int]
 _WEIGHTS = list(accumulate(weight for _, weight in OPERATIONS))
 
 
 def plan(seed: int, steps: int) -> list[Step]:
     """The steps of one episode."""
-    source = random.Random(seed)
-    return [
-        (bisect.bisect_right(_WEIGHTS, source.randrange(_WEIGHTS[-1])), source.getrandbits(32))
-        for _ in range(steps)
-    ]
+    return drawn.plan(_WEIGHTS, seed, steps)
 
 
 def play(
@@ -66,19 +61,8 @@ def play(
 
 
 def shrink(steps: list[Step], profile: str | None = None, rounds: int = 200) -> list[Step]:
-    """Fewer steps that still differ: leave out pieces, then smaller ones."""
-    size = max(1, len(steps) // 2)
-    while size and rounds > 0:
-        at = 0
-        while at < len(steps) and rounds > 0:
-            rounds -= 1
-            fewer = steps[:at] + steps[at + size :]
-            if play(fewer, Counter(), profile)[0]:
-                steps = fewer
-            else:
-                at += size
-        size //= 2
-    return steps
+    """Fewer steps that still differ."""
+    return drawn.shrink(steps, lambda fewer: bool(play(fewer, Counter(), profile)[0]), rounds)
 
 
 def run(

@@ -7,8 +7,6 @@ the few steps that make it.
 from __future__ import annotations
 
 import argparse
-import bisect
-import random
 import re
 import resource
 import sys
@@ -16,6 +14,8 @@ import time
 from collections import Counter
 from itertools import accumulate
 
+from model import drawn
+from model.drawn import Step
 from model.stage.choices import Draw
 from model.stage.operations import OPERATIONS
 from model.stage.playing import Difference, LeftOpen, Stage
@@ -23,7 +23,6 @@ from model.stage.probing import missing
 from model.support import some
 
 EPISODE = 120
-Step = tuple[int, int]
 #: What a long report counts: all that a step can be.
 NAMES = frozenset(
     {
@@ -77,11 +76,7 @@ _WEIGHTS = list(accumulate(weight for _, weight in OPERATIONS))
 
 def plan(seed: int, steps: int) -> list[Step]:
     """The steps of one episode."""
-    source = random.Random(seed)
-    return [
-        (bisect.bisect_right(_WEIGHTS, source.randrange(_WEIGHTS[-1])), source.getrandbits(32))
-        for _ in range(steps)
-    ]
+    return drawn.plan(_WEIGHTS, seed, steps)
 
 
 def play(
@@ -117,19 +112,11 @@ def _kind(problem: str) -> str:
 def shrink(
     steps: list[Step], problem: str, lacks: tuple[str, ...], rounds: int = 300
 ) -> list[Step]:
-    """Fewer steps that still differ: leave out pieces, then smaller ones."""
-    size = max(1, len(steps) // 2)
-    while size and rounds > 0:
-        at = 0
-        while at < len(steps) and rounds > 0:
-            rounds -= 1
-            fewer = steps[:at] + steps[at + size :]
-            if _kind(play(fewer, Counter(), lacks, 0.3)[0]) == _kind(problem):
-                steps = fewer
-            else:
-                at += size
-        size //= 2
-    return steps
+    """Fewer steps that still differ in the same way."""
+    kind = _kind(problem)
+    return drawn.shrink(
+        steps, lambda fewer: _kind(play(fewer, Counter(), lacks, 0.3)[0]) == kind, rounds
+    )
 
 
 def run(
