@@ -39,7 +39,7 @@ test-model: $(STAMP) ## the model against the kernel, and the supervisor on the 
 
 test-kernels: $(STAMP) ## the comparison and tests on other kernels, emulated: KERNELS="6.1 5.10@bullseye"
 	@sh tools/test-packages kernels
-	$(BIN)/python tools/test-kernels $(KERNELS)
+	$(BIN)/python -m tools.kernels $(KERNELS)
 
 check: $(STAMP) ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check src tests bench examples tools

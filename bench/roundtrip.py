@@ -117,7 +117,7 @@ def in_turns(rounds: int, floor: Callable[[], float], ours: Callable[[], float])
 
 def unnotified(rounds: int, calls: int) -> Pair:
     """An un-notified call under 300 rules (half with argument conditions), and without a filter."""
-    from proctor.filter import tables
+    from proctor.syscalls import tables
 
     names = [name for name in sorted(tables.known_names("x86_64")) if name not in
              ("getppid", "execve", "write", "exit_group", "clock_gettime")][:300]  # fmt: skip

@@ -1,6 +1,51 @@
-"""For all tests: how fast something is, is no reason to fail (first uses import, and pages fault)."""
+"""Fixtures of all tests: victims, hard limits, and where a test cannot run."""
 
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 
+from tests.support.build import build
+from tests.support.lab import Lab
+
+# How fast something is, is no reason to fail: first uses import, and pages fault.
 settings.register_profile("proctor", deadline=None)
 settings.load_profile("proctor")
+
+#: Seconds after which a test is over, its processes killed; elsewhere it is pytest's ``timeout``.
+HARD_LIMITS = {"conformance": 30, "call": 60}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests their hard limits, and say why one cannot run elsewhere."""
+    machine = f"{platform.system()} {platform.machine()}"
+    for item in items:
+        limit = HARD_LIMITS.get(item.path.parent.name)
+        if limit is not None:
+            item.add_marker(pytest.mark.timeout(limit, method="signal"))
+        if "lab" in getattr(item, "fixturenames", ()) and machine != "Linux x86_64":
+            item.add_marker(
+                pytest.mark.skip(reason=f"the victim speaks x86-64 Linux, not {machine}")
+            )
+        if item.get_closest_marker("root") and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="needs root, to have another uid to be"))
+
+
+@pytest.fixture(scope="session")
+def victim_binary() -> Iterator[int]:
+    """The compiled victim, open: its path may be out of reach for another uid."""
+    fd = os.open(build(), os.O_RDONLY | os.O_CLOEXEC)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def lab(victim_binary: int) -> Iterator[Lab]:
+    """This test's victims, descriptors, threads and processes; all gone afterwards."""
+    made = Lab(victim_binary)
+    yield made
+    made.close()

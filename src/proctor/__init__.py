@@ -22,13 +22,6 @@ from typing import TYPE_CHECKING
 from proctor._version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from proctor.api import Process as Process
-    from proctor.api import filter_for as filter_for
-    from proctor.api import run as run
-    from proctor.api import spawn as spawn
-    from proctor.asyncapi import AsyncProcess as AsyncProcess
-    from proctor.asyncapi import run_async as run_async
-    from proctor.asyncapi import spawn_async as spawn_async
     from proctor.call.call import Call as Call
     from proctor.call.verdict import Verdict as Verdict
     from proctor.call.verdict import answer as answer
@@ -37,26 +30,33 @@ if TYPE_CHECKING:
     from proctor.call.verdict import let_run as let_run
     from proctor.call.verdict import let_run_unsafe as let_run_unsafe
     from proctor.call.verdict import perform as perform
+    from proctor.errors import AlreadyAnswered as AlreadyAnswered
+    from proctor.errors import CallerInvisible as CallerInvisible
+    from proctor.errors import CallError as CallError
+    from proctor.errors import CallGone as CallGone
+    from proctor.errors import CallOver as CallOver
+    from proctor.errors import FilterError as FilterError
+    from proctor.errors import LaunchError as LaunchError
+    from proctor.errors import MemoryUnreadable as MemoryUnreadable
+    from proctor.errors import NestedListener as NestedListener
+    from proctor.errors import NotPermitted as NotPermitted
+    from proctor.errors import NotReceived as NotReceived
+    from proctor.errors import PolicyError as PolicyError
+    from proctor.errors import ProctorError as ProctorError
+    from proctor.errors import RacyVerdict as RacyVerdict
+    from proctor.errors import TargetFdLimit as TargetFdLimit
+    from proctor.errors import Unsupported as Unsupported
     from proctor.filter.conditions import Condition as Condition
     from proctor.filter.rules import Filter as Filter
     from proctor.filter.rules import Rule as Rule
-    from proctor.kernel.errors import AlreadyAnswered as AlreadyAnswered
-    from proctor.kernel.errors import CallerInvisible as CallerInvisible
-    from proctor.kernel.errors import CallError as CallError
-    from proctor.kernel.errors import CallGone as CallGone
-    from proctor.kernel.errors import CallOver as CallOver
-    from proctor.kernel.errors import FilterError as FilterError
-    from proctor.kernel.errors import LaunchError as LaunchError
-    from proctor.kernel.errors import MemoryUnreadable as MemoryUnreadable
-    from proctor.kernel.errors import NestedListener as NestedListener
-    from proctor.kernel.errors import NotPermitted as NotPermitted
-    from proctor.kernel.errors import NotReceived as NotReceived
-    from proctor.kernel.errors import PolicyError as PolicyError
-    from proctor.kernel.errors import ProctorError as ProctorError
-    from proctor.kernel.errors import RacyVerdict as RacyVerdict
-    from proctor.kernel.errors import TargetFdLimit as TargetFdLimit
-    from proctor.kernel.errors import Unsupported as Unsupported
     from proctor.kernel.listener import Listener as Listener
+    from proctor.process.run import Process as Process
+    from proctor.process.run import filter_for as filter_for
+    from proctor.process.run import run as run
+    from proctor.process.run import spawn as spawn
+    from proctor.process.run_async import AsyncProcess as AsyncProcess
+    from proctor.process.run_async import run_async as run_async
+    from proctor.process.run_async import spawn_async as spawn_async
     from proctor.supervisor.handlers import Handler as Handler
     from proctor.supervisor.handlers import on as on
     from proctor.supervisor.jobs import Outcome as Outcome
@@ -70,13 +70,13 @@ _ERRORS = (
 _WHERE: dict[str, str] = {
     name: module
     for module, names in {
-        "proctor.api": "Process filter_for run spawn",
-        "proctor.asyncapi": "AsyncProcess run_async spawn_async",
+        "proctor.process.run": "Process filter_for run spawn",
+        "proctor.process.run_async": "AsyncProcess run_async spawn_async",
         "proctor.call.call": "Call",
         "proctor.call.verdict": ("Verdict answer deny hand_over let_run let_run_unsafe perform"),
         "proctor.filter.conditions": "Condition",
         "proctor.filter.rules": "Filter Rule",
-        "proctor.kernel.errors": _ERRORS,
+        "proctor.errors": _ERRORS,
         "proctor.kernel.listener": "Listener",
         "proctor.supervisor.handlers": "Handler on",
         "proctor.supervisor.jobs": "Outcome",

@@ -9,21 +9,21 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from call_fakes import FakeListener, call
-from call_live import chroot, nr
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proctor.call import identity
 from proctor.call.caller import Caller
 from proctor.call.identity import CAPABILITIES, Ids, parse_cgroups, parse_status
-from proctor.kernel.errors import (
+from proctor.errors import (
     CallerInvisible,
     CallGone,
     CallOver,
     NotPermitted,
     Unsupported,
 )
+from tests.call.fakes import FakeListener, call
+from tests.call.live import chroot, nr
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into Linux's /proc")
 
@@ -397,7 +397,7 @@ def test_a_caller_may_go_at_any_point_and_nothing_stays_open() -> None:
 
 @linux
 def test_a_proc_of_another_pid_namespace_is_refused(tmp_path: object) -> None:
-    from proctor.call.procfiles import ProcFiles
+    from proctor.kernel.thread import ProcFiles
 
     os.symlink("1", f"{tmp_path}/self")
     with pytest.raises(Unsupported, match="pid namespace"):
@@ -408,7 +408,7 @@ def test_a_proc_of_another_pid_namespace_is_refused(tmp_path: object) -> None:
 @linux
 def test_a_recycled_number_cannot_slip_in() -> None:
     """What is pinned stays what it is: after the death there is nothing, whoever has the number."""
-    from proctor.call.procfiles import ProcFiles
+    from proctor.kernel.thread import ProcFiles
 
     child = os.fork()
     if child == 0:

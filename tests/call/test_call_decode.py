@@ -6,17 +6,16 @@ import errno
 import struct
 
 import pytest
-from call_fakes import FakeListener, FakeMemory, call
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proctor.call import flags
-from proctor.call.sockaddr import InetAddress, RawAddress, UnixAddress
-from proctor.call.structures import CloneArgs, EpollEvent, Limits, MmapArguments
-from proctor.call.values import Device, Mode, Timespec
-from proctor.filter import tables
-from proctor.filter.signatures import ABIS, signature
-from proctor.kernel.errors import CallError, CallGone, MemoryUnreadable
+from proctor.call.decode.sockaddr import InetAddress, RawAddress, UnixAddress
+from proctor.call.decode.structures import CloneArgs, EpollEvent, Limits, MmapArguments
+from proctor.call.decode.values import Device, Mode, Timespec
+from proctor.errors import CallError, CallGone, MemoryUnreadable
+from proctor.syscalls import flags, tables
+from proctor.syscalls.signatures import ABIS, signature
+from tests.call.fakes import FakeListener, FakeMemory, call
 
 GARBAGE = 0xDEADBEEF << 32
 NAME = 0x1000

@@ -10,14 +10,14 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from victim import bpf
-from victim.constants import NR
-from victim.lab import Child
 
 from proctor.call.call import Call
-from proctor.call.sockaddr import InetAddress, UnixAddress
+from proctor.call.decode.sockaddr import InetAddress, UnixAddress
+from proctor.errors import CallerInvisible, CallGone, CallOver, MemoryUnreadable
 from proctor.kernel import abi
-from proctor.kernel.errors import CallerInvisible, CallGone, CallOver, MemoryUnreadable
+from tests.support import bpf
+from tests.support.constants import NR
+from tests.support.lab import Child
 
 AT_FDCWD = -100
 PAGE = 4096
@@ -324,7 +324,7 @@ def test_nothing_is_left_open(notified: Callable) -> None:
 
 
 def test_numbers_of_the_victim_are_the_tables() -> None:
-    from proctor.filter import tables
+    from proctor.syscalls import tables
 
     assert all(tables.number(name) == number for name, number in NR.items())
 

@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from call_fakes import FakeListener, FakeMemory, call
 
 from proctor.call.call import Call
+from proctor.errors import CallerInvisible, CallOver
 from proctor.kernel.abi import AUDIT_ARCH_X86_64
-from proctor.kernel.errors import CallerInvisible, CallOver
 from proctor.kernel.notification import Notification
+from tests.call.fakes import FakeListener, FakeMemory, call
 
 NAME = 0x1000
 P = {NAME: b"/dev/null\0"}
@@ -220,9 +220,9 @@ def test_importable_without_the_native_core() -> None:
         "import sys\n"
         "sys.modules['proctor.kernel._core'] = None\n"
         "sys.modules['fcntl'] = None\n"
-        "import proctor.call.call, proctor.call.caller, proctor.call.paths, proctor.call.procfs\n"
-        "import proctor.call.sockaddr, proctor.call.flags, proctor.call.structures\n"
-        "import proctor.call.following, proctor.call.text, proctor.call.decode\n"
+        "import proctor.call.call, proctor.call.caller, proctor.call.path.resolve, proctor.call.path.procfs\n"
+        "import proctor.call.decode.sockaddr, proctor.syscalls.flags, proctor.call.decode.structures\n"
+        "import proctor.call.path.following, proctor.call.strace.line, proctor.call.decode.argument\n"
         "for heavy in ('asyncio', 'argparse', 'msgspec', 'logging', 'inspect', 'ctypes', 'socket'):\n"
         "    assert heavy not in sys.modules, heavy\n"
     )

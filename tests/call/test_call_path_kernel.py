@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from call_live import nr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from victim.harness import Actor
-from victim.lab import Lab
 
-from proctor.call import procfs
 from proctor.call.caller import Caller
-from proctor.call.paths import Located
-from proctor.call.walk import AT_FDCWD
+from proctor.call.path import procfs
+from proctor.call.path.resolve import Located
+from proctor.call.path.walk import AT_FDCWD
+from tests.call.live import nr
+from tests.support.harness import Actor
+from tests.support.lab import Lab
 
 O_PATH, O_NOFOLLOW, O_DIRECTORY = 0o10000000, 0o400000, 0o200000
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000

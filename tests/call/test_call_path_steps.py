@@ -10,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from call_live import nr
 
-from proctor.call import walk as rules
-from proctor.call.paths import Descriptors, Located, locate
-from proctor.call.walk import (
+from proctor.call.path import walk as rules
+from proctor.call.path.resolve import Descriptors, Located, locate
+from proctor.call.path.walk import (
     AT_FDCWD,
     RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
@@ -22,6 +21,7 @@ from proctor.call.walk import (
     Place,
     walk,
 )
+from tests.call.live import nr
 
 STEPS = "root start copy enter look above status mount read_link jump name_of".split()  # noqa: SIM905
 

@@ -10,17 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from call_live import chroot, nr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from victim.harness import Actor
-from victim.lab import Lab
 
-from proctor.call import paths
 from proctor.call.caller import Caller
-from proctor.call.paths import Located
-from proctor.call.walk import AT_FDCWD
-from proctor.kernel.errors import NotPermitted
+from proctor.call.path import resolve as paths
+from proctor.call.path.resolve import Located
+from proctor.call.path.walk import AT_FDCWD
+from proctor.errors import NotPermitted
+from tests.call.live import chroot, nr
+from tests.support.harness import Actor
+from tests.support.lab import Lab
 
 O_PATH, O_NOFOLLOW, O_DIRECTORY = 0o10000000, 0o400000, 0o200000
 

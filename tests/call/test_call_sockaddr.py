@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proctor.call import sockaddr
-from proctor.call.sockaddr import (
+from proctor.call.decode import sockaddr
+from proctor.call.decode.sockaddr import (
     Inet6Address,
     InetAddress,
     NetlinkAddress,

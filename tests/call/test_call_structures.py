@@ -6,14 +6,14 @@ import errno
 import struct
 
 import pytest
-from call_fakes import FakeMemory, call
-from kernel_types import SOURCE, KernelTypes
 
-from proctor.call import layouts
-from proctor.call.structures import NO_LIMIT, Frame, Limits, decoder
-from proctor.call.variants import Capabilities, FileHandle, SignalEvent
-from proctor.filter.signatures import ABIS, names, signature
-from proctor.kernel.errors import MemoryUnreadable
+from proctor.call.decode import layouts
+from proctor.call.decode.structures import NO_LIMIT, Frame, Limits, decoder
+from proctor.call.decode.variants import Capabilities, FileHandle, SignalEvent
+from proctor.errors import MemoryUnreadable
+from proctor.syscalls.signatures import ABIS, names, signature
+from tests.call.fakes import FakeMemory, call
+from tests.support.kernel_types import SOURCE, KernelTypes
 
 # Ours -> the kernel's, for 64-bit callers and for i386.
 NATIVE = {
@@ -96,7 +96,7 @@ def test_the_union_of_bpf_is_the_running_kernels(kernel: KernelTypes) -> None:
 
 @pytest.mark.parametrize("abi", ABIS)
 def test_every_structure_that_a_call_names_is_taken_apart(abi: str) -> None:
-    from proctor.call.text_memory import _CODES, _SHAPES
+    from proctor.call.strace.memory import _CODES, _SHAPES
 
     known_shapes = {*_SHAPES, *_CODES, "memory", "long", "mmsghdr", *layouts.names()}
     whole = {"_sysctl", "statmount", "listmount"}

@@ -12,13 +12,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import text_rows_compat
-import text_rows_files
-import text_rows_processes
-from text_table import ENTRIES, IMAGE, Row, Table
 
 import proctor
-from proctor.filter import tables
+from proctor.syscalls import tables
+from tests.call import text_rows_compat, text_rows_files, text_rows_processes
+from tests.call.text_table import ENTRIES, IMAGE, Row, Table
 
 HERE = Path(__file__).parent
 

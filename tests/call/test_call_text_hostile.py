@@ -6,17 +6,17 @@ import errno
 import struct
 
 import pytest
-from call_fakes import FakeMemory, call
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_call_text import registers, rows
-from text_table import BASE, IMAGE
 
-from proctor.call.text import LINE_MAX, PART_MAX
-from proctor.call.values import quote
-from proctor.filter import tables
-from proctor.filter.signatures import ABIS, POINTER_ROLES, signature
-from proctor.kernel.errors import CallGone, MemoryUnreadable
+from proctor.call.decode.values import quote
+from proctor.call.strace.line import LINE_MAX, PART_MAX
+from proctor.errors import CallGone, MemoryUnreadable
+from proctor.syscalls import tables
+from proctor.syscalls.signatures import ABIS, POINTER_ROLES, signature
+from tests.call.fakes import FakeMemory, call
+from tests.call.test_call_text import registers, rows
+from tests.call.text_table import BASE, IMAGE
 
 #: Most bytes of the caller's memory that one line may cost: three paths, and what is not a path.
 READ_MAX = 20 << 10
@@ -164,7 +164,7 @@ def test_nothing_is_read_where_nothing_may_be() -> None:
 
 def test_calls_that_read_say_so_beforehand() -> None:
     """The supervisor decides by this where a line is made: reading may take long."""
-    from proctor.call.decode import needs_memory
+    from proctor.call.decode.argument import needs_memory
 
     for row in TABLE.rows:
         memory = FakeMemory({BASE + IMAGE: IMAGE_BYTES})

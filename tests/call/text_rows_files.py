@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from text_table import BAD, CWD, EDGE_END, Table, inet
+from tests.call.text_table import BAD, CWD, EDGE_END, Table, inet
 
 
 def files(t: Table) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from text_table import BAD, M64, Table
+from tests.call.text_table import BAD, M64, Table
 
 
 def processes(t: Table) -> None:

@@ -11,15 +11,17 @@ import struct
 import termios
 
 import pytest
-from victim import bpf
-from victim.constants import (
+
+from proctor.kernel import abi
+from tests.support import bpf
+from tests.support.constants import (
     NOBODY,
     PR_GET_NO_NEW_PRIVS,
     PR_GET_SECCOMP,
     PR_SET_SECCOMP,
 )
-from victim.harness import Actor, Result
-from victim.kernel import (
+from tests.support.harness import Actor, Result
+from tests.support.kernel import (
     NEW_LISTENER,
     TSYNC,
     TSYNC_ESRCH,
@@ -28,10 +30,8 @@ from victim.kernel import (
     errno_of,
     ioctl_number,
 )
-from victim.lab import Lab
-from victim.processes import descriptors, status
-
-from proctor.kernel import abi
+from tests.support.lab import Lab
+from tests.support.processes import descriptors, status
 
 FILTER = abi.SECCOMP_SET_MODE_FILTER
 LOG = abi.SECCOMP_FILTER_FLAG_LOG

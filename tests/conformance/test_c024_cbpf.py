@@ -8,16 +8,16 @@ import select
 import signal
 
 import pytest
-from victim import bpf
-from victim.bpf import insn, load, ret
-from victim.constants import I386_GETPPID, NR
-from victim.harness import Result
-from victim.kernel import CONTINUE, Kernel
-from victim.lab import Lab
-from victim.processes import eventually
-from victim.waiting import events
 
 from proctor.kernel import abi
+from tests.support import bpf
+from tests.support.bpf import insn, load, ret
+from tests.support.constants import I386_GETPPID, NR
+from tests.support.harness import Result
+from tests.support.kernel import CONTINUE, Kernel
+from tests.support.lab import Lab
+from tests.support.processes import eventually
+from tests.support.waiting import events
 
 ALLOW = ret(bpf.ALLOW)
 

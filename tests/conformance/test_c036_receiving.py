@@ -11,10 +11,12 @@ import struct
 from pathlib import Path
 
 import pytest
-from victim import bpf
-from victim.constants import CLONE_NEWPID, CLONE_NEWUSER, NR
-from victim.harness import Actor
-from victim.kernel import (
+
+from proctor.kernel import abi
+from tests.support import bpf
+from tests.support.constants import CLONE_NEWPID, CLONE_NEWUSER, NR
+from tests.support.harness import Actor
+from tests.support.kernel import (
     RECV,
     SEND,
     Kernel,
@@ -24,11 +26,9 @@ from victim.kernel import (
     ioctl_number,
     unpack,
 )
-from victim.lab import WAKE, Lab
-from victim.processes import blocked_in, eventually, libc_syscall, status
-from victim.waiting import HUP, IN, OUT, events, wait_events
-
-from proctor.kernel import abi
+from tests.support.lab import WAKE, Lab
+from tests.support.processes import blocked_in, eventually, libc_syscall, status
+from tests.support.waiting import HUP, IN, OUT, events, wait_events
 
 GETPPID = bpf.notify("getppid")
 PRIVATE_ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS

@@ -9,9 +9,10 @@ import signal
 import struct
 
 import pytest
-from victim import bpf
-from victim.harness import Result
-from victim.kernel import (
+
+from tests.support import bpf
+from tests.support.harness import Result
+from tests.support.kernel import (
     CONTINUE,
     ID_VALID,
     ID_VALID_WRONG_DIR,
@@ -20,9 +21,9 @@ from victim.kernel import (
     errno_of,
     ioctl_address,
 )
-from victim.lab import Lab
-from victim.processes import descriptors
-from victim.waiting import IN, OUT, events, wait_events
+from tests.support.lab import Lab
+from tests.support.processes import descriptors
+from tests.support.waiting import IN, OUT, events, wait_events
 
 GETPPID = bpf.notify("getppid")
 

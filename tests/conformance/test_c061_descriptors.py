@@ -10,9 +10,11 @@ import resource
 import signal
 
 import pytest
-from victim import bpf
-from victim.harness import Actor
-from victim.kernel import (
+
+from proctor.kernel import abi
+from tests.support import bpf
+from tests.support.harness import Actor
+from tests.support.kernel import (
     ADDFD,
     ADDFD_SEND,
     SETFD,
@@ -22,11 +24,9 @@ from victim.kernel import (
     ioctl_address,
     ioctl_number,
 )
-from victim.lab import Child, Lab
-from victim.processes import descriptors
-from victim.waiting import IN, OUT, events, wait_events
-
-from proctor.kernel import abi
+from tests.support.lab import Child, Lab
+from tests.support.processes import descriptors
+from tests.support.waiting import IN, OUT, events, wait_events
 
 GETPPID = bpf.notify("getppid")
 

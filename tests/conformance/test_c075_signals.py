@@ -9,10 +9,11 @@ import signal
 import struct
 
 import pytest
-from victim import bpf
-from victim.constants import NR
-from victim.harness import Victim
-from victim.kernel import (
+
+from tests.support import bpf
+from tests.support.constants import NR
+from tests.support.harness import Victim
+from tests.support.kernel import (
     ADDFD_SEND,
     CONTINUE,
     NEW_LISTENER,
@@ -21,9 +22,9 @@ from victim.kernel import (
     Raw,
     errno_of,
 )
-from victim.lab import Child, Lab, no_new_privs
-from victim.processes import eventually, pidfd_getfd, state, status
-from victim.waiting import HUP, IN, OUT, events
+from tests.support.lab import Child, Lab, no_new_privs
+from tests.support.processes import eventually, pidfd_getfd, state, status
+from tests.support.waiting import HUP, IN, OUT, events
 
 GETPPID = bpf.notify("getppid")
 FILTER = 1

@@ -8,12 +8,12 @@ import select
 import signal
 import struct
 
-from victim import bpf
-from victim.harness import Actor
-from victim.kernel import NEW_LISTENER, RECV, Kernel, errno_of, unpack
-from victim.lab import Lab
-from victim.processes import eventually, state
-from victim.waiting import HUP, IN, OUT, events, wait_events
+from tests.support import bpf
+from tests.support.harness import Actor
+from tests.support.kernel import NEW_LISTENER, RECV, Kernel, errno_of, unpack
+from tests.support.lab import Lab
+from tests.support.processes import eventually, state
+from tests.support.waiting import HUP, IN, OUT, events, wait_events
 
 GETPPID = bpf.notify("getppid")
 LISTENER = 50  # its number in victims that are used as monitors

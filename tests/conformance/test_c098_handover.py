@@ -11,13 +11,14 @@ import socket
 import struct
 
 import pytest
-from victim import bpf
-from victim.constants import CLONE_FILES, NR
-from victim.harness import Actor, Pending, Victim
-from victim.kernel import CONTINUE, NEW_LISTENER, Kernel, Raw, errno_of
-from victim.lab import Child, Lab, become_nobody
-from victim.processes import descriptors, eventually
-from victim.waiting import HUP, events, wait_events
+
+from tests.support import bpf
+from tests.support.constants import CLONE_FILES, NR
+from tests.support.harness import Actor, Pending, Victim
+from tests.support.kernel import CONTINUE, NEW_LISTENER, Kernel, Raw, errno_of
+from tests.support.lab import Child, Lab, become_nobody
+from tests.support.processes import descriptors, eventually
+from tests.support.waiting import HUP, events, wait_events
 
 GETPPID = bpf.notify("getppid")
 SOCKET = 60  # its number in the victim

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from victim import bpf
-from victim.constants import PR_SET_DUMPABLE
-from victim.harness import Actor, Victim
-from victim.kernel import ADDFD_SEND, CONTINUE, Kernel, errno_of
-from victim.lab import Child, Lab, become_nobody
+
+from tests.support import bpf
+from tests.support.constants import PR_SET_DUMPABLE
+from tests.support.harness import Actor, Victim
+from tests.support.kernel import ADDFD_SEND, CONTINUE, Kernel, errno_of
+from tests.support.lab import Child, Lab, become_nobody
 
 OPENAT = bpf.notify("openat")
 AT_FDCWD = -100

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from victim import bpf, tracing
-from victim.constants import NR
-from victim.kernel import CONTINUE, NEW_LISTENER, WAIT_KILLABLE, Kernel, Raw, errno_of
-from victim.lab import Lab
-from victim.waiting import events
+
+from tests.support import bpf, tracing
+from tests.support.constants import NR
+from tests.support.kernel import CONTINUE, NEW_LISTENER, WAIT_KILLABLE, Kernel, Raw, errno_of
+from tests.support.lab import Lab
+from tests.support.waiting import events
 
 STOPS = [tracing.attach, tracing.seize_and_interrupt]
 

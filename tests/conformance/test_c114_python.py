@@ -10,9 +10,11 @@ import sys
 import threading
 
 import pytest
-from victim import bpf
-from victim.constants import NR
-from victim.kernel import (
+
+from proctor.kernel import abi
+from tests.support import bpf
+from tests.support.constants import NR
+from tests.support.kernel import (
     ADDFD,
     NEW_LISTENER,
     RECV,
@@ -23,11 +25,9 @@ from victim.kernel import (
     ioctl_address,
     unpack,
 )
-from victim.lab import Child, Lab, no_new_privs
-from victim.processes import blocked_in, eventually, pidfd_getfd, status
-from victim.waiting import OUT, events, wait_events
-
-from proctor.kernel import abi
+from tests.support.lab import Child, Lab, no_new_privs
+from tests.support.processes import blocked_in, eventually, pidfd_getfd, status
+from tests.support.waiting import OUT, events, wait_events
 
 GETPPID = bpf.notify("getppid")
 

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from victim import bpf
-from victim.harness import Victim
-from victim.kernel import NEW_LISTENER, Raw
-from victim.lab import Child, Lab
-from victim.pipes import VictimDied
-from victim.processes import TookTooLong, children, descriptors, eventually, state
+
+from tests.support import bpf
+from tests.support.harness import Victim
+from tests.support.kernel import NEW_LISTENER, Raw
+from tests.support.lab import Child, Lab
+from tests.support.pipes import VictimDied
+from tests.support.processes import TookTooLong, children, descriptors, eventually, state
 
 GETPPID = bpf.notify("getppid")
 
@@ -68,12 +69,10 @@ def test_every_process_of_a_test_ends_with_it(other: Lab) -> None:
 
 
 HANGING = """
-import sys
-sys.path[:0] = [{here!r}, {tests!r}]
 import pytest
-from conftest import lab, victim_binary
-from victim import bpf
-from victim.kernel import Raw
+from tests.conftest import lab, victim_binary
+from tests.support import bpf
+from tests.support.kernel import Raw
 
 @pytest.mark.timeout(1, method="signal")
 def test_hangs(lab):
@@ -88,8 +87,7 @@ def test_hangs(lab):
 
 def test_a_test_that_hangs_is_ended_with_all_its_processes(tmp_path: Path) -> None:
     file = tmp_path / "test_hanging.py"
-    here = Path(__file__).parent
-    file.write_text(HANGING.format(tests=str(here.parent), here=str(here)))
+    file.write_text(HANGING)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull]
     run = subprocess.run(
         [*command, "--rootdir", str(tmp_path), str(file)],

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from proctor.call.verdict import Answer, Deny, HandOver, Verdict
-from proctor.filter import tables
+from proctor.syscalls import tables
 
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100

@@ -19,7 +19,7 @@ import pytest
 from proctor.call.verdict import Answer, Deny, HandOver, LetRun, Verdict
 from proctor.emulate import SUPPORTED, Performers, mknod, open, paths  # noqa: F401 (before rights are dropped)
 from proctor.emulate.cgroups import device_groups
-from proctor.kernel.errors import CallOver
+from proctor.errors import CallOver
 
 from .callers import (
     AT_FDCWD,

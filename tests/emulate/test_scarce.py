@@ -135,7 +135,6 @@ from proctor.filter import actions
 from proctor.filter.conditions import Condition
 from proctor.kernel import seccomp
 from proctor.kernel.abi import SECCOMP_SET_MODE_FILTER
-sys.path.insert(0, sys.argv[1])
 from tests.emulate.callers import caller, outcome
 with caller() as one:
     libc = ctypes.CDLL(None, use_errno=True)

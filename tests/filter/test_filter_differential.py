@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from filter_strategies import ALL_NUMBERS, arguments_near, filters, probes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proctor.filter import tables
 from proctor.filter.actions import ALLOW, decoded
 from proctor.filter.check import check, constant_allow
 from proctor.filter.program import Program
 from proctor.filter.rules import Filter
+from proctor.syscalls import tables
+from tests.filter.strategies import ALL_NUMBERS, arguments_near, filters, probes
 
 SLOW = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None

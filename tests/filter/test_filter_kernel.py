@@ -18,15 +18,15 @@ from typing import Any
 
 import pytest
 
+from proctor.errors import FilterError
 from proctor.filter import opcodes as op
-from proctor.filter import tables
 from proctor.filter.actions import ALLOW, KILL_PROCESS, Return, errno
 from proctor.filter.check import check
 from proctor.filter.conditions import FULL, Condition
 from proctor.filter.interpreter import Machine
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
-from proctor.kernel.errors import FilterError
+from proctor.syscalls import tables
 
 NATIVE = tables.native()
 AUDIT = tables.ARCHES[NATIVE]
@@ -42,7 +42,7 @@ def kernel() -> Iterator[Ask]:
     pytest.importorskip("proctor.kernel._core", reason="the native core is not built")
     if not sys.platform.startswith("linux"):
         pytest.skip("needs Linux")
-    script = Path(__file__).with_name("filter_victim.py")
+    script = Path(__file__).with_name("victim.py")
     with subprocess.Popen(
         [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as victim:

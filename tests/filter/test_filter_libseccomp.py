@@ -22,11 +22,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from filter_strategies import ALL_NUMBERS, agreeing_filters, arguments_near
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proctor.filter import oci, tables
 from proctor.filter.actions import (
     ALLOW,
     KILL_THREAD,
@@ -36,7 +34,10 @@ from proctor.filter.actions import (
 )
 from proctor.filter.conditions import Condition
 from proctor.filter.interpreter import Machine
+from proctor.filter.profiles import oci
 from proctor.filter.rules import Filter, Rule
+from proctor.syscalls import tables
+from tests.filter.strategies import ALL_NUMBERS, agreeing_filters, arguments_near
 
 WORKER = Path(__file__).with_name("libseccomp_worker.py")
 SYSTEM_PYTHON = "/usr/bin/python3"

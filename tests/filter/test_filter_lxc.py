@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from filter_strategies import agreeing_filters, arguments_near
 from hypothesis import HealthCheck, given, settings
 
-from proctor.filter import lxc, tables
+from proctor.errors import FilterError
 from proctor.filter.actions import (
     ALLOW,
     KILL_PROCESS,
@@ -20,9 +19,11 @@ from proctor.filter.actions import (
     errno,
 )
 from proctor.filter.conditions import Condition
+from proctor.filter.profiles import lxc
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
-from proctor.kernel.errors import FilterError
+from proctor.syscalls import tables
+from tests.filter.strategies import agreeing_filters, arguments_near
 
 PROFILE = """\
 2

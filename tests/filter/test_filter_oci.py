@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filter_strategies import agreeing_filters, arguments_near, filters
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proctor.filter import oci, tables
+from proctor.errors import FilterError
 from proctor.filter.actions import (
     ALLOW,
     KILL_PROCESS,
@@ -25,10 +24,12 @@ from proctor.filter.actions import (
     trap,
 )
 from proctor.filter.conditions import Condition
-from proctor.filter.profile import Profile
+from proctor.filter.profiles import oci
+from proctor.filter.profiles.profile import Profile
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
-from proctor.kernel.errors import FilterError
+from proctor.syscalls import tables
+from tests.filter.strategies import agreeing_filters, arguments_near, filters
 
 OURS = Path(__file__).with_name("profile_like_dockers.json")
 #: Debian's package golang-github-containers-common has Podman's default profile.

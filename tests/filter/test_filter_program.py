@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proctor.errors import FilterError
 from proctor.filter import opcodes as op
 from proctor.filter.check import check, constant_allow
 from proctor.filter.interpreter import Machine, run
 from proctor.filter.program import Program
 from proctor.kernel import abi
-from proctor.kernel.errors import FilterError
 
 pack = abi.SOCK_FILTER.pack
 X86 = abi.AUDIT_ARCH_X86_64

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from proctor.filter import tables
+from proctor.errors import FilterError
 from proctor.filter.actions import (
     ALLOW,
     KILL_PROCESS,
@@ -27,7 +27,7 @@ from proctor.filter.check import constant_allow
 from proctor.filter.conditions import FULL, Condition
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
-from proctor.kernel.errors import FilterError
+from proctor.syscalls import tables
 
 X86 = abi.AUDIT_ARCH_X86_64
 

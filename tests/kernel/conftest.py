@@ -106,7 +106,7 @@ def monitor(subject: str) -> Callable[..., str]:
 HELPERS = """\
 import ctypes, errno, os, resource, signal, struct, sys
 from proctor.kernel import _core, abi, seccomp
-from proctor.kernel.errors import LaunchError, NestedListener
+from proctor.errors import LaunchError, NestedListener
 from proctor.kernel.launch import launch, spawn
 from proctor.kernel.listener import Listener
 from proctor.kernel.memory import Memory

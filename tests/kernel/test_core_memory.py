@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from proctor.kernel.errors import CallerInvisible, CallGone, MemoryUnreadable
+from proctor.errors import CallerInvisible, CallGone, MemoryUnreadable
 from proctor.kernel.launch import spawn
 from proctor.kernel.listener import Listener
 from proctor.kernel.memory import READ_MAX, Memory
@@ -254,7 +254,7 @@ def test_without_process_vm_readv(monitor: Monitor, code: str) -> None:
     out = monitor(
         f"""
         import mmap
-        from proctor.kernel.errors import MemoryUnreadable
+        from proctor.errors import MemoryUnreadable
         refuse(310, errno.{code})
         libc = ctypes.CDLL(None)
         libc.mmap.restype = ctypes.c_void_p
@@ -334,7 +334,7 @@ def test_undumpable_caller(monitor: Monitor) -> None:
     """The kernel does not let an ordinary user look (G16): said, with the errno EPERM."""
     out = monitor(
         """
-        from proctor.kernel.errors import MemoryUnreadable
+        from proctor.errors import MemoryUnreadable
         code = one(0x20, 0, 0, 0) + one(0x15, 0, 1, 4242)
         code += one(6, 0, 0, abi.SECCOMP_RET_USER_NOTIF) + one(6, 0, 0, abi.SECCOMP_RET_ALLOW)
         with spawn([subject, "undumpable", "call", "1"], program=code, fds=[]) as target:

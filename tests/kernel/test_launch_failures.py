@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from proctor.kernel.errors import LaunchError, NestedListener
+from proctor.errors import LaunchError, NestedListener
 from proctor.kernel.launch import spawn
 
 Monitor = Callable[..., str]
@@ -212,7 +212,7 @@ def test_nested_listener(monitor: Monitor) -> None:
         code = one(6, 0, 0, abi.SECCOMP_RET_ALLOW)
         inner = (
             "from proctor.kernel.launch import spawn\\n"
-            "from proctor.kernel.errors import NestedListener\\n"
+            "from proctor.errors import NestedListener\\n"
             "try: spawn(['true'], program=%r)\\n"
             "except NestedListener as problem: print(problem.errno, problem)\\n"
         ) % code

@@ -13,7 +13,7 @@ from proctor.kernel import abi, seccomp
 _HEAD = """
 import ctypes, os
 from proctor.kernel import abi, seccomp
-from proctor.kernel.errors import *
+from proctor.errors import *
 from proctor.filter.rules import Filter, Rule
 from proctor.filter import actions
 prctl = ctypes.CDLL(None).prctl

@@ -1,4 +1,4 @@
-"""Runs the comparison of the model with the real kernel: ``python -m model.compare`` in tests/.
+"""Runs the comparison of the model with the real kernel: ``python -m tests.model.compare`` in tests/.
 
 Steps are pairs (operation, seed), so that any of them can be left out: a difference is shrunk to
 the few steps that make it.
@@ -12,13 +12,13 @@ import time
 from collections import Counter
 from itertools import accumulate
 
-from model import drawn
-from model.drawn import Step
-from model.operations import NAMES, OPERATIONS, Choices
-from model.probed import missing, unlike
-from model.real import NeverQuiet
-from model.support import release, some
-from model.twins import Difference, World
+from tests.model import drawn
+from tests.model.drawn import Step
+from tests.model.operations import NAMES, OPERATIONS, Choices
+from tests.model.probed import missing, unlike
+from tests.model.real import NeverQuiet
+from tests.model.support import release, some
+from tests.model.twins import Difference, World
 
 EPISODE = 150
 #: A run of so many steps has each operation at least so often, or it proves too little.

@@ -1,6 +1,6 @@
 """Does the comparison bite?  Deliberate mistakes in the model, each of which it has to notice.
 
-``python -m model.mutations`` in tests/ tries them all, each in a process of its own, and says
+``python -m tests.model.mutations`` in tests/ tries them all, each in a process of its own, and says
 after how many steps each was caught.  A mutation that survives fails.
 """
 
@@ -27,7 +27,7 @@ class Mutation(NamedTuple):
     right: str
     wrong: str
     stage: bool = False
-    """Whether :mod:`model.stage` has to notice it: it is about tracers."""
+    """Whether :mod:`tests.model.stage` has to notice it: it is about tracers."""
 
 
 MUTATIONS = (
@@ -175,8 +175,8 @@ def alone(number: int, steps: int, seed: int, lacks: tuple[str, ...]) -> int:
         that excuses it.
     """
     apply(MUTATIONS[number])
-    from model.compare import run
-    from model.stage import drawing
+    from tests.model.compare import run
+    from tests.model.stage import drawing
 
     counts: Counter[str] = Counter()
     try:
@@ -192,12 +192,12 @@ def alone(number: int, steps: int, seed: int, lacks: tuple[str, ...]) -> int:
 
 def caught(number: int, steps: int = STEPS, seed: int = 0) -> tuple[bool, str]:
     """Try one mutation; whether it was noticed, and how."""
-    from model.probed import missing
-    from model.stage import probing
+    from tests.model.probed import missing
+    from tests.model.stage import probing
 
     lacks = probing.missing() if MUTATIONS[number].stage else missing()
     done = subprocess.run(
-        [sys.executable, "-m", "model.mutations", "--one", str(number), "--steps", str(steps),
+        [sys.executable, "-m", "tests.model.mutations", "--one", str(number), "--steps", str(steps),
          "--seed", str(seed), "--lacks", ",".join(lacks)],
         cwd=TESTS, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """Which features the running kernel lacks, found out by trying each, never by its version.
 
-Kernels differ in named features (:mod:`proctor.model.features`).  For each that a step can meet, a
+Kernels differ in named features (:mod:`proctor.model.kernel.features`).  For each that a step can meet, a
 short scene is played on both worlds; if they disagree, and agree once the model is without the
-feature, the kernel lacks it.  ``python -m model.probed`` in tests/ lists them; with ``--profile`` it
+feature, the kernel lacks it.  ``python -m tests.model.probed`` in tests/ lists them; with ``--profile`` it
 fails if the kernel is not as the model says of that release.
 """
 
@@ -15,19 +15,18 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
-from victim.processes import libc_syscall
-
-from model.operations.listeners import compare_notification, listener_ioctl
-from model.operations.programs import ret, row
-from model.operations.tasks import born, wait_for
-from model.operations.waiting import poll_once
-from model.real import NeverQuiet
-from model.support import release
-from model.twins import Difference, Twin, World
 from proctor.kernel import abi
-from proctor.model import install, pidfds
-from proctor.model.features import FEATURES, features, of_release
-from proctor.model.linux import NR
+from proctor.model.kernel import install, pidfds
+from proctor.model.kernel.features import FEATURES, features, of_release
+from proctor.model.kernel.linux import NR
+from tests.model.operations.listeners import compare_notification, listener_ioctl
+from tests.model.operations.programs import ret, row
+from tests.model.operations.tasks import born, wait_for
+from tests.model.operations.waiting import poll_once
+from tests.model.real import NeverQuiet
+from tests.model.support import release
+from tests.model.twins import Difference, Twin, World
+from tests.support.processes import libc_syscall
 
 _LISTENER = abi.SECCOMP_FILTER_FLAG_NEW_LISTENER
 _NOTIFY = (

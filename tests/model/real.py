@@ -6,7 +6,7 @@ looked at twice, and nobody may have run in between.  Then there was a moment, b
 which all slept; and whoever wakes somebody does so before he himself sleeps, so that nothing is on
 its way but what the kernel does on its own (:meth:`Real.news`).
 
-Nobody is slept for: actors go before us where that is allowed (:mod:`model.turns`), so that the
+Nobody is slept for: actors go before us where that is allowed (:mod:`tests.model.turns`), so that the
 first two looks are mostly the last; where it is not we give the processor away between looks.
 """
 
@@ -16,10 +16,9 @@ import os
 import signal
 import time
 
-from victim.pipes import FIRST_SLOT_FD, SLOTS, Pipes
-from victim.processes import PATIENCE
-
-from model.turns import Turns
+from tests.model.turns import Turns
+from tests.support.pipes import FIRST_SLOT_FD, SLOTS, Pipes
+from tests.support.processes import PATIENCE
 
 REGION = 1 << 16
 #: Calls that filters here notify: getppid, dup, nanosleep, execve, restart_syscall and invented.

@@ -6,10 +6,10 @@ import argparse
 import struct
 
 from proctor.kernel import abi
-from proctor.model.features import of_release
-from proctor.model.kernel import Kernel
-from proctor.model.linux import NR
-from proctor.model.program import Program
+from proctor.model.kernel.features import of_release
+from proctor.model.kernel.linux import NR
+from proctor.model.kernel.machine import Kernel
+from proctor.model.kernel.program import Program
 
 MAGIC = 116983961184613
 LD_NR = (0x20, 0, 0, 0)

@@ -1,12 +1,12 @@
 """The model held against the real kernel, step by step.
 
 Here a Hypothesis state machine draws operations, and a seeded run makes the number full; the full
-count of 50,000 steps is ``python -m model.compare`` in tests/.  Both make each step on the model
+count of 50,000 steps is ``python -m tests.model.compare`` in tests/.  Both make each step on the model
 and on a victim, and compare every result, errno, id step, pid, poll bit, state and return value;
-see :mod:`model.twins` and :mod:`model.operations`.  What differed so far, and why, is in
+see :mod:`tests.model.twins` and :mod:`model.operations`.  What differed so far, and why, is in
 ``docs/model-differences.md``.
 
-The profile that the running kernel is compared with is found out by :mod:`model.probed`.
+The profile that the running kernel is compared with is found out by :mod:`tests.model.probed`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from model import mutations
-from model.compare import OFTEN, run, scarce
-from model.operations import NAMES, OPERATIONS, Choices
-from model.probed import PROBES, found, missing
-from model.twins import World
-from proctor.model.features import FEATURES
+from proctor.model.kernel.features import FEATURES
+from tests.model import mutations
+from tests.model.compare import OFTEN, run, scarce
+from tests.model.operations import NAMES, OPERATIONS, Choices
+from tests.model.probed import PROBES, found, missing
+from tests.model.twins import World
 
 pytestmark = [
     pytest.mark.root,
@@ -130,7 +130,7 @@ def test_a_full_run_misses_what_never_happened():
     "name", [mutation.name for mutation in mutations.MUTATIONS] if LONG else HANDFUL
 )
 def test_a_wrong_model_is_caught(name: str):
-    """A handful of :mod:`model.mutations`, or all in a long run (``python -m model.mutations``)."""
+    """A handful of :mod:`tests.model.mutations`, or all in a long run (``python -m tests.model.mutations``)."""
     number = next(n for n, mutation in enumerate(mutations.MUTATIONS) if mutation.name == name)
     ok, how = mutations.caught(number, steps=60_000 if LONG else 4000)
     assert ok, how
@@ -162,8 +162,8 @@ def test_every_mutation_changes_the_model_as_it_is():
 def test_a_run_of_nothing_is_refused(command: str, option: str, word: str) -> None:
     """Else it would find no difference."""
     done = subprocess.run(
-        [sys.executable, "-m", f"model.{command}", option, word],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, "-m", f"tests.model.{command}", option, word],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert f"error: argument {option}: " in done.stderr

@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from proctor.model import draw
-from proctor.model.errors import ModelError
-from proctor.model.linux import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
-from proctor.model.transitions import GONE, INIT, REPLIED, SENT, TABLE
+from proctor.model.draw import life as draw
+from proctor.model.kernel.errors import ModelError
+from proctor.model.kernel.linux import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
+from proctor.model.kernel.transitions import GONE, INIT, REPLIED, SENT, TABLE
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "notification.svg"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -24,7 +24,7 @@ def texts(svg: str) -> list[str]:
 
 def test_the_committed_picture_is_what_the_table_renders() -> None:
     assert COMMITTED.read_text(encoding="utf-8") == draw.render(), (
-        "run: python -m proctor.model.draw --out docs/notification.svg, and look at it"
+        "run: python -m proctor.model.draw.life --out docs/notification.svg, and look at it"
     )
 
 
@@ -89,20 +89,20 @@ def test_nothing_leaves_the_page_and_no_two_texts_touch() -> None:
 
 def test_the_command_writes_the_file(tmp_path: Path) -> None:
     out = tmp_path / "life.svg"
-    command = [sys.executable, "-m", "proctor.model.draw"]
+    command = [sys.executable, "-m", "proctor.model.draw.life"]
     subprocess.run([*command, "--out", str(out)], check=True, timeout=60)
     shown = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
     assert out.read_text(encoding="utf-8") == shown.stdout == draw.render()
 
 
 def test_what_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "proctor.model.draw"]
+    command = [sys.executable, "-m", "proctor.model.draw.life"]
     where = str(tmp_path / "none" / "a.svg")
     with open("/dev/full", "w", encoding="utf-8") as full:
         done = subprocess.run(
             command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
         )
-    name = "python -m proctor.model.draw"
+    name = "python -m proctor.model.draw.life"
     assert done.stderr == f"{name}: standard output: No space left on device\n"
     assert done.returncode == 1
     done = subprocess.run(
@@ -114,7 +114,9 @@ def test_what_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 
 def test_a_reader_that_leaves_is_no_trouble() -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "proctor.model.draw"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "proctor.model.draw.life"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as drawing:
         assert drawing.stdout is not None and drawing.stderr is not None
         drawing.stdout.close()

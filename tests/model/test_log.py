@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from model.support import on, start, trap
 from proctor.kernel import abi
-from proctor.model.linux import BLOCKED, ENOSYS, NR, SIGUSR1
-from proctor.model.program import Program
+from proctor.model.kernel.linux import BLOCKED, ENOSYS, NR, SIGUSR1
+from proctor.model.kernel.program import Program
+from tests.model.support import on, start, trap
 
 LOG = abi.SECCOMP_FILTER_FLAG_LOG
 NOTIFIED = (NR["getppid"], abi.SECCOMP_RET_USER_NOTIF)

@@ -17,8 +17,8 @@ sys.meta_path.insert(0, Absent())
 sys.platform = "elsewhere"
 
 from proctor.kernel import abi
-from proctor.model.kernel import Kernel
-from proctor.model.program import Program
+from proctor.model.kernel.machine import Kernel
+from proctor.model.kernel.program import Program
 
 rows = [(0x20, 0, 0, 0), (0x15, 0, 1, 110), (0x06, 0, 0, 0x7FC00000), (0x06, 0, 0, 0x7FFF0000)]
 monitor = Program(Kernel("6.18"))

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from proctor.model import sim_preempt, simulate
-from proctor.model.sim_fibers import SimLock
+from proctor.model.sim import preempt as sim_preempt
+from proctor.model.sim import simulate
+from proctor.model.sim.fibers import SimLock
 from proctor.supervisor import deciding
 from proctor.supervisor import supervisor as supervising
 from proctor.supervisor.backlog import Backlog

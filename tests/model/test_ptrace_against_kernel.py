@@ -1,4 +1,4 @@
-"""Tracers and tracees, the model held against the real kernel; see :mod:`model.stage`.
+"""Tracers and tracees, the model held against the real kernel; see :mod:`tests.model.stage`.
 
 A seeded run of random steps: each is made on the model and by real actors, of whom every system
 call is known, and states, calls and their arguments, tracers, pending signals, statuses, registers,
@@ -13,9 +13,9 @@ from collections import Counter
 
 import pytest
 
-from model import mutations
-from model.stage import drawing, probing
-from model.stage.operations import OPERATIONS
+from tests.model import mutations
+from tests.model.stage import drawing, probing
+from tests.model.stage.operations import OPERATIONS
 
 pytestmark = [
     pytest.mark.root,
@@ -52,7 +52,7 @@ def test_seeded_steps_agree():
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", HANDFUL)
 def test_a_wrong_model_is_caught(name: str):
-    """Two of those of :mod:`model.mutations`; a long run tries them all."""
+    """Two of those of :mod:`tests.model.mutations`; a long run tries them all."""
     number = next(n for n, mutation in enumerate(mutations.MUTATIONS) if mutation.name == name)
     ok, how = mutations.caught(number, steps=4000)
     assert ok, how

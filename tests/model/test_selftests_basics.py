@@ -9,9 +9,8 @@ import itertools
 
 import pytest
 
-from model.support import ALLOW, LD_NR, always, assemble, exited, on, ret, start, unprivileged
 from proctor.kernel import abi
-from proctor.model.linux import (
+from proctor.model.kernel.linux import (
     E2BIG,
     EACCES,
     EFAULT,
@@ -23,7 +22,8 @@ from proctor.model.linux import (
     SIGKILL,
     SIGSYS,
 )
-from proctor.model.program import Program
+from proctor.model.kernel.program import Program
+from tests.model.support import ALLOW, LD_NR, always, assemble, exited, on, ret, start, unprivileged
 
 KILL_THREAD, KILL_PROCESS = abi.SECCOMP_RET_KILL_THREAD, abi.SECCOMP_RET_KILL_PROCESS
 ERRNO, TRAP, TRACE = abi.SECCOMP_RET_ERRNO, abi.SECCOMP_RET_TRAP, abi.SECCOMP_RET_TRACE

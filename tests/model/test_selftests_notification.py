@@ -8,18 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from model.support import (
-    ALLOW,
-    MAGIC,
-    addfd,
-    addfd_number,
-    exited,
-    start,
-    trap,
-)
 from proctor.kernel import abi
-from proctor.model.features import PROFILES
-from proctor.model.linux import (
+from proctor.model.kernel.features import PROFILES
+from proctor.model.kernel.linux import (
     BLOCKED,
     E2BIG,
     EBADF,
@@ -40,7 +31,16 @@ from proctor.model.linux import (
     SIGTERM,
     SIGUSR1,
 )
-from proctor.model.program import Program
+from proctor.model.kernel.program import Program
+from tests.model.support import (
+    ALLOW,
+    MAGIC,
+    addfd,
+    addfd_number,
+    exited,
+    start,
+    trap,
+)
 
 RECV = abi.SECCOMP_IOCTL_NOTIF_RECV
 SETFD, SEND = abi.SECCOMP_ADDFD_FLAG_SETFD, abi.SECCOMP_ADDFD_FLAG_SEND

@@ -9,12 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from model.support import ALLOW, LD_NR, assemble, exited, on, ret, start
 from proctor.kernel import abi
-from proctor.model import ptrace_numbers as pt
-from proctor.model import registers
-from proctor.model.kcmp import KCMP_FILE
-from proctor.model.linux import (
+from proctor.model.kernel.kcmp import KCMP_FILE
+from proctor.model.kernel.linux import (
     BLOCKED,
     E2BIG,
     EACCES,
@@ -31,7 +28,10 @@ from proctor.model.linux import (
     SIGSYS,
     SIGTRAP,
 )
-from proctor.model.program import Program
+from proctor.model.kernel.program import Program
+from proctor.model.ptrace import numbers as pt
+from proctor.model.ptrace import registers
+from tests.model.support import ALLOW, LD_NR, assemble, exited, on, ret, start
 
 TRACE = abi.SECCOMP_RET_TRACE
 POKED = 0x10000

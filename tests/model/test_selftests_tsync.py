@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from model.support import ALLOW, on, start, trap, unprivileged
 from proctor.kernel import abi
-from proctor.model.linux import EINVAL, ESRCH, PR_GET_NO_NEW_PRIVS, SIGSYS
+from proctor.model.kernel.linux import EINVAL, ESRCH, PR_GET_NO_NEW_PRIVS, SIGSYS
+from tests.model.support import ALLOW, on, start, trap, unprivileged
 
 TSYNC = abi.SECCOMP_FILTER_FLAG_TSYNC
 ESRCH_FLAG = abi.SECCOMP_FILTER_FLAG_TSYNC_ESRCH

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from proctor.kernel.notification import Notification
-from proctor.model import simulate
-from proctor.model.sim_chart import draw
-from proctor.model.sim_ledger import AT_CLOSE
-from proctor.model.sim_settings import Kind
-from proctor.model.world import SimWorld
+from proctor.model.draw.chart import draw
+from proctor.model.sim import simulate
+from proctor.model.sim.ledger import AT_CLOSE
+from proctor.model.sim.settings import Kind
+from proctor.model.sim.world import SimWorld
 from proctor.supervisor import carry, deciding, pyengine
 from proctor.supervisor import supervisor as supervising
 from proctor.supervisor.backlog import Backlog
@@ -28,7 +28,7 @@ Patch = pytest.MonkeyPatch
 def test_every_invariant_holds(seed: int) -> None:
     report = simulate.simulate(seed, 20_000)
     assert report.failed is None, (
-        f"{report.failed.violation}\nagain: python -m proctor.model.simulate --seed {seed} "
+        f"{report.failed.violation}\nagain: python -m proctor.model.sim.simulate --seed {seed} "
         f"--episode {report.failed.number}"
     )
     assert report.calls >= 20_000
@@ -281,7 +281,7 @@ def test_the_command_says_how_to_play_it_again(
     said = capsys.readouterr().out
     assert "VIOLATED: descriptor" in said
     again = next(line for line in said.splitlines() if line.startswith("again: "))
-    arguments = again.split("proctor.model.simulate ")[1].split()
+    arguments = again.split("proctor.model.sim.simulate ")[1].split()
     with pytest.MonkeyPatch.context() as patch:
         closes_descriptors_twice(patch)
         assert simulate.main(arguments) == 1

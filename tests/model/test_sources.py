@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 import proctor.model
-from proctor.model.features import FEATURES
-from proctor.model.transitions import TABLE
+from proctor.model.kernel.features import FEATURES
+from proctor.model.kernel.transitions import TABLE
 
 HERE = Path(proctor.model.__file__).parent
 #: Modules that are not the kernel's side: the simulation, pictures, numbers, and the table and the

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from model.support import on, start, trap
-from model.test_selftests_ptrace import SECCOMP_STOP, change, message, number, word
 from proctor.kernel import abi
-from proctor.model import ptrace_numbers as pt
-from proctor.model import registers
-from proctor.model.linux import (
+from proctor.model.kernel.linux import (
     ECHILD,
     EINVAL,
     EIO,
@@ -29,7 +25,11 @@ from proctor.model.linux import (
     WNOHANG,
     WUNTRACED,
 )
-from proctor.model.program import Program
+from proctor.model.kernel.program import Program
+from proctor.model.ptrace import numbers as pt
+from proctor.model.ptrace import registers
+from tests.model.support import on, start, trap
+from tests.model.test_selftests_ptrace import SECCOMP_STOP, change, message, number, word
 
 WAIT_KILLABLE = abi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 EVENT_STOP = (pt.PTRACE_EVENT_STOP << 8 | SIGTRAP) << 8 | 0x7F

@@ -8,15 +8,15 @@ import signal
 from collections import Counter
 
 import pytest
-from victim.pipes import Pipes
-from victim.processes import state
 
-from model.compare import run
-from model.operations.tasks import born
-from model.probed import missing
-from model.real import Real
-from model.turns import Turns
-from model.twins import World
+from tests.model.compare import run
+from tests.model.operations.tasks import born
+from tests.model.probed import missing
+from tests.model.real import Real
+from tests.model.turns import Turns
+from tests.model.twins import World
+from tests.support.pipes import Pipes
+from tests.support.processes import state
 
 pytestmark = [
     pytest.mark.root,

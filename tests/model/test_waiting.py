@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import pytest
 
-from model.support import ALLOW, MAGIC, start, trap
 from proctor.kernel import abi
-from proctor.model import transitions
-from proctor.model.errors import BrokenCount, ModelError, NotInUserSpace
-from proctor.model.features import FEATURES, NEWEST, PROFILES, features
-from proctor.model.kernel import Kernel
-from proctor.model.linux import (
+from proctor.model.kernel import transitions
+from proctor.model.kernel.errors import BrokenCount, ModelError, NotInUserSpace
+from proctor.model.kernel.features import FEATURES, NEWEST, PROFILES, features
+from proctor.model.kernel.linux import (
     BLOCKED,
     EBUSY,
     EINTR,
@@ -33,8 +31,10 @@ from proctor.model.linux import (
     SIGUSR1,
     SIGWINCH,
 )
-from proctor.model.listener import Notifications
-from proctor.model.program import Program
+from proctor.model.kernel.listener import Notifications
+from proctor.model.kernel.machine import Kernel
+from proctor.model.kernel.program import Program
+from tests.model.support import ALLOW, MAGIC, start, trap
 
 KILLABLE = abi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 ALL = sorted(PROFILES, key=list(PROFILES).index)

@@ -1,6 +1,6 @@
 """The model and the real kernel side by side: every step is made on both and compared.
 
-A :class:`Twin` is one thread, as a model :class:`~proctor.model.program.Program` and as an
+A :class:`Twin` is one thread, as a model :class:`~proctor.model.kernel.program.Program` and as an
 :class:`~model.real.Actor` of a victim.  A step gives one idle twin something to do (or sends a
 signal); then both worlds settle, the model in the order in which the real one was seen to finish,
 and what every twin does, and what every finished call returned, has to be the same.
@@ -18,18 +18,17 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from victim.processes import children, end_all, set_subreaper
-
-from model.real import Actor, Real
 from proctor.kernel import abi
-from proctor.model import signals
-from proctor.model.files import File
-from proctor.model.kernel import Kernel
-from proctor.model.linux import BLOCKED
-from proctor.model.listener import Notifications
-from proctor.model.notify import Knotif
-from proctor.model.program import Program
-from proctor.model.tasks import DEAD, STOPPED, Process, Task
+from proctor.model.kernel import signals
+from proctor.model.kernel.files import File
+from proctor.model.kernel.linux import BLOCKED
+from proctor.model.kernel.listener import Notifications
+from proctor.model.kernel.machine import Kernel
+from proctor.model.kernel.notify import Knotif
+from proctor.model.kernel.program import Program
+from proctor.model.kernel.tasks import DEAD, STOPPED, Process, Task
+from tests.model.real import Actor, Real
+from tests.support.processes import children, end_all, set_subreaper
 
 MASK64 = (1 << 64) - 1
 #: Descriptors by which the harness drives a victim; no step may touch them.
@@ -37,7 +36,7 @@ KEPT = frozenset({199, *range(200, 216)})
 #: Seconds that the kernel may be behind the model although everybody sleeps: in a grace period of
 #: RCU (dup2 in a shared table, expand_fdtable), with a page from a disk; and a thread that ended may
 #: still be letting go of its number, for which the end of its pid namespace waits, when it is seen
-#: no more (release_task, free_pids: only where victims do not go first, see :mod:`model.turns`).
+#: no more (release_task, free_pids: only where victims do not go first, see :mod:`tests.model.turns`).
 LATE = 0.5
 
 
@@ -221,7 +220,7 @@ class World:
         arch: int = abi.AUDIT_ARCH_X86_64,
     ) -> None:
         """``twin`` makes a system call in both worlds; everything is compared."""
-        from proctor.model.linux import NR
+        from proctor.model.kernel.linux import NR
 
         nr = NR[name] if isinstance(name, str) else name
         self.note(what, f"{twin.actor.slot}: {what} {name}{tuple(hex(a) for a in args)}")
@@ -336,7 +335,7 @@ class World:
         self.note(what, f"harness: {what} {number} to {twin!r}{' (thread)' if thread else ''}")
         pid = twin.actor.gpid
         if thread:
-            from victim.processes import tgkill
+            from tests.support.processes import tgkill
 
             tgkill(pid, twin.actor.gtid, number)
         else:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from proctor.errors import PolicyError
 from proctor.kernel import abi
-from proctor.kernel.errors import PolicyError
 from proctor.policy import Facts, load, loads
 
 ROOT = Path(__file__).resolve().parents[2]

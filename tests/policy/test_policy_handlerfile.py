@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proctor.kernel.errors import PolicyError
+from proctor.errors import PolicyError
 from proctor.policy import load_handlers
 
 GOOD = """\

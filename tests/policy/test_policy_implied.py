@@ -6,9 +6,10 @@ import errno
 
 import pytest
 
-from proctor.filter import actions, tables
+from proctor.filter import actions
 from proctor.kernel import abi
 from proctor.policy import Facts, Policy, loads
+from proctor.syscalls import tables
 
 ALLOW, NOTIFY = actions.ALLOW.value, actions.NOTIFY.value
 EPERM = actions.errno(errno.EPERM).value

@@ -7,7 +7,13 @@ from typing import Any
 
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
-from policy_reference import (
+
+from proctor.errors import PolicyError
+from proctor.filter import actions
+from proctor.kernel import abi
+from proctor.policy import Facts, Policy, loads
+from proctor.syscalls import tables
+from tests.policy.reference import (
     LAYOUT,
     Case,
     Generated,
@@ -17,11 +23,6 @@ from policy_reference import (
     needs_monitor,
     rules,
 )
-
-from proctor.filter import actions, tables
-from proctor.kernel import abi
-from proctor.kernel.errors import PolicyError
-from proctor.policy import Facts, Policy, loads
 
 DEFAULTS: dict[str, tuple[str, Any]] = {
     "allow": ("allow", None),
@@ -175,7 +176,7 @@ def test_other_architectures_by_their_own_numbers(
 
 
 def test_every_generated_call_is_described_as_the_reference_thinks() -> None:
-    from proctor.filter.signatures import signature
+    from proctor.syscalls.signatures import signature
 
     for name, layout in LAYOUT.items():
         described = signature(name)

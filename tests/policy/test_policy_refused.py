@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proctor.kernel.errors import PolicyError
+from proctor.errors import PolicyError
 from proctor.policy import load, loads
 
 

@@ -465,8 +465,8 @@ def test_descendants_keep_the_listener_alive(start: Callable[..., proctor.Proces
 def test_many_listeners_added_while_running(
     caller: str, make_world: Callable[..., KernelWorld]
 ) -> None:
-    from proctor.api import filter_for
     from proctor.kernel.launch import spawn
+    from proctor.process.run import filter_for
 
     one = handler(lambda call: proctor.answer(call.raw[0]))
     program = filter_for([one])
@@ -557,8 +557,8 @@ def test_observer_failure_is_no_failure(
 
 
 def test_stepping_by_hand(caller: str, make_world: Callable[..., KernelWorld]) -> None:
-    from proctor.api import filter_for
     from proctor.kernel.launch import spawn
+    from proctor.process.run import filter_for
 
     one = handler(lambda call: proctor.answer(call.raw[0]))
     program = filter_for([one])

@@ -27,11 +27,11 @@ def test_everything_here_runs_without_linux(tmp_path: Path) -> None:
     """Every test of these files passes in a process without the core, fcntl, epoll, O_PATH..."""
     settings = tmp_path / "pytest.ini"
     settings.write_text("[pytest]\n")
-    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rs", "-c", str(settings), "--rootdir", str(HERE),
          "-p", "no:cacheprovider", "-p", "no:timeout", "-p", "no:hypothesispytest",
-         "-p", "no:faulthandler", "-p", "elsewhere", *(str(HERE / name) for name in PORTABLE)],
+         "-p", "no:faulthandler", "-p", "tests.testing.elsewhere", *(str(HERE / name) for name in PORTABLE)],
         env={**os.environ, "PYTHONPATH": path, "PYTEST_ADDOPTS": ""},
         check=False, capture_output=True, text=True, timeout=110,
     )  # fmt: skip

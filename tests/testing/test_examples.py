@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable
 
 import pytest
-from os_release import os_release
 
 import proctor
-from proctor.call.flags import OpenFlag
-from proctor.call.sockaddr import InetAddress, UnixAddress
+from examples.demo.os_release import os_release
+from proctor.call.decode.sockaddr import InetAddress, UnixAddress
+from proctor.syscalls.flags import OpenFlag
 from proctor.testing import AT_FDCWD, FakeTarget, Node
 
 # 1. Content of our own -------------------------------------------------------------------------

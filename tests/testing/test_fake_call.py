@@ -9,11 +9,11 @@ import socket
 import pytest
 
 import proctor
-from proctor.call import sockaddr, structures
 from proctor.call.call import Call
-from proctor.call.flags import OpenFlag
+from proctor.call.decode import sockaddr, structures
+from proctor.call.decode.values import Device, SignalSet, Timespec
 from proctor.call.identity import Capabilities, Ids
-from proctor.call.values import Device, SignalSet, Timespec
+from proctor.syscalls.flags import OpenFlag
 from proctor.testing import ALL_CAPABILITIES, AT_FDCWD, UNMAPPED, FakeCall, FakeTarget, Node
 
 ABIS = ("x86_64", "i386", "x32", "aarch64", "arm", "riscv64", "ppc64le", "s390x")

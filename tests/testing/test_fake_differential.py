@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proctor.call import paths
+from proctor.call.path import resolve as paths
 from proctor.testing import AT_FDCWD, FakeTarget, Node
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the real walk is Linux's")

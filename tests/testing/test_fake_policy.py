@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from proctor.call.structures import OpenHow
-from proctor.call.walk import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
+from proctor.call.decode.structures import OpenHow
+from proctor.call.path.walk import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
 from proctor.policy import loads
 from proctor.testing import AT_FDCWD, FakeTarget, Node
 

@@ -13,9 +13,9 @@ import pytest
 
 import proctor
 from proctor.call.call import Call
-from proctor.call.flags import OpenFlag
-from proctor.call.values import Device
+from proctor.call.decode.values import Device
 from proctor.call.verdict import Deny, HandOver, LetRun, Perform, Verdict
+from proctor.syscalls.flags import OpenFlag
 from proctor.testing import AT_FDCWD, FakeCall, FakeTarget, Node
 
 Make = Callable[..., FakeTarget]

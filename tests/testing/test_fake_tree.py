@@ -8,9 +8,9 @@ import stat
 import pytest
 
 import proctor
-from proctor.call.paths import Located
-from proctor.call.structures import OpenHow
-from proctor.call.walk import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
+from proctor.call.decode.structures import OpenHow
+from proctor.call.path.resolve import Located
+from proctor.call.path.walk import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
 from proctor.testing import AT_FDCWD, FakeTarget, Node, Tree
 
 FILES = {

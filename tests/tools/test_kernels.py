@@ -1,4 +1,4 @@
-"""The parts of tools/test-kernels that need no machine: names, archives, the table."""
+"""The parts of tools/kernels that need no machine: names, archives, the table."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
+from tools.kernels import cpio, packages, report
 
-from kernels import cpio, packages, report  # noqa: E402
+TOOLS = Path(__file__).parents[2] / "tools"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +38,7 @@ def test_a_name_of_nothing_is_refused(text: str) -> None:
 
 def test_the_command_says_so_in_a_line() -> None:
     done = subprocess.run(
-        [sys.executable, str(TOOLS / "test-kernels"), "abc"],
+        [sys.executable, "-m", "tools.kernels", "abc"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2

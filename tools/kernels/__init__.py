@@ -1,1 +1,1 @@
-"""Other kernels, booted in emulated machines: see ``tools/test-kernels``."""
+"""Other kernels, booted in emulated machines: see ``tools/kernels``."""

@@ -19,8 +19,8 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from kernels import cpio
-from kernels.cpio import Entry
+from tools.kernels import cpio
+from tools.kernels.cpio import Entry
 
 #: Debian packages whose files, and those of what they depend on, the tests use.
 PACKAGES = (

@@ -23,7 +23,7 @@ def say(**event: object) -> None:
         port.write(line)
 
 
-def run(name: str, command: list[str], limit: float, place: str = "/proctor/tests") -> None:
+def run(name: str, command: list[str], limit: float, place: str = "/proctor") -> None:
     """One part, run in ``place``."""
     say(part=name, begins=True)
     began = time.monotonic()
@@ -118,8 +118,8 @@ def parts(plan: dict[str, Any], chosen: str) -> None:
     python, limit = sys.executable, plan["limit"]
     run("doctor", [python, "-m", "proctor", "doctor", "--json"], 300)
     if plan["steps"]:
-        run("features", [python, "-m", "model.probed", "--profile", chosen], 600)
-        run("compare", [python, "-m", "model.compare", "--steps", str(plan["steps"]), "--profile", chosen,
+        run("features", [python, "-m", "tests.model.probed", "--profile", chosen], 600)
+        run("compare", [python, "-m", "tests.model.compare", "--steps", str(plan["steps"]), "--profile", chosen,
                         *plan["compare"]], limit)  # fmt: skip
     for place in plan["tests"]:
         run(place, [python, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--junitxml=/run/junit.xml",

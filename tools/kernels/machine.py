@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kernels.image import Missing
+from tools.kernels.image import Missing
 
 QEMU = "qemu-system-x86_64"
 #: Of the machine, in MiB: the archives lie there twice while they are unpacked.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kernels.packages import KernelImage
+from tools.kernels.packages import KernelImage
 
 
 class Outcome:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.filter.signatures import Arg
+    from proctor.syscalls.signatures import Arg
 
 
 class Args:

@@ -10,9 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.arguments import Args
-from proctor.filter import tables
-from proctor.filter.signatures import Arg, Signature, signature
-from proctor.kernel.errors import (
+from proctor.errors import (
     CallerInvisible,
     CallGone,
     CallOver,
@@ -20,25 +18,27 @@ from proctor.kernel.errors import (
     ProctorError,
 )
 from proctor.kernel.memory import Memory, read_string
+from proctor.syscalls import tables
+from proctor.syscalls.signatures import Arg, Signature, signature
 
 if TYPE_CHECKING:
     from proctor.call.caller import Caller
-    from proctor.call.paths import Located
+    from proctor.call.decode.sockaddr import SocketAddress
+    from proctor.call.path.resolve import Located
     from proctor.call.ports import MemoryPort, ValidityPort
-    from proctor.call.sockaddr import SocketAddress
     from proctor.kernel.notification import NotificationLike
 
 
 class Call:
     """One notified system call.
 
-    Arguments are attributes by their names in :mod:`proctor.filter.signatures` (``call.mode``,
+    Arguments are attributes by their names in :mod:`proctor.syscalls.signatures` (``call.mode``,
     ``call.flags``, ``call.dev``); the few that share a name with something below (``fd``, ``name``,
     ``id``, ``args``) are read through :attr:`args`, where every argument is (``call.args.fd``).
 
     A Call dies with its handler: once the verdict is given, everything but the plain facts of the
     notification (``id tid nr arch abi name raw signature memory_read``, ``repr``) raises
-    :class:`~proctor.kernel.errors.CallOver`.  Descriptors that were taken through it are closed
+    :class:`~proctor.errors.CallOver`.  Descriptors that were taken through it are closed
     then.
 
     :param notification: what was received.
@@ -205,7 +205,7 @@ class Call:
         name = arg.name
         if name in values:
             return values[name]
-        from proctor.call import decode
+        from proctor.call.decode import argument as decode
 
         number = arg.value(self.raw)
         if decode.is_followed(arg):
@@ -219,7 +219,7 @@ class Call:
         return value
 
     def _frame(self) -> Any:
-        from proctor.call.structures import Frame
+        from proctor.call.decode.structures import Frame
 
         assert self.signature is not None
         order = "big" if self.abi in tables.BIG_ENDIAN else "little"
@@ -299,14 +299,14 @@ class Call:
     ) -> Located:
         """Where a path argument leads, in the caller's view: its root, working directory, dirfd.
 
-        This is resolution *for naming* with the monitor's rights: see :mod:`proctor.call.paths`.
+        This is resolution *for naming* with the monitor's rights: see :mod:`proctor.call.path.resolve`.
         The result's descriptor is closed with the call.
 
         :param argument: name of the path argument; the first one if None.
         :param follow: whether a symbolic link at the end is followed; None for what the call does.
         :raises OSError: the errno the kernel would give.
         """
-        from proctor.call.following import resolve
+        from proctor.call.path.following import resolve
 
         located = resolve(self, argument, follow)
         self._keep(located)
@@ -345,7 +345,7 @@ class Call:
 
     def __repr__(self) -> str:
         """Like strace's line, from what is known already: no memory is read."""
-        from proctor.call.text import line
+        from proctor.call.strace.line import line
 
         over = " over" if type(self) is _Over else ""
         return f"<Call {line(self, read=False)} tid={self.tid} id={self.id:#x}{over}>"
@@ -360,7 +360,7 @@ class Call:
 
         :param read: whether memory may be read for it (which counts as looking at it).
         """
-        from proctor.call.text import line
+        from proctor.call.strace.line import line
 
         return line(self, read=read)
 

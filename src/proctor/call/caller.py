@@ -1,6 +1,6 @@
 """Who makes a call: identity, rights and place of one thread.
 
-Everything is taken through one pinned directory of /proc (:mod:`proctor.call.procfiles`) or a
+Everything is taken through one pinned directory of /proc (:mod:`proctor.kernel.thread`) or a
 pidfd, and after each thing that is taken the notification is checked before the thing is handed
 out: as long as it is valid the thread sits in its call, so what was read is about *it*.
 """
@@ -12,9 +12,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
-from proctor.call.anchor import open_pidfd, shares_descriptors
 from proctor.call.identity import Capabilities, Ids, parse_arguments, parse_cgroups, parse_status
-from proctor.kernel.errors import (
+from proctor.errors import (
     CallerInvisible,
     CallGone,
     CallOver,
@@ -22,9 +21,10 @@ from proctor.kernel.errors import (
     ProctorError,
     Unsupported,
 )
+from proctor.kernel.pidfd import open_pidfd, shares_descriptors
 
 if TYPE_CHECKING:
-    from proctor.call.paths import Located
+    from proctor.call.path.resolve import Located
     from proctor.call.ports import ProcPort, ValidityPort
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Caller:
     :param looked: called before something is handed out that other threads of the target can
         change (descriptors, root, working directory).
 
-    All members may raise :class:`~proctor.kernel.errors.CallGone`.  Values are read once and kept;
+    All members may raise :class:`~proctor.errors.CallGone`.  Values are read once and kept;
     descriptors that :meth:`root`, :meth:`cwd`, :meth:`dir_fd` and :meth:`anchor` return belong to
     the Caller and are closed with the call: duplicate what must live longer.
     """
@@ -92,7 +92,7 @@ class Caller:
         self._alive()
         files = self._files
         if files is None:
-            from proctor.call.procfiles import ProcFiles
+            from proctor.kernel.thread import ProcFiles
 
             try:
                 files = ProcFiles(self.tid)
@@ -400,10 +400,10 @@ class Caller:
         resolve: int = 0,
         entry: bool = False,
     ) -> Located:
-        """Where ``path`` leads in this caller's view; see :func:`proctor.call.paths.locate`.
+        """Where ``path`` leads in this caller's view; see :func:`proctor.call.path.resolve.locate`.
 
         The result belongs to whoever asked."""
-        from proctor.call.paths import locate
+        from proctor.call.path.resolve import locate
 
         located = locate(
             self, path, dirfd, follow=follow, empty=empty, resolve=resolve, entry=entry

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _occupy_standard_streams()
     from proctor.cli.arguments import parse
     from proctor.cli.say import give_up_output, say
-    from proctor.kernel.errors import ProctorError
+    from proctor.errors import ProctorError
 
     options = parse(sys.argv[1:] if argv is None else argv)
     try:

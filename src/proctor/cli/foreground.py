@@ -19,7 +19,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from proctor.api import Process
+    from proctor.process.run import Process
 
 _PAUSE = 0.05  # seconds
 _SI_KERNEL = 0x80  # asm-generic/siginfo.h: sent by the kernel itself, here: by the terminal

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from proctor.api import spawn
 from proctor.cli import foreground
 from proctor.cli.say import give_up_output, say
-from proctor.kernel.errors import LaunchError, PolicyError
+from proctor.errors import LaunchError, PolicyError
+from proctor.process.run import spawn
 
 if TYPE_CHECKING:
     from proctor.policy import Policy
@@ -49,13 +49,13 @@ def run(options: argparse.Namespace) -> int:
     observers: list[Callable[[Outcome], object]] = []
     closers: list[Callable[[], object]] = []
     if options.log is not None:
-        from proctor.cli.log import JsonLog
+        from proctor.observe.jsonlog import JsonLog
 
         log = JsonLog(options.log)
         observers.append(log)
         closers.append(log.close)
     if options.policy is not None and not options.quiet and options.log != "-":
-        from proctor.cli.log import tell_refusals
+        from proctor.observe.jsonlog import tell_refusals
 
         observers.append(tell_refusals)
     shown = bool(observers)  # the summary has names only
@@ -101,9 +101,9 @@ def _refusing_rule(policy: Policy | None, problem: LaunchError) -> str:
     """Where it is the policy that refuses the command's own execve: by which rule."""
     if policy is None or problem.step != "execve":
         return ""
-    from proctor.filter import tables
     from proctor.policy import Facts
     from proctor.policy.rules import DENY, KILL, Unknowable
+    from proctor.syscalls import tables
 
     try:
         _, ruling, because = policy.decide(Facts("execve", tables.native()))

@@ -24,7 +24,7 @@ from proctor.emulate.pool import (
     text_of,
 )
 from proctor.emulate.supported import SUPPORTED
-from proctor.kernel.errors import CallerInvisible, CallGone, CallOver, MemoryUnreadable
+from proctor.errors import CallerInvisible, CallGone, CallOver, MemoryUnreadable
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -11,9 +11,9 @@ task provably allows a number whatever the arguments, a bitmap answers and no pr
 
 from __future__ import annotations
 
+from proctor.errors import FilterError
 from proctor.filter import opcodes as op
 from proctor.kernel import abi
-from proctor.kernel.errors import FilterError
 
 _SCRATCH_WORDS = 16
 

@@ -21,11 +21,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from proctor.errors import FilterError
 from proctor.filter import opcodes as op
-from proctor.filter import tables
 from proctor.filter.conditions import Test
 from proctor.kernel import abi
-from proctor.kernel.errors import FilterError
+from proctor.syscalls import tables
 
 if TYPE_CHECKING:
     from proctor.filter.actions import Return

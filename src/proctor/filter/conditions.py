@@ -5,7 +5,7 @@ A register is 64 bits and compared as an unsigned number, all of it.  Two conseq
 * For an ``int`` argument the kernel ignores the upper half, and a caller may leave anything
   there: a condition ``arg == 3`` on the whole register is then evaded by ``3 | 1 << 32``.  A
   condition that names its argument (``"mode"``) is therefore cut to the width the kernel uses, as
-  :mod:`proctor.filter.signatures` has it (16 bits for a mode, 32 for a descriptor); one that
+  :mod:`proctor.syscalls.signatures` has it (16 bits for a mode, 32 for a descriptor); one that
   gives an index is raw: give it a mask.  Only for i386 and arm calls it is cut to 32 bits.
 * A negative value means its two's complement in the argument's width: ``Condition("dirfd", "==",
   AT_FDCWD)`` is right.  Ordering is unsigned, so ``<`` and the like refuse negative values.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from proctor.kernel.errors import FilterError
+from proctor.errors import FilterError
 
 FULL: Final = (1 << 64) - 1
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from proctor.filter import multiplex, tables
+from proctor.errors import FilterError
 from proctor.filter.actions import ALLOW, KILL_PROCESS, Return, checked, errno
 from proctor.filter.conditions import Condition, Test, contradiction, lower
 from proctor.kernel import abi
-from proctor.kernel.errors import FilterError
+from proctor.syscalls import multiplex, tables
 
 if TYPE_CHECKING:
     from proctor.filter.program import Program
@@ -205,7 +205,7 @@ def locate(arg: int | str, call: str | None, arch: str) -> tuple[int, int]:
     """
     if isinstance(arg, int):
         return arg, 32 if arch in tables.NARROW else 64
-    from proctor.filter import arguments
+    from proctor.syscalls import registers as arguments
 
     return arguments.locate(arg, call, arch)
 

@@ -27,11 +27,11 @@ import re
 import struct
 from typing import Final
 
+from proctor.errors import FilterError
 from proctor.filter import opcodes as op
-from proctor.filter import tables
 from proctor.filter.actions import decoded
 from proctor.kernel import abi
-from proctor.kernel.errors import FilterError
+from proctor.syscalls import tables
 
 _FIELDS: Final[dict[str, int]] = {
     "nr": 0,

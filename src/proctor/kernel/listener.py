@@ -26,8 +26,8 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
+from proctor.errors import AlreadyAnswered, ProctorError, TargetFdLimit, Unsupported
 from proctor.kernel import _core, abi
-from proctor.kernel.errors import AlreadyAnswered, ProctorError, TargetFdLimit, Unsupported
 from proctor.kernel.seccomp import check_notif_sizes
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ Rules that this module keeps, so that nobody above has to (seccomp_unotify(2)):
   changes nothing for us.
 * After each read the notification is checked.  As long as it is valid the caller sits in the
   call, so its thread id cannot have been given to somebody else; if it is not, the bytes are
-  thrown away (:class:`~proctor.kernel.errors.CallGone`).
+  thrown away (:class:`~proctor.errors.CallGone`).
 * Lengths and addresses come from the target and are hostile.  Every method takes a limit of ours
   and reads what exists: a length of 2 GiB costs no more than the memory that is really there.
 
@@ -20,7 +20,7 @@ import errno as _errno
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from proctor.kernel.errors import CallerInvisible, CallGone, MemoryUnreadable
+from proctor.errors import CallerInvisible, CallGone, MemoryUnreadable
 
 #: The kernel's longest path, its NUL included (PATH_MAX).
 PATH_MAX: Final = 4096
@@ -37,9 +37,9 @@ _PAGE: Final = 4096
 class MemoryPort(Protocol):
     """A caller's memory as far as decoding needs it.
 
-    All methods raise :class:`~proctor.kernel.errors.MemoryUnreadable` with the errno the call
+    All methods raise :class:`~proctor.errors.MemoryUnreadable` with the errno the call
     itself would give (EFAULT, ENAMETOOLONG, E2BIG, EINVAL) or EPERM if we may not look, and
-    :class:`~proctor.kernel.errors.CallGone` if the caller is gone.
+    :class:`~proctor.errors.CallGone` if the caller is gone.
     """
 
     def read(self, address: int, size: int) -> bytes:
@@ -88,7 +88,7 @@ class Memory:
     """:class:`MemoryPort` of a real thread.
 
     :param pid: thread id of the caller as we see it (``Notification.pid``); 0 raises
-        :class:`~proctor.kernel.errors.CallerInvisible` at the first read.
+        :class:`~proctor.errors.CallerInvisible` at the first read.
     :param listener: where validity is asked after each read; None reads without asking, which is
         right only for a process of our own.
     :param id: the notification.

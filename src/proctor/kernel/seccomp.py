@@ -11,14 +11,14 @@ import struct
 from array import array
 from collections.abc import Iterable
 
-from proctor.kernel import _core, abi
-from proctor.kernel.errors import (
+from proctor.errors import (
     FilterError,
     NestedListener,
     NotPermitted,
     ProctorError,
     Unsupported,
 )
+from proctor.kernel import _core, abi
 
 _LOGGED = "/proc/sys/kernel/seccomp/actions_logged"
 

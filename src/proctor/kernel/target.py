@@ -9,7 +9,7 @@ import select
 import signal
 from typing import TYPE_CHECKING, Final
 
-from proctor.kernel.errors import LaunchError, NestedListener
+from proctor.errors import LaunchError, NestedListener
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -33,7 +33,7 @@ from proctor.policy.rules import Clause
 from proctor.policy.source import KeyPath, Source, nearest, one_of
 
 if TYPE_CHECKING:
-    from proctor.filter.signatures import Arg, Signature
+    from proctor.syscalls.signatures import Arg, Signature
 
 WORDS: Final = ("path", "address", "type", "device", "access", "caller")
 

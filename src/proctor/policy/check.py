@@ -171,7 +171,7 @@ def _refused_calls(rules: Sequence[Rule]) -> dict[str, Rule]:
 
 
 def _siblings(rules: Sequence[Rule], settings: Settings) -> list[str]:
-    from proctor.filter import tables
+    from proctor.syscalls import tables
 
     if not settings.default.runs:
         return []

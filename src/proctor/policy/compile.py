@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol, Union
 
+from proctor.errors import FilterError, PolicyError
 from proctor.filter import actions
 from proctor.filter.conditions import Condition
 from proctor.filter.rules import Filter
 from proctor.filter.rules import Rule as FilterRule
-from proctor.kernel.errors import FilterError, PolicyError
 from proctor.policy.rules import ALLOW, DENY, KILL, LOG, Ruling
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from proctor.policy.registers import Register
 
 if TYPE_CHECKING:
-    from proctor.filter.signatures import Arg
+    from proctor.syscalls.signatures import Arg
 
 _AT_FDCWD: Final = {"AT_FDCWD": -100}
 
@@ -38,7 +38,7 @@ def constants_of(arg: Arg, arch: str) -> Mapping[str, int]:
         }
     if arg.family is None or arg.role not in ("flags", "cmd", "clock"):
         return {}
-    from proctor.call import flags
+    from proctor.syscalls import flags
 
     try:
         return flags.members(arg.family, arch)

@@ -24,8 +24,8 @@ from proctor.policy.source import quoted
 from proctor.policy.tips import S_IFMT, TYPE_NAMES, signature_of
 
 if TYPE_CHECKING:
-    from proctor.filter.signatures import Arg
     from proctor.policy.policy import Policy
+    from proctor.syscalls.signatures import Arg
 
 
 class Explanation(NamedTuple):
@@ -204,7 +204,7 @@ def describe(view: CallView) -> dict[str, str]:
 
 
 def _named(arg: Arg, value: int, arch: str) -> str:
-    from proctor.call import flags
+    from proctor.syscalls import flags
 
     if arg.family is None or arg.family not in flags.family_names():
         return str(value)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from proctor.kernel.errors import PolicyError
+from proctor.errors import PolicyError
 from proctor.policy.addresses import Address
 from proctor.policy.rules import Unknowable
 from proctor.policy.source import nearest
@@ -70,7 +70,7 @@ class Facts:
 
         :raises PolicyError: an argument that the call does not have.
         """
-        from proctor.filter.signatures import signature
+        from proctor.syscalls.signatures import signature
 
         described = signature(name, arch)
         if described is None:

@@ -11,7 +11,7 @@ import sys
 from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
-from proctor.kernel.errors import PolicyError, ProctorError
+from proctor.errors import PolicyError, ProctorError
 from proctor.policy.source import Source, printable, read_text
 
 if TYPE_CHECKING:

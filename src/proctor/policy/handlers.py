@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from proctor.call.verdict import Verdict, answer, deny, let_run, let_run_unsafe, perform
-from proctor.kernel.errors import CallerInvisible, CallGone, NotPermitted, Unsupported
+from proctor.errors import CallerInvisible, CallGone, NotPermitted, Unsupported
 from proctor.policy.addresses import Address
 from proctor.policy.conditions import PathCondition
 from proctor.policy.rules import DENY, KILL, PERFORM, RETURN, Ruling, Unknowable
@@ -178,7 +178,7 @@ class LiveView:
         return self._once("path", argument, self._resolve)
 
     def _resolve(self, argument: str) -> bytes | None:
-        from proctor.call.following import allows_empty
+        from proctor.call.path.following import allows_empty
 
         call = self._call
         if call.args[argument] is None:  # NULL can mean the descriptor beside it

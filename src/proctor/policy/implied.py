@@ -37,7 +37,7 @@ _SAME: Final[dict[str, tuple[str, ...]]] = {"sendto": ("send",), "recvfrom": ("r
 
 def variants(call: str, arch: str) -> tuple[str, ...]:
     """Other names of the same call on a 32-bit architecture."""
-    from proctor.filter import tables
+    from proctor.syscalls import tables
 
     if arch not in _WORD32:
         return ()
@@ -49,7 +49,7 @@ def variants(call: str, arch: str) -> tuple[str, ...]:
 
 def multiplexed(calls: Iterable[str], arch: str) -> dict[str, Alternatives]:
     """By ``socketcall`` and ``ipc``: which first arguments stand for one of ``calls``."""
-    from proctor.filter import multiplex, tables
+    from proctor.syscalls import multiplex, tables
 
     if arch not in multiplex.ARCHES:
         return {}

@@ -6,7 +6,7 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Any
 
-from proctor.call import sockaddr
+from proctor.call.decode import sockaddr
 from proctor.policy.addresses import Address
 from proctor.policy.rules import Unknowable
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def convert(call: Call, value: Any) -> Address | None:
-    """``value`` (what :mod:`proctor.call.sockaddr` decoded, or None) as an :class:`Address`.
+    """``value`` (what :mod:`proctor.call.decode.sockaddr` decoded, or None) as an :class:`Address`.
 
     The path of a socket file is resolved in the caller's view, so that a relative path or a symbolic
     link is no other name for it.

@@ -12,8 +12,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.errors import FilterError
 from proctor.kernel.abi import MAX_ERRNO
-from proctor.kernel.errors import FilterError
 from proctor.policy import deadlines
 from proctor.policy.implied import multiplexed, variants, with_multiplexed
 from proctor.policy.policy import Policy, Settings
@@ -99,7 +99,7 @@ def _parse(source: Source) -> dict[str, Any]:
 
 
 def _settings(table: PolicyTable, source: Source) -> Settings:
-    from proctor.filter import tables
+    from proctor.syscalls import tables
 
     if table.version != VERSION:
         raise source.error(
@@ -262,7 +262,7 @@ def _calls(
     written: Sequence[str], arches: Sequence[str], path: KeyPath, source: Source
 ) -> tuple[list[str], dict[str, str]]:
     """The names that ``calls`` means, and of which group those are that only a group brought in."""
-    from proctor.filter import tables
+    from proctor.syscalls import tables
 
     if not written:
         raise source.error("a rule is about at least one system call", (*path, "calls"))
@@ -298,7 +298,7 @@ def _calls(
 
 
 def _members(word: str, place: KeyPath, source: Source) -> Sequence[str]:
-    from proctor.filter import tables
+    from proctor.syscalls import tables
 
     if word[:1] in ("%", "@"):
         try:
@@ -333,10 +333,10 @@ def _clauses(
     path: KeyPath,
     source: Source,
 ) -> dict[tuple[str, str], Clause]:
-    from proctor.filter import tables
-    from proctor.filter.signatures import signature
     from proctor.policy.arguments import Builder
     from proctor.policy.registers import ALWAYS
+    from proctor.syscalls import tables
+    from proctor.syscalls.signatures import signature
 
     builder = Builder(source, path, when)
     clauses: dict[tuple[str, str], Clause] = {}

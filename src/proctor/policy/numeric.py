@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from proctor.kernel.errors import PolicyError
+from proctor.errors import PolicyError
 from proctor.policy import registers
 from proctor.policy.constants import constants_of, register_of
 from proctor.policy.registers import ALWAYS, Alternatives, OutOfRange, Register
 from proctor.policy.source import KeyPath, Source, nearest
 
 if TYPE_CHECKING:
-    from proctor.filter.signatures import Arg
+    from proctor.syscalls.signatures import Arg
 
 #: A checked value of ``when``; see :data:`proctor.policy.schema.Spec`.
 Spec = int | str | Sequence[int | str] | Mapping[str, int | str | Sequence[int | str]]

@@ -1,6 +1,6 @@
 """The text of a policy, and how errors point into it.
 
-Every refusal is one :class:`~proctor.kernel.errors.PolicyError` with one sentence:
+Every refusal is one :class:`~proctor.errors.PolicyError` with one sentence:
 ``FILE:LINE: KEY: what is wrong; what would be right``.  ``tomllib`` gives line and column for
 syntax errors only, so lines of semantic errors are found again here by looking for the key; where
 that is not certain the line is left out, never guessed.
@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
-from proctor.kernel.errors import PolicyError
+from proctor.errors import PolicyError
 
 #: A policy or handler file above this many bytes is refused unread: no hand-written one gets there,
 #: and a wrong argument such as a device or a disk image does.

@@ -14,8 +14,8 @@ from proctor.policy.rules import PERFORM, CallView, Rule, Ruling, Unknowable
 from proctor.policy.source import Source, quoted
 
 if TYPE_CHECKING:
-    from proctor.filter.signatures import Signature
     from proctor.policy.policy import Policy
+    from proctor.syscalls.signatures import Signature
 
 S_IFMT: Final = 0o170000
 TYPE_NAMES: Final = {value: name for name, value in FILE_TYPES.items()} | {0: "regular"}
@@ -25,7 +25,7 @@ UNSAFE_PLACEHOLDER: Final = "unsafe: SAY WHY THE RACE IS ACCEPTABLE HERE"
 
 
 def signature_of(view: CallView) -> Signature | None:
-    from proctor.filter.signatures import signature
+    from proctor.syscalls.signatures import signature
 
     try:
         return signature(view.name, view.arch)

@@ -42,7 +42,7 @@ def is_slow(policy: Policy, name: str, *, performs: bool, reported: bool) -> boo
 
 
 def _shows_memory(name: str, arch: str) -> bool:
-    from proctor.filter.signatures import signature
+    from proctor.syscalls.signatures import signature
 
     try:
         described = signature(name, arch)

@@ -18,7 +18,7 @@ from proctor.call.verdict import (
     close_unused,
     deny,
 )
-from proctor.kernel.errors import AlreadyAnswered, RacyVerdict, TargetFdLimit, Unsupported
+from proctor.errors import AlreadyAnswered, RacyVerdict, TargetFdLimit, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.call.decode import needs_memory
+from proctor.call.decode.argument import needs_memory
 from proctor.call.verdict import Perform, Verdict, Wire, close_unused, deny
-from proctor.kernel.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
+from proctor.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
 from proctor.supervisor.backlog import Backlog
 from proctor.supervisor.carry import carry_out, check
 from proctor.supervisor.jobs import Job, Outcome, Served

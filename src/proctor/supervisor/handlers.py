@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from proctor.filter import tables
+from proctor.errors import FilterError
 from proctor.filter.rules import expand
-from proctor.kernel.errors import FilterError
+from proctor.syscalls import tables
 
 if TYPE_CHECKING:
     from proctor.call.call import Call

@@ -33,7 +33,7 @@ class ListenerPort(Protocol):
     """One listener, as far as answering needs it.
 
     "The caller is gone" (ENOENT) is a return value everywhere; EINTR never comes out; anything
-    else raises an error of :mod:`proctor.kernel.errors`.  All methods may be called from any thread.
+    else raises an error of :mod:`proctor.errors`.  All methods may be called from any thread.
     """
 
     def fileno(self) -> int:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
-from proctor.kernel.errors import AlreadyAnswered
+from proctor.errors import AlreadyAnswered
 from proctor.supervisor.ports import route_key
 
 if TYPE_CHECKING:

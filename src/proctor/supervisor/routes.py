@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.call import Call
 from proctor.call.verdict import RUN, Answer, Deny, LetRun, Wire
-from proctor.filter import tables
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import Route, route_key
+from proctor.syscalls import tables
 
 if TYPE_CHECKING:
     from proctor.kernel.notification import NotificationLike

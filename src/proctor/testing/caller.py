@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final, NoReturn, Union
 
 from proctor.call.caller import Caller
 from proctor.call.identity import CAPABILITIES, Capabilities, Ids
-from proctor.call.paths import Located
-from proctor.call.walk import AT_FDCWD, walk
-from proctor.kernel.errors import CallGone
+from proctor.call.path.resolve import Located
+from proctor.call.path.walk import AT_FDCWD, walk
+from proctor.errors import CallGone
 from proctor.testing.tree import Node, TreeFiles
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from proctor.call import sockaddr
-from proctor.call.layouts import Structure
-from proctor.call.structures import (
+from proctor.call.decode import sockaddr
+from proctor.call.decode.layouts import Structure
+from proctor.call.decode.structures import (
     CloneArgs,
     EpollEvent,
     Limits,
@@ -21,9 +21,9 @@ from proctor.call.structures import (
     MountAttributes,
     OpenHow,
 )
-from proctor.call.values import SignalSet, Timespec
-from proctor.filter import tables
-from proctor.filter.signatures import POINTER_ROLES, Arg, Signature
+from proctor.call.decode.values import SignalSet, Timespec
+from proctor.syscalls import tables
+from proctor.syscalls.signatures import POINTER_ROLES, Arg, Signature
 from proctor.testing.space import FakeMemory
 from proctor.testing.tree import encoded
 
@@ -190,7 +190,7 @@ class _Encoder:
 
     def fields(self, arg: Arg, value: Mapping[str, Any]) -> bytes:
         """A structure by its fields; the others are 0."""
-        from proctor.call import layouts
+        from proctor.call.decode import layouts
 
         family = arg.family or ""
         if arg.role != "struct" or not layouts.exists(family):
@@ -242,7 +242,7 @@ class _Encoder:
 def address(value: Any, end: str = "<") -> bytes:
     """A socket address as the target has it in memory.
 
-    :param value: one of :mod:`proctor.call.sockaddr`'s values, or ``(host, port)`` for AF_INET and,
+    :param value: one of :mod:`proctor.call.decode.sockaddr`'s values, or ``(host, port)`` for AF_INET and,
         with a colon in the host, AF_INET6.
     """
     if isinstance(value, sockaddr.UnixAddress):
@@ -273,7 +273,7 @@ def address(value: Any, end: str = "<") -> bytes:
         return _inet(sockaddr.InetAddress(host, port), end)
     raise TypeError(
         f"{value!r} is no socket address: pass (host, port), bytes, or a value of "
-        "proctor.call.sockaddr"
+        "proctor.call.decode.sockaddr"
     )
 
 

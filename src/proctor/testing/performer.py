@@ -8,13 +8,13 @@ import stat as _stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.verdict import Perform, Verdict, answer, deny, hand_over
-from proctor.kernel.errors import CallGone, NotPermitted
+from proctor.errors import CallGone, NotPermitted
 from proctor.testing.process import content
 from proctor.testing.tree import Node
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.call.paths import Located
+    from proctor.call.path.resolve import Located
     from proctor.testing.target import FakeTarget
 
 # Linux's numbers: those of os are the platform's.

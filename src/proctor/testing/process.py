@@ -7,7 +7,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from proctor.kernel.errors import TargetFdLimit
+from proctor.errors import TargetFdLimit
 from proctor.testing.space import FakeMemory
 from proctor.testing.tree import Node, Tree
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from proctor.call.verdict import HandOver, Verdict, Wire
+from proctor.errors import AlreadyAnswered, CallOver
 from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
-from proctor.kernel.errors import AlreadyAnswered, CallOver
 from proctor.kernel.notification import NotificationLike
 from proctor.supervisor.deciding import Performer
 from proctor.supervisor.handlers import Handler, HandlerFunction

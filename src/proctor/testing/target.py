@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proctor.call.call import Call
+from proctor.call.path.walk import walk
 from proctor.call.verdict import Deny, Verdict
-from proctor.call.walk import walk
-from proctor.filter import tables
-from proctor.filter.signatures import signature
 from proctor.kernel.notification import Notification
 from proctor.supervisor.deciding import Performer
+from proctor.syscalls import tables
+from proctor.syscalls.signatures import signature
 from proctor.testing.caller import (
     INITIAL_NAMESPACES,
     CapsLike,
@@ -205,8 +205,8 @@ class FakeTarget:
         :param name: of the system call; a number for one that has no name.
         :param arguments: in the call's order: numbers, and where the call takes an address also
             what is to be there: text or bytes for paths and strings, lists of them for argv,
-            ``(host, port)`` or a value of :mod:`proctor.call.sockaddr` for socket addresses, values
-            of :mod:`proctor.call.structures` for structures, bytes for buffers, lists of bytes for
+            ``(host, port)`` or a value of :mod:`proctor.call.decode.sockaddr` for socket addresses, values
+            of :mod:`proctor.call.decode.structures` for structures, bytes for buffers, lists of bytes for
             vectors, None for NULL.  Missing lengths and counts are filled in, other missing
             arguments are 0.
         :param abi: of the caller: "x86_64", "i386", "x32", "aarch64"...

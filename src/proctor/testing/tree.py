@@ -1,6 +1,6 @@
 """A small file-system tree in memory.
 
-Paths lead through it by the code that also walks real directories (:mod:`proctor.call.walk`); what
+Paths lead through it by the code that also walks real directories (:mod:`proctor.call.path.walk`); what
 a directory is and what a link says comes from the nodes, by :class:`TreeFiles`.  Like there, walking
 is naming: nobody's permission is asked.
 """
@@ -13,8 +13,8 @@ import stat as _stat
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Union
 
-from proctor.call.values import Device
-from proctor.call.walk import UNREACHABLE, fail
+from proctor.call.decode.values import Device
+from proctor.call.path.walk import UNREACHABLE, fail
 
 NAME_MAX: Final = 255
 _DEVICE: Final = 0x2A  # st_dev of every node: the tree is one file system
@@ -194,7 +194,7 @@ class Tree:
 
 
 class TreeFiles:
-    """:class:`~proctor.call.walk.Files` of a tree: one file system, where handles are the nodes.
+    """:class:`~proctor.call.path.walk.Files` of a tree: one file system, where handles are the nodes.
 
     :param root: the caller's root.
     :param start: what the caller has open as a number; asked only if it is needed, may raise EBADF.
@@ -207,54 +207,54 @@ class TreeFiles:
         self._start = start
 
     def root(self) -> Node:
-        """See :class:`~proctor.call.walk.Files`."""
+        """See :class:`~proctor.call.path.walk.Files`."""
         return self._root
 
     def start(self, dirfd: int) -> Node:
-        """See :class:`~proctor.call.walk.Files`."""
+        """See :class:`~proctor.call.path.walk.Files`."""
         return self._start(dirfd)
 
     def copy(self, handle: Node) -> Node:
-        """See :class:`~proctor.call.walk.Files`."""
+        """See :class:`~proctor.call.path.walk.Files`."""
         return handle
 
     def close(self, handle: Node) -> None:
-        """See :class:`~proctor.call.walk.Files`: a node is nothing to give up."""
+        """See :class:`~proctor.call.path.walk.Files`: a node is nothing to give up."""
 
     def enter(self, here: Node, name: bytes) -> Node:
-        """See :class:`~proctor.call.walk.Files`."""
+        """See :class:`~proctor.call.path.walk.Files`."""
         found = self.look(here, name)
         return found if found.is_directory else fail(errno.ENOTDIR)
 
     def look(self, here: Node, name: bytes) -> Node:
-        """See :class:`~proctor.call.walk.Files`."""
+        """See :class:`~proctor.call.path.walk.Files`."""
         if len(name) > NAME_MAX:
             fail(errno.ENAMETOOLONG)
         found = here.children.get(name)
         return found if found is not None else fail(errno.ENOENT)
 
     def above(self, here: Node) -> Node:
-        """See :class:`~proctor.call.walk.Files`."""
+        """See :class:`~proctor.call.path.walk.Files`."""
         return here.parent or here
 
     def status(self, handle: Node) -> os.stat_result:
-        """See :class:`~proctor.call.walk.Files`."""
+        """See :class:`~proctor.call.path.walk.Files`."""
         return handle.stat()
 
     def mount(self, handle: Node) -> int:
-        """See :class:`~proctor.call.walk.Files`: there is one."""
+        """See :class:`~proctor.call.path.walk.Files`: there is one."""
         return 0
 
     def read_link(self, here: Node, name: bytes, link: Node, status: os.stat_result) -> bytes:
-        """See :class:`~proctor.call.walk.Files`."""
+        """See :class:`~proctor.call.path.walk.Files`."""
         return link.content
 
     def jump(self, here: Node, name: bytes) -> Node:
-        """See :class:`~proctor.call.walk.Files`: no link of a tree is magic."""
+        """See :class:`~proctor.call.path.walk.Files`: no link of a tree is magic."""
         return fail(errno.ELOOP)
 
     def name_of(self, handle: Node) -> tuple[list[bytes], bytes]:
-        """See :class:`~proctor.call.walk.Files`."""
+        """See :class:`~proctor.call.path.walk.Files`."""
         return name_of(handle, self._root)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 
-from model.operations.choices import INVENTED, Choices, a_descriptor
-from model.twins import World
 from proctor.kernel import abi
-from proctor.model.calls import Sleep, sleep_until
-from proctor.model.linux import ERESTARTNOHAND
+from proctor.model.kernel.calls import Sleep, sleep_until
+from proctor.model.kernel.linux import ERESTARTNOHAND
+from tests.model.operations.choices import INVENTED, Choices, a_descriptor
+from tests.model.twins import World
 
 
 def op_call(world: World, choices: Choices) -> bool:

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from model.twins import KEPT, Twin, World
-from proctor.model.linux import SIGUSR1, SIGUSR2, SIGWINCH
+from proctor.model.kernel.linux import SIGUSR1, SIGUSR2, SIGWINCH
+from tests.model.twins import KEPT, Twin, World
 
 T = TypeVar("T")
 

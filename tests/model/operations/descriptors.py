@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import struct
 
-from model.operations.choices import Choices, a_descriptor
-from model.twins import World
-from proctor.model.files import File, socketpair
-from proctor.model.linux import O_CLOEXEC, O_PATH
+from proctor.model.kernel.files import File, socketpair
+from proctor.model.kernel.linux import O_CLOEXEC, O_PATH
+from tests.model.operations.choices import Choices, a_descriptor
+from tests.model.twins import World
 
 
 def op_close(world: World, choices: Choices) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 
-from model.operations.choices import Choices
-from model.operations.programs import ACTIONS, broken, mixed, notifier
-from model.twins import World
 from proctor.kernel import abi
-from proctor.model import install
+from proctor.model.kernel import install
+from tests.model.operations.choices import Choices
+from tests.model.operations.programs import ACTIONS, broken, mixed, notifier
+from tests.model.twins import World
 
 _FLAGS = (
     (abi.SECCOMP_FILTER_FLAG_NEW_LISTENER, 55),

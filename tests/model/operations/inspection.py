@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from model.operations.choices import HANDLED, Choices
-from model.twins import Difference, World
-from proctor.model.linux import SIGSYS
+from proctor.model.kernel.linux import SIGSYS
+from tests.model.operations.choices import HANDLED, Choices
+from tests.model.twins import Difference, World
 
 
 def op_count(world: World, choices: Choices) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from model.operations.choices import Choices, a_descriptor, a_listener
-from model.twins import Difference, Twin, World
 from proctor.kernel import abi
 from proctor.kernel.notification import Notification
-from proctor.model import poll
-from proctor.model.ioctl import ioctl
-from proctor.model.linux import NR, O_CLOEXEC, O_NONBLOCK
-from proctor.model.listener import Notifications
+from proctor.model.kernel import poll
+from proctor.model.kernel.ioctl import ioctl
+from proctor.model.kernel.linux import NR, O_CLOEXEC, O_NONBLOCK
+from proctor.model.kernel.listener import Notifications
+from tests.model.operations.choices import Choices, a_descriptor, a_listener
+from tests.model.twins import Difference, Twin, World
 
 _RECV = abi.SECCOMP_IOCTL_NOTIF_RECV
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 
-from model.operations.choices import Choices, a_descriptor
-from model.twins import KEPT, Difference, Twin, World
-from proctor.model import pidfds
-from proctor.model.files import Socket
-from proctor.model.linux import EBADF
+from proctor.model.kernel import pidfds
+from proctor.model.kernel.files import Socket
+from proctor.model.kernel.linux import EBADF
+from tests.model.operations.choices import Choices, a_descriptor
+from tests.model.twins import KEPT, Difference, Twin, World
 
 #: More descriptors than the victims of some comparisons at a time ever have in flight.
 SAFELY_IN_FLIGHT = 64

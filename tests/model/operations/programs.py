@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from model.operations.choices import INVENTED, Choices
 from proctor.kernel import abi
-from proctor.model.linux import NR
+from proctor.model.kernel.linux import NR
+from tests.model.operations.choices import INVENTED, Choices
 
 ACTIONS = tuple(abi.ACTIONS.values())
 

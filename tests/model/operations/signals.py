@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import struct
 
-from model.operations.choices import HANDLED, Choices, listeners, unhindered
-from model.twins import Twin, World, does, has_several_waiting
 from proctor.kernel import abi
-from proctor.model import calls, life, signals
-from proctor.model.filters import is_ancestor
-from proctor.model.linux import (
+from proctor.model.kernel import calls, life, signals
+from proctor.model.kernel.filters import is_ancestor
+from proctor.model.kernel.linux import (
     NR,
     SIGCHLD,
     SIGCONT,
@@ -22,7 +20,9 @@ from proctor.model.linux import (
     SIGUSR2,
     SIGWINCH,
 )
-from proctor.model.tasks import DEFAULT, IGNORE, ZOMBIE, Disposition, Frame
+from proctor.model.kernel.tasks import DEFAULT, IGNORE, ZOMBIE, Disposition, Frame
+from tests.model.operations.choices import HANDLED, Choices, listeners, unhindered
+from tests.model.twins import Twin, World, does, has_several_waiting
 
 
 def op_sigaction(world: World, choices: Choices) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from model.operations.calls import op_call
-from model.operations.choices import Op
-from model.operations.descriptors import op_close, op_dup, op_limits, op_open
-from model.operations.filters import op_ask, op_install
-from model.operations.inspection import op_count, op_inspect
-from model.operations.listeners import (
+from tests.model.operations.calls import op_call
+from tests.model.operations.choices import Op
+from tests.model.operations.descriptors import op_close, op_dup, op_limits, op_open
+from tests.model.operations.filters import op_ask, op_install
+from tests.model.operations.inspection import op_count, op_inspect
+from tests.model.operations.listeners import (
     op_add_fd,
     op_answer,
     op_continue,
@@ -15,8 +15,8 @@ from model.operations.listeners import (
     op_receive,
     op_set_flags,
 )
-from model.operations.passing import op_pass
-from model.operations.signals import (
+from tests.model.operations.passing import op_pass
+from tests.model.operations.signals import (
     op_kill,
     op_kill_call,
     op_leave,
@@ -25,7 +25,7 @@ from model.operations.signals import (
     op_signal,
     op_stop,
 )
-from model.operations.tasks import (
+from tests.model.operations.tasks import (
     op_drop,
     op_exec,
     op_exit,
@@ -34,7 +34,7 @@ from model.operations.tasks import (
     op_unshare,
     op_wait,
 )
-from model.operations.waiting import op_epoll, op_poll
+from tests.model.operations.waiting import op_epoll, op_poll
 
 #: Their order is part of what a seed means.
 OPERATIONS: tuple[tuple[Op, int], ...] = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from model.operations.choices import Choices, unhindered
-from model.twins import Difference, Twin, World, as_libc, numbers_of
-from proctor.model import life, reaping
-from proctor.model.program import Program
-from proctor.model.tasks import Task
+from proctor.model.kernel import life, reaping
+from proctor.model.kernel.program import Program
+from proctor.model.kernel.tasks import Task
+from tests.model.operations.choices import Choices, unhindered
+from tests.model.twins import Difference, Twin, World, as_libc, numbers_of
 
 
 def op_fork(world: World, choices: Choices) -> bool:

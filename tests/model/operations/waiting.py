@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 
-from model.operations.choices import MASK, Choices, a_listener
-from model.twins import Difference, Twin, World
-from proctor.model import poll
-from proctor.model.files import File
-from proctor.model.linux import EBADF, EPOLLET, NR, O_CLOEXEC, POLLIN, POLLOUT
+from proctor.model.kernel import poll
+from proctor.model.kernel.files import File
+from proctor.model.kernel.linux import EBADF, EPOLLET, NR, O_CLOEXEC, POLLIN, POLLOUT
+from tests.model.operations.choices import MASK, Choices, a_listener
+from tests.model.twins import Difference, Twin, World
 
 
 def op_poll(world: World, choices: Choices) -> bool:

@@ -6,8 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
-from model.stage.playing import Player, Stage
-from proctor.model.linux import (
+from proctor.model.kernel.linux import (
     SIGCHLD,
     SIGCONT,
     SIGKILL,
@@ -18,9 +17,10 @@ from proctor.model.linux import (
     SIGUSR2,
     SIGWINCH,
 )
-from proctor.model.listener import Notifications
-from proctor.model.registers import operation
-from proctor.model.tasks import TRACED
+from proctor.model.kernel.listener import Notifications
+from proctor.model.kernel.tasks import TRACED
+from proctor.model.ptrace.registers import operation
+from tests.model.stage.playing import Player, Stage
 
 T = TypeVar("T")
 #: Numbers of no call.

@@ -1,4 +1,4 @@
-"""Random steps of tracers and tracees: ``python -m model.stage.drawing`` in tests/.
+"""Random steps of tracers and tracees: ``python -m tests.model.stage.drawing`` in tests/.
 
 Steps are pairs (operation, seed), so that any of them can be left out: a difference is shrunk to
 the few steps that make it.
@@ -14,13 +14,13 @@ import time
 from collections import Counter
 from itertools import accumulate
 
-from model import drawn
-from model.drawn import Step
-from model.stage.choices import Draw
-from model.stage.operations import OPERATIONS
-from model.stage.playing import Difference, LeftOpen, Stage
-from model.stage.probing import missing
-from model.support import some
+from tests.model import drawn
+from tests.model.drawn import Step
+from tests.model.stage.choices import Draw
+from tests.model.stage.operations import OPERATIONS
+from tests.model.stage.playing import Difference, LeftOpen, Stage
+from tests.model.stage.probing import missing
+from tests.model.support import some
 
 EPISODE = 120
 #: What a long report counts: all that a step can be.

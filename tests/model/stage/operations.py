@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from model.stage import orders
-from model.stage.choices import INVENTED, MILD, Draw, execs
-from model.stage.playing import Player
-from model.stage.tracers import attach, change, filters, go_on, look, notified, poke
 from proctor.kernel import abi
-from proctor.model.linux import (
+from proctor.model.kernel.linux import (
     ENOENT,
     ERESTARTSYS,
     NR,
@@ -28,10 +24,14 @@ from proctor.model.linux import (
     WNOHANG,
     WUNTRACED,
 )
-from proctor.model.listener import Notifications, Receive
-from proctor.model.reaping import Wait4
-from proctor.model.signals import bit
-from proctor.model.tasks import MODE_DISABLED
+from proctor.model.kernel.listener import Notifications, Receive
+from proctor.model.kernel.reaping import Wait4
+from proctor.model.kernel.signals import bit
+from proctor.model.kernel.tasks import MODE_DISABLED
+from tests.model.stage import orders
+from tests.model.stage.choices import INVENTED, MILD, Draw, execs
+from tests.model.stage.playing import Player
+from tests.model.stage.tracers import attach, change, filters, go_on, look, notified, poke
 
 
 # Calls ----------------------------------------------------------------------------------------

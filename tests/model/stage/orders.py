@@ -5,16 +5,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from model.stage.playing import BLOCKED, Difference, Order, Player, Stage
-from model.stage.real import PROGRAM_FD
 from proctor.kernel import abi
-from proctor.model import install, life, ptrace, reaping, registers, signals, tracing
-from proctor.model import ptrace_numbers as pt
-from proctor.model.calls import arguments, sleep_until
-from proctor.model.ioctl import ioctl
-from proctor.model.linux import NR, WNOHANG
-from proctor.model.listener import Notifications
-from proctor.model.tasks import DEFAULT, IGNORE
+from proctor.model.kernel import install, life, reaping, signals
+from proctor.model.kernel.calls import arguments, sleep_until
+from proctor.model.kernel.ioctl import ioctl
+from proctor.model.kernel.linux import NR, WNOHANG
+from proctor.model.kernel.listener import Notifications
+from proctor.model.kernel.tasks import DEFAULT, IGNORE
+from proctor.model.ptrace import numbers as pt
+from proctor.model.ptrace import registers, tracing
+from proctor.model.ptrace import requests as ptrace
+from tests.model.stage.playing import BLOCKED, Difference, Order, Player, Stage
+from tests.model.stage.real import PROGRAM_FD
 
 #: A number nobody has.
 NOBODY = (1 << 22) - 1

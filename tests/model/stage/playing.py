@@ -8,20 +8,28 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from victim.processes import children, end_all, set_subreaper, tgkill
-
-from model.stage import real
-from model.stage.real import DATA, FIRST_FD, SHARED, SHARED_FD, SLOT_SIZE, SLOTS, Real, slot_address
-from model.twins import Difference, signed
 from proctor.kernel.abi import AUDIT_ARCH_X86_64
-from proctor.model import signals
-from proctor.model.files import File
-from proctor.model.kernel import Kernel
-from proctor.model.linux import BLOCKED, EBADF, EINVAL, ERESTARTSYS, NR, SIGCHLD
-from proctor.model.programs import Arguments
-from proctor.model.reaping import Wait4
-from proctor.model.tasks import DEAD, RUNNING, ZOMBIE, Process, Task
-from proctor.model.waits import Wait
+from proctor.model.kernel import signals
+from proctor.model.kernel.files import File
+from proctor.model.kernel.linux import BLOCKED, EBADF, EINVAL, ERESTARTSYS, NR, SIGCHLD
+from proctor.model.kernel.machine import Kernel
+from proctor.model.kernel.programs import Arguments
+from proctor.model.kernel.reaping import Wait4
+from proctor.model.kernel.tasks import DEAD, RUNNING, ZOMBIE, Process, Task
+from proctor.model.kernel.waits import Wait
+from tests.model.stage import real
+from tests.model.stage.real import (
+    DATA,
+    FIRST_FD,
+    SHARED,
+    SHARED_FD,
+    SLOT_SIZE,
+    SLOTS,
+    Real,
+    slot_address,
+)
+from tests.model.twins import Difference, signed
+from tests.support.processes import children, end_all, set_subreaper, tgkill
 
 PATIENCE = 10.0
 _MMAP: Arguments = (SHARED, SLOTS * SLOT_SIZE, 3, 0x11, SHARED_FD, 0)

@@ -1,6 +1,6 @@
 """Which features about tracers the running kernel lacks, found out by trying each.
 
-As in :mod:`model.probed`: a short scene that differs with the feature and agrees without it.
+As in :mod:`tests.model.probed`: a short scene that differs with the feature and agrees without it.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from model import probed
-from model.stage import orders
-from model.stage.playing import Difference, LeftOpen, Player, Stage
 from proctor.kernel import abi
-from proctor.model import ptrace_numbers as pt
-from proctor.model import registers
-from proctor.model.linux import WNOHANG
+from proctor.model.kernel.linux import WNOHANG
+from proctor.model.ptrace import numbers as pt
+from proctor.model.ptrace import registers
+from tests.model import probed
+from tests.model.stage import orders
+from tests.model.stage.playing import Difference, LeftOpen, Player, Stage
 
 
 def _child(stage: Stage, thread: bool = False) -> Player:

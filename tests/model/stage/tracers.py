@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from model.stage import orders
-from model.stage.choices import INVENTED, Draw, execs, is_traced, traces
-from model.stage.playing import Player
-from proctor.model import ptrace_numbers as pt
-from proctor.model import registers
-from proctor.model.linux import ERESTARTSYS, ESRCH, NR
-from proctor.model.notify import Knotif
-from proctor.model.tracing import real_parent
+from proctor.model.kernel.linux import ERESTARTSYS, ESRCH, NR
+from proctor.model.kernel.notify import Knotif
+from proctor.model.ptrace import numbers as pt
+from proctor.model.ptrace import registers
+from proctor.model.ptrace.tracing import real_parent
+from tests.model.stage import orders
+from tests.model.stage.choices import INVENTED, Draw, execs, is_traced, traces
+from tests.model.stage.playing import Player
 
 #: Calls that orders make and that tracers turn others into.
 TURNS = (-1, -1, -101, -5, NR["getpid"], NR["gettid"], NR["getppid"], *INVENTED)

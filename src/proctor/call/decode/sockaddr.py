@@ -1,0 +1,249 @@
+"""Socket addresses as values.
+
+:func:`decode` takes the bytes the kernel would copy and never raises: what does not fit its
+family is a :class:`RawAddress`.  Sources: unix(7), ip(7), ipv6(7), netlink(7), packet(7), vsock(7).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple, Union
+
+from proctor.call.decode.values import quote
+
+AF_UNIX = 1
+AF_INET = 2
+AF_INET6 = 10
+AF_NETLINK = 16
+AF_PACKET = 17
+AF_VSOCK = 40
+
+#: sizeof(struct sockaddr_storage): the kernel refuses longer addresses with EINVAL.
+MAX_LENGTH = 128
+
+
+class UnixAddress(NamedTuple):
+    """AF_UNIX.  ``kind`` is "pathname", "abstract" (``path`` without the leading NUL; it may hold
+    NULs) or "unnamed" (what bind(2) takes as "pick an abstract name")."""
+
+    kind: str
+    path: bytes
+    family: int = AF_UNIX
+
+    def __str__(self) -> str:
+        if self.kind == "unnamed":
+            return "{AF_UNIX}"
+        return f"{{AF_UNIX, {'@' if self.kind == 'abstract' else ''}{quote(self.path)}}}"
+
+    def strace(self) -> str:
+        """As strace writes it."""
+        if self.kind == "unnamed":
+            return "{sa_family=AF_UNIX}"
+        at = "@" if self.kind == "abstract" else ""
+        return f"{{sa_family=AF_UNIX, sun_path={at}{quote(self.path)}}}"
+
+
+class InetAddress(NamedTuple):
+    """AF_INET: dotted ``host`` and ``port``."""
+
+    host: str
+    port: int
+    family: int = AF_INET
+
+    def __str__(self) -> str:
+        return f"{{AF_INET, {self.host}:{self.port}}}"
+
+    def strace(self) -> str:
+        """As strace writes it."""
+        return (
+            f'{{sa_family=AF_INET, sin_port=htons({self.port}), sin_addr=inet_addr("{self.host}")}}'
+        )
+
+
+class Inet6Address(NamedTuple):
+    """AF_INET6; ``scope_id`` is 0 where the short (RFC 2133) form was given."""
+
+    host: str
+    port: int
+    flowinfo: int = 0
+    scope_id: int = 0
+    family: int = AF_INET6
+
+    def __str__(self) -> str:
+        scope = f"%{self.scope_id}" if self.scope_id else ""
+        return f"{{AF_INET6, [{self.host}{scope}]:{self.port}}}"
+
+    def strace(self) -> str:
+        """As strace writes it."""
+        return (
+            f"{{sa_family=AF_INET6, sin6_port=htons({self.port}), "
+            f"sin6_flowinfo=htonl({self.flowinfo}), "
+            f'inet_pton(AF_INET6, "{self.host}", &sin6_addr), sin6_scope_id={self.scope_id}}}'
+        )
+
+
+class NetlinkAddress(NamedTuple):
+    """AF_NETLINK: port id and multicast groups."""
+
+    pid: int
+    groups: int
+    family: int = AF_NETLINK
+
+    def __str__(self) -> str:
+        return f"{{AF_NETLINK, pid={self.pid}, groups={self.groups:#x}}}"
+
+    def strace(self) -> str:
+        """As strace writes it."""
+        groups = f"{self.groups:#08x}" if self.groups else "00000000"
+        return f"{{sa_family=AF_NETLINK, nl_pid={self.pid}, nl_groups={groups}}}"
+
+
+class PacketAddress(NamedTuple):
+    """AF_PACKET; ``protocol`` is the Ethernet type in host order."""
+
+    protocol: int
+    ifindex: int
+    hatype: int
+    pkttype: int
+    address: bytes
+    family: int = AF_PACKET
+
+    def __str__(self) -> str:
+        return f"{{AF_PACKET, protocol={self.protocol:#06x}, ifindex={self.ifindex}}}"
+
+    def strace(self) -> str:
+        """As strace writes it."""
+        octets = ", ".join(f"{byte:#04x}" for byte in self.address)
+        return (
+            f"{{sa_family=AF_PACKET, sll_protocol=htons({_named('EtherType', self.protocol)}), "
+            f"sll_ifindex={self.ifindex}, sll_hatype={self.hatype}, "
+            f"sll_pkttype={_named('PacketType', self.pkttype)}, "
+            f"sll_halen={len(self.address)}, sll_addr=[{octets}]}}"
+        )
+
+
+class VsockAddress(NamedTuple):
+    """AF_VSOCK."""
+
+    cid: int
+    port: int
+    flags: int = 0
+    family: int = AF_VSOCK
+
+    def __str__(self) -> str:
+        return f"{{AF_VSOCK, cid={self.cid}, port={self.port}}}"
+
+    def strace(self) -> str:
+        """As strace writes it."""
+        flags = "VMADDR_FLAG_TO_HOST" if self.flags == 1 else f"{self.flags:#x}"
+        return (
+            f"{{sa_family=AF_VSOCK, svm_cid={_CIDS.get(self.cid) or f'{self.cid:#x}'}, "
+            f"svm_port={'VMADDR_PORT_ANY' if self.port == 0xFFFFFFFF else f'{self.port:#x}'}"
+            + (f", svm_flags={flags}}}" if self.flags else "}")
+        )
+
+
+class RawAddress(NamedTuple):
+    """A family we do not take apart, or bytes too few for their family.  ``family`` is -1 when not
+    even that is there; ``data`` is everything after it."""
+
+    family: int
+    data: bytes
+
+    def __str__(self) -> str:
+        return f"{{family={self.family}, {quote(self.data, 32)}}}"
+
+    def strace(self) -> str:
+        """As strace writes it."""
+        if self.family < 0:
+            return f"{{{quote(self.data, 32)}}}"
+        return (
+            f"{{sa_family={_named('AddressFamily', self.family)}, sa_data={quote(self.data, 128)}}}"
+        )
+
+
+_CIDS = {
+    0: "VMADDR_CID_HYPERVISOR",
+    1: "VMADDR_CID_LOCAL",
+    2: "VMADDR_CID_HOST",
+    0xFFFFFFFF: "VMADDR_CID_ANY",
+}
+
+
+def _named(family: str, number: int) -> str:
+    from proctor.syscalls.flags import decode
+
+    found = decode(family, number)
+    return f"{number:#x}" if type(found) is int else str(found)
+
+
+SocketAddress = Union[
+    UnixAddress,
+    InetAddress,
+    Inet6Address,
+    NetlinkAddress,
+    PacketAddress,
+    VsockAddress,
+    RawAddress,
+]
+
+
+def decode(data: bytes, byteorder: str = "little") -> SocketAddress:
+    """The address in ``data`` (as many bytes as the call said its length is).
+
+    :param byteorder: of the caller's machine; ports and hosts are in network order anyway.
+    """
+    if len(data) < 2:
+        return RawAddress(-1, data)
+    end = "<" if byteorder == "little" else ">"
+    family = int(struct.unpack_from(end + "H", data)[0])
+    rest = data[2:]
+    if family == AF_UNIX:
+        return _unix(rest)
+    if family == AF_INET and len(data) >= 16:
+        return InetAddress(".".join(map(str, rest[2:6])), int.from_bytes(rest[:2], "big"))
+    if family == AF_INET6 and len(data) >= 24:
+        scope = int(struct.unpack_from(end + "I", data, 24)[0]) if len(data) >= 28 else 0
+        flow = int.from_bytes(rest[2:6], "big")
+        return Inet6Address(_ipv6(rest[6:22]), int.from_bytes(rest[:2], "big"), flow, scope)
+    if family == AF_NETLINK and len(data) >= 12:
+        pid, groups = struct.unpack_from(end + "II", data, 4)
+        return NetlinkAddress(pid, groups)
+    if family == AF_PACKET and len(data) >= 12:
+        index, hatype, pkttype, length = struct.unpack_from(end + "iHBB", data, 4)
+        protocol = int.from_bytes(rest[:2], "big")
+        return PacketAddress(protocol, index, hatype, pkttype, data[12 : 12 + min(length, 8)])
+    if family == AF_VSOCK and len(data) >= 16:
+        port, cid, flags = struct.unpack_from(end + "IIB", data, 4)
+        return VsockAddress(cid, port, flags)
+    return RawAddress(family, rest)
+
+
+def _unix(rest: bytes) -> SocketAddress:
+    if len(rest) > 108:  # sizeof(sun_path); the kernel says EINVAL
+        return RawAddress(AF_UNIX, rest)
+    if not rest:
+        return UnixAddress("unnamed", b"")
+    if rest[0]:
+        return UnixAddress("pathname", rest.partition(b"\0")[0])
+    return UnixAddress("abstract", rest[1:])
+
+
+def _ipv6(packed: bytes) -> str:
+    """RFC 5952 text, without importing ipaddress (slow) or socket (its numbers are the host's)."""
+    words = [packed[i] << 8 | packed[i + 1] for i in range(0, 16, 2)]
+    if not any(words[:5]) and words[5] == 0xFFFF:
+        return "::ffff:" + ".".join(map(str, packed[12:]))
+    best, length, i = -1, 1, 0
+    while i < 8:
+        j = i
+        while j < 8 and not words[j]:
+            j += 1
+        if j - i > length:
+            best, length = i, j - i
+        i = j + 1 if j == i else j
+    if best < 0:
+        return ":".join(f"{w:x}" for w in words)
+    head = ":".join(f"{w:x}" for w in words[:best])
+    tail = ":".join(f"{w:x}" for w in words[best + length :])
+    return f"{head}::{tail}"

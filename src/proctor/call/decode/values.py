@@ -1,0 +1,164 @@
+"""Decoded argument values that are more than a number: modes, device numbers, times, signal sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+S_IFMT: Final = 0o170000
+_TYPES: Final = {
+    0o140000: "S_IFSOCK",
+    0o120000: "S_IFLNK",
+    0o100000: "S_IFREG",
+    0o060000: "S_IFBLK",
+    0o040000: "S_IFDIR",
+    0o020000: "S_IFCHR",
+    0o010000: "S_IFIFO",
+}
+
+
+class Mode(int):
+    """File type and permission bits (``umode_t``: the kernel keeps 16 bits)."""
+
+    __slots__ = ()
+
+    @property
+    def type(self) -> int:
+        """The file type, an ``S_IF*`` number; 0 if none was given (mknod then makes a regular file)."""
+        return self & S_IFMT
+
+    @property
+    def permissions(self) -> int:
+        """Permission, set-id and sticky bits."""
+        return self & 0o7777
+
+    @property
+    def is_device(self) -> bool:
+        """Whether it is a character or block device."""
+        return self & S_IFMT in (0o020000, 0o060000)
+
+    def __str__(self) -> str:
+        kind = self & S_IFMT
+        if not kind:
+            return f"0{int(self):02o}"
+        if kind not in _TYPES:
+            return f"0{int(self):o}"
+        return f"{_TYPES[kind]}|0{self & 0o7777:03o}"
+
+    def __repr__(self) -> str:
+        return f"<Mode {self}>"
+
+
+class Device(int):
+    """A device number in the encoding of system calls (``new_encode_dev``: 12 bits of major, 20 of
+    minor, in 32).  Equal to its register; :func:`os.makedev` of libc encodes differently beyond
+    those widths, so make numbers to compare with :meth:`make`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def make(cls, major: int, minor: int) -> Device:
+        """The number of device ``major``:``minor``.
+
+        :raises ValueError: they do not fit into 12 and 20 bits."""
+        if not 0 <= major < 1 << 12 or not 0 <= minor < 1 << 20:
+            raise ValueError(f"device {major}:{minor}: major has 12 bits, minor 20")
+        return cls(major << 8 | minor & 0xFF | (minor & 0xFFF00) << 12)
+
+    @property
+    def major(self) -> int:
+        """Major number, 0..4095."""
+        return self >> 8 & 0xFFF
+
+    @property
+    def minor(self) -> int:
+        """Minor number, 0..1048575."""
+        return self & 0xFF | self >> 12 & 0xFFF00
+
+    def __str__(self) -> str:
+        return f"{self.major}:{self.minor}"
+
+    def __repr__(self) -> str:
+        return f"<Device {self}>"
+
+
+class Timespec(NamedTuple):
+    """A ``struct timespec``; not checked for sense."""
+
+    sec: int
+    nsec: int
+
+    def __float__(self) -> float:
+        return self.sec + self.nsec / 1e9
+
+    def __str__(self) -> str:
+        return f"{{tv_sec={self.sec}, tv_nsec={self.nsec}}}"
+
+
+class Address(int):
+    """An address that is not followed."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"{int(self):#x}" if self else "NULL"
+
+    def __repr__(self) -> str:
+        return f"<Address {self}>"
+
+
+class SignalSet(int):
+    """A set of signals as the kernel keeps it: bit ``n - 1`` is signal ``n``."""
+
+    __slots__ = ()
+
+    def __contains__(self, number: int) -> bool:
+        return 0 < number <= 64 and bool(self >> (number - 1) & 1)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([number for number in range(1, 65) if self >> (number - 1) & 1])
+
+    def __str__(self) -> str:
+        shown, lead = list(self), ""
+        if len(shown) >= 42:  # as strace does: what is missing says more
+            shown, lead = [number for number in range(1, 65) if number not in self], "~"
+        return f"{lead}[{' '.join(signal_name(number)[3:] for number in shown)}]"
+
+    def __repr__(self) -> str:
+        return f"<SignalSet {self}>"
+
+
+def signal_name(number: int) -> str:
+    """A signal as the kernel counts them (libc keeps two real-time signals for itself)."""
+    from proctor.syscalls import flags
+
+    known = flags.decode("Signal", number)
+    if known is not number and str(known).startswith("SIG"):
+        return str(known)
+    if number == 32:
+        return "SIGRTMIN"
+    return f"SIGRT_{number - 32}" if 32 < number <= 64 else str(number)
+
+
+def quote(data: bytes, limit: int = 1024) -> str:
+    """Bytes as a C string literal that is safe in a log line; longer ones end in ``...``."""
+    shown = data[:limit]
+    if shown.isascii() and shown.isalnum():
+        text = shown.decode()
+    else:
+        out = []
+        for place, byte in enumerate(shown):
+            if byte in (0x22, 0x5C):
+                out.append("\\" + chr(byte))
+            elif 0x20 <= byte < 0x7F:
+                out.append(chr(byte))
+            elif byte in _ESCAPES:
+                out.append(_ESCAPES[byte])
+            else:  # octal, and as short as what follows allows
+                digit = shown[place + 1 : place + 2].isdigit()
+                out.append(f"\\{byte:03o}" if digit else f"\\{byte:o}")
+        text = "".join(out)
+    return f'"{text}"...' if len(data) > limit else f'"{text}"'
+
+
+_ESCAPES: Final = {0x09: "\\t", 0x0A: "\\n", 0x0B: "\\v", 0x0C: "\\f", 0x0D: "\\r"}

@@ -1,0 +1,1 @@
+"""Where a path leads, in the caller's view."""

@@ -1,0 +1,252 @@
+"""What path resolution must know about procfs, and how a place is named.
+
+procfs is where the same name leads different tasks to different places (``/proc/self``), and where
+links lead to objects that may have no name at all (``/proc/PID/fd/5``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as _stat
+import sys
+from functools import cache
+from typing import Any, Final, Protocol
+
+from proctor.call.path.walk import UNREACHABLE
+from proctor.errors import NotPermitted
+
+_PROC_SUPER_MAGIC: Final = 0x9FA0
+_PROC_ROOT_INO: Final = 1
+_PIN: Final = getattr(os, "O_PATH", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_ST_NOSYMFOLLOW: Final = 0x2000
+_NAME_DEPTH: Final = 2048
+
+
+class CallerNumbers(Protocol):
+    """The caller's numbers in every pid namespace, ours first."""
+
+    @property
+    def nspid(self) -> tuple[int, ...]:
+        """Thread ids."""
+        ...
+
+    @property
+    def nstgid(self) -> tuple[int, ...]:
+        """Process ids."""
+        ...
+
+    def namespace(self, kind: str) -> int:
+        """Inode number of a namespace."""
+        ...
+
+
+# Naming a place -----------------------------------------------------------------------------
+
+
+def name_of(fd: int, root: int) -> tuple[list[bytes], bytes]:
+    """(components, prefix): how a process with this root would name what ``fd`` refers to.
+
+    The prefix is empty if the components lead there, which is verified by walking them; otherwise
+    it is ``(unreachable)`` and the components are the kernel's name for it, whatever it is.
+    """
+    try:
+        text = os.readlink(f"/proc/self/fd/{fd}".encode())
+        base = os.readlink(f"/proc/self/fd/{root}".encode()).rstrip(b"/")
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return [b"..."], UNREACHABLE
+    if text == (base or b"/") or text.startswith(base + b"/"):
+        names = [name for name in text[len(base) :].split(b"/") if name]
+        if _leads_to(root, names, fd):
+            return names, b""
+    return [name for name in text.split(b"/") if name], UNREACHABLE
+
+
+def _leads_to(root: int, names: list[bytes], fd: int) -> bool:
+    if len(names) > _NAME_DEPTH:
+        return False
+    here = os.dup(root)
+    try:
+        for name in names:
+            if name == b"..":
+                return False
+            try:
+                below = os.open(name, _PIN, dir_fd=here)
+            except OSError:
+                return False
+            os.close(here)
+            here = below
+        return same_place(here, fd)
+    finally:
+        os.close(here)
+
+
+def same_place(one: int, other: int) -> bool:
+    """Whether two descriptors are of the same file on the same mount."""
+    a, b = os.fstat(one), os.fstat(other)
+    if (a.st_dev, a.st_ino) != (b.st_dev, b.st_ino):
+        return False
+    return mount_of(one) == mount_of(other)
+
+
+def mount_of(fd: int) -> int:
+    """The mount's id (``mnt_id`` of fdinfo)."""
+    info = os.open(b"/proc/self/fdinfo/%d" % fd, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(info, 4096)  # it is the third line
+    finally:
+        os.close(info)
+    start = text.index(b"mnt_id:") + 7
+    return int(text[start : text.index(b"\n", start)])
+
+
+# Links of procfs ----------------------------------------------------------------------------
+
+
+def may_be(status: os.stat_result) -> bool:
+    """Whether a symbolic link may be procfs's, from its status alone: cheap, no false "no"."""
+    return os.major(status.st_dev) == 0
+
+
+def is_procfs(fd: int) -> bool:
+    """Whether ``fd`` is on a procfs.  Asked anew each time: device numbers are used again."""
+    import ctypes
+
+    buffer = ctypes.create_string_buffer(512)  # struct statfs has 120 bytes or fewer
+    if _libc().fstatfs(fd, buffer) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    # f_type is the first field: a long, or an unsigned int on s390x.
+    return int.from_bytes(buffer.raw[: _type_size()], sys.byteorder) == _PROC_SUPER_MAGIC
+
+
+@cache
+def _libc() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+@cache
+def _type_size() -> int:
+    import ctypes
+
+    return 4 if os.uname().machine == "s390x" else ctypes.sizeof(ctypes.c_long)
+
+
+def refuse_nosymfollow(link: int) -> None:
+    """Fail as the kernel where a mount option says that links are not followed (Linux 5.10).
+
+    :raises OSError: ELOOP."""
+    if os.fstatvfs(link).f_flag & _ST_NOSYMFOLLOW:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def link_text(parent: int, name: bytes, fd: int, caller: CallerNumbers) -> bytes | None:
+    """What the caller would read in a link ``name`` of procfs directory ``parent``.
+
+    None for one that leads to an object: the links below ``/proc/PID``, and those of which we
+    cannot tell where in a procfs they are (a part of it mounted elsewhere).
+    """
+    if os.fstat(parent).st_ino == _PROC_ROOT_INO:
+        if name not in (b"self", b"thread-self"):
+            return os.readlink(b"", dir_fd=fd)
+        tgid, tid = _numbers_in(parent, caller)
+        return str(tgid).encode() if name == b"self" else f"{tgid}/task/{tid}".encode()
+    if _below_a_process(parent):
+        return None
+    return os.readlink(b"", dir_fd=fd)
+
+
+def _below_a_process(directory: int) -> bool:
+    """Whether a directory of procfs is below /proc/PID; True where it cannot be told."""
+    device = os.fstat(directory).st_dev
+    here = os.dup(directory)
+    try:
+        for _ in range(64):
+            above = os.open(b"..", _PIN | os.O_DIRECTORY, dir_fd=here)
+            here, below = above, here
+            try:
+                status = os.fstat(here)
+                if status.st_dev != device:
+                    return True
+                if status.st_ino == _PROC_ROOT_INO:
+                    return _is_a_process(below)
+            finally:
+                os.close(below)
+        return True
+    finally:
+        os.close(here)
+
+
+def refuse_other_network(directory: int, caller: CallerNumbers) -> None:
+    """Fail in /proc/sys/net if the caller's network namespace is another than ours: whose network
+    it shows depends on who looks (proc_sys_compare in fs/proc/proc_sysctl.c), so that a directory
+    that is not there for us may be there for the caller.
+
+    :raises NotPermitted: it is so."""
+    if not may_be(os.fstat(directory)) or not is_procfs(directory):
+        return
+    if _below_sys_net(directory) and caller.namespace("net") != _own_network():
+        raise NotPermitted(
+            errno.EPERM,
+            "/proc/sys/net of the caller's network namespace cannot be seen from the monitor's; "
+            "run the monitor in that namespace, or do not decide by paths below it",
+        )
+
+
+def _own_network() -> int:
+    return os.stat("/proc/thread-self/ns/net").st_ino
+
+
+def _below_sys_net(directory: int) -> bool:
+    """Whether a directory of procfs is /proc/sys/net or below it."""
+    passed = [os.fstat(directory).st_ino]
+    here = os.dup(directory)
+    try:
+        for _ in range(64):
+            if passed[-1] == _PROC_ROOT_INO:
+                try:
+                    return os.stat(b"sys/net", dir_fd=here).st_ino in passed
+                except OSError:
+                    return False  # a procfs with subset=pid
+            here, below = os.open(b"..", _PIN | os.O_DIRECTORY, dir_fd=here), here
+            os.close(below)
+            passed.append(os.fstat(here).st_ino)
+        return True
+    finally:
+        os.close(here)
+
+
+def _is_a_process(directory: int) -> bool:
+    try:
+        return _stat.S_ISDIR(os.stat(b"task", dir_fd=directory).st_mode)
+    except OSError:
+        return False
+
+
+def _numbers_in(proc_root: int, caller: CallerNumbers) -> tuple[int, int]:
+    """(process id, thread id) of the caller as this procfs counts them.
+
+    A procfs belongs to one pid namespace, which is ours or one below ours on the way to the
+    caller's, else the caller is not in it (ENOENT, as for ``/proc/self`` there).
+    """
+    from proctor.call.identity import parse_status
+
+    tgids, tids = caller.nstgid, caller.nspid
+    namespace = caller.namespace("pid")
+    for level in range(len(tgids) - 1, -1, -1):
+        try:
+            fd = os.open(f"{tgids[level]}/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_root)
+            with open(fd, "rb") as file:
+                seen = parse_status(file.read()).get("NStgid", "").split()
+            # The innermost number is unique in its namespace: equal tails are the same process.
+            if seen != [str(each) for each in tgids[level:]]:
+                continue
+            if os.stat(f"{tgids[level]}/ns/pid", dir_fd=proc_root).st_ino == namespace:
+                return tgids[level], tids[level]
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # somebody else: the caller's own namespaces were readable
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

@@ -1,0 +1,1 @@
+"""A call as text, the way strace writes it."""

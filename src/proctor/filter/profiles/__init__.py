@@ -1,0 +1,1 @@
+"""Filters as container runtimes write them: OCI, Docker and Podman, LXC."""

@@ -1,0 +1,232 @@
+"""What our rules and other people's profiles have to agree on: order.
+
+In the files container runtimes read (OCI, LXC) rules have no order: libseccomp, which compiles
+them there, makes a tree of them.  What it does, measured with 2.5.4, and what we make of it:
+
+* A rule without conditions decides its call, wherever it stands; of several the first.
+  :func:`ordered` therefore puts those first.
+* A rule whose action is the default's is skipped by the runtimes (libseccomp refuses it).
+* Conditional rules of one call that overlap and differ are decided by libseccomp's own order of
+  arguments and operators.  Reading, we keep the file's order; writing, :func:`unordered` refuses
+  them.
+* Two conditions on one argument of one rule are refused by libseccomp.  What the runtimes do
+  about that differs; see the modules for each format.
+* An architecture that is not listed, and x32 if it is not, gets libseccomp's "bad architecture"
+  action: the thread is killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from proctor.errors import FilterError
+from proctor.filter.conditions import FULL, Condition, contradiction, settled
+from proctor.filter.rules import Clause, Filter, Rule, expand, locate, narrow_tests
+from proctor.syscalls import multiplex, tables
+
+if TYPE_CHECKING:
+    from proctor.filter.actions import Return
+
+
+#: libseccomp's words for operators, used in OCI and LXC files alike.
+OPERATORS: Final[dict[str, str]] = {
+    "SCMP_CMP_NE": "!=",
+    "SCMP_CMP_LT": "<",
+    "SCMP_CMP_LE": "<=",
+    "SCMP_CMP_EQ": "==",
+    "SCMP_CMP_GE": ">=",
+    "SCMP_CMP_GT": ">",
+    "SCMP_CMP_MASKED_EQ": "&=",
+}
+OPERATOR_WORDS: Final = {op: word for word, op in OPERATORS.items()}
+
+
+def ordered(rules: Iterable[Rule], default: Return) -> tuple[Rule, ...]:
+    """Rules without order as rules of which the first match decides.
+
+    Conditions that are always or never true, refused in rules of our own, are worked out.
+    """
+    outermost: list[Rule] = []
+    certain: list[Rule] = []
+    conditional: list[Rule] = []
+    for rule in rules:
+        if rule.action == default:
+            continue
+        truths = [settled(condition) for condition in rule.conditions]
+        if False in truths:
+            continue
+        kept = tuple(
+            condition
+            for condition, truth in zip(rule.conditions, truths, strict=True)
+            if truth is None
+        )
+        if kept:
+            conditional.append(rule._replace(conditions=kept))
+            continue
+        # A rule on socketcall itself decides before those on the calls within it.
+        outer = tuple(name for name in rule.names if name in multiplex.MASKS)
+        inner = tuple(name for name in rule.names if name not in multiplex.MASKS)
+        if outer:
+            outermost.append(rule._replace(names=outer, conditions=()))
+        if inner:
+            certain.append(rule._replace(names=inner, conditions=()))
+    return (*outermost, *certain, *conditional)
+
+
+def known(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``names`` parted into calls some architecture has, and others.
+
+    Runtimes ignore names they do not know: profiles are written for newer kernels than one has.
+    """
+    have: list[str] = []
+    unknown: list[str] = []
+    for name in names:
+        (have if tables.exists(name) else unknown).append(name)
+    return tuple(have), tuple(unknown)
+
+
+def callable_on(name: str, arch: str) -> bool:
+    """Whether ``arch`` has call ``name``, by a number of its own or within socketcall or ipc."""
+    return name in tables.numbers(arch) or (arch in multiplex.ARCHES and name in multiplex.MEMBERS)
+
+
+def unordered(source: Filter, what: str) -> list[Rule]:
+    """The filter's rules as a file without order can hold them.
+
+    Groups are spelled out, arguments are indexes, rules that only repeat the default are gone.
+
+    :param what: the format, for messages.
+    :raises FilterError: something has no place in such a file, and what to change.
+    """
+    _check_order(source, what)
+    result: list[Rule] = []
+    for index, rule in enumerate(source.rules):
+        try:
+            if rule.action != source.default:
+                result += _spelled_out(source, index, rule)
+        except FilterError as error:
+            raise FilterError(f"rule {index} in {what}: {error}") from None
+    return result
+
+
+def _spelled_out(source: Filter, index: int, rule: Rule) -> list[Rule]:
+    """One rule by names and indexes: several if its arguments are at different places."""
+    arches = tuple(
+        arch
+        for arch in source.arches
+        if not rule.arches or arch in map(tables.architecture, rule.arches)
+    )
+    if not arches:
+        return []
+    restricted = () if arches == source.arches else arches
+    alike: dict[tuple[Condition, ...], list[str | int]] = {}
+    for name, from_group in expand(rule.names):
+        if not isinstance(name, str):
+            raise FilterError(f"call number {name} has no name to write")
+        if not _decides(source, index, rule, name, arches):
+            continue
+        places = set()
+        for arch in arches:
+            if name in tables.numbers(arch):
+                try:
+                    places.add(tuple(_by_index(c, name, arch) for c in rule.conditions))
+                except FilterError:
+                    if not from_group:
+                        raise
+        if len(places) > 1:
+            raise FilterError(
+                f"{name} takes these arguments differently on {' and '.join(arches)}: "
+                "write a rule for each, with arches="
+            )
+        if not places and not rule.conditions:
+            places.add(())  # only within socketcall or ipc
+        for conditions in places:
+            alike.setdefault(conditions, []).append(name)
+    return [
+        Rule(tuple(names), rule.action, conditions, rule.label, restricted)
+        for conditions, names in alike.items()
+    ]
+
+
+def _decides(source: Filter, index: int, rule: Rule, name: str, arches: tuple[str, ...]) -> bool:
+    """Whether a rule ever decides call ``name``; earlier rules may have settled it.
+
+    :raises FilterError: here it does and there it does not.
+    """
+    truths = set()
+    for arch in arches:
+        bodies = source.bodies()[arch]
+        raw = all(isinstance(condition.arg, int) for condition in rule.conditions)
+        if arch in tables.NARROW and raw and narrow_tests(rule) is None:
+            continue  # no 32-bit register can meet it: whoever reads the file finds that as well
+        if name in tables.numbers(arch):
+            truths.add(any(c.rule == index for c in bodies.get(tables.number(name, arch), ())))
+        if not rule.conditions and arch in multiplex.ARCHES and name in multiplex.MEMBERS:
+            through, test = multiplex.member(name)
+            clauses = bodies.get(tables.number(through, arch), [])
+            truths.add(any(c.rule == index and c.tests == (test,) for c in clauses))
+    if len(truths) > 1:
+        raise FilterError(
+            f"{rule}: an earlier rule settles {name} on one architecture (or within socketcall "
+            "or ipc) and not on another, and without an order that cannot be said"
+        )
+    return True in truths
+
+
+def _by_index(condition: Condition, call: str, arch: str) -> Condition:
+    """The condition on a register's index, with its mask spelled out."""
+    index, bits = locate(condition.arg, call, arch)
+    if isinstance(condition.arg, int):
+        bits = 64  # readers of these files cut it to the architecture's width, as we do
+    width = (1 << bits) - 1
+    mask = condition.mask & width
+    value = condition.value & width if condition.value < 0 else condition.value
+    op = "==" if condition.op == "&=" else condition.op
+    if mask == FULL:
+        return Condition(index, op, value)
+    if op != "==":
+        raise FilterError(
+            f"{condition} looks at a part of the register, and these files can do that with "
+            "equality only; where the whole register will do, give the argument's index"
+        )
+    return Condition(index, "&=", value, mask)
+
+
+def _check_order(source: Filter, what: str) -> None:
+    """Refuse rules whose meaning depends on their order."""
+    for arch, bodies in source.bodies().items():
+        for nr, clauses in bodies.items():
+            *conditional, last = clauses
+            if last.tests:
+                conditional = clauses
+            elif all(clause.action == last.action for clause in conditional):
+                continue
+            elif last.action != source.default:
+                raise FilterError(
+                    f"rule {last.rule} is the last word on {tables.name(nr, arch) or nr} "
+                    f"after rules with conditions, and in {what} a rule without conditions always "
+                    "comes first: give it the opposite conditions"
+                )
+            _check_exclusive(conditional, nr, arch, what)
+
+
+def _check_exclusive(clauses: list[Clause], nr: int, arch: str, what: str) -> None:
+    for position, one in enumerate(clauses):
+        for other in clauses[position + 1 :]:
+            if one.action != other.action and not contradiction(one.tests + other.tests):
+                raise FilterError(
+                    f"rule {one.rule} and rule {other.rule} may both match one "
+                    f"{tables.name(nr, arch) or nr} and differ; {what} has no order of rules: "
+                    "make their conditions exclude each other"
+                )
+
+
+def no_repeated_argument(rule: Rule, what: str) -> None:
+    """Refuse two conditions on one argument, which libseccomp cannot have in one rule."""
+    indexes = [condition.arg for condition in rule.conditions]
+    if len(set(indexes)) < len(indexes):
+        raise FilterError(
+            f"{rule}: several conditions on one argument have no place in a rule of {what}; "
+            "use one mask, or several rules"
+        )

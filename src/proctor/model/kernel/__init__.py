@@ -1,0 +1,1 @@
+"""The modelled machine: tasks, filters, notifications, signals."""

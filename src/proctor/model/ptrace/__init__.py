@@ -1,0 +1,1 @@
+"""Tracers on the modelled machine."""

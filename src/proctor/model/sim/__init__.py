@@ -1,0 +1,1 @@
+"""The supervisor, simulated on machines that a seed makes up."""

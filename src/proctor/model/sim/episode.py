@@ -1,0 +1,288 @@
+"""One simulated machine from its start to its end: an *episode*.
+
+A kernel, containers, a supervisor with handlers of every temper, and an end.  Whatever happens
+follows from the seed and the episode's number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from random import Random
+from typing import Final
+
+from proctor.call.verdict import deny, let_run
+from proctor.model.kernel import signals
+from proctor.model.kernel.linux import SIGCONT
+from proctor.model.kernel.machine import Kernel
+from proctor.model.sim.handlers import DEADLINES, Handlers
+from proctor.model.sim.ledger import (
+    AT_CLOSE,
+    KEPT,
+    ON_DEADLINE,
+    ON_ERROR,
+    PATIENCE,
+    SLACK,
+    Event,
+    Ledger,
+    Violation,
+)
+from proctor.model.sim.preempt import Preemption
+from proctor.model.sim.settings import Kind, draw_settings
+from proctor.model.sim.targets import Container, Town
+from proctor.model.sim.world import SimWorld, Stuck
+from proctor.supervisor.backlog import EVERY, MANY
+from proctor.supervisor.jobs import Outcome
+from proctor.supervisor.supervisor import Supervisor
+
+#: Calls that may be remembered beyond those of living callers and those being worked at.
+_CONSTANT: Final = MANY + 3 * EVERY
+
+
+class Episode:
+    """See the module.
+
+    :param kind: what kind of machine; of all kinds, as the seed wants, if None.
+    """
+
+    def __init__(self, seed: int, number: int, kind: Kind | None = None) -> None:
+        self.seed = seed
+        self.number = number
+        self.random = random = Random(f"{seed}/{number}")
+        self.settings = settings = draw_settings(random, kind)
+        fixes = ("addfd_send_retries",) if settings.fixed else ()
+        self.kernel = Kernel(settings.profile, add=fixes, seed=random.getrandbits(32))
+        # those who are left anywhere are late for deadlines, too
+        self.ledger = Ledger(settings.deadline, DEADLINES, 2.0 if settings.steps else SLACK)
+        self.world = SimWorld(
+            self.kernel, self.ledger, random,
+            workers=settings.workers, fiber_share=settings.fiber_share,
+            preempt=settings.preempt, laziness=settings.laziness, apart=settings.apart,
+        )  # fmt: skip
+        self.world.look = self._look
+        if settings.malice:  # numbers of the dead are given to others soon
+            numbers = self.kernel.namespace
+            numbers.limit = numbers.last + 13 * settings.containers + settings.workers + 14
+        self._preemption: Preemption | None = None
+        if settings.steps:
+            self._preemption = Preemption(
+                self.world.schedule, random, settings.steps, settings.bytecodes
+            )
+        self.town = Town(
+            self.world, think=settings.think, deadline=settings.deadline, quota=settings.calls,
+            trouble=settings.trouble, malice=settings.malice,
+        )  # fmt: skip
+        handlers = Handlers(self.world)
+        self.supervisor = Supervisor(
+            handlers.all,
+            default=let_run(),
+            on_error=deny(ON_ERROR),
+            deadline=settings.deadline,
+            on_deadline=deny(ON_DEADLINE),
+            close_verdict=deny(AT_CLOSE),
+            performer=handlers.perform,
+            observer=self._observe if settings.observed else None,
+            world=self.world,
+        )
+        self._observed = 0
+        #: The last events before the end began, or before the violation.
+        self.events: list[Event] = []
+
+    @property
+    def violation(self) -> str | None:
+        """Which invariant does not hold; None if all do."""
+        return self.ledger.violation
+
+    def run(self) -> None:
+        """Play it."""
+        traced = self._preemption.tracing() if self._preemption is not None else nullcontext()
+        with _Quiet():
+            try:
+                with traced:
+                    self._play()
+            except Violation:
+                pass
+            except Stuck:
+                waiting = ", ".join(str(serial) for serial in list(self.ledger.asked)[:8])
+                self.ledger.broken(
+                    f"nothing happens any more; calls that wait: {waiting or 'none'}; listeners "
+                    f"that are kept: {self.supervisor.listeners}"
+                )
+            finally:
+                if self.violation is not None or not self.events:
+                    self.events = self.ledger.events
+                self.world.schedule.end()
+
+    def _play(self) -> None:
+        town, ledger = self.town, self.ledger
+        for _ in range(self.settings.containers):
+            self._welcome()
+        self._weather()
+        self._until(lambda: town.made >= town.quota)
+        self.events = ledger.events
+        if not self.settings.abrupt:
+            self._until(lambda: not ledger.asked)
+            for container in list(town.containers):
+                container.kill()
+            self._until(lambda: not self.world.ports)
+        self._close()
+
+    def _until(self, over: Callable[[], bool]) -> None:
+        """Let the supervisor do its rounds."""
+        self.world.leave = over
+        supervisor, random = self.supervisor, self.random
+        while not over():
+            try:
+                if self.settings.as_thread:
+                    supervisor.turn()
+                else:
+                    supervisor.step(None if random.random() < 0.8 else random.random())
+            except (Violation, Stuck):
+                raise
+            except Exception as problem:
+                self.ledger.broken(f"the supervisor's own thread met {problem!r}")
+            if self.ledger.violation is not None:
+                raise Violation(self.ledger.violation)
+
+    # Containers -----------------------------------------------------------------------------------
+    def _welcome(self) -> None:
+        container = self.town.start()
+        self.ledger.note("start", "world", 0, container.name)
+        self._add(container)
+
+    def _add(self, container: Container) -> None:
+        port = container.port
+        if port.closed or self.ledger.closing:
+            return
+        port.served = port.changing = True
+        port.given_back = False
+        container.served_since = self.world.schedule.now
+        try:
+            self.supervisor.add(port, name=container.name, on_end=lambda: self._ended(container))
+        except RuntimeError:
+            port.served = False  # close() was faster
+            port.close()
+        port.changing = False
+        self.ledger.note("add", "world", 0, container.name)
+
+    def _ended(self, container: Container) -> None:
+        container.ended += 1
+        container.port.served = False
+        self.world.tick()
+        self.ledger.note("end", self.world.who(), 0, container.name)
+        if container.ended > 1:
+            self.ledger.broken(f"{container.name} ended twice")
+        if not container.over():
+            self.ledger.broken(f"{container.name} was ended, and somebody lives in it")
+
+    def _weather(self) -> None:
+        """What befalls containers, again and again."""
+        town, random = self.town, self.random
+        if town.made >= town.quota:
+            return
+        self.world.schedule.later(random.random() * 2 * self.settings.weather, self._weather)
+        chance = random.random()
+        self.world.tick()
+        self._look()
+        if len(town.containers) < self.settings.containers:
+            self.world.schedule.aside(self._welcome)
+        if chance < 0.25 and town.containers:
+            container = random.choice(town.containers)
+            self.ledger.note("kill", "world", 0, container.name)
+            container.kill()
+        elif chance < 0.45 and town.containers:
+            container = random.choice(town.containers)
+            self.world.schedule.aside(lambda: self._drop(container))
+
+    def _drop(self, container: Container) -> None:
+        port = container.port
+        if not port.served or port.changing:
+            return
+        port.dropped = port.changing = True
+        try:
+            self.supervisor.drop(port)
+        except ValueError:
+            return  # its end was faster
+        finally:
+            port.changing = False
+        port.served = False
+        port.given_back = True
+        self.ledger.note("drop", "world", 0, container.name)
+        again = self.random.random() < 0.7
+        aside = self.world.schedule.aside
+        self.world.schedule.later(
+            self.random.random(),
+            lambda: aside((lambda: self._add(container)) if again else port.close),
+        )
+
+    # Looking --------------------------------------------------------------------------------------
+    def _look(self) -> None:
+        ledger, schedule = self.ledger, self.world.schedule
+        ledger.overdue()
+        ledger.overtaken()
+        if self._preemption is not None:
+            self._preemption.calm = True
+        remembered = max(self.supervisor.remembered, len(schedule.work))
+        if self._preemption is not None:
+            self._preemption.calm = False
+        if remembered > 2 * self.town.most + schedule.under_way() + _CONSTANT:
+            ledger.broken(f"{remembered} calls are remembered, of {self.town.most} callers at most")
+        for container in self.town.containers.copy():
+            if not container.over():
+                continue
+            if container.unused_since is None:
+                container.unused_since = ledger.now
+            kept = ledger.now - max(container.unused_since, container.served_since)
+            port = container.port
+            if (kept > KEPT and port.served) or (
+                kept > PATIENCE and not port.closed and not port.dropped
+            ):
+                ledger.broken(f"{container.name} is kept for {kept:.3f} s after its end")
+            if port.closed and not container.actors:
+                self.town.containers.remove(container)
+
+    def _observe(self, outcome: Outcome) -> None:
+        self._observed += 1
+        if self._observed % 97 == 0:
+            raise SystemExit("an observer's own mistake")
+
+    # The end --------------------------------------------------------------------------------------
+    def _close(self) -> None:
+        """Close; then everybody must have been answered, and nothing may be left."""
+        world, ledger, kernel = self.world, self.ledger, self.kernel
+        ledger.closing = True
+        ledger.note("closing", "world")
+        self.supervisor.close()
+        self.supervisor.close()
+        world.schedule.end()
+        for port in world.ports.copy():
+            if port.dropped and not port.served:
+                port.close()  # those that were given back
+        for task in list(self.town.actors):
+            if not task.process.code:
+                signals.send(kernel, SIGCONT, task, True)
+        kernel.settle()
+        self.town.bury_dead()
+        world.tick()
+        for port in world.ports:
+            ledger.broken(f"{port.name} is open after close()")
+        ledger.nothing_left()
+        if world.schedule.work:
+            ledger.broken("work is left after close()")
+        if self.settings.observed and self._observed != ledger.received:
+            ledger.broken(f"{ledger.received} calls were received, {self._observed} observed")
+        if ledger.violation is not None:
+            raise Violation(ledger.violation)
+
+
+class _Quiet:
+    """Handlers fail on purpose here: what the supervisor says to that is not logged."""
+
+    def __enter__(self) -> None:
+        import logging
+
+        self._logger = logging.getLogger("proctor")
+        self._before, self._logger.disabled = self._logger.disabled, True
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.disabled = self._before

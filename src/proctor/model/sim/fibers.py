@@ -1,0 +1,132 @@
+"""Threads of a simulation, of which one runs at a time, and the lock that they respect."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from proctor.model.kernel.tasks import Task
+    from proctor.model.sim.schedule import Schedule
+
+
+class Fiber:
+    """A thread that can be left in the middle of its work.
+
+    It is a real thread that only ever runs while the main stack waits for it.
+    """
+
+    __slots__ = ("_back", "_go", "_schedule", "_thread", "_work", "number", "task", "worker")
+
+    def __init__(self, schedule: Schedule, number: int, task: Task) -> None:
+        self._schedule = schedule
+        self._go = threading.Lock()
+        self._back = threading.Lock()
+        self._go.acquire()
+        self._back.acquire()
+        self._work: Callable[[], None] | None = None
+        self.number = number
+        #: One of the supervisor's workers, rather than a thread of its user's.
+        self.worker = True
+        #: The thread of the modelled monitor that it is.
+        self.task = task
+        self._thread = threading.Thread(target=self._run, name=f"fiber-{number}", daemon=True)
+        self._thread.start()
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Run ``work`` until it is left for the first time, or done."""
+        self._work = work
+        self.resume()
+
+    def resume(self) -> None:
+        """Let it go on until it is left again, or done; on the main stack only."""
+        schedule = self._schedule
+        before, schedule.fiber = schedule.fiber, self
+        self._go.release()
+        self._back.acquire()
+        schedule.fiber = before
+        if self._work is None:
+            schedule.done(self)
+
+    def leave(self) -> None:
+        """Hand control back to the main stack; returns when resumed."""
+        self._back.release()
+        self._go.acquire()
+
+    def end(self) -> None:
+        """The thread ends; it must be idle."""
+        self._go.release()
+        self._thread.join()
+
+    def _run(self) -> None:
+        sys.settrace(self._schedule.tracer)
+        while True:
+            self._go.acquire()
+            if self._work is None:
+                return
+            try:
+                self._work()
+            except BaseException as problem:
+                self._schedule.broken(f"work raised {problem!r}: nobody would have noticed")
+            self._work = None
+            self._back.release()
+
+
+class SimLock:
+    """:class:`~proctor.supervisor.ports.Lock` among the threads of one simulation: whoever finds it
+    taken makes room for others."""
+
+    __slots__ = ("_held", "_owner", "_schedule", "_waiting")
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._held = False
+        self._owner: Fiber | None = None
+        self._waiting: list[Fiber] = []
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """See :class:`~proctor.supervisor.ports.Lock`."""
+        schedule = self._schedule
+        while self._held:
+            if not blocking:
+                return False
+            fiber = schedule.fiber
+            if fiber is self._owner:
+                schedule.broken("a thread waits for a lock that it holds")
+                raise RuntimeError("deadlock")
+            if fiber is None:
+                schedule.make_room()
+            elif schedule.over:
+                fiber.leave()  # whoever ends the others comes back
+            else:
+                self._waiting.append(fiber)
+                fiber.leave()
+        self._held = True
+        self._owner = schedule.fiber
+        return True
+
+    def release(self) -> None:
+        """See :class:`~proctor.supervisor.ports.Lock`."""
+        self._held = False
+        for fiber in self._waiting:
+            self._schedule.make_ready(fiber)
+        self._waiting.clear()
+
+    def mine(self) -> bool:
+        """Whether the running thread holds it."""
+        return self._held and self._owner is self._schedule.fiber
+
+    __enter__ = acquire
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+        /,
+    ) -> None:
+        self.release()

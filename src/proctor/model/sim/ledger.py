@@ -1,0 +1,391 @@
+"""What happened in a simulation, and what must never: the invariants.
+
+The ledger sees both sides of every call: what its caller asked and saw (:class:`Asked`), and what
+the supervisor received and answered (:class:`Received`).  It knows what each handler was going to
+say, since the seed chose it, and so which answers can be right.
+
+A broken invariant is kept, not raised: the supervisor survives whatever its handlers and ports
+raise, which is its job.  The world stops at the next opportunity.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
+from proctor.model.kernel.linux import EINTR, ENOSYS, EPERM, POLLIN
+from proctor.model.kernel.notify import Knotif
+from proctor.model.kernel.transitions import SENT
+
+if TYPE_CHECKING:
+    from proctor.call.verdict import Wire
+    from proctor.model.kernel.listener import Notifications
+    from proctor.model.sim.listener import SimListener
+
+#: What the rules of a simulated supervisor answer; no handler says these.
+ON_ERROR: Final = EPERM
+ON_DEADLINE: Final = 110  # ETIMEDOUT
+AT_CLOSE: Final = 108  # ESHUTDOWN
+#: Seconds of virtual time by which an answer may be late for its deadline: the supervisor can be
+#: kept from running for some time in each of two rounds.
+SLACK: Final = 0.1
+#: Seconds of virtual time after which nobody may still wait for an answer.
+PATIENCE: Final = 120.0
+#: Seconds of virtual time for which a listener may be kept after its end.
+KEPT: Final = 5.0
+#: Seconds of virtual time by which a call may be overtaken by others.
+AT_ONCE: Final = 1.0
+#: Stands for the number of a descriptor that is on its way to the caller.
+SOME: Final = -1
+#: Events that are remembered for a report.
+_REMEMBERED: Final = 400
+#: Whose calls must be decided in order: listener, thread id, and when that became the thread's.
+Lane = tuple[int, int, float]
+
+
+class Violation(Exception):
+    """An invariant does not hold."""
+
+
+class Event(NamedTuple):
+    """Something that happened; for reports and charts."""
+
+    now: float
+    kind: str
+    who: str
+    """Which lifeline: a caller, a worker, "supervisor" or "world"."""
+    call: int
+    """Serial number of the call it is about; 0 for none."""
+    text: str
+    other: str = ""
+    """The caller it is about, if that is not ``who``."""
+
+
+class Asked:
+    """One call as its program sees it; a restart is the same one."""
+
+    __slots__ = (
+        "answer", "at", "caller", "container", "givers", "name", "performed", "script", "serial",
+        "signalled", "wires",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        serial: int,
+        caller: str,
+        container: Any,
+        name: str,
+        script: Any,
+        wires: Any,
+        at: float,
+    ) -> None:
+        self.serial = serial
+        self.caller = caller
+        self.container = container
+        self.name = name
+        #: What the handler will do.
+        self.script = script
+        #: The answers that follow from that.
+        self.wires: frozenset[Wire] = wires
+        self.at = at
+        #: The last answer that reached the kernel; an int is the number of a descriptor.
+        self.answer: Wire | int | None = None
+        #: How many are about to answer with a descriptor; of a restarted call, several may be.
+        self.givers = 0
+        self.performed = 0
+        self.signalled = False
+
+
+class Received:
+    """One notification from its reception until its answer."""
+
+    __slots__ = ("asked", "at", "due", "first", "handlers", "id", "knotif", "lane", "port")
+
+    def __init__(
+        self,
+        id: int,
+        lane: Lane | None,
+        asked: Asked,
+        port: SimListener,
+        knotif: Knotif,
+        at: float,
+    ) -> None:
+        self.id = id
+        self.lane = lane
+        self.asked = asked
+        self.port = port
+        self.knotif = knotif
+        self.at = at
+        #: Since when no earlier call of its caller's is before it.
+        self.first = at
+        self.due: float | None = None
+        #: Labels of the handlers that were asked.
+        self.handlers: list[str] = []
+
+    def lives(self) -> bool:
+        """Whether its caller still waits for the answer."""
+        return self.knotif.state == SENT
+
+
+class Ledger:
+    """The book of one simulated machine.
+
+    :param deadline: of the supervisor.
+    :param deadlines: of the handlers, by the name of the call.
+    :param slack: seconds by which an answer may be late for them.
+    """
+
+    def __init__(self, deadline: float | None, deadlines: dict[str, float], slack: float) -> None:
+        self._slack = slack
+        self.now = 0.0
+        self._deadline = deadline
+        self._deadlines = deadlines
+        self.counts: Counter[str] = Counter()
+        self._noted: deque[tuple[float, str, str, int, str, str]] = deque(maxlen=_REMEMBERED)
+        self.violation: str | None = None
+        #: Calls that programs wait in, by serial number.
+        self.asked: dict[int, Asked] = {}
+        #: Unanswered notifications, by listener and id.
+        self.open: dict[tuple[int, int], Received] = {}
+        #: Unanswered notifications of one caller, oldest first.
+        self.order: dict[Lane, deque[int]] = {}
+        #: The supervisor is being closed.
+        self.closing = False
+        #: Descriptors of the monitor that handlers gave away and that are open.
+        self.given: set[int] = set()
+        #: When the latest of all calls that workers took up became the first of its caller.
+        self._latest = 0.0
+        self.received = 0
+        self.settled = 0
+
+    @property
+    def events(self) -> list[Event]:
+        """The last that happened."""
+        return [Event(*noted) for noted in self._noted]
+
+    def note(self, kind: str, who: str, call: int = 0, text: str = "", other: str = "") -> None:
+        """Write down that something happened."""
+        self.counts[kind] += 1
+        self._noted.append((self.now, kind, who, call, text, other))
+
+    def broken(self, what: str) -> None:
+        """An invariant does not hold; the first one counts."""
+        if self.violation is None:
+            self.violation = what
+            self.note("VIOLATION", "world", 0, what)
+
+    # The caller's side ----------------------------------------------------------------------------
+    def performs(self, asked: Asked) -> int:
+        """The kernel runs the call: somebody must have let it."""
+        asked.performed += 1
+        answer = asked.answer
+        if not isinstance(answer, tuple) or not answer[2] & SECCOMP_USER_NOTIF_FLAG_CONTINUE:
+            self.broken(f"call {asked.serial} ran although nobody let it: {answer}")
+        return 0
+
+    def returned(self, asked: Asked, value: int, closed: bool) -> None:
+        """A program sees ``value``.
+
+        :param closed: its listener is.
+        """
+        self.note("return", asked.caller, asked.serial, str(value))
+        self.asked.pop(asked.serial, None)
+        if asked.signalled and (value == -EINTR or (value == -ENOSYS and closed)):
+            return  # interrupted; or made again, when nobody listened any more
+        answer = asked.answer
+        if answer is None:
+            if not (value == -ENOSYS and closed):
+                self.broken(f"call {asked.serial} returned {value} and nobody answered it")
+            return
+        if answer == SOME:
+            expected = max(value, 0)
+        else:
+            expected = answer if isinstance(answer, int) else answer[1] or answer[0]
+        if value != expected:
+            self.broken(f"call {asked.serial} returned {value}, its answer was {answer}")
+        elif isinstance(answer, tuple) and answer[2] and not asked.performed:
+            self.broken(f"call {asked.serial} was let run and did not")
+
+    def died(self, asked: Asked) -> None:
+        """The caller died in its call."""
+        self.note("died", asked.caller, asked.serial)
+        self.asked.pop(asked.serial, None)
+
+    # The supervisor's side ------------------------------------------------------------------------
+    def receive(self, received: Received, who: str) -> None:
+        """RECV gave a notification."""
+        asked = received.asked
+        self.received += 1
+        asked.answer = None  # a restarted call: an earlier answer came to nothing
+        received.due = self._deadlines.get(asked.name, self._deadline)
+        if received.due is not None:
+            received.due += self.now
+        number = received.port.number
+        self.open[number, received.id] = received
+        lane = received.lane
+        if lane is not None:
+            queue = self.order.get(lane)
+            if queue is None:
+                self.order[lane] = deque((received.id,))
+            else:
+                queue.append(received.id)
+        self.note("receive", who, asked.serial, asked.name, asked.caller)
+
+    def handler(self, port: SimListener, id: int, label: str, who: str) -> Received | None:
+        """A handler is asked about a notification: in the caller's order, once, unanswered."""
+        received = self.open.get((port.number, id))
+        self.note("handler", who, received.asked.serial if received is not None else 0, label)
+        if received is None:
+            return None  # answered by a deadline a moment ago
+        if port.given_back and who != "supervisor":
+            self.broken(
+                f"call {received.asked.serial}: its listener was given back, and {label} asked"
+            )
+        if label in received.handlers:
+            self.broken(f"call {received.asked.serial}: {label} was asked twice")
+        if not received.handlers and who.startswith("worker"):
+            self._latest = max(self._latest, received.first)
+        received.handlers.append(label)
+        if received.lane is not None and self.order[received.lane][0] != id:
+            self.broken(
+                f"call {received.asked.serial} of {received.asked.caller} is decided before an "
+                "earlier one of the same caller"
+            )
+        return received
+
+    def answering(self, port: SimListener, id: int) -> Received | None:
+        """Somebody speaks about a notification: it must be received and unanswered."""
+        received = self.open.get((port.number, id))
+        if received is None:
+            self.broken(f"{port.name}: an answer for {id:#x}, which was answered or never received")
+        return received
+
+    def settle(
+        self, received: Received, answer: Wire | int | None, delivered: bool, who: str
+    ) -> None:
+        """The one answer was given; or, if not ``delivered``, the caller was gone."""
+        number, id, asked = received.port.number, received.id, received.asked
+        if self.open.pop((number, id), None) is None:
+            self.broken(f"call {asked.serial} was answered twice at the same time")
+            return
+        self.settled += 1
+        lane = received.lane
+        if lane is not None:
+            queue = self.order[lane]
+            ahead = queue[0] == id
+            queue.remove(id)
+            if not queue:
+                del self.order[lane]
+            elif ahead:
+                self.open[number, queue[0]].first = self.now
+        self.note(
+            "answer" if delivered else "too late", who, asked.serial, str(answer), asked.caller
+        )
+        if delivered:
+            asked.answer = answer
+            asked.performed = 0
+        due = received.due
+        if due is not None and self.now > due + self._slack:
+            self.broken(f"call {asked.serial}: answered {self.now - due:.3f} s after its deadline")
+        if answer == (0, -ON_DEADLINE, 0):
+            if due is None or self.now < due - 1e-9:
+                self.broken(f"call {asked.serial}: answered as too late before its deadline")
+        elif answer == (0, -AT_CLOSE, 0):
+            if not self.closing and not received.port.dropped:
+                self.broken(f"call {asked.serial}: answered as at the end, which it was not")
+        elif not delivered:
+            pass  # whatever it was: a handler that finds its caller gone says something else
+        elif isinstance(answer, tuple) and answer not in asked.wires:
+            # before ADDFD knew how to answer, the number of a descriptor was sent by itself
+            if not (asked.script.kind == "hand over" and answer[0] >= 0 and answer[1:] == (0, 0)):
+                self.broken(f"call {asked.serial}: {asked.script} was answered with {answer}")
+        elif isinstance(answer, int) and asked.script.kind != "hand over":
+            self.broken(f"call {asked.serial}: {asked.script} was answered with a descriptor")
+
+    def close_given(self, fd: int) -> None:
+        """Somebody closes a descriptor that a handler opened."""
+        if fd in self.given:
+            self.given.discard(fd)
+        else:
+            self.broken(f"descriptor {fd} was closed twice, or is not the supervisor's to close")
+
+    def closes(self, port: SimListener) -> None:
+        """The supervisor closes a listener: whoever it received from must have been answered.
+        Those of one that was given back are its new owner's."""
+        if port.dropped:
+            for received in [one for one in self.open.values() if one.port is port]:
+                del self.open[port.number, received.id]
+                if received.lane is not None:
+                    self.order.pop(received.lane, None)
+        for received in self.open.values():
+            if received.port is port and received.lives():
+                self.broken(f"call {received.asked.serial} was received and its listener closed")
+
+    # Looking around -------------------------------------------------------------------------------
+    def overdue(self) -> None:
+        """Nobody waits too long; to be looked at now and then."""
+        for received in self.open.values():
+            due = received.due
+            if due is not None and self.now > due + self._slack:
+                self.broken(f"call {received.asked.serial}: its deadline passed unheeded")
+        for asked in self.asked.values():
+            if self.now > asked.at + PATIENCE and not asked.container.unserved():
+                self.broken(f"call {asked.serial} of {asked.caller} waits since {asked.at:.3f} s")
+
+    def overtaken(self) -> None:
+        """Workers take calls up in order: nobody may wait for one while much later calls have theirs."""
+        for received in self.open.values():
+            if received.handlers or received.first + AT_ONCE >= self._latest:
+                continue
+            if received.lane is None or self.order[received.lane][0] == received.id:
+                asked = received.asked
+                self.broken(
+                    f"call {asked.serial} of {asked.caller} waits, and nothing is before it"
+                )
+
+    def nothing_left(self) -> None:
+        """After the end: every call that was received was answered, and nobody waits."""
+        for received in self.open.values():
+            if received.lives():
+                self.broken(f"call {received.asked.serial} was received and never answered")
+        for asked in self.asked.values():
+            self.broken(f"call {asked.serial} of {asked.caller} never returned")
+        if self.given:
+            self.broken(f"{len(self.given)} descriptors were given away and never closed")
+
+
+class Fairness:
+    """Each listener that has something is received from within a bounded number of rounds."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.round = 0
+        #: Listener to the round in which it was found readable.
+        self._since: dict[SimListener, int] = {}
+
+    def served(self, port: SimListener) -> None:
+        """Something was received."""
+        self._since.pop(port, None)
+
+    def look(self, ports: list[SimListener], at_once: int) -> None:
+        """Look at all listeners that are served.
+
+        :param at_once: how many ready listeners a round takes up.
+        """
+        bound = len(ports) // at_once + 3
+        since: dict[SimListener, int] = {}
+        for port in ports:
+            notif = port.inside
+            if notif is not None and readable(notif):
+                since[port] = first = self._since.get(port, self.round)
+                if self.round - first > bound:
+                    self._ledger.broken(
+                        f"{port.name} waits to be received from for {self.round - first} rounds"
+                    )
+        self._since = since
+
+
+def readable(notif: Notifications) -> bool:
+    """Whether poll says IN."""
+    return bool(notif.poll() & POLLIN)

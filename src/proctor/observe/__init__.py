@@ -1,0 +1,1 @@
+"""What became of calls, told to whoever wants to know."""

@@ -1,0 +1,1 @@
+"""Supervised commands: ``run``, ``spawn`` and their asyncio twins."""

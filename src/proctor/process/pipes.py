@@ -1,0 +1,155 @@
+"""Standard input and output of a supervised command: pipes, and reading them without a deadlock."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from subprocess import TimeoutExpired
+
+    from proctor.process.run import Process, Stdio
+
+_PIPE, _STDOUT, _DEVNULL = -1, -2, -3
+
+
+class Plumbing:
+    """Descriptors for a launch: which of ours become the target's 0, 1 and 2.
+
+    :raises ValueError: for what is no descriptor, file or known constant.
+    """
+
+    def __init__(self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> None:
+        #: (ours, target's)
+        self.pairs: list[tuple[int, int]] = []
+        self._theirs: list[int] = []
+        self._ours: list[int | None] = [None, None, None]
+        try:
+            for number, what in enumerate((stdin, stdout, stderr)):
+                ours = self._one(number, what)
+                if ours is not None:
+                    self.pairs.append((ours, number))
+        except BaseException:
+            self.close()
+            raise
+
+    def _one(self, number: int, what: Stdio) -> int | None:
+        if what is None:
+            return number if _is_inherited(number) else None
+        if what == _PIPE:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            ours, theirs = (writer, reader) if number == 0 else (reader, writer)
+            self._ours[number] = ours
+            self._theirs.append(theirs)
+            return theirs
+        if what == _DEVNULL:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            self._theirs.append(null)
+            return null
+        if what == _STDOUT and number == 2:
+            return next((ours for ours, theirs in self.pairs if theirs == 1), None)
+        if isinstance(what, int):
+            if what < 0:
+                raise ValueError(f"{what}: not a descriptor, PIPE, STDOUT or DEVNULL")
+            return what
+        return what.fileno()
+
+    def close_theirs(self) -> None:
+        """Close the target's ends; it has its own copies."""
+        while self._theirs:
+            os.close(self._theirs.pop())
+
+    def take_ours(self) -> list[IO[bytes] | None]:
+        """Our ends as binary files, unbuffered for writing; ownership moves."""
+        files: list[IO[bytes] | None] = []
+        for number, fd in enumerate(self._ours):
+            files.append(None if fd is None else open(fd, "wb" if number == 0 else "rb", 0))  # noqa: SIM115
+        self._ours = [None, None, None]
+        return files
+
+    def close(self) -> None:
+        """Close everything not handed out."""
+        self.close_theirs()
+        for number, fd in enumerate(self._ours):
+            if fd is not None:
+                os.close(fd)
+                self._ours[number] = None
+
+
+def _is_inherited(number: int) -> bool:
+    """Whether an exec would pass it on.  A closed standard stream stays closed for the target, even
+    where a descriptor of ours, the engine's or a listener, has taken the number since."""
+    import fcntl
+
+    try:
+        return not fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    except OSError:
+        return False
+
+
+def communicate(
+    process: Process, data: bytes | None, timeout: float | None
+) -> tuple[bytes | None, bytes | None]:
+    """Write ``data``, read both outputs, wait for the command.
+
+    :raises subprocess.TimeoutExpired: after ``timeout`` seconds, with what was read until then; the
+        command runs on.
+    """
+    import selectors
+
+    deadline = None if timeout is None else time.monotonic() + timeout
+    out: dict[IO[bytes], list[bytes]] = {}
+    view = memoryview(data or b"")
+    with selectors.DefaultSelector() as selector:
+        if process.stdin is not None:
+            if view:
+                os.set_blocking(process.stdin.fileno(), False)
+                selector.register(process.stdin, selectors.EVENT_WRITE)
+            else:
+                process.stdin.close()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None and not pipe.closed:
+                out[pipe] = []
+                selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise _expired(process, timeout, out)
+            ready = selector.select(left)
+            for key, _ in ready:
+                file: Any = key.fileobj
+                if process.stdin is not None and file is process.stdin:
+                    try:
+                        view = view[os.write(key.fd, view[:65536]) :]
+                    except BrokenPipeError:
+                        view = view[:0]  # it does not want more, as a shell pipe would have it
+                    if not view:
+                        selector.unregister(key.fileobj)
+                        process.stdin.close()
+                    continue
+                chunk = os.read(key.fd, 65536)
+                if chunk:
+                    out[file].append(chunk)
+                else:
+                    selector.unregister(file)
+                    file.close()
+    try:
+        process.target.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        raise _expired(process, timeout, out) from None
+    return _joined(process.stdout, out), _joined(process.stderr, out)
+
+
+def _expired(
+    process: Process, timeout: float | None, out: dict[IO[bytes], list[bytes]]
+) -> TimeoutExpired:
+    from subprocess import TimeoutExpired
+
+    return TimeoutExpired(
+        process.args, timeout or 0.0, _joined(process.stdout, out), _joined(process.stderr, out)
+    )
+
+
+def _joined(pipe: IO[bytes] | None, out: dict[IO[bytes], list[bytes]]) -> bytes | None:
+    return None if pipe is None else b"".join(out.get(pipe, []))

@@ -1,0 +1,1 @@
+"""What system calls are: numbers, architectures, groups, signatures, constants."""

@@ -1,0 +1,1 @@
+"""proctor's tests: one package, a folder for each room."""

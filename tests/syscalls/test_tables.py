@@ -1,0 +1,132 @@
+"""Numbers, names and groups."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proctor.errors import FilterError
+from proctor.kernel import abi
+from proctor.syscalls import groups, tables
+from proctor.syscalls.signatures import signature
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("arch", "name", "number"),
+    [
+        ("x86_64", "openat", 257),
+        ("x86_64", "mknodat", 259),
+        ("i386", "openat", 295),
+        ("i386", "socketcall", 102),
+        ("x32", "openat", 0x40000000 | 257),
+        ("x32", "ioctl", 0x40000000 | 514),
+        ("aarch64", "openat", 56),
+        ("arm", "openat", 322),
+        ("arm", "set_tls", 0xF0005),
+        ("riscv64", "riscv_flush_icache", 259),
+        ("ppc64le", "openat", 286),
+        ("s390x", "openat", 288),
+    ],
+)
+def test_numbers(arch: str, name: str, number: int) -> None:
+    assert tables.number(name, arch) == number
+    assert tables.name(number, arch) == name
+
+
+def test_names_of_numbers_that_have_none() -> None:
+    assert tables.name(1000) is None
+    assert tables.name(-1) is None
+    assert tables.name(0x40000000) is None
+    assert tables.name(0, "0xc0000032") is None
+
+
+def test_unknown_names_come_with_the_nearest() -> None:
+    with pytest.raises(FilterError, match="did you mean 'openat'"):
+        tables.number("opneat")
+    with pytest.raises(FilterError, match="riscv64 has no system call 'open'"):
+        tables.number("open", "riscv64")
+    assert tables.nearest("mknoda") in ("mknod", "mknodat")
+    assert tables.nearest("xyzzyplugh") is None
+
+
+@pytest.mark.parametrize(
+    ("word", "arch"),
+    [
+        *(("SCMP_ARCH_X86", "i386"), ("SCMP_ARCH_AARCH64", "aarch64"), ("amd64", "x86_64")),
+        *(("i686", "i386"), ("arm64", "aarch64"), ("armv7l", "arm"), ("X32", "x32")),
+    ],
+)
+def test_other_peoples_words_for_architectures(word: str, arch: str) -> None:
+    assert tables.architecture(word) == arch
+    assert tables.numbers(word) is tables.numbers(arch)
+
+
+def test_architectures_of_calls() -> None:
+    assert tables.arch_of(abi.AUDIT_ARCH_X86_64, 0) == "x86_64"
+    assert tables.arch_of(abi.AUDIT_ARCH_X86_64, 0x40000000) == "x32"
+    assert tables.arch_of(abi.AUDIT_ARCH_X86_64, -1) == "x86_64"
+    assert tables.arch_of(abi.AUDIT_ARCH_I386, 0x40000000) == "i386"
+    assert tables.arch_of(0x1234) == "0x1234"
+    assert tables.native() in tables.ARCHES
+
+
+def test_the_tables_are_what_the_generator_writes() -> None:
+    pytest.importorskip("system_calls", reason="the system-calls package is not installed")
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "gen-tables", "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_native_table_agrees_with_the_kernels_headers() -> None:
+    """Every number the installed headers know is ours too."""
+    for path in ("/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "/usr/include/asm/unistd_64.h"):
+        if Path(path).exists():
+            break
+    else:
+        pytest.skip("no x86-64 kernel headers are installed")
+    found = re.findall(r"#define __NR_(\w+) (\d+)", Path(path).read_text())
+    assert len(found) > 300
+    for name, number in found:
+        assert tables.numbers("x86_64").get(name, int(number)) == int(number)
+        assert tables.name(int(number), "x86_64") is not None or int(number) < 335, name
+
+
+def _calls() -> set[str]:
+    return set().union(*(tables.known_names(arch) for arch in tables.ARCHES))
+
+
+@pytest.mark.parametrize("name", groups.names())
+def test_groups_hold_calls_that_exist(name: str) -> None:
+    members = groups.members(name)
+    assert members
+    assert members <= _calls()
+    assert tables.group(name) == members
+
+
+def test_file_and_desc_are_what_the_argument_roles_say() -> None:
+    for call in _calls():
+        roles: set[str] = set()
+        for arch in tables.ARCHES:
+            known = signature(call, arch)
+            if known is not None:
+                roles.update(arg.role for arg in known.args)
+        if "path" in roles:
+            assert call in groups.members("%file"), call
+        if roles & {"fd", "dirfd"}:
+            assert call in groups.members("%desc"), call
+
+
+def test_an_unknown_group_comes_with_the_nearest() -> None:
+    with pytest.raises(FilterError, match="did you mean '%network'"):
+        groups.members("%networks")

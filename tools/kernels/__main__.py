@@ -1,0 +1,167 @@
+"""Boot other kernels in emulated machines and run the comparison and the tests on them.
+
+For each kernel: `proctor doctor`, which features it has (tests/model/probed.py), steps of the model
+against it (tests/model/compare.py), and the tests of some directories.  Kernels come from apt; they
+are downloaded and unpacked, never installed.  Needs Linux on x86-64, Debian's tools (apt, dpkg),
+QEMU (qemu-system-x86) and the environment of the project; neither root nor KVM.
+
+A kernel is named [?]VERSION[@WHERE]: "6.1" from the system's own sources, "5.10@bullseye" from
+another suite of the same mirror, "5.4@FILE" from the sources of an apt list of yours, "@sid" the
+newest there; after "?" it may be missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tools.kernels import image, machine, packages
+from tools.kernels.report import Outcome, table
+
+sys.dont_write_bytecode = True
+TREE = Path(__file__).resolve().parents[2]
+
+#: Debian's, from old to new.
+KERNELS = ("5.10@bullseye", "6.1@bookworm", "6.12@trixie", "?@sid")
+TESTS = ("tests/kernel", "tests/supervisor", "tests/emulate", "tests/process")
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "kernels", nargs="*", metavar="KERNEL", help=f"default: {' '.join(KERNELS)}"
+    )
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proctor-kernels"
+    parser.add_argument(
+        "--cache", type=Path, default=cache, help="where everything is kept (%(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=10_000, help="to compare (%(default)s; 0: none)"
+    )
+    parser.add_argument(
+        "--compare", action="append", default=[], metavar="OPTION", help="for model.compare"
+    )
+    parser.add_argument(
+        "--profile", default="", help="release that the model is to be (the kernel's own)"
+    )
+    parser.add_argument("--tests", action="append", metavar="PATH",
+                        help=f'to run inside; "" for none (default: {" ".join(TESTS)})')  # fmt: skip
+    parser.add_argument(
+        "--pytest", action="append", default=[], metavar="OPTION", help="for pytest"
+    )
+    parser.add_argument("--run", action="append", default=[], metavar="COMMAND",
+                        help="run this in the machine, first; its output is in the console's log")  # fmt: skip
+    parser.add_argument("--only", action="store_true", help="only what --run says")
+    parser.add_argument("--processors", type=int, default=2, help="of the machine (%(default)s)")
+    parser.add_argument(
+        "--limit", type=float, default=3600, help="seconds for one part (%(default)s)"
+    )
+    parser.add_argument(
+        "--table", action="store_true", help="only print the kept results as a table"
+    )
+    chosen = parser.parse_args()
+    try:
+        chosen.kernels = [packages.parse(text) for text in chosen.kernels or KERNELS]
+    except ValueError as problem:
+        parser.error(str(problem))
+    chosen.tests = [path for path in (TESTS if chosen.tests is None else chosen.tests) if path]
+    chosen.cache = chosen.cache.resolve()
+    return chosen
+
+
+def one(wanted: packages.Wanted, chosen: argparse.Namespace) -> Outcome | None:
+    """One kernel; None if it may be missing and is."""
+    try:
+        kernel = packages.fetch(wanted, chosen.cache)
+    except packages.NotThere as problem:
+        print(
+            f"{wanted}: {'not there, which may be' if wanted.optional else 'NOT THERE'}: {problem}",
+            flush=True,
+        )
+        if wanted.optional:
+            return None
+        raise
+    plan = {
+        key: getattr(chosen, key)
+        for key in ("steps", "compare", "profile", "tests", "pytest", "limit", "run", "only")
+    }
+    work = chosen.cache / "runs" / kernel.release
+    work.mkdir(parents=True, exist_ok=True)
+    busy = open(work / "busy", "w", encoding="ascii")  # noqa: SIM115 - held until it is forgotten
+    fcntl.flock(busy, fcntl.LOCK_EX)  # another run may be at this kernel
+    archive = work / "project.cpio"
+    base = image.system(chosen.cache)
+    library = Path(image.sysconfig.get_path("stdlib"))
+    image.project(
+        TREE, archive,
+        {
+            "/init.sh": (TREE / "tools/kernels/init.sh").read_bytes(),
+            "/python": os.fsencode(Path(sys.executable).resolve()),
+            "/run.json": json.dumps(plan).encode(),
+            f"{library}/site-packages/proctor.pth": f"{image.SITE}\n{image.PROJECT}/src\n".encode(),
+        },
+    )  # fmt: skip
+    outcome = Outcome(kernel)
+    print(f"{kernel.release}: {kernel.package}", flush=True)
+    for event in machine.boot(
+        kernel.vmlinuz, [base, archive], work,
+        processors=chosen.processors, patience=chosen.limit + 120,
+    ):  # fmt: skip
+        line = outcome.take(event)
+        if line:
+            print(f"{kernel.release}:   {line}", flush=True)
+        if event.get("code"):
+            print(event["text"], flush=True)
+        if not chosen.only:
+            keep(outcome, work / "result.json")
+    archive.unlink()
+    outcome.finish()
+    return outcome
+
+
+def keep(outcome: Outcome, place: Path) -> None:
+    """What is known by now, for --table; of an earlier run what this one did not do again."""
+    before = json.loads(place.read_text()) if place.exists() else {}
+    place.write_text(json.dumps(outcome.as_dict(before.get("parts", {})), indent=1))
+
+
+def main() -> int:
+    """The command: 0 if all went well on all kernels, 1 if not, 2 if it could not be tried."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        print("test-kernels: needs Linux on x86-64", file=sys.stderr)
+        return 2
+    chosen = options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # and no machine is left behind
+    chosen.cache.mkdir(parents=True, exist_ok=True)
+    if not chosen.table:
+        code, began = 0, time.monotonic()
+        for wanted in chosen.kernels:
+            try:
+                outcome = one(wanted, chosen)
+            except packages.NotThere:
+                code = 1
+                continue
+            except image.Missing as problem:
+                print(f"test-kernels: {problem}", file=sys.stderr)
+                return 2
+            if outcome is not None and outcome.problems:
+                print(f"{outcome.release}: FAILED: {'; '.join(outcome.problems)}", flush=True)
+                code = 1
+        print(f"{time.monotonic() - began:.0f} s in all")
+    found = sorted(chosen.cache.glob("runs/*/result.json"))
+    print(table([json.loads(path.read_text()) for path in found]))
+    return 0 if chosen.table else code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
