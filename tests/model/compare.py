@@ -1,4 +1,4 @@
-"""Runs the comparison of the model with the real kernel: ``python -m tests.model.compare`` in tests/.
+"""Runs the comparison of the model with the real kernel: ``python -m tests.model.compare``.
 
 Steps are pairs (operation, seed), so that any of them can be left out: a difference is shrunk to
 the few steps that make it.

@@ -2,7 +2,7 @@
 
 Kernels differ in named features (:mod:`proctor.model.kernel.features`).  For each that a step can meet, a
 short scene is played on both worlds; if they disagree, and agree once the model is without the
-feature, the kernel lacks it.  ``python -m tests.model.probed`` in tests/ lists them; with ``--profile`` it
+feature, the kernel lacks it.  ``python -m tests.model.probed`` lists them; with ``--profile`` it
 fails if the kernel is not as the model says of that release.
 """
 

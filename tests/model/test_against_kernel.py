@@ -1,7 +1,7 @@
 """The model held against the real kernel, step by step.
 
 Here a Hypothesis state machine draws operations, and a seeded run makes the number full; the full
-count of 50,000 steps is ``python -m tests.model.compare`` in tests/.  Both make each step on the model
+count of 50,000 steps is ``python -m tests.model.compare``.  Both make each step on the model
 and on a victim, and compare every result, errno, id step, pid, poll bit, state and return value;
 see :mod:`tests.model.twins` and :mod:`model.operations`.  What differed so far, and why, is in
 ``docs/model-differences.md``.

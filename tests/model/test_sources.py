@@ -22,17 +22,14 @@ from proctor.model.kernel.features import FEATURES
 from proctor.model.kernel.transitions import TABLE
 
 HERE = Path(proctor.model.__file__).parent
-#: Modules that are not the kernel's side: the simulation, pictures, numbers, and the table and the
-#: list of features, whose rows have sources of their own.
-OTHERS = {
-    "__init__", "draw", "errors", "features", "linux", "paper", "ptrace_numbers", "simulate",
-    "transitions", "world",
-}  # fmt: skip
+#: Modules without a kernel's side: numbers, and the table and the list of features, whose rows have
+#: sources of their own.
+OTHERS = {"__init__", "errors", "features", "linux", "numbers", "transitions"}
 #: Functions that only keep the model's own books.
 BOOKKEEPING = {
-    "kernel.Kernel.at": "the model's clock",
-    "kernel.Kernel.advance": "the model's clock",
-    "kernel.Kernel.settle": "lets everybody run who was woken",
+    "machine.Kernel.at": "the model's clock",
+    "machine.Kernel.advance": "the model's clock",
+    "machine.Kernel.settle": "lets everybody run who was woken",
     "program.Program.recv": "remembers the buffer for received()",
     "programs.Code.run": "counts runs",
     "programs.Code.constant": "remembers what it worked out",
@@ -50,8 +47,9 @@ def modules() -> list[Path]:
     """The modules of the kernel's side."""
     return [
         path
-        for path in sorted(HERE.glob("*.py"))
-        if path.stem not in OTHERS and not path.stem.startswith("sim_")
+        for room in ("kernel", "ptrace")
+        for path in sorted((HERE / room).glob("*.py"))
+        if path.stem not in OTHERS
     ]
 
 

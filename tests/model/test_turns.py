@@ -32,7 +32,7 @@ def _forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("model.turns.os.sched_setscheduler", refuse)
+    monkeypatch.setattr("tests.model.turns.os.sched_setscheduler", refuse)
 
 
 def _allowed() -> bool:
@@ -80,7 +80,7 @@ def test_a_command_is_carried_out_before_we_look(world: World):
 
 @pytest.mark.skipif(not _allowed(), reason="nobody may be real-time here")
 def test_a_victim_in_a_loop_is_ended_by_the_kernel(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("model.turns.RUNAWAY", 1)
+    monkeypatch.setattr("tests.model.turns.RUNAWAY", 1)
     pipes = Pipes({2: 2}, None)
     turns = Turns(pipes.pid)
     try:

@@ -364,7 +364,7 @@ def test_no_module_of_the_model_asks_for_a_version():
 
     import proctor.model
 
-    for file in Path(proctor.model.__file__ or "").parent.glob("*.py"):
+    for file in Path(proctor.model.__file__ or "").parent.rglob("*.py"):
         if file.name != "features.py":
             assert "profile ==" not in file.read_text(encoding="utf-8"), file.name
 
@@ -388,7 +388,7 @@ def test_every_row_of_the_table_is_taken_by_some_test_here_or_in_the_selftests()
 
     text = "".join(
         file.read_text(encoding="utf-8")
-        for file in Path(proctor.model.__file__ or "").parent.glob("*.py")
+        for file in Path(proctor.model.__file__ or "").parent.rglob("*.py")
         if file.name in ("notify.py", "listener.py")
     )
     for row in transitions.TABLE:

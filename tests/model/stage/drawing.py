@@ -1,4 +1,4 @@
-"""Random steps of tracers and tracees: ``python -m tests.model.stage.drawing`` in tests/.
+"""Random steps of tracers and tracees: ``python -m tests.model.stage.drawing``.
 
 Steps are pairs (operation, seed), so that any of them can be left out: a difference is shrunk to
 the few steps that make it.
