@@ -99,7 +99,7 @@ class Unsupported(_WithErrno):
 
 
 class NestedListener(_WithErrno):
-    """EBUSY: a filter above this process already has a listener (C018, G13)."""
+    """EBUSY: a filter above this process already has a listener (C018)."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -132,7 +132,7 @@ class CallError(ProctorError):
 
 
 class CallGone(CallError, ProcessLookupError):
-    """The caller died or was interrupted; the notification exists no more (G11)."""
+    """The caller died or was interrupted; the notification exists no more."""
 
     def __init__(self, message: str = "the caller is gone; nothing is left to answer") -> None:
         super().__init__(_errno.ENOENT, message)
@@ -157,7 +157,7 @@ class CallerInvisible(CallError, LookupError):
 
 class MemoryUnreadable(CallError, OSError):
     """The caller's memory could not be read; ``errno`` is what the call itself would get (EFAULT),
-    or EPERM when the kernel does not let us look (a non-dumpable target, G16)."""
+    or EPERM when the kernel does not let us look (a non-dumpable target)."""
 
     def __init__(self, number: int, message: str, address: int = 0) -> None:
         super().__init__(number, message)

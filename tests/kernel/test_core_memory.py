@@ -331,7 +331,7 @@ def test_caller_out_of_sight(memory: Memory) -> None:
 
 
 def test_undumpable_caller(monitor: Monitor) -> None:
-    """The kernel does not let an ordinary user look (G16): said, with the errno EPERM."""
+    """The kernel does not let an ordinary user look: said, with the errno EPERM."""
     out = monitor(
         """
         from proctor.errors import MemoryUnreadable

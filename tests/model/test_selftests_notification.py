@@ -324,7 +324,7 @@ def test_user_notification_addfd_rlimit(profile: str):
 
 @pytest.mark.parametrize("fixed", [True, False])
 def test_user_notification_addfd_send_interrupted(fixed: bool):
-    """The monitor's ADDFD|SEND|SETFD is interrupted before the caller runs; G3, C074."""
+    """The monitor's ADDFD|SEND|SETFD is interrupted before the caller runs; C074."""
     monitor = start("6.18", add=["addfd_send_retries"] if fixed else [])
     listener = monitor.listen(trap("getppid"))
     child = monitor.fork()

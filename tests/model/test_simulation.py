@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -290,14 +291,18 @@ def test_the_command_says_how_to_play_it_again(
 
 
 def test_a_chart_of_a_run(tmp_path: Any) -> None:
-    from xml.etree import ElementTree
-
-    file = tmp_path / "run.svg"
+    file = tmp_path / "run.mmd"
     assert simulate.main(["--seed", "1", "--episode", "0", "--trace", str(file)]) == 0
-    root = ElementTree.parse(file).getroot()
-    assert root.tag.endswith("svg")
-    words = " ".join(element.text or "" for element in root.iter())
-    assert "supervisor" in words and "answer" in words
+    head, kind, *lines = file.read_text(encoding="utf-8").partition("sequenceDiagram\n")
+    assert head == "---\ntitle: seed 1, episode 0\n---\n" and kind
+    lines = lines[0].splitlines()
+    known = {line.split()[1] for line in lines if line.startswith("    participant ")}
+    assert "supervisor" in known
+    messages = [re.fullmatch(r"    (\w+)(?:->>|-\)|--x)(\w+): .+", line) for line in lines]
+    drawn = [each for each in messages if each is not None]
+    assert any("answer" in each[0] for each in drawn)
+    assert {name for each in drawn for name in each.groups()} <= known
+    assert all("#" not in line.replace("#35;", "").replace("#59;", "") for line in lines)
     assert draw([], "nothing")
 
 
@@ -316,10 +321,10 @@ def test_wrong_numbers_are_refused(
 def test_a_chart_that_cannot_be_written(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Is found before a long run where that can be, and ends no run without its report."""
     with pytest.raises(SystemExit) as ended:
-        simulate.main(["--trace", str(tmp_path / "none" / "run.svg")])
+        simulate.main(["--trace", str(tmp_path / "none" / "run.mmd")])
     said = capsys.readouterr()
     assert (ended.value.code, said.out) == (2, "")
-    assert "run.svg: No such file or directory" in said.err
+    assert "run.mmd: No such file or directory" in said.err
     assert simulate.main(["--seed", "1", "--episode", "0", "--trace", "/dev/full"]) == 1
     said = capsys.readouterr()
     assert "episodes" in said.out and "drawn" not in said.out

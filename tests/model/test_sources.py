@@ -2,7 +2,7 @@
 
 The rule, decided by looking at the source: a function or method in the modules of the kernel's side
 that assigns to an attribute or an item, or calls a method that changes a container, has a docstring
-with "Source:" or "Sources:" and after it a seed file, a kernel file with a version, or a man page.
+with "Source:" or "Sources:" and after it a kernel file with a version, or a man page.
 Methods may lean on their class's docstring; functions inside of functions belong to the outer one;
 constructors are excused, and so are the few in :data:`BOOKKEEPING`, which have no counterpart in
 the kernel.
@@ -38,7 +38,6 @@ CHANGES = {
     "add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop", "popleft",
     "remove", "setdefault", "update",
 }  # fmt: skip
-SEED = re.compile(r"\b\d{3}_[0-9a-f]{16}\.txt\b")
 KERNEL = re.compile(r"``[a-z0-9_/-]+\.[chS]``.*?\b[4-7]\.\d+", re.DOTALL)
 MAN = re.compile(r"\b[a-z_0-9]+\([1-9]\)")
 
@@ -59,7 +58,7 @@ def cites(docstring: str | None) -> bool:
     if match is None:
         return False
     said = match.group(1)
-    return bool(SEED.search(said) or KERNEL.search(said) or MAN.search(said))
+    return bool(KERNEL.search(said) or MAN.search(said))
 
 
 def changes(function: ast.FunctionDef) -> bool:
@@ -110,7 +109,7 @@ def test_every_module_names_its_sources(path: Path):
 
 
 def test_rows_and_features_name_theirs():
-    told = re.compile(r"[a-z_/]+\.c|\.txt|selftest|\([2-7]\)")
+    told = re.compile(r"[a-z_/]+\.c|selftest|\([2-7]\)")
     assert all(told.search(row.source) for row in TABLE)
     assert all(told.search(feature.source) for feature in FEATURES.values())
 
@@ -127,7 +126,7 @@ def test_the_excuses_are_of_functions_that_exist_and_need_them():
 
 def test_the_rule_bites():
     assert cites("Does.\n\nSource: ``kernel/seccomp.c`` 6.12 ``do_seccomp``.")
-    assert cites("Sources: 000_d2dd6a52a6bc77ef.txt.") and cites("Source: wait4(2).")
+    assert cites("Source: wait4(2).") and not cites("Source: the patch.")
     assert not cites("Source: ``kernel/seccomp.c``.") and not cites(
         "wait4(2) of ``kernel/exit.c`` 6.12"
     )

@@ -65,7 +65,7 @@ def notified(flags: int) -> tuple[Program, int, Program, int]:
     return monitor, listener, caller, request.id
 
 
-# A tracer and a notification (G17) -------------------------------------------------------------
+# A tracer and a notification -------------------------------------------------------------------
 @pytest.mark.parametrize("seize", [False, True])
 def test_a_tracer_cancels_a_received_notification(seize: bool):
     """C113: without WAIT_KILLABLE the sleep ends, and the call is made again with a new id."""

@@ -97,7 +97,7 @@ def send(sock: socket.socket, data: bytes, fds: tuple[int, ...] | list[int] = ()
 
 
 def receive(sock: socket.socket, size: int = LONG, flags: int = 0) -> Packet:
-    """Receive one packet; empty data is the end.  ``socket.recv_fds`` would lose CLOEXEC (G7)."""
+    """Receive one packet; empty data is the end.  ``socket.recv_fds`` would lose CLOEXEC."""
     data, ancillary, marks, _ = sock.recvmsg(size, _INTS, socket.MSG_CMSG_CLOEXEC | flags)
     if not ancillary and not marks & socket.MSG_CTRUNC:
         return Packet(data, ())

@@ -71,7 +71,7 @@ def read(pid: int, address: int, limit: int, string: bool, listener: int, id: in
         its TID cannot have been recycled.
     :raises OSError: EFAULT when not one byte is readable, or memory ends before the NUL;
         ENAMETOOLONG when ``limit`` bytes hold no NUL; ESRCH when the process is gone, EPERM or
-        EACCES when it may not be looked at (G16).
+        EACCES when it may not be looked at.
 
     The GIL is released: memory may answer late (userfaultfd, FUSE)."""
 

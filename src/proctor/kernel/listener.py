@@ -11,7 +11,7 @@ Facts, and what follows for this module:
 * RECV blocks even with O_NONBLOCK (C038): poll first, and after HUP without IN never receive.
 * ADDFD|SEND interrupted by a signal makes the call return 0 without a descriptor on kernels
   before the 2026 fix (C074): the native core holds signals back around it.
-* SET_FLAGS takes the flag word by value (G12).
+* SET_FLAGS takes the flag word by value.
 * The number of a listener is CLOEXEC; a copy that stays open in the target makes the target hang
   when we are gone (C094), so the launcher leaves none there.
 
@@ -94,7 +94,7 @@ class Listener:
         :raises ProctorError: if the message carries no descriptor, or more than one (the others
             are closed), or ended.
 
-        Uses recvmsg with MSG_CMSG_CLOEXEC: ``socket.recv_fds`` leaves descriptors inheritable (G7).
+        Uses recvmsg with MSG_CMSG_CLOEXEC: ``socket.recv_fds`` leaves descriptors inheritable.
         """
         import socket
 
@@ -220,7 +220,7 @@ class Listener:
         """
         word = flags & 0xFFFFFFFF
         try:
-            # An int argument goes by value, as this ioctl wants it (G12, C117); fcntl takes signed ones
+            # An int argument goes by value, as this ioctl wants it (C117); fcntl takes signed ones
             fcntl.ioctl(
                 self.fileno(),
                 abi.SECCOMP_IOCTL_NOTIF_SET_FLAGS,

@@ -1,7 +1,7 @@
 """seccomp(2) itself, for those who install filters by hand.
 
 Most want :func:`proctor.spawn`, which installs its filter in a new process: a filter in the
-monitor's own process makes the monitor wait for its own answers (G1, G2).
+monitor's own process makes the monitor wait for its own answers.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ What it promises, whatever handlers do:
 * calls of one caller (thread) are decided in order, also when a signal makes it call again while
   the first handler still runs;
 * receiving never waits for a slow handler, so queued calls become uninterruptible as soon as the
-  kernel can make them (WAIT_KILLABLE_RECV; C080, G14);
+  kernel can make them (WAIT_KILLABLE_RECV; C080);
 * a listener whose filter nobody uses any more is forgotten and closed; closing answers what is
   pending;
 * calls that wait and whose callers are gone are forgotten: a target that forks, calls and kills

@@ -7,7 +7,7 @@
 
 Sources: ``kernel/signal.c`` 6.12 (``get_signal``, ``do_signal_stop``, ``do_jobctl_trap``,
 ``ptrace_signal``), ``arch/x86/kernel/signal.c`` 6.12 (``arch_do_signal_or_restart``);
-000_d2dd6a52a6bc77ef.txt selftest user_notification_signal.
+``tools/testing/selftests/seccomp/seccomp_bpf.c`` 5.0 user_notification_signal.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Sources: ``kernel/exit.c`` (``do_exit``, ``exit_notify``, ``release_task``), ``kernel/signal.c``
 (``do_notify_parent``), ``kernel/pid_namespace.c`` (``zap_pid_ns_processes``), Linux 6.12;
-002_2ab3c93df7a896f3.txt (``seccomp_filter_release`` in ``release_task``).
+``kernel/seccomp.c`` 5.9 (99cdb8b9a573) (``seccomp_filter_release`` in ``release_task``).
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def _drop_filter(kernel: Kernel, task: Task) -> None:
 def release(kernel: Kernel, task: Task) -> None:
     """``release_task``: before 6.11 the filter is let go only here.
 
-    Source: ``kernel/exit.c`` 6.6 ``release_task``; 002_2ab3c93df7a896f3.txt.
+    Source: ``kernel/exit.c`` 6.6 ``release_task``; ``kernel/seccomp.c`` 5.9 (99cdb8b9a573).
     """
     if "release_at_exit" not in kernel.features:
         _drop_filter(kernel, task)

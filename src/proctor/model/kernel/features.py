@@ -34,7 +34,7 @@ FEATURES: Final[dict[str, Feature]] = {
     "continue_flag": Feature(
         "5.5",
         "SECCOMP_USER_NOTIF_FLAG_CONTINUE lets the call run",
-        "003_21f5fa4aa550d90f.txt (fb3c5386b382); kernel/seccomp.c 5.5",
+        "kernel/seccomp.c 5.5 (fb3c5386b382)",
     ),
     "recv_wants_zeros": Feature(
         "5.5", "RECV refuses a buffer with any byte set", "kernel/seccomp.c 5.5 (2882d53c9c6f)"
@@ -43,22 +43,22 @@ FEATURES: Final[dict[str, Feature]] = {
     "tsync_esrch": Feature(
         "5.7",
         "TSYNC_ESRCH, which makes TSYNC with NEW_LISTENER legal",
-        "003_21f5fa4aa550d90f.txt (51891498f2da); kernel/seccomp.c 5.7",
+        "kernel/seccomp.c 5.7 (51891498f2da)",
     ),
     "hangup": Feature(
         "5.9",
         "filters count their users; the last one gone is POLLHUP",
-        "002_2ab3c93df7a896f3.txt; kernel/seccomp.c 5.9 (99cdb8b9a573)",
+        "kernel/seccomp.c 5.9 (99cdb8b9a573)",
     ),
     "id_valid_number": Feature(
         "5.9",
         "ID_VALID also under its corrected ioctl number",
-        "003_21f5fa4aa550d90f.txt (47e33c05f9f0)",
+        "kernel/seccomp.c 5.9 (47e33c05f9f0)",
     ),
     "addfd": Feature(
         "5.9",
         "SECCOMP_IOCTL_NOTIF_ADDFD, SETFD",
-        "003_21f5fa4aa550d90f.txt (7cf97b125455); kernel/seccomp.c 5.9",
+        "kernel/seccomp.c 5.9 (7cf97b125455)",
     ),
     "allow_bitmap": Feature(
         "5.11",
@@ -99,7 +99,7 @@ FEATURES: Final[dict[str, Feature]] = {
     "fifo": Feature(
         "5.19",
         "notifications are received oldest first; before, newest first",
-        "000_d2dd6a52a6bc77ef.txt (list_add: newest first); kernel/seccomp.c 5.19 (4cbf6f621150)",
+        "kernel/seccomp.c 5.0 (list_add: newest first); kernel/seccomp.c 5.19 (4cbf6f621150)",
     ),
     "last_thread_decides": Feature(
         "5.19",

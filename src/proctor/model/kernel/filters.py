@@ -5,7 +5,7 @@ task, one per filter built on it, one for the listener.  ``users`` (``live`` in 
 patch) says whether any task can still reach it: one per directly attached task and one per
 dependent filter that has users itself.  When it falls to zero, pollers are told HUP.
 
-Sources: 000_d2dd6a52a6bc77ef.txt; 002_2ab3c93df7a896f3.txt (``live``, ``seccomp_filter_release``);
+Sources: ``kernel/seccomp.c`` 5.0; ``kernel/seccomp.c`` 5.9 (99cdb8b9a573) (``live``, ``seccomp_filter_release``);
 ``kernel/seccomp.c`` 6.12 (``__seccomp_filter_orphan``, ``__put_seccomp_filter``,
 ``seccomp_run_filters``).
 """
@@ -100,7 +100,7 @@ def get_ref(filter: Filter) -> None:
 def release(filter: Filter | None, features: frozenset[str]) -> None:
     """A task less stands on ``filter`` (``__seccomp_filter_release``).
 
-    Source: ``kernel/seccomp.c`` 6.12; 002_2ab3c93df7a896f3.txt.
+    Source: ``kernel/seccomp.c`` 6.12; ``kernel/seccomp.c`` 5.9 (99cdb8b9a573).
     """
     orphan(filter, features)
     put_ref(filter)
@@ -109,7 +109,7 @@ def release(filter: Filter | None, features: frozenset[str]) -> None:
 def orphan(filter: Filter | None, features: frozenset[str]) -> None:
     """One user less; whoever is thereby unused is hung up, and so on along ``prev``.
 
-    Source: 002_2ab3c93df7a896f3.txt ``seccomp_filter_release``; ``kernel/seccomp.c`` 6.12
+    Source: ``kernel/seccomp.c`` 5.9 (99cdb8b9a573) ``seccomp_filter_release``; ``kernel/seccomp.c`` 6.12
     ``__seccomp_filter_orphan``.
 
     :raises BrokenCount: below zero.
@@ -130,7 +130,7 @@ def put_ref(filter: Filter | None) -> None:
 
     :raises BrokenCount: below zero.
 
-    Source: 000_d2dd6a52a6bc77ef.txt (``put_seccomp_filter``); ``kernel/seccomp.c`` 6.12.
+    Source: ``kernel/seccomp.c`` 5.0 (``put_seccomp_filter``); ``kernel/seccomp.c`` 6.12.
     """
     while filter is not None:
         if filter.refs <= 0:

@@ -1,7 +1,7 @@
 """seccomp(2) and the prctl(2)s about it: modes, filters, listeners, and every refusal in order.
 
-Sources: 000_d2dd6a52a6bc77ef.txt (``seccomp_set_mode_filter``, GET_NOTIF_SIZES);
-003_21f5fa4aa550d90f.txt (TSYNC_ESRCH); ``kernel/seccomp.c`` 6.12 (``do_seccomp``,
+Sources: ``kernel/seccomp.c`` 5.0 (``seccomp_set_mode_filter``, GET_NOTIF_SIZES);
+``kernel/seccomp.c`` 5.7 (TSYNC_ESRCH); ``kernel/seccomp.c`` 6.12 (``do_seccomp``,
 ``seccomp_set_mode_filter``, ``seccomp_prepare_filter``, ``seccomp_attach_filter``); selftests
 seccomp_syscall, detect_seccomp_filter_flags, filter_size_limits, TSYNC.*.
 """
@@ -116,7 +116,7 @@ def set_mode_filter(kernel: Kernel, task: Task, flags: int, argument: bytes | in
     """SECCOMP_SET_MODE_FILTER: flags, pointer, length, privilege, program, descriptor, mode,
     nesting, length of the path, TSYNC; then the filter is the task's newest.
 
-    Source: 000_d2dd6a52a6bc77ef.txt; 003_21f5fa4aa550d90f.txt (51891498f2da); ``kernel/seccomp.c``
+    Source: ``kernel/seccomp.c`` 5.0; ``kernel/seccomp.c`` 5.7 (51891498f2da) and
     6.12 ``seccomp_set_mode_filter``; C001-C010, C018-C022.
     """
     if flags & ~known_flags(kernel.features):

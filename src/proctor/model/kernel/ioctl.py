@@ -1,9 +1,9 @@
 """The listener's ioctls as bytes: which number is what, how long a struct is, what EFAULT is.
 
 A buffer is a ``bytearray`` (readable and writable), ``bytes`` (readable only: writing to it is
-EFAULT) or None (NULL).  For SET_FLAGS the argument is the word itself, an int (G12).
+EFAULT) or None (NULL).  For SET_FLAGS the argument is the word itself, an int.
 
-Sources: 000_d2dd6a52a6bc77ef.txt ``seccomp_notify_ioctl``; 003_21f5fa4aa550d90f.txt (ADDFD's
+Sources: ``kernel/seccomp.c`` 5.0 ``seccomp_notify_ioctl``; ``kernel/seccomp.c`` 5.9 (ADDFD's
 extensible struct, the corrected ID_VALID); ``kernel/seccomp.c`` 6.12; ``lib/usercopy.c``
 (``copy_struct_from_user``, ``check_zeroed_user``).
 """
@@ -36,7 +36,7 @@ def ioctl(kernel: Kernel, task: Task, fd: int, request: int, argument: Buffer) -
 
     :returns: a value, a negative errno, or BLOCKED.
 
-    Source: 000_d2dd6a52a6bc77ef.txt ``seccomp_notify_ioctl``; ``kernel/seccomp.c`` 6.12.
+    Source: ``kernel/seccomp.c`` 5.0 ``seccomp_notify_ioctl``; ``kernel/seccomp.c`` 6.12.
     """
     file = task.files.get(fd)
     if file is None:
@@ -87,7 +87,7 @@ def _recv(kernel: Kernel, task: Task, notif: listener.Notifications, argument: B
 
     Before 5.5 nobody looked at the buffer first, so that NULL is noticed only when writing.
 
-    Source: 000_d2dd6a52a6bc77ef.txt; ``kernel/seccomp.c`` 5.5 (2882d53c9c6f); C036, C037.
+    Source: ``kernel/seccomp.c`` 5.0; ``kernel/seccomp.c`` 5.5 (2882d53c9c6f); C036, C037.
     """
     if "recv_wants_zeros" in kernel.features:
         raw = _read(argument, abi.SECCOMP_NOTIF.size)

@@ -11,7 +11,7 @@ Facts of the mechanism that show here:
 * Nothing wakes a poller when a received notification is cancelled.
 * ``O_NONBLOCK`` is not looked at: RECV blocks.
 
-Sources: 000_d2dd6a52a6bc77ef.txt (``seccomp_notify_recv``, ``_send``, ``_id_valid``, ``_release``,
+Sources: ``kernel/seccomp.c`` 5.0 (``seccomp_notify_recv``, ``_send``, ``_id_valid``, ``_release``,
 ``_poll``, ``init_listener``); ``kernel/seccomp.c`` 6.12.
 """
 
@@ -89,7 +89,7 @@ class Notifications:
     def waiting(self) -> Knotif | None:
         """The notification the next RECV gets: the oldest, or before 5.19 the newest.
 
-        Source: 000_d2dd6a52a6bc77ef.txt (``list_add``); ``kernel/seccomp.c`` 5.19 (4cbf6f621150).
+        Source: ``kernel/seccomp.c`` 5.0 (``list_add``); ``kernel/seccomp.c`` 5.19 (4cbf6f621150).
         """
         every = self.notifications.values()
         for knotif in every if "fifo" in self.kernel.features else reversed(every):
@@ -102,7 +102,7 @@ class Notifications:
 
         Later kernels wake receivers through the wait queue.
 
-        Source: 000_d2dd6a52a6bc77ef.txt ``seccomp_do_user_notification`` (``up``);
+        Source: ``kernel/seccomp.c`` 5.0 ``seccomp_do_user_notification`` (``up``);
         ``kernel/seccomp.c`` 5.0.
         """
         if self.waiters:
@@ -114,7 +114,7 @@ class Notifications:
     def poll(self) -> int:
         """``seccomp_notify_poll``.
 
-        Source: 000_d2dd6a52a6bc77ef.txt; 002_2ab3c93df7a896f3.txt (HUP); ``kernel/seccomp.c`` 6.12.
+        Source: ``kernel/seccomp.c`` 5.0; ``kernel/seccomp.c`` 5.9 (99cdb8b9a573) (HUP); ``kernel/seccomp.c`` 6.12.
         """
         bits = 0
         for knotif in self.notifications.values():
@@ -133,7 +133,7 @@ class Notifications:
     def release(self) -> None:
         """The last copy of the listener was closed: everybody waiting gets ENOSYS.
 
-        Source: 000_d2dd6a52a6bc77ef.txt ``seccomp_notify_release``; ``kernel/seccomp.c`` 6.12
+        Source: ``kernel/seccomp.c`` 5.0 ``seccomp_notify_release``; ``kernel/seccomp.c`` 6.12
         ``seccomp_notify_detach``.
         """
         for knotif in self.notifications.values():
@@ -149,7 +149,7 @@ class Notifications:
 def attach(kernel: Kernel, filter: Filter) -> File:
     """``init_listener``: give ``filter`` a listener; the file that is it (anon inode, O_RDWR).
 
-    Source: 000_d2dd6a52a6bc77ef.txt; ``kernel/seccomp.c`` 6.12; C016, C042.
+    Source: ``kernel/seccomp.c`` 5.0; ``kernel/seccomp.c`` 6.12; C016, C042.
     """
     notif = Notifications(kernel, filter, kernel.random.getrandbits(64))
     filter.notif = notif
@@ -160,7 +160,7 @@ def attach(kernel: Kernel, filter: Filter) -> File:
 class Receive(Wait):
     """A RECV that sleeps until there is a request, nobody uses the filter, or a signal.
 
-    Source: 000_d2dd6a52a6bc77ef.txt (``down_interruptible``); ``kernel/seccomp.c`` 6.6
+    Source: ``kernel/seccomp.c`` 5.0 (``down_interruptible``); ``kernel/seccomp.c`` 6.6
     ``recv_wait_event`` (4943b66df147), 6.11 (95036a79e7e3).
     """
 
@@ -211,7 +211,7 @@ def recv(kernel: Kernel, task: Task, notif: Notifications, write: Write) -> int:
     :param write: takes what was received; says False if it cannot (EFAULT).
     :returns: 0, a negative errno, or BLOCKED.
 
-    Source: 000_d2dd6a52a6bc77ef.txt ``seccomp_notify_recv``; ``kernel/seccomp.c`` 6.12.
+    Source: ``kernel/seccomp.c`` 5.0 ``seccomp_notify_recv``; ``kernel/seccomp.c`` 6.12.
     """
     unused = "recv_ends_when_unused" in kernel.features and notif.filter.users == 0
     if not unused:
@@ -224,7 +224,7 @@ def recv(kernel: Kernel, task: Task, notif: Notifications, write: Write) -> int:
 def _sleep(kernel: Kernel, task: Task, notif: Notifications, write: Write) -> int:
     """RECV waits: on the filter's queue, or before 6.6 on the semaphore.
 
-    Source: 000_d2dd6a52a6bc77ef.txt ``seccomp_notify_recv``; ``kernel/seccomp.c`` 6.6
+    Source: ``kernel/seccomp.c`` 5.0 ``seccomp_notify_recv``; ``kernel/seccomp.c`` 6.6
     ``recv_wait_event``.
     """
     waiting = Receive(notif, task, write)
@@ -262,7 +262,7 @@ def _put_back(kernel: Kernel, notif: Notifications, knotif: Knotif) -> int:
 
     A caller that sleeps killable is let go round once, to sleep interruptible again.
 
-    Source: 000_d2dd6a52a6bc77ef.txt ("Userspace screwed up. ... reset it back to INIT");
+    Source: ``kernel/seccomp.c`` 5.0 ("Userspace screwed up. ... reset it back to INIT");
     ``kernel/seccomp.c`` 5.19, 6.12.
     """
     if knotif.sleeps_killable():
@@ -278,7 +278,7 @@ def send(kernel: Kernel, notif: Notifications, id: int, val: int, error: int, fl
 
     ``error`` is not looked at, neither sign nor size (C053-C056).
 
-    Source: 000_d2dd6a52a6bc77ef.txt ``seccomp_notify_send``; 003_21f5fa4aa550d90f.txt (CONTINUE);
+    Source: ``kernel/seccomp.c`` 5.0 ``seccomp_notify_send``; ``kernel/seccomp.c`` 5.5 (CONTINUE);
     ``kernel/seccomp.c`` 6.12.
     """
     known = SECCOMP_USER_NOTIF_FLAG_CONTINUE if "continue_flag" in kernel.features else 0
@@ -300,7 +300,7 @@ def send(kernel: Kernel, notif: Notifications, id: int, val: int, error: int, fl
 def id_valid(notif: Notifications, id: int) -> int:
     """``SECCOMP_IOCTL_NOTIF_ID_VALID``: 0 for what is received and unanswered, else ENOENT.
 
-    Source: 000_d2dd6a52a6bc77ef.txt ``seccomp_notify_id_valid``; ``kernel/seccomp.c`` 6.12.
+    Source: ``kernel/seccomp.c`` 5.0 ``seccomp_notify_id_valid``; ``kernel/seccomp.c`` 6.12.
     """
     knotif = notif.notifications.get(id)
     return 0 if knotif is not None and knotif.state == SENT else -ENOENT
@@ -342,7 +342,7 @@ class AddfdWait(Wait):
 
     def abandon(self, kernel: Kernel, task: Task) -> None:
         """Withdraw.  Without the fix, an ADDFD|SEND leaves REPLIED behind: the caller wakes,
-        finds nothing to install, and returns 0 (G3, C074)."""
+        finds nothing to install, and returns 0 (C074)."""
         addfd, knotif = self.addfd, self.knotif
         knotif.addfds.remove(addfd)
         if addfd.flags & SECCOMP_ADDFD_FLAG_SEND and "addfd_send_retries" in kernel.features:
@@ -359,7 +359,7 @@ def addfd(
 
     :returns: the number in the caller's table, an errno, or BLOCKED until the caller has run.
 
-    Source: 003_21f5fa4aa550d90f.txt (7cf97b125455); ``kernel/seccomp.c`` 5.14, 6.12.
+    Source: ``kernel/seccomp.c`` 5.9 (7cf97b125455), 5.14, 6.12.
     """
     known = SECCOMP_ADDFD_FLAG_SETFD
     if "addfd_send" in kernel.features:

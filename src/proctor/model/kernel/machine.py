@@ -171,7 +171,7 @@ class Kernel:
     def _secure_computing(self, task: Task, frame: Frame, rechecked: bool = False) -> int | None:
         """``__secure_computing``: None to run the call, its value, or BLOCKED.
 
-        Source: ``kernel/seccomp.c`` 6.12 ``__seccomp_filter``; 000_d2dd6a52a6bc77ef.txt.
+        Source: ``kernel/seccomp.c`` 6.12 ``__seccomp_filter``; ``kernel/seccomp.c`` 5.0.
         """
         if task.mode == MODE_STRICT:
             allowed = _STRICT | filters.exempt(self.features)

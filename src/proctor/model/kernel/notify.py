@@ -12,7 +12,7 @@ Facts of the mechanism that show here:
   inside of it.
 * Descriptors are installed by the caller itself, in its own table and within its own limit.
 
-Sources: 000_d2dd6a52a6bc77ef.txt ``seccomp_do_user_notification``; ``kernel/seccomp.c`` 6.12 and
+Sources: ``kernel/seccomp.c`` 5.0 ``seccomp_do_user_notification``; ``kernel/seccomp.c`` 6.12 and
 6.18 (``seccomp_do_user_notification``, ``seccomp_handle_addfd``, ``should_sleep_killable``).
 """
 
@@ -86,7 +86,7 @@ class Knotif(Wait):
 
         :raises ModelError: if the table has no such transition.
 
-        Source: 000_d2dd6a52a6bc77ef.txt (``enum notify_state``); each row of the table names its
+        Source: ``kernel/seccomp.c`` 5.0 (``enum notify_state``); each row of the table names its
         own.
         """
         row = step(self.state, event, self.features)
@@ -217,7 +217,7 @@ def notify(kernel: Kernel, task: Task, filter: Filter, frame: Frame) -> int:
 
     It does not fall through to the listener of another filter (C033).
 
-    Source: 000_d2dd6a52a6bc77ef.txt ``seccomp_do_user_notification``; ``kernel/seccomp.c`` 6.12.
+    Source: ``kernel/seccomp.c`` 5.0 ``seccomp_do_user_notification``; ``kernel/seccomp.c`` 6.12.
     """
     notif = filter.notif
     if notif is None:

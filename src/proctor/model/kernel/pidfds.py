@@ -67,7 +67,7 @@ def open_pidfd(kernel: Kernel, task: Task, pid: int, flags: int) -> int:
     """pidfd_open(2); ENOSYS before 5.3.
 
     A number of a thread that leads no process is refused without PIDFD_THREAD: EINVAL, or ENOENT
-    since 6.16 (G5).
+    since 6.16.
     """
     if "pidfd_open" not in kernel.features:
         return -ENOSYS
@@ -86,7 +86,7 @@ def open_pidfd(kernel: Kernel, task: Task, pid: int, flags: int) -> int:
 
 def may_look(task: Task, target: Task) -> bool:
     """``ptrace_may_access``, as far as it is modelled: always within a process; CAP_SYS_ADMIN
-    stands for CAP_SYS_PTRACE; otherwise the same user and a dumpable target (G16)."""
+    stands for CAP_SYS_PTRACE; otherwise the same user and a dumpable target."""
     if task.process is target.process or task.cap_sys_admin:
         return True
     return task.uid == target.uid and not target.cap_sys_admin and target.process.dumpable

@@ -7,7 +7,7 @@
 * An edge-triggered item reports once per telling whose bits it asked for (C092).
 
 Sources: ``fs/select.c`` (``do_pollfd``, ``pollwake``), ``fs/eventpoll.c`` (``ep_insert``,
-``ep_poll_callback``, ``ep_send_events``), Linux 6.12; 002_2ab3c93df7a896f3.txt.
+``ep_poll_callback``, ``ep_send_events``), Linux 6.12; ``kernel/seccomp.c`` 5.9 (99cdb8b9a573).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ A :class:`Task` is a thread (``struct task_struct``), a :class:`Process` a threa
 every namespace above it; anybody else sees 0 (``task_pid_vnr``).
 
 Sources: ``include/linux/sched.h``, ``include/linux/sched/signal.h``, ``kernel/pid.c``,
-``kernel/pid_namespace.c`` (Linux 6.12); 000_d2dd6a52a6bc77ef.txt ("pid ... may be 0 if the task is
+``kernel/pid_namespace.c`` (Linux 6.12); ``Documentation/userspace-api/seccomp_filter.rst`` 5.0 ("pid ... may be 0 if the task is
 in a pid ns not visible from the listener's pid namespace").
 """
 

@@ -1,11 +1,11 @@
 """The life of a notification, as a table: the only place where its states are joined.
 
 :class:`proctor.model.kernel.notify.Knotif` changes state through :func:`step` alone, which looks here, so
-that neither the code nor the drawing (:mod:`proctor.model.draw.life`) can say something else.
+that neither the code nor the chart (:mod:`proctor.model.draw.life`) can say something else.
 
 The kernel names three states (``enum notify_state``); the fourth, *gone*, is "not in the list any
-more": the notification lives on the stack of the caller (000_d2dd6a52a6bc77ef.txt, Andersen to
-Hallyn: "they're stack allocated in do_user_notification()").
+more": the notification lives on the stack of its caller (``kernel/seccomp.c`` 5.0
+``seccomp_do_user_notification``).
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ TABLE: Final[tuple[Transition, ...]] = (
     Transition(
         NEW, "enqueue", INIT, "caller", READABLE,
         "the filter said USER_NOTIF: id = next_id++, request count + 1",
-        "000_d2dd6a52a6bc77ef.txt seccomp_do_user_notification; kernel/seccomp.c 6.12",
+        "kernel/seccomp.c 5.0, 6.12 seccomp_do_user_notification",
     ),
     Transition(
         INIT, "receive", SENT, "monitor", WRITABLE,
         "RECV: the request count was positive and this is the first waiting",
-        "000_d2dd6a52a6bc77ef.txt seccomp_notify_recv; kernel/seccomp.c 6.12",
+        "kernel/seccomp.c 5.0, 6.12 seccomp_notify_recv",
     ),
     Transition(
         SENT, "put_back", INIT, "monitor", READABLE,
         "RECV could not write the buffer (EFAULT): waiting again, request count + 1",
-        "000_d2dd6a52a6bc77ef.txt seccomp_notify_recv; selftest user_notification_fault_recv",
+        "kernel/seccomp.c 5.0 seccomp_notify_recv; selftest user_notification_fault_recv",
         "", "put_back_wakes_pollers",
     ),
     Transition(
         SENT, "answer", REPLIED, "monitor", 0,
         "SEND: value, error and flags are stored, the caller is woken",
-        "000_d2dd6a52a6bc77ef.txt seccomp_notify_send; kernel/seccomp.c 6.12",
+        "kernel/seccomp.c 5.0, 6.12 seccomp_notify_send",
     ),
     Transition(
         SENT, "addfd_send", REPLIED, "monitor", 0,
@@ -84,12 +84,12 @@ TABLE: Final[tuple[Transition, ...]] = (
     Transition(
         INIT, "cancel", GONE, "caller", 0,
         "a signal, death or stop before RECV: the request count stays, for one ENOENT",
-        "000_d2dd6a52a6bc77ef.txt seccomp_do_user_notification; kernel/seccomp.c 6.12",
+        "kernel/seccomp.c 5.0, 6.12 seccomp_do_user_notification",
     ),
     Transition(
         SENT, "cancel", GONE, "caller", 0,
         "a signal, death or stop after RECV (only death under WAIT_KILLABLE): nobody is woken",
-        "000_d2dd6a52a6bc77ef.txt (v9: the signaled flag was dropped); kernel/seccomp.c 6.12",
+        "kernel/seccomp.c 5.0, 6.12 seccomp_do_user_notification",
     ),
     Transition(
         REPLIED, "cancel", GONE, "caller", 0,
@@ -99,17 +99,17 @@ TABLE: Final[tuple[Transition, ...]] = (
     Transition(
         INIT, "close", REPLIED, "monitor", 0,
         "the last copy of the listener was closed: answered with ENOSYS",
-        "000_d2dd6a52a6bc77ef.txt seccomp_notify_release; kernel/seccomp.c 6.12 seccomp_notify_detach",
+        "kernel/seccomp.c 5.0 seccomp_notify_release; kernel/seccomp.c 6.12 seccomp_notify_detach",
     ),
     Transition(
         SENT, "close", REPLIED, "monitor", 0,
         "the last copy of the listener was closed: answered with ENOSYS",
-        "000_d2dd6a52a6bc77ef.txt seccomp_notify_release; kernel/seccomp.c 6.12 seccomp_notify_detach",
+        "kernel/seccomp.c 5.0 seccomp_notify_release; kernel/seccomp.c 6.12 seccomp_notify_detach",
     ),
     Transition(
         REPLIED, "finish", GONE, "caller", 0,
         "the caller runs, takes the answer and leaves the list",
-        "000_d2dd6a52a6bc77ef.txt seccomp_do_user_notification; kernel/seccomp.c 6.12",
+        "kernel/seccomp.c 5.0, 6.12 seccomp_do_user_notification",
     ),
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ A run is a row of episodes (:mod:`proctor.model.sim.episode`), each a machine of
 own seed (:mod:`proctor.model.sim.settings`).  A violated invariant (:mod:`proctor.model.sim.ledger`) is found
 again with the command that is printed, which plays the one episode.
 
-``--trace`` prints the last events, ``--trace FILE.svg`` draws them as a sequence chart, and
+``--trace`` prints the last events, ``--trace FILE.mmd`` draws them as a Mermaid sequence diagram, and
 ``--nightly`` is a run for a night.
 """
 
@@ -103,8 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--episode", type=_from(0), metavar="N", help="only this one, from 0 on")
     parser.add_argument("--kind", choices=KINDS, help="only machines of this kind")
     parser.add_argument(
-        "--trace", nargs="?", const="", metavar="FILE.svg",
-        help="print the last events of the last episode, or draw them as a sequence chart",
+        "--trace", nargs="?", const="", metavar="FILE.mmd",
+        help="print the last events of the last episode, or draw them as a Mermaid sequence diagram",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     seed = options.seed if options.seed is not None else int(time.time())
