@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proctor.call.decode.values import quote
 from proctor.call.strace.line import LINE_MAX, PART_MAX
 from proctor.errors import CallGone, MemoryUnreadable
 from proctor.syscalls import tables
 from proctor.syscalls.signatures import ABIS, POINTER_ROLES, signature
+from proctor.words import c_string
 from tests.call.fakes import FakeMemory, call
 from tests.call.test_call_text import registers, rows
 from tests.call.text_table import BASE, IMAGE
@@ -232,7 +232,7 @@ def test_no_byte_of_a_structure_is_read_twice() -> None:
 def test_strings_say_exactly_their_bytes(data: bytes, limit: int) -> None:
     import ast
 
-    text = quote(data, limit)
+    text = c_string(data, limit)
     assert text.isascii() and text.isprintable()
     literal, cut = (text[:-3], True) if text.endswith('"...') else (text, False)
     assert cut == (len(data) > limit)

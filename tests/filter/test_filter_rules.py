@@ -146,7 +146,7 @@ def test_a_condition_by_name_in_a_group_passes_over_calls_without_that_argument(
     assert ask(source, "chown", 0, 0) == errno(1)
     assert ask(source, "fchownat", 0, 0, 0) == errno(1)
     assert ask(source, "fchownat", 0, 0, 7) == ALLOW
-    with pytest.raises(FilterError, match="has no argument 'sockfd'"):
+    with pytest.raises(FilterError, match='has no argument "sockfd"'):
         made(Rule(("@chown",), errno(1), (Condition("sockfd", "==", 0),)))
 
 
@@ -237,9 +237,9 @@ CONDITION = Condition(0, "==", 1)
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ([Rule(("opneat",), NOTIFY)], "no system call 'opneat'; did you mean 'openat'"),
-        ([Rule(("%fil",), NOTIFY)], "no group of system calls '%fil'; did you mean '%file'"),
-        ([Rule(("@muont",), NOTIFY)], "did you mean '@mount'"),
+        ([Rule(("opneat",), NOTIFY)], 'no system call "opneat"; did you mean "openat"'),
+        ([Rule(("%fil",), NOTIFY)], 'no group of system calls "%fil"; did you mean "%file"'),
+        ([Rule(("@muont",), NOTIFY)], 'did you mean "@mount"'),
         ([Rule(("",), NOTIFY)], "empty system call name"),
         ([Rule((), NOTIFY)], "names no system call"),
         ([Rule("openat", NOTIFY)], r"write \('openat',\)"),  # type: ignore[arg-type]
@@ -268,7 +268,7 @@ CONDITION = Condition(0, "==", 1)
         ([Rule(("read",), NOTIFY, (Condition(0, "&=", 0, 0),))], "always true"),
         ([Rule(("read",), NOTIFY, (Condition(0, ">", 3, 3),))], "never true"),
         ([Rule(("read",), NOTIFY, (Condition(0, "==", 1, -1),))], "mask does not fit"),
-        ([Rule(("read",), NOTIFY, (Condition("fds", "==", 1),))], "did you mean 'fd'"),
+        ([Rule(("read",), NOTIFY, (Condition("fds", "==", 1),))], 'did you mean "fd"'),
         ([Rule(("read",), NOTIFY, (Condition("mode", "==", 1),))], "it has fd, buf, count"),
         ([Rule((700,), NOTIFY, (Condition("fd", "==", 1),))], "of a raw number"),
         (

@@ -99,7 +99,7 @@ def test_handlers_in_a_list_count(tmp_path: Path) -> None:
         ),
         (
             'import proctor\n\n@proctor.on("mkdirr")\ndef f(call): pass\n',
-            "h.py:3: there is no system call 'mkdirr'; did you mean 'mkdir'?",
+            'h.py:3: there is no system call "mkdirr"; did you mean "mkdir"?',
         ),
         (
             'import proctor\n@proctor.on("%fil")\ndef f(call): pass\n',

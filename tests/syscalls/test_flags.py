@@ -157,5 +157,5 @@ def test_flags_combine_and_travel() -> None:
 
 
 def test_importing_makes_no_family() -> None:
-    script = "from proctor.call import flags; assert not flags._made; flags.OpenFlag; assert len(flags._made) == 1"
+    script = "from proctor.syscalls import flags; assert not flags._made; flags.OpenFlag; assert len(flags._made) == 1"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from proctor._version import VERSION
-from proctor.cli.say import one_line
+from proctor.words import printable
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -33,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(self.get_default("trouble") or 2, f"{self.prog}: error: {one_line(message)}\n")
+        self.exit(self.get_default("trouble") or 2, f"{self.prog}: error: {printable(message)}\n")
 
 
 class _Once(argparse.Action):

@@ -5,24 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
+from proctor.words import printable
+
 
 def say(text: str) -> None:
     """Write ``proctor: text`` to standard error.  Where it cannot be written nobody reads it: what proctor does, and
     its exit status, must not depend on that."""
     try:
-        sys.stderr.write(f"proctor: {one_line(text)}\n")
+        sys.stderr.write(f"proctor: {printable(text)}\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         pass
-
-
-def one_line(text: str) -> str:
-    """The text without what moves a cursor or begins a line: arguments and reasons may hold anything."""
-    if text.isprintable():
-        return text
-    from proctor.policy.source import printable
-
-    return printable(text)
 
 
 def give_up_output() -> None:

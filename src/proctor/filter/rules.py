@@ -20,6 +20,7 @@ from proctor.filter.actions import ALLOW, KILL_PROCESS, Return, checked, errno
 from proctor.filter.conditions import Condition, Test, contradiction, lower
 from proctor.kernel import abi
 from proctor.syscalls import multiplex, tables
+from proctor.words import quoted
 
 if TYPE_CHECKING:
     from proctor.filter.program import Program
@@ -341,7 +342,7 @@ class _Resolver:
         if not name:
             raise FilterError("an empty system call name")
         if not tables.exists(name):
-            raise FilterError(f"there is no system call {name!r}{tables.did_you_mean(name)}")
+            raise FilterError(f"there is no system call {quoted(name)}{tables.did_you_mean(name)}")
         if not found:
             raise FilterError(f"{name!r} exists, but not on {', '.join(arches)}")
 

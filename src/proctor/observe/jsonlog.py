@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from proctor.call.verdict import Deny
 from proctor.cli.say import say
 from proctor.errors import PolicyError
-from proctor.policy.source import quoted
+from proctor.words import quoted
 
 if TYPE_CHECKING:
     from proctor.supervisor.jobs import Outcome

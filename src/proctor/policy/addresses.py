@@ -21,7 +21,7 @@ import socket
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.policy.globs import Glob, GlobError
-from proctor.policy.source import nearest
+from proctor.words import did_you_mean
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
@@ -65,7 +65,7 @@ class AddressPattern:
         self.text = text
         name, colon, rest = text.partition(":")
         if name not in FAMILIES:
-            raise AddressError(f'no address family "{name}"{nearest(name, FAMILIES)}')
+            raise AddressError(f'no address family "{name}"{did_you_mean(name, FAMILIES)}')
         self.family = FAMILIES[name]
         self._kind = "family"
         self._glob: Glob | None = None

@@ -30,7 +30,8 @@ from proctor.policy.globs import Glob, GlobError
 from proctor.policy.numeric import Never, Numbers, Spec
 from proctor.policy.registers import ALWAYS, Alternatives
 from proctor.policy.rules import Clause
-from proctor.policy.source import KeyPath, Source, nearest, one_of
+from proctor.policy.source import KeyPath, Source
+from proctor.words import did_you_mean, one_of
 
 if TYPE_CHECKING:
     from proctor.syscalls.signatures import Arg, Signature
@@ -121,7 +122,7 @@ class Builder(Numbers):
         call = f"{self._call} on {self._abi}"
         if key in WORDS:
             self._fail(f"{call} has no {_WORD_MEANS[key]}, so no such condition; {have}")
-        hint = nearest(key, [*names, *WORDS]) or f"; {have}"
+        hint = did_you_mean(key, [*names, *WORDS]) or f"; {have}"
         raise self._error(f'{call} has no argument "{key}"{hint}')
 
     # Words -------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ class Builder(Numbers):
         out = []
         for each in self._listed(spec):
             if not isinstance(each, str) or each not in known:
-                hint = nearest(str(each), known) or f"; there are {', '.join(known)}"
+                hint = did_you_mean(str(each), known) or f"; there are {', '.join(known)}"
                 self._fail(f'no {what} "{each}"{hint}')
             out.append(each)
         return out
@@ -207,7 +208,7 @@ class Builder(Numbers):
         wanted = []
         for what, value in spec.items():
             if what not in ("uid", "gid"):
-                hint = nearest(what, ("uid", "gid")) or "; there are uid, gid"
+                hint = did_you_mean(what, ("uid", "gid")) or "; there are uid, gid"
                 self._fail(f'no such fact "{what}" about the caller{hint}')
             numbers = []
             for each in self._listed(value):

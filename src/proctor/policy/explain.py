@@ -20,8 +20,8 @@ from proctor.policy.rules import (
     Unknowable,
     errno_name,
 )
-from proctor.policy.source import quoted
 from proctor.policy.tips import S_IFMT, TYPE_NAMES, signature_of
+from proctor.words import escaped
 
 if TYPE_CHECKING:
     from proctor.policy.policy import Policy
@@ -171,7 +171,7 @@ def describe(view: CallView) -> dict[str, str]:
         if arg.role in ("path", "string"):
             data = view.hint(arg.name)
             if data is not None:
-                out[arg.name] = quoted_bytes(data)
+                out[arg.name] = f'"{escaped(data)}"'
         elif arg.role == "mode" and signature.first("dev"):
             out["type"] = TYPE_NAMES.get(value & S_IFMT, f"{value & S_IFMT:#o}")
             out[arg.name] = f"{value & ~S_IFMT:#o}"
@@ -209,18 +209,3 @@ def _named(arg: Arg, value: int, arch: str) -> str:
     if arg.family is None or arg.family not in flags.family_names():
         return str(value)
     return str(flags.decode(arg.family, value, arch))
-
-
-def quoted_bytes(data: bytes) -> str:
-    """Bytes of the target in double quotes: printable text as it is, the rest as ``\\xHH``."""
-    return quoted(
-        "".join(_shown(char) for char in data.decode("utf-8", "surrogateescape"))
-    ).replace("\\\\x", "\\x")
-
-
-def _shown(char: str) -> str:
-    if 0xDC80 <= ord(char) <= 0xDCFF:
-        return f"\\x{ord(char) - 0xDC00:02x}"
-    if char.isprintable():
-        return char
-    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogatepass"))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from proctor.errors import PolicyError
 from proctor.policy.addresses import Address
 from proctor.policy.rules import Unknowable
-from proctor.policy.source import nearest
+from proctor.words import did_you_mean
 
 
 class Facts:
@@ -88,7 +88,7 @@ class Facts:
                     facts._identity[key] = int(value)
                     continue
                 names = [each.name for each in described.args]
-                hint = nearest(key, names) or f"; it has {', '.join(names)}"
+                hint = did_you_mean(key, names) or f"; it has {', '.join(names)}"
                 raise PolicyError(f'{name} has no argument "{key}"{hint}')
             if isinstance(value, bytes) or value is None:
                 where = facts._paths if arg.role == "path" else facts._strings

@@ -19,7 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-_SPECIAL: Final = frozenset("*?[]\\")
+from proctor.words import escaped
+
+_SPECIAL: Final = "*?[]\\"
 
 #: A set of bytes: whether it is negated, and its ranges, ends included.
 _Set = tuple[bool, list[tuple[int, int]]]
@@ -141,19 +143,7 @@ def _here(group: list[_Part], parts: list[bytes], at: int) -> bool:
 def literal(data: bytes) -> str:
     """A pattern that matches exactly ``data``: what is special is escaped, what is not UTF-8 or
     not printable is written ``\\xHH``."""
-    text = data.decode("utf-8", "surrogateescape")
-    out = []
-    for char in text:
-        code = ord(char)
-        if 0xDC80 <= code <= 0xDCFF:
-            out.append(f"\\x{code - 0xDC00:02x}")
-        elif char in _SPECIAL:
-            out.append("\\" + char)
-        elif not char.isprintable():
-            out.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8"))
-        else:
-            out.append(char)
-    return "".join(out)
+    return escaped(data, _SPECIAL)
 
 
 def _tokens(text: str) -> list[bytes | str | _Set]:

@@ -18,7 +18,8 @@ from proctor.policy import deadlines
 from proctor.policy.implied import multiplexed, variants, with_multiplexed
 from proctor.policy.policy import Policy, Settings
 from proctor.policy.rules import ALLOW, DENY, KILL, LOG, PERFORM, RETURN, Clause, Rule, Ruling
-from proctor.policy.source import KeyPath, Source, nearest, quoted, read_text
+from proctor.policy.source import KeyPath, Source, read_text
+from proctor.words import did_you_mean, quoted
 
 if TYPE_CHECKING:
     from proctor.policy.schema import PolicyTable, RuleTable
@@ -115,7 +116,9 @@ def _settings(table: PolicyTable, source: Source) -> Settings:
             try:
                 found.append(tables.architecture(word))
             except FilterError:
-                hint = nearest(word, tables.ARCHES) or f"; there are {', '.join(tables.ARCHES)}"
+                hint = (
+                    did_you_mean(word, tables.ARCHES) or f"; there are {', '.join(tables.ARCHES)}"
+                )
                 raise source.error(
                     f"no architecture {quoted(word)}{hint}", ("arches", number)
                 ) from None
@@ -155,7 +158,7 @@ def _verdict_word(word: str, key: str, source: Source) -> Ruling:
     if word in _ERRNOS:
         return Ruling(DENY, _ERRNOS[word])
     hint = (
-        nearest(word, [ALLOW, LOG, KILL, *_ERRNOS])
+        did_you_mean(word, [ALLOW, LOG, KILL, *_ERRNOS])
         or '; write "allow", "log", "kill" or an errno such as "EPERM"'
     )
     raise source.error(f'no verdict "{word}"{hint}', (key,))
@@ -253,7 +256,7 @@ def _errno_number(value: str | int, place: KeyPath, source: Source) -> int:
             raise source.error(f"an errno is from 1 to {MAX_ERRNO}, or a name such as EPERM", place)
         return value
     if value not in _ERRNOS:
-        hint = nearest(value, _ERRNOS) or "; write a name such as EPERM"
+        hint = did_you_mean(value, _ERRNOS) or "; write a name such as EPERM"
         raise source.error(f'no errno "{value}"{hint}', place)
     return _ERRNOS[value]
 
@@ -309,9 +312,7 @@ def _members(word: str, place: KeyPath, source: Source) -> Sequence[str]:
         return (word,)
     else:
         what = "system call"
-    near = tables.nearest(word)
-    hint = f'; did you mean "{near}"?' if near else ""
-    raise source.error(f"no {what} {quoted(word)}{hint}", place)
+    raise source.error(f"no {what} {quoted(word)}{tables.did_you_mean(word)}", place)
 
 
 def _check_performable(calls: Sequence[str], path: KeyPath, source: Source) -> None:

@@ -13,7 +13,8 @@ from proctor.errors import PolicyError
 from proctor.policy import registers
 from proctor.policy.constants import constants_of, register_of
 from proctor.policy.registers import ALWAYS, Alternatives, OutOfRange, Register
-from proctor.policy.source import KeyPath, Source, nearest
+from proctor.policy.source import KeyPath, Source
+from proctor.words import did_you_mean
 
 if TYPE_CHECKING:
     from proctor.syscalls.signatures import Arg
@@ -143,7 +144,7 @@ class Numbers:
                 continue
             else:
                 self._fail(
-                    f'no such test "{key}"{nearest(key, _TABLE_KEYS) or "; there are " + ", ".join(_TABLE_KEYS)}'
+                    f'no such test "{key}"{did_you_mean(key, _TABLE_KEYS) or "; there are " + ", ".join(_TABLE_KEYS)}'
                 )
             found = self._both(found, part)
         if not found:
@@ -217,7 +218,7 @@ class Numbers:
                             f'"{name}": argument {arg.name} of {self._call} has no named values; write a number'
                         )
                     self._fail(
-                        f'"{name}" is not a number and not a constant for {arg.name} of {self._call}{nearest(name, known)}'
+                        f'"{name}" is not a number and not a constant for {arg.name} of {self._call}{did_you_mean(name, known)}'
                     )
                 number = known[name]
             total = number if total is None else total | number

@@ -10,7 +10,8 @@ from typing import Any, Union
 
 import msgspec
 
-from proctor.policy.source import KeyPath, Source, nearest
+from proctor.policy.source import KeyPath, Source
+from proctor.words import did_you_mean
 
 #: What a condition may be before its argument is known: see :mod:`proctor.policy.arguments`.
 Spec = Union[int, str, list[Union[int, str]], dict[str, Union[int, str, list[Union[int, str]]]]]
@@ -76,7 +77,7 @@ def _known_keys(
     for key in table:
         if key in known:
             continue
-        hint = nearest(key, known)
+        hint = did_you_mean(key, known)
         if not hint and struct is RuleTable:
             hint = '; conditions stand inside of "when"' if key in _CONDITION_WORDS else ""
         raise source.error(f"no such key{hint or '; there are ' + ', '.join(known)}", (*path, key))

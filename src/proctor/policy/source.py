@@ -9,10 +9,10 @@ that is not certain the line is left out, never guessed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import Final
 
 from proctor.errors import PolicyError
+from proctor.words import printable, quoted
 
 #: A policy or handler file above this many bytes is refused unread: no hand-written one gets there,
 #: and a wrong argument such as a device or a disk image does.
@@ -31,49 +31,6 @@ def spell(path: KeyPath) -> str:
         else:
             text += f".{part}" if text else part
     return text
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean "x"?`` for the known name most like ``name``, or nothing."""
-    import difflib
-
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f'; did you mean "{found[0]}"?' if found else ""
-
-
-def quoted(text: str) -> str:
-    """``text`` as a TOML basic string: safe to show on a terminal and to paste into a policy."""
-    out = []
-    for char in text:
-        code = ord(char)
-        if char in '"\\':
-            out.append("\\" + char)
-        elif char == "\n":
-            out.append("\\n")
-        elif char == "\t":
-            out.append("\\t")
-        elif code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000:
-            out.append(f"\\u{code:04X}")
-        elif not char.isprintable():
-            out.append(f"\\U{code:08X}")
-        else:
-            out.append(char)
-    return '"' + "".join(out) + '"'
-
-
-def printable(text: str) -> str:
-    """The text in one line that does nothing to a terminal: what it quotes may hold anything."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else quoted(char)[1:-1] for char in text)
-
-
-def one_of(words: Iterable[str]) -> str:
-    """``a, b or c``."""
-    listed = [f'"{word}"' for word in words]
-    if len(listed) < 2:
-        return "".join(listed)
-    return f"{', '.join(listed[:-1])} or {listed[-1]}"
 
 
 class Source:

@@ -11,7 +11,8 @@ from proctor.policy.conditions import Condition
 from proctor.policy.numeric import Spec
 from proctor.policy.registers import ALWAYS, both, hold
 from proctor.policy.rules import PERFORM, CallView, Rule, Ruling, Unknowable
-from proctor.policy.source import Source, quoted
+from proctor.policy.source import Source
+from proctor.words import quoted
 
 if TYPE_CHECKING:
     from proctor.policy.policy import Policy

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 from proctor.errors import FilterError
 from proctor.filter.rules import expand
 from proctor.syscalls import tables
+from proctor.words import quoted
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -54,7 +55,9 @@ class Handler:
             raise FilterError('a handler wants at least one system call: @proctor.on("mknodat")')
         for name in self.names:
             if name[:1] not in ("%", "@") and not tables.exists(name):
-                raise FilterError(f"there is no system call {name!r}{tables.did_you_mean(name)}")
+                raise FilterError(
+                    f"there is no system call {quoted(name)}{tables.did_you_mean(name)}"
+                )
         if not callable(function):
             raise TypeError(f"{function!r} is not callable, so it cannot handle calls")
         self._calls = frozenset(name for name, _ in expand(self.names))

@@ -16,6 +16,7 @@ from typing import Final
 
 from proctor.errors import FilterError
 from proctor.syscalls.tables import did_you_mean
+from proctor.words import quoted
 
 _GROUPS: Final[dict[str, str]] = {
     # A path among the arguments.
@@ -218,7 +219,7 @@ def members(name: str) -> frozenset[str]:
     """
     text = _GROUPS.get(_ALIASES.get(name, name))
     if text is None:
-        raise FilterError(f"there is no group of system calls {name!r}{did_you_mean(name)}")
+        raise FilterError(f"there is no group of system calls {quoted(name)}{did_you_mean(name)}")
     return frozenset(text.split())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from proctor.errors import FilterError
+from proctor.words import did_you_mean, quoted
 
 _found: dict[tuple[str, str, str], tuple[int, int]] = {}
 
@@ -35,10 +36,6 @@ def _locate(arg: str, call: str, arch: str) -> tuple[int, int]:
                     "keep the rule to the 64-bit ABI with arches="
                 )
             return candidate.reg, candidate.mask.bit_length()
-    import difflib
-
     names = [candidate.name for candidate in known.args]
-    near = difflib.get_close_matches(arg, names, 1, 0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     has = f"it has {', '.join(names)}" if names else "it has none"
-    raise FilterError(f"{call} has no argument {arg!r}: {has}{hint}")
+    raise FilterError(f"{call} has no argument {quoted(arg)}: {has}{did_you_mean(arg, names)}")

@@ -11,8 +11,9 @@ from collections import namedtuple
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from proctor.call.decode.values import Mode, SignalSet, quote, signal_name
+from proctor.call.decode.values import Mode, SignalSet, signal_name
 from proctor.errors import MemoryUnreadable
+from proctor.words import c_string
 
 if TYPE_CHECKING:
     from proctor.call.decode.structures import Frame
@@ -137,7 +138,7 @@ def _value(field: Field, data: bytes, frame: Frame) -> Any:
 def _text(field: Field, value: Any) -> str:
     how = field.how
     if isinstance(value, bytes):
-        return quote(value)
+        return c_string(value)
     if field.inner is not None or not isinstance(value, int):
         return str(value)
     if how == "handler" and value < 2:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple, Union
 
-from proctor.call.decode.values import quote
+from proctor.words import c_string
 
 AF_UNIX = 1
 AF_INET = 2
@@ -33,14 +33,14 @@ class UnixAddress(NamedTuple):
     def __str__(self) -> str:
         if self.kind == "unnamed":
             return "{AF_UNIX}"
-        return f"{{AF_UNIX, {'@' if self.kind == 'abstract' else ''}{quote(self.path)}}}"
+        return f"{{AF_UNIX, {'@' if self.kind == 'abstract' else ''}{c_string(self.path)}}}"
 
     def strace(self) -> str:
         """As strace writes it."""
         if self.kind == "unnamed":
             return "{sa_family=AF_UNIX}"
         at = "@" if self.kind == "abstract" else ""
-        return f"{{sa_family=AF_UNIX, sun_path={at}{quote(self.path)}}}"
+        return f"{{sa_family=AF_UNIX, sun_path={at}{c_string(self.path)}}}"
 
 
 class InetAddress(NamedTuple):
@@ -151,15 +151,13 @@ class RawAddress(NamedTuple):
     data: bytes
 
     def __str__(self) -> str:
-        return f"{{family={self.family}, {quote(self.data, 32)}}}"
+        return f"{{family={self.family}, {c_string(self.data, 32)}}}"
 
     def strace(self) -> str:
         """As strace writes it."""
         if self.family < 0:
-            return f"{{{quote(self.data, 32)}}}"
-        return (
-            f"{{sa_family={_named('AddressFamily', self.family)}, sa_data={quote(self.data, 128)}}}"
-        )
+            return f"{{{c_string(self.data, 32)}}}"
+        return f"{{sa_family={_named('AddressFamily', self.family)}, sa_data={c_string(self.data, 128)}}}"
 
 
 _CIDS = {

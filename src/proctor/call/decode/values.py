@@ -138,27 +138,3 @@ def signal_name(number: int) -> str:
     if number == 32:
         return "SIGRTMIN"
     return f"SIGRT_{number - 32}" if 32 < number <= 64 else str(number)
-
-
-def quote(data: bytes, limit: int = 1024) -> str:
-    """Bytes as a C string literal that is safe in a log line; longer ones end in ``...``."""
-    shown = data[:limit]
-    if shown.isascii() and shown.isalnum():
-        text = shown.decode()
-    else:
-        out = []
-        for place, byte in enumerate(shown):
-            if byte in (0x22, 0x5C):
-                out.append("\\" + chr(byte))
-            elif 0x20 <= byte < 0x7F:
-                out.append(chr(byte))
-            elif byte in _ESCAPES:
-                out.append(_ESCAPES[byte])
-            else:  # octal, and as short as what follows allows
-                digit = shown[place + 1 : place + 2].isdigit()
-                out.append(f"\\{byte:03o}" if digit else f"\\{byte:o}")
-        text = "".join(out)
-    return f'"{text}"...' if len(data) > limit else f'"{text}"'
-
-
-_ESCAPES: Final = {0x09: "\\t", 0x0A: "\\n", 0x0B: "\\v", 0x0C: "\\f", 0x0D: "\\r"}

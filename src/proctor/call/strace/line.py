@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.decode import argument as decode
-from proctor.call.decode.values import Address, quote, signal_name
+from proctor.call.decode.values import Address, signal_name
 from proctor.errors import CallError
+from proctor.words import c_string
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -203,7 +204,7 @@ def as_int(number: int) -> int:
 def value_text(value: Any) -> str:
     """One decoded value."""
     if isinstance(value, bytes):
-        return quote(value)
+        return c_string(value)
     if value is None:
         return "NULL"
     if type(value) is tuple:

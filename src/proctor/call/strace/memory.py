@@ -10,9 +10,10 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from proctor.call.decode.values import Address, quote
+from proctor.call.decode.values import Address
 from proctor.call.strace.line import SHOWN, View, value_text
 from proctor.errors import MemoryUnreadable
+from proctor.words import c_string
 
 if TYPE_CHECKING:
     from proctor.syscalls.signatures import Arg
@@ -49,7 +50,7 @@ def data(view: View, address: int, size: int) -> str:
     if size <= 0:
         return '""' if not size else str(Address(address))
     found = view.frame.memory.read_some(address, min(size, SHOWN + 1))
-    text = quote(found, SHOWN)
+    text = c_string(found, SHOWN)
     return text + "..." if SHOWN >= len(found) < size else text
 
 
@@ -61,7 +62,7 @@ def string(view: View, address: int, _: int = 0, limit: int = 1024) -> str:
     end = found.find(b"\0")
     if end < 0 and len(found) <= limit:
         raise MemoryUnreadable(errno.EFAULT, "a string without an end", address)
-    return quote(found[:end] if end >= 0 else found, limit)
+    return c_string(found[:end] if end >= 0 else found, limit)
 
 
 def _options(view: View, address: int, _: int) -> str:
@@ -69,7 +70,7 @@ def _options(view: View, address: int, _: int) -> str:
     try:
         return string(view, address)
     except MemoryUnreadable:
-        return quote(view.frame.memory.read_some(address, 1024)) + "..."
+        return c_string(view.frame.memory.read_some(address, 1024)) + "..."
 
 
 def elements(view: View, kind: str, address: int, count: int) -> str:
@@ -296,7 +297,7 @@ def _control(view: View, address: int, message: Any) -> str:
             pid, uid, gid = struct.unpack_from(frame.end + "iII", body)
             text += f", cmsg_data={{pid={pid}, uid={uid}, gid={gid}}}"
         elif body:
-            text += f", cmsg_data={quote(body, SHOWN)}"
+            text += f", cmsg_data={c_string(body, SHOWN)}"
         parts.append("{" + text + "}")
         at += size + -size % word
     return _array(parts, message.controllen > limit) if parts else str(Address(address))

@@ -14,6 +14,7 @@ from proctor.filter.profiles import exchange
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
 from proctor.syscalls import tables
+from proctor.words import did_you_mean, quoted
 
 #: Architectures the specification names, to ours; None where we have no table.
 ARCHES: Final[dict[str, str | None]] = {
@@ -160,7 +161,4 @@ class Profile:
 
 def unknown_word(what: str, word: object, valid: Iterable[str]) -> str:
     """The message for a word that is not in a vocabulary, with the nearest that is."""
-    import difflib
-
-    near = difflib.get_close_matches(str(word), list(valid), 1)
-    return f"unknown {what} {word!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"unknown {what} {quoted(str(word))}{did_you_mean(word, valid)}"

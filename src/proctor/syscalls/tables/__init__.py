@@ -13,8 +13,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Final
 
+from proctor import words
 from proctor.errors import FilterError
 from proctor.kernel import abi
+from proctor.words import quoted
 
 #: Architecture to audit number (``seccomp_data.arch``).  x32 is x86_64 with bit 30 in the number.
 ARCHES: Final[dict[str, int]] = {
@@ -98,8 +100,8 @@ def number(name: str, arch: str = "x86_64") -> int:
     except KeyError:
         pass
     if exists(name):
-        raise FilterError(f"{arch} has no system call {name!r}; other architectures do")
-    raise FilterError(f"there is no system call {name!r}{did_you_mean(name)}")
+        raise FilterError(f"{arch} has no system call {quoted(name)}; other architectures do")
+    raise FilterError(f"there is no system call {quoted(name)}{did_you_mean(name)}")
 
 
 def name(nr: int, arch: str = "x86_64") -> str | None:
@@ -177,23 +179,10 @@ def group(name: str) -> frozenset[str]:
     return members(name)
 
 
-def nearest(name: str) -> str | None:
-    """The call or group name most like ``name``, for error messages; None if none is."""
-    import difflib
-
-    candidates: set[str] = set()
+def did_you_mean(name: str) -> str:
+    """``; did you mean "mknodat"?`` for the call or group name most like ``name``, or nothing."""
     if name[:1] in ("%", "@"):
         from proctor.syscalls.groups import names
 
-        candidates.update(names())
-    else:
-        for arch in ARCHES:
-            candidates.update(numbers(arch))
-    found = difflib.get_close_matches(name, sorted(candidates), 1, 0.6)
-    return found[0] if found else None
-
-
-def did_you_mean(name: str) -> str:
-    """``"; did you mean 'mknodat'?"``, or nothing when no name is near."""
-    near = nearest(name)
-    return f"; did you mean {near!r}?" if near else ""
+        return words.did_you_mean(name, names())
+    return words.did_you_mean(name, {each for arch in ARCHES for each in numbers(arch)})

@@ -1,0 +1,95 @@
+"""How names and bytes of others are shown, and what a mistyped word was meant to be.
+
+What is shown here may come from a target or a file: none of it can end a line, move a cursor or
+pass for something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """``; did you mean "x"?`` for the known word most like ``word``, or nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(str(word), list(known), 1, 0.6)
+    return f"; did you mean {quoted(near[0])}?" if near else ""
+
+
+def one_of(words: Iterable[str]) -> str:
+    """``"a", "b" or "c"``."""
+    listed = [quoted(word) for word in words]
+    if len(listed) < 2:
+        return "".join(listed)
+    return f"{', '.join(listed[:-1])} or {listed[-1]}"
+
+
+def quoted(text: str) -> str:
+    """``text`` as a TOML basic string: safe to show on a terminal and to paste into a policy."""
+    out = []
+    for char in text:
+        code = ord(char)
+        if char in '"\\':
+            out.append("\\" + char)
+        elif char == "\n":
+            out.append("\\n")
+        elif char == "\t":
+            out.append("\\t")
+        elif code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000:
+            out.append(f"\\u{code:04X}")
+        elif not char.isprintable():
+            out.append(f"\\U{code:08X}")
+        else:
+            out.append(char)
+    return '"' + "".join(out) + '"'
+
+
+def printable(text: str) -> str:
+    """The text in one line that does nothing to a terminal; what is printable stays as it is."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else quoted(char)[1:-1] for char in text)
+
+
+def escaped(data: bytes, special: str = '"\\') -> str:
+    """Bytes as printable text, without loss: what is not UTF-8 or not printable is ``\\xHH``, and
+    characters in ``special``, among which the backslash must be, stand behind one."""
+    out = []
+    for char in data.decode("utf-8", "surrogateescape"):
+        code = ord(char)
+        if 0xDC80 <= code <= 0xDCFF:
+            out.append(f"\\x{code - 0xDC00:02x}")
+        elif char in special:
+            out.append("\\" + char)
+        elif not char.isprintable():
+            out.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8"))
+        else:
+            out.append(char)
+    return "".join(out)
+
+
+def c_string(data: bytes, limit: int = 1024) -> str:
+    """Bytes as a C string literal of printable ASCII, as strace writes them; of more than
+    ``limit`` bytes the first, and ``...`` behind the quotes."""
+    shown = data[:limit]
+    if shown.isascii() and shown.isalnum():
+        text = shown.decode()
+    else:
+        out = []
+        for place, byte in enumerate(shown):
+            if byte in (0x22, 0x5C):
+                out.append("\\" + chr(byte))
+            elif 0x20 <= byte < 0x7F:
+                out.append(chr(byte))
+            elif byte in _ESCAPES:
+                out.append(_ESCAPES[byte])
+            else:  # octal, and as short as what follows allows
+                digit = shown[place + 1 : place + 2].isdigit()
+                out.append(f"\\{byte:03o}" if digit else f"\\{byte:o}")
+        text = "".join(out)
+    return f'"{text}"...' if len(data) > limit else f'"{text}"'
+
+
+_ESCAPES: Final = {0x09: "\\t", 0x0A: "\\n", 0x0B: "\\v", 0x0C: "\\f", 0x0D: "\\r"}
