@@ -1,4 +1,4 @@
-"""Conditions on registers: what they mean, and that simplifications are sound."""
+"""Comparisons of arguments: what they mean on registers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proctor.filter.conditions import hold
 from proctor.policy import registers
-from proctor.policy.registers import Comparison, OutOfRange, Register
+from proctor.policy.registers import OutOfRange, Register
 
 OPERATORS = {
     "==": operator.eq,
@@ -48,7 +49,7 @@ def test_a_comparison_means_what_it_says(
     tests = registers.compare(register, op, number)
     for raw in (garbage, (number + near) & register.mask | garbage & ~register.mask):
         expected = OPERATORS[op](value_of(register, raw), number)
-        assert registers.hold(tests, (raw, 0, 0, 0, 0, 0)) == expected
+        assert hold(tests, (raw, 0, 0, 0, 0, 0)) == expected
 
 
 @pytest.mark.parametrize(
@@ -70,56 +71,4 @@ def test_a_number_that_no_value_has_is_out_of_range(
 
 def test_a_bit_beyond_the_width_does_not_walk_around_a_condition() -> None:
     tests = registers.compare(Register(2, 32), "==", 0x803)
-    assert registers.hold(tests, (0, 0, 0x803 | 1 << 40, 0, 0, 0))
-
-
-# Three-bit registers, so that everything can be enumerated.
-SMALL = st.builds(
-    Comparison,
-    st.integers(0, 1),
-    st.sampled_from(["==", "!=", "<=", ">="]),
-    st.integers(0, 7),
-    st.just(7),
-) | st.builds(
-    lambda number, mask, value: Comparison(number, "==", value & mask, mask),
-    st.integers(0, 1),
-    st.integers(1, 7),
-    st.integers(0, 7),
-)
-EVERY = [(a, b, 0, 0, 0, 0) for a in range(8) for b in range(8)]
-
-
-@settings(max_examples=500, deadline=None)
-@given(st.lists(SMALL, max_size=5), SMALL)
-def test_possible_and_implies_are_never_wrong(tests: list[Comparison], wanted: Comparison) -> None:
-    chosen = tuple(tests)
-    meant = [r for r in EVERY if all(test.holds(r) for test in chosen)]
-    if not registers.possible(chosen):
-        assert not meant
-    if registers.implies(chosen, wanted):
-        assert all(wanted.holds(r) for r in meant)
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.lists(SMALL, max_size=3).map(tuple), max_size=4).map(tuple),
-    st.lists(st.lists(SMALL, max_size=3).map(tuple), max_size=4).map(tuple),
-)
-def test_both_and_either(first: registers.Alternatives, second: registers.Alternatives) -> None:
-    both, either = registers.both(first, second), registers.either([first, second])
-    for r in EVERY:
-        one, other = registers.hold(first, r), registers.hold(second, r)
-        assert registers.hold(both, r) == (one and other)
-        assert registers.hold(either, r) == (one or other)
-    for tests in second:
-        if registers.covers(first, tests):
-            assert all(
-                registers.hold(first, r) for r in EVERY if all(test.holds(r) for test in tests)
-            )
-
-
-def test_too_many_alternatives_are_refused_not_compiled() -> None:
-    many = tuple((Comparison(0, "==", i, 0xFFFF),) for i in range(40))
-    other = tuple((Comparison(1, "==", i, 0xFFFF),) for i in range(40))
-    with pytest.raises(registers.TooMany):
-        registers.both(many, other)
+    assert hold(tests, (0, 0, 0x803 | 1 << 40, 0, 0, 0))

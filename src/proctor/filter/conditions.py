@@ -1,4 +1,4 @@
-"""Conditions on the six registers of a call, and what they come down to.
+"""Conditions on the six registers of a call, what they come down to, and what they mean together.
 
 A register is 64 bits and compared as an unsigned number, all of it.  Two consequences:
 
@@ -13,6 +13,7 @@ A register is 64 bits and compared as an unsigned number, all of it.  Two conseq
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from proctor.errors import FilterError
@@ -72,6 +73,17 @@ class Test(NamedTuple):
     mask: int
     negated: bool
 
+    def holds(self, registers: Sequence[int]) -> bool:
+        """Whether it holds for six raw registers."""
+        have = registers[self.register] & self.mask
+        return (have >= self.value if self.at_least else have == self.value) != self.negated
+
+    @property
+    def condition(self) -> Condition:
+        """The same as a rule of a filter says it."""
+        op = ("<" if self.negated else ">=") if self.at_least else "!=" if self.negated else "=="
+        return Condition(self.register, op, self.value, self.mask)
+
 
 def lower(condition: Condition, index: int, bits: int) -> Test:
     """The test for ``condition`` on register ``index``, of which the kernel uses ``bits`` bits.
@@ -127,30 +139,100 @@ def settled(condition: Condition) -> bool | None:
     return None if always is None else always != (op in ("!=", "<", "<="))
 
 
-def contradiction(tests: tuple[Test, ...]) -> bool:
-    """Whether ``tests`` can be seen never to hold together.  May miss some, never cries wolf."""
-    if len(tests) < 2:
-        return False
-    for position, one in enumerate(tests):
-        for other in tests[position + 1 :]:
-            if one.register == other.register and _exclude(one, other):
-                return True
-    return False
+# Tests together -----------------------------------------------------------------------------------
+
+#: Tests that must all hold.
+Alternative = tuple[Test, ...]
+#: Alternatives of which one must hold: ``((),)`` always holds, ``()`` never.
+Alternatives = tuple[Alternative, ...]
+
+ALWAYS: Final[Alternatives] = ((),)
+#: More alternatives than this are refused: each is a rule of a filter, whose program ends at 4096
+#: instructions (``BPF_MAXINSNS``).
+MAX_ALTERNATIVES: Final = 512
 
 
-def _exclude(one: Test, other: Test) -> bool:
-    """Whether two tests on one register exclude each other."""
-    equal_one = not one.at_least and not one.negated
-    equal_other = not other.at_least and not other.negated
-    if equal_one and equal_other:
-        return bool((one.value ^ other.value) & one.mask & other.mask)
-    if one.mask != other.mask:
-        return False
-    if equal_one or equal_other:
-        value, rule = (one.value, other) if equal_one else (other.value, one)
-        true = value >= rule.value if rule.at_least else value == rule.value
-        return true == rule.negated
-    if one.at_least and other.at_least and one.negated != other.negated:
-        below, above = (one, other) if one.negated else (other, one)
-        return below.value <= above.value
-    return False
+class TooMany(FilterError):
+    """More than :data:`MAX_ALTERNATIVES`."""
+
+    def __init__(self) -> None:
+        super().__init__(f"more than {MAX_ALTERNATIVES} combinations of alternatives")
+
+
+def hold(alternatives: Alternatives, registers: Sequence[int]) -> bool:
+    """Whether one of the alternatives holds for six raw registers."""
+    return any(all(test.holds(registers) for test in tests) for tests in alternatives)
+
+
+def possible(tests: Alternative) -> bool:
+    """False if ``tests`` can be seen never to hold together.  May miss some, never cries wolf."""
+    for register in {test.register for test in tests}:
+        mine = [test for test in tests if test.register == register]
+        known = value = 0  # bits that are settled, and how
+        for test in mine:
+            if not test.at_least and not test.negated:
+                if (value ^ test.value) & known & test.mask or test.value & ~test.mask:
+                    return False
+                known |= test.mask
+                value |= test.value
+        for mask in {test.mask for test in mine}:
+            # What the tests that read the same bits leave of the numbers these bits can be.
+            low = value & mask
+            high = low | mask & ~known
+            alike = [test for test in mine if test.mask == mask]
+            for test in alike:
+                if test.at_least and test.negated:
+                    high = min(high, test.value - 1)
+                elif test.at_least:
+                    low = max(low, test.value)
+            if low > high:
+                return False
+            for test in alike:
+                if test.negated and not test.at_least and low == high == test.value:
+                    return False
+    return True
+
+
+def implies(tests: Alternative, wanted: Test) -> bool:
+    """True only if ``wanted`` holds whenever ``tests`` do."""
+    if wanted in tests:
+        return True
+    if not wanted.at_least and not wanted.negated:
+        for test in tests:  # the commonest case by far, in policies that list numbers
+            if test[:2] == wanted[:2] and test[3:] == wanted[3:]:
+                return False
+    return not possible((*tests, wanted._replace(negated=not wanted.negated)))
+
+
+def covers(alternatives: Alternatives, tests: Alternative) -> bool:
+    """True only if one of ``alternatives`` holds whenever ``tests`` do."""
+    return any(all(implies(tests, wanted) for wanted in other) for other in alternatives)
+
+
+def both(first: Alternatives, second: Alternatives) -> Alternatives:
+    """The conjunction; impossible combinations fall out.
+
+    :raises TooMany: see :data:`MAX_ALTERNATIVES`.
+    """
+    out: dict[Alternative, None] = {}
+    for one in first:
+        for other in second:
+            joined = one + tuple(test for test in other if test not in one)
+            if possible(joined):
+                out[joined] = None
+        if len(out) > MAX_ALTERNATIVES:
+            raise TooMany
+    return tuple(out)
+
+
+def either(several: Iterable[Alternatives]) -> Alternatives:
+    """The disjunction, without duplicates.
+
+    :raises TooMany: see :data:`MAX_ALTERNATIVES`.
+    """
+    out: dict[Alternative, None] = {}
+    for alternatives in several:
+        out.update(dict.fromkeys(alternatives))
+    if len(out) > MAX_ALTERNATIVES:
+        raise TooMany
+    return ALWAYS if () in out else tuple(out)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from proctor.errors import FilterError
 from proctor.filter.actions import ALLOW, KILL_PROCESS, Return, checked, errno
-from proctor.filter.conditions import Condition, Test, contradiction, lower
+from proctor.filter.conditions import Condition, Test, lower, possible
 from proctor.kernel import abi
 from proctor.syscalls import multiplex, tables
 from proctor.words import quoted
@@ -227,7 +227,7 @@ def narrow_tests(rule: Rule) -> tuple[Test, ...] | None:
             if not condition.holds(0, 32):
                 return None
     found = tuple(dict.fromkeys(tests))
-    return None if contradiction(found) else found
+    return found if possible(found) else None
 
 
 def _abi_of_raw(nr: int, arches: tuple[str, ...]) -> str:
@@ -357,7 +357,7 @@ class _Resolver:
                 for condition in rule.conditions
             )
         )
-        if contradiction(tests):
+        if not possible(tests):
             raise FilterError(
                 "conditions that exclude each other: "
                 + " and ".join(str(condition) for condition in rule.conditions)

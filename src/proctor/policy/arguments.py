@@ -17,6 +17,7 @@ import stat
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from proctor.filter.conditions import ALWAYS, Alternatives
 from proctor.policy.addresses import AddressError, AddressPattern
 from proctor.policy.conditions import (
     AddressCondition,
@@ -28,7 +29,6 @@ from proctor.policy.conditions import (
 from proctor.policy.constants import register_of
 from proctor.policy.globs import Glob, GlobError
 from proctor.policy.numeric import Never, Numbers, Spec
-from proctor.policy.registers import ALWAYS, Alternatives
 from proctor.policy.rules import Clause
 from proctor.policy.source import KeyPath, Source
 from proctor.words import did_you_mean, one_of

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from proctor.policy.registers import Alternative, both, covers
+from proctor.filter.conditions import Alternative, both, covers
 from proctor.policy.rules import DENY, KILL, PERFORM, Clause, Rule
 
 if TYPE_CHECKING:

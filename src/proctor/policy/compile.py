@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Protocol, Union
 
 from proctor.errors import FilterError, PolicyError
 from proctor.filter import actions
-from proctor.filter.conditions import Condition
+from proctor.filter.conditions import Alternative, Condition
 from proctor.filter.rules import Filter
 from proctor.filter.rules import Rule as FilterRule
 from proctor.policy.rules import ALLOW, DENY, KILL, LOG, Ruling
 
 if TYPE_CHECKING:
     from proctor.policy.policy import Policy
-    from proctor.policy.registers import Alternative
 
 
 class _HasNames(Protocol):
@@ -63,7 +62,7 @@ def build(policy: Policy, extra_notify: Iterable[Wanted] = ()) -> Filter:
                 FilterRule(
                     tuple(calls),
                     action_of(rule.ruling) if in_filter else actions.NOTIFY,
-                    tuple(Condition(t.number, t.op, t.value, t.mask) for t in tests),
+                    tuple(test.condition for test in tests),
                     label=rule.name,
                     arches=(arch,),
                 )

@@ -15,7 +15,8 @@ import errno
 from collections.abc import Iterable
 from typing import Final
 
-from proctor.policy.registers import Alternatives, Register, bits_equal, either
+from proctor.filter.conditions import Alternatives, either
+from proctor.policy.registers import Register, bits_equal
 from proctor.policy.rules import DENY, Clause, Rule, Ruling
 
 _WORD32: Final = frozenset(("i386", "arm"))

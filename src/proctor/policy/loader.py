@@ -334,8 +334,8 @@ def _clauses(
     path: KeyPath,
     source: Source,
 ) -> dict[tuple[str, str], Clause]:
+    from proctor.filter.conditions import ALWAYS
     from proctor.policy.arguments import Builder
-    from proctor.policy.registers import ALWAYS
     from proctor.syscalls import tables
     from proctor.syscalls.signatures import signature
 

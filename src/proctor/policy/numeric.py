@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from proctor.errors import PolicyError
+from proctor.filter import conditions
+from proctor.filter.conditions import ALWAYS, Alternatives
 from proctor.policy import registers
 from proctor.policy.constants import constants_of, register_of
-from proctor.policy.registers import ALWAYS, Alternatives, OutOfRange, Register
+from proctor.policy.registers import OutOfRange, Register
 from proctor.policy.source import KeyPath, Source
 from proctor.words import did_you_mean
 
@@ -91,7 +93,7 @@ class Numbers:
                 self._fail(f"{number} does not fit into 64 bits")
             low, high = number & 0xFFFFFFFF, number >> 32 & 0xFFFFFFFF
             parts.append(
-                registers.both(
+                conditions.both(
                     registers.bits_equal(Register(arg.reg, 32), 0xFFFFFFFF, low),
                     registers.bits_equal(Register(arg.reg_high, 32), 0xFFFFFFFF, high),
                 )
@@ -238,9 +240,9 @@ class Numbers:
 
     def _any(self, parts: Iterable[Alternatives]) -> Alternatives:
         try:
-            return registers.either(parts)
-        except registers.TooMany:
-            self._fail(f"more than {registers.MAX_ALTERNATIVES} alternatives; split the rule")
+            return conditions.either(parts)
+        except conditions.TooMany:
+            self._fail(f"more than {conditions.MAX_ALTERNATIVES} alternatives; split the rule")
 
     def _all(self, parts: Iterable[Alternatives]) -> Alternatives:
         found = ALWAYS
@@ -250,10 +252,10 @@ class Numbers:
 
     def _both(self, first: Alternatives, second: Alternatives) -> Alternatives:
         try:
-            return registers.both(first, second)
-        except registers.TooMany:
+            return conditions.both(first, second)
+        except conditions.TooMany:
             self._fail(
-                f"more than {registers.MAX_ALTERNATIVES} combinations of alternatives; split the rule"
+                f"more than {conditions.MAX_ALTERNATIVES} combinations of alternatives; split the rule"
             )
 
 

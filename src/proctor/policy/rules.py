@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno as _errno
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from proctor.policy.registers import Alternatives, hold
+from proctor.filter.conditions import Alternatives, hold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from proctor.filter.conditions import ALWAYS, both, hold
 from proctor.policy import addresses, globs
 from proctor.policy.arguments import ACCESS, FILE_TYPES, Builder, device_of
 from proctor.policy.conditions import Condition
 from proctor.policy.numeric import Spec
-from proctor.policy.registers import ALWAYS, both, hold
 from proctor.policy.rules import PERFORM, CallView, Rule, Ruling, Unknowable
 from proctor.policy.source import Source
 from proctor.words import quoted

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from proctor.errors import FilterError
-from proctor.filter.conditions import FULL, Condition, contradiction, settled
+from proctor.filter.conditions import FULL, Condition, possible, settled
 from proctor.filter.rules import Clause, Filter, Rule, expand, locate, narrow_tests
 from proctor.syscalls import multiplex, tables
 
@@ -214,7 +214,7 @@ def _check_order(source: Filter, what: str) -> None:
 def _check_exclusive(clauses: list[Clause], nr: int, arch: str, what: str) -> None:
     for position, one in enumerate(clauses):
         for other in clauses[position + 1 :]:
-            if one.action != other.action and not contradiction(one.tests + other.tests):
+            if one.action != other.action and possible(one.tests + other.tests):
                 raise FilterError(
                     f"rule {one.rule} and rule {other.rule} may both match one "
                     f"{tables.name(nr, arch) or nr} and differ; {what} has no order of rules: "
