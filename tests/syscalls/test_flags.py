@@ -159,3 +159,23 @@ def test_flags_combine_and_travel() -> None:
 def test_importing_makes_no_family() -> None:
     script = "from proctor.syscalls import flags; assert not flags._made; flags.OpenFlag; assert len(flags._made) == 1"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
+def test_numbers_among_the_bits_are_told_by_their_masks() -> None:
+    """What a condition on a part of an argument compares: the part, and what its values are."""
+    masks = {name: [each.mask for each in flags.fields(name)] for name in flags.FIELDS}
+    assert masks["FileMode"] == [0o170000] and masks["OpenFlag"] == [3]
+    assert masks["SockType"] == [0xF] and masks["MapFlag"][0] == 0xF
+    assert flags.fields("MountFlag") == ()
+    for name, found in flags.FIELDS.items():
+        every = flags.members(name)
+        for field in found:
+            if field.only_with:
+                continue  # MAP_UNINITIALIZED, where there are no huge pages
+            numbers = flags.members(field.family) if field.family else {}
+            assert all(number & ~field.mask == 0 for number in numbers.values()), name
+            assert numbers.items() <= every.items()
+            inside = [n for n, number in every.items() if number & field.mask and n not in numbers]
+            assert inside == [], name  # no bit is in two places
+    assert flags.members("FileMode")["S_IFCHR"] == 0o020000
+    assert str(flags.decode("FileMode", 0o104755)).startswith("S_IFREG|")

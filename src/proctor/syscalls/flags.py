@@ -14,7 +14,7 @@ machines is not corrected: terminal ioctls of ppc64le (``TCGETS``...), ``PTRACE_
 from __future__ import annotations
 
 from enum import KEEP, Enum, IntEnum, IntFlag
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 _made: dict[tuple[str, str], type[Enum]] = {}
 _numbers: dict[tuple[str, str], dict[int, int]] = {}
@@ -82,6 +82,9 @@ def members(name: str, abi: str = "x86_64") -> dict[str, int]:
 
     _, text = _family_texts()[name]
     found: dict[str, int] = {}
+    for inner in fields(name):
+        if inner.family:
+            found.update(members(inner.family, abi))
     for item in text.split():
         constant, _, number = item.partition("=")
         found[constant] = int(number, 0)
@@ -119,6 +122,35 @@ def decode(name: str, value: int, abi: str = "x86_64") -> int:
     return known.get(value, value)
 
 
+class Field(NamedTuple):
+    """A number within a word of bits, such as the access mode within open's flags."""
+
+    mask: int  #: the bits it occupies: what a condition on it must look at
+    family: str = ""  #: what its values are called, numbered where they stand (0o100000 is S_IFREG)
+    text: str = ""  #: how a number without names is written, counted from 0
+    only_with: int = 0  #: bits without which it means nothing
+    always: bool = False  #: whether it is written when it is 0 and has no name
+
+
+#: Families of bits that have numbers among them.  The values of those are members of both.
+FIELDS: Final[dict[str, tuple[Field, ...]]] = {
+    "OpenFlag": (Field(3, "OpenAccess"),),
+    "FileMode": (Field(0o170000, "FileType"),),
+    "SockType": (Field(0xF, "SockKind"),),
+    "MapFlag": (Field(0xF, "MapType"), Field(0xFC000000, "", "{}<<MAP_HUGE_SHIFT", 0x40000)),
+    "MemfdFlag": (Field(0xFC000000, "", "{}<<MFD_HUGE_SHIFT", 4),),
+    "IpcFlag": (Field(0o777, "", "0{:02o}", always=True),),
+    "ShmFlag": (Field(0o777, "", "0{:02o}", always=True),),
+    "SwapFlag": (Field(0x7FFF, "", "{}", 0x8000),),
+}
+
+
+def fields(name: str) -> tuple[Field, ...]:
+    """The numbers that stand among the bits of a family: ``S_IFMT`` in a mode, ``O_ACCMODE`` in
+    open's flags, the type in socket's.  None for most families."""
+    return FIELDS.get(name, ())
+
+
 def text_of(value: Flags) -> str:
     """The names of the bits, joined by ``|``; unknown bits in hexadecimal."""
     cls = type(value)
@@ -127,61 +159,55 @@ def text_of(value: Flags) -> str:
         names = _names[cls] = _order(cls)
     rest = int(value)
     parts: list[str] = []
-    mask = _SUBFIELDS.get(cls.__name__, 0)
-    if mask:
-        low = rest & mask
-        name = names.low.get(low)
-        if name is not None or low:
-            parts.append(name or f"{low:#x}")
-        rest &= ~mask
-    number_mask, spelling, only_with = _NUMBERS.get(cls.__name__, (0, "", 0))
-    inner = rest & number_mask if rest & only_with == only_with else 0
-    rest &= ~inner
+    last: list[str] = []
+    for field, numbers in names.fields:
+        if rest & field.only_with != field.only_with:
+            continue
+        number = rest & field.mask
+        rest &= ~field.mask
+        if number in numbers:
+            parts.append(numbers[number])
+        elif not field.text and number:
+            parts.append(f"{number:#x}")
+        elif number or field.always:
+            last.append(field.text.format(number // (field.mask & -field.mask)))
     found: list[tuple[int, str]] = []
     for number, name in names.bits:
         if rest & number == number:
             found.append((number, name))
             rest &= ~number
     found.sort()
-    parts.extend([name for _, name in found])
-    if inner:
-        parts.append(spelling.format(inner // (number_mask & -number_mask)))
+    parts += [name for _, name in found] + last
     if rest:
         parts.append(f"{rest:#x}")
-    return "|".join(parts) if parts else names.low.get(0, "0")
+    return "|".join(parts) if parts else names.zero
 
 
 class _Names(NamedTuple):
-    """A family, ready for writing: bits with most of them first, and what low numbers are called."""
+    """A family, ready for writing: its fields, and bits with most of them first."""
 
+    fields: tuple[tuple[Field, dict[int, str]], ...]
     bits: tuple[tuple[int, str], ...]  # O_SYNC before O_DSYNC
-    low: dict[int, str]
+    zero: str
 
 
 _names: dict[type, _Names] = {}
 
 
 def _order(cls: type[Flags]) -> _Names:
+    inner = [(each, members(each.family) if each.family else {}) for each in fields(cls.__name__)]
+    taken = {name for _, numbers in inner for name in numbers} | _SYNONYMS
     first: dict[int, str] = {}
     for name, member in cls.__members__.items():
-        if name != "O_NDELAY":
+        if name not in taken:
             first.setdefault(int(member), name)
-    bits = [(number, name) for number, name in first.items() if number and name not in _MASKS]
+    bits = [(number, name) for number, name in first.items() if number]
     bits.sort(key=lambda item: -item[0].bit_count())
-    return _Names(tuple(bits), first)
+    named = tuple((each, {value: name for name, value in found.items()}) for each, found in inner)
+    return _Names(named, tuple(bits), first.get(0, "0"))
 
 
-# Where the lowest bits of a flag word are a number with names, not bits.
-_SUBFIELDS = {"OpenFlag": 3, "SockType": 0xF, "MapFlag": 0xF}
-# Where some bits are a number without names, how that is written, and the bits it counts with.
-_NUMBERS = {
-    "MapFlag": (0xFC000000, "{}<<MAP_HUGE_SHIFT", 0x40000),
-    "MemfdFlag": (0xFC000000, "{}<<MFD_HUGE_SHIFT", 4),
-    "IpcFlag": (0o777, "0{:o}", 0),
-    "ShmFlag": (0o777, "0{:o}", 0),
-    "SwapFlag": (0x7FFF, "{}", 0x8000),
-}
-_MASKS = frozenset(("O_ACCMODE", "O_NDELAY"))
+_SYNONYMS: Final = frozenset(("O_NDELAY",))
 
 
 def __getattr__(name: str) -> Any:

@@ -58,7 +58,7 @@ _TYPES: Final = {
 }  # fmt: skip
 
 # Roles with one family for all calls.
-_FAMILIES: Final = {"clock": "ClockId", "signal": "Signal"}
+_FAMILIES: Final = {"clock": "ClockId", "signal": "Signal", "mode": "FileMode"}
 
 
 class Arg(NamedTuple):

@@ -153,11 +153,6 @@ def _get(view: View) -> Parts:
     parts = view.all()
     key = view.number("key") & 0xFFFFFFFF
     parts[0] = f"{key:#x}" if key else "IPC_PRIVATE"
-    family = "ShmFlag" if view.call.name == "shmget" else "IpcFlag"
-    number = view.signature.args[-1].value(view.call.raw)
-    names = view.word(family, number & ~0o777)
-    rights = f"0{number & 0o777:02o}"
-    parts[-1] = f"{names}|{rights}" if number & ~0o777 else rights
     return view.call.name, parts
 
 
