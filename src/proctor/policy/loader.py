@@ -19,6 +19,7 @@ from proctor.policy.implied import multiplexed, variants, with_multiplexed
 from proctor.policy.policy import Policy, Settings
 from proctor.policy.rules import ALLOW, DENY, KILL, LOG, PERFORM, RETURN, Clause, Rule, Ruling
 from proctor.policy.source import KeyPath, Source, read_text
+from proctor.syscalls.special import FRAGILE
 from proctor.words import did_you_mean, quoted
 
 if TYPE_CHECKING:
@@ -367,11 +368,9 @@ def _clauses(
 
 #: Calls that programs never retry after EINTR, or make in places where a wait hurts; a group does
 #: not bring them in where a rule would make them wait for us.
-NEVER_BY_GROUP: Final = frozenset((
-    "clone", "clone3", "close", "exit", "exit_group", "fork", "futex", "futex_wait", "nanosleep",
-    "clock_nanosleep", "read", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigreturn",
-    "restart_syscall", "vfork", "wait4", "waitid", "waitpid", "write",
-))  # fmt: skip
+NEVER_BY_GROUP: Final = frozenset(FRAGILE) | {
+    *("clock_nanosleep", "nanosleep", "read", "restart_syscall", "write"),
+}
 
 
 def _check_grouped(rule: Rule, grouped: Mapping[str, str], path: KeyPath, source: Source) -> None:

@@ -10,6 +10,7 @@ Numbers are as ``seccomp_data.nr`` has them: those of x32 carry bit 30
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from typing import Final
 
@@ -161,7 +162,13 @@ def native() -> str:
 
 def exists(name: str) -> bool:
     """Whether any architecture has a system call of that name."""
-    return any(name in numbers(arch) for arch in ARCHES)
+    return name in all_names()
+
+
+@cache
+def all_names() -> frozenset[str]:
+    """Every call name of any architecture."""
+    return frozenset().union(*(numbers(arch) for arch in ARCHES))
 
 
 def known_names(arch: str = "x86_64") -> frozenset[str]:
@@ -185,4 +192,4 @@ def did_you_mean(name: str) -> str:
         from proctor.syscalls.groups import names
 
         return words.did_you_mean(name, names())
-    return words.did_you_mean(name, {each for arch in ARCHES for each in numbers(arch)})
+    return words.did_you_mean(name, all_names())
