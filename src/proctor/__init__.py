@@ -46,10 +46,15 @@ if TYPE_CHECKING:
     from proctor.errors import RacyVerdict as RacyVerdict
     from proctor.errors import TargetFdLimit as TargetFdLimit
     from proctor.errors import Unsupported as Unsupported
+    from proctor.filter import actions as actions
     from proctor.filter.conditions import Condition as Condition
     from proctor.filter.rules import Filter as Filter
     from proctor.filter.rules import Rule as Rule
+    from proctor.kernel.launch import spawn as launch  # noqa: F401
     from proctor.kernel.listener import Listener as Listener
+    from proctor.kernel.memory import Memory as Memory
+    from proctor.kernel.notification import Notification as Notification
+    from proctor.kernel.target import Target as Target
     from proctor.process.run import Process as Process
     from proctor.process.run import filter_for as filter_for
     from proctor.process.run import run as run
@@ -78,23 +83,29 @@ _WHERE: dict[str, str] = {
         "proctor.filter.rules": "Filter Rule",
         "proctor.errors": _ERRORS,
         "proctor.kernel.listener": "Listener",
+        "proctor.kernel.memory": "Memory",
+        "proctor.kernel.notification": "Notification",
+        "proctor.kernel.target": "Target",
         "proctor.supervisor.handlers": "Handler on",
         "proctor.supervisor.jobs": "Outcome",
         "proctor.supervisor.supervisor": "Supervisor",
     }.items()
     for name in names.split()
 }
+#: Those that have another name where they are made, or are a module.
+_RENAMED = {"launch": "proctor.kernel.launch:spawn", "actions": "proctor.filter.actions:"}
 
-__all__ = [*sorted(_WHERE), "__version__"]  # noqa: PLE0604
+__all__ = [*sorted({*_WHERE, *_RENAMED}), "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:
-    module = _WHERE.get(name)
-    if module is None:
+    module, _, attribute = (_RENAMED.get(name) or f"{_WHERE.get(name, '')}:{name}").partition(":")
+    if not module:
         raise AttributeError(f"module 'proctor' has no attribute {name!r}")
     from importlib import import_module
 
-    value: object = getattr(import_module(module), name)
+    found = import_module(module)
+    value: object = getattr(found, attribute) if attribute else found
     globals()[name] = value
     return value
 
