@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from proctor.kernel.memory import Memory as Memory
     from proctor.kernel.notification import Notification as Notification
     from proctor.kernel.target import Target as Target
+    from proctor.observe.counters import Counters as Counters
+    from proctor.observe.events import Outcome as Outcome
+    from proctor.observe.events import outcomes as outcomes
     from proctor.process.run import Process as Process
     from proctor.process.run import filter_for as filter_for
     from proctor.process.run import run as run
@@ -64,7 +67,6 @@ if TYPE_CHECKING:
     from proctor.process.run_async import spawn_async as spawn_async
     from proctor.supervisor.handlers import Handler as Handler
     from proctor.supervisor.handlers import on as on
-    from proctor.supervisor.jobs import Outcome as Outcome
     from proctor.supervisor.supervisor import Supervisor as Supervisor
 
 _ERRORS = (
@@ -87,7 +89,8 @@ _WHERE: dict[str, str] = {
         "proctor.kernel.notification": "Notification",
         "proctor.kernel.target": "Target",
         "proctor.supervisor.handlers": "Handler on",
-        "proctor.supervisor.jobs": "Outcome",
+        "proctor.observe.counters": "Counters",
+        "proctor.observe.events": "Outcome outcomes",
         "proctor.supervisor.supervisor": "Supervisor",
     }.items()
     for name in names.split()

@@ -139,8 +139,11 @@ def ours(victim: Path, table: tuple[Table, Path]) -> list[str]:
     done = proctor.run(
         [victim, table[1]],
         [refuse],
-        describe=True,
-        observer=lambda outcome: told.append((outcome.received, outcome.text)),
+        observers=[
+            proctor.outcomes(
+                lambda outcome: told.append((outcome.received, outcome.text)), text=True
+            )
+        ],
         capture_output=True,
         timeout=60,
     )

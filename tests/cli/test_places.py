@@ -108,13 +108,13 @@ def test_in_a_directory_that_is_gone(tmp_path: Path) -> None:
 #: proctor run in a process that can start no thread of that name: at a limit of processes or memory.
 NO_THREADS = """
 import sys
-import proctor.supervisor.world as world
-real = world.quiet_thread
+import proctor.kernel.threads as threads
+real = threads.quiet_thread
 def quiet_thread(target, name):
     if name == sys.argv[1]:
         raise RuntimeError("can't start new thread")
     return real(target, name)
-world.quiet_thread = quiet_thread
+threads.quiet_thread = quiet_thread
 from proctor.cli import main
 sys.exit(main(sys.argv[2:]))
 """

@@ -61,7 +61,7 @@ def test_every_open_of_a_shell(top: str) -> None:
     options: dict[str, Any] = {"userns": MAP} if os.geteuid() == 0 else {}
     natively = sh(script, **options)
     assert natively[1].startswith("one\ntwo\npiped\n")
-    assert sh(script, every_open, observer=observe, **options) == natively
+    assert sh(script, every_open, observers=[proctor.outcomes(observe)], **options) == natively
     made = os.stat(top + "/file")
     assert stat.S_IMODE(made.st_mode) == 0o640
     assert made.st_uid == (100000 if os.geteuid() == 0 else os.geteuid())

@@ -27,7 +27,11 @@ def run(policy: Policy, program: str, *arguments: str) -> tuple[str, list[tuple[
     done = proctor.run(
         [sys.executable, "-S", "-c", "import errno, os, sys\n" + program, *arguments],
         policy.handlers(), filter=policy.filter(), capture_output=True, text=True, timeout=30,
-        observer=lambda o: seen.append((o.decided_by, str(o.verdict), str(o.verdict.reason))),
+        observers=[
+            proctor.outcomes(
+                lambda o: seen.append((o.decided_by, str(o.verdict), str(o.verdict.reason)))
+            )
+        ],
         **policy.supervisor_options(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

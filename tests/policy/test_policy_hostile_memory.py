@@ -121,7 +121,7 @@ def test_describing_a_call_for_the_log_waits_alone() -> None:
         [sys.executable, "-S", "-c", program.replace("OTHERS", QUICK)],
         [refuse, *rules.handlers()], filter=rules.filter(extra_notify=[refuse]),
         capture_output=True, text=True, timeout=30,
-        observer=lambda outcome: seen.append(outcome.text), describe=True,
+        observers=[proctor.outcomes(lambda outcome: seen.append(outcome.text), text=True)],
     )  # fmt: skip
     assert done.stdout.split() == ["42", "EXDEV"], done.stderr
     assert [line.partition(",")[0] for line in sorted(seen)] == ["getppid()", 'mkdir("/x"']

@@ -31,7 +31,7 @@ class Ran:
             [sys.executable, "-S", "-c", head + program, *arguments],
             policy.handlers(report=self.reports.append),
             filter=policy.filter(),
-            observer=self._saw,
+            observers=[proctor.outcomes(self._saw)],
             capture_output=True,
             timeout=30,
             text=True,
@@ -310,7 +310,7 @@ def test_devices_for_container_root() -> None:
         os.chown(place, 100000, 100000)
         done = proctor.run(
             ["sh", "-c", "for d in 'null c 1 3' 'mem c 1 1' 'sda b 8 0' 'white c 0 0' 'f p'; do mknod -m 666 $d && echo ok; done; echo x > null && echo written"],
-            policy.handlers(), filter=policy.filter(), observer=saw, capture_output=True, text=True,
+            policy.handlers(), filter=policy.filter(), observers=[proctor.outcomes(saw)], capture_output=True, text=True,
             timeout=30, cwd=place, userns=[(0, 100000, 1000)], **policy.supervisor_options(),
         )  # fmt: skip
         made = sorted(os.listdir(place))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import proctor
+from proctor.observe.logger import flush
 from proctor.supervisor.world import KernelWorld
 
 #: How much longer everything may take here than on a machine that is not emulated.
@@ -82,6 +83,7 @@ def start(
 
 
 def lines(process: proctor.Process) -> list[str]:
-    """What the caller printed, to its end."""
+    """What the caller printed, to its end; and what was logged until then is in the log."""
     out, _ = process.communicate(timeout=30 * SLOWNESS)
+    assert flush(30 * SLOWNESS)
     return (out or b"").decode().splitlines()

@@ -15,8 +15,8 @@ import pytest
 import proctor
 from proctor.kernel.launch import spawn
 from proctor.kernel.notification import Notification
+from proctor.observe.events import Outcome
 from proctor.supervisor.backlog import EVERY, MANY
-from proctor.supervisor.jobs import Outcome
 from proctor.supervisor.pyengine import POLLHUP, POLLIN, PyEngine
 from proctor.supervisor.world import KernelWorld
 
@@ -91,7 +91,7 @@ def test_calls_of_the_dead_do_not_pile_up(
     process = start(
         "churn", str(count), "110",
         handlers=handlers if performed else stuck.handlers, performer=performer,
-        observer=stuck.observe, world={"workers": 1},
+        observers=[proctor.outcomes(stuck.observe)], world={"workers": 1},
     )  # fmt: skip
     stuck.process = process
     try:
@@ -115,7 +115,7 @@ def test_calls_made_again_and_again_do_not_pile_up(start: Callable[..., proctor.
     stuck.wanted = 1500
     process = start(
         "alarm", "100", "call", "110",
-        handlers=stuck.handlers, observer=stuck.observe, wait_killable=False,
+        handlers=stuck.handlers, observers=[proctor.outcomes(stuck.observe)], wait_killable=False,
         world={"workers": 2},
     )  # fmt: skip
     stuck.process = process
@@ -148,7 +148,7 @@ def test_the_living_are_not_forgotten(start: Callable[..., proctor.Process]) -> 
             proctor.Handler(names, spare),
             proctor.Handler(names, stuck.stuck, quick=False),
         ],
-        observer=stuck.observe, world={"workers": 1},
+        observers=[proctor.outcomes(stuck.observe)], world={"workers": 1},
     )  # fmt: skip
     stuck.process = process
     try:
@@ -271,7 +271,11 @@ def test_what_is_routed_while_its_listener_is_given_back_is_over(
         supervisor = proctor.Supervisor(
             handlers,
             close_verdict=proctor.deny(errno.ESHUTDOWN),
-            observer=lambda outcome: outcomes.append((outcome.decided_by, outcome.delivered)),
+            observers=[
+                proctor.outcomes(
+                    lambda outcome: outcomes.append((outcome.decided_by, outcome.delivered))
+                )
+            ],
             world=make_world(),
         )
         with supervisor:
@@ -416,7 +420,9 @@ def test_a_call_that_is_routed_late_is_not_taken_for_another_threads() -> None:
     with proctor.Supervisor(
         [proctor.Handler(("getppid",), slow, quick=False, label="slow")],
         world=World(),
-        observer=lambda outcome: outcomes.append((outcome.call.id, outcome.decided_by)),
+        observers=[
+            proctor.outcomes(lambda outcome: outcomes.append((outcome.call.id, outcome.decided_by)))
+        ],
     ) as supervisor:
         supervisor.add(listener)
         assert supervisor.step(0) == 2

@@ -134,10 +134,14 @@ def test_an_interrupt_is_logged_once(
     handler = proctor.Handler(("getppid",), refuse if observed else interrupted)
     with caplog.at_level(logging.ERROR, "proctor"):
         process = start(
-            "call", "110", handlers=[handler], observer=interrupted if observed else None
+            "call",
+            "110",
+            handlers=[handler],
+            observers=[proctor.outcomes(interrupted)] if observed else [],
         )
         assert lines(process) == [f"110 = -{errno.EPERM}"]
         assert process.wait_all(30)
+        process.close()  # which sees to the log
     assert len(caplog.records) == 1
 
 
@@ -399,7 +403,9 @@ def test_closed_from_within(
     assert program is not None
     reader, writer = os.pipe2(os.O_CLOEXEC)
     supervisor = proctor.Supervisor(
-        [handler], world=make_world(), observer=close if where == "observer" else None
+        [handler],
+        world=make_world(),
+        observers=[proctor.outcomes(close)] if where == "observer" else [],
     )
     with (
         caplog.at_level(logging.ERROR, "proctor"),

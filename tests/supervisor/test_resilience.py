@@ -15,7 +15,8 @@ import pytest
 
 import proctor
 from proctor.call.verdict import Answer, Deny
-from proctor.supervisor.jobs import Outcome
+from proctor.observe.events import Outcome
+from proctor.observe.logger import flush
 from proctor.supervisor.world import KernelWorld
 
 from .conftest import lines
@@ -39,7 +40,9 @@ def test_exit_in_an_observer_ends_nothing(
     def leave(outcome: Outcome) -> None:
         sys.exit(3)
 
-    process = start(*TWICE, handlers=[handler(refuse, quick=quick)], observer=leave)
+    process = start(
+        *TWICE, handlers=[handler(refuse, quick=quick)], observers=[proctor.outcomes(leave)]
+    )
     assert lines(process) == [DENIED] * 2
 
 
@@ -199,8 +202,7 @@ def test_deadline_is_not_held_up_by_describing(start: Callable[..., proctor.Proc
             *TWICE,
             handlers=[handler(slow, quick=False, deadline=0.05)],
             on_deadline=proctor.deny(errno.ETIMEDOUT),
-            observer=seen.append,
-            describe=True,
+            observers=[proctor.outcomes(seen.append, text=True)],
         )
         assert lines(process) == [f"110 = -{errno.ETIMEDOUT}"] * 2
         assert [outcome.text for outcome in seen] == ["late"] * 2
@@ -266,7 +268,7 @@ def test_calls_without_end_do_not_keep_others_waiting(
         *("call", "111"),
         *("loop", "100000000", "110"),
         handlers=[handler(same), stuck],
-        observer=watch,
+        observers=[proctor.outcomes(watch)],
     )
     # of parent and child, one may be calling already while the other waits
     assert both.acquire(timeout=30)
@@ -419,6 +421,7 @@ def test_event_loop_that_stops_under_a_handler(
         out, _ = process.communicate(b"2", timeout=30)
         assert out is not None
         assert out.decode().splitlines() == ["go", "go", *[f"110 = -{errno.EPERM}"] * 2]
+        assert flush(30)
         assert "the event loop for async handlers does not run" in caplog.text
         (task,) = asyncio.all_tasks(loop)
         futures[0].set_result(None)

@@ -301,7 +301,8 @@ def test_interrupted_caller_calls_again_in_order(start: Callable[..., proctor.Pr
 
     process = start(
         "alarm", "0", "call", "110",
-        handlers=[handler(slow, quick=False)], wait_killable=False, observer=received,
+        handlers=[handler(slow, quick=False)], wait_killable=False,
+        observers=[proctor.outcomes(received)],
     )  # fmt: skip
     assert first.wait(20)
     process.send_signal(signal.SIGALRM)
@@ -395,7 +396,13 @@ def test_c126_a_cancelled_call_is_an_event(start: Callable[..., proctor.Process]
         told.set()
 
     process.append(
-        start("wait", "call", "110", handlers=[handler(slow, quick=False)], observer=observe)
+        start(
+            "wait",
+            "call",
+            "110",
+            handlers=[handler(slow, quick=False)],
+            observers=[proctor.outcomes(observe)],
+        )
     )
     assert process[0].stdin is not None
     process[0].stdin.write(b"x")
@@ -425,7 +432,14 @@ def test_c129_given_descriptors_are_closed_exactly_once(
             closed.append(given[-1])
 
     process = start(
-        "fds", "50", "110", "call", "110", "1", handlers=[handler(hand)], observer=observe
+        "fds",
+        "50",
+        "110",
+        "call",
+        "110",
+        "1",
+        handlers=[handler(hand)],
+        observers=[proctor.outcomes(observe)],
     )
     assert lines(process) == ["ok", f"110 = -{errno.EBADF}"]
     process.close()  # the last outcome has been told once the supervisor has ended
@@ -549,7 +563,10 @@ def test_observer_failure_is_no_failure(
         raise ValueError("observer bug")
 
     process = start(
-        "call", "110", handlers=[handler(lambda c: proctor.answer(4))], observer=observe
+        "call",
+        "110",
+        handlers=[handler(lambda c: proctor.answer(4))],
+        observers=[proctor.outcomes(observe)],
     )
     assert lines(process) == ["110 = 4"]
     process.close()

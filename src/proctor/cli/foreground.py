@@ -66,7 +66,7 @@ def wait(process: Process, *, all_of_them: bool) -> int:
         signal.pthread_kill(main, signal.SIGCHLD)
 
     if all_of_them and not process.wait_all(0):
-        from proctor.supervisor.world import quiet_thread
+        from proctor.kernel.threads import quiet_thread
 
         try:
             quiet_thread(tell, "proctor-idle")

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from proctor.cli import foreground
 from proctor.cli.say import give_up_output, say
 from proctor.errors import LaunchError, PolicyError
+from proctor.observe.events import outcomes
 from proctor.process.run import spawn
 
 if TYPE_CHECKING:
+    from proctor.observe.events import Outcome
     from proctor.policy import Policy
     from proctor.supervisor.handlers import Handler
-    from proctor.supervisor.jobs import Outcome
 
 _NOT_FOUND, _NOT_RUNNABLE = 127, 126
 _ID_COUNT = (1 << 32) - 1  # the last of 32 bits means "no id": user_namespaces(7)
@@ -73,8 +74,7 @@ def run(options: argparse.Namespace) -> int:
         process = spawn(
             command,
             handlers,
-            observer=_all(observers),
-            describe=shown,
+            observers=[outcomes(each, text=shown) for each in observers],
             die_with_monitor=True,
             **extra,
         )
@@ -112,17 +112,6 @@ def _refusing_rule(policy: Policy | None, problem: LaunchError) -> str:
     if ruling.kind == KILL or (ruling.kind == DENY and ruling.value == problem.errno):
         return f" (by the policy: {because}: {ruling})"
     return ""
-
-
-def _all(observers: list[Callable[[Outcome], object]]) -> Callable[[Outcome], object] | None:
-    if len(observers) < 2:
-        return observers[0] if observers else None
-
-    def tell(outcome: Outcome) -> None:
-        for observer in observers:
-            observer(outcome)
-
-    return tell
 
 
 def _id_range(text: bool | str) -> bool | list[tuple[int, int, int]]:

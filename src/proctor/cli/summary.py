@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from proctor.call.verdict import Deny, LetRun
 
 if TYPE_CHECKING:
-    from proctor.supervisor.jobs import Outcome
+    from proctor.observe.events import Outcome
 
 
 #: What is kept has bounds, since a target decides how often it calls, and what.

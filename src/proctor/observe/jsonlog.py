@@ -15,7 +15,7 @@ from proctor.errors import PolicyError
 from proctor.words import quoted
 
 if TYPE_CHECKING:
-    from proctor.supervisor.jobs import Outcome
+    from proctor.observe.events import Outcome
 
 
 def record(outcome: Outcome) -> dict[str, Any]:

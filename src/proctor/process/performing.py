@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,9 @@ class LazyPerformer:
     """A performer for :class:`~proctor.supervisor.supervisor.Supervisor`; closes what it started."""
 
     def __init__(self) -> None:
+        #: Called with a sentence when a performer could not do its work: the caller was denied, and
+        #: somebody should know why.
+        self.on_trouble: Callable[[str], object] = str
         self._lock = threading.Lock()
         self._performers: Performers | None = None
         self._closed = False
@@ -34,7 +36,7 @@ class LazyPerformer:
             why = f"the monitor cannot load its own code: {error}"
             if _out_of_descriptors():  # import hides that behind errors of its own
                 why += "; the monitor's limit of open files (RLIMIT_NOFILE, ulimit -n) is too low"
-            _tell(f"{call.name} of thread {call.tid} was not performed: {why}")
+            self.on_trouble(f"{call.name} of thread {call.tid} was not performed: {why}")
             return deny(errno.EPERM, f"not performed: {why}")
         return performers.perform(call, allow=verdict.allow)
 
@@ -45,14 +47,14 @@ class LazyPerformer:
             if self._closed:
                 raise RuntimeError("the performers are closed")
             if self._performers is None:
-                self._performers = Performers(on_trouble=_tell)
+                self._performers = Performers(on_trouble=self.on_trouble)
             return self._performers
 
     def start_early(self) -> None:
         """Start the process of the performers on a thread of its own, and return at once: the first
         performed call then need not wait for it (some 30 ms).  What goes wrong is found again, and
         told, by the first call."""
-        from proctor.supervisor.world import quiet_thread
+        from proctor.kernel.threads import quiet_thread
 
         try:
             quiet_thread(self._start, "proctor-performers")
@@ -102,18 +104,3 @@ def _out_of_descriptors() -> bool:
     except OSError as error:
         return error.errno == errno.EMFILE
     return False
-
-
-def _tell(trouble: str) -> None:
-    """A performer could not do its work; the caller was denied, and somebody should know why."""
-    try:
-        import logging
-
-        logging.getLogger("proctor").warning("%s", trouble)
-    except Exception:
-        # as in proctor.supervisor.deciding.log: the caller's answer matters more; and it may be
-        # want of descriptors that keeps the module from being loaded
-        try:
-            sys.stderr.write(f"{trouble}\n")
-        except Exception:
-            pass

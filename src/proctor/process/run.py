@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from proctor.call.verdict import Deny, Verdict
     from proctor.filter.rules import Filter
+    from proctor.observe.events import Observer
     from proctor.process.performing import LazyPerformer
     from proctor.supervisor.deciding import Performer
     from proctor.supervisor.handlers import Handler
-    from proctor.supervisor.jobs import Outcome
     from proctor.supervisor.ports import World
     from proctor.supervisor.supervisor import Supervisor
 
@@ -177,8 +177,7 @@ def spawn(
     on_error: Deny | None = None,
     deadline: float | None = None,
     on_deadline: Verdict | None = None,
-    observer: Callable[[Outcome], object] | None = None,
-    describe: bool = False,
+    observers: Iterable[Observer] = (),
     performer: Performer | None = None,
     filter: Filter | None = None,
     stdin: Stdio = None,
@@ -196,7 +195,7 @@ def spawn(
     :param argv: the command and its arguments; looked up on ``PATH`` like execvp(3).
     :param handlers: see :func:`proctor.on`; the calls they name are the ones that notify.
     :param default: for calls no handler wants; ``let_run()`` by default.
-    :param on_error, deadline, on_deadline, observer, describe: see :class:`proctor.Supervisor`.
+    :param on_error, deadline, on_deadline, observers: see :class:`proctor.Supervisor`.
     :param performer: carries ``perform()`` out; the built-in performers by default, which start along
         with the command where a policy performs or a handler's code names ``perform``, else at the
         first call.
@@ -238,12 +237,12 @@ def spawn(
             on_error=on_error,
             deadline=deadline,
             on_deadline=on_deadline,
-            observer=observer,
-            describe=describe,
+            observers=observers,
             performer=ours if performer is None else performer,
             world=world,
         )
         if ours is not None:
+            ours.on_trouble = made.trouble
             made.on_close(ours.close)
         return made
 

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.decode.argument import needs_memory
 from proctor.call.verdict import Perform, Verdict, Wire, close_unused, deny
 from proctor.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
+from proctor.observe.events import Outcome
 from proctor.supervisor.backlog import Backlog
 from proctor.supervisor.carry import carry_out, check
-from proctor.supervisor.jobs import Job, Outcome, Served
+from proctor.supervisor.jobs import Job, Served
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.observe.observers import Observers
     from proctor.supervisor.ports import Lock, World
     from proctor.supervisor.rules import Rules
 
@@ -46,17 +48,15 @@ class Decider:
         lock: Lock,
         rules: Rules,
         performer: Performer | None,
-        observer: Callable[[Outcome], object] | None,
-        describe: bool,
+        observers: Observers,
         wake: Callable[[], object],
     ) -> None:
         self._wake = wake
-        self._describe = describe
         self._world = world
         self._lock = lock
         self._rules = rules
         self._performer = performer
-        self._observer = observer
+        self.observers = observers
         #: All that left the receiving thread and are unanswered, the oldest first.
         self._jobs: dict[Job, None] = {}
         self._backlog = Backlog(world, lock, self._go_on, wake)
@@ -67,11 +67,6 @@ class Decider:
     def remembered(self) -> int:
         """How many calls are known beyond the receiving thread, answered ones too."""
         return max(len(self._jobs), len(self._backlog), len(self._dues) // 2)
-
-    @property
-    def observed(self) -> bool:
-        """Whether somebody wants to know every outcome."""
-        return self._observer is not None
 
     def next_due(self) -> float | None:
         """World time of the nearest deadline; None if there is none."""
@@ -217,27 +212,32 @@ class Decider:
             checked = self._rules.on_error  # nobody is left to hear it; the bookkeeping still runs
         except RacyVerdict as racy:
             job.error, checked = racy, self._rules.on_error
-            log(str(racy), trace=False)
+            self._failed(job, who, racy, expected=True)
         except MemoryUnreadable as unreadable:
             # the target's doing, as often as it likes: a line, not a page
             job.error, checked = unreadable, self._rules.on_error
-            log(f"{who}: {unreadable}; answered: {checked}", trace=False)
+            self._failed(job, who, unreadable, expected=True)
         except BaseException as raised:
             job.error, checked = raised, self._rules.on_error
-            if job.claimed:  # its deadline was faster; CallOver is then what a handler meets
-                said = "too late to matter, it was answered already"
-            else:
-                said = f"answered: {checked}"
             if not (job.claimed and isinstance(raised, CallOver)):
-                log(f"{who} failed on {job.call!r}; {said}")
+                # its deadline was faster; CallOver is then what a handler meets
+                self._failed(job, who, raised)
         self._answer(job, checked, who)
         if receiving and isinstance(job.error, KeyboardInterrupt):
             raise job.error  # Ctrl-C while the user's own thread ran step()
 
+    def _failed(self, job: Job, who: str, error: BaseException, *, expected: bool = False) -> None:
+        near = next((each.function for each in job.chain if each.label == who), None)
+        late = "too late to matter, it was answered already"
+        self.observers.trouble(
+            f"handler {who}" if near is not None else who, error, call=job.call, near=near,
+            then=late if job.claimed else f"answered: {self._rules.on_error}", expected=expected,
+        )  # fmt: skip
+
     def _looks(self, call: Call, verdict: Any) -> bool:
         """Whether the call's line for the log takes a look at memory, which may answer late
         (userfaultfd, FUSE): everybody would wait if the receiving thread took it."""
-        if not self._describe or isinstance(verdict, KeyboardInterrupt):
+        if not self.observers.wants_text or isinstance(verdict, KeyboardInterrupt):
             return False
         return call.signature is not None and any(map(needs_memory, call.signature.args))
 
@@ -252,7 +252,7 @@ class Decider:
 
     def _answer(self, job: Job, verdict: Verdict, who: str) -> None:
         """Answer, unless somebody did; then let the caller's next call go on."""
-        if self._describe and not job.claimed:
+        if self.observers.wants_text and not job.claimed:
             # Before it is answered: then the caller's memory is out of reach.  Before it is claimed:
             # that memory can make its reader wait (FUSE, userfaultfd), and a deadline must still be
             # able to go first; it, and close(), do not look themselves.
@@ -268,7 +268,10 @@ class Decider:
         except BaseException as problem:
             job.error = problem
             if not (job.served.keep or job.served.given_up):  # otherwise it may be closed already
-                log(f"{who} could not be obeyed; answered: {self._rules.on_error}")
+                self.observers.trouble(
+                    f"{who} could not be obeyed", problem, call=job.call,
+                    then=f"answered: {self._rules.on_error}",
+                )  # fmt: skip
             verdict = self._rules.on_error
         self._finish(job, verdict, who, delivered)
 
@@ -280,21 +283,18 @@ class Decider:
             return True
 
     def _finish(self, job: Job, verdict: Verdict, who: str, delivered: bool) -> None:
-        if self._observer is not None:
+        if self.observers.wants_outcomes:
             outcome = Outcome(
-                job.call, verdict, who, delivered, job.received, self._world.clock(),
-                job.performed, job.error, job.served.name, job.text,
+                job.call, verdict, who, delivered, job.received, self._world.clock(), job.served,
+                job.performed, job.error, job.text,
             )  # fmt: skip
-            try:
-                self._observer(outcome)
-            except BaseException as problem:  # sys.exit() must end neither us nor the bookkeeping
-                log("the observer failed")
-                if isinstance(problem, KeyboardInterrupt):
-                    job.error = problem  # goes on from decided()
+            interrupted = self.observers.tell(outcome)
+            if interrupted is not None:
+                job.error = interrupted  # goes on from decided()
         try:
             job.call.expire()
-        except Exception:
-            log("what a call had taken could not be given up")
+        except Exception as problem:
+            self.observers.trouble("what a call had taken could not be given up", problem)
         if not job.slow:
             return
         served = job.served
@@ -307,7 +307,7 @@ class Decider:
             close_unused(unsaid[0], self._world.close)
         if follower is not None:
             self._put(follower)
-        release(served, self._lock)
+        release(served, self._lock, self.observers)
 
     def expire(self) -> None:
         """Answer in the place of handlers that took too long."""
@@ -353,7 +353,7 @@ class Decider:
             return [job for job in self._jobs if served is None or job.served is served]
 
 
-def release(served: Served, lock: Lock) -> None:
+def release(served: Served, lock: Lock, observers: Observers) -> None:
     """Close a listener that is to be closed, once nothing speaks to it any more: a number closed too
     early could by then belong to another listener."""
     if not served.closing:
@@ -364,8 +364,8 @@ def release(served: Served, lock: Lock) -> None:
         served.closed = True
     try:
         served.listener.close()
-    except OSError:
-        log("a listener could not be closed")
+    except OSError as problem:
+        observers.trouble("a listener could not be closed", problem)
 
 
 def _lives(job: Job) -> bool:
@@ -381,14 +381,3 @@ def _text(call: Call, *, read: bool) -> str:
         return call.describe(read)
     except Exception:  # it is only a line for a log, and somebody else may have ended the call
         return ""
-
-
-def log(message: str, *, trace: bool = True) -> None:
-    """Log to the "proctor" logger; imported late, since nobody should pay for what never happens."""
-    try:
-        import logging
-
-        logging.getLogger("proctor").error("%s", message, exc_info=trace)
-    except Exception:
-        # a log handler of somebody's, or no descriptor left to load a module: callers wait for us
-        pass

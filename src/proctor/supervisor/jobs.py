@@ -1,42 +1,16 @@
-"""Calls that are being decided, and what became of calls that were."""
+"""Calls that are being decided, and the listeners that they came by."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from proctor.call.call import Call
-    from proctor.call.verdict import Verdict
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.ports import ListenerPort, Route
-
-
-class Outcome(NamedTuple):
-    """What became of one call; given to observers, before the call object dies."""
-
-    #: The call; alive only while the observer runs.
-    call: Call
-    #: What was answered (for a performed call: its outcome).
-    verdict: Verdict
-    #: Label of the handler that decided, or "default", "deadline", "close"; "gone" if its caller was
-    #: found to be, before anybody decided.
-    decided_by: str
-    #: False if the caller was gone when the answer came: an ordinary event.
-    delivered: bool
-    #: World clock, seconds: when it was received and when it was answered.
-    received: float
-    answered: float
-    #: Whether the verdict was reached by performing the call.
-    performed: bool = False
-    #: What a handler raised, if that decided.
-    error: BaseException | None = None
-    #: Name under which the listener was added.
-    listener: str = ""
-    #: The call as strace would write it; "" unless the supervisor was asked to describe calls.
-    text: str = ""
 
 
 class Served:
@@ -49,6 +23,7 @@ class Served:
         "given_up",
         "handlers",
         "keep",
+        "labels",
         "late",
         "listener",
         "name",
@@ -69,6 +44,7 @@ class Served:
         self.number = listener.fileno()
         self.handlers = tuple(handlers)
         self.name = name
+        self.labels: Mapping[str, str] = {}
         self.on_end = on_end
         #: tid → that caller's calls: the one being decided, then those that wait for it.
         self.busy: dict[int, deque[Job]] = {}

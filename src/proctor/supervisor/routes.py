@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.call import Call
 from proctor.call.verdict import RUN, Answer, Deny, LetRun, Wire
+from proctor.observe.counters import kind as kind_of
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import Route, route_key
 from proctor.syscalls import tables
@@ -42,7 +43,7 @@ class Routes:
         arch, nr = notification.arch, notification.nr
         name = tables.name(nr, tables.arch_of(arch, nr))
         chain = tuple(h for h in self._served.handlers if name is not None and h.wants(name))
-        route = self._route(chain)
+        route = self._route(chain, name or "")
         if len(self.known) < _MOST:
             self.known[route_key(arch, nr)] = route
         return route(notification)
@@ -52,10 +53,13 @@ class Routes:
         job = Job(Call(notification, self._served.listener), (), self._served, self._world.clock())
         return self._decider.late(job)
 
-    def _route(self, chain: tuple[Handler, ...]) -> Route:
-        """The way of all calls of one number.  With one quick handler and nobody watching, it is
-        short: this is what a notification costs beyond the kernel's own price."""
+    def _route(self, chain: tuple[Handler, ...], name: str) -> Route:
+        """The way of all calls of one number.  With one quick handler and nobody watching, or
+        counting alone, it is short: this is what a notification costs beyond the kernel's own
+        price."""
         served, decider = self._served, self._decider
+        observers = decider.observers
+        counters = observers.counters
         listener = served.listener
         busy = served.busy
         clock = self._world.clock
@@ -67,7 +71,12 @@ class Routes:
             decider.advance(job, receiving=True)
             return None
 
-        if len(chain) != 1 or not chain[0].quick or chain[0].conditions or decider.observed:
+        if (
+            len(chain) != 1
+            or not chain[0].quick
+            or chain[0].conditions
+            or (observers.wants_outcomes and counters is None)
+        ):
             return route
         function = chain[0].function
         # Between two notifications the processor runs other programs, and forgets ours: what runs
@@ -76,9 +85,12 @@ class Routes:
         made = object.__new__
         settled: object = object()  # not None: that is an answer of handlers, "not mine"
         wire: Wire = RUN
+        # Counting without asking whether anybody counts: the cells are then nobody's.
+        cell = [0]
+        cell_of_runs = [0] if counters is None else counters.cell(served, name, "let run")
 
         def short(notification: NotificationLike) -> Wire | None:
-            nonlocal settled, wire
+            nonlocal settled, wire, cell
             if busy:
                 return route(notification)
             call = made(Call)
@@ -88,17 +100,20 @@ class Routes:
                 verdict: Any = function(call)
             except BaseException as raised:
                 verdict = raised
-            answer = wire
+            answer, counted = wire, cell
             if verdict is not settled:
                 kind = type(verdict)
                 if kind is Deny or kind is Answer:
                     settled, wire = verdict, verdict.wire
-                    answer = wire
+                    if counters is not None:
+                        cell = counters.cell(served, name, kind_of(verdict))
+                    answer, counted = wire, cell
                 elif kind is LetRun and not call.memory_read:
-                    answer = RUN
+                    answer, counted = RUN, cell_of_runs
                 else:
                     at_length(call, verdict)
                     return None
+            counted[0] += 1
             # Expiring costs more than all the rest here, and only matters if the handler kept the
             # call, or took something that has to be closed: then the call keeps itself.
             if getrefcount(call) > 2:  # our variable, and getrefcount's argument

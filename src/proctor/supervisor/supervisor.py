@@ -27,8 +27,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import Deny, Verdict, deny, let_run
-from proctor.supervisor.deciding import Decider, Performer, log, release
-from proctor.supervisor.jobs import Job, Outcome, Served
+from proctor.observe.events import ContainerAdded, ContainerEnded, Observer
+from proctor.observe.observers import Observers
+from proctor.supervisor.deciding import Decider, Performer, release
+from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.routes import Routes
 from proctor.supervisor.rules import Rules
 
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 #: Seconds that close() waits for a quick handler.
 _PATIENCE = 5.0
+#: Seconds that it waits for what is to be logged.
+_LAST_WORDS = 1.0
 _CLOSED = "this supervisor is closed; make another one"
 
 
@@ -58,12 +62,12 @@ class Supervisor:
     :param close_verdict: for what is pending when the supervisor closes; ENOSYS is what the kernel
         itself says when a listener goes away.
     :param performer: carries :func:`~proctor.call.verdict.perform` out.
-    :param observer: told of every outcome, from whichever thread decided; it must be quick, and
-        what it raises is logged and forgotten.  Calls that were received from a listener which is
-        given up before they are decided are outcomes, too ("close").  Of calls that the kernel itself
-        answers, since nobody received them, nothing is known here.
-    :param describe: whether outcomes carry the call as strace would write it, which takes a look at
-        the caller's memory after the verdict is settled and before it is given.
+    :param observers: told of what happens, each from whichever thread it happens on; they must be
+        quick, and what they raise is trouble, no more (:mod:`proctor.observe.events`).  Calls that
+        were received from a listener which is given up before they are decided are outcomes, too
+        ("close").  Of calls that the kernel itself answers, since nobody received them, nothing is
+        known here.  Where one wants text, a look at the caller's memory is taken after the verdict
+        is settled and before it is given.
     :param world: clock, engine and workers; the kernel's by default.
     """
 
@@ -77,8 +81,7 @@ class Supervisor:
         on_deadline: Verdict | None = None,
         close_verdict: Deny | None = None,
         performer: Performer | None = None,
-        observer: Callable[[Outcome], object] | None = None,
-        describe: bool = False,
+        observers: Iterable[Observer] = (),
         world: World | None = None,
     ) -> None:
         if performer is not None and not callable(performer):
@@ -99,8 +102,9 @@ class Supervisor:
             on_deadline if on_deadline is not None else deny(errno.EPERM),
             close_verdict if close_verdict is not None else deny(errno.ENOSYS),
         )
+        self._observers = Observers(observers, world.lock())
         self._decider = Decider(
-            world, self._lock, rules, performer, observer, describe, self._engine.wake
+            world, self._lock, rules, performer, self._observers, self._engine.wake
         )
         self._served: dict[int, Served] = {}
         self._thread: threading.Thread | None = None
@@ -138,12 +142,14 @@ class Supervisor:
             self._served[number] = served
         routes = Routes(served, self._decider, self._world)
         served.late = routes.late
+        self._observers.tell(ContainerAdded(served))
         try:
             self._engine.add(listener, routes.known, routes.first_sight, lambda: self._end(served))
         except BaseException:
             with self._lock:
                 self._served.pop(number, None)
                 closed = self._closed
+            self._observers.tell(ContainerEnded(served, "closed"))
             if closed:  # meanwhile, and the listener with it
                 raise RuntimeError(_CLOSED) from None
             raise
@@ -160,6 +166,7 @@ class Supervisor:
             self._ended.notify_all()
         self._engine.remove(listener, served.late)
         self._decider.abandon(served)
+        self._observers.tell(ContainerEnded(served, "detached"))
         self._engine.wake()
 
     @property
@@ -200,7 +207,7 @@ class Supervisor:
 
     def start(self) -> Supervisor:
         """Serve on a thread of its own, with every signal blocked there (C074); returns self."""
-        from proctor.supervisor.world import quiet_thread
+        from proctor.kernel.threads import quiet_thread
 
         if self._thread is not None or self._closed:
             raise RuntimeError("this supervisor was started already")
@@ -261,11 +268,10 @@ class Supervisor:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_PATIENCE)
             if self._thread.is_alive():
-                log(
+                self._observers.trouble(
                     "the receiving thread is held up in a handler, perhaps by memory that a target "
                     "makes late; closing without it: callers it received get their answer when it "
-                    "goes on, or when this process ends",
-                    trace=False,
+                    "goes on, or when this process ends"
                 )
 
     def _give_up(self) -> None:
@@ -280,12 +286,13 @@ class Supervisor:
             except ValueError:
                 pass  # somebody closed it before us; what the engine has of it goes with the engine
             self._decider.abandon(served)
-            self._finished(served)
+            self._finished(served, "closed")
         self._decider.abandon(None)  # those of listeners that drop() is just giving back
         self._engine.close()
         self._world.shutdown()
         for action in self._at_close:
             action()
+        self._observers.flush(_LAST_WORDS)
 
     def _after_fork(self) -> None:
         """In a child of fork(2), where our threads do not exist: give the listeners up.
@@ -299,6 +306,10 @@ class Supervisor:
         self._engine.after_fork()
         while self._served:
             self._served.popitem()[1].listener.close()
+
+    def trouble(self, text: str) -> None:
+        """Tell observers of trouble that somebody had who works for this supervisor."""
+        self._observers.trouble(text)
 
     def on_close(self, action: Callable[[], object]) -> None:
         """Run ``action`` at the end of :meth:`close`."""
@@ -321,10 +332,12 @@ class Supervisor:
                 self.turn()
             except KeyboardInterrupt:
                 pass  # what a handler or an observer raised: the decider answered, and logged it
-            except BaseException:
+            except BaseException as problem:
                 # Our own fault, the caller was answered by the engine.  Whatever it is, sys.exit()
                 # in somebody's callback too: if this thread ended, every caller would hang.
-                log("error while supervising; the call was denied, supervision goes on")
+                self._observers.trouble(
+                    "supervising", problem, then="the call was denied, supervision goes on"
+                )
 
     def _end(self, served: Served) -> None:
         """Nobody uses the filter any more."""
@@ -335,20 +348,21 @@ class Supervisor:
             del self._served[served.number]
             self._ending += 1
         self._decider.bury(served)
-        self._finished(served)
+        self._finished(served, "ended")
         if served.on_end is not None:
             try:
                 served.on_end()
-            except BaseException:
-                log("on_end failed")
+            except BaseException as problem:
+                self._observers.trouble("on_end", problem, near=served.on_end)
         with self._lock:
             self._ending -= 1
             self._ended.notify_all()
 
-    def _finished(self, served: Served) -> None:
+    def _finished(self, served: Served, how: str) -> None:
         with self._lock:
             served.closing = True
-        release(served, self._lock)
+        release(served, self._lock, self._observers)
+        self._observers.tell(ContainerEnded(served, how))
 
 
 def _condition(lock: Any) -> threading.Condition:

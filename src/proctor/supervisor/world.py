@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -11,6 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import close_unused
+from proctor.kernel.threads import quiet_thread
 
 if TYPE_CHECKING:
     import asyncio
@@ -18,32 +18,15 @@ if TYPE_CHECKING:
     from proctor.supervisor.ports import Engine, ListenerPort, Route
 
 
-def quiet_thread(target: Callable[[], object], name: str) -> threading.Thread:
-    """Start a daemon thread in which every signal is blocked from its first instruction.
-
-    Threads that speak to a listener must not be interrupted: on kernels before the 2026 fix a
-    signal during ADDFD|SEND loses the descriptor (C074).  Python runs its signal handlers on the
-    main thread anyway.
-    """
-    thread = threading.Thread(target=target, name=name, daemon=True)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:
-        # This may raise, too: it runs the Python handlers of signals that came before
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        thread.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return thread
-
-
 def _do(work: Callable[[], object]) -> None:
     """Work answers for itself; should it raise all the same, whoever does it must live on."""
     try:
         work()
-    except BaseException:
-        from proctor.supervisor.deciding import log
+    except BaseException as problem:
+        from proctor.observe.events import Trouble
+        from proctor.observe.logger import log
 
-        log("error on a worker")
+        log(Trouble("error on a worker", error=problem))
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) -> None:

@@ -13,9 +13,9 @@ from proctor.call.verdict import HandOver, Verdict, Wire
 from proctor.errors import AlreadyAnswered, CallOver
 from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
 from proctor.kernel.notification import NotificationLike
+from proctor.observe.events import Outcome, outcomes
 from proctor.supervisor.deciding import Performer
 from proctor.supervisor.handlers import Handler, HandlerFunction
-from proctor.supervisor.jobs import Outcome
 from proctor.supervisor.supervisor import Supervisor
 from proctor.testing.process import OpenFile, Process, is_path_descriptor
 
@@ -283,12 +283,12 @@ def run(
         )
     process = target.process
     world = FakeWorld(process)
-    outcomes: list[Outcome] = []
+    told: list[Outcome] = []
     perform = performer if callable(performer) else (lambda _call, _verdict: performer)
     supervisor = Supervisor(
-        world=world, observer=outcomes.append, performer=perform, describe=describe, **options
+        world=world, observers=[outcomes(told.append, text=describe)], performer=perform, **options
     )
-    world.needed = lambda: not outcomes
+    world.needed = lambda: not told
     process.supervisors.append(supervisor)
     try:
         supervisor.decide(call, listener, _handlers(handlers, call.name))
@@ -296,7 +296,7 @@ def run(
     finally:
         process.supervisors.remove(supervisor)
         supervisor.close()
-    outcome = outcomes[0]
+    outcome = told[0]
     return FakeOutcome(
         outcome.verdict,
         outcome.decided_by,

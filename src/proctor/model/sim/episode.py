@@ -31,8 +31,8 @@ from proctor.model.sim.preempt import Preemption
 from proctor.model.sim.settings import Kind, draw_settings
 from proctor.model.sim.targets import Container, Town
 from proctor.model.sim.world import SimWorld, Stuck
+from proctor.observe.events import Dropped, Outcome, Trouble, outcomes
 from proctor.supervisor.backlog import EVERY, MANY
-from proctor.supervisor.jobs import Outcome
 from proctor.supervisor.supervisor import Supervisor
 
 #: Calls that may be remembered beyond those of living callers and those being worked at.
@@ -81,7 +81,7 @@ class Episode:
             on_deadline=deny(ON_DEADLINE),
             close_verdict=deny(AT_CLOSE),
             performer=handlers.perform,
-            observer=self._observe if settings.observed else None,
+            observers=[_Unmoved(), *([outcomes(self._observe)] if settings.observed else [])],
             world=self.world,
         )
         self._observed = 0
@@ -96,22 +96,21 @@ class Episode:
     def run(self) -> None:
         """Play it."""
         traced = self._preemption.tracing() if self._preemption is not None else nullcontext()
-        with _Quiet():
-            try:
-                with traced:
-                    self._play()
-            except Violation:
-                pass
-            except Stuck:
-                waiting = ", ".join(str(serial) for serial in list(self.ledger.asked)[:8])
-                self.ledger.broken(
-                    f"nothing happens any more; calls that wait: {waiting or 'none'}; listeners "
-                    f"that are kept: {self.supervisor.listeners}"
-                )
-            finally:
-                if self.violation is not None or not self.events:
-                    self.events = self.ledger.events
-                self.world.schedule.end()
+        try:
+            with traced:
+                self._play()
+        except Violation:
+            pass
+        except Stuck:
+            waiting = ", ".join(str(serial) for serial in list(self.ledger.asked)[:8])
+            self.ledger.broken(
+                f"nothing happens any more; calls that wait: {waiting or 'none'}; listeners "
+                f"that are kept: {self.supervisor.listeners}"
+            )
+        finally:
+            if self.violation is not None or not self.events:
+                self.events = self.ledger.events
+            self.world.schedule.end()
 
     def _play(self) -> None:
         town, ledger = self.town, self.ledger
@@ -275,14 +274,10 @@ class Episode:
             raise Violation(ledger.violation)
 
 
-class _Quiet:
-    """Handlers fail on purpose here: what the supervisor says to that is not logged."""
+class _Unmoved:
+    """An observer for trouble: handlers fail on purpose here, and nobody wants to read of it."""
 
-    def __enter__(self) -> None:
-        import logging
+    events = (Trouble, Dropped)
 
-        self._logger = logging.getLogger("proctor")
-        self._before, self._logger.disabled = self._logger.disabled, True
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.disabled = self._before
+    def __call__(self, event: Trouble | Dropped) -> None:
+        pass

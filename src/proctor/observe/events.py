@@ -1,0 +1,153 @@
+"""What observers are told: one vocabulary for the log, the counters and whoever else looks on.
+
+An observer is called with one event at a time, from whichever thread it happened on, while a caller
+may wait for that thread: it must be quick, and neither wait nor write.  One that writes puts lines
+into a :class:`~proctor.observe.writer.Writer`.  Two attributes of an observer are looked at, if it
+has them, when it is given to a supervisor:
+
+``events``
+    the classes of events it is called with; all, if it does not say;
+``wants_text``
+    whether outcomes carry the call as strace would write it, which costs a look at memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Union
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.call.verdict import Verdict
+
+
+class ContainerLike(Protocol):
+    """What events say of a container."""
+
+    @property
+    def name(self) -> str:
+        """Its name; "" if it was given none."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """What its owner calls it besides."""
+        ...
+
+
+class Outcome(NamedTuple):
+    """What became of one call; told before the call object dies."""
+
+    #: The call; alive only while the observer runs.
+    call: Call
+    #: What was answered (for a performed call: its outcome).
+    verdict: Verdict
+    #: Label of the handler that decided, or "default", "deadline", "close"; "gone" if its caller was
+    #: found to be, before anybody decided.
+    decided_by: str
+    #: False if the caller was gone when the answer came: an ordinary event.
+    delivered: bool
+    #: World clock, seconds: when it was received and when it was answered.
+    received: float
+    answered: float
+    #: Whose caller made it.
+    container: ContainerLike
+    #: Whether the verdict was reached by performing the call.
+    performed: bool = False
+    #: What a handler raised, if that decided.
+    error: BaseException | None = None
+    #: The call as strace would write it; "" unless an observer wants text.
+    text: str = ""
+
+    @property
+    def rule(self) -> str:
+        """Name of the policy's rule that decided; "" if none did, or it has no name."""
+        explanation = getattr(self.verdict.reason, "explanation", None)
+        return getattr(explanation, "rule", None) or ""
+
+
+class ContainerAdded(NamedTuple):
+    """Its calls are answered from now on."""
+
+    container: ContainerLike
+
+
+class ContainerEnded(NamedTuple):
+    """Its calls are not answered any more."""
+
+    container: ContainerLike
+    #: "ended": nobody uses its filter any more; "detached": it was given back; "closed" with its
+    #: supervisor.
+    how: str
+
+
+class TakenOver(NamedTuple):
+    """Calls that an earlier monitor had received, and left unanswered, are answered here."""
+
+    container: ContainerLike
+    calls: int
+
+
+class Trouble(NamedTuple):
+    """Something of ours, or of a handler's, went wrong; callers were answered all the same.
+
+    A target decides how often: the same trouble at the same place is told with rising ``times``,
+    and whoever shows it to people shows few of them (:attr:`worth_telling`).
+    """
+
+    #: One sentence.  It may quote what a target gave: print it through ``words.printable``.
+    text: str
+    #: What is counted together.
+    place: str = ""
+    #: How often it happened so far, at this place.
+    times: int = 1
+    #: What was raised; its traceback holds frames alive, and with them a call: do not keep it.
+    error: BaseException | None = None
+
+    @property
+    def worth_telling(self) -> bool:
+        """The first, the tenth, the hundredth..."""
+        return str(self.times).strip("0") == "1"
+
+    def traceback(self) -> str:
+        """The whole page; "" where nothing was raised."""
+        if self.error is None:
+            return ""
+        from traceback import format_exception
+
+        return "".join(format_exception(self.error)).rstrip()
+
+
+class Dropped(NamedTuple):
+    """Lines that were not written, since nobody took those before them."""
+
+    #: Where they were to go, in words.
+    place: str
+    lines: int
+
+
+Event = Union[Outcome, ContainerAdded, ContainerEnded, TakenOver, Trouble, Dropped]
+EVENTS: Final = (Outcome, ContainerAdded, ContainerEnded, TakenOver, Trouble, Dropped)
+Observer = Callable[[Any], object]
+
+
+class outcomes:
+    """An observer that calls ``function`` with every :class:`Outcome`, and with nothing else.
+
+    ::
+
+        proctor.run(["make"], [handler], observers=[proctor.outcomes(seen.append)])
+
+    :param text: whether it reads :attr:`Outcome.text`.
+    """
+
+    __slots__ = ("function", "wants_text")
+
+    events = (Outcome,)
+
+    def __init__(self, function: Callable[[Outcome], object], *, text: bool = False) -> None:
+        self.function = function
+        self.wants_text = text
+
+    def __call__(self, outcome: Outcome) -> object:
+        return self.function(outcome)

@@ -1,0 +1,165 @@
+"""The observers of one supervisor: who is told what, and what becomes of trouble."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final
+
+from proctor.observe.counters import Counters
+from proctor.observe.events import EVENTS, Dropped, Event, Observer, Outcome, Trouble
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+
+#: Places at which trouble is counted by itself; code that makes code has any number of them.
+_PLACES: Final = 1000
+#: Characters of what an exception says that are told.
+_SAID: Final = 500
+
+
+class Observers:
+    """See the module.
+
+    Trouble and dropped lines that no observer takes go to the logger ``proctor`` (:mod:`logging`).
+
+    :param lock: guards the counts of trouble.
+    :raises TypeError: for an observer that cannot be called, or wants events that do not exist.
+    """
+
+    __slots__ = ("_lock", "_places", "_told", "counters", "wants_outcomes", "wants_text")
+
+    def __init__(self, observers: Iterable[Observer], lock: AbstractContextManager[Any]) -> None:
+        given = tuple(observers)
+        told: dict[type, tuple[Observer, ...]] = {}
+        for observer in given:
+            if not callable(observer):
+                raise TypeError(f"{observer!r} observes nothing: it is called with an event")
+            for kind in getattr(observer, "events", EVENTS):
+                if kind not in EVENTS:
+                    raise TypeError(f"{observer!r}: {kind!r} is no event")
+                told[kind] = (*told.get(kind, ()), observer)
+        outcomes = told.get(Outcome, ())
+        #: The one that can be kept on the shortest path; None if there is none, or more to be told.
+        self.counters: Counters | None = None
+        if len(outcomes) == 1 and type(outcomes[0]) is Counters:
+            self.counters = outcomes[0]
+        #: Whether somebody wants to know every outcome.
+        self.wants_outcomes = bool(outcomes)
+        #: Whether outcomes are to carry the call as strace would write it.
+        self.wants_text = any(getattr(each, "wants_text", False) for each in outcomes)
+        if not (Trouble in told and Dropped in told):
+            from proctor.observe.logger import log
+
+            told.setdefault(Trouble, (log,))
+            told.setdefault(Dropped, (log,))
+        self._told = told
+        self._places: dict[str, int] = {}
+        self._lock = lock
+
+    def tell(self, event: Event) -> BaseException | None:
+        """Tell whoever wants to know; a KeyboardInterrupt that came out of an observer, to be raised
+        where that is the user's own thread."""
+        interrupted: BaseException | None = None
+        for observer in self._told.get(type(event), ()):
+            try:
+                observer(event)
+            except BaseException as problem:  # sys.exit() must end neither us nor the bookkeeping
+                if isinstance(problem, KeyboardInterrupt):
+                    interrupted = problem
+                if not isinstance(event, (Trouble, Dropped)):
+                    self.trouble(f"observer {label_of(observer)}", problem)
+        return interrupted
+
+    def trouble(
+        self,
+        who: str,
+        error: BaseException | None = None,
+        *,
+        why: str = "",
+        call: Call | None = None,
+        near: object = None,
+        then: str = "",
+        expected: bool = False,
+    ) -> None:
+        """Tell trouble; it never raises.
+
+        :param who: what went wrong, or whose doing it is.
+        :param error: what was raised.
+        :param why: in the place of what ``error`` says.
+        :param call: of which call.
+        :param near: the function whose line is named, if ``error`` came by it.
+        :param then: what happened about it.
+        :param expected: the error says all there is to say, without a place in the code.
+        """
+        try:
+            where = "" if error is None or expected else _where(error, near)
+            said = why or ("" if error is None else _said(error, expected))
+            text = f"{who} ({where})" if where else who
+            place = f"{text}: {type(error).__name__}" if error is not None else text
+            if said:
+                text = f"{text}: {said}"
+            if call is not None:
+                text = f"{text} on {_line(call)}"
+            if then:
+                text = f"{text}; {then}"
+            with self._lock:
+                if place not in self._places and len(self._places) >= _PLACES:
+                    place = "(elsewhere)"
+                count = self._places[place] = self._places.get(place, 0) + 1
+            self.tell(Trouble(text, place, count, None if expected else error))
+        except Exception:
+            # no memory, no descriptor left to load a module: callers wait for us
+            pass
+
+    def flush(self, patience: float) -> None:
+        """Give what the logger owes a bounded time to be written."""
+        from proctor.observe.logger import flush
+
+        flush(patience)
+
+
+def label_of(function: Any) -> str:
+    """What people call it."""
+    name = getattr(function, "__qualname__", None)
+    return name if isinstance(name, str) else type(function).__qualname__
+
+
+def _said(error: BaseException, expected: bool) -> str:
+    """``ValueError: what it says``, in bounds; ``expected``: what it says."""
+    try:
+        words = str(error)
+    except Exception:  # an exception of somebody's
+        words = ""
+    if len(words) > _SAID:
+        words = words[:_SAID] + "..."
+    if expected:
+        return words
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def _where(error: BaseException, near: object) -> str:
+    """``file:line`` of the last line in the file of ``near``; otherwise of the last of all."""
+    code = getattr(getattr(near, "__func__", near), "__code__", None)
+    found = None
+    trace = error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if (
+            found is None
+            or code is None
+            or file == code.co_filename
+            or found[0] != code.co_filename
+        ):
+            found = (file, trace.tb_lineno)
+        trace = trace.tb_next
+    return f"{os.path.basename(found[0])}:{found[1]}" if found is not None else ""
+
+
+def _line(call: Call) -> str:
+    """The call, from what is known of it already."""
+    try:
+        return call.describe(read=False)
+    except Exception:  # it is over
+        return call.name
