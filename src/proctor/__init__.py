@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from proctor.errors import FilterError as FilterError
     from proctor.errors import LaunchError as LaunchError
     from proctor.errors import MemoryUnreadable as MemoryUnreadable
+    from proctor.errors import MemoryUnwritable as MemoryUnwritable
     from proctor.errors import NestedListener as NestedListener
     from proctor.errors import NotPermitted as NotPermitted
     from proctor.errors import NotReceived as NotReceived
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
 
 _ERRORS = (
     "AlreadyAnswered CallError CallGone CallOver CallerInvisible FilterError LaunchError "
-    "MemoryUnreadable NestedListener NotPermitted NotReceived PolicyError ProctorError "
+    "MemoryUnreadable MemoryUnwritable NestedListener NotPermitted NotReceived PolicyError ProctorError "
     "RacyVerdict TargetFdLimit Unsupported"
 )
 _WHERE: dict[str, str] = {

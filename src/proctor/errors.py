@@ -14,13 +14,14 @@
     │   ├── NotReceived    (RuntimeError)     an answer before the notification was received
     │   ├── CallerInvisible (LookupError)     the caller has no pid in our pid namespace
     │   ├── MemoryUnreadable (OSError)        the caller's memory could not be read
+    │   ├── MemoryUnwritable (OSError)        nor written to
     │   ├── TargetFdLimit  (OSError)          the target cannot take another descriptor
     │   └── RacyVerdict    (ValueError)       "let it run" after its memory was looked at
     ├── FilterError        (ValueError)       a rule, program or profile that cannot be
     └── PolicyError        (ValueError)       a policy or handler file that cannot be
 
 Each class derives from the builtin it resembles; those that are :class:`OSError` carry
-``errno``.  Where known, an error carries ``pid`` (thread id of the caller), ``syscall``
+``errno`` and ``strerror``.  Where known, an error carries ``pid`` (thread id of the caller), ``syscall``
 (name) and ``notif_id``.  Messages end in what to do.
 
 "The caller is gone" (ENOENT from RECV, SEND, ADDFD or ID_VALID) is an ordinary event: the
@@ -32,7 +33,7 @@ from __future__ import annotations
 
 import errno as _errno
 import os
-from typing import Any
+from typing import Any, Self
 
 
 class ProctorError(Exception):
@@ -47,7 +48,7 @@ class ProctorError(Exception):
 
     def about(
         self, *, pid: int | None = None, syscall: str | None = None, notif_id: int | None = None
-    ) -> ProctorError:
+    ) -> Self:
         """Attach which call this is about, and return self."""
         self.pid = pid if pid is not None else self.pid
         self.syscall = syscall if syscall is not None else self.syscall
@@ -72,21 +73,14 @@ class ProctorError(Exception):
 def _rebuild(cls: type[ProctorError], args: tuple[Any, ...], state: dict[str, Any]) -> ProctorError:
     """Unpickle without running the subclass's own constructor."""
     made = cls.__new__(cls, *args)
+    if isinstance(made, OSError):
+        OSError.__init__(made, *args)  # errno and strerror are no entries of its dictionary
     made.args = args
     made.__dict__.update(state)
     return made
 
 
-class _WithErrno(ProctorError, OSError):
-    """Base of the errors that carry an errno; ``errno`` and ``strerror`` are OSError's."""
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(number, message)
-        self.errno = number
-        self.strerror = message
-
-
-class Unsupported(_WithErrno):
+class Unsupported(ProctorError, OSError):
     """A feature is missing here: which, since which kernel it exists, what that changes."""
 
     def __init__(self, feature: str, since: str, consequence: str) -> None:
@@ -98,7 +92,7 @@ class Unsupported(_WithErrno):
         self.since = since
 
 
-class NestedListener(_WithErrno):
+class NestedListener(ProctorError, OSError):
     """EBUSY: a filter above this process already has a listener (C018)."""
 
     def __init__(self) -> None:
@@ -111,15 +105,10 @@ class NestedListener(_WithErrno):
 
 
 class NotPermitted(ProctorError, PermissionError):
-    """The kernel refuses the operation for lack of privilege."""
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(number, message)
-        self.errno = number
-        self.strerror = message
+    """The kernel refuses the operation for lack of privilege: (errno, message)."""
 
 
-class LaunchError(_WithErrno):
+class LaunchError(ProctorError, OSError):
     """A target could not be started.  ``step`` names the step that failed, ``errno`` says why."""
 
     def __init__(self, step: str, number: int, detail: str) -> None:
@@ -136,7 +125,6 @@ class CallGone(CallError, ProcessLookupError):
 
     def __init__(self, message: str = "the caller is gone; nothing is left to answer") -> None:
         super().__init__(_errno.ENOENT, message)
-        self.errno = _errno.ENOENT
 
 
 class CallOver(CallError, RuntimeError):
@@ -148,32 +136,32 @@ class AlreadyAnswered(CallError, RuntimeError):
 
 
 class NotReceived(CallError, RuntimeError):
-    """EINPROGRESS: the notification has not been received, or was answered already."""
+    """An answer for a call that is still queued: the notification was not received."""
 
 
 class CallerInvisible(CallError, LookupError):
     """The caller has no number in our pid namespace (pid 0): it can be answered, not looked at."""
 
 
-class MemoryUnreadable(CallError, OSError):
+class _MemoryError(CallError, OSError):
+    def __init__(self, number: int, message: str, address: int = 0) -> None:
+        super().__init__(number, message)
+        self.address = address
+
+
+class MemoryUnreadable(_MemoryError):
     """The caller's memory could not be read; ``errno`` is what the call itself would get (EFAULT),
     or EPERM when the kernel does not let us look (a non-dumpable target)."""
 
-    def __init__(self, number: int, message: str, address: int = 0) -> None:
-        super().__init__(number, message)
-        self.errno = number
-        self.strerror = message
-        self.address = address
+
+class MemoryUnwritable(_MemoryError):
+    """The caller's memory could not be written to: EFAULT where the caller could not either, EPERM
+    when the kernel does not let us."""
 
 
 class TargetFdLimit(CallError, OSError):
     """The target cannot take another descriptor (its RLIMIT_NOFILE): EMFILE, or EBADF for a
     chosen number beyond the limit (C068)."""
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(number, message)
-        self.errno = number
-        self.strerror = message
 
 
 class RacyVerdict(CallError, ValueError):

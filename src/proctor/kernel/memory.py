@@ -1,4 +1,4 @@
-"""The memory of one caller, read while it waits for its answer.
+"""The memory of one caller, read and written while it waits for its answer.
 
 Rules that this module keeps, so that nobody above has to (seccomp_unotify(2)):
 
@@ -9,6 +9,11 @@ Rules that this module keeps, so that nobody above has to (seccomp_unotify(2)):
   thrown away (:class:`~proctor.errors.CallGone`).
 * Lengths and addresses come from the target and are hostile.  Every method takes a limit of ours
   and reads what exists: a length of 2 GiB costs no more than the memory that is really there.
+* What process_vm_readv(2) does not read may still be readable: it wants mappings that say so, the
+  kernel takes what the processor lets it (memory mapped for writing alone, on most).  So EFAULT is
+  said only after the mappings were looked at (:mod:`proctor.kernel.address_space`).
+* A write cannot be taken back.  It goes through a descriptor that was opened while the notification
+  was valid, and so to the caller or to nobody.
 
 A hostile target can also make its memory *answer late* (userfaultfd, FUSE): a read may then wait,
 without the GIL, until the target dies.  Handlers with deadlines belong on worker threads for that.
@@ -20,7 +25,7 @@ import errno as _errno
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from proctor.errors import CallerInvisible, CallGone, MemoryUnreadable
+from proctor.errors import CallerInvisible, CallGone, MemoryUnreadable, MemoryUnwritable
 
 #: The kernel's longest path, its NUL included (PATH_MAX).
 PATH_MAX: Final = 4096
@@ -75,6 +80,15 @@ class MemoryPort(Protocol):
         """``count`` (0..1024, else EINVAL) iovecs as (address, length); lengths as the target says."""
         ...
 
+    def write(self, address: int, data: bytes) -> None:
+        """Write all of ``data``, as the kernel's copy_to_user would.
+
+        :raises MemoryUnwritable: EFAULT at the first byte that the caller could not write (what is
+            before it has been written), or EPERM if we may not.
+        :raises CallGone: the caller is gone; nothing was written, or to nobody.
+        """
+        ...
+
 
 class ValidityPort(Protocol):
     """The part of a listener that reading needs."""
@@ -93,7 +107,8 @@ class Memory:
         right only for a process of our own.
     :param id: the notification.
 
-    Reads with process_vm_readv(2), or /proc/TID/mem where that is refused.
+    Reads with process_vm_readv(2), or /proc/TID/mem where that is refused; writes through
+    /proc/TID/mem.  A target can make a write wait as well as a read (userfaultfd, FUSE).
     """
 
     __slots__ = ("_id", "_listener", "_pid")
@@ -168,34 +183,93 @@ class Memory:
         words = _words(data, width)
         return list(zip(words[::2], words[1::2], strict=True))
 
+    def write(self, address: int, data: bytes) -> None:
+        """See :class:`MemoryPort`."""
+        from proctor.kernel.address_space import AddressSpace
+
+        self._visible()
+        try:
+            with AddressSpace(self._pid, write=True) as space:
+                if not self._valid():
+                    raise self._gone()
+                done = space.write(address, data)
+        except OSError as problem:
+            if isinstance(problem, CallGone):
+                raise
+            raise self._refusal(problem.errno or _errno.EIO, address, MemoryUnwritable) from None
+        if done < len(data):
+            raise self._refusal(_errno.EFAULT, address + done, MemoryUnwritable)
+
     def _read(self, address: int, limit: int, string: bool) -> bytes:
         """Reading and checking in one native call, the hot path: see ``_core.read``."""
         listener = self._listener
         try:
             if listener is not None and self._pid:
-                return _native(self._pid, address, limit, string, listener.fileno(), self._id)
-            if self._pid:
-                return _native(self._pid, address, limit, string, -1, 0)
+                data = _native(self._pid, address, limit, string, listener.fileno(), self._id)
+            else:
+                self._visible()
+                data = _native(self._pid, address, limit, string, -1, 0)
         except OSError as problem:
-            raise self._refusal(problem.errno or _errno.EIO, address) from None
-        raise CallerInvisible(
-            "the caller is in another pid namespace and has no number in ours (pid 0): its "
-            "memory cannot be read; answer from the registers, or run proctor in a pid "
-            "namespace above it"
-        ).about(notif_id=self._id)
+            if problem.errno != _errno.EFAULT:
+                raise self._refusal(problem.errno or _errno.EIO, address) from None
+            data = b""
+        else:
+            if string or len(data) >= limit:
+                return data
+        return self._read_mapped(address, data, limit, string)
 
-    def _refusal(self, number: int, address: int) -> CallGone | MemoryUnreadable:
+    def _read_mapped(self, address: int, data: bytes, limit: int, string: bool) -> bytes:
+        """``data``, and what else can be read behind it though process_vm_readv(2) says EFAULT."""
+        from proctor.kernel.address_space import AddressSpace
+
+        try:
+            with AddressSpace(self._pid) as space:
+                data += space.read(address + len(data), limit - len(data), string=string)
+        except OSError:
+            pass  # gone, which is seen next, or not to be looked at: then it stays with EFAULT
+        if not self._valid():
+            raise self._gone()
+        if string:
+            if data[-1:] == b"\0":
+                return data[:-1]
+            number = _errno.ENAMETOOLONG if len(data) == limit else _errno.EFAULT
+            raise self._refusal(number, address)
+        if not data:
+            raise self._refusal(_errno.EFAULT, address)
+        return data
+
+    def _visible(self) -> None:
+        if not self._pid:
+            raise CallerInvisible(
+                "the caller is in another pid namespace and has no number in ours (pid 0): its "
+                "memory cannot be reached; answer from the registers, or run proctor in a pid "
+                "namespace above it"
+            ).about(notif_id=self._id)
+
+    def _valid(self) -> bool:
+        from proctor.kernel._core import id_valid
+
+        return self._listener is None or id_valid(self._listener.fileno(), self._id)
+
+    def _gone(self) -> CallGone:
+        gone = CallGone()
+        gone.about(pid=self._pid, notif_id=self._id)
+        return gone
+
+    def _refusal(
+        self,
+        number: int,
+        address: int,
+        kind: type[MemoryUnreadable | MemoryUnwritable] = MemoryUnreadable,
+    ) -> CallGone | MemoryUnreadable | MemoryUnwritable:
         if number in (_errno.ENOENT, _errno.ESRCH):
-            gone = CallGone()
-            gone.about(pid=self._pid, notif_id=self._id)
-            return gone
+            return self._gone()
         if number in (_errno.EPERM, _errno.EACCES):
             number = _errno.EPERM
-        refused = MemoryUnreadable(
-            number,
-            _REASONS.get(number, "cannot read the caller's memory") + f" ({address:#x})",
-            address,
-        )
+        reason = _REASONS.get(number, "the caller's memory cannot be reached")
+        if number == _errno.EFAULT and kind is MemoryUnwritable:
+            reason = "the caller cannot write to the address it passed"
+        refused = kind(number, f"{reason} ({address:#x})", address)
         refused.about(pid=self._pid, notif_id=self._id)
         return refused
 
@@ -205,9 +279,8 @@ def read_string(pid: int, address: int, listener: ValidityPort, id: int) -> byte
     and what runs between two notifications runs on a cold processor."""
     try:
         return _native(pid, address, PATH_MAX, True, listener.fileno(), id)
-    except OSError as problem:
-        refusal = Memory(pid, listener, id)._refusal(problem.errno or _errno.EIO, address)
-        raise refusal from None
+    except OSError:
+        return Memory(pid, listener, id).string(address)  # which knows more ways, and the words
 
 
 _REASONS: Final = {

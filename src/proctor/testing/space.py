@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from proctor.call.ports import ValidityPort
+from proctor.errors import MemoryUnwritable
 from proctor.kernel.memory import STRINGS_MAX, Memory
 
 #: An address where nothing is ever mapped: ``target.call("mkdir", UNMAPPED, 0o755)``.
@@ -25,12 +26,20 @@ class Read(NamedTuple):
     limit: int
 
 
+class Written(NamedTuple):
+    """What the monitor wrote, and where."""
+
+    address: int
+    data: bytes
+
+
 class FakeMemory:
     """The memory of a fake target, shared by its threads.
 
     Every placed value ends where its bytes end: a handler that reads one byte more gets EFAULT.
 
     :ivar reads: every look that handlers took, in order.
+    :ivar written: what was written on the monitor's side, in order.
     :ivar on_read: called with the address after bytes were copied and before the notification is
         checked: the moment in which a caller dies or another thread changes what was read.
     """
@@ -40,6 +49,7 @@ class FakeMemory:
         self._regions: list[bytearray] = []
         self._next = _FIRST
         self.reads: list[Read] = []
+        self.written: list[Written] = []
         self.on_read: Callable[[int], object] | None = None
 
     def place(self, data: bytes, at: int | None = None) -> int:
@@ -138,6 +148,21 @@ class View(Memory):
         if not self._swapped:
             return number
         return int.from_bytes(number.to_bytes(width, "little"), "big")
+
+    def write(self, address: int, data: bytes) -> None:
+        """See :class:`~proctor.kernel.memory.MemoryPort`."""
+        space = self._space
+        if not self._validity.id_valid(self._id):
+            raise self._gone()
+        if not self._readable():
+            raise self._refusal(errno.EPERM, address, MemoryUnwritable)
+        fits = data[: len(space.peek(address, len(data)))]
+        for place, byte in enumerate(fits):  # values may touch: each byte finds its own
+            space.write(address + place, bytes((byte,)))
+        if fits:
+            space.written.append(Written(address, fits))
+        if len(fits) < len(data):
+            raise self._refusal(errno.EFAULT, address + len(fits), MemoryUnwritable)
 
     def _read(self, address: int, limit: int, string: bool) -> bytes:
         """As ``_core.read`` does it: copy, then check, then judge."""
