@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
 import stat
 import sys
 from collections.abc import Callable
@@ -14,7 +16,9 @@ from hypothesis import strategies as st
 
 from proctor.call import identity
 from proctor.call.caller import Caller
-from proctor.call.identity import CAPABILITIES, Ids, parse_cgroups, parse_status
+from proctor.call.credentials import NAMESPACES, overflow_ids
+from proctor.call.decode.structures import NO_LIMIT
+from proctor.call.identity import CAPABILITIES, IdRange, Ids, Status, parse_cgroups
 from proctor.errors import (
     CallerInvisible,
     CallGone,
@@ -22,8 +26,11 @@ from proctor.errors import (
     NotPermitted,
     Unsupported,
 )
+from proctor.kernel import abi
+from proctor.kernel.listener import Listener
 from tests.call.fakes import FakeListener, call
 from tests.call.live import chroot, nr
+from tests.support import bpf
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into Linux's /proc")
 
@@ -58,8 +65,11 @@ class FakeProc:
     def link(self, name: str) -> bytes:
         return self._get(name)
 
-    def inode(self, name: str) -> tuple[int, int]:
-        return (4, int(self._get(name)))
+    def size(self, name: str) -> int:
+        return len(self.names(name))
+
+    def names(self, name: str) -> list[str]:
+        return self._get(name).decode().split()
 
     def open(self, name: str, flags: int) -> int:
         return os.open(self._get(name), os.O_RDONLY)
@@ -85,7 +95,7 @@ def test_a_caller_made_up() -> None:
         cmdline=b"a\0\0b c\0",
         cgroup=b"5:cpu,cpuacct:/old\n0::/new:with:colons\n",
         attr_current=b"label (enforce)\n",
-        ns_user=b"4026531837",
+        ns_user=b"user:[4026531837]",
         root=b"/",
         cwd=b"/",
     )
@@ -102,7 +112,8 @@ def test_a_caller_made_up() -> None:
     assert caller.label == b"label (enforce)"
     assert caller.userns == 4026531837 and caller.same_userns(4026531837)
     assert not caller.same_userns(5)
-    assert looked == []
+    assert len(looked) == 4  # comm, umask, exe, cmdline: other threads can change them
+    looked.clear()
     root = caller.root()
     assert looked == [1] and caller.root() == root and stat.S_ISDIR(os.fstat(root).st_mode)
     caller.close()
@@ -124,13 +135,18 @@ def test_what_an_old_kernel_does_not_say() -> None:
 
 
 def test_the_first_line_with_a_key_counts() -> None:
-    forged = parse_status(b"Name:\tx\nUid:\t1\t1\t1\t1\nUid:\t0\t0\t0\t0\nno colon\n:\n\xff:\t1\n")
-    assert forged == {"Name": "x", "Uid": "1\t1\t1\t1"}
+    forged = Status(
+        b"Name:\tx\nUid:\t1\t1\t1\t1\nUid:\t0\t0\t0\t0\nno colon\n:\n\xff:\t1\nLast:\t7"
+    )
+    assert forged.line("Name") == b"x" and forged.numbers("Uid") == (1, 1, 1, 1)
+    assert forged.numbers("Last") == (7,)
+    assert forged.line("no colon") is forged.line("id") is forged.numbers("Gid") is None
 
 
 @given(st.binary(max_size=300))
 def test_hostile_files_are_parsed_without_errors(data: bytes) -> None:
-    assert all(key.isascii() for key in parse_status(data))
+    line = Status(b"Name:" + data).line("Name")
+    assert line is not None and b"\n" not in line
     parse_cgroups(data)
     assert isinstance(identity.parse_arguments(data), tuple)
 
@@ -183,9 +199,19 @@ def test_a_real_caller(notified: Callable, waiting: Callable) -> None:
     assert os.readlink(f"/proc/self/fd/{caller.cwd()}") == "/etc"
     assert os.path.samestat(os.fstat(caller.root()), os.stat("/"))
     assert os.get_inheritable(caller.cwd()) is False
-    with open("/proc/self/status") as status:
-        mine = parse_status(status.read().encode())
-    assert caller.caps.effective == int(mine["CapEff"], 16)
+    with open("/proc/self/status", "rb") as status:
+        mine = Status(status.read())
+    assert (caller.caps.effective,) == mine.numbers("CapEff", 16)
+    assert caller.no_new_privs and caller.filters == mine.numbers("Seccomp_filters")[0] + 1
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert caller.limits["Max open files"] == (soft, hard)
+    assert caller.limits["Max file size"].hard == NO_LIMIT  # as the tests run
+    with open(f"/proc/{victim.pid}/stat", "rb") as stat_:
+        fields = stat_.read().rpartition(b")")[2].split()
+    assert (caller.started, caller.tty) == (int(fields[19]), 0)
+    with open("/proc/self/uid_map") as file:
+        assert caller.uid_map[0] == IdRange(*map(int, file.readline().split()))
+    assert b" / " in caller.mountinfo and caller.gid_map
 
 
 def test_each_thread_has_its_own_credentials_and_directory(notified: Callable) -> None:
@@ -228,20 +254,24 @@ def test_descriptors(notified: Callable) -> None:
         caller = made.caller
         assert not made.memory_read
         duplicate = made.fd(fd)
-        assert made.memory_read
-        try:
-            assert os.path.samestat(os.fstat(duplicate), os.stat("/etc"))
-            assert not os.get_inheritable(duplicate)
-        finally:
-            os.close(duplicate)
+        assert made.memory_read and made.fd(fd) == duplicate
+        taken = made.take_fd(fd)
+        assert taken != duplicate
+        for each in (duplicate, taken):
+            assert os.path.samestat(os.fstat(each), os.stat("/etc"))
+            assert not os.get_inheritable(each)
+        assert made.fd_path(fd) == b"/etc"
         assert os.path.samestat(os.fstat(caller.dir_fd(fd)), os.stat("/etc"))
         assert caller.dir_fd(-100) == caller.cwd()
         for bad in (999, -1, -101, 2**31 - 1):
-            for take in (caller.dir_fd, caller.descriptor, made.fd):
+            for take in (caller.dir_fd, caller.fd, made.take_fd, made.fd, made.fd_path):
                 with pytest.raises(OSError, match="Bad file descriptor") as caught:
                     take(bad)
                 assert caught.value.errno == errno.EBADF
         watch.answer(made)
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(duplicate)  # the call's
+        os.close(taken)  # ours
         watch.listener.close()
 
 
@@ -273,16 +303,14 @@ def test_the_anchor_without_pidfds_of_threads(
     watch.listen(thread)
     made = watch.call("getppid", actor=thread)
     assert not made.caller.anchored_thread
-    duplicate = made.fd(fd)
-    assert os.path.samestat(os.fstat(duplicate), os.stat("/etc"))
-    os.close(duplicate)
+    assert os.path.samestat(os.fstat(made.fd(fd)), os.stat("/etc"))
     watch.answer(made)
     # A thread with a table of its own is out of reach then, and that is said.
     if thread.call(nr("unshare"), 0x400).value != 0:  # CLONE_FILES
         pytest.skip("this sandbox does not let threads unshare")
     caller = Caller(thread.tid, None)
     with pytest.raises(Unsupported, match="PIDFD_THREAD"):
-        caller.descriptor(fd)
+        caller.fd(fd)
     caller.close()
 
 
@@ -323,6 +351,101 @@ def test_a_caller_in_a_child_pid_namespace(notified: Callable) -> None:
     assert os.fstat(fd).st_ino == caller.namespace("pid")
 
 
+def test_what_makes_callers_equal(notified: Callable, tmp_path: object) -> None:
+    watch = notified("getppid")
+    victim = watch.victim
+    thread = victim.thread()
+    os.mkdir(f"{tmp_path}/jail")
+    child = victim.fork()
+    chroot(child, os.fsencode(f"{tmp_path}/jail"))
+    watch.listen()
+    key = watch.call("getppid").caller.key
+    again = Caller(victim.tid, None)
+    if again.unmapped:
+        pytest.skip("ids here are partly without a number, and their keys equal none")
+    assert again.key == key and hash(again.key) == hash(key)
+    assert again.key == again.key._replace(root=again.file_id(again.root()))
+    assert key.namespaces[0] == os.stat("/proc/self/ns/user").st_ino
+    again.close()
+    jailed = Caller(child.tid, None)
+    assert jailed.key.root != key.root and jailed.key != key
+    jailed.close()
+    with Caller(thread.tid, None) as other:
+        assert other.key.uids == key.uids
+
+
+def test_ids_without_a_number_equal_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = FakeProc(
+        status=STATUS.replace(b"Uid:\t1", b"Uid:\t65534") + b"NoNewPrivs:\t1\n",
+        cgroup=b"0::/\n",
+        root=b"/",
+        **{f"ns_{kind}": b"%s:[4]" % kind.encode() for kind in NAMESPACES},
+    )
+
+    def made() -> Caller:
+        return Caller(101, FakeListener(), 7, files=files)
+
+    monkeypatch.setattr("proctor.call.credentials.overflow_ids", lambda pid: (-1, -1))
+    assert made().key == made().key and not made().unmapped  # nobody's number, and nobody is meant
+    monkeypatch.setattr("proctor.call.credentials.overflow_ids", lambda pid: (65534, 65534))
+    one = made()
+    assert one.unmapped and one.key == one.key != made().key
+    for line in (b"Gid:\t5", b"Groups:\t10"):
+        files.files["status"] = STATUS.replace(line, line.split(b"\t")[0] + b"\t65534")
+        assert made().unmapped
+    files.files["status"] = STATUS
+    assert not made().unmapped
+    one.close()
+
+
+def test_ids_of_a_monitor_in_a_user_namespace() -> None:
+    """Where not every id has a number, the overflow ids mean nothing; found out once per process."""
+    overflow_ids.cache_clear()
+    with open("/proc/self/uid_map") as file:
+        whole = file.read().split() == ["0", "0", "4294967295"]
+    assert overflow_ids(os.getpid())[0] == (-1 if whole else 65534)
+
+
+def test_pending_signals_are_read_anew(notified: Callable) -> None:
+    watch = notified("getppid")
+    victim = watch.victim
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        victim.on_signal(number, "count")
+    try:
+        killable = abi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+        watch.listener = Listener(victim.listen(bpf.notify("getppid"), killable))
+    except OSError:
+        pytest.skip("no WAIT_KILLABLE_RECV here (Linux 5.19)")
+    made = watch.call("getppid")
+    assert list(made.caller.pending()) == []
+    os.kill(victim.pid, signal.SIGUSR1)
+    assert list(made.caller.pending()) == [signal.SIGUSR1]
+    victim.signal(signal.SIGUSR2)
+    assert list(made.caller.pending()) == [signal.SIGUSR1, signal.SIGUSR2]
+    assert not made.memory_read
+    watch.answer(made)
+
+
+def test_room_in_a_table_is_what_the_kernel_finds(notified: Callable) -> None:
+    watch = notified("getppid")
+    victim = watch.victim
+    victim.must(nr("dup2"), 0, 40)  # one beyond the limits below
+    watch.listen()
+    path = victim.string(b"/")
+    seen = set()
+    for limit in range(1, 16):
+        resource.prlimit(victim.pid, resource.RLIMIT_NOFILE, (limit, 4096))
+        made = watch.call("getppid")
+        room = made.caller.has_room()
+        watch.answer(made)
+        value, number = victim.call(nr("openat"), -100, path, 0)
+        assert room == (value >= 0) and (room or number == errno.EMFILE)
+        if value >= 0:
+            victim.must(nr("close"), value)
+        seen.add(room)
+    assert seen == {True, False}
+
+
 @pytest.mark.root
 def test_a_caller_that_may_not_be_looked_at(notified: Callable) -> None:
     """A monitor without privilege, a caller of somebody else's."""
@@ -336,7 +459,7 @@ def test_a_caller_that_may_not_be_looked_at(notified: Callable) -> None:
     try:
         caller = made.caller
         assert caller.uids.real == 0  # anybody may read that
-        for look in (lambda: caller.exe, caller.root, lambda: caller.descriptor(0)):
+        for look in (lambda: caller.exe, caller.root, lambda: caller.fd(0)):
             with pytest.raises(NotPermitted, match="CAP_SYS_PTRACE") as caught:
                 look()
             assert caught.value.pid == victim.tid
@@ -373,7 +496,14 @@ def test_a_caller_may_go_at_any_point_and_nothing_stays_open() -> None:
         lambda caller: caller.dir_fd(0),
         lambda caller: caller.namespace_fd("net"),
         lambda caller: caller.anchor(),
-        lambda caller: os.close(caller.descriptor(0)),
+        lambda caller: os.close(caller.take_fd(0)),
+        lambda caller: caller.fd(0),
+        lambda caller: caller.fd_path(0),
+        lambda caller: caller.limits,
+        lambda caller: caller.started,
+        lambda caller: caller.pending(),
+        lambda caller: caller.has_room(),
+        lambda caller: caller.key,
         lambda caller: caller.locate(b"/etc/../etc/passwd").close(),
     ]
     before = sorted(os.listdir("/proc/self/fd"))
@@ -421,7 +551,9 @@ def test_a_recycled_number_cannot_slip_in() -> None:
     for use in (
         lambda: files.read("status"),
         lambda: files.link("exe"),
-        lambda: files.inode("ns/user"),
+        lambda: files.link("ns/user"),
+        lambda: files.names("fd"),
+        lambda: files.size("fd"),
     ):
         with pytest.raises((ProcessLookupError, FileNotFoundError)):
             use()

@@ -39,7 +39,7 @@ def test_ints_are_sign_extended_and_upper_garbage_is_ignored() -> None:
     assert made.dirfd == -100
     assert made.flags == flags.OpenFlag.O_CLOEXEC
     assert made.mode == 0o777
-    assert made.raw[0] == GARBAGE | 0xFFFFFF9C
+    assert made.registers[0] == GARBAGE | 0xFFFFFF9C
 
 
 def test_unsigned_ints_are_zero_extended() -> None:

@@ -34,7 +34,7 @@ def test_a_path_and_its_registers(notified: Callable) -> None:
     assert call.path == b"/etc/\xff\xfe\n name"
     assert str(call.flags) == "O_WRONLY|O_CREAT|O_CLOEXEC"
     assert call.mode == 0o10644 and call.dirfd == AT_FDCWD
-    assert call.raw[1] == path
+    assert call.registers[1] == path
     assert call.describe() == (
         'openat(AT_FDCWD, "/etc/\\377\\376\\n name", O_WRONLY|O_CREAT|O_CLOEXEC, 010644)'
     )
@@ -249,7 +249,7 @@ def test_a_dead_caller_is_gone_wherever_one_looks(notified: Callable) -> None:
         lambda: caller.cwd(),  # noqa: PLW0108 - read when called
         lambda: caller.dir_fd(1),
         lambda: caller.anchor(),  # noqa: PLW0108 - read when called
-        lambda: caller.descriptor(1),
+        lambda: caller.fd(1),
         lambda: caller.label,
         lambda: caller.userns,
         lambda: call.fd(1),
@@ -316,7 +316,8 @@ def test_nothing_is_left_open(notified: Callable) -> None:
         call.caller.anchor(), call.caller.cwd(), call.caller.namespace_fd("mnt")
         call.resolve(), call.resolve(follow=False)
         call.caller.locate(b"/proc/self/fd/0").close()
-        os.close(call.fd(0))
+        call.fd(0)
+        os.close(call.take_fd(0))
         watch.answer(call)
         count = len(os.listdir("/proc/self/fd"))
         before = before or count

@@ -83,7 +83,7 @@ def test_looking_at_memory_is_noted() -> None:
         made.flags,
         made.mode,
         made.dirfd,
-        made.raw,
+        made.registers,
         repr(made),
         made.describe(read=False),
         made.valid(),

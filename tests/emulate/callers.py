@@ -84,7 +84,7 @@ class Call:
         self.id = 1
         self.tid = tid
         self.name = name
-        self.raw = tuple(value & (1 << 64) - 1 for value in raw) + (0,) * (6 - len(raw))
+        self.registers = tuple(value & (1 << 64) - 1 for value in raw) + (0,) * (6 - len(raw))
         self.path = path
         self.content = memory
         self.is_valid: Callable[[], bool] = lambda: os.path.exists(f"/proc/{tid}")

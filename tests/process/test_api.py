@@ -34,6 +34,18 @@ def test_run_is_like_subprocess_run() -> None:
         proctor.run(["true"], capture_output=True, stdout=PIPE)
 
 
+def test_a_pipe_that_a_handler_looked_at_comes_to_its_end() -> None:
+    looked: list[int] = []
+
+    @proctor.on("write")
+    def look(call: proctor.Call) -> proctor.Verdict:
+        looked.append(call.fd(call.args.fd))  # the call's, which closes it
+        return proctor.let_run_unsafe("only a look")
+
+    done = proctor.run(["echo", "hi"], [look], capture_output=True, timeout=60)
+    assert done.stdout == b"hi\n" and looked
+
+
 def test_run_kills_at_its_timeout() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         proctor.run(["sleep", "600"], [refuse], timeout=0.05)

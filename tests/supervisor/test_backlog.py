@@ -172,11 +172,11 @@ def test_a_new_thread_does_not_wait_for_the_dead_one_whose_number_it_has(
     release = threading.Event()
 
     def glance(call: proctor.Call) -> None:
-        if call.raw[0] == 0:
+        if call.registers[0] == 0:
             os.kill(call.tid, signal.SIGKILL)
 
     def slow(call: proctor.Call) -> proctor.Verdict:
-        if call.raw[0] == 0:
+        if call.registers[0] == 0:
             release.wait(60)
         return proctor.answer(7)
 

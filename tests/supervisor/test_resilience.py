@@ -80,7 +80,7 @@ def test_descriptor_closed_behind_our_back(
 
     def close(call: proctor.Call) -> proctor.Verdict:
         call._keep(Closed())
-        return proctor.answer(call.raw[0])
+        return proctor.answer(call.registers[0])
 
     # more often than there are workers: none may be lost
     process = start("loop", "50", "110", handlers=[handler(close, quick=quick)])
@@ -213,7 +213,7 @@ def test_answered_calls_are_not_kept_until_their_deadline(
     start: Callable[..., proctor.Process],
 ) -> None:
     def same(call: proctor.Call) -> proctor.Verdict:
-        return proctor.answer(call.raw[0])
+        return proctor.answer(call.registers[0])
 
     process = start("loop", "1000", "110", handlers=[handler(same, quick=False, deadline=3600)])
     assert lines(process) == ["ok"]
@@ -252,7 +252,7 @@ def test_calls_without_end_do_not_keep_others_waiting(
     both = threading.Semaphore(0)
 
     def same(call: proctor.Call) -> proctor.Verdict:
-        return proctor.answer(call.raw[0])
+        return proctor.answer(call.registers[0])
 
     def slow(call: proctor.Call) -> proctor.Verdict:
         release.wait(30)

@@ -28,7 +28,11 @@ def handler(function: Callable[[Any], Any], nr: int = 110, **options: Any) -> pr
 
 def test_answers_values_and_errnos(start: Callable[..., proctor.Process]) -> None:
     def one(call: proctor.Call) -> proctor.Verdict:
-        return proctor.answer(call.raw[0]) if call.raw[0] < 100 else proctor.deny(errno.EXDEV)
+        return (
+            proctor.answer(call.registers[0])
+            if call.registers[0] < 100
+            else proctor.deny(errno.EXDEV)
+        )
 
     process = start("call", "110", "7", "call", "110", "100", handlers=[handler(one)])
     assert lines(process) == ["110 = 7", f"110 = -{errno.EXDEV}"]
@@ -69,7 +73,7 @@ def test_no_verdict_is_the_default_whatever_that_is(
     script = ("call", "110", "1", "call", "110", "2", "call", "110", "1")
 
     def two(call: proctor.Call) -> proctor.Verdict | None:
-        return proctor.answer(2) if call.raw[0] == 2 else None
+        return proctor.answer(2) if call.registers[0] == 2 else None
 
     default = proctor.deny(errno.EXDEV)
     process = start(*script, handlers=[handler(two, quick=quick)], default=default)
@@ -185,7 +189,7 @@ def test_workers_run_side_by_side(start: Callable[..., proctor.Process]) -> None
 
     def meet(call: proctor.Call) -> proctor.Verdict:
         together.wait()
-        return proctor.answer(call.raw[0])
+        return proctor.answer(call.registers[0])
 
     process = start(
         "thread", "8", "110", handlers=[handler(meet, quick=False)], world={"workers": 8}
@@ -203,7 +207,7 @@ def test_coroutines_run_side_by_side(start: Callable[..., proctor.Process]) -> N
             for one in waiting:
                 one.set_result(None)
         await future
-        return proctor.answer(call.raw[0])
+        return proctor.answer(call.registers[0])
 
     assert lines(start("thread", "16", "110", handlers=[handler(meet)])) == [
         str(n) for n in range(16)
@@ -213,7 +217,7 @@ def test_coroutines_run_side_by_side(start: Callable[..., proctor.Process]) -> N
 def test_more_calls_than_workers_are_all_answered(start: Callable[..., proctor.Process]) -> None:
     process = start(
         "thread", "40", "110", "thread", "40", "110",
-        handlers=[handler(lambda call: proctor.answer(call.raw[0]), quick=False)],
+        handlers=[handler(lambda call: proctor.answer(call.registers[0]), quick=False)],
         world={"workers": 2},
     )  # fmt: skip
     assert lines(process) == [str(n) for n in range(40)] * 2
@@ -344,12 +348,12 @@ def test_c132_three_hundred_pending_answered_in_any_order(
 
     async def hold(call: proctor.Call) -> proctor.Verdict:
         future = asyncio.get_running_loop().create_future()
-        waiting.append((call.raw[0], future))
+        waiting.append((call.registers[0], future))
         if len(waiting) % 60 == 0:
             for _, one in reversed(waiting[-60:]):
                 one.set_result(None)
         await future
-        return proctor.answer(call.raw[0])
+        return proctor.answer(call.registers[0])
 
     process = start("thread", "60", "110", "thread", "60", "110", "thread", "60", "110",
                     "thread", "60", "110", "thread", "60", "110", handlers=[handler(hold)])  # fmt: skip
@@ -423,7 +427,7 @@ def test_c129_given_descriptors_are_closed_exactly_once(
     def hand(call: proctor.Call) -> proctor.Verdict:
         fd = os.dup(memfd)
         given.append(fd)
-        return proctor.hand_over(fd, at=10**6 if call.raw[0] == 1 else None)
+        return proctor.hand_over(fd, at=10**6 if call.registers[0] == 1 else None)
 
     def observe(outcome: proctor.Outcome) -> None:
         try:
@@ -470,7 +474,11 @@ def test_end_of_life_forgets_and_closes_the_listener(start: Callable[..., procto
 
 def test_descendants_keep_the_listener_alive(start: Callable[..., proctor.Process]) -> None:
     process = start(
-        "fork", "call", "110", "5", handlers=[handler(lambda call: proctor.answer(call.raw[0]))]
+        "fork",
+        "call",
+        "110",
+        "5",
+        handlers=[handler(lambda call: proctor.answer(call.registers[0]))],
     )
     assert lines(process) == ["110 = 5"] * 2
     assert process.wait_all(20)
@@ -482,7 +490,7 @@ def test_many_listeners_added_while_running(
     from proctor.kernel.launch import spawn
     from proctor.process.run import filter_for
 
-    one = handler(lambda call: proctor.answer(call.raw[0]))
+    one = handler(lambda call: proctor.answer(call.registers[0]))
     program = filter_for([one])
     assert program is not None
     code = program.compile().code
@@ -522,7 +530,7 @@ def test_drop_gives_the_listener_back(start: Callable[..., proctor.Process]) -> 
 
 def test_many_fast_calls(start: Callable[..., proctor.Process]) -> None:
     process = start(
-        "loop", "20000", "110", handlers=[handler(lambda call: proctor.answer(call.raw[0]))]
+        "loop", "20000", "110", handlers=[handler(lambda call: proctor.answer(call.registers[0]))]
     )
     assert lines(process) == ["ok"]
 
@@ -577,7 +585,7 @@ def test_stepping_by_hand(caller: str, make_world: Callable[..., KernelWorld]) -
     from proctor.kernel.launch import spawn
     from proctor.process.run import filter_for
 
-    one = handler(lambda call: proctor.answer(call.raw[0]))
+    one = handler(lambda call: proctor.answer(call.registers[0]))
     program = filter_for([one])
     assert program is not None
     with spawn([caller, "loop", "100", "110"], program=program.compile().code) as target:

@@ -30,6 +30,7 @@ def test_everything_here_runs_without_linux(tmp_path: Path) -> None:
     path = os.pathsep.join([str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rs", "-c", str(settings), "--rootdir", str(HERE),
+         "--confcutdir", str(HERE),
          "-p", "no:cacheprovider", "-p", "no:timeout", "-p", "no:hypothesispytest",
          "-p", "no:faulthandler", "-p", "tests.testing.elsewhere", *(str(HERE / name) for name in PORTABLE)],
         env={**os.environ, "PYTHONPATH": path, "PYTEST_ADDOPTS": ""},

@@ -98,9 +98,9 @@ def test_lengths_are_filled_in_and_negative_numbers_have_c_s_width() -> None:
     with FakeTarget() as target:
         assert target.call("write", 1, b"12345").args["count"] == 5
         assert target.call("write", 1, b"12345", 99).args["count"] == 99
-        assert target.call("openat", AT_FDCWD, "x").raw[0] == 0xFFFFFF9C
+        assert target.call("openat", AT_FDCWD, "x").registers[0] == 0xFFFFFF9C
         pread = target.call("pread64", 3, None, 1, (1 << 40) + 5, abi="i386")
-        assert pread.raw[3:5] == (5, 1 << 8)
+        assert pread.registers[3:5] == (5, 1 << 8)
         assert pread.offset == (1 << 40) + 5
         named = target.call("mknod", "/dev/x", dev=Device.make(1, 3), mode=0o20666)
         assert (named.dev.major, named.dev.minor, named.mode.is_device) == (1, 3, True)
@@ -128,7 +128,7 @@ def test_a_call_without_a_name() -> None:
     with FakeTarget() as target:
         call = target.call(0x1F4 + 400, 1, -1)
         assert call.name == "syscall_0x384"
-        assert call.raw[:2] == (1, (1 << 64) - 1)
+        assert call.registers[:2] == (1, (1 << 64) - 1)
         with pytest.raises(TypeError, match="six numbers"):
             target.call(900, "x")
 
@@ -172,7 +172,7 @@ def test_values_are_read_once_and_races_can_be_staged() -> None:
         target.memory.on_read = lambda address: target.memory.write(address, b"/evil")
         assert call.path == call.path == b"/good"
         assert len(target.memory.reads) == 1
-        assert call.memory.string(call.raw[0]) == b"/evil"
+        assert call.memory.string(call.registers[0]) == b"/evil"
 
 
 def test_the_caller() -> None:
@@ -194,7 +194,62 @@ def test_the_caller() -> None:
         assert (caller.comm, caller.cgroup, caller.label) == ("name", b"/a.slice", b"unconfined")
         assert (caller.userns, caller.namespace("pid")) == (77, 0xEFFFFFFC)
         assert caller.anchored_thread
+        target.pending = {15, 64}
+        assert list(caller.pending()) == [15, 64]
+        assert caller.no_new_privs and caller.filters == 1
+        assert caller.uid_map[0].length == 0xFFFFFFFF and caller.userns_origin is not None
+        assert caller.limits["Max open files"].soft == 1024
+        assert (caller.started, caller.tty) == (target.tid, 0)
         assert not target.call("getpid").memory_read
+
+
+def test_names_that_can_change_count_as_looks() -> None:
+    with FakeTarget({"/etc/motd": b"hello"}, exe="/bin/x", comm="name") as target:
+        fd = target.open("/etc/motd")
+        for look, found in (
+            (lambda call: call.exe, b"/bin/x"),
+            (lambda call: call.comm, "name"),
+            (lambda call: call.fd_path(fd), b"/etc/motd"),
+            (lambda call: call.fd_path(0), b"/dev/null"),
+            (lambda call: call.caller.umask, 0o22),
+        ):
+            call = target.call("read", fd)
+            assert not call.memory_read
+            assert look(call) == found and call.memory_read
+            assert isinstance(
+                target.run(lambda _: proctor.let_run(), call).error, proctor.RacyVerdict
+            )
+        del target.files["/etc/motd"]
+        assert target.call("read", fd).fd_path(fd) == b"/etc/motd (deleted)"
+
+
+def test_keys_tell_callers_apart() -> None:
+    with FakeTarget({"/jail": None}, uid=1000) as target:
+        key = target.call("getpid").caller.key
+        assert target.thread().call("getpid").caller.key == key
+        for other in (
+            target.thread(uid=1001),
+            target.thread(gid=7),
+            target.thread(caps=["CAP_KILL"]),
+        ):
+            assert other.call("getpid").caller.key != key
+        target.chroot("/jail")
+        assert target.call("getpid").caller.key != key
+    # A tree is a machine of its own: nodes of two trees are never the same.
+    with FakeTarget(uid=1000) as another:
+        assert another.call("getpid").caller.key != key
+
+
+def test_room_in_the_table() -> None:
+    with FakeTarget(nofile=5) as target:
+        call = target.call("open", "/")
+        assert call.caller.has_room() and call.memory_read
+        for _ in range(2):
+            assert target.call("open", "/").caller.has_room()
+            target.open("/")
+        assert not target.call("open", "/").caller.has_room()
+        target.close_fd(1)
+        assert target.call("open", "/").caller.has_room()
 
 
 def test_capabilities_follow_the_user() -> None:
@@ -239,7 +294,12 @@ def test_descriptors_of_the_target() -> None:
         assert call.memory_read
         assert os.read(mine, 2) == b"he"
         assert target.read(fd) == b"llo"  # one open file description: the position is shared
-        os.close(mine)
+        taken = call.take_fd(fd)
+        call.expire()
+        assert os.read(taken, 5) == b"llo"  # still open; what call.fd() gave is not
+        os.close(taken)
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(mine)
         target.close_fd(fd)
         for number in (fd, -1, 99):
             with pytest.raises(OSError) as refused:
@@ -256,7 +316,7 @@ def test_descriptors_from_outside() -> None:
         assert fd == 9
         ours.send(b"ping")
         call = target.call("recvfrom", fd)
-        with socket.socket(fileno=call.fd(9)) as duplicate:
+        with socket.socket(fileno=call.take_fd(9)) as duplicate:
             assert duplicate.recv(10) == b"ping"
 
 

@@ -130,6 +130,32 @@ def test_what_is_raised_is_an_error(fake_target: Make, problem: BaseException) -
     assert outcome.errno == errno.EPERM
 
 
+def test_what_the_call_owned_is_handed_over_and_closed_once(
+    fake_target: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = fake_target({"/etc/motd": b"hello"})
+    fd = target.open("/etc/motd")
+    given: list[int] = []
+    closed: list[int] = []
+    real = os.close
+    monkeypatch.setattr(os, "close", lambda fd: (closed.append(fd), real(fd))[1])
+
+    def doubles(call: Call) -> Verdict:
+        given.append(call.fd(fd))
+        return proctor.hand_over(given[0])
+
+    assert target.run(doubles, target.call("dup", fd)).content == b"hello"
+    assert closed.count(given[0]) == 1
+
+    def keeps(call: Call) -> Verdict:
+        given.append(call.fd(fd))
+        return proctor.hand_over(given[1], close=False)
+
+    closed.clear()
+    assert target.run(keeps, target.call("dup", fd)).content == b"hello"
+    assert closed.count(given[1]) == 1  # with the call, after it was handed over
+
+
 def test_a_call_is_over_afterwards(fake_target: Make) -> None:
     kept = []
 

@@ -51,7 +51,7 @@ class Args:
         """The argument as the plain number the kernel sees: width and sign as the kernel's."""
         for arg in self._args():
             if arg.name == name:
-                return arg.value(self._call.raw)
+                return arg.value(self._call.registers)
         raise KeyError(f"{self._call.name} has no argument {name!r}")
 
     def __repr__(self) -> str:

@@ -37,9 +37,13 @@ class Call:
     ``id``, ``args``) are read through :attr:`args`, where every argument is (``call.args.fd``).
 
     A Call dies with its handler: once the verdict is given, everything but the plain facts of the
-    notification (``id tid nr arch abi name raw signature memory_read``, ``repr``) raises
-    :class:`~proctor.errors.CallOver`.  Descriptors that were taken through it are closed
-    then.
+    notification (``id tid nr arch abi name registers signature memory_read``, ``repr``) raises
+    :class:`~proctor.errors.CallOver`.
+
+    Descriptors that are taken through it (:meth:`fd`, :meth:`resolve`, the members of :attr:`caller`)
+    belong to the call and are closed when it is over; whoever closes one earlier may hit another file.
+    Only what :meth:`take_fd` returns is the asker's, and :func:`~proctor.hand_over` takes over what it
+    is given, also from the call.
 
     :param notification: what was received.
     :param listener: where it was received: asked whether the notification is still valid, and
@@ -105,7 +109,7 @@ class Call:
         return self._notification.arch
 
     @property
-    def raw(self) -> tuple[int, int, int, int, int, int]:
+    def registers(self) -> tuple[int, int, int, int, int, int]:
         """The six registers, all 64 bits of them."""
         return self._notification.args
 
@@ -207,7 +211,7 @@ class Call:
             return values[name]
         from proctor.call.decode import argument as decode
 
-        number = arg.value(self.raw)
+        number = arg.value(self.registers)
         if decode.is_followed(arg):
             try:
                 value = decode.pointed(arg, number, self._frame())
@@ -223,7 +227,7 @@ class Call:
 
         assert self.signature is not None
         order = "big" if self.abi in tables.BIG_ENDIAN else "little"
-        return Frame(self.memory, self.signature, self.raw, order, self._by_name)
+        return Frame(self.memory, self.signature, self.registers, order, self._by_name)
 
     def _path(self, index: int) -> bytes:
         known = self.signature
@@ -279,17 +283,59 @@ class Call:
         """Whether the caller still waits for the answer."""
         return self._listener.id_valid(self.id)
 
+    @property
+    def exe(self) -> bytes:
+        """The caller's program, as the kernel names it: :attr:`proctor.call.caller.Caller.exe`.
+
+        Counts as looking (:attr:`memory_read`): whoever may rename files changes the name."""
+        return self.caller.exe
+
+    @property
+    def comm(self) -> str:
+        """The calling thread's name: :attr:`proctor.call.caller.Caller.comm`.
+
+        Counts as looking (:attr:`memory_read`): any thread of the process can change it."""
+        return self.caller.comm
+
     def fd(self, number: int) -> int:
-        """A duplicate of the caller's descriptor ``number``; it belongs to whoever asked.
+        """A duplicate of the caller's descriptor ``number``.  It belongs to the call, which closes it
+        when it is over; the same number gives the same duplicate.
 
         It is the same open file description, so offset and status flags are shared.  Counts as
         looking (:attr:`memory_read`): another thread can put another file under that number.
 
+        ::
+
+            if call.name == "write" and os.isatty(call.fd(call.args.fd)):
+                return proctor.deny(errno.EIO, "not on a terminal")
+
         :raises OSError: EBADF for a number that is not open.
         :raises NotPermitted: the kernel does not let us (ptrace access is needed).
         """
-        self.memory_read = True
-        return self.caller.descriptor(number)
+        return self.caller.fd(number)
+
+    def take_fd(self, number: int) -> int:
+        """As :meth:`fd`, but a new duplicate that belongs to whoever asked and outlives the call.
+
+        ::
+
+            with socket.socket(fileno=call.take_fd(call.args.fd)) as theirs:
+                ...
+        """
+        return self.caller.take_fd(number)
+
+    def fd_path(self, number: int) -> bytes:
+        """How the kernel names what the caller has open as ``number``: a path, as the monitor's root
+        sees it, or text such as ``pipe:[4711]``.  Counts as looking, as :meth:`fd`.
+
+        :raises OSError: EBADF for a number that is not open."""
+        return self.caller.fd_path(number)
+
+    def give_away(self, fd: int) -> bool:
+        """Forget a descriptor that the call owns: from now on it is the asker's.  False if it is none
+        of the call's."""
+        caller = self._caller
+        return caller is not None and caller.give_away(fd)
 
     def resolve(
         self,
@@ -368,7 +414,7 @@ class Call:
 #: What stays readable when a call is over: facts of the notification, for logs.
 _FACTS: Final = frozenset(
     (
-        "id", "tid", "nr", "arch", "abi", "name", "raw", "signature", "memory_read", "target",
+        "id", "tid", "nr", "arch", "abi", "name", "registers", "signature", "memory_read", "target",
         "expire", "_notification", "_values", "_kept",
     )
 )  # fmt: skip

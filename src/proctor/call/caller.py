@@ -1,315 +1,143 @@
 """Who makes a call: identity, rights and place of one thread.
 
-Everything is taken through one pinned directory of /proc (:mod:`proctor.kernel.thread`) or a
-pidfd, and after each thing that is taken the notification is checked before the thing is handed
-out: as long as it is valid the thread sits in its call, so what was read is about *it*.
+How things are taken, checked and kept is in :mod:`proctor.call.taking`, who somebody is in
+:mod:`proctor.call.credentials`; nothing else in proctor reads a caller's ``/proc``.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proctor.call.identity import Capabilities, Ids, parse_arguments, parse_cgroups, parse_status
-from proctor.errors import (
-    CallerInvisible,
-    CallGone,
-    CallOver,
-    NotPermitted,
-    ProctorError,
-    Unsupported,
-)
+from proctor.call.credentials import NAMESPACES, Credentials, inode_of
+from proctor.call.identity import Capabilities, Ids, Status
+from proctor.call.path.procfs import FileId, file_id
+from proctor.call.taking import reading
+from proctor.errors import CallGone, Unsupported
 from proctor.kernel.pidfd import open_pidfd, shares_descriptors
 
 if TYPE_CHECKING:
     from proctor.call.path.resolve import Located
-    from proctor.call.ports import ProcPort, ValidityPort
-
-T = TypeVar("T")
 
 AT_FDCWD: Final = -100
 
 
-class Caller:
+class IdentityKey(NamedTuple):
+    """Who somebody is, to be compared: equal keys have the same rights in the same place.
+
+    Namespaces, root and mounts are numbers that the kernel uses again: whoever keeps a key keeps
+    descriptors of them, too (:meth:`Caller.namespace_fd`, :meth:`Caller.root`).
+    """
+
+    uids: Ids
+    gids: Ids
+    groups: tuple[int, ...]
+    caps: Capabilities
+    no_new_privs: bool
+    #: Inode numbers, in the order of :data:`NAMESPACES`; 0 for a kind that this kernel does not have.
+    namespaces: tuple[int, ...]
+    root: FileId
+    #: The text of ``/proc/TID/cgroup``.
+    cgroups: bytes
+    label: bytes
+    #: None; of a caller with an id that has no number here something that equals nobody else's.
+    unlike: Hashable = None
+
+
+class Caller(Credentials):
     """One calling thread.  Made by :attr:`proctor.call.Call.caller`.
 
     :param tid: its number in our pid namespace; 0 raises CallerInvisible at once.
-    :param listener: asked after each thing is taken; None for a thread that cannot go away (tests).
+    :param listener: asked after each thing is taken; None for a thread that cannot go away (the
+        monitor's own, tests).
     :param id: the notification.
     :param files: stands in for ``/proc/TID``; opened when first needed if None.
     :param looked: called before something is handed out that other threads of the target can
-        change (descriptors, root, working directory).
+        change: descriptors, root, working directory, umask, and how the program and the thread are
+        called (:attr:`exe`, :attr:`comm`, :attr:`cmdline`).  Ids, capabilities, namespaces and
+        labels are the thread's own.
 
-    All members may raise :class:`~proctor.errors.CallGone`.  Values are read once and kept;
-    descriptors that :meth:`root`, :meth:`cwd`, :meth:`dir_fd` and :meth:`anchor` return belong to
-    the Caller and are closed with the call: duplicate what must live longer.
+    Values are read once and kept, but for :meth:`pending`.  Descriptors that are returned belong to
+    the Caller and are closed with the call, but for :meth:`take_fd`: duplicate what must live longer.
+
+    Ids are as the monitor's user namespace counts; see :attr:`unmapped`.
+
+    All members raise :class:`~proctor.errors.CallGone` if the caller is gone,
+    :class:`~proctor.errors.NotPermitted` if the kernel does not let us look,
+    :class:`~proctor.errors.CallOver` after the call, and :class:`~proctor.errors.Unsupported` for
+    what an older kernel does not tell.  What cannot be seen at all: Landlock domains, secure bits,
+    keyrings, and what the filters are that the caller has.  Sources: proc_pid_status(5) and the
+    pages beside it.
+
+    ::
+
+        caller = call.caller
+        if caller.caps.has("CAP_SYS_ADMIN") and caller.same_userns(container_userns):
+            ...
     """
 
-    __slots__ = ("_fds", "_files", "_id", "_listener", "_looked", "_over", "_values", "tid")
+    __slots__ = ()
 
-    def __init__(
-        self,
-        tid: int,
-        listener: ValidityPort | None,
-        id: int = 0,
-        *,
-        files: ProcPort | None = None,
-        looked: Callable[[], None] | None = None,
-    ) -> None:
-        if not tid and files is None:
-            raise CallerInvisible(
-                "the caller has no number in our pid namespace, so who it is cannot be found out"
-            ).about(notif_id=id)
-        #: Thread id, as we see it.
-        self.tid = tid
-        self._listener = listener
-        self._id = id
-        self._files = files
-        self._looked = looked
-        self._values: dict[str, object] = {}
-        self._fds: dict[str, int] = {}
-        self._over = False
+    # All together -------------------------------------------------------------------------------
 
-    # Taking -----------------------------------------------------------------------------------
+    @property
+    def key(self) -> IdentityKey:
+        """What makes it the same as another caller, or not.  Taken through the same descriptors that
+        :meth:`root` and the other members hand out, and checked once, at the end.
 
-    def check(self) -> None:
-        """See that the notification is still valid.
+        An id without a number here (:attr:`unmapped`) reads like any other such id: a key with one in
+        it equals only itself."""
+        return self._once("key", self._take_key)
 
-        :raises CallGone: it is not."""
-        if self._listener is not None and not self._listener.id_valid(self._id):
-            raise CallGone().about(pid=self.tid, notif_id=self._id)
-
-    def _alive(self) -> None:
-        if self._over:
-            raise CallOver(
-                "the caller was used after the verdict; copy what is needed before the handler "
-                "returns"
-            ).about(pid=self.tid, notif_id=self._id)
-
-    def _proc(self) -> ProcPort:
-        self._alive()
-        files = self._files
-        if files is None:
-            from proctor.kernel.thread import ProcFiles
-
-            try:
-                files = ProcFiles(self.tid)
-            except OSError as error:
-                if isinstance(error, ProctorError):
-                    raise
-                self._failed(error, "")
-            self._files = files
-            self.check()  # only now is it known to be the caller's directory
-        return files
-
-    def _take(self, what: str, how: Callable[[ProcPort], T]) -> T:
-        """One thing, checked before it is handed out."""
-        files = self._proc()
-        try:
-            value = how(files)
-        except OSError as error:
-            self._failed(error, what)
+    def _take_key(self) -> IdentityKey:
+        values, take = self._values, self._unchecked
+        root = self.root()
+        fresh: dict[str, object] = {}
+        if "status" not in values:
+            fresh["status"] = take("status", lambda files: Status(files.read("status")))
+        if "cgroup" not in values:
+            fresh["cgroup"] = take("cgroup", reading("cgroup"))
+        if "label" not in values:
+            fresh["label"] = self._label(take)
+        for kind in NAMESPACES:
+            name = f"ns/{kind}"
+            if name not in values:
+                try:
+                    fresh[name] = take(name, lambda files, name=name: inode_of(files, name))  # type: ignore[misc]
+                except FileNotFoundError:
+                    if kind not in ("cgroup", "time"):
+                        raise
+                    fresh[name] = 0  # this kernel has no such namespaces
         self.check()
-        return value
-
-    def _take_fd(self, name: str, flags: int) -> int:
-        """A new descriptor of a file in /proc/TID; closed again if the caller is gone meanwhile."""
-        files = self._proc()
-        try:
-            fd = files.open(name, flags)
-        except OSError as error:
-            self._failed(error, name)
-        try:
-            self.check()
-        except CallGone:
-            os.close(fd)
-            raise
-        return fd
-
-    def _failed(self, error: OSError, what: str) -> NoReturn:
-        """The caller is gone, or the kernel refuses, or there is no such thing: which is it?"""
-        self.check()
-        if error.errno in (errno.EPERM, errno.EACCES):
-            raise NotPermitted(
-                error.errno,
-                f"/proc/{self.tid}/{what} of the caller may not be looked at; it is not dumpable or "
-                "more privileged than the monitor: run with CAP_SYS_PTRACE in its user namespace",
-            ).about(pid=self.tid, notif_id=self._id) from None
-        if error.errno == errno.ENOENT and not what:
-            raise NotPermitted(
-                errno.ENOENT,
-                f"/proc/{self.tid} is hidden from the monitor (procfs is mounted with hidepid): add "
-                "the monitor's group with the gid= mount option",
-            ).about(pid=self.tid, notif_id=self._id) from None
-        if error.errno == errno.ESRCH:
-            raise CallGone().about(pid=self.tid, notif_id=self._id) from None
-        raise error
-
-    def _once(self, key: str, make: Callable[[], T]) -> T:
-        self._alive()
-        try:
-            return self._values[key]  # type: ignore[return-value]
-        except KeyError:
-            value = make()
-            self._values[key] = value
-            return value
-
-    # /proc/TID/status ---------------------------------------------------------------------------
-
-    @property
-    def status(self) -> dict[str, str]:
-        """The lines of /proc/TID/status: keys to the rest of the line.
-
-        The process name cannot forge lines: the kernel escapes newlines in it, and the first line
-        with a key counts."""
-        return self._once("status", lambda: parse_status(self._take("status", _read("status"))))
-
-    def _numbers(self, key: str, base: int = 10) -> tuple[int, ...]:
-        line = self.status.get(key)
-        if line is None:
-            raise Unsupported(
-                f"{key} in /proc/PID/status",
-                _SINCE.get(key, "4.1"),
-                f"the caller's {key} cannot be told",
-            ).about(pid=self.tid, notif_id=self._id)
-        return tuple(int(word, base) for word in line.split())
-
-    @property
-    def comm(self) -> str:
-        """The thread's name, as the kernel escapes it."""
-        return self.status.get("Name", "")
-
-    @property
-    def tgid(self) -> int:
-        """The process: thread id of its leader, as we see it."""
-        return self._numbers("Tgid")[0]
-
-    @property
-    def nspid(self) -> tuple[int, ...]:
-        """Thread ids from our pid namespace down to the caller's own (Linux 4.1)."""
-        return self._numbers("NSpid")
-
-    @property
-    def nstgid(self) -> tuple[int, ...]:
-        """Process ids from our pid namespace down to the caller's own (Linux 4.1)."""
-        return self._numbers("NStgid")
-
-    @property
-    def uids(self) -> Ids:
-        """User ids."""
-        return Ids(*self._numbers("Uid")[:4])
-
-    @property
-    def gids(self) -> Ids:
-        """Group ids."""
-        return Ids(*self._numbers("Gid")[:4])
-
-    @property
-    def groups(self) -> tuple[int, ...]:
-        """Supplementary groups."""
-        return self._numbers("Groups")
-
-    @property
-    def umask(self) -> int:
-        """File mode creation mask (Linux 4.7)."""
-        return self._numbers("Umask", 8)[0]
-
-    @property
-    def caps(self) -> Capabilities:
-        """Capability sets (ambient: Linux 4.3)."""
-        return Capabilities(
-            *(
-                self._numbers(key, 16)[0]
-                for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-            )
+        values.update(fresh)
+        return IdentityKey(
+            self.uids,
+            self.gids,
+            self.groups,
+            self.caps,
+            self.no_new_privs,
+            tuple([self.namespace(kind) for kind in NAMESPACES]),
+            self.file_id(root),
+            self._read_once("cgroup", bytes),
+            self.label,
+            object() if self.unmapped else None,
         )
 
-    # Other files --------------------------------------------------------------------------------
+    def file_id(self, fd: int) -> FileId:
+        """Which file on which mount a descriptor of ours refers to."""
+        return file_id(fd)
 
-    @property
-    def exe(self) -> bytes:
-        """The program, as the kernel names it; `` (deleted)`` may follow."""
-        return self._once("exe", lambda: self._take("exe", lambda files: files.link("exe")))
-
-    @property
-    def cmdline(self) -> tuple[bytes, ...]:
-        """The arguments as the process's memory has them *now*: it can write there what it likes."""
-        return self._once(
-            "cmdline", lambda: parse_arguments(self._take("cmdline", _read("cmdline")))
-        )
-
-    @property
-    def cgroup(self) -> bytes:
-        """Path in the unified (v2) hierarchy, or the first hierarchy's where there is none."""
-        found = self.cgroups
-        return found.get("", next(iter(found.values()), b""))
-
-    @property
-    def cgroups(self) -> dict[str, bytes]:
-        """Paths by controllers; the unified hierarchy has the key ``""``."""
-        return self._once("cgroup", lambda: parse_cgroups(self._take("cgroup", _read("cgroup"))))
-
-    @property
-    def label(self) -> bytes:
-        """The security module's label; empty where no module gives one."""
-
-        def take() -> bytes:
-            try:
-                return self._take("attr/current", _read("attr/current")).rstrip(b"\n\0")
-            except OSError as error:
-                if isinstance(error, ProctorError):
-                    raise
-                return b""  # EINVAL, ENOENT: no module fills it
-
-        return self._once("label", take)
-
-    def namespace(self, kind: str) -> int:
-        """Inode number of a namespace: "user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time".
-
-        Two threads are in the same namespace exactly if the numbers are equal."""
-        name = f"ns/{kind}"
-        return self._once(name, lambda: self._take(name, lambda files: files.inode(name)[1]))
-
-    @property
-    def userns(self) -> int:
-        """Inode number of the user namespace."""
-        return self.namespace("user")
-
-    def same_userns(self, other: Caller | int) -> bool:
-        """Whether the user namespace is that of ``other``: a Caller, or an inode number such as the
-        one of the target's first process.  A caller in a nested one is root of nothing outside."""
-        return self.userns == (other.userns if isinstance(other, Caller) else other)
-
-    # Descriptors --------------------------------------------------------------------------------
-
-    def _descriptor(self, key: str, make: Callable[[], int]) -> int:
-        """A descriptor that the Caller keeps; the first one wins if two threads take it at once."""
-        fd = self._fds.get(key)
-        if fd is not None and not self._over:
-            return fd
-        made = make()
-        fd = self._fds.setdefault(key, made)
-        if fd != made:
-            os.close(made)
-        if self._over:  # meanwhile, in another thread
-            self.close()
-        self._alive()
-        return fd
-
-    def _place(self, name: str) -> int:
-        if self._looked is not None:
-            self._looked()
-        return self._descriptor(name, lambda: self._take_fd(name, os.O_PATH))
+    # Places and descriptors ---------------------------------------------------------------------
 
     def root(self) -> int:
         """``O_PATH`` descriptor of the caller's root directory."""
-        return self._place("root")
+        return self._pinned("root")
 
     def cwd(self) -> int:
         """``O_PATH`` descriptor of the caller's working directory."""
-        return self._place("cwd")
+        return self._pinned("cwd")
 
     def dir_fd(self, number: int) -> int:
         """``O_PATH`` descriptor of what the caller has open as ``number``; AT_FDCWD is :meth:`cwd`.
@@ -317,56 +145,41 @@ class Caller:
         :raises OSError: EBADF if nothing is open there."""
         if number == AT_FDCWD:
             return self.cwd()
-        if number < 0:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        _refuse_negative(number)
         try:
-            return self._place(f"fd/{number}")
+            return self._pinned(f"fd/{number}")
         except FileNotFoundError:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+            raise _bad_descriptor() from None
 
-    def namespace_fd(self, kind: str) -> int:
-        """Descriptor of a namespace for setns(2); kinds as for :meth:`namespace`."""
-        name = f"ns/{kind}"
-        return self._descriptor(name, lambda: self._take_fd(name, os.O_RDONLY))
+    def fd_path(self, number: int) -> bytes:
+        """How the kernel names what the caller has open as ``number``: a path, as our root sees it,
+        or text such as ``socket:[4711]``.  `` (deleted)`` may follow.
 
-    def anchor(self) -> int:
-        """A pidfd: of the thread itself where the kernel has PIDFD_THREAD (6.9), else of its
-        process, which :attr:`anchored_thread` tells."""
-        return self._descriptor("pidfd", self._open_pidfd)
-
-    @property
-    def anchored_thread(self) -> bool:
-        """Whether :meth:`anchor` refers to the thread, not only to its process."""
-        self.anchor()
-        return bool(self._values["pidfd of thread"])
-
-    def _open_pidfd(self) -> int:
-        self._proc()
+        :raises OSError: EBADF if nothing is open there."""
+        _refuse_negative(number)
+        self._look()
+        name = f"fd/{number}"
+        key = f"path of {name}"
         try:
-            fd, of_thread = open_pidfd(self.tid, lambda: self.tgid)
-        except OSError as error:
-            if isinstance(error, ProctorError):
-                raise
-            self._failed(error, "pidfd")
-        try:
-            self.check()
-        except CallGone:
-            os.close(fd)
-            raise
-        self._values["pidfd of thread"] = of_thread
-        return fd
+            return self._once(key, lambda: self._take(name, lambda files: files.link(name)))
+        except FileNotFoundError:
+            raise _bad_descriptor() from None
 
-    def descriptor(self, number: int) -> int:
-        """A duplicate of the caller's descriptor; it belongs to whoever asked (Linux 5.6).
+    def fd(self, number: int) -> int:
+        """A duplicate of the caller's descriptor; the same one, whenever it is asked for.
 
         :raises OSError: EBADF if nothing is open there.
         :raises NotPermitted: ptrace access is needed and refused.
         :raises Unsupported: an old kernel, and the thread does not share its process's table.
         """
-        if self._looked is not None:
-            self._looked()
-        if number < 0:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        self._look()
+        return self._held(f"copy of fd/{number}", lambda: self.take_fd(number))
+
+    def take_fd(self, number: int) -> int:
+        """A new duplicate of the caller's descriptor, that the asker owns and closes: the same open
+        file description, CLOEXEC (pidfd_getfd(2), Linux 5.6).  Errors as for :meth:`fd`."""
+        self._look()
+        _refuse_negative(number)
         pidfd = self.anchor()
         if not self._values["pidfd of thread"] and not shares_descriptors(self.tid, self.tgid):
             raise Unsupported(
@@ -383,12 +196,40 @@ class Caller:
                 self.check()
                 raise
             self._failed(error, f"fd/{number}")
+        return self._checked_fd(fd)
+
+    def has_room(self) -> bool:
+        """Whether its table takes one more descriptor, by RLIMIT_NOFILE: what open(2) sees to before
+        it looks at any path (``alloc_fd`` in fs/file.c).  Other threads change it at any time."""
+        self._look()
+        limit = self.limits["Max open files"].soft
+        # Fewer than the limit: then one below it is free.  (The size of that directory is how many
+        # there are, since Linux 6.2; 0 before.)
+        size = self._take("fd", lambda files: files.size("fd"))
+        if 0 < size < limit:
+            return True
+        taken = self._take("fd", lambda files: files.names("fd"))
+        return sum(int(name) < limit for name in taken) < limit
+
+    def anchor(self) -> int:
+        """A pidfd: of the thread itself where the kernel has PIDFD_THREAD (6.9), else of its
+        process, which :attr:`anchored_thread` tells."""
+        return self._held("pidfd", self._open_pidfd)
+
+    @property
+    def anchored_thread(self) -> bool:
+        """Whether :meth:`anchor` refers to the thread, not only to its process."""
+        self.anchor()
+        return bool(self._values["pidfd of thread"])
+
+    def _open_pidfd(self) -> int:
+        self._proc()
         try:
-            self.check()
-        except CallGone:
-            os.close(fd)
-            raise
-        return fd
+            fd, of_thread = open_pidfd(self.tid, lambda: self.tgid)
+        except OSError as error:
+            self._failed(error, "pidfd")
+        self._values["pidfd of thread"] = of_thread
+        return self._checked_fd(fd)
 
     def locate(
         self,
@@ -415,29 +256,14 @@ class Caller:
             raise
         return located
 
-    # End ----------------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Close every descriptor that was taken.  Idempotent; done when the call is over."""
-        self._over = True
-        while self._fds:
-            try:
-                _, fd = self._fds.popitem()
-            except KeyError:
-                break
-            try:
-                os.close(fd)
-            except OSError:
-                pass  # the handler closed it against the contract; the others are still ours
-        if self._files is not None:
-            self._files.close()
-
     def __repr__(self) -> str:
         return f"<Caller tid={self.tid} id={self._id:#x}>"
 
 
-_SINCE: Final = {"NSpid": "4.1", "NStgid": "4.1", "Umask": "4.7", "CapAmb": "4.3"}
+def _bad_descriptor() -> OSError:
+    return OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
-def _read(name: str) -> Callable[[ProcPort], bytes]:
-    return lambda files: files.read(name)
+def _refuse_negative(number: int) -> None:
+    if number < 0:
+        raise _bad_descriptor()

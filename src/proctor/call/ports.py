@@ -1,7 +1,7 @@
 """What a :class:`~proctor.call.Call` needs from outside, as small interfaces.
 
 ``MemoryPort`` is the kernel room's own (:mod:`proctor.kernel.memory`).  The kernel stands behind them in production (:class:`proctor.kernel.memory.Memory`,
-:class:`proctor.call.caller.ProcFiles`, :class:`proctor.kernel.listener.Listener`), dictionaries in
+:class:`proctor.kernel.thread.ProcFiles`, :class:`proctor.kernel.listener.Listener`), dictionaries in
 tests of handlers and in the model.
 """
 
@@ -37,11 +37,15 @@ class ProcPort(Protocol):
         ...
 
     def link(self, name: str) -> bytes:
-        """The text of a symbolic link ("exe")."""
+        """The text of a symbolic link ("exe", "ns/user")."""
         ...
 
-    def inode(self, name: str) -> tuple[int, int]:
-        """(device, inode) of what a link leads to ("ns/user")."""
+    def size(self, name: str) -> int:
+        """``st_size`` of a file or directory ("fd")."""
+        ...
+
+    def names(self, name: str) -> list[str]:
+        """What is in a directory ("fd")."""
         ...
 
     def open(self, name: str, flags: int) -> int:

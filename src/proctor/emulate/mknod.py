@@ -36,7 +36,7 @@ _KINDS: Final = (0, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat
 
 def perform_mknod(host: Performers, call: Call, allow: Allow | None, refusal: int) -> Verdict:
     """Make the node for the caller."""
-    registers = call.raw
+    registers = call.registers
     if call.name == "mknodat":
         dirfd = registers[0] & 0xFFFFFFFF
         dirfd -= (dirfd >> 31) << 32

@@ -74,7 +74,7 @@ def decode(call: Call) -> Wanted | int:
 
     :raises MemoryUnreadable: EFAULT, or ENAMETOOLONG for a path of 4096 bytes or more.
     """
-    raw_args = call.raw
+    raw_args = call.registers
     if call.name == "openat2":
         size = raw_args[3]
         if size < _HOW.size:

@@ -76,10 +76,17 @@ class ProcFiles:
         """See :class:`~proctor.call.ports.ProcPort`."""
         return os.readlink(os.fsencode(name), dir_fd=self._held())
 
-    def inode(self, name: str) -> tuple[int, int]:
+    def size(self, name: str) -> int:
         """See :class:`~proctor.call.ports.ProcPort`."""
-        found = os.stat(name, dir_fd=self._held())
-        return found.st_dev, found.st_ino
+        return os.stat(name, dir_fd=self._held()).st_size
+
+    def names(self, name: str) -> list[str]:
+        """See :class:`~proctor.call.ports.ProcPort`."""
+        directory = self.open(name, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            return os.listdir(directory)
+        finally:
+            os.close(directory)
 
     def open(self, name: str, flags: int) -> int:
         """See :class:`~proctor.call.ports.ProcPort`."""

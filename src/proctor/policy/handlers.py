@@ -150,7 +150,7 @@ class LiveView:
         self._call = call
         self.name: str = call.name
         self.arch: str = call.abi
-        self.registers: tuple[int, ...] = call.raw
+        self.registers: tuple[int, ...] = call.registers
         self.tid: int = call.tid
         self._seen: dict[tuple[str, str], Any] = {}
 

@@ -47,6 +47,8 @@ def check(verdict: object, call: Call, who: str) -> Verdict:
             "(proctor.perform()), deny it, or, where the race does not matter, say so: "
             'proctor.let_run_unsafe("why")'
         ).about(pid=call.tid, syscall=call.name, notif_id=call.id)
+    if isinstance(verdict, HandOver) and verdict.close:
+        call.give_away(verdict.fd)  # closed once it was handed over, and not again with the call
     return verdict
 
 

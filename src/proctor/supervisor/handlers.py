@@ -91,7 +91,7 @@ class Handler:
                 index, bits = locate(condition.arg, call.name, call.abi)
             except FilterError:
                 return False  # a member of a group, without that argument
-            if not condition.holds(call.raw[index], bits):
+            if not condition.holds(call.registers[index], bits):
                 return False
         return True
 

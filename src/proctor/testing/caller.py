@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Union
 
 from proctor.call.caller import Caller
 from proctor.call.identity import CAPABILITIES, Capabilities, Ids
+from proctor.call.path.procfs import FileId
 from proctor.call.path.resolve import Located
 from proctor.call.path.walk import AT_FDCWD, walk
 from proctor.errors import CallGone
@@ -75,13 +76,23 @@ def status(target: FakeTarget) -> bytes:
         ("Groups", " ".join(map(str, target.groups))),
         ("NStgid", _row((target.pid, *inside))),
         ("NSpid", _row((target.tid, *inside))),
+        ("SigPnd", f"{0:016x}"),
+        ("ShdPnd", f"{_mask(target.pending):016x}"),
+        ("SigBlk", f"{0:016x}"),
         ("CapInh", f"{caps.inheritable:016x}"),
         ("CapPrm", f"{caps.permitted:016x}"),
         ("CapEff", f"{caps.effective:016x}"),
         ("CapBnd", f"{caps.bounding:016x}"),
         ("CapAmb", f"{caps.ambient:016x}"),
+        ("NoNewPrivs", int(target.no_new_privs)),
+        ("Seccomp", 2),
+        ("Seccomp_filters", 1),
     ]
     return "".join(f"{key}:\t{value}\n" for key, value in lines).encode()
+
+
+def _mask(signals: Iterable[int]) -> int:
+    return sum(1 << number - 1 for number in set(signals))
 
 
 def _row(numbers: Iterable[int]) -> str:
@@ -108,18 +119,39 @@ class FakeProc:
             return b"0::" + target.cgroup + b"\n"
         if name == "attr/current":
             return target.label if target.label else _fail(errno.EINVAL)
+        if name == "stat":
+            # fields 3 to 22 of proc_pid_stat(5): no terminal, and one start for each thread
+            return f"{target.tid} ({target.comm}) S{' 0' * 18} {target.tid}\n".encode()
+        if name == "limits":
+            limit = target.process.nofile
+            return b"Limit\n%-26s%-21d%-21dfiles\n" % (b"Max open files", limit, limit)
+        if name in ("uid_map", "gid_map"):
+            return b"0 0 4294967295\n"
+        if name == "mountinfo":
+            return b"1 0 0:1 / / rw - tree tree rw\n"
         return _fail(errno.ENOENT)
 
     def link(self, name: str) -> bytes:
         """See :class:`~proctor.call.ports.ProcPort`."""
         self._dumpable()
-        return self._target.exe if name == "exe" else _fail(errno.ENOENT)
+        target = self._target
+        if name == "exe":
+            return target.exe
+        kind = name.removeprefix("ns/")
+        if kind in target.namespaces:
+            return f"{kind}:[{target.namespaces[kind]}]".encode()
+        if name.startswith("fd/") and int(name[3:]) in target.process.open:
+            return target.process.name_of(int(name[3:]))
+        return _fail(errno.ENOENT)
 
-    def inode(self, name: str) -> tuple[int, int]:
+    def size(self, name: str) -> int:
+        """See :class:`~proctor.call.ports.ProcPort`."""
+        return len(self.names(name))
+
+    def names(self, name: str) -> list[str]:
         """See :class:`~proctor.call.ports.ProcPort`."""
         self._dumpable()
-        number = self._target.namespaces.get(name.removeprefix("ns/"))
-        return (4, number) if number is not None else _fail(errno.ENOENT)
+        return list(map(str, self._target.process.open)) if name == "fd" else _fail(errno.ENOENT)
 
     def open(self, name: str, flags: int) -> int:
         """See :class:`~proctor.call.ports.ProcPort`: a placeholder."""
@@ -165,20 +197,22 @@ class FakeCaller(Caller):
         )
         self._target = target
 
-    def _place(self, name: str) -> int:
-        if self._looked is not None:
-            self._looked()
-        return self._descriptor(name, lambda: self._take_fd(name, 0))
+    def _overflow(self) -> tuple[int, int]:
+        return -1, -1  # every id has a number, so 65534 is nobody
+
+    def file_id(self, fd: int) -> FileId:
+        """See :meth:`proctor.call.caller.Caller.file_id`: of the node it stands for."""
+        found = self._target.process.pins[fd].stat()
+        return FileId(found.st_dev, found.st_ino, 0)
 
     def _open_pidfd(self) -> int:
         self.check()
         self._values["pidfd of thread"] = True
         return self._target.process.pin(None)
 
-    def descriptor(self, number: int) -> int:
-        """See :meth:`proctor.call.caller.Caller.descriptor`: the file's content is the tree's."""
-        if self._looked is not None:
-            self._looked()
+    def take_fd(self, number: int) -> int:
+        """See :meth:`proctor.call.caller.Caller.take_fd`: the file's content is the tree's."""
+        self._look()
         if number < 0:
             _fail(errno.EBADF)
         self.anchor()

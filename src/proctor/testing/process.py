@@ -7,9 +7,10 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from proctor.call.path.walk import joined
 from proctor.errors import TargetFdLimit
 from proctor.testing.space import FakeMemory
-from proctor.testing.tree import Node, Tree
+from proctor.testing.tree import Node, Tree, name_of
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -80,9 +81,9 @@ class Process:
         self._ids = 0x5EED
         self._tids = FIRST_TID
         self.calls: list[Call] = []
-        null = Node.device("c", 1, 3)
+        self._null = Node.device("c", 1, 3)
         for number in range(min(3, nofile)):
-            self.open[number] = OpenFile(null)
+            self.open[number] = OpenFile(self._null)
 
     # Numbers ----------------------------------------------------------------------------------
 
@@ -121,6 +122,16 @@ class Process:
         :raises OSError: EBADF."""
         file = self.open.get(number)
         return file if file is not None else _fail(errno.EBADF)
+
+    def name_of(self, number: int) -> bytes:
+        """How the kernel would name what is open as ``number``."""
+        node = self.file(number).node
+        if node is None:
+            return b"anon_inode:[outside]"
+        if node is self._null:
+            return b"/dev/null"
+        names, _ = name_of(node, self.tree.root)
+        return joined(b"", names)
 
     def close_fd(self, number: int) -> None:
         """close(2) in the target."""

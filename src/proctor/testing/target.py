@@ -72,6 +72,8 @@ class FakeTarget:
     fixture of :mod:`proctor.testing.fixtures`).
 
     :ivar performed: calls that ``perform()`` was said to, in order.
+    :ivar no_new_privs: whether execve(2) can give it nothing.
+    :ivar pending: signals that wait for it and are not blocked.
     """
 
     def __init__(
@@ -112,6 +114,8 @@ class FakeTarget:
         self.cgroup = encoded(cgroup)
         self.label = encoded(label)
         self.dumpable = dumpable
+        self.no_new_privs = True
+        self.pending: set[int] = set()
         self.performed: list[Performed] = []
         self._ended = False
         for path in (root, cwd):

@@ -67,7 +67,7 @@ def follows(call: Call, arg: Arg) -> bool:
     if name == "openat2":
         return _open_follows(int(call.how.flags), call.abi)
     for each in known.args:
-        number = each.value(call.raw)
+        number = each.value(call.registers)
         if name in ("linkat", "name_to_handle_at") and each.name == "flags":
             return bool(number & _AT_SYMLINK_FOLLOW)
         if each.family == "MoveMountFlag":
@@ -92,7 +92,7 @@ def allows_empty(call: Call, arg: Arg) -> bool:
     """Whether an empty path (or NULL, where the call takes it) means the dirfd itself."""
     known = call.signature
     assert known is not None
-    null = arg.value(call.raw) == 0
+    null = arg.value(call.registers) == 0
     if call.name in _NULL and null:
         return True
     if call.name == "readlinkat":  # of a symbolic link opened with O_PATH (Linux 2.6.39)
@@ -100,7 +100,7 @@ def allows_empty(call: Call, arg: Arg) -> bool:
     if is_entry(call, arg):
         return False  # linkat's flag is about the old path
     for each in known.args:
-        number = each.value(call.raw)
+        number = each.value(call.registers)
         if each.family == "MoveMountFlag":
             return bool(number & (4 if arg.name == "from_path" else 0x40))
         if each.family in _EMPTY and number & _EMPTY[each.family]:
@@ -118,7 +118,7 @@ def resolve(call: Call, argument: str | None, follow: bool | None) -> Located:
         raise AttributeError(f"{call.name} has no path argument {argument or ''}".rstrip())
     path: bytes | None = call.args[arg.name]
     relative_to = known.dirfd_of(arg)
-    dirfd = relative_to.value(call.raw) if relative_to is not None else AT_FDCWD
+    dirfd = relative_to.value(call.registers) if relative_to is not None else AT_FDCWD
     empty = allows_empty(call, arg)
     return call.caller.locate(
         path if path is not None else b"",

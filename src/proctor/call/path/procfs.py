@@ -11,7 +11,7 @@ import os
 import stat as _stat
 import sys
 from functools import cache
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from proctor.call.path.walk import UNREACHABLE
 from proctor.errors import NotPermitted
@@ -78,17 +78,23 @@ def _leads_to(root: int, names: list[bytes], fd: int) -> bool:
                 return False
             os.close(here)
             here = below
-        return same_place(here, fd)
+        return file_id(here) == file_id(fd)
     finally:
         os.close(here)
 
 
-def same_place(one: int, other: int) -> bool:
-    """Whether two descriptors are of the same file on the same mount."""
-    a, b = os.fstat(one), os.fstat(other)
-    if (a.st_dev, a.st_ino) != (b.st_dev, b.st_ino):
-        return False
-    return mount_of(one) == mount_of(other)
+class FileId(NamedTuple):
+    """Which file on which mount: equal ones are the same, as long as somebody keeps it open."""
+
+    device: int
+    inode: int
+    mount: int
+
+
+def file_id(fd: int) -> FileId:
+    """What a descriptor refers to."""
+    status = os.fstat(fd)
+    return FileId(status.st_dev, status.st_ino, mount_of(fd))
 
 
 def mount_of(fd: int) -> int:
@@ -233,7 +239,7 @@ def _numbers_in(proc_root: int, caller: CallerNumbers) -> tuple[int, int]:
     A procfs belongs to one pid namespace, which is ours or one below ours on the way to the
     caller's, else the caller is not in it (ENOENT, as for ``/proc/self`` there).
     """
-    from proctor.call.identity import parse_status
+    from proctor.call.identity import Status
 
     tgids, tids = caller.nstgid, caller.nspid
     namespace = caller.namespace("pid")
@@ -241,9 +247,9 @@ def _numbers_in(proc_root: int, caller: CallerNumbers) -> tuple[int, int]:
         try:
             fd = os.open(f"{tgids[level]}/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_root)
             with open(fd, "rb") as file:
-                seen = parse_status(file.read()).get("NStgid", "").split()
+                seen = Status(file.read()).numbers("NStgid")
             # The innermost number is unique in its namespace: equal tails are the same process.
-            if seen != [str(each) for each in tgids[level:]]:
+            if seen != tgids[level:]:
                 continue
             if os.stat(f"{tgids[level]}/ns/pid", dir_fd=proc_root).st_ino == namespace:
                 return tgids[level], tids[level]

@@ -123,7 +123,7 @@ def _mmap(view: View) -> Parts:
         return _flat(view)
     parts = view.all()
     shift = 12 if view.call.name == "mmap2" else 0
-    parts[5] = hexadecimal(view.signature.args[5].value(view.call.raw) << shift)
+    parts[5] = hexadecimal(view.signature.args[5].value(view.call.registers) << shift)
     return view.call.name, parts
 
 

@@ -46,7 +46,7 @@ def line(call: Call, *, read: bool) -> str:
         before are shown as addresses.
     """
     if call.signature is None:
-        return f"{call.name}({', '.join(f'{number:#x}' for number in call.raw)})"
+        return f"{call.name}({', '.join(f'{number:#x}' for number in call.registers)})"
     from proctor.call.strace import calls as text_calls
 
     view = View(call, read)
@@ -85,7 +85,7 @@ class View:
         """An argument as a number."""
         arg = self.signature.arg(name)
         assert arg is not None
-        return arg.value(self.call.raw)
+        return arg.value(self.call.registers)
 
     @property
     def frame(self) -> Frame:
@@ -129,7 +129,7 @@ class View:
     def text(self, arg: Arg) -> str:
         """One argument."""
         call = self.call
-        number = arg.value(call.raw)
+        number = arg.value(call.registers)
         role, family = arg.role, arg.family
         if decode.is_followed(arg):
             return self._pointed(arg, number)
