@@ -155,6 +155,16 @@ def test_what_the_call_owned_is_handed_over_and_closed_once(
     assert target.run(keeps, target.call("dup", fd)).content == b"hello"
     assert closed.count(given[1]) == 1  # with the call, after it was handed over
 
+    @proctor.on("dup", quick=False, deadline=1.0)
+    def late(call: Call) -> Verdict:
+        given.append(call.fd(fd))
+        target.advance(2.0)
+        return proctor.hand_over(given[2])
+
+    closed.clear()
+    outcome = target.run(late, target.call("dup", fd))
+    assert (outcome.decided_by, closed.count(given[2])) == ("deadline", 1)
+
 
 def test_a_call_is_over_afterwards(fake_target: Make) -> None:
     kept = []

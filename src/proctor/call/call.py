@@ -332,10 +332,10 @@ class Call:
         return self.caller.fd_path(number)
 
     def give_away(self, fd: int) -> bool:
-        """Forget a descriptor that the call owns: from now on it is the asker's.  False if it is none
-        of the call's."""
+        """Own a descriptor no more, if the call does: from now on it is the asker's.  False if the
+        call did and is over: then it is closed already.  Works after the verdict, too."""
         caller = self._caller
-        return caller is not None and caller.give_away(fd)
+        return caller is None or caller.give_away(fd)
 
     def resolve(
         self,
@@ -415,7 +415,7 @@ class Call:
 _FACTS: Final = frozenset(
     (
         "id", "tid", "nr", "arch", "abi", "name", "registers", "signature", "memory_read", "target",
-        "expire", "_notification", "_values", "_kept",
+        "expire", "give_away", "_notification", "_values", "_kept", "_caller",
     )
 )  # fmt: skip
 

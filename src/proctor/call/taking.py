@@ -32,7 +32,17 @@ class Taker:
     end, and closing them earlier is a mistake that can hit another file.
     """
 
-    __slots__ = ("_fds", "_files", "_id", "_listener", "_looked", "_over", "_values", "tid")
+    __slots__ = (
+        "_closed",
+        "_fds",
+        "_files",
+        "_id",
+        "_listener",
+        "_looked",
+        "_over",
+        "_values",
+        "tid",
+    )
 
     def __init__(
         self,
@@ -55,6 +65,7 @@ class Taker:
         self._looked = looked
         self._values: dict[str, object] = {}
         self._fds: dict[str, int] = {}
+        self._closed: frozenset[int] = frozenset()
         self._over = False
 
     def check(self) -> None:
@@ -153,11 +164,12 @@ class Taker:
         return self._held(name, lambda: self._take_fd(name, _PIN))
 
     def give_away(self, fd: int) -> bool:
-        """Keep a descriptor of ours no more: from now on it is the asker's.  False if it was none."""
+        """Keep a descriptor no more, if it is ours.  False if it was, and went with us: then nobody
+        may close it again."""
         for key, held in list(self._fds.items()):
-            if held == fd:
-                return self._fds.pop(key, None) is not None
-        return False
+            if held == fd and self._fds.pop(key, None) is not None:
+                return True
+        return fd not in self._closed
 
     # Troubles, and the end ----------------------------------------------------------------------
 
@@ -185,6 +197,7 @@ class Taker:
     def close(self) -> None:
         """Close every descriptor that is held.  Idempotent; done when the call is over."""
         self._over = True
+        self._closed = self._closed.union(self._fds.values())  # before the first one goes
         while self._fds:
             try:
                 _, fd = self._fds.popitem()

@@ -47,8 +47,14 @@ def check(verdict: object, call: Call, who: str) -> Verdict:
             "(proctor.perform()), deny it, or, where the race does not matter, say so: "
             'proctor.let_run_unsafe("why")'
         ).about(pid=call.tid, syscall=call.name, notif_id=call.id)
-    if isinstance(verdict, HandOver) and verdict.close:
-        call.give_away(verdict.fd)  # closed once it was handed over, and not again with the call
+    return owned(verdict, call)
+
+
+def owned(verdict: Verdict, call: Call) -> Verdict:
+    """The verdict, with the one who closes its descriptor settled: a hand-over takes over what it is
+    given, also from the call; what was the call's and went with it is nobody's."""
+    if isinstance(verdict, HandOver) and verdict.close and not call.give_away(verdict.fd):
+        return verdict._replace(close=False)
     return verdict
 
 

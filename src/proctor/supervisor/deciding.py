@@ -18,7 +18,7 @@ from proctor.call.verdict import Perform, Verdict, Wire, close_unused, deny
 from proctor.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
 from proctor.observe.events import Outcome
 from proctor.supervisor.backlog import Backlog
-from proctor.supervisor.carry import carry_out, check
+from proctor.supervisor.carry import carry_out, check, owned
 from proctor.supervisor.jobs import Job, Served
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class Decider:
                 job.said = (verdict, who)
                 self._put(job)
             else:
-                close_unused(verdict, self._world.close)
+                close_unused(owned(verdict, job.call), self._world.close)
             return
         try:
             if isinstance(verdict, BaseException):
@@ -304,7 +304,7 @@ class Decider:
             unsaid = self._backlog.take_out(job) and job.said
             follower = served.step_out(job)
         if unsaid:
-            close_unused(unsaid[0], self._world.close)
+            close_unused(owned(unsaid[0], job.call), self._world.close)
         if follower is not None:
             self._put(follower)
         release(served, self._lock, self.observers)
