@@ -17,6 +17,9 @@ def quiet_thread(target: Callable[[], object], name: str) -> threading.Thread:
     :raises RuntimeError: there are no more threads for us.
     """
     thread = threading.Thread(target=target, name=name, daemon=True)
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where there is nothing but fakes
+        thread.start()
+        return thread
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         # This may raise, too: it runs the Python handlers of signals that came before
