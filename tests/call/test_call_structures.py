@@ -29,6 +29,14 @@ NATIVE = {
     "file_attr": "file_attr", "cachestat_range": "cachestat_range", "utimbuf": "utimbuf",
     "itimerval": "__kernel_old_itimerval", "itimerspec": "__kernel_itimerspec",
     "timezone": "timezone", "timex64": "__kernel_timex",
+    "open_how": "open_how", "clone_args": "clone_args", "mount_attr": "mount_attr",
+    "rlimit": "rlimit", "rlimit64": "rlimit64", "epoll_event": "epoll_event",
+    "sigevent": "sigevent", "siginfo": "siginfo", "iovec": "iovec", "msghdr": "user_msghdr",
+    "mmsghdr": "mmsghdr", "ucred": "ucred", "new_utsname": "new_utsname",
+    "old_utsname": "old_utsname", "oldold_utsname": "oldold_utsname", "sysinfo": "sysinfo",
+    "rusage": "rusage", "tms": "tms", "cachestat": "cachestat", "statx": "statx", "stat": "stat",
+    "statfs": "statfs", "cap_user_data": "__user_cap_data_struct",
+    "timespec": "__kernel_timespec", "statx_timestamp": "statx_timestamp",
 }  # fmt: skip
 COMPAT = {
     "timex": "old_timex32", "sigaction": "compat_sigaction",
@@ -39,9 +47,17 @@ COMPAT = {
     "itimerspec64": "__kernel_itimerspec", "sched_attr": "sched_attr",
     "perf_event_attr": "perf_event_attr", "landlock_path_beneath_attr": "landlock_path_beneath_attr",
     "io_uring_params": "io_uring_params",
+    "rlimit": "compat_rlimit", "rlimit64": "rlimit64", "epoll_event": "epoll_event",
+    "sigevent": "compat_sigevent", "siginfo": "compat_siginfo", "iovec": "compat_iovec",
+    "msghdr": "compat_msghdr", "mmsghdr": "compat_mmsghdr", "sysinfo": "compat_sysinfo",
+    "rusage": "compat_rusage", "tms": "compat_tms", "statx": "statx", "stat": "compat_stat",
+    "stat64": "stat64", "statfs": "compat_statfs", "statfs64": "compat_statfs64",
+    "old_stat": "__old_kernel_stat", "timespec": "old_timespec32",
+    "timespec64": "__kernel_timespec",
 }  # fmt: skip
 # Fields with another name in the kernel, or newer than many kernels.
-RENAMED = {"bits": "disabled", "config3": "", "mnt_ns_fd": "", "mnt_ns_id": ""}
+RENAMED = {"bits": "disabled", "config3": "", "mnt_ns_fd": "", "mnt_ns_id": "",
+           "sigev_notify_thread_id": "_sigev_un", "si_pid": "_sifields", "si_uid": "", "si_value": ""}  # fmt: skip
 
 
 def frame(abi: str, memory: FakeMemory | None = None) -> Frame:
@@ -73,7 +89,7 @@ def test_layouts_are_the_running_kernels(
     size = kernel.size(theirs)
     if size is None:
         pytest.skip(f"this kernel has no struct {theirs}")
-    made = layouts.layout(ours, frame(abi))
+    made = layouts.layout(ours, abi)
     if ours not in ("mnt_id_req", "perf_event_attr", "landlock_ruleset_attr"):  # these grow
         assert made.size == size
     offsets = kernel.offsets(theirs)
@@ -87,7 +103,7 @@ def test_the_union_of_bpf_is_the_running_kernels(kernel: KernelTypes) -> None:
     offsets = kernel.offsets("bpf_attr")
     compared = 0
     for name in ("map_create", "map_elem", "prog_load", "obj", "prog_attach", "next_id", "map_fd"):
-        for field in layouts.layout(f"bpf_{name}", frame("x86_64")).shown:
+        for field in layouts.layout(f"bpf_{name}", "x86_64").shown:
             if field.name in offsets:
                 assert field.offset in offsets[field.name], (name, field.name)
                 compared += 1
@@ -113,17 +129,75 @@ def test_every_structure_that_a_call_names_is_taken_apart(abi: str) -> None:
 
 def test_every_layout_packs_what_it_takes_apart() -> None:
     for abi in ("x86_64", "i386", "aarch64", "riscv64", "s390x"):
-        where = frame(abi)
-        for name in {each.partition("@")[0] for each in layouts.names()}:
+        for name in layouts.names():
             if name in ("bpf_obj", "bpf_prog_load", "bpf_raw_tracepoint"):
                 continue  # strings behind pointers
-            made = layouts.layout(name, where)
-            zero = made.value(b"", where)
-            assert zero.pack() == bytes(made.size)
+            made = layouts.layout(name, abi)
+            zero = made.value(b"")
+            assert made.pack(made.named(zero)) == bytes(made.size)
             data = bytes(range(1, 1 + made.size)) if made.size < 255 else b""
-            value = made.value(data, where)
-            again = made.value(value.pack(), where)
+            value = made.value(data)
+            again = made.value(made.pack(made.named(value)))
             assert again == value and str(again) == str(value)
+
+
+def test_what_the_running_kernel_fills_is_taken_apart_and_made_again() -> None:
+    import ctypes
+    import os
+    import sys
+
+    if sys.platform != "linux" or os.uname().machine not in ABIS:
+        pytest.skip("a machine without a table")
+    abi, libc = os.uname().machine, ctypes.CDLL(None, use_errno=True)
+    made = {name: layouts.layout(name, abi) for name in ("new_utsname", "sysinfo", "statfs")}
+    filled = {name: ctypes.create_string_buffer(each.size) for name, each in made.items()}
+    assert libc.uname(filled["new_utsname"]) == 0 and libc.sysinfo(filled["sysinfo"]) == 0
+    assert libc.statfs(b"/", filled["statfs"]) == 0
+    found = {name: each.value(filled[name].raw) for name, each in made.items()}
+    assert found["new_utsname"].release.decode() == os.uname().release
+    assert found["sysinfo"].totalram * found["sysinfo"].mem_unit > 1 << 20
+    assert len(found["sysinfo"].loads) == 3 and found["statfs"].f_bsize == os.statvfs("/").f_bsize
+    for name, value in found.items():
+        again = layouts.pack(name, abi, **dict(zip(value._fields, value, strict=True)))
+        assert made[name].value(again) == value
+
+
+def test_what_a_call_fills_is_packed_for_each_machine() -> None:
+    name = layouts.pack("new_utsname", "aarch64", sysname="Linux", nodename=b"box")
+    assert len(name) == 390 and name[:6] == b"Linux\0" and name[65:69] == b"box\0"
+    big = layouts.pack("timespec", "s390x", tv_sec=1, tv_nsec=2)
+    assert big == struct.pack(">qq", 1, 2)
+    assert layouts.pack("timespec", "i386", tv_sec=1) == struct.pack("<ii", 1, 0)
+    assert layouts.pack("itimerval", "arm", it_value=(1, 2)) == struct.pack("<4i", 0, 0, 1, 2)
+    nested = layouts.pack("itimerval", "arm", it_value={"tv_usec": 2})
+    assert nested == struct.pack("<4i", 0, 0, 0, 2)
+    assert layouts.pack("sysinfo", "x86_64", loads=(1, 2, 3))[8:32] == struct.pack("<3Q", 1, 2, 3)
+    assert layouts.pack("rlimit", "i386", rlim_cur=layouts.NO_LIMIT)[:4] == b"\377" * 4
+    assert layouts.pack("ucred", "x86_64", uid=-1)[4:8] == b"\377" * 4
+    compat = signature("recvmsg", "x32")
+    assert compat is not None  # 32-bit structures there, whatever else x32 does
+    assert len(layouts.pack("msghdr", compat)) == 28 and len(layouts.pack("msghdr", "x32")) == 56
+    sizes = {"x86_64": 144, "i386": 64, "aarch64": 128, "arm": 64, "ppc64le": 144, "s390x": 144}
+    assert {abi: layouts.layout("stat", abi).size for abi in sizes} == sizes
+    assert (
+        layouts.layout("stat64", "arm").size == 104 and layouts.layout("stat64", "i386").size == 96
+    )
+    with pytest.raises(KeyError):
+        layouts.pack("sysinfo", "x86_64", no_such=1)
+    with pytest.raises(KeyError):
+        layouts.pack("no_such", "x86_64")
+    wrong: list[tuple[str, dict[str, object]]] = [
+        ("new_utsname", {"sysname": "x" * 66}),
+        ("ucred", {"pid": 1 << 31}),
+        ("ucred", {"uid": -1 << 32}),
+        ("sysinfo", {"loads": (1, 2)}),
+        ("sysinfo", {"uptime": "soon"}),
+        ("sysinfo", {"uptime": None}),
+        ("itimerval", {"it_value": (1, 2, 3)}),
+    ]
+    for structure, values in wrong:
+        with pytest.raises(ValueError):
+            layouts.pack(structure, "x86_64", **values)
 
 
 # Values -----------------------------------------------------------------------------------------

@@ -378,4 +378,6 @@ def test_structures_of_the_kernel_by_their_fields(abi: str) -> None:
         with pytest.raises(TypeError, match="no field 'nice'; it has size"):
             target.call("sched_setattr", 0, {"nice": 1}, abi=abi)
         with pytest.raises(TypeError, match="pass bytes"):
-            target.call("openat2", -100, "x", {"flags": 1}, abi=abi)
+            target.call("open_by_handle_at", 3, {"handle_bytes": 1}, abi=abi)
+        how = target.call("openat2", -100, "x", {"flags": 1, "resolve": 8}, abi=abi).how
+        assert how == (1, 0, 8)

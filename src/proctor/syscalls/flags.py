@@ -13,6 +13,7 @@ machines is not corrected: terminal ioctls of ppc64le (``TCGETS``...), ``PTRACE_
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import KEEP, Enum, IntEnum, IntFlag
 from typing import Any, Final, NamedTuple
 
@@ -149,6 +150,36 @@ def fields(name: str) -> tuple[Field, ...]:
     """The numbers that stand among the bits of a family: ``S_IFMT`` in a mode, ``O_ACCMODE`` in
     open's flags, the type in socket's.  None for most families."""
     return FIELDS.get(name, ())
+
+
+class When(NamedTuple):
+    """A condition on another argument or field of a call: whether something counts at all."""
+
+    name: str
+    mask: int
+    values: frozenset[int] | None  #: of the bits in ``mask``; None for "any of them"
+
+    def holds(self, number: int) -> bool:
+        """Whether it holds for that argument's number."""
+        found = number & self.mask
+        return bool(found) if self.values is None else found in self.values
+
+
+def when(text: str, family_of: Callable[[str], str | None], abi: str) -> When:
+    """The condition that a table writes: ``flags&O_CREAT|0o20000000`` (any of these bits),
+    ``mode&0o170000=S_IFCHR|S_IFBLK`` (one of these numbers), ``flags`` (not 0)."""
+    test, _, listed = text.partition("=")
+    name, _, mask = test.partition("&")
+    of = family_of(name) or ""
+    known = members(of, abi) if of in _family_texts() else {}
+
+    def numbers(words: str) -> list[int]:
+        return [known[each] if each in known else int(each, 0) for each in words.split("|")]
+
+    bits = 0
+    for each in numbers(mask) if mask else (-1,):
+        bits |= each
+    return When(name, bits, frozenset(numbers(listed)) if listed else None)
 
 
 def text_of(value: Flags) -> str:

@@ -39,6 +39,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from proctor.syscalls.tables import NARROW
+
 #: Architectures (ABIs) that :func:`signature` knows, by the names of :mod:`proctor.syscalls.tables`.
 ABIS: Final = ("x86_64", "i386", "x32", "aarch64", "arm", "riscv64", "ppc64le", "s390x")
 
@@ -138,6 +140,11 @@ class Signature(NamedTuple):
         return before if before is not None and before.role == "dirfd" else None
 
 
+def word_of(abi: str) -> int:
+    """The size in bytes of pointers and longs on ``abi``: 4 or 8."""
+    return 4 if abi in NARROW else 8
+
+
 _known: dict[tuple[str, str], Signature | None] = {}
 _lines: dict[str, dict[str, str]] = {}
 
@@ -205,9 +212,7 @@ def _table(name: str) -> dict[str, str]:
 def _make(name: str, abi: str) -> Signature | None:
     from proctor.syscalls.signatures_data import MULTIPLEXERS, X32_COMPAT
 
-    word = 8
-    if abi in ("i386", "arm") or (abi == "x32" and name in X32_COMPAT):
-        word = 4
+    word = 4 if abi == "x32" and name in X32_COMPAT else word_of(abi)
     for table in _tables(abi):
         line = _table(table).get(name)
         if line is not None:

@@ -195,7 +195,7 @@ class _Encoder:
         family = arg.family or ""
         if arg.role != "struct" or not layouts.exists(family):
             raise TypeError(f"{self.known.name}: {arg.name} has no fields by name: pass bytes")
-        made = layouts.layout_for(family, self.known, self.end)
+        made = layouts.layout(family, self.known)
         try:
             return made.pack(value)
         except KeyError as missing:

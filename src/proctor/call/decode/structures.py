@@ -338,8 +338,8 @@ def tabled(family: str, frame: Frame, address: int) -> Any:
     """A structure of the table, of which the kernel reads all."""
     from proctor.call.decode.layouts import layout
 
-    found = layout(family, frame)
-    return found.value(frame.memory.read(address, found.size), frame)
+    found = layout(family, frame.signature)
+    return found.value(frame.memory.read(address, found.size), frame.memory)
 
 
 def timespec(frame: Frame, arg: Arg, address: int) -> Timespec:

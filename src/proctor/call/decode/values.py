@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 S_IFMT: Final = 0o170000
+UTIME_NOW: Final = 0x3FFFFFFF
+UTIME_OMIT: Final = 0x3FFFFFFE
 _TYPES: Final = {
     0o140000: "S_IFSOCK",
     0o120000: "S_IFLNK",
@@ -93,6 +95,17 @@ class Timespec(NamedTuple):
 
     def __str__(self) -> str:
         return f"{{tv_sec={self.sec}, tv_nsec={self.nsec}}}"
+
+
+class FileTime(Timespec):
+    """A time that utimensat(2) sets, or UTIME_NOW, or UTIME_OMIT."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        if self.nsec == UTIME_NOW:
+            return "UTIME_NOW"
+        return "UTIME_OMIT" if self.nsec == UTIME_OMIT else super().__str__()
 
 
 class Address(int):

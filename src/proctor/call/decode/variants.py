@@ -13,22 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from proctor.call.decode.layouts import PAGE_SIZE, Structure, layout
 from proctor.call.decode.structures import Frame, extensible
-from proctor.call.decode.values import Address, SignalSet, Timespec, signal_name
+from proctor.call.decode.values import Address, FileTime, SignalSet, signal_name
 from proctor.errors import MemoryUnreadable
-
-UTIME_NOW: Final = 0x3FFFFFFF
-UTIME_OMIT: Final = 0x3FFFFFFE
-
-
-class FileTime(Timespec):
-    """A time that utimensat(2) sets, or UTIME_NOW, or UTIME_OMIT."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        if self.nsec == UTIME_NOW:
-            return "UTIME_NOW"
-        return "UTIME_OMIT" if self.nsec == UTIME_OMIT else super().__str__()
 
 
 class CapabilitySet(int):
@@ -182,9 +168,9 @@ def _times(wide: bool) -> Callable[[Frame, int], tuple[FileTime, FileTime]]:
 
 
 def _timevals(frame: Frame, address: int) -> tuple[Structure, Structure]:
-    one = layout("timeval", frame)
+    one = layout("timeval", frame.signature)
     data = frame.memory.read(address, 2 * one.size)
-    return one.value(data, frame), one.value(data[one.size :], frame)
+    return one.value(data), one.value(data[one.size :])
 
 
 def _capabilities(frame: Frame, address: int) -> Capabilities:
@@ -226,10 +212,10 @@ def _sized(name: str, first: int, argument: str = "size") -> Callable[[Frame, in
     """A structure whose size is another argument of the call."""
 
     def decode(frame: Frame, address: int) -> Structure:
-        found = layout(name, frame)
+        found = layout(name, frame.signature)
         size = frame.other(argument)
         data = extensible(frame.memory, address, size, first, found.size)
-        value = found.value(data, frame)
+        value: Structure = found.value(data, frame.memory)
         value.given = size
         return value
 
@@ -246,7 +232,7 @@ def _self_sized(
     Read from its beginning to its end, no byte twice: the size that counts is the one we have."""
 
     def decode(frame: Frame, address: int) -> Structure:
-        found = layout(name, frame)
+        found = layout(name, frame.signature)
         data = frame.memory.read_some(address, found.size)
         if len(data) < offset + 4:
             raise refuse(errno.EFAULT, f"{name} is not all there", address)
@@ -260,7 +246,7 @@ def _self_sized(
             raise refuse(errno.EFAULT, f"{name} is not all there", address)
         if size > found.size and any(frame.memory.read(address + found.size, size - found.size)):
             raise refuse(errno.E2BIG, "a structure with fields that are not known here", address)
-        value = found.value(data[:size], frame)
+        value: Structure = found.value(data[:size], frame.memory)
         value.given = size
         return value
 
@@ -276,9 +262,9 @@ def _bpf_attr(frame: Frame, address: int) -> Structure | Address:
     name = BPF_COMMANDS[command] if 0 <= command < len(BPF_COMMANDS) else ""
     if not name:
         return Address(address)
-    found = layout(f"bpf_{name}", frame)
+    found = layout(f"bpf_{name}", frame.signature)
     data = frame.memory.read(address, min(size, found.size))
-    value = found.value(data, frame)
+    value: Structure = found.value(data, frame.memory)
     value.given = size
     return value
 
@@ -288,8 +274,9 @@ def _landlock_rule(frame: Frame, address: int) -> Structure | Address:
     name = kinds.get(frame.other("rule_type"))
     if name is None:
         return Address(address)
-    found = layout(name, frame)
-    return found.value(frame.memory.read(address, found.size), frame)
+    found = layout(name, frame.signature)
+    value: Structure = found.value(frame.memory.read(address, found.size), frame.memory)
+    return value
 
 
 DECODERS: Final[dict[str, Callable[[Frame, int], Any]]] = {

@@ -86,7 +86,7 @@ def elements(view: View, kind: str, address: int, count: int) -> str:
     else:
         from proctor.call.decode.layouts import layout
 
-        made = layout(kind, frame)
+        made = layout(kind, frame.signature)
         size = made.size
     taken = min(count, SHOWN)
     if taken <= 0:
@@ -98,7 +98,9 @@ def elements(view: View, kind: str, address: int, count: int) -> str:
     if code is not None:
         parts = [str(n) for n in struct.unpack_from(f"{frame.end}{whole}{code}", memory)]
     else:
-        parts = [str(made.value(memory[i * size : (i + 1) * size], frame)) for i in range(whole)]
+        parts = [
+            str(made.value(memory[i * size : (i + 1) * size], frame.memory)) for i in range(whole)
+        ]
     if whole < taken:
         parts.append(_ends(address + whole * size))
     return _array(parts, count > taken)

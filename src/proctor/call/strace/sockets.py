@@ -72,7 +72,7 @@ class _Inner(Call):
     def __init__(self, outer: Call, signature: Signature, raw: tuple[int, ...]) -> None:
         # No Call.__init__: a call that is over, for one, is written from its registers alone.
         self._notification, self._outer = outer._notification, outer
-        self._known, self._registers = signature, (*raw, *[0] * (6 - len(raw)))
+        self._known, self._raw = signature, (*raw, *[0] * (6 - len(raw)))
 
     @property
     def memory(self) -> MemoryPort:
@@ -87,8 +87,8 @@ class _Inner(Call):
         return self._known
 
     @property
-    def raw(self) -> Any:
-        return self._registers
+    def registers(self) -> Any:
+        return self._raw
 
 
 def _socketcall(view: View) -> Parts:
