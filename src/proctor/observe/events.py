@@ -8,7 +8,10 @@ has them, when it is given to a supervisor:
 ``events``
     the classes of events it is called with; all, if it does not say;
 ``wants_text``
-    whether outcomes carry the call as strace would write it, which costs a look at memory.
+    whether outcomes carry the call as strace would write it, which costs a look at memory: True, or
+    a function that is asked with each verdict;
+``wants_facts``
+    whether they carry what a log for programs wants (:mod:`proctor.observe.facts`).
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Union
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
+
+
+_NO_FACTS: Final[Mapping[str, Any]] = {}
 
 
 class ContainerLike(Protocol):
@@ -56,8 +62,10 @@ class Outcome(NamedTuple):
     performed: bool = False
     #: What a handler raised, if that decided.
     error: BaseException | None = None
-    #: The call as strace would write it; "" unless an observer wants text.
+    #: The call as strace would write it; "" unless an observer wants text of such a verdict.
     text: str = ""
+    #: Arguments and caller for programs; empty unless an observer wants facts.
+    facts: Mapping[str, Any] = _NO_FACTS
 
     @property
     def rule(self) -> str:

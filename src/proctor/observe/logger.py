@@ -34,3 +34,4 @@ def _write(lines: list[str]) -> None:
 
 
 _writer = Writer(_write, "the logger")
+_writer.on_dropped.append(lambda lines: log(Dropped(_writer.place, lines)))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.errors import CallError
 from proctor.observe.counters import Counters
 from proctor.observe.events import EVENTS, Dropped, Event, Observer, Outcome, Trouble
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.call.verdict import Verdict
+    from proctor.observe.writer import Writer
 
 #: Places at which trouble is counted by itself; code that makes code has any number of them.
 _PLACES: Final = 1000
@@ -28,7 +31,7 @@ class Observers:
     :raises TypeError: for an observer that cannot be called, or wants events that do not exist.
     """
 
-    __slots__ = ("_lock", "_places", "_told", "counters", "wants_outcomes", "wants_text")
+    __slots__ = ("_facts", "_lock", "_places", "_texts", "_told", "counters", "wants_outcomes")
 
     def __init__(self, observers: Iterable[Observer], lock: AbstractContextManager[Any]) -> None:
         given = tuple(observers)
@@ -40,6 +43,9 @@ class Observers:
                 if kind not in EVENTS:
                     raise TypeError(f"{observer!r}: {kind!r} is no event")
                 told[kind] = (*told.get(kind, ()), observer)
+        writers: set[Writer[Any]] = {each.writer for each in given if hasattr(each, "writer")}
+        for writer in writers:
+            self._hear(writer)
         outcomes = told.get(Outcome, ())
         #: The one that can be kept on the shortest path; None if there is none, or more to be told.
         self.counters: Counters | None = None
@@ -47,8 +53,10 @@ class Observers:
             self.counters = outcomes[0]
         #: Whether somebody wants to know every outcome.
         self.wants_outcomes = bool(outcomes)
-        #: Whether outcomes are to carry the call as strace would write it.
-        self.wants_text = any(getattr(each, "wants_text", False) for each in outcomes)
+        texts = [getattr(each, "wants_text", False) for each in outcomes]
+        #: Of which verdicts the call's text is wanted.
+        self._texts = tuple(_every if text is True else text for text in texts if text)
+        self._facts = any(getattr(each, "wants_facts", False) for each in outcomes)
         if not (Trouble in told and Dropped in told):
             from proctor.observe.logger import log
 
@@ -71,6 +79,33 @@ class Observers:
                 if not isinstance(event, (Trouble, Dropped)):
                     self.trouble(f"observer {label_of(observer)}", problem)
         return interrupted
+
+    def _hear(self, writer: Writer[Any]) -> None:
+        writer.on_dropped.append(lambda lines: self.tell(Dropped(writer.place, lines)))
+
+    def looks(self, verdict: Any) -> bool:
+        """Whether a call that is to be answered so is looked at for an observer before it is."""
+        return self._facts or any(wanted(verdict) for wanted in self._texts)
+
+    def look(self, call: Call, verdict: Verdict, *, read: bool) -> tuple[str, Mapping[str, Any]]:
+        """The text and the facts of a call that somebody wants; it never raises.
+
+        :param read: whether the caller's memory and what it is may be looked at.
+        """
+        text = ""
+        found: Mapping[str, Any] = {}
+        try:
+            if any(wanted(verdict) for wanted in self._texts):
+                text = call.describe(read)
+            if self._facts:
+                from proctor.observe.facts import facts
+
+                found = facts(call, read=read)
+        except (CallError, OSError):
+            pass  # somebody else ended the call
+        except Exception as problem:  # it is only for a log
+            self.trouble("a call could not be described", problem)
+        return text, found
 
     def trouble(
         self,
@@ -118,6 +153,10 @@ class Observers:
         from proctor.observe.logger import flush
 
         flush(patience)
+
+
+def _every(verdict: object) -> bool:
+    return True
 
 
 def label_of(function: Any) -> str:

@@ -22,7 +22,7 @@ from proctor.kernel.threads import quiet_thread
 LINES: Final = 10_000
 BYTES: Final = 16 << 20
 #: What is written at once.
-_BATCH: Final = 256
+_BATCH: Final = 64
 
 Item = TypeVar("Item")
 
@@ -38,19 +38,23 @@ class Writer(Generic[Item]):
 
     :param write: called with a list of items; it may take its time, and answers for its errors.
     :param place: where they go, in words.
-    :param dropped: called on that thread with how many were dropped before the items that follow,
-        since the last time.
+    :param ready: waits at most so many seconds until ``write`` would not be stuck, and says whether:
+        asked where no thread could be had to write what is left in the end.
+
+    :ivar on_dropped: called on that thread, each with how many items found no room since the last
+        time: an observer that writes by this has supervisors tell :class:`Dropped` so.
     """
 
     def __init__(
         self,
         write: Callable[[list[Item]], object],
         place: str,
-        dropped: Callable[[int], object] | None = None,
+        ready: Callable[[float], bool] | None = None,
     ) -> None:
         self.place = place
+        self.on_dropped: list[Callable[[int], object]] = []
         self._write = write
-        self._on_dropped = dropped
+        self._ready = ready
         self._change = threading.Condition(threading.Lock())
         self._queue: list[tuple[Item, int]] = []
         self._bytes = 0
@@ -97,47 +101,58 @@ class Writer(Generic[Item]):
                     if self._closed:
                         return
                     self._change.wait()
-                batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
-                lost, self._lost = self._lost, 0
-            try:
-                self._write([item for item, _ in batch])
-                if lost and self._on_dropped is not None:
-                    self._on_dropped(lost)
-            except Exception:
-                pass  # whoever writes answers for it; the thread goes on
-            with self._change:
-                self._lines -= len(batch)
-                self._bytes -= sum(size for _, size in batch)
-                self._change.notify_all()
+            self._write_some()
 
-    def flush(self, patience: float) -> bool:
-        """Wait until everything is written, ``patience`` seconds at most; whether it is."""
+    def _write_some(self) -> None:
+        with self._change:
+            batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
+            lost, self._lost = self._lost, 0
+        try:
+            self._write([item for item, _ in batch])
+            for tell in self.on_dropped if lost else ():
+                tell(lost)
+        except Exception:
+            pass  # whoever writes answers for it; the thread goes on
+        with self._change:
+            self._lines -= len(batch)
+            self._bytes -= sum(size for _, size in batch)
+            self._change.notify_all()
+
+    def flush(self, patience: float, most: float = 0.0) -> bool:
+        """Wait until everything is written; whether it is.
+
+        :param patience: seconds to wait while nothing gets written.
+        :param most: seconds to wait in any case; as ``patience`` if that is more.
+        """
         if self._lines and self._thread is None:
             self._start()
-        until = time.monotonic() + patience
+        now = time.monotonic()
+        end = now + max(patience, most)
+        while self._lines and self._thread is None:  # no thread to be had: we are the last to do it
+            if self._ready is None or not self._ready(max(0.0, end - time.monotonic())):
+                return False
+            self._write_some()
         with self._change:
             if self._thread is threading.current_thread():
                 return False  # whoever writes closes what says things: a handler of logging
+            until = min(end, now + patience)
+            left = self._lines
             while self._lines:
-                left = until - time.monotonic()
-                if left <= 0 or self._thread is None:
-                    return False
-                self._change.wait(left)
+                now = time.monotonic()
+                if self._lines != left:
+                    left, until = self._lines, min(end, now + patience)
+                if now >= until or not self._change.wait(until - now):
+                    return not self._lines
         return True
 
-    def close(self, patience: float) -> bool:
-        """Take nothing more, and write what waits, within ``patience`` seconds; whether that was
-        done.  Idempotent.  A thread that is stuck in a write ends with the process."""
-        done = self.flush(patience)
+    def close(self, patience: float, most: float = 0.0) -> bool:
+        """Write what waits, as :meth:`flush`, and take nothing more.  Idempotent.  A thread that is
+        stuck in a write ends with the process."""
+        done = self.flush(patience, most)
         with self._change:
             self._closed = True
             self._change.notify_all()
         return done
-
-    @property
-    def dropped(self) -> int:
-        """How many were dropped and not told of yet."""
-        return self._lost
 
     def _after_fork(self) -> None:
         """In a child of fork(2), where the thread does not exist: what waits is our parent's to

@@ -237,7 +237,11 @@ class Decider:
     def _looks(self, call: Call, verdict: Any) -> bool:
         """Whether the call's line for the log takes a look at memory, which may answer late
         (userfaultfd, FUSE): everybody would wait if the receiving thread took it."""
-        if not self.observers.wants_text or isinstance(verdict, KeyboardInterrupt):
+        if isinstance(verdict, KeyboardInterrupt):
+            return False
+        if isinstance(verdict, BaseException):
+            verdict = self._rules.on_error
+        if not self.observers.looks(verdict):
             return False
         return call.signature is not None and any(map(needs_memory, call.signature.args))
 
@@ -252,11 +256,11 @@ class Decider:
 
     def _answer(self, job: Job, verdict: Verdict, who: str) -> None:
         """Answer, unless somebody did; then let the caller's next call go on."""
-        if self.observers.wants_text and not job.claimed:
+        if self.observers.looks(verdict) and not job.claimed:
             # Before it is answered: then the caller's memory is out of reach.  Before it is claimed:
             # that memory can make its reader wait (FUSE, userfaultfd), and a deadline must still be
             # able to go first; it, and close(), do not look themselves.
-            job.text = _text(job.call, read=who not in _UNREAD)
+            job.seen = self.observers.look(job.call, verdict, read=who not in _UNREAD)
         if not self._claim(job):
             close_unused(verdict, self._world.close)
             return
@@ -286,7 +290,7 @@ class Decider:
         if self.observers.wants_outcomes:
             outcome = Outcome(
                 job.call, verdict, who, delivered, job.received, self._world.clock(), job.served,
-                job.performed, job.error, job.text,
+                job.performed, job.error, *job.seen,
             )  # fmt: skip
             interrupted = self.observers.tell(outcome)
             if interrupted is not None:
@@ -374,10 +378,3 @@ def _lives(job: Job) -> bool:
         return job.served.listener.id_valid(job.call.id)
     except Exception:
         return True  # the listener was closed, and whoever did that sees to its calls
-
-
-def _text(call: Call, *, read: bool) -> str:
-    try:
-        return call.describe(read)
-    except Exception:  # it is only a line for a log, and somebody else may have ended the call
-        return ""

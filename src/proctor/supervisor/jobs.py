@@ -98,9 +98,9 @@ class Job:
         "received",
         "remembered",
         "said",
+        "seen",
         "served",
         "slow",
-        "text",
         "tid",
         "waits",
     )
@@ -126,6 +126,7 @@ class Job:
         #: The calls of its caller, in order, this one among them.
         self.line: deque[Job] | None = None
         self.performed = False
-        self.text = ""
+        #: Text and facts for observers.
+        self.seen: tuple[str, Mapping[str, Any]] = ("", {})
         self.due: float | None = None
         self.error: BaseException | None = None

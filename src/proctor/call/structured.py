@@ -1,0 +1,112 @@
+"""A call's arguments for programs: what JSON has, by name.
+
+Bytes that are text in UTF-8 are strings, others ``{"hex": "ff00"}``; what has names (flags, commands,
+modes, devices) is the text that strace would write; addresses are hexadecimal text; structures are
+objects.  What cannot be read is ``{"address": "0x1000", "error": "EFAULT"}``.  Whatever the target
+gives, it is of bounded size: arrays end after :data:`MOST` elements and texts after
+:data:`LONGEST` characters with ``{"more": n}`` in the place of the rest.  Environments are only
+counted, and what keys are made of is not shown, since logs are read by others.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any, Final
+
+from proctor.call.decode import argument as decode
+from proctor.call.decode.values import Address
+from proctor.errors import CallError
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.syscalls.signatures import Arg
+
+MOST: Final = 32
+LONGEST: Final = 4096
+#: Bytes of argv that are read for it.
+_STRINGS: Final = 16384
+_AT_FDCWD: Final = -100
+
+
+def structured(call: Call, *, read: bool) -> dict[str, Any]:
+    """The arguments, in the call's order; of a call whose arguments are unknown, the six registers
+    as ``a0`` to ``a5``.  It never raises for hostile memory.
+
+    What was decoded before is not read again, and what is decoded here is kept.
+
+    :param read: whether the caller's memory may be read; without, pointers that were not decoded
+        before are addresses.
+    """
+    if call.signature is None:
+        return {f"a{place}": f"{number:#x}" for place, number in enumerate(call.registers)}
+    return {arg.name: _argument(call, arg, read) for arg in call.signature.args}
+
+
+def _argument(call: Call, arg: Arg, read: bool) -> Any:
+    number = arg.value(call.registers)
+    if not decode.is_followed(arg):
+        if arg.role in ("pointer", "address", "struct"):
+            return _address(number)
+        if arg.role == "dirfd" and number == _AT_FDCWD:
+            return "AT_FDCWD"
+        return plain(decode.plain(arg, number, call.abi))
+    values = call._values or {}
+    if arg.name in values:
+        return _counted(arg, values[arg.name])
+    if not read or (not number and arg.nullable):
+        return _address(number)
+    try:
+        if arg.role == "strings":
+            limits: dict[str, int] = {} if arg.name == "envp" else {"total": _STRINGS}
+            assert call.signature is not None
+            return _counted(
+                arg,
+                call.memory.strings(number, width=call.signature.word, **limits) if number else (),
+            )
+        return _counted(arg, call.args[arg.name])
+    except (CallError, OSError) as error:
+        code = getattr(error, "errno", None)
+        why = (
+            errno.errorcode.get(code, str(code)) if isinstance(code, int) else type(error).__name__
+        )
+        return {"address": _address(number), "error": why}
+
+
+def _counted(arg: Arg, value: Any) -> Any:
+    return {"count": len(value)} if arg.name == "envp" else plain(value)
+
+
+def _address(number: int) -> str | None:
+    return f"{number:#x}" if number else None
+
+
+def plain(value: Any) -> Any:
+    """A decoded value as JSON has it."""
+    if value is None or type(value) in (int, bool):
+        return value
+    if isinstance(value, (bytes, str)):
+        return _text(value)
+    if isinstance(value, Address):
+        return _address(value)
+    if isinstance(value, int):
+        return str(value)  # by its names
+    fields = getattr(value, "_fields", None)
+    if fields is not None:
+        return {name: plain(getattr(value, name)) for name in fields}
+    if isinstance(value, (tuple, list)):
+        shown = [plain(each) for each in value[:MOST]]
+        return shown if len(value) <= MOST else [*shown, {"more": len(value) - MOST}]
+    return _text(str(value))
+
+
+def _text(value: bytes | str) -> Any:
+    more = len(value) - LONGEST
+    shown = value[:LONGEST]
+    if isinstance(shown, bytes):
+        try:
+            text = shown.decode("utf-8", "strict" if more <= 0 else "ignore")
+        except UnicodeDecodeError:
+            return {"hex": shown.hex()} if more <= 0 else {"hex": shown.hex(), "more": more}
+    else:
+        text = shown
+    return text if more <= 0 else {"text": text, "more": more}

@@ -1,0 +1,25 @@
+"""What a log for programs says of a call besides its line: taken while the caller still waits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from proctor.call.path.resolve import Located
+from proctor.call.structured import plain, structured
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+
+
+def facts(call: Call, *, read: bool) -> dict[str, Any]:
+    """``args``, and as far as they can be known ``path``, ``pid``, ``comm`` and ``exe``, as JSON has
+    them; see ``docs/log.md``.
+
+    :param read: whether the caller's memory and /proc may be looked at.
+    """
+    found: dict[str, Any] = {"args": structured(call, read=read)}
+    for kept in call._kept or ():
+        if isinstance(kept, Located):  # the first that somebody asked for
+            found["path"] = plain(kept.path)
+            break
+    return found

@@ -1,0 +1,80 @@
+"""Lines for a descriptor that may be stuck, or broken: a terminal, a pipe, a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+from collections.abc import Callable
+from typing import Any, Final, Union
+
+from proctor.observe.writer import Writer
+
+#: What is written at once where others write too: a pipe takes as much, and no more, in one piece
+#: (PIPE_BUF, pipe(7)).
+_PIECE: Final = 4096
+_PIECE_OF_FILE: Final = 1 << 16
+
+#: A line with its end, or what becomes one of JSON.
+Line = Union[str, dict[str, Any]]
+
+
+class Lines(Writer[Line]):
+    """A writer for one descriptor, which stays its owner's.
+
+    :param broken: called once, on the writer's thread, with why nothing can be written any more
+        (a full disk, a pipe without a reader); what comes then goes nowhere.
+    """
+
+    def __init__(
+        self, fd: int, place: str, broken: Callable[[OSError], object] | None = None
+    ) -> None:
+        super().__init__(self._write_lines, place, self._is_ready)
+        self._fd = fd
+        self._broken = broken
+        self._over = False
+        try:
+            file = stat.S_ISREG(os.fstat(fd).st_mode)
+        except OSError:
+            file = False
+        self._piece = _PIECE_OF_FILE if file else _PIECE
+
+    def _is_ready(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        return bool(poll.poll(seconds * 1000))
+
+    def _write_lines(self, lines: list[Line]) -> None:
+        piece: list[bytes] = []
+        size = 0
+        for line in lines:
+            data = _text(line).encode("utf-8", "backslashreplace")
+            if piece and size + len(data) > self._piece:
+                self._write_piece(b"".join(piece))
+                piece, size = [], 0
+            piece.append(data)
+            size += len(data)
+        self._write_piece(b"".join(piece))
+
+    def _write_piece(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left and not self._over:
+            try:
+                left = left[os.write(self._fd, left) :]
+            except BlockingIOError:  # somebody who shares it made it so
+                select.select((), (self._fd,), ())
+            except OSError as problem:
+                if problem.errno == errno.EINTR:
+                    continue
+                self._over = True
+                if self._broken is not None:
+                    self._broken(problem)
+
+
+def _text(line: Line) -> str:
+    if isinstance(line, str):
+        return line
+    import json
+
+    return json.dumps(line, ensure_ascii=True, separators=(", ", ": ")) + "\n"

@@ -1,0 +1,170 @@
+"""Who is told what; trouble is one line, counted by its place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor.observe.events import (
+    ContainerAdded,
+    ContainerEnded,
+    Dropped,
+    Event,
+    Outcome,
+    Trouble,
+)
+from proctor.observe.observers import Observers
+from proctor.testing import FakeTarget
+
+
+def observers(*given: Any) -> Observers:
+    return Observers(given, threading.Lock())
+
+
+class Wants:
+    """An observer that says what it wants, and keeps it."""
+
+    def __init__(self, *events: type, **more: Any) -> None:
+        self.events = events
+        self.seen: list[Any] = []
+        self.__dict__.update(more)
+
+    def __call__(self, event: Event) -> None:
+        self.seen.append(event)
+
+
+def test_each_is_told_what_it_wants_and_a_function_everything() -> None:
+    trouble, lost, everything = Wants(Trouble), Wants(Dropped), Wants(Trouble, Dropped)
+    seen: list[Any] = []
+    told = observers(trouble, lost, everything, seen.append)
+    told.tell(Dropped("a place", 3))
+    told.trouble("somebody")
+    assert [type(event) for event in seen] == [Dropped, Trouble]
+    assert everything.seen == seen
+    assert trouble.seen == seen[1:]
+    assert lost.seen == seen[:1]
+
+
+@pytest.mark.parametrize("wrong", [None, "log", 3, Wants(int)])
+def test_what_cannot_observe_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"observes nothing|is no event"):
+        proctor.Supervisor(observers=[wrong])
+
+
+def mistaken(number: int) -> None:
+    if number:
+        raise ValueError("first")
+    raise KeyError("second")
+
+
+def fail(told: Observers, number: int) -> None:
+    try:
+        mistaken(number)
+    except Exception as error:
+        told.trouble("handler mistaken", error, near=mistaken, then="answered: deny EPERM")
+
+
+def test_trouble_is_one_line_that_says_where_and_is_counted_by_place() -> None:
+    heard = Wants(Trouble, Dropped)
+    told = observers(heard)
+    for number in (1, 0, 1, 1):
+        fail(told, number)
+    first = mistaken.__code__.co_firstlineno + 2
+    assert [event.text for event in heard.seen[:2]] == [
+        f"handler mistaken (test_observers.py:{first}): ValueError: first; answered: deny EPERM",
+        f"handler mistaken (test_observers.py:{first + 1}): KeyError: 'second'; answered: deny EPERM",
+    ]
+    assert [event.times for event in heard.seen] == [1, 1, 2, 3]
+    assert "in mistaken" in heard.seen[0].traceback()
+
+
+def test_words_of_an_exception_are_bounded_and_may_fail() -> None:
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    heard = Wants(Trouble, Dropped)
+    told = observers(heard)
+    told.trouble("a", Silent())
+    told.trouble("b", ValueError("x" * 10_000))
+    assert heard.seen[0].text == "a: Silent"
+    assert len(heard.seen[1].text) < 600
+
+
+def test_places_are_bounded() -> None:
+    heard = Wants(Trouble, Dropped)
+    told = observers(heard)
+    for number in range(3000):
+        told.trouble(f"code that makes code, {number}")
+    assert len({event.place for event in heard.seen}) <= 1001
+    assert heard.seen[-1].times > 1000
+
+
+def test_worth_telling_is_the_first_the_tenth_the_hundredth() -> None:
+    assert [n for n in range(1, 2001) if Trouble("", times=n).worth_telling] == [1, 10, 100, 1000]
+
+
+def test_an_observer_that_fails_is_trouble_for_the_others() -> None:
+    def bad(event: Event) -> None:
+        raise ValueError("observer bug")
+
+    heard = Wants(Trouble, Dropped)
+    told = observers(bad, heard)
+    told.tell(ContainerAdded(None))  # type: ignore[arg-type]
+    (event,) = heard.seen
+    assert "bad" in event.text
+    assert "observer bug" in event.text
+
+
+def test_text_is_made_for_those_verdicts_of_which_it_is_wanted() -> None:
+    only = Wants(Outcome, wants_text=lambda verdict: verdict == proctor.deny(errno.EPERM))
+    every = Wants(Outcome, wants_text=True)
+    none = Wants(Outcome)
+    refuse, run = proctor.deny(errno.EPERM), proctor.let_run()
+    assert [observers(only).looks(verdict) for verdict in (refuse, run)] == [True, False]
+    assert [observers(only, every).looks(verdict) for verdict in (refuse, run)] == [True, True]
+    assert not observers(none).looks(refuse)
+    assert not observers().looks(refuse)
+
+
+def test_facts_are_taken_if_wanted() -> None:
+    heard = Wants(Outcome, wants_facts=True)
+    target = FakeTarget()
+    call = target.call("mkdir", "x", 0o755)
+    text, facts = observers(heard).look(call, proctor.let_run(), read=True)
+    assert text == ""
+    assert facts["args"] == {"path": "x", "mode": "0755"}
+
+
+def test_life_of_a_container(spawned: Callable[..., list[Any]]) -> None:
+    seen = spawned()
+    kinds = [type(event) for event in seen]
+    assert kinds[0] is ContainerAdded
+    assert kinds.count(ContainerEnded) == 1
+    assert seen[kinds.index(ContainerEnded)].how == "ended"
+
+
+@pytest.fixture
+def spawned() -> Callable[..., list[Any]]:
+    """Everything that is told while a command runs."""
+
+    def go() -> list[Any]:
+        seen: list[Any] = []
+
+        @proctor.on("mkdir", "mkdirat")
+        def refuse(call: proctor.Call) -> proctor.Verdict:
+            return proctor.deny(errno.EROFS)
+
+        with proctor.spawn(["mkdir", "x"], [refuse], observers=[seen.append], stderr=-3) as process:
+            process.wait()
+            assert process.wait_all(30)
+        assert os.path.lexists("x") is False
+        return seen
+
+    return go
