@@ -10,6 +10,7 @@ from proctor.call.call import Call
 from proctor.errors import CallGone, MemoryUnreadable
 from proctor.kernel.notification import Notification
 from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES
 
 
 class FakeListener:
@@ -96,6 +97,6 @@ def call(
     """A call with these registers (missing ones are zero) and this memory."""
     raw = tuple(number & 0xFFFFFFFFFFFFFFFF for number in registers)
     raw += (0,) * (6 - len(raw))
-    notification = Notification(7, tid, tables.number(name, abi), tables.ARCHES[abi], raw)
+    notification = Notification(7, tid, tables.number(name, abi), ARCHITECTURES[abi].audit, raw)
     faked = memory if isinstance(memory, FakeMemory) else FakeMemory(memory or {})
     return Call(notification, listener or FakeListener(), memory=faked, **given)  # type: ignore[arg-type]

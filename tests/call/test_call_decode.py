@@ -14,7 +14,8 @@ from proctor.call.decode.structures import CloneArgs, EpollEvent, Limits, MmapAr
 from proctor.call.decode.values import Device, Mode, Timespec
 from proctor.errors import CallError, CallGone, MemoryUnreadable
 from proctor.syscalls import flags, tables
-from proctor.syscalls.signatures import ABIS, signature
+from proctor.syscalls.architectures import ARCHITECTURES
+from proctor.syscalls.signatures import signature
 from tests.call.fakes import FakeListener, FakeMemory, call
 
 GARBAGE = 0xDEADBEEF << 32
@@ -91,7 +92,7 @@ def test_flags_of_sixty_four_bits() -> None:
 def test_every_plain_argument_of_every_call_stays_within_its_width(
     registers: list[int], data: st.DataObject
 ) -> None:
-    abi = data.draw(st.sampled_from(ABIS))
+    abi = data.draw(st.sampled_from(list(ARCHITECTURES)))
     name = data.draw(st.sampled_from(sorted(tables.numbers(abi))))
     made = call(name, *registers, abi=abi)
     known = made.signature

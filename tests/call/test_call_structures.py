@@ -11,7 +11,8 @@ from proctor.call.decode import layouts
 from proctor.call.decode.structures import NO_LIMIT, Frame, Limits, decoder
 from proctor.call.decode.variants import Capabilities, FileHandle, SignalEvent
 from proctor.errors import MemoryUnreadable
-from proctor.syscalls.signatures import ABIS, names, signature
+from proctor.syscalls.architectures import ARCHITECTURES
+from proctor.syscalls.signatures import names, signature
 from tests.call.fakes import FakeMemory, call
 from tests.support.kernel_types import SOURCE, KernelTypes
 
@@ -110,7 +111,7 @@ def test_the_union_of_bpf_is_the_running_kernels(kernel: KernelTypes) -> None:
     assert compared > 50
 
 
-@pytest.mark.parametrize("abi", ABIS)
+@pytest.mark.parametrize("abi", ARCHITECTURES)
 def test_every_structure_that_a_call_names_is_taken_apart(abi: str) -> None:
     from proctor.call.strace.memory import _CODES, _SHAPES
 
@@ -146,7 +147,7 @@ def test_what_the_running_kernel_fills_is_taken_apart_and_made_again() -> None:
     import os
     import sys
 
-    if sys.platform != "linux" or os.uname().machine not in ABIS:
+    if sys.platform != "linux" or os.uname().machine not in ARCHITECTURES:
         pytest.skip("a machine without a table")
     abi, libc = os.uname().machine, ctypes.CDLL(None, use_errno=True)
     made = {name: layouts.layout(name, abi) for name in ("new_utsname", "sysinfo", "statfs")}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from proctor.call.strace.line import LINE_MAX, PART_MAX
 from proctor.errors import CallGone, MemoryUnreadable
 from proctor.syscalls import tables
-from proctor.syscalls.signatures import ABIS, POINTER_ROLES, signature
+from proctor.syscalls.architectures import ARCHITECTURES
+from proctor.syscalls.signatures import POINTER_ROLES, signature
 from proctor.words import c_string
 from tests.call.fakes import FakeMemory, call
 from tests.call.test_call_text import registers, rows
@@ -71,7 +72,7 @@ NUMBERS = st.one_of(
 def test_any_registers_and_any_memory(
     data: st.DataObject, numbers: list[int], pattern: bytes, mapped: int
 ) -> None:
-    abi = data.draw(st.sampled_from(ABIS))
+    abi = data.draw(st.sampled_from(list(ARCHITECTURES)))
     name = data.draw(st.sampled_from(sorted(tables.numbers(abi))))
     memory = Everywhere(pattern, mapped)
     made = call(name, *numbers, abi=abi, memory=memory)

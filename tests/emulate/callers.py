@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from proctor.call.verdict import Answer, Deny, HandOver, Verdict
-from proctor.syscalls import tables
+from proctor.syscalls import architectures, tables
 
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
@@ -30,7 +30,7 @@ CLONE_NEWNS = 0x20000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 MS_RDONLY, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 4, 32, 4096, 16384, 1 << 18
-ARCH = tables.native()
+ARCH = architectures.native()
 CAP_MKNOD = 27
 
 Outcome = tuple[Any, ...]

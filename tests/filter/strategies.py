@@ -21,6 +21,7 @@ from proctor.filter.actions import (
 from proctor.filter.conditions import FULL, Condition
 from proctor.filter.rules import Filter, Rule
 from proctor.syscalls import multiplex, tables
+from proctor.syscalls.architectures import ARCHITECTURES
 
 #: Numbers every differential asks about, on every architecture.
 ALL_NUMBERS = range(601)
@@ -144,7 +145,7 @@ def agreeing_filters(
         if name in multiplex.MASKS or not all(name in tables.numbers(arch) for arch in arches):
             continue
         action = draw(st.sampled_from(others))
-        multiplexed = name in multiplex.MEMBERS and not multiplex.ARCHES.isdisjoint(arches)
+        multiplexed = any(multiplex.member(name, arch) for arch in arches)
         if multiplexed or draw(st.integers(0, 2)) == 0:
             rules.append(Rule((name,), action))
             continue
@@ -211,8 +212,8 @@ def arguments_near(rules: tuple[Rule, ...], seed: int, count: int) -> list[tuple
 def probes(source: Filter) -> list[tuple[int, int]]:
     """(nr, audit architecture) of all numbers 0..600, x32, and foreign architectures."""
     result = []
-    for audit in sorted({*tables.ARCHES.values(), 0xC0000032, 0}):
-        ours = any(tables.ARCHES[arch] == audit for arch in source.arches)
+    for audit in sorted({*(each.audit for each in ARCHITECTURES.values()), 0xC0000032, 0}):
+        ours = any(ARCHITECTURES[arch].audit == audit for arch in source.arches)
         result += [(nr, audit) for nr in (ALL_NUMBERS if ours else (0, 1, 59, 600))]
         if ours:
             result += [(nr | 0x40000000, audit) for nr in (0, 1, 41, 59, 257, 512, 547, 600)]

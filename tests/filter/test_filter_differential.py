@@ -9,7 +9,7 @@ from proctor.filter.actions import ALLOW, decoded
 from proctor.filter.check import check, constant_allow
 from proctor.filter.program import Program
 from proctor.filter.rules import Filter
-from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES
 from tests.filter.strategies import ALL_NUMBERS, arguments_near, filters, probes
 
 SLOW = settings(
@@ -43,8 +43,8 @@ def test_explain_names_the_rule_that_decides(source: Filter, seed: int) -> None:
     for args in arguments_near(source.rules, seed, 3):
         for arch, bodies in source.bodies().items():
             for nr in bodies:
-                explanation = program.explain(nr, tables.ARCHES[arch], args)
-                assert explanation.action.value == program.run(nr, tables.ARCHES[arch], args)
+                explanation = program.explain(nr, ARCHITECTURES[arch].audit, args)
+                assert explanation.action.value == program.run(nr, ARCHITECTURES[arch].audit, args)
                 if explanation.rule_index is not None:
                     assert source.rules[explanation.rule_index] == explanation.rule
                     assert explanation.rule.action == explanation.action
@@ -55,7 +55,7 @@ def test_explain_names_the_rule_that_decides(source: Filter, seed: int) -> None:
 def test_c120_every_call_without_an_argument_condition_stays_in_the_bitmap(source: Filter) -> None:
     program = source.compile()
     for arch in source.arches:
-        bodies, audit = source.bodies()[arch], tables.ARCHES[arch]
+        bodies, audit = source.bodies()[arch], ARCHITECTURES[arch].audit
         for nr in ALL_NUMBERS:
             clauses = bodies.get(nr, [])
             if arch == "x32" or (arch == "i386" and nr in (102, 117)):

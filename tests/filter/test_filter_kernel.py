@@ -26,10 +26,11 @@ from proctor.filter.conditions import FULL, Condition
 from proctor.filter.interpreter import Machine
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
-from proctor.syscalls import tables
+from proctor.syscalls import architectures, tables
+from proctor.syscalls.architectures import ARCHITECTURES
 
-NATIVE = tables.native()
-AUDIT = tables.ARCHES[NATIVE]
+NATIVE = architectures.native()
+AUDIT = ARCHITECTURES[NATIVE].audit
 pack = abi.SOCK_FILTER.pack
 RET_ALLOW = pack(op.RET_K, 0, 0, abi.SECCOMP_RET_ALLOW)
 
@@ -337,7 +338,9 @@ def _random_arithmetic(chance: random.Random, nr: int) -> bytes:
     return b"".join(head + body + tail)
 
 
-@pytest.mark.skipif(NATIVE in tables.BIG_ENDIAN, reason="offsets of low halves are little-endian's")
+@pytest.mark.skipif(
+    ARCHITECTURES[NATIVE].big_endian, reason="offsets of low halves are little-endian's"
+)
 def test_random_arithmetic_comes_out_as_on_the_kernel(kernel: Ask) -> None:
     chance = random.Random(26)
     died = 0

@@ -37,6 +37,7 @@ from proctor.filter.interpreter import Machine
 from proctor.filter.profiles import oci
 from proctor.filter.rules import Filter, Rule
 from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES
 from tests.filter.strategies import ALL_NUMBERS, agreeing_filters, arguments_near
 
 WORKER = Path(__file__).with_name("libseccomp_worker.py")
@@ -93,7 +94,7 @@ def _probes(source: Filter, seed: int) -> Iterator[tuple[int, int, tuple[int, ..
         tuples = [tuple(value & 0xFFFFFFFF for value in args) for args in tuples]
     judged = {arch: set(bodies) for arch, bodies in source.bodies().items()}
     for arch in source.arches:
-        audit = tables.ARCHES[arch]
+        audit = ARCHITECTURES[arch].audit
         bit = 0x40000000 if arch == "x32" else 0
         for nr in (n | bit for n in ALL_NUMBERS):
             for args in tuples if nr in judged[arch] else tuples[:1]:
@@ -102,7 +103,7 @@ def _probes(source: Filter, seed: int) -> Iterator[tuple[int, int, tuple[int, ..
                         yield nr, audit, (call, *args[1:])
                 else:
                     yield nr, audit, args
-    for audit in (*tables.ARCHES.values(), 0xC0000032, 0):
+    for audit in (*(each.audit for each in ARCHITECTURES.values()), 0xC0000032, 0):
         for nr in (-1, -2, 0, 1, 59, 600, 1000, 5000, 0x3FFFFFFF, 0x40000000, 0x40000208):
             yield nr, audit, tuples[0]
 
@@ -126,7 +127,7 @@ def test_libseccomp_is_asked_at_all(libseccomp: Export) -> None:
     """A mistake on either side would show: two filters that differ in one value do."""
     one = Filter([Rule(("read",), errno(1), (Condition(0, "==", 3),))], arches=("x86_64",))
     other = Filter([Rule(("read",), errno(1), (Condition(0, "==", 4),))], arches=("x86_64",))
-    audit = tables.ARCHES["x86_64"]
+    audit = ARCHITECTURES["x86_64"].audit
     assert Machine(libseccomp(one)).run(0, audit, (3,)) == errno(1).value
     assert other.compile().run(0, audit, (3, 0, 0, 0, 0, 0)) == ALLOW.value
 
@@ -136,7 +137,7 @@ def test_libseccomp_is_asked_at_all(libseccomp: Export) -> None:
 def test_multiplexed_calls_as_libseccomp(libseccomp: Export, name: str, default: Return) -> None:
     source = Filter([Rule((name,), LOG)], default, ("i386",), KILL_THREAD, KILL_THREAD)
     ours, theirs = source.compile(), Machine(libseccomp(source))
-    audit = tables.ARCHES["i386"]
+    audit = ARCHITECTURES["i386"].audit
     for nr in ALL_NUMBERS:
         for first in range(30):
             args = (first, 1, 2, 3, 4, 5)
@@ -168,7 +169,7 @@ def test_an_oci_profile_as_runc_gives_it_to_libseccomp(
     )
     theirs = Machine(libseccomp(carrier))
     ours = profile.filter().compile()
-    audit = tables.ARCHES["x86_64"]
+    audit = ARCHITECTURES["x86_64"].audit
     for nr in (*ALL_NUMBERS, 0x40000000, 0x40000101, 0xFFFFFFFF):
         for args in arguments_near(profile.filter().rules, nr, 12):
             assert ours.run(nr, audit, args) == theirs.run(nr, audit, args), (nr, args)

@@ -23,6 +23,7 @@ from proctor.filter.profiles import lxc
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
 from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES
 from tests.filter.strategies import agreeing_filters, arguments_near
 
 PROFILE = """\
@@ -51,7 +52,7 @@ swapoff errno 3
 
 def verdict(source: Filter, name: str, *args: int, arch: str = "x86_64") -> Return:
     """What a filter says of a call by name; checked against its program."""
-    nr, audit = tables.number(name, arch), tables.ARCHES[arch]
+    nr, audit = tables.number(name, arch), ARCHITECTURES[arch].audit
     return source.compile().explain(nr, audit, (*args, *(0,) * (6 - len(args)))).action
 
 
@@ -139,7 +140,7 @@ def test_written_and_read_back() -> None:
         for nr, clauses in source.bodies()[arch].items():
             rules = tuple(source.rules[clause.rule] for clause in clauses)
             for args in arguments_near(rules, nr, 10):
-                audit = tables.ARCHES[arch]
+                audit = ARCHITECTURES[arch].audit
                 assert program.run(nr, audit, args) == expected.run(nr, audit, args)
 
 
@@ -167,8 +168,8 @@ def test_what_is_written_means_the_same_when_read(source: Filter) -> None:
             number = nr | 0x40000000 if arch == "x32" else nr
             judged = number in source.bodies()[arch]
             for args in arguments_near(source.rules, nr, 6 if judged else 1):
-                assert program.run(number, tables.ARCHES[arch], args) == expected.run(
-                    number, tables.ARCHES[arch], args
+                assert program.run(number, ARCHITECTURES[arch].audit, args) == expected.run(
+                    number, ARCHITECTURES[arch].audit, args
                 )
 
 

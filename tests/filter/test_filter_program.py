@@ -15,6 +15,7 @@ from proctor.filter.check import check, constant_allow
 from proctor.filter.interpreter import Machine, run
 from proctor.filter.program import Program
 from proctor.kernel import abi
+from proctor.syscalls.architectures import ARCHITECTURES
 
 pack = abi.SOCK_FILTER.pack
 X86 = abi.AUDIT_ARCH_X86_64
@@ -54,7 +55,7 @@ def test_loads(offset: int, word: int) -> None:
 
 def test_loads_on_a_big_endian_architecture() -> None:
     code = pack(op.LD_ABS, 0, 0, 16) + RET_A
-    assert run(code, 9, abi.AUDIT_ARCH_S390X, 0, ARGS) == 0x11111111
+    assert run(code, 9, ARCHITECTURES["s390x"].audit, 0, ARGS) == 0x11111111
 
 
 def test_a_packed_seccomp_data() -> None:

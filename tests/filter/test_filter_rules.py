@@ -28,6 +28,7 @@ from proctor.filter.conditions import FULL, Condition
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
 from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES
 
 X86 = abi.AUDIT_ARCH_X86_64
 
@@ -36,7 +37,9 @@ def ask(source: Filter, name: str, *args: int, arch: str = "x86_64") -> Return:
     """A filter's verdict, by rules and by program."""
     nr = tables.number(name, arch)
     return (
-        source.compile().explain(nr, tables.ARCHES[arch], (*args, *(0,) * (6 - len(args)))).action
+        source.compile()
+        .explain(nr, ARCHITECTURES[arch].audit, (*args, *(0,) * (6 - len(args))))
+        .action
     )
 
 
@@ -86,9 +89,9 @@ def test_x32_and_foreign_verdicts_are_explicit() -> None:
     source = made(Rule(("read",), NOTIFY))
     program = source.compile()
     assert program.run(0x40000000, X86) == errno(38).value
-    assert program.run(0, abi.AUDIT_ARCH_AARCH64) == KILL_PROCESS.value
+    assert program.run(0, ARCHITECTURES["aarch64"].audit) == KILL_PROCESS.value
     assert "x32" in program.explain(0x40000000, X86).reason
-    assert "aarch64" in program.explain(0, abi.AUDIT_ARCH_AARCH64).reason
+    assert "aarch64" in program.explain(0, ARCHITECTURES["aarch64"].audit).reason
     other = made(Rule(("read",), NOTIFY), x32=LOG, foreign=errno(1), arches=("x86_64",)).compile()
     assert other.run(0x40000000, X86) == LOG.value
     assert other.run(3, abi.AUDIT_ARCH_I386) == errno(1).value
@@ -167,7 +170,7 @@ def test_un_notified_calls_stay_in_the_bitmap() -> None:
     for arch in ("x86_64", "i386"):
         ioctl = tables.number("ioctl", arch)
         for nr in range(600):
-            constant = constant_allow(program.code, tables.ARCHES[arch], nr)
+            constant = constant_allow(program.code, ARCHITECTURES[arch].audit, nr)
             assert constant == (nr != ioctl)
 
 
@@ -188,7 +191,7 @@ def test_ranges_with_one_verdict_are_merged() -> None:
 def test_an_empty_filter_still_tells_architectures_apart() -> None:
     program = made().compile()
     assert program.run(0, X86) == ALLOW.value
-    assert program.run(0, abi.AUDIT_ARCH_S390X) == KILL_PROCESS.value
+    assert program.run(0, ARCHITECTURES["s390x"].audit) == KILL_PROCESS.value
 
 
 def test_before_puts_rules_in_front() -> None:

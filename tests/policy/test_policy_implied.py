@@ -10,6 +10,7 @@ from proctor.filter import actions
 from proctor.kernel import abi
 from proctor.policy import Facts, Policy, loads
 from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES
 
 ALLOW, NOTIFY = actions.ALLOW.value, actions.NOTIFY.value
 EPERM = actions.errno(errno.EPERM).value
@@ -18,7 +19,7 @@ ENOSYS = actions.errno(errno.ENOSYS).value
 
 def both(policy: Policy, call: str, arch: str, *registers: int) -> int:
     """What the filter says; the rules must agree."""
-    audit = tables.ARCHES[arch]
+    audit = ARCHITECTURES[arch].audit
     said = (
         policy.filter().compile().run(tables.number(call, arch), audit, (*registers, *(0,) * 6)[:6])
     )

@@ -13,6 +13,7 @@ from proctor.filter import actions
 from proctor.kernel import abi
 from proctor.policy import Facts, Policy, loads
 from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES
 from tests.policy.reference import (
     LAYOUT,
     Case,
@@ -171,7 +172,7 @@ def test_other_architectures_by_their_own_numbers(
         number = tables.number(case.name)
         x32 = program.run(number | abi.X32_SYSCALL_BIT, abi.AUDIT_ARCH_X86_64, registers)
         assert x32 == actions.errno(errno.ENOSYS).value
-        arm = program.run(number, abi.AUDIT_ARCH_AARCH64, registers)
+        arm = program.run(number, ARCHITECTURES["aarch64"].audit, registers)
         assert arm == actions.KILL_PROCESS.value
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from proctor.syscalls import tables
-from proctor.syscalls.signatures import ABIS, POINTER_ROLES, names, signature
+from proctor.syscalls.architectures import ARCHITECTURES
+from proctor.syscalls.signatures import POINTER_ROLES, names, signature
 
 # The kernel's name of a call where it is not the table's.
 RENAMED = {
@@ -22,7 +23,7 @@ RENAMED = {
 }
 
 
-@pytest.mark.parametrize("abi", ABIS)
+@pytest.mark.parametrize("abi", ARCHITECTURES)
 def test_every_call_of_every_table_has_a_signature(abi: str) -> None:
     missing = [name for name in tables.numbers(abi) if signature(name, abi) is None]
     assert missing == []
@@ -45,7 +46,7 @@ def _has(known: object, name: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("abi", ABIS)
+@pytest.mark.parametrize("abi", ARCHITECTURES)
 def test_arguments_fit_into_six_registers_without_overlap(abi: str) -> None:
     for name in tables.numbers(abi):
         known = signature(name, abi)
@@ -64,7 +65,7 @@ def test_families_and_lengths_that_are_named_exist() -> None:
     from proctor.syscalls import flags
 
     known_families = set(flags.family_names())
-    for abi in ABIS:
+    for abi in ARCHITECTURES:
         for name in names(abi):
             known = signature(name, abi)
             if known is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import doctest
 import re
 import subprocess
 import sys
@@ -11,7 +13,8 @@ import pytest
 
 from proctor.errors import FilterError
 from proctor.kernel import abi
-from proctor.syscalls import groups, tables
+from proctor.syscalls import architectures, groups, multiplex, tables, variants
+from proctor.syscalls.architectures import ARCHITECTURES, canonical
 from proctor.syscalls.signatures import signature
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +34,19 @@ ROOT = Path(__file__).parents[2]
         ("arm", "set_tls", 0xF0005),
         ("riscv64", "riscv_flush_icache", 259),
         ("ppc64le", "openat", 286),
+        ("ppc64", "openat", 286),
+        ("ppc", "openat", 286),
+        ("ppc", "mmap2", 192),
         ("s390x", "openat", 288),
+        ("s390x", "chown", 212),
+        ("s390", "chown", 182),
+        ("s390", "chown32", 212),
+        ("loongarch64", "openat", 56),
+        ("mips64", "openat", 5247),
+        ("mipsel64", "openat", 5247),
+        ("mips64n32", "openat", 6251),
+        ("mips", "openat", 4288),
+        ("mips", "socketcall", 4102),
     ],
 )
 def test_numbers(arch: str, name: str, number: int) -> None:
@@ -60,20 +75,73 @@ def test_unknown_names_come_with_the_nearest() -> None:
     [
         *(("SCMP_ARCH_X86", "i386"), ("SCMP_ARCH_AARCH64", "aarch64"), ("amd64", "x86_64")),
         *(("i686", "i386"), ("arm64", "aarch64"), ("armv7l", "arm"), ("X32", "x32")),
+        *(("loong64", "loongarch64"), ("mipsle", "mipsel"), ("SCMP_ARCH_PPC", "ppc")),
     ],
 )
 def test_other_peoples_words_for_architectures(word: str, arch: str) -> None:
-    assert tables.architecture(word) == arch
+    assert canonical(word) == arch
     assert tables.numbers(word) is tables.numbers(arch)
 
 
 def test_architectures_of_calls() -> None:
-    assert tables.arch_of(abi.AUDIT_ARCH_X86_64, 0) == "x86_64"
-    assert tables.arch_of(abi.AUDIT_ARCH_X86_64, 0x40000000) == "x32"
-    assert tables.arch_of(abi.AUDIT_ARCH_X86_64, -1) == "x86_64"
-    assert tables.arch_of(abi.AUDIT_ARCH_I386, 0x40000000) == "i386"
-    assert tables.arch_of(0x1234) == "0x1234"
-    assert tables.native() in tables.ARCHES
+    assert architectures.arch_of(abi.AUDIT_ARCH_X86_64, 0) == "x86_64"
+    assert architectures.arch_of(abi.AUDIT_ARCH_X86_64, 0x40000000) == "x32"
+    assert architectures.arch_of(abi.AUDIT_ARCH_X86_64, -1) == "x86_64"
+    assert architectures.arch_of(abi.AUDIT_ARCH_I386, 0x40000000) == "i386"
+    assert architectures.arch_of(0x1234) == "0x1234"
+    assert architectures.native() in ARCHITECTURES
+
+
+def test_every_architecture_is_told_by_its_number() -> None:
+    for name, each in ARCHITECTURES.items():
+        assert each.name == name
+        assert name == "x32" or architectures.arch_of(each.audit) == name
+        assert (each.bits == 64) == bool(each.audit & 0x80000000)
+        assert each.word in (each.bits // 8, 4)
+        assert set(each.family) <= set(ARCHITECTURES)
+        assert name in each.family
+        assert tables.numbers(name)["read"] is not None
+
+
+def test_byte_orders() -> None:
+    big = {name for name, each in ARCHITECTURES.items() if each.big_endian}
+    assert big == {"ppc64", "ppc", "s390x", "s390", "mips64", "mips64n32", "mips"}
+
+
+def test_every_number_agrees_with_libseccomp() -> None:
+    """Its tables are made by other people from the same source."""
+    try:
+        library = ctypes.CDLL("libseccomp.so.2")
+    except OSError:
+        pytest.skip("libseccomp is not installed")
+    library.seccomp_arch_resolve_name.restype = ctypes.c_uint32
+    compared = 0
+    for each in ARCHITECTURES.values():
+        token = library.seccomp_arch_resolve_name(each.scmp.lower().encode())
+        if token == 0:
+            assert each.name == "loongarch64", each  # libseccomp 2.6 has it
+            continue
+        assert token == each.audit or each.name == "x32"
+        for name, number in tables.numbers(each.name).items():
+            known = library.seccomp_syscall_resolve_name_arch(token, name.encode())
+            if known >= 0:  # below are its own numbers, for calls that are not there
+                assert known == number, (each.name, name)
+                compared += 1
+    assert compared > 5000
+
+
+@pytest.mark.parametrize("module", [architectures, multiplex, tables, variants])
+def test_the_examples(module: object) -> None:
+    assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
+
+
+def test_starting_parses_no_column_but_those_asked_for() -> None:
+    code = (
+        "import sys; from proctor.syscalls import tables; assert not tables._numbers;"
+        "tables.number('read', 'x86_64'); assert set(tables._numbers) == {'x86_64'};"
+        "assert 'proctor.syscalls.groups' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
 def test_the_tables_are_what_the_generator_writes() -> None:
@@ -103,7 +171,7 @@ def test_the_native_table_agrees_with_the_kernels_headers() -> None:
 
 
 def _calls() -> set[str]:
-    return set().union(*(tables.known_names(arch) for arch in tables.ARCHES))
+    return set().union(*(tables.known_names(arch) for arch in ARCHITECTURES))
 
 
 @pytest.mark.parametrize("name", groups.names())
@@ -111,13 +179,13 @@ def test_groups_hold_calls_that_exist(name: str) -> None:
     members = groups.members(name)
     assert members
     assert members <= _calls()
-    assert tables.group(name) == members
+    assert groups.members(name) == members
 
 
 def test_file_and_desc_are_what_the_argument_roles_say() -> None:
     for call in _calls():
         roles: set[str] = set()
-        for arch in tables.ARCHES:
+        for arch in ARCHITECTURES:
             known = signature(call, arch)
             if known is not None:
                 roles.update(arg.role for arg in known.args)

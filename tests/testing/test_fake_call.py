@@ -13,10 +13,11 @@ from proctor.call.call import Call
 from proctor.call.decode import sockaddr, structures
 from proctor.call.decode.values import Device, SignalSet, Timespec
 from proctor.call.identity import Capabilities, Ids
+from proctor.syscalls.architectures import ARCHITECTURES
 from proctor.syscalls.flags import OpenFlag
 from proctor.testing import ALL_CAPABILITIES, AT_FDCWD, UNMAPPED, FakeCall, FakeTarget, Node
 
-ABIS = ("x86_64", "i386", "x32", "aarch64", "arm", "riscv64", "ppc64le", "s390x")
+ABIS = tuple(ARCHITECTURES)
 
 ADDRESSES = [
     sockaddr.UnixAddress("pathname", b"/run/x"),

@@ -18,7 +18,8 @@ from proctor.errors import (
     ProctorError,
 )
 from proctor.kernel.memory import Memory, read_string
-from proctor.syscalls import tables
+from proctor.syscalls import architectures, tables
+from proctor.syscalls.architectures import ARCHITECTURES
 from proctor.syscalls.signatures import Arg, Signature, signature
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ class Call:
         from proctor.call.decode.structures import Frame
 
         assert self.signature is not None
-        order = "big" if self.abi in tables.BIG_ENDIAN else "little"
+        order = "big" if ARCHITECTURES[self.abi].big_endian else "little"
         return Frame(self.memory, self.signature, self.registers, order, self._by_name)
 
     def _path(self, index: int) -> bytes:
@@ -443,9 +444,9 @@ def _kind(notification: NotificationLike) -> _Kind:
     found = _kinds.get(key)
     if found is None:
         arch, nr = key
-        abi = tables.arch_of(arch, nr)
+        abi = architectures.arch_of(arch, nr)
         name = tables.name(nr, abi)
-        known = signature(name, abi) if name is not None and abi in tables.ARCHES else None
+        known = signature(name, abi) if name is not None and abi in ARCHITECTURES else None
         path = known.first("path") if known is not None else None
         where = (path.reg, path.mask, path.name) if path is not None else None
         found = (abi, name or f"syscall_{nr & 0xFFFFFFFF:#x}", known, where)

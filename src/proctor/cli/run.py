@@ -103,10 +103,10 @@ def _refusing_rule(policy: Policy | None, problem: LaunchError) -> str:
         return ""
     from proctor.policy import Facts
     from proctor.policy.rules import DENY, KILL, Unknowable
-    from proctor.syscalls import tables
+    from proctor.syscalls import architectures
 
     try:
-        _, ruling, because = policy.decide(Facts("execve", tables.native()))
+        _, ruling, because = policy.decide(Facts("execve", architectures.native()))
     except Unknowable:
         return ""  # it depends on the path, and was told when it was decided
     if ruling.kind == KILL or (ruling.kind == DENY and ruling.value == problem.errno):

@@ -25,7 +25,7 @@ from proctor.errors import FilterError
 from proctor.filter import opcodes as op
 from proctor.filter.conditions import Test
 from proctor.kernel import abi
-from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     from proctor.filter.actions import Return
@@ -61,10 +61,10 @@ def assemble(source: Filter) -> bytes:
     root = graph.returns(source.foreign.value)
     by_number: dict[int, list[str]] = {}
     for arch in source.arches:
-        by_number.setdefault(tables.ARCHES[arch], []).append(arch)
+        by_number.setdefault(ARCHITECTURES[arch].audit, []).append(arch)
     # Backwards, so that the first architecture's search follows directly on the test for it.
     for audit, arches in reversed(by_number.items()):
-        search = _Search(graph, source.default, arches[0] in tables.BIG_ENDIAN)
+        search = _Search(graph, source.default, ARCHITECTURES[arches[0]].big_endian)
         root = graph.test(_ARCH, -1, op.JEQ_K, audit, search.tree(_spans(source, arches)), root)
     return _write(graph.nodes, root)
 
@@ -86,7 +86,7 @@ def _spans(source: Filter, arches: list[str]) -> list[_Span]:
             spans[-1] = _Span(spans[-1].first, nr, body)
         else:
             spans.append(_Span(nr, nr, body))
-    if tables.ARCHES[arches[0]] == abi.AUDIT_ARCH_X86_64:
+    if ARCHITECTURES[arches[0]].audit == abi.AUDIT_ARCH_X86_64:
         if "x32" not in arches and source.x32 != source.default:
             spans = _overlay(spans, _Span(abi.X32_SYSCALL_BIT, _M32 - 1, _constant(source.x32)))
         if "x86_64" not in arches and source.foreign != source.default:

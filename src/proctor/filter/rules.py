@@ -19,7 +19,8 @@ from proctor.errors import FilterError
 from proctor.filter.actions import ALLOW, KILL_PROCESS, Return, checked, errno
 from proctor.filter.conditions import Condition, Test, lower, possible
 from proctor.kernel import abi
-from proctor.syscalls import multiplex, tables
+from proctor.syscalls import architectures, multiplex, tables
+from proctor.syscalls.architectures import ARCHITECTURES, canonical
 from proctor.words import quoted
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Filter:
 
     :param rules: tried in order, the first match decides.
     :param default: for calls no rule matches.
-    :param arches: ABIs the rules are for (any name :func:`tables.architecture` takes); the first
+    :param arches: ABIs the rules are for (any name :func:`canonical` takes); the first
         is the one raw numbers belong to.  None: the native ABI and its compat ABI.
     :param foreign: for calls of every other architecture.
     :param x32: for x32 calls, unless ``"x32"`` is among ``arches``.
@@ -106,8 +107,8 @@ class Filter:
         self.foreign = checked(foreign)
         self.x32 = checked(x32)
         self.strict = strict
-        wanted = tables.FAMILIES[tables.native()] if arches is None else arches
-        self.arches: tuple[str, ...] = tuple(dict.fromkeys(map(tables.architecture, wanted)))
+        wanted = ARCHITECTURES[architectures.native()].family if arches is None else arches
+        self.arches: tuple[str, ...] = tuple(dict.fromkeys(map(canonical, wanted)))
         if not self.arches:
             raise FilterError("a filter is for at least one architecture; none was given")
         self._bodies = _Resolver(self).bodies()
@@ -132,7 +133,7 @@ class Filter:
         ``arch`` is the audit number; ``nr`` and ``args`` are registers.  This is the plain
         meaning of a filter: it shares no step with the compiler but the names' numbers.
         """
-        abi_name = tables.arch_of(arch, nr)
+        abi_name = architectures.arch_of(arch, nr)
         if abi_name not in self.arches:
             if abi_name == "x32" and "x86_64" in self.arches:
                 return Decision(self.x32, None, None, f"x32 calls get {self.x32}")
@@ -150,7 +151,7 @@ class Filter:
     def _matches(
         self, rule: Rule, name: str | None, nr: int, arch: str, args: Sequence[int]
     ) -> bool:
-        if rule.arches and arch not in map(tables.architecture, rule.arches):
+        if rule.arches and arch not in map(canonical, rule.arches):
             return False
         named = {call for call, _ in expand(rule.names) if isinstance(call, str)}
         raw = {call & 0xFFFFFFFF for call in rule.names if isinstance(call, int)}
@@ -163,10 +164,10 @@ class Filter:
                 if not condition.holds(args[index], bits):
                     return False
             return True
-        if arch in multiplex.ARCHES and name in multiplex.MASKS and not rule.conditions:
-            which = args[0] & multiplex.MASKS[name]
-            return any(multiplex.MEMBERS.get(call) == (name, which) for call in named)
-        return False
+        if rule.conditions:
+            return False
+        inner = [multiplex.member(call, arch) for call in named if name in multiplex.MASKS]
+        return any(m and m.through == name and args[0] & m.mask == m.number for m in inner)
 
     def before(self, rules: Iterable[Rule]) -> Filter:
         """A filter with ``rules`` tried before this one's: a profile as a base."""
@@ -190,10 +191,12 @@ def expand(names: Iterable[str | int]) -> list[tuple[str | int, bool]]:
     """Names with groups replaced by their members; True marks a member of a group."""
     if isinstance(names, str):
         raise FilterError(f"a rule's names are a tuple: write ({names!r},)")
+    from proctor.syscalls import groups
+
     result: list[tuple[str | int, bool]] = []
     for name in names:
         if isinstance(name, str) and name[:1] in ("%", "@"):
-            result += [(member, True) for member in sorted(tables.group(name))]
+            result += [(member, True) for member in sorted(groups.members(name))]
         else:
             result.append((name, False))
     return result
@@ -205,10 +208,15 @@ def locate(arg: int | str, call: str | None, arch: str) -> tuple[int, int]:
     :raises FilterError: ``call`` has no argument of that name.
     """
     if isinstance(arg, int):
-        return arg, 32 if arch in tables.NARROW else 64
+        return arg, ARCHITECTURES[arch].bits
     from proctor.syscalls import registers as arguments
 
     return arguments.locate(arg, call, arch)
+
+
+def multiplexed(inner: multiplex.Member) -> Test:
+    """The test that picks a call out of those made through another one."""
+    return Test(0, False, inner.number, inner.mask, False)
 
 
 def narrow_tests(rule: Rule) -> tuple[Test, ...] | None:
@@ -234,7 +242,7 @@ def _abi_of_raw(nr: int, arches: tuple[str, ...]) -> str:
     """The ABI a raw number in a rule belongs to."""
     first = arches[0]
     if first in ("x86_64", "x32"):
-        return tables.arch_of(abi.AUDIT_ARCH_X86_64, nr)
+        return architectures.arch_of(abi.AUDIT_ARCH_X86_64, nr)
     return first
 
 
@@ -259,7 +267,7 @@ class _Resolver:
         checked(rule.action)
         arches = self._filter.arches
         if rule.arches:
-            wanted = {tables.architecture(arch) for arch in rule.arches}
+            wanted = {canonical(arch) for arch in rule.arches}
             arches = tuple(arch for arch in arches if arch in wanted)
         names = expand(rule.names)
         if not names:
@@ -277,7 +285,7 @@ class _Resolver:
             for arch, nr in self._numbers(name, arches, bool(rule.arches)):
                 exists = True
                 found += 1
-                if raw and arch in tables.NARROW and rule.conditions:
+                if raw and ARCHITECTURES[arch].bits == 32 and rule.conditions:
                     tests = narrow_tests(rule)
                 elif raw:
                     tests = self._tests(rule, None, arch) if rule.conditions else ()
@@ -297,15 +305,15 @@ class _Resolver:
                     placed += 1
                 elif overruled is None and earlier.action != rule.action:
                     overruled = earlier
-            if not rule.conditions and name in multiplex.MEMBERS:
-                for arch in arches:
-                    if arch in multiplex.ARCHES:
-                        # Some of the members have no number of their own there.
-                        exists = True
-                        found += 1
-                        clause = Clause((), rule.action, index)
-                        if self._place_multiplexed(arch, str(name), clause):
-                            placed += 1
+            for arch in () if rule.conditions else arches:
+                inner = multiplex.member(name, arch)
+                if inner is not None:
+                    # Some of the members have no number of their own there.
+                    exists = True
+                    found += 1
+                    body = self._bodies[arch].setdefault(tables.numbers(arch)[inner.through], [])
+                    clause = Clause((multiplexed(inner),), rule.action, index)
+                    placed += self._place(body, clause) is None
             if not exists and not from_group:
                 unknown.append(str(name))
         for name_ in unknown:
@@ -372,9 +380,3 @@ class _Resolver:
                 return earlier
         body.append(clause)
         return None
-
-    def _place_multiplexed(self, arch: str, name: str, clause: Clause) -> bool:
-        """Judge a multiplexed call where it arrives; False if an earlier rule already does."""
-        through, test = multiplex.member(name)
-        body = self._bodies[arch].setdefault(tables.numbers(arch)[through], [])
-        return self._place(body, Clause((test,), clause.action, clause.rule)) is None

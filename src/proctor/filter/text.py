@@ -31,7 +31,7 @@ from proctor.errors import FilterError
 from proctor.filter import opcodes as op
 from proctor.filter.actions import decoded
 from proctor.kernel import abi
-from proctor.syscalls import tables
+from proctor.syscalls import architectures, tables
 
 _FIELDS: Final[dict[str, int]] = {
     "nr": 0,
@@ -153,9 +153,13 @@ def _notes(program: list[_Instruction]) -> list[str]:
         elif opcode in op.CONDITIONAL:
             is_arch = word == "arch" and opcode == op.JEQ_K
             if is_arch:
-                notes[pc] = tables.arch_of(k) if not tables.arch_of(k).startswith("0x") else ""
+                notes[pc] = (
+                    architectures.arch_of(k)
+                    if not architectures.arch_of(k).startswith("0x")
+                    else ""
+                )
             elif word == "nr" and opcode in (op.JEQ_K, op.JGE_K, op.JGT_K) and arch:
-                notes[pc] = tables.name(k, tables.arch_of(arch, k)) or ""
+                notes[pc] = tables.name(k, architectures.arch_of(arch, k)) or ""
             arrive(pc + 1 + jt, (word, k if is_arch else arch))
             arrive(pc + 1 + jf, (word, arch))
         elif opcode == op.JA:

@@ -103,13 +103,8 @@ MAX_INSTRUCTIONS: Final = 4096
 #: The largest errno the kernel's and libc's convention can carry (MAX_ERRNO).
 MAX_ERRNO: Final = 4095
 
-# AUDIT_ARCH_* values (include/uapi/linux/audit.h).
+# AUDIT_ARCH_* values (include/uapi/linux/audit.h); the others are in syscalls/architectures.py.
 AUDIT_ARCH_X86_64: Final = 0xC000003E
 AUDIT_ARCH_I386: Final = 0x40000003
-AUDIT_ARCH_AARCH64: Final = 0xC00000B7
-AUDIT_ARCH_ARM: Final = 0x40000028
-AUDIT_ARCH_RISCV64: Final = 0xC00000F3
-AUDIT_ARCH_PPC64LE: Final = 0xC0000015
-AUDIT_ARCH_S390X: Final = 0x80000016
 #: Bit set in the number of every x32 call (they carry AUDIT_ARCH_X86_64).
 X32_SYSCALL_BIT: Final = 0x40000000

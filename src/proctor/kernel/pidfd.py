@@ -39,9 +39,9 @@ def shares_descriptors(tid: int, tgid: int) -> bool:
         return True
     import ctypes
 
-    from proctor.syscalls import tables
+    from proctor.syscalls import architectures, tables
 
     libc = ctypes.CDLL(None, use_errno=True)
     kcmp_files = 2
-    number = tables.number("kcmp", tables.native())
+    number = tables.number("kcmp", architectures.native())
     return int(libc.syscall(number, tid, tgid, kcmp_files, 0, 0)) == 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.errors import FilterError
 from proctor.kernel.abi import MAX_ERRNO
 from proctor.policy import deadlines
-from proctor.policy.implied import multiplexed, variants, with_multiplexed
+from proctor.policy.implied import multiplexed, with_multiplexed
 from proctor.policy.policy import Policy, Settings
 from proctor.policy.rules import ALLOW, DENY, KILL, LOG, PERFORM, RETURN, Clause, Rule, Ruling
 from proctor.policy.source import KeyPath, Source, read_text
@@ -101,24 +101,25 @@ def _parse(source: Source) -> dict[str, Any]:
 
 
 def _settings(table: PolicyTable, source: Source) -> Settings:
-    from proctor.syscalls import tables
+    from proctor.syscalls import architectures
+    from proctor.syscalls.architectures import ARCHITECTURES, canonical
 
     if table.version != VERSION:
         raise source.error(
             f"this is version {table.version} of the format, and this release reads version {VERSION}",
             ("version",),
         )
-    native = tables.native()
-    family = tables.FAMILIES[native]
+    native = architectures.native()
+    family = ARCHITECTURES[native].family
     arches = family
     if table.arches is not None:
         found = []
         for number, word in enumerate(table.arches):
             try:
-                found.append(tables.architecture(word))
+                found.append(canonical(word))
             except FilterError:
                 hint = (
-                    did_you_mean(word, tables.ARCHES) or f"; there are {', '.join(tables.ARCHES)}"
+                    did_you_mean(word, ARCHITECTURES) or f"; there are {', '.join(ARCHITECTURES)}"
                 )
                 raise source.error(
                     f"no architecture {quoted(word)}{hint}", ("arches", number)
@@ -302,18 +303,18 @@ def _calls(
 
 
 def _members(word: str, place: KeyPath, source: Source) -> Sequence[str]:
-    from proctor.syscalls import tables
+    from proctor.syscalls import groups, tables
 
     if word[:1] in ("%", "@"):
         try:
-            return sorted(tables.group(word))
+            return sorted(groups.members(word))
         except FilterError:
-            what = "group"
-    elif tables.exists(word):
-        return (word,)
-    else:
-        what = "system call"
-    raise source.error(f"no {what} {quoted(word)}{tables.did_you_mean(word)}", place)
+            raise source.error(
+                f"no group {quoted(word)}{did_you_mean(word, groups.names())}", place
+            ) from None
+    if not tables.exists(word):
+        raise source.error(f"no system call {quoted(word)}{tables.did_you_mean(word)}", place)
+    return (word,)
 
 
 def _check_performable(calls: Sequence[str], path: KeyPath, source: Source) -> None:
@@ -339,6 +340,7 @@ def _clauses(
     from proctor.policy.arguments import Builder
     from proctor.syscalls import tables
     from proctor.syscalls.signatures import signature
+    from proctor.syscalls.variants import variants
 
     builder = Builder(source, path, when)
     clauses: dict[tuple[str, str], Clause] = {}

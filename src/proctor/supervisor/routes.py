@@ -14,7 +14,7 @@ from proctor.call.verdict import RUN, Answer, Deny, LetRun, Wire
 from proctor.observe.counters import kind as kind_of
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import Route, route_key
-from proctor.syscalls import tables
+from proctor.syscalls import architectures, tables
 
 if TYPE_CHECKING:
     from proctor.kernel.notification import NotificationLike
@@ -41,7 +41,7 @@ class Routes:
     def first_sight(self, notification: NotificationLike) -> Wire | None:
         """The first call of its number: find its handlers, remember the way, go it."""
         arch, nr = notification.arch, notification.nr
-        name = tables.name(nr, tables.arch_of(arch, nr))
+        name = tables.name(nr, architectures.arch_of(arch, nr))
         chain = tuple(h for h in self._served.handlers if name is not None and h.wants(name))
         route = self._route(chain, name or "")
         if len(self.known) < _MOST:

@@ -15,8 +15,7 @@ from __future__ import annotations
 from typing import Final
 
 from proctor.errors import FilterError
-from proctor.syscalls.tables import did_you_mean
-from proctor.words import quoted
+from proctor.words import did_you_mean, quoted
 
 _GROUPS: Final[dict[str, str]] = {
     # A path among the arguments.
@@ -219,7 +218,9 @@ def members(name: str) -> frozenset[str]:
     """
     text = _GROUPS.get(_ALIASES.get(name, name))
     if text is None:
-        raise FilterError(f"there is no group of system calls {quoted(name)}{did_you_mean(name)}")
+        raise FilterError(
+            f"there is no group of system calls {quoted(name)}{did_you_mean(name, names())}"
+        )
     return frozenset(text.split())
 
 

@@ -1,19 +1,23 @@
 """socketcall(2) and ipc(2): one number that stands for many calls.
 
-i386, s390x and ppc64le programs may make ``socket`` as ``socketcall(1, ...)``, with the arguments
-in memory where no filter can see them.  A rule on ``socket`` without conditions therefore also
-covers ``socketcall`` with that first argument, as libseccomp does; a rule with conditions cannot.
+Programs of i386, s390, 64-bit PowerPC and others may make ``socket`` as ``socketcall(1, ...)``, with
+the arguments in memory where no filter can see them.  A rule on ``socket`` without conditions
+therefore also covers ``socketcall`` with that first argument, as libseccomp does; a rule with
+conditions cannot.
+
+    >>> member("connect", "i386")
+    Member(through='socketcall', number=3, mask=4294967295)
+    >>> member("connect", "x86_64") is None
+    True
+
 Sources: include/uapi/linux/net.h, include/uapi/linux/ipc.h.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
-from proctor.filter.conditions import Test
-
-#: Architectures whose kernels have the two calls, of those with tables.
-ARCHES: Final = frozenset({"i386", "s390x", "ppc64le"})
+from proctor.syscalls.tables import numbers
 
 #: The kernel looks at the low 16 bits of ipc's first argument (a version is above them) and
 #: takes socketcall's as an int.
@@ -56,7 +60,25 @@ MEMBERS: Final[dict[str, tuple[str, int]]] = {
 }
 
 
-def member(call: str) -> tuple[str, Test]:
-    """The multiplexing call for one of :data:`MEMBERS`, and the test that picks it out."""
-    through, value = MEMBERS[call]
-    return through, Test(0, False, value, MASKS[through], False)
+#: Multiplexed calls that do what another name does: send(2) is sendto(2) without an address.
+_SAME: Final[dict[str, tuple[str, ...]]] = {"sendto": ("send",), "recvfrom": ("recv",)}
+
+
+class Member(NamedTuple):
+    """``through(first, ...)`` is the call where ``first & mask == number``."""
+
+    through: str
+    number: int
+    mask: int
+
+
+def member(call: str | int, arch: str) -> Member | None:
+    """How ``call`` is made through another one on ``arch``; None if it is not."""
+    through, number = MEMBERS.get(str(call), ("", 0))
+    return Member(through, number, MASKS[through]) if through in numbers(arch) else None
+
+
+def members(call: str, arch: str) -> tuple[Member, ...]:
+    """Every way in which what ``call`` does is done through another call on ``arch``."""
+    found = (member(name, arch) for name in (call, *_SAME.get(call, ())))
+    return tuple(each for each in found if each is not None)

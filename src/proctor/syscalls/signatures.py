@@ -39,10 +39,30 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from proctor.syscalls.tables import NARROW
+from proctor.syscalls.architectures import ARCHITECTURES
 
-#: Architectures (ABIs) that :func:`signature` knows, by the names of :mod:`proctor.syscalls.tables`.
-ABIS: Final = ("x86_64", "i386", "x32", "aarch64", "arm", "riscv64", "ppc64le", "s390x")
+#: Tables of :mod:`proctor.syscalls.signatures_data` by architecture, the most particular first.
+_TABLES: Final = {
+    "x86_64": ("COMMON",),
+    "i386": ("STRUCTURED", "UID16", "WORD32", "COMMON"),
+    "x32": ("ONE_REGISTER", "COMMON"),
+    "aarch64": ("BACKWARDS_CLONE", "COMMON"),
+    "arm": ("ARM", "UID16", "WORD32", "COMMON"),
+    "riscv64": ("RISCV64", "BACKWARDS_CLONE", "COMMON"),
+    "loongarch64": ("COMMON",),
+    **dict.fromkeys(("ppc64le", "ppc64"), ("POWERPC", "BACKWARDS_CLONE", "COMMON", "WORD32")),
+    "ppc": ("POWERPC", "BACKWARDS_CLONE", "WORD32", "COMMON"),
+    "s390x": ("S390X", "COMMON", "WORD32"),
+    "s390": ("S390", "S390X", "STRUCTURED", "UID16", "WORD32", "COMMON"),
+    **dict.fromkeys(("mips64", "mipsel64"), ("MIPS", "BACKWARDS_CLONE", "COMMON", "WORD32")),
+    **dict.fromkeys(("mips64n32", "mipsel64n32"), ("MIPS", "BACKWARDS_CLONE", "COMMON", "WORD32")),
+    **dict.fromkeys(
+        ("mips", "mipsel"), ("MIPS_O32", "MIPS", "BACKWARDS_CLONE", "WORD32", "COMMON")
+    ),
+}
+
+#: Where a 64-bit value in two registers begins at an even one.
+_EVEN: Final = frozenset(("arm", "ppc", "mips", "mipsel"))
 
 _M64: Final = (1 << 64) - 1
 
@@ -103,13 +123,19 @@ class Arg(NamedTuple):
 class Signature(NamedTuple):
     """Argument names, roles and widths of one call on one architecture.
 
-    ``word`` is the size in bytes of pointers and longs in structures it points to (4 or 8).
+    ``word`` is the size in bytes of pointers and longs in structures it points to (4 or 8): on x32
+    and n32 that depends on the call.
     """
 
     name: str
     abi: str
     args: tuple[Arg, ...]
     word: int = 8
+
+    @property
+    def time32(self) -> bool:
+        """Whether its times are of 32 bits, unless it is a ``…_time64``."""
+        return self.word == 4 and self.abi != "x32"
 
     def __contains__(self, name: object) -> bool:
         """Whether the call has an argument of this name."""
@@ -140,11 +166,6 @@ class Signature(NamedTuple):
         return before if before is not None and before.role == "dirfd" else None
 
 
-def word_of(abi: str) -> int:
-    """The size in bytes of pointers and longs on ``abi``: 4 or 8."""
-    return 4 if abi in NARROW else 8
-
-
 _known: dict[tuple[str, str], Signature | None] = {}
 _lines: dict[str, dict[str, str]] = {}
 
@@ -153,13 +174,15 @@ def signature(name: str, abi: str = "x86_64") -> Signature | None:
     """What the registers of ``name`` mean on ``abi``; None for a call nobody knows.
 
     :param name: as in the kernel's tables (``pread64``, ``newfstatat``, ``umount2``).
-    :param abi: one of :data:`ABIS`.
-    :raises ValueError: for an architecture this table does not describe.
+    :param abi: a name of :mod:`proctor.syscalls.architectures`.
+    :raises ValueError: for any other.
     """
     key = (name, abi)
     try:
         return _known[key]
     except KeyError:
+        if abi not in _TABLES:
+            raise ValueError(f"no signatures for {abi!r}; there are {', '.join(_TABLES)}") from None
         made = _known[key] = _make(name, abi)
         return made
 
@@ -167,30 +190,9 @@ def signature(name: str, abi: str = "x86_64") -> Signature | None:
 def names(abi: str = "x86_64") -> list[str]:
     """Every call with a signature on ``abi``, sorted (some have no number there)."""
     found: set[str] = set()
-    for table in _tables(abi):
+    for table in _TABLES[abi]:
         found.update(_table(table))
     return sorted(found)
-
-
-def _tables(abi: str) -> tuple[str, ...]:
-    """Names of the tables that describe ``abi``, the most particular first."""
-    if abi == "x86_64":
-        return ("COMMON",)
-    if abi == "x32":
-        return ("X32", "COMMON")
-    if abi == "i386":
-        return ("I386", "WORD32", "COMMON")
-    if abi == "arm":
-        return ("ARM", "WORD32", "COMMON")
-    if abi == "aarch64":
-        return ("BACKWARDS_CLONE", "COMMON")
-    if abi == "riscv64":
-        return ("RISCV64", "BACKWARDS_CLONE", "COMMON")
-    if abi == "ppc64le":
-        return ("PPC64LE", "BACKWARDS_CLONE", "COMMON", "WORD32")
-    if abi == "s390x":
-        return ("S390X", "COMMON", "WORD32")
-    raise ValueError(f"no signatures for architecture {abi!r}; known are {', '.join(ABIS)}")
 
 
 def _table(name: str) -> dict[str, str]:
@@ -210,19 +212,22 @@ def _table(name: str) -> dict[str, str]:
 
 
 def _make(name: str, abi: str) -> Signature | None:
-    from proctor.syscalls.signatures_data import MULTIPLEXERS, X32_COMPAT
+    from proctor.syscalls.signatures_data import COMPAT
+    from proctor.syscalls.tables import numbers
 
-    word = 4 if abi == "x32" and name in X32_COMPAT else word_of(abi)
-    for table in _tables(abi):
+    bits = ARCHITECTURES[abi].bits
+    word = 4 if bits == 32 or name in COMPAT.get(abi, ()) else 8
+    for table in _TABLES[abi]:
         line = _table(table).get(name)
         if line is not None:
-            if table == "WORD32" and word == 8 and name not in MULTIPLEXERS:
-                return None
+            if table == "WORD32" and bits == 64 and name not in numbers(abi):
+                return None  # what a 64-bit architecture kept of its 32-bit past has a number
             return Signature(name, abi, _parse(line, word, abi), word)
     return None
 
 
 def _parse(line: str, word: int, abi: str) -> tuple[Arg, ...]:
+    big_endian, narrow = ARCHITECTURES[abi].big_endian, ARCHITECTURES[abi].bits == 32
     args: list[Arg] = []
     reg = 0
     for item in line.split():
@@ -233,18 +238,21 @@ def _parse(line: str, word: int, abi: str) -> tuple[Arg, ...]:
         role, _, family = rest.partition("/")
         kind = kind or _TYPES.get(role, "ulong")
         high = -1
-        if kind == "pair" and word == 8:
+        first, count = reg, 1
+        if kind == "pair" and not narrow:
             kind = "i64"  # one register where registers are wide enough
         if kind == "pair":
-            if abi == "arm" and reg % 2:
-                reg += 1  # EABI: a 64-bit value starts at an even register
-            bits, signed, high = 64, role == "offset", reg + 1
+            first += first % 2 and abi in _EVEN
+            count = 2
+            bits, signed, high = 64, role == "offset", first if big_endian else first + 1
         elif kind in ("long", "ulong"):
             bits, signed = word * 8, kind == "long"
         else:
             bits, signed = int(kind[1:]), kind[0] == "i"
-        args.append(
-            Arg(name, role, family or _FAMILIES.get(role), bits, signed, nullable, reg, high)
-        )
-        reg += 2 if high >= 0 else 1
+        reg = first + count
+        if reg > 6:
+            break  # the other arguments are on the caller's stack (MIPS o32)
+        low = reg - 1 if high == first else first
+        of = family or _FAMILIES.get(role)
+        args.append(Arg(name, role, of, bits, signed, nullable, low, high))
     return tuple(args)

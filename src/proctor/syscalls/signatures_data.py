@@ -414,8 +414,8 @@ writev: fd:fd iov:iovec/iovcnt iovcnt:iovcnt
 """
 
 #: Calls of 32-bit architectures that COMMON does not have, or that take other registers there.
-#: ``@pair`` is a 64-bit value in two registers, low half first (i386, arm; on arm it starts at an
-#: even register).  uid and gid of the old calls are 16 bits wide.
+#: ``@pair`` is a 64-bit value in two registers, in the architecture's byte order, from an even one on
+#: where the calling convention says so (arm, PowerPC, MIPS).
 WORD32: Final = """
 _llseek: fd:fd offset_high:ulong offset_low:ulong result:pointer whence:cmd/Whence
 _newselect: nfds:int readfds:pointer/fdset*nfds? writefds:pointer/fdset*nfds? exceptfds:pointer/fdset*nfds? timeout:struct/timeval?
@@ -519,13 +519,17 @@ vm86old: user_vm86:pointer
 waitpid: pid:pid wstatus:pointer? options:flags/WaitFlag
 """
 
-#: What i386 alone has: structure-passing mmap and select, 16-bit ids, x86 specialities.
-I386: Final = """
+#: i386 and s390 (31 bits): arguments through a structure.
+STRUCTURED: Final = """
+mmap: arg:struct/mmap_arg_struct
+select: arg:struct/sel_arg_struct
+"""
+
+#: i386, arm and s390 (31 bits): ids have 16 bits, and ``chown32``... are the calls with 32.
+UID16: Final = """
 chown: path:path owner:uid@u16 group:gid@u16
 fchown: fd:fd owner:uid@u16 group:gid@u16
 lchown: path:path owner:uid@u16 group:gid@u16
-mmap: arg:struct/mmap_arg_struct
-select: arg:struct/sel_arg_struct
 setfsgid: fsgid:gid@u16
 setfsuid: fsuid:uid@u16
 setgid: gid:gid@u16
@@ -537,32 +541,20 @@ setreuid: ruid:uid@u16 euid:uid@u16
 setuid: uid:uid@u16
 """
 
-#: arm (EABI): 16-bit ids as on i386, and its own calls (numbers from 0x0f0000).
+#: arm (EABI): its own calls (numbers from 0x0f0000).
 ARM: Final = """
 breakpoint:
 cacheflush: start:address end:address flags:int
-chown: path:path owner:uid@u16 group:gid@u16
-fchown: fd:fd owner:uid@u16 group:gid@u16
 get_tls:
-lchown: path:path owner:uid@u16 group:gid@u16
 pciconfig_iobase: which:long bus:ulong devfn:ulong
 pciconfig_read: bus:ulong dfn:ulong off:ulong len:ulong buf:pointer
 pciconfig_write: bus:ulong dfn:ulong off:ulong len:ulong buf:pointer
 set_tls: value:ulong
-setfsgid: fsgid:gid@u16
-setfsuid: fsuid:uid@u16
-setgid: gid:gid@u16
-setgroups: size:int list:pointer/u16*size?
-setregid: rgid:gid@u16 egid:gid@u16
-setresgid: rgid:gid@u16 egid:gid@u16 sgid:gid@u16
-setresuid: ruid:uid@u16 euid:uid@u16 suid:uid@u16
-setreuid: ruid:uid@u16 euid:uid@u16
-setuid: uid:uid@u16
 usr26:
 usr32:
 """
 
-#: 64-bit architectures whose clone(2) takes tls before child_tid (CONFIG_CLONE_BACKWARDS).
+#: Architectures whose clone(2) takes tls before child_tid (CONFIG_CLONE_BACKWARDS).
 BACKWARDS_CLONE: Final = """
 clone: flags:flags/CloneFlag stack:address parent_tid:pointer? tls:ulong child_tid:pointer?
 """
@@ -572,8 +564,9 @@ riscv_flush_icache: start:address end:address flags:ulong
 riscv_hwprobe: pairs:pointer pair_count:size cpusetsize:size cpus:pointer? flags:uint
 """
 
-#: What ppc64le has besides: the multiplexers, 32-bit leftovers and its own calls.
-PPC64LE: Final = """
+#: PowerPC, of either width.
+POWERPC: Final = """
+fadvise64_64: fd:fd advice:cmd/FadviseAdvice@i32 offset:offset@pair len:offset@pair
 multiplexer:
 pciconfig_iobase: which:long bus:ulong devfn:ulong
 pciconfig_read: bus:ulong dfn:ulong off:ulong len:ulong buf:pointer
@@ -584,12 +577,11 @@ spu_run: fd:fd npc:pointer status:pointer?
 subpage_prot: addr:address len:ulong map:pointer?
 swapcontext: old_ctx:pointer? new_ctx:pointer? ctx_size:long
 switch_endian:
-sync_file_range2: fd:fd flags:flags/SyncFileRangeFlag offset:offset nbytes:offset
 sys_debug_setcontext: ctx:pointer ndbg:int dbg:pointer
-vm86: cmd:ulong arg:ulong
 """
 
-#: s390x: clone with the stack first, mmap and select through a structure, its own calls.
+#: s390 of either width: clone with the stack first (CONFIG_CLONE_BACKWARDS2), mmap through a
+#: structure, its own calls.
 S390X: Final = """
 clone: stack:address flags:flags/CloneFlag parent_tid:pointer? child_tid:pointer? tls:ulong
 mmap: arg:struct/mmap_arg_struct
@@ -601,29 +593,63 @@ s390_sthyi: function_code:ulong buffer:pointer return_code:pointer flags:ulong
 timerfd:
 """
 
-#: Calls that 64-bit architectures with a 32-bit past (ppc64le, s390x) also have.
-MULTIPLEXERS: Final = (
-    "_llseek", "_newselect", "bdflush", "break", "fadvise64_64", "fcntl64", "fstatfs64", "ftime",
-    "gtty", "idle", "ipc", "lock", "mmap2", "mpx", "nice", "oldfstat", "oldlstat", "oldolduname",
-    "oldstat", "olduname", "prof", "profil", "readdir", "recv", "send", "sendfile64", "sgetmask",
-    "sigaction", "signal", "sigpending", "sigprocmask", "sigreturn", "sigsuspend", "socketcall",
-    "ssetmask", "statfs64", "stime", "stty", "ugetrlimit", "ulimit", "umount", "waitpid",
-)  # fmt: skip
+#: s390 of 31 bits (``arch/s390/kernel/compat_linux.c`` 5.10).
+S390: Final = """
+fadvise64_64: args:pointer
+mmap2: arg:struct/mmap_arg_struct
+"""
 
-#: x32 calls with numbers of their own (512 and above): they enter the kernel by its compat side,
-#: so pointers and longs are 32 bits wide and structures have the 32-bit layout.
-X32_COMPAT: Final = frozenset(
-    """rt_sigaction rt_sigreturn ioctl readv writev recvfrom sendmsg recvmsg execve ptrace
-    rt_sigpending rt_sigtimedwait rt_sigqueueinfo sigaltstack timer_create mq_notify kexec_load
-    waitid set_robust_list get_robust_list vmsplice move_pages preadv pwritev rt_tgsigqueueinfo
-    recvmmsg sendmmsg process_vm_readv process_vm_writev setsockopt getsockopt io_setup io_submit
-    execveat preadv2 pwritev2""".split()  # noqa: SIM905
-)
+#: MIPS, of all ABIs (``arch/mips/kernel/syscall.c`` 6.16); pipe(2) answers in two registers.
+MIPS: Final = """
+cachectl: addr:address nbytes:int op:int
+cacheflush: addr:address bytes:ulong cache:uint
+pipe:
+set_thread_area: addr:ulong
+syscall: number:ulong
+sysmips: cmd:long arg1:long arg2:long
+timerfd:
+"""
 
-#: x32 calls that take a 64-bit position in one register where compat ones take two.
-X32: Final = """
+#: MIPS o32: its fadvise64 is fadvise64_64.
+MIPS_O32: Final = """
+fadvise64: fd:fd offset:offset@pair len:offset@pair advice:cmd/FadviseAdvice@i32
+"""
+
+#: x32: a 64-bit position in one register where compat calls take two.
+ONE_REGISTER: Final = """
 preadv: fd:fd iov:iovec/iovcnt iovcnt:iovcnt offset:offset@i64
 preadv2: fd:fd iov:iovec/iovcnt iovcnt:iovcnt offset:offset@i64 flags:flags/RwFlag
 pwritev: fd:fd iov:iovec/iovcnt iovcnt:iovcnt offset:offset@i64
 pwritev2: fd:fd iov:iovec/iovcnt iovcnt:iovcnt offset:offset@i64 flags:flags/RwFlag
 """
+
+_N32_COMPAT: Final = frozenset(
+    """rt_sigaction rt_sigprocmask ioctl readv writev _newselect shmctl nanosleep getitimer setitimer
+    sendfile recvfrom sendmsg recvmsg execve wait4 semctl msgsnd msgrcv msgctl fcntl getdents
+    gettimeofday getrlimit getrusage sysinfo times ptrace rt_sigpending rt_sigtimedwait
+    rt_sigqueueinfo rt_sigsuspend sigaltstack utime ustat statfs fstatfs sched_rr_get_interval
+    adjtimex setrlimit settimeofday futex sched_setaffinity sched_getaffinity io_setup io_getevents
+    io_submit fcntl64 semtimedop statfs64 fstatfs64 timer_create timer_settime timer_gettime
+    clock_settime clock_gettime clock_getres clock_nanosleep utimes mbind get_mempolicy set_mempolicy
+    mq_open mq_timedsend mq_timedreceive mq_notify mq_getsetattr waitid keyctl migrate_pages futimesat
+    pselect6 ppoll vmsplice move_pages set_robust_list get_robust_list kexec_load epoll_pwait
+    utimensat signalfd timerfd_gettime timerfd_settime signalfd4 preadv pwritev rt_tgsigqueueinfo
+    recvmmsg clock_adjtime sendmmsg process_vm_readv process_vm_writev execveat preadv2 pwritev2
+    io_pgetevents pselect6_time64 ppoll_time64 recvmmsg_time64 rt_sigtimedwait_time64
+    """.split()  # noqa: SIM905
+)
+
+#: Calls of x32 and n32 that enter the kernel by its compat side, so that pointers and longs are 32
+#: bits wide and structures have the 32-bit layout: on x32 those with numbers of their own (512 and
+#: above), of n32 see ``arch/mips/kernel/syscalls/syscall_n32.tbl`` (compat and ``time32`` entries).
+COMPAT: Final = {
+    "mips64n32": _N32_COMPAT,
+    "mipsel64n32": _N32_COMPAT,
+    "x32": frozenset(
+        """rt_sigaction rt_sigreturn ioctl readv writev recvfrom sendmsg recvmsg execve ptrace
+        rt_sigpending rt_sigtimedwait rt_sigqueueinfo sigaltstack timer_create mq_notify kexec_load
+        waitid set_robust_list get_robust_list vmsplice move_pages preadv pwritev rt_tgsigqueueinfo
+        recvmmsg sendmmsg process_vm_readv process_vm_writev setsockopt getsockopt io_setup
+        io_submit execveat preadv2 pwritev2""".split()  # noqa: SIM905
+    ),
+}

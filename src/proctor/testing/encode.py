@@ -22,7 +22,7 @@ from proctor.call.decode.structures import (
     OpenHow,
 )
 from proctor.call.decode.values import SignalSet, Timespec
-from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES
 from proctor.syscalls.signatures import POINTER_ROLES, Arg, Signature
 from proctor.testing.space import FakeMemory
 from proctor.testing.tree import encoded
@@ -30,7 +30,6 @@ from proctor.testing.tree import encoded
 Registers = tuple[int, int, int, int, int, int]
 
 _M64: Final = (1 << 64) - 1
-_NARROW: Final = frozenset(("i386", "arm"))
 #: Arguments that hold the length or the count of another one.
 _COUNTS: Final = frozenset(("socklen", "iovcnt"))
 
@@ -83,7 +82,7 @@ def _set(made: list[int], arg: Arg, number: int, abi: str) -> None:
         made[arg.reg_high] = number >> 32 & 0xFFFFFFFF
         return
     # As compilers do it: a negative int leaves the upper half of its register clear.
-    narrow = abi in _NARROW or (number < 0 and arg.bits <= 32)
+    narrow = ARCHITECTURES[abi].bits == 32 or (number < 0 and arg.bits <= 32)
     made[arg.reg] = number & (0xFFFFFFFF if narrow else _M64)
 
 
@@ -93,7 +92,7 @@ class _Encoder:
     def __init__(self, memory: FakeMemory, known: Signature) -> None:
         self.memory = memory
         self.known = known
-        self.end = ">" if known.abi in tables.BIG_ENDIAN else "<"
+        self.end = ">" if ARCHITECTURES[known.abi].big_endian else "<"
         self.word = known.word
         #: Argument → length in bytes, or count, of what was placed for it.
         self.lengths: dict[str, int] = {}
@@ -185,7 +184,7 @@ class _Encoder:
     def timespec(self, arg: Arg, value: Any) -> bytes:
         if isinstance(value, float):
             value = Timespec(int(value // 1), int(value % 1 * 1e9))
-        short = self.known.abi in _NARROW and arg.family != "timespec64"
+        short = self.known.time32 and arg.family != "timespec64"
         return struct.pack(self.end + ("ii" if short else "qq"), *value)
 
     def fields(self, arg: Arg, value: Mapping[str, Any]) -> bytes:

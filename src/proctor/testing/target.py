@@ -12,6 +12,7 @@ from proctor.call.verdict import Deny, Verdict
 from proctor.kernel.notification import Notification
 from proctor.supervisor.deciding import Performer
 from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES
 from proctor.syscalls.signatures import signature
 from proctor.testing.caller import (
     INITIAL_NAMESPACES,
@@ -360,9 +361,9 @@ class FakeCall(Call):
             raw = _plain(name, arguments, named)
         id = target.process.next_id()
         listener = FakeListener(target, id)
-        notification = Notification(id, target.tid, number, tables.ARCHES[abi], raw)
+        notification = Notification(id, target.tid, number, ARCHITECTURES[abi].audit, raw)
         asked = target
-        order = "big" if abi in tables.BIG_ENDIAN else "little"
+        order = "big" if ARCHITECTURES[abi].big_endian else "little"
         memory = View(target.memory, target.tid, listener, id, lambda: asked.dumpable, order)
         super().__init__(
             notification, listener, memory=memory if target.tid else None, target=target

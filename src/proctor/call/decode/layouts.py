@@ -24,8 +24,8 @@ from proctor.call.decode.values import (
     signal_name,
 )
 from proctor.errors import MemoryUnreadable
-from proctor.syscalls import flags, tables
-from proctor.syscalls.signatures import word_of
+from proctor.syscalls import flags
+from proctor.syscalls.architectures import ARCHITECTURES
 from proctor.words import c_string
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _value(field: Field, data: bytes, abi: str, memory: MemoryPort | None) -> An
     if how == "mode":
         return Mode(number)
     if how == "nsec":
-        return number & 0xFFFFFFFF if abi in tables.NARROW or abi == "x32" else number
+        return number & 0xFFFFFFFF if ARCHITECTURES[abi].word == 4 else number
     if how == "limit":  # "no limit" is all ones in either width: the kernel widens it, too
         return NO_LIMIT if number == (1 << 8 * field.codes.size) - 1 else number
     if how in ("path", "text") and number and memory is not None:
@@ -265,7 +265,7 @@ def layout(name: str, known: Signature | str) -> Layout:
     :raises KeyError: the table does not have it.
     """
     if isinstance(known, str):
-        return _layout(name, known, word_of(known))
+        return _layout(name, known, ARCHITECTURES[known].bits // 8)
     return _layout(name, known.abi, known.word)
 
 
@@ -292,7 +292,7 @@ def pack(name: str, known: Signature | str, /, **values: Any) -> bytes:
 def _make(name: str, abi: str, word: int) -> Layout:
     table = _table()
     line = table.get(f"{name}@{abi}") or table[name]
-    end = ">" if abi in tables.BIG_ENDIAN else "<"
+    end = ">" if ARCHITECTURES[abi].big_endian else "<"
     shown: list[Field] = []
     order: list[str] = []
     at, widest, most, first = 0, 1, 8, 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from proctor.call.decode import sockaddr
 from proctor.call.decode.values import Address, Mode, Timespec, signal_name
 from proctor.errors import MemoryUnreadable
+from proctor.syscalls.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     from proctor.call.ports import MemoryPort
@@ -343,11 +344,10 @@ def tabled(family: str, frame: Frame, address: int) -> Any:
 
 
 def timespec(frame: Frame, arg: Arg, address: int) -> Timespec:
-    """A ``struct timespec``: 8 bytes for the old calls of i386 and arm, else 16."""
-    abi = frame.signature.abi
-    if abi in ("i386", "arm") and arg.family != "timespec64":
+    """A ``struct timespec``: 8 bytes for the old calls of 32-bit ABIs, else 16."""
+    if frame.signature.time32 and arg.family != "timespec64":
         return Timespec(*struct.unpack(frame.end + "ii", frame.memory.read(address, 8)))
     sec, nsec = struct.unpack(frame.end + "qq", frame.memory.read(address, 16))
-    if abi in ("i386", "arm", "x32"):
+    if ARCHITECTURES[frame.signature.abi].word == 4:
         nsec &= 0xFFFFFFFF  # the upper half is padding there (get_timespec64)
     return Timespec(sec, nsec)

@@ -15,6 +15,7 @@ from proctor.call.decode.layouts import PAGE_SIZE, Structure, layout
 from proctor.call.decode.structures import Frame, extensible
 from proctor.call.decode.values import Address, FileTime, SignalSet, signal_name
 from proctor.errors import MemoryUnreadable
+from proctor.syscalls.architectures import ARCHITECTURES
 
 
 class CapabilitySet(int):
@@ -156,11 +157,10 @@ def _argpack(frame: Frame, address: int) -> SignalMaskArgument:
 
 def _times(wide: bool) -> Callable[[Frame, int], tuple[FileTime, FileTime]]:
     def decode(frame: Frame, address: int) -> tuple[FileTime, FileTime]:
-        narrow = frame.signature.abi in ("i386", "arm")
-        code = "4i" if narrow and not wide else "4q"
+        code = "4i" if frame.signature.time32 and not wide else "4q"
         data = frame.memory.read(address, struct.calcsize("=" + code))
         first, part, second, part2 = struct.unpack(frame.end + code, data)
-        if narrow:
+        if ARCHITECTURES[frame.signature.abi].word == 4:
             part, part2 = part & 0xFFFFFFFF, part2 & 0xFFFFFFFF
         return FileTime(first, part), FileTime(second, part2)
 

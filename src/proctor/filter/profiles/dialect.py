@@ -15,21 +15,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from proctor.errors import FilterError
-
-#: Our architecture names to what ``arches`` and ``archMap`` say.
-_WORDS: Final[dict[str, tuple[str, str]]] = {
-    "x86_64": ("amd64", "SCMP_ARCH_X86_64"),
-    "i386": ("x86", "SCMP_ARCH_X86"),
-    "x32": ("x32", "SCMP_ARCH_X32"),
-    "aarch64": ("arm64", "SCMP_ARCH_AARCH64"),
-    "arm": ("arm", "SCMP_ARCH_ARM"),
-    "riscv64": ("riscv64", "SCMP_ARCH_RISCV64"),
-    "ppc64le": ("ppc64le", "SCMP_ARCH_PPC64LE"),
-    "s390x": ("s390x", "SCMP_ARCH_S390X"),
-}
+from proctor.syscalls.architectures import ARCHITECTURES
 
 
 def expand(
@@ -69,11 +58,12 @@ def _architectures(data: Mapping[str, Any], native: str) -> list[str]:
         raise FilterError("archMap: a list of objects is needed")
     if listed and mapped:
         raise FilterError("either architectures or archMap, not both")
+    ours = f"SCMP_ARCH_{ARCHITECTURES[native].scmp}"
     for index, entry in enumerate(mapped):
         where = f"archMap[{index}]"
         below = _strings(entry, "subArchitectures", where)
-        if entry.get("architecture") == _WORDS[native][1]:
-            return [_WORDS[native][1], *below]
+        if entry.get("architecture") == ours:
+            return [ours, *below]
     return listed
 
 
@@ -93,7 +83,7 @@ def _met(
     truths = [cap in caps for cap in _strings(asked, "caps", where)]
     arches = _strings(asked, "arches", where)
     if arches:
-        truths.append(_WORDS[native][0] in arches)
+        truths.append(ARCHITECTURES[native].go in arches)
     minimum = asked.get("minKernel")
     if minimum:
         release = os.uname().release if kernel is None else kernel

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.errors import FilterError
 from proctor.filter.conditions import FULL, Condition, possible, settled
-from proctor.filter.rules import Clause, Filter, Rule, expand, locate, narrow_tests
+from proctor.filter.rules import Clause, Filter, Rule, expand, locate, multiplexed, narrow_tests
 from proctor.syscalls import multiplex, tables
+from proctor.syscalls.architectures import ARCHITECTURES, canonical
 
 if TYPE_CHECKING:
     from proctor.filter.actions import Return
@@ -88,7 +89,7 @@ def known(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def callable_on(name: str, arch: str) -> bool:
     """Whether ``arch`` has call ``name``, by a number of its own or within socketcall or ipc."""
-    return name in tables.numbers(arch) or (arch in multiplex.ARCHES and name in multiplex.MEMBERS)
+    return name in tables.numbers(arch) or multiplex.member(name, arch) is not None
 
 
 def unordered(source: Filter, what: str) -> list[Rule]:
@@ -113,9 +114,7 @@ def unordered(source: Filter, what: str) -> list[Rule]:
 def _spelled_out(source: Filter, index: int, rule: Rule) -> list[Rule]:
     """One rule by names and indexes: several if its arguments are at different places."""
     arches = tuple(
-        arch
-        for arch in source.arches
-        if not rule.arches or arch in map(tables.architecture, rule.arches)
+        arch for arch in source.arches if not rule.arches or arch in map(canonical, rule.arches)
     )
     if not arches:
         return []
@@ -158,13 +157,14 @@ def _decides(source: Filter, index: int, rule: Rule, name: str, arches: tuple[st
     for arch in arches:
         bodies = source.bodies()[arch]
         raw = all(isinstance(condition.arg, int) for condition in rule.conditions)
-        if arch in tables.NARROW and raw and narrow_tests(rule) is None:
+        if ARCHITECTURES[arch].bits == 32 and raw and narrow_tests(rule) is None:
             continue  # no 32-bit register can meet it: whoever reads the file finds that as well
         if name in tables.numbers(arch):
             truths.add(any(c.rule == index for c in bodies.get(tables.number(name, arch), ())))
-        if not rule.conditions and arch in multiplex.ARCHES and name in multiplex.MEMBERS:
-            through, test = multiplex.member(name)
-            clauses = bodies.get(tables.number(through, arch), [])
+        inner = None if rule.conditions else multiplex.member(name, arch)
+        if inner is not None:
+            test = multiplexed(inner)
+            clauses = bodies.get(tables.number(inner.through, arch), [])
             truths.add(any(c.rule == index and c.tests == (test,) for c in clauses))
     if len(truths) > 1:
         raise FilterError(

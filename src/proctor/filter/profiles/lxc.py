@@ -39,7 +39,7 @@ from proctor.filter.conditions import FULL, Condition
 from proctor.filter.profiles import exchange
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
-from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES, canonical
 
 _ACTIONS: Final[dict[str, Return]] = {
     "kill": KILL_THREAD,
@@ -49,24 +49,13 @@ _ACTIONS: Final[dict[str, Return]] = {
 }
 _ACTION_WORDS: Final = {action: word for word, action in _ACTIONS.items()}
 
-#: LXC's headings to our names; None where we have no table.
-_HEADINGS: Final[dict[str, str | None]] = {
-    "x86": "i386",
-    "x32": "x32",
-    "x86_64": "x86_64",
-    "arm": "arm",
-    "arm64": "aarch64",
-    "ppc64le": "ppc64le",
-    "s390x": "s390x",
-    **dict.fromkeys(("ppc64", "ppc", "mips", "mips64", "mips64n32", "s390", "loongarch64")),
-    **dict.fromkeys(("mipsel", "mipsel64", "mipsel64n32")),
-}
-_HEADING_WORDS: Final = {ours: word for word, ours in _HEADINGS.items() if ours}
+#: LXC's headings to our names.
+_HEADINGS: Final = {each.lxc: each.name for each in ARCHITECTURES.values() if each.lxc}
 
-#: What LXC makes profiles for, per machine.
+#: What LXC makes profiles for beside what the kernel's family is.
 _FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "x86_64": ("x86_64", "i386", "x32"),
-    "aarch64": ("aarch64", "arm"),
+    "s390x": ("s390x",),
 }
 
 _DENY: Final = ("denylist", "blacklist")
@@ -85,7 +74,7 @@ def load(source: str | bytes | os.PathLike[str], *, arch: str | None = None) -> 
     :raises FilterError: it cannot be read; the message has the line's number.
     """
     text = _text(source)
-    native = tables.native() if arch is None else tables.architecture(arch)
+    native = canonical(arch)
     lines = [line.rstrip("\r") for line in text.split("\n")]
     version = lines[0].strip()
     style = lines[1].strip() if len(lines) > 1 else ""
@@ -120,7 +109,7 @@ def _load_v2(lines: list[str], style: str, native: str) -> Filter:
         raise FilterError(f"line 2: allowlist or denylist is needed, not {style!r}")
     if default_text.strip():
         default = _action(default_text.split(), 2)
-    arches = _FAMILIES.get(native, (native,))
+    arches = _FAMILIES.get(native, ARCHITECTURES[native].family)
     rules: list[Rule] = []
     heading: tuple[str, ...] | None = ()  # None: for other machines
     for position, line in enumerate(lines[2:], 3):
@@ -226,9 +215,9 @@ def dump(source: Filter) -> str:
         exchange.no_repeated_argument(rule, what)
         for arch in rule.arches or ("",):
             if arch and heading != (arch,):
-                if arch not in _HEADING_WORDS:
+                if not ARCHITECTURES[arch].lxc:
                     raise FilterError(f"LXC has no heading for {arch}")
-                lines.append(f"[{_HEADING_WORDS[arch]}]")
+                lines.append(f"[{ARCHITECTURES[arch].lxc}]")
                 heading = (arch,)
             lines += [_line(str(name), rule) for name in rule.names]
     return "\n".join(lines) + "\n"

@@ -47,7 +47,7 @@ from proctor.filter.profiles import exchange
 from proctor.filter.profiles.profile import ARCH_WORDS, Profile, unknown_word
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
-from proctor.syscalls import tables
+from proctor.syscalls.architectures import canonical
 
 _EPERM: Final = 1
 
@@ -89,7 +89,7 @@ def load(
         data = data["linux"].get("seccomp")
         if not isinstance(data, dict):
             raise FilterError("this config.json has no linux.seccomp")
-    native = tables.native() if arch is None else tables.architecture(arch)
+    native = canonical(arch)
     from proctor.filter.profiles import dialect  # an OCI file is its trivial case
 
     architectures, calls = dialect.expand(data, native, frozenset(caps), kernel)

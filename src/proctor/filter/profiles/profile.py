@@ -13,26 +13,13 @@ from proctor.filter.actions import KILL_THREAD, Return, checked
 from proctor.filter.profiles import exchange
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
-from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES, canonical
 from proctor.words import did_you_mean, quoted
 
 #: Architectures the specification names, to ours; None where we have no table.
 ARCHES: Final[dict[str, str | None]] = {
-    "SCMP_ARCH_X86": "i386",
-    "SCMP_ARCH_X86_64": "x86_64",
-    "SCMP_ARCH_X32": "x32",
-    "SCMP_ARCH_ARM": "arm",
-    "SCMP_ARCH_AARCH64": "aarch64",
-    "SCMP_ARCH_PPC64LE": "ppc64le",
-    "SCMP_ARCH_RISCV64": "riscv64",
-    "SCMP_ARCH_S390X": "s390x",
-    **dict.fromkeys(
-        f"SCMP_ARCH_{name}"
-        for name in (
-            *("MIPS", "MIPS64", "MIPS64N32", "MIPSEL", "MIPSEL64", "MIPSEL64N32", "PPC", "PPC64"),
-            *("S390", "PARISC", "PARISC64", "LOONGARCH64", "M68K", "SH", "SHEB"),
-        )
-    ),
+    **{f"SCMP_ARCH_{each.scmp}": each.name for each in ARCHITECTURES.values()},
+    **dict.fromkeys(f"SCMP_ARCH_{name}" for name in ("PARISC", "PARISC64", "M68K", "SH", "SHEB")),
 }
 #: Our names to the specification's.
 ARCH_WORDS: Final = {ours: word for word, ours in ARCHES.items() if ours}
@@ -77,7 +64,7 @@ class Profile:
         self.flags = tuple(flags)
         self.listener_path = listener_path
         self.listener_metadata = listener_metadata
-        self.native = tables.native() if native is None else tables.architecture(native)
+        self.native = canonical(native)
         for word in self.architectures:
             if word not in ARCHES:
                 raise FilterError(unknown_word("architecture", word, ARCHES))
