@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import proctor
 from proctor.call.verdict import Answer, Deny
 from proctor.emulate import Performers
 
@@ -103,7 +104,7 @@ def test_is_the_kernels(
 ) -> None:
     """Everything the caller can do itself: FIFOs, sockets, files, whiteouts; for the host's root also
     devices.  And every error of the others but the one EPERM that performing is there to remove."""
-    how = {"allow": lambda path: True} if asked else {}
+    how = {"allow": lambda argument, path: True} if asked else {}
     wrong = []
     with open_directory() as first, open_directory() as second:
         pair = Pair(setup, maps, owner, (first, second))
@@ -395,9 +396,14 @@ def test_policy_sees_the_pinned_path(performers: Performers, top: bytes) -> None
     os.symlink(b"dir", top + b"/link")
     seen = []
 
-    def allow(path: bytes) -> bool:
+    def allow(argument: str, path: bytes) -> bool:
         seen.append(path)
         return path.endswith(b"good")
+
+    other = proctor.deny(errno.EPERM, "for reasons")
+
+    def explained(argument: str, path: bytes) -> bool | Deny:
+        return allow(argument, path) or other
 
     with caller(container(top), MAP) as one:
         for mode, device in ((CHAR | 0o600, NULL), (FIFO | 0o600, 0)):
@@ -407,10 +413,8 @@ def test_policy_sees_the_pinned_path(performers: Performers, top: bytes) -> None
             os.unlink(top + b"/dir/good")
             verdict = make(one, performers, b"link/bad", mode, device, allow=allow)
             assert verdict.errno == errno.EACCES
-            verdict = make(
-                one, performers, b"link/bad", mode, device, allow=allow, refusal=errno.EPERM
-            )
-            assert verdict.errno == errno.EPERM
+            verdict = make(one, performers, b"link/bad", mode, device, allow=explained)
+            assert verdict == other
     assert seen == [top + b"/dir/good", top + b"/dir/bad", top + b"/dir/bad"] * 2
     assert os.listdir(top + b"/dir") == []
 

@@ -112,7 +112,7 @@ def test_path_rule(top: str) -> None:
 
     @proctor.on("openat")
     def only(call: Any) -> Any:
-        def allow(path: bytes) -> bool:
+        def allow(argument: str, path: bytes) -> bool:
             seen.append(path)
             return b"secret" not in path
 

@@ -114,7 +114,7 @@ def opens_two(sock: socket.socket) -> None:
 @pytest.mark.parametrize("script", [short, trouble, too_ready, short_later, opens_two])
 def test_descriptors_that_nobody_asked_for_are_closed(script: Script) -> None:
     with performed_by(script) as (performers, troubles):
-        verdict = opened(performers, allow=lambda path: True)
+        verdict = opened(performers, allow=lambda argument, path: True)
     assert isinstance(verdict, Deny)
     assert verdict.errno == errno.EPERM
     assert len(troubles) == 1
@@ -123,7 +123,7 @@ def test_descriptors_that_nobody_asked_for_are_closed(script: Script) -> None:
 
 def test_descriptors_along_with_a_question_are_closed() -> None:
     with performed_by(asks_with_descriptors) as (performers, troubles):
-        assert opened(performers, allow=lambda path: True) == Deny(errno.EIO)
+        assert opened(performers, allow=lambda argument, path: True) == Deny(errno.EIO)
     assert troubles == []
 
 
@@ -140,7 +140,7 @@ def opens_unasked(sock: socket.socket) -> None:
 @pytest.mark.parametrize("script", [opens_all_the_same, opens_unasked])
 def test_what_a_rule_did_not_allow_is_not_handed_over(script: Script) -> None:
     with performed_by(script) as (performers, troubles):
-        verdict = opened(performers, allow=lambda path: False)
+        verdict = opened(performers, allow=lambda argument, path: False)
     assert isinstance(verdict, Deny)
     assert len(troubles) == 1
 

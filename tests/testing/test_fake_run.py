@@ -285,7 +285,7 @@ def test_a_caller_that_dies_while_its_memory_is_read(fake_target: Make) -> None:
 
 
 def performs(call: Call) -> Perform:
-    return proctor.perform(lambda path: not path.startswith(b"/secret"))
+    return proctor.perform(lambda argument, path: not path.startswith(b"/secret"))
 
 
 def test_performing_acts_on_the_tree(fake_target: Make) -> None:

@@ -18,14 +18,20 @@ handlers return verdicts and never look inside them.
 from __future__ import annotations
 
 import errno as _errno
+import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, Union
 
 from proctor.kernel.abi import MAX_ERRNO, SECCOMP_USER_NOTIF_FLAG_CONTINUE
 
 #: (value, error, flags) as SECCOMP_IOCTL_NOTIF_SEND takes them; error is zero or negative.
 Wire = tuple[int, int, int]
+
+#: One piece of the caller's memory: its address, and what is put there.
+Write = tuple[int, bytes]
+#: Most bytes that one verdict may write.
+WRITE_MAX: Final = 64 << 20
 
 #: What "let it run" is in the kernel's terms.
 RUN: Final[Wire] = (0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
@@ -47,10 +53,11 @@ class Deny(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The call returns ``value``.  Make it with :func:`answer`."""
+    """The call returns ``value``, after ``writes``.  Make it with :func:`answer`."""
 
     value: int
     reason: str = ""
+    writes: tuple[Write, ...] = ()
 
     @property
     def wire(self) -> Wire:
@@ -58,7 +65,7 @@ class Answer(NamedTuple):
         return (self.value, 0, 0)
 
     def __str__(self) -> str:
-        return f"answer {self.value}"
+        return f"answer {self.value}{_written(self.writes)}"
 
 
 class HandOver(NamedTuple):
@@ -69,9 +76,11 @@ class HandOver(NamedTuple):
     cloexec: bool = False
     close: bool = True
     reason: str = ""
+    writes: tuple[Write, ...] = ()
 
     def __str__(self) -> str:
-        return f"hand over fd {self.fd}" + (f" at {self.at}" if self.at is not None else "")
+        at = f" at {self.at}" if self.at is not None else ""
+        return f"hand over fd {self.fd}{at}{_written(self.writes)}"
 
 
 class LetRun(NamedTuple):
@@ -89,11 +98,32 @@ class LetRun(NamedTuple):
         return "let run (unsafe)" if self.unsafe else "let run"
 
 
+#: What :func:`perform` asks for each path of a call: (name of the argument, path of what is pinned).
+Allow = Callable[[str, bytes], Union[bool, Deny, None]]
+
+
 class Perform(NamedTuple):
     """The call is performed on the caller's behalf.  Make it with :func:`perform`."""
 
-    allow: Callable[[bytes], bool] | None = None
+    allow: Allow | None = None
     reason: str = ""
+
+    def refusal(self, argument: str, path: bytes) -> Deny | None:
+        """What ``allow`` has against a pinned path, as a verdict; None if nothing.
+
+        :raises TypeError: it said neither True, False, None nor a denial."""
+        if self.allow is None:
+            return None
+        said = self.allow(argument, path)
+        if said is True:
+            return None
+        if isinstance(said, Deny):
+            return said
+        if said is None or said is False:
+            return Deny(_errno.EACCES, f"{argument} was not allowed")
+        raise TypeError(
+            f"allow({argument!r}, {path!r}) is {said!r}: True, False or deny() is wanted"
+        )
 
     def __str__(self) -> str:
         return "perform"
@@ -127,22 +157,39 @@ def deny(errno: int, reason: str = "") -> Deny:
     return Deny(int(errno), reason)
 
 
-def answer(value: int, reason: str = "") -> Answer:
-    """The call returns ``value``.
+def answer(value: int, reason: str = "", *, writes: Iterable[Write] = ()) -> Answer:
+    """The call returns ``value``, after what it fills was written to the caller's memory.
+
+    ::
+
+        data = b"not so random"[: call.buflen]
+        return proctor.answer(len(data), writes=call.fill("buf", data))
 
     :param value: 0 .. 2**63-1, or below -4095.  -4095..-1 would be an errno to libc (C053): use
         :func:`deny`.
-    :raises ValueError: for a value that does not fit, or that libc would read as an errno.
+    :param writes: pairs of an address and what is put there, in order; :meth:`proctor.Call.fill`
+        makes them, for each kind of argument as the kernel fills it.  They are carried out while the
+        caller waits, before it is answered, and only where it could write itself: at the first
+        byte where it could not, the call fails with EFAULT instead, what was written before staying
+        written, as with the kernel's own ``copy_to_user``.
+    :raises ValueError: for a value that does not fit, or that libc would read as an errno; for
+        writes that are none, or more than 64 MiB.
     """
     if not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
         raise ValueError(f"answer({value!r}): a return value is a signed 64-bit number")
     if -MAX_ERRNO <= value < 0:
         raise ValueError(f"answer({value}): libc would take this for an errno; use deny({-value})")
-    return Answer(int(value), reason)
+    return Answer(int(value), reason, _writes(writes))
 
 
 def hand_over(
-    fd: int, *, at: int | None = None, cloexec: bool = False, close: bool = True, reason: str = ""
+    fd: int,
+    *,
+    at: int | None = None,
+    cloexec: bool = False,
+    close: bool = True,
+    reason: str = "",
+    writes: Iterable[Write] = (),
 ) -> HandOver:
     """The call returns a new descriptor of the target that refers to the same file as ``fd``.
 
@@ -152,7 +199,9 @@ def hand_over(
     :param close: True (default) gives ``fd`` away: it is closed exactly once, on every path, also
         when the caller is gone; False leaves it to the giver, who keeps it open until the verdict
         was carried out.
-    :raises ValueError: for numbers that cannot be descriptors.
+    :param writes: as for :func:`answer`: what accept(2) fills, say.  They are carried out first; where
+        they cannot be, nothing is handed over.
+    :raises ValueError: for numbers that cannot be descriptors, and as :func:`answer` for writes.
 
     Since Linux 5.14 (``SECCOMP_ADDFD_FLAG_SEND``); the file offset is shared (C071).
     """
@@ -160,16 +209,48 @@ def hand_over(
         raise ValueError(f"hand_over({fd!r}): not a file descriptor")
     if at is not None and (not isinstance(at, int) or not 0 <= at < 1 << 32):
         raise ValueError(f"hand_over(at={at!r}): not a descriptor number")
-    return HandOver(fd, at, cloexec, close, reason)
+    return HandOver(fd, at, cloexec, close, reason, _writes(writes))
 
 
-def perform(allow: Callable[[bytes], bool] | None = None, reason: str = "") -> Perform:
+def _writes(given: Iterable[Write]) -> tuple[Write, ...]:
+    if not given:
+        return ()
+    made: list[Write] = []
+    total = 0
+    for each in given:
+        try:
+            address, data = each
+            made.append((operator.index(address), bytes(memoryview(data))))
+        except (TypeError, ValueError):
+            raise ValueError(f"writes has {each!r}: an address and bytes are wanted") from None
+        if not 0 <= made[-1][0] < 1 << 64:
+            raise ValueError(f"writes has {address!r}: that is no address")
+        total += len(made[-1][1])
+    if total > WRITE_MAX:
+        raise ValueError(f"writes has {total} bytes; {WRITE_MAX} is the most")
+    return tuple(made)
+
+
+def _written(writes: tuple[Write, ...]) -> str:
+    size = sum(len(data) for _, data in writes)
+    return f", {size} bytes written" if writes else ""
+
+
+def perform(allow: Allow | None = None, reason: str = "") -> Perform:
     """The call is performed on the caller's behalf: in its namespaces, with its rights plus the one
     it lacks, by a performer (:mod:`proctor.emulate`); whatever comes out is the answer.
 
-    :param allow: is shown the path of what the performer has *pinned* (as seen from the caller's
-        root) before anything is opened or made, and may refuse by returning False (EACCES).  No
-        race: the performer then uses what it pinned.
+    ::
+
+        def below_srv(argument, path):
+            return path.startswith(b"/srv/") or proctor.deny(errno.EROFS, f"{argument} is elsewhere")
+
+        return proctor.perform(below_srv)
+
+    :param allow: is asked, for each path of the call (rename and link have two), with the name of the
+        argument and the path of what the performer has *pinned* for it, as seen from the caller's
+        root, before anything is opened, made or changed.  True goes on; False or None refuses with
+        EACCES, a :func:`deny` with its own errno.  No race: the performer then uses what it pinned.
 
     A call that has no performer is denied with ENOSYS, and the log says so.
     """

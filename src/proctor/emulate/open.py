@@ -93,7 +93,7 @@ def decode(call: Call) -> Wanted | int:
     return _old(raw.AT_FDCWD, call.path, raw_args[1], raw_args[2])
 
 
-def perform_open(host: Performers, call: Call, allow: Allow | None, refusal: int) -> Verdict:
+def perform_open(host: Performers, call: Call, allow: Allow | None) -> Verdict:
     """Open for the caller and hand the descriptor over."""
     wanted = decode(call)
     if isinstance(wanted, int):
@@ -106,7 +106,7 @@ def perform_open(host: Performers, call: Call, allow: Allow | None, refusal: int
     kind, number = wire.REPLY.unpack_from(packet.data)
     if kind == wire.DONE:
         if refused:
-            return deny(refusal, "the policy's path rule refused it")
+            return deny(errno.EACCES)  # said by allow(), whose reason it has
         return deny(number or errno.EIO)
     if kind == wire.CONTROLLING_TTY:
         return deny(errno.ENXIO, "the caller's controlling terminal is none of its descriptors 0-2")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from proctor.call import verdict as verdicts
 from proctor.call.verdict import Deny, Verdict, deny
 from proctor.emulate import scarce, wire
 from proctor.emulate.identity import CallerUnreadable, CallerVanished, Identity, Own
@@ -147,30 +148,37 @@ class Performers:
         """What ``performer=`` of a supervisor takes: carry ``perform(allow=...)`` out."""
         return self.perform(call, allow=verdict.allow)
 
-    def perform(
-        self, call: Call, allow: Allow | None = None, *, refusal: int = errno.EACCES
-    ) -> Verdict:
+    def perform(self, call: Call, allow: verdicts.Allow | None = None) -> Verdict:
         """Perform a call; what the kernel says is the verdict.
 
-        :param allow: is shown the path of what is pinned, as the caller's root shows it, before
-            anything is opened, truncated or made; False refuses.  What has no such path (pipes,
-            deleted or covered files, files outside of the root) is shown as text that does not
-            begin with ``/``.
-        :param refusal: the errno then.
+        :param allow: is asked as :func:`proctor.perform` says, before anything is opened, truncated
+            or made.  What has no path (pipes, deleted or covered files, files outside of the root)
+            is shown as text that does not begin with ``/``.
         :returns: ``hand_over``, ``answer(0)`` or ``deny``.  Trouble of our own is ``deny(EPERM)``
             with the reason; nothing is raised but what ``allow`` raises.
         """
+        said: list[Deny] = []
+
+        def asked(path: bytes) -> bool:
+            refused = verdicts.Perform(allow).refusal("path", path)
+            if refused is not None:
+                said.append(refused)
+            return refused is None
+
+        ask = None if allow is None else asked
         try:
             if not call.tid:
                 return self.trouble(call, "the caller is in a pid namespace that is not to be seen")
             if call.name in ("mknod", "mknodat"):
                 from proctor.emulate.mknod import perform_mknod
 
-                return perform_mknod(self, call, allow, refusal)
+                made = perform_mknod(self, call, ask)
+                return said[0] if said else made
             if call.name in SUPPORTED:
                 from proctor.emulate.open import perform_open
 
-                return perform_open(self, call, allow, refusal)
+                made = perform_open(self, call, ask)
+                return said[0] if said else made
             return deny(errno.ENOSYS, f"nothing here performs {call.name}")
         except (CallerVanished, CallerLeft, CallGone, CallOver):
             return deny(errno.EINTR, _GONE)

@@ -6,7 +6,7 @@ import errno as _errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from proctor.call.verdict import Verdict, answer, deny, let_run, let_run_unsafe, perform
+from proctor.call.verdict import Allow, Verdict, answer, deny, let_run, let_run_unsafe, perform
 from proctor.errors import CallerInvisible, CallGone, NotPermitted, Unsupported
 from proctor.policy.addresses import Address
 from proctor.policy.conditions import PathCondition
@@ -96,9 +96,7 @@ def verdict_of(ruling: Ruling, because: str) -> Verdict:
     return let_run(because)
 
 
-def _pinned_check(
-    policy: Policy, view: LiveView, decision: Decision
-) -> Callable[[bytes], bool] | None:
+def _pinned_check(policy: Policy, view: LiveView, decision: Decision) -> Allow | None:
     """What the performer asks about the object it pinned; None if no condition is about paths.
 
     The whole chain is decided again with the pinned path in place of the resolved one, so that an
@@ -111,8 +109,11 @@ def _pinned_check(
         return None
     rule = decision.rule
 
-    def allow(pinned: bytes) -> bool:
-        again = PinnedView(view, pinned)
+    pins: dict[str, bytes] = {}
+
+    def allow(argument: str, pinned: bytes) -> bool:
+        pins[argument] = pinned
+        again = PinnedView(view, pins)
         try:
             return policy.decide(again).rule is rule
         except Unknowable:
@@ -223,17 +224,17 @@ class LiveView:
 
 
 class PinnedView:
-    """A call whose path is that of the object a performer pinned; the rest as seen before."""
+    """A call whose paths are those of the objects a performer pinned; the rest as seen before."""
 
-    __slots__ = ("_path", "_view")
+    __slots__ = ("_pins", "_view")
 
-    def __init__(self, view: LiveView, path: bytes) -> None:
+    def __init__(self, view: LiveView, pins: dict[str, bytes]) -> None:
         self._view = view
-        self._path = path
+        self._pins = pins
 
     def path(self, argument: str) -> bytes | None:
-        """The pinned path: performed calls have one path argument."""
-        return self._path
+        """The path that is pinned for an argument; what is not asked about yet as seen before."""
+        return self._pins[argument] if argument in self._pins else self._view.path(argument)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._view, name)

@@ -18,7 +18,14 @@ from proctor.call.verdict import (
     close_unused,
     deny,
 )
-from proctor.errors import AlreadyAnswered, RacyVerdict, TargetFdLimit, Unsupported
+from proctor.errors import (
+    AlreadyAnswered,
+    CallGone,
+    MemoryUnwritable,
+    RacyVerdict,
+    TargetFdLimit,
+    Unsupported,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +57,14 @@ def check(verdict: object, call: Call, who: str) -> Verdict:
     return owned(verdict, call)
 
 
+def may_wait(verdict: object) -> bool:
+    """Whether carrying it out can wait for the target, so that the receiving thread must not do it:
+    a performer's work, or a write to memory that answers late."""
+    return isinstance(verdict, Perform) or (
+        isinstance(verdict, (Answer, HandOver)) and bool(verdict.writes)
+    )
+
+
 def owned(verdict: Verdict, call: Call) -> Verdict:
     """The verdict, with the one who closes its descriptor settled: a hand-over takes over what it is
     given, also from the call; what was the call's and went with it is nobody's."""
@@ -60,26 +75,42 @@ def owned(verdict: Verdict, call: Call) -> Verdict:
 
 def carry_out(
     listener: ListenerPort,
-    id: int,
+    call: Call,
     verdict: Verdict,
     fallback: Deny,
     close: Callable[[int], object],
-) -> bool:
-    """Answer the notification ``id``; False if the caller is gone.
+) -> tuple[bool, Verdict]:
+    """Answer the call: (False if the caller is gone, what was answered in the end).
+
+    Whoever calls this has claimed the answer: writes to the caller's memory cannot be taken back, and
+    must not come when somebody else let it go on.  They can wait as long as that memory likes.
 
     :param fallback: answered if the verdict cannot be carried out (a descriptor that is none...);
         the error is raised after that, so that it is seen and the caller does not hang.
     :param close: closes a descriptor that was given away (:meth:`World.close`).
     """
+    id = call.id
     try:
+        if isinstance(verdict, (Answer, HandOver)):
+            for address, data in verdict.writes:
+                call.memory.write(address, data)
         if isinstance(verdict, (Deny, Answer, LetRun)):
-            return _send(listener, id, *verdict.wire)
+            return _send(listener, id, *verdict.wire), verdict
         if isinstance(verdict, HandOver):
-            return _hand_over(listener, id, verdict)
+            return _hand_over(listener, id, verdict), verdict
         raise TypeError(f"{verdict!r} cannot be carried out as it is")
+    except CallGone:
+        return False, verdict
     except TargetFdLimit as limit:
         # what open(2), socket(2)... themselves say when the table is full (C068)
-        return _send(listener, id, *deny(limit.errno or errno.EMFILE).wire)
+        instead = deny(limit.errno or errno.EMFILE)
+        return _send(listener, id, *instead.wire), instead
+    except MemoryUnwritable as fault:
+        if fault.errno != errno.EFAULT:  # not the caller's fault
+            _send(listener, id, *fallback.wire)
+            raise
+        instead = deny(errno.EFAULT, str(fault))
+        return _send(listener, id, *instead.wire), instead
     except BaseException:
         _send(listener, id, *fallback.wire)  # if it was answered after all, the first answer stands
         raise

@@ -18,7 +18,7 @@ from proctor.call.verdict import Perform, Verdict, Wire, close_unused, deny
 from proctor.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
 from proctor.observe.events import Outcome
 from proctor.supervisor.backlog import Backlog
-from proctor.supervisor.carry import carry_out, check, owned
+from proctor.supervisor.carry import carry_out, check, may_wait, owned
 from proctor.supervisor.jobs import Job, Served
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Decider:
 
     def decided(self, job: Job, verdict: Any, who: str, *, receiving: bool) -> None:
         """A handler spoke: check what it said, perform if asked to, answer."""
-        if receiving and (isinstance(verdict, Perform) or self._looks(job.call, verdict)):
+        if receiving and (may_wait(verdict) or self._looks(job.call, verdict)):
             if self._leave(job):
                 job.said = (verdict, who)
                 self._put(job)
@@ -266,8 +266,8 @@ class Decider:
             return
         delivered = False
         try:
-            delivered = carry_out(
-                job.served.listener, job.call.id, verdict, self._rules.on_error, self._world.close
+            delivered, verdict = carry_out(
+                job.served.listener, job.call, verdict, self._rules.on_error, self._world.close
             )
         except BaseException as problem:
             job.error = problem

@@ -103,7 +103,7 @@ class Routes:
             answer, counted = wire, cell
             if verdict is not settled:
                 kind = type(verdict)
-                if kind is Deny or kind is Answer:
+                if kind is Deny or (kind is Answer and not verdict.writes):
                     settled, wire = verdict, verdict.wire
                     if counters is not None:
                         cell = counters.cell(served, name, kind_of(verdict))

@@ -56,8 +56,12 @@ class FakePerformer:
         except OSError as error:
             return deny(error.errno or errno.EIO)
         self._target.performed.append(Performed(call.name, located.path, verdict))
-        if verdict.allow is not None and not verdict.allow(located.path):
-            return deny(errno.EACCES)
+        assert call.signature is not None
+        argument = call.signature.first("path")
+        assert argument is not None
+        refused = verdict.refusal(argument.name, located.path)
+        if refused is not None:
+            return refused
         return self._open(call, located) if opens else self._mknod(call, located)
 
     def _there(self, located: Located) -> tuple[Node, Node | None]:

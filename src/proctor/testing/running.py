@@ -22,6 +22,7 @@ from proctor.testing.process import OpenFile, Process, is_path_descriptor
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.supervisor.ports import Engine, Lock
+    from proctor.testing.space import Written
     from proctor.testing.target import FakeTarget
 
 #: What :meth:`~proctor.testing.FakeTarget.run` takes: a handler, a plain function, or several.
@@ -228,6 +229,8 @@ class FakeOutcome(NamedTuple):
     seconds: float
     #: Whose call it was.
     target: FakeTarget
+    #: What the verdict wrote into the target's memory, in order.
+    written: tuple[Written, ...] = ()
 
     @property
     def errno(self) -> int:
@@ -284,6 +287,7 @@ def run(
     process = target.process
     world = FakeWorld(process)
     told: list[Outcome] = []
+    before = len(process.memory.written)
     perform = performer if callable(performer) else (lambda _call, _verdict: performer)
     supervisor = Supervisor(
         world=world, observers=[outcomes(told.append, text=describe)], performer=perform, **options
@@ -307,6 +311,7 @@ def run(
         listener.wire,
         outcome.answered - outcome.received,
         target,
+        tuple(process.memory.written[before:]),
     )
 
 

@@ -47,15 +47,17 @@ class FakeMemory:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._regions: list[bytearray] = []
+        self._readonly: set[int] = set()
         self._next = _FIRST
         self.reads: list[Read] = []
         self.written: list[Written] = []
         self.on_read: Callable[[int], object] | None = None
 
-    def place(self, data: bytes, at: int | None = None) -> int:
+    def place(self, data: bytes, at: int | None = None, *, readonly: bool = False) -> int:
         """Map ``data`` and return its address; nothing is mapped right before or behind it.
 
         :param at: address of your choosing; it may touch, but not overlap, what is mapped.
+        :param readonly: the target cannot write there, and so the monitor does not.
         :raises ValueError: it overlaps.
         """
         if at is None:
@@ -70,11 +72,14 @@ class FakeMemory:
             raise ValueError(f"something is mapped at {at:#x} already")
         self._starts.insert(index, at)
         self._regions.insert(index, bytearray(data))
+        if readonly:
+            self._readonly.add(at)
         return at
 
     def unmap(self, address: int) -> None:
         """Forget what was placed at ``address``."""
         index = self._index(address)
+        self._readonly.discard(self._starts[index])
         del self._starts[index], self._regions[index]
 
     def write(self, address: int, data: bytes) -> None:
@@ -99,6 +104,25 @@ class FakeMemory:
             offset = address + len(found) - self._starts[index]
             found += self._regions[index][offset : offset + size - len(found)]
         return bytes(found)
+
+    def fill(self, address: int, data: bytes) -> int:
+        """Write as many bytes of ``data`` as the target could itself; how many those are."""
+        done = 0
+        while done < len(data):
+            try:
+                index = self._index(address + done)
+            except ValueError:
+                break
+            if self._starts[index] in self._readonly:
+                break
+            offset = address + done - self._starts[index]
+            region = self._regions[index]
+            part = data[done : done + len(region) - offset]
+            region[offset : offset + len(part)] = part
+            done += len(part)
+        if done:
+            self.written.append(Written(address, data[:done]))
+        return done
 
     def _index(self, address: int) -> int:
         index = bisect_right(self._starts, address) - 1
@@ -156,13 +180,9 @@ class View(Memory):
             raise self._gone()
         if not self._readable():
             raise self._refusal(errno.EPERM, address, MemoryUnwritable)
-        fits = data[: len(space.peek(address, len(data)))]
-        for place, byte in enumerate(fits):  # values may touch: each byte finds its own
-            space.write(address + place, bytes((byte,)))
-        if fits:
-            space.written.append(Written(address, fits))
-        if len(fits) < len(data):
-            raise self._refusal(errno.EFAULT, address + len(fits), MemoryUnwritable)
+        done = space.fill(address, data)
+        if done < len(data):
+            raise self._refusal(errno.EFAULT, address + done, MemoryUnwritable)
 
     def _read(self, address: int, limit: int, string: bool) -> bytes:
         """As ``_core.read`` does it: copy, then check, then judge."""
