@@ -179,12 +179,12 @@ class LiveView:
         return self._once("path", argument, self._resolve)
 
     def _resolve(self, argument: str) -> bytes | None:
-        from proctor.call.path.following import allows_empty
+        from proctor.call.path.following import meaning
 
         call = self._call
         if call.args[argument] is None:  # NULL can mean the descriptor beside it
             arg = call.signature.arg(argument) if call.signature is not None else None
-            if arg is None or not allows_empty(call, arg):
+            if arg is None or not meaning(call, arg).empty:
                 return None
         with call.resolve(argument) as located:
             return located.path

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.verdict import Perform, Verdict, answer, deny, hand_over
 from proctor.errors import CallGone, NotPermitted
+from proctor.syscalls.flags import members
 from proctor.testing.process import content
 from proctor.testing.tree import Node
 
@@ -86,7 +87,7 @@ class FakePerformer:
             return deny(errno.ELOOP)
         elif node.is_directory and (flags & _O_ACCMODE or flags & _O_CREAT):
             return deny(errno.EISDIR)
-        elif not node.is_directory and flags & _o_directory(call.abi):
+        elif not node.is_directory and flags & members("OpenFlag", call.abi)["O_DIRECTORY"]:
             return deny(errno.ENOTDIR)
         if flags & _O_TRUNC and node.type == _stat.S_IFREG:
             node.content = b""
@@ -113,10 +114,6 @@ class FakePerformer:
     def _own(self, node: Node) -> Node:
         node.uid, node.gid = self._target.uids.fs, self._target.gids.fs
         return node
-
-
-def _o_directory(abi: str) -> int:
-    return 0o40000 if abi in ("aarch64", "arm", "ppc64le") else 0o200000
 
 
 def read_all(fd: int) -> bytes:
