@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from proctor.process.run_async import AsyncProcess as AsyncProcess
     from proctor.process.run_async import run_async as run_async
     from proctor.process.run_async import spawn_async as spawn_async
+    from proctor.supervisor.container import Container as Container
+    from proctor.supervisor.container import Quotas as Quotas
     from proctor.supervisor.handlers import Handler as Handler
     from proctor.supervisor.handlers import on as on
     from proctor.supervisor.supervisor import Supervisor as Supervisor
@@ -89,6 +91,7 @@ _WHERE: dict[str, str] = {
         "proctor.kernel.memory": "Memory",
         "proctor.kernel.notification": "Notification",
         "proctor.kernel.target": "Target",
+        "proctor.supervisor.container": "Container Quotas",
         "proctor.supervisor.handlers": "Handler on",
         "proctor.observe.counters": "Counters",
         "proctor.observe.events": "Outcome outcomes",

@@ -65,20 +65,23 @@ def leaves_a_line_without_the_lock(patch: Patch) -> None:
 
 
 def takes_work_without_the_lock(patch: Patch) -> None:
-    patch.setattr(Backlog, "_next", _without_lock(Backlog._next))
+    patch.setattr(Backlog, "_work", _without_lock(Backlog._work))
 
 
 def asks_before_it_queues(patch: Patch) -> None:
     """A worker may come, find nothing, and leave before the job is there."""
 
     def put(self: Any, job: Any) -> bool:
+        share = job.served.share
         with self._lock:
             if job.claimed:
                 return False
-            self._asked += 1
-        self._world.submit(self._next)
+            share.asked += 1
+            self._workers += 1
+        self._world.submit(lambda: self._work(share))
         with self._lock:
-            self._queue[job] = None
+            share.put(job)
+            self._queued += 1
             self.wait(job)
         return True
 
@@ -99,7 +102,7 @@ def starts_what_was_answered(patch: Patch) -> None:
 
 
 def decides_for_listeners_that_were_given_up(patch: Patch) -> None:
-    """drop() may come while the call is routed."""
+    """detach() may come while the call is routed."""
 
     class Blind(Served):
         given_up = property(lambda self: False, lambda self, value: None)  # type: ignore[assignment]

@@ -35,7 +35,7 @@ def test_every_invariant_holds(seed: int) -> None:
     assert report.calls >= 20_000
     # nothing of what a simulation is for failed to happen
     for kind in ("answer", "too late", "receive nothing", "descriptor", "died", "signal", "kill",
-                 "drop", "end", "exec", "fork", "resume", "step"):  # fmt: skip
+                 "detach", "end", "exec", "fork", "resume", "step"):  # fmt: skip
         assert report.counts[kind], kind
 
 
@@ -167,11 +167,11 @@ def lets_racy_verdicts_through(patch: Patch) -> None:
     patch.setattr(deciding, "check", lambda verdict, call, who: verdict)
 
 
-def leaves_calls_behind_when_dropping(patch: Patch) -> None:
+def leaves_calls_behind_when_detaching(patch: Patch) -> None:
     patch.setattr(Decider, "abandon", lambda self, served: None)
 
 
-def drops_what_was_received_from_a_dropped_listener(patch: Patch) -> None:
+def loses_what_was_received_from_a_detached_listener(patch: Patch) -> None:
     patch.setattr(PyEngine, "_removed", staticmethod(lambda served, notification: None))
 
 
@@ -234,8 +234,8 @@ FAULTS: tuple[Callable[[Patch], None], ...] = (
     sleeps_through_deadlines,
     answers_before_the_deadline,
     lets_racy_verdicts_through,
-    leaves_calls_behind_when_dropping,
-    drops_what_was_received_from_a_dropped_listener,
+    leaves_calls_behind_when_detaching,
+    loses_what_was_received_from_a_detached_listener,
     receives_without_polling,
     gives_an_answer_to_another_call,
 )
@@ -335,7 +335,7 @@ def test_a_chart_that_cannot_be_written(tmp_path: Any, capsys: pytest.CaptureFix
 
 
 class _Listener:
-    """Two calls wait; the second thread drops it when the first is routed."""
+    """Two calls wait; the second thread removes it when the first is routed."""
 
     def __init__(self) -> None:
         self.waiting = [Notification(1, 10, 83, 0xC000003E), Notification(2, 11, 83, 0xC000003E)]
@@ -369,7 +369,7 @@ class _Poller:
     def close(self) -> None: ...
 
 
-def test_what_was_received_from_a_dropped_listener_is_answered() -> None:
+def test_what_was_received_from_a_removed_listener_is_answered() -> None:
     listener = _Listener()
     engine = PyEngine(_Poller(listener))
 

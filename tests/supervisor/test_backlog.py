@@ -17,6 +17,7 @@ from proctor.kernel.launch import spawn
 from proctor.kernel.notification import Notification
 from proctor.observe.events import Outcome
 from proctor.supervisor.backlog import EVERY, MANY
+from proctor.supervisor.driver import Driver
 from proctor.supervisor.pyengine import POLLHUP, POLLIN, PyEngine
 from proctor.supervisor.world import KernelWorld
 
@@ -47,7 +48,7 @@ class Stuck:
         if self._kill:
             os.kill(call.tid, signal.SIGKILL)
         if self.process is not None:
-            self.most = max(self.most, self.process.supervisor.remembered)
+            self.most = max(self.most, Driver(self.process.supervisor).remembered)
 
     def stuck(self, call: proctor.Call) -> proctor.Verdict:
         """On a worker."""
@@ -62,7 +63,7 @@ class Stuck:
             if len(self.outcomes) == self.wanted:
                 self.enough.set()
             if self.process is not None:
-                self.most = max(self.most, self.process.supervisor.remembered)
+                self.most = max(self.most, Driver(self.process.supervisor).remembered)
 
     @property
     def handlers(self) -> list[proctor.Handler]:
@@ -250,7 +251,7 @@ def test_what_is_routed_while_its_listener_is_given_back_is_over(
     decided: list[int] = []
 
     def first(call: proctor.Call) -> None:
-        supervisor.drop(listener)
+        supervisor.detach(listener)
 
     def second(call: proctor.Call) -> proctor.Verdict:
         decided.append(call.tid)
@@ -291,7 +292,7 @@ def test_what_is_routed_while_its_listener_is_given_back_is_over(
 
 
 def test_nobody_is_told_the_end_of_what_was_given_back() -> None:
-    """drop() may come between an engine's look at a listener that ended and its word about that."""
+    """detach() may come between an engine's look at a listener that ended and its word about that."""
     ended: list[str] = []
 
     class Listener:
@@ -308,7 +309,7 @@ def test_nobody_is_told_the_end_of_what_was_given_back() -> None:
 
         def unregister(self, fd: int) -> None:
             if supervisor.listeners:  # the engine, which just saw the end: now another thread runs
-                supervisor.drop(listener)
+                supervisor.detach(listener)
 
         def wait(self, timeout: float | None) -> list[tuple[int, int]]:
             return [(5, POLLHUP)]

@@ -207,8 +207,8 @@ def test_what_is_added_while_all_closes_is_refused_in_words() -> None:
     assert supervisor.listeners == 0
 
 
-def test_close_answers_what_drop_has_not_yet_answered() -> None:
-    """close() comes between drop()'s taking the listener out and its answering what is pending."""
+def test_close_answers_what_detach_has_not_yet_answered() -> None:
+    """close() comes between detach()'s taking the listener out and its answering what is pending."""
     entered, release = threading.Event(), threading.Event()
     after_close: list[dict[int, tuple[int, int, int]]] = []
     listener: Any = Listener(5, 1)
@@ -233,7 +233,7 @@ def test_close_answers_what_drop_has_not_yet_answered() -> None:
 
     listener.asked_number = second_time
     try:
-        supervisor.drop(listener)
+        supervisor.detach(listener)
     finally:
         release.set()
     assert after_close == [{1: (0, -errno.ENOSYS, 0)}]

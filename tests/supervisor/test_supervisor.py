@@ -514,11 +514,11 @@ def test_many_listeners_added_while_running(
             assert ended.acquire(timeout=20)
 
 
-def test_drop_gives_the_listener_back(start: Callable[..., proctor.Process]) -> None:
+def test_detach_gives_the_listener_back(start: Callable[..., proctor.Process]) -> None:
     process = start("wait", "call", "110", handlers=[handler(lambda call: proctor.answer(1))])
     (served,) = process.supervisor._served.values()
     listener = served.listener
-    process.supervisor.drop(listener)
+    process.supervisor.detach(listener)
     assert process.stdin is not None
     process.stdin.write(b"x")
     notification = listener.recv()

@@ -353,9 +353,9 @@ def test_an_interrupted_call() -> None:
 def test_a_call_of_its_own() -> None:
     call = FakeCall("mkdir", "/x", 0o755, uid=5)
     assert call.caller.uids.real == 5
-    assert isinstance(call.target, FakeTarget)
+    assert isinstance(call.made_by, FakeTarget)
     assert call.describe() == 'mkdir("/x", 0755)'
-    call.target.close()
+    call.made_by.close()
     with pytest.raises(proctor.CallOver):
         assert call.path
     with pytest.raises(TypeError, match="exists already"):

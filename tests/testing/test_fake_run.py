@@ -471,7 +471,7 @@ def test_a_forgotten_target_gives_everything_back() -> None:
     os.close(before)
     call = FakeCall("open", "/x", files={"/x": b""})
     call.caller.cwd()
-    call.target.run(performs, FakeCall("open", "/x", target=call.target))
+    call.made_by.run(performs, FakeCall("open", "/x", target=call.made_by))
     del call
     gc.collect()
     after = temporary(b"")

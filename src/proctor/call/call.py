@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from proctor.call.caller import Caller
     from proctor.call.decode.sockaddr import SocketAddress
     from proctor.call.path.resolve import Located
-    from proctor.call.ports import MemoryPort, ValidityPort
+    from proctor.call.ports import ContainerPort, MemoryPort, ValidityPort
     from proctor.kernel.notification import NotificationLike
 
 
@@ -38,7 +38,7 @@ class Call:
     ``id``, ``args``) are read through :attr:`args`, where every argument is (``call.args.fd``).
 
     A Call dies with its handler: once the verdict is given, everything but the plain facts of the
-    notification (``id tid nr arch abi name registers signature memory_read``, ``repr``) raises
+    notification (``id tid nr arch abi name registers signature container memory_read``, ``repr``) raises
     :class:`~proctor.errors.CallOver`.
 
     Descriptors that are taken through it (:meth:`fd`, :meth:`resolve`, the members of :attr:`caller`)
@@ -51,11 +51,12 @@ class Call:
         named in one-step memory reads.
     :param memory: stands in for the caller's memory; made from ``listener`` when first needed.
     :param caller: stands in for the caller's identity; made when first needed.
-    :param target: whatever the owner of the listener wants handlers to see as :attr:`target`.
+    :param container: what the listener belongs to.
 
     :ivar memory_read: whether anything was looked at that another thread of the target can change
         (memory, descriptors, working directory): from then on plain ``let_run()`` is refused.
-    :ivar target: as given.
+    :ivar container: what the call's listener belongs to: name, labels, and a ``state`` that its
+        handlers share (:class:`proctor.Container`).
     """
 
     # Class attributes, not slots: the supervisor makes calls without running __init__, and what a
@@ -67,7 +68,7 @@ class Call:
     _values: dict[str, Any] | None = None
     _kept: list[Any] | None = None
     memory_read: bool = False
-    target: object = None
+    container: ContainerPort
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class Call:
         *,
         memory: MemoryPort | None = None,
         caller: Caller | None = None,
-        target: object = None,
+        container: ContainerPort | None = None,
     ) -> None:
         self._notification = notification
         self._listener = listener
@@ -84,8 +85,8 @@ class Call:
             self._memory = memory
         if caller is not None:
             self._caller = caller
-        if target is not None:
-            self.target = target
+        if container is not None:
+            self.container = container
 
     # The notification ------------------------------------------------------------------------
 
@@ -415,7 +416,7 @@ class Call:
 #: What stays readable when a call is over: facts of the notification, for logs.
 _FACTS: Final = frozenset(
     (
-        "id", "tid", "nr", "arch", "abi", "name", "registers", "signature", "memory_read", "target",
+        "id", "tid", "nr", "arch", "abi", "name", "registers", "signature", "memory_read", "container",
         "expire", "give_away", "_notification", "_values", "_kept", "_caller",
     )
 )  # fmt: skip

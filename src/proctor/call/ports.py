@@ -7,11 +7,12 @@ tests of handlers and in the model.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Set
+from typing import Any, Protocol
 
 from proctor.kernel.memory import MemoryPort
 
-__all__ = ["MemoryPort", "ProcPort", "ValidityPort"]
+__all__ = ["ContainerPort", "MemoryPort", "ProcPort", "ValidityPort"]
 
 
 class ValidityPort(Protocol):
@@ -23,6 +24,35 @@ class ValidityPort(Protocol):
 
     def id_valid(self, id: int) -> bool:
         """Whether the notification is received, unanswered and its caller still waits."""
+        ...
+
+
+class ContainerPort(Protocol):
+    """What a call's listener belongs to: see :class:`proctor.supervisor.container.Container`."""
+
+    @property
+    def name(self) -> str:
+        """For logs and metrics; "" if it was given none."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """What its owner calls it besides."""
+        ...
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What its handlers keep from one call to the next."""
+        ...
+
+    @property
+    def performing(self) -> Mapping[str, Any]:
+        """Options for whoever performs its calls."""
+        ...
+
+    @property
+    def owner_userns(self) -> Set[int]:
+        """Inode numbers of the user namespaces that its owner made it with."""
         ...
 
 

@@ -75,6 +75,14 @@ class Engine:
                 os.close(ours)
                 raise
 
+    def reroute(self, fd: int, routes: Mapping[int, _core.Route], fallback: _core.Route) -> None:
+        """Other routes, as for :meth:`add`; an unknown number is no error."""
+        with self._lock:
+            ours = self._find(fd)
+            if ours is not None:
+                live = routes if isinstance(routes, dict) else dict(routes)
+                self._served[ours] = (live, fallback, *self._served[ours][2:])
+
     def remove(self, fd: int, late: _core.Route | None = None) -> None:
         """Stop to serve; an unknown number is no error, ``ended`` is not called.
 

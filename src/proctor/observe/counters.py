@@ -6,10 +6,12 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Answer, Deny, HandOver, LetRun, Verdict
-from proctor.observe.events import ContainerLike, Outcome
+from proctor.observe.events import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from proctor.call.ports import ContainerPort
 
 #: Lines of the table.  A target decides which calls it makes, and has as many errnos to be denied
 #: with as a handler takes from it.
@@ -37,7 +39,7 @@ class Counters:
     events = (Outcome,)
     wants_text = False
 
-    def __init__(self, group: Callable[[ContainerLike], str] | None = None) -> None:
+    def __init__(self, group: Callable[[ContainerPort], str] | None = None) -> None:
         self._group = group if group is not None else _name
         self._lock = threading.Lock()
         self._cells: dict[Key, list[int]] = {}
@@ -46,7 +48,7 @@ class Counters:
         cell = self.cell(outcome.container, outcome.call.name, what(outcome))
         cell[0] += 1
 
-    def cell(self, container: ContainerLike, call: str, verdict: str) -> list[int]:
+    def cell(self, container: ContainerPort, call: str, verdict: str) -> list[int]:
         """Where calls of this kind are counted: a list of one number.  ``cell[0] += 1`` loses none
         with a global interpreter lock, since nothing between load and store lets it go."""
         key = (self._group(container), call, verdict)
@@ -73,7 +75,7 @@ class Counters:
         return {key: cell[0] for key, cell in gone.items()}
 
 
-def _name(container: ContainerLike) -> str:
+def _name(container: ContainerPort) -> str:
     return container.name
 
 

@@ -16,29 +16,16 @@ has them, when it is given to a supervisor:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Union
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Union
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Verdict
 
 
 _NO_FACTS: Final[Mapping[str, Any]] = {}
-
-
-class ContainerLike(Protocol):
-    """What events say of a container."""
-
-    @property
-    def name(self) -> str:
-        """Its name; "" if it was given none."""
-        ...
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """What its owner calls it besides."""
-        ...
 
 
 class Outcome(NamedTuple):
@@ -49,7 +36,7 @@ class Outcome(NamedTuple):
     #: What was answered (for a performed call: its outcome).
     verdict: Verdict
     #: Label of the handler that decided, or "default", "deadline", "close"; "gone" if its caller was
-    #: found to be, before anybody decided.
+    #: found to be, before anybody decided; "quota" if its container has too many calls.
     decided_by: str
     #: False if the caller was gone when the answer came: an ordinary event.
     delivered: bool
@@ -57,7 +44,7 @@ class Outcome(NamedTuple):
     received: float
     answered: float
     #: Whose caller made it.
-    container: ContainerLike
+    container: ContainerPort
     #: Whether the verdict was reached by performing the call.
     performed: bool = False
     #: What a handler raised, if that decided.
@@ -77,13 +64,13 @@ class Outcome(NamedTuple):
 class ContainerAdded(NamedTuple):
     """Its calls are answered from now on."""
 
-    container: ContainerLike
+    container: ContainerPort
 
 
 class ContainerEnded(NamedTuple):
     """Its calls are not answered any more."""
 
-    container: ContainerLike
+    container: ContainerPort
     #: "ended": nobody uses its filter any more; "detached": it was given back; "closed" with its
     #: supervisor.
     how: str
@@ -92,7 +79,7 @@ class ContainerEnded(NamedTuple):
 class TakenOver(NamedTuple):
     """Calls that an earlier monitor had received, and left unanswered, are answered here."""
 
-    container: ContainerLike
+    container: ContainerPort
     calls: int
 
 

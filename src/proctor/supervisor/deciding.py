@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.decode.argument import needs_memory
-from proctor.call.verdict import Perform, Verdict, Wire, close_unused, deny
+from proctor.call.verdict import Deny, Perform, Verdict, Wire, close_unused, deny
 from proctor.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
 from proctor.observe.events import Outcome
 from proctor.supervisor.backlog import Backlog
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 Performer = Callable[["Call", Perform], Verdict]
 
 #: Those who decide without a look at the caller's memory.
-_UNREAD: Final = ("deadline", "close", "gone")
+_UNREAD: Final = ("deadline", "close", "gone", "quota")
+#: What calls get that are too many for their container's quota.
+_TOO_MANY: Final = deny(errno.ENOMEM)
 #: Deadlines of answered calls that may be left lying about.
 _SPARE: Final = 64
 
@@ -59,7 +61,11 @@ class Decider:
         self.observers = observers
         #: All that left the receiving thread and are unanswered, the oldest first.
         self._jobs: dict[Job, None] = {}
+        #: Nothing is decided any more.
+        self._over = False
         self._backlog = Backlog(world, lock, self._go_on, wake)
+        #: What each container has of us.
+        self.share = self._backlog.share
         self._dues: list[tuple[float, int, Job]] = []
         self._due_count = 0
 
@@ -91,15 +97,22 @@ class Decider:
         with self._lock:
             if served.busy.get(tid) is not line:
                 return False  # it came to its end just now
-            gone = served.given_up
-            if not gone:
+            refused = self._refused(job)
+            if refused is None:
                 job.line = line
                 line.append(job)
                 self._register(job)
                 self._backlog.wait(job)
-        if gone:
-            self._answer(job, self._rules.close_verdict, "close")
+        if refused is not None:
+            self._answer(job, *refused)
         return True
+
+    def _refused(self, job: Job) -> tuple[Deny, str] | None:
+        """What is answered at once, and why, instead of deciding the call beyond the receiving thread
+        (the lock is held)."""
+        if job.served.given_up or self._over:
+            return self._rules.close_verdict, "close"
+        return (_TOO_MANY, "quota") if job.served.share.full else None
 
     def _leave_behind(self, served: Served, line: deque[Job]) -> None:
         """Another thread has their caller's number now: none of these calls has a caller."""
@@ -117,6 +130,7 @@ class Decider:
             return
         job.slow = True
         job.served.running += 1
+        job.served.share.calls += 1
         self._jobs[job] = None
         own = [handler.deadline for handler in job.chain if handler.deadline is not None]
         limit = min(own) if own else self._rules.deadline
@@ -129,17 +143,22 @@ class Decider:
 
     def _leave(self, job: Job) -> bool:
         """The job leaves the receiving thread: from now on its caller's next calls queue up.  False
-        if its listener was given up, and it was answered."""
+        if its listener was given up, or its container has too many, and it was answered."""
         with self._lock:
             if job.slow:
                 return True
-            gone = job.served.given_up
-            if not gone:
+            refused = self._refused(job)
+            if refused is None:
                 self._register(job)
                 job.served.line_up(job)
-        if gone:
-            self._answer(job, self._rules.close_verdict, "close")
-        return not gone
+        if refused is not None:
+            self._answer(job, *refused)
+        return refused is None
+
+    def take_in(self, job: Job) -> None:
+        """Decide a call that was received elsewhere; from any thread."""
+        if not self.must_wait(job) and self._leave(job):
+            self._put(job)
 
     def _put(self, job: Job) -> None:
         """Let a worker go on."""
@@ -289,8 +308,8 @@ class Decider:
     def _finish(self, job: Job, verdict: Verdict, who: str, delivered: bool) -> None:
         if self.observers.wants_outcomes:
             outcome = Outcome(
-                job.call, verdict, who, delivered, job.received, self._world.clock(), job.served,
-                job.performed, job.error, *job.seen,
+                job.call, verdict, who, delivered, job.received, self._world.clock(),
+                job.served.container, job.performed, job.error, *job.seen,
             )  # fmt: skip
             interrupted = self.observers.tell(outcome)
             if interrupted is not None:
@@ -305,6 +324,7 @@ class Decider:
         with self._lock:
             self._jobs.pop(job, None)
             served.running -= 1
+            served.share.calls -= 1
             unsaid = self._backlog.take_out(job) and job.said
             follower = served.step_out(job)
         if unsaid:
@@ -348,7 +368,10 @@ class Decider:
                 self._answer(job, self._rules.on_error, "gone")
 
     def abandon(self, served: Served | None) -> None:
-        """Answer what is pending for a listener that we give up, or for all."""
+        """Answer what is pending for a listener that we give up, or for all, at the end."""
+        if served is None:
+            with self._lock:
+                self._over = True
         for job in self._pending(served):
             self._answer(job, self._rules.close_verdict, "close")
 

@@ -6,11 +6,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from proctor.call.call import Call
+    from proctor.supervisor.container import Container
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.ports import ListenerPort, Route
+    from proctor.supervisor.share import Share
 
 
 class Served:
@@ -20,31 +22,31 @@ class Served:
         "busy",
         "closed",
         "closing",
+        "container",
         "given_up",
-        "handlers",
         "keep",
-        "labels",
         "late",
         "listener",
-        "name",
         "number",
         "on_end",
         "running",
+        "share",
     )
 
     def __init__(
         self,
         listener: ListenerPort,
-        handlers: Sequence[Handler],
-        name: str,
-        on_end: Callable[[], object] | None,
+        container: Container,
+        share: Share,
+        on_end: Callable[[], object] | None = None,
+        *,
+        number: int,
     ) -> None:
         self.listener = listener
         #: The listener's, while it is open.
-        self.number = listener.fileno()
-        self.handlers = tuple(handlers)
-        self.name = name
-        self.labels: Mapping[str, str] = {}
+        self.number = number
+        self.container = container
+        self.share = share
         self.on_end = on_end
         #: tid → that caller's calls: the one being decided, then those that wait for it.
         self.busy: dict[int, deque[Job]] = {}
@@ -55,9 +57,9 @@ class Served:
         self.closed = False
         #: Where calls go that were received before it was given up, and not decided.
         self.late: Route | None = None
-        #: By ``drop`` or ``close``: calls that come now are not decided any more.
+        #: By ``detach`` or ``close``: calls that come now are not decided any more.
         self.given_up = False
-        #: Given back by ``drop``: not ours to close.
+        #: Given back by ``detach``: not ours to close.
         self.keep = False
 
     def line_up(self, job: Job) -> None:

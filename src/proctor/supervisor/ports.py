@@ -101,6 +101,11 @@ class Engine(Protocol):
         """Start to serve; from any thread."""
         ...
 
+    def reroute(self, listener: ListenerPort, routes: Mapping[int, Route], fallback: Route) -> None:
+        """Other routes for a listener, if it is served; from any thread.  Each notification is routed
+        by the old ones or by the new ones."""
+        ...
+
     def remove(self, listener: ListenerPort, late: Route | None = None) -> None:
         """Stop to serve; from any thread; ``ended`` is not called.  The listener stays open.
 
@@ -177,6 +182,12 @@ class World(Protocol):
     def born_since(self, tid: int, when: float) -> bool:
         """Whether the thread ``tid`` came into being after ``when`` (as :meth:`clock`): then whoever
         had that number before is dead.  False where that cannot be told."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """How many pieces of submitted work may be under way at the same time, all containers
+        together; the first of each container is allowed beyond that."""
         ...
 
     def submit(self, work: Callable[[], None]) -> None:

@@ -142,7 +142,7 @@ class EpollPoller:
 
 
 class _Served:
-    __slots__ = ("ended", "fallback", "late", "listener", "routes", "serial")
+    __slots__ = ("ended", "late", "listener", "serial", "ways")
 
     def __init__(
         self,
@@ -154,8 +154,7 @@ class _Served:
     ) -> None:
         self.serial = serial
         self.listener = listener
-        self.routes = routes
-        self.fallback = fallback
+        self.ways = (routes, fallback)
         self.ended = ended
         self.late: Route = _as_if_closed
 
@@ -184,6 +183,12 @@ class PyEngine:
         except BaseException:
             del self._served[fd]
             raise
+
+    def reroute(self, listener: ListenerPort, routes: Mapping[int, Route], fallback: Route) -> None:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        served = self._served.get(listener.fileno())
+        if served is not None:
+            served.ways = (routes, fallback)
 
     def remove(self, listener: ListenerPort, late: Route | None = None) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
@@ -270,7 +275,8 @@ class PyEngine:
     def _route(served: _Served, notification: NotificationLike) -> None:
         key = route_key(notification.arch, notification.nr)
         try:
-            reply = served.routes.get(key, served.fallback)(notification)
+            routes, fallback = served.ways
+            reply = routes.get(key, fallback)(notification)
             if reply is not None:
                 _send(served.listener, notification.id, reply)
         except BaseException:

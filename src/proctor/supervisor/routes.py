@@ -17,6 +17,8 @@ from proctor.supervisor.ports import Route, route_key
 from proctor.syscalls import architectures, tables
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.deciding import Decider
     from proctor.supervisor.handlers import Handler
@@ -26,14 +28,22 @@ if TYPE_CHECKING:
 _MOST: Final = 4096
 
 
+def chain_of(handlers: Iterable[Handler], name: str | None) -> tuple[Handler, ...]:
+    """Those of the handlers that want a call; None for one that has no name."""
+    return () if name is None else tuple(each for each in handlers if each.wants(name))
+
+
 class Routes:
     """The routes of one listener; :attr:`known` is what an engine is given, with :meth:`first_sight`
     as the fallback."""
 
-    __slots__ = ("_decider", "_served", "_world", "known")
+    __slots__ = ("_decider", "_handlers", "_served", "_world", "known")
 
-    def __init__(self, served: Served, decider: Decider, world: World) -> None:
+    def __init__(
+        self, served: Served, handlers: Sequence[Handler], decider: Decider, world: World
+    ) -> None:
         self._served = served
+        self._handlers = handlers
         self._decider = decider
         self._world = world
         self.known: dict[int, Route] = {}
@@ -42,15 +52,16 @@ class Routes:
         """The first call of its number: find its handlers, remember the way, go it."""
         arch, nr = notification.arch, notification.nr
         name = tables.name(nr, architectures.arch_of(arch, nr))
-        chain = tuple(h for h in self._served.handlers if name is not None and h.wants(name))
-        route = self._route(chain, name or "")
+        route = self._route(chain_of(self._handlers, name), name or "")
         if len(self.known) < _MOST:
             self.known[route_key(arch, nr)] = route
         return route(notification)
 
     def late(self, notification: NotificationLike) -> Wire | None:
         """Received before the supervisor gave the listener up, and nobody can receive it again."""
-        job = Job(Call(notification, self._served.listener), (), self._served, self._world.clock())
+        served = self._served
+        call = Call(notification, served.listener, container=served.container)
+        job = Job(call, (), served, self._world.clock())
         return self._decider.late(job)
 
     def _route(self, chain: tuple[Handler, ...], name: str) -> Route:
@@ -60,12 +71,12 @@ class Routes:
         served, decider = self._served, self._decider
         observers = decider.observers
         counters = observers.counters
-        listener = served.listener
+        listener, container = served.listener, served.container
         busy = served.busy
         clock = self._world.clock
 
         def route(notification: NotificationLike) -> Wire | None:
-            job = Job(Call(notification, listener), chain, served, clock())
+            job = Job(Call(notification, listener, container=container), chain, served, clock())
             if decider.must_wait(job):
                 return None
             decider.advance(job, receiving=True)
@@ -87,7 +98,7 @@ class Routes:
         wire: Wire = RUN
         # Counting without asking whether anybody counts: the cells are then nobody's.
         cell = [0]
-        cell_of_runs = [0] if counters is None else counters.cell(served, name, "let run")
+        cell_of_runs = [0] if counters is None else counters.cell(container, name, "let run")
 
         def short(notification: NotificationLike) -> Wire | None:
             nonlocal settled, wire, cell
@@ -96,6 +107,7 @@ class Routes:
             call = made(Call)
             call._notification = notification
             call._listener = listener
+            call.container = container
             try:
                 verdict: Any = function(call)
             except BaseException as raised:
@@ -106,7 +118,7 @@ class Routes:
                 if kind is Deny or (kind is Answer and not verdict.writes):
                     settled, wire = verdict, verdict.wire
                     if counters is not None:
-                        cell = counters.cell(served, name, kind_of(verdict))
+                        cell = counters.cell(container, name, kind_of(verdict))
                     answer, counted = wire, cell
                 elif kind is LetRun and not call.memory_read:
                     answer, counted = RUN, cell_of_runs

@@ -22,22 +22,25 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet
 
+from proctor.call.call import Call
 from proctor.call.verdict import Deny, Verdict, deny, let_run
 from proctor.observe.events import ContainerAdded, ContainerEnded, Observer
 from proctor.observe.observers import Observers
+from proctor.supervisor.container import Container
 from proctor.supervisor.deciding import Decider, Performer, release
 from proctor.supervisor.jobs import Job, Served
-from proctor.supervisor.routes import Routes
+from proctor.supervisor.routes import Routes, chain_of
 from proctor.supervisor.rules import Rules
 
 if TYPE_CHECKING:
+    from collections import deque
     from types import TracebackType
 
-    from proctor.call.call import Call
+    from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.ports import ListenerPort, World
 
@@ -52,7 +55,7 @@ _CLOSED = "this supervisor is closed; make another one"
 class Supervisor:
     """Answers the calls of any number of listeners.
 
-    :param handlers: for every listener that is added without handlers of its own.  Tried in order;
+    :param handlers: for every listener whose container has no handlers of its own.  Tried in order;
         the first verdict wins.
     :param default: for calls that no handler wants.
     :param on_error: when a handler raises or returns nonsense.
@@ -107,6 +110,8 @@ class Supervisor:
             world, self._lock, rules, performer, self._observers, self._engine.wake
         )
         self._served: dict[int, Served] = {}
+        #: Whose submitted calls are being decided, by thread.
+        self._submitted: WeakKeyDictionary[Container, dict[int, deque[Job]]] = WeakKeyDictionary()
         self._thread: threading.Thread | None = None
         self._ending = 0
         self._closed = False
@@ -117,91 +122,117 @@ class Supervisor:
     def add(
         self,
         listener: ListenerPort,
-        handlers: Iterable[Handler] | None = None,
+        container: Container | None = None,
         *,
-        name: str = "",
         on_end: Callable[[], object] | None = None,
     ) -> None:
         """Serve one more listener; also while running, from any thread.
 
-        Ownership moves here: it is closed at its end or by :meth:`close`, unless :meth:`drop`
+        Ownership moves here: it is closed at its end or by :meth:`close`, unless :meth:`detach`
         gives it back.
 
-        :param handlers: for this listener; the supervisor's own if None.
+        :param container: what it belongs to; one of its own, with the supervisor's handlers, if
+            None.
         :param on_end: called once when nobody uses its filter any more.
+        :raises ValueError: the listener is served already.
+        :raises RuntimeError: the supervisor is closed.
         """
-        served = Served(
-            listener, self._handlers if handlers is None else tuple(handlers), name, on_end
-        )
-        number = served.number
+        container = Container() if container is None else container
+        number = listener.fileno()
+        served = Served(listener, container, self._decider.share(container), on_end, number=number)
         with self._lock:
             if self._closed:
                 raise RuntimeError(_CLOSED)
             if number in self._served:
                 raise ValueError("this listener is served already")
             self._served[number] = served
-        routes = Routes(served, self._decider, self._world)
+            first = not served.share.listeners
+            served.share.listeners += 1
+        routes = Routes(served, self._handlers_of(container), self._decider, self._world)
         served.late = routes.late
-        self._observers.tell(ContainerAdded(served))
+        if first:
+            self._observers.tell(ContainerAdded(container))
         try:
             self._engine.add(listener, routes.known, routes.first_sight, lambda: self._end(served))
         except BaseException:
             with self._lock:
                 self._served.pop(number, None)
                 closed = self._closed
-            self._observers.tell(ContainerEnded(served, "closed"))
+            self._gone(served, "closed")
             if closed:  # meanwhile, and the listener with it
                 raise RuntimeError(_CLOSED) from None
             raise
         self._engine.wake()
 
-    def drop(self, listener: ListenerPort) -> None:
+    def _handlers_of(self, container: Container) -> tuple[Handler, ...]:
+        return self._handlers if container.handlers is None else container.handlers
+
+    def replace(self, listener: ListenerPort, handlers: Iterable[Handler]) -> None:
+        """Decide the listener's calls by other handlers from now on; from any thread, while calls
+        are in flight.
+
+        Each call is decided by the old handlers or by the new ones, whichever there are when it is
+        routed, never by a mixture: those that are being decided, or wait for a worker, keep the old
+        ones.  Its container's other listeners keep theirs.
+
+        :raises ValueError: the listener is not served here.
+        """
+        served = self._find(listener)
+        routes = Routes(served, tuple(handlers), self._decider, self._world)
+        self._engine.reroute(listener, routes.known, routes.first_sight)
+
+    def _find(self, listener: ListenerPort) -> Served:
+        served = self._served.get(listener.fileno())
+        if served is None:
+            raise ValueError("this listener is not served here")
+        return served
+
+    def detach(self, listener: ListenerPort) -> None:
         """Stop serving a listener and give it back, open.  What is being decided for it is answered
-        with ``close_verdict``; what it has not received waits for whoever reads it next."""
+        with ``close_verdict``; what it has not received waits for whoever reads it next.
+
+        :raises ValueError: the listener is not served here.
+        """
         with self._lock:
-            served = self._served.pop(listener.fileno(), None)
-            if served is None:
-                raise ValueError("this listener is not served here")
+            served = self._find(listener)
+            del self._served[served.number]
             served.keep = served.given_up = True
             self._ended.notify_all()
         self._engine.remove(listener, served.late)
         self._decider.abandon(served)
-        self._observers.tell(ContainerEnded(served, "detached"))
+        self._gone(served, "detached")
         self._engine.wake()
+
+    def submit(
+        self, call: NotificationLike | Call, port: ListenerPort, container: Container
+    ) -> None:
+        """Decide one call that was received elsewhere (by an LXC proxy, from a recording, a fake),
+        and answer it through ``port``, which stays its owner's; from any thread.  It returns at once.
+
+        Calls of one caller of the container that are submitted are decided in the order in which
+        they are; they and those of its listeners have nothing to do with each other.
+
+        :param call: the notification, with ids of threads as this process sees them; or a call that
+            was made of one, with memory and a caller of its own.
+        :param port: asked whether the call still waits, and told its answer.
+        :param container: whose handlers decide.
+        :raises RuntimeError: the supervisor is closed.
+        """
+        made = call if isinstance(call, Call) else Call(call, port)
+        made.container = container
+        chain = chain_of(self._handlers_of(container), made.name)
+        served = Served(port, container, self._decider.share(container), number=-1)
+        served.keep = True
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(_CLOSED)
+            served.busy = self._submitted.setdefault(container, served.busy)
+        self._decider.take_in(Job(made, chain, served, self._world.clock()))
 
     @property
     def listeners(self) -> int:
         """How many listeners are served now."""
         return len(self._served)
-
-    # Single calls ---------------------------------------------------------------------------
-
-    def decide(self, call: Call, listener: ListenerPort, handlers: Iterable[Handler]) -> None:
-        """Decide one call that was received elsewhere, and answer it on ``listener``, which stays
-        open.  Internal: :mod:`proctor.testing` decides its fake calls so.
-
-        From one thread, the one that calls :meth:`step`; slow handlers run where they always do.
-        """
-        chain = tuple(handler for handler in handlers if handler.wants(call.name))
-        served = Served(listener, chain, "", None)
-        served.keep = True
-        job = Job(call, chain, served, self._world.clock())
-        self._decider.advance(job, receiving=True)
-
-    def next_due(self) -> float | None:
-        """World time of the nearest deadline; None if there is none.  Internal, as :meth:`decide`."""
-        return self._decider.next_due()
-
-    def expire(self) -> None:
-        """Answer in the place of handlers that took too long, which :meth:`step` does by itself.
-        Internal, as :meth:`decide`."""
-        self._decider.expire()
-
-    @property
-    def remembered(self) -> int:
-        """How many calls are known beyond the receiving thread: waiting, being worked at, or answered
-        a moment ago.  Internal, as :meth:`decide`."""
-        return self._decider.remembered
 
     # Running --------------------------------------------------------------------------------
 
@@ -230,10 +261,8 @@ class Supervisor:
         self._decider.sweep()
         return count
 
-    def turn(self) -> int:
-        """One turn of the thread that :meth:`start` begins: rounds without end while no deadline is
-        near, one round otherwise.  Internal: simulations drive the supervisor by it.
-        """
+    def _turn(self) -> int:
+        """Rounds without end while no deadline is near, one round otherwise."""
         if self._decider.next_due() is not None:
             return self.step()
         count = self._engine.run(None)  # a deadline to come wakes it, and too many calls that wait
@@ -287,7 +316,8 @@ class Supervisor:
                 pass  # somebody closed it before us; what the engine has of it goes with the engine
             self._decider.abandon(served)
             self._finished(served, "closed")
-        self._decider.abandon(None)  # those of listeners that drop() is just giving back
+        # those of listeners that detach() is just giving back, and submitted ones
+        self._decider.abandon(None)
         self._engine.close()
         self._world.shutdown()
         for action in self._at_close:
@@ -329,7 +359,7 @@ class Supervisor:
     def _loop(self) -> None:
         while not self._closed:
             try:
-                self.turn()
+                self._turn()
             except KeyboardInterrupt:
                 pass  # what a handler or an observer raised: the decider answered, and logged it
             except BaseException as problem:
@@ -343,7 +373,7 @@ class Supervisor:
         """Nobody uses the filter any more."""
         with self._lock:
             if self._served.get(served.number) is not served:
-                return  # given back by drop(), or close() sees to it
+                return  # given back by detach(), or close() sees to it
             # forgotten first: once closed, its number may come back as another listener's
             del self._served[served.number]
             self._ending += 1
@@ -362,7 +392,14 @@ class Supervisor:
         with self._lock:
             served.closing = True
         release(served, self._lock, self._observers)
-        self._observers.tell(ContainerEnded(served, how))
+        self._gone(served, how)
+
+    def _gone(self, served: Served, how: str) -> None:
+        with self._lock:
+            served.share.listeners -= 1
+            last = not served.share.listeners
+        if last:
+            self._observers.tell(ContainerEnded(served.container, how))
 
 
 def _condition(lock: Any) -> threading.Condition:
@@ -370,13 +407,13 @@ def _condition(lock: Any) -> threading.Condition:
 
 
 #: Supervisors with a thread of their own, for children of fork(2) to know; None before the first.
-_started: weakref.WeakSet[Supervisor] | None = None
+_started: WeakSet[Supervisor] | None = None
 
 
 def _know(supervisor: Supervisor) -> None:
     global _started  # noqa: PLW0603 - the hook is registered once
     if _started is None:
-        _started = weakref.WeakSet()
+        _started = WeakSet()
         os.register_at_fork(after_in_child=_in_child)
     _started.add(supervisor)
 

@@ -129,6 +129,10 @@ class NativeEngine:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         self._engine.add(listener.fileno(), routes, fallback, ended)
 
+    def reroute(self, listener: ListenerPort, routes: Mapping[int, Route], fallback: Route) -> None:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        self._engine.reroute(listener.fileno(), routes, fallback)
+
     def remove(self, listener: ListenerPort, late: Route | None = None) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         self._engine.remove(listener.fileno(), late)
@@ -137,7 +141,8 @@ class NativeEngine:
 class KernelWorld:
     """:class:`~proctor.supervisor.ports.World` on the machine we run on.
 
-    :param workers: most threads for slow handlers and performing; they are started as needed.
+    :param workers: most threads for slow handlers and performing, all containers together (one for
+        each there may always be); they are started as needed.
     :param native: False takes the engine in plain Python instead of the native one.
     :param loop: the running event loop for ``async def`` handlers; one of its own, on a thread of
         its own, is made at the first such call if None.
@@ -146,13 +151,14 @@ class KernelWorld:
     def __init__(
         self,
         *,
-        workers: int = 16,
+        workers: int = 256,
         native: bool = True,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers={workers}: at least one is needed")
-        self._limit = workers
+        #: See :class:`~proctor.supervisor.ports.World`.
+        self.workers = workers
         self._native = native
         self._loop = loop
         self._own_loop = False
@@ -204,8 +210,6 @@ class KernelWorld:
                 if self._idle:
                     self._idle -= 1  # one that waits will take it
                     return
-                if self._threads >= self._limit:
-                    return  # the next that becomes free takes it
                 self._threads += 1
         if here:
             _do(work)

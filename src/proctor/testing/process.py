@@ -14,7 +14,7 @@ from proctor.testing.tree import Node, Tree, name_of
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.supervisor.supervisor import Supervisor
+    from proctor.supervisor.driver import Driver
     from proctor.testing.loop import VirtualLoop
 
 #: Above what Linux gives out (PID_MAX_LIMIT): a handler that acts on such a number hits nobody.
@@ -77,7 +77,7 @@ class Process:
         self.open: dict[int, OpenFile] = {}
         #: Descriptor of ours → the node it is a placeholder of.
         self.pins: dict[int, Node] = {}
-        self.supervisors: list[Supervisor] = []
+        self.supervisors: list[Driver] = []
         self._ids = 0x5EED
         self._tids = FIRST_TID
         self.calls: list[Call] = []

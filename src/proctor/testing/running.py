@@ -15,6 +15,7 @@ from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
 from proctor.kernel.notification import NotificationLike
 from proctor.observe.events import Outcome, outcomes
 from proctor.supervisor.deciding import Performer
+from proctor.supervisor.driver import Driver
 from proctor.supervisor.handlers import Handler, HandlerFunction
 from proctor.supervisor.supervisor import Supervisor
 from proctor.testing.process import OpenFile, Process, is_path_descriptor
@@ -103,6 +104,7 @@ class _NoEngine:
     """:class:`~proctor.supervisor.ports.Engine` that has nothing to wait for."""
 
     def add(self, *_: object) -> None: ...
+    def reroute(self, *_: object) -> None: ...
     def remove(self, *_: object) -> None: ...
     def run_once(self, timeout: float | None) -> int:
         return 0
@@ -117,6 +119,8 @@ class _NoEngine:
 
 class FakeWorld:
     """:class:`~proctor.supervisor.ports.World` in one thread: virtual time, work one after another."""
+
+    workers = 1
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -290,15 +294,20 @@ def run(
     before = len(process.memory.written)
     perform = performer if callable(performer) else (lambda _call, _verdict: performer)
     supervisor = Supervisor(
-        world=world, observers=[outcomes(told.append, text=describe)], performer=perform, **options
+        _handlers(handlers, call.name),
+        world=world,
+        observers=[outcomes(told.append, text=describe)],
+        performer=perform,
+        **options,
     )
     world.needed = lambda: not told
-    process.supervisors.append(supervisor)
+    driver = Driver(supervisor)
+    process.supervisors.append(driver)
     try:
-        supervisor.decide(call, listener, _handlers(handlers, call.name))
+        supervisor.submit(call, listener, target.container)
         world.run()
     finally:
-        process.supervisors.remove(supervisor)
+        process.supervisors.remove(driver)
         supervisor.close()
     outcome = told[0]
     return FakeOutcome(

@@ -10,6 +10,7 @@ from proctor.call.call import Call
 from proctor.call.path.walk import walk
 from proctor.call.verdict import Deny, Verdict
 from proctor.kernel.notification import Notification
+from proctor.supervisor.container import Container
 from proctor.supervisor.deciding import Performer
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import ARCHITECTURES
@@ -68,6 +69,7 @@ class FakeTarget:
     :param dumpable: False makes memory, descriptors and places unreadable, as for a program that
         has more rights than the monitor.
     :param nofile: RLIMIT_NOFILE: how many descriptors the target can have.
+    :param container: what handlers see as ``call.container``; an empty one by default.
 
     Whoever makes a target closes it (``with FakeTarget(...) as target:``, or the ``fake_target``
     fixture of :mod:`proctor.testing.fixtures`).
@@ -98,7 +100,11 @@ class FakeTarget:
         label: str | bytes = "",
         dumpable: bool = True,
         nofile: int = 1024,
+        container: Container | None = None,
     ) -> None:
+        if container is not None and container.handlers is not None:
+            raise ValueError("a fake target's container has no handlers: run() is given them")
+        self.container = Container("fake") if container is None else container
         self.process = Process(files if isinstance(files, Tree) else Tree(files), nofile)
         self.tid = self.process.next_tid() if tid is None else tid
         self.pid = self.tid
@@ -330,14 +336,14 @@ class FakeCall(Call):
     given by name::
 
         call = FakeCall("mkdir", "/srv/x", 0o755, uid=0)
-        call.target.run(handler, call)
+        call.made_by.run(handler, call)
 
     :param name: see :meth:`FakeTarget.call`, as for the rest.
     :param named: arguments of the call by name.
     :param options: of the :class:`FakeTarget` that is made where none is given.
     """
 
-    __slots__ = ()
+    made_by: FakeTarget
 
     def __init__(
         self,
@@ -366,8 +372,12 @@ class FakeCall(Call):
         order = "big" if ARCHITECTURES[abi].big_endian else "little"
         memory = View(target.memory, target.tid, listener, id, lambda: asked.dumpable, order)
         super().__init__(
-            notification, listener, memory=memory if target.tid else None, target=target
+            notification,
+            listener,
+            memory=memory if target.tid else None,
+            container=target.container,
         )
+        self.made_by = target
         if target.tid:
             self._caller = FakeCaller(target, self)
             self._keep(self._caller)

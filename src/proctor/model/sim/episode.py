@@ -33,6 +33,8 @@ from proctor.model.sim.targets import Container, Town
 from proctor.model.sim.world import SimWorld, Stuck
 from proctor.observe.events import Dropped, Outcome, Trouble, outcomes
 from proctor.supervisor.backlog import EVERY, MANY
+from proctor.supervisor.container import Quotas
+from proctor.supervisor.driver import Driver
 from proctor.supervisor.supervisor import Supervisor
 
 #: Calls that may be remembered beyond those of living callers and those being worked at.
@@ -53,7 +55,10 @@ class Episode:
         fixes = ("addfd_send_retries",) if settings.fixed else ()
         self.kernel = Kernel(settings.profile, add=fixes, seed=random.getrandbits(32))
         # those who are left anywhere are late for deadlines, too
-        self.ledger = Ledger(settings.deadline, DEADLINES, 2.0 if settings.steps else SLACK)
+        self.ledger = Ledger(
+            settings.deadline, DEADLINES, 2.0 if settings.steps else SLACK,
+            quota=settings.quota, workers=settings.workers,
+        )  # fmt: skip
         self.world = SimWorld(
             self.kernel, self.ledger, random,
             workers=settings.workers, fiber_share=settings.fiber_share,
@@ -70,7 +75,7 @@ class Episode:
             )
         self.town = Town(
             self.world, think=settings.think, deadline=settings.deadline, quota=settings.calls,
-            trouble=settings.trouble, malice=settings.malice,
+            trouble=settings.trouble, malice=settings.malice, quotas=Quotas(settings.quota),
         )  # fmt: skip
         handlers = Handlers(self.world)
         self.supervisor = Supervisor(
@@ -129,13 +134,13 @@ class Episode:
     def _until(self, over: Callable[[], bool]) -> None:
         """Let the supervisor do its rounds."""
         self.world.leave = over
-        supervisor, random = self.supervisor, self.random
+        driver, random = Driver(self.supervisor), self.random
         while not over():
             try:
                 if self.settings.as_thread:
-                    supervisor.turn()
+                    driver.turn()
                 else:
-                    supervisor.step(None if random.random() < 0.8 else random.random())
+                    self.supervisor.step(None if random.random() < 0.8 else random.random())
             except (Violation, Stuck):
                 raise
             except Exception as problem:
@@ -151,13 +156,15 @@ class Episode:
 
     def _add(self, container: Container) -> None:
         port = container.port
+        if self.ledger.closing and not port.detached:
+            port.close()  # it was born too late
         if port.closed or self.ledger.closing:
             return
         port.served = port.changing = True
         port.given_back = False
         container.served_since = self.world.schedule.now
         try:
-            self.supervisor.add(port, name=container.name, on_end=lambda: self._ended(container))
+            self.supervisor.add(port, container.known_as, on_end=lambda: self._ended(container))
         except RuntimeError:
             port.served = False  # close() was faster
             port.close()
@@ -191,22 +198,22 @@ class Episode:
             container.kill()
         elif chance < 0.45 and town.containers:
             container = random.choice(town.containers)
-            self.world.schedule.aside(lambda: self._drop(container))
+            self.world.schedule.aside(lambda: self._detach(container))
 
-    def _drop(self, container: Container) -> None:
+    def _detach(self, container: Container) -> None:
         port = container.port
         if not port.served or port.changing:
             return
-        port.dropped = port.changing = True
+        port.detached = port.changing = True
         try:
-            self.supervisor.drop(port)
+            self.supervisor.detach(port)
         except ValueError:
             return  # its end was faster
         finally:
             port.changing = False
         port.served = False
         port.given_back = True
-        self.ledger.note("drop", "world", 0, container.name)
+        self.ledger.note("detach", "world", 0, container.name)
         again = self.random.random() < 0.7
         aside = self.world.schedule.aside
         self.world.schedule.later(
@@ -221,7 +228,7 @@ class Episode:
         ledger.overtaken()
         if self._preemption is not None:
             self._preemption.calm = True
-        remembered = max(self.supervisor.remembered, len(schedule.work))
+        remembered = max(Driver(self.supervisor).remembered, len(schedule.work))
         if self._preemption is not None:
             self._preemption.calm = False
         if remembered > 2 * self.town.most + schedule.under_way() + _CONSTANT:
@@ -234,7 +241,7 @@ class Episode:
             kept = ledger.now - max(container.unused_since, container.served_since)
             port = container.port
             if (kept > KEPT and port.served) or (
-                kept > PATIENCE and not port.closed and not port.dropped
+                kept > PATIENCE and not port.closed and not port.detached
             ):
                 ledger.broken(f"{container.name} is kept for {kept:.3f} s after its end")
             if port.closed and not container.actors:
@@ -255,7 +262,7 @@ class Episode:
         self.supervisor.close()
         world.schedule.end()
         for port in world.ports.copy():
-            if port.dropped and not port.served:
+            if port.detached and not port.served:
                 port.close()  # those that were given back
         for task in list(self.town.actors):
             if not task.process.code:

@@ -7,8 +7,10 @@ register.  So it is known beforehand which answers can be right.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from proctor.call.verdict import (
     Deny,
@@ -33,6 +35,7 @@ from proctor.supervisor.handlers import Handler
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Wire
+    from proctor.model.sim.listener import SimListener
     from proctor.model.sim.world import SimWorld
 
 _RUN: Final[Wire] = (0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
@@ -172,14 +175,31 @@ class Handlers:
         world = self._world
 
         def handle(call: Call) -> Any:
-            plan = self._begin(call, label)
-            if passes:
-                return None
-            if plan.pause:
-                world.schedule.pause(min(plan.pause, _LONG))
-            return self._verdict(call, plan)
+            with self._at_work(call):
+                plan = self._begin(call, label)
+                if passes:
+                    return None
+                if plan.pause:
+                    world.schedule.pause(min(plan.pause, _LONG))
+                return self._verdict(call, plan)
 
         return handle
+
+    @contextmanager
+    def _at_work(self, call: Call) -> Iterator[None]:
+        """Perhaps a worker is kept busy by this call meanwhile."""
+        world, port = self._world, cast("SimListener", call._listener)
+        if not world.who().startswith("worker"):
+            yield
+            return
+        received = world.ledger.open.get((port.number, call.id))
+        world.tick()
+        world.ledger.begins(port)
+        try:
+            yield
+        finally:
+            world.tick()
+            world.ledger.ends(port, received)
 
     def _coroutine(self, label: str) -> Any:
         async def handle(call: Call) -> Any:
@@ -259,6 +279,10 @@ class Handlers:
 
     def perform(self, call: Call, verdict: Perform) -> Verdict:
         """The performer."""
+        with self._at_work(call):
+            return self._perform(call)
+
+    def _perform(self, call: Call) -> Verdict:
         world = self._world
         port: Any = call._listener
         received = world.ledger.open.get((port.number, call.id))

@@ -134,9 +134,19 @@ class Ledger:
     :param deadline: of the supervisor.
     :param deadlines: of the handlers, by the name of the call.
     :param slack: seconds by which an answer may be late for them.
+    :param quota: most workers of one container.
+    :param workers: most workers, but for the first of each container.
     """
 
-    def __init__(self, deadline: float | None, deadlines: dict[str, float], slack: float) -> None:
+    def __init__(
+        self,
+        deadline: float | None,
+        deadlines: dict[str, float],
+        slack: float,
+        *,
+        quota: int,
+        workers: int,
+    ) -> None:
         self._slack = slack
         self.now = 0.0
         self._deadline = deadline
@@ -154,8 +164,15 @@ class Ledger:
         self.closing = False
         #: Descriptors of the monitor that handlers gave away and that are open.
         self.given: set[int] = set()
-        #: When the latest of all calls that workers took up became the first of its caller.
-        self._latest = 0.0
+        #: Most workers of one container, and of all, but for the first of each.
+        self._quota, self._workers = quota, workers
+        #: How many workers are busy with calls of a listener, and when that was last all they may be.
+        self._busy: Counter[SimListener] = Counter()
+        self._full: dict[SimListener, float] = {}
+        #: When the latest of all calls of a listener that workers took up became the first of its
+        #: caller, and the callers on whose calls workers spent time.
+        self._latest: dict[SimListener, float] = {}
+        self._served: set[Lane] = set()
         self.received = 0
         self.settled = 0
 
@@ -245,7 +262,7 @@ class Ledger:
         if label in received.handlers:
             self.broken(f"call {received.asked.serial}: {label} was asked twice")
         if not received.handlers and who.startswith("worker"):
-            self._latest = max(self._latest, received.first)
+            self._latest[port] = max(self._latest.get(port, 0.0), received.first)
         received.handlers.append(label)
         if received.lane is not None and self.order[received.lane][0] != id:
             self.broken(
@@ -253,6 +270,31 @@ class Ledger:
                 "earlier one of the same caller"
             )
         return received
+
+    def begins(self, port: SimListener) -> None:
+        """A worker begins with something for one of its calls."""
+        self._busy[port] += 1
+        mine, of_all = self._busy[port], self._busy.total()
+        if mine > self._quota:
+            self.broken(f"{port.name} has {mine} workers, and may have {self._quota}")
+        if mine > 1 and of_all >= self._workers + len(self._busy):
+            self.broken(f"there are {of_all} workers, and may be {self._workers}")
+        self._look_full()
+
+    def ends(self, port: SimListener, received: Received | None) -> None:
+        """A worker is done with it."""
+        self._look_full()
+        self._busy[port] -= 1
+        if not self._busy[port]:
+            del self._busy[port]
+        if received is not None and received.lane is not None:
+            self._served.add(received.lane)
+
+    def _look_full(self) -> None:
+        all_busy = self._busy.total() >= self._workers
+        for port, count in self._busy.items():
+            if all_busy or count >= self._quota:
+                self._full[port] = self.now
 
     def answering(self, port: SimListener, id: int) -> Received | None:
         """Somebody speaks about a notification: it must be received and unanswered."""
@@ -292,7 +334,7 @@ class Ledger:
             if due is None or self.now < due - 1e-9:
                 self.broken(f"call {asked.serial}: answered as too late before its deadline")
         elif answer == (0, -AT_CLOSE, 0):
-            if not self.closing and not received.port.dropped:
+            if not self.closing and not received.port.detached:
                 self.broken(f"call {asked.serial}: answered as at the end, which it was not")
         elif not delivered:
             pass  # whatever it was: a handler that finds its caller gone says something else
@@ -313,7 +355,7 @@ class Ledger:
     def closes(self, port: SimListener) -> None:
         """The supervisor closes a listener: whoever it received from must have been answered.
         Those of one that was given back are its new owner's."""
-        if port.dropped:
+        if port.detached:
             for received in [one for one in self.open.values() if one.port is port]:
                 del self.open[port.number, received.id]
                 if received.lane is not None:
@@ -334,14 +376,22 @@ class Ledger:
                 self.broken(f"call {asked.serial} of {asked.caller} waits since {asked.at:.3f} s")
 
     def overtaken(self) -> None:
-        """Workers take calls up in order: nobody may wait for one while much later calls have theirs."""
+        """Nobody waits for a worker without a reason, and newcomers are not overtaken."""
+        self._look_full()
         for received in self.open.values():
-            if received.handlers or received.first + AT_ONCE >= self._latest:
+            before = received.first + AT_ONCE
+            if received.handlers or before >= self.now:
                 continue
-            if received.lane is None or self.order[received.lane][0] == received.id:
-                asked = received.asked
+            lane, port, asked = received.lane, received.port, received.asked
+            if lane is not None and self.order[lane][0] != received.id:
+                continue
+            if max(received.first, self._full.get(port, 0.0)) + 10 * self._slack < self.now:
                 self.broken(
                     f"call {asked.serial} of {asked.caller} waits, and nothing is before it"
+                )
+            elif lane not in self._served and before < self._latest.get(port, 0.0):
+                self.broken(
+                    f"call {asked.serial} of {asked.caller}, who had nothing yet, is overtaken"
                 )
 
     def nothing_left(self) -> None:

@@ -44,7 +44,7 @@ class SimListener:
         "_world",
         "changing",
         "closed",
-        "dropped",
+        "detached",
         "given_back",
         "name",
         "number",
@@ -61,7 +61,7 @@ class SimListener:
         #: It is just being given, or given back, by somebody's thread.
         self.changing = False
         #: Is being given back by it, or was once.
-        self.dropped = False
+        self.detached = False
         #: It has no business with it now.
         self.given_back = False
         self._got: Notification | None = None

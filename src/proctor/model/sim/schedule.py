@@ -5,8 +5,7 @@ it passes a port (:mod:`proctor.model.sim.world`) others may have their turn, on
 other processors would in the middle of it.  The others are:
 
 * tasks of the modelled machine that were woken (:attr:`Kernel.runnable`), in any order;
-* work that the supervisor submitted, started at any time after it was, in any order, on at most as
-  many workers as there are;
+* work that the supervisor submitted, started at any time after it was, in any order;
 * coroutines, a step at a time;
 * whatever was put on the agenda for a moment of virtual time.
 
@@ -88,7 +87,6 @@ class Schedule:
         broken: Callable[[str], None],
         make_task: Callable[[], Task],
         *,
-        workers: int,
         fiber_share: float,
         preempt: float,
     ) -> None:
@@ -96,7 +94,6 @@ class Schedule:
         self.kernel = kernel
         self.broken = broken
         self._make_task = make_task
-        self._workers = workers
         self._fiber_share = fiber_share
         self._preempt = preempt
         self.now = 0.0
@@ -153,7 +150,7 @@ class Schedule:
         runnable = self.kernel.runnable
         agenda = self._agenda
         due = agenda and agenda[0][0] <= self.now
-        able = bool(self.work) and self._working < self._workers
+        able = bool(self.work)
         if runnable and (random() < 0.5 or not (due or able or self._ready)):
             count = len(runnable)
             if count > 1:

@@ -29,6 +29,8 @@ class Settings(NamedTuple):
     weather: float
     """Seconds between one container's fate and the next one's, on average."""
     workers: int
+    quota: int
+    """Workers that one container may have."""
     fiber_share: float
     preempt: float
     laziness: float
@@ -76,6 +78,7 @@ def draw_settings(random: Random, kind: Kind | None) -> Settings:
         trouble=random.choice((0.0, 0.05, 0.05, 0.3)),
         weather=random.choice((0.02, 0.1, 1.0)),
         workers=random.choice((2, 4, 16, 16)),
+        quota=random.choice((1, 2, 16)),
         fiber_share=random.choice((0.0, 0.05, 0.05, 0.1, 0.3)),
         preempt=random.choice((0.0, 0.02, 0.1, 0.3)),
         laziness=random.choice((0.1, 0.5, 0.9, 0.97)),
@@ -101,6 +104,7 @@ def _preemptive(random: Random) -> Settings:
         trouble=random.choice((0.0, 0.05, 0.3)),
         weather=random.choice((0.01, 0.05, 0.2)),
         workers=random.choice((2, 4, 16)),
+        quota=random.choice((1, 2, 16)),
         fiber_share=1.0,
         preempt=random.choice((0.0, 0.02, 0.1)),
         laziness=random.choice((0.1, 0.5, 0.9)),
@@ -126,6 +130,7 @@ def _malicious(random: Random) -> Settings:
         trouble=0.02,
         weather=1.0,
         workers=random.choice((2, 4, 16)),
+        quota=random.choice((1, 2, 16)),
         fiber_share=1.0,
         preempt=0.02,
         laziness=random.choice((0.1, 0.5)),

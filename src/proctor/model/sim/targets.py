@@ -26,10 +26,12 @@ from proctor.model.kernel.listener import Notifications
 from proctor.model.kernel.tasks import IGNORE, RUNNING, Disposition, Task
 from proctor.model.sim.handlers import CALLS, DEADLINES, script
 from proctor.model.sim.ledger import Asked
+from proctor.supervisor.container import Container as Known
 
 if TYPE_CHECKING:
     from proctor.model.sim.listener import SimListener
     from proctor.model.sim.world import SimWorld
+    from proctor.supervisor.container import Quotas
 
 _MOST_CALLERS: Final = 8
 _NOTIFY: Final = abi.SECCOMP_RET_USER_NOTIF
@@ -55,6 +57,7 @@ class Town:
     :param trouble: how likely each call brings a signal, and each return a fork, exec or exit.
     :param malice: how likely each handler takes very long; if not 0, most callers that have to wait
         are killed soon and others born, or call again and again.
+    :param quotas: what each container may take of the supervisor.
     """
 
     def __init__(
@@ -66,7 +69,9 @@ class Town:
         quota: int,
         trouble: float,
         malice: float = 0.0,
+        quotas: Quotas | None = None,
     ) -> None:
+        self.quotas = quotas
         self.world = world
         self.think = think
         self.deadline = deadline
@@ -107,6 +112,8 @@ class Container:
         draw = kernel.random.random
         self.town = town
         self.name = name
+        #: What the supervisor knows of it.
+        self.known_as = Known(name, quotas=town.quotas)
         self.actors: dict[Task, Actor] = {}
         self.flood = draw() < 0.15
         self._count = 0

@@ -74,9 +74,11 @@ class SimWorld:
         self.monitor = _monitor(kernel, apart)
         self.schedule = Schedule(
             random, kernel, ledger.broken, self._thread,
-            workers=workers, fiber_share=fiber_share, preempt=preempt,
+            fiber_share=fiber_share, preempt=preempt,
         )  # fmt: skip
         self.schedule.note = self._worked
+        #: See :class:`proctor.supervisor.ports.World`.
+        self.workers = workers
         self.fairness = Fairness(ledger)
         #: The listeners that the monitor has open.
         self.ports: list[SimListener] = []

@@ -1,0 +1,83 @@
+"""Containers: what listeners belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from proctor.supervisor.handlers import Handler
+
+
+class Quotas(NamedTuple):
+    """What one container may take of a supervisor; beyond that its own calls wait, or fail."""
+
+    #: Most of its handlers that run on workers at the same time; further calls of its callers wait
+    #: for one of them, in turn.
+    workers: int = 16
+    #: Most of its calls that may be undecided beyond the receiving thread; more are denied with
+    #: ENOMEM.  None: as many as it has threads.
+    calls: int | None = None
+    #: Most of its calls that are performed at the same time; whoever performs sees to it.
+    performers: int = 64
+
+
+class Container:
+    """What a listener belongs to; handlers see it as :attr:`Call.container
+    <proctor.call.call.Call.container>`.
+
+    ::
+
+        web = Container("web-1", [handler], labels={"tenant": "blue"})
+        supervisor.add(listener, web)
+
+    One container can have several listeners: a runtime brings a new one for each program that it
+    executes in there.  They share its quotas and its state.
+
+    :param name: for logs and metrics.
+    :param handlers: tried in order; those of the supervisor if None.
+    :param labels: what its owner calls it besides.
+    :param performing: options for whoever performs its calls.
+    :param owner_userns: inode numbers of the user namespaces (``/proc/PID/ns/user``) that its owner
+        made it with: rights in there were given, and not taken by the target itself.
+    :param quotas: what it may take.
+    :param state: whatever its handlers want to keep from one call to the next.  Handlers may run at
+        the same time, on several threads.
+    :raises ValueError: a quota is less than 1.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "handlers",
+        "labels",
+        "name",
+        "owner_userns",
+        "performing",
+        "quotas",
+        "state",
+    )
+
+    def __init__(
+        self,
+        name: str = "",
+        handlers: Iterable[Handler] | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        performing: Mapping[str, Any] | None = None,
+        owner_userns: Iterable[int] = (),
+        quotas: Quotas | None = None,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.handlers = None if handlers is None else tuple(handlers)
+        self.labels: Mapping[str, str] = dict(labels or {})
+        self.performing: Mapping[str, Any] = dict(performing or {})
+        self.owner_userns = frozenset(owner_userns)
+        self.quotas = Quotas() if quotas is None else quotas
+        self.state: dict[str, Any] = {} if state is None else state
+        for what, most in zip(Quotas._fields, self.quotas, strict=True):
+            if most is not None and most < 1:
+                raise ValueError(f"quotas: {what}={most}: at least one is needed")
+
+    def __repr__(self) -> str:
+        return f"<Container {self.name!r}>"
