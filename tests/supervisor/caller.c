@@ -128,6 +128,9 @@ int main(int argc, char **argv)
                 puts("ok");
             else
                 printf("wrong at %ld: %ld errno %d\n", at, value, errno);
+        } else if (strcmp(what, "values") == 0) {
+            for (long at = 0; at < a[0]; at++)
+                printf("%ld\n", syscall(a[1], at));
         } else if (strcmp(what, "fds") == 0) {
             long at = 0;
             for (; at < a[0]; at++) {

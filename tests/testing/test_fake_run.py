@@ -366,14 +366,27 @@ def test_slow_handlers_and_deadlines(fake_target: Make) -> None:
     assert len(seen) == 1
 
 
-def test_a_quick_handler_cannot_be_overtaken(fake_target: Make) -> None:
+def test_the_deadline_of_a_handler_that_is_said_to_be_quick(fake_target: Make) -> None:
     @proctor.on("mkdir", deadline=5)
     def quick(call: Call) -> Verdict:
         target.advance(6)
         return proctor.answer(0)
 
     target = fake_target()
-    assert target.run(quick, target.call("mkdir", "x")).value == 0
+    assert target.run(quick, target.call("mkdir", "x")).decided_by == "deadline"
+
+
+def test_the_container_of_a_fake_call(fake_target: Make) -> None:
+    def count(call: Call) -> Verdict:
+        call.container.state["calls"] = call.container.state.get("calls", 0) + 1
+        return proctor.answer(call.container.state["calls"])
+
+    target = fake_target(container=proctor.Container("web", labels={"tenant": "blue"}))
+    assert [target.run(count, target.call("mkdir", "x")).value for _ in range(2)] == [1, 2]
+    assert count(target.call("mkdir", "x")) == proctor.answer(3)
+    assert (target.container.name, target.container.labels) == ("web", {"tenant": "blue"})
+    with pytest.raises(ValueError, match="run\\(\\) is given them"):
+        fake_target(container=proctor.Container("web", [proctor.Handler(("mkdir",), count)]))
 
 
 def test_coroutines_share_one_loop(fake_target: Make) -> None:

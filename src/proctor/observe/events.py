@@ -16,7 +16,7 @@ has them, when it is given to a supervisor:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Union
 
 if TYPE_CHECKING:

@@ -1,0 +1,438 @@
+"""Containers: what belongs together, and what one cannot take from another."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor.kernel.launch import spawn
+from proctor.kernel.notification import Notification
+from proctor.observe.events import ContainerAdded, ContainerEnded
+from proctor.supervisor.container import Container, Quotas
+from proctor.supervisor.jobs import Job, Served
+from proctor.supervisor.share import Share
+from proctor.supervisor.world import KernelWorld
+
+X86_64 = 0xC000003E
+Start = Callable[..., "Target"]
+
+
+class Target:
+    """A target that was added to a supervisor, and what it prints."""
+
+    def __init__(self, process: Any, reader: int, listener: proctor.Listener) -> None:
+        self.process = process
+        self.listener = listener
+        self._reader = reader
+
+    def lines(self) -> list[str]:
+        """To its end."""
+        with open(self._reader, closefd=False) as file:
+            return file.read().splitlines()
+
+    def close(self) -> None:
+        """Kill it."""
+        self.process.kill()
+        self.process.close()
+        os.close(self._reader)
+
+
+@pytest.fixture
+def host(make_world: Callable[..., KernelWorld]) -> Iterator[proctor.Supervisor]:
+    """A supervisor that runs."""
+    with proctor.Supervisor(world=make_world()).start() as supervisor:
+        yield supervisor
+
+
+@pytest.fixture
+def target(caller: str, host: proctor.Supervisor) -> Iterator[Start]:
+    """Start a caller in a container."""
+    made: list[Target] = []
+    program = proctor.filter_for([proctor.Handler(("getppid",), lambda call: None)])
+    assert program is not None
+    code = program.compile().code
+
+    def go(container: Container, *script: str) -> Target:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        process = spawn([caller, *script], program=code, fds=((writer, 1),))
+        os.close(writer)
+        listener = proctor.Listener(process.take_listener())
+        made.append(Target(process, reader, listener))
+        host.add(listener, container)
+        return made[-1]
+
+    yield go
+    for each in made:
+        each.close()
+
+
+def handler(function: Callable[[Any], Any], **options: Any) -> proctor.Handler:
+    return proctor.Handler(("getppid",), function, **options)
+
+
+# What handlers see ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["short", "conditions", "slow", "async", "passed on"])
+def test_handlers_see_the_container_on_every_route(target: Start, way: str) -> None:
+    def count(call: proctor.Call) -> proctor.Verdict:
+        state = call.container.state
+        state["calls"] = state.get("calls", 0) + 1
+        return proctor.answer(state["calls"])
+
+    async def later(call: proctor.Call) -> proctor.Verdict:
+        return count(call)
+
+    chosen = {
+        "short": [handler(count)],
+        "conditions": [handler(count, conditions=(proctor.Condition(0, "==", 0),))],
+        "slow": [handler(count, quick=False)],
+        "async": [handler(later)],
+        "passed on": [handler(lambda call: None), handler(count)],
+    }[way]
+    one, other = (Container(name, chosen, labels={"of": name}) for name in "ab")
+    script = ("call", "110", "call", "110")
+    assert target(one, *script).lines() == ["110 = 1", "110 = 2"]
+    assert target(other, *script).lines() == ["110 = 1", "110 = 2"]
+    assert target(one, "call", "110").lines() == ["110 = 3"], "its second listener shares its state"
+
+
+def test_a_call_that_is_over_still_says_whose_it_was(target: Start) -> None:
+    kept: list[proctor.Call] = []
+
+    def keep(call: proctor.Call) -> proctor.Verdict:
+        kept.append(call)
+        return proctor.answer(7)
+
+    web = Container("web", [handler(keep)])
+    assert target(web, "call", "110").lines() == ["110 = 7"]
+    assert kept[0].container is web
+
+
+def test_observers_are_told_of_containers(
+    caller: str, make_world: Callable[..., KernelWorld]
+) -> None:
+    told: list[Any] = []
+
+    def observe(event: Any) -> None:
+        told.append(event)
+
+    observe.events = (ContainerAdded, ContainerEnded)  # type: ignore[attr-defined]
+    web = Container("web", [handler(lambda call: proctor.answer(7))])
+    program = proctor.filter_for(web.handlers or ())
+    assert program is not None
+    with proctor.Supervisor(world=make_world(), observers=[observe]).start() as supervisor:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        two = [
+            spawn([caller, "wait"], program=program.compile().code, fds=((reader, 0),))
+            for _ in range(2)
+        ]
+        for process in two:
+            supervisor.add(proctor.Listener(process.take_listener()), web)
+        for process in two:
+            process.kill()
+            process.wait(30)
+            process.close()
+        assert supervisor.wait(30)
+        os.close(reader)
+        os.close(writer)
+    assert told == [ContainerAdded(web), ContainerEnded(web, "ended")]
+
+
+def test_quotas_are_numbers_of_something() -> None:
+    for wrong in (Quotas(workers=0), Quotas(calls=0), Quotas(performers=-1)):
+        with pytest.raises(ValueError, match="at least one is needed"):
+            Container("x", quotas=wrong)
+
+
+# What they take --------------------------------------------------------------------------------------
+
+
+def test_a_container_that_holds_all_its_workers_takes_nothing_from_another(target: Start) -> None:
+    entered, release = threading.Semaphore(0), threading.Event()
+
+    def stuck(call: proctor.Call) -> proctor.Verdict:
+        entered.release()
+        release.wait(60)
+        return proctor.answer(1)
+
+    def slow(call: proctor.Call) -> proctor.Verdict:
+        return proctor.answer(2)
+
+    greedy = Container("greedy", [handler(stuck, quick=False)], quotas=Quotas(workers=3))
+    modest = Container("modest", [handler(slow, quick=False)])
+    try:
+        held = target(greedy, "thread", "20", "110")
+        for _ in range(3):
+            assert entered.acquire(timeout=30)
+        assert target(modest, "thread", "8", "110").lines() == ["2"] * 8
+        assert not entered.acquire(blocking=False), "it has more workers than its quota"
+    finally:
+        release.set()
+    assert held.lines() == ["1"] * 20
+
+
+def test_a_container_always_gets_a_worker(
+    caller: str, make_world: Callable[..., KernelWorld]
+) -> None:
+    """Though others hold all that there are."""
+    release = threading.Event()
+    entered = threading.Semaphore(0)
+
+    def stuck(call: proctor.Call) -> proctor.Verdict:
+        entered.release()
+        release.wait(60)
+        return proctor.answer(1)
+
+    program = proctor.filter_for([handler(stuck)])
+    assert program is not None
+    code = program.compile().code
+    with proctor.Supervisor(world=make_world(workers=2)).start() as supervisor:
+        targets = []
+        try:
+            for name in ("a", "b", "c"):
+                target = spawn([caller, "thread", "4", "110"], program=code, fds=())
+                targets.append(target)
+                container = Container(name, [handler(stuck, quick=False)])
+                supervisor.add(proctor.Listener(target.take_listener()), container)
+                assert entered.acquire(timeout=30)
+        finally:
+            release.set()
+            for target in targets:
+                target.kill()
+                target.close()
+
+
+def test_calls_beyond_the_quota_are_denied(
+    caller: str, make_world: Callable[..., KernelWorld]
+) -> None:
+    refused, release = threading.Semaphore(0), threading.Event()
+
+    def stuck(call: proctor.Call) -> proctor.Verdict:
+        release.wait(60)
+        return proctor.answer(1)
+
+    def observe(outcome: proctor.Outcome) -> None:
+        if outcome.decided_by == "quota":
+            refused.release()
+
+    chosen = [handler(stuck, quick=False)]
+    program = proctor.filter_for(chosen)
+    assert program is not None
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    with (
+        proctor.Supervisor(world=make_world(), observers=[proctor.outcomes(observe)]) as supervisor,
+        spawn(
+            [caller, "thread", "9", "110"], program=program.compile().code, fds=((writer, 1),)
+        ) as process,
+        open(reader) as file,
+    ):
+        os.close(writer)
+        quotas = Quotas(workers=2, calls=5)
+        supervisor.add(
+            proctor.Listener(process.take_listener()), Container("few", chosen, quotas=quotas)
+        )
+        supervisor.start()
+        try:
+            for _ in range(4):
+                assert refused.acquire(timeout=30)
+        finally:
+            release.set()
+        assert sorted(file.read().splitlines()) == [f"-{errno.ENOMEM}"] * 4 + ["1"] * 5
+
+
+# Whose turn it is --------------------------------------------------------------------------------------
+
+
+def _job(tid: int, served: Served) -> Job:
+    notification = Notification(tid, tid, 110, X86_64)
+    return Job(proctor.Call(notification, served.listener), (), served, 0.0)
+
+
+def _served(share: Share) -> Served:
+    return Served(None, Container(), share, number=5)  # type: ignore[arg-type]
+
+
+def test_callers_share_by_what_they_took() -> None:
+    share = Share(Quotas())
+    served = _served(share)
+    for tid in range(1, 41):
+        share.put(_job(tid, served))
+    for _ in range(100):  # they call again and again, and each call takes a second
+        job = share.take()
+        assert job is not None
+        share.spent(job, 1.0)
+        share.put(_job(job.tid, served))
+    fresh = _job(99, served)
+    share.put(fresh)
+    assert share.take() is fresh
+
+
+def test_nobody_waits_for_ever_behind_newcomers() -> None:
+    share = Share(Quotas())
+    served = _served(share)
+    old = _job(1, served)
+    share.put(old)
+    assert share.take() is old
+    share.spent(old, 1.0)
+    old = _job(1, served)
+    share.put(old)
+    for tid in range(2, 1000):  # each makes one call, which costs as much
+        share.put(_job(tid, served))
+        job = share.take()
+        assert job is not None
+        if job is old:
+            break
+        share.spent(job, 1.0)
+    else:
+        raise AssertionError("newcomers went before it, one after another")
+
+
+def test_accounts_are_bounded() -> None:
+    share = Share(Quotas())
+    served = _served(share)
+    for tid in range(1, 5000):
+        share.put(_job(tid, served))
+        job = share.take()
+        assert job is not None
+        share.spent(job, 0.001)
+        share.put(answered := _job(tid, served))
+        assert share.take_out(answered)
+    assert len(share._accounts) < 200
+    assert len(share._queue) < 200
+
+
+# Other handlers ------------------------------------------------------------------------------------------
+
+
+def test_replaced_handlers_are_old_or_new_and_never_both(
+    target: Start, host: proctor.Supervisor
+) -> None:
+    """Each set answers with its own number, given by one handler and taken by the next."""
+
+    def pair(number: int) -> list[proctor.Handler]:
+        def first(call: proctor.Call) -> None:
+            call.container.state[call.id] = number
+
+        def second(call: proctor.Call) -> proctor.Verdict:
+            return proctor.answer(100 * call.container.state.pop(call.id) + number)
+
+        return [handler(first), handler(second, quick=number % 2 == 0)]
+
+    web = Container("web", pair(1))
+    running = target(web, "fork", "fork", "values", "500", "110")
+    changes = 1
+    while host.listeners and changes < 3000:
+        changes += 1
+        try:
+            host.replace(running.listener, pair(1 + changes % 9))
+        except ValueError:
+            break  # its end was faster
+    seen = {int(line) for line in running.lines()}
+    assert seen <= {101 * number for number in range(1, 10)}
+
+
+def test_replacing_the_handlers_of_a_listener_that_is_not_served(host: proctor.Supervisor) -> None:
+    class Listener:
+        def fileno(self) -> int:
+            return 1 << 20
+
+    with pytest.raises(ValueError, match="not served here"):
+        host.replace(Listener(), [])  # type: ignore[arg-type]
+
+
+def test_a_call_that_waits_keeps_its_handlers(target: Start, host: proctor.Supervisor) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def slow(call: proctor.Call) -> proctor.Verdict:
+        entered.set()
+        release.wait(30)
+        return proctor.answer(1)
+
+    web = Container("web", [handler(slow, quick=False)])
+    running = target(web, "call", "110", "call", "110")
+    assert entered.wait(30)
+    host.replace(running.listener, [handler(lambda call: proctor.answer(2))])
+    release.set()
+    assert running.lines() == ["110 = 1", "110 = 2"]
+
+
+# Calls from elsewhere --------------------------------------------------------------------------------------
+
+
+class Port:
+    """Remembers what is answered."""
+
+    def __init__(self) -> None:
+        self.sent: dict[int, tuple[int, int, int]] = {}
+        self.answered = threading.Semaphore(0)
+
+    def fileno(self) -> int:
+        return -1
+
+    def id_valid(self, id: int) -> bool:
+        return id not in self.sent
+
+    def send(self, id: int, value: int, error: int, flags: int) -> bool:
+        assert id not in self.sent
+        self.sent[id] = (value, error, flags)
+        self.answered.release()
+        return True
+
+
+def test_submitted_calls_are_decided_in_their_callers_order(host: proctor.Supervisor) -> None:
+    port: Any = Port()
+    order: list[int] = []
+
+    def note(call: proctor.Call) -> proctor.Verdict:
+        order.append(call.id)
+        return proctor.answer(call.container.state["add"] + call.id)
+
+    web = Container("web", [handler(note)], state={"add": 1000})
+    notifications = [Notification(id, 1 + id % 3, 110, X86_64) for id in range(300)]
+
+    def give(mine: int) -> None:
+        for each in notifications:
+            if each.pid == mine:
+                host.submit(each, port, web)
+
+    threads = [threading.Thread(target=give, args=(tid,)) for tid in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    for _ in notifications:
+        assert port.answered.acquire(timeout=30)
+    for thread in threads:
+        thread.join()
+    assert port.sent == {id: (1000 + id, 0, 0) for id in range(300)}
+    for tid in range(3):
+        mine = [id for id in order if id % 3 == tid]
+        assert mine == sorted(mine)
+
+
+def test_what_was_submitted_is_answered_at_the_end(
+    make_world: Callable[..., KernelWorld],
+) -> None:
+    port: Any = Port()
+    entered, release = threading.Event(), threading.Event()
+
+    def stuck(call: proctor.Call) -> proctor.Verdict:
+        entered.set()
+        release.wait(30)
+        return proctor.answer(1)
+
+    supervisor = proctor.Supervisor([handler(stuck)], world=make_world())
+    container = Container()
+    for id in (1, 2):
+        supervisor.submit(Notification(id, 7, 110, X86_64), port, container)
+    assert entered.wait(30)
+    supervisor.close()
+    release.set()
+    assert port.sent == {1: (0, -errno.ENOSYS, 0), 2: (0, -errno.ENOSYS, 0)}
+    with pytest.raises(RuntimeError, match="closed"):
+        supervisor.submit(Notification(3, 7, 110, X86_64), port, container)
