@@ -58,9 +58,13 @@ def mapped(*protections: int, content: bytes = b"", size: int | None = None) -> 
     try:
         yield start
     finally:
-        LIBC.munmap(ctypes.c_void_p(start - PAGE), ctypes.c_size_t(whole + 2 * PAGE))
+        unmap(start - PAGE, whole + 2 * PAGE)
         if fd >= 0:
             os.close(fd)
+
+
+def unmap(address: int, size: int) -> None:
+    assert LIBC.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size)) == 0
 
 
 def kernel_reads(address: int, size: int) -> bytes:
@@ -120,10 +124,15 @@ def test_mappings_up_to_a_gap(memory: Memory) -> None:
         seen = list(mappings(fd, start + 5, start + 3 * PAGE))
         assert seen == found
         assert list(mappings(fd, start + PAGE + 1, start + PAGE + 2)) == found[1:2]
-        LIBC.munmap(ctypes.c_void_p(start + PAGE), ctypes.c_size_t(PAGE))
+        assert list(mappings(fd, 1, 1 << 62)) == []
+        assert list(mappings(fd, 1 << 63, 1 << 64)) == []
+    whole = LIBC.mmap(None, 3 * PAGE, READ, ANONYMOUS, -1, 0)
+    unmap(whole + PAGE, PAGE)  # and never again: it may be somebody else's then
     with open("/proc/self/maps", "rb") as maps:
-        assert list(mappings(maps.fileno(), 1, 1 << 62)) == []
-        assert list(mappings(maps.fileno(), 1 << 63, 1 << 64)) == []
+        found = list(mappings(maps.fileno(), whole, whole + 3 * PAGE))
+    unmap(whole, PAGE)
+    unmap(whole + 2 * PAGE, PAGE)
+    assert [each.end for each in found] == [whole + PAGE]
 
 
 @settings(deadline=None)

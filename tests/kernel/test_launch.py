@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from proctor.errors import LaunchError
 from proctor.kernel.launch import NAMESPACES, Target, spawn
 from proctor.kernel.seccomp import flag_available
 
@@ -576,8 +577,8 @@ def test_every_call_notified(subject: str, user: bool) -> None:
 
 
 def test_every_call_notified_and_exec_fails() -> None:
-    """The candidates, one after the other, then exit_group: nothing else, and the failure is known
-    while that still waits for its answer."""
+    """execve and exit_group, nothing else, and the failure is known while that still waits for its
+    answer."""
     known: list[str] = []
 
     def see(nr: int) -> None:
@@ -586,11 +587,90 @@ def test_every_call_notified_and_exec_fails() -> None:
                 target.executed(0)
             known.append(f"{caught.value.step} {caught.value.errno}")  # type: ignore[attr-defined]
 
-    target = spawn(["missing"], env={"PATH": "/proc:/sys:/dev"}, program=notify())
+    target = spawn(["/proc/missing"], program=notify())
     with target:
-        assert serve(target, see) == [59, 59, 59, 231]
+        assert serve(target, see) == [59, 231]
         assert target.wait(30) == 127
     assert known == [f"execve {errno.ENOENT}"]
+
+
+def executable(path: Path, text: str, mode: int = 0o755) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def test_the_search_on_path_is_made_before_there_is_a_filter(tmp_path: Path, subject: str) -> None:
+    """What is not there, no file, not executable or behind a file: none of it is tried under the filter."""
+    (tmp_path / "directory" / "found").mkdir(parents=True)
+    executable(tmp_path / "plain" / "found", "x", 0o644)
+    (tmp_path / "last").mkdir()
+    os.symlink(subject, tmp_path / "last" / "found")
+    places = ["nothing", "directory", "plain", "plain/found", "last", "after"]
+    path = ":".join(str(tmp_path / place) for place in places)
+    with spawn(["found", "exit", "3"], env={"PATH": path}, program=notify(59)) as target:
+        assert serve(target) == [59]
+        assert target.wait(30) == 3
+
+
+def test_an_empty_part_of_path_is_the_working_directory(tmp_path: Path, subject: str) -> None:
+    os.symlink(subject, tmp_path / "found")
+    for path in (":/proc", "/proc::/sys", "/proc:", "."):
+        with spawn(["found", "exit", "3"], env={"PATH": path}, cwd=tmp_path) as target:
+            assert target.wait(30) == 3
+
+
+def test_a_search_that_finds_nothing_starts_nothing(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError) as caught:
+        spawn(["missing"], env={"PATH": "/proc:/sys:/dev"}, program=notify())
+    assert (caught.value.step, caught.value.errno) == ("execve", errno.ENOENT)
+    executable(tmp_path / "plain" / "missing", "x", 0o644)
+    with pytest.raises(LaunchError) as caught:  # EACCES is remembered
+        spawn(["missing"], env={"PATH": f"/proc:{tmp_path}/plain:/dev"}, program=notify())
+    assert (caught.value.step, caught.value.errno) == ("execve", errno.EACCES)
+
+
+def test_the_search_goes_on_where_execve_says_no_after_all(tmp_path: Path, subject: str) -> None:
+    """Scripts whose interpreter cannot be run: only execve finds out, and execvp(3) goes on then."""
+    executable(tmp_path / "one" / "found", "#!/nonexistent\n")
+    executable(tmp_path / "two" / "found", "#!/dev/null\n")
+    (tmp_path / "three").mkdir()
+    os.symlink(subject, tmp_path / "three" / "found")
+    path = ":".join(str(tmp_path / place) for place in ("one", "two", "proc", "three"))
+    with spawn(["found", "exit", "3"], env={"PATH": path}, program=notify(59)) as target:
+        assert serve(target) == [59, 59, 59, 59]
+        assert target.wait(30) == 3
+    path = f"{tmp_path}/two:{tmp_path}/one"
+    with spawn(["found"], env={"PATH": path}) as target:
+        with pytest.raises(LaunchError) as caught:
+            target.executed(30)
+        assert caught.value.errno == errno.EACCES
+        target.wait(30)
+
+
+def test_a_file_of_no_known_format_is_not_given_to_a_shell(tmp_path: Path, subject: str) -> None:
+    executable(tmp_path / "one" / "found", "exit 3\n")
+    (tmp_path / "two").mkdir()
+    os.symlink(subject, tmp_path / "two" / "found")
+    with spawn(["found", "exit", "3"], env={"PATH": f"{tmp_path}/one:{tmp_path}/two"}) as target:
+        with pytest.raises(LaunchError) as caught:
+            target.executed(30)
+        assert caught.value.errno == errno.ENOEXEC
+        target.wait(30)
+
+
+def test_the_search_has_the_rights_of_the_command(tmp_path: Path, subject: str) -> None:
+    """A directory that we may look into and the command may not is passed over."""
+    if os.geteuid() != 0:
+        pytest.skip("becomes another user")
+    shut = tmp_path / "shut"
+    shut.mkdir(mode=0o700)
+    os.symlink(subject, shut / "found")
+    with pytest.raises(LaunchError) as caught:
+        spawn(["found"], env={"PATH": f"/proc:{shut}"}, uid=65534, gid=65534, program=notify())
+    assert caught.value.errno == errno.EACCES
+    with spawn(["found", "exit", "3"], env={"PATH": f"/proc:{shut}"}) as target:
+        assert target.wait(30) == 3
 
 
 def test_killed_while_execve_waits(subject: str) -> None:

@@ -16,7 +16,7 @@ from proctor.call.identity import Capabilities, Ids, Status
 from proctor.call.path.procfs import FileId, file_id
 from proctor.call.taking import reading
 from proctor.errors import CallGone, Unsupported
-from proctor.kernel.pidfd import open_pidfd, shares_descriptors
+from proctor.kernel.pidfd import open_pidfd, shares_descriptors, take_descriptor
 
 if TYPE_CHECKING:
     from proctor.call.path.resolve import Located
@@ -187,10 +187,8 @@ class Caller(Credentials):
                 "6.9",
                 "descriptors of a thread with a table of its own are out of reach",
             ).about(pid=self.tid, notif_id=self._id)
-        from proctor.kernel import _core
-
         try:
-            fd = _core.pidfd_getfd(pidfd, number)
+            fd = take_descriptor(pidfd, number)
         except OSError as error:
             if error.errno == errno.EBADF:
                 self.check()

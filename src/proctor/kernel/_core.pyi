@@ -35,10 +35,18 @@ class Notification:
     @property
     def args(self) -> tuple[int, int, int, int, int, int]: ...
 
-# seccomp(2) -----------------------------------------------------------------------------------
-def seccomp(operation: int, flags: int, argument: int | bytes | bytearray | None = None) -> int:
-    """seccomp(2) as it is.  ``argument``: None is NULL, an int is that address, a buffer is its
-    address (a writable one may be filled by the kernel).  Returns the call's value."""
+# Raw system calls -------------------------------------------------------------------------------
+def syscall(number: int, /, *arguments: int | bytes | bytearray | None) -> int:
+    """A system call of up to six arguments: an int is its value (cut to a register), a buffer its
+    address, to which the kernel may write if it can be written to, None is NULL.  Returns the
+    call's value.  The GIL is released, but for seccomp(2).  :mod:`proctor.kernel.raw` is for use."""
+
+#: Numbers on this machine.
+SYS_seccomp: int
+SYS_kcmp: int
+SYS_pidfd_getfd: int
+SYS_process_vm_readv: int
+SYS_fstatfs: int
 
 # The listener ---------------------------------------------------------------------------------
 def recv(fd: int) -> Notification:
@@ -55,9 +63,6 @@ def addfd(fd: int, id: int, srcfd: int, flags: int, newfd: int, newfd_flags: int
     """SECCOMP_IOCTL_NOTIF_ADDFD, with every signal blocked in this thread for its duration (C074:
     on kernels without the 2026 fix an interrupted ADDFD|SEND makes the call return 0).
     Returns the number in the target."""
-
-def pidfd_getfd(pidfd: int, fd: int) -> int:
-    """pidfd_getfd(2) (Linux 5.6).  The result is CLOEXEC."""
 
 # A caller's memory ----------------------------------------------------------------------------
 def read(pid: int, address: int, limit: int, string: bool, listener: int, id: int, /) -> bytes:

@@ -211,7 +211,9 @@ def _candidates(file: bytes, environment: Sequence[bytes]) -> list[bytes]:
     path = next((item[5:] for item in environment if item.startswith(b"PATH=")), None)
     if path is None:
         path = os.fsencode(os.defpath)
-    return [os.path.join(place or b".", file) for place in path.split(b":")]
+    # An empty part is the working directory; what is longer than any path is passed over.
+    places = [place for place in path.split(b":") if len(place) < 4096]
+    return [os.path.join(place or b".", file) for place in places] or [b""]
 
 
 def _environment(env: Mapping[str, str] | Mapping[bytes, bytes] | None) -> list[bytes]:

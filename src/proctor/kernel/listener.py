@@ -20,7 +20,6 @@ Sources: seccomp_unotify(2); kernel/seccomp.c (seccomp_notify_recv, _send, _addf
 
 from __future__ import annotations
 
-import array
 import errno
 import fcntl
 import os
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from proctor.errors import AlreadyAnswered, ProctorError, TargetFdLimit, Unsupported
 from proctor.kernel import _core, abi
+from proctor.kernel.pidfd import take_descriptor
 from proctor.kernel.seccomp import check_notif_sizes
 
 if TYPE_CHECKING:
@@ -91,34 +91,31 @@ class Listener:
     def from_socket(cls, sock: socket.socket, limit: int = 65536) -> tuple[Listener, bytes]:
         """Receive one listener sent by SCM_RIGHTS, with the data that came along.
 
-        :raises ProctorError: if the message carries no descriptor, or more than one (the others
-            are closed), or ended.
-
-        Uses recvmsg with MSG_CMSG_CLOEXEC: ``socket.recv_fds`` leaves descriptors inheritable.
+        :raises ProctorError: if the message carries no descriptor, or more than one (they are
+            closed), or ended.
+        :raises OSError: EMSGSIZE for a datagram of more than ``limit`` bytes; else recvmsg(2)'s.
         """
-        import socket
+        from proctor.kernel.scm import receive
 
-        data, ancillary, flags, _ = sock.recvmsg(
-            limit, socket.CMSG_SPACE(4 * 16), socket.MSG_CMSG_CLOEXEC
-        )
-        fds = array.array("i")
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-        if len(fds) != 1 or flags & socket.MSG_CTRUNC:
-            for fd in fds:
-                os.close(fd)
+        message = receive(sock, limit)
+        if message.lost:
             raise ProctorError(
-                f"expected one descriptor on the socket, got {len(fds)}: "
+                "descriptors were sent that could not be received: raise the limit of open files "
+                "(ulimit -n) here, and send the listener alone"
+            )
+        if len(message.fds) != 1:
+            message.close()
+            raise ProctorError(
+                f"expected one descriptor on the socket, got {len(message.fds)}: "
                 "send the listener, and nothing else, in one SCM_RIGHTS message"
             )
-        return cls(fds[0]), data
+        return cls(message.fds[0]), message.data
 
     @classmethod
     def from_pidfd(cls, pidfd: int, fd: int) -> Listener:
         """Take a copy of descriptor ``fd`` of the process behind ``pidfd`` (pidfd_getfd(2), Linux
         5.6; needs ptrace rights over it).  ``pidfd`` stays the caller's."""
-        return cls(_core.pidfd_getfd(pidfd, fd))
+        return cls(take_descriptor(pidfd, fd))
 
     def fileno(self) -> int:
         """The descriptor's number; ValueError once closed."""

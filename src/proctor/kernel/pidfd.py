@@ -1,9 +1,14 @@
-"""Pidfds of threads, on kernels that have them and on those that do not."""
+"""Pidfds: processes and threads that cannot be mistaken for others, on kernels that have them.
+
+A pidfd is no pin of a number: the number is free for somebody else once its process was waited for.
+What is done through the pidfd meets nobody else.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Callable
 from typing import Final
 
@@ -11,6 +16,9 @@ from proctor.errors import Unsupported
 
 #: Flag of pidfd_open(2): a pidfd of the thread itself (Linux 6.9); the same bit as O_EXCL.
 PIDFD_THREAD: Final = 0o200
+
+#: Also children whose exit signal is not SIGCHLD (wait(2)).
+WALL: Final = 0x40000000
 
 
 def open_pidfd(tid: int, tgid: Callable[[], int]) -> tuple[int, bool]:
@@ -33,15 +41,39 @@ def open_pidfd(tid: int, tgid: Callable[[], int]) -> tuple[int, bool]:
     raise Unsupported("pidfd_open of the caller", "5.3", "its descriptors cannot be taken")
 
 
+def take_descriptor(pidfd: int, fd: int) -> int:
+    """A duplicate of descriptor ``fd`` of the process behind ``pidfd``: the asker's to close, CLOEXEC
+    (pidfd_getfd(2), Linux 5.6; needs ptrace access).
+
+    :raises OSError: EBADF if nothing is open there, EPERM without access, ESRCH if it is dead.
+    """
+    from proctor.kernel.raw import pidfd_getfd
+
+    return pidfd_getfd(pidfd, fd)
+
+
 def shares_descriptors(tid: int, tgid: int) -> bool:
     """Whether two threads have one descriptor table; False where it cannot be told (kcmp(2))."""
-    if tid == tgid:
-        return True
-    import ctypes
+    from proctor.kernel.raw import kcmp_files
 
-    from proctor.syscalls import architectures, tables
+    try:
+        return tid == tgid or kcmp_files(tid, tgid)
+    except OSError:
+        return False
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    kcmp_files = 2
-    number = tables.number("kcmp", architectures.native())
-    return int(libc.syscall(number, tid, tgid, kcmp_files, 0, 0)) == 0
+
+def send_signal(pidfd: int, number: int = signal.SIGKILL) -> bool:
+    """Signal the process or thread; False if it is dead."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def reap(pidfd: int) -> None:
+    """Wait for a child to end, whatever its exit signal; it may have been waited for already."""
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | WALL)
+    except ChildProcessError:
+        pass  # SIGCHLD is ignored in this process, or somebody waits for any child

@@ -11,10 +11,11 @@ import errno
 import fcntl
 import os
 import select
+from array import array
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from proctor.kernel import _core, abi
+from proctor.kernel import _core, abi, pidfd, raw
 from proctor.kernel.launch import launch as start
 
 #: ``ret #SECCOMP_RET_ALLOW``
@@ -65,7 +66,7 @@ def _name(number: int) -> str:
 
 def _basics() -> Iterator[Support]:
     # op -1 is EINVAL where seccomp(2) exists, ENOSYS where it does not (or is filtered away)
-    code = _errno_of(lambda: _core.seccomp(0xFFFFFFFF, 0, None))
+    code = _errno_of(lambda: raw.seccomp(0xFFFFFFFF, 0, None))
     yield Support(
         "seccomp(2)", code == errno.EINVAL,
         "" if code == errno.EINVAL else f"{_name(code)}: not built into this kernel, or blocked from above",
@@ -85,7 +86,7 @@ def _basics() -> Iterator[Support]:
 
 def _notif_sizes() -> Support:
     buffer = bytearray(6)
-    code = _errno_of(lambda: _core.seccomp(abi.SECCOMP_GET_NOTIF_SIZES, 0, buffer))
+    code = _errno_of(lambda: raw.seccomp(abi.SECCOMP_GET_NOTIF_SIZES, 0, buffer))
     if code:
         return Support(
             "GET_NOTIF_SIZES", False, _name(code), "5.0", "no user notification here", True
@@ -114,7 +115,7 @@ def _flags() -> Iterator[Support]:
     for name, bit in abi.FILTER_FLAGS.items():
         since, without = abi.FILTER_FLAGS_SINCE[name], _WITHOUT_FLAG[name]
         word = bit | (abi.SECCOMP_FILTER_FLAG_NEW_LISTENER if name == "WAIT_KILLABLE_RECV" else 0)
-        code = _errno_of(lambda w=word: _core.seccomp(abi.SECCOMP_SET_MODE_FILTER, w, None))  # type: ignore[misc]
+        code = _errno_of(lambda w=word: raw.seccomp(abi.SECCOMP_SET_MODE_FILTER, w, None))  # type: ignore[misc]
         yield Support(
             f"filter flag {name}", code == errno.EFAULT,
             "" if code == errno.EFAULT else _name(code), since, without, name == "NEW_LISTENER",
@@ -125,7 +126,7 @@ def _actions() -> Iterator[Support]:
     since = {"kill_process": "4.14", "user_notif": "5.0", "log": "4.14"}
     for name, value in abi.ACTIONS.items():
         word = value.to_bytes(4, "little")
-        code = _errno_of(lambda w=word: _core.seccomp(abi.SECCOMP_GET_ACTION_AVAIL, 0, w))  # type: ignore[misc]
+        code = _errno_of(lambda w=word: raw.seccomp(abi.SECCOMP_GET_ACTION_AVAIL, 0, w))  # type: ignore[misc]
         yield Support(
             f"action {name.upper()}", code == 0, "" if code == 0 else _name(code),
             since.get(name, "3.5"), f"filters that return {name} kill instead",
@@ -281,39 +282,16 @@ def _user_namespaces() -> Support:
 
 
 def _process_vm_readv() -> Support:
-    import ctypes
-
-    probe = ctypes.create_string_buffer(b"proctor")
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    class Iovec(ctypes.Structure):
-        _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-    into = ctypes.create_string_buffer(8)
-    here = Iovec(ctypes.addressof(into), 7)
-    there = Iovec(ctypes.addressof(probe), 7)
-    got = libc.process_vm_readv(
-        os.getpid(),
-        ctypes.byref(here),
-        ctypes.c_ulong(1),
-        ctypes.byref(there),
-        ctypes.c_ulong(1),
-        ctypes.c_ulong(0),
-    )
-    if got == 7:
-        return Support("process_vm_readv", True, "", "3.2")
+    known = array("B", b"proctor")
+    code = _errno_of(lambda: raw.process_vm_readv(os.getpid(), known.buffer_info()[0], len(known)))
     return Support(
-        "process_vm_readv", False, _name(ctypes.get_errno()), "3.2",
+        "process_vm_readv", code == 0, _name(code) if code else "", "3.2",
         "memory is read through /proc/PID/mem, a little slower",
     )  # fmt: skip
 
 
 def _pidfd_thread() -> Support:
-    code = 0
-    try:
-        os.close(os.pidfd_open(os.getpid(), os.O_EXCL))
-    except OSError as problem:
-        code = problem.errno or errno.EIO
+    code = _errno_of(lambda: os.close(os.pidfd_open(os.getpid(), pidfd.PIDFD_THREAD)))
     return Support(
         "PIDFD_THREAD", code == 0, _name(code) if code else "", "6.9",
         "threads are anchored by their process, not by themselves",

@@ -18,7 +18,7 @@ from proctor.errors import (
     ProctorError,
     Unsupported,
 )
-from proctor.kernel import _core, abi
+from proctor.kernel import abi, raw
 
 _LOGGED = "/proc/sys/kernel/seccomp/actions_logged"
 
@@ -29,7 +29,7 @@ def strict_mode() -> None:
 
     :raises OSError: EINVAL if a filter is installed already.
     """
-    _core.seccomp(abi.SECCOMP_SET_MODE_STRICT, 0, None)
+    raw.seccomp(abi.SECCOMP_SET_MODE_STRICT, 0, None)
 
 
 def install(program: bytes, flags: Iterable[str] = ()) -> int:
@@ -81,7 +81,7 @@ def load(program: bytes, flags: int) -> int:
     code = array("B", program)
     # struct sock_fprog: the length and the address; the array outlives the call
     fprog = struct.pack("@HP", len(program) // abi.SOCK_FILTER.size, code.buffer_info()[0])
-    return _core.seccomp(abi.SECCOMP_SET_MODE_FILTER, flags, fprog)
+    return raw.seccomp(abi.SECCOMP_SET_MODE_FILTER, flags, fprog)
 
 
 def _install_error(problem: OSError, names: tuple[str, ...]) -> Exception:
@@ -109,7 +109,7 @@ def flag_available(name: str) -> bool:
     if name == "WAIT_KILLABLE_RECV":
         word |= abi.SECCOMP_FILTER_FLAG_NEW_LISTENER
     try:
-        _core.seccomp(abi.SECCOMP_SET_MODE_FILTER, word, None)
+        raw.seccomp(abi.SECCOMP_SET_MODE_FILTER, word, None)
     except OSError as problem:
         return problem.errno == errno.EFAULT
     return False
@@ -121,7 +121,7 @@ def action_available(action: int) -> bool:
     :param action: a value of :data:`proctor.kernel.abi.ACTIONS`.
     """
     try:
-        _core.seccomp(abi.SECCOMP_GET_ACTION_AVAIL, 0, action.to_bytes(4, "little"))
+        raw.seccomp(abi.SECCOMP_GET_ACTION_AVAIL, 0, action.to_bytes(4, "little"))
     except OSError as problem:
         if problem.errno == errno.EOPNOTSUPP:
             return False
@@ -132,7 +132,7 @@ def action_available(action: int) -> bool:
 def notif_sizes() -> tuple[int, int, int]:
     """SECCOMP_GET_NOTIF_SIZES: bytes of seccomp_notif, seccomp_notif_resp, seccomp_data (Linux 5.0)."""
     buffer = bytearray(6)
-    _core.seccomp(abi.SECCOMP_GET_NOTIF_SIZES, 0, buffer)
+    raw.seccomp(abi.SECCOMP_GET_NOTIF_SIZES, 0, buffer)
     notif, resp, data = (int.from_bytes(buffer[i : i + 2], "little") for i in (0, 2, 4))
     return notif, resp, data
 

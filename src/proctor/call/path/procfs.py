@@ -9,9 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as _stat
-import sys
-from functools import cache
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from proctor.call.path.walk import UNREACHABLE
 from proctor.errors import NotPermitted
@@ -118,28 +116,9 @@ def may_be(status: os.stat_result) -> bool:
 
 def is_procfs(fd: int) -> bool:
     """Whether ``fd`` is on a procfs.  Asked anew each time: device numbers are used again."""
-    import ctypes
+    from proctor.kernel.raw import filesystem_type
 
-    buffer = ctypes.create_string_buffer(512)  # struct statfs has 120 bytes or fewer
-    if _libc().fstatfs(fd, buffer) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    # f_type is the first field: a long, or an unsigned int on s390x.
-    return int.from_bytes(buffer.raw[: _type_size()], sys.byteorder) == _PROC_SUPER_MAGIC
-
-
-@cache
-def _libc() -> Any:
-    import ctypes
-
-    return ctypes.CDLL(None, use_errno=True)
-
-
-@cache
-def _type_size() -> int:
-    import ctypes
-
-    return 4 if os.uname().machine == "s390x" else ctypes.sizeof(ctypes.c_long)
+    return filesystem_type(fd) == _PROC_SUPER_MAGIC
 
 
 def refuse_nosymfollow(link: int) -> None:

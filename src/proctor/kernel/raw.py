@@ -1,0 +1,50 @@
+"""System calls that Python does not have, by their numbers on this machine.
+
+The numbers are those the core was compiled with, so that nothing here needs a table.  Every function
+raises :class:`OSError` with the kernel's errno and leaves it at that.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from array import array
+
+from proctor.kernel import _core
+
+_KCMP_FILES = 2  # include/uapi/linux/kcmp.h
+
+
+def seccomp(operation: int, flags: int, argument: int | bytes | bytearray | None = None) -> int:
+    """seccomp(2).  ``argument``: None is NULL, an int is that address, a buffer is its address, and
+    a writable one may be filled by the kernel."""
+    return _core.syscall(_core.SYS_seccomp, operation, flags, argument)
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """pidfd_getfd(2), since Linux 5.6: a duplicate of the other process's descriptor, CLOEXEC."""
+    return _core.syscall(_core.SYS_pidfd_getfd, pidfd, fd, 0)
+
+
+def kcmp_files(one: int, other: int) -> bool:
+    """Whether two threads, by their numbers, share their descriptor table (kcmp(2))."""
+    return _core.syscall(_core.SYS_kcmp, one, other, _KCMP_FILES, 0, 0) == 0
+
+
+def process_vm_readv(pid: int, address: int, size: int) -> bytes:
+    """process_vm_readv(2) of one piece: up to ``size`` bytes."""
+    into = array("B", bytes(size))
+    here = struct.pack("@PN", into.buffer_info()[0], size)
+    there = struct.pack("@PN", address, size)
+    got = _core.syscall(_core.SYS_process_vm_readv, pid, here, 1, there, 1, 0)
+    return into[:got].tobytes()
+
+
+def filesystem_type(fd: int) -> int:
+    """``f_type`` of fstatfs(2): which kind of file system a descriptor is on (statfs(2) has a list)."""
+    status = bytearray(512)  # struct statfs has 120 bytes or fewer
+    _core.syscall(_core.SYS_fstatfs, fd, status)
+    # The first field: a long, but an unsigned int on s390x (arch/s390/include/uapi/asm/statfs.h).
+    size = 4 if os.uname().machine == "s390x" else struct.calcsize("@l")
+    return int.from_bytes(status[:size], sys.byteorder)
