@@ -4,6 +4,8 @@ Facts, and what follows for this module:
 
 * The life of a notification: INIT (queued) → SENT (received) → REPLIED → gone.  ID_VALID says yes
   for SENT only; SEND and ADDFD say EINPROGRESS for the other two and ENOENT once it is gone.
+  Which of the two it was follows from the ids: the kernel counts them up, one for each call, and
+  hands them out in that order.
 * There are two ENOENTs.  From SEND, ADDFD and ID_VALID it means "the caller died or took a
   signal".  From RECV it means "one was cancelled before you took it" (the kernel counts
   requests apart from the list of them: C044, C077), or "nobody uses the filter any more" (since
@@ -20,12 +22,20 @@ Sources: seccomp_unotify(2); kernel/seccomp.c (seccomp_notify_recv, _send, _addf
 
 from __future__ import annotations
 
+import _thread
 import errno
 import fcntl
 import os
+import select
 from typing import TYPE_CHECKING
 
-from proctor.errors import AlreadyAnswered, ProctorError, TargetFdLimit, Unsupported
+from proctor.errors import (
+    AlreadyAnswered,
+    NotReceived,
+    ProctorError,
+    TargetFdLimit,
+    Unsupported,
+)
 from proctor.kernel import _core, abi
 from proctor.kernel.pidfd import take_descriptor
 from proctor.kernel.seccomp import check_notif_sizes
@@ -78,7 +88,7 @@ class Listener:
     Usable from any thread; as a context manager it closes itself.
     """
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_last", "_lock")
 
     def __init__(self, fd: int) -> None:
         if not isinstance(fd, int) or fd < 0:
@@ -86,6 +96,8 @@ class Listener:
         check_notif_sizes()
         check_listener(fd)
         self._fd = fd
+        self._last: int | None = None  # the latest id that was received here
+        self._lock = _thread.allocate_lock()
 
     @classmethod
     def from_socket(cls, sock: socket.socket, limit: int = 65536) -> tuple[Listener, bytes]:
@@ -136,11 +148,15 @@ class Listener:
         """
         while True:
             try:
-                return _core.recv(self.fileno())
+                received = _core.recv(self.fileno())
             except InterruptedError:
                 continue  # Python ran the signal's handler; had it raised, we would not be here
             except FileNotFoundError:
                 return None
+            with self._lock:
+                if self._last is None or _later(received.id, self._last):
+                    self._last = received.id
+            return received
 
     def send(self, id: int, value: int, error: int, flags: int) -> bool:
         """Answer; False if the caller is gone.
@@ -150,7 +166,9 @@ class Listener:
         :param flags: SECCOMP_USER_NOTIF_FLAG_CONTINUE or 0.
         :raises ValueError: for an error of the wrong sign or range: the kernel takes anything and
             a positive one would *succeed* (C054, C055).
-        :raises AlreadyAnswered: EINPROGRESS.
+        :raises AlreadyAnswered: EINPROGRESS, a call that was received.
+        :raises NotReceived: EINPROGRESS, a call that is still queued behind those that were received
+            here; whoever receives nothing here must know from elsewhere what was received.
         """
         if not -abi.MAX_ERRNO <= error <= 0:
             raise ValueError(f"error {error}: the kernel wants 0 or a negative errno")
@@ -164,7 +182,7 @@ class Listener:
                 return False
             except OSError as problem:
                 if problem.errno == errno.EINPROGRESS:
-                    raise _answered().about(notif_id=id) from None
+                    raise self._in_progress(id) from None
                 raise
 
     def id_valid(self, id: int) -> bool:
@@ -192,6 +210,7 @@ class Listener:
         :returns: the number in the target; None if the caller is gone.
         :raises TargetFdLimit: EMFILE, or EBADF for a number beyond the limit: still unanswered.
         :raises OSError: EBADF if ``srcfd`` itself is no good, or is ``O_PATH`` (C063, C064).
+        :raises AlreadyAnswered, NotReceived: as for :meth:`send`.
         """
         flags = (abi.SECCOMP_ADDFD_FLAG_SETFD if at is not None else 0) | (
             abi.SECCOMP_ADDFD_FLAG_SEND if send else 0
@@ -206,8 +225,25 @@ class Listener:
             except (FileNotFoundError, ProcessLookupError):
                 return None
             except OSError as problem:
+                if problem.errno == errno.EINPROGRESS:
+                    raise self._in_progress(id) from None
                 raise _addfd_error(problem, srcfd, at, send, id) from None
         raise OSError(errno.EINTR, "installing a descriptor was interrupted again and again")
+
+    def _in_progress(self, id: int) -> AlreadyAnswered | NotReceived:
+        """What EINPROGRESS means: queued still, or answered and not gone yet."""
+        with self._lock:
+            last = self._last
+        if last is not None and _later(id, last):
+            poll = select.poll()
+            poll.register(self.fileno(), select.POLLIN)
+            if dict(poll.poll(0)).get(self._fd, 0) & select.POLLIN:  # else nothing is queued
+                return NotReceived("this call is still queued: receive it, and then answer").about(
+                    notif_id=id
+                )
+        return AlreadyAnswered("this call was answered already: give each call one verdict").about(
+            notif_id=id
+        )
 
     def set_flags(self, flags: int) -> None:
         """Set listener flags: SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP or 0.
@@ -252,10 +288,9 @@ class Listener:
         return f"<Listener fd {self._fd}>" if self._fd >= 0 else "<Listener closed>"
 
 
-def _answered() -> AlreadyAnswered:
-    return AlreadyAnswered(
-        "this call was answered already, or never received: give each call one verdict"
-    )
+def _later(id: int, other: int) -> bool:
+    """Whether the kernel gave ``id`` out after ``other``; its counter begins anywhere and wraps."""
+    return 0 < (id - other) % (1 << 64) < 1 << 63
 
 
 def _addfd_error(problem: OSError, srcfd: int, at: int | None, send: bool, id: int) -> Exception:
@@ -276,8 +311,6 @@ def _addfd_error(problem: OSError, srcfd: int, at: int | None, send: bool, id: i
         return OSError(
             errno.EBADF, f"descriptor {srcfd} is O_PATH: the kernel hands over opened files only"
         )
-    if problem.errno == errno.EINPROGRESS:
-        return _answered().about(notif_id=id)
     if problem.errno == errno.EINVAL and send:
         return Unsupported(
             "SECCOMP_ADDFD_FLAG_SEND", "5.14", "a descriptor cannot be the answer in one step"

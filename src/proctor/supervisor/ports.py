@@ -47,7 +47,7 @@ class ListenerPort(Protocol):
     def send(self, id: int, value: int, error: int, flags: int) -> bool:
         """Answer; False if the caller is gone.
 
-        :raises AlreadyAnswered: the kernel said EINPROGRESS (answered, or never received)."""
+        :raises AlreadyAnswered: it was answered before."""
         ...
 
     def id_valid(self, id: int) -> bool:

@@ -1,0 +1,134 @@
+"""What a listener says of an answer that comes too early or twice: the kernel has one errno for both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from proctor.errors import AlreadyAnswered, NotReceived
+from proctor.kernel.listener import Listener
+from tests.support import bpf
+from tests.support.lab import Lab
+from tests.support.waiting import IN, wait_events
+
+from .conftest import listener_knows
+
+GETPPID = bpf.notify("getppid")
+Attempt = Callable[[Listener, int], None]
+
+
+def send(listener: Listener, id: int) -> None:
+    listener.send(id, 0, 0, 0)
+
+
+def addfd(listener: Listener, id: int) -> None:
+    listener.addfd(id, 0)
+
+
+def addfd_send(listener: Listener, id: int) -> None:
+    if not listener_knows("ADDFD with SEND"):
+        pytest.skip("Linux 5.14 has it")
+    listener.addfd(id, 0, send=True)
+
+
+ATTEMPTS = pytest.mark.parametrize("attempt", [send, addfd, addfd_send])
+
+
+@pytest.fixture
+def held_back() -> Iterator[Callable[[int], None]]:
+    """Keep a thread off the processor while ours runs: what we answer it goes on with later."""
+    mine = os.sched_getaffinity(0)
+    one = {min(mine)}
+
+    def hold(tid: int) -> None:
+        os.sched_setaffinity(tid, one)
+        os.sched_setaffinity(0, one)
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        except PermissionError:
+            pytest.skip("real-time priority takes CAP_SYS_NICE")
+
+    try:
+        yield hold
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setaffinity(0, mine)
+
+
+@ATTEMPTS
+def test_a_call_that_is_queued_was_not_received(lab: Lab, attempt: Attempt) -> None:
+    victim, fd = lab.listener(GETPPID)
+    other = victim.thread()
+    with Listener(os.dup(fd)) as listener:
+        one = victim.begin("getppid")
+        first = listener.recv()
+        assert first is not None
+        two = other.begin("getppid")
+        wait_events(fd, IN)
+        with pytest.raises(NotReceived) as caught:
+            attempt(listener, first.id + 1)
+        assert caught.value.notif_id == first.id + 1
+        # It is there as before.
+        second = listener.recv()
+        assert second is not None
+        assert second.id == first.id + 1
+        assert listener.send(second.id, 2, 0, 0)
+        assert listener.send(first.id, 1, 0, 0)
+        assert (one.result(), two.result()) == ((1, 0), (2, 0))
+
+
+@ATTEMPTS
+@pytest.mark.parametrize("queued", [False, True])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_call_that_was_answered_and_is_not_gone_yet(
+    lab: Lab,
+    held_back: Callable[[int], None],
+    attempt: Attempt,
+    queued: bool,
+    elsewhere: bool,
+) -> None:
+    """Whether others are queued meanwhile or not, and also if it was received through another copy."""
+    victim, fd = lab.listener(GETPPID)
+    other = victim.thread()
+    with Listener(os.dup(fd)) as listener, Listener(os.dup(fd)) as copy:
+        pending = victim.begin("getppid")
+        received = (copy if elsewhere else listener).recv()
+        assert received is not None
+        if queued:
+            another = other.begin("getppid")
+            wait_events(fd, IN)
+        held_back(received.pid)
+        assert listener.send(received.id, 1, 0, 0)
+        with pytest.raises(AlreadyAnswered) as caught:
+            attempt(listener, received.id)
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        assert caught.value.notif_id == received.id
+        assert pending.result() == (1, 0)
+        if queued:
+            last = listener.recv()
+            assert last is not None
+            assert listener.send(last.id, 3, 0, 0)
+            assert another.result() == (3, 0)
+
+
+def test_a_later_id_that_was_received_elsewhere(lab: Lab, held_back: Callable[[int], None]) -> None:
+    """Nothing is queued: so it is not that."""
+    victim, fd = lab.listener(GETPPID)
+    other = victim.thread()
+    with Listener(os.dup(fd)) as listener, Listener(os.dup(fd)) as copy:
+        one = victim.begin("getppid")
+        first = listener.recv()
+        two = other.begin("getppid")
+        second = copy.recv()
+        assert first is not None
+        assert second is not None
+        assert second.id == first.id + 1
+        held_back(second.pid)
+        assert copy.send(second.id, 2, 0, 0)
+        with pytest.raises(AlreadyAnswered):
+            listener.send(second.id, 0, 0, 0)
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        assert listener.send(first.id, 1, 0, 0)
+        assert (one.result(), two.result()) == ((1, 0), (2, 0))
