@@ -62,7 +62,7 @@ def shares_descriptors(tid: int, tgid: int) -> bool:
         return False
 
 
-def send_signal(pidfd: int, number: int = signal.SIGKILL) -> bool:
+def send_signal(pidfd: int, number: int = 9) -> bool:
     """Signal the process or thread; False if it is dead."""
     try:
         signal.pidfd_send_signal(pidfd, number)
