@@ -37,10 +37,10 @@ def run(options: argparse.Namespace) -> int:
         handlers += load_handlers(options.handlers)
     policy: Policy | None = None
     if options.policy is not None:
-        from proctor.policy import load
+        from proctor.policy import load, warnings
 
         policy = load(options.policy)
-        for warning in policy.warnings:
+        for warning in warnings(policy):
             say(f"{options.policy}: {warning}")
         extra["filter"] = policy.filter(extra_notify=handlers)
         handlers += policy.handlers()
@@ -101,16 +101,14 @@ def _refusing_rule(policy: Policy | None, problem: LaunchError) -> str:
     """Where it is the policy that refuses the command's own execve: by which rule."""
     if policy is None or problem.step != "execve":
         return ""
-    from proctor.policy import Facts
-    from proctor.policy.rules import DENY, KILL, Unknowable
-    from proctor.syscalls import architectures
+    from proctor.syscalls.architectures import native
 
-    try:
-        _, ruling, because = policy.decide(Facts("execve", architectures.native()))
-    except Unknowable:
+    decision = policy.for_all(native(), "execve")
+    if decision is None:
         return ""  # it depends on the path, and was told when it was decided
-    if ruling.kind == KILL or (ruling.kind == DENY and ruling.value == problem.errno):
-        return f" (by the policy: {because}: {ruling})"
+    ruling = decision.ruling
+    if ruling.kind == "kill" or (ruling.kind == "deny" and ruling.value == problem.errno):
+        return f" (by the policy: {decision.because}: {ruling})"
     return ""
 
 

@@ -34,10 +34,10 @@ def record(outcome: Outcome) -> dict[str, Any]:
     }
     if verdict.reason:
         found["reason"] = str(verdict.reason)
-        explanation = getattr(verdict.reason, "explanation", None)
-        if explanation is not None:
-            found["rule"] = explanation.rule
-            found["tip"] = explanation.tip or None
+        if outcome.rule:
+            found["rule"] = outcome.rule
+        if tip := getattr(verdict.reason, "tip", ""):
+            found["tip"] = tip
     if outcome.error is not None:
         found["error"] = f"{type(outcome.error).__name__}: {outcome.error}"
     return found
