@@ -90,12 +90,13 @@ def test_handlers_answer_and_log(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "cross-device" in done.stderr
     assert "refused EXDEV" in done.stderr
-    (line,) = (tmp_path / "calls.jsonl").read_text().splitlines()
-    record = json.loads(line)
+    lines = (tmp_path / "calls.jsonl").read_text().splitlines()
+    added, record, ended = map(json.loads, lines)
+    assert (added["event"], ended["event"], ended["how"]) == ("added", "ended", "ended")
     assert record["syscall"] in ("mkdir", "mkdirat")
-    assert record["verdict"] == "deny EXDEV"
+    assert (record["verdict"], record["errno"]) == ("deny", "EXDEV")
     assert record["reason"] == "no directories today"
-    assert '"x"' in record["call"]
+    assert record["args"]["path"] == "x" and '"x"' in record["text"]
 
 
 def test_policy_refusal_is_told_on_standard_error(run: Run, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -168,3 +169,70 @@ def spawned() -> Callable[..., list[Any]]:
         return seen
 
     return go
+
+
+def test_calls_of_which_nobody_wants_to_know_are_not_told() -> None:
+    picky = Wants(Outcome, wants=lambda verdict: verdict.reason == "told")
+    every = Wants(Outcome)
+    untold, told = proctor.deny(errno.EPERM), proctor.deny(errno.EPERM, "told")
+    assert [observers(picky).wants(verdict) for verdict in (untold, told)] == [False, True]
+    assert observers(picky, every).wants(untold)
+
+    def refuse(call: proctor.Call) -> proctor.Verdict:
+        return told if call.path == b"/tell" else untold
+
+    for quick in (True, False):
+        picky.seen.clear()
+        handler = proctor.Handler(("rmdir",), refuse, quick=quick)
+        counters = proctor.Counters()
+        with proctor.spawn(
+            [sys.executable, "-ISc", RMDIR], [handler], observers=[picky, counters]
+        ) as process:
+            process.wait()
+            assert process.wait_all(30)
+        assert [outcome.verdict for outcome in picky.seen] == [told]
+        assert counters.table() == {("", "rmdir", "deny EPERM"): 4}
+
+
+RMDIR = """
+import os
+import sys
+for path in "/a", "/b", "/tell", "/c":
+    try: os.rmdir(path)
+    except PermissionError: pass
+"""
+
+
+def test_who_cannot_say_what_it_wants_is_told() -> None:
+    heard = Wants(Trouble, Dropped)
+
+    def broken(verdict: Any) -> bool:
+        raise ValueError("no idea")
+
+    told = observers(Wants(Outcome, wants=broken), heard)
+    assert told.wants(proctor.deny(errno.EPERM))
+    assert "no idea" in heard.seen[0].text
+
+
+def test_the_end_is_told_after_the_last_outcome() -> None:
+    """The answer wakes the caller, which can end sooner than we have told of it."""
+    seen: list[str] = []
+    release = threading.Event()
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Outcome):
+            release.wait(30)
+        seen.append(type(event).__name__)
+
+    handler = proctor.Handler(("rmdir",), lambda call: proctor.deny(errno.EPERM), quick=False)
+    with proctor.spawn(["rmdir", "/a"], [handler], observers=[watch], stderr=-3) as process:
+        try:
+            process.wait()
+            while process.supervisor.listeners:
+                os.sched_yield()
+            assert not process.wait_all(0)
+            assert seen == ["ContainerAdded"]
+        finally:
+            release.set()
+        assert process.wait_all(30)
+    assert seen == ["ContainerAdded", "Outcome", "ContainerEnded"]

@@ -17,7 +17,7 @@ import pytest
 
 import proctor
 from proctor.policy import loads
-from proctor.process.performing import LazyPerformer, likely
+from proctor.process.performing import LazyPerformer
 from proctor.process.run import PIPE
 from tests.cli.conftest import COMMAND
 
@@ -27,27 +27,14 @@ POLICY = '[[rule]]\nname = "o"\ncalls = ["creat"]\nperform = true\n'
 WAITS = ["sh", "-c", "read x"]
 
 
-@proctor.on("creat")
+@proctor.on("creat", performs=True)
 def performs(call: proctor.Call) -> proctor.Verdict:
     return proctor.perform()
 
 
 @proctor.on("creat")
-def hides_it(call: proctor.Call) -> proctor.Verdict:
-    def inner() -> proctor.Verdict:
-        return proctor.perform()
-
-    return inner()
-
-
-@proctor.on("creat")
 def denies(call: proctor.Call) -> proctor.Verdict:
     return proctor.deny(errno.EPERM)
-
-
-class Answers:
-    def __call__(self, call: proctor.Call) -> proctor.Verdict:
-        return proctor.answer(0)
 
 
 def pool(process: proctor.Process) -> Any:
@@ -60,14 +47,16 @@ def pool(process: proctor.Process) -> Any:
     return None if lazy._performers is None else lazy._performers.pool
 
 
-def test_who_is_likely_to_perform() -> None:
-    assert likely([denies, performs])
-    assert likely([hides_it])
-    assert not likely([denies, proctor.on("creat")(Answers()), proctor.on("creat")(print)])
+def test_handlers_say_whether_they_perform() -> None:
+    """A policy's do so by themselves; nobody reads anybody's code for it."""
     rules = loads(POLICY)
-    assert likely(rules.handlers())
-    assert not likely(rules.handlers(performers=object()))  # those are the caller's to start
-    assert not likely(loads('[[rule]]\nname = "d"\ncalls = ["creat"]\ndeny = 1\n').handlers())
+    assert any(handler.performs for handler in rules.handlers())
+    # those are the caller's to start
+    assert not any(handler.performs for handler in rules.handlers(performers=object()))
+    other = loads('[[rule]]\nname = "d"\ncalls = ["creat"]\ndeny = 1\n')
+    assert not any(handler.performs for handler in other.handlers())
+    assert performs.performs
+    assert not proctor.on("creat")(performs.function).performs
 
 
 @pytest.mark.parametrize("which", ["function", "policy", "none"])

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,10 +20,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     _end_by_ctrl_c()
     _occupy_standard_streams()
     from proctor.cli.arguments import parse
+    from proctor.cli.say import finish
+
+    options = parse(sys.argv[1:] if argv is None else argv)
+    try:
+        return _do(options)
+    finally:
+        finish()
+
+
+def _do(options: argparse.Namespace) -> int:
     from proctor.cli.say import give_up_output, say
     from proctor.errors import ProctorError
 
-    options = parse(sys.argv[1:] if argv is None else argv)
     try:
         status: int = options.verb(options)
         sys.stdout.flush()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from proctor._version import VERSION
-from proctor.words import printable
+from proctor.words import printable, quoted
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -21,6 +21,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"proctor {VERSION}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, prog="proctor")
     _run(verbs)
+    _check(verbs)
     _doctor(verbs)
     options, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -85,7 +86,15 @@ def _run(verbs: argparse._SubParsersAction[_Parser]) -> None:
     run.add_argument(
         "--log", metavar="FILE", help="append one JSON object per supervised call ('-': stderr)"
     )
-    run.add_argument("--quiet", action="store_true", help="do not tell refusals on standard error")
+    run.add_argument(
+        "--quiet", action="store_true", help="tell neither refusals nor warnings on standard error"
+    )
+    run.add_argument(
+        "--debug",
+        action="store_true",
+        help="tell a mistake in a handler every time, with its traceback (otherwise once, then how "
+        "often)",
+    )
     run.add_argument(
         "--summary",
         action="store_true",
@@ -97,8 +106,46 @@ def _run(verbs: argparse._SubParsersAction[_Parser]) -> None:
         help="end with the command, even if descendants of it still run (their supervised calls "
         "then fail with ENOSYS)",
     )
+    more = run.add_argument_group(
+        "who performs and decides", "In the place of what the policy's keys of these names say."
+    )
+    more.add_argument(
+        "--nested",
+        choices=("deny", "allow"),
+        help="what is performed for callers that made a user namespace of their own: nothing, or "
+        "what takes no right that its owner lacks",
+    )
+    more.add_argument(
+        "--cgroup",
+        choices=("join", "ignore"),
+        help="whether what performs a call joins the caller's cgroup",
+    )
+    more.add_argument(
+        "--limit", type=_whole, metavar="N", help="most calls that are performed at a time"
+    )
+    more.add_argument(
+        "--workers", type=_whole, metavar="N", help="most threads for what may take long"
+    )
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     run.set_defaults(verb=_verb_run, trouble=125, parser=run)
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: a whole number from 1 on")
+    return int(text)
+
+
+def _check(verbs: argparse._SubParsersAction[_Parser]) -> None:
+    check = verbs.add_parser(
+        "check",
+        help="say what is doubtful about a policy",
+        description="Read a policy and print what it probably does not mean. Exit status 0: "
+        "nothing; 1: something; 2: it is no policy.",
+        allow_abbrev=False,
+    )
+    check.add_argument("policy", metavar="FILE.toml")
+    check.set_defaults(verb=_verb_check, trouble=2, parser=check)
 
 
 def _doctor(verbs: argparse._SubParsersAction[_Parser]) -> None:
@@ -117,6 +164,12 @@ def _verb_run(options: argparse.Namespace) -> int:
     from proctor.cli.run import run
 
     return run(options)
+
+
+def _verb_check(options: argparse.Namespace) -> int:
+    from proctor.cli.check import check
+
+    return check(options)
 
 
 def _verb_doctor(options: argparse.Namespace) -> int:

@@ -6,17 +6,18 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from proctor.cli import foreground
-from proctor.cli.say import give_up_output, say
+from proctor.cli.say import finish, give_up_output, say, standard_error
 from proctor.errors import LaunchError, PolicyError
-from proctor.observe.events import outcomes
+from proctor.observe.tell import Teller
 from proctor.process.run import spawn
+from proctor.words import quoted
 
 if TYPE_CHECKING:
-    from proctor.observe.events import Outcome
+    from proctor.observe.events import Observer
+    from proctor.observe.jsonlog import JsonLog
     from proctor.policy import Policy
     from proctor.supervisor.handlers import Handler
 
@@ -37,35 +38,35 @@ def run(options: argparse.Namespace) -> int:
         handlers += load_handlers(options.handlers)
     policy: Policy | None = None
     if options.policy is not None:
-        from proctor.policy import load, warnings
+        from proctor.policy import load
 
         policy = load(options.policy)
-        for warning in warnings(policy):
+        for warning in () if options.quiet else policy.warnings:
             say(f"{options.policy}: {warning}")
         extra["filter"] = policy.filter(extra_notify=handlers)
         handlers += policy.handlers()
         extra |= policy.supervisor_options()
     if options.userns is not False:  # an empty text is a mistake, not a no
         extra["userns"] = _id_range(options.userns)
-    observers: list[Callable[[Outcome], object]] = []
-    closers: list[Callable[[], object]] = []
-    if options.log is not None:
-        from proctor.observe.jsonlog import JsonLog
-
-        log = JsonLog(options.log)
+    if options.workers is not None:
+        extra["workers"] = options.workers
+    performing = {name: getattr(options, name) for name in ("nested", "cgroup", "limit")}
+    extra["performing"] = {name: said for name, said in performing.items() if said is not None}
+    teller = Teller(
+        standard_error(),
+        refusals=not options.quiet and options.log != "-",
+        debug=options.debug,
+    )
+    observers: list[Observer] = [teller]
+    log = None if options.log is None else _log(options.log)
+    if log is not None:
         observers.append(log)
-        closers.append(log.close)
-    if options.policy is not None and not options.quiet and options.log != "-":
-        from proctor.observe.jsonlog import tell_refusals
-
-        observers.append(tell_refusals)
-    shown = bool(observers)  # the summary has names only
+    summary = None
     if options.summary:
         from proctor.cli.summary import Summary
 
         summary = Summary()
         observers.append(summary)
-        closers.append(summary.print)
     ignored = foreground.take_back_sigchld()
     if ignored is not None:
         extra["ignored_signals"] = ignored
@@ -74,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         process = spawn(
             command,
             handlers,
-            observers=[outcomes(each, text=shown) for each in observers],
+            observers=observers,
             die_with_monitor=True,
             **extra,
         )
@@ -87,28 +88,52 @@ def run(options: argparse.Namespace) -> int:
         code = foreground.wait(process, all_of_them=not options.no_wait)
     finally:
         process.close()
-        for close in closers:
-            close()
+        teller.close()
+        if summary is not None:
+            standard_error().put(summary.text())
+        if log is not None:
+            finish(log.writer)
     try:
         sys.stdout.flush()  # what handlers printed
     except OSError as problem:
         say(f"standard output: {problem.strerror or problem}")
         give_up_output()
+    finish()
     return foreground.end_like(code)
+
+
+def _log(path: str) -> JsonLog:
+    from proctor.observe.jsonlog import JsonLog, to_file
+
+    if path == "-":
+        return JsonLog(standard_error())
+    try:
+        return JsonLog(
+            to_file(
+                path,
+                lambda problem: say(
+                    f"--log {path}: {problem.strerror}; what comes now is not logged"
+                ),
+            )
+        )
+    except OSError as problem:
+        raise PolicyError(f"--log {path or quoted(path)}: {problem.strerror}") from None
 
 
 def _refusing_rule(policy: Policy | None, problem: LaunchError) -> str:
     """Where it is the policy that refuses the command's own execve: by which rule."""
     if policy is None or problem.step != "execve":
         return ""
-    from proctor.syscalls.architectures import native
+    from proctor.policy import Facts
+    from proctor.policy.rules import DENY, KILL, Unknowable
+    from proctor.syscalls import architectures
 
-    decision = policy.for_all(native(), "execve")
-    if decision is None:
+    try:
+        _, ruling, because = policy.decide(Facts("execve", architectures.native()))
+    except Unknowable:
         return ""  # it depends on the path, and was told when it was decided
-    ruling = decision.ruling
-    if ruling.kind == "kill" or (ruling.kind == "deny" and ruling.value == problem.errno):
-        return f" (by the policy: {decision.because}: {ruling})"
+    if ruling.kind == KILL or (ruling.kind == DENY and ruling.value == problem.errno):
+        return f" (by the policy: {because}: {ruling})"
     return ""
 
 

@@ -1,21 +1,43 @@
-"""Standard error and output that may be closed, full, or a pipe that nobody reads."""
+"""What proctor says, on a standard error that may be closed, full, stopped, or a pipe that nobody
+reads: what it does, and its exit status, must not depend on that."""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
+from proctor.observe.lines import Lines
 from proctor.words import printable
+
+if TYPE_CHECKING:
+    from proctor.observe.writer import Writer
+
+#: Seconds that the end waits while nothing gets written, and at most.
+_PATIENCE, _MOST = 1.0, 10.0
+
+_standard_error: Lines | None = None
+
+
+def standard_error() -> Lines:
+    """The one writer for standard error."""
+    global _standard_error  # noqa: PLW0603 - there is one
+    if _standard_error is None:
+        _standard_error = Lines(2, "standard error")
+    return _standard_error
 
 
 def say(text: str) -> None:
-    """Write ``proctor: text`` to standard error.  Where it cannot be written nobody reads it: what proctor does, and
-    its exit status, must not depend on that."""
-    try:
-        sys.stderr.write(f"proctor: {printable(text)}\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        pass
+    """Have ``proctor: text`` written to standard error, in one line whatever it quotes; it does not
+    wait for that."""
+    standard_error().put(f"proctor: {printable(text)}\n")
+
+
+def finish(writer: Writer[Any] | None = None) -> None:
+    """Wait for what was said to be written, or for what waits in another writer: not for ever."""
+    writer = _standard_error if writer is None else writer
+    if writer is not None:
+        writer.flush(_PATIENCE, _MOST)
 
 
 def give_up_output() -> None:

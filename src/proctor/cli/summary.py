@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import Final
 
 from proctor.call.verdict import Deny, LetRun
-
-if TYPE_CHECKING:
-    from proctor.observe.events import Outcome
-
+from proctor.observe.events import Outcome
 
 #: What is kept has bounds, since a target decides how often it calls, and what.
 _SAMPLES: Final = 1024
@@ -40,7 +36,9 @@ class _Line:
 
 
 class Summary:
-    """An observer that counts; :meth:`print` shows the table."""
+    """An observer that counts; :meth:`text` is the table."""
+
+    events = (Outcome,)
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,8 +54,8 @@ class Summary:
                 line = self._table.setdefault(key, _Line())
             line.add(outcome.answered - outcome.received)
 
-    def print(self, file: TextIO | None = None) -> None:
-        """Write the table to ``file``, standard error by default; to a full or closed one: not."""
+    def text(self) -> str:
+        """The table, in lines."""
         lines = [f"{'call':<16} {'what':<16} {'calls':>7} {'median µs':>10} {'total ms':>9}"]
         with self._lock:
             for (name, what), line in sorted(self._table.items()):
@@ -65,12 +63,7 @@ class Summary:
                 lines.append(
                     f"{name:<16} {what:<16} {line.count:>7} {median:>10.1f} {line.total * 1e3:>9.2f}"
                 )
-        file = file or sys.stderr
-        try:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-        except (OSError, ValueError):
-            pass  # as with every line for people: the command's status matters more
+        return "".join(f"{line}\n" for line in lines)
 
 
 def _what(outcome: Outcome) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from proctor.call.verdict import Answer, Deny, HandOver, LetRun, Verdict
+from proctor.call.verdict import Answer, Deny, HandOver, LetRun, Perform, Verdict
 from proctor.observe.events import Outcome
 
 if TYPE_CHECKING:
@@ -89,10 +89,18 @@ def what(outcome: Outcome) -> str:
 
 def kind(verdict: Verdict) -> str:
     """As :func:`what`, of what was not performed."""
-    if isinstance(verdict, Deny):
-        return str(verdict)
-    if isinstance(verdict, Answer):
-        return "answer"
-    if isinstance(verdict, HandOver):
-        return "hand over"
-    return "let run" if isinstance(verdict, LetRun) else "perform"
+    return str(verdict) if isinstance(verdict, Deny) else word(verdict)
+
+
+def word(verdict: Verdict) -> str:
+    """The verdict without its errno."""
+    return _WORDS[type(verdict)]
+
+
+_WORDS: Final[dict[type, str]] = {
+    Deny: "deny",
+    Answer: "answer",
+    HandOver: "hand over",
+    LetRun: "let run",
+    Perform: "perform",
+}

@@ -57,7 +57,8 @@ class Outcome(NamedTuple):
     @property
     def rule(self) -> str:
         """Name of the policy's rule that decided; "" if none did, or it has no name."""
-        return getattr(self.verdict.reason, "rule", "")
+        explanation = getattr(self.verdict.reason, "explanation", None)
+        return getattr(explanation, "rule", None) or ""
 
 
 class ContainerAdded(NamedTuple):

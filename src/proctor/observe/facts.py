@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.path.resolve import Located
 from proctor.call.structured import plain, structured
+from proctor.errors import CallError
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -22,4 +24,17 @@ def facts(call: Call, *, read: bool) -> dict[str, Any]:
         if isinstance(kept, Located):  # the first that somebody asked for
             found["path"] = plain(kept.path)
             break
+    if read:
+        for name, take in _CALLER.items():
+            try:
+                found[name] = plain(take(call))
+            except (CallError, OSError):
+                pass  # it is gone, has no number here, or may not be looked at
     return found
+
+
+_CALLER: Final[dict[str, Callable[[Call], Any]]] = {
+    "pid": lambda call: call.caller.tgid,
+    "comm": lambda call: call.comm,
+    "exe": lambda call: call.exe,
+}

@@ -1,97 +1,117 @@
-"""What was answered, for people and for programs."""
+"""The log for programs: one JSON object per line.  ``docs/log.md`` says what is in it."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import sys
 import time
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
-from proctor.call.verdict import Deny
-from proctor.cli.say import say
-from proctor.errors import PolicyError
-from proctor.words import quoted
+from proctor.call.verdict import Answer, Deny, LetRun
+from proctor.observe.counters import word
+from proctor.observe.events import (
+    ContainerAdded,
+    ContainerEnded,
+    Dropped,
+    Event,
+    Outcome,
+    TakenOver,
+    Trouble,
+)
+from proctor.observe.lines import Lines
 
 if TYPE_CHECKING:
-    from proctor.observe.events import Outcome
+    from proctor.call.ports import ContainerPort
+    from proctor.observe.writer import Writer
 
-
-def record(outcome: Outcome) -> dict[str, Any]:
-    """One outcome as a JSON object: times in microseconds, ids in decimal."""
-    verdict = outcome.verdict
-    found: dict[str, Any] = {
-        "time": round(time.time(), 6),
-        "pid": outcome.call.tid,
-        "syscall": outcome.call.name,
-        "call": outcome.text,
-        "verdict": str(verdict),
-        "by": outcome.decided_by,
-        "performed": outcome.performed,
-        "delivered": outcome.delivered,
-        "microseconds": round((outcome.answered - outcome.received) * 1e6, 1),
-    }
-    if verdict.reason:
-        found["reason"] = str(verdict.reason)
-        if outcome.rule:
-            found["rule"] = outcome.rule
-        if tip := getattr(verdict.reason, "tip", ""):
-            found["tip"] = tip
-    if outcome.error is not None:
-        found["error"] = f"{type(outcome.error).__name__}: {outcome.error}"
-    return found
+#: Of the records' form: it grows when a key changes its meaning, or goes; keys may be added.
+VERSION: Final = 1
 
 
 class JsonLog:
-    """Appends one JSON object per line; an observer.
+    """An observer that puts a record of every event into a writer of lines."""
 
-    :raises PolicyError: if the file cannot be opened.
+    wants_text = True
+    wants_facts = True
+
+    def __init__(self, writer: Writer[Any]) -> None:
+        self.writer = writer
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Trouble) and not event.worth_telling:
+            return  # of calls there is a record each, with their error
+        found = record(event)
+        self.writer.put(found, 600 + 4 * len(found.get("text", "")))
+
+
+def to_file(path: str, broken: Callable[[OSError], object]) -> Lines:
+    """Lines that are appended to a file, which is made for its owner alone if it is not there.
+
+    :param broken: see :class:`~proctor.observe.lines.Lines`.
+    :raises OSError: it cannot be opened.
     """
-
-    def __init__(self, path: str) -> None:
-        self._file: TextIO
-        self._path = path
-        self._broken = False
-        if path == "-":
-            self._file = sys.stderr
-            return
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError as problem:
-            raise PolicyError(f"--log {path or quoted(path)}: {problem.strerror}") from None
-        self._file = open(fd, "w", encoding="utf-8")  # noqa: SIM115
-
-    def __call__(self, outcome: Outcome) -> None:
-        if self._broken:
-            return
-        try:
-            # one write per line, so that lines of several threads do not mix
-            self._file.write(json.dumps(record(outcome), ensure_ascii=True) + "\n")
-            self._file.flush()
-        except OSError as problem:  # a full disk, most of all: said once, and the command goes on
-            self._broken = True
-            say(f"--log {self._path}: {problem.strerror}; what comes now is not logged")
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not sys.stderr:
-            try:
-                self._file.close()
-            except OSError:
-                pass  # what could not be written was told when it happened
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    return Lines(fd, f"--log {path}", broken)
 
 
-def tell_refusals(outcome: Outcome) -> None:
-    """One line on standard error for what a rule refused, and why; an observer.
+def record(event: Event) -> dict[str, Any]:
+    """One event as a JSON object."""
+    found: dict[str, Any] = {"version": VERSION, "event": "", "time": round(time.time(), 6)}
+    if isinstance(event, Outcome):
+        found["event"] = "call"
+        found |= _call(event)
+    elif isinstance(event, Trouble):
+        found |= {"event": "trouble", "text": event.text, "times": event.times}
+    elif isinstance(event, Dropped):
+        found |= {"event": "dropped", "place": event.place, "lines": event.lines}
+    elif isinstance(event, ContainerAdded):
+        found |= {"event": "added", **_container(event.container)}
+    elif isinstance(event, ContainerEnded):
+        found |= {"event": "ended", **_container(event.container), "how": event.how}
+    elif isinstance(event, TakenOver):
+        found |= {"event": "taken over", **_container(event.container), "calls": event.calls}
+    return found
 
-    Of what was performed: what failed for want of a right, which may be the monitor's own want."""
-    verdict = outcome.verdict
-    if not isinstance(verdict, Deny) or not verdict.reason:
-        return
-    if (not outcome.performed or outcome.decided_by == "deadline") or (
-        verdict.errno in (errno.EPERM, errno.EACCES)
-        and not str(verdict.reason).startswith("not performed: ")  # told by the performer
-    ):
-        what = outcome.text or outcome.call.name
-        say(f"{what}: {verdict}: {verdict.reason}")
+
+def _container(container: ContainerPort) -> dict[str, Any]:
+    found: dict[str, Any] = {"container": container.name}
+    if container.labels:
+        found["labels"] = dict(container.labels)
+    return found
+
+
+def _call(outcome: Outcome) -> dict[str, Any]:
+    call, verdict = outcome.call, outcome.verdict
+    result = None
+    if outcome.delivered:
+        if isinstance(verdict, Deny):
+            result = -verdict.errno
+        elif isinstance(verdict, Answer):
+            result = verdict.value
+    found: dict[str, Any] = {
+        **_container(outcome.container),
+        "tid": call.tid,
+        "arch": call.abi,
+        "syscall": call.name,
+        "text": outcome.text,
+        **outcome.facts,
+        "verdict": "perform" if outcome.performed else word(verdict),
+        "by": outcome.decided_by,
+        "delivered": outcome.delivered,
+        "result": result,
+        "microseconds": round((outcome.answered - outcome.received) * 1e6, 1),
+    }
+    if isinstance(verdict, Deny):
+        found["errno"] = errno.errorcode.get(verdict.errno, str(verdict.errno))
+    if isinstance(verdict, LetRun) and verdict.unsafe:
+        found["unsafe"] = True
+    if verdict.reason:
+        found["reason"] = str(verdict.reason)
+    for name in ("rule", "tip"):
+        said = getattr(verdict.reason, name, None)
+        if said:
+            found[name] = said
+    if outcome.error is not None:
+        found["error"] = f"{type(outcome.error).__name__}: {outcome.error}"
+    return found

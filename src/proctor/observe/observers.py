@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +22,10 @@ _PLACES: Final = 1000
 _SAID: Final = 500
 
 
+#: Asked with a verdict.
+Wants = Callable[[Any], bool]
+
+
 class Observers:
     """See the module.
 
@@ -31,7 +35,17 @@ class Observers:
     :raises TypeError: for an observer that cannot be called, or wants events that do not exist.
     """
 
-    __slots__ = ("_facts", "_lock", "_places", "_texts", "_told", "counters", "wants_outcomes")
+    __slots__ = (
+        "_facts",
+        "_lock",
+        "_outcomes",
+        "_places",
+        "_texts",
+        "_told",
+        "_wanted",
+        "counters",
+        "watching",
+    )
 
     def __init__(self, observers: Iterable[Observer], lock: AbstractContextManager[Any]) -> None:
         given = tuple(observers)
@@ -46,13 +60,16 @@ class Observers:
         writers: set[Writer[Any]] = {each.writer for each in given if hasattr(each, "writer")}
         for writer in writers:
             self._hear(writer)
-        outcomes = told.get(Outcome, ())
-        #: The one that can be kept on the shortest path; None if there is none, or more to be told.
+        outcomes = told.pop(Outcome, ())
+        #: The one that can be kept on the shortest path; None if there is none, or more than one.
         self.counters: Counters | None = None
-        if len(outcomes) == 1 and type(outcomes[0]) is Counters:
-            self.counters = outcomes[0]
-        #: Whether somebody wants to know every outcome.
-        self.wants_outcomes = bool(outcomes)
+        counting = [each for each in outcomes if type(each) is Counters]
+        if len(counting) == 1:
+            self.counters = counting[0]
+        self._outcomes = tuple((each, getattr(each, "wants", _every)) for each in outcomes)
+        #: Asked with a verdict: of which outcomes somebody but the counters wants to know.
+        self._wanted = tuple(wants for each, wants in self._outcomes if each is not self.counters)
+        self.watching = bool(self._wanted)
         texts = [getattr(each, "wants_text", False) for each in outcomes]
         #: Of which verdicts the call's text is wanted.
         self._texts = tuple(_every if text is True else text for text in texts if text)
@@ -66,11 +83,32 @@ class Observers:
         self._places: dict[str, int] = {}
         self._lock = lock
 
+    def wants(self, verdict: Any) -> bool:
+        """Whether somebody, counters aside, wants to know of an outcome with that verdict."""
+        return any(self._ask(wants, verdict) for wants in self._wanted)
+
+    def _ask(self, wants: Wants, verdict: Any) -> bool:
+        try:
+            return wants(verdict)
+        except Exception as problem:  # told too much, rather than nothing
+            self.trouble(f"observer {label_of(wants)}", problem)
+            return True
+
+    def tell_outcome(self, outcome: Outcome) -> BaseException | None:
+        """As :meth:`tell`."""
+        verdict = outcome.verdict
+        return self._tell(
+            outcome, [each for each, wants in self._outcomes if self._ask(wants, verdict)]
+        )
+
     def tell(self, event: Event) -> BaseException | None:
         """Tell whoever wants to know; a KeyboardInterrupt that came out of an observer, to be raised
         where that is the user's own thread."""
+        return self._tell(event, self._told.get(type(event), ()))
+
+    def _tell(self, event: Event, observers: Sequence[Observer]) -> BaseException | None:
         interrupted: BaseException | None = None
-        for observer in self._told.get(type(event), ()):
+        for observer in observers:
             try:
                 observer(event)
             except BaseException as problem:  # sys.exit() must end neither us nor the bookkeeping
@@ -85,7 +123,7 @@ class Observers:
 
     def looks(self, verdict: Any) -> bool:
         """Whether a call that is to be answered so is looked at for an observer before it is."""
-        return self._facts or any(wanted(verdict) for wanted in self._texts)
+        return self._facts or any(self._ask(wanted, verdict) for wanted in self._texts)
 
     def look(self, call: Call, verdict: Verdict, *, read: bool) -> tuple[str, Mapping[str, Any]]:
         """The text and the facts of a call that somebody wants; it never raises.
@@ -95,7 +133,7 @@ class Observers:
         text = ""
         found: Mapping[str, Any] = {}
         try:
-            if any(wanted(verdict) for wanted in self._texts):
+            if any(self._ask(wanted, verdict) for wanted in self._texts):
                 text = call.describe(read)
             if self._facts:
                 from proctor.observe.facts import facts

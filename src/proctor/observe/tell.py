@@ -42,9 +42,11 @@ class Teller:
             )
 
     @staticmethod
-    def wants_text(verdict: Verdict) -> bool:
-        """For a refusal with a reason."""
+    def wants(verdict: Verdict) -> bool:
+        """A refusal with a reason."""
         return isinstance(verdict, Deny) and bool(verdict.reason)
+
+    wants_text = wants
 
     def say(self, text: str) -> None:
         """Tell something else: in one line, whatever it quotes."""
@@ -52,8 +54,7 @@ class Teller:
 
     def _refusal(self, outcome: Outcome) -> None:
         verdict = outcome.verdict
-        if not isinstance(verdict, Deny) or not verdict.reason:
-            return
+        assert isinstance(verdict, Deny)
         if (not outcome.performed or outcome.decided_by == "deadline") or (
             verdict.errno in (errno.EPERM, errno.EACCES)
             and not str(verdict.reason).startswith("not performed: ")  # told by the performer
@@ -62,8 +63,9 @@ class Teller:
 
     def _trouble(self, event: Trouble) -> None:
         told = self._debug or event.worth_telling
-        _, _, before = self._counted.get(event.place, ("", 0, 0))
-        self._counted[event.place] = (event.text, event.times, event.times if told else before)
+        _, times, before = self._counted.get(event.place, ("", 0, 0))
+        most = max(times, event.times)  # others are told at the same time
+        self._counted[event.place] = (event.text, most, max(before, event.times * told))
         if not told:
             return
         self.say(event.text if event.times == 1 else f"{event.text} ({event.times} times so far)")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import deny
@@ -15,19 +15,25 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.emulate import Performers
-    from proctor.supervisor.handlers import Handler
 
 
 class LazyPerformer:
-    """A performer for :class:`~proctor.supervisor.supervisor.Supervisor`; closes what it started."""
+    """A performer for :class:`~proctor.supervisor.supervisor.Supervisor`; closes what it started.
 
-    def __init__(self) -> None:
+    :param options: of :class:`proctor.emulate.Performers`.
+    :raises TypeError, ValueError: an option that it does not take.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
         #: Called with a sentence when a performer could not do its work: the caller was denied, and
         #: somebody should know why.
         self.on_trouble: Callable[[str], object] = str
         self._lock = threading.Lock()
         self._performers: Performers | None = None
         self._closed = False
+        if options:  # what is wrong with them is said now
+            self._made()
 
     def __call__(self, call: Call, verdict: Perform) -> Verdict:
         try:
@@ -47,8 +53,11 @@ class LazyPerformer:
             if self._closed:
                 raise RuntimeError("the performers are closed")
             if self._performers is None:
-                self._performers = Performers(on_trouble=self.on_trouble)
+                self._performers = Performers(on_trouble=self._tell, **self._options)
             return self._performers
+
+    def _tell(self, trouble: str) -> None:
+        self.on_trouble(trouble)
 
     def start_early(self) -> None:
         """Start the process of the performers on a thread of its own, and return at once: the first
@@ -75,27 +84,6 @@ class LazyPerformer:
             performers, self._performers = self._performers, None
         if performers is not None:
             performers.close()
-
-
-def likely(handlers: Iterable[Handler]) -> bool:
-    """Whether calls will probably be performed.  A policy's handlers know; of others the code is
-    searched for the name ``perform``.  It decides nothing but when the performers start."""
-    return any(
-        handler.performs if hasattr(handler, "performs") else _names_perform(handler.function)
-        for handler in handlers
-    )
-
-
-def _names_perform(function: Callable[..., Any]) -> bool:
-    waiting = [getattr(getattr(function, "__func__", function), "__code__", None)]
-    while waiting:
-        code = waiting.pop()
-        if code is None:
-            continue
-        if "perform" in code.co_names or "perform" in code.co_freevars:
-            return True
-        waiting += [each for each in code.co_consts if isinstance(each, type(code))]
-    return False
 
 
 def _out_of_descriptors() -> bool:

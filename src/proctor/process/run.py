@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import IO, TYPE_CHECKING, Any, Final
 
-from proctor.kernel.launch import launch
-from proctor.kernel.target import Target
+from proctor.kernel.launch import Target
+from proctor.kernel.launch import spawn as launch
 
 if TYPE_CHECKING:
     import subprocess
     from types import TracebackType
+    from typing import Unpack
 
-    from proctor.call.verdict import Deny, Verdict
     from proctor.filter.rules import Filter
-    from proctor.observe.events import Observer
+    from proctor.process.options import Argument, RunOptions, SpawnOptions
     from proctor.process.performing import LazyPerformer
-    from proctor.supervisor.deciding import Performer
     from proctor.supervisor.handlers import Handler
-    from proctor.supervisor.ports import World
     from proctor.supervisor.supervisor import Supervisor
 
 #: The same numbers as in :mod:`subprocess`.
 PIPE, STDOUT, DEVNULL = -1, -2, -3
-
-Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-Stdio = int | IO[Any] | None
 
 
 def filter_for(handlers: Iterable[Handler], base: Filter | None = None) -> Filter | None:
@@ -172,33 +167,27 @@ class Process:
 def spawn(
     argv: Sequence[Argument],
     handlers: Iterable[Handler] = (),
-    *,
-    default: Verdict | None = None,
-    on_error: Deny | None = None,
-    deadline: float | None = None,
-    on_deadline: Verdict | None = None,
-    observers: Iterable[Observer] = (),
-    performer: Performer | None = None,
-    filter: Filter | None = None,
-    stdin: Stdio = None,
-    stdout: Stdio = None,
-    stderr: Stdio = None,
-    pass_fds: Iterable[int] = (),
-    env: Mapping[str, str] | None = None,
-    cwd: Argument | None = None,
-    userns: bool | Sequence[tuple[int, int, int]] = False,
-    world: World | None = None,
-    **launch_options: Any,
+    **options: Unpack[SpawnOptions],
 ) -> Process:
     """Start a command under supervision and return at once.
+
+    ::
+
+        with proctor.spawn(["make"], [handler], stdout=proctor.PIPE) as process:
+            for line in process.stdout:
+                ...
 
     :param argv: the command and its arguments; looked up on ``PATH`` like execvp(3).
     :param handlers: see :func:`proctor.on`; the calls they name are the ones that notify.
     :param default: for calls no handler wants; ``let_run()`` by default.
     :param on_error, deadline, on_deadline, observers: see :class:`proctor.Supervisor`.
     :param performer: carries ``perform()`` out; the built-in performers by default, which start along
-        with the command where a policy performs or a handler's code names ``perform``, else at the
-        first call.
+        with the command where a policy or a handler says that it performs
+        (``@proctor.on(..., performs=True)``), else at the first call.
+    :param performing: options of the built-in performers: ``nested``, ``cgroup``, ``limit``... of
+        :class:`proctor.emulate.Performers`.
+    :param workers: most threads for slow handlers and performing, 16 by default.
+    :param world: in the place of the kernel's: see :mod:`proctor.supervisor.ports`.
     :param filter: the whole filter, if you bring your own (an OCI profile, a policy's); see
         :func:`filter_for` to add the handlers' calls to one.  By default exactly the calls that
         the handlers name are notified.
@@ -206,74 +195,47 @@ def spawn(
     :param pass_fds: descriptors the command keeps, under the same numbers.
     :param userns: True puts the command in a new user namespace as its root, mapped to our own
         user; a list of (inside, outside, count) maps uids and gids that way.
-    :param launch_options: the rest of what :class:`proctor.kernel.plan.LaunchOptions` has
-        (namespaces, uid, gid, groups, umask, process_group, new_session, no_new_privs...).
+    :param options: the rest of what :func:`proctor.kernel.launch.spawn` takes
+        (env, cwd, namespaces, uid, gid, groups, umask, process_group, new_session,
+        no_new_privs...).
     :raises LaunchError: the command could not be started, or was killed before it began, by its own
         filter or by somebody; the sentence says which step and why.
     :raises NestedListener: another supervisor sits above us.
     :raises FilterError: a handler names what does not exist.
+    :raises ValueError: options that exclude each other, or values that cannot be.
     """
     from proctor.process.pipes import Plumbing
     from proctor.process.starting import add, refuse_killed, start, user_namespace
 
     if isinstance(argv, (str, bytes, os.PathLike)):
         raise TypeError(f"{argv!r} is one word: a command is a list of them, such as [{argv!r}]")
+    given: dict[str, Any] = dict(options)
     handlers = tuple(handlers)
+    filter = given.pop("filter", None)
     program = None if filter is None and not handlers else _program(handlers, filter)
-
-    ours: LazyPerformer | None = None
-
-    def make_supervisor() -> Supervisor:
-        from proctor.supervisor.supervisor import Supervisor
-
-        nonlocal ours
-        if performer is None:
-            from proctor.process.performing import LazyPerformer
-
-            ours = LazyPerformer()
-        made = Supervisor(
-            handlers,
-            default=default,
-            on_error=on_error,
-            deadline=deadline,
-            on_deadline=on_deadline,
-            observers=observers,
-            performer=ours if performer is None else performer,
-            world=world,
-        )
-        if ours is not None:
-            ours.on_trouble = made.trouble
-            made.on_close(ours.close)
-        return made
+    made = _Supervision(handlers, {name: given.pop(name) for name in _DECIDING & given.keys()})
+    streams = [given.pop(name, None) for name in ("stdin", "stdout", "stderr")]
+    passed = [(fd, fd) for fd in given.pop("pass_fds", ())]
+    launching = user_namespace(given.pop("userns", False), given)
 
     # Where nothing is supervised, none of that is loaded: a command under no policy starts fast.
-    supervisor = make_supervisor() if program is not None else None
-    plumbing = Plumbing(stdin, stdout, stderr)
-    target: Target | None = None
+    supervisor = made() if program is not None else None
+    plumbing = target = None
     try:
+        plumbing = Plumbing(*streams)
         if supervisor is not None:
             start(supervisor, argv)  # first: a command that runs must be supervised
-        target = launch(
-            argv,
-            program=program,
-            env=env,
-            cwd=cwd,
-            fds=[*plumbing.pairs, *((fd, fd) for fd in pass_fds)],
-            **user_namespace(userns, launch_options),
-        )
+        target = launch(argv, program=program, fds=[*plumbing.pairs, *passed], **launching)
         plumbing.close_theirs()
         if supervisor is not None:
             add(supervisor, target.take_listener())
-            if ours is not None:
-                from proctor.process.performing import likely
-
-                if likely(handlers):
-                    ours.start_early()  # while the target execs
+            made.start_early()  # while the target execs
         target.executed()
         refuse_killed(target, argv, program is not None)
-        return Process(target, supervisor or make_supervisor, plumbing.take_ours(), argv)
+        return Process(target, supervisor or made, plumbing.take_ours(), argv)
     except BaseException:
-        plumbing.close()
+        if plumbing is not None:
+            plumbing.close()
         if target is not None:
             target.kill()
         if supervisor is not None:
@@ -282,6 +244,56 @@ def spawn(
             target.wait(None)
             target.close()
         raise
+
+
+#: Options that are the supervisor's, or say how it is made.
+_DECIDING: Final = frozenset(
+    (
+        "default", "on_error", "deadline", "on_deadline", "observers", "performer", "performing",
+        "workers", "world",
+    )
+)  # fmt: skip
+
+
+class _Supervision:
+    """Makes the supervisor of a command, with the built-in performers unless somebody brought his."""
+
+    def __init__(self, handlers: tuple[Handler, ...], options: dict[str, Any]) -> None:
+        self._handlers = handlers
+        self._performing = options.pop("performing", None)
+        self._workers = options.pop("workers", None)
+        self._options = options
+        self._ours: LazyPerformer | None = None
+        if self._performing and options.get("performer") is not None:
+            raise ValueError("performing is about the built-in performers; performer is another")
+        if self._workers is not None and options.get("world") is not None:
+            raise ValueError("workers cannot go with world, which brings its own")
+
+    def __call__(self) -> Supervisor:
+        from proctor.supervisor.supervisor import Supervisor
+
+        options = self._options
+        ours: LazyPerformer | None = None
+        if options.get("performer") is None:
+            from proctor.process.performing import LazyPerformer
+
+            ours = LazyPerformer(self._performing or {})
+            options = options | {"performer": ours}
+        if self._workers is not None:
+            from proctor.supervisor.world import KernelWorld
+
+            options = options | {"world": KernelWorld(workers=self._workers)}
+        made = Supervisor(self._handlers, **options)
+        if ours is not None:
+            self._ours = ours
+            ours.on_trouble = made.trouble
+            made.on_close(ours.close)
+        return made
+
+    def start_early(self) -> None:
+        """Start the performers now, if calls will probably be performed."""
+        if self._ours is not None and any(handler.performs for handler in self._handlers):
+            self._ours.start_early()
 
 
 def _program(handlers: tuple[Handler, ...], filter: Filter | None) -> bytes | None:
@@ -301,15 +313,14 @@ def _program(handlers: tuple[Handler, ...], filter: Filter | None) -> bytes | No
 def run(
     argv: Sequence[Argument],
     handlers: Iterable[Handler] = (),
-    *,
-    input: bytes | str | None = None,
-    capture_output: bool = False,
-    timeout: float | None = None,
-    check: bool = False,
-    text: bool = False,
-    **options: Any,
+    **options: Unpack[RunOptions],
 ) -> subprocess.CompletedProcess[Any]:
     """Run a command under supervision, wait for it, and say how it ended.
+
+    ::
+
+        done = proctor.run(["make"], [handler], capture_output=True, text=True)
+        print(done.returncode, done.stdout)
 
     Like :func:`subprocess.run`: ``input``, ``capture_output``, ``timeout`` (seconds; the command is
     killed and TimeoutExpired raised), ``check`` (CalledProcessError) and ``text`` mean the same;
@@ -317,16 +328,19 @@ def run(
     """
     from subprocess import CalledProcessError, CompletedProcess
 
-    if capture_output:
-        if "stdout" in options or "stderr" in options:
+    given: dict[str, Any] = dict(options)
+    input, timeout = given.pop("input", None), given.pop("timeout", None)
+    check, text = given.pop("check", False), given.pop("text", False)
+    if given.pop("capture_output", False):
+        if "stdout" in given or "stderr" in given:
             raise ValueError("capture_output cannot go with stdout or stderr")
-        options["stdout"] = options["stderr"] = PIPE
+        given["stdout"] = given["stderr"] = PIPE
     if input is not None:
-        if "stdin" in options:
+        if "stdin" in given:
             raise ValueError("input cannot go with stdin")
-        options["stdin"] = PIPE
+        given["stdin"] = PIPE
     data = input.encode() if isinstance(input, str) else input
-    process = spawn(argv, handlers, **options)
+    process = spawn(argv, handlers, **given)
     try:
         out: Any
         err: Any

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from proctor.process.run import Argument, Process, spawn
+from proctor.process.run import Process, spawn
 from proctor.process.run import run as run_blocking
 from proctor.supervisor.handlers import Handler
 from proctor.supervisor.world import KernelWorld
@@ -21,6 +21,9 @@ from proctor.supervisor.world import KernelWorld
 if TYPE_CHECKING:
     import subprocess
     from types import TracebackType
+    from typing import Unpack
+
+    from proctor.process.options import Argument, RunOptions, SpawnOptions
 
 
 class AsyncProcess:
@@ -92,8 +95,18 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+def _use_this_loop(options: SpawnOptions) -> None:
+    if options.get("world") is None:
+        loop, workers = asyncio.get_running_loop(), options.pop("workers", None)
+        options["world"] = (
+            KernelWorld(loop=loop) if workers is None else KernelWorld(loop=loop, workers=workers)
+        )
+
+
 async def spawn_async(
-    argv: Sequence[Argument], handlers: Iterable[Handler] = (), **options: Any
+    argv: Sequence[Argument],
+    handlers: Iterable[Handler] = (),
+    **options: Unpack[SpawnOptions],
 ) -> AsyncProcess:
     """:func:`proctor.spawn`, with ``async def`` handlers on the running loop.
 
@@ -104,7 +117,7 @@ async def spawn_async(
 
     Being cancelled ends the command, once it has begun.
     """
-    options.setdefault("world", KernelWorld(loop=asyncio.get_running_loop()))
+    _use_this_loop(options)
     settled = threading.Lock()  # whoever comes second, the command or we, finds it taken
     made: list[Process] = []
 
@@ -124,11 +137,13 @@ async def spawn_async(
 
 
 async def run_async(
-    argv: Sequence[Argument], handlers: Iterable[Handler] = (), **options: Any
+    argv: Sequence[Argument],
+    handlers: Iterable[Handler] = (),
+    **options: Unpack[RunOptions],
 ) -> subprocess.CompletedProcess[Any]:
     """:func:`proctor.run`, with ``async def`` handlers on the running loop.
 
     Being cancelled does not end the command; use ``timeout``, or :func:`spawn_async`.
     """
-    options.setdefault("world", KernelWorld(loop=asyncio.get_running_loop()))
+    _use_this_loop(options)
     return await asyncio.to_thread(run_blocking, argv, tuple(handlers), **options)

@@ -22,6 +22,8 @@ from proctor.supervisor.carry import carry_out, check, may_wait, owned
 from proctor.supervisor.jobs import Job, Served
 
 if TYPE_CHECKING:
+    from threading import Condition
+
     from proctor.call.call import Call
     from proctor.observe.observers import Observers
     from proctor.supervisor.ports import Lock, World
@@ -42,18 +44,23 @@ class Decider:
     """Takes jobs to their answer; shared by all listeners of one supervisor.
 
     :param lock: guards jobs, queues and the counts of :class:`Served`.
+    :param told: of that lock; notified when :attr:`answering` becomes 0.
     """
 
     def __init__(
         self,
         world: World,
         lock: Lock,
+        told: Condition,
         rules: Rules,
         performer: Performer | None,
         observers: Observers,
         wake: Callable[[], object],
     ) -> None:
         self._wake = wake
+        self._told = told
+        #: Calls that left the receiving thread, and of whose answer observers are being told.
+        self.answering = 0
         self._world = world
         self._lock = lock
         self._rules = rules
@@ -303,15 +310,16 @@ class Decider:
             if job.claimed:
                 return False
             job.claimed = True
+            self.answering += job.slow
             return True
 
     def _finish(self, job: Job, verdict: Verdict, who: str, delivered: bool) -> None:
-        if self.observers.wants_outcomes:
+        if self.observers.watching or self.observers.counters is not None:
             outcome = Outcome(
                 job.call, verdict, who, delivered, job.received, self._world.clock(),
                 job.served.container, job.performed, job.error, *job.seen,
             )  # fmt: skip
-            interrupted = self.observers.tell(outcome)
+            interrupted = self.observers.tell_outcome(outcome)
             if interrupted is not None:
                 job.error = interrupted  # goes on from decided()
         try:
@@ -324,6 +332,9 @@ class Decider:
         with self._lock:
             self._jobs.pop(job, None)
             served.running -= 1
+            self.answering -= 1
+            if not self.answering:
+                self._told.notify_all()
             served.share.calls -= 1
             unsaid = self._backlog.take_out(job) and job.said
             follower = served.step_out(job)
@@ -383,16 +394,18 @@ class Decider:
 def release(served: Served, lock: Lock, observers: Observers) -> None:
     """Close a listener that is to be closed, once nothing speaks to it any more: a number closed too
     early could by then belong to another listener."""
-    if not served.closing:
+    if not served.leaving:
         return
     with lock:
-        if served.running or served.keep or served.closed:
+        if served.running or served.left is None:
             return
-        served.closed = True
-    try:
-        served.listener.close()
-    except OSError as problem:
-        observers.trouble("a listener could not be closed", problem)
+        left, served.left = served.left, None
+    if not served.keep:
+        try:
+            served.listener.close()
+        except OSError as problem:
+            observers.trouble("a listener could not be closed", problem)
+    left(served, served.leaving)
 
 
 def _lives(job: Job) -> bool:

@@ -37,6 +37,7 @@ class Handler:
         "is_async",
         "label",
         "names",
+        "performs",
         "quick",
     )
 
@@ -48,6 +49,7 @@ class Handler:
         *,
         quick: bool = True,
         deadline: float | None = None,
+        performs: bool = False,
         label: str = "",
     ) -> None:
         self.names: tuple[str, ...] = tuple(names)
@@ -73,6 +75,7 @@ class Handler:
         if deadline is not None and not deadline > 0:
             raise ValueError(f"deadline={deadline!r}: seconds, more than 0, or None")
         self.deadline = deadline
+        self.performs = performs
         self.label = label or getattr(function, "__qualname__", repr(function))
 
     def __call__(self, call: Call) -> Any:
@@ -120,6 +123,7 @@ def on(
     when: Condition | Iterable[Condition] = (),
     quick: bool = True,
     deadline: float | None = None,
+    performs: bool = False,
 ) -> Callable[[HandlerFunction], Handler]:
     """Decorate a function as the handler of some system calls.
 
@@ -135,13 +139,17 @@ def on(
     :param quick: True runs the function on the receiving thread: right for what decides at once.
         False runs it on a worker.  ``async def`` functions run on an event loop.
     :param deadline: seconds after which the supervisor answers in the handler's place.
+    :param performs: whether it will probably answer with ``perform()``: what performs is then started
+        along with the command, and the first such call need not wait for that.
     """
     from proctor.filter.conditions import Condition as One
 
     conditions = (when,) if isinstance(when, One) else tuple(when)
 
     def decorate(function: HandlerFunction) -> Handler:
-        return Handler(names, function, conditions, quick=quick, deadline=deadline)
+        return Handler(
+            names, function, conditions, quick=quick, deadline=deadline, performs=performs
+        )
 
     if names and callable(names[0]):
         raise FilterError('name the system calls: @proctor.on("mknodat"), not a bare @proctor.on')

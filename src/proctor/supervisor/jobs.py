@@ -20,12 +20,12 @@ class Served:
 
     __slots__ = (
         "busy",
-        "closed",
-        "closing",
         "container",
         "given_up",
         "keep",
         "late",
+        "leaving",
+        "left",
         "listener",
         "number",
         "on_end",
@@ -50,11 +50,11 @@ class Served:
         self.on_end = on_end
         #: tid → that caller's calls: the one being decided, then those that wait for it.
         self.busy: dict[int, deque[Job]] = {}
-        #: Jobs that still may speak to the listener; it is closed after the last of them.
+        #: Jobs that still may speak to the listener, or of their outcome.
         self.running = 0
-        #: To be closed after them.
-        self.closing = False
-        self.closed = False
+        #: Why it is not served any more, and what is to be done once none of them is left.
+        self.leaving = ""
+        self.left: Callable[[Served, str], object] | None = None
         #: Where calls go that were received before it was given up, and not decided.
         self.late: Route | None = None
         #: By ``detach`` or ``close``: calls that come now are not decided any more.

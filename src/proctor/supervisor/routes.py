@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 #: Most routes one listener remembers: numbers that exist nowhere can be notified too (C035).
 _MOST: Final = 4096
+_PLAIN: Final = (Deny, Answer, LetRun)
 
 
 def chain_of(handlers: Iterable[Handler], name: str | None) -> tuple[Handler, ...]:
@@ -65,12 +66,12 @@ class Routes:
         return self._decider.late(job)
 
     def _route(self, chain: tuple[Handler, ...], name: str) -> Route:
-        """The way of all calls of one number.  With one quick handler and nobody watching, or
-        counting alone, it is short: this is what a notification costs beyond the kernel's own
+        """The way of all calls of one number.  With one quick handler, and a verdict of which
+        nobody is told, it is short: this is what a notification costs beyond the kernel's own
         price."""
         served, decider = self._served, self._decider
         observers = decider.observers
-        counters = observers.counters
+        counters, wants = observers.counters, observers.wants if observers.watching else None
         listener, container = served.listener, served.container
         busy = served.busy
         clock = self._world.clock
@@ -82,12 +83,7 @@ class Routes:
             decider.advance(job, receiving=True)
             return None
 
-        if (
-            len(chain) != 1
-            or not chain[0].quick
-            or chain[0].conditions
-            or (observers.wants_outcomes and counters is None)
-        ):
+        if len(chain) != 1 or not chain[0].quick or chain[0].conditions:
             return route
         function = chain[0].function
         # Between two notifications the processor runs other programs, and forgets ours: what runs
@@ -115,6 +111,9 @@ class Routes:
             answer, counted = wire, cell
             if verdict is not settled:
                 kind = type(verdict)
+                if wants is not None and kind in _PLAIN and wants(verdict):
+                    at_length(call, verdict)
+                    return None
                 if kind is Deny or (kind is Answer and not verdict.writes):
                     settled, wire = verdict, verdict.wire
                     if counters is not None:

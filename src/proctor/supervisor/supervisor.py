@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 #: Seconds that close() waits for a quick handler.
 _PATIENCE = 5.0
-#: Seconds that it waits for what is to be logged.
+#: Seconds that it waits for what is to be told, and for what is to be logged.
 _LAST_WORDS = 1.0
 _CLOSED = "this supervisor is closed; make another one"
 
@@ -107,7 +107,7 @@ class Supervisor:
         )
         self._observers = Observers(observers, world.lock())
         self._decider = Decider(
-            world, self._lock, rules, performer, self._observers, self._engine.wake
+            world, self._lock, self._ended, rules, performer, self._observers, self._engine.wake
         )
         self._served: dict[int, Served] = {}
         #: Whose submitted calls are being decided, by thread.
@@ -146,6 +146,7 @@ class Supervisor:
             if number in self._served:
                 raise ValueError("this listener is served already")
             self._served[number] = served
+            served.left = self._left
             first = not served.share.listeners
             served.share.listeners += 1
         routes = Routes(served, self._handlers_of(container), self._decider, self._world)
@@ -158,7 +159,8 @@ class Supervisor:
             with self._lock:
                 self._served.pop(number, None)
                 closed = self._closed
-            self._gone(served, "closed")
+                served.keep = True
+            self._leave(served, "closed")
             if closed:  # meanwhile, and the listener with it
                 raise RuntimeError(_CLOSED) from None
             raise
@@ -200,7 +202,7 @@ class Supervisor:
             self._ended.notify_all()
         self._engine.remove(listener, served.late)
         self._decider.abandon(served)
-        self._gone(served, "detached")
+        self._leave(served, "detached")
         self._engine.wake()
 
     def submit(
@@ -270,10 +272,14 @@ class Supervisor:
         return count
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until no listener is left; False if time was over first."""
+        """Wait until no listener is left, and observers were told of all that was answered; False if
+        time was over first."""
         with self._lock:
             return self._ended.wait_for(
-                lambda: not (self._served or self._ending) or self._closed, timeout
+                lambda: (
+                    not (self._served or self._ending or self._decider.answering) or self._closed
+                ),
+                timeout,
             )
 
     def close(self) -> None:
@@ -315,13 +321,16 @@ class Supervisor:
             except ValueError:
                 pass  # somebody closed it before us; what the engine has of it goes with the engine
             self._decider.abandon(served)
-            self._finished(served, "closed")
+            self._leave(served, "closed")
         # those of listeners that detach() is just giving back, and submitted ones
         self._decider.abandon(None)
         self._engine.close()
         self._world.shutdown()
         for action in self._at_close:
             action()
+        if self._thread is not None:
+            with self._lock:  # what was answered a moment ago is going to be told
+                self._ended.wait_for(lambda: not self._decider.answering, _LAST_WORDS)
         self._observers.flush(_LAST_WORDS)
 
     def _after_fork(self) -> None:
@@ -378,7 +387,7 @@ class Supervisor:
             del self._served[served.number]
             self._ending += 1
         self._decider.bury(served)
-        self._finished(served, "ended")
+        self._leave(served, "ended")
         if served.on_end is not None:
             try:
                 served.on_end()
@@ -388,13 +397,13 @@ class Supervisor:
             self._ending -= 1
             self._ended.notify_all()
 
-    def _finished(self, served: Served, how: str) -> None:
+    def _leave(self, served: Served, how: str) -> None:
+        """It is not served any more: closed, and told, after the last of its calls."""
         with self._lock:
-            served.closing = True
+            served.leaving = how
         release(served, self._lock, self._observers)
-        self._gone(served, how)
 
-    def _gone(self, served: Served, how: str) -> None:
+    def _left(self, served: Served, how: str) -> None:
         with self._lock:
             served.share.listeners -= 1
             last = not served.share.listeners

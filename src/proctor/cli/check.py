@@ -1,0 +1,20 @@
+"""``proctor check``: what is doubtful about a policy."""
+
+from __future__ import annotations
+
+import argparse
+
+from proctor.words import printable
+
+
+def check(options: argparse.Namespace) -> int:
+    """Print its warnings; 1 if there are any.
+
+    :raises PolicyError: it cannot be read, or is no policy.
+    """
+    from proctor.policy import load
+
+    warnings = load(options.policy).warnings
+    for warning in warnings:
+        print(printable(f"{options.policy}: {warning}"))
+    return 1 if warnings else 0
