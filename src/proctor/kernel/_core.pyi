@@ -61,7 +61,7 @@ def id_valid(fd: int, id: int) -> bool:
 
 def addfd(fd: int, id: int, srcfd: int, flags: int, newfd: int, newfd_flags: int) -> int:
     """SECCOMP_IOCTL_NOTIF_ADDFD, with every signal blocked in this thread for its duration (C074:
-    on kernels without the 2026 fix an interrupted ADDFD|SEND makes the call return 0).
+    else an interrupted ADDFD|SEND makes the call return 0 on most kernels).
     Returns the number in the target."""
 
 # A caller's memory ----------------------------------------------------------------------------

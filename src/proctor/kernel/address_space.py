@@ -121,12 +121,9 @@ class AddressSpace:
 
     def __init__(self, tid: int, *, write: bool = False) -> None:
         self._mem = self._maps = -1
-        files = ProcFiles(tid)
-        try:
+        with ProcFiles(tid) as files:
             self._mem = files.open("mem", os.O_RDWR if write else os.O_RDONLY)
             self._maps = files.open("maps", os.O_RDONLY)
-        finally:
-            files.close()
 
     def read(self, address: int, limit: int, *, string: bool = False) -> bytes:
         """Up to ``limit`` bytes: as many as the caller's processor would read for it.

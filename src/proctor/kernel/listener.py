@@ -11,8 +11,9 @@ Facts, and what follows for this module:
   requests apart from the list of them: C044, C077), or "nobody uses the filter any more" (since
   Linux 6.11; before, RECV slept for ever).  All are events: None or False here, no exception.
 * RECV blocks even with O_NONBLOCK (C038): poll first, and after HUP without IN never receive.
-* ADDFD|SEND interrupted by a signal makes the call return 0 without a descriptor on kernels
-  before the 2026 fix (C074): the native core holds signals back around it.
+* ADDFD|SEND interrupted by a signal makes the call return 0 without a descriptor (C074), but on
+  kernels with a fix (Linux 6.12.117 has it, 6.18.44 has not): the native core holds signals back
+  around it.
 * SET_FLAGS takes the flag word by value.
 * The number of a listener is CLOEXEC; a copy that stays open in the target makes the target hang
   when we are gone (C094), so the launcher leaves none there.

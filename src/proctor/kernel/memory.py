@@ -25,7 +25,13 @@ import errno as _errno
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from proctor.errors import CallerInvisible, CallGone, MemoryUnreadable, MemoryUnwritable
+from proctor.errors import (
+    CallerInvisible,
+    CallGone,
+    MemoryUnreadable,
+    MemoryUnwritable,
+    ProctorError,
+)
 
 #: The kernel's longest path, its NUL included (PATH_MAX).
 PATH_MAX: Final = 4096
@@ -86,6 +92,7 @@ class MemoryPort(Protocol):
         :raises MemoryUnwritable: EFAULT at the first byte that the caller could not write (what is
             before it has been written), or EPERM if we may not.
         :raises CallGone: the caller is gone; nothing was written, or to nobody.
+        :raises Unsupported: there is no procfs of our pid namespace.
         """
         ...
 
@@ -193,9 +200,9 @@ class Memory:
                 if not self._valid():
                     raise self._gone()
                 done = space.write(address, data)
+        except ProctorError:
+            raise  # gone, or a /proc that is not ours
         except OSError as problem:
-            if isinstance(problem, CallGone):
-                raise
             raise self._refusal(problem.errno or _errno.EIO, address, MemoryUnwritable) from None
         if done < len(data):
             raise self._refusal(_errno.EFAULT, address + done, MemoryUnwritable)

@@ -1,9 +1,9 @@
 """Does ADDFD|SEND survive a signal on this kernel?  Tried out, since no number tells.
 
-Before the 2026 fix an interrupted ADDFD|SEND has already marked the call as answered when it is
-taken back: the call returns 0 and no descriptor arrives (C074).  The probe answers up to a few thousand
-calls of a throw-away target by ADDFD|SEND under a fast signal timer, for no longer than a slow (or
-emulated) machine's user waits, and the target counts the lies.
+Without a fix (Linux 6.12.117 has it, 6.18.44 has not) an interrupted ADDFD|SEND has already marked the
+call as answered when it is taken back: the call returns 0 and no descriptor arrives (C074).  The probe
+answers up to a few thousand calls of a throw-away target by ADDFD|SEND under a fast signal timer, for
+no longer than a slow (or emulated) machine's user waits, and the target counts the lies.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Final
+from typing import Final, Self
 
 from proctor.errors import Unsupported
 
@@ -92,6 +92,12 @@ class ProcFiles:
         """See :class:`~proctor.call.ports.ProcPort`."""
         return os.open(name, flags | os.O_CLOEXEC, dir_fd=self._held())
 
+    def started(self) -> float:
+        """When the thread began: seconds since boot, cut to ticks (proc_pid_stat(5), field 22)."""
+        text = self.read("stat")
+        ticks = int(text[text.rindex(b")") :].split()[20])  # a name may hold anything before it
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         """See :class:`~proctor.call.ports.ProcPort`."""
         fd, self._fd = self._fd, -1
@@ -102,6 +108,12 @@ class ProcFiles:
         if self._fd < 0:
             raise OSError(errno.EBADF, "these files of /proc were given up")
         return self._fd
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __del__(self) -> None:
         self.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 def quiet_thread(target: Callable[[], object], name: str) -> threading.Thread:
     """Start a daemon thread in which every signal is blocked from its first instruction.
 
-    Threads that speak to a listener must not be interrupted: on kernels before the 2026 fix a
+    Threads that speak to a listener must not be interrupted: on most kernels a
     signal during ADDFD|SEND loses the descriptor (C074).  Python runs its signal handlers on the
     main thread anyway.
 

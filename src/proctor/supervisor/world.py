@@ -184,22 +184,17 @@ class KernelWorld:
         return PyEngine(EpollPoller())
 
     def born_since(self, tid: int, when: float) -> bool:
-        """See :class:`~proctor.supervisor.ports.World`.
+        """See :class:`~proctor.supervisor.ports.World`."""
+        from proctor.kernel.thread import ProcFiles
 
-        From /proc/TID/stat, field 22: time of start since boot, cut to ticks (proc_pid_stat(5)).
-        """
         # In this order: a pause between the two makes threads look older, never younger
         now = time.monotonic()
         since_boot = time.clock_gettime(time.CLOCK_BOOTTIME) - now
         try:
-            if os.readlink("/proc/self") != str(os.getpid()):
-                return False  # it is of another pid namespace, where the number is somebody else's
-            with open(f"/proc/{tid}/stat", "rb", buffering=0) as file:
-                text = file.read(4096)
-            ticks = int(text[text.rindex(b")") :].split()[20])
+            with ProcFiles(tid) as files:
+                return files.started() >= when + since_boot
         except (OSError, ValueError, IndexError):
-            return False
-        return ticks / os.sysconf("SC_CLK_TCK") >= when + since_boot
+            return False  # no such thread, or no procfs in which the number is its own
 
     def submit(self, work: Callable[[], None]) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""
