@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from proctor.errors import NestedListener as NestedListener
     from proctor.errors import NotPermitted as NotPermitted
     from proctor.errors import NotReceived as NotReceived
+    from proctor.errors import NotResolved as NotResolved
     from proctor.errors import PolicyError as PolicyError
     from proctor.errors import ProctorError as ProctorError
     from proctor.errors import RacyVerdict as RacyVerdict
@@ -74,8 +75,8 @@ if TYPE_CHECKING:
 
 _ERRORS = (
     "AlreadyAnswered CallError CallGone CallOver CallerInvisible FilterError LaunchError "
-    "MemoryUnreadable MemoryUnwritable NestedListener NotPermitted NotReceived PolicyError ProctorError "
-    "RacyVerdict TargetFdLimit Unsupported"
+    "MemoryUnreadable MemoryUnwritable NestedListener NotPermitted NotReceived NotResolved "
+    "PolicyError ProctorError RacyVerdict TargetFdLimit Unsupported"
 )
 _WHERE: dict[str, str] = {
     name: module

@@ -15,6 +15,7 @@
     │   ├── CallerInvisible (LookupError)     the caller has no pid in our pid namespace
     │   ├── MemoryUnreadable (OSError)        the caller's memory could not be read
     │   ├── MemoryUnwritable (OSError)        nor written to
+    │   ├── NotResolved    (OSError)          a path could not be followed, with the monitor's rights
     │   ├── TargetFdLimit  (OSError)          the target cannot take another descriptor
     │   └── RacyVerdict    (ValueError)       "let it run" after its memory was looked at
     ├── FilterError        (ValueError)       a rule, program or profile that cannot be
@@ -157,6 +158,14 @@ class MemoryUnreadable(_MemoryError):
 class MemoryUnwritable(_MemoryError):
     """The caller's memory could not be written to: EFAULT where the caller could not either, EPERM
     when the kernel does not let us."""
+
+
+class NotResolved(CallError, OSError):
+    """A path of the caller's could not be followed for naming; ``errno`` is what the *monitor* met.
+
+    That is for logs.  The caller's own way may end elsewhere, at a directory that it may not search,
+    and one that is given the monitor's errno learns what exists where it may not look: perform() the
+    call, or answer with an errno of your own."""
 
 
 class TargetFdLimit(CallError, OSError):

@@ -23,3 +23,10 @@ def notified(lab: Lab) -> Iterator[Callable]:
     yield make
     for watch in watches:
         watch.close()
+
+
+@pytest.fixture(params=["quick", "walk"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths are found by openat2(2) where that will do, and once more without it, step by step."""
+    if request.param == "walk":
+        monkeypatch.setattr("proctor.call.path.resolve.find", lambda *_: None)

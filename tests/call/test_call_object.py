@@ -220,7 +220,7 @@ def test_importable_without_the_native_core() -> None:
         "import sys\n"
         "sys.modules['proctor.kernel._core'] = None\n"
         "sys.modules['fcntl'] = None\n"
-        "import proctor.call.call, proctor.call.caller, proctor.call.path.resolve, proctor.call.path.procfs\n"
+        "import proctor.call.call, proctor.call.caller, proctor.call.path.located, proctor.call.path.walk\n"
         "import proctor.call.decode.sockaddr, proctor.syscalls.flags, proctor.call.decode.structures\n"
         "import proctor.call.path.following, proctor.call.strace.line, proctor.call.decode.argument\n"
         "for heavy in ('asyncio', 'argparse', 'msgspec', 'logging', 'inspect', 'ctypes', 'socket'):\n"

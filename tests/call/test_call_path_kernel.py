@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proctor.call.caller import Caller
-from proctor.call.path import procfs
-from proctor.call.path.resolve import Located
-from proctor.call.path.walk import AT_FDCWD
+from proctor.call.path.files import AT_FDCWD
+from proctor.call.path.located import Located, file_id
 from tests.call.live import nr
 from tests.support.harness import Actor
 from tests.support.lab import Lab
+
+pytestmark = pytest.mark.usefixtures("both_ways")
 
 O_PATH, O_NOFOLLOW, O_DIRECTORY = 0o10000000, 0o400000, 0o200000
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
@@ -142,29 +143,19 @@ class World:
                 os.close(theirs)
 
     def same(self, theirs: int, located: Located, about: object) -> None:
-        want = identity(theirs)
+        want = file_id(theirs)
         assert located.stat is not None, (about, located)
         assert want[:2] == (located.stat.st_dev, located.stat.st_ino), (about, located)
-        flags = os.O_PATH | (0 if located.magic else os.O_NOFOLLOW)
-        found = os.open(located.name or b".", flags, dir_fd=located.parent)
-        try:
-            assert identity(found) == want, (about, located)
-        finally:
-            os.close(found)
+        assert file_id(located.pin) == want, (about, located)
         if located.reachable:
             again = self.kernel(located.path, AT_FDCWD, O_NOFOLLOW, 0)
             assert again >= 0, (about, located, again)
             try:
-                assert identity(again) == want, (about, located)
+                assert file_id(again) == want, (about, located)
             finally:
                 os.close(again)
         else:
             assert located.path.startswith(b"(unreachable)/"), (about, located)
-
-
-def identity(fd: int) -> tuple[int, int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino, procfs.mount_of(fd)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from proctor.call.caller import Caller
 from proctor.call.path import resolve as paths
-from proctor.call.path.resolve import Located
-from proctor.call.path.walk import AT_FDCWD
-from proctor.errors import NotPermitted
+from proctor.call.path.files import AT_FDCWD
+from proctor.call.path.located import Located
+from proctor.errors import NotPermitted, NotResolved
 from tests.call.live import chroot, nr
 from tests.support.harness import Actor
 from tests.support.lab import Lab
+
+pytestmark = pytest.mark.usefixtures("both_ways")
 
 O_PATH, O_NOFOLLOW, O_DIRECTORY = 0o10000000, 0o400000, 0o200000
 
@@ -88,11 +90,8 @@ class Place:
                 assert located.stat is not None, (path, located)
                 want = os.fstat(theirs)
                 assert os.path.samestat(want, located.stat), (path, located)
-                if located.name:
-                    found = os.stat(
-                        located.name, dir_fd=located.parent, follow_symlinks=located.magic
-                    )
-                    assert os.path.samestat(want, found), (path, located)
+                assert os.path.samestat(want, os.fstat(located.pin)), (path, located)
+                assert located.parent == -1, (path, located)
                 if located.reachable:
                     assert not any(part in (b".", b"..") for part in located.path.split(b"/"))
                     again = self.kernel(located.path, O_PATH | O_NOFOLLOW)
@@ -181,8 +180,9 @@ def test_a_missing_last_component_is_a_place(lab: Lab, tree: Path) -> None:
             assert place.same(path) is not None
             os.rmdir(located.name, dir_fd=located.parent)
     for path in (b"a/dangling", b"a/missing/..", b"missing/x", b""):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(NotResolved) as refused:
             place.ours(path)
+        assert refused.value.errno == errno.ENOENT
 
 
 def test_dirfds(lab: Lab, tree: Path) -> None:
@@ -198,8 +198,8 @@ def test_dirfds(lab: Lab, tree: Path) -> None:
         assert place.same(path, dirfd) is None
     assert place.same(b"/a", 999) is not None  # not looked at for an absolute path
     with place.ours(b"", directory, empty=True) as located:
-        assert (located.name, located.path) == (b"", b"/a/b")
-        assert os.path.samestat(os.fstat(located.parent), os.stat(tree / "a/b"))
+        assert (located.name, located.path, located.parent) == (b"", b"/a/b", -1)
+        assert os.path.samestat(os.fstat(located.pin), os.stat(tree / "a/b"))
     with place.ours(b"", file, empty=True) as located:
         assert located.path == b"/a/file"
     with pytest.raises(OSError, match="Bad file"):
@@ -275,11 +275,12 @@ def test_proc_is_the_callers(lab: Lab, tree: Path, which: str) -> None:
     with place.ours(b"/proc/thread-self/status") as located:
         assert located.path == f"/proc/{actor.pid}/task/{actor.tid}/status".encode()
     with place.ours(b"/proc/self/cwd/file") as located:
-        assert located.path == os.fsencode(tree.resolve()) + b"/a/file" and not located.magic
+        assert located.path == os.fsencode(tree.resolve()) + b"/a/file"
     with place.ours(b"/proc/self", follow=False) as located:
-        assert located.path == b"/proc/self" and located.name == b"self"
+        assert located.path == b"/proc/self"
+        assert stat.S_ISLNK(os.fstat(located.pin).st_mode)
     with place.ours(b"/proc/self/exe") as located:
-        assert located.magic and located.name == b"exe"
+        assert os.path.samestat(os.fstat(located.pin), os.stat(f"/proc/{actor.pid}/exe"))
         assert located.path == os.fsencode(os.readlink(f"/proc/{actor.pid}/exe"))
 
 
@@ -292,15 +293,15 @@ def test_descriptors_by_name(lab: Lab, tree: Path) -> None:
     actor.must("pipe2", pair, 0)
     pipe = int.from_bytes(actor.peek(pair, 4), "little")
     top = os.fsencode(tree.resolve())
-    for fd, path, magic in ((file, top + b"/a/file", True), (directory, top + b"/a", False)):
+    for fd, path in ((file, top + b"/a/file"), (directory, top + b"/a")):
         for spelling in (b"/proc/self/fd/%d", b"/dev/fd/%d", b"/proc/thread-self/fd/%d"):
             with place.ours(spelling % fd) as located:
-                assert (located.path, located.magic) == (path, magic), spelling
+                assert located.path == path, spelling
             place.same(spelling % fd)
     with place.ours(b"/dev/fd/%d/../a/file" % directory) as located:
         assert located.path == top + b"/a/file"
     with place.ours(b"/proc/self/fd/%d" % pipe) as located:
-        assert not located.reachable and b"pipe:" in located.path and located.magic
+        assert not located.reachable and b"pipe:" in located.path
     os.unlink(tree / "a/file")
     with place.ours(b"/proc/self/fd/%d" % file) as located:
         assert not located.reachable
@@ -473,11 +474,16 @@ def test_each_call_follows_as_it_does(
     located = call.resolve(argument)
     assert located.path == path
     assert call.memory_read
-    parent = located.parent
-    assert stat.S_ISDIR(os.fstat(parent).st_mode)
+    held = [fd for fd in (located.pin, located.parent) if fd >= 0]
+    assert (located.parent >= 0) == bool(located.name)
+    if held[1:]:
+        assert stat.S_ISDIR(os.fstat(located.parent).st_mode)
+    assert call.looks[argument or call.signature.first("path").name].path == path
     watch.answer(call)
-    with pytest.raises(OSError, match="Bad file"):
-        os.fstat(parent)
+    assert held
+    for fd in held:
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(fd)
 
 
 def test_empty_paths_of_calls(notified: Callable, tmp_path: Path) -> None:
@@ -489,8 +495,9 @@ def test_empty_paths_of_calls(notified: Callable, tmp_path: Path) -> None:
     assert call.resolve().path == b"/etc/passwd" and call.path == b""
     watch.answer(call)
     call = watch.call("newfstatat", fd, victim.string(b""), 0x1000, 0)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(NotResolved) as refused:
         call.resolve()
+    assert refused.value.errno == errno.ENOENT
     watch.answer(call)
     call = watch.call("statx", fd, 0, 0x1000, 0, 0)
     assert call.resolve().path == b"/etc/passwd"
@@ -586,8 +593,8 @@ def test_a_tree_that_moves_while_it_is_walked(lab: Lab, tree: Path) -> None:
                 try:
                     with caller.locate(path) as located:
                         found.add(located.path)
-                except FileNotFoundError:
-                    pass
+                except NotResolved as problem:
+                    assert problem.errno == errno.ENOENT
     finally:
         stop.set()
         other.join()

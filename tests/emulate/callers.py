@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from proctor.call.verdict import Answer, Deny, HandOver, Verdict
 from proctor.syscalls import architectures, tables
@@ -88,6 +88,11 @@ class Call:
         self.path = path
         self.content = memory
         self.is_valid: Callable[[], bool] = lambda: os.path.exists(f"/proc/{tid}")
+
+    looks: ClassVar[dict[str, Any]] = {}
+
+    def contradiction(self, *_: object) -> None:
+        return None
 
     @property
     def memory(self) -> Call:

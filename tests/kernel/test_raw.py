@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 from array import array
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,31 @@ def test_kinds_of_file_systems() -> None:
     with pytest.raises(OSError) as caught:
         raw.filesystem_type(-1)
     assert caught.value.errno == errno.EBADF
+
+
+def test_openat2_and_what_a_descriptor_refers_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("/file")
+    top = os.open(tmp_path, os.O_PATH)
+    in_root, no_symlinks = 0x10, 4
+    fd = raw.openat2(top, b"../link", os.O_PATH | os.O_CLOEXEC, in_root)
+    status = os.stat(tmp_path / "file")
+    with open(f"/proc/self/fdinfo/{fd}") as info:
+        mount = int(info.read().partition("mnt_id:")[2].split()[0])
+    assert raw.file_identity(fd) == (status.st_dev, status.st_ino, mount)
+    assert not os.get_inheritable(fd)
+    for path, bits, number in (
+        (b"link", in_root | no_symlinks, errno.ELOOP), (b"none", 0, errno.ENOENT),
+        (b"file", 1 << 40, errno.EINVAL), (b"x" * 5000, 0, errno.ENAMETOOLONG),
+    ):  # fmt: skip
+        with pytest.raises(OSError) as caught:
+            raw.openat2(top, path, os.O_PATH, bits)
+        assert caught.value.errno == number
+    with pytest.raises(OSError) as caught:
+        raw.file_identity(-1)
+    assert caught.value.errno == errno.EBADF
+    os.close(fd)
+    os.close(top)
 
 
 # Pidfds --------------------------------------------------------------------------------------------

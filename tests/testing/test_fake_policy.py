@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 
 from proctor.call.decode.structures import OpenHow
-from proctor.call.path.walk import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
+from proctor.call.path.files import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
 from proctor.policy import loads
 from proctor.testing import AT_FDCWD, FakeTarget, Node
 

@@ -281,6 +281,85 @@ def test_a_caller_that_dies_while_its_memory_is_read(fake_target: Make) -> None:
     assert not outcome.delivered
 
 
+# Looking, then performing ----------------------------------------------------------------------
+
+
+def test_what_was_looked_at_is_what_is_performed(fake_target: Make) -> None:
+    files = {"/open/a": b"A", "/closed/a": b"C", "/x": Node.symlink("open"), "/d": None}
+    target = fake_target(files)
+
+    def swap() -> None:
+        target.files["/x"] = Node.symlink("closed")
+
+    def replace() -> None:
+        del target.files["/open/a"]
+        target.files["/open/a"] = b"B"
+
+    def looks(call: Call) -> Verdict:
+        where = call.resolve(*argument)
+        for meanwhile in between:
+            meanwhile()
+        return proctor.deny(errno.EACCES) if b"/closed/" in where.path else proctor.perform()
+
+    argument: tuple[str, ...] = ()
+    between: list[Callable[[], None]] = []
+    assert target.run(looks, target.call("open", "/x/a")).content == b"A"
+    for meanwhile, why in ((replace, "something else there"), (swap, "/closed/a")):
+        between = [meanwhile]
+        outcome = target.run(looks, target.call("open", "/x/a"))
+        assert outcome.errno == errno.EACCES
+        assert "led to /open/a" in outcome.reason and why in outcome.reason
+    # What comes where nothing was is no contradiction: so it is with every O_CREAT.
+    between = [lambda: target.files.__setitem__("/d/new", b"N")]
+    made = target.run(looks, target.call("open", "/d/new", OpenFlag.O_CREAT))
+    assert made.content == b"N"
+
+
+def test_looks_that_bind_nothing(fake_target: Make) -> None:
+    target = fake_target({"/a": b"A", "/b": b"B", "/x": Node.symlink("a")})
+
+    def swap() -> None:
+        target.files["/x"] = Node.symlink("b")
+
+    for look in (
+        lambda call: call.resolve(binds=False),
+        lambda call: call.resolve(follow=False),  # the link itself, which open() does not mean
+    ):
+        target.files["/x"] = Node.symlink("a")
+        call = target.call("open", "/x")
+        assert call.looks == {}
+        look(call)
+        assert call.looks["path"].path in (b"/a", b"/x")
+        swap()
+        outcome = target.run(lambda call: proctor.perform(), call)
+        assert outcome.content == b"B"
+
+
+def test_both_paths_of_a_call_are_remembered(fake_target: Make) -> None:
+    target = fake_target({"/a": b"A", "/d": None}, cwd="/d")
+    call = target.call("rename", "/a", "new")
+    call.resolve("oldpath"), call.resolve("newpath")
+    old, new = call.looks["oldpath"], call.looks["newpath"]
+    assert (old.path, new.path, new.file) == (b"/a", b"/d/new", None)
+    assert call.contradiction("oldpath", b"/a", old.file) is None
+    assert call.contradiction("newpath", b"/d/new", old.file) is None
+    for argument, path, file in (
+        ("oldpath", b"/b", old.file), ("oldpath", b"/a", None), ("newpath", b"/x", None),
+        ("oldpath", b"/a", old.file._replace(inode=0)), ("oldpath", b"/a", old.file._replace(mount=9)),
+    ):  # fmt: skip
+        refused = call.contradiction(argument, path, file)
+        assert refused is not None and refused.errno == errno.EACCES
+    assert call.contradiction("source", b"/x", None) is None
+
+
+def test_the_monitors_errno_is_not_the_callers(fake_target: Make) -> None:
+    target = fake_target({"/a": b"A"})
+    call = target.call("open", "/none/x")
+    with pytest.raises(proctor.NotResolved, match="by the monitor") as refused:
+        call.resolve()
+    assert refused.value.errno == errno.ENOENT and call.looks == {}
+
+
 # Performing ------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.arguments import Args
+from proctor.call.looking import Looking
 from proctor.errors import (
     CallerInvisible,
     CallGone,
@@ -25,12 +26,11 @@ from proctor.syscalls.signatures import Arg, Signature, signature
 if TYPE_CHECKING:
     from proctor.call.caller import Caller
     from proctor.call.decode.sockaddr import SocketAddress
-    from proctor.call.path.resolve import Located
     from proctor.call.ports import ContainerPort, MemoryPort, ValidityPort
     from proctor.kernel.notification import NotificationLike
 
 
-class Call:
+class Call(Looking):
     """One notified system call.
 
     Arguments are attributes by their names in :mod:`proctor.syscalls.signatures` (``call.mode``,
@@ -285,80 +285,11 @@ class Call:
         """Whether the caller still waits for the answer."""
         return self._listener.id_valid(self.id)
 
-    @property
-    def exe(self) -> bytes:
-        """The caller's program, as the kernel names it: :attr:`proctor.call.caller.Caller.exe`.
-
-        Counts as looking (:attr:`memory_read`): whoever may rename files changes the name."""
-        return self.caller.exe
-
-    @property
-    def comm(self) -> str:
-        """The calling thread's name: :attr:`proctor.call.caller.Caller.comm`.
-
-        Counts as looking (:attr:`memory_read`): any thread of the process can change it."""
-        return self.caller.comm
-
-    def fd(self, number: int) -> int:
-        """A duplicate of the caller's descriptor ``number``.  It belongs to the call, which closes it
-        when it is over; the same number gives the same duplicate.
-
-        It is the same open file description, so offset and status flags are shared.  Counts as
-        looking (:attr:`memory_read`): another thread can put another file under that number.
-
-        ::
-
-            if call.name == "write" and os.isatty(call.fd(call.args.fd)):
-                return proctor.deny(errno.EIO, "not on a terminal")
-
-        :raises OSError: EBADF for a number that is not open.
-        :raises NotPermitted: the kernel does not let us (ptrace access is needed).
-        """
-        return self.caller.fd(number)
-
-    def take_fd(self, number: int) -> int:
-        """As :meth:`fd`, but a new duplicate that belongs to whoever asked and outlives the call.
-
-        ::
-
-            with socket.socket(fileno=call.take_fd(call.args.fd)) as theirs:
-                ...
-        """
-        return self.caller.take_fd(number)
-
-    def fd_path(self, number: int) -> bytes:
-        """How the kernel names what the caller has open as ``number``: a path, as the monitor's root
-        sees it, or text such as ``pipe:[4711]``.  Counts as looking, as :meth:`fd`.
-
-        :raises OSError: EBADF for a number that is not open."""
-        return self.caller.fd_path(number)
-
     def give_away(self, fd: int) -> bool:
         """Own a descriptor no more, if the call does: from now on it is the asker's.  False if the
         call did and is over: then it is closed already.  Works after the verdict, too."""
         caller = self._caller
         return caller is None or caller.give_away(fd)
-
-    def resolve(
-        self,
-        argument: str | None = None,
-        *,
-        follow: bool | None = None,
-    ) -> Located:
-        """Where a path argument leads, in the caller's view: its root, working directory, dirfd.
-
-        This is resolution *for naming* with the monitor's rights: see :mod:`proctor.call.path.resolve`.
-        The result's descriptor is closed with the call.
-
-        :param argument: name of the path argument; the first one if None.
-        :param follow: whether a symbolic link at the end is followed; None for what the call does.
-        :raises OSError: the errno the kernel would give.
-        """
-        from proctor.call.path.following import resolve
-
-        located = resolve(self, argument, follow)
-        self._keep(located)
-        return located
 
     def _keep(self, closable: Any) -> None:
         """Close ``closable`` when the call is over."""

@@ -9,17 +9,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from proctor.call.credentials import NAMESPACES, Credentials, inode_of
 from proctor.call.identity import Capabilities, Ids, Status
-from proctor.call.path.procfs import FileId, file_id
+from proctor.call.path.located import FileId, Located, file_id
 from proctor.call.taking import reading
-from proctor.errors import CallGone, Unsupported
+from proctor.errors import NotResolved, ProctorError, Unsupported
 from proctor.kernel.pidfd import open_pidfd, shares_descriptors, take_descriptor
-
-if TYPE_CHECKING:
-    from proctor.call.path.resolve import Located
 
 AT_FDCWD: Final = -100
 
@@ -152,18 +149,15 @@ class Caller(Credentials):
             raise _bad_descriptor() from None
 
     def fd_path(self, number: int) -> bytes:
-        """How the kernel names what the caller has open as ``number``: a path, as our root sees it,
-        or text such as ``socket:[4711]``.  `` (deleted)`` may follow.
+        """How the kernel names what :meth:`dir_fd` pins: a path, as our root sees it, or text such as
+        ``socket:[4711]``.  `` (deleted)`` may follow.
 
         :raises OSError: EBADF if nothing is open there."""
-        _refuse_negative(number)
-        self._look()
-        name = f"fd/{number}"
-        key = f"path of {name}"
-        try:
-            return self._once(key, lambda: self._take(name, lambda files: files.link(name)))
-        except FileNotFoundError:
-            raise _bad_descriptor() from None
+        pin = self.dir_fd(number)
+        return self._once(f"name of {number}", lambda: self._name(pin))
+
+    def _name(self, pin: int) -> bytes:
+        return os.readlink(b"/proc/self/fd/%d" % pin)
 
     def fd(self, number: int) -> int:
         """A duplicate of the caller's descriptor; the same one, whenever it is asked for.
@@ -241,18 +235,32 @@ class Caller(Credentials):
     ) -> Located:
         """Where ``path`` leads in this caller's view; see :func:`proctor.call.path.resolve.locate`.
 
-        The result belongs to whoever asked."""
-        from proctor.call.path.resolve import locate
+        The result belongs to whoever asked.
 
-        located = locate(
-            self, path, dirfd, follow=follow, empty=empty, resolve=resolve, entry=entry
-        )
+        :raises NotResolved: it cannot be followed; what the monitor met is not for the caller."""
+        try:
+            located = self._locate(path, dirfd, follow, empty, resolve, entry)
+        except OSError as error:
+            self.check()
+            if isinstance(error, ProctorError):
+                raise
+            number = error.errno or errno.EIO
+            raise NotResolved(
+                number, f"{path!r} cannot be followed by the monitor: {os.strerror(number)}"
+            ).about(pid=self.tid, notif_id=self._id) from None
         try:
             self.check()
-        except CallGone:
+        except BaseException:
             located.close()
             raise
         return located
+
+    def _locate(
+        self, path: bytes, dirfd: int, follow: bool, empty: bool, resolve: int, entry: bool
+    ) -> Located:
+        from proctor.call.path.resolve import locate
+
+        return locate(self, path, dirfd, follow=follow, empty=empty, resolve=resolve, entry=entry)
 
     def __repr__(self) -> str:
         return f"<Caller tid={self.tid} id={self._id:#x}>"

@@ -160,13 +160,17 @@ class Performers:
         said: list[Deny] = []
 
         def asked(path: bytes) -> bool:
-            refused = verdicts.Perform(allow).refusal("path", path)
+            file = looks["path"].file if "path" in looks else None  # the same path will do
+            refused = call.contradiction("path", path, file)
+            if refused is None:
+                refused = verdicts.Perform(allow).refusal("path", path)
             if refused is not None:
                 said.append(refused)
             return refused is None
 
-        ask = None if allow is None else asked
         try:
+            looks = call.looks
+            ask = asked if allow is not None or looks else None
             if not call.tid:
                 return self.trouble(call, "the caller is in a pid namespace that is not to be seen")
             if call.name in ("mknod", "mknodat"):

@@ -47,6 +47,8 @@ SYS_kcmp: int
 SYS_pidfd_getfd: int
 SYS_process_vm_readv: int
 SYS_fstatfs: int
+SYS_statx: int
+SYS_openat2: int
 
 # The listener ---------------------------------------------------------------------------------
 def recv(fd: int) -> Notification:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
 from array import array
 
 from proctor.kernel import _core
@@ -41,10 +40,37 @@ def process_vm_readv(pid: int, address: int, size: int) -> bytes:
     return into[:got].tobytes()
 
 
+_HOW = struct.Struct("=3Q")  # struct open_how
+_STATX_INO_MNT_ID = 0x1100
+_AT_EMPTY_PATH = 0x1000
+_AT_NO_AUTOMOUNT = 0x800
+# struct statx: inode; major, minor and mount, behind the times
+_STATX = struct.Struct("=32xQ96xIIQ")
+
+
+def openat2(dirfd: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
+    """openat2(2), since Linux 5.6: a descriptor; O_CLOEXEC is the asker's business."""
+    how = _HOW.pack(flags, mode, resolve)
+    return _core.syscall(_core.SYS_openat2, dirfd, path + b"\0", how, _HOW.size)
+
+
+def file_identity(fd: int) -> tuple[int, int, int]:
+    """(device, inode, mount) of what a descriptor refers to: statx(2), which tells mounts since Linux
+    5.8.  The mount's number can be somebody else's once it is gone."""
+    found = bytearray(256)
+    flags = _AT_EMPTY_PATH | _AT_NO_AUTOMOUNT
+    _core.syscall(_core.SYS_statx, fd, b"\0", flags, _STATX_INO_MNT_ID, found)
+    inode, major, minor, mount = _STATX.unpack_from(found)
+    return os.makedev(major, minor), inode, mount
+
+
+# The first field: a long, but an unsigned int on s390x (arch/s390/include/uapi/asm/statfs.h).
+_STATFS_TYPE = struct.Struct("@I" if os.uname().machine == "s390x" else "@l")
+
+
 def filesystem_type(fd: int) -> int:
     """``f_type`` of fstatfs(2): which kind of file system a descriptor is on (statfs(2) has a list)."""
     status = bytearray(512)  # struct statfs has 120 bytes or fewer
     _core.syscall(_core.SYS_fstatfs, fd, status)
-    # The first field: a long, but an unsigned int on s390x (arch/s390/include/uapi/asm/statfs.h).
-    size = 4 if os.uname().machine == "s390x" else struct.calcsize("@l")
-    return int.from_bytes(status[:size], sys.byteorder)
+    kind: int = _STATFS_TYPE.unpack_from(status)[0]
+    return kind

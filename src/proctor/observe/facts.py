@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.call.path.resolve import Located
 from proctor.call.structured import plain, structured
 from proctor.errors import CallError
 
@@ -20,10 +19,9 @@ def facts(call: Call, *, read: bool) -> dict[str, Any]:
     :param read: whether the caller's memory and /proc may be looked at.
     """
     found: dict[str, Any] = {"args": structured(call, read=read)}
-    for kept in call._kept or ():
-        if isinstance(kept, Located):  # the first that somebody asked for
-            found["path"] = plain(kept.path)
-            break
+    for look in call.looks.values():
+        found["path"] = plain(look.path)  # the first that somebody asked for
+        break
     if read:
         for name, take in _CALLER.items():
             try:

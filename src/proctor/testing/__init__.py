@@ -16,7 +16,7 @@ See ``docs/testing.md``.
 
 from __future__ import annotations
 
-from proctor.call.path.walk import AT_FDCWD
+from proctor.call.path.files import AT_FDCWD
 from proctor.testing.caller import ALL_CAPABILITIES, INITIAL_NAMESPACES
 from proctor.testing.performer import FakePerformer, Performed
 from proctor.testing.running import FakeOutcome

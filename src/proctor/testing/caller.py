@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Final, NoReturn, Union
 
 from proctor.call.caller import Caller
 from proctor.call.identity import CAPABILITIES, Capabilities, Ids
-from proctor.call.path.procfs import FileId
-from proctor.call.path.resolve import Located
-from proctor.call.path.walk import AT_FDCWD, walk
-from proctor.errors import CallGone
+from proctor.call.path.located import FileId, Located
+from proctor.call.path.walk import walk
 from proctor.testing.tree import Node, TreeFiles
 
 if TYPE_CHECKING:
@@ -140,8 +138,6 @@ class FakeProc:
         kind = name.removeprefix("ns/")
         if kind in target.namespaces:
             return f"{kind}:[{target.namespaces[kind]}]".encode()
-        if name.startswith("fd/") and int(name[3:]) in target.process.open:
-            return target.process.name_of(int(name[3:]))
         return _fail(errno.ENOENT)
 
     def size(self, name: str) -> int:
@@ -205,6 +201,9 @@ class FakeCaller(Caller):
         found = self._target.process.pins[fd].stat()
         return FileId(found.st_dev, found.st_ino, 0)
 
+    def _name(self, pin: int) -> bytes:
+        return self._target.process.name_of(pin)
+
     def _open_pidfd(self) -> int:
         self.check()
         self._values["pidfd of thread"] = True
@@ -222,17 +221,9 @@ class FakeCaller(Caller):
         self.check()
         return os.dup(file.fileno()) if file is not None else _fail(errno.EBADF)
 
-    def locate(
-        self,
-        path: bytes,
-        dirfd: int = AT_FDCWD,
-        *,
-        follow: bool = True,
-        empty: bool = False,
-        resolve: int = 0,
-        entry: bool = False,
+    def _locate(
+        self, path: bytes, dirfd: int, follow: bool, empty: bool, resolve: int, entry: bool
     ) -> Located:
-        """See :meth:`proctor.call.caller.Caller.locate`: in the fake tree."""
         process = self._target.process
         # A socket or pipe from outside is in no tree: something that is no directory.
         outside = Node(0o140777)
@@ -241,19 +232,14 @@ class FakeCaller(Caller):
             lambda number: process.pins.get(self.dir_fd(number), outside),
         )
         place = walk(files, path, dirfd, follow=follow, entry=entry, empty=empty, resolve=resolve)
-        found = Located(
-            process.pin(place.parent),
-            place.name,
+        return Located(
             place.path,
-            place.status,
+            pin=process.pin(place.pin) if place.pin is not None else -1,
+            parent=process.pin(place.parent) if place.parent is not None else -1,
+            name=place.name,
+            stat=place.pin.stat() if place.pin is not None else None,
             must_be_directory=place.must_be_directory,
         )
-        try:
-            self.check()
-        except CallGone:
-            found.close()
-            raise
-        return found
 
 
 def _fail(number: int) -> NoReturn:

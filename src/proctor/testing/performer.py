@@ -8,14 +8,14 @@ import stat as _stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.verdict import Perform, Verdict, answer, deny, hand_over
-from proctor.errors import CallGone, NotPermitted
+from proctor.errors import MemoryUnreadable, NotResolved
 from proctor.syscalls.flags import members
 from proctor.testing.process import content
 from proctor.testing.tree import Node
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.call.path.resolve import Located
+    from proctor.call.path.located import Located
     from proctor.testing.target import FakeTarget
 
 # Linux's numbers: those of os are the platform's.
@@ -51,30 +51,28 @@ class FakePerformer:
             self._target.performed.append(Performed(call.name, b"", verdict))
             return deny(errno.ENOSYS, f"nothing performs {call.name}")
         try:
-            located = call.resolve()
-        except (CallGone, NotPermitted):
-            raise
-        except OSError as error:
-            return deny(error.errno or errno.EIO)
+            located = call.resolve(binds=False)
+        except (MemoryUnreadable, NotResolved) as error:
+            return deny(
+                error.errno or errno.EIO
+            )  # there are no rights here: it is what the caller would get
         self._target.performed.append(Performed(call.name, located.path, verdict))
-        assert call.signature is not None
-        argument = call.signature.first("path")
-        assert argument is not None
-        refused = verdict.refusal(argument.name, located.path)
+        pinned = call.looks["path"]
+        refused = call.contradiction("path", *pinned) or verdict.refusal("path", pinned.path)
         if refused is not None:
             return refused
         return self._open(call, located) if opens else self._mknod(call, located)
 
-    def _there(self, located: Located) -> tuple[Node, Node | None]:
-        parent = self._target.process.pins[located.parent]
-        if located.name in (b"", b"."):
-            return parent, parent
-        return parent, parent.children.get(located.name)
+    def _there(self, located: Located) -> tuple[Node | None, Node | None]:
+        """The directory where something is made, if that is to be, and what is there."""
+        pins = self._target.process.pins
+        return pins.get(located.parent), pins.get(located.pin)
 
     def _open(self, call: Call, located: Located) -> Verdict:
         flags = _O_CREAT | _O_TRUNC | 1 if call.name == "creat" else int(call.flags)
         parent, node = self._there(located)
         if node is None:
+            assert parent is not None
             if not flags & _O_CREAT:
                 return deny(errno.ENOENT)
             if located.must_be_directory:
@@ -96,7 +94,7 @@ class FakePerformer:
 
     def _mknod(self, call: Call, located: Located) -> Verdict:
         parent, node = self._there(located)
-        if node is not None:
+        if node is not None or parent is None:
             return deny(errno.EEXIST)
         if located.must_be_directory:
             return deny(errno.ENOENT)

@@ -7,7 +7,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from proctor.call.path.walk import joined
+from proctor.call.path.files import joined
 from proctor.errors import TargetFdLimit
 from proctor.testing.space import FakeMemory
 from proctor.testing.tree import Node, Tree, name_of
@@ -123,9 +123,9 @@ class Process:
         file = self.open.get(number)
         return file if file is not None else _fail(errno.EBADF)
 
-    def name_of(self, number: int) -> bytes:
-        """How the kernel would name what is open as ``number``."""
-        node = self.file(number).node
+    def name_of(self, pin: int) -> bytes:
+        """How the kernel would name what a descriptor of ours stands for."""
+        node = self.pins.get(pin)
         if node is None:
             return b"anon_inode:[outside]"
         if node is self._null:

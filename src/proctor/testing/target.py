@@ -178,10 +178,9 @@ class FakeTarget:
         process = self.process
         files = TreeFiles(process.root, lambda _: process.cwd)
         place = walk(files, encoded(path), follow=follow)
-        node = place.parent if place.name == b"." else place.parent.children.get(place.name)
-        if node is None:
+        if place.pin is None:
             raise FileNotFoundError(2, os.strerror(2), path)
-        return process.install(OpenFile(node), at)
+        return process.install(OpenFile(place.pin), at)
 
     def give(self, fd: int, *, at: int | None = None) -> int:
         """Put a descriptor of the test's (a socket, a pipe) into the target; returns the target's

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Union
 
 from proctor.call.decode.values import Device
-from proctor.call.path.walk import UNREACHABLE, fail
+from proctor.call.path.files import UNREACHABLE, fail
 
 NAME_MAX: Final = 255
 _DEVICE: Final = 0x2A  # st_dev of every node: the tree is one file system
@@ -194,7 +194,7 @@ class Tree:
 
 
 class TreeFiles:
-    """:class:`~proctor.call.path.walk.Files` of a tree: one file system, where handles are the nodes.
+    """:class:`~proctor.call.path.files.Files` of a tree: one file system, where handles are the nodes.
 
     :param root: the caller's root.
     :param start: what the caller has open as a number; asked only if it is needed, may raise EBADF.
@@ -207,54 +207,59 @@ class TreeFiles:
         self._start = start
 
     def root(self) -> Node:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         return self._root
 
     def start(self, dirfd: int) -> Node:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         return self._start(dirfd)
 
     def copy(self, handle: Node) -> Node:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         return handle
 
     def close(self, handle: Node) -> None:
-        """See :class:`~proctor.call.path.walk.Files`: a node is nothing to give up."""
+        """See :class:`~proctor.call.path.files.Files`: a node is nothing to give up."""
 
     def enter(self, here: Node, name: bytes) -> Node:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         found = self.look(here, name)
         return found if found.is_directory else fail(errno.ENOTDIR)
 
     def look(self, here: Node, name: bytes) -> Node:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         if len(name) > NAME_MAX:
             fail(errno.ENAMETOOLONG)
         found = here.children.get(name)
         return found if found is not None else fail(errno.ENOENT)
 
-    def above(self, here: Node) -> Node:
-        """See :class:`~proctor.call.path.walk.Files`."""
-        return here.parent or here
+    def stride(self, here: Node, names: list[bytes]) -> None:
+        """See :class:`~proctor.call.path.files.Files`: every step is made by itself."""
+
+    def above(self, here: Node, count: int = 1) -> Node:
+        """See :class:`~proctor.call.path.files.Files`."""
+        for _ in range(count):
+            here = here.parent or here
+        return here
 
     def status(self, handle: Node) -> os.stat_result:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         return handle.stat()
 
     def mount(self, handle: Node) -> int:
-        """See :class:`~proctor.call.path.walk.Files`: there is one."""
+        """See :class:`~proctor.call.path.files.Files`: there is one."""
         return 0
 
     def read_link(self, here: Node, name: bytes, link: Node, status: os.stat_result) -> bytes:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         return link.content
 
     def jump(self, here: Node, name: bytes) -> Node:
-        """See :class:`~proctor.call.path.walk.Files`: no link of a tree is magic."""
+        """See :class:`~proctor.call.path.files.Files`: no link of a tree is magic."""
         return fail(errno.ELOOP)
 
     def name_of(self, handle: Node) -> tuple[list[bytes], bytes]:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         return name_of(handle, self._root)
 
 

@@ -8,7 +8,7 @@ from proctor.syscalls import paths
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.call.path.resolve import Located
+    from proctor.call.path.located import Located
     from proctor.syscalls.signatures import Arg
 
 AT_FDCWD: Final = -100
@@ -21,8 +21,9 @@ def meaning(call: Call, arg: Arg) -> paths.Meaning:
     return paths.meaning(call.signature, arg, call.registers, how)
 
 
-def resolve(call: Call, argument: str | None, follow: bool | None) -> Located:
-    """See :meth:`proctor.call.Call.resolve`."""
+def resolve(call: Call, argument: str | None, follow: bool | None) -> tuple[str, Located, bool]:
+    """(argument, where it leads, whether that is what the call means): see
+    :meth:`proctor.call.Call.resolve`."""
     known = call.signature
     arg = None
     if known is not None:
@@ -33,7 +34,7 @@ def resolve(call: Call, argument: str | None, follow: bool | None) -> Located:
     relative_to = known.dirfd_of(arg)
     dirfd = relative_to.value(call.registers) if relative_to is not None else AT_FDCWD
     means = meaning(call, arg)
-    return call.caller.locate(
+    located = call.caller.locate(
         path if path is not None else b"",
         dirfd,
         follow=means.follows if follow is None else follow,
@@ -41,3 +42,4 @@ def resolve(call: Call, argument: str | None, follow: bool | None) -> Located:
         resolve=int(call.how.resolve) if call.name == "openat2" else 0,
         entry=not follow and means.entry,
     )
+    return arg.name, located, follow is None or follow == means.follows

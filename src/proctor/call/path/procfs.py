@@ -9,16 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import stat as _stat
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
-from proctor.call.path.walk import UNREACHABLE
+from proctor.call.path.files import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, UNREACHABLE
+from proctor.call.path.located import file_id
 from proctor.errors import NotPermitted
 
 _PROC_SUPER_MAGIC: Final = 0x9FA0
 _PROC_ROOT_INO: Final = 1
 _PIN: Final = getattr(os, "O_PATH", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _ST_NOSYMFOLLOW: Final = 0x2000
-_NAME_DEPTH: Final = 2048
 
 
 class CallerNumbers(Protocol):
@@ -63,55 +63,26 @@ def name_of(fd: int, root: int) -> tuple[list[bytes], bytes]:
 
 
 def _leads_to(root: int, names: list[bytes], fd: int) -> bool:
-    if len(names) > _NAME_DEPTH:
-        return False
-    here = os.dup(root)
+    """Whether ``names`` lead from the root to what ``fd`` refers to, without any link."""
+    from proctor.kernel.raw import openat2
+
+    bits = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
     try:
-        for name in names:
-            if name == b"..":
-                return False
-            try:
-                below = os.open(name, _PIN, dir_fd=here)
-            except OSError:
-                return False
-            os.close(here)
-            here = below
+        here = openat2(root, b"/".join(names) or b".", _PIN, bits)
+    except OSError:
+        return False
+    try:
         return file_id(here) == file_id(fd)
     finally:
         os.close(here)
 
 
-class FileId(NamedTuple):
-    """Which file on which mount: equal ones are the same, as long as somebody keeps it open."""
-
-    device: int
-    inode: int
-    mount: int
-
-
-def file_id(fd: int) -> FileId:
-    """What a descriptor refers to."""
-    status = os.fstat(fd)
-    return FileId(status.st_dev, status.st_ino, mount_of(fd))
-
-
-def mount_of(fd: int) -> int:
-    """The mount's id (``mnt_id`` of fdinfo)."""
-    info = os.open(b"/proc/self/fdinfo/%d" % fd, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = os.read(info, 4096)  # it is the third line
-    finally:
-        os.close(info)
-    start = text.index(b"mnt_id:") + 7
-    return int(text[start : text.index(b"\n", start)])
-
-
 # Links of procfs ----------------------------------------------------------------------------
 
 
-def may_be(status: os.stat_result) -> bool:
-    """Whether a symbolic link may be procfs's, from its status alone: cheap, no false "no"."""
-    return os.major(status.st_dev) == 0
+def may_be(device: int) -> bool:
+    """Whether a device number may be a procfs's: cheap, no false "no"."""
+    return os.major(device) == 0
 
 
 def is_procfs(fd: int) -> bool:
@@ -172,7 +143,7 @@ def refuse_other_network(directory: int, caller: CallerNumbers) -> None:
     that is not there for us may be there for the caller.
 
     :raises NotPermitted: it is so."""
-    if not may_be(os.fstat(directory)) or not is_procfs(directory):
+    if not may_be(os.fstat(directory).st_dev) or not is_procfs(directory):
         return
     if _below_sys_net(directory) and caller.namespace("net") != _own_network():
         raise NotPermitted(

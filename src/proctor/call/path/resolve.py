@@ -1,17 +1,19 @@
 """Where a path leads, in the caller's view.
 
-:func:`locate` walks a path component by component from the caller's root, working directory or
-dirfd, with descriptors that are pinned (``O_PATH``), the way the kernel would walk it for the
-caller: symbolic links (at most 40), ``..`` that stops at the caller's root, trailing slashes,
-``/proc/self`` and ``/proc/thread-self`` (the *caller's*, not ours), links of procfs that lead to an
-object rather than to a name (``/proc/PID/fd/5``, ``exe``, ``cwd``, ``root``).
+:func:`locate` finds it the way the kernel would for the caller: from its root, working directory or
+dirfd, along symbolic links (at most 40), with ``..`` that stops at the caller's root, trailing
+slashes, ``/proc/self`` and ``/proc/thread-self`` (the *caller's*, not ours), and links of procfs that
+lead to an object rather than to a name (``/proc/PID/fd/5``, ``exe``, ``cwd``, ``root``).  What it
+finds is pinned (``O_PATH``).  Mostly one openat2(2) does it (:mod:`proctor.call.path.quick`); where
+procfs or the caller's root have a say it is walked (:mod:`proctor.call.path.walk`), for which this is
+the real file system.
 
 **This is for naming, not for acting.**  It runs with the monitor's rights, in the monitor's
 context: it does not test whether the caller may search those directories, and sticky-directory
 rules (fs.protected_symlinks) do not apply.  The answer says what a policy's patterns are compared
-with and what a log line shows.  Whoever then *acts* must act on the pinned :attr:`Located.parent`
-and :attr:`Located.name`, with the caller's rights (:mod:`proctor.emulate`), because names can lead
-elsewhere a moment later.
+with and what a log line shows.  Whoever then *acts* does so with the caller's rights, on what is
+pinned there (:func:`proctor.perform`), because names can lead elsewhere a moment later.  For the same
+reason the errors are for logs: a caller that is given them learns what exists where it may not look.
 
 Other names of the same file are other paths: hard links, bind mounts, other spellings in a
 directory that ignores case.
@@ -19,17 +21,19 @@ directory that ignores case.
 Walking can wait for a file system: on a FUSE mount that the monitor may enter, as long as its
 server likes; and it mounts what is mounted by being walked through (autofs), as the caller's own
 walk would.  Handlers that resolve belong on workers (``quick=False``).
-
-The rules of the walk are in :mod:`proctor.call.path.walk`; this is the real file system for it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Final, Protocol
 
 from proctor.call.path import procfs
-from proctor.call.path.walk import AT_FDCWD, walk
+from proctor.call.path.files import AT_FDCWD, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
+from proctor.call.path.located import Located, file_id
+from proctor.call.path.quick import find
+from proctor.call.path.walk import walk
 
 _PIN: Final = getattr(os, "O_PATH", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 # As a directory on the way: only then does the kernel mount what waits to be mounted (automount).
@@ -55,68 +59,6 @@ class CallerView(procfs.CallerNumbers, Protocol):
         ...
 
 
-class Located:
-    """A place: a pinned directory and a name in it.
-
-    :ivar parent: ``O_PATH`` descriptor of the directory, closed by :meth:`close`.
-    :ivar name: the last component; ``b"."`` if the path is a directory that was reached without a
-        last name (``/``, ``a/..``); ``b""`` if it is ``parent`` itself (AT_EMPTY_PATH).
-    :ivar path: absolute path as the caller's root sees it, without symbolic links.  It starts with
-        ``(unreachable)``, as in getcwd(2), if no path from the caller's root leads there: then it
-        matches no pattern that starts with a slash.
-    :ivar stat: of what is there now, not followed; None if nothing is.
-    :ivar magic: ``name`` is a link of procfs that leads to an object: opening it must follow.
-    :ivar must_be_directory: the path ended in a slash.
-    """
-
-    __slots__ = ("magic", "must_be_directory", "name", "parent", "path", "stat")
-
-    def __init__(
-        self,
-        parent: int,
-        name: bytes,
-        path: bytes,
-        stat: os.stat_result | None,
-        *,
-        magic: bool = False,
-        must_be_directory: bool = False,
-    ) -> None:
-        self.parent = parent
-        self.name = name
-        self.path = path
-        self.stat = stat
-        self.magic = magic
-        self.must_be_directory = must_be_directory
-
-    @property
-    def exists(self) -> bool:
-        """Whether something was there when it was looked up."""
-        return self.stat is not None
-
-    @property
-    def reachable(self) -> bool:
-        """Whether :attr:`path` leads there from the caller's root."""
-        return self.path.startswith(b"/")
-
-    def close(self) -> None:
-        """Close :attr:`parent`.  Idempotent."""
-        fd, self.parent = self.parent, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> Located:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Located {self.path!r}{'' if self.exists else ' (nothing there)'}>"
-
-
 def locate(
     view: CallerView,
     path: bytes,
@@ -136,19 +78,28 @@ def locate(
         end is the thing itself even before a slash, and a slash behind a file is no error yet.
     :param empty: AT_EMPTY_PATH was given: an empty path means ``dirfd`` itself.
     :param resolve: RESOLVE_* bits of openat2(2); RESOLVE_CACHED is ignored.
-    :raises OSError: with the errno that the caller would get (ENOENT for a missing directory on the
-        way, ENOTDIR, ELOOP, ENAMETOOLONG, EBADF, EXDEV, EINVAL for ``resolve``, EAGAIN for a scoped
-        walk in a tree that is moved meanwhile).  A missing *last* component is no error.
+    :raises OSError: with the errno that somebody with our rights would get (ENOENT for a missing
+        directory on the way, ENOTDIR, ELOOP, ENAMETOOLONG, EBADF, EXDEV, EINVAL for ``resolve``,
+        EAGAIN for a scoped walk in a tree that is moved meanwhile).  A missing *last* component is no
+        error.
     """
-    found = walk(
+    found = find(view, path, dirfd, follow, entry, resolve)
+    if found is not None:
+        return found
+    place = walk(
         Descriptors(view), path, dirfd, follow=follow, entry=entry, empty=empty, resolve=resolve
     )
-    parent, name, seen, status, magic, slash = found
-    return Located(parent, name, seen, status, magic=magic, must_be_directory=slash)
+    return Located(
+        place.path,
+        pin=place.pin if place.pin is not None else -1,
+        parent=place.parent if place.parent is not None else -1,
+        name=place.name,
+        must_be_directory=place.must_be_directory,
+    )
 
 
 class Descriptors:
-    """:class:`~proctor.call.path.walk.Files` of the real file system: handles are descriptors that pin a
+    """:class:`~proctor.call.path.files.Files` of the real file system: handles are descriptors that pin a
     place (``O_PATH``), in the caller's mounts, and never a path."""
 
     __slots__ = ("_view",)
@@ -159,18 +110,17 @@ class Descriptors:
     copy = staticmethod(os.dup)
     close = staticmethod(os.close)
     status = staticmethod(os.fstat)
-    mount = staticmethod(procfs.mount_of)
 
     def root(self) -> int:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         return self._view.root()
 
     def start(self, dirfd: int) -> int:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         return self._view.dir_fd(dirfd)
 
     def enter(self, here: int, name: bytes) -> int:
-        """See :class:`~proctor.call.path.walk.Files`.
+        """See :class:`~proctor.call.path.files.Files`.
 
         :raises NotPermitted: it is a directory of /proc/sys/net that only the caller may have."""
         try:
@@ -179,25 +129,45 @@ class Descriptors:
             procfs.refuse_other_network(here, self._view)
             raise
 
+    def mount(self, handle: int) -> int:
+        """See :class:`~proctor.call.path.files.Files`."""
+        return file_id(handle).mount
+
+    def stride(self, here: int, names: list[bytes]) -> int | None:
+        """See :class:`~proctor.call.path.files.Files`."""
+        from proctor.kernel.raw import openat2
+
+        bits = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+        try:
+            return openat2(here, b"/".join(names), _ENTER, bits)
+        except OSError as error:
+            if error.errno in _OURS:
+                raise
+            return None
+
     def look(self, here: int, name: bytes) -> int:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         return os.open(name, _PIN, dir_fd=here)
 
-    def above(self, here: int) -> int:
-        """See :class:`~proctor.call.path.walk.Files`."""
-        return os.open(b"..", _ENTER, dir_fd=here)
+    def above(self, here: int, count: int = 1) -> int:
+        """See :class:`~proctor.call.path.files.Files`."""
+        return os.open(b"/".join([b".."] * count), _ENTER, dir_fd=here)
 
     def read_link(self, here: int, name: bytes, link: int, status: os.stat_result) -> bytes | None:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         procfs.refuse_nosymfollow(link)
-        if procfs.may_be(status) and procfs.is_procfs(link):
+        if procfs.may_be(status.st_dev) and procfs.is_procfs(link):
             return procfs.link_text(here, name, link, self._view)
         return os.readlink(b"", dir_fd=link)
 
     def jump(self, here: int, name: bytes) -> int:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         return os.open(name, _JUMP, dir_fd=here)
 
     def name_of(self, handle: int) -> tuple[list[bytes], bytes]:
-        """See :class:`~proctor.call.path.walk.Files`."""
+        """See :class:`~proctor.call.path.files.Files`."""
         return procfs.name_of(handle, self._view.root())
+
+
+#: What says nothing of the path: the monitor is out of descriptors or memory.
+_OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)

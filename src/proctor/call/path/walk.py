@@ -2,7 +2,7 @@
 
 :func:`walk` goes component by component, as ``fs/namei.c`` does: ``.`` and ``..``, which stops at
 the root; symbolic links, at most 40 of them; trailing slashes; RESOLVE_* of openat2(2).  What a
-directory *is* it leaves to :class:`Files`: descriptors of real directories
+directory *is* it leaves to :class:`~proctor.call.path.files.Files`: descriptors of real directories
 (:mod:`proctor.call.path.resolve`) or a tree in memory (:mod:`proctor.testing.tree`).  Nothing here is
 Linux's own, so it runs on any platform.
 
@@ -16,100 +16,30 @@ from __future__ import annotations
 import errno
 import os
 import stat as _stat
-from typing import Final, Generic, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Final, Generic, Literal
 
-H = TypeVar("H")
+from proctor.call.path.files import (
+    AT_FDCWD,
+    LINKS_MAX,
+    PATH_MAX,
+    RESOLVE_BENEATH,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+    SCOPED,
+    Files,
+    H,
+    Place,
+    fail,
+    joined,
+)
 
-AT_FDCWD: Final = -100
-PATH_MAX: Final = 4096
-#: Most symbolic links in one walk (MAXSYMLINKS).
-LINKS_MAX: Final = 40
-
-RESOLVE_NO_XDEV: Final = 1
-RESOLVE_NO_MAGICLINKS: Final = 2
-RESOLVE_NO_SYMLINKS: Final = 4
-RESOLVE_BENEATH: Final = 8
-RESOLVE_IN_ROOT: Final = 16
-RESOLVE_CACHED: Final = 32
-
-_SCOPED: Final = RESOLVE_BENEATH | RESOLVE_IN_ROOT
+#: Most steps of ours in one walk.  The kernel has no such bound; nobody needs as many who is not after
+#: our time: stretches without links are one step, and so are those of ``..``.
+STEPS_MAX: Final = 10_000
+#: Most of ``..`` in one step: as many fit into a path.
+_UPS_MAX: Final = 1024
 _KNOWN: Final = 63
-
-UNREACHABLE: Final = b"(unreachable)"
-
-
-class Files(Protocol[H]):
-    """The file system as one caller sees it, by handles.
-
-    Handles of :meth:`root` and :meth:`start` are lent; of every other one that is returned the walk
-    is the owner, and it closes it.  Errors are :class:`OSError` with the kernel's errno.
-    """
-
-    def root(self) -> H:
-        """The caller's root directory."""
-        ...
-
-    def start(self, dirfd: int) -> H:
-        """What the caller has open as ``dirfd``, or its working directory (AT_FDCWD); EBADF."""
-        ...
-
-    def copy(self, handle: H) -> H:
-        """A second handle of the same place."""
-        ...
-
-    def close(self, handle: H) -> None:
-        """Give a handle up."""
-        ...
-
-    def enter(self, here: H, name: bytes) -> H:
-        """Directory ``name`` in directory ``here``, with what is mounted there.
-
-        :raises OSError: ENOTDIR if it is something else, a symbolic link too."""
-        ...
-
-    def look(self, here: H, name: bytes) -> H:
-        """Whatever is there as ``name``; symbolic links are not followed."""
-        ...
-
-    def above(self, here: H) -> H:
-        """``..`` of a directory; of the topmost one, itself."""
-        ...
-
-    def status(self, handle: H) -> os.stat_result:
-        """Its status; two places are one file if ``st_dev`` and ``st_ino`` are equal."""
-        ...
-
-    def mount(self, handle: H) -> int:
-        """Which mount it is on; numbers of mounts whose handles are held differ."""
-        ...
-
-    def read_link(self, here: H, name: bytes, link: H, status: os.stat_result) -> bytes | None:
-        """The text that the caller would read in a symbolic link; None if it leads to an object
-        rather than to a name (a magic link).
-
-        :param here: the directory that ``link`` was found in, as ``name``.
-        :raises OSError: ELOOP if links of that mount are not to be followed."""
-        ...
-
-    def jump(self, here: H, name: bytes) -> H:
-        """What a magic link leads to."""
-        ...
-
-    def name_of(self, handle: H) -> tuple[list[bytes], bytes]:
-        """(names, prefix): how the caller would name this place, from its root.  The prefix is
-        empty if the names lead there, :data:`UNREACHABLE` if nothing does."""
-        ...
-
-
-class Place(NamedTuple, Generic[H]):
-    """Where a path leads: see :class:`proctor.call.path.resolve.Located`.  ``parent`` is whoever asked's."""
-
-    parent: H
-    name: bytes
-    path: bytes
-    status: os.stat_result | None
-    magic: bool = False
-    must_be_directory: bool = False
 
 
 def walk(
@@ -123,7 +53,7 @@ def walk(
     resolve: int = 0,
 ) -> Place[H]:
     """Where ``path`` leads; see :func:`proctor.call.path.resolve.locate` for the parameters and errors."""
-    if resolve & ~_KNOWN or resolve & _SCOPED == _SCOPED:
+    if resolve & ~_KNOWN or resolve & SCOPED == SCOPED:
         fail(errno.EINVAL)
     if len(path) >= PATH_MAX:
         fail(errno.ENAMETOOLONG)
@@ -134,8 +64,7 @@ def walk(
             fail(errno.ENOENT)
         held = files.start(dirfd)
         names, prefix = files.name_of(held)
-        status = files.status(held)
-        return Place(files.copy(held), b"", joined(prefix, names), status)
+        return Place(joined(prefix, names), files.copy(held))
     state = _Walk(files, path, dirfd, resolve)
     try:
         return state.go(path, follow, entry)
@@ -143,19 +72,10 @@ def walk(
         state.close()
 
 
-def fail(number: int) -> NoReturn:
-    """Raise the OSError of an errno."""
-    raise OSError(number, os.strerror(number))
-
-
-def joined(prefix: bytes, names: list[bytes]) -> bytes:
-    """The path that a prefix and names make."""
-    return prefix + b"/" + b"/".join(names)
-
-
 def _components(path: bytes) -> list[bytes]:
-    """The names of a path, the last first."""
-    return [name for name in reversed(path.split(b"/")) if name]
+    """The names of a path, the last first; of dots only one at the end says anything."""
+    names = [name for name in reversed(path.split(b"/")) if name]
+    return names[:1] + [name for name in names[1:] if name != b"."]
 
 
 class _Walk(Generic[H]):
@@ -163,12 +83,13 @@ class _Walk(Generic[H]):
 
     ``here`` is ours while ``held``; ``names`` lead to it from ``base``, a lent handle, or from
     nowhere if that is None: then the place is asked for its name in the end.  ``parents`` are the
-    identities of the directories that the names are in.
+    identities of the directories that the names are in, and False for those that were passed in a
+    stride.
     """
 
     __slots__ = (
-        "at", "base", "base_is_top", "files", "held", "here", "links", "mount", "names", "one_mount",
-        "parents", "resolve", "root_met", "scoped", "top", "top_at",
+        "at", "base", "base_is_top", "files", "held", "here", "inside", "links", "mount", "names", "one_mount",
+        "parents", "resolve", "root_met", "scoped", "steps", "top", "top_at",
     )  # fmt: skip
 
     def __init__(self, files: Files[H], path: bytes, dirfd: int, resolve: int) -> None:
@@ -177,9 +98,10 @@ class _Walk(Generic[H]):
         self.files = files
         self.resolve = resolve
         self.links = 0
+        self.steps = 0
         # With RESOLVE_NO_XDEV the kernel refuses an absolute link unless it looked the root up before.
         self.root_met = absolute
-        self.scoped = bool(resolve & _SCOPED)
+        self.scoped = bool(resolve & SCOPED)
         if absolute and resolve & RESOLVE_BENEATH:
             fail(errno.EXDEV)
         start = files.root() if absolute and not self.scoped else files.start(dirfd)
@@ -187,9 +109,10 @@ class _Walk(Generic[H]):
         self.top: H = start if self.scoped else files.root()
         self.base: H | None = start
         self.base_is_top = start == self.top
+        self.inside: bool | None = True if self.base_is_top else None
         self.top_at: tuple[int, int] | None = None
         self.names: list[bytes] = []
-        self.parents: list[tuple[int, int] | None] = []
+        self.parents: list[tuple[int, int] | Literal[False] | None] = []
         #: Identity of ``here``; None for the base, whose handle can be asked.
         self.at: tuple[int, int] | None = None
         if (self.scoped or not absolute) and not _stat.S_ISDIR(files.status(start).st_mode):
@@ -226,14 +149,21 @@ class _Walk(Generic[H]):
         todo = _components(path)
         slash = path.endswith(b"/")
         while todo:
+            self.steps += 1
+            if self.steps > STEPS_MAX:
+                fail(errno.ELOOP)
             name = todo.pop()
             last = not todo
             if name == b".":
                 continue
             if name == b"..":
-                self.up()
+                self.up(1 + self.more_ups(todo))
                 continue
             if not last:
+                todo.append(name)
+                if self.strides(todo):
+                    continue
+                todo.pop()
                 try:
                     found = files.enter(self.here, name)
                 except NotADirectoryError:
@@ -246,7 +176,8 @@ class _Walk(Generic[H]):
             except FileNotFoundError:
                 if not last:
                     raise
-                return self.found(name, None, slash)
+                return self.entry(name, None, slash)
+            keep = False
             try:
                 if self.one_mount:
                     self.crossing(found)
@@ -255,9 +186,9 @@ class _Walk(Generic[H]):
                 if kind == _stat.S_IFLNK and (not last or follow or (slash and not entry)):
                     text = self.link(name, found, status)
                     if text is None:
-                        magic = self.jump(name, last, slash)
-                        if magic is not None:
-                            return magic
+                        object_ = self.jump(name, last, slash)
+                        if object_ is not None:
+                            return object_
                         continue
                     slash = slash or (last and text.endswith(b"/"))
                     todo.extend(_components(text))
@@ -265,16 +196,88 @@ class _Walk(Generic[H]):
                 if last:
                     if slash and not entry and kind != _stat.S_IFDIR:
                         fail(errno.ENOTDIR)
-                    return self.found(name, status, slash)
+                    place = (
+                        self.entry(name, found, slash) if entry else Place(self.named(name), found)
+                    )
+                    keep = True
+                    return place
                 if kind != _stat.S_IFDIR:
                     fail(errno.ENOTDIR)
                 # Somebody put it there since we tried: once more, since to enter is more than to look.
                 self.down(name, files.enter(self.here, name))
             finally:
-                files.close(found)
-        status = files.status(self.here)
+                if not keep:
+                    files.close(found)
         there = self.named(None)
-        return Place(self.take(), b".", there, status, False, slash)
+        return Place(there, self.take())
+
+    def strides(self, todo: list[bytes]) -> bool:
+        """Go as far as there are no links, nor a way above where we are, in one step; the last name is
+        left.  False if that is not even two names."""
+        if self.scoped or self.one_mount:
+            return False  # these look at every step
+        names: list[bytes] = []
+        depth = 0
+        for at in range(len(todo) - 1, 0, -1):
+            name = todo[at]
+            depth += -1 if name == b".." else name != b"."
+            if depth < 0 or (name == b".." and not self.is_inside()):
+                break
+            names.append(name)
+        # How much of it is free of links is found by halving.
+        good, bad = 1, len(names) + 1
+        whole = len(names)
+        best: H | None = None
+        try:
+            while bad - good > 1:
+                self.steps += 1
+                found = self.files.stride(self.here, names[:whole])
+                if found is None:
+                    bad = whole
+                else:
+                    good, last = whole, best
+                    best = found
+                    if last is not None:
+                        self.files.close(last)
+                whole = (good + bad) // 2
+        except BaseException:
+            if best is not None:
+                self.files.close(best)
+            raise
+        if best is None:
+            return False
+        self.passed(names[:good], best)
+        del todo[len(todo) - good :]
+        return True
+
+    def passed(self, names: list[bytes], found: H) -> None:
+        """``names`` led to ``found``, which is ours."""
+        try:
+            at = self.identity(found)
+        except BaseException:
+            self.files.close(found)
+            raise
+        before = len(self.names)
+        for name in names:
+            if name == b"..":
+                self.names.pop()
+                self.parents.pop()
+            elif name != b".":
+                self.parents.append(self.at if len(self.names) == before else False)
+                self.names.append(name)
+        if len(self.names) > before:
+            self.at = at
+        self.move(found)
+
+    def more_ups(self, todo: list[bytes]) -> int:
+        """How many ``..`` follow, that can be gone together: those that stay below where it stops."""
+        if self.scoped or self.one_mount or not self.base_is_top:
+            return 0
+        count = 0
+        while todo and todo[-1] == b".." and count + 1 < min(len(self.names), _UPS_MAX):
+            todo.pop()
+            count += 1
+        return count
 
     def named(self, name: bytes | None) -> bytes:
         """The path of ``name`` here, or of the directory itself."""
@@ -289,9 +292,10 @@ class _Walk(Generic[H]):
         above, prefix = self.files.name_of(self.here)
         return joined(prefix, above if name is None else [*above, name])
 
-    def found(self, name: bytes, status: os.stat_result | None, slash: bool) -> Place[H]:
+    def entry(self, name: bytes, pin: H | None, slash: bool) -> Place[H]:
+        """A name in the directory where we are."""
         there = self.named(name)
-        return Place(self.take(), name, there, status, False, slash)
+        return Place(there, pin, self.take(), name, slash)
 
     def down(self, name: bytes, found: H) -> None:
         try:
@@ -306,19 +310,19 @@ class _Walk(Generic[H]):
         self.at = (status.st_dev, status.st_ino)
         self.move(found)
 
-    def up(self) -> None:
+    def up(self, count: int) -> None:
         files = self.files
         self.root_met = True
         if self.at_top():
             if self.resolve & RESOLVE_BENEATH:
                 fail(errno.EXDEV)
             return  # ".." of the root is the root
-        above = files.above(self.here)
+        above = files.above(self.here, count)
         try:
             if self.one_mount:
                 self.crossing(above)
             at = self.identity(above)
-            known = bool(self.names) and self.parent() == at
+            known = len(self.names) >= count and self.parent(count) == at
             if self.scoped and not known:
                 fail(errno.EAGAIN)  # renamed meanwhile: nobody knows whether this is still inside
         except BaseException:
@@ -326,16 +330,19 @@ class _Walk(Generic[H]):
             raise
         self.move(above)
         if known:
-            self.names.pop()
-            self.at = self.parents.pop()
+            del self.names[-count:]
+            self.at = self.parents[-count] or None
+            del self.parents[-count:]
         else:
             self.lost()
             self.at = at
 
-    def parent(self) -> tuple[int, int] | None:
-        """Identity of the directory that the last of the names is in; None if not known."""
-        known = self.parents[-1]
-        return self.identity(self.base) if known is None and self.base is not None else known
+    def parent(self, count: int) -> tuple[int, int] | None:
+        """Identity of the directory that the last ``count`` names are in; None if not known."""
+        known = self.parents[-count]
+        if known is None and self.base is not None:
+            return self.identity(self.base)
+        return known or None
 
     def at_top(self) -> bool:
         """Whether we are where ``..`` stops.  One that began above it may come to it downwards."""
@@ -347,9 +354,15 @@ class _Walk(Generic[H]):
             return False
         return self.files.mount(self.here) == self.files.mount(self.top)
 
+    def is_inside(self) -> bool:
+        """Whether we are known to be below where ``..`` stops: else that can be met on the way down."""
+        if self.inside is None:
+            self.inside = self.base is not None and not self.files.name_of(self.base)[1]
+        return self.inside
+
     def lost(self) -> None:
         """From now on it is not known how the place where we are is called."""
-        self.base, self.base_is_top, self.at = None, False, None
+        self.base, self.base_is_top, self.at, self.inside = None, False, None, False
         self.names.clear()
         self.parents.clear()
 
@@ -357,7 +370,7 @@ class _Walk(Generic[H]):
         self.move(self.files.copy(self.top))
         self.names.clear()
         self.parents.clear()
-        self.base, self.base_is_top, self.at = self.top, True, None
+        self.base, self.base_is_top, self.at, self.inside = self.top, True, None, True
 
     def crossing(self, handle: H) -> None:
         """Refuse another mount than the one of the start."""
@@ -394,14 +407,14 @@ class _Walk(Generic[H]):
         try:
             if self.one_mount:
                 self.crossing(found)
-            status = files.status(found)
-            if _stat.S_ISDIR(status.st_mode):
+            if _stat.S_ISDIR(files.status(found).st_mode):
                 keep = True
             elif not last or slash:
                 fail(errno.ENOTDIR)
             else:
                 names, prefix = files.name_of(found)
-                return Place(self.take(), name, joined(prefix, names), status, True, slash)
+                keep = True
+                return Place(joined(prefix, names), found)
         finally:
             if not keep:
                 files.close(found)

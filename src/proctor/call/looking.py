@@ -1,0 +1,131 @@
+"""The part of a call that looks at what other threads of the target can change: who calls, what it has
+open, where its paths lead."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any, cast
+
+from proctor.call.verdict import Deny, deny
+from proctor.words import escaped
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.call.caller import Caller
+    from proctor.call.path.located import FileId, Located, Look
+
+
+class Looking:
+    """See :class:`proctor.call.call.Call`, which has the rest."""
+
+    _looks: list[tuple[str, Look, bool]] | None = None
+
+    if TYPE_CHECKING:
+
+        @property
+        def caller(self) -> Caller: ...
+        def _keep(self, closable: Any) -> None: ...
+
+    @property
+    def exe(self) -> bytes:
+        """The caller's program, as the kernel names it: :attr:`proctor.call.caller.Caller.exe`.
+
+        Counts as looking (:attr:`memory_read`): whoever may rename files changes the name."""
+        return self.caller.exe
+
+    @property
+    def comm(self) -> str:
+        """The calling thread's name: :attr:`proctor.call.caller.Caller.comm`.
+
+        Counts as looking (:attr:`memory_read`): any thread of the process can change it."""
+        return self.caller.comm
+
+    def fd(self, number: int) -> int:
+        """A duplicate of the caller's descriptor ``number``.  It belongs to the call, which closes it
+        when it is over; the same number gives the same duplicate.
+
+        It is the same open file description, so offset and status flags are shared.  Counts as
+        looking (:attr:`memory_read`): another thread can put another file under that number.
+
+        ::
+
+            if call.name == "write" and os.isatty(call.fd(call.args.fd)):
+                return proctor.deny(errno.EIO, "not on a terminal")
+
+        :raises OSError: EBADF for a number that is not open.
+        :raises NotPermitted: the kernel does not let us (ptrace access is needed).
+        """
+        return self.caller.fd(number)
+
+    def take_fd(self, number: int) -> int:
+        """As :meth:`fd`, but a new duplicate that belongs to whoever asked and outlives the call.
+
+        ::
+
+            with socket.socket(fileno=call.take_fd(call.args.fd)) as theirs:
+                ...
+        """
+        return self.caller.take_fd(number)
+
+    def fd_path(self, number: int) -> bytes:
+        """How the kernel names what the caller has open as ``number``: a path, as the monitor's root
+        sees it, or text such as ``pipe:[4711]``.  Counts as looking, as :meth:`fd`.
+
+        :raises OSError: EBADF for a number that is not open."""
+        return self.caller.fd_path(number)
+
+    def resolve(
+        self,
+        argument: str | None = None,
+        *,
+        follow: bool | None = None,
+        binds: bool = True,
+    ) -> Located:
+        """Where a path argument leads, in the caller's view: its root, working directory, dirfd.
+
+        This is resolution *for naming* with the monitor's rights: see :mod:`proctor.call.path.resolve`.
+        What it returns is closed with the call.  It counts as looking (:attr:`memory_read`), and binds
+        :func:`~proctor.perform`: what is performed after this look is what was found, or is refused
+        (:meth:`contradiction`).
+
+        :param argument: name of the path argument; the first one if None.
+        :param follow: whether a symbolic link at the end is followed; None for what the call does.
+            A look at something else than the call means binds nothing.
+        :param binds: False for whoever decides again about what is pinned, by ``perform(allow=...)``.
+        :raises NotResolved: it cannot be followed; what the monitor met is not for the caller.
+        """
+        from proctor.call.path.following import resolve
+        from proctor.call.path.located import Look
+
+        name, located, meant = resolve(cast("Call", self), argument, follow)
+        self._keep(located)
+        file = self.caller.file_id(located.pin) if located.pin >= 0 else None
+        if self._looks is None:
+            self._looks = []
+        self._looks.append((name, Look(located.path, file), meant and binds))
+        return located
+
+    @property
+    def looks(self) -> dict[str, Look]:
+        """What path arguments led to when they were looked at, by their names; the last look of each.
+        Nothing is looked at for it."""
+        return {name: look for name, look, _ in self._looks or ()}
+
+    def contradiction(self, argument: str, path: bytes, file: FileId | None) -> Deny | None:
+        """What the looks at ``argument`` have against its being performed on something; for performers.
+
+        :param path: of what is pinned, or would be made, as the caller's root shows it.
+        :param file: what is pinned; None where nothing is there.
+        :returns: a denial (EACCES) if it is not what every binding look found: another path, or
+            something else in its place.  Something that came where nothing was is no contradiction.
+        """
+        for name, look, binds in self._looks or ():
+            if name == argument and binds:
+                if look.path == path and (look.file is None or look.file == file):
+                    continue
+                return deny(
+                    errno.EACCES,
+                    f"{argument} led to {escaped(look.path)} when it was looked at, and to "
+                    f"{'something else there' if look.path == path else escaped(path)} then",
+                )
+        return None
