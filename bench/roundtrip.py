@@ -23,7 +23,7 @@ from typing import NamedTuple
 import proctor
 from proctor.filter.actions import ALLOW, NOTIFY
 from proctor.filter.rules import Condition, Filter, Rule
-from proctor.kernel.launch import spawn
+from proctor.kernel.launch import launch
 from proctor.kernel.listener import Listener
 
 HERE = Path(__file__).resolve().parent
@@ -41,7 +41,7 @@ def build() -> None:
 def target(program: bytes | None, nr: int, calls: int, sync: bool) -> tuple[object, Listener, int]:
     """Start `floor calls` under a filter; returns (target, listener, reading end of its output)."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    started = spawn(
+    started = launch(
         [str(FLOOR), "calls", str(nr), str(calls), TEXT],
         program=program,
         fds=((0, 0), (writer, 1), (2, 2)),

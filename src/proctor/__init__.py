@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from proctor.filter.conditions import Condition as Condition
     from proctor.filter.rules import Filter as Filter
     from proctor.filter.rules import Rule as Rule
-    from proctor.kernel.launch import spawn as launch  # noqa: F401
+    from proctor.kernel.launch import launch as launch
     from proctor.kernel.listener import Listener as Listener
     from proctor.kernel.memory import Memory as Memory
     from proctor.kernel.notification import Notification as Notification
@@ -88,6 +88,7 @@ _WHERE: dict[str, str] = {
         "proctor.filter.conditions": "Condition",
         "proctor.filter.rules": "Filter Rule",
         "proctor.errors": _ERRORS,
+        "proctor.kernel.launch": "launch",
         "proctor.kernel.listener": "Listener",
         "proctor.kernel.memory": "Memory",
         "proctor.kernel.notification": "Notification",
@@ -101,7 +102,7 @@ _WHERE: dict[str, str] = {
     for name in names.split()
 }
 #: Those that have another name where they are made, or are a module.
-_RENAMED = {"launch": "proctor.kernel.launch:spawn", "actions": "proctor.filter.actions:"}
+_RENAMED = {"actions": "proctor.filter.actions:"}
 
 __all__ = [*sorted({*_WHERE, *_RENAMED}), "__version__"]  # noqa: PLE0604
 

@@ -54,14 +54,14 @@ def subject() -> Iterator[str]:
 
 @pytest.fixture
 def said(subject: str) -> Callable[..., list[str]]:
-    """Launch the subject with these commands and spawn options; the lines it says until its end."""
-    from proctor.kernel.launch import spawn
+    """Launch the subject with these commands and options; the lines it says until its end."""
+    from proctor.kernel.launch import launch
 
     def go(*commands: str, **options: object) -> list[str]:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         fds = options.pop("fds", [(0, 0), (2, 2)])
         try:
-            with spawn([subject, *commands], fds=[*fds, (writer, 1)], **options) as target:
+            with launch([subject, *commands], fds=[*fds, (writer, 1)], **options) as target:
                 os.close(writer)
                 writer = -1
                 assert target.executed(30)
@@ -107,7 +107,9 @@ HELPERS = """\
 import ctypes, errno, os, resource, signal, struct, sys
 from proctor.kernel import _core, abi, seccomp
 from proctor.errors import LaunchError, NestedListener
-from proctor.kernel.launch import launch, spawn
+from proctor.kernel.launch import launch
+from proctor.kernel.plan import Plan
+from proctor.kernel.start import start
 from proctor.kernel.listener import Listener
 from proctor.kernel.memory import Memory
 subject = sys.argv[1]
@@ -141,7 +143,10 @@ def failure(argv=None, **options):
     before = sorted(os.listdir("/proc/self/fd"))
     path = options.pop("candidates", [subject.encode()])
     try:
-        started = launch(argv or [b"subject", b"fds"], candidates=path, fds=options.pop("fds", [(2, 2)]), **options)
+        started = start(Plan(
+            argv or [b"subject", b"fds"], path, fds=options.pop("fds", [(2, 2)]),
+            env=options.pop("env", [b"PATH=/bin"]), **options,
+        ))
     except OSError as problem:
         found = problem.filename, errno.errorcode[problem.errno]
     else:

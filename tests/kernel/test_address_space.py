@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from proctor.errors import CallerInvisible, CallGone, MemoryUnreadable, MemoryUnwritable
 from proctor.kernel import address_space
 from proctor.kernel.address_space import Mapping, mappings
-from proctor.kernel.launch import spawn
+from proctor.kernel.launch import launch
 from proctor.kernel.listener import Listener
 from proctor.kernel.memory import Memory
 
@@ -228,7 +228,7 @@ def test_impossible_addresses(memory: Memory, address: int) -> None:
 
 def test_nothing_is_written_to_who_was_answered_or_is_dead(subject: str) -> None:
     """Nor is it to a thread that got the number: the notification is what counts."""
-    target = spawn([subject, "call", "2"], program=notify(4242), fds=[(2, 1)])
+    target = launch([subject, "call", "2"], program=notify(4242), fds=[(2, 1)])
     with target, Listener(target.take_listener()) as listener:
         first = listener.recv()
         assert first is not None

@@ -16,8 +16,9 @@ import pytest
 
 from proctor.kernel import _core
 from proctor.kernel.engine import Engine
-from proctor.kernel.launch import Target, spawn
+from proctor.kernel.launch import launch
 from proctor.kernel.seccomp import flag_available
+from proctor.kernel.target import Target
 
 from .conftest import listener_knows, notify
 
@@ -57,7 +58,7 @@ class Caller:
 
     def __init__(self, subject: str, *commands: str) -> None:
         self._reader, writer = os.pipe2(os.O_CLOEXEC)
-        self.target = spawn([subject, *commands], program=notify(4242), fds=[(2, 2), (writer, 1)])
+        self.target = launch([subject, *commands], program=notify(4242), fds=[(2, 2), (writer, 1)])
         os.close(writer)
         self.listener = self.target.take_listener()
         # Before Linux 6.11 a listener hangs up only once its last user was reaped.
@@ -385,7 +386,7 @@ def test_removing_while_another_thread_waits(engine: Engine, subject: str) -> No
 
     reader, writer = os.pipe2(os.O_CLOEXEC)
     said, saying = os.pipe2(os.O_CLOEXEC)
-    target = spawn(
+    target = launch(
         [subject, "read", "call", "1"], program=notify(4242), fds=[(reader, 0), (saying, 1)]
     )
     os.close(reader)
@@ -590,7 +591,7 @@ def test_twenty_thousand_descriptors_under_a_timer(monitor: Monitor, main: bool)
         code = one(0x20, 0, 0, 0) + one(0x15, 0, 1, 4242)
         code += one(6, 0, 0, abi.SECCOMP_RET_USER_NOTIF) + one(6, 0, 0, abi.SECCOMP_RET_ALLOW)
         pipe = os.pipe()
-        target = spawn([subject, "descriptors", "20000"], program=code, fds=[(0, 0), (1, 1), (2, 2)])
+        target = launch([subject, "descriptors", "20000"], program=code, fds=[(0, 0), (1, 1), (2, 2)])
         listener = Listener(target.take_listener())
         threading.Thread(target=target.wait).start()  # before 6.11 who is not reaped is a user
         engine, ended, handed = Engine(), [], []

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from proctor.errors import CallerInvisible, CallGone, MemoryUnreadable
-from proctor.kernel.launch import spawn
+from proctor.kernel.launch import launch
 from proctor.kernel.listener import Listener
 from proctor.kernel.memory import READ_MAX, Memory
 
@@ -295,7 +295,7 @@ def test_without_process_vm_readv(monitor: Monitor, code: str) -> None:
 
 def test_string_of_a_caller_is_checked(subject: str) -> None:
     """Valid while it waits; gone once it was killed or answered, whatever the bytes say."""
-    target = spawn([subject, "call", "2"], program=notify(4242), fds=[(2, 1)])
+    target = launch([subject, "call", "2"], program=notify(4242), fds=[(2, 1)])
     with target, Listener(target.take_listener()) as listener:
         first = listener.recv()
         assert first is not None
@@ -337,7 +337,7 @@ def test_undumpable_caller(monitor: Monitor) -> None:
         from proctor.errors import MemoryUnreadable
         code = one(0x20, 0, 0, 0) + one(0x15, 0, 1, 4242)
         code += one(6, 0, 0, abi.SECCOMP_RET_USER_NOTIF) + one(6, 0, 0, abi.SECCOMP_RET_ALLOW)
-        with spawn([subject, "undumpable", "call", "1"], program=code, fds=[]) as target:
+        with launch([subject, "undumpable", "call", "1"], program=code, fds=[]) as target:
             listener = Listener(target.take_listener())
             call = listener.recv()
             try:
@@ -352,7 +352,7 @@ def test_undumpable_caller(monitor: Monitor) -> None:
 
 
 def test_thread_that_is_not_the_leader(subject: str) -> None:
-    target = spawn([subject, "threads", "3"], program=notify(4242), fds=[(2, 1)])
+    target = launch([subject, "threads", "3"], program=notify(4242), fds=[(2, 1)])
     with target, Listener(target.take_listener()) as listener:
         for _ in range(3):
             call = listener.recv()

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from proctor.errors import LaunchError
-from proctor.kernel.launch import NAMESPACES, Target, spawn
+from proctor.kernel.launch import launch
+from proctor.kernel.plan import NAMESPACES
 from proctor.kernel.seccomp import flag_available
+from proctor.kernel.target import Target
 
 from .conftest import notify
 
@@ -66,7 +68,7 @@ def test_overlapping_descriptors(monitor: Monitor, pairs: list[tuple[str, int]])
         a, b = os.memfd_create("a"), os.memfd_create("b")
         assert {{a, b}} == {{3, 4}}
         names = {{"a": a, "b": b}}
-        with spawn([subject, "fds"], fds=[(1, 1), *((names[n], t) for n, t in {pairs!r})]) as target:
+        with launch([subject, "fds"], fds=[(1, 1), *((names[n], t) for n, t in {pairs!r})]) as target:
             assert target.wait(30) == 0
         """
     )
@@ -92,7 +94,7 @@ def test_closed_standard_descriptors_stay_closed(monitor: Monitor) -> None:
         """
         reader, writer = os.pipe()
         os.close(0)
-        with spawn([subject, "fds"], fds=None) as target:
+        with launch([subject, "fds"], fds=None) as target:
             assert target.wait(30) == 0
         """
     )
@@ -107,7 +109,7 @@ def test_descriptors_without_close_range(monitor: Monitor) -> None:
         more = [os.dup(0) for _ in range(5)]
         for fd in more:
             os.set_inheritable(fd, True)
-        with spawn([subject, "fds"], fds=[(1, 1)]) as target:
+        with launch([subject, "fds"], fds=[(1, 1)]) as target:
             assert target.wait(30) == 0
         """
     )
@@ -115,7 +117,7 @@ def test_descriptors_without_close_range(monitor: Monitor) -> None:
 
 
 def test_results_are_close_on_exec(subject: str, silence: int) -> None:
-    with spawn([subject, "read"], program=notify(4242), fds=[(silence, 0)]) as target:
+    with launch([subject, "read"], program=notify(4242), fds=[(silence, 0)]) as target:
         listener = target.take_listener()
         try:
             for fd in (target.pidfd, listener, target._status_fd):
@@ -135,7 +137,7 @@ def test_argv_env_cwd_umask(subject: str, said: Said, tmp_path: os.PathLike[str]
     assert found["umask"] == "137"
     reader, writer = os.pipe2(os.O_CLOEXEC)
     shell = 'printf "%s|" "$0" "$@"; env'
-    with spawn(
+    with launch(
         [b"sh", "-c", shell, "a b", b"\xff"], env={"A": "1", "B": "\udcfe"}, fds={writer: 1}
     ) as target:
         os.close(writer)
@@ -149,9 +151,9 @@ def test_argv_env_cwd_umask(subject: str, said: Said, tmp_path: os.PathLike[str]
 
 def test_program_is_found_on_the_targets_path(subject: str, said: Said) -> None:
     directory = os.path.dirname(subject)
-    with spawn(["subject", "exit", "3"], env={"PATH": f"/nonexistent:{directory}"}) as target:
+    with launch(["subject", "exit", "3"], env={"PATH": f"/nonexistent:{directory}"}) as target:
         assert target.wait(30) == 3
-    with spawn(["other", "exit", "4"], executable=subject) as target:
+    with launch(["other", "exit", "4"], executable=subject) as target:
         assert target.wait(30) == 4
 
 
@@ -193,7 +195,7 @@ def test_signals_start_fresh(monitor: Monitor) -> None:
         signal.signal(signal.SIGUSR1, lambda *_: None)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
-        with spawn([subject, "identity"], ignored_signals=(), env={}) as target:
+        with launch([subject, "identity"], ignored_signals=(), env={}) as target:
             assert target.wait(30) == 0
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGUSR1, signal.SIGTERM}
         """
@@ -207,7 +209,7 @@ def test_ignored_signals_pass_but_pythons_own(monitor: Monitor) -> None:
     out = monitor(
         """
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with spawn([subject, "identity"]) as target:
+        with launch([subject, "identity"]) as target:
             assert target.wait(30) == 0
         """
     )
@@ -224,7 +226,7 @@ def test_no_sigchld_for_the_helper(monitor: Monitor) -> None:
         seen = []
         signal.signal(signal.SIGCHLD, lambda *_: seen.append(1))
         print(failure(cwd=b"/nonexistent"), len(seen))
-        with spawn([subject, "read"], fds=[(os.pipe()[0], 0)]) as target:
+        with launch([subject, "read"], fds=[(os.pipe()[0], 0)]) as target:
             assert target.executed(30)
             print(len(seen))
             target.kill()
@@ -249,7 +251,7 @@ def test_process_group_and_session(said: Said) -> None:
 
 
 def test_joins_a_process_group(subject: str, said: Said, silence: int) -> None:
-    with spawn([subject, "read"], process_group=0, fds=[(silence, 0)]) as first:
+    with launch([subject, "read"], process_group=0, fds=[(silence, 0)]) as first:
         assert first.executed(30)
         assert int(fields(said("identity", process_group=first.pid))["pgid"]) == first.pid
 
@@ -262,7 +264,7 @@ def test_foreground_of_a_terminal(monitor: Monitor) -> None:
         leader, tty = os.openpty()
         fcntl.ioctl(tty, termios.TIOCSCTTY, 0)
         assert os.tcgetpgrp(tty) == os.getpgrp()
-        with spawn([subject, "identity"], fds=[(tty, 0), (1, 1)], process_group=0, foreground_tty=tty) as t:
+        with launch([subject, "identity"], fds=[(tty, 0), (1, 1)], process_group=0, foreground_tty=tty) as t:
             assert t.wait(30) == 0
             assert os.tcgetpgrp(tty) == t.pid
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -293,7 +295,7 @@ def test_dies_with_the_monitor(monitor: Monitor) -> None:
         reader, writer = os.pipe()
         child = os.fork()
         if not child:
-            target = spawn([subject, "hold"], fds=[(writer, 1)], die_with_monitor=True)
+            target = launch([subject, "hold"], fds=[(writer, 1)], die_with_monitor=True)
             target.executed(30)
             os.write(writer, b"%d\\n" % target.pid)
             signal.pause()
@@ -320,7 +322,7 @@ def links(pid: int) -> dict[str, str]:
 @ROOT
 @pytest.mark.parametrize("name", sorted(set(NAMESPACES) - {"user"}))
 def test_one_namespace(subject: str, name: str, silence: int) -> None:
-    with spawn([subject, "read"], namespaces=[name], fds=[(silence, 0)]) as target:
+    with launch([subject, "read"], namespaces=[name], fds=[(silence, 0)]) as target:
         assert target.executed(30)
         theirs, ours = links(target.pid), links(os.getpid())
     assert {n for n in NAMESPACES if theirs[n] != ours[n]} == {name}
@@ -332,7 +334,7 @@ def test_all_namespaces_unprivileged(monitor: Monitor) -> None:
         """
         ours = {n: os.readlink(f"/proc/self/ns/{n}") for n in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")}
         reader, writer = os.pipe()
-        with spawn([subject, "identity", "read"], namespaces=ours, program=one(6, 0, 0, 0x7FFF0000),
+        with launch([subject, "identity", "read"], namespaces=ours, program=one(6, 0, 0, 0x7FFF0000),
                    fds=[(reader, 0), (1, 1)]) as target:
             assert target.executed(30)
             theirs = {n: os.readlink(f"/proc/{target.pid}/ns/{n}") for n in ours}
@@ -371,7 +373,7 @@ def test_mapped_ranges(said: Said) -> None:
 @ROOT
 def test_mounts_do_not_come_out(subject: str) -> None:
     before = Path("/proc/self/mountinfo").read_text()
-    with spawn(["mount", "-t", "tmpfs", "none", "/mnt"], namespaces=["mnt"]) as target:
+    with launch(["mount", "-t", "tmpfs", "none", "/mnt"], namespaces=["mnt"]) as target:
         assert target.wait(30) == 0
     assert Path("/proc/self/mountinfo").read_text() == before
 
@@ -386,7 +388,7 @@ def test_exit_codes_and_signals(subject: str) -> None:
         (["die", str(int(signal.SIGTERM))], -signal.SIGTERM),
         (["die", str(int(signal.SIGKILL))], -signal.SIGKILL),
     ):
-        with spawn([subject, *commands]) as target:
+        with launch([subject, *commands]) as target:
             assert target.wait(30) == expected
             assert target.poll() == target.returncode == target.wait() == expected
             target.send_signal(signal.SIGTERM)  # nothing happens
@@ -395,7 +397,7 @@ def test_exit_codes_and_signals(subject: str) -> None:
 
 def test_waiting_in_time(subject: str) -> None:
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    with spawn([subject, "read"], fds=[(reader, 0)]) as target:
+    with launch([subject, "read"], fds=[(reader, 0)]) as target:
         os.close(reader)
         assert target.poll() is None
         with pytest.raises(TimeoutError, match="still runs"):
@@ -406,7 +408,7 @@ def test_waiting_in_time(subject: str) -> None:
 
 def test_leaving_the_block_kills_and_reaps(subject: str) -> None:
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    with spawn([subject, "read"], fds=[(reader, 0)]) as target:
+    with launch([subject, "read"], fds=[(reader, 0)]) as target:
         pass
     assert target.returncode == -signal.SIGKILL
     assert target.pidfd == -1
@@ -417,7 +419,7 @@ def test_leaving_the_block_kills_and_reaps(subject: str) -> None:
 
 def test_wait_before_exec(subject: str) -> None:
     """A target that never execed has no exit signal: it must be waited for all the same."""
-    with spawn(["/proc/missing"]) as target:
+    with launch(["/proc/missing"]) as target:
         assert target.wait(30) == 127
 
 
@@ -425,7 +427,7 @@ def test_status_taken_by_somebody_else(monitor: Monitor) -> None:
     out = monitor(
         """
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        target = spawn([subject, "exit", "3"])
+        target = launch([subject, "exit", "3"])
         try:
             target.executed(30)
             target.wait(30)
@@ -442,7 +444,7 @@ def test_without_wait_killable(monitor: Monitor) -> None:
     out = monitor(
         """
         refuse(317, errno.EINVAL, argument=1, value=32, bits=True)
-        with spawn([subject, "exit"], program=one(6, 0, 0, 0x7FFF0000)) as target:
+        with launch([subject, "exit"], program=one(6, 0, 0, 0x7FFF0000)) as target:
             print(target.wait_killable, target.wait(30))
         """
     )
@@ -451,7 +453,7 @@ def test_without_wait_killable(monitor: Monitor) -> None:
 
 def test_wait_killable(subject: str) -> None:
     for wanted in (True, False):
-        with spawn([subject, "exit"], program=notify(4242), wait_killable=wanted) as target:
+        with launch([subject, "exit"], program=notify(4242), wait_killable=wanted) as target:
             assert target.wait_killable is (wanted and flag_available("WAIT_KILLABLE_RECV"))
 
 
@@ -467,7 +469,7 @@ def test_a_thousand_launches_leave_nothing(monitor: Monitor) -> None:
         def once(at):
             kind = at % 4
             try:
-                with spawn(
+                with launch(
                     [subject if kind else "/proc/missing", "exit", "7"],
                     program=one(6, 0, 0, 0x7FFF0000) if kind > 1 else None,
                     cwd="/nonexistent" if kind == 3 else None,
@@ -509,7 +511,7 @@ def test_many_threads_launch_at_once(monitor: Monitor) -> None:
 
         def some(number):
             for at in range(20):
-                with spawn([subject, "exit", str(number)], program=one(6, 0, 0, 0x7FFF0000)) as target:
+                with launch([subject, "exit", str(number)], program=one(6, 0, 0, 0x7FFF0000)) as target:
                     if not target.executed(30) or target.wait(30) != number:
                         wrong.append(target)
 
@@ -565,7 +567,7 @@ def test_every_call_notified(subject: str, user: bool) -> None:
         if nr != 59:
             assert target.executed(30)
 
-    target = spawn([subject, "exit", "9"], program=notify(), namespaces=["user"] if user else [])
+    target = launch([subject, "exit", "9"], program=notify(), namespaces=["user"] if user else [])
     with target:
         assert target.executed(0) is False
         seen = serve(target, see)
@@ -587,7 +589,7 @@ def test_every_call_notified_and_exec_fails() -> None:
                 target.executed(0)
             known.append(f"{caught.value.step} {caught.value.errno}")  # type: ignore[attr-defined]
 
-    target = spawn(["/proc/missing"], program=notify())
+    target = launch(["/proc/missing"], program=notify())
     with target:
         assert serve(target, see) == [59, 231]
         assert target.wait(30) == 127
@@ -608,7 +610,7 @@ def test_the_search_on_path_is_made_before_there_is_a_filter(tmp_path: Path, sub
     os.symlink(subject, tmp_path / "last" / "found")
     places = ["nothing", "directory", "plain", "plain/found", "last", "after"]
     path = ":".join(str(tmp_path / place) for place in places)
-    with spawn(["found", "exit", "3"], env={"PATH": path}, program=notify(59)) as target:
+    with launch(["found", "exit", "3"], env={"PATH": path}, program=notify(59)) as target:
         assert serve(target) == [59]
         assert target.wait(30) == 3
 
@@ -616,17 +618,17 @@ def test_the_search_on_path_is_made_before_there_is_a_filter(tmp_path: Path, sub
 def test_an_empty_part_of_path_is_the_working_directory(tmp_path: Path, subject: str) -> None:
     os.symlink(subject, tmp_path / "found")
     for path in (":/proc", "/proc::/sys", "/proc:", "."):
-        with spawn(["found", "exit", "3"], env={"PATH": path}, cwd=tmp_path) as target:
+        with launch(["found", "exit", "3"], env={"PATH": path}, cwd=tmp_path) as target:
             assert target.wait(30) == 3
 
 
 def test_a_search_that_finds_nothing_starts_nothing(tmp_path: Path) -> None:
     with pytest.raises(LaunchError) as caught:
-        spawn(["missing"], env={"PATH": "/proc:/sys:/dev"}, program=notify())
+        launch(["missing"], env={"PATH": "/proc:/sys:/dev"}, program=notify())
     assert (caught.value.step, caught.value.errno) == ("execve", errno.ENOENT)
     executable(tmp_path / "plain" / "missing", "x", 0o644)
     with pytest.raises(LaunchError) as caught:  # EACCES is remembered
-        spawn(["missing"], env={"PATH": f"/proc:{tmp_path}/plain:/dev"}, program=notify())
+        launch(["missing"], env={"PATH": f"/proc:{tmp_path}/plain:/dev"}, program=notify())
     assert (caught.value.step, caught.value.errno) == ("execve", errno.EACCES)
 
 
@@ -637,11 +639,11 @@ def test_the_search_goes_on_where_execve_says_no_after_all(tmp_path: Path, subje
     (tmp_path / "three").mkdir()
     os.symlink(subject, tmp_path / "three" / "found")
     path = ":".join(str(tmp_path / place) for place in ("one", "two", "proc", "three"))
-    with spawn(["found", "exit", "3"], env={"PATH": path}, program=notify(59)) as target:
+    with launch(["found", "exit", "3"], env={"PATH": path}, program=notify(59)) as target:
         assert serve(target) == [59, 59, 59, 59]
         assert target.wait(30) == 3
     path = f"{tmp_path}/two:{tmp_path}/one"
-    with spawn(["found"], env={"PATH": path}) as target:
+    with launch(["found"], env={"PATH": path}) as target:
         with pytest.raises(LaunchError) as caught:
             target.executed(30)
         assert caught.value.errno == errno.EACCES
@@ -652,7 +654,7 @@ def test_a_file_of_no_known_format_is_not_given_to_a_shell(tmp_path: Path, subje
     executable(tmp_path / "one" / "found", "exit 3\n")
     (tmp_path / "two").mkdir()
     os.symlink(subject, tmp_path / "two" / "found")
-    with spawn(["found", "exit", "3"], env={"PATH": f"{tmp_path}/one:{tmp_path}/two"}) as target:
+    with launch(["found", "exit", "3"], env={"PATH": f"{tmp_path}/one:{tmp_path}/two"}) as target:
         with pytest.raises(LaunchError) as caught:
             target.executed(30)
         assert caught.value.errno == errno.ENOEXEC
@@ -667,14 +669,14 @@ def test_the_search_has_the_rights_of_the_command(tmp_path: Path, subject: str) 
     shut.mkdir(mode=0o700)
     os.symlink(subject, shut / "found")
     with pytest.raises(LaunchError) as caught:
-        spawn(["found"], env={"PATH": f"/proc:{shut}"}, uid=65534, gid=65534, program=notify())
+        launch(["found"], env={"PATH": f"/proc:{shut}"}, uid=65534, gid=65534, program=notify())
     assert caught.value.errno == errno.EACCES
-    with spawn(["found", "exit", "3"], env={"PATH": f"/proc:{shut}"}) as target:
+    with launch(["found", "exit", "3"], env={"PATH": f"/proc:{shut}"}) as target:
         assert target.wait(30) == 3
 
 
 def test_killed_while_execve_waits(subject: str) -> None:
-    with spawn([subject], program=notify()) as target:
+    with launch([subject], program=notify()) as target:
         poll = select.poll()
         poll.register(target.listener or -1, select.POLLIN)
         assert poll.poll(30000)
@@ -687,7 +689,7 @@ def test_nothing_of_the_monitor_is_held_while_execve_waits(subject: str) -> None
     """A copy of another listener would keep that one's callers waiting if we closed it (C094)."""
     reader, writer = os.pipe()
     try:
-        with spawn([subject], program=notify(59), fds=[(0, 0), (writer, 70)]) as target:
+        with launch([subject], program=notify(59), fds=[(0, 0), (writer, 70)]) as target:
             held = {int(number) for number in os.listdir(f"/proc/{target.pid}/fd")}
             extra = held - {0, 70}
             links = {os.readlink(f"/proc/{target.pid}/fd/{number}") for number in extra}
@@ -701,7 +703,7 @@ def test_nothing_of_the_monitor_is_held_while_execve_waits(subject: str) -> None
 def test_program_named_by_a_descriptor_while_execve_waits(subject: str) -> None:
     fd = os.open(subject, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with spawn(["subject"], executable=f"/proc/self/fd/{fd}", program=notify(59)) as target:
+        with launch(["subject"], executable=f"/proc/self/fd/{fd}", program=notify(59)) as target:
             assert os.path.samefile(f"/proc/{target.pid}/fd/{fd}", subject)
     finally:
         os.close(fd)
@@ -709,7 +711,7 @@ def test_program_named_by_a_descriptor_while_execve_waits(subject: str) -> None:
 
 def test_listener_closed_while_execve_waits(subject: str) -> None:
     """Nobody will answer: ENOSYS for execve (C093), for exit_group too, and then it must die."""
-    with spawn([subject], program=notify()) as target:
+    with launch([subject], program=notify()) as target:
         os.close(target.take_listener())
         assert target.wait(30) == -signal.SIGILL
         with pytest.raises(OSError, match="Function not implemented"):
@@ -718,6 +720,6 @@ def test_listener_closed_while_execve_waits(subject: str) -> None:
 
 def test_python_as_a_target() -> None:
     """A big, dynamically linked program under a filter that notifies everything."""
-    with spawn([sys.executable, "-S", "-c", "pass"], program=notify()) as target:
+    with launch([sys.executable, "-S", "-c", "pass"], program=notify()) as target:
         assert len(serve(target)) > 100
         assert target.wait(30) == 0

@@ -14,13 +14,13 @@ from collections.abc import Callable
 import pytest
 
 from proctor.errors import LaunchError, NestedListener
-from proctor.kernel.launch import spawn
+from proctor.kernel.launch import launch
 
 Monitor = Callable[..., str]
 
 #: Numbers of x86-64 calls that only helper or target make (not Python, or not with these arguments).
 INJECTED = [
-    # step, call, errno, options of launch(), which calls are meant
+    # step, call, errno, fields of the plan, which calls are meant
     ("socketpair", 53, "EMFILE", "", ""),
     ("clone", 56, "EAGAIN", "", ""),
     ("clone", 56, "ENOSPC", "namespaces=0x10000000", "argument=0, value=0x10000000, bits=True"),
@@ -35,7 +35,7 @@ INJECTED = [
     ("setgid", 119, "EAGAIN", "gid=1", ""),
     ("setuid", 117, "EAGAIN", "uid=1", ""),
     ("chdir", 80, "EIO", "cwd=b'/'", ""),
-    ("pdeathsig", 157, "EINVAL", "parent_death_signal=9", "argument=0, value=1"),
+    ("pdeathsig", 157, "EINVAL", "death_signal=9", "argument=0, value=1"),
     ("no_new_privs", 157, "EINVAL", "no_new_privs=True", "argument=0, value=38"),
     ("seccomp", 317, "ENOMEM", "program=one(6, 0, 0, 0x7FFF0000)", "argument=0, value=1"),
     ("recvmsg", 47, "EMFILE", "", ""),
@@ -150,8 +150,9 @@ def test_no_descriptors_left(monitor: Monitor) -> None:
         for room in range(30):
             resource.setrlimit(resource.RLIMIT_NOFILE, (low + room, 4096))
             try:
-                started = launch([b"subject", b"exit"], candidates=[subject.encode()],
-                                 program=one(6, 0, 0, 0x7FFF0000), filter_flags=8)
+                started = start(Plan([b"subject", b"exit"], [subject.encode()],
+                                     fds=[(0, 0), (1, 1), (2, 2)],
+                                     program=one(6, 0, 0, 0x7FFF0000), filter_flags=8))
             except OSError as problem:
                 print(problem.filename, errno.errorcode[problem.errno])
             else:
@@ -197,7 +198,7 @@ def test_failed_target_cannot_run_on(monitor: Monitor) -> None:
         """
         code = one(0x20, 0, 0, 0) + one(0x15, 1, 0, 231) + one(0x15, 0, 1, 60)
         code += one(6, 0, 0, abi.SECCOMP_RET_ERRNO | 1) + one(6, 0, 0, abi.SECCOMP_RET_ALLOW)
-        started = launch([b"x"], candidates=[b"/proc/missing"], program=code)
+        started = start(Plan([b"x"], [b"/proc/missing"], program=code))
         _, status = os.waitpid(started.pid, 0x40000000)
         print(os.waitstatus_to_exitcode(status), started.failure())
         """
@@ -211,12 +212,12 @@ def test_nested_listener(monitor: Monitor) -> None:
         """
         code = one(6, 0, 0, abi.SECCOMP_RET_ALLOW)
         inner = (
-            "from proctor.kernel.launch import spawn\\n"
+            "from proctor.kernel.launch import launch\\n"
             "from proctor.errors import NestedListener\\n"
-            "try: spawn(['true'], program=%r)\\n"
+            "try: launch(['true'], program=%r)\\n"
             "except NestedListener as problem: print(problem.errno, problem)\\n"
         ) % code
-        with spawn([sys.executable, "-c", inner], program=code) as target:
+        with launch([sys.executable, "-c", inner], program=code) as target:
             print(target.wait(30))
         """
     )
@@ -253,7 +254,7 @@ def test_nested_listener(monitor: Monitor) -> None:
     ],
 )
 def test_one_sentence(argv: list[str], options: dict[str, object], sentence: str) -> None:
-    with pytest.raises(LaunchError) as caught, spawn(argv, **options) as target:  # type: ignore[arg-type]
+    with pytest.raises(LaunchError) as caught, launch(argv, **options) as target:  # type: ignore[arg-type]
         target.executed(30)
     assert str(caught.value) == sentence
     assert (
@@ -273,7 +274,7 @@ def test_missing_interpreter_is_told_apart(tmp_path: os.PathLike[str]) -> None:
         file.write("#!/no/such/interpreter\n")
     os.chmod(script, 0o755)
     missing = pytest.raises(LaunchError, match="the interpreter it names is not")
-    with missing as caught, spawn([script]) as target:
+    with missing as caught, launch([script]) as target:
         target.executed(30)
     assert (caught.value.step, caught.value.errno) == ("execve", errno.ENOENT)
 
@@ -283,7 +284,7 @@ def test_no_interpreter_is_not_run_by_a_shell(tmp_path: os.PathLike[str]) -> Non
     with open(script, "w") as file:
         file.write("exit 7\n")
     os.chmod(script, 0o755)
-    with pytest.raises(LaunchError) as caught, spawn([script]) as target:
+    with pytest.raises(LaunchError) as caught, launch([script]) as target:
         target.executed(30)
     assert caught.value.errno == errno.ENOEXEC
 
@@ -304,7 +305,12 @@ def test_no_interpreter_is_not_run_by_a_shell(tmp_path: os.PathLike[str]) -> Non
 )
 def test_impossible_arguments(argv: list[str], options: dict[str, object]) -> None:
     with pytest.raises(ValueError):
-        spawn(argv, **options)  # type: ignore[arg-type]
+        launch(argv, **options)  # type: ignore[arg-type]
+
+
+def test_an_unknown_option_is_no_option() -> None:
+    with pytest.raises(TypeError, match="no option 'new_sesion'; did you mean \"new_session\""):
+        launch(["true"], new_sesion=True)  # type: ignore[call-arg]
 
 
 def test_nested_listener_is_an_os_error() -> None:
@@ -334,7 +340,7 @@ def test_a_kernel_before_5_9_is_refused(monitor: Monitor) -> None:
         before = sorted(os.listdir("/proc/self/fd"))
         for _ in range(2):
             try:
-                spawn([subject, "fds"], program=program, fds=[(1, 1)])
+                launch([subject, "fds"], program=program, fds=[(1, 1)])
             except OSError as problem:
                 print(type(problem).__name__, problem)
         assert sorted(os.listdir("/proc/self/fd")) == before
@@ -343,7 +349,7 @@ def test_a_kernel_before_5_9_is_refused(monitor: Monitor) -> None:
             print("a child is left")
         except ChildProcessError:
             pass
-        with spawn([subject, "exit"], fds=[]) as target:  # no listener, no need
+        with launch([subject, "exit"], fds=[]) as target:  # no listener, no need
             assert target.wait(30) == 0
         """
     )
@@ -360,7 +366,7 @@ def test_without_proc_s_word_the_listener_is_asked(monitor: Monitor) -> None:
         """
         from proctor.kernel import launch as launching
         launching._filters_are_counted = lambda: False
-        with spawn([subject, "exit"], program=one(6, 0, 0, abi.SECCOMP_RET_ALLOW)) as target:
+        with launch([subject, "exit"], program=one(6, 0, 0, abi.SECCOMP_RET_ALLOW)) as target:
             print(target.wait(30), launching._young_enough)
         """
     )

@@ -8,15 +8,16 @@ rules from the structure they were generated as, not from the loaded policy.
 from __future__ import annotations
 
 import errno
+import json
 import operator
 import os
-import socket
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from proctor.policy.addresses import Address
-from proctor.policy.facts import Facts
+from proctor.call.decode.sockaddr import Inet6Address, InetAddress, SocketAddress, UnixAddress
+from proctor.testing import FakeTarget
+from proctor.testing.target import FakeCall
 
 # Values: few, so that conditions hit ------------------------------------------------------------
 
@@ -29,10 +30,10 @@ PATTERNS = {
     "/srv/\\xff": lambda p: p == b"/srv/\xff",
 }
 ADDRESSES = {
-    "unix:/run/x": Address(socket.AF_UNIX, path=b"/run/x"),
-    "unix:@x": Address(socket.AF_UNIX, abstract=b"x"),
-    "inet:10.0.0.1:80": Address(socket.AF_INET, b"\x0a\0\0\1", 80),
-    "inet6:[::1]:80": Address(socket.AF_INET6, bytes(15) + b"\1", 80),
+    "unix:/run/x": UnixAddress("pathname", b"/run/x"),
+    "unix:@x": UnixAddress("abstract", b"x"),
+    "inet:10.0.0.1:80": InetAddress("10.0.0.1", 80),
+    "inet6:[::1]:80": Inet6Address("::1", 80),
 }
 DEVICES = [(1, 3), (1, 5), (5, 0), (8, 0), (259, 300), (0, 0)]
 TYPES = {
@@ -67,11 +68,13 @@ def toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, str):  # JSON's strings are TOML's, but for one character
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list):
         return "[" + ", ".join(map(toml, value)) + "]"
-    return "{ " + ", ".join(f'"{key}" = {toml(each)}' for key, each in value.items()) + " }"
+    return "{ " + ", ".join(f"{toml(key)} = {toml(each)}" for key, each in value.items()) + " }"
 
 
 class Generated(NamedTuple):
@@ -101,13 +104,31 @@ class Generated(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One call in decoded values."""
+    """One call in decoded values, and what its registers hold besides."""
 
     name: str
     numbers: dict[str, int]
-    path: bytes | None
-    address: Address | None
+    path: bytes
+    address: SocketAddress
     uid: int
+    #: What stands in the bits that the kernel does not read, by register.
+    garbage: tuple[int, ...] = (0,) * 6
+
+    def call(self, abi: str = "x86_64") -> FakeCall:
+        """The call, made by a target that has what its pointers lead to."""
+        target = FakeTarget(dict.fromkeys(map(os.fsdecode, (*PATHS, b"/run/x")), b""), uid=self.uid)
+        named: dict[str, Any] = {}
+        for key, (register, bits, _) in LAYOUT[self.name].items():
+            mask = (1 << bits) - 1
+            named[key] = self.garbage[register] & ~mask | self.numbers[key] & mask
+        if "path" in named:
+            named["path"] = self.path
+        if "addr" in named:
+            named["addr"] = self.address
+            del named["addrlen"]
+        if not named:
+            return target.call(self.name, abi=abi)
+        return target.call(self.name, abi=abi, **named)
 
 
 def _number_holds(spec: Any, value: int) -> bool:
@@ -244,12 +265,11 @@ def rules(draw: st.DrawFn) -> Generated:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Case, Facts]:
-    """A call: decoded, and as facts with garbage above the bits that the kernel reads."""
+def cases(draw: st.DrawFn) -> Case:
+    """A call, with garbage above the bits that the kernel reads."""
     name = draw(st.sampled_from(sorted(LAYOUT)))
     numbers: dict[str, int] = {}
-    raw = [draw(st.integers(0, (1 << 64) - 1)) for _ in range(6)]
-    for key, (register, bits, signed) in LAYOUT[name].items():
+    for key, (_, _, signed) in LAYOUT[name].items():
         if key == "mode":
             value = draw(st.sampled_from([0, *TYPES.values()])) | draw(st.integers(0, 12))
         elif key == "dev":
@@ -266,18 +286,8 @@ def cases(draw: st.DrawFn) -> tuple[Case, Facts]:
         else:
             value = 0x7F00DEAD0000
         numbers[key] = value
-        mask = (1 << bits) - 1
-        raw[register] = raw[register] & ~mask | value & mask
     path = draw(st.sampled_from(PATHS))
-    address = draw(st.sampled_from([*ADDRESSES.values(), None]))
+    address = draw(st.sampled_from([*ADDRESSES.values(), InetAddress("10.0.0.2", 1)]))
     uid = draw(st.sampled_from([0, 1000, 1001]))
-    case = Case(name, numbers, path, address, uid)
-    facts = Facts(
-        name,
-        "x86_64",
-        raw,
-        paths={"path": path},
-        addresses={"addr": address},
-        identity={"uid": uid},
-    )
-    return case, facts
+    garbage = tuple(draw(st.integers(0, (1 << 64) - 1)) for _ in range(6))
+    return Case(name, numbers, path, address, uid, garbage)

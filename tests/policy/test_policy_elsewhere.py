@@ -17,14 +17,14 @@ elsewhere.impoverish()
 sys.platform = "elsewhere"
 
 from pathlib import Path
-from proctor.policy import Facts, load, loads
+from proctor.policy import load, loads
 from proctor.errors import PolicyError
 from proctor.emulate import SUPPORTED
+from tests.policy.calls import call
 
 policy = load(sys.argv[1])
-facts = Facts.of("mknodat", dirfd=-100, path=b"/x/sda", mode=0o60660, dev="8:0")
-print(policy.explain(facts).why())
-print(policy.decide(Facts.of("mknod", path=b"/x", mode=0o20666, dev="1:3")).ruling)
+print(policy.explain(call("mknodat", dirfd=-100, path=b"/x/sda", mode=0o60660, dev="8:0")))
+print(policy.decide(call("mknod", path=b"/x", mode=0o20666, dev="1:3")).ruling)
 assert policy.filter().compile().code and policy.handlers()
 for text in ('perform = true', 'allow = true'):
     try:

@@ -99,8 +99,32 @@ def test_examples(pattern: str, path: bytes, matches: bool) -> None:
 
 
 def test_a_name_is_one_component_with_slashes_in_it() -> None:
-    assert Glob("a*b", absolute=False).matches(b"a/x/b")
-    assert Glob("plain", absolute=False).matches(b"plain")
+    assert Glob("a*b", "name").matches(b"a/x/b")
+    assert Glob("plain", "name").matches(b"plain")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "matches"),
+    [
+        ("/etc/*", b"/etc/passwd", True),
+        ("/etc/*", b"etc/passwd", False),
+        ("etc/*", b"etc/passwd", True),
+        ("etc/*", b"/etc/passwd", False),
+        ("**/passwd", b"passwd", True),
+        ("**/passwd", b"/etc/passwd", True),
+        ("**/passwd", b"../etc//passwd", True),
+        ("../*", b"../x", True),
+        ("a//b/", b"a//b/", True),
+        ("a/*/b", b"a//b", True),
+        ("a/b", b"a//b", False),
+        ("", b"", True),
+        ("**", b"", True),
+        ("*", b"a/b", False),
+        ("./**", b".", False),
+    ],
+)
+def test_a_path_as_it_was_passed(pattern: str, text: bytes, matches: bool) -> None:
+    assert Glob(pattern, "text").matches(text) is matches
 
 
 def test_relative_paths_match_nothing() -> None:
@@ -124,6 +148,9 @@ def test_relative_paths_match_nothing() -> None:
         ("/\\xg0", "two hexadecimal digits"),
         ("/\\x2f", "always separates"),
         ("/\\x00", "NUL byte"),
+        ("/a\0*", "NUL byte"),
+        ("/a\ud800", "lone surrogate"),
+        ("/[\udfff]", "lone surrogate"),
     ],
 )
 def test_what_could_never_match_is_refused(pattern: str, says: str) -> None:

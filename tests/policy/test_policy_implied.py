@@ -8,9 +8,10 @@ import pytest
 
 from proctor.filter import actions
 from proctor.kernel import abi
-from proctor.policy import Facts, Policy, loads
+from proctor.policy import Policy, loads
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import ARCHITECTURES
+from tests.policy.calls import call as made
 
 ALLOW, NOTIFY = actions.ALLOW.value, actions.NOTIFY.value
 EPERM = actions.errno(errno.EPERM).value
@@ -23,7 +24,7 @@ def both(policy: Policy, call: str, arch: str, *registers: int) -> int:
     said = (
         policy.filter().compile().run(tables.number(call, arch), audit, (*registers, *(0,) * 6)[:6])
     )
-    ruling = policy.decide(Facts(call, arch, registers)).ruling
+    ruling = policy.decide(made(call, *registers, abi=arch)).ruling
     if said != NOTIFY:
         expected = {ALLOW: "allow", EPERM: "EPERM", ENOSYS: "ENOSYS"}[said]
         assert str(ruling) == expected
@@ -116,8 +117,8 @@ def test_architectures_by_name() -> None:
     program = policy.filter().compile()
     assert program.run(1, abi.AUDIT_ARCH_I386) == EPERM
     assert program.run(1 | abi.X32_SYSCALL_BIT, abi.AUDIT_ARCH_X86_64) == actions.KILL_PROCESS.value
-    assert str(policy.decide(Facts("write", "i386")).ruling) == "EPERM"
-    assert str(policy.decide(Facts("write", "x32")).ruling) == "kill"
+    assert str(policy.decide(made("write", abi="i386")).ruling) == "EPERM"
+    assert str(policy.decide(made("write", abi="x32")).ruling) == "kill"
 
 
 def test_constants_are_those_of_the_architecture() -> None:
@@ -143,7 +144,7 @@ def test_nothing_is_imported_before_a_policy_is_loaded() -> None:
     import subprocess
     import sys
 
-    code = "import proctor.policy, sys; print(*[m for m in ('msgspec', 'tomllib', 'difflib') if m in sys.modules])"
+    code = "import proctor.policy, sys; print(*[m for m in ('tomllib', 'difflib') if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
     )

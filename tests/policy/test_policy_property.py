@@ -8,10 +8,11 @@ from typing import Any
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
+from proctor.call.decode.sockaddr import InetAddress
 from proctor.errors import PolicyError
 from proctor.filter import actions
 from proctor.kernel import abi
-from proctor.policy import Facts, Policy, loads
+from proctor.policy import Policy, loads
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import ARCHITECTURES
 from tests.policy.reference import (
@@ -19,7 +20,6 @@ from tests.policy.reference import (
     Case,
     Generated,
     cases,
-    condition_holds,
     meant,
     needs_monitor,
     rules,
@@ -68,104 +68,75 @@ def load_generated(generated: list[Generated], default: str) -> Policy:
     st.sampled_from(sorted(DEFAULTS)),
     st.lists(cases(), min_size=10, max_size=30),
 )
-@example([], "allow", [(Case("getpid", {}, None, None, 0), Facts("getpid"))])
+@example([], "allow", [Case("getpid", {}, b"", InetAddress("10.0.0.1", 1), 0)])
 def test_filter_and_rules_decide_as_the_reference(
-    generated: list[Generated], default: str, calls: list[tuple[Case, Facts]]
+    generated: list[Generated], default: str, calls: list[Case]
 ) -> None:
     policy = load_generated(generated, default)
     program = policy.filter().compile()
-    for case, facts in calls:
+    for case in calls:
         expected = meant(generated, DEFAULTS[default], case)
-        decision = policy.decide(facts)
+        call = case.call()
+        decision = policy.decide(call)
         ruling = decision.ruling
         value = ruling.value if ruling.kind in ("deny", "return") else None
         assert (ruling.kind, value) == expected, case
 
-        said = program.run(tables.number(case.name), abi.AUDIT_ARCH_X86_64, facts.registers)
+        said = program.run(tables.number(case.name), abi.AUDIT_ARCH_X86_64, call.registers)
         assert (said == NOTIFY) == needs_monitor(generated, case), case
         if said != NOTIFY:
             assert said == ACTIONS[expected], case
 
-        if ruling.runs and looked_at_memory(generated, case):
+        if ruling.runs and call.memory_read:
             # The promise of the check at load time: no silent "let it run" after a look.
             assert ruling.unsafe, case
-
-
-def looked_at_memory(generated: list[Generated], case: Case) -> bool:
-    """Whether deciding read the caller's memory: conditions on registers and the caller go first."""
-    for rule in generated:
-        if case.name not in rule.calls:
-            continue
-        first = {k: v for k, v in rule.when.items() if k not in ("path", "address")}
-        if not all(condition_holds(k, v, case) for k, v in first.items()):
-            continue
-        return len(first) < len(rule.when)
-    return False
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.lists(rules(), min_size=1, max_size=5), st.lists(cases(), min_size=5, max_size=15))
 def test_a_tip_pasted_before_the_rule_lets_the_call_through(
-    generated: list[Generated], calls: list[tuple[Case, Facts]]
+    generated: list[Generated], calls: list[Case]
 ) -> None:
     policy = load_generated(generated, "EPERM")
     texts = [rule.text(i) for i, rule in enumerate(generated)]
-    for case, facts in calls:
-        explanation = policy.explain(facts)
-        assert explanation.line().isprintable()
-        if not explanation.refused:
-            assert not explanation.tip
+    for case in calls:
+        reason = policy.explain(case.call())
+        assert reason.isprintable()
+        if not policy.decide(case.call()).ruling.refuses:
+            assert not reason.tip
             continue
-        at = len(texts)
-        if explanation.before:
-            at = next(i for i in range(len(texts)) if explanation.before == f"rule {i}")
+        at = int(reason.rule.removeprefix("rule ")) if reason.rule else len(texts)
         try:
             amended = loads(
-                'default = "EPERM"\n' + "\n".join([*texts[:at], explanation.tip, *texts[at:]])
+                'default = "EPERM"\n' + "\n".join([*texts[:at], reason.tip, *texts[at:]])
             )
         except PolicyError as error:
             # Only this: the tip takes everything that the refusing rule was for.
-            assert "can never match" in str(error), explanation.tip
+            assert "can never match" in str(error), reason.tip
             continue
-        assert not amended.explain(facts).refused, (case, explanation.tip)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
-@given(st.lists(rules(), min_size=1, max_size=5), st.lists(cases(), min_size=5, max_size=10))
-def test_reporting_changes_who_answers_and_not_what(
-    generated: list[Generated], calls: list[tuple[Case, Facts]]
-) -> None:
-    policy = load_generated(generated, "allow")
-    reporting = policy.reporting()
-    program = reporting.filter().compile()
-    for case, facts in calls:
-        assert reporting.decide(facts).ruling == policy.decide(facts).ruling
-        if policy.decide(facts).rule is not None and policy.decide(facts).ruling.kind == "deny":
-            number = tables.number(case.name)
-            assert program.run(number, abi.AUDIT_ARCH_X86_64, facts.registers) == NOTIFY
+        assert not amended.decide(case.call()).ruling.refuses, (case, reason.tip)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.lists(rules(), min_size=1, max_size=5), st.lists(cases(), min_size=5, max_size=15))
 def test_other_architectures_by_their_own_numbers(
-    generated: list[Generated], calls: list[tuple[Case, Facts]]
+    generated: list[Generated], calls: list[Case]
 ) -> None:
     """i386 decides by its own table (these calls have the same arguments there), x32 and foreign
     architectures by the words at the top."""
     policy = load_generated(generated, "allow")
     program = policy.filter().compile()
-    for case, facts in calls:
-        registers = tuple(value & 0xFFFFFFFF for value in facts.registers)
+    for case in calls:
+        registers = tuple(value & 0xFFFFFFFF for value in case.call().registers)
         if case.name in tables.numbers("i386"):
-            there = Facts(
-                case.name, "i386", registers, paths={"path": case.path},
-                addresses={"addr": case.address}, identity={"uid": case.uid},
-            )  # fmt: skip
+            there = case.call("i386")
             expected = meant(generated, ("allow", None), case)
             ruling = policy.decide(there).ruling
             value = ruling.value if ruling.kind in ("deny", "return") else None
             assert (ruling.kind, value) == expected
-            said = program.run(tables.number(case.name, "i386"), abi.AUDIT_ARCH_I386, registers)
+            said = program.run(
+                tables.number(case.name, "i386"), abi.AUDIT_ARCH_I386, there.registers
+            )
             assert (said == NOTIFY) == needs_monitor(generated, case)
             if said != NOTIFY:
                 assert said == ACTIONS[expected]

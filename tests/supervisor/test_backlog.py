@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import proctor
-from proctor.kernel.launch import spawn
+from proctor.kernel.launch import launch
 from proctor.kernel.notification import Notification
 from proctor.observe.events import Outcome
 from proctor.supervisor.backlog import EVERY, MANY
@@ -264,7 +264,7 @@ def test_what_is_routed_while_its_listener_is_given_back_is_over(
     program = proctor.filter_for(handlers)
     assert program is not None
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    with spawn(
+    with launch(
         [caller, "thread", "4", "110"], program=program.compile().code, fds=((writer, 1),)
     ) as target:
         os.close(writer)

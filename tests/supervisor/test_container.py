@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import proctor
-from proctor.kernel.launch import spawn
+from proctor.kernel.launch import launch
 from proctor.kernel.notification import Notification
 from proctor.observe.events import ContainerAdded, ContainerEnded
 from proctor.supervisor.container import Container, Quotas
@@ -60,7 +60,7 @@ def target(caller: str, host: proctor.Supervisor) -> Iterator[Start]:
 
     def go(container: Container, *script: str) -> Target:
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        process = spawn([caller, *script], program=code, fds=((writer, 1),))
+        process = launch([caller, *script], program=code, fds=((writer, 1),))
         os.close(writer)
         listener = proctor.Listener(process.take_listener())
         made.append(Target(process, reader, listener))
@@ -130,7 +130,7 @@ def test_observers_are_told_of_containers(
     with proctor.Supervisor(world=make_world(), observers=[observe]).start() as supervisor:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         two = [
-            spawn([caller, "wait"], program=program.compile().code, fds=((reader, 0),))
+            launch([caller, "wait"], program=program.compile().code, fds=((reader, 0),))
             for _ in range(2)
         ]
         for process in two:
@@ -197,7 +197,7 @@ def test_a_container_always_gets_a_worker(
         targets = []
         try:
             for name in ("a", "b", "c"):
-                target = spawn([caller, "thread", "4", "110"], program=code, fds=())
+                target = launch([caller, "thread", "4", "110"], program=code, fds=())
                 targets.append(target)
                 container = Container(name, [handler(stuck, quick=False)])
                 supervisor.add(proctor.Listener(target.take_listener()), container)
@@ -228,7 +228,7 @@ def test_calls_beyond_the_quota_are_denied(
     reader, writer = os.pipe2(os.O_CLOEXEC)
     with (
         proctor.Supervisor(world=make_world(), observers=[proctor.outcomes(observe)]) as supervisor,
-        spawn(
+        launch(
             [caller, "thread", "9", "110"], program=program.compile().code, fds=((writer, 1),)
         ) as process,
         open(reader) as file,

@@ -173,13 +173,13 @@ def test_ctrl_c_while_closing_leaves_nothing_open(
 def test_close_goes_on_where_a_listener_was_closed_by_somebody_else(
     make_world: Callable[..., KernelWorld], caller: str
 ) -> None:
-    from proctor.kernel.launch import spawn
+    from proctor.kernel.launch import launch
 
     done: list[str] = []
     handlers = [proctor.Handler(("getppid",), lambda call: None)]
     program = proctor.filter_for(handlers)
     assert program is not None
-    with spawn([caller, "wait"], program=program.compile().code, fds=()) as target:
+    with launch([caller, "wait"], program=program.compile().code, fds=()) as target:
         listener = proctor.Listener(target.take_listener())
         supervisor = proctor.Supervisor(handlers, world=make_world())
         supervisor.on_close(lambda: done.append("closed"))
@@ -382,7 +382,7 @@ def test_closed_from_within(
     where: str,
 ) -> None:
     """Whoever is called by the supervisor may close it."""
-    from proctor.kernel.launch import spawn
+    from proctor.kernel.launch import launch
 
     ended = threading.Event()
 
@@ -409,7 +409,7 @@ def test_closed_from_within(
     )
     with (
         caplog.at_level(logging.ERROR, "proctor"),
-        spawn(
+        launch(
             [caller, "call", "110"], program=program.compile().code, fds=((writer, 1),)
         ) as target,
         open(reader) as file,
@@ -434,7 +434,7 @@ def test_the_end_is_told_though_a_listener_cannot_be_closed(
     make_world: Callable[..., KernelWorld], caller: str
 ) -> None:
     """Somebody closed its descriptor by number."""
-    from proctor.kernel.launch import spawn
+    from proctor.kernel.launch import launch
 
     class Listener(proctor.Listener):
         def close(self) -> None:
@@ -445,7 +445,7 @@ def test_the_end_is_told_though_a_listener_cannot_be_closed(
     program = proctor.filter_for([proctor.Handler(("getppid",), lambda call: None)])
     assert program is not None
     with (
-        spawn([caller, "call", "39"], program=program.compile().code, fds=()) as target,
+        launch([caller, "call", "39"], program=program.compile().code, fds=()) as target,
         proctor.Supervisor(world=make_world()).start() as supervisor,
     ):
         supervisor.add(Listener(target.take_listener()), on_end=lambda: ended.append("told"))

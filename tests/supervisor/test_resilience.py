@@ -49,13 +49,13 @@ def test_exit_in_an_observer_ends_nothing(
 def test_exit_at_the_end_of_one_listener_does_not_end_the_others(
     start: Callable[..., proctor.Process], caller: str
 ) -> None:
-    from proctor.kernel.launch import spawn
+    from proctor.kernel.launch import launch
     from proctor.kernel.listener import Listener
 
     host = start("wait", "call", "110", handlers=[handler(refuse)])
     program = proctor.filter_for([handler(refuse)])
     assert program is not None
-    with spawn([caller, "call", "110"], program=program.compile().code, fds=()) as target:
+    with launch([caller, "call", "110"], program=program.compile().code, fds=()) as target:
         ended = threading.Event()
 
         def leave() -> None:

@@ -487,7 +487,7 @@ def test_descendants_keep_the_listener_alive(start: Callable[..., proctor.Proces
 def test_many_listeners_added_while_running(
     caller: str, make_world: Callable[..., KernelWorld]
 ) -> None:
-    from proctor.kernel.launch import spawn
+    from proctor.kernel.launch import launch
     from proctor.process.run import filter_for
 
     one = handler(lambda call: proctor.answer(call.registers[0]))
@@ -500,7 +500,7 @@ def test_many_listeners_added_while_running(
         targets = []
         for _ in range(20):
             reader, writer = os.pipe2(os.O_CLOEXEC)
-            target = spawn([caller, "loop", "200", "110"], program=code, fds=((writer, 1),))
+            target = launch([caller, "loop", "200", "110"], program=code, fds=((writer, 1),))
             os.close(writer)
             supervisor.add(proctor.Listener(target.take_listener()), on_end=ended.release)
             targets.append((target, reader))
@@ -582,13 +582,13 @@ def test_observer_failure_is_no_failure(
 
 
 def test_stepping_by_hand(caller: str, make_world: Callable[..., KernelWorld]) -> None:
-    from proctor.kernel.launch import spawn
+    from proctor.kernel.launch import launch
     from proctor.process.run import filter_for
 
     one = handler(lambda call: proctor.answer(call.registers[0]))
     program = filter_for([one])
     assert program is not None
-    with spawn([caller, "loop", "100", "110"], program=program.compile().code) as target:
+    with launch([caller, "loop", "100", "110"], program=program.compile().code) as target:
         supervisor = proctor.Supervisor([one], world=make_world())
         supervisor.add(proctor.Listener(target.take_listener()))
         # before Linux 6.11 a listener ends only once its last user was reaped

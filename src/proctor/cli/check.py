@@ -12,9 +12,9 @@ def check(options: argparse.Namespace) -> int:
 
     :raises PolicyError: it cannot be read, or is no policy.
     """
-    from proctor.policy import load
+    from proctor.policy import load, warnings
 
-    warnings = load(options.policy).warnings
-    for warning in warnings:
+    found = warnings(load(options.policy))
+    for warning in found:
         print(printable(f"{options.policy}: {warning}"))
-    return 1 if warnings else 0
+    return 1 if found else 0

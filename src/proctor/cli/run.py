@@ -38,10 +38,10 @@ def run(options: argparse.Namespace) -> int:
         handlers += load_handlers(options.handlers)
     policy: Policy | None = None
     if options.policy is not None:
-        from proctor.policy import load
+        from proctor.policy import load, warnings
 
         policy = load(options.policy)
-        for warning in () if options.quiet else policy.warnings:
+        for warning in () if options.quiet else warnings(policy):
             say(f"{options.policy}: {warning}")
         extra["filter"] = policy.filter(extra_notify=handlers)
         handlers += policy.handlers()
@@ -51,7 +51,8 @@ def run(options: argparse.Namespace) -> int:
     if options.workers is not None:
         extra["workers"] = options.workers
     performing = {name: getattr(options, name) for name in ("nested", "cgroup", "limit")}
-    extra["performing"] = {name: said for name, said in performing.items() if said is not None}
+    said = {name: value for name, value in performing.items() if value is not None}
+    extra["performing"] = extra.get("performing", {}) | said
     teller = Teller(
         standard_error(),
         refusals=not options.quiet and options.log != "-",
@@ -124,16 +125,14 @@ def _refusing_rule(policy: Policy | None, problem: LaunchError) -> str:
     """Where it is the policy that refuses the command's own execve: by which rule."""
     if policy is None or problem.step != "execve":
         return ""
-    from proctor.policy import Facts
-    from proctor.policy.rules import DENY, KILL, Unknowable
-    from proctor.syscalls import architectures
+    from proctor.syscalls.architectures import native
 
-    try:
-        _, ruling, because = policy.decide(Facts("execve", architectures.native()))
-    except Unknowable:
+    decision = policy.for_all(native(), "execve")
+    if decision is None:
         return ""  # it depends on the path, and was told when it was decided
-    if ruling.kind == KILL or (ruling.kind == DENY and ruling.value == problem.errno):
-        return f" (by the policy: {because}: {ruling})"
+    ruling = decision.ruling
+    if ruling.kind == "kill" or (ruling.kind == "deny" and ruling.value == problem.errno):
+        return f" (by the policy: {decision.because}: {ruling})"
     return ""
 
 

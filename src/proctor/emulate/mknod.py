@@ -111,7 +111,7 @@ def _with_right(
         return deny(
             errno.EPERM,
             f"{what}: the caller is in a user namespace of its own making, where CAP_MKNOD comes for "
-            "free (Performers(nested='allow') would let it)",
+            'free (nested = "allow" in the policy, or --nested allow, would let it)',
         )
     if nodev:
         return deny(errno.EPERM, f"{what}: the file system is mounted nodev; a node would not work")

@@ -36,8 +36,8 @@ _HOW: Final = struct.Struct("=QQQ")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 _NO_O_PATH: Final = (
-    "an O_PATH descriptor cannot be handed over; let the filter pass calls with O_PATH "
-    "(condition: flags &= 0o10000000 is 0), or use Performers(o_path='run')"
+    "an O_PATH descriptor cannot be handed over; leave such calls to the kernel, by a rule before: "
+    'when = { flags = { all = ["O_PATH"] } } allow = true'
 )
 
 

@@ -304,7 +304,7 @@ class Pool:
         """
         with self._lock:
             if len(self._busy) >= self._most:
-                raise TooMany(f"{self._most} calls are being performed already")
+                raise TooMany(f"{self._most} calls (limit) are being performed already")
         performer = Performer(self.order({**spec, "idle": self._idle_seconds}, fds), key)
         with self._lock:
             self._busy.add(performer)

@@ -3,7 +3,7 @@
 Four jobs that Python cannot do well: launching a target (no Python between fork and exec),
 the receive-answer loop, talking to a listener with signals held back, reading a caller's memory.
 What Python does well (packing arguments, keeping books) is done above it, in
-:mod:`proctor.kernel.launch`, :mod:`proctor.kernel.engine` and :mod:`proctor.kernel.memory`.
+:mod:`proctor.kernel.start`, :mod:`proctor.kernel.engine` and :mod:`proctor.kernel.memory`.
 Every function raises :class:`OSError` with the kernel's errno; translation into our error tree
 is the business of the Python modules above (:mod:`proctor.kernel.listener`,
 :mod:`proctor.kernel.launch`, :mod:`proctor.kernel.memory`).
@@ -83,42 +83,15 @@ def read(pid: int, address: int, limit: int, string: bool, listener: int, id: in
     The GIL is released: memory may answer late (userfaultfd, FUSE)."""
 
 # Launching ------------------------------------------------------------------------------------
-def launch(
-    board: bytearray | memoryview | mmap,
-    argv: bytes,
-    candidates: bytes,
-    env: bytes,
-    cwd: bytes | None,
-    fds: bytes,
-    program: bytes | None,
-    filter_flags: int,
-    no_new_privs: int,
-    namespaces: int,
-    uid_map: bytes | None,
-    gid_map: bytes | None,
-    deny_setgroups: bool,
-    uid: int,
-    gid: int,
-    groups: bytes | None,
-    umask: int,
-    process_group: int,
-    new_session: bool,
-    foreground_tty: int,
-    parent_death_signal: int,
-    ignored_signals: int,
-    /,
-) -> tuple[int, int, int, int]:
-    """Start a target: (pid, pidfd, listener, status_fd).  :func:`proctor.kernel.launch.launch` is
-    the same with Python values, and has the parameters explained.
+def launch(board: mmap, /, *plan: object) -> tuple[int, int, int, int]:
+    """Start a target: (pid, pidfd, listener, status_fd).
 
     :param board: zeroed *shared* memory of at least 36 bytes, ``=12xi20s``: words of the launch's own,
         then errno and step (NUL-terminated) of a failure; the last word once ``status_fd`` shows
         end-of-file.
-    :param argv: strings that end in NUL each; likewise ``candidates`` and ``env``.
-    :param fds: ``=iii`` each: ours, the target's, -1.  Those of ours must be open.
-    :param no_new_privs: 1, 0, or -1 for "if the kernel asks for it".
-    :param groups: ``=I`` each, or None to keep ours.
-    :param uid: -1 to stay; likewise ``gid``, ``umask``, ``process_group``, ``foreground_tty``.
+    :param plan: the fields of :class:`proctor.kernel.plan.Plan`, with sequences packed: strings end
+        in NUL each, a pair of descriptors is ``=iii`` (ours, theirs, -1), a group ``=I``.
+        Descriptors of ours must be open.
     :raises OSError: with ``filename`` set to the step that failed, for what fails before the filter
         is installed: nothing is left over then."""
 

@@ -17,7 +17,7 @@ from proctor.errors import Unsupported
 #: Flag of pidfd_open(2): a pidfd of the thread itself (Linux 6.9); the same bit as O_EXCL.
 PIDFD_THREAD: Final = 0o200
 
-#: Also children whose exit signal is not SIGCHLD (wait(2)).
+#: Also children whose exit signal is not SIGCHLD (wait(2)), as that of a target before its execve.
 WALL: Final = 0x40000000
 
 

@@ -16,10 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from proctor.kernel import _core, abi, pidfd, raw
-from proctor.kernel.launch import launch as start
-
-#: ``ret #SECCOMP_RET_ALLOW``
-_ALLOW_ALL = abi.SOCK_FILTER.pack(0x06, 0, 0, abi.SECCOMP_RET_ALLOW)
+from proctor.kernel.plan import plan
+from proctor.kernel.start import Throwaway, start
 
 
 class Support(NamedTuple):
@@ -134,35 +132,6 @@ def _actions() -> Iterator[Support]:
         )  # fmt: skip
 
 
-class Throwaway:
-    """A listener whose only task is gone: its exec fails on purpose, after the filter is in place."""
-
-    def __init__(self) -> None:
-        missing = b"/proc/self/proctor-probe"
-        launch = start(
-            [missing],
-            candidates=[missing],
-            program=_ALLOW_ALL,
-            filter_flags=abi.SECCOMP_FILTER_FLAG_NEW_LISTENER,
-        )
-        self.fd = launch.listener
-        os.close(launch.status_fd)
-        try:
-            os.waitid(os.P_PIDFD, launch.pidfd, os.WEXITED | _WALL)
-        except ChildProcessError:
-            pass  # SIGCHLD is ignored in this process: the kernel reaped it
-        os.close(launch.pidfd)
-
-    def __enter__(self) -> int:
-        return self.fd
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.fd)
-
-
-_WALL = 0x40000000
-
-
 def listener_above() -> bool | None:
     """Whether a listener sits above this process, so that ours would be EBUSY; None if unknown."""
     try:
@@ -260,22 +229,14 @@ def _yama() -> Support:
 
 def _user_namespaces() -> Support:
     name, without = "user namespaces", "--userns does not work; supervising works all the same"
-    missing = b"/proc/self/proctor-probe"
     try:
-        launch = start(
-            [missing], candidates=[missing], namespaces=0x10000000,
-            uid_map=f"0 {os.geteuid()} 1".encode(), gid_map=f"0 {os.getegid()} 1".encode(),
-            deny_setgroups=True,
-        )  # fmt: skip
+        started = start(plan(["/proc/self/proctor-probe"], namespaces=["user"]))
     except OSError as problem:
         return Support(name, False, f"{problem.filename}: {problem.strerror}", "3.8", without)
-    os.close(launch.status_fd)
-    try:
-        os.waitid(os.P_PIDFD, launch.pidfd, os.WEXITED | _WALL)
-    except ChildProcessError:
-        pass
-    os.close(launch.pidfd)
-    failed = launch.failure()
+    os.close(started.status_fd)
+    pidfd.reap(started.pidfd)
+    os.close(started.pidfd)
+    failed = started.failure()
     if failed is not None and failed[0] != "execve":
         return Support(name, False, f"{failed[0]}: {os.strerror(failed[1])}", "3.8", without)
     return Support(name, True, "", "3.8")

@@ -19,7 +19,9 @@ import time
 from typing import TYPE_CHECKING
 
 from proctor.kernel import _core, abi
-from proctor.kernel.launch import launch as start
+from proctor.kernel import pidfd as pidfds
+from proctor.kernel.plan import plan
+from proctor.kernel.start import start
 
 if TYPE_CHECKING:
     from proctor.kernel.probe import Support
@@ -63,12 +65,13 @@ def addfd_send_survives_signals() -> Support:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     text = _TARGET.format(calls=_CALLS, number=_NUMBER, stop=_STOP)
     try:
-        launch = start(
-            [sys.executable.encode(), b"-I", b"-S", b"-c", text.encode()],
-            candidates=[os.fsencode(sys.executable)],
-            program=_notify_4242(),
-            filter_flags=abi.SECCOMP_FILTER_FLAG_NEW_LISTENER,
-            fds=((0, 0), (writer, 1), (2, 2)),
+        started = start(
+            plan(
+                [sys.executable, "-I", "-S", "-c", text],
+                program=_notify_4242(),
+                wait_killable=False,
+                fds=((0, 0), (writer, 1), (2, 2)),
+            )
         )
     except OSError as problem:
         os.close(reader)
@@ -77,19 +80,16 @@ def addfd_send_survives_signals() -> Support:
     os.close(writer)
     wrong = -1
     try:
-        hits = _answer(launch.listener, launch.pidfd)
+        hits = _answer(started.listener, started.pidfd)
         if hits is not None:
             with open(reader, "rb", closefd=False) as file:
                 wrong = int(file.read() or b"-1")
     finally:
-        for fd in (reader, launch.listener, launch.status_fd):
+        for fd in (reader, started.listener, started.status_fd):
             os.close(fd)
-        signal.pidfd_send_signal(launch.pidfd, signal.SIGKILL)
-        try:
-            os.waitid(os.P_PIDFD, launch.pidfd, os.WEXITED)
-        except ChildProcessError:
-            pass
-        os.close(launch.pidfd)
+        pidfds.send_signal(started.pidfd)
+        pidfds.reap(started.pidfd)
+        os.close(started.pidfd)
     if hits is None:
         return Support(_NAME, None, "there is no ADDFD with SEND to try", "", _MEANING)
     if wrong > 0:

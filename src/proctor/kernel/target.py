@@ -10,14 +10,13 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from proctor.errors import LaunchError, NestedListener
+from proctor.kernel import pidfd as _pidfd
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from proctor.kernel.start import Launch
+    from proctor.kernel.start import Started
 
-#: Before its execve the target's exit signal is not SIGCHLD: only __WALL (wait(2)) sees it then.
-_WALL: Final = 0x40000000
 #: Look at a dead child of that kind (__WCLONE), and leave it to be waited for.
 _LOOK: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT | -0x80000000  # the sign bit of an int
 
@@ -30,7 +29,7 @@ class Target:
     """
 
     __slots__ = (
-        "_command", "_launch", "_lock", "_returncode", "_status_fd", "_tried",
+        "_command", "_lock", "_returncode", "_started", "_status_fd", "_tried",
         "listener", "pid", "pidfd", "wait_killable",
     )  # fmt: skip
 
@@ -43,13 +42,13 @@ class Target:
     #: Whether received calls cannot be interrupted by signals (WAIT_KILLABLE_RECV, Linux 5.19).
     wait_killable: bool
 
-    def __init__(self, launch: Launch, command: str, tried: int, wait_killable: bool) -> None:
-        self.pid = launch.pid
-        self.pidfd = launch.pidfd
-        self.listener = launch.listener if launch.listener >= 0 else None
+    def __init__(self, started: Started, command: str, tried: int, wait_killable: bool) -> None:
+        self.pid = started.pid
+        self.pidfd = started.pidfd
+        self.listener = started.listener if started.listener >= 0 else None
         self.wait_killable = wait_killable
-        self._status_fd = launch.status_fd
-        self._launch = launch
+        self._status_fd = started.status_fd
+        self._started = started
         self._command = command
         self._tried = tried
         self._returncode: int | None = None
@@ -81,7 +80,7 @@ class Target:
         return True
 
     def _raise_failure(self) -> None:
-        failure = self._launch.failure()
+        failure = self._started.failure()
         if failure is not None:
             raise launch_error(failure[0], failure[1], self._command, self._tried)
 
@@ -109,7 +108,7 @@ class Target:
         with self._lock:
             if self._returncode is None:
                 try:
-                    pid, status = os.waitpid(self.pid, os.WNOHANG | _WALL)
+                    pid, status = os.waitpid(self.pid, os.WNOHANG | _pidfd.WALL)
                 except ChildProcessError:
                     raise ChildProcessError(
                         _errno.ECHILD,
@@ -135,17 +134,14 @@ class Target:
             self.poll()
             if self._returncode is None:  # dead, but a tracer has not let go of it
                 with self._lock:
-                    _, status = os.waitpid(self.pid, _WALL)
+                    _, status = os.waitpid(self.pid, _pidfd.WALL)
                     self._returncode = os.waitstatus_to_exitcode(status)
         return self._returncode
 
     def send_signal(self, number: int) -> None:
         """Send a signal to this very process (by pidfd); nothing happens if it is dead."""
         if self._returncode is None:
-            try:
-                signal.pidfd_send_signal(self.pidfd, number)
-            except ProcessLookupError:
-                pass
+            _pidfd.send_signal(self.pidfd, number)
 
     def kill(self) -> None:
         """SIGKILL; works also while a call of it waits for an answer."""

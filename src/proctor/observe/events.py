@@ -57,8 +57,7 @@ class Outcome(NamedTuple):
     @property
     def rule(self) -> str:
         """Name of the policy's rule that decided; "" if none did, or it has no name."""
-        explanation = getattr(self.verdict.reason, "explanation", None)
-        return getattr(explanation, "rule", None) or ""
+        return getattr(self.verdict.reason, "rule", "")
 
 
 class ContainerAdded(NamedTuple):

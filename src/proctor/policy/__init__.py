@@ -10,22 +10,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from proctor.policy.explain import Explanation as Explanation
-    from proctor.policy.facts import Facts as Facts
+    from proctor.policy.check import warnings as warnings
     from proctor.policy.handlerfile import load_handlers as load_handlers
     from proctor.policy.loader import load as load
     from proctor.policy.loader import loads as loads
     from proctor.policy.policy import Policy as Policy
+    from proctor.policy.policy import Reason as Reason
 
-__all__ = ["Explanation", "Facts", "Policy", "load", "load_handlers", "loads"]
+__all__ = ["Policy", "Reason", "load", "load_handlers", "loads", "warnings"]
 
 _WHERE = {
-    "Explanation": "explain",
-    "Facts": "facts",
     "Policy": "policy",
+    "Reason": "policy",
     "load": "loader",
     "load_handlers": "handlerfile",
     "loads": "loader",
+    "warnings": "check",
 }
 
 

@@ -17,9 +17,10 @@ the IPv4 address it stands for, so that a rule about ``inet`` cannot be walked a
 
 from __future__ import annotations
 
-import socket
+from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from proctor.call.decode.sockaddr import AF_INET, AF_INET6, AF_UNIX
 from proctor.policy.globs import Glob, GlobError
 from proctor.words import did_you_mean
 
@@ -31,12 +32,13 @@ class AddressError(ValueError):
     """A pattern that cannot be; the message says why and what would do."""
 
 
-#: Families that have a name on this machine's Python, by the kernel's number.
-FAMILIES: Final[dict[str, int]] = {
-    name[3:].lower(): int(value)
-    for name, value in vars(socket).items()
-    if name.startswith("AF_") and isinstance(value, int) and value
-}
+@cache
+def families() -> dict[str, int]:
+    """Address families by the names that patterns have for them.  ``unspec`` is what dissolves an
+    association in connect(2); where AF_UNSPEC stands for IPv4 (bind, sendto), it is ``inet``."""
+    from proctor.syscalls import flags
+
+    return {name[3:].lower(): number for name, number in flags.members("AddressFamily").items()}
 
 
 class Address(NamedTuple):
@@ -64,9 +66,9 @@ class AddressPattern:
     def __init__(self, text: str) -> None:
         self.text = text
         name, colon, rest = text.partition(":")
-        if name not in FAMILIES:
-            raise AddressError(f'no address family "{name}"{did_you_mean(name, FAMILIES)}')
-        self.family = FAMILIES[name]
+        if name not in families():
+            raise AddressError(f'no address family "{name}"{did_you_mean(name, families())}')
+        self.family = families()[name]
         self._kind = "family"
         self._glob: Glob | None = None
         self._network: IPv4Network | IPv6Network | None = None
@@ -91,7 +93,7 @@ class AddressPattern:
             if not rest:
                 self._kind = "unnamed"
             elif rest.startswith("@"):
-                self._kind, self._glob = "abstract", Glob(rest[1:], absolute=False)
+                self._kind, self._glob = "abstract", Glob(rest[1:], "name")
             else:
                 self._kind, self._glob = "path", Glob(rest)
         except GlobError as error:
@@ -136,7 +138,7 @@ class AddressPattern:
         """Whether ``address`` is one of those meant."""
         host = address.host
         if address.family != self.family:
-            if self.family != FAMILIES["inet"] or host[:12] != _MAPPED or len(host) != 16:
+            if self.family != AF_INET or host[:12] != _MAPPED or len(host) != 16:
                 return False
             host = host[12:]
         if self._kind == "family":
@@ -184,16 +186,17 @@ def _ports(text: str) -> tuple[int, int]:
 
 
 def spell(address: Address) -> str:
-    """The pattern that matches exactly ``address`` (the family alone where there is no finer one)."""
+    """The pattern that matches exactly ``address`` (the family alone where there is no finer one;
+    empty for a family without a name)."""
     import ipaddress
 
     from proctor.policy.globs import literal
 
     family, host = address.family, address.host
-    if family == FAMILIES["inet6"] and host[:12] == _MAPPED:
-        family, host = FAMILIES["inet"], host[12:]
-    name = next((name for name, number in FAMILIES.items() if number == family), str(family))
-    if name == "unix":
+    if family == AF_INET6 and host[:12] == _MAPPED:
+        family, host = AF_INET, host[12:]
+    name = next((name for name, number in families().items() if number == family), "")
+    if family == AF_UNIX:
         if address.path is not None:
             return "unix:" + literal(address.path)
         if address.abstract is not None:

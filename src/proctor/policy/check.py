@@ -1,41 +1,38 @@
-"""What rules mean together: refused where it would surprise, warned about where it might.
+"""What rules mean together: refused where it cannot be meant, warned about where it may not be.
 
 * A rule that can never match, because earlier ones take all of it, is refused.
 * A rule that lets the kernel run a call after the caller's memory was looked at is refused unless
   it says ``unsafe``: the kernel reads the memory again, and a thread of the target can have changed
   it in between (C110).  The same holds for what *falls through* a rule on memory to a later rule,
   or to the default, that lets it run.
+* Deadlines that say nothing, or contradict each other, are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from proctor.filter.conditions import Alternative, both, covers
-from proctor.policy.rules import DENY, KILL, PERFORM, Clause, Rule
+from proctor.policy.policy import Clause, Policy, Rule
 
 if TYPE_CHECKING:
-    from proctor.policy.policy import Settings
-    from proctor.policy.source import Source
+    from proctor.policy.document import Source
+    from proctor.syscalls.signatures import Arg
 
-_Chain = list[tuple[Rule, Clause]]
+_Chain = tuple[tuple[Rule, Clause], ...]
 
 
-def check(rules: Sequence[Rule], settings: Settings, source: Source) -> tuple[str, ...]:
-    """Refuse what cannot be meant; the sentences about what may not be meant are returned.
+def refuse(policy: Policy, source: Source) -> None:
+    """Refuse what cannot be meant.
 
     :raises PolicyError: see the head of this module.
     """
-    chains: dict[tuple[str, str], _Chain] = {}
-    for rule in rules:
-        for key, clause in rule.clauses.items():
-            chains.setdefault(key, []).append((rule, clause))
-    _refuse_unreachable(rules, chains, source)
-    for (_, call), chain in chains.items():
+    _refuse_deadlines(policy.rules, source)
+    _refuse_unreachable(policy, source)
+    for (_, call), chain in policy.chains.items():
         for position in range(len(chain)):
-            _refuse_race(call, chain, position, settings, source)
-    return (*_siblings(rules, settings), *_io_uring(rules, settings), *_needless_unsafe(chains))
+            _refuse_race(call, chain, position, policy, source)
 
 
 # Rules that never match ---------------------------------------------------------------------------
@@ -50,15 +47,13 @@ def _takes(chain: _Chain, upto: int, tests: Alternative) -> Rule | None:
     return None
 
 
-def _refuse_unreachable(
-    rules: Sequence[Rule], chains: dict[tuple[str, str], _Chain], source: Source
-) -> None:
-    for rule in rules:
+def _refuse_unreachable(policy: Policy, source: Source) -> None:
+    for rule in policy.rules:
         if rule.implied:
             continue
         takers: dict[str, None] = {}
         for key, clause in rule.clauses.items():
-            chain = chains[key]
+            chain = policy.chain(*key)
             at = next(i for i, (each, _) in enumerate(chain) if each is rule)
             for tests in clause.registers:
                 taker = _takes(chain, at, tests)
@@ -79,20 +74,19 @@ def _refuse_unreachable(
 # Races ---------------------------------------------------------------------------------------------
 
 
-def _refuse_race(
-    call: str, chain: _Chain, position: int, settings: Settings, source: Source
-) -> None:
+def _refuse_race(call: str, chain: _Chain, position: int, policy: Policy, source: Source) -> None:
     rule, clause = chain[position]
     if not clause.reads_memory:
         return
-    looked_at = ", ".join(
-        dict.fromkeys(each.argument for each in clause.further if each.reads_memory)
+    looked_at = ", ".join(dict.fromkeys(each.key for each in clause.further if each.reads_memory))
+    again = (
+        f"{looked_at}, which the kernel then reads again: a thread of the target can change it in "
+        f"between. {_ways_out(call)}"
     )
     reachable = [t for t in clause.registers if _takes(chain, position, t) is None]
     if reachable and rule.ruling.runs and not rule.ruling.unsafe:
         raise source.error(
-            f'"{rule.name}" would let {call} run after looking at {looked_at}, which the kernel then '
-            f"reads again: a thread of the target can change it in between. {_ways_out(call)}",
+            f'"{rule.name}" would let {call} run after looking at {again}',
             ("rule", rule.position, rule.ruling.kind),
         )
     for tests in reachable:
@@ -102,19 +96,18 @@ def _refuse_race(
             if later.ruling.runs and not later.ruling.unsafe:
                 raise source.error(
                     f'"{later.name}" would let {call} run after "{rule.name}" (rule[{rule.position}]) '
-                    f"looked at {looked_at}, which the kernel then reads again: a thread of the target can "
-                    f"change it in between. {_ways_out(call)}",
+                    f"looked at {again}",
                     ("rule", later.position, later.ruling.kind),
                 )
             if not other.further and covers(other.registers, tests):
                 break
         else:
-            if settings.default.runs:
+            if policy.settings.default.runs:
                 raise source.error(
                     f'"{rule.name}" looks at {looked_at}, and what it does not take of {call} would run by '
-                    f'default = "{settings.default.kind}", although the kernel reads that memory again and a '
-                    "thread of the target can change it in between: such a rule is no boundary. "
-                    f"Add a last rule for {call}. {_ways_out(call)}",
+                    f'default = "{policy.settings.default.kind}", although the kernel reads that memory '
+                    "again and a thread of the target can change it in between: such a rule is no "
+                    f"boundary. Add a last rule for {call}. {_ways_out(call)}",
                     ("rule", rule.position),
                 )
 
@@ -129,96 +122,177 @@ def _ways_out(call: str) -> str:
     return f"Safe is {' or '.join(ways[:-1])}; otherwise say {ways[-1]}"
 
 
+# Deadlines -----------------------------------------------------------------------------------------
+
+
+def _refuse_deadlines(rules: Iterable[Rule], source: Source) -> None:
+    """Which rule takes a call is known only when it is decided, and a deadline counts from the call's
+    arrival: so it belongs to the call, and the rules about one call agree on it."""
+    first: dict[str, Rule] = {}
+    for rule in rules:
+        if rule.deadline is None or rule.implied:
+            continue
+        place = ("rule", rule.position, "deadline")
+        if not rule.performs and not any(c.reads_memory for c in rule.clauses.values()):
+            raise source.error(
+                f'"{rule.name}" is decided at once; a deadline is for a rule that performs, or whose '
+                "conditions are on a path, a string or an address",
+                place,
+            )
+        for _, call in rule.clauses:
+            other = first.setdefault(call, rule)
+            if other.deadline != rule.deadline:
+                raise source.error(
+                    f'"{other.name}" (rule[{other.position}]) gives {call} {other.deadline:g} seconds '
+                    f"and this one {rule.deadline:g}: which rule takes a call is known only when it is "
+                    "decided, so rules about one call have one deadline",
+                    place,
+                )
+
+
 # Warnings ------------------------------------------------------------------------------------------
 
-#: Calls that do the same by another name: who restricts one and leaves the others is walked around.
-FAMILIES: Final = (
-    ("open", "openat", "openat2", "creat", "open_by_handle_at"),
-    ("mknod", "mknodat"),
-    ("mkdir", "mkdirat"),
-    ("rename", "renameat", "renameat2"),
-    ("link", "linkat"),
-    ("symlink", "symlinkat"),
-    ("unlink", "unlinkat", "rmdir"),
-    ("chmod", "fchmodat", "fchmodat2"),
-    ("chown", "lchown", "fchownat"),
-    ("execve", "execveat"),
-    ("truncate", "open", "openat"),
-    ("mount", "fsmount", "move_mount", "open_tree"),
-    ("connect", "sendto", "sendmsg", "sendmmsg"),
-    ("fork", "vfork", "clone", "clone3"),
-    ("ptrace", "process_vm_writev"),
-    ("init_module", "finit_module"),
-    ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "pidfd_send_signal"),
-)
-#: What io_uring does without making the call.
-_RING: Final = frozenset((
-    "open", "openat", "openat2", "connect", "accept", "accept4", "socket", "bind", "listen",
-    "sendto", "sendmsg", "recvfrom", "recvmsg", "mkdir", "mkdirat", "rename", "renameat",
-    "renameat2", "link", "linkat", "symlink", "symlinkat", "unlink", "unlinkat", "statx",
-    "setxattr", "getxattr", "ftruncate", "read", "write",
-))  # fmt: skip
 
+def warnings(policy: Policy) -> list[str]:
+    """Sentences about what is legal and probably not meant; none for a policy that is sound.
 
-def _refused_calls(rules: Sequence[Rule]) -> dict[str, Rule]:
-    """Calls that some rule refuses or performs, by the first such rule."""
-    found: dict[str, Rule] = {}
-    for rule in rules:
-        if rule.ruling.kind in (DENY, KILL):
-            for _, call in rule.clauses:
-                found.setdefault(call, rule)
-    return found
+    ::
 
-
-def _siblings(rules: Sequence[Rule], settings: Settings) -> list[str]:
-    from proctor.syscalls import tables
-
-    if not settings.default.runs:
-        return []
-    refused = _refused_calls(rules)
-    named = {call for rule in rules for _, call in rule.clauses}
-    out = []
-    for family in FAMILIES:
-        first = next((call for call in family if call in refused), None)
-        if first is None or (first != family[0] and family[0] not in named):
-            continue
-        free = [
-            call
-            for call in family
-            if call not in named and any(call in tables.numbers(arch) for arch in settings.arches)
-        ]
-        if free:
-            out.append(
-                f'rule "{refused[first].name}" refuses {first}, but no rule is about {", ".join(free)}, '
-                "with which a program does the same"
-            )
-    return out
-
-
-def _io_uring(rules: Sequence[Rule], settings: Settings) -> list[str]:
-    if not settings.default.runs or any(c == "io_uring_setup" for r in rules for _, c in r.clauses):
-        return []
-    ringed = sorted(
-        {c for r in rules if r.ruling.kind in (DENY, KILL, PERFORM) for _, c in r.clauses} & _RING
-    )
-    if not ringed or not any(rule.ruling.kind in (DENY, KILL) for rule in rules):
-        return []
+        for warning in check.warnings(load("rules.toml")):
+            print(warning)
+    """
     return [
-        f"io_uring does {', '.join(ringed[:3])} without making the call, so no rule sees it; "
-        'add a rule with calls = ["io_uring_setup"] and deny = "ENOSYS"'
+        *_siblings(policy),
+        *_io_uring(policy),
+        *_unstarted(policy),
+        *_fragile(policy),
+        *_whole_fields(policy),
+        *_needless_unsafe(policy),
     ]
 
 
-def _needless_unsafe(chains: dict[tuple[str, str], _Chain]) -> list[str]:
+def _siblings(policy: Policy) -> Iterator[str]:
+    """Who restricts one call and leaves others that do the same is walked around."""
+    from proctor.syscalls import siblings, tables
+    from proctor.syscalls.variants import variants
+
+    if not policy.settings.default.runs:
+        return
+    named = {call for _, call in policy.chains}
+    here = {name for arch in policy.settings.arches for name in tables.numbers(arch)}
+    here -= {  # a rule on the plain name means these too
+        other for arch in policy.settings.arches for name in here for other in variants(name, arch)
+    }
+    told: set[str] = set()
+    for rule in policy.rules:
+        if not rule.ruling.refuses or rule.implied:
+            continue
+        ways: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        for call in dict.fromkeys(call for _, call in rule.clauses):
+            free = [other for other in siblings.siblings(call) if other not in named]
+            for why in dict.fromkeys(siblings.why(call, other) for other in free):
+                found = tuple(
+                    other
+                    for other in sorted(free)
+                    if siblings.why(call, other) == why and other in here and other not in told
+                )
+                if found:
+                    ways.setdefault((why, found), []).append(call)
+        for (why, found), calls in ways.items():
+            told.update(found)
+            yield (
+                f'rule "{rule.name}" refuses {", ".join(calls)}, and no rule is about '
+                f"{', '.join(found)}, by which a program does the same ({why})"
+            )
+
+
+def _io_uring(policy: Policy) -> Iterator[str]:
+    from proctor.syscalls.special import by_io_uring
+
+    if not policy.settings.default.runs or "io_uring_setup" in policy.calls:
+        return
+    if not any(rule.ruling.refuses for rule in policy.rules):
+        return
+    restricted = (rule for rule in policy.rules if rule.ruling.refuses or rule.performs)
+    calls = dict.fromkeys(call for rule in restricted for _, call in rule.clauses)
+    ringed = [call for call in calls if by_io_uring(call)]
+    if ringed:
+        yield (
+            f"io_uring does what {', '.join(ringed[:4])} does without the call being made, so no rule "
+            'sees it; add a rule with calls = ["io_uring_setup"] and deny = "ENOSYS"'
+        )
+
+
+def _unstarted(policy: Policy) -> Iterator[str]:
+    from proctor.syscalls.architectures import native
+    from proctor.syscalls.special import UNASKED
+
+    if not policy.settings.default.runs and not policy.chain(native(), "execve"):
+        yield f"no rule is about execve: {UNASKED['execve']}"
+
+
+def _fragile(policy: Policy) -> Iterator[str]:
+    from proctor.syscalls.special import FRAGILE
+
+    for rule in policy.rules:
+        reasons: dict[str, dict[str, None]] = {}
+        for (_, call), clause in rule.clauses.items():
+            if call in FRAGILE and not rule.in_filter(clause):
+                reasons.setdefault(FRAGILE[call], {})[call] = None
+        for why, calls in reasons.items():
+            yield f'rule "{rule.name}" has {", ".join(calls)} wait for the monitor: {why}'
+
+
+def _whole_fields(policy: Policy) -> Iterator[str]:
+    """``{ "==" = "S_IFIFO" }`` on a mode: a constant that is a part of its argument, compared with all
+    of it."""
+    from proctor.policy.numbers import field_of
+    from proctor.syscalls.signatures import signature
+
+    for rule in policy.rules:
+        arch, call = next(iter(rule.clauses), ("", ""))
+        described = signature(call, arch) if rule.when and not rule.implied else None
+        for key, spec in rule.when.items():
+            arg = described.arg(key) if described is not None else None
+            if arg is None:
+                continue
+            for op, name in _compared(spec):
+                mask = field_of(arg, name)
+                if mask and mask != arg.mask:
+                    yield (
+                        f'rule "{rule.name}": {key} = {{ "{op}" = "{name}" }} compares all of {key}, of '
+                        f"which {name} is only a part; write {_part_instead(arg, key, name, mask)}"
+                    )
+
+
+def _compared(spec: Any) -> Iterator[tuple[str, str]]:
+    """(operator, constant) for each comparison with a single name in a table."""
+    for op, value in spec.items() if isinstance(spec, Mapping) else ():
+        if op in ("==", "!=", "<", "<=", ">", ">="):
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, str):
+                    yield op, each.strip()
+
+
+def _part_instead(arg: Arg, key: str, name: str, mask: int) -> str:
+    if arg.family == "OpenFlag":
+        return 'access = "read", "write" or "read-write"'
+    if arg.role == "mode":
+        return f'type = "…", or {key} = "{name}" without the table'
+    return f'{key} = {{ mask = {mask:#x}, is = "{name}" }}'
+
+
+def _needless_unsafe(policy: Policy) -> Iterator[str]:
     needed: dict[str, bool] = {}
-    for chain in chains.values():
+    for chain in policy.chains.values():
         looked = False
         for rule, clause in chain:
             looked = looked or clause.reads_memory
             if rule.ruling.unsafe:
                 needed[rule.name] = needed.get(rule.name, False) or looked
-    return [
-        f'rule "{name}" says unsafe, but no rule before it looks at memory: allow = true is enough'
-        for name, is_needed in needed.items()
-        if not is_needed
-    ]
+    for name, is_needed in needed.items():
+        if not is_needed:
+            yield (
+                f'rule "{name}" says unsafe, but no rule before it looks at memory: allow = true is '
+                "enough"
+            )

@@ -1,21 +1,36 @@
-"""The filter of a policy: one filter rule for each alternative of each clause.
+"""The filter of a policy, and what its rules mean besides what they say.
 
-A clause that registers decide alone gets its ruling as action; one that needs memory, identity or
-an action of ours notifies, and only for calls whose registers match.  Order is kept, so the first
-rule that matches in the file is the first that matches in the filter.
+One filter rule for each alternative of each clause.  A clause that registers decide alone gets its
+ruling as action; one that needs memory, identity or an action of ours notifies, and only for calls
+whose registers match.  Order is kept, so the first rule that matches in the file is the first that
+matches in the filter.
+
+Not written and yet meant (ordinary clauses of ordinary rules: filter, handlers and explanations see
+them):
+
+* Other names of a call on 32-bit architectures (:mod:`proctor.syscalls.variants`): a rule on the one
+  name means the others too.
+* Programs of i386, s390x and others may make ``connect`` as ``socketcall(3, …)``, with the arguments
+  in memory where the filter cannot see them (:mod:`proctor.syscalls.multiplex`).  A rule without
+  conditions covers that as well; for a rule with conditions such a call fails with ENOSYS, which is
+  what libcs fall back from.
+* An allow-list has the calls that no program makes by itself, and the end of a process
+  (:data:`proctor.syscalls.special.UNASKED`).  Not execve: that is a right, and a policy without it is
+  warned of (:mod:`proctor.policy.check`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol, Union
+import errno
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from proctor.errors import FilterError, PolicyError
 from proctor.filter import actions
-from proctor.filter.conditions import Alternative, Condition
+from proctor.filter.conditions import ALWAYS, Alternative, Alternatives, Condition, Test, either
 from proctor.filter.rules import Filter
 from proctor.filter.rules import Rule as FilterRule
-from proctor.policy.rules import ALLOW, DENY, KILL, LOG, Ruling
+from proctor.policy.policy import ALLOW, DENY, KILL, LOG, PERFORM, Clause, Rule, Ruling
 
 if TYPE_CHECKING:
     from proctor.policy.policy import Policy
@@ -31,7 +46,7 @@ class _HasNames(Protocol):
 
 
 #: What ``extra_notify`` takes: a call or group name, or a handler.
-Wanted = Union[str, _HasNames]
+Wanted = str | _HasNames
 
 
 def action_of(ruling: Ruling) -> actions.Return:
@@ -83,3 +98,51 @@ def build(policy: Policy, extra_notify: Iterable[Wanted] = ()) -> Filter:
         )
     except FilterError as error:
         raise PolicyError(f"{policy.name}: {error}") from None
+
+
+# What is meant without being said ---------------------------------------------------------------
+
+
+def multiplexed(calls: Iterable[str], arch: str) -> dict[str, Alternatives]:
+    """By ``socketcall`` and ``ipc``: which first arguments stand for one of ``calls``."""
+    from proctor.syscalls import multiplex
+
+    found: dict[str, list[Alternatives]] = {}
+    for call in calls:
+        for inner in multiplex.members(call, arch):
+            test = Test(0, False, inner.number, inner.mask, False)
+            found.setdefault(inner.through, []).append(((test,),))
+    return {through: either(tests) for through, tests in found.items()}
+
+
+def with_multiplexed(rule: Rule, calls: Iterable[str], arches: Iterable[str]) -> list[Rule]:
+    """The rule, and the one it implies for multiplexed calls if it has conditions."""
+    calls = list(calls)
+    clauses = {
+        (arch, through): Clause(tests)
+        for arch in arches
+        for through, tests in multiplexed(calls, arch).items()
+        if (arch, through) not in rule.clauses
+    }
+    if not clauses:
+        return [rule]
+    if not rule.when and rule.ruling.kind != PERFORM:
+        return [rule._replace(clauses={**rule.clauses, **clauses})]
+    return [rule, rule._replace(clauses=clauses, ruling=Ruling(DENY, errno.ENOSYS), implied=True)]
+
+
+def unasked(rules: Sequence[Rule], arches: Iterable[str], default: Ruling) -> list[Rule]:
+    """What an allow-list has of itself, as far as no rule is about it."""
+    from proctor.syscalls import tables
+    from proctor.syscalls.special import UNASKED
+
+    named = {key for rule in rules for key in rule.clauses}
+    clauses = {
+        (arch, call): Clause(ALWAYS)
+        for arch in arches
+        for call in UNASKED
+        if call != "execve" and call in tables.numbers(arch) and (arch, call) not in named
+    }
+    if default.runs or not clauses:
+        return []
+    return [Rule(len(rules), "made for programs", clauses, Ruling(ALLOW), implied=True)]

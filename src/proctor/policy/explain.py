@@ -1,211 +1,221 @@
-"""Why a call got its verdict, and what would let it through.
-
-An :class:`Explanation` names the rule that decided and carries a *tip*: the smallest rule that would
-let this very call through, as TOML ready to paste before the deciding rule; where a rule for such
-calls exists and misses this one by a single condition, also the addition to that rule.
-"""
+"""Why a call got its verdict, and what would let it through: the smallest rule, or an addition to
+one that exists."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
-from proctor.policy import addresses, tips
-from proctor.policy.arguments import device_of
-from proctor.policy.rules import (
-    ALLOW,
-    PERFORM,
-    RETURN,
-    CallView,
-    Rule,
-    Unknowable,
-    errno_name,
-)
-from proctor.policy.tips import S_IFMT, TYPE_NAMES, signature_of
-from proctor.words import escaped
+from proctor.errors import PolicyError
+from proctor.filter.conditions import ALWAYS, Alternatives, both, covers, hold
+from proctor.policy.document import Source, Spec
+from proctor.policy.look import Condition, Look, Memory, Unknowable
+from proctor.policy.policy import Clause, Decision, Policy, Reason, Rule
+from proctor.policy.when import ACCESS, FILE_TYPES, S_IFMT, Builder, device_of
+from proctor.words import quoted
 
 if TYPE_CHECKING:
-    from proctor.policy.policy import Policy
-    from proctor.syscalls.signatures import Arg
+    from proctor.syscalls.signatures import Signature
+
+_TYPE_NAMES: Final = {value: name for name, value in FILE_TYPES.items()} | {0: "regular"}
+_ACCESS_NAMES: Final = {value: name for name, value in ACCESS.items()}
+#: In a tip that needs it; a policy with these words in it is legal, and shows who did not read.
+UNSAFE_PLACEHOLDER: Final = "unsafe: SAY WHY THE RACE IS ACCEPTABLE HERE"
 
 
-class Explanation(NamedTuple):
-    """What happened to one call and why.  Plain values: it outlives the call."""
-
-    #: The system call and the caller's architecture.
-    call: str
-    arch: str
-    #: The caller's thread id, 0 if not known.
-    tid: int
-    #: What is known of the arguments, rendered for people, by name.
-    arguments: dict[str, str]
-    #: Name of the rule that decided; None for the default.
-    rule: str | None
-    #: What was decided: an errno's name, ``return N``, ``perform``, ``allow``, ``kill``, ``log``.
-    ruling: str
-    #: The reason as a verdict carries it.
-    reason: str
-    #: A rule, as TOML, that would let the call through; empty if it goes through.
-    tip: str = ""
-    #: Name of the rule that the tip goes before; empty: at the end.
-    before: str = ""
-    #: The addition to an existing rule that would do, as a sentence; empty if there is none.
-    change: str = ""
-    #: Seconds that deciding and performing may take before the caller gets :attr:`late` instead;
-    #: None where that is no question.
-    deadline: float | None = None
-    #: The errno's name then; empty without a deadline.
-    late: str = ""
-
-    @property
-    def refused(self) -> bool:
-        """Whether the call did not go through."""
-        return self.ruling not in (PERFORM, ALLOW, "log", "allow (unsafe)") and not (
-            self.ruling.startswith(RETURN)
-        )
-
-    def spelled(self) -> str:
-        """The call as one reads it: ``mknodat(path="/x/sda", type=block, device=8:0)``."""
-        inside = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
-        return f"{self.call}({inside})"
-
-    def why(self) -> str:
-        """The reason, and what would let the call through; one line."""
-        text = self.reason
-        if self.tip:
-            place = f'before rule "{self.before}"' if self.before else "as last rule"
-            text += f"; would be allowed by, {place}: {' '.join(self.tip.split(chr(10))).strip()}"
-        if self.change:
-            text += f"; or: {self.change}"
-        return text
-
-    def line(self) -> str:
-        """One line for a log: what was decided, by which rule, which rule would allow it.
-
-        Everything that comes from the target is escaped, so the line stays one line.
-        """
-        who = f" by tid {self.tid}" if self.tid else ""
-        what = f"refused with {self.ruling}" if self.refused else self.ruling
-        if self.deadline is not None:
-            what += f" (within {self.deadline:g} s, else {self.late})"
-        return f"{self.spelled()}{who}: {what}: {self.why()}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same for a JSON log; all values are strings, numbers, dicts of strings, or None."""
-        return {
-            "event": "refused" if self.refused else "decided",
-            "call": self.call,
-            "arch": self.arch,
-            "tid": self.tid or None,
-            "arguments": dict(self.arguments),
-            "ruling": self.ruling,
-            "rule": self.rule,
-            "reason": self.reason,
-            "tip": self.tip or None,
-            "tip_before": self.before or None,
-            "change": self.change or None,
-            "deadline": self.deadline,
-            "on_deadline": self.late or None,
-        }
-
-
-class Reason(str):
-    """A verdict's reason that knows its explanation: text to whoever prints it, and
-    ``verdict.reason.explanation.as_dict()`` to a log that wants the parts."""
-
-    __slots__ = ("explanation",)
-
-    explanation: Explanation
-
-    @classmethod
-    def of(cls, explanation: Explanation) -> Reason:
-        """:meth:`Explanation.why`, with the explanation behind it."""
-        made = cls(explanation.why())
-        made.explanation = explanation
-        return made
-
-
-def explain(policy: Policy, view: CallView) -> Explanation:
+def explain(policy: Policy, look: Look, decision: Decision) -> Reason:
     """See :meth:`proctor.policy.policy.Policy.explain`."""
-    made = _explain(policy, view)
-    seconds = policy.deadline(view.name)
-    if seconds is None:
-        return made
-    return made._replace(deadline=seconds, late=errno_name(policy.settings.on_deadline))
-
-
-def _explain(policy: Policy, view: CallView) -> Explanation:
-    try:
-        decision = policy.decide(view)
-    except Unknowable as unknown:
-        number = unknown.errno or policy.settings.on_error
-        return _made(view, None, errno_name(number), unknown.why)
-    rule, ruling = decision.rule, decision.ruling
-    known = view.arch in policy.settings.arches
-    if ruling.runs or ruling.kind in (PERFORM, RETURN) or not known:
-        return _made(view, rule, str(ruling), decision.because)
-    return _made(view, rule, str(ruling), decision.because)._replace(
-        tip=tips.tip(policy, view, rule),
-        before=rule.name if rule else "",
-        change=tips.change(policy, view, rule),
-    )
-
-
-def _made(view: CallView, rule: Rule | None, ruling: str, reason: str) -> Explanation:
-    return Explanation(
-        view.name, view.arch, view.tid, describe(view), rule.name if rule else None, ruling, reason
-    )
-
-
-# Arguments for people -----------------------------------------------------------------------------
-
-
-def describe(view: CallView) -> dict[str, str]:
-    """The arguments that say what a call is about, rendered; pointers are left out unless known."""
-    signature = signature_of(view)
+    call, signature = look.call, look.call.signature
+    if not decision.ruling.refuses or call.abi not in policy.settings.arches:
+        return decision.because
     if signature is None:
-        return {}
-    out: dict[str, str] = {}
-    raw = tuple(view.registers)
-    for arg in signature.args:
-        value = arg.value(raw)
-        if arg.role in ("path", "string"):
-            data = view.hint(arg.name)
-            if data is not None:
-                out[arg.name] = f'"{escaped(data)}"'
-        elif arg.role == "mode" and signature.first("dev"):
-            out["type"] = TYPE_NAMES.get(value & S_IFMT, f"{value & S_IFMT:#o}")
-            out[arg.name] = f"{value & ~S_IFMT:#o}"
-        elif arg.role == "dev":
-            out["device"] = "{}:{}".format(*device_of(value))
-        elif arg.role == "mode":
-            out[arg.name] = f"{value:#o}"
-        elif arg.role == "sockaddr":
-            try:
-                address = view.address(arg.name)
-            except Unknowable:
-                continue
-            if address is not None:
-                out[arg.name] = addresses.spell(address)
-        elif arg.role in ("flags", "cmd"):
-            out[arg.name] = _named(arg, value, view.arch)
-        elif arg.role == "dirfd" and value == -100:
-            continue
-        elif arg.role not in (
-            "strings",
-            "iovec",
-            "struct",
-            "timespec",
-            "pointer",
-            "address",
-            "socklen",
-        ):
-            out[arg.name] = str(value)
-    return out
+        return decision.because.with_tip(_tip(policy, look, decision.rule, {}))
+    written = decision.rule.when if decision.rule is not None else {}
+    when = _smallest(_distinguishing(look, signature, written), signature)
+    tip = _tip(policy, look, decision.rule, when)
+    return decision.because.with_tip(tip, _change(policy, look, signature, decision.rule))
 
 
-def _named(arg: Arg, value: int, arch: str) -> str:
-    from proctor.syscalls import flags
+# The smallest rule ----------------------------------------------------------------------------------
 
-    if arg.family is None or arg.family not in flags.family_names():
+
+def _tip(policy: Policy, look: Look, rule: Rule | None, when: dict[str, Spec]) -> str:
+    from proctor.emulate.supported import SUPPORTED
+
+    name = look.call.name
+    if name in SUPPORTED:
+        verdict = "perform = true"
+    elif _looks_at_memory(policy, look, rule, when):
+        verdict = f"allow = {quoted(UNSAFE_PLACEHOLDER)}"
+    else:
+        verdict = "allow = true"
+    device = f" {when['type']} {when['device']}" if "device" in when else ""
+    title = base = f"allow {name}{device}"
+    taken = {rule.name for rule in policy.rules}
+    number = 1
+    while title in taken:
+        number += 1
+        title = f"{base} ({number})"
+    lines = ["[[rule]]", f"name = {quoted(title)}", f"calls = [{quoted(name)}]"]
+    if when:
+        lines.append(f"when = {_toml(when)}")
+    return "\n".join([*lines, verdict]) + "\n"
+
+
+def _toml(value: Spec | Mapping[str, Spec]) -> str:
+    """A condition as TOML."""
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, int):
         return str(value)
-    return str(flags.decode(arg.family, value, arch))
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    return "[" + ", ".join(map(_toml, value)) + "]"
+
+
+def _looks_at_memory(policy: Policy, look: Look, rule: Rule | None, when: dict[str, Spec]) -> bool:
+    """Whether the tip, or a rule before the deciding one, looks at memory of calls that the tip
+    would take."""
+    signature = look.call.signature
+    clause = _clause(when, signature) if signature is not None else None
+    if clause is not None and clause.reads_memory:
+        return True
+    region = clause.registers if clause is not None else ALWAYS
+    for each, other in policy.chain(look.call.abi, look.call.name):
+        if each is rule:
+            return False
+        if other.reads_memory and both(region, other.registers):
+            return True
+    return False
+
+
+def _distinguishing(
+    look: Look, signature: Signature, written: Mapping[str, Spec]
+) -> dict[str, Spec]:
+    """Conditions that pick this call out of those the rule refused: on the keys that the rule looks
+    at, and always on the device."""
+    raw = look.call.registers
+    mode, dev, flags = (signature.first(role) for role in ("mode", "dev", "flags"))
+    when: dict[str, Spec] = {}
+    if mode is not None and dev is not None:
+        kind = mode.value(raw) & S_IFMT
+        if kind not in _TYPE_NAMES:
+            when[mode.name] = {"mask": S_IFMT, "is": kind}
+        else:
+            when["type"] = _TYPE_NAMES[kind]
+            if when["type"] in ("char", "block"):
+                when["device"] = "{}:{}".format(*device_of(dev.value(raw)))
+    for key in written:
+        arg = signature.arg(key)
+        if key in when or key in ("type", "device"):
+            continue
+        if key == "access" and arg is None and flags is not None:
+            access = flags.value(raw) & 3
+            if access in _ACCESS_NAMES:
+                when[key] = _ACCESS_NAMES[access]
+            else:
+                when[flags.name] = flags.value(raw)
+        elif arg is not None and arg.role not in ("path", "sockaddr", "string"):
+            when[key] = arg.value(raw)
+        else:
+            when.update(_looked_up(written, key, look, signature))
+    return when
+
+
+def _looked_up(
+    written: Mapping[str, Spec], key: str, look: Look, signature: Signature
+) -> dict[str, Spec]:
+    """A condition on what had to be looked at: the caller, or what memory held."""
+    try:
+        part = _part(written, key, signature)
+        if isinstance(part, Memory):
+            found = _pattern(part, look)
+            return {key: [found]} if found else {}
+        return {key: {"uid": look.identity("uid")}}
+    except (Unknowable, PolicyError):
+        return {}
+
+
+def _pattern(condition: Memory, look: Look) -> str:
+    """The pattern for what was looked at; empty if there is none. :raises Unknowable: not known."""
+    from proctor.policy import addresses, globs
+
+    seen = look.at(condition.what, condition.argument)
+    if seen is None:
+        return ""
+    if condition.what == "address":
+        return addresses.spell(seen)
+    # Pinned things without a path are shown as text that no pattern for paths matches.
+    return "" if condition.what == "path" and seen[:1] != b"/" else globs.literal(seen)
+
+
+def _smallest(when: dict[str, Spec], signature: Signature) -> dict[str, Spec]:
+    """Without the conditions that the others imply; of two that say the same, the word stays, not
+    the number."""
+    numbers = [key for key in when if signature.arg(key) is not None]
+    for key in (*numbers, *(key for key in when if key not in numbers)):
+        others = {each: spec for each, spec in when.items() if each != key}
+        try:
+            rest, part = _clause(others, signature), _part(when, key, signature)
+        except PolicyError:
+            continue  # "device" needs "type" beside it
+        if isinstance(part, tuple):
+            implied = all(covers(part, tests) for tests in rest.registers)
+        else:
+            implied = isinstance(part, Memory) and any(
+                isinstance(each, Memory) and each.says_as_much_as(part) for each in rest.further
+            )
+        if implied:
+            when = others
+    return when
+
+
+def _part(when: Mapping[str, Spec], key: str, signature: Signature) -> Alternatives | Condition:
+    """See :meth:`proctor.policy.when.Builder.part`; for conditions that are known to be right."""
+    return Builder(Source("", ""), (), when).part(key, signature)
+
+
+def _clause(when: Mapping[str, Spec], signature: Signature) -> Clause:
+    made = Builder(Source("", ""), (), when).clause(signature)
+    assert made is not None  # strict
+    return made
+
+
+# Changes to a rule that is there already ----------------------------------------------------------------
+
+
+def _change(policy: Policy, look: Look, signature: Signature, decided: Rule | None) -> str:
+    """An addition to an earlier rule that lets calls through and misses this one by one list."""
+    for rule, _ in policy.chain(look.call.abi, look.call.name):
+        if rule is decided:
+            break
+        if rule.implied or not (rule.ruling.runs or rule.performs):
+            continue
+        missing = [key for key in rule.when if not _part_holds(rule, key, signature, look)]
+        if len(missing) != 1:
+            continue
+        addition = _addition(rule, missing[0], signature, look)
+        if addition:
+            return f'add {addition} to {missing[0]} of rule "{rule.name}"'
+    return ""
+
+
+def _part_holds(rule: Rule, key: str, signature: Signature, look: Look) -> bool:
+    """Whether one condition of a rule holds for a call; False where it cannot be told."""
+    try:
+        part = _part(rule.when, key, signature)
+        return hold(part, look.call.registers) if isinstance(part, tuple) else part.holds(look)
+    except (Unknowable, PolicyError):
+        return False
+
+
+def _addition(rule: Rule, key: str, signature: Signature, look: Look) -> str:
+    dev = signature.first("dev")
+    if key == "device" and dev is not None:
+        return quoted("{}:{}".format(*device_of(dev.value(look.call.registers))))
+    try:
+        part = _part(rule.when, key, signature)
+        found = _pattern(part, look) if isinstance(part, Memory) else ""
+    except (Unknowable, PolicyError):
+        return ""
+    return quoted(found) if found else ""

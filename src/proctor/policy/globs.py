@@ -10,6 +10,10 @@ A pattern is matched against a whole absolute path, component by component:
 
 Text outside of escapes stands for its UTF-8 bytes.  A leading dot is not special.
 
+Of a path as it was passed (:data:`Kind` ``text``) a pattern may be relative, and each component counts
+as it is written: ``..`` and the empty ones, too.  Names (``name``) are one component, in which ``/``
+is a byte like any other.
+
 Matching takes time in proportion to the length of the path, whatever the path: paths come from the
 target, and a pattern that could be made to backtrack would let the target stall its monitor.
 """
@@ -17,7 +21,7 @@ target, and a pattern that could be made to backtrack would let the target stall
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 from proctor.words import escaped
 
@@ -33,81 +37,51 @@ class GlobError(ValueError):
     """A pattern that cannot be, or that could never match; the message says which and why."""
 
 
+#: What is matched: a resolved path, a path as it was passed, or a name (of an abstract socket, a
+#: file-system type).
+Kind = Literal["path", "text", "name"]
+
+
 class Glob:
     """One compiled pattern.
 
-    ``absolute`` patterns are for paths: they begin with ``/`` or ``**/`` and are matched by
-    components.  Others (names of abstract sockets, file-system types) are matched as one component
-    in which ``/`` is a byte like any other.
-
+    :param kind: patterns for a ``path`` begin with ``/`` or ``**/``.
     :raises GlobError: the pattern is malformed or could never match.
     """
 
-    __slots__ = ("_groups", "_literal", "absolute", "text")
+    __slots__ = ("_groups", "_literal", "kind", "text")
 
-    def __init__(self, text: str, *, absolute: bool = True) -> None:
+    def __init__(self, text: str, kind: Kind = "path") -> None:
         self.text = text
-        self.absolute = absolute
+        self.kind: Kind = kind
         self._literal: bytes | None = None
-        self._groups: list[list[_Part]] = []
-        if not absolute:
-            part = _part(text)
-            if isinstance(part, bytes):
-                self._literal = part
-            else:
-                self._groups = [[part]]
-            return
-        self._compile_path(text)
-
-    def _compile_path(self, text: str) -> None:
-        if text == "/":
-            self._literal = b"/"
-            return
-        if text.startswith("**/") or text == "**":
-            text = "/" + text
-        if not text.startswith("/"):
+        self._groups: list[list[_Part]] = [[]]
+        try:
+            parts = [_part(text)] if kind == "name" else _components(text, kind)
+        except UnicodeEncodeError:
             raise GlobError(
-                "a path pattern begins with / (it is matched against the absolute path that the "
-                f"caller's would resolve to): /{text} or **/{text}"
-            )
-        pieces = text[1:].split("/")
-        parts: list[bytes | _Part | None] = []
-        for piece in pieces:
-            if piece == "**":
-                if parts and parts[-1] is None:
-                    continue  # **/** is **
-                parts.append(None)
-                continue
-            if "**" in piece.replace("\\*", ""):
-                raise GlobError(
-                    '"**" stands alone between slashes, as in /srv/**/x; within a name use "*"'
-                )
-            if piece in ("", ".", ".."):
-                what = "an empty component" if not piece else f'"{piece}"'
-                raise GlobError(
-                    f"{what} never occurs in a resolved path, so this could never match"
-                )
-            parts.append(_part(piece))
-        if parts and all(isinstance(part, bytes) for part in parts):
-            self._literal = b"/" + b"/".join(part for part in parts if isinstance(part, bytes))
+                "half of a character (a lone surrogate) is no text; a byte is written \\xHH"
+            ) from None
+        known = [part for part in parts if isinstance(part, bytes)]
+        if len(known) == len(parts):
+            self._literal = b"/".join(known)
             return
-        groups: list[list[_Part]] = [[]]
         for each in parts:
             if each is None:
-                groups.append([])
+                self._groups.append([])
             else:
-                groups[-1].append(each.__eq__ if isinstance(each, bytes) else each)
-        self._groups = groups
+                self._groups[-1].append(each.__eq__ if isinstance(each, bytes) else each)
 
-    def matches(self, path: bytes) -> bool:
-        """Whether the whole of ``path`` matches."""
+    def matches(self, seen: bytes) -> bool:
+        """Whether the whole of ``seen`` matches."""
         if self._literal is not None:
-            return path == self._literal
-        if not self.absolute:
-            return bool(self._groups[0][0](path))
-        if not path.startswith(b"/"):
-            return False
-        parts = path[1:].split(b"/") if path != b"/" else []
+            return seen == self._literal
+        parts = [seen] if self.kind == "name" else seen.split(b"/")
+        if self.kind == "path":
+            if parts[0]:
+                return False
+            if seen == b"/":
+                parts.pop()
         groups = self._groups
         head = groups[0]
         if len(groups) == 1:
@@ -133,6 +107,35 @@ class Glob:
 
     def __repr__(self) -> str:
         return f"Glob({self.text!r})"
+
+
+def _components(text: str, kind: Kind) -> list[bytes | _Part | None]:
+    """A path pattern's components; None for ``**``."""
+    if kind == "path" and (text.startswith("**/") or text == "**"):
+        text = "/" + text
+    if kind == "path" and not text.startswith("/"):
+        raise GlobError(
+            "a path pattern begins with / (it is matched against the absolute path that the "
+            f"caller's would resolve to): /{text} or **/{text}"
+        )
+    pieces = text.split("/")
+    parts: list[bytes | _Part | None] = []
+    for number, piece in enumerate(pieces):
+        if piece == "**":
+            if not parts or parts[-1] is not None:  # **/** is **
+                parts.append(None)
+            continue
+        if "**" in piece.replace("\\*", ""):
+            raise GlobError(
+                '"**" stands alone between slashes, as in /srv/**/x; within a name use "*"'
+            )
+        if kind == "path" and piece in ("", ".", "..") and number and text != "/":
+            what = "an empty component" if not piece else f'"{piece}"'
+            raise GlobError(f"{what} never occurs in a resolved path, so this could never match")
+        if any(isinstance(token, bytes) and b"\0" in token for token in _tokens(piece)):
+            raise GlobError("a NUL byte cannot occur in a path")
+        parts.append(_part(piece))
+    return parts
 
 
 def _here(group: list[_Part], parts: list[bytes], at: int) -> bool:
@@ -175,8 +178,6 @@ def _tokens(text: str) -> list[bytes | str | _Set]:
             run += char.encode("utf-8", "surrogateescape")
             at += 1
     flush()
-    if b"\0" in b"".join(token for token in out if isinstance(token, bytes)):
-        raise GlobError("a NUL byte cannot occur in a path")
     return out
 
 

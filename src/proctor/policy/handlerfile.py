@@ -12,7 +12,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 from proctor.errors import PolicyError, ProctorError
-from proctor.policy.source import Source, read_text
+from proctor.policy.document import Source, read_text
 from proctor.words import printable
 
 if TYPE_CHECKING:

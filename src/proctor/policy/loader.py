@@ -1,7 +1,7 @@
 """From the text of a policy to a checked :class:`~proctor.policy.policy.Policy`.
 
-TOML (``tomllib``), then the shape (:mod:`proctor.policy.schema`), then meanings: call and group
-names, verdicts, conditions against each call's signature, and what rules mean together
+The document and its shape (:mod:`proctor.policy.document`), then meanings: call and group names,
+verdicts, conditions against each call's signature, and what rules mean together
 (:mod:`proctor.policy.check`).  Whatever is wrong is one PolicyError, raised before anything starts.
 """
 
@@ -10,26 +10,41 @@ from __future__ import annotations
 import errno as _errno
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from proctor.errors import FilterError
+from proctor.filter.conditions import ALWAYS
 from proctor.kernel.abi import MAX_ERRNO
-from proctor.policy import deadlines
-from proctor.policy.implied import multiplexed, with_multiplexed
-from proctor.policy.policy import Policy, Settings
-from proctor.policy.rules import ALLOW, DENY, KILL, LOG, PERFORM, RETURN, Clause, Rule, Ruling
-from proctor.policy.source import KeyPath, Source, read_text
+from proctor.policy.check import refuse
+from proctor.policy.compile import multiplexed, unasked, with_multiplexed
+from proctor.policy.document import VERDICT_KEYS, KeyPath, Source, parse, read_text
+from proctor.policy.policy import (
+    ALLOW,
+    DENY,
+    KILL,
+    LOG,
+    PERFORM,
+    RETURN,
+    Clause,
+    Policy,
+    Rule,
+    Ruling,
+    Settings,
+)
 from proctor.syscalls.special import FRAGILE
-from proctor.words import did_you_mean, quoted
-
-if TYPE_CHECKING:
-    from proctor.policy.schema import PolicyTable, RuleTable
+from proctor.words import did_you_mean, one_of, quoted
 
 #: The version of the format that this release reads.
 VERSION: Final = 1
 _MAX_NAME: Final = 64
 #: Rules are compared with each other; and a filter has no room for many more.
 _MAX_RULES: Final = 1000
+#: Seconds; what is meant to be longer is meant to be none.
+_LONGEST: Final = 86400
+#: What can be said of performing, besides how much of it.
+_PERFORMING: Final = {"nested": ("deny", "allow"), "cgroup": ("join", "ignore")}
+#: More threads or performers than this is a mistake.
+_MOST: Final = 10_000
 
 
 def load(path: str | bytes | os.PathLike[str]) -> Policy:
@@ -50,107 +65,99 @@ def loads(text: str, name: str = "<string>") -> Policy:
 
 
 def _build(source: Source) -> Policy:
-    from proctor.policy import check
-    from proctor.policy.schema import decode
-
-    table = decode(_parse(source), source)
+    table = parse(source)
     settings = _settings(table, source)
-    names: dict[str, int] = {}
-    rules = []
-    if len(table.rule) > _MAX_RULES:
+    written = table.get("rule", ())
+    if len(written) > _MAX_RULES:
         raise source.error(
-            f"{len(table.rule)} rules; a policy has at most {_MAX_RULES}: a condition takes lists of "
+            f"{len(written)} rules; a policy has at most {_MAX_RULES}: a condition takes lists of "
             "numbers and patterns",
             ("rule",),
         )
-    for position, written in enumerate(table.rule):
-        path: KeyPath = ("rule", position)
-        _check_name(written.name, path, names, source)
-        names[written.name] = position
-        rules += _rule(position, written, settings, source)
-    deadlines.check_rules(rules, source)
-    deadlines.check_used(table, source)
-    warnings = check.check(rules, settings, source)
-    return Policy(source.name, tuple(rules), settings, warnings)
-
-
-def _parse(source: Source) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        return tomllib.loads(source.text)
-    except tomllib.TOMLDecodeError as error:
-        text, _, where = str(error).rpartition(" (at ")
-        if not text:
-            raise source.error(str(error)) from None
-        place = where.removesuffix(")").replace("line ", "").replace(", column ", ":")
-        if place == "end of document":
-            place = str(source.text.count("\n") + 1)
-            text += "; the file ends inside of it"
-        hint = ""
-        if text.startswith("Unescaped '\\'"):
-            hint = "; in double quotes a backslash is written twice, in single quotes once"
-        raise source.__class__(f"{source.name}:{place}", "").error(text + hint) from None
-    except RecursionError:
-        raise source.error("nested too deeply to be a policy") from None
-    except ValueError:  # Python's own limit on digits
-        raise source.error("a number in it has thousands of digits") from None
+    names: dict[str, int] = {}
+    rules: list[Rule] = []
+    for position, each in enumerate(written):
+        _check_name(each["name"], ("rule", position), names, source)
+        names[each["name"]] = position
+        rules += _rule(position, each, table, settings, source)
+    rules += unasked(rules, settings.arches, settings.default)
+    policy = Policy(source.name, tuple(rules), settings)
+    refuse(policy, source)
+    return policy
 
 
 # Top-level keys ---------------------------------------------------------------------------------
 
 
-def _settings(table: PolicyTable, source: Source) -> Settings:
-    from proctor.syscalls import architectures
-    from proctor.syscalls.architectures import ARCHITECTURES, canonical
-
-    if table.version != VERSION:
+def _settings(table: Mapping[str, Any], source: Source) -> Settings:
+    version = table.get("version", VERSION)
+    if version != VERSION:
         raise source.error(
-            f"this is version {table.version} of the format, and this release reads version {VERSION}",
+            f"this is version {version} of the format, and this release reads version {VERSION}",
             ("version",),
         )
-    native = architectures.native()
-    family = ARCHITECTURES[native].family
-    arches = family
-    if table.arches is not None:
-        found = []
-        for number, word in enumerate(table.arches):
-            try:
-                found.append(canonical(word))
-            except FilterError:
-                hint = (
-                    did_you_mean(word, ARCHITECTURES) or f"; there are {', '.join(ARCHITECTURES)}"
-                )
-                raise source.error(
-                    f"no architecture {quoted(word)}{hint}", ("arches", number)
-                ) from None
-        arches = tuple(dict.fromkeys(found))
-        if not arches:
-            raise source.error(
-                "no architecture is left; leave the key out for the machine's own", ("arches",)
-            )
-    on_error = _verdict_word(table.on_error, "on_error", source)
-    on_deadline = _verdict_word(table.on_deadline or "EPERM", "on_deadline", source)
-    for key, ruling, when in (
-        ("on_error", on_error, "deciding fails"),
-        ("on_deadline", on_deadline, "time is over"),
-    ):
+    given: dict[str, Any] = {"arches": _arches(table.get("arches"), source)}
+    for key in ("default", "foreign_arch", "x32"):
+        if key in table:
+            given[key] = _verdict_word(table[key], key, source)
+    for key, when in (("on_error", "deciding fails"), ("on_deadline", "time is over")):
+        if key not in table:
+            continue
+        ruling = _verdict_word(table[key], key, source)
         if ruling.kind != DENY:
             raise source.error(
                 f'the answer when {when} is an errno such as "EPERM": to let a call run because '
                 "something went wrong would open every rule",
                 (key,),
             )
-    return Settings(
-        default=_verdict_word(table.default, "default", source),
-        on_error=on_error.value,
-        arches=arches,
-        foreign_arch=_verdict_word(table.foreign_arch, "foreign_arch", source),
-        x32=_verdict_word(table.x32, "x32", source),
-        report=table.report,
-        deadline=deadlines.seconds(table.deadline, ("deadline",), source),
-        on_deadline=on_deadline.value,
-    )
+        given[key] = ruling.value
+    given["deadline"] = _seconds(table, (), source)
+    if "on_deadline" in table and not any(
+        "deadline" in each for each in (table, *table.get("rule", ()))
+    ):
+        raise source.error(
+            "nothing here has a deadline; write deadline = 10 (seconds) beside it", ("on_deadline",)
+        )
+    for key, words in _PERFORMING.items():
+        if key in table and table[key] not in words:
+            hint = did_you_mean(table[key], words) or f"; it is {one_of(words)}"
+            raise source.error(f"{quoted(table[key])} is no value of it{hint}", (key,))
+    for key in ("limit", "workers"):
+        if key in table and not 1 <= table[key] <= _MOST:
+            raise source.error(f"a number from 1 to {_MOST}, not {table[key]}", (key,))
+    given["performing"] = {key: table[key] for key in (*_PERFORMING, "limit") if key in table}
+    return Settings(**given, workers=table.get("workers"))
+
+
+def _arches(words: Sequence[str] | None, source: Source) -> tuple[str, ...]:
+    from proctor.syscalls.architectures import ARCHITECTURES, canonical, native
+
+    if words is None:
+        return ARCHITECTURES[native()].family
+    found = []
+    for number, word in enumerate(words):
+        try:
+            found.append(canonical(word))
+        except FilterError:
+            hint = did_you_mean(word, ARCHITECTURES) or f"; there are {', '.join(ARCHITECTURES)}"
+            raise source.error(
+                f"no architecture {quoted(word)}{hint}", ("arches", number)
+            ) from None
+    if not found:
+        raise source.error(
+            "no architecture is left; leave the key out for the machine's own", ("arches",)
+        )
+    return tuple(dict.fromkeys(found))
+
+
+def _seconds(table: Mapping[str, Any], path: KeyPath, source: Source) -> float | None:
+    value: float | None = table.get("deadline")
+    if value is not None and not 0 < value <= _LONGEST:  # what is no number (nan) fails here, too
+        raise source.error(
+            f"a deadline is in seconds, more than 0 and at most {_LONGEST} (a day)",
+            (*path, "deadline"),
+        )
+    return value
 
 
 def _verdict_word(word: str, key: str, source: Source) -> Ruling:
@@ -188,35 +195,34 @@ def _check_name(name: str, path: KeyPath, names: Mapping[str, int], source: Sour
         )
 
 
-def _rule(position: int, written: RuleTable, settings: Settings, source: Source) -> list[Rule]:
+def _rule(
+    position: int,
+    written: Mapping[str, Any],
+    table: Mapping[str, Any],
+    settings: Settings,
+    source: Source,
+) -> list[Rule]:
     path: KeyPath = ("rule", position)
     ruling = _ruling(written, path, source)
-    calls, grouped = _calls(written.calls, settings.arches, path, source)
+    calls, grouped = _calls(written["calls"], settings.arches, path, source)
     if ruling.kind == PERFORM:
         _check_performable(calls, path, source)
-    clauses = _clauses(calls, written.when, settings.arches, path, source)
+    when = written.get("when", {})
     rule = Rule(
         position,
-        written.name,
-        clauses,
+        written["name"],
+        _clauses(calls, when, settings.arches, path, source),
         ruling,
-        settings.report if written.report is None else written.report,
-        tuple(written.calls),
-        dict(written.when),
-        deadline=deadlines.seconds(written.deadline, (*path, "deadline"), source),
+        written.get("report", table.get("report", False)),
+        when,
+        deadline=_seconds(written, path, source),
     )
     _check_grouped(rule, grouped, path, source)
     return with_multiplexed(rule, calls, settings.arches)
 
 
-def _ruling(written: RuleTable, path: KeyPath, source: Source) -> Ruling:
-    from proctor.policy.schema import VERDICT_KEYS
-
-    given = {
-        key: value
-        for key in VERDICT_KEYS
-        if (value := getattr(written, "return_" if key == RETURN else key)) is not None
-    }
+def _ruling(written: Mapping[str, Any], path: KeyPath, source: Source) -> Ruling:
+    given = {key: written[key] for key in VERDICT_KEYS if key in written}
     if len(given) != 1:
         raise source.error(
             f"a rule has exactly one verdict of {', '.join(VERDICT_KEYS)}; this one has "
@@ -336,8 +342,7 @@ def _clauses(
     path: KeyPath,
     source: Source,
 ) -> dict[tuple[str, str], Clause]:
-    from proctor.filter.conditions import ALWAYS
-    from proctor.policy.arguments import Builder
+    from proctor.policy.when import Builder
     from proctor.syscalls import tables
     from proctor.syscalls.signatures import signature
     from proctor.syscalls.variants import variants

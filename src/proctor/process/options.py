@@ -33,7 +33,7 @@ class Performing(TypedDict, total=False):
 
 
 class LaunchOptions(TypedDict, total=False):
-    """How the command is started; see :func:`proctor.kernel.launch.spawn`."""
+    """How the command is started; see :class:`proctor.kernel.plan.LaunchOptions`."""
 
     executable: Argument | None
     env: Mapping[str, str] | Mapping[bytes, bytes] | None

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from proctor.kernel.launch import Target
-from proctor.kernel.launch import spawn as launch
+from proctor.kernel.launch import launch
+from proctor.kernel.target import Target
 
 if TYPE_CHECKING:
     import subprocess
@@ -195,7 +195,7 @@ def spawn(
     :param pass_fds: descriptors the command keeps, under the same numbers.
     :param userns: True puts the command in a new user namespace as its root, mapped to our own
         user; a list of (inside, outside, count) maps uids and gids that way.
-    :param options: the rest of what :func:`proctor.kernel.launch.spawn` takes
+    :param options: the rest of what :class:`proctor.kernel.plan.LaunchOptions` has
         (env, cwd, namespaces, uid, gid, groups, umask, process_group, new_session,
         no_new_privs...).
     :raises LaunchError: the command could not be started, or was killed before it began, by its own

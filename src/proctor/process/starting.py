@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from proctor.kernel.launch import StrOrBytes, Target
+    from proctor.kernel.plan import StrOrBytes
+    from proctor.kernel.target import Target
     from proctor.supervisor.supervisor import Supervisor
 
 

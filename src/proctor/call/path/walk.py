@@ -203,8 +203,12 @@ class _Walk(Generic[H]):
                     return place
                 if kind != _stat.S_IFDIR:
                     fail(errno.ENOTDIR)
-                # Somebody put it there since we tried: once more, since to enter is more than to look.
-                self.down(name, files.enter(self.here, name))
+                # Somebody put it there since we tried: once more, since to enter is more than to look;
+                # and once more if it is a link again by then.
+                self.links += 1
+                if self.links > LINKS_MAX:
+                    fail(errno.ELOOP)
+                todo.append(name)
             finally:
                 if not keep:
                     files.close(found)

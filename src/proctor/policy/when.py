@@ -4,6 +4,7 @@ A key is the name of an argument in the call's signature (``mode``, ``flags``, `
 the words below where the call has no argument of that name:
 
 ``path``     the first path argument, whatever its name
+``path_text``  its text as it was passed, not what it leads to; ``newpath_text``… likewise
 ``address``  the socket address
 ``type``     the file type in ``mode``: what mknod is asked to make
 ``device``   the device number
@@ -19,24 +20,26 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.filter.conditions import ALWAYS, Alternatives
 from proctor.policy.addresses import AddressError, AddressPattern
-from proctor.policy.conditions import (
-    AddressCondition,
-    Condition,
-    IdentityCondition,
-    PathCondition,
-    StringCondition,
-)
-from proctor.policy.constants import register_of
-from proctor.policy.globs import Glob, GlobError
-from proctor.policy.numeric import Never, Numbers, Spec
-from proctor.policy.rules import Clause
-from proctor.policy.source import KeyPath, Source
+from proctor.policy.document import KeyPath, Source, Spec
+from proctor.policy.globs import Glob, GlobError, Kind
+from proctor.policy.look import Condition, Identity, Memory, What
+from proctor.policy.numbers import Never, Numbers
+from proctor.policy.policy import Clause
 from proctor.words import did_you_mean, one_of
 
 if TYPE_CHECKING:
     from proctor.syscalls.signatures import Arg, Signature
 
-WORDS: Final = ("path", "address", "type", "device", "access", "caller")
+#: The words, and what a call must have for each.
+WORDS: Final = {
+    "path": "path argument",
+    "path_text": "path argument",
+    "address": "socket address",
+    "type": "file type and device number",
+    "device": "device number",
+    "access": "open flags in a register",
+    "caller": "caller",
+}
 
 FILE_TYPES: Final[dict[str, int]] = {
     "char": stat.S_IFCHR,
@@ -46,13 +49,15 @@ FILE_TYPES: Final[dict[str, int]] = {
     "regular": stat.S_IFREG,
     "directory": stat.S_IFDIR,
 }
+#: How arguments that are pointers are looked at.
+_LOOKS: Final[dict[str, What]] = {"path": "path", "string": "text", "sockaddr": "address"}
 ACCESS: Final = {"read": 0, "write": 1, "read-write": 2}
-_S_IFMT: Final = 0o170000
+S_IFMT: Final = 0o170000
 _ACCESS_MASK: Final = 3  # O_ACCMODE
 
 
 class Builder(Numbers):
-    """Turns one rule's ``when`` into a :class:`~proctor.policy.rules.Clause` for each call."""
+    """Turns one rule's ``when`` into a :class:`~proctor.policy.policy.Clause` for each call."""
 
     def __init__(self, source: Source, path: KeyPath, when: Mapping[str, Spec]) -> None:
         self.source = source
@@ -95,9 +100,8 @@ class Builder(Numbers):
         arg = signature.arg(key)
         if arg is None:
             return self._word(key, self.when[key], signature)
-        if arg.role in ("path", "sockaddr", "string"):
-            return self._memory(arg, self.when[key])
-        return self._number(arg, self.when[key])
+        what = _LOOKS.get(arg.role)
+        return self._number(arg, self.when[key]) if what is None else self._memory(arg, what)
 
     # Which condition a word asks for --------------------------------------------------------
 
@@ -105,10 +109,15 @@ class Builder(Numbers):
         first = signature.first
         path, address, mode, dev = first("path"), first("sockaddr"), first("mode"), first("dev")
         flags = first("flags")
+        named = signature.arg(key.removesuffix("_text")) if key.endswith("_text") else None
         if key == "path" and path is not None:
-            return self._memory(path, spec)
+            return self._memory(path, "path")
+        if key == "path_text" and path is not None:
+            return self._memory(path, "text")
+        if named is not None and named.role == "path":
+            return self._memory(named, "text")
         if key == "address" and address is not None:
-            return self._memory(address, spec)
+            return self._memory(address, "address")
         if key == "type" and mode is not None and dev is not None:
             return self._file_type(mode, spec)
         if key == "device" and dev is not None:
@@ -121,25 +130,23 @@ class Builder(Numbers):
         have = f"it has {', '.join(names)}" if names else "it has none"
         call = f"{self._call} on {self._abi}"
         if key in WORDS:
-            self._fail(f"{call} has no {_WORD_MEANS[key]}, so no such condition; {have}")
+            self._fail(f"{call} has no {WORDS[key]}, so no such condition; {have}")
         hint = did_you_mean(key, [*names, *WORDS]) or f"; {have}"
         raise self._error(f'{call} has no argument "{key}"{hint}')
 
     # Words -------------------------------------------------------------------------------------
 
     def _file_type(self, mode: Arg, spec: Spec) -> Alternatives:
-        register = register_of(mode)
         kinds = []
         for each in self._words(spec, FILE_TYPES, "file type"):
-            kinds.append(self._bits(register, _S_IFMT, FILE_TYPES[each]))
+            kinds.append(self._bits(mode, S_IFMT, FILE_TYPES[each]))
             if each == "regular":  # mknod(2): type zero means a regular file
-                kinds.append(self._bits(register, _S_IFMT, 0))
+                kinds.append(self._bits(mode, S_IFMT, 0))
         return self._any(kinds)
 
     def _access(self, flags: Arg, spec: Spec) -> Alternatives:
-        register = register_of(flags)
         return self._any(
-            self._bits(register, _ACCESS_MASK, ACCESS[each])
+            self._bits(flags, _ACCESS_MASK, ACCESS[each])
             for each in self._words(spec, ACCESS, "access mode")
         )
 
@@ -161,12 +168,7 @@ class Builder(Numbers):
             self._fail(
                 'a device number is one of char and one of block devices; add type = "char" (or "block")'
             )
-        register = register_of(dev)
-        out = []
-        for each in self._listed(spec):
-            mask, value = self._device_number(each)
-            out.append(self._bits(register, mask, value))
-        return self._any(out)
+        return self._any(self._bits(dev, *self._device_number(each)) for each in self._listed(spec))
 
     def _device_number(self, spec: int | str) -> tuple[int, int]:
         """(mask, value) in the encoding of the system call (new_encode_dev)."""
@@ -185,22 +187,19 @@ class Builder(Numbers):
             value |= encode(int(text))
         return mask, value
 
-    def _memory(self, arg: Arg, spec: Spec) -> Condition:
-        if isinstance(spec, (int, Mapping)):
-            self._fail("expected a pattern in a string, or a list of them")
-        patterns = self._listed(spec)
+    def _memory(self, arg: Arg, what: What) -> Condition:
+        spec = self.when[self._key]
+        patterns = [] if isinstance(spec, (int, Mapping)) else self._listed(spec)
         texts = [each for each in patterns if isinstance(each, str)]
-        if len(texts) != len(patterns):
-            self._fail("expected patterns in strings")
+        if not texts or len(texts) != len(patterns):
+            self._fail("expected a pattern in a string, or a list of them")
         try:
-            if arg.role == "sockaddr":
-                return AddressCondition(self._key, arg.name, tuple(map(AddressPattern, texts)))
-            globs = tuple(Glob(text, absolute=arg.role == "path") for text in texts)
+            if what == "address":
+                return Memory(self._key, what, arg.name, tuple(map(AddressPattern, texts)))
+            kind: Kind = what if arg.role == "path" else "name"
+            return Memory(self._key, what, arg.name, tuple(Glob(text, kind) for text in texts))
         except (GlobError, AddressError) as error:
             self._fail(str(error))
-        if arg.role == "path":
-            return PathCondition(self._key, arg.name, globs)
-        return StringCondition(self._key, arg.name, globs)
 
     def _caller(self, spec: Spec) -> Condition:
         if not isinstance(spec, Mapping) or not spec:
@@ -216,17 +215,7 @@ class Builder(Numbers):
                     self._fail(f'"{each}" is not a {what}: a number from 0 to {0xFFFFFFFE}')
                 numbers.append(each)
             wanted.append((what, frozenset(numbers)))
-        return IdentityCondition(self._key, tuple(wanted))
-
-
-_WORD_MEANS: Final = {
-    "path": "path argument",
-    "address": "socket address",
-    "type": "file type and device number",
-    "device": "device number",
-    "access": "open flags in a register",
-    "caller": "caller",
-}
+        return Identity(self._key, tuple(wanted))
 
 
 def _major_bits(major: int) -> int:

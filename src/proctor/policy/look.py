@@ -1,0 +1,216 @@
+"""What rules look at beyond registers: conditions on a call's memory and its caller.
+
+A :class:`Look` is one call as rules see it.  Each thing is looked at once and kept, so that the rule
+that decides, the reason it gives and the tip speak of the same.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from proctor.call.decode import sockaddr
+from proctor.errors import CallerInvisible, CallGone, NotPermitted, Unsupported
+from proctor.policy.addresses import Address
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+
+#: What can be looked at behind an argument: the path it resolves to in the caller's view, the text
+#: as it was passed, or the socket address.
+What = Literal["path", "text", "address"]
+
+#: What looking fails with for reasons that the kernel would find as well.
+_KERNELS_OWN: Final = frozenset((
+    errno.EFAULT, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EBADF,
+    errno.EACCES, errno.EINVAL, errno.EXDEV, errno.EAGAIN,
+))  # fmt: skip
+
+
+class Unknowable(Exception):
+    """A condition cannot be decided.
+
+    ``errno`` is what the kernel itself would answer for the same reason (EFAULT for a bad pointer,
+    ENOENT for a missing directory…), 0 if the reason is ours: then the policy's ``on_error`` holds.
+    """
+
+    def __init__(self, errno: int, why: str) -> None:
+        super().__init__(why)
+        self.errno = errno
+        self.why = why
+
+
+class Look:
+    """One call as rules see it.
+
+    :param call: real or fake (:mod:`proctor.testing`).
+    :param pinned: paths by argument, of what is held already and will be acted on: they stand in the
+        place of what the arguments resolve to.
+    """
+
+    __slots__ = ("_pinned", "_seen", "call")
+
+    def __init__(self, call: Call, pinned: Mapping[str, bytes] | None = None) -> None:
+        self.call = call
+        self._pinned = pinned or {}
+        self._seen: dict[tuple[str, str], Any] = {}
+
+    def with_pinned(self, pinned: Mapping[str, bytes]) -> Look:
+        """The same call, and what was seen of it, but with these paths."""
+        other = Look(self.call, pinned)
+        other._seen = self._seen
+        return other
+
+    def at(self, what: What, argument: str) -> Any:
+        """What stands behind an argument: bytes, or an :class:`~proctor.policy.addresses.Address`;
+        None for a NULL pointer that means nothing.
+
+        :raises Unknowable: it cannot be told.
+        :raises CallGone: the caller is gone.
+        """
+        if what == "path" and argument in self._pinned:
+            return self._pinned[argument]
+        return self._once(what, argument)
+
+    def identity(self, which: str) -> int:
+        """``uid`` or ``gid``: the caller's effective one, as the monitor's user namespace counts.
+
+        :raises Unknowable: it cannot be told.
+        """
+        found: int = self._once("identity", which)
+        return found
+
+    def _once(self, what: str, argument: str) -> Any:
+        key = (what, argument)
+        if key not in self._seen:
+            try:
+                self._seen[key] = _look(self.call, what, argument)
+            except CallGone:
+                raise
+            except (CallerInvisible, NotPermitted, Unsupported) as error:
+                self._seen[key] = Unknowable(0, str(error))
+            except OSError as error:
+                number = error.errno or 0
+                why = f"{argument} of {self.call.name}: {error.strerror or error}"
+                self._seen[key] = Unknowable(number if number in _KERNELS_OWN else 0, why)
+        found = self._seen[key]
+        if isinstance(found, Unknowable):
+            raise found
+        return found
+
+
+def _look(call: Call, what: str, argument: str) -> Any:
+    if what == "identity":
+        return (call.caller.uids if argument == "uid" else call.caller.gids).effective
+    value = call.args[argument]
+    if what == "address":
+        return None if value is None else _address(call, value)
+    if what == "text":
+        return value
+    if value is None:  # NULL can mean the descriptor beside it
+        from proctor.call.path.following import meaning
+
+        arg = call.signature.arg(argument) if call.signature is not None else None
+        if arg is None or not meaning(call, arg).empty:
+            return None
+    with call.resolve(argument) as located:
+        return located.path
+
+
+def _address(call: Call, value: sockaddr.SocketAddress) -> Address:
+    """A decoded address as patterns see it.
+
+    The path of a socket file is resolved in the caller's view, so that a relative path or a symbolic
+    link is no other name for it.
+    """
+    if isinstance(value, sockaddr.UnixAddress):
+        if value.kind == "pathname":
+            # bind(2) makes the name and does not follow a link there; the others follow.
+            with call.caller.locate(value.path, follow=call.name != "bind") as located:
+                return Address(sockaddr.AF_UNIX, path=located.path)
+        if value.kind == "abstract":
+            return Address(sockaddr.AF_UNIX, abstract=value.path)
+    if isinstance(value, (sockaddr.InetAddress, sockaddr.Inet6Address)):
+        from ipaddress import ip_address
+
+        return Address(value.family, ip_address(value.host).packed, value.port)
+    if isinstance(value, sockaddr.RawAddress):
+        # What it means that no family is given is for each call to say: connect(2) dissolves an
+        # association (inet_dgram_connect and __inet_stream_connect of net/ipv4/af_inet.c, likewise
+        # net/unix/af_unix.c and net/netlink/af_netlink.c), while bind(2) and sendto(2) of IPv4 take
+        # the rest for an IPv4 address (__inet_bind of net/ipv4/af_inet.c, udp_sendmsg of
+        # net/ipv4/udp.c; Linux 6.18), so rules on inet must see it.
+        if value.family == 0 and call.name != "connect" and len(value.data) >= 6:
+            port = int.from_bytes(value.data[:2], "big")
+            return Address(sockaddr.AF_INET, value.data[2:6], port)
+        short = (sockaddr.AF_INET, sockaddr.AF_INET6, sockaddr.AF_UNIX)
+        if value.family < 0 or value.family in short:
+            raise Unknowable(
+                errno.EINVAL, "the socket address is too short or too long for its family"
+            )
+    return Address(int(value.family))
+
+
+# Conditions ---------------------------------------------------------------------------------------
+
+
+class Pattern(Protocol):
+    """A :class:`~proctor.policy.globs.Glob` or an
+    :class:`~proctor.policy.addresses.AddressPattern`."""
+
+    text: str
+
+    def matches(self, seen: Any, /) -> bool: ...
+
+
+class Memory:
+    """What an argument leads to is matched by one of the patterns; NULL is matched by none.
+
+    :param key: as it was written in ``when``.
+    :param argument: its name in the call's signature.
+    """
+
+    __slots__ = ("argument", "key", "patterns", "what")
+    #: It looks at what the caller can still change (C110).
+    reads_memory: Final = True
+
+    def __init__(self, key: str, what: What, argument: str, patterns: tuple[Pattern, ...]) -> None:
+        self.key = key
+        self.what: What = what
+        self.argument = argument
+        self.patterns = patterns
+
+    def says_as_much_as(self, other: Memory) -> bool:
+        """Whether the other one, perhaps under another key, holds where this one does."""
+        mine, theirs = ({each.text for each in one.patterns} for one in (self, other))
+        return (self.what, self.argument) == (other.what, other.argument) and mine <= theirs
+
+    def holds(self, look: Look) -> bool:
+        """:raises Unknowable: it cannot be decided."""
+        seen = look.at(self.what, self.argument)
+        return seen is not None and any(pattern.matches(seen) for pattern in self.patterns)
+
+
+class Identity:
+    """The caller's effective user and group are among those listed.
+
+    A thread's credentials cannot change while it waits for our answer, so this is not a race.
+
+    :param wanted: (``uid`` or ``gid``, numbers): all must hold.
+    """
+
+    __slots__ = ("key", "wanted")
+    #: See :class:`Memory`.
+    reads_memory: Final = False
+
+    def __init__(self, key: str, wanted: tuple[tuple[str, frozenset[int]], ...]) -> None:
+        self.key = key
+        self.wanted = wanted
+
+    def holds(self, look: Look) -> bool:
+        """:raises Unknowable: it cannot be decided."""
+        return all(look.identity(which) in numbers for which, numbers in self.wanted)
+
+
+Condition = Memory | Identity

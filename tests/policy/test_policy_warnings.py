@@ -1,0 +1,116 @@
+"""What is legal and probably not meant is said, and what is sound is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from proctor.policy import loads, warnings
+from proctor.syscalls import siblings, tables
+
+
+def rule(body: str, name: str = "r") -> str:
+    return f'[[rule]]\nname = "{name}"\n{body}\n'
+
+
+def told(*bodies: str, top: str = "") -> list[str]:
+    found = [rule(body, f"r{number}") for number, body in enumerate(bodies)]
+    return warnings(loads(top + "\n" + "".join(found)))
+
+
+def words(warning: str) -> set[str]:
+    return {word.strip("(),;:") for word in warning.split()}
+
+
+@pytest.mark.parametrize("family", siblings.families(), ids=lambda family: family.calls[0])
+def test_every_member_of_a_family_is_warned_about(family: siblings.Family) -> None:
+    """Whoever refuses one is told of all others, or of names that mean them too."""
+    here = [call for call in family.calls if call in tables.numbers("x86_64")]
+    for call in here:
+        said = set().union(*map(words, told(f'calls = ["{call}"]\ndeny = "EACCES"')))
+        missing = set(here) - said - {call}
+        assert not missing, (call, missing)
+
+
+@pytest.mark.parametrize(
+    ("call", "other"),
+    [
+        ("openat", "openat2"), ("fchmodat", "chmod"), ("mknodat", "mknod"), ("execveat", "execve"),
+        ("setxattr", "lsetxattr"), ("stat", "newfstatat"), ("access", "faccessat"),
+        ("utimensat", "utimes"), ("setuid", "setresuid"), ("reboot", "kexec_load"),
+        ("mount", "move_mount"), ("clone", "fork"), ("truncate", "open"), ("prlimit64", "setrlimit"),
+    ],
+)  # fmt: skip
+def test_siblings_are_named_with_what_they_do(call: str, other: str) -> None:
+    (first,) = [w for w in told(f'calls = ["{call}"]\ndeny = 1') if other in words(w)][:1]
+    assert first.startswith(f'rule "r0" refuses {call}')
+    assert siblings.why(call, other) in first
+
+
+def test_who_names_the_siblings_is_not_warned() -> None:
+    assert told('calls = ["mknod", "mknodat"]\ndeny = 1') == []
+    # whatever the other rules say of them
+    assert told('calls = ["mknod"]\ndeny = 1', 'calls = ["mknodat"]\nallow = true') == []
+    assert told('calls = ["chown"]\nallow = true', 'calls = ["lchown"]\nreturn = 0') == []
+    # nor who has an allow-list, in which they are not
+    top = 'default = "EPERM"'
+    assert told('calls = ["chmod"]\ndeny = 1', 'calls = ["execve"]\nallow = true', top=top) == []
+
+
+def test_a_sibling_is_told_once() -> None:
+    said = told('calls = ["open"]\ndeny = 1', 'calls = ["creat"]\ndeny = 1')
+    assert sum("openat2" in words(warning) for warning in said) == 1
+
+
+def test_io_uring() -> None:
+    for verdict in ('deny = "EACCES"', "kill = true"):
+        assert any("io_uring" in warning for warning in told(f'calls = ["connect"]\n{verdict}'))
+    ring = 'calls = ["io_uring_setup"]\ndeny = "ENOSYS"'
+    assert not any("io_uring does" in w for w in told('calls = ["connect"]\ndeny = 1', ring))
+    assert not any("io_uring does" in w for w in told('calls = ["ptrace"]\ndeny = 1'))
+    # what is performed goes around a path rule that refuses
+    both = told('calls = ["mknod", "mknodat"]\ndeny = 1', 'calls = ["open"]\nperform = true')
+    assert any("io_uring does what open does" in warning for warning in both)
+
+
+def test_calls_that_break_when_they_wait() -> None:
+    for call in ("close", "clone", "wait4", "futex", "vfork"):
+        said = told(f'calls = ["{call}"]\ndeny = 1\nreport = true')
+        assert any("wait for the monitor" in w and call in words(w) for w in said), call
+        said = told(f'calls = ["{call}"]\ndeny = 1')  # the filter decides alone
+        assert not any("wait for the monitor" in warning for warning in said)
+    said = told('calls = ["futex"]\nwhen = { caller = { uid = 3 } }\nallow = true')
+    assert any("every lock" in warning for warning in said)
+
+
+def test_an_allow_list_that_cannot_start_anything() -> None:
+    (warning,) = told('calls = ["read"]\nallow = true', top='default = "EPERM"')
+    assert "no rule is about execve" in warning
+    assert told('calls = ["execve"]\nwhen = { caller = { uid = 0 } }\nallow = true', top='default = "kill"') == []  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("calls", "when", "instead"),
+    [
+        ("mknod", '{ mode = { "==" = "S_IFIFO" } }', 'type = "…"'),
+        ("mkdir", '{ mode = { "!=" = ["S_IFDIR", 3] } }', 'mode = "S_IFDIR"'),
+        ("openat", '{ flags = { "==" = "O_WRONLY" } }', "access ="),
+        ("socket", '{ type = { "==" = "SOCK_RAW" } }', "mask = 0xf"),
+        ("mmap", '{ flags = { "==" = "MAP_SHARED" } }', "mask = 0xf"),
+    ],
+)
+def test_a_part_of_an_argument_compared_with_all_of_it(calls: str, when: str, instead: str) -> None:
+    text = f'calls = ["{calls}"]\nwhen = {when}\ndeny = 1'
+    said = [w for w in told(text, top='arches = ["x86_64"]') if "compares all" in w]
+    assert len(said) == 1
+    assert instead in said[0]
+
+
+def test_exactly_these_flags_is_meant() -> None:
+    for when in ('{ flags = { "==" = "O_WRONLY|O_CREAT" } }', "{ flags = 577 }"):
+        said = told(f'calls = ["openat"]\nwhen = {when}\ndeny = 1')
+        assert not any("compares all" in warning for warning in said)
+
+
+def test_unsafe_where_nothing_was_looked_at() -> None:
+    said = told('calls = ["kill"]\nwhen = { sig = 9 }\nallow = "unsafe: none"')
+    assert any("allow = true is enough" in warning for warning in said)
