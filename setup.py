@@ -11,7 +11,7 @@ setup(
     ext_modules=[
         Extension(
             "proctor.kernel._core",
-            ["src/proctor/kernel/_core.c", "src/proctor/kernel/_launch.c"],
+            [f"src/proctor/kernel/{name}.c" for name in ("_core", "_launch", "_loop")],
             depends=["src/proctor/kernel/_core.h"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import proctor
 from proctor.filter.actions import ALLOW, NOTIFY
 from proctor.filter.rules import Condition, Filter, Rule
+from proctor.kernel.journal import Journal
 from proctor.kernel.launch import launch
 from proctor.kernel.listener import Listener
 
@@ -75,10 +76,17 @@ def in_c(program: bytes, nr: int, calls: int, mode: str, sync: bool) -> float:
     return took
 
 
-def in_python(program: bytes, nr: int, calls: int, handler: proctor.Handler, sync: bool) -> float:
+def in_python(
+    program: bytes,
+    nr: int,
+    calls: int,
+    handler: proctor.Handler,
+    sync: bool,
+    journal: Journal | None = None,
+) -> float:
     started, listener, reader = target(program, nr, calls, sync)
     with proctor.Supervisor([handler]) as supervisor:
-        supervisor.add(listener)
+        supervisor.add(listener, journal=journal)
         supervisor.start()
         return result(started, reader)
 
@@ -193,6 +201,21 @@ def main() -> int:
             lambda: in_python(openat, OPENAT, calls, read_path, sync),  # noqa: B023
         )
         line(f"path read and denied, {how}", pair, 1e3, "µs", "≤ 2.00x")
+    journal = Journal.create()
+    pair = in_turns(
+        rounds * 2,
+        lambda: in_python(getppid, GETPPID, calls, constant, True),
+        lambda: in_python(getppid, GETPPID, calls, constant, True, journal),
+    )
+    more = (pair.ratio - 1) * pair.floor
+    line(
+        "constant answer with a journal, and without",
+        pair,
+        1e3,
+        "µs",
+        f"≤ 0.30 µs more: {more / 1e3:.2f}",
+    )
+    journal.close()
     pair = unnotified(rounds * 3, calls * 20)
     line("un-notified call, 300 rules or no filter", pair, 1e3, "µs", "≤ 1.10x")
     pair = startup(rounds * 3)

@@ -458,7 +458,7 @@ def test_a_listener_that_cannot_be_added_is_closed(monkeypatch: pytest.MonkeyPat
     """Without a supervisor, and with a copy of its listener open, the command's children would wait
     for ever."""
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     handler = proctor.Handler(("getppid",), lambda call: None)

@@ -55,6 +55,9 @@ class Call(Looking):
 
     :ivar memory_read: whether anything was looked at that another thread of the target can change
         (memory, descriptors, working directory): from then on plain ``let_run()`` is refused.
+    :ivar begun: an earlier monitor had begun to perform this call, and died: nobody knows how far that
+        came, and it is not performed again.  ``perform()`` gives EINTR; a handler that knows better
+        answers.
     :ivar container: what the call's listener belongs to: name, labels, and a ``state`` that its
         handlers share (:class:`proctor.Container`).
     """
@@ -68,6 +71,7 @@ class Call(Looking):
     _values: dict[str, Any] | None = None
     _kept: list[Any] | None = None
     memory_read: bool = False
+    begun: bool = False
     container: ContainerPort
 
     def __init__(
@@ -347,7 +351,7 @@ class Call(Looking):
 #: What stays readable when a call is over: facts of the notification, for logs.
 _FACTS: Final = frozenset(
     (
-        "id", "tid", "nr", "arch", "abi", "name", "registers", "signature", "memory_read", "container",
+        "id", "tid", "nr", "arch", "abi", "name", "registers", "signature", "memory_read", "container", "begun",
         "expire", "give_away", "_notification", "_values", "_kept", "_caller",
     )
 )  # fmt: skip

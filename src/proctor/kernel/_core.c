@@ -1,34 +1,20 @@
-/* The native core of proctor.  The manual is _core.pyi; this is how it works, and why.  Launching is
- * in _launch.c.
- *
- * The loop.  core_serve gives the GIL up once: waits and receives all it may, then takes the GIL
- * and routes.  Signals are blocked in the thread except while it waits.  RECV after POLLIN does
- * not block as long as we are the only reader: what was cancelled meanwhile gives ENOENT (C044,
- * C077).  SEND does not sleep, so it keeps the GIL; ADDFD waits for the target and gives it up. */
+/* The native core of proctor: speaking to a listener, and a caller's memory.  The manual is
+ * _core.pyi; launching is in _launch.c, the loop in _loop.c. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_core.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/seccomp.h>
-#include <poll.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <structmember.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
-/* Numbers younger than the oldest headers we build with; they and the layouts are ABI. */
-#define IOCTL_RECV 0xC0502100UL
 #define IOCTL_SEND 0xC0182101UL
 #define IOCTL_ID_VALID 0x40082102UL
 #define IOCTL_ID_VALID_FIRST 0x80082102UL /* the wrong direction; the only one before 5.9 */
@@ -43,7 +29,7 @@ _Static_assert(sizeof(struct seccomp_notif) == 80 && sizeof(struct seccomp_notif
 
 static PyTypeObject *notification_type;
 
-static PyObject *raise_errno(int number) {
+PyObject *raise_errno(int number) {
     errno = number;
     return PyErr_SetFromErrno(PyExc_OSError);
 }
@@ -58,12 +44,13 @@ static PyObject *outcome(long result) {
 typedef struct {
     PyObject_HEAD
     struct seccomp_notif raw;
+    int slot;
 } Notification;
 
-static PyObject *notification_make(const struct seccomp_notif *raw) {
+PyObject *notification_make(const struct seccomp_notif *raw, int slot) {
     Notification *self = PyObject_New(Notification, notification_type);
     if (self != NULL)
-        self->raw = *raw;
+        self->raw = *raw, self->slot = slot;
     return (PyObject *)self;
 }
 
@@ -82,7 +69,8 @@ static PyObject *notification_args(PyObject *self, void *Py_UNUSED(closure)) {
 static PyMemberDef notification_members[] = {
     FIELD("id", T_ULONGLONG, id),     FIELD("pid", T_UINT, pid),
     FIELD("flags", T_UINT, flags),    FIELD("nr", T_INT, data.nr),
-    FIELD("arch", T_UINT, data.arch), FIELD("ip", T_ULONGLONG, data.instruction_pointer), {0}};
+    FIELD("arch", T_UINT, data.arch), FIELD("ip", T_ULONGLONG, data.instruction_pointer),
+    {"slot", T_INT, offsetof(Notification, slot), READONLY, NULL}, {0}};
 static PyGetSetDef notification_getset[] = {{.name = "args", .get = notification_args}, {0}};
 static PyType_Slot notification_slots[] = {
     {Py_tp_dealloc, notification_dealloc}, {Py_tp_members, notification_members},
@@ -121,18 +109,28 @@ static PyObject *core_syscall(PyObject *Py_UNUSED(module), PyObject *const *args
 }
 
 static PyObject *core_recv(PyObject *Py_UNUSED(module), PyObject *args) {
-    struct seccomp_notif raw = {0};
-    int fd, result;
-    if (!PyArg_ParseTuple(args, "i", &fd))
+    struct seccomp_notif here, *raw = &here;
+    Py_buffer place = {0};
+    int fd, result, slot = -1;
+    if (!PyArg_ParseTuple(args, "i|w*i", &fd, &place, &slot))
         return NULL;
+    if (place.obj != NULL && place.len != sizeof here) {
+        PyBuffer_Release(&place);
+        return PyErr_Format(PyExc_ValueError, "a notification has %zu bytes", sizeof here);
+    }
+    if (place.obj != NULL)
+        raw = place.buf;
+    memset(raw, 0, sizeof here); /* anything else gives EINVAL */
     Py_BEGIN_ALLOW_THREADS
-    result = ioctl(fd, IOCTL_RECV, &raw);
+    result = ioctl(fd, IOCTL_RECV, raw);
     Py_END_ALLOW_THREADS
-    return result < 0 ? outcome(result) : notification_make(&raw);
+    PyObject *received = result < 0 ? outcome(result) : notification_make(raw, slot);
+    PyBuffer_Release(&place);
+    return received;
 }
 
 /* SEND: 0 or the errno.  EINTR: the listener's lock was busy, nothing happened yet. */
-static int answer(int fd, uint64_t id, int64_t value, int32_t error, uint32_t flags) {
+int answer(int fd, uint64_t id, int64_t value, int32_t error, uint32_t flags) {
     struct seccomp_notif_resp response = {.id = id, .val = value, .error = error, .flags = flags};
     while (ioctl(fd, IOCTL_SEND, &response) < 0)
         if (errno != EINTR)
@@ -257,144 +255,6 @@ static PyObject *core_read(PyObject *Py_UNUSED(module), PyObject *const *args, P
     return result;
 }
 
-/* ---- The loop ----------------------------------------------------------------------------- */
-
-enum { EVENTS = 16, PER_LISTENER = 32, SLOW_NS = 50000 };
-enum { ROUTES, FALLBACK }; /* the first two items of a served listener's tuple */
-
-struct slot {
-    int fd;
-    struct seccomp_notif raw;
-};
-
-/* Without the GIL: receive what a listener has, after count others in the batch; the new count.
- * Not to drain saves time: after many rounds without a second notification, if all is fast. */
-static int receive(int fd, struct slot *batch, int count, bool drain, int *problem) {
-    struct pollfd more = {.fd = fd, .events = POLLIN, .revents = POLLIN};
-    for (int i = 0; i < PER_LISTENER && (more.revents & POLLIN); i++) {
-        batch[count] = (struct slot){.fd = fd};
-        if (ioctl(fd, IOCTL_RECV, &batch[count].raw) == 0) {
-            count++;
-        } else if (errno != ENOENT) {
-            *problem = errno;
-            break;
-        }
-        more.revents = 0;
-        if (drain)
-            poll(&more, 1, 0);
-    }
-    return count;
-}
-
-/* Send what a route returned, often the same triple as before.  Gone, or answered, is no error. */
-static bool reply(const struct slot *slot, PyObject *wire) {
-    static PyObject *last;
-    static struct seccomp_notif_resp known; /* what it says */
-    if (wire != last && wire != Py_None) {
-        if (!PyTuple_Check(wire) || PyTuple_Size(wire) != 3)
-            return PyErr_Format(PyExc_TypeError, "%R is not (value, error, flags)", wire) != NULL;
-        long error = PyLong_AsLong(PyTuple_GetItem(wire, 1));
-        if (error < -4095 || error > 0) /* it would succeed: C055 */
-            return PyErr_Format(PyExc_ValueError, "%ld: 0 or a negative errno", error) != NULL;
-        struct seccomp_notif_resp said = {.val = PyLong_AsLongLong(PyTuple_GetItem(wire, 0)),
-                                          .error = (int32_t)error,
-                                          .flags = (uint32_t)PyLong_AsLong(PyTuple_GetItem(wire, 2))};
-        if (PyErr_Occurred() != NULL)
-            return false;
-        known = said;
-        Py_XDECREF(last);
-        last = Py_NewRef(wire);
-    }
-    int problem = wire == Py_None ? 0 : answer(slot->fd, slot->raw.id, known.val, known.error,
-                                               known.flags);
-    return problem == 0 || problem == ENOENT || problem == EINPROGRESS || raise_errno(problem);
-}
-
-/* Look the handler of one notification up, call it and reply; false: exception set. */
-static bool route(PyObject *served, const struct slot *slot) {
-    PyObject *fd = PyLong_FromLong(slot->fd), *notification = notification_make(&slot->raw);
-    PyObject *key = PyLong_FromUnsignedLongLong(
-        (uint64_t)(slot->raw.data.arch ^ AUDIT_ARCH_X86_64) << 32 | (uint32_t)slot->raw.data.nr);
-    PyObject *tuple = NULL, *handler = NULL, *wire = NULL;
-    bool ready = fd != NULL && key != NULL && notification != NULL;
-    if (ready && (tuple = PyDict_GetItemWithError(served, fd)) != NULL
-        && (handler = PyDict_GetItemWithError(PyTuple_GetItem(tuple, ROUTES), key)) == NULL)
-        handler = PyTuple_GetItem(tuple, FALLBACK);
-    Py_XINCREF(handler); /* it may remove its listener, and with it itself */
-    if (handler != NULL)
-        wire = PyObject_CallFunctionObjArgs(handler, notification, NULL);
-    bool removed = ready && tuple == NULL; /* answer as if it were closed (C093) */
-    bool good = removed || (wire != NULL && reply(slot, wire));
-    if (removed || !good)
-        answer(slot->fd, slot->raw.id, 0, removed ? -ENOSYS : -EPERM, 0);
-    Py_XDECREF(handler);
-    Py_XDECREF(wire);
-    Py_XDECREF(key);
-    Py_XDECREF(notification);
-    Py_XDECREF(fd);
-    return good;
-}
-
-static PyObject *core_serve(PyObject *Py_UNUSED(module), PyObject *args) {
-    struct epoll_event events[EVENTS];
-    struct slot batch[EVENTS * PER_LISTENER];
-    sigset_t all, before;
-    int epoll, event, wait, rounds, total = 0, alone = 0, problem = 0, ready;
-    bool leave = false;
-    struct timespec from = {0}, to = {0}; /* how long routing took, looked at when draining */
-    PyObject *served, *hung, *held[3] = {NULL, NULL, NULL};
-    if (!PyArg_ParseTuple(args, "iiO!O!ii", &epoll, &event, &PyDict_Type, &served, &PyList_Type,
-                          &hung, &wait, &rounds))
-        return NULL;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    const sigset_t *mask = memcmp(&all, &before, KERNEL_SIGSET) == 0 ? NULL : &before;
-    do {
-        int count = 0;
-        bool drain = alone < 16 || alone % 8 == 0;
-        Py_BEGIN_ALLOW_THREADS
-        ready = epoll_pwait(epoll, events, EVENTS, wait, mask);
-        problem = ready < 0 ? errno : 0;
-        for (int i = 0; i < ready; i++) {
-            eventfd_t unused;
-            leave = leave || (events[i].events & EPOLLIN) == 0 || events[i].data.fd == event;
-            if (events[i].data.fd == event)
-                eventfd_read(event, &unused);
-            else if (events[i].events & EPOLLIN)
-                count = receive(events[i].data.fd, batch, count, drain, &problem);
-        }
-        if (drain)
-            clock_gettime(CLOCK_MONOTONIC, &from);
-        Py_END_ALLOW_THREADS
-        for (int i = 0; i < count; i++) {
-            if (!route(served, &batch[i]) && held[0] == NULL)
-                PyErr_Fetch(&held[0], &held[1], &held[2]);
-            else if (PyErr_Occurred() != NULL)
-                PyErr_WriteUnraisable(served);
-        }
-        if (drain)
-            clock_gettime(CLOCK_MONOTONIC, &to);
-        bool slow = (to.tv_sec - from.tv_sec) * 1000000000 + to.tv_nsec - from.tv_nsec > SLOW_NS;
-        alone = count == 1 && !slow ? alone + 1 : 0;
-        total += count;
-    } while (--rounds != 0 && ready > 0 && !leave && problem == 0 && held[0] == NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (held[0] != NULL)
-        PyErr_Restore(held[0], held[1], held[2]);
-    else if (problem == EINTR)
-        PyErr_CheckSignals();
-    else if (problem != 0)
-        raise_errno(problem);
-    for (int i = 0; i < ready && PyErr_Occurred() == NULL; i++)
-        if ((events[i].events & (EPOLLHUP | EPOLLIN)) == EPOLLHUP) {
-            PyObject *fd = PyLong_FromLong(events[i].data.fd);
-            if (fd != NULL)
-                PyList_Append(hung, fd);
-            Py_XDECREF(fd);
-        }
-    return PyErr_Occurred() != NULL ? NULL : PyLong_FromLong(total);
-}
-
 /* ---- The module --------------------------------------------------------------------------- */
 
 #define NUMBER(name) {"SYS_" #name, SYS_##name}
@@ -412,7 +272,6 @@ static PyMethodDef core_methods[] = {
     {"addfd", core_addfd, METH_VARARGS, NULL},
     {"read", (PyCFunction)(void (*)(void))core_read, METH_FASTCALL, NULL},
     {"launch", core_launch, METH_VARARGS, NULL},
-    {"serve", core_serve, METH_VARARGS, NULL},
     {0}};
 static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kernel._core",
                                   .m_doc = "The native core; its manual is _core.pyi.",
@@ -420,10 +279,13 @@ static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kern
 
 PyMODINIT_FUNC PyInit__core(void) {
     PyObject *module = PyModule_Create(&core);
+    PyTypeObject *loop_type = (PyTypeObject *)PyType_FromSpec(&loop_spec);
     notification_type = (PyTypeObject *)PyType_FromSpec(&notification_spec);
-    if (module == NULL || notification_type == NULL
-        || PyModule_AddType(module, notification_type) < 0)
+    if (module == NULL || notification_type == NULL || loop_type == NULL
+        || PyModule_AddType(module, notification_type) < 0
+        || PyModule_AddType(module, loop_type) < 0)
         Py_CLEAR(module);
+    Py_XDECREF((PyObject *)loop_type);
     for (size_t i = 0; module != NULL && i < sizeof numbers / sizeof *numbers; i++)
         if (PyModule_AddIntConstant(module, numbers[i].name, numbers[i].number) < 0)
             Py_CLEAR(module);

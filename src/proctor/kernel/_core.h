@@ -1,6 +1,20 @@
-/* What the two sources of the native core share. */
+/* What the sources of the native core share. */
 #include <Python.h>
+#include <linux/seccomp.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
 
+/* Numbers younger than the oldest headers we build with; they and the layouts are ABI. */
+#define IOCTL_RECV 0xC0502100UL
 #define KERNEL_SIGSET 8 /* size of the kernel's sigset_t, for raw calls */
 
+/* Raises errno as it is given; NULL. */
+PyObject *raise_errno(int number);
+/* SEND: 0 or the errno.  EINTR never comes out. */
+int answer(int fd, uint64_t id, int64_t value, int32_t error, uint32_t flags);
+/* A Notification; slot: where the journal has it, -1 for nowhere. */
+PyObject *notification_make(const struct seccomp_notif *raw, int slot);
+
 PyObject *core_launch(PyObject *module, PyObject *args);
+extern PyType_Spec loop_spec;

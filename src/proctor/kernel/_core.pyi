@@ -11,7 +11,7 @@ is the business of the Python modules above (:mod:`proctor.kernel.listener`,
 
 from collections.abc import Callable
 from mmap import mmap
-from typing import final
+from typing import Any, final
 
 @final
 class Notification:
@@ -34,6 +34,8 @@ class Notification:
     def ip(self) -> int: ...
     @property
     def args(self) -> tuple[int, int, int, int, int, int]: ...
+    @property
+    def slot(self) -> int: ...
 
 # Raw system calls -------------------------------------------------------------------------------
 def syscall(number: int, /, *arguments: int | bytes | bytearray | None) -> int:
@@ -51,8 +53,9 @@ SYS_statx: int
 SYS_openat2: int
 
 # The listener ---------------------------------------------------------------------------------
-def recv(fd: int) -> Notification:
-    """SECCOMP_IOCTL_NOTIF_RECV into a zeroed buffer; blocks without the GIL.  Blocking signals in
+def recv(fd: int, into: bytearray | memoryview = ..., slot: int = -1) -> Notification:
+    """SECCOMP_IOCTL_NOTIF_RECV into ``into``, 80 bytes that are zeroed first, or a buffer of its own;
+    ``slot`` is only passed on.  Blocks without the GIL.  Blocking signals in
     this thread is the caller's business (C038, C039): EINTR is raised, not retried."""
 
 def send(fd: int, id: int, value: int, error: int, flags: int) -> None:
@@ -98,20 +101,70 @@ def launch(board: mmap, /, *plan: object) -> tuple[int, int, int, int]:
 # The loop -------------------------------------------------------------------------------------
 Wire = tuple[int, int, int]
 Route = Callable[[Notification], Wire | None]
-#: Routes by ``(arch ^ AUDIT_ARCH_X86_64) << 32 | nr``, the fallback, and what is the caller's own.
-Served = tuple[dict[int, Route], Route, Callable[[], object], int]
+#: Routes by ``(arch ^ AUDIT_ARCH_X86_64) << 32 | nr``, the fallback (of what is no listener: called
+#: with its number), what an answer is given to that came after the role was lost, and what is the
+#: caller's own.
+Served = tuple[dict[int, Route], Callable[[Any], Any], Callable[[Notification, Wire], Any], Any]
 
-def serve(
-    epoll: int, event: int, served: dict[int, Served], hung: list[int], wait: int, rounds: int, /
-) -> int:
-    """Rounds of :class:`proctor.kernel.engine.Engine`: how many notifications were received.
+@final
+class Loop:
+    """Waits for listeners, receives, routes, answers; who does that can change in the middle of it.
 
-    At most ``rounds`` of them (0: no limit); the last is one in which the event was set, time was
-    over, a signal came, a listener hung up, or a route raised.
+    *Tokens* say who has the role of receiving: one thread at a time.  A thread that stalls in what it
+    calls loses it to one that waits in :meth:`lead`, together with what it had received and not yet
+    routed.  Only then, and always with the GIL held, is a token outdated without its holder's doing.
+    All methods but :meth:`lead` and :meth:`serve` return at once."""
 
-    Waits at most ``wait`` milliseconds (-1: for ever) in ``epoll``, whose data are the keys of
-    ``served`` and the eventfd ``event``, which is drained.  Receives at most 32 from each of at
-    most 16 listeners before it routes the first; appends to ``hung`` whose listeners show HUP
-    without IN.  What came from a listener that is in ``served`` no more is answered ENOSYS.  A
-    route that raises is answered EPERM; the first exception of a round is raised at its end.
-    Signals are blocked but for the waiting; 0 after one ended it early."""
+    def lead(self, how: int, taken: Callable[[Any, Any], Any], /) -> int:
+        """Wait for the role: the token, or 0.
+
+        :param how: 0 waits for a stall.  1 also takes a role that nobody has.  Both return 0 at once
+            if some thread waits so already.  2 insists: whoever has the role is asked to resign.
+        :param taken: called after a stall, before this returns, with what had the role when it was
+            lost: (its tuple, the notification) or (the work of :meth:`attend`, None).
+        :returns: 0 also once :meth:`close` was called.
+
+        A stall is two looks, 2 ms apart, at the same call.  Nobody looks while nothing is routed."""
+
+    def serve(
+        self, token: int, served: dict[int, Served], hung: list[int], wait: int, rounds: int, /
+    ) -> int:
+        """Rounds of :class:`proctor.kernel.engine.Engine`: how many notifications were received;
+        -1 if the role was lost.
+
+        At most ``rounds`` of them (0: no limit); the last is one in which :meth:`wake` was called, time
+        was over, a signal came, a listener hung up, a route raised, or the role is wanted.
+
+        Waits at most ``wait`` milliseconds (-1: for ever).  Receives at most 32 from each of at
+        most 16 listeners before it routes the first; appends to ``hung`` whose listeners show HUP
+        without IN.  What came from a listener that is in ``served`` no more is answered ENOSYS.  A
+        route that raises is answered EPERM; the first exception of a round is raised at its end.
+        Signals are blocked but for the waiting; 0 after one ended it early.
+
+        A notification is received straight into a slot of its listener's journal, which is cleared
+        after the answer, if a route gave one."""
+
+    def attend(self, token: int, work: Callable[[], Any], /) -> bool:
+        """Call ``work`` where the role can be lost: whether it still is had.  False, and nothing is
+        called, with an outdated token."""
+
+    def resign(self, token: int, /) -> None:
+        """Give the role up; nothing happens with an outdated token."""
+
+    def watch(self, fd: int, listener: bool, journal: bytearray | memoryview | None, /) -> None:
+        """Wait for ``fd`` too: a listener, or what is to be noticed once when it becomes readable."""
+
+    def unwatch(self, fd: int, /) -> None:
+        """Stop that; memory is kept, which a round that is under way may be using."""
+
+    def forget(self) -> None:
+        """Free such memory: no round is under way."""
+
+    def wake(self) -> None:
+        """Make a waiting :meth:`serve`, or else the next, return."""
+
+    def close(self) -> None:
+        """Make all of :meth:`lead` return."""
+
+    def shut(self) -> None:
+        """Give the descriptors up: no round is under way."""

@@ -141,15 +141,21 @@ class Listener:
         """Whether :meth:`close` was called."""
         return self._fd < 0
 
-    def recv(self) -> NotificationLike | None:
+    def recv(self, into: memoryview | None = None, slot: int = -1) -> NotificationLike | None:
         """Receive the next notification, waiting for one.
+
+        :param into: memory that the kernel fills, besides: ``struct seccomp_notif``, 80 bytes.
+        :param slot: what the notification says of itself as :attr:`slot`.
 
         None if one was cancelled before it could be received, or if nobody uses the filter any
         more: poll before the next attempt.  A signal whose Python handler returns does not end it.
         """
         while True:
             try:
-                received = _core.recv(self.fileno())
+                if into is None:
+                    received = _core.recv(self.fileno())
+                else:
+                    received = _core.recv(self.fileno(), into, slot)
             except InterruptedError:
                 continue  # Python ran the signal's handler; had it raised, we would not be here
             except FileNotFoundError:

@@ -26,6 +26,10 @@ class NotificationLike(Protocol):
     def ip(self) -> int: ...
     @property
     def args(self) -> tuple[int, int, int, int, int, int]: ...
+    @property
+    def slot(self) -> int:
+        """Where the listener's journal has it; -1 for nowhere."""
+        ...
 
 
 class Notification(NamedTuple):
@@ -38,3 +42,4 @@ class Notification(NamedTuple):
     args: tuple[int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0)
     ip: int = 0
     flags: int = 0
+    slot: int = -1

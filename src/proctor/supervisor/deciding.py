@@ -274,7 +274,12 @@ class Decider:
     def _perform(self, job: Job, verdict: Perform) -> Verdict:
         if self._performer is None:
             return deny(errno.ENOSYS, "nothing here performs calls")
+        if job.call.begun:
+            return deny(errno.EINTR, "an earlier monitor had begun to perform it, and died")
         job.performed = True
+        journal = job.served.journal
+        if journal is not None:
+            journal.performs(job.call._notification)
         done = self._performer(job.call, verdict)
         if isinstance(done, Perform):
             raise TypeError("a performer answers; it cannot ask for a performer")
@@ -303,6 +308,9 @@ class Decider:
                     then=f"answered: {self._rules.on_error}",
                 )  # fmt: skip
             verdict = self._rules.on_error
+        journal = job.served.journal
+        if journal is not None:
+            journal.clear(job.call._notification)
         self._finish(job, verdict, who, delivered)
 
     def _claim(self, job: Job) -> bool:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from proctor.call.call import Call
+    from proctor.kernel.journal import Journal
     from proctor.supervisor.container import Container
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.ports import ListenerPort, Route
@@ -22,6 +23,7 @@ class Served:
         "busy",
         "container",
         "given_up",
+        "journal",
         "keep",
         "late",
         "leaving",
@@ -39,6 +41,7 @@ class Served:
         container: Container,
         share: Share,
         on_end: Callable[[], object] | None = None,
+        journal: Journal | None = None,
         *,
         number: int,
     ) -> None:
@@ -48,6 +51,8 @@ class Served:
         self.container = container
         self.share = share
         self.on_end = on_end
+        #: What was received and not answered, for whoever comes after us.
+        self.journal = journal
         #: tid → that caller's calls: the one being decided, then those that wait for it.
         self.busy: dict[int, deque[Job]] = {}
         #: Jobs that still may speak to the listener, or of their outcome.

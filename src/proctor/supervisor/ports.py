@@ -18,6 +18,8 @@ from proctor.kernel.notification import NotificationLike
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from proctor.kernel.journal import Journal
+
 #: Called with one received notification; returns the answer, or None if it will be answered
 #: later through the listener.
 Route = Callable[[NotificationLike], Wire | None]
@@ -40,8 +42,11 @@ class ListenerPort(Protocol):
         """The number under which engines know it."""
         ...
 
-    def recv(self) -> NotificationLike | None:
-        """The next notification, waiting for one; None if one was cancelled or nobody is left."""
+    def recv(self, into: memoryview | None = None, slot: int = -1) -> NotificationLike | None:
+        """The next notification, waiting for one; None if one was cancelled or nobody is left.
+
+        :param into: memory that is filled as well, in the very moment: ``struct seccomp_notif``.
+        :param slot: passed on."""
         ...
 
     def send(self, id: int, value: int, error: int, flags: int) -> bool:
@@ -97,8 +102,14 @@ class Engine(Protocol):
         routes: Mapping[int, Route],
         fallback: Route,
         ended: Callable[[], object],
+        *,
+        journal: Journal | None = None,
     ) -> None:
-        """Start to serve; from any thread."""
+        """Start to serve; from any thread.
+
+        :param journal: where it is written down what was received and not answered: before it is
+            routed, until the answer that a route returned was sent.  Other answers are written down
+            by whoever gives them (:meth:`Journal.clear`)."""
         ...
 
     def reroute(self, listener: ListenerPort, routes: Mapping[int, Route], fallback: Route) -> None:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import errno
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proctor.errors import AlreadyAnswered
+from proctor.kernel.journal import FREE
 from proctor.supervisor.ports import route_key
 
 if TYPE_CHECKING:
+    from proctor.kernel.journal import Journal
     from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.ports import ListenerPort, Route
 
@@ -142,7 +145,7 @@ class EpollPoller:
 
 
 class _Served:
-    __slots__ = ("ended", "late", "listener", "serial", "ways")
+    __slots__ = ("ended", "journal", "late", "listener", "serial", "ways")
 
     def __init__(
         self,
@@ -151,7 +154,9 @@ class _Served:
         routes: Mapping[int, Route],
         fallback: Route,
         ended: Callable[[], object],
+        journal: Journal | None,
     ) -> None:
+        self.journal = journal
         self.serial = serial
         self.listener = listener
         self.ways = (routes, fallback)
@@ -162,8 +167,9 @@ class _Served:
 class PyEngine:
     """See :class:`proctor.supervisor.ports.Engine`, whose contract this is word by word."""
 
-    def __init__(self, poller: Poller) -> None:
+    def __init__(self, poller: Poller, clock: Callable[[], float] = time.monotonic) -> None:
         self._poller = poller
+        self._clock = clock
         self._served: dict[int, _Served] = {}
         self._serials = itertools.count()
         self._leave = False  # run() is to return, though more may be coming
@@ -174,10 +180,13 @@ class PyEngine:
         routes: Mapping[int, Route],
         fallback: Route,
         ended: Callable[[], object],
+        *,
+        journal: Journal | None = None,
     ) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         fd = listener.fileno()
-        self._served[fd] = _Served(next(self._serials), listener, routes, fallback, ended)
+        served = _Served(next(self._serials), listener, routes, fallback, ended, journal)
+        self._served[fd] = served
         try:
             self._poller.register(fd)
         except BaseException:
@@ -251,7 +260,7 @@ class PyEngine:
             if self._served.get(fd) is not served:
                 return  # removed meanwhile; what was received already is answered all the same
             try:
-                notification = served.listener.recv()
+                notification = self._recv(served)
             except (OSError, ValueError):
                 if self._served.get(fd) is served:
                     raise
@@ -261,13 +270,33 @@ class PyEngine:
             if not self._poller.ready(fd):
                 return
 
+    def _recv(self, served: _Served) -> NotificationLike | None:
+        """Receive one notification, into the journal if there is one: it is there before anybody but
+        the kernel knows of it."""
+        journal = served.journal
+        if journal is None:
+            return served.listener.recv()
+        slot, place = journal.place()
+        if place is None:
+            return served.listener.recv()
+        received = False
+        try:
+            notification = served.listener.recv(place, slot)
+            received = notification is not None
+        finally:
+            if received:
+                journal.received(slot, self._clock())
+            else:
+                journal.mark(slot, FREE)
+        return notification
+
     @staticmethod
     def _removed(served: _Served, notification: NotificationLike) -> None:
         """Received, and then another thread removed the listener."""
         try:
             reply = served.late(notification)
             if reply is not None:
-                _send(served.listener, notification.id, reply)
+                _send(served, notification, reply)
         except (OSError, ValueError):
             pass  # its new owner closed it: the kernel answered
 
@@ -278,9 +307,9 @@ class PyEngine:
             routes, fallback = served.ways
             reply = routes.get(key, fallback)(notification)
             if reply is not None:
-                _send(served.listener, notification.id, reply)
+                _send(served, notification, reply)
         except BaseException:
-            _send(served.listener, notification.id, (0, -errno.EPERM, 0))
+            _send(served, notification, (0, -errno.EPERM, 0))
             raise
 
     def wake(self) -> None:
@@ -302,8 +331,10 @@ def _as_if_closed(notification: NotificationLike) -> tuple[int, int, int]:
     return (0, -errno.ENOSYS, 0)
 
 
-def _send(listener: ListenerPort, id: int, reply: tuple[int, int, int]) -> None:
+def _send(served: _Served, notification: NotificationLike, reply: tuple[int, int, int]) -> None:
     try:
-        listener.send(id, *reply)
+        served.listener.send(notification.id, *reply)
     except AlreadyAnswered:
         pass  # the route answered by itself and returned a reply as well; the first one stands
+    if served.journal is not None:
+        served.journal.clear(notification)

@@ -22,13 +22,13 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from proctor.call.call import Call
 from proctor.call.verdict import Deny, Verdict, deny, let_run
-from proctor.observe.events import ContainerAdded, ContainerEnded, Observer
+from proctor.observe.events import ContainerAdded, ContainerEnded, Observer, TakenOver
 from proctor.observe.observers import Observers
 from proctor.supervisor.container import Container
 from proctor.supervisor.deciding import Decider, Performer, release
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections import deque
     from types import TracebackType
 
+    from proctor.kernel.journal import Journal
     from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.ports import ListenerPort, World
@@ -125,6 +126,7 @@ class Supervisor:
         container: Container | None = None,
         *,
         on_end: Callable[[], object] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         """Serve one more listener; also while running, from any thread.
 
@@ -134,12 +136,19 @@ class Supervisor:
         :param container: what it belongs to; one of its own, with the supervisor's handlers, if
             None.
         :param on_end: called once when nobody uses its filter any more.
+        :param journal: where it is written down which of its calls are received and not answered, for
+            whoever serves it after this process.  What an earlier monitor left there is decided now,
+            before anything is received: once, and with the time it has waited counted; what its
+            caller does not wait for any more is forgotten.  See :attr:`Call.begun
+            <proctor.call.call.Call>` for what had begun to be performed.  It stays its owner's.
         :raises ValueError: the listener is served already.
         :raises RuntimeError: the supervisor is closed.
         """
         container = Container() if container is None else container
         number = listener.fileno()
-        served = Served(listener, container, self._decider.share(container), on_end, number=number)
+        served = Served(
+            listener, container, self._decider.share(container), on_end, journal, number=number
+        )
         with self._lock:
             if self._closed:
                 raise RuntimeError(_CLOSED)
@@ -149,22 +158,45 @@ class Supervisor:
             served.left = self._left
             first = not served.share.listeners
             served.share.listeners += 1
-        routes = Routes(served, self._handlers_of(container), self._decider, self._world)
+        handlers = self._handlers_of(container)
+        routes = Routes(served, handlers, self._decider, self._world)
         served.late = routes.late
         if first:
             self._observers.tell(ContainerAdded(container))
         try:
-            self._engine.add(listener, routes.known, routes.first_sight, lambda: self._end(served))
+            if journal is not None:
+                self._take_over(served, journal, handlers)
+            self._engine.add(
+                listener, routes.known, routes.first_sight, lambda: self._end(served),
+                journal=journal,
+            )  # fmt: skip
         except BaseException:
             with self._lock:
                 self._served.pop(number, None)
                 closed = self._closed
-                served.keep = True
+                served.keep = served.given_up = True
+            self._decider.abandon(served)
             self._leave(served, "closed")
             if closed:  # meanwhile, and the listener with it
                 raise RuntimeError(_CLOSED) from None
             raise
         self._engine.wake()
+
+    def _take_over(self, served: Served, journal: Journal, handlers: Sequence[Handler]) -> None:
+        """Decide what an earlier monitor received and did not answer."""
+        jobs = []
+        for each in journal.pending():
+            if not served.listener.id_valid(each.notification.id):
+                journal.clear(each.notification)
+                continue
+            call = Call(each.notification, served.listener, container=served.container)
+            call.begun = each.performing
+            received = self._world.clock() if each.received is None else each.received
+            jobs.append(Job(call, chain_of(handlers, call.name), served, received))
+        if jobs:
+            self._observers.tell(TakenOver(served.container, len(jobs)))
+        for job in jobs:
+            self._decider.take_in(job)
 
     def _handlers_of(self, container: Container) -> tuple[Handler, ...]:
         return self._handlers if container.handlers is None else container.handlers

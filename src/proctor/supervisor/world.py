@@ -15,6 +15,7 @@ from proctor.kernel.threads import quiet_thread
 if TYPE_CHECKING:
     import asyncio
 
+    from proctor.kernel.journal import Journal
     from proctor.supervisor.ports import Engine, ListenerPort, Route
 
 
@@ -125,9 +126,12 @@ class NativeEngine:
         routes: Mapping[int, Route],
         fallback: Route,
         ended: Callable[[], object],
+        *,
+        journal: Journal | None = None,
     ) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
-        self._engine.add(listener.fileno(), routes, fallback, ended)
+        memory = None if journal is None else journal.buffer
+        self._engine.add(listener.fileno(), routes, fallback, ended, journal=memory)
 
     def reroute(self, listener: ListenerPort, routes: Mapping[int, Route], fallback: Route) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
@@ -181,7 +185,7 @@ class KernelWorld:
             return NativeEngine()
         from proctor.supervisor.pyengine import EpollPoller, PyEngine
 
-        return PyEngine(EpollPoller())
+        return PyEngine(EpollPoller(), self.clock)
 
     def born_since(self, tid: int, when: float) -> bool:
         """See :class:`~proctor.supervisor.ports.World`."""

@@ -52,7 +52,7 @@ class FakeListener:
         """See :class:`~proctor.supervisor.ports.ListenerPort`; there is no descriptor."""
         return -1
 
-    def recv(self) -> NotificationLike | None:
+    def recv(self, into: memoryview | None = None, slot: int = -1) -> NotificationLike | None:
         """See :class:`~proctor.supervisor.ports.ListenerPort`; the call was received already."""
         return None
 
@@ -103,7 +103,7 @@ class FakeListener:
 class _NoEngine:
     """:class:`~proctor.supervisor.ports.Engine` that has nothing to wait for."""
 
-    def add(self, *_: object) -> None: ...
+    def add(self, *_: object, **__: object) -> None: ...
     def reroute(self, *_: object) -> None: ...
     def remove(self, *_: object) -> None: ...
     def run_once(self, timeout: float | None) -> int:

@@ -91,13 +91,13 @@ class SimListener:
             raise OSError(EBADF, "this listener's number leads nowhere")
         return file.inside
 
-    def recv(self) -> Notification | None:
+    def recv(self, into: memoryview | None = None, slot: int = -1) -> Notification | None:
         """See :class:`~proctor.supervisor.ports.ListenerPort`."""
         notif = self._pass()
         world = self._world
         world.fairness.served(self)
         world.moved = True
-        value = listener.recv(world.kernel, world.task(), notif, self._write)
+        value = listener.recv(world.kernel, world.task(), notif, lambda got: self._write(got, into))
         if value == -ENOENT:
             world.ledger.note("receive nothing", world.who(), 0, self.name)
             return None
@@ -111,10 +111,14 @@ class SimListener:
             Received(got.id, world.lane(self, got.pid), asked, self, knotif, world.schedule.now),
             world.who(),
         )
-        return got
+        return got._replace(slot=slot)
 
-    def _write(self, got: Notification) -> bool:
+    def _write(self, got: Notification, into: memoryview | None) -> bool:
         self._got = got
+        if into is not None:
+            into[:] = abi.SECCOMP_NOTIF.pack(
+                got.id, got.pid, got.flags, got.nr, got.arch, got.ip, *got.args
+            )
         return True
 
     def send(self, id: int, value: int, error: int, flags: int) -> bool:

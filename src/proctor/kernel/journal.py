@@ -1,0 +1,192 @@
+"""The journal of a listener: which calls were received and are not answered, as a later monitor can
+know them.
+
+It is a table of slots in shared memory (docs/journal.md has the layout).  Whoever is to hand it to the
+next monitor keeps the memfd; the kernel does not know it.  While a monitor lives it alone writes; all
+that is said about one that died holds between any two of its instructions.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proctor.errors import ProctorError
+from proctor.kernel.abi import SECCOMP_NOTIF as _NOTIF
+from proctor.kernel.notification import Notification, NotificationLike
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAGIC: Final = b"PROCTORJ"
+VERSION: Final = 1
+#: magic, version, bytes of a slot, slots, notifications that no slot was free for; and padding.
+HEADER: Final = struct.Struct("=8sIIII104x")
+SLOT_SIZE: Final = 128
+#: state, time (nanoseconds of CLOCK_MONOTONIC), and where struct seccomp_notif lies.
+_STATE: Final = struct.Struct("=I")
+_TIME: Final = struct.Struct("=Q")
+_TIME_AT: Final = 8
+_RAW_AT: Final = 16
+
+#: States of a slot.  FREE: nothing is in it, or what was is answered.  RECEIVING: the kernel is
+#: filling it, and has if an architecture is there.  RECEIVED: unanswered.  PERFORMING: somebody had
+#: begun to perform the call, and nobody knows how far that came.
+FREE, RECEIVING, RECEIVED, PERFORMING = range(4)
+
+
+class Pending(NamedTuple):
+    """A call that was received and not answered."""
+
+    slot: int
+    notification: Notification
+    #: Seconds of CLOCK_MONOTONIC; None if it was just being received.
+    received: float | None
+    #: Whether performing it had begun.
+    performing: bool
+
+
+class Journal:
+    """One table: see the module.
+
+    ::
+
+        journal = Journal.create()
+        supervisor.add(listener, container, journal=journal)
+        ...                                  # another process, which got both descriptors
+        supervisor.add(listener, container, journal=Journal(fd))   # what is in it is decided there
+
+    :param memory: the memfd, which the journal owns from now on; or, for tests and models, memory.
+    :raises ProctorError: it is no journal, or one of another version.
+    """
+
+    def __init__(self, memory: int | bytearray) -> None:
+        self._fd = -1
+        self._map: mmap.mmap | bytearray
+        if isinstance(memory, int):
+            try:
+                self._map = mmap.mmap(memory, 0)
+            except (OSError, ValueError) as problem:
+                raise ProctorError(f"descriptor {memory} is no journal: {problem}") from None
+        else:
+            self._map = memory
+        #: All of it, for the native loop.
+        self.buffer = memoryview(self._map)
+        self._check()
+        if isinstance(memory, int):
+            self._fd = memory
+        self._at = 0
+
+    @classmethod
+    def create(cls, slots: int = 4096) -> Journal:
+        """A new one, in a memfd of 128 bytes a slot, of which only what is used takes memory.
+
+        :param slots: how many calls can be unanswered at the same time; those beyond are decided, but
+            not in the journal.
+        """
+        fd = os.memfd_create("proctor-journal", os.MFD_CLOEXEC)
+        try:
+            os.truncate(fd, HEADER.size + slots * SLOT_SIZE)
+            os.pwrite(fd, HEADER.pack(MAGIC, VERSION, SLOT_SIZE, slots, 0), 0)
+            return cls(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _check(self) -> None:
+        size = len(self.buffer)
+        if size < HEADER.size or bytes(self.buffer[: len(MAGIC)]) != MAGIC:
+            problem = "it does not begin as one"
+        else:
+            _, version, slot, slots, _ = HEADER.unpack_from(self.buffer)
+            if version != VERSION:
+                problem = f"it has version {version}, not {VERSION}"
+            elif slot != SLOT_SIZE or slots < 1 or size != HEADER.size + slots * SLOT_SIZE:
+                problem = f"{slots} slots of {slot} bytes are not what {size} bytes hold"
+            else:
+                self._slots = slots
+                return
+        self.buffer.release()
+        raise ProctorError(f"this is no journal: {problem}")
+
+    def fileno(self) -> int:
+        """The memfd, for whoever is to keep it."""
+        return self._fd
+
+    @property
+    def lost(self) -> int:
+        """How many notifications were received while every slot was taken: those are in no journal."""
+        return int(HEADER.unpack_from(self.buffer)[4])
+
+    # What an engine in Python does -----------------------------------------------------------
+    def place(self) -> tuple[int, memoryview | None]:
+        """A slot for what is received next, and where the kernel is to put it; (-1, None) if every
+        slot is taken."""
+        for _ in range(self._slots):
+            slot, at = self._at, self._offset(self._at)
+            if self.state(slot) == FREE:
+                raw = self.buffer[at + _RAW_AT : at + _RAW_AT + _NOTIF.size]
+                raw[:] = bytes(_NOTIF.size)
+                self.mark(slot, RECEIVING)
+                return slot, raw
+            self._at = (slot + 1) % self._slots
+        lost = self.lost + 1
+        HEADER.pack_into(self.buffer, 0, MAGIC, VERSION, SLOT_SIZE, self._slots, lost & 0xFFFFFFFF)
+        return -1, None
+
+    def received(self, slot: int, when: float) -> None:
+        """The kernel has filled it."""
+        _TIME.pack_into(self.buffer, self._offset(slot) + _TIME_AT, int(when * 1e9))
+        self.mark(slot, RECEIVED)
+
+    # What whoever decides does ---------------------------------------------------------------
+    def state(self, slot: int) -> int:
+        """What is known of a slot."""
+        return int(_STATE.unpack_from(self.buffer, self._offset(slot))[0])
+
+    def mark(self, slot: int, state: int) -> None:
+        """Say what is known of a slot; FREE after its call was answered, never before."""
+        _STATE.pack_into(self.buffer, self._offset(slot), state)
+
+    def performs(self, notification: NotificationLike) -> None:
+        """Its call is about to be performed: from now on nobody knows whether it was."""
+        if notification.slot >= 0:
+            self.mark(notification.slot, PERFORMING)
+
+    def clear(self, notification: NotificationLike) -> None:
+        """Its call was answered."""
+        if notification.slot >= 0:
+            self.mark(notification.slot, FREE)
+
+    # What the next monitor does --------------------------------------------------------------
+    def pending(self) -> Iterator[Pending]:
+        """What was received and not answered, the oldest first."""
+        found = []
+        for slot in range(self._slots):
+            state, at = self.state(slot), self._offset(slot)
+            if state == FREE:
+                continue
+            id, pid, flags, nr, arch, ip, *args = _NOTIF.unpack_from(self.buffer, at + _RAW_AT)
+            if (
+                not arch or state > PERFORMING
+            ):  # the kernel gave nothing; or somebody else wrote here
+                self.mark(slot, FREE)
+                continue
+            a, b, c, d, e, f = args
+            made = Notification(id, pid, nr, arch, (a, b, c, d, e, f), ip, flags, slot)
+            (when,) = _TIME.unpack_from(self.buffer, at + _TIME_AT)
+            received = None if state == RECEIVING else when / 1e9
+            found.append(Pending(slot, made, received, state == PERFORMING))
+        found.sort(key=lambda each: each.received if each.received is not None else float("inf"))
+        return iter(found)
+
+    def _offset(self, slot: int) -> int:
+        return HEADER.size + slot * SLOT_SIZE
+
+    def close(self) -> None:
+        """Give the memfd up; idempotent.  The memory goes with the last who uses it."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

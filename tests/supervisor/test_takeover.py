@@ -1,0 +1,229 @@
+"""Monitors that die, and those that come after them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import proctor
+from proctor.kernel.journal import Journal
+from proctor.kernel.launch import launch
+from proctor.observe.events import TakenOver
+from proctor.supervisor.container import Container
+from proctor.supervisor.world import KernelWorld
+
+pytestmark = pytest.mark.timeout(120)
+
+#: A monitor for one listener, with its journal; what it does with calls is its third argument.
+MONITOR = """
+import os, signal, sys
+import proctor
+from proctor.kernel.journal import Journal
+from proctor.supervisor.world import KernelWorld
+
+listener, journal, way, native = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+
+def say(word):
+    os.write(1, word.encode() + b"\\n")
+
+def decide(call):
+    if way == "stuck":
+        say("call")
+        signal.pause()
+    if way == "perform":
+        return proctor.perform()
+    return proctor.answer(call.registers[0])
+
+def performer(call, verdict):
+    say("begun" if call.begun else "performing")
+    signal.pause()
+
+world = KernelWorld(native=native == "native")
+handler = proctor.Handler(("getppid",), decide, quick=way == "answer")
+supervisor = proctor.Supervisor([handler], performer=performer, world=world)
+supervisor.add(proctor.Listener(listener), journal=Journal(journal))
+supervisor.start()
+say("ready")
+signal.pause()
+"""
+
+
+class Stage:
+    """A target, and what a keeper has of it."""
+
+    def __init__(self, caller: str, engine: str, *script: str) -> None:
+        program = proctor.filter_for([proctor.Handler(("getppid",), lambda call: None)])
+        assert program is not None
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        self.engine = engine
+        self.target = launch([caller, *script], program=program.compile().code, fds=((writer, 1),))
+        os.close(writer)
+        self.out = open(reader)  # noqa: SIM115 - closed at the end
+        self.listener = self.target.take_listener()
+        self.journal = Journal.create(256)
+        self.monitors: list[subprocess.Popen[str]] = []
+
+    def monitor(self, way: str) -> subprocess.Popen[str]:
+        """One more monitor; the last one must be dead."""
+        fds = (self.listener, self.journal.fileno())
+        made = subprocess.Popen(
+            [sys.executable, "-c", MONITOR, *map(str, fds), way, self.engine],
+            pass_fds=fds, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.monitors.append(made)
+        return made
+
+    def hear(self, word: str) -> None:
+        """Wait for a word of the monitor's."""
+        said = self.monitors[-1].stdout
+        assert said is not None
+        for line in said:
+            if line.strip() == word:
+                return
+        raise AssertionError(f"the monitor ended and did not say {word}")
+
+    def kill(self) -> None:
+        """The monitor dies."""
+        last = self.monitors[-1]
+        last.send_signal(signal.SIGKILL)
+        last.wait(30)
+        assert last.stdout is not None
+        last.stdout.close()
+
+    def close(self) -> None:
+        """All goes."""
+        for each in self.monitors:
+            each.kill()
+            each.wait(30)
+            assert each.stdout is not None
+            each.stdout.close()
+        self.target.kill()
+        self.target.close()
+        self.out.close()
+        self.journal.close()
+        if self.listener >= 0:
+            os.close(self.listener)
+
+
+@pytest.fixture(params=["native", "python"])
+def stage(request: pytest.FixtureRequest, caller: str) -> Iterator[Callable[..., Stage]]:
+    made: list[Stage] = []
+
+    def go(*script: str) -> Stage:
+        made.append(Stage(caller, request.param, *script))
+        return made[-1]
+
+    yield go
+    for each in made:
+        each.close()
+
+
+def test_calls_that_a_dead_monitor_had_received_are_answered_by_the_next(
+    stage: Callable[..., Stage], make_world: Callable[..., KernelWorld]
+) -> None:
+    """All of them, also those that waited for a worker, or had a handler that was stuck."""
+    at = stage("thread", "12", "110")
+    at.monitor("stuck")
+    at.hear("call")
+    while sum(1 for _ in at.journal.pending()) < 12:
+        os.sched_yield()
+    at.kill()
+    told: list[object] = []
+
+    def observe(event: object) -> None:
+        told.append(event)
+
+    observe.events = (TakenOver,)  # type: ignore[attr-defined]
+    container = Container("web")
+    answer = proctor.Handler(("getppid",), lambda call: proctor.answer(call.registers[0]))
+    with proctor.Supervisor([answer], world=make_world(), observers=[observe]) as supervisor:
+        listener, at.listener = proctor.Listener(at.listener), -1
+        supervisor.add(listener, container, journal=at.journal)
+        supervisor.start()
+        assert at.out.read().splitlines() == [str(n) for n in range(12)]
+        assert at.target.wait(30) == 0
+    assert told == [TakenOver(container, 12)]
+    assert not list(at.journal.pending())
+
+
+def test_monitors_that_die_again_and_again_lose_no_call(stage: Callable[..., Stage]) -> None:
+    """A call in flight at any time; each is answered once, by whoever is there."""
+    at = stage("fork", "fork", "loop", "6000", "110")
+    for _ in range(6):
+        at.monitor("answer")
+        at.hear("ready")
+        at.kill()
+    at.monitor("answer")
+    assert at.out.read().splitlines() == ["ok"] * 4
+
+
+def test_what_had_begun_to_be_performed_is_not_performed_again(
+    stage: Callable[..., Stage],
+) -> None:
+    at = stage("call", "110", "call", "110")
+    at.monitor("perform")
+    at.hear("performing")
+    assert [each.performing for each in at.journal.pending()] == [True]
+    at.kill()
+    at.monitor("perform")
+    assert at.out.readline() == f"110 = -{errno.EINTR}\n"
+    at.hear("performing")  # the second call, for the first time
+    at.kill()
+    at.monitor("answer")  # who knows better answers
+    assert at.out.readline() == "110 = 0\n"
+
+
+def test_callers_that_did_not_wait_are_forgotten(
+    stage: Callable[..., Stage], make_world: Callable[..., KernelWorld]
+) -> None:
+    at = stage("wait", "call", "110")
+    at.monitor("answer")
+    at.hear("ready")
+    at.kill()
+    # as if it had died before it wrote down that it had answered
+    stale = Journal(os.dup(at.journal.fileno()))
+    slot, place = stale.place()
+    assert place is not None
+    place[12:] = b"\1" * 68
+    stale.received(slot, 0.0)
+    assert len(list(at.journal.pending())) == 1
+    asked = threading.Event()
+    handler = proctor.Handler(("getppid",), lambda call: asked.set())
+    with proctor.Supervisor([handler], world=make_world()) as supervisor:
+        listener, at.listener = proctor.Listener(at.listener), -1
+        supervisor.add(listener, journal=at.journal)
+    assert not asked.is_set()
+    assert not list(at.journal.pending())
+    stale.close()
+
+
+def test_a_journal_is_empty_while_nothing_is_in_flight(
+    stage: Callable[..., Stage], make_world: Callable[..., KernelWorld]
+) -> None:
+    """On every way to an answer, of both engines."""
+    at = stage("loop", "500", "110")
+
+    def choose(call: proctor.Call) -> proctor.Verdict | None:
+        return None if call.registers[0] % 2 else proctor.answer(call.registers[0])
+
+    def slow(call: proctor.Call) -> proctor.Verdict:
+        return proctor.answer(call.registers[0])
+
+    handlers = [
+        proctor.Handler(("getppid",), choose),
+        proctor.Handler(("getppid",), slow, quick=False),
+    ]
+    with proctor.Supervisor(handlers, world=make_world()) as supervisor:
+        listener, at.listener = proctor.Listener(at.listener), -1
+        supervisor.add(listener, journal=at.journal)
+        supervisor.start()
+        assert at.out.read() == "ok\n"
+    assert not list(at.journal.pending())
+    assert at.journal.lost == 0
