@@ -46,7 +46,8 @@ def test_the_manual_names_every_key() -> None:
 
 def test_the_manual_has_the_right_defaults() -> None:
     from proctor.policy.loader import VERSION
-    from proctor.policy.policy import Settings, errno_name
+    from proctor.policy.policy import Settings
+    from proctor.policy.rules import errno_name
 
     empty = Settings(())
     rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| `([^`]+)` \|", MANUAL, re.MULTILINE))

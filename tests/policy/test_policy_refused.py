@@ -78,6 +78,13 @@ def refusal(text: str) -> str:
             + rule('calls = ["openat", "open"]\nperform = true\ndeadline = 0.5', name="s"),
             'f.toml:11: rule[1].deadline: "r" (rule[0]) gives open 3 seconds and this one 0.5: which rule takes',
         ),
+        # performing
+        ('nested = "alow"', 'f.toml:1: nested: "alow" is no value of it; did you mean "allow"?'),
+        ('cgroup = "x"', 'cgroup: "x" is no value of it; it is "join" or "ignore"'),
+        ("cgroup = true", "cgroup: expected a string, got true or false"),
+        ("\nlimit = 0", "f.toml:2: limit: a number from 1 to 10000, not 0"),
+        ("workers = 10001", "workers: a number from 1 to 10000, not 10001"),
+        ("workers = 1.5", "workers: expected a whole number, got a number with a point"),
         # names and verdicts
         (rule('calls = ["mknod"]\ndeny = 1', name="a\\nb"), "is not a name for logs"),
         (rule('calls = ["mknod"]\ndeny = 1', name=" "), "is not a name for logs"),
@@ -153,6 +160,14 @@ def test_the_refusal_of_a_race_names_the_ways_out() -> None:
     assert "perform" not in refusal(
         rule('calls = ["connect"]\nwhen = { address = "inet" }\ndeny = 1')
     )
+
+
+def test_what_is_said_of_performing() -> None:
+    settings = loads('nested = "allow"\ncgroup = "ignore"\nlimit = 3\nworkers = 2').settings
+    assert settings.performing == {"nested": "allow", "cgroup": "ignore", "limit": 3}
+    assert settings.workers == 2
+    settings = loads("").settings
+    assert (settings.performing, settings.workers) == ({}, None)
 
 
 def test_said_in_words_the_race_is_let_in() -> None:

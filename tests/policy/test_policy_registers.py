@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proctor.errors import PolicyError
 from proctor.filter.conditions import hold
+from proctor.policy import loads
 from proctor.policy.numbers import OutOfRange, compare
 from proctor.syscalls.signatures import Arg
 
@@ -74,3 +76,56 @@ def test_a_number_that_no_value_has_is_out_of_range(register: Arg, op: str, numb
 def test_a_bit_beyond_the_width_does_not_walk_around_a_condition() -> None:
     tests = compare(argument(2, 32), "==", 0x803)
     assert hold(tests, (0, 0, 0x803 | 1 << 40, 0, 0, 0))
+
+
+# Constants that are a part of their argument -----------------------------------------------------
+
+FIFO, CHAR, BLOCK = 0o010000, 0o020000, 0o060000
+
+
+@pytest.mark.parametrize(
+    ("call", "condition", "holds", "fails"),
+    [
+        ("mknod", '{ mode = "S_IFIFO" }', [FIFO | 0o644, FIFO], [CHAR | 0o644, 0o644]),
+        ("mknod", '{ mode = "!= S_IFIFO" }', [CHAR, 0], [FIFO | 0o644, FIFO]),
+        ("mknod", '{ mode = ["S_IFIFO", "S_IFCHR"] }', [FIFO | 1, CHAR | 2], [BLOCK]),
+        ("mknod", '{ mode = { all = ["S_IFCHR"] } }', [CHAR | 0o600], [BLOCK | 0o600]),
+        ("mknod", '{ mode = { all = ["S_IFCHR", "S_IRUSR"] } }', [CHAR | 0o600], [CHAR, BLOCK | 0o400]),
+        ("mknod", '{ mode = { any = ["S_IFCHR", "S_ISUID"] } }', [CHAR, FIFO | 0o4000], [BLOCK]),
+        ("mknod", '{ mode = { none = ["S_IFCHR", "S_ISUID"] } }', [BLOCK], [CHAR, BLOCK | 0o4000]),
+        ("mknod", '{ mode = { all = ["S_IFCHR|S_IRUSR"] } }', [CHAR | 0o400], [CHAR, BLOCK | 0o400]),
+        ("mknod", '{ mode = { mask = "S_IFMT", is = "S_IFIFO" } }', [FIFO | 7], [CHAR]),
+        ("mknod", '{ mode = { "==" = "S_IFIFO" } }', [FIFO], [FIFO | 0o644]),
+        ("mknod", '{ mode = "S_IFIFO|0o644" }', [FIFO | 0o644], [FIFO]),
+        ("open", '{ flags = { all = ["O_RDWR"] } }', [2, 0o102], [3, 1]),
+        ("open", '{ flags = { none = ["O_WRONLY"] } }', [0, 2, 3, 0o102], [1, 0o101]),
+        ("open", '{ flags = { any = ["O_WRONLY", "O_RDWR"] } }', [1, 2], [0, 3]),
+        ("open", '{ flags = { "==" = "O_RDWR|O_CREAT" } }', [0o102], [0o1102, 2]),
+    ],
+)  # fmt: skip
+def test_a_constant_that_is_a_part_is_compared_with_the_part(
+    call: str, condition: str, holds: list[int], fails: list[int]
+) -> None:
+    policy = loads(f'[[rule]]\nname = "r"\ncalls = ["{call}"]\nwhen = {condition}\ndeny = 1\n')
+    clause = policy.rules[0].clauses["x86_64", call]
+    for value in (*holds, *fails):
+        assert hold(clause.registers, (0, value | 1 << 40, 0, 0, 0, 0)) == (value in holds)
+
+
+@pytest.mark.parametrize(
+    ("condition", "raw", "other"),
+    [('"SOCK_RAW"', True, False), ('"!= SOCK_RAW"', False, True), ('["SOCK_RAW", 1]', True, True)],
+)
+def test_the_type_of_a_socket_without_its_flags(condition: str, raw: bool, other: bool) -> None:
+    policy = loads(
+        f'[[rule]]\nname = "r"\ncalls = ["socket"]\nwhen = {{ type = {condition} }}\ndeny = 1\n'
+    )
+    registers = policy.rules[0].clauses["x86_64", "socket"].registers
+    for flags in (0, 0o2000000, 0o2004000):
+        assert hold(registers, (2, 3 | flags, 0, 0, 0, 0)) == raw
+    assert hold(registers, (2, 1, 0, 0, 0, 0)) == other
+
+
+def test_values_of_one_part_exclude_each_other() -> None:
+    with pytest.raises(PolicyError, match="can never hold"):
+        loads('[[rule]]\nname = "r"\ncalls = ["open"]\nwhen = { flags = { all = ["O_WRONLY", "O_RDWR"] } }\ndeny = 1\n')  # fmt: skip

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from proctor.policy.loader import load as load
     from proctor.policy.loader import loads as loads
     from proctor.policy.policy import Policy as Policy
-    from proctor.policy.policy import Reason as Reason
+    from proctor.policy.rules import Reason as Reason
 
 __all__ = ["Policy", "Reason", "load", "load_handlers", "loads", "warnings"]
 
 _WHERE = {
     "Policy": "policy",
-    "Reason": "policy",
+    "Reason": "rules",
     "load": "loader",
     "load_handlers": "handlerfile",
     "loads": "loader",

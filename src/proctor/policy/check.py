@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from proctor.filter.conditions import Alternative, both, covers
-from proctor.policy.policy import Clause, Policy, Rule
+from proctor.policy.rules import Clause, Rule
 
 if TYPE_CHECKING:
     from proctor.policy.document import Source
+    from proctor.policy.policy import Policy
     from proctor.syscalls.signatures import Arg
 
 _Chain = tuple[tuple[Rule, Clause], ...]

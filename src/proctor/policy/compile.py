@@ -30,7 +30,7 @@ from proctor.filter import actions
 from proctor.filter.conditions import ALWAYS, Alternative, Alternatives, Condition, Test, either
 from proctor.filter.rules import Filter
 from proctor.filter.rules import Rule as FilterRule
-from proctor.policy.policy import ALLOW, DENY, KILL, LOG, PERFORM, Clause, Rule, Ruling
+from proctor.policy.rules import ALLOW, DENY, KILL, LOG, PERFORM, Clause, Rule, Ruling
 
 if TYPE_CHECKING:
     from proctor.policy.policy import Policy

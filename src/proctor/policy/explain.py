@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final
 from proctor.errors import PolicyError
 from proctor.filter.conditions import ALWAYS, Alternatives, both, covers, hold
 from proctor.policy.document import Source, Spec
-from proctor.policy.look import Condition, Look, Memory, Unknowable
-from proctor.policy.policy import Clause, Decision, Policy, Reason, Rule
-from proctor.policy.when import ACCESS, FILE_TYPES, S_IFMT, Builder, device_of
+from proctor.policy.rules import Clause, Condition, Decision, Look, Memory, Reason, Rule, Unknowable
+from proctor.policy.when import ACCESS, FILE_TYPES, S_IFMT, WORDS, Builder, device_of
 from proctor.words import quoted
 
 if TYPE_CHECKING:
+    from proctor.policy.policy import Policy
     from proctor.syscalls.signatures import Signature
 
 _TYPE_NAMES: Final = {value: name for name, value in FILE_TYPES.items()} | {0: "regular"}
@@ -150,10 +150,8 @@ def _pattern(condition: Memory, look: Look) -> str:
 
 
 def _smallest(when: dict[str, Spec], signature: Signature) -> dict[str, Spec]:
-    """Without the conditions that the others imply; of two that say the same, the word stays, not
-    the number."""
-    numbers = [key for key in when if signature.arg(key) is not None]
-    for key in (*numbers, *(key for key in when if key not in numbers)):
+    """Without the conditions that the others imply; of two that say the same, the word stays."""
+    for key in sorted(when, key=lambda key: key in WORDS):
         others = {each: spec for each, spec in when.items() if each != key}
         try:
             rest, part = _clause(others, signature), _part(when, key, signature)

@@ -16,12 +16,22 @@ from typing import TYPE_CHECKING
 
 from proctor.call.verdict import Allow, Verdict, answer, deny, let_run, let_run_unsafe, perform
 from proctor.errors import CallGone
-from proctor.policy.look import Look, Memory, Unknowable
-from proctor.policy.policy import DENY, KILL, PERFORM, RETURN, Decision, Policy, Ruling
+from proctor.policy.rules import (
+    DENY,
+    KILL,
+    PERFORM,
+    RETURN,
+    Decision,
+    Look,
+    Memory,
+    Ruling,
+    Unknowable,
+)
 from proctor.supervisor.handlers import Handler
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.policy.policy import Policy
 
 
 class PolicyHandler(Handler):

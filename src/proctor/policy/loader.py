@@ -18,19 +18,8 @@ from proctor.kernel.abi import MAX_ERRNO
 from proctor.policy.check import refuse
 from proctor.policy.compile import multiplexed, unasked, with_multiplexed
 from proctor.policy.document import VERDICT_KEYS, KeyPath, Source, parse, read_text
-from proctor.policy.policy import (
-    ALLOW,
-    DENY,
-    KILL,
-    LOG,
-    PERFORM,
-    RETURN,
-    Clause,
-    Policy,
-    Rule,
-    Ruling,
-    Settings,
-)
+from proctor.policy.policy import Policy, Settings
+from proctor.policy.rules import ALLOW, DENY, KILL, LOG, PERFORM, RETURN, Clause, Rule, Ruling
 from proctor.syscalls.special import FRAGILE
 from proctor.words import did_you_mean, one_of, quoted
 

@@ -22,9 +22,8 @@ from proctor.filter.conditions import ALWAYS, Alternatives
 from proctor.policy.addresses import AddressError, AddressPattern
 from proctor.policy.document import KeyPath, Source, Spec
 from proctor.policy.globs import Glob, GlobError, Kind
-from proctor.policy.look import Condition, Identity, Memory, What
 from proctor.policy.numbers import Never, Numbers
-from proctor.policy.policy import Clause
+from proctor.policy.rules import Clause, Condition, Identity, Memory, What
 from proctor.words import did_you_mean, one_of
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ _ACCESS_MASK: Final = 3  # O_ACCMODE
 
 
 class Builder(Numbers):
-    """Turns one rule's ``when`` into a :class:`~proctor.policy.policy.Clause` for each call."""
+    """Turns one rule's ``when`` into a :class:`~proctor.policy.rules.Clause` for each call."""
 
     def __init__(self, source: Source, path: KeyPath, when: Mapping[str, Spec]) -> None:
         self.source = source

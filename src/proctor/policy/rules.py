@@ -1,4 +1,9 @@
-"""What rules look at beyond registers: conditions on a call's memory and its caller.
+"""A policy's rules after checking, and what they look at: one form that filter, handlers and
+explanations share.
+
+For each system call (and each architecture, where arguments stand elsewhere) a :class:`Rule` has its
+conditions on registers, then those on the caller and on what the call's memory holds, then a ruling.
+There is no other description of the policy that could drift away from this one.
 
 A :class:`Look` is one call as rules see it.  Each thing is looked at once and kept, so that the rule
 that decides, the reason it gives and the tip speak of the same.
@@ -8,10 +13,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from proctor.call.decode import sockaddr
 from proctor.errors import CallerInvisible, CallGone, NotPermitted, Unsupported
+from proctor.filter.conditions import Alternatives, hold
 from proctor.policy.addresses import Address
 
 if TYPE_CHECKING:
@@ -214,3 +220,141 @@ class Identity:
 
 
 Condition = Memory | Identity
+
+
+# Rules --------------------------------------------------------------------------------------------
+
+DENY: Final = "deny"
+RETURN: Final = "return"
+PERFORM: Final = "perform"
+ALLOW: Final = "allow"
+KILL: Final = "kill"
+LOG: Final = "log"
+
+
+def errno_name(number: int) -> str:
+    """``EPERM`` for 1; the number itself where it has no name."""
+    return errno.errorcode.get(number, str(number))
+
+
+class Ruling(NamedTuple):
+    """What happens to a call: ``kind`` is a verdict key of a policy file.
+
+    ``value`` is the errno of ``deny`` or the value of ``return``; ``unsafe`` the reason given for
+    letting the call run after looking at its memory, empty if none was given.
+    """
+
+    kind: str
+    value: int = 0
+    unsafe: str = ""
+
+    @property
+    def in_filter(self) -> bool:
+        """Whether the kernel can carry it out alone, once registers have decided."""
+        # SECCOMP_RET_ERRNO with data 0 makes the call return 0; no other value can be returned.
+        return self.kind in (DENY, ALLOW, KILL, LOG) or (self.kind == RETURN and self.value == 0)
+
+    @property
+    def runs(self) -> bool:
+        """Whether the kernel goes on to run the call with the caller's registers and memory."""
+        return self.kind in (ALLOW, LOG)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the call does not go through."""
+        return self.kind in (DENY, KILL)
+
+    def __str__(self) -> str:
+        if self.kind == DENY:
+            return errno_name(self.value)
+        if self.kind == RETURN:
+            return f"return {self.value}"
+        return f"{self.kind} (unsafe)" if self.unsafe else self.kind
+
+
+class Clause(NamedTuple):
+    """A rule's conditions for one system call of one architecture.
+
+    ``registers`` come first; ``further`` are looked at in order only if those hold: conditions on
+    the caller before those on memory, so that memory is read only where it matters.
+    """
+
+    registers: Alternatives
+    further: tuple[Condition, ...] = ()
+
+    @property
+    def reads_memory(self) -> bool:
+        """Whether deciding may need the caller's memory (or a path in it)."""
+        return any(condition.reads_memory for condition in self.further)
+
+    def holds(self, look: Look) -> bool:
+        """Whether all conditions hold. :raises Unknowable: one cannot be decided."""
+        return hold(self.registers, look.call.registers) and all(
+            condition.holds(look) for condition in self.further
+        )
+
+
+class Rule(NamedTuple):
+    """One rule.  ``clauses`` is by (architecture, system call); ``position`` counts from 0."""
+
+    position: int
+    name: str
+    clauses: Mapping[tuple[str, str], Clause]
+    ruling: Ruling
+    report: bool = False
+    #: The conditions as they were written, by key. For explanations.
+    when: Mapping[str, Any] = {}
+    #: Not written but implied: by the rule of that position, or by the policy (at its end).
+    implied: bool = False
+    #: Seconds that deciding and performing may take; None: as the policy says at its top.
+    deadline: float | None = None
+
+    @property
+    def performs(self) -> bool:
+        """Whether the monitor makes its calls on the callers' behalf."""
+        return self.ruling.kind == PERFORM
+
+    def in_filter(self, clause: Clause) -> bool:
+        """Whether the kernel decides this rule for calls of ``clause`` alone."""
+        return not clause.further and self.ruling.in_filter and not self.report
+
+
+class Reason(str):
+    """Why a policy decided as it did, in one line, as its verdicts carry it: a string that knows its
+    parts, for logs that want them.  Everything in it that comes from the target is escaped."""
+
+    __slots__ = ("change", "rule", "tip")
+
+    #: Name of the rule that decided; empty for the default.
+    rule: str
+    #: For what was refused: a rule, as TOML, that before the one that decided (at the end, for the
+    #: default) would let this very call through.
+    tip: str
+    #: The addition to an existing rule that would do as well, as a sentence; empty if there is none.
+    change: str
+
+    def __new__(cls, text: str, rule: str = "", tip: str = "", change: str = "") -> Reason:
+        made = super().__new__(cls, text)
+        made.rule, made.tip, made.change = rule, tip, change
+        return made
+
+    def with_tip(self, tip: str, change: str = "") -> Reason:
+        """The same, followed by what would let the call through."""
+        place = f'before rule "{self.rule}"' if self.rule else "as last rule"
+        text = f"{self}; would be allowed by, {place}: {' '.join(tip.splitlines())}"
+        return Reason(f"{text}; or: {change}" if change else text, self.rule, tip, change)
+
+
+class Decision(NamedTuple):
+    """What the rules say about one call.  ``rule`` is None where no rule took it."""
+
+    rule: Rule | None
+    ruling: Ruling
+    #: Why, for logs: ``rule "NAME"``, ``no rule; default`` …
+    because: Reason
+
+    @classmethod
+    def by(cls, rule: Rule) -> Decision:
+        """What a rule decides."""
+        unsafe = f": {rule.ruling.unsafe}" if rule.ruling.unsafe else ""
+        return cls(rule, rule.ruling, Reason(f'rule "{rule.name}"{unsafe}', rule.name))

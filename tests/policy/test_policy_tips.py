@@ -1,0 +1,93 @@
+"""The tip of a refusal is the smallest rule that lets this very call through: each fact once."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import pytest
+
+from proctor.policy import Reason, loads
+from proctor.testing.target import FakeCall
+from tests.policy.calls import call
+
+
+def rule(body: str, name: str = "r") -> str:
+    return f'[[rule]]\nname = "{name}"\n{body}\n'
+
+
+def reason(text: str, refused: FakeCall) -> Reason:
+    policy = loads('arches = ["x86_64"]\n' + text)
+    assert policy.decide(refused).ruling.refuses
+    return policy.explain(refused)
+
+
+def when(conditions: str, refused: FakeCall) -> dict[str, Any]:
+    """What the tip asks for where a rule with ``conditions`` refuses the call, and that it lets the
+    call through."""
+    text = rule(f'calls = ["{refused.name}"]\nwhen = {{ {conditions} }}\ndeny = "EXDEV"')
+    text += rule(f'calls = ["{refused.name}"]\ndeny = "EBADE"', "rest")
+    tip = reason(text, refused).tip
+    assert not loads(tip + text).decide(refused).ruling.refuses
+    (made,) = tomllib.loads(tip)["rule"]
+    found: dict[str, Any] = made.get("when", {})
+    return found
+
+
+FIFO, CHAR, BLOCK = 0o010644, 0o020600, 0o060600
+
+
+@pytest.mark.parametrize(
+    ("conditions", "refused", "keys"),
+    [
+        ('type = "char", dev = "!= 0"', call("mknod", path="/x", mode=CHAR, dev="5:1"), "type device"),
+        ('type = "char", device = "5:*", dev = "> 1"', call("mknod", path="/x", mode=CHAR, dev="5:1"), "type device"),
+        ('type = ["block", "char"]', call("mknod", path="/x", mode=BLOCK, dev="8:0"), "type device"),
+        # all of the mode says the type as well, but "device" has to stand beside "type"
+        ('type = "fifo", mode = "> 0"', call("mknod", path="/x", mode=FIFO, dev=0), "mode"),
+        ('type = "block", mode = "> 0"', call("mknod", path="/x", mode=BLOCK, dev="8:0"), "type device mode"),
+        ('access = "write", flags = { none = ["O_CREAT"] }', call("open", path="/x", flags=1), "flags"),
+        ('access = ["write", "read"], mode = "< 9"', call("open", path="/x", flags=1), "access mode"),
+        ('address = "inet", addr = "inet:10.0.0.0/8"', call("connect", sockfd=3, addr=("10.0.0.1", 80)), "address"),
+        ('path = "/x", path_text = "x"', call("open", path="x", flags=1), "path path_text"),
+        ('path = "/x", newpath = "/y"', call("rename", oldpath="/x", newpath="/y"), "path newpath"),
+        ('path = "/x", oldpath = "/*"', call("rename", oldpath="/x", newpath="/y"), "path"),
+        ('path_text = "/x", oldpath_text = "/*"', call("rename", oldpath="/x", newpath="/y"), "path_text"),
+        ("caller = { uid = 7 }, pid = 1, sig = 9", call("kill", pid=1, sig=9, uid=7), "caller pid sig"),
+    ],
+)  # fmt: skip
+def test_no_condition_that_others_imply(conditions: str, refused: FakeCall, keys: str) -> None:
+    assert set(when(conditions, refused)) == set(keys.split())
+
+
+def test_what_the_tip_says_is_how_the_call_was() -> None:
+    found = when('type = "char", dev = "!= 0"', call("mknod", path="/x", mode=CHAR, dev="5:1"))
+    assert found == {"type": "char", "device": "5:1"}
+    abstract = call("connect", sockfd=3, addr=b"\1\0\0a\0*")
+    assert when('address = "unix"', abstract) == {"address": [r"unix:@a\x00\*"]}
+
+
+def test_a_text_that_was_looked_at_is_a_race_to_let_run() -> None:
+    text = rule('calls = ["mkdir"]\nwhen = { path_text = "/x" }\ndeny = 1')
+    text += rule('calls = ["mkdir"]\ndeny = 2', "rest")
+    tip = reason(text, call("mkdir", path="/x", mode=0)).tip
+    assert 'allow = "unsafe: ' in tip
+    tip = reason(text, call("mkdir", path="/y", mode=0)).tip  # an earlier rule looked
+    assert 'allow = "unsafe: ' in tip
+
+
+def test_logs_have_the_parts_of_a_reason() -> None:
+    text = rule(
+        'calls = ["mkdir"]\nwhen = { path = ["/a", "/b"] }\nallow = "unsafe: a test"', "some"
+    )
+    text += rule('calls = ["mkdir"]\ndeny = "EROFS"', "no rooms")
+    found = reason(text, call("mkdir", path="/c", mode=0))
+    assert found.rule == "no rooms"
+    assert found.change == 'add "/c" to path of rule "some"'
+    assert found == (
+        f'rule "no rooms"; would be allowed by, before rule "no rooms": {" ".join(found.tip.split(chr(10))).strip()}'
+        f"; or: {found.change}"
+    )
+    let = loads(text).explain(call("mkdir", path="/a", mode=0))
+    assert (let, let.rule, let.tip, let.change) == ('rule "some": a test', "some", "", "")
+    assert loads("default = 'EPERM'").explain(call("mkdir", path="/a", mode=0)).rule == ""
