@@ -454,3 +454,48 @@ def test_an_allow_list_has_what_no_program_asks_for() -> None:
     assert Ran(loads(text), "import signal\n" + SLEEPS).out.split() == ["0", "handled"]
     refused = text + rule('calls = ["restart_syscall"]\ndeny = "ENOANO"', "said otherwise")
     assert Ran(loads(refused), "import signal\n" + SLEEPS).out.split()[0] == str(errno.ENOANO << 8)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="making device nodes takes root on the host")
+@pytest.mark.parametrize("nested", ["deny", "allow"])
+def test_what_a_policy_says_of_nested_namespaces(nested: str) -> None:
+    """CAP_MKNOD in a namespace of the caller's own making; the refusal names the key and the option."""
+    policy = loads(
+        f'nested = "{nested}"\n'
+        + rule('calls = ["mknod", "mknodat"]\nwhen = { type = "char" }\nperform = true')
+    )
+    reasons: list[str] = []
+    with tempfile.TemporaryDirectory() as place:
+        os.chown(place, 100000, 100000)
+        done = proctor.run(
+            ["unshare", "-r", "mknod", "null", "c", "1", "3"], policy.handlers(),
+            filter=policy.filter(), observers=[proctor.outcomes(lambda o: reasons.append(o.verdict.reason))],
+            capture_output=True, text=True, timeout=30, cwd=place, userns=[(0, 100000, 1000)],
+            **policy.supervisor_options(),
+        )  # fmt: skip
+        made = os.listdir(place)
+    assert (done.returncode == 0, made) == ((True, ["null"]) if nested == "allow" else (False, []))
+    if nested == "deny":
+        assert 'nested = "allow" in the policy, or --nested allow' in reasons[-1]
+        assert not any("Performers" in reason for reason in reasons)
+
+
+def test_what_a_policy_says_of_limits(tmp_path: Path) -> None:
+    """One call is performed at a time, by one thread at a time."""
+    os.mkfifo(tmp_path / "fifo")
+    policy = loads(
+        "limit = 1\nworkers = 2\ndeadline = 60\n" + rule('calls = ["openat"]\nperform = true')
+    )
+    program = (
+        "import threading\n"
+        "def wait():\n"
+        "    while True:\n"
+        "        try: os.open(sys.argv[1], os.O_RDONLY)\n"
+        "        except OSError: pass\n"
+        "threading.Thread(target=wait, daemon=True).start()\n"
+        "while True:\n"
+        "    try: os.close(os.open('/', os.O_RDONLY))\n"
+        "    except OSError as error: print(errno.errorcode[error.errno], flush=True); os._exit(0)\n"
+    )
+    assert Ran(policy, program, str(tmp_path / "fifo")).out == "ENOMEM"

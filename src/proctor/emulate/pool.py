@@ -304,7 +304,7 @@ class Pool:
         """
         with self._lock:
             if len(self._busy) >= self._most:
-                raise TooMany(f"{self._most} calls (limit) are being performed already")
+                raise TooMany(f"that many calls are being performed already (limit = {self._most})")
         performer = Performer(self.order({**spec, "idle": self._idle_seconds}, fds), key)
         with self._lock:
             self._busy.add(performer)
