@@ -13,12 +13,12 @@ from typing import Unpack
 
 from proctor.kernel import abi
 from proctor.kernel.listener import check_listener
-from proctor.kernel.plan import LaunchOptions, StrOrBytes, plan
+from proctor.kernel.plan import StrOrBytes, TargetOptions, plan
 from proctor.kernel.start import Throwaway, start
 from proctor.kernel.target import Target, launch_error
 
 
-def launch(argv: Sequence[StrOrBytes], **options: Unpack[LaunchOptions]) -> Target:
+def launch(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Target:
     """Start ``argv``.
 
     It returns *before* the target's execve has happened: execve itself may be notified, and then it
@@ -26,7 +26,7 @@ def launch(argv: Sequence[StrOrBytes], **options: Unpack[LaunchOptions]) -> Targ
 
     :param argv: the command and its arguments.  A command without a slash is looked for on the
         target's PATH, before there is a filter.
-    :param options: see :class:`~proctor.kernel.plan.LaunchOptions`.
+    :param options: see :class:`~proctor.kernel.plan.TargetOptions`.
     :raises LaunchError: with ``step`` and ``errno``, for what fails before the hand-over.
     :raises NestedListener: if a listener already sits above us.
     :raises Unsupported: with a program, on a kernel before 5.9.

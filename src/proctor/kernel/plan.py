@@ -37,12 +37,9 @@ _PYTHON_IGNORES: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 class LaunchOptions(TypedDict, total=False):
     """How a command is started; what is left out is as it is here.
 
-    :param program: packed ``sock_filter``; without one there is no filter and no listener.
     :param executable: the file to run instead of ``argv[0]``.
     :param env: the whole environment; None passes ours.
     :param cwd: directory to change to, with the target's rights.
-    :param fds: {ours: target's} or pairs of them: the target's whole table.  None passes those of
-        0, 1 and 2 that are open.
     :param namespaces: new namespaces, names from :data:`NAMESPACES`.
     :param uid_map: ranges for a new user namespace, written from outside: more than the one range
         of one id (our own) needs CAP_SETUID here.  None makes us its root: ``[(0, euid, 1)]``.
@@ -66,11 +63,9 @@ class LaunchOptions(TypedDict, total=False):
     :param log: SECCOMP_FILTER_FLAG_LOG.
     """
 
-    program: bytes | None
     executable: StrOrBytes | None
     env: Mapping[str, str] | Mapping[bytes, bytes] | None
     cwd: StrOrBytes | None
-    fds: Mapping[int, int] | Sequence[tuple[int, int]] | None
     namespaces: Iterable[str]
     uid_map: Sequence[IdRange] | None
     gid_map: Sequence[IdRange] | None
@@ -87,6 +82,18 @@ class LaunchOptions(TypedDict, total=False):
     no_new_privs: bool | None
     wait_killable: bool
     log: bool
+
+
+class TargetOptions(LaunchOptions, total=False):
+    """What is said of a command that is launched by hand, besides how it is started.
+
+    :param program: packed ``sock_filter``; without one there is no filter and no listener.
+    :param fds: {ours: target's} or pairs of them: the target's whole table.  None passes those of
+        0, 1 and 2 that are open.
+    """
+
+    program: bytes | None
+    fds: Mapping[int, int] | Sequence[tuple[int, int]] | None
 
 
 class Plan(NamedTuple):
@@ -129,7 +136,7 @@ class Plan(NamedTuple):
     ignored_signals: int = 0
 
 
-def plan(argv: Sequence[StrOrBytes], **options: Unpack[LaunchOptions]) -> Plan:
+def plan(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Plan:
     """The plan of starting ``argv`` with these options.
 
     :param argv: the command and its arguments.  A command without a slash is looked for on the
@@ -138,9 +145,9 @@ def plan(argv: Sequence[StrOrBytes], **options: Unpack[LaunchOptions]) -> Plan:
     :raises TypeError: an unknown option, with the nearest that there is.
     """
     for name in options:
-        if name not in LaunchOptions.__annotations__:
+        if name not in TargetOptions.__annotations__:
             raise TypeError(
-                f"a launch has no option {name!r}{did_you_mean(name, LaunchOptions.__annotations__)}"
+                f"a launch has no option {name!r}{did_you_mean(name, TargetOptions.__annotations__)}"
             )
     arguments = tuple(os.fsencode(item) for item in argv)
     if not arguments:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any, Literal, TypedDict, Union
+
+from proctor.kernel.plan import IdRange, LaunchOptions
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Deny, Verdict
@@ -13,10 +14,7 @@ if TYPE_CHECKING:
     from proctor.supervisor.deciding import Performer
     from proctor.supervisor.ports import World
 
-Argument = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 Stdio = Union[int, IO[Any], None]
-#: (first id inside, first id outside, how many).
-IdRange = tuple[int, int, int]
 
 
 class Performing(TypedDict, total=False):
@@ -30,30 +28,6 @@ class Performing(TypedDict, total=False):
     idle: float
     deadline: float | None
     python: str | None
-
-
-class LaunchOptions(TypedDict, total=False):
-    """How the command is started; see :class:`proctor.kernel.plan.LaunchOptions`."""
-
-    executable: Argument | None
-    env: Mapping[str, str] | Mapping[bytes, bytes] | None
-    cwd: Argument | None
-    namespaces: Iterable[str]
-    uid_map: Sequence[IdRange] | None
-    gid_map: Sequence[IdRange] | None
-    allow_setgroups: bool | None
-    uid: int | None
-    gid: int | None
-    groups: Sequence[int] | None
-    umask: int | None
-    process_group: int | None
-    new_session: bool
-    foreground_tty: int | None
-    die_with_monitor: bool
-    ignored_signals: Iterable[int] | None
-    no_new_privs: bool | None
-    wait_killable: bool
-    log: bool
 
 
 class SpawnOptions(LaunchOptions, total=False):

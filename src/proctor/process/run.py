@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from proctor.filter.rules import Filter
-    from proctor.process.options import Argument, RunOptions, SpawnOptions
+    from proctor.kernel.plan import StrOrBytes
+    from proctor.process.options import RunOptions, SpawnOptions
     from proctor.process.performing import LazyPerformer
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.supervisor import Supervisor
@@ -165,7 +166,7 @@ class Process:
 
 
 def spawn(
-    argv: Sequence[Argument],
+    argv: Sequence[StrOrBytes],
     handlers: Iterable[Handler] = (),
     **options: Unpack[SpawnOptions],
 ) -> Process:
@@ -195,9 +196,8 @@ def spawn(
     :param pass_fds: descriptors the command keeps, under the same numbers.
     :param userns: True puts the command in a new user namespace as its root, mapped to our own
         user; a list of (inside, outside, count) maps uids and gids that way.
-    :param options: the rest of what :class:`proctor.kernel.plan.LaunchOptions` has
-        (env, cwd, namespaces, uid, gid, groups, umask, process_group, new_session,
-        no_new_privs...).
+    :param options: see :class:`~proctor.process.options.SpawnOptions`; how the command is started is in
+        :class:`~proctor.kernel.plan.LaunchOptions` (env, cwd, namespaces, uid, no_new_privs...).
     :raises LaunchError: the command could not be started, or was killed before it began, by its own
         filter or by somebody; the sentence says which step and why.
     :raises NestedListener: another supervisor sits above us.
@@ -311,7 +311,7 @@ def _program(handlers: tuple[Handler, ...], filter: Filter | None) -> bytes | No
 
 
 def run(
-    argv: Sequence[Argument],
+    argv: Sequence[StrOrBytes],
     handlers: Iterable[Handler] = (),
     **options: Unpack[RunOptions],
 ) -> subprocess.CompletedProcess[Any]:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
-    from proctor.process.options import Argument, RunOptions, SpawnOptions
+    from proctor.kernel.plan import StrOrBytes
+    from proctor.process.options import RunOptions, SpawnOptions
 
 
 class AsyncProcess:
@@ -104,7 +105,7 @@ def _use_this_loop(options: SpawnOptions) -> None:
 
 
 async def spawn_async(
-    argv: Sequence[Argument],
+    argv: Sequence[StrOrBytes],
     handlers: Iterable[Handler] = (),
     **options: Unpack[SpawnOptions],
 ) -> AsyncProcess:
@@ -137,7 +138,7 @@ async def spawn_async(
 
 
 async def run_async(
-    argv: Sequence[Argument],
+    argv: Sequence[StrOrBytes],
     handlers: Iterable[Handler] = (),
     **options: Unpack[RunOptions],
 ) -> subprocess.CompletedProcess[Any]:
