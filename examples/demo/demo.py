@@ -98,7 +98,7 @@ class Ground:
         for log in self.logs:
             if log.exists():
                 found += [json.loads(line) for line in log.read_text().splitlines()]
-        return found
+        return [record for record in found if record["event"] == "call"]
 
 
 def without(ground: Ground) -> None:
@@ -187,8 +187,9 @@ def table(ground: Ground) -> None:
     say("What was intercepted")
     groups: dict[tuple[str, str], list[float]] = {}
     for record in ground.records():
-        verdict = str(record["verdict"])
-        what = "refused " + verdict[5:] if verdict.startswith("deny ") else "performed" if record["performed"] else verdict.split(" fd ", maxsplit=1)[0]  # fmt: skip
+        what = str(record["verdict"]).replace("perform", "performed")
+        if "errno" in record:
+            what = f"refused {record['errno']}"
         groups.setdefault((str(record["syscall"]), what), []).append(
             float(str(record["microseconds"]))
         )
