@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from proctor.call import identity
 from proctor.call.caller import Caller
 from proctor.call.credentials import NAMESPACES, overflow_ids
-from proctor.call.decode.structures import NO_LIMIT
+from proctor.call.decode.values import NO_LIMIT
 from proctor.call.identity import CAPABILITIES, IdRange, Ids, Status, parse_cgroups
 from proctor.errors import (
     CallerInvisible,

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proctor.call.decode.sockaddr import InetAddress, RawAddress, UnixAddress
-from proctor.call.decode.structures import CloneArgs, EpollEvent, Limits, MmapArguments
 from proctor.call.decode.values import Device, Mode, Timespec
 from proctor.errors import CallError, CallGone, MemoryUnreadable
 from proctor.syscalls import flags, tables
@@ -129,12 +128,14 @@ def test_i386_pointers_offsets_and_ids() -> None:
 
 def test_i386_structures() -> None:
     memory = {0x2000: struct.pack("<6I", 0x10000, 8192, 3, 0x22, 0xFFFFFFFF, 4096)}
-    found = call("mmap", 0x2000, abi="i386", memory=memory).arg
-    assert isinstance(found, MmapArguments)
-    assert (found.address, found.length, found.fd, found.offset) == (0x10000, 8192, -1, 4096)
-    assert str(found.prot) == "PROT_READ|PROT_WRITE"
+    found = call("mmap", 0x2000, abi="i386", memory=memory)
+    assert found.args.keys() == ["addr", "length", "prot", "flags", "fd", "offset"]
+    assert (found.addr, found.length, found.args.fd, found.offset) == (0x10000, 8192, -1, 4096)
+    assert str(found.prot) == "PROT_READ|PROT_WRITE" and found.arg == 0x2000
     memory = {0x2000: struct.pack("<5I", 5, 1, 2, 3, 4)}
-    assert call("select", 0x2000, abi="i386", memory=memory).arg == (5, 1, 2, 3, 4)
+    select = call("select", 0x2000, abi="i386", memory=memory)
+    assert (select.nfds, select.readfds, select.exceptfds) == (5, 1, 3)
+    assert select.args.number("timeout") == 4
     memory = {0x2000: struct.pack("<ii", 5, -7)}
     assert call("nanosleep", 0x2000, abi="i386", memory=memory).request == (5, -7)
     memory = {0x2000: struct.pack("<qq", 5, 9 | 1 << 40)}
@@ -158,7 +159,7 @@ def test_x32_decodes_by_its_own_tables() -> None:
 
 def test_big_endian_callers() -> None:
     memory = {0x2000: struct.pack(">QQ", 5, 9), 0x3000: b"\0\2\0\x50\x7f\0\0\1" + bytes(8)}
-    assert call("setrlimit", 7, 0x2000, abi="s390x", memory=memory).rlim == Limits(5, 9)
+    assert call("setrlimit", 7, 0x2000, abi="s390x", memory=memory).rlim == (5, 9)
     assert call("connect", 3, 0x3000, 16, abi="s390x", memory=memory).addr == InetAddress(
         "127.0.0.1", 80
     )
@@ -294,9 +295,7 @@ def test_open_how_null() -> None:
 def test_clone_args() -> None:
     data = struct.pack("<11Q", 0x10000, *range(1, 11))
     found = call("clone3", 0x2000, 88, memory={0x2000: data}).cl_args
-    assert (
-        isinstance(found, CloneArgs) and found.cgroup == 10 and str(found.flags) == "CLONE_THREAD"
-    )
+    assert found.cgroup == 10 and str(found.flags) == "CLONE_THREAD"
     short = call("clone3", 0x2000, 64, memory={0x2000: data})
     assert short.cl_args.cgroup == 0 and short.cl_args.tls == 7 and short.flags == 0x10000
     refused(errno.EINVAL, lambda: call("clone3", 0x2000, 63, memory={0x2000: data}).cl_args)
@@ -311,17 +310,17 @@ def test_mount_attr() -> None:
 
 def test_small_structures() -> None:
     memory = {0x2000: struct.pack("<QQ", 5, 9)}
-    assert call("setrlimit", 7, 0x2000, memory=memory).rlim == Limits(5, 9)
-    assert call("prlimit64", 0, 7, 0x2000, memory=memory).new_limit == Limits(5, 9)
+    assert call("setrlimit", 7, 0x2000, memory=memory).rlim == (5, 9)
+    assert call("prlimit64", 0, 7, 0x2000, memory=memory).new_limit == (5, 9)
     assert call("prlimit64", 0, 7, 0, 0x2000, memory=memory).new_limit is None
     assert call("nanosleep", 0x2000, memory=memory).request == Timespec(5, 9)
     memory = {0x2000: struct.pack("<i", -3)}
     assert call("sched_setparam", 0, 0x2000, memory=memory).param == -3
     memory = {0x2000: struct.pack("<IQ", 1, 2)}
-    assert call("epoll_ctl", 3, 1, 4, 0x2000, memory=memory).event == EpollEvent(1, 2)
+    assert call("epoll_ctl", 3, 1, 4, 0x2000, memory=memory).event == (1, 2)
     memory = {0x2000: struct.pack("<I4xQ", 1, 2)}
     made = call("epoll_ctl", 3, 1, 4, 0x2000, abi="aarch64", memory=memory)
-    assert made.event == EpollEvent(1, 2)
+    assert made.event == (1, 2)
     assert call("io_cancel", 5, 0x2000, 0).iocb == 0x2000  # not taken apart: its address
 
 

@@ -204,7 +204,7 @@ def test_i386_calls_of_a_64_bit_program(notified: Callable) -> None:
     watch.answer(call)
     victim.poke(low + 64, struct.pack("<6I", 0x1000, 4096, 3, 0x22, 0xFFFFFFFF, 0))
     call = i386(90, low + 64)
-    assert call.name == "mmap" and call.arg.length == 4096 and call.arg.fd == -1
+    assert call.name == "mmap" and call.length == 4096 and call.args.fd == -1
     watch.answer(call)
     victim.poke(low + 128, struct.pack("<2I", low, 4))
     call = i386(146, 1, low + 128, 1)

@@ -8,11 +8,12 @@ import struct
 import pytest
 
 from proctor.call.decode import layouts
-from proctor.call.decode.structures import NO_LIMIT, Frame, Limits, decoder
-from proctor.call.decode.variants import Capabilities, FileHandle, SignalEvent
+from proctor.call.decode.structures import Capabilities, FileHandle
+from proctor.call.decode.values import NO_LIMIT, Limits
 from proctor.errors import MemoryUnreadable
+from proctor.syscalls import tables
 from proctor.syscalls.architectures import ARCHITECTURES
-from proctor.syscalls.signatures import names, signature
+from proctor.syscalls.signatures import Signature, signature
 from tests.call.fakes import FakeMemory, call
 from tests.support.kernel_types import SOURCE, KernelTypes
 
@@ -61,13 +62,6 @@ RENAMED = {"bits": "disabled", "config3": "", "mnt_ns_fd": "", "mnt_ns_id": "",
            "sigev_notify_thread_id": "_sigev_un", "si_pid": "_sifields", "si_uid": "", "si_value": ""}  # fmt: skip
 
 
-def frame(abi: str, memory: FakeMemory | None = None) -> Frame:
-    known = signature("getpid", abi)
-    assert known is not None
-    order = "big" if abi == "s390x" else "little"
-    return Frame(memory or FakeMemory({}), known, (0,) * 6, order, lambda name: None)
-
-
 @pytest.fixture(scope="module")
 def kernel() -> KernelTypes:
     try:
@@ -113,19 +107,42 @@ def test_the_union_of_bpf_is_the_running_kernels(kernel: KernelTypes) -> None:
 
 @pytest.mark.parametrize("abi", ARCHITECTURES)
 def test_every_structure_that_a_call_names_is_taken_apart(abi: str) -> None:
-    from proctor.call.strace.memory import _CODES, _SHAPES
+    from proctor.call.decode.structures import _SPECIAL
+    from proctor.call.strace.memory import _SHAPES
 
-    known_shapes = {*_SHAPES, *_CODES, "memory", "long", "mmsghdr", *layouts.names()}
-    whole = {"_sysctl", "statmount", "listmount"}
-    for name in names(abi):
+    filled = {"data", "sockaddr", "msgbuf", "iovec"}
+    compared = 0
+    for name in tables.numbers(abi):
         known = signature(name, abi)
-        for arg in known.args if known is not None else ():
-            if arg.role == "struct" and name not in whole:
-                assert decoder(arg.family or "") is not None, (name, arg)
-            if arg.role == "pointer" and arg.family:
-                shape, _, count = arg.family.partition("*")
-                assert shape.lstrip("=") in known_shapes, (name, arg)
-                assert not count or known.arg(count) is not None, (name, arg)  # type: ignore[union-attr]
+        assert known is not None
+        for each in every_signature_of(known):
+            for arg in each.args:
+                family = arg.family or ""
+                if arg.role == "pointer":
+                    assert family in ("", *_SHAPES), (name, arg)
+                elif arg.role in ("struct", "array", "inout", "out"):
+                    number = layouts.number(family, each)
+                    assert (
+                        number
+                        or family in _SPECIAL
+                        or layouts.exists(family)
+                        or (arg.role == "out" and family in filled)
+                    ), (name, arg)
+                    compared += 1
+                if number_of := arg.counted_by:
+                    assert number_of.isdigit() or each.arg(number_of) is not None, (name, arg)
+    assert compared > 100
+
+
+def every_signature_of(known: Signature) -> list[Signature]:
+    """The signature of a call's name, and those of all its commands."""
+    found = [known]
+    if known.choice is not None:
+        registers = [0] * 6
+        for number in list(known.choice.made):
+            registers[known.choice.arg.reg] = number
+            found += every_signature_of(known.of(registers)) if number in known.choice.made else []
+    return found
 
 
 def test_every_layout_packs_what_it_takes_apart() -> None:
@@ -173,7 +190,7 @@ def test_what_a_call_fills_is_packed_for_each_machine() -> None:
     nested = layouts.pack("itimerval", "arm", it_value={"tv_usec": 2})
     assert nested == struct.pack("<4i", 0, 0, 0, 2)
     assert layouts.pack("sysinfo", "x86_64", loads=(1, 2, 3))[8:32] == struct.pack("<3Q", 1, 2, 3)
-    assert layouts.pack("rlimit", "i386", rlim_cur=layouts.NO_LIMIT)[:4] == b"\377" * 4
+    assert layouts.pack("rlimit", "i386", rlim_cur=NO_LIMIT)[:4] == b"\377" * 4
     assert layouts.pack("ucred", "x86_64", uid=-1)[4:8] == b"\377" * 4
     compat = signature("recvmsg", "x32")
     assert compat is not None  # 32-bit structures there, whatever else x32 does
@@ -314,7 +331,7 @@ def test_bpf_by_its_command() -> None:
 def test_events_handles_and_times() -> None:
     memory = {0x2000: struct.pack("<QiiiI", 7, 12, 4, 77, 0) + bytes(40)}
     found = call("timer_create", 1, 0x2000, 0x3000, memory=memory).sevp
-    assert found == SignalEvent(7, 12, 4, 77) and str(found.notify) == "SIGEV_THREAD_ID"
+    assert found == (7, 12, 4, 77) and str(found.sigev_notify) == "SIGEV_THREAD_ID"
     handle = {0x2000: struct.pack("<Ii", 4, 1) + b"abcd"}
     assert call("open_by_handle_at", 3, 0x2000, memory=handle).handle == FileHandle(1, b"abcd")
     for size in (0, 129, 0xFFFFFFFF):

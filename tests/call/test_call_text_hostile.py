@@ -165,14 +165,15 @@ def test_nothing_is_read_where_nothing_may_be() -> None:
 
 def test_calls_that_read_say_so_beforehand() -> None:
     """The supervisor decides by this where a line is made: reading may take long."""
-    from proctor.call.decode.argument import needs_memory
+    from proctor.call.decode.argument import reads
 
     for row in TABLE.rows:
         memory = FakeMemory({BASE + IMAGE: IMAGE_BYTES})
-        call(row.name, *registers(row), abi=row.abi, memory=memory).describe()
-        known = signature(row.name, row.abi)
-        assert known is not None
-        assert not memory.reads or any(map(needs_memory, known.args)), row
+        made = call(row.name, *registers(row), abi=row.abi, memory=memory)
+        assert made.frame is not None
+        beforehand = reads(made.frame.signature)
+        made.describe()
+        assert not memory.reads or beforehand, row
 
 
 class Once(FakeMemory):

@@ -390,7 +390,16 @@ def sockets(t: Table) -> None:
     one = m.i(1)
     t("setsockopt", 3, 1, 2, one, 4)
     t("setsockopt", 3, 1, 13, m.i(1, 5), 8)
-    t("setsockopt", 3, 1, 20, m.q(5, 0), 16)
+    t(
+        "setsockopt",
+        3,
+        1,
+        20,
+        m.q(5, 0),
+        16,
+        ours="setsockopt(3, SOL_SOCKET, SO_RCVTIMEO_OLD, {tv_sec=5, tv_usec=0}, 16)",
+        why="what it is",
+    )
     t("setsockopt", 3, 6, 1, one, 4)
     t("setsockopt", 3, 0, 1, m.i(0x10), 4)
     t("setsockopt", 3, 41, 26, one, 4)

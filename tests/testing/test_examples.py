@@ -101,10 +101,12 @@ def firewall(allowed):  # type: ignore[no-untyped-def]
         address = call.sockaddr
         if isinstance(address, UnixAddress):
             return proctor.let_run_unsafe("local sockets are not filtered")
-        if isinstance(address, InetAddress) and await allowed(address):
+        if not isinstance(address, InetAddress):
+            return proctor.deny(errno.EAFNOSUPPORT, f"{address} is no IPv4 address")
+        if await allowed(address):
             uid = call.caller.uids.effective
             return proctor.let_run_unsafe(f"uid {uid} may; the network's own firewall stands")
-        return proctor.deny(errno.ECONNREFUSED, f"{address} is not on the list")
+        return proctor.deny(errno.ECONNREFUSED, f"{address.host}:{address.port} is not on the list")
 
     return connect
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from proctor.call.decode.structures import OpenHow
 from proctor.call.path.files import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
 from proctor.policy import loads
 from proctor.testing import AT_FDCWD, FakeTarget, Node
@@ -66,6 +65,6 @@ def test_a_path_that_the_caller_itself_forbids(fake_target: Make) -> None:
         ("out", 0, errno.EACCES),
         ("a", RESOLVE_BENEATH, 0),
     ):
-        how = OpenHow(0, 0, resolve)  # type: ignore[arg-type]
+        how = (0, 0, resolve)
         outcome = target.run(handlers, target.call("openat2", box, path, how))
         assert outcome.errno == number, (path, resolve)

@@ -8,7 +8,6 @@ import stat
 import pytest
 
 import proctor
-from proctor.call.decode.structures import OpenHow
 from proctor.call.path.files import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
 from proctor.call.path.located import Located
 from proctor.testing import AT_FDCWD, FakeTarget, Node, Tree
@@ -130,7 +129,7 @@ def test_openat2_keeps_its_promises() -> None:
         jail = target.open("/jail")
 
         def path(name: str, bits: int) -> bytes | int:
-            how = OpenHow(0, 0, bits)  # type: ignore[arg-type]
+            how = (0, 0, bits)
             try:
                 return target.call("openat2", jail, name, how).resolve().path
             except OSError as error:

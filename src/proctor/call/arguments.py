@@ -22,8 +22,8 @@ class Args:
         self._call = call
 
     def _args(self) -> tuple[Arg, ...]:
-        known = self._call.signature
-        return known.args if known is not None else ()
+        frame = self._call.frame
+        return frame.signature.args if frame is not None else ()
 
     def __getattr__(self, name: str) -> Any:
         return self._call._by_name(name)
@@ -48,11 +48,14 @@ class Args:
         return [a.name for a in self._args()]
 
     def number(self, name: str) -> int:
-        """The argument as the plain number the kernel sees: width and sign as the kernel's."""
-        for arg in self._args():
-            if arg.name == name:
-                return arg.value(self._call.registers)
-        raise KeyError(f"{self._call.name} has no argument {name!r}")
+        """The argument as the plain number the kernel sees: width and sign as the kernel's.
+
+        :raises MemoryUnreadable: it is one of socketcall's, which are in memory."""
+        frame = self._call.frame
+        arg = frame.settled(name) if frame is not None else None
+        if frame is None or arg is None:
+            raise KeyError(f"{self._call.name} has no argument {name!r}")
+        return frame.raw(arg)
 
     def __repr__(self) -> str:
         return f"<Args of {self._call!r}>"

@@ -21,10 +21,11 @@ from proctor.errors import (
 from proctor.kernel.memory import Memory, read_string
 from proctor.syscalls import architectures, tables
 from proctor.syscalls.architectures import ARCHITECTURES
-from proctor.syscalls.signatures import Arg, Signature, signature
+from proctor.syscalls.signatures import Signature, signature
 
 if TYPE_CHECKING:
     from proctor.call.caller import Caller
+    from proctor.call.decode.frame import Frame
     from proctor.call.decode.sockaddr import SocketAddress
     from proctor.call.ports import ContainerPort, MemoryPort, ValidityPort
     from proctor.kernel.notification import NotificationLike
@@ -34,7 +35,8 @@ class Call(Looking):
     """One notified system call.
 
     Arguments are attributes by their names in :mod:`proctor.syscalls.signatures` (``call.mode``,
-    ``call.flags``, ``call.dev``); the few that share a name with something below (``fd``, ``name``,
+    ``call.flags``, ``call.dev``), and what follows a command by what it is there (``call.flock`` of
+    fcntl's F_SETLK, ``call.optval`` of setsockopt as the option's type); the few that share a name with something below (``fd``, ``name``,
     ``id``, ``args``) are read through :attr:`args`, where every argument is (``call.args.fd``).
 
     A Call dies with its handler: once the verdict is given, everything but the plain facts of the
@@ -131,7 +133,8 @@ class Call(Looking):
 
     @property
     def signature(self) -> Signature | None:
-        """The names and roles of its arguments; None if they are unknown."""
+        """The names and roles of its arguments, as the call's name has them; None if they are unknown.
+        :attr:`frame` has those that its registers make."""
         return _kind(self._notification)[2]
 
     # Arguments ------------------------------------------------------------------------------
@@ -178,13 +181,12 @@ class Call(Looking):
     @property
     def sockaddr(self) -> SocketAddress:
         """The socket address that is read: by connect, bind, sendto, or in sendmsg's header."""
-        known = self.signature
-        if known is not None:
-            for arg in known.args:
-                if arg.role == "sockaddr" or arg.family == "msghdr":
-                    value = self._value(arg)
-                    address: SocketAddress = value if arg.role == "sockaddr" else value.address
-                    return address
+        frame = self.frame
+        for arg in frame.signature.args if frame is not None else ():
+            if arg.role == "sockaddr" or (arg.role == "struct" and arg.family == "msghdr"):
+                value = self._by_name(arg.name)
+                address: SocketAddress = value if arg.role == "sockaddr" else value.address
+                return address
         raise AttributeError(f"{self.name} has no socket address that is read")
 
     def __getattr__(self, name: str) -> Any:
@@ -193,55 +195,50 @@ class Call(Looking):
             raise AttributeError(name)
         return self._by_name(name)
 
-    def _by_name(self, name: str) -> Any:
+    @property
+    def frame(self) -> Frame | None:
+        """What decoding and writing down need of the call, with the signature that its registers make
+        (fcntl's by its command, what socketcall stands for); None if its arguments are unknown.
+
+        It is made anew each time and shares what was decoded: a call refers to nothing that refers
+        to it."""
+        from proctor.call.decode.frame import Frame
+
         known = self.signature
-        arg = known.arg(name) if known is not None else None
-        if arg is not None:
-            return self._value(arg)
-        if known is not None:
-            for each in known.args:
-                # openat2 and clone3 carry their flags (and mode) in a structure.
-                if each.family in ("open_how", "clone_args"):
-                    inner = self._value(each)
-                    if name in inner._fields:
-                        return getattr(inner, name)
-        have = ", ".join(a.name for a in known.args) if known is not None else ""
-        raise AttributeError(f"{self.name} has no argument {name!r}; it has {have or 'none'}")
+        if known is None:
+            return None
+        if self._values is None:
+            self._values = {}
+        return Frame(known, self.registers, lambda: self.memory, self._values)
 
-    def _value(self, arg: Arg) -> Any:
+    def _by_name(self, name: str) -> Any:
         values = self._values
-        if values is None:
-            values = self._values = {}
-        name = arg.name
-        if name in values:
+        if values is not None and name in values:
             return values[name]
-        from proctor.call.decode import argument as decode
-
-        number = arg.value(self.registers)
-        if decode.is_followed(arg):
+        frame = self.frame
+        if frame is not None:
             try:
-                value = decode.pointed(arg, number, self._frame())
+                arg = frame.settled(name)
+                if arg is not None:
+                    return frame.value(arg)
+                for each in frame.signature.args:
+                    # openat2 and clone3 carry their flags (and mode) in a structure.
+                    if each.family in ("open_how", "clone_args"):
+                        inner = frame.value(each)
+                        if name in inner._fields:
+                            return getattr(inner, name)
             except (MemoryUnreadable, CallGone) as error:
                 raise self._about(error) from None
-        else:
-            value = decode.plain(arg, number, self.abi)
-        values[name] = value
-        return value
-
-    def _frame(self) -> Any:
-        from proctor.call.decode.structures import Frame
-
-        assert self.signature is not None
-        order = "big" if ARCHITECTURES[self.abi].big_endian else "little"
-        return Frame(self.memory, self.signature, self.registers, order, self._by_name)
+        have = ", ".join(a.name for a in frame.signature.args) if frame is not None else ""
+        raise AttributeError(f"{self.name} has no argument {name!r}; it has {have or 'none'}")
 
     def _path(self, index: int) -> bytes:
-        known = self.signature
-        paths = known.with_role("path") if known is not None else ()
+        frame = self.frame
+        paths = frame.signature.with_role("path") if frame is not None else ()
         if index >= len(paths):
             which = "a second path argument" if index else "a path argument"
             raise AttributeError(f"{self.name} does not have {which}")
-        value = self._value(paths[index])
+        value = self._by_name(paths[index].name)
         if value is None:  # where the kernel takes NULL: utimensat(fd, NULL) is about fd itself
             return b""
         assert isinstance(value, bytes)
@@ -328,10 +325,8 @@ class Call(Looking):
 
     def __repr__(self) -> str:
         """Like strace's line, from what is known already: no memory is read."""
-        from proctor.call.strace.line import line
-
         over = " over" if type(self) is _Over else ""
-        return f"<Call {line(self, read=False)} tid={self.tid} id={self.id:#x}{over}>"
+        return f"<Call {self._line(False)} tid={self.tid} id={self.id:#x}{over}>"
 
     def describe(self, read: bool = True) -> str:
         """Like strace's line: ``openat(AT_FDCWD, "/etc/hosts", O_RDONLY|O_CLOEXEC)``.
@@ -343,16 +338,22 @@ class Call(Looking):
 
         :param read: whether memory may be read for it (which counts as looking at it).
         """
+        return self._line(read)
+
+    def _line(self, read: bool) -> str:
         from proctor.call.strace.line import line
 
-        return line(self, read=read)
+        frame = self.frame
+        if frame is None:
+            return f"{self.name}({', '.join(f'{number:#x}' for number in self.registers)})"
+        return line(frame, read=read)
 
 
 #: What stays readable when a call is over: facts of the notification, for logs.
 _FACTS: Final = frozenset(
     (
-        "id", "tid", "nr", "arch", "abi", "name", "registers", "signature", "memory_read", "container", "begun",
-        "expire", "give_away", "_notification", "_values", "_kept", "_caller",
+        "id", "tid", "nr", "arch", "abi", "name", "registers", "signature", "memory_read", "container",
+        "begun", "expire", "give_away", "frame", "_line", "_notification", "_values", "_kept", "_caller",
     )
 )  # fmt: skip
 

@@ -27,7 +27,7 @@ from proctor.call.taking import Taker, reading
 from proctor.errors import ProctorError, Unsupported
 
 if TYPE_CHECKING:
-    from proctor.call.decode.structures import Limits
+    from proctor.call.decode.values import Limits
     from proctor.call.ports import ProcPort
 
 #: Kinds of namespaces that say where a thread is (namespaces(7)); ``pid_for_children`` and

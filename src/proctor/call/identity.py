@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final, NamedTuple
 
-from proctor.call.decode.structures import NO_LIMIT, Limits
+from proctor.call.decode.values import NO_LIMIT, Limits
 
 #: Capability numbers by name (linux/capability.h).
 CAPABILITIES: Final = {

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.decode import argument as decode
 from proctor.call.decode.values import Address
 from proctor.errors import CallError
+from proctor.syscalls.signatures import READ_ROLES
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.call.decode.frame import Frame
     from proctor.syscalls.signatures import Arg
 
 MOST: Final = 32
@@ -37,33 +39,40 @@ def structured(call: Call, *, read: bool) -> dict[str, Any]:
     :param read: whether the caller's memory may be read; without, pointers that were not decoded
         before are addresses.
     """
-    if call.signature is None:
+    frame = call.frame
+    if frame is None:
         return {f"a{place}": f"{number:#x}" for place, number in enumerate(call.registers)}
-    return {arg.name: _argument(call, arg, read) for arg in call.signature.args}
+    if read:
+        try:
+            frame.settle()
+        except (CallError, OSError):
+            pass  # what it stands for is not known: as it was made
+    known = frame.outer if frame.signature.block is not None else frame.signature
+    return {arg.name: _argument(frame, arg, read) for arg in known.args}
 
 
-def _argument(call: Call, arg: Arg, read: bool) -> Any:
-    number = arg.value(call.registers)
-    if not decode.is_followed(arg):
-        if arg.role in ("pointer", "address", "struct"):
+def _argument(frame: Frame, arg: Arg, read: bool) -> Any:
+    number = frame.raw(arg)
+    if arg.role not in READ_ROLES:
+        if arg.role in ("pointer", "address", "out", "registers"):
             return _address(number)
         if arg.role == "dirfd" and number == _AT_FDCWD:
             return "AT_FDCWD"
-        return plain(decode.plain(arg, number, call.abi))
-    values = call._values or {}
-    if arg.name in values:
-        return _counted(arg, values[arg.name])
+        return plain(decode.plain(arg, number, frame.abi))
+    if arg.name in frame.values:
+        return _counted(arg, frame.values[arg.name])
     if not read or (not number and arg.nullable):
         return _address(number)
     try:
         if arg.role == "strings":
             limits: dict[str, int] = {} if arg.name == "envp" else {"total": _STRINGS}
-            assert call.signature is not None
             return _counted(
                 arg,
-                call.memory.strings(number, width=call.signature.word, **limits) if number else (),
+                frame.memory.strings(number, width=frame.signature.word, **limits)
+                if number
+                else (),
             )
-        return _counted(arg, call.args[arg.name])
+        return _counted(arg, frame.value(arg))
     except (CallError, OSError) as error:
         code = getattr(error, "errno", None)
         why = (

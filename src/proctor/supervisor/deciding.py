@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.call.decode.argument import needs_memory
+from proctor.call.decode.argument import reads
 from proctor.call.verdict import Deny, Perform, Verdict, Wire, close_unused, deny
 from proctor.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
 from proctor.observe.events import Outcome
@@ -269,7 +269,8 @@ class Decider:
             verdict = self._rules.on_error
         if not self.observers.looks(verdict):
             return False
-        return call.signature is not None and any(map(needs_memory, call.signature.args))
+        frame = call.frame
+        return frame is not None and reads(frame.signature)
 
     def _perform(self, job: Job, verdict: Perform) -> Verdict:
         if self._performer is None:

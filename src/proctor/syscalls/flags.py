@@ -85,10 +85,15 @@ def members(name: str, abi: str = "x86_64") -> dict[str, int]:
     found: dict[str, int] = {}
     for inner in fields(name):
         if inner.family:
-            found.update(members(inner.family, abi))
+            values = members(inner.family, abi).items()
+            found.update((constant, number << inner.shift) for constant, number in values)
     for item in text.split():
         constant, _, number = item.partition("=")
-        found[constant] = int(number, 0)
+        if number:
+            found[constant] = int(number, 0)
+        else:  # another family's, but for what a field is in the way of
+            taken = sum(inner.mask for inner in fields(name))
+            found.update(each for each in members(constant, abi).items() if not each[1] & taken)
     found.update(DIFFERENT.get((name, abi), {}))
     return found
 
@@ -127,23 +132,52 @@ class Field(NamedTuple):
     """A number within a word of bits, such as the access mode within open's flags."""
 
     mask: int  #: the bits it occupies: what a condition on it must look at
-    family: str = ""  #: what its values are called, numbered where they stand (0o100000 is S_IFREG)
-    text: str = ""  #: how a number without names is written, counted from 0
+    family: str = ""  #: what its values are called
+    text: str = ""  #: how it is written if not by its name alone, and then behind the bits
     only_with: int = 0  #: bits without which it means nothing
     always: bool = False  #: whether it is written when it is 0 and has no name
+    shift: int = 0  #: by how much its values are shifted: S_IFREG is not, IOPRIO_CLASS_RT is
 
 
-#: Families of bits that have numbers among them.  The values of those are members of both.
+#: Families of bits that have numbers among them.  Members of those, shifted, are members of both.
 FIELDS: Final[dict[str, tuple[Field, ...]]] = {
     "OpenFlag": (Field(3, "OpenAccess"),),
     "FileMode": (Field(0o170000, "FileType"),),
     "SockType": (Field(0xF, "SockKind"),),
-    "MapFlag": (Field(0xF, "MapType"), Field(0xFC000000, "", "{}<<MAP_HUGE_SHIFT", 0x40000)),
-    "MemfdFlag": (Field(0xFC000000, "", "{}<<MFD_HUGE_SHIFT", 4),),
+    "MapFlag": (
+        Field(0xF, "MapType"),
+        Field(0xFC000000, "", "{}<<MAP_HUGE_SHIFT", 0x40000, shift=26),
+    ),
+    "MemfdFlag": (Field(0xFC000000, "", "{}<<MFD_HUGE_SHIFT", 4, shift=26),),
     "IpcFlag": (Field(0o777, "", "0{:02o}", always=True),),
     "ShmFlag": (Field(0o777, "", "0{:02o}", always=True),),
     "SwapFlag": (Field(0x7FFF, "", "{}", 0x8000),),
+    "CloneWord": (Field(0xFF, "Signal", "{}"),),
+    "Personality": (Field(0xFF, "PersonalityKind"),),
+    "FutexOp": (Field(0xFFFFFEFF, "FutexCmd"),),
+    "FutexWakeOp": (
+        Field(0x80000000, "", "FUTEX_OP_OPARG_SHIFT<<28"),
+        Field(0x70000000, "FutexWake", "{}<<28", always=True, shift=28),
+        Field(0xFFF000, "", "{:#x}<<12", always=True, shift=12),
+        Field(0xF000000, "FutexCompare", "{}<<24", always=True, shift=24),
+        Field(0xFFF, "", "{:#x}", always=True),
+    ),
+    "SemOp": (Field(0xFFFFFEFF, "SemCmd"),),
+    "ShmOp": (Field(0xFFFFFEFF, "ShmCmd"),),
+    "MsgOp": (Field(0xFFFFFEFF, "MsgCmd"),),
+    "QuotaOp": (
+        Field(0xFFFFFF00, "QuotaCmd", always=True, shift=8),
+        Field(0xFF, "QuotaType", always=True),
+    ),
+    "IoPriority": (
+        Field(0xE000, "IoprioClass", always=True, shift=13),
+        Field(0x1FFF, "", "{}", always=True),
+    ),
 }
+#: A value that is no combination of bits: "what is it now?" of personality(2).
+_WHOLE: Final = {("Personality", 0xFFFFFFFF): "0xffffffff"}
+#: Families whose values are written by a macro of their fields.
+_MACROS: Final = {"QuotaOp": "QCMD({}, {})", "IoPriority": "IOPRIO_PRIO_VALUE({}, {})"}
 
 
 def fields(name: str) -> tuple[Field, ...]:
@@ -189,19 +223,25 @@ def text_of(value: Flags) -> str:
     if names is None:
         names = _names[cls] = _order(cls)
     rest = int(value)
+    if (cls.__name__, rest) in _WHOLE:
+        return _WHOLE[cls.__name__, rest]
     parts: list[str] = []
     last: list[str] = []
     for field, numbers in names.fields:
         if rest & field.only_with != field.only_with:
             continue
-        number = rest & field.mask
+        number = (rest & field.mask) >> field.shift
         rest &= ~field.mask
-        if number in numbers:
-            parts.append(numbers[number])
-        elif not field.text and number:
-            parts.append(f"{number:#x}")
-        elif number or field.always:
-            last.append(field.text.format(number // (field.mask & -field.mask)))
+        text = numbers.get(number) or (
+            f"{number:#x}" if (number and not field.text) or (field.family and field.always) else ""
+        )
+        if field.text:
+            if number or field.always:
+                last.append(field.text.format(text or number))
+        elif text:
+            parts.append(text)
+    if names.macro and not rest:
+        return names.macro.format(*parts, *last)
     found: list[tuple[int, str]] = []
     for number, name in names.bits:
         if rest & number == number:
@@ -220,6 +260,7 @@ class _Names(NamedTuple):
     fields: tuple[tuple[Field, dict[int, str]], ...]
     bits: tuple[tuple[int, str], ...]  # O_SYNC before O_DSYNC
     zero: str
+    macro: str
 
 
 _names: dict[type, _Names] = {}
@@ -235,7 +276,8 @@ def _order(cls: type[Flags]) -> _Names:
     bits = [(number, name) for number, name in first.items() if number]
     bits.sort(key=lambda item: -item[0].bit_count())
     named = tuple((each, {value: name for name, value in found.items()}) for each, found in inner)
-    return _Names(named, tuple(bits), first.get(0, "0"))
+    macro = _MACROS.get(cls.__name__, "")
+    return _Names(named, tuple(bits), first.get(0, "0"), macro)
 
 
 _SYNONYMS: Final = frozenset(("O_NDELAY",))

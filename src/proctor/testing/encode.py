@@ -11,16 +11,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from proctor.call.decode import sockaddr
-from proctor.call.decode.layouts import Structure
-from proctor.call.decode.structures import (
-    CloneArgs,
-    EpollEvent,
-    Limits,
-    MessageHeader,
-    MountAttributes,
-    OpenHow,
-)
+from proctor.call.decode import layouts, sockaddr
+from proctor.call.decode.structures import MessageHeader
 from proctor.call.decode.values import SignalSet, Timespec
 from proctor.syscalls.architectures import ARCHITECTURES
 from proctor.syscalls.signatures import POINTER_ROLES, Arg, Signature
@@ -48,25 +40,29 @@ def registers(
     :raises TypeError: too many values, a name the call does not have, or a value that means nothing
         there.
     """
+    base, made, left = known, [0] * 6, dict(named)
+    encoder = _Encoder(memory, known)
+    index = 0
+    while index < len(known.args):
+        arg = known.args[index]
+        if index < len(given):
+            if arg.name in left:
+                raise TypeError(f"{known.name} was given {arg.name!r} twice")
+            number = encoder.number(arg, given[index])
+        elif arg.name in left:
+            number = encoder.number(arg, left.pop(arg.name))
+        else:
+            number = encoder.implied(index)
+        _set(made, arg, number, known.abi)
+        index += 1
+        narrowed = base.of(made)  # what follows depends on it, if it is a command
+        known = encoder.known = base if narrowed.block is not None else narrowed
     if len(given) > len(known.args):
         raise TypeError(
             f"{known.name} has {len(known.args)} arguments ({_names(known)}), not {len(given)}"
         )
-    values = {arg.name: value for arg, value in zip(known.args, given, strict=False)}
-    for name, value in named.items():
-        if name not in known:
-            raise TypeError(f"{known.name} has no argument {name!r}; it has {_names(known)}")
-        if name in values:
-            raise TypeError(f"{known.name} was given {name!r} twice")
-        values[name] = value
-    encoder = _Encoder(memory, known)
-    made = [0] * 6
-    for index, arg in enumerate(known.args):
-        if arg.name in values:
-            number = encoder.number(arg, values[arg.name])
-        else:
-            number = encoder.implied(index)
-        _set(made, arg, number, known.abi)
+    if left:
+        raise TypeError(f"{known.name} has no argument {min(left)!r}; it has {_names(known)}")
     return tuple(made)  # type: ignore[return-value]
 
 
@@ -93,7 +89,6 @@ class _Encoder:
         self.memory = memory
         self.known = known
         self.end = ">" if ARCHITECTURES[known.abi].big_endian else "<"
-        self.word = known.word
         #: Argument → length in bytes, or count, of what was placed for it.
         self.lengths: dict[str, int] = {}
 
@@ -102,7 +97,7 @@ class _Encoder:
         arg = self.known.args[index]
         if arg.role in _COUNTS:
             for other in self.known.args:
-                if other.family == arg.name:
+                if other.counted_by == arg.name:
                     return self.lengths.get(other.name, 0)
         if arg.role == "size" and index:
             return self.lengths.get(self.known.args[index - 1].name, 0)
@@ -148,18 +143,19 @@ class _Encoder:
         if arg.role == "pointer" and isinstance(value, str):
             return encoded(value) + b"\0"
         if arg.role == "sockaddr":
-            return address(value, self.end)
-        if arg.role == "timespec":
-            return self.timespec(arg, value)
-        if isinstance(value, Mapping):
-            return self.fields(arg, value)
-        packed = self.structure(value)
-        if packed is None:
-            raise TypeError(f"{self.known.name}: {arg.name} ({arg.role}) cannot be {value!r}")
-        return packed
+            return sockaddr.encode(value, self.byteorder)
+        if arg.role == "array" and isinstance(value, Sequence):
+            return b"".join(self.element(arg, each) for each in value)
+        return self.element(arg, value)
+
+    @property
+    def byteorder(self) -> str:
+        return "little" if self.end == "<" else "big"
 
     def pointer(self, *numbers: int) -> bytes:
-        return struct.pack(f"{self.end}{len(numbers)}{'I' if self.word == 4 else 'Q'}", *numbers)
+        return struct.pack(
+            f"{self.end}{len(numbers)}{'I' if self.known.word == 4 else 'Q'}", *numbers
+        )
 
     def strings(self, arg: Arg, value: Any) -> int:
         if isinstance(value, (str, bytes)):
@@ -181,112 +177,42 @@ class _Encoder:
         flat = [number for pair in pairs for number in pair]
         return self.memory.place(self.pointer(*flat)) if pairs else 0
 
-    def timespec(self, arg: Arg, value: Any) -> bytes:
+    def element(self, arg: Arg, value: Any) -> bytes:
+        """One structure, or number, by its fields (the others are 0) or as it is decoded."""
+        family = (arg.family or "").partition(".")[0]
         if isinstance(value, float):
             value = Timespec(int(value // 1), int(value % 1 * 1e9))
-        short = self.known.time32 and arg.family != "timespec64"
-        return struct.pack(self.end + ("ii" if short else "qq"), *value)
-
-    def fields(self, arg: Arg, value: Mapping[str, Any]) -> bytes:
-        """A structure by its fields; the others are 0."""
-        from proctor.call.decode import layouts
-
-        family = arg.family or ""
-        if arg.role != "struct" or not layouts.exists(family):
-            raise TypeError(f"{self.known.name}: {arg.name} has no fields by name: pass bytes")
+        if isinstance(value, MessageHeader):
+            value = self.message(value)
+        if isinstance(value, SignalSet):
+            return struct.pack(self.end + "Q", value)
+        number = layouts.number(family, self.known)
+        if number is not None and isinstance(value, int):
+            return number.pack(value)
+        if arg.role not in ("struct", "array", "inout") or not layouts.exists(family):
+            if isinstance(value, Mapping):
+                raise TypeError(f"{self.known.name}: {arg.name} has no fields by name: pass bytes")
+            raise TypeError(f"{self.known.name}: {arg.name} ({arg.role}) cannot be {value!r}")
         made = layouts.layout(family, self.known)
+        if not isinstance(value, (Mapping, tuple)):
+            raise TypeError(f"{self.known.name}: {arg.name} ({arg.role}) cannot be {value!r}")
         try:
-            return made.pack(value)
+            return made.pack(made.named(value))
         except KeyError as missing:
             has = ", ".join(field.name for field in made.shown)
             raise TypeError(f"struct {family} has no field {missing}; it has {has}") from None
+        except ValueError as wrong:
+            raise TypeError(f"struct {family}: {wrong}") from None
 
-    def structure(self, value: Any) -> bytes | None:
-        end, word = self.end, self.word
-        if isinstance(value, SignalSet):
-            return struct.pack(end + "Q", value)
-        if isinstance(value, Structure):
-            return value.pack()
-        if isinstance(value, OpenHow):
-            return struct.pack(end + "3Q", *map(int, value))
-        if isinstance(value, CloneArgs):
-            return struct.pack(end + "11Q", *map(int, value))
-        if isinstance(value, MountAttributes):
-            return struct.pack(end + "4Q", *map(int, value))
-        if isinstance(value, Limits):
-            wide = word == 8 or self.known.name == "prlimit64"
-            if not wide:  # "no limit" is all ones in either width
-                return struct.pack(end + "2I", *(number & 0xFFFFFFFF for number in value))
-            return struct.pack(end + "2Q", *value)
-        if isinstance(value, EpollEvent):
-            packed = self.known.abi in ("x86_64", "x32", "i386")
-            return struct.pack(end + ("IQ" if packed else "I4xQ"), *value)
-        if isinstance(value, MessageHeader):
-            to = address(value.address, end) if value.address is not None else b""
-            iov = self.vector(value.iov)
-            layout = "IiIIIII" if word == 4 else "Qi4xQQQQI4x"
-            return struct.pack(
-                end + layout,
-                self.memory.place(to) if to else 0,
-                len(to),
-                self.pairs(iov),
-                len(iov),
-                value.control,
-                value.controllen,
-                value.flags,
-            )
-        return None
-
-
-def address(value: Any, end: str = "<") -> bytes:
-    """A socket address as the target has it in memory.
-
-    :param value: one of :mod:`proctor.call.decode.sockaddr`'s values, or ``(host, port)`` for AF_INET and,
-        with a colon in the host, AF_INET6.
-    """
-    if isinstance(value, sockaddr.UnixAddress):
-        lead = b"\0" if value.kind == "abstract" else b""
-        close = b"\0" if value.kind == "pathname" else b""
-        return struct.pack(end + "H", sockaddr.AF_UNIX) + lead + value.path + close
-    if isinstance(value, sockaddr.NetlinkAddress):
-        return struct.pack(end + "HHII", sockaddr.AF_NETLINK, 0, value.pid, value.groups)
-    if isinstance(value, sockaddr.PacketAddress):
-        head = struct.pack(end + "H", sockaddr.AF_PACKET) + struct.pack(">H", value.protocol)
-        tail = struct.pack(
-            end + "iHBB", value.ifindex, value.hatype, value.pkttype, len(value.address)
-        )
-        return head + tail + value.address.ljust(8, b"\0")
-    if isinstance(value, sockaddr.VsockAddress):
-        family = sockaddr.AF_VSOCK
-        return struct.pack(end + "HHIIB3x", family, 0, value.port, value.cid, value.flags)
-    if isinstance(value, sockaddr.RawAddress):
-        return (struct.pack(end + "H", value.family) if value.family >= 0 else b"") + value.data
-    if isinstance(value, sockaddr.Inet6Address):
-        return _inet6(value, end)
-    if isinstance(value, sockaddr.InetAddress):
-        return _inet(value, end)
-    if isinstance(value, tuple) and len(value) == 2:
-        host, port = value
-        if ":" in host:
-            return _inet6(sockaddr.Inet6Address(host, port), end)
-        return _inet(sockaddr.InetAddress(host, port), end)
-    raise TypeError(
-        f"{value!r} is no socket address: pass (host, port), bytes, or a value of "
-        "proctor.call.decode.sockaddr"
-    )
-
-
-def _inet(value: sockaddr.InetAddress, end: str) -> bytes:
-    from ipaddress import IPv4Address
-
-    head = struct.pack(end + "H", sockaddr.AF_INET) + struct.pack(">H", value.port)
-    return head + IPv4Address(value.host).packed + bytes(8)
-
-
-def _inet6(value: sockaddr.Inet6Address, end: str) -> bytes:
-    from ipaddress import IPv6Address
-
-    head = struct.pack(end + "H", sockaddr.AF_INET6) + struct.pack(
-        ">HI", value.port, value.flowinfo
-    )
-    return head + IPv6Address(value.host).packed + struct.pack(end + "I", value.scope_id)
+    def message(self, value: MessageHeader) -> dict[str, int]:
+        to = sockaddr.encode(value.address, self.byteorder) if value.address is not None else b""
+        iov = self.vector(value.iov)
+        return {
+            "msg_name": self.memory.place(to) if to else 0,
+            "msg_namelen": len(to),
+            "msg_iov": self.pairs(iov),
+            "msg_iovlen": len(iov),
+            "msg_control": value.control,
+            "msg_controllen": value.controllen,
+            "msg_flags": value.flags,
+        }

@@ -16,8 +16,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from proctor.call.decode.values import (
+    NO_LIMIT,
     Address,
     FileTime,
+    Limits,
     Mode,
     SignalSet,
     Timespec,
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 PAGE_SIZE: Final = 4096
 #: Longest string that a structure points to and that is no path; of a longer one the address stays.
 TEXT_MAX: Final = 128
-NO_LIMIT: Final = 0xFFFFFFFFFFFFFFFF  #: RLIM64_INFINITY
 
 _CODES: Final = {
     "i8": "b", "u8": "B", "i16": "h", "u16": "H", "i32": "i", "u32": "I", "i64": "q", "u64": "Q",
@@ -46,6 +47,8 @@ _KINDS: Final[dict[str, type[Any]]] = {
     "timespec64": Timespec,
     "file_time": FileTime,
     "file_time64": FileTime,
+    "rlimit": Limits,
+    "rlimit64": Limits,
 }
 _WORDS: Final = {"long": "iq", "ulong": "IQ", "ptr": "IQ"}
 
@@ -73,7 +76,9 @@ class Layout(NamedTuple):
     shown: tuple[Field, ...]
     order: tuple[int, ...]  #: in which they are written
     kind: type[Any]
-    first: int  #: size of the first published version, of a structure that grew
+    first: (
+        int | None
+    )  #: of a structure that grew, the size of its first version; 0: not all is known
 
     def value(self, data: bytes, memory: MemoryPort | None = None) -> Any:
         """The structure in ``data``; bytes that are missing at its end are zero.
@@ -195,12 +200,6 @@ def _both(value: int) -> str:
     return f"sival_int={low - (low >> 31 << 32)}, sival_ptr={Address(value)}"
 
 
-def _limit(number: int) -> str:
-    if number == NO_LIMIT:
-        return "RLIM64_INFINITY"
-    return f"{number // 1024}*1024" if number > 1024 and number % 1024 == 0 else str(number)
-
-
 #: How numbers are written that are not decimal.
 _TEXTS: Final[dict[str, Callable[[int], str]]] = {
     "ptr": lambda value: str(Address(value)),
@@ -213,7 +212,6 @@ _TEXTS: Final[dict[str, Callable[[int], str]]] = {
     "version": lambda v: f"KERNEL_VERSION({v >> 16}, {v >> 8 & 0xFF}, {v & 0xFF})",
     "epoll": lambda value: f"{{u32={value & 0xFFFFFFFF}, u64={value}}}",
     "sival": lambda value: f"{{{_both(value)}}}",
-    "limit": _limit,
 }
 
 
@@ -277,6 +275,17 @@ def _layout(name: str, abi: str, word: int) -> Layout:
     return found
 
 
+def number(kind: str, known: Signature) -> struct.Struct | None:
+    """How a number of this type is written; None if it is a structure."""
+    kind = kind.partition(".")[0]
+    code = _CODES.get(kind) or _WORDS.get(kind, "  ")[known.word == 8]
+    return None if code == " " else struct.Struct(_end(known.abi) + code)
+
+
+def _end(abi: str) -> str:
+    return ">" if ARCHITECTURES[abi].big_endian else "<"
+
+
 def pack(name: str, known: Signature | str, /, **values: Any) -> bytes:
     """The bytes of structure ``name`` with these fields, the others 0: what decoding takes apart.
 
@@ -292,18 +301,19 @@ def pack(name: str, known: Signature | str, /, **values: Any) -> bytes:
 def _make(name: str, abi: str, word: int) -> Layout:
     table = _table()
     line = table.get(f"{name}@{abi}") or table[name]
-    end = ">" if ARCHITECTURES[abi].big_endian else "<"
+    end = _end(abi)
     shown: list[Field] = []
     order: list[str] = []
-    at, widest, most, first = 0, 1, 8, 0
+    at, widest, most = 0, 1, 8
+    first: int | None = None
     for item in line.split():
         head, _, rest = item.partition(":")
         if head[0] == ">":
             order.append(head[1:])
             continue
         if not rest:  # what holds for the whole structure: packed=ALIGNMENT, first=SIZE
-            word_, _, number = head.partition("=")
-            most, first = (int(number), first) if word_ == "packed" else (most, int(number))
+            key, _, value = head.partition("=")
+            most, first = (int(value), first) if key == "packed" else (most, int(value))
             continue
         rest, _, when = rest.partition("~")
         optional = rest.endswith("?")

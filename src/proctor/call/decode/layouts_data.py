@@ -12,7 +12,8 @@
   :func:`proctor.syscalls.flags.when`.  A name that begins with ``_`` is padding, or what only the
   kernel writes.  ``>name`` has that field written there, before others.
 
-``packed=N`` bounds the alignment, ``first=N`` is the size of the first version of a structure that grew.
+``packed=N`` bounds the alignment, ``first=N`` is the size of the first version of a structure that grew
+(0: of one that has more than is told here).
 A structure that some architectures have otherwise has their names behind an ``@``.  Alignment is the
 architecture's: on i386 a 64-bit number is aligned to 4.  Sources: the headers of ``include/uapi`` that
 the manual pages of the calls name (``asm/stat.h`` and ``asm/statfs.h`` of each architecture), and
@@ -96,46 +97,47 @@ pollfd: fd:i32 events:i16/PollEvent? _revents:i16
 sembuf: sem_num:u16 sem_op:i16 sem_flg:i16/SemFlag
 futex_waitv: val:u64/hex uaddr:u64/hex flags:u32/FutexWaitvFlag _reserved:u32
 handle_size: handle_bytes:u32
+file_handle: handle_bytes:u32 handle_type:i32
 mnt_id_req: first=24 size:u32 mnt_ns_fd:u32? mnt_id:u64/hex param:u64/hex mnt_ns_id:u64/hex?
 xattr_args: first=16 value:u64/hex size:u32 flags:u32/XattrFlag
 file_attr: first=24 fa_xflags:u64/hex fa_extsize:u32 fa_nextents:u32 fa_projid:u32 fa_cowextsize:u32
 cachestat_range: off:u64 len:u64
-bpf_map_create: map_type:u32/BpfMapType key_size:u32 value_size:u32 max_entries:u32
+bpf_map_create: first=0 map_type:u32/BpfMapType key_size:u32 value_size:u32 max_entries:u32
  map_flags:u32/BpfMapFlag inner_map_fd:u32 numa_node:u32? map_name:char*16 map_ifindex:u32
  btf_fd:u32? btf_key_type_id:u32? btf_value_type_id:u32? btf_vmlinux_value_type_id:u32?
  map_extra:u64? value_type_btf_obj_fd:i32? map_token_fd:i32?
-bpf_map_elem: map_fd:u32 key:u64/ptr value:u64/ptr flags:u64/BpfElemFlag
-bpf_map_next_key: map_fd:u32 key:u64/ptr next_key:u64/ptr
-bpf_map_batch: in_batch:u64/hex out_batch:u64/hex keys:u64/hex values:u64/hex count:u32 map_fd:u32
+bpf_map_elem: first=0 map_fd:u32 key:u64/ptr value:u64/ptr flags:u64/BpfElemFlag
+bpf_map_next_key: first=0 map_fd:u32 key:u64/ptr next_key:u64/ptr
+bpf_map_batch: first=0 in_batch:u64/hex out_batch:u64/hex keys:u64/hex values:u64/hex count:u32 map_fd:u32
  elem_flags:u64/BpfElemFlag flags:u64/hex
-bpf_prog_load: prog_type:u32/BpfProgType insn_cnt:u32 insns:u64/ptr license:u64/text log_level:u32
+bpf_prog_load: first=0 prog_type:u32/BpfProgType insn_cnt:u32 insns:u64/ptr license:u64/text log_level:u32
  log_size:u32 log_buf:u64/ptr kern_version:u32/version prog_flags:u32/BpfProgFlag
  prog_name:char*16 prog_ifindex:u32 expected_attach_type:u32/BpfAttachType prog_btf_fd:u32?
  func_info_rec_size:u32? func_info:u64/hex? func_info_cnt:u32? line_info_rec_size:u32?
  line_info:u64/hex? line_info_cnt:u32? attach_btf_id:u32? attach_prog_fd:u32? core_relo_cnt:u32?
  fd_array:u64/hex? core_relos:u64/hex? core_relo_rec_size:u32? log_true_size:u32? prog_token_fd:i32?
-bpf_obj: pathname:u64/path bpf_fd:u32 file_flags:u32/BpfMapFlag path_fd:i32?
-bpf_prog_attach: target_fd:u32 attach_bpf_fd:u32 attach_type:u32/BpfAttachType
+bpf_obj: first=0 pathname:u64/path bpf_fd:u32 file_flags:u32/BpfMapFlag path_fd:i32?
+bpf_prog_attach: first=0 target_fd:u32 attach_bpf_fd:u32 attach_type:u32/BpfAttachType
  attach_flags:u32/BpfAttachFlag replace_bpf_fd:u32? relative_fd:u32? expected_revision:u64?
-bpf_prog_detach: target_fd:u32 attach_bpf_fd:u32 attach_type:u32/BpfAttachType
-bpf_next_id: start_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
-bpf_prog_fd: prog_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
-bpf_map_fd: map_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
-bpf_btf_fd: btf_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
-bpf_link_fd: link_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
-bpf_info: bpf_fd:u32 info_len:u32 info:u64/ptr
-bpf_prog_query: target_fd:u32 attach_type:u32/BpfAttachType query_flags:u32/hex
+bpf_prog_detach: first=0 target_fd:u32 attach_bpf_fd:u32 attach_type:u32/BpfAttachType
+bpf_next_id: first=0 start_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
+bpf_prog_fd: first=0 prog_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
+bpf_map_fd: first=0 map_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
+bpf_btf_fd: first=0 btf_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
+bpf_link_fd: first=0 link_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
+bpf_info: first=0 bpf_fd:u32 info_len:u32 info:u64/ptr
+bpf_prog_query: first=0 target_fd:u32 attach_type:u32/BpfAttachType query_flags:u32/hex
  attach_flags:u32/BpfAttachFlag prog_ids:u64/ptr prog_cnt:u32
-bpf_raw_tracepoint: name:u64/text prog_fd:u32 _pad:u32 cookie:u64?
-bpf_btf_load: btf:u64/ptr btf_log_buf:u64/ptr btf_size:u32 btf_log_size:u32 btf_log_level:u32
-bpf_freeze: map_fd:u32
-bpf_link_create: prog_fd:u32 target_fd:u32 attach_type:u32/BpfAttachType flags:u32/hex
-bpf_link_update: link_fd:u32 new_prog_fd:u32 flags:u32/hex old_prog_fd:u32
-bpf_link_detach: link_fd:u32
-bpf_enable_stats: type:u32
-bpf_iter_create: link_fd:u32 flags:u32/hex
-bpf_prog_bind_map: prog_fd:u32 map_fd:u32 flags:u32/hex
-bpf_token_create: flags:u32/hex bpffs_fd:u32
+bpf_raw_tracepoint: first=0 name:u64/text prog_fd:u32 _pad:u32 cookie:u64?
+bpf_btf_load: first=0 btf:u64/ptr btf_log_buf:u64/ptr btf_size:u32 btf_log_size:u32 btf_log_level:u32
+bpf_freeze: first=0 map_fd:u32
+bpf_link_create: first=0 prog_fd:u32 target_fd:u32 attach_type:u32/BpfAttachType flags:u32/hex
+bpf_link_update: first=0 link_fd:u32 new_prog_fd:u32 flags:u32/hex old_prog_fd:u32
+bpf_link_detach: first=0 link_fd:u32
+bpf_enable_stats: first=0 type:u32
+bpf_iter_create: first=0 link_fd:u32 flags:u32/hex
+bpf_prog_bind_map: first=0 prog_fd:u32 map_fd:u32 flags:u32/hex
+bpf_token_create: first=0 flags:u32/hex bpffs_fd:u32
 iovec: iov_base:ptr iov_len:ulong
 msghdr: msg_name:ptr msg_namelen:i32 msg_iov:ptr msg_iovlen:ulong msg_control:ptr
  msg_controllen:ulong msg_flags:u32/MsgFlag
@@ -191,12 +193,3 @@ statfs@s390x: f_type:u32/hex f_bsize:u32 f_blocks:u64 f_bfree:u64 f_bavail:u64 f
 statfs64: packed=4 f_type:u32/hex f_bsize:u32 f_blocks:u64 f_bfree:u64 f_bavail:u64 f_files:u64
  f_ffree:u64 f_fsid:i32*2 f_namelen:u32 f_frsize:u32 f_flags:u32/hex _spare:u32*4
 """
-
-#: What ``union bpf_attr`` is for each command of bpf(2).
-BPF_COMMANDS: Final = (
-    "map_create", "map_elem", "map_elem", "map_elem", "map_next_key", "prog_load", "obj", "obj",
-    "prog_attach", "prog_detach", "", "next_id", "next_id", "prog_fd", "map_fd", "info",
-    "prog_query", "raw_tracepoint", "btf_load", "btf_fd", "", "map_elem", "freeze", "next_id",
-    "map_batch", "map_batch", "map_batch", "map_batch", "link_create", "link_update", "link_fd",
-    "next_id", "enable_stats", "iter_create", "link_detach", "prog_bind_map", "token_create",
-)  # fmt: skip

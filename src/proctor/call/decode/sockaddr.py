@@ -1,13 +1,14 @@
-"""Socket addresses as values.
+"""Socket addresses as values, and as bytes again.
 
 :func:`decode` takes the bytes the kernel would copy and never raises: what does not fit its
-family is a :class:`RawAddress`.  Sources: unix(7), ip(7), ipv6(7), netlink(7), packet(7), vsock(7).
+family is a :class:`RawAddress`.  :func:`encode` is the inverse, for calls that are answered with an
+address.  Their text is strace's.  Sources: unix(7), ip(7), ipv6(7), netlink(7), packet(7), vsock(7).
 """
 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, Union
 
 from proctor.words import c_string
 
@@ -32,12 +33,6 @@ class UnixAddress(NamedTuple):
 
     def __str__(self) -> str:
         if self.kind == "unnamed":
-            return "{AF_UNIX}"
-        return f"{{AF_UNIX, {'@' if self.kind == 'abstract' else ''}{c_string(self.path)}}}"
-
-    def strace(self) -> str:
-        """As strace writes it."""
-        if self.kind == "unnamed":
             return "{sa_family=AF_UNIX}"
         at = "@" if self.kind == "abstract" else ""
         return f"{{sa_family=AF_UNIX, sun_path={at}{c_string(self.path)}}}"
@@ -51,10 +46,6 @@ class InetAddress(NamedTuple):
     family: int = AF_INET
 
     def __str__(self) -> str:
-        return f"{{AF_INET, {self.host}:{self.port}}}"
-
-    def strace(self) -> str:
-        """As strace writes it."""
         return (
             f'{{sa_family=AF_INET, sin_port=htons({self.port}), sin_addr=inet_addr("{self.host}")}}'
         )
@@ -70,11 +61,6 @@ class Inet6Address(NamedTuple):
     family: int = AF_INET6
 
     def __str__(self) -> str:
-        scope = f"%{self.scope_id}" if self.scope_id else ""
-        return f"{{AF_INET6, [{self.host}{scope}]:{self.port}}}"
-
-    def strace(self) -> str:
-        """As strace writes it."""
         return (
             f"{{sa_family=AF_INET6, sin6_port=htons({self.port}), "
             f"sin6_flowinfo=htonl({self.flowinfo}), "
@@ -90,10 +76,6 @@ class NetlinkAddress(NamedTuple):
     family: int = AF_NETLINK
 
     def __str__(self) -> str:
-        return f"{{AF_NETLINK, pid={self.pid}, groups={self.groups:#x}}}"
-
-    def strace(self) -> str:
-        """As strace writes it."""
         groups = f"{self.groups:#08x}" if self.groups else "00000000"
         return f"{{sa_family=AF_NETLINK, nl_pid={self.pid}, nl_groups={groups}}}"
 
@@ -109,10 +91,6 @@ class PacketAddress(NamedTuple):
     family: int = AF_PACKET
 
     def __str__(self) -> str:
-        return f"{{AF_PACKET, protocol={self.protocol:#06x}, ifindex={self.ifindex}}}"
-
-    def strace(self) -> str:
-        """As strace writes it."""
         octets = ", ".join(f"{byte:#04x}" for byte in self.address)
         return (
             f"{{sa_family=AF_PACKET, sll_protocol=htons({_named('EtherType', self.protocol)}), "
@@ -131,10 +109,6 @@ class VsockAddress(NamedTuple):
     family: int = AF_VSOCK
 
     def __str__(self) -> str:
-        return f"{{AF_VSOCK, cid={self.cid}, port={self.port}}}"
-
-    def strace(self) -> str:
-        """As strace writes it."""
         flags = "VMADDR_FLAG_TO_HOST" if self.flags == 1 else f"{self.flags:#x}"
         return (
             f"{{sa_family=AF_VSOCK, svm_cid={_CIDS.get(self.cid) or f'{self.cid:#x}'}, "
@@ -151,10 +125,6 @@ class RawAddress(NamedTuple):
     data: bytes
 
     def __str__(self) -> str:
-        return f"{{family={self.family}, {c_string(self.data, 32)}}}"
-
-    def strace(self) -> str:
-        """As strace writes it."""
         if self.family < 0:
             return f"{{{c_string(self.data, 32)}}}"
         return f"{{sa_family={_named('AddressFamily', self.family)}, sa_data={c_string(self.data, 128)}}}"
@@ -245,3 +215,65 @@ def _ipv6(packed: bytes) -> str:
     head = ":".join(f"{w:x}" for w in words[:best])
     tail = ":".join(f"{w:x}" for w in words[best + length :])
     return f"{head}::{tail}"
+
+
+def encode(value: Any, byteorder: str = "little") -> bytes:
+    """The bytes of an address, as many as its length is; a pathname with its NUL.
+
+    :param value: one of the values of this module, or ``(host, port)`` for AF_INET and, with a colon in
+        the host, AF_INET6.
+    :param byteorder: of the caller's machine.
+    :raises TypeError: something else.
+    :raises ValueError: a host that is no address, or a number that does not fit.
+    """
+    try:
+        return _encoded(value, "<" if byteorder == "little" else ">")
+    except struct.error as error:
+        raise ValueError(f"{value!r}: {error}") from None
+
+
+def _encoded(value: Any, end: str) -> bytes:
+    if isinstance(value, UnixAddress):
+        lead = b"\0" if value.kind == "abstract" else b""
+        close = b"\0" if value.kind == "pathname" and len(value.path) < 108 else b""
+        return struct.pack(end + "H", AF_UNIX) + lead + value.path + close
+    if isinstance(value, NetlinkAddress):
+        return struct.pack(end + "HHII", AF_NETLINK, 0, value.pid, value.groups)
+    if isinstance(value, PacketAddress):
+        head = struct.pack(end + "H", AF_PACKET) + struct.pack(">H", value.protocol)
+        tail = struct.pack(
+            end + "iHBB", value.ifindex, value.hatype, value.pkttype, len(value.address)
+        )
+        return head + tail + value.address.ljust(8, b"\0")
+    if isinstance(value, VsockAddress):
+        family = AF_VSOCK
+        return struct.pack(end + "HHIIB3x", family, 0, value.port, value.cid, value.flags)
+    if isinstance(value, RawAddress):
+        return (struct.pack(end + "H", value.family) if value.family >= 0 else b"") + value.data
+    if isinstance(value, Inet6Address):
+        return _inet6(value, end)
+    if isinstance(value, InetAddress):
+        return _inet(value, end)
+    if isinstance(value, tuple) and len(value) == 2:
+        host, port = value
+        if ":" in host:
+            return _inet6(Inet6Address(host, port), end)
+        return _inet(InetAddress(host, port), end)
+    raise TypeError(
+        f"{value!r} is no socket address: pass (host, port), bytes, or a value of "
+        "proctor.call.decode.sockaddr"
+    )
+
+
+def _inet(value: InetAddress, end: str) -> bytes:
+    from ipaddress import IPv4Address
+
+    head = struct.pack(end + "H", AF_INET) + struct.pack(">H", value.port)
+    return head + IPv4Address(value.host).packed + bytes(8)
+
+
+def _inet6(value: Inet6Address, end: str) -> bytes:
+    from ipaddress import IPv6Address
+
+    head = struct.pack(end + "H", AF_INET6) + struct.pack(">HI", value.port, value.flowinfo)
+    return head + IPv6Address(value.host).packed + struct.pack(end + "I", value.scope_id)

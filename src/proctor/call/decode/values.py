@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from proctor.syscalls import flags
+
 S_IFMT: Final = 0o170000
+NO_LIMIT: Final = 0xFFFFFFFFFFFFFFFF  #: RLIM64_INFINITY
 UTIME_NOW: Final = 0x3FFFFFFF
 UTIME_OMIT: Final = 0x3FFFFFFE
-_TYPES: Final = {
-    0o140000: "S_IFSOCK",
-    0o120000: "S_IFLNK",
-    0o100000: "S_IFREG",
-    0o060000: "S_IFBLK",
-    0o040000: "S_IFDIR",
-    0o020000: "S_IFCHR",
-    0o010000: "S_IFIFO",
-}
 
 
 class Mode(int):
@@ -40,12 +34,10 @@ class Mode(int):
         return self & S_IFMT in (0o020000, 0o060000)
 
     def __str__(self) -> str:
-        kind = self & S_IFMT
-        if not kind:
+        kind = flags.decode("FileType", self & S_IFMT)
+        if type(kind) is int:  # none, or one that there is not
             return f"0{int(self):02o}"
-        if kind not in _TYPES:
-            return f"0{int(self):o}"
-        return f"{_TYPES[kind]}|0{self & 0o7777:03o}"
+        return f"{kind}|0{self & 0o7777:03o}"
 
     def __repr__(self) -> str:
         return f"<Mode {self}>"
@@ -108,6 +100,22 @@ class FileTime(Timespec):
         return "UTIME_OMIT" if self.nsec == UTIME_OMIT else super().__str__()
 
 
+class Limits(NamedTuple):
+    """``struct rlimit``: soft and hard limit, unsigned; all ones is "no limit"."""
+
+    soft: int
+    hard: int
+
+    def __str__(self) -> str:
+        return f"{{rlim_cur={_limit(self.soft)}, rlim_max={_limit(self.hard)}}}"
+
+
+def _limit(number: int) -> str:
+    if number == NO_LIMIT:
+        return "RLIM64_INFINITY"
+    return f"{number // 1024}*1024" if number > 1024 and number % 1024 == 0 else str(number)
+
+
 class Address(int):
     """An address that is not followed."""
 
@@ -118,6 +126,22 @@ class Address(int):
 
     def __repr__(self) -> str:
         return f"<Address {self}>"
+
+
+class CapabilitySet(int):
+    """Capabilities as bits: bit 21 is CAP_SYS_ADMIN."""
+
+    __slots__ = ()
+
+    def __contains__(self, number: int) -> bool:
+        return number >= 0 and bool(self >> number & 1)
+
+    def __str__(self) -> str:
+        found = [flags.decode("Capability", bit) for bit in range(64) if self >> bit & 1]
+        return "|".join(f"1<<{each}" for each in found) or "0"
+
+    def __repr__(self) -> str:
+        return f"<CapabilitySet {self}>"
 
 
 class SignalSet(int):
@@ -143,8 +167,6 @@ class SignalSet(int):
 
 def signal_name(number: int) -> str:
     """A signal as the kernel counts them (libc keeps two real-time signals for itself)."""
-    from proctor.syscalls import flags
-
     known = flags.decode("Signal", number)
     if known is not number and str(known).startswith("SIG"):
         return str(known)

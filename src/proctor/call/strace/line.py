@@ -1,5 +1,8 @@
 """A call as text, the way strace writes it.
 
+The signature says what the arguments are, and each is written by its role and its family; nothing here
+knows a call by its name but clone, whose arguments strace labels.
+
 What differs from strace, and why: what cannot be read has the errno behind its address; device
 numbers are ``major:minor``, as rules have them; nothing is said of what only the kernel writes; and
 numbers without a name have no comment.  Environments are only counted, and what keys are made of is not
@@ -9,207 +12,134 @@ shown, since logs are read by others.  The text is one line of printable ASCII o
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from proctor.call.decode import argument as decode
+from proctor.call.decode import argument
+from proctor.call.decode.argument import STRING_LIMITS
 from proctor.call.decode.values import Address, signal_name
+from proctor.call.strace import memory
+from proctor.call.strace.memory import Reader, value_text
 from proctor.errors import CallError
-from proctor.words import c_string
+from proctor.syscalls import flags
+from proctor.syscalls.signatures import READ_ROLES
 
 if TYPE_CHECKING:
-    from proctor.call.call import Call
-    from proctor.call.decode.structures import Frame
+    from proctor.call.decode.frame import Frame
     from proctor.syscalls.signatures import Arg
 
 AT_FDCWD: Final = -100
-SHOWN: Final = 32  #: elements of an array, and bytes of data
 PART_MAX: Final = 4200  #: characters of one argument
 LINE_MAX: Final = 6 * (PART_MAX + 5) + 64  #: characters of a line
 
-_MAKES_A_FILE: Final = 0o100 | 0o20000000  # O_CREAT, and the bit that makes O_TMPFILE
-#: Calls that take some of open's flags, but open nothing.
-_NO_ACCESS_MODE: Final = frozenset(("delete_module", "dup3", "memfd_secret", "pipe2"))
 #: Families whose other numbers are ids, not commands.
-_DECIMAL: Final = frozenset(("KeySpec", "Signal"))
+_DECIMAL: Final = frozenset(("KeySpec", "Signal", "Tracer"))
+_DIRECTIONS: Final = ("_IOC_NONE", "_IOC_WRITE", "_IOC_READ", "_IOC_READ|_IOC_WRITE")
+#: What strace calls clone's arguments, in its order.
+_CLONE: Final = {
+    "stack": "child_stack", "flags": "flags", "parent_tid": "parent_tid", "tls": "tls",
+    "child_tid": "child_tidptr",
+}  # fmt: skip
 
-#: A call's name and its arguments.
-Parts = tuple[str, list[str]]
-Special = Callable[["View"], Parts]
 
-
-def line(call: Call, *, read: bool) -> str:
+def line(frame: Frame, *, read: bool) -> str:
     """``name(argument, ...)``.
 
     :param read: whether the caller's memory may be read; without, pointers that were not decoded
         before are shown as addresses.
     """
-    if call.signature is None:
-        return f"{call.name}({', '.join(f'{number:#x}' for number in call.registers)})"
-    from proctor.call.strace import calls as text_calls
-
-    view = View(call, read)
-    name = call.name
-    special = text_calls.CALLS.get(name)
-    if special is None:
-        parts = [view.text(arg) for arg in call.signature.args if _counts(view, arg)]
-    else:
-        name, parts = special(view)
-    cut = [part if len(part) <= PART_MAX else part[:PART_MAX] + "..." for part in parts]
-    return f"{name}({', '.join(cut)})"
-
-
-def _counts(view: View, arg: Arg) -> bool:
-    """Whether the kernel looks at an argument: open(2) does not at the mode unless it makes a file."""
-    name = view.call.name
-    if arg.role in ("mode", "struct") and name in ("open", "openat", "mq_open"):
-        flags = view.number("oflag" if name == "mq_open" else "flags")
-        return bool(flags & (0o100 if name == "mq_open" else _MAKES_A_FILE))
-    if arg.role == "dev" and arg.name == "dev" and name in ("mknod", "mknodat"):
-        return view.number("mode") & 0o170000 in (0o020000, 0o060000)
-    return True
-
-
-class View:
-    """One call while its line is written: its numbers, and its memory as far as that may be read."""
-
-    def __init__(self, call: Call, read: bool) -> None:
-        self.call = call
-        self.read = read
-        signature = call.signature
-        assert signature is not None
-        self.signature = signature
-
-    def number(self, name: str) -> int:
-        """An argument as a number."""
-        arg = self.signature.arg(name)
-        assert arg is not None
-        return arg.value(self.call.registers)
-
-    @property
-    def frame(self) -> Frame:
-        """What reading needs."""
-        frame: Frame = self.call._frame()
-        return frame
-
-    def try_to(self, address: int, work: Callable[[], str]) -> str:
-        """What ``work`` makes of memory; the address and why where that cannot be read."""
-        if not address or not self.read:
-            return str(Address(address))
+    reader = Reader(frame, read)
+    unread = ""
+    if frame.signature.block is not None and read:
         try:
-            return work()
+            frame.settle()
         except (CallError, OSError) as error:
-            code = getattr(error, "errno", None)
-            why = errno.errorcode.get(code, "?") if isinstance(code, int) else type(error).__name__
-            return f"{address:#x} ({why})"
-
-    def structure(self, name: str, address: int) -> str:
-        """A structure of :mod:`proctor.call.decode.layouts_data` at an address."""
-        from proctor.call.decode.structures import tabled
-
-        return self.try_to(address, lambda: str(tabled(name, self.frame, address)))
-
-    def one(self, kind: str, address: int) -> str:
-        """One number at an address: ``[5]``."""
-        from proctor.call.strace import memory as text_memory
-
-        return self.try_to(address, lambda: text_memory.elements(self, kind, address, 1))
-
-    def all(self) -> list[str]:
-        """Every argument."""
-        return [self.text(arg) for arg in self.signature.args]
-
-    def named(self, name: str) -> str:
-        """One argument, by name."""
-        arg = self.signature.arg(name)
-        assert arg is not None
-        return self.text(arg)
-
-    def text(self, arg: Arg) -> str:
-        """One argument."""
-        call = self.call
-        number = arg.value(call.registers)
-        role, family = arg.role, arg.family
-        if decode.is_followed(arg):
-            return self._pointed(arg, number)
-        if role == "pointer" and family is not None:
-            from proctor.call.strace import memory as text_memory
-
-            return text_memory.shown(self, family, number)
-        if role in ("pointer", "address", "struct"):
-            return str(Address(number))
-        if role == "dirfd" and number == AT_FDCWD:
-            return "AT_FDCWD"
-        if role in ("uid", "gid") and number == 0xFFFFFFFF:
-            return "-1"
-        if role == "ulong" and number > 0xFFFF:
-            return f"{number:#x}"
-        if role == "mode" and self.call.name not in ("mknod", "mknodat"):
-            return f"0{number:02o}"  # its type counts for nothing
-        if role == "signal":
-            return signal_name(number) if number else "0"
-        if role in ("cmd", "flags", "clock") and family is not None:
-            text = self.word(family, number)
-            if family == "OpenFlag" and call.name in _NO_ACCESS_MODE:
-                text = text.removeprefix("O_RDONLY|") if number else "0"
-            return text
-        return str(decode.plain(arg, number, call.abi))
-
-    def word(self, family: str, number: int) -> str:
-        """A number by its name in a family."""
-        from proctor.syscalls import flags
-
-        found = flags.decode(family, number, self.call.abi)
-        if type(found) is not int:
-            return str(found)
-        if family in _DECIMAL:
-            return str(number)
-        return f"{number if number >= 0 else number & 0xFFFFFFFF:#x}"
-
-    def _pointed(self, arg: Arg, number: int) -> str:
-        if not number and arg.role in ("path", "string", "strings", "struct", "timespec"):
-            return "NULL" if arg.nullable or not self.read else "NULL (EFAULT)"
-        known = self.call._values or {}
-        if arg.name in known:
-            found = known[arg.name]
-            if arg.name != "envp" and (not self.read or arg.role not in ("iovec", "struct")):
-                return value_text(found)
-        if arg.role in ("strings", "iovec") or arg.family == "msghdr":
-            from proctor.call.strace import memory as text_memory
-
-            return text_memory.pointed(self, arg, number)
-        if arg.family == "ModuleParameters" and self.read and arg.name not in known:
-            from proctor.call.strace import memory as text_memory
-
-            return self.try_to(number, lambda: text_memory.string(self, number))
-        if arg.role == "sockaddr" and number and self.read:
-            length = self.number(arg.family or "")
-            if 0 <= length < 2:  # no address of any family
-                return f"{number:#x}"
-        return self.try_to(number, lambda: value_text(self.call._by_name(arg.name)))
+            unread = f" ({memory.reason(error)})"
+    known = frame.signature
+    block = known.block
+    if block is not None:  # what it stands for is not known: as it was made
+        known = frame.outer
+        parts = [
+            str(Address(arg.value(frame.registers))) + unread if arg == block else text(arg, reader)
+            for arg in known.args
+        ]
+    else:
+        args = [a for a in known.args if frame.counts(a) and not a.name.startswith("unused")]
+        if known.name == "clone":
+            args.sort(key=lambda arg: [*_CLONE].index(arg.name))
+            parts = [f"{_CLONE[arg.name]}={text(arg, reader)}" for arg in args]
+        else:
+            parts = [text(arg, reader) for arg in args]
+    cut = [part if len(part) <= PART_MAX else part[:PART_MAX] + "..." for part in parts]
+    return f"{known.name}({', '.join(cut)})"
 
 
-def hexadecimal(number: int) -> str:
-    """A number as strace writes bits: 0 has no prefix."""
-    return f"{number:#x}" if number else "0"
+def text(arg: Arg, reader: Reader) -> str:
+    """One argument."""
+    frame = reader.frame
+    number = arg.value(frame.registers)
+    role, family = arg.role, arg.family
+    if role in READ_ROLES:
+        return _pointed(arg, number, reader)
+    if role == "pointer" and family is not None:
+        return memory.peek(arg, number, reader)
+    if role in ("pointer", "address", "out"):
+        return str(Address(number))
+    if role == "dirfd" and number == AT_FDCWD:
+        return "AT_FDCWD"
+    if role in ("uid", "gid") and number == 0xFFFFFFFF:
+        return "-1"
+    if role in ("hex", "pages") or (role == "ulong" and number > 0xFFFF):
+        number <<= 12 if role == "pages" else 0
+        return f"{number:#x}" if number else "0"
+    if role == "mode" and "dev" not in frame.signature:
+        return f"0{number:02o}"  # its type counts for nothing
+    if role == "signal":
+        return signal_name(number) if number else "0"
+    found = argument.plain(arg, number, frame.abi)
+    if type(found) is int and family is not None:
+        return _unnamed(family, found)
+    return f"htons({found})" if role == "htons" else str(found)
 
 
-def as_int(number: int) -> int:
-    """The kernel's ``int`` in a register."""
-    number &= 0xFFFFFFFF
-    return number - (number >> 31 << 32)
+def _unnamed(family: str, number: int) -> str:
+    """A number that no member of its family has."""
+    if family in _DECIMAL or (family == "EtherType" and not number):
+        return str(number)
+    if family == "IoctlOp" and number > 0xFFFF:
+        return (
+            f"_IOC({_DIRECTIONS[number >> 30]}, {number >> 8 & 0xFF:#x}, {number & 0xFF:#x}, "
+            f"{number >> 16 & 0x3FFF:#x})"
+        )
+    shown = f"{number if number >= 0 else number & 0xFFFFFFFF:#x}"
+    return f"htons({shown})" if family == "EtherType" else shown
 
 
-def value_text(value: Any) -> str:
-    """One decoded value."""
-    if isinstance(value, bytes):
-        return c_string(value)
-    if value is None:
-        return "NULL"
-    if type(value) is tuple:
-        shown = ", ".join(value_text(each) for each in value[:SHOWN])
-        return f"[{shown}{', ...' if len(value) > SHOWN else ''}]"
-    if hasattr(value, "strace"):  # a socket address
-        return str(value.strace())
-    return str(value)
+def _pointed(arg: Arg, address: int, reader: Reader) -> str:
+    frame, role = reader.frame, arg.role
+
+    def shown() -> str:
+        found = frame.value(arg)
+        number = type(found) is int or isinstance(found, flags.Number)
+        return f"[{value_text(found)}]" if number else value_text(found)
+
+    if not address and role not in ("sockaddr", "iovec", "bytes"):
+        return "NULL" if arg.nullable or role == "array" or not reader.read else "NULL (EFAULT)"
+    if role == "inout" and arg.family in ("msghdr", "mmsghdr"):
+        return str(Address(address))  # mostly what comes back
+    several = role in ("strings", "array", "iovec") or arg.family == "msghdr"
+    if arg.name in frame.values and arg.name != "envp" and not (several and reader.read):
+        return shown()
+    if several:
+        return reader.try_to(address, lambda: memory.several(arg, address, reader))
+    most, refused, _ = STRING_LIMITS[arg.family] if role == "string" else (0, 1, 0)
+    if most > 4096 or not refused:  # of what may be long, or is cut, the beginning
+        limit = min(most - 1, 1024)
+        return reader.try_to(address, lambda: memory.string(reader, address, limit))
+    if (
+        role == "sockaddr"
+        and reader.read
+        and 0 <= frame.number(arg.counted_by or "0") < 2
+        and address
+    ):
+        return f"{address:#x}"  # no address of any family
+    return reader.try_to(address, shown)

@@ -8,86 +8,134 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from proctor.call.decode import layouts, structures
 from proctor.call.decode.values import Address
-from proctor.call.strace.line import SHOWN, View, value_text
-from proctor.errors import MemoryUnreadable
+from proctor.errors import CallError, MemoryUnreadable
+from proctor.syscalls import flags
 from proctor.words import c_string
 
 if TYPE_CHECKING:
+    from proctor.call.decode.frame import Frame
     from proctor.syscalls.signatures import Arg
 
+SHOWN: Final = 32  #: elements of an array, and bytes of data
 #: Bytes that are read of one string of an array.
-_STRING = 128
+_STRING: Final = 128
 #: Variables of an environment that are counted.
-_VARIABLES = 256
+_VARIABLES: Final = 256
 #: Messages of sendmmsg(2) that are read.
-_MESSAGES = 4
-#: Calls whose vectors hold what is written; the others' are about to be filled.
-_WRITES = frozenset(("writev", "pwritev", "pwritev2", "vmsplice", "sendmsg", "sendmmsg"))
-_CODES = {"i32": "i", "u32": "I", "i64": "q", "u16": "H"}
+_MESSAGES: Final = 4
 
 
-def shown(view: View, family: str, address: int) -> str:
+class Reader(NamedTuple):
+    """One call while its line is written, and whether its memory may be read for that."""
+
+    frame: Frame
+    read: bool
+
+    def try_to(self, address: int, work: Callable[[], str]) -> str:
+        """What ``work`` makes of memory; the address and why where that cannot be read."""
+        if not address or not self.read:
+            return str(Address(address))
+        try:
+            return work()
+        except (CallError, OSError) as error:
+            return f"{address:#x} ({reason(error)})"
+
+
+def reason(error: BaseException) -> str:
+    """The errno of an error, or its kind."""
+    code = getattr(error, "errno", None)
+    return errno.errorcode.get(code, "?") if isinstance(code, int) else type(error).__name__
+
+
+def value_text(value: Any) -> str:
+    """One decoded value."""
+    if isinstance(value, bytes):
+        return c_string(value)
+    if value is None:
+        return "NULL"
+    if type(value) is tuple:
+        return _array([value_text(each) for each in value[:SHOWN]], len(value) > SHOWN)
+    return str(value)
+
+
+def peek(arg: Arg, address: int, reader: Reader) -> str:
     """What a ``pointer`` argument's family says of it: see :mod:`proctor.syscalls.signatures_data`."""
-    kind, _, count = family.partition("*")
-    if kind == "memory":
-        return str(Address(address))
-    number = view.number(count) if count else 1
-    single = _SHAPES.get(kind)
-    if single is not None:
-        return view.try_to(address, lambda: single(view, address, number))
-    if kind[0] == "=":
-        return view.try_to(address, lambda: elements(view, kind[1:], address, 1)[1:-1])
-    if not number and address:
-        return "[]"
-    return view.try_to(address, lambda: elements(view, kind, address, number))
+    shape = _SHAPES[arg.family or ""]
+    number = reader.frame.number(arg.counted_by or "1")
+    return reader.try_to(address, lambda: shape(reader, address, number))
 
 
-def data(view: View, address: int, size: int) -> str:
+def several(arg: Arg, address: int, reader: Reader) -> str:
+    """Arguments that decode to more than a line needs: vectors, argv, arrays, message headers.
+
+    What was decoded is taken; else only what is shown is read."""
+    frame, family = reader.frame, arg.family or ""
+    known = frame.values.get(arg.name)
+    if arg.name == "envp":  # it holds secrets, and is nobody's whole interest
+        return _variables(reader, address, known)
+    if arg.role == "strings":
+        return _strings(reader, address)
+    if family == "msghdr":
+        if known is not None:
+            return _header(reader, known, len(known.iov))
+        return _header(reader, *structures.message_header(frame, address, SHOWN))
+    count = frame.number(arg.counted_by or "1")
+    if arg.role == "iovec":
+        if known is None and count > structures.UIO_MAXIOV:
+            known = frame.value(arg)  # refused
+        if known is None:
+            width = frame.signature.word
+            known = frame.memory.iovec(address, min(count, SHOWN), width=width)
+        return _vector(reader, known, count, family == "data")
+    if family == "mmsghdr":
+        return _messages(reader, address, count, known)
+    if known is not None:
+        return value_text(known)
+    return _elements(reader, family, address, count)
+
+
+def data(reader: Reader, address: int, size: int) -> str:
     """The beginning of a buffer."""
     if size <= 0:
         return '""' if not size else str(Address(address))
-    found = view.frame.memory.read_some(address, min(size, SHOWN + 1))
+    found = reader.frame.memory.read_some(address, min(size, SHOWN + 1))
     text = c_string(found, SHOWN)
     return text + "..." if SHOWN >= len(found) < size else text
 
 
-def string(view: View, address: int, _: int = 0, limit: int = 1024) -> str:
+def string(reader: Reader, address: int, limit: int = 1024) -> str:
     """The beginning of a string.
 
     :raises MemoryUnreadable: EFAULT, its memory ends before it does."""
-    found = view.frame.memory.read_some(address, limit + 1)
+    found = reader.frame.memory.read_some(address, limit + 1)
     end = found.find(b"\0")
     if end < 0 and len(found) <= limit:
         raise MemoryUnreadable(errno.EFAULT, "a string without an end", address)
     return c_string(found[:end] if end >= 0 else found, limit)
 
 
-def _options(view: View, address: int, _: int) -> str:
+def _options(reader: Reader, address: int, _: int) -> str:
     """mount's data: the kernel takes a page, or as much as there is of it."""
     try:
-        return string(view, address)
+        return string(reader, address)
     except MemoryUnreadable:
-        return c_string(view.frame.memory.read_some(address, 1024)) + "..."
+        return c_string(reader.frame.memory.read_some(address, 1024)) + "..."
 
 
-def elements(view: View, kind: str, address: int, count: int) -> str:
+def _option(reader: Reader, address: int, size: int) -> str:
+    """A socket option of which nothing is known: mostly an int."""
+    return _elements(reader, "i32", address, 1) if size == 4 else data(reader, address, size)
+
+
+def _elements(reader: Reader, family: str, address: int, count: int) -> str:
     """An array of numbers or structures; where its memory ends early, the address of the rest."""
-    frame = view.frame
-    if kind == "mmsghdr":
-        return _messages(view, address, count)
-    if kind == "long":
-        kind = "i64" if view.signature.word == 8 else "i32"
-    code = _CODES.get(kind)
-    if code is not None:
-        size = struct.calcsize("=" + code)
-    else:
-        from proctor.call.decode.layouts import layout
-
-        made = layout(kind, frame.signature)
-        size = made.size
+    frame = reader.frame
+    number = layouts.number(family, frame.signature)
+    size = (number or layouts.layout(family, frame.signature)).size
     taken = min(count, SHOWN)
     if taken <= 0:
         return "[]" if not count else str(Address(address))
@@ -95,11 +143,13 @@ def elements(view: View, kind: str, address: int, count: int) -> str:
     whole = len(memory) // size
     if not whole:
         return str(Address(address))
-    if code is not None:
-        parts = [str(n) for n in struct.unpack_from(f"{frame.end}{whole}{code}", memory)]
+    if number is not None:
+        parts = [str(n) for (n,) in number.iter_unpack(memory[: whole * size])]
     else:
+        made = layouts.layout(family, frame.signature)
         parts = [
-            str(made.value(memory[i * size : (i + 1) * size], frame.memory)) for i in range(whole)
+            str(made.value(memory[at : at + size], frame.memory))
+            for at in range(0, whole * size, size)
         ]
     if whole < taken:
         parts.append(_ends(address + whole * size))
@@ -115,59 +165,61 @@ def _array(parts: list[str], more: bool) -> str:
     return f"[{', '.join(parts)}{', ...' if more else ''}]"
 
 
-def _descriptors(view: View, address: int, count: int) -> str:
+def _longs(reader: Reader, found: bytes) -> tuple[int, ...]:
+    word = reader.frame.signature.word
+    count = len(found) // word
+    code = "Q" if word == 8 else "I"
+    return struct.unpack(f"{reader.frame.end}{count}{code}", found[: count * word])
+
+
+def _descriptors(reader: Reader, address: int, count: int) -> str:
     """select's set of descriptors below ``count``."""
     if count < 0:
         return str(Address(address))
-    count = min(count, 1024)
-    word = view.signature.word
+    count, word = min(count, 1024), reader.frame.signature.word
     size = -(-count // (word * 8)) * word
-    found = view.frame.memory.read(address, size) if size else b""
-    return _bits(view, found, count)
+    return _bits(reader, reader.frame.memory.read(address, size) if size else b"", count)
 
 
-def _processors(view: View, address: int, size: int) -> str:
-    found = view.frame.memory.read(address, min(size, 128))
-    return _bits(view, found, len(found) * 8)
+def _processors(reader: Reader, address: int, size: int) -> str:
+    found = reader.frame.memory.read(address, min(size, 128))
+    return _bits(reader, found + bytes(-len(found) % 8), len(found) * 8)
 
 
-def _bits(view: View, found: bytes, count: int) -> str:
-    word, order = view.signature.word, "little" if view.frame.end == "<" else "big"
-    numbers: list[int] = []
-    for at in range(0, len(found), word):
-        bits = int.from_bytes(found[at : at + word], order)  # type: ignore[arg-type]
-        numbers += [at * 8 + bit for bit in range(word * 8) if bits >> bit & 1]
-    numbers = [number for number in numbers if number < count]
+def _bits(reader: Reader, found: bytes, count: int) -> str:
+    width = reader.frame.signature.word * 8
+    numbers = [
+        at * width + bit
+        for at, bits in enumerate(_longs(reader, found))
+        for bit in range(width)
+        if bits >> bit & 1 and at * width + bit < count
+    ]
     cut = " ..." if len(numbers) > 2 * SHOWN else ""
     return f"[{' '.join(map(str, numbers[: 2 * SHOWN]))}{cut}]"
 
 
-def _nodes(view: View, address: int, count: int) -> str:
+def _nodes(reader: Reader, address: int, count: int) -> str:
     """A mask of memory nodes, word by word."""
-    word = view.signature.word
+    word = reader.frame.signature.word
     words = min(-(-count // (word * 8)), SHOWN)
     if not words > 0:
         return str(Address(address))
-    code = "Q" if word == 8 else "I"
-    found = struct.unpack(
-        f"{view.frame.end}{words}{code}", view.frame.memory.read(address, words * word)
-    )
+    found = _longs(reader, reader.frame.memory.read(address, words * word))
     return _array([f"{each:#0{2 * word}x}" for each in found], False)
 
 
-def _message(view: View, address: int, size: int) -> str:
+def _message(reader: Reader, address: int, size: int) -> str:
     """A System V message: its type, its text."""
-    word = view.signature.word
-    kind = struct.unpack(
-        view.frame.end + ("q" if word == 8 else "i"), view.frame.memory.read(address, word)
-    )[0]
-    text = view.try_to(address + word, lambda: data(view, address + word, size))
+    frame, word = reader.frame, reader.frame.signature.word
+    (kind,) = structures.elements("long", address, 1, frame)
+    text = reader.try_to(address + word, lambda: data(reader, address + word, size))
     return f"{{mtype={kind}, mtext={text}}}"
 
 
-_SHAPES: dict[str, Callable[[View, int, int], str]] = {
+_SHAPES: Final[dict[str, Callable[[Reader, int, int], str]]] = {
     "data": data,
     "text": _options,
+    "option": _option,
     "fdset": _descriptors,
     "cpuset": _processors,
     "nodemask": _nodes,
@@ -175,147 +227,113 @@ _SHAPES: dict[str, Callable[[View, int, int], str]] = {
 }
 
 
-def pointed(view: View, arg: Arg, address: int) -> str:
-    """Arguments that decode to more than a line needs: vectors, argv, message headers.
-
-    What was decoded is taken; else only what is shown is read."""
-    known = (view.call._values or {}).get(arg.name)
-    if arg.role == "strings":
-        if arg.name == "envp":  # it holds secrets, and is nobody's whole interest
-            return view.try_to(address, lambda: _count(view, address, known))
-        return view.try_to(address, lambda: _strings(view, address))
-    if arg.role == "iovec":
-        return view.try_to(address, lambda: _vector(view, arg, address, known))
-    if known is not None:
-        return header(view, known, len(known.iov))
-    return view.try_to(address, lambda: header(view, *_header(view, address)))
-
-
-def _header(view: View, address: int) -> tuple[Any, int]:
-    from proctor.call.decode.structures import message_header
-
-    return message_header(view.frame, address, SHOWN)
-
-
-def _vector(view: View, arg: Arg, address: int, known: Any) -> str:
-    count = view.number(arg.family or "")
-    writes = view.call.name in _WRITES or (
-        view.call.name == "process_vm_writev" and arg.name == "local_iov"
-    )
-    if known is None and count > 1024:
-        known = view.call._by_name(arg.name)  # refused
-    if known is None:
-        known = view.frame.memory.iovec(address, min(count, SHOWN), width=view.signature.word)
-    return vector(view, known, count, writes)
-
-
-def _count(view: View, address: int, known: Any) -> str:
+def _variables(reader: Reader, address: int, known: Any) -> str:
     """An environment: how many variables, no more."""
     end = ""
     if known is not None:
         count = len(known)
     else:
-        word = view.signature.word
-        found = view.frame.memory.read_some(address, _VARIABLES * word)
-        words = [found[at : at + word] for at in range(0, len(found) - word + 1, word)]
+        memory, word = reader.frame.memory, reader.frame.signature.word
+        words = _longs(reader, memory.read_some(address, _VARIABLES * word))
         if not words:
             raise MemoryUnreadable(errno.EFAULT, "an array without an end", address)
-        count = words.index(bytes(word)) if bytes(word) in words else len(words)
+        count = words.index(0) if 0 in words else len(words)
         if count == len(words):
             end = ", unterminated" if count < _VARIABLES else " or more"
     return f"{address:#x} /* {count} var{'' if count == 1 else 's'}{end} */"
 
 
-def _strings(view: View, address: int) -> str:
-    word, memory = view.signature.word, view.frame.memory
-    found = memory.read_some(address, (SHOWN + 1) * word)
-    pointers: list[int] = []
-    for at in range(0, len(found) - word + 1, word):
-        order = "little" if view.frame.end == "<" else "big"
-        pointer = int.from_bytes(found[at : at + word], order)  # type: ignore[arg-type]
-        if not pointer:
-            break
-        pointers.append(pointer)
+def _strings(reader: Reader, address: int) -> str:
+    memory, word = reader.frame.memory, reader.frame.signature.word
+    words = _longs(reader, memory.read_some(address, (SHOWN + 1) * word))
+    pointers = words[: words.index(0)] if 0 in words else words
     parts = [
-        view.try_to(each, lambda each=each: string(view, each, limit=_STRING))  # type: ignore[misc]
+        reader.try_to(each, lambda each=each: string(reader, each, _STRING))  # type: ignore[misc]
         for each in pointers[:SHOWN]
     ]
-    ended = len(pointers) < min(SHOWN + 1, len(found) // word)
-    if not ended and len(pointers) <= SHOWN:  # memory ended before the list did
+    if 0 not in words and len(pointers) <= SHOWN:  # memory ended before the list did
         parts.append(_ends(address + len(pointers) * word))
     return _array(parts, len(pointers) > SHOWN)
 
 
-def vector(view: View, iov: Sequence[tuple[int, int]], count: int, writes: bool) -> str:
+def _vector(reader: Reader, iov: Sequence[tuple[int, int]], count: int, sent: bool) -> str:
     """An array of ``count`` buffers, with what is in them where the call takes it from there."""
     parts = []
     for base, size in iov[:SHOWN]:
         text = str(Address(base))
-        if writes and base and view.read:
+        if sent and base and reader.read:
             try:
-                text = data(view, base, size)
+                text = data(reader, base, size)
             except MemoryUnreadable:
                 pass
         parts.append(f"{{iov_base={text}, iov_len={size}}}")
     return _array(parts, count > SHOWN)
 
 
-def header(view: View, message: Any, count: int) -> str:
+def _header(reader: Reader, message: structures.MessageHeader, count: int) -> str:
     """A ``struct msghdr`` that is sent."""
     to = value_text(message.address)
     if message.address is not None and message.namelen < 2:
         to = '""'
     parts = [f"msg_name={to}, msg_namelen={message.namelen}"]
-    buffers = vector(view, message.iov, count, True) if message.iov else "NULL"
+    buffers = _vector(reader, message.iov, count, True) if message.iov else "NULL"
     parts.append(f"msg_iov={buffers}, msg_iovlen={count}")
     if message.controllen:
-        at = message.control
-        parts.append("msg_control=" + view.try_to(at, lambda: _control(view, at, message)))
+        at, size = message.control, message.controllen
+        parts.append("msg_control=" + reader.try_to(at, lambda: _control(reader, at, size)))
     parts.append(f"msg_controllen={message.controllen}, msg_flags={message.flags}")
     return "{" + ", ".join(parts) + "}"
 
 
-def _control(view: View, address: int, message: Any) -> str:
+def _control(reader: Reader, address: int, size: int) -> str:
     """Control messages: descriptors and credentials that are passed."""
-    word, frame = view.signature.word, view.frame
-    limit = min(message.controllen, 512)
+    frame, word = reader.frame, reader.frame.signature.word
+    head = layouts.layout("cmsghdr", frame.signature)
+    limit = min(size, 512)
     found = frame.memory.read(address, limit)
     parts: list[str] = []
-    at, head = 0, word + 8
-    while at + head <= len(found) and len(parts) < SHOWN:
-        size, level, kind = struct.unpack_from(
-            frame.end + ("Qii" if word == 8 else "Iii"), found, at
-        )
-        if size < head:
+    at = 0
+    while at + head.size <= len(found) and len(parts) < SHOWN:
+        length, level, kind = head.value(found[at:])
+        if length < head.size:
             break
-        body = found[at + head : at + size]
-        shown_level = view.word("SocketLevel", level)
-        name = view.word("ScmType", kind) if level == 1 else f"{kind:#x}"
-        text = f"cmsg_len={size}, cmsg_level={shown_level}, cmsg_type={name}"
-        if level == 1 and kind == 1:
+        body = found[at + head.size : at + length]
+        socket = level == 1
+        shown = flags.decode("ScmType", kind) if socket else kind
+        text = f"cmsg_len={length}, cmsg_level={_named('SocketLevel', level)}, cmsg_type="
+        text += f"{kind:#x}" if type(shown) is int else str(shown)
+        if socket and kind == 1:
             numbers = struct.unpack_from(f"{frame.end}{len(body) // 4}i", body)
             text += f", cmsg_data={value_text(numbers)}"
-        elif level == 1 and kind == 2 and len(body) >= 12:
-            pid, uid, gid = struct.unpack_from(frame.end + "iII", body)
-            text += f", cmsg_data={{pid={pid}, uid={uid}, gid={gid}}}"
+        elif socket and kind == 2 and len(body) >= 12:
+            text += f", cmsg_data={layouts.layout('ucred', frame.signature).value(body)}"
         elif body:
             text += f", cmsg_data={c_string(body, SHOWN)}"
         parts.append("{" + text + "}")
-        at += size + -size % word
-    return _array(parts, message.controllen > limit) if parts else str(Address(address))
+        at += length + -length % word
+    return _array(parts, size > limit) if parts else str(Address(address))
 
 
-def _messages(view: View, address: int, count: int) -> str:
+def _named(family: str, number: int) -> str:
+    found = flags.decode(family, number)
+    return f"{number & 0xFFFFFFFF:#x}" if type(found) is int else str(found)
+
+
+def _messages(reader: Reader, address: int, count: int, known: Any) -> str:
     """The array of sendmmsg(2)."""
-    size = 64 if view.signature.word == 8 else 32
+    size = layouts.layout("mmsghdr", reader.frame.signature).size
     parts: list[str] = []
     for index in range(min(count, _MESSAGES)):
+        at = address + index * size
         try:
-            message = _header(view, address + index * size)
+            if known is not None:
+                message, buffers = known[index], len(known[index].iov)
+            else:
+                message, buffers = structures.message_header(reader.frame, at, SHOWN)
         except MemoryUnreadable:
             if not parts:
                 raise
-            parts.append(_ends(address + index * size))
+            parts.append(_ends(at))
             break
-        parts.append(f"{{msg_hdr={header(view, *message)}}}")
+        parts.append(f"{{msg_hdr={_header(reader, message, buffers)}}}")
     return _array(parts, count > _MESSAGES)
