@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -176,6 +177,23 @@ def test_a_path_that_is_not_utf8(place: Path) -> None:
     (reason,) = [reason for _, verdict, reason in ran.outcomes if "ENOTNAM" in verdict]
     assert reason.isprintable()
     assert r"/secret/\\xff\\x0a" in reason.tip  # type: ignore[attr-defined]
+
+
+@pytest.mark.root
+def test_what_the_monitor_finds_is_not_told(place: Path) -> None:
+    """A caller without rights asks about names below a directory that it may not search."""
+    closed = Path(tempfile.mkdtemp(dir="/tmp"))
+    (closed / "directory").mkdir(parents=True)
+    (closed / "file").write_text("")
+    ran = Ran(
+        loads(OPENS % place),
+        TRY + "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "for name in ('file/x', 'directory/x', 'missing/x', 'missing', 'file'):\n"
+        "    attempt(os.open, sys.argv[1] + '/' + name, 0)\n",
+        str(closed),
+    )
+    shutil.rmtree(closed)
+    assert ran.out.split("\n") == ["EACCES"] * 5
 
 
 def test_a_bad_pointer_gets_what_the_kernel_says(place: Path) -> None:

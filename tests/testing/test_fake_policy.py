@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
+import proctor
+from proctor.call.call import Call
 from proctor.call.path.files import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
+from proctor.call.verdict import Perform, Verdict
 from proctor.policy import loads
 from proctor.testing import AT_FDCWD, FakeTarget, Node
 
@@ -68,3 +71,53 @@ def test_a_path_that_the_caller_itself_forbids(fake_target: Make) -> None:
         how = (0, 0, resolve)
         outcome = target.run(handlers, target.call("openat2", box, path, how))
         assert outcome.errno == number, (path, resolve)
+
+
+UNRESOLVED = """
+version = 1
+default = "EROFS"
+
+[[rule]]
+name = "secrets"
+calls = ["open", "mkdir", "rmdir"]
+when = { path = "/secret/**" }
+deny = "EACCES"
+
+[[rule]]
+name = "ours"
+calls = ["open"]
+when = { path = "/ours/**", caller = { uid = 1000 } }
+perform = true
+
+[[rule]]
+name = "made"
+calls = ["rmdir"]
+when = { path = "/ours/**" }
+return = 0
+
+[[rule]]
+name = "anywhere below ours"
+calls = ["mkdir"]
+when = { path = "/ours/**" }
+allow = "unsafe: only a test"
+"""
+
+
+def test_a_path_that_leads_nowhere_is_for_whoever_makes_the_call(fake_target: Make) -> None:
+    """The monitor's errno is not given to the caller: a performer finds the caller's, the kernel too."""
+    target = fake_target({"/ours/a": b"A", "/secret/s": b"S"})
+    handlers = loads(UNRESOLVED).handlers()
+    outcome = target.run(handlers, target.call("open", "/none/x"))
+    assert (outcome.performed, outcome.errno) == (True, errno.ENOENT)
+    assert target.run(handlers, target.call("mkdir", "/none/x", 0o700)).ran
+    # Where no rule would have the call made nobody finds out: it is as for any other path.
+    assert target.run(handlers, target.call("rmdir", "/none/x")).errno == errno.EROFS
+    assert target.run(handlers, target.thread(uid=7).call("open", "/none/x")).errno == errno.EROFS
+    # What is pinned is judged anew: it was not there to be followed, and then is.
+
+    def pins(call: Call, verdict: Perform) -> Verdict:
+        for path, allowed in ((b"/secret/s", False), (b"/ours/a", True), (b"/none/x", False)):
+            assert (verdict.refusal("path", path) is None) == allowed
+        return proctor.answer(3)
+
+    assert target.run(handlers, target.call("open", "/none/x"), performer=pins).value == 3

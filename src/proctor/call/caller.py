@@ -19,6 +19,8 @@ from proctor.errors import NotResolved, ProctorError, Unsupported
 from proctor.kernel.pidfd import open_pidfd, shares_descriptors, take_descriptor
 
 AT_FDCWD: Final = -100
+#: What says nothing of a path: the monitor is out of descriptors or memory.
+_OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class IdentityKey(NamedTuple):
@@ -242,7 +244,7 @@ class Caller(Credentials):
             located = self._locate(path, dirfd, follow, empty, resolve, entry)
         except OSError as error:
             self.check()
-            if isinstance(error, ProctorError):
+            if isinstance(error, ProctorError) or error.errno in _OURS:
                 raise
             number = error.errno or errno.EIO
             raise NotResolved(

@@ -7,7 +7,18 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from proctor.filter.conditions import ALWAYS
-from proctor.policy.rules import ALLOW, DENY, KILL, Clause, Decision, Look, Reason, Rule, Ruling
+from proctor.policy.rules import (
+    ALLOW,
+    DENY,
+    KILL,
+    Clause,
+    Decision,
+    Look,
+    Reason,
+    Rule,
+    Ruling,
+    Unresolved,
+)
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -98,7 +109,13 @@ class Policy:
                 return Decision(None, settings.x32, Reason("x32 call"))
             return Decision(None, settings.foreign_arch, Reason(f"architecture {arch}"))
         for rule, clause in self.chain(arch, look.call.name):
-            if clause.holds(look):
+            try:
+                holds = clause.holds(look)
+            except Unresolved:
+                # Whoever makes the call finds what the caller finds; nobody is refused, nor told what
+                # the monitor found, for a path that leads nowhere.  What is pinned is judged anew.
+                holds = rule.performs or bool(rule.ruling.unsafe)
+            if holds:
                 return self._decisions[id(rule)]
         return self._default
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from proctor.call.decode import sockaddr
-from proctor.errors import CallerInvisible, CallGone, NotPermitted, Unsupported
+from proctor.errors import CallerInvisible, CallGone, NotPermitted, NotResolved, Unsupported
 from proctor.filter.conditions import Alternatives, hold
 from proctor.policy.addresses import Address
 
@@ -27,24 +27,26 @@ if TYPE_CHECKING:
 #: as it was passed, or the socket address.
 What = Literal["path", "text", "address"]
 
-#: What looking fails with for reasons that the kernel would find as well.
-_KERNELS_OWN: Final = frozenset((
-    errno.EFAULT, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EBADF,
-    errno.EACCES, errno.EINVAL, errno.EXDEV, errno.EAGAIN,
-))  # fmt: skip
+#: What reading memory fails with for reasons that the kernel would find as well.
+_KERNELS_OWN: Final = frozenset((errno.EFAULT, errno.ENAMETOOLONG, errno.EINVAL))
 
 
 class Unknowable(Exception):
     """A condition cannot be decided.
 
-    ``errno`` is what the kernel itself would answer for the same reason (EFAULT for a bad pointer,
-    ENOENT for a missing directory…), 0 if the reason is ours: then the policy's ``on_error`` holds.
+    ``errno`` is what the kernel itself would answer for the same reason (EFAULT for a bad pointer),
+    0 if the reason is ours: then the policy's ``on_error`` holds.
     """
 
     def __init__(self, errno: int, why: str) -> None:
         super().__init__(why)
         self.errno = errno
         self.why = why
+
+
+class Unresolved(Unknowable):
+    """A path cannot be followed by the monitor.  What it met is not for the caller, whose own way may
+    end elsewhere: where a rule would have the call made, the making finds out."""
 
 
 class Look:
@@ -96,6 +98,8 @@ class Look:
                 raise
             except (CallerInvisible, NotPermitted, Unsupported) as error:
                 self._seen[key] = Unknowable(0, str(error))
+            except NotResolved as error:
+                self._seen[key] = Unresolved(0, f"{argument} of {self.call.name}: {error.strerror}")
             except OSError as error:
                 number = error.errno or 0
                 why = f"{argument} of {self.call.name}: {error.strerror or error}"
@@ -120,7 +124,8 @@ def _look(call: Call, what: str, argument: str) -> Any:
         arg = call.signature.arg(argument) if call.signature is not None else None
         if arg is None or not meaning(call, arg).empty:
             return None
-    with call.resolve(argument) as located:
+    # Binds nothing: what is pinned is judged anew (perform's allow).
+    with call.resolve(argument, binds=False) as located:
         return located.path
 
 
@@ -288,10 +293,22 @@ class Clause(NamedTuple):
         return any(condition.reads_memory for condition in self.further)
 
     def holds(self, look: Look) -> bool:
-        """Whether all conditions hold. :raises Unknowable: one cannot be decided."""
-        return hold(self.registers, look.call.registers) and all(
-            condition.holds(look) for condition in self.further
-        )
+        """Whether all conditions hold.
+
+        :raises Unknowable: one cannot be decided.
+        :raises Unresolved: one is about a path that cannot be followed, and all others hold."""
+        if not hold(self.registers, look.call.registers):
+            return False
+        unresolved: Unresolved | None = None
+        for condition in self.further:
+            try:
+                if not condition.holds(look):
+                    return False
+            except Unresolved as problem:
+                unresolved = problem
+        if unresolved is not None:
+            raise unresolved
+        return True
 
 
 class Rule(NamedTuple):
