@@ -58,6 +58,9 @@ class Address(NamedTuple):
 class AddressPattern:
     """One compiled pattern.
 
+    >>> AddressPattern("inet:10.0.0.0/8:443").matches(Address(AF_INET, bytes([10, 1, 2, 3]), 443))
+    True
+
     :raises AddressError: it is malformed.
     """
 

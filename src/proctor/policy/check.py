@@ -157,10 +157,10 @@ def _refuse_deadlines(rules: Iterable[Rule], source: Source) -> None:
 def warnings(policy: Policy) -> list[str]:
     """Sentences about what is legal and probably not meant; none for a policy that is sound.
 
-    ::
-
-        for warning in check.warnings(load("rules.toml")):
-            print(warning)
+    >>> from proctor.policy import loads
+    >>> warnings(loads('[[rule]]\\nname = "no nodes"\\ncalls = ["mknod"]\\ndeny = "EPERM"'))
+    ['rule "no nodes" refuses mknod, and no rule is about mknodat, by which a program does the same \
+(makes a file, FIFO, socket or device)']
     """
     return [
         *_siblings(policy),

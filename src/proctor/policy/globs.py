@@ -45,6 +45,9 @@ Kind = Literal["path", "text", "name"]
 class Glob:
     """One compiled pattern.
 
+    >>> Glob("/srv/**/*.key").matches(b"/srv/a/b/tls.key")
+    True
+
     :param kind: patterns for a ``path`` begin with ``/`` or ``**/``.
     :raises GlobError: the pattern is malformed or could never match.
     """

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def load_handlers(path: str | bytes | os.PathLike[str]) -> list[Handler]:
-    """Run a handler file and return its handlers in the order they stand in it.
+    """Run a handler file and return its handlers in the order they stand in it::
+
+        handlers = load_handlers("handlers.py")
+        proctor.run(["make"], handlers)
 
     Its directory is importable while it runs (and afterwards, for imports inside of handlers), so a
     handler file can have helpers beside it.  Handlers made elsewhere and imported by name count too.

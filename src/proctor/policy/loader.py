@@ -37,7 +37,9 @@ _MOST: Final = 10_000
 
 
 def load(path: str | bytes | os.PathLike[str]) -> Policy:
-    """Read a policy file.
+    """Read a policy file::
+
+        policy = load("examples/devices.toml")
 
     :raises PolicyError: it cannot be read, or is wrong; one sentence with file, line and key.
     """
@@ -46,6 +48,9 @@ def load(path: str | bytes | os.PathLike[str]) -> Policy:
 
 def loads(text: str, name: str = "<string>") -> Policy:
     """Read a policy from a string.
+
+    >>> loads('[[rule]]\\nname = "quiet"\\ncalls = ["kill"]\\nwhen = { sig = "SIGTERM" }\\nreturn = 0')
+    <Policy <string>: 1 rules>
 
     :param name: stands for the file name in errors.
     :raises PolicyError: it is wrong.

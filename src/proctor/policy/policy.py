@@ -53,7 +53,12 @@ class Policy:
     """Checked rules.  Made by :func:`~proctor.policy.loader.load`; immutable.
 
     The filter (:meth:`filter`), the handlers (:meth:`handlers`) and :meth:`decide` all read the
-    same rules; install that filter and those handlers together.
+    same rules; install that filter and those handlers together::
+
+        policy = proctor.policy.load("rules.toml")
+        proctor.run(
+            ["make"], policy.handlers(), filter=policy.filter(), **policy.supervisor_options()
+        )
     """
 
     __slots__ = ("_chains", "_decisions", "_default", "name", "rules", "settings")
@@ -96,6 +101,14 @@ class Policy:
         """What happens to a call: the first rule all of whose conditions hold, else the default.
 
         :param call: real, or made by a test (:mod:`proctor.testing`).
+
+        >>> from proctor.policy import loads
+        >>> from proctor.testing import FakeCall
+        >>> rule = '[[rule]]\\nname = "r"\\ncalls = ["mkdir"]\\nwhen = { path = "/etc/**" }\\ndeny = "EROFS"'
+        >>> policy = loads(f'default = "EPERM"\\n{rule}')
+        >>> str(policy.decide(FakeCall("mkdir", "/etc/x", files={"/etc": None})).ruling)
+        'EROFS'
+
         :raises Unknowable: a condition cannot be decided; see its ``errno``.
         """
         return self.judge(Look(call))

@@ -338,7 +338,14 @@ class Rule(NamedTuple):
 
 class Reason(str):
     """Why a policy decided as it did, in one line, as its verdicts carry it: a string that knows its
-    parts, for logs that want them.  Everything in it that comes from the target is escaped."""
+    parts, for logs that want them.  Everything in it that comes from the target is escaped.
+
+    >>> reason = Reason('rule "no rooms"', "no rooms").with_tip("[[rule]]\\nname = ...")
+    >>> print(reason)
+    rule "no rooms"; would be allowed by, before rule "no rooms": [[rule]] name = ...
+    >>> reason.rule, reason.tip
+    ('no rooms', '[[rule]]\\nname = ...')
+    """
 
     __slots__ = ("change", "rule", "tip")
 
