@@ -236,3 +236,32 @@ def test_the_end_is_told_after_the_last_outcome() -> None:
             release.set()
         assert process.wait_all(30)
     assert seen == ["ContainerAdded", "Outcome", "ContainerEnded"]
+
+
+def test_who_waits_for_the_end_waits_until_it_is_told() -> None:
+    """Whoever answers the last call also tells the end: nobody goes on before that was told."""
+    answered, ending, told = threading.Event(), threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Outcome):
+            answered.wait(30)
+        if isinstance(event, ContainerEnded):
+            ending.set()
+            told.wait(30)
+        seen.append(type(event).__name__)
+
+    handler = proctor.Handler(("rmdir",), lambda call: proctor.deny(errno.EPERM), quick=False)
+    with proctor.spawn(["rmdir", "/a"], [handler], observers=[watch], stderr=-3) as process:
+        try:
+            process.wait()
+            while process.supervisor.listeners:
+                os.sched_yield()
+            answered.set()
+            assert ending.wait(30)
+            assert not process.wait_all(0.1)
+        finally:
+            answered.set()
+            told.set()
+        assert process.wait_all(30)
+        assert seen == ["ContainerAdded", "Outcome", "ContainerEnded"]

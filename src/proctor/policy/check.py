@@ -291,9 +291,5 @@ def _needless_unsafe(policy: Policy) -> Iterator[str]:
             looked = looked or clause.reads_memory
             if rule.ruling.unsafe:
                 needed[rule.name] = needed.get(rule.name, False) or looked
-    for name, is_needed in needed.items():
-        if not is_needed:
-            yield (
-                f'rule "{name}" says unsafe, but no rule before it looks at memory: allow = true is '
-                "enough"
-            )
+    for name in (name for name, is_needed in needed.items() if not is_needed):
+        yield f'rule "{name}" says unsafe, but no rule before it looks at memory: allow = true is enough'

@@ -189,31 +189,25 @@ def _change(policy: Policy, look: Look, signature: Signature, decided: Rule | No
             break
         if rule.implied or not (rule.ruling.runs or rule.performs):
             continue
-        missing = [key for key in rule.when if not _part_holds(rule, key, signature, look)]
-        if len(missing) != 1:
-            continue
-        addition = _addition(rule, missing[0], signature, look)
+        try:
+            parts = {key: _part(rule.when, key, signature) for key in rule.when}
+            missing = [key for key, part in parts.items() if not _holds(part, look)]
+            if len(missing) != 1:
+                continue
+            addition = _addition(missing[0], parts[missing[0]], signature, look)
+        except (Unknowable, PolicyError):
+            continue  # whether it misses this one cannot be told
         if addition:
-            return f'add {addition} to {missing[0]} of rule "{rule.name}"'
+            return f'add {quoted(addition)} to {missing[0]} of rule "{rule.name}"'
     return ""
 
 
-def _part_holds(rule: Rule, key: str, signature: Signature, look: Look) -> bool:
-    """Whether one condition of a rule holds for a call; False where it cannot be told."""
-    try:
-        part = _part(rule.when, key, signature)
-        return hold(part, look.call.registers) if isinstance(part, tuple) else part.holds(look)
-    except (Unknowable, PolicyError):
-        return False
+def _holds(part: Alternatives | Condition, look: Look) -> bool:
+    return hold(part, look.call.registers) if isinstance(part, tuple) else part.holds(look)
 
 
-def _addition(rule: Rule, key: str, signature: Signature, look: Look) -> str:
+def _addition(key: str, part: Alternatives | Condition, signature: Signature, look: Look) -> str:
     dev = signature.first("dev")
     if key == "device" and dev is not None:
-        return quoted("{}:{}".format(*device_of(dev.value(look.call.registers))))
-    try:
-        part = _part(rule.when, key, signature)
-        found = _pattern(part, look) if isinstance(part, Memory) else ""
-    except (Unknowable, PolicyError):
-        return ""
-    return quoted(found) if found else ""
+        return "{}:{}".format(*device_of(dev.value(look.call.registers)))
+    return _pattern(part, look) if isinstance(part, Memory) else ""

@@ -341,9 +341,6 @@ class Decider:
         with self._lock:
             self._jobs.pop(job, None)
             served.running -= 1
-            self.answering -= 1
-            if not self.answering:
-                self._told.notify_all()
             served.share.calls -= 1
             unsaid = self._backlog.take_out(job) and job.said
             follower = served.step_out(job)
@@ -351,7 +348,13 @@ class Decider:
             close_unused(owned(unsaid[0], job.call), self._world.close)
         if follower is not None:
             self._put(follower)
-        release(served, self._lock, self.observers)
+        try:
+            release(served, self._lock, self.observers)
+        finally:  # the end of a container, too, is told before anybody goes on for its being over
+            with self._lock:
+                self.answering -= 1
+                if not self.answering:
+                    self._told.notify_all()
 
     def expire(self) -> None:
         """Answer in the place of handlers that took too long."""
