@@ -8,6 +8,14 @@ from pathlib import Path
 SOURCES = sorted((Path(__file__).parents[2] / "src/proctor/kernel").glob("_*.c"))
 
 
+def test_constants_are_returned_with_a_reference() -> None:
+    """``Py_RETURN_NONE`` and its like take none with the headers of 3.12 and 3.13, where these objects
+    are immortal: on 3.11 the same binary would use None up."""
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        assert not re.findall(r"Py_RETURN_\w+|return Py_(?:None|True|False)\b", text), path.name
+
+
 def test_no_lengths_in_argument_formats() -> None:
     """``y#`` compiled with the headers of 3.13 means another function than 3.11 has: the one binary
     for all versions (abi3) would raise SystemError there.  ``y*`` is the same everywhere."""

@@ -342,7 +342,7 @@ static PyObject *loop_attend(PyObject *me, PyObject *args) {
     if (!PyArg_ParseTuple(args, "kO", &token, &work))
         return NULL;
     if (self->generation != token)
-        Py_RETURN_FALSE;
+        return PyBool_FromLong(0);
     bool lost = called(self, token, work, work, NULL, &result);
     if (result == NULL)
         return NULL;
@@ -445,7 +445,7 @@ static PyObject *loop_resign(PyObject *me, PyObject *args) {
         self->led = 0;
         ring(self);
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* ---- What is watched ---------------------------------------------------------------------- */
@@ -477,7 +477,7 @@ static PyObject *loop_watch(PyObject *me, PyObject *args) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     self->sources = source;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *loop_unwatch(PyObject *me, PyObject *args) {
@@ -490,7 +490,7 @@ static PyObject *loop_unwatch(PyObject *me, PyObject *args) {
             source->gone = true;
             epoll_ctl(self->epoll, EPOLL_CTL_DEL, fd, NULL);
         }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *loop_forget(PyObject *me, PyObject *Py_UNUSED(none)) {
@@ -505,12 +505,12 @@ static PyObject *loop_forget(PyObject *me, PyObject *Py_UNUSED(none)) {
         PyBuffer_Release(&source->journal);
         PyMem_Free(source);
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *loop_wake(PyObject *me, PyObject *Py_UNUSED(none)) {
     eventfd_write(((Loop *)me)->event, 1); /* EAGAIN: the counter is full: it is awake enough */
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *loop_close(PyObject *me, PyObject *Py_UNUSED(none)) {
