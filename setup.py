@@ -1,10 +1,65 @@
-"""Builds the native core; everything else is in pyproject.toml."""
+"""Builds what is native: the core, an extension, and the executor, a program of its own; everything
+else is in pyproject.toml."""
 
 import os
 import shlex
 import sys
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
+CFLAGS = shlex.split(os.environ.get("PROCTOR_CFLAGS", ""))
+LDFLAGS = shlex.split(os.environ.get("PROCTOR_LDFLAGS", ""))
+EXECUTOR = "proctor/performing/executor"
+#: It lives in containers, where nothing of the host's is to be loaded: static where that can be had.
+LINKED = [["-s", "-static-pie"], ["-s", "-static"], []]
+if any(flag.startswith("-fsanitize") for flag in LDFLAGS):
+    LINKED = [[]]
+
+
+class Build(build_ext):
+    """The extension, and beside it the executor."""
+
+    def run(self):
+        super().run()
+        [made] = self.compiler.compile(
+            [f"src/{EXECUTOR}.c"],
+            output_dir=self.build_temp,
+            extra_postargs=[*FLAGS, "-fPIE", *CFLAGS],
+        )
+        from setuptools.errors import LinkError
+
+        target = self.executor()
+        self.mkpath(os.path.dirname(target))
+        for last, flags in enumerate(LINKED, 1):
+            try:
+                self.compiler.link_executable(
+                    [made], os.path.basename(target), os.path.dirname(target),
+                    extra_preargs=[*flags], extra_postargs=LDFLAGS,
+                )  # fmt: skip
+                return
+            except LinkError:
+                if last == len(LINKED):
+                    raise
+
+    def executor(self):
+        """Where it belongs: among the sources if they are what is installed."""
+        inplace = self.inplace or getattr(self, "editable_mode", False)
+        return os.path.join("src" if inplace else self.build_lib, EXECUTOR)
+
+    def get_source_files(self):
+        return [*super().get_source_files(), f"src/{EXECUTOR}.c"]
+
+    def get_outputs(self):
+        return [*super().get_outputs(), self.executor()]
+
+    def get_output_mapping(self):
+        mapping = super().get_output_mapping()
+        if self.inplace:
+            mapping[os.path.join(self.build_lib, EXECUTOR)] = self.executor()
+        return mapping
+
 
 setup(
     # Elsewhere there is no kernel to speak to, but handlers can be tested (proctor.testing).
@@ -15,23 +70,13 @@ setup(
             depends=["src/proctor/kernel/_core.h"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,
-            extra_compile_args=[
-                "-std=gnu11",
-                "-O2",
-                "-fvisibility=hidden",
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-                *shlex.split(os.environ.get("PROCTOR_CFLAGS", "")),
-            ],
+            extra_compile_args=[*FLAGS, "-fvisibility=hidden", *CFLAGS],
             # -z now: nothing is left to resolve in a child between clone and exec.
-            extra_link_args=[
-                "-Wl,-z,now",
-                *shlex.split(os.environ.get("PROCTOR_LDFLAGS", "")),
-            ],
+            extra_link_args=["-Wl,-z,now", *LDFLAGS],
         )
     ]
     if sys.platform == "linux"
     else [],
+    cmdclass={"build_ext": Build} if sys.platform == "linux" else {},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

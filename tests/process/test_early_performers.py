@@ -1,4 +1,4 @@
-"""The performers' process is started while the command starts, where calls will be performed."""
+"""The executors' mother is started while the command starts, where calls will be performed."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def denies(call: proctor.Call) -> proctor.Verdict:
 
 
 def pool(process: proctor.Process) -> Any:
-    """The pool of performers that a process started, once its starting thread is through."""
+    """The mother of executors that a process started, once its starting thread is through."""
     lazy = process.supervisor._decider._performer
     assert isinstance(lazy, LazyPerformer)
     for thread in threading.enumerate():
         if thread.name == "proctor-performers":
             thread.join(30)
-    return None if lazy._performers is None else lazy._performers.pool
+    return None if lazy._performers is None else lazy._performers.executors.mother
 
 
 def test_handlers_say_whether_they_perform() -> None:

@@ -53,7 +53,7 @@ def test_the_package_docstring_runs(tmp_path: Path) -> None:
 def test_performers_of_ones_own_are_given_as_the_documentation_says() -> None:
     """docs/policy.md: O_PATH is left to the kernel."""
     import proctor
-    from proctor.emulate import Performers
+    from proctor.performing import Performers
 
     @proctor.on("openat")
     def performed(call: proctor.Call) -> proctor.Verdict:

@@ -43,16 +43,22 @@ def test_everything_here_runs_without_linux(tmp_path: Path) -> None:
 
 
 def test_installing_elsewhere_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``pip install`` on macOS or Windows: the native core is Linux's, the rest is Python."""
+    """``pip install`` on macOS or Windows: what is native is Linux's, the rest is Python."""
     made: list[dict[str, Any]] = []
-    monkeypatch.setitem(
-        sys.modules,
-        "setuptools",
-        SimpleNamespace(
-            Extension=lambda *_, **__: "core", setup=lambda **named: made.append(named)
-        ),
+    stub = SimpleNamespace(
+        Extension=lambda *_, **__: "core", setup=lambda **named: made.append(named)
     )
-    for platform, expected in (("linux", ["core"]), ("darwin", []), ("win32", [])):
+    command = SimpleNamespace(build_ext=type("build_ext", (), {}))
+    monkeypatch.setitem(sys.modules, "setuptools", stub)
+    monkeypatch.setitem(sys.modules, "setuptools.command", SimpleNamespace(build_ext=command))
+    monkeypatch.setitem(sys.modules, "setuptools.command.build_ext", command)
+    for platform, core, commands in (
+        ("linux", ["core"], ["build_ext"]),
+        ("darwin", [], []),
+        ("win32", [], []),
+    ):
         monkeypatch.setattr(sys, "platform", platform)
         runpy.run_path(str(HERE.parents[1] / "setup.py"))
-        assert made.pop()["ext_modules"] == expected
+        options = made.pop()
+        assert options["ext_modules"] == core
+        assert list(options["cmdclass"]) == commands  # which would build the executor

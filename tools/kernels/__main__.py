@@ -30,7 +30,7 @@ TREE = Path(__file__).resolve().parents[2]
 
 #: Debian's, from old to new.
 KERNELS = ("5.10@bullseye", "6.1@bookworm", "6.12@trixie", "?@sid")
-TESTS = ("tests/kernel", "tests/supervisor", "tests/emulate", "tests/process")
+TESTS = ("tests/kernel", "tests/supervisor", "tests/performing", "tests/process")
 
 
 def options() -> argparse.Namespace:

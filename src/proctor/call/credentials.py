@@ -132,14 +132,20 @@ class Credentials(Taker):
         """How many seccomp filters it has, ours among them (Linux 5.9)."""
         return self._numbers("Seccomp_filters")[0]
 
-    def pending(self) -> SignalSet:
+    def pending(self, *, its_own: bool = False) -> SignalSet:
         """Signals that wait for the thread or its process and are not blocked *now*: read anew each
         time.  The next one does not end a call that was received (WAIT_KILLABLE_RECV), unless it is
-        SIGKILL: see docs/races.md."""
+        SIGKILL: see docs/races.md.
+
+        :param its_own: only those for which this very thread was woken, and which it meets when its
+            call returns.  A signal of the process's is any one thread's; the kernel wakes the first
+            thread whenever that can take it (complete_signal() of kernel/signal.c)."""
         status = self._take("status", lambda files: Status(files.read("status")))
         own, shared, blocked = (
             self._numbers(key, 16, status)[0] for key in ("SigPnd", "ShdPnd", "SigBlk")
         )
+        if its_own and self.tid != self._numbers("Tgid", 10, status)[0]:
+            shared = 0
         return SignalSet((own | shared) & ~blocked)
 
     # Other files --------------------------------------------------------------------------------

@@ -238,7 +238,7 @@ def _written(writes: tuple[Write, ...]) -> str:
 
 def perform(allow: Allow | None = None, reason: str = "") -> Perform:
     """The call is performed on the caller's behalf: in its namespaces, with its rights plus the one
-    it lacks, by a performer (:mod:`proctor.emulate`); whatever comes out is the answer.
+    it lacks, by a performer (:mod:`proctor.performing`); whatever comes out is the answer.
 
     ::
 

@@ -54,7 +54,7 @@ def receive(sock: socket.socket, size: int = 65536, flags: int = 0) -> Message:
     return message
 
 
-def send(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
+def send(sock: socket.socket, data: bytes | bytearray, fds: Sequence[int] = ()) -> None:
     """Send one message with copies of descriptors, which stay ours as well.
 
     :raises OSError: EPIPE without a signal, if nobody receives; else sendmsg(2)'s.

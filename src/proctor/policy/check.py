@@ -114,7 +114,7 @@ def _refuse_race(call: str, chain: _Chain, position: int, policy: Policy, source
 
 
 def _ways_out(call: str) -> str:
-    from proctor.emulate.supported import SUPPORTED
+    from proctor.performing import SUPPORTED
 
     ways = ['deny = "EPERM"']
     if call in SUPPORTED:

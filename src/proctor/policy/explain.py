@@ -40,7 +40,7 @@ def explain(policy: Policy, look: Look, decision: Decision) -> Reason:
 
 
 def _tip(policy: Policy, look: Look, rule: Rule | None, when: dict[str, Spec]) -> str:
-    from proctor.emulate.supported import SUPPORTED
+    from proctor.performing import SUPPORTED
 
     name = look.call.name
     if name in SUPPORTED:

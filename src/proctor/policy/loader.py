@@ -318,7 +318,7 @@ def _members(word: str, place: KeyPath, source: Source) -> Sequence[str]:
 
 
 def _check_performable(calls: Sequence[str], path: KeyPath, source: Source) -> None:
-    from proctor.emulate.supported import SUPPORTED
+    from proctor.performing import SUPPORTED
 
     lacking = [name for name in calls if name not in SUPPORTED]
     if lacking:

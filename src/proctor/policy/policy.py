@@ -39,7 +39,7 @@ class Settings(NamedTuple):
     deadline: float | None = None
     #: The errno then.
     on_deadline: int = errno.EPERM
-    #: What was said of performing, by the names of :class:`proctor.emulate.Performers`' parameters:
+    #: What was said of performing, by the names of :class:`proctor.performing.Performers`' parameters:
     #: ``nested``, ``cgroup``, ``limit``.
     performing: Mapping[str, Any] = {}
     #: Most threads for what may take long; None: as many as the supervisor has by itself.

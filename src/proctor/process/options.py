@@ -18,7 +18,7 @@ Stdio = Union[int, IO[Any], None]
 
 
 class Performing(TypedDict, total=False):
-    """How calls are performed; see :class:`proctor.emulate.Performers`."""
+    """How calls are performed; see :class:`proctor.performing.Performers`."""
 
     nested: Literal["deny", "allow"]
     owner_userns: Iterable[int]
@@ -27,7 +27,6 @@ class Performing(TypedDict, total=False):
     limit: int
     idle: float
     deadline: float | None
-    python: str | None
 
 
 class SpawnOptions(LaunchOptions, total=False):

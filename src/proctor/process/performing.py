@@ -14,13 +14,13 @@ from proctor.call.verdict import deny
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
-    from proctor.emulate import Performers
+    from proctor.performing import Performers
 
 
 class LazyPerformer:
     """A performer for :class:`~proctor.supervisor.supervisor.Supervisor`; closes what it started.
 
-    :param options: of :class:`proctor.emulate.Performers`.
+    :param options: of :class:`proctor.performing.Performers`.
     :raises TypeError, ValueError: an option that it does not take.
     """
 
@@ -44,10 +44,12 @@ class LazyPerformer:
                 why += "; the monitor's limit of open files (RLIMIT_NOFILE, ulimit -n) is too low"
             self.on_trouble(f"{call.name} of thread {call.tid} was not performed: {why}")
             return deny(errno.EPERM, f"not performed: {why}")
-        return performers.perform(call, allow=verdict.allow)
+        return performers(call, verdict)
 
     def _made(self) -> Performers:
-        from proctor.emulate import Performers  # it takes some milliseconds, so not under the lock
+        from proctor.performing import (
+            Performers,  # it takes some milliseconds, so not under the lock
+        )
 
         with self._lock:
             if self._closed:
@@ -61,8 +63,8 @@ class LazyPerformer:
 
     def start_early(self) -> None:
         """Start the process of the performers on a thread of its own, and return at once: the first
-        performed call then need not wait for it (some 30 ms).  What goes wrong is found again, and
-        told, by the first call."""
+        performed call then need not wait for it.  What goes wrong is found again, and told, by the first
+        call."""
         from proctor.kernel.threads import quiet_thread
 
         try:
@@ -73,7 +75,6 @@ class LazyPerformer:
     def _start(self) -> None:
         try:
             self._made().start()
-            from proctor.emulate import mknod, open  # noqa: F401 - what a call would load
         except Exception:
             pass  # closed meanwhile; or see start_early()
 

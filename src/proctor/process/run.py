@@ -186,7 +186,7 @@ def spawn(
         with the command where a policy or a handler says that it performs
         (``@proctor.on(..., performs=True)``), else at the first call.
     :param performing: options of the built-in performers: ``nested``, ``cgroup``, ``limit``... of
-        :class:`proctor.emulate.Performers`.
+        :class:`proctor.performing.Performers`.
     :param workers: most threads for slow handlers and performing, 16 by default.
     :param world: in the place of the kernel's: see :mod:`proctor.supervisor.ports`.
     :param filter: the whole filter, if you bring your own (an OCI profile, a policy's); see

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from proctor.emulate import Performers, mknod, open, scarce  # noqa: F401 - loading takes descriptors
+from proctor.performing import registry, scarce
 from tests.cli.conftest import COMMAND
 
-from .callers import Caller, caller, open_directory, outcome
+from .callers import Caller, Performers, caller, open_directory, outcome
+
+assert registry.SUPPORTED  # loading takes descriptors
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="makes device nodes")
 pytestmark = pytest.mark.timeout(120)
@@ -128,14 +130,13 @@ def test_performers_have_more_than_their_monitor() -> None:
 #: No process of this program can fork; posix_spawn (CLONE_VM) and threads can.
 NO_FORK = """
 import ctypes, errno, os, sys
-from proctor.emulate import Performers, mknod, open
 from proctor.filter.rules import Filter, Rule
 from proctor.filter.actions import ALLOW
 from proctor.filter import actions
 from proctor.filter.conditions import Condition
 from proctor.kernel import seccomp
 from proctor.kernel.abi import SECCOMP_SET_MODE_FILTER
-from tests.emulate.callers import caller, outcome
+from tests.performing.callers import Performers, caller, outcome
 with caller() as one:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(38, 1, 0, 0, 0)
@@ -163,7 +164,7 @@ def test_out_of_processes(request: pytest.FixtureRequest) -> None:
     assert lines[1::2] == [f"('errno', {errno.EPERM})"] * 2
     for line in lines[::2]:
         assert line.endswith(
-            "was not performed: a performer cannot be forked: the monitor can have no more processes: "
+            "was not performed: an executor cannot be forked: the monitor can have no more processes: "
             "Resource temporarily unavailable (errno 11); that would be more than RLIMIT_NPROC, its "
             "cgroup's pids.max or the machine allow"
         )

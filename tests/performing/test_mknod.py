@@ -15,7 +15,6 @@ import pytest
 
 import proctor
 from proctor.call.verdict import Answer, Deny
-from proctor.emulate import Performers
 
 from .callers import (
     AT_FDCWD,
@@ -27,7 +26,10 @@ from .callers import (
     MS_RDONLY,
     MS_REMOUNT,
     Caller,
+    Performers,
     caller,
+    capget,
+    capset,
     drop_capabilities,
     libc,
     mount,
@@ -201,12 +203,10 @@ def test_set_group_id_directory_and_default_acl(performers: Performers, top: byt
 
 def test_fsids_of_the_caller(performers: Performers, top: bytes) -> None:
     def step() -> None:
-        from proctor.emulate import raw
-
-        raw.setfsgid(44)
-        raw.setfsuid(33)
-        full = raw.capget()[1]
-        raw.capset(full, full)
+        libc.setfsgid(44)
+        libc.setfsuid(33)
+        full = capget()[1]
+        capset(full, full)
 
     with caller(container(top, step), MAP) as one:
         assert make(one, performers, b"null", CHAR | 0o600, NULL) == Answer(0)
@@ -276,10 +276,8 @@ def test_without_cap_mknod(performers: Performers, top: bytes) -> None:
 
 def test_capability_that_is_only_permitted(performers: Performers, top: bytes) -> None:
     def step() -> None:
-        from proctor.emulate import raw
-
-        permitted = raw.capget()[1]
-        raw.capset(permitted & ~(1 << CAP_MKNOD), permitted)
+        permitted = capget()[1]
+        capset(permitted & ~(1 << CAP_MKNOD), permitted)
 
     with caller(container(top, step), MAP) as one:
         assert make(one, performers, b"null", CHAR, NULL).errno == errno.EPERM

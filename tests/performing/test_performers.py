@@ -6,27 +6,30 @@ import errno
 import os
 import pty
 import select
+import shutil
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proctor.call.verdict import Answer, Deny, HandOver, LetRun, Verdict
-from proctor.emulate import SUPPORTED, Performers, mknod, open, paths  # noqa: F401 (before rights are dropped)
-from proctor.emulate.cgroups import device_groups
 from proctor.errors import CallOver
+from proctor.performing import SUPPORTED, image, pins
+from proctor.performing.cgroups import device_groups
 
 from .callers import (
     AT_FDCWD,
     CLONE_NEWNS,
     CLONE_NEWPID,
     CLONE_NEWUSER,
+    Call,
     Caller,
+    Performers,
     caller,
     libc,
     mount,
@@ -79,7 +82,7 @@ io_open = __builtins__["open"] if isinstance(__builtins__, dict) else __builtins
 
 
 def parent_of(performers: Performers) -> int:
-    return pid_of(performers.pool._pidfd)
+    return performers.executors.mother.pid
 
 
 def children(pid: int) -> set[int]:
@@ -164,15 +167,17 @@ def test_bad_arguments() -> None:
             Performers(**bad)  # type: ignore[arg-type]
 
 
-def test_interpreter_that_is_not_there() -> None:
+def test_executor_that_was_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     troubles: list[str] = []
+    monkeypatch.setattr(image, "PATH", tmp_path / "executor")
     with caller() as one:
-        performers = Performers(python="/nonexistent/python", on_trouble=troubles.append)
+        performers = Performers(on_trouble=troubles.append)
         verdict = opened(performers, one, b"/etc/passwd")
         performers.close()
     assert isinstance(verdict, Deny)
     assert verdict.errno == errno.EPERM
-    assert "does not start" in verdict.reason
+    assert "the executor" in verdict.reason
+    assert "with a C compiler" in verdict.reason
     assert len(troubles) == 1
 
 
@@ -241,7 +246,7 @@ def test_parent_that_dies_is_started_again(top: bytes) -> None:
         assert content(opened(performers, one, b"/proc/sys/kernel/ostype")) == b"Linux\n"
         performer = children(parent_of(performers))
         pidfds = [os.pidfd_open(pid) for pid in performer]
-        first = os.dup(performers.pool._pidfd)
+        first = os.dup(performers.executors.mother._pidfd)
         os.kill(parent_of(performers), signal.SIGKILL)
         assert gone([first, *pidfds])
         assert content(opened(performers, one, b"/proc/sys/kernel/ostype")) == b"Linux\n"
@@ -297,15 +302,11 @@ def blocked_in_open(pid: int) -> bool:
 
 def performing(performers: Performers, count: int = 1) -> bool:
     """Whether so many calls are being performed; to root: and blocked in their open."""
-    with performers.pool._lock:
-        busy = [one for one in performers.pool._busy if one.pidfd >= 0]
+    with performers.executors._lock:
+        busy = [one for one in performers.executors._busy if one.pidfd >= 0]
     if os.geteuid() != 0 or len(busy) < count:  # others cannot look at performers
         return len(busy) >= count
-    found = children(parent_of(performers))
-    return (
-        len(list(filter(blocked_in_open, found | {c for pid in found for c in children(pid)})))
-        >= count
-    )
+    return len(list(filter(blocked_in_open, children(parent_of(performers))))) >= count
 
 
 def test_fifo_waits_for_its_other_end(performers: Performers, top: bytes) -> None:
@@ -351,7 +352,7 @@ def test_fifo_of_a_caller_that_is_gone(top: bytes, how: str) -> None:
 
 
 def test_fifo_by_way_of_proc_self(performers: Performers, top: bytes) -> None:
-    """That open happens in a child of the performer, which must end with it too."""
+    """What is walked step by step ends with its caller, too."""
     os.mkfifo(top + b"/fifo", 0o666)
     with caller(lambda: os.chdir(top)) as one:
         call = one.call("openat", AT_FDCWD, b"/proc/self/cwd/fifo", RDONLY, 0)
@@ -453,9 +454,8 @@ def test_call_that_ended_meanwhile_has_no_effect(performers: Performers, top: by
 
 def test_invisible_caller() -> None:
     troubles: list[str] = []
-    with Performers(on_trouble=troubles.append) as performers, caller() as one:
-        call = one.call("openat", AT_FDCWD, b"/etc/passwd", RDONLY, 0)
-        call.tid = 0
+    with Performers(on_trouble=troubles.append) as performers:
+        call = Call(0, "openat", (AT_FDCWD, b"/etc/passwd", RDONLY, 0))
         verdict = performers.perform(call)
     assert isinstance(verdict, Deny)
     assert verdict.errno == errno.EPERM
@@ -805,29 +805,17 @@ def _removed(group: str) -> bool:
 
 
 # Without rights over the host -----------------------------------------------------------------------
-def _python_for_everybody() -> str | None:
-    for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
-        real = os.path.realpath(python)
-        parts = [real]
-        while parts[-1] != "/":
-            parts.append(os.path.dirname(parts[-1]))
-        if os.path.exists(real) and all(os.stat(part).st_mode & 1 for part in parts):
-            return python
-    return None
-
-
 @root_only
 def test_an_ordinary_user_as_monitor(top: bytes) -> None:
     """open works with and without a user namespace; a device node says what it would need."""
-    python = _python_for_everybody()
-    if python is None:
-        pytest.skip("no Python here that an ordinary user may run")
+    program = shutil.copy(image.PATH, os.fsdecode(top))
     with io_open(top + b"/file", "w") as file:
         file.write("content")
     with io_open(top + b"/root's", "w") as file:
         os.fchmod(file.fileno(), 0o600)
 
     def monitor(say: Callable[[str], None]) -> None:
+        image.PATH = Path(program)  # type: ignore[misc]
         os.setgroups([])
         os.setresgid(1000, 1000, 1000)
         os.setresuid(1000, 1000, 1000)
@@ -847,7 +835,7 @@ def test_an_ordinary_user_as_monitor(top: bytes) -> None:
             with io_open("/proc/self/uid_map", "w") as file:
                 file.write("5 0 1")
 
-        with Performers(python=python, on_trouble=say) as performers:
+        with Performers(on_trouble=say) as performers:
             with caller(prepare) as one:
                 assert content(opened(performers, one, b"file")) == b"content"
                 assert opened(performers, one, b"root's") == Deny(errno.EACCES)
@@ -929,38 +917,40 @@ def test_call_that_is_over_meanwhile(performers: Performers) -> None:
         assert content(opened(performers, one, b"/proc/sys/kernel/ostype")) == b"Linux\n"
 
 
-def _stat(mode: int, uid: int) -> os.stat_result:
-    return os.stat_result((mode, 1, 1, 1, uid, 0, 0, 0, 0, 0))
-
-
-@pytest.mark.parametrize(
-    ("level", "directory", "owner", "kind", "fails"),
-    [
-        (0, 0o1777, 4242, 0o100666, False),
-        (1, 0o1777, 4242, 0o100666, True),
-        (1, 0o1777, 4242, 0o010666, True),
-        (1, 0o1777, 4242, 0o020666, False),
-        (1, 0o0777, 4242, 0o100666, False),
-        (1, 0o1777, 4243, 0o100666, False),  # the directory's owner
-        (1, 0o1775, 4242, 0o100666, False),
-        (2, 0o1775, 4242, 0o100666, True),
-        (2, 0o1755, 4242, 0o100666, False),
-        (2, 0o1777, os.geteuid(), 0o100666, False),
-    ],
-)
+@root_only
+@pytest.mark.parametrize("directory", [0o1777, 0o1775, 0o777, 0o1755])
+@pytest.mark.parametrize("owner", [4242, 4243, 1000])
 def test_protected_files_in_sticky_directories(
-    monkeypatch: pytest.MonkeyPatch, level: int, directory: int, owner: int, kind: int, fails: bool
+    performers: Performers, top: bytes, directory: int, owner: int
 ) -> None:
-    """fs.protected_regular and fs.protected_fifos, which are for the whole machine to change, as
-    the kernel's documentation (admin-guide/sysctl/fs.rst) has them."""
-    monkeypatch.setattr(paths, "protected", [level, level])
-    try:
-        paths.may_create_in_sticky(_stat(0o40000 | directory, 4243), _stat(kind, owner))
-    except OSError as error:
-        assert error.errno == errno.EACCES
-        assert fails
-    else:
-        assert not fails
+    """fs.protected_regular, fs.protected_fifos and fs.protected_symlinks are the kernel's to look at,
+    with and without a rule on paths."""
+    sticky = top + b"/sticky"
+    os.mkdir(sticky)
+    for name in (b"file", b"fifo"):
+        path = sticky + b"/" + name
+        os.close(os.open(path, os.O_CREAT)) if name == b"file" else os.mkfifo(path)
+        os.chown(path, owner, owner)
+        os.chmod(path, 0o666)
+    os.symlink(b"file", sticky + b"/link")
+    os.symlink(b"nothing", sticky + b"/dangling")
+    for name in (b"link", b"dangling"):
+        os.chown(sticky + b"/" + name, owner, owner, follow_symlinks=False)
+    os.chown(sticky, 4243, 1000)
+    os.chmod(sticky, directory)
+    with caller(as_user) as one:
+        for name in (b"file", b"fifo", b"link", b"dangling"):
+            for flags in (RDONLY, RDWR, RDWR | os.O_CREAT, RDWR | os.O_CREAT | os.O_EXCL):
+                arguments = (AT_FDCWD, sticky + b"/" + name, flags | NONBLOCK, 0o600)
+                for how in ({}, {"allow": lambda argument, path: True}):
+                    native = one.natively("openat", *arguments)
+                    made = os.path.exists(sticky + b"/nothing")
+                    if made:
+                        os.unlink(sticky + b"/nothing")
+                    assert one.performed(performers, "openat", *arguments, **how) == native
+                    assert os.path.exists(sticky + b"/nothing") == made
+                    if made:
+                        os.unlink(sticky + b"/nothing")
 
 
 @pytest.mark.parametrize(
@@ -971,7 +961,7 @@ def test_protected_files_in_sticky_directories(
     ],
 )  # fmt: skip
 def test_split(path: bytes, parts: tuple[bytes, bytes, bytes]) -> None:
-    assert paths.split(path) == parts
+    assert pins.split(path) == parts
 
 
 def test_cgroup_files() -> None:

@@ -1,11 +1,12 @@
 """Callers for the tests: processes with some identity, which make a call themselves (the twin whose
 outcome is the truth) or have it performed (a call object made up here, about a waiting process).
-No filter is needed for that: a performer only sees who the caller is."""
+No filter is needed for that: an executor only sees who the caller is."""
 
 from __future__ import annotations
 
 import array
 import ctypes
+import errno
 import fcntl
 import marshal
 import os
@@ -14,14 +15,20 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
-from proctor.call.verdict import Answer, Deny, HandOver, Verdict
-from proctor.syscalls import architectures, tables
+from proctor import performing
+from proctor.call import call
+from proctor.call.verdict import Allow, Answer, Deny, HandOver, Verdict
+from proctor.errors import MemoryUnreadable
+from proctor.kernel.notification import Notification
+from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES, native
 
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
@@ -30,7 +37,7 @@ CLONE_NEWNS = 0x20000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 MS_RDONLY, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 4, 32, 4096, 16384, 1 << 18
-ARCH = architectures.native()
+ARCH = native()
 CAP_MKNOD = 27
 
 Outcome = tuple[Any, ...]
@@ -57,17 +64,28 @@ def private_mounts() -> None:
 
 
 def drop_capabilities(keep: int = 0) -> None:
-    from proctor.emulate import raw
+    permitted = capget()[1] & keep
+    capset(permitted, permitted)
 
-    permitted = raw.capget()[1] & keep
-    raw.capset(permitted, permitted)
+
+def capget() -> tuple[int, int]:
+    """(effective, permitted) of this process."""
+    data = ctypes.create_string_buffer(24)
+    check(libc.capget(struct.pack("=Ii", 0x20080522, 0), data))
+    words = struct.unpack("=6I", data.raw)
+    return words[0] | words[3] << 32, words[1] | words[4] << 32
+
+
+def capset(effective: int, permitted: int) -> None:
+    low = 0xFFFFFFFF
+    words = (effective & low, permitted & low, 0, effective >> 32, permitted >> 32, 0)
+    check(libc.capset(struct.pack("=Ii", 0x20080522, 0), struct.pack("=6I", *words)))
 
 
 def describe(fd: int) -> Outcome:
     """What can be seen of an open file, but for its inode."""
     st = os.fstat(fd)
-    # A pinned object is opened without O_NOFOLLOW, which F_GETFL shows and which means nothing then.
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_NOFOLLOW
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     offset = -1
     if stat.S_ISREG(st.st_mode):
         offset = os.lseek(fd, 0, os.SEEK_CUR)
@@ -75,34 +93,52 @@ def describe(fd: int) -> Outcome:
     return ("fd", oct(st.st_mode), st.st_uid, st.st_gid, size, st.st_rdev, oct(flags), offset)
 
 
-class Call:
-    """What a performer uses of proctor.call.Call."""
+class Memory:
+    """The memory of a call that was made up: some buffers, far apart."""
 
-    def __init__(
-        self, tid: int, name: str, raw: tuple[int, ...], path: bytes, memory: bytes = b""
-    ) -> None:
-        self.id = 1
-        self.tid = tid
-        self.name = name
-        self.registers = tuple(value & (1 << 64) - 1 for value in raw) + (0,) * (6 - len(raw))
-        self.path = path
-        self.content = memory
-        self.is_valid: Callable[[], bool] = lambda: os.path.exists(f"/proc/{tid}")
-
-    looks: ClassVar[dict[str, Any]] = {}
-
-    def contradiction(self, *_: object) -> None:
-        return None
-
-    @property
-    def memory(self) -> Call:
-        return self
+    def __init__(self, buffers: dict[int, bytes]) -> None:
+        self.buffers = buffers
 
     def read(self, address: int, size: int) -> bytes:
-        return self.content[:size].ljust(size, b"\0")
+        return self.buffers[address][:size].ljust(size, b"\0")
 
-    def valid(self) -> bool:
+    def string(self, address: int, limit: int = 4096) -> bytes:
+        text = self.buffers[address]
+        if len(text) >= limit:
+            raise MemoryUnreadable(errno.ENAMETOOLONG, "no end", address)
+        return text
+
+
+class Call(call.Call):
+    """A call of a process that waits for commands, and not for its answer."""
+
+    def __init__(self, tid: int, name: str, args: tuple[Any, ...]) -> None:
+        buffers, registers = {}, []
+        for number, arg in enumerate(args, 1):
+            address = number << 20
+            if isinstance(arg, bytes):
+                buffers[address] = arg
+            registers.append(address if isinstance(arg, bytes) else arg & (1 << 64) - 1)
+        registers += [0] * (6 - len(registers))
+        self.is_valid: Callable[[], bool] = lambda: os.path.exists(f"/proc/{tid}")
+        audit = ARCHITECTURES[ARCH].audit
+        made = Notification(1, tid, tables.number(name, ARCH), audit, tuple(registers))  # type: ignore[arg-type]
+        super().__init__(made, self, memory=Memory(buffers))  # type: ignore[arg-type]
+
+    def id_valid(self, id: int) -> bool:
         return self.is_valid()
+
+
+class Performers(performing.Performers):
+    """Performers whose calls are over when they are performed."""
+
+    def perform(self, call: call.Call, allow: Allow | None = None) -> Verdict:
+        try:
+            return super().perform(call, allow)
+        finally:
+            if call._caller is not None:
+                call._caller.close()
+                call._caller = None
 
 
 class Caller:
@@ -215,10 +251,7 @@ class Caller:
 
     def call(self, name: str, *args: Any) -> Call:
         """The call object that a listener would give for it."""
-        path = next(arg for arg in args if isinstance(arg, bytes))
-        memory = b"".join(arg for arg in args[2:] if isinstance(arg, bytes))
-        registers = tuple(0x1000 if isinstance(arg, bytes) else arg for arg in args)
-        return Call(self.tid, name, registers, path, memory)
+        return Call(self.tid, name, args)
 
     def performed(self, performers: Any, name: str, *args: Any, **how: Any) -> Outcome:
         """Have it performed."""
@@ -264,7 +297,7 @@ def caller(
 @contextmanager
 def open_directory() -> Iterator[bytes]:
     """A directory that every user may walk to (pytest's own are 0700)."""
-    path = tempfile.mkdtemp(prefix="emulate-", dir="/var/tmp").encode()
+    path = tempfile.mkdtemp(prefix="performing-", dir="/var/tmp").encode()
     os.chmod(path, 0o755)
     try:
         yield path

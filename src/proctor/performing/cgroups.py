@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from proctor.emulate import scarce
+from proctor.performing import scarce
 
 
 def _relevant(text: bytes) -> dict[bytes, bytes]:

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from proctor.emulate import Performers
-
 from .callers import (
     AT_FDCWD,
     CLONE_NEWNS,
     Caller,
     Outcome,
+    Performers,
     caller,
     drop_capabilities,
     open_directory,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import proctor
-from proctor.emulate import Performers
+from proctor.performing import Performers
 
 from .callers import open_directory
 

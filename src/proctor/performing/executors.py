@@ -1,0 +1,252 @@
+"""The executors of one monitor: which there are, whose identity each has, how many there may be.
+
+There is one for each identity in each container at a time, kept warm for the next call; more while
+that many calls wait for something in the kernel.  They count against their container's limit for as
+long as they *live*: being asked to die is not being dead, for a file system that does not answer
+(FUSE, NFS) can keep a process that was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+import threading
+import time
+from collections.abc import Callable, Generator, Hashable
+from typing import Final, NamedTuple
+
+from proctor.performing.processes import Executor, Mother
+from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
+from proctor.performing.trouble import CannotJoin, Idle, TooMany, Trouble
+
+#: What the steps are for that join cgroups: all else goes without them.
+JOINING: Final = "joining the caller's cgroup"
+_TRIES: Final = 5
+_MOST_IDLE: Final = 64
+#: Seconds in which processes that were killed are expected to be dead, when all is over.
+_END: Final = 0.5
+
+
+class Wait(NamedTuple):
+    """What a conversation waits for: the reply of one executor to one request."""
+
+    executor: Executor
+    request: Request
+
+
+class Start(NamedTuple):
+    """The last step of an executor's making: the request that gives it its identity."""
+
+    request: Request
+    values: tuple[bytes, ...]
+    fds: tuple[int, ...]
+    #: What each step is for; the subject of a sentence if it fails.
+    words: dict[int, str]
+
+
+#: From (its capabilities, permitted; the number of its mother) to how it is made what it shall be.
+Become = Callable[[int, int], Start]
+
+
+def _begin() -> tuple[Request, Result, Result, Result, int]:
+    """The first request to every executor: who it is, and what it may."""
+    steps = Steps()
+    where = steps.bytes(b"/proc/self/fd")
+    version = steps.bytes(struct.pack("=Ii", 0x20080522, 0))  # _LINUX_CAPABILITY_VERSION_3, itself
+    caps = steps.scratch(24)
+    me = steps.call("getpid")
+    pidfd = steps.call("pidfd_open", me, 0)
+    table = steps.call("openat", -100, where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    steps.call("capget", version, caps)
+    steps.give(pidfd)
+    steps.give(table)
+    part = steps.want(caps)
+    return steps.freeze(), me, pidfd, table, part
+
+
+_BEGIN, _PID, _PIDFD, _TABLE, _CAPS = _begin()
+
+
+class Executors:
+    """All executors of one monitor; thread-safe.
+
+    :param idle: seconds of silence after which an executor ends.
+    """
+
+    def __init__(self, *, idle: float) -> None:
+        self.mother = Mother()
+        self.idle = idle
+        self._lock = threading.Lock()
+        #: Those that wait for work, and since when; the longest waiting first.
+        self._idle: dict[Executor, float] = {}
+        self._by_key: dict[Hashable, list[Executor]] = {}
+        self._taken: dict[Hashable, int] = {}
+        self._busy: set[Executor] = set()
+        self._dying: list[Executor] = []
+        self._closed = False
+
+    # One conversation's use -------------------------------------------------------------------
+
+    def acquire(
+        self, key: Hashable, container: Hashable, limit: int, become: Become, *, fresh: bool = False
+    ) -> Generator[Wait, Reply, Executor]:
+        """An executor of this identity, for the asker alone until :meth:`release` or :meth:`discard`.
+
+        It may have ended for lack of work meanwhile, which the first request shows (:class:`Idle`).
+
+        :param limit: how many of a container's may be at work, or dying, at the same time.
+        :param fresh: a new one, not one that waits for work.
+        :raises Trouble: there is none to be had.
+        """
+        executor = None if fresh else self._borrow(key, container)
+        for last in (False,) * (_TRIES - 1) + (True,):
+            if executor is not None:
+                return executor
+            executor = self._new(key, container, limit)
+            try:
+                yield from self._make(executor, become)
+            except Idle:  # on a busy machine we may be slower than its patience
+                self.discard(executor)
+                executor = None
+                if last:
+                    break
+            except BaseException:
+                self.discard(executor)
+                raise
+        if executor is not None:
+            return executor
+        raise Trouble("executors end as soon as they are made")
+
+    def _make(self, executor: Executor, become: Become) -> Generator[Wait, Reply, None]:
+        executor.send(_BEGIN.fill())
+        reply = yield Wait(executor, _BEGIN)
+        if not (reply.made(_PIDFD) and reply.made(_TABLE)):
+            number = reply.error(_PIDFD) or reply.error(_TABLE)
+            reply.close()
+            raise Trouble(f"an executor cannot begin: {os.strerror(number)}")
+        executor.pid = reply.results[_PID.step]
+        executor.pidfd = reply.take(_PIDFD)
+        executor.table = reply.take(_TABLE)
+        words = struct.unpack("=6I", reply.parts[_CAPS])
+        start = become(words[1] | words[4] << 32, self.mother.pid)
+        try:
+            executor.send(start.request.fill(*start.values), start.fds)
+        finally:
+            for fd in start.fds:
+                os.close(fd)
+        reply = yield Wait(executor, start.request)
+        last = max(step for step, result in enumerate(reply.results) if result != SKIPPED)
+        if last + 1 < len(reply.results) or not reply.made(Result(last)):
+            number = reply.error(Result(last))
+            what = start.words.get(last, "taking on an identity")
+            kind = CannotJoin if what == JOINING else Trouble
+            raise kind(f"{what}: {os.strerror(number) if number else 'it did not come about'}")
+
+    # Books --------------------------------------------------------------------------------------
+
+    def _borrow(self, key: Hashable, container: Hashable) -> Executor | None:
+        with self._lock:
+            waiting = self._by_key.get(key)
+            if not waiting:
+                return None
+            executor = waiting.pop()
+            if not waiting:
+                del self._by_key[key]
+            del self._idle[executor]
+            self._count(container, executor)
+            return executor
+
+    def _count(self, container: Hashable, executor: Executor) -> None:
+        self._taken[container] = self._taken.get(container, 0) + 1
+        executor.container = container
+        self._busy.add(executor)
+
+    def _uncount(self, executor: Executor) -> None:
+        left = self._taken[executor.container] - 1
+        if left:
+            self._taken[executor.container] = left
+        else:
+            del self._taken[executor.container]
+
+    def _new(self, key: Hashable, container: Hashable, limit: int) -> Executor:
+        self._bury()
+        with self._lock:
+            if self._taken.get(container, 0) >= limit:
+                raise TooMany(f"that many calls are being performed already (limit = {limit})")
+        executor = Executor(self.mother.bear(), key, container)
+        with self._lock:
+            self._count(container, executor)
+        return executor
+
+    def release(self, executor: Executor) -> None:
+        """It is free again; kept for the next call, within bounds."""
+        now = time.monotonic()
+        dropped = []
+        with self._lock:
+            self._busy.discard(executor)
+            self._uncount(executor)
+            if self._closed:
+                dropped.append(executor)
+            else:
+                self._idle[executor] = now
+                self._by_key.setdefault(executor.key, []).append(executor)
+            while self._idle:
+                oldest, since = next(iter(self._idle.items()))
+                if since >= now - self.idle and len(self._idle) <= _MOST_IDLE:
+                    break
+                del self._idle[oldest]
+                self._by_key[oldest.key].remove(oldest)
+                if not self._by_key[oldest.key]:
+                    del self._by_key[oldest.key]
+                dropped.append(oldest)
+        for one in dropped:
+            one.close()
+
+    def discard(self, executor: Executor) -> None:
+        """It is of no use any more; it counts until it is dead."""
+        executor.kill()
+        with self._lock:
+            self._busy.discard(executor)
+            self._dying.append(executor)
+        self._bury()
+
+    def _bury(self) -> None:
+        """Count those out that are dead by now."""
+        with self._lock:
+            dead = [one for one in self._dying if one.ended()]
+            if dead:
+                self._dying = [one for one in self._dying if one not in dead]
+            for one in dead:
+                self._uncount(one)
+        for one in dead:
+            one.close()
+
+    # The end ------------------------------------------------------------------------------------
+
+    def close(self) -> int:
+        """End every process, also one that works: its call is denied.  How many would not die.
+
+        Idempotent."""
+        with self._lock:
+            self._closed = True
+            idle = list(self._idle)
+            self._idle.clear()
+            self._by_key.clear()
+            busy = list(self._busy)
+        for one in idle:
+            one.close()
+        for one in busy:
+            one.signal()  # its conversation sees that it died, and closes it
+        self.mother.close()
+        poll = select.poll()
+        left = {one.pidfd for one in [*busy, *self._dying] if one.pidfd >= 0}
+        for pidfd in left:
+            poll.register(pidfd, select.POLLIN)
+        until = time.monotonic() + _END
+        while left and time.monotonic() < until:
+            for pidfd, _ in poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                left.discard(pidfd)
+                poll.unregister(pidfd)
+        self._bury()
+        return len(left)

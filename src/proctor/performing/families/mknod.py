@@ -1,0 +1,170 @@
+"""mknod, mknodat: made by the kernel for the caller, with CAP_MKNOD lent for the last step.
+
+The whole call is first made in the caller's own identity.  FIFOs, sockets, regular files and
+whiteouts (character device 0:0, since Linux 5.8) need no right and are done then; every error but one
+is the kernel's answer to the caller.  The one is EPERM for a device: the kernel looks at CAP_MKNOD
+*over the host* last, so everything else was found good, and what is asked here is
+
+* whether the caller holds CAP_MKNOD over its own user namespace (as Linux would ask if devices were
+  namespaced), and whether that namespace is the target's own;
+* whether a node would work there at all (no ``nodev``, no file system of a user namespace);
+
+then the lender (:mod:`proctor.performing.lender`) makes this one name in that one pinned directory,
+owned as the caller would own it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Any, Final
+
+from proctor.call.verdict import answer, deny
+from proctor.performing import pins
+from proctor.performing.trouble import Said, Trouble
+
+if TYPE_CHECKING:
+    from proctor.performing.task import Task, Work
+
+CALLS: Final = ("mknod", "mknodat")
+
+_KINDS: Final = (0, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)
+_NODES: Final = (stat.S_IFCHR, stat.S_IFBLK)
+
+
+def perform(task: Task) -> Work:
+    """Make the node for the caller."""
+    args = task.call.args
+    dirfd = args.number("dirfd") if task.call.name == "mknodat" else pins.AT_FDCWD
+    mode, device = args.number("mode") & 0xFFFF, args.number("dev") & 0xFFFFFFFF
+    # may_mknod of fs/namei.c, before any path is looked at; mode is a umode_t of 16 bits.
+    kind = stat.S_IFMT(mode)
+    if kind not in _KINDS:
+        return deny(errno.EPERM if stat.S_ISDIR(mode) else errno.EINVAL)
+    path = task.call.path
+    if not path:
+        return deny(errno.ENOENT)
+    head, last, slashes = pins.split(path)
+    start = task.start(dirfd, path)
+    if not last:
+        yield from task.pin(start, head, pins.O_DIRECTORY, 0)
+        return deny(errno.EEXIST)
+    if kind in _NODES and not task.devices and not _is_whiteout(kind, device):
+        raise Trouble(task.no_cgroup)
+    parent: int | None = None
+    if task.asked:
+        here = yield from task.entry(start, head, last, 0)
+        found = here.found.named.status if here.found is not None else None
+        task.permit(here.parent.named.path.rstrip(b"/") + b"/" + last, found)
+        parent = here.parent.fd
+    name = last + slashes
+    directory, nodev = yield from _as_caller(task, start, head, name, mode, device, parent)
+    if directory is None:
+        return answer(0)
+    return (yield from _with_right(task, directory, nodev, name, mode, device))
+
+
+def _is_whiteout(kind: int, device: int) -> bool:
+    return kind == stat.S_IFCHR and not device
+
+
+def _as_caller(
+    task: Task,
+    start: int | None,
+    head: bytes,
+    name: bytes,
+    mode: int,
+    device: int,
+    parent: int | None,
+) -> Any:
+    """Made with the caller's rights: (None, False), or (the directory, whether its mount has nodev) if
+    only CAP_MKNOD is missing.
+
+    :raises Said: what the kernel says.
+    """
+    if parent is None:
+        by = pins.RELATIVE if pins.has(start) else pins.ABSOLUTE
+        making = pins.making(by, pins.room(max(len(head), len(name))))
+        reply = yield from task.session.ask(
+            making.request,
+            *pins.directory(start),
+            task.caller.umask,
+            mode,
+            device,
+            pins.HOW.pack(pins.PIN | pins.O_DIRECTORY, 0, pins.NO_MAGICLINKS),
+            pins.probing(0, 0),
+            head,
+            name,
+            fds=pins.along(start),
+        )
+        try:
+            failed = reply.error(making.parent)
+            if failed and pins.stands(failed, reply, making.probe, 0):
+                raise Said(failed)
+            if not failed and not pins.system_of(reply.parts[making.system]).proc:
+                return _made(task, reply, making, mode, device)
+        finally:
+            reply.close()
+        pin = yield from task.walk(start, head, pins.O_DIRECTORY, 0, failed)
+        parent = pin.fd
+    making = pins.making(pins.PINNED, pins.room(len(name)))
+    reply = yield from task.session.ask(
+        making.request, task.caller.umask, mode, device, name, fds=(parent,)
+    )
+    try:
+        return _made(task, reply, making, mode, device)
+    finally:
+        reply.close()
+
+
+def _made(
+    task: Task, reply: Any, making: pins.Making, mode: int, device: int
+) -> tuple[int | None, bool]:
+    failed = reply.error(making.made)
+    if not failed:
+        return None, False
+    kind = stat.S_IFMT(mode)
+    if failed != errno.EPERM or kind not in _NODES or _is_whiteout(kind, device):
+        raise Said(failed)
+    nodev = pins.system_of(reply.parts[making.system]).flags & pins.ST_NODEV
+    return task.keep(reply, making.parent), bool(nodev)
+
+
+def _with_right(
+    task: Task, directory: int, nodev: bool, name: bytes, mode: int, device: int
+) -> Work:
+    """All but CAP_MKNOD over the host is there."""
+    what = f"{'block' if stat.S_ISBLK(mode) else 'char'} {os.major(device)}:{os.minor(device)}"
+    if not task.caller.caps.has("CAP_MKNOD"):
+        return deny(errno.EPERM, f"{what}: the caller has no CAP_MKNOD in its user namespace")
+    if task.who.namespace("user") == task.own.who.namespace("user"):
+        return deny(errno.EPERM, f"{what}: the kernel refuses it to the caller, who has CAP_MKNOD")
+    if not task.owned():
+        return deny(
+            errno.EPERM,
+            f"{what}: the caller is in a user namespace of its own making, where CAP_MKNOD comes for "
+            'free (nested = "allow" would let it)',
+        )
+    if nodev:
+        return deny(errno.EPERM, f"{what}: the file system is mounted nodev; a node would not work")
+    from proctor.performing import lender
+
+    try:
+        made = yield from lender.make_node(task, directory, name, mode, device)
+    except lender.Powerless:
+        made = None
+    if made is None or (made == errno.EPERM and not task.own.initial):
+        return deny(
+            errno.EPERM,
+            f"{what}: making device nodes needs the host's root, which the monitor is not: start it as "
+            "root, outside of any container",
+        )
+    if made == errno.EOVERFLOW:
+        return deny(
+            errno.EPERM,
+            f"{what}: the file system was mounted inside a user namespace; a node would not work",
+        )
+    if made:
+        return deny(made, f"{what}: the kernel refuses it even with CAP_MKNOD")
+    return answer(0)

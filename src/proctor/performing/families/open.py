@@ -1,0 +1,397 @@
+"""open, openat, openat2, creat: opened as the caller would, and handed over.
+
+Without a rule about paths the call is one openat2(2) by an executor, with the caller's own path,
+flags, mode and resolve bits.  Where something must be known before anything is opened (a rule wants
+to see the path, the file is on procfs), the thing is pinned, and what is pinned is opened:
+
+* by its own link in ``/proc/self/fd``, which is the very thing;
+* by its name in its pinned directory, following no link, where O_CREAT or O_NOFOLLOW are given: the
+  kernel's rules about sticky directories (protected_regular, protected_fifos) are about names, and a
+  descriptor shows in F_GETFL that it was opened with O_NOFOLLOW.  What was opened is then compared
+  with what was pinned, and truncated through the pin.
+
+What is opened becomes a descriptor of the caller by ADDFD.  So the file's offset, its O_NONBLOCK and
+its lease on a FIFO's other end are all the caller's.  Whether there is room for it in the caller's
+table is seen to before anything is done (``do_sys_openat2`` in fs/open.c).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from proctor.call.verdict import deny, hand_over, let_run_unsafe
+from proctor.performing import pins
+from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
+from proctor.performing.trouble import Said
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.performing.task import Task, Work
+
+CALLS: Final = ("open", "openat", "openat2", "creat")
+
+_Opens = Generator[Any, Any, int]
+
+
+def _flag(name: str) -> int:
+    value: int = getattr(os, name, 0)  # elsewhere than on Linux nothing is opened
+    return value
+
+
+_CREAT, _EXCL, _TRUNC = os.O_CREAT, os.O_EXCL, os.O_TRUNC
+_CLOEXEC, _NOCTTY = _flag("O_CLOEXEC"), _flag("O_NOCTTY")
+_ACCESS: Final = _flag("O_ACCMODE") or 3
+_TMPFILE: Final = _flag("O_TMPFILE") & ~O_DIRECTORY  # __O_TMPFILE
+_FASYNC: Final = 0o20000
+_LARGEFILE: Final = (
+    0o100000 if hasattr(os, "uname") and os.uname().machine in ("x86_64", "i686", "s390x")
+    else _flag("O_LARGEFILE")
+)  # fmt: skip
+#: VALID_OPEN_FLAGS of include/linux/fcntl.h: open and openat ignore all others, openat2 does not.
+_VALID: Final = (
+    _ACCESS | _CREAT | _EXCL | _NOCTTY | _TRUNC | os.O_APPEND | _flag("O_NONBLOCK")
+    | _flag("O_SYNC") | _flag("O_DSYNC") | _FASYNC | _flag("O_DIRECT") | _LARGEFILE | O_DIRECTORY
+    | O_NOFOLLOW | _flag("O_NOATIME") | _CLOEXEC | O_PATH | _TMPFILE
+)  # fmt: skip
+_WITH_O_PATH: Final = O_DIRECTORY | O_NOFOLLOW | O_PATH | _CLOEXEC
+_TTY: Final = (5, 0)
+_TRIES: Final = 64  # more than the 40 links that the kernel follows, plus some lost races
+
+_NO_O_PATH: Final = (
+    "an O_PATH descriptor cannot be handed over; let the filter pass calls with O_PATH "
+    '(when = { flags = { all = ["O_PATH"] } }), or use Performers(o_path="run")'
+)
+
+
+class Wanted(NamedTuple):
+    """What one call asks for, as openat2(2) would."""
+
+    start: int | None
+    path: bytes
+    flags: int
+    mode: int
+    resolve: int
+
+    def how(self, flags: int | None = None, resolve: int | None = None) -> bytes:
+        """As a struct open_how; with other flags and resolve bits, if these are given."""
+        kept = self.flags if flags is None else flags
+        mode = self.mode if kept & (_CREAT | _TMPFILE) or flags is None else 0
+        return HOW.pack(kept | _CLOEXEC, mode, self.resolve if resolve is None else resolve)
+
+
+def decode(call: Call) -> tuple[int, bytes, int, int, int]:
+    """(dirfd, path, flags, mode, resolve), from the call's kept values.
+
+    :raises MemoryUnreadable: what the kernel says before it looks at any path (EFAULT, E2BIG...).
+    """
+    args, name = call.args, call.name
+    if name == "openat2":
+        how = call.how
+        return args.number("dirfd"), call.path, int(how.flags), int(how.mode), int(how.resolve)
+    dirfd = args.number("dirfd") if name == "openat" else pins.AT_FDCWD
+    flags = args.number("flags") if name != "creat" else _CREAT | os.O_WRONLY | _TRUNC
+    mode = args.number("mode")
+    # build_open_how of fs/open.c: the older calls forgive, so they are made strict first
+    flags &= _VALID
+    if flags & O_PATH:
+        flags &= _WITH_O_PATH
+    if not flags & (_CREAT | _TMPFILE):
+        mode = 0
+    return dirfd, call.path, flags, mode & 0o7777, 0
+
+
+def perform(task: Task) -> Work:
+    """Open for the caller and hand the descriptor over."""
+    dirfd, path, flags, mode, resolve = decode(task.call)
+    if path and not flags & O_PATH:
+        flags |= _NOCTTY  # an executor has no use for a terminal, nor may it take one
+    if path and not task.caller.has_room():
+        return (yield from _full(task, HOW.pack(flags | _CLOEXEC, mode, resolve)))
+    wanted = Wanted(task.start(dirfd, path, resolve), path, flags, mode, resolve)
+    if flags & O_PATH:
+        return (yield from _place(task, wanted))
+    opens = _pinned if task.asked or not task.devices else _directly
+    fd = yield from opens(task, wanted)
+    return hand_over(fd, cloexec=bool(flags & _CLOEXEC))
+
+
+def _full(task: Task, how: bytes) -> Work:
+    """The table is full: EMFILE, but for flags that the kernel refuses before."""
+    look = pins.look(False, 64)
+    pin = HOW.pack(PIN, 0, 0)
+    reply = yield from task.session.ask(look.request, -1, how, pin, pin, b".", table=True)
+    reply.close()
+    pins.refuse(reply, look.valid, errno.EBADF)
+    return deny(errno.EMFILE)
+
+
+def _directly(task: Task, wanted: Wanted) -> _Opens:
+    """The kernel does it all; only what meets procfs goes the long way."""
+    start, path = wanted.start, wanted.path
+    opening = pins.opening(pins.has(start), pins.room(len(path)))
+    reply = yield from task.session.ask(
+        opening.request,
+        *pins.directory(start),
+        task.caller.umask,
+        wanted.how(resolve=wanted.resolve | pins.NO_MAGICLINKS),
+        pins.probing(wanted.flags, wanted.resolve),
+        path,
+        fds=pins.along(start),
+    )
+    try:
+        if reply.made(opening.fd):
+            if not pins.system_of(reply.parts[opening.system]).proc:
+                return reply.take(opening.fd)
+            failed = 0
+        else:
+            failed = reply.error(opening.fd)
+            if pins.stands(failed, reply, opening.probe, wanted.resolve):
+                if failed == errno.ENXIO:
+                    return (yield from _terminal(task, wanted))
+                raise Said(failed)
+    finally:
+        reply.close()
+    return (yield from _pinned(task, wanted, failed))
+
+
+def _place(task: Task, wanted: Wanted) -> Work:
+    """O_PATH: no such descriptor can be handed over."""
+    pin = yield from task.pin(
+        wanted.start,
+        wanted.path,
+        wanted.flags & (O_NOFOLLOW | O_DIRECTORY),
+        wanted.resolve & ~pins.CACHED,
+        wanted.how(),
+    )
+    task.permit(pin.named.path, pin.named.status)
+    if task.o_path == "run":
+        return let_run_unsafe(
+            "an O_PATH descriptor cannot be handed over; it gives no right to read or write"
+        )
+    return deny(errno.EOPNOTSUPP, _NO_O_PATH)
+
+
+# Pin, ask, use ----------------------------------------------------------------------------------
+
+
+def _pinned(task: Task, wanted: Wanted, failed: int = 0) -> _Opens:
+    """Pin, ask, use.
+
+    :param failed: the errno of the kernel's own walk, if there was one.
+    """
+    flags = wanted.flags
+    if wanted.resolve & pins.CACHED:
+        raise Said(errno.EAGAIN)  # more than one walk; whoever sets it must expect this
+    if flags & (_CREAT | O_NOFOLLOW) and not flags & _TMPFILE:
+        return (yield from _by_name(task, wanted))
+    bits = flags & O_DIRECTORY
+    if failed:
+        pin = yield from task.walk(wanted.start, wanted.path, bits, wanted.resolve, failed)
+    else:
+        pin = yield from task.pin(wanted.start, wanted.path, bits, wanted.resolve, wanted.how())
+    if flags & _TMPFILE:
+        task.permit(pin.named.path, pin.named.status)
+        return (
+            yield from _in_directory(task, pin.fd, b".", wanted.how(resolve=pins.NO_MAGICLINKS))
+        )
+    return (yield from _use(task, pin.fd, pin.named, wanted))
+
+
+def _use(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> _Opens:
+    """Open what is pinned."""
+    task.permit(named.path, named.status)
+    task.refuse_device(named.status)
+    try:
+        return (
+            yield from _reopen(
+                task, pin, wanted.how(wanted.flags & ~(_CREAT | _EXCL | O_NOFOLLOW), 0)
+            )
+        )
+    except Said as said:
+        if said.errno != errno.ENXIO or named.status.rdev != _TTY:
+            raise
+    return (yield from _own_terminal(task, wanted))
+
+
+def _reopen(task: Task, pin: int, how: bytes) -> _Opens:
+    acting = pins.reopening()
+    reply = yield from task.session.ask(acting.request, how, fds=(pin,), table=True)
+    if not reply.made(acting.fd):
+        raise Said(reply.error(acting.fd))
+    return reply.take(acting.fd)
+
+
+def _in_directory(task: Task, directory: int, name: bytes, how: bytes) -> _Opens:
+    fd, _ = yield from _named_in(task, directory, name, how)
+    return fd
+
+
+def _named_in(
+    task: Task, directory: int, name: bytes, how: bytes
+) -> Generator[Any, Any, tuple[int, pins.Status]]:
+    acting = pins.opening_in(pins.room(len(name)))
+    reply = yield from task.session.ask(
+        acting.request, task.caller.umask, how, name, fds=(directory,)
+    )
+    if not reply.made(acting.fd):
+        raise Said(reply.error(acting.fd))
+    return reply.take(acting.fd), pins.status_of(reply.parts[acting.status])
+
+
+# By name, in a pinned directory -------------------------------------------------------------------
+
+
+def _by_name(task: Task, wanted: Wanted) -> _Opens:
+    """O_CREAT and O_NOFOLLOW: the directory is pinned, then the last component decides, in the order
+    of ``open_last_lookups`` (fs/namei.c)."""
+    flags = wanted.flags
+    for _ in range(_TRIES):
+        head, last, slashes = pins.split(wanted.path)
+        if last in (b"", b".", b"..") or (slashes and not flags & _CREAT):
+            return (yield from _directory_itself(task, wanted))
+        here = yield from task.entry(wanted.start, head, last, wanted.resolve, wanted.how())
+        if slashes:
+            raise Said(errno.EISDIR)
+        found = here.found
+        if found is not None:
+            if flags & _CREAT and flags & _EXCL:
+                raise Said(errno.EEXIST)
+            if stat.S_ISLNK(found.named.status.mode):
+                if flags & O_NOFOLLOW:
+                    raise Said(errno.ENOTDIR if flags & O_DIRECTORY else errno.ELOOP)
+                if found.named.proc:
+                    pin = yield from task.pin(wanted.start, wanted.path, 0, wanted.resolve)
+                    return (yield from _existing(task, pin.fd, pin.named, wanted))
+                yield from _may_follow(task, wanted)
+                target = here.text
+                path = target if target.startswith(b"/") else head + b"/" + target
+                wanted = wanted._replace(
+                    path=path, start=task.start_again(wanted.start, path, wanted.resolve)
+                )
+                continue
+            if found.named.proc and found.named.status.mount != here.parent.named.status.mount:
+                pin = yield from task.pin(wanted.start, wanted.path, 0, wanted.resolve)
+                return (yield from _existing(task, pin.fd, pin.named, wanted))
+        opened = yield from _name(task, wanted, here, last)
+        if opened is not None:
+            return opened
+    raise Said(errno.ELOOP)
+
+
+def _name(task: Task, wanted: Wanted, here: Any, last: bytes) -> Generator[Any, Any, int | None]:
+    """Open what was found under this name, or make it; None if it is something else by now."""
+    flags, found = wanted.flags, here.found
+    how = wanted.how(
+        flags if found is None else flags & ~_TRUNC,
+        pins.NO_SYMLINKS | wanted.resolve & pins.NO_XDEV,
+    )
+    if found is None:
+        if not flags & _CREAT:
+            raise Said(errno.ENOENT)
+        task.permit(here.parent.named.path.rstrip(b"/") + b"/" + last)
+    else:
+        if flags & _CREAT and found.named.status.is_directory:
+            raise Said(errno.EISDIR)
+        task.permit(found.named.path, found.named.status)
+        task.refuse_device(found.named.status)
+    try:
+        fd, status = yield from _named_in(task, here.parent.fd, last, how)
+    except Said as said:
+        if said.errno == errno.ELOOP and not flags & O_NOFOLLOW:
+            return None  # a link by now
+        if said.errno == errno.ENXIO and found is not None and found.named.status.rdev == _TTY:
+            return (yield from _own_terminal(task, wanted))
+        raise
+    if found is None:
+        return fd
+    try:
+        if status.place != found.named.status.place:
+            return None
+        if flags & _TRUNC and stat.S_ISREG(status.mode):
+            os.close(
+                (
+                    yield from _reopen(
+                        task, found.fd, HOW.pack(flags & _ACCESS | _TRUNC | _CLOEXEC, 0, 0)
+                    )
+                )
+            )
+        kept, fd = fd, -1
+        return kept
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _existing(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> _Opens:
+    if wanted.flags & _CREAT and named.status.is_directory:
+        raise Said(errno.EISDIR)
+    return (yield from _use(task, pin, named, wanted))
+
+
+def _directory_itself(task: Task, wanted: Wanted) -> _Opens:
+    """A path that can only be a directory's."""
+    flags = wanted.flags
+    pin = yield from task.pin(
+        wanted.start, wanted.path, flags & O_DIRECTORY, wanted.resolve, wanted.how()
+    )
+    if flags & _CREAT:
+        raise Said(errno.EEXIST if flags & _EXCL else errno.EISDIR)
+    task.permit(pin.named.path, pin.named.status)
+    return (yield from _in_directory(task, pin.fd, b".", wanted.how(resolve=pins.NO_MAGICLINKS)))
+
+
+def _may_follow(task: Task, wanted: Wanted) -> Generator[Any, Any, None]:
+    """The kernel's word on following the last component (fs.protected_symlinks); that it leads to
+    nothing is fine here."""
+    try:
+        yield from task.pin(wanted.start, wanted.path, 0, wanted.resolve)
+    except Said as said:
+        if said.errno != errno.ENOENT:
+            raise
+
+
+# /dev/tty ---------------------------------------------------------------------------------------
+
+
+def _terminal(task: Task, wanted: Wanted) -> _Opens:
+    """ENXIO: /dev/tty, where an executor has no terminal; or what a FIFO or a device says."""
+    pin = yield from task.pin(
+        wanted.start,
+        wanted.path,
+        wanted.flags & (O_NOFOLLOW | O_DIRECTORY),
+        wanted.resolve & ~pins.CACHED,
+    )
+    if not stat.S_ISCHR(pin.named.status.mode) or pin.named.status.rdev != _TTY:
+        raise Said(errno.ENXIO)
+    return (yield from _own_terminal(task, wanted))
+
+
+def _own_terminal(task: Task, wanted: Wanted) -> _Opens:
+    """The caller's controlling terminal, by the first of its descriptors 0 to 2 that is one: pinned
+    once, and that pin is looked at, asked about and opened."""
+    number = task.caller.tty
+    for place in range(3) if number else ():
+        try:
+            pin = task.caller.dir_fd(place)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            continue
+        known = pins.name_of()
+        reply = yield from task.session.ask(known.request, fds=(pin,), table=True)
+        reply.close()
+        named = known.name.read(reply)
+        if not stat.S_ISCHR(named.status.mode) or os.makedev(*named.status.rdev) != number:
+            continue
+        task.permit(named.path, named.status)
+        task.refuse_device(named.status)
+        return (
+            yield from _reopen(
+                task, pin, wanted.how(wanted.flags & ~(_CREAT | _EXCL | O_NOFOLLOW), 0)
+            )
+        )
+    raise Said(errno.ENXIO, "the caller's controlling terminal is none of its descriptors 0-2")

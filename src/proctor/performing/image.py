@@ -1,0 +1,69 @@
+"""The executor's program, as a sealed file in memory.
+
+What ``/proc/PID/exe`` leads to outlives its process.  Were it a file of the host, a container that
+shares its owner's user id could write there and be run as us the next time; a sealed memfd can be
+written by nobody, and is nobody else's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import Final
+
+from proctor.errors import Unsupported
+
+#: Built along with the package (setup.py).
+PATH: Final = Path(__file__).with_name("executor")
+
+# include/uapi/linux/{memfd,fcntl}.h
+_MFD_CLOEXEC: Final = 1
+_MFD_ALLOW_SEALING: Final = 2
+_MFD_EXEC: Final = 0x10  # Linux 6.3
+_F_ADD_SEALS: Final = 1033
+_SEALS: Final = 0xF  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
+
+
+def sealed() -> int:
+    """A new descriptor of the program (CLOEXEC).
+
+    :raises Unsupported: it was not built, or this machine runs nothing from memory
+        (vm.memfd_noexec=2).
+    :raises OSError: out of descriptors or memory.
+    """
+    try:
+        program = PATH.read_bytes()
+    except FileNotFoundError:
+        raise Unsupported(
+            "the executor, a program that is built along with proctor,",
+            "5.9",
+            "no call can be performed; install proctor again, with a C compiler",
+        ) from None
+    fd = _memfd()
+    try:
+        left = memoryview(program)
+        while left:
+            left = left[os.write(fd, left) :]
+        fcntl.fcntl(fd, _F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _memfd() -> int:
+    for flags in (_MFD_EXEC, 0):
+        try:
+            return os.memfd_create("proctor-executor", _MFD_CLOEXEC | _MFD_ALLOW_SEALING | flags)
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                raise Unsupported(
+                    "a program that runs from memory",
+                    "3.17",
+                    "vm.memfd_noexec=2 forbids it, and no call can be performed; set it to 1 or 0",
+                ) from None
+            if error.errno != errno.EINVAL or not flags:  # EINVAL: a kernel without the flag
+                raise
+    raise AssertionError

@@ -1,0 +1,445 @@
+"""Requests about paths: walking, pinning and naming what is there, in one trip each.
+
+A path is walked once, by the kernel, with the caller's identity: ``openat2`` with O_PATH (no right is
+needed for that, and nothing happens) and RESOLVE_NO_MAGICLINKS.  What comes of it is the *pin*.  It is
+then named: the kernel says which path it has (``/proc/self/fd``), and that path is walked once more,
+without any link, to see that it leads to the very same thing.  Things without such a path (deleted,
+covered by a mount, outside of the root, pipes) get a text that no absolute path equals.
+
+A walk that fails is *probed*: the same path again, following no link at all.  If that fails alike, no
+link was on the way, and so none of procfs: the kernel's word stands.  Otherwise see :mod:`.walk`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from functools import cache
+from typing import Final, NamedTuple
+
+from proctor.performing.steps import END, Argument, Place, Reply, Request, Result, Steps
+from proctor.performing.trouble import Said
+
+AT_FDCWD: Final = -100
+#: include/uapi/linux/openat2.h
+NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH, IN_ROOT, CACHED = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+SCOPED: Final = BENEATH | IN_ROOT
+O_PATH: Final = getattr(os, "O_PATH", 0)
+O_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
+O_DIRECTORY: Final = getattr(os, "O_DIRECTORY", 0)
+_CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
+PIN: Final = O_PATH | _CLOEXEC
+HOW: Final = struct.Struct("=QQQ")
+
+_AT_EMPTY_PATH: Final = 0x1000
+_AT_NO_AUTOMOUNT: Final = 0x800
+_STATX: Final = 0x17FF  # STATX_BASIC_STATS and STATX_MNT_ID (Linux 5.8)
+_STATX_SIZE: Final = 256
+PROC_SUPER_MAGIC: Final = 0x9FA0
+PROC_ROOT_INO: Final = 1
+_PATH_MAX: Final = 4096
+#: What an :func:`entry`'s parent is found by.
+ABSOLUTE, RELATIVE, PINNED = range(3)
+#: Room for paths: one request for each of these.
+_SIZES: Final = (64, 256, 1024, 8192)
+
+
+class Status(NamedTuple):
+    """What statx(2) says of a thing."""
+
+    mode: int
+    uid: int
+    rdev: tuple[int, int]
+    device: tuple[int, int]
+    inode: int
+    mount: int
+
+    @property
+    def place(self) -> tuple[tuple[int, int], int, int]:
+        """Equal for the same thing on the same mount, as long as somebody keeps it open."""
+        return self.device, self.inode, self.mount
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_device(self) -> bool:
+        """Whether it is a device node."""
+        return stat.S_ISCHR(self.mode) or stat.S_ISBLK(self.mode)
+
+
+def status_of(data: bytes) -> Status:
+    """From a struct statx (include/uapi/linux/stat.h)."""
+    uid, _, mode = struct.unpack_from("=IIH", data, 20)
+    (inode,) = struct.unpack_from("=Q", data, 32)
+    rmajor, rminor, major, minor, mount = struct.unpack_from("=IIIIQ", data, 128)
+    return Status(mode, uid, (rmajor, rminor), (major, minor), inode, mount)
+
+
+class System(NamedTuple):
+    """What fstatfs(2) says of a file system."""
+
+    proc: bool
+    #: ST_* bits of the mount: include/linux/statfs.h.
+    flags: int
+
+
+def system_of(data: bytes) -> System:
+    """From a struct statfs (include/uapi/asm-generic/statfs.h; s390 has one of its own)."""
+    if _S390:
+        kind, flags = struct.unpack_from("=I", data)[0], struct.unpack_from("=I", data, 64)[0]
+    else:
+        size = struct.calcsize("@l")
+        kind = struct.unpack_from("@l", data)[0] & 0xFFFFFFFF
+        (flags,) = struct.unpack_from("@l", data, 9 * size + 8)
+    return System(kind == PROC_SUPER_MAGIC, flags)
+
+
+_S390: Final = hasattr(os, "uname") and os.uname().machine == "s390x"
+ST_NODEV, ST_NOSYMFOLLOW = 0x0004, 0x2000
+_STATFS_SIZE: Final = 96  # what matters of it
+
+
+def room(length: int) -> int:
+    """The size of hole that takes so many bytes."""
+    return next(size for size in _SIZES if length <= size)
+
+
+# Parts of requests ------------------------------------------------------------------------------
+
+
+def statx(steps: Steps, fd: Argument, place: Place, empty: Place) -> Result:
+    """Have statx(2) of a descriptor in ``place``."""
+    return steps.call("statx", fd, empty, _AT_EMPTY_PATH | _AT_NO_AUTOMOUNT, _STATX, place)
+
+
+class Naming:
+    """The steps that name a pin."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._how = steps.bytes(HOW.pack(PIN | O_NOFOLLOW, 0, NO_SYMLINKS))
+        self.empty = steps.bytes(b"")
+        self.dot = steps.bytes(b".")
+
+    def add(self, pin: Result, table: Argument) -> Name:
+        """Name a pin; to be called when all bytes of the request are there."""
+        steps = self._steps
+        status, system, second = (
+            steps.scratch(_STATX_SIZE),
+            steps.scratch(128),
+            steps.scratch(_STATX_SIZE),
+        )
+        digits, text = steps.scratch(16), steps.scratch(_PATH_MAX + 8)
+        statx(steps, pin, status, self.empty)
+        steps.call("fstatfs", pin, system)
+        steps.put_text(digits, pin)
+        link = steps.call("readlinkat", table, digits, text, _PATH_MAX, bad=2)
+        again = steps.call("openat2", AT_FDCWD, text, self._how, HOW.size, bad=1)
+        last = statx(steps, again, second, self.empty)
+        first = steps.want(status)
+        steps.want(Place(system.offset, _STATFS_SIZE))
+        steps.want(text, link)
+        steps.want(second)
+        return Name(first, link, again, last)
+
+
+class Name(NamedTuple):
+    """Where in a reply the name of a pin is."""
+
+    first: int
+    link: Result
+    again: Result
+    last: Result
+
+    def read(self, reply: Reply) -> Named:
+        """What was found."""
+        status, system, text, second = reply.parts[self.first : self.first + 4]
+        seen = status_of(status)
+        if not reply.made(self.link):
+            text = b"(unreachable)"
+        elif text.startswith(b"/") and not (
+            reply.made(self.again) and status_of(second).place == seen.place
+        ):
+            text = b"(unreachable)" + text  # what does not begin with a slash is pipe:[1] or so
+        return Named(seen, system_of(system).proc, text)
+
+
+class Named(NamedTuple):
+    """A pin, known."""
+
+    status: Status
+    #: Whether it is on procfs.
+    proc: bool
+    #: The path by which the caller's root shows it; text that does not begin with a slash if none.
+    path: bytes
+
+
+# Requests ---------------------------------------------------------------------------------------
+
+
+class Look(NamedTuple):
+    """Pin and name."""
+
+    request: Request
+    valid: Result
+    pin: Result
+    name: Name
+    probe: Result
+
+
+@cache
+def look(relative: bool, size: int) -> Look:
+    """Holes: directory (a number, if not ``relative``), how to open later, how to walk, how to probe,
+    path.  What the kernel says to the flags of the first of these it says before it looks at any path.
+
+    Sent: the directory (if ``relative``), the executor's table."""
+    steps = Steps()
+    where: Argument = steps.sent() if relative else steps.number()
+    table = steps.sent()
+    later, how, probing = steps.hole(HOW.size), steps.hole(HOW.size), steps.hole(HOW.size)
+    naming = Naming(steps)
+    path = steps.hole(size)
+    valid = _validity(steps, later, naming)
+    pin = steps.call("openat2", where, path, how, HOW.size)
+    name = naming.add(pin, table)
+    steps.end(name.last)
+    steps.jump(pin, bad=True)
+    probe = steps.call("openat2", where, path, probing, HOW.size)
+    steps.give(pin)
+    return Look(steps.freeze(), valid, pin, name, probe)
+
+
+def _validity(steps: Steps, how: Place, naming: Naming) -> Result:
+    return steps.call("openat2", -1, naming.dot, how, HOW.size, want=-errno.EBADF)
+
+
+class Known(NamedTuple):
+    """Name what goes along."""
+
+    request: Request
+    name: Name
+
+
+@cache
+def name_of() -> Known:
+    """Sent: a pin, the executor's table."""
+    steps = Steps()
+    naming = Naming(steps)
+    given, table = steps.sent(), steps.sent()
+    name = naming.add(steps.call("dup", given), table)
+    return Known(steps.freeze(), name)
+
+
+class Opening(NamedTuple):
+    """Open for good."""
+
+    request: Request
+    fd: Result
+    probe: Result
+    system: int
+
+
+@cache
+def opening(relative: bool, size: int) -> Opening:
+    """By path, as the kernel does it all.  Holes: directory (if not ``relative``), umask, how to open,
+    how to probe, path.  Sent: the directory (if ``relative``)."""
+    steps = Steps()
+    where: Argument = steps.sent() if relative else steps.number()
+    umask, how, probing = steps.number(), steps.hole(HOW.size), steps.hole(HOW.size)
+    path = steps.hole(size)
+    system = steps.scratch(128)
+    steps.call("umask", umask)
+    fd = steps.call("openat2", where, path, how, HOW.size, bad=1)
+    steps.call("fstatfs", fd, system, good=END)
+    probe = steps.call("openat2", where, path, probing, HOW.size)
+    steps.give(fd)
+    part = steps.want(Place(system.offset, _STATFS_SIZE))
+    return Opening(steps.freeze(), fd, probe, part)
+
+
+class Acting(NamedTuple):
+    """Do what was decided, with what is pinned."""
+
+    request: Request
+    fd: Result
+    #: Its status.
+    status: int
+
+
+@cache
+def reopening() -> Acting:
+    """Open the very thing that is pinned, by its own link.  Holes: how.  Sent: the pin, the
+    executor's table."""
+    steps = Steps()
+    how, empty = steps.hole(HOW.size), steps.bytes(b"")
+    digits, status = steps.scratch(16), steps.scratch(_STATX_SIZE)
+    given, table = steps.sent(), steps.sent()
+    pin = steps.call("dup", given)
+    steps.put_text(digits, pin)
+    fd = steps.call("openat2", table, digits, how, HOW.size)
+    statx(steps, fd, status, empty)
+    steps.give(fd)
+    part = steps.want(status)
+    return Acting(steps.freeze(), fd, part)
+
+
+@cache
+def opening_in(size: int) -> Acting:
+    """Open one name in a pinned directory.  Holes: umask, how, name.  Sent: the directory."""
+    steps = Steps()
+    umask, how, name = steps.number(), steps.hole(HOW.size), steps.hole(size)
+    empty = steps.bytes(b"")
+    status = steps.scratch(_STATX_SIZE)
+    directory = steps.sent()
+    steps.call("umask", umask)
+    fd = steps.call("openat2", directory, name, how, HOW.size)
+    statx(steps, fd, status, empty)
+    steps.give(fd)
+    part = steps.want(status)
+    return Acting(steps.freeze(), fd, part)
+
+
+class Entry(NamedTuple):
+    """A name in a directory, both pinned and named."""
+
+    request: Request
+    valid: Result
+    parent: Result
+    parent_name: Name
+    probe: Result | None
+    #: What has the name, not followed.
+    found: Result
+    found_name: Name
+    #: Its text, if it is a symbolic link.
+    link: int
+
+
+@cache
+def entry(by: int, size: int) -> Entry:
+    """Holes: directory (ABSOLUTE), how to open later, how to walk, how to probe, path of the parent
+    (these three not if it is PINNED), name.
+
+    Sent: the directory (RELATIVE) or the parent itself (PINNED), the executor's table."""
+    steps = Steps()
+    where: Argument = steps.number() if by == ABSOLUTE else steps.sent()
+    table = steps.sent()
+    later = steps.hole(HOW.size)
+    walked = [steps.hole(each) for each in (HOW.size, HOW.size, size)] if by != PINNED else []
+    last, naming = steps.hole(size), Naming(steps)
+    itself = steps.bytes(HOW.pack(PIN | O_NOFOLLOW, 0, 0))
+    valid = _validity(steps, later, naming)
+    if walked:
+        parent = steps.call("openat2", where, walked[2], walked[0], HOW.size)
+    else:
+        parent = steps.call("dup", where)
+    parent_name = naming.add(parent, table)
+    found = steps.call("openat2", parent, last, itself, HOW.size)
+    found_name = naming.add(found, table)
+    target = steps.scratch(_PATH_MAX + 8)
+    text = steps.call("readlinkat", found, naming.empty, target, _PATH_MAX, good=END, bad=END)
+    probe = None
+    if walked:
+        steps.jump(parent, bad=True)
+        probe = steps.call("openat2", where, walked[2], walked[1], HOW.size)
+    steps.give(parent)
+    steps.give(found)
+    link = steps.want(target, text)
+    return Entry(steps.freeze(), valid, parent, parent_name, probe, found, found_name, link)
+
+
+class Making(NamedTuple):
+    """Make a node."""
+
+    request: Request
+    parent: Result
+    system: int
+    probe: Result | None
+    made: Result
+
+
+@cache
+def making(by: int, size: int) -> Making:
+    """Holes: directory (ABSOLUTE), umask, mode, device, how to walk, how to probe, path of the parent
+    (these three not if it is PINNED), name.  Sent: the directory (RELATIVE), the parent (PINNED)."""
+    steps = Steps()
+    where: Argument = steps.number() if by == ABSOLUTE else steps.sent()
+    umask, mode, device = steps.number(), steps.number(), steps.number()
+    walked = [steps.hole(each) for each in (HOW.size, HOW.size, size)] if by != PINNED else []
+    last = steps.hole(size)
+    system = steps.scratch(128)
+    steps.call("umask", umask)
+    if walked:
+        parent = steps.call("openat2", where, walked[2], walked[0], HOW.size)
+    else:
+        parent = steps.call("dup", where)
+    steps.call("fstatfs", parent, system)
+    made = steps.call("mknodat", parent, last, mode, device, good=END)
+    probe = None
+    if walked:
+        steps.jump(parent, bad=True)
+        probe = steps.call("openat2", where, walked[2], walked[1], HOW.size)
+    steps.give(parent)
+    part = steps.want(Place(system.offset, _STATFS_SIZE))
+    return Making(steps.freeze(), parent, part, probe, made)
+
+
+def split(path: bytes) -> tuple[bytes, bytes, bytes]:
+    """(directory, last component, trailing slashes) as the kernel's path walk splits; the last
+    component is empty for ``/`` and for the empty path."""
+    bare = path.rstrip(b"/")
+    slashes = path[len(bare) :]
+    if not bare:
+        return (b"/", b"", b"") if path else (b"", b"", b"")
+    cut = bare.rfind(b"/") + 1
+    return bare[:cut] or b".", bare[cut:], slashes
+
+
+# Requests about paths, in common ------------------------------------------------------------------
+
+
+def has(start: int | None) -> bool:
+    """Whether a directory goes along."""
+    return start is not None and start >= 0
+
+
+def directory(start: int | None) -> tuple[int, ...]:
+    """What fills the hole of a directory that does not go along: nothing is where the caller has
+    none, for the kernel to say EBADF where it matters."""
+    if has(start):
+        return ()
+    return (AT_FDCWD if start is None else -1,)
+
+
+def along(start: int | None) -> tuple[int, ...]:
+    """What goes along."""
+    return (start,) if start is not None and start >= 0 else ()
+
+
+def probing(flags: int, resolve: int) -> bytes:
+    """How a failed walk is probed: by the same path, following no link."""
+    return HOW.pack(PIN | flags & O_NOFOLLOW, 0, resolve & ~CACHED | NO_SYMLINKS)
+
+
+def refuse(reply: Reply, step: Result, fine: int) -> None:
+    """
+    :raises Said: a step failed otherwise than it should."""
+    number = reply.error(step)
+    if number != fine:
+        raise Said(number)
+
+
+def stands(failed: int, reply: Reply, probe: Result | None, resolve: int) -> bool:
+    """Whether an errno is the kernel's last word: no link was on the way."""
+    if stands_alone(failed, resolve) or probe is None:
+        return True
+    return reply.made(probe) or reply.error(probe) == failed != errno.ELOOP
+
+
+def stands_alone(failed: int, resolve: int) -> bool:
+    """The same, where no probe is needed."""
+    return failed in (errno.EINVAL, errno.EBADF) or bool(resolve & NO_SYMLINKS)

@@ -1,0 +1,287 @@
+"""The executors' processes: their mother, starting one, speaking to one, ending one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Hashable
+from typing import Final
+
+from proctor.errors import Unsupported
+from proctor.kernel import scm
+from proctor.performing import image, scarce
+from proctor.performing.steps import CUT, NO_PROCESS, UNGIVEN, Reply, Request, state_of
+from proctor.performing.trouble import Idle, Trouble
+
+_DIED: Final = "the executor died in the middle of the call"
+_NONSENSE: Final = "the executor's reply makes no sense"
+#: How long a receiving thread waits before it leaves the socket to others: one tick of the kernel.
+_PATIENCE: Final = struct.pack("@ll", 0, 1000)
+
+
+class Executor:
+    """One executor, seen from the monitor.  Owned by whoever borrowed it.
+
+    :ivar key: whose identity it has; equal keys may use it.
+    :ivar container: whose limit it counts against.
+    :ivar pid: its process id; 0 before that is known.
+    :ivar pidfd: its process; -1 before that is known, as :attr:`table`.
+    :ivar table: its own ``/proc/PID/fd`` as an O_PATH descriptor, to be sent along where what it
+        has pinned is to be named or opened.  It has none itself: a walk on a caller's word may lead
+        into the walker's descriptors, so nothing of worth is among them then.
+    """
+
+    __slots__ = ("container", "key", "pid", "pidfd", "sock", "table")
+
+    def __init__(self, sock: socket.socket, key: Hashable, container: Hashable) -> None:
+        self.sock = sock
+        self.key = key
+        self.container = container
+        self.pid = 0
+        self.pidfd = self.table = -1
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
+
+    def send(self, packet: bytes | bytearray, fds: tuple[int, ...] = ()) -> None:
+        """Send a request.
+
+        :raises Idle: it ended before; nothing has happened.
+        :raises Trouble: it cannot be reached.
+        """
+        try:
+            scm.send(self.sock, packet, fds)
+        except OSError as error:
+            if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+                self._last_words()
+                raise Idle from None
+            if error.errno == errno.EMSGSIZE:
+                raise Trouble("the caller has too many groups for an executor") from None
+            raise Trouble(f"cannot reach an executor: {scarce.why(error)}") from None
+
+    def _last_words(self) -> None:
+        """
+        :raises Trouble: it said before its end why there is none, or that it could not be born."""
+        try:
+            packet = scm.receive(self.sock, 64, socket.MSG_DONTWAIT)
+        except OSError:
+            return
+        packet.close()
+        if packet.data:
+            raise Trouble(_complaint(packet))
+
+    def reply(self, request: Request, *, wait: bool) -> Reply | None:
+        """The reply to ``request``; None if it is not there.
+
+        :param wait: for a moment (a tick of the kernel's clock).
+        :raises Idle: it ended for lack of work before it saw the request.
+        :raises Trouble: it died, or said nonsense, or ran out of something.
+        """
+        try:
+            packet = scm.receive(self.sock, request.most, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:  # it ended with our request unread
+            raise Idle from None
+        except OSError as error:
+            said = _NONSENSE if error.errno == errno.EMSGSIZE else scarce.why(error)
+            raise Trouble(f"cannot hear an executor: {said}") from None
+        reply = None if packet.lost else request.read(packet.data, packet.fds)
+        if reply is None:
+            packet.close()
+            raise Trouble(_complaint(packet))
+        return reply
+
+    def ended(self) -> bool:
+        """Whether its process is dead."""
+        return self.pidfd < 0 or bool(select.select([self.pidfd], [], [], 0)[0])
+
+    def signal(self) -> None:
+        """Ask for its end, whatever it is blocked in; :meth:`ended` tells when that came."""
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it was faster
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Wait for its end, so long at most."""
+        if self.pidfd >= 0:
+            select.select([self.pidfd], [], [], seconds)
+
+    def state(self) -> bytes:
+        """The letter of its state (proc_pid_stat(5)); empty if it is gone."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0]
+        except (OSError, IndexError):
+            return b""
+
+    def kill(self) -> None:
+        """Ask for its end, and say no more to it."""
+        self.signal()
+        self.sock.close()
+
+    def close(self) -> None:
+        """Close our ends; an idle executor ends then.  Idempotent."""
+        self.sock.close()
+        for fd in (self.pidfd, self.table):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self.table = -1
+
+
+def _complaint(packet: scm.Message) -> str:
+    state, number = state_of(packet.data)
+    if packet.lost:
+        return scarce.lost()
+    if not packet.data:
+        return _DIED
+    error = OSError(number, os.strerror(number))
+    if state == NO_PROCESS:
+        return f"an executor cannot be forked: {scarce.why(error)}"
+    if state == UNGIVEN:
+        return f"an executor cannot hand a descriptor over: {scarce.why(error)}"
+    if state == CUT:
+        return f"an executor is out of descriptors; {scarce.open_files()}"
+    return _NONSENSE
+
+
+class Mother:
+    """The process that forks executors; thread-safe.  Started when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._pidfd = -1
+        #: Its process id, once it is started.
+        self.pid = 0
+        self._closed = False
+
+    def start(self) -> None:
+        """Start it; does nothing if it runs.
+
+        :raises Trouble: it cannot be started.
+        """
+        with self._lock:
+            self._start()
+
+    def bear(self) -> socket.socket:
+        """Have an executor forked: our end of its socket.
+
+        :raises Trouble: that cannot be.
+        """
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise Trouble(scarce.why(error)) from None
+        try:
+            with self._lock:
+                for last in (False, True):
+                    try:
+                        scm.send(self._start(), b"1", (theirs.fileno(),))
+                        break
+                    except OSError as error:
+                        ended = error.errno in (errno.EPIPE, errno.ECONNRESET)
+                        if ended:
+                            self._stop()
+                        if last or not ended:
+                            raise Trouble(
+                                f"the executors' mother cannot be reached: {scarce.why(error)}"
+                            ) from None
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours
+
+    def close(self) -> None:
+        """End it, and with it every executor.  Idempotent."""
+        with self._lock:
+            self._closed = True
+            self._stop()
+
+    def _start(self) -> socket.socket:
+        if self._closed:
+            raise Trouble("the performers are closed")
+        if self._control is not None:
+            return self._control
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise Trouble(scarce.why(error)) from None
+        try:
+            pid = _spawn(theirs)
+        except BaseException as error:
+            ours.close()
+            if isinstance(error, Unsupported):
+                raise Trouble(str(error)) from None
+            if isinstance(error, OSError):
+                raise Trouble(f"the executor does not start: {scarce.why(error)}") from None
+            raise
+        finally:
+            theirs.close()
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            ours.close()
+            _end_child(pid)
+            raise Trouble(f"no pidfd of the executors' mother: {scarce.why(error)}") from None
+        self._control, self.pid = ours, pid
+        return ours
+
+    def _stop(self) -> None:
+        control, self._control = self._control, None
+        pidfd, self._pidfd = self._pidfd, -1
+        if control is not None:
+            control.close()
+        if pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            try:
+                os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            except ChildProcessError:
+                pass  # somebody in this process waits for any child
+            os.close(pidfd)
+
+
+def _spawn(control: socket.socket) -> int:
+    """Start the mother; its process id."""
+    # Neither a number that is replaced below nor 3 itself: dup2 to itself keeps CLOEXEC.
+    program = image.sealed()
+    high = [program]
+    try:
+        high += [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 4) for fd in (program, control.fileno())]
+        return os.posix_spawn(
+            f"/proc/self/fd/{high[1]}",
+            ["proctor-executor", str(os.getpid())],
+            {},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, high[2], 3),
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+                (os.POSIX_SPAWN_DUP2, 0, 1),
+                (os.POSIX_SPAWN_DUP2, 0, 2),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM],
+        )
+    finally:
+        for fd in high:
+            os.close(fd)
+
+
+def _end_child(pid: int) -> None:
+    """Kill and reap a child that was started just now."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass  # somebody in this process waits for any child

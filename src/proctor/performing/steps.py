@@ -1,0 +1,314 @@
+"""Requests to an executor: lists of system calls, composed here and made there.
+
+The other side of every layout is ``executor.c``, which also says what a request is.  A request is
+put together once per shape and then filled in for each call::
+
+    steps = Steps()
+    path = steps.hole(64)
+    fd = steps.call("openat", AT_FDCWD, path, os.O_RDONLY, bad=END)
+    steps.give(fd)
+    opening = steps.freeze()
+    opening.fill(b"/etc/hosts")     # the packet
+
+Everything is in the byte order and the sizes of this machine, which is the executor's.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from typing import Final, NamedTuple, Union
+
+from proctor.syscalls import tables
+from proctor.syscalls.architectures import native
+
+#: What comes next: nothing more, the reply is sent.
+END: Final = 0xFE
+#: What comes next: the executor's end, at once (it must not live on with what it has now).
+DIE: Final = 0xFF
+#: The result of a step that was not made.
+SKIPPED: Final = -(1 << 63)
+#: Descriptors from here on are closed after each request; 4 to 7 are for steps to keep something in.
+KEPT: Final = 8
+
+_HEAD: Final = struct.Struct("=HHHHII")
+_STEP: Final = struct.Struct("=IHBBQ6Q")
+_ARGS: Final = 16  # where a step's arguments begin
+_FIX: Final = struct.Struct("=IHBBQ")
+_RANGE: Final = struct.Struct("=III")
+_REPLY: Final = struct.Struct("=HHi")
+_NO_STEP: Final = 0xFFFFFFFF
+_VALUE, _PLACE, _SENT, _RESULT, _DECIMAL = range(5)
+_EXPECT: Final = 1 << 12
+_LONG: Final = (1 << 64) - 1
+_POINTER: Final = struct.calcsize("P")
+#: reply.state of executor.c.
+DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN = range(5)
+
+#: The longest reply, and with its scratch space the longest request (ROOM of executor.c).
+LONGEST: Final = 256 * 1024
+
+
+class Place(NamedTuple):
+    """A place in the request's space."""
+
+    offset: int
+    size: int
+
+
+class Result(NamedTuple):
+    """What a step will give."""
+
+    step: int
+
+
+class Sent(NamedTuple):
+    """A descriptor that goes along with the request, by its place among those."""
+
+    place: int
+
+
+class Number(NamedTuple):
+    """A number that is filled in later, by its place among the holes."""
+
+    hole: int
+
+
+Argument = Union[int, Place, Result, Sent, Number]
+
+
+class Steps:
+    """A request in the making."""
+
+    __slots__ = ("_fixes", "_given", "_holes", "_ranges", "_scratch", "_sent", "_space", "_steps")
+
+    def __init__(self) -> None:
+        self._steps: list[list[int]] = []
+        self._fixes: list[tuple[int, int, int, int, int]] = []
+        self._ranges: list[tuple[int, int, int]] = []
+        self._given: list[int] = []
+        self._space = bytearray()
+        self._scratch = 0
+        #: For each what is filled in: places in the space, or (step, argument) of numbers.
+        self._holes: list[Place | list[tuple[int, int]]] = []
+        self._sent = 0
+
+    # What steps work on ---------------------------------------------------------------------
+
+    def bytes(self, data: bytes) -> Place:
+        """These bytes, and a NUL behind them."""
+        assert not self._scratch, "scratch space comes after all bytes"
+        place = Place(len(self._space), len(data))
+        self._space += data
+        self._space += bytes(8 - len(data) % 8)
+        return place
+
+    def hole(self, size: int) -> Place:
+        """Bytes that are filled in later, at most ``size`` of them; a NUL follows them."""
+        place = Place(self.bytes(bytes(size)).offset, size)
+        self._holes.append(place)
+        return place
+
+    def number(self) -> Number:
+        """A number that is filled in later, for the arguments of steps."""
+        self._holes.append([])
+        return Number(len(self._holes) - 1)
+
+    def scratch(self, size: int) -> Place:
+        """Zeroed space that steps may write to."""
+        place = Place(len(self._space) + self._scratch, size)
+        self._scratch += size + -size % 8
+        return place
+
+    def sent(self) -> Sent:
+        """The next of the descriptors that are sent along."""
+        self._sent += 1
+        return Sent(self._sent - 1)
+
+    # Steps ----------------------------------------------------------------------------------
+
+    def call(
+        self,
+        what: str,
+        *args: Argument,
+        good: int = 0,
+        bad: int = END,
+        want: int | None = None,
+    ) -> Result:
+        """Make a system call.
+
+        :param good: what comes next if the result is good: 0 the next step, a number of steps to
+            skip, ``END`` or ``DIE``.
+        :param bad: the same if it is bad: an errno, or other than ``want``.
+        """
+        kinds, values = 0, [0] * 6
+        for index, arg in enumerate(args):
+            if isinstance(arg, Number):
+                hole = self._holes[arg.hole]
+                assert isinstance(hole, list)
+                hole.append((len(self._steps), index))
+                continue
+            kind, values[index] = _as_argument(arg)
+            kinds |= kind << 2 * index
+        if want is not None:
+            kinds |= _EXPECT
+        number = tables.number(what, native())
+        self._steps.append([number, kinds, good, bad, (want or 0) & _LONG, *values])
+        return Result(len(self._steps) - 1)
+
+    def jump(self, step: Result, *, good: bool = False, bad: bool = False) -> None:
+        """Have a step go on, when it is good or bad, at the step that is added next."""
+        for index, wanted in ((2, good), (3, bad)):
+            if wanted:
+                self._steps[step.step][index] = len(self._steps) - step.step - 1
+
+    def end(self, step: Result) -> None:
+        """Have a step that is good be the last."""
+        self._steps[step.step][2] = END
+
+    def put(self, place: Place, offset: int, what: Place | Result | Sent, width: int = 0) -> None:
+        """Put something into the space before the step that is added next: the address of a place,
+        or (in ``width`` bytes, 4 or 8) a descriptor or a result."""
+        kind, value = _as_argument(what)
+        width = _POINTER if kind == _PLACE else width
+        assert width in (4, 8)
+        self._fixes.append((place.offset + offset, len(self._steps), kind, width, value))
+
+    def put_text(self, place: Place, what: Result) -> None:
+        """Put a result into the space as decimal digits and a NUL, before the next step."""
+        self._fixes.append((place.offset, len(self._steps), _DECIMAL, 0, what.step))
+
+    # What comes back --------------------------------------------------------------------------
+
+    def want(self, place: Place, step: Result | None = None) -> int:
+        """Have a place in the reply, as long as the result of ``step`` says; its index there."""
+        self._ranges.append((place.offset, place.size, _NO_STEP if step is None else step.step))
+        return len(self._ranges) - 1
+
+    def give(self, step: Result) -> None:
+        """Have the descriptor that a step makes in the reply, if it makes one."""
+        self._given.append(step.step)
+
+    def freeze(self) -> Request:
+        """The request, ready to be filled in."""
+        counts = (len(self._steps), len(self._fixes), len(self._ranges), len(self._given))
+        head = _HEAD.pack(*counts, len(self._space), self._scratch)
+        parts = [head, *(_STEP.pack(*step) for step in self._steps)]
+        parts += [_FIX.pack(*fix) for fix in self._fixes]
+        parts += [_RANGE.pack(*each) for each in self._ranges]
+        parts.append(struct.pack(f"={len(self._given)}I", *self._given))
+        packet = b"".join(parts)
+        packet += bytes(-len(packet) % 8)
+        holes: list[tuple[tuple[int, ...], int]] = []
+        for hole in self._holes:
+            if isinstance(hole, Place):
+                holes.append(((len(packet) + hole.offset,), hole.size))
+            else:
+                places = [_HEAD.size + _STEP.size * step + _ARGS + 8 * arg for step, arg in hole]
+                holes.append((tuple(places), 8))
+        return Request(packet + self._space, holes, len(self._steps), self._ranges, self._given)
+
+
+def _as_argument(arg: int | Place | Result | Sent) -> tuple[int, int]:
+    if isinstance(arg, int):
+        return _VALUE, arg & _LONG
+    kind = _PLACE if isinstance(arg, Place) else _RESULT if isinstance(arg, Result) else _SENT
+    return kind, arg[0]
+
+
+class Request:
+    """A request; immutable, and good for any number of packets."""
+
+    __slots__ = ("_given", "_holes", "_packet", "_ranges", "_results", "most", "shortest")
+
+    def __init__(
+        self,
+        packet: bytes,
+        holes: list[tuple[tuple[int, ...], int]],
+        steps: int,
+        ranges: list[tuple[int, int, int]],
+        given: list[int],
+    ) -> None:
+        self._packet = packet
+        self._holes = holes
+        self._results = struct.Struct(f"={steps}q")
+        self._ranges = ranges
+        self._given = given
+        self.shortest = _REPLY.size + 8 * steps
+        #: Length of the longest reply to it.
+        self.most = self.shortest + sum(length for _, length, _ in ranges)
+
+    def fill(self, *values: bytes | int) -> bytearray:
+        """The packet, with these bytes and numbers in its holes.
+
+        :raises ValueError: one of them does not fit.
+        """
+        packet = bytearray(self._packet)
+        for (places, size), value in zip(self._holes, values, strict=True):
+            data = value if isinstance(value, bytes) else (value & _LONG).to_bytes(8, sys.byteorder)
+            if len(data) > size:
+                raise ValueError(f"{len(data)} bytes where there is room for {size}")
+            for place in places:
+                packet[place : place + len(data)] = data
+        return packet
+
+    def read(self, data: bytes, fds: tuple[int, ...]) -> Reply | None:
+        """The reply, whose descriptors are its receiver's; None if these bytes are none."""
+        if len(data) < self.shortest or len(fds) > len(self._given):
+            return None
+        state, count, _ = _REPLY.unpack_from(data)
+        results: tuple[int, ...] = self._results.unpack_from(data, _REPLY.size)
+        made = [step for step in self._given if not is_error(results[step])]
+        if state != DONE or len(made) != len(fds) or count != len(fds):
+            return None
+        parts, at = [], self.shortest
+        for _, length, step in self._ranges:
+            size = length if step == _NO_STEP else min(length, max(0, results[step]))
+            parts.append(data[at : at + size])
+            at += size
+        if at != len(data):
+            return None
+        return Reply(results, tuple(parts), dict(zip(made, fds, strict=True)))
+
+
+class Reply(NamedTuple):
+    """What became of a request."""
+
+    #: Results of all steps: values, minus errnos, SKIPPED.
+    results: tuple[int, ...]
+    #: The wanted places.
+    parts: tuple[bytes, ...]
+    #: Step → descriptor; the receiver's to close.
+    fds: dict[int, int]
+
+    def error(self, step: Result) -> int:
+        """The errno of a step; 0 if it has none, or was not made."""
+        result = self.results[step.step]
+        return -result if -4095 <= result < 0 else 0
+
+    def made(self, step: Result) -> bool:
+        """Whether a step was made and gave no errno."""
+        return not is_error(self.results[step.step])
+
+    def take(self, step: Result) -> int:
+        """The descriptor of a step, which is now the taker's to close."""
+        return self.fds.pop(step.step)
+
+    def close(self) -> None:
+        """Close the descriptors that nobody took."""
+        while self.fds:
+            os.close(self.fds.popitem()[1])
+
+
+def state_of(data: bytes) -> tuple[int, int]:
+    """(state, errno) of a reply that is none to a request; MALFORMED for what is no reply at all."""
+    if len(data) < _REPLY.size:
+        return MALFORMED, 0
+    state, _, error = _REPLY.unpack_from(data)
+    return state, error
+
+
+def is_error(result: int) -> bool:
+    """Whether a step's result is an errno, or it was not made."""
+    return result == SKIPPED or -4095 <= result < 0

@@ -1,0 +1,353 @@
+"""One call on its way: what the families work with."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Generator, Hashable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proctor.call.caller import Caller
+from proctor.call.path.located import FileId
+from proctor.call.verdict import Perform, Verdict
+from proctor.performing import pins
+from proctor.performing.executors import Become, Executors, Wait
+from proctor.performing.identity import Own, Who
+from proctor.performing.processes import Executor
+from proctor.performing.steps import Reply, Request, Result
+from proctor.performing.trouble import Again, Idle, Refused, Said, Trouble
+from proctor.performing.walk import Itself, Walk
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+
+#: What a family does: yields what it waits for and returns the verdict.
+Work = Generator[Wait, Reply, Verdict]
+
+NO_CGROUP: Final = "the caller's cgroup cannot be joined, so its rules for devices would not hold"
+
+
+class Session:
+    """Speaks to one executor, for one call.
+
+    :param check: raises if the caller is gone; asked before each request.
+    """
+
+    __slots__ = (
+        "_become",
+        "_executor",
+        "_key",
+        "_spent",
+        "_used",
+        "check",
+        "container",
+        "executors",
+        "limit",
+    )
+
+    def __init__(
+        self,
+        executors: Executors,
+        key: Hashable,
+        container: Hashable,
+        become: Become,
+        check: Callable[[], object],
+        limit: int,
+    ) -> None:
+        self.executors = executors
+        self.limit = limit
+        self._key = key
+        self.container = container
+        self._become = become
+        self.check = check
+        self._executor: Executor | None = None
+        self._spent: list[Executor] = []
+        self._used = False
+
+    def ask(
+        self, request: Request, *values: bytes | int, fds: tuple[int, ...] = (), table: bool = False
+    ) -> Generator[Wait, Reply, Reply]:
+        """Have a request made; the reply.
+
+        :param table: the executor's own descriptors go along, after ``fds``.
+        :raises Trouble: the executor failed.
+        :raises Again: it ended in the middle of the conversation, for lack of work.
+        """
+        while True:
+            executor = self._executor
+            if executor is None:
+                executor = yield from self.executors.acquire(
+                    self._key, self.container, self.limit, self._become, fresh=bool(self._spent)
+                )
+                self._executor = executor
+            self.check()
+            try:
+                executor.send(request.fill(*values), (*fds, executor.table) if table else fds)
+                reply = yield Wait(executor, request)
+            except Idle:
+                self.fail()
+                if self._used:
+                    self._used = False
+                    raise Again from None
+                continue
+            except BaseException:
+                self.fail()
+                raise
+            self._used = True
+            return reply
+
+    def fail(self) -> None:
+        """The executor is of no use any more."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            self.executors.discard(executor)
+
+    def renew(self) -> None:
+        """Have another executor; this one lives until :meth:`close`."""
+        if self._executor is not None:
+            self._spent.append(self._executor)
+        self._executor, self._used = None, False
+
+    def close(self) -> None:
+        """Give the executors back."""
+        if self._executor is not None:
+            self._spent.append(self._executor)
+            self._executor = None
+        while self._spent:
+            self.executors.release(self._spent.pop())
+
+
+class Pin(NamedTuple):
+    """Something pinned, and known."""
+
+    #: An O_PATH descriptor; the task closes it.
+    fd: int
+    named: pins.Named
+
+
+class Entry(NamedTuple):
+    """A name in a directory."""
+
+    parent: Pin
+    #: What has the name; None if nothing does.
+    found: Pin | None
+    #: Its text, if it is a symbolic link.
+    text: bytes
+
+
+class Task:
+    """One call: who makes it, what it may, and the executor that acts for it.
+
+    :param wish: what the handler said: with the policy's rule about paths, if there is one.
+    :param devices: whether devices may be opened and made: not so where the caller's cgroup has rules
+        for them and cannot be joined.
+    :param owned: whether the caller's user namespace is the target's own.
+    :param o_path: what becomes of calls with O_PATH: "deny" or "run".
+    """
+
+    no_cgroup: Final = NO_CGROUP
+
+    def __init__(
+        self,
+        call: Call,
+        caller: Caller,
+        who: Who,
+        own: Own,
+        session: Session,
+        *,
+        wish: Perform,
+        devices: bool,
+        owned: Callable[[], bool],
+        o_path: str,
+    ) -> None:
+        self.call = call
+        self.caller = caller
+        self.who = who
+        self.own = own
+        self.session = session
+        self.devices = devices
+        self.owned = owned
+        self.o_path = o_path
+        self._wish = wish
+        self._fds: list[int] = []
+
+    def close(self) -> None:
+        """Let go of what was pinned."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def hold(self, fd: int) -> int:
+        """Close a descriptor with the task."""
+        self._fds.append(fd)
+        return fd
+
+    def keep(self, reply: Reply, step: Result) -> int:
+        """Take a descriptor of a reply, to be closed with the task."""
+        return self.hold(reply.take(step))
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody wants to see what is pinned."""
+        return self._wish.allow is not None or bool(self.call.looks)
+
+    def permit(
+        self, path: bytes, status: pins.Status | None = None, argument: str = "path"
+    ) -> None:
+        """Ask about what is pinned: the policy, and the looks that led to it.
+
+        :param path: of what is there or would be made.
+        :param status: of what is there; None if nothing is.
+        :raises Refused: it may not be."""
+        file = None
+        if status is not None:
+            file = FileId(os.makedev(*status.device), status.inode, status.mount)
+        refused = self.call.contradiction(argument, path, file)
+        refused = refused or self._wish.refusal(argument, path)
+        if refused is not None:
+            raise Refused(refused)
+
+    def refuse_device(self, status: pins.Status) -> None:
+        """
+        :raises Trouble: it is a device, and the rules about those would not hold."""
+        if status.is_device and not self.devices:
+            raise Trouble(NO_CGROUP)
+
+    def start(self, dirfd: int, path: bytes, resolve: int = 0) -> int | None:
+        """Where a path starts: an O_PATH descriptor of the caller's (which keeps it), -1 if it has
+        none there; None for an absolute path, which starts at the executor's root."""
+        if path.startswith(b"/") and not resolve & pins.SCOPED:
+            return None
+        try:
+            return self.caller.dir_fd(dirfd)
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                return -1
+            raise
+
+    def start_again(self, start: int | None, path: bytes, resolve: int) -> int | None:
+        """Where the text of a link starts that was found on a path that started at ``start``."""
+        return None if path.startswith(b"/") and not resolve & pins.SCOPED else start
+
+    # Walking --------------------------------------------------------------------------------
+
+    def pin(
+        self, start: int | None, path: bytes, flags: int, resolve: int, later: bytes = b""
+    ) -> Generator[Wait, Reply, Pin]:
+        """Pin what a path means for the caller.
+
+        :param flags: O_NOFOLLOW, O_DIRECTORY or neither.
+        :param later: how it will be opened; refused at once if the kernel refuses that.
+        :raises Said: what the kernel says.
+        """
+        look = pins.look(pins.has(start), pins.room(len(path)))
+        reply = yield from self.session.ask(
+            look.request,
+            *pins.directory(start),
+            later or pins.HOW.pack(pins.PIN, 0, 0),
+            pins.HOW.pack(pins.PIN | flags, 0, resolve | pins.NO_MAGICLINKS),
+            pins.probing(flags, resolve),
+            path,
+            fds=pins.along(start),
+            table=True,
+        )
+        try:
+            pins.refuse(reply, look.valid, errno.EBADF)
+            if reply.made(look.pin):
+                named = look.name.read(reply)
+                if not named.proc:
+                    return Pin(self.keep(reply, look.pin), named)
+            failed = reply.error(look.pin)
+            if failed and pins.stands(failed, reply, look.probe, resolve):
+                raise Said(failed)
+        finally:
+            reply.close()
+        return (yield from self.walk(start, path, flags, resolve, failed))
+
+    def walk(
+        self, start: int | None, path: bytes, flags: int, resolve: int, failed: int
+    ) -> Generator[Wait, Reply, Pin]:
+        """Pin what a path means, step by step, since it may meet links of procfs.
+
+        :param failed: the errno of the kernel's own walk, which stands if it does not.
+        """
+        follow = not flags & pins.O_NOFOLLOW
+        if failed and pins.stands_alone(failed, resolve):
+            raise Said(failed)
+        walk = Walk(
+            self.session.ask,
+            self.caller,
+            start if start != -1 else None,
+            path,
+            resolve,
+            follow=follow,
+        )
+        try:
+            walked = yield from walk.run()
+        except Itself:
+            self.session.renew()
+            raise Again from None
+        except Said as said:
+            raise (said if walk.met or not failed else Said(failed)) from None
+        finally:
+            walk.close()
+        self.hold(walked.fd)
+        if failed and not walked.met:
+            raise Said(failed)
+        known = pins.name_of()
+        reply = yield from self.session.ask(known.request, fds=(walked.fd,), table=True)
+        reply.close()
+        named = known.name.read(reply)
+        if flags & pins.O_DIRECTORY and not named.status.is_directory:
+            raise Said(errno.ENOTDIR)
+        return Pin(walked.fd, named)
+
+    def entry(
+        self, start: int | None, head: bytes, last: bytes, resolve: int, later: bytes = b""
+    ) -> Generator[Wait, Reply, Entry]:
+        """Pin a directory and, without following it, what has a name there.
+
+        :param later: how it will be opened; refused at once if the kernel refuses that.
+        :raises Said: what the kernel says.
+        """
+        later = later or pins.HOW.pack(pins.PIN, 0, 0)
+        by = pins.RELATIVE if pins.has(start) else pins.ABSOLUTE
+        entry = pins.entry(by, pins.room(max(len(head), len(last))))
+        reply = yield from self.session.ask(
+            entry.request,
+            *pins.directory(start),
+            later,
+            pins.HOW.pack(pins.PIN | pins.O_DIRECTORY, 0, resolve | pins.NO_MAGICLINKS),
+            pins.probing(0, resolve),
+            head,
+            last,
+            fds=pins.along(start),
+            table=True,
+        )
+        try:
+            pins.refuse(reply, entry.valid, errno.EBADF)
+            failed = reply.error(entry.parent)
+            if not failed and not entry.parent_name.read(reply).proc:
+                return self._entry(reply, entry)
+            if failed and pins.stands(failed, reply, entry.probe, resolve):
+                raise Said(failed)
+        finally:
+            reply.close()
+        parent = yield from self.walk(start, head, pins.O_DIRECTORY, resolve, failed)
+        entry = pins.entry(pins.PINNED, pins.room(len(last)))
+        reply = yield from self.session.ask(
+            entry.request, later, last, fds=(parent.fd,), table=True
+        )
+        try:
+            return self._entry(reply, entry)
+        finally:
+            reply.close()
+
+    def _entry(self, reply: Reply, entry: pins.Entry) -> Entry:
+        parent = Pin(self.keep(reply, entry.parent), entry.parent_name.read(reply))
+        missing = reply.error(entry.found)
+        if missing == errno.ENOENT:
+            return Entry(parent, None, b"")
+        if missing:
+            raise Said(missing)
+        found = Pin(self.keep(reply, entry.found), entry.found_name.read(reply))
+        return Entry(parent, found, reply.parts[entry.link])

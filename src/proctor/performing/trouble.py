@@ -1,0 +1,48 @@
+"""What can go wrong while a call is performed."""
+
+from __future__ import annotations
+
+import errno
+
+from proctor.call.verdict import Deny
+from proctor.errors import ProctorError
+
+
+class Trouble(ProctorError):
+    """An executor could not be had, or failed; the text says how, in one clause."""
+
+
+class TooMany(Trouble):
+    """A container has as many calls performed as its limit says."""
+
+
+class CannotJoin(Trouble):
+    """A caller's cgroup cannot be joined."""
+
+
+class Idle(Exception):
+    """The executor had ended for lack of work before it saw the request."""
+
+
+class Again(Exception):
+    """Nothing happened yet, and all must be begun anew, with another executor."""
+
+
+class Said(Exception):
+    """What the kernel says to the caller: the errno of its call.
+
+    (An OSError that comes out of performing is one of the monitor's own.)
+    """
+
+    def __init__(self, number: int, reason: str = "") -> None:
+        super().__init__(number, reason)
+        self.errno = number or errno.EIO
+        self.reason = reason
+
+
+class Refused(Exception):
+    """The policy's rule about paths said no, in this verdict."""
+
+    def __init__(self, verdict: Deny) -> None:
+        super().__init__(verdict)
+        self.verdict = verdict

@@ -1,0 +1,580 @@
+"""Paths that meet links of procfs: walked step by step, so that they mean the caller's and not ours.
+
+``/proc/self`` and ``/proc/thread-self`` are symbolic links whose text depends on who reads them, and
+``/proc/PID/fd/N``, ``cwd``, ``root`` and ``exe`` lead to objects.  An executor that walked through them
+would find itself.  So it walks with RESOLVE_NO_MAGICLINKS (:mod:`.pins`), and what then fails where a
+link is on the way, or ends on procfs, is walked here:
+
+* each step is from a pinned directory, so that nothing that is exchanged meanwhile leads elsewhere;
+* ``self`` is the number that *this* procfs has for *this* caller.  A procfs numbers processes as the
+  pid namespace does that it was mounted for; a number alone proves nothing (every small number exists
+  outside, too), so the process behind it must be in the caller's pid namespace (by the inode of
+  ``ns/pid``) and have the caller's number there: there is only one such process;
+* what belongs to the executor itself is not walked into: the kernel lets every process follow its own
+  links and open its own memory.  That directory is known by its inode; what is mounted elsewhere
+  from below a process's directory, so that nobody can say whose it is, is refused (EACCES);
+* all other links that lead to objects are followed by the executor, with the caller's identity, so
+  that the kernel makes the check (ptrace(2)) that it would make for the caller.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Generator
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+from proctor.call.caller import Caller
+from proctor.kernel import raw
+from proctor.performing.pins import (
+    AT_FDCWD,
+    BENEATH,
+    HOW,
+    IN_ROOT,
+    NO_MAGICLINKS,
+    NO_SYMLINKS,
+    NO_XDEV,
+    O_DIRECTORY,
+    O_NOFOLLOW,
+    PIN,
+    PROC_ROOT_INO,
+    SCOPED,
+    ST_NOSYMFOLLOW,
+    Status,
+    room,
+    status_of,
+    statx,
+    system_of,
+)
+from proctor.performing.steps import Argument, Place, Reply, Request, Result, Steps
+from proctor.performing.trouble import Said
+
+_MOST_LINKS: Final = 40  # MAXSYMLINKS of the kernel
+_SINGLES: Final = 6
+_LONGEST: Final = 512  # components in one walk of the kernel's
+_UP: Final = 8
+_PATH_MAX: Final = 4096
+
+#: Makes a request, with what goes along; raises what an executor can fail with.
+Ask = Callable[..., Generator[Any, Reply, Reply]]
+
+
+class Itself(Exception):
+    """The walk came to the executor itself: another one must walk."""
+
+
+class Walked(NamedTuple):
+    """Where a path leads."""
+
+    #: Of what is there: an O_PATH descriptor, its taker's to close.
+    fd: int
+    #: Whether links of procfs were on the way; if not, the kernel's own walk meant the same.
+    met: bool
+
+
+class _Spot(NamedTuple):
+    """Where in a procfs a directory is."""
+
+    #: A descriptor of the root of that procfs; None for "not on procfs, or in no process's part".
+    root: int | None
+    #: Status of what is directly below that root, on the way; None at the root itself.
+    top: Status | None
+    #: Whether that is a process's directory.
+    process: bool
+
+
+_OUT: Final = _Spot(None, None, False)
+
+
+# Requests ---------------------------------------------------------------------------------------
+
+
+class _Seen(NamedTuple):
+    """Where a status is in a reply."""
+
+    step: Result
+    first: int
+
+    def read(self, reply: Reply) -> tuple[Status, bool]:
+        """(status, whether it is on procfs)."""
+        return status_of(reply.parts[self.first]), system_of(reply.parts[self.first + 1]).proc
+
+    def flags(self, reply: Reply) -> int:
+        """ST_* bits of its mount."""
+        return system_of(reply.parts[self.first + 1]).flags
+
+
+def _see(steps: Steps, fd: Result, empty: Place) -> tuple[_Seen, Result]:
+    status, system = steps.scratch(256), steps.scratch(128)
+    statx(steps, fd, status, empty)
+    last = steps.call("fstatfs", fd, system)
+    first = steps.want(status)
+    steps.want(system)
+    return _Seen(fd, first), last
+
+
+class _Stride(NamedTuple):
+    request: Request
+    here: _Seen
+    whole: _Seen
+    singles: tuple[_Seen, ...]
+
+
+@cache
+def _stride(relative: bool, size: int) -> _Stride:
+    """Many components at once, as far as no link is among them; else some, one by one.
+
+    Holes: directory (if not ``relative``), how for all, how for one, all, one by one."""
+    steps = Steps()
+    where: Argument = steps.sent() if relative else steps.number()
+    how_all, how_one = steps.hole(HOW.size), steps.hole(HOW.size)
+    path = steps.hole(size)
+    names = [steps.hole(256 if size < 4096 else size) for _ in range(_SINGLES)]
+    dot, empty = steps.bytes(b"."), steps.bytes(b"")
+    itself = steps.bytes(HOW.pack(PIN, 0, 0))
+    start = steps.call("openat2", where, dot, itself, HOW.size)
+    here, _ = _see(steps, start, empty)
+    end = steps.call("openat2", where, path, how_all, HOW.size, bad=2)
+    whole, last = _see(steps, end, empty)
+    steps.end(last)
+    steps.give(end)
+    singles: list[_Seen] = []
+    at: Argument = where
+    for name in names:
+        at = steps.call("openat2", at, name, how_one, HOW.size)
+        singles.append(_see(steps, at, empty)[0])
+        steps.give(at)
+    return _Stride(steps.freeze(), here, whole, tuple(singles))
+
+
+class _Link(NamedTuple):
+    request: Request
+    found: _Seen
+    text: int
+    test: Result
+
+
+@cache
+def _link(size: int) -> _Link:
+    """What a name is that is no directory.  Holes: how to look, how to test, name.  Sent: the directory."""
+    steps = Steps()
+    directory = steps.sent()
+    how, testing, name = steps.hole(HOW.size), steps.hole(HOW.size), steps.hole(size)
+    empty = steps.bytes(b"")
+    target = steps.scratch(_PATH_MAX + 8)
+    fd = steps.call("openat2", directory, name, how, HOW.size)
+    found, _ = _see(steps, fd, empty)
+    text = steps.call("readlinkat", fd, empty, target, _PATH_MAX, bad=0)
+    test = steps.call("openat2", directory, name, testing, HOW.size, bad=0)
+    steps.give(fd)
+    part = steps.want(target, text)
+    return _Link(steps.freeze(), found, part, test)
+
+
+class _One(NamedTuple):
+    request: Request
+    seen: _Seen
+
+
+@cache
+def _open(size: int) -> _One:
+    """One name.  Holes: how, name.  Sent: the directory."""
+    steps = Steps()
+    directory, how, name = steps.sent(), steps.hole(HOW.size), steps.hole(size)
+    empty = steps.bytes(b"")
+    fd = steps.call("openat2", directory, name, how, HOW.size)
+    seen, _ = _see(steps, fd, empty)
+    steps.give(fd)
+    return _One(steps.freeze(), seen)
+
+
+class _Above(NamedTuple):
+    request: Request
+    levels: tuple[_Seen, ...]
+
+
+@cache
+def _above() -> _Above:
+    """The directories above one, on the same mount.  Sent: the directory."""
+    steps = Steps()
+    at: Argument = steps.sent()
+    how = steps.bytes(HOW.pack(PIN | O_DIRECTORY, 0, NO_XDEV))
+    up, empty = steps.bytes(b".."), steps.bytes(b"")
+    levels = []
+    for _ in range(_UP):
+        at = steps.call("openat2", at, up, how, HOW.size)
+        levels.append(_see(steps, at, empty)[0])
+        steps.give(at)
+    return _Above(steps.freeze(), tuple(levels))
+
+
+# The walk ---------------------------------------------------------------------------------------
+
+
+class Walk:
+    """One path, walked for one caller.  Close it after :meth:`run`.
+
+    :param ask: makes requests, always by the same executor.
+    :param start: the directory of relative paths; None if the caller has none there.
+    """
+
+    def __init__(
+        self,
+        ask: Ask,
+        caller: Caller,
+        start: int | None,
+        path: bytes,
+        resolve: int,
+        *,
+        follow: bool,
+    ) -> None:
+        self._ask = ask
+        self._caller = caller
+        self._resolve = resolve
+        self._follow = follow
+        self._held: list[int] = []
+        self._scope = bool(resolve & SCOPED)
+        self._start = start if not path.startswith(b"/") or self._scope else None
+        self._bad = self._start is None and not path.startswith(b"/")
+        self._here = self._start
+        self._status: Status | None = None
+        self._spot = _OUT
+        self._slowly = False
+        self._rest = _components(path)
+        self._links = 0
+        #: Whether a link of procfs was on the way.
+        self.met = False
+
+    def close(self) -> None:
+        """Close what was pinned on the way."""
+        while self._held:
+            os.close(self._held.pop())
+
+    def run(self) -> Generator[Any, Reply, Walked]:
+        """Walk to the end.
+
+        :raises Said: what the kernel says on the way.
+        :raises Itself: it leads into the executor's own directory.
+        """
+        if self._bad:
+            raise Said(errno.EBADF)
+        fd, limit = -1, _LONGEST
+        while self._rest:
+            chunk = self._chunk(limit)
+            stride = yield from self._advance(chunk)
+            if stride is not None:
+                fd, limit = stride, min(2 * limit, _LONGEST)
+            else:
+                limit = max(1, len(chunk) // 2)
+        if fd < 0:  # the path is the start itself
+            fd = yield from self._look_up()
+        yield from self._not_itself()
+        return Walked(os.dup(fd), self.met)
+
+    def _chunk(self, limit: int) -> list[bytes]:
+        chunk = self._rest[:limit]
+        if self._scope and b".." in chunk[1:]:
+            chunk = chunk[: chunk.index(b"..", 1)]
+        if chunk[0] == b".." and self._scope:
+            chunk = chunk[:1]
+        while sum(map(len, chunk)) + len(chunk) > _PATH_MAX:
+            chunk = chunk[: len(chunk) // 2]
+        return chunk
+
+    def _take(self, reply: Reply, step: Result) -> int:
+        fd = reply.take(step)
+        self._held.append(fd)
+        return fd
+
+    def _bits(self) -> int:
+        return self._resolve & NO_XDEV
+
+    # Steps ----------------------------------------------------------------------------------
+
+    def _advance(self, chunk: list[bytes]) -> Generator[Any, Reply, int | None]:
+        """Some way along the chunk; where it ended, None if that was not its end."""
+        slowly = self._spot.root is not None or self._slowly
+        path = b"" if slowly else b"/".join(chunk)
+        last = len(chunk) == len(self._rest)
+        stride = _stride(self._here is not None, room(len(path)))
+        flags = PIN | (0 if last else O_DIRECTORY) | (0 if self._follow else O_NOFOLLOW)
+        values: list[Any] = [] if self._here is not None else [AT_FDCWD]
+        values += [
+            HOW.pack(flags, 0, NO_SYMLINKS | self._bits()),
+            HOW.pack(PIN | O_DIRECTORY | O_NOFOLLOW, 0, self._bits()),
+            path,
+        ]
+        singles = chunk[:_SINGLES]
+        values += singles + [b""] * (_SINGLES - len(singles))
+        reply = yield from self._ask(stride.request, *values, fds=self._along())
+        try:
+            if self._status is None:
+                self._status, proc = stride.here.read(reply)
+                if proc:
+                    if self._here is None:
+                        self._here = yield from self._look_up()
+                    yield from self._settle(self._here, self._status)
+            scoped = yield from self._at_scope(chunk)
+            if scoped:
+                return None
+            if reply.made(stride.whole.step):
+                status, self._slowly = stride.whole.read(reply)
+                if self._slowly:  # into a procfs, where each step counts
+                    return None
+                self._move(self._take(reply, stride.whole.step), status, _OUT, len(chunk))
+                return self._here
+            if not slowly and reply.error(stride.whole.step) != errno.ELOOP:
+                raise Said(reply.error(stride.whole.step))
+            done = 0
+            for name, seen in zip(singles, stride.singles, strict=False):
+                if not reply.made(seen.step):
+                    break
+                yield from self._enter(name, self._take(reply, seen.step), *seen.read(reply))
+                done += 1
+        finally:
+            reply.close()
+        self._slowly = self._slowly and self._spot.root is None and done < len(chunk)
+        if done < len(singles):
+            return (yield from self._no_directory(singles[done]))
+        return self._here if done == len(chunk) else None
+
+    def _along(self) -> tuple[int, ...]:
+        return (self._here,) if self._here is not None else ()
+
+    def _move(self, fd: int, status: Status, spot: _Spot, count: int) -> None:
+        self._here, self._status, self._spot = fd, status, spot
+        del self._rest[:count]
+
+    def _enter(
+        self, name: bytes, fd: int, status: Status, proc: bool
+    ) -> Generator[Any, Reply, None]:
+        """Into a directory, by one component."""
+        before, spot = self._status, self._spot
+        assert before is not None
+        self._move(fd, status, _OUT, 1)
+        if not proc:
+            return
+        if status.inode == PROC_ROOT_INO:
+            self._spot = _Spot(fd, None, False)
+        elif status.mount != before.mount:
+            yield from self._settle(fd, status)
+        elif spot.root is not None and spot.top is None and name != b"..":
+            self._spot = _Spot(spot.root, status, name.isdigit())
+        else:
+            self._spot = spot
+
+    def _settle(self, fd: int, status: Status) -> Generator[Any, Reply, None]:
+        """Find out where in a procfs a directory is."""
+        if status.inode == PROC_ROOT_INO:
+            self._spot = _Spot(fd, None, False)
+            return
+        top, below = status, fd
+        while True:
+            above = _above()
+            reply = yield from self._ask(above.request, fds=(fd,))
+            try:
+                for level in above.levels:
+                    if not reply.made(level.step):
+                        self._refuse_part(status.mount)
+                        self._spot = _OUT
+                        return
+                    found, _ = level.read(reply)
+                    fd = self._take(reply, level.step)
+                    if found.inode == PROC_ROOT_INO:
+                        name = os.readlink(f"/proc/self/fd/{below}").rpartition("/")[2]
+                        self._spot = _Spot(fd, top, name.isdigit())
+                        return
+                    top, below = found, fd
+            finally:
+                reply.close()
+
+    def _refuse_part(self, mount: int) -> None:
+        """A part of a procfs is mounted there: it must not be a part of a process's.
+
+        :raises Said: EACCES."""
+        for line in self._caller.mountinfo.split(b"\n"):
+            fields = line.split(b" ", 4)
+            if len(fields) == 5 and fields[0] == b"%d" % mount:
+                if fields[3][1:2].isdigit():
+                    break
+                return
+        raise Said(errno.EACCES)
+
+    def _at_scope(self, chunk: list[bytes]) -> Generator[Any, Reply, bool]:
+        """Whether the next component is ".." where a scoped walk (RESOLVE_BENEATH, RESOLVE_IN_ROOT)
+        may not go up; it is dealt with then."""
+        if not self._scope or chunk[0] != b".." or self._start is None:
+            return False
+        one = _open(64)
+        reply = yield from self._ask(one.request, HOW.pack(PIN, 0, 0), b".", fds=(self._start,))
+        reply.close()
+        top, _ = one.seen.read(reply)
+        if self._status is None or top.place != self._status.place:
+            return False
+        if self._resolve & BENEATH:
+            raise Said(errno.EXDEV)
+        del self._rest[0]
+        return True
+
+    # Links, and what is no directory ----------------------------------------------------------
+
+    def _no_directory(self, name: bytes) -> Generator[Any, Reply, int | None]:
+        """The next component is no directory: a link, or the end."""
+        last, here = len(self._rest) == 1, self._here
+        if here is None:
+            here = self._here = yield from self._look_up()
+        link = _link(room(len(name)))
+        how = HOW.pack(PIN | O_NOFOLLOW, 0, self._bits())
+        testing = HOW.pack(PIN, 0, NO_MAGICLINKS | self._bits())
+        reply = yield from self._ask(link.request, how, testing, name, fds=(here,))
+        try:
+            if not reply.made(link.found.step):
+                raise Said(reply.error(link.found.step))
+            status, proc = link.found.read(reply)
+            fd = self._take(reply, link.found.step)
+        finally:
+            reply.close()
+        if not stat.S_ISLNK(status.mode) or (last and not self._follow):
+            if not last:
+                raise Said(errno.ENOTDIR)
+            if proc and self._status is not None and status.mount != self._status.mount:
+                self._refuse_part(status.mount)
+                self._spot = _OUT
+            yield from self._not_itself()
+            del self._rest[:]
+            return fd
+        self._links += 1
+        if self._links > _MOST_LINKS or self._resolve & NO_SYMLINKS:
+            raise Said(errno.ELOOP)
+        if link.found.flags(reply) & ST_NOSYMFOLLOW:
+            raise Said(errno.ELOOP)
+        test, text = reply.error(link.test), reply.parts[link.text]
+        if proc and self._spot.root == here and name in (b"self", b"thread-self"):
+            self.met = True
+            self._rest[:1] = self._number(here, name)
+            return None
+        if proc and self._spot.process and test == errno.ELOOP:
+            return (yield from self._jump(here, name, last))
+        if last and test == errno.EACCES:  # fs.protected_symlinks, or what the link leads to
+            raise Said(errno.EACCES)
+        self._follow_text(text)
+        return None
+
+    def _follow_text(self, text: bytes) -> None:
+        if text.startswith(b"/"):
+            if self._resolve & BENEATH:
+                raise Said(errno.EXDEV)
+            self._here = self._start if self._resolve & IN_ROOT else None
+            self._status, self._spot = None, _OUT
+        rest = self._rest[1:]
+        self._rest = _components(text)
+        if rest and self._rest[-1:] == [b"."]:
+            self._rest.pop()
+        self._rest += rest
+
+    def _jump(self, here: int, name: bytes, last: bool) -> Generator[Any, Reply, int | None]:
+        """Follow a link that leads to an object, where it is not the executor's."""
+        if self._resolve & NO_MAGICLINKS:
+            raise Said(errno.ELOOP)
+        if self._scope:
+            raise Said(errno.EXDEV)
+        yield from self._not_itself()
+        self.met = True
+        one = _open(room(len(name)))
+        how = HOW.pack(PIN | (0 if last else O_DIRECTORY), 0, self._bits())
+        reply = yield from self._ask(one.request, how, name, fds=(here,))
+        try:
+            if not reply.made(one.seen.step):
+                raise Said(reply.error(one.seen.step))
+            status, proc = one.seen.read(reply)
+            fd = self._take(reply, one.seen.step)
+        finally:
+            reply.close()
+        self._move(fd, status, _OUT, 1)
+        if proc and stat.S_ISDIR(status.mode):
+            yield from self._settle(fd, status)
+        elif proc:
+            self._refuse_part(status.mount)
+        return fd
+
+    def _not_itself(self) -> Generator[Any, Reply, None]:
+        """
+        :raises Itself: where the walk is, is the executor's own directory."""
+        if self._spot.root is None or self._spot.top is None:
+            return
+        one = _open(64)
+        how = HOW.pack(PIN | O_DIRECTORY, 0, NO_XDEV)
+        reply = yield from self._ask(one.request, how, b"self", fds=(self._spot.root,))
+        reply.close()
+        if reply.made(one.seen.step) and one.seen.read(reply)[0].place == self._spot.top.place:
+            raise Itself
+
+    def _look_up(self) -> Generator[Any, Reply, int]:
+        """A descriptor of where the walk is."""
+        stride = _stride(self._here is not None, 64)
+        how = HOW.pack(PIN, 0, 0)
+        values: list[Any] = [] if self._here is not None else [AT_FDCWD]
+        values += [how, how, b".", *[b""] * _SINGLES]
+        reply = yield from self._ask(stride.request, *values, fds=self._along())
+        try:
+            if not reply.made(stride.whole.step):
+                raise Said(reply.error(stride.whole.step))
+            return self._take(reply, stride.whole.step)
+        finally:
+            reply.close()
+
+    def _number(self, root: int, name: bytes) -> list[bytes]:
+        """The components that stand for ``self`` or ``thread-self``.
+
+        :raises Said: ENOENT, as the kernel says where the reader has no number."""
+        numbers = numbers_in(root, self._caller)
+        if numbers is None:
+            raise Said(errno.ENOENT)
+        if name == b"self":
+            return [b"%d" % numbers[0]]
+        return [b"%d" % numbers[0], b"task", b"%d" % numbers[1]]
+
+
+def _components(path: bytes) -> list[bytes]:
+    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+    if path.endswith((b"/", b"/.")) or path == b".":
+        parts.append(b".")  # it must be a directory, and a link there is followed
+    return parts
+
+
+def numbers_in(root: int, caller: Caller) -> tuple[int, int] | None:
+    """(process, thread) of the caller as the procfs at ``root`` numbers them; None if it does not show
+    the caller."""
+    namespace, tgids, tids = caller.namespace("pid"), caller.nstgid, caller.nspid
+    for level in range(len(tgids) - 1, -1, -1):
+        if _is_process(root, tgids[level], namespace, tgids[-1]):
+            caller.check()
+            return tgids[level], tids[level]
+    caller.check()
+    return None
+
+
+def _is_process(root: int, number: int, namespace: int, innermost: int) -> bool:
+    """Whether the procfs at ``root`` has under this number the process that is number ``innermost`` of a
+    pid namespace (by the inode of that)."""
+    opened: list[int] = []
+
+    def at(place: int, name: bytes, flags: int) -> int:
+        opened.append(raw.openat2(place, name, flags | os.O_CLOEXEC, NO_XDEV))
+        return opened[-1]
+
+    try:
+        process = at(root, b"%d" % number, PIN | O_DIRECTORY | O_NOFOLLOW)
+        link = os.readlink(b"", dir_fd=at(process, b"ns/pid", PIN | O_NOFOLLOW))
+        if link != b"pid:[%d]" % namespace:
+            return False
+        status = os.read(at(process, b"status", os.O_RDONLY), 4096)
+        start = status.index(b"\nNStgid:") + 8
+        return int(status[start : status.index(b"\n", start)].split()[-1]) == innermost
+    except (OSError, ValueError):
+        return False
+    finally:
+        for fd in opened:
+            os.close(fd)
