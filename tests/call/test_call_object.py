@@ -59,7 +59,7 @@ def test_numbers_that_no_call_has() -> None:
 
 
 def test_hostile_numbers_are_not_remembered_for_ever() -> None:
-    from proctor.call import call as module
+    from proctor.call import notified as module
 
     for nr in range(10_000, 30_000):
         assert Call(Notification(1, 2, nr, AUDIT_ARCH_X86_64), FakeListener()).signature is None

@@ -204,6 +204,37 @@ def test_the_caller() -> None:
         assert not target.call("getpid").memory_read
 
 
+def test_nothing_that_was_decoded_is_read_again() -> None:
+    """Whoever decides, performs and logs has the bytes of one moment."""
+    with FakeTarget() as target:
+        call = target.call("openat2", AT_FDCWD, "/x", {"flags": OpenFlag.O_RDONLY}, 24)
+        how = call.registers[2]
+        assert call.how.flags == OpenFlag.O_RDONLY and call.flags == OpenFlag.O_RDONLY
+        target.memory.write(how, (2).to_bytes(8, "little"))  # O_RDWR, by another thread
+        reads = len(target.memory.reads)
+        assert call.frame.memory.read(how, 24) == bytes(24)
+        assert call.frame.memory.read(how, 8) == bytes(8)
+        assert "O_RDONLY" in call.describe() and call.how.flags == 0
+        assert len(target.memory.reads) == reads + 1  # the path, for the line
+        assert call.memory.read(how, 1) == b"\2"  # whoever asks for what is there now gets that
+        connect = target.call("connect", 3, ("192.0.2.1", 80))
+        address, size = connect.registers[1:3]
+        assert connect.sockaddr.port == 80
+        target.memory.write(address + 2, b"\0\0")
+        kept = connect.frame.memory
+        assert kept.read(address, size)[:4] == b"\2\0\0\x50"
+        assert kept.read_some(address, 2) == b"\2\0"
+        # What reaches further has what was copied before as it was.
+        longer = target.memory.place(b"abcdef")
+        assert kept.read(longer, 3) == b"abc"
+        target.memory.write(longer, b"XYZ")
+        assert kept.read(longer, 6) == b"abcdef" and kept.read_some(longer, 99) == b"abcdef"
+        text = target.memory.place(b"one\0")
+        assert kept.string(text) == b"one"
+        target.memory.write(text, b"two")
+        assert kept.string(text) == b"one" and connect.memory.string(text) == b"two"
+
+
 def test_names_that_can_change_count_as_looks() -> None:
     with FakeTarget({"/etc/motd": b"hello"}, exe="/bin/x", comm="name") as target:
         fd = target.open("/etc/motd")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.arguments import Args
 from proctor.call.looking import Looking
+from proctor.call.notified import Notified, kind_of
 from proctor.errors import (
     CallerInvisible,
     CallGone,
@@ -19,19 +20,17 @@ from proctor.errors import (
     ProctorError,
 )
 from proctor.kernel.memory import Memory, read_string
-from proctor.syscalls import architectures, tables
-from proctor.syscalls.architectures import ARCHITECTURES
-from proctor.syscalls.signatures import Signature, signature
 
 if TYPE_CHECKING:
     from proctor.call.caller import Caller
     from proctor.call.decode.frame import Frame
     from proctor.call.decode.sockaddr import SocketAddress
     from proctor.call.ports import ContainerPort, MemoryPort, ValidityPort
+    from proctor.call.verdict import Write
     from proctor.kernel.notification import NotificationLike
 
 
-class Call(Looking):
+class Call(Notified, Looking):
     """One notified system call.
 
     Arguments are attributes by their names in :mod:`proctor.syscalls.signatures` (``call.mode``,
@@ -66,7 +65,6 @@ class Call(Looking):
 
     # Class attributes, not slots: the supervisor makes calls without running __init__, and what a
     # handler never asks for is never set.
-    _notification: NotificationLike
     _listener: ValidityPort
     _memory: MemoryPort | None = None
     _caller: Caller | None = None
@@ -94,49 +92,6 @@ class Call(Looking):
         if container is not None:
             self.container = container
 
-    # The notification ------------------------------------------------------------------------
-
-    @property
-    def id(self) -> int:
-        """The notification's id."""
-        return self._notification.id
-
-    @property
-    def tid(self) -> int:
-        """Thread id of the caller as we see it; 0 if it has none in our pid namespace."""
-        return self._notification.pid
-
-    @property
-    def nr(self) -> int:
-        """System call number, signed."""
-        return self._notification.nr
-
-    @property
-    def arch(self) -> int:
-        """AUDIT_ARCH_* number."""
-        return self._notification.arch
-
-    @property
-    def registers(self) -> tuple[int, int, int, int, int, int]:
-        """The six registers, all 64 bits of them."""
-        return self._notification.args
-
-    @property
-    def abi(self) -> str:
-        """Architecture by name ("x86_64", "i386", "x32"...)."""
-        return _kind(self._notification)[0]
-
-    @property
-    def name(self) -> str:
-        """The call's name, or ``syscall_0x1f4`` for a number that has none."""
-        return _kind(self._notification)[1]
-
-    @property
-    def signature(self) -> Signature | None:
-        """The names and roles of its arguments, as the call's name has them; None if they are unknown.
-        :attr:`frame` has those that its registers make."""
-        return _kind(self._notification)[2]
-
     # Arguments ------------------------------------------------------------------------------
 
     @property
@@ -156,7 +111,7 @@ class Call(Looking):
         """
         # By a shorter way than other arguments: it is what most handlers read first.
         notification = self._notification
-        where = _kind(notification)[3]
+        where = kind_of(notification)[3]
         if where is None or self._values is not None:
             return self._path(0)
         address = notification.args[where[0]] & where[1]
@@ -231,6 +186,43 @@ class Call(Looking):
                 raise self._about(error) from None
         have = ", ".join(a.name for a in frame.signature.args) if frame is not None else ""
         raise AttributeError(f"{self.name} has no argument {name!r}; it has {have or 'none'}")
+
+    def fill(self, argument: str, value: Any = None, /, **fields: Any) -> tuple[Write, ...]:
+        """What to write so that an argument is filled, for :func:`~proctor.answer` and
+        :func:`~proctor.hand_over`: as the kernel would, for the caller's machine.
+
+        ::
+
+            call.fill("buf", b"some bytes")                      # read, getrandom, getcwd...
+            call.fill("buf", sysname="Linux", release="6.6.6")   # uname: a structure by its fields
+            call.fill("statbuf", os.stat("/etc/hosts"))          # stat
+            call.fill("ruid", 1000)                              # a number
+            call.fill("addr", ("192.0.2.1", 80))                 # accept, getsockname: and its length
+            call.fill("msg", data=b"...", address=None, control=b"", flags=0)   # recvmsg
+            call.fill("iov", b"...")                             # readv: scattered
+
+        :param argument: one that the call fills (``out`` and ``inout`` in
+            :mod:`proctor.syscalls.signatures`).
+        :param value: bytes, a number, a sequence of what an array has, a structure as it is decoded, a
+            socket address (of :mod:`proctor.call.decode.sockaddr`, or ``(host, port)``), an
+            :class:`os.stat_result`.
+        :param fields: of a structure, the others 0.
+        :returns: nothing where the caller passed NULL and may; several where the kernel writes at
+            several places.  Socket addresses are cut to the length that the caller gave, and their
+            own is written there, as ``move_addr_to_user`` does.  That length is read now.
+        :raises TypeError: the call does not fill that, or such a value means nothing there.
+        :raises ValueError: more than there is room for, or a number that does not fit.
+        :raises MemoryUnreadable: a length that the caller passed by address cannot be read.
+        """
+        from proctor.call.filling import fill
+
+        frame = self.frame
+        if frame is None:
+            raise TypeError(f"the arguments of {self.name} are not known")
+        try:
+            return fill(frame, argument, value, fields)
+        except (MemoryUnreadable, CallGone) as error:
+            raise self._about(error) from None
 
     def _path(self, index: int) -> bytes:
         frame = self.frame
@@ -367,26 +359,3 @@ class _Over(Call):
         raise CallOver(
             f"call.{name} was used after the verdict; copy what is needed before the handler returns"
         ).about(pid=self.tid, syscall=self.name, notif_id=self.id)
-
-
-# What is known about a (architecture, number) pair; hostile numbers are not remembered for ever.
-# The last item is where the first path is: register and width.
-_Kind = tuple[str, str, "Signature | None", "tuple[int, int, str] | None"]
-_kinds: dict[tuple[int, int], _Kind] = {}
-_KINDS_KEPT: Final = 4096
-
-
-def _kind(notification: NotificationLike) -> _Kind:
-    key = (notification.arch, notification.nr)
-    found = _kinds.get(key)
-    if found is None:
-        arch, nr = key
-        abi = architectures.arch_of(arch, nr)
-        name = tables.name(nr, abi)
-        known = signature(name, abi) if name is not None and abi in ARCHITECTURES else None
-        path = known.first("path") if known is not None else None
-        where = (path.reg, path.mask, path.name) if path is not None else None
-        found = (abi, name or f"syscall_{nr & 0xFFFFFFFF:#x}", known, where)
-        if len(_kinds) < _KINDS_KEPT:
-            _kinds[key] = found
-    return found

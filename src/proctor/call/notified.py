@@ -1,0 +1,83 @@
+"""What a notification says of itself: numbers, names, registers.  Nothing is looked at for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from proctor.syscalls import architectures, tables
+from proctor.syscalls.architectures import ARCHITECTURES
+from proctor.syscalls.signatures import Signature, signature
+
+if TYPE_CHECKING:
+    from proctor.kernel.notification import NotificationLike
+
+
+class Notified:
+    """See :class:`proctor.call.call.Call`, which has the rest."""
+
+    _notification: NotificationLike
+
+    @property
+    def id(self) -> int:
+        """The notification's id."""
+        return self._notification.id
+
+    @property
+    def tid(self) -> int:
+        """Thread id of the caller as we see it; 0 if it has none in our pid namespace."""
+        return self._notification.pid
+
+    @property
+    def nr(self) -> int:
+        """System call number, signed."""
+        return self._notification.nr
+
+    @property
+    def arch(self) -> int:
+        """AUDIT_ARCH_* number."""
+        return self._notification.arch
+
+    @property
+    def registers(self) -> tuple[int, int, int, int, int, int]:
+        """The six registers, all 64 bits of them."""
+        return self._notification.args
+
+    @property
+    def abi(self) -> str:
+        """Architecture by name ("x86_64", "i386", "x32"...)."""
+        return kind_of(self._notification)[0]
+
+    @property
+    def name(self) -> str:
+        """The call's name, or ``syscall_0x1f4`` for a number that has none."""
+        return kind_of(self._notification)[1]
+
+    @property
+    def signature(self) -> Signature | None:
+        """The names and roles of its arguments, as the call's name has them; None if they are unknown.
+        :attr:`frame` has those that its registers make."""
+        return kind_of(self._notification)[2]
+
+
+# What is known about a (architecture, number) pair; hostile numbers are not remembered for ever.
+# The last item is where the first path is: register and width.
+_Kind = tuple[str, str, "Signature | None", "tuple[int, int, str] | None"]
+_kinds: dict[tuple[int, int], _Kind] = {}
+_KINDS_KEPT: Final = 4096
+
+
+def kind_of(notification: NotificationLike) -> _Kind:
+    """(architecture, name, signature, where the first path is) of a notification."""
+    key = (notification.arch, notification.nr)
+    found = _kinds.get(key)
+    if found is None:
+        arch, nr = key
+        abi = architectures.arch_of(arch, nr)
+        name = tables.name(nr, abi)
+        known = signature(name, abi) if name is not None and abi in ARCHITECTURES else None
+        path = known.first("path") if known is not None else None
+        where = (path.reg, path.mask, path.name) if path is not None else None
+        found = (abi, name or f"syscall_{nr & 0xFFFFFFFF:#x}", known, where)
+        if len(_kinds) < _KINDS_KEPT:
+            _kinds[key] = found
+    return found
