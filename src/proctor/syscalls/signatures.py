@@ -53,10 +53,12 @@ Nothing is parsed before it is asked for: importing this costs next to nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proctor.syscalls import flags
 from proctor.syscalls.architectures import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from proctor.syscalls import flags
 
 #: Roles whose value is an address in the caller's memory.
 POINTER_ROLES: Final = frozenset(
@@ -143,12 +145,12 @@ class Signature(NamedTuple):
         :param registers: all six, or for a :attr:`block` its words."""
         known = self
         while known.choice is not None:
-            arg, mask, made = known.choice
-            found = made.get(arg.value(registers) & mask)
+            arg, made = known.choice.arg, known.choice.made
+            number = arg.value(registers) & known.choice.mask
+            found = made.get(number)
             if found is None:
                 break
             if isinstance(found, str):
-                number = arg.value(registers) & mask
                 found = made[number] = _made(known, arg, found)
             known = found
             if known.block is not self.block:
@@ -184,13 +186,14 @@ class Signature(NamedTuple):
         return before if before is not None and before.role == "dirfd" else None
 
 
-class Choice(NamedTuple):
+class Choice:
     """What a signature depends on: an argument, which of its bits count, and what there is for each
     number: a line of the table, or what was made of it."""
 
-    arg: Arg
-    mask: int
-    made: dict[int, Signature | str]
+    __slots__ = ("arg", "made", "mask")
+
+    def __init__(self, arg: Arg, mask: int, made: dict[int, Signature | str]) -> None:
+        self.arg, self.mask, self.made = arg, mask, made
 
 
 _known: dict[tuple[str, str], Signature | None] = {}
@@ -326,7 +329,11 @@ def _parse(line: str, word: int, abi: str, before: tuple[Arg, ...] = ()) -> tupl
         if reg > 6:
             break  # the other arguments are on the caller's stack (MIPS o32)
         families[name] = family = family or _FAMILIES.get(role, "")
-        condition = flags.when(when, families.get, abi) if when else None
+        condition = None
+        if when:
+            from proctor.syscalls import flags
+
+            condition = flags.when(when, families.get, abi)
         low = reg - 1 if high == first else first
         args.append(
             Arg(
@@ -372,11 +379,11 @@ def _with_choice(known: Signature, first: int) -> Signature:
         if arg.role == "registers":
             return known._replace(choice=Choice(arg, 0, {0: f"={arg.family} {arg.name}"}))
         if known.name == "socketcall":
-            from proctor.syscalls.multiplex import MASKS, MEMBERS
+            from proctor.syscalls.multiplex import MEMBERS
 
             members = MEMBERS.items()
             made = {number: f"={name} args" for name, (via, number) in members if via == known.name}
-            return known._replace(choice=Choice(arg, MASKS[known.name], dict(made)))
+            return known._replace(choice=Choice(arg, arg.mask, dict(made)))
         wide = known.name != (own := _narrow(known.name)) and f"{own} {arg.name}" in _commands()
         lines = _commands().get(f"{own if wide else known.name} {arg.name}")
         if lines:
@@ -385,7 +392,11 @@ def _with_choice(known: Signature, first: int) -> Signature:
 
 
 def _chosen_by(known: Signature, arg: Arg, lines: str, wide: bool) -> Choice:
+    from proctor.syscalls import flags
+
     family, mask, shift = arg.family or "", arg.mask, 0
+    if known.name == "ipc":  # a version is above it
+        mask = 0xFFFF
     for field in flags.fields(family)[:1]:
         family, mask, shift = field.family, field.mask & mask, field.shift
     numbers = flags.members(family, known.abi)
