@@ -104,6 +104,15 @@ def test_architectures_with_other_numbers() -> None:
     assert str(flags.decode("SockOpt", 20, "ppc64le")) == "SO_PASSCRED"
     assert str(flags.decode("SockOpt", 16)) == "SO_PASSCRED"
     assert flags.family("OpenFlag", "riscv64") is flags.family("OpenFlag")
+    assert flags.family("MountFlag", "mips64") is flags.family("MountFlag")
+    for abi in ("mips", "mipsel64n32"):
+        assert flags.members("OpenFlag", abi)["O_CREAT"] == 0x100
+        assert str(flags.decode("OpenFlag", 0x182, abi)) == "O_RDWR|O_NONBLOCK|O_CREAT"
+        assert str(flags.decode("SockType", 0x81, abi)) == "SOCK_DGRAM|SOCK_NONBLOCK"
+        assert str(flags.decode("Signal", 18, abi)) == "SIGCHLD"
+        assert "MAP_32BIT" not in flags.members("MapFlag", abi)
+    assert str(flags.decode("DescriptorFlag", 0o200000, "aarch64")) == "O_DIRECT"
+    assert flags.members("MlockallFlag", "ppc")["MCL_CURRENT"] == 0x2000
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,9 @@
 an enum class is slow, so each family is made when first used; importing this module makes none.
 :data:`FAMILY_NAMES` lists them.
 
-Values are x86's.  aarch64, arm and ppc64le number some ``O_*`` (and ppc64le some ``MAP_*``,
-``MCL_*``) differently: :func:`family` takes the architecture for that.  What else differs on other
-machines is not corrected: terminal ioctls of ppc64le (``TCGETS``...), ``PTRACE_*`` requests below
-0x4200, and x86's own families (``ArchPrctl``).
+Values are x86's unless an architecture is given: arm, PowerPC and MIPS number some differently.  What
+else differs there is not corrected: terminal ioctls of PowerPC and MIPS (``TCGETS``...), ``PTRACE_*``
+requests below 0x4200, and x86's own families (``ArchPrctl``).
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from enum import KEEP, Enum, IntEnum, IntFlag
 from typing import Any, Final, NamedTuple
 
 _made: dict[tuple[str, str], type[Enum]] = {}
+_abis: dict[type[Enum], str] = {}
 _numbers: dict[tuple[str, str], dict[int, int]] = {}
 _texts: dict[str, tuple[bool, str]] = {}
 
@@ -79,7 +79,7 @@ def members(name: str, abi: str = "x86_64") -> dict[str, int]:
 
     :raises KeyError: there is no such family.
     """
-    from proctor.syscalls.flags_data import DIFFERENT
+    from proctor.syscalls.flags_data import DIFFERENT, MACHINES
 
     _, text = _family_texts()[name]
     found: dict[str, int] = {}
@@ -87,14 +87,17 @@ def members(name: str, abi: str = "x86_64") -> dict[str, int]:
         if inner.family:
             values = members(inner.family, abi).items()
             found.update((constant, number << inner.shift) for constant, number in values)
+    theirs = DIFFERENT.get(MACHINES.get(abi, ""), "").split()
+    different = dict(each.split("=") for each in theirs)
     for item in text.split():
         constant, _, number = item.partition("=")
         if number:
-            found[constant] = int(number, 0)
+            number = different.get(constant, number)
+            if number != "-":
+                found[constant] = int(number, 0)
         else:  # another family's, but for what a field is in the way of
             taken = sum(inner.mask for inner in fields(name))
             found.update(each for each in members(constant, abi).items() if not each[1] & taken)
-    found.update(DIFFERENT.get((name, abi), {}))
     return found
 
 
@@ -104,15 +107,17 @@ def family(name: str, abi: str = "x86_64") -> type[Enum]:
     :param abi: where the constants differ from x86's, a class of its own with the same name.
     :raises KeyError: there is no such family.
     """
-    from proctor.syscalls.flags_data import DIFFERENT
-
-    key = (name, abi if (name, abi) in DIFFERENT else "x86_64")
-    made = _made.get(key)
+    made = _made.get((name, abi))
     if made is None:
-        bits, _ = _family_texts()[name]
-        base: Any = Flags if bits else Number
-        made = base(name, members(name, key[1]), module=__name__, qualname=name)
-        _made[key] = made
+        own = members(name, abi)
+        if abi != "x86_64" and own == members(name):
+            made = family(name)
+        else:
+            bits, _ = _family_texts()[name]
+            base: Any = Flags if bits else Number
+            made = base(name, own, module=__name__, qualname=name)
+            _abis[made] = abi
+        _made[name, abi] = made
     return made
 
 
@@ -267,7 +272,10 @@ _names: dict[type, _Names] = {}
 
 
 def _order(cls: type[Flags]) -> _Names:
-    inner = [(each, members(each.family) if each.family else {}) for each in fields(cls.__name__)]
+    abi = _abis[cls]
+    inner = [
+        (each, members(each.family, abi) if each.family else {}) for each in fields(cls.__name__)
+    ]
     taken = {name for _, numbers in inner for name in numbers} | _SYNONYMS
     first: dict[int, str] = {}
     for name, member in cls.__members__.items():

@@ -1,7 +1,7 @@
 """Constants of the kernel's user interface, by family.
 
-``Family bits|number: NAME=value ...``, another family's name for all of its; values are those of x86, which aarch64, arm, riscv64,
-s390x, ppc64le and i386 share unless :data:`DIFFERENT` says otherwise.  Sources: the headers in
+``Family bits|number: NAME=value ...``, another family's name for all of its; values are those of x86, which
+other architectures share unless :data:`DIFFERENT` says otherwise.  Sources: the headers in
 ``include/uapi`` named in the comments of each block; the tests compile the names against the
 headers of the machine they run on.
 """
@@ -321,45 +321,38 @@ PrctlOp number: PR_SET_PDEATHSIG=1 PR_GET_PDEATHSIG=2 PR_GET_DUMPABLE=3 PR_SET_D
  PR_RSEQ_SLICE_EXTENSION=79 PR_SET_VMA=0x53564d41 PR_SET_PTRACER=0x59616d61
 """
 
-# aarch64 and arm: arch/arm*/include/uapi/asm/fcntl.h.  ppc64le: arch/powerpc/include/uapi/asm.
-_ARM_OPEN: Final = {
-    "O_DIRECTORY": 0o40000,
-    "O_NOFOLLOW": 0o100000,
-    "O_DIRECT": 0o200000,
-    "O_LARGEFILE": 0o400000,
-    "O_TMPFILE": 0o20040000,
-}
-_PPC_OPEN: Final = {
-    "O_DIRECTORY": 0o40000,
-    "O_NOFOLLOW": 0o100000,
-    "O_LARGEFILE": 0o200000,
-    "O_DIRECT": 0o400000,
-    "O_TMPFILE": 0o20040000,
+#: Whose numbers an architecture has, where they are not x86's.
+MACHINES: Final = {
+    "aarch64": "ARM",
+    "arm": "ARM",
+    **dict.fromkeys(("ppc64le", "ppc64", "ppc"), "POWERPC"),
+    **dict.fromkeys(("mips64", "mips64n32", "mips", "mipsel64", "mipsel64n32", "mipsel"), "MIPS"),
 }
 
-#: (family, architecture) -> names whose number differs there.
-DIFFERENT: Final[dict[tuple[str, str], dict[str, int]]] = {
-    ("OpenFlag", "aarch64"): _ARM_OPEN,
-    ("OpenFlag", "arm"): _ARM_OPEN,
-    ("OpenFlag", "ppc64le"): _PPC_OPEN,
-    ("DescriptorFlag", "aarch64"): {"O_DIRECT": 0o200000},
-    ("DescriptorFlag", "arm"): {"O_DIRECT": 0o200000},
-    ("DescriptorFlag", "ppc64le"): {"O_DIRECT": 0o400000},
-    ("SockOpt", "ppc64le"): {
-        "SO_RCVLOWAT": 16,
-        "SO_SNDLOWAT": 17,
-        "SO_RCVTIMEO_OLD": 18,
-        "SO_SNDTIMEO_OLD": 19,
-        "SO_PASSCRED": 20,
-        "SO_PEERCRED": 21,
-    },
-    ("MapFlag", "ppc64le"): {
-        "MAP_NORESERVE": 0x40,
-        "MAP_LOCKED": 0x80,
-    },
-    ("MlockallFlag", "ppc64le"): {
-        "MCL_CURRENT": 0x2000,
-        "MCL_FUTURE": 0x4000,
-        "MCL_ONFAULT": 0x8000,
-    },
+#: What is numbered differently there; ``-`` is a name that is not there.  Sources: ``fcntl.h``, ``mman.h``,
+#: ``socket.h``, ``signal.h`` and ``resource.h`` of ``arch/*/include/uapi/asm``, and
+#: ``arch/mips/include/asm/socket.h`` for the types of sockets.
+DIFFERENT: Final = {
+    "ARM": """O_DIRECTORY=0o40000 O_NOFOLLOW=0o100000 O_DIRECT=0o200000 O_LARGEFILE=0o400000
+ O_TMPFILE=0o20040000""",
+    "POWERPC": """O_DIRECTORY=0o40000 O_NOFOLLOW=0o100000 O_LARGEFILE=0o200000 O_DIRECT=0o400000
+ O_TMPFILE=0o20040000 SO_RCVLOWAT=16 SO_SNDLOWAT=17 SO_RCVTIMEO_OLD=18 SO_SNDTIMEO_OLD=19
+ SO_PASSCRED=20 SO_PEERCRED=21 MAP_NORESERVE=0x40 MAP_LOCKED=0x80 MAP_32BIT=- MAP_ABOVE4G=-
+ MCL_CURRENT=0x2000 MCL_FUTURE=0x4000 MCL_ONFAULT=0x8000""",
+    "MIPS": """O_APPEND=8 O_DSYNC=0x10 O_NONBLOCK=0x80 O_NDELAY=0x80 O_CREAT=0x100 O_EXCL=0x400
+ O_NOCTTY=0x800 O_ASYNC=0x1000 O_LARGEFILE=0x2000 O_SYNC=0x4010 O_DIRECT=0x8000 PIDFD_NONBLOCK=0x80
+ SFD_NONBLOCK=0x80 EFD_NONBLOCK=0x80 TFD_NONBLOCK=0x80 IN_NONBLOCK=0x80 SOCK_NONBLOCK=0x80
+ F_GETLK=14 F_SETOWN=24 F_GETOWN=23 F_GETLK64=33 F_SETLK64=34 F_SETLKW64=35 SOCK_DGRAM=1
+ SOCK_STREAM=2 PROT_SEM=0x10 MAP_NORESERVE=0x400 MAP_ANONYMOUS=0x800 MAP_GROWSDOWN=0x1000
+ MAP_DENYWRITE=0x2000 MAP_EXECUTABLE=0x4000 MAP_LOCKED=0x8000 MAP_POPULATE=0x10000
+ MAP_NONBLOCK=0x20000 MAP_STACK=0x40000 MAP_HUGETLB=0x80000 MAP_32BIT=- MAP_ABOVE4G=- MAP_SYNC=-
+ SIGBUS=10 SIGSYS=12 SIGUSR1=16 SIGUSR2=17 SIGCHLD=18 SIGPWR=19 SIGWINCH=20 SIGURG=21 SIGIO=22
+ SIGSTOP=23 SIGTSTP=24 SIGCONT=25 SIGTTIN=26 SIGTTOU=27 SIGVTALRM=28 SIGPROF=29 SIGXCPU=30
+ SIGXFSZ=31 SIGSTKFLT=- SIG_BLOCK=1 SIG_UNBLOCK=2 SIG_SETMASK=3 SA_SIGINFO=8 SA_NOCLDWAIT=0x10000
+ SA_RESTORER=- RLIMIT_NOFILE=5 RLIMIT_AS=6 RLIMIT_RSS=7 RLIMIT_NPROC=8 RLIMIT_MEMLOCK=9
+ SOL_SOCKET=0xffff SO_REUSEADDR=4 SO_KEEPALIVE=8 SO_DONTROUTE=0x10 SO_BROADCAST=0x20 SO_LINGER=0x80
+ SO_OOBINLINE=0x100 SO_REUSEPORT=0x200 SO_SNDBUF=0x1001 SO_RCVBUF=0x1002 SO_SNDLOWAT=0x1003
+ SO_RCVLOWAT=0x1004 SO_SNDTIMEO_OLD=0x1005 SO_RCVTIMEO_OLD=0x1006 SO_ERROR=0x1007 SO_TYPE=0x1008
+ SO_ACCEPTCONN=0x1009 SO_PROTOCOL=0x1028 SO_DOMAIN=0x1029 SO_PASSCRED=17 SO_PEERCRED=18
+ SO_PEERSEC=30 SO_SNDBUFFORCE=31 SO_RCVBUFFORCE=33""",
 }

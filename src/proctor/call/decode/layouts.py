@@ -28,6 +28,7 @@ from proctor.call.decode.values import (
 from proctor.errors import MemoryUnreadable
 from proctor.syscalls import flags
 from proctor.syscalls.architectures import ARCHITECTURES
+from proctor.syscalls.flags_data import MACHINES
 from proctor.words import c_string
 
 if TYPE_CHECKING:
@@ -300,7 +301,7 @@ def pack(name: str, known: Signature | str, /, **values: Any) -> bytes:
 
 def _make(name: str, abi: str, word: int) -> Layout:
     table = _table()
-    line = table.get(f"{name}@{abi}") or table[name]
+    line = table.get(f"{name}@{abi}") or table.get(f"{name}@{MACHINES.get(abi)}") or table[name]
     end = _end(abi)
     shown: list[Field] = []
     order: list[str] = []

@@ -14,7 +14,9 @@
 
 ``packed=N`` bounds the alignment, ``first=N`` is the size of the first version of a structure that grew
 (0: of one that has more than is told here).
-A structure that some architectures have otherwise has their names behind an ``@``.  Alignment is the
+A structure that some architectures have otherwise has their names behind an ``@``, or that of their
+:data:`~proctor.syscalls.flags_data.MACHINES`.  What only the kernel fills is told for architectures that
+have a listener.  Alignment is the
 architecture's: on i386 a 64-bit number is aligned to 4.  Sources: the headers of ``include/uapi`` that
 the manual pages of the calls name (``asm/stat.h`` and ``asm/statfs.h`` of each architecture), and
 ``include/linux/compat.h``.
@@ -48,6 +50,7 @@ timex64: modes:u32/AdjtimexMode _pad:u32 offset:i64 freq:i64 maxerror:i64 esterr
 sigaction: sa_handler:ptr/handler >sa_mask sa_flags:ulong/SigactionFlag
  sa_restorer:ptr?~sa_flags&SA_RESTORER sa_mask:sigset
 sigaction@riscv64: sa_handler:ptr/handler >sa_mask sa_flags:ulong/SigactionFlag sa_mask:sigset
+sigaction@MIPS: sa_flags:u32/SigactionFlag sa_handler:ptr/handler sa_mask:sigset _above:sigset
 old_sigaction: sa_handler:ptr/handler sa_mask:u32/signals sa_flags:u32/SigactionFlag
  sa_restorer:ptr?~sa_flags&SA_RESTORER
 sigevent: sigev_value:ulong/sival sigev_signo:i32/signal sigev_notify:i32/SigevNotify
@@ -67,7 +70,10 @@ rlimit64: rlim_cur:u64/limit rlim_max:u64/limit
 epoll_event: events:u32/EpollEvent data:u64/epoll
 epoll_event@x86_64,x32: packed=1 events:u32/EpollEvent data:u64/epoll
 stack_t: ss_sp:ptr ss_flags:i32/SigaltstackFlag ss_size:ulong
+stack_t@MIPS: ss_sp:ptr ss_size:ulong ss_flags:i32/SigaltstackFlag
 flock: l_type:i16/LockType l_whence:i16/Whence l_start:long l_len:long l_pid:i32?
+flock@mips,mipsel: l_type:i16/LockType l_whence:i16/Whence l_start:long l_len:long _sysid:long
+ l_pid:i32? _pad:long*4
 flock64: l_type:i16/LockType l_whence:i16/Whence l_start:i64 l_len:i64 l_pid:i32?
 f_owner_ex: type:i32/OwnerType pid:i32
 cap_user_header: version:u32/CapVersion pid:i32
@@ -169,13 +175,10 @@ statx: stx_mask:u32/StatxMask stx_blksize:u32 stx_attributes:u64/hex stx_nlink:u
 stat@x86_64,x32: st_dev:u64 st_ino:u64 st_nlink:u64 st_mode:u32/mode st_uid:u32 st_gid:u32 _pad:u32
  st_rdev:u64 st_size:i64 st_blksize:i64 st_blocks:i64 st_atime:i64 st_atime_nsec:u64 st_mtime:i64
  st_mtime_nsec:u64 st_ctime:i64 st_ctime_nsec:u64 _rest:fill*144
-stat@ppc64le: st_dev:u64 st_ino:u64 st_nlink:u64 st_mode:u32/mode st_uid:u32 st_gid:u32 st_rdev:u64
- st_size:i64 st_blksize:u64 st_blocks:u64 st_atime:i64 st_atime_nsec:u64 st_mtime:i64
- st_mtime_nsec:u64 st_ctime:i64 st_ctime_nsec:u64 _rest:fill*144
 stat@s390x: st_dev:u64 st_ino:u64 st_nlink:u64 st_mode:u32/mode st_uid:u32 st_gid:u32 _pad:u32
  st_rdev:u64 st_size:i64 st_atime:i64 st_atime_nsec:u64 st_mtime:i64 st_mtime_nsec:u64 st_ctime:i64
  st_ctime_nsec:u64 st_blksize:u64 st_blocks:i64 _rest:fill*144
-stat@i386,arm: st_dev:u32 st_ino:u32 st_mode:u16/mode st_nlink:u16 st_uid:u16 st_gid:u16 st_rdev:u32
+stat@i386,arm,s390: st_dev:u32 st_ino:u32 st_mode:u16/mode st_nlink:u16 st_uid:u16 st_gid:u16 st_rdev:u32
  st_size:u32 st_blksize:u32 st_blocks:u32 st_atime:u32 st_atime_nsec:u32 st_mtime:u32
  st_mtime_nsec:u32 st_ctime:u32 st_ctime_nsec:u32 _rest:fill*64
 stat: st_dev:u64 st_ino:u64 st_mode:u32/mode st_nlink:u32 st_uid:u32 st_gid:u32 st_rdev:u64 _pad:u64

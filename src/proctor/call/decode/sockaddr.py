@@ -198,23 +198,12 @@ def _unix(rest: bytes) -> SocketAddress:
 
 
 def _ipv6(packed: bytes) -> str:
-    """RFC 5952 text, without importing ipaddress (slow) or socket (its numbers are the host's)."""
-    words = [packed[i] << 8 | packed[i + 1] for i in range(0, 16, 2)]
-    if not any(words[:5]) and words[5] == 0xFFFF:
+    """RFC 5952 text, the same from every version of Python."""
+    from ipaddress import IPv6Address
+
+    if packed[:12] == bytes(10) + b"\xff\xff":
         return "::ffff:" + ".".join(map(str, packed[12:]))
-    best, length, i = -1, 1, 0
-    while i < 8:
-        j = i
-        while j < 8 and not words[j]:
-            j += 1
-        if j - i > length:
-            best, length = i, j - i
-        i = j + 1 if j == i else j
-    if best < 0:
-        return ":".join(f"{w:x}" for w in words)
-    head = ":".join(f"{w:x}" for w in words[:best])
-    tail = ":".join(f"{w:x}" for w in words[best + length :])
-    return f"{head}::{tail}"
+    return str(IPv6Address(packed))
 
 
 def encode(value: Any, byteorder: str = "little") -> bytes:
@@ -250,30 +239,18 @@ def _encoded(value: Any, end: str) -> bytes:
         return struct.pack(end + "HHIIB3x", family, 0, value.port, value.cid, value.flags)
     if isinstance(value, RawAddress):
         return (struct.pack(end + "H", value.family) if value.family >= 0 else b"") + value.data
-    if isinstance(value, Inet6Address):
-        return _inet6(value, end)
-    if isinstance(value, InetAddress):
-        return _inet(value, end)
-    if isinstance(value, tuple) and len(value) == 2:
-        host, port = value
-        if ":" in host:
-            return _inet6(Inet6Address(host, port), end)
-        return _inet(InetAddress(host, port), end)
+    if isinstance(value, tuple) and len(value) == 2:  # host and port
+        value = (Inet6Address if ":" in value[0] else InetAddress)(*value)
+    if isinstance(value, (InetAddress, Inet6Address)):
+        from ipaddress import ip_address
+
+        host = ip_address(value.host).packed
+        head = struct.pack(end + "H", value.family) + struct.pack(">H", value.port)
+        if isinstance(value, InetAddress):
+            return head + host + bytes(8)
+        tail = struct.pack(end + "I", value.scope_id)
+        return head + struct.pack(">I", value.flowinfo) + host + tail
     raise TypeError(
         f"{value!r} is no socket address: pass (host, port), bytes, or a value of "
         "proctor.call.decode.sockaddr"
     )
-
-
-def _inet(value: InetAddress, end: str) -> bytes:
-    from ipaddress import IPv4Address
-
-    head = struct.pack(end + "H", AF_INET) + struct.pack(">H", value.port)
-    return head + IPv4Address(value.host).packed + bytes(8)
-
-
-def _inet6(value: Inet6Address, end: str) -> bytes:
-    from ipaddress import IPv6Address
-
-    head = struct.pack(end + "H", AF_INET6) + struct.pack(">HI", value.port, value.flowinfo)
-    return head + IPv6Address(value.host).packed + struct.pack(end + "I", value.scope_id)

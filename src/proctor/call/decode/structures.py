@@ -240,8 +240,9 @@ def _messages(frame: Frame, address: int, count: int) -> tuple[MessageHeader, ..
 
 
 def _sigset(frame: Frame, address: int) -> SignalSet:
+    size = 16 if frame.abi.startswith("mips") else 8
     for name in ("sigsetsize", "sizemask"):
-        if name in frame.signature and frame.number(name) != 8:
+        if name in frame.signature and frame.number(name) != size:
             raise refuse(errno.EINVAL, f"a signal set of {frame.number(name)} bytes", address)
     return _read_set(frame, address)
 
