@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,17 @@ settings.load_profile("proctor")
 
 #: Seconds after which a test is over, its processes killed; elsewhere it is pytest's ``timeout``.
 HARD_LIMITS = {"conformance": 30, "call": 60}
+
+
+def pytest_sessionstart() -> None:
+    """What a script starts in the background ignores Ctrl-C, and so would every command of a test:
+    a program that ignores a signal is another one than that under test."""
+    for number, usual in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -301,28 +301,6 @@ def test_a_policy_that_refuses_the_command_itself(
 
 
 @pytest.mark.parametrize("options", [[], ["--handlers", "handlers.py"]])
-def test_stopping_and_going_on_by_signals_sent_to_us(tmp_path: Path, options: list[str]) -> None:
-    """kill -TSTP and kill -CONT, as a job scheduler does it: the command stops, and we with it."""
-    (tmp_path / "handlers.py").write_text(HANDLER)
-    with subprocess.Popen(
-        [*COMMAND, "run", *options, "--", "sh", "-c", "echo ready; read x; exit 9"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path, process_group=0,
-    ) as process:  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        for _ in range(2):
-            process.send_signal(signal.SIGTSTP)
-            stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-            assert stopped is not None and stopped.si_code == os.CLD_STOPPED
-            process.send_signal(signal.SIGCONT)
-            os.waitid(os.P_PID, process.pid, os.WCONTINUED)
-        process.stdin.write("\n")
-        process.stdin.close()
-        assert process.wait(30) == 9
-
-
-@pytest.mark.parametrize("options", [[], ["--handlers", "handlers.py"]])
 def test_started_by_somebody_who_ignores_sigchld(tmp_path: Path, options: list[str]) -> None:
     """The kernel reaps for such a process, and nobody learns how its children ended."""
     (tmp_path / "handlers.py").write_text(HANDLER)

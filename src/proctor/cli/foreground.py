@@ -6,8 +6,9 @@ reach it directly.  What is left to do here:
 * not to die of what was meant for the command: the terminal's signals are swallowed, since the
   command got its own;
 * to pass on what somebody sent to *us* (``kill PID``): those come with a sender;
-* to stop when the command stops, so that the shell sees a stopped job, and to wake it when we are
-  woken (it may have left our group, as an interactive shell does);
+* to stop when a terminal's stop signal stopped the command, so that the shell sees a stopped job, and
+  to wake it when we are woken (it may have left our group, as an interactive shell does).  Any other
+  stop of a process of the tree, as by a debugger, is nobody else's business;
 * to end as it ended: the same status, or death by the same signal.
 """
 
@@ -18,11 +19,12 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
+from proctor.cli import front
+
 if TYPE_CHECKING:
     from proctor.process.run import Process
 
 _PAUSE = 0.05  # seconds
-_SI_KERNEL = 0x80  # asm-generic/siginfo.h: sent by the kernel itself, here: by the terminal
 
 _TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 _PASSED_ON = {
@@ -33,6 +35,17 @@ _PASSED_ON = {
 
 
 _WATCHED = _TERMINAL | _PASSED_ON | {signal.SIGCHLD}
+
+#: To the process that stops in the place of this one, if we are two.
+_link: front.Link | None = None
+
+
+def divide() -> None:
+    """Have another process of ours stop when a shell asks for it, if one may: see
+    :mod:`proctor.cli.front`.  Before there are threads, and after :func:`take_back_sigchld`."""
+    global _link  # noqa: PLW0603 - once per process
+    if front.has_terminal():
+        _link = front.divide(_WATCHED, end_like)
 
 
 def hold_signals() -> None:
@@ -78,6 +91,9 @@ def wait(process: Process, *, all_of_them: bool) -> int:
     while True:
         if code is None:
             code = _reap(process)
+        if _link is not None:
+            for number in _link.told():
+                process.send_signal(number)
         if code is not None and (idle.is_set() or (pause is not None and process.wait_all(0))):
             return code
         info = _next_signal(pause)
@@ -93,11 +109,7 @@ def wait(process: Process, *, all_of_them: bool) -> int:
             signal.SIGQUIT,
         ):
             return code  # the command is gone; whoever waits for its descendants has had enough
-        if info.si_code == _SI_KERNEL and number in _TERMINAL:
-            continue
-        if code is None and not (
-            info.si_code == _SI_KERNEL and number in (signal.SIGWINCH, signal.SIGHUP)
-        ):
+        if code is None and not front.from_terminal(info):
             process.send_signal(number)
 
 
@@ -108,18 +120,28 @@ def _next_signal(pause: float | None) -> signal.struct_siginfo | None:
 
 
 def _reap(process: Process) -> int | None:
-    """The return code if the command ended; stops along with it if it stopped."""
-    code = process.poll()
-    if code is None:
+    """The return code if the command ended; stops along with it if job control stopped it."""
+    while (code := process.poll()) is None:
         try:
-            stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG)
+            changed = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
         except ChildProcessError:
             return None  # it ended in this moment; the next SIGCHLD is pending already
-        if stopped is not None:
-            os.kill(os.getpid(), signal.SIGSTOP)
-            # Woken: by the shell's SIGCONT to our group, which the command heard if it is in it.
-            process.send_signal(signal.SIGCONT)
+        if changed is None:
+            return None
+        if changed.si_code == os.CLD_CONTINUED:
+            _go_on_along()
+        elif changed.si_status in front.STOPS and front.has_terminal():
+            if _link is not None:
+                _link.stop(changed.si_status)
+            elif front.stop(changed.si_status):
+                process.send_signal(signal.SIGCONT)
+    _go_on_along()  # it may have been killed while it was stopped
     return code
+
+
+def _go_on_along() -> None:
+    if _link is not None:
+        _link.go_on()
 
 
 def end_like(code: int) -> int:

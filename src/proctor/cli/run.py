@@ -32,6 +32,11 @@ def run(options: argparse.Namespace) -> int:
         options.parser.error("what shall run? proctor run [options] -- COMMAND [ARGUMENT ...]")
     handlers: list[Handler] = []
     extra: dict[str, Any] = {}
+    ignored = foreground.take_back_sigchld()
+    if ignored is not None:
+        extra["ignored_signals"] = ignored
+    if options.handlers is not None or options.policy is not None:
+        foreground.divide()
     if options.handlers is not None:
         from proctor.policy.handlerfile import load_handlers
 
@@ -68,9 +73,6 @@ def run(options: argparse.Namespace) -> int:
 
         summary = Summary()
         observers.append(summary)
-    ignored = foreground.take_back_sigchld()
-    if ignored is not None:
-        extra["ignored_signals"] = ignored
     foreground.hold_signals()
     try:
         process = spawn(

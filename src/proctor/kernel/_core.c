@@ -261,8 +261,8 @@ static PyObject *core_read(PyObject *Py_UNUSED(module), PyObject *const *args, P
 static const struct {
     const char *name;
     int number;
-} numbers[] = {NUMBER(seccomp), NUMBER(kcmp), NUMBER(pidfd_getfd), NUMBER(process_vm_readv),
-               NUMBER(fstatfs), NUMBER(statx), {"SYS_openat2", 437}};
+} numbers[] = {NUMBER(seccomp), NUMBER(kcmp), NUMBER(prctl), NUMBER(pidfd_getfd),
+               NUMBER(process_vm_readv), NUMBER(fstatfs), NUMBER(statx), {"SYS_openat2", 437}};
 
 static PyMethodDef core_methods[] = {
     {"syscall", (PyCFunction)(void (*)(void))core_syscall, METH_FASTCALL, NULL},

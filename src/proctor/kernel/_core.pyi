@@ -46,6 +46,7 @@ def syscall(number: int, /, *arguments: int | bytes | bytearray | None) -> int:
 #: Numbers on this machine.
 SYS_seccomp: int
 SYS_kcmp: int
+SYS_prctl: int
 SYS_pidfd_getfd: int
 SYS_process_vm_readv: int
 SYS_fstatfs: int

@@ -12,6 +12,7 @@ from array import array
 
 from proctor.kernel import _core
 
+_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _KCMP_FILES = 2  # include/uapi/linux/kcmp.h
 
 
@@ -29,6 +30,12 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
 def kcmp_files(one: int, other: int) -> bool:
     """Whether two threads, by their numbers, share their descriptor table (kcmp(2))."""
     return _core.syscall(_core.SYS_kcmp, one, other, _KCMP_FILES, 0, 0) == 0
+
+
+def die_with_parent(number: int) -> None:
+    """Have this process sent a signal when the thread that is its parent ends (prctl(2),
+    PR_SET_PDEATHSIG).  Ask afterwards whether it still is the parent."""
+    _core.syscall(_core.SYS_prctl, _PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def process_vm_readv(pid: int, address: int, size: int) -> bytes:
