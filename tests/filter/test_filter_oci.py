@@ -241,6 +241,36 @@ def test_metadata_is_read_and_written() -> None:
     assert oci.load(json.dumps(data).encode(), arch="x86_64") == profile
 
 
+@pytest.mark.parametrize("word", oci._ACTIONS)
+def test_every_action_survives_the_round_trip(word: str) -> None:
+    number = {"SCMP_ACT_ERRNO": 4095, "SCMP_ACT_TRACE": 65535}.get(word)
+    entry: dict[str, Any] = {"names": ["mknod"], "action": word}
+    data: dict[str, Any] = {"defaultAction": word, "syscalls": [entry]}
+    if number is not None:
+        data["defaultErrnoRet"] = entry["errnoRet"] = number
+    if word == "SCMP_ACT_KILL":  # an older word for the same, in the specification as well
+        entry["action"] = data["defaultAction"] = "SCMP_ACT_KILL_THREAD"
+    profile = oci.load({**data, "defaultAction": word, "syscalls": [{**entry, "action": word}]})
+    assert oci.dump(profile) == data
+    assert oci.load(oci.dumps(profile)) == profile
+
+
+def test_every_flag_survives_the_round_trip() -> None:
+    flags = [f"SECCOMP_FILTER_FLAG_{name}" for name in abi.FILTER_FLAGS]
+    profile = oci.load(minimal(flags=flags, listenerPath="/run/x", listenerMetadata="a\n"))
+    data = oci.dump(profile)
+    assert (data["flags"], data["listenerPath"], data["listenerMetadata"]) == (
+        flags,
+        "/run/x",
+        "a\n",
+    )
+    assert profile.filter_flags == sum(abi.FILTER_FLAGS.values())
+    assert oci.load(data) == profile
+    source = Filter([Rule(("mknod",), NOTIFY)], arches=("x86_64",))
+    written = oci.dump(source, flags=flags, listener_path="/run/x", listener_metadata="{}")
+    assert oci.dump(oci.load(written, arch="x86_64")) == written
+
+
 def test_the_expanded_dialect_survives_the_round_trip() -> None:
     for arch in ("x86_64", "aarch64", "s390x"):
         profile = oci.load(OURS, arch=arch, caps=["CAP_MKNOD"], kernel="6.1")

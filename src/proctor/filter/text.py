@@ -179,7 +179,7 @@ def _return_note(value: int) -> str:
     return str(verdict)
 
 
-_NUMBER: Final = r"(0x[0-9a-f]+|\d+)"
+_NUMBER: Final = r"(0x[0-9a-f]{1,16}|0|[1-9][0-9]{0,19})"
 _LINE: Final = re.compile(rf"^{_NUMBER}\s*:\s*(.*)$", re.IGNORECASE)
 _IF: Final = re.compile(rf"^if A (==|>=|>|&) (X|{_NUMBER}) goto {_NUMBER} else {_NUMBER}$")
 _ARITHMETIC: Final = re.compile(rf"^A ([-+*/%&|^]|<<|>>)= (X|{_NUMBER})$")

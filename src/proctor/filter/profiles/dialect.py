@@ -98,7 +98,7 @@ def _version(text: object, where: str) -> tuple[int, int]:
     if isinstance(text, str):
         major, _, rest = text.partition(".")
         minor = rest[: len(rest) - len(rest.lstrip("0123456789"))]
-        if major.isascii() and major.isdigit() and minor.isascii() and minor:
+        if major.isascii() and major.isdigit() and minor and len(major) + len(minor) < 20:
             return int(major), int(minor)
     raise FilterError(f"{where}: a version such as 5.19 is needed, not {text!r}")
 

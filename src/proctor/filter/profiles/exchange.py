@@ -3,12 +3,9 @@
 In the files container runtimes read (OCI, LXC) rules have no order: libseccomp, which compiles
 them there, makes a tree of them.  What it does, measured with 2.5.4, and what we make of it:
 
-* A rule without conditions decides its call, wherever it stands; of several the first.
-  :func:`ordered` therefore puts those first.
-* A rule whose action is the default's is skipped by the runtimes (libseccomp refuses it).
-* Conditional rules of one call that overlap and differ are decided by libseccomp's own order of
-  arguments and operators.  Reading, we keep the file's order; writing, :func:`unordered` refuses
-  them.
+* What overlaps is decided by libseccomp's own order, not the file's: reading,
+  :mod:`proctor.filter.profiles.order` does the same or refuses it; writing, :func:`unordered`
+  refuses rules whose meaning depends on their order.
 * Two conditions on one argument of one rule are refused by libseccomp.  What the runtimes do
   about that differs; see the modules for each format.
 * An architecture that is not listed, and x32 if it is not, gets libseccomp's "bad architecture"
@@ -17,17 +14,18 @@ them there, makes a tree of them.  What it does, measured with 2.5.4, and what w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from proctor.errors import FilterError
-from proctor.filter.conditions import FULL, Condition, possible, settled
+from proctor.filter.conditions import FULL, Condition, possible
 from proctor.filter.rules import Clause, Filter, Rule, expand, locate, multiplexed, narrow_tests
 from proctor.syscalls import multiplex, tables
 from proctor.syscalls.architectures import ARCHITECTURES, canonical
 
 if TYPE_CHECKING:
-    from proctor.filter.actions import Return
+    pass
 
 
 #: libseccomp's words for operators, used in OCI and LXC files alike.
@@ -43,36 +41,18 @@ OPERATORS: Final[dict[str, str]] = {
 OPERATOR_WORDS: Final = {op: word for word, op in OPERATORS.items()}
 
 
-def ordered(rules: Iterable[Rule], default: Return) -> tuple[Rule, ...]:
-    """Rules without order as rules of which the first match decides.
+def read(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file.
 
-    Conditions that are always or never true, refused in rules of our own, are worked out.
+    :raises FilterError: it cannot be read.
     """
-    outermost: list[Rule] = []
-    certain: list[Rule] = []
-    conditional: list[Rule] = []
-    for rule in rules:
-        if rule.action == default:
-            continue
-        truths = [settled(condition) for condition in rule.conditions]
-        if False in truths:
-            continue
-        kept = tuple(
-            condition
-            for condition, truth in zip(rule.conditions, truths, strict=True)
-            if truth is None
-        )
-        if kept:
-            conditional.append(rule._replace(conditions=kept))
-            continue
-        # A rule on socketcall itself decides before those on the calls within it.
-        outer = tuple(name for name in rule.names if name in multiplex.MASKS)
-        inner = tuple(name for name in rule.names if name not in multiplex.MASKS)
-        if outer:
-            outermost.append(rule._replace(names=outer, conditions=()))
-        if inner:
-            certain.append(rule._replace(names=inner, conditions=()))
-    return (*outermost, *certain, *conditional)
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise FilterError(f"{os.fspath(path)}: {error.strerror}") from None
+    except ValueError as error:  # a NUL, or what no file name can be encoded from
+        raise FilterError(f"{os.fspath(path)!r} is no path: {error}") from None
 
 
 def known(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -22,7 +22,7 @@ lxc.container.conf(5)):
   what follows to that ABI and skips it on other machines; ``[all]`` ends that.  (LXC 4 and later
   apply such rules to the whole family; the manual means the restriction.)
 * Calls LXC does not know are skipped; an unknown heading or action is an error.
-* About rules' order see :mod:`proctor.filter.profiles.exchange`.
+* About rules' order see :mod:`proctor.filter.profiles.order`.
 
 Version 1: the word ``allowlist``, then numbers of the native architecture that are allowed; the
 rest is killed.
@@ -30,6 +30,7 @@ rest is killed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Final
 
@@ -37,6 +38,7 @@ from proctor.errors import FilterError
 from proctor.filter.actions import ALLOW, KILL_THREAD, NOTIFY, TRAP, Return, errno
 from proctor.filter.conditions import FULL, Condition
 from proctor.filter.profiles import exchange
+from proctor.filter.profiles.order import ordered
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
 from proctor.syscalls.architectures import ARCHITECTURES, canonical
@@ -58,6 +60,7 @@ _FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "s390x": ("s390x",),
 }
 
+_M32: Final = 0xFFFFFFFF
 _DENY: Final = ("denylist", "blacklist")
 _ALLOW: Final = ("allowlist", "whitelist")
 
@@ -92,9 +95,9 @@ def _load_v1(lines: list[str], style: str, native: str) -> Filter:
     for position, line in enumerate(lines[2:], 3):
         word = line.split("#")[0].strip()
         if word:
-            if not (word.isascii() and word.isdigit()):
+            if not word.isdigit():
                 raise FilterError(f"line {position}: version 1 has system call numbers: {word!r}")
-            numbers.append(int(word))
+            numbers.append(_number(word.lstrip("0") or "0", _M32, position))
     rules = [Rule(tuple(numbers), ALLOW, (), "allowlist")] if numbers else []
     return Filter(rules, KILL_THREAD, (native,), KILL_THREAD, KILL_THREAD, strict=False)
 
@@ -125,9 +128,8 @@ def _load_v2(lines: list[str], style: str, native: str) -> Filter:
             )
             if usable:
                 rules.append(rule._replace(arches=heading))
-    return Filter(
-        exchange.ordered(rules, default), default, arches, KILL_THREAD, KILL_THREAD, strict=False
-    )
+    rules_in_order = ordered(rules, default, arches)
+    return Filter(rules_in_order, default, arches, KILL_THREAD, KILL_THREAD, strict=False)
 
 
 def _heading(line: str, arches: tuple[str, ...], position: int) -> tuple[str, ...] | None:
@@ -147,7 +149,9 @@ def _rule(line: str, action: Return, position: int) -> Rule:
     conditions = tuple(
         _condition(part, position) for part in (bracket + rest).split("]") if part.strip()
     )
-    name, *more = words.partition("#")[0].split()
+    name, *more = words.partition("#")[0].split() or [""]
+    if not name:
+        raise FilterError(f"line {position}: a rule begins with a system call")
     if name == _FORCE_UMOUNT:
         return _NO_FORCED_UMOUNT
     if more:
@@ -158,8 +162,13 @@ def _rule(line: str, action: Return, position: int) -> Rule:
 def _action(words: list[str], position: int) -> Return:
     word = words[0]
     if word == "errno":
-        number = words[1] if len(words) > 1 else ""
-        if not (number.isascii() and number.isdigit() and int(number) <= abi.MAX_ERRNO):
+        number = words[1].lstrip("0") or "0" if len(words) > 1 else ""
+        if not (
+            number.isascii()
+            and number.isdigit()
+            and len(number) < 5
+            and int(number) <= abi.MAX_ERRNO
+        ):
             raise FilterError(f"line {position}: errno needs a number up to {abi.MAX_ERRNO}")
         return errno(int(number))
     if word not in _ACTIONS:
@@ -189,11 +198,11 @@ def _condition(text: str, position: int) -> Condition:
 
 def _number(text: str, most: int, position: int) -> int:
     """Decimal, 0x hexadecimal or 0 octal, as strtoull(3) reads it."""
-    try:
-        number = int(text, 8 if len(text) > 1 and text.isdigit() and text[0] == "0" else 0)
-    except ValueError:
-        number = -1
-    if not 0 <= number <= most or "_" in text:
+    number = -1
+    if text.isascii() and text.isalnum():  # int() would also take blanks, signs, and underscores
+        with contextlib.suppress(ValueError):
+            number = int(text, 8 if len(text) > 1 and text.isdigit() and text[0] == "0" else 0)
+    if not 0 <= number <= most:
         raise FilterError(f"line {position}: {text!r} is no number from 0 to {most}")
     return number
 
@@ -255,15 +264,11 @@ def _written(action: Return) -> str:
 
 
 def _text(source: str | bytes | os.PathLike[str]) -> str:
-    if isinstance(source, bytes) or (isinstance(source, str) and "\n" in source):
-        data = source if isinstance(source, bytes) else source.encode("utf-8", "surrogateescape")
-    else:
-        try:
-            with open(source, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise FilterError(f"{os.fspath(source)}: {error.strerror}") from None
     try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
+        if isinstance(source, bytes):
+            return source.decode("utf-8")
+        if isinstance(source, str) and "\n" in source:
+            return source.encode("utf-8").decode("utf-8")  # refuses lone surrogates
+        return exchange.read(source).decode("utf-8")
+    except UnicodeError as error:
         raise FilterError(f"an LXC profile is text: {error}") from None

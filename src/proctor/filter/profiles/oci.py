@@ -18,7 +18,7 @@ Where the specification leaves room we do what runc does (libcontainer/seccomp/s
   of ``valueTwo`` outside the mask are ignored.
 * The native architecture is always included; listed ones we have no table for are foreign, and
   foreign and unlisted x32 calls kill the thread.
-* About rules' order see :mod:`proctor.filter.profiles.exchange`.
+* About rules' order see :mod:`proctor.filter.profiles.order`.
 
 Not done: runc also appends rules that give ENOSYS for calls newer than any the profile names.
 
@@ -84,7 +84,15 @@ def load(
     :param kernel: the machine's kernel release, for ``minKernel``; None is this one's.
     :raises FilterError: it cannot be read or is no profile; the message names the key at fault.
     """
-    data = _decoded(source)
+    try:
+        return _load(_decoded(source), arch, frozenset(caps), kernel)
+    except RecursionError:
+        raise FilterError("the profile is nested too deep") from None
+
+
+def _load(
+    data: Mapping[str, Any], arch: str | None, caps: frozenset[str], kernel: str | None
+) -> Profile:
     if "defaultAction" not in data and isinstance(data.get("linux"), dict):
         data = data["linux"].get("seccomp")
         if not isinstance(data, dict):
@@ -92,7 +100,7 @@ def load(
     native = canonical(arch)
     from proctor.filter.profiles import dialect  # an OCI file is its trivial case
 
-    architectures, calls = dialect.expand(data, native, frozenset(caps), kernel)
+    architectures, calls = dialect.expand(data, native, caps, kernel)
     default = _action(data, "defaultAction", "defaultErrnoRet", "defaultErrno", "")
     return Profile(
         [_entry(call, f"syscalls[{index}]") for index, call in calls],
@@ -186,11 +194,7 @@ def _decoded(source: Source) -> Mapping[str, Any]:
         text = source
     else:
         where = os.fspath(source)
-        try:
-            with open(source, "rb") as file:
-                text = file.read()
-        except OSError as error:
-            raise FilterError(f"{where}: {error.strerror}") from None
+        text = exchange.read(source)
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -246,7 +250,8 @@ def _action(holder: Mapping[str, Any], key: str, number: str, name: str, where: 
             raise FilterError(f"{dot}{name}: unknown errno {holder[name]!r}")
         number = name
     elif holder.get(number) is not None:
-        data = _number(holder, number, abi.MAX_ERRNO, where)
+        most = abi.MAX_ERRNO if word == "SCMP_ACT_ERRNO" else abi.SECCOMP_RET_DATA
+        data = _number(holder, number, most, where)
     if data is None:
         return action
     if action.action not in _WITH_NUMBER:

@@ -10,7 +10,7 @@ from typing import Final
 
 from proctor.errors import FilterError
 from proctor.filter.actions import KILL_THREAD, Return, checked
-from proctor.filter.profiles import exchange
+from proctor.filter.profiles import exchange, order
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
 from proctor.syscalls.architectures import ARCHITECTURES, canonical
@@ -119,7 +119,7 @@ class Profile:
             else:
                 rules.append(Rule(have, entry.action, entry.conditions, entry.label))
         return Filter(
-            exchange.ordered(rules, self.default),
+            order.ordered(rules, self.default, arches),
             self.default,
             arches,
             foreign,
