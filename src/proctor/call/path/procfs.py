@@ -11,7 +11,12 @@ import os
 import stat as _stat
 from typing import Final, Protocol
 
-from proctor.call.path.files import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, UNREACHABLE
+from proctor.call.path.files import (
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+    UNREACHABLE,
+)
 from proctor.call.path.located import file_id
 from proctor.errors import NotPermitted
 
@@ -109,7 +114,10 @@ def link_text(parent: int, name: bytes, fd: int, caller: CallerNumbers) -> bytes
     if os.fstat(parent).st_ino == _PROC_ROOT_INO:
         if name not in (b"self", b"thread-self"):
             return os.readlink(b"", dir_fd=fd)
-        tgid, tid = _numbers_in(parent, caller)
+        numbers = numbers_in(parent, caller)
+        if numbers is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        tgid, tid = numbers
         return str(tgid).encode() if name == b"self" else f"{tgid}/task/{tid}".encode()
     if _below_a_process(parent):
         return None
@@ -183,26 +191,42 @@ def _is_a_process(directory: int) -> bool:
         return False
 
 
-def _numbers_in(proc_root: int, caller: CallerNumbers) -> tuple[int, int]:
-    """(process id, thread id) of the caller as this procfs counts them.
+def numbers_in(proc_root: int, caller: CallerNumbers) -> tuple[int, int] | None:
+    """(process id, thread id) of the caller as the procfs at ``proc_root`` counts them; None if it does
+    not show the caller.
 
-    A procfs belongs to one pid namespace, which is ours or one below ours on the way to the
-    caller's, else the caller is not in it (ENOENT, as for ``/proc/self`` there).
+    A procfs belongs to one pid namespace.  An equal number proves nothing, since every small number
+    exists in each: the process behind it must be in the caller's pid namespace, by the inode of
+    ``ns/pid``, and have the caller's number there.  There is only one such process.
     """
-    from proctor.call.identity import Status
-
     tgids, tids = caller.nstgid, caller.nspid
-    namespace = caller.namespace("pid")
     for level in range(len(tgids) - 1, -1, -1):
-        try:
-            fd = os.open(f"{tgids[level]}/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_root)
-            with open(fd, "rb") as file:
-                seen = Status(file.read()).numbers("NStgid")
-            # The innermost number is unique in its namespace: equal tails are the same process.
-            if seen != tgids[level:]:
-                continue
-            if os.stat(f"{tgids[level]}/ns/pid", dir_fd=proc_root).st_ino == namespace:
-                return tgids[level], tids[level]
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # somebody else: the caller's own namespaces were readable
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if _is_process(proc_root, tgids[level], caller.namespace("pid"), tgids[-1]):
+            return tgids[level], tids[level]
+    return None
+
+
+def _is_process(proc_root: int, number: int, namespace: int, innermost: int) -> bool:
+    """Whether a procfs has under this number the process that is number ``innermost`` of a pid
+    namespace: read through one pinned directory, on which nothing else is mounted."""
+    from proctor.call.identity import Status
+    from proctor.kernel.raw import openat2
+
+    opened: list[int] = []
+
+    def at(place: int, name: bytes, flags: int) -> int:
+        opened.append(openat2(place, name, flags | os.O_CLOEXEC, RESOLVE_NO_XDEV))
+        return opened[-1]
+
+    try:
+        process = at(proc_root, b"%d" % number, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+        link = os.readlink(b"", dir_fd=at(process, b"ns/pid", os.O_PATH | os.O_NOFOLLOW))
+        if link != b"pid:[%d]" % namespace:
+            return False
+        seen = Status(os.read(at(process, b"status", os.O_RDONLY), 4096)).numbers("NStgid")
+        return seen is not None and seen[-1:] == (innermost,)
+    except OSError:
+        return False  # somebody else: the caller's own namespaces were readable
+    finally:
+        for fd in opened:
+            os.close(fd)
