@@ -58,7 +58,9 @@ class Looking:
         return self.caller.fd(number)
 
     def take_fd(self, number: int) -> int:
-        """As :meth:`fd`, but a new duplicate that belongs to whoever asked and outlives the call.
+        """As :meth:`fd`, but a new duplicate that belongs to whoever asked and outlives the call.  While
+        a duplicate of a pipe's writing end is open, whoever reads the pipe sees no end of it: run() with
+        ``capture_output=True`` then waits for it to be closed.
 
         ::
 
