@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +14,7 @@ from proctor.call.strace.line import LINE_MAX, PART_MAX
 from proctor.errors import CallGone, MemoryUnreadable
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import ARCHITECTURES
-from proctor.syscalls.signatures import POINTER_ROLES, signature
+from proctor.syscalls.signatures import POINTER_ROLES, Signature, signature
 from proctor.words import c_string
 from tests.call.fakes import FakeMemory, call
 from tests.call.test_call_text import registers, rows
@@ -146,6 +147,40 @@ def test_edges_of_every_number(abi: str, edge: int) -> None:
             memory = Everywhere(pattern)
             sound(call(name, *raw, abi=abi, memory=memory).describe())
             assert memory.bytes <= READ_MAX, name
+
+
+def commands(known: Signature, registers: list[int]) -> Iterator[list[int]]:
+    """The registers of each command of a call, and of each command of those."""
+    yield registers
+    if known.choice is not None:
+        for number in list(known.choice.made):
+            chosen = list(registers)
+            chosen[known.choice.arg.reg] = number
+            narrowed = known.of(chosen)
+            if narrowed is not known:
+                yield from commands(narrowed, chosen)
+
+
+@pytest.mark.parametrize("abi", ["x86_64", "i386", "s390x"])
+@pytest.mark.parametrize("pattern", [b"\377", b"\377" * 1000 + b"\0", b"\1\20\0\0\0\0\0\0", b"\0"])
+def test_every_command_of_every_call_has_a_sound_line_and_values(abi: str, pattern: bytes) -> None:
+    count = 0
+    for name in tables.numbers(abi):
+        known = signature(name, abi)
+        assert known is not None
+        for raw in commands(known, [0x1010] * 6):
+            memory = Everywhere(pattern)
+            made = call(name, *raw, abi=abi, memory=memory)
+            sound(made.describe())
+            assert memory.bytes <= READ_MAX, (name, raw)
+            again = call(name, *raw, abi=abi, memory=FakeMemory({0x1010: pattern * 5000}))
+            for arg in again.args:
+                try:
+                    again.args[arg]
+                except (MemoryUnreadable, CallGone):
+                    pass
+            count += 1
+    assert count > len(tables.numbers(abi)) + 150
 
 
 def test_callers_that_are_gone() -> None:
