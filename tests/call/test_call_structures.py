@@ -97,7 +97,15 @@ def test_layouts_are_the_running_kernels(
 def test_the_union_of_bpf_is_the_running_kernels(kernel: KernelTypes) -> None:
     offsets = kernel.offsets("bpf_attr")
     compared = 0
-    for name in ("map_create", "map_elem", "prog_load", "obj", "prog_attach", "next_id", "map_fd"):
+    for name in (
+        "map_create",
+        "map_elem",
+        "prog_load",
+        "obj",
+        "prog_attach",
+        "next_id",
+        "map_get_fd_by_id",
+    ):
         for field in layouts.layout(f"bpf_{name}", "x86_64").shown:
             if field.name in offsets:
                 assert field.offset in offsets[field.name], (name, field.name)
@@ -148,7 +156,7 @@ def every_signature_of(known: Signature) -> list[Signature]:
 def test_every_layout_packs_what_it_takes_apart() -> None:
     for abi in ("x86_64", "i386", "aarch64", "riscv64", "s390x"):
         for name in layouts.names():
-            if name in ("bpf_obj", "bpf_prog_load", "bpf_raw_tracepoint"):
+            if name in ("bpf_obj", "bpf_prog_load", "bpf_raw_tracepoint_open"):
                 continue  # strings behind pointers
             made = layouts.layout(name, abi)
             zero = made.value(b"")

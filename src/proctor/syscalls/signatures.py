@@ -220,10 +220,10 @@ def signature(name: str, abi: str = "x86_64") -> Signature | None:
 #: Tables of :mod:`proctor.syscalls.signatures_data` by architecture, the most particular first.
 _TABLES: Final = {
     "x86_64": ("COMMON",),
-    "i386": ("STRUCTURED", "UID16", "WORD32", "COMMON"),
+    "i386": ("STRUCTURED", "UID16", "BACKWARDS_CLONE", "WORD32", "COMMON"),
     "x32": ("ONE_REGISTER", "COMMON"),
     "aarch64": ("BACKWARDS_CLONE", "COMMON"),
-    "arm": ("ARM", "UID16", "WORD32", "COMMON"),
+    "arm": ("ARM", "UID16", "BACKWARDS_CLONE", "WORD32", "COMMON"),
     "riscv64": ("RISCV64", "BACKWARDS_CLONE", "COMMON"),
     "loongarch64": ("COMMON",),
     **dict.fromkeys(("ppc64le", "ppc64"), ("POWERPC", "BACKWARDS_CLONE", "COMMON", "WORD32")),
@@ -406,7 +406,8 @@ def _chosen_by(known: Signature, arg: Arg, lines: str, wide: bool) -> Choice:
         for word in words.split():
             for name in (word, f"{word}_PRIVATE"):
                 if name in numbers:
-                    made[numbers[name] << shift & mask] = (_wide(rest) or "") if wide else rest
+                    told = rest.replace("{}", word.lower())
+                    made[numbers[name] << shift & mask] = (_wide(told) or "") if wide else told
     return Choice(arg, mask, made)
 
 

@@ -77,9 +77,8 @@ class Layout(NamedTuple):
     shown: tuple[Field, ...]
     order: tuple[int, ...]  #: in which they are written
     kind: type[Any]
-    first: (
-        int | None
-    )  #: of a structure that grew, the size of its first version; 0: not all is known
+    #: Of a structure that grew, the size of its first version; 0 if not all of it is known.
+    first: int | None
 
     def value(self, data: bytes, memory: MemoryPort | None = None) -> Any:
         """The structure in ``data``; bytes that are missing at its end are zero.
@@ -241,9 +240,10 @@ def _table() -> dict[str, str]:
         for line in LAYOUTS.replace("\n ", " ").splitlines():
             if line:
                 heads, _, rest = line.partition(": ")
-                name, _, machines = heads.partition("@")
-                for machine in machines.split(",") if machines else ("",):
-                    _lines[f"{name}@{machine}" if machine else name] = rest
+                for head in heads.split():
+                    name, _, machines = head.partition("@")
+                    for machine in machines.split(","):
+                        _lines[f"{name}@{machine}".rstrip("@")] = rest
     return _lines
 
 

@@ -28,11 +28,9 @@ from typing import Final
 
 LAYOUTS: Final = """
 timeval: tv_sec:long tv_usec:long
-timespec: tv_sec:long tv_nsec:long
-timespec@x32: tv_sec:i64 tv_nsec:i64/nsec
-timespec64: tv_sec:i64 tv_nsec:i64/nsec
-file_time: tv_sec:long tv_nsec:long
-file_time64: tv_sec:i64 tv_nsec:i64/nsec
+timespec file_time: tv_sec:long tv_nsec:long
+timespec@x32 file_time@x32: tv_sec:i64 tv_nsec:i64/nsec
+timespec64 file_time64: tv_sec:i64 tv_nsec:i64/nsec
 itimerval: it_interval:timeval it_value:timeval
 itimerspec: it_interval:timespec it_value:timespec
 itimerspec64: it_interval:timespec64 it_value:timespec64
@@ -113,7 +111,7 @@ bpf_map_create: first=0 map_type:u32/BpfMapType key_size:u32 value_size:u32 max_
  btf_fd:u32? btf_key_type_id:u32? btf_value_type_id:u32? btf_vmlinux_value_type_id:u32?
  map_extra:u64? value_type_btf_obj_fd:i32? map_token_fd:i32?
 bpf_map_elem: first=0 map_fd:u32 key:u64/ptr value:u64/ptr flags:u64/BpfElemFlag
-bpf_map_next_key: first=0 map_fd:u32 key:u64/ptr next_key:u64/ptr
+bpf_map_get_next_key: first=0 map_fd:u32 key:u64/ptr next_key:u64/ptr
 bpf_map_batch: first=0 in_batch:u64/hex out_batch:u64/hex keys:u64/hex values:u64/hex count:u32 map_fd:u32
  elem_flags:u64/BpfElemFlag flags:u64/hex
 bpf_prog_load: first=0 prog_type:u32/BpfProgType insn_cnt:u32 insns:u64/ptr license:u64/text log_level:u32
@@ -127,16 +125,16 @@ bpf_prog_attach: first=0 target_fd:u32 attach_bpf_fd:u32 attach_type:u32/BpfAtta
  attach_flags:u32/BpfAttachFlag replace_bpf_fd:u32? relative_fd:u32? expected_revision:u64?
 bpf_prog_detach: first=0 target_fd:u32 attach_bpf_fd:u32 attach_type:u32/BpfAttachType
 bpf_next_id: first=0 start_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
-bpf_prog_fd: first=0 prog_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
-bpf_map_fd: first=0 map_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
-bpf_btf_fd: first=0 btf_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
-bpf_link_fd: first=0 link_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
-bpf_info: first=0 bpf_fd:u32 info_len:u32 info:u64/ptr
+bpf_prog_get_fd_by_id: first=0 prog_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
+bpf_map_get_fd_by_id: first=0 map_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
+bpf_btf_get_fd_by_id: first=0 btf_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
+bpf_link_get_fd_by_id: first=0 link_id:u32 next_id:u32 open_flags:u32/BpfMapFlag
+bpf_obj_get_info_by_fd: first=0 bpf_fd:u32 info_len:u32 info:u64/ptr
 bpf_prog_query: first=0 target_fd:u32 attach_type:u32/BpfAttachType query_flags:u32/hex
  attach_flags:u32/BpfAttachFlag prog_ids:u64/ptr prog_cnt:u32
-bpf_raw_tracepoint: first=0 name:u64/text prog_fd:u32 _pad:u32 cookie:u64?
+bpf_raw_tracepoint_open: first=0 name:u64/text prog_fd:u32 _pad:u32 cookie:u64?
 bpf_btf_load: first=0 btf:u64/ptr btf_log_buf:u64/ptr btf_size:u32 btf_log_size:u32 btf_log_level:u32
-bpf_freeze: first=0 map_fd:u32
+bpf_map_freeze: first=0 map_fd:u32
 bpf_link_create: first=0 prog_fd:u32 target_fd:u32 attach_type:u32/BpfAttachType flags:u32/hex
 bpf_link_update: first=0 link_fd:u32 new_prog_fd:u32 flags:u32/hex old_prog_fd:u32
 bpf_link_detach: first=0 link_fd:u32
