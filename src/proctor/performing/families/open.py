@@ -62,8 +62,8 @@ _TTY: Final = (5, 0)
 _TRIES: Final = 64  # more than the 40 links that the kernel follows, plus some lost races
 
 _NO_O_PATH: Final = (
-    "an O_PATH descriptor cannot be handed over; let the filter pass calls with O_PATH "
-    '(when = { flags = { all = ["O_PATH"] } }), or use Performers(o_path="run")'
+    "an O_PATH descriptor cannot be handed over; leave such calls to the kernel, by a rule before: "
+    'when = { flags = { all = ["O_PATH"] } } allow = true'
 )
 
 
