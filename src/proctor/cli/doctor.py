@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 
-from proctor.kernel.probe import Support, report, usable
+from proctor.kernel.probe import report, usable
+from proctor.kernel.support import Support
 
 
 def doctor(options: argparse.Namespace) -> int:

@@ -1,8 +1,9 @@
 """What this kernel and machine can do: asked, never inferred from a version.
 
 Each probe tries the thing in the newest way and reads the errno.  The result is a value,
-:class:`Support`: yes, no or unknown, why, since which Linux it exists, and what its absence changes
-for the user.  Nothing here changes the calling process: listeners are made in throw-away targets.
+:class:`~proctor.kernel.support.Support`: yes, no or unknown, why, since which Linux it exists, and
+what its absence changes for the user.  Nothing here changes the calling process: listeners are made in
+throw-away targets.
 """
 
 from __future__ import annotations
@@ -13,28 +14,12 @@ import os
 import select
 from array import array
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from proctor.kernel import _core, abi, pidfd, raw
 from proctor.kernel.plan import plan
+from proctor.kernel.probe_addfd import addfd_send_survives_signals
 from proctor.kernel.start import Throwaway, start
-
-
-class Support(NamedTuple):
-    """One line of the table that ``proctor doctor`` prints."""
-
-    #: What was asked for, in the kernel's words.
-    feature: str
-    #: True, False, or None when it could not be found out.
-    ok: bool | None
-    #: Why not, or what was found.
-    detail: str = ""
-    #: The Linux that has it first; "" if that is no question.
-    since: str = ""
-    #: What changes for the user without it.
-    consequence: str = ""
-    #: Whether nothing can be supervised without it.
-    essential: bool = False
+from proctor.kernel.support import Support
 
 
 def report() -> list[Support]:
@@ -208,8 +193,6 @@ def _around() -> Iterator[Support]:
     yield _user_namespaces()
     yield _process_vm_readv()
     yield _pidfd_thread()
-    from proctor.kernel.probe_addfd import addfd_send_survives_signals
-
     yield addfd_send_survives_signals()
 
 

@@ -16,15 +16,12 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from proctor.kernel import _core, abi
 from proctor.kernel import pidfd as pidfds
 from proctor.kernel.plan import plan
 from proctor.kernel.start import start
-
-if TYPE_CHECKING:
-    from proctor.kernel.probe import Support
+from proctor.kernel.support import Support
 
 _CALLS = 4000
 #: Seconds after which it is enough, however few calls that were.
@@ -58,8 +55,6 @@ def _notify_4242() -> bytes:
 
 def addfd_send_survives_signals() -> Support:
     """Yes, no, or unknown when no signal hit the window (or we are not on the main thread)."""
-    from proctor.kernel.probe import Support
-
     if threading.current_thread() is not threading.main_thread():
         return Support(_NAME, None, "only the main thread can find out", "", _MEANING)
     reader, writer = os.pipe2(os.O_CLOEXEC)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from proctor.call.verdict import HandOver, Verdict, Wire
-from proctor.errors import AlreadyAnswered, CallOver
+from proctor.errors import AlreadyAnswered
 from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
 from proctor.kernel.notification import NotificationLike
 from proctor.observe.events import Outcome, outcomes
@@ -278,16 +278,12 @@ def run(
     target: FakeTarget,
     handlers: Handlers,
     call: Call,
+    listener: FakeListener,
     performer: Performer | Verdict,
     describe: bool,
     options: dict[str, Any],
 ) -> FakeOutcome:
     """See :meth:`proctor.testing.FakeTarget.run`."""
-    listener = getattr(call, "_listener", None) if not _over(call) else None
-    if not isinstance(listener, FakeListener):
-        raise CallOver("this call was decided already; make another one with target.call()").about(
-            pid=call.tid, syscall=call.name, notif_id=call.id
-        )
     process = target.process
     world = FakeWorld(process)
     told: list[Outcome] = []
@@ -322,12 +318,6 @@ def run(
         target,
         tuple(process.memory.written[before:]),
     )
-
-
-def _over(call: Call) -> bool:
-    from proctor.testing.target import FakeCall
-
-    return not isinstance(call, FakeCall)
 
 
 def _handlers(given: Handlers, name: str) -> list[Handler]:

@@ -9,6 +9,7 @@ from typing import Any
 from proctor.call.call import Call
 from proctor.call.path.walk import walk
 from proctor.call.verdict import Deny, Verdict
+from proctor.errors import CallOver
 from proctor.kernel.notification import Notification
 from proctor.supervisor.container import Container
 from proctor.supervisor.deciding import Performer
@@ -280,10 +281,16 @@ class FakeTarget:
         :raises CallOver: the call was decided before.
         :raises TimeoutError: the handler never ends, and no deadline ends it.
         """
+        listener = call._listener if isinstance(call, FakeCall) else None
+        if not isinstance(listener, FakeListener):
+            raise CallOver(
+                "this call was decided already; make another one with target.call()"
+            ).about(pid=call.tid, syscall=call.name, notif_id=call.id)
         return run(
             self,
             handlers,
             call,
+            listener,
             FakePerformer(self) if performer is None else performer,
             describe,
             {
