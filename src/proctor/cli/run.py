@@ -109,7 +109,7 @@ def _log(path: str) -> JsonLog:
     from proctor.observe.jsonlog import JsonLog, to_file
 
     if path == "-":
-        return JsonLog(standard_error())
+        return JsonLog(standard_error(), containers=False)
     try:
         return JsonLog(
             to_file(
@@ -117,7 +117,8 @@ def _log(path: str) -> JsonLog:
                 lambda problem: say(
                     f"--log {path}: {problem.strerror}; what comes now is not logged"
                 ),
-            )
+            ),
+            containers=False,
         )
     except OSError as problem:
         raise PolicyError(f"--log {path or quoted(path)}: {problem.strerror}") from None

@@ -30,19 +30,25 @@ VERSION: Final = 1
 
 
 class JsonLog:
-    """An observer that puts a record of every event into a writer of lines."""
+    """An observer that puts a record of every event into a writer of lines.
+
+    :param containers: whether their coming and going is recorded, too; where there is but one, as
+        under ``proctor run``, its calls say all.
+    """
 
     wants_text = True
     wants_facts = True
 
-    def __init__(self, writer: Writer[Any]) -> None:
+    def __init__(self, writer: Writer[Any], *, containers: bool = True) -> None:
         self.writer = writer
+        of_one: tuple[type, ...] = (Outcome, Trouble, Dropped, TakenOver)
+        self.events = (*of_one, ContainerAdded, ContainerEnded) if containers else of_one
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Trouble) and not event.worth_telling:
             return  # of calls there is a record each, with their error
         found = record(event)
-        self.writer.put(found, 600 + 4 * len(found.get("text", "")))
+        self.writer.put(found, 600 + 4 * len(found.get("call") or found.get("text") or ""))
 
 
 def to_file(path: str, broken: Callable[[OSError], object]) -> Lines:
@@ -94,7 +100,7 @@ def _call(outcome: Outcome) -> dict[str, Any]:
         "tid": call.tid,
         "arch": call.abi,
         "syscall": call.name,
-        "text": outcome.text,
+        "call": outcome.text,
         **outcome.facts,
         "verdict": "perform" if outcome.performed else word(verdict),
         "by": outcome.decided_by,
