@@ -210,7 +210,9 @@ def when(text: str, family_of: Callable[[str], str | None], abi: str) -> When:
     test, _, listed = text.partition("=")
     name, _, mask = test.partition("&")
     of = family_of(name) or ""
-    known = members(of, abi) if of in _family_texts() else {}
+    known: dict[str, int] = {}
+    if of in _family_texts():  # what is not there on this machine is never set
+        known = dict.fromkeys(members(of), 0) | members(of, abi)
 
     def numbers(words: str) -> list[int]:
         return [known[each] if each in known else int(each, 0) for each in words.split("|")]
