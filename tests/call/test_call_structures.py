@@ -259,8 +259,9 @@ def test_signal_actions_and_what_pselect_takes() -> None:
     assert act.sa_handler == 0x401000 and list(act.sa_mask) == [2]
     assert str(act.sa_flags) == "SA_RESTART"
     memory = {0x2000: struct.pack("<3Q", 0x401000, 0x10000000, 2)}  # no restorer there
-    act = call("rt_sigaction", 2, 0x2000, 0, 8, abi="riscv64", memory=memory).act
-    assert list(act.sa_mask) == [2] and "sa_restorer" not in act._fields
+    for abi in ("riscv64", "loongarch64"):
+        act = call("rt_sigaction", 2, 0x2000, 0, 8, abi=abi, memory=memory).act
+        assert list(act.sa_mask) == [2] and "sa_restorer" not in act._fields
     for abi in ("x32", "arm", "i386"):
         memory = {0x2000: struct.pack("<IIIQ", 0x401000, 0x14000000, 0x402000, 2)}
         act = call("rt_sigaction", 2, 0x2000, 0, 8, abi=abi, memory=memory).act

@@ -135,6 +135,46 @@ def test_the_examples(module: object) -> None:
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("call", "arch", "others"),
+    [
+        ("chown", "i386", {"chown32"}),
+        ("chown", "s390", {"chown32"}),
+        ("chown", "ppc", set()),
+        ("mmap", "arm", {"mmap2"}),
+        ("mmap", "aarch64", set()),
+        ("fcntl", "mips", {"fcntl64"}),
+        ("fcntl", "mips64n32", {"fcntl64"}),
+        ("umount2", "s390x", {"umount"}),
+        ("newfstatat", "i386", {"fstatat64"}),
+        ("statfs", "ppc64le", {"statfs64"}),
+        ("futex", "mipsel", {"futex_time64"}),
+        ("fadvise64", "arm", {"arm_fadvise64_64"}),
+        *((call, "x86_64", set()) for call in ("mmap", "stat", "fcntl", "umount2")),
+    ],
+)
+def test_other_names_of_the_same_call(call: str, arch: str, others: set[str]) -> None:
+    assert set(variants.variants(call, arch)) == others
+
+
+@pytest.mark.parametrize(
+    ("call", "arch", "through"),
+    [
+        *(
+            ("connect", arch, ("socketcall", 3))
+            for arch in ("i386", "s390x", "s390", "ppc", "mips")
+        ),
+        ("semop", "ppc64", ("ipc", 1)),
+        *(("connect", arch, None) for arch in ("x86_64", "aarch64", "mips64", "mips64n32")),
+        ("read", "i386", None),
+    ],
+)
+def test_multiplexed_calls(call: str, arch: str, through: tuple[str, int] | None) -> None:
+    found = multiplex.member(call, arch)
+    assert (found[:2] if found is not None else None) == through
+    assert [each.number for each in multiplex.members("sendto", "i386")] == [11, 9]
+
+
 def test_starting_parses_no_column_but_those_asked_for() -> None:
     code = (
         "import sys; from proctor.syscalls import tables; assert not tables._numbers;"

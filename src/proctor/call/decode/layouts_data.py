@@ -47,7 +47,7 @@ timex64: modes:u32/AdjtimexMode _pad:u32 offset:i64 freq:i64 maxerror:i64 esterr
  tai:i32 _reserved:i32*11
 sigaction: sa_handler:ptr/handler >sa_mask sa_flags:ulong/SigactionFlag
  sa_restorer:ptr?~sa_flags&SA_RESTORER sa_mask:sigset
-sigaction@riscv64: sa_handler:ptr/handler >sa_mask sa_flags:ulong/SigactionFlag sa_mask:sigset
+sigaction@riscv64,loongarch64: sa_handler:ptr/handler >sa_mask sa_flags:ulong/SigactionFlag sa_mask:sigset
 sigaction@MIPS: sa_flags:u32/SigactionFlag sa_handler:ptr/handler sa_mask:sigset _above:sigset
 old_sigaction: sa_handler:ptr/handler sa_mask:u32/signals sa_flags:u32/SigactionFlag
  sa_restorer:ptr?~sa_flags&SA_RESTORER
