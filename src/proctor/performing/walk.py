@@ -27,7 +27,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from proctor.call.caller import Caller
-from proctor.kernel import raw
+from proctor.call.path.procfs import numbers_in
 from proctor.performing.pins import (
     AT_FDCWD,
     BENEATH,
@@ -530,6 +530,7 @@ class Walk:
 
         :raises Said: ENOENT, as the kernel says where the reader has no number."""
         numbers = numbers_in(root, self._caller)
+        self._caller.check()
         if numbers is None:
             raise Said(errno.ENOENT)
         if name == b"self":
@@ -542,39 +543,3 @@ def _components(path: bytes) -> list[bytes]:
     if path.endswith((b"/", b"/.")) or path == b".":
         parts.append(b".")  # it must be a directory, and a link there is followed
     return parts
-
-
-def numbers_in(root: int, caller: Caller) -> tuple[int, int] | None:
-    """(process, thread) of the caller as the procfs at ``root`` numbers them; None if it does not show
-    the caller."""
-    namespace, tgids, tids = caller.namespace("pid"), caller.nstgid, caller.nspid
-    for level in range(len(tgids) - 1, -1, -1):
-        if _is_process(root, tgids[level], namespace, tgids[-1]):
-            caller.check()
-            return tgids[level], tids[level]
-    caller.check()
-    return None
-
-
-def _is_process(root: int, number: int, namespace: int, innermost: int) -> bool:
-    """Whether the procfs at ``root`` has under this number the process that is number ``innermost`` of a
-    pid namespace (by the inode of that)."""
-    opened: list[int] = []
-
-    def at(place: int, name: bytes, flags: int) -> int:
-        opened.append(raw.openat2(place, name, flags | os.O_CLOEXEC, NO_XDEV))
-        return opened[-1]
-
-    try:
-        process = at(root, b"%d" % number, PIN | O_DIRECTORY | O_NOFOLLOW)
-        link = os.readlink(b"", dir_fd=at(process, b"ns/pid", PIN | O_NOFOLLOW))
-        if link != b"pid:[%d]" % namespace:
-            return False
-        status = os.read(at(process, b"status", os.O_RDONLY), 4096)
-        start = status.index(b"\nNStgid:") + 8
-        return int(status[start : status.index(b"\n", start)].split()[-1]) == innermost
-    except (OSError, ValueError):
-        return False
-    finally:
-        for fd in opened:
-            os.close(fd)
