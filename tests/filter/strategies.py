@@ -14,7 +14,7 @@ from proctor.filter.actions import (
     LOG,
     NOTIFY,
     TRAP,
-    Return,
+    Action,
     errno,
     trace,
 )
@@ -132,7 +132,7 @@ FAMILIES = (
 @st.composite
 def agreeing_filters(
     draw: st.DrawFn,
-    actions: tuple[Return, ...] = (*ACTIONS, errno(13), trace(3)),
+    actions: tuple[Action, ...] = (*ACTIONS, errno(13), trace(3)),
     families: tuple[tuple[str, ...], ...] = FAMILIES,
 ) -> Filter:
     """Filters whose rules do not depend on order, as files for container runtimes need."""

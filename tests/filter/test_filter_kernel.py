@@ -20,7 +20,7 @@ import pytest
 
 from proctor.errors import FilterError
 from proctor.filter import opcodes as op
-from proctor.filter.actions import ALLOW, KILL_PROCESS, Return, errno
+from proctor.filter.actions import ALLOW, KILL_PROCESS, Action, errno
 from proctor.filter.check import check
 from proctor.filter.conditions import FULL, Condition
 from proctor.filter.interpreter import Machine
@@ -63,7 +63,7 @@ def kernel() -> Iterator[Ask]:
         victim.wait(timeout=30)
 
 
-def seen(verdict: Return) -> list[int]:
+def seen(verdict: Action) -> list[int]:
     """[value, errno] of a call of an invented number under ``verdict``."""
     if verdict == ALLOW:
         return [-1, errnos.ENOSYS]
@@ -356,6 +356,6 @@ def test_random_arithmetic_comes_out_as_on_the_kernel(kernel: Ask) -> None:
                 expected.append(["died", int(signal.SIGSYS)])
                 died += 1
                 break
-            expected.append(list(seen(Return(abi.SECCOMP_RET_ERRNO, value & 0xFFFF))))
+            expected.append(list(seen(Action(abi.SECCOMP_RET_ERRNO, value & 0xFFFF))))
         assert kernel({"code": code.hex(), "calls": calls}) == expected, code.hex()
     assert 0 < died < 200

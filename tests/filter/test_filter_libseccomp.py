@@ -27,7 +27,7 @@ from proctor.filter.actions import (
     ALLOW,
     KILL_THREAD,
     LOG,
-    Return,
+    Action,
     errno,
 )
 from proctor.filter.conditions import Condition
@@ -87,7 +87,7 @@ def test_libseccomp_is_asked_at_all(libseccomp: Export) -> None:
 
 @pytest.mark.parametrize("name", ["socket", "connect", "sendto", "recvmsg", "shmget"])
 @pytest.mark.parametrize("default", [ALLOW, errno(1)])
-def test_multiplexed_calls_as_libseccomp(libseccomp: Export, name: str, default: Return) -> None:
+def test_multiplexed_calls_as_libseccomp(libseccomp: Export, name: str, default: Action) -> None:
     source = Filter([Rule((name,), LOG)], default, ("i386",), KILL_THREAD, KILL_THREAD)
     ours, theirs = source.compile(), Machine(libseccomp(source))
     audit = ARCHITECTURES["i386"].audit

@@ -15,7 +15,7 @@ from proctor.filter.actions import (
     LOG,
     NOTIFY,
     TRAP,
-    Return,
+    Action,
     errno,
 )
 from proctor.filter.conditions import Condition
@@ -50,7 +50,7 @@ swapoff errno 3
 """
 
 
-def verdict(source: Filter, name: str, *args: int, arch: str = "x86_64") -> Return:
+def verdict(source: Filter, name: str, *args: int, arch: str = "x86_64") -> Action:
     """What a filter says of a call by name; checked against its program."""
     nr, audit = tables.number(name, arch), ARCHITECTURES[arch].audit
     return source.compile().explain(nr, audit, (*args, *(0,) * (6 - len(args)))).action

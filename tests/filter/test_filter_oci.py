@@ -18,7 +18,7 @@ from proctor.filter.actions import (
     LOG,
     NOTIFY,
     TRAP,
-    Return,
+    Action,
     errno,
     trace,
     trap,
@@ -39,7 +39,7 @@ DEBIANS = Path("/usr/share/containers/seccomp.json")
 EPERM = errno(1)
 
 
-def verdict(source: Filter, name: str, *args: int, arch: str = "x86_64") -> Return:
+def verdict(source: Filter, name: str, *args: int, arch: str = "x86_64") -> Action:
     """What a filter says of a call by name; checked against its program."""
     nr, audit = tables.number(name, arch), ARCHITECTURES[arch].audit
     return source.compile().explain(nr, audit, (*args, *(0,) * (6 - len(args)))).action
@@ -165,7 +165,7 @@ def test_operators(
         ("SCMP_ACT_NOTIFY", None, NOTIFY),
     ],
 )
-def test_actions(word: str, number: int | None, action: Return) -> None:
+def test_actions(word: str, number: int | None, action: Action) -> None:
     extra = {} if number is None else {"errnoRet": number}
     source = oci.load(with_call(action=word, **extra), arch="x86_64").filter()
     assert verdict(source, "mknod") == action
@@ -436,7 +436,7 @@ def test_a_profile_refuses_what_a_profile_cannot_be() -> None:
     with pytest.raises(FilterError, match="unknown architecture"):
         Profile([], ALLOW, architectures=["x86_64"])
     with pytest.raises(FilterError, match="carries no data"):
-        Profile([], Return(abi.SECCOMP_RET_ALLOW, 3))
+        Profile([], Action(abi.SECCOMP_RET_ALLOW, 3))
 
 
 @pytest.mark.skipif(

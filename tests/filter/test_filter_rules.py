@@ -15,7 +15,7 @@ from proctor.filter.actions import (
     LOG,
     NOTIFY,
     TRAP,
-    Return,
+    Action,
     decoded,
     effective,
     errno,
@@ -33,7 +33,7 @@ from proctor.syscalls.architectures import ARCHITECTURES
 X86 = abi.AUDIT_ARCH_X86_64
 
 
-def ask(source: Filter, name: str, *args: int, arch: str = "x86_64") -> Return:
+def ask(source: Filter, name: str, *args: int, arch: str = "x86_64") -> Action:
     """A filter's verdict, by rules and by program."""
     nr = tables.number(name, arch)
     return (
@@ -250,11 +250,11 @@ CONDITION = Condition(0, "==", 1)
         ([Rule((1 << 32,), NOTIFY)], "does not fit in 32 bits"),
         ([Rule((0x40000000,), NOTIFY)], "number of x32"),
         ([Rule(("read",), NOTIFY, arches=("amiga",))], "unknown architecture 'amiga'"),
-        ([Rule(("read",), Return(0x12340000))], "unknown filter action 0x12340000"),
-        ([Rule(("read",), Return(abi.SECCOMP_RET_ALLOW, 5))], "allow carries no data"),
-        ([Rule(("read",), Return(abi.SECCOMP_RET_USER_NOTIF, 5))], "user_notif carries no data"),
-        ([Rule(("read",), Return(abi.SECCOMP_RET_ERRNO, 4096))], "errno 4096 is not in 0..4095"),
-        ([Rule(("read",), Return(abi.SECCOMP_RET_ERRNO, -1))], "errno -1 is not in"),
+        ([Rule(("read",), Action(0x12340000))], "unknown filter action 0x12340000"),
+        ([Rule(("read",), Action(abi.SECCOMP_RET_ALLOW, 5))], "allow carries no data"),
+        ([Rule(("read",), Action(abi.SECCOMP_RET_USER_NOTIF, 5))], "user_notif carries no data"),
+        ([Rule(("read",), Action(abi.SECCOMP_RET_ERRNO, 4096))], "errno 4096 is not in 0..4095"),
+        ([Rule(("read",), Action(abi.SECCOMP_RET_ERRNO, -1))], "errno -1 is not in"),
         ([Rule(("read",), NOTIFY, (Condition(6, "==", 1),))], "argument 6 does not exist"),
         ([Rule(("read",), NOTIFY, (Condition(-1, "==", 1),))], "argument -1 does not exist"),
         ([Rule(("read",), NOTIFY, (Condition(0, "=", 1),))], "unknown operator '='"),
@@ -311,7 +311,7 @@ def test_other_refusals() -> None:
     with pytest.raises(FilterError, match="unknown architecture 'vax'"):
         Filter([], arches=("vax",))
     with pytest.raises(FilterError, match="unknown filter action"):
-        Filter([], default=Return(0x10000000))
+        Filter([], default=Action(0x10000000))
     with pytest.raises(FilterError, match="64-bit ABI"):
         # pread64's offset comes in two registers there
         Filter([Rule(("pread64",), NOTIFY, (Condition("offset", "==", 0),))], arches=("i386",))

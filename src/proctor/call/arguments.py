@@ -55,7 +55,7 @@ class Args:
         arg = frame.settled(name) if frame is not None else None
         if frame is None or arg is None:
             raise KeyError(f"{self._call.name} has no argument {name!r}")
-        return frame.raw(arg)
+        return frame.register(arg)
 
     def __repr__(self) -> str:
         return f"<Args of {self._call!r}>"

@@ -35,7 +35,7 @@ def fill(frame: Frame, argument: str, value: Any, fields: Mapping[str, Any]) -> 
         )
     if (value is None) == (not fields):
         raise TypeError(f"{argument} is filled with one value, or with fields by name")
-    address = frame.raw(arg)
+    address = frame.register(arg)
     if not address and arg.nullable:
         return ()
     if arg.role == "iovec":
@@ -126,7 +126,7 @@ def _room(frame: Frame, arg: Arg) -> tuple[int | None, Arg | None]:
 def _number(frame: Frame, arg: Arg, value: int) -> Write:
     codes = layouts.number(arg.family or "", frame.signature)
     assert codes is not None
-    return frame.raw(arg), codes.pack(value)
+    return frame.register(arg), codes.pack(value)
 
 
 def _address(frame: Frame, arg: Arg, address: int, value: Any) -> Writes:

@@ -52,7 +52,7 @@ def structured(call: Call, *, read: bool) -> dict[str, Any]:
 
 
 def _argument(frame: Frame, arg: Arg, read: bool) -> Any:
-    number = frame.raw(arg)
+    number = frame.register(arg)
     if arg.role not in READ_ROLES:
         if arg.role in ("pointer", "address", "out", "registers"):
             return _address(number)

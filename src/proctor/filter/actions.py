@@ -17,103 +17,111 @@ _NAMES: Final[dict[int, str]] = {value: name for name, value in abi.ACTIONS.item
 _WITH_DATA: Final = frozenset({abi.SECCOMP_RET_TRAP, abi.SECCOMP_RET_ERRNO, abi.SECCOMP_RET_TRACE})
 
 
-class Return(NamedTuple):
-    """One verdict of a filter: a ``SECCOMP_RET_*`` action and its 16 bits of data.
+class Action(NamedTuple):
+    """What a filter says of a call: a kind, ``SECCOMP_RET_*``, and its 16 bits of data.
+
+    ::
+
+        import errno
+        from proctor import actions
+
+        assert str(actions.errno(errno.EROFS)) == "errno(EROFS)"
+        assert actions.NOTIFY.name == "user_notif"
 
     Data means an errno (ERRNO), ``si_errno`` (TRAP) or the tracer's event message (TRACE); the
     others have none.  Use the constants and :func:`errno`, :func:`trap`, :func:`trace`.
     """
 
-    action: int
+    kind: int
     data: int = 0
 
     @property
     def value(self) -> int:
         """The 32 bits a program returns."""
-        return self.action | self.data
+        return self.kind | self.data
 
     @property
     def name(self) -> str:
         """The action's name as /proc/sys/kernel/seccomp/actions_avail has it."""
-        return _NAMES.get(self.action, f"unknown {self.action:#x}")
+        return _NAMES.get(self.kind, f"unknown {self.kind:#x}")
 
     def __str__(self) -> str:
-        if self.action == abi.SECCOMP_RET_ERRNO:
+        if self.kind == abi.SECCOMP_RET_ERRNO:
             return f"errno({_errno.errorcode.get(self.data, self.data)})"
-        if self.action == abi.SECCOMP_RET_USER_NOTIF:
+        if self.kind == abi.SECCOMP_RET_USER_NOTIF:
             return "notify"
         return f"{self.name}({self.data})" if self.data else self.name
 
 
-KILL_PROCESS: Final = Return(abi.SECCOMP_RET_KILL_PROCESS)
-KILL_THREAD: Final = Return(abi.SECCOMP_RET_KILL_THREAD)
-TRAP: Final = Return(abi.SECCOMP_RET_TRAP)
-NOTIFY: Final = Return(abi.SECCOMP_RET_USER_NOTIF)
-LOG: Final = Return(abi.SECCOMP_RET_LOG)
-ALLOW: Final = Return(abi.SECCOMP_RET_ALLOW)
+KILL_PROCESS: Final = Action(abi.SECCOMP_RET_KILL_PROCESS)
+KILL_THREAD: Final = Action(abi.SECCOMP_RET_KILL_THREAD)
+TRAP: Final = Action(abi.SECCOMP_RET_TRAP)
+NOTIFY: Final = Action(abi.SECCOMP_RET_USER_NOTIF)
+LOG: Final = Action(abi.SECCOMP_RET_LOG)
+ALLOW: Final = Action(abi.SECCOMP_RET_ALLOW)
 
 
-def errno(number: int) -> Return:
+def errno(number: int) -> Action:
     """The call is not made and fails with ``number`` (0..4095; 0 makes it return 0, C028).
 
     :raises FilterError: out of range (the kernel would silently cap it at 4095).
     """
-    return checked(Return(abi.SECCOMP_RET_ERRNO, number))
+    return checked(Action(abi.SECCOMP_RET_ERRNO, number))
 
 
-def trap(data: int) -> Return:
+def trap(data: int) -> Action:
     """SIGSYS with ``si_errno`` = ``data`` (0..65535)."""
-    return checked(Return(abi.SECCOMP_RET_TRAP, data))
+    return checked(Action(abi.SECCOMP_RET_TRAP, data))
 
 
-def trace(data: int) -> Return:
+def trace(data: int) -> Action:
     """Hand the call to a ptracer, with ``data`` (0..65535) as PTRACE_GETEVENTMSG; without a
     tracer it fails with ENOSYS."""
-    return checked(Return(abi.SECCOMP_RET_TRACE, data))
+    return checked(Action(abi.SECCOMP_RET_TRACE, data))
 
 
-def checked(verdict: Return) -> Return:
-    """``verdict`` itself, if a filter may return it.
+def checked(action: Action) -> Action:
+    """``action`` itself, if a filter may return it.
 
     :raises FilterError: an unknown action, data out of range, or data on an action that has none
         (ALLOW with data would, for one, never be seen as constant by the kernel's bitmap).
     """
-    action, data = verdict
-    if action not in _NAMES:
+    kind, data = action
+    if kind not in _NAMES:
         raise FilterError(
-            f"unknown filter action {action:#x}: the kernel would kill the process; "
+            f"unknown filter action {kind:#x}: the kernel would kill the process; "
             f"actions are {', '.join(abi.ACTIONS)}"
         )
-    if data and action not in _WITH_DATA:
-        raise FilterError(f"action {_NAMES[action]} carries no data, but {data} was given")
-    if action == abi.SECCOMP_RET_ERRNO and not 0 <= data <= abi.MAX_ERRNO:
+    if data and kind not in _WITH_DATA:
+        raise FilterError(f"action {_NAMES[kind]} carries no data, but {data} was given")
+    if kind == abi.SECCOMP_RET_ERRNO and not 0 <= data <= abi.MAX_ERRNO:
         raise FilterError(
             f"errno {data} is not in 0..{abi.MAX_ERRNO}; give it as a positive number"
         )
     if not 0 <= data <= abi.SECCOMP_RET_DATA:
         raise FilterError(f"action data {data} does not fit in 16 bits")
-    return verdict
+    return action
 
 
-def decoded(value: int) -> Return:
-    """The :class:`Return` of a program's 32-bit result, known or not."""
-    return Return(value & abi.SECCOMP_RET_ACTION_FULL, value & abi.SECCOMP_RET_DATA)
+def decoded(value: int) -> Action:
+    """The :class:`Action` of a program's 32-bit result, known or not."""
+    return Action(value & abi.SECCOMP_RET_ACTION_FULL, value & abi.SECCOMP_RET_DATA)
 
 
-def effective(value: int) -> Return:
+def effective(value: int) -> Action:
     """What the kernel does on ``value``: unknown actions kill the process, errnos are capped."""
-    verdict = decoded(value)
-    if verdict.action not in _NAMES:
+    action = decoded(value)
+    if action.kind not in _NAMES:
         return KILL_PROCESS
-    if verdict.action == abi.SECCOMP_RET_ERRNO and verdict.data > abi.MAX_ERRNO:
-        return Return(verdict.action, abi.MAX_ERRNO)
-    return verdict
+    if action.kind == abi.SECCOMP_RET_ERRNO and action.data > abi.MAX_ERRNO:
+        return Action(action.kind, abi.MAX_ERRNO)
+    return action
 
 
 def rank(value: int) -> int:
     """The kernel's order of a result: the lower, the stronger."""
-    action = value & abi.SECCOMP_RET_ACTION_FULL
-    return action - (1 << 32) if action & 0x80000000 else action
+    kind = value & abi.SECCOMP_RET_ACTION_FULL
+    return kind - (1 << 32) if kind & 0x80000000 else kind
 
 
 def strongest(*values: int) -> int:

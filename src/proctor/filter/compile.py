@@ -3,7 +3,7 @@
 Facts about the target machine and what they mean here:
 
 * A bitmap in the kernel answers for calls that every filter provably allows, but its proof gives
-  up at the first load of an argument (``seccomp_is_const_allow``).  So the way to any verdict
+  up at the first load of an argument (``seccomp_is_const_allow``).  So the way to any action
   loads the architecture, then the number, and an argument only where that very call has a
   condition on it.  The numbers are found by a balanced search, most of all for x32 and old
   kernels that have no bitmap.
@@ -28,7 +28,7 @@ from proctor.kernel import abi
 from proctor.syscalls.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
-    from proctor.filter.actions import Return
+    from proctor.filter.actions import Action
     from proctor.filter.rules import Clause, Filter
 
 _M32 = 0xFFFFFFFF
@@ -100,7 +100,7 @@ def _first(point: tuple[int, _Body]) -> int:
     return point[0]
 
 
-def _constant(action: Return) -> _Body:
+def _constant(action: Action) -> _Body:
     return (((), action.value),)
 
 
@@ -150,7 +150,7 @@ class _Graph:
 class _Search:
     """The part of the graph behind one architecture test."""
 
-    def __init__(self, graph: _Graph, default: Return, big_endian: bool) -> None:
+    def __init__(self, graph: _Graph, default: Action, big_endian: bool) -> None:
         self._graph = graph
         self._default = graph.returns(default.value)
         self._low, self._high = (4, 0) if big_endian else (0, 4)

@@ -74,7 +74,7 @@ class Test(NamedTuple):
     negated: bool
 
     def holds(self, registers: Sequence[int]) -> bool:
-        """Whether it holds for six raw registers."""
+        """Whether it holds for six registers."""
         have = registers[self.register] & self.mask
         return (have >= self.value if self.at_least else have == self.value) != self.negated
 
@@ -160,7 +160,7 @@ class TooMany(FilterError):
 
 
 def hold(alternatives: Alternatives, registers: Sequence[int]) -> bool:
-    """Whether one of the alternatives holds for six raw registers."""
+    """Whether one of the alternatives holds for six registers."""
     return any(all(test.holds(registers) for test in tests) for tests in alternatives)
 
 

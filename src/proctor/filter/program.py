@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from proctor.filter.actions import Return, decoded
+from proctor.filter.actions import Action, decoded
 from proctor.kernel import abi
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class Explanation(NamedTuple):
     """Which rule decided one call."""
 
     #: What the program returns for it.
-    action: Return
+    action: Action
     #: Index of the rule in the filter's rules; None when a default decided, or when the program
     #: was not compiled from rules.
     rule_index: int | None

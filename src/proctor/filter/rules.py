@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from proctor.errors import FilterError
-from proctor.filter.actions import ALLOW, KILL_PROCESS, Return, checked, errno
+from proctor.filter.actions import ALLOW, KILL_PROCESS, Action, checked, errno
 from proctor.filter.conditions import Condition, Test, lower, possible
 from proctor.kernel import abi
 from proctor.syscalls import architectures, multiplex, tables
@@ -40,7 +40,7 @@ class Rule(NamedTuple):
     """
 
     names: tuple[str | int, ...]
-    action: Return
+    action: Action
     conditions: tuple[Condition, ...] = ()
     label: str = ""
     arches: tuple[str, ...] = ()
@@ -56,14 +56,14 @@ class Clause(NamedTuple):
     """If every test holds, ``action``; ``rule`` is the index of the rule it came from."""
 
     tests: tuple[Test, ...]
-    action: Return
+    action: Action
     rule: int
 
 
 class Decision(NamedTuple):
     """What a filter says of one call, and which rule made it say so."""
 
-    action: Return
+    action: Action
     #: Index into ``Filter.rules``; None when a default decided.
     rule_index: int | None
     rule: Rule | None
@@ -86,7 +86,7 @@ class Filter:
     :param foreign: for calls of every other architecture.
     :param x32: for x32 calls, unless ``"x32"`` is among ``arches``.
     :param strict: refuse a rule that can never decide because earlier ones always do, and
-        differently.  (One that could only repeat an earlier verdict is harmless.)
+        differently.  (One that could only repeat an earlier action is harmless.)
     :raises FilterError: an unknown name, an impossible condition, a rule that can never decide.
     """
 
@@ -95,10 +95,10 @@ class Filter:
     def __init__(
         self,
         rules: Iterable[Rule] = (),
-        default: Return = ALLOW,
+        default: Action = ALLOW,
         arches: Sequence[str] | None = None,
-        foreign: Return = KILL_PROCESS,
-        x32: Return = NO_X32,
+        foreign: Action = KILL_PROCESS,
+        x32: Action = NO_X32,
         *,
         strict: bool = True,
     ) -> None:

@@ -173,10 +173,10 @@ def _notes(program: list[_Instruction]) -> list[str]:
 
 
 def _return_note(value: int) -> str:
-    verdict = decoded(value)
-    if verdict.action == abi.SECCOMP_RET_ERRNO and verdict.data not in _errno.errorcode:
-        return f"errno({verdict.data})"
-    return str(verdict)
+    action = decoded(value)
+    if action.kind == abi.SECCOMP_RET_ERRNO and action.data not in _errno.errorcode:
+        return f"errno({action.data})"
+    return str(action)
 
 
 _NUMBER: Final = r"(0x[0-9a-f]{1,16}|0|[1-9][0-9]{0,19})"

@@ -49,7 +49,7 @@ class _HasNames(Protocol):
 Wanted = str | _HasNames
 
 
-def action_of(ruling: Ruling) -> actions.Return:
+def action_of(ruling: Ruling) -> actions.Action:
     """What the filter says for a ruling that it can carry out alone."""
     if ruling.kind == DENY:
         return actions.errno(ruling.value)

@@ -46,7 +46,7 @@ def reads(known: Signature) -> bool:
 
 def decode(arg: Arg, frame: Frame) -> Any:
     """The value of an argument.  NULL is None where the call allows it, else EFAULT."""
-    number = frame.raw(arg)
+    number = frame.register(arg)
     if arg.role in READ_ROLES:
         return _pointed(arg, number, frame)
     return plain(arg, number, frame.abi)

@@ -103,7 +103,7 @@ class Frame:
             self.settle()
         return self.signature.arg(name) or self.outer.arg(name)
 
-    def raw(self, arg: Arg) -> int:
+    def register(self, arg: Arg) -> int:
         """An argument's number."""
         inside = arg in self.signature.args
         return arg.value(self.registers if inside else self.outside)

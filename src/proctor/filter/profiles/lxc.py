@@ -35,7 +35,7 @@ import os
 from typing import Final
 
 from proctor.errors import FilterError
-from proctor.filter.actions import ALLOW, KILL_THREAD, NOTIFY, TRAP, Return, errno
+from proctor.filter.actions import ALLOW, KILL_THREAD, NOTIFY, TRAP, Action, errno
 from proctor.filter.conditions import FULL, Condition
 from proctor.filter.profiles import exchange
 from proctor.filter.profiles.order import ordered
@@ -43,7 +43,7 @@ from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
 from proctor.syscalls.architectures import ARCHITECTURES, canonical
 
-_ACTIONS: Final[dict[str, Return]] = {
+_ACTIONS: Final[dict[str, Action]] = {
     "kill": KILL_THREAD,
     "allow": ALLOW,
     "trap": TRAP,
@@ -143,7 +143,7 @@ def _heading(line: str, arches: tuple[str, ...], position: int) -> tuple[str, ..
     return (arch,) if arch in arches else None
 
 
-def _rule(line: str, action: Return, position: int) -> Rule:
+def _rule(line: str, action: Action, position: int) -> Rule:
     """``call [action [conditions]]``."""
     words, bracket, rest = line.partition("[")
     conditions = tuple(
@@ -159,7 +159,7 @@ def _rule(line: str, action: Return, position: int) -> Rule:
     return Rule((name,), action, conditions, f"line {position}")
 
 
-def _action(words: list[str], position: int) -> Return:
+def _action(words: list[str], position: int) -> Action:
     word = words[0]
     if word == "errno":
         number = words[1].lstrip("0") or "0" if len(words) > 1 else ""
@@ -252,8 +252,8 @@ def _line(name: str, rule: Rule) -> str:
     return " ".join(words)
 
 
-def _written(action: Return) -> str:
-    if action.action == abi.SECCOMP_RET_ERRNO:
+def _written(action: Action) -> str:
+    if action.kind == abi.SECCOMP_RET_ERRNO:
         return f"errno {action.data}"
     if action not in _ACTION_WORDS:
         raise FilterError(

@@ -40,7 +40,7 @@ from proctor.filter.actions import (
     LOG,
     NOTIFY,
     TRAP,
-    Return,
+    Action,
 )
 from proctor.filter.conditions import FULL, Condition
 from proctor.filter.profiles import exchange
@@ -51,18 +51,18 @@ from proctor.syscalls.architectures import canonical
 
 _EPERM: Final = 1
 
-_ACTIONS: Final[dict[str, Return]] = {
+_ACTIONS: Final[dict[str, Action]] = {
     "SCMP_ACT_KILL": KILL_THREAD,
     "SCMP_ACT_KILL_THREAD": KILL_THREAD,
     "SCMP_ACT_KILL_PROCESS": KILL_PROCESS,
     "SCMP_ACT_TRAP": TRAP,
-    "SCMP_ACT_ERRNO": Return(abi.SECCOMP_RET_ERRNO, _EPERM),
-    "SCMP_ACT_TRACE": Return(abi.SECCOMP_RET_TRACE, _EPERM),
+    "SCMP_ACT_ERRNO": Action(abi.SECCOMP_RET_ERRNO, _EPERM),
+    "SCMP_ACT_TRACE": Action(abi.SECCOMP_RET_TRACE, _EPERM),
     "SCMP_ACT_ALLOW": ALLOW,
     "SCMP_ACT_LOG": LOG,
     "SCMP_ACT_NOTIFY": NOTIFY,
 }
-_ACTION_WORDS: Final = {action.action: word for word, action in _ACTIONS.items()}
+_ACTION_WORDS: Final = {action.kind: word for word, action in _ACTIONS.items()}
 _WITH_NUMBER: Final = frozenset({abi.SECCOMP_RET_ERRNO, abi.SECCOMP_RET_TRACE})
 
 Source = str | bytes | os.PathLike[str] | Mapping[str, Any]
@@ -145,8 +145,8 @@ def dump(
                     f"{rule}: an OCI profile has no rules for some architectures only; "
                     "write one profile for each"
                 )
-    result: dict[str, Any] = {"defaultAction": _ACTION_WORDS[source.default.action]}
-    if source.default.action in _WITH_NUMBER:
+    result: dict[str, Any] = {"defaultAction": _ACTION_WORDS[source.default.kind]}
+    if source.default.kind in _WITH_NUMBER:
         result["defaultErrnoRet"] = source.default.data
     if source.architectures:
         result["architectures"] = list(source.architectures)
@@ -168,9 +168,9 @@ def dumps(source: Profile | Filter, **options: Any) -> str:
 def _written(entry: Rule) -> dict[str, Any]:
     call: dict[str, Any] = {
         "names": list(entry.names),
-        "action": _ACTION_WORDS[entry.action.action],
+        "action": _ACTION_WORDS[entry.action.kind],
     }
-    if entry.action.action in _WITH_NUMBER:
+    if entry.action.kind in _WITH_NUMBER:
         call["errnoRet"] = entry.action.data
     elif entry.action.data:
         raise FilterError(f"{entry.action}: only errno and trace have a number in an OCI profile")
@@ -232,7 +232,7 @@ def _condition(arg: Any, where: str) -> Condition:
     return Condition(index, op, value)
 
 
-def _action(holder: Mapping[str, Any], key: str, number: str, name: str, where: str) -> Return:
+def _action(holder: Mapping[str, Any], key: str, number: str, name: str, where: str) -> Action:
     """The action under ``key``, with its number (or the dialect's errno name) if it has one."""
     dot = f"{where}." if where else ""
     word = holder.get(key)
@@ -254,9 +254,9 @@ def _action(holder: Mapping[str, Any], key: str, number: str, name: str, where: 
         data = _number(holder, number, most, where)
     if data is None:
         return action
-    if action.action not in _WITH_NUMBER:
+    if action.kind not in _WITH_NUMBER:
         raise FilterError(f"{dot}{number}: {word} takes no number")
-    return Return(action.action, data)
+    return Action(action.kind, data)
 
 
 def _words(holder: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from proctor.syscalls import multiplex
 from proctor.syscalls.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
-    from proctor.filter.actions import Return
+    from proctor.filter.actions import Action
 
 _M32: Final = 0xFFFFFFFF
 
@@ -39,7 +39,7 @@ _ABOVE: Final = 2
 _OPPOSITE: Final = {"<": ">=", ">=": "<", "<=": ">", ">": "<=", "==": "!=", "!=": "=="}
 
 
-def ordered(rules: Iterable[Rule], default: Return, arches: Sequence[str]) -> tuple[Rule, ...]:
+def ordered(rules: Iterable[Rule], default: Action, arches: Sequence[str]) -> tuple[Rule, ...]:
     """Rules without order as rules of which the first match decides.
 
     Conditions that are always or never true, refused in rules of our own, are worked out.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from proctor.errors import FilterError
-from proctor.filter.actions import KILL_THREAD, Return, checked
+from proctor.filter.actions import KILL_THREAD, Action, checked
 from proctor.filter.profiles import exchange, order
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
@@ -50,7 +50,7 @@ class Profile:
     def __init__(
         self,
         entries: Iterable[Rule],
-        default: Return,
+        default: Action,
         *,
         architectures: Iterable[str] = (),
         flags: Iterable[str] = (),
@@ -96,8 +96,8 @@ class Profile:
         listed = (ARCHES[word] for word in self.architectures)
         return tuple(dict.fromkeys((self.native, *(arch for arch in listed if arch))))
 
-    def filter(self, foreign: Return = KILL_THREAD, x32: Return = KILL_THREAD) -> Filter:
-        """The profile as a filter of ordered rules with the same verdicts.
+    def filter(self, foreign: Action = KILL_THREAD, x32: Action = KILL_THREAD) -> Filter:
+        """The profile as a filter of ordered rules with the same actions.
 
         :param foreign: for architectures not listed; a runtime's is KILL_THREAD.
         :param x32: for x32 calls unless SCMP_ARCH_X32 is listed; likewise.
