@@ -358,6 +358,17 @@ def test_what_can_be_written_means_the_same_when_read(source: Filter) -> None:
             ],
             "may both match one read",
         ),
+        (
+            [Rule(("read",), NOTIFY, (Condition(0, "<", 1 << 33),))],
+            "i386 has 32 bits in a register",
+        ),
+        (
+            [
+                Rule(("read",), NOTIFY, (Condition(0, ">", 3), Condition(1, "==", 3))),
+                Rule(("read",), NOTIFY, (Condition(0, ">", 5), Condition(1, "==", 4))),
+            ],
+            "on its last argument",
+        ),
     ],
 )
 def test_what_an_oci_profile_cannot_say_is_refused(rules: list[Rule], message: str) -> None:

@@ -160,7 +160,7 @@ def test_names(name: str) -> None:
         (lxc.load, "\0", "no path"),
         (oci.load, "\ud800", "no path"),
         (oci.load, "{" * 100_000, "not JSON"),
-        (oci.load, '{"defaultAction":' + "[" * 900 + "]" * 900 + "}", "defaultAction"),
+        (oci.load, '{"defaultAction":' + "[" * 900 + "]" * 900 + "}", "defaultAction|deep"),
         (text.parse, "04: return 0x7fff0000", "line 1: instruction 0 should stand here"),
         (text.parse, "0: return " + "9" * 5000, "line 1: not an instruction"),
         (text.parse, "٠: return 0x0", "line 1: instruction 0 should stand here"),

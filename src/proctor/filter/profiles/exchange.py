@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.errors import FilterError
 from proctor.filter.conditions import FULL, Condition, possible
+from proctor.filter.profiles.order import ordered
 from proctor.filter.rules import Clause, Filter, Rule, expand, locate, multiplexed, narrow_tests
 from proctor.syscalls import multiplex, tables
 from proctor.syscalls.architectures import ARCHITECTURES, canonical
@@ -88,6 +89,7 @@ def unordered(source: Filter, what: str) -> list[Rule]:
                 result += _spelled_out(source, index, rule)
         except FilterError as error:
             raise FilterError(f"rule {index} in {what}: {error}") from None
+    ordered(result, source.default, source.arches)  # refuses what libseccomp would make of them
     return result
 
 
@@ -103,6 +105,13 @@ def _spelled_out(source: Filter, index: int, rule: Rule) -> list[Rule]:
     for name, from_group in expand(rule.names):
         if not isinstance(name, str):
             raise FilterError(f"call number {name} has no name to write")
+        for arch in arches:
+            large = any(condition.value > 0xFFFFFFFF for condition in rule.conditions)
+            if large and ARCHITECTURES[arch].bits == 32 and name in tables.numbers(arch):
+                raise FilterError(
+                    f"{rule}: {arch} has 32 bits in a register, and of such numbers runtimes compare the "
+                    "lower half there; write a profile for the other architectures alone"
+                )
         if not _decides(source, index, rule, name, arches):
             continue
         places = set()

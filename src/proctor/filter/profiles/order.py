@@ -124,7 +124,7 @@ def _check(call: str, rules: Sequence[Rule]) -> None:
         # another rule adds in one of them is then found in both.
         if any(c.op not in ("==", "&=") for c in sorted(rule.conditions)[:-1]):
             raise FilterError(
-                f"{rule.label}: on {call} there are other rules, and libseccomp mixes them up with one "
+                f"{rule.label or rule}: on {call} there are other rules, and libseccomp mixes them up with one "
                 "that asks more after an argument that need not be equal to something; put "
                 "that condition on its last argument"
             )
@@ -195,6 +195,6 @@ def _tests(rule: Rule) -> tuple[Test, ...]:
 
 def _refusal(call: str, one: Rule, other: Rule, what: str) -> FilterError:
     return FilterError(
-        f"{one.label} and {other.label} on {call}: libseccomp, by which runtimes decide, has no order "
+        f"{one.label or one} and {other.label or other} on {call}: libseccomp, by which runtimes decide, has no order "
         f"for rules with {what}; make their conditions exclude each other"
     )
