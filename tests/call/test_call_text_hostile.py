@@ -27,9 +27,9 @@ READ_MAX = 20 << 10
 class Everywhere(FakeMemory):
     """Every address is mapped, with the same bytes again and again; what is read is counted."""
 
-    def __init__(self, pattern: bytes, mapped: int = 1 << 64) -> None:
+    def __init__(self, pattern: bytes, mapped: int = 1 << 64, most: int = READ_MAX) -> None:
         super().__init__({})
-        self.pattern, self.mapped, self.bytes = pattern, mapped, 0
+        self.pattern, self.mapped, self.bytes, self.most = pattern, mapped, 0, most
 
     def read_some(self, address: int, size: int) -> bytes:
         assert size >= 0
@@ -37,7 +37,7 @@ class Everywhere(FakeMemory):
             raise MemoryUnreadable(errno.EFAULT, "unmapped", address)
         size = min(size, self.mapped - address, 64 << 20)
         self.bytes += size
-        assert size <= READ_MAX, f"{size} bytes at once"
+        assert size <= self.most, f"{size} bytes at once"
         start = address % len(self.pattern)
         return (self.pattern * (size // len(self.pattern) + 2))[start : start + size]
 

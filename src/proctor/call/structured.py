@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.decode import argument as decode
 from proctor.call.decode.values import Address
-from proctor.errors import CallError
+from proctor.errors import CallError, CallGone
 from proctor.syscalls.signatures import READ_ROLES
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 MOST: Final = 32
 LONGEST: Final = 4096
-#: Bytes of argv that are read for it.
-_STRINGS: Final = 16384
+#: What is read of argv for it, and how many variables are counted.
+_STRINGS: Final = 256
+_STRINGS_BYTES: Final = 16384
 _AT_FDCWD: Final = -100
 
 
@@ -60,19 +61,16 @@ def _argument(frame: Frame, arg: Arg, read: bool) -> Any:
             return "AT_FDCWD"
         return plain(decode.plain(arg, number, frame.abi))
     if arg.name in frame.values:
-        return _counted(arg, frame.values[arg.name])
+        found = frame.values[arg.name]
+        return {"count": len(found)} if arg.name == "envp" else plain(found)
     if not read or (not number and arg.nullable):
         return _address(number)
     try:
         if arg.role == "strings":
-            limits: dict[str, int] = {} if arg.name == "envp" else {"total": _STRINGS}
-            return _counted(
-                arg,
-                frame.memory.strings(number, width=frame.signature.word, **limits)
-                if number
-                else (),
-            )
-        return _counted(arg, frame.value(arg))
+            return _strings(arg, number, frame)
+        return plain(frame.value(arg))
+    except CallGone:
+        return {"address": _address(number), "error": "gone"}
     except (CallError, OSError) as error:
         code = getattr(error, "errno", None)
         why = (
@@ -81,8 +79,13 @@ def _argument(frame: Frame, arg: Arg, read: bool) -> Any:
         return {"address": _address(number), "error": why}
 
 
-def _counted(arg: Arg, value: Any) -> Any:
-    return {"count": len(value)} if arg.name == "envp" else plain(value)
+def _strings(arg: Arg, address: int, frame: Frame) -> Any:
+    """As much of argv as a log takes; of an environment, which is nobody's whole interest, how much
+    there is."""
+    limits = {"limit": _STRINGS, "width": frame.signature.word}
+    if arg.name == "envp":
+        return {"count": len(frame.memory.pointers(address, **limits)) if address else 0}
+    return plain(frame.memory.strings(address, total=_STRINGS_BYTES, **limits) if address else ())
 
 
 def _address(number: int) -> str | None:
@@ -113,9 +116,11 @@ def _text(value: bytes | str) -> Any:
     shown = value[:LONGEST]
     if isinstance(shown, bytes):
         try:
-            text = shown.decode("utf-8", "strict" if more <= 0 else "ignore")
-        except UnicodeDecodeError:
-            return {"hex": shown.hex()} if more <= 0 else {"hex": shown.hex(), "more": more}
+            text = shown.decode()
+        except UnicodeDecodeError as problem:
+            if more <= 0 or problem.start < LONGEST - 3:
+                return {"hex": shown.hex()} | ({"more": more} if more > 0 else {})
+            text = shown[: problem.start].decode()  # the end cuts a character
     else:
         text = shown
     return text if more <= 0 else {"text": text, "more": more}

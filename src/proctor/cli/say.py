@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _PATIENCE, _MOST = 1.0, 10.0
 
 _standard_error: Lines | None = None
+#: For which the end has waited long enough.
+_stuck: list[Writer[Any]] = []
 
 
 def standard_error() -> Lines:
@@ -36,8 +38,8 @@ def say(text: str) -> None:
 def finish(writer: Writer[Any] | None = None) -> None:
     """Wait for what was said to be written, or for what waits in another writer: not for ever."""
     writer = _standard_error if writer is None else writer
-    if writer is not None:
-        writer.flush(_PATIENCE, _MOST)
+    if writer is not None and writer not in _stuck and not writer.flush(_PATIENCE, _MOST):
+        _stuck.append(writer)
 
 
 def give_up_output() -> None:

@@ -53,11 +53,8 @@ class Outcome(NamedTuple):
     text: str = ""
     #: Arguments and caller for programs; empty unless an observer wants facts.
     facts: Mapping[str, Any] = _NO_FACTS
-
-    @property
-    def rule(self) -> str:
-        """Name of the policy's rule that decided; "" if none did, or it has no name."""
-        return getattr(self.verdict.reason, "rule", "")
+    #: Name of the policy's rule that decided; "" if none did, or it has no name.
+    rule: str = ""
 
 
 class ContainerAdded(NamedTuple):

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 def facts(call: Call, *, read: bool) -> dict[str, Any]:
-    """``args``, and as far as they can be known ``path``, ``pid``, ``comm`` and ``exe``, as JSON has
+    """``args``, and as far as they can be known ``paths``, ``pid``, ``comm`` and ``exe``, as JSON has
     them; see ``docs/log.md``.
 
     :param read: whether the caller's memory and /proc may be looked at.
     """
     found: dict[str, Any] = {"args": structured(call, read=read)}
-    for look in call.looks.values():
-        found["path"] = plain(look.path)  # the first that somebody asked for
-        break
+    looks = call.looks
+    if looks:
+        found["paths"] = {name: plain(look.path) for name, look in looks.items()}
     if read:
         for name, take in _CALLER.items():
             try:

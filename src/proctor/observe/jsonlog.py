@@ -20,6 +20,7 @@ from proctor.observe.events import (
     Trouble,
 )
 from proctor.observe.lines import Lines
+from proctor.observe.observers import said
 
 if TYPE_CHECKING:
     from proctor.call.ports import ContainerPort
@@ -114,10 +115,11 @@ def _call(outcome: Outcome) -> dict[str, Any]:
         found["unsafe"] = True
     if verdict.reason:
         found["reason"] = str(verdict.reason)
-    for name in ("rule", "tip"):
-        said = getattr(verdict.reason, name, None)
-        if said:
-            found[name] = said
+    if outcome.rule:
+        found["rule"] = outcome.rule
+    tip = getattr(verdict.reason, "tip", "")
+    if tip:
+        found["tip"] = tip
     if outcome.error is not None:
-        found["error"] = f"{type(outcome.error).__name__}: {outcome.error}"
+        found["error"] = said(outcome.error)
     return found

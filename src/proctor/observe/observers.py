@@ -168,11 +168,11 @@ class Observers:
         """
         try:
             where = "" if error is None or expected else _where(error, near)
-            said = why or ("" if error is None else _said(error, expected))
+            words = why or ("" if error is None else said(error, expected))
             text = f"{who} ({where})" if where else who
             place = f"{text}: {type(error).__name__}" if error is not None else text
-            if said:
-                text = f"{text}: {said}"
+            if words:
+                text = f"{text}: {words}"
             if call is not None:
                 text = f"{text} on {_line(call)}"
             if then:
@@ -203,7 +203,7 @@ def label_of(function: Any) -> str:
     return name if isinstance(name, str) else type(function).__qualname__
 
 
-def _said(error: BaseException, expected: bool) -> str:
+def said(error: BaseException, expected: bool = False) -> str:
     """``ValueError: what it says``, in bounds; ``expected``: what it says."""
     try:
         words = str(error)

@@ -277,7 +277,7 @@ class Decider:
             return deny(errno.ENOSYS, "nothing here performs calls")
         if job.call.begun:
             return deny(errno.EINTR, "an earlier monitor had begun to perform it, and died")
-        job.performed = True
+        job.performed = verdict
         journal = job.served.journal
         if journal is not None:
             journal.performs(job.call._notification)
@@ -324,9 +324,12 @@ class Decider:
 
     def _finish(self, job: Job, verdict: Verdict, who: str, delivered: bool) -> None:
         if self.observers.watching or self.observers.counters is not None:
+            asked = job.performed
+            reason = verdict.reason if asked is None else asked.reason
             outcome = Outcome(
                 job.call, verdict, who, delivered, job.received, self._world.clock(),
-                job.served.container, job.performed, job.error, *job.seen,
+                job.served.container, asked is not None, job.error, *job.seen,
+                getattr(reason, "rule", None) or "",
             )  # fmt: skip
             interrupted = self.observers.tell_outcome(outcome)
             if interrupted is not None:

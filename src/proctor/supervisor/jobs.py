@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from proctor.call.call import Call
+    from proctor.call.verdict import Perform
     from proctor.kernel.journal import Journal
     from proctor.supervisor.container import Container
     from proctor.supervisor.handlers import Handler
@@ -132,7 +133,8 @@ class Job:
         self.remembered = False
         #: The calls of its caller, in order, this one among them.
         self.line: deque[Job] | None = None
-        self.performed = False
+        #: What asked for it to be performed, if that began.
+        self.performed: Perform | None = None
         #: Text and facts for observers.
         self.seen: tuple[str, Mapping[str, Any]] = ("", {})
         self.due: float | None = None
