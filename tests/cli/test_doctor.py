@@ -58,6 +58,19 @@ def test_doctor_json(run: Run) -> None:
     )
 
 
+def test_where_no_listener_can_be_doctor_says_what_works(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from proctor.cli import doctor as module
+    from proctor.cli import main
+
+    monkeypatch.setattr(module, "native", lambda: "ppc64le")
+    assert main(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert "architecture" in shown and "ppc64le; without it: calls are decoded" in shown
+    assert shown.endswith("Supervision cannot work here: architecture.\n")
+
+
 def test_doctor_survives_a_closed_pipe(run: Run) -> None:
     import subprocess
     import sys

@@ -8,11 +8,12 @@ import sys
 
 from proctor.kernel.probe import report, usable
 from proctor.kernel.support import Support
+from proctor.syscalls.architectures import ARCHITECTURES, native
 
 
 def doctor(options: argparse.Namespace) -> int:
     """Print the table; 1 if supervision cannot work here."""
-    found = report()
+    found = [_architecture(), *report()]
     works = usable(found)
     if options.json:
         import json
@@ -32,6 +33,17 @@ def doctor(options: argparse.Namespace) -> int:
     else:
         _table(found, works)
     return 0 if works else 1
+
+
+def _architecture() -> Support:
+    here = ARCHITECTURES[native()]
+    return Support(
+        "architecture",
+        here.listener,
+        here.name,
+        consequence="calls are decoded and filters compiled, but nothing can be supervised here",
+        essential=True,
+    )
 
 
 def _table(found: list[Support], works: bool) -> None:
