@@ -366,13 +366,13 @@ def test_relative_dirfd_thread_chroot_and_bytes(performers: Performers, top: byt
         os.chdir(top + b"/a")
         os.umask(0o007)
 
-    with caller(container(top, lambda: os.dup2(os.open(top + b"/a", os.O_PATH), 77)), MAP) as one:
+    with caller(container(top, lambda: os.dup2(os.open(top + b"/a", os.O_PATH), 777)), MAP) as one:
         assert make(one, performers, b"a/b/null", CHAR | 0o600, NULL) == Answer(0)
-        call = one.call("mknodat", 77, b"b/" + name, CHAR | 0o600, NULL)
+        call = one.call("mknodat", 777, b"b/" + name, CHAR | 0o600, NULL)
         assert performers.perform(call) == Answer(0)
-        call = one.call("mknodat", 78, b"b/x", CHAR | 0o600, NULL)
+        call = one.call("mknodat", 778, b"b/x", CHAR | 0o600, NULL)
         assert performers.perform(call) == Deny(errno.EBADF)
-        call = one.call("mknodat", AT_FDCWD, b"/proc/self/fd/77/via-proc", CHAR | 0o600, NULL)
+        call = one.call("mknodat", AT_FDCWD, b"/proc/self/fd/777/via-proc", CHAR | 0o600, NULL)
         assert performers.perform(call) == Answer(0)
     with caller(container(top), MAP, in_thread=own_fs) as one:
         assert one.tid != one.pid

@@ -51,6 +51,7 @@ _HOW = struct.Struct("=3Q")  # struct open_how
 _STATX_INO_MNT_ID = 0x1100
 _AT_EMPTY_PATH = 0x1000
 _AT_NO_AUTOMOUNT = 0x800
+_AT_STATX_DONT_SYNC = 0x4000
 # struct statx: inode; major, minor and mount, behind the times
 _STATX = struct.Struct("=32xQ96xIIQ")
 
@@ -64,9 +65,18 @@ def openat2(dirfd: int, path: bytes, flags: int, resolve: int, mode: int = 0) ->
 def file_identity(fd: int) -> tuple[int, int, int]:
     """(device, inode, mount) of what a descriptor refers to: statx(2), which tells mounts since Linux
     5.8.  The mount's number can be somebody else's once it is gone."""
+    return _identity(fd, b"\0", _AT_EMPTY_PATH | _AT_NO_AUTOMOUNT)
+
+
+def file_identity_at(dirfd: int, name: bytes) -> tuple[int, int, int]:
+    """The same of what a name in a directory leads to, as is known here: no file system is asked
+    (AT_STATX_DONT_SYNC)."""
+    return _identity(dirfd, name + b"\0", _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC)
+
+
+def _identity(dirfd: int, name: bytes, flags: int) -> tuple[int, int, int]:
     found = bytearray(256)
-    flags = _AT_EMPTY_PATH | _AT_NO_AUTOMOUNT
-    _core.syscall(_core.SYS_statx, fd, b"\0", flags, _STATX_INO_MNT_ID, found)
+    _core.syscall(_core.SYS_statx, dirfd, name, flags, _STATX_INO_MNT_ID, found)
     inode, major, minor, mount = _STATX.unpack_from(found)
     return os.makedev(major, minor), inode, mount
 

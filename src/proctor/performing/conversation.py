@@ -17,8 +17,9 @@ from proctor.errors import CallGone
 from proctor.performing.trouble import Idle, Trouble
 
 if TYPE_CHECKING:
-    from proctor.call.caller import Caller
+    from proctor.call.call import Call
     from proctor.performing.executors import Wait
+    from proctor.performing.steps import Reply
     from proctor.performing.task import Work
 
 #: Seconds before the first look at a caller whose call takes long, and between two.
@@ -35,35 +36,22 @@ class Conversation:
     """One call on its way; in one thread at a time.
 
     :param work: what is done.
-    :param finish: called once at the end of it, whatever that is.
-    :param translate: what is answered for what the work raises.
-    :param caller: who is looked at when it takes long.
+    :param translate: what is answered to the call for what the work raises.
     :param limit: seconds that it may take.
     """
 
-    __slots__ = (
-        "_asked",
-        "_caller",
-        "_due",
-        "_finish",
-        "_next_look",
-        "_translate",
-        "_work",
-        "verdict",
-    )
+    __slots__ = ("_asked", "_call", "_due", "_next_look", "_translate", "_work", "verdict")
 
     def __init__(
         self,
         work: Work,
-        caller: Caller,
-        finish: Callable[[], object],
-        translate: Callable[[BaseException], Verdict],
+        call: Call,
+        translate: Callable[[Call, BaseException], Verdict],
         limit: float | None,
     ) -> None:
         now = time.monotonic()
         self._work = work
-        self._caller = caller
-        self._finish = finish
+        self._call = call
         self._translate = translate
         self._asked: Wait | None = None
         self._due = None if limit is None else now + limit
@@ -73,26 +61,41 @@ class Conversation:
 
     def begin(self) -> Verdict | None:
         """Start, and go on as long as replies come at once; the verdict, if that was all."""
-        self._move(lambda: next(self._work))
-        return self.go_on(wait=True)
+        return self._run(None, None, wait=True)
 
-    def go_on(self, *, wait: bool = False) -> Verdict | None:
-        """Go on with the replies that are there; the verdict, if that was all.
-
-        :param wait: for each reply, for a moment (a tick of the kernel's clock).
-        """
-        while self.verdict is None:
-            assert self._asked is not None
-            executor, request = self._asked
-            try:
-                reply = executor.reply(request, wait=wait)
-            except (Idle, Trouble) as failed:
-                self._throw(failed)
-                continue
-            if reply is None:
-                return None
-            self._move(lambda reply=reply: self._work.send(reply))  # type: ignore[misc]
+    def go_on(self) -> Verdict | None:
+        """Go on with the replies that are there; the verdict, if that was all."""
+        if self.verdict is None:
+            reply, failed = self._reply(wait=False)
+            if reply is not None or failed is not None:
+                self._run(reply, failed, wait=True)
         return self.verdict
+
+    def _reply(self, *, wait: bool) -> tuple[Reply | None, BaseException | None]:
+        assert self._asked is not None
+        try:
+            return self._asked.executor.reply(self._asked.request, wait=wait), None
+        except (Idle, Trouble) as failed:
+            return None, failed
+
+    def _run(
+        self, reply: Reply | None, failed: BaseException | None, *, wait: bool
+    ) -> Verdict | None:
+        """Move the work on, as long as replies are there."""
+        work = self._work
+        while True:
+            try:
+                self._asked = work.send(reply) if failed is None else work.throw(failed)  # type: ignore[arg-type]
+            except StopIteration as end:
+                self._asked, self.verdict = None, end.value
+                return self.verdict
+            except BaseException as raised:
+                self._asked = None
+                self.verdict = self._translate(self._call, raised)
+                return self.verdict
+            reply, failed = self._reply(wait=wait)
+            if reply is None and failed is None:
+                return None
 
     def fileno(self) -> int:
         """What is readable when it can go on."""
@@ -108,20 +111,19 @@ class Conversation:
         """See whether the caller still waits and has no signal to take, and the executor works."""
         now = time.monotonic()
         self._next_look = now + _PAUSE
+        assert self._asked is not None
         try:
-            self._caller.check()
-            pending = self._caller.pending(its_own=True)
+            pending = self._call.caller.pending(its_own=True)
             if _SIGKILL in pending:
-                self._throw(CallGone())
-            elif pending:
-                self._interrupt()
-            elif self._due is not None and now >= self._due:
-                self._throw(Trouble("the executor did not end in time"))
-            elif self._asked is not None and self._asked.executor.state() in _STOPPED:
-                self._throw(Trouble("the executor was stopped by somebody"))
-        except BaseException as gone:
-            if self.verdict is None:
-                self._throw(gone)
+                raise CallGone()
+            if pending:
+                return self._interrupt()
+            if self._due is not None and now >= self._due:
+                raise Trouble("the executor did not end in time")
+            if self._asked.executor.state() in _STOPPED:
+                raise Trouble("the executor was stopped by somebody")
+        except BaseException as failed:
+            self._run(None, failed, wait=True)
         return self.verdict
 
     def wait(self) -> Verdict:
@@ -136,50 +138,22 @@ class Conversation:
                 self.look()
         return self.verdict
 
-    def cancel(self, why: BaseException) -> None:
-        """Have an end."""
+    def cancel(self) -> None:
+        """Have an end: nobody wants the answer any more."""
         if self.verdict is None:
-            self._throw(why)
+            self._run(None, CallGone(), wait=False)
 
-    def _interrupt(self) -> None:
+    def _interrupt(self) -> Verdict | None:
         """A signal waits for the caller.  What is done already is the answer; what is not, is not done
         any more."""
         assert self._asked is not None
-        executor, request = self._asked
+        executor = self._asked.executor
         executor.signal()
         executor.wait_for_end(_FIRST)
-        try:
-            reply = executor.reply(request, wait=False)
-        except (Idle, Trouble):
-            reply = None
+        reply, _ = self._reply(wait=False)
         if reply is not None:
-            self._move(lambda: self._work.send(reply))
-            self.go_on()
-            return
+            return self._run(reply, None, wait=True)
         self.verdict = deny(ERESTARTSYS, "a signal waits for the caller")
-        self._close()
-
-    def _move(self, how: Callable[[], Wait]) -> None:
-        try:
-            self._asked = how()
-        except StopIteration as end:
-            self._asked, self.verdict = None, end.value
-            self._close()
-        except BaseException as failed:
-            self._fail(failed)
-
-    def _throw(self, error: BaseException) -> None:
-        self._move(lambda: self._work.throw(error))
-
-    def _fail(self, failed: BaseException) -> None:
         self._asked = None
-        try:
-            self.verdict = self._translate(failed)
-        finally:
-            self._close()
-
-    def _close(self) -> None:
-        try:
-            self._work.close()
-        finally:
-            self._finish()
+        self._work.close()
+        return self.verdict

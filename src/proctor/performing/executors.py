@@ -81,7 +81,7 @@ class Executors:
         #: Those that wait for work, and since when; the longest waiting first.
         self._idle: dict[Executor, float] = {}
         self._by_key: dict[Hashable, list[Executor]] = {}
-        self._taken: dict[Hashable, int] = {}
+        self._taken: dict[object, int] = {}
         self._busy: set[Executor] = set()
         self._dying: list[Executor] = []
         self._closed = False
@@ -89,7 +89,7 @@ class Executors:
     # One conversation's use -------------------------------------------------------------------
 
     def acquire(
-        self, key: Hashable, container: Hashable, limit: int, become: Become, *, fresh: bool = False
+        self, key: Hashable, container: object, limit: int, become: Become, *, fresh: bool = False
     ) -> Generator[Wait, Reply, Executor]:
         """An executor of this identity, for the asker alone until :meth:`release` or :meth:`discard`.
 
@@ -145,7 +145,7 @@ class Executors:
 
     # Books --------------------------------------------------------------------------------------
 
-    def _borrow(self, key: Hashable, container: Hashable) -> Executor | None:
+    def _borrow(self, key: Hashable, container: object) -> Executor | None:
         with self._lock:
             waiting = self._by_key.get(key)
             if not waiting:
@@ -157,7 +157,7 @@ class Executors:
             self._count(container, executor)
             return executor
 
-    def _count(self, container: Hashable, executor: Executor) -> None:
+    def _count(self, container: object, executor: Executor) -> None:
         self._taken[container] = self._taken.get(container, 0) + 1
         executor.container = container
         self._busy.add(executor)
@@ -169,7 +169,7 @@ class Executors:
         else:
             del self._taken[executor.container]
 
-    def _new(self, key: Hashable, container: Hashable, limit: int) -> Executor:
+    def _new(self, key: Hashable, container: object, limit: int) -> Executor:
         self._bury()
         with self._lock:
             if self._taken.get(container, 0) >= limit:

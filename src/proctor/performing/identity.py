@@ -105,6 +105,25 @@ def who(key: IdentityKey, joins: bool) -> Who:
     )  # fmt: skip
 
 
+class Key:
+    """Whose executors these are: an identity, in a container.  It is looked for with every call."""
+
+    __slots__ = ("_hash", "container", "who")
+
+    def __init__(self, who: Who, container: object) -> None:
+        self.who = who
+        self.container = container
+        self._hash = hash((who, container))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Key):
+            return NotImplemented
+        return self.container is other.container and self.who == other.who
+
+
 class Own:
     """What the monitor has itself, and so a fresh executor."""
 

@@ -186,9 +186,7 @@ def make_node(
         return lender_steps(who, own, capable, mother, executors.idle)
 
     key = ("lender", who.label, who.cgroups if who.joins else None)
-    session = Session(
-        executors, key, task.session.container, become, task.session.check, task.session.limit
-    )
+    session = Session(executors, key, task.session.container, become, task.call, task.session.limit)
     try:
         made = yield from _try(task, session, directory, name, mode, device, looks=True)
         if made == errno.EOVERFLOW and _is_idmapped(
@@ -221,7 +219,7 @@ def _try(
         room(len(name)),
     )
     reply = yield from session.ask(
-        node.request, task.caller.umask, mode, stat.S_IFMT(mode), device, name, fds=(directory,)
+        node.request, task.umask, mode, stat.S_IFMT(mode), device, name, fds=(directory,)
     )
     low, _, _, high, _, _ = struct.unpack("=6I", reply.parts[node.left])
     if low | high << 32 != _BASE:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from proctor.call.standing import Standing, Standings
 from proctor.call.verdict import Deny, Perform, Verdict, deny
 from proctor.errors import (
     CallerInvisible,
@@ -20,20 +21,21 @@ from proctor.errors import (
 from proctor.performing import registry, scarce
 from proctor.performing.conversation import Conversation
 from proctor.performing.executors import Executors, Start
-from proctor.performing.identity import Own, Who, caller_steps, who
+from proctor.performing.identity import Key, Own, Who, caller_steps, who
 from proctor.performing.task import Session, Task
-from proctor.performing.trouble import Again, CannotJoin, Refused, Said, TooMany, Trouble
+from proctor.performing.trouble import Again, CannotJoin, Moved, Refused, Said, TooMany, Trouble
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from proctor.call.call import Call
-    from proctor.call.caller import Caller
+    from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Allow
     from proctor.performing.executors import Wait
     from proctor.performing.steps import Reply
 
 _TRIES: Final = 5
+_MOST_KEYS: Final = 256
 _GONE: Final = "the caller is gone"
 
 
@@ -109,6 +111,9 @@ class Performers:
         }
         self._on_trouble = on_trouble
         self._own: Own | None = None
+        self._standings = Standings()
+        #: Who somebody is, by all that was seen of him.
+        self._keys: dict[object, tuple[Key, bool]] = {}
         self._lock = threading.Lock()
 
     def start(self) -> Performers:
@@ -123,6 +128,7 @@ class Performers:
         """End every executor; what is being performed is denied.  What does not end, since a file
         system holds it, is told.  Idempotent."""
         left = self.executors.close()
+        self._standings.close()
         if left and self._on_trouble is not None:
             self._on_trouble(
                 f"{left} executors wait for a file system that does not answer, and end when it does"
@@ -168,65 +174,105 @@ class Performers:
         """Carry ``perform(allow=...)`` out as far as executors answer at once: the verdict, or a
         conversation to go on with."""
 
-        def translate(failed: BaseException) -> Verdict:
-            return self._translate(call, failed)
-
         if not call.tid:
             return self.trouble(call, "the caller is in a pid namespace that is not to be seen")
-        if call.name not in registry.SUPPORTED:
-            return deny(errno.ENOSYS, f"nothing here performs {call.name}")
-        try:
-            caller = call.caller
-            work = self._work(call, caller, wish)
-            conversation = Conversation(work, caller, _nothing, translate, self.deadline)
-        except Exception as failed:
-            return translate(failed)
+        conversation = Conversation(self._work(call, wish), call, self._translate, self.deadline)
         verdict = conversation.begin()
         return conversation if verdict is None else verdict
 
-    def _work(self, call: Call, caller: Caller, wish: Perform) -> Generator[Wait, Reply, Verdict]:
-        own, key = self.own(), caller.key
-        options = {**self._options, **_performing(call)}
-        wanted = own.to_join(key.cgroups) if options["cgroup"] == "join" else []
-        devices = None not in wanted
+    def _work(self, call: Call, wish: Perform) -> Generator[Wait, Reply, Verdict]:
+        if call.name not in registry.SUPPORTED:
+            return deny(errno.ENOSYS, f"nothing here performs {call.name}")
+        container = getattr(call, "container", None)
+        options = self._options
+        if container is not None and container.performing:
+            options = {**options, **container.performing}
+        own, devices = self.own(), True
         session: Session | None = None
+        standing = self._standings.take(call.tid)
+        if standing is not None and not (
+            standing.kept[0].container is container and standing.unchanged()
+        ):
+            standing.close()
+            standing = None
         try:
             for _ in range(_TRIES):
-                one = who(key, bool(wanted) and devices)
+                if standing is None:
+                    standing = self._meet(call, own, container, options["cgroup"], devices)
+                key, devices = standing.kept
                 if session is None:
-                    session = self._session(call, caller, one, own, options["limit"])
+                    session = self._session(call, key, own, options["limit"])
                 task = Task(
-                    call,
-                    caller,
-                    one,
-                    own,
-                    session,
-                    wish=wish,
-                    devices=devices,
-                    owned=lambda one=one: self._owned(call, caller, one, own, options["nested"]),  # type: ignore[misc]
-                    o_path=options["o_path"],
+                    self, call, key, own, session, wish, standing, devices, options["o_path"]
                 )
                 try:
-                    return (yield from registry.perform(task))
+                    verdict = yield from registry.perform(task)
+                    if key.who.unlike is None:
+                        self._standings.give_back(standing)
+                        standing = None
+                    return verdict
                 except Again:
                     pass
-                except CannotJoin:
+                except (CannotJoin, Moved) as other:
                     session.close()
-                    session, devices = None, False
+                    if standing is not None:
+                        standing.close()
+                    session = standing = None
+                    devices = devices and not isinstance(other, CannotJoin)
                 finally:
                     task.close()
         finally:
             if session is not None:
                 session.close()
+            if standing is not None:
+                standing.close()
         raise Trouble("executors end in the middle of the call")
 
-    def _session(self, call: Call, caller: Caller, one: Who, own: Own, limit: int) -> Session:
-        def become(capable: int, mother: int) -> Start:
-            return caller_steps(caller, one, own, capable, self.executors.idle).settle(mother)
+    def _meet(
+        self, call: Call, own: Own, container: ContainerPort | None, cgroup: str, devices: bool
+    ) -> Standing:
+        """Find out who calls, and remember it.
 
-        container: Hashable = getattr(call, "container", None)
-        key = (one, container)
-        return Session(self.executors, key, container, become, caller.check, limit)
+        :param devices: False if the caller's cgroup is known to be out of reach.
+        """
+        try:
+            standing = Standing(call.tid, labels=bool(own.who.label))
+        except OSError as error:
+            call.caller.check()
+            if error.errno in scarce.OURS:
+                raise
+            raise NotPermitted(
+                error.errno or errno.EACCES,
+                "the kernel does not let the monitor look at the caller: it may have changed its user id "
+                "or made itself undumpable; a monitor with more rights can",
+            ) from None
+        try:
+            same = (standing.identity, container, devices)
+            known = self._keys.get(same)
+            if known is None:
+                key = call.caller.key
+                wanted = own.to_join(key.cgroups) if cgroup == "join" else []
+                devices = devices and None not in wanted
+                known = Key(who(key, bool(wanted) and devices), container), devices
+                if not standing.unchanged():
+                    raise CallGone  # or it was given another root or cgroup just now
+                if key.unlike is None:
+                    if len(self._keys) > _MOST_KEYS:
+                        self._keys.clear()
+                    self._keys[same] = known
+            standing.kept = known
+        except BaseException:
+            standing.close()
+            raise
+        return standing
+
+    def _session(self, call: Call, key: Key, own: Own, limit: int) -> Session:
+        executors = self.executors
+
+        def become(capable: int, mother: int) -> Start:
+            return caller_steps(call.caller, key.who, own, capable, executors.idle).settle(mother)
+
+        return Session(executors, key, key.container, become, call, limit)
 
     def own(self) -> Own:
         """What the monitor has itself; taken once."""
@@ -235,15 +281,19 @@ class Performers:
             own = self._own = Own()
         return own
 
-    def _owned(self, call: Call, caller: Caller, one: Who, own: Own, nested: str) -> bool:
+    def owned(self, call: Call, one: Who) -> bool:
+        """For families: whether a caller's user namespace is the target's own (see ``nested``)."""
         container = getattr(call, "container", None)
-        owners = self.owners | (container.owner_userns if container is not None else frozenset())
+        nested, owners = self._options["nested"], self.owners
+        if container is not None:
+            nested = container.performing.get("nested", nested)
+            owners = owners | container.owner_userns
         if nested == "allow" or one.namespace("user") in owners:
             return True
         if owners:
             return False
-        above = caller.userns_origin()
-        return above is not None and above == (own.who.namespace("user"), os.geteuid())
+        above = call.caller.userns_origin()
+        return above is not None and above == (self.own().who.namespace("user"), os.geteuid())
 
     def trouble(self, call: Call, why: str) -> Deny:
         """Our own failure: EPERM, and whoever watches is told."""
@@ -271,14 +321,3 @@ class Performers:
         if isinstance(failed, ImportError):  # modules are loaded when first used
             return self.trouble(call, f"the monitor cannot load its own code: {failed}")
         raise failed
-
-
-def _performing(call: Call) -> Mapping[str, Any]:
-    """What the call's container says about performing."""
-    container = getattr(call, "container", None)
-    options: Mapping[str, Any] = container.performing if container is not None else {}
-    return options
-
-
-def _nothing() -> None:
-    """Nothing is to be done at the end of a conversation that is not done by its work."""

@@ -39,6 +39,7 @@ _STATX: Final = 0x17FF  # STATX_BASIC_STATS and STATX_MNT_ID (Linux 5.8)
 _STATX_SIZE: Final = 256
 PROC_SUPER_MAGIC: Final = 0x9FA0
 PROC_ROOT_INO: Final = 1
+_CGROUPS: Final = (0x63677270, 0x27E0EB)  # of version 2 and of version 1
 _PATH_MAX: Final = 4096
 #: What an :func:`entry`'s parent is found by.
 ABSOLUTE, RELATIVE, PINNED = range(3)
@@ -84,6 +85,7 @@ class System(NamedTuple):
     """What fstatfs(2) says of a file system."""
 
     proc: bool
+    cgroup: bool
     #: ST_* bits of the mount: include/linux/statfs.h.
     flags: int
 
@@ -96,12 +98,18 @@ def system_of(data: bytes) -> System:
         size = struct.calcsize("@l")
         kind = struct.unpack_from("@l", data)[0] & 0xFFFFFFFF
         (flags,) = struct.unpack_from("@l", data, 9 * size + 8)
-    return System(kind == PROC_SUPER_MAGIC, flags)
+    return System(kind == PROC_SUPER_MAGIC, kind in _CGROUPS, flags)
 
 
 _S390: Final = hasattr(os, "uname") and os.uname().machine == "s390x"
 ST_NODEV, ST_NOSYMFOLLOW = 0x0004, 0x2000
 _STATFS_SIZE: Final = 96  # what matters of it
+
+
+def signed(register: int) -> int:
+    """An int in a register."""
+    register &= 0xFFFFFFFF
+    return register - (1 << 32) if register >> 31 else register
 
 
 def room(length: int) -> int:
@@ -242,6 +250,7 @@ class Opening(NamedTuple):
     fd: Result
     probe: Result
     system: int
+    status: int
 
 
 @cache
@@ -252,14 +261,17 @@ def opening(relative: bool, size: int) -> Opening:
     where: Argument = steps.sent() if relative else steps.number()
     umask, how, probing = steps.number(), steps.hole(HOW.size), steps.hole(HOW.size)
     path = steps.hole(size)
-    system = steps.scratch(128)
+    empty = steps.bytes(b"")
+    system, status = steps.scratch(128), steps.scratch(_STATX_SIZE)
     steps.call("umask", umask)
-    fd = steps.call("openat2", where, path, how, HOW.size, bad=1)
+    fd = steps.call("openat2", where, path, how, HOW.size, bad=2)
+    statx(steps, fd, status, empty)
     steps.call("fstatfs", fd, system, good=END)
     probe = steps.call("openat2", where, path, probing, HOW.size)
     steps.give(fd)
     part = steps.want(Place(system.offset, _STATFS_SIZE))
-    return Opening(steps.freeze(), fd, probe, part)
+    kind = steps.want(status)
+    return Opening(steps.freeze(), fd, probe, part, kind)
 
 
 class Acting(NamedTuple):

@@ -39,7 +39,7 @@ class Executor:
 
     __slots__ = ("container", "key", "pid", "pidfd", "sock", "table")
 
-    def __init__(self, sock: socket.socket, key: Hashable, container: Hashable) -> None:
+    def __init__(self, sock: socket.socket, key: Hashable, container: object) -> None:
         self.sock = sock
         self.key = key
         self.container = container
@@ -86,6 +86,7 @@ class Executor:
         except BlockingIOError:
             return None
         except ConnectionResetError:  # it ended with our request unread
+            self._last_words()
             raise Idle from None
         except OSError as error:
             said = _NONSENSE if error.errno == errno.EMSGSIZE else scarce.why(error)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Generator, Hashable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.caller import Caller
 from proctor.call.path.located import FileId
 from proctor.call.verdict import Perform, Verdict
+from proctor.errors import CallGone
 from proctor.performing import pins
 from proctor.performing.executors import Become, Executors, Wait
-from proctor.performing.identity import Own, Who
+from proctor.performing.identity import Key, Own, Who
 from proctor.performing.processes import Executor
 from proctor.performing.steps import Reply, Request, Result
-from proctor.performing.trouble import Again, Idle, Refused, Said, Trouble
+from proctor.performing.trouble import Again, Idle, Moved, Refused, Said, Trouble
 from proctor.performing.walk import Itself, Walk
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.call.standing import Standing
+    from proctor.performing.performers import Performers
 
 #: What a family does: yields what it waits for and returns the verdict.
 Work = Generator[Wait, Reply, Verdict]
@@ -30,36 +33,29 @@ NO_CGROUP: Final = "the caller's cgroup cannot be joined, so its rules for devic
 class Session:
     """Speaks to one executor, for one call.
 
-    :param check: raises if the caller is gone; asked before each request.
+    :param key: whose executor it is.
+    :param limit: how many of the container's may be at work.
     """
 
     __slots__ = (
-        "_become",
-        "_executor",
-        "_key",
-        "_spent",
-        "_used",
-        "check",
-        "container",
-        "executors",
-        "limit",
-    )
+        "_become", "_executor", "_key", "_spent", "_used", "call", "container", "executors", "limit",
+    )  # fmt: skip
 
     def __init__(
         self,
         executors: Executors,
         key: Hashable,
-        container: Hashable,
+        container: object,
         become: Become,
-        check: Callable[[], object],
+        call: Call,
         limit: int,
     ) -> None:
         self.executors = executors
+        self.call = call
+        self.container = container
         self.limit = limit
         self._key = key
-        self.container = container
         self._become = become
-        self.check = check
         self._executor: Executor | None = None
         self._spent: list[Executor] = []
         self._used = False
@@ -80,7 +76,8 @@ class Session:
                     self._key, self.container, self.limit, self._become, fresh=bool(self._spent)
                 )
                 self._executor = executor
-            self.check()
+            if not self.call.valid():  # all that was taken before is of a live caller only if so
+                raise CallGone
             try:
                 executor.send(request.fill(*values), (*fds, executor.table) if table else fds)
                 reply = yield Wait(executor, request)
@@ -139,37 +136,71 @@ class Task:
     """One call: who makes it, what it may, and the executor that acts for it.
 
     :param wish: what the handler said: with the policy's rule about paths, if there is one.
+    :param standing: the caller, as far as every call asks after it.
     :param devices: whether devices may be opened and made: not so where the caller's cgroup has rules
         for them and cannot be joined.
-    :param owned: whether the caller's user namespace is the target's own.
-    :param o_path: what becomes of calls with O_PATH: "deny" or "run".
+    :param host: what of the performers families ask for.
     """
+
+    __slots__ = (
+        "_fds", "_wish", "asked", "call", "devices", "host", "key", "o_path", "own", "session",
+        "standing",
+    )  # fmt: skip
 
     no_cgroup: Final = NO_CGROUP
 
     def __init__(
         self,
+        host: Performers,
         call: Call,
-        caller: Caller,
-        who: Who,
+        key: Key,
         own: Own,
         session: Session,
-        *,
         wish: Perform,
+        standing: Standing,
         devices: bool,
-        owned: Callable[[], bool],
         o_path: str,
     ) -> None:
+        self.host = host
         self.call = call
-        self.caller = caller
-        self.who = who
+        self.key = key
         self.own = own
         self.session = session
+        self.standing = standing
         self.devices = devices
-        self.owned = owned
         self.o_path = o_path
+        #: Whether somebody wants to see what is pinned.
+        self.asked = wish.allow is not None or bool(call.looks)
         self._wish = wish
         self._fds: list[int] = []
+
+    @property
+    def who(self) -> Who:
+        """Whose rights these are."""
+        return self.key.who
+
+    @property
+    def caller(self) -> Caller:
+        """Who is calling."""
+        return self.call.caller
+
+    @property
+    def umask(self) -> int:
+        """The caller's file mode creation mask."""
+        return self.standing.umask
+
+    def has_room(self) -> bool:
+        """Whether the caller can have one more descriptor."""
+        return self.standing.has_room(self.call)
+
+    def owned(self) -> bool:
+        """Whether the caller's user namespace is the target's own."""
+        return self.host.owned(self.call, self.who)
+
+    def elsewhere(self) -> bool:
+        """Whether the caller is in other namespaces than its executor, of those that mean something
+        to procfs, cgroups and some devices only.  Then all is to be begun anew."""
+        return not self.standing.still_there()
 
     def close(self) -> None:
         """Let go of what was pinned."""
@@ -184,11 +215,6 @@ class Task:
     def keep(self, reply: Reply, step: Result) -> int:
         """Take a descriptor of a reply, to be closed with the task."""
         return self.hold(reply.take(step))
-
-    @property
-    def asked(self) -> bool:
-        """Whether somebody wants to see what is pinned."""
-        return self._wish.allow is not None or bool(self.call.looks)
 
     def permit(
         self, path: bytes, status: pins.Status | None = None, argument: str = "path"
@@ -213,16 +239,11 @@ class Task:
             raise Trouble(NO_CGROUP)
 
     def start(self, dirfd: int, path: bytes, resolve: int = 0) -> int | None:
-        """Where a path starts: an O_PATH descriptor of the caller's (which keeps it), -1 if it has
-        none there; None for an absolute path, which starts at the executor's root."""
+        """Where a path starts: an O_PATH descriptor of the caller's, -1 if it has none there; None for an absolute path, which starts at the executor's root."""
         if path.startswith(b"/") and not resolve & pins.SCOPED:
             return None
-        try:
-            return self.caller.dir_fd(dirfd)
-        except OSError as error:
-            if error.errno == errno.EBADF:
-                return -1
-            raise
+        pin = self.standing.place(dirfd)
+        return -1 if pin is None else self.hold(pin)
 
     def start_again(self, start: int | None, path: bytes, resolve: int) -> int | None:
         """Where the text of a link starts that was found on a path that started at ``start``."""
@@ -273,6 +294,8 @@ class Task:
         follow = not flags & pins.O_NOFOLLOW
         if failed and pins.stands_alone(failed, resolve):
             raise Said(failed)
+        if self.elsewhere():  # procfs has files about each of these namespaces
+            raise Moved
         walk = Walk(
             self.session.ask,
             self.caller,

@@ -40,6 +40,10 @@ class Said(Exception):
         self.reason = reason
 
 
+class Moved(Exception):
+    """The caller is somewhere else than where it was at its last call; nothing happened yet."""
+
+
 class Refused(Exception):
     """The policy's rule about paths said no, in this verdict."""
 

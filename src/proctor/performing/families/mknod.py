@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 CALLS: Final = ("mknod", "mknodat")
 
 _KINDS: Final = (0, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)
+_CAP_MKNOD: Final = 27
 _NODES: Final = (stat.S_IFCHR, stat.S_IFBLK)
 
 
 def perform(task: Task) -> Work:
     """Make the node for the caller."""
-    args = task.call.args
-    dirfd = args.number("dirfd") if task.call.name == "mknodat" else pins.AT_FDCWD
-    mode, device = args.number("mode") & 0xFFFF, args.number("dev") & 0xFFFFFFFF
+    registers, at = task.call.registers, int(task.call.name == "mknodat")
+    dirfd = pins.signed(registers[0]) if at else pins.AT_FDCWD
+    mode, device = registers[1 + at] & 0xFFFF, registers[2 + at] & 0xFFFFFFFF
     # may_mknod of fs/namei.c, before any path is looked at; mode is a umode_t of 16 bits.
     kind = stat.S_IFMT(mode)
     if kind not in _KINDS:
@@ -89,7 +90,7 @@ def _as_caller(
         reply = yield from task.session.ask(
             making.request,
             *pins.directory(start),
-            task.caller.umask,
+            task.umask,
             mode,
             device,
             pins.HOW.pack(pins.PIN | pins.O_DIRECTORY, 0, pins.NO_MAGICLINKS),
@@ -110,7 +111,7 @@ def _as_caller(
         parent = pin.fd
     making = pins.making(pins.PINNED, pins.room(len(name)))
     reply = yield from task.session.ask(
-        making.request, task.caller.umask, mode, device, name, fds=(parent,)
+        making.request, task.umask, mode, device, name, fds=(parent,)
     )
     try:
         return _made(task, reply, making, mode, device)
@@ -136,7 +137,7 @@ def _with_right(
 ) -> Work:
     """All but CAP_MKNOD over the host is there."""
     what = f"{'block' if stat.S_ISBLK(mode) else 'char'} {os.major(device)}:{os.minor(device)}"
-    if not task.caller.caps.has("CAP_MKNOD"):
+    if not task.who.effective >> _CAP_MKNOD & 1:
         return deny(errno.EPERM, f"{what}: the caller has no CAP_MKNOD in its user namespace")
     if task.who.namespace("user") == task.own.who.namespace("user"):
         return deny(errno.EPERM, f"{what}: the kernel refuses it to the caller, who has CAP_MKNOD")

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from proctor.call.verdict import deny, hand_over, let_run_unsafe
 from proctor.performing import pins
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
-from proctor.performing.trouble import Said
+from proctor.performing.trouble import Moved, Said
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -88,13 +88,16 @@ def decode(call: Call) -> tuple[int, bytes, int, int, int]:
 
     :raises MemoryUnreadable: what the kernel says before it looks at any path (EFAULT, E2BIG...).
     """
-    args, name = call.args, call.name
+    registers, name = call.registers, call.name
     if name == "openat2":
         how = call.how
-        return args.number("dirfd"), call.path, int(how.flags), int(how.mode), int(how.resolve)
-    dirfd = args.number("dirfd") if name == "openat" else pins.AT_FDCWD
-    flags = args.number("flags") if name != "creat" else _CREAT | os.O_WRONLY | _TRUNC
-    mode = args.number("mode")
+        return pins.signed(registers[0]), call.path, int(how.flags), int(how.mode), int(how.resolve)
+    if name == "openat":
+        dirfd, flags, mode = pins.signed(registers[0]), registers[2], registers[3]
+    elif name == "open":
+        dirfd, flags, mode = pins.AT_FDCWD, registers[1], registers[2]
+    else:
+        dirfd, flags, mode = pins.AT_FDCWD, _CREAT | os.O_WRONLY | _TRUNC, registers[1]
     # build_open_how of fs/open.c: the older calls forgive, so they are made strict first
     flags &= _VALID
     if flags & O_PATH:
@@ -109,7 +112,7 @@ def perform(task: Task) -> Work:
     dirfd, path, flags, mode, resolve = decode(task.call)
     if path and not flags & O_PATH:
         flags |= _NOCTTY  # an executor has no use for a terminal, nor may it take one
-    if path and not task.caller.has_room():
+    if path and not task.has_room():
         return (yield from _full(task, HOW.pack(flags | _CLOEXEC, mode, resolve)))
     wanted = Wanted(task.start(dirfd, path, resolve), path, flags, mode, resolve)
     if flags & O_PATH:
@@ -136,7 +139,7 @@ def _directly(task: Task, wanted: Wanted) -> _Opens:
     reply = yield from task.session.ask(
         opening.request,
         *pins.directory(start),
-        task.caller.umask,
+        task.umask,
         wanted.how(resolve=wanted.resolve | pins.NO_MAGICLINKS),
         pins.probing(wanted.flags, wanted.resolve),
         path,
@@ -144,7 +147,12 @@ def _directly(task: Task, wanted: Wanted) -> _Opens:
     )
     try:
         if reply.made(opening.fd):
-            if not pins.system_of(reply.parts[opening.system]).proc:
+            system = pins.system_of(reply.parts[opening.system])
+            if not system.proc:
+                if (
+                    stat.S_ISCHR(pins.status_of(reply.parts[opening.status]).mode) or system.cgroup
+                ) and task.elsewhere():
+                    raise Moved
                 return reply.take(opening.fd)
             failed = 0
         else:
@@ -234,9 +242,7 @@ def _named_in(
     task: Task, directory: int, name: bytes, how: bytes
 ) -> Generator[Any, Any, tuple[int, pins.Status]]:
     acting = pins.opening_in(pins.room(len(name)))
-    reply = yield from task.session.ask(
-        acting.request, task.caller.umask, how, name, fds=(directory,)
-    )
+    reply = yield from task.session.ask(acting.request, task.umask, how, name, fds=(directory,))
     if not reply.made(acting.fd):
         raise Said(reply.error(acting.fd))
     return reply.take(acting.fd), pins.status_of(reply.parts[acting.status])

@@ -1,0 +1,167 @@
+"""What a performed call costs, as ratios within one run.
+
+Builds ``bench/perform.c``, loops in C that open on a caller's behalf, and measures them and proctor in
+turns, so that whatever else the machine does falls on both.  Prints a table of medians; figures and the
+command that made them are kept in docs/benchmarks.md.
+
+    python bench/perform.py [--rounds N] [--calls N]
+
+Device nodes and other identities take root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import proctor
+from proctor.filter.actions import ALLOW, NOTIFY
+from proctor.filter.rules import Filter, Rule
+from proctor.kernel.launch import launch
+from proctor.kernel.listener import Listener
+
+HERE = Path(__file__).resolve().parent
+PROGRAM = HERE / "build" / "perform"
+PATH = "/etc/hostname"
+MAP = [(0, 100000, 65536)]
+
+
+class Took(NamedTuple):
+    """Microseconds of one call in one run: the median, the 99th percentile, the first."""
+
+    median: float
+    most: float
+    first: float
+
+
+def build() -> None:
+    PROGRAM.parent.mkdir(exist_ok=True)
+    subprocess.run(
+        ["gcc", "-O2", "-Wall", "-Wextra", "-o", str(PROGRAM), str(HERE / "perform.c")], check=True
+    )
+
+
+def took(text: bytes | str) -> Took:
+    median, most, first, failed = map(int, text.split())
+    assert not failed, f"{failed} calls failed"
+    return Took(median / 1e3, most / 1e3, first / 1e3)
+
+
+def natively(*command: str) -> Took:
+    return took(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+def in_c(mode: str, calls: int) -> Took:
+    """A loop in C answers."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    program = Filter([Rule(("openat",), NOTIFY)], ALLOW).compile().code
+    started = launch(
+        [str(PROGRAM), "open", str(calls), PATH],
+        program=program,
+        fds=((0, 0), (writer, 1), (2, 2)),
+    )
+    os.close(writer)
+    listener = Listener(started.take_listener())
+    listener.set_flags(1)
+    loop = subprocess.Popen(
+        [str(PROGRAM), "serve", mode],
+        preexec_fn=lambda: os.dup2(listener.fileno(), 3),  # noqa: PLW1509
+        pass_fds=(3,) if listener.fileno() == 3 else (),
+        close_fds=False,
+    )
+    listener.close()
+    with open(reader, "rb") as file:
+        text = file.read()
+    started.wait(30)
+    started.close()
+    loop.wait(30)
+    return took(text)
+
+
+@proctor.on("openat", "mknodat")
+def performs(call: proctor.Call) -> proctor.Verdict:
+    return proctor.perform()
+
+
+@proctor.on("openat", "mknodat")
+def performs_by_path(call: proctor.Call) -> proctor.Verdict:
+    return proctor.perform(lambda argument, path: not path.startswith(b"/secret/"))
+
+
+def in_proctor(handler: Any, *command: str, **options: Any) -> Took:
+    return took(proctor.run(command, [handler], capture_output=True, **options).stdout)
+
+
+def in_turns(rounds: int, *measures: Callable[[], Took]) -> Sequence[Took]:
+    """Medians of all measures, taken in turns."""
+    found = [[measure() for measure in measures] for _ in range(rounds)]
+    return [
+        Took(*(statistics.median(each) for each in zip(*column, strict=True)))
+        for column in zip(*found, strict=True)
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=5000)
+    options = parser.parse_args()
+    build()
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        os.chmod(place, 0o755)
+        program = shutil.copy(PROGRAM, place)
+        nodes = os.path.join(place, "nodes")
+        os.mkdir(nodes)
+        opens = (program, "open", str(options.calls), PATH)
+        other: dict[str, Any] = {"userns": MAP if os.geteuid() == 0 else True}
+        print(
+            f"{'measure':<52} {'floor':>9} {'proctor':>9} {'99 %':>9} {'first':>9}  ratio  wanted"
+        )
+
+        def line(what: str, floor: Took, ours: Took, wanted: str) -> None:
+            ratio = ours.median / floor.median
+            print(
+                f"{what:<52} {floor.median:>7.1f}µs {ours.median:>7.1f}µs {ours.most:>7.1f}µs "
+                f"{ours.first:>7.0f}µs {ratio:>6.2f}x  {wanted}",
+                flush=True,
+            )
+
+        for what, mode, handler, more, wanted in (
+            ("open, own identity", "own", performs, {}, "≤ 2x"),
+            ("open, own identity, rule on its path", "own", performs_by_path, {}, ""),
+            ("open, another identity", "hop", performs, other, "≤ 1.6x"),
+            (
+                "open, another identity, rule on its path",
+                "twice",
+                performs_by_path,
+                other,
+                "≤ 1.6x",
+            ),
+        ):
+            floor, ours = in_turns(
+                options.rounds,
+                lambda: in_c(mode, options.calls),  # noqa: B023
+                lambda: in_proctor(handler, *opens, **more),  # noqa: B023
+            )
+            line(what, floor, ours, wanted)
+        if os.geteuid() == 0:
+            os.chown(nodes, 100000, 100000)
+            makes = (program, "mknod", str(options.calls // 5), nodes)
+            floor, ours = in_turns(
+                options.rounds,
+                lambda: natively(*makes),
+                lambda: in_proctor(performs, *makes, **other),
+            )
+            line("mknod of a device, another identity", floor, ours, "≤ 100 µs")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,195 @@
+"""Threads that are known from one call to the next: whatever makes somebody another one is seen."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from proctor.call.standing import Standing, Standings
+from proctor.errors import CallGone
+
+libc = ctypes.CDLL(None, use_errno=True)
+CLONE_FS, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS = 0x200, 0x20000, 0x10000000, 0x04000000
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="changes its identity")
+
+
+def check(result: int) -> None:
+    assert result == 0, os.strerror(ctypes.get_errno())
+
+
+@contextmanager
+def child(*steps: Callable[[], object]) -> Iterator[tuple[int, Callable[[], None]]]:
+    """(a process, what makes it take its next step)."""
+    theirs, ours = os.pipe()
+    done, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(ours)
+            libc.prctl(1, signal.SIGKILL, 0, 0, 0)
+            for step in steps:
+                os.read(theirs, 1)
+                step()
+                libc.prctl(4, 1, 0, 0, 0)
+                os.write(tell, b"x")
+            os.read(theirs, 1)
+        finally:
+            os._exit(1)
+    os.close(theirs)
+    os.close(tell)
+
+    def go_on() -> None:
+        os.write(ours, b"x")
+        assert os.read(done, 1) == b"x"
+
+    try:
+        yield pid, go_on
+    finally:
+        os.close(ours)
+        os.close(done)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def drop_mknod() -> None:
+    header, data = b"\x22\x05\x08\x20" + bytes(4), ctypes.create_string_buffer(24)
+    check(libc.capget(header, data))
+    words = bytearray(data.raw)
+    for at in (0, 4):  # effective and permitted
+        words[at + 3] &= ~(1 << 3)
+    check(libc.capset(header, bytes(words)))
+
+
+CHANGES = {
+    "user": lambda: os.setresuid(1000, 1000, 1000),
+    "file-system user": lambda: libc.setfsuid(1000),
+    "group": lambda: os.setresgid(7, 7, 7),
+    "groups": lambda: os.setgroups([1, 2, 3]),
+    "many groups": lambda: os.setgroups(range(1, 3000)),
+    "a capability": drop_mknod,
+    "no_new_privs": lambda: check(libc.prctl(38, 1, 0, 0, 0)),
+    "user namespace": lambda: check(libc.unshare(CLONE_NEWUSER)),
+    "mounts": lambda: check(libc.unshare(CLONE_NEWNS)),
+    "root": lambda: os.chroot("/etc"),
+}
+
+
+@root_only
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_is_seen(what: str) -> None:
+    with child(lambda: None, CHANGES[what]) as (pid, go_on):
+        standing = Standing(pid, labels=False)
+        go_on()
+        assert standing.unchanged()
+        assert standing.still_there()
+        go_on()
+        assert not standing.unchanged()
+        again = Standing(pid, labels=False)
+        assert again.unchanged()
+        assert again.identity != standing.identity
+        again.close()
+        standing.close()
+
+
+@root_only
+def test_other_namespaces_are_seen_when_asked_after() -> None:
+    with child(lambda: check(libc.unshare(CLONE_NEWUTS))) as (pid, go_on):
+        standing = Standing(pid, labels=False)
+        assert standing.still_there()
+        go_on()
+        assert standing.unchanged()
+        assert not standing.still_there()
+        standing.close()
+
+
+def test_what_is_no_identity_may_change() -> None:
+    def change() -> None:
+        os.umask(0o37)
+        os.chdir("/usr")
+        os.dup2(0, 77)
+
+    with child(change) as (pid, go_on):
+        standing = Standing(pid, labels=False)
+        assert standing.place(77) is None
+        go_on()
+        assert standing.unchanged()
+        assert standing.umask == 0o37
+        for number, path in ((-100, "/usr"), (77, os.readlink("/proc/self/fd/0"))):
+            place = standing.place(number)
+            assert place is not None
+            assert os.readlink(f"/proc/self/fd/{place}") == path
+            os.close(place)
+        assert standing.place(-1) is None
+        assert standing.place(1 << 20) is None
+        standing.close()
+
+
+def test_the_dead_are_nobody() -> None:
+    with child() as (pid, _):
+        standing = Standing(pid, labels=False)
+        assert standing.unchanged()
+    assert not standing.unchanged()
+    assert not standing.still_there()
+    with pytest.raises(CallGone):
+        standing.place(-100)
+    standing.close()
+    standing.close()
+    with pytest.raises(FileNotFoundError):
+        Standing(pid, labels=False)
+
+
+class Asked:
+    """A call whose caller is asked where the standing cannot tell."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    @property
+    def caller(self) -> Asked:
+        self.asked += 1
+        return self
+
+    def has_room(self) -> bool:
+        return False
+
+
+def test_room_is_told_from_the_size_of_the_table() -> None:
+    def small() -> None:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (32, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
+
+    with child(small) as (pid, go_on):
+        standing, call = Standing(pid, labels=False), Asked()
+        assert standing.has_room(call)  # type: ignore[arg-type]
+        assert call.asked == 0
+        go_on()
+        assert standing.unchanged()
+        assert not standing.has_room(call)  # type: ignore[arg-type]
+        assert call.asked == 1
+        standing.close()
+
+
+def test_few_are_known_at_the_same_time() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    known = Standings()
+    for _ in range(100):
+        standing = known.take(os.getpid()) or Standing(os.getpid(), labels=False)
+        standing.tid += 1  # another one
+        known.give_back(standing)
+    for tid in range(1, 100):
+        standing = Standing(os.getpid(), labels=False)
+        standing.tid = tid
+        known.give_back(standing)
+    assert len(os.listdir("/proc/self/fd")) <= before + 3 * 33
+    latest = known.take(99)
+    assert latest is not None
+    latest.close()
+    assert known.take(1) is None
+    known.close()
