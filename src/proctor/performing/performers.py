@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from proctor.call.standing import Standing, Standings
 from proctor.call.verdict import Deny, Perform, Verdict, deny
 from proctor.errors import (
     CallerInvisible,
@@ -18,6 +17,7 @@ from proctor.errors import (
     NotPermitted,
     Unsupported,
 )
+from proctor.kernel.standing import Standing, Standings
 from proctor.performing import registry, scarce
 from proctor.performing.conversation import Conversation
 from proctor.performing.executors import Executors, Start

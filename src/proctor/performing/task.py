@@ -21,7 +21,7 @@ from proctor.performing.walk import Itself, Walk
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.call.standing import Standing
+    from proctor.kernel.standing import Standing
     from proctor.performing.performers import Performers
 
 #: What a family does: yields what it waits for and returns the verdict.
@@ -191,7 +191,10 @@ class Task:
 
     def has_room(self) -> bool:
         """Whether the caller can have one more descriptor."""
-        return self.standing.has_room(self.call)
+        return self.standing.has_room(self._counted_room)
+
+    def _counted_room(self) -> bool:
+        return self.call.caller.has_room()
 
     def owned(self) -> bool:
         """Whether the caller's user namespace is the target's own."""

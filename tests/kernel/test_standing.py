@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from proctor.call.standing import Standing, Standings
 from proctor.errors import CallGone
+from proctor.kernel.standing import Standing, Standings
 
 libc = ctypes.CDLL(None, use_errno=True)
 CLONE_FS, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS = 0x200, 0x20000, 0x10000000, 0x04000000
@@ -144,35 +144,25 @@ def test_the_dead_are_nobody() -> None:
         Standing(pid, labels=False)
 
 
-class Asked:
-    """A call whose caller is asked where the standing cannot tell."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    @property
-    def caller(self) -> Asked:
-        self.asked += 1
-        return self
-
-    def has_room(self) -> bool:
-        return False
-
-
 def test_room_is_told_from_the_size_of_the_table() -> None:
     def small() -> None:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (32, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-        )
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (32, hard))
+
+    asked: list[bool] = []
+
+    def counted() -> bool:
+        asked.append(True)
+        return False
 
     with child(small) as (pid, go_on):
-        standing, call = Standing(pid, labels=False), Asked()
-        assert standing.has_room(call)  # type: ignore[arg-type]
-        assert call.asked == 0
+        standing = Standing(pid, labels=False)
+        assert standing.has_room(counted)
+        assert asked == []
         go_on()
         assert standing.unchanged()
-        assert not standing.has_room(call)  # type: ignore[arg-type]
-        assert call.asked == 1
+        assert not standing.has_room(counted)
+        assert asked == [True]
         standing.close()
 
 

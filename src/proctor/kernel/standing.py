@@ -22,7 +22,7 @@ from proctor.errors import CallGone
 from proctor.kernel import raw
 
 if TYPE_CHECKING:
-    from proctor.call.call import Call
+    from collections.abc import Callable
 
 _PIN: Final = os.O_PATH | os.O_CLOEXEC
 _AT_FDCWD: Final = -100
@@ -148,17 +148,19 @@ class Standing:
                 raise CallGone from None
             return None
 
-    def has_room(self, call: Call) -> bool:
-        """Whether its descriptor table takes one more: see
-        :meth:`~proctor.call.caller.Caller.has_room`, which is asked where this cannot tell."""
+    def has_room(self, counted: Callable[[], bool]) -> bool:
+        """Whether its descriptor table takes one more, by RLIMIT_NOFILE.
+
+        :param counted: finds that out by counting; asked where the size of the table does not tell.
+        """
         try:
             limit = resource.prlimit(self.tid, resource.RLIMIT_NOFILE)[0]
         except OSError:
-            return call.caller.has_room()
+            return counted()
         at = self._text.index(b"\nFDSize:\t") + 9
         size = int(self._text[at : self._text.index(b"\n", at)])
         # numbers from there on are free
-        return size < limit or limit == resource.RLIM_INFINITY or call.caller.has_room()
+        return size < limit or limit == resource.RLIM_INFINITY or counted()
 
 
 class Standings:
