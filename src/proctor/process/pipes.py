@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from proctor.process.run import Process
 
 _PIPE, _STDOUT, _DEVNULL = -1, -2, -3
+#: Seconds from one look at who holds a silent pipe to the next.
+_LOOK = 0.5
 
 
 class Plumbing:
@@ -113,11 +115,12 @@ def communicate(
             if pipe is not None and not pipe.closed:
                 out[pipe] = []
                 selector.register(pipe, selectors.EVENT_READ)
+        leaks = _Leaks(process)
         while selector.get_map():
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise _expired(process, timeout, out)
-            ready = selector.select(left)
+            ready = selector.select(leaks.patience(left))
             for key, _ in ready:
                 file: Any = key.fileobj
                 if process.stdin is not None and file is process.stdin:
@@ -135,11 +138,70 @@ def communicate(
                 else:
                     selector.unregister(file)
                     file.close()
+            if not ready:
+                for file in leaks.found([key.fileobj for key in selector.get_map().values()]):
+                    selector.unregister(file)
+                    file.close()
     try:
         process.target.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except TimeoutError:
         raise _expired(process, timeout, out) from None
     return _joined(process.stdout, out), _joined(process.stderr, out)
+
+
+class _Leaks:
+    """Pipes of a supervised command whose other end nobody has any more but this process itself: a
+    handler took it out of a caller, and nothing will ever come of it."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        #: By pipe: the descriptors of ours that were seen last time.
+        self._seen: dict[IO[bytes], list[int]] = {}
+
+    def patience(self, left: float | None) -> float | None:
+        """How long to wait for the pipes: not for ever, in case only we have their other ends."""
+        return _LOOK if left is None else min(left, _LOOK)
+
+    def found(self, pipes: list[Any]) -> list[IO[bytes]]:
+        """Those that were of that kind the last time as well, each told once; nobody reads or writes
+        them any further."""
+        process = self._process
+        if not process.supervised or process.poll() is None or not process.wait_all(0):
+            return []
+        lost = []
+        for pipe in pipes:
+            holders = _other_ends(pipe.fileno())
+            still = [fd for fd in holders if fd in self._seen.get(pipe, ())]
+            self._seen[pipe] = holders
+            if still:
+                lost.append(pipe)
+                name = ("stdin", "stdout", "stderr")[
+                    [process.stdin, process.stdout, process.stderr].index(pipe)
+                ]
+                process.supervisor.trouble(
+                    f"{name} of {process.args!r} is still open here, as descriptor {still[0]}, though "
+                    "nothing runs any more that could use it: a handler has it (Call.take_fd leaves "
+                    "closing it to whoever asked); what was read until now is all there is"
+                )
+        return lost
+
+
+def _other_ends(pipe: int) -> list[int]:
+    """Descriptors of this process that are the other end of a pipe."""
+    import fcntl
+
+    mine, mode = os.fstat(pipe), fcntl.fcntl(pipe, fcntl.F_GETFL) & os.O_ACCMODE
+    found = []
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            other = os.fstat(int(entry))
+            if (other.st_dev, other.st_ino) == (mine.st_dev, mine.st_ino) and (
+                fcntl.fcntl(int(entry), fcntl.F_GETFL) & os.O_ACCMODE != mode
+            ):
+                found.append(int(entry))
+        except OSError:
+            pass  # closed meanwhile, or that of the listing itself
+    return found
 
 
 def _expired(

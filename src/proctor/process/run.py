@@ -77,6 +77,11 @@ class Process:
         return self._supervisor
 
     @property
+    def supervised(self) -> bool:
+        """Whether there is a supervisor."""
+        return not callable(self._supervisor)
+
+    @property
     def pid(self) -> int:
         """The command's process id."""
         return self.target.pid

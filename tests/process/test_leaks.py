@@ -1,0 +1,118 @@
+"""A descriptor that a handler took and kept cannot make run() wait for ever, nor without a word."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor.observe.events import Trouble
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Hears:
+    """Keeps what trouble there is."""
+
+    events = (Trouble,)
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def __call__(self, event: Trouble) -> None:
+        self.said.append(event.text)
+
+
+@pytest.fixture
+def taken() -> Iterator[list[int]]:
+    """Descriptors that somebody forgot."""
+    made: list[int] = []
+    yield made
+    for fd in made:
+        os.close(fd)
+
+
+def test_what_the_call_owns_is_no_leak() -> None:
+    looked: list[int] = []
+
+    @proctor.on("write")
+    def look(call: proctor.Call) -> proctor.Verdict:
+        looked.append(call.fd(call.args.fd))
+        return proctor.let_run_unsafe("only a look")
+
+    hears = Hears()
+    done = proctor.run(["echo", "hi"], [look], capture_output=True, observers=[hears])
+    assert (done.stdout, hears.said) == (b"hi\n", [])
+    assert looked
+
+
+def leaking(taken: list[int], number: int) -> proctor.Handler:
+    @proctor.on("write")
+    def keep(call: proctor.Call) -> proctor.Verdict:
+        if not taken:
+            taken.append(call.take_fd(number))
+        return proctor.let_run_unsafe("only a look")
+
+    return keep
+
+
+@pytest.mark.parametrize("asyncio_twin", [False, True])
+def test_an_output_that_is_kept_ends_all_the_same(taken: list[int], asyncio_twin: bool) -> None:
+    hears = Hears()
+    options: dict[str, Any] = {"capture_output": True, "observers": [hears]}
+    handler = leaking(taken, 1)
+    if asyncio_twin:
+        done = asyncio.run(proctor.run_async(["echo", "hi"], [handler], **options))
+    else:
+        done = proctor.run(["echo", "hi"], [handler], **options)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hi\n", b"")
+    (said,) = hears.said
+    assert said.startswith(
+        f"stdout of ['echo', 'hi'] is still open here, as descriptor {taken[0]},"
+    )
+
+
+def test_an_input_that_is_kept_ends_all_the_same(taken: list[int]) -> None:
+    hears = Hears()
+    data = b"x" * (1 << 20)  # more than a pipe takes
+    done = proctor.run(
+        ["echo", "hi"], [leaking(taken, 0)], input=data, stdout=-3, observers=[hears]
+    )
+    assert done.returncode == 0
+    (said,) = hears.said
+    assert said.startswith("stdin of")
+
+
+def test_a_descendant_that_holds_the_pipe_is_waited_for(taken: list[int]) -> None:
+    """As subprocess does, and it is no leak of ours, though we have it as well."""
+    program = (
+        "import os, sys\n"
+        "os.write(1, b'first\\n')\n"
+        "if os.fork() == 0:\n"
+        "    leader = os.getppid()\n"
+        "    os.setsid()\n"
+        "    while os.getppid() == leader: os.sched_yield()\n"
+        "    for _ in range(3):\n"
+        "        import time; time.sleep(0.4)  # longer than we look, all in all\n"
+        "        os.write(1, b'late\\n')\n"
+    )
+    hears = Hears()
+    done = proctor.run(
+        [sys.executable, "-ISc", program], [leaking(taken, 1)], capture_output=True,
+        observers=[hears],
+    )  # fmt: skip
+    assert done.stdout == b"first\n" + b"late\n" * 3
+    assert len(hears.said) == 1
+
+
+def test_nothing_is_left_behind(taken: list[int]) -> None:
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    proctor.run(["echo", "hi"], [leaking(taken, 1)], capture_output=True, observers=[Hears()])
+    assert len(os.listdir("/proc/self/fd")) == before + len(taken)
