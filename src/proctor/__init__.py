@@ -23,6 +23,12 @@ from proctor._version import VERSION as __version__
 
 if TYPE_CHECKING:
     from proctor.call.call import Call as Call
+    from proctor.call.caller import Caller as Caller
+    from proctor.call.verdict import Answer as Answer
+    from proctor.call.verdict import Deny as Deny
+    from proctor.call.verdict import HandOver as HandOver
+    from proctor.call.verdict import LetRun as LetRun
+    from proctor.call.verdict import Perform as Perform
     from proctor.call.verdict import Verdict as Verdict
     from proctor.call.verdict import answer as answer
     from proctor.call.verdict import deny as deny
@@ -52,6 +58,7 @@ if TYPE_CHECKING:
     from proctor.filter.conditions import Condition as Condition
     from proctor.filter.rules import Filter as Filter
     from proctor.filter.rules import Rule as Rule
+    from proctor.kernel.journal import Journal as Journal
     from proctor.kernel.launch import launch as launch
     from proctor.kernel.listener import Listener as Listener
     from proctor.kernel.memory import Memory as Memory
@@ -60,6 +67,10 @@ if TYPE_CHECKING:
     from proctor.observe.counters import Counters as Counters
     from proctor.observe.events import Outcome as Outcome
     from proctor.observe.events import outcomes as outcomes
+    from proctor.observe.jsonlog import JsonLog as JsonLog
+    from proctor.process.run import DEVNULL as DEVNULL
+    from proctor.process.run import PIPE as PIPE
+    from proctor.process.run import STDOUT as STDOUT
     from proctor.process.run import Process as Process
     from proctor.process.run import filter_for as filter_for
     from proctor.process.run import run as run
@@ -81,13 +92,18 @@ _ERRORS = (
 _WHERE: dict[str, str] = {
     name: module
     for module, names in {
-        "proctor.process.run": "Process filter_for run spawn",
+        "proctor.process.run": "DEVNULL PIPE STDOUT Process filter_for run spawn",
         "proctor.process.run_async": "AsyncProcess run_async spawn_async",
         "proctor.call.call": "Call",
-        "proctor.call.verdict": ("Verdict answer deny hand_over let_run let_run_unsafe perform"),
+        "proctor.call.caller": "Caller",
+        "proctor.call.verdict": (
+            "Answer Deny HandOver LetRun Perform Verdict "
+            "answer deny hand_over let_run let_run_unsafe perform"
+        ),
         "proctor.filter.conditions": "Condition",
         "proctor.filter.rules": "Filter Rule",
         "proctor.errors": _ERRORS,
+        "proctor.kernel.journal": "Journal",
         "proctor.kernel.launch": "launch",
         "proctor.kernel.listener": "Listener",
         "proctor.kernel.memory": "Memory",
@@ -97,6 +113,7 @@ _WHERE: dict[str, str] = {
         "proctor.supervisor.handlers": "Handler on",
         "proctor.observe.counters": "Counters",
         "proctor.observe.events": "Outcome outcomes",
+        "proctor.observe.jsonlog": "JsonLog",
         "proctor.supervisor.supervisor": "Supervisor",
     }.items()
     for name in names.split()

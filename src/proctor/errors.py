@@ -38,7 +38,15 @@ from typing import Any, Self
 
 
 class ProctorError(Exception):
-    """Root of everything proctor raises on purpose."""
+    """Root of everything proctor raises on purpose.
+
+    ::
+
+        try:
+            proctor.run(["/no/such/command"])
+        except proctor.ProctorError as problem:
+            assert "/no/such/command" in str(problem)
+    """
 
     #: Thread id of the caller, as the monitor sees it; None if no call is involved.
     pid: int | None = None
@@ -82,7 +90,11 @@ def _rebuild(cls: type[ProctorError], args: tuple[Any, ...], state: dict[str, An
 
 
 class Unsupported(ProctorError, OSError):
-    """A feature is missing here: which, since which kernel it exists, what that changes."""
+    """A feature is missing here: which, since which kernel it exists, what that changes.
+
+    >>> proctor.Unsupported("a pidfd of one thread", "6.9", "its process is pinned instead").since
+    '6.9'
+    """
 
     def __init__(self, feature: str, since: str, consequence: str) -> None:
         super().__init__(
@@ -94,7 +106,11 @@ class Unsupported(ProctorError, OSError):
 
 
 class NestedListener(ProctorError, OSError):
-    """EBUSY: a filter above this process already has a listener (C018)."""
+    """EBUSY: a filter above this process already has a listener (C018).
+
+    >>> proctor.NestedListener().errno == errno.EBUSY
+    True
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -106,11 +122,24 @@ class NestedListener(ProctorError, OSError):
 
 
 class NotPermitted(ProctorError, PermissionError):
-    """The kernel refuses the operation for lack of privilege: (errno, message)."""
+    """The kernel refuses the operation for lack of privilege: (errno, message).
+
+    >>> FakeTarget(dumpable=False).call("getpid").caller.root()
+    Traceback (most recent call last):
+    NotPermitted: ...
+    """
 
 
 class LaunchError(ProctorError, OSError):
-    """A target could not be started.  ``step`` names the step that failed, ``errno`` says why."""
+    """A target could not be started.  ``step`` names the step that failed, ``errno`` says why.
+
+    ::
+
+        try:
+            proctor.run(["/no/such/command"])
+        except proctor.LaunchError as problem:
+            assert (problem.step, problem.errno) == ("execve", errno.ENOENT)
+    """
 
     def __init__(self, step: str, number: int, detail: str) -> None:
         super().__init__(number, f"{detail}: {os.strerror(number)}")
@@ -118,30 +147,68 @@ class LaunchError(ProctorError, OSError):
 
 
 class CallError(ProctorError):
-    """Something about one notified call."""
+    """Something about one notified call.
+
+    ::
+
+        call = FakeTarget(tid=0).call("mkdir", "/srv", 0o755)
+        try:
+            call.path
+        except proctor.CallError as problem:
+            assert problem.syscall == "mkdir"
+    """
 
 
 class CallGone(CallError, ProcessLookupError):
-    """The caller died or was interrupted; the notification exists no more."""
+    """The caller died or was interrupted; the notification exists no more.
+
+    >>> target = FakeTarget()
+    >>> call = target.call("mkdir", "/srv", 0o755)
+    >>> target.die()
+    >>> call.path
+    Traceback (most recent call last):
+    CallGone: ...
+    """
 
     def __init__(self, message: str = "the caller is gone; nothing is left to answer") -> None:
         super().__init__(_errno.ENOENT, message)
 
 
 class CallOver(CallError, RuntimeError):
-    """A Call was used after its verdict was given."""
+    """A Call was used after its verdict was given.
+
+    >>> target = FakeTarget()
+    >>> call = target.call("mkdir", "/srv", 0o755)
+    >>> outcome = target.run(lambda call: proctor.deny(errno.EROFS), call)
+    >>> call.path
+    Traceback (most recent call last):
+    CallOver: ...
+    """
 
 
 class AlreadyAnswered(CallError, RuntimeError):
-    """A second verdict was given for one call."""
+    """A second verdict was given for one call.
+
+    >>> issubclass(proctor.AlreadyAnswered, proctor.CallError)
+    True
+    """
 
 
 class NotReceived(CallError, RuntimeError):
-    """An answer for a call that is still queued: the notification was not received."""
+    """An answer for a call that is still queued: the notification was not received.
+
+    >>> issubclass(proctor.NotReceived, proctor.CallError)
+    True
+    """
 
 
 class CallerInvisible(CallError, LookupError):
-    """The caller has no number in our pid namespace (pid 0): it can be answered, not looked at."""
+    """The caller has no number in our pid namespace (pid 0): it can be answered, not looked at.
+
+    >>> FakeTarget(tid=0).call("getpid").caller.uids
+    Traceback (most recent call last):
+    CallerInvisible: ...
+    """
 
 
 class _MemoryError(CallError, OSError):
@@ -152,16 +219,30 @@ class _MemoryError(CallError, OSError):
 
 class MemoryUnreadable(_MemoryError):
     """The caller's memory could not be read; ``errno`` is what the call itself would get (EFAULT),
-    or EPERM when the kernel does not let us look (a non-dumpable target)."""
+    or EPERM when the kernel does not let us look (a non-dumpable target).
+
+    >>> FakeTarget().call("mkdir", 8, 0o755).path
+    Traceback (most recent call last):
+    MemoryUnreadable: ...
+    """
 
 
 class MemoryUnwritable(_MemoryError):
     """The caller's memory could not be written to: EFAULT where the caller could not either, EPERM
-    when the kernel does not let us."""
+    when the kernel does not let us.
+
+    >>> proctor.Memory(os.getpid()).write(8, b"x")
+    Traceback (most recent call last):
+    MemoryUnwritable: ...
+    """
 
 
 class NotResolved(CallError, OSError):
     """A path of the caller's could not be followed for naming; ``errno`` is what the *monitor* met.
+
+    >>> FakeTarget().call("mkdir", "/no/where/new", 0o755).resolve()
+    Traceback (most recent call last):
+    NotResolved: ...
 
     That is for logs.  The caller's own way may end elsewhere, at a directory that it may not search,
     and one that is given the monitor's errno learns what exists where it may not look: perform() the
@@ -170,16 +251,41 @@ class NotResolved(CallError, OSError):
 
 class TargetFdLimit(CallError, OSError):
     """The target cannot take another descriptor (its RLIMIT_NOFILE): EMFILE, or EBADF for a
-    chosen number beyond the limit (C068)."""
+    chosen number beyond the limit (C068).
+
+    >>> issubclass(proctor.TargetFdLimit, OSError)
+    True
+    """
 
 
 class RacyVerdict(CallError, ValueError):
-    """``let_run()`` for a call whose memory was looked at (C110)."""
+    """``let_run()`` for a call whose memory was looked at (C110).
+
+    ::
+
+        def handler(call):
+            return proctor.let_run() if call.path else None
+
+        target = FakeTarget()
+        outcome = target.run(handler, target.call("mkdir", "/srv", 0o755))
+        assert isinstance(outcome.error, proctor.RacyVerdict)
+    """
 
 
 class FilterError(ProctorError, ValueError):
-    """A rule, condition, program or profile that cannot be."""
+    """A rule, condition, program or profile that cannot be.
+
+    >>> proctor.Filter([proctor.Rule(("mkdri",), proctor.actions.NOTIFY)])
+    Traceback (most recent call last):
+    FilterError: ...
+    """
 
 
 class PolicyError(ProctorError, ValueError):
-    """A policy or handler file that cannot be; the message has file, line and key where known."""
+    """A policy or handler file that cannot be; the message has file, line and key where known.
+
+    >>> from proctor.policy import loads
+    >>> loads("[[rule]]")
+    Traceback (most recent call last):
+    PolicyError: ...
+    """

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 
-from proctor.syscalls import paths, tables
+from proctor.syscalls import tables
 from proctor.syscalls.architectures import ARCHITECTURES
 from proctor.syscalls.flags import members
 from proctor.syscalls.paths import Meaning, meaning
@@ -107,7 +105,3 @@ def test_every_path_argument_means_something() -> None:
                     assert not means.follows, call
                 if call.startswith(("mk", "unlink", "rename", "rmdir")):
                     assert means.entry, call
-
-
-def test_the_examples() -> None:
-    assert doctest.testmod(paths).failed == 0

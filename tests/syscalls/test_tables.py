@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import doctest
 import re
 import subprocess
 import sys
@@ -128,11 +127,6 @@ def test_every_number_agrees_with_libseccomp() -> None:
                 assert known == number, (each.name, name)
                 compared += 1
     assert compared > 5000
-
-
-@pytest.mark.parametrize("module", [architectures, multiplex, tables, variants])
-def test_the_examples(module: object) -> None:
-    assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

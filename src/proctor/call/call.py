@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 class Call(Notified, Looking):
     """One notified system call.
 
+    ::
+
+        call = FakeTarget(cwd="/srv").call("mkdir", "new", 0o755)
+        assert isinstance(call, proctor.Call)
+        assert (call.name, call.path, call.mode) == ("mkdir", b"new", 0o755)
+        assert call.resolve().path == b"/srv/new"
+
     Arguments are attributes by their names in :mod:`proctor.syscalls.signatures` (``call.mode``,
     ``call.flags``, ``call.dev``), and what follows a command by what it is there (``call.flock`` of
     fcntl's F_SETLK, ``call.optval`` of setsockopt as the option's type); the few that share a name with something below (``fd``, ``name``,

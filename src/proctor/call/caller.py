@@ -72,9 +72,10 @@ class Caller(Credentials):
 
     ::
 
-        caller = call.caller
-        if caller.caps.has("CAP_SYS_ADMIN") and caller.same_userns(container_userns):
-            ...
+        caller = FakeTarget(uid=0).call("getpid").caller
+        assert isinstance(caller, proctor.Caller)
+        assert caller.uids.effective == 0 and caller.caps.has("CAP_SYS_ADMIN")
+        assert caller.same_userns(caller.userns)
     """
 
     __slots__ = ()

@@ -38,7 +38,11 @@ RUN: Final[Wire] = (0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
 
 
 class Deny(NamedTuple):
-    """The call fails with ``errno`` (1..4095).  Make it with :func:`deny`."""
+    """The call fails with ``errno`` (1..4095).  Make it with :func:`deny`.
+
+    >>> proctor.deny(errno.EPERM) == proctor.Deny(errno.EPERM)
+    True
+    """
 
     errno: int
     reason: str = ""
@@ -53,7 +57,11 @@ class Deny(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The call returns ``value``, after ``writes``.  Make it with :func:`answer`."""
+    """The call returns ``value``, after ``writes``.  Make it with :func:`answer`.
+
+    >>> proctor.answer(7) == proctor.Answer(7)
+    True
+    """
 
     value: int
     reason: str = ""
@@ -69,7 +77,11 @@ class Answer(NamedTuple):
 
 
 class HandOver(NamedTuple):
-    """The call returns a new descriptor of the target.  Make it with :func:`hand_over`."""
+    """The call returns a new descriptor of the target.  Make it with :func:`hand_over`.
+
+    >>> proctor.hand_over(5, at=0) == proctor.HandOver(5, at=0)
+    True
+    """
 
     fd: int
     at: int | None = None
@@ -84,7 +96,11 @@ class HandOver(NamedTuple):
 
 
 class LetRun(NamedTuple):
-    """The kernel runs the call.  Make it with :func:`let_run` or :func:`let_run_unsafe`."""
+    """The kernel runs the call.  Make it with :func:`let_run` or :func:`let_run_unsafe`.
+
+    >>> proctor.let_run_unsafe("only a trace") == proctor.LetRun(True, "only a trace")
+    True
+    """
 
     unsafe: bool = False
     reason: str = ""
@@ -103,7 +119,11 @@ Allow = Callable[[str, bytes], Union[bool, Deny, None]]
 
 
 class Perform(NamedTuple):
-    """The call is performed on the caller's behalf.  Make it with :func:`perform`."""
+    """The call is performed on the caller's behalf.  Make it with :func:`perform`.
+
+    >>> proctor.perform() == proctor.Perform()
+    True
+    """
 
     allow: Allow | None = None
     reason: str = ""
@@ -143,6 +163,9 @@ def _is_errno(number: int) -> bool:
 def deny(errno: int, reason: str = "") -> Deny:
     """The call fails with ``errno``.
 
+    >>> str(proctor.deny(errno.EROFS, "rooms are not made here"))
+    'deny EROFS'
+
     :param errno: 1..4095, positive as in the :mod:`errno` module; the sign the kernel wants is
         our business (C054, C055).
     :param reason: for logs and audit; the target does not see it.
@@ -162,8 +185,13 @@ def answer(value: int, reason: str = "", *, writes: Iterable[Write] = ()) -> Ans
 
     ::
 
-        data = b"not so random"[: call.buflen]
-        return proctor.answer(len(data), writes=call.fill("buf", data))
+        @proctor.on("getrandom")
+        def known(call):
+            data = b"not so random"[: call.buflen]
+            return proctor.answer(len(data), writes=call.fill("buf", data))
+
+        target = FakeTarget()
+        assert target.run(known, target.call("getrandom", bytes(5))).value == 5
 
     :param value: 0 .. 2**63-1, or below -4095.  -4095..-1 would be an errno to libc (C053): use
         :func:`deny`.
@@ -192,6 +220,17 @@ def hand_over(
     writes: Iterable[Write] = (),
 ) -> HandOver:
     """The call returns a new descriptor of the target that refers to the same file as ``fd``.
+
+    ::
+
+        @proctor.on("openat")
+        def ours(call):
+            fd = os.memfd_create("ours")
+            os.pwrite(fd, b"ours", 0)
+            return proctor.hand_over(fd)
+
+        target = FakeTarget()
+        assert target.run(ours, target.call("openat", -100, "/etc/motd")).content == b"ours"
 
     :param fd: a descriptor of the monitor.  Not an ``O_PATH`` one: the kernel refuses those (C064).
     :param at: number it gets in the target, replacing what is there (dup2); lowest free if None.
@@ -245,7 +284,10 @@ def perform(allow: Allow | None = None, reason: str = "") -> Perform:
         def below_srv(argument, path):
             return path.startswith(b"/srv/") or proctor.deny(errno.EROFS, f"{argument} is elsewhere")
 
-        return proctor.perform(below_srv)
+        target = FakeTarget({"/srv/a": b"", "/etc/passwd": b""})
+        for path, error in (("/srv/a", 0), ("/etc/passwd", errno.EROFS)):
+            call = target.call("openat", -100, path)
+            assert target.run(lambda call: proctor.perform(below_srv), call).errno == error
 
     :param allow: is asked, for each path of the call (rename and link have two), with the name of the
         argument and the path of what the performer has *pinned* for it, as seen from the caller's
@@ -260,6 +302,10 @@ def perform(allow: Allow | None = None, reason: str = "") -> Perform:
 def let_run(reason: str = "") -> LetRun:
     """The kernel runs the call with the registers and memory it finds *then*.
 
+    >>> target = FakeTarget()
+    >>> target.run(lambda call: proctor.let_run(), target.call("getpid")).ran
+    True
+
     Refused (:class:`~proctor.RacyVerdict`) for a call whose memory was looked at: a thread of the
     target can swap what was read before the kernel reads it again (C110).
     """
@@ -268,6 +314,14 @@ def let_run(reason: str = "") -> LetRun:
 
 def let_run_unsafe(why: str) -> LetRun:
     """The kernel runs the call although its memory was looked at.
+
+    ::
+
+        def traced(call):
+            return proctor.let_run_unsafe(f"only a trace: {call.path}")
+
+        target = FakeTarget()
+        assert target.run(traced, target.call("mkdir", "/srv", 0o755)).ran
 
     A race the target can win: never a security decision, fine for tracing, tests, and where
     another layer holds the line.

@@ -1,5 +1,9 @@
 """What a filter may say: the eight return actions, their data, and which one wins.
 
+>>> from proctor import actions
+>>> str(actions.errno(errno.EROFS)), actions.NOTIFY.name
+('errno(EROFS)', 'user_notif')
+
 When several filters judge one call, the kernel takes the lowest ``(s32)(ret & 0xffff0000)``
 (``seccomp_run_filters`` in kernel/seccomp.c), and of equal ones the newest filter's.  An action
 it does not know kills the process (C027).
@@ -22,11 +26,8 @@ class Action(NamedTuple):
 
     ::
 
-        import errno
-        from proctor import actions
-
-        assert str(actions.errno(errno.EROFS)) == "errno(EROFS)"
-        assert actions.NOTIFY.name == "user_notif"
+        made = proctor.actions.Action(0x00050000, errno.EROFS)    # SECCOMP_RET_ERRNO
+        assert made == proctor.actions.errno(errno.EROFS)
 
     Data means an errno (ERRNO), ``si_errno`` (TRAP) or the tracer's event message (TRACE); the
     others have none.  Use the constants and :func:`errno`, :func:`trap`, :func:`trace`.

@@ -26,6 +26,10 @@ OPERATORS: Final = ("==", "!=", "<", "<=", ">", ">=", "&=")
 class Condition(NamedTuple):
     """``(argument & mask) op value``, unsigned.
 
+    >>> made = proctor.Condition("mode", "==", 0o020000, mask=0o170000)
+    >>> str(made), made.holds(0o020666)
+    ('(mode & 0xf000) == 0x2000', True)
+
     ``arg`` is an index (0..5) or the argument's name in the manual page of every call it is used
     with.  ``op`` is one of ``== != < <= > >= &=``; ``&=`` is libseccomp's masked equality and, as
     the mask works with every operator, the same as ``==``.

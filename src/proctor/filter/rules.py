@@ -33,6 +33,9 @@ NO_X32 = errno(38)
 class Rule(NamedTuple):
     """When a call named here fulfils every condition, the filter says ``action``.
 
+    >>> str(proctor.Rule(("mknod", "mknodat"), proctor.actions.NOTIFY))
+    'mknod, mknodat -> notify'
+
     ``names`` holds call names (``"mknodat"``), groups (``"%file"``, ``"@mount"``) and raw numbers;
     a raw number is one of the filter's first architecture (or of each in ``arches``).  A name
     that only some of the filter's architectures have is used on those.
@@ -78,6 +81,13 @@ class Decision(NamedTuple):
 
 class Filter:
     """Rules, a default, and what happens to other ABIs.  Immutable.
+
+    ::
+
+        rule = proctor.Rule(("mkdir", "mkdirat"), proctor.actions.errno(errno.EROFS))
+        program = proctor.Filter([rule]).compile().code
+        with proctor.launch(["mkdir", "x"], program=program, fds={0: 0}) as target:
+            assert target.wait(None) == 1
 
     :param rules: tried in order, the first match decides.
     :param default: for calls no rule matches.

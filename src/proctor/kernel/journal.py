@@ -53,10 +53,10 @@ class Journal:
 
     ::
 
-        journal = Journal.create()
-        supervisor.add(listener, container, journal=journal)
-        ...                                  # another process, which got both descriptors
-        supervisor.add(listener, container, journal=Journal(fd))   # what is in it is decided there
+        journal = proctor.Journal.create()   # supervisor.add(listener, container, journal=journal)
+        again = proctor.Journal(os.dup(journal.fileno()))    # the next monitor, which was sent both
+        assert list(again.pending()) == []   # what its supervisor.add(..., journal=again) decides
+        again.close(), journal.close()
 
     :param memory: the memfd, which the journal owns from now on; or, for tests and models, memory.
     :raises ProctorError: it is no journal, or one of another version.

@@ -34,9 +34,9 @@ def launch(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Targ
 
     ::
 
-        target = proctor.launch(["make"], program=program, cwd="/src")
-        with proctor.Listener(target.take_listener()) as listener:
-            ...
+        with proctor.launch(["sh", "-c", "exit $code"], env={"code": "3"}, cwd="/") as target:
+            assert target.executed()
+            assert target.wait(None) == 3
     """
     wanted = plan(argv, **options)
     if wanted.program is not None:

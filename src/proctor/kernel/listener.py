@@ -82,6 +82,15 @@ def check_listener(fd: int) -> None:
 class Listener:
     """A seccomp notification descriptor; satisfies :class:`proctor.supervisor.ports.ListenerPort`.
 
+    ::
+
+        rule = proctor.Rule(("mkdir", "mkdirat"), proctor.actions.NOTIFY)
+        program = proctor.Filter([rule]).compile().code
+        with proctor.launch(["mkdir", "x"], program=program, fds={0: 0}) as target:
+            with proctor.Listener(target.take_listener()) as listener:
+                listener.send(listener.recv().id, 0, -errno.EROFS, 0)
+                assert target.wait(None) == 1
+
     :param fd: the descriptor.  Ownership moves here: :meth:`close` closes it, once.
     :raises ProctorError: this kernel's structures have other sizes than those we know.
     :raises Unsupported: the kernel is older than 5.9.

@@ -108,6 +108,13 @@ class ValidityPort(Protocol):
 class Memory:
     """:class:`MemoryPort` of a real thread.
 
+    ::
+
+        from array import array
+        words = array("B", b"of our own")
+        address, size = words.buffer_info()
+        assert proctor.Memory(os.getpid()).read(address, size) == b"of our own"
+
     :param pid: thread id of the caller as we see it (``Notification.pid``); 0 raises
         :class:`~proctor.errors.CallerInvisible` at the first read.
     :param listener: where validity is asked after each read; None reads without asking, which is

@@ -33,7 +33,11 @@ class NotificationLike(Protocol):
 
 
 class Notification(NamedTuple):
-    """A notification made in Python: by the model, by tests, by recordings."""
+    """A notification made in Python: by the model, by tests, by recordings.
+
+    >>> proctor.Notification(id=1, pid=4711, nr=39, arch=0xC000003E).args
+    (0, 0, 0, 0, 0, 0)
+    """
 
     id: int
     pid: int

@@ -24,6 +24,13 @@ _LOOK: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT | -0x80000000  # the sign bi
 class Target:
     """A launched process tree's first process.
 
+    ::
+
+        with proctor.launch(["sleep", "60"]) as target:
+            assert isinstance(target, proctor.Target)
+            target.send_signal(15)
+            assert target.wait(None) == -15
+
     Owns a pidfd, the status descriptor and, until :meth:`take_listener`, the listener; all are
     closed by :meth:`close`.  As a context manager it kills and reaps what still runs at the end.
     """

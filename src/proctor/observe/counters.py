@@ -27,10 +27,12 @@ class Counters:
 
     ::
 
-        counters = Counters()
-        proctor.run(["make"], [handler], observers=[counters])
-        for (container, call, verdict), count in counters.table().items():
-            print(call, verdict, count)
+        counters = proctor.Counters()
+        command = [sys.executable, "-c", "import os; os.getppid()"]
+        handler = proctor.Handler(["getppid"], lambda call: proctor.answer(7))
+        proctor.run(command, [handler], observers=[counters])
+        ((container, call, verdict), count), = counters.table().items()
+        assert (call, verdict, count) == ("getppid", "answer", 1)
 
     :param group: what calls are counted by besides call and verdict: a container's name, if it does
         not say.

@@ -1,5 +1,19 @@
 """What observers are told: one vocabulary for the log, the counters and whoever else looks on.
 
+::
+
+    def observer(event):
+        if isinstance(event, (ContainerAdded, ContainerEnded)):
+            seen.append(type(event))
+        elif isinstance(event, (TakenOver, Trouble, Dropped)):
+            print(event, file=sys.stderr)
+
+    seen = []
+    observer.events = (ContainerAdded, ContainerEnded, TakenOver, Trouble, Dropped)
+    handler = proctor.Handler(["getppid"], lambda call: None)
+    proctor.run(["true"], [handler], observers=[observer])
+    assert seen == [ContainerAdded, ContainerEnded]
+
 An observer is called with one event at a time, from whichever thread it happened on, while a caller
 may wait for that thread: it must be quick, and neither wait nor write.  One that writes puts lines
 into a :class:`~proctor.observe.writer.Writer`.  Two attributes of an observer are looked at, if it
@@ -24,12 +38,28 @@ if TYPE_CHECKING:
     from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Verdict
 
+__all__ = [
+    "ContainerAdded",
+    "ContainerEnded",
+    "Dropped",
+    "Outcome",
+    "TakenOver",
+    "Trouble",
+    "outcomes",
+]
+
 
 _NO_FACTS: Final[Mapping[str, Any]] = {}
 
 
 class Outcome(NamedTuple):
-    """What became of one call; told before the call object dies."""
+    """What became of one call; told before the call object dies.
+
+    >>> from proctor.testing import FakeCall
+    >>> made = proctor.Outcome(FakeCall("getpid"), proctor.answer(7), "mine", True, 1.0, 1.5, None)
+    >>> made.answered - made.received, made.rule
+    (0.5, '')
+    """
 
     #: The call; alive only while the observer runs.
     call: Call
@@ -127,7 +157,12 @@ class outcomes:
 
     ::
 
-        proctor.run(["make"], [handler], observers=[proctor.outcomes(seen.append)])
+        seen = []
+        command = [sys.executable, "-c", "import os; os.getppid()"]
+        handler = proctor.Handler(["getppid"], lambda call: proctor.answer(7))
+        observer = proctor.outcomes(lambda outcome: seen.append(str(outcome.verdict)))
+        proctor.run(command, [handler], observers=[observer])
+        assert seen == ["answer 7"]
 
     :param text: whether it reads :attr:`Outcome.text`.
     """

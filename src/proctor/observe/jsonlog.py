@@ -33,6 +33,16 @@ VERSION: Final = 1
 class JsonLog:
     """An observer that puts a record of every event into a writer of lines.
 
+    ::
+
+        from proctor.observe.jsonlog import to_file
+        lines = to_file("calls.jsonl", print)
+        command = [sys.executable, "-c", "import os; os.getppid()"]
+        handler = proctor.Handler(["getppid"], lambda call: proctor.answer(7))
+        proctor.run(command, [handler], observers=[proctor.JsonLog(lines)])
+        lines.close(1.0)
+        assert '"syscall": "getppid"' in open("calls.jsonl").read()
+
     :param containers: whether their coming and going is recorded, too; where there is but one, as
         under ``proctor run``, its calls say all.
     """

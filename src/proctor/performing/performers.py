@@ -44,10 +44,14 @@ class Performers:
 
     ::
 
-        with Performers() as performers:
-            verdict = performers.perform(call)
+        from proctor.performing import SUPPORTED, Performers
 
-    or ``Supervisor(..., performer=performers)``: then whoever made it closes it.
+        handler = proctor.Handler(["openat"], lambda call: proctor.perform())
+        with Performers(o_path="run", limit=16) as performers:
+            proctor.run(["cat", "/dev/null"], [handler], performer=performers, check=True)
+        assert "mknodat" in SUPPORTED
+
+    Whoever made it closes it.
 
     An executor has the caller's namespaces, root, ids, groups, capabilities, umask, cgroups and label;
     ``open`` happens there and nowhere else, so it can never do more than the caller could.  A device

@@ -21,6 +21,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.decode.sockaddr import AF_INET, AF_INET6, AF_UNIX
+from proctor.errors import PolicyError
 from proctor.policy.globs import Glob, GlobError
 from proctor.words import did_you_mean
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
 
-class AddressError(ValueError):
+class AddressError(PolicyError):
     """A pattern that cannot be; the message says why and what would do."""
 
 

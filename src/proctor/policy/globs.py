@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Literal
 
+from proctor.errors import PolicyError
 from proctor.words import escaped
 
 _SPECIAL: Final = "*?[]\\"
@@ -33,7 +34,7 @@ _Set = tuple[bool, list[tuple[int, int]]]
 _Part = Callable[[bytes], object]
 
 
-class GlobError(ValueError):
+class GlobError(PolicyError):
     """A pattern that cannot be, or that could never match; the message says which and why."""
 
 

@@ -37,9 +37,13 @@ _MOST: Final = 10_000
 
 
 def load(path: str | bytes | os.PathLike[str]) -> Policy:
-    """Read a policy file::
+    """Read a policy file.
 
-        policy = load("examples/devices.toml")
+    ::
+
+        with open("rules.toml", "w") as file:
+            file.write('[[rule]]\\nname = "no rooms"\\ncalls = ["mkdir"]\\ndeny = "EROFS"')
+        assert load("rules.toml").calls == ("mkdir",)
 
     :raises PolicyError: it cannot be read, or is wrong; one sentence with file, line and key.
     """

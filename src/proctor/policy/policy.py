@@ -55,10 +55,12 @@ class Policy:
     The filter (:meth:`filter`), the handlers (:meth:`handlers`) and :meth:`decide` all read the
     same rules; install that filter and those handlers together::
 
-        policy = proctor.policy.load("rules.toml")
-        proctor.run(
-            ["make"], policy.handlers(), filter=policy.filter(), **policy.supervisor_options()
-        )
+        from proctor.policy import Policy, loads
+
+        policy = loads('[[rule]]\\nname = "no rooms"\\ncalls = ["mkdir"]\\ndeny = "EROFS"')
+        assert isinstance(policy, Policy)
+        options = policy.supervisor_options()
+        done = proctor.run(["true"], policy.handlers(), filter=policy.filter(), **options)
     """
 
     __slots__ = ("_chains", "_decisions", "_default", "name", "rules", "settings")

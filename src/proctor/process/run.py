@@ -28,6 +28,12 @@ PIPE, STDOUT, DEVNULL = -1, -2, -3
 def filter_for(handlers: Iterable[Handler], base: Filter | None = None) -> Filter | None:
     """The filter under which exactly the calls that the handlers want are notified.
 
+    ::
+
+        handler = proctor.Handler(["mkdir"], lambda call: proctor.deny(errno.EROFS))
+        made = proctor.filter_for([handler])
+        assert made.rules[0].action == proctor.actions.NOTIFY
+
     :param base: rules to try first (an OCI profile, a policy's filter) and its default; the
         handlers' calls come after them.
     :returns: None if nothing is asked for.
@@ -51,6 +57,13 @@ def filter_for(handlers: Iterable[Handler], base: Filter | None = None) -> Filte
 
 class Process:
     """A supervised command; like :class:`subprocess.Popen`, with a supervisor.
+
+    ::
+
+        with proctor.spawn(["cat"], stdin=proctor.PIPE, stdout=proctor.PIPE) as process:
+            assert isinstance(process, proctor.Process)
+            assert process.communicate(b"hello") == (b"hello", None)
+        assert process.returncode == 0
 
     Made by :func:`spawn`.  As a context manager it closes its pipes, waits for the command, and then
     closes the supervisor: a descendant that still runs gets ENOSYS for what was supervised.
@@ -179,9 +192,10 @@ def spawn(
 
     ::
 
-        with proctor.spawn(["make"], [handler], stdout=proctor.PIPE) as process:
-            for line in process.stdout:
-                ...
+        command = [sys.executable, "-c", "import os; print(os.getppid())"]
+        handler = proctor.Handler(["getppid"], lambda call: proctor.answer(7))
+        with proctor.spawn(command, [handler], stdout=proctor.PIPE, stderr=proctor.STDOUT) as process:
+            assert process.stdout.read() == b"7\\n"
 
     :param argv: the command and its arguments; looked up on ``PATH`` like execvp(3).
     :param handlers: see :func:`proctor.on`; the calls they name are the ones that notify.
@@ -324,8 +338,8 @@ def run(
 
     ::
 
-        done = proctor.run(["make"], [handler], capture_output=True, text=True)
-        print(done.returncode, done.stdout)
+        done = proctor.run(["echo", "hello"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "hello\\n")
 
     Like :func:`subprocess.run`: ``input``, ``capture_output``, ``timeout`` (seconds; the command is
     killed and TimeoutExpired raised), ``check`` (CalledProcessError) and ``text`` mean the same;

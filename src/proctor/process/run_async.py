@@ -28,7 +28,19 @@ if TYPE_CHECKING:
 
 
 class AsyncProcess:
-    """A supervised command in an asyncio program; made by :func:`spawn_async`."""
+    """A supervised command in an asyncio program; made by :func:`spawn_async`.
+
+    ::
+
+        async def main():
+            process = await proctor.spawn_async(["sleep", "60"])
+            assert isinstance(process, proctor.AsyncProcess)
+            process.kill()
+            return await process.wait()
+
+        import asyncio
+        assert asyncio.run(main()) == -9
+    """
 
     def __init__(self, process: Process) -> None:
         #: The same command through the blocking interface.
@@ -113,8 +125,12 @@ async def spawn_async(
 
     ::
 
-        async with await proctor.spawn_async(["make"], [handler]) as target:
-            ...
+        async def main():
+            async with await proctor.spawn_async(["true"]) as process:
+                return await process.wait()
+
+        import asyncio
+        assert asyncio.run(main()) == 0
 
     Being cancelled ends the command, once it has begun.
     """
@@ -143,6 +159,12 @@ async def run_async(
     **options: Unpack[RunOptions],
 ) -> subprocess.CompletedProcess[Any]:
     """:func:`proctor.run`, with ``async def`` handlers on the running loop.
+
+    ::
+
+        import asyncio
+        done = asyncio.run(proctor.run_async(["echo", "hello"], capture_output=True))
+        assert done.stdout == b"hello\\n"
 
     Being cancelled does not end the command; use ``timeout``, or :func:`spawn_async`.
     """

@@ -10,7 +10,11 @@ if TYPE_CHECKING:
 
 
 class Quotas(NamedTuple):
-    """What one container may take of a supervisor; beyond that its own calls wait, or fail."""
+    """What one container may take of a supervisor; beyond that its own calls wait, or fail.
+
+    >>> proctor.Container("web-1", quotas=proctor.Quotas(workers=4)).quotas.workers
+    4
+    """
 
     #: Most of its handlers that run on workers at the same time; further calls of its callers wait
     #: for one of them, in turn.
@@ -28,8 +32,9 @@ class Container:
 
     ::
 
-        web = Container("web-1", [handler], labels={"tenant": "blue"})
-        supervisor.add(listener, web)
+        web = proctor.Container("web-1", labels={"tenant": "blue"})
+        target = FakeTarget(container=web)
+        assert target.call("getpid").container.labels["tenant"] == "blue"
 
     One container can have several listeners: a runtime brings a new one for each program that it
     executes in there.  They share its quotas and its state.

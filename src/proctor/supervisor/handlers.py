@@ -26,6 +26,10 @@ _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect (7 ms)
 class Handler:
     """A function, the calls it wants, and how it wants to be run.  Immutable; made by :func:`on`.
 
+    >>> handler = proctor.Handler(["mkdir"], lambda call: proctor.deny(errno.EROFS), label="no rooms")
+    >>> handler.wants("mkdir"), handler.wants("rmdir")
+    (True, False)
+
     Calling it calls the function, so a decorated function stays usable by itself.
     """
 
@@ -132,6 +136,8 @@ def on(
         @proctor.on("mkdir", "mkdirat")
         def no_directories(call):
             return proctor.deny(errno.EROFS)
+
+        assert proctor.run(["mkdir", "x"], [no_directories], stderr=proctor.DEVNULL).returncode == 1
 
     :param names: system calls, or groups of them such as ``"%file"``.
     :param when: conditions on registers; they are compiled into the filter, so that calls that do

@@ -56,6 +56,16 @@ _CLOSED = "this supervisor is closed; make another one"
 class Supervisor:
     """Answers the calls of any number of listeners.
 
+    ::
+
+        handler = proctor.Handler(["mkdir", "mkdirat"], lambda call: proctor.deny(errno.EROFS))
+        program = proctor.filter_for([handler]).compile().code
+        with proctor.Supervisor([handler]) as supervisor:
+            with proctor.launch(["mkdir", "x"], program=program, fds={0: 0}) as target:
+                supervisor.add(proctor.Listener(target.take_listener()))
+                supervisor.start()
+                assert target.wait(None) == 1
+
     :param handlers: for every listener whose container has no handlers of its own.  Tried in order;
         the first verdict wins.
     :param default: for calls that no handler wants.

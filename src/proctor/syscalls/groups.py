@@ -1,5 +1,8 @@
 """Names for sets of system calls: strace's classes (``%file``) and sets in systemd's manner (``@mount``).
 
+>>> "mknodat" in members("%file"), "%file" in names()
+(True, True)
+
 ``%`` classes answer "what is it about" (strace(1), ``-e trace=%class``): a path, a descriptor,
 memory...  ``@`` sets answer "what is it for" and follow the headings of systemd.exec(5),
 ``SystemCallFilter=``, with members of our own choosing: where systemd's set nests another
@@ -16,6 +19,8 @@ from typing import Final
 
 from proctor.errors import FilterError
 from proctor.words import did_you_mean, quoted
+
+__all__ = ["members", "names"]
 
 _GROUPS: Final[dict[str, str]] = {
     # A path among the arguments.

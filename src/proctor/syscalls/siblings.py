@@ -15,6 +15,8 @@ Families overlap: unlinkat(2) does what unlink(2) does and what rmdir(2) does, w
     'makes a file, FIFO, socket or device'
     >>> why("truncate", "creat")
     'O_TRUNC empties a file'
+    >>> [family.calls for family in families() if "rmdir" in family.calls]
+    [('rmdir', 'unlinkat')]
 
 Sources: the calls' manual pages (section 2).
 """
@@ -25,6 +27,8 @@ from functools import cache
 from typing import Final, NamedTuple
 
 from proctor.syscalls import tables
+
+__all__ = ["families", "siblings", "why"]
 
 #: What is put before a name, and what behind it, for the same thing in another way.
 _BEFORE: Final = ("rt_", "_new", "new", "old", "_", "f", "l", "p", "pkey_", "arm_", "process_")

@@ -5,10 +5,13 @@ is the table.  Decoding (:class:`proctor.call.Call`), conditions on arguments by
 (:class:`proctor.filter.Condition`) and every listing use this one table.
 
 What many arguments mean depends on another one, the command of fcntl or prctl:
-:meth:`Signature.of` gives the signature for one call's registers::
+:meth:`Signature.of` gives the signature for one call's registers:
 
-    known = signature("fcntl")          # fd, op, arg
-    known.of((3, 6, 0x1000, 0, 0, 0))   # fd, op, flock
+    >>> known = signature("fcntl")
+    >>> isinstance(known, Signature), isinstance(known.args[0], Arg)
+    (True, True)
+    >>> [arg.name for arg in known.of((3, 6, 0x1000, 0, 0, 0)).args]
+    ['fd', 'op', 'flock']
 
 Roles
     ===========  ======================================================================
@@ -59,6 +62,8 @@ from proctor.syscalls.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     from proctor.syscalls import flags
+
+__all__ = ["Arg", "Signature", "signature"]
 
 #: Roles whose value is an address in the caller's memory.
 POINTER_ROLES: Final = frozenset(

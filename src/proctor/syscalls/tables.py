@@ -9,6 +9,8 @@ Numbers are as ``seccomp_data.nr`` has them: those of x32 carry bit 30
 
     >>> number("openat", "aarch64"), name(56, "arm64")
     (56, 'openat')
+    >>> exists("opnat"), "mknod" in all_names()
+    (False, True)
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from proctor import words
 from proctor.errors import FilterError
 from proctor.syscalls.architectures import ARCHITECTURES, canonical
 from proctor.words import quoted
+
+__all__ = ["all_names", "exists", "name", "number"]
 
 _numbers: dict[str, dict[str, int]] = {}
 _names: dict[str, dict[int, str]] = {}

@@ -2,14 +2,19 @@
 
 ::
 
-    import errno
     from proctor.testing import FakeTarget
-    from handlers import no_secrets
+
+    def no_secrets(call):
+        return proctor.deny(errno.EACCES) if b"secret" in call.path else None
 
     def test_secrets_are_denied():
         with FakeTarget(cwd="/tmp") as target:
             outcome = target.run(no_secrets, target.call("mkdir", "secrets", 0o755))
         assert outcome.errno == errno.EACCES
+
+    test_secrets_are_denied()
+    target = FakeTarget(caps=ALL_CAPABILITIES, namespaces={"user": INITIAL_NAMESPACES["user"] + 1})
+    assert target.run(no_secrets, target.call("mkdirat", AT_FDCWD, UNMAPPED, 0)).error is not None
 
 See ``docs/testing.md``.
 """

@@ -27,7 +27,13 @@ _O_CLOEXEC: Final = 0o2000000
 
 
 class Performed(NamedTuple):
-    """One call that was asked to be performed."""
+    """One call that was asked to be performed.
+
+    >>> target = FakeTarget(uid=0)
+    >>> outcome = target.run(lambda call: proctor.perform(), target.call("mknod", "/dot", 0o600, 0))
+    >>> target.performed == [Performed("mknod", b"/dot", proctor.perform())]
+    True
+    """
 
     name: str
     path: bytes
@@ -36,6 +42,11 @@ class Performed(NamedTuple):
 
 class FakePerformer:
     """Performs open, openat, openat2, creat, mknod and mknodat on a target's tree, ENOSYS else.
+
+    >>> target = FakeTarget({"/etc/motd": b"hello"})
+    >>> call = target.call("open", "/etc/motd", os.O_RDONLY)
+    >>> target.run(lambda call: proctor.perform(), call, performer=FakePerformer(target)).content
+    b'hello'
 
     ``perform(allow=...)`` is asked as the real performers ask it.  Nobody's permission to use the
     tree is checked: whoever tests that gives ``run(performer=...)`` an answer of their own.

@@ -213,7 +213,13 @@ def _outside_of_loops(work: Callable[[], None]) -> None:
 
 
 class FakeOutcome(NamedTuple):
-    """What the supervisor would have done, and what the target sees of it."""
+    """What the supervisor would have done, and what the target sees of it.
+
+    >>> target = FakeTarget()
+    >>> outcome = target.run(lambda call: proctor.answer(7), target.call("getpid"))
+    >>> isinstance(outcome, FakeOutcome), outcome.value, outcome.delivered
+    (True, 7, True)
+    """
 
     #: What was answered; for a performed call, its outcome.
     verdict: Verdict

@@ -36,6 +36,10 @@ class Written(NamedTuple):
 class FakeMemory:
     """The memory of a fake target, shared by its threads.
 
+    >>> memory = FakeMemory()
+    >>> memory.peek(memory.place(b"hello"), 5)
+    b'hello'
+
     Every placed value ends where its bytes end: a handler that reads one byte more gets EFAULT.
 
     :ivar reads: every look that handlers took, in order.

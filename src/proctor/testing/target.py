@@ -37,10 +37,11 @@ class FakeTarget:
 
     ::
 
+        handler = proctor.Handler(["openat"], lambda call: proctor.deny(errno.EACCES))
         target = FakeTarget(uid=1000, files={"/etc/passwd": b"root:x:0:0"}, cwd="/etc")
-        call = target.call("openat", AT_FDCWD, "passwd", O_RDONLY)
-        verdict = handler(call)                 # just the handler, or
-        outcome = target.run(handler, call)     # what the supervisor makes of it
+        call = target.call("openat", AT_FDCWD, "passwd", os.O_RDONLY)
+        assert handler(call) == proctor.deny(errno.EACCES)    # just the handler, or
+        outcome = target.run(handler, call)                   # what the supervisor makes of it
         assert outcome.errno == errno.EACCES
 
     Calls are real :class:`~proctor.call.call.Call` objects: decoded by the same code from a
@@ -342,7 +343,7 @@ class FakeCall(Call):
     given by name::
 
         call = FakeCall("mkdir", "/srv/x", 0o755, uid=0)
-        call.made_by.run(handler, call)
+        assert call.made_by.run(lambda call: proctor.let_run(), call).ran
 
     :param name: see :meth:`FakeTarget.call`, as for the rest.
     :param named: arguments of the call by name.

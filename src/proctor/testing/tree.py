@@ -23,6 +23,10 @@ _DEVICE: Final = 0x2A  # st_dev of every node: the tree is one file system
 class Node:
     """One thing in the tree: a file, directory, symbolic link, device, FIFO or socket.
 
+    >>> tree = Tree({"/dev/null": Node.device("c", 1, 3), "/dev/nothing": Node.symlink("null")})
+    >>> tree["/dev/nothing"].content
+    b'null'
+
     Make it with :meth:`file`, :meth:`directory`, :meth:`symlink`, :meth:`device` or, for what they
     do not cover, with its whole mode.
 
@@ -133,6 +137,7 @@ class Tree:
         tree = Tree({"/etc/passwd": b"root:x:0:0::/:/bin/sh", "/tmp": None})
         tree["/etc/alias"] = Node.symlink("passwd")
         del tree["/tmp"]
+        assert "/tmp" not in tree
 
     Missing directories on the way are made, and nodes are copied, so that one mapping serves many
     trees; ``tree[path]`` is the tree's own node, to be looked at and changed.  These paths are the tree's own: symbolic links in them

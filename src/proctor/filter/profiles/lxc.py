@@ -1,6 +1,14 @@
 """LXC seccomp profiles (``lxc.seccomp.profile``), version 2 read and written, version 1 read.
 
-::
+    >>> from proctor.filter.profiles import lxc
+    >>> print(lxc.dump(lxc.load("2\\ndenylist allow\\nmknod notify\\n", arch="x86_64")), end="")
+    2
+    denylist allow
+    mknod notify
+
+A longer one, in full:
+
+.. code-block:: text
 
     2
     denylist allow
@@ -42,6 +50,8 @@ from proctor.filter.profiles.order import ordered
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
 from proctor.syscalls.architectures import ARCHITECTURES, canonical
+
+__all__ = ["dump", "load"]
 
 _ACTIONS: Final[dict[str, Action]] = {
     "kill": KILL_THREAD,

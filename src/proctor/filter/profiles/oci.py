@@ -4,8 +4,11 @@ Also read: the *profile* dialect of Docker and of containers/common, which is ex
 machine and a container first (:mod:`proctor.filter.profiles.dialect`).  The rules of such a file, Docker's
 default profile for one, serve as a base::
 
-    base = oci.load("default.json", caps=["CAP_CHOWN", "CAP_MKNOD"]).filter()
-    mine = base.before([Rule(("mknod", "mknodat"), NOTIFY)])
+    from proctor.filter.profiles import oci
+
+    base = oci.load('{"defaultAction": "SCMP_ACT_ALLOW"}', caps=["CAP_MKNOD"]).filter()
+    mine = base.before([proctor.Rule(("mknod", "mknodat"), proctor.actions.NOTIFY)])
+    assert oci.load(oci.dumps(mine)).filter().rules == oci.load(oci.dump(mine)).filter().rules
 
 Where the specification leaves room we do what runc does (libcontainer/seccomp/seccomp_linux.go):
 
@@ -48,6 +51,8 @@ from proctor.filter.profiles.profile import ARCH_WORDS, Profile, unknown_word
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
 from proctor.syscalls.architectures import canonical
+
+__all__ = ["dump", "dumps", "load"]
 
 _EPERM: Final = 1
 
