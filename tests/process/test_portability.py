@@ -80,8 +80,8 @@ def test_the_public_names_that_need_no_kernel() -> None:
     done = elsewhere(
         """
 import proctor
-kernel = {"AsyncProcess", "Listener", "Process", "filter_for", "launch", "run", "run_async", "spawn",
-          "spawn_async", "Target"}
+kernel = {"AsyncProcess", "DEVNULL", "Listener", "PIPE", "Process", "STDOUT", "filter_for", "launch", "run",
+          "run_async", "spawn", "spawn_async", "Target"}
 for name in set(proctor.__all__) - kernel:
     getattr(proctor, name)
 @proctor.on("mkdir")
