@@ -40,12 +40,8 @@ from typing import Any, Self
 class ProctorError(Exception):
     """Root of everything proctor raises on purpose.
 
-    ::
-
-        try:
-            proctor.run(["/no/such/command"])
-        except proctor.ProctorError as problem:
-            assert "/no/such/command" in str(problem)
+    >>> issubclass(proctor.CallGone, proctor.ProctorError)
+    True
     """
 
     #: Thread id of the caller, as the monitor sees it; None if no call is involved.
@@ -149,13 +145,8 @@ class LaunchError(ProctorError, OSError):
 class CallError(ProctorError):
     """Something about one notified call.
 
-    ::
-
-        call = FakeTarget(tid=0).call("mkdir", "/srv", 0o755)
-        try:
-            call.path
-        except proctor.CallError as problem:
-            assert problem.syscall == "mkdir"
+    >>> str(proctor.CallError("no answer").about(pid=4711, syscall="mkdir"))
+    'no answer [mkdir, pid 4711]'
     """
 
 
@@ -261,14 +252,10 @@ class TargetFdLimit(CallError, OSError):
 class RacyVerdict(CallError, ValueError):
     """``let_run()`` for a call whose memory was looked at (C110).
 
-    ::
-
-        def handler(call):
-            return proctor.let_run() if call.path else None
-
-        target = FakeTarget()
-        outcome = target.run(handler, target.call("mkdir", "/srv", 0o755))
-        assert isinstance(outcome.error, proctor.RacyVerdict)
+    >>> target = FakeTarget()
+    >>> call = target.call("mkdir", "/srv", 0o755)
+    >>> type(target.run(lambda call: proctor.let_run(call.path.decode()), call).error)
+    <class 'proctor.errors.RacyVerdict'>
     """
 
 

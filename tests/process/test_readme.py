@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from proctor.policy import loads
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -28,6 +30,15 @@ def test_ten_lines_are_a_supervisor(tmp_path: Path) -> None:
     assert "secrets" in done.stderr
     assert "Permission denied" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["ordinary"]
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/howto.md", "docs/log.md"]
+)
+def test_links_lead_somewhere(name: str) -> None:
+    page = README.parent / name
+    links = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text())
+    assert not [link for link in links if not (page.parent / link).exists()]
 
 
 def test_the_policy_loads() -> None:

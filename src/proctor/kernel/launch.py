@@ -35,8 +35,7 @@ def launch(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Targ
     ::
 
         with proctor.launch(["sh", "-c", "exit $code"], env={"code": "3"}, cwd="/") as target:
-            assert target.executed()
-            assert target.wait(None) == 3
+            assert target.executed() and target.wait(None) == 3
     """
     wanted = plan(argv, **options)
     if wanted.program is not None:
