@@ -94,8 +94,8 @@ def test_a_descendant_that_holds_the_pipe_is_waited_for(taken: list[int]) -> Non
     program = (
         "import os, sys\n"
         "os.write(1, b'first\\n')\n"
+        "leader = os.getpid()\n"
         "if os.fork() == 0:\n"
-        "    leader = os.getppid()\n"
         "    os.setsid()\n"
         "    while os.getppid() == leader: os.sched_yield()\n"
         "    for _ in range(3):\n"
