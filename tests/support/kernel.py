@@ -143,13 +143,13 @@ class Core:
     name = "core"
 
     def __init__(self) -> None:
-        from proctor.kernel import _core
+        from proctor.kernel import _core, raw
 
-        self.core = _core
+        self.core, self.raw = _core, raw
 
     def seccomp(self, operation: int, flags: int, argument: bytearray | None = None) -> int:
         """seccomp(2) as it is."""
-        return self.core.seccomp(operation, flags, argument)
+        return self.raw.seccomp(operation, flags, argument)
 
     def install(self, program: bytes, flags: int) -> int:
         """SECCOMP_SET_MODE_FILTER on this very thread: for throw-away processes."""
@@ -184,7 +184,7 @@ class Core:
 
     def pidfd_getfd(self, pidfd: int, fd: int) -> int:
         """pidfd_getfd(2)."""
-        return self.core.pidfd_getfd(pidfd, fd)
+        return self.raw.pidfd_getfd(pidfd, fd)
 
     def read_memory(self, pid: int, address: int, size: int) -> bytes:
         """Up to ``size`` bytes."""
