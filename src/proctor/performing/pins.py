@@ -6,8 +6,9 @@ then named: the kernel says which path it has (``/proc/self/fd``), and that path
 without any link, to see that it leads to the very same thing.  Things without such a path (deleted,
 covered by a mount, outside of the root, pipes) get a text that no absolute path equals.
 
-A walk that fails is *probed*: the same path again, following no link at all.  If that fails alike, no
-link was on the way, and so none of procfs: the kernel's word stands.  Otherwise see :mod:`.walk`.
+A walk that fails is *probed*: the same path again, following no link at all, and then going to no other
+mount.  If one of these fails alike, no link of procfs was on the way: the kernel's word stands.
+Otherwise see :mod:`.walk`.
 """
 
 from __future__ import annotations
@@ -187,6 +188,49 @@ class Named(NamedTuple):
     path: bytes
 
 
+class Probing:
+    """The steps that probe a walk that failed."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        #: What :func:`probing` says.
+        self.how = steps.hole(2 * HOW.size)
+        self._dot = steps.bytes(b".")
+        self._itself = steps.bytes(HOW.pack(PIN, 0, 0))
+
+    def add(self, where: Argument, path: Place) -> Probe:
+        """Probe; to be called when all bytes of the request are there."""
+        steps, (how, _) = self._steps, self.how
+        system = steps.scratch(128)
+        plain = steps.call(
+            "openat2", where, path, Place(how, HOW.size), HOW.size, want=-errno.ELOOP
+        )
+        near = steps.call("openat2", where, path, Place(how + HOW.size, HOW.size), HOW.size, bad=0)
+        start = steps.call("openat2", where, self._dot, self._itself, HOW.size)
+        steps.call("fstatfs", start, system)
+        return Probe(plain, near, start, steps.want(Place(system.offset, _STATFS_SIZE)))
+
+
+class Probe(NamedTuple):
+    """Where in a reply it is what a probe found."""
+
+    plain: Result
+    near: Result
+    start: Result
+    system: int
+
+    def confirms(self, failed: int, reply: Reply) -> bool:
+        """Whether the walk that failed met no link of procfs."""
+        plain = reply.error(self.plain)
+        if not plain or plain == failed != errno.ELOOP:
+            return True
+        return (
+            reply.error(self.near) == failed != errno.EXDEV
+            and reply.made(self.start)
+            and not system_of(reply.parts[self.system]).proc
+        )
+
+
 # Requests ---------------------------------------------------------------------------------------
 
 
@@ -197,7 +241,7 @@ class Look(NamedTuple):
     valid: Result
     pin: Result
     name: Name
-    probe: Result
+    probe: Probe
 
 
 @cache
@@ -209,15 +253,15 @@ def look(relative: bool, size: int) -> Look:
     steps = Steps()
     where: Argument = steps.sent() if relative else steps.number()
     table = steps.sent()
-    later, how, probing = steps.hole(HOW.size), steps.hole(HOW.size), steps.hole(HOW.size)
-    naming = Naming(steps)
+    later, how = steps.hole(HOW.size), steps.hole(HOW.size)
+    probing, naming = Probing(steps), Naming(steps)
     path = steps.hole(size)
     valid = _validity(steps, later, naming)
     pin = steps.call("openat2", where, path, how, HOW.size)
     name = naming.add(pin, table)
     steps.end(name.last)
     steps.jump(pin, bad=True)
-    probe = steps.call("openat2", where, path, probing, HOW.size)
+    probe = probing.add(where, path)
     steps.give(pin)
     return Look(steps.freeze(), valid, pin, name, probe)
 
@@ -248,7 +292,7 @@ class Opening(NamedTuple):
 
     request: Request
     fd: Result
-    probe: Result
+    probe: Probe
     system: int
     status: int
 
@@ -259,7 +303,7 @@ def opening(relative: bool, size: int) -> Opening:
     how to probe, path.  Sent: the directory (if ``relative``)."""
     steps = Steps()
     where: Argument = steps.sent() if relative else steps.number()
-    umask, how, probing = steps.number(), steps.hole(HOW.size), steps.hole(HOW.size)
+    umask, how, probing = steps.number(), steps.hole(HOW.size), Probing(steps)
     path = steps.hole(size)
     empty = steps.bytes(b"")
     system, status = steps.scratch(128), steps.scratch(_STATX_SIZE)
@@ -267,7 +311,7 @@ def opening(relative: bool, size: int) -> Opening:
     fd = steps.call("openat2", where, path, how, HOW.size, bad=2)
     statx(steps, fd, status, empty)
     steps.call("fstatfs", fd, system, good=END)
-    probe = steps.call("openat2", where, path, probing, HOW.size)
+    probe = probing.add(where, path)
     steps.give(fd)
     part = steps.want(Place(system.offset, _STATFS_SIZE))
     kind = steps.want(status)
@@ -323,7 +367,7 @@ class Entry(NamedTuple):
     valid: Result
     parent: Result
     parent_name: Name
-    probe: Result | None
+    probe: Probe | None
     #: What has the name, not followed.
     found: Result
     found_name: Name
@@ -341,12 +385,14 @@ def entry(by: int, size: int) -> Entry:
     where: Argument = steps.number() if by == ABSOLUTE else steps.sent()
     table = steps.sent()
     later = steps.hole(HOW.size)
-    walked = [steps.hole(each) for each in (HOW.size, HOW.size, size)] if by != PINNED else []
+    how = steps.hole(HOW.size) if by != PINNED else None
+    probing = Probing(steps) if by != PINNED else None
+    path = steps.hole(size) if by != PINNED else None
     last, naming = steps.hole(size), Naming(steps)
     itself = steps.bytes(HOW.pack(PIN | O_NOFOLLOW, 0, 0))
     valid = _validity(steps, later, naming)
-    if walked:
-        parent = steps.call("openat2", where, walked[2], walked[0], HOW.size)
+    if path is not None and how is not None:
+        parent = steps.call("openat2", where, path, how, HOW.size)
     else:
         parent = steps.call("dup", where)
     parent_name = naming.add(parent, table)
@@ -355,9 +401,9 @@ def entry(by: int, size: int) -> Entry:
     target = steps.scratch(_PATH_MAX + 8)
     text = steps.call("readlinkat", found, naming.empty, target, _PATH_MAX, good=END, bad=END)
     probe = None
-    if walked:
+    if path is not None and probing is not None:
         steps.jump(parent, bad=True)
-        probe = steps.call("openat2", where, walked[2], walked[1], HOW.size)
+        probe = probing.add(where, path)
     steps.give(parent)
     steps.give(found)
     link = steps.want(target, text)
@@ -370,7 +416,7 @@ class Making(NamedTuple):
     request: Request
     parent: Result
     system: int
-    probe: Result | None
+    probe: Probe | None
     made: Result
 
 
@@ -381,20 +427,22 @@ def making(by: int, size: int) -> Making:
     steps = Steps()
     where: Argument = steps.number() if by == ABSOLUTE else steps.sent()
     umask, mode, device = steps.number(), steps.number(), steps.number()
-    walked = [steps.hole(each) for each in (HOW.size, HOW.size, size)] if by != PINNED else []
+    how = steps.hole(HOW.size) if by != PINNED else None
+    probing = Probing(steps) if by != PINNED else None
+    path = steps.hole(size) if by != PINNED else None
     last = steps.hole(size)
     system = steps.scratch(128)
     steps.call("umask", umask)
-    if walked:
-        parent = steps.call("openat2", where, walked[2], walked[0], HOW.size)
+    if path is not None and how is not None:
+        parent = steps.call("openat2", where, path, how, HOW.size)
     else:
         parent = steps.call("dup", where)
     steps.call("fstatfs", parent, system)
     made = steps.call("mknodat", parent, last, mode, device, good=END)
     probe = None
-    if walked:
+    if path is not None and probing is not None:
         steps.jump(parent, bad=True)
-        probe = steps.call("openat2", where, walked[2], walked[1], HOW.size)
+        probe = probing.add(where, path)
     steps.give(parent)
     part = steps.want(Place(system.offset, _STATFS_SIZE))
     return Making(steps.freeze(), parent, part, probe, made)
@@ -433,8 +481,10 @@ def along(start: int | None) -> tuple[int, ...]:
 
 
 def probing(flags: int, resolve: int) -> bytes:
-    """How a failed walk is probed: by the same path, following no link."""
-    return HOW.pack(PIN | flags & O_NOFOLLOW, 0, resolve & ~CACHED | NO_SYMLINKS)
+    """How a failed walk is probed: following no link; going to no other mount."""
+    flags, resolve = PIN | flags & O_NOFOLLOW, resolve & ~CACHED
+    near = HOW.pack(flags, 0, resolve | NO_MAGICLINKS | NO_XDEV)
+    return HOW.pack(flags, 0, resolve | NO_SYMLINKS) + near
 
 
 def refuse(reply: Reply, step: Result, fine: int) -> None:
@@ -445,11 +495,9 @@ def refuse(reply: Reply, step: Result, fine: int) -> None:
         raise Said(number)
 
 
-def stands(failed: int, reply: Reply, probe: Result | None, resolve: int) -> bool:
-    """Whether an errno is the kernel's last word: no link was on the way."""
-    if stands_alone(failed, resolve) or probe is None:
-        return True
-    return reply.made(probe) or reply.error(probe) == failed != errno.ELOOP
+def stands(failed: int, reply: Reply, probe: Probe | None, resolve: int) -> bool:
+    """Whether an errno is the kernel's last word: no link of procfs was on the way."""
+    return stands_alone(failed, resolve) or probe is None or probe.confirms(failed, reply)
 
 
 def stands_alone(failed: int, resolve: int) -> bool:
