@@ -314,7 +314,9 @@ class Performers:
         if isinstance(failed, (CallGone, CallOver)):
             return deny(errno.EINTR, _GONE)
         if isinstance(failed, MemoryUnreadable):
-            return deny(failed.errno or errno.EFAULT, str(failed))
+            if failed.errno == errno.EPERM:  # not what the kernel says: the monitor may not look
+                return self.trouble(call, str(failed))
+            return deny(failed.errno or errno.EFAULT)
         if isinstance(failed, TooMany):
             self.trouble(call, str(failed))
             return deny(errno.ENOMEM, str(failed))

@@ -12,9 +12,19 @@ with the thread that drops it.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from operator import or_
+from typing import TYPE_CHECKING, Any
 
-from proctor.call.verdict import Allow, Verdict, answer, deny, let_run, let_run_unsafe, perform
+from proctor.call.verdict import (
+    Allow,
+    Deny,
+    Verdict,
+    answer,
+    deny,
+    let_run,
+    let_run_unsafe,
+    perform,
+)
 from proctor.errors import CallGone
 from proctor.policy.rules import (
     DENY,
@@ -24,8 +34,11 @@ from proctor.policy.rules import (
     Decision,
     Look,
     Memory,
+    Reason,
     Ruling,
     Unknowable,
+    Unresolved,
+    What,
 )
 from proctor.supervisor.handlers import Handler
 
@@ -63,6 +76,9 @@ def build(policy: Policy) -> list[Handler]:
 def _decide(policy: Policy, call: Call) -> Verdict:
     look = Look(call)
     try:
+        performed = _by_what_is_pinned(policy, look)
+        if performed is not None:
+            return performed
         decision = policy.judge(look)
     except Unknowable as unknown:
         if unknown.errno:
@@ -89,6 +105,73 @@ def verdict_of(ruling: Ruling, because: str) -> Verdict:
     if ruling.unsafe:
         return let_run_unsafe(because)
     return let_run(because)
+
+
+class _Unseen(Exception):
+    """A rule asks where a path leads, and nobody looked yet."""
+
+
+class _Blind(Look):
+    """A call of whose paths nothing is seen."""
+
+    __slots__ = ()
+
+    def at(self, what: What, argument: str) -> Any:
+        """:raises _Unseen: it is a path."""
+        if what == "path":
+            raise _Unseen
+        return super().at(what, argument)
+
+
+def _by_what_is_pinned(policy: Policy, look: Look) -> Verdict | None:
+    """Where rules about paths have a call performed or refused, and nothing else, the path is walked
+    once: by whoever performs, with the caller's rights; the rules are asked about what that pinned.
+    None where they decide otherwise, or without a path."""
+    call = look.call
+    blind = look.blind(_Blind)
+    possible: list[Ruling] = []
+    unseen = False
+    for rule, clause in policy.chain(call.abi, call.name):
+        try:
+            if not clause.holds(blind):
+                continue
+        except Unresolved:
+            return None
+        except _Unseen:
+            unseen = True
+            possible.append(rule.ruling)
+            continue
+        possible.append(rule.ruling)
+        break
+    else:
+        possible.append(policy.settings.default)
+    performed = [each.kind == PERFORM for each in possible]
+    if not unseen or not any(performed):
+        return None
+    if not all(map(or_, performed, [each.refuses for each in possible])):
+        return None
+    because = Reason("rules about its path")
+    pins: dict[str, bytes] = {}
+
+    def allow(argument: str, pinned: bytes) -> bool | Deny:
+        pins[argument] = pinned
+        seen = look.with_pinned(pins)
+        try:
+            decision = policy.judge(seen)
+        except Unknowable as unknown:
+            return deny(unknown.errno or policy.settings.on_error, f"on_error: {unknown.why}")
+        because.rule = decision.because.rule
+        if decision.ruling.kind == PERFORM:
+            return True
+        from proctor.policy.explain import explain
+
+        if decision.ruling.kind == KILL:
+            _kill(call)
+        refused = verdict_of(decision.ruling, explain(policy, seen, decision))
+        assert isinstance(refused, Deny)
+        return refused
+
+    return perform(allow, because)
 
 
 def _pinned_check(policy: Policy, look: Look, decision: Decision) -> Allow | None:

@@ -70,6 +70,12 @@ class Look:
         other._seen = self._seen
         return other
 
+    def blind(self, kind: type[Look]) -> Look:
+        """The same call, and what was seen of it, for whoever sees less."""
+        other = kind(self.call)
+        other._seen = self._seen
+        return other
+
     def at(self, what: What, argument: str) -> Any:
         """What stands behind an argument: bytes, or an :class:`~proctor.policy.addresses.Address`;
         None for a NULL pointer that means nothing.
