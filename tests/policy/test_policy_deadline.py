@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import proctor
+from proctor.performing.untaken import UNTAKEN
 from proctor.policy import Policy, loads
 
 pytestmark = pytest.mark.timeout(60)
@@ -96,14 +97,15 @@ def test_what_rules_give_reaches_the_handlers() -> None:
         + rule('calls = ["kill"]\ndeny = 1\nreport = true', "c")
     )
     found = {h.names: (h.deadline, h.quick) for h in policy.handlers()}
-    assert found == {("open",): (2.5, True), ("mknod", "kill"): (None, True)}
+    of_itself = tuple(call for each in UNTAKEN for call in each.calls)
+    assert found == {("open",): (2.5, True), ("mknod", "kill", *of_itself): (None, True)}
     # a rule that says nothing has what the other rules about the call give
     policy = loads(
         rule('calls = ["open", "creat"]\nwhen = { path = "/x/*" }\nperform = true\ndeadline = 2.5', "a")
         + rule('calls = ["open", "creat", "mknod"]\nperform = true', "b")
     )  # fmt: skip
     found = {h.names: (h.deadline, h.quick) for h in policy.handlers()}
-    assert found == {("open", "creat"): (2.5, False), ("mknod",): (None, True)}
+    assert found == {("open", "creat"): (2.5, False), ("mknod", *of_itself): (None, True)}
 
 
 def test_a_deadline_and_its_errno_reach_the_supervisor() -> None:

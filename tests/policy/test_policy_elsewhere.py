@@ -50,5 +50,14 @@ def test_a_policy_that_performs_needs_no_linux() -> None:
     assert ruling == "perform"
     assert "mkdir cannot be performed on a caller's behalf; what can: creat, mknod" in performs
     assert 'Safe is deny = "EPERM"' in runs
-    rooms = ["families", "families.mknod", "families.open", "pins", "registry", "steps", "trouble"]
+    rooms = [
+        "families",
+        "families.mknod",
+        "families.open",
+        "pins",
+        "registry",
+        "steps",
+        "trouble",
+        "untaken",
+    ]
     assert loaded == repr([f"proctor.performing.{each}" for each in rooms])

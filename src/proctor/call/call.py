@@ -263,6 +263,11 @@ class Call(Notified, Looking):
         return memory
 
     @property
+    def looked_at(self) -> Caller | None:
+        """:attr:`caller`, if somebody asked after it: what it pinned for whoever looked binds whoever acts."""
+        return self._caller
+
+    @property
     def caller(self) -> Caller:
         """Who is calling.
 

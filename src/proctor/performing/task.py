@@ -245,6 +245,13 @@ class Task:
         """Where a path starts: an O_PATH descriptor of the caller's, -1 if it has none there; None for an absolute path, which starts at the executor's root."""
         if path.startswith(b"/") and not resolve & pins.SCOPED:
             return None
+        if self.call.looked_at is not None:
+            try:
+                return self.caller.dir_fd(dirfd)  # which keeps it
+            except OSError as error:
+                if error.errno == errno.EBADF:
+                    return -1
+                raise
         pin = self.standing.place(dirfd)
         return -1 if pin is None else self.hold(pin)
 

@@ -169,6 +169,7 @@ def warnings(policy: Policy) -> list[str]:
         *_fragile(policy),
         *_whole_fields(policy),
         *_needless_unsafe(policy),
+        *_unheld(policy),
     ]
 
 
@@ -293,3 +294,18 @@ def _needless_unsafe(policy: Policy) -> Iterator[str]:
                 needed[rule.name] = needed.get(rule.name, False) or looked
     for name in (name for name, is_needed in needed.items() if not is_needed):
         yield f'rule "{name}" says unsafe, but no rule before it looks at memory: allow = true is enough'
+
+
+def _unheld(policy: Policy) -> Iterator[str]:
+    """A program may confine itself by what does not hold for performed calls."""
+    from proctor.performing.untaken import UNTAKEN
+
+    performing = [rule.name for rule in policy.rules if rule.performs]
+    for rule in policy.rules if performing else ():
+        for each in UNTAKEN:
+            named = [call for call in each.calls if any(call == name for _, name in rule.clauses)]
+            if named and not rule.ruling.refuses:
+                yield (
+                    f'rule "{rule.name}" lets programs have {", ".join(named)}, and rule '
+                    f'"{performing[0]}" performs: {each.what} do not hold for what is performed'
+                )

@@ -14,6 +14,8 @@ them):
   in memory where the filter cannot see them (:mod:`proctor.syscalls.multiplex`).  A rule without
   conditions covers that as well; for a rule with conditions such a call fails with ENOSYS, which is
   what libcs fall back from.
+* A policy that performs refuses what would hold a program and not what is performed for it
+  (:mod:`proctor.performing.untaken`): Landlock is not there, as on a kernel without it.
 * An allow-list has the calls that no program makes by itself, and the end of a process
   (:data:`proctor.syscalls.special.UNASKED`).  Not execve: that is a right, and a policy without it is
   warned of (:mod:`proctor.policy.check`).
@@ -146,3 +148,26 @@ def unasked(rules: Sequence[Rule], arches: Iterable[str], default: Ruling) -> li
     if default.runs or not clauses:
         return []
     return [Rule(len(rules), "made for programs", clauses, Ruling(ALLOW), implied=True)]
+
+
+def untaken(rules: Sequence[Rule], arches: Iterable[str], default: Ruling) -> list[Rule]:
+    """What a policy that performs refuses of itself, as far as no rule is about it."""
+    from proctor.performing.untaken import UNTAKEN
+    from proctor.syscalls import tables
+
+    if not default.runs or not any(rule.performs for rule in rules):
+        return []
+    named = {key for rule in rules for key in rule.clauses}
+    made: list[Rule] = []
+    for each in UNTAKEN:
+        clauses = {
+            (arch, call): Clause(ALWAYS)
+            for arch in arches
+            for call in each.calls
+            if call in tables.numbers(arch) and (arch, call) not in named
+        }
+        if clauses:
+            ruling = Ruling(DENY, each.errno)
+            place = len(rules) + len(made)
+            made.append(Rule(place, f"{each.what} would not hold", clauses, ruling, implied=True))
+    return made

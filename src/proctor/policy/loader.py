@@ -16,7 +16,7 @@ from proctor.errors import FilterError
 from proctor.filter.conditions import ALWAYS
 from proctor.kernel.abi import MAX_ERRNO
 from proctor.policy.check import refuse
-from proctor.policy.compile import multiplexed, unasked, with_multiplexed
+from proctor.policy.compile import multiplexed, unasked, untaken, with_multiplexed
 from proctor.policy.document import VERDICT_KEYS, KeyPath, Source, parse, read_text
 from proctor.policy.policy import Policy, Settings
 from proctor.policy.rules import ALLOW, DENY, KILL, LOG, PERFORM, RETURN, Clause, Rule, Ruling
@@ -79,6 +79,7 @@ def _build(source: Source) -> Policy:
         names[each["name"]] = position
         rules += _rule(position, each, table, settings, source)
     rules += unasked(rules, settings.arches, settings.default)
+    rules += untaken(rules, settings.arches, settings.default)
     policy = Policy(source.name, tuple(rules), settings)
     refuse(policy, source)
     return policy

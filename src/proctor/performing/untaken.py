@@ -1,0 +1,55 @@
+"""What of a caller an executor cannot take on, and what follows.
+
+Namespaces, root, ids, groups, capabilities, umask, cgroups and the label of a security module are
+taken on (:mod:`.identity`).  What is not is in this list, and docs/policy.md has it for people.  Where it
+would hold a program that asks for it, and not what is performed for it, the calls by which it asks are
+refused by every policy that performs and says nothing about them.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Final, NamedTuple
+
+
+class Untaken(NamedTuple):
+    """One such thing."""
+
+    what: str
+    #: What that means for what is performed.
+    then: str
+    #: Calls that bring it about, refused unless a rule is about them.
+    calls: tuple[str, ...] = ()
+    #: What they fail with: as on a kernel that does not have it.
+    errno: int = 0
+
+
+UNTAKEN: Final = (
+    Untaken(
+        "Landlock domains",
+        "they cannot be joined, and nothing shows them: a program would be refused less than it asked for",
+        ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),
+        errno.EOPNOTSUPP,
+    ),
+    Untaken(
+        "seccomp filters of the caller's own",
+        "what is performed is what the policy says, also where another filter would refuse it",
+    ),
+    Untaken("the pid namespace", "procfs is walked so that it is the caller's all the same"),
+    Untaken("the time namespace", "no call that is performed tells the time"),
+    Untaken(
+        "keyrings", "network file systems with keys for each user see the executor, which has none"
+    ),
+    Untaken(
+        "resource limits",
+        "RLIMIT_NOFILE is looked at before anything is done; no call that is performed writes "
+        "(RLIMIT_FSIZE)",
+    ),
+    Untaken(
+        "the controlling terminal",
+        "/dev/tty is the one of the caller's descriptors 0-2 that is its terminal, else ENXIO",
+    ),
+    Untaken(
+        "ptrace of itself", "a program that made itself undumpable is not let into its own /proc"
+    ),
+)
