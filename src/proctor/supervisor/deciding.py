@@ -354,10 +354,13 @@ class Decider:
         try:
             release(served, self._lock, self.observers)
         finally:  # the end of a container, too, is told before anybody goes on for its being over
-            with self._lock:
-                self.answering -= 1
-                if not self.answering:
-                    self._told.notify_all()
+            self._count_out()
+
+    def _count_out(self) -> None:
+        with self._lock:
+            self.answering -= 1
+            if not self.answering:
+                self._told.notify_all()
 
     def expire(self) -> None:
         """Answer in the place of handlers that took too long."""
