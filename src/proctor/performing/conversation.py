@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Verdict, deny
 from proctor.errors import CallGone
+from proctor.kernel.threads import quiet_thread
 from proctor.performing.trouble import Idle, Trouble
 
 if TYPE_CHECKING:
@@ -137,6 +138,22 @@ class Conversation:
             else:
                 self.look()
         return self.verdict
+
+    def then(self, done: Callable[[Verdict | None, BaseException | None], object]) -> None:
+        """Go on to the end on a thread of its own, and tell ``done`` then.  There are never more of
+        these than calls that are performed at the same time (``limit``)."""
+
+        def go() -> None:
+            try:
+                verdict, failed = self.wait(), None
+            except BaseException as raised:
+                verdict, failed = None, raised
+            done(verdict, failed)
+
+        try:
+            quiet_thread(go, "proctor-performed")
+        except RuntimeError:
+            go()  # no more threads for us: slow but sure
 
     def cancel(self) -> None:
         """Have an end: nobody wants the answer any more."""

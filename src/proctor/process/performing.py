@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.performing import Performers
+    from proctor.performing.conversation import Conversation
 
 
 class LazyPerformer:
@@ -36,6 +37,11 @@ class LazyPerformer:
             self._made()
 
     def __call__(self, call: Call, verdict: Perform) -> Verdict:
+        begun = self.begin(call, verdict)
+        return begun if isinstance(begun, tuple) else begun.wait()
+
+    def begin(self, call: Call, verdict: Perform) -> Verdict | Conversation:
+        """As :meth:`proctor.performing.Performers.begin`."""
         try:
             performers = self._made()
         except (ImportError, OSError) as error:  # our code is loaded now, which takes a descriptor
@@ -44,7 +50,7 @@ class LazyPerformer:
                 why += "; the monitor's limit of open files (RLIMIT_NOFILE, ulimit -n) is too low"
             self.on_trouble(f"{call.name} of thread {call.tid} was not performed: {why}")
             return deny(errno.EPERM, f"not performed: {why}")
-        return performers(call, verdict)
+        return performers.begin(call, verdict)
 
     def _made(self) -> Performers:
         from proctor.performing import (

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from proctor.supervisor.ports import Lock, World
     from proctor.supervisor.rules import Rules
 
-#: Performs a call: (call, the Perform verdict) → what to answer.
+#: Performs a call, and may have a method ``begin`` that does so as far as nothing waits: what it
+#: returns has the verdict later if it has a method ``then``, which is given who wants it: (call, the Perform verdict) → what to answer.
 Performer = Callable[["Call", Perform], Verdict]
 
 #: Those who decide without a look at the caller's memory.
@@ -213,7 +214,7 @@ class Decider:
         self.decided(job, self._rules.default, "default", receiving=receiving)
 
     def _resume(self, job: Job, result: Any, error: BaseException | None, label: str) -> None:
-        """A coroutine ended: go on on a worker, so that no loop of the user's waits for us."""
+        """A coroutine ended, or a performer: go on on a worker, so that nobody's loop waits for us."""
         outcome = error if error is not None else result
         job.said = (outcome, label) if outcome is not None else None
         self._put(job)
@@ -232,7 +233,11 @@ class Decider:
                 raise verdict
             checked = check(verdict, job.call, who)
             if isinstance(checked, Perform) and not job.claimed:
-                checked = check(self._perform(job, checked), job.call, "the performer")
+                begun = self._perform(job, checked)
+                if hasattr(begun, "then"):  # it waits, for the target perhaps, and no worker does
+                    begun.then(lambda result, error: self._resume(job, result, error, who))
+                    return
+                checked = check(begun, job.call, "the performer")
         except CallGone as gone:
             job.error = gone
             checked = self._rules.on_error  # nobody is left to hear it; the bookkeeping still runs
@@ -272,7 +277,8 @@ class Decider:
         frame = call.frame
         return frame is not None and reads(frame.signature)
 
-    def _perform(self, job: Job, verdict: Perform) -> Verdict:
+    def _perform(self, job: Job, verdict: Perform) -> Any:
+        """What a performer says at once: a verdict, or what has it later."""
         if self._performer is None:
             return deny(errno.ENOSYS, "nothing here performs calls")
         if job.call.begun:
@@ -281,7 +287,8 @@ class Decider:
         journal = job.served.journal
         if journal is not None:
             journal.performs(job.call._notification)
-        done = self._performer(job.call, verdict)
+        begin = getattr(self._performer, "begin", self._performer)
+        done = begin(job.call, verdict)
         if isinstance(done, Perform):
             raise TypeError("a performer answers; it cannot ask for a performer")
         return done
