@@ -88,7 +88,7 @@ def describe(fd: int) -> Outcome:
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     offset = -1
     if stat.S_ISREG(st.st_mode):
-        offset = os.lseek(fd, 0, os.SEEK_CUR)
+        offset = libc.lseek(fd, ctypes.c_long(0), os.SEEK_CUR)  # some files of procfs have none
     size = st.st_size if stat.S_ISREG(st.st_mode) else 0
     return ("fd", oct(st.st_mode), st.st_uid, st.st_gid, size, st.st_rdev, oct(flags), offset)
 
@@ -142,7 +142,11 @@ class Performers(performing.Performers):
 
 
 class Caller:
-    """A process in some state that waits for commands; see :func:`caller`."""
+    """A process in some state that waits for commands; see :func:`caller`.
+
+    :param proc: if given it is in a pid namespace of its own, "old" with the procfs of ours, "new" with
+        one of its own.
+    """
 
     def __init__(
         self,
@@ -150,6 +154,7 @@ class Caller:
         maps: str | None = None,
         in_thread: Callable[[], object] | None = None,
         threaded: bool = False,
+        proc: str = "",
     ) -> None:
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(20)
@@ -158,7 +163,7 @@ class Caller:
             try:
                 self.sock.close()
                 libc.prctl(1, 9, 0, 0, 0)  # die with the test
-                self._child(theirs, setup, maps, in_thread, threaded)
+                self._child(theirs, setup, maps, in_thread, threaded, proc)
             except BaseException as error:
                 theirs.send(marshal.dumps(("failed", repr(error))))
             finally:
@@ -173,6 +178,19 @@ class Caller:
                     file.write(maps)
             self.sock.send(b"go")
         self.tid = self._told("ready")
+        if proc:
+            self.tid = self._seen_from_here(self.tid)
+
+    def _seen_from_here(self, inner: int) -> int:
+        """Our number of a thread of the process in its pid namespace."""
+        with open(f"/proc/{self.pid}/task/{self.pid}/children") as file:
+            process = int(file.read())
+        for tid in os.listdir(f"/proc/{process}/task"):
+            with open(f"/proc/{process}/task/{tid}/status") as file:
+                numbers = next(line for line in file if line.startswith("NSpid:")).split()
+            if int(numbers[-1]) == inner:
+                return int(tid)
+        raise AssertionError(f"{inner} is not there")
 
     def _told(self, word: str) -> Any:
         said = marshal.loads(self.sock.recv(65536))
@@ -180,7 +198,7 @@ class Caller:
         return said[1]
 
     @staticmethod
-    def _child(sock: Any, setup: Any, maps: Any, in_thread: Any, threaded: bool) -> None:
+    def _child(sock: Any, setup: Any, maps: Any, in_thread: Any, threaded: bool, proc: str) -> None:
         if maps is not None:
             unshare(CLONE_NEWUSER)
             sock.send(marshal.dumps(("unshared", 0)))
@@ -192,6 +210,16 @@ class Caller:
                     os.setgroups([])
                 except PermissionError:
                     pass
+        if proc:
+            unshare(CLONE_NEWPID | CLONE_NEWNS)
+            if os.fork():
+                sock.close()
+                os.wait()
+                os._exit(0)
+            libc.prctl(1, 9, 0, 0, 0)
+            mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE)
+            if proc == "new":
+                mount(b"proc", b"/proc", b"proc", 0)
         if setup is not None:
             setup()
         libc.prctl(4, 1, 0, 0, 0)  # dumpable, as after an execve
@@ -228,7 +256,7 @@ class Caller:
         result = libc.syscall(ctypes.c_long(tables.number(name, ARCH)), *values)
         if result < 0:
             sock.send(marshal.dumps(("errno", ctypes.get_errno())))
-        elif name.startswith("mknod"):
+        elif name.startswith(("mknod", "mount")):
             sock.send(marshal.dumps(("value", result)))
         else:
             cloexec = fcntl.fcntl(result, fcntl.F_GETFD)

@@ -242,6 +242,8 @@ class Walk:
         self._status: Status | None = None
         self._spot = _OUT
         self._slowly = False
+        #: The end must be a directory, and a link there is followed.
+        self._slash = path.endswith(b"/")
         self._rest = _components(path)
         self._links = 0
         #: Whether a link of procfs was on the way.
@@ -288,6 +290,11 @@ class Walk:
         self._held.append(fd)
         return fd
 
+    @property
+    def _follows(self) -> bool:
+        """Whether a link at the end is followed."""
+        return self._follow or self._slash
+
     def _bits(self) -> int:
         return self._resolve & NO_XDEV
 
@@ -299,7 +306,8 @@ class Walk:
         path = b"" if slowly else b"/".join(chunk)
         last = len(chunk) == len(self._rest)
         stride = _stride(self._here is not None, room(len(path)))
-        flags = PIN | (0 if last else O_DIRECTORY) | (0 if self._follow else O_NOFOLLOW)
+        flags = PIN | (0 if last and not self._slash else O_DIRECTORY)
+        flags |= 0 if self._follows else O_NOFOLLOW
         values: list[Any] = [] if self._here is not None else [AT_FDCWD]
         values += [
             HOW.pack(flags, 0, NO_SYMLINKS | self._bits()),
@@ -436,8 +444,8 @@ class Walk:
             fd = self._take(reply, link.found.step)
         finally:
             reply.close()
-        if not stat.S_ISLNK(status.mode) or (last and not self._follow):
-            if not last:
+        if not stat.S_ISLNK(status.mode) or (last and not self._follows):
+            if not last or self._slash:
                 raise Said(errno.ENOTDIR)
             if proc and self._status is not None and status.mount != self._status.mount:
                 self._refuse_part(status.mount)
@@ -469,10 +477,8 @@ class Walk:
             self._here = self._start if self._resolve & IN_ROOT else None
             self._status, self._spot = None, _OUT
         rest = self._rest[1:]
-        self._rest = _components(text)
-        if rest and self._rest[-1:] == [b"."]:
-            self._rest.pop()
-        self._rest += rest
+        self._slash = self._slash if rest else self._slash or text.endswith(b"/")
+        self._rest = _components(text) + rest
 
     def _jump(self, here: int, name: bytes, last: bool) -> Generator[Any, Reply, int | None]:
         """Follow a link that leads to an object, where it is not the executor's."""
@@ -483,7 +489,7 @@ class Walk:
         yield from self._not_itself()
         self.met = True
         one = _open(room(len(name)))
-        how = HOW.pack(PIN | (0 if last else O_DIRECTORY), 0, self._bits())
+        how = HOW.pack(PIN | (0 if last and not self._slash else O_DIRECTORY), 0, self._bits())
         reply = yield from self._ask(one.request, how, name, fds=(here,))
         try:
             if not reply.made(one.seen.step):
@@ -540,6 +546,6 @@ class Walk:
 
 def _components(path: bytes) -> list[bytes]:
     parts = [part for part in path.split(b"/") if part not in (b"", b".")]
-    if path.endswith((b"/", b"/.")) or path == b".":
-        parts.append(b".")  # it must be a directory, and a link there is followed
+    if path.endswith(b"/.") or path == b".":
+        parts.append(b".")  # a directory, which must be searchable
     return parts

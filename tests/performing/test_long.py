@@ -1,0 +1,381 @@
+"""Calls that take long: signals for the caller, executors that are stopped, killed, stuck, or left."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import select
+import signal
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor.call.verdict import Answer, Deny, HandOver
+from proctor.performing import conversation
+from proctor.process.run import PIPE
+
+from .callers import AT_FDCWD, Performers, caller, libc, open_directory, outcome
+from .test_mknod import CHAR, NULL, container
+from .test_open_differential import MAP
+from .test_performers import (
+    RDONLY,
+    child_process,
+    children,
+    gone,
+    in_thread,
+    opened,
+    parent_of,
+    performing,
+    wait_for,
+)
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="makes device nodes")
+
+
+@pytest.fixture
+def top() -> Iterator[bytes]:
+    with open_directory() as path:
+        os.chmod(path, 0o777)
+        yield path
+
+
+# Signals -----------------------------------------------------------------------------------------
+
+PROGRAM = """
+import os, signal, sys, threading
+got = []
+signal.signal(signal.SIGUSR1, lambda number, frame: got.append(number))
+restarts = sys.argv[2] == "restarts"
+class Stop(Exception): pass
+if not restarts:
+    def stop(number, frame): raise Stop
+    signal.signal(signal.SIGUSR1, stop)
+signal.siginterrupt(signal.SIGUSR1, not restarts)
+print(os.getpid(), flush=True)
+try:
+    fd = os.open(sys.argv[1], os.O_RDONLY)
+    print("opened", os.read(fd, 9).decode(), len(got), flush=True)
+except Stop:
+    print("interrupted", flush=True)
+"""
+
+
+@proctor.on("openat")
+def performs(call: proctor.Call) -> proctor.Verdict:
+    return proctor.perform()
+
+
+@contextmanager
+def waiting_for(fifo: bytes, *more: str) -> Iterator[tuple[proctor.Process, int, Any]]:
+    """A program in a performed open of a FIFO: (its process, its number, what it says)."""
+    with Performers() as performers, proctor.spawn(
+        [sys.executable, "-S", "-c", PROGRAM, os.fsdecode(fifo), *more],
+        [performs], performer=performers, stdout=PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        wait_for(lambda: performing(performers))
+        yield process, pid, process.stdout
+
+
+@pytest.fixture
+def fifo(top: bytes) -> bytes:
+    if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) < (5, 19):
+        pytest.skip(
+            "no WAIT_KILLABLE_RECV here (Linux 5.19): the kernel interrupts such calls itself"
+        )
+    os.mkfifo(top + b"/fifo", 0o666)
+    return top + b"/fifo"
+
+
+def test_a_handled_signal_interrupts_as_natively(fifo: bytes) -> None:
+    with waiting_for(fifo, "interrupts") as (process, pid, said):
+        os.kill(pid, signal.SIGUSR1)
+        assert said.readline() == b"interrupted\n"
+        assert process.wait(20) == 0
+
+
+def test_a_call_that_is_to_be_restarted_is(fifo: bytes) -> None:
+    with waiting_for(fifo, "restarts") as (process, pid, said):
+        for _ in range(2):
+            os.kill(pid, signal.SIGUSR1)
+            wait_for(lambda: signals_of(pid) == 0)
+        writer = os.open(fifo, os.O_WRONLY)
+        os.write(writer, b"late")
+        assert (
+            said.readline() == b"opened late 1\n"
+        )  # Python runs its handler once the call is over
+        os.close(writer)
+        assert process.wait(20) == 0
+
+
+def signals_of(pid: int) -> int:
+    with open(f"/proc/{pid}/status") as file:
+        return sum(
+            int(line.split()[1], 16) for line in file if line.startswith(("SigPnd", "ShdPnd"))
+        )
+
+
+def test_an_end_behind_a_handled_signal_comes(fifo: bytes) -> None:
+    """SIGTERM is no longer fatal at once when another signal waits: both are taken when the call is."""
+    with waiting_for(fifo, "restarts") as (process, pid, _):
+        os.kill(pid, signal.SIGUSR1)
+        os.kill(pid, signal.SIGTERM)
+        assert process.wait(20) == -signal.SIGTERM
+
+
+def test_nothing_is_answered_on_suspicion(top: bytes) -> None:
+    """A signal that is blocked, or that another thread may take, interrupts nobody."""
+    os.mkfifo(top + b"/fifo", 0o666)
+
+    def block() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+
+    for more in ({"setup": block}, {"threaded": True}):
+        with Performers() as performers, caller(**more) as one:
+            call = one.call("openat", AT_FDCWD, top + b"/fifo", RDONLY, 0)
+            begun = performers.begin(call, proctor.perform())
+            assert isinstance(begun, conversation.Conversation)
+            if "setup" in more:
+                os.kill(one.pid, signal.SIGUSR2)
+                assert signals_of(one.pid)
+            for _ in range(3):
+                assert begun.look() is None
+            begun.cancel()
+            assert begun.verdict == Deny(errno.EINTR, "the caller is gone")
+
+
+def test_what_was_done_is_the_answer(top: bytes) -> None:
+    """The reply is there already when the signal is seen."""
+    os.mkfifo(top + b"/fifo", 0o666)
+    with Performers() as performers, caller() as one:
+        call = one.call("openat", AT_FDCWD, top + b"/fifo", RDONLY, 0)
+        begun = performers.begin(call, proctor.perform())
+        assert isinstance(begun, conversation.Conversation)
+        writer = os.open(top + b"/fifo", os.O_WRONLY)
+        select.select([begun.fileno()], [], [])
+        verdict = begun._interrupt()
+        os.write(writer, b"there")
+        os.close(writer)
+        assert isinstance(verdict, HandOver)
+        assert os.read(verdict.fd, 9) == b"there"
+        os.close(verdict.fd)
+
+
+# Executors ---------------------------------------------------------------------------------------
+
+
+def test_a_stopped_executor_costs_its_call(top: bytes) -> None:
+    os.mkfifo(top + b"/fifo", 0o666)
+    troubles: list[str] = []
+    with Performers(on_trouble=troubles.append) as performers, caller() as one:
+        thread, results = in_thread(lambda: opened(performers, one, top + b"/fifo"))
+        wait_for(lambda: performing(performers))
+        (executor,) = children(parent_of(performers))
+        os.kill(executor, signal.SIGSTOP)
+        thread.join(20)
+        assert isinstance(results[0], Deny)
+        assert results[0].errno == errno.EPERM
+        assert "stopped" in results[0].reason
+        assert outcome(opened(performers, one, b"/etc/passwd"))[0] == "fd"
+    assert len(troubles) == 1
+
+
+@root_only
+@pytest.mark.parametrize("stopped", [False, True], ids=["idle", "stopped"])
+def test_the_lender_dies_with_its_monitor(top: bytes, stopped: bool) -> None:
+    """Each change of ids forgets the death signal.  A child of the monitor keeps the sockets open."""
+    os.chown(top, 100000, 100000)
+    with caller(container(top), MAP) as one:
+
+        def monitor(say: Callable[[str], None]) -> None:
+            performers = Performers().start()
+            call = one.call("mknodat", AT_FDCWD, b"null", CHAR | 0o600, NULL)
+            assert performers.perform(call) == Answer(0)
+            heir = os.fork()
+            if heir == 0:
+                signal.pause()
+            say(f"{parent_of(performers)} {heir}")
+            signal.pause()
+
+        with child_process(monitor) as (pid, said):
+            mother, heir = map(int, said.readline().split())
+            executors = children(mother)
+            assert len(executors) == 2
+            pidfds = [os.pidfd_open(each) for each in (mother, *executors)]
+            if stopped:
+                for each in executors:
+                    os.kill(each, signal.SIGSTOP)
+            os.kill(pid, signal.SIGKILL)
+            assert gone(pidfds)
+            os.kill(heir, signal.SIGKILL)
+            for pidfd in pidfds:
+                os.close(pidfd)
+
+
+@root_only
+def test_a_lender_has_little_and_lends_it_for_one_call(top: bytes) -> None:
+    os.chown(top, 100000, 100000)
+    with Performers() as performers, caller(container(top), MAP) as one:
+        for name in (b"one", b"two"):
+            call = one.call("mknodat", AT_FDCWD, name, CHAR | 0o600, NULL)
+            assert performers.perform(call) == Answer(0)
+        states = []
+        for pid in children(parent_of(performers)):
+            with open(f"/proc/{pid}/status") as file:
+                states.append(
+                    dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+                )
+        (lender,) = [each for each in states if each["Uid"].split()[0] == "0"]
+        assert lender["Uid"].split() == ["0"] * 4
+        setuid, setgid, mknod, fsetid, dac = 1 << 7, 1 << 6, 1 << 27, 1 << 4, 1 << 1
+        assert int(lender["CapEff"], 16) == setuid | setgid
+        assert (
+            int(lender["CapPrm"], 16)
+            == int(lender["CapBnd"], 16)
+            == setuid | setgid | mknod | fsetid | dac
+        )
+        assert int(lender["CapInh"], 16) == int(lender["CapAmb"], 16) == 0
+
+
+# A file system that does not answer ----------------------------------------------------------------
+
+
+class Stuck:
+    """A FUSE server that reads requests and answers no lookup."""
+
+    def __init__(self, where: bytes) -> None:
+        self.where = where
+        self.device = os.open("/dev/fuse", os.O_RDWR)
+        options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % self.device
+        if libc.mount(b"stuck", where, b"fuse", ctypes.c_ulong(0), options) != 0:
+            number = ctypes.get_errno()
+            os.close(self.device)
+            raise OSError(number, os.strerror(number))
+        self.waiting = 0
+        self.changed = threading.Condition()
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                request = os.read(self.device, 1 << 18)
+            except OSError as error:
+                if error.errno in (errno.EINTR, errno.ENOENT):
+                    continue
+                return
+            _, opcode, unique = struct.unpack_from("=IIQ", request)
+            if opcode == 26:  # FUSE_INIT
+                answer = (
+                    struct.pack("=IIII", 7, 31, 65536, 1 << 18)
+                    + struct.pack("=HHI", 12, 9, 65536)
+                    + bytes(40)
+                )
+            elif opcode == 3:  # FUSE_GETATTR
+                attr = struct.pack(
+                    "=QQQQQQIIIIIIIIII", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40777, 2, 0, 0, 0, 4096, 0
+                )
+                answer = struct.pack("=QII", 1000, 0, 0) + attr
+            else:
+                with self.changed:
+                    self.waiting += opcode == 1  # FUSE_LOOKUP
+                    self.changed.notify_all()
+                continue
+            os.write(self.device, struct.pack("=IiQ", 16 + len(answer), 0, unique) + answer)
+
+    def wait(self, count: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.waiting >= count, 20)
+
+    def close(self) -> None:
+        libc.umount2(self.where, 1)  # MNT_FORCE: what waits is told so
+        libc.umount2(self.where, 2)  # MNT_DETACH
+        self.thread.join(20)
+        os.close(self.device)
+
+
+@root_only
+def test_executors_that_cannot_die_count_until_they_are_dead(top: bytes) -> None:
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("no FUSE here")
+    os.mkdir(top + b"/mnt")
+    try:
+        stuck = Stuck(top + b"/mnt")
+    except OSError as problem:
+        pytest.skip(f"no FUSE here: {problem.strerror}")
+    troubles: list[str] = []
+    limit = 3
+    try:
+        with Performers(limit=limit, on_trouble=troubles.append) as performers, caller() as one:
+            for number in range(limit):
+                call = one.call("openat", AT_FDCWD, top + b"/mnt/x%d" % number, RDONLY, 0)
+                thread, results = in_thread(lambda call=call: performers.perform(call))
+                stuck.wait(number + 1)
+                call.is_valid = lambda: False
+                thread.join(20)
+                assert results == [Deny(errno.EINTR, "the caller is gone")]
+            verdict = opened(performers, one, b"/etc/passwd")
+            assert isinstance(verdict, Deny)
+            assert verdict.errno == errno.ENOMEM
+            assert f"limit = {limit}" in verdict.reason
+            with Performers() as others:  # of another monitor, say: nothing of theirs is used up
+                assert outcome(opened(others, one, b"/etc/passwd"))[0] == "fd"
+            performers.close()
+            assert troubles[-1] == (
+                "3 executors wait for a file system that does not answer, and end when it does"
+            )
+    finally:
+        stuck.close()
+
+
+def test_they_are_free_again_when_they_died(top: bytes) -> None:
+    os.mkfifo(top + b"/fifo", 0o666)
+    with Performers(limit=2) as performers, caller() as one:
+        for _ in range(4):
+            calls = [one.call("openat", AT_FDCWD, top + b"/fifo", RDONLY, 0) for _ in range(2)]
+            waiting = [in_thread(lambda call=call: performers.perform(call)) for call in calls]
+            wait_for(lambda: performing(performers, 2))
+            for call in calls:
+                call.is_valid = lambda: False
+            for thread, results in waiting:
+                thread.join(20)
+                assert results == [Deny(errno.EINTR, "the caller is gone")]
+            wait_for(lambda: outcome(opened(performers, one, b"/etc/passwd"))[0] == "fd")
+
+
+def test_callers_that_go_are_no_trouble(top: bytes) -> None:
+    """Killed at any moment of performed calls: an ordinary event, of which nothing is said."""
+    program = (
+        "import os, random, signal, sys\n"
+        "for n in range(60):\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        while True:\n"
+        "            try:\n"
+        "                os.close(os.open('f%d' % os.getpid(), os.O_CREAT | os.O_RDWR)); os.unlink('f%d' % os.getpid())\n"
+        "                os.mkfifo('p%d' % os.getpid()); os.unlink('p%d' % os.getpid())\n"
+        "            except OSError as e: print(e, file=sys.stderr)\n"
+        "    for _ in range(random.randrange(9000)): pass\n"
+        "    os.kill(pid, 9); os.waitpid(pid, 0)\n"
+    )
+    troubles: list[str] = []
+
+    @proctor.on("openat", "mknodat", "mknod")
+    def every(call: proctor.Call) -> proctor.Verdict:
+        return proctor.perform()
+
+    with Performers(on_trouble=troubles.append) as performers:
+        done = proctor.run(
+            [sys.executable, "-S", "-c", program], [every], performer=performers, cwd=top,
+            capture_output=True, timeout=60,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert troubles == []

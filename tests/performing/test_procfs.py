@@ -1,0 +1,249 @@
+"""Links of procfs: whoever's they are, and never an executor's own."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from proctor.call.verdict import Deny, HandOver, Verdict
+
+from .callers import (
+    AT_FDCWD,
+    CLONE_NEWNS,
+    MS_BIND,
+    MS_RDONLY,
+    MS_REMOUNT,
+    Caller,
+    Performers,
+    caller,
+    mount,
+    open_directory,
+    outcome,
+    private_mounts,
+    unshare,
+)
+from .test_open_differential import MAP
+from .test_performers import children, parent_of
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
+
+
+@pytest.fixture
+def performers() -> Iterator[Performers]:
+    troubles: list[str] = []
+    with Performers(on_trouble=troubles.append) as made:
+        yield made
+    assert troubles == []
+
+
+@pytest.fixture
+def top() -> Iterator[bytes]:
+    with open_directory() as path:
+        os.chmod(path, 0o777)
+        yield path
+
+
+def opened(performers: Performers, one: Caller, path: bytes, flags: int = 0, **how: Any) -> Verdict:
+    return performers.perform(one.call("openat", AT_FDCWD, path, flags, 0), **how)
+
+
+def content(verdict: Verdict) -> bytes:
+    assert isinstance(verdict, HandOver), verdict
+    try:
+        return os.read(verdict.fd, 4096)
+    finally:
+        os.close(verdict.fd)
+
+
+def field(text: bytes, name: bytes) -> int:
+    return int(next(line for line in text.split(b"\n") if line.startswith(name + b":")).split()[1])
+
+
+@pytest.mark.parametrize("threaded", [False, True], ids=["leader", "thread"])
+@pytest.mark.parametrize("maps", [None, MAP], ids=["root", "container"])
+@pytest.mark.parametrize("proc", ["old", "new"])
+def test_self_is_the_caller_in_a_pid_namespace(
+    performers: Performers, proc: str, maps: str | None, threaded: bool
+) -> None:
+    """In an outer procfs it has its outer number: its inner one, a small one, is somebody else's there."""
+    seen: list[bytes] = []
+
+    def allow(argument: str, path: bytes) -> bool:
+        seen.append(path)
+        return True
+
+    with caller(maps=maps, proc=proc, threaded=threaded) as one:
+        with open(f"/proc/{one.tid}/status", "rb") as file:
+            text = file.read()
+        numbers = {
+            name: int(next(line for line in text.split(b"\n") if line.startswith(name)).split()[1 if proc == "old" else -1])
+            for name in (b"NStgid:", b"NSpid:")
+        }  # fmt: skip
+        tgid, tid = numbers[b"NStgid:"], numbers[b"NSpid:"]
+        assert (tgid == tid) == (not threaded)
+        for how in ({}, {"allow": allow}):
+            for path in (
+                b"/proc/self/status",
+                b"/proc/self/../self/status",
+                b"/proc/./self//status",
+            ):
+                assert field(content(opened(performers, one, path, **how)), b"Tgid") == tgid
+            text = content(opened(performers, one, b"/proc/thread-self/status", **how))
+            assert field(text, b"Pid") == tid
+            outcome(opened(performers, one, b"/proc/self/oom_score_adj", os.O_WRONLY, **how))
+        assert seen[0] == b"/proc/%d/status" % tgid
+        assert seen[3] == b"/proc/%d/task/%d/status" % (tgid, tid)
+        assert seen[4] == b"/proc/%d/oom_score_adj" % tgid
+
+
+def test_a_procfs_that_does_not_show_the_caller(performers: Performers, top: bytes) -> None:
+    """Mounted by somebody in a pid namespace below: self leads nowhere, as natively."""
+
+    def setup() -> None:
+        private_mounts()
+        pid = os.fork()
+        if pid == 0:
+            unshare(0x20000000)  # CLONE_NEWPID
+            inner = os.fork()
+            if inner == 0:
+                mount(b"proc", top, b"proc", 0)
+                os._exit(0)
+            os.waitpid(inner, 0)
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    with caller(setup) as one:
+        for path in (
+            top + b"/self/status",
+            top + b"/self",
+            top + b"/thread-self/fd/0",
+            top + b"/mounts",
+        ):
+            native = one.natively("openat", AT_FDCWD, path, 0, 0)
+            assert native == ("errno", errno.ENOENT)
+            assert one.performed(performers, "openat", AT_FDCWD, path, 0, 0) == native
+
+
+def test_an_executor_is_not_found_by_its_number(performers: Performers) -> None:
+    """Descriptors, program, namespaces of whoever acts for a caller: by number, along .. and links."""
+
+    def setup() -> None:
+        unshare(CLONE_NEWNS)
+
+    with caller(setup, MAP) as one:
+        content(opened(performers, one, b"/proc/sys/kernel/ostype"))
+        (executor,) = children(parent_of(performers))
+        for name in (
+            b"exe",
+            b"ns/pid",
+            b"ns/mnt",
+            b"cwd",
+            b"root",
+            b"fd/0",
+            b"fd/3",
+            b"fd/4",
+            b"mem",
+            b"environ",
+        ):
+            for way in (
+                b"/proc/%d/",
+                b"/proc/self/../%d/",
+                b"/proc/thread-self/../../../%d/task/../",
+                b"/proc/./%d/",
+            ):
+                path = way % executor + name
+                for how in ({}, {"allow": lambda argument, path: True}):
+                    native = one.natively("openat", AT_FDCWD, path, os.O_NONBLOCK, 0)
+                    assert native[0] == "errno"
+                    verdict = opened(performers, one, path, os.O_NONBLOCK, **how)
+                    assert outcome(verdict) == native, path
+
+
+def test_a_part_of_a_process_that_is_mounted_elsewhere(performers: Performers, top: bytes) -> None:
+    """Nobody can say whose it is: not even the executor's own is opened by it."""
+    for name in (b"fd", b"self"):
+        os.mkdir(top + b"/" + name)
+    for name in (b"mem", b"exe", b"status"):
+        os.close(os.open(top + b"/" + name, os.O_CREAT))
+
+    with caller(lambda: unshare(CLONE_NEWNS), MAP) as one:
+        content(opened(performers, one, b"/proc/sys/kernel/ostype"))
+        (executor,) = children(parent_of(performers))
+        for name in (b"fd", b"mem", b"status"):
+            done = one.natively(
+                "mount", b"/proc/%d/" % executor + name, top + b"/" + name, 0, MS_BIND, 0
+            )
+            assert done == ("value", 0)
+        done = one.natively("mount", b"/proc/%d" % executor, top + b"/self", 0, MS_BIND, 0)
+        assert done == ("value", 0)
+        for path in (
+            b"/fd/0",
+            b"/fd/3",
+            b"/fd/../fd/3",
+            b"/mem",
+            b"/self/mem",
+            b"/self/fd/3",
+            b"/self/exe",
+            b"/self/cwd/etc",
+        ):
+            for how in ({}, {"allow": lambda argument, path: True}):
+                for flags in (os.O_RDONLY, os.O_RDONLY | os.O_CREAT, os.O_RDONLY | os.O_NOFOLLOW):
+                    verdict = opened(performers, one, top + path, flags | os.O_NONBLOCK, **how)
+                    assert isinstance(verdict, Deny), (path, flags)
+                    assert verdict.errno in (errno.EACCES, errno.ELOOP, errno.EPERM), (
+                        path,
+                        verdict,
+                    )
+        assert content(opened(performers, one, b"/proc/sys/kernel/ostype")) == b"Linux\n"
+
+
+def test_parts_that_belong_to_no_process_may_be_mounted_anew(performers: Performers) -> None:
+    """As container runtimes do: /proc/sys and others are mounted on themselves, read-only."""
+
+    def setup() -> None:
+        private_mounts()
+        for path in (b"/proc/sys", b"/proc/interrupts"):
+            mount(path, path, b"none", MS_BIND)
+            mount(path, path, b"none", MS_BIND | MS_REMOUNT | MS_RDONLY)
+
+    with caller(setup, proc="new") as one:
+        for how in ({}, {"allow": lambda argument, path: True}):
+            assert content(opened(performers, one, b"/proc/sys/kernel/ostype", **how)) == b"Linux\n"
+            for path, flags in (
+                (b"/proc/sys/kernel/hostname", os.O_WRONLY),
+                (b"/proc/interrupts", os.O_WRONLY),
+                (b"/proc/sys", 0),
+            ):
+                native = one.natively("openat", AT_FDCWD, path, flags, 0)
+                assert (
+                    one.performed(performers, "openat", AT_FDCWD, path, flags, 0, **how) == native
+                )
+
+
+def test_a_root_and_a_working_directory_in_procfs(performers: Performers) -> None:
+    for setup in (
+        lambda: os.chdir("/proc"),
+        lambda: os.chdir("/proc/self"),
+        lambda: os.chdir("/proc/self/fd"),
+        lambda: os.chroot("/proc"),
+    ):
+        with caller(setup) as one:
+            for path in (
+                b"self/status",
+                b"status",
+                b"0",
+                b"../self/comm",
+                b"/self/status",
+                b"/sys/kernel/ostype",
+                b".",
+                b"cwd",
+                b"../fd/0",
+            ):
+                for how in ({}, {"allow": lambda argument, path: True}):
+                    arguments = (AT_FDCWD, path, os.O_RDONLY | os.O_NONBLOCK, 0)
+                    native = one.natively("openat", *arguments)
+                    assert one.performed(performers, "openat", *arguments, **how) == native, path
