@@ -28,6 +28,8 @@ from proctor.kernel.memory import Memory
 from .conftest import notify
 
 PAGE = mmap.PAGESIZE
+#: On both sides of what is mapped: no offset of a test gets past it, into memory of somebody else's.
+GUARD = 8 * PAGE
 NONE, READ, WRITE = 0, mmap.PROT_READ, mmap.PROT_WRITE
 ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -49,7 +51,7 @@ def mapped(*protections: int, content: bytes = b"", size: int | None = None) -> 
     if size is not None:
         fd = os.memfd_create("pages")
         os.truncate(fd, size)
-    start = LIBC.mmap(None, whole + 2 * PAGE, NONE, ANONYMOUS, -1, 0) + PAGE
+    start = LIBC.mmap(None, whole + 2 * GUARD, NONE, ANONYMOUS, -1, 0) + GUARD
     kind = (mmap.MAP_SHARED if fd >= 0 else ANONYMOUS) | 0x10  # MAP_FIXED
     assert LIBC.mmap(start, whole, READ | WRITE, kind, fd, 0) == start
     ctypes.memmove(start, content, len(content))
@@ -58,7 +60,7 @@ def mapped(*protections: int, content: bytes = b"", size: int | None = None) -> 
     try:
         yield start
     finally:
-        unmap(start - PAGE, whole + 2 * PAGE)
+        unmap(start - GUARD, whole + 2 * GUARD)
         if fd >= 0:
             os.close(fd)
 
