@@ -146,6 +146,7 @@ class World:
         """End everything."""
         self.real.close()
         end_all(self._spare)
+        set_subreaper(False)
 
     # Twins ------------------------------------------------------------------------------------
     def meet(self, program: Program, actor: Actor) -> Twin:

@@ -212,6 +212,7 @@ class Stage:
         signals.send = self._send
         self.real.close()
         end_all(self._spare)
+        set_subreaper(False)
 
     def _counting(
         self, kernel: Kernel, number: int, target: Task, shared: bool, from_above: bool = False
