@@ -25,11 +25,12 @@ VALUES = "DEVNULL PIPE STDOUT Verdict __version__"
 NAMES = """
     Answer AsyncProcess Call Caller Condition Container Counters Deny Filter HandOver Handler Journal JsonLog
     LetRun Listener Memory Notification Outcome Perform Process Quotas Rule Supervisor Target actions answer
-    deny filter_for hand_over launch let_run let_run_unsafe on outcomes perform run run_async spawn spawn_async
+    deny families filter_for hand_over launch let_run let_run_unsafe on outcomes perform run run_async spawn spawn_async
 """
 
 #: What is not exported from ``proctor`` itself, by the module that documents it.
 ELSEWHERE = {
+    "proctor.families": "mknod open",
     "proctor.filter.profiles.lxc": "dump load",
     "proctor.filter.profiles.oci": "dump dumps load",
     "proctor.observe.events": "ContainerAdded ContainerEnded Dropped Outcome TakenOver Trouble outcomes",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from proctor._version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from proctor import families as families
     from proctor.call.call import Call as Call
     from proctor.call.caller import Caller as Caller
     from proctor.call.verdict import Answer as Answer
@@ -119,7 +120,7 @@ _WHERE: dict[str, str] = {
     for name in names.split()
 }
 #: Those that have another name where they are made, or are a module.
-_RENAMED = {"actions": "proctor.filter.actions:"}
+_RENAMED = {"actions": "proctor.filter.actions:", "families": "proctor.families:"}
 
 __all__ = [*sorted({*_WHERE, *_RENAMED}), "__version__"]  # noqa: PLE0604
 

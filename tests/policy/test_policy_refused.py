@@ -98,6 +98,8 @@ def refusal(text: str) -> str:
         (rule(f'calls = ["mknod"]\nreturn = {1 << 63}'), "does not fit into a register"),
         (rule('calls = ["mknod"]\nallow = "yes"'), "write true, or"),
         (rule('calls = ["mknod"]\nallow = "unsafe:  "'), "write true, or"),
+        (rule('calls = ["mknod"]\nperform = { devises = 1 }'), 'f.toml:4: rule[0].perform: the family mknod has no option "devises"'),
+        (rule('calls = ["mknod", "open"]\nperform = { x = 1 }'), "these options would be of mknod and open"),
         (rule('calls = ["connect"]\nperform = true'), "connect cannot be performed on a caller's behalf"),
         # calls
         (rule("calls = []\ndeny = 1"), "at least one system call"),

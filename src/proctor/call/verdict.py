@@ -127,6 +127,8 @@ class Perform(NamedTuple):
 
     allow: Allow | None = None
     reason: str = ""
+    #: Of the call's family, as :mod:`proctor.families` makes them; None: its own defaults.
+    options: object = None
 
     def refusal(self, argument: str, path: bytes) -> Deny | None:
         """What ``allow`` has against a pinned path, as a verdict; None if nothing.
@@ -275,7 +277,7 @@ def _written(writes: tuple[Write, ...]) -> str:
     return f", {size} bytes written" if writes else ""
 
 
-def perform(allow: Allow | None = None, reason: str = "") -> Perform:
+def perform(allow: Allow | None = None, reason: str = "", *, options: object = None) -> Perform:
     """The call is performed on the caller's behalf: in its namespaces, with its rights plus the one
     it lacks, by a performer (:mod:`proctor.performing`); whatever comes out is the answer.
 
@@ -294,9 +296,11 @@ def perform(allow: Allow | None = None, reason: str = "") -> Perform:
         root, before anything is opened, made or changed.  True goes on; False or None refuses with
         EACCES, a :func:`deny` with its own errno.  No race: the performer then uses what it pinned.
 
+    :param options: of the call's family; :mod:`proctor.families` and policies make them.
+
     A call that has no performer is denied with ENOSYS, and the log says so.
     """
-    return Perform(allow, reason)
+    return Perform(allow, reason, options)
 
 
 def let_run(reason: str = "") -> LetRun:

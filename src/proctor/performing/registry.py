@@ -6,12 +6,15 @@ for that.
 
 from __future__ import annotations
 
+import dataclasses
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.performing import families
+from proctor.words import did_you_mean, quoted
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
@@ -39,3 +42,40 @@ def perform(task: Task) -> Work:
     """Perform a call that is supported."""
     work: Work = _performing(task.call.name)(task)
     return work
+
+
+def family(call: str) -> str:
+    """The name of a supported call's family."""
+    return _FAMILIES[call].rpartition(".")[2]
+
+
+def calls(name: str) -> tuple[str, ...]:
+    """The calls of a family."""
+    return tuple([call for call in _FAMILIES if family(call) == name])
+
+
+def options(call: str, given: Mapping[str, Any]) -> object:
+    """The options of a call's family: its dataclass ``Options``, with these values.
+
+    :raises ValueError: one is unknown, or has no such value; a sentence.
+    """
+    kind = getattr(import_module(_FAMILIES[call]), "Options", None)
+    known = [each.name for each in dataclasses.fields(kind)] if kind is not None else []
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, known) or (
+                f"; it has {', '.join(known)}" if known else ", nor any other"
+            )
+            raise ValueError(f"the family {family(call)} has no option {quoted(name)}{hint}")
+    made: object = kind(**given) if kind is not None else None
+    return made
+
+
+def options_of(task: Task, kind: type[Any]) -> Any:
+    """The options that a call is performed with: those of its rule, or the family's own.
+
+    :raises TypeError: they are another family's."""
+    given = task.options
+    if given is not None and not isinstance(given, kind):
+        raise TypeError(f"{task.call.name} is performed with options of another family: {given!r}")
+    return kind() if given is None else given

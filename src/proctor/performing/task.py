@@ -175,6 +175,11 @@ class Task:
         self._fds: list[int] = []
 
     @property
+    def options(self) -> object:
+        """What was said of how it is performed, if anything: see :mod:`.registry`."""
+        return self._wish.options
+
+    @property
     def who(self) -> Who:
         """Whose rights these are."""
         return self.key.who

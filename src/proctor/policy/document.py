@@ -37,7 +37,7 @@ POLICY_KEYS: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 #: The keys that give a rule its verdict; each rule has exactly one of them.
 VERDICT_KEYS: Final[dict[str, tuple[str, ...]]] = {
-    "deny": (_TEXT, _WHOLE), "return": (_WHOLE,), "perform": (_TRUTH,), "allow": (_TRUTH, _TEXT),
+    "deny": (_TEXT, _WHOLE), "return": (_WHOLE,), "perform": (_TRUTH, _TABLE), "allow": (_TRUTH, _TEXT),
     "kill": (_TRUTH,), "log": (_TRUTH,),
 }  # fmt: skip
 #: The keys of a rule.

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from proctor.call.verdict import (
     Allow,
     Deny,
+    Perform,
     Verdict,
     answer,
     deny,
     let_run,
     let_run_unsafe,
-    perform,
 )
 from proctor.errors import CallGone
 from proctor.policy.rules import (
@@ -84,15 +84,20 @@ def _decide(policy: Policy, call: Call) -> Verdict:
         if unknown.errno:
             return deny(unknown.errno)  # what the kernel says to such a call: no refusal of ours
         return deny(policy.settings.on_error, f"on_error: {unknown.why}")
+    return decided(policy, look, decision)
+
+
+def decided(policy: Policy, look: Look, decision: Decision) -> Verdict:
+    """The verdict for what the rules say."""
     ruling, because = decision.ruling, decision.because
     if ruling.refuses:
         from proctor.policy.explain import explain
 
         because = explain(policy, look, decision)
     if ruling.kind == PERFORM:
-        return perform(_pinned_check(policy, look, decision), because)
+        return Perform(_pinned_check(policy, look, decision), because, ruling.options)
     if ruling.kind == KILL:
-        _kill(call)
+        _kill(look.call)
     return verdict_of(ruling, because)
 
 
@@ -146,6 +151,9 @@ def _by_what_is_pinned(policy: Policy, look: Look) -> Verdict | None:
     else:
         possible.append(policy.settings.default)
     performed = [each.kind == PERFORM for each in possible]
+    options = [each.options for each in possible if each.kind == PERFORM]
+    if any(each != options[0] for each in options):
+        return None  # how it is to be performed is for one rule to say
     if not unseen or not any(performed):
         return None
     if not all(map(or_, performed, [each.refuses for each in possible])):
@@ -171,7 +179,7 @@ def _by_what_is_pinned(policy: Policy, look: Look) -> Verdict | None:
         assert isinstance(refused, Deny)
         return refused
 
-    return perform(allow, because)
+    return Perform(allow, because, options[0])
 
 
 def _pinned_check(policy: Policy, look: Look, decision: Decision) -> Allow | None:

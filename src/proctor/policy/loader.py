@@ -206,11 +206,12 @@ def _rule(
     calls, grouped = _calls(written["calls"], settings.arches, path, source)
     if ruling.kind == PERFORM:
         _check_performable(calls, path, source)
+        ruling = ruling._replace(options=options(calls, written[PERFORM], path, source))
     when = written.get("when", {})
     rule = Rule(
         position,
         written["name"],
-        _clauses(calls, when, settings.arches, path, source),
+        clauses(calls, when, settings.arches, path, source),
         ruling,
         written.get("report", table.get("report", False)),
         when,
@@ -250,7 +251,7 @@ def _ruling(written: Mapping[str, Any], path: KeyPath, source: Source) -> Ruling
                 place,
             )
         return Ruling(ALLOW, unsafe=" ".join(reason.split()))
-    if value is not True:
+    if value is not True and not isinstance(value, dict):
         raise source.error(
             f"{key} = false says nothing; leave it out and give the rule its verdict", place
         )
@@ -334,7 +335,28 @@ def _check_performable(calls: Sequence[str], path: KeyPath, source: Source) -> N
         )
 
 
-def _clauses(
+def options(calls: Sequence[str], given: object, path: KeyPath, source: Source) -> object:
+    """The options of the calls' family: ``perform = { ... }``; None for ``perform = true``."""
+    from proctor.performing.registry import family
+    from proctor.performing.registry import options as checked
+
+    if not isinstance(given, dict):
+        return None
+    place = (*path, PERFORM)
+    families = sorted({family(name) for name in calls})
+    if len(families) > 1:
+        raise source.error(
+            f"these options would be of {' and '.join(families)}; each of these families has its own, "
+            "so this is more than one rule",
+            place,
+        )
+    try:
+        return checked(calls[0], given)
+    except ValueError as error:
+        raise source.error(str(error), place) from None
+
+
+def clauses(
     calls: Sequence[str],
     when: Mapping[str, Any],
     arches: Sequence[str],

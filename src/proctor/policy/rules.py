@@ -258,6 +258,8 @@ class Ruling(NamedTuple):
     kind: str
     value: int = 0
     unsafe: str = ""
+    #: Of ``perform``: the family's, checked.
+    options: object = None
 
     @property
     def in_filter(self) -> bool:

@@ -1,0 +1,52 @@
+"""Handlers that have a family of calls performed: what a rule with ``perform`` is in a policy.
+
+::
+
+    from pathlib import Path
+    from proctor import families
+
+    Path("note").write_text("read")
+    handlers = [families.open(when={"path": "**/note"}), families.open(), families.mknod()]
+    assert proctor.run(["cat", "note"], handlers, capture_output=True).stdout == b"read"
+
+Each takes ``when``, the conditions of a rule as a policy has them (docs/policy.md), and the options of
+its family (docs/families.md).  Calls for which the conditions do not hold are the next handler's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from proctor.policy.document import Spec
+    from proctor.supervisor.handlers import Handler
+
+__all__ = ["mknod", "open"]
+
+
+def mknod(*, when: Mapping[str, Spec] | None = None) -> Handler:
+    """mknod and mknodat, with ``CAP_MKNOD`` lent for devices.
+
+    >>> proctor.families.mknod(when={"type": "char", "device": ["1:3", "1:5"]})
+    <Handler families.mknod for mknod, mknodat>
+    """
+    return _performed("mknod", when, {})
+
+
+def open(*, when: Mapping[str, Spec] | None = None) -> Handler:
+    """open, openat, openat2 and creat, as the caller.
+
+    >>> proctor.families.open(when={"path": "/srv/**"})
+    <Handler families.open for open, openat, openat2, creat>
+    """
+    return _performed("open", when, {})
+
+
+def _performed(family: str, when: Mapping[str, Spec] | None, how: Mapping[str, Any]) -> Handler:
+    """
+    :raises PolicyError: a condition that the calls do not have, or an option that cannot be so."""
+    from proctor.policy.single import performed
+
+    given = {key: value for key, value in how.items() if value is not None}
+    return performed(f"families.{family}", family, when or {}, given)
