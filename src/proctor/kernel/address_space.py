@@ -15,9 +15,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import platform
 import re
 import struct
 from collections.abc import Iterator
+from functools import cache
 from typing import Final, NamedTuple
 
 from proctor.kernel.thread import ProcFiles
@@ -29,8 +31,9 @@ _PROCMAP_QUERY: Final = 0xC0686611
 _COVERING_OR_NEXT: Final = 0x10
 _READABLE: Final = 0x01
 _WRITABLE: Final = 0x02
+_EXECUTABLE: Final = 0x04
 
-_LINE: Final = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (.)(.)")
+_LINE: Final = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (.)(.)(.)")
 _CHUNK: Final = 1 << 16
 #: No architecture has smaller pages.
 _PAGE: Final = 4096
@@ -43,6 +46,7 @@ class Mapping(NamedTuple):
     end: int
     readable: bool
     writable: bool
+    executable: bool
 
 
 def mappings(fd: int, address: int, end: int) -> Iterator[Mapping]:
@@ -74,7 +78,8 @@ def _query(fd: int, address: int) -> Mapping:
     request = bytearray(_QUERY.pack(_QUERY.size, _COVERING_OR_NEXT, address, 0, 0, 0))
     fcntl.ioctl(fd, _PROCMAP_QUERY, request)
     _, _, _, start, end, flags = _QUERY.unpack(request)
-    return Mapping(start, end, bool(flags & _READABLE), bool(flags & _WRITABLE))
+    rights = (bool(flags & right) for right in (_READABLE, _WRITABLE, _EXECUTABLE))
+    return Mapping(start, end, *rights)
 
 
 def _queried(fd: int, address: int) -> Iterator[Mapping]:
@@ -102,9 +107,21 @@ def _listed(fd: int, address: int) -> Iterator[Mapping]:
         for line in lines:
             found = _LINE.match(line)
             if found is not None and int(found[2], 16) > address:
-                yield Mapping(
-                    int(found[1], 16), int(found[2], 16), found[3] == b"r", found[4] == b"w"
-                )
+                rights = (found[3 + i] == b"rwx"[i : i + 1] for i in range(3))
+                yield Mapping(int(found[1], 16), int(found[2], 16), *rights)
+
+
+@cache
+def _executable_is_readable() -> bool:
+    """Whether this processor reads pages that may only be executed.
+
+    x86 does (access_error of arch/x86/mm/fault.c, Linux 6.18, wants any right at all), unless it has
+    protection keys, of which such a mapping gets one that denies it (execute_only_pkey, pkeys(7)).
+    riscv does not; arm64 does not say which of the two its processor is."""
+    if platform.machine() not in ("x86_64", "i386", "i686"):
+        return False
+    with open("/proc/cpuinfo", "rb") as file:
+        return re.search(rb"^flags\s*:.*\bospke\b", file.read(), re.M) is None
 
 
 class AddressSpace:
@@ -128,15 +145,17 @@ class AddressSpace:
     def read(self, address: int, limit: int, *, string: bool = False) -> bytes:
         """Up to ``limit`` bytes: as many as the caller's processor would read for it.
 
-        Writable implies readable, as in the fault handlers of x86, arm64 and riscv.  Execute-only
-        mappings are left out: whether those can be read is up to the processor.
+        Writable implies readable, as in the fault handlers of x86, arm64 and riscv; executable only
+        on some processors.
 
         :param string: up to and with the first NUL, not touching the page after it.
         :raises OSError: ESRCH if the address space is no more.
         """
         found = bytearray()
         for part in mappings(self._maps, address, address + limit):
-            if not (part.readable or part.writable):
+            if not (part.readable or part.writable) and not (
+                part.executable and _executable_is_readable()
+            ):
                 break
             stop = min(part.end, address + limit)
             while (at := address + len(found)) < stop:
