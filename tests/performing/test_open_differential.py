@@ -22,7 +22,7 @@ from .callers import (
     snapshot,
     unshare,
 )
-from .trees import PATHS, build
+from .trees import FIFOS, PATHS, build
 
 RDONLY, WRONLY, RDWR = os.O_RDONLY, os.O_WRONLY, os.O_RDWR
 FLAGS = {
@@ -40,6 +40,9 @@ FLAGS = {
     "create-directory": RDONLY | os.O_CREAT | os.O_DIRECTORY,
     "tmpfile": RDWR | os.O_TMPFILE,
     "tmpfile-read": RDONLY | os.O_TMPFILE,
+    "tmpfile-nofollow": RDWR | os.O_TMPFILE | os.O_NOFOLLOW,
+    "truncate-read-nofollow": RDONLY | os.O_TRUNC | os.O_NOFOLLOW,
+    "truncate-read-create": RDONLY | os.O_TRUNC | os.O_CREAT,
     "noatime": RDONLY | os.O_NOATIME,
     "strange": RDONLY | 0x40000000 | os.O_SYNC,
 }
@@ -144,7 +147,7 @@ def test_openat_is_the_kernels(pair: Pair, performers: Performers, asked: bool) 
     how = {"allow": lambda argument, path: True} if asked else {}
     wrong = []
     for label, flags in FLAGS.items():
-        for path in PATHS:
+        for path in (*PATHS, *FIFOS):
             native, performed = pair.both(
                 performers, "openat", AT_FDCWD, path, flags | os.O_NONBLOCK, 0o6777, **how
             )

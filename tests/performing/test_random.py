@@ -86,7 +86,8 @@ class Twins(Pair):
         self.callers = []
         for top in tops:
             build(top, self.owner)
-            os.unlink(top + b"/fifo")  # opened for real it would wait
+            for fifo in (b"/fifo", b"/others-fifo"):
+                os.unlink(top + fifo)  # opened for real it would wait
             for name, target in (
                 (b"proc-self", b"/proc/self"),
                 (b"proc-cwd", b"/proc/self/cwd"),

@@ -58,13 +58,16 @@ def build(top: bytes, owner: int) -> None:
     link(os.path.join(top, b"file"), b"absolute")
     link(b"to-to-file", b"chain")
     link(b"to-file", b"to-to-file")
-    os.mkfifo(os.path.join(top, b"fifo"), 0o644)
-    own(b"fifo")
+    for fifo, uid in ((b"fifo", owner), (b"others-fifo", 4242)):
+        os.mkfifo(os.path.join(top, fifo), 0o644)
+        own(fifo, uid, uid)
     for number in range(45):
         target = b"link%d" % (number + 1) if number < 44 else b"file"
         link(target, b"link%d" % number)
 
 
+#: Paths to try without waiting.
+FIFOS = [b"fifo", b"others-fifo"]
 #: Paths to try; TOP stands for the tree.
 PATHS = [
     b"file", b"./file", b"dir/../file", b"/TOP/file", b"//TOP//file", b"new", b"/TOP/new", b"dir/new",

@@ -93,6 +93,9 @@ def test_an_allow_list_that_cannot_start_anything() -> None:
     [
         ("mknod", '{ mode = { "==" = "S_IFIFO" } }', 'type = "…"'),
         ("mkdir", '{ mode = { "!=" = ["S_IFDIR", 3] } }', 'mode = "S_IFDIR"'),
+        ("mknod", "{ mode = 0o010000 }", 'mode = "S_IFIFO"'),
+        ("mknod", "{ mode = [0o60000, 0o60660] }", 'mode = "S_IFBLK"'),
+        ("mknod", "{ mode = { '!=' = 8192 } }", 'mode = "S_IFCHR"'),
         ("openat", '{ flags = { "==" = "O_WRONLY" } }', "access ="),
         ("socket", '{ type = { "==" = "SOCK_RAW" } }', "mask = 0xf"),
         ("mmap", '{ flags = { "==" = "MAP_SHARED" } }', "mask = 0xf"),

@@ -34,7 +34,7 @@ _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
 PIN: Final = O_PATH | _CLOEXEC
 HOW: Final = struct.Struct("=QQQ")
 
-_AT_EMPTY_PATH: Final = 0x1000
+_AT_EMPTY_PATH, _AT_EACCESS = 0x1000, 0x200
 _AT_NO_AUTOMOUNT: Final = 0x800
 _STATX: Final = 0x17FF  # STATX_BASIC_STATS and STATX_MNT_ID (Linux 5.8)
 _STATX_SIZE: Final = 256
@@ -342,6 +342,16 @@ def reopening() -> Acting:
     steps.give(fd)
     part = steps.want(status)
     return Acting(steps.freeze(), fd, part)
+
+
+@cache
+def writable() -> Acting:
+    """Whether what is pinned may be written to (the step's result; nothing is opened).  Sent: the pin."""
+    steps = Steps()
+    asked = steps.call(
+        "faccessat2", steps.sent(), steps.bytes(b""), os.W_OK, _AT_EMPTY_PATH | _AT_EACCESS
+    )
+    return Acting(steps.freeze(), asked, 0)
 
 
 @cache

@@ -10,10 +10,12 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from proctor.filter.conditions import Alternative, both, covers
+from proctor.policy.numbers import field_of
 from proctor.policy.rules import Clause, Rule
 
 if TYPE_CHECKING:
@@ -248,7 +250,6 @@ def _fragile(policy: Policy) -> Iterator[str]:
 def _whole_fields(policy: Policy) -> Iterator[str]:
     """``{ "==" = "S_IFIFO" }`` on a mode: a constant that is a part of its argument, compared with all
     of it."""
-    from proctor.policy.numbers import field_of
     from proctor.syscalls.signatures import signature
 
     for rule in policy.rules:
@@ -258,22 +259,38 @@ def _whole_fields(policy: Policy) -> Iterator[str]:
             arg = described.arg(key) if described is not None else None
             if arg is None:
                 continue
-            for op, name in _compared(spec):
-                mask = field_of(arg, name)
+            for op, value in _compared(spec):
+                name, mask = _part_of(arg, value)
                 if mask and mask != arg.mask:
+                    said = f'"{name}"' if isinstance(value, str) else f"0o{value:06o}"
                     yield (
-                        f'rule "{rule.name}": {key} = {{ "{op}" = "{name}" }} compares all of {key}, of '
+                        f'rule "{rule.name}": {key} = {{ "{op}" = {said} }} compares all of {key}, of '
                         f"which {name} is only a part; write {_part_instead(arg, key, name, mask)}"
                     )
 
 
-def _compared(spec: Any) -> Iterator[tuple[str, str]]:
-    """(operator, constant) for each comparison with a single name in a table."""
-    for op, value in spec.items() if isinstance(spec, Mapping) else ():
+def _compared(spec: Any) -> Iterator[tuple[str, str | int]]:
+    """(operator, constant or number) for each comparison with a single one; a bare number is "=="."""
+    for op, value in spec.items() if isinstance(spec, Mapping) else [("==", spec)]:
         if op in ("==", "!=", "<", "<=", ">", ">="):
             for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, str):
+                if isinstance(each, int):
+                    yield op, each
+                elif isinstance(spec, Mapping) and isinstance(each, str):
                     yield op, each.strip()
+
+
+def _part_of(arg: Arg, value: str | int) -> tuple[str, int]:
+    """The constant that is meant, and the bits that it is a value of; 0 if it is meant as it stands.
+
+    Of numbers only file types are looked at: no mode with permissions is 0o010000."""
+    if isinstance(value, str):
+        return value, field_of(arg, value)
+    if arg.role == "mode" and not value & 0o7777:
+        for name in ("S_IFIFO", "S_IFCHR", "S_IFDIR", "S_IFBLK", "S_IFREG", "S_IFLNK", "S_IFSOCK"):
+            if value == getattr(stat, name):
+                return name, 0o170000
+    return "", 0
 
 
 def _part_instead(arg: Arg, key: str, name: str, mask: int) -> str:

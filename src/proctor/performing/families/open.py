@@ -196,7 +196,7 @@ def _pinned(task: Task, wanted: Wanted, failed: int = 0) -> _Opens:
         raise Said(errno.EAGAIN)  # more than one walk; whoever sets it must expect this
     if flags & (_CREAT | O_NOFOLLOW) and not flags & _TMPFILE:
         return (yield from _by_name(task, wanted))
-    bits = flags & O_DIRECTORY
+    bits = flags & (O_DIRECTORY | O_NOFOLLOW)
     if failed:
         pin = yield from task.walk(wanted.start, wanted.path, bits, wanted.resolve, failed)
     else:
@@ -304,6 +304,8 @@ def _name(task: Task, wanted: Wanted, here: Any, last: bytes) -> Generator[Any, 
             raise Said(errno.EISDIR)
         task.permit(found.named.path, found.named.status)
         task.refuse_device(found.named.status)
+        if flags & _TRUNC:
+            yield from _may_truncate(task, found, flags)
     try:
         fd, status = yield from _named_in(task, here.parent.fd, last, how)
     except Said as said:
@@ -330,6 +332,19 @@ def _name(task: Task, wanted: Wanted, here: Any, last: bytes) -> Generator[Any, 
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+def _may_truncate(task: Task, found: Any, flags: int) -> Generator[Any, Any, None]:
+    """O_TRUNC wants what writing wants, also where there is nothing to truncate (``build_open_flags``
+    and ``may_open`` of fs/): what is opened by name is opened without it."""
+    if found.named.status.is_directory:
+        raise Said(errno.EISDIR)
+    if not stat.S_ISREG(found.named.status.mode) and not flags & _ACCESS:
+        asking = pins.writable()
+        reply = yield from task.session.ask(asking.request, fds=(found.fd,))
+        reply.close()
+        if failed := reply.error(asking.fd):
+            raise Said(failed)
 
 
 def _existing(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> _Opens:
