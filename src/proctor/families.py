@@ -15,14 +15,14 @@ its family (docs/families.md).  Calls for which the conditions do not hold are t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proctor.policy.document import Spec
     from proctor.supervisor.handlers import Handler
 
-__all__ = ["mknod", "open"]
+__all__ = ["mknod", "open", "xattr"]
 
 
 def mknod(*, when: Mapping[str, Spec] | None = None) -> Handler:
@@ -41,6 +41,25 @@ def open(*, when: Mapping[str, Spec] | None = None) -> Handler:
     <Handler families.open for open, openat, openat2, creat>
     """
     return _performed("open", when, {})
+
+
+def xattr(
+    *,
+    when: Mapping[str, Spec] | None = None,
+    names: Sequence[str] | None = None,
+    apart: Sequence[str] | None = None,
+) -> Handler:
+    """Extended attributes that the kernel wants the host's CAP_SYS_ADMIN for, on the caller's own files.
+
+    >>> marks = proctor.families.xattr(names=["trusted.overlay.opaque"], apart=["trusted.backup.*"])
+    >>> marks.wants("lsetxattr"), marks.wants("flistxattr")
+    (True, True)
+
+    :param names: attributes of ``trusted.*`` that are what they are on the host, too; ``*`` at the end
+        stands for any rest.  ``trusted.overlay.*`` if nothing is said.
+    :param apart: those that each container has for itself: no other one sees them.  None, usually.
+    """
+    return _performed("xattr", when, {"names": names, "apart": apart})
 
 
 def _performed(family: str, when: Mapping[str, Spec] | None, how: Mapping[str, Any]) -> Handler:

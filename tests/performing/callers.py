@@ -102,6 +102,9 @@ class Memory:
     def read(self, address: int, size: int) -> bytes:
         return self.buffers[address][:size].ljust(size, b"\0")
 
+    def read_some(self, address: int, size: int) -> bytes:
+        return self.buffers[address][:size]
+
     def string(self, address: int, limit: int = 4096) -> bytes:
         text = self.buffers[address]
         if len(text) >= limit:
@@ -256,7 +259,7 @@ class Caller:
         result = libc.syscall(ctypes.c_long(tables.number(name, ARCH)), *values)
         if result < 0:
             sock.send(marshal.dumps(("errno", ctypes.get_errno())))
-        elif name.startswith(("mknod", "mount")):
+        elif name.startswith(("mknod", "mount", "umount")) or "xattr" in name:
             sock.send(marshal.dumps(("value", result)))
         else:
             cloexec = fcntl.fcntl(result, fcntl.F_GETFD)

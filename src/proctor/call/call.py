@@ -194,6 +194,20 @@ class Call(Notified, Looking):
         have = ", ".join(a.name for a in frame.signature.args) if frame is not None else ""
         raise AttributeError(f"{self.name} has no argument {name!r}; it has {have or 'none'}")
 
+    def copied(self, address: int, size: int, *, some: bool = False) -> bytes:
+        """What was at an address of the caller's memory when it was first asked for: for arguments that
+        the table does not describe.
+
+        :param some: as much of it as can be read, at least one byte.
+        :raises MemoryUnreadable: EFAULT.
+        """
+        frame = self.frame
+        memory = self.memory if frame is None else frame.memory
+        try:
+            return memory.read_some(address, size) if some else memory.read(address, size)
+        except (MemoryUnreadable, CallGone) as error:
+            raise self._about(error) from None
+
     def fill(self, argument: str, value: Any = None, /, **fields: Any) -> tuple[Write, ...]:
         """What to write so that an argument is filled, for :func:`~proctor.answer` and
         :func:`~proctor.hand_over`: as the kernel would, for the caller's machine.

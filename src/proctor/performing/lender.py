@@ -6,7 +6,7 @@ real and saved ids, so that no container can signal or trace it.  It has the ids
 owned and judged (fsuid, fsgid, groups), the umask, the label and the cgroups of the caller, so that what
 it makes is owned as the caller would own it and subject to the same rules for devices.
 
-Rights that no family lends are not in its bounding set.  Between two calls its effective set has what
+Rights that its family does not lend are not in its bounding set.  Between two calls its effective set has what
 is needed to change ids alone; a right is put into it for one system call and taken out again, and the
 reply says what is left.  If anything of that comes out otherwise, the process ends at once (DIE).
 """
@@ -26,33 +26,26 @@ from proctor.performing.identity import Becoming, Own, Who
 from proctor.performing.pins import room
 from proctor.performing.steps import DIE, SKIPPED, Place, Reply, Request, Result, Steps
 from proctor.performing.task import Session
-from proctor.performing.trouble import Trouble
+from proctor.performing.trouble import Powerless, Trouble
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task
 
-_CAP_DAC_OVERRIDE, _CAP_FSETID, _CAP_SETGID, _CAP_SETUID, _CAP_MKNOD = 1, 4, 6, 7, 27
+_CAP_SETGID, _CAP_SETUID = 6, 7
 _LAST_CAP: Final = 63
 #: What it has between two calls: enough to be owned by somebody else.
 _BASE: Final = 1 << _CAP_SETUID | 1 << _CAP_SETGID
-#: What families lend: the right to make nodes; with a caller's CAP_FSETID set-group-id bits stay, and
-#: CAP_DAC_OVERRIDE stands for one that it has over its own user namespace.
-_LENT: Final = 1 << _CAP_MKNOD | 1 << _CAP_FSETID | 1 << _CAP_DAC_OVERRIDE
-_OUTSIDER: Final = 0xFFFFFFFE  # a uid that no container is given
 _NO_ID: Final = 0xFFFFFFFF
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 
 
-class Powerless(Exception):
-    """The monitor itself has not got the right."""
-
-
-def lender_steps(who: Who, own: Own, capable: int, mother: int, idle: float) -> Start:
+def lender_steps(who: Who, own: Own, lent: int, capable: int, mother: int, idle: float) -> Start:
     """Become a lender for callers with this label and these cgroups.
 
-    :raises Powerless: nothing could be lent."""
-    if not capable >> _CAP_MKNOD & 1 or capable & _BASE != _BASE:
+    :param lent: the rights that it can lend, as far as the monitor has them.
+    """
+    if capable & _BASE != _BASE:
         raise Powerless
     made = Becoming(idle)
     words = "dropping capabilities"
@@ -62,21 +55,164 @@ def lender_steps(who: Who, own: Own, capable: int, mother: int, idle: float) -> 
             made.join_cgroups(own.to_join(who.cgroups))
         made.keep_capabilities()
         for number in range(_LAST_CAP + 1):
-            if not (_BASE | _LENT) >> number & 1:
+            if not (_BASE | lent) >> number & 1:
                 # bad: this kernel has no such capability, or it is dropped already
                 made.steps.call("prctl", _PR_CAPBSET_READ, number, 0, 0, 0, want=1, bad=1)
                 made.step(words, "prctl", _PR_CAPBSET_DROP, number, 0, 0, 0)
         if label is not None:
             made.take_label(label, who.label)
-        made.capabilities(_BASE, _permitted(own), words)
+        made.capabilities(_BASE, (_BASE | lent) & own.who.permitted, words)
         return made.settle(mother)
     except BaseException:
         made.drop()
         raise
 
 
-def _permitted(own: Own) -> int:
-    return (_BASE | _LENT) & own.who.permitted
+class Somebody(NamedTuple):
+    """By whom files are owned and judged."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+    @classmethod
+    def of(cls, who: Who) -> Somebody:
+        """Who acts on files for this identity."""
+        return cls(who.uids[3], who.gids[3], who.groups)
+
+
+class Terms(NamedTuple):
+    """Who lends, to whom, at most what."""
+
+    theirs: Somebody
+    ours: Somebody
+    #: Capabilities that a lender has permitted.
+    permitted: int
+    mother: int
+
+
+class Loan:
+    """The steps before and after what is done with a lent right.
+
+    ::
+
+        loan = Loan(steps, terms)
+        lent = loan.capabilities(right)
+        ...                                 # all other bytes and scratch space of the request
+        loan.take_groups(); loan.take_user(); loan.have(lent)
+        steps.call(...)
+        loan.give_back()
+    """
+
+    def __init__(self, steps: Steps, terms: Terms) -> None:
+        self._steps = steps
+        self._terms = terms
+        self._header = steps.bytes(struct.pack("=Ii", 0x20080522, 0))
+        self._base = self.capabilities(_BASE)
+        self._groups = [
+            steps.bytes(struct.pack(f"={len(each.groups)}I", *each.groups))
+            for each in (terms.theirs, terms.ours)
+        ]
+        self.left = 0
+
+    def capabilities(self, effective: int) -> Place:
+        """An effective set, for :meth:`have`; what the lender has not got itself is left out."""
+        low, permitted = 0xFFFFFFFF, self._terms.permitted
+        effective &= permitted
+        words = (effective & low, permitted & low, 0, effective >> 32, permitted >> 32, 0)
+        return self._steps.bytes(struct.pack("=6I", *words))
+
+    def _become(self, kind: str, number: int) -> None:
+        self._steps.call(f"setfs{kind}", number, bad=0)
+        self._steps.call(f"setfs{kind}", _NO_ID, want=number, bad=DIE)
+
+    def take_groups(self) -> None:
+        """Have the borrower's groups."""
+        theirs = self._terms.theirs
+        self._steps.call("setgroups", len(theirs.groups), self._groups[0], bad=DIE)
+        self._become("gid", theirs.gid)
+
+    def take_user(self) -> None:
+        """Have the borrower's user id."""
+        self._become("uid", self._terms.theirs.uid)
+
+    def have(self, capabilities: Place) -> Result:
+        """Have these rights, from here on, and still die with the mother: changed ids forget that."""
+        taken = self._steps.call("capset", self._header, capabilities, bad=DIE)
+        self._steps.call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0, bad=DIE)
+        self._steps.call("getppid", want=self._terms.mother, bad=DIE)
+        return taken
+
+    def give_back(self) -> None:
+        """The right is taken back, and the lender itself again; the reply says what is left."""
+        steps, ours = self._steps, self._terms.ours
+        steps.call("capset", self._header, self._base, bad=DIE)
+        self._become("uid", ours.uid)
+        self._become("gid", ours.gid)
+        steps.call("setgroups", len(ours.groups), self._groups[1], bad=DIE)
+        left = steps.scratch(24)
+        self.have(self._base)
+        steps.call("capget", self._header, left, bad=DIE)
+        self.left = steps.want(left)
+
+
+class Lender:
+    """The lender for one call: a session with it.
+
+    :param lent: the rights that this family lends.
+    :raises Powerless: the monitor has not got the first of them.
+    """
+
+    def __init__(self, task: Task, needed: int, lent: int = 0) -> None:
+        who, own = task.who, task.own
+        lent |= needed
+        if needed & ~own.who.permitted:
+            raise Powerless
+        executors = task.session.executors
+
+        def become(capable: int, mother: int) -> Start:
+            return lender_steps(who, own, lent, capable, mother, executors.idle)
+
+        key = ("lender", lent, who.label, who.cgroups if who.joins else None)
+        self._session = Session(
+            executors, key, task.session.container, become, task.call, task.session.limit
+        )
+        self.terms = Terms(
+            Somebody.of(who),
+            Somebody.of(own.who),
+            (_BASE | lent) & own.who.permitted,
+            executors.mother.pid,
+        )
+
+    def ask(
+        self,
+        request: Request,
+        left: int,
+        *values: bytes | int,
+        fds: tuple[int, ...],
+        table: bool = False,
+    ) -> Generator[Wait, Reply, Reply]:
+        """Have a request made that ends with :meth:`Loan.give_back`.
+
+        :param left: of the loan.
+        :raises Trouble: it was not performed, or a right was kept."""
+        reply = yield from self._session.ask(request, *values, fds=fds, table=table)
+        low, _, _, high, _, _ = struct.unpack("=6I", reply.parts[left])
+        if low | high << 32 != _BASE:
+            reply.close()
+            self._session.fail()
+            raise Trouble("the lender kept a right that was lent for one call")
+        return reply
+
+    def close(self) -> None:
+        """Give the lender back."""
+        self._session.close()
+
+
+# Device nodes -------------------------------------------------------------------------------------
+
+_CAP_DAC_OVERRIDE, _CAP_FSETID, _CAP_MKNOD = 1, 4, 27
+_OUTSIDER: Final = 0xFFFFFFFE  # a uid that no container is given
 
 
 class _Node(NamedTuple):
@@ -87,24 +223,8 @@ class _Node(NamedTuple):
     left: int
 
 
-class _Somebody(NamedTuple):
-    """By whom files are owned and judged."""
-
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-
-
 @lru_cache(256)
-def _node(
-    theirs: _Somebody,
-    ours: _Somebody,
-    permitted: int,
-    extra: int,
-    looks: bool,
-    mother: int,
-    size: int,
-) -> _Node:
+def _node(terms: Terms, extra: int, looks: bool, size: int) -> _Node:
     """mknodat(2) of one name in a pinned directory, as somebody else, with CAP_MKNOD.
 
     Holes: umask, mode, its type alone, device, name.  Sent: the directory.
@@ -117,59 +237,30 @@ def _node(
     steps = Steps()
     umask, mode, kind, device = (steps.number() for _ in range(4))
     name = steps.hole(size)
-    header = steps.bytes(struct.pack("=Ii", 0x20080522, 0))
-
-    def caps(effective: int) -> Place:
-        low = 0xFFFFFFFF
-        words = (effective & low, permitted & low, 0, effective >> 32, permitted >> 32, 0)
-        return steps.bytes(struct.pack("=6I", *words))
-
-    def ids(numbers: tuple[int, ...]) -> Place:
-        return steps.bytes(struct.pack(f"={len(numbers)}I", *numbers))
-
-    right, dac = (1 << _CAP_MKNOD | extra) & permitted, 1 << _CAP_DAC_OVERRIDE & permitted
-    look, lent, more, base = caps(_BASE | dac), caps(right), caps(right | dac), caps(_BASE)
-    their_groups, our_groups = ids(theirs.groups), ids(ours.groups)
-    left = steps.scratch(24)
+    loan = Loan(steps, terms)
+    right, dac = 1 << _CAP_MKNOD | extra, 1 << _CAP_DAC_OVERRIDE
+    look, lent, more = map(loan.capabilities, (_BASE | dac, right, right | dac))
     directory = steps.sent()
-
-    def become(kind: str, number: int) -> None:
-        steps.call(f"setfs{kind}", number, bad=0)
-        steps.call(f"setfs{kind}", _NO_ID, want=number, bad=DIE)
-
-    def live() -> None:
-        """Changed ids forget the death signal."""
-        steps.call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0, bad=DIE)
-        steps.call("getppid", want=mother, bad=DIE)
-
     steps.call("umask", umask)
-    steps.call("setgroups", len(theirs.groups), their_groups, bad=DIE)
-    become("gid", theirs.gid)
+    loan.take_groups()
     foreign = None
     if looks:
         steps.call("setfsuid", _OUTSIDER, bad=0)
         # bad: the monitor is in a user namespace itself, and will be told EPERM
         outside = steps.call("setfsuid", _NO_ID, want=_OUTSIDER)
-        steps.call("capset", header, look, bad=DIE)
+        loan.have(look)
         foreign = steps.call("mknodat", directory, name, kind, device, want=-errno.EOVERFLOW, bad=0)
         steps.jump(outside, bad=True)
-    become("uid", theirs.uid)
-    steps.call("capset", header, lent, bad=DIE)
-    live()
+    loan.take_user()
+    loan.have(lent)
     made = steps.call("mknodat", directory, name, mode, device, want=-errno.EACCES)
-    steps.call("capset", header, more, bad=DIE)
+    loan.have(more)
     retried = steps.call("mknodat", directory, name, mode, device, bad=0)
     steps.jump(made, bad=True)
     if foreign is not None:
         steps.jump(foreign, good=True)
-    steps.call("capset", header, base, bad=DIE)
-    become("uid", ours.uid)
-    become("gid", ours.gid)
-    steps.call("setgroups", len(ours.groups), our_groups, bad=DIE)
-    live()
-    steps.call("capget", header, left, bad=DIE)
-    part = steps.want(left)
-    return _Node(steps.freeze(), foreign, made, retried, part)
+    loan.give_back()
+    return _Node(steps.freeze(), foreign, made, retried, loan.left)
 
 
 def make_node(
@@ -177,30 +268,26 @@ def make_node(
 ) -> Generator[Wait, Reply, int]:
     """Make a device node with CAP_MKNOD: 0, an errno, or EOVERFLOW if it could never be opened.
 
+    With a caller's CAP_FSETID set-group-id bits stay, and CAP_DAC_OVERRIDE stands for one that it has
+    over its own user namespace.
+
     :raises Powerless: the monitor has not got that right.
     :raises Trouble: it was not performed."""
-    who, own = task.who, task.own
-    executors = task.session.executors
-
-    def become(capable: int, mother: int) -> Start:
-        return lender_steps(who, own, capable, mother, executors.idle)
-
-    key = ("lender", who.label, who.cgroups if who.joins else None)
-    session = Session(executors, key, task.session.container, become, task.call, task.session.limit)
+    lender = Lender(task, 1 << _CAP_MKNOD, 1 << _CAP_FSETID | 1 << _CAP_DAC_OVERRIDE)
     try:
-        made = yield from _try(task, session, directory, name, mode, device, looks=True)
+        made = yield from _try(task, lender, directory, name, mode, device, looks=True)
         if made == errno.EOVERFLOW and _is_idmapped(
             task, directory
         ):  # by the mount, not by its owner
-            made = yield from _try(task, session, directory, name, mode, device, looks=False)
+            made = yield from _try(task, lender, directory, name, mode, device, looks=False)
         return made
     finally:
-        session.close()
+        lender.close()
 
 
 def _try(
     task: Task,
-    session: Session,
+    lender: Lender,
     directory: int,
     name: bytes,
     mode: int,
@@ -208,23 +295,10 @@ def _try(
     *,
     looks: bool,
 ) -> Generator[Wait, Reply, int]:
-    who, own = task.who, task.own.who
-    node = _node(
-        _Somebody(who.uids[3], who.gids[3], who.groups),
-        _Somebody(own.uids[3], own.gids[3], own.groups),
-        _permitted(task.own),
-        who.effective & 1 << _CAP_FSETID,
-        looks,
-        session.executors.mother.pid,
-        room(len(name)),
-    )
-    reply = yield from session.ask(
-        node.request, task.umask, mode, stat.S_IFMT(mode), device, name, fds=(directory,)
-    )
-    low, _, _, high, _, _ = struct.unpack("=6I", reply.parts[node.left])
-    if low | high << 32 != _BASE:
-        session.fail()
-        raise Trouble("the lender kept a right that was lent for one call")
+    extra = task.who.effective & 1 << _CAP_FSETID
+    node = _node(lender.terms, extra, looks, room(len(name)))
+    values = (task.umask, mode, stat.S_IFMT(mode), device, name)
+    reply = yield from lender.ask(node.request, node.left, *values, fds=(directory,))
     if node.foreign is not None and reply.error(node.foreign) == errno.EOVERFLOW:
         return errno.EOVERFLOW
     return reply.error(node.retried if reply.results[node.retried.step] != SKIPPED else node.made)

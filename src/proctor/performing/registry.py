@@ -69,13 +69,3 @@ def options(call: str, given: Mapping[str, Any]) -> object:
             raise ValueError(f"the family {family(call)} has no option {quoted(name)}{hint}")
     made: object = kind(**given) if kind is not None else None
     return made
-
-
-def options_of(task: Task, kind: type[Any]) -> Any:
-    """The options that a call is performed with: those of its rule, or the family's own.
-
-    :raises TypeError: they are another family's."""
-    given = task.options
-    if given is not None and not isinstance(given, kind):
-        raise TypeError(f"{task.call.name} is performed with options of another family: {given!r}")
-    return kind() if given is None else given

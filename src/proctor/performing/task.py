@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Generator, Hashable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from proctor.call.caller import Caller
 from proctor.call.path.located import FileId
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
     from proctor.performing.performers import Performers
 
+T = TypeVar("T")
 #: What a family does: yields what it waits for and returns the verdict.
 Work = Generator[Wait, Reply, Verdict]
 
@@ -174,10 +175,19 @@ class Task:
         self._wish = wish
         self._fds: list[int] = []
 
-    @property
-    def options(self) -> object:
-        """What was said of how it is performed, if anything: see :mod:`.registry`."""
-        return self._wish.options
+    def options(self, kind: type[T]) -> T:
+        """How it is to be performed: the options of its rule, or the family's own.
+
+        :param kind: the family's ``Options``.
+        :raises TypeError: they are another family's."""
+        given = self._wish.options
+        if given is None:
+            return kind()
+        if not isinstance(given, kind):
+            raise TypeError(
+                f"{self.call.name} is performed with options of another family: {given!r}"
+            )
+        return given
 
     @property
     def who(self) -> Who:

@@ -20,6 +20,10 @@ class CannotJoin(Trouble):
     """A caller's cgroup cannot be joined."""
 
 
+class Powerless(Exception):
+    """The monitor itself has not got the right that a call needs."""
+
+
 class Idle(Exception):
     """The executor had ended for lack of work before it saw the request."""
 

@@ -325,12 +325,13 @@ def _members(word: str, place: KeyPath, source: Source) -> Sequence[str]:
 
 def _check_performable(calls: Sequence[str], path: KeyPath, source: Source) -> None:
     from proctor.performing import SUPPORTED
+    from proctor.performing.registry import family
 
     lacking = [name for name in calls if name not in SUPPORTED]
     if lacking:
         raise source.error(
             f"{', '.join(lacking[:4])} cannot be performed on a caller's behalf; "
-            f"what can: {', '.join(sorted(SUPPORTED))}",
+            f"the families that can: {', '.join(sorted(set(map(family, SUPPORTED))))}",
             (*path, "perform"),
         )
 

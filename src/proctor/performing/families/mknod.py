@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny
 from proctor.performing import pins
-from proctor.performing.trouble import Said, Trouble
+from proctor.performing.trouble import Powerless, Said, Trouble
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
@@ -153,7 +153,7 @@ def _with_right(
 
     try:
         made = yield from lender.make_node(task, directory, name, mode, device)
-    except lender.Powerless:
+    except Powerless:
         made = None
     if made is None or (made == errno.EPERM and not task.own.initial):
         return deny(

@@ -1,0 +1,385 @@
+"""Extended attributes: set, get, list and remove, in all their forms.
+
+The kernel lets root of a user namespace have almost all of them: ``user.*``, ACLs, and
+``security.capability``, which it marks with that root's id itself (``cap_convert_nscap`` in
+security/commoncap.c).  Such calls are left to it.  What it wants CAP_SYS_ADMIN *over the host* for is
+``trusted.*`` (``xattr_permission`` in fs/xattr.c).  Of these the ones that the options name are performed,
+for whoever holds CAP_SYS_ADMIN in a user namespace that is the target's own, on what it owns there: the
+inode's user and group have a number in that namespace, which is what the kernel asks where it means
+namespaces (``privileged_wrt_inode_uidgid`` in kernel/capability.c).
+
+Attributes that are kept *apart* are stored under another name, ``trusted.proctor.CONTAINER.*``, which no
+other container can spell.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from proctor.call.verdict import answer, deny, let_run_unsafe
+from proctor.performing import pins
+from proctor.performing.steps import Reply, Request, Result, Steps
+from proctor.performing.trouble import Powerless, Said
+
+if TYPE_CHECKING:
+    from proctor.call.verdict import Verdict
+    from proctor.performing.lender import Terms
+    from proctor.performing.task import Task, Work
+
+_VERBS: Final = ("set", "get", "list", "remove")
+CALLS: Final = tuple([
+    name for verb in _VERBS for name in (
+        f"{verb}xattr", f"l{verb}xattr", f"f{verb}xattr", f"{verb}xattrat",
+    )
+])  # fmt: skip
+
+_CAP_SYS_ADMIN: Final = 21
+_FLAGS: Final = 3  # XATTR_CREATE, XATTR_REPLACE
+_NOFOLLOW, _EMPTY_PATH = 0x100, 0x1000
+_MOST: Final = 65536  # XATTR_SIZE_MAX and XATTR_LIST_MAX of include/uapi/linux/limits.h
+_LONGEST_NAME: Final = 255
+_TRUSTED: Final = b"trusted."
+_APART: Final = b"trusted.proctor."
+_SIZES: Final = (0, 64, 1024, _MOST)
+
+_KERNELS: Final = (
+    "the kernel decides about this attribute, by the caller's own rights, whatever it is by then"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of ``trusted.*`` is performed.
+
+    :param names: attributes that are what they are on the host, too: whole names, or beginnings with
+        ``*`` at the end.
+    :param apart: attributes that each container has for itself.
+    """
+
+    names: Sequence[str] = ("trusted.overlay.*",)
+    apart: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for option, patterns in (("names", self.names), ("apart", self.apart)):
+            if isinstance(patterns, str) or not all(isinstance(each, str) for each in patterns):
+                raise ValueError(f"{option} is a list of attributes' names")
+            for each in patterns:
+                if not each.startswith("trusted.") or "*" in each[:-1]:
+                    raise ValueError(
+                        f"{option} has {each!r}: a name that begins with trusted., with * at its end or "
+                        "nowhere; all others are the kernel's to decide"
+                    )
+
+    def stored(self, name: bytes, prefix: bytes) -> bytes | None:
+        """The name on the host for a container's; None if it is not performed."""
+        if not name.startswith(_APART) and _among(name, self.names):
+            return name
+        return prefix + name[len(_TRUSTED) :] if _among(name, self.apart) else None
+
+    def shown(self, stored: bytes, prefix: bytes) -> bytes | None:
+        """A container's name for one on the host; None if it has none there."""
+        name = _TRUSTED + stored[len(prefix) :] if stored.startswith(prefix) else stored
+        return name if self.stored(name, prefix) == stored else None
+
+
+def _among(name: bytes, patterns: Sequence[str]) -> bool:
+    return any(
+        name.startswith(each[:-1].encode()) if each.endswith("*") else name == each.encode()
+        for each in patterns
+    )
+
+
+class _Wanted(NamedTuple):
+    """One call, as its kept values say."""
+
+    verb: str
+    #: The attribute; empty for lists.
+    name: bytes
+    value: bytes
+    #: Bytes that the caller has room for, and where.
+    size: int
+    room: int
+    flags: int
+
+
+def perform(task: Task) -> Work:
+    """Leave it to the kernel, or have it done."""
+    options = task.options(Options)
+    name = task.call.name
+    verb = next(each for each in _VERBS if each in name)
+    at_flags = task.call.registers[2] & 0xFFFFFFFF if name.endswith("at") else 0
+    number, path = _where(task, name)
+    wanted = _decoded(task, verb, at_flags)
+    prefix = _prefix(task)
+    stored = options.stored(wanted.name, prefix)
+    ours = (stored is not None or verb == "list") and task.who.namespace(
+        "user"
+    ) != task.own.who.namespace("user")
+    if not ours and not task.asked:
+        return let_run_unsafe(_KERNELS)
+    if path is None or (not path and at_flags & _EMPTY_PATH and number != pins.AT_FDCWD):
+        held, named = yield from _descriptor(task, number)
+        by_fd = True
+    else:
+        if not path and at_flags & _EMPTY_PATH:
+            path = b"."
+        nofollow = name.startswith("l" + verb) or at_flags & _NOFOLLOW
+        flags = pins.O_NOFOLLOW if nofollow else 0
+        pin = yield from task.pin(task.start(number, path), path, flags, 0)
+        held, named, by_fd = pin.fd, pin.named, False
+    task.permit(named.path, named.status)
+    if verb == "list" and ours:
+        return (yield from _list(task, options, wanted, held, by_fd, prefix))
+    if ours and stored is not None:
+        why = _lacks(task, held)
+        if not why:
+            if len(stored) > _LONGEST_NAME:
+                return deny(errno.ERANGE, f"its name on the host would be {stored!r}")
+            try:
+                return _verdict(
+                    wanted, *(yield from _lent(task, wanted._replace(name=stored), held, by_fd))
+                )
+            except Powerless:
+                why = "that needs the host's CAP_SYS_ADMIN, which the monitor has not"
+        failed, data = yield from _as_caller(task, wanted, held, by_fd)
+        return deny(failed, why) if failed > 0 else _verdict(wanted, failed, data)
+    return _verdict(wanted, *(yield from _as_caller(task, wanted, held, by_fd)))
+
+
+# What is asked for ----------------------------------------------------------------------------------
+
+
+def _where(task: Task, name: str) -> tuple[int, bytes | None]:
+    """(descriptor, path) of what it is about; no path where it is the descriptor itself."""
+    first = task.call.registers[0]
+    if name.endswith("at"):
+        return pins.signed(first), task.call.args["path"] or b""
+    if name[0] == "f":
+        return pins.signed(first), None
+    return pins.AT_FDCWD, task.call.path
+
+
+def _decoded(task: Task, verb: str, at_flags: int) -> _Wanted:
+    """In the kernel's order (``path_setxattrat`` and so on of fs/xattr.c).
+
+    :raises MemoryUnreadable: what it says before it looks at any path."""
+    args = task.call.args
+    size = address = flags = 0
+    if "args" in args:
+        inner = args["args"]
+        address, size, flags = inner.value, inner.size, int(inner.flags)
+    if at_flags & ~(_NOFOLLOW | _EMPTY_PATH):
+        raise Said(errno.EINVAL)
+    if verb == "list":
+        return _Wanted(verb, b"", b"", args["size"], args["list"], 0)
+    if "args" not in args and verb != "remove":
+        address, size = args["value"], args["size"]
+        flags = int(args["flags"]) if verb == "set" else 0
+    if (flags & ~_FLAGS if verb == "set" else flags) and verb != "remove":
+        raise Said(errno.EINVAL)
+    name: bytes = args["name"]
+    value = b""
+    if verb == "set":
+        if size > _MOST:
+            raise Said(errno.E2BIG)
+        value = task.call.copied(address, size) if size else b""
+    return _Wanted(verb, name, value, size, address, flags)
+
+
+def _prefix(task: Task) -> bytes:
+    """Where the attributes of this container are that are kept apart: by its name, or by what its root
+    is on the host."""
+    container = getattr(task.call, "container", None)
+    key = container.name if container is not None else ""
+    if not key:
+        key = str(next((each.outside for each in task.caller.uid_map if not each.inside), 0))
+    safe = b"".join(
+        b"%c" % byte if chr(byte).isalnum() or byte in b"-_" else b"%%%02x" % byte
+        for byte in key.encode("utf-8", "surrogateescape")
+    )
+    return _APART + safe + b"."
+
+
+def _descriptor(task: Task, number: int) -> Generator[Any, Any, tuple[int, pins.Named]]:
+    """The caller's own descriptor, and its name."""
+    try:
+        fd = task.caller.fd(number)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        raise Said(errno.EBADF) from None
+    known = pins.name_of()
+    reply = yield from task.session.ask(known.request, fds=(fd,), table=True)
+    reply.close()
+    return fd, known.name.read(reply)
+
+
+def _lacks(task: Task, held: int) -> str:
+    """Why the caller may not have what the kernel refuses it; empty if it may."""
+    if not task.who.effective >> _CAP_SYS_ADMIN & 1:
+        return "the caller has no CAP_SYS_ADMIN in its user namespace"
+    if not task.owned():
+        return (
+            "the caller is in a user namespace of its own making, where CAP_SYS_ADMIN comes for free "
+            '(nested = "allow" would let it)'
+        )
+    status = os.fstat(held)
+    for number, ranges in (
+        (status.st_uid, task.caller.uid_map),
+        (status.st_gid, task.caller.gid_map),
+    ):
+        if not any(0 <= number - each.outside < each.length for each in ranges):
+            return "it belongs to somebody who has no number in the caller's user namespace"
+    return ""
+
+
+def _verdict(wanted: _Wanted, failed: int, data: bytes) -> Verdict:
+    """For a result: a positive errno, or the value minus what it is."""
+    if failed > 0:
+        return deny(failed)
+    writes = [(wanted.room, data)] if wanted.size and data else []
+    return answer(-failed, writes=writes)
+
+
+# Requests ---------------------------------------------------------------------------------------
+
+
+class _Acting(NamedTuple):
+    request: Request
+    made: Result
+    data: int | None
+    left: int
+
+
+@lru_cache(128)
+def _acting(verb: str, by_fd: bool, name: int, size: int, terms: Terms | None) -> _Acting:
+    """One call on what is pinned, by the executor's own link to it: pins are no descriptors for these
+    calls, and a symbolic link has no other.
+
+    Holes: size, flags (where the call has it), name (but for lists), value (of set).  Sent: what it is
+    about, the executor's table.
+
+    :param terms: of who lends CAP_SYS_ADMIN; None as the executor itself.
+    """
+    from proctor.performing.lender import Loan
+
+    steps = Steps()
+    length = steps.number()
+    flags = steps.number() if verb == "set" else None
+    attribute = steps.hole(name) if verb != "list" else None
+    value = steps.hole(size) if verb == "set" and size else None
+    root = steps.bytes(b"/")
+    loan = Loan(steps, terms) if terms is not None else None
+    lent = loan.capabilities(1 << _CAP_SYS_ADMIN) if loan is not None else None
+    room = steps.scratch(size) if verb in ("get", "list") and size else None
+    digits = steps.scratch(16)
+    given, table = steps.sent(), steps.sent()
+    held = steps.call("dup", given)
+    steps.put_text(digits, held)
+    steps.call("fchdir", table)
+    if loan is not None and lent is not None:
+        loan.take_groups()
+        loan.take_user()
+        loan.have(lent)
+    call = f"{'f' if by_fd else ''}{verb}xattr"
+    args: list[Any] = [held if by_fd else digits]
+    if attribute is not None:
+        args.append(attribute)
+    if verb != "remove":
+        args += [value or room or 0, length]
+    if flags is not None:
+        args.append(flags)
+    made = steps.call(call, *args, bad=0)
+    if loan is not None:
+        loan.give_back()
+    steps.call("chdir", root)
+    data = steps.want(room, made) if room is not None else None
+    return _Acting(steps.freeze(), made, data, loan.left if loan is not None else -1)
+
+
+def _values(wanted: _Wanted, acting_size: int) -> tuple[bytes | int, ...]:
+    values: list[bytes | int] = [min(wanted.size, acting_size)]
+    if wanted.verb == "set":
+        values.append(wanted.flags)
+    if wanted.verb != "list":
+        values.append(wanted.name)
+    if wanted.verb == "set" and wanted.size:
+        values.append(wanted.value)
+    return tuple(values)
+
+
+def _sized(wanted: _Wanted) -> int:
+    return next((each for each in _SIZES if wanted.size <= each), _MOST)
+
+
+def _result(acting: _Acting, reply: Reply) -> tuple[int, bytes]:
+    """(errno, or minus the value; what was filled)."""
+    failed = reply.error(acting.made)
+    if failed:
+        return failed, b""
+    data = reply.parts[acting.data] if acting.data is not None else b""
+    return -reply.results[acting.made.step], data
+
+
+_Does = Generator[Any, Any, tuple[int, bytes]]
+
+
+def _as_caller(task: Task, wanted: _Wanted, held: int, by_fd: bool) -> _Does:
+    size = _sized(wanted)
+    acting = _acting(wanted.verb, by_fd, pins.room(len(wanted.name)), size, None)
+    reply = yield from task.session.ask(
+        acting.request, *_values(wanted, size), fds=(held,), table=True
+    )
+    return _result(acting, reply)
+
+
+def _lent(task: Task, wanted: _Wanted, held: int, by_fd: bool) -> _Does:
+    """
+    :raises Powerless: the monitor has not got the right."""
+    from proctor.performing.lender import Lender
+
+    lender = Lender(task, 1 << _CAP_SYS_ADMIN)
+    try:
+        size = _sized(wanted)
+        acting = _acting(wanted.verb, by_fd, pins.room(len(wanted.name)), size, lender.terms)
+        reply = yield from lender.ask(
+            acting.request, acting.left, *_values(wanted, size), fds=(held,), table=True
+        )
+        return _result(acting, reply)
+    finally:
+        lender.close()
+
+
+# Lists ----------------------------------------------------------------------------------------------
+
+
+def _list(
+    task: Task, options: Options, wanted: _Wanted, held: int, by_fd: bool, prefix: bytes
+) -> Work:
+    """What the caller sees by itself, and what of the rest is performed, in the kernel's order."""
+    whole = wanted._replace(size=_MOST)
+    failed, data = yield from _as_caller(task, whole, held, by_fd)
+    if failed > 0:
+        return deny(failed)
+    if not _lacks(task, held):
+        try:
+            failed, everything = yield from _lent(task, whole, held, by_fd)
+        except Powerless:
+            failed = errno.EPERM
+        if failed <= 0:
+            own = set(data.split(b"\0"))
+            shown = [
+                each
+                if each in own and not each.startswith(_TRUSTED)
+                else options.shown(each, prefix)
+                for each in everything.split(b"\0")[:-1]
+            ]
+            data = b"".join(each + b"\0" for each in shown if each is not None)
+    if wanted.size and len(data) > wanted.size:
+        return deny(errno.E2BIG if wanted.size >= _MOST else errno.ERANGE)
+    return _verdict(wanted, -len(data), data)

@@ -1,0 +1,337 @@
+"""Extended attributes: what the host's root alone may set is performed, all else is the kernel's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor.call.verdict import Answer, Deny, LetRun
+from proctor.performing.families.xattr import Options
+
+from .callers import (
+    AT_FDCWD,
+    CLONE_NEWNS,
+    MS_BIND,
+    MS_RDONLY,
+    MS_REMOUNT,
+    Performers,
+    caller,
+    drop_capabilities,
+    mount,
+    open_directory,
+    unshare,
+)
+from .containers import PRELUDE, PYTHON, inside, told
+from .test_open_differential import MAP
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="trusted attributes need the host's root")
+
+OPAQUE = b"trusted.overlay.opaque"
+
+
+@pytest.fixture
+def top() -> Iterator[bytes]:
+    with open_directory() as path:
+        os.chown(path, 100000, 100000)
+        os.mkdir(path + b"/dir")
+        with open(path + b"/file", "w"):
+            pass
+        os.symlink("file", path + b"/link")
+        for name in (b"dir", b"file", b"link"):
+            os.chown(path + b"/" + name, 100000, 100000, follow_symlinks=False)
+        yield path
+
+
+@pytest.fixture(scope="module")
+def performers() -> Iterator[Performers]:
+    with Performers() as made:
+        yield made
+
+
+EVERY_FORM = """
+os.chdir(sys.argv[1])
+NAME = "trusted.overlay.opaque"
+tried(os.setxattr, "dir", NAME, b"y")
+tried(os.getxattr, "dir", NAME)
+tried(os.setxattr, "dir", NAME, b"n", os.XATTR_CREATE)
+tried(os.setxattr, "dir", "trusted.overlay.redirect", b"/x", os.XATTR_REPLACE)
+tried(os.setxattr, "link", NAME, b"link's", follow_symlinks=False)
+tried(os.getxattr, "link", NAME)
+tried(os.getxattr, "link", NAME, follow_symlinks=False)
+fd = os.open("file", os.O_RDONLY)
+tried(os.setxattr, fd, NAME, b"z" * 300)
+tried(lambda: len(os.getxattr(fd, NAME)))
+tried(os.listxattr, "file")
+tried(os.removexattr, fd, NAME)
+tried(os.removexattr, "file", NAME)
+tried(os.listxattr, fd)
+path = os.open("file", os.O_PATH)
+tried(os.setxattr, path, NAME, b"y")
+tried(os.setxattr, f"/proc/self/fd/{path}", NAME, b"by proc")
+tried(os.setxattr, "missing", NAME, b"y")
+tried(os.setxattr, 999, NAME, b"y")
+tried(os.setxattr, "dir", "trusted.other", b"y")
+tried(os.getxattr, "dir", "trusted.other")
+tried(os.setxattr, "dir", "user.own", b"mine")
+tried(os.getxattr, "dir", "user.own")
+tried(os.listxattr, "dir")
+tried(os.setxattr, "dir", NAME, b"")
+tried(os.getxattr, "dir", NAME)
+"""
+
+
+def test_every_form_as_if_it_had_the_right(top: bytes) -> None:
+    results = told(EVERY_FORM, top.decode(), handlers=[proctor.families.xattr()])
+    assert results == [
+        None, b"y".hex(), "EEXIST", "ENODATA", None, "ENODATA", b"link's".hex(), None, 300,
+        ["trusted.overlay.opaque"], None, "ENODATA", [], "EBADF", None, "ENOENT", "EBADF", "EPERM",
+        "ENODATA", None, b"mine".hex(), ["trusted.overlay.opaque", "user.own"], None, "",
+    ]  # fmt: skip
+    assert os.getxattr(top + b"/file", OPAQUE) == b"by proc"
+    assert os.getxattr(top + b"/link", OPAQUE, follow_symlinks=False) == b"link's"
+
+
+def test_it_is_what_the_hosts_root_is_told(top: bytes) -> None:
+    """But for attributes that are not performed."""
+    theirs = told(EVERY_FORM, top.decode(), handlers=[proctor.families.xattr()])
+    with open_directory() as other:
+        os.mkdir(other + b"/dir")
+        os.close(os.open(other + b"/file", os.O_CREAT))
+        os.symlink("file", other + b"/link")
+        program = EVERY_FORM.replace('"trusted.other"', '"trusted.overlay.other"')
+        done = proctor.run(
+            [PYTHON, "-c", _whole(program), other], capture_output=True, text=True, check=True
+        )
+        ours = eval(done.stdout)  # its own output
+    at = theirs.index("EPERM")
+    assert ours[at : at + 2] == [None, b"y".hex()]
+    assert theirs[:at] == ours[:at]
+
+
+def _whole(program: str) -> str:
+    return f"{PRELUDE}\n{program}\nprint(results)"
+
+
+def test_without_a_handler_it_is_refused(top: bytes) -> None:
+    program = 'tried(os.setxattr, sys.argv[1], "trusted.overlay.opaque", b"y")'
+    assert told(program, top.decode()) == ["EPERM"]
+
+
+def test_capabilities_are_the_containers(top: bytes) -> None:
+    """The kernel marks them with the container's root itself: nothing to perform."""
+    value = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
+    program = f"tried(os.setxattr, sys.argv[1] + '/file', 'security.capability', {value!r})"
+    assert told(program, top.decode(), handlers=[proctor.families.xattr()]) == [None]
+    stored = os.getxattr(top + b"/file", "security.capability")
+    assert struct.unpack("<6I", stored) == (0x03000001, 1 << 10, 0, 0, 0, 100000)
+
+
+APART = """
+os.chdir(sys.argv[1])
+tried(os.listxattr, "shared")
+tried(os.getxattr, "shared", "trusted.backup.id")
+tried(os.setxattr, "shared", "trusted.backup.id", sys.argv[2].encode())
+tried(os.getxattr, "shared", "trusted.backup.id")
+tried(os.listxattr, "shared")
+for name in ("trusted.proctor.100000.backup.id", "trusted.proctor.200000.backup.id"):
+    tried(os.getxattr, "shared", name)
+    tried(os.setxattr, "shared", name, b"forged")
+tried(os.setxattr, "shared", "trusted.backup." + "n" * 230, b"")
+"""
+
+
+def test_kept_apart(top: bytes) -> None:
+    """Two containers that both own a directory see each only its own."""
+    handlers = [proctor.families.xattr(names=["trusted.*"], apart=["trusted.*"])]
+    only_apart = [proctor.families.xattr(names=[], apart=["trusted.backup.*"])]
+    os.mkdir(top + b"/shared")
+    for first, word in ((100000, "one"), (200000, "two")):
+        os.chown(top + b"/shared", first, first)
+        got = told(APART, top.decode(), word, handlers=only_apart, first=first)
+        assert got == [
+            [], "ENODATA", None, word.encode().hex(), ["trusted.backup.id"],
+            "ENODATA", "EPERM", "ENODATA", "EPERM", "ERANGE",
+        ]  # fmt: skip
+    stored = {name: os.getxattr(top + b"/shared", name) for name in os.listxattr(top + b"/shared")}
+    assert stored == {
+        "trusted.proctor.100000.backup.id": b"one",
+        "trusted.proctor.200000.backup.id": b"two",
+    }
+    # Also where every name is the host's: those that are kept apart are nobody's to spell.
+    got = told(APART, top.decode(), "x", handlers=handlers, first=200000)
+    assert got[:2] == [[], "ENODATA"]
+    assert got[5:9] == ["ENODATA", None, "ENODATA", None]
+    assert os.getxattr(top + b"/shared", "trusted.proctor.100000.backup.id") == b"one"
+
+
+def container(top: bytes, *steps: Any) -> Any:
+    def setup() -> None:
+        unshare(CLONE_NEWNS)
+        os.chdir(top)
+        for step in steps:
+            step()
+
+    return setup
+
+
+def test_what_is_not_the_containers_own(performers: Performers, top: bytes) -> None:
+    """Files of the host, or half of it, stay as they are, whoever may reach them."""
+    for name, uid, gid in ((b"host", 0, 0), (b"half", 100000, 0), (b"other", 0, 100000)):
+        os.mkdir(top + b"/" + name)
+        os.chown(top + b"/" + name, uid, gid)
+        os.setxattr(top + b"/" + name, OPAQUE, b"host's")
+        with caller(container(top), MAP) as one:
+            verdict = performers.perform(one.call("setxattr", name, OPAQUE, b"y", 1, 0))
+            assert isinstance(verdict, Deny) and verdict.errno == errno.EPERM
+            assert "no number" in verdict.reason
+            verdict = performers.perform(one.call("removexattr", name, OPAQUE))
+            assert verdict[0] == errno.EPERM
+            call = one.call("getxattr", name, OPAQUE, 4 << 20, 100)
+            assert performers.perform(call)[0] == errno.ENODATA
+            assert performers.perform(one.call("listxattr", name, 0, 0)) == Answer(0)
+        assert os.getxattr(top + b"/" + name, OPAQUE) == b"host's"
+
+
+def test_who_may_not(performers: Performers, top: bytes) -> None:
+    def powerless() -> None:
+        drop_capabilities(((1 << 41) - 1) & ~(1 << 21))
+
+    with caller(container(top, powerless), MAP) as one:
+        verdict = performers.perform(one.call("setxattr", b"dir", OPAQUE, b"y", 1, 0))
+        assert isinstance(verdict, Deny) and verdict.errno == errno.EPERM
+        assert "CAP_SYS_ADMIN" in verdict.reason
+    with caller(container(top)) as one:  # the host's root, in its own namespaces but one
+        verdict = performers.perform(one.call("setxattr", b"dir", OPAQUE, b"y", 1, 0))
+        assert isinstance(verdict, LetRun)
+        allowed = performers.perform(
+            one.call("setxattr", b"dir", OPAQUE, b"y", 1, 0), allow=lambda argument, path: True
+        )
+        assert allowed == Answer(0)
+    assert os.getxattr(top + b"/dir", OPAQUE) == b"y"
+
+
+def test_errors_in_the_kernels_order(performers: Performers, top: bytes) -> None:
+    def read_only() -> None:
+        mount(top, top, b"none", MS_BIND)
+        mount(top, top, b"none", MS_BIND | MS_REMOUNT | MS_RDONLY)
+        os.chdir(top)
+
+    with caller(container(top, read_only), MAP) as one:
+        for args, number in (
+            ((b"dir", OPAQUE, b"y", 1, 0), errno.EROFS),
+            ((b"dir", OPAQUE, b"y", 1, 8), errno.EINVAL),
+            ((b"dir", b"", b"y", 1, 0), errno.ERANGE),
+            ((b"dir", b"trusted.overlay." + b"x" * 240, b"y", 1, 0), errno.ERANGE),
+            ((b"missing", OPAQUE, b"y", 1 << 17, 0), errno.E2BIG),
+            ((b"missing", OPAQUE, b"y", 1, 0), errno.ENOENT),
+            ((b"file/x", OPAQUE, b"y", 1, 0), errno.ENOTDIR),
+            ((b"", OPAQUE, b"y", 1, 0), errno.ENOENT),
+        ):
+            assert one.performed(performers, "setxattr", *args) == ("errno", number), args
+
+
+def test_rules_about_paths_hold_for_every_attribute(performers: Performers, top: bytes) -> None:
+    seen: list[bytes] = []
+
+    def allow(argument: str, path: bytes) -> bool:
+        seen.append(path)
+        return path.endswith(b"/dir")
+
+    with caller(container(top), MAP) as one:
+        for name in (OPAQUE, b"user.x"):
+            good = one.call("setxattr", b"dir/../dir", name, b"y", 1, 0)
+            assert performers.perform(good, allow) == Answer(0)
+            bad = one.call("setxattr", b"link", name, b"y", 1, 0)
+            assert performers.perform(bad, allow)[0] == errno.EACCES
+    assert seen == [top + b"/dir", top + b"/file"] * 2
+    assert sorted(os.listxattr(top + b"/dir")) == ["trusted.overlay.opaque", "user.x"]
+    assert os.listxattr(top + b"/file") == []
+
+
+def test_sizes(performers: Performers, top: bytes) -> None:
+    os.setxattr(top + b"/file", OPAQUE, b"0123456789")
+    with caller(container(top), MAP) as one:
+        for size, expected in (
+            (0, Answer(10)), (4, Deny(errno.ERANGE)), (10, Answer(10, "", ((4 << 20, b"0123456789"),))),
+            (1 << 30, Answer(10, "", ((4 << 20, b"0123456789"),))),
+        ):  # fmt: skip
+            assert (
+                performers.perform(one.call("getxattr", b"file", OPAQUE, 4 << 20, size)) == expected
+            )
+        listed = OPAQUE + b"\0"
+        for size, expected in (
+            (0, Answer(23)), (22, Deny(errno.ERANGE)), (23, Answer(23, "", ((2 << 20, listed),))),
+        ):  # fmt: skip
+            assert performers.perform(one.call("listxattr", b"file", 2 << 20, size)) == expected
+
+
+def test_the_calls_with_a_directory(performers: Performers, top: bytes) -> None:
+    """setxattrat and the like, since Linux 6.13: the structure has a pointer in it."""
+    args = struct.pack("=QII", 3 << 20, 1, 0)
+    with caller(container(top, lambda: os.dup2(os.open(top, os.O_RDONLY), 77)), MAP) as one:
+        call = one.call("setxattrat", 77, b"dir", b"y", OPAQUE, args, 16)
+        call._notification = call._notification._replace(
+            args=(77, 2 << 20, 0, 4 << 20, 5 << 20, 16)
+        )
+        assert performers.perform(call) == Answer(0)
+        for flags, number in ((0x8000, errno.EINVAL), (0, errno.EINVAL)):
+            call = one.call("setxattrat", 77, b"dir", flags, OPAQUE, args, 16 if flags else 8)
+            assert performers.perform(call)[0] == number
+        for at_flags, path, expected in (
+            (0, b"link", errno.ENODATA), (0x100, b"link", errno.ENODATA), (0x1000, b"", 0),
+        ):  # fmt: skip
+            call = one.call("listxattrat", 77, path, at_flags, 5 << 20, 100)
+            assert performers.perform(call) == Answer(0), (path, expected)
+        assert performers.perform(one.call("removexattrat", 77, b"dir", 0, OPAQUE)) == Answer(0)
+        assert (
+            performers.perform(one.call("removexattrat", AT_FDCWD, b"dir", 0, OPAQUE))[0]
+            == errno.ENODATA
+        )
+
+
+def test_tar_of_an_image_layer(top: bytes) -> None:
+    """Opaque marks, whiteouts, capabilities and a device, made and unpacked as a layer is."""
+    with open_directory() as made:
+        os.makedirs(made + b"/layer/etc")
+        os.setxattr(made + b"/layer/etc", OPAQUE, b"y")
+        os.mknod(made + b"/layer/gone", 0o20000)
+        with open(made + b"/layer/ping", "w") as file:
+            file.write("#!/bin/true")
+        capability = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
+        os.setxattr(made + b"/layer/ping", "security.capability", capability)
+        archive = made + b"/layer.tar"
+        subprocess.run(
+            ["tar", "--xattrs", "--xattrs-include=*", "-cf", archive, "-C", made, "layer"],
+            check=True,
+        )
+        done = inside(
+            ["tar", "--xattrs", "--xattrs-include=*", "-xpf", archive, "-C", top],
+            [proctor.families.xattr(), proctor.families.mknod()],
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    layer = top + b"/layer"
+    assert os.getxattr(layer + b"/etc", OPAQUE) == b"y"
+    assert os.lstat(layer + b"/gone").st_rdev == 0
+    stored = struct.unpack("<6I", os.getxattr(layer + b"/ping", "security.capability"))
+    assert stored == (0x03000001, 1 << 13, 0, 0, 0, 100000)
+    assert os.lstat(layer + b"/etc").st_uid == 100000
+
+
+def test_options_say_what_is_wrong() -> None:
+    for wrong in (
+        {"names": "trusted.x"},
+        {"names": ["user.x"]},
+        {"apart": ["trusted.*.x"]},
+        {"apart": [1]},
+    ):
+        with pytest.raises(ValueError, match=r"names|apart"):
+            Options(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(proctor.PolicyError, match="names has"):
+        proctor.families.xattr(names=["user.x"])
