@@ -23,6 +23,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _run(verbs)
     _check(verbs)
     _doctor(verbs)
+    _agent(verbs)
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         options.parser.error(f"no such option or argument: {unknown[0]}")
@@ -158,6 +159,57 @@ def _doctor(verbs: argparse._SubParsersAction[_Parser]) -> None:
     )
     doctor.add_argument("--json", action="store_true", help="as JSON")
     doctor.set_defaults(verb=_verb_doctor, trouble=2, parser=doctor)
+
+
+def _agent(verbs: argparse._SubParsersAction[_Parser]) -> None:
+    agent = verbs.add_parser(
+        "agent",
+        help="supervise the containers of this machine",
+        description="Answer the calls that container runtimes' seccomp profiles notify, by the policies "
+        "of a directory, until SIGTERM. A socket is PATH[,uid=USER]...[,mode=OCTAL]"
+        "[,owner=USER[:GROUP]]; root and whoever runs the agent may connect unless it says who.",
+        allow_abbrev=False,
+    )
+    agent.add_argument(
+        "--policy-dir",
+        required=True,
+        metavar="DIR",
+        help="NAME.toml: policies; containers.toml: which container has which",
+    )
+    agent.add_argument(
+        "--oci",
+        action="append",
+        metavar="SOCKET",
+        help="where OCI runtimes connect: listenerPath of their seccomp profiles; may be repeated",
+    )
+    agent.add_argument(
+        "--deadline",
+        type=_seconds,
+        metavar="SECONDS",
+        help="deny what is not decided by then, where a policy does not say how long",
+    )
+    agent.add_argument(
+        "--verbose",
+        action="store_true",
+        help="tell each refusal on standard error, with its reason",
+    )
+    agent.set_defaults(verb=_verb_agent, trouble=2, parser=agent)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: seconds, more than 0")
+    return seconds
+
+
+def _verb_agent(options: argparse.Namespace) -> int:
+    from proctor.cli.agent import agent
+
+    return agent(options)
 
 
 def _verb_run(options: argparse.Namespace) -> int:

@@ -186,7 +186,7 @@ class Executors:
         with self._lock:
             self._busy.discard(executor)
             self._uncount(executor)
-            if self._closed:
+            if self._closed or executor.last:
                 dropped.append(executor)
             else:
                 self._idle[executor] = now
@@ -195,10 +195,7 @@ class Executors:
                 oldest, since = next(iter(self._idle.items()))
                 if since >= now - self.idle and len(self._idle) <= _MOST_IDLE:
                     break
-                del self._idle[oldest]
-                self._by_key[oldest.key].remove(oldest)
-                if not self._by_key[oldest.key]:
-                    del self._by_key[oldest.key]
+                self._drop(oldest)
                 dropped.append(oldest)
         for one in dropped:
             one.close()
@@ -210,6 +207,25 @@ class Executors:
             self._busy.discard(executor)
             self._dying.append(executor)
         self._bury()
+
+    def forget(self, container: object) -> None:
+        """The container is over: its executors end, those at work with their work.  Until then they are
+        in its cgroup, which its runtime cannot remove."""
+        with self._lock:
+            over = [one for one in self._idle if one.container is container]
+            for one in over:
+                self._drop(one)
+            for one in self._busy:
+                one.last |= one.container is container
+        for one in over:
+            one.close()
+
+    def _drop(self, idle: Executor) -> None:
+        """It waits for work no longer (the lock is held)."""
+        del self._idle[idle]
+        self._by_key[idle.key].remove(idle)
+        if not self._by_key[idle.key]:
+            del self._by_key[idle.key]
 
     def _bury(self) -> None:
         """Count those out that are dead by now."""

@@ -138,6 +138,10 @@ class Performers:
                 f"{left} executors wait for a file system that does not answer, and end when it does"
             )
 
+    def forget(self, container: object) -> None:
+        """A container is over: nothing that works for it stays in its cgroup."""
+        self.executors.forget(container)
+
     def __enter__(self) -> Performers:
         return self.start()
 

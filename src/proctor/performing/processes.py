@@ -30,6 +30,7 @@ class Executor:
 
     :ivar key: whose identity it has; equal keys may use it.
     :ivar container: whose limit it counts against.
+    :ivar last: whether it ends with the work that it has.
     :ivar pid: its process id; 0 before that is known.
     :ivar pidfd: its process; -1 before that is known, as :attr:`table`.
     :ivar table: its own ``/proc/PID/fd`` as an O_PATH descriptor, to be sent along where what it
@@ -37,12 +38,13 @@ class Executor:
         into the walker's descriptors, so nothing of worth is among them then.
     """
 
-    __slots__ = ("container", "key", "pid", "pidfd", "sock", "table")
+    __slots__ = ("container", "key", "last", "pid", "pidfd", "sock", "table")
 
     def __init__(self, sock: socket.socket, key: Hashable, container: object) -> None:
         self.sock = sock
         self.key = key
         self.container = container
+        self.last = False
         self.pid = 0
         self.pidfd = self.table = -1
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)

@@ -84,6 +84,13 @@ class LazyPerformer:
         except Exception:
             pass  # closed meanwhile; or see start_early()
 
+    def forget(self, container: object) -> None:
+        """As :meth:`proctor.performing.Performers.forget`."""
+        with self._lock:
+            performers = self._performers
+        if performers is not None:
+            performers.forget(container)
+
     def close(self) -> None:
         """End the performer processes; idempotent."""
         with self._lock:

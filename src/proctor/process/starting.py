@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from proctor.kernel.listener import Listener
     from proctor.kernel.plan import StrOrBytes
     from proctor.kernel.target import Target
     from proctor.supervisor.supervisor import Supervisor
@@ -46,21 +47,27 @@ def _setgroups_denied() -> bool:
 
 def add(supervisor: Supervisor, fd: int) -> None:
     """Have the target's listener served, set up for speed; it is closed if that fails."""
-    from proctor.errors import Unsupported
-    from proctor.kernel import abi
     from proctor.kernel.listener import Listener
 
     listener = Listener(fd)
     try:
-        try:
-            # The target goes on on our processor the moment we answer: several times faster
-            listener.set_flags(abi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
-        except Unsupported:
-            pass  # before Linux 6.6
+        wake_in_step(listener)
         supervisor.add(listener)
     except BaseException:
         listener.close()  # while a copy is open, children of a command that is gone wait for answers
         raise
+
+
+def wake_in_step(listener: Listener) -> None:
+    """The target goes on on our processor the moment we answer, several times faster; nothing before
+    Linux 6.6."""
+    from proctor.errors import Unsupported
+    from proctor.kernel import abi
+
+    try:
+        listener.set_flags(abi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+    except Unsupported:
+        pass
 
 
 def start(supervisor: Supervisor, argv: Sequence[StrOrBytes]) -> None:

@@ -1,0 +1,1 @@
+"""How containers of each kind of runtime reach the agent: one module for each protocol."""

@@ -1,0 +1,283 @@
+"""The door of OCI runtimes (runc, crun, youki, and who uses them): ``linux.seccomp.listenerPath``.
+
+For each container, and for each program that is executed in one later, the runtime connects once and
+sends one *container process state*: JSON, and with its first bytes the descriptors that its ``fds``
+name.  It has no length before it, and may come in pieces (runtime-spec, config-linux.md, "The Container
+Process State").
+
+What runtimes make of that, and what has to be borne here:
+
+* The connection should be closed after it, and runc before 1.3 leaves it open for as long as it runs.  So
+  a state is complete where its JSON is.
+* crun connects when a container is created and may send only when it is started, whenever that is; and
+  connects, sends nothing and closes when a start fails.  So who is silent is bounded in number, not in
+  time, and an empty connection is no mistake.
+* The pids are as the runtime sees them, and 0 where it does not know; ``metadata`` and ``annotations``
+  may be missing, ``null`` or empty; ``ociVersion`` says nothing.
+* A runtime does not wait for us: its container may make calls before we know of it, and they wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Annotated, Final, Protocol
+
+import msgspec
+
+from proctor.agent.facts import Facts
+from proctor.agent.sockets import Peer
+from proctor.errors import ProctorError
+from proctor.kernel import scm
+from proctor.words import quoted
+
+#: Most bytes of one state.  Annotations of Kubernetes have at most 256 KiB, JSON writes a byte with at
+#: most six.
+LONGEST: Final = 4 << 20
+#: Most bytes of all states that are arriving; beyond, the longest is given up.
+_ALTOGETHER: Final = 32 << 20
+#: Most connections of one user.
+CONNECTIONS: Final = 4096
+#: What is read before others have their turn.
+_PIECE: Final = 65536
+#: Most pieces in which a state may come: after each it is looked whether that was the last.
+_PIECES: Final = 256
+#: Most characters of an id.
+_LONGEST_ID: Final = 1024
+
+#: The one name of a descriptor that the specification has.
+_LISTENER: Final = "seccompFd"
+_KIND: Final = "anon_inode:seccomp notify"
+
+
+Pid = Annotated[int, msgspec.Meta(ge=0, le=0x7FFFFFFF)]
+
+
+class State(msgspec.Struct, rename="camel"):
+    """State of a container (runtime-spec, runtime.md)."""
+
+    id: str
+    status: str = ""
+    pid: Pid = 0
+    bundle: str = ""
+    annotations: dict[str, str] | None = None
+
+
+class ContainerProcessState(msgspec.Struct, rename="camel"):
+    """What comes with a listener (runtime-spec, config-linux.md)."""
+
+    state: State
+    fds: list[str] | None = None
+    pid: Pid = 0
+    metadata: str | None = None
+
+
+#: What msgspec says of the beginning of a value.
+_TRUNCATED: Final = "Input data was truncated"
+
+_decoder = msgspec.json.Decoder(ContainerProcessState)
+
+
+class Admit(Protocol):
+    """Takes a listener in, and owns it from then on.  ``fresh``: its container is just being made;
+    otherwise a program is executed in one that may be known.  :raises ProctorError, OSError: it does not,
+    and the listener is closed."""
+
+    def __call__(self, facts: Facts, listener: int, *, fresh: bool, pid: int) -> object: ...
+
+
+def parse(data: bytes | bytearray, *, whole: bool = True) -> ContainerProcessState | None:
+    """A container process state.
+
+    >>> parse(b'{"fds": ["seccompFd"], "pid": 7, "state": {"id": "web"}}').state.id
+    'web'
+
+    :param whole: False: there may come more; None is returned for what is only the beginning of one.
+    :raises ProctorError: in a sentence.
+    """
+    if not whole and not data.rstrip().endswith(b"}"):
+        return None
+    try:
+        found = _decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        if not whole and str(problem) == _TRUNCATED:
+            return None
+        raise ProctorError(f"what was sent is no container process state: {problem}") from None
+    if not 0 < len(found.state.id) <= _LONGEST_ID:
+        raise ProctorError(f"a container's id has 1 to {_LONGEST_ID} characters")
+    return found
+
+
+def take_listener(state: ContainerProcessState, fds: tuple[int, ...]) -> int:
+    """Which of the descriptors is the listener; it and the others stay the caller's.
+
+    :raises ProctorError: none is, or what is named so is something else.
+    """
+    places = [place for place, name in enumerate(state.fds or ()) if name == _LISTENER]
+    if len(places) != 1:
+        raise ProctorError(
+            f"fds names {quoted(_LISTENER)} {len(places)} times: it names one descriptor"
+        )
+    if places[0] >= len(fds):
+        raise ProctorError(f"{len(fds)} descriptors came with the first bytes, fds names more")
+    found = fds[places[0]]
+    kind = os.readlink(f"/proc/self/fd/{found}")
+    if kind != _KIND:
+        raise ProctorError(f"{quoted(_LISTENER)} is no listener but {quoted(kind)}")
+    return found
+
+
+class _Arriving:
+    """A state on its way."""
+
+    __slots__ = ("data", "door", "fds", "peer", "sock", "started", "tries")
+
+    def __init__(self, door: OciDoor, sock: socket.socket, peer: Peer) -> None:
+        self.door = door
+        self.sock = sock
+        self.peer = peer
+        self.data = bytearray()
+        self.fds: tuple[int, ...] = ()
+        self.started = False
+        #: How often it was looked whether it is complete.
+        self.tries = 0
+
+    def read(self) -> None:
+        try:
+            message = scm.receive(self.sock, _PIECE)
+        except BlockingIOError:
+            return
+        except OSError as problem:
+            self.door.refuse(self, f"connection lost: {problem.strerror}")
+            return
+        if message.lost:
+            self.door.refuse(self, "descriptors were sent that could not be received")
+        elif not message.data and not message.fds:
+            self.door.look(self, whole=True)
+        else:
+            if self.started:
+                message.close()  # only what comes with the first bytes is named
+            else:
+                self.started, self.fds = True, message.fds
+            self.data += message.data
+            self.door.grew(self, len(message.data))
+
+    def close(self) -> None:
+        self.sock.close()
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = ()
+
+
+class OciDoor:
+    """Reads container process states from the connections of one socket.
+
+    :param path: of the socket, for logs and policies.
+    :param admit: takes a listener in.
+    :param refused: told in a sentence who got nothing, and why.
+    :param connections: most that one user may have at a time, silent ones included.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        path: str,
+        admit: Admit,
+        refused: Callable[[str], object],
+        *,
+        connections: int = CONNECTIONS,
+    ) -> None:
+        self._loop = loop
+        self._path = path
+        self._admit = admit
+        self._refused = refused
+        self._most = connections
+        self._arriving: set[_Arriving] = set()
+        self._by_user: dict[int, int] = {}
+        self._bytes = 0
+
+    def connected(self, sock: socket.socket, peer: Peer) -> None:
+        """Take a new connection, which is ours from now on."""
+        if self._by_user.get(peer.uid, 0) >= self._most:
+            sock.close()
+            self._refused(f"user {peer.uid} has {self._most} connections, and gets no more")
+            return
+        self._by_user[peer.uid] = self._by_user.get(peer.uid, 0) + 1
+        arriving = _Arriving(self, sock, peer)
+        self._arriving.add(arriving)
+        self._loop.add_reader(sock, arriving.read)
+
+    def grew(self, arriving: _Arriving, more: int) -> None:
+        """It has so many bytes more."""
+        self._bytes += more
+        if len(arriving.data) > LONGEST:
+            self.refuse(arriving, f"its state is longer than {LONGEST} bytes")
+        elif self._bytes > _ALTOGETHER:
+            longest = max(self._arriving, key=lambda each: len(each.data))
+            self.refuse(longest, "too much is arriving, and its state is the longest")
+        if arriving in self._arriving:
+            self.look(arriving, whole=False)
+
+    def refuse(self, arriving: _Arriving, why: str) -> None:
+        """It gets nothing."""
+        self._leave(arriving)
+        arriving.close()
+        peer = arriving.peer
+        self._refused(f"user {peer.uid} (process {peer.pid}): {why}")
+
+    def _leave(self, arriving: _Arriving) -> None:
+        self._loop.remove_reader(arriving.sock)
+        self._arriving.discard(arriving)
+        self._bytes -= len(arriving.data)
+        left = self._by_user[arriving.peer.uid] - 1
+        if left:
+            self._by_user[arriving.peer.uid] = left
+        else:
+            del self._by_user[arriving.peer.uid]
+
+    def look(self, arriving: _Arriving, *, whole: bool) -> None:
+        """See whether it is complete.
+
+        :param whole: its peer has said all."""
+        if whole and not arriving.started:  # a start that failed early
+            self._leave(arriving)
+            arriving.close()
+            return
+        try:
+            arriving.tries += 1
+            if arriving.tries > _PIECES:
+                raise ProctorError(f"its state comes in more than {_PIECES} pieces")
+            state = parse(arriving.data, whole=whole)
+            if state is None:
+                return
+            listener = take_listener(state, arriving.fds)
+            said = state.state
+            facts = Facts(
+                door="oci",
+                socket=self._path,
+                uid=arriving.peer.uid,
+                id=said.id,
+                metadata=state.metadata or "",
+                annotations=said.annotations or {},
+                pid=said.pid,
+                bundle=said.bundle,
+            )
+        except ProctorError as problem:
+            self.refuse(arriving, str(problem))
+            return
+        arriving.fds = tuple(fd for fd in arriving.fds if fd != listener)
+        try:
+            self._admit(facts, listener, fresh=said.status != "running", pid=state.pid)
+        except (ProctorError, OSError) as problem:
+            self.refuse(arriving, f"container {quoted(said.id)}: {problem}")
+            return
+        self._leave(arriving)
+        arriving.close()
+
+    def close(self) -> None:
+        """Give up what is arriving."""
+        for arriving in list(self._arriving):
+            self._leave(arriving)
+            arriving.close()

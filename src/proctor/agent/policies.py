@@ -1,0 +1,239 @@
+"""Which policy a container has: a directory of policy files, and a table that says which is whose.
+
+``containers.toml`` in that directory is the table; every other ``NAME.toml`` is a policy (docs/agent.md).
+What changes on disk is taken once it has stayed as it is from one look to the next, so that a file that
+is just being written is left alone; what is then no policy is refused, and what held before still holds.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from proctor.agent.facts import Facts
+from proctor.errors import PolicyError
+from proctor.policy import Policy, loads
+from proctor.words import did_you_mean, quoted
+
+TABLE: Final = "containers.toml"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.toml")
+#: Most bytes of a file.
+_LARGEST: Final = 4 << 20
+
+
+class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One ``[[container]]``: every key that it has must fit.  Texts are shell patterns."""
+
+    policy: str
+    id: str | None = None
+    metadata: str | None = None
+    cookie: str | None = None
+    annotations: dict[str, str] = {}
+    namespace: str | None = None
+    pod: str | None = None
+    container: str | None = None
+    image: str | None = None
+    door: str | None = None
+    socket: str | None = None
+    uid: list[int] | None = None
+
+    def fits(self, facts: Facts) -> bool:
+        """Whether it is about this container."""
+        if self.uid is not None and facts.uid not in self.uid:
+            return False
+        for key in ("id", "metadata", "cookie", "door", "socket"):
+            if not _like(getattr(facts, key), getattr(self, key)):
+                return False
+        for key in ("namespace", "pod", "container", "image"):
+            pattern = getattr(self, key)
+            if pattern is not None and not _like(facts.annotated(key), pattern):
+                return False
+        return all(
+            name in facts.annotations and _like(facts.annotations[name], pattern)
+            for name, pattern in self.annotations.items()
+        )
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``containers.toml``."""
+
+    #: Policy of containers that nothing fits.
+    default: str | None = None
+    container: list[Match] = []
+
+    def choose(self, facts: Facts) -> str | None:
+        """Name of the policy; None if there is none."""
+        for match in self.container:
+            if match.fits(facts):
+                return match.policy
+        return self.default
+
+
+class Resolved(NamedTuple):
+    """What holds for a container."""
+
+    #: None: every call of it is denied.
+    policy: Policy | None
+    #: Where that comes from, or why there is none.
+    why: str
+
+
+class Book:
+    """Policies by container, as a directory has them.
+
+    :param directory: read by :meth:`refresh`; not watched.
+    :param tell: told what was taken and what was refused, in sentences.
+    """
+
+    def __init__(self, directory: str, tell: Callable[[str], object] = str) -> None:
+        self._directory = directory
+        self._tell = tell
+        self._table: Table | None = None
+        self._policies: dict[str, Policy] = {}
+        #: What each file was when it was last looked at, and when it was last read.
+        self._looked: dict[str, _Mark] = {}
+        self._read: dict[str, _Mark] = {}
+        #: Names that the table had and the directory has not: told once.
+        self._missing: set[str] = set()
+        #: Counts what was taken.
+        self.generation = 0
+
+    @property
+    def policies(self) -> list[str]:
+        """Names of the policies that are held."""
+        return sorted(self._policies)
+
+    def load(self) -> None:
+        """Read everything for the first time.
+
+        :raises PolicyError: something is wrong; so a mistake is seen when an agent is started.
+        """
+        problems: list[str] = []
+        self._refresh(problems.append, settle=False)
+        problems += self._unknown()
+        if problems:
+            raise PolicyError(problems[0])
+
+    def refresh(self, *, settle: bool = True) -> bool:
+        """Look for changes, and take them; whether there were any.
+
+        :param settle: take only what was the same at the last look.
+        """
+        changed = self._refresh(self._tell, settle=settle)
+        missing = set(self._unknown())
+        for problem in missing - self._missing:
+            self._tell(problem)
+        self._missing = missing
+        return changed
+
+    def _refresh(self, refused: Callable[[str], object], *, settle: bool) -> bool:
+        try:
+            now = _marks(self._directory)
+        except OSError as problem:
+            refused(f"{self._directory}: {problem.strerror}; what held before still holds")
+            return False
+        changed = False
+        for name, mark in now.items():
+            if self._read.get(name) == mark or (settle and self._looked.get(name) != mark):
+                continue
+            self._read[name] = mark
+            changed |= self._take(name, refused)
+        for name in self._read.keys() - now.keys():
+            if settle and name in self._looked:
+                continue
+            del self._read[name]
+            changed |= self._drop(name)
+        self._looked = now
+        self.generation += changed
+        return changed
+
+    def _take(self, name: str, refused: Callable[[str], object]) -> bool:
+        path = os.path.join(self._directory, name)
+        try:
+            with open(path, "rb") as file:
+                text = file.read(_LARGEST + 1).decode()
+            if len(text) > _LARGEST:
+                raise PolicyError(f"{path}: larger than {_LARGEST} bytes")
+            if name == TABLE:
+                self._table = _table(text, path)
+            else:
+                self._policies[name.removesuffix(".toml")] = loads(text, path)
+        except (PolicyError, OSError, UnicodeDecodeError) as problem:
+            old = self._table if name == TABLE else self._policies.get(name.removesuffix(".toml"))
+            what = "; what held before still holds" if old is not None else ""
+            words = problem.strerror if isinstance(problem, OSError) else problem
+            where = "" if str(words).startswith(path) else f"{path}: "
+            refused(f"{where}{words}{what}")
+            return False
+        return True
+
+    def _drop(self, name: str) -> bool:
+        if name == TABLE:
+            self._table = None
+        else:
+            self._policies.pop(name.removesuffix(".toml"), None)
+        self._tell(f"{os.path.join(self._directory, name)} is gone")
+        return True
+
+    def _unknown(self) -> list[str]:
+        """What the table names and nobody has."""
+        table = self._table
+        if table is None:
+            return []
+        named = [match.policy for match in table.container]
+        named += [table.default] if table.default is not None else []
+        return [
+            f"{os.path.join(self._directory, TABLE)}: there is no policy {quoted(name)} in this "
+            f"directory{did_you_mean(name, self._policies)}"
+            for name in dict.fromkeys(named)
+            if name not in self._policies
+        ]
+
+    def resolve(self, facts: Facts) -> Resolved:
+        """What holds for a container now."""
+        table = self._table
+        if table is None:  # no table: one policy for all
+            table = Table(default="default")
+        name = table.choose(facts)
+        if name is None:
+            return Resolved(None, f"no [[container]] of {TABLE} fits it, and there is no default")
+        policy = self._policies.get(name)
+        if policy is None:
+            return Resolved(None, f"its policy {quoted(name)} is not in {self._directory}")
+        return Resolved(policy, policy.name)
+
+
+#: device, inode, size, time of change.
+_Mark = tuple[int, int, int, int]
+
+
+def _marks(directory: str) -> dict[str, _Mark]:
+    """Policy files and the table; what they are behind symbolic links, which is how Kubernetes mounts a
+    ConfigMap."""
+    found = {}
+    for name in os.listdir(directory):
+        if not _NAME.fullmatch(name):
+            continue
+        try:
+            status = os.stat(os.path.join(directory, name))
+        except OSError:
+            continue  # gone meanwhile, or a link that leads nowhere: as if it were not there
+        found[name] = (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+    return found
+
+
+def _table(text: str, path: str) -> Table:
+    try:
+        table = msgspec.toml.decode(text, type=Table)
+    except (msgspec.MsgspecError, ValueError) as problem:
+        raise PolicyError(f"{path}: {problem}") from None
+    return table
+
+
+def _like(text: str, pattern: str | None) -> bool:
+    return pattern is None or fnmatch.fnmatchcase(text, pattern)

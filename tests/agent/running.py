@@ -1,0 +1,73 @@
+"""``proctor agent`` as people run it, for tests that talk to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+
+class RunningAgent:
+    """A process of its own; its standard error is kept."""
+
+    def __init__(self, place: Path, *options: str, policies: Path | None = None) -> None:
+        self.place = place
+        self.policies = policies if policies is not None else place / "policies"
+        self.socket = str(place / "oci.sock")
+        self.said: list[str] = []
+        self._heard = threading.Condition()
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "proctor", "agent", "--policy-dir", str(self.policies),
+                "--oci", self.socket, "--verbose", *options,
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        self.heard("ready")
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._heard:
+                self.said.append(line.rstrip("\n"))
+                self._heard.notify_all()
+        with self._heard:
+            self.said.append("(ended)")
+            self._heard.notify_all()
+
+    def heard(self, text: str, times: int = 1) -> str:
+        """Wait for a line that has the text, the ``times``-th one."""
+
+        def found() -> list[str]:
+            return [line for line in self.said if text in line]
+
+        with self._heard:
+            done = self._heard.wait_for(
+                lambda: len(found()) >= times or self.said[-1:] == ["(ended)"], 60
+            )
+            assert done, f"never heard {text!r} {times} times in {self.said}"
+            assert len(found()) >= times, f"ended without {text!r}: {self.said}"
+            return found()[times - 1]
+
+    @property
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def stop(self) -> int:
+        """End it as systemd does; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self._listener.join(10)
+            assert self.process.stderr is not None
+            self.process.stderr.close()

@@ -1,0 +1,124 @@
+"""Containers of real runtimes: bundles with busybox, and how each runtime is called here."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+NOTIFIED = ("mkdir", "mkdirat", "mknod", "mknodat", "chmod", "fchmodat", "fchmodat2")
+_numbers = itertools.count()
+
+
+def missing(*programs: str) -> str:
+    """What has to be there for a test to run; "" if it is."""
+    lacks = [each for each in programs if shutil.which(each) is None]
+    if os.geteuid() != 0:
+        lacks.append("root")
+    return ", ".join(lacks)
+
+
+def make_rootfs(place: Path) -> Path:
+    """A file system with busybox in it, for root of containers that is user 100000 here."""
+    rootfs = place / "rootfs"
+    for name in ("bin", "dev", "proc", "sys", "tmp", "etc"):
+        (rootfs / name).mkdir(parents=True)
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    shutil.copy(busybox, rootfs / "bin/busybox")
+    for name in ("sh", "mkdir", "mknod", "chmod", "ls", "sleep", "true", "cat", "stat", "echo"):
+        (rootfs / "bin" / name).symlink_to("busybox")
+    (rootfs / "tmp").chmod(0o1777)
+    subprocess.run(["chown", "-R", "100000:100000", rootfs], check=True)
+    return rootfs
+
+
+class Runtime:
+    """One of the command-line runtimes, with a state directory of its own."""
+
+    def __init__(self, name: str, place: Path) -> None:
+        self.name = name
+        self._place = place
+        self._root = place / f"state-{name}"
+        self._made: list[str] = []
+
+    def command(self, *words: str) -> list[str]:
+        """What runs it."""
+        words = (self.name, "--root", str(self._root), *words)
+        if self.name == "crun" and Path("/sys/fs/cgroup/unified").exists():
+            # it refuses v2 controllers beside v1, so it does not get to see them
+            hide = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
+            return ["unshare", "-m", "sh", "-c", hide, "sh", *words]
+        return list(words)
+
+    def bundle(
+        self,
+        socket: str,
+        *args: str,
+        metadata: str = "",
+        annotations: Mapping[str, str] | None = None,
+        names: Iterable[str] = NOTIFIED,
+        no_new_privileges: bool = True,
+        seccomp: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """A directory with ``config.json``, for a command under a profile that notifies ``names``."""
+        made = self._place / f"bundle-{next(_numbers)}"
+        made.mkdir()
+        subprocess.run(["runc", "spec", "-b", str(made)], check=True)
+        config = json.loads((made / "config.json").read_text())
+        config["process"].update(
+            terminal=False,
+            args=list(args),
+            noNewPrivileges=no_new_privileges,
+            env=["PATH=/bin"],
+        )
+        config["process"]["rlimits"] = []
+        for each in ("bounding", "effective", "permitted"):  # as Docker's and containerd's default
+            config["process"]["capabilities"][each].append("CAP_MKNOD")
+        config["root"] = {"path": str(self._place / "rootfs"), "readonly": False}
+        config["annotations"] = dict(annotations or {})
+        ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+        linux = config["linux"]
+        linux["namespaces"].append({"type": "user"})
+        linux["uidMappings"] = linux["gidMappings"] = ids
+        linux["seccomp"] = dict(seccomp) if seccomp is not None else {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+            "syscalls": [{"names": list(names), "action": "SCMP_ACT_NOTIFY"}],
+        }  # fmt: skip
+        linux["seccomp"]["listenerPath"] = socket
+        if metadata:
+            linux["seccomp"]["listenerMetadata"] = metadata
+        (made / "config.json").write_text(json.dumps(config))
+        return made
+
+    def run(
+        self, bundle: Path, id: str, *options: str, verb: str = "run"
+    ) -> subprocess.CompletedProcess[str]:
+        """``run`` and ``create`` return when that does."""
+        self._made.append(id)
+        command = self.command(verb, *options, "-b", str(bundle), id)
+        # not pipes: what the container leaves behind would keep them open
+        with open(self._place / f"out-{next(_numbers)}", "w+") as out:
+            done = subprocess.run(command, stdout=out, stderr=out, timeout=60, check=False)
+            out.seek(0)
+            said = out.read()
+        # at its first try something of ours may still be on its way out of the cgroup
+        assert "remove paths" not in said, said
+        return subprocess.CompletedProcess(command, done.returncode, said, "")
+
+    def do(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Another verb."""
+        return subprocess.run(
+            self.command(*words), capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def clean(self) -> None:
+        """No container is left."""
+        for id in self._made:
+            self.do("delete", "--force", id)

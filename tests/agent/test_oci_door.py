@@ -1,0 +1,262 @@
+"""The OCI door: what it takes, and what hostile clients cannot do to others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proctor.agent.doors import oci
+from proctor.errors import ProctorError
+from proctor.kernel import scm
+from tests.agent.clients import connect, filtered, gone, hand_over, state
+from tests.agent.running import RunningAgent
+
+Start = Callable[..., RunningAgent]
+
+RUNC = (
+    '{"ociVersion":"1.0.2-dev","fds":["seccompFd"],"pid":10122,"metadata":"my \\"x\\" é","state":{"ociVersion":'
+    '"1.0.2-dev","id":"c1","status":"creating","pid":10122,"bundle":"/srv/b","annotations":{"a/k":"v"}}}'
+)
+CRUN_EXEC = json.dumps(
+    {
+        "ociVersion": "0.2.0",
+        "fds": ["seccompFd"],
+        "pid": 0,
+        "state": {"ociVersion": "0.2.0", "id": "k2", "status": "running", "pid": 0, "bundle": "."},
+    },
+    indent=4,
+)
+
+
+@pytest.mark.parametrize("text", [RUNC, CRUN_EXEC + "\n"])
+def test_what_runtimes_write_is_read_in_any_pieces(text: str) -> None:
+    data = text.encode()
+    whole = oci.parse(data)
+    assert whole is not None and whole.fds == ["seccompFd"]
+    end = len(data.rstrip())
+    for cut in range(end):
+        assert oci.parse(data[:cut], whole=False) is None
+    assert oci.parse(data[:end], whole=False) == whole
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "null", "{}", '{"state": {}}', '{"state": {"id": ""}}', '{"state": {"id": 7}}',
+        '{"state": {"id": "%s"}}' % ("x" * 2000), '{"state": {"id": "a"}, "fds": "seccompFd"}',
+        '{"state": {"id": "a"}} {"state": {"id": "b"}}', '{"state": {"id": "a", "annotations": {"a": 1}}}',
+        '{"state": {"id": "\\ud800"}}', '{"state": {"id": "a", "pid": 99999999999}}', '{"pid": -7, "state": {"id": "a"}}',
+        "[" * 100_000, '{"state": ' * 10_000,
+    ],
+)  # fmt: skip
+def test_what_is_no_state_is_refused_in_a_sentence(text: str) -> None:
+    with pytest.raises(ProctorError, match=r"."):
+        oci.parse(text.encode())
+
+
+def test_bytes_that_are_no_utf8_are_refused() -> None:
+    with pytest.raises(ProctorError):
+        oci.parse(b'{"state": {"id": "\xff"}}')
+
+
+def test_missing_parts_are_borne() -> None:
+    found = oci.parse(b'{"state": {"id": "a", "annotations": null}, "metadata": null, "more": [1]}')
+    assert found is not None and found.pid == 0 and not found.state.annotations
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [([], 1), (["other"], 1), (["seccompFd", "seccompFd"], 2), (["a", "seccompFd"], 1), (None, 0)],
+)
+def test_the_listener_goes_by_its_name(names: list[str] | None, count: int) -> None:
+    found = oci.ContainerProcessState(oci.State("a"), names)
+    with pytest.raises(ProctorError):
+        oci.take_listener(found, tuple(range(count)))
+
+
+def test_what_is_named_the_listener_must_be_one() -> None:
+    found = oci.ContainerProcessState(oci.State("a"), ["seccompFd"])
+    with pytest.raises(ProctorError, match="is no listener"):
+        oci.take_listener(found, (0,))
+
+
+def served(running: RunningAgent, id: str) -> None:
+    """A container is brought, answered, and over."""
+    with hand_over(running.socket, id, "mkdir", "/tmp/forbidden-x") as target:
+        assert target.wait(30) == 1
+    running.heard(f'ended: container "{id}"')
+
+
+def test_any_size_up_to_the_limit_in_any_pieces(agent: Start) -> None:
+    running = agent()
+    annotations = {f"key-{n}": "x" * 1000 for n in range(1000)}
+    data = state("big", state={"id": "big", "annotations": annotations})
+    with filtered("mkdir", "/tmp/forbidden-x") as target, connect(running.socket) as sock:
+        listener = target.take_listener()
+        scm.send(sock, data[:1], [listener])
+        os.close(listener)
+        sock.sendall(data[1:])
+        assert target.wait(30) == 1
+        assert gone(sock)  # it does not wait for us to close it, as old runcs never do
+
+
+def test_descriptors_may_be_many_and_in_any_order(agent: Start) -> None:
+    running = agent()
+    before = running.descriptors
+    with filtered("mkdir", "/tmp/forbidden-x") as target, connect(running.socket) as sock:
+        listener = target.take_listener()
+        other = os.open("/dev/null", os.O_RDONLY)
+        scm.send(
+            sock, state("many", fds=["a", "b", "seccompFd", "c"]), [other] * 2 + [listener, other]
+        )
+        os.close(listener)
+        os.close(other)
+        assert target.wait(30) == 1
+    running.heard('ended: container "many"')
+    assert running.descriptors <= before + 1
+
+
+def test_hostile_clients_do_not_hold_up_a_good_one(agent: Start) -> None:
+    """1,000 are silent, others send too much, half of it, nonsense, or descriptors of other kinds."""
+    running = agent()
+    before = running.descriptors
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    idle = [connect(running.socket) for _ in range(1000)]
+    slow = [connect(running.socket) for _ in range(20)]
+    null = os.open("/dev/null", os.O_RDONLY)
+    for each in slow:
+        scm.send(each, state("slow")[:-10], [null])
+    served(running, "good-1")
+
+    def refused(data: bytes, fds: list[int] | None = None, *, shut: bool = True) -> None:
+        with connect(running.socket) as sock:
+            try:
+                scm.send(sock, data[:1], fds or [])
+                sock.sendall(data[1:])
+                if shut:
+                    sock.shutdown(socket.SHUT_WR)
+            except (BrokenPipeError, ConnectionResetError):
+                return
+            assert gone(sock)
+
+    refused(state("x")[:-1], [null])  # truncated
+    refused(b"x" * 100, [null])
+    refused(b'{"state": {"id": "%s' % (b"x" * (oci.LONGEST + 10)), [null], shut=False)
+    refused(state("x"), [null])  # no listener
+    refused(state("x"))  # no descriptor at all
+    refused(state("x", fds=[]), [null])
+    refused(state("x") * 2, [null])
+    refused(b"{}" * 1000, [null])
+    with connect(running.socket):
+        pass  # as crun's where a start fails: no mistake
+    for each in slow[:10]:  # one more byte each, and never the end
+        each.send(b" ")
+    served(running, "good-2")
+    for each in (*idle, *slow):
+        each.close()
+    os.close(null)
+    served(running, "good-3")
+    assert running.descriptors <= before + 1
+    said = [line for line in running.said if running.socket in line]
+    assert any("is no listener" in line for line in said)
+    assert any("Input data was truncated" in line for line in said)
+    assert any("longer than" in line for line in said)
+
+
+def test_only_so_many_connections_of_one_user() -> None:
+    """The door itself, with a small limit; who is refused is told, and who leaves makes room."""
+    loop = asyncio.new_event_loop()
+    told: list[str] = []
+
+    def admit(facts: object, listener: int, *, fresh: bool, pid: int) -> None:
+        raise AssertionError
+
+    from proctor.agent.sockets import Peer
+
+    door = oci.OciDoor(loop, "/x", admit, told.append, connections=2)
+    ours, theirs = zip(*[socket.socketpair() for _ in range(4)], strict=True)
+    for each in theirs[:3]:
+        each.setblocking(False)
+        door.connected(each, Peer(1, 7, 7))
+    assert gone(ours[2]) and "user 7 has 2 connections" in told[0]
+    theirs[3].setblocking(False)
+    door.connected(theirs[3], Peer(1, 8, 8))  # another user has places of his own
+    assert len(told) == 1
+    ours[0].close()
+    loop.run_until_complete(asyncio.sleep(0.01))
+    again, other = socket.socketpair()
+    other.setblocking(False)
+    door.connected(other, Peer(1, 7, 7))
+    assert len(told) == 1
+    door.close()
+    loop.close()
+    for each in (*ours, again, *theirs):
+        each.close()
+
+
+@pytest.mark.root
+def test_other_users_get_nothing_unless_they_are_named(place: Path, agent: Start) -> None:
+    running = agent()
+    os.chmod(running.socket, 0o666)
+    script = (
+        "import os, socket, sys; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+        "s.settimeout(20); print(s.recv(1))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, running.socket], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "b''\n", done.stderr
+    running.heard("user 65534 may not connect here")
+
+
+@pytest.mark.root
+def test_a_user_may_not_bring_processes_of_others() -> None:
+    from proctor.agent.owners import owner_userns
+
+    with subprocess.Popen(["sleep", "60"], user=65534) as mine:
+        try:
+            assert owner_userns(mine.pid, 65534) == ()
+            with pytest.raises(ProctorError, match="is not one of user 65533"):
+                owner_userns(mine.pid, 65533)
+            with pytest.raises(ProctorError, match="is not one of user 65534"):
+                owner_userns(os.getpid(), 65534)
+        finally:
+            mine.kill()
+    assert owner_userns(mine.pid, 65533) == ()  # gone
+    assert owner_userns(0, 65533) == ()  # crun does not say
+
+
+@pytest.mark.root
+def test_a_users_container_has_rights_in_the_namespace_that_he_made() -> None:
+    from proctor.agent.owners import owner_userns
+
+    command = ["unshare", "-U", "sh", "-c", "echo; exec sleep 60"]
+    with subprocess.Popen(command, user=65534, stdout=subprocess.PIPE) as made:
+        try:
+            assert made.stdout is not None and made.stdout.read(1)
+            inode = os.stat(f"/proc/{made.pid}/ns/user").st_ino
+            assert owner_userns(made.pid, 65534) == (inode,)
+        finally:
+            made.kill()
+
+
+def test_containers_come_and_go(agent: Start) -> None:
+    """Nothing is kept for those that are over."""
+    running = agent()
+    served(running, "first")
+    before = running.descriptors
+    for _ in range(100):
+        with hand_over(running.socket, "again", "true") as target:
+            assert target.wait(30) == 0
+    running.heard('ended: container "again"', 100)
+    served(running, "last")
+    assert running.descriptors <= before

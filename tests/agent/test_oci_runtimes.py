@@ -1,0 +1,109 @@
+"""Real runtimes bring real containers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.agent.running import RunningAgent
+from tests.agent.runtimes import Runtime
+
+Start = Callable[..., RunningAgent]
+
+
+def test_a_container_is_answered_by_policy(agent: Start, runtime: Runtime) -> None:
+    """A device is made, a mode is not changed, directories are a matter of their path."""
+    running = agent()
+    script = (
+        "mknod /tmp/null c 1 3 && echo hello >/tmp/null && ls -l /tmp/null; "
+        "mknod /tmp/disk b 8 0; chmod 700 /tmp/null; mkdir /tmp/forbidden-1; mkdir /tmp/room && echo made"
+    )
+    done = runtime.run(runtime.bundle(running.socket, "/bin/sh", "-c", script), "web-1")
+    assert "1,   3" in done.stdout and "made" in done.stdout, done.stdout
+    assert "mknod: /tmp/disk: Operation not permitted" in done.stdout
+    assert "chmod: /tmp/null: No medium found" in done.stdout
+    assert "can't create directory '/tmp/forbidden-1': Read-only file system" in done.stdout
+    assert "modes are as they are" in running.heard("ENOMEDIUM")
+
+
+@pytest.mark.parametrize("no_new_privileges", [True, False])
+def test_an_exec_is_another_listener_of_the_same_container(
+    agent: Start, runtime: Runtime, no_new_privileges: bool
+) -> None:
+    running = agent()
+    before = running.descriptors
+    bundle = runtime.bundle(
+        running.socket, "/bin/sleep", "1000", no_new_privileges=no_new_privileges
+    )
+    assert runtime.run(bundle, "web-1", "--detach").returncode == 0
+    for _ in range(3):
+        done = runtime.do("exec", "web-1", "/bin/mkdir", "/tmp/forbidden-2")
+        assert "Read-only file system" in done.stdout + done.stderr
+    assert runtime.do("kill", "web-1", "KILL").returncode == 0
+    running.heard('ended: container "web-1"')
+    assert running.descriptors <= before + 1  # what performing, or the first call, may have opened
+
+
+def test_what_is_created_is_served_once_it_starts(agent: Start, runtime: Runtime) -> None:
+    running = agent()
+    bundle = runtime.bundle(running.socket, "/bin/mkdir", "/tmp/forbidden-3")
+    assert runtime.run(bundle, "web-1", verb="create").returncode == 0
+    assert runtime.do("start", "web-1").returncode == 0
+    running.heard("mkdir")
+    running.heard('ended: container "web-1"')
+
+
+def test_two_containers_have_two_policies(agent: Start, runtime: Runtime, place: Path) -> None:
+    """By metadata and by annotation; and what nothing fits is denied, with the reason."""
+    policies = place / "policies"
+    (policies / "strict.toml").write_text(
+        '[[rule]]\nname = "rooms"\ncalls = ["mkdir", "mkdirat"]\ndeny = "EACCES"\nreport = true\n'
+    )
+    (policies / "full.toml").write_text(
+        '[[rule]]\nname = "rooms"\ncalls = ["mkdir", "mkdirat"]\ndeny = "ENOSPC"\nreport = true\n'
+    )
+    (policies / "containers.toml").write_text(
+        '[[container]]\npolicy = "strict"\nmetadata = "tenant-*"\n'
+        '[[container]]\npolicy = "full"\nannotations = { "io.kubernetes.cri.sandbox-namespace" = "prod" }\n'
+    )
+    running = agent()
+    annotated = {"io.kubernetes.cri.sandbox-namespace": "prod"}
+    mkdir = ("/bin/mkdir", "/tmp/x")
+    for id, options, said in (
+        ("a", {"metadata": "tenant-7"}, "Permission denied"),
+        ("b", {"annotations": annotated}, "No space left"),
+        ("c", {}, "Operation not permitted"),
+    ):
+        done = runtime.run(runtime.bundle(running.socket, *mkdir, **options), id)
+        assert said in done.stdout, (id, done.stdout)
+    running.heard("no [[container]] of containers.toml fits it")
+
+
+def test_a_policy_changes_under_a_running_container(
+    agent: Start, runtime: Runtime, place: Path
+) -> None:
+    """What is no policy is refused, and the old one stays; the next one holds at once."""
+    running = agent()
+    bundle = runtime.bundle(running.socket, "/bin/sleep", "1000")
+    assert runtime.run(bundle, "web-1", "--detach").returncode == 0
+
+    def mkdir() -> str:
+        done = runtime.do("exec", "web-1", "/bin/mkdir", "/tmp/forbidden-4")
+        return done.stdout + done.stderr
+
+    file = place / "policies/default.toml"
+    assert "Read-only file system" in mkdir()
+    file.write_text('[[rule]]\nname = "rooms"\ncalls = ["mkdirr"]\ndeny = "EACCES"\n')
+    assert "what held before still holds" in running.heard("mkdirr")
+    assert "Read-only file system" in mkdir()
+    file.write_text('[[rule]]\nname = "rooms"\ncalls = ["mkdir", "mkdirat"]\ndeny = "EACCES"\n')
+    running.heard("policies changed")
+    assert "Permission denied" in mkdir()
+
+
+def test_without_an_agent_the_runtime_says_so(runtime: Runtime, place: Path) -> None:
+    done = runtime.run(runtime.bundle(str(place / "nobody.sock"), "/bin/true"), "web-1")
+    assert done.returncode != 0
+    assert "nobody.sock" in done.stdout and "no such file" in done.stdout.lower()
