@@ -31,6 +31,10 @@ def means(pattern: str, path: bytes) -> bool:
             return any(whole(patterns[1:], names[i:]) for i in range(len(names) + 1))
         return bool(names) and component(patterns[0], names[0]) and whole(patterns[1:], names[1:])
 
+    if not path.startswith(b"/"):  # words
+        patterns, names = pattern.split(" "), path.split(b"\0")
+        lengths = range(len(names) + 1 if patterns[-1] == "**" else 0)
+        return whole(patterns, names) or any(whole(patterns[:-1], names[:n]) for n in lengths)
     names = [] if path == b"/" else path[1:].split(b"/")
     return whole(pattern[1:].split("/"), names)
 
@@ -52,6 +56,27 @@ def test_matches_what_the_definition_says(parts: list[str], names: list[str]) ->
     pattern = "/" + "/".join(parts)
     path = ("/" + "/".join(names)).encode()
     assert Glob(pattern).matches(path) == means(pattern, path)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(COMPONENTS, min_size=1, max_size=6).filter(
+        lambda parts: not any(a == b == "**" for a, b in itertools.pairwise(parts))
+    ),
+    st.lists(st.text("ab", max_size=4), min_size=1, max_size=8),
+)
+def test_words_match_what_the_definition_says(parts: list[str], words: list[str]) -> None:
+    pattern, seen = " ".join(parts), "\0".join(words).encode()
+    assert Glob(pattern, "words").matches(seen) == means(pattern, seen)
+
+
+@given(st.lists(st.binary(max_size=6).filter(lambda data: not set(data) & {0, 47}), min_size=1))
+def test_a_literal_of_words_matches_exactly_these(words: list[bytes]) -> None:
+    seen = b"\0".join(words)
+    glob = Glob(literal(seen, "words"), "words")
+    assert glob.matches(seen)
+    assert not glob.matches(seen + b"\0")
+    assert not glob.matches(seen + b"x")
 
 
 @given(st.binary(min_size=1, max_size=30).filter(lambda data: b"\0" not in data))

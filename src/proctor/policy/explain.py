@@ -115,7 +115,7 @@ def _distinguishing(
                 when[key] = _ACCESS_NAMES[access]
             else:
                 when[flags.name] = flags.value(raw)
-        elif arg is not None and arg.role not in ("path", "sockaddr", "string"):
+        elif arg is not None and arg.role not in ("path", "sockaddr", "string", "strings"):
             when[key] = arg.value(raw)
         else:
             when.update(_looked_up(written, key, look, signature))
@@ -146,7 +146,9 @@ def _pattern(condition: Memory, look: Look) -> str:
     if condition.what == "address":
         return addresses.spell(seen)
     # Pinned things without a path are shown as text that no pattern for paths matches.
-    return "" if condition.what == "path" and seen[:1] != b"/" else globs.literal(seen)
+    if condition.what == "path" and seen[:1] != b"/":
+        return ""
+    return globs.literal(seen, "words" if condition.what == "words" else "path")
 
 
 def _smallest(when: dict[str, Spec], signature: Signature) -> dict[str, Spec]:

@@ -14,6 +14,9 @@ Of a path as it was passed (:data:`Kind` ``text``) a pattern may be relative, an
 as it is written: ``..`` and the empty ones, too.  Names (``name``) are one component, in which ``/``
 is a byte like any other.
 
+A vector of strings such as argv (``words``) is matched string by string: a pattern has its words with
+one space between, a space within one is written ``\ ``, and ``**`` is any number of words, also none.
+
 Matching takes time in proportion to the length of the path, whatever the path: paths come from the
 target, and a pattern that could be made to backtrack would let the target stall its monitor.
 """
@@ -38,9 +41,9 @@ class GlobError(PolicyError):
     """A pattern that cannot be, or that could never match; the message says which and why."""
 
 
-#: What is matched: a resolved path, a path as it was passed, or a name (of an abstract socket, a
-#: file-system type).
-Kind = Literal["path", "text", "name"]
+#: What is matched: a resolved path, a path as it was passed, a name (of an abstract socket, a
+#: file-system type), or strings with a NUL between them.
+Kind = Literal["path", "text", "name", "words"]
 
 
 class Glob:
@@ -61,14 +64,17 @@ class Glob:
         self._literal: bytes | None = None
         self._groups: list[list[_Part]] = [[]]
         try:
-            parts = [_part(text)] if kind == "name" else _components(text, kind)
+            if kind == "words":
+                parts = _words(text)
+            else:
+                parts = [_part(text)] if kind == "name" else _components(text, kind)
         except UnicodeEncodeError:
             raise GlobError(
                 "half of a character (a lone surrogate) is no text; a byte is written \\xHH"
             ) from None
         known = [part for part in parts if isinstance(part, bytes)]
         if len(known) == len(parts):
-            self._literal = b"/".join(known)
+            self._literal = (b"\0" if kind == "words" else b"/").join(known)
             return
         for each in parts:
             if each is None:
@@ -80,7 +86,8 @@ class Glob:
         """Whether the whole of ``seen`` matches."""
         if self._literal is not None:
             return seen == self._literal
-        parts = [seen] if self.kind == "name" else seen.split(b"/")
+        separator = b"\0" if self.kind == "words" else b"/"
+        parts = [seen] if self.kind == "name" else seen.split(separator)
         if self.kind == "path":
             if parts[0]:
                 return False
@@ -92,7 +99,7 @@ class Glob:
             return len(parts) == len(head) and _here(head, parts, 0)
         tail = groups[-1]
         last = len(parts) - len(tail)
-        if not tail:
+        if not tail and self.kind != "words":
             last -= 1  # a trailing ** takes at least one component
         if last < len(head) or not _here(head, parts, 0):
             return False
@@ -129,10 +136,7 @@ def _components(text: str, kind: Kind) -> list[bytes | _Part | None]:
             if not parts or parts[-1] is not None:  # **/** is **
                 parts.append(None)
             continue
-        if "**" in piece.replace("\\*", ""):
-            raise GlobError(
-                '"**" stands alone between slashes, as in /srv/**/x; within a name use "*"'
-            )
+        _refuse_stars(piece, "slashes, as in /srv/**/x; within a name")
         if kind == "path" and piece in ("", ".", "..") and number and text != "/":
             what = "an empty component" if not piece else f'"{piece}"'
             raise GlobError(f"{what} never occurs in a resolved path, so this could never match")
@@ -142,14 +146,45 @@ def _components(text: str, kind: Kind) -> list[bytes | _Part | None]:
     return parts
 
 
+def _refuse_stars(piece: str, where: str) -> None:
+    if "**" in piece.replace("\\*", ""):
+        raise GlobError(f'"**" stands alone between {where} use "*"')
+
+
+def _words(text: str) -> list[bytes | _Part | None]:
+    """The words of a pattern for strings; None for ``**``."""
+    words = [""]
+    at = 0
+    while at < len(text):
+        if text[at] == " ":
+            words.append("")
+            at += 1
+        else:
+            step = 1 + (text[at] == "\\")
+            words[-1] += text[at : at + step]
+            at += step
+    parts: list[bytes | _Part | None] = []
+    for word in words:
+        if word != "**":
+            _refuse_stars(word, "spaces, as in git ** push; within a word")
+            if any(isinstance(token, bytes) and b"\0" in token for token in _tokens(word)):
+                raise GlobError("a NUL byte cannot occur in an argument")
+            parts.append(_part(word))
+        elif not parts or parts[-1] is not None:
+            parts.append(None)
+    return parts
+
+
 def _here(group: list[_Part], parts: list[bytes], at: int) -> bool:
     """Whether ``group`` matches the components from ``at`` on."""
     return all(part(parts[at + i]) is True for i, part in enumerate(group))
 
 
-def literal(data: bytes) -> str:
+def literal(data: bytes, kind: Kind = "path") -> str:
     """A pattern that matches exactly ``data``: what is special is escaped, what is not UTF-8 or
     not printable is written ``\\xHH``."""
+    if kind == "words":
+        return " ".join(escaped(word, _SPECIAL + " ") for word in data.split(b"\0"))
     return escaped(data, _SPECIAL)
 
 

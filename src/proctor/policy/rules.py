@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
 
 #: What can be looked at behind an argument: the path it resolves to in the caller's view, the text
-#: as it was passed, or the socket address.
-What = Literal["path", "text", "address"]
+#: as it was passed, the socket address, or strings (argv), with a NUL between them.
+What = Literal["path", "text", "address", "words"]
 
 #: What reading memory fails with for reasons that the kernel would find as well.
-_KERNELS_OWN: Final = frozenset((errno.EFAULT, errno.ENAMETOOLONG, errno.EINVAL))
+_KERNELS_OWN: Final = frozenset((errno.EFAULT, errno.ENAMETOOLONG, errno.EINVAL, errno.E2BIG))
 
 
 class Unknowable(Exception):
@@ -124,6 +124,8 @@ def _look(call: Call, what: str, argument: str) -> Any:
         return None if value is None else _address(call, value)
     if what == "text":
         return value
+    if what == "words":  # no vector, or an empty one, is one empty string (do_execveat_common)
+        return b"\0".join(value or ())
     if value is None:  # NULL can mean the descriptor beside it
         from proctor.call.path.following import meaning
 

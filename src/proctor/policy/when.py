@@ -49,7 +49,9 @@ FILE_TYPES: Final[dict[str, int]] = {
     "directory": stat.S_IFDIR,
 }
 #: How arguments that are pointers are looked at.
-_LOOKS: Final[dict[str, What]] = {"path": "path", "string": "text", "sockaddr": "address"}
+_LOOKS: Final[dict[str, What]] = {
+    "path": "path", "string": "text", "sockaddr": "address", "strings": "words",
+}  # fmt: skip
 ACCESS: Final = {"read": 0, "write": 1, "read-write": 2}
 S_IFMT: Final = 0o170000
 _ACCESS_MASK: Final = 3  # O_ACCMODE
@@ -195,7 +197,7 @@ class Builder(Numbers):
         try:
             if what == "address":
                 return Memory(self._key, what, arg.name, tuple(map(AddressPattern, texts)))
-            kind: Kind = what if arg.role == "path" else "name"
+            kind: Kind = what if arg.role in ("path", "strings") else "name"
             return Memory(self._key, what, arg.name, tuple(Glob(text, kind) for text in texts))
         except (GlobError, AddressError) as error:
             self._fail(str(error))
