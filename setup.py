@@ -66,7 +66,7 @@ setup(
     ext_modules=[
         Extension(
             "proctor.kernel._core",
-            [f"src/proctor/kernel/{name}.c" for name in ("_core", "_launch", "_loop")],
+            [f"src/proctor/kernel/{name}.c" for name in ("_core", "_launch", "_loop", "_path")],
             depends=["src/proctor/kernel/_core.h"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,

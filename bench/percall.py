@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import perform
-import proctor
 import roundtrip
+
+import proctor
 from proctor.filter.actions import ALLOW, NOTIFY
 from proctor.filter.rules import Condition, Filter, Rule
 from proctor.kernel.launch import launch
@@ -156,7 +157,7 @@ class Bench:
             Measure(
                 "rule on the path's text", lambda: self.ruled(PATH, "path_text"), times=(2, c_path)
             ),
-            Measure("rule on the path, deny", lambda: self.ruled(), 14, (0.7, strace)),
+            Measure("rule on the path, deny", self.ruled, 14, (0.7, strace)),
             Measure("rule on the path, let run", lambda: self.ruled(OTHERS), 14, (0.7, strace)),
             Measure("rule on the path, let run, log", lambda: self.ruled(OTHERS, log=True)),
             Measure("performed", lambda: self.supervised(performs)),

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from proctor.call.caller import Caller
 from proctor.call.path.files import AT_FDCWD
 from proctor.call.path.located import Located, file_id
+from proctor.call.path.quick import find_name
 from tests.call.live import nr
+from tests.call.test_call_paths import Nobody
 from tests.support.harness import Actor
 from tests.support.lab import Lab
 
@@ -125,13 +127,17 @@ class World:
         flags = 0 if follow else O_NOFOLLOW
         theirs = self.kernel(path, dirfd, flags, resolve)
         try:
+            tid = self.actor.tid
+            named = None if resolve else find_name(tid, path, dirfd, follow, False, Nobody(), 0)
             try:
                 located = self.caller.locate(path, dirfd, follow=follow, resolve=resolve)
             except OSError as error:
                 number = error.errno or 0
                 assert theirs == -number, (*about, theirs, error)
+                assert named is None, (*about, named)
                 return errno.errorcode[number]
             with located:
+                assert named in (located.path, None), (*about, named, located)
                 if theirs < 0:
                     assert theirs == -errno.ENOENT, (*about, theirs, located)
                     assert not located.exists, (*about, located)

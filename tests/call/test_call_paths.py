@@ -17,12 +17,24 @@ from proctor.call.caller import Caller
 from proctor.call.path import resolve as paths
 from proctor.call.path.files import AT_FDCWD
 from proctor.call.path.located import Located
+from proctor.call.path.quick import find_name
 from proctor.errors import NotPermitted, NotResolved
 from tests.call.live import chroot, nr
 from tests.support.harness import Actor
 from tests.support.lab import Lab
 
 pytestmark = pytest.mark.usefixtures("both_ways")
+
+
+class Nobody:
+    """No notification is to be asked after."""
+
+    def fileno(self) -> int:
+        return -1
+
+    def id_valid(self, id: int) -> bool:
+        return True
+
 
 O_PATH, O_NOFOLLOW, O_DIRECTORY = 0o10000000, 0o400000, 0o200000
 
@@ -72,6 +84,10 @@ class Place:
         finally:
             caller.close()
 
+    def named(self, path: bytes, dirfd: int, follow: bool) -> bytes | None:
+        """By the actor's number, nothing held."""
+        return find_name(self.actor.tid, path, dirfd, follow, False, Nobody(), 0)
+
     def same(
         self, path: bytes, dirfd: int = AT_FDCWD, follow: bool = True, resolve: int = 0
     ) -> Located | None:
@@ -81,8 +97,11 @@ class Place:
             located = self.ours(path, dirfd, follow=follow, resolve=resolve)
         except OSError as error:
             assert theirs == -error.errno, (path, theirs, error)
+            assert resolve or self.named(path, dirfd, follow) is None, path
             return None
         with located:
+            if not resolve:
+                assert self.named(path, dirfd, follow) in (located.path, None), (path, located)
             if theirs < 0:
                 assert theirs == -errno.ENOENT and not located.exists, (path, theirs, located)
                 return None
@@ -192,6 +211,8 @@ def test_dirfds(lab: Lab, tree: Path) -> None:
     file = actor.must("openat", AT_FDCWD, actor.string(b"a/file"), 0)
     for path in (b"c", b"..", b"../file", b"../../..", b".", b"/a", b"missing"):
         place.same(path, directory)
+    named = {path: place.named(path, directory, True) for path in (b"c", b"/a/rel", b"../missing")}
+    assert named == {b"c": b"/a/b/c", b"/a/rel": b"/a/b/c", b"../missing": b"/a/missing"}
     with place.ours(b"c", directory) as located:
         assert located.path == b"/a/b/c"
     for path, dirfd in ((b"x", file), (b"x", 999), (b"x", -5)):
@@ -595,6 +616,7 @@ def test_a_tree_that_moves_while_it_is_walked(lab: Lab, tree: Path) -> None:
                         found.add(located.path)
                 except NotResolved as problem:
                     assert problem.errno == errno.ENOENT
+                found.add(place.named(path, AT_FDCWD, True) or b"")
     finally:
         stop.set()
         other.join()

@@ -175,7 +175,12 @@ class Call(Notified, Looking):
 
     def _by_name(self, name: str) -> Any:
         values = self._values
-        if values is not None and name in values:
+        if values is None:
+            notification = self._notification
+            where = kind_of(notification)[3]
+            if where is not None and where[2] == name and notification.args[where[0]] & where[1]:
+                return self.path
+        elif name in values:
             return values[name]
         frame = self.frame
         if frame is not None:

@@ -1,5 +1,5 @@
 /* The native core of proctor: speaking to a listener, and a caller's memory.  The manual is
- * _core.pyi; launching is in _launch.c, the loop in _loop.c. */
+ * _core.pyi; launching is in _launch.c, the loop in _loop.c, where paths lead in _path.c. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_core.h"
@@ -149,8 +149,7 @@ static PyObject *core_send(PyObject *Py_UNUSED(module), PyObject *args) {
     return problem != 0 ? raise_errno(problem) : Py_NewRef(Py_None);
 }
 
-/* ID_VALID: 0, or the errno (ENOENT: not received, answered, or gone). */
-static int id_valid(int fd, uint64_t id) {
+int id_valid(int fd, uint64_t id) {
     unsigned long request = IOCTL_ID_VALID;
     while (ioctl(fd, request, &id) < 0) {
         if (errno == EINVAL && request == IOCTL_ID_VALID)
@@ -271,6 +270,7 @@ static PyMethodDef core_methods[] = {
     {"id_valid", core_id_valid, METH_VARARGS, NULL},
     {"addfd", core_addfd, METH_VARARGS, NULL},
     {"read", (PyCFunction)(void (*)(void))core_read, METH_FASTCALL, NULL},
+    {"find", core_find, METH_VARARGS, NULL},
     {"launch", core_launch, METH_VARARGS, NULL},
     {0}};
 static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kernel._core",

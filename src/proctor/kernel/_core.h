@@ -13,8 +13,11 @@
 PyObject *raise_errno(int number);
 /* SEND: 0 or the errno.  EINTR never comes out. */
 int answer(int fd, uint64_t id, int64_t value, int32_t error, uint32_t flags);
+/* ID_VALID: 0, or the errno (ENOENT: not received, answered, or gone). */
+int id_valid(int fd, uint64_t id);
 /* A Notification; slot: where the journal has it, -1 for nowhere. */
 PyObject *notification_make(const struct seccomp_notif *raw, int slot);
 
+PyObject *core_find(PyObject *module, PyObject *args);
 PyObject *core_launch(PyObject *module, PyObject *args);
 extern PyType_Spec loop_spec;

@@ -1,7 +1,8 @@
 """The native core: its manual.
 
-Four jobs that Python cannot do well: launching a target (no Python between fork and exec),
-the receive-answer loop, talking to a listener with signals held back, reading a caller's memory.
+Jobs that Python cannot do well: launching a target (no Python between fork and exec), the
+receive-answer loop, talking to a listener with signals held back, reading a caller's memory, and
+finding where its paths lead while it waits.
 What Python does well (packing arguments, keeping books) is done above it, in
 :mod:`proctor.kernel.start`, :mod:`proctor.kernel.engine` and :mod:`proctor.kernel.memory`.
 Every function raises :class:`OSError` with the kernel's errno; translation into our error tree
@@ -85,6 +86,34 @@ def read(pid: int, address: int, limit: int, string: bool, listener: int, id: in
         EACCES when it may not be looked at.
 
     The GIL is released: memory may answer late (userfaultfd, FUSE)."""
+
+# Where a path leads ---------------------------------------------------------------------------
+def find(
+    tid: int,
+    root: int,
+    dirfd: int,
+    path: bytes,
+    follow: bool,
+    entry: bool,
+    pins: bool,
+    listener: int,
+    id: int,
+    /,
+) -> tuple[bytes, int, int, tuple[int, int, int]] | None:
+    """Where a path leads in the view of somebody else, in the usual case: what its root calls the place,
+    O_PATH descriptors of what is there (-1 for nothing) and of the directory that it is in (else -1),
+    and (device, inode, mount) of what is there.  The name was walked, and leads there.
+
+    :param tid: the thread whose root, and whose ``dirfd`` or working directory, it is; with 0
+        ``root`` and ``dirfd`` are descriptors of ours.
+    :param entry: the path names an entry of its directory, which is wanted.  That is held, too, where
+        nothing is there.
+    :param pins: False closes the descriptors, and gives -1 for both.
+    :param listener: as for :func:`read`.
+    :returns: None for what is to be walked step by step: magic links, what is on a procfs, relative
+        paths from outside of that root, links that dangle, and errors of all kinds.
+
+    The GIL is released: walking can wait for a file system (FUSE, autofs)."""
 
 # Launching ------------------------------------------------------------------------------------
 def launch(board: mmap, /, *plan: object) -> tuple[int, int, int, int]:

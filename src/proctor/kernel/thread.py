@@ -32,14 +32,16 @@ class ProcFiles:
 
     def __init__(self, tid: int, proc: str = "/proc") -> None:
         self._fd = -1
-        self._check(proc)
+        self.check(proc)
         self._fd = os.open(
             f"{proc}/{tid}", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         )
 
     @classmethod
-    def _check(cls, proc: str) -> None:
-        """Numbers in notifications are our pid namespace's; is this procfs, too?"""
+    def check(cls, proc: str = "/proc") -> None:
+        """Numbers in notifications are our pid namespace's; is this procfs, too?
+
+        :raises Unsupported: it is not."""
         key = (os.getpid(), proc)
         if ProcFiles._checked == key:
             return

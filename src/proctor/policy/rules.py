@@ -127,14 +127,11 @@ def _look(call: Call, what: str, argument: str) -> Any:
     if what == "words":  # no vector, or an empty one, is one empty string (do_execveat_common)
         return b"\0".join(value or ())
     if value is None:  # NULL can mean the descriptor beside it
-        from proctor.call.path.following import meaning
+        from proctor.call.path.following import way_of
 
-        arg = call.signature.arg(argument) if call.signature is not None else None
-        if arg is None or not meaning(call, arg).empty:
+        if not way_of(call, argument).meaning(call, call.registers).empty:
             return None
-    # Binds nothing: what is pinned is judged anew (perform's allow).
-    with call.resolve(argument, binds=False) as located:
-        return located.path
+    return call.where(argument)  # binds nothing: what is pinned is judged anew (perform's allow)
 
 
 def _address(call: Call, value: sockaddr.SocketAddress) -> Address:

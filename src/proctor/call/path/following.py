@@ -5,41 +5,84 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from proctor.syscalls import paths
+from proctor.syscalls.signatures import READ_ROLES
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.path.located import Located
-    from proctor.syscalls.signatures import Arg
+    from proctor.syscalls.signatures import Arg, Signature
+
+Registers = tuple[int, int, int, int, int, int]
 
 AT_FDCWD: Final = -100
 
 
-def meaning(call: Call, arg: Arg) -> paths.Meaning:
-    """What path argument ``arg`` of ``call`` means (:mod:`proctor.syscalls.paths`)."""
-    assert call.signature is not None
-    how = int(call.how.flags) if call.name == "openat2" else None
-    return paths.meaning(call.signature, arg, call.registers, how)
+class _Way:
+    """What is known of one path argument of all calls of one name.
+
+    :ivar in_struct: what it means is in a structure, not in registers."""
+
+    __slots__ = ("_bits", "_known", "_meanings", "arg", "dirfd", "in_struct")
+
+    def __init__(self, known: Signature, arg: Arg) -> None:
+        self.arg = arg
+        self.dirfd = known.dirfd_of(arg)
+        self.in_struct = known.name == "openat2"
+        #: The registers with its flags.
+        self._bits = [
+            each.reg for each in known.args if each.family and each.role not in READ_ROLES
+        ]
+        self._known = known
+        self._meanings: dict[tuple[int, ...], paths.Meaning] = {}
+
+    def base(self, registers: Registers) -> int:
+        """The caller's number of the directory that it is relative to."""
+        return AT_FDCWD if self.dirfd is None else self.dirfd.value(registers)
+
+    def meaning(self, call: Call, registers: Registers) -> paths.Meaning:
+        """What it means."""
+        if self.in_struct:
+            return paths.meaning(self._known, self.arg, registers, int(call.how.flags))
+        key = (self.arg.value(registers) == 0, *[registers[each] for each in self._bits])
+        found = self._meanings.get(key)
+        if found is None:
+            if len(self._meanings) >= _MOST:
+                self._meanings.clear()  # registers are the target's to choose
+            found = self._meanings[key] = paths.meaning(self._known, self.arg, registers)
+        return found
+
+
+_MOST: Final = 256
+_ways: dict[tuple[str, str, str | None], _Way] = {}
+
+
+def way_of(call: Call, argument: str | None) -> _Way:
+    """:raises AttributeError: the call has no such path argument."""
+    key = (call.abi, call.name, argument)
+    found = _ways.get(key)
+    if found is None:
+        known = call.signature
+        arg = None
+        if known is not None:
+            arg = known.first("path") if argument is None else known.arg(argument)
+        if known is None or arg is None or arg.role != "path":
+            raise AttributeError(f"{call.name} has no path argument {argument or ''}".rstrip())
+        found = _ways[key] = _Way(known, arg)
+    return found
 
 
 def resolve(call: Call, argument: str | None, follow: bool | None) -> tuple[str, Located, bool]:
     """(argument, where it leads, whether that is what the call means): see
     :meth:`proctor.call.Call.resolve`."""
-    known = call.signature
-    arg = None
-    if known is not None:
-        arg = known.first("path") if argument is None else known.arg(argument)
-    if known is None or arg is None or arg.role != "path":
-        raise AttributeError(f"{call.name} has no path argument {argument or ''}".rstrip())
-    path: bytes | None = call.args[arg.name]
-    relative_to = known.dirfd_of(arg)
-    dirfd = relative_to.value(call.registers) if relative_to is not None else AT_FDCWD
-    means = meaning(call, arg)
+    way = way_of(call, argument)
+    path: bytes | None = call.args[way.arg.name]
+    means = way.meaning(call, call.registers)
     located = call.caller.locate(
         path if path is not None else b"",
-        dirfd,
+        way.base(call.registers),
         follow=means.follows if follow is None else follow,
         empty=means.empty,
-        resolve=int(call.how.resolve) if call.name == "openat2" else 0,
+        resolve=int(call.how.resolve) if way.in_struct else 0,
         entry=not follow and means.entry,
     )
-    return arg.name, located, follow is None or follow == means.follows
+    return way.arg.name, located, follow is None or follow == means.follows

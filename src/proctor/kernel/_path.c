@@ -1,0 +1,303 @@
+/* Where a path leads for a caller, in the usual case, in a few system calls.  The manual is _core.pyi.
+ *
+ * The kernel walks, from the caller's root and directory, which are held meanwhile; the pin is asked for
+ * its name, and the name is walked once more to see that it leads there.  Only what comes out the same
+ * whoever looks is told: what meets a magic link or ends on a procfs, where "self" would be us, what is
+ * relative to a directory above the caller's root, and every error but a missing last name is left to
+ * whoever goes step by step. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include "_core.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+enum { NO_MAGICLINKS = 2, NO_SYMLINKS = 4, BENEATH = 8, IN_ROOT = 16 };
+enum { PIN = O_PATH | O_CLOEXEC, ENTER = PIN | O_DIRECTORY, LOOK = PIN | O_NOFOLLOW };
+enum { PROC_SUPER = 0x9FA0, STATX_MOUNT = 0x1000 };
+
+struct open_how {
+    uint64_t flags, mode, resolve;
+};
+
+struct identity {
+    uint64_t inode, mount;
+    uint32_t major, minor;
+};
+
+struct search {
+    int root, base;       /* base: -1 for the root */
+    bool ours, close_base; /* the caller's root is ours too: then it need not be open */
+    int pin, parent;
+    struct identity at;
+    char name[2 * PATH_MAX + 2];
+};
+
+static bool identify(int fd, const char *path, int flags, struct identity *into) {
+    struct statx found;
+    if (statx(fd, path, flags | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_INO | STATX_MOUNT,
+              &found) < 0)
+        return false;
+    memcpy(&into->mount, (char *)&found + 0x90, sizeof into->mount); /* stx_mnt_id, Linux 5.8 */
+    into->inode = found.stx_ino;
+    into->major = found.stx_dev_major;
+    into->minor = found.stx_dev_minor;
+    return (found.stx_mask & STATX_MOUNT) != 0;
+}
+
+static bool same(const struct identity *one, const struct identity *other) {
+    return one->inode == other->inode && one->mount == other->mount && one->major == other->major
+           && one->minor == other->minor;
+}
+
+static int walk(int from, const char *path, uint64_t flags, uint64_t resolve) {
+    struct open_how how = {flags, 0, resolve | NO_MAGICLINKS};
+    return (int)syscall(437 /* openat2 */, from, path, &how, sizeof how);
+}
+
+/* The same from the caller's root, also for a path without its first slash. */
+static int from_root(const struct search *self, const char *path, uint64_t flags, uint64_t resolve) {
+    return walk(self->ours ? AT_FDCWD : self->root, path, flags, resolve | (self->ours ? 0 : IN_ROOT));
+}
+
+static void let_go(int *fd) {
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* The kernel's name for something held, without an end; its length, 0 for none. */
+static size_t kernel_name(int fd, char *into, size_t size) {
+    char link[32];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t got = readlink(link, into, size - 1);
+    if (got <= 0 || (size_t)got >= size - 1 || into[0] != '/')
+        return 0;
+    into[got] = 0;
+    return (size_t)got;
+}
+
+/* How the caller's root calls what is held, which is `at`: false if nothing leads there. */
+static bool call_it(const struct search *self, int fd, const struct identity *at, char *into,
+                    size_t size) {
+    char base[PATH_MAX + 1];
+    size_t skip = 0;
+    if (kernel_name(fd, into, size) == 0)
+        return false;
+    if (!self->ours) {
+        skip = kernel_name(self->root, base, sizeof base);
+        if (skip == 0)
+            return false;
+        skip -= skip == 1; /* "/" */
+        if (strncmp(into, base, skip) != 0 || (into[skip] != '/' && into[skip] != 0))
+            return false;
+        memmove(into, into + skip, strlen(into + skip) + 1);
+        if (into[0] == 0)
+            strcpy(into, "/");
+    }
+    struct identity again;
+    int there = from_root(self, into, LOOK, NO_SYMLINKS);
+    bool right = there >= 0 && identify(there, "", AT_EMPTY_PATH, &again) && same(&again, at);
+    let_go(&there);
+    return right;
+}
+
+/* Whether it is on a procfs, or that cannot be told. */
+static bool on_procfs(int fd, const struct identity *at) {
+    struct statfs kind;
+    return at->major == 0 && (fstatfs(fd, &kind) < 0 || kind.f_type == PROC_SUPER);
+}
+
+/* Without links, dots and empty names a path from the root is its own name. */
+static bool is_plain(const char *path) {
+    if (path[0] != '/' || path[1] == 0)
+        return false;
+    for (const char *at = path; *at != 0; at++)
+        if (at[0] == '/'
+            && (at[1] == '/' || at[1] == 0
+                || (at[1] == '.' && (at[2] == '/' || at[2] == 0
+                                     || (at[2] == '.' && (at[3] == '/' || at[3] == 0))))))
+            return false;
+    return true;
+}
+
+/* Something that is there, and its name: a descriptor, or -1 with errno, which is ECANCELED for what is
+ * left to others. */
+static int find(const struct search *self, const char *path, uint64_t flags, struct identity *at,
+                char *name, size_t size) {
+    int fd = -1;
+    bool named = false;
+    if (self->base >= 0) {
+        fd = walk(self->base, path, flags, self->ours ? 0 : BENEATH);
+    } else {
+        if (is_plain(path)) {
+            fd = from_root(self, path, flags, NO_SYMLINKS);
+            named = fd >= 0;
+            if (fd < 0 && errno != ELOOP)
+                return -1;
+        }
+        if (fd < 0)
+            fd = from_root(self, path, flags, 0);
+    }
+    if (fd < 0)
+        return -1;
+    if (!identify(fd, "", AT_EMPTY_PATH, at) || on_procfs(fd, at)
+        || !(named || call_it(self, fd, at, name, size))) {
+        let_go(&fd);
+        errno = ECANCELED;
+        return -1;
+    }
+    if (named)
+        memcpy(name, path, strlen(path) + 1);
+    return fd;
+}
+
+/* A name in its directory, and what is there. */
+static bool find_entry(struct search *self, char *path) {
+    struct identity above;
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        path[--length] = 0;
+    char *slash = strrchr(path, '/'), *last = slash != NULL ? slash + 1 : path;
+    if (*last == 0 || strcmp(last, ".") == 0 || strcmp(last, "..") == 0)
+        return false;
+    const char *head = slash == NULL ? "." : slash == path ? "/" : path;
+    if (slash != NULL)
+        *slash = 0;
+    self->parent = find(self, head, ENTER, &above, self->name, PATH_MAX + 1);
+    if (self->parent < 0)
+        return false;
+    length = strlen(self->name);
+    length -= self->name[length - 1] == '/';
+    snprintf(self->name + length, sizeof self->name - length, "/%s", last);
+    self->pin = openat(self->parent, last, LOOK);
+    if (self->pin < 0)
+        return errno == ENOENT;
+    return identify(self->pin, "", AT_EMPTY_PATH, &self->at) && !on_procfs(self->pin, &self->at);
+}
+
+static bool search(struct search *self, char *path, bool follow, bool entry) {
+    if (entry)
+        return find_entry(self, path);
+    self->pin = find(self, path, follow ? PIN : LOOK, &self->at, self->name, sizeof self->name);
+    if (self->pin >= 0)
+        return true;
+    /* A name with a slash behind it is no place for a file, and a link that dangles names another. */
+    return errno == ENOENT && path[strlen(path) - 1] != '/' && find_entry(self, path)
+           && self->pin < 0;
+}
+
+/* How many of ".." a path begins with; *rest is what follows. */
+static int ups(char *path, char **rest) {
+    int count = 0;
+    while (path[0] == '.' && path[1] == '.' && (path[2] == '/' || path[2] == 0)) {
+        count++;
+        path += 2;
+        path += strspn(path, "/");
+    }
+    *rest = path;
+    return count;
+}
+
+/* Start above, as far as that is below the root: what is held for a directory there, else -1. */
+static int climb(const struct search *self, int count) {
+    char way[PATH_MAX] = ".";
+    int depth = 0;
+    for (const char *at = self->name; self->name[1] != 0 && *at != 0; at++)
+        depth += *at == '/';
+    if (depth < count || (size_t)count * 3 + 2 > sizeof way)
+        return -1;
+    for (int i = 0; i < count; i++)
+        memcpy(way + 1 + 3 * i, "/..", 4);
+    return walk(self->base, way, ENTER, 0);
+}
+
+/* Hold the caller's root and the directory that its path starts in; pid 0: they are given. */
+static bool begin(struct search *self, int pid, int dirfd, char **path) {
+    bool absolute = (*path)[0] == '/';
+    char place[48];
+    struct identity theirs, mine, at;
+    if (!identify(AT_FDCWD, "/", 0, &mine))
+        return false;
+    if (pid != 0) {
+        snprintf(place, sizeof place, "/proc/%d/root", pid);
+        self->ours = identify(AT_FDCWD, place, 0, &theirs) && same(&theirs, &mine);
+        if (!self->ours && (self->root = open(place, PIN)) < 0)
+            return false;
+        if (!absolute) {
+            if (dirfd == AT_FDCWD)
+                snprintf(place, sizeof place, "/proc/%d/cwd", pid);
+            else
+                snprintf(place, sizeof place, "/proc/%d/fd/%d", pid, dirfd);
+            self->base = open(place, PIN);
+            self->close_base = true;
+            if (self->base < 0)
+                return false;
+        }
+    } else {
+        self->ours = identify(self->root, "", AT_EMPTY_PATH, &theirs) && same(&theirs, &mine);
+        self->base = absolute ? -1 : dirfd;
+    }
+    if (absolute || self->ours)
+        return true;
+    /* The root, where ".." stops, must not be met on the way up or down. */
+    if (!identify(self->base, "", AT_EMPTY_PATH, &at)
+        || !call_it(self, self->base, &at, self->name, sizeof self->name))
+        return false;
+    int count = ups(*path, path);
+    if (count > 0) {
+        int above = climb(self, count);
+        if (self->close_base)
+            let_go(&self->base);
+        self->base = above;
+        self->close_base = true;
+        if (**path == 0)
+            *--*path = '.';
+    }
+    return self->base >= 0;
+}
+
+PyObject *core_find(PyObject *Py_UNUSED(module), PyObject *args) {
+    struct search self = {.base = -1, .pin = -1, .parent = -1};
+    int pid, dirfd, follow, entry, pins, listener, problem = 0;
+    unsigned long long id;
+    const char *given;
+    Py_ssize_t length;
+    char copy[PATH_MAX], *path = copy;
+    if (!PyArg_ParseTuple(args, "iiiy#pppiK", &pid, &self.root, &dirfd, &given, &length, &follow,
+                          &entry, &pins, &listener, &id))
+        return NULL;
+    if (length == 0 || length >= PATH_MAX || memchr(given, 0, (size_t)length) != NULL)
+        return Py_NewRef(Py_None);
+    memcpy(copy, given, (size_t)length + 1);
+    bool found;
+    if (pid != 0)
+        self.root = -1;
+    Py_BEGIN_ALLOW_THREADS
+    found = begin(&self, pid, dirfd, &path) && search(&self, path, follow, entry);
+    if (self.close_base)
+        let_go(&self.base);
+    if (pid != 0)
+        let_go(&self.root);
+    if (listener >= 0)
+        problem = id_valid(listener, id);
+    if (!found || problem != 0 || !pins) {
+        let_go(&self.pin);
+        let_go(&self.parent);
+    }
+    Py_END_ALLOW_THREADS
+    if (problem != 0)
+        return raise_errno(problem);
+    if (!found)
+        return Py_NewRef(Py_None);
+    return Py_BuildValue("yii(KKK)", self.name, self.pin, self.parent,
+                         (unsigned long long)makedev(self.at.major, self.at.minor),
+                         (unsigned long long)self.at.inode, (unsigned long long)self.at.mount);
+}
