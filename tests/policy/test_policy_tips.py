@@ -60,6 +60,32 @@ def test_no_condition_that_others_imply(conditions: str, refused: FakeCall, keys
     assert set(when(conditions, refused)) == set(keys.split())
 
 
+@pytest.mark.parametrize(
+    ("conditions", "refused", "said"),
+    [
+        ("mode = { any = ['S_ISUID'] }", call("chmod", path="/x", mode=0o6755), "mode = 0o6755"),
+        ("sig = '> 3', pid = 1", call("kill", pid=1, sig=15), 'sig = "SIGTERM", pid = 1'),
+        (
+            "flags = { all = ['O_CREAT'] }",
+            call("open", path="/x", flags=577),
+            'flags = { "==" = "O_WRONLY|O_CREAT|O_TRUNC" }',
+        ),
+        # "O_WRONLY" would be all that open for writing
+        ("flags = '> 0'", call("open", path="/x", flags=1), "flags = 1"),
+        (
+            "domain = 'AF_INET', type = 'SOCK_DGRAM'",
+            call("socket", domain=2, type=0o2000002, protocol=0),
+            'domain = "AF_INET", type = { "==" = "SOCK_DGRAM|SOCK_CLOEXEC" }',
+        ),
+    ],
+)
+def test_numbers_have_their_names(conditions: str, refused: FakeCall, said: str) -> None:
+    found = when(conditions, refused)
+    assert found == tomllib.loads(f"when = {{ {said} }}")["when"]
+    text = rule(f'calls = ["{refused.name}"]\nwhen = {{ {conditions} }}\ndeny = 1')
+    assert f"when = {{ {said} }}" in reason(text, refused).tip
+
+
 def test_what_the_tip_says_is_how_the_call_was() -> None:
     found = when('type = "char", dev = "!= 0"', call("mknod", path="/x", mode=CHAR, dev="5:1"))
     assert found == {"type": "char", "device": "5:1"}

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from proctor.call.decode import argument as decode
 from proctor.errors import PolicyError
 from proctor.filter.conditions import ALWAYS, Alternatives, both, covers, hold
 from proctor.policy.document import Source, Spec
@@ -15,7 +16,7 @@ from proctor.words import quoted
 
 if TYPE_CHECKING:
     from proctor.policy.policy import Policy
-    from proctor.syscalls.signatures import Signature
+    from proctor.syscalls.signatures import Arg, Signature
 
 _TYPE_NAMES: Final = {value: name for name, value in FILE_TYPES.items()} | {0: "regular"}
 _ACCESS_NAMES: Final = {value: name for name, value in ACCESS.items()}
@@ -62,14 +63,21 @@ def _tip(policy: Policy, look: Look, rule: Rule | None, when: dict[str, Spec]) -
     return "\n".join([*lines, verdict]) + "\n"
 
 
+class _Octal(int):
+    """A mode: nobody reads one in decimal."""
+
+
 def _toml(value: Spec | Mapping[str, Spec]) -> str:
     """A condition as TOML."""
     if isinstance(value, str):
         return quoted(value)
     if isinstance(value, int):
-        return str(value)
+        return f"0o{value:03o}" if isinstance(value, _Octal) else str(value)
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+        keys = {key: key if key.isidentifier() else quoted(key) for key in value}
+        return (
+            "{ " + ", ".join(f"{keys[key]} = {_toml(each)}" for key, each in value.items()) + " }"
+        )
     return "[" + ", ".join(map(_toml, value)) + "]"
 
 
@@ -107,19 +115,38 @@ def _distinguishing(
                 when["device"] = "{}:{}".format(*device_of(dev.value(raw)))
     for key in written:
         arg = signature.arg(key)
-        if key in when or key in ("type", "device"):
+        if key in when or (arg is None and key in ("type", "device")):
             continue
         if key == "access" and arg is None and flags is not None:
             access = flags.value(raw) & 3
             if access in _ACCESS_NAMES:
                 when[key] = _ACCESS_NAMES[access]
             else:
-                when[flags.name] = flags.value(raw)
+                when[flags.name] = _spelled(flags, flags.value(raw), signature)
         elif arg is not None and arg.role not in ("path", "sockaddr", "string", "strings"):
-            when[key] = arg.value(raw)
+            when[key] = _spelled(arg, arg.value(raw), signature)
         else:
             when.update(_looked_up(written, key, look, signature))
     return when
+
+
+def _spelled(arg: Arg, value: int, signature: Signature) -> Spec:
+    """A number by its names, where these mean that number in a policy and no other."""
+    if arg.role == "mode":
+        return _Octal(value)
+    decoded = decode.plain(arg, value, signature.abi)
+    if type(decoded) is int:
+        return value
+    names = str(decoded)
+    spellings: list[Spec] = [names, {"==": names}] if "|" in names else [names]
+    exactly = _part({arg.name: value}, arg.name, signature)
+    for spelling in spellings:
+        try:
+            if _part({arg.name: spelling}, arg.name, signature) == exactly:
+                return spelling
+        except PolicyError:
+            continue  # no names, or none that policies know
+    return value
 
 
 def _looked_up(
