@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from proctor.policy.document import Spec
     from proctor.supervisor.handlers import Handler
 
-__all__ = ["mknod", "open", "xattr"]
+__all__ = ["mknod", "mount", "open", "xattr"]
 
 
 def mknod(*, when: Mapping[str, Spec] | None = None) -> Handler:
@@ -32,6 +32,29 @@ def mknod(*, when: Mapping[str, Spec] | None = None) -> Handler:
     <Handler families.mknod for mknod, mknodat>
     """
     return _performed("mknod", when, {})
+
+
+def mount(
+    *,
+    when: Mapping[str, Spec] | None = None,
+    filesystems: Sequence[str],
+    devices: Sequence[str] | None = None,
+    images: bool | None = None,
+    idmap: bool | None = None,
+) -> Handler:
+    """New mounts of file systems that the kernel mounts for the host's root alone.
+
+    >>> proctor.families.mount(filesystems=["ext4", "squashfs"], images=True)
+    <Handler families.mount for mount>
+
+    :param filesystems: their types.
+    :param devices: block devices that may be mounted, where the caller can open them: ``"8:16"``,
+        ``"8:*"`` or a path on the host.  None, usually.
+    :param images: whether files may be, through a loop device of the host's.  False, usually.
+    :param idmap: whether the caller's root owns what root owns on disk.  True, usually.
+    """
+    how = {"filesystems": filesystems, "devices": devices, "images": images, "idmap": idmap}
+    return _performed("mount", when, how)
 
 
 def open(*, when: Mapping[str, Spec] | None = None) -> Handler:

@@ -49,13 +49,14 @@ def test_a_policy_that_performs_needs_no_linux() -> None:
     assert 'device = "8:0" } perform = true' in refused
     assert ruling == "perform"
     assert (
-        "mkdir cannot be performed on a caller's behalf; the families that can: mknod, open"
+        "mkdir cannot be performed on a caller's behalf; the families that can: mknod, mount, open"
         in performs
     )
     assert 'Safe is deny = "EPERM"' in runs
     rooms = [
         "families",
         "families.mknod",
+        "families.mount",
         "families.open",
         "families.xattr",
         "pins",

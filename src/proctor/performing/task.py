@@ -100,6 +100,14 @@ class Session:
         if executor is not None:
             self.executors.discard(executor)
 
+    def end(self, seconds: float) -> None:
+        """The executor has done what it was for: it is dead, or has had so long to die."""
+        executor = self._executor
+        if executor is not None:
+            executor.signal()
+            executor.wait_for_end(seconds)
+        self.fail()
+
     def renew(self) -> None:
         """Have another executor; this one lives until :meth:`close`."""
         if self._executor is not None:

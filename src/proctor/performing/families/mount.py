@@ -1,0 +1,351 @@
+"""mount: of file systems that the kernel mounts for the host's root alone.
+
+A user namespace's root may mount what the kernel holds for harmless (tmpfs, proc, overlay, FUSE...), bind,
+move, remount and unmount in its own mount namespace: all of that is left to the kernel.  What is performed is
+a new mount of a file system on an allow-list, from a block device on an allow-list or from an image, in the
+order of ``path_mount`` and ``do_new_mount`` of fs/namespace.c: where it goes is pinned and where it comes from
+is opened by an executor in the caller's identity; the mounter (:mod:`proctor.performing.mounter`) makes the
+mount, which is nowhere yet; the executor puts it where the caller wants it.  ``nodev`` is not to be taken
+away.
+
+Options of file systems that name something else (another device, a file) would be looked up on the host,
+and ``errors=panic`` would be its end: these are refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from proctor.call.verdict import answer, deny, let_run_unsafe
+from proctor.performing import pins
+from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.trouble import Powerless, Said
+
+if TYPE_CHECKING:
+    from proctor.call.verdict import Verdict
+    from proctor.performing.task import Pin, Task, Work
+
+CALLS: Final = ("mount",)
+
+_CAP_SYS_ADMIN: Final = 21
+_PAGE: Final = 4096
+#: MS_* of include/uapi/linux/mount.h.
+_RDONLY, _NOSUID, _NODEV, _NOEXEC, _SYNCHRONOUS, _REMOUNT, _MANDLOCK, _DIRSYNC, _NOSYMFOLLOW = (
+    1, 2, 4, 8, 16, 32, 64, 128, 256,
+)  # fmt: skip
+_NOATIME, _NODIRATIME, _BIND, _MOVE, _STRICTATIME, _LAZYTIME = (
+    1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 24, 1 << 25,
+)  # fmt: skip
+_PROPAGATION: Final = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20
+_MAGIC, _MAGIC_MASK = 0xC0ED0000, 0xFFFF0000
+#: Flags that are the superblock's, as fsconfig(2) calls them.
+_SUPERBLOCK: Final = (
+    (_RDONLY, b"ro"), (_SYNCHRONOUS, b"sync"), (_DIRSYNC, b"dirsync"), (_LAZYTIME, b"lazytime"),
+)  # fmt: skip
+#: Those of a mount: MOUNT_ATTR_*.  Times are decided before the mount's flags are locked.
+_TIMES: Final = ((_NOATIME, 0x10), (_STRICTATIME, 0x20), (_NODIRATIME, 0x80))
+_OTHERS: Final = ((_RDONLY, 0x1), (_NOSUID, 0x2), (_NOEXEC, 0x8), (_NOSYMFOLLOW, 0x200000))
+#: Options that name another device by its number or a descriptor.
+_NAMING: Final = frozenset((b"device", b"fd", b"journal_dev", b"logdev", b"rtdev"))
+#: What keeps a broken image from being more than that: what it says itself is not asked.
+_CAREFUL: Final = {
+    "ext2": (b"errors", b"remount-ro"),
+    "ext3": (b"errors", b"remount-ro"),
+    "ext4": (b"errors", b"remount-ro"),
+}
+
+_KERNELS: Final = "the kernel decides about this mount, by the caller's own rights"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be mounted.
+
+    :param filesystems: types of file systems: ``ext4``, ``squashfs``...  None, if nothing is said.
+    :param devices: block devices, as ``"8:16"``, ``"8:*"`` or a path on the host.
+    :param images: whether files may be mounted, through a loop device of the host's.
+    :param idmap: whether what root owns on disk is the caller's root's; False shows ids as they are.
+    """
+
+    filesystems: Sequence[str] = ()
+    devices: Sequence[str] = ()
+    images: bool = False
+    idmap: bool = True
+
+    def __post_init__(self) -> None:
+        for option, words in (("filesystems", self.filesystems), ("devices", self.devices)):
+            if isinstance(words, str) or not all(isinstance(each, str) for each in words):
+                raise ValueError(f"{option} is a list of words")
+        for option, truth in (("images", self.images), ("idmap", self.idmap)):
+            if not isinstance(truth, bool):
+                raise ValueError(f"{option} is true or false")
+        for each in self.devices:
+            major, _, minor = each.partition(":")
+            if not each.startswith("/") and not (
+                major.isdecimal() and (minor.isdecimal() or minor == "*")
+            ):
+                raise ValueError(f'devices has {each!r}: it is "8:16", "8:*" or a path on the host')
+        for each in self.filesystems:
+            if each in _KERNELS_OWN:
+                raise ValueError(
+                    f"filesystems has {each!r}, which the kernel lets a container mount by itself"
+                )
+
+    def allows(self, device: tuple[int, int]) -> bool:
+        """Whether a block device may be mounted."""
+        for each in self.devices:
+            if each.startswith("/"):
+                try:
+                    found = os.stat(each)
+                except OSError:
+                    continue
+                if stat.S_ISBLK(found.st_mode) and found.st_rdev == os.makedev(*device):
+                    return True
+            elif each in (f"{device[0]}:{device[1]}", f"{device[0]}:*"):
+                return True
+        return False
+
+
+#: FS_USERNS_MOUNT of the kernel's file systems.
+_KERNELS_OWN: Final = frozenset((
+    "binder", "binfmt_misc", "bpf", "cgroup", "cgroup2", "devpts", "fuse", "mqueue", "overlay", "proc",
+    "ramfs", "sysfs", "tmpfs",
+))  # fmt: skip
+
+
+def perform(task: Task) -> Work:
+    """Mount it, or leave it to the kernel."""
+    options, call = task.options(Options), task.call
+    flags = call.registers[3] & 0xFFFFFFFF
+    if flags & _MAGIC_MASK == _MAGIC:
+        flags &= ~_MAGIC_MASK
+    # copy_mount_string and copy_mount_options come first
+    kind = call.args["fstype"]
+    source = call.args["source"]
+    address = call.args["data"]
+    data = call.copied(address, _PAGE, some=True) if address else b""
+    new = not flags & (_REMOUNT | _BIND | _MOVE | _PROPAGATION)
+    name = (kind or b"").decode("ascii", "replace")
+    own = task.own.who
+    if (
+        not new
+        or name not in options.filesystems
+        or task.who.namespace("user") == own.namespace("user")
+        or task.who.namespace("mnt") == own.namespace("mnt")
+    ):
+        return (yield from _left(task, new))
+    target = yield from task.pin(
+        task.start(pins.AT_FDCWD, call.args["target"]), call.args["target"], 0, 0
+    )
+    task.permit(target.named.path, target.named.status, "target")
+    if not task.who.effective >> _CAP_SYS_ADMIN & 1:
+        return deny(errno.EPERM, "the caller has no CAP_SYS_ADMIN in its user namespace")
+    if not task.owned():
+        return deny(
+            errno.EPERM,
+            "the caller is in a user namespace of its own making, where CAP_SYS_ADMIN comes for free "
+            '(nested = "allow" would let it)',
+        )
+    if not source:
+        return deny(errno.EINVAL, f"{name} is mounted from something")
+    if not target.named.status.is_directory:
+        return deny(errno.ENOTDIR)
+    wanted = _options(data, name)
+    opened = yield from _source(task, options, source, flags)
+    return (yield from _mount(task, options, name, opened, flags, wanted, target))
+
+
+def _left(task: Task, new: bool) -> Work:
+    """To the kernel; where a rule is about paths, on what was pinned."""
+    if not task.asked:
+        return let_run_unsafe(_KERNELS)
+    yield from ()
+    raise Said(
+        errno.EPERM,
+        "the kernel would make this mount itself, and the rule's paths could be others by then: leave such "
+        "calls to the kernel by a rule before"
+        + (
+            ""
+            if new
+            else ', as when = { flags = { any = ["MS_BIND", "MS_REMOUNT"] } } allow = true'
+        ),
+    )
+
+
+# What is asked for ----------------------------------------------------------------------------------
+
+
+def _options(data: bytes, name: str) -> list[tuple[bytes, bytes | None]]:
+    """As ``generic_parse_monolithic`` of fs/fs_context.c takes them apart.
+
+    :raises Said: one of them must not be."""
+    found: list[tuple[bytes, bytes | None]] = []
+    for word in data.partition(b"\0")[0].split(b","):
+        if not word:
+            continue
+        key, equals, value = word.partition(b"=")
+        if not key:
+            continue  # "=value" is passed over
+        shown = word.decode(errors="replace")
+        if key == b"source":
+            raise Said(errno.EINVAL, f"option {shown}: the source is said already")
+        if key in _NAMING or b"/" in value:
+            raise Said(errno.EPERM, f"option {shown}: what it names would be looked up on the host")
+        if key.endswith(b"errors") and value == b"panic":
+            raise Said(errno.EPERM, f"option {shown}: the host would stop at a broken image")
+        found.append((key, value if equals else None))
+    careful = _CAREFUL.get(name)
+    if careful is not None and careful[0] not in [key for key, _ in found]:
+        found.append(careful)
+    return found
+
+
+class _Source(NamedTuple):
+    """Where it comes from, opened as the caller."""
+
+    fd: int
+    shown: bytes
+    image: bool
+    read_only: bool
+
+
+def _source(
+    task: Task, options: Options, source: bytes, flags: int
+) -> Generator[Any, Any, _Source]:
+    """
+    :raises Said: it is nothing, or nothing that may be mounted."""
+    pin = yield from task.pin(task.start(pins.AT_FDCWD, source), source, 0, 0)
+    task.permit(pin.named.path, pin.named.status, "source")
+    status = pin.named.status
+    device = ":".join(map(str, status.rdev))
+    image = stat.S_ISREG(status.mode)
+    if stat.S_ISBLK(status.mode):
+        if not options.allows(status.rdev):
+            raise Said(errno.EPERM, f"the block device {device} is not among the rule's devices")
+    elif not image:
+        raise Said(errno.ENOTBLK)
+    elif not options.images:
+        raise Said(errno.ENOTBLK, "it is a file; images = true would mount it")
+    task.refuse_device(status)
+    read_only = bool(flags & _RDONLY)
+    fd, failed = yield from _open(task, pin, os.O_RDONLY if read_only else os.O_RDWR)
+    if image and failed in (errno.EACCES, errno.EROFS):
+        read_only = True  # as mount -o loop does
+        fd, failed = yield from _open(task, pin, os.O_RDONLY)
+    if failed:
+        raise Said(failed, f"the caller cannot open {device if not image else 'the image'} itself")
+    if image:
+        return _Source(fd, pin.named.path, True, read_only)
+    return _Source(fd, _shown(source, status.rdev), False, read_only)
+
+
+def _open(task: Task, pin: Pin, flags: int) -> Generator[Any, Any, tuple[int, int]]:
+    acting = pins.reopening()
+    how = pins.HOW.pack(flags | os.O_CLOEXEC, 0, 0)
+    reply = yield from task.session.ask(acting.request, how, fds=(pin.fd,), table=True)
+    failed = reply.error(acting.fd)
+    return (-1, failed) if failed else (task.keep(reply, acting.fd), 0)
+
+
+def _shown(source: bytes, device: tuple[int, int]) -> bytes:
+    """What /proc/mounts will say, which the kernel also looks up: the host's name of a device, preferably
+    the caller's; empty if there is none."""
+    names = [source] if source.startswith(b"/dev/") and b".." not in source else []
+    try:
+        link = os.readlink(b"/sys/dev/block/%d:%d" % device)
+        names.append(b"/dev/" + link.rpartition(b"/")[2].replace(b"!", b"/"))
+    except OSError:
+        pass
+    for name in names:
+        try:
+            found = os.lstat(name)
+        except OSError:
+            continue
+        if stat.S_ISBLK(found.st_mode) and found.st_rdev == os.makedev(*device):
+            return name
+    return b""
+
+
+def _attributes(flags: int, table: Sequence[tuple[int, int]]) -> int:
+    return sum(attribute for flag, attribute in table if flags & flag)
+
+
+# Making it ------------------------------------------------------------------------------------------
+
+
+def _mount(
+    task: Task,
+    options: Options,
+    name: str,
+    source: _Source,
+    flags: int,
+    wanted: list[tuple[bytes, bytes | None]],
+    target: Pin,
+) -> Work:
+    from proctor.performing import mounter
+
+    if source.read_only:
+        flags |= _RDONLY
+    superblock: list[tuple[bytes, bytes | None]] = [
+        (word, None) for flag, word in _SUPERBLOCK if flags & flag
+    ]
+    times = _TIMES[:1] if flags & _NOATIME else _TIMES[1:2] if flags & _STRICTATIME else ()
+    if flags & _NODIRATIME:
+        times = (*times, _TIMES[2])
+    try:
+        made = yield from mounter.make(
+            task,
+            mounter.Filesystem(
+                name, source.shown, [*superblock, *wanted], _attributes(flags, times),
+                source.fd, source.image, source.read_only, options.idmap,
+            ),
+        )  # fmt: skip
+    except Powerless:
+        return deny(
+            errno.EPERM,
+            f"mounting {name} needs the host's root, which the monitor is not: start it as root, outside "
+            "of any container",
+        )
+    if made.status is None:
+        return deny(made.errno, made.reason)
+    task.hold(made.fd)
+    if made.status.place[:2] == target.named.status.place[:2]:
+        return deny(errno.EBUSY, "it is mounted there already")
+    return (yield from put(task, made.fd, target.fd, _attributes(flags, _OTHERS)))
+
+
+class _Putting(NamedTuple):
+    request: Request
+    changed: Result
+    put: Result
+
+
+@cache
+def _putting() -> _Putting:
+    """As the caller: change a detached mount's attributes, and put it somewhere.
+
+    Holes: the attributes.  Sent: the mount, where it goes."""
+    steps = Steps()
+    attributes, empty = steps.hole(32), steps.bytes(b"")
+    mount, target = steps.sent(), steps.sent()
+    changed = steps.call("mount_setattr", mount, empty, 0x1000, attributes, 32)
+    put = steps.call("move_mount", mount, empty, target, empty, 0x4 | 0x40)
+    steps.call("close", mount)  # so that nobody uses it when the caller goes on
+    return _Putting(steps.freeze(), changed, put)
+
+
+def put(task: Task, mount: int, target: int, attributes: int) -> Generator[Any, Any, Verdict]:
+    """Put a detached mount where the caller wants it, by the caller's right to do so."""
+    putting = _putting()
+    reply = yield from task.session.ask(
+        putting.request, struct.pack("=QQQQ", attributes, 0, 0, 0), fds=(mount, target)
+    )
+    failed = reply.error(putting.changed) or reply.error(putting.put)
+    return deny(failed) if failed else answer(0)

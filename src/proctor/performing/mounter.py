@@ -1,0 +1,267 @@
+"""The mounter: a process of the host's that makes one detached mount, and ends.
+
+A superblock belongs to whoever makes it, so what the kernel mounts for the host's root alone (disks, and
+images of them) is made with the host's rights: in the monitor's namespaces, from what was pinned or opened
+as the caller, by fsopen(2) and its kin, which touch no directory.  What comes of it is a descriptor of a
+mount that is nowhere; the caller's own executor puts it where the caller wants it, and the kernel checks that
+right then.
+
+Such a mount is made in a mount namespace of the mounter's own and then looked at from a copy of that which
+belongs to the caller's user namespace.  There the kernel locks its flags (``lock_mnt_tree`` in
+fs/namespace.c): root of the container cannot take ``nodev`` away, and so open the device nodes of an image
+that it wrote.
+
+A mounter is in nobody's identity, and gives its rights up with the step that enters the user namespace; so
+it is used once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from proctor.performing.identity import Becoming
+from proctor.performing.pins import Status, status_of, statx
+from proctor.performing.steps import Argument, Place, Reply, Result, Sent, Steps
+from proctor.performing.task import Session
+from proctor.performing.trouble import Powerless
+
+if TYPE_CHECKING:
+    from proctor.performing.executors import Start
+    from proctor.performing.task import Task
+
+_CAP_SYS_ADMIN, _CAP_MKNOD, _CAP_CHOWN, _CAP_FOWNER, _CAP_FSETID = 21, 27, 0, 3, 4
+_RIGHTS: Final = sum(
+    1 << each for each in (_CAP_SYS_ADMIN, _CAP_MKNOD, _CAP_CHOWN, _CAP_FOWNER, _CAP_FSETID)
+)
+_AT_FDCWD: Final = -100
+_CLONE_NEWNS: Final = 0x20000
+_MS_REC_PRIVATE: Final = 0x4000 | 1 << 18
+_CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
+#: include/uapi/linux/mount.h
+_FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC = 1, 1
+_SET_FLAG, _SET_STRING, _CREATE, _RECONFIGURE = 0, 1, 6, 7
+_FSPICK: Final = 1 | 4 | 8  # CLOEXEC, NO_AUTOMOUNT, EMPTY_PATH
+_MOVE_FROM_FD, _MOVE_TO_FD = 0x4, 0x40
+_OPEN_TREE: Final = 1 | _CLOEXEC
+_AT_EMPTY_PATH: Final = 0x1000
+_ATTR: Final = struct.Struct("=QQQQ")
+NODEV, _IDMAP = 0x4, 0x100000
+#: include/uapi/linux/loop.h
+_GET_FREE, _CONFIGURE = 0x4C82, 0x4C0A
+_READ_ONLY, _AUTOCLEAR = 1, 4
+_LOOP_FLAGS, _LOOP_NAME, _LOOP_SIZE = 8 + 52, 8 + 56, 304
+_LOOP_TRIES: Final = 8
+#: Seconds that a mounter may take to die: its mount namespaces keep a file system busy.
+_LAST_MOMENTS: Final = 0.1
+#: Messages of a superblock that are read, and how long one can be.
+_MESSAGES, _MESSAGE = 4, 256
+
+
+class Filesystem(NamedTuple):
+    """What is to be mounted."""
+
+    kind: str
+    #: What it is shown as, and looked up by; empty for what was opened, by its number.
+    source: bytes
+    #: (name, value); no value for those that are flags.
+    options: Sequence[tuple[bytes, bytes | None]]
+    #: MOUNT_ATTR_* bits that are the mount's for good.
+    attributes: int
+    #: It, opened as the caller.
+    opened: int
+    #: Whether that is a file, for a loop device.
+    image: bool
+    read_only: bool = False
+    #: Whether its ids are those of the caller's user namespace.
+    idmap: bool = False
+
+
+class Made(NamedTuple):
+    """What became of it."""
+
+    #: A descriptor of the detached mount, the receiver's; -1 if there is none.
+    fd: int
+    #: Of its root.
+    status: Status | None
+    errno: int
+    #: What failed, and what the file system had to say.
+    reason: str
+
+
+def _mounter_steps(task: Task, joins: bool, capable: int, mother: int) -> Start:
+    """Be one, in a mount namespace of its own.
+
+    :param joins: whether it is in the caller's cgroups, whose rules for devices hold then.
+    """
+    made = Becoming(task.session.executors.idle)
+    try:
+        if joins and task.who.joins:
+            made.join_cgroups(task.own.to_join(task.who.cgroups))
+        root = made.steps.bytes(b"/")
+        none = made.steps.bytes(b"none")
+        made.step("leaving the host's mounts", "unshare", _CLONE_NEWNS)
+        made.step("keeping mounts to itself", "mount", none, root, 0, _MS_REC_PRIVATE, 0)
+        made.capabilities(_RIGHTS & capable, _RIGHTS & capable, "dropping capabilities")
+        return made.settle(mother)
+    except BaseException:
+        made.drop()
+        raise
+
+
+def _ask(task: Task, joins: bool, steps: Steps, fds: tuple[int, ...]) -> Generator[Any, Any, Reply]:
+    """Have a request made by a mounter.
+
+    :raises Powerless: the monitor has not got the right."""
+    if not task.own.who.permitted >> _CAP_SYS_ADMIN & 1 or not task.own.initial:
+        raise Powerless
+    executors = task.session.executors
+    session = Session(
+        executors,
+        ("mounter", object()),
+        task.session.container,
+        lambda capable, mother: _mounter_steps(task, joins, capable, mother),
+        task.call,
+        task.session.limit,
+    )
+    try:
+        return (yield from session.ask(steps.freeze(), fds=fds))
+    finally:
+        session.end(
+            _LAST_MOMENTS
+        )  # it is used once, and what it mounted is nobody's but the caller's
+
+
+class _Locking:
+    """The steps that lock a mount's flags for a container, and take it out again."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+        self.empty = steps.bytes(b"")
+        #: A directory that there is, in a namespace where nobody needs it.
+        self.place = steps.bytes(b"/proc")
+
+    def add(self, mount: Result, userns: Argument) -> list[Result]:
+        """The last of these gives the descriptor."""
+        steps = self.steps
+        return [
+            steps.call("move_mount", mount, self.empty, _AT_FDCWD, self.place, _MOVE_FROM_FD),
+            steps.call("setns", userns, 0),
+            steps.call("unshare", _CLONE_NEWNS),
+            steps.call("open_tree", _AT_FDCWD, self.place, _OPEN_TREE),
+        ]
+
+
+def make(task: Task, wanted: Filesystem) -> Generator[Any, Any, Made]:
+    """Make a mount, locked for the caller's user namespace.
+
+    :raises Powerless: the monitor has not got the right.
+    :raises Trouble: it was not performed."""
+    for _ in range(_LOOP_TRIES):
+        made = yield from _make(task, wanted)
+        if made.errno != errno.EBUSY or not wanted.image or "loop" not in made.reason:
+            break  # else somebody else took that loop device meanwhile
+    return made
+
+
+def _make(task: Task, wanted: Filesystem) -> Generator[Any, Any, Made]:
+    steps = Steps()
+    words: dict[int, str] = {}
+    locking = _Locking(steps)
+    kind = steps.bytes(wanted.kind.encode())
+    source_key, source = steps.bytes(b"source"), steps.bytes(wanted.source)
+    options = [
+        (steps.bytes(name), None if value is None else steps.bytes(value))
+        for name, value in wanted.options
+    ]
+    idmap = steps.bytes(_ATTR.pack(_IDMAP, 0, 0, 0)) if wanted.idmap else None
+    loop = _Loop(steps, wanted) if wanted.image else None
+    link = steps.bytes(b"/proc/self/fd/" + bytes(12))
+    status = steps.scratch(256)
+    messages = [steps.scratch(_MESSAGE) for _ in range(_MESSAGES)]
+    userns, opened = steps.sent(), steps.sent()
+
+    def step(what: str, call: str, *args: Argument) -> Result:
+        made = steps.call(call, *args)
+        words[made.step] = what
+        return made
+
+    if loop is not None:
+        source = loop.add(step, opened)
+    elif not wanted.source:
+        steps.put_text(
+            Place(link.offset + len(b"/proc/self/fd/"), 12),
+            step("source", "dup", opened),
+        )
+        source = link
+    context = step(f"no file system {wanted.kind}", "fsopen", kind, _FSOPEN_CLOEXEC)
+    tries = [step("source", "fsconfig", context, _SET_STRING, source_key, source, 0)]
+    for (name, value), (written, _) in zip(options, wanted.options, strict=True):
+        what = f"option {written.decode(errors='replace')}"
+        command = _SET_FLAG if value is None else _SET_STRING
+        tries.append(step(what, "fsconfig", context, command, name, value or 0, 0))
+    tries.append(step("making the superblock", "fsconfig", context, _CREATE, 0, 0, 0))
+    tries.append(step("mounting", "fsmount", context, _FSMOUNT_CLOEXEC, wanted.attributes | NODEV))
+    mount = tries[-1]
+    if idmap is not None:
+        steps.put(idmap, 24, userns, 8)
+        step(
+            f"{wanted.kind} has no id-mapped mounts here (idmap = false shows ids as they are on disk)",
+            "mount_setattr", mount, locking.empty, _AT_EMPTY_PATH, idmap, _ATTR.size,
+        )  # fmt: skip
+    for made in locking.add(mount, userns):
+        words[made.step] = "locking its flags"
+        last = made
+    statx(steps, last, status, locking.empty)
+    steps.end(Result(last.step + 1))
+    for each in tries:
+        steps.jump(each, bad=True)
+    said = [steps.call("read", context, room, _MESSAGE) for room in messages]
+    steps.give(last)
+    part = steps.want(status)
+    parts = [steps.want(room, read) for room, read in zip(messages, said, strict=True)]
+    fds = (task.caller.namespace_fd("user"), wanted.opened)
+    reply = yield from _ask(task, not wanted.image, steps, fds)
+    failed = next((each for each in words if reply.error(Result(each))), None)
+    if failed is None and reply.made(last):
+        return Made(reply.take(last), status_of(reply.parts[part]), 0, "")
+    reply.close()
+    told = [
+        reply.parts[each].decode(errors="replace").strip()
+        for each, read in zip(parts, said, strict=True)
+        if reply.made(read)
+    ]
+    number = reply.error(Result(failed)) if failed is not None else errno.EIO
+    return Made(-1, None, number, ": ".join([words.get(failed or 0, "nothing was made"), *told]))
+
+
+class _Loop:
+    """A loop device of the host's for an image, which goes with its last user."""
+
+    def __init__(self, steps: Steps, wanted: Filesystem) -> None:
+        self._steps = steps
+        self._control = steps.bytes(b"/dev/loop-control")
+        self._device = steps.bytes(b"/dev/loop" + bytes(12))
+        config = bytearray(_LOOP_SIZE)
+        struct.pack_into(
+            "=I", config, _LOOP_FLAGS, _AUTOCLEAR | (_READ_ONLY if wanted.read_only else 0)
+        )
+        name = wanted.source[:63]
+        config[_LOOP_NAME : _LOOP_NAME + len(name)] = name
+        self._config = steps.bytes(bytes(config))
+        self._mode = os.O_RDONLY if wanted.read_only else os.O_RDWR
+
+    def add(self, step: Any, image: Argument) -> Place:
+        """Set it up; its path.  It stays as long as this request or what it mounts."""
+        what = "a loop device of the host's"
+        control = step(what, "openat", _AT_FDCWD, self._control, os.O_RDWR | _CLOEXEC)
+        free = step(what, "ioctl", control, _GET_FREE, 0)
+        self._steps.put_text(Place(self._device.offset + len(b"/dev/loop"), 12), free)
+        device = step(what, "openat", _AT_FDCWD, self._device, self._mode | _CLOEXEC)
+        assert isinstance(image, Sent)
+        self._steps.put(self._config, 0, image, 4)
+        step(what, "ioctl", device, _CONFIGURE, self._config)
+        return self._device

@@ -1,0 +1,338 @@
+"""Mounts of file systems that a user namespace's root may not make, made for it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor.call.verdict import Answer, Deny, LetRun
+from proctor.performing.families.mount import Options
+
+from .callers import (
+    CLONE_NEWNS,
+    MS_BIND,
+    MS_RDONLY,
+    MS_REMOUNT,
+    Performers,
+    caller,
+    drop_capabilities,
+    open_directory,
+    unshare,
+)
+from .containers import inside, told
+from .test_mknod import in_a_nested_namespace
+from .test_open_differential import MAP
+
+LOOP = os.path.exists("/dev/loop-control")
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not LOOP or not shutil.which("mkfs.ext4"),
+    reason="mounting wants the host's root, loop devices and mkfs.ext4",
+)
+
+
+@pytest.fixture
+def top() -> Iterator[bytes]:
+    with open_directory() as path:
+        os.mkdir(path + b"/m")
+        for each in (b"", b"/m"):
+            os.chown(path + each, 100000, 100000)
+        yield path
+
+
+@pytest.fixture
+def image(top: bytes) -> bytes:
+    """An ext4 image of the container's, with a device node and a file of root's in it."""
+    contents = top + b"/contents"
+    os.mkdir(contents)
+    os.mknod(contents + b"/null", 0o20666, os.makedev(1, 3))
+    os.chmod(contents + b"/null", 0o666)
+    Path(os.fsdecode(contents) + "/hello").write_text("from outside")
+    path = top + b"/image"
+    with open(path, "wb") as file:
+        file.truncate(4 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-d", contents, path], check=True)
+    os.chown(path, 100000, 100000)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def no_loop_device_is_left() -> Iterator[None]:
+    before = backed()
+    yield
+    assert backed() == before
+
+
+def backed() -> set[str]:
+    """Backing files of this machine's loop devices that are of ours."""
+    found = {path.read_text() for path in Path("/sys/block").glob("loop*/loop/backing_file")}
+    return {each for each in found if "/performing-" in each}
+
+
+@pytest.fixture(scope="module")
+def performers() -> Iterator[Performers]:
+    with Performers() as made:
+        yield made
+
+
+EXT4 = Options(filesystems=["ext4"], images=True)
+
+WHOLE_LIFE = """
+os.chdir(sys.argv[1])
+tried(mount, b"image", b"m", b"ext4")
+line = [line for line in open("/proc/self/mountinfo") if sys.argv[1] + "/m " in line][0].split()
+results.append([line[5], line[line.index("-") + 1], line[-1], line[-2].startswith("/dev/loop")])
+tried(lambda: open("m/hello").read())
+tried(lambda: (os.stat("m/hello").st_uid, os.stat("m/hello").st_gid))
+tried(lambda: open("m/new", "w").write("from inside"))
+tried(os.open, "m/null", os.O_RDWR)
+MS_BIND, MS_REMOUNT = 4096, 32
+tried(mount, None, b"m", None, MS_BIND | MS_REMOUNT)
+tried(os.open, "m/null", os.O_RDWR)
+tried(mount, None, b"m", None, MS_BIND | MS_REMOUNT | 4 | 2 | 1)
+tried(lambda: open("m/late", "w"))
+tried(umount, b"m")
+tried(os.listdir, "m")
+"""
+
+
+def test_an_image_lives_and_goes(top: bytes, image: bytes) -> None:
+    handlers = [proctor.families.mount(filesystems=["ext4"], images=True)]
+    assert told(WHOLE_LIFE, top.decode(), handlers=handlers) == [
+        None, ["rw,nodev,relatime,idmapped", "ext4", "rw,errors=remount-ro", True], "from outside", [0, 0],
+        11, "EACCES", "EPERM", "EACCES", None, "EROFS", None, [],
+    ]  # fmt: skip
+    written = subprocess.run(
+        ["debugfs", "-R", "cat new", image], capture_output=True, text=True, check=True
+    )
+    assert written.stdout == "from inside"
+    owner = subprocess.run(
+        ["debugfs", "-R", "stat new", image], capture_output=True, text=True, check=True
+    )
+    assert "User:     0   Group:     0" in owner.stdout
+
+
+def test_without_a_handler_it_is_refused(top: bytes, image: bytes) -> None:
+    program = 'os.chdir(sys.argv[1]); tried(mount, b"image", b"m", b"ext4")'
+    assert told(program, top.decode()) == ["ENOTBLK"] or told(program, top.decode()) == ["EPERM"]
+
+
+def test_ids_as_they_are_on_disk(top: bytes, image: bytes) -> None:
+    program = """
+os.chdir(sys.argv[1])
+tried(mount, b"image", b"m", b"ext4", 1)
+tried(lambda: os.stat("m/hello").st_uid)
+tried(lambda: open("m/new", "w"))
+tried(umount, b"m")
+"""
+    handlers = [proctor.families.mount(filesystems=["ext4"], images=True, idmap=False)]
+    assert told(program, top.decode(), handlers=handlers) == [None, 65534, "EROFS", None]
+
+
+def container(top: bytes, *steps: Any) -> Any:
+    def setup() -> None:
+        unshare(CLONE_NEWNS)
+        os.chdir(top)
+        for step in steps:
+            step()
+
+    return setup
+
+
+def asked(
+    performers: Performers, one: Any, *args: Any, options: Options = EXT4, allow: Any = None
+) -> Any:
+    call = one.call("mount", *args)
+    return performers(call, proctor.Perform(allow, "", options))
+
+
+def test_reasons_are_the_kernels_and_the_file_systems_own(
+    performers: Performers, top: bytes, image: bytes
+) -> None:
+    os.mknod(top + b"/fifo", stat.S_IFIFO | 0o666)
+    with open(top + b"/broken", "wb") as file:
+        file.write(bytes(1 << 16))
+    with open(top + b"/closed", "wb") as file:
+        file.write(bytes(1 << 16))
+    os.chmod(top + b"/closed", 0o600)
+    for name in (b"/fifo", b"/broken"):
+        os.chown(top + name, 100000, 100000)
+    with caller(container(top), MAP) as one:
+        for args, number, words in (
+            ((b"image", b"missing", b"ext4", 0, 0), errno.ENOENT, ""),
+            ((b"image", b"image", b"ext4", 0, 0), errno.ENOTDIR, ""),
+            ((b"missing", b"m", b"ext4", 0, 0), errno.ENOENT, ""),
+            ((b"m", b"m", b"ext4", 0, 0), errno.ENOTBLK, ""),
+            ((b"fifo", b"m", b"ext4", 0, 0), errno.ENOTBLK, ""),
+            ((b"broken", b"m", b"ext4", 0, 0), errno.EINVAL, "making the superblock"),
+            ((b"closed", b"m", b"ext4", 0, 0), errno.EACCES, "the caller cannot open the image itself"),
+            ((b"image", b"m", b"ext4", 0, b"nonsense=1"), errno.EINVAL, "Unknown parameter 'nonsense'"),
+            ((b"image", b"m", b"ext4", 0, b"errors=panic"), errno.EPERM, "the host would stop"),
+            ((b"image", b"m", b"ext4", 0, b"noatime,journal_path=/dev/sda"), errno.EPERM, "on the host"),
+            ((b"image", b"m", b"ext4", 0, b"journal_dev=0x801"), errno.EPERM, "on the host"),
+            ((b"image", b"m", b"ext4", 0, b"source=/dev/sda"), errno.EINVAL, "said already"),
+        ):  # fmt: skip
+            verdict = asked(performers, one, *args)
+            assert isinstance(verdict, Deny) and verdict.errno == number, (args, verdict)
+            assert words in verdict.reason, verdict.reason
+        files_no = asked(performers, one, b"image", b"m", b"ext4", 0, 0, options=Options(["ext4"]))
+        assert files_no[0] == errno.ENOTBLK and "images = true" in files_no.reason
+        for args in (
+            (b"image", b"m", b"xfs", 0, 0), (b"none", b"m", b"tmpfs", 0, 0), (b"m", b"m", 0, MS_BIND, 0),
+            (0, b"m", 0, MS_REMOUNT | MS_BIND | MS_RDONLY, 0),
+        ):  # fmt: skip
+            assert isinstance(asked(performers, one, *args), LetRun)
+            verdict = asked(performers, one, *args, allow=lambda argument, path: True)
+            assert verdict[0] == errno.EPERM and "by a rule before" in verdict.reason
+
+
+def test_who_may_not(performers: Performers, top: bytes, image: bytes) -> None:
+    args = (b"image", b"m", b"ext4", 0, 0)
+
+    def powerless() -> None:
+        drop_capabilities(((1 << 41) - 1) & ~(1 << 21))
+
+    with caller(container(top, powerless), MAP) as one:
+        assert "no CAP_SYS_ADMIN" in asked(performers, one, *args).reason
+    with caller(container(top, in_a_nested_namespace), MAP) as one:
+        assert "of its own making" in asked(performers, one, *args).reason
+    with caller(lambda: os.chdir(top), MAP) as one:  # in the host's mount namespace
+        assert isinstance(asked(performers, one, *args), LetRun)
+
+
+@contextmanager
+def loop_device(image: bytes) -> Iterator[tuple[str, int]]:
+    done = subprocess.run(
+        ["losetup", "-f", "--show", image], capture_output=True, text=True, check=True
+    )
+    device = done.stdout.strip()
+    try:
+        yield device, os.stat(device).st_rdev
+    finally:
+        subprocess.run(["losetup", "-d", device], check=True)
+
+
+def test_block_devices_by_number_and_name(performers: Performers, top: bytes, image: bytes) -> None:
+    with loop_device(image) as (device, number):
+        named = f"{os.major(number)}:{os.minor(number)}"
+        os.mknod(top + b"/disk", stat.S_IFBLK | 0o600, number)
+        args = (b"disk", b"m", b"ext4", 0, 0)
+        with caller(container(top), MAP) as one:
+            refused = asked(performers, one, *args)
+            assert refused[0] == errno.EPERM and named in refused.reason
+            others = Options(["ext4"], devices=[device])
+            assert asked(performers, one, *args, options=others)[0] == errno.EACCES  # not its own
+            os.chown(top + b"/disk", 100000, 100000)
+            for devices in ([named], [device], [f"{os.major(number)}:*"]):
+                options = Options(["ext4"], devices=devices)
+                assert asked(performers, one, *args, options=options) == Answer(0)
+                again = asked(performers, one, *args, options=options)
+                assert again == Deny(errno.EBUSY, again.reason)
+                mounts = Path(f"/proc/{one.pid}/mountinfo").read_text().splitlines()
+                assert f"{device} " in mounts[-1] and "/m " in mounts[-1]
+                assert one.natively("umount2", b"m", 0) == ("value", 0)
+
+
+def test_rules_about_paths(performers: Performers, top: bytes, image: bytes) -> None:
+    os.symlink("image", top + b"/link")
+    seen: list[tuple[str, bytes]] = []
+
+    def allow(argument: str, path: bytes) -> bool:
+        seen.append((argument, path))
+        return not path.endswith(b"/elsewhere")
+
+    os.mkdir(top + b"/elsewhere")
+    with caller(container(top), MAP) as one:
+        assert asked(performers, one, b"link", b"./m", b"ext4", 0, 0, allow=allow) == Answer(0)
+        assert one.natively("umount2", b"m", 0) == ("value", 0)
+        refused = asked(performers, one, b"link", b"elsewhere", b"ext4", 0, 0, allow=allow)
+        assert refused[0] == errno.EACCES
+    assert seen == [("target", top + b"/m"), ("source", image), ("target", top + b"/elsewhere")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        ("squashfs", ["mksquashfs", "{contents}", "{image}", "-quiet", "-no-progress"]),
+        ("erofs", ["mkfs.erofs", "--quiet", "{image}", "{contents}"]),
+        ("xfs", ["mkfs.xfs", "-q", "-f", "{image}"]),
+        ("vfat", ["mkfs.vfat", "{image}"]),
+    ],
+)
+def test_other_file_systems(top: bytes, kind: str, command: list[str]) -> None:
+    known = [line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()]
+    if kind not in known or not shutil.which(command[0]):
+        pytest.skip(f"no {kind} here, or no {command[0]}")
+    os.mkdir(top + b"/contents")
+    (Path(os.fsdecode(top)) / "contents" / "hello").write_text(kind)
+    image = os.fsdecode(top) + "/image"
+    if kind in ("xfs", "vfat"):
+        with open(image, "wb") as file:
+            file.truncate(320 << 20)
+    places = {"image": image, "contents": os.fsdecode(top) + "/contents"}
+    subprocess.run([each.format(**places) for each in command], check=True, capture_output=True)
+    os.chown(image, 100000, 100000)
+    program = """
+os.chdir(sys.argv[1])
+tried(mount, b"image", b"m", sys.argv[2].encode())
+tried(lambda: open("/proc/self/mountinfo").read().splitlines()[-1].split(" - ")[1].split()[0])
+tried(lambda: os.path.exists("m/hello") and open("m/hello").read())
+tried(lambda: os.stat("m").st_uid)
+tried(umount, b"m")
+"""
+    handlers = [proctor.families.mount(filesystems=[kind], images=True)]
+    there = kind if kind not in ("xfs", "vfat") else False
+    assert told(program, top.decode(), kind, handlers=handlers) == [None, kind, there, 0, None]
+
+
+def test_the_program_mount(top: bytes, image: bytes) -> None:
+    """mount(8) and umount(8) of util-linux, on a device that the container has."""
+    if not shutil.which("findmnt"):
+        pytest.skip("no util-linux")
+    with loop_device(image) as (device, number):
+        os.mknod(top + b"/disk", stat.S_IFBLK | 0o600, number)
+        os.chown(top + b"/disk", 100000, 100000)
+        script = (
+            f"cd {top.decode()} && mount -o noatime,data=ordered -t ext4 disk m && cat m/hello && "
+            "findmnt -no SOURCE,FSTYPE,OPTIONS m && umount m && ls m"
+        )
+        done = inside(
+            ["sh", "-ec", script], [proctor.families.mount(filesystems=["ext4"], devices=[device])]
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        "from", "outside" + device, "ext4", "rw,nodev,noatime,idmapped,errors=remount-ro,data=ordered",
+    ]  # fmt: skip
+
+
+def test_a_file_system_says_what_it_has_against_it(performers: Performers, top: bytes) -> None:
+    if "squashfs" not in Path("/proc/filesystems").read_text():
+        pytest.skip("no squashfs here")
+    with open(top + b"/broken", "wb") as file:
+        file.write(bytes(1 << 16))
+    os.chown(top + b"/broken", 100000, 100000)
+    with caller(container(top), MAP) as one:
+        verdict = asked(
+            performers, one, b"broken", b"m", b"squashfs", 0, 0,
+            options=Options(["squashfs"], images=True),
+        )  # fmt: skip
+    assert verdict[0] == errno.EINVAL
+    assert "Can't find a SQUASHFS superblock" in verdict.reason
+
+
+def test_options_say_what_is_wrong() -> None:
+    for wrong in (
+        {"filesystems": "ext4"}, {"filesystems": ["tmpfs"]}, {"devices": ["sda"]}, {"devices": ["8:x"]},
+        {"images": "yes"}, {"idmap": 1}, {"devices": [8]},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"filesystems|devices|images|idmap"):
+            Options(**wrong)  # type: ignore[arg-type]
