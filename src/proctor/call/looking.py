@@ -6,6 +6,9 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any, cast
 
+from proctor.call.path.following import Way, resolve, way_of
+from proctor.call.path.located import Look
+from proctor.call.path.quick import find_name
 from proctor.call.verdict import Deny, deny
 from proctor.kernel.memory import Memory
 from proctor.words import escaped
@@ -13,8 +16,9 @@ from proctor.words import escaped
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.caller import Caller
-    from proctor.call.path.located import FileId, Located, Look
+    from proctor.call.path.located import FileId, Located
     from proctor.call.ports import MemoryPort, ValidityPort
+    from proctor.kernel.notification import NotificationLike
 
 _REAL = (type(None), Memory)
 
@@ -26,6 +30,9 @@ class Looking:
 
     if TYPE_CHECKING:
         _caller: Caller | None
+        _notification: NotificationLike
+        _values: dict[str, Any] | None
+        memory_read: bool
         _listener: ValidityPort
         _memory: MemoryPort | None
 
@@ -103,9 +110,6 @@ class Looking:
         :param binds: False for whoever decides again about what is pinned, by ``perform(allow=...)``.
         :raises NotResolved: it cannot be followed; what the monitor met is not for the caller.
         """
-        from proctor.call.path.following import resolve
-        from proctor.call.path.located import Look
-
         name, located, meant = resolve(cast("Call", self), argument, follow)
         self._keep(located)
         file = self.caller.file_id(located.pin) if located.pin >= 0 else None
@@ -114,41 +118,55 @@ class Looking:
         self._looks.append((name, Look(located.path, file), meant and binds))
         return located
 
-    def where(self, argument: str | None = None) -> bytes:
+    def where(self, argument: str | None = None) -> bytes | None:
         """:attr:`Located.path` of what :meth:`resolve` finds, for whoever wants no more: it pins nothing,
         binds nothing, and costs much less.
 
         ::
 
-            if call.where().startswith(b"/srv/"):
+            if call.where() == b"/etc/passwd":
                 return proctor.deny(errno.EROFS)
 
-        Errors as for :meth:`resolve`."""
-        from proctor.call.path.following import way_of
-        from proctor.call.path.located import Look
-
+        :returns: None for a NULL that does not mean the descriptor beside it.  Errors as for
+            :meth:`resolve`."""
         call = cast("Call", self)
         way = way_of(call, argument)
-        name = way.arg.name
         # What stands in for memory or caller is asked, not the thread of that number.
-        if call.tid and self._caller is None and not way.in_struct and type(self._memory) in _REAL:
-            path = call.args[name]
-            if path:
-                from proctor.call.path.quick import find_name
-
-                registers = call.registers
-                means = way.meaning(call, registers)
-                found = find_name(
-                    call.tid, path, way.base(registers), means.follows, means.entry,
-                    self._listener, call.id,
-                )  # fmt: skip
-                if found is not None:
-                    if self._looks is None:
-                        self._looks = []
-                    self._looks.append((name, Look(found, None), False))
-                    return found
+        if self._caller is None and not way.in_struct and type(self._memory) in _REAL:
+            found = self._where(call, way)
+            if found is not None:
+                if self._looks is None:
+                    self._looks = []
+                self._looks.append((way.name, Look(found, None), False))
+                return found
+        if call.args[way.name] is None and not way.meaning(call, call.registers).empty:
+            return None
         with self.resolve(argument, binds=False) as located:
             return located.path
+
+    def _where(self, call: Call, way: Way) -> bytes | None:
+        """In the usual case, where path and caller are looked at in one go."""
+        notification = self._notification
+        registers = notification.args
+        values = self._values
+        known: bytes | None = None if values is None else values.get(way.name)
+        path = known or registers[way.reg] & way.mask
+        if not (path and notification.pid):
+            return None
+        self.memory_read = True
+        means = way.meaning(call, registers)
+        try:
+            text, found = find_name(
+                notification.pid, path, way.base(registers), means.follows, means.entry,
+                self._listener.fileno(), notification.id,
+            )  # fmt: skip
+        except OSError:
+            return None  # it comes out again, in words, step by step
+        if known is None:
+            if values is None:
+                values = self._values = {}
+            values[way.name] = text
+        return found
 
     @property
     def looks(self) -> dict[str, Look]:

@@ -45,24 +45,29 @@ typedef struct {
     PyObject_HEAD
     struct seccomp_notif raw;
     int slot;
+    PyObject *args; /* once they were asked for */
 } Notification;
 
 PyObject *notification_make(const struct seccomp_notif *raw, int slot) {
     Notification *self = PyObject_New(Notification, notification_type);
     if (self != NULL)
-        self->raw = *raw, self->slot = slot;
+        self->raw = *raw, self->slot = slot, self->args = NULL;
     return (PyObject *)self;
 }
 
 static void notification_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
+    Py_XDECREF(((Notification *)self)->args);
     PyObject_Free(self);
     Py_DECREF(type);
 }
 
 static PyObject *notification_args(PyObject *self, void *Py_UNUSED(closure)) {
-    const __u64 *a = ((Notification *)self)->raw.data.args;
-    return Py_BuildValue("(KKKKKK)", a[0], a[1], a[2], a[3], a[4], a[5]);
+    Notification *me = (Notification *)self;
+    const __u64 *a = me->raw.data.args;
+    if (me->args == NULL)
+        me->args = Py_BuildValue("(KKKKKK)", a[0], a[1], a[2], a[3], a[4], a[5]);
+    return Py_XNewRef(me->args);
 }
 
 #define FIELD(name, type, member) {name, type, offsetof(Notification, raw.member), READONLY, NULL}
@@ -210,8 +215,7 @@ static ssize_t peek(pid_t pid, uint64_t address, void *into, size_t size) {
  * claims: up to limit bytes, fewer if the mapping ends; or a string up to its NUL, not touching the
  * page after it.  0, or an errno: ENAMETOOLONG if limit bytes hold no NUL.  Called without the GIL:
  * a target can back its memory with what answers late or never (userfaultfd, FUSE). */
-static int gather(pid_t pid, uint64_t address, size_t limit, bool string, char **bytes,
-                  size_t *used) {
+int gather(pid_t pid, uint64_t address, size_t limit, bool string, char **bytes, size_t *used) {
     while (*used < limit) { /* no page is smaller than 4096 */
         size_t step = string ? 4096 - (address + *used) % 4096 : *used < 65536 ? 65536 : *used;
         step = string && *used == 0 && step > 256 ? 256 : step; /* most are short */
@@ -271,6 +275,7 @@ static PyMethodDef core_methods[] = {
     {"addfd", core_addfd, METH_VARARGS, NULL},
     {"read", (PyCFunction)(void (*)(void))core_read, METH_FASTCALL, NULL},
     {"find", core_find, METH_VARARGS, NULL},
+    {"where", (PyCFunction)(void (*)(void))core_where, METH_FASTCALL, NULL},
     {"launch", core_launch, METH_VARARGS, NULL},
     {0}};
 static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kernel._core",

@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /* Numbers younger than the oldest headers we build with; they and the layouts are ABI. */
 #define IOCTL_RECV 0xC0502100UL
@@ -18,6 +19,10 @@ int id_valid(int fd, uint64_t id);
 /* A Notification; slot: where the journal has it, -1 for nowhere. */
 PyObject *notification_make(const struct seccomp_notif *raw, int slot);
 
+/* A thread's memory, malloced; a string up to its NUL.  0, or an errno.  Without the GIL. */
+int gather(pid_t pid, uint64_t address, size_t limit, bool string, char **bytes, size_t *used);
+
 PyObject *core_find(PyObject *module, PyObject *args);
+PyObject *core_where(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_launch(PyObject *module, PyObject *args);
 extern PyType_Spec loop_spec;

@@ -89,31 +89,34 @@ def read(pid: int, address: int, limit: int, string: bool, listener: int, id: in
 
 # Where a path leads ---------------------------------------------------------------------------
 def find(
-    tid: int,
-    root: int,
-    dirfd: int,
-    path: bytes,
-    follow: bool,
-    entry: bool,
-    pins: bool,
-    listener: int,
-    id: int,
-    /,
-) -> tuple[bytes, int, int, tuple[int, int, int]] | None:
-    """Where a path leads in the view of somebody else, in the usual case: what its root calls the place,
-    O_PATH descriptors of what is there (-1 for nothing) and of the directory that it is in (else -1),
-    and (device, inode, mount) of what is there.  The name was walked, and leads there.
+    root: int, dirfd: int, path: bytes, follow: bool, entry: bool, /
+) -> tuple[bytes, int, int] | None:
+    """Where a path leads in the view of somebody with this root and directory, in the usual case: what
+    that root calls the place, and O_PATH descriptors of what is there (-1 for nothing) and of the
+    directory that it is in (else -1).  The name was walked, and leads there.
 
-    :param tid: the thread whose root, and whose ``dirfd`` or working directory, it is; with 0
-        ``root`` and ``dirfd`` are descriptors of ours.
-    :param entry: the path names an entry of its directory, which is wanted.  That is held, too, where
+    :param entry: the path names an entry of its directory, which is wanted.  It is held as well where
         nothing is there.
-    :param pins: False closes the descriptors, and gives -1 for both.
-    :param listener: as for :func:`read`.
     :returns: None for what is to be walked step by step: magic links, what is on a procfs, relative
         paths from outside of that root, links that dangle, and errors of all kinds.
 
     The GIL is released: walking can wait for a file system (FUSE, autofs)."""
+
+def where(
+    tid: int,
+    path: int | bytes,
+    dirfd: int,
+    follow: bool,
+    entry: bool,
+    listener: int,
+    id: int,
+    /,
+) -> tuple[bytes, bytes | None]:
+    """(path, name) of :func:`find` for a thread that waits for an answer: with its root, and what it has
+    open as ``dirfd``, or its working directory, as they are now.  Nothing stays open.
+
+    :param path: an address in its memory, or what was read before.
+    :param listener: as for :func:`read`, for both; errors likewise."""
 
 # Launching ------------------------------------------------------------------------------------
 def launch(board: mmap, /, *plan: object) -> tuple[int, int, int, int]:

@@ -12,10 +12,10 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -34,7 +34,7 @@ struct identity {
 
 struct search {
     int root, base;       /* base: -1 for the root */
-    bool ours, close_base; /* the caller's root is ours too: then it need not be open */
+    bool ours, close_base; /* the root is our own: then it need not be open */
     int pin, parent;
     struct identity at;
     char name[2 * PATH_MAX + 2];
@@ -219,85 +219,123 @@ static int climb(const struct search *self, int count) {
     return walk(self->base, way, ENTER, 0);
 }
 
-/* Hold the caller's root and the directory that its path starts in; pid 0: they are given. */
-static bool begin(struct search *self, int pid, int dirfd, char **path) {
-    bool absolute = (*path)[0] == '/';
+/* Hold the root, and the directory that the path starts in, of a thread; true without one: they are held. */
+static bool hold(struct search *self, int tid, int dirfd, const char *path) {
     char place[48];
-    struct identity theirs, mine, at;
+    struct identity theirs, mine;
     if (!identify(AT_FDCWD, "/", 0, &mine))
         return false;
-    if (pid != 0) {
-        snprintf(place, sizeof place, "/proc/%d/root", pid);
-        self->ours = identify(AT_FDCWD, place, 0, &theirs) && same(&theirs, &mine);
-        if (!self->ours && (self->root = open(place, PIN)) < 0)
-            return false;
-        if (!absolute) {
-            if (dirfd == AT_FDCWD)
-                snprintf(place, sizeof place, "/proc/%d/cwd", pid);
-            else
-                snprintf(place, sizeof place, "/proc/%d/fd/%d", pid, dirfd);
-            self->base = open(place, PIN);
-            self->close_base = true;
-            if (self->base < 0)
-                return false;
-        }
-    } else {
+    if (tid == 0) {
         self->ours = identify(self->root, "", AT_EMPTY_PATH, &theirs) && same(&theirs, &mine);
-        self->base = absolute ? -1 : dirfd;
-    }
-    if (absolute || self->ours)
+        self->base = path[0] == '/' ? -1 : dirfd;
         return true;
-    /* The root, where ".." stops, must not be met on the way up or down. */
+    }
+    snprintf(place, sizeof place, "/proc/%d/root", tid);
+    self->ours = identify(AT_FDCWD, place, 0, &theirs) && same(&theirs, &mine);
+    if (!self->ours && (self->root = open(place, PIN)) < 0)
+        return false;
+    if (path[0] == '/')
+        return true;
+    if (dirfd == AT_FDCWD)
+        snprintf(place, sizeof place, "/proc/%d/cwd", tid);
+    else
+        snprintf(place, sizeof place, "/proc/%d/fd/%d", tid, dirfd);
+    self->base = open(place, PIN);
+    self->close_base = true;
+    return self->base >= 0;
+}
+
+/* The root, where ".." stops, must not be met on the way: start where the path needs no more of it. */
+static bool enter(struct search *self, char **path) {
+    struct identity at;
+    if (self->base < 0 || self->ours)
+        return true;
     if (!identify(self->base, "", AT_EMPTY_PATH, &at)
         || !call_it(self, self->base, &at, self->name, sizeof self->name))
         return false;
     int count = ups(*path, path);
-    if (count > 0) {
-        int above = climb(self, count);
-        if (self->close_base)
-            let_go(&self->base);
-        self->base = above;
-        self->close_base = true;
-        if (**path == 0)
-            *--*path = '.';
+    if (count == 0)
+        return true;
+    int above = climb(self, count);
+    if (self->close_base)
+        let_go(&self->base);
+    self->base = above;
+    self->close_base = true;
+    if (**path == 0)
+        *--*path = '.';
+    return above >= 0;
+}
+
+static bool look_up(struct search *self, int tid, int dirfd, char *path, bool follow, bool entry) {
+    bool found = hold(self, tid, dirfd, path) && enter(self, &path) && search(self, path, follow, entry);
+    if (self->close_base)
+        let_go(&self->base);
+    if (tid != 0)
+        let_go(&self->root);
+    if (!found || tid != 0) {
+        let_go(&self->pin);
+        let_go(&self->parent);
     }
-    return self->base >= 0;
+    return found;
+}
+
+/* Whether there is a path to be looked up, then in `into`, of PATH_MAX bytes. */
+static bool copy_path(const char *given, size_t length, char *into) {
+    if (length == 0 || length >= PATH_MAX || memchr(given, 0, length) != NULL)
+        return false;
+    memcpy(into, given, length);
+    into[length] = 0;
+    return true;
 }
 
 PyObject *core_find(PyObject *Py_UNUSED(module), PyObject *args) {
     struct search self = {.base = -1, .pin = -1, .parent = -1};
-    int pid, dirfd, follow, entry, pins, listener, problem = 0;
-    unsigned long long id;
+    int dirfd, follow, entry;
     const char *given;
     Py_ssize_t length;
-    char copy[PATH_MAX], *path = copy;
-    if (!PyArg_ParseTuple(args, "iiiy#pppiK", &pid, &self.root, &dirfd, &given, &length, &follow,
-                          &entry, &pins, &listener, &id))
+    char path[PATH_MAX];
+    if (!PyArg_ParseTuple(args, "iiy#pp", &self.root, &dirfd, &given, &length, &follow, &entry))
         return NULL;
-    if (length == 0 || length >= PATH_MAX || memchr(given, 0, (size_t)length) != NULL)
-        return Py_NewRef(Py_None);
-    memcpy(copy, given, (size_t)length + 1);
-    bool found;
-    if (pid != 0)
-        self.root = -1;
-    Py_BEGIN_ALLOW_THREADS
-    found = begin(&self, pid, dirfd, &path) && search(&self, path, follow, entry);
-    if (self.close_base)
-        let_go(&self.base);
-    if (pid != 0)
-        let_go(&self.root);
-    if (listener >= 0)
-        problem = id_valid(listener, id);
-    if (!found || problem != 0 || !pins) {
-        let_go(&self.pin);
-        let_go(&self.parent);
+    bool found = copy_path(given, (size_t)length, path);
+    if (found) {
+        Py_BEGIN_ALLOW_THREADS
+        found = look_up(&self, 0, dirfd, path, follow, entry);
+        Py_END_ALLOW_THREADS
     }
+    return found ? Py_BuildValue("yii", self.name, self.pin, self.parent) : Py_NewRef(Py_None);
+}
+
+PyObject *core_where(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    struct search self = {.root = -1, .base = -1, .pin = -1, .parent = -1};
+    if (count != 7)
+        return PyErr_Format(PyExc_TypeError, "where() takes 7 arguments, not %zd", count);
+    int tid = (int)PyLong_AsLong(args[0]), dirfd = (int)PyLong_AsLong(args[2]);
+    int follow = PyObject_IsTrue(args[3]), entry = PyObject_IsTrue(args[4]);
+    int listener = (int)PyLong_AsLong(args[5]), problem = 0;
+    uint64_t id = PyLong_AsUnsignedLongLongMask(args[6]), address = 0;
+    char path[PATH_MAX], *bytes = NULL;
+    size_t used = 0;
+    bool found = false, given = PyBytes_Check(args[1]);
+    if (given)
+        found = copy_path(PyBytes_AsString(args[1]), (size_t)PyBytes_Size(args[1]), path);
+    else
+        address = PyLong_AsUnsignedLongLongMask(args[1]);
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    if (!given) {
+        problem = gather(tid, address, PATH_MAX, true, &bytes, &used);
+        found = problem == 0 && copy_path(bytes, used, path);
+    }
+    found = found && look_up(&self, tid, dirfd, path, follow, entry);
+    int gone = listener >= 0 ? id_valid(listener, id) : 0;
+    problem = gone != 0 ? gone : problem;
     Py_END_ALLOW_THREADS
-    if (problem != 0)
-        return raise_errno(problem);
-    if (!found)
-        return Py_NewRef(Py_None);
-    return Py_BuildValue("yii(KKK)", self.name, self.pin, self.parent,
-                         (unsigned long long)makedev(self.at.major, self.at.minor),
-                         (unsigned long long)self.at.inode, (unsigned long long)self.at.mount);
+    PyObject *text = problem != 0 ? raise_errno(problem)
+                     : given      ? Py_NewRef(args[1])
+                                  : PyBytes_FromStringAndSize(bytes, (Py_ssize_t)used);
+    free(bytes);
+    if (text == NULL)
+        return NULL;
+    return found ? Py_BuildValue("(Ny)", text, self.name) : Py_BuildValue("(NO)", text, Py_None);
 }

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from proctor.call.decode import sockaddr
 from proctor.errors import CallerInvisible, CallGone, NotPermitted, NotResolved, Unsupported
-from proctor.filter.conditions import Alternatives, hold
+from proctor.filter.conditions import ALWAYS, Alternatives, hold
 from proctor.policy.addresses import Address
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ class Unknowable(Exception):
 class Unresolved(Unknowable):
     """A path cannot be followed by the monitor.  What it met is not for the caller, whose own way may
     end elsewhere: where a rule would have the call made, the making finds out."""
+
+
+_UNSEEN: Final = object()
 
 
 class Look:
@@ -83,7 +86,7 @@ class Look:
         :raises Unknowable: it cannot be told.
         :raises CallGone: the caller is gone.
         """
-        if what == "path" and argument in self._pinned:
+        if self._pinned and what == "path" and argument in self._pinned:
             return self._pinned[argument]
         return self._once(what, argument)
 
@@ -97,7 +100,8 @@ class Look:
 
     def _once(self, what: str, argument: str) -> Any:
         key = (what, argument)
-        if key not in self._seen:
+        found = self._seen.get(key, _UNSEEN)
+        if found is _UNSEEN:
             try:
                 self._seen[key] = _look(self.call, what, argument)
             except CallGone:
@@ -110,7 +114,7 @@ class Look:
                 number = error.errno or 0
                 why = f"{argument} of {self.call.name}: {error.strerror or error}"
                 self._seen[key] = Unknowable(number if number in _KERNELS_OWN else 0, why)
-        found = self._seen[key]
+            found = self._seen[key]
         if isinstance(found, Unknowable):
             raise found
         return found
@@ -119,19 +123,16 @@ class Look:
 def _look(call: Call, what: str, argument: str) -> Any:
     if what == "identity":
         return (call.caller.uids if argument == "uid" else call.caller.gids).effective
+    if what == "path":
+        return call.where(
+            argument
+        )  # binds nothing: what is pinned is judged anew (perform's allow)
     value = call.args[argument]
     if what == "address":
         return None if value is None else _address(call, value)
-    if what == "text":
-        return value
     if what == "words":  # no vector, or an empty one, is one empty string (do_execveat_common)
         return b"\0".join(value or ())
-    if value is None:  # NULL can mean the descriptor beside it
-        from proctor.call.path.following import way_of
-
-        if not way_of(call, argument).meaning(call, call.registers).empty:
-            return None
-    return call.where(argument)  # binds nothing: what is pinned is judged anew (perform's allow)
+    return value
 
 
 def _address(call: Call, value: sockaddr.SocketAddress) -> Address:
@@ -205,7 +206,11 @@ class Memory:
     def holds(self, look: Look) -> bool:
         """:raises Unknowable: it cannot be decided."""
         seen = look.at(self.what, self.argument)
-        return seen is not None and any(pattern.matches(seen) for pattern in self.patterns)
+        if seen is not None:
+            for pattern in self.patterns:
+                if pattern.matches(seen):
+                    return True
+        return False
 
 
 class Identity:
@@ -304,7 +309,7 @@ class Clause(NamedTuple):
 
         :raises Unknowable: one cannot be decided.
         :raises Unresolved: one is about a path that cannot be followed, and all others hold."""
-        if not hold(self.registers, look.call.registers):
+        if self.registers != ALWAYS and not hold(self.registers, look.call.registers):
             return False
         unresolved: Unresolved | None = None
         for condition in self.further:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from proctor.syscalls import paths
@@ -17,23 +18,22 @@ Registers = tuple[int, int, int, int, int, int]
 AT_FDCWD: Final = -100
 
 
-class _Way:
+class Way:
     """What is known of one path argument of all calls of one name.
 
     :ivar in_struct: what it means is in a structure, not in registers."""
 
-    __slots__ = ("_bits", "_known", "_meanings", "arg", "dirfd", "in_struct")
+    __slots__ = ("_known", "_meanings", "_pick", "arg", "dirfd", "in_struct", "mask", "name", "reg")
 
     def __init__(self, known: Signature, arg: Arg) -> None:
-        self.arg = arg
+        self.arg, self.name, self.reg, self.mask = arg, arg.name, arg.reg, arg.mask
         self.dirfd = known.dirfd_of(arg)
         self.in_struct = known.name == "openat2"
+        flags = [each.reg for each in known.args if each.family and each.role not in READ_ROLES]
         #: The registers with its flags.
-        self._bits = [
-            each.reg for each in known.args if each.family and each.role not in READ_ROLES
-        ]
+        self._pick = itemgetter(*flags) if flags else _nothing
         self._known = known
-        self._meanings: dict[tuple[int, ...], paths.Meaning] = {}
+        self._meanings: dict[tuple[bool, object], paths.Meaning] = {}
 
     def base(self, registers: Registers) -> int:
         """The caller's number of the directory that it is relative to."""
@@ -43,7 +43,7 @@ class _Way:
         """What it means."""
         if self.in_struct:
             return paths.meaning(self._known, self.arg, registers, int(call.how.flags))
-        key = (self.arg.value(registers) == 0, *[registers[each] for each in self._bits])
+        key = (not registers[self.reg] & self.mask, self._pick(registers))
         found = self._meanings.get(key)
         if found is None:
             if len(self._meanings) >= _MOST:
@@ -52,13 +52,18 @@ class _Way:
         return found
 
 
+def _nothing(registers: Registers) -> None:
+    """No flags say what a path means."""
+
+
 _MOST: Final = 256
-_ways: dict[tuple[str, str, str | None], _Way] = {}
+_ways: dict[tuple[int, int, str | None], Way] = {}
 
 
-def way_of(call: Call, argument: str | None) -> _Way:
+def way_of(call: Call, argument: str | None) -> Way:
     """:raises AttributeError: the call has no such path argument."""
-    key = (call.abi, call.name, argument)
+    notification = call._notification
+    key = (notification.arch, notification.nr, argument)
     found = _ways.get(key)
     if found is None:
         known = call.signature
@@ -67,7 +72,7 @@ def way_of(call: Call, argument: str | None) -> _Way:
             arg = known.first("path") if argument is None else known.arg(argument)
         if known is None or arg is None or arg.role != "path":
             raise AttributeError(f"{call.name} has no path argument {argument or ''}".rstrip())
-        found = _ways[key] = _Way(known, arg)
+        found = _ways[key] = Way(known, arg)
     return found
 
 
