@@ -125,6 +125,20 @@ class Observers:
         """Whether a call that is to be answered so is looked at for an observer before it is."""
         return self._facts or any(self._ask(wanted, verdict) for wanted in self._texts)
 
+    def explained(self, verdict: Verdict) -> Verdict:
+        """The verdict with all that its reason has to say, if somebody wants to know of it; it may look
+        at the caller's memory, and never raises."""
+        whole = getattr(verdict.reason, "whole", None)
+        if whole is None or not self.wants(verdict):
+            return verdict
+        try:
+            return verdict._replace(reason=whole())
+        except (CallError, OSError):
+            pass  # somebody else ended the call
+        except Exception as problem:  # it is only for those who are told
+            self.trouble("a refusal could not be explained", problem)
+        return verdict
+
     def look(self, call: Call, verdict: Verdict, *, read: bool) -> tuple[str, Mapping[str, Any]]:
         """The text and the facts of a call that somebody wants; it never raises.
 

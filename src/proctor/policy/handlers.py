@@ -76,9 +76,10 @@ def build(policy: Policy) -> list[Handler]:
 def _decide(policy: Policy, call: Call) -> Verdict:
     look = Look(call)
     try:
-        performed = _by_what_is_pinned(policy, look)
-        if performed is not None:
-            return performed
+        if policy.plan(call).performs:
+            performed = _by_what_is_pinned(policy, look)
+            if performed is not None:
+                return performed
         decision = policy.judge(look)
     except Unknowable as unknown:
         if unknown.errno:
@@ -91,14 +92,30 @@ def decided(policy: Policy, look: Look, decision: Decision) -> Verdict:
     """The verdict for what the rules say."""
     ruling, because = decision.ruling, decision.because
     if ruling.refuses:
-        from proctor.policy.explain import explain
-
-        because = explain(policy, look, decision)
+        return _refused(policy, look, decision)
     if ruling.kind == PERFORM:
         return Perform(_pinned_check(policy, look, decision), because, ruling.options)
+    settled = policy.settled.get(id(decision))
+    if settled is None:
+        settled = verdict_of(ruling, because)
+        if decision.rule is not None:
+            policy.settled[id(decision)] = settled
+    return settled
+
+
+def _refused(policy: Policy, look: Look, decision: Decision) -> Deny:
+    """A refusal; what would let the call through is found out if somebody is told of it."""
+    ruling = decision.ruling
     if ruling.kind == KILL:
         _kill(look.call)
-    return verdict_of(ruling, because)
+
+    def whole() -> Reason:
+        from proctor.policy.explain import explain
+
+        return explain(policy, look, decision)
+
+    number = ruling.value if ruling.kind == DENY else errno.EPERM
+    return Deny(number, decision.because.of(whole))
 
 
 def verdict_of(ruling: Ruling, because: str) -> Verdict:
@@ -171,13 +188,7 @@ def _by_what_is_pinned(policy: Policy, look: Look) -> Verdict | None:
         because.rule = decision.because.rule
         if decision.ruling.kind == PERFORM:
             return True
-        from proctor.policy.explain import explain
-
-        if decision.ruling.kind == KILL:
-            _kill(call)
-        refused = verdict_of(decision.ruling, explain(policy, seen, decision))
-        assert isinstance(refused, Deny)
-        return refused
+        return _refused(policy, seen, decision)
 
     return Perform(allow, because, options[0])
 

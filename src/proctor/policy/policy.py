@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.filter.conditions import ALWAYS
 from proctor.policy.rules import (
     ALLOW,
     DENY,
     KILL,
+    PERFORM,
     Clause,
     Decision,
     Look,
@@ -22,6 +23,7 @@ from proctor.policy.rules import (
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.call.verdict import Verdict
     from proctor.filter.rules import Filter
     from proctor.policy.compile import Wanted
     from proctor.supervisor.handlers import Handler
@@ -47,6 +49,19 @@ class Settings(NamedTuple):
 
 
 _Chain = tuple[tuple[Rule, Clause], ...]
+#: Numbers of calls that are remembered, hostile ones too.
+_PLANS: Final = 4096
+
+
+class Plan(NamedTuple):
+    """How calls of one number are decided."""
+
+    #: Rules in order, with what each decides.
+    chain: tuple[tuple[Rule, Clause, Decision], ...]
+    #: What happens whatever the rules say: their architecture is not the policy's.
+    outside: Decision | None
+    #: Whether some of them are performed.
+    performs: bool
 
 
 class Policy:
@@ -63,7 +78,16 @@ class Policy:
         done = proctor.run(["true"], policy.handlers(), filter=policy.filter(), **options)
     """
 
-    __slots__ = ("_chains", "_decisions", "_default", "name", "rules", "settings")
+    __slots__ = (
+        "_chains",
+        "_decisions",
+        "_default",
+        "_plans",
+        "name",
+        "rules",
+        "settings",
+        "settled",
+    )
 
     def __init__(self, name: str, rules: tuple[Rule, ...], settings: Settings) -> None:
         #: Where it came from, for messages.
@@ -76,6 +100,9 @@ class Policy:
             for key, clause in rule.clauses.items():
                 chains.setdefault(key, []).append((rule, clause))
         self._chains = {key: tuple(chain) for key, chain in chains.items()}
+        self._plans: dict[tuple[int, int], Plan] = {}
+        #: Verdicts of decisions that always come to the same, by the decision's identity.
+        self.settled: dict[int, Verdict] = {}
         self._decisions = {id(rule): Decision.by(rule) for rule in rules}
         self._default = Decision(None, settings.default, Reason("no rule; default"))
 
@@ -117,13 +144,10 @@ class Policy:
 
     def judge(self, look: Look) -> Decision:
         """:meth:`decide` by what was seen of a call, and may be pinned of it already."""
-        settings = self.settings
-        arch = look.call.abi
-        if arch not in settings.arches:
-            if arch == "x32":
-                return Decision(None, settings.x32, Reason("x32 call"))
-            return Decision(None, settings.foreign_arch, Reason(f"architecture {arch}"))
-        for rule, clause in self.chain(arch, look.call.name):
+        plan = self.plan(look.call)
+        if plan.outside is not None:
+            return plan.outside
+        for rule, clause, decision in plan.chain:
             try:
                 holds = clause.holds(look)
             except Unresolved:
@@ -131,8 +155,32 @@ class Policy:
                 # the monitor found, for a path that leads nowhere.  What is pinned is judged anew.
                 holds = rule.performs or bool(rule.ruling.unsafe)
             if holds:
-                return self._decisions[id(rule)]
+                return decision
         return self._default
+
+    def plan(self, call: Call) -> Plan:
+        """How calls like this one are decided."""
+        key = (call.arch, call.nr)
+        found = self._plans.get(key)
+        if found is None:
+            found = self._plan(call.abi, call.name)
+            if len(self._plans) < _PLANS:
+                self._plans[key] = found
+        return found
+
+    def _plan(self, arch: str, call: str) -> Plan:
+        settings = self.settings
+        outside = None
+        if arch not in settings.arches:
+            ruling, why = settings.foreign_arch, f"architecture {arch}"
+            if arch == "x32":
+                ruling, why = settings.x32, "x32 call"
+            outside = Decision(None, ruling, Reason(why))
+        chain = [
+            (rule, clause, self._decisions[id(rule)]) for rule, clause in self.chain(arch, call)
+        ]
+        performs = any(rule.performs for rule, _, _ in chain) or settings.default.kind == PERFORM
+        return Plan(tuple(chain), outside, performs)
 
     def for_all(self, arch: str, call: str) -> Decision | None:
         """What every call of a name gets, whatever its arguments and its caller; None where that

@@ -12,7 +12,7 @@ that decides, the reason it gives and the tip speak of the same.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from proctor.call.decode import sockaddr
@@ -359,7 +359,7 @@ class Reason(str):
     ('no rooms', '[[rule]]\\nname = ...')
     """
 
-    __slots__ = ("change", "rule", "tip")
+    __slots__ = ("change", "rule", "tip", "whole")
 
     #: Name of the rule that decided; empty for the default.
     rule: str
@@ -368,10 +368,18 @@ class Reason(str):
     tip: str
     #: The addition to an existing rule that would do as well, as a sentence; empty if there is none.
     change: str
+    #: Says more, at a price: asked before the call is answered, if somebody is told of it.
+    whole: Callable[[], Reason] | None
 
     def __new__(cls, text: str, rule: str = "", tip: str = "", change: str = "") -> Reason:
         made = super().__new__(cls, text)
-        made.rule, made.tip, made.change = rule, tip, change
+        made.rule, made.tip, made.change, made.whole = rule, tip, change, None
+        return made
+
+    def of(self, whole: Callable[[], Reason]) -> Reason:
+        """The same, with what says more."""
+        made = str.__new__(Reason, self)
+        made.rule, made.tip, made.change, made.whole = self.rule, self.tip, self.change, whole
         return made
 
     def with_tip(self, tip: str, change: str = "") -> Reason:
