@@ -22,6 +22,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     verbs = parser.add_subparsers(metavar="VERB", required=True, prog="proctor")
     _run(verbs)
     _check(verbs)
+    _profile(verbs)
     _doctor(verbs)
     _agent(verbs)
     options, unknown = parser.parse_known_args(argv)
@@ -149,6 +150,36 @@ def _check(verbs: argparse._SubParsersAction[_Parser]) -> None:
     check.set_defaults(verb=_verb_check, trouble=2, parser=check)
 
 
+def _profile(verbs: argparse._SubParsersAction[_Parser]) -> None:
+    profile = verbs.add_parser(
+        "profile",
+        help="write a container runtime's seccomp profile for a policy",
+        description="Print the profile that notifies what a policy needs, for containers that an agent "
+        "serves by that policy.",
+        allow_abbrev=False,
+    )
+    profile.add_argument("policy", metavar="FILE.toml")
+    profile.add_argument(
+        "--format",
+        default="oci",
+        choices=("oci", "podman", "lxc", "spo", "nri", "oci-artifact"),
+        help="oci: runc, crun, containerd; podman: also Docker, CRI-O; spo: Security Profiles Operator",
+    )
+    profile.add_argument(
+        "--base",
+        metavar="FILE",
+        help="a profile that holds where the policy has no rule; docker-default: containers-common's",
+    )
+    profile.add_argument("--listener", metavar="SOCKET", help="where the runtime finds the agent")
+    profile.add_argument("--metadata", metavar="TEXT", help="what the runtime tells the agent")
+    profile.add_argument(
+        "--killable",
+        action="store_true",
+        help="signals do not interrupt received calls: Linux 5.19, and runc 1.5 or crun 1.6",
+    )
+    profile.set_defaults(verb=_verb_profile, trouble=2, parser=profile)
+
+
 def _doctor(verbs: argparse._SubParsersAction[_Parser]) -> None:
     doctor = verbs.add_parser(
         "doctor",
@@ -222,6 +253,12 @@ def _verb_check(options: argparse.Namespace) -> int:
     from proctor.cli.check import check
 
     return check(options)
+
+
+def _verb_profile(options: argparse.Namespace) -> int:
+    from proctor.cli.profile import profile
+
+    return profile(options)
 
 
 def _verb_doctor(options: argparse.Namespace) -> int:

@@ -157,7 +157,7 @@ def _decides(source: Filter, index: int, rule: Rule, name: str, arches: tuple[st
             truths.add(any(c.rule == index and c.tests == (test,) for c in clauses))
     if len(truths) > 1:
         raise FilterError(
-            f"{rule}: an earlier rule settles {name} on one architecture (or within socketcall "
+            f"an earlier rule settles {name} on one architecture (or within socketcall "
             "or ipc) and not on another, and without an order that cannot be said"
         )
     return True in truths
