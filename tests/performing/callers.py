@@ -259,7 +259,7 @@ class Caller:
         result = libc.syscall(ctypes.c_long(tables.number(name, ARCH)), *values)
         if result < 0:
             sock.send(marshal.dumps(("errno", ctypes.get_errno())))
-        elif name.startswith(("mknod", "mount", "umount")) or "xattr" in name:
+        elif name.startswith(("mknod", "mount", "umount", "unlink")) or "xattr" in name:
             sock.send(marshal.dumps(("value", result)))
         else:
             cloexec = fcntl.fcntl(result, fcntl.F_GETFD)

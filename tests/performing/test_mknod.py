@@ -226,19 +226,53 @@ def test_directory_only_the_callers_capability_opens(performers: Performers, top
     assert os.listdir(top + b"/unmapped") == []
 
 
-def test_unmapped_ids_are_eoverflow_nowhere_made(performers: Performers, top: bytes) -> None:
-    """On a file system of its own user namespace an id without a number there is EOVERFLOW."""
+@pytest.mark.parametrize("kind", [b"tmpfs", b"ramfs", b"overlay"])
+def test_where_no_node_works_one_is_mounted(
+    performers: Performers, top: bytes, kind: bytes
+) -> None:
+    """A file system of a user namespace, as every runtime has for its /dev."""
 
-    def tmpfs() -> None:
+    def mounted() -> None:
+        os.umask(0o022)
+        options = b"mode=777" if kind == b"tmpfs" else None
+        if kind == b"overlay":
+            mount(b"tmpfs", top, b"tmpfs", 0, None)
+            for name in (b"/lower", b"/upper", b"/work", b"/merged"):
+                os.mkdir(top + name)
+            layers = [b"%s=%s/%s" % (key, top, key[:5]) for key in (b"lowerdir", b"upperdir")]
+            options = b",".join([*layers, b"workdir=%s/work" % top, b"userxattr"])
+            mount(b"overlay", top + b"/merged", b"overlay", 0, options)
+            os.chdir(top + b"/merged")
+        else:
+            mount(kind, top, kind, 0, options)
+            os.chdir(top)
+
+    with caller(container(top, mounted), MAP) as one:
+        assert make(one, performers, b"null", CHAR | 0o666, NULL) == Answer(0)
+        seen = one.natively("openat", AT_FDCWD, b"null", os.O_RDWR)
+        assert seen[:4] == ("fd", oct(CHAR | 0o644), 100000, 100000)
+        assert seen[5] == NULL
+        assert make(one, performers, b"null", CHAR | 0o666, NULL) == Deny(errno.EEXIST)
+        assert make(one, performers, b"missing/null", CHAR | 0o666, NULL) == Deny(errno.ENOENT)
+        assert make(one, performers, b"loop", BLOCK | 0o600, os.makedev(7, 300)) == Answer(0)
+        assert one.natively("unlinkat", AT_FDCWD, b"null", 0) == ("errno", errno.EBUSY)
+        assert one.natively("umount2", b"null", 0) == ("value", 0)
+        assert one.natively("unlinkat", AT_FDCWD, b"null", 0) == ("value", 0)
+        assert make(one, performers, b"fifo", FIFO | 0o600, 0) == Answer(0)
+        assert make(one, performers, b"null", CHAR | 0o600, NULL) == Answer(0)
+
+
+def test_where_none_can_be_mounted_no_file_is_left(performers: Performers, top: bytes) -> None:
+    """Mounting wants CAP_SYS_ADMIN of the caller, which CAP_MKNOD is not."""
+
+    def setup() -> None:
         mount(b"tmpfs", top, b"tmpfs", 0, b"mode=777")
         os.chdir(top)
+        drop_capabilities(1 << CAP_MKNOD)
 
-    with caller(container(top, tmpfs), MAP) as one:
-        verdict = make(one, performers, b"null", CHAR | 0o600, NULL)
-        assert verdict.errno == errno.EPERM
-        assert "mounted inside a user namespace" in verdict.reason
+    with caller(container(top, setup), MAP) as one:
+        assert make(one, performers, b"null", CHAR | 0o600, NULL)[0] == errno.EPERM
         assert one.natively("openat", AT_FDCWD, b"null", os.O_RDONLY) == ("errno", errno.ENOENT)
-        assert make(one, performers, b"fifo", FIFO | 0o600, 0) == Answer(0)
 
 
 def test_nodev_and_read_only_mounts(performers: Performers, top: bytes) -> None:

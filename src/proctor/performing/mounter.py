@@ -39,6 +39,7 @@ _RIGHTS: Final = sum(
 )
 _AT_FDCWD: Final = -100
 _CLONE_NEWNS: Final = 0x20000
+_MS_NOSUID_NOEXEC: Final = 2 | 8
 _MS_REC_PRIVATE: Final = 0x4000 | 1 << 18
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
 #: include/uapi/linux/mount.h
@@ -236,6 +237,35 @@ def _make(task: Task, wanted: Filesystem) -> Generator[Any, Any, Made]:
     ]
     number = reply.error(Result(failed)) if failed is not None else errno.EIO
     return Made(-1, None, number, ": ".join([words.get(failed or 0, "nothing was made"), *told]))
+
+
+class Node(NamedTuple):
+    """A device node, as the host counts."""
+
+    mode: int
+    device: int
+    uid: int
+    gid: int
+
+
+def make_node(task: Task, node: Node) -> Generator[Any, Any, tuple[int, int]]:
+    """(errno, mount): a detached mount that is one device node, on a file system of its own where it works.
+
+    :raises Powerless: the monitor has not got the right.
+    :raises Trouble: it was not performed."""
+    steps = Steps()
+    directory, path = steps.bytes(b"/proc"), steps.bytes(b"/proc/node")
+    kind, options = steps.bytes(b"tmpfs"), steps.bytes(b"mode=755,nr_inodes=2,size=4k")
+    steps.call("umask", 0)
+    steps.call("mount", kind, directory, kind, _MS_NOSUID_NOEXEC, options)
+    steps.call("mknodat", _AT_FDCWD, path, node.mode, node.device)
+    steps.call("fchownat", _AT_FDCWD, path, node.uid, node.gid, 0)
+    last = steps.call("open_tree", _AT_FDCWD, path, _OPEN_TREE)
+    steps.give(last)
+    reply = yield from _ask(task, True, steps, ())
+    if reply.made(last):
+        return 0, reply.take(last)
+    return next(-result for result in reply.results if -4095 <= result < 0), -1
 
 
 class _Loop:

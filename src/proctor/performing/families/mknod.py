@@ -7,10 +7,11 @@ is the kernel's answer to the caller.  The one is EPERM for a device: the kernel
 
 * whether the caller holds CAP_MKNOD over its own user namespace (as Linux would ask if devices were
   namespaced), and whether that namespace is the target's own;
-* whether a node would work there at all (no ``nodev``, no file system of a user namespace);
+* whether a node would work there at all (no ``nodev``);
 
 then the lender (:mod:`proctor.performing.lender`) makes this one name in that one pinned directory,
-owned as the caller would own it.
+owned as the caller would own it.  On a file system that belongs to a user namespace (the /dev of every
+runtime) no node works, so there one is mounted (:mod:`proctor.performing.mounter`).
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.call.verdict import answer, deny
+from proctor.call.verdict import Deny, answer, deny
 from proctor.performing import pins
+from proctor.performing.steps import Request, Steps
 from proctor.performing.trouble import Powerless, Said, Trouble
 
 if TYPE_CHECKING:
+    from proctor.call.verdict import Verdict
     from proctor.performing.task import Task, Work
 
 CALLS: Final = ("mknod", "mknodat")
@@ -162,10 +166,47 @@ def _with_right(
             "root, outside of any container",
         )
     if made == errno.EOVERFLOW:
-        return deny(
-            errno.EPERM,
-            f"{what}: the file system was mounted inside a user namespace; a node would not work",
-        )
+        return (yield from _mounted(task, directory, name, mode, device, what))
     if made:
         return deny(made, f"{what}: the kernel refuses it even with CAP_MKNOD")
     return answer(0)
+
+
+def _mounted(task: Task, directory: int, name: bytes, mode: int, device: int, what: str) -> Work:
+    """On a file system that was mounted inside a user namespace a node would not work: an empty file is made
+    there as the caller would make the node, and a node of that owner and mode mounted on it."""
+    from proctor.performing import mounter
+    from proctor.performing.families import mount
+
+    file, _ = yield from _as_caller(
+        task, None, b"", name, stat.S_IFREG | mode & 0o7777, 0, directory
+    )
+    assert file is None
+    acting = pins.opening_in(pins.room(len(name)))
+    how = pins.HOW.pack(pins.PIN | pins.O_NOFOLLOW, 0, pins.NO_MAGICLINKS)
+    reply = yield from task.session.ask(acting.request, task.umask, how, name, fds=(directory,))
+    if not reply.made(acting.fd):
+        return deny(reply.error(acting.fd), f"{what}: the file for it is gone")
+    place = task.keep(reply, acting.fd)
+    made = os.fstat(place)
+    node = mounter.Node(
+        stat.S_IFMT(mode) | stat.S_IMODE(made.st_mode), device, made.st_uid, made.st_gid
+    )
+    failed, mounted = yield from mounter.make_node(task, node)
+    verdict: Verdict
+    if failed:
+        verdict = deny(failed, f"{what}: the kernel refuses it even with CAP_MKNOD")
+    else:
+        verdict = yield from mount.put(task, task.hold(mounted), place, 0)
+    if isinstance(verdict, Deny):
+        removing = _removing(pins.room(len(name)))
+        (yield from task.session.ask(removing, name, fds=(directory,))).close()
+    return verdict
+
+
+@cache
+def _removing(size: int) -> Request:
+    steps = Steps()
+    name, directory = steps.hole(size), steps.sent()
+    steps.call("unlinkat", directory, name, 0)
+    return steps.freeze()
