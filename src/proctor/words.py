@@ -6,6 +6,7 @@ pass for something else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -74,7 +75,7 @@ def c_string(data: bytes, limit: int = 1024) -> str:
     """Bytes as a C string literal of printable ASCII, as strace writes them; of more than
     ``limit`` bytes the first, and ``...`` behind the quotes."""
     shown = data[:limit]
-    if shown.isascii() and shown.isalnum():
+    if _plain(shown) is not None:
         text = shown.decode()
     else:
         out = []
@@ -92,4 +93,5 @@ def c_string(data: bytes, limit: int = 1024) -> str:
     return f'"{text}"...' if len(data) > limit else f'"{text}"'
 
 
+_plain: Final = re.compile(rb"[ !#-\[\]-~]*").fullmatch
 _ESCAPES: Final = {0x09: "\\t", 0x0A: "\\n", 0x0B: "\\v", 0x0C: "\\f", 0x0D: "\\r"}

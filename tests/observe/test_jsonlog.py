@@ -205,8 +205,8 @@ def test_trouble_is_logged_the_first_the_tenth_time() -> None:
         def __init__(self) -> None:
             self.lines: list[Any] = []
 
-        def put(self, line: Any, size: int) -> None:
-            self.lines.append(line)
+        def put(self, line: str) -> None:
+            self.lines.append(json.loads(line))
 
     writer: Any = Writer()
     log = JsonLog(writer)

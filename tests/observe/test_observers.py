@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 import threading
@@ -140,7 +141,7 @@ def test_facts_are_taken_if_wanted() -> None:
     call = target.call("mkdir", "x", 0o755)
     text, facts = observers(heard).look(call, proctor.let_run(), read=True)
     assert text == ""
-    assert facts["args"] == {"path": "x", "mode": "0755"}
+    assert json.loads(f"{{{facts}}}")["args"] == {"path": "x", "mode": "0755"}
 
 
 def test_life_of_a_container(spawned: Callable[..., list[Any]]) -> None:

@@ -11,6 +11,8 @@ counted, and what keys are made of is not shown, since logs are read by others.
 from __future__ import annotations
 
 import errno
+import json
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.decode import argument as decode
@@ -43,6 +45,11 @@ def structured(call: Call, *, read: bool) -> dict[str, Any]:
     frame = call.frame
     if frame is None:
         return {f"a{place}": f"{number:#x}" for place, number in enumerate(call.registers)}
+    return arguments(frame, read=read)
+
+
+def arguments(frame: Frame, *, read: bool) -> dict[str, Any]:
+    """The same of a call whose arguments are known."""
     if read:
         try:
             frame.settle()
@@ -109,6 +116,16 @@ def plain(value: Any) -> Any:
         shown = [plain(each) for each in value[:MOST]]
         return shown if len(value) <= MOST else [*shown, {"more": len(value) - MOST}]
     return _text(str(value))
+
+
+def json_text(value: bytes) -> str:
+    """:func:`plain` of bytes, as text."""
+    if len(value) < LONGEST:
+        try:
+            return encode_basestring_ascii(value.decode())
+        except UnicodeDecodeError:
+            pass
+    return json.dumps(plain(value))
 
 
 def _text(value: bytes | str) -> Any:

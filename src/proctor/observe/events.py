@@ -27,7 +27,7 @@ has them, when it is given to a supervisor:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Union
 
 if TYPE_CHECKING:
@@ -44,9 +44,6 @@ __all__ = [
     "Trouble",
     "outcomes",
 ]
-
-
-_NO_FACTS: Final[Mapping[str, Any]] = {}
 
 
 class Outcome(NamedTuple):
@@ -78,8 +75,9 @@ class Outcome(NamedTuple):
     error: BaseException | None = None
     #: The call as strace would write it; "" unless an observer wants text of such a verdict.
     text: str = ""
-    #: Arguments and caller for programs; empty unless an observer wants facts.
-    facts: Mapping[str, Any] = _NO_FACTS
+    #: Call, arguments and caller for programs, as members of a JSON object (``"call": "getpid()",
+    #: ...``); "" unless an observer wants facts.
+    facts: str = ""
     #: Name of the policy's rule that decided; "" if none did, or it has no name.
     rule: str = ""
 

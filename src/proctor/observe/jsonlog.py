@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 from collections.abc import Callable
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 #: Of the records' form: it grows when a key changes its meaning, or goes; keys may be added.
 VERSION: Final = 1
+#: Ways in which calls can end that are remembered.
+_MOST: Final = 1024
+#: Verdicts whose first item is what the call comes to: an errno, a value, whether it is unsafe.
+_BY_VALUE: Final = (Deny, Answer, LetRun)
 
 
 class JsonLog:
@@ -47,19 +52,56 @@ class JsonLog:
         under ``proctor run``, its calls say all.
     """
 
-    wants_text = True
     wants_facts = True
 
     def __init__(self, writer: Writer[Any], *, containers: bool = True) -> None:
         self.writer = writer
         of_one: tuple[type, ...] = (Outcome, Trouble, Dropped, TakenOver)
         self.events = (*of_one, ContainerAdded, ContainerEnded) if containers else of_one
+        self._became: dict[tuple[object, ...], str] = {}
+        self._container: tuple[object, str] = (None, "")
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Trouble) and not event.worth_telling:
+        if type(event) is Outcome:
+            line = self.line(event)
+        elif isinstance(event, Trouble) and not event.worth_telling:
             return  # of calls there is a record each, with their error
-        found = record(event)
-        self.writer.put(found, 600 + 4 * len(found.get("call") or found.get("text") or ""))
+        else:
+            line = json.dumps(record(event)) + "\n"
+        self.writer.put(line)
+
+    def line(self, outcome: Outcome) -> str:
+        """The record of a call.  Made where it is told of: for another thread to make it, that would
+        have to take the interpreter from whoever answers the next call."""
+        call, container = outcome.call, outcome.container
+        if self._container[0] is not container:
+            self._container = container, json.dumps(_container(container))[1:-1]
+        facts = outcome.facts or '"call": "", "args": {}'
+        took = (outcome.answered - outcome.received) * 1e6
+        return (
+            f'{{"version": {VERSION}, "event": "call", "time": {time.time():.6f}, '
+            f'{self._container[1]}, "tid": {call.tid}, "arch": "{call.abi}", "syscall": "{call.name}", '
+            f"{facts}, "
+            f'{self._what_became(outcome)}, "microseconds": {took:.1f}}}\n'
+        )
+
+    def _what_became(self, outcome: Outcome) -> str:
+        """What became of a call, as members of a JSON object: mostly as of others before it."""
+        verdict = outcome.verdict
+        tip: str = getattr(verdict.reason, "tip", "")
+        if tip or outcome.error is not None:
+            return json.dumps(_became(outcome))[1:-1]
+        kind = type(verdict)
+        # Not the whole verdict, which may have what was written.
+        value = verdict[0] if kind in _BY_VALUE else None
+        key = (kind, value, verdict.reason, outcome.decided_by, outcome.delivered,
+               outcome.performed, outcome.rule)  # fmt: skip
+        found = self._became.get(key)
+        if found is None:
+            if len(self._became) >= _MOST:
+                self._became.clear()
+            found = self._became[key] = json.dumps(_became(outcome))[1:-1]
+        return found
 
 
 def to_file(path: str, broken: Callable[[OSError], object]) -> Lines:
@@ -73,12 +115,9 @@ def to_file(path: str, broken: Callable[[OSError], object]) -> Lines:
 
 
 def record(event: Event) -> dict[str, Any]:
-    """One event as a JSON object."""
+    """One event, other than a call's, as a JSON object."""
     found: dict[str, Any] = {"version": VERSION, "event": "", "time": round(time.time(), 6)}
-    if isinstance(event, Outcome):
-        found["event"] = "call"
-        found |= _call(event)
-    elif isinstance(event, Trouble):
+    if isinstance(event, Trouble):
         found |= {"event": "trouble", "text": event.text, "times": event.times}
     elif isinstance(event, Dropped):
         found |= {"event": "dropped", "place": event.place, "lines": event.lines}
@@ -98,8 +137,8 @@ def _container(container: ContainerPort) -> dict[str, Any]:
     return found
 
 
-def _call(outcome: Outcome) -> dict[str, Any]:
-    call, verdict = outcome.call, outcome.verdict
+def _became(outcome: Outcome) -> dict[str, Any]:
+    verdict = outcome.verdict
     result = None
     if outcome.delivered:
         if isinstance(verdict, Deny):
@@ -107,17 +146,10 @@ def _call(outcome: Outcome) -> dict[str, Any]:
         elif isinstance(verdict, Answer):
             result = verdict.value
     found: dict[str, Any] = {
-        **_container(outcome.container),
-        "tid": call.tid,
-        "arch": call.abi,
-        "syscall": call.name,
-        "call": outcome.text,
-        **outcome.facts,
         "verdict": "perform" if outcome.performed else word(verdict),
         "by": outcome.decided_by,
         "delivered": outcome.delivered,
         "result": result,
-        "microseconds": round((outcome.answered - outcome.received) * 1e6, 1),
     }
     if isinstance(verdict, Deny):
         found["errno"] = errno.errorcode.get(verdict.errno, str(verdict.errno))

@@ -7,7 +7,7 @@ import os
 import select
 import stat
 from collections.abc import Callable
-from typing import Any, Final, Union
+from typing import Final
 
 from proctor.observe.writer import Writer
 
@@ -16,12 +16,9 @@ from proctor.observe.writer import Writer
 _PIECE: Final = 4096
 _PIECE_OF_FILE: Final = 1 << 16
 
-#: A line with its end, or what becomes one of JSON.
-Line = Union[str, dict[str, Any]]
 
-
-class Lines(Writer[Line]):
-    """A writer for one descriptor, which stays its owner's.
+class Lines(Writer[str]):
+    """A writer of lines, with their ends, for one descriptor, which stays its owner's.
 
     :param broken: called once, on the writer's thread, with why nothing can be written any more
         (a full disk, a pipe without a reader); what comes then goes nowhere.
@@ -45,11 +42,11 @@ class Lines(Writer[Line]):
         poll.register(self._fd, select.POLLOUT)
         return bool(poll.poll(seconds * 1000))
 
-    def _write_lines(self, lines: list[Line]) -> None:
+    def _write_lines(self, lines: list[str]) -> None:
         piece: list[bytes] = []
         size = 0
         for line in lines:
-            data = _text(line).encode("utf-8", "backslashreplace")
+            data = line.encode("utf-8", "backslashreplace")
             if piece and size + len(data) > self._piece:
                 self._write_piece(b"".join(piece))
                 piece, size = [], 0
@@ -70,11 +67,3 @@ class Lines(Writer[Line]):
                 self._over = True
                 if self._broken is not None:
                     self._broken(problem)
-
-
-def _text(line: Line) -> str:
-    if isinstance(line, str):
-        return line
-    import json
-
-    return json.dumps(line, ensure_ascii=True, separators=(", ", ": ")) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +14,7 @@ from proctor.observe.events import EVENTS, Dropped, Event, Observer, Outcome, Tr
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
+    from proctor.observe.callers import Callers
     from proctor.observe.writer import Writer
 
 #: Places at which trouble is counted by itself; code that makes code has any number of them.
@@ -36,6 +37,7 @@ class Observers:
     """
 
     __slots__ = (
+        "_callers",
         "_facts",
         "_lock",
         "_outcomes",
@@ -79,6 +81,7 @@ class Observers:
 
             told.setdefault(Trouble, (log,))
             told.setdefault(Dropped, (log,))
+        self._callers: Callers | None = None
         self._told = told
         self._places: dict[str, int] = {}
         self._lock = lock
@@ -139,20 +142,23 @@ class Observers:
             self.trouble("a refusal could not be explained", problem)
         return verdict
 
-    def look(self, call: Call, verdict: Verdict, *, read: bool) -> tuple[str, Mapping[str, Any]]:
+    def look(self, call: Call, verdict: Verdict, *, read: bool) -> tuple[str, str]:
         """The text and the facts of a call that somebody wants; it never raises.
 
         :param read: whether the caller's memory and what it is may be looked at.
         """
-        text = ""
-        found: Mapping[str, Any] = {}
+        text = found = ""
         try:
             if any(self._ask(wanted, verdict) for wanted in self._texts):
                 text = call.describe(read)
             if self._facts:
                 from proctor.observe.facts import facts
 
-                found = facts(call, read=read)
+                if self._callers is None:
+                    from proctor.observe.callers import Callers
+
+                    self._callers = Callers()
+                found = facts(call, self._callers, read=read)
         except (CallError, OSError):
             pass  # somebody else ended the call
         except Exception as problem:  # it is only for a log
@@ -201,7 +207,9 @@ class Observers:
             pass
 
     def flush(self, patience: float) -> None:
-        """Give what the logger owes a bounded time to be written."""
+        """Nothing more is told: give what the logger owes a bounded time to be written."""
+        if self._callers is not None:
+            self._callers.close()
         from proctor.observe.logger import flush
 
         flush(patience)

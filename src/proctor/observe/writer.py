@@ -22,7 +22,10 @@ from proctor.kernel.threads import quiet_thread
 LINES: Final = 10_000
 BYTES: Final = 16 << 20
 #: What is written at once.
-_BATCH: Final = 64
+_BATCH: Final = 512
+#: Seconds that the thread lets lines gather before it writes: to wake it for each of them costs whoever
+#: puts it more than the line, and the interpreter is the same for both.
+_GATHER: Final = 0.005
 
 Item = TypeVar("Item")
 
@@ -55,7 +58,9 @@ class Writer(Generic[Item]):
         self.on_dropped: list[Callable[[int], object]] = []
         self._write = write
         self._ready = ready
-        self._change = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._change = threading.Condition(self._lock)
+        self._hurried = False
         self._queue: list[tuple[Item, int]] = []
         self._bytes = 0
         self._lines = 0
@@ -71,7 +76,7 @@ class Writer(Generic[Item]):
         """
         if not size and isinstance(item, str):
             size = len(item)
-        with self._change:
+        with self._lock:
             if self._closed or self._lines >= LINES or self._bytes + size > BYTES:
                 self._lost += 1
                 return False
@@ -101,6 +106,8 @@ class Writer(Generic[Item]):
                     if self._closed:
                         return
                     self._change.wait()
+                if not (self._hurried or self._closed or len(self._queue) >= _BATCH):
+                    self._change.wait(_GATHER)
             self._write_some()
 
     def _write_some(self) -> None:
@@ -128,6 +135,15 @@ class Writer(Generic[Item]):
             self._start()
         now = time.monotonic()
         end = now + max(patience, most)
+        with self._change:
+            self._hurried = True
+            self._change.notify_all()
+        try:
+            return self._flushed(now, end, patience)
+        finally:
+            self._hurried = False
+
+    def _flushed(self, now: float, end: float, patience: float) -> bool:
         while self._lines and self._thread is None:  # no thread to be had: we are the last to do it
             if self._ready is None or not self._ready(max(0.0, end - time.monotonic())):
                 return False
@@ -157,7 +173,8 @@ class Writer(Generic[Item]):
     def _after_fork(self) -> None:
         """In a child of fork(2), where the thread does not exist: what waits is our parent's to
         write."""
-        self._change = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._change = threading.Condition(self._lock)
         self._thread = None
         self._queue, self._lines, self._bytes, self._lost = [], 0, 0, 0
 

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from proctor.call.call import Call
     from proctor.call.verdict import Perform
@@ -136,6 +136,6 @@ class Job:
         #: What asked for it to be performed, if that began.
         self.performed: Perform | None = None
         #: Text and facts for observers.
-        self.seen: tuple[str, Mapping[str, Any]] = ("", {})
+        self.seen: tuple[str, str] = ("", "")
         self.due: float | None = None
         self.error: BaseException | None = None
