@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from proctor.policy.document import Spec
     from proctor.supervisor.handlers import Handler
 
-__all__ = ["mknod", "mount", "open", "xattr"]
+__all__ = ["mknod", "modules", "mount", "open", "xattr"]
 
 
 def mknod(*, when: Mapping[str, Spec] | None = None) -> Handler:
@@ -32,6 +32,27 @@ def mknod(*, when: Mapping[str, Spec] | None = None) -> Handler:
     <Handler families.mknod for mknod, mknodat>
     """
     return _performed("mknod", when, {})
+
+
+def modules(
+    *,
+    when: Mapping[str, Spec] | None = None,
+    modules: Sequence[str],
+    parameters: Sequence[str] | None = None,
+    unload: bool | None = None,
+) -> Handler:
+    """finit_module, init_module and delete_module: the host's module of the name in the caller's image.
+
+    >>> proctor.families.modules(modules=["nf_tables", "dummy"], parameters=["dummy.numdummies"])
+    <Handler families.modules for delete_module, finit_module, init_module>
+
+    :param modules: names of modules that may be loaded.
+    :param parameters: ``"MODULE.PARAMETER"`` that a caller may set.  None, usually.
+    :param unload: whether they may be taken away again.  False, usually.
+    """
+    return _performed(
+        "modules", when, {"modules": modules, "parameters": parameters, "unload": unload}
+    )
 
 
 def mount(

@@ -1,0 +1,251 @@
+"""finit_module, init_module, delete_module: the *host's* module of the name that was asked for.
+
+What a container loads is code of the kernel's, so its image never reaches the kernel: a process without
+rights (:mod:`proctor.performing.module_name`) reads the name in it, and if that is on the allow-list the
+host's own module of this name is loaded by the host's modprobe(8), with what it depends on, and with
+parameters that are on the list.  Modules are taken away by delete_module(2) with CAP_SYS_MODULE lent, if the
+rule says so.
+
+Checks are in the order of ``finit_module`` and ``init_module`` of kernel/module/main.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proctor.call.verdict import answer, deny, let_run_unsafe
+from proctor.performing import module_name, pins
+from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.trouble import Powerless, Said, Trouble
+
+if TYPE_CHECKING:
+    from proctor.call.verdict import Verdict
+    from proctor.performing.lender import Terms
+    from proctor.performing.task import Task, Work
+
+CALLS: Final = ("delete_module", "finit_module", "init_module")
+
+_CAP_SYS_MODULE: Final = 16
+_IGNORE, _COMPRESSED = 1 | 2, 4
+_ELF_HEADER: Final = 64
+#: What the host loads modules with.
+MODPROBE: Final = "modprobe"
+_ENVIRONMENT: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+#: Seconds that loading may take.
+_PATIENCE: Final = 30
+#: Where those are that are loaded, and what only a kernel with modules has.
+LOADED: Final = "/sys/module"
+LIST: Final = "/proc/modules"
+_CAPLESS: Final = "the caller has no CAP_SYS_MODULE in its user namespace"
+_NESTED: Final = (
+    "the caller is in a user namespace of its own making, where CAP_SYS_MODULE comes for free "
+    '(nested = "allow" would let it)'
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be loaded.
+
+    :param modules: names of modules; ``-`` and ``_`` are the same.
+    :param parameters: ``"MODULE.PARAMETER"`` that a caller may set.
+    :param unload: whether these modules may be taken away again, by whoever may load them.
+    """
+
+    modules: Sequence[str] = ()
+    parameters: Sequence[str] = ()
+    unload: bool = False
+
+    def __post_init__(self) -> None:
+        for option, words in (("modules", self.modules), ("parameters", self.parameters)):
+            if isinstance(words, str) or not all(isinstance(each, str) for each in words):
+                raise ValueError(f"{option} is a list of names")
+        if not isinstance(self.unload, bool):
+            raise ValueError("unload is true or false")
+        for each in self.modules:
+            if not each.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"modules has {each!r}, which is no name of a module")
+        names = [_plain(each) for each in self.modules]
+        for each in self.parameters:
+            module, _, parameter = each.partition(".")
+            if _plain(module) not in names or not parameter:
+                raise ValueError(
+                    f'parameters has {each!r}: it is "MODULE.PARAMETER", of one of the modules'
+                )
+
+    def allows(self, name: str) -> bool:
+        """Whether a module may be loaded."""
+        return _plain(name) in map(_plain, self.modules)
+
+    def refused(self, name: str, parameters: Sequence[str]) -> str:
+        """The first parameter that may not be set; empty if all may."""
+        known = {_plain(each) for each in self.parameters}
+        for each in parameters:
+            if _plain(f"{name}.{each.partition('=')[0]}") not in known:
+                return each
+        return ""
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def perform(task: Task) -> Work:
+    """Load or unload the host's module."""
+    options = task.options(Options)
+    if task.who.namespace("user") == task.own.who.namespace("user"):
+        return let_run_unsafe("the kernel decides, by the caller's own right to load modules")
+    why = _CAPLESS if not task.who.effective >> _CAP_SYS_MODULE & 1 else ""
+    if why or not task.owned():
+        return deny(errno.EPERM, why or _NESTED)
+    if task.call.name == "delete_module":
+        return (yield from _unload(task, options))
+    return _load(task, options)
+
+
+# Loading --------------------------------------------------------------------------------------------
+
+
+def _load(task: Task, options: Options) -> Verdict:
+    call = task.call
+    if not os.path.exists(LIST):
+        return deny(errno.ENOSYS, "the host's kernel has no modules")
+    name = _asked_for(task)
+    if not options.allows(name):
+        return deny(errno.EPERM, f"the module {name} is not among the rule's modules")
+    text = call.args["param_values"].decode("utf-8", "surrogateescape")
+    parameters = text.split()
+    refused = ('"' in text and text) or options.refused(name, parameters)
+    if refused:
+        return deny(errno.EPERM, f"the module {name} may not be given the parameter {refused!r}")
+    if os.path.exists(f"{LOADED}/{name}"):
+        return deny(errno.EEXIST)
+    failed, said = _modprobe(name, parameters)
+    return deny(failed, f"modprobe {name}: {said}") if failed else answer(0)
+
+
+def _asked_for(task: Task) -> str:
+    """
+    :raises Said: what the kernel says to such a call, or that the image is none."""
+    call = task.call
+    if call.name == "finit_module":
+        flags = call.registers[2] & 0xFFFFFFFF
+        if flags & ~(_IGNORE | _COMPRESSED):
+            raise Said(errno.EINVAL)
+        if flags & _IGNORE:
+            raise Said(errno.EPERM, "a module is not forced into the host's kernel")
+        try:
+            fd = task.caller.fd(pins.signed(call.registers[0]))
+            os.pread(fd, 0, 0)  # EBADF for what was not opened for reading
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.ESPIPE, errno.EISDIR):
+                raise
+            raise Said(errno.EBADF if error.errno == errno.EBADF else errno.EINVAL) from None
+        return _named(fd)
+    length = call.args["len"]
+    if length < _ELF_HEADER:
+        raise Said(errno.ENOEXEC)
+    if length > module_name.LARGEST:
+        raise Said(errno.EPERM, f"an image of {length} bytes is longer than is looked at")
+    fd = os.memfd_create("module")
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(call.copied(call.args["module_image"], length))
+        return _named(fd)
+    finally:
+        os.close(fd)
+
+
+def _named(fd: int) -> str:
+    """The name of an image.
+
+    :raises Said: it is none.
+    :raises Trouble: it could not be found out."""
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            [sys.executable, "-ISB", module_name.__file__], stdin=fd, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, env={}, cwd="/", timeout=module_name.PATIENCE, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Trouble(f"whose module it is cannot be found out: {error}") from None
+    said = done.stdout.decode("ascii", "replace").rstrip("\n")
+    if not said or said.startswith(" "):
+        raise Said(errno.ENOEXEC, said.strip() or "reading it takes more than is given for that")
+    return said
+
+
+def _modprobe(name: str, parameters: Sequence[str]) -> tuple[int, str]:
+    """(errno, what was said) of the host's modprobe."""
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            [MODPROBE, "--", name, *parameters], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, env=_ENVIRONMENT, cwd="/", timeout=_PATIENCE, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return errno.EPERM, str(error)
+    said = done.stderr.decode("utf-8", "replace").strip()
+    if not done.returncode:
+        return 0, said
+    if "not found" in said:
+        return errno.ENOENT, said
+    words = {os.strerror(number): number for number in errno.errorcode}
+    return words.get(said.rpartition(": ")[2], errno.EPERM), said
+
+
+# Unloading ------------------------------------------------------------------------------------------
+
+
+class _Unloading(NamedTuple):
+    request: Request
+    made: Result
+    left: int
+
+
+@lru_cache(16)
+def _unloading(terms: Terms) -> _Unloading:
+    """Holes: name, flags."""
+    from proctor.performing.lender import Loan
+
+    steps = Steps()
+    name, flags = steps.hole(64), steps.number()
+    loan = Loan(steps, terms)
+    lent = loan.capabilities(1 << _CAP_SYS_MODULE)
+    loan.take_groups()
+    loan.take_user()
+    loan.have(lent)
+    made = steps.call("delete_module", name, flags, bad=0)
+    loan.give_back()
+    return _Unloading(steps.freeze(), made, loan.left)
+
+
+def _unload(task: Task, options: Options) -> Work:
+    name = task.call.args["module"]
+    text = name.decode("ascii", "replace")
+    if not options.allows(text):
+        return deny(errno.EPERM, f"the module {text!r} is not among the rule's modules")
+    if not options.unload:
+        return deny(errno.EPERM, "the rule lets modules be loaded only (unload = true)")
+    from proctor.performing.lender import Lender
+
+    try:
+        lender = Lender(task, 1 << _CAP_SYS_MODULE)
+    except Powerless:
+        return deny(errno.EPERM, "that needs the host's root, which the monitor is not")
+    try:
+        unloading = _unloading(lender.terms)
+        values = (name, task.call.registers[1] & 0xFFFFFFFF)
+        reply = yield from lender.ask(unloading.request, unloading.left, *values, fds=())
+    finally:
+        lender.close()
+    failed = reply.error(unloading.made)
+    return deny(failed) if failed else answer(0)
