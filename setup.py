@@ -66,7 +66,10 @@ setup(
     ext_modules=[
         Extension(
             "proctor.kernel._core",
-            [f"src/proctor/kernel/{name}.c" for name in ("_core", "_launch", "_loop", "_path")],
+            [
+                f"src/proctor/kernel/{name}.c"
+                for name in ("_acting", "_core", "_launch", "_loop", "_path")
+            ],
             depends=["src/proctor/kernel/_core.h"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,

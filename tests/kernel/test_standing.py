@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -81,6 +82,7 @@ CHANGES = {
 
 
 @root_only
+@pytest.mark.usefixtures("look")
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_change_is_seen(what: str) -> None:
     with child(lambda: None, CHANGES[what]) as (pid, go_on):
@@ -144,10 +146,13 @@ def test_the_dead_are_nobody() -> None:
         Standing(pid, labels=False)
 
 
-def test_room_is_told_from_the_size_of_the_table() -> None:
-    def small() -> None:
+def test_room_is_told_from_how_many_there_are() -> None:
+    def full() -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (32, hard))
+        with suppress(OSError):
+            while True:
+                os.dup(0)
 
     asked: list[bool] = []
 
@@ -155,7 +160,7 @@ def test_room_is_told_from_the_size_of_the_table() -> None:
         asked.append(True)
         return False
 
-    with child(small) as (pid, go_on):
+    with child(full) as (pid, go_on):
         standing = Standing(pid, labels=False)
         assert standing.has_room(counted)
         assert asked == []
@@ -164,6 +169,39 @@ def test_room_is_told_from_the_size_of_the_table() -> None:
         assert not standing.has_room(counted)
         assert asked == [True]
         standing.close()
+
+
+@root_only
+def test_groups_are_read_of_those_who_can_change_them() -> None:
+    """Without CAP_SETGID, and no way to get it, they are what they were: nothing is read for that."""
+
+    def settle() -> None:
+        os.setgroups([5, 6])
+        os.setresgid(7, 7, 7)
+        os.setresuid(1000, 1000, 1000)
+        check(libc.prctl(38, 1, 0, 0, 0))
+
+    for steps, reads in (((lambda: None,), 2), ((settle,), 0)):
+        with child(*steps) as (pid, go_on):
+            go_on()
+            standing = Standing(pid, labels=False)
+            if not standing.rights:
+                pytest.skip("this kernel has no PIDFD_GET_INFO")
+            assert standing.unchanged()
+            assert standing.unchanged()
+            assert bool(standing._text) == bool(reads)
+            standing.close()
+
+
+@pytest.fixture(params=["short", "long"])
+def look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How it is seen that somebody is who he was: as this kernel can, and as all can."""
+    if request.param == "long":
+
+        def none(tid: int, pidfd: int, proc: int) -> bytes:
+            raise OSError(errno.ENOTTY, "no such ioctl")
+
+        monkeypatch.setattr("proctor.kernel.standing._core.standing", none)
 
 
 def test_few_are_known_at_the_same_time() -> None:
@@ -177,7 +215,7 @@ def test_few_are_known_at_the_same_time() -> None:
         standing = Standing(os.getpid(), labels=False)
         standing.tid = tid
         known.give_back(standing)
-    assert len(os.listdir("/proc/self/fd")) <= before + 3 * 33
+    assert len(os.listdir("/proc/self/fd")) <= before + 4 * 33
     latest = known.take(99)
     assert latest is not None
     latest.close()

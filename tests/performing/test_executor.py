@@ -54,11 +54,10 @@ def executor(mother: Mother) -> Iterator[Executor]:
 def ask(
     executor: Executor, request: Request, *values: bytes | int, fds: tuple[int, ...] = ()
 ) -> Reply:
-    executor.send(request.fill(*values), fds)
-    while True:
+    reply = executor.ask(request, request.fill(*values), fds)
+    while reply is None:
         reply = executor.reply(request, wait=True)
-        if reply is not None:
-            return reply
+    return reply
 
 
 # Requests ----------------------------------------------------------------------------------------
@@ -169,18 +168,10 @@ def test_nothing_is_left_open_and_death_is_at_once(executor: Executor) -> None:
     pidfd = os.pidfd_open(reply.results[pid.step])
     dying = Steps()
     dying.call("getpid", want=-5, bad=DIE)
-    executor.send(dying.freeze().fill())
+    with pytest.raises(Trouble, match="died"):
+        ask(executor, dying.freeze())
     assert select.select([pidfd], [], [], 20)[0]
     os.close(pidfd)
-    with pytest.raises(Trouble, match="died"):
-        ask_only(executor, dying.freeze())
-
-
-def ask_only(executor: Executor, request: Request) -> Reply:
-    while True:
-        reply = executor.reply(request, wait=True)
-        if reply is not None:
-            return reply
 
 
 # Nonsense ----------------------------------------------------------------------------------------
@@ -200,6 +191,7 @@ def test_what_is_no_request_is_answered_so_and_makes_no_call(executor: Executor)
     mutilated += [chance.randbytes(chance.randrange(1, 300)) for _ in range(300)]
     for one in mutilated:
         executor.sock.send(one)
+        assert select.select([executor.sock], [], [], 20)[0]
         assert state_of(executor.sock.recv(1000))[0] == MALFORMED, one
     assert ask(executor, steps.freeze()).results[-1] > 0
 
@@ -271,7 +263,7 @@ def test_it_ends_when_nobody_speaks_to_it(mother: Mother) -> None:
     assert select.select([fd], [], [], 20)[0]
     os.close(fd)
     with pytest.raises(Idle):
-        executor.send(steps.freeze().fill())
+        ask(executor, steps.freeze())
     executor.close()
 
 

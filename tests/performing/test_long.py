@@ -303,6 +303,7 @@ class Stuck:
 
 
 @root_only
+@pytest.mark.usefixtures("executors")
 def test_executors_that_cannot_die_count_until_they_are_dead(top: bytes) -> None:
     if not os.path.exists("/dev/fuse"):
         pytest.skip("no FUSE here")

@@ -135,13 +135,23 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
             made.close()
 
 
+@pytest.fixture
+def by(request: pytest.FixtureRequest) -> None:
+    """Who opens for callers that are what the monitor is."""
+    if request.param == "executor":
+        request.getfixturevalue("executors")
+
+
+@pytest.mark.usefixtures("by")
 @pytest.mark.parametrize(
-    ("pair", "asked"),
+    ("pair", "asked", "by"),
     [
-        *((identity, False) for identity in IDENTITIES),
-        *((identity, True) for identity in ("user", "container-root")),
+        *((identity, False, "executor") for identity in IDENTITIES),
+        *((identity, True, "executor") for identity in ("user", "container-root")),
+        ("root", False, "monitor"),
+        ("root", True, "monitor"),
     ],
-    indirect=["pair"],
+    indirect=["pair", "by"],
 )
 def test_openat_is_the_kernels(pair: Pair, performers: Performers, asked: bool) -> None:
     how = {"allow": lambda argument, path: True} if asked else {}

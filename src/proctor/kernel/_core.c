@@ -1,5 +1,6 @@
 /* The native core of proctor: speaking to a listener, and a caller's memory.  The manual is
- * _core.pyi; launching is in _launch.c, the loop in _loop.c, where paths lead in _path.c. */
+ * _core.pyi; launching is in _launch.c, the loop in _loop.c, where paths lead in _path.c, acting for a
+ * caller in _acting.c. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_core.h"
@@ -276,6 +277,11 @@ static PyMethodDef core_methods[] = {
     {"read", (PyCFunction)(void (*)(void))core_read, METH_FASTCALL, NULL},
     {"find", core_find, METH_VARARGS, NULL},
     {"where", (PyCFunction)(void (*)(void))core_where, METH_FASTCALL, NULL},
+    {"standing", (PyCFunction)(void (*)(void))core_standing, METH_FASTCALL, NULL},
+    {"ask", (PyCFunction)(void (*)(void))core_ask, METH_FASTCALL, NULL},
+    {"open_at", (PyCFunction)(void (*)(void))core_open_at, METH_FASTCALL, NULL},
+    {"pin_at", (PyCFunction)(void (*)(void))core_pin_at, METH_FASTCALL, NULL},
+    {"reopen", (PyCFunction)(void (*)(void))core_reopen, METH_FASTCALL, NULL},
     {"launch", core_launch, METH_VARARGS, NULL},
     {0}};
 static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kernel._core",

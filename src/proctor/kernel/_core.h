@@ -25,4 +25,9 @@ int gather(pid_t pid, uint64_t address, size_t limit, bool string, char **bytes,
 PyObject *core_find(PyObject *module, PyObject *args);
 PyObject *core_where(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_launch(PyObject *module, PyObject *args);
+PyObject *core_standing(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *core_ask(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *core_open_at(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *core_pin_at(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *core_reopen(PyObject *module, PyObject *const *args, Py_ssize_t count);
 extern PyType_Spec loop_spec;

@@ -118,6 +118,50 @@ def where(
     :param path: an address in its memory, or what was read before.
     :param listener: as for :func:`read`, for both; errors likewise."""
 
+# Acting for a caller --------------------------------------------------------------------------
+def standing(tid: int, pidfd: int, proc: int, /) -> bytes:
+    """Who a thread is: ``struct standing`` of ``_acting.c``, to be compared.
+
+    :param tid: 0 for this thread itself, of which cgroup and user namespace are left empty.
+    :param pidfd: of the thread (PIDFD_THREAD).
+    :param proc: its ``/proc/TID``.
+    :raises OSError: ESRCH if it is dead; EINVAL or ENOTTY before Linux 6.13 (PIDFD_GET_INFO)."""
+
+def ask(
+    sock: int, packet: bytes | bytearray | None, fds: tuple[int, ...], most: int, flags: int, /
+) -> tuple[int, bytes, tuple[int, ...]]:
+    """Send a packet with at most 16 descriptors and receive the answer, without the GIL in between.
+
+    :param packet: None only receives.
+    :param most: length of the longest answer.
+    :param flags: of recvmsg(2); what the socket says of waiting (SO_RCVTIMEO) holds.
+    :returns: (0, the answer, its descriptors, CLOEXEC and the asker's), or an errno in place of 0:
+        recvmsg(2)'s, EMSGSIZE for a longer answer, EMFILE if its descriptors could not all be had
+        (none is left open).
+    :raises OSError: it could not be sent."""
+
+def open_at(
+    at: int, path: bytes, flags: int, resolve: int, kinds: bytes, table: int, /
+) -> int | None:
+    """Open a regular file or a directory without waiting for anybody: a descriptor, minus the errno that
+    anybody would be told; None for all that may wait, or may mean something else to others.
+
+    The path is walked through what the kernel has in memory (RESOLVE_CACHED, Linux 5.12) and through no
+    link of procfs; what it leads to is pinned, looked at, and opened by its own link.
+
+    :param flags: of open(2), without O_CREAT, O_TMPFILE and O_PATH.
+    :param kinds: ``f_type`` of the file systems that open such things without asking anybody (``=I`` each).
+    :param table: this process's ``/proc/self/fd``."""
+
+def pin_at(
+    at: int, path: bytes, flags: int, resolve: int, kinds: bytes, table: int, /
+) -> tuple[int, bytes, bytes] | int | None:
+    """The same up to the pin: (an O_PATH descriptor, its ``struct statx``, the path that this process's
+    root shows it by).  None also where there is no such path."""
+
+def reopen(table: int, pin: int, flags: int, /) -> int | None:
+    """The rest of :func:`open_at`: what :func:`pin_at` pinned is opened."""
+
 # Launching ------------------------------------------------------------------------------------
 def launch(board: mmap, /, *plan: object) -> tuple[int, int, int, int]:
     """Start a target: (pid, pidfd, listener, status_fd).

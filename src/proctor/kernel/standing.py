@@ -1,25 +1,34 @@
 """Threads that are pinned from one call of theirs to the next, so that it costs little to see that
 somebody still is who he was.
 
-All that :attr:`Caller.key <proctor.call.caller.Caller.key>` is made of is read anew for each call, through
-descriptors that stay open: two files of ``/proc/TID`` are read again in place, three links are looked at.
-A descriptor of a file in ``/proc/TID`` refers to that thread and no other: once it is dead the kernel
-answers ESRCH, also when its number is somebody else's.  So as long as a notification is valid, the
-thread that is known under its caller's number and still answers is its caller.
+What decides what somebody may do is read anew for each call, through descriptors that stay open; not
+one name of /proc is looked up twice.  A pidfd of a thread tells its ids (PIDFD_GET_INFO, Linux 6.13),
+capget(2) its capabilities, two links in its pinned ``/proc/TID`` its root directory and its user
+namespace: a few microseconds in all, in one native call.  Nothing else tells its groups than the text of
+``status``, which costs as much again; so that is read only of a thread that can have changed them: who
+has no CAP_SETGID in the user namespace where it is, and has no_new_privs, cannot get it there any more.
+On older kernels all of it comes from that text.
 
-What is not looked at here is left to whoever is about to do something that it decides: the net, ipc, uts,
-cgroup, pid and time namespaces (:meth:`Standing.namespaces`).
+Such descriptors refer to that thread and no other: once it is dead the kernel answers ESRCH, also when
+its number is somebody else's.  So as long as a notification is valid, the thread that is known under its
+caller's number and still answers is its caller.
+
+What is not looked at here is left to whoever is about to do something that it decides: the mnt, net, ipc,
+uts, cgroup, pid and time namespaces (:meth:`Standing.still_there`).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import struct
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.errors import CallGone
-from proctor.kernel import raw
+from proctor.kernel import _core, raw
+from proctor.kernel.pidfd import PIDFD_THREAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +38,26 @@ _AT_FDCWD: Final = -100
 _LONGEST: Final = 4096
 _MORE: Final = 1 << 20
 #: Threads that are known at the same time.
-_MOST: Final = 32  # three descriptors each
-_OTHER_NAMESPACES: Final = ("net", "ipc", "uts", "cgroup")
+_MOST: Final = 32  # four or five descriptors each
+_OTHER_NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "cgroup")
+_CAP_SETGID: Final = 6
+#: struct standing of _acting.c: ids; effective, permitted and inheritable capabilities, twice; root;
+#: after these cgroup and user namespace.
+_RIGHTS: Final = struct.Struct("=32s8s4x8s4x24s")
+#: A kernel that has not got what the short look needs.
+_UNKNOWN: Final = (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def rights(tid: int = 0, pidfd: int = -1, proc: int = -1) -> bytes:
+    """Ids, capabilities, root directory, cgroup and user namespace of a thread, or of this one.
+
+    :raises OSError: ESRCH if it is dead."""
+    return _core.standing(tid, pidfd, proc)
+
+
+def same_rights(one: bytes, other: bytes) -> bool:
+    """Whether two of these are of the same ids, effective and permitted capabilities, and root."""
+    return _RIGHTS.unpack_from(one) == _RIGHTS.unpack_from(other)
 
 
 class Standing:
@@ -38,10 +65,12 @@ class Standing:
 
     :ivar kept: whatever its owner keeps for as long as the thread is who it was.
     :ivar proc: its ``/proc/TID``, an O_PATH descriptor.
+    :ivar rights: what :func:`rights` says of it; empty on a kernel where that is not to be had.
     """
 
     __slots__ = (
-        "_cgroup", "_label", "_others", "_seen", "_status", "_text", "kept", "proc", "tid",
+        "_cgroup", "_cgroups_are_text", "_groups_stay", "_label", "_others", "_pidfd", "_seen",
+        "_status", "_text", "kept", "proc", "rights", "tid",
     )  # fmt: skip
 
     def __init__(self, tid: int, *, labels: bool) -> None:
@@ -51,53 +80,98 @@ class Standing:
         """
         self.tid = tid
         self.kept: Any = None
-        self.proc = self._status = self._cgroup = self._label = -1
-        self._text = b""
+        self.proc = self._status = self._cgroup = self._label = self._pidfd = -1
+        self._text = self.rights = b""
         try:
             self.proc = os.open(b"/proc/%d" % tid, _PIN | os.O_DIRECTORY)
             self._status = self._open(b"status")
             self._cgroup = self._open(b"cgroup")
             if labels:
                 self._label = self._open(b"attr/current")
+            self.rights = self._rights()
             self._seen = self._look()
             self._others = self.namespaces()
         except BaseException:
             self.close()
             raise
+        text = self._text
+        self._groups_stay = b"\nNoNewPrivs:\t1" in text and not (
+            int(_value(text, b"\nCapPrm:\t"), 16) >> _CAP_SETGID & 1
+        )
+        #: Version 2 is one number in ``rights``; version 1 is text.
+        self._cgroups_are_text = b":devices:" in self._seen[4] or b",devices" in self._seen[4]
 
     def _open(self, name: bytes) -> int:
         return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
 
+    def _rights(self) -> bytes:
+        try:
+            self._pidfd = os.pidfd_open(self.tid, PIDFD_THREAD)
+            return _core.standing(self.tid, self._pidfd, self.proc)
+        except OSError as error:
+            if error.errno in _UNKNOWN:
+                return b""
+            raise
+
     def close(self) -> None:
         """Let go of it.  Idempotent."""
-        for fd in (self.proc, self._status, self._cgroup, self._label):
+        for fd in (self.proc, self._status, self._cgroup, self._label, self._pidfd):
             if fd >= 0:
                 os.close(fd)
-        self.proc = self._status = self._cgroup = self._label = -1
+        self.proc = self._status = self._cgroup = self._label = self._pidfd = -1
 
-    def _look(self) -> tuple[bytes, str, str, tuple[int, int, int], bytes, bytes]:
-        text = os.pread(self._status, _LONGEST, 0)
-        if len(text) == _LONGEST:  # thousands of groups; given whole to whoever has room
-            text = os.pread(self._status, _MORE, 0)
-        self._text = text
-        # ids, then FDSize, which is none of it; groups; and the capabilities
-        uid, size = text.index(b"\nUid:"), text.index(b"\nFDSize:")
-        groups, numbers = text.index(b"\nGroups:"), text.index(b"\nNStgid:")
-        caps, rest = text.index(b"\nCapInh:"), text.index(b"\nSeccomp:")
+    def _look(self) -> tuple[bytes, str, tuple[int, int, int], str, bytes, bytes]:
+        self._text = b""
         return (
-            text[uid:size] + text[groups:numbers] + text[caps:rest],
+            self._identity(),
             os.readlink("ns/user", dir_fd=self.proc),
-            os.readlink("ns/mnt", dir_fd=self.proc),
             raw.file_identity_at(self.proc, b"root"),
+            os.readlink("ns/mnt", dir_fd=self.proc),
             os.pread(self._cgroup, _LONGEST, 0),
             os.pread(self._label, _LONGEST, 0) if self._label >= 0 else b"",
         )
 
-    def unchanged(self) -> bool:
+    def _status_text(self) -> bytes:
+        """``status``, read once for each call."""
+        text = self._text
+        if not text:
+            text = os.pread(self._status, _LONGEST, 0)
+            if len(text) == _LONGEST:  # thousands of groups; given whole to whoever has room
+                text = os.pread(self._status, _MORE, 0)
+            self._text = text
+        return text
+
+    def _identity(self) -> bytes:
+        """Ids, then FDSize, which is none of it; groups; and the capabilities."""
+        text = self._status_text()
+        uid, size = text.index(b"\nUid:"), text.index(b"\nFDSize:")
+        groups, numbers = text.index(b"\nGroups:"), text.index(b"\nNStgid:")
+        caps, rest = text.index(b"\nCapInh:"), text.index(b"\nSeccomp:")
+        return text[uid:size] + text[groups:numbers] + text[caps:rest]
+
+    def unchanged(self, *, groups: bool = True, cgroups: bool = True) -> bool:
         """Whether the thread is who it was, where it was.  Its notification is to be checked after
-        that: it says whose thread this is."""
+        it was made, and this asked after that: it says whose thread this is.
+
+        :param groups: whether its groups decide anything.
+        :param cgroups: whether its cgroups do.
+        """
         try:
-            return self._look() == self._seen
+            if not self.rights:
+                return self._look() == self._seen
+            self._text = b""
+            seen = self._seen
+            if _core.standing(self.tid, self._pidfd, self.proc) != self.rights:
+                return False
+            if groups and not self._groups_stay and self._identity() != seen[0]:
+                return False
+            if (
+                cgroups
+                and self._cgroups_are_text
+                and os.pread(self._cgroup, _LONGEST, 0) != seen[4]
+            ):
+                return False
+            return self._label < 0 or os.pread(self._label, _LONGEST, 0) == seen[5]
         except (OSError, ValueError):  # it is dead, or exiting
             return False
 
@@ -119,13 +193,17 @@ class Standing:
         except OSError:
             return False
 
-    # What every call may ask, at the last look ---------------------------------------------------
+    # What every call may ask ----------------------------------------------------------------------
 
     @property
     def umask(self) -> int:
-        """File mode creation mask."""
-        at = self._text.index(b"\nUmask:\t") + 8
-        return int(self._text[at : self._text.index(b"\n", at)], 8)
+        """File mode creation mask.
+
+        :raises CallGone: it is dead."""
+        try:
+            return int(_value(self._status_text(), b"\nUmask:\t"), 8)
+        except (OSError, ValueError):
+            raise CallGone from None
 
     def place(self, dirfd: int) -> int | None:
         """A new O_PATH descriptor of its working directory, or of what it has open as ``dirfd``; None if
@@ -151,16 +229,23 @@ class Standing:
     def has_room(self, counted: Callable[[], bool]) -> bool:
         """Whether its descriptor table takes one more, by RLIMIT_NOFILE.
 
-        :param counted: finds that out by counting; asked where the size of the table does not tell.
+        :param counted: finds that out by counting; asked where their number does not tell.
         """
         try:
             limit = resource.prlimit(self.tid, resource.RLIMIT_NOFILE)[0]
+            if limit == resource.RLIM_INFINITY:
+                return True
+            # how many there are, since Linux 6.2; 0 before
+            if 0 < os.stat("fd", dir_fd=self.proc).st_size < limit:
+                return True
         except OSError:
-            return counted()
-        at = self._text.index(b"\nFDSize:\t") + 9
-        size = int(self._text[at : self._text.index(b"\n", at)])
-        # numbers from there on are free
-        return size < limit or limit == resource.RLIM_INFINITY or counted()
+            pass
+        return counted()
+
+
+def _value(text: bytes, mark: bytes) -> bytes:
+    at = text.index(mark) + len(mark)
+    return text[at : text.index(b"\n", at)]
 
 
 class Standings:

@@ -119,8 +119,9 @@ class Executors:
         raise Trouble("executors end as soon as they are made")
 
     def _make(self, executor: Executor, become: Become) -> Generator[Wait, Reply, None]:
-        executor.send(_BEGIN.fill())
-        reply = yield Wait(executor, _BEGIN)
+        reply = executor.ask(_BEGIN, _BEGIN.fill())
+        if reply is None:
+            reply = yield Wait(executor, _BEGIN)
         if not (reply.made(_PIDFD) and reply.made(_TABLE)):
             number = reply.error(_PIDFD) or reply.error(_TABLE)
             reply.close()
@@ -131,11 +132,12 @@ class Executors:
         words = struct.unpack("=6I", reply.parts[_CAPS])
         start = become(words[1] | words[4] << 32, self.mother.pid)
         try:
-            executor.send(start.request.fill(*start.values), start.fds)
+            reply = executor.ask(start.request, start.request.fill(*start.values), start.fds)
         finally:
             for fd in start.fds:
                 os.close(fd)
-        reply = yield Wait(executor, start.request)
+        if reply is None:
+            reply = yield Wait(executor, start.request)
         last = max(step for step, result in enumerate(reply.results) if result != SKIPPED)
         if last + 1 < len(reply.results) or not reply.made(Result(last)):
             number = reply.error(Result(last))

@@ -34,6 +34,7 @@ from proctor.call.caller import Caller, IdentityKey
 from proctor.call.credentials import NAMESPACES
 from proctor.call.identity import IdRange
 from proctor.errors import NotPermitted
+from proctor.kernel.standing import rights, same_rights
 from proctor.performing import scarce
 from proctor.performing.cgroups import device_groups
 from proctor.performing.executors import JOINING, Start
@@ -42,11 +43,14 @@ from proctor.performing.trouble import CannotJoin, Trouble
 
 if TYPE_CHECKING:
     from proctor.call.path.located import FileId
+    from proctor.kernel.standing import Standing
 
 #: Namespaces that change what a path, a device or a file of procfs means; user is special.
 ENTERED: Final = ("mnt", "net", "ipc", "uts", "cgroup")
 #: Rights that cannot be had at a descriptor: what a caller's key says of them decides nothing.
 _CAP_SETGID, _CAP_SETUID, _CAP_SYS_CHROOT, _CAP_SYS_ADMIN = 6, 7, 18, 21
+#: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FSETID
+_OVER_GROUPS: Final = 1 << 1 | 1 << 2 | 1 << 4
 _HOST_RIGHTS: Final = (
     1 << _CAP_SETUID | 1 << _CAP_SETGID | 1 << _CAP_SYS_ADMIN | 1 << _CAP_SYS_CHROOT
 )
@@ -127,7 +131,7 @@ class Key:
 class Own:
     """What the monitor has itself, and so a fresh executor."""
 
-    __slots__ = ("_groups", "groups", "initial", "key", "who")
+    __slots__ = ("_groups", "initial", "key", "rights", "who")
 
     def __init__(self) -> None:
         """
@@ -147,6 +151,30 @@ class Own:
             #: Whether our user namespace looks like the initial one: every id, as it is.
             self.initial = me.uid_map == (IdRange(0, 0, 0xFFFFFFFF),)
         self.who = who(self.key, False)
+        #: As :func:`proctor.kernel.standing.rights` has it; empty where that is not to be had.
+        self.rights = b"" if self.key.unlike is not None else rights()
+
+    def unchanged(self) -> bool:
+        """Whether that is so still: a monitor may give rights up, or take them, while it runs."""
+        return rights() == self.rights
+
+    def is_like(self, standing: Standing, one: Who) -> bool:
+        """Whether a caller has our rights in our place; it is as :meth:`unchanged` says of us."""
+        mine = self.who
+        return (
+            bool(standing.rights and self.rights)
+            and same_rights(standing.rights, self.rights)
+            and sorted(one.groups) == sorted(mine.groups)
+            and one.label == mine.label
+            and one.namespace("user") == mine.namespace("user")
+            and one.namespace("mnt") == mine.namespace("mnt")
+        )
+
+    def groups_decide(self, one: Who) -> bool:
+        """Whether the groups of somebody who is like us decide what he may open: not where rights over
+        every file of the machine go before them (``acl_permission_check``, ``generic_permission`` and
+        ``setattr_should_drop_sgid`` of fs/)."""
+        return not (self.initial and one.effective & _OVER_GROUPS == _OVER_GROUPS)
 
     def to_join(self, cgroups: bytes) -> list[bytes | None]:
         """:func:`~proctor.performing.cgroups.device_groups` of a caller, remembered."""

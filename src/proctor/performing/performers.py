@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from proctor.call.verdict import Deny, Perform, Verdict, deny
 from proctor.errors import (
@@ -21,6 +21,7 @@ from proctor.kernel.standing import Standing, Standings
 from proctor.performing import registry, scarce
 from proctor.performing.conversation import Conversation
 from proctor.performing.executors import Executors, Start
+from proctor.performing.here import Here
 from proctor.performing.identity import Key, Own, Who, caller_steps, who
 from proctor.performing.task import Session, Task
 from proctor.performing.trouble import Again, CannotJoin, Moved, Refused, Said, TooMany, Trouble
@@ -39,6 +40,18 @@ _MOST_KEYS: Final = 256
 _GONE: Final = "the caller is gone"
 
 
+class Known(NamedTuple):
+    """What is known of a caller, as long as it is who it was."""
+
+    key: Key
+    #: Whether devices may be opened and made.
+    devices: bool
+    #: Whether it is what the monitor is.
+    here: bool
+    #: Whether its groups decide anything.
+    groups: bool
+
+
 class Performers:
     """Performs calls on their callers' behalf, in processes of their own; thread-safe.
 
@@ -47,14 +60,16 @@ class Performers:
         from proctor.performing import SUPPORTED, Performers
 
         handler = proctor.Handler(["openat"], lambda call: proctor.perform())
-        with Performers(o_path="run", limit=16) as performers:
+        with Performers(o_path="deny", limit=16) as performers:
             proctor.run(["cat", "/dev/null"], [handler], performer=performers, check=True)
         assert "mknodat" in SUPPORTED
 
     Whoever made it closes it.
 
+    A caller that is what the monitor is has its files opened by the monitor itself
+    (:mod:`proctor.performing.here`), all others, and all that may wait, by an executor.
     An executor has the caller's namespaces, root, ids, groups, capabilities, umask, cgroups and label;
-    ``open`` happens there and nowhere else, so it can never do more than the caller could.  A device
+    ``open`` happens there, so it can never do more than the caller could.  A device
     node is checked there by the kernel and made, as the last step, with CAP_MKNOD, which the monitor
     must have over the host.
 
@@ -63,10 +78,10 @@ class Performers:
         :meth:`adopt` or by its container (``owner_userns``); if none was: in the monitor's own or one
         that the monitor's user made directly below it.
     :param owner_userns: inode numbers of ``/proc/PID/ns/user`` of targets, as :meth:`adopt` takes.
-    :param o_path: O_PATH descriptors cannot be handed over (C064).  "deny": EOPNOTSUPP, for what
-        would have succeeded.  "run": the kernel runs the call itself, by the caller's own rights; a
-        path rule can then be raced, but an O_PATH descriptor neither reads nor writes.  Better than
-        both is a filter condition that keeps such calls from being notified.
+    :param o_path: O_PATH descriptors cannot be handed over (C064).  "run" (default): the kernel runs
+        the call itself, by the caller's own rights, once ``allow`` was asked about what it leads to.
+        That can be raced, and what is won neither reads nor writes: whatever is opened through it is
+        another call.  "deny": EOPNOTSUPP, for what would have succeeded.
     :param cgroup: "join": executors are members of their caller's cgroups, so that its device rules
         hold and its limits count; where that is impossible, devices are denied (EPERM).  "ignore".
     :param limit: how many calls of one container are performed at the same time; more are denied with
@@ -88,7 +103,7 @@ class Performers:
         *,
         nested: Literal["deny", "allow"] = "deny",
         owner_userns: Iterable[int] = (),
-        o_path: Literal["deny", "run"] = "deny",
+        o_path: Literal["deny", "run"] = "run",
         cgroup: Literal["join", "ignore"] = "join",
         limit: int = 64,
         idle: float = 3.0,
@@ -117,7 +132,9 @@ class Performers:
         self._own: Own | None = None
         self._standings = Standings()
         #: Who somebody is, by all that was seen of him.
-        self._keys: dict[object, tuple[Key, bool]] = {}
+        self._keys: dict[object, Known] = {}
+        self._here: Here | None = None
+        self._closed = False
         self._lock = threading.Lock()
 
     def start(self) -> Performers:
@@ -132,7 +149,10 @@ class Performers:
         """End every executor; what is being performed is denied.  What does not end, since a file
         system holds it, is told.  Idempotent."""
         left = self.executors.close()
+        self._closed = True
         self._standings.close()
+        if self._here is not None:
+            self._here.close()
         if left and self._on_trouble is not None:
             self._on_trouble(
                 f"{left} executors wait for a file system that does not answer, and end when it does"
@@ -184,35 +204,76 @@ class Performers:
 
         if not call.tid:
             return self.trouble(call, "the caller is in a pid namespace that is not to be seen")
-        conversation = Conversation(self._work(call, wish), call, self._translate, self.deadline)
+        standing = None
+        try:
+            standing = self._stand(call)
+            verdict = self._at_once(call, wish, standing)
+        except BaseException as failed:
+            if standing is not None:
+                standing.close()
+            return self._translate(call, failed)
+        if verdict is not None:
+            return verdict
+        work = self._work(call, wish, standing)
+        conversation = Conversation(work, call, self._translate, self.deadline)
         verdict = conversation.begin()
         return conversation if verdict is None else verdict
 
-    def _work(self, call: Call, wish: Perform) -> Generator[Wait, Reply, Verdict]:
+    def _stand(self, call: Call) -> Standing | None:
+        """Who calls, if that is known, or is enough to know; None where it is to be found out."""
+        standing = self._standings.take(call.tid)
+        container = getattr(call, "container", None)
+        if standing is not None:
+            known: Known = standing.kept
+            if known.key.container is container and standing.unchanged(
+                groups=known.groups, cgroups=not known.here
+            ):
+                return standing
+            standing.close()
+        if registry.at_once(call.name) is None:
+            return None
+        return self._meet(call, self.own(), container, self._option(container, "cgroup"), True)
+
+    def _option(self, container: ContainerPort | None, name: str) -> Any:
+        own = self._options[name]
+        return own if container is None else container.performing.get(name, own)
+
+    def _at_once(self, call: Call, wish: Perform, standing: Standing | None) -> Verdict | None:
+        """What the monitor does itself for those who are what it is; None if that is nothing."""
+        if standing is None or not standing.kept.here or not self.own().unchanged():
+            return None
+        act = registry.at_once(call.name)
+        if act is None or self._closed:
+            return None
+        here = self._here
+        if here is None:
+            here = self._here = Here()
+        verdict: Verdict | None = act(call, wish, standing, here)
+        if verdict is not None:
+            self._standings.give_back(standing)
+        return verdict
+
+    def _work(
+        self, call: Call, wish: Perform, standing: Standing | None
+    ) -> Generator[Wait, Reply, Verdict]:
         if call.name not in registry.SUPPORTED:
             return deny(errno.ENOSYS, f"nothing here performs {call.name}")
         container = getattr(call, "container", None)
-        options = self._options
-        if container is not None and container.performing:
-            options = {**options, **container.performing}
         own, devices = self.own(), True
         session: Session | None = None
-        standing = self._standings.take(call.tid)
-        if standing is not None and not (
-            standing.kept[0].container is container and standing.unchanged()
-        ):
-            standing.close()
-            standing = None
         try:
+            if standing is not None and standing.kept.here and not standing.unchanged():
+                standing.close()
+                standing = None
             for _ in range(_TRIES):
                 if standing is None:
-                    standing = self._meet(call, own, container, options["cgroup"], devices)
-                key, devices = standing.kept
+                    cgroup = self._option(container, "cgroup")
+                    standing = self._meet(call, own, container, cgroup, devices)
+                key, devices, _, _ = standing.kept
                 if session is None:
-                    session = self._session(call, key, own, options["limit"])
-                task = Task(
-                    self, call, key, own, session, wish, standing, devices, options["o_path"]
-                )
+                    session = self._session(call, key, own, self._option(container, "limit"))
+                o_path = self._option(container, "o_path")
+                task = Task(self, call, key, own, session, wish, standing, devices, o_path)
                 try:
                     verdict = yield from registry.perform(task)
                     if key.who.unlike is None:
@@ -261,13 +322,19 @@ class Performers:
                 key = call.caller.key
                 wanted = own.to_join(key.cgroups) if cgroup == "join" else []
                 devices = devices and None not in wanted
-                known = Key(who(key, bool(wanted) and devices), container), devices
+                one = who(key, bool(wanted) and devices)
+                here = key.unlike is None and own.is_like(standing, one)
+                known = Known(
+                    Key(one, container), devices, here, not here or own.groups_decide(one)
+                )
                 if not standing.unchanged():
                     raise CallGone  # or it was given another root or cgroup just now
                 if key.unlike is None:
                     if len(self._keys) > _MOST_KEYS:
                         self._keys.clear()
                     self._keys[same] = known
+            if not call.valid():
+                raise CallGone
             standing.kept = known
         except BaseException:
             standing.close()
@@ -292,11 +359,10 @@ class Performers:
     def owned(self, call: Call, one: Who) -> bool:
         """For families: whether a caller's user namespace is the target's own (see ``nested``)."""
         container = getattr(call, "container", None)
-        nested, owners = self._options["nested"], self.owners
+        owners = self.owners
         if container is not None:
-            nested = container.performing.get("nested", nested)
             owners = owners | container.owner_userns
-        if nested == "allow" or one.namespace("user") in owners:
+        if self._option(container, "nested") == "allow" or one.namespace("user") in owners:
             return True
         if owners:
             return False

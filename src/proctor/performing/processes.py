@@ -14,7 +14,7 @@ from collections.abc import Hashable
 from typing import Final
 
 from proctor.errors import Unsupported
-from proctor.kernel import scm
+from proctor.kernel import _core, scm
 from proctor.performing import image, scarce
 from proctor.performing.steps import CUT, NO_PROCESS, UNGIVEN, Reply, Request, state_of
 from proctor.performing.trouble import Idle, Trouble
@@ -38,10 +38,11 @@ class Executor:
         into the walker's descriptors, so nothing of worth is among them then.
     """
 
-    __slots__ = ("container", "key", "last", "pid", "pidfd", "sock", "table")
+    __slots__ = ("_fd", "container", "key", "last", "pid", "pidfd", "sock", "table")
 
     def __init__(self, sock: socket.socket, key: Hashable, container: object) -> None:
         self.sock = sock
+        self._fd = sock.fileno()
         self.key = key
         self.container = container
         self.last = False
@@ -49,14 +50,17 @@ class Executor:
         self.pidfd = self.table = -1
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
 
-    def send(self, packet: bytes | bytearray, fds: tuple[int, ...] = ()) -> None:
-        """Send a request.
+    def ask(
+        self, request: Request, packet: bytes | bytearray, fds: tuple[int, ...] = ()
+    ) -> Reply | None:
+        """Send a request: the reply, if it comes in a moment (a tick of the kernel's clock).
 
-        :raises Idle: it ended before; nothing has happened.
-        :raises Trouble: it cannot be reached.
+        :param packet: the request, filled in.
+        :raises Idle: it ended before, and nothing has happened; :meth:`reply` says more.
+        :raises Trouble: it cannot be reached, or as for :meth:`reply`.
         """
         try:
-            scm.send(self.sock, packet, fds)
+            heard = _core.ask(self._fd, packet, fds, request.most, 0)
         except OSError as error:
             if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 self._last_words()
@@ -64,6 +68,7 @@ class Executor:
             if error.errno == errno.EMSGSIZE:
                 raise Trouble("the caller has too many groups for an executor") from None
             raise Trouble(f"cannot reach an executor: {scarce.why(error)}") from None
+        return self._heard(request, *heard)
 
     def _last_words(self) -> None:
         """
@@ -79,25 +84,31 @@ class Executor:
     def reply(self, request: Request, *, wait: bool) -> Reply | None:
         """The reply to ``request``; None if it is not there.
 
-        :param wait: for a moment (a tick of the kernel's clock).
+        :param wait: for a moment.
         :raises Idle: it ended for lack of work before it saw the request.
         :raises Trouble: it died, or said nonsense, or ran out of something.
         """
-        try:
-            packet = scm.receive(self.sock, request.most, 0 if wait else socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        flags = 0 if wait else socket.MSG_DONTWAIT
+        return self._heard(request, *_core.ask(self._fd, None, (), request.most, flags))
+
+    def _heard(
+        self, request: Request, problem: int, data: bytes, fds: tuple[int, ...]
+    ) -> Reply | None:
+        if not problem:
+            reply = request.read(data, fds)
+            if reply is not None:
+                return reply
+        elif problem == errno.EAGAIN:
             return None
-        except ConnectionResetError:  # it ended with our request unread
+        elif problem == errno.ECONNRESET:  # it ended with our request unread
             self._last_words()
-            raise Idle from None
-        except OSError as error:
-            said = _NONSENSE if error.errno == errno.EMSGSIZE else scarce.why(error)
-            raise Trouble(f"cannot hear an executor: {said}") from None
-        reply = None if packet.lost else request.read(packet.data, packet.fds)
-        if reply is None:
-            packet.close()
-            raise Trouble(_complaint(packet))
-        return reply
+            raise Idle
+        elif problem != errno.EMFILE:
+            said = _NONSENSE if problem == errno.EMSGSIZE else scarce.why(OSError(problem, ""))
+            raise Trouble(f"cannot hear an executor: {said}")
+        message = scm.Message(data, fds, lost=problem == errno.EMFILE)
+        message.close()
+        raise Trouble(_complaint(message))
 
     def ended(self) -> bool:
         """Whether its process is dead."""
@@ -127,10 +138,12 @@ class Executor:
     def kill(self) -> None:
         """Ask for its end, and say no more to it."""
         self.signal()
+        self._fd = -1
         self.sock.close()
 
     def close(self) -> None:
         """Close our ends; an idle executor ends then.  Idempotent."""
+        self._fd = -1
         self.sock.close()
         for fd in (self.pidfd, self.table):
             if fd >= 0:

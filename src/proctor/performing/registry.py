@@ -34,14 +34,21 @@ SUPPORTED: Final = frozenset(_FAMILIES)
 
 
 @cache
-def _performing(name: str) -> Any:
-    return import_module(_FAMILIES[name]).perform
+def _module(name: str) -> Any:
+    return import_module(_FAMILIES[name])
 
 
 def perform(task: Task) -> Work:
     """Perform a call that is supported."""
-    work: Work = _performing(task.call.name)(task)
+    work: Work = _module(task.call.name).perform(task)
     return work
+
+
+@cache
+def at_once(name: str) -> Any:
+    """What a family has for callers that are what the monitor is: its function ``at_once``, which gives
+    the verdict, or None for what an executor is to do.  None if it has none, or there is no family."""
+    return getattr(_module(name), "at_once", None) if name in _FAMILIES else None
 
 
 def family(call: str) -> str:
@@ -59,7 +66,7 @@ def options(call: str, given: Mapping[str, Any]) -> object:
 
     :raises ValueError: one is unknown, or has no such value; a sentence.
     """
-    kind = getattr(import_module(_FAMILIES[call]), "Options", None)
+    kind = getattr(_module(call), "Options", None)
     known = [each.name for each in dataclasses.fields(kind)] if kind is not None else []
     for name in given:
         if name not in known:

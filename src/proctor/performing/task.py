@@ -80,8 +80,10 @@ class Session:
             if not self.call.valid():  # all that was taken before is of a live caller only if so
                 raise CallGone
             try:
-                executor.send(request.fill(*values), (*fds, executor.table) if table else fds)
-                reply = yield Wait(executor, request)
+                packet = request.fill(*values)
+                reply = executor.ask(request, packet, (*fds, executor.table) if table else fds)
+                if reply is None:
+                    reply = yield Wait(executor, request)
             except Idle:
                 self.fail()
                 if self._used:
@@ -121,6 +123,20 @@ class Session:
             self._executor = None
         while self._spent:
             self.executors.release(self._spent.pop())
+
+
+def permit(
+    call: Call, wish: Perform, argument: str, path: bytes, status: pins.Status | None
+) -> None:
+    """Ask about what is pinned: see :meth:`Task.permit`.
+
+    :raises Refused: it may not be."""
+    file = None
+    if status is not None:
+        file = FileId(os.makedev(*status.device), status.inode, status.mount)
+    refused = call.contradiction(argument, path, file) or wish.refusal(argument, path)
+    if refused is not None:
+        raise Refused(refused)
 
 
 class Pin(NamedTuple):
@@ -250,13 +266,7 @@ class Task:
         :param path: of what is there or would be made.
         :param status: of what is there; None if nothing is.
         :raises Refused: it may not be."""
-        file = None
-        if status is not None:
-            file = FileId(os.makedev(*status.device), status.inode, status.mount)
-        refused = self.call.contradiction(argument, path, file)
-        refused = refused or self._wish.refusal(argument, path)
-        if refused is not None:
-            raise Refused(refused)
+        permit(self.call, self._wish, argument, path, status)
 
     def refuse_device(self, status: pins.Status) -> None:
         """

@@ -30,6 +30,9 @@ from proctor.performing.trouble import Moved, Said
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.call.verdict import Perform, Verdict
+    from proctor.kernel.standing import Standing
+    from proctor.performing.here import Here
     from proctor.performing.task import Task, Work
 
 CALLS: Final = ("open", "openat", "openat2", "creat")
@@ -61,9 +64,9 @@ _WITH_O_PATH: Final = O_DIRECTORY | O_NOFOLLOW | O_PATH | _CLOEXEC
 _TTY: Final = (5, 0)
 _TRIES: Final = 64  # more than the 40 links that the kernel follows, plus some lost races
 
-_NO_O_PATH: Final = (
-    "an O_PATH descriptor cannot be handed over; leave such calls to the kernel, by a rule before: "
-    'when = { flags = { all = ["O_PATH"] } } allow = true'
+_NO_O_PATH: Final = 'an O_PATH descriptor cannot be handed over; o_path = "run" lets such calls run'
+_RUN_O_PATH: Final = (
+    "an O_PATH descriptor cannot be handed over; it gives no right to read or write"
 )
 
 
@@ -107,9 +110,17 @@ def decode(call: Call) -> tuple[int, bytes, int, int, int]:
     return dirfd, call.path, flags, mode & 0o7777, 0
 
 
+def at_once(call: Call, wish: Perform, standing: Standing, here: Here) -> Verdict | None:
+    """What the monitor opens itself, for a caller that is what it is: see :mod:`proctor.performing.here`."""
+    dirfd, path, flags, mode, resolve = decode(call)
+    return None if mode else here.open(call, wish, standing, dirfd, path, flags, resolve)
+
+
 def perform(task: Task) -> Work:
     """Open for the caller and hand the descriptor over."""
     dirfd, path, flags, mode, resolve = decode(task.call)
+    if flags & O_PATH and task.o_path == "run" and not task.asked:
+        return let_run_unsafe(_RUN_O_PATH)
     if path and not flags & O_PATH:
         flags |= _NOCTTY  # an executor has no use for a terminal, nor may it take one
     if path and not task.has_room():
@@ -177,9 +188,7 @@ def _place(task: Task, wanted: Wanted) -> Work:
     )
     task.permit(pin.named.path, pin.named.status)
     if task.o_path == "run":
-        return let_run_unsafe(
-            "an O_PATH descriptor cannot be handed over; it gives no right to read or write"
-        )
+        return let_run_unsafe(_RUN_O_PATH)
     return deny(errno.EOPNOTSUPP, _NO_O_PATH)
 
 

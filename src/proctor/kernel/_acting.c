@@ -1,0 +1,394 @@
+/* For those who act on a caller's behalf: who it is, in one look; one thing opened without waiting for
+ * anybody; a question to an executor and its answer.  The manual is _core.pyi. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include "_core.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/fsuid.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Younger than the oldest headers we build with; numbers and layouts are ABI. */
+#define PIDFD_GET_INFO _IOC(_IOC_READ | _IOC_WRITE, 0xFF, 11, 64) /* Linux 6.13 */
+#define STATX_MNT_ID_UNIQUE 0x4000U                     /* Linux 6.8 */
+#define SYS_openat2_ 437
+#define RESOLVE_NO_XDEV 0x01
+#define RESOLVE_NO_MAGICLINKS 0x02
+#define RESOLVE_NO_SYMLINKS 0x04
+#define RESOLVE_CACHED 0x20                             /* Linux 5.12 */
+#define PROC_SUPER_MAGIC 0x9fa0
+#define STATX_OF_PIN 0x17ffU /* STATX_BASIC_STATS | STATX_MNT_ID */
+
+enum { INODE = 32, DEVICE = 136, MOUNT = 144 }; /* in struct statx */
+
+/* ---- Who somebody is ---------------------------------------------------------------------- */
+
+struct pidfd_info { /* include/uapi/linux/pidfd.h, as of its first version */
+    uint64_t mask, cgroup;
+    uint32_t pid, tgid, ppid, ids[8], coredump_or_exit;
+};
+_Static_assert(sizeof(struct pidfd_info) == 64, "as the ioctl's number has it");
+enum { PIDFD_INFO_PID = 1, PIDFD_INFO_CREDS = 2, PIDFD_INFO_CGROUPID = 4 };
+
+struct standing { /* its other side is proctor.kernel.standing */
+    uint32_t uids[4], gids[4];              /* real, effective, saved, of the file system */
+    struct __user_cap_data_struct caps[2];
+    uint64_t root[3];                       /* device, inode, mount */
+    uint64_t cgroup;                        /* of version 2 */
+    char user[24];                          /* as user:[4026531837] */
+};
+
+/* The root directory that a name leads to: 0 or an errno. */
+static int root_of(int at, const char *name, uint64_t root[3]) {
+    unsigned char status[256];
+    int flags = AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+    if (syscall(SYS_statx, at, name, flags, STATX_INO | STATX_MNT_ID_UNIQUE, status) != 0)
+        return errno;
+    memcpy(&root[0], status + DEVICE, 8);
+    memcpy(&root[1], status + INODE, 8);
+    memcpy(&root[2], status + MOUNT, 8);
+    return 0;
+}
+
+/* Another thread, by its number and two descriptors of it: 0 or an errno.  That it lives is asked last,
+ * so the number was its own before. */
+static int look_at(pid_t tid, int pidfd, int proc, struct standing *is) {
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, tid};
+    struct pidfd_info info = {.mask = PIDFD_INFO_PID | PIDFD_INFO_CREDS | PIDFD_INFO_CGROUPID};
+    int problem = root_of(proc, "root", is->root);
+    if (problem == 0 && syscall(SYS_capget, &head, is->caps) != 0)
+        problem = errno;
+    if (problem == 0 && readlinkat(proc, "ns/user", is->user, sizeof is->user) < 0)
+        problem = errno;
+    if (problem == 0 && ioctl(pidfd, PIDFD_GET_INFO, &info) != 0)
+        problem = errno;
+    if (problem != 0)
+        return problem;
+    if ((info.mask & (PIDFD_INFO_PID | PIDFD_INFO_CREDS)) != (PIDFD_INFO_PID | PIDFD_INFO_CREDS))
+        return EOPNOTSUPP;
+    /* there: real uid and gid, effective ones, saved ones, those of the file system */
+    for (int i = 0; i < 4; i++)
+        is->uids[i] = info.ids[2 * i], is->gids[i] = info.ids[2 * i + 1];
+    is->cgroup = info.mask & PIDFD_INFO_CGROUPID ? info.cgroup : 0;
+    return 0;
+}
+
+static int look_at_us(struct standing *is) {
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    if (getresuid(&is->uids[0], &is->uids[1], &is->uids[2]) != 0
+        || getresgid(&is->gids[0], &is->gids[1], &is->gids[2]) != 0
+        || syscall(SYS_capget, &head, is->caps) != 0)
+        return errno;
+    is->uids[3] = (uint32_t)setfsuid((uid_t)-1); /* no such id: nothing is changed */
+    is->gids[3] = (uint32_t)setfsgid((gid_t)-1);
+    return root_of(AT_FDCWD, "/", is->root);
+}
+
+PyObject *core_standing(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    struct standing is = {0};
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "standing() takes 3 arguments, not %zd", count);
+    int tid = (int)PyLong_AsLong(args[0]), pidfd = (int)PyLong_AsLong(args[1]);
+    int proc = (int)PyLong_AsLong(args[2]), problem;
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    problem = tid != 0 ? look_at(tid, pidfd, proc, &is) : look_at_us(&is);
+    Py_END_ALLOW_THREADS
+    return problem != 0 ? raise_errno(problem)
+                        : PyBytes_FromStringAndSize((const char *)&is, sizeof is);
+}
+
+/* ---- A question to an executor ------------------------------------------------------------- */
+
+enum { MOST_SENT = 16, MOST_GIVEN = 8 };
+
+/* Send a packet with descriptors: 0 or an errno. */
+static int tell(int sock, void *packet, size_t size, const int *fds, size_t count) {
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(MOST_SENT * sizeof(int))];
+    } control;
+    struct iovec part = {packet, size};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (count > 0) {
+        memset(&control, 0, sizeof control);
+        message.msg_control = &control;
+        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+        control.head.cmsg_level = SOL_SOCKET;
+        control.head.cmsg_type = SCM_RIGHTS;
+        control.head.cmsg_len = CMSG_LEN(count * sizeof(int));
+        memcpy(CMSG_DATA(&control.head), fds, count * sizeof(int));
+    }
+    while (sendmsg(sock, &message, MSG_NOSIGNAL) < 0)
+        if (errno != EINTR)
+            return errno;
+    return 0;
+}
+
+/* Receive one: its length, or minus an errno.  Descriptors that came with a part of it are closed. */
+static ssize_t hear(int sock, void *into, size_t size, int flags, int *fds, int *given) {
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(MOST_GIVEN * sizeof(int))];
+    } control;
+    struct iovec part = {into, size};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+                             .msg_controllen = sizeof control};
+    ssize_t length;
+    *given = 0;
+    while ((length = recvmsg(sock, &message, MSG_CMSG_CLOEXEC | flags)) < 0)
+        if (errno != EINTR)
+            return -errno;
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    if (head != NULL && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS) {
+        *given = (int)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        memcpy(fds, CMSG_DATA(head), (size_t)*given * sizeof(int));
+    }
+    if ((message.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) == 0)
+        return length;
+    while (*given > 0)
+        close(fds[--*given]);
+    return message.msg_flags & MSG_TRUNC ? -EMSGSIZE : -EMFILE;
+}
+
+PyObject *core_ask(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    int sent[MOST_SENT], fds[MOST_GIVEN], given = 0, problem = 0;
+    Py_buffer packet = {0};
+    if (count != 5)
+        return PyErr_Format(PyExc_TypeError, "ask() takes 5 arguments, not %zd", count);
+    int sock = (int)PyLong_AsLong(args[0]), flags = (int)PyLong_AsLong(args[4]);
+    Py_ssize_t most = PyLong_AsSsize_t(args[3]), along = PyTuple_Size(args[2]);
+    if (along > MOST_SENT || most < 0 || most > 1 << 20)
+        return PyErr_Format(PyExc_ValueError, "%zd descriptors, a reply of %zd bytes", along, most);
+    for (Py_ssize_t i = 0; i < along; i++)
+        sent[i] = (int)PyLong_AsLong(PyTuple_GetItem(args[2], i));
+    if (PyErr_Occurred() != NULL
+        || (args[1] != Py_None && PyObject_GetBuffer(args[1], &packet, PyBUF_SIMPLE) != 0))
+        return NULL;
+    char here[8192], *into = (size_t)most <= sizeof here ? here : malloc((size_t)most);
+    ssize_t length = -ENOMEM;
+    if (into != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        if (packet.obj != NULL)
+            problem = tell(sock, packet.buf, (size_t)packet.len, sent, (size_t)along);
+        if (problem == 0)
+            length = hear(sock, into, (size_t)most, flags, fds, &given);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&packet);
+    PyObject *result = NULL, *numbers = NULL;
+    if (problem != 0) {
+        raise_errno(problem);
+    } else if ((numbers = PyTuple_New(given)) != NULL) {
+        for (int i = 0; i < given; i++)
+            PyTuple_SetItem(numbers, i, PyLong_FromLong(fds[i]));
+        result = Py_BuildValue("(iy#N)", length < 0 ? (int)-length : 0, into,
+                               length < 0 ? (Py_ssize_t)0 : (Py_ssize_t)length, numbers);
+    }
+    if (into != here)
+        free(into);
+    return result;
+}
+
+/* ---- One thing, opened without waiting for anybody ------------------------------------------- */
+
+struct how {
+    uint64_t flags, mode, resolve;
+};
+
+static int openat2(int at, const char *path, uint64_t flags, uint64_t resolve) {
+    struct how how = {flags | O_CLOEXEC, 0, resolve};
+    int fd = (int)syscall(SYS_openat2_, at, path, &how, sizeof how);
+    return fd < 0 ? -errno : fd;
+}
+
+static bool on(int fd, uint32_t kind) {
+    struct statfs system;
+    return fstatfs(fd, &system) == 0 && (uint32_t)system.f_type == kind;
+}
+
+/* Whether no link of procfs was on a way that failed: then the errno is what anybody is told. */
+static bool stands(int at, const char *path, uint64_t flags, uint64_t resolve, int failed) {
+    int plain = openat2(at, path, flags, resolve | RESOLVE_NO_SYMLINKS), near, start;
+    if (plain >= 0)
+        close(plain);
+    if (plain >= 0 || (plain == failed && failed != -ELOOP))
+        return true; /* it met no link; or, by now, there is something, and there was nothing */
+    near = openat2(at, path, flags, resolve | RESOLVE_NO_XDEV);
+    if (near >= 0)
+        close(near);
+    if (near != failed || failed == -EXDEV)
+        return false;
+    if ((start = openat2(at, path[0] == '/' ? "/" : ".", O_PATH, 0)) < 0)
+        return false;
+    bool proc = on(start, PROC_SUPER_MAGIC);
+    close(start);
+    return !proc;
+}
+
+enum { LEFT = INT32_MIN };
+
+/* Pin what a path leads to, as far as nobody has to be waited for: a descriptor, minus the errno that it
+ * ends with, or LEFT. */
+static int pin(int at, const char *path, uint64_t flags, uint64_t resolve, const uint32_t *kinds,
+               size_t count, struct stat *status) {
+    flags = O_PATH | (flags & (O_DIRECTORY | O_NOFOLLOW));
+    resolve |= RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED;
+    int fd = openat2(at, path, flags, resolve);
+    if (fd < 0)
+        return (fd == -ENOENT || fd == -ENOTDIR || fd == -EACCES || fd == -ENAMETOOLONG || fd == -ELOOP)
+                       && stands(at, path, flags, resolve, fd) ? fd : LEFT;
+    struct statfs system;
+    bool local = false, known = fstat(fd, status) == 0;
+    bool link = known && S_ISLNK(status->st_mode); /* with O_NOFOLLOW */
+    if (known && (link || S_ISREG(status->st_mode) || S_ISDIR(status->st_mode)) && fstatfs(fd, &system) == 0)
+        for (size_t i = 0; i < count; i++)
+            local = local || kinds[i] == (uint32_t)system.f_type;
+    if (local && !link)
+        return fd;
+    close(fd);
+    return local ? -ELOOP : LEFT;
+}
+
+/* Open what is pinned, by its link in table (/proc/self/fd).  What would wait (for a lease) is LEFT.
+ * O_NOFOLLOW, which F_GETFL shows afterwards, is nothing that can be said of such a link: a directory is
+ * opened by itself, whoever may search it, and all else is LEFT. */
+static int reopen(int table, int pinned, uint64_t flags) {
+    char name[16];
+    snprintf(name, sizeof name, "%d", pinned);
+    bool itself = (flags & O_NOFOLLOW) != 0;
+    int fd = openat2(itself ? pinned : table, itself ? "." : name, flags | O_NONBLOCK, 0);
+    if (itself && (fd == -EACCES || fd == -ENOTDIR))
+        return LEFT;
+    if (fd >= 0 && !(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, (int)flags) != 0) {
+        close(fd);
+        return LEFT;
+    }
+    bool wait = fd == -EAGAIN && !(flags & O_NONBLOCK);
+    bool ours = fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || (fd == -ENOENT && !itself);
+    return wait || ours ? LEFT : fd;
+}
+
+/* What a pin is called, where that is a path which leads back to it: its length, or -1. */
+static ssize_t name_of(int table, int pinned, const char *path, const unsigned char *status, char *text,
+                       size_t size) {
+    char name[16];
+    unsigned char again[256];
+    snprintf(name, sizeof name, "%d", pinned);
+    ssize_t length = readlinkat(table, name, text, size - 1);
+    if (length <= 0 || text[0] != '/')
+        return -1;
+    text[length] = 0;
+    if (strcmp(text, path) == 0) /* which it was found by */
+        return length;
+    int fd = openat2(AT_FDCWD, text, O_PATH | O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED);
+    if (fd < 0)
+        return -1;
+    bool same = syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_OF_PIN, again) == 0
+                && memcmp(again + INODE, status + INODE, 8) == 0
+                && memcmp(again + DEVICE, status + DEVICE, 8) == 0
+                && memcmp(again + MOUNT, status + MOUNT, 8) == 0;
+    close(fd);
+    return same ? length : -1;
+}
+
+/* The arguments of open_at() and pin_at(): at, path, flags, resolve, kinds, table. */
+struct asked {
+    int at, table;
+    uint64_t flags, resolve;
+    char path[4096];
+    const uint32_t *kinds;
+    size_t count;
+};
+
+static bool parse(PyObject *const *args, Py_ssize_t count, struct asked *asked) {
+    char *path, *kinds;
+    Py_ssize_t length, size;
+    if (count != 6) {
+        PyErr_Format(PyExc_TypeError, "6 arguments are taken, not %zd", count);
+        return false;
+    }
+    asked->at = (int)PyLong_AsLong(args[0]);
+    asked->flags = PyLong_AsUnsignedLongLongMask(args[2]);
+    asked->resolve = PyLong_AsUnsignedLongLongMask(args[3]);
+    asked->table = (int)PyLong_AsLong(args[5]);
+    if (PyErr_Occurred() != NULL || PyBytes_AsStringAndSize(args[1], &path, &length) < 0
+        || PyBytes_AsStringAndSize(args[4], &kinds, &size) < 0)
+        return false;
+    if ((size_t)length >= sizeof asked->path || memchr(path, 0, (size_t)length) != NULL) {
+        PyErr_SetString(PyExc_ValueError, "this is no path");
+        return false;
+    }
+    memcpy(asked->path, path, (size_t)length + 1);
+    asked->kinds = (const uint32_t *)(uintptr_t)kinds; /* bytes objects are aligned, and outlive the call */
+    asked->count = (size_t)size / sizeof *asked->kinds;
+    return true;
+}
+
+static PyObject *descriptor(int fd) {
+    return fd == LEFT ? Py_NewRef(Py_None) : PyLong_FromLong(fd);
+}
+
+PyObject *core_open_at(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    struct asked asked;
+    struct stat status;
+    int fd;
+    if (!parse(args, count, &asked))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    int pinned = fd = pin(asked.at, asked.path, asked.flags, asked.resolve, asked.kinds, asked.count,
+                          &status);
+    if (pinned >= 0) {
+        fd = reopen(asked.table, pinned, asked.flags);
+        close(pinned);
+    }
+    Py_END_ALLOW_THREADS
+    return descriptor(fd);
+}
+
+PyObject *core_pin_at(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    struct asked asked;
+    struct stat status;
+    unsigned char extended[256] = {0};
+    char text[4200];
+    ssize_t length = 0;
+    int fd;
+    if (!parse(args, count, &asked))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    fd = pin(asked.at, asked.path, asked.flags, asked.resolve, asked.kinds, asked.count, &status);
+    if (fd >= 0
+        && (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_OF_PIN, extended) != 0
+            || (length = name_of(asked.table, fd, asked.path, extended, text, sizeof text)) < 0)) {
+        close(fd);
+        fd = LEFT;
+    }
+    Py_END_ALLOW_THREADS
+    return fd < 0 ? descriptor(fd)
+                  : Py_BuildValue("(iy#y#)", fd, (char *)extended, (Py_ssize_t)sizeof extended, text,
+                                  (Py_ssize_t)length);
+}
+
+PyObject *core_reopen(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "reopen() takes 3 arguments, not %zd", count);
+    int table = (int)PyLong_AsLong(args[0]), pinned = (int)PyLong_AsLong(args[1]), fd;
+    uint64_t flags = PyLong_AsUnsignedLongLongMask(args[2]);
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    fd = reopen(table, pinned, flags);
+    Py_END_ALLOW_THREADS
+    return descriptor(fd);
+}

@@ -1,0 +1,141 @@
+"""What the monitor does itself, for callers that are what it is.
+
+Where caller and monitor have the same ids, capabilities, root directory, user and mount namespace, label
+and groups, nobody has to become anybody: what the monitor may do is what the caller may do.  That they
+are the same is seen anew with each call (:mod:`proctor.kernel.standing`), of both: a monitor may change
+its identity, too.
+
+The monitor's threads must not wait for anybody's FIFO, device, lease or FUSE server, and nothing may
+happen before that is known.  So what a path leads to is pinned first, through what the kernel has in
+memory (RESOLVE_CACHED); if it is a regular file or a directory of a file system that opens such things
+without asking anybody, it is opened by its own link.  All else is left to an executor: whatever is
+created, procfs, devices, sockets, what is not in memory yet.  (A file system that is stacked upon one of
+those, and a listener of fanotify(7) for permissions, can still make it wait; then another thread
+receives.)
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING, Final
+
+from proctor.call.verdict import HandOver, Verdict, deny
+from proctor.kernel import _core
+from proctor.performing import pins
+from proctor.performing.pins import O_DIRECTORY, O_NOFOLLOW
+from proctor.performing.task import permit
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.call.verdict import Perform
+    from proctor.kernel.standing import Standing
+
+#: Of include/uapi/linux/magic.h and the file systems' own headers: ext4, xfs, btrfs, tmpfs, ramfs, f2fs,
+#: overlayfs, squashfs, erofs, isofs, bcachefs, zfs.
+_LOCAL: Final = struct.pack(
+    "=12I", 0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x858458F6, 0xF2F52010,
+    0x794C7630, 0x73717368, 0xE0F5E1E2, 0x9660, 0xCA451A4E, 0x2FC12FC1,
+)  # fmt: skip
+#: Flags of open(2) that change how something is opened which is there, and nothing else.
+_KNOWN: Final = (
+    os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+    | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_NONBLOCK", 0) | O_DIRECTORY | O_NOFOLLOW
+    | getattr(os, "O_NOATIME", 0) | getattr(os, "O_SYNC", 0) | getattr(os, "O_DSYNC", 0) | 0o100000
+)  # fmt: skip
+_RESOLVE: Final = pins.NO_XDEV | pins.NO_MAGICLINKS | pins.NO_SYMLINKS
+_LONGEST: Final = 4095
+
+
+class Here:
+    """The monitor, as somebody who opens.
+
+    :raises OSError: out of descriptors, or no procfs.
+    """
+
+    __slots__ = ("table",)
+
+    def __init__(self) -> None:
+        #: Our own descriptors, as links.
+        self.table = os.open("/proc/self/fd", pins.PIN | O_DIRECTORY)
+
+    def close(self) -> None:
+        """Idempotent."""
+        table, self.table = self.table, -1
+        if table >= 0:
+            os.close(table)
+
+    def open(
+        self,
+        call: Call,
+        wish: Perform,
+        standing: Standing,
+        dirfd: int,
+        path: bytes,
+        flags: int,
+        resolve: int,
+    ) -> Verdict | None:
+        """Open and hand over, or say what the kernel says; None for what is left to an executor, and
+        nothing has happened.
+
+        :param standing: the caller, known to be what we are.
+        :raises Refused: the policy's rule about paths says so.
+        """
+        if (
+            flags & ~_KNOWN or flags & 3 == 3 or not path or len(path) > _LONGEST
+            or resolve & ~_RESOLVE
+        ):  # fmt: skip
+            return None
+        if flags & os.O_TRUNC and not _has_room(call, standing):
+            return None
+        at, held = pins.AT_FDCWD, -1
+        if path[0] != 0x2F:
+            place = self._place(call, standing, dirfd)
+            if place is None:
+                return None
+            at, held = place
+        try:
+            if wish.allow is None and not call.looks:
+                fd = _core.open_at(at, path, flags, resolve, _LOCAL, self.table)
+            else:
+                fd = self._asking(call, wish, at, path, flags, resolve)
+        finally:
+            if held >= 0:
+                os.close(held)
+        if fd is None:
+            return None
+        if fd >= 0:
+            return HandOver(fd, cloexec=bool(flags & os.O_CLOEXEC))
+        # what comes first is EMFILE, before any path is looked at
+        return deny(-fd) if _has_room(call, standing) else None
+
+    def _place(self, call: Call, standing: Standing, dirfd: int) -> tuple[int, int] | None:
+        """(where a relative path starts, what of it is ours to close): what somebody looked at already
+        is what is used."""
+        if call.looked_at is not None:
+            try:
+                return call.caller.dir_fd(dirfd), -1
+            except OSError:
+                return None
+        place = standing.place(dirfd)
+        return None if place is None else (place, place)
+
+    def _asking(
+        self, call: Call, wish: Perform, at: int, path: bytes, flags: int, resolve: int
+    ) -> int | None:
+        pinned = _core.pin_at(at, path, flags, resolve, _LOCAL, self.table)
+        if not isinstance(pinned, tuple):
+            return pinned
+        pin, status, name = pinned
+        try:
+            permit(call, wish, "path", name, pins.status_of(status))
+            return _core.reopen(self.table, pin, flags)
+        finally:
+            os.close(pin)
+
+
+def _has_room(call: Call, standing: Standing) -> bool:
+    def counted() -> bool:
+        return call.caller.has_room()
+
+    return standing.has_room(counted)
