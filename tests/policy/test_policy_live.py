@@ -512,7 +512,7 @@ def test_what_a_policy_says_of_limits(tmp_path: Path) -> None:
         "        except OSError: pass\n"
         "threading.Thread(target=wait, daemon=True).start()\n"
         "while True:\n"
-        "    try: os.close(os.open('/', os.O_RDONLY))\n"
+        "    try: os.close(os.open('/dev/null', os.O_RDONLY))\n"
         "    except OSError as error: print(errno.errorcode[error.errno], flush=True); os._exit(0)\n"
     )
     assert Ran(policy, program, str(tmp_path / "fifo")).out == "ENOMEM"
