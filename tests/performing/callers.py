@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import marshal
+import mmap
 import os
 import select
 import shutil
@@ -20,6 +21,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from proctor import performing
@@ -36,7 +38,8 @@ CLONE_FS = 0x200
 CLONE_NEWNS = 0x20000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
-MS_RDONLY, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 4, 32, 4096, 16384, 1 << 18
+MS_RDONLY, MS_NODEV, MS_REMOUNT, MS_NOSYMFOLLOW = 1, 4, 32, 256
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 ARCH = native()
 CAP_MKNOD = 27
 
@@ -93,6 +96,47 @@ def describe(fd: int) -> Outcome:
     return ("fd", oct(st.st_mode), st.st_uid, st.st_gid, size, st.st_rdev, oct(flags), offset)
 
 
+def raw(arch: str, name: str, args: list[Any]) -> int:
+    """Make a system call by the table of one architecture of this machine: its result or -1 with errno."""
+    number = tables.number(name, arch)
+    if arch == ARCH:
+        held = [ctypes.create_string_buffer(arg) if isinstance(arg, bytes) else arg for arg in args]
+        values = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in held]
+        return int(libc.syscall(ctypes.c_long(number), *values))
+    result = int80(number, args)
+    if -4095 <= result < 0:
+        ctypes.set_errno(-result)
+        return -1
+    return result
+
+
+@cache
+def _int80() -> Any:
+    """int $0x80 with its six numbers from where a 64-bit function has its own."""
+    code = bytes.fromhex("53 89f8 89f3 87ca 4489c6 4489cf cd80 5b 4898 c3")
+    room = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    room.write(code)
+    kind = ctypes.CFUNCTYPE(ctypes.c_long, *[ctypes.c_long] * 6)
+    function = kind(ctypes.addressof(ctypes.c_char.from_buffer(room)))
+    libc.mmap.restype = ctypes.c_long
+    low = libc.mmap(None, ctypes.c_size_t(1 << 17), 3, 0x62, -1, ctypes.c_long(0))  # MAP_32BIT
+    return function, low, room
+
+
+def int80(number: int, args: list[Any]) -> int:
+    """A call of i386, as any program of 64 bits can make it."""
+    function, low, _ = _int80()
+    values = []
+    for arg in args:
+        if isinstance(arg, bytes):
+            ctypes.memmove(low, arg + b"\0", len(arg) + 1)
+            values.append(low)
+            low += len(arg) + 16 & ~7
+        else:
+            values.append(arg)
+    return int(function(number, *values, *[0] * (5 - len(values))))
+
+
 class Memory:
     """The memory of a call that was made up: some buffers, far apart."""
 
@@ -115,17 +159,19 @@ class Memory:
 class Call(call.Call):
     """A call of a process that waits for commands, and not for its answer."""
 
-    def __init__(self, tid: int, name: str, args: tuple[Any, ...]) -> None:
+    def __init__(self, tid: int, name: str, args: tuple[Any, ...], arch: Any = ARCH) -> None:
         buffers, registers = {}, []
         for number, arg in enumerate(args, 1):
             address = number << 20
             if isinstance(arg, bytes):
                 buffers[address] = arg
-            registers.append(address if isinstance(arg, bytes) else arg & (1 << 64) - 1)
+            registers.append(
+                address if isinstance(arg, bytes) else arg & (1 << ARCHITECTURES[arch].bits) - 1
+            )
         registers += [0] * (6 - len(registers))
         self.is_valid: Callable[[], bool] = lambda: os.path.exists(f"/proc/{tid}")
-        audit = ARCHITECTURES[ARCH].audit
-        made = Notification(1, tid, tables.number(name, ARCH), audit, tuple(registers))  # type: ignore[arg-type]
+        audit = ARCHITECTURES[arch].audit
+        made = Notification(1, tid, tables.number(name, arch), audit, tuple(registers))  # type: ignore[arg-type]
         super().__init__(made, self, memory=Memory(buffers))  # type: ignore[arg-type]
 
     def id_valid(self, id: int) -> bool:
@@ -149,6 +195,7 @@ class Caller:
 
     :param proc: if given it is in a pid namespace of its own, "old" with the procfs of ours, "new" with
         one of its own.
+    :param arch: whose calls it makes.
     """
 
     def __init__(
@@ -158,7 +205,9 @@ class Caller:
         in_thread: Callable[[], object] | None = None,
         threaded: bool = False,
         proc: str = "",
+        arch: str = ARCH,
     ) -> None:
+        self.arch = arch
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(20)
         self.pid = os.fork()
@@ -246,17 +295,8 @@ class Caller:
 
     @staticmethod
     def _act(sock: Any, message: bytes) -> None:
-        name, args = marshal.loads(message)
-        held = []  # keeps buffers alive
-        values: list[Any] = []
-        for arg in args:
-            if isinstance(arg, bytes):
-                held.append(ctypes.create_string_buffer(arg))
-                values.append(ctypes.c_void_p(ctypes.addressof(held[-1])))
-            else:
-                values.append(ctypes.c_long(arg))
-        ctypes.set_errno(0)
-        result = libc.syscall(ctypes.c_long(tables.number(name, ARCH)), *values)
+        arch, name, args = marshal.loads(message)
+        result = raw(arch, name, args)
         if result < 0:
             sock.send(marshal.dumps(("errno", ctypes.get_errno())))
         elif name.startswith(("mknod", "mount", "umount", "unlink")) or "xattr" in name:
@@ -269,7 +309,7 @@ class Caller:
 
     def natively(self, name: str, *args: Any) -> Outcome:
         """Let the process make the call itself."""
-        self.sock.send(marshal.dumps((name, args)))
+        self.sock.send(marshal.dumps((self.arch, name, args)))
         data, ancillary, _, _ = self.sock.recvmsg(65536, socket.CMSG_SPACE(16))
         said = marshal.loads(data)
         if said[0] != "fd":
@@ -282,7 +322,7 @@ class Caller:
 
     def call(self, name: str, *args: Any) -> Call:
         """The call object that a listener would give for it."""
-        return Call(self.tid, name, args)
+        return Call(self.tid, name, args, self.arch)
 
     def performed(self, performers: Any, name: str, *args: Any, **how: Any) -> Outcome:
         """Have it performed."""

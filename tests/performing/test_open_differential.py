@@ -211,7 +211,7 @@ PATHS_OPENAT2 = [
     b"file", b"/TOP/file", b"new", b"file/", b"", b"..", b"dir/../file", b"../x", b"/", b"to-file", b"to-dir/new",
     b"absolute", b"chain", b"dangling", b"dangling-in-dir", b"loop-a", b"others", b"missing/x",
     b"/dev/null", b"/proc/self/status", b"/proc/self/cwd/file", b"/proc/self/cwd", b"/proc/self",
-    b"/proc/mounts", b"/proc/meminfo", b"/proc/self/root/TOP/file",
+    b"/proc/mounts", b"/proc/meminfo", b"/proc/self/root/TOP/file", b"/proc", b"/proc/self/../self/cwd/file",
 ]  # fmt: skip
 
 

@@ -307,7 +307,7 @@ class Walk:
         last = len(chunk) == len(self._rest)
         stride = _stride(self._here is not None, room(len(path)))
         flags = PIN | (0 if last and not self._slash else O_DIRECTORY)
-        flags |= 0 if self._follows else O_NOFOLLOW
+        flags |= O_NOFOLLOW if last and not self._follows else 0
         values: list[Any] = [] if self._here is not None else [AT_FDCWD]
         values += [
             HOW.pack(flags, 0, NO_SYMLINKS | self._bits()),

@@ -273,6 +273,9 @@ def _by_name(task: Task, wanted: Wanted) -> _Opens:
             raise Said(errno.EISDIR)
         found = here.found
         if found is not None:
+            elsewhere = found.named.status.mount != here.parent.named.status.mount
+            if elsewhere and wanted.resolve & pins.NO_XDEV:
+                raise Said(errno.EXDEV)
             if flags & _CREAT and flags & _EXCL:
                 raise Said(errno.EEXIST)
             if stat.S_ISLNK(found.named.status.mode):
@@ -288,9 +291,11 @@ def _by_name(task: Task, wanted: Wanted) -> _Opens:
                     path=path, start=task.start_again(wanted.start, path, wanted.resolve)
                 )
                 continue
-            if found.named.proc and found.named.status.mount != here.parent.named.status.mount:
-                pin = yield from task.pin(wanted.start, wanted.path, 0, wanted.resolve)
-                return (yield from _existing(task, pin.fd, pin.named, wanted))
+            if found.named.proc and elsewhere:
+                # seen to be no part of a process's, mounted here; it is opened by its name all the same
+                pin = yield from task.pin(wanted.start, wanted.path, O_NOFOLLOW, wanted.resolve)
+                if pin.named.status.place != found.named.status.place:
+                    continue
         opened = yield from _name(task, wanted, here, last)
         if opened is not None:
             return opened
