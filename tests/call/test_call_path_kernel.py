@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from proctor.call.caller import Caller
 from proctor.call.path.files import AT_FDCWD
 from proctor.call.path.located import Located, file_id
-from proctor.call.path.quick import find_name
+from proctor.call.path.quick import where
 from tests.call.live import nr
 from tests.support.harness import Actor
 from tests.support.lab import Lab
@@ -127,7 +127,7 @@ class World:
         theirs = self.kernel(path, dirfd, flags, resolve)
         try:
             tid = self.actor.tid
-            named = None if resolve else find_name(tid, path, dirfd, follow, False, -1, 0)[1]
+            named = None if resolve else where(tid, path, dirfd, follow, False, -1, 0)[1]
             try:
                 located = self.caller.locate(path, dirfd, follow=follow, resolve=resolve)
             except OSError as error:

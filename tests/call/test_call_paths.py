@@ -17,7 +17,7 @@ from proctor.call.caller import Caller
 from proctor.call.path import resolve as paths
 from proctor.call.path.files import AT_FDCWD
 from proctor.call.path.located import Located
-from proctor.call.path.quick import find_name
+from proctor.call.path.quick import where
 from proctor.errors import NotPermitted, NotResolved
 from tests.call.live import chroot, nr
 from tests.support.harness import Actor
@@ -76,7 +76,7 @@ class Place:
 
     def named(self, path: bytes, dirfd: int, follow: bool) -> bytes | None:
         """By the actor's number, nothing held."""
-        return find_name(self.actor.tid, path, dirfd, follow, False, -1, 0)[1]
+        return where(self.actor.tid, path, dirfd, follow, False, -1, 0)[1]
 
     def same(
         self, path: bytes, dirfd: int = AT_FDCWD, follow: bool = True, resolve: int = 0

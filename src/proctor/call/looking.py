@@ -6,9 +6,9 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any, cast
 
+from proctor.call.path import quick
 from proctor.call.path.following import Way, resolve, way_of
 from proctor.call.path.located import Look
-from proctor.call.path.quick import find_name
 from proctor.call.verdict import Deny, deny
 from proctor.kernel.memory import Memory
 from proctor.words import escaped
@@ -26,7 +26,8 @@ _REAL = (type(None), Memory)
 class Looking:
     """See :class:`proctor.call.call.Call`, which has the rest."""
 
-    _looks: list[tuple[str, Look, bool]] | None = None
+    #: (argument, path, file, whether it binds)
+    _looks: list[tuple[str, bytes, FileId | None, bool]] | None = None
 
     if TYPE_CHECKING:
         _caller: Caller | None
@@ -115,7 +116,7 @@ class Looking:
         file = self.caller.file_id(located.pin) if located.pin >= 0 else None
         if self._looks is None:
             self._looks = []
-        self._looks.append((name, Look(located.path, file), meant and binds))
+        self._looks.append((name, located.path, file, meant and binds))
         return located
 
     def where(self, argument: str | None = None) -> bytes | None:
@@ -137,9 +138,9 @@ class Looking:
             if found is not None:
                 if self._looks is None:
                     self._looks = []
-                self._looks.append((way.name, Look(found, None), False))
+                self._looks.append((way.name, found, None, False))
                 return found
-        if call.args[way.name] is None and not way.meaning(call, call.registers).empty:
+        if call.args[way.name] is None and not way.meaning(call, call.registers)[3]:
             return None
         with self.resolve(argument, binds=False) as located:
             return located.path
@@ -154,10 +155,10 @@ class Looking:
         if not (path and notification.pid):
             return None
         self.memory_read = True
-        means = way.meaning(call, registers)
+        base, follows, entry, _ = way.meaning(call, registers)
         try:
-            text, found = find_name(
-                notification.pid, path, way.base(registers), means.follows, means.entry,
+            text, found = quick.where(
+                notification.pid, path, base, follows, entry,
                 self._listener.fileno(), notification.id,
             )  # fmt: skip
         except OSError:
@@ -172,7 +173,7 @@ class Looking:
     def looks(self) -> dict[str, Look]:
         """What path arguments led to when they were looked at, by their names; the last look of each.
         Nothing is looked at for it."""
-        return {name: look for name, look, _ in self._looks or ()}
+        return {name: Look(path, file) for name, path, file, _ in self._looks or ()}
 
     def contradiction(self, argument: str, path: bytes, file: FileId | None) -> Deny | None:
         """What the looks at ``argument`` have against its being performed on something; for performers.
@@ -182,13 +183,13 @@ class Looking:
         :returns: a denial (EACCES) if it is not what every binding look found: another path, or
             something else in its place.  Something that came where nothing was is no contradiction.
         """
-        for name, look, binds in self._looks or ():
+        for name, seen, there, binds in self._looks or ():
             if name == argument and binds:
-                if look.path == path and (look.file is None or look.file == file):
+                if seen == path and (there is None or there == file):
                     continue
                 return deny(
                     errno.EACCES,
-                    f"{argument} led to {escaped(look.path)} when it was looked at, and to "
-                    f"{'something else there' if look.path == path else escaped(path)} then",
+                    f"{argument} led to {escaped(seen)} when it was looked at, and to "
+                    f"{'something else there' if seen == path else escaped(path)} then",
                 )
         return None

@@ -23,37 +23,50 @@ class Way:
 
     :ivar in_struct: what it means is in a structure, not in registers."""
 
-    __slots__ = ("_known", "_meanings", "_pick", "arg", "dirfd", "in_struct", "mask", "name", "reg")
+    __slots__ = (
+        "_known",
+        "_meanings",
+        "_pick",
+        "_starts",
+        "arg",
+        "in_struct",
+        "mask",
+        "name",
+        "reg",
+    )
 
     def __init__(self, known: Signature, arg: Arg) -> None:
         self.arg, self.name, self.reg, self.mask = arg, arg.name, arg.reg, arg.mask
-        self.dirfd = known.dirfd_of(arg)
+        self._starts = known.dirfd_of(arg)
         self.in_struct = known.name == "openat2"
-        flags = [each.reg for each in known.args if each.family and each.role not in READ_ROLES]
-        #: The registers with its flags.
-        self._pick = itemgetter(*flags) if flags else _nothing
+        others = [each for each in known.args if each.family and each.role not in READ_ROLES]
+        if self._starts is not None:
+            others.append(self._starts)
+        #: The registers with its flags, and with the directory that it is relative to.
+        self._pick = itemgetter(*[each.reg for each in others]) if others else _nothing
         self._known = known
-        self._meanings: dict[tuple[bool, object], paths.Meaning] = {}
+        self._meanings: dict[tuple[bool, object], tuple[int, bool, bool, bool]] = {}
 
-    def base(self, registers: Registers) -> int:
-        """The caller's number of the directory that it is relative to."""
-        return AT_FDCWD if self.dirfd is None else self.dirfd.value(registers)
-
-    def meaning(self, call: Call, registers: Registers) -> paths.Meaning:
-        """What it means."""
+    def meaning(self, call: Call, registers: Registers) -> tuple[int, bool, bool, bool]:
+        """(the caller's number of the directory that it is relative to, and what
+        :class:`~proctor.syscalls.paths.Meaning` has)."""
         if self.in_struct:
-            return paths.meaning(self._known, self.arg, registers, int(call.how.flags))
+            return self._mean(registers, int(call.how.flags))
         key = (not registers[self.reg] & self.mask, self._pick(registers))
         found = self._meanings.get(key)
         if found is None:
             if len(self._meanings) >= _MOST:
                 self._meanings.clear()  # registers are the target's to choose
-            found = self._meanings[key] = paths.meaning(self._known, self.arg, registers)
+            found = self._meanings[key] = self._mean(registers, None)
         return found
+
+    def _mean(self, registers: Registers, how: int | None) -> tuple[int, bool, bool, bool]:
+        base = AT_FDCWD if self._starts is None else self._starts.value(registers)
+        return base, *paths.meaning(self._known, self.arg, registers, how)
 
 
 def _nothing(registers: Registers) -> None:
-    """No flags say what a path means."""
+    """Nothing says what a path means."""
 
 
 _MOST: Final = 256
@@ -81,13 +94,13 @@ def resolve(call: Call, argument: str | None, follow: bool | None) -> tuple[str,
     :meth:`proctor.call.Call.resolve`."""
     way = way_of(call, argument)
     path: bytes | None = call.args[way.arg.name]
-    means = way.meaning(call, call.registers)
+    base, follows, entry, empty = way.meaning(call, call.registers)
     located = call.caller.locate(
         path if path is not None else b"",
-        way.base(call.registers),
-        follow=means.follows if follow is None else follow,
-        empty=means.empty,
+        base,
+        follow=follows if follow is None else follow,
+        empty=empty,
         resolve=int(call.how.resolve) if way.in_struct else 0,
-        entry=not follow and means.entry,
+        entry=not follow and entry,
     )
-    return way.arg.name, located, follow is None or follow == means.follows
+    return way.name, located, follow is None or follow == follows

@@ -7,6 +7,7 @@ step by step (:mod:`proctor.call.path.walk`): what meets a magic link or ends on
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -39,21 +40,25 @@ def find(
     return Located(there, pin=pin, parent=parent, name=name, must_be_directory=slash)
 
 
-def find_name(*arguments: Any) -> tuple[bytes, bytes | None]:
-    """``_core.where``, with numbers of our pid namespace.
-
-    :raises OSError: see there; ENOSYS without a procfs of that namespace."""
-    ProcFiles.check()
-    return _where(*arguments)
-
-
 def _first_where(*arguments: Any) -> tuple[bytes, bytes | None]:
-    """Load the core at the first look: this module is importable where there is none."""
-    global _where  # noqa: PLW0603 - replaces itself
-    from proctor.kernel._core import where
+    """See that numbers in notifications are those of /proc, once in each process, and load the core:
+    this module is importable where there is none."""
+    global where  # noqa: PLW0603 - replaces itself
+    from proctor.kernel import _core
 
-    _where = where
+    ProcFiles.check()
+    where = _core.where
     return where(*arguments)
 
 
-_where: Callable[..., tuple[bytes, bytes | None]] = _first_where
+#: ``_core.where``.  :raises OSError: see there; ENOSYS without a procfs of our pid namespace.
+where: Callable[..., tuple[bytes, bytes | None]] = _first_where
+
+
+def _after_fork() -> None:
+    global where  # noqa: PLW0603 - the child may be in another pid namespace
+    where = _first_where
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
