@@ -23,7 +23,7 @@ ERRORS = """
 #: Of these the docstring is another's: a union, numbers, a module.
 VALUES = "DEVNULL PIPE STDOUT Verdict __version__"
 NAMES = """
-    Answer AsyncProcess Call Caller Condition Container Counters Deny Filter HandOver Handler Journal JsonLog
+    Answer AsyncProcess Call Caller Condition Container Counters Deny Filter HandOver Handler Journal JsonLog Later
     LetRun Listener Memory Notification Outcome Perform Process Quotas Rule Supervisor Target actions answer
     deny families filter_for hand_over launch let_run let_run_unsafe on outcomes perform run run_async spawn spawn_async
 """

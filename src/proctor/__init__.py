@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from proctor.supervisor.container import Quotas as Quotas
     from proctor.supervisor.handlers import Handler as Handler
     from proctor.supervisor.handlers import on as on
+    from proctor.supervisor.ports import Later as Later
     from proctor.supervisor.supervisor import Supervisor as Supervisor
 
 _ERRORS = (
@@ -112,6 +113,7 @@ _WHERE: dict[str, str] = {
         "proctor.kernel.target": "Target",
         "proctor.supervisor.container": "Container Quotas",
         "proctor.supervisor.handlers": "Handler on",
+        "proctor.supervisor.ports": "Later",
         "proctor.observe.counters": "Counters",
         "proctor.observe.events": "Outcome outcomes",
         "proctor.observe.jsonlog": "JsonLog",

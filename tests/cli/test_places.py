@@ -105,35 +105,41 @@ def test_in_a_directory_that_is_gone(tmp_path: Path) -> None:
         assert ("cross-device" in done.stderr) == (status == 1)
 
 
-#: proctor run in a process that can start no thread of that name: at a limit of processes or memory.
+#: proctor run in a process that can start so many threads of that name, and no more: at a limit of processes
+#: or memory.
 NO_THREADS = """
 import sys
 import proctor.kernel.threads as threads
 real = threads.quiet_thread
+left = int(sys.argv[2])
 def quiet_thread(target, name):
+    global left
     if name == sys.argv[1]:
-        raise RuntimeError("can't start new thread")
+        left -= 1
+        if left < 0:
+            raise RuntimeError("can't start new thread")
     return real(target, name)
 threads.quiet_thread = quiet_thread
 from proctor.cli import main
-sys.exit(main(sys.argv[2:]))
+sys.exit(main(sys.argv[3:]))
 """
 
 
 @pytest.mark.parametrize(
-    ("thread", "status", "out"),
+    ("thread", "left", "status", "out"),
     [
-        ("proctor-supervisor", 125, ""),
-        ("proctor-idle", 7, "done\nlate\n"),  # it waits for descendants all the same
-        ("proctor-worker", 7, "done\nlate\n"),
+        ("proctor-worker", "0", 125, ""),
+        ("proctor-worker", "1", 7, "done\nlate\n"),  # nobody stands by
+        ("proctor-idle", "0", 7, "done\nlate\n"),  # it waits for descendants all the same
     ],
 )
-def test_no_more_threads(tmp_path: Path, thread: str, status: int, out: str) -> None:
+def test_no_more_threads(tmp_path: Path, thread: str, left: str, status: int, out: str) -> None:
     (tmp_path / "p.toml").write_text(RULES)
     os.mkfifo(tmp_path / "fifo")
     line = "(read x <fifo; mkdir x 2>/dev/null || echo late) & echo done; (echo >fifo) & exit 7"
     done = subprocess.run(
-        [sys.executable, "-c", NO_THREADS, thread, "run", "--policy", "p.toml", "--", "sh", "-c", line],
+        [sys.executable, "-c", NO_THREADS, thread, left,
+         "run", "--policy", "p.toml", "--", "sh", "-c", line],
         capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (status, out), done.stderr

@@ -13,10 +13,11 @@ from proctor.model.sim import simulate
 from proctor.model.sim.fibers import SimLock
 from proctor.supervisor import deciding
 from proctor.supervisor import supervisor as supervising
-from proctor.supervisor.backlog import Backlog
 from proctor.supervisor.deciding import Decider
+from proctor.supervisor.inflight import InFlight
 from proctor.supervisor.jobs import Served
 from proctor.supervisor.pyengine import PyEngine
+from proctor.supervisor.role import Role
 from proctor.supervisor.supervisor import Supervisor
 
 Patch = pytest.MonkeyPatch
@@ -52,53 +53,51 @@ def _without_lock(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def claims_without_the_lock(patch: Patch) -> None:
     """Two may find it unclaimed."""
-    patch.setattr(Decider, "_claim", _without_lock(Decider._claim))
+    patch.setattr(InFlight, "claim", _without_lock(InFlight.claim))
 
 
 def joins_a_line_without_the_lock(patch: Patch) -> None:
     """The line may come to its end between the look at it and the joining."""
-    patch.setattr(Decider, "must_wait", _without_lock(Decider.must_wait))
+    patch.setattr(Decider, "_order", _without_lock(Decider._order))
 
 
 def leaves_a_line_without_the_lock(patch: Patch) -> None:
+    patch.setattr(InFlight, "told", lambda self, job: None)  # who tells others has to have it
     patch.setattr(Decider, "_finish", _without_lock(Decider._finish))
 
 
-def takes_work_without_the_lock(patch: Patch) -> None:
-    patch.setattr(Backlog, "_work", _without_lock(Backlog._work))
+def takes_turns_without_the_lock(patch: Patch) -> None:
+    patch.setattr(Decider, "next_job", _without_lock(Decider.next_job))
+    patch.setattr(Role, "_next", _without_lock(Role._next))
 
 
-def asks_before_it_queues(patch: Patch) -> None:
-    """A worker may come, find nothing, and leave before the job is there."""
-
-    def put(self: Any, job: Any) -> bool:
-        share = job.served.share
-        with self._lock:
-            if job.claimed:
-                return False
-            share.asked += 1
-            self._workers += 1
-        self._world.submit(lambda: self._work(share))
-        with self._lock:
-            share.put(job)
-            self._queued += 1
-            self.wait(job)
-        return True
-
-    patch.setattr(Backlog, "put", put)
+def queues_without_the_lock(patch: Patch) -> None:
+    """It may be answered, by its deadline, between the look at it and the queueing."""
+    patch.setattr(Decider, "_put", _without_lock(Decider._put))
 
 
-def starts_what_was_answered(patch: Patch) -> None:
-    """The follower may be answered, by its deadline, between being chosen and being queued."""
+def keeps_the_role_without_the_lock(patch: Patch) -> None:
+    """Another one may take it between the look at it and the next step."""
+    patch.setattr(PyEngine, "_called", _without_lock(PyEngine._called))
 
-    def put(self: Any, job: Any) -> bool:
-        job.claimed, before = False, job.claimed
-        done = Backlog_put(self, job)
-        job.claimed = before or job.claimed
-        return done
 
-    Backlog_put = Backlog.put
-    patch.setattr(Backlog, "put", put)
+def takes_the_role_without_the_lock(patch: Patch) -> None:
+    """Whoever has it may come back between the look at it and the taking."""
+    patch.setattr(PyEngine, "_look", _without_lock(PyEngine._look))
+
+
+def notes_stalls_without_the_lock(patch: Patch) -> None:
+    """Whoever stalled may come back meanwhile."""
+    patch.setattr(Role, "overtaken_at", _without_lock(Role.overtaken_at))
+
+
+def comes_back_without_the_lock(patch: Patch) -> None:
+    patch.setattr(Role, "back", _without_lock(Role.back))
+
+
+def answers_for_those_that_stand_in(patch: Patch) -> None:
+    """And for the call itself as well."""
+    patch.setattr(InFlight, "merge", lambda self, job: job.known)
 
 
 def decides_for_listeners_that_were_given_up(patch: Patch) -> None:
@@ -146,38 +145,38 @@ def closes_while_somebody_speaks(patch: Patch) -> None:
                 served.listener.close()
             left(served, served.leaving)
 
-    real = Decider._register
+    real = InFlight.register
 
-    def _register(self: Any, job: Any) -> None:
+    def register(self: Any, job: Any) -> None:
         before = job.served.running
         real(self, job)
         job.served.running = before + 1
 
     patch.setattr(deciding, "release", release)
     patch.setattr(supervising, "release", release)
-    patch.setattr(Decider, "_register", _without_lock(_register))
+    patch.setattr(InFlight, "register", register)
     patch.setattr(Decider, "_leave", _without_lock(Decider._leave))
 
 
 def asks_the_kernel_with_the_lock_held(patch: Patch) -> None:
-    real = Decider._claim
+    real = InFlight.claim
 
-    def _claim(self: Any, job: Any) -> bool:
+    def claim(self: Any, job: Any) -> bool:
         with self._lock:
             job.served.listener.id_valid(job.call.id)
         return real(self, job)
 
-    patch.setattr(Decider, "_claim", _claim)
+    patch.setattr(InFlight, "claim", claim)
 
 
 def locks_twice(patch: Patch) -> None:
-    real = Decider._claim
+    real = InFlight.claim
 
-    def _claim(self: Any, job: Any) -> bool:
+    def claim(self: Any, job: Any) -> bool:
         with self._lock:
             return real(self, job)
 
-    patch.setattr(Decider, "_claim", _claim)
+    patch.setattr(InFlight, "claim", claim)
 
 
 #: Each with the seed that shows it soon, at the time of writing; others show it, too.
@@ -185,9 +184,13 @@ FAULTS: tuple[tuple[Callable[[Patch], None], int], ...] = (
     (claims_without_the_lock, 3),
     (joins_a_line_without_the_lock, 5),
     (leaves_a_line_without_the_lock, 3),
-    (takes_work_without_the_lock, 3),
-    (asks_before_it_queues, 1),
-    (starts_what_was_answered, 3),
+    (takes_turns_without_the_lock, 3),
+    (queues_without_the_lock, 3),
+    (keeps_the_role_without_the_lock, 1),
+    (takes_the_role_without_the_lock, 1),
+    (notes_stalls_without_the_lock, 1),
+    (comes_back_without_the_lock, 1),
+    (answers_for_those_that_stand_in, 1),
     (decides_for_listeners_that_were_given_up, 3),
     (tells_the_end_of_what_was_given_back, 1),
     (removes_without_looking_again, 4),
@@ -220,7 +223,7 @@ def test_a_race_is_found(fault: Callable[[Patch], None], seed: int) -> None:
     [
         claims_without_the_lock,
         leaves_a_line_without_the_lock,
-        takes_work_without_the_lock,
+        takes_turns_without_the_lock,
         tells_the_end_of_what_was_given_back,
     ],
     ids=lambda fault: fault.__name__,

@@ -173,7 +173,7 @@ def test_real_calls_obey_it_and_say_what_happened(tmp_path: Path) -> None:
 def test_callers_that_are_gone_obey_it(tmp_path: Path) -> None:
     process: list[proctor.Process] = []
 
-    @proctor.on("rmdir", quick=False)
+    @proctor.on("rmdir")
     def slow(call: proctor.Call) -> proctor.Verdict:
         process[0].kill()
         process[0].wait(20)

@@ -23,6 +23,7 @@ from proctor.observe.events import (
 )
 from proctor.observe.observers import Observers
 from proctor.testing import FakeTarget
+from tests.support.stalling import World, stalling
 
 
 def observers(*given: Any) -> Observers:
@@ -182,12 +183,12 @@ def test_calls_of_which_nobody_wants_to_know_are_not_told() -> None:
     def refuse(call: proctor.Call) -> proctor.Verdict:
         return told if call.path == b"/tell" else untold
 
-    for quick in (True, False):
+    for stalls in (False, True):
         picky.seen.clear()
-        handler = proctor.Handler(("rmdir",), refuse, quick=quick)
+        handler = proctor.Handler(("rmdir",), stalling(refuse) if stalls else refuse)
         counters = proctor.Counters()
         with proctor.spawn(
-            [sys.executable, "-ISc", RMDIR], [handler], observers=[picky, counters]
+            [sys.executable, "-ISc", RMDIR], [handler], observers=[picky, counters], world=World()
         ) as process:
             process.wait()
             assert process.wait_all(30)
@@ -225,7 +226,7 @@ def test_the_end_is_told_after_the_last_outcome() -> None:
             release.wait(30)
         seen.append(type(event).__name__)
 
-    handler = proctor.Handler(("rmdir",), lambda call: proctor.deny(errno.EPERM), quick=False)
+    handler = proctor.Handler(("rmdir",), lambda call: proctor.deny(errno.EPERM))
     with proctor.spawn(["rmdir", "/a"], [handler], observers=[watch], stderr=-3) as process:
         try:
             process.wait()
@@ -252,7 +253,7 @@ def test_who_waits_for_the_end_waits_until_it_is_told() -> None:
             told.wait(30)
         seen.append(type(event).__name__)
 
-    handler = proctor.Handler(("rmdir",), lambda call: proctor.deny(errno.EPERM), quick=False)
+    handler = proctor.Handler(("rmdir",), lambda call: proctor.deny(errno.EPERM))
     with proctor.spawn(["rmdir", "/a"], [handler], observers=[watch], stderr=-3) as process:
         try:
             process.wait()

@@ -96,16 +96,16 @@ def test_what_rules_give_reaches_the_handlers() -> None:
         + rule('calls = ["mknod"]\nperform = true', "b")
         + rule('calls = ["kill"]\ndeny = 1\nreport = true', "c")
     )
-    found = {h.names: (h.deadline, h.quick) for h in policy.handlers()}
+    found = {h.names: h.deadline for h in policy.handlers()}
     of_itself = tuple(call for each in UNTAKEN for call in each.calls)
-    assert found == {("open",): (2.5, True), ("mknod", "kill", *of_itself): (None, True)}
+    assert found == {("open",): 2.5, ("mknod", "kill", *of_itself): None}
     # a rule that says nothing has what the other rules about the call give
     policy = loads(
         rule('calls = ["open", "creat"]\nwhen = { path = "/x/*" }\nperform = true\ndeadline = 2.5', "a")
         + rule('calls = ["open", "creat", "mknod"]\nperform = true', "b")
     )  # fmt: skip
-    found = {h.names: (h.deadline, h.quick) for h in policy.handlers()}
-    assert found == {("open", "creat"): (2.5, False), ("mknod", *of_itself): (None, True)}
+    found = {h.names: h.deadline for h in policy.handlers()}
+    assert found == {("open", "creat"): 2.5, ("mknod", *of_itself): None}
 
 
 def test_a_deadline_and_its_errno_reach_the_supervisor() -> None:

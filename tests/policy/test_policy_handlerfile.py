@@ -21,7 +21,7 @@ SECRET = []
 def no_directories(call):
     return proctor.deny(errno.EROFS)
 
-@proctor.on("%file", quick=False)
+@proctor.on("%file")
 def other(call):
     return None
 
@@ -49,7 +49,6 @@ def test_handlers_in_the_order_of_the_file(tmp_path: Path) -> None:
     first, second = load_handlers(write(tmp_path, GOOD))
     assert first.names == ("mkdir", "mkdirat")
     assert second.names == ("%file",)
-    assert not second.quick
 
 
 def test_each_load_is_a_module_of_its_own(tmp_path: Path) -> None:

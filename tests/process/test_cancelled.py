@@ -38,7 +38,7 @@ def test_cancelled_while_it_starts(monkeypatch: pytest.MonkeyPatch, begun: bool)
         return proctor.let_run()
 
     async def main() -> None:
-        handler = proctor.on("execve", quick=False)(slow)
+        handler = proctor.on("execve")(slow)
         task = asyncio.create_task(proctor.spawn_async(["cat"], [handler], stdin=reader))
         await asyncio.to_thread(entered.wait, 30)
         if begun:  # and this loop does not know yet

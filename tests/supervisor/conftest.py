@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import proctor
 from proctor.observe.logger import flush
 from proctor.supervisor.world import KernelWorld
+from tests.support.stalling import World, await_threads
 
 #: How much longer everything may take here than on a machine that is not emulated.
 SLOWNESS = float(os.environ.get("PROCTOR_TEST_SLOWNESS", "1"))
@@ -34,7 +34,7 @@ def caller(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(params=["native", "python"])
 def make_world(request: pytest.FixtureRequest) -> Callable[..., KernelWorld]:
     """Worlds on the native engine and on the one in plain Python: the same tests run on both."""
-    return lambda **options: KernelWorld(native=request.param == "native", **options)
+    return lambda **options: World(native=request.param == "native", **options)
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +77,7 @@ def start(
     yield go
     for process in made:
         process.close()
-    for thread in threading.enumerate():
-        if thread.name == "proctor-worker":
-            thread.join(5)  # the last to speak to a listener closes it
+    await_threads()  # the last to speak to a listener closes it
 
 
 def lines(process: proctor.Process) -> list[str]:

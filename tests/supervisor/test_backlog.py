@@ -16,10 +16,14 @@ import proctor
 from proctor.kernel.launch import launch
 from proctor.kernel.notification import Notification
 from proctor.observe.events import Outcome
-from proctor.supervisor.backlog import EVERY, MANY
+from proctor.supervisor.backlog import EVERY, MANY, Backlog
 from proctor.supervisor.driver import Driver
-from proctor.supervisor.pyengine import POLLHUP, POLLIN, PyEngine
+from proctor.supervisor.jobs import Job
+from proctor.supervisor.poller import POLLHUP, POLLIN
+from proctor.supervisor.ports import SERVE
+from proctor.supervisor.pyengine import PyEngine
 from proctor.supervisor.world import KernelWorld
+from tests.support.stalling import Poller
 
 from .conftest import lines
 
@@ -28,12 +32,16 @@ CONSTANT = MANY + 3 * EVERY
 
 
 class Stuck:
-    """A handler that is stuck in its first call, and kills who calls; everybody's outcomes."""
+    """A handler that is stuck in its first call, while others wait; everybody's outcomes.
 
-    def __init__(self, kill: bool = True) -> None:
+    :param kill: who calls is killed, as soon as its call is received.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, kill: bool = True) -> None:
         self.release = threading.Event()
         self.entered = threading.Event()
-        self.received = 0
+        self.received: set[int] = set()
+        self.living = threading.Semaphore(0)
         self.enough = threading.Event()
         self.wanted = 0
         self.outcomes: list[tuple[str, bool]] = []
@@ -41,20 +49,36 @@ class Stuck:
         self.most = 0
         self.process: proctor.Process | None = None
         self._kill = kill
+        real = Backlog.wait
 
-    def glance(self, call: proctor.Call) -> None:
-        """Quick: on the receiving thread."""
-        self.received += 1
-        if self._kill:
+        def wait(backlog: Backlog, job: Job) -> None:
+            real(backlog, job)
+            self.receive(job.call)
+
+        patch.setattr(Backlog, "wait", wait)
+
+    def receive(self, call: proctor.Call) -> None:
+        """A call was received, and has a handler or waits."""
+        if call.id in self.received:
+            return
+        self.received.add(call.id)
+        if call.nr != 110:
+            self.living.release()
+        elif self._kill:
             os.kill(call.tid, signal.SIGKILL)
-        if self.process is not None:
-            self.most = max(self.most, Driver(self.process.supervisor).remembered)
 
     def stuck(self, call: proctor.Call) -> proctor.Verdict:
-        """On a worker."""
+        """The handler."""
+        self.receive(call)
+        self.look()
         self.entered.set()
         self.release.wait(60)
         return proctor.answer(5)
+
+    def look(self) -> None:
+        """How much is remembered now?"""
+        if self.process is not None:
+            self.most = max(self.most, Driver(self.process.supervisor).remembered)
 
     def observe(self, outcome: Outcome) -> None:
         """Of every call."""
@@ -62,42 +86,31 @@ class Stuck:
             self.outcomes.append((outcome.decided_by, outcome.delivered))
             if len(self.outcomes) == self.wanted:
                 self.enough.set()
-            if self.process is not None:
-                self.most = max(self.most, Driver(self.process.supervisor).remembered)
-
-    @property
-    def handlers(self) -> list[proctor.Handler]:
-        """Both."""
-        return [
-            proctor.Handler(("getppid",), self.glance, label="glance"),
-            proctor.Handler(("getppid",), self.stuck, quick=False, label="stuck"),
-        ]
+            self.look()
 
 
 @pytest.mark.parametrize("performed", [False, True])
 def test_calls_of_the_dead_do_not_pile_up(
-    start: Callable[..., proctor.Process], performed: bool
+    start: Callable[..., proctor.Process], monkeypatch: pytest.MonkeyPatch, performed: bool
 ) -> None:
-    """All workers are stuck, nobody set a deadline, and a target forks, calls and dies."""
-    stuck, count = Stuck(), 2000
-
-    def glance_and_perform(call: proctor.Call) -> proctor.Verdict:
-        stuck.glance(call)
-        return proctor.perform()
+    """All threads are stuck, nobody set a deadline, and a target forks, calls and dies."""
+    stuck, count = Stuck(monkeypatch), 2000
 
     def performer(call: proctor.Call, verdict: object) -> proctor.Verdict:
         return stuck.stuck(call)
 
-    handlers = [proctor.Handler(("getppid",), glance_and_perform, label="glance")]
+    handler = proctor.Handler(
+        ("getppid",), (lambda call: proctor.perform()) if performed else stuck.stuck
+    )
     process = start(
         "churn", str(count), "110",
-        handlers=handlers if performed else stuck.handlers, performer=performer,
+        handlers=[handler], performer=performer,
         observers=[proctor.outcomes(stuck.observe)], world={"workers": 1},
     )  # fmt: skip
     stuck.process = process
     try:
         assert lines(process) == ["ok"]
-        assert stuck.received == count
+        assert len(stuck.received) == count
         assert stuck.entered.is_set()
         assert stuck.most <= CONSTANT + 1
         # its end is noticed, and then all that only waited is forgotten at once
@@ -110,14 +123,16 @@ def test_calls_of_the_dead_do_not_pile_up(
     assert sum(who == "gone" for who, _ in stuck.outcomes) >= count - 2
 
 
-def test_calls_made_again_and_again_do_not_pile_up(start: Callable[..., proctor.Process]) -> None:
+def test_calls_made_again_and_again_do_not_pile_up(
+    start: Callable[..., proctor.Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One thread, whose call a signal cancels and restarts as long as its handler is stuck."""
-    stuck = Stuck(kill=False)
+    stuck = Stuck(monkeypatch, kill=False)
     stuck.wanted = 1500
     process = start(
         "alarm", "100", "call", "110",
-        handlers=stuck.handlers, observers=[proctor.outcomes(stuck.observe)], wait_killable=False,
-        world={"workers": 2},
+        handlers=[proctor.Handler(("getppid",), stuck.stuck)],
+        observers=[proctor.outcomes(stuck.observe)], wait_killable=False, world={"workers": 2},
     )  # fmt: skip
     stuck.process = process
     try:
@@ -125,36 +140,27 @@ def test_calls_made_again_and_again_do_not_pile_up(start: Callable[..., proctor.
         assert stuck.most <= CONSTANT + 1
     finally:
         process.send_signal(signal.SIGKILL)
+        process.wait(30)
         stuck.release.set()
     assert process.wait_all(30)
     process.close()
     assert not any(delivered for _, delivered in stuck.outcomes)
 
 
-def test_the_living_are_not_forgotten(start: Callable[..., proctor.Process]) -> None:
+def test_the_living_are_not_forgotten(
+    start: Callable[..., proctor.Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Callers that live and wait get their turn, though many of the dead were in their way."""
-    stuck, count = Stuck(), 1000
-    living = threading.Semaphore(0)
-
-    def spare(call: proctor.Call) -> None:
-        if call.nr == 110:
-            stuck.glance(call)
-        else:
-            living.release()
-
-    names = ("getppid", "getpgrp")
+    stuck, count = Stuck(monkeypatch), 1000
     process = start(
         "fork", "thread", "20", "111", "churn", str(count // 2), "110",
-        handlers=[
-            proctor.Handler(names, spare),
-            proctor.Handler(names, stuck.stuck, quick=False),
-        ],
+        handlers=[proctor.Handler(("getppid", "getpgrp"), stuck.stuck)],
         observers=[proctor.outcomes(stuck.observe)], world={"workers": 1},
     )  # fmt: skip
     stuck.process = process
     try:
         for _ in range(40):
-            assert living.acquire(timeout=30)
+            assert stuck.living.acquire(timeout=30)
     finally:
         stuck.release.set()
     said = lines(process)
@@ -185,7 +191,7 @@ def test_a_new_thread_does_not_wait_for_the_dead_one_whose_number_it_has(
         "again", "110",
         handlers=[
             proctor.Handler(("getppid",), glance),
-            proctor.Handler(("getppid",), slow, quick=False),
+            proctor.Handler(("getppid",), slow),
         ],
         world={"workers": 2},
     )  # fmt: skip
@@ -259,7 +265,7 @@ def test_what_is_routed_while_its_listener_is_given_back_is_over(
 
     handlers = [
         proctor.Handler(("getppid",), first, label="first"),
-        proctor.Handler(("getppid",), second, quick=False, label="second"),
+        proctor.Handler(("getppid",), second, label="second"),
     ]
     program = proctor.filter_for(handlers)
     assert program is not None
@@ -318,6 +324,8 @@ def test_nobody_is_told_the_end_of_what_was_given_back() -> None:
             return False
 
         def wake(self) -> None: ...
+        def look(self, seconds: float | None) -> None: ...
+        def ring(self) -> None: ...
         def close(self) -> None: ...
 
     class World(KernelWorld):
@@ -359,20 +367,26 @@ def test_an_event_is_not_taken_for_another_listener_that_has_the_number_now(bits
             return False
 
         def wake(self) -> None: ...
+        def look(self, seconds: float | None) -> None: ...
+        def ring(self) -> None: ...
         def close(self) -> None: ...
 
     engine = PyEngine(Poller())
     old: Any = Listener()
     new: Any = Listener()
     engine.add(old, {}, lambda _: None, lambda: ended.append("old"))
-    assert engine.run_once(0) == 0
+    assert engine.serve(engine.lead(SERVE, lambda: None), 0, 1) == 0
     assert not ended
 
 
 def test_a_call_that_is_routed_late_is_not_taken_for_another_threads() -> None:
     """Its caller died between its reception and now, and its number is somebody else's already."""
     outcomes: list[tuple[int, str]] = []
-    entered, release = threading.Event(), threading.Event()
+    entered, release, told = threading.Event(), threading.Event(), threading.Event()
+
+    def observe(outcome: Outcome) -> None:
+        outcomes.append((outcome.call.id, outcome.decided_by))
+        told.set()
 
     class Listener:
         def __init__(self) -> None:
@@ -392,22 +406,9 @@ def test_a_call_that_is_routed_late_is_not_taken_for_another_threads() -> None:
 
         def close(self) -> None: ...
 
-    class Poller:
-        def register(self, fd: int) -> None: ...
-        def unregister(self, fd: int) -> None: ...
-
-        def wait(self, timeout: float | None) -> list[tuple[int, int]]:
-            return [(5, POLLIN)] if listener.waiting else []
-
-        def ready(self, fd: int) -> bool:
-            return bool(listener.waiting)
-
-        def wake(self) -> None: ...
-        def close(self) -> None: ...
-
     class World(KernelWorld):
         def engine(self) -> PyEngine:
-            return PyEngine(Poller())
+            return PyEngine(Poller(listener))
 
         def born_since(self, tid: int, when: float) -> bool:
             return True
@@ -419,14 +420,13 @@ def test_a_call_that_is_routed_late_is_not_taken_for_another_threads() -> None:
 
     listener: Any = Listener()
     with proctor.Supervisor(
-        [proctor.Handler(("getppid",), slow, quick=False, label="slow")],
+        [proctor.Handler(("getppid",), slow, label="slow")],
         world=World(),
-        observers=[
-            proctor.outcomes(lambda outcome: outcomes.append((outcome.call.id, outcome.decided_by)))
-        ],
+        observers=[proctor.outcomes(observe)],
     ) as supervisor:
         supervisor.add(listener)
-        assert supervisor.step(0) == 2
+        supervisor.start()
         assert entered.wait(30)
+        assert told.wait(30)
         assert outcomes == [(2, "gone")]
-    release.set()
+        release.set()

@@ -18,6 +18,7 @@ from proctor.supervisor.container import Container, Quotas
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.share import Share
 from proctor.supervisor.world import KernelWorld
+from tests.support.stalling import stalling
 
 X86_64 = 0xC000003E
 Start = Callable[..., "Target"]
@@ -79,7 +80,7 @@ def handler(function: Callable[[Any], Any], **options: Any) -> proctor.Handler:
 # What handlers see ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["short", "conditions", "slow", "async", "passed on"])
+@pytest.mark.parametrize("way", ["short", "conditions", "stalls", "async", "passed on"])
 def test_handlers_see_the_container_on_every_route(target: Start, way: str) -> None:
     def count(call: proctor.Call) -> proctor.Verdict:
         state = call.container.state
@@ -92,7 +93,7 @@ def test_handlers_see_the_container_on_every_route(target: Start, way: str) -> N
     chosen = {
         "short": [handler(count)],
         "conditions": [handler(count, conditions=(proctor.Condition(0, "==", 0),))],
-        "slow": [handler(count, quick=False)],
+        "stalls": [handler(stalling(count))],
         "async": [handler(later)],
         "passed on": [handler(lambda call: None), handler(count)],
     }[way]
@@ -165,8 +166,8 @@ def test_a_container_that_holds_all_its_workers_takes_nothing_from_another(targe
     def slow(call: proctor.Call) -> proctor.Verdict:
         return proctor.answer(2)
 
-    greedy = Container("greedy", [handler(stuck, quick=False)], quotas=Quotas(workers=3))
-    modest = Container("modest", [handler(slow, quick=False)])
+    greedy = Container("greedy", [handler(stuck)], quotas=Quotas(workers=3))
+    modest = Container("modest", [handler(slow)])
     try:
         held = target(greedy, "thread", "20", "110")
         for _ in range(3):
@@ -199,7 +200,7 @@ def test_a_container_always_gets_a_worker(
             for name in ("a", "b", "c"):
                 target = launch([caller, "thread", "4", "110"], program=code, fds=())
                 targets.append(target)
-                container = Container(name, [handler(stuck, quick=False)])
+                container = Container(name, [handler(stuck)])
                 supervisor.add(proctor.Listener(target.take_listener()), container)
                 assert entered.acquire(timeout=30)
         finally:
@@ -222,7 +223,7 @@ def test_calls_beyond_the_quota_are_denied(
         if outcome.decided_by == "quota":
             refused.release()
 
-    chosen = [handler(stuck, quick=False)]
+    chosen = [handler(stuck)]
     program = proctor.filter_for(chosen)
     assert program is not None
     reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -305,7 +306,7 @@ def test_accounts_are_bounded() -> None:
         share.put(answered := _job(tid, served))
         assert share.take_out(answered)
     assert len(share._accounts) < 200
-    assert len(share._queue) < 200
+    assert all(len(queue) < 200 for queue in share._queues)
 
 
 # Other handlers ------------------------------------------------------------------------------------------
@@ -323,7 +324,7 @@ def test_replaced_handlers_are_old_or_new_and_never_both(
         def second(call: proctor.Call) -> proctor.Verdict:
             return proctor.answer(100 * call.container.state.pop(call.id) + number)
 
-        return [handler(first), handler(second, quick=number % 2 == 0)]
+        return [handler(first), handler(second)]
 
     web = Container("web", pair(1))
     running = target(web, "fork", "fork", "values", "500", "110")
@@ -355,7 +356,7 @@ def test_a_call_that_waits_keeps_its_handlers(target: Start, host: proctor.Super
         release.wait(30)
         return proctor.answer(1)
 
-    web = Container("web", [handler(slow, quick=False)])
+    web = Container("web", [handler(slow)])
     running = target(web, "call", "110", "call", "110")
     assert entered.wait(30)
     host.replace(running.listener, [handler(lambda call: proctor.answer(2))])
@@ -426,7 +427,7 @@ def test_what_was_submitted_is_answered_at_the_end(
         release.wait(30)
         return proctor.answer(1)
 
-    supervisor = proctor.Supervisor([handler(stuck)], world=make_world())
+    supervisor = proctor.Supervisor([handler(stuck)], world=make_world()).start()
     container = Container()
     for id in (1, 2):
         supervisor.submit(Notification(id, 7, 110, X86_64), port, container)

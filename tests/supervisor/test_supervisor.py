@@ -14,6 +14,7 @@ import pytest
 
 import proctor
 from proctor.supervisor.world import KernelWorld
+from tests.support.stalling import stalling
 
 from .conftest import lines
 
@@ -39,9 +40,9 @@ def test_answers_values_and_errnos(start: Callable[..., proctor.Process]) -> Non
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("stalls", [False, True])
 def test_first_verdict_wins_and_none_means_the_next(
-    start: Callable[..., proctor.Process], quick: bool
+    start: Callable[..., proctor.Process], stalls: bool
 ) -> None:
     asked: list[str] = []
 
@@ -56,7 +57,7 @@ def test_first_verdict_wins_and_none_means_the_next(
         asked.append("eight")
         return proctor.answer(8)
 
-    handlers = [handler(never), handler(seven, quick=quick), handler(eight)]
+    handlers = [handler(never), handler(stalling(seven) if stalls else seven), handler(eight)]
     assert lines(start("call", "110", handlers=handlers)) == ["110 = 7"]
     assert asked == ["never", "seven"]
 
@@ -66,9 +67,9 @@ def test_no_verdict_at_all_lets_the_kernel_run_it(start: Callable[..., proctor.P
     assert lines(process) == [f"110 = {os.getpid()}"]
 
 
-@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("stalls", [False, True])
 def test_no_verdict_is_the_default_whatever_that_is(
-    start: Callable[..., proctor.Process], quick: bool, caplog: pytest.LogCaptureFixture
+    start: Callable[..., proctor.Process], stalls: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     script = ("call", "110", "1", "call", "110", "2", "call", "110", "1")
 
@@ -76,18 +77,18 @@ def test_no_verdict_is_the_default_whatever_that_is(
         return proctor.answer(2) if call.registers[0] == 2 else None
 
     default = proctor.deny(errno.EXDEV)
-    process = start(*script, handlers=[handler(two, quick=quick)], default=default)
+    process = start(*script, handlers=[handler(stalling(two) if stalls else two)], default=default)
     assert lines(process) == [f"110 = -{errno.EXDEV}", "110 = 2", f"110 = -{errno.EXDEV}"]
 
     def look(call: proctor.Call) -> None:
         call.memory.read_some(0x1000, 0)  # counts as looking
 
-    process = start("call", "110", handlers=[handler(look, quick=quick)])
+    process = start("call", "110", handlers=[handler(stalling(look) if stalls else look)])
     assert lines(process) == [f"110 = -{errno.EPERM}"]  # the default, let_run(), would be racy
     assert "looked at the caller's memory" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["quick", "worker", "async"])
+@pytest.mark.parametrize("kind", ["short", "stalls", "async"])
 def test_c127_handler_exception_gives_the_configured_verdict(
     start: Callable[..., proctor.Process], kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -98,7 +99,10 @@ def test_c127_handler_exception_gives_the_configured_verdict(
         await asyncio.sleep(0)
         raise ZeroDivisionError("a bug in the handler")
 
-    chosen = handler(bad_later) if kind == "async" else handler(bad, quick=kind == "quick")
+    chosen = handler(
+        {"short": bad, "stalls": stalling(bad), "async": bad_later}[kind],
+        label=bad_later.__qualname__ if kind == "async" else bad.__qualname__,
+    )
     process = start(
         "call", "110", "call", "110", handlers=[chosen], on_error=proctor.deny(errno.ENOTTY)
     )
@@ -143,7 +147,7 @@ def test_system_exit_in_a_handler_does_not_hang_the_caller(
     def leave(call: proctor.Call) -> proctor.Verdict:
         raise SystemExit(3)
 
-    process = start("call", "110", "call", "110", handlers=[handler(leave, quick=False)])
+    process = start("call", "110", "call", "110", handlers=[handler(leave)])
     assert lines(process) == [f"110 = -{errno.EPERM}"] * 2
 
 
@@ -191,9 +195,7 @@ def test_workers_run_side_by_side(start: Callable[..., proctor.Process]) -> None
         together.wait()
         return proctor.answer(call.registers[0])
 
-    process = start(
-        "thread", "8", "110", handlers=[handler(meet, quick=False)], world={"workers": 8}
-    )
+    process = start("thread", "8", "110", handlers=[handler(meet)], world={"workers": 8})
     assert lines(process) == [str(n) for n in range(8)]
 
 
@@ -217,7 +219,7 @@ def test_coroutines_run_side_by_side(start: Callable[..., proctor.Process]) -> N
 def test_more_calls_than_workers_are_all_answered(start: Callable[..., proctor.Process]) -> None:
     process = start(
         "thread", "40", "110", "thread", "40", "110",
-        handlers=[handler(lambda call: proctor.answer(call.registers[0]), quick=False)],
+        handlers=[handler(lambda call: proctor.answer(call.registers[0]))],
         world={"workers": 2},
     )  # fmt: skip
     assert lines(process) == [str(n) for n in range(40)] * 2
@@ -234,7 +236,7 @@ def test_deadline_answers_in_the_handlers_place(start: Callable[..., proctor.Pro
 
     process = start(
         "call", "110", "call", "110",
-        handlers=[handler(slow, quick=False, deadline=0.05)],
+        handlers=[handler(slow, deadline=0.05)],
         on_deadline=proctor.deny(errno.ETIME),
     )  # fmt: skip
     try:
@@ -256,7 +258,7 @@ def test_a_handler_overtaken_by_its_deadline_makes_no_noise(
             met.set()
         return proctor.answer(1)
 
-    process = start("call", "110", handlers=[handler(slow, quick=False, deadline=0.02)])
+    process = start("call", "110", handlers=[handler(slow, deadline=0.02)])
     assert lines(process) == [f"110 = -{errno.EPERM}"]
     release.set()
     assert met.wait(20)
@@ -272,7 +274,7 @@ def test_late_verdicts_close_their_descriptors(start: Callable[..., proctor.Proc
         release.wait(30)
         return proctor.hand_over(writer)
 
-    process = start("call", "110", handlers=[handler(slow, quick=False, deadline=0.02)])
+    process = start("call", "110", handlers=[handler(slow, deadline=0.02)])
     assert lines(process) == [f"110 = -{errno.EPERM}"]
     release.set()
     threading.Thread(target=lambda: (os.read(reader, 1), closed.set()), daemon=True).start()
@@ -305,7 +307,7 @@ def test_interrupted_caller_calls_again_in_order(start: Callable[..., proctor.Pr
 
     process = start(
         "alarm", "0", "call", "110",
-        handlers=[handler(slow, quick=False)], wait_killable=False,
+        handlers=[handler(slow)], wait_killable=False,
         observers=[proctor.outcomes(received)],
     )  # fmt: skip
     assert first.wait(20)
@@ -328,7 +330,7 @@ def test_c128_closing_answers_everything_pending(
         return proctor.answer(1)
 
     process = proctor.spawn(
-        [caller, "thread", "12", "110"], [handler(stuck, quick=False)], stdout=-1,
+        [caller, "thread", "12", "110"], [handler(stuck)], stdout=-1,
         world=make_world(workers=4),
     )  # fmt: skip
     for _ in range(4):
@@ -404,7 +406,7 @@ def test_c126_a_cancelled_call_is_an_event(start: Callable[..., proctor.Process]
             "wait",
             "call",
             "110",
-            handlers=[handler(slow, quick=False)],
+            handlers=[handler(slow)],
             observers=[proctor.outcomes(observe)],
         )
     )

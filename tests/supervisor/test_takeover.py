@@ -46,7 +46,7 @@ def performer(call, verdict):
     signal.pause()
 
 world = KernelWorld(native=native == "native")
-handler = proctor.Handler(("getppid",), decide, quick=way == "answer")
+handler = proctor.Handler(("getppid",), decide)
 supervisor = proctor.Supervisor([handler], performer=performer, world=world)
 supervisor.add(proctor.Listener(listener), journal=Journal(journal))
 supervisor.start()
@@ -218,7 +218,7 @@ def test_a_journal_is_empty_while_nothing_is_in_flight(
 
     handlers = [
         proctor.Handler(("getppid",), choose),
-        proctor.Handler(("getppid",), slow, quick=False),
+        proctor.Handler(("getppid",), slow),
     ]
     with proctor.Supervisor(handlers, world=make_world()) as supervisor:
         listener, at.listener = proctor.Listener(at.listener), -1

@@ -26,9 +26,8 @@ def python(code: str, *handlers: Callable, **options: object) -> str:
     return str(done.stdout).strip()
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_getrandom_is_answered(quick: bool) -> None:
-    @proctor.on("getrandom", quick=quick)
+def test_getrandom_is_answered() -> None:
+    @proctor.on("getrandom")
     def certain(call: proctor.Call) -> proctor.Verdict:
         if call.flags == 1:  # GRND_NONBLOCK: the interpreter's own
             return proctor.let_run()
@@ -133,7 +132,7 @@ def test_a_dead_caller_is_not_written_to() -> None:
 def test_nothing_is_written_for_a_call_that_its_deadline_answered() -> None:
     with FakeTarget() as target:
 
-        @proctor.on("getrandom", quick=False, deadline=1.0)
+        @proctor.on("getrandom", deadline=1.0)
         def late(call: proctor.Call) -> proctor.Verdict:
             target.advance(2.0)
             return proctor.answer(8, writes=[(call.buf, b"x")])
@@ -142,24 +141,32 @@ def test_nothing_is_written_for_a_call_that_its_deadline_answered() -> None:
         assert (outcome.decided_by, outcome.written) == ("deadline", ())
 
 
-def test_the_receiving_thread_never_writes() -> None:
-    """Memory can answer late: what is written is written by a worker, also for a quick handler."""
-    where: list[str] = []
+def test_a_write_that_waits_holds_up_nobody() -> None:
+    """Memory can answer late: another caller is received and answered meanwhile."""
+    entered, release = threading.Event(), threading.Event()
 
-    def quick(call: proctor.Call) -> proctor.Verdict:
-        where.append(threading.current_thread().name)
+    def decide(call: proctor.Call) -> proctor.Verdict | None:
+        if call.flags:
+            return None  # the interpreter's own
+        if call.registers[1] == 5:
+            assert entered.wait(30)
+            release.set()
+            return None
         real = call.memory.write
 
         def write(address: int, data: bytes) -> None:
-            where.append(threading.current_thread().name)
+            entered.set()
+            assert release.wait(30)
             real(address, data)
 
         call._memory = SimpleNamespace(write=write)  # type: ignore[assignment]
         return proctor.answer(4, writes=[(call.buf, b"abcd")])
 
-    handler = proctor.Handler(("getrandom",), lambda call: quick(call) if not call.flags else None)
-    assert python("import os; print(os.getrandom(4))", handler) == "b'abcd'"
-    assert len(where) == 2 and where[0] != where[1]
+    handler = proctor.Handler(("getrandom",), decide)
+    program = (
+        "import os\nif os.fork() == 0: print(os.getrandom(4))\nelse: os.getrandom(5); os.wait()"
+    )
+    assert python(program, handler) == "b'abcd'"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_everything_else_is_opened_for_the_caller() -> None:
 # 2. A rule on paths ----------------------------------------------------------------------------
 
 
-@proctor.on("mkdir", "mkdirat", quick=False)
+@proctor.on("mkdir", "mkdirat")
 def only_in_the_cache(call):  # type: ignore[no-untyped-def]
     """Directories may be made below /var/cache, wherever the path seems to lead."""
     if call.mode & 0o002:

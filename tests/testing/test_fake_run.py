@@ -155,7 +155,7 @@ def test_what_the_call_owned_is_handed_over_and_closed_once(
     assert target.run(keeps, target.call("dup", fd)).content == b"hello"
     assert closed.count(given[1]) == 1  # with the call, after it was handed over
 
-    @proctor.on("dup", quick=False, deadline=1.0)
+    @proctor.on("dup", deadline=1.0)
     def late(call: Call) -> Verdict:
         given.append(call.fd(fd))
         target.advance(2.0)
@@ -429,7 +429,7 @@ def test_performers_of_the_tests_own(fake_target: Make) -> None:
 def test_slow_handlers_and_deadlines(fake_target: Make) -> None:
     seen = []
 
-    @proctor.on("mkdir", quick=False, deadline=5)
+    @proctor.on("mkdir", deadline=5)
     def slow(call: Call) -> Verdict:
         target.advance(6)
         try:
@@ -445,14 +445,14 @@ def test_slow_handlers_and_deadlines(fake_target: Make) -> None:
     assert len(seen) == 1
 
 
-def test_the_deadline_of_a_handler_that_is_said_to_be_quick(fake_target: Make) -> None:
+def test_a_deadline_that_is_over_before_the_handler(fake_target: Make) -> None:
     @proctor.on("mkdir", deadline=5)
-    def quick(call: Call) -> Verdict:
+    def late(call: Call) -> Verdict:
         target.advance(6)
         return proctor.answer(0)
 
     target = fake_target()
-    assert target.run(quick, target.call("mkdir", "x")).decided_by == "deadline"
+    assert target.run(late, target.call("mkdir", "x")).decided_by == "deadline"
 
 
 def test_the_container_of_a_fake_call(fake_target: Make) -> None:
@@ -534,7 +534,7 @@ def test_coroutines_fall_through_to_the_next(fake_target: Make) -> None:
     async def first(call: Call) -> None:
         await asyncio.sleep(0)
 
-    @proctor.on("mkdir", quick=False)
+    @proctor.on("mkdir")
     def second(call: Call) -> Verdict:
         return proctor.let_run()
 

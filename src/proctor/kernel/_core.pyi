@@ -179,8 +179,8 @@ def launch(board: mmap, /, *plan: object) -> tuple[int, int, int, int]:
 Wire = tuple[int, int, int]
 Route = Callable[[Notification], Wire | None]
 #: Routes by ``(arch ^ AUDIT_ARCH_X86_64) << 32 | nr``, the fallback (of what is no listener: called
-#: with its number), what an answer is given to that came after the role was lost, and what is the
-#: caller's own.
+#: without an argument), what is called with a notification and its answer when that comes after the role
+#: was lost, and what is the caller's own.
 Served = tuple[dict[int, Route], Callable[[Any], Any], Callable[[Notification, Wire], Any], Any]
 
 @final
@@ -192,11 +192,20 @@ class Loop:
     routed.  Only then, and always with the GIL held, is a token outdated without its holder's doing.
     All methods but :meth:`lead` and :meth:`serve` return at once."""
 
-    def lead(self, how: int, taken: Callable[[Any, Any], Any], /) -> int:
+    #: How many threads insist on having the role.
+    wanted: int
+    #: Whether one waits for it otherwise.
+    standing: int
+    #: The token of whoever has the role, or had it last.
+    generation: int
+
+    def lead(self, how: int, taken: Callable[[Any, Any], Any], looks: int, /) -> int:
         """Wait for the role: the token, or 0.
 
-        :param how: 0 waits for a stall.  1 also takes a role that nobody has.  Both return 0 at once
-            if some thread waits so already.  2 insists: whoever has the role is asked to resign.
+        :param how: 0 waits for a stall.  1 also takes a role that nobody has, unless somebody insists.
+            Both return 0 at once if some thread waits so already.  2 insists: whoever has the role is
+            asked to resign.
+        :param looks: how often to look at most, every 2 ms while something is routed; -1: no limit.
         :param taken: called after a stall, before this returns, with what had the role when it was
             lost: (its tuple, the notification) or (the work of :meth:`attend`, None).
         :returns: 0 also once :meth:`close` was called.
@@ -225,6 +234,10 @@ class Loop:
         """Call ``work`` where the role can be lost: whether it still is had.  False, and nothing is
         called, with an outdated token."""
 
+    def surrender(self) -> None:
+        """In what is called by whoever has the role: it is going to stall, and need not be looked at
+        twice."""
+
     def resign(self, token: int, /) -> None:
         """Give the role up; nothing happens with an outdated token."""
 
@@ -235,7 +248,7 @@ class Loop:
         """Stop that; memory is kept, which a round that is under way may be using."""
 
     def forget(self) -> None:
-        """Free such memory: no round is under way."""
+        """Free such memory, unless something received is left to be routed: no round is under way."""
 
     def wake(self) -> None:
         """Make a waiting :meth:`serve`, or else the next, return."""

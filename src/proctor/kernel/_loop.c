@@ -13,8 +13,8 @@
  * The role.  One thread at a time receives: the one whose token is the generation.  It routes what it
  * received, one call after another, and its batch belongs to the role.  Another thread stands by and
  * looks at the serial every TICK: odd means that something is being routed.  The same odd number twice
- * is a stall: then the other one takes the GIL, and if the number still is the same, the generation
- * goes on by one, the role and the rest of the batch are the other one's, and the stalled thread, when
+ * is a stall, and so is one look after surrender(): then the other one takes the GIL, and if the number
+ * still is the same, the generation goes on by one, the role and the rest of the batch are the other one's, and the stalled thread, when
  * it comes back, finds its token outdated and answers by a longer way.  All that changes hands does so
  * under the GIL, so that between the return of a route and its answer nobody loses the role.  Where
  * nothing happens nobody looks: the one that stands by sleeps until something is routed. */
@@ -26,7 +26,9 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
 #include <string.h>
+#include <structmember.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -74,9 +76,10 @@ typedef struct {
     struct source *sources;
     PyObject *way, *what; /* what is being routed; whoever does that holds them */
     int count, next;      /* of the batch */
+    int gone;             /* sources that are watched no more */
     struct entry batch[BATCH];
     struct slot own[BATCH];
-    _Atomic unsigned long generation, serial;
+    _Atomic unsigned long generation, serial, surrendered;
     atomic_uint led, standing, wanted, closed, asleep, bell;
 } Loop;
 
@@ -215,8 +218,7 @@ static int route(Loop *self, unsigned long token, PyObject *served, struct entry
         lost = called(self, token, tuple, handler, notification, &wire);
     int became = wire != NULL ? GOOD : RAISED;
     if (lost) { /* slot and source may be gone */
-        if (wire != Py_None)
-            settle(tuple, notification, wire);
+        settle(tuple, notification, wire);
         became = LOST;
     } else if (wire != Py_None) {
         bool removed = ready && tuple == NULL; /* answer as if it were closed (C093) */
@@ -242,12 +244,27 @@ static int notice(Loop *self, unsigned long token, PyObject *served, struct sour
     bool lost = false;
     if (tuple != NULL) {
         Py_INCREF(tuple);
-        lost = called(self, token, tuple, PyTuple_GetItem(tuple, FALLBACK), fd, &done);
+        lost = called(self, token, tuple, PyTuple_GetItem(tuple, FALLBACK), NULL, &done);
         Py_DECREF(tuple);
     }
     Py_XDECREF(done);
     Py_XDECREF(fd);
     return lost ? LOST : PyErr_Occurred() != NULL ? RAISED : GOOD;
+}
+
+/* Free what is watched no more, and which no entry of the batch is about. */
+static void forget(Loop *self) {
+    self->gone = 0;
+    for (struct source **at = &self->sources; *at != NULL;) {
+        struct source *source = *at;
+        if (!source->gone) {
+            at = &source->next;
+            continue;
+        }
+        *at = source->next;
+        PyBuffer_Release(&source->journal);
+        PyMem_Free(source);
+    }
 }
 
 static PyObject *loop_serve(PyObject *me, PyObject *args) {
@@ -272,6 +289,8 @@ static PyObject *loop_serve(PyObject *me, PyObject *args) {
         int count = self->count - self->next; /* what the last one with the role left */
         if (count == 0) {
             self->count = self->next = 0;
+            if (self->gone != 0)
+                forget(self);
             Py_BEGIN_ALLOW_THREADS
             ready = epoll_pwait(self->epoll, events, EVENTS, wait, mask);
             problem = ready < 0 ? errno : 0;
@@ -355,11 +374,11 @@ static PyObject *loop_attend(PyObject *me, PyObject *args) {
 enum { HELP, SERVE, INSIST };
 
 /* Take the role if nobody has it: the token, or 0. */
-static unsigned long take(Loop *self) {
+static unsigned long take(Loop *self, int how) {
     unsigned int vacant = 0;
-    if (!atomic_compare_exchange_strong(&self->led, &vacant, 1))
+    if (how == HELP || (how == SERVE && self->wanted) || self->closed
+        || !atomic_compare_exchange_strong(&self->led, &vacant, 1))
         return 0;
-    self->wanted = 0;
     return ++self->generation;
 }
 
@@ -367,18 +386,20 @@ static unsigned long take(Loop *self) {
 static int stand_by(Loop *self, int how, unsigned long *seen) {
     int idle = 0;
     *seen = self->serial;
-    while (!self->closed && (self->led || how == HELP)) {
+    while (!self->closed && (self->led || how == HELP || (how == SERVE && self->wanted))) {
         unsigned int bell = self->bell;
         bool sleeps = idle >= IDLE_TICKS && how != INSIST;
         if (how != INSIST)
             self->asleep = sleeps;
-        if (!sleeps || self->serial == *seen)
+        if ((!sleeps || self->serial == *seen) && self->surrendered != self->serial)
             futex_wait(&self->bell, bell, sleeps ? 0 : TICK_NS);
         if (how != INSIST)
             self->asleep = 0;
         unsigned long now = self->serial;
-        if (now % 2 != 0 && now == *seen)
+        if (now % 2 != 0 && (now == *seen || now == self->surrendered)) {
+            *seen = now;
             return EBUSY;
+        }
         idle = now == *seen && !sleeps ? idle + 1 : 0;
         *seen = now;
         if (how == INSIST)
@@ -389,25 +410,24 @@ static int stand_by(Loop *self, int how, unsigned long *seen) {
 
 static PyObject *loop_lead(PyObject *me, PyObject *args) {
     Loop *self = (Loop *)me;
-    int how, state;
-    unsigned long token = 0, seen;
+    int how, looks, state;
+    unsigned long token, seen;
     unsigned int nobody = 0;
     bool standing = false;
     PyObject *taken;
-    if (!PyArg_ParseTuple(args, "iO", &how, &taken))
+    if (!PyArg_ParseTuple(args, "iOi", &how, &taken, &looks))
         return NULL;
-    if (how != HELP && !self->closed)
-        token = take(self);
+    if (how == INSIST)
+        self->wanted++;
+    token = take(self, how);
     if (token == 0 && how != INSIST) {
         standing = atomic_compare_exchange_strong(&self->standing, &nobody, 1);
         if (!standing)
             return PyLong_FromLong(0);
     }
-    while (token == 0 && !self->closed && PyErr_CheckSignals() == 0) {
-        if (how == INSIST) {
-            self->wanted = 1;
+    while (token == 0 && !self->closed && PyErr_CheckSignals() == 0 && looks-- != 0) {
+        if (how == INSIST)
             eventfd_write(self->event, 1);
-        }
         Py_BEGIN_ALLOW_THREADS
         state = stand_by(self, how, &seen);
         Py_END_ALLOW_THREADS
@@ -416,9 +436,10 @@ static PyObject *loop_lead(PyObject *me, PyObject *args) {
             token = ++self->generation;
             self->serial++;
             self->way = self->what = NULL;
-            self->wanted = 0;
             if (standing)
                 self->standing = 0;
+            if (how == INSIST)
+                self->wanted--;
             PyObject *done = PyObject_CallFunctionObjArgs(taken, way, what != NULL ? what : Py_None,
                                                           NULL);
             if (done == NULL)
@@ -428,12 +449,23 @@ static PyObject *loop_lead(PyObject *me, PyObject *args) {
             Py_DECREF(way);
             return PyLong_FromUnsignedLong(token);
         }
-        if (state == 0 && !self->closed)
-            token = take(self);
+        if (state == 0)
+            token = take(self, how);
     }
     if (standing)
         self->standing = 0;
+    if (how == INSIST)
+        self->wanted--;
     return PyErr_Occurred() != NULL ? NULL : PyLong_FromUnsignedLong(token);
+}
+
+static PyObject *loop_surrender(PyObject *me, PyObject *Py_UNUSED(none)) {
+    Loop *self = (Loop *)me;
+    if (self->serial % 2 != 0) {
+        self->surrendered = self->serial;
+        ring(self);
+    }
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *loop_resign(PyObject *me, PyObject *args) {
@@ -488,6 +520,7 @@ static PyObject *loop_unwatch(PyObject *me, PyObject *args) {
     for (struct source *source = self->sources; source != NULL; source = source->next)
         if (source->fd == fd && !source->gone) {
             source->gone = true;
+            self->gone++;
             epoll_ctl(self->epoll, EPOLL_CTL_DEL, fd, NULL);
         }
     return Py_NewRef(Py_None);
@@ -495,16 +528,8 @@ static PyObject *loop_unwatch(PyObject *me, PyObject *args) {
 
 static PyObject *loop_forget(PyObject *me, PyObject *Py_UNUSED(none)) {
     Loop *self = (Loop *)me;
-    for (struct source **at = &self->sources; *at != NULL;) {
-        struct source *source = *at;
-        if (!source->gone) {
-            at = &source->next;
-            continue;
-        }
-        *at = source->next;
-        PyBuffer_Release(&source->journal);
-        PyMem_Free(source);
-    }
+    if (self->next == self->count)
+        forget(self);
     return Py_NewRef(Py_None);
 }
 
@@ -524,6 +549,7 @@ static PyObject *loop_shut(PyObject *me, PyObject *Py_UNUSED(none)) {
     Loop *self = (Loop *)me;
     for (struct source *source = self->sources; source != NULL; source = source->next)
         source->gone = true;
+    self->count = self->next = 0;
     if (self->epoll >= 0)
         close(self->epoll);
     if (self->event >= 0)
@@ -540,6 +566,7 @@ static PyObject *loop_new(PyTypeObject *type, PyObject *args, PyObject *named) {
     if (self == NULL)
         return NULL;
     self->event = -1;
+    self->surrendered = (unsigned long)-2; /* what the serial never is */
     struct epoll_event event = {.events = EPOLLIN};
     if ((self->epoll = epoll_create1(EPOLL_CLOEXEC)) < 0
         || (self->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0
@@ -563,6 +590,7 @@ static PyMethodDef loop_methods[] = {
     {"attend", loop_attend, METH_VARARGS, NULL},
     {"lead", loop_lead, METH_VARARGS, NULL},
     {"resign", loop_resign, METH_VARARGS, NULL},
+    {"surrender", loop_surrender, METH_NOARGS, NULL},
     {"watch", loop_watch, METH_VARARGS, NULL},
     {"unwatch", loop_unwatch, METH_VARARGS, NULL},
     {"forget", loop_forget, METH_NOARGS, NULL},
@@ -570,7 +598,12 @@ static PyMethodDef loop_methods[] = {
     {"close", loop_close, METH_NOARGS, NULL},
     {"shut", loop_shut, METH_NOARGS, NULL},
     {0}};
+static PyMemberDef loop_members[] = {
+    {"standing", T_UINT, offsetof(Loop, standing), READONLY, NULL},
+    {"wanted", T_UINT, offsetof(Loop, wanted), READONLY, NULL},
+    {"generation", T_ULONG, offsetof(Loop, generation), READONLY, NULL}, {0}};
 static PyType_Slot loop_slots[] = {{Py_tp_new, loop_new}, {Py_tp_dealloc, loop_dealloc},
-                                   {Py_tp_methods, loop_methods}, {0, NULL}};
+                                   {Py_tp_members, loop_members}, {Py_tp_methods, loop_methods},
+                                   {0, NULL}};
 PyType_Spec loop_spec = {"proctor.kernel._core.Loop", sizeof(Loop), 0,
                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, loop_slots};

@@ -14,51 +14,39 @@ import errno
 import fcntl
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from proctor.kernel import _core
+from proctor.kernel.stalls import LOOK, SERVE, Stalls
+
+if TYPE_CHECKING:
+    from proctor.kernel.journal import Journal
 
 #: The longest wait of epoll(7), in milliseconds.
 _LONGEST = 2**31 - 1
-#: How to wait for the role: for a stall only; for a stall, or until nobody has it; it is wanted now.
-HELP, SERVE, INSIST = range(3)
 
 
-class Stalls(Protocol):
-    """Who is told when the thread that routes a listener's call loses the role over it."""
+class HasFileno(Protocol):
+    """A listener, as far as an engine is concerned."""
 
-    def overtaken(self, notification: Any) -> object:
-        """The call is still being routed; another thread receives from now on.  Called on that."""
+    def fileno(self) -> int:
+        """Its descriptor."""
         ...
-
-    def settle(self, notification: Any, wire: _core.Wire | None) -> object:
-        """The thread has come to its end: it returned ``wire``, which is not sent.  Called on it."""
-        ...
-
-
-class _Nobody:
-    """For those who never lose the role, since nobody stands by."""
-
-    def overtaken(self, notification: Any) -> None:
-        """See :class:`Stalls`."""
-
-    def settle(self, notification: Any, wire: _core.Wire | None) -> None:
-        """See :class:`Stalls`."""
 
 
 class _Own:
     """What the core passes on for us."""
 
-    __slots__ = ("ended", "fd", "overtaken", "removed")
+    __slots__ = ("ended", "fd", "removed", "stalls")
 
-    def __init__(
-        self, fd: int, ended: Callable[[], object], overtaken: Callable[[Any], object]
-    ) -> None:
+    def __init__(self, fd: int, ended: Callable[[], object] | None, stalls: Stalls | None) -> None:
         #: The caller's number.
         self.fd = fd
+        #: None for what is no listener.
         self.ended = ended
-        self.overtaken = overtaken
+        self.stalls = stalls
         #: In this round.
         self.removed = False
 
@@ -70,7 +58,7 @@ class Engine:
     :meth:`serve`, is the only one to do so; nothing is called back but from there.
     """
 
-    __slots__ = ("_closed", "_hung", "_leaving", "_lock", "_loop", "_running", "_served")
+    __slots__ = ("_closed", "_ended", "_hung", "_leaving", "_lock", "_loop", "_running", "_served")
 
     def __init__(self) -> None:
         self._lock = _thread.allocate_lock()
@@ -79,6 +67,8 @@ class Engine:
         self._served: dict[int, tuple[Any, Any, Any, _Own]] = {}
         self._leaving: list[int] = []  # duplicates to close once no round can be using them
         self._hung: list[int] = []
+        #: What is to be called for listeners that ended.
+        self._ended: deque[Callable[[], object]] = deque()
         #: Token of the round that is under way; 0 for none, -1 for one whose thread lost the role and
         #: which the next has not gone on with.
         self._running = 0
@@ -86,60 +76,86 @@ class Engine:
 
     def add(
         self,
-        fd: int,
+        listener: int | HasFileno,
         routes: Mapping[int, _core.Route],
         fallback: _core.Route,
         ended: Callable[[], object],
         *,
         stalls: Stalls | None = None,
-        journal: memoryview | bytearray | None = None,
+        journal: Journal | None = None,
     ) -> None:
-        """Start to serve the listener ``fd``; a dict of ``routes`` is looked into as
+        """Start to serve a listener; a dict of ``routes`` is looked into as
         it is then (it may grow while serving), any other mapping is copied.
 
-        :param journal: memory of a :class:`~proctor.kernel.journal.Journal`.
-        :raises FileExistsError: if ``fd`` is served already.
+        :param stalls: for engines in which threads lose the role.
+        :param journal: where what was received and not answered is written down.
+        :raises FileExistsError: if it is served already.
         :raises ValueError: if the engine is closed.
         """
-        told = stalls if stalls is not None else _Nobody()
+        fd = _number(listener)
         with self._lock:
             if self._closed:
                 raise ValueError("this engine is closed")
             if self._find(fd) is not None:
                 raise FileExistsError(errno.EEXIST, f"descriptor {fd} is served already")
             ours = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-            live = routes if isinstance(routes, dict) else dict(routes)
-            self._served[ours] = (live, fallback, told.settle, _Own(fd, ended, told.overtaken))
+            self._served[ours] = _entry(routes, fallback, _Own(fd, ended, stalls))
             try:
-                self._loop.watch(ours, True, journal)
+                self._loop.watch(ours, True, None if journal is None else journal.buffer)
             except BaseException:
                 del self._served[ours]
                 os.close(ours)
                 raise
 
-    def reroute(self, fd: int, routes: Mapping[int, _core.Route], fallback: _core.Route) -> None:
-        """Other routes, as for :meth:`add`; an unknown number is no error."""
+    def reroute(
+        self,
+        listener: int | HasFileno,
+        routes: Mapping[int, _core.Route],
+        fallback: _core.Route,
+        *,
+        stalls: Stalls | None = None,
+    ) -> None:
+        """Other routes, as for :meth:`add`; an unknown listener is no error."""
+        fd = _number(listener)
         with self._lock:
             ours = self._find(fd)
             if ours is not None:
-                live = routes if isinstance(routes, dict) else dict(routes)
-                self._served[ours] = (live, fallback, *self._served[ours][2:])
+                own = self._served[ours][3]
+                self._served[ours] = _entry(routes, fallback, _Own(fd, own.ended, stalls))
 
-    def remove(self, fd: int, late: _core.Route | None = None) -> None:
-        """Stop to serve; an unknown number is no error, ``ended`` is not called.
+    def remove(self, listener: int | HasFileno, late: _core.Route | None = None) -> None:
+        """Stop to serve; an unknown listener is no error, ``ended`` is not called.
 
         What was received and not yet routed goes to ``late``; without that it is answered ENOSYS,
         as if the listener were closed.
         """
+        fd = _number(listener)
         with self._lock:
             ours = self._find(fd)
             if ours is not None:
-                _, _, settle, own = self._served[ours]
+                own = self._served[ours][3]
                 own.removed = True
                 self._drop(ours)
                 if late is not None:
-                    self._served[ours] = ({}, late, settle, own)
+                    self._served[ours] = _entry({}, late, own)
                 self._settle()
+
+    def watch(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` once, as something that is routed, when ``fd`` is readable or hung up.
+        It must be open until that was called, or :meth:`unwatch` was.
+
+        :raises OSError: it cannot be waited for (EPERM), or not by as many (ENOSPC).
+        """
+        with self._lock:
+            self._loop.watch(fd, False, None)
+            self._served[fd] = _entry({}, callback, _Own(fd, None, None))
+
+    def unwatch(self, fd: int) -> None:
+        """Stop that; an unknown number is no error."""
+        with self._lock:
+            if fd in self._served and self._served[fd][3].ended is None:
+                del self._served[fd]
+                self._loop.unwatch(fd)
 
     def run_once(self, timeout: float | None) -> int:
         """One round: how many notifications were received.
@@ -164,30 +180,47 @@ class Engine:
         with self._lock:
             if self._closed or self._running:
                 raise ValueError("this engine is closed, or runs in another thread")
-        token = self.lead(SERVE, _ignore)
+        token = self.lead(SERVE, _nothing)
         try:
             return self.serve(token, timeout, rounds)
         finally:
             self.resign(token)
 
     # The role -----------------------------------------------------------------------------------
-    def lead(self, how: int, taken: Callable[[Any], object]) -> int:
-        """Wait for the role of receiving; see :meth:`_core.Loop.lead <Loop>`.
+    def lead(self, how: int, taken: Callable[[Any], object], patience: float | None = None) -> int:
+        """Wait for the role of receiving: the token; 0 if enough threads wait, or the engine is closed.
 
-        :param taken: called with the work in which another thread stalled, unless that is a listener's
-            call, whose :class:`Stalls` is told.
-        :returns: the token; 0 if enough threads wait, or the engine is closed.
+        :param how: HELP, SERVE or INSIST.
+        :param taken: called if another thread stalled in what is no listener's call, with that: the work
+            of :meth:`attend`, the callback of :meth:`watch`; of listeners' calls the
+            listener's :class:`Stalls` is told.
+        :param patience: seconds, while something is routed; None for no limit.
         """
 
         def lost(way: Any, what: Any) -> None:
             with self._lock:
                 self._running = -1
-            if type(way) is tuple and what is not None:
-                way[3].overtaken(what)
+            if type(way) is tuple and way[3].stalls is not None:
+                way[3].stalls.overtaken(what)
             else:
-                taken(way)
+                taken(way[1] if type(way) is tuple else way)
 
-        return self._loop.lead(how, lost)
+        looks = -1 if patience is None else math.ceil(patience / LOOK)
+        return self._loop.lead(how, lost, looks)
+
+    def has(self, token: int) -> bool:
+        """Whether whoever has the token did not lose the role."""
+        return self._loop.generation == token
+
+    @property
+    def standing(self) -> bool:
+        """Whether somebody waits for a stall."""
+        return self._loop.standing > 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody insists on having the role."""
+        return self._loop.wanted > 0
 
     def serve(self, token: int, timeout: float | None, rounds: int) -> int:
         """At most so many rounds (0: without end, as :meth:`run`); how many notifications were
@@ -198,46 +231,53 @@ class Engine:
             wait = min(math.ceil(timeout * 1000), _LONGEST) if timeout > 0 else 0
         with self._lock:
             if self._closed:
+                self._running = 0
+                self._settle()
                 raise ValueError("this engine is closed")
+        had = self._tell_ended(token)  # whoever had the role may have left some
+        if not had:
+            return -1
+        with self._lock:
             self._running = token
         try:
             count = self._loop.serve(token, self._served, self._hung, wait, rounds)
         finally:
-            ended = self._end_round(token)
-            had = True
-            for call in ended:
-                if had:
-                    had = self._loop.attend(token, call)
-                else:
-                    call()
+            self._end_round(token)
+            had = self._tell_ended(token)
         return count if had else -1
+
+    def _tell_ended(self, token: int) -> bool:
+        """Call what is to be called for listeners that ended; False if the role is lost over it."""
+        had = self._loop.generation == token
+        while had and self._ended:
+            had = self._loop.attend(token, self._ended.popleft())
+        return had
 
     def attend(self, token: int, work: Callable[[], object]) -> bool:
         """Call ``work`` as something that is routed; False if the role was lost over it."""
         return self._loop.attend(token, work)
 
+    def surrender(self) -> None:
+        """In a route: it is going to stall, and somebody else may receive at once."""
+        self._loop.surrender()
+
     def resign(self, token: int) -> None:
         """Give the role up."""
         self._loop.resign(token)
-        with self._lock:
-            if self._running == -1:
-                self._running = 0
-                self._settle()
 
-    def _end_round(self, token: int) -> list[Callable[[], object]]:
-        """Forget the listeners under whose filter nobody is left; what is to be called for them."""
-        ended: list[Callable[[], object]] = []
+    def _end_round(self, token: int) -> None:
+        """Forget the listeners under whose filter nobody is left."""
         with self._lock:
-            if self._running != token:
-                return ended  # the next thread's
+            if self._loop.generation != token:
+                return  # this round is another thread's now
             self._running = 0
             for ours in self._hung:
-                if ours in self._served and not self._served[ours][3].removed:
-                    ended.append(self._served[ours][3].ended)
+                own = self._served[ours][3] if ours in self._served else None
+                if own is not None and own.ended is not None and not own.removed:
+                    self._ended.append(own.ended)
                     self._drop(ours)
             self._hung.clear()
             self._settle()
-        return ended
 
     def wake(self) -> None:
         """Make a waiting, or else the next, :meth:`run_once` return."""
@@ -258,7 +298,8 @@ class Engine:
         self._lock = _thread.allocate_lock()
         self._running, self._closed = 0, True
         for ours in {*self._served, *self._leaving}:
-            os.close(ours)
+            if ours not in self._served or self._served[ours][3].ended is not None:
+                os.close(ours)
         self._served.clear()
         self._leaving.clear()
 
@@ -267,7 +308,7 @@ class Engine:
             (
                 ours
                 for ours, entry in self._served.items()
-                if entry[3].fd == fd and not entry[3].removed
+                if entry[3].fd == fd and entry[3].ended is not None and not entry[3].removed
             ),
             None,
         )
@@ -289,7 +330,9 @@ class Engine:
             os.close(ours)
         if self._closed:
             while self._served:  # one by one: if another thread forks, after_fork() closes the rest
-                os.close(self._served.popitem()[0])
+                ours, entry = self._served.popitem()
+                if entry[3].ended is not None:
+                    os.close(ours)
             self._loop.shut()
 
     def __del__(self) -> None:
@@ -298,5 +341,16 @@ class Engine:
             self.close()
 
 
-def _ignore(work: object) -> None:
+def _number(listener: int | HasFileno) -> int:
+    return listener if isinstance(listener, int) else listener.fileno()
+
+
+def _entry(
+    routes: Mapping[int, _core.Route], fallback: Callable[..., Any], own: _Own
+) -> tuple[Any, Any, Any, _Own]:
+    live = routes if isinstance(routes, dict) else dict(routes)
+    return live, fallback, _nothing if own.stalls is None else own.stalls.settle, own
+
+
+def _nothing(*_: object) -> None:
     """Nobody stands by."""

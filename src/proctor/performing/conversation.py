@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Verdict, deny
 from proctor.errors import CallGone
-from proctor.kernel.threads import quiet_thread
 from proctor.performing.trouble import Idle, Trouble
+from proctor.supervisor.ports import Later
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -139,21 +139,17 @@ class Conversation:
                 self.look()
         return self.verdict
 
-    def then(self, done: Callable[[Verdict | None, BaseException | None], object]) -> None:
-        """Go on to the end on a thread of its own, and tell ``done`` then.  There are never more of
-        these than calls that are performed at the same time (``limit``)."""
+    def later(self) -> Later:
+        """What a supervisor goes on with when a reply is there, or it is time to look: no thread waits
+        for it."""
 
-        def go() -> None:
-            try:
-                verdict, failed = self.wait(), None
-            except BaseException as raised:
-                verdict, failed = None, raised
-            done(verdict, failed)
+        def resume() -> Verdict | Later:
+            if self.go_on() is None and time.monotonic() >= self.next_look:
+                self.look()
+            return self.later() if self.verdict is None else self.verdict
 
-        try:
-            quiet_thread(go, "proctor-performed")
-        except RuntimeError:
-            go()  # no more threads for us: slow but sure
+        left = max(0.0, self.next_look - time.monotonic())
+        return Later(self.fileno(), resume, self.cancel, left)
 
     def cancel(self) -> None:
         """Have an end: nobody wants the answer any more."""

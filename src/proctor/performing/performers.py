@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Allow
     from proctor.performing.executors import Wait
     from proctor.performing.steps import Reply
+    from proctor.supervisor.ports import Later
 
 _TRIES: Final = 5
 _MOST_KEYS: Final = 256
@@ -182,10 +183,10 @@ class Performers:
         with self._lock:
             self.owners = self.owners | {os.stat(f"/proc/{pid}/ns/user").st_ino}
 
-    def __call__(self, call: Call, verdict: Perform) -> Verdict:
+    def __call__(self, call: Call, verdict: Perform) -> Verdict | Later:
         """What ``performer=`` of a supervisor takes: carry ``perform(allow=...)`` out."""
         begun = self.begin(call, verdict)
-        return begun.wait() if isinstance(begun, Conversation) else begun
+        return begun.later() if isinstance(begun, Conversation) else begun
 
     def perform(self, call: Call, allow: Allow | None = None) -> Verdict:
         """Perform a call; what the kernel says is the verdict.
@@ -196,7 +197,8 @@ class Performers:
         :returns: ``hand_over``, ``answer(0)`` or ``deny``.  Trouble of our own is ``deny(EPERM)``
             with the reason; nothing is raised but what ``allow`` raises.
         """
-        return self(call, Perform(allow))
+        begun = self.begin(call, Perform(allow))
+        return begun.wait() if isinstance(begun, Conversation) else begun
 
     def begin(self, call: Call, wish: Perform) -> Verdict | Conversation:
         """Carry ``perform(allow=...)`` out as far as executors answer at once: the verdict, or a

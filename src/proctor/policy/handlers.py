@@ -62,12 +62,12 @@ def build(policy: Policy) -> list[Handler]:
     def decide(call: Call) -> Verdict:
         return _decide(policy, call)
 
-    ways: dict[tuple[bool, float | None], list[str]] = {}
+    ways: dict[float | None, list[str]] = {}
     for name in policy.calls:
-        ways.setdefault((not _may_wait(policy, name), _deadline(policy, name)), []).append(name)
+        ways.setdefault(_deadline(policy, name), []).append(name)
     made: list[Handler] = []
-    for (quick, deadline), names in ways.items():
-        handler = PolicyHandler(names, decide, quick=quick, deadline=deadline, label="policy")
+    for deadline, names in ways.items():
+        handler = PolicyHandler(names, decide, deadline=deadline, label="policy")
         handler.performs = any(map(policy.performs, names))
         made.append(handler)
     return made
@@ -225,15 +225,6 @@ def _kill(call: Call) -> None:
 
 
 # Who decides, and for how long ------------------------------------------------------------------
-
-
-def _may_wait(policy: Policy, name: str) -> bool:
-    """Whether deciding a call may take long."""
-    return any(
-        clause.reads_memory
-        for arch in policy.settings.arches
-        for _, clause in policy.chain(arch, name)
-    )
 
 
 def _deadline(policy: Policy, name: str) -> float | None:

@@ -39,4 +39,4 @@ def performed(name: str, family: str, when: Mapping[str, Spec], how: Mapping[str
         return None if decision.rule is None else decided(policy, look, decision)
 
     names = dict.fromkeys(call for _, call in rule.clauses)
-    return Handler(tuple(names), decide, quick=not when, performs=True, label=name)
+    return Handler(tuple(names), decide, performs=True, label=name)

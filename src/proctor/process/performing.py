@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.performing import Performers
-    from proctor.performing.conversation import Conversation
+    from proctor.supervisor.ports import Later
 
 
 class LazyPerformer:
@@ -36,12 +36,7 @@ class LazyPerformer:
         if options:  # what is wrong with them is said now
             self._made()
 
-    def __call__(self, call: Call, verdict: Perform) -> Verdict:
-        begun = self.begin(call, verdict)
-        return begun if isinstance(begun, tuple) else begun.wait()
-
-    def begin(self, call: Call, verdict: Perform) -> Verdict | Conversation:
-        """As :meth:`proctor.performing.Performers.begin`."""
+    def __call__(self, call: Call, verdict: Perform) -> Verdict | Later:
         try:
             performers = self._made()
         except (ImportError, OSError) as error:  # our code is loaded now, which takes a descriptor
@@ -50,7 +45,7 @@ class LazyPerformer:
                 why += "; the monitor's limit of open files (RLIMIT_NOFILE, ulimit -n) is too low"
             self.on_trouble(f"{call.name} of thread {call.tid} was not performed: {why}")
             return deny(errno.EPERM, f"not performed: {why}")
-        return performers.begin(call, verdict)
+        return performers(call, verdict)
 
     def _made(self) -> Performers:
         from proctor.performing import (

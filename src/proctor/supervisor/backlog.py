@@ -1,22 +1,22 @@
-"""Jobs that wait: for a worker, or behind an earlier call of the same caller.
+"""Jobs that wait: for their turn, or behind an earlier call of the same caller.
 
-Each container has its own workers, as many as its quota says (:mod:`proctor.supervisor.share`); all
-together there are as many as the world has, but for the first of each container, which it always
-gets.  So one that holds all its workers, by hostile memory, FIFOs or slow handlers, takes nothing
-from another.
+Whoever receives takes those whose turn it is between two rounds, a container after another; within one,
+:mod:`proctor.supervisor.share` says which.  All containers together hold as many threads as the world
+has, but for the first of each, which it always gets.  So one that holds all its threads, by hostile
+memory, FIFOs or slow handlers, takes nothing from another.
 
-A target can fill this room as fast as it can fork, call and kill, if workers are stuck.  So jobs
-whose caller is gone do not stay: past a threshold the receiving loop looks at some of the oldest
+A target can fill this room as fast as it can fork, call and kill, if its threads are stuck.  So jobs
+whose caller is gone do not stay: past a threshold the receiving thread looks at some of the oldest
 after every few that come (:meth:`Backlog.some`), a constant number for each, and what waits is never
 much more than the callers alive.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from proctor.supervisor.jobs import Job
 from proctor.supervisor.share import Share
@@ -32,29 +32,21 @@ EVERY: Final = 64
 
 
 class Backlog:
-    """See the module.
+    """See the module.  But for :meth:`share` and :meth:`some`, everything wants the lock held.
 
     :param lock: guards everything here, and all of a job's own state that is about waiting.
-    :param go_on: what a worker does with a job.
-    :param wake: brings the receiving loop to its next look.
+    :param wake: brings the receiving thread to its next look.
     """
 
-    def __init__(
-        self,
-        world: World,
-        lock: Lock,
-        go_on: Callable[[Job], object],
-        wake: Callable[[], object],
-    ) -> None:
+    def __init__(self, world: World, lock: Lock, wake: Callable[[], object]) -> None:
         self._world = world
         self._lock = lock
-        self._go_on = go_on
         self._wake = wake
-        self._shares: weakref.WeakKeyDictionary[Container, Share] = weakref.WeakKeyDictionary()
-        #: Workers, also those that did not come yet.
-        self._workers = 0
-        #: Containers that want one more than there are, the one to have the next first.
-        self._short: dict[Share, None] = {}
+        self._shares: WeakKeyDictionary[Container, Share] = WeakKeyDictionary()
+        #: Threads that are held, of all containers.
+        self._held = 0
+        #: Containers of which something waits for its turn, the one to be looked at first.
+        self._ready: dict[Share, None] = {}
         self._queued = 0
         #: All that wait, the one to be looked at next first, and some that waited.
         self._ring: deque[Job] = deque()
@@ -72,33 +64,48 @@ class Backlog:
                 found = self._shares[container] = Share(container.quotas)
             return found
 
-    def put(self, job: Job) -> bool:
-        """Let a worker go on with it; False if it was answered meanwhile."""
-        share = job.served.share
-        with self._lock:
-            if job.claimed:
-                return False
-            share.put(job)
-            self._queued += 1
-            self.wait(job)
-            if not self._ask(share):
-                return True
-        self._world.submit(lambda: self._work(share))
+    # Threads --------------------------------------------------------------------------------
+    def hold(self, job: Job, pulse: Callable[[], float], now: float) -> None:
+        """A thread is kept by ``job``, see :meth:`Share.hold`."""
+        job.served.share.hold(job, pulse, now)
+        self._held += 1
+
+    def let_go(self, job: Job, now: float) -> bool:
+        """It is kept no more; False if it was not."""
+        if not job.served.share.let_go(job, now):
+            return False
+        self._held -= 1
+        if self._ready:
+            self._wake()
         return True
 
-    def _ask(self, share: Share) -> bool:
-        """Whether a worker is to be asked for (the lock is held)."""
-        if not share.lacks:
-            return False
-        if self._workers >= self._world.workers and share.asked + share.running:
-            self._short[share] = None
-            return False
-        share.asked += 1
-        self._workers += 1
-        return True
+    def delay(self, share: Share, now: float, slow: bool) -> float | None:
+        """When one more call of a container may be begun, see :meth:`Share.delay`."""
+        if share.held and self._held >= self._world.workers * (1 if slow else 2):
+            return None
+        return share.delay(now, slow)
+
+    def holds_back(self, job: Job, now: float) -> bool:
+        """Whether it has to wait for its turn: its container has no thread for it, or others wait that
+        could have theirs."""
+        share = job.served.share
+        slow = share.is_slow(job)
+        if self.delay(share, now, slow) != 0.0 or share.first(slow) is not None:
+            return True
+        return share.first(not slow) is not None and self.delay(share, now, not slow) == 0.0
+
+    # Turns ----------------------------------------------------------------------------------
+    def put(self, job: Job) -> None:
+        """It waits for its turn from now on."""
+        share = job.served.share
+        share.put(job)
+        self._ready[share] = None
+        self._queued += 1
+        self.wait(job)
+        self._wake()
 
     def wait(self, job: Job) -> None:
-        """The job waits from now on (the lock is held)."""
+        """It waits from now on, for whatever it may be."""
         job.waits = True
         if job.remembered:
             return
@@ -109,63 +116,57 @@ class Backlog:
             self._wake()
 
     def take_out(self, job: Job) -> bool:
-        """It was answered: no worker is wanted.  Whether one was (the lock is held)."""
+        """It was answered, and wants no turn; whether it did."""
         job.waits = False
         if not job.served.share.take_out(job):
             return False
         self._queued -= 1
         return True
 
-    def _work(self, share: Share) -> None:
-        """What a worker does that was asked for a container."""
-        with self._lock:
-            share.asked -= 1
-            share, job = self._next(share)
-        while job is not None:
-            began = self._world.clock()
-            self._go_on(job)
-            with self._lock:
-                share.running -= 1
-                share.spent(job, max(0.0, self._world.clock() - began))
-                share, job = self._next(share)
+    def next(self, now: float) -> Job | None:
+        """What whoever receives does next."""
+        for share in list(self._ready):
+            del self._ready[share]
+            if len(share):
+                self._ready[share] = None  # at the end
+                job = self.next_of(share, now)
+                if job is not None:
+                    return job
+        return None
 
-    def _next(self, share: Share) -> tuple[Share, Job | None]:
-        """What a worker of this container's does next; it ends with None (the lock is held)."""
-        if self._short and (share.running or not len(share)):
-            share = self._needier(share)
-        if self._workers > self._world.workers and share.running:  # one more than there may be
-            if share.lacks:
-                self._short[share] = None
-            self._workers -= 1
-            return share, None
-        job = share.take() if share.running < share.workers else None
-        if job is None:
-            self._workers -= 1
-            return share, None
-        self._queued -= 1
-        job.waits = False
-        share.running += 1
-        if share.lacks:
-            self._short[share] = None
-        return share, job
+    def next_of(self, share: Share, now: float) -> Job | None:
+        """What is begun next of a container's."""
+        job = None
+        for slow in (True, False):
+            if share.first(slow) is not None and self.delay(share, now, slow) == 0.0:
+                job = share.take(slow)
+                break
+        if job is not None:
+            self._queued -= 1
+            job.waits = False
+        return job
 
-    def _needier(self, share: Share) -> Share:
-        """The container that is to have this one's worker: another one that is short of them, or the
-        same (the lock is held)."""
-        for other in list(self._short):
-            del self._short[other]
-            if other.lacks:
-                if share.lacks:
-                    self._short[share] = None
-                return other
-        return share
+    def patience(self, now: float) -> float | None:
+        """Seconds after which :meth:`next` is to be called, if nothing happens until then."""
+        delays = [
+            self.delay(share, now, slow)
+            for share in self._ready
+            for slow in (True, False)
+            if share.first(slow) is not None
+        ]
+        return min((delay for delay in delays if delay is not None), default=None)
+
+    # Callers that are gone --------------------------------------------------------------------
+    def many(self) -> bool:
+        """Whether :meth:`some` has any."""
+        return self._joined >= EVERY and len(self._ring) > MANY
 
     def some(self) -> list[Job]:
         """The jobs whose callers should be asked after now: none, mostly.  Afterwards they come
         :meth:`back`."""
-        if self._joined < EVERY or len(self._ring) <= MANY:
-            return []
         with self._lock:
+            if not self.many():
+                return []
             count = min(len(self._ring), 2 * self._joined + EVERY)
             self._joined = 0
             some = [self._ring.popleft() for _ in range(count)]
@@ -173,8 +174,7 @@ class Backlog:
 
     def back(self, jobs: Iterable[Job]) -> None:
         """These live, or did a moment ago."""
-        with self._lock:
-            self._ring.extend(job for job in jobs if self._waits(job))
+        self._ring.extend(job for job in jobs if self._waits(job))
 
     @staticmethod
     def _waits(job: Job) -> bool:

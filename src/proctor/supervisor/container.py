@@ -16,11 +16,11 @@ class Quotas(NamedTuple):
     4
     """
 
-    #: Most of its handlers that run on workers at the same time; further calls of its callers wait
-    #: for one of them, in turn.
+    #: Most threads that its calls may keep which stall (once more as many for calls of numbers that
+    #: did not stall lately); further calls of its callers wait for one of them, in turn.
     workers: int = 16
-    #: Most of its calls that may be undecided beyond the receiving thread; more are denied with
-    #: ENOMEM.  None: as many as it has threads.
+    #: Most of its calls that may wait, or stall, at the same time; more are denied with ENOMEM.  None:
+    #: as many as it has threads.
     calls: int | None = None
     #: Most of its calls that are performed at the same time; whoever performs sees to it.
     performers: int = 64

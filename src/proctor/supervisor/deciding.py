@@ -1,4 +1,5 @@
-"""Deciding one call: from its reception to its answer, on whichever thread that takes.
+"""Deciding one call: from its reception to its answer, on the thread that received it unless it has to
+wait.
 
 A :class:`Job` moves forward only: handlers are asked in order (:meth:`Decider.advance`), somebody
 speaks (:meth:`Decider.decided`), the answer is claimed once and carried out.  Three may claim it:
@@ -8,44 +9,76 @@ the handler's side, the deadline, the end of supervision; whoever comes later fi
 from __future__ import annotations
 
 import errno
-import heapq
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.call.decode.argument import reads
-from proctor.call.verdict import Deny, Perform, Verdict, Wire, close_unused, deny
+from proctor.call.verdict import (
+    Answer,
+    Deny,
+    LetRun,
+    Perform,
+    Verdict,
+    Wire,
+    close_unused,
+    deny,
+)
 from proctor.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
 from proctor.observe.events import Outcome
 from proctor.supervisor.backlog import Backlog
-from proctor.supervisor.carry import carry_out, check, may_wait, owned
+from proctor.supervisor.carry import carry_out, check, owned
+from proctor.supervisor.inflight import InFlight
 from proctor.supervisor.jobs import Job, Served
+from proctor.supervisor.ports import Later
+from proctor.supervisor.share import LOOK, Share
 
 if TYPE_CHECKING:
     from threading import Condition
 
     from proctor.call.call import Call
     from proctor.observe.observers import Observers
-    from proctor.supervisor.ports import Lock, World
+    from proctor.supervisor.ports import Engine, Lock, World
     from proctor.supervisor.rules import Rules
 
-#: Performs a call, and may have a method ``begin`` that does so as far as nothing waits: what it
-#: returns has the verdict later if it has a method ``then``, which is given who wants it: (call, the Perform verdict) → what to answer.
-Performer = Callable[["Call", Perform], Verdict]
+#: Performs a call: (call, the Perform verdict) → what to answer, or that it takes a while.
+Performer = Callable[["Call", Perform], "Verdict | Later"]
 
 #: Those who decide without a look at the caller's memory.
 _UNREAD: Final = ("deadline", "close", "gone", "quota")
-#: What calls get that are too many for their container's quota.
-_TOO_MANY: Final = deny(errno.ENOMEM)
-#: Deadlines of answered calls that may be left lying about.
-_SPARE: Final = 64
+
+
+class Turn:
+    """Going on with a job whose turn it is."""
+
+    __slots__ = ("_decider", "job")
+
+    def __init__(self, decider: Decider, job: Job) -> None:
+        self._decider = decider
+        self.job = job
+
+    def __call__(self) -> None:
+        self._decider.run_next(self.job)
+
+
+class Continuation:
+    """Going on with a job for which something was awaited."""
+
+    __slots__ = ("_decider", "_later", "job")
+
+    def __init__(self, decider: Decider, job: Job, later: Later) -> None:
+        self._decider = decider
+        self._later = later
+        self.job = job
+
+    def __call__(self) -> None:
+        self._decider.go_on(self.job, self._later)
 
 
 class Decider:
     """Takes jobs to their answer; shared by all listeners of one supervisor.
 
     :param lock: guards jobs, queues and the counts of :class:`Served`.
-    :param told: of that lock; notified when :attr:`answering` becomes 0.
+    :param told: of that lock.
     """
 
     def __init__(
@@ -56,43 +89,58 @@ class Decider:
         rules: Rules,
         performer: Performer | None,
         observers: Observers,
-        wake: Callable[[], object],
+        engine: Engine,
     ) -> None:
-        self._wake = wake
-        self._told = told
-        #: Calls that left the receiving thread, and of whose answer observers are being told.
-        self.answering = 0
         self._world = world
         self._lock = lock
         self._rules = rules
         self._performer = performer
+        self._engine = engine
         self.observers = observers
-        #: All that left the receiving thread and are unanswered, the oldest first.
-        self._jobs: dict[Job, None] = {}
-        #: Nothing is decided any more.
-        self._over = False
-        self._backlog = Backlog(world, lock, self._go_on, wake)
-        #: What each container has of us.
-        self.share = self._backlog.share
-        self._dues: list[tuple[float, int, Job]] = []
-        self._due_count = 0
+        self.calls = InFlight(lock, told, rules, engine.wake)
+        self.backlog = Backlog(world, lock, engine.wake)
+        self._overdue: deque[Continuation] = deque()
 
-    @property
-    def remembered(self) -> int:
-        """How many calls are known beyond the receiving thread, answered ones too."""
-        return max(len(self._jobs), len(self._backlog), len(self._dues) // 2)
+    # The way in -------------------------------------------------------------------------------
+    def decide(self, job: Job) -> None:
+        """Decide a call that was received just now, on the thread that did."""
+        share = job.served.share
+        self.routed(job)
+        if not share.watchful:
+            self.advance(job)
+        elif not (self._order(job) or self._hold_back(job)):
+            self._go(job, share)
 
-    def next_due(self) -> float | None:
-        """World time of the nearest deadline; None if there is none."""
-        return self._dues[0][0] if self._dues else None
+    def routed(self, job: Job) -> None:
+        """Let it be found if the thread that routes it stalls."""
+        job.routed = True
+        self.calls.routing = job
 
-    def must_wait(self, job: Job) -> bool:
-        """Queue the call behind an earlier one of the same caller, if that is still being decided."""
+    def _go(self, job: Job, share: Share) -> None:
+        """Decide a call of a container of which something stalls: if that is to be expected of this one
+        as well, let somebody else receive at once."""
+        slow = share.is_slow(job)
+        if slow:
+            began = self._world.clock()
+            self._engine.surrender()
+        self.run(job)
+        if slow and self._world.clock() < began + LOOK:
+            with self._lock:
+                share.was_quick(job)
+
+    def take_in(self, job: Job) -> None:
+        """Decide a call that was received elsewhere, when its turn comes; from any thread."""
+        if not self._order(job) and self._leave(job):
+            self._put(job)
+
+    def _order(self, job: Job) -> bool:
+        """Queue the call behind an earlier one of the same caller, if that is still being decided.
+        Whether it need not be decided now."""
         served, tid = job.served, job.tid
-        if not served.busy or not tid:
-            return False
         with self._lock:
-            line = served.busy.get(tid)
+            if self.calls.merge(job) or job.claimed:
+                return self._stands_in_line(job)
+            line = served.busy.get(tid) if tid else None
             if line is None:
                 return False
             latest = line[-1].received
@@ -103,24 +151,26 @@ class Decider:
             self._leave_behind(served, line)
             return False
         with self._lock:
+            if self.calls.merge(job) or job.claimed:
+                return self._stands_in_line(job)
             if served.busy.get(tid) is not line:
                 return False  # it came to its end just now
-            refused = self._refused(job)
+            refused = self.calls.refused(job)
             if refused is None:
                 job.line = line
                 line.append(job)
-                self._register(job)
-                self._backlog.wait(job)
+                self.calls.register(job)
+                self.backlog.wait(job)
         if refused is not None:
             self._answer(job, *refused)
         return True
 
-    def _refused(self, job: Job) -> tuple[Deny, str] | None:
-        """What is answered at once, and why, instead of deciding the call beyond the receiving thread
-        (the lock is held)."""
-        if job.served.given_up or self._over:
-            return self._rules.close_verdict, "close"
-        return (_TOO_MANY, "quota") if job.served.share.full else None
+    def _stands_in_line(self, job: Job) -> bool:
+        """Whether a call that is known already need not be decided now (the lock is held)."""
+        if job.claimed or job.line is None or job.line[0] is job:
+            return job.claimed
+        self.backlog.wait(job)
+        return True
 
     def _leave_behind(self, served: Served, line: deque[Job]) -> None:
         """Another thread has their caller's number now: none of these calls has a caller."""
@@ -132,129 +182,145 @@ class Decider:
         for job in dead:
             self._answer(job, self._rules.on_error, "gone")
 
-    def _register(self, job: Job) -> None:
-        """Know a job beyond the receiving thread, and its deadline (the lock is held)."""
-        if job.slow:
-            return
-        job.slow = True
-        job.served.running += 1
-        job.served.share.calls += 1
-        self._jobs[job] = None
-        own = [handler.deadline for handler in job.chain if handler.deadline is not None]
-        limit = min(own) if own else self._rules.deadline
-        if limit is not None:
-            job.due = job.received + limit
-            self._due_count += 1
-            if not self._dues:
-                self._wake()  # whoever waits without a limit has one from now on
-            heapq.heappush(self._dues, (job.due, self._due_count, job))
+    def _hold_back(self, job: Job) -> bool:
+        """Let the call wait for its turn, if its container has no thread for it now."""
+        with self._lock:
+            if job.known or not self.backlog.holds_back(job, self._world.clock()):
+                return False
+        if self._leave(job):
+            self._put(job)
+        return True
 
     def _leave(self, job: Job) -> bool:
-        """The job leaves the receiving thread: from now on its caller's next calls queue up.  False
-        if its listener was given up, or its container has too many, and it was answered."""
+        """Others are to know of the job: from now on its caller's next calls queue up.  False if its
+        listener was given up, or its container has too many, and it was answered."""
         with self._lock:
-            if job.slow:
-                return True
-            refused = self._refused(job)
+            if self.calls.merge(job) or job.claimed:
+                return not job.claimed
+            refused = self.calls.refused(job)
             if refused is None:
-                self._register(job)
+                self.calls.register(job)
                 job.served.line_up(job)
         if refused is not None:
             self._answer(job, *refused)
         return refused is None
 
-    def take_in(self, job: Job) -> None:
-        """Decide a call that was received elsewhere; from any thread."""
-        if not self.must_wait(job) and self._leave(job):
-            self._put(job)
-
     def _put(self, job: Job) -> None:
-        """Let a worker go on."""
-        if not self._backlog.put(job) and job.said is not None:
-            self._go_on(job)  # overtaken: what was said is given up, which takes no time
+        """Let it wait for its turn."""
+        with self._lock:
+            if not job.claimed:
+                self.backlog.put(job)
+                return
+        if job.said is not None:
+            self.run(job)  # overtaken: what was said is given up, which takes no time
 
-    def _go_on(self, job: Job) -> None:
+    # Turns ------------------------------------------------------------------------------------
+    def next_job(self) -> Job | None:
+        """What waits and has its turn; for whoever has the role, who then calls
+        :meth:`run_next`."""
+        with self._lock:
+            return self.backlog.next(self._world.clock())
+
+    def run_next(self, job: Job) -> None:
+        """Go on with it, on the thread that has the role."""
+        self._go(job, job.served.share)
+
+    def run(self, job: Job) -> None:
+        """Go on with it, on whatever thread."""
         said, job.said = job.said, None
         if said is None:
-            self.advance(job, receiving=False)
+            self.advance(job)
         else:
-            self.decided(job, *said, receiving=False)
+            self.decided(job, *said)
 
-    def advance(self, job: Job, *, receiving: bool) -> None:
-        """Ask handler after handler until one has a verdict; move to where the next must run."""
+    def spent(self, job: Job, began: float) -> None:
+        """Whoever has the role went on with it, from then until now, and did not stall."""
+        with self._lock:
+            job.served.share.spent(job, self._world.clock() - began)
+
+    def patience(self) -> float | None:
+        """Seconds until something is due; None for nothing."""
+        with self._lock:
+            now, due = self._world.clock(), self.calls.next_due()
+            waits = self.backlog.patience(now)
+        if due is None:
+            return waits
+        left = max(0.0, due - now)
+        return left if waits is None else min(left, waits)
+
+    # Handlers ---------------------------------------------------------------------------------
+    def advance(self, job: Job) -> None:
+        """Ask handler after handler until one has a verdict."""
         while job.index < len(job.chain):
             handler = job.chain[job.index]
             if handler.conditions and not handler.applies(job.call):
                 job.index += 1
                 continue
-            if receiving and not handler.quick:
-                if not self._leave(job):
-                    return
-                if not handler.is_async:
-                    self._put(job)
-                    return
-            if job.claimed:
+            if job.served.given_up:
+                self.give_up(job)
+            if job.claimed or (handler.is_async and not self._leave(job)):
                 return  # overtaken by its deadline, or by close()
             job.index += 1
             try:
+                verdict: Any = handler.function(job.call)
                 if handler.is_async:
                     self._world.start(
-                        handler.function(job.call),  # type: ignore[arg-type]
+                        verdict,
                         lambda result, error, label=handler.label: self._resume(  # type: ignore[misc]
                             job, result, error, label
                         ),
                     )
                     return
-                verdict: Any = handler.function(job.call)
             except BaseException as raised:  # whatever it is, a caller waits for an answer
                 verdict = raised
             if verdict is not None:
-                self.decided(job, verdict, handler.label, receiving=receiving)
+                self.decided(job, verdict, handler.label)
                 return
-        self.decided(job, self._rules.default, "default", receiving=receiving)
+        self.decided(job, self._rules.default, "default")
 
     def _resume(self, job: Job, result: Any, error: BaseException | None, label: str) -> None:
-        """A coroutine ended, or a performer: go on on a worker, so that nobody's loop waits for us."""
+        """A coroutine ended: go on elsewhere, so that no loop of the user's waits for us."""
         outcome = error if error is not None else result
         job.said = (outcome, label) if outcome is not None else None
         self._put(job)
 
-    def decided(self, job: Job, verdict: Any, who: str, *, receiving: bool) -> None:
-        """A handler spoke: check what it said, perform if asked to, answer."""
-        if receiving and (may_wait(verdict) or self._looks(job.call, verdict)):
-            if self._leave(job):
-                job.said = (verdict, who)
-                self._put(job)
-            else:
-                close_unused(owned(verdict, job.call), self._world.close)
-            return
+    def decided(self, job: Job, verdict: Any, who: str, performing: bool = False) -> None:
+        """A handler spoke: check what it said, perform if asked to, answer.
+
+        :param performing: it was the performer that spoke, later.
+        """
         try:
             if isinstance(verdict, BaseException):
                 raise verdict
-            checked = check(verdict, job.call, who)
-            if isinstance(checked, Perform) and not job.claimed:
-                begun = self._perform(job, checked)
-                if hasattr(begun, "then"):  # it waits, for the target perhaps, and no worker does
-                    begun.then(lambda result, error: self._resume(job, result, error, who))
-                    return
-                checked = check(begun, job.call, "the performer")
+            if not performing and not isinstance(verdict, Later):
+                verdict = check(verdict, job.call, who)
+                if isinstance(verdict, Perform) and not job.claimed:
+                    performing = True
+                    verdict = self._perform(job, verdict)
+            if isinstance(verdict, Later):
+                self._await(job, verdict, who, performing)
+                return
+            if performing:
+                if isinstance(verdict, Perform):
+                    raise TypeError("a performer answers; it cannot ask for a performer")
+                verdict = check(verdict, job.call, "the performer")
         except CallGone as gone:
             job.error = gone
-            checked = self._rules.on_error  # nobody is left to hear it; the bookkeeping still runs
+            verdict = self._rules.on_error  # nobody is left to hear it; the bookkeeping still runs
         except RacyVerdict as racy:
-            job.error, checked = racy, self._rules.on_error
+            job.error, verdict = racy, self._rules.on_error
             self._failed(job, who, racy, expected=True)
         except MemoryUnreadable as unreadable:
             # the target's doing, as often as it likes: a line, not a page
-            job.error, checked = unreadable, self._rules.on_error
+            job.error, verdict = unreadable, self._rules.on_error
             self._failed(job, who, unreadable, expected=True)
         except BaseException as raised:
-            job.error, checked = raised, self._rules.on_error
+            job.error, verdict = raised, self._rules.on_error
             if not (job.claimed and isinstance(raised, CallOver)):
                 # its deadline was faster; CallOver is then what a handler meets
                 self._failed(job, who, raised)
-        self._answer(job, checked, who)
-        if receiving and isinstance(job.error, KeyboardInterrupt):
+        self._answer(job, verdict, who)
+        if isinstance(job.error, KeyboardInterrupt):
             raise job.error  # Ctrl-C while the user's own thread ran step()
 
     def _failed(self, job: Job, who: str, error: BaseException, *, expected: bool = False) -> None:
@@ -265,20 +331,7 @@ class Decider:
             then=late if job.claimed else f"answered: {self._rules.on_error}", expected=expected,
         )  # fmt: skip
 
-    def _looks(self, call: Call, verdict: Any) -> bool:
-        """Whether the call's line for the log takes a look at memory, which may answer late
-        (userfaultfd, FUSE): everybody would wait if the receiving thread took it."""
-        if isinstance(verdict, KeyboardInterrupt):
-            return False
-        if isinstance(verdict, BaseException):
-            verdict = self._rules.on_error
-        if not self.observers.looks(verdict):
-            return False
-        frame = call.frame
-        return frame is not None and reads(frame.signature)
-
-    def _perform(self, job: Job, verdict: Perform) -> Any:
-        """What a performer says at once: a verdict, or what has it later."""
+    def _perform(self, job: Job, verdict: Perform) -> Verdict | Later:
         if self._performer is None:
             return deny(errno.ENOSYS, "nothing here performs calls")
         if job.call.begun:
@@ -287,12 +340,52 @@ class Decider:
         journal = job.served.journal
         if journal is not None:
             journal.performs(job.call._notification)
-        begin = getattr(self._performer, "begin", self._performer)
-        done = begin(job.call, verdict)
-        if isinstance(done, Perform):
-            raise TypeError("a performer answers; it cannot ask for a performer")
-        return done
+        return self._performer(job.call, verdict)
 
+    # What takes a while -----------------------------------------------------------------------
+    def _await(self, job: Job, later: Later, who: str, performing: bool) -> None:
+        """Go on when a descriptor is readable."""
+        waits = False
+        try:
+            if self._leave(job):
+                with self._lock:
+                    if not job.claimed:
+                        self._engine.watch(later.fd, Continuation(self, job, later))
+                        waits = True
+                        job.later = (later, who, performing)
+                        self.backlog.wait(job)
+                        if later.wait is not None:
+                            self.calls.due_at(job, self._world.clock() + later.wait, later)
+        except BaseException:
+            self._cancel(later)
+            raise
+        if not waits:
+            self._cancel(later)
+
+    def go_on(self, job: Job, later: Later) -> None:
+        """It is readable, or was waited for long enough; on the thread that has the role."""
+        with self._lock:
+            if job.later is None or job.later[0] is not later:
+                return
+            _, who, performing = job.later
+            job.later, job.waits = None, False
+            self._engine.unwatch(later.fd)
+        try:
+            verdict = later.resume()
+        except BaseException as raised:
+            verdict = raised
+        if verdict is None and not performing:
+            self.advance(job)
+        else:
+            self.decided(job, verdict, who, performing)
+
+    def _cancel(self, later: Later) -> None:
+        try:
+            later.cancel()
+        except BaseException as problem:
+            self.observers.trouble("giving up what was awaited", problem, near=later.cancel)
+
+    # Answers ----------------------------------------------------------------------------------
     def _answer(self, job: Job, verdict: Verdict, who: str) -> None:
         """Answer, unless somebody did; then let the caller's next call go on."""
         if who not in _UNREAD:
@@ -302,7 +395,7 @@ class Decider:
             # that memory can make its reader wait (FUSE, userfaultfd), and a deadline must still be
             # able to go first; it, and close(), do not look themselves.
             job.seen = self.observers.look(job.call, verdict, read=who not in _UNREAD)
-        if not self._claim(job):
+        if not self.calls.claim(job):
             close_unused(verdict, self._world.close)
             return
         delivered = False
@@ -318,20 +411,7 @@ class Decider:
                     then=f"answered: {self._rules.on_error}",
                 )  # fmt: skip
             verdict = self._rules.on_error
-        journal = job.served.journal
-        if journal is not None:
-            journal.clear(job.call._notification)
-        self._finish(job, verdict, who, delivered)
-
-    def _claim(self, job: Job) -> bool:
-        with self._lock:
-            if job.claimed:
-                return False
-            job.claimed = True
-            self.answering += job.slow
-            return True
-
-    def _finish(self, job: Job, verdict: Verdict, who: str, delivered: bool) -> None:
+        self._written(job)
         if self.observers.watching or self.observers.counters is not None:
             asked = job.performed
             reason = verdict.reason if asked is None else asked.reason
@@ -343,65 +423,103 @@ class Decider:
             interrupted = self.observers.tell_outcome(outcome)
             if interrupted is not None:
                 job.error = interrupted  # goes on from decided()
+        self._finish(job)
+
+    def _written(self, job: Job) -> None:
+        if job.served.journal is not None:
+            job.served.journal.clear(job.call._notification)
+
+    def _finish(self, job: Job) -> None:
         try:
             job.call.expire()
         except Exception as problem:
             self.observers.trouble("what a call had taken could not be given up", problem)
-        if not job.slow:
-            return
         served = job.served
         with self._lock:
-            self._jobs.pop(job, None)
-            served.running -= 1
-            served.share.calls -= 1
-            unsaid = self._backlog.take_out(job) and job.said
+            self.calls.forget(job)
+            if not job.known:
+                return
+            unsaid = self.backlog.take_out(job) and job.said
+            later, job.later = job.later, None
+            if later is not None:
+                self._engine.unwatch(later[0].fd)
             follower = served.step_out(job)
         if unsaid:
             close_unused(owned(unsaid[0], job.call), self._world.close)
-        if follower is not None:
+        if later is not None:
+            self._cancel(later[0])
+        if follower is not None and not follower.stands_in:
             self._put(follower)
         try:
             release(served, self._lock, self.observers)
         finally:  # the end of a container, too, is told before anybody goes on for its being over
-            self._count_out()
-
-    def _count_out(self) -> None:
-        with self._lock:
-            self.answering -= 1
-            if not self.answering:
-                self._told.notify_all()
-
-    def expire(self) -> None:
-        """Answer in the place of handlers that took too long."""
-        now = self._world.clock()
-        while self._dues and (self._dues[0][0] <= now or self._dues[0][2].claimed):
-            _, _, job = heapq.heappop(self._dues)
-            self._answer(job, self._rules.on_deadline, "deadline")
-        if len(self._dues) > 2 * len(self._jobs) + _SPARE:
-            # answered long before their deadline: nothing is kept for them until then
             with self._lock:
-                self._dues[:] = [due for due in self._dues if not due[2].claimed]
-                heapq.heapify(self._dues)
+                self.calls.told(job)
+
+    def conclude(self, job: Job, wire: Wire) -> bool:
+        """Answer a call of which nobody needs to be told; False if somebody else did."""
+        if not self.calls.claim(job):
+            return False
+        value, error, flags = wire
+        plain: Verdict = LetRun() if flags else Deny(-error) if error else Answer(value)
+        try:
+            carry_out(job.served.listener, job.call, plain, self._rules.on_error, self._world.close)
+        except BaseException as problem:
+            if not (job.served.keep or job.served.given_up):
+                self.observers.trouble("an answer could not be given", problem, call=job.call)
+        self._written(job)
+        self._finish(job)
+        return True
+
+    def give_up(self, job: Job) -> None:
+        """Answer as at the end."""
+        self._answer(job, self._rules.close_verdict, "close")
 
     def late(self, job: Job) -> Wire | None:
         """Answer what was received from a listener that is given up, or say what is to be answered."""
-        self._answer(job, self._rules.close_verdict, "close")
+        self.routed(job)
+        self.give_up(job)
         return None if job.error is None else self._rules.close_verdict.wire
 
-    def sweep(self) -> None:
-        """Forget calls that wait and whose callers are gone; of very many, look at some."""
+    # Now and then -----------------------------------------------------------------------------
+    def untended(self) -> bool:
+        """Whether :meth:`tend` has something to do."""
+        due = self.calls.next_due()
+        return self.backlog.many() or (due is not None and due <= self._world.clock())
+
+    def tend(self) -> None:
+        """Answer in the place of handlers that took too long, and forget calls that wait and whose
+        callers are gone."""
+        self.expire()
         alive = []
-        for job in self._backlog.some():
+        for job in self.backlog.some():
             if _lives(job):
                 alive.append(job)
             else:
                 self._answer(job, self._rules.on_error, "gone")
         if alive:
-            self._backlog.back(alive)
+            with self._lock:
+                self.backlog.back(alive)
+
+    def expire(self) -> None:
+        """See :meth:`tend`."""
+        while (due := self.calls.due(self._world.clock())) is not None:
+            job, later = due
+            if later is None:
+                self._answer(job, self._rules.on_deadline, "deadline")
+            else:
+                with self._lock:
+                    self._overdue.append(Continuation(self, job, later))
+
+    def next_overdue(self) -> Continuation | None:
+        """What was awaited for long enough, and is gone on with; for whoever has the role, after
+        :meth:`tend`."""
+        with self._lock:
+            return self._overdue.popleft() if self._overdue else None
 
     def bury(self, served: Served) -> None:
         """Forget calls that wait: nobody uses the filter any more, so all callers are gone."""
-        for job in self._pending(served):
+        for job in self.calls.pending(served):
             if job.waits:
                 self._answer(job, self._rules.on_error, "gone")
 
@@ -409,13 +527,9 @@ class Decider:
         """Answer what is pending for a listener that we give up, or for all, at the end."""
         if served is None:
             with self._lock:
-                self._over = True
-        for job in self._pending(served):
-            self._answer(job, self._rules.close_verdict, "close")
-
-    def _pending(self, served: Served | None) -> list[Job]:
-        with self._lock:
-            return [job for job in self._jobs if served is None or job.served is served]
+                self.calls.over = True
+        for job in self.calls.pending(served):
+            self.give_up(job)
 
 
 def release(served: Served, lock: Lock, observers: Observers) -> None:

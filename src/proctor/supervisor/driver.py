@@ -16,14 +16,18 @@ class Driver:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
 
-    def turn(self) -> int:
-        """One turn of the thread that :meth:`Supervisor.start` begins: rounds without end while no
-        deadline is near, one round otherwise."""
-        return self._supervisor._turn()
+    def serve(self) -> None:
+        """What the threads do that :meth:`Supervisor.start` begins, and those that they ask for."""
+        self._supervisor._role.serve()
+
+    def stop(self) -> None:
+        """Let threads end as soon as they come back, and answer nothing."""
+        self._supervisor._role.closed = True
+        self._supervisor._engine.close()
 
     def next_due(self) -> float | None:
         """World time of the nearest deadline; None if there is none."""
-        return self._supervisor._decider.next_due()
+        return self._supervisor._decider.calls.next_due()
 
     def expire(self) -> None:
         """Answer in the place of handlers that took too long, as :meth:`Supervisor.step` does."""
@@ -31,6 +35,11 @@ class Driver:
 
     @property
     def remembered(self) -> int:
-        """How many calls are known beyond the receiving thread: waiting, being worked at, or
-        answered a moment ago."""
-        return self._supervisor._decider.remembered
+        """How many calls are known beyond the thread that decides them, or were a moment ago."""
+        decider = self._supervisor._decider
+        return max(len(decider.calls), len(decider.backlog))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a call waits for its turn."""
+        return self._supervisor._decider.patience() == 0.0

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.filter.conditions import Condition
+    from proctor.supervisor.ports import Later
 
 #: What a handler's function is: a verdict, or None for "not mine, ask the next one".
 HandlerFunction = Callable[
-    ["Call"], Union[Optional["Verdict"], Coroutine[Any, Any, Optional["Verdict"]]]
+    ["Call"],
+    Union[Optional["Verdict"], "Later", Coroutine[Any, Any, Optional["Verdict"]]],
 ]
 
 _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect (7 ms)
@@ -42,7 +44,6 @@ class Handler:
         "label",
         "names",
         "performs",
-        "quick",
     )
 
     def __init__(
@@ -51,7 +52,6 @@ class Handler:
         function: HandlerFunction,
         conditions: Iterable[Condition] = (),
         *,
-        quick: bool = True,
         deadline: float | None = None,
         performs: bool = False,
         label: str = "",
@@ -75,7 +75,6 @@ class Handler:
                     f'{condition!r} is no condition: when=proctor.Condition("mode", "==", 0)'
                 )
         self.is_async = bool(_code_flags(function) & _CO_COROUTINE)
-        self.quick = quick and not self.is_async
         if deadline is not None and not deadline > 0:
             raise ValueError(f"deadline={deadline!r}: seconds, more than 0, or None")
         self.deadline = deadline
@@ -125,11 +124,15 @@ def _code_flags(function: object) -> int:
 def on(
     *names: str,
     when: Condition | Iterable[Condition] = (),
-    quick: bool = True,
     deadline: float | None = None,
     performs: bool = False,
 ) -> Callable[[HandlerFunction], Handler]:
     """Decorate a function as the handler of some system calls.
+
+    It runs on the thread that received the call, for as long as it likes: if it stalls, another thread
+    receives, and up to :attr:`Quotas.workers <proctor.Quotas>` may do so at the same time.  ``async
+    def`` functions run on an event loop.  What waits for a descriptor without a thread returns
+    :class:`~proctor.supervisor.ports.Later`.
 
     ::
 
@@ -142,8 +145,6 @@ def on(
     :param names: system calls, or groups of them such as ``"%file"``.
     :param when: conditions on registers; they are compiled into the filter, so that calls that do
         not meet them never stop.  All must hold.
-    :param quick: True runs the function on the receiving thread: right for what decides at once.
-        False runs it on a worker.  ``async def`` functions run on an event loop.
     :param deadline: seconds after which the supervisor answers in the handler's place.
     :param performs: whether it will probably answer with ``perform()``: what performs is then started
         along with the command, and the first such call need not wait for that.
@@ -153,9 +154,7 @@ def on(
     conditions = (when,) if isinstance(when, One) else tuple(when)
 
     def decorate(function: HandlerFunction) -> Handler:
-        return Handler(
-            names, function, conditions, quick=quick, deadline=deadline, performs=performs
-        )
+        return Handler(names, function, conditions, deadline=deadline, performs=performs)
 
     if names and callable(names[0]):
         raise FilterError('name the system calls: @proctor.on("mknodat"), not a bare @proctor.on')

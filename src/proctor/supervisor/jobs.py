@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from proctor.kernel.journal import Journal
     from proctor.supervisor.container import Container
     from proctor.supervisor.handlers import Handler
-    from proctor.supervisor.ports import ListenerPort, Route
+    from proctor.supervisor.ports import Later, ListenerPort, Route
     from proctor.supervisor.share import Share
+
+
+#: A call: its listener, and the id of its notification.
+Key = tuple["Served", int]
 
 
 class Served:
@@ -71,7 +75,8 @@ class Served:
     def line_up(self, job: Job) -> None:
         """Its caller's later calls wait for this one from now on (the lock is held)."""
         if job.tid:
-            job.line = self.busy[job.tid] = deque([job])
+            job.line = self.busy.setdefault(job.tid, deque())
+            job.line.append(job)
 
     def step_out(self, job: Job) -> Job | None:
         """It is answered: the call of the same caller that is decided next, if it was its turn (the
@@ -90,25 +95,37 @@ class Served:
             del self.busy[job.tid]
         return None
 
+    def stand_in(self, job: Job, other: Job) -> None:
+        """``other`` has the place of ``job`` in its line (the lock is held)."""
+        line, job.line = job.line, None
+        other.line = line
+        if line is not None:
+            line[line.index(job)] = other
+
 
 class Job:
     """One call on its way to a verdict.  ``claimed`` is set once, by whoever answers."""
 
     __slots__ = (
+        "answering",
         "call",
         "chain",
         "claimed",
-        "due",
+        "done",
         "error",
         "index",
+        "key",
+        "known",
+        "later",
         "line",
         "performed",
         "received",
         "remembered",
+        "routed",
         "said",
         "seen",
         "served",
-        "slow",
+        "stands_in",
         "tid",
         "waits",
     )
@@ -121,13 +138,25 @@ class Job:
         self.chain = chain
         self.served = served
         self.received = received
+        #: Which call it is.
+        self.key: Key = (served, call.id)
+        #: The thread that received it is at it, or was.
+        self.routed = False
         self.index = 0
         self.claimed = False
-        #: Whether it left the receiving thread (and is therefore known to the supervisor).
-        self.slow = False
-        #: What a handler said, and its label, while that waits for a worker.
+        #: Whether others than the thread that decides it know of it: it waits, or that thread stalled.
+        self.known = False
+        #: Observers are being told of its answer, and somebody waits for that.
+        self.answering = False
+        #: That is over, and all else.
+        self.done = False
+        #: For a call that a stalled thread is at, without a job of its own yet: nobody goes on with it.
+        self.stands_in = False
+        #: What a coroutine said, and its label, while that waits for its turn.
         self.said: tuple[Any, str] | None = None
-        #: Nobody works at it: it waits for a worker, or behind an earlier call.
+        #: What is awaited for it, who is to say then what came of it, and whether it is performed.
+        self.later: tuple[Later, str, bool] | None = None
+        #: Nobody works at it: it waits for its turn, behind an earlier call, or for something else.
         self.waits = False
         #: The backlog asks after its caller, now and then.
         self.remembered = False
@@ -137,5 +166,4 @@ class Job:
         self.performed: Perform | None = None
         #: Text and facts for observers.
         self.seen: tuple[str, str] = ("", "")
-        self.due: float | None = None
         self.error: BaseException | None = None

@@ -9,16 +9,22 @@ them in production (:mod:`proctor.supervisor.world`), the executable model in si
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from proctor.call.verdict import Wire
 from proctor.kernel.abi import AUDIT_ARCH_X86_64
 from proctor.kernel.notification import NotificationLike
+from proctor.kernel.stalls import HELP, INSIST, SERVE, Stalls
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from proctor.kernel.journal import Journal
+
+__all__ = [
+    "HELP", "INSIST", "SERVE", "Engine", "Later", "ListenerPort", "Lock", "Route", "Stalls", "Wire",
+    "World", "route_key",
+]  # fmt: skip
 
 #: Called with one received notification; returns the answer, or None if it will be answered
 #: later through the listener.
@@ -80,20 +86,60 @@ class ListenerPort(Protocol):
         ...
 
 
-class Engine(Protocol):
-    """Waits for many listeners, receives, routes, answers.
+class Later(NamedTuple):
+    """What a handler or a performer returns whose answer takes a while: no thread waits for it.
 
-    ``run_once(timeout)`` (seconds; None waits for ever) waits until a listener is readable or hung
-    up, :meth:`wake` was called, or time is over; then receives *eagerly*: every notification that
+    ::
+
+        @proctor.on("rmdir")
+        def ask(call):
+            here, there = socket.socketpair()
+            there.send(b"13")                              # somebody will, some day
+
+            def resume():
+                with here:
+                    return proctor.deny(int(here.recv(9)))
+            return proctor.Later(here.fileno(), resume, here.close)
+
+        assert proctor.run(["rmdir", "x"], [ask], stderr=proctor.DEVNULL).returncode == 1
+
+    Exactly one of ``resume`` and ``cancel`` is called, once.  Until then the call is known: its
+    deadline is kept, its caller's later calls wait for it, and it takes nothing of its container's
+    threads.
+    """
+
+    #: A descriptor that is open until then.  It belongs to whoever made this.
+    fd: int
+    #: Called when ``fd`` is readable, or hung up (poll(2)), on the thread that receives: returns what
+    #: the function itself would have returned, another Later included.  The call may have been answered
+    #: by then, if that comes about at the same time.
+    resume: Callable[[], Any]
+    #: Called, on any thread, if the call was answered otherwise: by its deadline, by close().
+    cancel: Callable[[], object]
+    #: Seconds after which ``resume`` is called although nothing is readable; None: as long as it takes.
+    wait: float | None = None
+
+
+class Engine(Protocol):
+    """Waits for many listeners, receives, routes, answers; one thread at a time, which can change.
+
+    A thread that wants to do so gets a *token* by :meth:`lead`, and with that calls :meth:`serve`:
+    rounds of waiting, receiving and routing.  A round waits until a listener is readable or hung up,
+    :meth:`wake` was called, or time is over; then receives *eagerly*: every notification that
     waits on any ready listener (bounded per round, so that no listener starves another) is received
     before the first is routed, since received ones can no longer be interrupted under
     WAIT_KILLABLE_RECV.  Then each is routed in order of arrival:
     ``routes.get(route_key(arch, nr), fallback)(notification)``; a returned triple is sent at once.
     ENOENT from RECV or SEND is ignored; a listener that shows HUP without IN is removed and its
-    ``ended`` called (once).  It returns how many notifications were received.
+    ``ended`` called (once).
+
+    A thread whose route is found twice at the same call, 2 ms apart, has stalled, and loses the role to
+    one that waits in :meth:`lead`, with all that was received and not routed.  The listener's
+    :class:`~proctor.kernel.stalls.Stalls` is told, on both threads; what the route returns in the end is
+    given to it, not sent.
 
     A route must not raise; if it does, the engine answers EPERM and lets the exception out of
-    ``run_once`` after the rest of the batch was routed.
+    ``serve`` after the rest of the batch was routed.
     """
 
     def add(
@@ -103,16 +149,25 @@ class Engine(Protocol):
         fallback: Route,
         ended: Callable[[], object],
         *,
+        stalls: Stalls | None = None,
         journal: Journal | None = None,
     ) -> None:
         """Start to serve; from any thread.
 
+        :param stalls: None where no thread stands by.
         :param journal: where it is written down what was received and not answered: before it is
             routed, until the answer that a route returned was sent.  Other answers are written down
             by whoever gives them (:meth:`Journal.clear`)."""
         ...
 
-    def reroute(self, listener: ListenerPort, routes: Mapping[int, Route], fallback: Route) -> None:
+    def reroute(
+        self,
+        listener: ListenerPort,
+        routes: Mapping[int, Route],
+        fallback: Route,
+        *,
+        stalls: Stalls | None = None,
+    ) -> None:
         """Other routes for a listener, if it is served; from any thread.  Each notification is routed
         by the old ones or by the new ones."""
         ...
@@ -124,18 +179,68 @@ class Engine(Protocol):
         without that it is answered ENOSYS, as if the listener were closed (C093)."""
         ...
 
-    def run_once(self, timeout: float | None) -> int:
-        """One round, as above; in one thread only."""
+    def watch(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` once, as something that is routed, when ``fd`` is readable or hung up;
+        from any thread.  It is open until that was called, or :meth:`unwatch` was.
+
+        :raises OSError: it cannot be waited for."""
         ...
 
-    def run(self, timeout: float | None) -> int:
-        """Rounds as above, one after another, until :meth:`wake`, a listener's end, an exception,
-        or ``timeout`` seconds in which nothing came; how many notifications were received.  Rounds
-        after the first may receive less eagerly while handlers are fast and nobody queues."""
+    def unwatch(self, fd: int) -> None:
+        """Stop that; from any thread; an unknown number is no error."""
+        ...
+
+    def lead(self, how: int, taken: Callable[[Any], object], patience: float | None = None) -> int:
+        """Wait for the role of receiving: the token, or 0.
+
+        :param how: HELP waits for a stall.  SERVE also takes a role that nobody has, unless somebody
+            insists.  Of both one thread waits, and others are given 0 at once.  INSIST asks whoever has
+            the role to give it up.
+        :param taken: called if another thread stalled, in what is no listener's call, with what it is
+            at: the work of :meth:`attend`, or the callback of :meth:`watch`.
+        :param patience: seconds to wait at most while something is routed; None for no limit.
+        :returns: 0 also when the engine is closed.
+        """
+        ...
+
+    def serve(self, token: int, timeout: float | None, rounds: int) -> int:
+        """Rounds as above; how many notifications were received, -1 if the role is lost.
+
+        :param timeout: seconds to wait for something in a round; None for no limit.
+        :param rounds: at most so many; 0: until :meth:`wake`, a listener's end, an exception, somebody
+            who insists on the role, or a round in which nothing came.  Rounds after the first may
+            receive less eagerly while handlers are fast and nobody queues."""
+        ...
+
+    def attend(self, token: int, work: Callable[[], object]) -> bool:
+        """Call ``work`` as something that is routed; False if the role was lost over it."""
+        ...
+
+    def has(self, token: int) -> bool:
+        """Whether the role was not lost."""
+        ...
+
+    def surrender(self) -> None:
+        """In a route, on the thread that has the role: it is expected to stall, and whoever stands by
+        need not wait for that."""
+        ...
+
+    def resign(self, token: int) -> None:
+        """Give the role up; nothing happens if it was lost."""
+        ...
+
+    @property
+    def standing(self) -> bool:
+        """Whether some thread waits for a stall."""
+        ...
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody insists on having the role."""
         ...
 
     def wake(self) -> None:
-        """Make a waiting :meth:`run_once` return; from any thread, also before it waits."""
+        """Make a waiting :meth:`serve` return; from any thread, also before it waits."""
         ...
 
     def after_fork(self) -> None:
@@ -143,7 +248,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Give up what the engine holds; listeners stay open."""
+        """Give up what the engine holds; listeners stay open.  All who wait for the role return."""
         ...
 
 
@@ -197,12 +302,17 @@ class World(Protocol):
 
     @property
     def workers(self) -> int:
-        """How many pieces of submitted work may be under way at the same time, all containers
-        together; the first of each container is allowed beyond that."""
+        """How many threads calls that stall may keep at the same time, all containers together; the
+        first of each container is allowed beyond that."""
         ...
 
-    def submit(self, work: Callable[[], None]) -> None:
-        """Run slow work elsewhere, soon; it never raises."""
+    def thread(self, work: Callable[[], object]) -> bool:
+        """Run ``work`` on a thread of its own, soon, with every signal blocked; False if there are no
+        threads for us."""
+        ...
+
+    def pulse(self) -> Callable[[], float]:
+        """What tells, on any thread, how many seconds of processor time the calling one has used."""
         ...
 
     def start(
@@ -215,5 +325,5 @@ class World(Protocol):
         ...
 
     def shutdown(self) -> None:
-        """No more work will be submitted; what runs may be abandoned."""
+        """No more threads will be wanted; what runs may be abandoned."""
         ...

@@ -1,4 +1,4 @@
-"""The engine in plain Python, over a small :class:`Poller`.
+"""The engine in plain Python, over a small :class:`~proctor.supervisor.poller.Poller`.
 
 It says what an engine does, in the fewest lines; the native engine does the same, faster.
 The executable model runs the supervisor on this one with a poller of its own, and so does every
@@ -9,139 +9,30 @@ from __future__ import annotations
 
 import errno
 import itertools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Optional
 
 from proctor.errors import AlreadyAnswered
 from proctor.kernel.journal import FREE
+from proctor.kernel.stalls import HELP, INSIST, LOOK, SERVE
+from proctor.supervisor.poller import POLLHUP, POLLIN, POLLNVAL, Poller
 from proctor.supervisor.ports import route_key
 
 if TYPE_CHECKING:
     from proctor.kernel.journal import Journal
     from proctor.kernel.notification import NotificationLike
-    from proctor.supervisor.ports import ListenerPort, Route
-
-#: Poll bits; the same numbers as :data:`select.POLLIN` and so on, which Windows lacks.
-POLLIN: Final = 0x001
-POLLERR: Final = 0x008
-POLLHUP: Final = 0x010
-POLLNVAL: Final = 0x020
+    from proctor.kernel.stalls import Stalls
+    from proctor.supervisor.ports import ListenerPort, Lock, Route
 
 #: Notifications received from one listener before its neighbours have their turn.
 BATCH: Final = 32
-
-
-class Poller(Protocol):
-    """Level-triggered waiting for IN and HUP on listeners, by their number."""
-
-    def register(self, fd: int) -> None:
-        """Start to watch."""
-        ...
-
-    def unregister(self, fd: int) -> None:
-        """Stop to watch; an unknown number is no error."""
-        ...
-
-    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
-        """(number, poll bits) of everything ready; empty after :meth:`wake` or in time."""
-        ...
-
-    def ready(self, fd: int) -> bool:
-        """Whether POLLIN is set on one listener right now."""
-        ...
-
-    def wake(self) -> None:
-        """Make a waiting :meth:`wait`, or the next one, return."""
-        ...
-
-    def close(self) -> None:
-        """Give up what is held."""
-        ...
-
-
-class EpollPoller:
-    """:class:`Poller` over epoll(7) and an eventfd."""
-
-    def __init__(self) -> None:
-        import os
-        import select
-        import threading
-
-        self._os = os
-        self._select = select
-        self._epoll = select.epoll()
-        #: Nobody writes to a number that is being closed: it may be another file's then.
-        self._lock = threading.Lock()
-        self._waits = self._closed = False
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(self._event, POLLIN)
-
-    def register(self, fd: int) -> None:
-        """See :class:`Poller`."""
-        self._epoll.register(fd, POLLIN)
-
-    def unregister(self, fd: int) -> None:
-        """See :class:`Poller`."""
-        try:
-            self._epoll.unregister(fd)
-        except (OSError, ValueError):
-            pass  # closed already: the kernel forgot it by itself
-
-    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
-        """See :class:`Poller`."""
-        with self._lock:
-            self._waits = True
-        try:
-            found = self._epoll.poll(timeout, 64)
-            for at, (fd, _) in enumerate(found):
-                if fd == self._event:
-                    try:
-                        self._os.eventfd_read(fd)
-                    except BlockingIOError:
-                        pass
-                    del found[at]
-                    break
-            return found
-        finally:
-            with self._lock:
-                self._waits = False
-                if self._closed:
-                    self._give_back()
-
-    def ready(self, fd: int) -> bool:
-        """See :class:`Poller`."""
-        one = self._select.poll()
-        one.register(fd, POLLIN)
-        return any(bits & POLLIN for _, bits in one.poll(0))
-
-    def wake(self) -> None:
-        """See :class:`Poller`."""
-        with self._lock:
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._event >= 0:
-            try:
-                self._os.eventfd_write(self._event, 1)
-            except BlockingIOError:
-                pass  # the counter is full: it is awake enough
-
-    def close(self) -> None:
-        """See :class:`Poller`."""
-        with self._lock:
-            self._closed = True
-            if self._waits:
-                self._wake()  # what is closed under a wait does not end it: the waiting thread closes
-            else:
-                self._give_back()
-
-    def _give_back(self) -> None:
-        self._epoll.close()
-        event, self._event = self._event, -1
-        if event >= 0:
-            self._os.close(event)
+#: Looks at somebody who does nothing, after which one looks again only when told.
+_IDLE: Final = 2
+#: What is routed: a listener's call, or, with None, what else is called.
+_At = tuple[Optional["Stalls"], Any]
 
 
 class _Served:
@@ -151,29 +42,53 @@ class _Served:
         self,
         serial: int,
         listener: ListenerPort,
-        routes: Mapping[int, Route],
-        fallback: Route,
+        ways: tuple[Mapping[int, Route], Route, Stalls | None],
         ended: Callable[[], object],
         journal: Journal | None,
     ) -> None:
-        self.journal = journal
         self.serial = serial
         self.listener = listener
-        self.ways = (routes, fallback)
+        self.ways = ways
         self.ended = ended
+        self.journal = journal
         self.late: Route = _as_if_closed
 
 
 class PyEngine:
     """See :class:`proctor.supervisor.ports.Engine`, whose contract this is word by word."""
 
-    def __init__(self, poller: Poller, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        poller: Poller,
+        clock: Callable[[], float] = time.monotonic,
+        lock: Callable[[], Lock] = threading.Lock,
+    ) -> None:
         self._poller = poller
         self._clock = clock
         self._served: dict[int, _Served] = {}
+        self._watched: dict[int, Callable[[], object]] = {}
         self._serials = itertools.count()
-        self._leave = False  # run() is to return, though more may be coming
+        self._leave = False  # serve() is to return, though more may be coming
+        #: What was received and is not routed; these are the role's.
+        self._batch: deque[tuple[int, _Served, NotificationLike]] = deque()
+        #: What else is to be called.
+        self._others: deque[Callable[[], object]] = deque()
+        #: Guards what follows: who has the role, and what they are at.
+        self._lock = lock()
+        self._led = False
+        self._generation = 0
+        #: Odd while something is being routed.
+        self._serial = 0
+        self._at: _At = (None, None)
+        #: When that was last expected to take long.
+        self._surrendered = -1
+        self._insist = 0
+        self.standing = False
+        #: Whoever stands by sleeps, and wants to be told when something is routed.
+        self._asleep = False
+        self._closed = False
 
+    # What is served -----------------------------------------------------------------------------
     def add(
         self,
         listener: ListenerPort,
@@ -181,23 +96,31 @@ class PyEngine:
         fallback: Route,
         ended: Callable[[], object],
         *,
+        stalls: Stalls | None = None,
         journal: Journal | None = None,
     ) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         fd = listener.fileno()
-        served = _Served(next(self._serials), listener, routes, fallback, ended, journal)
-        self._served[fd] = served
+        ways = (routes, fallback, stalls)
+        self._served[fd] = _Served(next(self._serials), listener, ways, ended, journal)
         try:
             self._poller.register(fd)
         except BaseException:
             del self._served[fd]
             raise
 
-    def reroute(self, listener: ListenerPort, routes: Mapping[int, Route], fallback: Route) -> None:
+    def reroute(
+        self,
+        listener: ListenerPort,
+        routes: Mapping[int, Route],
+        fallback: Route,
+        *,
+        stalls: Stalls | None = None,
+    ) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         served = self._served.get(listener.fileno())
         if served is not None:
-            served.ways = (routes, fallback)
+            served.ways = (routes, fallback, stalls)
 
     def remove(self, listener: ListenerPort, late: Route | None = None) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
@@ -208,53 +131,180 @@ class PyEngine:
             if self._served.pop(fd, None) is not None:  # else its end was faster
                 self._poller.unregister(fd)
 
-    def run_once(self, timeout: float | None) -> int:
+    def watch(self, fd: int, callback: Callable[[], object]) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
-        batch: deque[tuple[int, _Served, NotificationLike]] = deque()
-        began = next(self._serials)
-        problem: BaseException | None = None  # for after the batch: its callers wait for answers
-        for fd, bits in self._poller.wait(timeout):
-            served = self._served.get(fd)
-            if served is None or served.serial > began:
-                continue  # the number may have been another listener's when the wait was over
-            if bits & POLLIN:
-                try:
-                    self._receive(fd, served, batch)
-                except (OSError, ValueError) as raised:
-                    problem = problem or raised
-            elif bits & (POLLHUP | POLLNVAL):
-                if self._served.pop(fd, None) is None:
-                    continue  # another thread removed it just now
-                self._poller.unregister(fd)
-                self._leave = True
-                served.ended()
-        count = len(batch)
-        while batch:
-            fd, served, notification = batch.popleft()
-            try:
-                if self._served.get(fd) is served:
-                    self._route(served, notification)
-                else:
-                    self._removed(served, notification)
-            except BaseException as raised:
-                problem = problem or raised
-        if problem is not None:
-            raise problem
-        return count
+        self._watched[fd] = callback
+        try:
+            self._poller.register(fd)
+        except BaseException:
+            del self._watched[fd]
+            raise
 
-    def run(self, timeout: float | None) -> int:
+    def unwatch(self, fd: int) -> None:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        if self._watched.pop(fd, None) is not None:
+            self._poller.unregister(fd)
+
+    # The role -----------------------------------------------------------------------------------
+    def lead(self, how: int, taken: Callable[[Any], object], patience: float | None = None) -> int:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        with self._lock:
+            token = self._take(how)
+            if token or (how != INSIST and self.standing):
+                return token
+            self._insist += how == INSIST
+            self.standing = self.standing or how != INSIST
+            seen = self._serial
+        until = None if patience is None else self._clock() + patience
+        try:
+            token, at = self._look(how, seen, until)
+        finally:
+            with self._lock:
+                self._insist -= how == INSIST
+                if how != INSIST:
+                    self.standing = self._asleep = False
+        if at is not None:
+            stalls, what = at
+            if stalls is not None:
+                stalls.overtaken(what)
+            else:
+                taken(what)
+        return token
+
+    def _look(self, how: int, seen: int, until: float | None) -> tuple[int, _At | None]:
+        """Look at whoever has the role until it is ours: (the token or 0, what the other one stalled in
+        if it did)."""
+        idle = 0
+        while True:
+            sleeps = how != INSIST and idle >= _IDLE
+            if how == INSIST:
+                self.wake()
+            else:
+                self._asleep = sleeps  # said first, and then the serial is looked at
+            if (not sleeps or self._serial == seen) and self._serial != self._surrendered:
+                self._poller.look(None if sleeps else LOOK)
+            with self._lock:
+                token = self._take(how)
+                if token or self._closed or (until is not None and self._clock() >= until):
+                    return token, None
+                now, at = self._serial, self._at
+                if now % 2 != 0 and now in (
+                    seen,
+                    self._surrendered,
+                ):  # it still is where it was: the role is ours
+                    self._generation += 1
+                    self._serial += 1
+                    self._at = (None, None)
+                    return self._generation, at
+            idle = idle + 1 if now == seen and not sleeps else 0
+            seen = now
+
+    def _take(self, how: int) -> int:
+        """The role, if nobody has it and it is for the asking (the lock is held)."""
+        if self._led or self._closed or how == HELP or (how == SERVE and self._insist):
+            return 0
+        self._led = True
+        self._generation += 1
+        return self._generation
+
+    def has(self, token: int) -> bool:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        return self._generation == token
+
+    @property
+    def wanted(self) -> bool:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        return self._insist > 0
+
+    def surrender(self) -> None:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        now = self._serial
+        if now % 2 != 0:
+            self._surrendered = now
+            self._poller.ring()
+
+    def resign(self, token: int) -> None:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        with self._lock:
+            if self._generation == token:
+                self._led = False
+        self._poller.ring()
+
+    def attend(self, token: int, work: Callable[[], object]) -> bool:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        return self._generation == token and self._called(token, (None, work), work)[1]
+
+    def _called(self, token: int, at: _At, work: Callable[[], Any]) -> tuple[Any, bool]:
+        """Call what is routed, where the role can be lost: (what it returned, whether it was not)."""
+        self._at = at
+        self._serial += 1
+        if self._asleep:
+            self._poller.ring()
+        had = False
+        try:
+            result = work()
+        finally:
+            with self._lock:
+                had = self._generation == token
+                if had:
+                    self._serial += 1
+                    self._at = (None, None)
+        return result, had
+
+    # Rounds -------------------------------------------------------------------------------------
+    def serve(self, token: int, timeout: float | None, rounds: int) -> int:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         total = 0
-        while count := self.run_once(timeout):
-            total += count
-            if self._leave:
+        while self._generation == token:
+            found = self._round(token, timeout)
+            if found < 0:
                 break
-        self._leave = False
-        return total
+            total += found
+            leave, self._leave = self._leave, False
+            if rounds or not found or leave or self._insist:
+                return total
+        return -1
 
-    def _receive(
-        self, fd: int, served: _Served, batch: deque[tuple[int, _Served, NotificationLike]]
-    ) -> None:
+    def _round(self, token: int, timeout: float | None) -> int:
+        """One round: how many notifications there were, -1 if the role is lost."""
+        problem: BaseException | None = None  # for after the batch: its callers wait for answers
+        batch, others = self._batch, self._others
+        if not batch and not others:  # otherwise whoever had the role left something
+            began = next(self._serials)
+            for fd, bits in self._poller.wait(timeout):
+                served, callback = self._served.get(fd), self._watched.get(fd)
+                if callback is not None:
+                    self._poller.unregister(fd)
+                    others.append(callback)
+                elif served is None or served.serial > began:
+                    continue  # the number may have been another listener's when the wait was over
+                elif bits & POLLIN:
+                    try:
+                        self._receive(fd, served)
+                    except (OSError, ValueError) as raised:
+                        problem = problem or raised
+                elif bits & (POLLHUP | POLLNVAL):
+                    if self._served.pop(fd, None) is None:
+                        continue  # another thread removed it just now
+                    self._poller.unregister(fd)
+                    self._leave = True
+                    others.append(served.ended)
+        count, had = len(batch), True
+        while had and (batch or others):
+            try:
+                if batch:
+                    had = self._route(token, *batch.popleft())
+                else:
+                    each = others.popleft()
+                    had = self._called(token, (None, each), each)[1]
+            except BaseException as raised:
+                problem = problem or raised
+                had = self._generation == token
+        if problem is not None:
+            raise problem
+        return count if had else -1
+
+    def _receive(self, fd: int, served: _Served) -> None:
         """Take what waits, at most BATCH: a received call can no longer be interrupted."""
         for _ in range(BATCH):
             if self._served.get(fd) is not served:
@@ -266,7 +316,7 @@ class PyEngine:
                     raise
                 return  # removed, and closed by its new owner
             if notification is not None:
-                batch.append((fd, served, notification))
+                self._batch.append((fd, served, notification))
             if not self._poller.ready(fd):
                 return
 
@@ -290,27 +340,30 @@ class PyEngine:
                 journal.mark(slot, FREE)
         return notification
 
-    @staticmethod
-    def _removed(served: _Served, notification: NotificationLike) -> None:
-        """Received, and then another thread removed the listener."""
+    def _route(self, token: int, fd: int, served: _Served, notification: NotificationLike) -> bool:
+        """Whether the role was not lost over it."""
+        routes, fallback, stalls = served.ways
+        route = routes.get(route_key(notification.arch, notification.nr), fallback)
+        removed = self._served.get(fd) is not served  # received, and then another thread removed it
+        if removed:
+            route = served.late
+        had, reply = True, None
         try:
-            reply = served.late(notification)
-            if reply is not None:
+            reply, had = self._called(token, (stalls, notification), lambda: route(notification))
+            if had and reply is not None:
                 _send(served, notification, reply)
-        except (OSError, ValueError):
-            pass  # its new owner closed it: the kernel answered
-
-    @staticmethod
-    def _route(served: _Served, notification: NotificationLike) -> None:
-        key = route_key(notification.arch, notification.nr)
-        try:
-            routes, fallback = served.ways
-            reply = routes.get(key, fallback)(notification)
-            if reply is not None:
+        except BaseException as problem:
+            had = self._generation == token
+            if removed and isinstance(problem, (OSError, ValueError)):
+                return had  # its new owner closed it: the kernel answered
+            reply = (0, -errno.EPERM, 0)
+            if had:
                 _send(served, notification, reply)
-        except BaseException:
-            _send(served, notification, (0, -errno.EPERM, 0))
             raise
+        finally:
+            if not had and stalls is not None:
+                stalls.settle(notification, reply)
+        return had
 
     def wake(self) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
@@ -323,7 +376,9 @@ class PyEngine:
 
     def close(self) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
+        self._closed = True
         self._served.clear()
+        self._poller.ring()
         self._poller.close()
 
 

@@ -10,7 +10,7 @@ from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.call import Call
-from proctor.call.verdict import RUN, Answer, Deny, LetRun, Wire
+from proctor.call.verdict import RUN, Answer, Deny, LetRun, Verdict, Wire
 from proctor.observe.counters import kind as kind_of
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import Route, route_key
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from proctor.supervisor.deciding import Decider
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.ports import World
+    from proctor.supervisor.role import Role
 
 #: Most routes one listener remembers: numbers that exist nowhere can be notified too (C035).
 _MOST: Final = 4096
@@ -38,11 +39,17 @@ class Routes:
     """The routes of one listener; :attr:`known` is what an engine is given, with :meth:`first_sight`
     as the fallback."""
 
-    __slots__ = ("_decider", "_handlers", "_served", "_world", "known")
+    __slots__ = ("_decider", "_handlers", "_role", "_served", "_world", "known")
 
     def __init__(
-        self, served: Served, handlers: Sequence[Handler], decider: Decider, world: World
+        self,
+        served: Served,
+        handlers: Sequence[Handler],
+        decider: Decider,
+        role: Role,
+        world: World,
     ) -> None:
+        self._role = role
         self._served = served
         self._handlers = handlers
         self._decider = decider
@@ -60,30 +67,55 @@ class Routes:
 
     def late(self, notification: NotificationLike) -> Wire | None:
         """Received before the supervisor gave the listener up, and nobody can receive it again."""
+        return self._decider.late(self._job(notification, ()))
+
+    def _job(self, notification: NotificationLike, chain: tuple[Handler, ...]) -> Job:
         served = self._served
         call = Call(notification, served.listener, container=served.container)
-        job = Job(call, (), served, self._world.clock())
-        return self._decider.late(job)
+        return Job(call, chain, served, self._world.clock())
+
+    # Whoever receives stalls: see proctor.kernel.stalls.Stalls --------------------------------------
+    def overtaken(self, notification: NotificationLike) -> None:
+        """Another thread receives from now on."""
+
+        def stand_in() -> Job:
+            name = tables.name(
+                notification.nr, architectures.arch_of(notification.arch, notification.nr)
+            )
+            return self._job(notification, chain_of(self._handlers, name))
+
+        self._role.overtaken_at(self._served, notification.id, stand_in)
+
+    def settle(self, notification: NotificationLike, wire: Wire | None) -> None:
+        """The call was routed to its end."""
+
+        def late() -> Job:
+            return self._job(notification, ())
+
+        if not self._role.settle(self._served, notification.id, wire, late) and wire is not None:
+            counters = self._decider.observers.counters
+            if counters is not None:  # it was counted as answered so
+                value, error, flags = wire
+                said: Verdict = LetRun() if flags else Deny(-error) if error else Answer(value)
+                name = late().call.name
+                counters.cell(self._served.container, name, kind_of(said))[0] -= 1
 
     def _route(self, chain: tuple[Handler, ...], name: str) -> Route:
-        """The way of all calls of one number.  With one quick handler, and a verdict of which
-        nobody is told, it is short: this is what a notification costs beyond the kernel's own
-        price."""
+        """The way of all calls of one number.  With one handler, and a verdict of which nobody is
+        told, it is short: this is what a notification costs beyond the kernel's own price."""
         served, decider = self._served, self._decider
         observers = decider.observers
         counters, wants = observers.counters, observers.wants if observers.watching else None
         listener, container = served.listener, served.container
-        busy = served.busy
+        share = served.share
         clock = self._world.clock
 
         def route(notification: NotificationLike) -> Wire | None:
-            job = Job(Call(notification, listener, container=container), chain, served, clock())
-            if decider.must_wait(job):
-                return None
-            decider.advance(job, receiving=True)
+            call = Call(notification, listener, container=container)
+            decider.decide(Job(call, chain, served, clock()))
             return None
 
-        if len(chain) != 1 or not chain[0].quick or chain[0].conditions:
+        if len(chain) != 1 or chain[0].is_async or chain[0].conditions:
             return route
         function = chain[0].function
         # Between two notifications the processor runs other programs, and forgets ours: what runs
@@ -98,7 +130,7 @@ class Routes:
 
         def short(notification: NotificationLike) -> Wire | None:
             nonlocal settled, wire, cell
-            if busy:
+            if share.watchful:
                 return route(notification)
             call = made(Call)
             call._notification = notification
@@ -134,9 +166,10 @@ class Routes:
         def at_length(call: Call, verdict: Any) -> None:
             job = Job(call, chain, served, clock())
             job.index = 1
+            decider.routed(job)
             if verdict is None:
-                decider.advance(job, receiving=True)
+                decider.advance(job)
             else:
-                decider.decided(job, verdict, chain[0].label, receiving=True)
+                decider.decided(job, verdict, chain[0].label)
 
         return short

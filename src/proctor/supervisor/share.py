@@ -1,15 +1,25 @@
-"""What one container has of the supervisor: its calls that wait for a worker, and whose turn it is.
+"""What one container has of the supervisor: its calls that wait, whose turn it is, and its threads.
 
-Callers share their container's workers by what they took, not by arrival: each has an account of the
-seconds that workers spent on its calls, and the lowest account is served first.  Whoever comes anew,
-or comes back, starts where the container's *virtual time* stands, which goes on by what is spent,
-divided by the callers that want something: so a newcomer goes before all who took more than their
-part, and nobody waits for ever (weighted fair queueing, all weights equal).
+A call that stalls keeps its thread: the container *holds* it, at most as many as its quota says.  Beyond
+that its calls wait, but for those of numbers that are not known for stalling: they are begun all the same,
+and if they do stall, up to the quota once more.  So what is decided at once is, whatever else hangs.
+
+While a held thread is burning processor time others wait, too: with one interpreter lock for all,
+several that compute are no faster than one, and everybody is slower.  For that they wait a moment only,
+longer the more of them burn.  One that is blocked (in hostile memory, a FIFO, a handler that asks
+somebody) is waited for by nobody.
+
+Callers share what their container has by what they took, not by arrival: each has an account of the
+seconds that were spent on its calls that waited or stalled, and the lowest account is served first.
+Whoever comes anew, or comes back, starts where the container's *virtual time* stands, which goes on by
+what is spent, divided by the callers that want something: so a newcomer goes before all who took more
+than their part, and nobody waits for ever (weighted fair queueing, all weights equal).
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -18,9 +28,48 @@ if TYPE_CHECKING:
 
 #: Accounts, and places in the queue, that may be left lying about.
 _SPARE: Final = 64
+#: Seconds from one look at what a thread does to the next.
+LOOK: Final = 0.002
+#: The part of that which it spends computing if it burns.
+_BURNS: Final = 0.125
+#: Seconds that others wait after a stall for one thread that burns; for n of them, n * n times that, but
+#: no longer than the other one.
+_PAUSE: Final = 0.02
+LONGEST: Final = 0.5
+
+#: Quick calls of a number after which it is no longer known for stalling, for each that stalled; and of
+#: how many that is remembered.
+_STALL: Final = 8
+_STALLS: Final = 64
+#: Numbers of which it is.
+_NUMBERS: Final = 1024
 
 #: Whose account: the listener's number and the thread's.
 _Account = tuple[int, int]
+#: (account, arrival, job).
+_Place = tuple[float, int, "Job"]
+_NONE: Final[tuple[float, int, None]] = (0.0, 0, None)
+
+
+class _Hold:
+    """A thread that a call keeps."""
+
+    __slots__ = ("_at", "_burns", "_pulse", "_used", "since")
+
+    def __init__(self, pulse: Callable[[], float], now: float) -> None:
+        self.since = now
+        self._pulse = pulse
+        self._used = pulse()
+        self._at = now
+        self._burns = True  # as long as nobody has looked
+
+    def burns(self, now: float) -> bool:
+        """Whether it computes."""
+        if now >= self._at + LOOK:
+            used = self._pulse()
+            self._burns = used - self._used > _BURNS * (now - self._at)
+            self._used, self._at = used, now
+        return self._burns
 
 
 class Share:
@@ -29,14 +78,16 @@ class Share:
     __slots__ = (
         "_accounts",
         "_arrivals",
-        "_queue",
+        "_held",
+        "_queues",
+        "_slow",
+        "_stalled",
         "_time",
         "_waiting",
-        "asked",
         "calls",
         "listeners",
         "most_calls",
-        "running",
+        "watchful",
         "workers",
     )
 
@@ -45,60 +96,141 @@ class Share:
         self.most_calls = quotas.calls
         #: How many of its listeners are served.
         self.listeners = 0
-        #: Calls known beyond the receiving thread.
+        #: Calls that are known beyond the thread that decides them.
         self.calls = 0
-        #: Workers that were asked for and did not come yet, and those that are at work.
-        self.asked = self.running = 0
-        #: (account, arrival, job), and which of these jobs still wait.
-        self._queue: list[tuple[float, int, Job]] = []
-        self._waiting: dict[Job, float] = {}
+        #: Whether a call that comes may have to wait, or may stall: otherwise it goes the shortest way.
+        self.watchful = False
+        self._held: dict[Job, _Hold] = {}
+        #: When it last came to hold one more.
+        self._stalled = 0.0
+        #: Numbers that are known for stalling, and for how many quick calls.
+        self._slow: dict[tuple[int, int], int] = {}
+        #: (account, arrival, job): those that may be quick, and those that are taken for slow; and which
+        #: of these jobs still wait, and where.
+        self._queues: tuple[list[_Place], list[_Place]] = ([], [])
+        self._waiting: dict[Job, bool] = {}
         self._arrivals = 0
         self._time = 0.0
         self._accounts: dict[_Account, float] = {}
 
     def __len__(self) -> int:
-        """How many calls wait for a worker."""
+        """How many calls wait for their turn."""
         return len(self._waiting)
-
-    @property
-    def lacks(self) -> bool:
-        """Whether one more worker could take something up."""
-        return self.asked < min(len(self._waiting), self.workers - self.running)
 
     @property
     def full(self) -> bool:
         """Whether it has as many calls as it may have."""
         return self.most_calls is not None and self.calls >= self.most_calls
 
+    # Threads --------------------------------------------------------------------------------
+    @property
+    def held(self) -> int:
+        """How many threads its calls keep."""
+        return len(self._held)
+
+    def hold(self, job: Job, pulse: Callable[[], float], now: float) -> None:
+        """A thread is kept by ``job`` from now on.
+
+        :param pulse: how much processor time that thread has used.
+        """
+        self._held[job] = _Hold(pulse, now)
+        self._stalled = now
+        if len(self._slow) >= _NUMBERS:
+            self._slow.clear()
+        number = job.call.arch, job.call.nr
+        self._slow[number] = min(self._slow.get(number, 0) + _STALL, _STALLS)
+        self._watch()
+
+    def is_slow(self, job: Job) -> bool:
+        """Whether calls of its number are known for stalling."""
+        return bool(self._slow) and (job.call.arch, job.call.nr) in self._slow
+
+    def was_quick(self, job: Job) -> None:
+        """A call did not stall of whose number that was to be expected."""
+        number = job.call.arch, job.call.nr
+        left = self._slow.get(number, 0) - 1
+        if left > 0:
+            self._slow[number] = left
+        else:
+            self._slow.pop(number, None)
+            self._watch()
+
+    def count(self, more: int) -> None:
+        """So many more calls are known."""
+        self.calls += more
+        self._watch()
+
+    def _watch(self) -> None:
+        self.watchful = bool(self.calls or self._slow)
+
+    def let_go(self, job: Job, now: float) -> bool:
+        """The thread is done with it; False if it was not kept by it."""
+        hold = self._held.pop(job, None)
+        if hold is None:
+            return False
+        self.spent(job, now - hold.since)
+        return True
+
+    def stand_in(self, job: Job, other: Job) -> None:
+        """``other`` keeps the thread that ``job`` kept."""
+        hold = self._held.pop(job, None)
+        if hold is not None:
+            self._held[other] = hold
+
+    def delay(self, now: float, slow: bool) -> float | None:
+        """Seconds until one more of its calls may be begun, which perhaps stalls, or until that is to
+        be asked again; None: not before a thread was let go."""
+        if not self._held:
+            return 0.0
+        if len(self._held) >= self.workers * (1 if slow else 2):
+            return None
+        burning = sum(hold.burns(now) for hold in self._held.values())
+        left = self._stalled + min(_PAUSE * burning * burning, LONGEST) - now
+        return min(max(0.0, left), LOOK)
+
+    # Turns ----------------------------------------------------------------------------------
     def put(self, job: Job) -> None:
-        """A call waits for a worker from now on."""
+        """A call waits for its turn from now on."""
         account = max(self._accounts.get(_account(job), 0.0), self._time)
         self._arrivals += 1
-        self._waiting[job] = account
-        heapq.heappush(self._queue, (account, self._arrivals, job))
-        if len(self._queue) > 2 * len(self._waiting) + _SPARE:
-            self._queue[:] = [each for each in self._queue if each[2] in self._waiting]
-            heapq.heapify(self._queue)
+        slow = self.is_slow(job)
+        self._waiting[job] = slow
+        queue = self._queues[slow]
+        heapq.heappush(queue, (account, self._arrivals, job))
+        if len(queue) > 2 * len(self._waiting) + _SPARE:
+            queue[:] = [each for each in queue if each[2] in self._waiting]
+            heapq.heapify(queue)
 
-    def take(self) -> Job | None:
-        """The call whose turn it is, for a worker; None if none waits."""
-        while self._queue:
-            account, _, job = heapq.heappop(self._queue)
-            if self._waiting.pop(job, None) is not None:
-                self._accounts[_account(job)] = account
-                return job
-        return None
+    def first(self, slow: bool) -> _Place | None:
+        """The first of those that may be quick, or that are taken for slow; None if none waits."""
+        queue = self._queues[slow]
+        while queue and queue[0][2] not in self._waiting:
+            heapq.heappop(queue)
+        return queue[0] if queue else None
+
+    def take(self, slow: bool = True) -> Job | None:
+        """The call whose turn it is; None if none waits.
+
+        :param slow: one that is taken for slow will do.
+        """
+        places = [self.first(False), self.first(True) if slow else None]
+        account, _, job = min((place for place in places if place is not None), default=_NONE)
+        if job is not None:
+            heapq.heappop(self._queues[self._waiting.pop(job)])
+            self._accounts[_account(job)] = account
+        return job
 
     def take_out(self, job: Job) -> bool:
-        """It was answered: no worker is wanted.  Whether one was."""
+        """It was answered, and wants no turn; whether it did."""
         return self._waiting.pop(job, None) is not None
 
     def spent(self, job: Job, seconds: float) -> None:
-        """A worker was busy with it for so long."""
-        self._time += seconds / (len(self._waiting) + self.running + 1)
+        """So long was spent on it."""
+        seconds = max(0.0, seconds)
+        self._time += seconds / (len(self._waiting) + len(self._held) + 1)
         account = _account(job)
         self._accounts[account] = max(self._accounts.get(account, 0.0), self._time) + seconds
-        if len(self._accounts) > 2 * (len(self._waiting) + self.running) + _SPARE:
+        if len(self._accounts) > 2 * (len(self._waiting) + len(self._held)) + _SPARE:
             self._settle()
 
     def _settle(self) -> None:

@@ -7,12 +7,13 @@ What it promises, whatever handlers do:
   ``on_error`` (deny, EPERM) and a logged traceback; one that takes too long gives ``on_deadline``;
 * calls of one caller (thread) are decided in order, also when a signal makes it call again while
   the first handler still runs;
-* receiving never waits for a slow handler, so queued calls become uninterruptible as soon as the
-  kernel can make them (WAIT_KILLABLE_RECV; C080);
+* a handler runs on the thread that received its call, and one that stalls holds up nobody else:
+  another thread receives from then on (:mod:`proctor.supervisor.role`), so that queued calls become
+  uninterruptible as soon as the kernel can make them (WAIT_KILLABLE_RECV; C080);
 * a listener whose filter nobody uses any more is forgotten and closed; closing answers what is
   pending;
 * calls that wait and whose callers are gone are forgotten: a target that forks, calls and kills
-  while all workers are busy does not fill our memory (:mod:`proctor.supervisor.backlog`).
+  while all threads are stuck does not fill our memory (:mod:`proctor.supervisor.backlog`).
 
 It is the same code on the native engine, on the Python one, and on the executable model.
 """
@@ -33,6 +34,8 @@ from proctor.observe.observers import Observers
 from proctor.supervisor.container import Container
 from proctor.supervisor.deciding import Decider, Performer, release
 from proctor.supervisor.jobs import Job, Served
+from proctor.supervisor.ports import INSIST
+from proctor.supervisor.role import Role
 from proctor.supervisor.routes import Routes, chain_of
 from proctor.supervisor.rules import Rules
 
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
     from proctor.supervisor.ports import ListenerPort, World
 
 
-#: Seconds that close() waits for a quick handler.
+#: Seconds that close() waits for whoever receives.
 _PATIENCE = 5.0
 #: Seconds that it waits for what is to be told, and for what is to be logged.
 _LAST_WORDS = 1.0
@@ -71,8 +74,7 @@ class Supervisor:
     :param default: for calls that no handler wants.
     :param on_error: when a handler raises or returns nonsense.
     :param on_deadline: when ``deadline`` (seconds, per call, from its reception; a handler's own
-        one goes first) has passed.  A handler on the receiving thread (``quick``) cannot be
-        overtaken; deadlines are for workers, coroutines and performers.
+        one goes first) has passed.
     :param close_verdict: for what is pending when the supervisor closes; ENOSYS is what the kernel
         itself says when a listener goes away.
     :param performer: carries :func:`~proctor.call.verdict.perform` out.
@@ -118,12 +120,13 @@ class Supervisor:
         )
         self._observers = Observers(observers, world.lock())
         self._decider = Decider(
-            world, self._lock, self._ended, rules, performer, self._observers, self._engine.wake
+            world, self._lock, self._ended, rules, performer, self._observers, self._engine
         )
+        self._role = Role(world, self._lock, self._engine, self._decider)
         self._served: dict[int, Served] = {}
         #: Whose submitted calls are being decided, by thread.
         self._submitted: WeakKeyDictionary[Container, dict[int, deque[Job]]] = WeakKeyDictionary()
-        self._thread: threading.Thread | None = None
+        self._started = False
         self._ending = 0
         self._closed = False
         self._at_close: list[Callable[[], object]] = []
@@ -157,7 +160,12 @@ class Supervisor:
         container = Container() if container is None else container
         number = listener.fileno()
         served = Served(
-            listener, container, self._decider.share(container), on_end, journal, number=number
+            listener,
+            container,
+            self._decider.backlog.share(container),
+            on_end,
+            journal,
+            number=number,
         )
         with self._lock:
             if self._closed:
@@ -169,7 +177,7 @@ class Supervisor:
             first = not served.share.listeners
             served.share.listeners += 1
         handlers = self._handlers_of(container)
-        routes = Routes(served, handlers, self._decider, self._world)
+        routes = self._routes(served, handlers)
         served.late = routes.late
         if first:
             self._observers.tell(ContainerAdded(container))
@@ -178,7 +186,7 @@ class Supervisor:
                 self._take_over(served, journal, handlers)
             self._engine.add(
                 listener, routes.known, routes.first_sight, lambda: self._end(served),
-                journal=journal,
+                stalls=routes, journal=journal,
             )  # fmt: skip
         except BaseException:
             with self._lock:
@@ -191,6 +199,9 @@ class Supervisor:
                 raise RuntimeError(_CLOSED) from None
             raise
         self._engine.wake()
+
+    def _routes(self, served: Served, handlers: Sequence[Handler]) -> Routes:
+        return Routes(served, handlers, self._decider, self._role, self._world)
 
     def _take_over(self, served: Served, journal: Journal, handlers: Sequence[Handler]) -> None:
         """Decide what an earlier monitor received and did not answer."""
@@ -222,8 +233,8 @@ class Supervisor:
         :raises ValueError: the listener is not served here.
         """
         served = self._find(listener)
-        routes = Routes(served, tuple(handlers), self._decider, self._world)
-        self._engine.reroute(listener, routes.known, routes.first_sight)
+        routes = self._routes(served, tuple(handlers))
+        self._engine.reroute(listener, routes.known, routes.first_sight, stalls=routes)
 
     def _find(self, listener: ListenerPort) -> Served:
         served = self._served.get(listener.fileno())
@@ -265,7 +276,7 @@ class Supervisor:
         made = call if isinstance(call, Call) else Call(call, port)
         made.container = container
         chain = chain_of(self._handlers_of(container), made.name)
-        served = Served(port, container, self._decider.share(container), number=-1)
+        served = Served(port, container, self._decider.backlog.share(container), number=-1)
         served.keep = True
         with self._lock:
             if self._closed:
@@ -281,37 +292,30 @@ class Supervisor:
     # Running --------------------------------------------------------------------------------
 
     def start(self) -> Supervisor:
-        """Serve on a thread of its own, with every signal blocked there (C074); returns self."""
-        from proctor.kernel.threads import quiet_thread
+        """Serve on threads of its own, with every signal blocked there (C074): one that receives, one
+        that stands by, and those that are stuck in a call; returns self.
 
-        if self._thread is not None or self._closed:
+        :raises RuntimeError: it was started already, or is closed; or there are no threads for us.
+        """
+        if self._started or self._closed:
             raise RuntimeError("this supervisor was started already")
         _know(self)
-        self._thread = quiet_thread(self._loop, "proctor-supervisor")
+        self._role.start()
+        self._started = True
         return self
 
     def step(self, timeout: float | None = None) -> int:
         """One round: wait (at most ``timeout`` seconds), receive, decide, answer, expire.
 
-        For those who bring their own loop instead of :meth:`start`; always from one thread.
-        Returns how many calls were received.
-        """
-        due = self._decider.next_due()
-        if due is not None:
-            left = max(0.0, due - self._world.clock())
-            timeout = left if timeout is None else min(timeout, left)
-        count = self._engine.run_once(timeout)
-        self._decider.expire()
-        self._decider.sweep()
-        return count
+        For those who bring their own loop instead of :meth:`start`.  It takes as long as the handlers
+        that it calls; while one of them stalls another thread receives, until the next step.
+        Returns how many calls were received by it.
 
-    def _turn(self) -> int:
-        """Rounds without end while no deadline is near, one round otherwise."""
-        if self._decider.next_due() is not None:
-            return self.step()
-        count = self._engine.run(None)  # a deadline to come wakes it, and too many calls that wait
-        self._decider.sweep()
-        return count
+        :raises RuntimeError: the supervisor is closed.
+        """
+        if self._closed:
+            raise RuntimeError(_CLOSED)
+        return self._role.step(timeout)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until no listener is left, and observers were told of all that was answered; False if
@@ -319,7 +323,8 @@ class Supervisor:
         with self._lock:
             return self._ended.wait_for(
                 lambda: (
-                    not (self._served or self._ending or self._decider.answering) or self._closed
+                    not (self._served or self._ending or self._decider.calls.answering)
+                    or self._closed
                 ),
                 timeout,
             )
@@ -327,31 +332,26 @@ class Supervisor:
     def close(self) -> None:
         """Answer what is pending, close every listener, stop the threads; idempotent.
 
-        Callers that were not received yet get ENOSYS from the kernel.  It waits five seconds at
-        most for a quick handler that is under way: a hostile target can hold one up for ever.
+        Callers that were not received yet get ENOSYS from the kernel.  Handlers that are under way are
+        not waited for.
         """
         with self._lock:
             if self._closed:
                 return
-            self._closed = True
+            self._closed = self._role.closed = True
             self._ended.notify_all()
-        self._engine.wake()
+        token = 0
         try:
-            self._await_thread()
+            token = self._role.lead(INSIST, _PATIENCE)
         finally:  # Ctrl-C while we wait: nobody else is going to do the rest
-            self._give_up()
+            self._give_up(token)
 
-    def _await_thread(self) -> None:
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_PATIENCE)
-            if self._thread.is_alive():
-                self._observers.trouble(
-                    "the receiving thread is held up in a handler, perhaps by memory that a target "
-                    "makes late; closing without it: callers it received get their answer when it "
-                    "goes on, or when this process ends"
-                )
-
-    def _give_up(self) -> None:
+    def _give_up(self, token: int) -> None:
+        if not token:
+            self._observers.trouble(
+                "whoever receives does not come back; closing without it: callers it received get "
+                "their answer when it does, or when this process ends"
+            )
         with self._lock:
             left = list(self._served.values())
             self._served.clear()
@@ -363,6 +363,9 @@ class Supervisor:
             except ValueError:
                 pass  # somebody closed it before us; what the engine has of it goes with the engine
             self._decider.abandon(served)
+        if token:  # what was received and not routed is answered
+            self._role.finish(token)
+        for served in left:
             self._leave(served, "closed")
         # those of listeners that detach() is just giving back, and submitted ones
         self._decider.abandon(None)
@@ -370,9 +373,9 @@ class Supervisor:
         self._world.shutdown()
         for action in self._at_close:
             action()
-        if self._thread is not None:
+        if self._started:
             with self._lock:  # what was answered a moment ago is going to be told
-                self._ended.wait_for(lambda: not self._decider.answering, _LAST_WORDS)
+                self._ended.wait_for(lambda: not self._decider.calls.answering, _LAST_WORDS)
         self._observers.flush(_LAST_WORDS)
 
     def _after_fork(self) -> None:
@@ -406,19 +409,6 @@ class Supervisor:
         tb: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _loop(self) -> None:
-        while not self._closed:
-            try:
-                self._turn()
-            except KeyboardInterrupt:
-                pass  # what a handler or an observer raised: the decider answered, and logged it
-            except BaseException as problem:
-                # Our own fault, the caller was answered by the engine.  Whatever it is, sys.exit()
-                # in somebody's callback too: if this thread ended, every caller would hang.
-                self._observers.trouble(
-                    "supervising", problem, then="the call was denied, supervision goes on"
-                )
 
     def _end(self, served: Served) -> None:
         """Nobody uses the filter any more."""

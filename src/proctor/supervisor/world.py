@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Coroutine
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import close_unused
@@ -15,8 +15,7 @@ from proctor.kernel.threads import quiet_thread
 if TYPE_CHECKING:
     import asyncio
 
-    from proctor.kernel.journal import Journal
-    from proctor.supervisor.ports import Engine, ListenerPort, Route
+    from proctor.supervisor.ports import Engine
 
 
 def _do(work: Callable[[], object]) -> None:
@@ -27,7 +26,7 @@ def _do(work: Callable[[], object]) -> None:
         from proctor.observe.events import Trouble
         from proctor.observe.logger import log
 
-        log(Trouble("error on a worker", error=problem))
+        log(Trouble("error on a thread", error=problem))
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) -> None:
@@ -105,47 +104,10 @@ def _nothing(started: _Started) -> None:
     """It was not entered anywhere."""
 
 
-class NativeEngine:
-    """The native engine behind the :class:`~proctor.supervisor.ports.Engine` door."""
-
-    __slots__ = ("_engine", "after_fork", "close", "run", "run_once", "wake")
-
-    def __init__(self) -> None:
-        from proctor.kernel.engine import Engine as KernelEngine
-
-        self._engine = engine = KernelEngine()
-        self.run_once: Callable[[float | None], int] = engine.run_once
-        self.run: Callable[[float | None], int] = engine.run
-        self.wake: Callable[[], None] = engine.wake
-        self.close: Callable[[], None] = engine.close
-        self.after_fork: Callable[[], None] = engine.after_fork
-
-    def add(
-        self,
-        listener: ListenerPort,
-        routes: Mapping[int, Route],
-        fallback: Route,
-        ended: Callable[[], object],
-        *,
-        journal: Journal | None = None,
-    ) -> None:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
-        memory = None if journal is None else journal.buffer
-        self._engine.add(listener.fileno(), routes, fallback, ended, journal=memory)
-
-    def reroute(self, listener: ListenerPort, routes: Mapping[int, Route], fallback: Route) -> None:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
-        self._engine.reroute(listener.fileno(), routes, fallback)
-
-    def remove(self, listener: ListenerPort, late: Route | None = None) -> None:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
-        self._engine.remove(listener.fileno(), late)
-
-
 class KernelWorld:
     """:class:`~proctor.supervisor.ports.World` on the machine we run on.
 
-    :param workers: most threads for slow handlers and performing, all containers together (one for
+    :param workers: most threads that calls may keep which stall, all containers together (one for
         each there may always be); they are started as needed.
     :param native: False takes the engine in plain Python instead of the native one.
     :param loop: the running event loop for ``async def`` handlers; one of its own, on a thread of
@@ -169,9 +131,9 @@ class KernelWorld:
         self._tasks: set[Any] = set()
         #: Coroutines that were given to the loop and did not end.
         self._started: set[_Started] = set()
-        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._threads = 0
+        #: Threads that wait for work.
         self._idle = 0
         self._over = False
 
@@ -182,10 +144,13 @@ class KernelWorld:
     def engine(self) -> Engine:
         """See :class:`~proctor.supervisor.ports.World`."""
         if self._native:
-            return NativeEngine()
-        from proctor.supervisor.pyengine import EpollPoller, PyEngine
+            from proctor.kernel.engine import Engine as NativeEngine
 
-        return PyEngine(EpollPoller(), self.clock)
+            return NativeEngine()
+        from proctor.supervisor.poller import EpollPoller
+        from proctor.supervisor.pyengine import PyEngine
+
+        return PyEngine(EpollPoller(), self.clock, self.lock)
 
     def born_since(self, tid: int, when: float) -> bool:
         """See :class:`~proctor.supervisor.ports.World`."""
@@ -200,45 +165,42 @@ class KernelWorld:
         except (OSError, ValueError, IndexError):
             return False  # no such thread, or no procfs in which the number is its own
 
-    def submit(self, work: Callable[[], None]) -> None:
-        """See :class:`~proctor.supervisor.ports.World`."""
+    def thread(self, work: Callable[[], object]) -> bool:
+        """See :class:`~proctor.supervisor.ports.World`.  Threads that are done wait for more."""
         with self._lock:
-            here = self._over  # nobody would take it; what comes so late only cleans up
-            if not here:
+            if self._over:
+                return False
+            if self._idle:
+                self._idle -= 1
                 self._work.put(work)
-                if self._idle:
-                    self._idle -= 1  # one that waits will take it
-                    return
-                self._threads += 1
-        if here:
-            _do(work)
-            return
+                return True
         try:
-            quiet_thread(self._worker, "proctor-worker")
+            quiet_thread(lambda: self._worker(work), "proctor-worker")
         except RuntimeError:
-            # No more threads for us (RLIMIT_NPROC, a full pids cgroup), which a target can bring
-            # about.  Those we have take the work; without any it is done here, slow but sure.
-            with self._lock:
-                self._threads -= 1
-                here = self._threads == 0
-            while here:
-                try:
-                    late = self._work.get_nowait()
-                except Empty:
-                    return
-                if late is not None:
-                    _do(late)
+            # No more threads for us (RLIMIT_NPROC, a full pids cgroup), which a target can bring about
+            return False
+        return True
 
-    def _worker(self) -> None:
-        while True:
-            work = self._work.get()
-            if work is None:
-                return
+    def _worker(self, work: Callable[[], object] | None) -> None:
+        while work is not None:
             _do(work)
             with self._lock:
-                if self._work.empty():
-                    self._idle += 1
-                # otherwise: what is queued was counted on a busy worker like us
+                if self._over:
+                    return
+                self._idle += 1
+            work = self._work.get()
+
+    def pulse(self) -> Callable[[], float]:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        clock = time.pthread_getcpuclockid(threading.get_ident())
+
+        def used() -> float:
+            try:
+                return time.clock_gettime(clock)
+            except OSError:
+                return 0.0  # it is gone: it uses nothing
+
+        return used
 
     def start(
         self,
@@ -303,8 +265,9 @@ class KernelWorld:
         """See :class:`~proctor.supervisor.ports.World`."""
         with self._lock:
             self._over = True
-            for _ in range(self._threads):
+            for _ in range(self._idle):
                 self._work.put(None)
+            self._idle = 0
             loop, self._loop = (self._loop, None) if self._own_loop else (None, self._loop)
         if loop is not None:
             loop.call_soon_threadsafe(loop.stop)

@@ -103,15 +103,29 @@ class FakeListener:
 class _NoEngine:
     """:class:`~proctor.supervisor.ports.Engine` that has nothing to wait for."""
 
+    standing = True
+    wanted = False
+
     def add(self, *_: object, **__: object) -> None: ...
-    def reroute(self, *_: object) -> None: ...
+    def reroute(self, *_: object, **__: object) -> None: ...
     def remove(self, *_: object) -> None: ...
-    def run_once(self, timeout: float | None) -> int:
+    def watch(self, fd: int, callback: Callable[[], object]) -> None: ...
+    def unwatch(self, fd: int) -> None: ...
+    def lead(self, *_: object) -> int:
+        return 1
+
+    def serve(self, token: int, timeout: float | None, rounds: int) -> int:
         return 0
 
-    def run(self, timeout: float | None) -> int:
-        return 0
+    def attend(self, token: int, work: Callable[[], object]) -> bool:
+        work()
+        return True
 
+    def has(self, token: int) -> bool:
+        return True
+
+    def resign(self, token: int) -> None: ...
+    def surrender(self) -> None: ...
     def wake(self) -> None: ...
     def after_fork(self) -> None: ...
     def close(self) -> None: ...
@@ -124,7 +138,6 @@ class FakeWorld:
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self._work: deque[Callable[[], None]] = deque()
         self._coroutines: deque[Callable[[], None]] = deque()
         #: Whether the call still has no answer.
         self.needed: Callable[[], bool] = lambda: True
@@ -149,9 +162,13 @@ class FakeWorld:
         """See :class:`~proctor.supervisor.ports.World`; calls come one at a time here."""
         return False
 
-    def submit(self, work: Callable[[], None]) -> None:
+    def thread(self, work: Callable[[], object]) -> bool:
+        """See :class:`~proctor.supervisor.ports.World`; there is only this one."""
+        return False
+
+    def pulse(self) -> Callable[[], float]:
         """See :class:`~proctor.supervisor.ports.World`."""
-        self._work.append(work)
+        return float
 
     def start(
         self,
@@ -182,10 +199,13 @@ class FakeWorld:
     def shutdown(self) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""
 
-    def run(self) -> None:
+    def run(self, supervisor: Supervisor, driver: Driver) -> None:
         """Do everything that is to be done."""
-        while self._work or self._coroutines:
-            (self._work or self._coroutines).popleft()()
+        while driver.waiting or self._coroutines:
+            if driver.waiting:
+                supervisor.step(0)
+            else:
+                self._coroutines.popleft()()
 
 
 def _outside_of_loops(work: Callable[[], None]) -> None:
@@ -307,7 +327,7 @@ def run(
     process.supervisors.append(driver)
     try:
         supervisor.submit(call, listener, target.container)
-        world.run()
+        world.run(supervisor, driver)
     finally:
         process.supervisors.remove(driver)
         supervisor.close()

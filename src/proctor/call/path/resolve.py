@@ -20,7 +20,7 @@ directory that ignores case.
 
 Walking can wait for a file system: on a FUSE mount that the monitor may enter, as long as its
 server likes; and it mounts what is mounted by being walked through (autofs), as the caller's own
-walk would.  Handlers that resolve belong on workers (``quick=False``).
+walk would.
 """
 
 from __future__ import annotations

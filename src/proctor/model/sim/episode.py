@@ -6,6 +6,7 @@ follows from the seed and the episode's number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from random import Random
@@ -57,11 +58,11 @@ class Episode:
         # those who are left anywhere are late for deadlines, too
         self.ledger = Ledger(
             settings.deadline, DEADLINES, 2.0 if settings.steps else SLACK,
-            quota=settings.quota, workers=settings.workers,
+            quota=settings.quota, workers=settings.workers, containers=settings.containers,
         )  # fmt: skip
         self.world = SimWorld(
             self.kernel, self.ledger, random,
-            workers=settings.workers, fiber_share=settings.fiber_share,
+            workers=settings.workers,
             preempt=settings.preempt, laziness=settings.laziness, apart=settings.apart,
         )  # fmt: skip
         self.world.look = self._look
@@ -115,10 +116,12 @@ class Episode:
         finally:
             if self.violation is not None or not self.events:
                 self.events = self.ledger.events
+            Driver(self.supervisor).stop()
             self.world.schedule.end()
 
     def _play(self) -> None:
         town, ledger = self.town, self.ledger
+        self._begin()
         for _ in range(self.settings.containers):
             self._welcome()
         self._weather()
@@ -132,21 +135,33 @@ class Episode:
         self._close()
 
     def _until(self, over: Callable[[], bool]) -> None:
-        """Let the supervisor do its rounds."""
-        self.world.leave = over
-        driver, random = Driver(self.supervisor), self.random
+        """Let things happen."""
+        schedule = self.world.schedule
         while not over():
-            try:
-                if self.settings.as_thread:
-                    driver.turn()
-                else:
-                    self.supervisor.step(None if random.random() < 0.8 else random.random())
-            except (Violation, Stuck):
-                raise
-            except Exception as problem:
-                self.ledger.broken(f"the supervisor's own thread met {problem!r}")
             if self.ledger.violation is not None:
                 raise Violation(self.ledger.violation)
+            if not schedule.one():
+                if not schedule.advance(math.inf):
+                    raise Stuck
+                self.world.tick()
+
+    def _begin(self) -> None:
+        """The supervisor's own threads, or one of its user's, that steps."""
+        if self.settings.as_thread:
+            self.supervisor.start()
+        else:
+            self.world.schedule.begin(self._steps)
+
+    def _steps(self) -> None:
+        draw = self.random.random
+        while not self.ledger.closing:
+            try:
+                self.supervisor.step(None if draw() < 0.8 else draw())
+            except RuntimeError:
+                if not self.ledger.closing:
+                    self.ledger.broken("the supervisor cannot be stepped")
+            except Violation:
+                return
 
     # Containers -----------------------------------------------------------------------------------
     def _welcome(self) -> None:
@@ -161,7 +176,7 @@ class Episode:
         if port.closed or self.ledger.closing:
             return
         port.served = port.changing = True
-        port.given_back = False
+        port.given_back = None
         container.served_since = self.world.schedule.now
         try:
             self.supervisor.add(port, container.known_as, on_end=lambda: self._ended(container))
@@ -212,7 +227,7 @@ class Episode:
         finally:
             port.changing = False
         port.served = False
-        port.given_back = True
+        port.given_back = self.world.schedule.now
         self.ledger.note("detach", "world", 0, container.name)
         again = self.random.random() < 0.7
         aside = self.world.schedule.aside
@@ -228,7 +243,7 @@ class Episode:
         ledger.overtaken()
         if self._preemption is not None:
             self._preemption.calm = True
-        remembered = max(Driver(self.supervisor).remembered, len(schedule.work))
+        remembered = Driver(self.supervisor).remembered
         if self._preemption is not None:
             self._preemption.calm = False
         if remembered > 2 * self.town.most + schedule.under_way() + _CONSTANT:
@@ -258,7 +273,14 @@ class Episode:
         world, ledger, kernel = self.world, self.ledger, self.kernel
         ledger.closing = True
         ledger.note("closing", "world")
-        self.supervisor.close()
+        closed: list[bool] = []
+
+        def close() -> None:
+            self.supervisor.close()
+            closed.append(True)
+
+        world.schedule.begin(close)
+        self._until(lambda: bool(closed))
         self.supervisor.close()
         world.schedule.end()
         for port in world.ports.copy():
@@ -273,8 +295,8 @@ class Episode:
         for port in world.ports:
             ledger.broken(f"{port.name} is open after close()")
         ledger.nothing_left()
-        if world.schedule.work:
-            ledger.broken("work is left after close()")
+        if world.readable:
+            ledger.broken(f"{len(world.readable)} things that were awaited were forgotten")
         if self.settings.observed and self._observed != ledger.received:
             ledger.broken(f"{ledger.received} calls were received, {self._observed} observed")
         if ledger.violation is not None:

@@ -20,7 +20,18 @@ class Fiber:
     It is a real thread that only ever runs while the main stack waits for it.
     """
 
-    __slots__ = ("_back", "_go", "_schedule", "_thread", "_work", "number", "task", "worker")
+    __slots__ = (
+        "_back",
+        "_burns_since",
+        "_go",
+        "_schedule",
+        "_thread",
+        "_used",
+        "_work",
+        "looks",
+        "number",
+        "task",
+    )
 
     def __init__(self, schedule: Schedule, number: int, task: Task) -> None:
         self._schedule = schedule
@@ -28,16 +39,31 @@ class Fiber:
         self._back = threading.Lock()
         self._go.acquire()
         self._back.acquire()
-        self._work: Callable[[], None] | None = None
+        self._work: Callable[[], object] | None = None
         self.number = number
-        #: One of the supervisor's workers, rather than a thread of its user's.
-        self.worker = True
+        #: It looks at somebody, again and again: nothing to write down.
+        self.looks = False
+        #: Seconds of processor time that it has used up, and since when it computes, if it does.
+        self._used = 0.0
+        self._burns_since: float | None = None
         #: The thread of the modelled monitor that it is.
         self.task = task
         self._thread = threading.Thread(target=self._run, name=f"fiber-{number}", daemon=True)
         self._thread.start()
 
-    def begin(self, work: Callable[[], None]) -> None:
+    def burn(self, on: bool) -> None:
+        """It computes from now on, or not."""
+        now = self._schedule.now
+        if self._burns_since is not None:
+            self._used += now - self._burns_since
+        self._burns_since = now if on else None
+
+    def used(self) -> float:
+        """Seconds of processor time that it has used."""
+        burnt = 0.0 if self._burns_since is None else self._schedule.now - self._burns_since
+        return self._used + burnt
+
+    def begin(self, work: Callable[[], object]) -> None:
         """Run ``work`` until it is left for the first time, or done."""
         self._work = work
         self.resume()

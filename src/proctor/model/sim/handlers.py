@@ -31,6 +31,7 @@ from proctor.model.kernel.linux import EACCES, EBADF, EMFILE, ENOENT, O_PATH
 from proctor.model.sim.ledger import ON_ERROR
 from proctor.model.sim.schedule import Sleep
 from proctor.supervisor.handlers import Handler
+from proctor.supervisor.ports import Later
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -46,12 +47,12 @@ _ONLY_RUN: Final = frozenset((_RUN,))
 
 #: Calls that notify: name, number on x86-64, and how their handlers are run (:func:`handlers`).
 CALLS: Final[tuple[tuple[str, int], ...]] = (
-    ("mkdir", 83),  # one quick handler
-    ("rmdir", 84),  # one quick handler
-    ("mkdirat", 258),  # two quick ones, the first with a condition
+    ("mkdir", 83),  # one that seldom stalls
+    ("rmdir", 84),  # the same
+    ("mkdirat", 258),  # two of them, the first with a condition
     ("mknod", 133),  # a slow one
     ("mknodat", 259),  # a slow one with a deadline
-    ("openat", 257),  # quick, then slow
+    ("openat", 257),  # one that glances, then a slow one
     ("chown", 92),  # async
     ("symlink", 88),  # async with a deadline
     ("rename", 82),  # slow, then async
@@ -60,7 +61,7 @@ CALLS: Final[tuple[tuple[str, int], ...]] = (
 )
 #: Deadlines of handlers, by call.
 DEADLINES: Final[dict[str, float]] = {"mknodat": 0.5, "symlink": 1.0}
-#: Those whose handlers can take time; the others answer on the receiving thread.
+#: Those whose handlers often take time; the others seldom.
 _PATIENT: Final = frozenset(("mknod", "mknodat", "openat", "chown", "symlink", "rename"))
 _ON_WORKERS: Final = frozenset(("mknod", "openat"))
 _UNHANDLED: Final = frozenset(("unlink", "bogus"))
@@ -116,8 +117,10 @@ def script(
             pause = draw() * draw() * 2.0
             if limited and draw() < 0.05:
                 pause = _NEVER
-        if malice and draw() < malice and name in _ON_WORKERS:
-            pause = _LONG
+    elif name not in _UNHANDLED and draw() < 0.03:
+        pause = draw() * draw() * 2.0
+    if malice and name in _ON_WORKERS and draw() < malice:
+        pause = _LONG
     number = int(draw() * (1 << 30))
     if kind == "deny":
         number = _ERRNOS[number % len(_ERRNOS)]
@@ -149,23 +152,23 @@ class Handlers:
     def _make(self) -> tuple[Handler, ...]:
         low = Condition("mode", "==", 0)
         return (
-            Handler(("mkdir", "rmdir"), self._handler("quick"), label="quick"),
+            Handler(("mkdir", "rmdir"), self._handler("plain"), label="plain"),
             Handler(("mkdirat",), self._handler("first"), (low,), label="first"),
             Handler(("mkdirat",), self._handler("second"), label="second"),
-            Handler(("mknod",), self._handler("slow"), quick=False, label="slow"),
+            Handler(("mknod",), self._handler("slow"), label="slow"),
             Handler(
-                ("mknodat",), self._handler("limited"), quick=False,
+                ("mknodat",), self._handler("limited"),
                 deadline=DEADLINES["mknodat"], label="limited",
             ),
             Handler(("openat",), self._handler("glance", passes=True), label="glance"),
-            Handler(("openat",), self._handler("then slow"), quick=False, label="then slow"),
+            Handler(("openat",), self._handler("then slow"), label="then slow"),
             Handler(("chown",), self._coroutine("async"), label="async"),
             Handler(
                 ("symlink",), self._coroutine("limited async"),
                 deadline=DEADLINES["symlink"], label="limited async",
             ),
             Handler(
-                ("rename",), self._handler("slow glance", passes=True), quick=False,
+                ("rename",), self._handler("slow glance", passes=True),
                 label="slow glance",
             ),
             Handler(("rename",), self._coroutine("then async"), label="then async"),
@@ -180,18 +183,15 @@ class Handlers:
                 if passes:
                     return None
                 if plan.pause:
-                    world.schedule.pause(min(plan.pause, _LONG))
+                    world.schedule.pause(min(plan.pause, _LONG), burn=plan.number % 5 == 0)
                 return self._verdict(call, plan)
 
         return handle
 
     @contextmanager
     def _at_work(self, call: Call) -> Iterator[None]:
-        """Perhaps a worker is kept busy by this call meanwhile."""
+        """A thread is kept busy by this call meanwhile."""
         world, port = self._world, cast("SimListener", call._listener)
-        if not world.who().startswith("worker"):
-            yield
-            return
         received = world.ledger.open.get((port.number, call.id))
         world.tick()
         world.ledger.begins(port)
@@ -277,19 +277,36 @@ class Handlers:
         except CallOver:
             pass
 
-    def perform(self, call: Call, verdict: Perform) -> Verdict:
+    def perform(self, call: Call, verdict: Perform) -> Verdict | Later:
         """The performer."""
         with self._at_work(call):
-            return self._perform(call)
+            world = self._world
+            port: Any = call._listener
+            received = world.ledger.open.get((port.number, call.id))
+            if received is None:
+                return deny(EACCES)
+            plan: Script = received.asked.script
+            if plan.number % 3 == 0:
+                return self._later(plan, world.schedule.now + min(plan.pause, _LONG))
+            world.schedule.pause(min(plan.pause, _LONG))
+            return self._performed(plan)
 
-    def _perform(self, call: Call) -> Verdict:
+    def _later(self, plan: Script, until: float) -> Later:
+        """A descriptor is going to be readable; now and then somebody looks before that."""
         world = self._world
-        port: Any = call._listener
-        received = world.ledger.open.get((port.number, call.id))
-        if received is None:
-            return deny(EACCES)
-        plan: Script = received.asked.script
-        world.schedule.pause(min(plan.pause, _LONG))
+        fd = world.readable_at(until)
+
+        def resume() -> Any:
+            world.waited_for(fd)
+            early = world.schedule.now < until
+            return self._later(plan, until) if early else self._performed(plan)
+
+        return Later(
+            fd, resume, lambda: world.waited_for(fd), 0.1 if plan.number % 6 == 0 else None
+        )
+
+    @staticmethod
+    def _performed(plan: Script) -> Verdict:
         way = plan.number % 4
         if way == 0:
             return answer(plan.number)

@@ -17,6 +17,7 @@ from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
 from proctor.model.kernel.linux import EINTR, ENOSYS, EPERM, POLLIN
 from proctor.model.kernel.notify import Knotif
 from proctor.model.kernel.transitions import SENT
+from proctor.supervisor.share import LONGEST
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Wire
@@ -36,6 +37,8 @@ PATIENCE: Final = 120.0
 KEPT: Final = 5.0
 #: Seconds of virtual time by which a call may be overtaken by others.
 AT_ONCE: Final = 1.0
+#: Seconds that it takes to find that a thread stalls, and a little more.
+STALL: Final = 0.01
 #: Stands for the number of a descriptor that is on its way to the caller.
 SOME: Final = -1
 #: Events that are remembered for a report.
@@ -136,6 +139,7 @@ class Ledger:
     :param slack: seconds by which an answer may be late for them.
     :param quota: most workers of one container.
     :param workers: most workers, but for the first of each container.
+    :param containers: most of them.
     """
 
     def __init__(
@@ -146,7 +150,11 @@ class Ledger:
         *,
         quota: int,
         workers: int,
+        containers: int,
     ) -> None:
+        #: How long a call waits at most for which there is a thread: others may be received with it,
+        #: and a first one of each container stall.
+        self._fair = 10 * slack + containers * STALL
         self._slack = slack
         self.now = 0.0
         self._deadline = deadline
@@ -255,13 +263,14 @@ class Ledger:
         self.note("handler", who, received.asked.serial if received is not None else 0, label)
         if received is None:
             return None  # answered by a deadline a moment ago
-        if port.given_back and who != "supervisor":
+        given_back = port.given_back
+        if given_back is not None and self.now > given_back + self._slack and not received.handlers:
             self.broken(
                 f"call {received.asked.serial}: its listener was given back, and {label} asked"
             )
         if label in received.handlers:
             self.broken(f"call {received.asked.serial}: {label} was asked twice")
-        if not received.handlers and who.startswith("worker"):
+        if not received.handlers:
             self._latest[port] = max(self._latest.get(port, 0.0), received.first)
         received.handlers.append(label)
         if received.lane is not None and self.order[received.lane][0] != id:
@@ -272,17 +281,17 @@ class Ledger:
         return received
 
     def begins(self, port: SimListener) -> None:
-        """A worker begins with something for one of its calls."""
+        """A thread begins with something for one of its calls."""
         self._busy[port] += 1
         mine, of_all = self._busy[port], self._busy.total()
-        if mine > self._quota:
-            self.broken(f"{port.name} has {mine} workers, and may have {self._quota}")
-        if mine > 1 and of_all >= self._workers + len(self._busy):
-            self.broken(f"there are {of_all} workers, and may be {self._workers}")
+        if mine > 2 * self._quota + 1:  # whoever has the role may be at one more
+            self.broken(f"{port.name} has {mine} threads, and may have {self._quota} twice")
+        if mine > 1 and of_all > 2 * self._workers + len(self._busy):
+            self.broken(f"there are {of_all} threads, and may be {self._workers} twice")
         self._look_full()
 
     def ends(self, port: SimListener, received: Received | None) -> None:
-        """A worker is done with it."""
+        """The thread is done with it."""
         self._look_full()
         self._busy[port] -= 1
         if not self._busy[port]:
@@ -376,8 +385,9 @@ class Ledger:
                 self.broken(f"call {asked.serial} of {asked.caller} waits since {asked.at:.3f} s")
 
     def overtaken(self) -> None:
-        """Nobody waits for a worker without a reason, and newcomers are not overtaken."""
+        """Nobody waits for a thread without a reason, and newcomers are not overtaken."""
         self._look_full()
+        callers = Counter(received.port for received in self.open.values())
         for received in self.open.values():
             before = received.first + AT_ONCE
             if received.handlers or before >= self.now:
@@ -385,11 +395,16 @@ class Ledger:
             lane, port, asked = received.lane, received.port, received.asked
             if lane is not None and self.order[lane][0] != received.id:
                 continue
-            if max(received.first, self._full.get(port, 0.0)) + 10 * self._slack < self.now:
+            fair = self._fair + LONGEST * callers[port]  # each of them may burn
+            if max(received.first, self._full.get(port, 0.0)) + fair < self.now:
                 self.broken(
                     f"call {asked.serial} of {asked.caller} waits, and nothing is before it"
                 )
-            elif lane not in self._served and before < self._latest.get(port, 0.0):
+            elif (
+                lane not in self._served
+                and before < self._latest.get(port, 0.0)
+                and self._full.get(port, 0.0) < received.first
+            ):
                 self.broken(
                     f"call {asked.serial} of {asked.caller}, who had nothing yet, is overtaken"
                 )

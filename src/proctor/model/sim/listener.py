@@ -62,8 +62,8 @@ class SimListener:
         self.changing = False
         #: Is being given back by it, or was once.
         self.detached = False
-        #: It has no business with it now.
-        self.given_back = False
+        #: Since when it has no business with it.
+        self.given_back: float | None = None
         self._got: Notification | None = None
 
     @property

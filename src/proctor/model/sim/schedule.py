@@ -1,21 +1,17 @@
 """Virtual time and the seeded scheduler: which of all the things that could happen now does.
 
-The receiving side of the supervisor has the main stack: it *is* the running program, and whenever
-it passes a port (:mod:`proctor.model.sim.world`) others may have their turn, on top of its stack, as
-other processors would in the middle of it.  The others are:
+Every thread of the supervisor is a :class:`~proctor.model.sim.fibers.Fiber`, which can be left in the
+middle (a slow handler, a port passed) and gone on with much later.  The main stack is nobody's: it
+chooses who goes on, among
 
 * tasks of the modelled machine that were woken (:attr:`Kernel.runnable`), in any order;
-* work that the supervisor submitted, started at any time after it was, in any order;
+* threads that the supervisor asked for, begun at any time after it did, in any order;
+* threads that were left, and can go on;
 * coroutines, a step at a time;
 * whatever was put on the agenda for a moment of virtual time.
 
-Most work runs at once where it is started.  Some of it, chosen by the seed, is run by a
-:class:`~proctor.model.sim.fibers.Fiber`, so that it can be left in the middle (a slow handler, a
-port passed) and gone on with much later.  A hand-over costs about fifty times what a plain call
-does, which is why not all work is run that way.
-
-In *preemptive* episodes (:mod:`proctor.model.sim.preempt`) all of it is, and whatever runs, the
-receiving side too, can be left between any two lines of the supervisor's own code.
+In *preemptive* episodes (:mod:`proctor.model.sim.preempt`) whatever runs can be left between any two
+lines of the supervisor's own code.
 """
 
 from __future__ import annotations
@@ -41,6 +37,8 @@ _KEPT: Final = 0.01
 _KEPT_IN_ROUND: Final = 0.02
 #: How often somebody is left for long.
 _LONG: Final = 0.15
+#: How often that is as long as a stall.
+_STALLED: Final = 0.03
 #: Rounds over all threads that must bring them to their end.
 _ENDLESS: Final = 1000
 
@@ -87,19 +85,17 @@ class Schedule:
         broken: Callable[[str], None],
         make_task: Callable[[], Task],
         *,
-        fiber_share: float,
         preempt: float,
     ) -> None:
         self.random = random
         self.kernel = kernel
         self.broken = broken
         self._make_task = make_task
-        self._fiber_share = fiber_share
         self._preempt = preempt
         self.now = 0.0
         self._agenda: list[tuple[float, int, Callable[[], object]]] = []
         self._count = 0
-        self.work: list[Callable[[], None]] = []
+        self.work: list[Callable[[], object]] = []
         #: Fibers and coroutines that can go on now.
         self._ready: list[Fiber | _Loop] = []
         self._loops: dict[_Loop, None] = {}
@@ -107,15 +103,13 @@ class Schedule:
         self.fibers_busy: dict[Fiber, None] = {}
         self.fibers_idle: list[Fiber] = []
         self._fibers = 0
-        #: Fibers that are workers of the supervisor's; the others are threads of its user's.
-        self._working = 0
         #: What to trace threads with, in preemptive episodes.
         self.tracer: Callable[[FrameType, str, Any], Any] | None = None
         self.depth = 0
         #: Until when time may go by at ports.
         self.patient_until = 0.0
-        #: Work is what runs, at once and where it was started.
-        self.working = False
+        #: Wakes those whose wait is over.
+        self.awake: Callable[[], object] = bool
         #: A coroutine is what runs.
         self.stepping = False
         #: A task died, perhaps: called with each that was run.
@@ -147,6 +141,7 @@ class Schedule:
     def one(self) -> bool:
         """One thing that can happen now, chosen by the seed, does; False if there is none."""
         random = self.random.random
+        self.awake()
         runnable = self.kernel.runnable
         agenda = self._agenda
         due = agenda and agenda[0][0] <= self.now
@@ -164,12 +159,13 @@ class Schedule:
             heapq.heappop(agenda)[2]()
             return True
         if able and (random() < 0.5 or not self._ready):
-            self._begin(self._take(self.work))
+            self.begin(self._take(self.work))
             return True
         if self._ready:
             item = self._take(self._ready)
             if isinstance(item, Fiber):
-                self.note("resume", item.number)
+                if not item.looks:
+                    self.note("resume", item.number)
                 item.resume()
             else:
                 self._step(item, None)
@@ -196,7 +192,7 @@ class Schedule:
         self.now += 1e-6
         if self.over or self.random.random() >= self._preempt:
             return
-        if self.fiber is not None and self.random.random() < 0.5:
+        if self.fiber is not None and self.random.random() < 0.5 and self.now < self.patient_until:
             self.pause(self.random.random() * _KEPT)
         else:
             self.preempt()
@@ -207,8 +203,9 @@ class Schedule:
         if self.over:
             return
         if fiber is not None:
-            if draw() < _LONG:  # until all others have come to a halt
-                self.later(draw() * _KEPT, lambda: self._ready.append(fiber))
+            if draw() < _LONG:  # until all others have come to a halt, now and then for a stall
+                kept = _KEPT if draw() < _STALLED else _KEPT / 50
+                self.later(draw() * kept, lambda: self._ready.append(fiber))
             else:
                 self._ready.append(fiber)
             fiber.leave()
@@ -230,22 +227,27 @@ class Schedule:
         """The supervisor waits: it may be kept from running again."""
         self.patient_until = self.now + _KEPT_IN_ROUND
 
-    def pause(self, seconds: float) -> None:
+    def pause(self, seconds: float, *, burn: bool = False) -> None:
         """What a slow handler does: time goes by, for others too.  Only on a fiber; elsewhere, and
-        at the end, it takes no time."""
+        at the end, it takes no time.
+
+        :param burn: it computes meanwhile.
+        """
         fiber = self.fiber
         if fiber is None or self.over:
             return
         self.later(seconds, lambda: self._ready.append(fiber))
+        fiber.burn(burn)
         fiber.leave()
+        fiber.burn(False)
 
     def make_ready(self, fiber: Fiber) -> None:
         """It can go on."""
         self._ready.append(fiber)
 
     def under_way(self) -> int:
-        """How many workers and coroutines are in the middle of a call."""
-        return self._working + len(self._loops)
+        """How many threads and coroutines may be in the middle of a call."""
+        return len(self.fibers_busy) + len(self._loops)
 
     def make_room(self) -> None:
         """The main stack waits for another thread: the others get on, one of them a little."""
@@ -253,7 +255,7 @@ class Schedule:
             for fiber in list(self.fibers_busy):
                 fiber.resume()
         elif not self.one() and not self.advance(math.inf):
-            self.broken("the receiving side waits for a lock for ever")
+            self.broken("somebody waits for a lock for ever")
             raise RuntimeError("deadlock")
 
     def until(self, over: Callable[[], bool]) -> None:
@@ -273,47 +275,27 @@ class Schedule:
                 return
 
     # Work -----------------------------------------------------------------------------------------
-    def _begin(self, work: Callable[[], None]) -> None:
-        if not self.over and self.random.random() < self._fiber_share:
-            self._working += 1
-            self._on_fiber(work, True)
-        else:
-            self.do(work)
-
-    def aside(self, work: Callable[[], None]) -> None:
-        """Somebody else's thread does this: in preemptive episodes it may be left in the middle."""
-        if self.tracer is not None and not self.over:
-            self._on_fiber(work, False)
-        else:
-            work()
-
-    def _on_fiber(self, work: Callable[[], None], worker: bool) -> None:
+    def begin(self, work: Callable[[], object]) -> None:
+        """A thread begins, and does this."""
         if not self.fibers_idle:
             self._fibers += 1
             self.fibers_idle.append(Fiber(self, self._fibers, self._make_task()))
         fiber = self.fibers_idle.pop()
-        fiber.worker = worker
         self.fibers_busy[fiber] = None
         self.note("begin", fiber.number)
         fiber.begin(work)
+
+    def aside(self, work: Callable[[], object]) -> None:
+        """Somebody else's thread does this: in preemptive episodes it may be left in the middle."""
+        if self.tracer is not None and not self.over:
+            self.begin(work)
+        else:
+            work()
 
     def done(self, fiber: Fiber) -> None:
         """A fiber has done its work."""
         del self.fibers_busy[fiber]
         self.fibers_idle.append(fiber)
-        self._working -= fiber.worker
-
-    def do(self, work: Callable[[], None]) -> None:
-        """Run work here and now."""
-        self.depth += 1
-        before, self.working = self.working, True
-        self.note("begin", 0)
-        try:
-            work()
-        except BaseException as problem:
-            self.broken(f"work raised {problem!r}: nobody would have noticed")
-        self.working = before
-        self.depth -= 1
 
     def _step(self, loop: _Loop, error: BaseException | None) -> None:
         """A coroutine runs to its next sleep, or ends."""

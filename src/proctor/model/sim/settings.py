@@ -31,7 +31,6 @@ class Settings(NamedTuple):
     workers: int
     quota: int
     """Workers that one container may have."""
-    fiber_share: float
     preempt: float
     laziness: float
     deadline: float | None
@@ -79,7 +78,6 @@ def draw_settings(random: Random, kind: Kind | None) -> Settings:
         weather=random.choice((0.02, 0.1, 1.0)),
         workers=random.choice((2, 4, 16, 16)),
         quota=random.choice((1, 2, 16)),
-        fiber_share=random.choice((0.0, 0.05, 0.05, 0.1, 0.3)),
         preempt=random.choice((0.0, 0.02, 0.1, 0.3)),
         laziness=random.choice((0.1, 0.5, 0.9, 0.97)),
         deadline=random.choice((None, None, 0.3, 3.0)),
@@ -105,7 +103,6 @@ def _preemptive(random: Random) -> Settings:
         weather=random.choice((0.01, 0.05, 0.2)),
         workers=random.choice((2, 4, 16)),
         quota=random.choice((1, 2, 16)),
-        fiber_share=1.0,
         preempt=random.choice((0.0, 0.02, 0.1)),
         laziness=random.choice((0.1, 0.5, 0.9)),
         deadline=random.choice((None, 0.05, 0.3)),
@@ -131,7 +128,6 @@ def _malicious(random: Random) -> Settings:
         weather=1.0,
         workers=random.choice((2, 4, 16)),
         quota=random.choice((1, 2, 16)),
-        fiber_share=1.0,
         preempt=0.02,
         laziness=random.choice((0.1, 0.5)),
         deadline=random.choice((None, None, None, 3.0)),

@@ -15,7 +15,6 @@ episode decides that it happens.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Coroutine
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -26,8 +25,8 @@ from proctor.model.kernel.linux import EBADF, POLLIN
 from proctor.model.kernel.machine import Kernel
 from proctor.model.kernel.poll import Epoll, revents
 from proctor.model.kernel.tasks import Task
-from proctor.model.sim.fibers import SimLock
-from proctor.model.sim.ledger import Fairness, Lane, Ledger, Violation
+from proctor.model.sim.fibers import Fiber, SimLock
+from proctor.model.sim.ledger import Fairness, Lane, Ledger
 from proctor.model.sim.listener import FIRST_FD, SimListener
 from proctor.model.sim.schedule import Cancelled, Schedule
 from proctor.supervisor.pyengine import PyEngine
@@ -62,7 +61,6 @@ class SimWorld:
         random: Random,
         *,
         workers: int,
-        fiber_share: float,
         preempt: float,
         laziness: float,
         apart: bool,
@@ -74,15 +72,22 @@ class SimWorld:
         self.monitor = _monitor(kernel, apart)
         self.schedule = Schedule(
             random, kernel, ledger.broken, self._thread,
-            fiber_share=fiber_share, preempt=preempt,
+            preempt=preempt,
         )  # fmt: skip
         self.schedule.note = self._worked
+        self.schedule.awake = self._awake
+        self._pollers: list[SimPoller] = []
+        #: The thread that has the role of receiving, or had it last.
+        self._receiver: Fiber | None = None
         #: See :class:`proctor.supervisor.ports.World`.
         self.workers = workers
         self.fairness = Fairness(ledger)
         #: The listeners that the monitor has open.
         self.ports: list[SimListener] = []
         self.over = False
+        #: Descriptors that handlers wait for: when they become readable.
+        self.readable: dict[int, float] = {}
+        self._made = 0
         self._locks: list[SimLock] = []
         #: Since the last wait something was received, or time went by.
         self.moved = False
@@ -90,8 +95,6 @@ class SimWorld:
         self.look: Callable[[], None] = ledger.overdue
         #: When the number of a thread was last given to a new one.
         self._numbered: dict[int, float] = {}
-        #: When true, a wait ends although nothing came.
-        self.leave: Callable[[], bool] = bool
 
     # What the supervisor sees ---------------------------------------------------------------------
     def clock(self) -> float:
@@ -100,12 +103,11 @@ class SimWorld:
 
     def engine(self) -> Engine:
         """The engine in plain Python."""
-        return PyEngine(SimPoller(self))
+        self._pollers.append(SimPoller(self))
+        return PyEngine(self._pollers[-1], self.clock, self.lock)
 
     def lock(self) -> Lock:
         """See :class:`~proctor.supervisor.ports.World`."""
-        if self.schedule.tracer is None:
-            return threading.Lock()  # nobody is left while he holds it
         lock = SimLock(self.schedule)
         self._locks.append(lock)
         return lock
@@ -114,13 +116,18 @@ class SimWorld:
         """See :class:`~proctor.supervisor.ports.World`."""
         return self._numbered.get(tid, -math.inf) > when
 
-    def submit(self, work: Callable[[], None]) -> None:
+    def thread(self, work: Callable[[], object]) -> bool:
         """See :class:`~proctor.supervisor.ports.World`."""
         if self.over:
-            self.schedule.do(work)
-        else:
-            self.ledger.counts["submit"] += 1
-            self.schedule.work.append(work)
+            return False
+        self.ledger.counts["thread"] += 1
+        self.schedule.work.append(work)
+        return True
+
+    def pulse(self) -> Callable[[], float]:
+        """See :class:`~proctor.supervisor.ports.World`; whoever gets the role asks."""
+        fiber = self._receiver = self.schedule.fiber
+        return float if fiber is None else fiber.used
 
     def start(
         self,
@@ -137,19 +144,23 @@ class SimWorld:
     def shutdown(self) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""
         self.over = True
-        while self.schedule.work:
-            self.schedule.do(self.schedule.work.pop())
         self.schedule.cancel_all()
 
     # What the rest of the simulation uses ---------------------------------------------------------
     def who(self) -> str:
         """Which lifeline is running."""
         schedule = self.schedule
-        if schedule.fiber is not None:
-            return f"worker {schedule.fiber.number}"
         if schedule.stepping:
             return "event loop"
-        return "workers" if schedule.working else "supervisor"
+        if schedule.fiber is None:
+            return "world"
+        return (
+            "supervisor" if schedule.fiber is self._receiver else f"worker {schedule.fiber.number}"
+        )
+
+    def _awake(self) -> None:
+        for poller in self._pollers:
+            poller.awake()
 
     def number(self, task: Task) -> None:
         """A thread came into being, and perhaps has a number that another one had."""
@@ -184,6 +195,19 @@ class SimWorld:
         self.ledger.close_given(fd - FIRST_FD)
         if self.monitor.files.close(fd - FIRST_FD):
             raise OSError(EBADF, f"{fd} is not open")
+
+    def readable_at(self, when: float) -> int:
+        """A descriptor that is readable from then on."""
+        self._made += 1
+        fd = 2 * FIRST_FD + self._made
+        self.readable[fd] = when
+        self.schedule.later(max(0.0, when - self.schedule.now), bool)
+        return fd
+
+    def waited_for(self, fd: int) -> None:
+        """It is needed no more."""
+        if self.readable.pop(fd, None) is None:
+            self.ledger.broken("what was awaited was both resumed and cancelled")
 
     def task(self) -> Task:
         """The thread of the monitor that is running."""
@@ -223,10 +247,8 @@ def _monitor(kernel: Kernel, apart: bool) -> Task:
 
 
 class SimPoller:
-    """:class:`proctor.supervisor.pyengine.Poller` over the model's epoll.
-
-    Waiting is where the world turns.
-    """
+    """:class:`proctor.supervisor.poller.Poller` over the model's epoll, and over descriptors that become
+    readable at a moment of virtual time."""
 
     def __init__(self, world: SimWorld) -> None:
         self._world = world
@@ -234,23 +256,55 @@ class SimPoller:
         self._woken = False
         #: Waits in a row after which nothing was received, and in which no time went by.
         self._vain = 0
+        #: Who waits, and until when.
+        self._waiter: tuple[Fiber, float] | None = None
+        #: Who looks at whoever receives, and when next.
+        self._lookers: dict[Fiber, float] = {}
+        self._rung = 0
+        #: Others that are watched.
+        self._others: set[int] = set()
 
     def register(self, fd: int) -> None:
-        """See :class:`~proctor.supervisor.pyengine.Poller`."""
+        """See :class:`~proctor.supervisor.poller.Poller`."""
+        if fd in self._world.readable:
+            self._others.add(fd)
+            return
         file = self._world.monitor.files.get(fd)
         if file is None or self._epoll.add(file, fd, POLLIN):
             raise OSError(EBADF, f"{fd} cannot be watched")
 
     def unregister(self, fd: int) -> None:
-        """See :class:`~proctor.supervisor.pyengine.Poller`."""
-        file = self._world.monitor.files.get(fd)
+        """See :class:`~proctor.supervisor.poller.Poller`."""
         self._world.moved = True
+        if fd in self._others:
+            self._others.discard(fd)
+            return
+        file = self._world.monitor.files.get(fd)
         if file is not None:
             self._epoll.delete(file, fd)
 
+    def awake(self) -> None:
+        """Let those go on who have something."""
+        schedule = self._world.schedule
+        if self._waiter is not None and (self._some() or schedule.now >= self._waiter[1]):
+            fiber, self._waiter = self._waiter[0], None
+            schedule.make_ready(fiber)
+        for fiber, until in list(self._lookers.items()):
+            if schedule.now >= until:
+                del self._lookers[fiber]
+                schedule.make_ready(fiber)
+
+    def _some(self) -> bool:
+        now, readable = self._world.schedule.now, self._world.readable
+        return (
+            bool(self._epoll.ready)
+            or self._woken
+            or any(readable.get(fd, math.inf) <= now for fd in self._others)
+        )
+
     def wait(self, timeout: float | None) -> list[tuple[int, int]]:
-        """See :class:`~proctor.supervisor.pyengine.Poller`."""
-        world, epoll = self._world, self._epoll
+        """See :class:`~proctor.supervisor.poller.Poller`."""
+        world = self._world
         schedule, ledger = world.schedule, world.ledger
         world.fairness.round += 1
         if world.fairness.round % _LOOK == 0:
@@ -260,29 +314,40 @@ class SimPoller:
             )
             world.look()
         until = math.inf if timeout is None else schedule.now + timeout
-        while True:
-            if ledger.violation is not None:
-                raise Violation(ledger.violation)
-            if epoll.ready or self._woken:
-                if world.chance() and schedule.one():
-                    continue
-                found = epoll.collect(AT_ONCE)
+        if self._waiter is not None:
+            ledger.broken("two threads wait at the same time")
+        while not schedule.over:
+            if self._some():
+                if world.chance():
+                    schedule.others()  # somebody else is faster
+                found = self._epoll.collect(AT_ONCE)
+                now = schedule.now
+                found += [
+                    (fd, POLLIN) for fd in self._others if world.readable.get(fd, math.inf) <= now
+                ]
                 if found or self._woken:
                     self._woken = False
-                    schedule.round()
                     self._spun()
                     return found
-            if schedule.now >= until or world.leave():
-                schedule.round()
-                self._spun()
-                schedule.one()
-                return []
-            if schedule.one():
-                continue
+            if schedule.now >= until:
+                break
             world.moved = True
-            if not schedule.advance(until) and until == math.inf:
-                raise Stuck
-            world.tick()
+            self._rest(until)
+        if schedule.over and schedule.fiber is not None:
+            schedule.fiber.leave()
+        self._spun()
+        return []
+
+    def _rest(self, until: float) -> None:
+        """The thread waits."""
+        schedule = self._world.schedule
+        fiber = schedule.fiber
+        if fiber is None:
+            raise RuntimeError("nobody's thread would wait")
+        self._waiter = (fiber, until)
+        if until < math.inf:
+            schedule.later(max(0.0, until - schedule.now), bool)  # time goes by until then
+        fiber.leave()
 
     def _spun(self) -> None:
         """A wait is over: one after another for nothing is a busy loop."""
@@ -290,18 +355,44 @@ class SimPoller:
         self._vain = 0 if world.moved else self._vain + 1
         world.moved = False
         world.schedule.now += 1e-6
+        world.schedule.round()
         if self._vain > _SPINS:
             world.ledger.broken(f"the supervisor waited {self._vain} times for nothing")
+            if world.schedule.fiber is not None:
+                world.schedule.fiber.leave()  # it would go on so for ever
 
     def ready(self, fd: int) -> bool:
-        """See :class:`~proctor.supervisor.pyengine.Poller`."""
+        """See :class:`~proctor.supervisor.poller.Poller`."""
         self._world.schedule.others()
         return bool(revents(self._world.monitor, fd, POLLIN) & POLLIN)
 
     def wake(self) -> None:
-        """See :class:`~proctor.supervisor.pyengine.Poller`."""
+        """See :class:`~proctor.supervisor.poller.Poller`."""
         self._woken = True
 
+    def look(self, seconds: float | None) -> None:
+        """See :class:`~proctor.supervisor.poller.Poller`."""
+        schedule = self._world.schedule
+        fiber = schedule.fiber
+        if fiber is None:
+            return
+        if schedule.over:
+            fiber.leave()
+            return
+        if seconds is not None:
+            schedule.later(seconds, bool)
+        self._lookers[fiber] = math.inf if seconds is None else schedule.now + seconds
+        fiber.looks = True
+        fiber.leave()
+        fiber.looks = False
+
+    def ring(self) -> None:
+        """See :class:`~proctor.supervisor.poller.Poller`."""
+        for fiber in self._lookers:
+            self._lookers[fiber] = 0.0
+
     def close(self) -> None:
-        """See :class:`~proctor.supervisor.pyengine.Poller`."""
+        """See :class:`~proctor.supervisor.poller.Poller`."""
+        self.ring()
+        self._woken = True
         self._epoll.release()

@@ -1,0 +1,184 @@
+"""Calls that are known beyond the thread that decides them.
+
+Most never are: who receives a call answers it, and nobody else hears of it.  A call becomes known when
+it has to wait (for its turn, behind an earlier one of its caller, for a coroutine, for something
+readable), or when the thread that decides it loses the role of receiving over it.  From then on its
+caller's later calls wait for it, its deadline is kept, and the end of supervision answers it.
+
+A thread can lose the role before it has a :class:`Job` for its call, or without ever making one.  Then
+another job stands in for it, made by the thread that took the role over, and the first one's, if it is
+made, takes that one's place (:meth:`InFlight.merge`).
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+from typing import TYPE_CHECKING, Final
+
+from proctor.call.verdict import Deny, deny
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from threading import Condition
+
+    from proctor.supervisor.jobs import Job, Key, Served
+    from proctor.supervisor.ports import Later, Lock
+    from proctor.supervisor.rules import Rules
+
+#: What calls get that are too many for their container's quota.
+_TOO_MANY: Final = deny(errno.ENOMEM)
+#: Deadlines of answered calls that may be left lying about.
+_SPARE: Final = 64
+
+
+class InFlight:
+    """See the module.  Methods want the lock held where they do not say that they take it.
+
+    :param lock: guards jobs, lines and the counts of :class:`Served`.
+    :param told: of that lock; notified when :attr:`answering` becomes 0.
+    :param wake: brings the receiving thread to look at :meth:`next_due`.
+    """
+
+    def __init__(
+        self, lock: Lock, told: Condition, rules: Rules, wake: Callable[[], object]
+    ) -> None:
+        self._lock = lock
+        self._told = told
+        self._rules = rules
+        self._wake = wake
+        #: By listener and notification, the oldest first.
+        self._jobs: dict[Key, Job] = {}
+        #: The last that was answered without being known, by the thread that received it.
+        self._last: Job | None = None
+        #: One that a thread routes, perhaps.
+        self.routing: Job | None = None
+        #: Calls that others know of, and of whose answer observers are being told.
+        self.answering = 0
+        #: Nothing is decided any more.
+        self.over = False
+        #: What stalled threads are at, by listener and notification.
+        self.taken: dict[Key, Job] = {}
+        #: When, and what then: a deadline, or what is awaited no longer.
+        self._dues: list[tuple[float, int, Job, Later | None]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return max(len(self._jobs), len(self._dues) // 2)
+
+    def refused(self, job: Job) -> tuple[Deny, str] | None:
+        """What is answered at once, and why, instead of letting the call be known."""
+        if job.served.given_up or self.over:
+            return self._rules.close_verdict, "close"
+        return (_TOO_MANY, "quota") if job.served.share.full else None
+
+    def register(self, job: Job) -> None:
+        """It is known from now on, and so is its deadline."""
+        job.known = True
+        job.served.running += 1
+        job.served.share.count(1)
+        self._jobs[job.key] = job
+        own = [handler.deadline for handler in job.chain if handler.deadline is not None]
+        limit = min(own) if own else self._rules.deadline
+        if limit is not None:
+            self.due_at(job, job.received + limit)
+
+    def due_at(self, job: Job, when: float, later: Later | None = None) -> None:
+        """Something is due for it then: its deadline, or the end of a wait."""
+        self._count += 1
+        if len(self._dues) > 2 * len(self._jobs) + _SPARE:
+            # answered long before their deadline: nothing is kept for them until then
+            self._dues[:] = [each for each in self._dues if not _stale(each)]
+            heapq.heapify(self._dues)
+        if not self._dues or when < self._dues[0][0]:
+            self._wake()  # whoever waits is to wait no longer than that
+        heapq.heappush(self._dues, (when, self._count, job, later))
+
+    def merge(self, job: Job) -> bool:
+        """If another job stands in for this one, take its place.  Whether it is known."""
+        if job.known or not self.taken:
+            return job.known
+        other = self.taken.get(job.key)
+        if other is None or other is job:
+            return False
+        if other.claimed:
+            job.claimed = True
+            return False
+        self.taken[job.key] = self._jobs[job.key] = job
+        job.received = other.received
+        other.claimed = True  # nobody finds it again by its deadline
+        job.known = True
+        job.served.stand_in(other, job)
+        job.served.share.stand_in(other, job)
+        for when, _, each, _ in self._dues:
+            if each is other:
+                self.due_at(job, when)
+                break
+        return True
+
+    def claim(self, job: Job) -> bool:
+        """Whether it is ours to answer: only once.  Takes the lock."""
+        with self._lock:
+            self.merge(job)
+            if job.claimed:
+                return False
+            job.claimed = True
+            if job.known:
+                self.tells(job)
+            elif job.routed:
+                self._last = job
+            return True
+
+    def at(self, key: Key) -> Job | None:
+        """The job that a thread is at which routes this call, as far as it is to be found."""
+        for job in (self._last, self.routing):
+            if job is not None and job.key == key:
+                return job
+        return self._jobs.get(key)
+
+    def tells(self, job: Job) -> None:
+        """Observers are going to be told of its answer."""
+        job.answering = True
+        self.answering += 1
+
+    def forget(self, job: Job) -> None:
+        """It is answered."""
+        job.done = True
+        if not job.known:
+            return
+        self._jobs.pop(job.key, None)
+        job.served.running -= 1
+        job.served.share.count(-1)
+
+    def told(self, job: Job) -> None:
+        """Observers were told of its answer, and of what ended with it."""
+        if job.answering:
+            self.answering -= 1
+            if not self.answering:
+                self._told.notify_all()
+
+    def next_due(self) -> float | None:
+        """World time of the nearest deadline; None if there is none."""
+        try:
+            return self._dues[0][0]
+        except IndexError:
+            return None
+
+    def due(self, now: float) -> tuple[Job, Later | None] | None:
+        """One for which something is due now; None if there is none.  Takes the lock."""
+        with self._lock:
+            while self._dues and (self._dues[0][0] <= now or _stale(self._dues[0])):
+                first = heapq.heappop(self._dues)
+                if not _stale(first):
+                    return first[2:]
+            return None
+
+    def pending(self, served: Served | None) -> list[Job]:
+        """All of one listener, or all.  Takes the lock."""
+        with self._lock:
+            return [job for job in self._jobs.values() if served is None or job.served is served]
+
+
+def _stale(due: tuple[float, int, Job, Later | None]) -> bool:
+    _, _, job, later = due
+    return job.claimed or (later is not None and (job.later is None or job.later[0] is not later))

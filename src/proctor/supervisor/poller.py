@@ -1,0 +1,144 @@
+"""Waiting, for the engine in plain Python."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+#: Poll bits; the same numbers as :data:`select.POLLIN` and so on, which Windows lacks.
+POLLIN: Final = 0x001
+POLLERR: Final = 0x008
+POLLHUP: Final = 0x010
+POLLNVAL: Final = 0x020
+
+
+class Poller(Protocol):
+    """Level-triggered waiting for IN and HUP on listeners, by their number."""
+
+    def register(self, fd: int) -> None:
+        """Start to watch."""
+        ...
+
+    def unregister(self, fd: int) -> None:
+        """Stop to watch; an unknown number is no error."""
+        ...
+
+    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        """(number, poll bits) of everything ready; empty after :meth:`wake` or in time."""
+        ...
+
+    def ready(self, fd: int) -> bool:
+        """Whether POLLIN is set on one listener right now."""
+        ...
+
+    def wake(self) -> None:
+        """Make a waiting :meth:`wait`, or the next one, return."""
+        ...
+
+    def look(self, seconds: float | None) -> None:
+        """Let the time pass from one look at whoever receives to the next; None: until :meth:`ring`."""
+        ...
+
+    def ring(self) -> None:
+        """End every :meth:`look`, or the next one."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is held."""
+        ...
+
+
+class EpollPoller:
+    """:class:`Poller` over epoll(7) and an eventfd."""
+
+    def __init__(self) -> None:
+        import os
+        import select
+        import threading
+
+        self._os = os
+        self._select = select
+        self._epoll = select.epoll()
+        #: Nobody writes to a number that is being closed: it may be another file's then.
+        self._lock = threading.Lock()
+        self._waits = self._closed = False
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._event, POLLIN)
+        self._bell = threading.Condition()
+        self._rung = 0
+
+    def register(self, fd: int) -> None:
+        """See :class:`Poller`."""
+        self._epoll.register(fd, POLLIN)
+
+    def unregister(self, fd: int) -> None:
+        """See :class:`Poller`."""
+        try:
+            self._epoll.unregister(fd)
+        except (OSError, ValueError):
+            pass  # closed already: the kernel forgot it by itself
+
+    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        """See :class:`Poller`."""
+        with self._lock:
+            self._waits = True
+        try:
+            found = self._epoll.poll(timeout, 64)
+            for at, (fd, _) in enumerate(found):
+                if fd == self._event:
+                    try:
+                        self._os.eventfd_read(fd)
+                    except BlockingIOError:
+                        pass
+                    del found[at]
+                    break
+            return found
+        finally:
+            with self._lock:
+                self._waits = False
+                if self._closed:
+                    self._give_back()
+
+    def ready(self, fd: int) -> bool:
+        """See :class:`Poller`."""
+        one = self._select.poll()
+        one.register(fd, POLLIN)
+        return any(bits & POLLIN for _, bits in one.poll(0))
+
+    def wake(self) -> None:
+        """See :class:`Poller`."""
+        with self._lock:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._event >= 0:
+            try:
+                self._os.eventfd_write(self._event, 1)
+            except BlockingIOError:
+                pass  # the counter is full: it is awake enough
+
+    def look(self, seconds: float | None) -> None:
+        """See :class:`Poller`."""
+        with self._bell:
+            rung = self._rung
+            self._bell.wait_for(lambda: self._rung != rung or self._closed, seconds)
+
+    def ring(self) -> None:
+        """See :class:`Poller`."""
+        with self._bell:
+            self._rung += 1
+            self._bell.notify_all()
+
+    def close(self) -> None:
+        """See :class:`Poller`."""
+        with self._lock:
+            self._closed = True
+            if self._waits:
+                self._wake()  # what is closed under a wait does not end it: the waiting thread closes
+            else:
+                self._give_back()
+
+    def _give_back(self) -> None:
+        self._epoll.close()
+        event, self._event = self._event, -1
+        if event >= 0:
+            self._os.close(event)

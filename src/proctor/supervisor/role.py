@@ -1,0 +1,265 @@
+"""Who receives: one thread, which works at what it received, until it stalls.
+
+Then another one, which stood by, has the role, the rest of what was received, and whatever comes; the
+stalled thread works on at its one call, as a thread that its container holds, and when it is done goes
+on with what that container has waiting, or stands by in its turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from proctor.supervisor.deciding import Continuation, Turn
+from proctor.supervisor.ports import HELP, INSIST, SERVE
+
+if TYPE_CHECKING:
+    from proctor.call.verdict import Wire
+    from proctor.supervisor.deciding import Decider
+    from proctor.supervisor.jobs import Job, Key, Served
+    from proctor.supervisor.ports import Engine, Lock, World
+
+#: Seconds after which a thread that stands by is asked for again, if none came.
+_AGAIN: Final = 0.5
+#: Calls that wait, and that are gone on with between two rounds.
+_AT_ONCE: Final = 32
+
+
+class Role:
+    """Tells a decider who has the role, and what becomes of those who lose it.
+
+    :param lock: the decider's.
+    """
+
+    def __init__(self, world: World, lock: Lock, engine: Engine, decider: Decider) -> None:
+        self._world = world
+        self._lock = lock
+        self._engine = engine
+        self._decider = decider
+        #: Whose thread has the role, and how much processor time that has used.
+        self._token = 0
+        self._pulse: Callable[[], float] = float
+        #: What threads that lost it are at, by the token they had; with the call's key if an engine
+        #: routed it.
+        self._stalled: dict[int, tuple[Key | None, Job | None, Callable[[], float]]] = {}
+        #: The last of them that came back before whoever took over said that it stalled, and calls that
+        #: were settled before.
+        self._returned = 0
+        self._settled: set[Key] = set()
+
+        #: How threads wait for it that have nothing else to do: until somebody steps or starts, none do.
+        self._how: int | None = None
+        #: When to ask for somebody who stands by, if nobody does.
+        self._again = 0.0
+        self.closed = False
+
+    # Threads ------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Begin to serve.
+
+        :raises RuntimeError: there are no threads for us.
+        """
+        before, self._how = self._how, SERVE
+        if not self._world.thread(self.serve):
+            self._how = before
+            raise RuntimeError("there are no threads for us")
+
+    def serve(self) -> None:
+        """What a thread of ours does: it stands by, receives, stalls, and so on, as long as it is
+        needed."""
+        how = self._how
+        token = 0 if how is None else self.lead(how)
+        while token and how is not None:
+            lost = False
+            while not (lost or self.closed or self._engine.wanted):
+                self._stand_by()
+                try:
+                    lost = self.turn(token, None, once=False) < 0
+                except KeyboardInterrupt:
+                    pass  # what a handler or an observer raised: the decider answered, and told
+                except BaseException as problem:
+                    # Our own fault, the caller was answered by the engine.  Whatever it is, sys.exit()
+                    # in somebody's callback too: if this thread ended, every caller would hang.
+                    self._decider.observers.trouble(
+                        "supervising", problem, then="the call was denied, supervision goes on"
+                    )
+            if lost:
+                self.back(token)
+            else:
+                self._engine.resign(token)
+            how = self._how
+            token = 0 if self.closed or how is None else self.lead(how)
+
+    def _stand_by(self) -> None:
+        """Let there be somebody who stands by."""
+        if not self._engine.standing and self._world.clock() >= self._again:
+            self._again = self._world.clock() + _AGAIN
+            self._world.thread(self.serve)
+
+    def step(self, timeout: float | None) -> int:
+        """One round on the calling thread."""
+        if self._how is None:
+            self._how = HELP
+        token = self.lead(INSIST)
+        if not token:
+            raise RuntimeError("this supervisor is closed")
+        self._stand_by()
+        count = 0
+        try:
+            count = self.turn(token, timeout, once=True)
+        finally:
+            if self._engine.has(token):
+                self._engine.resign(token)
+            else:
+                self.back(token, work=False)
+        return max(0, count)
+
+    def finish(self, token: int) -> None:
+        """Answer what was received and not routed, and give the role up."""
+        try:
+            self._engine.serve(token, 0.0, 1)
+        except Exception as problem:
+            self._decider.observers.trouble("closing", problem)
+        self._engine.resign(token)
+
+    # For the thread that has it, or had ----------------------------------------------------------
+    def lead(self, how: int, patience: float | None = None) -> int:
+        """Wait for the role; see :meth:`Engine.lead`."""
+        token = self._engine.lead(how, self.overtaken, patience)
+        if token:
+            pulse = self._world.pulse()
+            with self._lock:
+                self._token, self._pulse = token, pulse
+                self._again = 0.0
+        return token
+
+    def turn(self, token: int, timeout: float | None, *, once: bool) -> int:
+        """Receive and decide, then go on with what waits; how many calls were received, -1 if the role
+        is lost.
+
+        :param once: one round; otherwise rounds without end while nothing is due.
+        """
+        decider, engine = self._decider, self._engine
+        if not self._tend(token):  # a round may be long, if many calls stall
+            return -1
+        limit = decider.patience()
+        if limit is not None:
+            timeout = limit if timeout is None else min(timeout, limit)
+        count = engine.serve(token, timeout, 1 if once or limit is not None else 0)
+        if count < 0 or not self._tend(token):
+            return -1
+        for _ in range(_AT_ONCE):
+            job = decider.next_job()
+            if job is None:
+                break
+            began = self._world.clock()
+            if not engine.attend(token, Turn(decider, job)):
+                return -1
+            decider.spent(job, began)
+        return count
+
+    def _tend(self, token: int) -> bool:
+        """See to what is due; False if the role is lost over it."""
+        decider, engine = self._decider, self._engine
+        if decider.untended() and not engine.attend(token, decider.tend):
+            return False
+        while (overdue := decider.next_overdue()) is not None:
+            if not engine.attend(token, overdue):
+                return False
+        return True
+
+    def back(self, token: int, *, work: bool = True) -> None:
+        """A thread that lost the role is done with what it was at.
+
+        :param work: it can go on with what its container has waiting.
+        """
+        decider = self._decider
+        with self._lock:
+            if token not in self._stalled:
+                self._returned = token
+                return
+            key, job, pulse = self._stalled.pop(token)
+            if key is not None:
+                job = decider.calls.taken.pop(key, job)
+        while job is not None:
+            job = self._next(job, pulse, work)
+            if job is not None:
+                try:
+                    decider.run(job)
+                except BaseException as problem:  # a KeyboardInterrupt of somebody's: nobody's here
+                    if not isinstance(problem, KeyboardInterrupt):
+                        decider.observers.trouble("going on with a call", problem)
+
+    def _next(self, job: Job, pulse: Callable[[], float], work: bool) -> Job | None:
+        """What a thread does next that was held by ``job``."""
+        backlog, share = self._decider.backlog, job.served.share
+        with self._lock:
+            now = self._world.clock()
+            if not backlog.let_go(job, now) or not work:
+                return None
+            following = backlog.next_of(share, now)
+            if following is not None:
+                backlog.hold(following, pulse, now)
+            return following
+
+    # For the thread that takes it over --------------------------------------------------------------
+    def overtaken(self, work: object) -> None:
+        """The other one stalled in what is no call that an engine routes."""
+        job = work.job if isinstance(work, (Turn, Continuation)) else None
+        with self._lock:
+            self._note(None, job)
+        self._answer_refused(job)
+
+    def overtaken_at(self, served: Served, id: int, make: Callable[[], Job]) -> None:
+        """The other one stalled in a call that an engine routes.
+
+        :param make: a job that stands in for it, if it has none yet.
+        """
+        key = (served, id)
+        with self._lock:
+            job = None
+            if key in self._settled:
+                self._settled.discard(key)
+            elif (job := self._decider.calls.at(key)) is None:
+                job = make()
+                job.stands_in = True
+            self._note(key, job)
+        self._answer_refused(job)
+
+    def _note(self, key: Key | None, job: Job | None) -> None:
+        """Hold the thread that lost the role, if it still is at the job (the lock is held)."""
+        calls = self._decider.calls
+        if self._returned == self._token:
+            return
+        self._stalled[self._token] = (key, job, self._pulse)
+        if job is None or job.done:
+            return  # it is past all that matters
+        if key is not None:
+            calls.taken[key] = job
+        if not job.known:
+            calls.register(job)
+            job.served.line_up(job)
+            if job.claimed:
+                calls.tells(job)
+        self._decider.backlog.hold(job, self._pulse, self._world.clock())
+
+    def _answer_refused(self, job: Job | None) -> None:
+        """Its listener may have been given up before others knew of the call."""
+        if job is not None and job.known and (job.served.given_up or self._decider.calls.over):
+            self._decider.give_up(job)
+
+    # For the engine, on the thread that lost it -------------------------------------------------------
+    def settle(self, served: Served, id: int, wire: Wire | None, make: Callable[[], Job]) -> bool:
+        """A call was routed to its end after the role was lost; False if ``wire`` is not answered
+        since somebody else answered.
+
+        :param make: a job for it, if nobody has made one.
+        """
+        key = (served, id)
+        with self._lock:
+            job = self._decider.calls.taken.get(key)
+            if job is None:  # whoever took the role over does not know yet
+                self._settled.add(key)
+        if wire is None:
+            return True
+        return self._decider.conclude(make() if job is None else job, wire)
