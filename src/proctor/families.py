@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from proctor.policy.document import Spec
     from proctor.supervisor.handlers import Handler
 
-__all__ = ["mknod", "modules", "mount", "open", "xattr"]
+__all__ = ["attributes", "mknod", "modules", "mount", "names", "open", "xattr"]
+
+
+def attributes(*, when: Mapping[str, Spec] | None = None) -> Handler:
+    """chmod, chown and utime by path, in all their forms, done as the caller to what its path led to.
+
+    >>> proctor.families.attributes(when={"path": "/srv/**"}).wants("fchownat")
+    True
+    """
+    return _performed("attributes", when, {})
 
 
 def mknod(*, when: Mapping[str, Spec] | None = None) -> Handler:
@@ -76,6 +85,15 @@ def mount(
     """
     how = {"filesystems": filesystems, "devices": devices, "images": images, "idmap": idmap}
     return _performed("mount", when, how)
+
+
+def names(*, when: Mapping[str, Spec] | None = None) -> Handler:
+    """mkdir, rmdir, unlink, rename, link and symlink, in all their forms, done as the caller.
+
+    >>> proctor.families.names(when={"path": "/srv/**"}).wants("renameat2")
+    True
+    """
+    return _performed("names", when, {})
 
 
 def open(*, when: Mapping[str, Spec] | None = None) -> Handler:

@@ -294,6 +294,21 @@ class Task:
 
     # Walking --------------------------------------------------------------------------------
 
+    def descriptor(self, number: int) -> Generator[Wait, Reply, Pin]:
+        """One of the caller's own descriptors, and what it leads to.
+
+        :raises Said: it has none there (EBADF)."""
+        try:
+            fd = self.caller.fd(number)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            raise Said(errno.EBADF) from None
+        known = pins.name_of()
+        reply = yield from self.session.ask(known.request, fds=(fd,), table=True)
+        reply.close()
+        return Pin(fd, known.name.read(reply))
+
     def pin(
         self, start: int | None, path: bytes, flags: int, resolve: int, later: bytes = b""
     ) -> Generator[Wait, Reply, Pin]:

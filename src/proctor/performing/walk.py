@@ -134,7 +134,12 @@ def _stride(relative: bool, size: int) -> _Stride:
     names = [steps.hole(256 if size < 4096 else size) for _ in range(_SINGLES)]
     dot, empty = steps.bytes(b"."), steps.bytes(b"")
     itself = steps.bytes(HOW.pack(PIN, 0, 0))
-    start = steps.call("openat2", where, dot, itself, HOW.size)
+    # A directory that may not be searched has no "." for the caller, and is where it is all the same.
+    start = (
+        steps.call("dup", where)
+        if relative
+        else steps.call("openat2", where, dot, itself, HOW.size)
+    )
     here, _ = _see(steps, start, empty)
     end = steps.call("openat2", where, path, how_all, HOW.size, bad=2)
     whole, last = _see(steps, end, empty)
@@ -319,6 +324,8 @@ class Walk:
         reply = yield from self._ask(stride.request, *values, fds=self._along())
         try:
             if self._status is None:
+                if not reply.made(stride.here.step):
+                    raise Said(reply.error(stride.here.step))
                 self._status, proc = stride.here.read(reply)
                 if proc:
                     if self._here is None:

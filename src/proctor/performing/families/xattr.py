@@ -123,7 +123,7 @@ def perform(task: Task) -> Work:
     if not ours and not task.asked:
         return let_run_unsafe(_KERNELS)
     if path is None or (not path and at_flags & _EMPTY_PATH and number != pins.AT_FDCWD):
-        held, named = yield from _descriptor(task, number)
+        held, named = yield from task.descriptor(number)
         by_fd = True
     else:
         if not path and at_flags & _EMPTY_PATH:
@@ -203,20 +203,6 @@ def _prefix(task: Task) -> bytes:
         for byte in key.encode("utf-8", "surrogateescape")
     )
     return _APART + safe + b"."
-
-
-def _descriptor(task: Task, number: int) -> Generator[Any, Any, tuple[int, pins.Named]]:
-    """The caller's own descriptor, and its name."""
-    try:
-        fd = task.caller.fd(number)
-    except OSError as error:
-        if error.errno != errno.EBADF:
-            raise
-        raise Said(errno.EBADF) from None
-    known = pins.name_of()
-    reply = yield from task.session.ask(known.request, fds=(fd,), table=True)
-    reply.close()
-    return fd, known.name.read(reply)
 
 
 def _lacks(task: Task, held: int) -> str:

@@ -1,0 +1,224 @@
+"""mkdir, rmdir, unlink, rename, link, symlink in all their forms: names made, moved and taken away as the
+caller would, in directories that are pinned.
+
+No right is lent: the caller may do all of this itself.  It is performed for the rules about paths: what
+a program passes can be another path by the time that the kernel reads it, and here it is read once.  The
+directory is walked to in the caller's identity, the rules are asked about it and the name, and the kernel
+is given that very directory with that very name.  All that it says about the last component (``filename_create``,
+``do_renameat2`` and the like of fs/namei.c, Linux 6.18) is its own word.
+
+``link`` is of what its old path led to when that was pinned.  The others are about names: what stands
+behind one is whatever the kernel finds.
+"""
+
+from __future__ import annotations
+
+import errno
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from proctor.call.verdict import answer, deny
+from proctor.performing import pins
+from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.trouble import Said
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from proctor.performing.task import Task, Work
+
+CALLS: Final = (
+    "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2", "link", "linkat",
+    "symlink", "symlinkat",
+)  # fmt: skip
+
+_REMOVEDIR: Final = 0x200
+_NOREPLACE, _EXCHANGE, _WHITEOUT = 1, 2, 4
+_SYMLINK_FOLLOW, _EMPTY_PATH = 0x400, 0x1000
+
+
+class _Name(NamedTuple):
+    """A name in a directory that is pinned."""
+
+    directory: int
+    #: With the slashes behind it.
+    name: bytes
+
+
+def perform(task: Task) -> Work:
+    """Do it in the caller's identity."""
+    call = task.call.name
+    return (yield from _FORMS[call.removesuffix("2").removesuffix("at")](task, call))
+
+
+def _flags(task: Task, call: str, *known: int) -> int:
+    """The last argument of the forms that have flags.
+
+    :raises Said: there are others; the kernel says so before it looks at any path."""
+    flags = task.call.registers[len(task.call.args) - 1] & 0xFFFFFFFF
+    if flags & ~sum(known):
+        raise Said(errno.EINVAL)
+    return flags
+
+
+def _mkdir(task: Task, call: str) -> Work:
+    at = call == "mkdirat"
+    where = yield from _name(task, _dirfd(task, 0, at), "path")
+    acting = _acting("mkdirat", pins.room(len(where.name)), 0)
+    mode = task.call.registers[1 + at] & 0xFFFF
+    return (yield from _done(task, acting, (task.umask, mode, where.name), (where.directory,)))
+
+
+def _rmdir(task: Task, call: str) -> Work:
+    return (yield from _remove(task, pins.AT_FDCWD, _REMOVEDIR))
+
+
+def _unlink(task: Task, call: str) -> Work:
+    flags = _flags(task, call, _REMOVEDIR) if call == "unlinkat" else 0
+    return (yield from _remove(task, _dirfd(task, 0, call == "unlinkat"), flags))
+
+
+def _remove(task: Task, dirfd: int, flags: int) -> Work:
+    where = yield from _name(task, dirfd, "path")
+    acting = _acting("unlinkat", pins.room(len(where.name)), 0)
+    return (yield from _done(task, acting, (flags, where.name), (where.directory,)))
+
+
+def _rename(task: Task, call: str) -> Work:
+    flags = 0
+    if call == "renameat2":
+        flags = _flags(task, call, _NOREPLACE, _EXCHANGE, _WHITEOUT)
+        if flags & _EXCHANGE and flags & (_NOREPLACE | _WHITEOUT):
+            raise Said(errno.EINVAL)
+    at = call != "rename"
+    old = yield from _name(task, _dirfd(task, 0, at), "oldpath")
+    new = yield from _name(task, _dirfd(task, 2, at), "newpath")
+    acting = _acting("renameat2", pins.room(len(old.name)), pins.room(len(new.name)))
+    fds = (old.directory, new.directory)
+    return (yield from _done(task, acting, (flags, old.name, new.name), fds))
+
+
+def _link(task: Task, call: str) -> Work:
+    at = call == "linkat"
+    flags = _flags(task, call, _SYMLINK_FOLLOW, _EMPTY_PATH) if at else 0
+    path: bytes = task.call.args["oldpath"]
+    if not path:
+        why = "what a descriptor leads to is linked by /proc/self/fd and AT_SYMLINK_FOLLOW"
+        return deny(errno.ENOENT, why if flags & _EMPTY_PATH else "")
+    follow = 0 if flags & _SYMLINK_FOLLOW else pins.O_NOFOLLOW
+    pin = yield from task.pin(task.start(_dirfd(task, 0, at), path), path, follow, 0)
+    task.permit(pin.named.path, pin.named.status, "oldpath")
+    new = yield from _name(task, _dirfd(task, 2, at), "newpath")
+    acting = _acting("linkat", pins.room(len(new.name)), 0)
+    fds = (pin.fd, new.directory)
+    return (yield from _done(task, acting, (new.name,), fds, table=True))
+
+
+def _symlink(task: Task, call: str) -> Work:
+    target: bytes = task.call.args["target"]
+    if not target:
+        raise Said(errno.ENOENT)
+    new = yield from _name(task, _dirfd(task, 1, call == "symlinkat"), "linkpath")
+    acting = _acting("symlinkat", pins.room(len(target)), pins.room(len(new.name)))
+    return (yield from _done(task, acting, (target, new.name), (new.directory,)))
+
+
+_FORMS: Final = {
+    "mkdir": _mkdir, "rmdir": _rmdir, "unlink": _unlink, "rename": _rename, "link": _link,
+    "symlink": _symlink,
+}  # fmt: skip
+
+
+def _dirfd(task: Task, register: int, given: bool) -> int:
+    return pins.signed(task.call.registers[register]) if given else pins.AT_FDCWD
+
+
+def _name(task: Task, dirfd: int, argument: str) -> Generator[Any, Any, _Name]:
+    """Pin the directory of a path, and ask about the name in it.
+
+    :raises Said: what the kernel says about the way there.
+    """
+    path: bytes = task.call.args[argument]
+    if not path:
+        raise Said(errno.ENOENT)
+    head, last, slashes = pins.split(path)
+    # The kernel's walk to a last component asks whether its directory may be searched (link_path_walk).
+    inside = head + (b"." if head.endswith(b"/") else b"/.")
+    pin = yield from task.pin(task.start(dirfd, path), inside, pins.O_DIRECTORY, 0)
+    name = last + slashes if last else b"/"
+    if task.asked:
+        # What the name means to whoever looks at it; dots are names of directories.
+        shown = pin.named.path.rstrip(b"/") + b"/" + last
+        status = None
+        if task.call.looks or last in (b"", b".", b".."):
+            shown, status = yield from _behind(task, pin.fd, last or b".", shown)
+        task.permit(shown, status, argument)
+    return _Name(pin.fd, name)
+
+
+def _behind(
+    task: Task, directory: int, last: bytes, shown: bytes
+) -> Generator[Any, Any, tuple[bytes, pins.Status | None]]:
+    """(path, status) of what has a name now."""
+    entry = pins.entry(pins.PINNED, pins.room(len(last)))
+    plain = pins.HOW.pack(pins.PIN, 0, 0)
+    reply = yield from task.session.ask(entry.request, plain, last, fds=(directory,), table=True)
+    try:
+        if not reply.made(entry.found):
+            return shown, None
+        named = entry.found_name.read(reply)
+        return (named.path if last in (b".", b"..") else shown), named.status
+    finally:
+        reply.close()
+
+
+# Requests ---------------------------------------------------------------------------------------
+
+
+class _Acting(NamedTuple):
+    request: Request
+    made: Result
+
+
+@cache
+def _acting(what: str, first: int, second: int) -> _Acting:
+    """One of the calls.  Holes: numbers, then names, as they come in :func:`_done`'s ``values``.  Sent:
+    directories; of ``linkat`` what is linked, the directory, the executor's table.
+
+    :param first: room for the first name, and of ``second`` for a second one."""
+    steps = Steps()
+    numbers = {"mkdirat": 2, "unlinkat": 1, "renameat2": 1}.get(what, 0)
+    given = [steps.number() for _ in range(numbers)]
+    one = steps.hole(first)
+    two = steps.hole(second) if second else None
+    if what == "mkdirat":
+        directory = steps.sent()
+        steps.call("umask", given[0])
+        made = steps.call(what, directory, one, given[1])
+    elif what == "unlinkat":
+        made = steps.call(what, steps.sent(), one, given[0])
+    elif what == "renameat2":
+        assert two is not None
+        made = steps.call(what, steps.sent(), one, steps.sent(), two, given[0])
+    elif what == "symlinkat":
+        assert two is not None
+        made = steps.call(what, one, steps.sent(), two)
+    else:
+        digits = steps.scratch(16)
+        linked, directory, table = steps.sent(), steps.sent(), steps.sent()
+        steps.put_text(digits, steps.call("dup", linked))
+        made = steps.call(what, table, digits, directory, one, _SYMLINK_FOLLOW)
+    return _Acting(steps.freeze(), made)
+
+
+def _done(
+    task: Task,
+    acting: _Acting,
+    values: tuple[bytes | int, ...],
+    fds: tuple[int, ...],
+    table: bool = False,
+) -> Work:
+    reply = yield from task.session.ask(acting.request, *values, fds=fds, table=table)
+    reply.close()
+    failed = reply.error(acting.made)
+    return deny(failed) if failed else answer(0)
