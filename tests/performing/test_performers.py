@@ -23,6 +23,7 @@ from proctor.performing import SUPPORTED, image, pins
 from proctor.performing.cgroups import device_groups
 
 from .callers import (
+    ARCH,
     AT_FDCWD,
     CLONE_NEWNS,
     CLONE_NEWPID,
@@ -480,7 +481,7 @@ def test_proc_self_in_a_pid_namespace(performers: Performers, top: bytes) -> Non
             assert said.readline().strip() == "1"  # its number in there
             inside = children(pid).pop()
             one = Caller.__new__(Caller)
-            one.tid = inside
+            one.tid, one.arch = inside, ARCH
             text = content(opened(performers, one, b"/proc/self/status"))
             assert b"\nPid:\t1\n" in text
             assert b"\nNSpid:\t1\n" in text

@@ -171,9 +171,16 @@ class Looking:
 
     @property
     def looks(self) -> dict[str, Look]:
-        """What path arguments led to when they were looked at, by their names; the last look of each.
-        Nothing is looked at for it."""
+        """What path arguments led to when they were looked at, by their names; the last look of each,
+        which is what was acted on if the call was performed.  Nothing is looked at for it."""
         return {name: Look(path, file) for name, path, file, _ in self._looks or ()}
+
+    def acts_on(self, argument: str, path: bytes, file: FileId | None) -> None:
+        """For performers: what is pinned, or would be made, and will be acted on if it may be.  That is
+        what :attr:`looks` has from now on, and a log shows."""
+        if self._looks is None:
+            self._looks = []
+        self._looks.append((argument, path, file, False))
 
     def contradiction(self, argument: str, path: bytes, file: FileId | None) -> Deny | None:
         """What the looks at ``argument`` have against its being performed on something; for performers.

@@ -134,6 +134,7 @@ def permit(
     file = None
     if status is not None:
         file = FileId(os.makedev(*status.device), status.inode, status.mount)
+    call.acts_on(argument, path, file)
     refused = call.contradiction(argument, path, file) or wish.refusal(argument, path)
     if refused is not None:
         raise Refused(refused)
