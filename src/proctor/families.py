@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from proctor.policy.document import Spec
     from proctor.supervisor.handlers import Handler
 
-__all__ = ["attributes", "mknod", "modules", "mount", "names", "open", "xattr"]
+__all__ = ["attributes", "connect", "mknod", "modules", "mount", "names", "open", "xattr"]
 
 
 def attributes(*, when: Mapping[str, Spec] | None = None) -> Handler:
@@ -32,6 +32,24 @@ def attributes(*, when: Mapping[str, Spec] | None = None) -> Handler:
     True
     """
     return _performed("attributes", when, {})
+
+
+def connect(
+    *,
+    when: Mapping[str, Spec] | None = None,
+    network: str | None = None,
+    to: str | None = None,
+) -> Handler:
+    """connect, sendto, sendmsg and sendmmsg, on the caller's own socket.
+
+    >>> proctor.families.connect(when={"address": "inet:10.0.0.0/8:443"}, network="host")
+    <Handler families.connect for connect, sendto, sendmsg, sendmmsg>
+
+    :param network: "host" (the monitor's) or the path of a network namespace, where the socket is
+        replaced by one of that network.
+    :param to: ``inet:HOST:PORT`` or ``inet6:[HOST]:PORT``, in the place of the caller's address.
+    """
+    return _performed("connect", when, {"network": network, "to": to})
 
 
 def mknod(*, when: Mapping[str, Spec] | None = None) -> Handler:

@@ -309,6 +309,21 @@ class Call(Notified, Looking):
         """Whether the caller still waits for the answer."""
         return self._listener.id_valid(self.id)
 
+    def place(self, fd: int, at: int, *, cloexec: bool = False) -> None:
+        """Put a copy of ``fd`` at a number of the caller's, in the place of what is open there, now; the
+        verdict follows.
+
+        ::
+
+            call.place(log.fileno(), at=1)      # from here on its standard output
+            return proctor.let_run()
+
+        :raises CallGone: nobody waits any more.
+        :raises TargetFdLimit: the number is beyond the caller's limit.
+        """
+        if self._listener.addfd(self.id, fd, at=at, cloexec=cloexec) is None:
+            raise CallGone().about(pid=self.tid, syscall=self.name, notif_id=self.id)
+
     def give_away(self, fd: int) -> bool:
         """Own a descriptor no more, if the call does: from now on it is the asker's.  False if the
         call did and is over: then it is closed already.  Works after the verdict, too."""

@@ -26,6 +26,12 @@ class ValidityPort(Protocol):
         """Whether the notification is received, unanswered and its caller still waits."""
         ...
 
+    def addfd(
+        self, id: int, srcfd: int, *, at: int | None = None, cloexec: bool = False
+    ) -> int | None:
+        """Install a descriptor in the caller's table; its number there, None if the caller is gone."""
+        ...
+
 
 class ContainerPort(Protocol):
     """What a call's listener belongs to: see :class:`proctor.supervisor.container.Container`."""

@@ -226,6 +226,21 @@ class Standing:
                 raise CallGone from None
             return None
 
+    def take_fd(self, number: int) -> int | None:
+        """A duplicate of what it has open under a number, the asker's to close; None where that is to be
+        had by its process only (before Linux 6.9).
+
+        :raises OSError: EBADF if nothing is open there.
+        :raises CallGone: it is dead."""
+        if number < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if self._pidfd < 0:
+            return None
+        try:
+            return raw.pidfd_getfd(self._pidfd, number)
+        except ProcessLookupError:
+            raise CallGone from None
+
     def has_room(self, counted: Callable[[], bool]) -> bool:
         """Whether its descriptor table takes one more, by RLIMIT_NOFILE.
 

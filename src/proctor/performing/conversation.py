@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from proctor.call.verdict import Verdict, deny
+from proctor.call.verdict import Verdict
 from proctor.errors import CallGone
-from proctor.performing.trouble import Idle, Trouble
+from proctor.performing.trouble import Idle, Interrupted, Trouble
 from proctor.supervisor.ports import Later
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 #: Seconds before the first look at a caller whose call takes long, and between two.
 _FIRST: Final = 0.05
 _PAUSE: Final = 0.25
-#: Answered to a call that a signal is to interrupt: the kernel makes EINTR or a new start of it, as the
-#: signal's handler says (include/linux/errno.h; handle_signal of arch/*/kernel/signal.c).
-ERESTARTSYS: Final = 512
 _STOPPED: Final = (b"T", b"t")
 _SIGKILL: Final = 9
 
@@ -166,7 +163,4 @@ class Conversation:
         reply, _ = self._reply(wait=False)
         if reply is not None:
             return self._run(reply, None, wait=True)
-        self.verdict = deny(ERESTARTSYS, "a signal waits for the caller")
-        self._asked = None
-        self._work.close()
-        return self.verdict
+        return self._run(None, Interrupted(), wait=True)

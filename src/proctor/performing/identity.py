@@ -87,6 +87,13 @@ class Who(NamedTuple):
         """Inode number of one namespace."""
         return self.namespaces[NAMESPACES.index(kind)]
 
+    def within(self, kind: str, inode: int) -> Who:
+        """The same in another namespace of a kind."""
+        place = NAMESPACES.index(kind)
+        return self._replace(
+            namespaces=(*self.namespaces[:place], inode, *self.namespaces[place + 1 :])
+        )
+
 
 def who(key: IdentityKey, joins: bool) -> Who:
     """What matters of a caller's key: inheritable and bounding capabilities and no_new_privs only
@@ -303,10 +310,13 @@ class Becoming:
             os.close(self.fds.pop())
 
 
-def caller_steps(caller: Caller, one: Who, own: Own, capable: int, idle: float) -> Becoming:
+def caller_steps(
+    caller: Caller, one: Who, own: Own, capable: int, idle: float, network: int | None = None
+) -> Becoming:
     """Become this caller, up to the last steps.
 
     :param capable: capabilities that an executor begins with.
+    :param network: a descriptor of ``one``'s network namespace, if it is not the caller's.
     :raises Trouble: that cannot be; the text is a clause that says why.
     """
     made = Becoming(idle)
@@ -319,17 +329,19 @@ def caller_steps(caller: Caller, one: Who, own: Own, capable: int, idle: float) 
         root = one.root != own.who.root or "mnt" in differs
         if capable & _HOST_RIGHTS == _HOST_RIGHTS:
             made.keep_capabilities()
-            _enter(made, caller, differs, root)
+            _enter(made, caller, differs, root, network)
             _take_ids(made, one, own, _same, _same)
             if user:
                 made.enter("user", made.send(os.dup(caller.namespace_fd("user"))))
         elif user:
+            if network is not None:
+                raise Trouble("entering another network namespace needs the host's root")
             _enter_from_below(made, caller, differs, root)
             made.keep_capabilities()
             inside = _inside(caller.uid_map, "user"), _inside(caller.gid_map, "group")
             _take_ids(made, one, own, *inside)
         else:
-            _enter(made, caller, differs, root)
+            _enter(made, caller, differs, root, network)
             _take_ids(made, one, own, _same, _same)
         if label is not None:
             made.take_label(label, one.label)
@@ -345,9 +357,12 @@ def _same(number: int) -> int:
     return number
 
 
-def _enter(made: Becoming, caller: Caller, differs: list[str], root: bool) -> None:
+def _enter(
+    made: Becoming, caller: Caller, differs: list[str], root: bool, network: int | None = None
+) -> None:
     for kind in differs:
-        made.enter(kind, made.send(os.dup(caller.namespace_fd(kind))))
+        other = kind == "net" and network is not None
+        made.enter(kind, made.send(os.dup(network if other else caller.namespace_fd(kind))))  # type: ignore[arg-type]
     if root:
         made.root(made.send(os.dup(caller.root())))
 

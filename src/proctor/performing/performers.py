@@ -24,7 +24,16 @@ from proctor.performing.executors import Executors, Start
 from proctor.performing.here import Here
 from proctor.performing.identity import Key, Own, Who, caller_steps, who
 from proctor.performing.task import Session, Task
-from proctor.performing.trouble import Again, CannotJoin, Moved, Refused, Said, TooMany, Trouble
+from proctor.performing.trouble import (
+    Again,
+    CannotJoin,
+    Interrupted,
+    Moved,
+    Refused,
+    Said,
+    TooMany,
+    Trouble,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,6 +48,9 @@ if TYPE_CHECKING:
 _TRIES: Final = 5
 _MOST_KEYS: Final = 256
 _GONE: Final = "the caller is gone"
+#: Answered to a call that a signal is to interrupt: the kernel makes EINTR or a new start of it, as the
+#: signal's handler says (include/linux/errno.h; handle_signal of arch/*/kernel/signal.c).
+ERESTARTSYS: Final = 512
 
 
 class Known(NamedTuple):
@@ -383,6 +395,8 @@ class Performers:
             return failed.verdict
         if isinstance(failed, Said):
             return deny(failed.errno, failed.reason)
+        if isinstance(failed, Interrupted):
+            return deny(ERESTARTSYS, "a signal waits for the caller")
         if isinstance(failed, (CallGone, CallOver)):
             return deny(errno.EINTR, _GONE)
         if isinstance(failed, MemoryUnreadable):

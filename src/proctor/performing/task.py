@@ -233,6 +233,13 @@ class Task:
         """Whether the caller can have one more descriptor."""
         return self.standing.has_room(self._counted_room)
 
+    def take_fd(self, number: int) -> int:
+        """A duplicate of the caller's descriptor, the asker's to close.
+
+        :raises OSError: EBADF if nothing is open there."""
+        fd = self.standing.take_fd(number)
+        return self.caller.take_fd(number) if fd is None else fd
+
     def _counted_room(self) -> bool:
         return self.call.caller.has_room()
 
@@ -342,6 +349,19 @@ class Task:
         finally:
             reply.close()
         return (yield from self.walk(start, path, flags, resolve, failed))
+
+    def file(self, path: bytes) -> Generator[Wait, Reply, Pin]:
+        """Pin the socket file that an address names, if the policy has nothing against it.
+
+        :raises Said: what the kernel says.
+        :raises Refused: what the policy says."""
+        pin = yield from self.pin(self.start(pins.AT_FDCWD, path), path, 0, 0)
+        assert self.call.signature is not None
+        named = (
+            self.call.signature.first("sockaddr") or self.call.signature.args[1]
+        )  # sendmsg's header
+        self.permit(pin.named.path, pin.named.status, named.name)
+        return pin
 
     def walk(
         self, start: int | None, path: bytes, flags: int, resolve: int, failed: int

@@ -44,6 +44,10 @@ class Said(Exception):
         self.reason = reason
 
 
+class Interrupted(Exception):
+    """A signal waits for the caller, and the executor was ended in what it did."""
+
+
 class Moved(Exception):
     """The caller is somewhere else than where it was at its last call; nothing happened yet."""
 

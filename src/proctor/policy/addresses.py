@@ -8,6 +8,7 @@
 ``inet:10.0.0.0/8:443``        IPv4 address or network, and port; ``*`` for any of either, ports may
                                be ranges (``8000-8099``); without a port: any
 ``inet6:[2001:db8::]/32:443``  IPv6 likewise; brackets are needed before a port
+``none``                       no address: what is sent on a connected socket
 ``netlink``, ``packet``, …     a whole family, whatever the address; also ``unix``, ``inet``, ``inet6``
 =============================  ====================================================================
 
@@ -65,18 +66,23 @@ class AddressPattern:
     :raises AddressError: it is malformed.
     """
 
-    __slots__ = ("_glob", "_kind", "_network", "_ports", "family", "text")
+    __slots__ = ("_glob", "_kind", "_network", "_ports", "family", "none", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
+        #: Whether it is that there is no address at all.
+        self.none = text == "none"
+        self._glob: Glob | None = None
+        self._network: IPv4Network | IPv6Network | None = None
+        self._ports = (0, 65535)
+        if self.none:
+            self._kind, self.family = "none", -1
+            return
         name, colon, rest = text.partition(":")
         if name not in families():
             raise AddressError(f'no address family "{name}"{did_you_mean(name, families())}')
         self.family = families()[name]
         self._kind = "family"
-        self._glob: Glob | None = None
-        self._network: IPv4Network | IPv6Network | None = None
-        self._ports = (0, 65535)
         if not colon:
             return
         if name == "unix":
@@ -140,6 +146,8 @@ class AddressPattern:
 
     def matches(self, address: Address) -> bool:
         """Whether ``address`` is one of those meant."""
+        if self.none:
+            return False
         host = address.host
         if address.family != self.family:
             if self.family != AF_INET or host[:12] != _MAPPED or len(host) != 16:

@@ -142,6 +142,8 @@ class _Blind(Look):
         """:raises _Unseen: it is a path."""
         if what == "path":
             raise _Unseen
+        if what == "address" and getattr(self.named(argument), "kind", "") == "pathname":
+            raise _Unseen
         return super().at(what, argument)
 
 
@@ -201,7 +203,7 @@ def _pinned_check(policy: Policy, look: Look, decision: Decision) -> Allow | Non
     """
     chain = policy.chain(look.call.abi, look.call.name)
     conditions = [each for _, clause in chain for each in clause.further]
-    if not any(isinstance(each, Memory) and each.what == "path" for each in conditions):
+    if not any(isinstance(each, Memory) and each.looks_at_path for each in conditions):
         return None
     pins: dict[str, bytes] = {}
 

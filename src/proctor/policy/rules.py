@@ -88,7 +88,15 @@ class Look:
         """
         if self._pinned and what == "path" and argument in self._pinned:
             return self._pinned[argument]
+        if what == "address" and argument in self._pinned:
+            return Address(sockaddr.AF_UNIX, path=self._pinned[argument])
         return self._once(what, argument)
+
+    def named(self, argument: str) -> Any:
+        """The socket address in an argument, wherever it leads.
+
+        :raises Unknowable: it cannot be read."""
+        return self._once("sockaddr", argument)
 
     def identity(self, which: str) -> int:
         """``uid`` or ``gid``: the caller's effective one, as the monitor's user namespace counts.
@@ -128,11 +136,23 @@ def _look(call: Call, what: str, argument: str) -> Any:
             argument
         )  # binds nothing: what is pinned is judged anew (perform's allow)
     value = call.args[argument]
-    if what == "address":
-        return None if value is None else _address(call, value)
+    if what in ("address", "sockaddr"):
+        value = _of_messages(value) if call.name in ("sendmsg", "sendmmsg") else value
+        return value if value is None or what == "sockaddr" else _address(call, value)
     if what == "words":  # no vector, or an empty one, is one empty string (do_execveat_common)
         return b"\0".join(value or ())
     return value
+
+
+def _of_messages(value: Any) -> sockaddr.SocketAddress | None:
+    """The address that sendmsg(2) and sendmmsg(2) have in the headers of messages.
+
+    :raises Unknowable: messages go to several."""
+    headers = value if not hasattr(value, "namelen") else (value,)
+    addresses = {each.address for each in headers}
+    if len(addresses) > 1:
+        raise Unknowable(0, "messages to several addresses in one call")
+    return addresses.pop() if addresses else None
 
 
 def _address(call: Call, value: sockaddr.SocketAddress) -> Address:
@@ -182,7 +202,7 @@ class Pattern(Protocol):
 
 
 class Memory:
-    """What an argument leads to is matched by one of the patterns; NULL is matched by none.
+    """What an argument leads to is matched by one of the patterns; NULL by no pattern but ``none``.
 
     :param key: as it was written in ``when``.
     :param argument: its name in the call's signature.
@@ -198,6 +218,12 @@ class Memory:
         self.argument = argument
         self.patterns = patterns
 
+    @property
+    def looks_at_path(self) -> bool:
+        """Whether where a path leads may decide."""
+        named = any(getattr(each, "looks_at_path", False) for each in self.patterns)
+        return self.what == "path" or (self.what == "address" and named)
+
     def says_as_much_as(self, other: Memory) -> bool:
         """Whether the other one, perhaps under another key, holds where this one does."""
         mine, theirs = ({each.text for each in one.patterns} for one in (self, other))
@@ -210,7 +236,7 @@ class Memory:
             for pattern in self.patterns:
                 if pattern.matches(seen):
                     return True
-        return False
+        return seen is None and any(getattr(each, "none", False) for each in self.patterns)
 
 
 class Identity:

@@ -110,6 +110,9 @@ class Builder(Numbers):
         first = signature.first
         path, address, mode, dev = first("path"), first("sockaddr"), first("mode"), first("dev")
         flags = first("flags")
+        if address is None:  # in a structure: sendmsg, sendmmsg
+            headers = (arg for arg in signature.args if arg.family in ("msghdr", "mmsghdr"))
+            address = next((arg for arg in headers if arg.role in ("struct", "array")), None)
         named = signature.arg(key.removesuffix("_text")) if key.endswith("_text") else None
         if key == "path" and path is not None:
             return self._memory(path, "path")

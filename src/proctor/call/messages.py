@@ -1,0 +1,146 @@
+"""What a call sends, as the bytes that the kernel would copy: for whoever makes the call in its place.
+
+Everything is read once, through what the call keeps (:attr:`proctor.call.decode.frame.Frame.memory`): the
+address that a rule saw is the address that is used.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proctor.call.decode import layouts
+from proctor.call.decode.sockaddr import MAX_LENGTH
+from proctor.errors import MemoryUnreadable
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.call.decode.frame import Frame
+    from proctor.call.decode.structures import MessageHeader
+
+#: More data than this is not copied for one message.
+MOST: Final = 1 << 20
+_MOST_CONTROL: Final = 1 << 14
+_SOL_SOCKET, _SCM_RIGHTS = 1, 1
+_HEAD: Final = struct.Struct("@Lii")  # struct cmsghdr of this machine
+_WORD: Final = struct.calcsize("@L")
+
+
+class Message(NamedTuple):
+    """One message to be sent."""
+
+    #: The socket address, as long as it was said to be; None if there is none.
+    address: bytes | None
+    #: At most :data:`MOST` bytes; None if they cannot be read, which is the kernel's to say in its time.
+    data: bytes | None
+    #: How many there are.
+    size: int
+    #: Control data, as this machine lays it out.
+    control: bytes = b""
+    #: Offsets in it of descriptors that are passed, and the caller's numbers.
+    rights: tuple[tuple[int, int], ...] = ()
+
+
+def address(call: Call) -> bytes:
+    """The socket address of connect(2) or bind(2).
+
+    :raises MemoryUnreadable: EINVAL for a length that none has, EFAULT."""
+    frame = _frame(call)
+    call.sockaddr  # noqa: B018  (refuses what the kernel refuses)
+    return _raw(frame, *(frame.signature.args[at].value(frame.registers) for at in (1, 2)))
+
+
+def messages(call: Call) -> list[Message]:
+    """What sendto(2), sendmsg(2) or sendmmsg(2) sends.
+
+    :raises MemoryUnreadable: what the kernel says before it sends anything."""
+    frame = _frame(call)
+    if call.name == "sendto":
+        _, where, size, _, name, length = (
+            arg.value(frame.registers) for arg in frame.signature.args
+        )
+        to = None
+        if name:
+            call.sockaddr  # noqa: B018
+            to = _raw(frame, name, length)
+        return [Message(to, _gathered(frame, ((where, size),)), size)]
+    if call.name == "sendmsg":
+        return [_message(frame, call.msg)]
+    return [_message(frame, each) for each in call.msgvec]
+
+
+def lengths(call: Call, sent: list[int]) -> tuple[tuple[int, bytes], ...]:
+    """What to write so that sendmmsg(2) says how much of each message was sent."""
+    frame = _frame(call)
+    made = layouts.layout("mmsghdr", frame.signature)
+    start = frame.signature.args[1].value(frame.registers)
+    at = made.size - {4: 4, 8: 8}[frame.signature.word]
+    return tuple(
+        (start + index * made.size + at, struct.pack(frame.end + "I", size))
+        for index, size in enumerate(sent)
+    )
+
+
+def _frame(call: Call) -> Frame:
+    frame = call.frame
+    if frame is None:
+        raise MemoryUnreadable(errno.ENOSYS, f"the arguments of {call.name} are not known")
+    return frame
+
+
+def _raw(frame: Frame, where: int, length: int) -> bytes:
+    return frame.memory.read(where, min(length, MAX_LENGTH)) if length > 0 else b""
+
+
+def _gathered(frame: Frame, vector: tuple[tuple[int, int], ...]) -> bytes | None:
+    parts, left = [], MOST
+    try:
+        for where, size in vector:
+            if left and size:
+                parts.append(frame.memory.read(where, min(size, left)))
+                left -= len(parts[-1])
+    except MemoryUnreadable:
+        return None
+    return b"".join(parts)
+
+
+def _message(frame: Frame, header: MessageHeader) -> Message:
+    to = None
+    if header.name and header.namelen:
+        to = _raw(frame, header.name, header.namelen)
+    size = sum(length for _, length in header.iov)
+    data = _gathered(frame, header.iov)
+    if not header.controllen:
+        return Message(to, data, size)
+    if header.controllen > _MOST_CONTROL:
+        raise MemoryUnreadable(errno.ENOBUFS, "too much control data", header.control)
+    raw = frame.memory.read(header.control, header.controllen)
+    control, rights = _control(frame, raw)
+    return Message(to, data, size, control, rights)
+
+
+def _control(frame: Frame, raw: bytes) -> tuple[bytes, tuple[tuple[int, int], ...]]:
+    """Control data for this machine, and where descriptors are in it (``__scm_send`` of
+    net/core/scm.c, ``cmsghdr_from_user_compat_to_kern`` of net/compat.c)."""
+    word, end = frame.signature.word, frame.end
+    head = struct.Struct(f"{end}{'Q' if word == 8 else 'I'}ii")
+    made, rights, at = bytearray(), [], 0
+    same = head.size == _HEAD.size
+    while at + head.size <= len(raw):
+        length, level, kind = head.unpack_from(raw, at)
+        if not head.size <= length <= len(raw) - at:
+            if not same:
+                raise MemoryUnreadable(errno.EINVAL, "control data of no such length", 0)
+            break  # what is wrong with it the kernel finds by itself
+        data = raw[at + head.size : at + length]
+        start = at + head.size if same else len(made) + _HEAD.size
+        if (level, kind) == (_SOL_SOCKET, _SCM_RIGHTS):
+            count = len(data) // 4
+            numbers = struct.unpack_from(f"{end}{count}i", data)
+            rights += [(start + 4 * index, number) for index, number in enumerate(numbers)]
+        if not same:
+            made += _HEAD.pack(_HEAD.size + len(data), level, kind) + data
+            made += bytes(-len(made) % _WORD)
+        at += length + -length % word
+    return (raw if same else bytes(made)), tuple(rights)

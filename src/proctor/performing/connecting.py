@@ -1,0 +1,129 @@
+"""connect: see :mod:`proctor.performing.families.connect`."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Generator
+from functools import cache
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proctor.call.messages import address as address_of
+from proctor.call.verdict import answer, deny
+from proctor.performing.routes import AF_UNIX, Route
+from proctor.performing.sockets import (
+    STORAGE,
+    Network,
+    Socket,
+    file_address,
+    file_name,
+    known,
+    patience,
+    put_in_place,
+    replacement,
+    reroutable,
+)
+from proctor.performing.steps import Place, Request, Result, Steps
+from proctor.performing.trouble import Interrupted, Said
+
+if TYPE_CHECKING:
+    from proctor.call.verdict import Verdict
+    from proctor.performing.executors import Wait
+    from proctor.performing.steps import Reply
+    from proctor.performing.task import Session, Task, Work
+
+_F_SETFL: Final = 4
+
+
+def perform(task: Task, route: Route, fd: int, number: int) -> Work:
+    """Connect the caller's socket."""
+    address = address_of(task.call)
+    one = known(fd, number)
+    path = file_name(one, address)
+    if path is not None:
+        pin = yield from task.file(path)
+        return (yield from _own(task.session, one, address, pin.fd))
+    if not reroutable(task, route, one, address):
+        return (yield from _own(task.session, one, address))
+    network = Network(task, route.network)
+    try:
+        return (yield from _elsewhere(task, network, one, address, route))
+    finally:
+        network.close()
+
+
+class _Connecting(NamedTuple):
+    request: Request
+    made: Result
+
+
+@cache
+def _connecting(to_file: bool, sets: bool) -> _Connecting:
+    """Holes: the status flags that the socket is given before (if ``sets``); the address and its length
+    (not of a socket file).  Sent: the socket; of a socket file that and the executor's table, too."""
+    steps = Steps()
+    flags = steps.number() if sets else 0
+    address = file_address(steps) if to_file else steps.hole(STORAGE)
+    length = address.size if to_file else steps.number()
+    root = steps.bytes(b"/")
+    given = steps.sent()
+    if sets:
+        steps.call("fcntl", given, _F_SETFL, flags)
+    if to_file:
+        pinned, table = steps.sent(), steps.sent()
+        steps.call("fchdir", table)
+        steps.put_text(Place(address.offset + 2, 16), steps.call("dup", pinned))
+    made = steps.call("connect", given, address, length, bad=0)
+    steps.call("chdir", root)
+    return _Connecting(steps.freeze(), made)
+
+
+def _connect(
+    session: Session, fd: int, address: bytes, *, file: int | None = None, flags: int | None = None
+) -> Generator[Wait, Reply, int]:
+    """0, or an errno."""
+    to = _connecting(file is not None, flags is not None)
+    values: tuple[bytes | int, ...] = () if file is not None else (address, len(address))
+    if flags is not None:
+        values = (flags, *values)
+    fds = (fd,) if file is None else (fd, file)
+    reply = yield from session.ask(to.request, *values, fds=fds, table=file is not None)
+    reply.close()
+    return reply.error(to.made)
+
+
+def _own(
+    session: Session, one: Socket, address: bytes, file: int | None = None
+) -> Generator[Wait, Reply, Verdict]:
+    """On the caller's own socket, by the kernel's own rules: what is interrupted goes on by itself."""
+    try:
+        failed = yield from _connect(session, one.fd, address, file=file)
+    except Interrupted:
+        if patience(one.fd) >= 0:  # sock_intr_errno of include/net/sock.h
+            raise Said(errno.EINTR) from None
+        raise
+    return deny(failed) if failed else answer(0)
+
+
+def _elsewhere(
+    task: Task, network: Network, one: Socket, address: bytes, route: Route
+) -> Generator[Wait, Reply, Verdict]:
+    """On a socket that the caller has from then on."""
+    moved, address = yield from replacement(task, network, one, address, route)
+    if moved.carried is None:
+        return (yield from _own(network.session, one, address))
+    fd, flags = moved.fd, moved.carried.flags
+    waits = not flags & os.O_NONBLOCK
+    at_once = flags if one.domain == AF_UNIX else flags | os.O_NONBLOCK
+    failed = yield from _connect(network.session, fd, address, flags=at_once)
+    if failed == errno.EINPROGRESS and waits:
+        try:
+            failed = yield from _connect(network.session, fd, address, flags=flags)
+        except Interrupted:
+            put_in_place(task, one, moved)
+            if patience(fd) >= 0:
+                raise Said(errno.EINTR) from None
+            raise
+    if failed in (0, errno.EINPROGRESS):
+        put_in_place(task, one, moved)
+    return deny(failed) if failed else answer(0)

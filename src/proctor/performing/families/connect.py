@@ -1,0 +1,41 @@
+"""connect; and sendto, sendmsg and sendmmsg, which name an address too: made on the caller's own socket.
+
+That socket is pinned by pidfd_getfd(2), once, and the kernel makes the call on the pin, with the address
+that was read, once: in the caller's identity, so that socket files are found and judged as they are for
+it.  So a rule about addresses is no race.
+
+With options the socket can reach another network (``network``), and another address (``to``).  A socket
+is of the network that it was made in, so it is replaced by one of the other (:mod:`..sockets`), which is
+connected first: without waiting, so that it can be given to the caller in the middle of that, where the
+caller does not wait or a signal interrupts it.  What the kernel refuses there is the answer, and the
+caller keeps its old socket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from proctor.performing.routes import Route
+
+if TYPE_CHECKING:
+    from proctor.performing.task import Task, Work
+
+CALLS: Final = ("connect", "sendto", "sendmsg", "sendmmsg")
+
+
+@dataclass(frozen=True)
+class Options(Route):
+    """See docs/families/connect.md."""
+
+
+def perform(task: Task) -> Work:
+    """Connect the caller's socket, or send on it."""
+    from proctor.performing import connecting, pins, sending, sockets
+
+    number = pins.signed(task.call.registers[0])
+    fd = sockets.take(task, number)
+    options = task.options(Options)
+    if task.call.name == "connect":
+        return (yield from connecting.perform(task, options, fd, number))
+    return (yield from sending.perform(task, options, fd, number))

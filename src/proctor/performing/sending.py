@@ -1,0 +1,292 @@
+"""sendto, sendmsg, sendmmsg: what is sent was copied, once, and is sent on the caller's own socket.
+
+A datagram is one call of the kernel's.  On a stream nothing waits in it, so that what went out before a
+signal is known: the executor sends what there is room for, and waits for room in poll(2).  Descriptors
+that go along (SCM_RIGHTS) are the caller's, each pinned once; SIGPIPE goes to the caller.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+from collections.abc import Generator
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proctor.call import messages
+from proctor.call.messages import Message
+from proctor.call.verdict import answer
+from proctor.performing.routes import Route
+from proctor.performing.sockets import (
+    STORAGE,
+    Network,
+    Socket,
+    file_address,
+    file_name,
+    known,
+    patience,
+    put_in_place,
+    replacement,
+    reroutable,
+    take,
+)
+from proctor.performing.steps import Place, Request, Result, Steps
+from proctor.performing.trouble import Interrupted, Said, Trouble
+
+if TYPE_CHECKING:
+    from proctor.performing.executors import Wait
+    from proctor.performing.steps import Reply
+    from proctor.performing.task import Session, Task, Work
+
+_DONTWAIT, _NOSIGNAL = 0x40, 0x4000
+_HEADER: Final = struct.Struct("@PIPNPNi")  # struct msghdr
+_NAME, _IOV, _CONTROL = 0, struct.calcsize("@PIP") - struct.calcsize("P"), struct.calcsize("@PIPN")
+_VECTOR: Final = struct.Struct("@PN")  # struct iovec
+#: What an executor takes with one request.
+_PIECE: Final = 1 << 17
+_SIZES: Final = (0, 256, 2048, 16384, _PIECE)
+#: Descriptors along with one message: an executor takes sixteen with one request (MOST_SENT).
+_MOST_RIGHTS: Final = 13
+
+
+def perform(task: Task, route: Route, fd: int, number: int) -> Work:
+    """Send for the caller."""
+    call = task.call
+    one = known(fd, number)
+    flags = call.registers[2 if call.name == "sendmsg" else 3] & 0xFFFFFFFF
+    several = call.name == "sendmmsg"
+    sent: list[int] = []
+    for each in messages.messages(call):
+        try:
+            sent.append((yield from _send(task, route, one, each, flags)))
+        except Said:
+            if not sent:
+                raise
+            break
+    if several:
+        return answer(len(sent), writes=messages.lengths(call, sent))
+    return answer(sent[0])
+
+
+def _send(
+    task: Task, route: Route, one: Socket, message: Message, flags: int
+) -> Generator[Wait, Reply, int]:
+    """How much was sent.
+
+    :raises Said: an errno."""
+    stream = one.type == socket.SOCK_STREAM
+    if message.data is not None and message.size > _PIECE and not stream:
+        raise Said(errno.EMSGSIZE, f"more than {_PIECE} bytes in one message")
+    address, file = message.address, None
+    if one.type == socket.SOCK_DGRAM and address is not None:  # others refuse or ignore it
+        path = file_name(one, address)
+        if path is not None:
+            try:
+                file = (yield from task.file(path)).fd
+            except Said as said:
+                yield from _before_the_path(task, one, message, flags)
+                raise said from None
+        elif reroutable(task, route, one, address):
+            return (yield from _elsewhere(task, route, one, message, flags))
+    if stream:
+        return (yield from _all(task, one, message, flags, file))
+    return (yield from _once(task, task.session, one.fd, message, flags, file))
+
+
+def _before_the_path(
+    task: Task, one: Socket, message: Message, flags: int
+) -> Generator[Wait, Reply, None]:
+    """What the kernel has against a message before it looks at a path, which leads to a directory here.
+
+    :raises Said: that."""
+    try:
+        yield from _once(task, task.session, one.fd, message, flags, task.caller.root())
+    except Said as said:
+        if said.errno not in (errno.ECONNREFUSED, errno.EACCES, errno.EROFS):
+            raise
+
+
+def _elsewhere(
+    task: Task, route: Route, one: Socket, message: Message, flags: int
+) -> Generator[Wait, Reply, int]:
+    """On a socket that the caller has from then on."""
+    assert message.address is not None
+    network = Network(task, route.network)
+    try:
+        new, address = yield from replacement(task, network, one, message.address, route)
+        message = message._replace(address=address)
+        sent = yield from _once(task, network.session, new.fd, message, flags, None)
+        if new.carried is not None:
+            put_in_place(task, one, new)
+        return sent
+    finally:
+        network.close()
+
+
+def _all(
+    task: Task, one: Socket, message: Message, flags: int, file: int | None
+) -> Generator[Wait, Reply, int]:
+    """On a stream: all of it, if the caller waits."""
+    limit = patience(one.fd)
+    total, wanted, left = 0, message.size, message
+    while True:
+        try:
+            piece = left if left.data is None else left._replace(data=left.data[:_PIECE])
+            sent = yield from _once(
+                task, task.session, one.fd, piece, flags | _DONTWAIT, file, stream=True
+            )
+            total += sent
+            if total >= wanted or left.data is None or flags & _DONTWAIT:
+                return total
+            left = Message(None, left.data[sent:], left.size - sent)
+            if not left.data or _never_waits(one.fd):
+                return total
+        except Said as said:
+            waits = said.errno == errno.EAGAIN and not flags & _DONTWAIT
+            if not waits or _never_waits(one.fd):
+                if total:
+                    return total
+                raise
+            try:
+                ready = yield from _room(task.session, one.fd, limit)
+            except Interrupted:
+                if total:
+                    return total
+                if limit >= 0:
+                    raise Said(errno.EINTR) from None
+                raise
+            if not ready:
+                if total:
+                    return total
+                raise
+
+
+def _never_waits(fd: int) -> bool:
+    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK)
+
+
+def _room(session: Session, fd: int, limit: int) -> Generator[Wait, Reply, bool]:
+    """Wait for room; whether it came within so many milliseconds (-1: no limit)."""
+    waiting = _waiting(limit >= 0)
+    time = (struct.pack("@ll", limit // 1000, limit % 1000 * 1000000),) if limit >= 0 else ()
+    reply = yield from session.ask(waiting.request, *time, fds=(fd,))
+    reply.close()
+    return reply.results[waiting.made.step] > 0
+
+
+# Requests ----------------------------------------------------------------------------------------
+
+
+class _Sending(NamedTuple):
+    request: Request
+    made: Result
+
+
+@cache
+def _waiting(limited: bool) -> _Sending:
+    """Holes: a struct timespec, if ``limited``.  Sent: the socket."""
+    steps = Steps()
+    polled = steps.bytes(struct.pack("=ihh", -1, select.POLLOUT, 0))
+    time = steps.hole(struct.calcsize("@ll")) if limited else 0
+    steps.put(polled, 0, steps.sent(), 4)
+    made = steps.call("ppoll", polled, 1, time, 0, 0)
+    return _Sending(steps.freeze(), made)
+
+
+@lru_cache(64)
+def _sending(to: str, data: int, control: int, rights: tuple[int, ...], readable: bool) -> _Sending:
+    """Holes: header, vector, data, address (``to`` "address"), control data; flags; the data's length (``to`` "nothing").  Sent: the socket; of a
+    socket file (``to`` "file") that; the descriptors that go along; the executor's table, for a file.
+
+    :param rights: where in the control data those are.
+    :param readable: whether there is data that can be read: it is for the kernel to find that not so."""
+    steps = Steps()
+    header, vector, body = steps.hole(_HEADER.size), steps.hole(_VECTOR.size), steps.hole(data)
+    name = None
+    if to == "address":
+        name = steps.hole(STORAGE)
+    elif to == "file":
+        name = file_address(steps)
+    ancillary = steps.hole(control) if control else None
+    root, flags = steps.bytes(b"/"), steps.number()
+    given, pinned = steps.sent(), steps.sent() if to == "file" else None
+    passed = [steps.sent() for _ in rights]
+    if pinned is not None:
+        assert name is not None
+        steps.call("fchdir", steps.sent())
+        steps.put_text(Place(name.offset + 2, 16), steps.call("dup", pinned))
+    if name is not None:
+        steps.put(header, _NAME, name)
+    steps.put(header, _IOV, vector)
+    if readable:
+        steps.put(vector, 0, body)
+    if ancillary is not None:
+        steps.put(header, _CONTROL, ancillary)
+        for offset, descriptor in zip(rights, passed, strict=True):
+            steps.put(ancillary, offset, descriptor, 4)
+    if to == "nothing":
+        data_at = body if readable else 1
+        made = steps.call("sendto", given, data_at, steps.number(), flags, header, 0)
+    else:
+        made = steps.call("sendmsg", given, header, flags, bad=0)
+    steps.call("chdir", root)
+    return _Sending(steps.freeze(), made)
+
+
+def _once(
+    task: Task,
+    session: Session,
+    fd: int,
+    message: Message,
+    flags: int,
+    file: int | None,
+    *,
+    stream: bool = False,
+) -> Generator[Wait, Reply, int]:
+    """One call of the kernel's.
+
+    :raises Said: an errno."""
+    data = b"" if message.data is None else message.data
+    size = message.size if message.data is None else len(data)
+    to = "file" if file is not None else "" if message.address is None else "address"
+    if message.address == b"":  # sendto(2) alone knows an address of no length
+        to = "nothing"
+    if len(message.rights) > _MOST_RIGHTS:
+        raise Trouble(f"more than {_MOST_RIGHTS} descriptors in one message")
+    passed = [take(task, number) for _, number in message.rights]
+    room, more = (
+        next(each for each in _SIZES if len(part) <= each) for part in (data, message.control)
+    )
+    sending = _sending(
+        to, room, more, tuple([at for at, _ in message.rights]), message.data is not None
+    )
+    address = message.address or b""
+    length = 18 if file is not None else len(address)
+    values: list[bytes | int] = [
+        _HEADER.pack(0, length, 0, 1, 0, len(message.control), 0),
+        _VECTOR.pack(1, size),
+        data,
+    ]
+    if to == "address":
+        values.append(address)
+    if message.control:
+        values.append(message.control)
+    values.append(flags | _NOSIGNAL)
+    if to == "nothing":
+        values.append(size)
+    fds = [fd] if file is None else [fd, file]
+    reply = yield from session.ask(
+        sending.request, *values, fds=(*fds, *passed), table=file is not None
+    )
+    reply.close()
+    failed = reply.error(sending.made)
+    if failed == errno.EPIPE and stream and not flags & _NOSIGNAL:
+        signal.pidfd_send_signal(task.caller.anchor(), signal.SIGPIPE)
+    if failed:
+        raise Said(failed)
+    return reply.results[sending.made.step]

@@ -1,0 +1,533 @@
+"""connect, sendto, sendmsg, sendmmsg: as the kernel does it, in the caller's network and in another."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor import families
+from proctor.policy import loads
+from tests.support.processes import eventually, status
+
+from .networks import Servers, an_executor_waits, in_new_network
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and their sockets need root")
+
+
+# The kernel's own results, at random --------------------------------------------------------------
+
+
+def compare(seed: int, count: int, which: str, elsewhere: bool, user: bool) -> list[Any]:
+    """Lines in which a program says something else when its calls are performed."""
+    servers = Servers()
+    try:
+        if user:
+            Path(servers.top, "as-user").touch()
+        program = servers.program(seed, count, which)
+        natively = subprocess.run(program, capture_output=True, timeout=200, check=True)
+        handler = families.connect(network="host" if elsewhere else None)
+        if which == "send" and not elsewhere:  # its connects are not what is compared
+            handler = families.connect()
+        performed = proctor.run(
+            ["unshare", "--net", *program] if elsewhere else program,
+            [handler],
+            capture_output=True,
+            timeout=200,
+            check=True,
+        )
+        # a socket that was refused elsewhere has not been given a port at home
+        seen = [
+            done.stdout.decode().replace("'none'", "'port'" if elsewhere else "'none'").splitlines()
+            for done in (natively, performed)
+        ]
+        return [pair for pair in zip(*seen, strict=True) if pair[0] != pair[1]]
+    finally:
+        servers.close()
+
+
+@pytest.mark.parametrize("user", [False, True], ids=["root", "user"])
+@pytest.mark.parametrize(
+    ("which", "elsewhere"),
+    [("connect", False), ("send", False), ("connect once", True), ("send", True)],
+    ids=["connect", "send", "connect-elsewhere", "send-elsewhere"],
+)
+def test_comes_out_as_in_the_kernel(which: str, elsewhere: bool, user: bool) -> None:
+    wrong = in_new_network(f"{__name__}:compare", 1, 400, which, elsewhere, user)
+    assert not wrong, "\n".join(f"{a}\n{b}" for a, b in wrong[:10])
+
+
+# Another network, another address -----------------------------------------------------------------
+
+
+def python(code: str, *args: object) -> list[str]:
+    return [sys.executable, "-I", "-c", textwrap.dedent(code), *map(str, args)]
+
+
+def inside(command: list[str], *handlers: proctor.Handler, **options: Any) -> bytes:
+    """What a command in an empty network says."""
+    done = proctor.run(
+        ["unshare", "--net", *command], handlers, capture_output=True, timeout=60, **options
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    out: bytes = done.stdout
+    return out
+
+
+@contextmanager
+def server(
+    family: int = socket.AF_INET, host: str = "127.0.0.1", says: bytes = b"hello"
+) -> Iterator[tuple[int, list[Any]]]:
+    """Its port; and who came."""
+    peers: list[Any] = []
+    with socket.create_server((host, 0), family=family, backlog=100) as sock:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, peer = sock.accept()
+                except OSError:
+                    return
+                peers.append(peer)
+                connection.sendall(says)
+                connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield sock.getsockname()[1], peers
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+CLIENT = """
+    import socket, sys
+    sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+    sock.connect((sys.argv[1], int(sys.argv[2])))
+    print(sock.recv(100).decode(), sock.getpeername()[:2])
+"""
+
+
+def test_the_socket_is_of_the_other_network_from_then_on() -> None:
+    with server() as (port, _):
+        said = inside(python(CLIENT, "127.0.0.1", port), families.connect(network="host"))
+    assert said.decode() == f"hello ('127.0.0.1', {port})\n"
+
+
+def test_a_named_network() -> None:
+    with tempfile.NamedTemporaryFile() as name, server() as (port, peers):
+        keep = subprocess.Popen(["unshare", "--net", "sleep", "60"])
+        try:
+            eventually(
+                "a network",
+                lambda: os.readlink(f"/proc/{keep.pid}/ns/net") != os.readlink("/proc/self/ns/net"),
+            )
+            made = f"/proc/{keep.pid}/ns/net"
+            code = """
+                import errno, socket, sys
+                for port in sys.argv[1:]:
+                    print(errno.errorcode.get(socket.socket().connect_ex(("127.0.0.1", int(port)))))
+            """
+            named = families.connect(network=made)
+            assert inside(python(code, port), named) == b"ENETUNREACH\n"  # its loopback is down
+            assert not peers
+            wrong = families.connect(network=name.name)
+            assert inside(python(code, port), wrong) == b"EPERM\n"
+        finally:
+            keep.kill()
+            keep.wait()
+
+
+@pytest.mark.parametrize(
+    ("asked", "to", "peer"),
+    [
+        ("198.51.100.7", "inet:127.0.0.1:{}", "127.0.0.1"),
+        ("2001:db8::1", "inet:127.0.0.1:{}", "::ffff:127.0.0.1"),
+        ("198.51.100.7", "inet6:[::1]:{}", None),  # a name with no room for it
+        ("127.0.0.1", "inet:*:{}", "127.0.0.1"),
+    ],
+)
+def test_another_address(asked: str, to: str, peer: str) -> None:
+    family, host = (socket.AF_INET6, "::1") if "inet6" in to else (socket.AF_INET, "127.0.0.1")
+    with server(family, host) as (port, _):
+        handler = families.connect(network="host", to=to.format(port))
+        said = inside(python(CLIENT, asked, 9), handler).decode()
+        assert said == f"hello ('{peer}', {port})\n" or (peer is None and "hello" in said)
+        handler = families.connect(to=to.format(port))  # in the own network
+        done = proctor.run(python(CLIENT, asked, 9), [handler], capture_output=True, timeout=60)
+        assert done.stdout.decode() == said, done.stderr.decode()
+
+
+def test_what_a_socket_was_given_is_carried() -> None:
+    code = """
+        import fcntl, os, socket, struct, sys
+        options = [
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.SOL_SOCKET, socket.SO_RCVBUF, 70000),
+            (socket.SOL_SOCKET, socket.SO_PRIORITY, 5), (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 33), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4321),
+            (socket.IPPROTO_IP, socket.IP_TOS, 16), (socket.IPPROTO_IP, socket.IP_TTL, 77),
+        ]
+        timeout = struct.pack("@ll", 7, 0)
+        sock = socket.socket()
+        for level, name, value in options:
+            sock.setsockopt(level, name, value)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        sock.bind(("0.0.0.0", int(sys.argv[2])))
+        os.set_inheritable(sock.fileno(), True)
+        before = [sock.getsockopt(level, name) for level, name, _ in options]
+        sock.connect(("127.0.0.1", int(sys.argv[1])))
+        assert before == [sock.getsockopt(level, name) for level, name, _ in options]
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16) == timeout
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == struct.pack("ii", 1, 3)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).startswith(b"reno")
+        assert os.get_inheritable(sock.fileno()) and sock.getblocking()
+        print(sock.getsockname()[1])
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        wanted = free.getsockname()[1]
+    with server() as (port, peers):
+        said = inside(python(code, port, wanted), families.connect(network="host"))
+        eventually("the server to know", lambda: peers)
+    assert int(said) == wanted == peers[0][1]
+
+
+def test_datagrams_and_abstract_names() -> None:
+    code = """
+        import socket, sys
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        there = ("127.0.0.1", int(sys.argv[1]))
+        sock.sendto(b"one", there)
+        assert sock.recvfrom(10) == (b"one", there)
+        sock.sendmsg([b"t", b"wo"], [], 0, there)
+        assert sock.recvfrom(10) == (b"two", there)
+        named = socket.socket(socket.AF_UNIX)
+        named.connect(bytes(1) + sys.argv[2].encode())
+        print(named.recv(10).decode())
+    """
+    name = f"proctor-{os.getpid()}"
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as echo,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
+        echo.bind(("127.0.0.1", 0))
+        abstract.bind(b"\0" + name.encode())
+        abstract.listen()
+
+        def serve() -> None:
+            for _ in range(2):
+                data, peer = echo.recvfrom(10)
+                echo.sendto(data, peer)
+            connection, _ = abstract.accept()
+            connection.sendall(b"three")
+            connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        port = echo.getsockname()[1]
+        assert inside(python(code, port, name), families.connect(network="host")) == b"three\n"
+
+
+# Waiting ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def full_server() -> Iterator[tuple[int, socket.socket]]:
+    """A server whose queue is full, so that who connects waits."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(0)
+        with socket.create_connection(sock.getsockname()):
+            yield sock.getsockname()[1], sock
+
+
+WAITING = """
+    import errno, os, select, signal, socket, sys, threading
+    port, how = int(sys.argv[1]), sys.argv[2]
+    sock = socket.socket()
+    def there():
+        sock.settimeout(None)
+        print(select.select([], [sock], [], 20)[1] != [], sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+    if how == "nonblocking":
+        sock.setblocking(False)
+        print(errno.errorcode[sock.connect_ex(("127.0.0.1", port))], flush=True)
+        there()
+    else:
+        def handler(*_):
+            print("signal", flush=True)
+            if how == "EINTR":
+                raise InterruptedError
+        signal.signal(signal.SIGUSR1, handler)
+        signal.siginterrupt(signal.SIGUSR1, how == "EINTR")
+        print("waits", flush=True)
+        try:
+            sock.connect(("127.0.0.1", port))
+            print("connected")
+        except InterruptedError:
+            print("EINTR", flush=True)
+            there()
+"""
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("how", ["nonblocking", "EINTR", "restart"])
+def test_waiting_is_the_kernels(how: str, elsewhere: bool) -> None:
+    """A nonblocking connect goes on in the background; a signal interrupts a blocking one, which does, too."""
+    network = "host" if elsewhere else None
+    with full_server() as (port, listening):
+        command = ["unshare", "--net"] if elsewhere else []
+        command += python(WAITING, port, how)
+        handlers = [families.connect(network=network)]
+        with proctor.spawn(command, handlers, stdout=proctor.PIPE) as process:
+            first = process.stdout.readline()
+            if how == "nonblocking":
+                assert first == b"EINPROGRESS\n"
+            else:
+                assert first == b"waits\n"
+                eventually("an executor in connect", lambda: an_executor_waits("connect"))
+                os.kill(process.pid, signal.SIGUSR1)
+                if how == "EINTR":
+                    assert process.stdout.readline() == b"signal\n"
+                    assert process.stdout.readline() == b"EINTR\n"
+                else:
+                    eventually("its handler", lambda: int(status(process.pid)["ShdPnd"], 16) == 0)
+            connections = [listening.accept()[0], listening.accept()[0]]  # there is room again
+            rest = process.stdout.read()
+            assert process.wait() == 0
+            for each in connections:
+                each.close()
+    assert rest == (b"signal\nconnected\n" if how == "restart" else b"True 0\n")
+
+
+# Rules --------------------------------------------------------------------------------------------
+
+ERRORS = """
+    import errno, socket, sys
+    for text in sys.argv[1:]:
+        host, _, port = text.rpartition(":")
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET if host else socket.AF_UNIX)
+        where = (host, int(port)) if host else text[1:].replace("@", chr(0))
+        print(errno.errorcode.get(sock.connect_ex(where), 0))
+"""
+
+
+def test_a_policy_by_address_prefix_port_and_path(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with server() as (port, _), server() as (other, _), socket.socket(socket.AF_UNIX) as file:
+        file.bind(str(tmp_path / "yes"))
+        file.listen()
+        (tmp_path / "link").symlink_to("yes")
+        (tmp_path / "no").symlink_to("/etc/hosts")
+        policy = loads(f"""
+            default = "allow"
+            [[rule]]
+            name = "the one"
+            calls = ["connect"]
+            when = {{ address = ["inet:127.0.0.0/8:{port}", "unix:{tmp_path}/yes"] }}
+            perform = true
+            [[rule]]
+            name = "no other"
+            calls = ["connect"]
+            deny = "ENETDOWN"
+        """)
+        targets = [
+            f"127.0.0.1:{port}", f"127.1.2.3:{port}", f"::ffff:127.0.0.1:{port}", f"127.0.0.1:{other}",
+            f":{tmp_path}/yes", f":{tmp_path}/link", ":./link", f":{tmp_path}/no", f":{tmp_path}/missing", ":@none",
+        ]  # fmt: skip
+        done = proctor.run(
+            python(ERRORS, *targets), policy.handlers(), filter=policy.filter(), cwd=tmp_path,
+            capture_output=True, timeout=60, **policy.supervisor_options(),
+        )  # fmt: skip
+    nobody = b"ECONNREFUSED"  # it is not bound to that address
+    expected = [
+        b"0",
+        nobody,
+        b"0",
+        b"ENETDOWN",
+        b"0",
+        b"0",
+        b"0",
+        b"ENETDOWN",
+        b"ENOENT",
+        b"ENETDOWN",
+    ]
+    assert done.stdout.split() == expected, done.stderr
+
+
+def test_addresses_of_messages_are_seen_by_rules() -> None:
+    code = """
+        import errno, socket, sys
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        for port in map(int, sys.argv[1:]):
+            for send in (lambda to: sock.sendto(b"x", to), lambda to: sock.sendmsg([b"x"], [], 0, to)):
+                try:
+                    print(send(("127.0.0.1", port)))
+                except OSError as error:
+                    print(errno.errorcode[error.errno])
+        pair = socket.socketpair()
+        print(pair[0].sendmsg([b"abc"]))
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        policy = loads(f"""
+            [[rule]]
+            name = "this one, or connected"
+            calls = ["sendto", "sendmsg"]
+            when = {{ address = ["inet:127.0.0.1:{port}", "none"] }}
+            perform = true
+            [[rule]]
+            name = "no other"
+            calls = ["sendto", "sendmsg"]
+            deny = "ENETDOWN"
+        """)
+        done = proctor.run(
+            python(code, port, port - 1), policy.handlers(), filter=policy.filter(), capture_output=True,
+            timeout=60, **policy.supervisor_options(),
+        )  # fmt: skip
+    assert done.stdout.split() == [b"1", b"1", b"ENETDOWN", b"ENETDOWN", b"3"], done.stderr
+
+
+def test_descriptors_and_options_go_along_unchanged() -> None:
+    code = """
+        import array, os, socket
+        left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        right.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        made = [os.memfd_create(name) for name in "ab"]
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", made))
+        assert left.sendmsg([b"x" * 1000, b"y"], [rights]) == 1001
+        data, control, flags, _ = right.recvmsg(2000, 200)
+        assert data == b"x" * 1000 + b"y" and not flags
+        got = {kind: value for _, kind, value in control}
+        fds = array.array("i", got[socket.SCM_RIGHTS])
+        names = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]
+        assert names == ["/memfd:a (deleted)", "/memfd:b (deleted)"], names
+        uid = int.from_bytes(got[socket.SCM_CREDENTIALS][4:8], "little")
+        assert uid == os.getuid()
+        print("all")
+    """
+    done = proctor.run(python(code), [families.connect()], capture_output=True, timeout=60)
+    assert done.stdout == b"all\n", done.stderr.decode()
+
+
+def test_streams_are_sent_whole_and_broken_ones_say_so() -> None:
+    code = """
+        import signal, socket, threading
+        left, right = socket.socketpair()
+        got = []
+        def read():
+            while data := right.recv(1 << 16):
+                got.append(data)
+        reader = threading.Thread(target=read)
+        reader.start()
+        data = bytes(range(256)) * 2048
+        assert left.send(data) == len(data)
+        left.shutdown(socket.SHUT_WR)
+        reader.join()
+        assert b"".join(got) == data
+        right.close()
+        signal.signal(signal.SIGPIPE, lambda *_: print("SIGPIPE"))
+        other, gone = socket.socketpair()
+        gone.close()
+        try:
+            other.send(b"x")
+        except BrokenPipeError:
+            print("EPIPE")
+    """
+    done = proctor.run(python(code), [families.connect()], capture_output=True, timeout=60)
+    assert sorted(done.stdout.split()) == [b"EPIPE", b"SIGPIPE"], done.stderr.decode()
+
+
+# Hostile ------------------------------------------------------------------------------------------
+
+
+def test_a_swapped_address_wins_nothing(tries: int = 2000) -> None:
+    """A thread changes the address between the allowed and the forbidden server all the time."""
+    code = """
+        import ctypes, socket, struct, sys, threading
+        libc = ctypes.CDLL(None)
+        good, bad = (struct.pack("=H", 2) + struct.pack(">H", int(p)) + bytes([127, 0, 0, 1]) + bytes(8) for p in sys.argv[1:3])
+        buffer = ctypes.create_string_buffer(good, 16)
+        over = False
+        def swap():
+            while not over:
+                ctypes.memmove(buffer, bad, 16)
+                ctypes.memmove(buffer, good, 16)
+        threading.Thread(target=swap).start()
+        done = 0
+        for _ in range(int(sys.argv[3])):
+            with socket.socket() as sock:
+                done += not libc.connect(sock.fileno(), buffer, 16)
+        over = True
+        print(done)
+    """
+    with server() as (good, welcome), server() as (bad, uninvited):
+        allowed = families.connect(when={"address": f"inet:127.0.0.1:{good}"}, network="host")
+        refused = proctor.on("connect")(lambda call: proctor.deny(errno.EACCES))
+        done = int(inside(python(code, good, bad, tries), allowed, refused))
+        assert done > 0 and not uninvited
+        eventually("all that connected", lambda: len(welcome) == done)
+
+
+def test_a_number_that_became_something_else_is_left_alone() -> None:
+    """While a connect waits, another thread puts a file under the socket's number."""
+    code = """
+        import os, socket, sys, threading
+        sock = socket.socket()
+        done = threading.Event()
+        def connect():
+            try:
+                sock.connect(("127.0.0.1", int(sys.argv[1])))
+            finally:
+                done.set()
+        threading.Thread(target=connect).start()
+        sys.stdin.readline()
+        os.dup2(os.memfd_create("mine"), sock.fileno())
+        print("replaced", flush=True)
+        done.wait()
+        print(os.readlink(f"/proc/self/fd/{sock.fileno()}"))
+    """
+    with full_server() as (port, listening):
+        command = ["unshare", "--net", *python(code, port)]
+        with proctor.spawn(
+            command, [families.connect(network="host")], stdin=proctor.PIPE, stdout=proctor.PIPE
+        ) as process:
+            eventually("an executor in connect", lambda: an_executor_waits("connect"))
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"replaced\n"
+            connections = [listening.accept()[0], listening.accept()[0]]
+            assert process.stdout.read() == b"/memfd:mine (deleted)\n"
+            for each in connections:
+                each.close()
+
+
+# Real programs ------------------------------------------------------------------------------------
+
+
+def test_curl_from_an_empty_network() -> None:
+    with server(says=b"HTTP/1.0 200 OK\r\n\r\npage") as (port, _):
+        curl = ["curl", "-sS", "-m", "20", "--noproxy", "*"]
+        allowed = families.connect(when={"address": f"inet:127.0.0.1:{port}"}, network="host")
+        others = families.connect()
+        page = inside([*curl, f"http://127.0.0.1:{port}/"], allowed, others)
+        assert page == b"page"
+        # happy eyeballs: the IPv6 address first, which goes nowhere
+        both = ["--resolve", f"two.example:{port}:[::1],127.0.0.1", f"http://two.example:{port}/"]
+        assert inside([*curl, *both], allowed, others) == b"page"
+        refused = proctor.run(
+            ["unshare", "--net", *curl, f"http://127.0.0.1:{port - 1}/"], [allowed, others],
+            capture_output=True, timeout=60,
+        )  # fmt: skip
+        assert refused.returncode == 7, refused.stderr
