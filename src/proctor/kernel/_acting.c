@@ -162,44 +162,176 @@ static ssize_t hear(int sock, void *into, size_t size, int flags, int *fds, int 
     return message.msg_flags & MSG_TRUNC ? -EMSGSIZE : -EMFILE;
 }
 
-PyObject *core_ask(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+/* A request: what is sent, where values are put into it, and what its answer looks like. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *packet, *holes, *ranges, *given; /* bytes */
+    Py_ssize_t steps, values, longest;
+} Request;
+
+struct hole { /* of the value with this index, in order */
+    uint32_t index, offset, size; /* size 8: a number, or so many bytes */
+    uint32_t number;
+};
+struct range {
+    uint32_t length, step; /* no longer than the result of that step, NO_STEP: exactly this */
+};
+struct reply { /* executor.c */
+    uint16_t state, given;
+    int32_t error;
+};
+enum { NO_STEP = -1, DONE = 0 };
+
+static PyObject *request_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named)) {
+    Request *self = (Request *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (self == NULL || !PyArg_ParseTuple(args, "nnSSSSn", &self->steps, &self->values, &self->packet,
+                                          &self->holes, &self->ranges, &self->given, &self->longest)) {
+        if (self != NULL)
+            self->packet = self->holes = self->ranges = self->given = NULL;
+        Py_XDECREF((PyObject *)self);
+        return NULL;
+    }
+    Py_INCREF(self->packet), Py_INCREF(self->holes), Py_INCREF(self->ranges), Py_INCREF(self->given);
+    return (PyObject *)self;
+}
+
+static void request_dealloc(PyObject *object) {
+    Request *self = (Request *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    Py_XDECREF(self->packet), Py_XDECREF(self->holes), Py_XDECREF(self->ranges), Py_XDECREF(self->given);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+static const void *content(PyObject *bytes, Py_ssize_t size, Py_ssize_t *count) {
+    *count = PyBytes_Size(bytes) / size;
+    return PyBytes_AsString(bytes);
+}
+
+static PyObject *request_fill(PyObject *object, PyObject *values) {
+    Request *self = (Request *)object;
+    Py_ssize_t size = PyBytes_Size(self->packet), holes;
+    const struct hole *hole = content(self->holes, sizeof *hole, &holes);
+    if (PyTuple_Size(values) != self->values)
+        return PyErr_Format(PyExc_ValueError, "%zd values where %zd are wanted", PyTuple_Size(values),
+                            self->values);
+    PyObject *packet = PyBytes_FromStringAndSize(PyBytes_AsString(self->packet), size);
+    char *into = packet != NULL ? PyBytes_AsString(packet) : NULL; /* nobody else has it yet */
+    for (Py_ssize_t i = 0; packet != NULL && i < holes; i++) {
+        PyObject *value = PyTuple_GetItem(values, (Py_ssize_t)hole[i].index);
+        if (hole[i].number) {
+            uint64_t number = PyLong_AsUnsignedLongLongMask(value);
+            memcpy(into + hole[i].offset, &number, sizeof number);
+        } else {
+            Py_ssize_t length = PyBytes_Size(value);
+            if (length > (Py_ssize_t)hole[i].size)
+                PyErr_Format(PyExc_ValueError, "%zd bytes where there is room for %u", length, hole[i].size);
+            else if (length > 0)
+                memcpy(into + hole[i].offset, PyBytes_AsString(value), (size_t)length);
+        }
+        if (PyErr_Occurred() != NULL)
+            Py_CLEAR(packet);
+    }
+    return packet;
+}
+
+static bool is_error(int64_t result) {
+    return result == INT64_MIN || (result < 0 && result >= -4095);
+}
+
+/* (results, parts, {step: descriptor}); NULL without an exception for what is no answer to this. */
+static PyObject *answer_of(Request *self, const char *data, Py_ssize_t length, const int *fds, int count) {
+    Py_ssize_t parts, givens, at = (Py_ssize_t)(sizeof(struct reply) + 8 * (size_t)self->steps), made = 0;
+    const struct range *range = content(self->ranges, sizeof *range, &parts);
+    const uint32_t *given = content(self->given, sizeof *given, &givens);
+    struct reply head;
+    if (length < at)
+        return NULL;
+    memcpy(&head, data, sizeof head);
+    const char *results = data + sizeof head;
+    int64_t result;
+#define RESULT(step) (memcpy(&result, results + 8 * (size_t)(step), 8), result)
+    for (Py_ssize_t i = 0; i < givens; i++)
+        made += !is_error(RESULT(given[i]));
+    if (head.state != DONE || head.given != count || made != count)
+        return NULL;
+    PyObject *numbers = PyTuple_New(self->steps), *bytes = PyTuple_New(parts), *descriptors = PyDict_New();
+    bool good = numbers != NULL && bytes != NULL && descriptors != NULL, fits = true;
+    for (Py_ssize_t i = 0; good && i < self->steps; i++)
+        good = PyTuple_SetItem(numbers, i, PyLong_FromLongLong(RESULT(i))) == 0 && PyErr_Occurred() == NULL;
+    for (Py_ssize_t i = 0; good && fits && i < parts; i++) {
+        Py_ssize_t size = (Py_ssize_t)range[i].length;
+        if (range[i].step != (uint32_t)NO_STEP) {
+            result = RESULT(range[i].step);
+            size = result < 0 ? 0 : result < size ? (Py_ssize_t)result : size;
+        }
+        fits = size <= length - at;
+        PyObject *part = fits ? PyBytes_FromStringAndSize(data + at, size) : NULL;
+        good = !fits || (part != NULL && PyTuple_SetItem(bytes, i, part) == 0);
+        at += size;
+    }
+    for (Py_ssize_t i = 0, fd = 0; good && i < givens; i++)
+        if (!is_error(RESULT(given[i]))) {
+            PyObject *step = PyLong_FromLong((long)given[i]), *number = PyLong_FromLong(fds[fd++]);
+            good = step != NULL && number != NULL && PyDict_SetItem(descriptors, step, number) == 0;
+            Py_XDECREF(step), Py_XDECREF(number);
+        }
+#undef RESULT
+    PyObject *made_of = good && fits && at == length ? PyTuple_Pack(3, numbers, bytes, descriptors) : NULL;
+    Py_XDECREF(numbers), Py_XDECREF(bytes), Py_XDECREF(descriptors);
+    return made_of;
+}
+
+static PyObject *request_ask(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    Request *self = (Request *)object;
     int sent[MOST_SENT], fds[MOST_GIVEN], given = 0, problem = 0;
-    Py_buffer packet = {0};
-    if (count != 5)
-        return PyErr_Format(PyExc_TypeError, "ask() takes 5 arguments, not %zd", count);
-    int sock = (int)PyLong_AsLong(args[0]), flags = (int)PyLong_AsLong(args[4]);
-    Py_ssize_t most = PyLong_AsSsize_t(args[3]), along = PyTuple_Size(args[2]);
-    if (along > MOST_SENT || most < 0 || most > 1 << 20)
-        return PyErr_Format(PyExc_ValueError, "%zd descriptors, a reply of %zd bytes", along, most);
+    if (count != 4)
+        return PyErr_Format(PyExc_TypeError, "ask() takes 4 arguments, not %zd", count);
+    int sock = (int)PyLong_AsLong(args[0]), flags = (int)PyLong_AsLong(args[3]);
+    Py_ssize_t along = PyTuple_Size(args[2]);
+    if (along > MOST_SENT)
+        return PyErr_Format(PyExc_ValueError, "%zd descriptors", along);
     for (Py_ssize_t i = 0; i < along; i++)
         sent[i] = (int)PyLong_AsLong(PyTuple_GetItem(args[2], i));
+    char *packet = NULL;
+    Py_ssize_t size = 0;
     if (PyErr_Occurred() != NULL
-        || (args[1] != Py_None && PyObject_GetBuffer(args[1], &packet, PyBUF_SIMPLE) != 0))
+        || (args[1] != Py_None && PyBytes_AsStringAndSize(args[1], &packet, &size) < 0))
         return NULL;
-    char here[8192], *into = (size_t)most <= sizeof here ? here : malloc((size_t)most);
-    ssize_t length = -ENOMEM;
-    if (into != NULL) {
-        Py_BEGIN_ALLOW_THREADS
-        if (packet.obj != NULL)
-            problem = tell(sock, packet.buf, (size_t)packet.len, sent, (size_t)along);
-        if (problem == 0)
-            length = hear(sock, into, (size_t)most, flags, fds, &given);
-        Py_END_ALLOW_THREADS
-    }
-    PyBuffer_Release(&packet);
-    PyObject *result = NULL, *numbers = NULL;
+    char here[8192], *into = (size_t)self->longest <= sizeof here ? here : malloc((size_t)self->longest);
+    if (into == NULL)
+        return PyErr_NoMemory();
+    ssize_t length = 0;
+    Py_BEGIN_ALLOW_THREADS
+    if (packet != NULL)
+        problem = tell(sock, packet, (size_t)size, sent, (size_t)along);
+    if (problem == 0)
+        length = hear(sock, into, (size_t)self->longest, flags, fds, &given);
+    Py_END_ALLOW_THREADS
+    PyObject *result = NULL;
     if (problem != 0) {
         raise_errno(problem);
-    } else if ((numbers = PyTuple_New(given)) != NULL) {
-        for (int i = 0; i < given; i++)
-            PyTuple_SetItem(numbers, i, PyLong_FromLong(fds[i]));
-        result = Py_BuildValue("(iy#N)", length < 0 ? (int)-length : 0, into,
-                               length < 0 ? (Py_ssize_t)0 : (Py_ssize_t)length, numbers);
+    } else if (length < 0) {
+        result = Py_BuildValue("(iy)", (int)-length, "");
+    } else if ((result = answer_of(self, into, length, fds, given)) == NULL) {
+        while (given > 0)
+            close(fds[--given]);
+        if (PyErr_Occurred() == NULL)
+            result = Py_BuildValue("(iy#)", 0, into, (Py_ssize_t)length);
     }
     if (into != here)
         free(into);
     return result;
 }
+
+static PyMethodDef request_methods[] = {
+    {"fill", request_fill, METH_VARARGS, NULL},
+    {"ask", (PyCFunction)(void (*)(void))request_ask, METH_FASTCALL, NULL},
+    {0}};
+static PyType_Slot request_slots[] = {{Py_tp_new, request_new}, {Py_tp_dealloc, request_dealloc},
+                                      {Py_tp_methods, request_methods}, {0, NULL}};
+PyType_Spec request_spec = {"proctor.kernel._core.Request", sizeof(Request), 0,
+                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, request_slots};
 
 /* ---- One thing, opened without waiting for anybody ------------------------------------------- */
 

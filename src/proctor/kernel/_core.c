@@ -278,7 +278,6 @@ static PyMethodDef core_methods[] = {
     {"find", core_find, METH_VARARGS, NULL},
     {"where", (PyCFunction)(void (*)(void))core_where, METH_FASTCALL, NULL},
     {"standing", (PyCFunction)(void (*)(void))core_standing, METH_FASTCALL, NULL},
-    {"ask", (PyCFunction)(void (*)(void))core_ask, METH_FASTCALL, NULL},
     {"open_at", (PyCFunction)(void (*)(void))core_open_at, METH_FASTCALL, NULL},
     {"pin_at", (PyCFunction)(void (*)(void))core_pin_at, METH_FASTCALL, NULL},
     {"reopen", (PyCFunction)(void (*)(void))core_reopen, METH_FASTCALL, NULL},
@@ -291,12 +290,15 @@ static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kern
 PyMODINIT_FUNC PyInit__core(void) {
     PyObject *module = PyModule_Create(&core);
     PyTypeObject *loop_type = (PyTypeObject *)PyType_FromSpec(&loop_spec);
+    PyTypeObject *request_type = (PyTypeObject *)PyType_FromSpec(&request_spec);
     notification_type = (PyTypeObject *)PyType_FromSpec(&notification_spec);
     if (module == NULL || notification_type == NULL || loop_type == NULL
+        || request_type == NULL || PyModule_AddType(module, request_type) < 0
         || PyModule_AddType(module, notification_type) < 0
         || PyModule_AddType(module, loop_type) < 0)
         Py_CLEAR(module);
     Py_XDECREF((PyObject *)loop_type);
+    Py_XDECREF((PyObject *)request_type);
     for (size_t i = 0; module != NULL && i < sizeof numbers / sizeof *numbers; i++)
         if (PyModule_AddIntConstant(module, numbers[i].name, numbers[i].number) < 0)
             Py_CLEAR(module);

@@ -127,18 +127,47 @@ def standing(tid: int, pidfd: int, proc: int, /) -> bytes:
     :param proc: its ``/proc/TID``.
     :raises OSError: ESRCH if it is dead; EINVAL or ENOTTY before Linux 6.13 (PIDFD_GET_INFO)."""
 
-def ask(
-    sock: int, packet: bytes | bytearray | None, fds: tuple[int, ...], most: int, flags: int, /
-) -> tuple[int, bytes, tuple[int, ...]]:
-    """Send a packet with at most 16 descriptors and receive the answer, without the GIL in between.
+@final
+class Request:
+    """A request to an executor, and what its answer looks like (``executor.c``).
 
-    :param packet: None only receives.
-    :param most: length of the longest answer.
-    :param flags: of recvmsg(2); what the socket says of waiting (SO_RCVTIMEO) holds.
-    :returns: (0, the answer, its descriptors, CLOEXEC and the asker's), or an errno in place of 0:
-        recvmsg(2)'s, EMSGSIZE for a longer answer, EMFILE if its descriptors could not all be had
-        (none is left open).
-    :raises OSError: it could not be sent."""
+    :param steps: how many results come back.
+    :param values: how many fill it in.
+    :param packet: what is sent, with holes in it.
+    :param holes: ``=4I`` each: index of a value, from 0 on, where it is put, room for it, whether it is a
+        number (of 8 bytes) or bytes.
+    :param ranges: ``=2I`` each: length of a part that comes back, and the step whose result is its length
+        if that is less (0xffffffff for none).
+    :param given: ``=I`` each: steps whose results come back as descriptors, where they are none.
+    :param longest: of the answers."""
+
+    def __new__(
+        cls,
+        steps: int,
+        values: int,
+        packet: bytes,
+        holes: bytes,
+        ranges: bytes,
+        given: bytes,
+        longest: int,
+        /,
+    ) -> Request: ...
+    def fill(self, *values: bytes | int) -> bytes:
+        """The packet, with these in its holes.
+
+        :raises ValueError: one of them does not fit, or they are too many or too few."""
+
+    def ask(
+        self, sock: int, packet: bytes | None, fds: tuple[int, ...], flags: int, /
+    ) -> tuple[tuple[int, ...], tuple[bytes, ...], dict[int, int]] | tuple[int, bytes]:
+        """Send a packet with at most 16 descriptors and receive the answer, without the GIL in between.
+
+        :param packet: None only receives.
+        :param flags: of recvmsg(2); what the socket says of waiting (SO_RCVTIMEO) holds.
+        :returns: (results, parts, descriptors by their steps; CLOEXEC and the asker's).  Or an errno:
+            recvmsg(2)'s, EMSGSIZE for a longer answer, EMFILE if its descriptors could not all be had;
+            or 0 and what was received and is no answer to this.  No descriptor is left open then.
+        :raises OSError: it could not be sent."""
 
 def open_at(
     at: int, path: bytes, flags: int, resolve: int, kinds: bytes, table: int, /

@@ -14,7 +14,7 @@ from collections.abc import Hashable
 from typing import Final
 
 from proctor.errors import Unsupported
-from proctor.kernel import _core, scm
+from proctor.kernel import scm
 from proctor.performing import image, scarce
 from proctor.performing.steps import CUT, NO_PROCESS, UNGIVEN, Reply, Request, state_of
 from proctor.performing.trouble import Idle, Trouble
@@ -50,9 +50,7 @@ class Executor:
         self.pidfd = self.table = -1
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
 
-    def ask(
-        self, request: Request, packet: bytes | bytearray, fds: tuple[int, ...] = ()
-    ) -> Reply | None:
+    def ask(self, request: Request, packet: bytes, fds: tuple[int, ...] = ()) -> Reply | None:
         """Send a request: the reply, if it comes in a moment (a tick of the kernel's clock).
 
         :param packet: the request, filled in.
@@ -60,7 +58,7 @@ class Executor:
         :raises Trouble: it cannot be reached, or as for :meth:`reply`.
         """
         try:
-            heard = _core.ask(self._fd, packet, fds, request.most, 0)
+            heard = request.ask(self._fd, packet, fds, 0)
         except OSError as error:
             if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 self._last_words()
@@ -68,7 +66,10 @@ class Executor:
             if error.errno == errno.EMSGSIZE:
                 raise Trouble("the caller has too many groups for an executor") from None
             raise Trouble(f"cannot reach an executor: {scarce.why(error)}") from None
-        return self._heard(request, *heard)
+        if not isinstance(heard, Reply):
+            self._unheard(*heard)
+            return None
+        return heard
 
     def _last_words(self) -> None:
         """
@@ -89,26 +90,25 @@ class Executor:
         :raises Trouble: it died, or said nonsense, or ran out of something.
         """
         flags = 0 if wait else socket.MSG_DONTWAIT
-        return self._heard(request, *_core.ask(self._fd, None, (), request.most, flags))
-
-    def _heard(
-        self, request: Request, problem: int, data: bytes, fds: tuple[int, ...]
-    ) -> Reply | None:
-        if not problem:
-            reply = request.read(data, fds)
-            if reply is not None:
-                return reply
-        elif problem == errno.EAGAIN:
+        heard = request.ask(self._fd, None, (), flags)
+        if not isinstance(heard, Reply):
+            self._unheard(*heard)
             return None
-        elif problem == errno.ECONNRESET:  # it ended with our request unread
+        return heard
+
+    def _unheard(self, problem: int, data: bytes) -> None:
+        """No reply came; nothing may have come yet.
+
+        :raises Idle, Trouble: as :meth:`reply`."""
+        if problem == errno.EAGAIN:
+            return
+        if problem == errno.ECONNRESET:  # it ended with our request unread
             self._last_words()
             raise Idle
-        elif problem != errno.EMFILE:
-            said = _NONSENSE if problem == errno.EMSGSIZE else scarce.why(OSError(problem, ""))
-            raise Trouble(f"cannot hear an executor: {said}")
-        message = scm.Message(data, fds, lost=problem == errno.EMFILE)
-        message.close()
-        raise Trouble(_complaint(message))
+        if problem in (0, errno.EMFILE):
+            raise Trouble(_complaint(scm.Message(data, lost=bool(problem))))
+        said = _NONSENSE if problem == errno.EMSGSIZE else scarce.why(OSError(problem, ""))
+        raise Trouble(f"cannot hear an executor: {said}")
 
     def ended(self) -> bool:
         """Whether its process is dead."""

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
+from collections.abc import Callable
 from typing import Final, NamedTuple, Union
 
+from proctor.kernel import _core
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
 
@@ -39,6 +40,8 @@ _FIX: Final = struct.Struct("=IHBBQ")
 _RANGE: Final = struct.Struct("=III")
 _REPLY: Final = struct.Struct("=HHi")
 _NO_STEP: Final = 0xFFFFFFFF
+_HOLE: Final = struct.Struct("=4I")
+_PART: Final = struct.Struct("=2I")
 _VALUE, _PLACE, _SENT, _RESULT, _DECIMAL = range(5)
 _EXPECT: Final = 1 << 12
 _LONG: Final = (1 << 64) - 1
@@ -200,14 +203,22 @@ class Steps:
         parts.append(struct.pack(f"={len(self._given)}I", *self._given))
         packet = b"".join(parts)
         packet += bytes(-len(packet) % 8)
-        holes: list[tuple[tuple[int, ...], int]] = []
-        for hole in self._holes:
+        holes = b""
+        for index, hole in enumerate(self._holes):
             if isinstance(hole, Place):
-                holes.append(((len(packet) + hole.offset,), hole.size))
+                holes += _HOLE.pack(index, len(packet) + hole.offset, hole.size, 0)
             else:
-                places = [_HEAD.size + _STEP.size * step + _ARGS + 8 * arg for step, arg in hole]
-                holes.append((tuple(places), 8))
-        return Request(packet + self._space, holes, len(self._steps), self._ranges, self._given)
+                for step, arg in hole:
+                    at = _HEAD.size + _STEP.size * step + _ARGS + 8 * arg
+                    holes += _HOLE.pack(index, at, 8, 1)
+        return Request(
+            packet + self._space,
+            len(self._holes),
+            holes,
+            len(self._steps),
+            self._ranges,
+            self._given,
+        )
 
 
 def _as_argument(arg: int | Place | Result | Sent) -> tuple[int, int]:
@@ -220,56 +231,34 @@ def _as_argument(arg: int | Place | Result | Sent) -> tuple[int, int]:
 class Request:
     """A request; immutable, and good for any number of packets."""
 
-    __slots__ = ("_given", "_holes", "_packet", "_ranges", "_results", "most", "shortest")
+    __slots__ = ("_native", "fill", "most")
 
     def __init__(
         self,
         packet: bytes,
-        holes: list[tuple[tuple[int, ...], int]],
+        values: int,
+        holes: bytes,
         steps: int,
         ranges: list[tuple[int, int, int]],
         given: list[int],
     ) -> None:
-        self._packet = packet
-        self._holes = holes
-        self._results = struct.Struct(f"={steps}q")
-        self._ranges = ranges
-        self._given = given
-        self.shortest = _REPLY.size + 8 * steps
         #: Length of the longest reply to it.
-        self.most = self.shortest + sum(length for _, length, _ in ranges)
+        self.most = _REPLY.size + 8 * steps + sum(length for _, length, _ in ranges)
+        parts = b"".join(_PART.pack(length, step) for _, length, step in ranges)
+        numbers = struct.pack(f"={len(given)}I", *given)
+        self._native = _core.Request(steps, values, packet, holes, parts, numbers, self.most)
+        #: The packet, with these bytes and numbers in its holes; ValueError if one of them does not fit.
+        self.fill: Callable[..., bytes] = self._native.fill
 
-    def fill(self, *values: bytes | int) -> bytearray:
-        """The packet, with these bytes and numbers in its holes.
+    def ask(self, sock: int, packet: bytes | None, fds: tuple[int, ...], flags: int) -> Heard:
+        """Send the packet, with descriptors, and receive what comes; without a packet only that.
 
-        :raises ValueError: one of them does not fit.
+        :param flags: of recvmsg(2).
+        :returns: a reply; or (errno of recvmsg(2), nothing), or (0, what was received and is no reply).
+        :raises OSError: it could not be sent.
         """
-        packet = bytearray(self._packet)
-        for (places, size), value in zip(self._holes, values, strict=True):
-            data = value if isinstance(value, bytes) else (value & _LONG).to_bytes(8, sys.byteorder)
-            if len(data) > size:
-                raise ValueError(f"{len(data)} bytes where there is room for {size}")
-            for place in places:
-                packet[place : place + len(data)] = data
-        return packet
-
-    def read(self, data: bytes, fds: tuple[int, ...]) -> Reply | None:
-        """The reply, whose descriptors are its receiver's; None if these bytes are none."""
-        if len(data) < self.shortest or len(fds) > len(self._given):
-            return None
-        state, count, _ = _REPLY.unpack_from(data)
-        results: tuple[int, ...] = self._results.unpack_from(data, _REPLY.size)
-        made = [step for step in self._given if not is_error(results[step])]
-        if state != DONE or len(made) != len(fds) or count != len(fds):
-            return None
-        parts, at = [], self.shortest
-        for _, length, step in self._ranges:
-            size = length if step == _NO_STEP else min(length, max(0, results[step]))
-            parts.append(data[at : at + size])
-            at += size
-        if at != len(data):
-            return None
-        return Reply(results, tuple(parts), dict(zip(made, fds, strict=True)))
+        heard = self._native.ask(sock, packet, fds, flags)
+        return Reply(*heard) if len(heard) == 3 else heard
 
 
 class Reply(NamedTuple):
@@ -299,6 +288,10 @@ class Reply(NamedTuple):
         """Close the descriptors that nobody took."""
         while self.fds:
             os.close(self.fds.popitem()[1])
+
+
+#: What :meth:`Request.ask` hears.
+Heard = Union[Reply, tuple[int, bytes]]
 
 
 def state_of(data: bytes) -> tuple[int, int]:
