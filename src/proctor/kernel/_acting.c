@@ -109,6 +109,66 @@ PyObject *core_standing(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
                         : PyBytes_FromStringAndSize((const char *)&is, sizeof is);
 }
 
+/* Read a file of /proc from its beginning: its length, or minus an errno.  *text is here, or malloced. */
+static ssize_t text_of(int fd, char *here, size_t size, char **text) {
+    *text = here;
+    ssize_t length = pread(fd, here, size, 0);
+    if (length == (ssize_t)size) { /* thousands of groups; given whole to whoever has room */
+        if ((*text = malloc(size = 1 << 20)) == NULL)
+            return -ENOMEM;
+        length = pread(fd, *text, size, 0);
+    }
+    return length < 0 ? -errno : length;
+}
+
+/* Whether these pieces of status, from a mark to the next one, are one after the other in identity. */
+static bool is_identity(const char *text, size_t length, const char *identity, size_t size) {
+    static const char *const marks[] = {"\nUid:", "\nFDSize:", "\nGroups:", "\nNStgid:", "\nCapInh:",
+                                        "\nSeccomp:"};
+    const char *at = text, *end = text + length;
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i += 2) {
+        const char *from = memmem(at, (size_t)(end - at), marks[i], strlen(marks[i]));
+        at = from != NULL ? memmem(from, (size_t)(end - from), marks[i + 1], strlen(marks[i + 1])) : NULL;
+        if (at == NULL || (size_t)(at - from) > size || memcmp(from, identity, (size_t)(at - from)) != 0)
+            return false;
+        identity += at - from, size -= (size_t)(at - from);
+    }
+    return size == 0;
+}
+
+PyObject *core_same(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    if (count != 8)
+        return PyErr_Format(PyExc_TypeError, "same() takes 8 arguments, not %zd", count);
+    int tid = (int)PyLong_AsLong(args[0]), pidfd = (int)PyLong_AsLong(args[1]);
+    int proc = (int)PyLong_AsLong(args[2]), status = (int)PyLong_AsLong(args[4]);
+    int cgroup = (int)PyLong_AsLong(args[6]);
+    char *rights, *identity, *cgroups, text_here[4096], cgroup_here[4096], *text = text_here;
+    Py_ssize_t right, one, group;
+    struct standing is = {0};
+    if (PyErr_Occurred() != NULL || PyBytes_AsStringAndSize(args[3], &rights, &right) < 0
+        || PyBytes_AsStringAndSize(args[5], &identity, &one) < 0
+        || PyBytes_AsStringAndSize(args[7], &cgroups, &group) < 0)
+        return NULL;
+    ssize_t length = 0;
+    bool same;
+    Py_BEGIN_ALLOW_THREADS
+    same = status < 0
+           || ((length = text_of(status, text_here, sizeof text_here, &text)) > 0
+               && is_identity(text, (size_t)length, identity, (size_t)one));
+    if (same && cgroup >= 0) {
+        ssize_t got = pread(cgroup, cgroup_here, sizeof cgroup_here, 0);
+        same = got == group && memcmp(cgroup_here, cgroups, (size_t)got) == 0;
+    }
+    /* that it lives is asked last of all */
+    same = same && look_at(tid, pidfd, proc, &is) == 0 && right == sizeof is
+           && memcmp(&is, rights, sizeof is) == 0;
+    Py_END_ALLOW_THREADS
+    PyObject *result = same ? PyBytes_FromStringAndSize(text, length) : Py_NewRef(Py_None);
+    if (text != text_here)
+        free(text);
+    return result;
+}
+
 /* ---- A question to an executor ------------------------------------------------------------- */
 
 enum { MOST_SENT = 16, MOST_GIVEN = 8 };

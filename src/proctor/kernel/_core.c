@@ -278,6 +278,7 @@ static PyMethodDef core_methods[] = {
     {"find", core_find, METH_VARARGS, NULL},
     {"where", (PyCFunction)(void (*)(void))core_where, METH_FASTCALL, NULL},
     {"standing", (PyCFunction)(void (*)(void))core_standing, METH_FASTCALL, NULL},
+    {"same", (PyCFunction)(void (*)(void))core_same, METH_FASTCALL, NULL},
     {"open_at", (PyCFunction)(void (*)(void))core_open_at, METH_FASTCALL, NULL},
     {"pin_at", (PyCFunction)(void (*)(void))core_pin_at, METH_FASTCALL, NULL},
     {"reopen", (PyCFunction)(void (*)(void))core_reopen, METH_FASTCALL, NULL},

@@ -26,6 +26,7 @@ PyObject *core_find(PyObject *module, PyObject *args);
 PyObject *core_where(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_launch(PyObject *module, PyObject *args);
 PyObject *core_standing(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *core_same(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_open_at(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_pin_at(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_reopen(PyObject *module, PyObject *const *args, Py_ssize_t count);

@@ -159,18 +159,15 @@ class Standing:
         try:
             if not self.rights:
                 return self._look() == self._seen
-            self._text = b""
             seen = self._seen
-            if _core.standing(self.tid, self._pidfd, self.proc) != self.rights:
+            text = _core.same(
+                self.tid, self._pidfd, self.proc, self.rights,
+                self._status if groups and not self._groups_stay else -1, seen[0],
+                self._cgroup if cgroups and self._cgroups_are_text else -1, seen[4],
+            )  # fmt: skip
+            if text is None:
                 return False
-            if groups and not self._groups_stay and self._identity() != seen[0]:
-                return False
-            if (
-                cgroups
-                and self._cgroups_are_text
-                and os.pread(self._cgroup, _LONGEST, 0) != seen[4]
-            ):
-                return False
+            self._text = text
             return self._label < 0 or os.pread(self._label, _LONGEST, 0) == seen[5]
         except (OSError, ValueError):  # it is dead, or exiting
             return False
@@ -249,6 +246,9 @@ class Standing:
         try:
             limit = resource.prlimit(self.tid, resource.RLIMIT_NOFILE)[0]
             if limit == resource.RLIM_INFINITY:
+                return True
+            # the size of its table: numbers from there on are free
+            if self._text and int(_value(self._text, b"\nFDSize:\t")) < limit:
                 return True
             # how many there are, since Linux 6.2; 0 before
             if 0 < os.stat("fd", dir_fd=self.proc).st_size < limit:
