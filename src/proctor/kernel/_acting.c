@@ -137,34 +137,28 @@ static bool is_identity(const char *text, size_t length, const char *identity, s
 }
 
 PyObject *core_same(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 8)
-        return PyErr_Format(PyExc_TypeError, "same() takes 8 arguments, not %zd", count);
+    if (count != 6)
+        return PyErr_Format(PyExc_TypeError, "same() takes 6 arguments, not %zd", count);
     int tid = (int)PyLong_AsLong(args[0]), pidfd = (int)PyLong_AsLong(args[1]);
     int proc = (int)PyLong_AsLong(args[2]), status = (int)PyLong_AsLong(args[4]);
-    int cgroup = (int)PyLong_AsLong(args[6]);
-    char *rights, *identity, *cgroups, text_here[4096], cgroup_here[4096], *text = text_here;
-    Py_ssize_t right, one, group;
+    char *rights, *identity, here[4096], *text = here;
+    Py_ssize_t right, one;
     struct standing is = {0};
     if (PyErr_Occurred() != NULL || PyBytes_AsStringAndSize(args[3], &rights, &right) < 0
-        || PyBytes_AsStringAndSize(args[5], &identity, &one) < 0
-        || PyBytes_AsStringAndSize(args[7], &cgroups, &group) < 0)
+        || PyBytes_AsStringAndSize(args[5], &identity, &one) < 0)
         return NULL;
     ssize_t length = 0;
     bool same;
     Py_BEGIN_ALLOW_THREADS
     same = status < 0
-           || ((length = text_of(status, text_here, sizeof text_here, &text)) > 0
+           || ((length = text_of(status, here, sizeof here, &text)) > 0
                && is_identity(text, (size_t)length, identity, (size_t)one));
-    if (same && cgroup >= 0) {
-        ssize_t got = pread(cgroup, cgroup_here, sizeof cgroup_here, 0);
-        same = got == group && memcmp(cgroup_here, cgroups, (size_t)got) == 0;
-    }
     /* that it lives is asked last of all */
     same = same && look_at(tid, pidfd, proc, &is) == 0 && right == sizeof is
            && memcmp(&is, rights, sizeof is) == 0;
     Py_END_ALLOW_THREADS
     PyObject *result = same ? PyBytes_FromStringAndSize(text, length) : Py_NewRef(Py_None);
-    if (text != text_here)
+    if (text != here)
         free(text);
     return result;
 }

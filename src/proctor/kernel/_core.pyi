@@ -128,20 +128,12 @@ def standing(tid: int, pidfd: int, proc: int, /) -> bytes:
     :raises OSError: ESRCH if it is dead; EINVAL or ENOTTY before Linux 6.13 (PIDFD_GET_INFO)."""
 
 def same(
-    tid: int,
-    pidfd: int,
-    proc: int,
-    rights: bytes,
-    status: int,
-    identity: bytes,
-    cgroup: int,
-    cgroups: bytes,
-    /,
+    tid: int, pidfd: int, proc: int, rights: bytes, status: int, identity: bytes, /
 ) -> bytes | None:
-    """Whether :func:`standing` still says ``rights``, and what else may have changed did not; None if not.
+    """Whether :func:`standing` still says ``rights``; None if not.
 
-    :param status: ``/proc/TID/status``, or -1: its ids, groups and capabilities are ``identity``.
-    :param cgroup: ``/proc/TID/cgroup``, or -1: it says ``cgroups``, of at most 4095 bytes.
+    :param status: ``/proc/TID/status``, or -1: its ids, groups and capabilities are ``identity``, or None
+        is returned.
     :returns: the text of ``status``; empty if that was not asked for."""
 
 @final

@@ -14,7 +14,7 @@ its number is somebody else's.  So as long as a notification is valid, the threa
 caller's number and still answers is its caller.
 
 What is not looked at here is left to whoever is about to do something that it decides: the mnt, net, ipc,
-uts, cgroup, pid and time namespaces (:meth:`Standing.still_there`).
+uts, cgroup, pid and time namespaces, and cgroups of version 1 (:meth:`Standing.still_there`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Standing:
     """
 
     __slots__ = (
-        "_cgroup", "_cgroups_are_text", "_groups_stay", "_label", "_others", "_pidfd", "_seen",
+        "_cgroup", "_groups_stay", "_label", "_others", "_pidfd", "_seen",
         "_status", "_text", "kept", "proc", "rights", "tid",
     )  # fmt: skip
 
@@ -98,8 +98,6 @@ class Standing:
         self._groups_stay = b"\nNoNewPrivs:\t1" in text and not (
             int(_value(text, b"\nCapPrm:\t"), 16) >> _CAP_SETGID & 1
         )
-        #: Version 2 is one number in ``rights``; version 1 is text.
-        self._cgroups_are_text = b":devices:" in self._seen[4] or b",devices" in self._seen[4]
 
     def _open(self, name: bytes) -> int:
         return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
@@ -149,22 +147,18 @@ class Standing:
         caps, rest = text.index(b"\nCapInh:"), text.index(b"\nSeccomp:")
         return text[uid:size] + text[groups:numbers] + text[caps:rest]
 
-    def unchanged(self, *, groups: bool = True, cgroups: bool = True) -> bool:
+    def unchanged(self, *, groups: bool = True) -> bool:
         """Whether the thread is who it was, where it was.  Its notification is to be checked after
         it was made, and this asked after that: it says whose thread this is.
 
         :param groups: whether its groups decide anything.
-        :param cgroups: whether its cgroups do.
         """
         try:
             if not self.rights:
                 return self._look() == self._seen
             seen = self._seen
-            text = _core.same(
-                self.tid, self._pidfd, self.proc, self.rights,
-                self._status if groups and not self._groups_stay else -1, seen[0],
-                self._cgroup if cgroups and self._cgroups_are_text else -1, seen[4],
-            )  # fmt: skip
+            status = self._status if groups and not self._groups_stay else -1
+            text = _core.same(self.tid, self._pidfd, self.proc, self.rights, status, seen[0])
             if text is None:
                 return False
             self._text = text
@@ -184,9 +178,10 @@ class Standing:
         return tuple([os.readlink("ns/" + kind, dir_fd=self.proc) for kind in _OTHER_NAMESPACES])
 
     def still_there(self) -> bool:
-        """Whether these are what they were."""
+        """Whether these, and its cgroups, are what they were."""
         try:
-            return self.namespaces() == self._others
+            cgroups = os.pread(self._cgroup, _LONGEST, 0)
+            return cgroups == self._seen[4] and self.namespaces() == self._others
         except OSError:
             return False
 

@@ -239,9 +239,7 @@ class Performers:
         container = getattr(call, "container", None)
         if standing is not None:
             known: Known = standing.kept
-            if known.key.container is container and standing.unchanged(
-                groups=known.groups, cgroups=not known.here
-            ):
+            if known.key.container is container and standing.unchanged(groups=known.groups):
                 return standing
             standing.close()
         if registry.at_once(call.name) is None:
@@ -276,7 +274,7 @@ class Performers:
         own, devices = self.own(), True
         session: Session | None = None
         try:
-            if standing is not None and standing.kept.here and not standing.unchanged():
+            if standing is not None and not standing.kept.groups and not standing.unchanged():
                 standing.close()
                 standing = None
             for _ in range(_TRIES):

@@ -173,8 +173,6 @@ class Task:
         "standing",
     )  # fmt: skip
 
-    no_cgroup: Final = NO_CGROUP
-
     def __init__(
         self,
         host: Performers,
@@ -248,8 +246,8 @@ class Task:
         return self.host.owned(self.call, self.who)
 
     def elsewhere(self) -> bool:
-        """Whether the caller is in other namespaces than its executor, of those that mean something
-        to procfs, cgroups and some devices only.  Then all is to be begun anew."""
+        """Whether the caller is in other namespaces or cgroups than its executor, of those that mean
+        something to procfs, cgroups and devices only.  Then all is to be begun anew."""
         return not self.standing.still_there()
 
     def close(self) -> None:
@@ -278,9 +276,17 @@ class Task:
 
     def refuse_device(self, status: pins.Status) -> None:
         """
-        :raises Trouble: it is a device, and the rules about those would not hold."""
-        if status.is_device and not self.devices:
+        :raises Trouble: it is a device, and the rules about those would not hold.
+        :raises Moved: it is one, and the caller's rules for those are others now."""
+        if status.is_device:
+            self.expect_device()
+
+    def expect_device(self) -> None:
+        """As :meth:`refuse_device`, of what will be a device."""
+        if not self.devices:
             raise Trouble(NO_CGROUP)
+        if self.elsewhere():
+            raise Moved
 
     def start(self, dirfd: int, path: bytes, resolve: int = 0) -> int | None:
         """Where a path starts: an O_PATH descriptor of the caller's, -1 if it has none there; None for an absolute path, which starts at the executor's root."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import Deny, answer, deny
 from proctor.performing import pins
 from proctor.performing.steps import Request, Steps
-from proctor.performing.trouble import Powerless, Said, Trouble
+from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
@@ -55,8 +55,8 @@ def perform(task: Task) -> Work:
     if not last:
         yield from task.pin(start, head, pins.O_DIRECTORY, 0)
         return deny(errno.EEXIST)
-    if kind in _NODES and not task.devices and not _is_whiteout(kind, device):
-        raise Trouble(task.no_cgroup)
+    if kind in _NODES and not _is_whiteout(kind, device):
+        task.expect_device()
     parent: int | None = None
     if task.asked:
         here = yield from task.entry(start, head, last, 0)

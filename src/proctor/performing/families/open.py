@@ -23,7 +23,7 @@ import stat
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from proctor.call.verdict import deny, hand_over, let_run_unsafe
+from proctor.call.verdict import HandOver, deny, let_run_unsafe
 from proctor.performing import pins
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
 from proctor.performing.trouble import Moved, Said
@@ -130,7 +130,7 @@ def perform(task: Task) -> Work:
         return (yield from _place(task, wanted))
     opens = _pinned if task.asked or not task.devices else _directly
     fd = yield from opens(task, wanted)
-    return hand_over(fd, cloexec=bool(flags & _CLOEXEC))
+    return HandOver(fd, cloexec=bool(flags & _CLOEXEC))
 
 
 def _full(task: Task, how: bytes) -> Work:
@@ -150,7 +150,7 @@ def _directly(task: Task, wanted: Wanted) -> _Opens:
     reply = yield from task.session.ask(
         opening.request,
         *pins.directory(start),
-        task.umask,
+        task.umask if wanted.flags & (_CREAT | _TMPFILE) else 0o777,
         wanted.how(resolve=wanted.resolve | pins.NO_MAGICLINKS),
         pins.probing(wanted.flags, wanted.resolve),
         path,
@@ -160,14 +160,15 @@ def _directly(task: Task, wanted: Wanted) -> _Opens:
         if reply.made(opening.fd):
             system = pins.system_of(reply.parts[opening.system])
             if not system.proc:
-                if (
-                    stat.S_ISCHR(pins.status_of(reply.parts[opening.status]).mode) or system.cgroup
-                ) and task.elsewhere():
+                device = pins.status_of(reply.parts[opening.status]).is_device
+                if (device or system.cgroup) and task.elsewhere():
                     raise Moved
                 return reply.take(opening.fd)
             failed = 0
         else:
             failed = reply.error(opening.fd)
+            if failed == errno.EPERM and task.elsewhere():
+                raise Moved
             if pins.stands(failed, reply, opening.probe, wanted.resolve):
                 if failed == errno.ENXIO:
                     return (yield from _terminal(task, wanted))
