@@ -247,3 +247,11 @@ def test_a_root_and_a_working_directory_in_procfs(performers: Performers) -> Non
                     arguments = (AT_FDCWD, path, os.O_RDONLY | os.O_NONBLOCK, 0)
                     native = one.natively("openat", *arguments)
                     assert one.performed(performers, "openat", *arguments, **how) == native, path
+
+
+def test_a_root_directory_within_procfs_ends_the_way_up(performers: Performers) -> None:
+    """Above it is itself: a walk that looks for the root of that procfs would go up for ever."""
+    with caller(lambda: os.chroot("/proc/self/task")) as one:
+        path = b"/%d/status" % one.tid
+        assert opened(performers, one, path) == Deny(errno.EACCES)
+        assert opened(performers, one, b"/x") == Deny(errno.ENOENT)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
 import stat
 import struct
 from collections.abc import Callable, Iterator
@@ -131,6 +132,17 @@ def in_chroot() -> None:
     os.chdir("/")
 
 
+def in_dead_root() -> None:
+    """As Chromium's sandbox does it: its root is the directory of a process that is dead."""
+    libc.prctl(4, 1, 0, 0, 0)  # dumpable again: it may search its child's
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    os.chroot(f"/proc/{child}/fdinfo")
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
 def hidden_processes() -> None:
     """A procfs that shows only one's own processes (hidepid=2)."""
     private_mounts()
@@ -158,6 +170,8 @@ KINDS: dict[str, tuple[Callable[[], object] | None, str | None, int, dict[str, A
     "container, mounts": (in_mounts, MAP, 100000, {}),
     "chroot": (in_chroot, None, 0, {}),
     "container, chroot": (in_chroot, MAP, 100000, {"proc": "new"}),
+    "dead root": (in_dead_root, None, 0, {}),
+    "container, dead root": (in_dead_root, MAP, 100000, {"proc": "new"}),
     "hidden processes": (hidden_processes, None, 1000, {"proc": "new"}),
     "32 bits": (as_user, None, 1000, {"arch": "i386"}),
     "container, 32 bits": (None, MAP, 100000, {"arch": "i386", "proc": "new"}),
@@ -275,5 +289,7 @@ def expected(call: tuple[Any, ...], native: Any, performed: Any, arch: str) -> b
     if arch == "i386" and call[0] == "openat" and native[0] == performed[0] == "fd":
         flags = oct(int(native[6], 8) | 0o100000)
         return performed == (*native[:6], flags, *native[7:])
+    if native == ("errno", errno.ESRCH):  # a root directory of a process that is dead
+        return performed[0] == "errno"
     unable = (("errno", errno.EOPNOTSUPP), ("errno", errno.EACCES))
     return b"fd" in path and (native, performed) == unable

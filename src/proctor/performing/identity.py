@@ -38,6 +38,7 @@ from proctor.kernel.standing import rights, same_rights
 from proctor.performing import scarce
 from proctor.performing.cgroups import device_groups
 from proctor.performing.executors import JOINING, Start
+from proctor.performing.nowhere import is_gone, nowhere
 from proctor.performing.steps import Argument, Result, Steps
 from proctor.performing.trouble import CannotJoin, Trouble
 
@@ -364,7 +365,12 @@ def _enter(
         other = kind == "net" and network is not None
         made.enter(kind, made.send(os.dup(network if other else caller.namespace_fd(kind))))  # type: ignore[arg-type]
     if root:
-        made.root(made.send(os.dup(caller.root())))
+        made.root(_root(made, caller))
+
+
+def _root(made: Becoming, caller: Caller) -> Argument:
+    root = caller.root()
+    return made.send(nowhere() if is_gone(root) else os.dup(root))
 
 
 def _enter_from_below(made: Becoming, caller: Caller, differs: list[str], root: bool) -> None:
@@ -385,7 +391,7 @@ def _enter_from_below(made: Becoming, caller: Caller, differs: list[str], root: 
         made.enter(kind, made.send(os.dup(caller.namespace_fd(kind))))
     early = root and entered and "mnt" not in inner
     if early:
-        made.root(made.send(os.dup(caller.root())))
+        made.root(_root(made, caller))
     made.enter("user", made.send(os.dup(caller.namespace_fd("user"))))
     _enter(made, caller, inner, root and not early)
 

@@ -396,6 +396,8 @@ class Walk:
                         self._spot = _OUT
                         return
                     found, _ = level.read(reply)
+                    if found.place == top.place:  # the root directory: nobody can say whose it is
+                        raise Said(errno.EACCES)
                     fd = self._take(reply, level.step)
                     if found.inode == PROC_ROOT_INO:
                         name = os.readlink(f"/proc/self/fd/{below}").rpartition("/")[2]
