@@ -175,18 +175,16 @@ def test_out_of_descriptors_is_one_error() -> None:
 
 
 def test_c130_nothing_survives_many_runs() -> None:
-    def count() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
-
     proctor.run(["true"], [refuse])
-    others = set(threading.enumerate())  # of tests before this one, too
-    before = count()
+    others = set(threading.enumerate())  # of tests before this one, too: they end when they end
+    before = len(os.listdir("/proc/self/fd"))
     for _ in range(1000):
         assert proctor.run(["/bin/true"], [refuse]).returncode == 0
-    for thread in threading.enumerate():
-        if thread not in others:
-            thread.join(20)  # workers that were told to end
-    assert count() == before
+    left = set(threading.enumerate()) - others
+    for thread in left:
+        thread.join(20)  # workers that were told to end
+    assert not any(thread.is_alive() for thread in left)
+    assert len(os.listdir("/proc/self/fd")) == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)  # and no zombie
 
