@@ -20,6 +20,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 POLICY = HERE.parent / "devices.toml"
+CONTAINER = HERE.parent / "container.toml"
+BENCH = HERE.parents[1] / "bench" / "families.py"
 #: The command `proctor` of the interpreter that runs this.
 PROCTOR = [sys.executable, "-m", "proctor"]
 ROOT = os.geteuid() == 0
@@ -183,6 +185,64 @@ def synthetic(ground: Ground) -> None:
     check("cat ended well", done.returncode == 0)
 
 
+#: One that every user can run.
+PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
+
+
+def container(ground: Ground) -> None:
+    say(
+        "5. A whole container: its own /dev, an ext4 image, marks of image layers (examples/container.toml)"
+    )
+    if not ROOT:
+        needs_root("mounting and marking for the container")
+        return
+    missing = [each for each in ("mkfs.ext4", "unshare", "losetup") if not shutil.which(each)]
+    if missing or not os.path.exists("/dev/loop-control"):
+        what = f"mounting an image (here is no {', '.join(missing) or '/dev/loop-control'})"
+        print(f"   left out: {what}", flush=True)
+        skipped.append(what)
+        return
+    place, contents, image = (
+        ground.place("container"),
+        ground.top / "contents",
+        ground.top / "disk.img",
+    )
+    contents.mkdir()
+    (contents / "hello").write_text("hello from the image\n")
+    image.touch()
+    os.truncate(image, 8 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-d", str(contents), str(image)], check=True)
+    os.chown(image, OWNER, OWNER)
+    for name in ("dev", "disk"):
+        (place / name).mkdir()
+        os.chown(place / name, OWNER, OWNER)
+    program = place / "inside.py"
+    shutil.copy(HERE / "inside.py", program)
+    done = shown(
+        [*PROCTOR, "run", USERNS, "--policy", str(CONTAINER), "--log", ground.log("container"), "--",
+         "unshare", "-m", PYTHON, str(program), str(image)], cwd=str(place)
+    )  # fmt: skip
+    for line in done.stdout.splitlines():
+        what, _, good = line.rpartition(": ")
+        if good in ("ok", "NOT"):
+            check(what, good == "ok")
+    check("the program inside ended well", done.returncode == 0)
+    written = subprocess.run(
+        ["debugfs", "-R", "cat new", str(image)], capture_output=True, text=True, check=False
+    )
+    check("what it wrote is in the image", written.stdout == "from the container")
+    mark = os.getxattr(place / "layer", "trusted.overlay.opaque")
+    check("its mark is the host's, too", mark == b"y")
+
+
+def costs() -> None:
+    say("What each call costs, performed and natively (bench/families.py)")
+    if skipped or not BENCH.exists():
+        print("   left out with the above", flush=True)
+        return
+    shown([sys.executable, str(BENCH), "--rounds", "1"])
+
+
 def table(ground: Ground) -> None:
     say("What was intercepted")
     groups: dict[tuple[str, str], list[float]] = {}
@@ -210,7 +270,9 @@ def main() -> int:
         supervised(ground)
         programs(ground)
         synthetic(ground)
+        container(ground)
         table(ground)
+        costs()
     finally:
         shutil.rmtree(ground.top)
     if problems:

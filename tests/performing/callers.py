@@ -26,7 +26,7 @@ from typing import Any
 
 from proctor import performing
 from proctor.call import call
-from proctor.call.verdict import Allow, Answer, Deny, HandOver, Verdict
+from proctor.call.verdict import Allow, Answer, Deny, HandOver, Perform, Verdict
 from proctor.errors import MemoryUnreadable
 from proctor.kernel.notification import Notification
 from proctor.syscalls import tables
@@ -181,13 +181,19 @@ class Call(call.Call):
 class Performers(performing.Performers):
     """Performers whose calls are over when they are performed."""
 
-    def perform(self, call: call.Call, allow: Allow | None = None) -> Verdict:
+    def perform(
+        self, call: call.Call, allow: Allow | None = None, *, options: object = None
+    ) -> Verdict:
         try:
-            return super().perform(call, allow)
+            return super().perform(call, allow, options=options)
         finally:
             if call._caller is not None:
                 call._caller.close()
                 call._caller = None
+
+    def carry_out(self, call: call.Call, wish: Perform) -> Verdict:
+        """What a handler said, waited for."""
+        return self.perform(call, wish.allow, options=wish.options)
 
 
 class Caller:

@@ -87,7 +87,7 @@ def told(host: Path) -> list[str]:
 def load(performers: Performers, image: bytes, options: Options, parameters: bytes = b"") -> Any:
     with caller(maps=MAP) as one:
         call = one.call("init_module", image, len(image), parameters)
-        return performers(call, proctor.Perform(None, "", options))
+        return performers.carry_out(call, proctor.Perform(None, "", options))
 
 
 ONE = Options(modules=["dummy-one"], parameters=["dummy_one.size"])
@@ -111,11 +111,11 @@ def test_by_descriptor_in_each_compression(
     flags = 0 if pack is bytes else 4
     with open(path, "rb") as file, caller(lambda: os.dup2(file.fileno(), 77), MAP) as one:
         wish = proctor.Perform(None, "", ONE)
-        assert performers(one.call("finit_module", 77, b"", flags), wish) == Answer(0)
+        assert performers.carry_out(one.call("finit_module", 77, b"", flags), wish) == Answer(0)
         for fd, flag, number in (
             (77, 8, errno.EINVAL), (77, 2, errno.EPERM), (78, 0, errno.EBADF),
         ):  # fmt: skip
-            verdict = performers(one.call("finit_module", fd, b"", flag), wish)
+            verdict = performers.carry_out(one.call("finit_module", fd, b"", flag), wish)
             assert isinstance(verdict, Deny) and verdict.errno == number
     assert told(host) == ["-- dummy_one C 0"]
 
@@ -135,7 +135,7 @@ def test_what_is_no_module_file(performers: Performers, host: Path, tmp_path: Pa
         for fd, number in (
             (77, errno.EINVAL), (78, errno.EINVAL), (79, errno.EBADF), (80, errno.ENOEXEC), (-1, errno.EBADF),
         ):  # fmt: skip
-            verdict = performers(one.call("finit_module", fd, b"", 0), wish)
+            verdict = performers.carry_out(one.call("finit_module", fd, b"", 0), wish)
             assert isinstance(verdict, Deny) and verdict.errno == number, fd
     for fd in held:
         os.close(fd)
@@ -186,7 +186,7 @@ def test_hostile_images(performers: Performers, host: Path, tmp_path: Path) -> N
     with caller(maps=MAP) as one:
         for size, number in ((10, errno.ENOEXEC), (1 << 40, errno.EPERM)):
             call = one.call("init_module", good, size, b"")
-            assert performers(call, proctor.Perform(None, "", ONE))[0] == number
+            assert performers.carry_out(call, proctor.Perform(None, "", ONE))[0] == number
     assert told(host) == []
 
 
@@ -218,11 +218,11 @@ def test_who_may_not(performers: Performers, host: Path, tmp_path: Path) -> None
     wish = proctor.Perform(None, "", ONE)
     args = ("init_module", image, len(image), b"")
     with caller(lambda: drop_capabilities(((1 << 41) - 1) & ~(1 << 16)), MAP) as one:
-        assert "no CAP_SYS_MODULE" in performers(one.call(*args), wish).reason  # type: ignore[union-attr]
+        assert "no CAP_SYS_MODULE" in performers.carry_out(one.call(*args), wish).reason  # type: ignore[union-attr]
     with caller(in_a_nested_namespace, MAP) as one:
-        assert "of its own making" in performers(one.call(*args), wish).reason  # type: ignore[union-attr]
+        assert "of its own making" in performers.carry_out(one.call(*args), wish).reason  # type: ignore[union-attr]
     with caller() as one:
-        assert isinstance(performers(one.call(*args), wish), LetRun)
+        assert isinstance(performers.carry_out(one.call(*args), wish), LetRun)
     assert told(host) == []
 
 
@@ -235,7 +235,7 @@ def test_unloading(performers: Performers) -> None:
             (Options(), errno.EPERM), (Options(["no_such_module"]), errno.EPERM),
             (Options(["no_such_module"], unload=True), kernel),
         ):  # fmt: skip
-            verdict = performers(one.call(*call), proctor.Perform(None, "", options))
+            verdict = performers.carry_out(one.call(*call), proctor.Perform(None, "", options))
             assert isinstance(verdict, Deny) and verdict.errno == number
 
 
@@ -258,11 +258,13 @@ def test_a_real_module(performers: Performers) -> None:
     flags = 0 if found.endswith(".ko") else 4
     with caller(lambda: os.dup2(os.open(found, os.O_RDONLY), 77), MAP) as one:
         load = ("finit_module", 77, b"", flags)
-        assert performers(one.call(*load), wish) == Answer(0)
+        assert performers.carry_out(one.call(*load), wish) == Answer(0)
         try:
             assert os.path.exists("/sys/module/dummy")
-            assert performers(one.call(*load), wish)[0] == errno.EEXIST
-            assert performers(one.call("delete_module", b"dummy", os.O_NONBLOCK), wish) == Answer(0)
+            assert performers.carry_out(one.call(*load), wish)[0] == errno.EEXIST
+            assert performers.carry_out(
+                one.call("delete_module", b"dummy", os.O_NONBLOCK), wish
+            ) == Answer(0)
         finally:
             subprocess.run(["modprobe", "-r", "dummy"], check=False)
         assert not os.path.exists("/sys/module/dummy")

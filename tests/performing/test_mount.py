@@ -152,7 +152,7 @@ def asked(
     performers: Performers, one: Any, *args: Any, options: Options = EXT4, allow: Any = None
 ) -> Any:
     call = one.call("mount", *args)
-    return performers(call, proctor.Perform(allow, "", options))
+    return performers.carry_out(call, proctor.Perform(allow, "", options))
 
 
 def test_reasons_are_the_kernels_and_the_file_systems_own(

@@ -200,16 +200,17 @@ class Performers:
         begun = self.begin(call, verdict)
         return begun.later() if isinstance(begun, Conversation) else begun
 
-    def perform(self, call: Call, allow: Allow | None = None) -> Verdict:
+    def perform(self, call: Call, allow: Allow | None = None, *, options: object = None) -> Verdict:
         """Perform a call; what the kernel says is the verdict.
 
         :param allow: is asked as :func:`proctor.perform` says, before anything is opened, truncated
             or made.  What has no path that the caller's root shows (pipes, deleted or covered files,
             files outside of the root) is shown as text that does not begin with ``/``.
+        :param options: of the call's family.
         :returns: ``hand_over``, ``answer(0)`` or ``deny``.  Trouble of our own is ``deny(EPERM)``
             with the reason; nothing is raised but what ``allow`` raises.
         """
-        begun = self.begin(call, Perform(allow))
+        begun = self.begin(call, Perform(allow, options=options))
         return begun.wait() if isinstance(begun, Conversation) else begun
 
     def begin(self, call: Call, wish: Perform) -> Verdict | Conversation:

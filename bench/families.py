@@ -1,0 +1,138 @@
+"""What calls of the container families cost, beside the same calls of real root.
+
+One program in Python makes each call many times and tells medians: as root of the host in a mount namespace of
+its own, and as root of a container whose calls are performed; in turns.  Figures are kept in
+docs/benchmarks.md.
+
+    python bench/families.py [--rounds N]
+
+Wants root, loop devices and mkfs.ext4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import proctor
+from proctor import families
+
+MAP = [(0, 100000, 65536)]
+#: One that every user can run.
+PYTHON = "/usr/bin/python3"
+
+PROGRAM = """
+import ctypes, json, os, statistics, sys, time
+place, disk = sys.argv[1], sys.argv[2].encode()
+libc = ctypes.CDLL(None, use_errno=True)
+os.chdir(place)
+took = {}
+def times(what, count, call, undo=lambda number: None):
+    found = []
+    for number in range(count):
+        begun = time.perf_counter()
+        bad = call(number)
+        found.append(time.perf_counter() - begun)
+        if bad:
+            raise OSError(ctypes.get_errno(), what)
+        undo(number)
+    took[what] = statistics.median(found) * 1e6
+libc.mount(b"none", b"/", None, 0x44000, None)
+node = lambda number: os.mknod(f"node{number}", 0o20666, os.makedev(1, 3))
+times("mknod", 400, node, lambda number: os.unlink(f"node{number}"))
+os.mkdir("dir")
+mark = "trusted.overlay.opaque"
+times("setxattr", 400, lambda number: os.setxattr("dir", mark, b"y"))
+times("getxattr", 400, lambda number: os.getxattr("dir", mark) != b"y")
+times("listxattr", 400, lambda number: mark not in os.listxattr("dir"))
+mount = lambda number: libc.mount(disk, b"dir", b"ext4", 0, None)
+times("mount", 20, mount, lambda number: libc.umount2(b"dir", 0))
+libc.mount(b"dev", b"dir", b"tmpfs", 0, None)
+os.chdir("dir")
+times("mknod on a tmpfs of its own", 40, node)
+os.chdir(place)
+libc.umount2(b"dir", 2)
+os.rmdir("dir")
+print(json.dumps(took))
+"""
+#: What is wanted of it, in words, and from (native, performed) microseconds.
+WANTED = {
+    "mknod": ("≤ 100 µs", lambda native, ours: ours <= 100),
+    "setxattr": ("≤ 100 µs", lambda native, ours: ours <= 100),
+    "mount": ("≤ 1.3x + 1 ms", lambda native, ours: ours <= 1.3 * native + 1000),
+}
+
+
+def natively(place: str, disk: str) -> Mapping[str, float]:
+    command = ["unshare", "-m", PYTHON, "-ISc", PROGRAM, place, disk]
+    done = subprocess.run(command, capture_output=True, check=True)
+    found: Mapping[str, float] = json.loads(done.stdout)
+    return found
+
+
+def performed(place: str, disk: str) -> Mapping[str, float]:
+    handlers = [
+        families.mknod(),
+        families.xattr(),
+        families.mount(filesystems=["ext4"], devices=[disk]),
+    ]
+    done = proctor.run(
+        [PYTHON, "-ISc", PROGRAM, place, os.path.join(place, "disk")], handlers, userns=MAP,
+        namespaces=["mnt"], capture_output=True, check=True,
+    )  # fmt: skip
+    found: Mapping[str, float] = json.loads(done.stdout)
+    return found
+
+
+def compare(rounds: int) -> dict[str, tuple[float, float]]:
+    """Medians (native, performed) of each call, in microseconds."""
+    place = tempfile.mkdtemp(dir="/var/tmp", prefix="families-")
+    disk = ""
+    try:
+        os.chmod(place, 0o755)
+        os.chown(place, 100000, 100000)
+        image = os.path.join(place, "image")
+        with open(image, "wb") as file:
+            file.truncate(16 << 20)
+        subprocess.run(["mkfs.ext4", "-q", image], check=True)
+        done = subprocess.run(
+            ["losetup", "-f", "--show", image], capture_output=True, text=True, check=True
+        )
+        disk = done.stdout.strip()
+        node = os.path.join(place, "disk")
+        os.mknod(node, 0o60600, os.stat(disk).st_rdev)
+        os.chown(node, 100000, 100000)
+        turns: list[Any] = [(natively(place, disk), performed(place, disk)) for _ in range(rounds)]
+    finally:
+        if disk:
+            subprocess.run(["losetup", "-d", disk], check=True)
+        shutil.rmtree(place)
+    return {
+        name: (
+            statistics.median(native[name] for native, _ in turns),
+            statistics.median(ours[name] for _, ours in turns),
+        )
+        for name in turns[0][0]
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    print(f"{'call':<30} {'natively':>12} {'performed':>12}  wanted")
+    for name, (native, ours) in compare(parser.parse_args().rounds).items():
+        words, good = WANTED.get(name, ("", lambda native, ours: True))
+        holds = "" if good(native, ours) else ": missed"
+        print(f"{name:<30} {native:>9.1f} µs {ours:>9.1f} µs  {words}{holds}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
