@@ -194,12 +194,14 @@ class Book:
             if name not in self._policies
         ]
 
+    def named(self, facts: Facts) -> str | None:
+        """The name of the policy that a container is to have; None if none is meant for it."""
+        # no table: one policy for all
+        return (self._table or Table(default="default")).choose(facts)
+
     def resolve(self, facts: Facts) -> Resolved:
         """What holds for a container now."""
-        table = self._table
-        if table is None:  # no table: one policy for all
-            table = Table(default="default")
-        name = table.choose(facts)
+        name = self.named(facts)
         if name is None:
             return Resolved(None, f"no [[container]] of {TABLE} fits it, and there is no default")
         policy = self._policies.get(name)

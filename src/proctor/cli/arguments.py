@@ -23,6 +23,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _run(verbs)
     _check(verbs)
     _profile(verbs)
+    _nri(verbs)
     _doctor(verbs)
     _agent(verbs)
     options, unknown = parser.parse_known_args(argv)
@@ -180,6 +181,44 @@ def _profile(verbs: argparse._SubParsersAction[_Parser]) -> None:
     profile.set_defaults(verb=_verb_profile, trouble=2, parser=profile)
 
 
+def _index(text: str) -> str:
+    if not (len(text) == 2 and text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: two digits")
+    return text
+
+
+def _nri(verbs: argparse._SubParsersAction[_Parser]) -> None:
+    nri = verbs.add_parser(
+        "nri",
+        help="give the containers of containerd or CRI-O their profiles",
+        description="Register as an NRI plugin: containers that a policy of the directory is for are created "
+        "with the seccomp profile that it needs, on top of the one that they have. containerd 2.2, CRI-O 1.34.",
+        allow_abbrev=False,
+    )
+    nri.add_argument("--policy-dir", required=True, metavar="DIR", help="as of proctor agent")
+    nri.add_argument(
+        "--listener",
+        required=True,
+        metavar="SOCKET",
+        help="where the runtime finds the agent (its --oci)",
+    )
+    nri.add_argument(
+        "--socket", default="/var/run/nri/nri.sock", metavar="PATH", help="the runtime's"
+    )
+    nri.add_argument("--index", type=_index, default="90", metavar="NN", help="order among plugins")
+    nri.add_argument(
+        "--base",
+        metavar="FILE",
+        help="the runtime's default profile, where it does not tell; docker-default: containers-common's",
+    )
+    nri.add_argument(
+        "--killable",
+        action="store_true",
+        help="signals do not interrupt received calls: Linux 5.19, and runc 1.5 or crun 1.6",
+    )
+    nri.set_defaults(verb=_verb_nri, trouble=2, parser=nri)
+
+
 def _doctor(verbs: argparse._SubParsersAction[_Parser]) -> None:
     doctor = verbs.add_parser(
         "doctor",
@@ -259,6 +298,12 @@ def _verb_profile(options: argparse.Namespace) -> int:
     from proctor.cli.profile import profile
 
     return profile(options)
+
+
+def _verb_nri(options: argparse.Namespace) -> int:
+    from proctor.cli.nri import nri
+
+    return nri(options)
 
 
 def _verb_doctor(options: argparse.Namespace) -> int:
