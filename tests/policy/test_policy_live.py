@@ -88,7 +88,7 @@ def test_a_reported_refusal_carries_rule_and_tip(tmp_path: Path) -> None:
     assert (name, verdict) == ("mkdir", "deny EROFS")
     assert reason == (
         'rule "no rooms"; would be allowed by, before rule "no rooms": [[rule]] name = "allow mkdir" '
-        'calls = ["mkdir"] when = { mode = 0o700 } allow = true'
+        'calls = ["mkdir"] when = { mode = 0o700 } perform = true'
     )
     assert (reason.rule, reason.change) == ("no rooms", "")  # type: ignore[attr-defined]
 

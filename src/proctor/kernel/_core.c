@@ -259,6 +259,20 @@ static PyObject *core_read(PyObject *Py_UNUSED(module), PyObject *const *args, P
     return result;
 }
 
+/* How a thread is called, and what it runs, through descriptors of its /proc: neither waits for anything,
+ * so that the GIL is kept. */
+static PyObject *core_called(PyObject *Py_UNUSED(module), PyObject *args) {
+    char comm[64], exe[4096];
+    int proc, file;
+    if (!PyArg_ParseTuple(args, "ii", &proc, &file))
+        return NULL;
+    ssize_t first = pread(file, comm, sizeof comm, 0);
+    ssize_t second = first < 0 ? -1 : readlinkat(proc, "exe", exe, sizeof exe);
+    if (second < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return Py_BuildValue("(y#y#)", comm, (Py_ssize_t)first, exe, (Py_ssize_t)second);
+}
+
 /* ---- The module --------------------------------------------------------------------------- */
 
 #define NUMBER(name) {"SYS_" #name, SYS_##name}
@@ -282,6 +296,7 @@ static PyMethodDef core_methods[] = {
     {"open_at", (PyCFunction)(void (*)(void))core_open_at, METH_FASTCALL, NULL},
     {"pin_at", (PyCFunction)(void (*)(void))core_pin_at, METH_FASTCALL, NULL},
     {"reopen", (PyCFunction)(void (*)(void))core_reopen, METH_FASTCALL, NULL},
+    {"called", core_called, METH_VARARGS, NULL},
     {"launch", core_launch, METH_VARARGS, NULL},
     {0}};
 static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kernel._core",

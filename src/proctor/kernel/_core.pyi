@@ -200,6 +200,12 @@ def pin_at(
 def reopen(table: int, pin: int, flags: int, /) -> int | None:
     """The rest of :func:`open_at`: what :func:`pin_at` pinned is opened."""
 
+def called(proc: int, comm: int, /) -> tuple[bytes, bytes]:
+    """What is read in ``comm``, and the link ``exe`` of ``proc``: descriptors of a thread's files.
+
+    :raises OSError: ESRCH if it is dead; EACCES, EPERM if it may not be looked at; ENOENT for a thread
+        of the kernel's own."""
+
 # Launching ------------------------------------------------------------------------------------
 def launch(board: mmap, /, *plan: object) -> tuple[int, int, int, int]:
     """Start a target: (pid, pidfd, listener, status_fd).

@@ -10,6 +10,7 @@ still answers, is that caller.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _MOST: Final = 64
 _PIN: Final = getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 
+_called: Callable[[int, int], tuple[bytes, bytes]]
+
 
 class _Known:
     """One thread."""
@@ -32,6 +35,10 @@ class _Known:
 
     def __init__(self, tid: int) -> None:
         """:raises OSError: there is no such thread, or it may not be looked at."""
+        global _called  # noqa: PLW0603 - where there are fakes alone there is no core
+        from proctor.kernel import _core
+
+        _called = _core.called
         ProcFiles.check()
         self._proc = self._comm = -1
         self._seen: tuple[bytes, bytes] | None = None
@@ -47,7 +54,7 @@ class _Known:
         """Members of a JSON object.
 
         :raises OSError: it is dead."""
-        seen = os.pread(self._comm, 64, 0), os.readlink(b"exe", dir_fd=self._proc)
+        seen = _called(self._proc, self._comm)
         if seen != self._seen:
             comm, exe = seen
             # as in /proc/TID/status

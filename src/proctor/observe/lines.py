@@ -14,7 +14,6 @@ from proctor.observe.writer import Writer
 #: What is written at once where others write too: a pipe takes as much, and no more, in one piece
 #: (PIPE_BUF, pipe(7)).
 _PIECE: Final = 4096
-_PIECE_OF_FILE: Final = 1 << 16
 
 
 class Lines(Writer[str]):
@@ -35,7 +34,7 @@ class Lines(Writer[str]):
             file = stat.S_ISREG(os.fstat(fd).st_mode)
         except OSError:
             file = False
-        self._piece = _PIECE_OF_FILE if file else _PIECE
+        self._piece = None if file else _PIECE
 
     def _is_ready(self, seconds: float) -> bool:
         poll = select.poll()
@@ -43,10 +42,12 @@ class Lines(Writer[str]):
         return bool(poll.poll(seconds * 1000))
 
     def _write_lines(self, lines: list[str]) -> None:
+        if self._piece is None:
+            self._write_piece(_encoded("".join(lines)))
+            return
         piece: list[bytes] = []
         size = 0
-        for line in lines:
-            data = line.encode("utf-8", "backslashreplace")
+        for data in map(_encoded, lines):
             if piece and size + len(data) > self._piece:
                 self._write_piece(b"".join(piece))
                 piece, size = [], 0
@@ -67,3 +68,7 @@ class Lines(Writer[str]):
                 self._over = True
                 if self._broken is not None:
                     self._broken(problem)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")

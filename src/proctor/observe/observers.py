@@ -14,7 +14,6 @@ from proctor.observe.events import EVENTS, Dropped, Event, Observer, Outcome, Tr
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
-    from proctor.observe.callers import Callers
     from proctor.observe.writer import Writer
 
 #: Places at which trouble is counted by itself; code that makes code has any number of them.
@@ -37,6 +36,7 @@ class Observers:
     """
 
     __slots__ = (
+        "_all",
         "_callers",
         "_facts",
         "_lock",
@@ -69,25 +69,34 @@ class Observers:
         if len(counting) == 1:
             self.counters = counting[0]
         self._outcomes = tuple((each, getattr(each, "wants", _every)) for each in outcomes)
+        #: All of these want every outcome.
+        self._all = outcomes if all(w is _every for _, w in self._outcomes) else None
         #: Asked with a verdict: of which outcomes somebody but the counters wants to know.
         self._wanted = tuple(wants for each, wants in self._outcomes if each is not self.counters)
         self.watching = bool(self._wanted)
         texts = [getattr(each, "wants_text", False) for each in outcomes]
         #: Of which verdicts the call's text is wanted.
         self._texts = tuple(_every if text is True else text for text in texts if text)
-        self._facts = any(getattr(each, "wants_facts", False) for each in outcomes)
+        self._facts: Callable[..., str] | None = None
+        if any(getattr(each, "wants_facts", False) for each in outcomes):
+            # At once: what is loaded while the first caller waits takes it 20 ms.
+            from proctor.observe.callers import Callers
+            from proctor.observe.facts import facts
+
+            self._facts, self._callers = facts, Callers()
         if not (Trouble in told and Dropped in told):
             from proctor.observe.logger import log
 
             told.setdefault(Trouble, (log,))
             told.setdefault(Dropped, (log,))
-        self._callers: Callers | None = None
         self._told = told
         self._places: dict[str, int] = {}
         self._lock = lock
 
     def wants(self, verdict: Any) -> bool:
         """Whether somebody, counters aside, wants to know of an outcome with that verdict."""
+        if _every in self._wanted:
+            return True
         return any(self._ask(wants, verdict) for wants in self._wanted)
 
     def _ask(self, wants: Wants, verdict: Any) -> bool:
@@ -99,6 +108,8 @@ class Observers:
 
     def tell_outcome(self, outcome: Outcome) -> BaseException | None:
         """As :meth:`tell`."""
+        if self._all is not None:
+            return self._tell(outcome, self._all)
         verdict = outcome.verdict
         return self._tell(
             outcome, [each for each, wants in self._outcomes if self._ask(wants, verdict)]
@@ -126,7 +137,9 @@ class Observers:
 
     def looks(self, verdict: Any) -> bool:
         """Whether a call that is to be answered so is looked at for an observer before it is."""
-        return self._facts or any(self._ask(wanted, verdict) for wanted in self._texts)
+        if self._facts is not None:
+            return True
+        return any(self._ask(wanted, verdict) for wanted in self._texts)
 
     def explained(self, verdict: Verdict) -> Verdict:
         """The verdict with all that its reason has to say, if somebody wants to know of it; it may look
@@ -149,16 +162,10 @@ class Observers:
         """
         text = found = ""
         try:
-            if any(self._ask(wanted, verdict) for wanted in self._texts):
+            if self._texts and any(self._ask(wanted, verdict) for wanted in self._texts):
                 text = call.describe(read)
-            if self._facts:
-                from proctor.observe.facts import facts
-
-                if self._callers is None:
-                    from proctor.observe.callers import Callers
-
-                    self._callers = Callers()
-                found = facts(call, self._callers, read=read)
+            if self._facts is not None:
+                found = self._facts(call, self._callers, read=read)
         except (CallError, OSError):
             pass  # somebody else ended the call
         except Exception as problem:  # it is only for a log
@@ -208,7 +215,7 @@ class Observers:
 
     def flush(self, patience: float) -> None:
         """Nothing more is told: give what the logger owes a bounded time to be written."""
-        if self._callers is not None:
+        if self._facts is not None:
             self._callers.close()
         from proctor.observe.logger import flush
 

@@ -319,9 +319,7 @@ class Decider:
             if not (job.claimed and isinstance(raised, CallOver)):
                 # its deadline was faster; CallOver is then what a handler meets
                 self._failed(job, who, raised)
-        self._answer(job, verdict, who)
-        if isinstance(job.error, KeyboardInterrupt):
-            raise job.error  # Ctrl-C while the user's own thread ran step()
+        self.answer(job, verdict, who)
 
     def _failed(self, job: Job, who: str, error: BaseException, *, expected: bool = False) -> None:
         near = next((each.function for each in job.chain if each.label == who), None)
@@ -386,6 +384,12 @@ class Decider:
             self.observers.trouble("giving up what was awaited", problem, near=later.cancel)
 
     # Answers ----------------------------------------------------------------------------------
+    def answer(self, job: Job, verdict: Verdict, who: str) -> None:
+        """Answer with what is fit for it, unless somebody did; then let the caller's next call go on."""
+        self._answer(job, verdict, who)
+        if isinstance(job.error, KeyboardInterrupt):
+            raise job.error  # Ctrl-C while the user's own thread ran step()
+
     def _answer(self, job: Job, verdict: Verdict, who: str) -> None:
         """Answer, unless somebody did; then let the caller's next call go on."""
         if who not in _UNREAD:

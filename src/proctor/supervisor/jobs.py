@@ -106,29 +106,34 @@ class Served:
 class Job:
     """One call on its way to a verdict.  ``claimed`` is set once, by whoever answers."""
 
-    __slots__ = (
-        "answering",
-        "call",
-        "chain",
-        "claimed",
-        "done",
-        "error",
-        "index",
-        "key",
-        "known",
-        "later",
-        "line",
-        "performed",
-        "received",
-        "remembered",
-        "routed",
-        "said",
-        "seen",
-        "served",
-        "stands_in",
-        "tid",
-        "waits",
-    )
+    # Defaults, which cost nothing: most calls need no others.
+    #: The thread that received it is at it, or was.
+    routed = False
+    index = 0
+    claimed = False
+    #: Whether others than the thread that decides it know of it: it waits, or that thread stalled.
+    known = False
+    #: Observers are being told of its answer, and somebody waits for that.
+    answering = False
+    #: That is over, and all else.
+    done = False
+    #: For a call that a stalled thread is at, without a job of its own yet: nobody goes on with it.
+    stands_in = False
+    #: What a coroutine said, and its label, while that waits for its turn.
+    said: tuple[Any, str] | None = None
+    #: What is awaited for it, who is to say then what came of it, and whether it is performed.
+    later: tuple[Later, str, bool] | None = None
+    #: Nobody works at it: it waits for its turn, behind an earlier call, or for something else.
+    waits = False
+    #: The backlog asks after its caller, now and then.
+    remembered = False
+    #: The calls of its caller, in order, this one among them.
+    line: deque[Job] | None = None
+    #: What asked for it to be performed, if that began.
+    performed: Perform | None = None
+    #: Text and facts for observers.
+    seen: tuple[str, str] = ("", "")
+    error: BaseException | None = None
 
     def __init__(
         self, call: Call, chain: Sequence[Handler], served: Served, received: float
@@ -140,30 +145,3 @@ class Job:
         self.received = received
         #: Which call it is.
         self.key: Key = (served, call.id)
-        #: The thread that received it is at it, or was.
-        self.routed = False
-        self.index = 0
-        self.claimed = False
-        #: Whether others than the thread that decides it know of it: it waits, or that thread stalled.
-        self.known = False
-        #: Observers are being told of its answer, and somebody waits for that.
-        self.answering = False
-        #: That is over, and all else.
-        self.done = False
-        #: For a call that a stalled thread is at, without a job of its own yet: nobody goes on with it.
-        self.stands_in = False
-        #: What a coroutine said, and its label, while that waits for its turn.
-        self.said: tuple[Any, str] | None = None
-        #: What is awaited for it, who is to say then what came of it, and whether it is performed.
-        self.later: tuple[Later, str, bool] | None = None
-        #: Nobody works at it: it waits for its turn, behind an earlier call, or for something else.
-        self.waits = False
-        #: The backlog asks after its caller, now and then.
-        self.remembered = False
-        #: The calls of its caller, in order, this one among them.
-        self.line: deque[Job] | None = None
-        #: What asked for it to be performed, if that began.
-        self.performed: Perform | None = None
-        #: Text and facts for observers.
-        self.seen: tuple[str, str] = ("", "")
-        self.error: BaseException | None = None

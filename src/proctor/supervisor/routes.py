@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 #: Most routes one listener remembers: numbers that exist nowhere can be notified too (C035).
 _MOST: Final = 4096
-_PLAIN: Final = (Deny, Answer, LetRun)
 
 
 def chain_of(handlers: Iterable[Handler], name: str | None) -> tuple[Handler, ...]:
@@ -132,6 +131,7 @@ class Routes:
             nonlocal settled, wire, cell
             if share.watchful:
                 return route(notification)
+            received = clock() if wants is not None else 0.0
             call = made(Call)
             call._notification = notification
             call._listener = listener
@@ -143,19 +143,20 @@ class Routes:
             answer, counted = wire, cell
             if verdict is not settled:
                 kind = type(verdict)
-                if wants is not None and kind in _PLAIN and wants(verdict):
-                    at_length(call, verdict)
+                if kind is LetRun:
+                    plain = verdict.unsafe or not call.memory_read
+                else:
+                    plain = kind is Deny or (kind is Answer and not verdict.writes)
+                if not plain or (wants is not None and wants(verdict)):
+                    at_length(call, verdict, received or clock(), plain)
                     return None
-                if kind is Deny or (kind is Answer and not verdict.writes):
+                if kind is LetRun:
+                    answer, counted = RUN, cell_of_runs
+                else:
                     settled, wire = verdict, verdict.wire
                     if counters is not None:
                         cell = counters.cell(container, name, kind_of(verdict))
                     answer, counted = wire, cell
-                elif kind is LetRun and not call.memory_read:
-                    answer, counted = RUN, cell_of_runs
-                else:
-                    at_length(call, verdict)
-                    return None
             counted[0] += 1
             # Expiring costs more than all the rest here, and only matters if the handler kept the
             # call, or took something that has to be closed: then the call keeps itself.
@@ -163,11 +164,13 @@ class Routes:
                 call.expire()
             return answer
 
-        def at_length(call: Call, verdict: Any) -> None:
-            job = Job(call, chain, served, clock())
+        def at_length(call: Call, verdict: Any, received: float, plain: bool) -> None:
+            job = Job(call, chain, served, received)
             job.index = 1
             decider.routed(job)
-            if verdict is None:
+            if plain:
+                decider.answer(job, verdict, chain[0].label)
+            elif verdict is None:
                 decider.advance(job)
             else:
                 decider.decided(job, verdict, chain[0].label)
