@@ -291,12 +291,12 @@ static bool copy_path(const char *given, size_t length, char *into) {
 PyObject *core_find(PyObject *Py_UNUSED(module), PyObject *args) {
     struct search self = {.base = -1, .pin = -1, .parent = -1};
     int dirfd, follow, entry;
-    const char *given;
-    Py_ssize_t length;
+    Py_buffer given;
     char path[PATH_MAX];
-    if (!PyArg_ParseTuple(args, "iiy#pp", &self.root, &dirfd, &given, &length, &follow, &entry))
+    if (!PyArg_ParseTuple(args, "iiy*pp", &self.root, &dirfd, &given, &follow, &entry))
         return NULL;
-    bool found = copy_path(given, (size_t)length, path);
+    bool found = copy_path(given.buf, (size_t)given.len, path);
+    PyBuffer_Release(&given);
     if (found) {
         Py_BEGIN_ALLOW_THREADS
         found = look_up(&self, 0, dirfd, path, follow, entry);

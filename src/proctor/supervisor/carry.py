@@ -57,14 +57,6 @@ def check(verdict: object, call: Call, who: str) -> Verdict:
     return owned(verdict, call)
 
 
-def may_wait(verdict: object) -> bool:
-    """Whether carrying it out can wait for the target, so that the receiving thread must not do it:
-    a performer's work, or a write to memory that answers late."""
-    return isinstance(verdict, Perform) or (
-        isinstance(verdict, (Answer, HandOver)) and bool(verdict.writes)
-    )
-
-
 def owned(verdict: Verdict, call: Call) -> Verdict:
     """The verdict, with the one who closes its descriptor settled: a hand-over takes over what it is
     given, also from the call; what was the call's and went with it is nobody's."""
