@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import sys
+import threading
+
+import pytest
 
 import proctor
 
@@ -49,3 +55,69 @@ def test_what_waits_ends_with_its_caller(tmp_path: object) -> None:
         capture_output=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == -14
+
+
+#: A thousand opens wait in FIFOs, then `gate` opens; after that others are opened, and the FIFOs' other ends.
+THOUSAND = """
+import os, threading
+threading.stack_size(1 << 16)
+names = [f"fifo{n}" for n in range(1000)]
+for name in names:
+    os.mkfifo(name)
+def read(name):
+    fd = os.open(name, os.O_RDONLY | os.O_NOCTTY)
+    assert os.read(fd, 9) == name.encode()[:9]
+    os.close(fd)
+readers = [threading.Thread(target=read, args=(name,)) for name in names]
+for reader in readers:
+    reader.start()
+try:
+    os.rmdir("gate")
+except FileExistsError:
+    print("all wait", flush=True)
+for number in range(100):
+    os.close(os.open("/dev/null" if number % 2 else f"new{number}", os.O_RDWR | os.O_CREAT))
+print("others go on", flush=True)
+for name in names:
+    with open(name, "wb", buffering=0) as file:
+        file.write(name.encode())
+for reader in readers:
+    reader.join()
+print("all")
+"""
+
+
+def test_a_thousand_opens_wait_and_hold_no_thread(tmp_path: object) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < 16384:
+        pytest.skip("each call that waits needs ten descriptors of the monitor's")
+    waiting: list[int] = []
+    threads: list[int] = []
+    gate, opener = os.pipe()
+
+    @proctor.on("openat")
+    def count(call: proctor.Call) -> proctor.Verdict:
+        threads.append(threading.active_count())
+        if call.flags & os.O_NOCTTY:
+            waiting.append(call.tid)
+            if len(waiting) == 1000:
+                os.close(opener)
+        return proctor.perform()
+
+    @proctor.on("rmdir")
+    def wait(call: proctor.Call) -> proctor.Later:
+        return proctor.Later(gate, lambda: proctor.deny(errno.EEXIST), lambda: None)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16384, hard))
+    before = threading.active_count()
+    try:
+        done = proctor.run(
+            [sys.executable, "-ISc", THOUSAND], [count, wait], workers=2, userns=True,
+            performing={"limit": 1010}, cwd=str(tmp_path), capture_output=True, timeout=100,
+        )  # fmt: skip
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(gate)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == b"all wait\nothers go on\nall\n"
+    assert max(threads) < before + 20

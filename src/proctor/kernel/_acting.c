@@ -165,7 +165,7 @@ PyObject *core_same(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize
 
 /* ---- A question to an executor ------------------------------------------------------------- */
 
-enum { MOST_SENT = 16, MOST_GIVEN = 8 };
+enum { MOST_SENT = 16, MOST_GIVEN = 8, PATIENCE_NS = 50000 };
 
 /* Send a packet with descriptors: 0 or an errno. */
 static int tell(int sock, void *packet, size_t size, const int *fds, size_t count) {
@@ -190,8 +190,11 @@ static int tell(int sock, void *packet, size_t size, const int *fds, size_t coun
     return 0;
 }
 
-/* Receive one: its length, or minus an errno.  Descriptors that came with a part of it are closed. */
-static ssize_t hear(int sock, void *into, size_t size, int flags, int *fds, int *given) {
+/* Receive one: its length, or minus an errno.  Descriptors that came with a part of it are closed.
+ * Whoever waits does so for a moment: what takes longer is waited for by the loop. */
+static ssize_t hear(int sock, void *into, size_t size, bool wait, int *fds, int *given) {
+    struct pollfd readable = {.fd = sock, .events = POLLIN};
+    const struct timespec patience = {0, PATIENCE_NS};
     union {
         struct cmsghdr head;
         char room[CMSG_SPACE(MOST_GIVEN * sizeof(int))];
@@ -201,7 +204,9 @@ static ssize_t hear(int sock, void *into, size_t size, int flags, int *fds, int 
                              .msg_controllen = sizeof control};
     ssize_t length;
     *given = 0;
-    while ((length = recvmsg(sock, &message, MSG_CMSG_CLOEXEC | flags)) < 0)
+    if (wait)
+        ppoll(&readable, 1, &patience, NULL);
+    while ((length = recvmsg(sock, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)) < 0)
         if (errno != EINTR)
             return -errno;
     struct cmsghdr *head = CMSG_FIRSTHDR(&message);
@@ -341,7 +346,7 @@ static PyObject *request_ask(PyObject *object, PyObject *const *args, Py_ssize_t
     int sent[MOST_SENT], fds[MOST_GIVEN], given = 0, problem = 0;
     if (count != 4)
         return PyErr_Format(PyExc_TypeError, "ask() takes 4 arguments, not %zd", count);
-    int sock = (int)PyLong_AsLong(args[0]), flags = (int)PyLong_AsLong(args[3]);
+    int sock = (int)PyLong_AsLong(args[0]), wait = PyObject_IsTrue(args[3]);
     Py_ssize_t along = PyTuple_Size(args[2]);
     if (along > MOST_SENT)
         return PyErr_Format(PyExc_ValueError, "%zd descriptors", along);
@@ -360,7 +365,7 @@ static PyObject *request_ask(PyObject *object, PyObject *const *args, Py_ssize_t
     if (packet != NULL)
         problem = tell(sock, packet, (size_t)size, sent, (size_t)along);
     if (problem == 0)
-        length = hear(sock, into, (size_t)self->longest, flags, fds, &given);
+        length = hear(sock, into, (size_t)self->longest, wait, fds, &given);
     Py_END_ALLOW_THREADS
     PyObject *result = NULL;
     if (problem != 0) {
@@ -371,7 +376,7 @@ static PyObject *request_ask(PyObject *object, PyObject *const *args, Py_ssize_t
         while (given > 0)
             close(fds[--given]);
         if (PyErr_Occurred() == NULL)
-            result = Py_BuildValue("(iy#)", 0, into, (Py_ssize_t)length);
+            result = Py_BuildValue("(iN)", 0, PyBytes_FromStringAndSize(into, length));
     }
     if (into != here)
         free(into);
@@ -562,8 +567,9 @@ PyObject *core_pin_at(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssi
     }
     Py_END_ALLOW_THREADS
     return fd < 0 ? descriptor(fd)
-                  : Py_BuildValue("(iy#y#)", fd, (char *)extended, (Py_ssize_t)sizeof extended, text,
-                                  (Py_ssize_t)length);
+                  : Py_BuildValue("(iNN)", fd,
+                                  PyBytes_FromStringAndSize((char *)extended, sizeof extended),
+                                  PyBytes_FromStringAndSize(text, length));
 }
 
 PyObject *core_reopen(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {

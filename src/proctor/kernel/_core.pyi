@@ -167,12 +167,12 @@ class Request:
         :raises ValueError: one of them does not fit, or they are too many or too few."""
 
     def ask(
-        self, sock: int, packet: bytes | None, fds: tuple[int, ...], flags: int, /
+        self, sock: int, packet: bytes | None, fds: tuple[int, ...], wait: bool, /
     ) -> tuple[tuple[int, ...], tuple[bytes, ...], dict[int, int]] | tuple[int, bytes]:
         """Send a packet with at most 16 descriptors and receive the answer, without the GIL in between.
 
         :param packet: None only receives.
-        :param flags: of recvmsg(2); what the socket says of waiting (SO_RCVTIMEO) holds.
+        :param wait: for a moment (50 µs); then, and for whoever does not wait, EAGAIN.
         :returns: (results, parts, descriptors by their steps; CLOEXEC and the asker's).  Or an errno:
             recvmsg(2)'s, EMSGSIZE for a longer answer, EMFILE if its descriptors could not all be had;
             or 0 and what was received and is no answer to this.  No descriptor is left open then.

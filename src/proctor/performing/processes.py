@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import threading
 from collections.abc import Hashable
 from typing import Final
@@ -21,8 +20,6 @@ from proctor.performing.trouble import Idle, Trouble
 
 _DIED: Final = "the executor died in the middle of the call"
 _NONSENSE: Final = "the executor's reply makes no sense"
-#: How long a receiving thread waits before it leaves the socket to others: one tick of the kernel.
-_PATIENCE: Final = struct.pack("@ll", 0, 1000)
 
 
 class Executor:
@@ -48,17 +45,16 @@ class Executor:
         self.last = False
         self.pid = 0
         self.pidfd = self.table = -1
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
 
     def ask(self, request: Request, packet: bytes, fds: tuple[int, ...] = ()) -> Reply | None:
-        """Send a request: the reply, if it comes in a moment (a tick of the kernel's clock).
+        """Send a request: the reply, if it comes in a moment (50 µs).
 
         :param packet: the request, filled in.
         :raises Idle: it ended before, and nothing has happened; :meth:`reply` says more.
         :raises Trouble: it cannot be reached, or as for :meth:`reply`.
         """
         try:
-            heard = request.ask(self._fd, packet, fds, 0)
+            heard = request.ask(self._fd, packet, fds, True)
         except OSError as error:
             if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 self._last_words()
@@ -89,8 +85,7 @@ class Executor:
         :raises Idle: it ended for lack of work before it saw the request.
         :raises Trouble: it died, or said nonsense, or ran out of something.
         """
-        flags = 0 if wait else socket.MSG_DONTWAIT
-        heard = request.ask(self._fd, None, (), flags)
+        heard = request.ask(self._fd, None, (), wait)
         if not isinstance(heard, Reply):
             self._unheard(*heard)
             return None
@@ -112,7 +107,7 @@ class Executor:
 
     def ended(self) -> bool:
         """Whether its process is dead."""
-        return self.pidfd < 0 or bool(select.select([self.pidfd], [], [], 0)[0])
+        return self.pidfd < 0 or self._dies_within(0)
 
     def signal(self) -> None:
         """Ask for its end, whatever it is blocked in; :meth:`ended` tells when that came."""
@@ -125,7 +120,12 @@ class Executor:
     def wait_for_end(self, seconds: float) -> None:
         """Wait for its end, so long at most."""
         if self.pidfd >= 0:
-            select.select([self.pidfd], [], [], seconds)
+            self._dies_within(seconds)
+
+    def _dies_within(self, seconds: float) -> bool:
+        poll = select.poll()  # select(2) knows no descriptor beyond 1023
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def state(self) -> bytes:
         """The letter of its state (proc_pid_stat(5)); empty if it is gone."""

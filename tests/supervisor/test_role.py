@@ -1,0 +1,137 @@
+"""Who stalls loses the role of receiving, and nobody else waits for it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+
+import pytest
+
+import proctor
+from tests.supervisor.conftest import lines
+
+GETPPID = "110"
+
+
+def handler(function: Callable[[proctor.Call], object], **options: object) -> proctor.Handler:
+    return proctor.Handler(("getppid",), function, **options)  # type: ignore[arg-type]
+
+
+def test_a_handler_that_loops_holds_up_nobody(start: Callable[..., proctor.Process]) -> None:
+    """It ends only once another caller was answered, called again, and was answered again."""
+    callers: list[int] = []
+    answered: list[int] = []
+    others = threading.Event()
+
+    def loop(call: proctor.Call) -> proctor.Verdict:
+        callers.append(call.tid)
+        while call.tid == callers[0] and not others.is_set():
+            sum(range(100))  # all that it does is in the interpreter
+        return proctor.answer(5)
+
+    def told(outcome: proctor.Outcome) -> None:
+        answered.append(outcome.call.tid)
+        if len(answered) == 2:
+            others.set()
+
+    process = start(
+        "fork", "call", GETPPID, "call", GETPPID,
+        handlers=[handler(loop)], observers=[proctor.outcomes(told)],
+    )  # fmt: skip
+    assert lines(process) == ["110 = 5"] * 4
+    assert [tid == callers[0] for tid in answered] == [False, False, True, True]
+
+
+def test_what_waits_for_a_descriptor_takes_no_thread(
+    start: Callable[..., proctor.Process],
+) -> None:
+    """More wait than there may be threads; the last to come lets all go on, one after another."""
+    ends: list[tuple[int, int]] = []
+    threads: set[int] = set()
+
+    def later(call: proctor.Call) -> object:
+        end, other = os.pipe()
+        ends.append((end, other))
+        threads.add(threading.get_ident())
+
+        def resume() -> proctor.Verdict:
+            threads.add(threading.get_ident())
+            os.close(end)
+            if ends:
+                os.close(ends.pop()[1])
+            return proctor.answer(call.registers[0])
+
+        if len(ends) == 60:
+            os.close(ends.pop()[1])
+        return proctor.Later(end, resume, lambda: os.close(end))
+
+    process = start("thread", "60", GETPPID, handlers=[handler(later)], world={"workers": 1})
+    assert lines(process) == [str(n) for n in range(60)]
+    assert len(threads) < 12
+
+
+def test_what_nobody_waits_for_any_more_is_given_up(start: Callable[..., proctor.Process]) -> None:
+    """By its deadline, and exactly once."""
+    given_up: list[str] = []
+
+    def later(call: proctor.Call) -> object:
+        end, other = os.pipe()
+
+        def over(how: str) -> None:
+            given_up.append(how)
+            os.close(end)
+            os.close(other)
+
+        return proctor.Later(end, lambda: over("resumed"), lambda: over("given up"))
+
+    process = start(
+        "call", GETPPID, "call", GETPPID,
+        handlers=[handler(later, deadline=0.05)], on_deadline=proctor.deny(errno.ETIME),
+    )  # fmt: skip
+    assert lines(process) == [f"110 = -{errno.ETIME}"] * 2
+    assert given_up == ["given up"] * 2
+
+
+def test_what_cannot_be_waited_for_is_a_mistake_of_its_handler(
+    start: Callable[..., proctor.Process], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A regular file (EPERM of epoll_ctl(2)), a number that is nobody's."""
+    given_up: list[int] = []
+
+    def later(call: proctor.Call) -> object:
+        fd = os.open("/etc/passwd", os.O_RDONLY) if not given_up else 1 << 20
+        return proctor.Later(fd, lambda: proctor.answer(0), lambda: given_up.append(fd))
+
+    process = start("call", GETPPID, "call", GETPPID, handlers=[handler(later)])
+    try:
+        assert lines(process) == [f"110 = -{errno.EPERM}"] * 2
+    finally:
+        os.close(given_up[0])
+    assert len(given_up) == 2
+    assert "handler" in caplog.text
+
+
+def test_a_wait_that_is_over_goes_on_without_the_descriptor(
+    start: Callable[..., proctor.Process],
+) -> None:
+    end, other = os.pipe()
+    looks = []
+
+    def look() -> object:
+        looks.append(1)
+        if len(looks) < 3:
+            return proctor.Later(end, look, lambda: None, 0.001)
+        return proctor.answer(9)
+
+    process = start(
+        "call", GETPPID,
+        handlers=[handler(lambda call: proctor.Later(end, look, lambda: None, 0.001))],
+    )  # fmt: skip
+    try:
+        assert lines(process) == ["110 = 9"]
+    finally:
+        os.close(end)
+        os.close(other)
+    assert len(looks) == 3
