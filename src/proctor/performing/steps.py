@@ -250,14 +250,14 @@ class Request:
         #: The packet, with these bytes and numbers in its holes; ValueError if one of them does not fit.
         self.fill: Callable[..., bytes] = self._native.fill
 
-    def ask(self, sock: int, packet: bytes | None, fds: tuple[int, ...], flags: int) -> Heard:
+    def ask(self, sock: int, packet: bytes | None, fds: tuple[int, ...], wait: bool) -> Heard:
         """Send the packet, with descriptors, and receive what comes; without a packet only that.
 
-        :param flags: of recvmsg(2).
+        :param wait: for a moment (50 µs).
         :returns: a reply; or (errno of recvmsg(2), nothing), or (0, what was received and is no reply).
         :raises OSError: it could not be sent.
         """
-        heard = self._native.ask(sock, packet, fds, flags)
+        heard = self._native.ask(sock, packet, fds, wait)
         return Reply(*heard) if len(heard) == 3 else heard
 
 
