@@ -22,7 +22,28 @@ if TYPE_CHECKING:
     from proctor.policy.document import Spec
     from proctor.supervisor.handlers import Handler
 
-__all__ = ["attributes", "connect", "mknod", "modules", "mount", "names", "open", "xattr"]
+__all__ = [
+    "accept",
+    "attributes",
+    "bind",
+    "connect",
+    "mknod",
+    "modules",
+    "mount",
+    "names",
+    "open",
+    "socket",
+    "xattr",
+]
+
+
+def accept(*, when: Mapping[str, Spec] | None = None) -> Handler:
+    """listen, accept and accept4, on the caller's own socket.
+
+    >>> proctor.families.accept()
+    <Handler families.accept for listen, accept, accept4>
+    """
+    return _performed("accept", when, {})
 
 
 def attributes(*, when: Mapping[str, Spec] | None = None) -> Handler:
@@ -32,6 +53,25 @@ def attributes(*, when: Mapping[str, Spec] | None = None) -> Handler:
     True
     """
     return _performed("attributes", when, {})
+
+
+def bind(
+    *,
+    when: Mapping[str, Spec] | None = None,
+    network: str | None = None,
+    to: str | None = None,
+    privileged: bool | None = None,
+) -> Handler:
+    """bind, on the caller's own socket.
+
+    >>> proctor.families.bind(when={"address": "inet:0.0.0.0:80"}, network="host", privileged=True)
+    <Handler families.bind for bind>
+
+    :param network: as for :func:`connect`: the socket serves there then.
+    :param to: as for :func:`connect`.
+    :param privileged: whether low ports are bound also for who has no CAP_NET_BIND_SERVICE.
+    """
+    return _performed("bind", when, {"network": network, "to": to, "privileged": privileged})
 
 
 def connect(
@@ -121,6 +161,17 @@ def open(*, when: Mapping[str, Spec] | None = None) -> Handler:
     <Handler families.open for open, openat, openat2, creat>
     """
     return _performed("open", when, {})
+
+
+def socket(*, when: Mapping[str, Spec] | None = None, network: str | None = None) -> Handler:
+    """socket, made in another network from the start.
+
+    >>> proctor.families.socket(when={"domain": ["AF_INET", "AF_INET6"]}, network="host")
+    <Handler families.socket for socket>
+
+    :param network: as for :func:`connect`.
+    """
+    return _performed("socket", when, {"network": network})
 
 
 def xattr(

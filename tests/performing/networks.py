@@ -91,6 +91,7 @@ class Servers:
         sock.bind(b"\0abstract")
         self._serve(sock)
         Path(self.top, "file").touch()
+        os.mkdir(os.path.join(self.top, "deep"))
         os.symlink("stream", os.path.join(self.top, "link"))
         os.symlink("loop", os.path.join(self.top, "loop"))
 

@@ -11,6 +11,15 @@ AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
+def checked(network: object) -> None:
+    """
+    :raises ValueError: it can be no network namespace."""
+    if not isinstance(network, str) or (network not in ("", "host") and network[:1] != "/"):
+        raise ValueError(
+            f'network is "host" or the path of a network namespace such as "/run/netns/x", not {network!r}'
+        )
+
+
 @dataclass(frozen=True)
 class Route:
     """Options of the families that name an address: in which network, and which address instead.
@@ -26,15 +35,9 @@ class Route:
     _to: tuple[bytes | None, int | None] | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
-        network, to = self.network, self.to
-        if not isinstance(network, str) or (
-            network not in ("", "host") and not network.startswith("/")
-        ):
-            raise ValueError(
-                f'network is "host" or the path of a network namespace such as "/run/netns/x", not {network!r}'
-            )
-        if to:
-            object.__setattr__(self, "_to", _parsed(to))
+        checked(self.network)
+        if self.to:
+            object.__setattr__(self, "_to", _parsed(self.to))
 
     @property
     def plain(self) -> bool:

@@ -8,14 +8,11 @@ that go along (SCM_RIGHTS) are the caller's, each pinned once; SIGPIPE goes to t
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
-import select
 import signal
 import socket
 import struct
 from collections.abc import Generator
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call import messages
@@ -29,11 +26,13 @@ from proctor.performing.sockets import (
     file_address,
     file_name,
     known,
+    never_waits,
     patience,
     put_in_place,
     replacement,
     reroutable,
     take,
+    wait,
 )
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Interrupted, Said, Trouble
@@ -144,16 +143,16 @@ def _all(
             if total >= wanted or left.data is None or flags & _DONTWAIT:
                 return total
             left = Message(None, left.data[sent:], left.size - sent)
-            if not left.data or _never_waits(one.fd):
+            if not left.data or never_waits(one.fd):
                 return total
         except Said as said:
             waits = said.errno == errno.EAGAIN and not flags & _DONTWAIT
-            if not waits or _never_waits(one.fd):
+            if not waits or never_waits(one.fd):
                 if total:
                     return total
                 raise
             try:
-                ready = yield from _room(task.session, one.fd, limit)
+                ready = yield from wait(task.session, one.fd, limit)
             except Interrupted:
                 if total:
                     return total
@@ -166,36 +165,12 @@ def _all(
                 raise
 
 
-def _never_waits(fd: int) -> bool:
-    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK)
-
-
-def _room(session: Session, fd: int, limit: int) -> Generator[Wait, Reply, bool]:
-    """Wait for room; whether it came within so many milliseconds (-1: no limit)."""
-    waiting = _waiting(limit >= 0)
-    time = (struct.pack("@ll", limit // 1000, limit % 1000 * 1000000),) if limit >= 0 else ()
-    reply = yield from session.ask(waiting.request, *time, fds=(fd,))
-    reply.close()
-    return reply.results[waiting.made.step] > 0
-
-
 # Requests ----------------------------------------------------------------------------------------
 
 
 class _Sending(NamedTuple):
     request: Request
     made: Result
-
-
-@cache
-def _waiting(limited: bool) -> _Sending:
-    """Holes: a struct timespec, if ``limited``.  Sent: the socket."""
-    steps = Steps()
-    polled = steps.bytes(struct.pack("=ihh", -1, select.POLLOUT, 0))
-    time = steps.hole(struct.calcsize("@ll")) if limited else 0
-    steps.put(polled, 0, steps.sent(), 4)
-    made = steps.call("ppoll", polled, 1, time, 0, 0)
-    return _Sending(steps.freeze(), made)
 
 
 @lru_cache(64)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.errors import TargetFdLimit
@@ -24,7 +26,7 @@ from proctor.performing.carried import Carried, reading, setting
 from proctor.performing.executors import Start, Wait
 from proctor.performing.identity import Key, caller_steps
 from proctor.performing.routes import AF_INET, AF_INET6, AF_UNIX, MAPPED, Route, inet
-from proctor.performing.steps import Place, Reply, Steps
+from proctor.performing.steps import Place, Reply, Request, Result, Steps
 from proctor.performing.task import Session
 from proctor.performing.trouble import Moved, Said, Trouble
 
@@ -181,14 +183,45 @@ def _only_ipv6(fd: int) -> bool:
         return bool(one.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
 
 
-def patience(fd: int) -> int:
-    """How many milliseconds sending waits at most (SO_SNDTIMEO); -1: without a limit."""
+def patience(fd: int, option: int = socket.SO_SNDTIMEO) -> int:
+    """How many milliseconds sending, or receiving, waits at most; -1: without a limit."""
     size = struct.calcsize("@ll")
     with _borrowed(fd) as one:
-        seconds, micros = struct.unpack(
-            "@ll", one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, size)
-        )
+        seconds, micros = struct.unpack("@ll", one.getsockopt(socket.SOL_SOCKET, option, size))
     return seconds * 1000 + micros // 1000 if seconds or micros else -1
+
+
+def never_waits(fd: int) -> bool:
+    """Whether it has O_NONBLOCK."""
+    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK)
+
+
+class _Waiting(NamedTuple):
+    request: Request
+    made: Result
+
+
+def wait(
+    session: Session, fd: int, limit: int, *, reading: bool = False
+) -> Generator[Wait, Reply, bool]:
+    """Wait for room, or for something to read; whether it came within so many milliseconds (-1: no
+    limit).  Nothing is lost when this is interrupted."""
+    waiting = _waiting(limit >= 0, select.POLLIN if reading else select.POLLOUT)
+    time = (struct.pack("@ll", limit // 1000, limit % 1000 * 1000000),) if limit >= 0 else ()
+    reply = yield from session.ask(waiting.request, *time, fds=(fd,))
+    reply.close()
+    return reply.results[waiting.made.step] > 0
+
+
+@cache
+def _waiting(limited: bool, events: int) -> _Waiting:
+    """Holes: a struct timespec, if ``limited``.  Sent: the socket."""
+    steps = Steps()
+    polled = steps.bytes(struct.pack("=ihh", -1, events, 0))
+    time = steps.hole(struct.calcsize("@ll")) if limited else 0
+    steps.put(polled, 0, steps.sent(), 4)
+    made = steps.call("ppoll", polled, 1, time, 0, 0)
+    return _Waiting(steps.freeze(), made)
 
 
 @contextmanager

@@ -1,0 +1,233 @@
+"""bind, listen, accept, socket: see :mod:`proctor.performing.families.bind` and ``.socket``."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Generator
+from functools import cache
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proctor.call.messages import address as address_of
+from proctor.call.verdict import answer, deny, hand_over
+from proctor.performing import pins
+from proctor.performing.lent import with_right
+from proctor.performing.sockets import (
+    STORAGE,
+    Network,
+    Socket,
+    file_name,
+    known,
+    never_waits,
+    patience,
+    put_in_place,
+    replacement,
+    reroutable,
+    take,
+    wait,
+)
+from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.trouble import Interrupted, Powerless, Said
+
+if TYPE_CHECKING:
+    from proctor.performing.executors import Wait
+    from proctor.performing.families.bind import Options
+    from proctor.performing.steps import Reply
+    from proctor.performing.task import Session, Task, Work
+
+_CAP_NET_BIND_SERVICE: Final = 10
+_ACCEPT_FLAGS: Final = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+
+
+class _Made(NamedTuple):
+    request: Request
+    made: Result
+    name: int = 0
+
+
+# bind --------------------------------------------------------------------------------------------
+
+
+def bind(task: Task, options: Options) -> Work:
+    """Bind the caller's socket."""
+    number = pins.signed(task.call.registers[0])
+    one = known(take(task, number), number)
+    address = address_of(task.call)
+    path = file_name(one, address)
+    if path is not None:
+        failed = yield from _to_file(task, one, address, path)
+        return deny(failed) if failed else answer(0)
+    if not reroutable(task, options, one, address):
+        failed = yield from _to(task, task.session, options, one.fd, address)
+        return deny(failed) if failed else answer(0)
+    network = Network(task, options.network)
+    try:
+        new, address = yield from replacement(task, network, one, address, options)
+        failed = yield from _to(task, network.session, options, new.fd, address)
+        if failed:
+            return deny(failed)
+        if new.carried is not None:
+            put_in_place(task, one, new)
+        return answer(0)
+    finally:
+        network.close()
+
+
+def _to(
+    task: Task, session: Session, options: Options, fd: int, address: bytes
+) -> Generator[Wait, Reply, int]:
+    """Bind to an address that is no file's: 0, or an errno."""
+    binding = _binding(False)
+    reply = yield from session.ask(binding.request, address, len(address), fds=(fd,))
+    reply.close()
+    failed = reply.error(binding.made)
+    if failed != errno.EACCES or not (options.privileged or _would_be_let(task)):
+        return failed
+    try:
+        values = (address, len(address))
+        return (yield from with_right(task, _CAP_NET_BIND_SERVICE, "bind", fd, *values))
+    except Powerless:
+        raise Said(
+            failed, "binding low ports there needs the host's root, which the monitor is not"
+        ) from None
+
+
+def _would_be_let(task: Task) -> bool:
+    """Whether the caller may bind low ports in the networks of its own user namespace."""
+    return bool(task.who.effective >> _CAP_NET_BIND_SERVICE & 1) and task.owned()
+
+
+def _to_file(task: Task, one: Socket, address: bytes, path: bytes) -> Generator[Wait, Reply, int]:
+    """Make a socket file: by the caller's own path, or, if a rule is to see where, by its name in the
+    directory that was pinned."""
+    where = task.caller.cwd()
+    if task.asked:
+        head, last, slashes = pins.split(path)
+        here = yield from task.entry(task.start(pins.AT_FDCWD, path), head, last, 0)
+        found = here.found.named.status if here.found is not None else None
+        task.permit(here.parent.named.path.rstrip(b"/") + b"/" + last, found, "addr")
+        where, address = here.parent.fd, address[:2] + last + slashes + b"\0"
+    binding = _binding(True)
+    reply = yield from task.session.ask(
+        binding.request, address, len(address), task.umask, fds=(one.fd, where)
+    )
+    reply.close()
+    return reply.error(binding.made)
+
+
+@cache
+def _binding(to_file: bool) -> _Made:
+    """Holes: the address and its length; of a file the umask.  Sent: the socket; of a file the working
+    directory."""
+    steps = Steps()
+    address, length = steps.hole(STORAGE), steps.number()
+    umask = steps.number() if to_file else 0
+    root, given = steps.bytes(b"/"), steps.sent()
+    if to_file:
+        steps.call("fchdir", steps.sent())
+        steps.call("umask", umask)
+    made = steps.call("bind", given, address, length, bad=0)
+    steps.call("chdir", root)
+    return _Made(steps.freeze(), made)
+
+
+# listen, accept ------------------------------------------------------------------------------------------
+
+
+def listen(task: Task) -> Work:
+    """Let the caller's socket be connected to."""
+    fd, listening = take(task, pins.signed(task.call.registers[0])), _listening()
+    reply = yield from task.session.ask(listening.request, task.call.registers[1], fds=(fd,))
+    reply.close()
+    failed = reply.error(listening.made)
+    return deny(failed) if failed else answer(0)
+
+
+def accept(task: Task) -> Work:
+    """Hand over a connection."""
+    call = task.call
+    number = pins.signed(call.registers[0])
+    fd = take(task, number)
+    flags = call.registers[3] & 0xFFFFFFFF if call.name == "accept4" else 0
+    if flags & ~_ACCEPT_FLAGS:
+        return deny(errno.EINVAL)
+    if not task.has_room():
+        return deny(errno.EMFILE)
+    known(fd, number)
+    if not never_waits(fd):
+        limit = patience(fd, socket.SO_RCVTIMEO)
+        try:
+            if not (yield from wait(task.session, fd, limit, reading=True)):
+                return deny(errno.EAGAIN)
+        except Interrupted:
+            if limit >= 0:
+                raise Said(errno.EINTR) from None
+            raise
+    accepting = _accepting()
+    reply = yield from task.session.ask(accepting.request, flags | socket.SOCK_CLOEXEC, fds=(fd,))
+    try:
+        if not reply.made(accepting.made):
+            return deny(reply.error(accepting.made))
+        name = reply.parts[accepting.name]
+        length = struct.unpack_from("=I", reply.parts[accepting.name + 1])[0]
+        writes = call.fill("addr", name[:length])
+        made = reply.take(accepting.made)
+        return hand_over(made, cloexec=bool(flags & socket.SOCK_CLOEXEC), writes=writes)
+    finally:
+        reply.close()
+
+
+@cache
+def _listening() -> _Made:
+    """Holes: the backlog.  Sent: the socket."""
+    steps = Steps()
+    backlog = steps.number()
+    made = steps.call("listen", steps.sent(), backlog)
+    return _Made(steps.freeze(), made)
+
+
+@cache
+def _accepting() -> _Made:
+    """Holes: flags.  Sent: the socket."""
+    steps = Steps()
+    flags = steps.number()
+    length = steps.bytes(struct.pack("=I", STORAGE))
+    name = steps.scratch(STORAGE)
+    made = steps.call("accept4", steps.sent(), name, length, flags)
+    steps.give(made)
+    first = steps.want(name)
+    steps.want(length)
+    return _Made(steps.freeze(), made, first)
+
+
+# socket ------------------------------------------------------------------------------------------
+
+
+def make(task: Task, name: str) -> Work:
+    """Make a socket for the caller and hand it over."""
+    domain, kind, protocol = (each & 0xFFFFFFFF for each in task.call.registers[:3])
+    making = _making()
+    network = Network(task, name)
+    try:
+        values = domain, kind | socket.SOCK_CLOEXEC, protocol
+        reply = yield from network.session.ask(making.request, *values)
+    finally:
+        network.close()
+    if not reply.made(making.made):
+        return deny(reply.error(making.made))
+    made = reply.take(making.made)
+    if not task.has_room():
+        os.close(made)
+        return deny(errno.EMFILE)
+    return hand_over(made, cloexec=bool(kind & socket.SOCK_CLOEXEC))
+
+
+@cache
+def _making() -> _Made:
+    """Holes: domain, type, protocol."""
+    steps = Steps()
+    made = steps.call("socket", *[steps.number() for _ in range(3)])
+    steps.give(made)
+    return _Made(steps.freeze(), made)

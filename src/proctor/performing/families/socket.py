@@ -1,0 +1,33 @@
+"""socket: made in another network from the start, so that nothing of it has to be replaced later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from proctor.performing.routes import checked
+
+if TYPE_CHECKING:
+    from proctor.performing.task import Task, Work
+
+CALLS: Final = ("socket",)
+
+
+@dataclass(frozen=True)
+class Options:
+    """See docs/families/bind.md.
+
+    :param network: as for connect.
+    """
+
+    network: str = ""
+
+    def __post_init__(self) -> None:
+        checked(self.network)
+
+
+def perform(task: Task) -> Work:
+    """Make a socket for the caller and hand it over."""
+    from proctor.performing import binding
+
+    return (yield from binding.make(task, task.options(Options).network))

@@ -1,0 +1,54 @@
+"""One call on a pinned socket with one right lent (:mod:`proctor.performing.lender`)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from proctor.performing.lender import Lender, Loan, Terms
+from proctor.performing.steps import Request, Result, Steps
+
+if TYPE_CHECKING:
+    from proctor.performing.executors import Wait
+    from proctor.performing.steps import Reply
+    from proctor.performing.task import Task
+
+
+class _Lent(NamedTuple):
+    request: Request
+    made: Result
+    left: int
+
+
+@lru_cache(64)
+def _lent(terms: Terms, right: int, what: str, numbers: int) -> _Lent:
+    """Holes: so many numbers, bytes and their length.  Sent: the socket."""
+    steps = Steps()
+    more = [steps.number() for _ in range(numbers)]
+    data, length = steps.hole(256), steps.number()
+    loan = Loan(steps, terms)
+    lent = loan.capabilities(1 << right)
+    given = steps.sent()
+    loan.have(lent)
+    made = steps.call(what, given, *more, data, length, bad=0)
+    loan.give_back()
+    return _Lent(steps.freeze(), made, loan.left)
+
+
+def with_right(
+    task: Task, right: int, what: str, fd: int, *values: bytes | int
+) -> Generator[Wait, Reply, int]:
+    """Make a call whose arguments are a socket, numbers, and bytes with their length: 0, or an errno.
+
+    :param right: the capability, by its number.
+    :raises Powerless: the monitor has not got it.
+    :raises Trouble: it was not performed."""
+    lender = Lender(task, 1 << right)
+    try:
+        lent = _lent(lender.terms, right, what, len(values) - 2)
+        reply = yield from lender.ask(lent.request, lent.left, *values, fds=(fd,))
+        reply.close()
+        return reply.error(lent.made)
+    finally:
+        lender.close()
