@@ -20,7 +20,6 @@ import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple, Union
 
-from proctor.kernel import _core
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
 
@@ -246,6 +245,8 @@ class Request:
         self.most = _REPLY.size + 8 * steps + sum(length for _, length, _ in ranges)
         parts = b"".join(_PART.pack(length, step) for _, length, step in ranges)
         numbers = struct.pack(f"={len(given)}I", *given)
+        from proctor.kernel import _core  # policies are looked over where it is not
+
         self._native = _core.Request(steps, values, packet, holes, parts, numbers, self.most)
         #: The packet, with these bytes and numbers in its holes; ValueError if one of them does not fit.
         self.fill: Callable[..., bytes] = self._native.fill
