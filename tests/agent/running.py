@@ -7,7 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from proctor.agent.control import ask
 
 
 class RunningAgent:
@@ -17,19 +22,20 @@ class RunningAgent:
         self.place = place
         self.policies = policies if policies is not None else place / "policies"
         self.socket = str(place / "oci.sock")
+        self.control = str(place / "control.sock")
         self.said: list[str] = []
         self._heard = threading.Condition()
         self.process = subprocess.Popen(
             [
                 sys.executable, "-m", "proctor", "agent", "--policy-dir", str(self.policies),
-                "--oci", self.socket, "--verbose", *options,
+                "--oci", self.socket, "--control", self.control, "--verbose", *options,
             ],
             stderr=subprocess.PIPE,
             text=True,
         )  # fmt: skip
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-        self.heard("ready")
+        self.heard("proctor: ready")
 
     def _listen(self) -> None:
         assert self.process.stderr is not None
@@ -49,16 +55,26 @@ class RunningAgent:
 
         with self._heard:
             done = self._heard.wait_for(
-                lambda: len(found()) >= times or self.said[-1:] == ["(ended)"], 60
+                lambda: len(found()) >= times or self.said[-1:] == ["(ended)"], 30
             )
-            assert done, f"never heard {text!r} {times} times in {self.said}"
-            assert len(found()) >= times, f"ended without {text!r}: {self.said}"
+            assert done, f"never heard {text!r} {times} times in {self.said[-20:]}"
+            assert len(found()) >= times, f"ended without {text!r}: {self.said[-20:]}"
             return found()[times - 1]
 
     @property
+    def monitors(self) -> list[int]:
+        """Process ids of its monitors, the oldest first."""
+        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children") as file:
+            return [int(word) for word in file.read().split()]
+
+    @property
     def descriptors(self) -> int:
-        """How many it has open."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        """How many it has open, keeper and monitors together."""
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (self.process.pid, *self.monitors))
+
+    def ask(self, **request: str) -> dict[str, Any]:
+        """Ask it by its control socket."""
+        return ask(self.control, **request)
 
     def stop(self) -> int:
         """End it as systemd does; its exit status."""
@@ -71,3 +87,11 @@ class RunningAgent:
             self._listener.join(10)
             assert self.process.stderr is not None
             self.process.stderr.close()
+
+
+def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait until a condition of another process holds, which nobody tells."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it never came about"
+        time.sleep(0.01)

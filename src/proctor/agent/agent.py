@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from proctor.agent.facts import Facts
+from proctor.agent.keeping import Nobody, memory_of, read_memory
 from proctor.agent.owners import owner_userns
 from proctor.call.verdict import deny
+from proctor.errors import ProctorError
+from proctor.kernel.journal import Journal
 from proctor.kernel.listener import Listener
 from proctor.observe.events import ContainerEnded
 from proctor.policy.handlers import verdict_of
@@ -21,30 +28,48 @@ from proctor.supervisor.supervisor import Supervisor
 from proctor.syscalls import tables
 
 if TYPE_CHECKING:
+    from proctor.agent.keeping import Item, Keeping
     from proctor.agent.policies import Book, Resolved
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.observe.events import Observer
     from proctor.policy import Policy
+    from proctor.supervisor.deciding import Performer
 
 #: Seconds between looks at the directory of policies.
 _LOOK: Final = 1.0
+#: Calls of one listener that a journal holds: as many threads as wait for answers at a time.
+_SLOTS: Final = 1024
 
 #: Door, user and id: what makes listeners those of one container.
 Key = tuple[str, int, str]
 
 
+class Record(msgspec.Struct, frozen=True):
+    """What the next monitor has to know of a listener."""
+
+    facts: Facts
+    owner_userns: tuple[int, ...]
+    #: Seconds since the epoch.
+    since: float
+
+
 class Held:
     """A container that is served."""
 
-    __slots__ = ("container", "facts", "listeners", "resolved")
+    __slots__ = ("container", "facts", "listeners", "resolved", "since")
 
-    def __init__(self, facts: Facts, container: Container, resolved: Resolved) -> None:
+    def __init__(
+        self, facts: Facts, container: Container, resolved: Resolved, since: float
+    ) -> None:
         self.facts = facts
         self.container = container
         #: What holds for it.
         self.resolved = resolved
-        self.listeners: set[Listener] = set()
+        #: By the names under which they are kept.
+        self.listeners: dict[Listener, str] = {}
+        #: Seconds since the epoch.
+        self.since = since
 
     @property
     def key(self) -> Key:
@@ -59,6 +84,8 @@ class Agent:
     :param observers: as a supervisor's.
     :param deadline: seconds after which a call is denied where its policy says nothing.
     :param tell: told what is worth a line, in a sentence.
+    :param keeping: keeps the listeners while a monitor is replaced.
+    :param performing: makes the performer that the supervisor is given of the built-in one.
     """
 
     def __init__(
@@ -69,9 +96,13 @@ class Agent:
         *,
         deadline: float | None = None,
         tell: Callable[[str], object] = str,
+        keeping: Keeping | None = None,
+        performing: Callable[[LazyPerformer], Performer] | None = None,
     ) -> None:
         self._loop = loop
         self._tell = tell
+        self._keeping: Keeping = Nobody() if keeping is None else keeping
+        self._kept = 0
         self.book = book
         performer = LazyPerformer({})
 
@@ -83,7 +114,7 @@ class Agent:
             default=deny(errno.ENOSYS, "no system call that is known here"),
             deadline=deadline,
             observers=[forget, *observers],
-            performer=performer,
+            performer=performer if performing is None else performing(performer),
         )
         performer.on_trouble = self.supervisor.trouble
         self.supervisor.on_close(performer.close)
@@ -94,6 +125,7 @@ class Agent:
     def start(self) -> None:
         """Begin to answer, and to look at the policies' directory."""
         self.supervisor.start()
+        self._keep_texts()
         self._looking = self._loop.call_later(_LOOK, self._look)
 
     @property
@@ -119,43 +151,95 @@ class Agent:
         try:
             wake_in_step(port)
             held = self.container(facts, fresh=fresh, pid=pid)
-            held.listeners.add(port)
+            self._kept += 1
+            name = f"listener {self._kept}"
+            journal = Journal.create(_SLOTS)
             try:
-                self.supervisor.add(
-                    port, held.container, on_end=lambda: self._later(self._ended, held, port)
-                )
-            except BaseException:
-                self._ended(held, port)
-                raise
+                self._keep(name, held, port, journal)
+                self._serve(held, port, journal, name)
+            finally:
+                journal.close()  # its memory stays where it is
         except BaseException:
             port.close()
             raise
 
+    def _keep(self, name: str, held: Held, port: Listener, journal: Journal) -> None:
+        record = Record(held.facts, tuple(held.container.owner_userns), held.since)
+        memory = memory_of(msgspec.json.encode(record))
+        try:
+            self._keeping.keep(name, [port.fileno(), journal.fileno(), memory])
+        except ProctorError as problem:
+            self.trouble(str(problem))
+        finally:
+            os.close(memory)
+
+    def restore(self, item: Item) -> None:
+        """Serve a listener that an earlier monitor served; what that had received is decided now.
+
+        :raises ProctorError, OSError, ValueError: it is none; it is closed.
+        """
+        self._kept = max(self._kept, int(item.name.split()[1]))
+        listener, journal_fd, memory = item.fds
+        port = Listener(listener)
+        try:
+            journal = Journal(journal_fd)
+            try:
+                record = msgspec.json.decode(read_memory(memory), type=Record)
+                held = self._held.get((record.facts.door, record.facts.uid, record.facts.id))
+                if held is None:
+                    held = self._hold(record.facts, record.owner_userns, record.since)
+                self._serve(held, port, journal, item.name)
+            finally:
+                journal.close()  # its memory stays where it is
+        except BaseException:
+            port.close()
+            raise
+        finally:
+            os.close(memory)
+
+    def _serve(self, held: Held, port: Listener, journal: Journal, name: str) -> None:
+        held.listeners[port] = name
+        try:
+            self.supervisor.add(
+                port,
+                held.container,
+                on_end=lambda: self._later(self._ended, held, port),
+                journal=journal,
+            )
+        except BaseException:
+            self._ended(held, port)
+            raise
+
     def container(self, facts: Facts, *, fresh: bool, pid: int) -> Held:
         """The container of these facts; a new one, or that which is served already."""
-        key = (facts.door, facts.uid, facts.id)
-        held = self._held.get(key)
+        held = self._held.get((facts.door, facts.uid, facts.id))
         if held is not None and not fresh:
             return held
+        return self._hold(facts, owner_userns(pid, facts.uid), time.time())
+
+    def _hold(self, facts: Facts, owners: Iterable[int], since: float) -> Held:
         resolved = self.book.resolve(facts)
         container = Container(
             facts.id,
             self._handlers_of(resolved),
-            labels=facts.labels(),
-            owner_userns=owner_userns(pid, facts.uid),
+            labels=facts.labels() | {"policy": _name(resolved)},
+            owner_userns=owners,
             **_options(resolved.policy),
         )
-        held = self._held[key] = Held(facts, container, resolved)
+        held = Held(facts, container, resolved, since)
+        self._held[held.key] = held
         return held
 
-    def _later(self, function: object, *arguments: object) -> None:
+    def _later(self, function: Callable[..., object], *arguments: object) -> None:
         try:
-            self._loop.call_soon_threadsafe(function, *arguments)  # type: ignore[arg-type]
+            self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
             pass  # the loop is closed: nobody asks any more
 
     def _ended(self, held: Held, port: Listener) -> None:
-        held.listeners.discard(port)
+        name = held.listeners.pop(port, None)
+        if name is not None:
+            self._keeping.forget(name)
         if not held.listeners and self._held.get(held.key) is held:
             del self._held[held.key]
 
@@ -179,6 +263,7 @@ class Agent:
         """Take what changed in the directory of policies, also for containers that run."""
         if not self.book.refresh(settle=settle):
             return
+        self._keep_texts()
         changed = 0
         held_now = set()
         for held in self._held.values():
@@ -191,11 +276,21 @@ class Agent:
         for policy in self._handlers.keys() - held_now:
             del self._handlers[policy]
 
+    def _keep_texts(self) -> None:
+        memory = memory_of(msgspec.json.encode(self.book.texts))
+        try:
+            self._keeping.keep("policies", [memory])
+        except ProctorError as problem:
+            self.trouble(str(problem))
+        finally:
+            os.close(memory)
+
     def _replace(self, held: Held, now: Resolved) -> None:
         made = self._handlers_of(now)
         held.resolved = now
         container = held.container
         container.handlers = made
+        container.labels = {**container.labels, "policy": _name(now)}
         container.performing = _options(now.policy)["performing"]
         for port in held.listeners:
             try:
@@ -229,6 +324,13 @@ def handlers(policy: Policy) -> list[Handler]:
         if handler.deadline is None:
             handler.deadline = policy.settings.deadline
     return made
+
+
+def _name(resolved: Resolved) -> str:
+    """The policy's, without directory and ending; "" if there is none."""
+    if resolved.policy is None:
+        return ""
+    return os.path.basename(resolved.policy.name).removesuffix(".toml")
 
 
 def _options(policy: Policy | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -95,6 +95,8 @@ class Book:
         self._tell = tell
         self._table: Table | None = None
         self._policies: dict[str, Policy] = {}
+        #: Texts of what holds, by file.
+        self._texts: dict[str, str] = {}
         #: What each file was when it was last looked at, and when it was last read.
         self._looked: dict[str, _Mark] = {}
         self._read: dict[str, _Mark] = {}
@@ -107,6 +109,17 @@ class Book:
     def policies(self) -> list[str]:
         """Names of the policies that are held."""
         return sorted(self._policies)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """What holds, by file: for the next monitor's :meth:`restore`."""
+        return dict(self._texts)
+
+    def restore(self, texts: Mapping[str, str]) -> None:
+        """Begin with what held in an earlier monitor."""
+        for name, text in texts.items():
+            self._parse(name, text)
+        self.refresh(settle=False)
 
     def load(self) -> None:
         """Read everything for the first time.
@@ -159,10 +172,7 @@ class Book:
                 text = file.read(_LARGEST + 1).decode()
             if len(text) > _LARGEST:
                 raise PolicyError(f"{path}: larger than {_LARGEST} bytes")
-            if name == TABLE:
-                self._table = _table(text, path)
-            else:
-                self._policies[name.removesuffix(".toml")] = loads(text, path)
+            self._parse(name, text)
         except (PolicyError, OSError, UnicodeDecodeError) as problem:
             old = self._table if name == TABLE else self._policies.get(name.removesuffix(".toml"))
             what = "; what held before still holds" if old is not None else ""
@@ -172,7 +182,16 @@ class Book:
             return False
         return True
 
+    def _parse(self, name: str, text: str) -> None:
+        path = os.path.join(self._directory, name)
+        if name == TABLE:
+            self._table = _table(text, path)
+        else:
+            self._policies[name.removesuffix(".toml")] = loads(text, path)
+        self._texts[name] = text
+
     def _drop(self, name: str) -> bool:
+        self._texts.pop(name, None)
         if name == TABLE:
             self._table = None
         else:

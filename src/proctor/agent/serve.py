@@ -3,44 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import json
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from proctor.agent.accepting import Acceptor
 from proctor.agent.agent import Agent
+from proctor.agent.control import Control
 from proctor.agent.doors.oci import OciDoor
+from proctor.agent.keeping import Item, read_memory
+from proctor.agent.metrics import Metrics
 from proctor.agent.policies import Book
-from proctor.agent.sockets import Acceptor, listen
+from proctor.agent.refusals import Refusals
+from proctor.agent.settings import SOCKET, Place, Settings
+from proctor.agent.sockets import Peer
 
 if TYPE_CHECKING:
+    from proctor.agent.keeping import Keeping, KeptBy
     from proctor.observe.events import Observer
-
-
-class Place(NamedTuple):
-    """A socket, and who may connect."""
-
-    path: str
-    uids: frozenset[int]
-    mode: int = 0o600
-    owner: tuple[int, int] | None = None
-
-
-class Settings(NamedTuple):
-    """What an agent is told when it is started."""
-
-    policies: str
-    oci: Sequence[Place] = ()
-    deadline: float | None = None
 
 
 class Server:
     """An agent with its sockets, on a loop that its owner runs.
 
+    :param book: policies, loaded.
     :param tell: told what is worth a line, in a sentence.
-    :raises PolicyError: a policy is wrong.
+    :param items: what an earlier monitor left; ours from now on.
+    :param keeping: keeps what the next one needs.
     :raises ProctorError, OSError: a socket cannot be had.
     """
 
@@ -48,59 +40,123 @@ class Server:
         self,
         loop: asyncio.AbstractEventLoop,
         settings: Settings,
-        observers: Iterable[Observer] = (),
+        book: Book,
+        observers: Sequence[Observer] = (),
         tell: Callable[[str], object] = str,
+        items: Sequence[Item] = (),
+        keeping: Keeping | None = None,
     ) -> None:
         self._loop = loop
-        self._tell = tell
-        book = Book(settings.policies, tell)
-        book.load()
-        self.agent = Agent(loop, book, observers, deadline=settings.deadline, tell=tell)
-        self._doors: list[Any] = []
-        self._acceptors: list[Acceptor] = []
+        self._settings = settings
+        metrics = Metrics() if settings.metrics is not None else None
+        refusals = Refusals()
+        self.agent = Agent(
+            loop,
+            book,
+            [*observers, refusals, *(metrics.observers if metrics is not None else ())],
+            deadline=settings.deadline,
+            tell=tell,
+            keeping=keeping,
+            performing=None if metrics is None else metrics.timed,
+        )
+        self._metrics = metrics
+        self._ends: list[Callable[[], object]] = []
         try:
-            for place in settings.oci:
-                self._open_oci(place)
+            self._open(items, Control(loop, self.agent, refusals, settings.log))
         except BaseException:
             self.close()
             raise
 
-    def _open_oci(self, place: Place) -> None:
-        sock = listen(place.path, socket.SOCK_STREAM, mode=place.mode, owner=place.owner)
+    def _open(self, items: Sequence[Item], control: Control) -> None:
+        sockets = {}
+        for item in items:
+            if item.name.startswith(SOCKET):
+                sockets[item.name.removeprefix(SOCKET)] = socket.socket(fileno=item.fds[0])
+            elif item.name.startswith("listener "):
+                try:
+                    self.agent.restore(item)
+                except Exception as problem:  # the others are not to suffer from it
+                    self.agent.trouble(f"{item.name} cannot be taken over: {problem}")
+            else:
+                item.close()
+        for place in self._settings.oci:
+            refused = self._refusing(place)
+            door = OciDoor(self._loop, place.path, self.agent.admit, refused)
+            self._accept(place, sockets, door.connected, refused)
+            self._ends.append(door.close)
+        place_of_control = self._settings.control
+        if place_of_control is not None:
+            refused = self._refusing(place_of_control)
+            self._accept(place_of_control, sockets, control.connected, refused)
+            self._ends.append(control.close)
+        for other in sockets.values():  # of an agent that was told otherwise
+            other.close()
 
-        def refused(why: str) -> None:
-            self.agent.trouble(f"{place.path}: {why}")
+    def _accept(
+        self,
+        place: Place,
+        sockets: dict[str, socket.socket],
+        connected: Callable[[socket.socket, Peer], object],
+        refused: Callable[[str], object],
+    ) -> None:
+        sock = sockets.pop(place.path, None) or place.listen()
+        sock.setblocking(False)
+        acceptor = Acceptor(self._loop, sock, place.uids, connected, refused)
+        self._ends.append(acceptor.close)
 
-        door = OciDoor(self._loop, place.path, self.agent.admit, refused)
-        self._doors.append(door)
-        self._acceptors.append(Acceptor(self._loop, sock, place.uids, door.connected, refused))
+    def _refusing(self, place: Place) -> Callable[[str], object]:
+        return lambda why: self.agent.trouble(f"{place.path}: {why}")
 
-    def start(self) -> None:
-        """Begin to answer."""
-        self.agent.start()
+    def show_metrics(self) -> None:
+        """
+        :raises OSError: the address for metrics cannot be had.
+        """
+        if self._metrics is not None and self._settings.metrics is not None:
+            self._metrics.show(self.agent)
+            self._ends.append(self._metrics.serve(*self._settings.metrics))
 
     def close(self) -> None:
         """Let nobody in any more, answer what is pending, and let every listener go; idempotent."""
-        for acceptor in self._acceptors:
-            acceptor.close()
-        for door in self._doors:
-            door.close()
+        for end in self._ends:
+            end()
+        self._ends.clear()
         self.agent.close()
 
 
 def run(
-    settings: Settings, observers: Iterable[Observer] = (), tell: Callable[[str], object] = str
+    settings: Settings,
+    observers: Sequence[Observer] = (),
+    tell: Callable[[str], object] = str,
+    keeper: KeptBy | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT.
+
+    :param keeper: has what earlier monitors left, and keeps what the next one needs.
+    :raises PolicyError: a policy is wrong, and no earlier monitor had a better one.
+    :raises ProctorError, OSError: a socket cannot be had.
+    """
     raise_limits()
     loop = asyncio.new_event_loop()
+    book = Book(settings.policies, tell)
+    items: list[Item] = []
+    first = keeper is None or keeper.first()
+    if first:
+        book.load()
+    if keeper is not None:
+        items = keeper.take_over()
+    if not first:
+        texts = next((read_memory(item.fds[0]) for item in items if item.name == "policies"), b"{}")
+        book.restore(json.loads(texts))
     try:
-        server = Server(loop, settings, observers, tell)
+        server = Server(loop, settings, book, observers, tell, items, keeper)
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, loop.stop)
-            server.start()
-            tell(f"ready (process {os.getpid()})")
+            server.show_metrics()
+            tell("ready" if first else f"took over {len(server.agent.containers)} containers")
+            server.agent.start()
+            if keeper is not None:
+                keeper.serves()
             loop.run_forever()
         finally:
             server.close()

@@ -6,43 +6,101 @@ import argparse
 import grp
 import os
 import pwd
+import socket
+import sys
 from typing import TYPE_CHECKING
 
-from proctor.cli.say import say, standard_error
+from proctor.cli.say import finish, say, standard_error
 from proctor.errors import ProctorError
 from proctor.observe.events import ContainerAdded, ContainerEnded
 from proctor.words import did_you_mean, quoted
 
 if TYPE_CHECKING:
-    from proctor.agent.serve import Place
+    from proctor.agent.settings import Place, Settings
+    from proctor.observe.events import Observer
+    from proctor.observe.jsonlog import JsonLog
 
 
 def agent(options: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT: as the keeper of monitors, or as one of them.
 
     :raises PolicyError: a policy cannot be read, or is none.
     :raises ProctorError, OSError: a socket cannot be had.
     """
     try:
-        from proctor.agent import serve
+        import msgspec  # noqa: F401
+        import prometheus_client  # noqa: F401
     except ImportError as problem:
         raise ProctorError(
             f"{problem.name} is not installed, which the agent needs: pip install 'proctor[agent]'"
         ) from None
-    from proctor.observe.tell import Teller
+    from proctor.agent.settings import Settings, kept_sockets
 
-    settings = serve.Settings(
+    settings = Settings(
         policies=options.policy_dir,
         oci=[place(text) for text in options.oci or ()],
+        control=None if options.control == "none" else place(options.control),
+        metrics=None if options.metrics is None else _address(options.metrics),
+        log="" if options.log in (None, "-") else os.path.abspath(options.log),
         deadline=options.deadline,
     )
     if not settings.oci:
         raise ProctorError(
             "where shall runtimes find it? proctor agent --oci /run/proctor/oci.sock"
         )
-    teller = Teller(standard_error(), refusals=options.verbose)
-    serve.run(settings, [teller, *([_tell_containers] if options.verbose else [])], say)
+    if options.kept_by is None and not options.no_keeper:
+        from proctor.agent.keeper import Keeper
+
+        command = [sys.executable, "-P", "-m", "proctor", *options.arguments]
+        keeper = Keeper(
+            command, kept_sockets(settings), say, spare=options.spare, give_up=options.give_up
+        )
+        return keeper.run()
+    return _monitor(settings, options)
+
+
+def _monitor(settings: Settings, options: argparse.Namespace) -> int:
+    from proctor.agent import serve
+    from proctor.observe.tell import Teller
+
+    observers: list[Observer] = [Teller(standard_error(), refusals=options.verbose)]
+    if options.verbose:
+        observers.append(_tell_containers)
+    log = None if options.log is None else _log(options.log)
+    if log is not None:
+        observers.append(log)
+    keeper = None
+    if options.kept_by is not None:
+        from proctor.agent.keeping import KeptBy
+
+        keeper = KeptBy(socket.socket(fileno=options.kept_by))
+    serve.run(settings, observers, say, keeper)
+    if log is not None:
+        finish(log.writer)
     return 0
+
+
+def _log(path: str) -> JsonLog:
+    from proctor.agent.audit import LogFile
+    from proctor.observe.jsonlog import JsonLog
+
+    if path == "-":
+        return JsonLog(standard_error())
+
+    def broken(problem: OSError) -> None:
+        say(f"--log {path}: {problem.strerror}; what comes now is not logged")
+
+    try:
+        return JsonLog(LogFile(path, broken))
+    except OSError as problem:
+        raise ProctorError(f"--log {path or quoted(path)}: {problem.strerror}") from None
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not (colon and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise ProctorError(f"--metrics {text}: HOST:PORT, as in 127.0.0.1:9464")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _tell_containers(event: ContainerAdded | ContainerEnded) -> None:
@@ -62,7 +120,7 @@ def place(text: str) -> Place:
 
     :raises ProctorError: in a sentence.
     """
-    from proctor.agent.serve import Place
+    from proctor.agent.settings import Place
 
     path, *words = text.split(",")
     uids: set[int] = set()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
 
 from proctor._version import VERSION
 from proctor.words import printable, quoted
+
+#: Where an agent can be asked, if nobody says.
+_CONTROL: Final = "/run/proctor/control.sock"
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -26,9 +29,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _nri(verbs)
     _doctor(verbs)
     _agent(verbs)
+    _ask(verbs)
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         options.parser.error(f"no such option or argument: {unknown[0]}")
+    options.arguments = list(argv)
     return options
 
 
@@ -259,11 +264,88 @@ def _agent(verbs: argparse._SubParsersAction[_Parser]) -> None:
         help="deny what is not decided by then, where a policy does not say how long",
     )
     agent.add_argument(
+        "--control",
+        default=_CONTROL,
+        metavar="SOCKET",
+        help=f"where proctor ps and others ask ({_CONTROL}; none: nowhere)",
+    )
+    agent.add_argument(
+        "--metrics", metavar="HOST:PORT", help="where Prometheus may ask for metrics"
+    )
+    agent.add_argument(
+        "--log",
+        metavar="FILE",
+        help="append one JSON object per call, container and trouble ('-': stderr); it may be rotated",
+    )
+    agent.add_argument(
+        "--spare",
+        action="store_true",
+        help="keep a second monitor ready, that takes over sooner when the first one dies",
+    )
+    agent.add_argument(
+        "--give-up",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="let all listeners go after so long without a monitor (60)",
+    )
+    agent.add_argument(
+        "--no-keeper",
+        action="store_true",
+        help="be the monitor itself: whoever waits for an answer when it dies gets ENOSYS",
+    )
+    agent.add_argument("--kept-by", type=int, help=argparse.SUPPRESS)
+    agent.add_argument(
         "--verbose",
         action="store_true",
         help="tell each refusal on standard error, with its reason",
     )
     agent.set_defaults(verb=_verb_agent, trouble=2, parser=agent)
+
+
+def _ask(verbs: argparse._SubParsersAction[_Parser]) -> None:
+    ps = verbs.add_parser("ps", help="list the containers that an agent serves", allow_abbrev=False)
+    ps.set_defaults(verb=_asking("ps"))
+    why = verbs.add_parser(
+        "why",
+        help="say what was refused to a container, and why",
+        description="What was refused to a container lately, with the rule that would let it through. "
+        "Exit status 1 if nothing was.",
+        allow_abbrev=False,
+    )
+    why.set_defaults(verb=_asking("why"))
+    logs = verbs.add_parser("logs", help="show an agent's log", allow_abbrev=False)
+    logs.add_argument("-f", "--follow", action="store_true", help="and what comes")
+    logs.add_argument("--file", help="in the place of the agent's own")
+    logs.set_defaults(verb=_asking("logs"))
+    policy = verbs.add_parser("policy", help="ask an agent about policies", allow_abbrev=False)
+    what = policy.add_subparsers(metavar="WHAT", required=True, prog="proctor policy")
+    resolve = what.add_parser(
+        "resolve", help="which policy holds for a container", allow_abbrev=False
+    )
+    resolve.set_defaults(verb=_asking("resolve"))
+    reload = what.add_parser("reload", help="look for changed policies now", allow_abbrev=False)
+    reload.set_defaults(verb=_asking("reload"))
+    for parser in (ps, why, logs):
+        parser.add_argument("--json", action="store_true", help="as JSON")
+    for parser in (why, resolve):
+        parser.add_argument("container", help="its id, or the beginning of it")
+    logs.add_argument("container", nargs="?", default="", help="of this one only")
+    for parser in (ps, why, logs, resolve, reload):
+        parser.add_argument(
+            "--control", default=_CONTROL, metavar="PATH", help="the agent's socket"
+        )
+        parser.set_defaults(trouble=2, parser=parser)
+
+
+def _asking(verb: str) -> Callable[[argparse.Namespace], int]:
+    def do(options: argparse.Namespace) -> int:
+        from proctor.cli import asking
+
+        done: int = getattr(asking, verb)(options)
+        return done
+
+    return do
 
 
 def _seconds(text: str) -> float:

@@ -439,6 +439,8 @@ class Supervisor:
         with self._lock:
             served.share.listeners -= 1
             last = not served.share.listeners
+        # It and its routes know each other, and a journal's descriptor is not to wait for a collector
+        served.late = None
         if last:
             self._observers.tell(ContainerEnded(served.container, how))
 

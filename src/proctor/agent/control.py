@@ -1,0 +1,164 @@
+"""The control socket: one JSON request in a line, one JSON answer in a line (docs/agent.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from proctor.errors import ProctorError
+from proctor.words import quoted
+
+if TYPE_CHECKING:
+    from proctor.agent.agent import Agent, Held
+    from proctor.agent.refusals import Refusals
+    from proctor.agent.sockets import Peer
+
+#: Seconds for a request to come, and its answer to be taken.
+_PATIENCE: Final = 10.0
+#: Most bytes of a request, and of an answer.
+_LONGEST: Final = 1 << 16
+_LONGEST_ANSWER: Final = 64 << 20
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """What is asked."""
+
+    #: ``"ps"``, ``"why"``, ``"resolve"``, ``"log"`` or ``"reload"``.
+    do: str
+    #: An id, or the beginning of one.
+    container: str = ""
+
+
+class Control:
+    """Answers requests about an agent.
+
+    :param log: where its calls are logged; "" if they are not.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, agent: Agent, refusals: Refusals, log: str
+    ) -> None:
+        self._loop = loop
+        self._agent = agent
+        self._refusals = refusals
+        self._log = log
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def connected(self, sock: socket.socket, peer: Peer) -> None:
+        """Take a new connection, which is ours from now on."""
+        task = self._loop.create_task(self._serve(sock))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_LONGEST)
+        try:
+            line = await asyncio.wait_for(reader.readline(), _PATIENCE)
+            if line:
+                writer.write(json.dumps(self.answer(line)).encode() + b"\n")
+                await asyncio.wait_for(writer.drain(), _PATIENCE)
+        except (TimeoutError, ValueError, OSError):
+            pass  # too slow, too long, or gone
+        finally:
+            writer.close()
+
+    def answer(self, line: bytes) -> dict[str, Any]:
+        """What is answered: an object, with ``error`` in it if there is no other answer."""
+        try:
+            request = msgspec.json.decode(line, type=Request)
+            return self._do(request)
+        except (msgspec.MsgspecError, ProctorError) as problem:
+            return {"error": str(problem)}
+
+    def _do(self, request: Request) -> dict[str, Any]:
+        if request.do == "ps":
+            return {"containers": [self._row(held) for held in self._agent.containers]}
+        if request.do == "log":
+            return {"log": self._log}
+        if request.do == "reload":
+            self._agent.refresh(settle=False)
+            return {"generation": self._agent.book.generation}
+        if request.do == "resolve":
+            held = self._find(request.container)
+            return {"container": held.facts.id, **self._resolved(held)}
+        if request.do == "why":
+            return self._why(request.container)
+        raise ProctorError(f"nothing here does {quoted(request.do)}")
+
+    def _row(self, held: Held) -> dict[str, Any]:
+        facts = held.facts
+        refused = sum(each.times for each in self._refusals.of(held.container))
+        return {
+            "container": facts.id,
+            "labels": dict(held.container.labels),
+            "pid": facts.pid,
+            "listeners": len(held.listeners),
+            "since": held.since,
+            "refused": refused,
+            **self._resolved(held),
+        }
+
+    def _resolved(self, held: Held) -> dict[str, Any]:
+        resolved = held.resolved
+        policy = None if resolved.policy is None else resolved.policy.name
+        return {"policy": policy, "why": resolved.why}
+
+    def _find(self, id: str) -> Held:
+        held = self._agent.containers
+        found = [each for each in held if each.facts.id == id] or [
+            each for each in held if id and each.facts.id.startswith(id)
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ProctorError(f"{quoted(id)} is the beginning of {len(found)} containers' ids")
+        raise ProctorError(f"no container {quoted(id)} is served here")
+
+    def _why(self, id: str) -> dict[str, Any]:
+        try:
+            held = self._find(id)
+        except ProctorError:
+            over = self._refusals.of_ended(id)
+            if over is None:
+                raise
+            return {"container": id, "ended": True, "refusals": msgspec.to_builtins(over)}
+        refusals = msgspec.to_builtins(self._refusals.of(held.container))
+        return {
+            "container": held.facts.id,
+            "ended": False,
+            "refusals": refusals,
+            **self._resolved(held),
+        }
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+        for task in list(self._tasks):
+            task.cancel()
+
+
+def ask(path: str, **request: str) -> dict[str, Any]:
+    """Ask the agent at ``path``, from another process.
+
+    :raises ProctorError: nobody listens there, or the answer is an error.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(_PATIENCE)
+        try:
+            sock.connect(path)
+            sock.sendall(json.dumps(request).encode() + b"\n")
+            with sock.makefile("rb") as answers:
+                line = answers.readline(_LONGEST_ANSWER)
+        except (ConnectionResetError, BrokenPipeError):
+            line = b""
+        except OSError as problem:
+            raise ProctorError(f"no agent answers at {path}: {problem}") from None
+    if not line.endswith(b"\n"):
+        raise ProctorError(f"the agent at {path} does not answer us; who may ask is its --control")
+    answer: dict[str, Any] = json.loads(line)
+    if "error" in answer:
+        raise ProctorError(answer["error"])
+    return answer

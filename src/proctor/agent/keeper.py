@@ -1,0 +1,250 @@
+"""The keeper: parent of the monitor, so small that nothing in it can fail, which holds what the next
+monitor needs.
+
+It starts monitors, one after another, and keeps what they give it (:mod:`proctor.agent.keeping`).  When
+one dies, the next is given all of it: listeners, so that nobody's call fails, and journals, so that it
+knows what the dead one had received.  A monitor is replaced on purpose in the same way (SIGHUP): the next
+one is started first, and once it is ready the old one is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from proctor.agent.keeping import Item
+from proctor.kernel import scm
+
+#: Seconds between a monitor's death and the next attempt, if it had hardly begun.
+_PAUSES: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
+#: Seconds that a monitor lives before its death is no sign that the next will die as well.
+_SETTLED: Final = 1.0
+#: Seconds that a monitor has to take what it is sent.
+_PATIENCE: Final = 5.0
+_LONGEST: Final = 4096
+
+
+class _Monitor:
+    """One monitor, as its keeper sees it."""
+
+    def __init__(self, command: Sequence[str], *, first: bool, replaces: bool) -> None:
+        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            number = theirs.fileno()
+            self.process = subprocess.Popen([*command, "--kept-by", str(number)], pass_fds=[number])
+        self.sock.settimeout(_PATIENCE)
+        self.pidfd = os.pidfd_open(self.process.pid)
+        #: Whether whoever serves is to be ended once this one is ready.
+        self.replaces = replaces
+        self.ready = False
+        self.serves = False
+        self.began = time.monotonic()
+        self.send({"first": first})
+
+    def send(self, word: dict[str, object], fds: Sequence[int] = ()) -> None:
+        """Send; who takes nothing is ended."""
+        try:
+            scm.send(self.sock, json.dumps(word).encode(), fds)
+        except OSError:
+            self.process.kill()
+
+    def close(self) -> int:
+        """It has ended: its exit status."""
+        self.sock.close()
+        os.close(self.pidfd)
+        return self.process.wait()
+
+
+class Keeper:
+    """Keeps, and starts monitors, until it is told to stop.
+
+    :param command: what starts a monitor; ``--kept-by FD`` is added.
+    :param items: what is there at the beginning; the keeper's from now on.
+    :param tell: told what is worth a line.
+    :param spare: whether a monitor is kept ready that takes over at once.
+    :param give_up: seconds without a monitor that serves, after which all is let go.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        items: Sequence[Item],
+        tell: Callable[[str], object],
+        *,
+        spare: bool = False,
+        give_up: float = 60.0,
+    ) -> None:
+        self._command = command
+        self._kept = {item.name: item for item in items}
+        self._tell = tell
+        self._spare = spare
+        self._give_up = give_up
+        self._monitors: list[_Monitor] = []
+        self._selector = selectors.DefaultSelector()
+        self._stopping = False
+        self._first = True
+        self._deaths = 0
+        #: When the next monitor is started; None if one is there, or on its way.
+        self._start_at: float | None = time.monotonic()
+        self._alone_since = time.monotonic()
+        self._status: int | None = None
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT and the monitor's end, or until a monitor cannot be had; the exit
+        status."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda number, frame: None)  # what counts comes by the descriptor
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._signals(ours.recv(64)))
+        try:
+            while self._status is None:
+                self._step()
+            return self._status
+        finally:
+            signal.set_wakeup_fd(-1)
+            for monitor in self._monitors:
+                monitor.process.kill()
+                monitor.close()
+            for item in self._kept.values():
+                item.close()
+            self._selector.close()
+            ours.close()
+            theirs.close()
+
+    def _step(self) -> None:
+        now = time.monotonic()
+        serves = self._serving() is not None
+        if not serves and not self._stopping and now - self._alone_since > self._give_up:
+            self._tell(f"no monitor serves for {self._give_up:g} seconds: everything is let go")
+            self._status = 1
+            return
+        if self._start_at is not None and now >= self._start_at:
+            self._start(replaces=False)
+        if self._start_at is not None:
+            timeout: float | None = self._start_at - now
+        else:
+            timeout = None if serves else 1.0
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj in self._selector.get_map():  # not since given up
+                key.data()
+
+    def _signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number == signal.SIGHUP:
+                self._tell("a new monitor is started, to take over")
+                for spare in [each for each in self._monitors if not each.serves]:
+                    self._forget(spare)
+                self._start(replaces=True)
+            elif number in (signal.SIGTERM, signal.SIGINT):
+                self._stopping = True
+                self._start_at = None
+                for monitor in self._monitors:
+                    # who does not serve has nothing to end in order
+                    monitor.process.send_signal(
+                        signal.SIGTERM if monitor.serves else signal.SIGKILL
+                    )
+                if not self._monitors:
+                    self._status = 0
+
+    # Monitors -------------------------------------------------------------------------------
+
+    def _serving(self) -> _Monitor | None:
+        return next((each for each in self._monitors if each.serves), None)
+
+    def _start(self, *, replaces: bool) -> None:
+        self._start_at = None
+        monitor = _Monitor(
+            self._command, first=self._first and not self._monitors, replaces=replaces
+        )
+        self._monitors.append(monitor)
+        self._selector.register(monitor.sock, selectors.EVENT_READ, lambda: self._heard(monitor))
+        self._selector.register(monitor.pidfd, selectors.EVENT_READ, lambda: self._died(monitor))
+
+    def _heard(self, monitor: _Monitor) -> None:
+        if not self._message(monitor):
+            self._selector.unregister(monitor.sock)  # its end is told by its pidfd
+
+    def _message(self, monitor: _Monitor) -> bool:
+        """One message; False if there will be no more."""
+        try:
+            message = scm.receive(monitor.sock, _LONGEST, socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        if not message.data:
+            return False
+        word = json.loads(message.data)
+        if "keep" in word:
+            self._let_go(word["keep"])
+            self._kept[word["keep"]] = Item(word["keep"], message.fds)
+            monitor.send({"kept": True})
+        elif "forget" in word:
+            self._let_go(word["forget"])
+        elif "serves" in word:
+            self._first = False
+        elif "ready" in word:
+            monitor.ready = True
+            serving = self._serving()
+            if serving is None:
+                self._give(monitor)
+            elif monitor.replaces:
+                serving.process.kill()  # and all is given on at its end
+        return True
+
+    def _let_go(self, name: str) -> None:
+        item = self._kept.pop(name, None)
+        if item is not None:
+            item.close()
+
+    def _give(self, monitor: _Monitor) -> None:
+        """It serves from now on, with all that is kept."""
+        for item in self._kept.values():
+            monitor.send({"item": item.name}, item.fds)
+        monitor.send({"go": True})
+        monitor.serves = True
+        if self._spare and len(self._monitors) == 1:
+            self._start(replaces=False)
+
+    def _forget(self, monitor: _Monitor) -> int:
+        """End it, if it has not ended; its exit status."""
+        self._monitors.remove(monitor)
+        for each in (monitor.pidfd, monitor.sock):
+            if each in self._selector.get_map():
+                self._selector.unregister(each)
+        monitor.process.kill()
+        return monitor.close()
+
+    def _died(self, monitor: _Monitor) -> None:
+        while self._message(monitor):  # what it said before
+            pass
+        status = self._forget(monitor)
+        if self._stopping:
+            if not self._monitors:
+                self._status = 0
+            return
+        if (self._first and status > 0) or (monitor.serves and status == 0):
+            self._status = status  # it could not begin, and said why; or it was ended in order
+            return
+        self._tell(f"monitor {monitor.process.pid} ended with status {status}")
+        if monitor.serves:
+            self._alone_since = time.monotonic()
+        hardly = time.monotonic() - monitor.began < _SETTLED
+        self._deaths = self._deaths + 1 if hardly else 0
+        ready = next((each for each in self._monitors if each.ready), None)
+        if monitor.serves and ready is not None:
+            self._give(ready)
+        elif not self._monitors or self._spare:
+            self._start_at = time.monotonic() + _pause(self._deaths)
+
+
+def _pause(deaths: int) -> float:
+    return _PAUSES[min(max(deaths - 1, 0), len(_PAUSES) - 1)]

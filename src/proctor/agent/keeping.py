@@ -1,0 +1,128 @@
+"""What outlives a monitor: descriptors by name, with whoever keeps them while a monitor is replaced.
+
+Three things are kept: sockets on which runtimes connect (``socket PATH``); for each listener
+(``listener N``) the listener, its journal (:mod:`proctor.kernel.journal`) and a memfd that says whose it
+is; and the texts of the policies that hold (``policies``), should those on disk be no policies when the
+next monitor comes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from proctor.errors import ProctorError
+from proctor.kernel import scm
+
+#: Seconds in which a keeper confirms what it keeps.
+_PATIENCE: Final = 5.0
+_LONGEST: Final = 4096
+
+
+class Item(NamedTuple):
+    """Descriptors that were kept under a name; whoever is given it owns them."""
+
+    name: str
+    fds: tuple[int, ...]
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for fd in self.fds:
+            os.close(fd)
+
+
+class Keeping(Protocol):
+    """Keeps copies of descriptors; they stay the caller's as well."""
+
+    def keep(self, name: str, fds: Sequence[int]) -> None:
+        """Keep these, in the place of what has that name; it returns once that is certain.
+
+        :raises ProctorError: they are not kept, and why."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """Let go what has that name, if anything has."""
+        ...
+
+
+class Nobody:
+    """Keeps nothing: with the monitor all is lost."""
+
+    def keep(self, name: str, fds: Sequence[int]) -> None:
+        """As :class:`Keeping`."""
+
+    def forget(self, name: str) -> None:
+        """As :class:`Keeping`."""
+
+
+class KeptBy:
+    """Kept by our parent (:mod:`proctor.agent.keeper`), at the other end of a SEQPACKET socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        sock.settimeout(_PATIENCE)
+        self._gone = False
+
+    def first(self) -> bool:
+        """Whether there was no monitor before us."""
+        return bool(self._receive()[0]["first"])
+
+    def take_over(self) -> list[Item]:
+        """Say that we are ready, and be given what there is, once nobody else has it."""
+        self._sock.settimeout(None)  # until whoever we replace has ended, or for ever as a spare
+        scm.send(self._sock, b'{"ready": true}')
+        items: list[Item] = []
+        while True:
+            word, fds = self._receive()
+            self._sock.settimeout(_PATIENCE)
+            if "item" not in word:
+                return items
+            items.append(Item(str(word["item"]), fds))
+
+    def serves(self) -> None:
+        """Say that we do: from now on our end is no mistake of whoever started us."""
+        scm.send(self._sock, b'{"serves": true}')
+
+    def keep(self, name: str, fds: Sequence[int]) -> None:
+        """As :class:`Keeping`."""
+        if self._gone:
+            return  # that was said once
+        try:
+            scm.send(self._sock, json.dumps({"keep": name}).encode(), fds)
+            self._receive()
+        except OSError as problem:
+            self._gone = True
+            raise ProctorError(
+                f"nobody keeps the listeners any more: {problem}; what is in flight when this monitor "
+                "ends is lost"
+            ) from None
+
+    def forget(self, name: str) -> None:
+        """As :class:`Keeping`."""
+        try:
+            scm.send(self._sock, json.dumps({"forget": name}).encode())
+        except OSError:
+            self._gone = True
+
+    def _receive(self) -> tuple[dict[str, Any], tuple[int, ...]]:
+        message = scm.receive(self._sock, _LONGEST)
+        if not message.data:
+            raise ConnectionResetError("the keeper is gone")
+        word: dict[str, Any] = json.loads(message.data)
+        return word, message.fds
+
+
+def memory_of(data: bytes) -> int:
+    """A memfd with the data; the caller's."""
+    fd = os.memfd_create("proctor-record", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    return fd
+
+
+def read_memory(fd: int) -> bytes:
+    """What is in a memfd."""
+    return os.pread(fd, os.fstat(fd).st_size, 0)

@@ -1,0 +1,93 @@
+"""What was refused to each container lately, and why: for ``proctor why``."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from typing import Any, Final
+
+import msgspec
+
+from proctor.call.verdict import Deny, Verdict
+from proctor.observe.events import ContainerEnded, Outcome
+
+#: Different refusals that are remembered of one container; the longest not seen again goes first.
+_EACH: Final = 32
+#: Containers that are over and of which something is remembered.
+_OVER: Final = 256
+#: Most characters of a call or a reason.
+_LONG: Final = 600
+
+
+class Refusal(msgspec.Struct):
+    """One kind of call that was refused."""
+
+    #: The call as strace would write it, as it was the last time.
+    call: str
+    verdict: str
+    reason: str
+    #: The rule to add, if one would let it through; "" otherwise.
+    tip: str
+    times: int
+    #: Seconds since the epoch.
+    last: float
+
+
+class Refusals:
+    """An observer that remembers, in bounds, what was refused with a reason."""
+
+    events = (Outcome, ContainerEnded)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: By container, while it is served; and by name once it is over.
+        self._now: dict[object, OrderedDict[tuple[str, str], Refusal]] = {}
+        self._over: OrderedDict[str, list[Refusal]] = OrderedDict()
+
+    @staticmethod
+    def wants(verdict: Verdict) -> bool:
+        """A refusal with a reason."""
+        return isinstance(verdict, Deny) and bool(verdict.reason)
+
+    wants_text = wants
+
+    def __call__(self, event: Outcome | ContainerEnded) -> None:
+        if isinstance(event, ContainerEnded):
+            self._end(event.container)
+            return
+        verdict: Any = event.verdict
+        reason = str(verdict.reason)[:_LONG]
+        key = (event.call.name, reason)
+        with self._lock:
+            known = self._now.setdefault(event.container, OrderedDict())
+            found = known.pop(key, None)
+            if found is None:
+                tip = str(getattr(verdict.reason, "tip", ""))
+                found = Refusal("", str(verdict), reason, tip[:_LONG], 0, 0.0)
+            found.call = (event.text or event.call.name)[:_LONG]
+            found.times += 1
+            found.last = time.time()
+            known[key] = found
+            if len(known) > _EACH:
+                known.popitem(last=False)
+
+    def _end(self, container: Any) -> None:
+        with self._lock:
+            known = self._now.pop(container, None)
+            if not known:
+                return
+            self._over.pop(container.name, None)
+            self._over[container.name] = list(known.values())
+            if len(self._over) > _OVER:
+                self._over.popitem(last=False)
+
+    def of(self, container: object) -> list[Refusal]:
+        """Those of a container that is served, the latest last."""
+        with self._lock:
+            return list(self._now.get(container, {}).values())
+
+    def of_ended(self, name: str) -> list[Refusal] | None:
+        """Those of one that is over; None if nothing is known of it."""
+        with self._lock:
+            return self._over.get(name)

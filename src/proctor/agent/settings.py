@@ -1,0 +1,52 @@
+"""What an agent is told when it is started: all that its keeper has to know as well."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from proctor.agent.keeping import Item
+from proctor.agent.sockets import listen
+
+#: Of a listening socket's name, before its path.
+SOCKET: Final = "socket "
+
+
+class Place(NamedTuple):
+    """A socket, and who may connect."""
+
+    path: str
+    uids: frozenset[int]
+    mode: int = 0o600
+    owner: tuple[int, int] | None = None
+
+    def listen(self) -> socket.socket:
+        """:raises ProctorError, OSError: see :func:`proctor.agent.sockets.listen`."""
+        return listen(self.path, mode=self.mode, owner=self.owner)
+
+
+class Settings(NamedTuple):
+    """What an agent is told when it is started."""
+
+    policies: str
+    oci: Sequence[Place] = ()
+    control: Place | None = None
+    #: Host and port for Prometheus.
+    metrics: tuple[str, int] | None = None
+    #: Where its log is, for those who ask.
+    log: str = ""
+    deadline: float | None = None
+
+    @property
+    def places(self) -> list[Place]:
+        """All sockets."""
+        return [*self.oci, *([self.control] if self.control is not None else [])]
+
+
+def kept_sockets(settings: Settings) -> list[Item]:
+    """Listening sockets for a keeper.
+
+    :raises ProctorError, OSError: one cannot be had.
+    """
+    return [Item(SOCKET + place.path, (place.listen().detach(),)) for place in settings.places]

@@ -1,0 +1,145 @@
+"""Verbs that ask a running agent: ``ps``, ``why``, ``logs``, ``policy``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from proctor.errors import ProctorError
+from proctor.words import printable
+
+#: Seconds between looks at a log that is followed.
+_LOOK: Final = 0.2
+
+
+def _ask(options: argparse.Namespace, **request: str) -> dict[str, Any]:
+    try:
+        from proctor.agent.control import ask
+    except ImportError as problem:
+        raise ProctorError(
+            f"{problem.name} is not installed, which the agent needs: pip install 'proctor[agent]'"
+        ) from None
+    return ask(options.control, **request)
+
+
+def ps(options: argparse.Namespace) -> int:
+    """Print the containers that are served."""
+    rows = _ask(options, do="ps")["containers"]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    lines: list[tuple[str, ...]] = [
+        ("CONTAINER", "POLICY", "LISTENERS", "REFUSED", "SINCE", "WHAT")
+    ]
+    for row in rows:
+        labels = row["labels"]
+        what = "/".join(labels[key] for key in ("namespace", "pod", "container") if key in labels)
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["since"]))
+        id = row["container"]
+        lines.append(
+            (id[:12] if len(id) == 64 else id, labels.get("policy") or "(none)",
+             str(row["listeners"]), str(row["refused"]), since, what or labels["door"])
+        )  # fmt: skip
+    _table(lines)
+    return 0
+
+
+def _table(lines: list[tuple[str, ...]]) -> None:
+    shown = [[printable(word) for word in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for line in shown:
+        print(
+            "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
+        )
+
+
+def why(options: argparse.Namespace) -> int:
+    """Say what was refused to a container lately, and what would let it through; 1 if nothing was."""
+    found = _ask(options, do="why", container=options.container)
+    refusals = found["refusals"]
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return 0 if refusals else 1
+    name = printable(found["container"])
+    if not refusals:
+        print(f"{name}: nothing was refused with a reason, as far as this monitor knows")
+        return 1
+    for each in refusals:
+        times = "" if each["times"] == 1 else f" ({each['times']} times)"
+        print(printable(f"{each['call']}: {each['verdict']}{times}"))
+        print(printable(f"    {each['reason']}"))
+    if found.get("policy"):
+        print(printable(f"{name} has the policy {found['policy']}"))
+    return 0
+
+
+def resolve(options: argparse.Namespace) -> int:
+    """Print which policy holds for a container; 1 if none does."""
+    found = _ask(options, do="resolve", container=options.container)
+    print(printable(found["policy"] or f"none: {found['why']}"))
+    return 0 if found["policy"] else 1
+
+
+def reload(options: argparse.Namespace) -> int:
+    """Have the agent look at its policies now."""
+    _ask(options, do="reload")
+    return 0
+
+
+def logs(options: argparse.Namespace) -> int:
+    """Print the agent's log, a line for each call, or as it is."""
+    path = options.file or _ask(options, do="log")["log"]
+    if not path:
+        raise ProctorError("this agent keeps no log in a file; start it with --log FILE")
+    for line in _lines(path, follow=options.follow):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the rest of a disk that was full
+        if options.container and not str(record.get("container", "")).startswith(options.container):
+            continue
+        print(line.rstrip("\n") if options.json else printable(_said(record)), flush=options.follow)
+    return 0
+
+
+def _said(record: dict[str, Any]) -> str:
+    when = time.strftime("%H:%M:%S", time.localtime(record.get("time", 0)))
+    head = f"{when} {record.get('container', '')}"
+    if record.get("event") != "call":
+        more = record.get("text") or record.get("how") or record.get("calls") or record.get("lines")
+        return f"{head} {record.get('event')}" + (f": {more}" if more else "")
+    verdict = " ".join(str(record[key]) for key in ("verdict", "errno") if key in record)
+    reason = f": {record['reason']}" if "reason" in record else ""
+    return f"{head} {record.get('call')}: {verdict}{reason}"
+
+
+def _lines(path: str, *, follow: bool) -> Iterator[str]:
+    """Whole lines of a file; of the one that takes its place, too."""
+    file = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115
+    try:
+        rest = ""
+        while True:
+            piece = file.readline()
+            if piece:
+                rest += piece
+                if rest.endswith("\n"):
+                    yield rest
+                    rest = ""
+                continue
+            if not follow:
+                return
+            time.sleep(_LOOK)
+            try:
+                moved = not os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+            except OSError:
+                continue  # not there yet
+            if moved and not file.readline():
+                file.close()
+                file = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115
+                rest = ""
+    finally:
+        file.close()

@@ -1,0 +1,218 @@
+"""What an agent tells: to those who ask it, in its log, to Prometheus."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.agent.clients import connect, gone, hand_over
+from tests.agent.running import RunningAgent, eventually
+
+Start = Callable[..., RunningAgent]
+
+
+def proctor(running: RunningAgent, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "proctor", *words, "--control", running.control],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextmanager
+def container(running: RunningAgent, id: str, script: str = ":") -> Iterator[None]:
+    """One that has run a script, and goes on."""
+    with hand_over(
+        running.socket, id, "sh", "-c", f"{script}; chmod 1777 /tmp; exec sleep 1000"
+    ) as it:
+        running.heard("ENOMEDIUM")
+        yield
+        it.kill()
+        it.wait(30)
+
+
+def test_ps_lists_what_is_served(agent: Start) -> None:
+    running = agent()
+    assert proctor(running, "ps").stdout.split() == [
+        "CONTAINER",
+        "POLICY",
+        "LISTENERS",
+        "REFUSED",
+        "SINCE",
+        "WHAT",
+    ]
+    with container(running, "web-1\x1b[2J"):
+        done = proctor(running, "ps")
+        line = done.stdout.splitlines()[1].split()
+        assert line[1:4] == ["default", "1", "1"], done.stdout
+        assert "\x1b" not in done.stdout
+        (row,) = json.loads(proctor(running, "ps", "--json").stdout)
+        assert row["container"] == "web-1\x1b[2J" and row["labels"]["door"] == "oci"
+
+
+def test_why_says_what_was_refused_and_what_would_let_it(agent: Start) -> None:
+    running = agent()
+    script = "mkdir /tmp/forbidden-1; mkdir /tmp/forbidden-1"
+    with container(running, "web-1", script):
+        done = proctor(running, "why", "web")
+        assert done.returncode == 0
+        assert 'mkdir("/tmp/forbidden-1", 0777): deny EROFS (2 times)' in done.stdout
+        assert 'rule "no such rooms"; would be allowed by' in done.stdout
+        assert "modes are as they are" in done.stdout
+        found = json.loads(proctor(running, "why", "web-1", "--json").stdout)
+        assert found["refusals"][0]["times"] == 2 and "[[rule]]" in found["refusals"][0]["tip"]
+    running.heard("ended: container")
+    done = proctor(running, "why", "web-1")  # those that are over are asked about most
+    assert "forbidden-1" in done.stdout
+    done = proctor(running, "why", "web-2")
+    assert done.returncode == 2 and 'no container "web-2" is served here' in done.stderr
+
+
+def test_a_container_whose_refusals_are_many_is_remembered_in_bounds(agent: Start) -> None:
+    running = agent()
+    with container(running, "web-1", "for n in $(seq 100); do mkdir /tmp/forbidden-$n; done"):
+        found = running.ask(do="why", container="web-1")["refusals"]
+        assert len(found) == 32
+        assert "forbidden-100" in found[-2]["call"]
+
+
+def test_policies_are_resolved_and_reloaded(agent: Start, place: Path) -> None:
+    running = agent()
+    with container(running, "web-1"):
+        done = proctor(running, "policy", "resolve", "web-1")
+        assert done.stdout.strip() == str(place / "policies/default.toml")
+        (place / "policies/containers.toml").write_text(
+            '[[container]]\npolicy = "default"\nid = "x"\n'
+        )
+        assert proctor(running, "policy", "reload").returncode == 0
+        done = proctor(running, "policy", "resolve", "web-1")
+        assert done.returncode == 1 and done.stdout.startswith("none: no [[container]]")
+
+
+def test_who_may_not_ask_gets_nothing(agent: Start, place: Path) -> None:
+    running = agent("--control", f"{place / 'control.sock'},uid=12345")
+    done = proctor(running, "ps")
+    assert done.returncode == 2 and "does not answer us" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "request_", [b"nonsense\n", b'{"do": "dance"}\n', b'{"do": "ps", "more": 1}\n', b"{}\n"]
+)
+def test_nonsense_is_answered_with_an_error(agent: Start, request_: bytes) -> None:
+    running = agent()
+    with connect(running.control) as sock, sock.makefile("rb") as answers:
+        sock.sendall(request_)
+        assert "error" in json.loads(answers.readline())
+    with connect(running.control) as sock:
+        sock.sendall(b"x" * 200_000)
+        assert gone(sock)
+    assert running.ask(do="ps") == {"containers": []}
+
+
+def test_nobody_to_ask(place: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "proctor", "ps", "--control", str(place / "none")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "no agent answers at" in done.stderr
+
+
+def test_the_log_has_every_call_and_may_be_rotated(agent: Start, place: Path) -> None:
+    log = place / "log.jsonl"
+    running = agent("--log", str(log))
+
+    def calls(file: Path) -> list[str]:
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        return [each["container"] for each in records if each["event"] == "call"]
+
+    with container(running, "one"):
+        eventually(lambda: calls(log) == ["one"])
+    record = next(
+        each for each in map(json.loads, log.read_text().splitlines()) if each["event"] == "call"
+    )
+    assert record["verdict"] == "deny" and record["labels"]["policy"] == "default"
+    log.rename(place / "log.1")
+    with container(running, "two"):
+        eventually(lambda: log.exists() and calls(log) == ["two"])
+    os.kill(running.monitors[0], signal.SIGKILL)
+    running.heard("took over")
+    with hand_over(running.socket, "three", "chmod", "1777", "/tmp") as target:
+        target.wait(30)
+    eventually(lambda: calls(log) == ["two", "three"])
+    shown = proctor(running, "logs", "three").stdout
+    assert 'fchmodat(AT_FDCWD, "/tmp", 01777): deny ENOMEDIUM' in shown, shown
+    assert "added" in shown and "two" not in shown
+
+
+def test_a_log_is_followed(agent: Start, place: Path) -> None:
+    log = place / "log.jsonl"
+    running = agent("--log", str(log))
+    with subprocess.Popen(
+        [sys.executable, "-m", "proctor", "logs", "-f", "--control", running.control, "--json"],
+        stdout=subprocess.PIPE, text=True,
+    ) as following:  # fmt: skip
+        assert following.stdout is not None
+        for id in ("one", "two"):
+            with hand_over(running.socket, id, "chmod", "1777", "/tmp") as target:
+                target.wait(30)
+            for line in following.stdout:
+                record = json.loads(line)
+                if record["event"] == "ended":
+                    break
+            assert record["container"] == id
+            log.rename(place / f"log.{id}")
+        following.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_prometheus_may_ask(agent: Start) -> None:
+    port = free_port()
+    running = agent("--metrics", f"127.0.0.1:{port}")
+
+    def metrics() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+            return str(answer.read().decode())
+
+    with container(running, "one", "mkdir /tmp/forbidden-1; mkdir /tmp/forbidden-1"):
+        text = metrics()
+        assert 'proctor_calls_total{call="mkdir",policy="default",verdict="deny EROFS"} 2.0' in text
+        assert 'proctor_listeners{policy="default"} 1.0' in text
+        assert "proctor_policy_generation" in text and "process_open_fds" in text
+        os.kill(running.monitors[0], signal.SIGKILL)
+        running.heard("took over")
+        assert 'proctor_containers{policy="default"} 1.0' in metrics()
+    if shutil.which("promtool") is not None:
+        done = subprocess.run(
+            ["promtool", "check", "metrics"],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_port_that_is_taken_is_said(agent: Start) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        with pytest.raises(AssertionError, match="in use"):
+            agent("--metrics", f"127.0.0.1:{sock.getsockname()[1]}")

@@ -1,0 +1,149 @@
+"""Monitors die, and nobody notices but the keeper."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import proctor
+from tests.agent.clients import filtered, hand_over
+from tests.agent.running import RunningAgent, eventually
+from tests.agent.runtimes import Runtime
+
+Start = Callable[..., RunningAgent]
+
+#: Calls that are denied with ENOMEDIUM (123) by the policy, from several threads; whatever else comes is
+#: counted, and is the exit status.
+STORM = """
+import os, sys, threading
+odd = []
+def call():
+    for _ in range(int(sys.argv[1])):
+        try:
+            os.chmod("/tmp", 0o1777)
+            odd.append(0)
+        except OSError as problem:
+            if problem.errno != 123:
+                odd.append(problem.errno)
+threads = [threading.Thread(target=call) for _ in range(4)]
+for each in threads: each.start()
+for each in threads: each.join()
+os._exit(min(len(odd), 100))
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--spare",)])
+def test_no_call_is_lost_when_monitors_die(agent: Start, options: tuple[str, ...]) -> None:
+    """Every call gets its answer, in a storm, while one monitor after another is killed."""
+    running = agent(*options)
+    command = (sys.executable, "-c", STORM, "2000")
+    with hand_over(running.socket, "storm", *command) as target:
+        running.heard("served")
+        deaths = 0
+        while target.poll() is None and deaths < 3:
+            before = len([line for line in running.said if "took over" in line])
+            os.kill(running.monitors[0], signal.SIGKILL)
+            running.heard("took over", before + 1)
+            deaths += 1
+        assert deaths
+        assert target.wait(100) == 0
+    running.heard("ended: container")
+
+
+def test_a_monitor_is_replaced_on_purpose(agent: Start) -> None:
+    """SIGHUP: the next one is ready before the old one ends, and no call is lost either."""
+    running = agent()
+    command = (sys.executable, "-c", STORM, "1500")
+    with hand_over(running.socket, "storm", *command) as target:
+        running.heard("served")
+        replaced = 0
+        while target.poll() is None and replaced < 3:
+            os.kill(running.process.pid, signal.SIGHUP)
+            running.heard("took over", replaced + 1)
+            replaced += 1
+        assert replaced
+        assert target.wait(100) == 0
+
+
+def test_what_was_known_of_a_container_is_known_again(agent: Start) -> None:
+    """Its age, its policy; and it is forgotten when it ends."""
+    running = agent()
+    with hand_over(running.socket, "kept", "sleep", "1000") as target:
+        running.heard("served")
+        before = running.ask(do="ps")
+        os.kill(running.monitors[0], signal.SIGKILL)
+        running.heard("took over 1 containers")
+        after = running.ask(do="ps")
+        assert after == before and after["containers"][0]["container"] == "kept"
+        descriptors = running.descriptors
+        target.kill()
+        target.wait(30)
+        running.heard('ended: container "kept"')
+        eventually(lambda: running.descriptors <= descriptors - 3)
+
+
+def test_policies_that_hold_outlive_those_on_disk(agent: Start, place: Path) -> None:
+    """The file is no policy any more when the next monitor comes: what held still holds."""
+    running = agent()
+    (place / "policies/default.toml").write_text("nonsense")
+    os.kill(running.monitors[0], signal.SIGKILL)
+    running.heard("took over")
+    with hand_over(running.socket, "late", "mkdir", "/tmp/forbidden-9") as target:
+        assert target.wait(30) == 1
+    assert "no such rooms" in running.heard("forbidden-9")
+
+
+def test_an_exec_after_a_take_over_is_of_the_same_container(agent: Start, runtime: Runtime) -> None:
+    running = agent()
+    bundle = runtime.bundle(running.socket, "/bin/sleep", "1000", metadata="m")
+    assert runtime.run(bundle, "web-1", "--detach").returncode == 0
+    os.kill(running.monitors[0], signal.SIGKILL)
+    running.heard("took over 1 containers")
+    done = runtime.do("exec", "web-1", "/bin/mkdir", "/tmp/forbidden-2")
+    assert "Read-only file system" in done.stdout + done.stderr
+    (row,) = running.ask(do="ps")["containers"]
+    assert row["refused"] == 1
+
+
+def test_an_agent_that_cannot_begin_says_so_and_ends(agent: Start, place: Path) -> None:
+    (place / "policies/default.toml").write_text("nonsense")
+    with pytest.raises(AssertionError, match=r"default\.toml:1"):
+        agent()
+
+
+def test_the_end_is_in_order(agent: Start) -> None:
+    """SIGTERM: what waits is answered, nothing is left, and the exit status is 0."""
+    running = agent()
+    monitors = running.monitors
+    with hand_over(running.socket, "left", "sleep", "1000") as target:
+        running.heard("served")
+        assert running.stop() == 0
+        assert not any(os.path.exists(f"/proc/{pid}") for pid in monitors)
+        target.kill()
+        target.wait(30)
+
+
+def test_nothing_of_a_listener_waits_for_the_garbage_collector() -> None:
+    """Its journal has a descriptor of its own."""
+    supervisor = proctor.Supervisor([proctor.Handler(["mkdir"], lambda call: proctor.deny(30))])
+    gc.disable()
+    try:
+        with supervisor, filtered("mkdir", "/tmp/x") as target:
+            supervisor.start()
+            journal = proctor.Journal.create(16)
+            supervisor.add(proctor.Listener(target.take_listener()), journal=journal)
+            journal.close()
+            kept = weakref.ref(journal)
+            del journal
+            target.wait(30)
+            assert supervisor.wait(30)
+            eventually(lambda: kept() is None)
+    finally:
+        gc.enable()
