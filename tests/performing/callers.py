@@ -17,12 +17,16 @@ import signal
 import socket
 import stat
 import struct
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from proctor import performing
 from proctor.call import call
@@ -380,6 +384,19 @@ def open_directory() -> Iterator[bytes]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def compiled(name: str) -> Iterator[str]:
+    """A program of this directory, where every user may run it."""
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    with open_directory() as place:
+        made, source = os.fsdecode(place) + "/" + name, Path(__file__).with_name(f"{name}.c")
+        flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-static"]
+        subprocess.run([compiler, *flags, "-o", made, str(source)], check=True)
+        yield made
 
 
 def snapshot(top: bytes) -> dict[bytes, tuple[Any, ...]]:

@@ -21,11 +21,12 @@ from proctor.call.verdict import Answer, Deny, HandOver
 from proctor.performing import conversation
 from proctor.process.run import PIPE
 
-from .callers import AT_FDCWD, Performers, caller, libc, open_directory, outcome
+from .callers import AT_FDCWD, Performers, caller, compiled, libc, open_directory, outcome
 from .test_mknod import CHAR, NULL, container
 from .test_open_differential import MAP
 from .test_performers import (
     RDONLY,
+    blocked_in_open,
     child_process,
     children,
     gone,
@@ -129,6 +130,65 @@ def test_an_end_behind_a_handled_signal_comes(fifo: bytes) -> None:
         os.kill(pid, signal.SIGUSR1)
         os.kill(pid, signal.SIGTERM)
         assert process.wait(20) == -signal.SIGTERM
+
+
+@pytest.fixture(scope="module")
+def signals() -> Iterator[str]:
+    with compiled("signals") as made:
+        yield made
+
+
+@contextmanager
+def opening(fifo: bytes, how: dict[str, Any], *argv: str) -> Iterator[tuple[proctor.Process, Any]]:
+    """The program in its open: (its process, what it says).
+
+    :param how: nothing, or what has its opens performed."""
+    with proctor.spawn([*argv], **how, stdout=PIPE) as process:
+        assert process.stdout is not None
+        tid = int(process.stdout.readline())
+        performers = how.get("performer")
+        wait_for(lambda: performing(performers) if performers else blocked_in_open(tid))
+        yield process, process.stdout
+
+
+WHOSE = {
+    # the first thread is meant whenever it can take a signal, the second where the first blocks it
+    ("first", "sleeps"): b"EINTR 1\n",
+    ("first", "blocks"): b"EINTR 1\n",
+    ("second", "blocks"): b"EINTR 1\n",
+    ("second", "sleeps"): b"opened 1\n",
+    ("first", "sleeps", "restart"): b"opened 1\n",
+    ("second", "blocks", "restart"): b"opened 1\n",
+}
+
+
+@pytest.mark.parametrize("performed", [False, True], ids=["natively", "performed"])
+@pytest.mark.parametrize("whose", WHOSE)
+def test_a_process_s_signal_is_the_thread_s_that_the_kernel_woke(
+    fifo: bytes, signals: str, whose: tuple[str, ...], performed: bool
+) -> None:
+    with Performers() as performers:
+        how = {"handlers": [performs], "performer": performers} if performed else {}
+        with opening(fifo, how, signals, os.fsdecode(fifo), *whose) as (process, said):
+            os.kill(process.pid, signal.SIGUSR1)
+            if WHOSE[whose][:1] == b"o":
+                wait_for(lambda: signals_of(process.pid) == 0)
+                os.close(os.open(fifo, os.O_WRONLY))
+            assert said.readline() == WHOSE[whose]
+            assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("performed", [False, True], ids=["natively", "performed"])
+def test_an_end_behind_a_signal_for_the_second_thread_comes(
+    fifo: bytes, signals: str, performed: bool
+) -> None:
+    with Performers() as performers:
+        how = {"handlers": [performs], "performer": performers} if performed else {}
+        words = os.fsdecode(fifo), "second", "blocks", "restart"
+        with opening(fifo, how, signals, *words) as (process, _):
+            os.kill(process.pid, signal.SIGUSR1)
+            os.kill(process.pid, signal.SIGTERM)
+            assert process.wait(20) == -signal.SIGTERM
 
 
 def test_nothing_is_answered_on_suspicion(top: bytes) -> None:
@@ -349,7 +409,7 @@ def test_they_are_free_again_when_they_died(top: bytes) -> None:
             for thread, results in waiting:
                 thread.join(20)
                 assert results == [Deny(errno.EINTR, "the caller is gone")]
-            wait_for(lambda: outcome(opened(performers, one, b"/dev/null"))[0] == "fd")
+            wait_for(lambda: all(each.ended() for each in performers.executors._dying))
 
 
 def test_callers_that_go_are_no_trouble(top: bytes) -> None:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 import struct
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +21,7 @@ import pytest
 import proctor
 from proctor.policy import loads
 
-from .callers import libc, open_directory
+from .callers import compiled, libc, open_directory
 
 pytestmark = [
     pytest.mark.skipif(
@@ -137,13 +135,7 @@ class Tree:
 @pytest.fixture(scope="session")
 def racer() -> Iterator[str]:
     """The compiled racer."""
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    with open_directory() as place:
-        made, source = os.fsdecode(place) + "/racer", Path(__file__).with_name("racer.c")
-        flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-static"]
-        subprocess.run([compiler, *flags, "-o", made, str(source)], check=True)
+    with compiled("racer") as made:
         yield made
 
 

@@ -138,15 +138,31 @@ class Credentials(Taker):
         SIGKILL: see docs/races.md.
 
         :param its_own: only those for which this very thread was woken, and which it meets when its
-            call returns.  A signal of the process's is any one thread's; the kernel wakes the first
-            thread whenever that can take it (complete_signal() of kernel/signal.c)."""
+            call returns.  A signal of the process's is any one thread's: the first's whenever that
+            can take it, else that of another one that does not block it (``complete_signal`` of
+            kernel/signal.c).  Where that could be several, which wait like this one, it is nobody's."""
         status = self._take("status", lambda files: Status(files.read("status")))
         own, shared, blocked = (
             self._numbers(key, 16, status)[0] for key in ("SigPnd", "ShdPnd", "SigBlk")
         )
-        if its_own and self.tid != self._numbers("Tgid", 10, status)[0]:
-            shared = 0
-        return SignalSet((own | shared) & ~blocked)
+        shared &= ~blocked
+        if its_own and shared and self.tid != self._numbers("Tgid", 10, status)[0]:
+            shared = self._take("task", lambda files: self._meant(files, shared))
+        return SignalSet(own & ~blocked | shared)
+
+    def _meant(self, files: ProcPort, signals: int) -> int:
+        """Which of these signals of the process's can be no other thread's."""
+        for name in files.names("task"):
+            if int(name) == self.tid:
+                continue
+            try:
+                other = Status(files.read(f"task/{name}/status"))
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended
+            # One that sleeps lightly is woken at once, and takes it: if it sleeps, it was not meant.
+            if (other.line("State") or b"")[:1] not in b"SZX":
+                signals &= self._numbers("SigBlk", 16, other)[0]
+        return signals & self._numbers("ShdPnd", 16, Status(files.read("status")))[0]
 
     # Other files --------------------------------------------------------------------------------
 
