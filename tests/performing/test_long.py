@@ -10,14 +10,14 @@ import signal
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
 import proctor
-from proctor.call.verdict import Answer, Deny, HandOver
+from proctor.call.verdict import Answer, Deny, HandOver, Verdict
 from proctor.performing import conversation
 from proctor.process.run import PIPE
 
@@ -308,11 +308,23 @@ def test_a_lender_has_little_and_lends_it_for_one_call(top: bytes) -> None:
 # A file system that does not answer ----------------------------------------------------------------
 
 
-class Stuck:
-    """A FUSE server that reads requests and answers no lookup."""
+LOOKUP, GETATTR, OPEN, STATFS, FLUSH = 1, 3, 14, 17, 25
+INODE = struct.Struct("=QQQQQQIIIIIIIIII")
 
-    def __init__(self, where: bytes) -> None:
+
+class Stuck:
+    """A FUSE server that reads requests and does not answer them all.
+
+    :param at: what it is asked for in vain, and counts.
+    :param answers: to other requests.
+    """
+
+    def __init__(
+        self, where: bytes, at: int = LOOKUP, answers: Mapping[int, bytes] | None = None
+    ) -> None:
         self.where = where
+        self.at = at
+        self.answers = answers or {}
         self.device = os.open("/dev/fuse", os.O_RDWR)
         options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % self.device
         if libc.mount(b"stuck", where, b"fuse", ctypes.c_ulong(0), options) != 0:
@@ -339,14 +351,14 @@ class Stuck:
                     + struct.pack("=HHI", 12, 9, 65536)
                     + bytes(40)
                 )
-            elif opcode == 3:  # FUSE_GETATTR
-                attr = struct.pack(
-                    "=QQQQQQIIIIIIIIII", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40777, 2, 0, 0, 0, 4096, 0
-                )
+            elif opcode == GETATTR:
+                attr = INODE.pack(1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40777, 2, 0, 0, 0, 4096, 0)
                 answer = struct.pack("=QII", 1000, 0, 0) + attr
+            elif opcode in self.answers:
+                answer = self.answers[opcode]
             else:
                 with self.changed:
-                    self.waiting += opcode == 1  # FUSE_LOOKUP
+                    self.waiting += opcode == self.at
                     self.changed.notify_all()
                 continue
             os.write(self.device, struct.pack("=IiQ", 16 + len(answer), 0, unique) + answer)
@@ -356,10 +368,14 @@ class Stuck:
             assert self.changed.wait_for(lambda: self.waiting >= count, 20)
 
     def close(self) -> None:
+        """Idempotent."""
+        if self.device < 0:
+            return
         libc.umount2(self.where, 1)  # MNT_FORCE: what waits is told so
         libc.umount2(self.where, 2)  # MNT_DETACH
         self.thread.join(20)
         os.close(self.device)
+        self.device = -1
 
 
 @root_only
@@ -395,6 +411,47 @@ def test_executors_that_cannot_die_count_until_they_are_dead(top: bytes) -> None
             )
     finally:
         stuck.close()
+
+
+@root_only
+def test_a_file_that_does_not_close_holds_up_its_own_executor_alone(top: bytes) -> None:
+    """close(2) flushes what is on FUSE, and nothing but the server's answer ends that."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("no FUSE here")
+    os.mkdir(top + b"/mnt")
+    file = INODE.pack(2, 0, 0, 0, 0, 0, 0, 0, 0, 0o100666, 1, 0, 0, 0, 4096, 0)
+    answers = {
+        LOOKUP: struct.pack("=QQQQII", 2, 0, 1000, 1000, 0, 0) + file,
+        OPEN: struct.pack("=QII", 1, 0, 0),
+        STATFS: bytes(80),
+    }
+    try:
+        stuck = Stuck(top + b"/mnt", FLUSH, answers)
+    except OSError as problem:
+        pytest.skip(f"no FUSE here: {problem.strerror}")
+    opening: list[Verdict] = []
+    try:
+        with Performers(limit=2) as performers, caller() as one:
+            opening.append(opened(performers, one, top + b"/mnt/file"))
+            assert isinstance(opening[0], HandOver)
+            stuck.wait(1)
+            for _ in range(3):
+                assert outcome(opened(performers, one, b"/dev/null"))[0] == "fd"
+            assert len(performers.executors._closing) == 1
+            opening.append(opened(performers, one, top + b"/mnt/file"))
+            stuck.wait(2)
+            verdict = opened(performers, one, b"/dev/null")
+            assert isinstance(verdict, Deny)
+            assert verdict.errno == errno.ENOMEM
+            stuck.close()
+            wait_for(lambda: outcome(opened(performers, one, b"/dev/null"))[0] == "fd")
+            assert not performers.executors._closing
+    finally:
+        stuck.close()
+        for each in opening:
+            if isinstance(each, HandOver):
+                with suppress(OSError):  # what flushes it is gone
+                    os.close(each.fd)
 
 
 def test_they_are_free_again_when_they_died(top: bytes) -> None:

@@ -268,6 +268,27 @@ def test_open_and_creat(pair: Pair, performers: Performers) -> None:
 
 
 @pytest.mark.parametrize("pair", ["user", "container-root"], indirect=True)
+def test_a_directory_that_may_be_read_and_not_searched(pair: Pair, performers: Performers) -> None:
+    """Opening it wants the right to read it alone, whatever its path ends with."""
+    for top in pair.tops:
+        path = os.path.join(top, b"unsearched")
+        os.mkdir(path)
+        os.chown(path, pair.owner, pair.owner)
+        os.chmod(path, 0o444)
+    for flags in (0, os.O_NOFOLLOW, os.O_DIRECTORY, os.O_DIRECTORY | os.O_NOFOLLOW):
+        for path in (
+            b"unsearched",
+            b"unsearched/",
+            b"/TOP/unsearched/",
+            b"unsearched//",
+            b"unsearched/.",
+        ):
+            for how in ({}, {"allow": lambda argument, path: True}):
+                native, performed = pair.both(performers, "openat", AT_FDCWD, path, flags, 0, **how)
+                assert native == performed, (path, flags, how)
+
+
+@pytest.mark.parametrize("pair", ["user"], indirect=True)
 def test_bad_directories(pair: Pair, performers: Performers) -> None:
     """EBADF and ENOTDIR come when and where the kernel says them: not for absolute paths."""
     for dirfd in (999, -1, 0, -99):

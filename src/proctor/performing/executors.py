@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Generator, Hashable
 from typing import Final, NamedTuple
 
+from proctor.kernel import scm
 from proctor.performing.processes import Executor, Mother
 from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
 from proctor.performing.trouble import CannotJoin, Idle, TooMany, Trouble
@@ -68,6 +69,16 @@ def _begin() -> tuple[Request, Result, Result, Result, int]:
 _BEGIN, _PID, _PIDFD, _TABLE, _CAPS = _begin()
 
 
+def _nothing() -> Request:
+    """A request that is answered as soon as it is come to."""
+    steps = Steps()
+    steps.call("getpid")
+    return steps.freeze()
+
+
+_NOTHING: Final = _nothing()
+
+
 class Executors:
     """All executors of one monitor; thread-safe.
 
@@ -84,6 +95,8 @@ class Executors:
         self._taken: dict[object, int] = {}
         self._busy: set[Executor] = set()
         self._dying: list[Executor] = []
+        #: Those that close what they opened, on a file system that may take its time over it.
+        self._closing: list[Executor] = []
         self._closed = False
 
     # One conversation's use -------------------------------------------------------------------
@@ -148,6 +161,8 @@ class Executors:
     # Books --------------------------------------------------------------------------------------
 
     def _borrow(self, key: Hashable, container: object) -> Executor | None:
+        if self._closing:
+            self._see_who_closed()
         with self._lock:
             waiting = self._by_key.get(key)
             if not waiting:
@@ -173,6 +188,8 @@ class Executors:
 
     def _new(self, key: Hashable, container: object, limit: int) -> Executor:
         self._bury()
+        if self._closing:
+            self._see_who_closed()
         with self._lock:
             if self._taken.get(container, 0) >= limit:
                 raise TooMany(f"that many calls are being performed already (limit = {limit})")
@@ -181,8 +198,42 @@ class Executors:
             self._count(container, executor)
         return executor
 
-    def release(self, executor: Executor) -> None:
-        """It is free again; kept for the next call, within bounds."""
+    def release(self, executor: Executor, *, slow: bool = False) -> None:
+        """It is free again; kept for the next call, within bounds.
+
+        :param slow: it had something open on a file system that may not let go of it (the flush of
+            close(2) waits for a FUSE or NFS server, and no signal ends that).  Then it is free, and
+            counts no more, when it answers once more.
+        """
+        if slow and not executor.last:
+            try:
+                scm.send(executor.sock, _NOTHING.fill())
+            except OSError:
+                self.discard(executor)
+                return
+            with self._lock:
+                self._busy.discard(executor)
+                self._closing.append(executor)
+            self._see_who_closed()
+            return
+        self._keep(executor)
+
+    def _see_who_closed(self) -> None:
+        with self._lock:
+            asked, self._closing = self._closing, []
+        for one in asked:
+            try:
+                free = one.reply(_NOTHING, wait=False) is not None
+            except (Idle, Trouble):
+                self.discard(one)
+                continue
+            if free:
+                self._keep(one)
+            else:
+                with self._lock:
+                    self._closing.append(one)
+
+    def _keep(self, executor: Executor) -> None:
         now = time.monotonic()
         dropped = []
         with self._lock:
@@ -217,7 +268,7 @@ class Executors:
             over = [one for one in self._idle if one.container is container]
             for one in over:
                 self._drop(one)
-            for one in self._busy:
+            for one in (*self._busy, *self._closing):
                 one.last |= one.container is container
         for one in over:
             one.close()
@@ -252,8 +303,12 @@ class Executors:
             self._idle.clear()
             self._by_key.clear()
             busy = list(self._busy)
+            closing, self._closing = self._closing, []
+            self._dying += closing
         for one in idle:
             one.close()
+        for one in closing:
+            one.kill()
         for one in busy:
             one.signal()  # its conversation sees that it died, and closes it
         self.mother.close()

@@ -31,12 +31,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform
     from proctor.kernel.standing import Standing
 
-#: Of include/uapi/linux/magic.h and the file systems' own headers: ext4, xfs, btrfs, tmpfs, ramfs, f2fs,
-#: overlayfs, squashfs, erofs, isofs, bcachefs, zfs.
-_LOCAL: Final = struct.pack(
-    "=12I", 0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x858458F6, 0xF2F52010,
-    0x794C7630, 0x73717368, 0xE0F5E1E2, 0x9660, 0xCA451A4E, 0x2FC12FC1,
-)  # fmt: skip
+_LOCAL: Final = struct.pack(f"={len(pins.LOCAL)}I", *pins.LOCAL)
 #: Flags of open(2) that change how something is opened which is there, and nothing else.
 _KNOWN: Final = (
     os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC

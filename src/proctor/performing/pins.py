@@ -41,6 +41,17 @@ _STATX_SIZE: Final = 256
 PROC_SUPER_MAGIC: Final = 0x9FA0
 PROC_ROOT_INO: Final = 1
 _CGROUPS: Final = (0x63677270, 0x27E0EB)  # of version 2 and of version 1
+#: File systems that open and close regular files and directories without asking anybody: ext4, xfs,
+#: btrfs, tmpfs, ramfs, f2fs, overlayfs (if what it lies on does), squashfs, erofs, isofs, bcachefs, zfs.
+#: Of include/uapi/linux/magic.h and their own headers.
+LOCAL: Final = (
+    0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x858458F6, 0xF2F52010,
+    0x794C7630, 0x73717368, 0xE0F5E1E2, 0x9660, 0xCA451A4E, 0x2FC12FC1,
+)  # fmt: skip
+#: And those of the kernel itself, whose files it closes at once: also sysfs, devpts, pipefs and sockfs.
+_PROMPT: Final = frozenset(
+    (*LOCAL, PROC_SUPER_MAGIC, *_CGROUPS, 0x62656572, 0x1CD1, 0x50495045, 0x534F434B)
+)
 _PATH_MAX: Final = 4096
 #: What an :func:`entry`'s parent is found by.
 ABSOLUTE, RELATIVE, PINNED = range(3)
@@ -89,6 +100,8 @@ class System(NamedTuple):
     cgroup: bool
     #: ST_* bits of the mount: include/linux/statfs.h.
     flags: int
+    #: Whether close(2) may wait there for somebody who does not answer.
+    slow: bool
 
 
 def system_of(data: bytes) -> System:
@@ -99,7 +112,7 @@ def system_of(data: bytes) -> System:
         size = struct.calcsize("@l")
         kind = struct.unpack_from("@l", data)[0] & 0xFFFFFFFF
         (flags,) = struct.unpack_from("@l", data, 9 * size + 8)
-    return System(kind == PROC_SUPER_MAGIC, kind in _CGROUPS, flags)
+    return System(kind == PROC_SUPER_MAGIC, kind in _CGROUPS, flags, kind not in _PROMPT)
 
 
 _S390: Final = hasattr(os, "uname") and os.uname().machine == "s390x"
@@ -175,7 +188,8 @@ class Name(NamedTuple):
             reply.made(self.again) and status_of(second).place == seen.place
         ):
             text = b"(unreachable)" + text  # what does not begin with a slash is pipe:[1] or so
-        return Named(seen, system_of(system).proc, text)
+        on = system_of(system)
+        return Named(seen, on.proc, text, on.slow)
 
 
 class Named(NamedTuple):
@@ -186,6 +200,8 @@ class Named(NamedTuple):
     proc: bool
     #: The path by which the caller's root shows it; text that does not begin with a slash if none.
     path: bytes
+    #: As :attr:`System.slow`.
+    slow: bool
 
 
 class Probing:

@@ -40,6 +40,7 @@ class Session:
 
     __slots__ = (
         "_become", "_executor", "_key", "_spent", "_used", "call", "container", "executors", "limit",
+        "slow",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +61,8 @@ class Session:
         self._executor: Executor | None = None
         self._spent: list[Executor] = []
         self._used = False
+        #: Whether something was opened that may not be closed at once.
+        self.slow = False
 
     def ask(
         self, request: Request, *values: bytes | int, fds: tuple[int, ...] = (), table: bool = False
@@ -122,7 +125,7 @@ class Session:
             self._spent.append(self._executor)
             self._executor = None
         while self._spent:
-            self.executors.release(self._spent.pop())
+            self.executors.release(self._spent.pop(), slow=self.slow)
 
 
 def permit(
@@ -348,7 +351,7 @@ class Task:
             if reply.made(look.pin):
                 named = look.name.read(reply)
                 if not named.proc:
-                    return Pin(self.keep(reply, look.pin), named)
+                    return self._known(self.keep(reply, look.pin), named)
             failed = reply.error(look.pin)
             if failed and pins.stands(failed, reply, look.probe, resolve):
                 raise Said(failed)
@@ -368,6 +371,11 @@ class Task:
         )  # sendmsg's header
         self.permit(pin.named.path, pin.named.status, named.name)
         return pin
+
+    def _known(self, fd: int, named: pins.Named) -> Pin:
+        """A pin, of which it is kept in mind whether what is opened of it is closed at once."""
+        self.session.slow |= named.slow
+        return Pin(fd, named)
 
     def walk(
         self, start: int | None, path: bytes, flags: int, resolve: int, failed: int
@@ -407,7 +415,7 @@ class Task:
         named = known.name.read(reply)
         if flags & pins.O_DIRECTORY and not named.status.is_directory:
             raise Said(errno.ENOTDIR)
-        return Pin(walked.fd, named)
+        return self._known(walked.fd, named)
 
     def entry(
         self, start: int | None, head: bytes, last: bytes, resolve: int, later: bytes = b""
@@ -451,11 +459,11 @@ class Task:
             reply.close()
 
     def _entry(self, reply: Reply, entry: pins.Entry) -> Entry:
-        parent = Pin(self.keep(reply, entry.parent), entry.parent_name.read(reply))
+        parent = self._known(self.keep(reply, entry.parent), entry.parent_name.read(reply))
         missing = reply.error(entry.found)
         if missing == errno.ENOENT:
             return Entry(parent, None, b"")
         if missing:
             raise Said(missing)
-        found = Pin(self.keep(reply, entry.found), entry.found_name.read(reply))
+        found = self._known(self.keep(reply, entry.found), entry.found_name.read(reply))
         return Entry(parent, found, reply.parts[entry.link])

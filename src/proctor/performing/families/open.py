@@ -159,6 +159,7 @@ def _directly(task: Task, wanted: Wanted) -> _Opens:
     try:
         if reply.made(opening.fd):
             system = pins.system_of(reply.parts[opening.system])
+            task.session.slow |= system.slow
             if not system.proc:
                 device = pins.status_of(reply.parts[opening.status]).is_device
                 if (device or system.cgroup) and task.elsewhere():
@@ -377,7 +378,36 @@ def _directory_itself(task: Task, wanted: Wanted) -> _Opens:
     if flags & _CREAT:
         raise Said(errno.EEXIST if flags & _EXCL else errno.EISDIR)
     task.permit(pin.named.path, pin.named.status)
-    return (yield from _in_directory(task, pin.fd, b".", wanted.how(resolve=pins.NO_MAGICLINKS)))
+    try:
+        return (
+            yield from _in_directory(task, pin.fd, b".", wanted.how(resolve=pins.NO_MAGICLINKS))
+        )
+    except Said as said:  # it may not be searched, which opening it does not want
+        if said.errno != errno.EACCES:
+            raise
+    return (yield from _by_its_path(task, wanted, pin.fd, pin.named))
+
+
+def _by_its_path(task: Task, wanted: Wanted, pin: int, named: pins.Named) -> _Opens:
+    """Open a directory by the path that it is known by, so that F_GETFL shows O_NOFOLLOW; by its own link,
+    without that, if something else is there by now."""
+    if wanted.flags & O_NOFOLLOW and named.path.startswith(b"/"):
+        opening = pins.opening(False, pins.room(len(named.path)))
+        reply = yield from task.session.ask(
+            opening.request,
+            pins.AT_FDCWD,
+            0o777,
+            wanted.how(resolve=pins.NO_SYMLINKS),
+            pins.probing(wanted.flags, pins.NO_SYMLINKS),
+            named.path,
+        )
+        try:
+            kind = reply.parts[opening.status]
+            if reply.made(opening.fd) and pins.status_of(kind).place == named.status.place:
+                return reply.take(opening.fd)
+        finally:
+            reply.close()
+    return (yield from _reopen(task, pin, wanted.how(wanted.flags & ~O_NOFOLLOW, 0)))
 
 
 def _may_follow(task: Task, wanted: Wanted) -> Generator[Any, Any, None]:
