@@ -33,6 +33,7 @@ __all__ = [
     "names",
     "open",
     "socket",
+    "streams",
     "xattr",
 ]
 
@@ -172,6 +173,29 @@ def socket(*, when: Mapping[str, Spec] | None = None, network: str | None = None
     :param network: as for :func:`connect`.
     """
     return _performed("socket", when, {"network": network})
+
+
+def streams(
+    *,
+    file: str,
+    when: Mapping[str, Spec] | None = None,
+    size: int | None = None,
+    keep: int | None = None,
+    instead: int | None = None,
+) -> Handler:
+    """write and writev: what is written to is replaced by a log first, and again when that is rotated.
+
+    >>> proctor.families.streams(when={"fd": 1}, file="/var/log/app.log", size=1 << 20, keep=3)
+    <Handler families.streams for write, writev>
+
+    :param file: path of the log, as the monitor sees it.
+    :param size: bytes after which it is left for a new one; never if nothing is said.
+    :param keep: how many older ones are kept then; one if nothing is said.
+    :param instead: which descriptor of the monitor's the target inherited, if it is not the one of the same
+        number.
+    """
+    how = {"file": file, "size": size, "keep": keep, "instead": instead}
+    return _performed("streams", when, how)
 
 
 def xattr(

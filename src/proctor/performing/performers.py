@@ -23,6 +23,7 @@ from proctor.performing.conversation import Conversation
 from proctor.performing.executors import Executors, Start
 from proctor.performing.here import Here
 from proctor.performing.identity import Key, Own, Who, caller_steps, who
+from proctor.performing.logs import Logs
 from proctor.performing.task import Session, Task
 from proctor.performing.trouble import (
     Again,
@@ -135,6 +136,8 @@ class Performers:
         self.deadline = deadline
         self.owners: frozenset[int] = frozenset(owner_userns)
         self.executors = Executors(idle=idle)
+        #: What takes the place of standard streams.
+        self.logs = Logs()
         self._options: dict[str, Any] = {
             "nested": nested,
             "o_path": o_path,
@@ -164,6 +167,7 @@ class Performers:
         left = self.executors.close()
         self._closed = True
         self._standings.close()
+        self.logs.close()
         if self._here is not None:
             self._here.close()
         if left and self._on_trouble is not None:
