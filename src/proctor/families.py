@@ -27,6 +27,7 @@ __all__ = [
     "attributes",
     "bind",
     "connect",
+    "fsmount",
     "mknod",
     "modules",
     "mount",
@@ -121,6 +122,23 @@ def modules(
     return _performed(
         "modules", when, {"modules": modules, "parameters": parameters, "unload": unload}
     )
+
+
+def fsmount(
+    *,
+    when: Mapping[str, Spec] | None = None,
+    filesystems: Sequence[str],
+    devices: Sequence[str] | None = None,
+    images: bool | None = None,
+    idmap: bool | None = None,
+) -> Handler:
+    """fsopen, fsconfig, fsmount and move_mount, for what :func:`mount` does; parameters as there.
+
+    >>> proctor.families.fsmount(filesystems=["ext4", "squashfs"], images=True)
+    <Handler families.fsmount for fsconfig, fsmount, fsopen, move_mount>
+    """
+    how = {"filesystems": filesystems, "devices": devices, "images": images, "idmap": idmap}
+    return _performed("fsmount", when, how)
 
 
 def mount(

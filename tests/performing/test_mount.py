@@ -329,6 +329,76 @@ def test_a_file_system_says_what_it_has_against_it(performers: Performers, top: 
     assert "Can't find a SQUASHFS superblock" in verdict.reason
 
 
+NEW_CALLS = """
+os.chdir(sys.argv[1])
+def call(number, *args):
+    got = libc.syscall(number, *args)
+    if got < 0:
+        raise OSError(ctypes.get_errno(), "call")
+    return got
+fsopen = lambda kind: call(430, kind, 1)
+fsconfig = lambda fd, command, key=None, value=None: call(431, fd, command, key, value, 0)
+fsmount = lambda fd, attributes: call(432, fd, 1, attributes)
+FLAG, STRING, CREATE = 0, 1, 6
+fd = fsopen(b"ext4")
+tried(fsconfig, fd, STRING, b"nonsense", b"1")
+tried(lambda: b"nonsense" in os.read(fd, 200))
+tried(fsconfig, fd, CREATE)
+tried(fsconfig, fd, STRING, b"source", b"image")
+tried(fsconfig, fd, STRING, b"source", b"other")
+tried(fsconfig, fd, STRING, b"errors", b"panic")
+tried(fsconfig, fd, STRING, b"journal_path", b"/dev/sda")
+tried(fsconfig, fd, 5, b"journal_path", None)
+tried(fsconfig, fd, FLAG, b"noload", b"x")
+tried(fsconfig, fd, STRING, b"errors", b"continue")
+tried(fsmount, fd, 0)
+tried(fsconfig, fd, CREATE)
+tried(fsconfig, fd, CREATE)
+tried(fsconfig, fd, FLAG, b"ro")
+tried(fsmount, fd, 1 << 40 >> 9)
+mounted = fsmount(fd, 0x10 | 0x2)
+tried(lambda: call(429, mounted, b"", -100, b"m", 4))
+line = [line for line in open("/proc/self/mountinfo") if sys.argv[1] + "/m " in line][0].split()
+results.append([line[5], line[-1]])
+tried(lambda: open("m/hello").read())
+tried(os.open, "m/null", os.O_RDWR)
+tried(mount, None, b"m", None, 4096 | 32)
+os.close(mounted)
+tried(umount, b"m")
+other = fsopen(b"tmpfs")
+tried(fsconfig, other, CREATE)
+tried(lambda: fsmount(other, 0) > 0)
+tried(fsopen, b"nosuchfs")
+tried(fsmount, 999, 0)
+tried(fsmount, os.open("/dev/null", 0), 0)
+"""
+
+
+def test_the_calls_that_took_its_place(top: bytes, image: bytes) -> None:
+    """fsopen, fsconfig, fsmount, and move_mount, which is the kernel's to decide."""
+    handlers = [proctor.families.fsmount(filesystems=["ext4"], images=True)]
+    assert told(NEW_CALLS, top.decode(), handlers=handlers) == [
+        "EINVAL", True, "EINVAL", 0, "EINVAL", "EPERM", "EPERM", "EINVAL", "EINVAL", 0, "EINVAL", 0, "EBUSY",
+        "EBUSY", "EINVAL", 0, ["rw,nosuid,nodev,noatime,idmapped", "rw"], "from outside", "EACCES", "EPERM",
+        None, 0, True, "ENODEV", "EBADF", "EINVAL",
+    ]  # fmt: skip
+
+
+def test_contexts_that_nobody_closes_do_not_pile_up(top: bytes, image: bytes) -> None:
+    """The oldest is forgotten, and what was made of it goes."""
+    program = (
+        NEW_CALLS[: NEW_CALLS.index("fd = ")]
+        + """
+made = [fsopen(b"ext4") for _ in range(20)]
+for fd in (made[0], made[-1]):
+    tried(fsconfig, fd, STRING, b"source", b"image")
+    tried(fsconfig, fd, CREATE)
+"""
+    )
+    handlers = [proctor.families.fsmount(filesystems=["ext4"], images=True)]
+    assert told(program, top.decode(), handlers=handlers) == [0, "EPERM", 0, 0]
+
+
 def test_options_say_what_is_wrong() -> None:
     for wrong in (
         {"filesystems": "ext4"}, {"filesystems": ["tmpfs"]}, {"devices": ["sda"]}, {"devices": ["8:x"]},

@@ -50,7 +50,7 @@ _MOVE_FROM_FD, _MOVE_TO_FD = 0x4, 0x40
 _OPEN_TREE: Final = 1 | _CLOEXEC
 _AT_EMPTY_PATH: Final = 0x1000
 _ATTR: Final = struct.Struct("=QQQQ")
-NODEV, _IDMAP = 0x4, 0x100000
+NODEV, _ATIME, _IDMAP = 0x4, 0x70, 0x100000
 #: include/uapi/linux/loop.h
 _GET_FREE, _CONFIGURE = 0x4C82, 0x4C0A
 _READ_ONLY, _AUTOCLEAR = 1, 4
@@ -76,9 +76,11 @@ class Filesystem(NamedTuple):
     opened: int
     #: Whether that is a file, for a loop device.
     image: bool
-    read_only: bool = False
+    read_only: bool
     #: Whether its ids are those of the caller's user namespace.
-    idmap: bool = False
+    idmap: bool
+    #: Whether its flags are locked for that one; False where :func:`lock` comes later.
+    locked: bool = True
 
 
 class Made(NamedTuple):
@@ -131,9 +133,7 @@ def _ask(task: Task, joins: bool, steps: Steps, fds: tuple[int, ...]) -> Generat
     try:
         return (yield from session.ask(steps.freeze(), fds=fds))
     finally:
-        session.end(
-            _LAST_MOMENTS
-        )  # it is used once, and what it mounted is nobody's but the caller's
+        session.end(_LAST_MOMENTS)  # used once, and what it mounted is nobody's but the caller's
 
 
 class _Locking:
@@ -145,7 +145,7 @@ class _Locking:
         #: A directory that there is, in a namespace where nobody needs it.
         self.place = steps.bytes(b"/proc")
 
-    def add(self, mount: Result, userns: Argument) -> list[Result]:
+    def add(self, mount: Argument, userns: Argument) -> list[Result]:
         """The last of these gives the descriptor."""
         steps = self.steps
         return [
@@ -213,11 +213,10 @@ def _make(task: Task, wanted: Filesystem) -> Generator[Any, Any, Made]:
             f"{wanted.kind} has no id-mapped mounts here (idmap = false shows ids as they are on disk)",
             "mount_setattr", mount, locking.empty, _AT_EMPTY_PATH, idmap, _ATTR.size,
         )  # fmt: skip
-    for made in locking.add(mount, userns):
-        words[made.step] = "locking its flags"
-        last = made
-    statx(steps, last, status, locking.empty)
-    steps.end(Result(last.step + 1))
+    last = mount
+    for last in locking.add(mount, userns) if wanted.locked else ():
+        words[last.step] = "locking its flags"
+    steps.end(statx(steps, last, status, locking.empty))
     for each in tries:
         steps.jump(each, bad=True)
     said = [steps.call("read", context, room, _MESSAGE) for room in messages]
@@ -237,6 +236,25 @@ def _make(task: Task, wanted: Filesystem) -> Generator[Any, Any, Made]:
     ]
     number = reply.error(Result(failed)) if failed is not None else errno.EIO
     return Made(-1, None, number, ": ".join([words.get(failed or 0, "nothing was made"), *told]))
+
+
+def lock(task: Task, mount: int, attributes: int) -> Generator[Any, Any, tuple[int, int]]:
+    """(errno, mount): one that was made unlocked, with these MOUNT_ATTR_* bits, locked for the caller's user
+    namespace.
+
+    :raises Powerless: the monitor has not got the right.
+    :raises Trouble: it was not performed."""
+    steps = Steps()
+    locking = _Locking(steps)
+    change = steps.bytes(_ATTR.pack(attributes | NODEV, _ATIME, 0, 0))
+    given, userns = steps.sent(), steps.sent()
+    steps.call("mount_setattr", given, locking.empty, _AT_EMPTY_PATH, change, _ATTR.size)
+    last = locking.add(given, userns)[-1]
+    steps.give(last)
+    reply = yield from _ask(task, False, steps, (mount, task.caller.namespace_fd("user")))
+    if reply.made(last):
+        return 0, reply.take(last)
+    return next(-result for result in reply.results if -4095 <= result < 0), -1
 
 
 class Node(NamedTuple):

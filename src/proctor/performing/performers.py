@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from proctor.call.verdict import Deny, Perform, Verdict, deny
 from proctor.errors import (
@@ -64,6 +64,16 @@ class Known(NamedTuple):
     here: bool
     #: Whether its groups decide anything.
     groups: bool
+
+
+class Kept(Protocol):
+    """What a family keeps from one call to the next."""
+
+    def forget(self, container: object) -> None:
+        """A container is over."""
+
+    def close(self) -> None:
+        """All are."""
 
 
 class Performers:
@@ -144,6 +154,8 @@ class Performers:
             "cgroup": cgroup,
             "limit": limit,
         }
+        #: What families keep from one call to the next, by family; closed with the performers.
+        self.kept: dict[str, Kept] = {}
         self._on_trouble = on_trouble
         self._own: Own | None = None
         self._standings = Standings()
@@ -168,6 +180,8 @@ class Performers:
         self._closed = True
         self._standings.close()
         self.logs.close()
+        for each in self.kept.values():
+            each.close()
         if self._here is not None:
             self._here.close()
         if left and self._on_trouble is not None:
@@ -178,6 +192,8 @@ class Performers:
     def forget(self, container: object) -> None:
         """A container is over: nothing that works for it stays in its cgroup."""
         self.executors.forget(container)
+        for each in self.kept.values():
+            each.forget(container)
 
     def __enter__(self) -> Performers:
         return self.start()

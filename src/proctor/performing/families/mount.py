@@ -61,6 +61,8 @@ _CAREFUL: Final = {
     "ext4": (b"errors", b"remount-ro"),
 }
 
+#: (name, value) of an option; no value for those that are flags.
+Option = tuple[bytes, bytes | None]
 _KERNELS: Final = "the kernel decides about this mount, by the caller's own rights"
 
 
@@ -133,33 +135,41 @@ def perform(task: Task) -> Work:
     data = call.copied(address, _PAGE, some=True) if address else b""
     new = not flags & (_REMOUNT | _BIND | _MOVE | _PROPAGATION)
     name = (kind or b"").decode("ascii", "replace")
-    own = task.own.who
-    if (
-        not new
-        or name not in options.filesystems
-        or task.who.namespace("user") == own.namespace("user")
-        or task.who.namespace("mnt") == own.namespace("mnt")
-    ):
+    if not new or not wanted(task, options, name):
         return (yield from _left(task, new))
     target = yield from task.pin(
         task.start(pins.AT_FDCWD, call.args["target"]), call.args["target"], 0, 0
     )
     task.permit(target.named.path, target.named.status, "target")
-    if not task.who.effective >> _CAP_SYS_ADMIN & 1:
-        return deny(errno.EPERM, "the caller has no CAP_SYS_ADMIN in its user namespace")
-    if not task.owned():
-        return deny(
-            errno.EPERM,
-            "the caller is in a user namespace of its own making, where CAP_SYS_ADMIN comes for free "
-            '(nested = "allow" would let it)',
-        )
+    may(task)
     if not source:
         return deny(errno.EINVAL, f"{name} is mounted from something")
     if not target.named.status.is_directory:
         return deny(errno.ENOTDIR)
-    wanted = _options(data, name)
-    opened = yield from _source(task, options, source, flags)
-    return (yield from _mount(task, options, name, opened, flags, wanted, target))
+    given = _options(data)
+    opened = yield from opened_source(task, options, source, bool(flags & _RDONLY))
+    return (yield from _mount(task, options, name, opened, flags, given, target))
+
+
+def wanted(task: Task, options: Options, name: str) -> bool:
+    """Whether a file system is the rule's to mount, for a caller in namespaces of its own."""
+    who, own = task.who, task.own.who
+    return name in options.filesystems and all(
+        who.namespace(kind) != own.namespace(kind) for kind in ("user", "mnt")
+    )
+
+
+def may(task: Task) -> None:
+    """
+    :raises Said: the caller has no right to mount anything."""
+    if not task.who.effective >> _CAP_SYS_ADMIN & 1:
+        raise Said(errno.EPERM, "the caller has no CAP_SYS_ADMIN in its user namespace")
+    if not task.owned():
+        raise Said(
+            errno.EPERM,
+            "the caller is in a user namespace of its own making, where CAP_SYS_ADMIN comes for free "
+            '(nested = "allow" would let it)',
+        )
 
 
 def _left(task: Task, new: bool) -> Work:
@@ -182,32 +192,42 @@ def _left(task: Task, new: bool) -> Work:
 # What is asked for ----------------------------------------------------------------------------------
 
 
-def _options(data: bytes, name: str) -> list[tuple[bytes, bytes | None]]:
+def _options(data: bytes) -> list[Option]:
     """As ``generic_parse_monolithic`` of fs/fs_context.c takes them apart.
 
     :raises Said: one of them must not be."""
-    found: list[tuple[bytes, bytes | None]] = []
+    found: list[Option] = []
     for word in data.partition(b"\0")[0].split(b","):
-        if not word:
-            continue
         key, equals, value = word.partition(b"=")
-        if not key:
-            continue  # "=value" is passed over
-        shown = word.decode(errors="replace")
-        if key == b"source":
-            raise Said(errno.EINVAL, f"option {shown}: the source is said already")
-        if key in _NAMING or b"/" in value:
-            raise Said(errno.EPERM, f"option {shown}: what it names would be looked up on the host")
-        if key.endswith(b"errors") and value == b"panic":
-            raise Said(errno.EPERM, f"option {shown}: the host would stop at a broken image")
-        found.append((key, value if equals else None))
-    careful = _CAREFUL.get(name)
-    if careful is not None and careful[0] not in [key for key, _ in found]:
-        found.append(careful)
+        if key:  # "=value" is passed over
+            found.append(option(key, value if equals else None))
+            if key == b"source":
+                raise Said(errno.EINVAL, "the source is said already")
     return found
 
 
-class _Source(NamedTuple):
+def option(key: bytes, value: bytes | None) -> Option:
+    """One option.
+
+    :raises Said: it must not be."""
+    shown = (key if value is None else key + b"=" + value).decode(errors="replace")
+    if key in _NAMING or (value is not None and b"/" in value and key != b"source"):
+        raise Said(errno.EPERM, f"option {shown}: what it names would be looked up on the host")
+    if key.endswith(b"errors") and value == b"panic":
+        raise Said(errno.EPERM, f"option {shown}: the host would stop at a broken image")
+    return key, value
+
+
+def careful(name: str, given: Sequence[Option]) -> list[Option]:
+    """The same, and what a file system should be told if it is told nothing else."""
+    more = _CAREFUL.get(name)
+    return [
+        *given,
+        *([more] if more is not None and more[0] not in [key for key, _ in given] else []),
+    ]
+
+
+class Source(NamedTuple):
     """Where it comes from, opened as the caller."""
 
     fd: int
@@ -216,10 +236,11 @@ class _Source(NamedTuple):
     read_only: bool
 
 
-def _source(
-    task: Task, options: Options, source: bytes, flags: int
-) -> Generator[Any, Any, _Source]:
-    """
+def opened_source(
+    task: Task, options: Options, source: bytes, read_only: bool
+) -> Generator[Any, Any, Source]:
+    """Where it comes from, pinned and opened as the caller.
+
     :raises Said: it is nothing, or nothing that may be mounted."""
     pin = yield from task.pin(task.start(pins.AT_FDCWD, source), source, 0, 0)
     task.permit(pin.named.path, pin.named.status, "source")
@@ -234,7 +255,6 @@ def _source(
     elif not options.images:
         raise Said(errno.ENOTBLK, "it is a file; images = true would mount it")
     task.refuse_device(status)
-    read_only = bool(flags & _RDONLY)
     fd, failed = yield from _open(task, pin, os.O_RDONLY if read_only else os.O_RDWR)
     if image and failed in (errno.EACCES, errno.EROFS):
         read_only = True  # as mount -o loop does
@@ -242,8 +262,8 @@ def _source(
     if failed:
         raise Said(failed, f"the caller cannot open {device if not image else 'the image'} itself")
     if image:
-        return _Source(fd, pin.named.path, True, read_only)
-    return _Source(fd, _shown(source, status.rdev), False, read_only)
+        return Source(fd, pin.named.path, True, read_only)
+    return Source(fd, _shown(source, status.rdev), False, read_only)
 
 
 def _open(task: Task, pin: Pin, flags: int) -> Generator[Any, Any, tuple[int, int]]:
@@ -284,18 +304,16 @@ def _mount(
     task: Task,
     options: Options,
     name: str,
-    source: _Source,
+    source: Source,
     flags: int,
-    wanted: list[tuple[bytes, bytes | None]],
+    given: list[Option],
     target: Pin,
 ) -> Work:
     from proctor.performing import mounter
 
     if source.read_only:
         flags |= _RDONLY
-    superblock: list[tuple[bytes, bytes | None]] = [
-        (word, None) for flag, word in _SUPERBLOCK if flags & flag
-    ]
+    superblock: list[Option] = [(word, None) for flag, word in _SUPERBLOCK if flags & flag]
     times = _TIMES[:1] if flags & _NOATIME else _TIMES[1:2] if flags & _STRICTATIME else ()
     if flags & _NODIRATIME:
         times = (*times, _TIMES[2])
@@ -303,7 +321,7 @@ def _mount(
         made = yield from mounter.make(
             task,
             mounter.Filesystem(
-                name, source.shown, [*superblock, *wanted], _attributes(flags, times),
+                name, source.shown, careful(name, [*superblock, *given]), _attributes(flags, times),
                 source.fd, source.image, source.read_only, options.idmap,
             ),
         )  # fmt: skip
