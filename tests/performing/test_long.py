@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import select
 import signal
 import struct
@@ -23,7 +24,7 @@ from proctor.process.run import PIPE
 
 from .callers import AT_FDCWD, Performers, caller, compiled, libc, open_directory, outcome
 from .test_mknod import CHAR, NULL, container
-from .test_open_differential import MAP
+from .test_open_differential import MAP, as_user
 from .test_performers import (
     RDONLY,
     blocked_in_open,
@@ -246,6 +247,89 @@ def test_a_stopped_executor_costs_its_call(top: bytes) -> None:
         assert "stopped" in results[0].reason
         assert outcome(opened(performers, one, b"/etc/passwd"))[0] == "fd"
     assert len(troubles) == 1
+
+
+@root_only
+@pytest.mark.parametrize("limit", [0, 6, 9, 12])
+def test_a_limited_executor_costs_its_call(top: bytes, limit: int) -> None:
+    """What its limit says is not the caller's; and nobody else gets it."""
+    troubles: list[str] = []
+    with Performers(on_trouble=troubles.append) as performers, caller(as_user) as one:
+        assert outcome(opened(performers, one, b"/etc/passwd"))[0] == "fd"
+        (executor,) = children(parent_of(performers))
+        by_its_user = os.fork()
+        if by_its_user == 0:
+            as_user()
+            resource.prlimit(executor, resource.RLIMIT_NOFILE, (limit, limit))
+            os._exit(0)
+        assert os.waitpid(by_its_user, 0)[1] == 0
+        verdict = performers.perform(
+            one.call("openat", AT_FDCWD, b"/proc/self/status", RDONLY, 0), allow=lambda *_: True
+        )
+        assert isinstance(verdict, HandOver) or verdict.errno == errno.EPERM  # type: ignore[union-attr]
+        assert len(troubles) == (0 if isinstance(verdict, HandOver) else 1)
+        if isinstance(verdict, HandOver):
+            os.close(verdict.fd)
+        else:
+            assert outcome(opened(performers, one, b"/etc/passwd"))[0] == "fd"
+
+
+@root_only
+def test_an_idle_executor_that_was_stopped_costs_one_call(top: bytes) -> None:
+    troubles: list[str] = []
+    with Performers(on_trouble=troubles.append) as performers, caller(as_user) as one:
+        assert outcome(opened(performers, one, b"/etc/passwd"))[0] == "fd"
+        (executor,) = children(parent_of(performers))
+        os.kill(executor, signal.SIGSTOP)
+        verdict = opened(performers, one, b"/etc/passwd")
+        assert isinstance(verdict, Deny)
+        assert verdict.errno == errno.EPERM
+        assert "stopped" in verdict.reason
+        assert outcome(opened(performers, one, b"/etc/passwd"))[0] == "fd"
+    assert len(troubles) == 1
+
+
+@root_only
+@pytest.mark.parametrize("idle", [True, False], ids=["idle", "busy"])
+def test_a_frozen_executor_costs_one_call(top: bytes, idle: bool) -> None:
+    """Root of a container may move what runs there, and freeze it: neither stops the others."""
+    group = next(
+        (f"{place}/proctor-{os.getpid()}" for place in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+         if os.path.exists(f"{place}/cgroup.controllers")), "",
+    )  # fmt: skip
+    if not group:
+        pytest.skip("no cgroups of version 2 here")
+    try:
+        os.mkdir(group)
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here: {error}")
+    os.mkfifo(top + b"/fifo", 0o666)
+    troubles: list[str] = []
+    try:
+        with Performers(on_trouble=troubles.append) as performers, caller(as_user) as one:
+            assert outcome(opened(performers, one, b"/etc/passwd"))[0] == "fd"
+            if not idle:
+                thread, results = in_thread(lambda: opened(performers, one, top + b"/fifo"))
+                wait_for(lambda: performing(performers))
+            (executor,) = children(parent_of(performers))
+            for name, text in (("procs", str(executor)), ("freeze", "1")):
+                with open(f"{group}/cgroup.{name}", "w") as file:
+                    file.write(text)
+            if idle:
+                verdict = opened(performers, one, b"/etc/passwd")
+            else:
+                thread.join(20)
+                (verdict,) = results
+            assert isinstance(verdict, Deny)
+            assert verdict.errno == errno.EPERM
+            assert "another cgroup" in verdict.reason
+            assert outcome(opened(performers, one, b"/etc/passwd"))[0] == "fd"
+        assert len(troubles) == 1
+    finally:
+        with open(f"{group}/cgroup.freeze", "w") as file:
+            file.write("0")
+        wait_for(lambda: b"populated 0" in open(f"{group}/cgroup.events", "rb").read())  # noqa: SIM115
+        os.rmdir(group)
 
 
 @root_only

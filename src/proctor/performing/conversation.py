@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 #: Seconds before the first look at a caller whose call takes long, and between two.
 _FIRST: Final = 0.05
 _PAUSE: Final = 0.25
-_STOPPED: Final = (b"T", b"t")
 _SIGKILL: Final = 9
 
 
@@ -118,8 +117,9 @@ class Conversation:
                 return self._interrupt()
             if self._due is not None and now >= self._due:
                 raise Trouble("the executor did not end in time")
-            if self._asked.executor.state() in _STOPPED:
-                raise Trouble("the executor was stopped by somebody")
+            hindered = self._asked.executor.hindered()
+            if hindered:
+                raise Trouble(hindered)
         except BaseException as failed:
             self._run(None, failed, wait=True)
         return self.verdict

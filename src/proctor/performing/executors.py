@@ -157,6 +157,7 @@ class Executors:
             what = start.words.get(last, "taking on an identity")
             kind = CannotJoin if what == JOINING else Trouble
             raise kind(f"{what}: {os.strerror(number) if number else 'it did not come about'}")
+        executor.settle()
 
     # Books --------------------------------------------------------------------------------------
 

@@ -35,7 +35,9 @@ class Executor:
         into the walker's descriptors, so nothing of worth is among them then.
     """
 
-    __slots__ = ("_fd", "container", "key", "last", "pid", "pidfd", "sock", "table")
+    __slots__ = (
+        "_fd", "_most", "_place", "container", "key", "last", "pid", "pidfd", "sock", "table",
+    )  # fmt: skip
 
     def __init__(self, sock: socket.socket, key: Hashable, container: object) -> None:
         self.sock = sock
@@ -45,6 +47,7 @@ class Executor:
         self.last = False
         self.pid = 0
         self.pidfd = self.table = -1
+        self._place = self._most = b""
 
     def ask(self, request: Request, packet: bytes, fds: tuple[int, ...] = ()) -> Reply | None:
         """Send a request: the reply, if it comes in a moment (50 µs).
@@ -127,12 +130,35 @@ class Executor:
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
 
-    def state(self) -> bytes:
-        """The letter of its state (proc_pid_stat(5)); empty if it is gone."""
+    def settle(self) -> None:
+        """It is who it shall be: remember where it is, and what it may."""
+        self._place = self._file("cgroup")
+        self._most = self._limit()
+
+    def hindered(self) -> str:
+        """What somebody who may (root of a container, its caller) did to it, so that it cannot be
+        counted on any more, as a clause; empty if nothing."""
+        if self._file("stat").rpartition(b")")[2][1:2] in (b"T", b"t"):
+            return "the executor was stopped by somebody"
+        place = self._file("cgroup")
+        if self._place and place and place != self._place:
+            return "the executor was moved into another cgroup by somebody, which may be frozen"
+        return ""
+
+    def limited(self) -> bool:
+        """Whether somebody took it the descriptors that it may have."""
+        return self._limit() != self._most
+
+    def _limit(self) -> bytes:
+        text = self._file("limits")
+        at = text.find(b"Max open files")
+        return text[at : text.find(b"\n", at)]
+
+    def _file(self, name: str) -> bytes:
         try:
-            with open(f"/proc/{self.pid}/stat", "rb") as file:
-                return file.read().rpartition(b")")[2].split()[0]
-        except (OSError, IndexError):
+            with open(f"/proc/{self.pid}/{name}", "rb") as file:
+                return file.read()
+        except OSError:
             return b""
 
     def kill(self) -> None:

@@ -87,6 +87,9 @@ class Session:
                 reply = executor.ask(request, packet, (*fds, executor.table) if table else fds)
                 if reply is None:
                     reply = yield Wait(executor, request)
+                if -errno.EMFILE in reply.results and executor.limited():
+                    reply.close()
+                    raise Trouble("somebody limited the executor's open files (prlimit)")
             except Idle:
                 self.fail()
                 if self._used:
