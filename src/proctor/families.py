@@ -33,6 +33,7 @@ __all__ = [
     "mount",
     "names",
     "open",
+    "quiet",
     "socket",
     "streams",
     "xattr",
@@ -173,13 +174,24 @@ def names(*, when: Mapping[str, Spec] | None = None) -> Handler:
     return _performed("names", when, {})
 
 
-def open(*, when: Mapping[str, Spec] | None = None) -> Handler:
+def open(*, when: Mapping[str, Spec] | None = None, sync: bool | None = None) -> Handler:
     """open, openat, openat2 and creat, as the caller.
 
     >>> proctor.families.open(when={"path": "/srv/**"})
     <Handler families.open for open, openat, openat2, creat>
+
+    :param sync: False has O_SYNC and O_DSYNC left out, also of openat2.
     """
-    return _performed("open", when, {})
+    return _performed("open", when, {"sync": sync})
+
+
+def quiet(*, when: Mapping[str, Spec] | None = None) -> Handler:
+    """fsync, fdatasync, sync, syncfs, msync and sync_file_range, said to be done.
+
+    >>> proctor.families.quiet().wants("fdatasync"), proctor.families.open(sync=False).wants("openat2")
+    (True, True)
+    """
+    return _performed("quiet", when, {})
 
 
 def socket(*, when: Mapping[str, Spec] | None = None, network: str | None = None) -> Handler:

@@ -21,6 +21,7 @@ import errno
 import os
 import stat
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import HandOver, deny, let_run_unsafe
@@ -60,6 +61,7 @@ _VALID: Final = (
     | _flag("O_SYNC") | _flag("O_DSYNC") | _FASYNC | _flag("O_DIRECT") | _LARGEFILE | O_DIRECTORY
     | O_NOFOLLOW | _flag("O_NOATIME") | _CLOEXEC | O_PATH | _TMPFILE
 )  # fmt: skip
+_SYNC: Final = _flag("O_SYNC") | _flag("O_DSYNC")
 _WITH_O_PATH: Final = O_DIRECTORY | O_NOFOLLOW | O_PATH | _CLOEXEC
 _TTY: Final = (5, 0)
 _TRIES: Final = 64  # more than the 40 links that the kernel follows, plus some lost races
@@ -84,6 +86,24 @@ class Wanted(NamedTuple):
         kept = self.flags if flags is None else flags
         mode = self.mode if kept & (_CREAT | _TMPFILE) or flags is None else 0
         return HOW.pack(kept | _CLOEXEC, mode, self.resolve if resolve is None else resolve)
+
+
+@dataclass(frozen=True)
+class Options:
+    """See docs/families/quiet.md.
+
+    :param sync: False has O_SYNC and O_DSYNC left out.
+    """
+
+    sync: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sync, bool):
+            raise ValueError(f"sync is true or false, not {self.sync!r}")
+
+    def kept(self, flags: int) -> int:
+        """What is left of flags."""
+        return flags if self.sync else flags & ~_SYNC
 
 
 def decode(call: Call) -> tuple[int, bytes, int, int, int]:
@@ -113,12 +133,15 @@ def decode(call: Call) -> tuple[int, bytes, int, int, int]:
 def at_once(call: Call, wish: Perform, standing: Standing, here: Here) -> Verdict | None:
     """What the monitor opens itself, for a caller that is what it is: see :mod:`proctor.performing.here`."""
     dirfd, path, flags, mode, resolve = decode(call)
+    if isinstance(wish.options, Options):
+        flags = wish.options.kept(flags)
     return None if mode else here.open(call, wish, standing, dirfd, path, flags, resolve)
 
 
 def perform(task: Task) -> Work:
     """Open for the caller and hand the descriptor over."""
     dirfd, path, flags, mode, resolve = decode(task.call)
+    flags = task.options(Options).kept(flags)
     if flags & O_PATH and task.o_path == "run" and not task.asked:
         return let_run_unsafe(_RUN_O_PATH)
     if path and not flags & O_PATH:

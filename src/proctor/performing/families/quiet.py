@@ -1,0 +1,84 @@
+"""fsync, fdatasync, sync, syncfs, msync, sync_file_range: said to be done, and not done.
+
+For builds and tests, whose files nobody needs after a power cut.  What the kernel refuses is refused:
+descriptors that are none or cannot be synchronised, flags that are none.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from proctor.call.verdict import answer, deny, let_run_unsafe
+from proctor.performing import pins
+
+if TYPE_CHECKING:
+    from proctor.call.verdict import Verdict
+    from proctor.performing.task import Task, Work
+
+CALLS: Final = (
+    "fsync", "fdatasync", "sync", "syncfs", "msync", "sync_file_range", "sync_file_range2",
+    "arm_sync_file_range",
+)  # fmt: skip
+
+_MS_ASYNC, _MS_SYNC, _MS_ALL = 1, 4, 7
+_RANGE_FLAGS: Final = 7  # SYNC_FILE_RANGE_* of include/uapi/linux/fs.h
+_KERNELS: Final = "nothing is written by it, or the kernel has it fail"
+
+
+def perform(task: Task) -> Work:
+    """Say that it is done."""
+    yield from ()
+    call = task.call
+    if call.name == "sync":
+        return answer(0)
+    if call.name == "msync":
+        return _msync(*call.registers[:3])
+    kind = _kind(task, call.registers[0])
+    if kind is None:
+        return deny(errno.EBADF)
+    if "sync_file_range" in call.name:
+        start, length = call.args.offset, call.args.nbytes
+        if call.args.flags & ~_RANGE_FLAGS or start < 0 or length < 0 or start + length >= 1 << 63:
+            return deny(errno.EINVAL)
+        return answer(0) if kind else deny(errno.ESPIPE)
+    if call.name == "syncfs" or kind == "stored":
+        return answer(0)
+    return let_run_unsafe(_KERNELS)  # pipes, sockets, terminals...: EINVAL
+
+
+def _msync(start: int, length: int, flags: int) -> Verdict:
+    """As ``msync`` of mm/msync.c, as far as it does not look at mappings."""
+    flags &= 0xFFFFFFFF
+    if flags & ~_MS_ALL or start % mmap.PAGESIZE or (flags & _MS_ASYNC and flags & _MS_SYNC):
+        return deny(errno.EINVAL)
+    if flags & _MS_SYNC and length:
+        return answer(0)
+    return let_run_unsafe(_KERNELS)
+
+
+def _kind(task: Task, register: int) -> str | None:
+    """What a descriptor is of: something "stored", what only looks so ("shown", by procfs), or neither
+    (""); None if it is none."""
+    try:
+        fd = task.take_fd(pins.signed(register))
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        return None
+    import fcntl  # policies are looked over where neither is
+
+    from proctor.kernel.raw import filesystem_type
+
+    try:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & pins.O_PATH:
+            return None
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode)):
+            return ""
+        return "shown" if filesystem_type(fd) == pins.PROC_SUPER_MAGIC else "stored"
+    finally:
+        os.close(fd)
