@@ -14,10 +14,9 @@ import pytest
 from proctor.call.verdict import Deny, HandOver, Verdict
 from proctor.kernel import _core
 from proctor.performing import here, pins
-from proctor.performing.identity import Own
 from tests.kernel.test_standing import CHANGES, child, root_only
 
-from .callers import AT_FDCWD, Call, Performers, caller, describe, open_directory
+from .callers import AT_FDCWD, Call, Performers, caller, describe, libc, open_directory
 
 
 @pytest.fixture
@@ -214,15 +213,28 @@ def test_a_caller_that_goes_elsewhere_is_followed(top: bytes) -> None:
 
 
 @root_only
-def test_a_monitor_that_changed_is_not_what_the_caller_is() -> None:
-    own = Own()
-    assert own.unchanged()
-    os.seteuid(1000)
-    try:
-        assert not own.unchanged()
-    finally:
-        os.seteuid(0)
-    assert own.unchanged()
+def test_a_monitor_that_changed_is_not_what_the_caller_is(top: bytes) -> None:
+    secret = put(top + b"/secret", b"content", 0o600)
+    performers, asked = Performers(), []
+
+    def allow(argument: str, path: bytes) -> bool:
+        asked.append(alone(performers))
+        return True
+
+    with child() as (pid, _):
+        assert content(opened(performers, pid, secret, allow=allow)) == b"content"
+        own = performers.own()
+        assert own.unchanged()
+        libc.setfsuid(1000)
+        try:
+            assert not own.unchanged()
+            for _ in range(2):
+                assert content(opened(performers, pid, secret, allow=allow)) == b"content"
+        finally:
+            libc.setfsuid(0)
+        assert own.unchanged()
+    assert asked == [True, False, False]
+    performers.close()
 
 
 def test_with_a_full_table_nothing_happens(top: bytes) -> None:

@@ -60,15 +60,15 @@ static int root_of(int at, const char *name, uint64_t root[3]) {
     return 0;
 }
 
-/* Another thread, by its number and two descriptors of it: 0 or an errno.  That it lives is asked last,
+/* Another thread, by its number and three descriptors of it: 0 or an errno.  That it lives is asked last,
  * so the number was its own before. */
-static int look_at(pid_t tid, int pidfd, int proc, struct standing *is) {
+static int look_at(pid_t tid, int pidfd, int proc, int user, struct standing *is) {
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, tid};
     struct pidfd_info info = {.mask = PIDFD_INFO_PID | PIDFD_INFO_CREDS | PIDFD_INFO_CGROUPID};
     int problem = root_of(proc, "root", is->root);
     if (problem == 0 && syscall(SYS_capget, &head, is->caps) != 0)
         problem = errno;
-    if (problem == 0 && readlinkat(proc, "ns/user", is->user, sizeof is->user) < 0)
+    if (problem == 0 && readlinkat(user, "", is->user, sizeof is->user) < 0)
         problem = errno;
     if (problem == 0 && ioctl(pidfd, PIDFD_GET_INFO, &info) != 0)
         problem = errno;
@@ -96,14 +96,14 @@ static int look_at_us(struct standing *is) {
 
 PyObject *core_standing(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
     struct standing is = {0};
-    if (count != 3)
-        return PyErr_Format(PyExc_TypeError, "standing() takes 3 arguments, not %zd", count);
+    if (count != 4)
+        return PyErr_Format(PyExc_TypeError, "standing() takes 4 arguments, not %zd", count);
     int tid = (int)PyLong_AsLong(args[0]), pidfd = (int)PyLong_AsLong(args[1]);
-    int proc = (int)PyLong_AsLong(args[2]), problem;
+    int proc = (int)PyLong_AsLong(args[2]), user = (int)PyLong_AsLong(args[3]), problem;
     if (PyErr_Occurred() != NULL)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    problem = tid != 0 ? look_at(tid, pidfd, proc, &is) : look_at_us(&is);
+    problem = tid != 0 ? look_at(tid, pidfd, proc, user, &is) : look_at_us(&is);
     Py_END_ALLOW_THREADS
     return problem != 0 ? raise_errno(problem)
                         : PyBytes_FromStringAndSize((const char *)&is, sizeof is);
@@ -137,15 +137,17 @@ static bool is_identity(const char *text, size_t length, const char *identity, s
 }
 
 PyObject *core_same(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 6)
-        return PyErr_Format(PyExc_TypeError, "same() takes 6 arguments, not %zd", count);
+    if (count != 8)
+        return PyErr_Format(PyExc_TypeError, "same() takes 8 arguments, not %zd", count);
     int tid = (int)PyLong_AsLong(args[0]), pidfd = (int)PyLong_AsLong(args[1]);
-    int proc = (int)PyLong_AsLong(args[2]), status = (int)PyLong_AsLong(args[4]);
-    char *rights, *identity, here[4096], *text = here;
-    Py_ssize_t right, one;
-    struct standing is = {0};
-    if (PyErr_Occurred() != NULL || PyBytes_AsStringAndSize(args[3], &rights, &right) < 0
-        || PyBytes_AsStringAndSize(args[5], &identity, &one) < 0)
+    int proc = (int)PyLong_AsLong(args[2]), user = (int)PyLong_AsLong(args[3]);
+    int status = (int)PyLong_AsLong(args[5]);
+    char *rights, *identity, *ours, here[4096], *text = here;
+    Py_ssize_t right, one, our;
+    struct standing is = {0}, we = {0};
+    if (PyErr_Occurred() != NULL || PyBytes_AsStringAndSize(args[4], &rights, &right) < 0
+        || PyBytes_AsStringAndSize(args[6], &identity, &one) < 0
+        || PyBytes_AsStringAndSize(args[7], &ours, &our) < 0)
         return NULL;
     ssize_t length = 0;
     bool same;
@@ -154,8 +156,9 @@ PyObject *core_same(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize
            || ((length = text_of(status, here, sizeof here, &text)) > 0
                && is_identity(text, (size_t)length, identity, (size_t)one));
     /* that it lives is asked last of all */
-    same = same && look_at(tid, pidfd, proc, &is) == 0 && right == sizeof is
+    same = same && look_at(tid, pidfd, proc, user, &is) == 0 && right == sizeof is
            && memcmp(&is, rights, sizeof is) == 0;
+    same = same && (our == 0 || (look_at_us(&we) == 0 && our == sizeof we && memcmp(&we, ours, sizeof we) == 0));
     Py_END_ALLOW_THREADS
     PyObject *result = same ? PyBytes_FromStringAndSize(text, length) : Py_NewRef(Py_None);
     if (text != here)

@@ -119,21 +119,31 @@ def where(
     :param listener: as for :func:`read`, for both; errors likewise."""
 
 # Acting for a caller --------------------------------------------------------------------------
-def standing(tid: int, pidfd: int, proc: int, /) -> bytes:
+def standing(tid: int, pidfd: int, proc: int, user: int, /) -> bytes:
     """Who a thread is: ``struct standing`` of ``_acting.c``, to be compared.
 
     :param tid: 0 for this thread itself, of which cgroup and user namespace are left empty.
     :param pidfd: of the thread (PIDFD_THREAD).
     :param proc: its ``/proc/TID``.
+    :param user: the link ``ns/user`` there, an O_PATH descriptor.
     :raises OSError: ESRCH if it is dead; EINVAL or ENOTTY before Linux 6.13 (PIDFD_GET_INFO)."""
 
 def same(
-    tid: int, pidfd: int, proc: int, rights: bytes, status: int, identity: bytes, /
+    tid: int,
+    pidfd: int,
+    proc: int,
+    user: int,
+    rights: bytes,
+    status: int,
+    identity: bytes,
+    ours: bytes,
+    /,
 ) -> bytes | None:
     """Whether :func:`standing` still says ``rights``; None if not.
 
     :param status: ``/proc/TID/status``, or -1: its ids, groups and capabilities are ``identity``, or None
         is returned.
+    :param ours: what it says of this thread, or None is returned; empty if that is not asked.
     :returns: the text of ``status``; empty if that was not asked for."""
 
 @final

@@ -38,7 +38,7 @@ _AT_FDCWD: Final = -100
 _LONGEST: Final = 4096
 _MORE: Final = 1 << 20
 #: Threads that are known at the same time.
-_MOST: Final = 32  # four or five descriptors each
+_MOST: Final = 32  # five or six descriptors each
 _OTHER_NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "cgroup")
 _CAP_SETGID: Final = 6
 #: struct standing of _acting.c: ids; effective, permitted and inheritable capabilities, twice; root;
@@ -48,11 +48,9 @@ _RIGHTS: Final = struct.Struct("=32s8s4x8s4x24s")
 _UNKNOWN: Final = (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-def rights(tid: int = 0, pidfd: int = -1, proc: int = -1) -> bytes:
-    """Ids, capabilities, root directory, cgroup and user namespace of a thread, or of this one.
-
-    :raises OSError: ESRCH if it is dead."""
-    return _core.standing(tid, pidfd, proc)
+def rights() -> bytes:
+    """Ids, capabilities and root directory of this thread, to be compared."""
+    return _core.standing(0, -1, -1, -1)
 
 
 def same_rights(one: bytes, other: bytes) -> bool:
@@ -65,12 +63,12 @@ class Standing:
 
     :ivar kept: whatever its owner keeps for as long as the thread is who it was.
     :ivar proc: its ``/proc/TID``, an O_PATH descriptor.
-    :ivar rights: what :func:`rights` says of it; empty on a kernel where that is not to be had.
+    :ivar rights: as :func:`rights`, and its cgroup and user namespace; empty on a kernel where that is not to be had.
     """
 
     __slots__ = (
         "_cgroup", "_groups_stay", "_label", "_others", "_pidfd", "_seen",
-        "_status", "_text", "kept", "proc", "rights", "tid",
+        "_status", "_text", "_user", "kept", "proc", "rights", "tid",
     )  # fmt: skip
 
     def __init__(self, tid: int, *, labels: bool) -> None:
@@ -80,7 +78,7 @@ class Standing:
         """
         self.tid = tid
         self.kept: Any = None
-        self.proc = self._status = self._cgroup = self._label = self._pidfd = -1
+        self.proc = self._status = self._cgroup = self._label = self._pidfd = self._user = -1
         self._text = self.rights = b""
         try:
             self.proc = os.open(b"/proc/%d" % tid, _PIN | os.O_DIRECTORY)
@@ -105,7 +103,8 @@ class Standing:
     def _rights(self) -> bytes:
         try:
             self._pidfd = os.pidfd_open(self.tid, PIDFD_THREAD)
-            return _core.standing(self.tid, self._pidfd, self.proc)
+            self._user = os.open(b"ns/user", _PIN | os.O_NOFOLLOW, dir_fd=self.proc)
+            return _core.standing(self.tid, self._pidfd, self.proc, self._user)
         except OSError as error:
             if error.errno in _UNKNOWN:
                 return b""
@@ -113,10 +112,10 @@ class Standing:
 
     def close(self) -> None:
         """Let go of it.  Idempotent."""
-        for fd in (self.proc, self._status, self._cgroup, self._label, self._pidfd):
+        for fd in (self.proc, self._status, self._cgroup, self._label, self._pidfd, self._user):
             if fd >= 0:
                 os.close(fd)
-        self.proc = self._status = self._cgroup = self._label = self._pidfd = -1
+        self.proc = self._status = self._cgroup = self._label = self._pidfd = self._user = -1
 
     def _look(self) -> tuple[bytes, str, tuple[int, int, int], str, bytes, bytes]:
         self._text = b""
@@ -147,18 +146,21 @@ class Standing:
         caps, rest = text.index(b"\nCapInh:"), text.index(b"\nSeccomp:")
         return text[uid:size] + text[groups:numbers] + text[caps:rest]
 
-    def unchanged(self, *, groups: bool = True) -> bool:
+    def unchanged(self, *, groups: bool = True, ours: bytes = b"") -> bool:
         """Whether the thread is who it was, where it was.  Its notification is to be checked after
         it was made, and this asked after that: it says whose thread this is.
 
         :param groups: whether its groups decide anything.
+        :param ours: what :func:`rights` said: whether that holds as well.
         """
         try:
             if not self.rights:
                 return self._look() == self._seen
             seen = self._seen
             status = self._status if groups and not self._groups_stay else -1
-            text = _core.same(self.tid, self._pidfd, self.proc, self.rights, status, seen[0])
+            text = _core.same(
+                self.tid, self._pidfd, self.proc, self._user, self.rights, status, seen[0], ours
+            )
             if text is None:
                 return False
             self._text = text

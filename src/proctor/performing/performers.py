@@ -260,7 +260,10 @@ class Performers:
         container = getattr(call, "container", None)
         if standing is not None:
             known: Known = standing.kept
-            if known.key.container is container and standing.unchanged(groups=known.groups):
+            ours = self.own().rights if known.here else b""
+            if known.key.container is container and standing.unchanged(
+                groups=known.groups, ours=ours
+            ):
                 return standing
             standing.close()
         if registry.at_once(call.name) is None:
@@ -273,7 +276,7 @@ class Performers:
 
     def _at_once(self, call: Call, wish: Perform, standing: Standing | None) -> Verdict | None:
         """What the monitor does itself for those who are what it is; None if that is nothing."""
-        if standing is None or not standing.kept.here or not self.own().unchanged():
+        if standing is None or not standing.kept.here:
             return None
         act = registry.at_once(call.name)
         if act is None or self._closed:
@@ -366,6 +369,8 @@ class Performers:
                     if len(self._keys) > _MOST_KEYS:
                         self._keys.clear()
                     self._keys[same] = known
+            if known.here and not own.unchanged():
+                known = known._replace(here=False, groups=True)
             if not call.valid():
                 raise CallGone
             standing.kept = known
