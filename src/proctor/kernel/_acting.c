@@ -168,7 +168,7 @@ PyObject *core_same(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize
 
 /* ---- A question to an executor ------------------------------------------------------------- */
 
-enum { MOST_SENT = 16, MOST_GIVEN = 8, PATIENCE_NS = 50000 };
+enum { MOST_SENT = 16, MOST_GIVEN = 8 };
 
 /* Send a packet with descriptors: 0 or an errno. */
 static int tell(int sock, void *packet, size_t size, const int *fds, size_t count) {
@@ -195,9 +195,9 @@ static int tell(int sock, void *packet, size_t size, const int *fds, size_t coun
 
 /* Receive one: its length, or minus an errno.  Descriptors that came with a part of it are closed.
  * Whoever waits does so for a moment: what takes longer is waited for by the loop. */
-static ssize_t hear(int sock, void *into, size_t size, bool wait, int *fds, int *given) {
+static ssize_t hear(int sock, void *into, size_t size, long patience, int *fds, int *given) {
     struct pollfd readable = {.fd = sock, .events = POLLIN};
-    const struct timespec patience = {0, PATIENCE_NS};
+    const struct timespec time = {0, patience * 1000};
     union {
         struct cmsghdr head;
         char room[CMSG_SPACE(MOST_GIVEN * sizeof(int))];
@@ -207,8 +207,8 @@ static ssize_t hear(int sock, void *into, size_t size, bool wait, int *fds, int 
                              .msg_controllen = sizeof control};
     ssize_t length;
     *given = 0;
-    if (wait)
-        ppoll(&readable, 1, &patience, NULL);
+    if (patience > 0)
+        ppoll(&readable, 1, &time, NULL);
     while ((length = recvmsg(sock, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)) < 0)
         if (errno != EINTR)
             return -errno;
@@ -349,7 +349,8 @@ static PyObject *request_ask(PyObject *object, PyObject *const *args, Py_ssize_t
     int sent[MOST_SENT], fds[MOST_GIVEN], given = 0, problem = 0;
     if (count != 4)
         return PyErr_Format(PyExc_TypeError, "ask() takes 4 arguments, not %zd", count);
-    int sock = (int)PyLong_AsLong(args[0]), wait = PyObject_IsTrue(args[3]);
+    int sock = (int)PyLong_AsLong(args[0]);
+    long patience = PyLong_AsLong(args[3]);
     Py_ssize_t along = PyTuple_Size(args[2]);
     if (along > MOST_SENT)
         return PyErr_Format(PyExc_ValueError, "%zd descriptors", along);
@@ -368,7 +369,7 @@ static PyObject *request_ask(PyObject *object, PyObject *const *args, Py_ssize_t
     if (packet != NULL)
         problem = tell(sock, packet, (size_t)size, sent, (size_t)along);
     if (problem == 0)
-        length = hear(sock, into, (size_t)self->longest, wait, fds, &given);
+        length = hear(sock, into, (size_t)self->longest, patience, fds, &given);
     Py_END_ALLOW_THREADS
     PyObject *result = NULL;
     if (problem != 0) {

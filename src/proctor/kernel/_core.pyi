@@ -177,12 +177,12 @@ class Request:
         :raises ValueError: one of them does not fit, or they are too many or too few."""
 
     def ask(
-        self, sock: int, packet: bytes | None, fds: tuple[int, ...], wait: bool, /
+        self, sock: int, packet: bytes | None, fds: tuple[int, ...], patience: int, /
     ) -> tuple[tuple[int, ...], tuple[bytes, ...], dict[int, int]] | tuple[int, bytes]:
         """Send a packet with at most 16 descriptors and receive the answer, without the GIL in between.
 
         :param packet: None only receives.
-        :param wait: for a moment (50 µs); then, and for whoever does not wait, EAGAIN.
+        :param patience: how long to wait for it, in microseconds, less than a second; then EAGAIN.
         :returns: (results, parts, descriptors by their steps; CLOEXEC and the asker's).  Or an errno:
             recvmsg(2)'s, EMSGSIZE for a longer answer, EMFILE if its descriptors could not all be had;
             or 0 and what was received and is no answer to this.  No descriptor is left open then.

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Hashable
 from typing import Final, NamedTuple
 
 from proctor.kernel import scm
-from proctor.performing.processes import Executor, Mother
+from proctor.performing.processes import Executor, Mother, Pace
 from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
 from proctor.performing.trouble import CannotJoin, Idle, TooMany, Trouble
 
@@ -94,6 +94,7 @@ class Executors:
         self._by_key: dict[Hashable, list[Executor]] = {}
         self._taken: dict[object, int] = {}
         self._busy: set[Executor] = set()
+        self._paces: dict[object, Pace] = {}
         self._dying: list[Executor] = []
         #: Those that close what they opened, on a file system that may take its time over it.
         self._closing: list[Executor] = []
@@ -194,7 +195,9 @@ class Executors:
         with self._lock:
             if self._taken.get(container, 0) >= limit:
                 raise TooMany(f"that many calls are being performed already (limit = {limit})")
-        executor = Executor(self.mother.bear(), key, container)
+        with self._lock:
+            pace = self._paces.setdefault(container, Pace())
+        executor = Executor(self.mother.bear(), key, container, pace)
         with self._lock:
             self._count(container, executor)
         return executor
@@ -266,6 +269,7 @@ class Executors:
         """The container is over: its executors end, those at work with their work.  Until then they are
         in its cgroup, which its runtime cannot remove."""
         with self._lock:
+            self._paces.pop(container, None)
             over = [one for one in self._idle if one.container is container]
             for one in over:
                 self._drop(one)

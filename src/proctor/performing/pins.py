@@ -17,7 +17,7 @@ import errno
 import os
 import stat
 import struct
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final, NamedTuple
 
 from proctor.performing.steps import END, Argument, Place, Reply, Request, Result, Steps
@@ -128,7 +128,10 @@ def signed(register: int) -> int:
 
 def room(length: int) -> int:
     """The size of hole that takes so many bytes."""
-    return next(size for size in _SIZES if length <= size)
+    for size in _SIZES:
+        if length <= size:
+            return size
+    raise ValueError(f"no hole takes {length} bytes")
 
 
 # Parts of requests ------------------------------------------------------------------------------
@@ -506,6 +509,7 @@ def along(start: int | None) -> tuple[int, ...]:
     return (start,) if start is not None and start >= 0 else ()
 
 
+@lru_cache(64)
 def probing(flags: int, resolve: int) -> bytes:
     """How a failed walk is probed: following no link; going to no other mount."""
     flags, resolve = PIN | flags & O_NOFOLLOW, resolve & ~CACHED

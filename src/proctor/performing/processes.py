@@ -22,6 +22,36 @@ _DIED: Final = "the executor died in the middle of the call"
 _NONSENSE: Final = "the executor's reply makes no sense"
 
 
+class Pace:
+    """How long whoever receives waits for the executors of one container before the loop does.
+
+    A tick of the kernel's clock costs nothing to wait for: the timer that would end it is behind the
+    next tick, and none is set in the machine.  A few microseconds' wait costs more than the answer that it is
+    for.  But who waited in vain once (somebody opens FIFOs) waits so shortly for a while.
+    """
+
+    __slots__ = ("_soon",)
+
+    _LONG: Final = 4000
+    _SHORT: Final = 50
+    _WHILE: Final = 64
+
+    def __init__(self) -> None:
+        self._soon = 0
+
+    @property
+    def patience(self) -> int:
+        """Microseconds."""
+        return self._SHORT if self._soon else self._LONG
+
+    def came(self, in_time: bool) -> None:
+        """Whether the answer came in time."""
+        if not in_time:
+            self._soon = self._WHILE
+        elif self._soon:
+            self._soon -= 1
+
+
 class Executor:
     """One executor, seen from the monitor.  Owned by whoever borrowed it.
 
@@ -36,12 +66,15 @@ class Executor:
     """
 
     __slots__ = (
-        "_fd", "_most", "_place", "container", "key", "last", "pid", "pidfd", "sock", "table",
+        "_fd", "_most", "_pace", "_place", "container", "key", "last", "pid", "pidfd", "sock", "table",
     )  # fmt: skip
 
-    def __init__(self, sock: socket.socket, key: Hashable, container: object) -> None:
+    def __init__(
+        self, sock: socket.socket, key: Hashable, container: object, pace: Pace | None = None
+    ) -> None:
         self.sock = sock
         self._fd = sock.fileno()
+        self._pace = Pace() if pace is None else pace
         self.key = key
         self.container = container
         self.last = False
@@ -50,14 +83,14 @@ class Executor:
         self._place = self._most = b""
 
     def ask(self, request: Request, packet: bytes, fds: tuple[int, ...] = ()) -> Reply | None:
-        """Send a request: the reply, if it comes in a moment (50 µs).
+        """Send a request: the reply, if it comes in a moment (:class:`Pace`).
 
         :param packet: the request, filled in.
         :raises Idle: it ended before, and nothing has happened; :meth:`reply` says more.
         :raises Trouble: it cannot be reached, or as for :meth:`reply`.
         """
         try:
-            heard = request.ask(self._fd, packet, fds, True)
+            heard = request.ask(self._fd, packet, fds, self._pace.patience)
         except OSError as error:
             if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 self._last_words()
@@ -67,7 +100,9 @@ class Executor:
             raise Trouble(f"cannot reach an executor: {scarce.why(error)}") from None
         if not isinstance(heard, Reply):
             self._unheard(*heard)
+            self._pace.came(False)
             return None
+        self._pace.came(True)
         return heard
 
     def _last_words(self) -> None:
@@ -88,7 +123,7 @@ class Executor:
         :raises Idle: it ended for lack of work before it saw the request.
         :raises Trouble: it died, or said nonsense, or ran out of something.
         """
-        heard = request.ask(self._fd, None, (), wait)
+        heard = request.ask(self._fd, None, (), self._pace.patience if wait else 0)
         if not isinstance(heard, Reply):
             self._unheard(*heard)
             return None

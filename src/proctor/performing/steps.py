@@ -251,14 +251,14 @@ class Request:
         #: The packet, with these bytes and numbers in its holes; ValueError if one of them does not fit.
         self.fill: Callable[..., bytes] = self._native.fill
 
-    def ask(self, sock: int, packet: bytes | None, fds: tuple[int, ...], wait: bool) -> Heard:
+    def ask(self, sock: int, packet: bytes | None, fds: tuple[int, ...], patience: int) -> Heard:
         """Send the packet, with descriptors, and receive what comes; without a packet only that.
 
-        :param wait: for a moment (50 µs).
+        :param patience: how long to wait for that, in microseconds.
         :returns: a reply; or (errno of recvmsg(2), nothing), or (0, what was received and is no reply).
         :raises OSError: it could not be sent.
         """
-        heard = self._native.ask(sock, packet, fds, wait)
+        heard = self._native.ask(sock, packet, fds, patience)
         return Reply(*heard) if len(heard) == 3 else heard
 
 
