@@ -1,0 +1,91 @@
+/* One thread makes a call again and again, another one exchanges what it is about.
+ *
+ *   family_racer KIND TRIES ALLOWED OTHER PLACE
+ *
+ * name    setxattr(PLACE, name): ALLOWED or OTHER by the exchange of one buffer
+ * value   setxattr of one name, whose value is exchanged
+ * path    setxattr by a path, whose link is exchanged: PLACE/link leads to ALLOWED or to OTHER
+ * kind    mount(disk on PLACE) of a type, exchanged; undone at once
+ * data    mount with ALLOWED or OTHER as options
+ * target  mount on a directory, whose link is exchanged
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+static char shared[256];
+static char link_path[512], spare[512];
+static const char *both[2];
+static atomic_int over;
+static int by_link;
+
+static void *exchange(void *unused)
+{
+    (void)unused;
+    for (unsigned i = 0; !over; i++) {
+        if (by_link) {
+            unlink(spare);
+            if (symlink(both[i & 1], spare) == 0)
+                rename(spare, link_path);
+        } else {
+            memcpy(shared, both[i & 1], strlen(both[i & 1]) + 1);
+        }
+    }
+    return NULL;
+}
+
+int main(int count, char **v)
+{
+    if (count != 6)
+        return 2;
+    const char *kind = v[1], *place = v[5];
+    int tries = atoi(v[2]), made = 0;
+    both[0] = v[3];
+    both[1] = v[4];
+    by_link = strcmp(kind, "path") == 0 || strcmp(kind, "target") == 0;
+    snprintf(link_path, sizeof link_path, "%s/link", place);
+    snprintf(spare, sizeof spare, "%s/spare", place);
+    strcpy(shared, both[0]);
+    if (by_link && symlink(both[0], link_path) != 0)
+        return 3;
+    pthread_t other;
+    pthread_create(&other, NULL, exchange, NULL);
+    for (int i = 0; i < tries; i++) {
+        int failed = -1;
+        if (strcmp(kind, "name") == 0)
+            failed = setxattr(place, shared, "y", 1, 0);
+        else if (strcmp(kind, "value") == 0)
+            failed = setxattr(place, "trusted.overlay.opaque", shared, strlen(both[0]), 0);
+        else if (strcmp(kind, "path") == 0)
+            failed = setxattr(link_path, "trusted.overlay.opaque", "y", 1, 0);
+        else if (strcmp(kind, "kind") == 0)
+            failed = mount("disk", place, shared, 0, NULL);
+        else if (strcmp(kind, "data") == 0)
+            failed = mount("disk", place, "ext4", 0, shared);
+        else if (strcmp(kind, "target") == 0)
+            failed = mount("disk", link_path, "ext4", 0, NULL);
+        if (failed == 0)
+            made++;
+        if (failed == 0 && (strcmp(kind, "kind") == 0 || strcmp(kind, "data") == 0)) {
+            FILE *mounts = fopen("/proc/self/mounts", "r");
+            char line[4096];
+            while (fgets(line, sizeof line, mounts))
+                if (strstr(line, place) && (strstr(line, both[1]) != NULL))
+                    printf("won: %s", line);
+            fclose(mounts);
+            umount2(place, 0);
+        }
+        if (failed == 0 && strcmp(kind, "target") == 0)
+            umount2(both[0], 0);
+    }
+    over = 1;
+    pthread_join(other, NULL);
+    printf("made %d\n", made);
+    return 0;
+}
