@@ -329,6 +329,41 @@ def test_a_file_system_says_what_it_has_against_it(performers: Performers, top: 
     assert "Can't find a SQUASHFS superblock" in verdict.reason
 
 
+REMOUNTS = """
+os.chdir(sys.argv[1])
+MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096
+tried(mount, b"image", b"m", b"ext4")
+tried(mount, None, b"m", None, MS_REMOUNT | MS_RDONLY)
+tried(lambda: open("m/new", "w"))
+tried(lambda: [line for line in open("/proc/self/mountinfo") if sys.argv[1] + "/m " in line][0].split()[-1])
+tried(mount, None, b"m", None, MS_REMOUNT, b"errors=panic")
+tried(mount, None, b"m", None, MS_REMOUNT, b"nonsense=1")
+tried(mount, None, b"m", None, MS_REMOUNT, b"errors=continue")
+tried(lambda: open("m/new", "w").write("x"))
+tried(os.open, "m/null", os.O_RDWR)
+os.mkdir("copy")
+tried(mount, b"m", b"copy", None, MS_BIND)
+tried(mount, None, b"copy", None, MS_REMOUNT | MS_RDONLY)
+tried(umount, b"copy")
+tried(umount, b"m")
+tried(mount, b"image", b"m", b"ext4", MS_RDONLY)
+tried(mount, None, b"m", None, MS_REMOUNT)
+tried(umount, b"m")
+tried(mount, None, b"m", None, MS_REMOUNT)
+"""
+
+
+def test_remounts_of_what_was_mounted(top: bytes, image: bytes) -> None:
+    """The very mount that was given, and as it was opened."""
+    if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) < (6, 8):
+        pytest.skip("this kernel does not number mounts for good")
+    handlers = [proctor.families.mount(filesystems=["ext4"], images=True)]
+    assert told(REMOUNTS, top.decode(), handlers=handlers) == [
+        None, None, "EROFS", "ro,errors=remount-ro", "EPERM", "EINVAL", None, 1, "EACCES", None, "EPERM", None,
+        None, None, "EACCES", None, "EINVAL",
+    ]  # fmt: skip
+
+
 NEW_CALLS = """
 os.chdir(sys.argv[1])
 def call(number, *args):

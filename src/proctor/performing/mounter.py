@@ -257,6 +257,33 @@ def lock(task: Task, mount: int, attributes: int) -> Generator[Any, Any, tuple[i
     return next(-result for result in reply.results if -4095 <= result < 0), -1
 
 
+def reconfigure(
+    task: Task, mount: int, options: Sequence[tuple[bytes, bytes | None]]
+) -> Generator[Any, Any, tuple[int, str]]:
+    """(errno, what failed): the superblock of what is pinned has these options from here on.
+
+    :raises Powerless: the monitor has not got the right.
+    :raises Trouble: it was not performed."""
+    steps = Steps()
+    empty = steps.bytes(b"")
+    given = [(steps.bytes(name), value and steps.bytes(value)) for name, value in options]
+    message = steps.scratch(_MESSAGE)
+    context = steps.call("fspick", steps.sent(), empty, _FSPICK)
+    tries = [
+        steps.call("fsconfig", context, _SET_STRING if value else _SET_FLAG, name, value or 0, 0)
+        for name, value in given
+    ]
+    tries.append(steps.call("fsconfig", context, _RECONFIGURE, 0, 0, 0))
+    steps.end(tries[-1])
+    for each in tries:
+        steps.jump(each, bad=True)
+    said = steps.call("read", context, message, _MESSAGE)
+    part = steps.want(message, said)
+    reply = yield from _ask(task, False, steps, (mount,))
+    failed = next((number for number in map(reply.error, (context, *tries)) if number), 0)
+    return failed, reply.parts[part].decode(errors="replace").strip() if failed else ""
+
+
 class Node(NamedTuple):
     """A device node, as the host counts."""
 

@@ -175,8 +175,7 @@ def _with_right(
 def _mounted(task: Task, directory: int, name: bytes, mode: int, device: int, what: str) -> Work:
     """On a file system that was mounted inside a user namespace a node would not work: an empty file is made
     there as the caller would make the node, and a node of that owner and mode mounted on it."""
-    from proctor.performing import mounter
-    from proctor.performing.families import mount
+    from proctor.performing import mounter, placing
 
     file, _ = yield from _as_caller(
         task, None, b"", name, stat.S_IFREG | mode & 0o7777, 0, directory
@@ -197,7 +196,7 @@ def _mounted(task: Task, directory: int, name: bytes, mode: int, device: int, wh
     if failed:
         verdict = deny(failed, f"{what}: the kernel refuses it even with CAP_MKNOD")
     else:
-        verdict = yield from mount.put(task, task.hold(mounted), place, 0)
+        verdict = yield from placing.put(task, task.hold(mounted), place, 0)
     if isinstance(verdict, Deny):
         removing = _removing(pins.room(len(name)))
         (yield from task.session.ask(removing, name, fds=(directory,))).close()

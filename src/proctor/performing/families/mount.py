@@ -17,15 +17,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
-from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
@@ -48,6 +45,10 @@ _MAGIC, _MAGIC_MASK = 0xC0ED0000, 0xFFFF0000
 #: Flags that are the superblock's, as fsconfig(2) calls them.
 _SUPERBLOCK: Final = (
     (_RDONLY, b"ro"), (_SYNCHRONOUS, b"sync"), (_DIRSYNC, b"dirsync"), (_LAZYTIME, b"lazytime"),
+)  # fmt: skip
+#: Those that a remount sets or takes away (MS_RMT_MASK).
+_REMOUNTED: Final = (
+    (_RDONLY, b"ro", b"rw"), (_SYNCHRONOUS, b"sync", b"async"), (_LAZYTIME, b"lazytime", b"nolazytime"),
 )  # fmt: skip
 #: Those of a mount: MOUNT_ATTR_*.  Times are decided before the mount's flags are locked.
 _TIMES: Final = ((_NOATIME, 0x10), (_STRICTATIME, 0x20), (_NODIRATIME, 0x80))
@@ -135,6 +136,11 @@ def perform(task: Task) -> Work:
     data = call.copied(address, _PAGE, some=True) if address else b""
     new = not flags & (_REMOUNT | _BIND | _MOVE | _PROPAGATION)
     name = (kind or b"").decode("ascii", "replace")
+    remounts = flags & (_REMOUNT | _BIND) == _REMOUNT and elsewhere(task)
+    if remounts:
+        remounted = yield from _remount(task, flags, data)
+        if remounted is not None:
+            return remounted
     if not new or not wanted(task, options, name):
         return (yield from _left(task, new))
     target = yield from task.pin(
@@ -153,10 +159,13 @@ def perform(task: Task) -> Work:
 
 def wanted(task: Task, options: Options, name: str) -> bool:
     """Whether a file system is the rule's to mount, for a caller in namespaces of its own."""
+    return name in options.filesystems and elsewhere(task)
+
+
+def elsewhere(task: Task) -> bool:
+    """Whether the caller is in a user namespace and a mount namespace of its own."""
     who, own = task.who, task.own.who
-    return name in options.filesystems and all(
-        who.namespace(kind) != own.namespace(kind) for kind in ("user", "mnt")
-    )
+    return all(who.namespace(kind) != own.namespace(kind) for kind in ("user", "mnt"))
 
 
 def may(task: Task) -> None:
@@ -309,7 +318,7 @@ def _mount(
     given: list[Option],
     target: Pin,
 ) -> Work:
-    from proctor.performing import mounter
+    from proctor.performing import mounter, placing, remounting
 
     if source.read_only:
         flags |= _RDONLY
@@ -336,34 +345,40 @@ def _mount(
     task.hold(made.fd)
     if made.status.place[:2] == target.named.status.place[:2]:
         return deny(errno.EBUSY, "it is mounted there already")
-    return (yield from put(task, made.fd, target.fd, _attributes(flags, _OTHERS)))
+    number = yield from remounting.number(task, made.fd)
+    verdict = yield from placing.put(task, made.fd, target.fd, _attributes(flags, _OTHERS))
+    if verdict == answer(0) and number:
+        container = task.session.container
+        remounting.mounts(task).add(container, number, not flags & _RDONLY)
+    return verdict
 
 
-class _Putting(NamedTuple):
-    request: Request
-    changed: Result
-    put: Result
+def _remount(task: Task, flags: int, data: bytes) -> Generator[Any, Any, Verdict | None]:
+    """Of a mount that was made here, in the order of ``do_remount``; None for all others."""
+    from proctor.performing import mounter, placing, remounting
 
-
-@cache
-def _putting() -> _Putting:
-    """As the caller: change a detached mount's attributes, and put it somewhere.
-
-    Holes: the attributes.  Sent: the mount, where it goes."""
-    steps = Steps()
-    attributes, empty = steps.hole(32), steps.bytes(b"")
-    mount, target = steps.sent(), steps.sent()
-    changed = steps.call("mount_setattr", mount, empty, 0x1000, attributes, 32)
-    put = steps.call("move_mount", mount, empty, target, empty, 0x4 | 0x40)
-    steps.call("close", mount)  # so that nobody uses it when the caller goes on
-    return _Putting(steps.freeze(), changed, put)
-
-
-def put(task: Task, mount: int, target: int, attributes: int) -> Generator[Any, Any, Verdict]:
-    """Put a detached mount where the caller wants it, by the caller's right to do so."""
-    putting = _putting()
-    reply = yield from task.session.ask(
-        putting.request, struct.pack("=QQQQ", attributes, 0, 0, 0), fds=(mount, target)
-    )
-    failed = reply.error(putting.changed) or reply.error(putting.put)
+    path = task.call.args["target"]
+    target = yield from task.pin(task.start(pins.AT_FDCWD, path), path, 0, 0)
+    number = yield from remounting.number(task, target.fd)
+    writable = remounting.mounts(task).writable(task.session.container, number)
+    if writable is None:
+        return None
+    task.permit(target.named.path, target.named.status, "target")
+    may(task)
+    if not writable and not flags & _RDONLY:
+        return deny(errno.EACCES, "its source was opened for reading only")
+    superblock: list[Option] = [
+        (word if flags & flag else other, None) for flag, word, other in _REMOUNTED
+    ]
+    try:
+        failed, said = yield from mounter.reconfigure(
+            task, target.fd, [*superblock, *_options(data)]
+        )
+    except Powerless:
+        return deny(errno.EPERM, "that needs the host's root, which the monitor is not")
+    if failed:
+        return deny(failed, said)
+    wished = _attributes(flags, _OTHERS)
+    unwished = sum(attribute for _, attribute in _OTHERS) & ~wished
+    failed = yield from placing.change(task, target.fd, wished, unwished)
     return deny(failed) if failed else answer(0)

@@ -1,0 +1,71 @@
+"""What the caller's executor does with mounts: putting a detached one somewhere, and changing one.
+
+Both are by the caller's own right to do so, which the kernel checks.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Generator
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from proctor.call.verdict import answer, deny
+from proctor.performing.steps import Request, Result, Steps
+
+if TYPE_CHECKING:
+    from proctor.call.verdict import Verdict
+    from proctor.performing.task import Task
+
+
+class _Putting(NamedTuple):
+    request: Request
+    changed: Result
+    put: Result
+
+
+@cache
+def _putting() -> _Putting:
+    """As the caller: change a detached mount's attributes, and put it somewhere.
+
+    Holes: the attributes.  Sent: the mount, where it goes."""
+    steps = Steps()
+    attributes, empty = steps.hole(32), steps.bytes(b"")
+    mount, target = steps.sent(), steps.sent()
+    changed = steps.call("mount_setattr", mount, empty, 0x1000, attributes, 32)
+    put = steps.call("move_mount", mount, empty, target, empty, 0x4 | 0x40)
+    steps.call("close", mount)  # so that nobody uses it when the caller goes on
+    return _Putting(steps.freeze(), changed, put)
+
+
+def put(task: Task, mount: int, target: int, attributes: int) -> Generator[Any, Any, Verdict]:
+    """Put a detached mount where the caller wants it, by the caller's right to do so."""
+    putting = _putting()
+    reply = yield from task.session.ask(
+        putting.request, struct.pack("=QQQQ", attributes, 0, 0, 0), fds=(mount, target)
+    )
+    failed = reply.error(putting.changed) or reply.error(putting.put)
+    return deny(failed) if failed else answer(0)
+
+
+class _Changing(NamedTuple):
+    request: Request
+    changed: Result
+
+
+@cache
+def _changing() -> _Changing:
+    """As the caller.  Holes: the attributes.  Sent: the mount."""
+    steps = Steps()
+    attributes, empty = steps.hole(32), steps.bytes(b"")
+    changed = steps.call("mount_setattr", steps.sent(), empty, 0x1000, attributes, 32)
+    return _Changing(steps.freeze(), changed)
+
+
+def change(task: Task, mount: int, wished: int, unwished: int) -> Generator[Any, Any, int]:
+    """Have a mount's MOUNT_ATTR_* bits set and taken away: an errno, or 0."""
+    changing = _changing()
+    reply = yield from task.session.ask(
+        changing.request, struct.pack("=QQQQ", wished, unwished, 0, 0), fds=(mount,)
+    )
+    return reply.error(changing.changed)

@@ -1,0 +1,89 @@
+"""Mounts that were made for a container, so that it can have their file systems remounted.
+
+A remount changes the superblock, which belongs to the host; the kernel lets nobody in a container do that.
+Whoever was given a mount may have it remounted: that very mount, which the kernel numbers and never numbers
+so again (STATX_MNT_ID_UNIQUE, Linux 6.8), not another one of the same file system, which the host may have
+made read-only for it.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Generator
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from proctor.performing.steps import Request, Steps
+
+if TYPE_CHECKING:
+    from proctor.performing.task import Task
+
+_AT_EMPTY_PATH_NO_AUTOMOUNT: Final = 0x1000 | 0x800
+_UNIQUE: Final = 0x4000
+_NUMBER_AT: Final = 144
+_MOST: Final = 256
+
+
+class Mounts:
+    """Those that are known, by container; thread-safe."""
+
+    def __init__(self) -> None:
+        #: For each its numbers, and whether its source was opened for writing.
+        self._known: dict[object, dict[int, bool]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, container: object, number: int, writable: bool) -> None:
+        """Know one; the oldest of a container goes."""
+        with self._lock:
+            own = self._known.setdefault(container, {})
+            own[number] = writable
+            while len(own) > _MOST:
+                del own[next(iter(own))]
+
+    def writable(self, container: object, number: int) -> bool | None:
+        """Whether the source of a mount was opened for writing; None if the container was given no such."""
+        with self._lock:
+            return self._known.get(container, {}).get(number)
+
+    def forget(self, container: object) -> None:
+        """A container is over."""
+        with self._lock:
+            self._known.pop(container, None)
+
+    def close(self) -> None:
+        """All are."""
+        with self._lock:
+            self._known.clear()
+
+
+def mounts(task: Task) -> Mounts:
+    """All that are known here."""
+    known = task.host.kept.setdefault("mount", Mounts())
+    assert isinstance(known, Mounts)
+    return known
+
+
+class _Numbering(NamedTuple):
+    request: Request
+    status: int
+
+
+@cache
+def _numbering() -> _Numbering:
+    steps = Steps()
+    empty, status = steps.bytes(b""), steps.scratch(256)
+    given = steps.sent()
+    steps.call("statx", given, empty, _AT_EMPTY_PATH_NO_AUTOMOUNT, _UNIQUE, status)
+    part = steps.want(status)
+    return _Numbering(steps.freeze(), part)
+
+
+def number(task: Task, mount: int) -> Generator[Any, Any, int]:
+    """The number of a mount, of something that is pinned on it; 0 if the kernel tells none."""
+    numbering = _numbering()
+    reply = yield from task.session.ask(numbering.request, fds=(mount,))
+    data = reply.parts[numbering.status]
+    (mask,) = struct.unpack_from("=I", data)
+    found: int = struct.unpack_from("=Q", data, _NUMBER_AT)[0] if mask & _UNIQUE else 0
+    return found
