@@ -4,6 +4,8 @@
  *   perform serve hop       the same by another process: SEQPACKET there and back, the descriptor by SCM_RIGHTS
  *   perform serve twice     the same in two trips: O_PATH and readlink first, then opened by its own link
  *   perform open N PATH     N times openat and close; prints nanoseconds for each, in order of size: median, 99 %
+ *   perform many K N PATH   K processes, N times openat and close each; prints nanoseconds by the clock for one of all,
+ *                           and three zeros
  *   perform mknod N DIR     N times mknodat of the null device and unlink; likewise, without the unlink */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,6 +22,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -170,12 +173,29 @@ static int calls(int node, size_t n, const char *path)
     return 0;
 }
 
+static int many(int callers, size_t n, const char *path)
+{
+    uint64_t start = now();
+    for (int i = 0; i < callers; i++)
+        if (fork() == 0) {
+            for (size_t k = 0; k < n; k++)
+                close((int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY, 0));
+            _exit(0);
+        }
+    while (wait(NULL) > 0)
+        ;
+    printf("%llu 0 0 0\n", (unsigned long long)((now() - start) / (n * (size_t)callers)));
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 5 && strcmp(argv[1], "many") == 0)
+        return many(atoi(argv[2]), (size_t)atol(argv[3]), argv[4]);
     if (argc == 3 && strcmp(argv[1], "serve") == 0)
         return serve(argv[2]);
     if (argc == 4)
         return calls(strcmp(argv[1], "mknod") == 0, (size_t)atol(argv[2]), argv[3]);
-    fputs("perform serve own|hop|twice; perform open|mknod N PATH\n", stderr);
+    fputs("perform serve own|hop|twice; perform open|mknod N PATH; perform many K N PATH\n", stderr);
     return 2;
 }

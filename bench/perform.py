@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,6 +155,28 @@ def main() -> int:
                 lambda: in_proctor(handler, *opens, **more),  # noqa: B023
             )
             line(what, floor, ours, wanted)
+        for what, more in (("own", {}), ("another", other)):
+            one, four = in_turns(
+                options.rounds,
+                *(
+                    partial(
+                        in_proctor,
+                        performs,
+                        program,
+                        "many",
+                        callers,
+                        str(options.calls),
+                        PATH,
+                        **more,
+                    )
+                    for callers in ("1", "4")
+                ),
+            )
+            print(
+                f"{f'one caller or four at a time, {what} identity':<52} {one.median:>7.1f}µs "
+                f"{four.median:>7.1f}µs {'':>29} {one.median / four.median:>6.2f}x  ≥ 1.5x",
+                flush=True,
+            )
         if os.geteuid() == 0:
             os.chown(nodes, 100000, 100000)
             makes = (program, "mknod", str(options.calls // 5), nodes)
