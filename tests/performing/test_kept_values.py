@@ -10,9 +10,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from proctor.call.verdict import Deny, HandOver
+from proctor.call.verdict import Answer, Deny, HandOver
+from proctor.performing.families import mount
 
-from .callers import AT_FDCWD, Call, Caller, Performers, caller, open_directory
+from .callers import (
+    AT_FDCWD,
+    CLONE_NEWNS,
+    Call,
+    Caller,
+    Performers,
+    caller,
+    open_directory,
+    unshare,
+)
+from .test_open_differential import MAP
 
 HOW = struct.Struct("=QQQ")
 
@@ -27,6 +38,8 @@ class Fickle:
     def read(self, address: int, size: int) -> bytes:
         self.reads += 1
         return self.answers[(self.reads - 1) % len(self.answers)][:size].ljust(size, b"\0")
+
+    read_some = read
 
     def string(self, address: int, limit: int = 4096) -> bytes:
         self.reads += 1
@@ -57,6 +70,8 @@ def made(one: Caller, name: str, *args: int, memory: dict[int, Fickle]) -> Call:
 
         def string(self, address: int, limit: int = 4096) -> bytes:
             return memory[address].string(address, limit)
+
+        read_some = read
 
     call._memory = Memory()  # type: ignore[assignment]
     return call
@@ -117,3 +132,38 @@ def test_paths_are_read_once(one: Caller, top: bytes, rule: bool) -> None:
         assert path.reads == 1
     assert set(asked) == ({top + b"/one"} if rule else set())
     assert sorted(os.listdir(top)) == [b"one", b"two"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="containers of other ids want the host's root")
+def test_attributes_and_mounts_are_read_once(top: bytes) -> None:
+    """What decides whether it is performed, what is asked about and what is done are the same bytes."""
+
+    def setup() -> None:
+        unshare(CLONE_NEWNS)
+        os.chdir(top)
+
+    os.mkdir(top + b"/own")
+    os.chown(top + b"/own", 100000, 100000)
+    opaque, secret = b"trusted.overlay.opaque", b"trusted.secret"
+    with Performers() as performers, caller(setup, MAP) as inside:
+        path, name = Fickle(b"own", b"two"), Fickle(opaque, secret)
+        value = Fickle(b"first", b"other")
+        memory = {0x1000: path, 0x2000: name, 0x3000: value}
+        call = made(inside, "setxattr", 0x1000, 0x2000, 0x3000, 5, 0, memory=memory)
+        assert performers.perform(call) == Answer(0)
+        assert [each.reads for each in memory.values()] == [1, 1, 1]
+        assert {each: os.getxattr(top + b"/own", each) for each in os.listxattr(top + b"/own")} == {
+            opaque.decode(): b"first"
+        }
+        options = mount.Options(filesystems=["ext4"], images=True)
+        for first, second, number in (
+            (b"errors=panic", b"errors=continue", errno.EPERM),
+            (b"errors=continue", b"errors=panic", errno.ENOENT),  # of the source, which comes after
+        ):
+            kind, data = Fickle(b"ext4", b"xfs"), Fickle(first + b"\0", second + b"\0")
+            source, target = Fickle(b"missing", b"own"), Fickle(b"own", b"two")
+            memory = {0x1000: source, 0x2000: target, 0x3000: kind, 0x4000: data}
+            call = made(inside, "mount", 0x1000, 0x2000, 0x3000, 0, 0x4000, memory=memory)
+            verdict = performers.perform(call, options=options)
+            assert isinstance(verdict, Deny) and verdict.errno == number, verdict
+            assert [each.reads for each in memory.values()] == [1, 1, 1, 1]
