@@ -72,6 +72,11 @@ class RunningAgent:
         """How many it has open, keeper and monitors together."""
         return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (self.process.pid, *self.monitors))
 
+    @property
+    def serving(self) -> int:
+        """Process id of the monitor that answers."""
+        return int(self.ask(do="ps")["monitor"])
+
     def ask(self, **request: str) -> dict[str, Any]:
         """Ask it by its control socket."""
         return ask(self.control, **request)

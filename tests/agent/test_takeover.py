@@ -49,7 +49,7 @@ def test_no_call_is_lost_when_monitors_die(agent: Start, options: tuple[str, ...
         deaths = 0
         while target.poll() is None and deaths < 3:
             before = len([line for line in running.said if "took over" in line])
-            os.kill(running.monitors[0], signal.SIGKILL)
+            os.kill(running.serving, signal.SIGKILL)
             running.heard("took over", before + 1)
             deaths += 1
         assert deaths
@@ -77,11 +77,11 @@ def test_what_was_known_of_a_container_is_known_again(agent: Start) -> None:
     running = agent()
     with hand_over(running.socket, "kept", "sleep", "1000") as target:
         running.heard("served")
-        before = running.ask(do="ps")
-        os.kill(running.monitors[0], signal.SIGKILL)
+        before = running.ask(do="ps")["containers"]
+        os.kill(running.serving, signal.SIGKILL)
         running.heard("took over 1 containers")
-        after = running.ask(do="ps")
-        assert after == before and after["containers"][0]["container"] == "kept"
+        after = running.ask(do="ps")["containers"]
+        assert after == before and after[0]["container"] == "kept"
         descriptors = running.descriptors
         target.kill()
         target.wait(30)
@@ -93,7 +93,7 @@ def test_policies_that_hold_outlive_those_on_disk(agent: Start, place: Path) -> 
     """The file is no policy any more when the next monitor comes: what held still holds."""
     running = agent()
     (place / "policies/default.toml").write_text("nonsense")
-    os.kill(running.monitors[0], signal.SIGKILL)
+    os.kill(running.serving, signal.SIGKILL)
     running.heard("took over")
     with hand_over(running.socket, "late", "mkdir", "/tmp/forbidden-9") as target:
         assert target.wait(30) == 1
@@ -104,7 +104,7 @@ def test_an_exec_after_a_take_over_is_of_the_same_container(agent: Start, runtim
     running = agent()
     bundle = runtime.bundle(running.socket, "/bin/sleep", "1000", metadata="m")
     assert runtime.run(bundle, "web-1", "--detach").returncode == 0
-    os.kill(running.monitors[0], signal.SIGKILL)
+    os.kill(running.serving, signal.SIGKILL)
     running.heard("took over 1 containers")
     done = runtime.do("exec", "web-1", "/bin/mkdir", "/tmp/forbidden-2")
     assert "Read-only file system" in done.stdout + done.stderr

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from proctor.agent.doors import lxc
 from proctor.agent.facts import Facts
 from proctor.agent.keeping import Nobody, memory_of, read_memory
 from proctor.agent.owners import owner_userns
@@ -18,7 +20,7 @@ from proctor.call.verdict import deny
 from proctor.errors import ProctorError
 from proctor.kernel.journal import Journal
 from proctor.kernel.listener import Listener
-from proctor.observe.events import ContainerEnded
+from proctor.observe.events import ContainerAdded, ContainerEnded
 from proctor.policy.handlers import verdict_of
 from proctor.process.performing import LazyPerformer
 from proctor.process.starting import wake_in_step
@@ -28,6 +30,7 @@ from proctor.supervisor.supervisor import Supervisor
 from proctor.syscalls import tables
 
 if TYPE_CHECKING:
+    from proctor.agent.doors.lxc import Asked
     from proctor.agent.keeping import Item, Keeping
     from proctor.agent.policies import Book, Resolved
     from proctor.call.call import Call
@@ -54,10 +57,21 @@ class Record(msgspec.Struct, frozen=True):
     since: float
 
 
+class Connection(msgspec.Struct, frozen=True):
+    """What the next monitor has to know of a connection of LXC's."""
+
+    #: Path of the socket by which it came.
+    socket: str
+    #: None before its first question.
+    facts: Facts | None
+    #: Seconds since the epoch.
+    since: float
+
+
 class Held:
     """A container that is served."""
 
-    __slots__ = ("container", "facts", "listeners", "resolved", "since")
+    __slots__ = ("connections", "container", "facts", "listeners", "resolved", "since")
 
     def __init__(
         self, facts: Facts, container: Container, resolved: Resolved, since: float
@@ -68,6 +82,8 @@ class Held:
         self.resolved = resolved
         #: By the names under which they are kept.
         self.listeners: dict[Listener, str] = {}
+        #: Of LXC's monitor, which receives in our place.
+        self.connections = 0
         #: Seconds since the epoch.
         self.since = since
 
@@ -110,16 +126,17 @@ class Agent:
             performer.forget(event.container)
 
         forget.events = (ContainerEnded,)  # type: ignore[attr-defined]
+        self._observers: tuple[Observer, ...] = (forget, *observers)
         self.supervisor = Supervisor(
             default=deny(errno.ENOSYS, "no system call that is known here"),
             deadline=deadline,
-            observers=[forget, *observers],
+            observers=self._observers,
             performer=performer if performing is None else performing(performer),
         )
         performer.on_trouble = self.supervisor.trouble
         self.supervisor.on_close(performer.close)
         self._held: dict[Key, Held] = {}
-        self._handlers: dict[Policy, tuple[Handler, ...]] = {}
+        self._handlers: dict[tuple[Policy, float | None], tuple[Handler, ...]] = {}
         self._looking: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -221,7 +238,7 @@ class Agent:
         resolved = self.book.resolve(facts)
         container = Container(
             facts.id,
-            self._handlers_of(resolved),
+            self._handlers_of(facts, resolved),
             labels=facts.labels() | {"policy": _name(resolved)},
             owner_userns=owners,
             **_options(resolved.policy),
@@ -229,6 +246,63 @@ class Agent:
         held = Held(facts, container, resolved, since)
         self._held[held.key] = held
         return held
+
+    # Those whose calls LXC receives: see proctor.agent.doors.lxc.Containers
+
+    def connect(self, facts: Facts, *, pid: int, since: float | None = None) -> Held:
+        """The container of these facts, which has one connection more from now on.
+
+        :raises ProctorError: its process is not its user's.
+        """
+        held = self._held.get((facts.door, facts.uid, facts.id))
+        if held is None:
+            held = self._hold(facts, owner_userns(pid, facts.uid), since or time.time())
+        held.connections += 1
+        if held.connections == 1:
+            self._happened(ContainerAdded(held.container))
+        return held
+
+    def disconnect(self, held: Held) -> None:
+        """It has one less."""
+        held.connections -= 1
+        if not held.connections:
+            if self._held.get(held.key) is held:
+                del self._held[held.key]
+            self._happened(ContainerEnded(held.container, "ended"))
+
+    def _happened(self, event: ContainerAdded | ContainerEnded) -> None:
+        """Tell what a supervisor tells of containers whose listeners it has."""
+        for observer in self._observers:
+            if type(event) in getattr(observer, "events", (type(event),)):
+                observer(event)
+
+    def decide(self, held: Held, call: Call, port: Asked) -> None:
+        """Decide a call of it."""
+        self.supervisor.submit(call, port, held.container)
+
+    def keep_connection(self, sock: socket.socket, facts: Facts | None) -> str:
+        """Have a connection kept for the next monitor; the name under which it is."""
+        self._kept += 1
+        name = f"connection {self._kept}"
+        memory = memory_of(msgspec.json.encode(Connection(sock.getsockname(), facts, time.time())))
+        try:
+            self._keeping.keep(name, [sock.fileno(), memory])
+        except ProctorError as problem:
+            self.trouble(str(problem))
+        finally:
+            os.close(memory)
+        return name
+
+    def connection(self, item: Item) -> Connection:
+        """What an earlier monitor knew of a connection that it had."""
+        self._kept = max(self._kept, int(item.name.split()[1]))
+        known = msgspec.json.decode(read_memory(item.fds[1]), type=Connection)
+        os.close(item.fds[1])
+        return known
+
+    def forget(self, name: str) -> None:
+        """It is kept no longer."""
+        self._keeping.forget(name)
 
     def _later(self, function: Callable[..., object], *arguments: object) -> None:
         try:
@@ -245,14 +319,15 @@ class Agent:
 
     # Policies -------------------------------------------------------------------------------
 
-    def _handlers_of(self, resolved: Resolved) -> tuple[Handler, ...]:
+    def _handlers_of(self, facts: Facts, resolved: Resolved) -> tuple[Handler, ...]:
         policy = resolved.policy
         if policy is None:
             verdict = deny(errno.EPERM, resolved.why)
             return (Handler(_NAMES, lambda call: verdict, label="no policy"),)
-        known = self._handlers.get(policy)
+        most = lxc.DEADLINE if facts.door == "lxc" else None
+        known = self._handlers.get((policy, most))
         if known is None:
-            known = self._handlers[policy] = tuple(handlers(policy))
+            known = self._handlers[policy, most] = tuple(handlers(policy, most))
         return known
 
     def _look(self) -> None:
@@ -273,8 +348,8 @@ class Agent:
                 self._replace(held, now)
                 changed += 1
         self._tell(f"policies changed; so they did for {changed} of {len(self._held)} containers")
-        for policy in self._handlers.keys() - held_now:
-            del self._handlers[policy]
+        for key in [each for each in self._handlers if each[0] not in held_now]:
+            del self._handlers[key]
 
     def _keep_texts(self) -> None:
         memory = memory_of(msgspec.json.encode(self.book.texts))
@@ -286,7 +361,7 @@ class Agent:
             os.close(memory)
 
     def _replace(self, held: Held, now: Resolved) -> None:
-        made = self._handlers_of(now)
+        made = self._handlers_of(held.facts, now)
         held.resolved = now
         container = held.container
         container.handlers = made
@@ -309,9 +384,12 @@ class Agent:
 _NAMES: Final = sorted(tables.all_names())
 
 
-def handlers(policy: Policy) -> list[Handler]:
+def handlers(policy: Policy, most: float | None = None) -> list[Handler]:
     """Those of a policy, and one that gives what no rule is about the policy's default: a runtime's
-    filter may notify more than the policy asks for."""
+    filter may notify more than the policy asks for.
+
+    :param most: seconds within which each has to decide.
+    """
     made = policy.handlers()
     default = verdict_of(policy.settings.default, "no rule; default")
 
@@ -323,6 +401,8 @@ def handlers(policy: Policy) -> list[Handler]:
     for handler in made:
         if handler.deadline is None:
             handler.deadline = policy.settings.deadline
+        if most is not None:
+            handler.deadline = min(handler.deadline or most, most)
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,7 +77,8 @@ class Control:
 
     def _do(self, request: Request) -> dict[str, Any]:
         if request.do == "ps":
-            return {"containers": [self._row(held) for held in self._agent.containers]}
+            rows = [self._row(held) for held in self._agent.containers]
+            return {"monitor": os.getpid(), "containers": rows}
         if request.do == "log":
             return {"log": self._log}
         if request.do == "reload":
@@ -96,7 +98,7 @@ class Control:
             "container": facts.id,
             "labels": dict(held.container.labels),
             "pid": facts.pid,
-            "listeners": len(held.listeners),
+            "listeners": len(held.listeners) + held.connections,
             "since": held.since,
             "refused": refused,
             **self._resolved(held),

@@ -242,7 +242,7 @@ class Keeper:
         ready = next((each for each in self._monitors if each.ready), None)
         if monitor.serves and ready is not None:
             self._give(ready)
-        elif not self._monitors or self._spare:
+        elif not self._monitors or (self._spare and not monitor.serves):
             self._start_at = time.monotonic() + _pause(self._deaths)
 
 

@@ -172,7 +172,7 @@ class _State(Collector):
         for held in self._agent.containers:
             found = by_policy.setdefault(policy_of(held.container), [0, 0])
             found[0] += 1
-            found[1] += len(held.listeners)
+            found[1] += len(held.listeners) + held.connections
         for policy, (one, other) in by_policy.items():
             containers.add_metric([policy], one)
             listeners.add_metric([policy], other)

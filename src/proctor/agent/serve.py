@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from proctor.agent.accepting import Acceptor
 from proctor.agent.agent import Agent
 from proctor.agent.control import Control
+from proctor.agent.doors.lxc import LxcDoor
 from proctor.agent.doors.oci import OciDoor
 from proctor.agent.keeping import Item, read_memory
 from proctor.agent.metrics import Metrics
 from proctor.agent.policies import Book
 from proctor.agent.refusals import Refusals
 from proctor.agent.settings import SOCKET, Place, Settings
-from proctor.agent.sockets import Peer
+from proctor.agent.sockets import Peer, peer_of
 
 if TYPE_CHECKING:
     from proctor.agent.keeping import Keeping, KeptBy
@@ -69,6 +70,7 @@ class Server:
 
     def _open(self, items: Sequence[Item], control: Control) -> None:
         sockets = {}
+        connections = []
         for item in items:
             if item.name.startswith(SOCKET):
                 sockets[item.name.removeprefix(SOCKET)] = socket.socket(fileno=item.fds[0])
@@ -77,8 +79,26 @@ class Server:
                     self.agent.restore(item)
                 except Exception as problem:  # the others are not to suffer from it
                     self.agent.trouble(f"{item.name} cannot be taken over: {problem}")
+            elif item.name.startswith("connection "):
+                connections.append((item, item.fds[0], self.agent.connection(item)))
             else:
                 item.close()
+        lxcs = {}
+        for place in self._settings.lxc:
+            refused = self._refusing(place)
+            lxcs[place.path] = lxc = LxcDoor(self._loop, place.path, self.agent, refused)
+            self._accept(place, sockets, lxc.connected, refused)
+            self._ends.append(lxc.close)
+        for item, fd, known in connections:
+            sock = socket.socket(fileno=fd)
+            sock.setblocking(False)
+            if known.socket in lxcs:
+                lxcs[known.socket].restored(
+                    sock, peer_of(sock), item.name, known.facts, known.since
+                )
+            else:
+                sock.close()
+                self.agent.forget(item.name)
         for place in self._settings.oci:
             refused = self._refusing(place)
             door = OciDoor(self._loop, place.path, self.agent.admit, refused)

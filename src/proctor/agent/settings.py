@@ -21,9 +21,11 @@ class Place(NamedTuple):
     mode: int = 0o600
     owner: tuple[int, int] | None = None
 
+    kind: int = socket.SOCK_STREAM
+
     def listen(self) -> socket.socket:
         """:raises ProctorError, OSError: see :func:`proctor.agent.sockets.listen`."""
-        return listen(self.path, mode=self.mode, owner=self.owner)
+        return listen(self.path, self.kind, mode=self.mode, owner=self.owner)
 
 
 class Settings(NamedTuple):
@@ -31,6 +33,7 @@ class Settings(NamedTuple):
 
     policies: str
     oci: Sequence[Place] = ()
+    lxc: Sequence[Place] = ()
     control: Place | None = None
     #: Host and port for Prometheus.
     metrics: tuple[str, int] | None = None
@@ -41,7 +44,7 @@ class Settings(NamedTuple):
     @property
     def places(self) -> list[Place]:
         """All sockets."""
-        return [*self.oci, *([self.control] if self.control is not None else [])]
+        return [*self.oci, *self.lxc, *([self.control] if self.control is not None else [])]
 
 
 def kept_sockets(settings: Settings) -> list[Item]:

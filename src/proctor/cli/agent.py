@@ -39,12 +39,13 @@ def agent(options: argparse.Namespace) -> int:
     settings = Settings(
         policies=options.policy_dir,
         oci=[place(text) for text in options.oci or ()],
+        lxc=[place(text, socket.SOCK_SEQPACKET) for text in options.lxc or ()],
         control=None if options.control == "none" else place(options.control),
         metrics=None if options.metrics is None else _address(options.metrics),
         log="" if options.log in (None, "-") else os.path.abspath(options.log),
         deadline=options.deadline,
     )
-    if not settings.oci:
+    if not (settings.oci or settings.lxc):
         raise ProctorError(
             "where shall runtimes find it? proctor agent --oci /run/proctor/oci.sock"
         )
@@ -113,7 +114,7 @@ def _tell_containers(event: ContainerAdded | ContainerEnded) -> None:
 _tell_containers.events = (ContainerAdded, ContainerEnded)  # type: ignore[attr-defined]
 
 
-def place(text: str) -> Place:
+def place(text: str, kind: int = socket.SOCK_STREAM) -> Place:
     """A socket as the command line has it: ``PATH[,uid=USER]...[,mode=OCTAL][,owner=USER[:GROUP]]``.
 
     Without ``uid`` root and our own user may connect.
@@ -140,7 +141,7 @@ def place(text: str) -> Place:
             )
     if not path.startswith("/"):
         raise ProctorError(f"{text}: runtimes want an absolute path")
-    return Place(path, frozenset(uids or {0, os.geteuid()}), mode, owner)
+    return Place(path, frozenset(uids or {0, os.geteuid()}), mode, owner, kind)
 
 
 def _user(word: str, text: str) -> int:

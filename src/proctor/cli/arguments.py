@@ -258,6 +258,12 @@ def _agent(verbs: argparse._SubParsersAction[_Parser]) -> None:
         help="where OCI runtimes connect: listenerPath of their seccomp profiles; may be repeated",
     )
     agent.add_argument(
+        "--lxc",
+        action="append",
+        metavar="SOCKET",
+        help="where LXC's monitors connect: lxc.seccomp.notify.proxy of containers; may be repeated",
+    )
+    agent.add_argument(
         "--deadline",
         type=_seconds,
         metavar="SECONDS",

@@ -1,0 +1,344 @@
+"""The door of LXC: ``lxc.seccomp.notify.proxy`` (lxc.container.conf(5); src/lxc/seccomp.c).
+
+LXC receives notifications itself and asks, over one SEQPACKET connection of each container's monitor, one
+at a time: a datagram with the notification, a cookie, and descriptors of the caller's ``/proc/PID``, its
+memory and the listener (since LXC 5.0, without which we do not serve).  The answer is the same datagram
+without its cookie.
+
+* LXC waits 30 seconds, then answers ENOSYS and takes what comes later for the answer to its next question.
+  So every call has a deadline below that, and who would answer later hangs up instead.
+* A question is looked at and left in the socket until its answer is there: should this monitor die, the
+  next one, which is given the socket, finds it.  What may have been performed then is not performed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from proctor.agent.facts import Facts
+from proctor.agent.sockets import Peer
+from proctor.call.call import Call
+from proctor.errors import ProctorError
+from proctor.kernel import abi, scm
+from proctor.kernel.listener import Listener
+from proctor.kernel.notification import Notification
+
+if TYPE_CHECKING:
+    from proctor.agent.agent import Held
+
+#: ``struct seccomp_notify_proxy_msg``: reserved, pid of LXC's monitor and of the container's init, sizes
+#: of the kernel's structures, length of the cookie.
+_HEAD: Final = struct.Struct("=QiiHHH2xQ")
+_NOTIF_AT: Final = _HEAD.size
+_RESP_AT: Final = _NOTIF_AT + abi.SECCOMP_NOTIF.size
+#: Bytes of an answer, and of a question without its cookie.
+SIZE: Final = _RESP_AT + abi.SECCOMP_NOTIF_RESP.size
+#: Most bytes of a cookie.
+_COOKIE: Final = 4096
+#: Seconds within which a call is decided, and after which nothing is answered any more.
+DEADLINE: Final = 20.0
+_TOO_LATE: Final = 27.0
+#: What a listener is shown as (fs/proc, anon inodes).
+_KIND: Final = "anon_inode:seccomp notify"
+#: Most connections of one user: one for each of his containers.
+_CONNECTIONS: Final = 4096
+
+
+class Question(NamedTuple):
+    """One datagram of LXC's."""
+
+    notification: Notification
+    monitor: int
+    init: int
+    cookie: str
+    #: All but the cookie, as it came.
+    data: bytes
+
+
+def parse(data: bytes) -> Question:
+    """
+    :raises ProctorError: it is no question, in a sentence."""
+    if len(data) < SIZE:
+        raise ProctorError(f"a question of LXC has {SIZE} bytes and more, not {len(data)}")
+    reserved, monitor, init, *sizes, cookie = _HEAD.unpack_from(data)
+    if reserved:
+        raise ProctorError(
+            "the reserved field is not 0: LXC speaks a newer protocol than this agent"
+        )
+    if tuple(sizes) != abi.NOTIF_SIZES:
+        raise ProctorError(f"structures have {sizes} bytes there, and {abi.NOTIF_SIZES} here")
+    if cookie != len(data) - SIZE:
+        raise ProctorError(f"a cookie of {cookie} bytes, and {len(data) - SIZE} are there")
+    id, pid, flags, nr, arch, ip, a, b, c, d, e, f = abi.SECCOMP_NOTIF.unpack_from(data, _NOTIF_AT)
+    made = Notification(id, pid, nr, arch, (a, b, c, d, e, f), ip, flags)
+    text = data[SIZE:].decode("utf-8", "backslashreplace")
+    return Question(made, monitor, init, text, data[:SIZE])
+
+
+class Containers(Protocol):
+    """Whose containers they are: the agent."""
+
+    def connect(self, facts: Facts, *, pid: int, since: float | None = None) -> Held:
+        """The container of these facts, which has one connection more from now on."""
+        ...
+
+    def disconnect(self, held: Held) -> None:
+        """It has one less."""
+        ...
+
+    def decide(self, held: Held, call: Call, port: Asked) -> None:
+        """Decide a call of it."""
+        ...
+
+    def keep_connection(self, sock: socket.socket, facts: Facts | None) -> str:
+        """Have a connection kept for the next monitor; the name under which it is."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """It is kept no longer."""
+        ...
+
+
+class Asked:
+    """One question, as far as answering needs it: a
+    :class:`~proctor.supervisor.ports.ListenerPort`, whose listener is open as long as somebody has it."""
+
+    def __init__(self, connection: _Connection, listener: Listener, question: Question) -> None:
+        self._connection = connection
+        self._listener = listener
+        self._question = question
+        self._asked = time.monotonic()
+
+    def __del__(self) -> None:
+        self._listener.close()
+
+    def fileno(self) -> int:
+        """As :class:`~proctor.supervisor.ports.ListenerPort`, also below."""
+        return self._listener.fileno()
+
+    def recv(self, into: memoryview | None = None, slot: int = -1) -> Notification | None:
+        """It was received."""
+        return None
+
+    def id_valid(self, id: int) -> bool:
+        """Asked of the kernel."""
+        return self._listener.id_valid(id)
+
+    def addfd(
+        self,
+        id: int,
+        srcfd: int,
+        *,
+        at: int | None = None,
+        cloexec: bool = False,
+        send: bool = False,
+    ) -> int | None:
+        """Through the listener; LXC, which answers in any case, then finds it answered."""
+        number = self._listener.addfd(id, srcfd, at=at, cloexec=cloexec, send=send)
+        if send and number is not None:
+            self.send(id, number, 0, 0)
+        return number
+
+    def send(self, id: int, value: int, error: int, flags: int) -> bool:
+        """Through LXC."""
+        there = self._listener.id_valid(id)
+        answer = bytearray(self._question.data)
+        abi.SECCOMP_NOTIF_RESP.pack_into(answer, _RESP_AT, id, value, error, flags)
+        late = time.monotonic() - self._asked > _TOO_LATE
+        return self._connection.answer(None if late else answer) and there
+
+    def close(self) -> None:
+        """It closes with the last who has it."""
+
+
+class _Connection:
+    """Of one monitor of LXC's."""
+
+    def __init__(self, door: LxcDoor, sock: socket.socket, peer: Peer) -> None:
+        self._door = door
+        self.sock = sock
+        self.peer = peer
+        self.held: Held | None = None
+        self.name = ""
+        #: Whether what is there may have been seen by an earlier monitor.
+        self.inherited = False
+        #: Nothing is sent to a socket that was closed, and its number is somebody else's.
+        self._lock = threading.Lock()
+
+    def read(self) -> None:
+        try:
+            message = scm.receive(self.sock, SIZE + _COOKIE, socket.MSG_PEEK)
+        except BlockingIOError:
+            self.inherited = False
+            return
+        except OSError as problem:
+            self._door.refuse(self, problem.strerror or str(problem))
+            return
+        begun, self.inherited = self.inherited, False
+        fds = list(message.fds)
+        try:
+            if not message.data:
+                self._door.over(self)
+                return
+            question = parse(message.data)
+            if len(fds) != 3 or os.readlink(f"/proc/self/fd/{fds[2]}") != _KIND:
+                raise ProctorError("it brings no listener: LXC 5.0 or newer is needed")
+            asked = Asked(self, Listener(fds.pop()), question)
+            self._door.ask(self, question, asked, begun=begun)
+        except (ProctorError, OSError) as problem:
+            self._door.refuse(self, str(problem))
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def answer(self, data: bytearray | None) -> bool:
+        """Take the question out and answer it; from any thread.  Whether that could be done.
+
+        :param data: None hangs up: it is too late."""
+        with self._lock:
+            if self.sock.fileno() < 0:
+                return False
+            try:
+                scm.receive(self.sock, SIZE + _COOKIE).close()
+                if data is None:
+                    self.sock.shutdown(socket.SHUT_RDWR)
+                else:
+                    scm.send(self.sock, data)
+            except OSError:
+                data = None
+        self._door.answered(self)
+        return data is not None
+
+    def close(self) -> None:
+        with self._lock:
+            self.sock.close()
+
+
+class LxcDoor:
+    """Answers LXC's monitors by one socket.
+
+    :param path: of the socket, for logs and policies.
+    :param containers: whose they are.
+    :param refused: told in a sentence who got nothing, and why.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        path: str,
+        containers: Containers,
+        refused: Callable[[str], object],
+    ) -> None:
+        self._loop = loop
+        self._path = path
+        self._containers = containers
+        self._refused = refused
+        self._connections: set[_Connection] = set()
+
+    def connected(self, sock: socket.socket, peer: Peer) -> None:
+        """Take a new connection, which is ours from now on."""
+        connection = _Connection(self, sock, peer)
+        self._connections.add(connection)
+        if sum(each.peer.uid == peer.uid for each in self._connections) > _CONNECTIONS:
+            self.refuse(connection, f"this user has {_CONNECTIONS} connections, and gets no more")
+            return
+        try:  # numbers of threads come as LXC's monitor sees them
+            ours, theirs = (os.readlink(f"/proc/{who}/ns/pid") for who in ("self", peer.pid))
+        except OSError as problem:
+            self.refuse(connection, f"its monitor cannot be looked at: {problem.strerror}")
+            return
+        if ours != theirs:
+            self.refuse(connection, "its monitor is in another pid namespace than this agent")
+            return
+        connection.name = self._containers.keep_connection(sock, None)
+        self._loop.add_reader(sock, connection.read)
+
+    def restored(
+        self, sock: socket.socket, peer: Peer, name: str, facts: Facts | None, since: float
+    ) -> None:
+        """Take a connection of an earlier monitor's."""
+        connection = _Connection(self, sock, peer)
+        connection.name, connection.inherited = name, True
+        if facts is not None:
+            connection.held = self._containers.connect(facts, pid=0, since=since)
+        self._connections.add(connection)
+        self._loop.add_reader(sock, connection.read)
+
+    def ask(
+        self, connection: _Connection, question: Question, asked: Asked, *, begun: bool
+    ) -> None:
+        """Have a question decided.
+
+        :raises ProctorError: it is not of whoever connected.
+        """
+        peer = connection.peer
+        if question.monitor != peer.pid:
+            raise ProctorError(f"process {peer.pid} asks in the name of {question.monitor}")
+        if connection.held is None:
+            facts = Facts(
+                door="lxc",
+                socket=self._path,
+                uid=peer.uid,
+                id=_name_of(peer.pid),
+                cookie=question.cookie,
+                pid=question.init,
+            )
+            connection.held = self._containers.connect(facts, pid=question.init)
+            self._containers.forget(connection.name)
+            connection.name = self._containers.keep_connection(connection.sock, facts)
+        self._loop.remove_reader(connection.sock)  # it is left there until its answer is
+        call = Call(question.notification, asked)
+        call.begun = begun
+        self._containers.decide(connection.held, call, asked)
+
+    def answered(self, connection: _Connection) -> None:
+        """The next may come; from any thread."""
+
+        def go_on() -> None:
+            if connection in self._connections:
+                self._loop.add_reader(connection.sock, connection.read)
+
+        try:
+            self._loop.call_soon_threadsafe(go_on)
+        except RuntimeError:
+            pass  # the loop is closed
+
+    def over(self, connection: _Connection) -> None:
+        """LXC's monitor has ended, or it connects anew."""
+        self._loop.remove_reader(connection.sock)
+        self._connections.discard(connection)
+        connection.close()
+        if connection.name:
+            self._containers.forget(connection.name)
+        if connection.held is not None:
+            self._containers.disconnect(connection.held)
+
+    def refuse(self, connection: _Connection, why: str) -> None:
+        """It gets nothing: LXC answers ENOSYS."""
+        self.over(connection)
+        self._refused(f"user {connection.peer.uid} (process {connection.peer.pid}): {why}")
+
+    def close(self) -> None:
+        """Hang up; who waits gets ENOSYS from LXC."""
+        for connection in list(self._connections):
+            self.over(connection)
+
+
+def _name_of(monitor: int) -> str:
+    """The container's name, as its monitor shows it (``[lxc monitor] PATH NAME``); it can show what it
+    likes."""
+    try:
+        with open(f"/proc/{monitor}/cmdline", "rb") as file:
+            words = file.read(4096).rstrip(b"\0").decode("utf-8", "backslashreplace").split()
+    except OSError:
+        words = []
+    if words[:2] == ["[lxc", "monitor]"] and len(words) > 2:
+        return words[-1]
+    return f"monitor {monitor}"

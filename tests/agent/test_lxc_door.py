@@ -1,0 +1,264 @@
+"""The LXC door: by a client written from LXC's documentation, and by LXC itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import proctor
+from proctor.agent.doors import lxc
+from proctor.errors import ProctorError
+from proctor.kernel import abi, scm
+from tests.agent.clients import connect, filtered, gone
+from tests.agent.running import RunningAgent, eventually
+from tests.agent.runtimes import make_rootfs, missing
+
+Start = Callable[..., RunningAgent]
+
+
+class Monitor:
+    """What LXC's monitor does: it receives, asks, and gives the answer on."""
+
+    def __init__(self, path: str, target: proctor.Target) -> None:
+        self.target = target
+        self.listener = proctor.Listener(target.take_listener())
+        self.sock = connect(path, socket.SOCK_SEQPACKET)
+
+    def question(self, cookie: bytes = b"my-cookie", **wrong: int) -> tuple[bytes, list[int]]:
+        """The next call, as LXC writes it down."""
+        call = self.listener.recv()
+        assert call is not None
+        self.id = call.id
+        head = struct.pack(
+            "=QiiHHH2xQ", wrong.get("reserved", 0), wrong.get("monitor", os.getpid()), self.target.pid,
+            wrong.get("size", 80), 24, 64, wrong.get("length", len(cookie)),
+        )  # fmt: skip
+        notification = abi.SECCOMP_NOTIF.pack(
+            call.id, call.pid, call.flags, call.nr, call.arch, call.ip, *call.args
+        )
+        answer = abi.SECCOMP_NOTIF_RESP.pack(call.id, 0, 0, 0)
+        fds = [
+            os.open(f"/proc/{call.pid}", os.O_DIRECTORY | os.O_RDONLY),
+            os.open(f"/proc/{call.pid}/mem", os.O_RDWR),
+        ]
+        return head + notification + answer + cookie, fds
+
+    def ask(self, **how: int) -> None:
+        data, fds = self.question(**how)
+        scm.send(self.sock, data, [*fds, self.listener.fileno()])
+        for fd in fds:
+            os.close(fd)
+
+    def answer(self) -> tuple[int, int, int]:
+        """What came back, which the kernel is then told."""
+        data = self.sock.recv(4096)
+        assert len(data) == 136
+        id, value, error, flags = struct.unpack_from("=QqiI", data, 112)
+        assert id == self.id
+        self.listener.send(id, value, error, flags)
+        return value, error, flags
+
+    def close(self) -> None:
+        self.sock.close()
+        self.listener.close()
+        self.target.kill()
+        self.target.wait(30)
+        self.target.close()
+
+
+@pytest.fixture
+def running(agent: Start, place: Path) -> RunningAgent:
+    return agent("--lxc", str(place / "lxc.sock"))
+
+
+@contextmanager
+def monitor(running: RunningAgent, *command: str) -> Iterator[Monitor]:
+    made = Monitor(str(running.place / "lxc.sock"), filtered(*command))
+    yield made
+    made.close()
+
+
+def test_a_question_is_answered(running: RunningAgent) -> None:
+    """One after another, by the policy; the container is known, and over with the connection."""
+    script = "mkdir /tmp/forbidden-1; mkdir /tmp/forbidden-2; exec chmod 1777 /tmp"
+    with monitor(running, "sh", "-c", script) as asking:
+        for error in (30, 30, 123):
+            asking.ask()
+            assert asking.answer() == (0, -error, 0)
+        eventually(lambda: running.ask(do="ps")["containers"][0]["refused"] == 3)
+        (row,) = running.ask(do="ps")["containers"]
+        assert row["labels"]["door"] == "lxc" and row["listeners"] == 1
+    running.heard("ended: container")
+    eventually(lambda: running.ask(do="ps")["containers"] == [])
+
+
+def test_the_cookie_chooses_the_policy(agent: Start, place: Path) -> None:
+    (place / "policies/containers.toml").write_text(
+        '[[container]]\npolicy = "default"\ncookie = "my-*"\n'
+    )
+    running = agent("--lxc", str(place / "lxc.sock"))
+    with monitor(running, "mkdir", "/tmp/forbidden-1") as asking:
+        asking.ask()
+        assert asking.answer() == (0, -30, 0)
+
+
+def test_a_question_survives_the_monitor_that_had_it(agent: Start, place: Path) -> None:
+    """It is left in the socket, and the socket with the keeper."""
+    running = agent("--lxc", str(place / "lxc.sock"))
+    script = "for n in 1 2 3; do mkdir /tmp/forbidden-$n; done"
+    with monitor(running, "sh", "-c", script) as asking:
+        asking.ask()
+        assert asking.answer() == (0, -30, 0)
+        (old,) = running.monitors
+        os.kill(old, signal.SIGSTOP)
+        asking.ask()
+        os.kill(old, signal.SIGKILL)
+        assert asking.answer() == (0, -30, 0)
+        running.heard("took over 1 containers")
+        asking.ask()
+        assert asking.answer() == (0, -30, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"reserved": 7}, "reserved"),
+        ({"monitor": 1}, "asks in the name of 1"),
+        ({"size": 88}, "structures have"),
+        ({"length": 1 << 40}, "a cookie of"),
+        ({"length": 3}, "a cookie of"),
+    ],
+)
+def test_what_is_wrong_is_refused(running: RunningAgent, wrong: dict[str, int], says: str) -> None:
+    with monitor(running, "mkdir", "/tmp/forbidden-1") as asking:
+        asking.ask(**wrong)
+        assert gone(asking.sock)
+    running.heard(says)
+
+
+def test_wrong_descriptors_and_sizes_are_refused(running: RunningAgent) -> None:
+    before = running.descriptors
+    with monitor(running, "mkdir", "/tmp/forbidden-1") as asking:
+        data, fds = asking.question()
+        for sent, with_these in (
+            (data, fds),
+            (data, [*fds, fds[0]]),
+            (data[:100], fds),
+            (b"x", []),
+        ):
+            with connect(str(running.place / "lxc.sock"), socket.SOCK_SEQPACKET) as sock:
+                scm.send(sock, sent, with_these)
+                assert gone(sock)
+        with connect(str(running.place / "lxc.sock"), socket.SOCK_SEQPACKET) as sock:
+            scm.send(sock, data + b"x" * 10_000, fds)
+            assert gone(sock)
+        for fd in fds:
+            os.close(fd)
+    eventually(lambda: running.descriptors <= before + 1)
+
+
+def test_idle_connections_hold_up_nobody(running: RunningAgent) -> None:
+    path = str(running.place / "lxc.sock")
+    idle = [connect(path, socket.SOCK_SEQPACKET) for _ in range(200)]
+    with monitor(running, "mkdir", "/tmp/forbidden-1") as asking:
+        asking.ask()
+        assert asking.answer() == (0, -30, 0)
+    for each in idle:
+        each.close()
+
+
+def test_every_call_has_a_deadline_below_lxcs() -> None:
+    from proctor.agent.agent import handlers
+    from proctor.policy import loads
+
+    policy = loads('deadline = 100\n[[rule]]\nname = "r"\ncalls = ["mkdir"]\nperform = true\n')
+    assert {each.deadline for each in handlers(policy)} == {100.0}
+    assert {each.deadline for each in handlers(policy, lxc.DEADLINE)} == {lxc.DEADLINE}
+
+
+def test_a_question_shorter_than_its_parts_is_none() -> None:
+    for size in (0, 31, 32, 135):
+        with pytest.raises(ProctorError):
+            lxc.parse(bytes(size))
+
+
+@pytest.mark.root
+def test_lxc_itself(agent: Start, place: Path) -> None:
+    """A device is made, a directory is refused; in the container and by what is attached to it."""
+    lacks = missing("lxc-start", "lxc-attach", "busybox", "newuidmap")
+    if lacks:
+        pytest.skip(f"needs {lacks}")
+    if not any(line.startswith("root:") for line in Path("/etc/subuid").read_text().splitlines()):
+        pytest.skip("needs a line for root in /etc/subuid: LXC calls newuidmap as root, too")
+    rootfs = make_rootfs(place)
+    init = rootfs / "init.sh"
+    init.write_text("#!/bin/sh\nexec sleep 1000\n")
+    init.chmod(0o755)
+    profile = place / "profile"
+    profile.write_text(
+        "2\ndenylist allow\n[all]\nmknod notify\nmknodat notify\nmkdir notify\nmkdirat notify\n"
+    )
+    config = place / "config"
+    config.write_text(f"""
+lxc.include = /usr/share/lxc/config/common.conf
+lxc.include = /usr/share/lxc/config/userns.conf
+lxc.uts.name = proctor-test
+lxc.rootfs.path = dir:{rootfs}
+lxc.idmap = u 0 100000 65536
+lxc.idmap = g 0 100000 65536
+lxc.net.0.type = empty
+lxc.apparmor.profile = unconfined
+lxc.init.cmd = /init.sh
+lxc.seccomp.profile = {profile}
+lxc.seccomp.notify.proxy = unix:{place / "lxc.sock"}
+lxc.seccomp.notify.cookie = my-cookie
+""")
+    running = agent("--lxc", str(place / "lxc.sock"))
+    name = f"proctor-test-{os.getpid()}"
+    lxc_path = ["-P", str(place / "state")]
+    (place / "state").mkdir()
+
+    def attach(*command: str) -> str:
+        done = subprocess.run(
+            ["lxc-attach", *lxc_path, "-n", name, "--", *command],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    start = [
+        "lxc-start",
+        *lxc_path,
+        "-d",
+        "-n",
+        name,
+        "-f",
+        str(config),
+        "-l",
+        "ERROR",
+        "-o",
+        str(place / "log"),
+    ]
+    done = subprocess.run(start, timeout=60, check=False)
+    if done.returncode:
+        pytest.skip(f"LXC starts no container here: {(place / 'log').read_text()[-500:]}")
+    try:
+        assert attach("mknod", "/tmp/null", "c", "1", "3") == ""
+        assert "1,   3" in attach("ls", "-l", "/tmp/null")
+        assert "Operation not permitted" in attach("mknod", "/tmp/disk", "b", "8", "0")
+        assert "Read-only file system" in attach("mkdir", "/tmp/forbidden-1")
+        assert attach("mkdir", "/tmp/room") == ""
+        (row,) = running.ask(do="ps")["containers"]
+        assert row["container"] == name
+        os.kill(running.monitors[0], signal.SIGKILL)
+        assert "Read-only file system" in attach("mkdir", "/tmp/forbidden-2")
+    finally:
+        subprocess.run(["lxc-stop", *lxc_path, "-k", "-n", name], timeout=60, check=False)
+    running.heard("ended: container")
