@@ -8,7 +8,7 @@ VENV   ?= .venv-$(TAG)
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-sanitize test-model test-races test-kernels check format bench tables wheel clean env packages
+.PHONY: help demo demo-agent test test-sanitize test-model test-races test-kernels check format bench tables wheel clean env packages
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ packages: ## what the tests want from apt (root only; others skip what is missin
 
 demo: ## watch an unprivileged container make device nodes
 	@PYTHON='$(PYTHON)' sh examples/demo/demo.sh || test $$? -eq 77  # 77: all that was shown worked
+
+demo-agent: ## watch containers of runc and crun, served by one agent that is killed meanwhile
+	@PYTHON='$(PYTHON)' sh examples/demo/demo.sh agent || test $$? -eq 77
 
 test: $(STAMP) packages ## everything, against the real kernel
 	$(BIN)/python -m pytest -q tests $(PYTEST)

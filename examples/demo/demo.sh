@@ -1,5 +1,5 @@
 #!/bin/sh
-# The demonstration: make demo.  Wants git, Python 3.11+ with its headers, gcc and make.
+# The demonstrations: make demo, and with "agent" make demo-agent.  Wants git, Python 3.11+ with its headers, gcc and make.
 set -eu
 cd "$(dirname "$0")/../.."
 PYTHON="${PYTHON:-python3}"
@@ -7,13 +7,16 @@ PYTHON="${PYTHON:-python3}"
     echo "demo: $PYTHON is not Python 3.11 or newer; try make demo PYTHON=python3.12" >&2
     exit 1
 }
-VENV="${VENV:-.venv-demo-$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')}"
+SHOW="${1:-demo}"
+WHAT=.
+[ "$SHOW" = demo ] || WHAT=".[$SHOW]"
+VENV="${VENV:-.venv-$SHOW-$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')}"
 # again after a change of the sources: it is a copy of them that is installed
 if [ ! -e "$VENV/.installed" ] ||
     [ -n "$(find src pyproject.toml setup.py -newer "$VENV/.installed" ! -path '*/__pycache__*' ! -path '*.egg-info*' -type f | head -n 1)" ]; then
     echo "== setting up $VENV"
     "$PYTHON" -m venv "$VENV"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check .
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$WHAT"
     touch "$VENV/.installed"
 fi
-exec "$VENV/bin/python" examples/demo/demo.py
+exec "$VENV/bin/python" "examples/demo/$SHOW.py"

@@ -39,7 +39,7 @@ os._exit(min(len(odd), 100))
 """
 
 
-@pytest.mark.parametrize("options", [(), ("--spare",)])
+@pytest.mark.parametrize("options", [(), ("--no-spare",)])
 def test_no_call_is_lost_when_monitors_die(agent: Start, options: tuple[str, ...]) -> None:
     """Every call gets its answer, in a storm, while one monitor after another is killed."""
     running = agent(*options)

@@ -118,7 +118,9 @@ class Book:
     def restore(self, texts: Mapping[str, str]) -> None:
         """Begin with what held in an earlier monitor."""
         for name, text in texts.items():
-            self._parse(name, text)
+            if self._texts.get(name) != text:
+                self._parse(name, text)
+                self._read.pop(name, None)  # what is there is looked at once more
         self.refresh(settle=False)
 
     def load(self) -> None:

@@ -162,6 +162,8 @@ def run(
     first = keeper is None or keeper.first()
     if first:
         book.load()
+    else:
+        book.refresh(settle=False)  # what is parsed now need not be when others wait
     if keeper is not None:
         items = keeper.take_over()
     if not first:

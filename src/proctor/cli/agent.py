@@ -54,7 +54,11 @@ def agent(options: argparse.Namespace) -> int:
 
         command = [sys.executable, "-P", "-m", "proctor", *options.arguments]
         keeper = Keeper(
-            command, kept_sockets(settings), say, spare=options.spare, give_up=options.give_up
+            command,
+            kept_sockets(settings),
+            say,
+            spare=not options.no_spare,
+            give_up=options.give_up,
         )
         return keeper.run()
     return _monitor(settings, options)

@@ -284,9 +284,9 @@ def _agent(verbs: argparse._SubParsersAction[_Parser]) -> None:
         help="append one JSON object per call, container and trouble ('-': stderr); it may be rotated",
     )
     agent.add_argument(
-        "--spare",
+        "--no-spare",
         action="store_true",
-        help="keep a second monitor ready, that takes over sooner when the first one dies",
+        help="keep no second monitor ready: it takes less memory, and the next one takes longer to take over",
     )
     agent.add_argument(
         "--give-up",

@@ -164,11 +164,15 @@ class Journal:
     def pending(self) -> Iterator[Pending]:
         """What was received and not answered, the oldest first."""
         found = []
-        for slot in range(self._slots):
-            state, at = self.state(slot), self._offset(slot)
+        # Not through the map: to look at a page there makes one, and most were never used
+        data = os.pread(self._fd, len(self.buffer), 0) if self._fd >= 0 else bytes(self.buffer)
+        used = len(data.rstrip(b"\0")) - HEADER.size
+        for slot in range(min(self._slots, used // SLOT_SIZE + 1) if used > 0 else 0):
+            at = self._offset(slot)
+            (state,) = _STATE.unpack_from(data, at)
             if state == FREE:
                 continue
-            id, pid, flags, nr, arch, ip, *args = _NOTIF.unpack_from(self.buffer, at + _RAW_AT)
+            id, pid, flags, nr, arch, ip, *args = _NOTIF.unpack_from(data, at + _RAW_AT)
             if (
                 not arch or state > PERFORMING
             ):  # the kernel gave nothing; or somebody else wrote here
@@ -176,7 +180,7 @@ class Journal:
                 continue
             a, b, c, d, e, f = args
             made = Notification(id, pid, nr, arch, (a, b, c, d, e, f), ip, flags, slot)
-            (when,) = _TIME.unpack_from(self.buffer, at + _TIME_AT)
+            (when,) = _TIME.unpack_from(data, at + _TIME_AT)
             received = None if state == RECEIVING else when / 1e9
             found.append(Pending(slot, made, received, state == PERFORMING))
         found.sort(key=lambda each: each.received if each.received is not None else float("inf"))

@@ -1,0 +1,233 @@
+"""What an agent costs a container: a call through ``proctor agent``, beside the floor of a loop in C on the
+same kind of listener; many idle listeners; memory; and how long a take-over takes.
+
+Everything is measured in turns, so that whatever else the machine does falls on all.
+
+    python bench/agent.py [--rounds N] [--calls N] [--idle N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import proctor
+from proctor.agent.control import ask
+from proctor.kernel import scm
+
+HERE = Path(__file__).resolve().parent
+#: chmod is not in it, and is let run; fchmodat is refused, and remembered for ``proctor why``.
+POLICY = """
+default = "allow"
+[[rule]]
+name = "modes are as they are"
+calls = ["fchmodat"]
+deny = "ENOMEDIUM"
+report = true
+"""
+#: Prints the median time of a chmod, in microseconds.
+CALLER = """
+import ctypes, sys, time
+syscall = ctypes.CDLL(None, use_errno=True).syscall
+call = (90, b"/nowhere", 0) if sys.argv[2] == "chmod" else (268, -100, b"/nowhere", 0)
+times = []
+for _ in range(int(sys.argv[1])):
+    began = time.perf_counter_ns()
+    syscall(*call)
+    times.append(time.perf_counter_ns() - began)
+print(sorted(times)[len(times) // 2] / 1000)
+"""
+
+
+def state(id: str) -> bytes:
+    return json.dumps({"fds": ["seccompFd"], "state": {"id": id}}).encode()
+
+
+class Agent:
+    """One, in a directory of its own."""
+
+    def __init__(self, place: Path, *options: str) -> None:
+        self.place = place
+        policies = place / "policies"
+        policies.mkdir(parents=True)
+        (policies / "default.toml").write_text(POLICY)
+        self.oci, self.control = str(place / "oci.sock"), str(place / "control.sock")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "proctor", "agent", "--policy-dir", str(policies), "--oci", self.oci,
+             "--control", self.control, *options],
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.line("ready")
+
+    def line(self, word: str) -> None:
+        assert self.process.stderr is not None
+        while word not in self.process.stderr.readline():
+            pass
+
+    def serves(self, count: int) -> None:
+        """Wait until it has so many containers."""
+        while len(ask(self.control, do="ps")["containers"]) < count:
+            time.sleep(0.05)
+
+    def bring(self, listener: int, id: str) -> None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(self.oci)
+            scm.send(sock, state(id), [listener])
+
+    def monitor(self) -> int:
+        return int(ask(self.control, do="ps")["monitor"])
+
+    def memory(self) -> float:
+        """MiB that it and its keeper have to themselves or by their share."""
+        total = 0
+        for pid in (self.process.pid, self.monitor()):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+        return total / 1024
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+
+
+@contextmanager
+def target(*command: str, out: int | None = None) -> Iterator[proctor.Target]:
+    program = (
+        proctor.Filter([proctor.Rule(("chmod", "fchmodat"), proctor.actions.NOTIFY)]).compile().code
+    )
+    with open(os.devnull, "r+b") as null:
+        fds = [(null.fileno(), 0), (null.fileno() if out is None else out, 1), (2, 2)]
+        fds = [(os.dup(fd), to) for fd, to in fds]
+        made = proctor.launch(list(command), program=program, fds=fds)
+        for fd, _ in fds:
+            os.close(fd)
+    try:
+        yield made
+    finally:
+        made.kill()
+        made.wait(None)
+        made.close()
+
+
+def measure(calls: int, call: str, serve: object) -> float:
+    """Median of a chmod whose listener ``serve`` is given."""
+    reading, writing = os.pipe()
+    with target(sys.executable, "-c", CALLER, str(calls), call, out=writing) as caller:
+        os.close(writing)
+        listener = caller.take_listener()
+        serve(listener)  # type: ignore[operator]
+        with open(reading, "rb") as answers:
+            return float(answers.read())
+
+
+def in_c(listener: int) -> None:
+    subprocess.Popen([str(HERE / "build" / "answer")], stdin=listener, stdout=subprocess.DEVNULL)
+    os.close(listener)
+
+
+def build() -> None:
+    (HERE / "build").mkdir(exist_ok=True)
+    subprocess.run(
+        [
+            "gcc",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-o",
+            str(HERE / "build/answer"),
+            str(HERE / "answer.c"),
+        ],
+        check=True,
+    )
+
+
+def take_over(agent: Agent) -> float:
+    """Milliseconds from the monitor's death until the next one has answered a call that waited."""
+    reading, writing = os.pipe()
+    script = "import os,sys\nwhile True:\n try: os.chmod('/nowhere', 0)\n except OSError: os.write(1, b'x')\n"
+    with target(sys.executable, "-c", script, out=writing) as caller:
+        os.close(writing)
+        listener = caller.take_listener()
+        agent.bring(listener, "taken-over")
+        os.close(listener)
+        agent.serves(1)
+        time.sleep(3.0)  # a spare is made ready meanwhile, if nothing else wants the processors
+        monitor = agent.monitor()
+        os.read(reading, 1)
+        os.kill(monitor, signal.SIGKILL)
+        began = time.monotonic()
+        while select.select([reading], [], [], 0.02)[0]:  # what was answered before
+            os.read(reading, 65536)
+        os.read(reading, 1)
+        took = time.monotonic() - began
+    os.close(reading)
+    return took * 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=5000)
+    parser.add_argument("--idle", type=int, default=1000)
+    options = parser.parse_args()
+    build()
+    with ExitStack() as stack:
+        top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="proctor-bench-")))
+        plain = Agent(top / "plain")
+        stack.callback(plain.stop)
+        seen = Agent(top / "seen", "--metrics", "127.0.0.1:9464")
+        stack.callback(seen.stop)
+        crowd = Agent(top / "crowd")
+        stack.callback(crowd.stop)
+        alone = crowd.memory()
+        with target("sleep", "1000") as idle:
+            listener = idle.take_listener()
+            for number in range(options.idle):
+                crowd.bring(listener, f"idle-{number}")
+            os.close(listener)
+            crowd.serves(options.idle)
+            each = (crowd.memory() - alone) * 1024 / options.idle
+
+            def through(agent: Agent) -> object:
+                def serve(listener: int) -> None:
+                    agent.bring(listener, "measured")
+                    os.close(listener)
+
+                return serve
+
+            ways = {
+                "a loop in C": ("chmod", in_c),
+                "agent": ("chmod", through(plain)),
+                "agent with metrics": ("chmod", through(seen)),
+                f"agent with {options.idle} idle listeners": ("chmod", through(crowd)),
+                "agent that refuses, and remembers why": ("fchmodat", through(plain)),
+            }
+            found: dict[str, list[float]] = {name: [] for name in ways}
+            for _ in range(options.rounds):
+                for name, (call, serve) in ways.items():
+                    found[name].append(measure(options.calls, call, serve))
+        least = statistics.median(found["a loop in C"])
+        for name, times in found.items():
+            median = statistics.median(times)
+            print(f"{name:<40} {median:8.1f} us  {median / least:5.2f}x")
+        print(f"{'memory, without a container':<40} {alone:8.1f} MiB")
+        print(f"{'memory of an idle listener':<40} {each:8.1f} KiB")
+        times = [take_over(plain) for _ in range(options.rounds)]
+        print(f"{'take-over':<40} {statistics.median(times):8.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
