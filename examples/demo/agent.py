@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from proctor.agent.control import ask
+
 POLICY = Path(__file__).resolve().parent.parent / "devices.toml"
 PROCTOR = [sys.executable, "-m", "proctor"]
 #: Nodes that the last container makes while monitors are killed.
@@ -175,11 +177,10 @@ def show(ground: Ground) -> None:
     working = ground.start("runc", "demo-working", script)
     killed = 0
     while working.poll() is None and killed < 3:
-        answer = ground.proctor("ps", "--json")
-        if "demo-working" in answer:
-            children = f"/proc/{ground.agent.pid}/task/{ground.agent.pid}/children"
-            (monitor,) = Path(children).read_text().split()
-            os.kill(int(monitor), signal.SIGKILL)
+        answer = ask(ground.control[1], do="ps")
+        if any(each["container"] == "demo-working" for each in answer["containers"]):
+            monitor = answer["monitor"]
+            os.kill(monitor, signal.SIGKILL)
             killed += 1
             print(f"   killed monitor {monitor}", flush=True)
     out = shown(working, script)

@@ -56,8 +56,8 @@ def agent(place: Path) -> Iterator[Callable[..., RunningAgent]]:
     """Starts agents."""
     made: list[RunningAgent] = []
 
-    def start(*options: str, policies: Path | None = None) -> RunningAgent:
-        made.append(RunningAgent(place, *options, policies=policies))
+    def start(*options: str, spare: bool = False) -> RunningAgent:
+        made.append(RunningAgent(place, *options, spare=spare))
         return made[-1]
 
     yield start

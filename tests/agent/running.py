@@ -18,16 +18,16 @@ from proctor.agent.control import ask
 class RunningAgent:
     """A process of its own; its standard error is kept."""
 
-    def __init__(self, place: Path, *options: str, policies: Path | None = None) -> None:
+    def __init__(self, place: Path, *options: str, spare: bool = False) -> None:
         self.place = place
-        self.policies = policies if policies is not None else place / "policies"
+        options = options if spare else (*options, "--no-spare")
         self.socket = str(place / "oci.sock")
         self.control = str(place / "control.sock")
         self.said: list[str] = []
         self._heard = threading.Condition()
         self.process = subprocess.Popen(
             [
-                sys.executable, "-m", "proctor", "agent", "--policy-dir", str(self.policies),
+                sys.executable, "-m", "proctor", "agent", "--policy-dir", str(place / "policies"),
                 "--oci", self.socket, "--control", self.control, "--verbose", *options,
             ],
             stderr=subprocess.PIPE,

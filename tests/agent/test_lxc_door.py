@@ -117,7 +117,7 @@ def test_a_question_survives_the_monitor_that_had_it(agent: Start, place: Path) 
     with monitor(running, "sh", "-c", script) as asking:
         asking.ask()
         assert asking.answer() == (0, -30, 0)
-        (old,) = running.monitors
+        old = running.serving
         os.kill(old, signal.SIGSTOP)
         asking.ask()
         os.kill(old, signal.SIGKILL)
@@ -257,7 +257,7 @@ lxc.seccomp.notify.cookie = my-cookie
         assert attach("mkdir", "/tmp/room") == ""
         (row,) = running.ask(do="ps")["containers"]
         assert row["container"] == name
-        os.kill(running.monitors[0], signal.SIGKILL)
+        os.kill(running.serving, signal.SIGKILL)
         assert "Read-only file system" in attach("mkdir", "/tmp/forbidden-2")
     finally:
         subprocess.run(["lxc-stop", *lxc_path, "-k", "-n", name], timeout=60, check=False)

@@ -147,7 +147,7 @@ def test_the_log_has_every_call_and_may_be_rotated(agent: Start, place: Path) ->
     log.rename(place / "log.1")
     with container(running, "two"):
         eventually(lambda: log.exists() and calls(log) == ["two"])
-    os.kill(running.monitors[0], signal.SIGKILL)
+    os.kill(running.serving, signal.SIGKILL)
     running.heard("took over")
     with hand_over(running.socket, "three", "chmod", "1777", "/tmp") as target:
         target.wait(30)
@@ -196,7 +196,7 @@ def test_prometheus_may_ask(agent: Start) -> None:
         assert 'proctor_calls_total{call="mkdir",policy="default",verdict="deny EROFS"} 2.0' in text
         assert 'proctor_listeners{policy="default"} 1.0' in text
         assert "proctor_policy_generation" in text and "process_open_fds" in text
-        os.kill(running.monitors[0], signal.SIGKILL)
+        os.kill(running.serving, signal.SIGKILL)
         running.heard("took over")
         assert 'proctor_containers{policy="default"} 1.0' in metrics()
     if shutil.which("promtool") is not None:

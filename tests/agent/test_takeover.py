@@ -39,10 +39,10 @@ os._exit(min(len(odd), 100))
 """
 
 
-@pytest.mark.parametrize("options", [(), ("--no-spare",)])
-def test_no_call_is_lost_when_monitors_die(agent: Start, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("spare", [False, True])
+def test_no_call_is_lost_when_monitors_die(agent: Start, spare: bool) -> None:
     """Every call gets its answer, in a storm, while one monitor after another is killed."""
-    running = agent(*options)
+    running = agent(spare=spare)
     command = (sys.executable, "-c", STORM, "2000")
     with hand_over(running.socket, "storm", *command) as target:
         running.heard("served")
