@@ -13,6 +13,7 @@ import pytest
 
 import proctor
 from proctor.observe.events import Trouble
+from proctor.process import pipes
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -89,7 +90,9 @@ def test_an_input_that_is_kept_ends_all_the_same(taken: list[int]) -> None:
     assert said.startswith("stdin of")
 
 
-def test_a_descendant_that_holds_the_pipe_is_waited_for(taken: list[int]) -> None:
+def test_a_descendant_that_holds_the_pipe_is_waited_for(
+    taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As subprocess does, and it is no leak of ours, though we have it as well."""
     program = (
         "import os, sys\n"
@@ -99,14 +102,28 @@ def test_a_descendant_that_holds_the_pipe_is_waited_for(taken: list[int]) -> Non
         "    os.setsid()\n"
         "    while os.getppid() == leader: os.sched_yield()\n"
         "    for _ in range(3):\n"
-        "        import time; time.sleep(0.4)  # longer than we look, all in all\n"
+        "        os.read(int(sys.argv[1]), 1)  # we have looked once more\n"
         "        os.write(1, b'late\\n')\n"
     )
+    looks, looked = os.pipe()
+    found = pipes._Leaks.found
+
+    def looking(self: Any, those: list[Any]) -> list[Any]:
+        lost = found(self, those)
+        if self._process.poll() is not None:
+            os.write(looked, b"x")
+        return lost
+
+    monkeypatch.setattr(pipes._Leaks, "found", looking)
     hears = Hears()
-    done = proctor.run(
-        [sys.executable, "-ISc", program], [leaking(taken, 1)], capture_output=True,
-        observers=[hears],
-    )  # fmt: skip
+    try:
+        done = proctor.run(
+            [sys.executable, "-ISc", program, str(looks)], [leaking(taken, 1)],
+            capture_output=True, observers=[hears], pass_fds=[looks],
+        )  # fmt: skip
+    finally:
+        os.close(looks)
+        os.close(looked)
     assert done.stdout == b"first\n" + b"late\n" * 3
     assert len(hears.said) == 1
 
