@@ -301,3 +301,31 @@ def test_bad_directories(pair: Pair, performers: Performers) -> None:
 def test_unsupported_call(performers: Performers) -> None:
     with caller() as one:
         assert one.performed(performers, "mkdirat", AT_FDCWD, b"x", 0) == ("errno", errno.ENOSYS)
+
+
+def test_what_comes_where_nothing_was_is_asked_about(performers: Performers) -> None:
+    """Between the question about a new file and its creation, something else is put there."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to have callers with other identities")
+    asked: list[tuple[str, bytes]] = []
+    with open_directory() as top, caller(as_user) as one:
+        os.chmod(top, 0o777)
+        path = top + b"/new"
+
+        def allow(argument: str, path: bytes) -> bool:
+            asked.append((argument, path))
+            if len(asked) == 1:
+                with open(top + b"/other", "wb") as file:
+                    file.write(b"there before")
+                os.chmod(top + b"/other", 0o666)
+                os.rename(top + b"/other", path)
+            return len(asked) == 1
+
+        flags = RDWR | os.O_CREAT | os.O_TRUNC
+        assert one.performed(performers, "openat", AT_FDCWD, path, flags, 0o600, allow=allow) == (
+            "errno",
+            errno.EACCES,
+        )
+        assert asked == [("path", path)] * 2
+        with open(path, "rb") as file:
+            assert file.read() == b"there before"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ from .callers import (
     private_mounts,
     unshare,
 )
-from .test_open_differential import MAP
+from .test_open_differential import MAP, as_user
 from .test_performers import children, parent_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
@@ -255,3 +256,17 @@ def test_a_root_directory_within_procfs_ends_the_way_up(performers: Performers) 
         path = b"/%d/status" % one.tid
         assert opened(performers, one, path) == Deny(errno.EACCES)
         assert opened(performers, one, b"/x") == Deny(errno.ENOENT)
+
+
+def test_a_long_way_through_procfs_takes_few_descriptors(performers: Performers) -> None:
+    """One call of one container must not use up what the monitor has for all."""
+    way = b"/proc/sys" + b"/../sys" * 550
+    with caller(as_user) as one:
+        assert outcome(opened(performers, one, b"/proc/self/status"))[0] == "fd"
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
+        try:
+            found = outcome(opened(performers, one, way + b"/kernel/ostype"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert found == one.natively("openat", AT_FDCWD, way + b"/kernel/ostype", 0, 0)

@@ -259,6 +259,14 @@ class Walk:
         while self._held:
             os.close(self._held.pop())
 
+    def _let_go(self, end: int) -> None:
+        """Close what is behind: a path has thousands of components, the monitor some descriptors."""
+        needed = {self._here, self._spot.root, end}
+        for fd in self._held:
+            if fd not in needed:
+                os.close(fd)
+        self._held = [fd for fd in self._held if fd in needed]
+
     def run(self) -> Generator[Any, Reply, Walked]:
         """Walk to the end.
 
@@ -275,6 +283,7 @@ class Walk:
                 fd, limit = stride, min(2 * limit, _LONGEST)
             else:
                 limit = max(1, len(chunk) // 2)
+            self._let_go(fd)
         if fd < 0:  # the path is the start itself
             fd = yield from self._look_up()
         yield from self._not_itself()

@@ -331,7 +331,8 @@ def _name(task: Task, wanted: Wanted, here: Any, last: bytes) -> Generator[Any, 
     """Open what was found under this name, or make it; None if it is something else by now."""
     flags, found = wanted.flags, here.found
     how = wanted.how(
-        flags if found is None else flags & ~_TRUNC,
+        # where nothing was, nothing that came meanwhile is opened: nobody was asked about that
+        flags | _EXCL if found is None else flags & ~_TRUNC,
         pins.NO_SYMLINKS | wanted.resolve & pins.NO_XDEV,
     )
     if found is None:
@@ -350,6 +351,8 @@ def _name(task: Task, wanted: Wanted, here: Any, last: bytes) -> Generator[Any, 
     except Said as said:
         if said.errno == errno.ELOOP and not flags & O_NOFOLLOW:
             return None  # a link by now
+        if said.errno == errno.EEXIST and found is None and not flags & _EXCL:
+            return None  # something by now
         if said.errno == errno.ENXIO and found is not None and found.named.status.rdev == _TTY:
             return (yield from _own_terminal(task, wanted))
         raise
