@@ -34,6 +34,7 @@ __all__ = [
     "names",
     "open",
     "quiet",
+    "setsockopt",
     "socket",
     "streams",
     "xattr",
@@ -203,6 +204,19 @@ def socket(*, when: Mapping[str, Spec] | None = None, network: str | None = None
     :param network: as for :func:`connect`.
     """
     return _performed("socket", when, {"network": network})
+
+
+def setsockopt(
+    *, when: Mapping[str, Spec] | None = None, privileged: bool | None = None
+) -> Handler:
+    """setsockopt of the options that need CAP_NET_ADMIN or CAP_NET_RAW.
+
+    >>> proctor.families.setsockopt(when={"level": "SOL_SOCKET", "optname": 36})
+    <Handler families.setsockopt for setsockopt>
+
+    :param privileged: whether they are set also for who has no such capability at home.
+    """
+    return _performed("setsockopt", when, {"privileged": privileged})
 
 
 def streams(

@@ -216,6 +216,37 @@ def test_a_socket_of_another_network_from_the_start() -> None:
     assert done.stdout.decode().split() == words, done.stderr
 
 
+OPTIONS = """
+    import errno, socket, sys
+    sock = socket.socket()
+    for level, name, value in (
+        (socket.SOL_SOCKET, socket.SO_MARK, 7), (socket.SOL_SOCKET, 33, 1 << 22), (socket.IPPROTO_IP, 19, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.SOL_SOCKET, socket.SO_PRIORITY, 7),
+        (socket.SOL_SOCKET, socket.SO_MARK, b"x"),
+    ):
+        try:
+            sock.setsockopt(level, name, value)
+            print(sock.getsockopt(level, socket.SO_RCVBUF if name == 33 else name) & ~1 or 1)
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+"""
+
+
+@pytest.mark.parametrize(
+    ("inside", "how", "said"),
+    [
+        (CONTAINER, {}, ["6", str(1 << 23), "1", "1", "6", "EINVAL"]),
+        (USER, {}, ["EPERM", "EPERM", "EPERM", "1", "EPERM", "EINVAL"]),
+        (USER, {"privileged": True}, ["6", str(1 << 23), "1", "1", "6", "EINVAL"]),
+    ],
+    ids=["container root", "user", "user, by policy"],
+)
+def test_options_that_need_a_right(inside: list[str], how: dict[str, Any], said: list[str]) -> None:
+    handlers = [families.socket(network="host"), families.setsockopt(**how)]
+    done = proctor.run([*inside, *python(OPTIONS)], handlers, capture_output=True, timeout=60)
+    assert done.stdout.decode().split() == said, done.stderr.decode()
+
+
 @pytest.mark.parametrize("how", ["EINTR", "restart"])
 def test_an_accept_that_waits_is_interrupted(how: str) -> None:
     code = """
