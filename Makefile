@@ -67,4 +67,4 @@ wheel: $(STAMP) ## build a wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
 
 clean: ## remove what was built
-	rm -rf .venv-* build dist src/proctor/kernel/*.so src/proctor/performing/executor bench/floor
+	rm -rf .venv-* build dist src/proctor/kernel/*.so src/proctor/performing/executor bench/floor bench/sockets

@@ -34,6 +34,7 @@ __all__ = [
     "names",
     "open",
     "quiet",
+    "send",
     "setsockopt",
     "socket",
     "streams",
@@ -84,10 +85,10 @@ def connect(
     network: str | None = None,
     to: str | None = None,
 ) -> Handler:
-    """connect, sendto, sendmsg and sendmmsg, on the caller's own socket.
+    """connect, on the caller's own socket.
 
     >>> proctor.families.connect(when={"address": "inet:10.0.0.0/8:443"}, network="host")
-    <Handler families.connect for connect, sendto, sendmsg, sendmmsg>
+    <Handler families.connect for connect>
 
     :param network: "host" (the monitor's) or the path of a network namespace, where the socket is
         replaced by one of that network.
@@ -204,6 +205,20 @@ def socket(*, when: Mapping[str, Spec] | None = None, network: str | None = None
     :param network: as for :func:`connect`.
     """
     return _performed("socket", when, {"network": network})
+
+
+def send(
+    *,
+    when: Mapping[str, Spec] | None = None,
+    network: str | None = None,
+    to: str | None = None,
+) -> Handler:
+    """sendto, sendmsg and sendmmsg, on the caller's own socket; options as for :func:`connect`.
+
+    >>> proctor.families.send(when={"address": ["inet:10.0.0.53:53", "none"]}, network="host")
+    <Handler families.send for sendto, sendmsg, sendmmsg>
+    """
+    return _performed("send", when, {"network": network, "to": to})
 
 
 def setsockopt(

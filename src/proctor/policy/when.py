@@ -102,6 +102,8 @@ class Builder(Numbers):
         if arg is None:
             return self._word(key, self.when[key], signature)
         what = _LOOKS.get(arg.role)
+        if what == "address" and self.when[key] in (0, "!= 0"):
+            what = None  # whether there is one is in the register
         return self._number(arg, self.when[key]) if what is None else self._memory(arg, what)
 
     # Which condition a word asks for --------------------------------------------------------

@@ -1,4 +1,4 @@
-"""connect; and sendto, sendmsg and sendmmsg, which name an address too: made on the caller's own socket.
+"""connect: made on the caller's own socket.
 
 That socket is pinned by pidfd_getfd(2), once, and the kernel makes the call on the pin, with the address
 that was read, once: in the caller's identity, so that socket files are found and judged as they are for
@@ -21,7 +21,7 @@ from proctor.performing.routes import Route
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ("connect", "sendto", "sendmsg", "sendmmsg")
+CALLS: Final = ("connect",)
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,9 @@ class Options(Route):
 
 
 def perform(task: Task) -> Work:
-    """Connect the caller's socket, or send on it."""
-    from proctor.performing import connecting, pins, sending, sockets
+    """Connect the caller's socket."""
+    from proctor.performing import connecting, pins, sockets
 
     number = pins.signed(task.call.registers[0])
     fd = sockets.take(task, number)
-    options = task.options(Options)
-    if task.call.name == "connect":
-        return (yield from connecting.perform(task, options, fd, number))
-    return (yield from sending.perform(task, options, fd, number))
+    return (yield from connecting.perform(task, task.options(Options), fd, number))

@@ -1,0 +1,30 @@
+"""sendto, sendmsg, sendmmsg: messages with an address of their own, sent on the caller's own socket.
+
+What is sent is copied with its address, once; :mod:`.connect` has how other networks are reached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from proctor.performing.routes import Route
+
+if TYPE_CHECKING:
+    from proctor.performing.task import Task, Work
+
+CALLS: Final = ("sendto", "sendmsg", "sendmmsg")
+
+
+@dataclass(frozen=True)
+class Options(Route):
+    """See docs/families/connect.md."""
+
+
+def perform(task: Task) -> Work:
+    """Send for the caller."""
+    from proctor.performing import pins, sending, sockets
+
+    number = pins.signed(task.call.registers[0])
+    fd = sockets.take(task, number)
+    return (yield from sending.perform(task, task.options(Options), fd, number))
