@@ -133,7 +133,7 @@ class World:
             except OSError as error:
                 number = error.errno or 0
                 assert theirs == -number, (*about, theirs, error)
-                assert named is None, (*about, named)
+                assert named in (None, number), (*about, named)
                 return errno.errorcode[number]
             with located:
                 assert named in (located.path, None), (*about, named, located)

@@ -7,6 +7,7 @@ about *our* copy.  See :class:`Call`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.arguments import Args
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from proctor.call.decode.frame import Frame
     from proctor.call.decode.sockaddr import SocketAddress
     from proctor.call.ports import ContainerPort, MemoryPort, ValidityPort
-    from proctor.call.verdict import Write
+    from proctor.call.verdict import Verdict, Write
     from proctor.kernel.notification import NotificationLike
 
 
@@ -80,6 +81,8 @@ class Call(Notified, Looking):
     memory_read: bool = False
     begun: bool = False
     container: ContainerPort
+    #: A verdict, and what has all its reason, at a price: asked before the answer, if anybody is told.
+    explains: tuple[Verdict, Callable[[], str]] | None = None
 
     def __init__(
         self,
@@ -350,6 +353,8 @@ class Call(Notified, Looking):
     def expire(self) -> None:
         """The verdict was given: close what was taken, refuse further use.  Idempotent."""
         kept = self._kept
+        if self.explains is not None:
+            self.explains = None  # it holds us
         self.__class__ = _Over
         if kept:
             self._kept = None
@@ -391,7 +396,7 @@ class Call(Notified, Looking):
 _FACTS: Final = frozenset(
     (
         "id", "tid", "nr", "arch", "abi", "name", "registers", "signature", "memory_read", "container",
-        "begun", "expire", "give_away", "frame", "_line", "_notification", "_values", "_kept", "_caller",
+        "begun", "expire", "explains", "give_away", "frame", "_line", "_notification", "_values", "_kept", "_caller",
     )
 )  # fmt: skip
 

@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 
 from proctor.call.credentials import NAMESPACES, Credentials, inode_of
 from proctor.call.identity import Capabilities, Ids, Status
-from proctor.call.path.located import FileId, Located, file_id
+from proctor.call.path.located import FileId, Located, file_id, not_resolved
 from proctor.call.taking import reading
-from proctor.errors import NotResolved, ProctorError, Unsupported
+from proctor.errors import ProctorError, Unsupported
 from proctor.kernel.pidfd import open_pidfd, shares_descriptors, take_descriptor
 
 AT_FDCWD: Final = -100
@@ -255,10 +255,8 @@ class Caller(Credentials):
             self.check()
             if isinstance(error, ProctorError) or error.errno in _OURS:
                 raise
-            number = error.errno or errno.EIO
-            raise NotResolved(
-                number, f"{path!r} cannot be followed by the monitor: {os.strerror(number)}"
-            ).about(pid=self.tid, notif_id=self._id) from None
+            refused = not_resolved(error.errno or errno.EIO, path)
+            raise refused.about(pid=self.tid, notif_id=self._id) from None
         try:
             self.check()
         except BaseException:

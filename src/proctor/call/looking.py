@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from proctor.call.path import quick
 from proctor.call.path.following import Way, resolve, way_of
-from proctor.call.path.located import Look
+from proctor.call.path.located import Look, not_resolved
 from proctor.call.verdict import Deny, deny
 from proctor.kernel.memory import Memory
 from proctor.words import escaped
@@ -167,7 +167,9 @@ class Looking:
             if values is None:
                 values = self._values = {}
             values[way.name] = text
-        return found
+        if type(found) is int:
+            raise not_resolved(found, text).about(pid=call.tid, notif_id=call.id)
+        return found  # type: ignore[return-value]  # bytes or None
 
     @property
     def looks(self) -> dict[str, Look]:

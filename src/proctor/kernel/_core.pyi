@@ -111,9 +111,12 @@ def where(
     listener: int,
     id: int,
     /,
-) -> tuple[bytes, bytes | None]:
+) -> tuple[bytes, bytes | int | None]:
     """(path, name) of :func:`find` for a thread that waits for an answer: with its root, and what it has
     open as ``dirfd``, or its working directory, as they are now.  Nothing stays open.
+
+    In the place of the name: ENOENT if a directory on the way is not there, None for all else that is to
+    be walked step by step.
 
     :param path: an address in its memory, or what was read before.
     :param listener: as for :func:`read`, for both; errors likewise."""

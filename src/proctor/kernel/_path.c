@@ -35,6 +35,7 @@ struct identity {
 struct search {
     int root, base;       /* base: -1 for the root */
     bool ours, close_base; /* the root is our own: then it need not be open */
+    bool nowhere;          /* a directory on the way is not there, whoever looks */
     int pin, parent;
     struct identity at;
     char name[2 * PATH_MAX + 2];
@@ -128,25 +129,26 @@ static bool is_plain(const char *path) {
     return true;
 }
 
+/* The same from where the path starts. */
+static int from_start(const struct search *self, const char *path, uint64_t flags) {
+    if (self->base < 0)
+        return from_root(self, path, flags, 0);
+    return walk(self->base, path, flags, self->ours ? 0 : BENEATH);
+}
+
 /* Something that is there, and its name: a descriptor, or -1 with errno, which is ECANCELED for what is
  * left to others. */
 static int find(const struct search *self, const char *path, uint64_t flags, struct identity *at,
                 char *name, size_t size) {
     int fd = -1;
     bool named = false;
-    if (self->base >= 0) {
-        fd = walk(self->base, path, flags, self->ours ? 0 : BENEATH);
-    } else {
-        if (is_plain(path)) {
-            fd = from_root(self, path, flags, NO_SYMLINKS);
-            named = fd >= 0;
-            if (fd < 0 && errno != ELOOP)
-                return -1;
-        }
-        if (fd < 0)
-            fd = from_root(self, path, flags, 0);
+    if (self->base < 0 && is_plain(path)) {
+        fd = from_root(self, path, flags, NO_SYMLINKS);
+        named = fd >= 0;
+        if (fd < 0 && errno != ELOOP)
+            return -1;
     }
-    if (fd < 0)
+    if (fd < 0 && (fd = from_start(self, path, flags)) < 0)
         return -1;
     if (!identify(fd, "", AT_EMPTY_PATH, at) || on_procfs(fd, at)
         || !(named || call_it(self, fd, at, name, size))) {
@@ -159,22 +161,53 @@ static int find(const struct search *self, const char *path, uint64_t flags, str
     return fd;
 }
 
-/* A name in its directory, and what is there. */
-static bool find_entry(struct search *self, char *path) {
-    struct identity above;
+/* The last name of a path, which is left without it: its head; NULL if it has no such name. */
+static const char *split(char *path, const char **last) {
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/')
         path[--length] = 0;
-    char *slash = strrchr(path, '/'), *last = slash != NULL ? slash + 1 : path;
-    if (*last == 0 || strcmp(last, ".") == 0 || strcmp(last, "..") == 0)
-        return false;
-    const char *head = slash == NULL ? "." : slash == path ? "/" : path;
+    char *slash = strrchr(path, '/');
+    *last = slash != NULL ? slash + 1 : path;
+    if (**last == 0 || strcmp(*last, ".") == 0 || strcmp(*last, "..") == 0)
+        return NULL;
     if (slash != NULL)
         *slash = 0;
-    self->parent = find(self, head, ENTER, &above, self->name, PATH_MAX + 1);
-    if (self->parent < 0)
+    return slash == NULL ? "." : slash == path ? "/" : path;
+}
+
+/* Whether a directory that was not found is not there for anybody: a name on the way is missing in a
+ * directory that shows everybody the same. */
+static bool is_nowhere(const struct search *self, char *path) {
+    struct identity at;
+    const char *last, *head;
+    for (int tries = 0; tries < 16 && (head = split(path, &last)) != NULL; tries++) {
+        int above = from_start(self, head, ENTER);
+        if (above < 0 && errno != ENOENT)
+            return false;
+        if (above < 0)
+            continue;
+        int there = -1;
+        bool missing = identify(above, "", AT_EMPTY_PATH, &at) && !on_procfs(above, &at)
+                       && (there = openat(above, last, LOOK)) < 0 && errno == ENOENT;
+        let_go(&there);
+        let_go(&above);
+        return missing;
+    }
+    return false;
+}
+
+/* A name in its directory, and what is there. */
+static bool find_entry(struct search *self, char *path) {
+    struct identity above;
+    const char *last, *head = split(path, &last);
+    if (head == NULL)
         return false;
-    length = strlen(self->name);
+    self->parent = find(self, head, ENTER, &above, self->name, PATH_MAX + 1);
+    if (self->parent < 0) {
+        self->nowhere = errno == ENOENT && head == path && is_nowhere(self, path);
+        return false;
+    }
+    size_t length = strlen(self->name);
     length -= self->name[length - 1] == '/';
     snprintf(self->name + length, sizeof self->name - length, "/%s", last);
     self->pin = openat(self->parent, last, LOOK);
@@ -337,5 +370,7 @@ PyObject *core_where(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
     free(bytes);
     if (text == NULL)
         return NULL;
-    return found ? Py_BuildValue("(Ny)", text, self.name) : Py_BuildValue("(NO)", text, Py_None);
+    if (found)
+        return Py_BuildValue("(Ny)", text, self.name);
+    return self.nowhere ? Py_BuildValue("(Ni)", text, ENOENT) : Py_BuildValue("(NO)", text, Py_None);
 }

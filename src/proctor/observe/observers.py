@@ -141,14 +141,14 @@ class Observers:
             return True
         return any(self._ask(wanted, verdict) for wanted in self._texts)
 
-    def explained(self, verdict: Verdict) -> Verdict:
+    def explained(self, call: Call, verdict: Verdict) -> Verdict:
         """The verdict with all that its reason has to say, if somebody wants to know of it; it may look
         at the caller's memory, and never raises."""
-        whole = getattr(verdict.reason, "whole", None)
-        if whole is None or not self.wants(verdict):
+        explains = call.explains
+        if explains is None or explains[0] is not verdict or not self.wants(verdict):
             return verdict
         try:
-            return verdict._replace(reason=whole())
+            return verdict._replace(reason=explains[1]())
         except (CallError, OSError):
             pass  # somebody else ended the call
         except Exception as problem:  # it is only for those who are told

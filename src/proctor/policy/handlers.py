@@ -75,12 +75,13 @@ def build(policy: Policy) -> list[Handler]:
 
 def _decide(policy: Policy, call: Call) -> Verdict:
     look = Look(call)
+    plan = policy.plan(call)
     try:
-        if policy.plan(call).performs:
+        if plan.performs:
             performed = _by_what_is_pinned(policy, look)
             if performed is not None:
                 return performed
-        decision = policy.judge(look)
+        decision = policy.by(plan, look)
     except Unknowable as unknown:
         if unknown.errno:
             return deny(unknown.errno)  # what the kernel says to such a call: no refusal of ours
@@ -90,32 +91,38 @@ def _decide(policy: Policy, call: Call) -> Verdict:
 
 def decided(policy: Policy, look: Look, decision: Decision) -> Verdict:
     """The verdict for what the rules say."""
-    ruling, because = decision.ruling, decision.because
+    ruling = decision.ruling
     if ruling.refuses:
         return _refused(policy, look, decision)
     if ruling.kind == PERFORM:
-        return Perform(_pinned_check(policy, look, decision), because, ruling.options)
+        return Perform(_pinned_check(policy, look, decision), decision.because, ruling.options)
+    return _settled(policy, decision)
+
+
+def _settled(policy: Policy, decision: Decision) -> Verdict:
+    """The verdict for a decision, made once."""
     settled = policy.settled.get(id(decision))
     if settled is None:
-        settled = verdict_of(ruling, because)
-        if decision.rule is not None:
+        settled = verdict_of(decision.ruling, decision.because)
+        if decision.rule is not None:  # else the decision itself may be made anew for each call
             policy.settled[id(decision)] = settled
     return settled
 
 
 def _refused(policy: Policy, look: Look, decision: Decision) -> Deny:
     """A refusal; what would let the call through is found out if somebody is told of it."""
-    ruling = decision.ruling
-    if ruling.kind == KILL:
+    if decision.ruling.kind == KILL:
         _kill(look.call)
 
-    def whole() -> Reason:
+    def explained() -> Reason:
         from proctor.policy.explain import explain
 
         return explain(policy, look, decision)
 
-    number = ruling.value if ruling.kind == DENY else errno.EPERM
-    return Deny(number, decision.because.of(whole))
+    refused = _settled(policy, decision)
+    assert type(refused) is Deny
+    look.call.explains = refused, explained
+    return refused
 
 
 def verdict_of(ruling: Ruling, because: str) -> Verdict:

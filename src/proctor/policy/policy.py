@@ -144,7 +144,10 @@ class Policy:
 
     def judge(self, look: Look) -> Decision:
         """:meth:`decide` by what was seen of a call, and may be pinned of it already."""
-        plan = self.plan(look.call)
+        return self.by(self.plan(look.call), look)
+
+    def by(self, plan: Plan, look: Look) -> Decision:
+        """The same, where the plan is at hand."""
         if plan.outside is not None:
             return plan.outside
         for rule, clause, decision in plan.chain:

@@ -12,7 +12,7 @@ that decides, the reason it gives and the tip speak of the same.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from proctor.call.decode import sockaddr
@@ -86,10 +86,11 @@ class Look:
         :raises Unknowable: it cannot be told.
         :raises CallGone: the caller is gone.
         """
-        if self._pinned and what == "path" and argument in self._pinned:
-            return self._pinned[argument]
-        if what == "address" and argument in self._pinned:
-            return Address(sockaddr.AF_UNIX, path=self._pinned[argument])
+        if self._pinned and argument in self._pinned:
+            if what == "path":
+                return self._pinned[argument]
+            if what == "address":
+                return Address(sockaddr.AF_UNIX, path=self._pinned[argument])
         return self._once(what, argument)
 
     def named(self, argument: str) -> Any:
@@ -111,18 +112,19 @@ class Look:
         found = self._seen.get(key, _UNSEEN)
         if found is _UNSEEN:
             try:
-                self._seen[key] = _look(self.call, what, argument)
+                found = self._seen[key] = _look(self.call, what, argument)
+                return found
             except CallGone:
                 raise
             except (CallerInvisible, NotPermitted, Unsupported) as error:
-                self._seen[key] = Unknowable(0, str(error))
+                found = Unknowable(0, str(error))
             except NotResolved as error:
-                self._seen[key] = Unresolved(0, f"{argument} of {self.call.name}: {error.strerror}")
+                found = Unresolved(0, f"{argument} of {self.call.name}: {error.strerror}")
             except OSError as error:
                 number = error.errno or 0
                 why = f"{argument} of {self.call.name}: {error.strerror or error}"
-                self._seen[key] = Unknowable(number if number in _KERNELS_OWN else 0, why)
-            found = self._seen[key]
+                found = Unknowable(number if number in _KERNELS_OWN else 0, why)
+            self._seen[key] = found
         if isinstance(found, Unknowable):
             raise found
         return found
@@ -385,7 +387,7 @@ class Reason(str):
     ('no rooms', '[[rule]]\\nname = ...')
     """
 
-    __slots__ = ("change", "rule", "tip", "whole")
+    __slots__ = ("change", "rule", "tip")
 
     #: Name of the rule that decided; empty for the default.
     rule: str
@@ -394,18 +396,10 @@ class Reason(str):
     tip: str
     #: The addition to an existing rule that would do as well, as a sentence; empty if there is none.
     change: str
-    #: Says more, at a price: asked before the call is answered, if somebody is told of it.
-    whole: Callable[[], Reason] | None
 
     def __new__(cls, text: str, rule: str = "", tip: str = "", change: str = "") -> Reason:
         made = super().__new__(cls, text)
-        made.rule, made.tip, made.change, made.whole = rule, tip, change, None
-        return made
-
-    def of(self, whole: Callable[[], Reason]) -> Reason:
-        """The same, with what says more."""
-        made = str.__new__(Reason, self)
-        made.rule, made.tip, made.change, made.whole = self.rule, self.tip, self.change, whole
+        made.rule, made.tip, made.change = rule, tip, change
         return made
 
     def with_tip(self, tip: str, change: str = "") -> Reason:

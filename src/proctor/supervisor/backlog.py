@@ -23,7 +23,7 @@ from proctor.supervisor.share import Share
 
 if TYPE_CHECKING:
     from proctor.supervisor.container import Container
-    from proctor.supervisor.ports import Lock, World
+    from proctor.supervisor.ports import Lock, Pulse, World
 
 #: Jobs that may wait before anybody asks whether their callers live.
 MANY: Final = 256
@@ -65,7 +65,7 @@ class Backlog:
             return found
 
     # Threads --------------------------------------------------------------------------------
-    def hold(self, job: Job, pulse: Callable[[], float], now: float) -> None:
+    def hold(self, job: Job, pulse: Pulse, now: float) -> None:
         """A thread is kept by ``job``, see :meth:`Share.hold`."""
         job.served.share.hold(job, pulse, now)
         self._held += 1

@@ -393,7 +393,7 @@ class Decider:
     def _answer(self, job: Job, verdict: Verdict, who: str) -> None:
         """Answer, unless somebody did; then let the caller's next call go on."""
         if who not in _UNREAD:
-            verdict = self.observers.explained(verdict)
+            verdict = self.observers.explained(job.call, verdict)
         if self.observers.looks(verdict) and not job.claimed:
             # Before it is answered: then the caller's memory is out of reach.  Before it is claimed:
             # that memory can make its reader wait (FUSE, userfaultfd), and a deadline must still be

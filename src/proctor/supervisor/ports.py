@@ -274,6 +274,30 @@ class Lock(Protocol):
     ) -> None: ...
 
 
+class Pulse(Protocol):
+    """What tells, on any thread, what a thread does."""
+
+    def __call__(self) -> float:
+        """How many seconds of processor time it has used."""
+        ...
+
+    def runs(self) -> bool:
+        """Whether it has a processor now, or would have if there were one more: it waits for nothing."""
+        ...
+
+
+class Still:
+    """:class:`Pulse` of one who does nothing."""
+
+    def __call__(self) -> float:
+        """See there."""
+        return 0.0
+
+    def runs(self) -> bool:
+        """See there."""
+        return False
+
+
 class World(Protocol):
     """What time it is, who waits, and where slow work runs."""
 
@@ -311,8 +335,8 @@ class World(Protocol):
         threads for us."""
         ...
 
-    def pulse(self) -> Callable[[], float]:
-        """What tells, on any thread, how many seconds of processor time the calling one has used."""
+    def pulse(self) -> Pulse:
+        """Of the calling thread."""
         ...
 
     def start(

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from proctor.supervisor.deciding import Continuation, Turn
-from proctor.supervisor.ports import HELP, INSIST, SERVE
+from proctor.supervisor.ports import HELP, INSIST, SERVE, Still
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Wire
     from proctor.supervisor.deciding import Decider
     from proctor.supervisor.jobs import Job, Key, Served
-    from proctor.supervisor.ports import Engine, Lock, World
+    from proctor.supervisor.ports import Engine, Lock, Pulse, World
 
 #: Seconds after which a thread that stands by is asked for again, if none came.
 _AGAIN: Final = 0.5
@@ -38,10 +38,10 @@ class Role:
         self._decider = decider
         #: Whose thread has the role, and how much processor time that has used.
         self._token = 0
-        self._pulse: Callable[[], float] = float
+        self._pulse: Pulse = Still()
         #: What threads that lost it are at, by the token they had; with the call's key if an engine
         #: routed it.
-        self._stalled: dict[int, tuple[Key | None, Job | None, Callable[[], float]]] = {}
+        self._stalled: dict[int, tuple[Key | None, Job | None, Pulse]] = {}
         #: The last of them that came back before whoever took over said that it stalled, and calls that
         #: were settled before.
         self._returned = 0
@@ -190,7 +190,7 @@ class Role:
                     if not isinstance(problem, KeyboardInterrupt):
                         decider.observers.trouble("going on with a call", problem)
 
-    def _next(self, job: Job, pulse: Callable[[], float], work: bool) -> Job | None:
+    def _next(self, job: Job, pulse: Pulse, work: bool) -> Job | None:
         """What a thread does next that was held by ``job``."""
         backlog, share = self._decider.backlog, job.served.share
         with self._lock:

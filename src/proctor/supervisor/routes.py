@@ -150,7 +150,7 @@ class Routes:
                 if not plain or (wants is not None and wants(verdict)):
                     at_length(call, verdict, received or clock(), plain)
                     return None
-                if kind is LetRun:
+                if kind is LetRun and not verdict.unsafe:
                     answer, counted = RUN, cell_of_runs
                 else:
                     settled, wire = verdict, verdict.wire

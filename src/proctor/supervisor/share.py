@@ -19,12 +19,12 @@ than their part, and nobody waits for ever (weighted fair queueing, all weights 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from proctor.supervisor.container import Quotas
     from proctor.supervisor.jobs import Job
+    from proctor.supervisor.ports import Pulse
 
 #: Accounts, and places in the queue, that may be left lying about.
 _SPARE: Final = 64
@@ -54,14 +54,20 @@ _NONE: Final[tuple[float, int, None]] = (0.0, 0, None)
 class _Hold:
     """A thread that a call keeps."""
 
-    __slots__ = ("_at", "_burns", "_pulse", "_used", "since")
+    __slots__ = ("_at", "_began", "_burns", "_pulse", "_used", "known", "since")
 
-    def __init__(self, pulse: Callable[[], float], now: float) -> None:
+    def __init__(self, pulse: Pulse, now: float) -> None:
         self.since = now
         self._pulse = pulse
-        self._used = pulse()
+        self._used = self._began = pulse()
         self._at = now
         self._burns = True  # as long as nobody has looked
+        #: That its call's number stalls.
+        self.known = False
+
+    def computed(self) -> bool:
+        """Whether it has computed for long since it is kept."""
+        return self._pulse() - self._began > LOOK
 
     def burns(self, now: float) -> bool:
         """Whether it computes."""
@@ -128,18 +134,25 @@ class Share:
         """How many threads its calls keep."""
         return len(self._held)
 
-    def hold(self, job: Job, pulse: Callable[[], float], now: float) -> None:
+    def hold(self, job: Job, pulse: Pulse, now: float) -> None:
         """A thread is kept by ``job`` from now on.
 
-        :param pulse: how much processor time that thread has used.
+        :param pulse: that thread's.
         """
-        self._held[job] = _Hold(pulse, now)
+        hold = self._held[job] = _Hold(pulse, now)
         self._stalled = now
+        # One that runs had no processor, perhaps, and stalls no longer once it has.
+        if not pulse.runs():
+            hold.known = True
+            self._is_known(job)
+        self._watch()
+
+    def _is_known(self, job: Job) -> None:
+        """Its number is known for stalling."""
         if len(self._slow) >= _NUMBERS:
             self._slow.clear()
         number = job.call.arch, job.call.nr
         self._slow[number] = min(self._slow.get(number, 0) + _STALL, _STALLS)
-        self._watch()
 
     def is_slow(self, job: Job) -> bool:
         """Whether calls of its number are known for stalling."""
@@ -168,6 +181,8 @@ class Share:
         hold = self._held.pop(job, None)
         if hold is None:
             return False
+        if not hold.known and hold.computed():
+            self._is_known(job)
         self.spent(job, now - hold.since)
         return True
 

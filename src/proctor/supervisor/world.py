@@ -15,7 +15,7 @@ from proctor.kernel.threads import quiet_thread
 if TYPE_CHECKING:
     import asyncio
 
-    from proctor.supervisor.ports import Engine
+    from proctor.supervisor.ports import Engine, Pulse
 
 
 def _do(work: Callable[[], object]) -> None:
@@ -98,6 +98,32 @@ class _Started:
             self._done(result, error)
         else:
             close_unused(result, self._close)  # what it says so late, nobody wants
+
+
+class _Pulse:
+    """:class:`~proctor.supervisor.ports.Pulse` of the thread that makes it."""
+
+    __slots__ = ("_clock", "_stat")
+
+    def __init__(self) -> None:
+        self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._stat = f"/proc/self/task/{threading.get_native_id()}/stat"
+
+    def __call__(self) -> float:
+        """See there."""
+        try:
+            return time.clock_gettime(self._clock)
+        except OSError:
+            return 0.0  # it is gone: it uses nothing
+
+    def runs(self) -> bool:
+        """See there; false where it cannot be told."""
+        try:
+            with open(self._stat, "rb", buffering=0) as file:
+                text = file.read(256)
+        except OSError:
+            return False
+        return text[text.rindex(b")") :][2:3] == b"R"  # proc_pid_stat(5)
 
 
 def _nothing(started: _Started) -> None:
@@ -190,17 +216,9 @@ class KernelWorld:
                 self._idle += 1
             work = self._work.get()
 
-    def pulse(self) -> Callable[[], float]:
+    def pulse(self) -> Pulse:
         """See :class:`~proctor.supervisor.ports.World`."""
-        clock = time.pthread_getcpuclockid(threading.get_ident())
-
-        def used() -> float:
-            try:
-                return time.clock_gettime(clock)
-            except OSError:
-                return 0.0  # it is gone: it uses nothing
-
-        return used
+        return _Pulse()
 
     def start(
         self,

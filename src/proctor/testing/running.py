@@ -17,12 +17,13 @@ from proctor.observe.events import Outcome, outcomes
 from proctor.supervisor.deciding import Performer
 from proctor.supervisor.driver import Driver
 from proctor.supervisor.handlers import Handler, HandlerFunction
+from proctor.supervisor.ports import Still
 from proctor.supervisor.supervisor import Supervisor
 from proctor.testing.process import OpenFile, Process, is_path_descriptor
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.supervisor.ports import Engine, Lock
+    from proctor.supervisor.ports import Engine, Lock, Pulse
     from proctor.testing.space import Written
     from proctor.testing.target import FakeTarget
 
@@ -166,9 +167,9 @@ class FakeWorld:
         """See :class:`~proctor.supervisor.ports.World`; there is only this one."""
         return False
 
-    def pulse(self) -> Callable[[], float]:
+    def pulse(self) -> Pulse:
         """See :class:`~proctor.supervisor.ports.World`."""
-        return float
+        return Still()
 
     def start(
         self,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from proctor.errors import NotResolved
+
 
 class FileId(NamedTuple):
     """Which file on which mount: equal ones are the same, as long as somebody keeps it open."""
@@ -19,6 +21,11 @@ def file_id(fd: int) -> FileId:
     from proctor.kernel.raw import file_identity
 
     return FileId._make(file_identity(fd))
+
+
+def not_resolved(number: int, path: bytes) -> NotResolved:
+    """What is raised where a path cannot be followed by the monitor."""
+    return NotResolved(number, f"{path!r} cannot be followed by the monitor: {os.strerror(number)}")
 
 
 class Look(NamedTuple):

@@ -40,7 +40,7 @@ def find(
     return Located(there, pin=pin, parent=parent, name=name, must_be_directory=slash)
 
 
-def _first_where(*arguments: Any) -> tuple[bytes, bytes | None]:
+def _first_where(*arguments: Any) -> tuple[bytes, bytes | int | None]:
     """See that numbers in notifications are those of /proc, once in each process, and load the core:
     this module is importable where there is none."""
     global where  # noqa: PLW0603 - replaces itself
@@ -52,7 +52,7 @@ def _first_where(*arguments: Any) -> tuple[bytes, bytes | None]:
 
 
 #: ``_core.where``.  :raises OSError: see there; ENOSYS without a procfs of our pid namespace.
-where: Callable[..., tuple[bytes, bytes | None]] = _first_where
+where: Callable[..., tuple[bytes, bytes | int | None]] = _first_where
 
 
 def _after_fork() -> None:

@@ -58,10 +58,15 @@ class Fiber:
             self._used += now - self._burns_since
         self._burns_since = now if on else None
 
-    def used(self) -> float:
-        """Seconds of processor time that it has used."""
+    def __call__(self) -> float:
+        """Seconds of processor time that it has used: it is its own
+        :class:`~proctor.supervisor.ports.Pulse`."""
         burnt = 0.0 if self._burns_since is None else self._schedule.now - self._burns_since
         return self._used + burnt
+
+    def runs(self) -> bool:
+        """No: whoever stalls here does so on purpose, and never for want of a processor."""
+        return False
 
     def begin(self, work: Callable[[], object]) -> None:
         """Run ``work`` until it is left for the first time, or done."""

@@ -29,10 +29,11 @@ from proctor.model.sim.fibers import Fiber, SimLock
 from proctor.model.sim.ledger import Fairness, Lane, Ledger
 from proctor.model.sim.listener import FIRST_FD, SimListener
 from proctor.model.sim.schedule import Cancelled, Schedule
+from proctor.supervisor.ports import Still
 from proctor.supervisor.pyengine import PyEngine
 
 if TYPE_CHECKING:
-    from proctor.supervisor.ports import Engine, Lock
+    from proctor.supervisor.ports import Engine, Lock, Pulse
 
 #: Listeners a round takes up at once, as in the poller of the real world.
 AT_ONCE: Final = 64
@@ -124,10 +125,10 @@ class SimWorld:
         self.schedule.work.append(work)
         return True
 
-    def pulse(self) -> Callable[[], float]:
+    def pulse(self) -> Pulse:
         """See :class:`~proctor.supervisor.ports.World`; whoever gets the role asks."""
         fiber = self._receiver = self.schedule.fiber
-        return float if fiber is None else fiber.used
+        return Still() if fiber is None else fiber
 
     def start(
         self,
