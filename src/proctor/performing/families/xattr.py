@@ -115,7 +115,7 @@ def perform(task: Task) -> Work:
     at_flags = task.call.registers[2] & 0xFFFFFFFF if name.endswith("at") else 0
     number, path = _where(task, name)
     wanted = _decoded(task, verb, at_flags)
-    prefix = _prefix(task)
+    prefix = _prefix(task) if options.apart else _APART  # which no name that is shown begins with
     stored = options.stored(wanted.name, prefix)
     ours = (stored is not None or verb == "list") and task.who.namespace(
         "user"
