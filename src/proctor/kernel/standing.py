@@ -62,13 +62,14 @@ class Standing:
     """One thread, and what was found out about it.
 
     :ivar kept: whatever its owner keeps for as long as the thread is who it was.
+    :ivar origin: of its user namespace, once somebody asked after that; for its owner to keep as well.
     :ivar proc: its ``/proc/TID``, an O_PATH descriptor.
     :ivar rights: as :func:`rights`, and its cgroup and user namespace; empty on a kernel where that is not to be had.
     """
 
     __slots__ = (
         "_cgroup", "_groups_stay", "_label", "_others", "_pidfd", "_seen",
-        "_status", "_text", "_user", "kept", "proc", "rights", "tid",
+        "_status", "_text", "_user", "kept", "origin", "proc", "rights", "tid",
     )  # fmt: skip
 
     def __init__(self, tid: int, *, labels: bool) -> None:
@@ -78,6 +79,7 @@ class Standing:
         """
         self.tid = tid
         self.kept: Any = None
+        self.origin: Any = None
         self.proc = self._status = self._cgroup = self._label = self._pidfd = self._user = -1
         self._text = self.rights = b""
         try:

@@ -394,7 +394,7 @@ class Performers:
             own = self._own = Own()
         return own
 
-    def owned(self, call: Call, one: Who) -> bool:
+    def owned(self, call: Call, one: Who, standing: Standing) -> bool:
         """For families: whether a caller's user namespace is the target's own (see ``nested``)."""
         container = getattr(call, "container", None)
         owners = self.owners
@@ -404,7 +404,9 @@ class Performers:
             return True
         if owners:
             return False
-        above = call.caller.userns_origin()
+        if standing.origin is None:
+            standing.origin = (call.caller.userns_origin(),)
+        (above,) = standing.origin
         return above is not None and above == (self.own().who.namespace("user"), os.geteuid())
 
     def trouble(self, call: Call, why: str) -> Deny:

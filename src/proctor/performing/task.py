@@ -249,7 +249,7 @@ class Task:
 
     def owned(self) -> bool:
         """Whether the caller's user namespace is the target's own."""
-        return self.host.owned(self.call, self.who)
+        return self.host.owned(self.call, self.who, self.standing)
 
     def elsewhere(self) -> bool:
         """Whether the caller is in other namespaces or cgroups than its executor, of those that mean
