@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import proctor
+from proctor.kernel.abi import AUDIT_ARCH_I386
 from proctor.performing import Performers
 
 from .callers import open_directory
@@ -167,3 +168,42 @@ def test_openat2_of_a_program(top: str) -> None:
         f"{words[errno.EFAULT]} {words[errno.EFAULT]}\n"
     ), done.stderr
     assert stat.S_IMODE(os.stat(top + "/new").st_mode) == 0o640
+
+
+COMPAT = """
+import os, struct, sys
+from tests.performing.callers import raw
+def said(name, *args):
+    result = raw("i386", name, list(args))
+    print(name, os.read(result, 99) if result >= 0 else "failed", flush=True)
+said("open", b"/proc/self/comm", 0, 0)
+said("openat", -100, sys.argv[1].encode(), os.O_RDONLY, 0)
+said("openat2", -100, sys.argv[1].encode(), struct.pack("=QQQ", 0, 0, 0), 24)
+said("creat", sys.argv[1].encode() + b"/x", 0o600)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of i386")
+def test_opens_by_the_table_of_another_architecture(top: str) -> None:
+    """int $0x80, as any program of 64 bits can make it: other numbers, other sizes of arguments."""
+    with open(top + "/file", "w") as file:
+        file.write("content")
+    argv = [sys.executable, "-c", COMPAT, top + "/file"]
+    try:
+        natively = proctor.run(argv, capture_output=True, timeout=60)
+    except OSError:
+        natively = None
+    if natively is None or natively.returncode != 0:
+        pytest.skip("this kernel runs no calls of i386")
+    arches: list[int] = []
+
+    def observe(outcome: Any) -> None:
+        if outcome.performed:
+            arches.append(outcome.call.arch)
+
+    done = proctor.run(
+        argv, [every_open], capture_output=True, timeout=60, observers=[proctor.outcomes(observe)]
+    )
+    assert (done.returncode, done.stdout) == (0, natively.stdout)
+    assert done.stdout.count(b"content") == 2
+    assert arches.count(AUDIT_ARCH_I386) == 4
