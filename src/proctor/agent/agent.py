@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -183,12 +183,15 @@ class Agent:
     def _keep(self, name: str, held: Held, port: Listener, journal: Journal) -> None:
         record = Record(held.facts, tuple(held.container.owner_userns), held.since)
         memory = memory_of(msgspec.json.encode(record))
+        self.keep(name, [port.fileno(), journal.fileno(), memory])
+        os.close(memory)
+
+    def keep(self, name: str, fds: Sequence[int]) -> None:
+        """Have descriptors kept for the next monitor; that they cannot be is trouble, no more."""
         try:
-            self._keeping.keep(name, [port.fileno(), journal.fileno(), memory])
+            self._keeping.keep(name, fds)
         except ProctorError as problem:
             self.trouble(str(problem))
-        finally:
-            os.close(memory)
 
     def restore(self, item: Item) -> None:
         """Serve a listener that an earlier monitor served; what that had received is decided now.
@@ -285,12 +288,8 @@ class Agent:
         self._kept += 1
         name = f"connection {self._kept}"
         memory = memory_of(msgspec.json.encode(Connection(sock.getsockname(), facts, time.time())))
-        try:
-            self._keeping.keep(name, [sock.fileno(), memory])
-        except ProctorError as problem:
-            self.trouble(str(problem))
-        finally:
-            os.close(memory)
+        self.keep(name, [sock.fileno(), memory])
+        os.close(memory)
         return name
 
     def connection(self, item: Item) -> Connection:
@@ -302,7 +301,10 @@ class Agent:
 
     def forget(self, name: str) -> None:
         """It is kept no longer."""
-        self._keeping.forget(name)
+        try:
+            self._keeping.forget(name)
+        except ProctorError as problem:
+            self.trouble(str(problem))
 
     def _later(self, function: Callable[..., object], *arguments: object) -> None:
         try:
@@ -313,7 +315,7 @@ class Agent:
     def _ended(self, held: Held, port: Listener) -> None:
         name = held.listeners.pop(port, None)
         if name is not None:
-            self._keeping.forget(name)
+            self.forget(name)
         if not held.listeners and self._held.get(held.key) is held:
             del self._held[held.key]
 
@@ -353,12 +355,8 @@ class Agent:
 
     def _keep_texts(self) -> None:
         memory = memory_of(msgspec.json.encode(self.book.texts))
-        try:
-            self._keeping.keep("policies", [memory])
-        except ProctorError as problem:
-            self.trouble(str(problem))
-        finally:
-            os.close(memory)
+        self.keep("policies", [memory])
+        os.close(memory)
 
     def _replace(self, held: Held, now: Resolved) -> None:
         made = self._handlers_of(held.facts, now)

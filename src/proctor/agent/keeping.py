@@ -58,8 +58,31 @@ class Nobody:
         """As :class:`Keeping`."""
 
 
+class Keeper(Keeping, Protocol):
+    """Whoever had what earlier monitors left, and keeps what the next one needs."""
+
+    @property
+    def leaves(self) -> bool:
+        """Whether what is kept is left as it is when this monitor is ended in order."""
+        ...
+
+    def first(self) -> bool:
+        """Whether there was no monitor before us."""
+        ...
+
+    def take_over(self) -> list[Item]:
+        """What there is, once nobody else has it."""
+        ...
+
+    def serves(self) -> None:
+        """Say that we do."""
+        ...
+
+
 class KeptBy:
     """Kept by our parent (:mod:`proctor.agent.keeper`), at the other end of a SEQPACKET socket."""
+
+    leaves = False
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

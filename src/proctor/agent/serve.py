@@ -23,7 +23,7 @@ from proctor.agent.settings import SOCKET, Place, Settings
 from proctor.agent.sockets import Peer, peer_of
 
 if TYPE_CHECKING:
-    from proctor.agent.keeping import Keeping, KeptBy
+    from proctor.agent.keeping import Keeper, Keeping
     from proctor.observe.events import Observer
 
 
@@ -119,7 +119,10 @@ class Server:
         connected: Callable[[socket.socket, Peer], object],
         refused: Callable[[str], object],
     ) -> None:
-        sock = sockets.pop(place.path, None) or place.listen()
+        sock = sockets.pop(place.path, None)
+        if sock is None:
+            sock = place.listen()
+            self.agent.keep(SOCKET + place.path, [sock.fileno()])
         sock.setblocking(False)
         acceptor = Acceptor(self._loop, sock, place.uids, connected, refused)
         self._ends.append(acceptor.close)
@@ -147,10 +150,12 @@ def run(
     settings: Settings,
     observers: Sequence[Observer] = (),
     tell: Callable[[str], object] = str,
-    keeper: KeptBy | None = None,
+    keeper: Keeper | None = None,
+    watchdog: tuple[float, Callable[[], object]] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
+    :param watchdog: seconds, and what is to be called so often while all is well.
     :param keeper: has what earlier monitors left, and keeps what the next one needs.
     :raises PolicyError: a policy is wrong, and no earlier monitor had a better one.
     :raises ProctorError, OSError: a socket cannot be had.
@@ -169,6 +174,14 @@ def run(
     if not first:
         texts = next((read_memory(item.fds[0]) for item in items if item.name == "policies"), b"{}")
         book.restore(json.loads(texts))
+    alive: Callable[[], object] | None = None
+    if watchdog is not None:
+        seconds, sign = watchdog
+
+        def alive() -> None:
+            sign()
+            loop.call_later(seconds, alive)
+
     try:
         server = Server(loop, settings, book, observers, tell, items, keeper)
         try:
@@ -179,9 +192,12 @@ def run(
             server.agent.start()
             if keeper is not None:
                 keeper.serves()
+            if alive is not None:
+                alive()
             loop.run_forever()
         finally:
-            server.close()
+            if keeper is None or not keeper.leaves:
+                server.close()
     finally:
         loop.close()
 

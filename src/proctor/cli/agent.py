@@ -16,6 +16,7 @@ from proctor.observe.events import ContainerAdded, ContainerEnded
 from proctor.words import did_you_mean, quoted
 
 if TYPE_CHECKING:
+    from proctor.agent.keeping import Keeper
     from proctor.agent.settings import Place, Settings
     from proctor.observe.events import Observer
     from proctor.observe.jsonlog import JsonLog
@@ -49,7 +50,7 @@ def agent(options: argparse.Namespace) -> int:
         raise ProctorError(
             "where shall runtimes find it? proctor agent --oci /run/proctor/oci.sock"
         )
-    if options.kept_by is None and not options.no_keeper:
+    if options.kept_by is None and options.keeper == "own":
         from proctor.agent.keeper import Keeper
 
         command = [sys.executable, "-P", "-m", "proctor", *options.arguments]
@@ -74,12 +75,19 @@ def _monitor(settings: Settings, options: argparse.Namespace) -> int:
     log = None if options.log is None else _log(options.log)
     if log is not None:
         observers.append(log)
-    keeper = None
+    keeper: Keeper | None = None
+    watchdog = None
     if options.kept_by is not None:
         from proctor.agent.keeping import KeptBy
 
         keeper = KeptBy(socket.socket(fileno=options.kept_by))
-    serve.run(settings, observers, say, keeper)
+    elif options.keeper == "systemd":
+        from proctor.agent.systemd import Store
+
+        keeper = store = Store()
+        if store.watchdog is not None:
+            watchdog = store.watchdog, store.lives
+    serve.run(settings, observers, say, keeper, watchdog)
     if log is not None:
         finish(log.writer)
     return 0

@@ -296,9 +296,11 @@ def _agent(verbs: argparse._SubParsersAction[_Parser]) -> None:
         help="let all listeners go after so long without a monitor (60)",
     )
     agent.add_argument(
-        "--no-keeper",
-        action="store_true",
-        help="be the monitor itself: whoever waits for an answer when it dies gets ENOSYS",
+        "--keeper",
+        choices=("own", "systemd", "none"),
+        default="own",
+        help="who keeps listeners while a monitor is replaced: a parent of its own, the service manager, "
+        "or nobody, and whoever waits for an answer then gets ENOSYS",
     )
     agent.add_argument("--kept-by", type=int, help=argparse.SUPPRESS)
     agent.add_argument(

@@ -1,0 +1,146 @@
+"""systemd as the keeper: its descriptor store, readiness, and watchdog (sd_notify(3), "File Descriptor
+Store" of systemd.io).
+
+The service manager keeps descriptors by name while a service is down, and gives them to its next process.
+Each of ours has the name of its item and its place in there; a listener that nobody uses any more leaves
+the store by itself, since the manager drops what hangs up.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import quote, unquote
+
+from proctor.agent.keeping import Item
+from proctor.errors import ProctorError
+from proctor.kernel import scm
+
+#: First descriptor that is handed on (SD_LISTEN_FDS_START).
+_FIRST: Final = 3
+#: Seconds in which the manager confirms what it has read.
+_PATIENCE: Final = 5.0
+_PARTS: Final = {"listener": 3, "connection": 2, "socket": 1, "policies": 1}
+
+
+class Store:
+    """The descriptor store of the service that we are.
+
+    :param environ: has ``NOTIFY_SOCKET``, and ``LISTEN_PID``, ``LISTEN_FDS`` and ``LISTEN_FDNAMES`` for what
+        is in the store.
+    :raises ProctorError: there is no service manager.
+    """
+
+    #: What is there is left there at the end: a restart goes on with it, a stop drops it.
+    leaves = True
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        if not address.startswith(("/", "@")):
+            raise ProctorError("no service manager started this (NOTIFY_SOCKET is not set)")
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            self._sock.connect("\0" + address[1:] if address[0] == "@" else address)
+        except OSError as problem:
+            self._sock.close()
+            raise ProctorError(f"NOTIFY_SOCKET={address}: {problem.strerror}") from None
+        self._items = _handed(environ)
+        seconds = int(environ.get("WATCHDOG_USEC", "0") or 0) / 1e6
+        mine = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        #: Seconds between signs of life that the manager wants; None: it wants none.
+        self.watchdog = seconds / 2 if seconds and mine else None
+
+    def first(self) -> bool:
+        """Whether there was no monitor before us."""
+        return not any(item.name.startswith(("listener ", "policies")) for item in self._items)
+
+    def take_over(self) -> list[Item]:
+        """What there is."""
+        items, self._items = self._items, []
+        whole = []
+        for item in items:
+            if len(item.fds) == _PARTS.get(item.name.split()[0], 0):
+                whole.append(item)
+            else:  # nobody uses its filter any more, or it is none of ours
+                item.close()
+                self.forget(item.name)
+        return whole
+
+    def serves(self) -> None:
+        """Say that we do."""
+        self._tell("READY=1")
+
+    def lives(self) -> None:
+        """A sign of life."""
+        self._tell("WATCHDOG=1")
+
+    def keep(self, name: str, fds: Sequence[int]) -> None:
+        """As :class:`~proctor.agent.keeping.Keeping`."""
+        self.forget(name)
+        for part, fd in enumerate(fds):
+            self._tell(f"FDSTORE=1\nFDNAME={_stored(name, part)}", fd)
+        self._barrier()
+
+    def forget(self, name: str) -> None:
+        """As :class:`~proctor.agent.keeping.Keeping`."""
+        for part in range(_PARTS.get(name.split(maxsplit=1)[0], 1)):
+            self._tell(f"FDSTOREREMOVE=1\nFDNAME={_stored(name, part)}")
+
+    def _barrier(self) -> None:
+        """Return once the manager has read all that was told."""
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._tell("BARRIER=1", theirs)
+        finally:
+            os.close(theirs)
+        poll = select.poll()
+        poll.register(ours, 0)
+        read = poll.poll(_PATIENCE * 1000)
+        os.close(ours)
+        if not read:
+            raise ProctorError(
+                "the service manager does not read what it is to keep; what is in flight when this monitor "
+                "ends may be lost"
+            )
+
+    def _tell(self, text: str, *fds: int) -> None:
+        try:
+            scm.send(self._sock, text.encode(), fds)
+        except OSError as problem:
+            raise ProctorError(f"the service manager cannot be told: {problem.strerror}") from None
+
+
+def _stored(name: str, part: int) -> str:
+    """As a name in the store: without colons and control characters."""
+    return f"{quote(name, safe='/ ')}@{part}"
+
+
+def _handed(environ: Mapping[str, str]) -> list[Item]:
+    """What was handed on, by item."""
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    found: dict[str, dict[int, int]] = {}
+    for number, stored in enumerate(names[: int(environ.get("LISTEN_FDS", "0"))]):
+        fd = _FIRST + number
+        os.set_inheritable(fd, False)
+        name, _, part = stored.rpartition("@")
+        if not name or not part.isdigit():  # a socket unit's
+            name, part = _socket_name(fd) or stored, "0"
+        old = found.setdefault(unquote(name), {}).pop(int(part), None)
+        if old is not None:
+            os.close(old)
+        found[unquote(name)][int(part)] = fd
+    return [Item(name, tuple(fds[part] for part in sorted(fds))) for name, fds in found.items()]
+
+
+def _socket_name(fd: int) -> str:
+    try:
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            path = sock.getsockname()
+    except OSError:
+        return ""
+    return f"socket {path}" if isinstance(path, str) and path.startswith("/") else ""
