@@ -34,6 +34,7 @@ __all__ = [
     "names",
     "open",
     "quiet",
+    "resources",
     "send",
     "setsockopt",
     "socket",
@@ -205,6 +206,29 @@ def socket(*, when: Mapping[str, Spec] | None = None, network: str | None = None
     :param network: as for :func:`connect`.
     """
     return _performed("socket", when, {"network": network})
+
+
+def resources(
+    *,
+    when: Mapping[str, Spec] | None = None,
+    seed: str | None = None,
+    sysname: str | None = None,
+    nodename: str | None = None,
+    release: str | None = None,
+    version: str | None = None,
+    machine: str | None = None,
+) -> Handler:
+    """sysinfo, sched_getaffinity, uname and getrandom: what a program sees of its machine.
+
+    >>> proctor.families.resources(release="6.1.0", seed="the same each time")
+    <Handler families.resources for sysinfo, sched_getaffinity, uname, getrandom>
+
+    :param seed: what random bytes are made of.
+    :param sysname: for uname, as the others.
+    """
+    names = {"sysname": sysname, "nodename": nodename, "release": release}
+    how = {"seed": seed, **names, "version": version, "machine": machine}
+    return _performed("resources", when, how)
 
 
 def send(

@@ -191,6 +191,15 @@ class Standing:
 
     # What every call may ask ----------------------------------------------------------------------
 
+    def cgroups(self) -> bytes:
+        """The text of its ``cgroup``.
+
+        :raises CallGone: it is dead."""
+        try:
+            return os.pread(self._cgroup, _LONGEST, 0)
+        except OSError:
+            raise CallGone from None
+
     @property
     def umask(self) -> int:
         """File mode creation mask.

@@ -46,6 +46,31 @@ def device_groups(caller: bytes, own: bytes) -> list[bytes | None]:
     return wanted
 
 
+def directories(cgroups: bytes, controller: bytes) -> list[bytes]:
+    """The directories of a thread's cgroup and of those above it, as far as they are mounted in sight, the
+    innermost first; none of another hierarchy.
+
+    :param cgroups: the text of ``/proc/TID/cgroup``.
+    :param controller: of version 1; empty: version 2.
+    """
+    for line in cgroups.splitlines():
+        _, _, rest = line.partition(b":")
+        controllers, _, path = rest.partition(b":")
+        if controller in controllers.split(b","):
+            inner = _find(controller, path)
+            outer = _find(controller, b"/")
+            if inner is None:
+                return []
+            place = os.path.dirname(inner)
+            top = os.path.dirname(outer) if outer is not None else place
+            found = [place]
+            while place != top and place.startswith(top):
+                place = os.path.dirname(place)
+                found.append(place)
+            return found
+    return []
+
+
 def _find(hierarchy: bytes, path: bytes) -> bytes | None:
     if b"/.." in path:
         return None  # outside of our cgroup namespace

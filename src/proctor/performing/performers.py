@@ -148,6 +148,7 @@ class Performers:
         self.executors = Executors(idle=idle)
         #: What takes the place of standard streams.
         self.logs = Logs()
+        self._drawn: dict[tuple[object, str], int] = {}
         self._options: dict[str, Any] = {
             "nested": nested,
             "o_path": o_path,
@@ -386,6 +387,13 @@ class Performers:
             return caller_steps(call.caller, key.who, own, capable, executors.idle).settle(mother)
 
         return Session(executors, key, key.container, become, call, limit)
+
+    def drawn(self, container: object, seed: str) -> int:
+        """For families: how often a container has drawn from a seed before."""
+        with self._lock:
+            number = self._drawn.get((container, seed), 0)
+            self._drawn[container, seed] = number + 1
+        return number
 
     def own(self) -> Own:
         """What the monitor has itself; taken once."""

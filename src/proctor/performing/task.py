@@ -229,6 +229,13 @@ class Task:
         return self.call.caller
 
     @property
+    def cgroups(self) -> bytes:
+        """The text of the caller's ``/proc/TID/cgroup``, as it is now.
+
+        :raises CallGone: it is dead."""
+        return self.standing.cgroups()
+
+    @property
     def umask(self) -> int:
         """The caller's file mode creation mask."""
         return self.standing.umask

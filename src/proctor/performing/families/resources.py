@@ -1,0 +1,62 @@
+"""sysinfo, sched_getaffinity, uname, getrandom: what a program sees of its machine.
+
+Memory, swap, processes and processors are those of the caller's cgroup, where that has less than the
+machine; names of the machine are what the options say; random bytes come from a seed, if there is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Final
+
+from proctor.call.verdict import let_run
+
+if TYPE_CHECKING:
+    from proctor.performing.task import Task, Work
+
+CALLS: Final = ("sysinfo", "sched_getaffinity", "uname", "getrandom")
+
+
+@dataclass(frozen=True)
+class Options:
+    """See docs/families/resources.md.
+
+    :param seed: what random bytes are made of; the kernel's own if there is none.
+    :param sysname: of the machine, for uname, as ``nodename``, ``release``, ``version`` and ``machine``; what the
+        caller has if nothing is said.
+    """
+
+    seed: str = ""
+    sysname: str = ""
+    nodename: str = ""
+    release: str = ""
+    version: str = ""
+    machine: str = ""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if not isinstance(value, str) or (each.name != "seed" and len(value.encode()) > 64):
+                raise ValueError(f"{each.name} is a text of at most 64 bytes, not {value!r}")
+
+
+def perform(task: Task) -> Work:
+    """Answer with what the caller is to see."""
+    from proctor.performing import resources
+
+    options, name = task.options(Options), task.call.name
+    if name == "uname":
+        names = {
+            each.name: getattr(options, each.name)
+            for each in fields(options)
+            if each.name != "seed" and getattr(options, each.name)
+        }
+        return (yield from resources.uname(task, names))
+    yield from ()
+    if name == "sysinfo":
+        return resources.sysinfo(task)
+    if name == "sched_getaffinity":
+        return resources.affinity(task)
+    if not options.seed:
+        return let_run()
+    return resources.random(task, options.seed)

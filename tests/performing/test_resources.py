@@ -1,0 +1,142 @@
+"""What a program sees of its machine is what its cgroups leave it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor import families
+from proctor.performing import resources
+
+LIMIT = 200 << 20
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def python(code: str, *args: object) -> list[str]:
+    return [sys.executable, "-I", "-c", textwrap.dedent(code), *map(str, args)]
+
+
+@pytest.fixture
+def group() -> Iterator[list[str]]:
+    """A command that runs another one in a cgroup with 200 MiB and the time of one processor."""
+    if os.geteuid() or not (CGROUPS / "memory/memory.limit_in_bytes").exists():
+        pytest.skip("no cgroups of version 1 to make")
+    made = []
+    try:
+        for controller, files in (
+            ("memory", {"memory.limit_in_bytes": LIMIT}),
+            ("cpu", {"cpu.cfs_period_us": 100000, "cpu.cfs_quota_us": 90000}),
+            ("pids", {}),
+        ):
+            own = next(
+                line.rpartition(":")[2] for line in Path("/proc/self/cgroup").read_text().splitlines()
+                if controller in line.split(":")[1].split(",")
+            )  # fmt: skip
+            place = CGROUPS / controller / own.strip("/") / f"proctor-{os.getpid()}"
+            try:
+                place.mkdir()
+                made.append(place)
+                for name, value in files.items():
+                    (place / name).write_text(str(value))
+            except OSError as error:
+                pytest.skip(f"no cgroup can be made: {error}")
+        joins = " && ".join(f"echo $$ > {place}/cgroup.procs" for place in made)
+        yield ["sh", "-c", f'{joins} && exec "$@"', "sh"]
+    finally:
+        for place in made:
+            place.rmdir()
+
+
+SEEN = """
+    import ctypes, os, struct
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(112)
+    assert libc.sysinfo(buffer) == 0
+    uptime, a, b, c, total, free, shared, buffers, swap, freeswap, procs, pad, high, freehigh, unit = struct.unpack("@l9LHHLLI", buffer.raw[:108])
+    print(total * unit, 0 < free <= total, procs < 10, abs(uptime - float(open("/proc/uptime").read().split()[0])) < 100, len(os.sched_getaffinity(0)))
+    for size in (0, 1, 3, 8, 64, 128):
+        mask = ctypes.create_string_buffer(b"\\xff" * 128, 128)
+        print(libc.sched_getaffinity(0, size, mask), mask.raw[:1])
+"""
+
+
+def test_memory_processes_and_processors_are_the_cgroups(group: list[str]) -> None:
+    seen = proctor.run(
+        [*group, *python(SEEN)], [families.resources()], capture_output=True, timeout=60
+    )
+    lines = seen.stdout.decode().splitlines()
+    assert lines[0] == f"{LIMIT} True True True 1", seen.stderr
+    natively = subprocess.run([*group, *python(SEEN)], capture_output=True, timeout=60, check=True)
+    sizes = [line.split()[0] for line in natively.stdout.decode().splitlines()[1:]]
+    assert [line.split()[0] for line in lines[1:]] == sizes
+    nproc = proctor.run([*group, "nproc"], [families.resources()], capture_output=True, timeout=60)
+    assert nproc.stdout == b"1\n"
+
+
+def test_without_limits_it_is_the_machines() -> None:
+    code = """
+        import os
+        print(os.sched_getaffinity(0), os.uname())
+    """
+    done = proctor.run(python(code), [families.resources()], capture_output=True, timeout=60)
+    assert done.stdout.decode() == f"{os.sched_getaffinity(0)} {os.uname()}\n", done.stderr
+
+
+def test_names_of_the_machine() -> None:
+    renamed = families.resources(release="2.6.32", machine="vax")
+    done = proctor.run(
+        ["unshare", "--uts", "sh", "-c", "hostname inside; uname -srnm"], [renamed], capture_output=True, timeout=60
+    )  # fmt: skip
+    if not done.stdout:
+        pytest.skip(f"no UTS namespace: {done.stderr!r}")
+    assert done.stdout == b"Linux inside 2.6.32 vax\n"
+
+
+def test_random_bytes_come_from_a_seed() -> None:
+    code = """
+        import errno, os
+        print(os.getrandom(8).hex(), os.getrandom(300).hex(), len(os.getrandom(0)))
+        for flags in (8, 6):
+            try:
+                os.getrandom(1, flags)
+            except OSError as error:
+                print(errno.errorcode[error.errno])
+    """
+
+    def drawn(**how: Any) -> bytes:
+        handler = families.resources(**how)
+        command = ["env", "PYTHONHASHSEED=0", *python(code)]
+        done = proctor.run(command, [handler], capture_output=True, timeout=60)
+        assert done.stdout.endswith(b"0\nEINVAL\nEINVAL\n"), done.stderr
+        out: bytes = done.stdout
+        return out
+
+    assert drawn(seed="a") == drawn(seed="a") != drawn(seed="b")
+    assert drawn() != drawn()
+
+
+def test_version_2_is_read_from_the_innermost_to_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, outer = tmp_path / "a/b", tmp_path / "a"
+    inner.mkdir(parents=True)
+    for place, files in (
+        (inner, {"memory.max": "max", "memory.swap.max": "0", "cpu.max": "max 100000", "pids.current": "3"}),
+        (outer, {"memory.max": str(LIMIT), "memory.current": "4096", "cpu.max": "150000 100000"}),
+    ):  # fmt: skip
+        for name, value in files.items():
+            (place / name).write_text(value + "\n")
+
+    def directories(cgroups: bytes, controller: bytes) -> list[bytes]:
+        return [] if controller else [bytes(each) for each in (inner, outer, tmp_path)]
+
+    monkeypatch.setattr(resources, "directories", directories)
+    assert resources.share(b"0::/a/b\n") == resources.Share(LIMIT, 4096, 0, 0, 2, 3)
