@@ -90,6 +90,13 @@ def test_calls_beyond_the_table_are_counted() -> None:
     assert journal.place()[0] == slots[0]
 
 
+def test_what_nobody_waits_for_any_more_is_not_taken_over() -> None:
+    journal = made()
+    slots = [fill(journal, id, 10.0 - id) for id in (1, 2, 3)]
+    assert [each.notification.id for each in journal.adopt(lambda id: id != 2)] == [3, 1]
+    assert [journal.state(slot) for slot in slots] == [RECEIVED, FREE, RECEIVED]
+
+
 def test_a_memfd_is_shared() -> None:
     ours = Journal.create(8)
     theirs = Journal(os.dup(ours.fileno()))

@@ -91,12 +91,6 @@ def notes_stalls_without_the_lock(patch: Patch) -> None:
     patch.setattr(Role, "overtaken_at", _without_lock(Role.overtaken_at))
 
 
-def forgets_who_came_back_before_that_was_told(patch: Patch) -> None:
-    """Then it is held for ever."""
-    never = property(lambda self: 0, lambda self, token: None)
-    patch.setattr(Role, "_returned", never, raising=False)
-
-
 def answers_for_those_that_stand_in(patch: Patch) -> None:
     """And for the call itself as well."""
     patch.setattr(InFlight, "merge", lambda self, job: job.known)
@@ -191,7 +185,6 @@ FAULTS: tuple[tuple[Callable[[Patch], None], int], ...] = (
     (keeps_the_role_without_the_lock, 1),
     (takes_the_role_without_the_lock, 1),
     (notes_stalls_without_the_lock, 1),
-    (forgets_who_came_back_before_that_was_told, 1),
     (answers_for_those_that_stand_in, 1),
     (decides_for_listeners_that_were_given_up, 3),
     (tells_the_end_of_what_was_given_back, 1),

@@ -22,7 +22,7 @@ from proctor.kernel import _core
 from proctor.kernel.stalls import LOOK, SERVE, Stalls
 
 if TYPE_CHECKING:
-    from proctor.kernel.journal import Journal
+    from proctor.kernel.journal import Journal, Pending
 
 #: The longest wait of epoll(7), in milliseconds.
 _LONGEST = 2**31 - 1
@@ -106,6 +106,18 @@ class Engine:
                 del self._served[ours]
                 os.close(ours)
                 raise
+
+    def adopt(self, listener: int | HasFileno, journal: Journal) -> list[Pending]:
+        """What a monitor that died had received from the listener and not answered, the oldest first:
+        whoever calls this answers it.  To be called before :meth:`add`, with the same journal.
+
+        :raises FileExistsError: the listener is served already, by us.
+        """
+        fd = _number(listener)
+        with self._lock:
+            if self._find(fd) is not None:
+                raise FileExistsError(errno.EEXIST, f"descriptor {fd} is served already")
+        return journal.adopt(lambda id: _core.id_valid(fd, id))
 
     def reroute(
         self,

@@ -18,7 +18,7 @@ from proctor.kernel.abi import SECCOMP_NOTIF as _NOTIF
 from proctor.kernel.notification import Notification, NotificationLike
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 MAGIC: Final = b"PROCTORJ"
 VERSION: Final = 1
@@ -185,6 +185,19 @@ class Journal:
             found.append(Pending(slot, made, received, state == PERFORMING))
         found.sort(key=lambda each: each.received if each.received is not None else float("inf"))
         return iter(found)
+
+    def adopt(self, valid: Callable[[int], bool]) -> list[Pending]:
+        """The same without those for whose answer nobody waits any more, whose slots are freed.
+
+        :param valid: whether the notification with this id is received, unanswered, and waited for.
+        """
+        left = []
+        for each in self.pending():
+            if valid(each.notification.id):
+                left.append(each)
+            else:
+                self.clear(each.notification)
+        return left
 
     def _offset(self, slot: int) -> int:
         return HEADER.size + slot * SLOT_SIZE

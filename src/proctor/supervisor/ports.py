@@ -19,7 +19,7 @@ from proctor.kernel.stalls import HELP, INSIST, SERVE, Stalls
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from proctor.kernel.journal import Journal
+    from proctor.kernel.journal import Journal, Pending
 
 __all__ = [
     "HELP", "INSIST", "SERVE", "Engine", "Later", "ListenerPort", "Lock", "Route", "Stalls", "Wire",
@@ -158,6 +158,14 @@ class Engine(Protocol):
         :param journal: where it is written down what was received and not answered: before it is
             routed, until the answer that a route returned was sent.  Other answers are written down
             by whoever gives them (:meth:`Journal.clear`)."""
+        ...
+
+    def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:
+        """What a monitor that died had received from the listener and not answered, the oldest first;
+        slots of calls for whose answer nobody waits any more are freed.  Whoever calls this answers
+        them, and calls it before :meth:`add`, with the same journal.
+
+        :raises FileExistsError: the listener is served already, by us."""
         ...
 
     def reroute(

@@ -22,7 +22,7 @@ from proctor.supervisor.poller import POLLHUP, POLLIN, POLLNVAL, Poller
 from proctor.supervisor.ports import route_key
 
 if TYPE_CHECKING:
-    from proctor.kernel.journal import Journal
+    from proctor.kernel.journal import Journal, Pending
     from proctor.kernel.notification import NotificationLike
     from proctor.kernel.stalls import Stalls
     from proctor.supervisor.ports import ListenerPort, Lock, Route
@@ -108,6 +108,12 @@ class PyEngine:
         except BaseException:
             del self._served[fd]
             raise
+
+    def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        if listener.fileno() in self._served:
+            raise FileExistsError(errno.EEXIST, f"{listener.fileno()} is served already")
+        return journal.adopt(listener.id_valid)
 
     def reroute(
         self,

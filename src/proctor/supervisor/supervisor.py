@@ -206,10 +206,7 @@ class Supervisor:
     def _take_over(self, served: Served, journal: Journal, handlers: Sequence[Handler]) -> None:
         """Decide what an earlier monitor received and did not answer."""
         jobs = []
-        for each in journal.pending():
-            if not served.listener.id_valid(each.notification.id):
-                journal.clear(each.notification)
-                continue
+        for each in self._engine.adopt(served.listener, journal):
             call = Call(each.notification, served.listener, container=served.container)
             call.begun = each.performing
             received = self._world.clock() if each.received is None else each.received

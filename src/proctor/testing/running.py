@@ -23,6 +23,7 @@ from proctor.testing.process import OpenFile, Process, is_path_descriptor
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.kernel.journal import Pending
     from proctor.supervisor.ports import Engine, Lock, Pulse
     from proctor.testing.space import Written
     from proctor.testing.target import FakeTarget
@@ -109,6 +110,9 @@ class _NoEngine:
 
     def add(self, *_: object, **__: object) -> None: ...
     def reroute(self, *_: object, **__: object) -> None: ...
+    def adopt(self, *_: object) -> list[Pending]:
+        return []
+
     def remove(self, *_: object) -> None: ...
     def watch(self, fd: int, callback: Callable[[], object]) -> None: ...
     def unwatch(self, fd: int) -> None: ...

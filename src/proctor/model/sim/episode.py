@@ -7,16 +7,17 @@ follows from the seed and the episode's number.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import deny, let_run
 from proctor.model.kernel import signals
 from proctor.model.kernel.linux import SIGCONT
 from proctor.model.kernel.machine import Kernel
 from proctor.model.sim.handlers import DEADLINES, Handlers
+from proctor.model.sim.keeper import Keeper
 from proctor.model.sim.ledger import (
     AT_CLOSE,
     KEPT,
@@ -38,6 +39,9 @@ from proctor.supervisor.container import Quotas
 from proctor.supervisor.driver import Driver
 from proctor.supervisor.supervisor import Supervisor
 
+if TYPE_CHECKING:
+    from proctor.model.sim.listener import SimListener
+
 #: Calls that may be remembered beyond those of living callers and those being worked at.
 _CONSTANT: Final = MANY + 3 * EVERY
 
@@ -46,13 +50,19 @@ class Episode:
     """See the module.
 
     :param kind: what kind of machine; of all kinds, as the seed wants, if None.
+    :param kill_at: kill the monitor after so many steps of the supervisor's code, and not by chance;
+        for "mortal" machines.
     """
 
-    def __init__(self, seed: int, number: int, kind: Kind | None = None) -> None:
+    def __init__(self, seed: int, number: int, kind: Kind | None = None, kill_at: int = 0) -> None:
         self.seed = seed
         self.number = number
         self.random = random = Random(f"{seed}/{number}")
         self.settings = settings = draw_settings(random, kind)
+        if kill_at:
+            self.settings = settings = settings._replace(
+                calls=20, containers=2, steps=1000.0, bytecodes=False, preempt=0.0
+            )
         fixes = ("addfd_send_retries",) if settings.fixed else ()
         self.kernel = Kernel(settings.profile, add=fixes, seed=random.getrandbits(32))
         # those who are left anywhere are late for deadlines, too
@@ -78,8 +88,23 @@ class Episode:
             self.world, think=settings.think, deadline=settings.deadline, quota=settings.calls,
             trouble=settings.trouble, malice=settings.malice, quotas=Quotas(settings.quota),
         )  # fmt: skip
-        handlers = Handlers(self.world)
-        self.supervisor = Supervisor(
+        self._keeper = Keeper(self.world) if settings.deaths or kill_at else None
+        #: After so many steps of the supervisor's code the monitor is killed, if not 0.
+        self._kill_at = kill_at
+        self._alive = True
+        self.supervisor = self._supervise()
+        self._observed = 0
+        #: The last events before the end began, or before the violation.
+        self.events: list[Event] = []
+
+    @property
+    def violation(self) -> str | None:
+        """Which invariant does not hold; None if all do."""
+        return self.ledger.violation
+
+    def _supervise(self) -> Supervisor:
+        settings, handlers = self.settings, Handlers(self.world)
+        return Supervisor(
             handlers.all,
             default=let_run(),
             on_error=deny(ON_ERROR),
@@ -90,14 +115,6 @@ class Episode:
             observers=[_Unmoved(), *([outcomes(self._observe)] if settings.observed else [])],
             world=self.world,
         )
-        self._observed = 0
-        #: The last events before the end began, or before the violation.
-        self.events: list[Event] = []
-
-    @property
-    def violation(self) -> str | None:
-        """Which invariant does not hold; None if all do."""
-        return self.ledger.violation
 
     def run(self) -> None:
         """Play it."""
@@ -125,7 +142,12 @@ class Episode:
         for _ in range(self.settings.containers):
             self._welcome()
         self._weather()
-        self._until(lambda: town.made >= town.quota)
+        if self._kill_at:
+            assert self._preemption is not None
+            self._preemption.at(self._kill_at, self.world.schedule.stop_here)
+        elif self._keeper is not None:
+            self._death_comes()
+        self._until(lambda: town.made >= town.quota and self._alive)
         self.events = ledger.events
         if not self.settings.abrupt:
             self._until(lambda: not ledger.asked)
@@ -140,6 +162,9 @@ class Episode:
         while not over():
             if self.ledger.violation is not None:
                 raise Violation(self.ledger.violation)
+            if schedule.stopped:
+                schedule.stopped = False
+                self._die()
             if not schedule.one():
                 if not schedule.advance(math.inf):
                     raise Stuck
@@ -150,24 +175,69 @@ class Episode:
         if self.settings.as_thread:
             self.supervisor.start()
         else:
-            self.world.schedule.begin(self._steps)
+            self.world.schedule.begin(lambda: self._steps(self.supervisor))
 
-    def _steps(self) -> None:
+    def _steps(self, supervisor: Supervisor) -> None:
         draw = self.random.random
-        while not self.ledger.closing:
+        while self._alive and not self.ledger.closing:
             try:
-                self.supervisor.step(None if draw() < 0.8 else draw())
+                supervisor.step(None if draw() < 0.8 else draw())
             except RuntimeError:
-                if not self.ledger.closing:
+                if self._alive and not self.ledger.closing:
                     self.ledger.broken("the supervisor cannot be stepped")
             except Violation:
                 return
 
+    # Monitors that die ----------------------------------------------------------------------------
+    def _death_comes(self) -> None:
+        if self.town.made < self.town.quota:
+            delay = self.random.random() * 2 * self.settings.deaths
+            self.world.schedule.later(delay, self._die)
+
+    def _die(self) -> None:
+        schedule = self.world.schedule
+        if schedule.stepping or schedule.depth or not self._alive:
+            schedule.later(1e-5, self._die)  # the stack that we are on is in the supervisor's code
+            return
+        if self._keeper is None or self.ledger.closing or self.town.made >= self.town.quota:
+            return
+        self.ledger.note("death", "world")
+        self._alive = False
+        self._keeper.freeze()
+        with self._calm():
+            self.world.die(Driver(self.supervisor).stop)
+        schedule.later(self.random.random() * 0.1, self._take_over)
+
+    def _take_over(self) -> None:
+        assert self._keeper is not None
+        self.ledger.note("take over", "world")
+        self.world.next_monitor()
+        self._alive = True
+        with self._calm():
+            self.supervisor = self._supervise()
+            self._begin()
+        for container in self._keeper.hand_over():
+            self._aside(lambda container=container: self._add(container))  # type: ignore[misc]
+        if not self._kill_at:
+            self._death_comes()
+
+    def _aside(self, work: Callable[[], object]) -> None:
+        """On a thread of somebody else's, where it can be left in the middle, or killed."""
+        schedule = self.world.schedule
+        if self._keeper is not None and not schedule.over:
+            schedule.begin(work)
+        else:
+            schedule.aside(work)
+
     # Containers -----------------------------------------------------------------------------------
     def _welcome(self) -> None:
+        if not self._alive:
+            return
         container = self.town.start()
         self.ledger.note("start", "world", 0, container.name)
-        self._add(container)
+        if self._keeper is not None:
+            self._keeper.keep(container)
+        self._aside(lambda: self._add(container))
 
     def _add(self, container: Container) -> None:
         port = container.port
@@ -179,14 +249,21 @@ class Episode:
         port.given_back = None
         container.served_since = self.world.schedule.now
         try:
-            self.supervisor.add(port, container.known_as, on_end=lambda: self._ended(container))
+            self.supervisor.add(
+                port, container.known_as,
+                on_end=lambda: self._ended(container, port), journal=container.journal,
+            )  # fmt: skip
         except RuntimeError:
             port.served = False  # close() was faster
             port.close()
         port.changing = False
         self.ledger.note("add", "world", 0, container.name)
 
-    def _ended(self, container: Container) -> None:
+    def _ended(self, container: Container, port: SimListener) -> None:
+        if port.dead:
+            return
+        if self._keeper is not None:
+            self._keeper.drop(container)
         container.ended += 1
         container.port.served = False
         self.world.tick()
@@ -206,12 +283,12 @@ class Episode:
         self.world.tick()
         self._look()
         if len(town.containers) < self.settings.containers:
-            self.world.schedule.aside(self._welcome)
+            self._welcome()
         if chance < 0.25 and town.containers:
             container = random.choice(town.containers)
             self.ledger.note("kill", "world", 0, container.name)
             container.kill()
-        elif chance < 0.45 and town.containers:
+        elif chance < 0.45 and town.containers and self._keeper is None:
             container = random.choice(town.containers)
             self.world.schedule.aside(lambda: self._detach(container))
 
@@ -237,15 +314,23 @@ class Episode:
         )
 
     # Looking --------------------------------------------------------------------------------------
+    @contextmanager
+    def _calm(self) -> Iterator[None]:
+        """It is the simulation that runs code of the supervisor's: nobody is left in it."""
+        if self._preemption is not None:
+            self._preemption.calm = True
+        yield
+        if self._preemption is not None:
+            self._preemption.calm = False
+
     def _look(self) -> None:
         ledger, schedule = self.ledger, self.world.schedule
         ledger.overdue()
         ledger.overtaken()
-        if self._preemption is not None:
-            self._preemption.calm = True
-        remembered = Driver(self.supervisor).remembered
-        if self._preemption is not None:
-            self._preemption.calm = False
+        if not self._alive:
+            return
+        with self._calm():
+            remembered = Driver(self.supervisor).remembered
         if remembered > 2 * self.town.most + schedule.under_way() + _CONSTANT:
             ledger.broken(f"{remembered} calls are remembered, of {self.town.most} callers at most")
         for container in self.town.containers.copy():
@@ -255,11 +340,12 @@ class Episode:
                 container.unused_since = ledger.now
             kept = ledger.now - max(container.unused_since, container.served_since)
             port = container.port
+            closed = port.closed or (port.dead and container.ended)
             if (kept > KEPT and port.served) or (
-                kept > PATIENCE and not port.closed and not port.detached
+                kept > PATIENCE and not closed and not port.detached
             ):
                 ledger.broken(f"{container.name} is kept for {kept:.3f} s after its end")
-            if port.closed and not container.actors:
+            if closed and not container.actors:
                 self.town.containers.remove(container)
 
     def _observe(self, outcome: Outcome) -> None:
@@ -273,6 +359,8 @@ class Episode:
         world, ledger, kernel = self.world, self.ledger, self.kernel
         ledger.closing = True
         ledger.note("closing", "world")
+        if self._keeper is not None:
+            self._keeper.close()
         closed: list[bool] = []
 
         def close() -> None:

@@ -28,6 +28,7 @@ class Fiber:
         "_thread",
         "_used",
         "_work",
+        "dead",
         "looks",
         "number",
         "task",
@@ -43,6 +44,8 @@ class Fiber:
         self.number = number
         #: It looks at somebody, again and again: nothing to write down.
         self.looks = False
+        #: Its monitor was killed.
+        self.dead = False
         #: Seconds of processor time that it has used up, and since when it computes, if it does.
         self._used = 0.0
         self._burns_since: float | None = None

@@ -282,7 +282,7 @@ class Handlers:
         with self._at_work(call):
             world = self._world
             port: Any = call._listener
-            received = world.ledger.open.get((port.number, call.id))
+            received = world.ledger.performing(port, call.id)
             if received is None:
                 return deny(EACCES)
             plan: Script = received.asked.script

@@ -20,6 +20,8 @@ from proctor.model.kernel.transitions import SENT
 from proctor.supervisor.share import LONGEST
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from proctor.call.verdict import Wire
     from proctor.model.kernel.listener import Notifications
     from proctor.model.sim.listener import SimListener
@@ -103,7 +105,10 @@ class Asked:
 class Received:
     """One notification from its reception until its answer."""
 
-    __slots__ = ("asked", "at", "due", "first", "handlers", "id", "knotif", "lane", "port")
+    __slots__ = (
+        "asked", "at", "begun", "due", "first", "handlers", "id", "inherited", "knotif", "lane",
+        "latest", "port",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -123,6 +128,12 @@ class Received:
         #: Since when no earlier call of its caller's is before it.
         self.first = at
         self.due: float | None = None
+        #: When it has to be answered: then, unless its monitor died.
+        self.latest: float | None = None
+        #: A monitor that died had received it.
+        self.inherited = False
+        #: It has been begun to perform it.
+        self.begun = False
         #: Labels of the handlers that were asked.
         self.handlers: list[str] = []
 
@@ -246,6 +257,7 @@ class Ledger:
         received.due = self._deadlines.get(asked.name, self._deadline)
         if received.due is not None:
             received.due += self.now
+        received.latest = received.due
         number = received.port.number
         self.open[number, received.id] = received
         lane = received.lane
@@ -273,7 +285,8 @@ class Ledger:
         if not received.handlers:
             self._latest[port] = max(self._latest.get(port, 0.0), received.first)
         received.handlers.append(label)
-        if received.lane is not None and self.order[received.lane][0] != id:
+        self._forget_gone()
+        if received.lane in self.order and self.order[received.lane][0] != id:
             self.broken(
                 f"call {received.asked.serial} of {received.asked.caller} is decided before an "
                 "earlier one of the same caller"
@@ -336,23 +349,81 @@ class Ledger:
         if delivered:
             asked.answer = answer
             asked.performed = 0
-        due = received.due
-        if due is not None and self.now > due + self._slack:
-            self.broken(f"call {asked.serial}: answered {self.now - due:.3f} s after its deadline")
+        due, latest = received.due, received.latest
+        if latest is not None and self.now > latest + self._slack:
+            self.broken(
+                f"call {asked.serial}: answered {self.now - latest:.3f} s after its deadline"
+            )
         if answer == (0, -ON_DEADLINE, 0):
-            if due is None or self.now < due - 1e-9:
+            if due is None or self.now < due - 1e-8:
                 self.broken(f"call {asked.serial}: answered as too late before its deadline")
         elif answer == (0, -AT_CLOSE, 0):
             if not self.closing and not received.port.detached:
                 self.broken(f"call {asked.serial}: answered as at the end, which it was not")
         elif not delivered:
             pass  # whatever it was: a handler that finds its caller gone says something else
+        elif answer == (0, -EINTR, 0) and received.inherited and asked.script.kind == "perform":
+            pass  # nobody knows how far that came
         elif isinstance(answer, tuple) and answer not in asked.wires:
             # before ADDFD knew how to answer, the number of a descriptor was sent by itself
             if not (asked.script.kind == "hand over" and answer[0] >= 0 and answer[1:] == (0, 0)):
                 self.broken(f"call {asked.serial}: {asked.script} was answered with {answer}")
         elif isinstance(answer, int) and asked.script.kind != "hand over":
             self.broken(f"call {asked.serial}: {asked.script} was answered with a descriptor")
+
+    def performing(self, port: SimListener, id: int) -> Received | None:
+        """Somebody begins to perform a call: nobody ever does so again."""
+        received = self.open.get((port.number, id))
+        if received is not None:
+            if received.begun:
+                self.broken(f"call {received.asked.serial} was performed twice")
+            received.begun = True
+        return received
+
+    def died_with(self) -> None:
+        """The monitor was killed.  What it had received is the next one's, but for what it had answered
+        in the same moment."""
+        for box in (self.given, self._busy, self._full, self._latest):
+            box.clear()
+        for received in list(self.open.values()):
+            asked = received.asked
+            asked.givers = 0
+            received.handlers = []
+            received.inherited = True
+            if received.lives():
+                asked.answer = None
+        self._forget_gone()
+        for received in list(self.open.values()):
+            if received.asked.answer == SOME:
+                del self.open[received.port.number, received.id]
+
+    def _forget_gone(self) -> None:
+        """What a dead monitor had received is nobody's if its caller is gone: the next one need not know
+        of it, or will be told that it is too late."""
+        for received in self.open.values():
+            if received.inherited and received.lane is not None and not received.lives():
+                queue = self.order[received.lane]
+                queue.remove(received.id)
+                if not queue:
+                    del self.order[received.lane]
+                received.lane = received.latest = None
+
+    def moved(self, ports: Mapping[SimListener, SimListener]) -> None:
+        """The next monitor has the listeners: their calls have all their time once more, from there on."""
+        mine, self.open, self.order = list(self.open.values()), {}, {}
+        for received in mine:
+            port = ports.get(received.port)
+            if port is None:  # its end was told
+                if received.lives():
+                    self.broken(f"call {received.asked.serial}: nobody has its listener any more")
+                continue
+            received.port, received.first = port, self.now
+            self.open[received.port.number, received.id] = received
+            if received.due is not None:
+                received.latest = self.now + received.due - received.at
+            if received.lane is not None:
+                received.lane = (received.port.number, *received.lane[1:])
+                self.order.setdefault(received.lane, deque()).append(received.id)
 
     def close_given(self, fd: int) -> None:
         """Somebody closes a descriptor that a handler opened."""
@@ -376,9 +447,10 @@ class Ledger:
     # Looking around -------------------------------------------------------------------------------
     def overdue(self) -> None:
         """Nobody waits too long; to be looked at now and then."""
+        self._forget_gone()
         for received in self.open.values():
-            due = received.due
-            if due is not None and self.now > due + self._slack:
+            latest = received.latest
+            if latest is not None and self.now > latest + self._slack:
                 self.broken(f"call {received.asked.serial}: its deadline passed unheeded")
         for asked in self.asked.values():
             if self.now > asked.at + PATIENCE and not asked.container.unserved():
@@ -387,6 +459,7 @@ class Ledger:
     def overtaken(self) -> None:
         """Nobody waits for a thread without a reason, and newcomers are not overtaken."""
         self._look_full()
+        self._forget_gone()
         callers = Counter(received.port for received in self.open.values())
         for received in self.open.values():
             before = received.first + AT_ONCE

@@ -44,6 +44,7 @@ class SimListener:
         "_world",
         "changing",
         "closed",
+        "dead",
         "detached",
         "given_back",
         "name",
@@ -56,6 +57,8 @@ class SimListener:
         self.number = number
         self.name = name
         self.closed = False
+        #: Its monitor was killed.
+        self.dead = False
         #: Given to the supervisor, and not back.
         self.served = False
         #: It is just being given, or given back, by somebody's thread.
@@ -83,6 +86,8 @@ class SimListener:
         """A port is passed: others may have their turn, then the kernel looks at the number."""
         world = self._world
         world.pass_port()
+        if self.dead:
+            raise OSError(EBADF, "of this monitor nothing is left")
         world.ledger.now = world.schedule.now
         if self.closed:
             raise ValueError("this listener is closed")
@@ -170,6 +175,8 @@ class SimListener:
         )
         if value == BLOCKED:
             world.schedule.until(lambda: task.result is not None)
+            if self.dead:
+                raise OSError(EBADF, "of this monitor nothing is left")
             value = task.result if task.result is not None else -EBADF
         world.tick()
         if send and received is not None:
@@ -205,7 +212,7 @@ class SimListener:
         world = self._world
         if not self.closed:
             world.pass_port()
-        if self.closed:  # perhaps by another thread, right now
+        if self.closed or self.dead:  # perhaps by another thread, right now
             return
         world.tick()
         world.ledger.closes(self)

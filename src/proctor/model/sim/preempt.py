@@ -9,7 +9,7 @@ coarser than the interpreter's own switches between threads, which come between 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -47,7 +47,14 @@ class Preemption:
         self._files: dict[str, bool] = {}
         #: Nobody is left: it is the simulation that looks at the supervisor.
         self.calm = False
+        #: Steps until something is done, and that.
+        self._steps_left = 0
+        self._then: Callable[[], object] = bool
         schedule.tracer = self._enter
+
+    def at(self, steps: int, do: Callable[[], object]) -> None:
+        """Do something after so many steps, in the midst of the supervisor's code."""
+        self._steps_left, self._then = steps, do
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
@@ -73,6 +80,10 @@ class Preemption:
 
     def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event in ("line", "opcode"):
+            if self._steps_left:
+                self._steps_left -= 1
+                if not self._steps_left:
+                    self._then()
             self._left -= 1
             if self._left <= 0:
                 self._left = 1 + int(self._random.expovariate(self._rate))

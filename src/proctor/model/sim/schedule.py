@@ -116,8 +116,14 @@ class Schedule:
         self.ran: Callable[[Task], None] = _nothing
         #: Told what happened: (kind, worker number).
         self.note: Callable[[str, int], None] = _no_note
-        #: Nobody is to be left in the middle any more: everything runs to its end.
-        self.over = False
+        self._over = False
+        #: Whoever ran wanted all to stop where it was.
+        self.stopped = False
+
+    @property
+    def over(self) -> bool:
+        """Whether whoever runs is not to be left in the middle any more: it runs to its end."""
+        return self._over or (self.fiber is not None and self.fiber.dead)
 
     # What is to come ------------------------------------------------------------------------------
     def later(self, delay: float, do: Callable[[], object]) -> None:
@@ -205,7 +211,7 @@ class Schedule:
         if fiber is not None:
             if draw() < _LONG:  # until all others have come to a halt, now and then for a stall
                 kept = _KEPT if draw() < _STALLED else _KEPT / 50
-                self.later(draw() * kept, lambda: self._ready.append(fiber))
+                self.later(draw() * kept, lambda: self.make_ready(fiber))
             else:
                 self._ready.append(fiber)
             fiber.leave()
@@ -236,14 +242,22 @@ class Schedule:
         fiber = self.fiber
         if fiber is None or self.over:
             return
-        self.later(seconds, lambda: self._ready.append(fiber))
+        self.later(seconds, lambda: self.make_ready(fiber))
         fiber.burn(burn)
         fiber.leave()
         fiber.burn(False)
 
+    def stop_here(self) -> None:
+        """Whoever runs is left, and nobody else has his turn before the main stack has seen it."""
+        if self.fiber is not None and not self.over:
+            self.stopped = True
+            self.make_ready(self.fiber)
+            self.fiber.leave()
+
     def make_ready(self, fiber: Fiber) -> None:
         """It can go on."""
-        self._ready.append(fiber)
+        if not fiber.dead:
+            self._ready.append(fiber)
 
     def under_way(self) -> int:
         """How many threads and coroutines may be in the middle of a call."""
@@ -262,6 +276,8 @@ class Schedule:
         """Sleep in a call of the kernel until ``over``: others run meanwhile."""
         fiber = self.fiber
         while not over():
+            if fiber is not None and fiber.dead:
+                return
             if fiber is not None and not self.over:
                 self.make_ready(fiber)
                 fiber.leave()
@@ -295,7 +311,23 @@ class Schedule:
     def done(self, fiber: Fiber) -> None:
         """A fiber has done its work."""
         del self.fibers_busy[fiber]
-        self.fibers_idle.append(fiber)
+        if fiber.dead:
+            fiber.end()
+        else:
+            self.fibers_idle.append(fiber)
+
+    def kill(self) -> None:
+        """All threads of the monitor are gone, wherever they were.  They do run to their end, of which
+        nobody hears: whoever calls this sees to that."""
+        self.work.clear()
+        self._ready.clear()
+        while self._loops:
+            self._loops.popitem()[0].coroutine.close()
+        while self.fibers_idle:
+            self.fibers_idle.pop().end()
+        for fiber in self.fibers_busy:
+            fiber.dead = True
+        self._run_out()
 
     def _step(self, loop: _Loop, error: BaseException | None) -> None:
         """A coroutine runs to its next sleep, or ends."""
@@ -321,7 +353,14 @@ class Schedule:
 
     def end(self) -> None:
         """Whatever is in the middle of something runs to its end, then the threads end."""
-        self.over = True
+        self._over = True
+        self._run_out()
+        for loop in list(self._loops):
+            loop.coroutine.close()
+        while self.fibers_idle:
+            self.fibers_idle.pop().end()
+
+    def _run_out(self) -> None:
         rounds = 0
         while self.fibers_busy:
             for fiber in list(self.fibers_busy):
@@ -330,10 +369,6 @@ class Schedule:
             if rounds > _ENDLESS:
                 self.broken("threads wait for each other's locks for ever")
                 return
-        for loop in list(self._loops):
-            loop.coroutine.close()
-        while self.fibers_idle:
-            self.fibers_idle.pop().end()
 
 
 def _nothing(task: Task) -> None:

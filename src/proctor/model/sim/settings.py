@@ -14,6 +14,10 @@ _PREEMPTIVE: Final = 0.2
 _MALICIOUS: Final = 0.06
 
 
+#: How many have monitors that die.
+_MORTAL: Final = 0.04
+
+
 class Settings(NamedTuple):
     """What kind of machine an episode has."""
 
@@ -44,14 +48,16 @@ class Settings(NamedTuple):
     """Lines of the supervisor's code, or bytecodes, from one preemption to the next; 0: threads
     are left at ports only."""
     bytecodes: bool
+    deaths: float
+    """Seconds from one death of the monitor to the next, on average; 0: it lives."""
     malice: float
     """How likely a worker is kept busy on purpose; if not 0, most callers do not wait for it."""
 
 
 #: Kinds of machines: of all sizes; small, on which threads are left anywhere; with callers that are
-#: up to no good.
-Kind = Literal["ordinary", "preemptive", "malicious"]
-KINDS: Final[tuple[Kind, ...]] = ("ordinary", "preemptive", "malicious")
+#: up to no good; with monitors that are killed.
+Kind = Literal["ordinary", "preemptive", "malicious", "mortal"]
+KINDS: Final[tuple[Kind, ...]] = ("ordinary", "preemptive", "malicious", "mortal")
 
 
 def draw_settings(random: Random, kind: Kind | None) -> Settings:
@@ -61,12 +67,15 @@ def draw_settings(random: Random, kind: Kind | None) -> Settings:
     """
     if kind is None:
         draw = random.random()
-        if draw < _PREEMPTIVE + _MALICIOUS:
+        if draw < _PREEMPTIVE + _MALICIOUS + _MORTAL:
             kind = "preemptive" if draw < _PREEMPTIVE else "malicious"
+            kind = kind if draw < _PREEMPTIVE + _MALICIOUS else "mortal"
     if kind == "preemptive":
         return _preemptive(random)
     if kind == "malicious":
         return _malicious(random)
+    if kind == "mortal":
+        return _mortal(random)
     containers = random.choice((2, 8, 25, 60, 200))
     return Settings(
         profile=random.choice(_PROFILES),
@@ -87,6 +96,7 @@ def draw_settings(random: Random, kind: Kind | None) -> Settings:
         abrupt=random.random() < 0.4,
         steps=0,
         bytecodes=False,
+        deaths=0.0,
         malice=0.0,
     )
 
@@ -112,7 +122,15 @@ def _preemptive(random: Random) -> Settings:
         abrupt=random.random() < 0.6,
         steps=random.choice((3.0, 10.0, 30.0)),
         bytecodes=random.random() < 0.5,
+        deaths=0.0,
         malice=random.choice((0.0, 0.0, 0.3)),
+    )
+
+
+def _mortal(random: Random) -> Settings:
+    """The monitor is killed again and again, wherever its threads are, and another one takes over."""
+    return _preemptive(random)._replace(
+        apart=False, observed=False, malice=0.0, deaths=random.choice((0.01, 0.05, 0.3))
     )
 
 
@@ -137,5 +155,6 @@ def _malicious(random: Random) -> Settings:
         abrupt=True,
         steps=0,
         bytecodes=False,
+        deaths=0.0,
         malice=random.choice((0.1, 0.5)),
     )

@@ -29,6 +29,7 @@ from proctor.model.sim.ledger import Asked
 from proctor.supervisor.container import Container as Known
 
 if TYPE_CHECKING:
+    from proctor.kernel.journal import Journal
     from proctor.model.sim.listener import SimListener
     from proctor.model.sim.world import SimWorld
     from proctor.supervisor.container import Quotas
@@ -132,6 +133,8 @@ class Container:
         self.port: SimListener = world.port(file, name)
         task.files.close(fd)
         self.served_since = 0.0
+        #: What is written down of its calls, if anything is.
+        self.journal: Journal | None = None
         #: Forks, and makes no calls itself: in malicious machines.
         self.keeper: Task | None = None
         #: Told by the supervisor that nobody uses the filter any more.

@@ -4,12 +4,8 @@
 :class:`~proctor.model.sim.listener.SimListener` a :class:`~proctor.supervisor.ports.ListenerPort`, over :mod:`proctor.model`; the engine is the one in
 plain Python over a :class:`SimPoller`.  The supervisor on it is the real one, unchanged.
 
-Seams for what is to come: the agent's *keeper* is one more process of the modelled machine that
-holds copies of the listeners (``files.receive``) and hands them to the next monitor; its *journal*
-is what :class:`~proctor.model.sim.ledger.Ledger` knows as ``open``, seen from that process; a
-*take-over* is :attr:`SimWorld.monitor` killed with its listeners kept, and a second SimWorld on the
-same :class:`~proctor.model.kernel.machine.Kernel` and schedule.  :mod:`proctor.model.sim.simulate` is where an
-episode decides that it happens.
+A monitor can be killed at any moment (:meth:`SimWorld.die`), and the next one takes over what
+:mod:`proctor.model.sim.keeper` kept.
 """
 
 from __future__ import annotations
@@ -19,9 +15,9 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.model.kernel import life
+from proctor.model.kernel import life, signals
 from proctor.model.kernel.files import File
-from proctor.model.kernel.linux import EBADF, POLLIN
+from proctor.model.kernel.linux import EBADF, POLLIN, SIGKILL
 from proctor.model.kernel.machine import Kernel
 from proctor.model.kernel.poll import Epoll, revents
 from proctor.model.kernel.tasks import Task
@@ -119,7 +115,7 @@ class SimWorld:
 
     def thread(self, work: Callable[[], object]) -> bool:
         """See :class:`~proctor.supervisor.ports.World`."""
-        if self.over:
+        if self.over or self.schedule.over:
             return False
         self.ledger.counts["thread"] += 1
         self.schedule.work.append(work)
@@ -136,7 +132,7 @@ class SimWorld:
         done: Callable[[Any, BaseException | None], None],
     ) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""
-        if self.over:
+        if self.over or self.schedule.over:
             coroutine.close()
             done(None, Cancelled())
         else:
@@ -144,8 +140,42 @@ class SimWorld:
 
     def shutdown(self) -> None:
         """See :class:`~proctor.supervisor.ports.World`."""
-        self.over = True
-        self.schedule.cancel_all()
+        if self.schedule.fiber is None or not self.schedule.fiber.dead:
+            self.over = True
+            self.schedule.cancel_all()
+
+    # Monitors that die ----------------------------------------------------------------------------
+    def die(self, stop: Callable[[], object]) -> None:
+        """The monitor is killed, between two of its steps: whatever its threads were at, nothing that
+        they do from here on has an effect.
+
+        :param stop: lets them end.
+        """
+        ledger, schedule, monitor = self.ledger, self.schedule, self.monitor
+        for port in self.ports:
+            port.dead, port.served = True, False
+        self.ledger = nobodys = Ledger(None, {}, 0.0, quota=1, workers=1, containers=1)
+        schedule.broken = nobodys.broken
+        stop()
+        schedule.kill()
+        self.ledger, schedule.broken = ledger, ledger.broken
+        self.ports.clear()
+        self.readable.clear()
+        self._pollers.clear()
+        self._locks.clear()
+        self.tick()
+        ledger.died_with()
+        signals.send(self.kernel, SIGKILL, monitor, True)
+        while mine := [each for each in self.kernel.runnable if each.process is monitor.process]:
+            self.kernel.runnable.remove(mine[0])
+            self.kernel.run(mine[0])
+        self.fairness = Fairness(ledger)
+
+    def next_monitor(self) -> None:
+        """Another process takes its place."""
+        self.monitor = _monitor(self.kernel, False)
+        self._receiver = None
+        self.over = False
 
     # What the rest of the simulation uses ---------------------------------------------------------
     def who(self) -> str:

@@ -1,0 +1,137 @@
+"""Monitors that are killed, at any moment, and those that take over from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from proctor.kernel.abi import SECCOMP_NOTIF
+from proctor.kernel.journal import FREE, Journal
+from proctor.model.sim import simulate
+from proctor.model.sim.episode import Episode
+from proctor.supervisor import pyengine
+from proctor.supervisor.pyengine import PyEngine
+from proctor.supervisor.supervisor import Supervisor
+
+Patch = pytest.MonkeyPatch
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", [2])
+def test_every_call_is_answered_once_whoever_is_there(seed: int) -> None:
+    report = simulate.simulate(seed, 400, kind="mortal")
+    assert report.failed is None, report.failed.violation
+    assert report.counts["take over"] > 5
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_killed_at_any_line(seed: int) -> None:
+    """One death in each episode, a few lines later each time, until one ends before that."""
+    step, at, deaths = 101, 1 + seed, 0
+    while True:
+        episode = Episode(seed, 0, "mortal", kill_at=at)
+        episode.run()
+        assert episode.violation is None, f"killed after {at} lines: {episode.violation}"
+        if not episode.ledger.counts["death"]:
+            break
+        deaths += 1
+        at += step
+    assert deaths > 20
+
+
+# Faults: each with a word of what the simulation says --------------------------------------------------
+
+
+def leave(listener: Any) -> None:
+    """Here the thread is left for a while."""
+    listener._world.schedule.pause(0.05)
+
+
+def frees_a_slot_before_the_answer(patch: Patch) -> None:
+    def _send(served: Any, notification: Any, reply: tuple[int, int, int]) -> None:
+        if served.journal is not None:
+            served.journal.clear(notification)
+        leave(served.listener)
+        served.listener.send(notification.id, *reply)
+
+    patch.setattr(pyengine, "_send", _send)
+
+
+def writes_down_what_it_has_received_afterwards(patch: Patch) -> None:
+    def _recv(self: Any, served: Any) -> Any:
+        notification = served.listener.recv()
+        if notification is None:
+            return None
+        leave(served.listener)
+        slot, place = served.journal.place()
+        id, pid, nr, arch, args, ip, flags, _ = notification
+        place[:] = SECCOMP_NOTIF.pack(id, pid, flags, nr, arch, ip, *args)
+        served.journal.received(slot, self._clock())
+        return notification._replace(slot=slot)
+
+    patch.setattr(PyEngine, "_recv", _recv)
+
+
+def forgets_what_was_just_being_received(patch: Patch) -> None:
+    real = Journal.pending
+    patch.setattr(
+        Journal, "received", lambda self, slot, when: None
+    )  # it comes no further than this
+    patch.setattr(
+        Journal, "pending", lambda self: (each for each in real(self) if each.received is not None)
+    )
+
+
+def takes_everything_for_unanswered(patch: Patch) -> None:
+    patch.setattr(Journal, "adopt", lambda self, valid: list(self.pending()))
+
+
+def takes_nothing_over(patch: Patch) -> None:
+    patch.setattr(Supervisor, "_take_over", lambda self, served, journal, handlers: None)
+
+
+def performs_again(patch: Patch) -> None:
+    patch.setattr(Journal, "performs", lambda self, notification: None)
+
+
+def frees_no_slot(patch: Patch) -> None:
+    patch.setattr(Journal, "clear", lambda self, notification: None)
+
+
+def frees_what_it_takes_over(patch: Patch) -> None:
+    """It may die, too, before it has answered."""
+    real = Journal.adopt
+
+    def adopt(self: Any, valid: Any) -> Any:
+        left = real(self, valid)
+        for each in left:
+            self.mark(each.slot, FREE)
+        return left
+
+    patch.setattr(Journal, "adopt", adopt)
+
+
+FAULTS: tuple[tuple[Callable[[Patch], None], str], ...] = (
+    (frees_a_slot_before_the_answer, "calls that wait"),
+    (writes_down_what_it_has_received_afterwards, "calls that wait"),
+    (forgets_what_was_just_being_received, "calls that wait"),
+    (takes_everything_for_unanswered, "answered or never received"),
+    (takes_nothing_over, "calls that wait"),
+    (performs_again, "performed twice"),
+    (frees_no_slot, "calls that wait"),
+    (frees_what_it_takes_over, "calls that wait"),
+)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("fault", "said"), FAULTS, ids=lambda it: getattr(it, "__name__", ""))
+def test_a_fault_is_found(fault: Callable[[Patch], None], said: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fault(patch)
+        runs = (simulate.simulate(seed, 400, kind="mortal") for seed in range(1, 9))
+        failed = next((report.failed for report in runs if report.failed), None)
+    assert failed is not None, "no invariant noticed it"
+    assert said in failed.violation
