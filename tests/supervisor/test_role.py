@@ -11,6 +11,7 @@ import pytest
 
 import proctor
 from tests.supervisor.conftest import lines
+from tests.support.stalling import await_threads
 
 GETPPID = "110"
 
@@ -91,6 +92,8 @@ def test_what_nobody_waits_for_any_more_is_given_up(start: Callable[..., proctor
         handlers=[handler(later, deadline=0.05)], on_deadline=proctor.deny(errno.ETIME),
     )  # fmt: skip
     assert lines(process) == [f"110 = -{errno.ETIME}"] * 2
+    process.close()
+    await_threads()  # whoever answered gives it up after that
     assert given_up == ["given up"] * 2
 
 
