@@ -148,7 +148,8 @@ class Performers:
         self.executors = Executors(idle=idle)
         #: What takes the place of standard streams.
         self.logs = Logs()
-        self._drawn: dict[tuple[object, str], int] = {}
+        #: How often each seed was drawn from, by callers of no container.
+        self._drawn: dict[object, int] = {}
         self._options: dict[str, Any] = {
             "nested": nested,
             "o_path": o_path,
@@ -388,11 +389,14 @@ class Performers:
 
         return Session(executors, key, key.container, become, call, limit)
 
-    def drawn(self, container: object, seed: str) -> int:
-        """For families: how often a container has drawn from a seed before."""
+    def drawn(self, call: Call, seed: str) -> int:
+        """For families: how often a call's container has drawn from a seed before."""
+        container = getattr(call, "container", None)
+        drawn = self._drawn if container is None else container.state
+        key = "proctor.performing.drawn", seed
         with self._lock:
-            number = self._drawn.get((container, seed), 0)
-            self._drawn[container, seed] = number + 1
+            number: int = drawn.get(key, 0)
+            drawn[key] = number + 1
         return number
 
     def own(self) -> Own:
