@@ -216,3 +216,26 @@ def test_a_port_that_is_taken_is_said(agent: Start) -> None:
         sock.listen()
         with pytest.raises(AssertionError, match="in use"):
             agent("--metrics", f"127.0.0.1:{sock.getsockname()[1]}")
+
+
+def test_the_log_names_the_policy_that_held(agent: Start, place: Path) -> None:
+    """Also once another one holds for the same container."""
+    log = place / "log.jsonl"
+    running = agent("--log", str(log))
+
+    def policies() -> list[str]:
+        records = [json.loads(line) for line in log.read_text().splitlines()]
+        return [each["labels"]["policy"] for each in records if each["event"] == "call"]
+
+    script = "chmod 1777 /tmp; read line; chmod 1777 /tmp"
+    with hand_over(
+        running.socket, "one", "sh", "-c", f"{script}; while :; do {script}; done"
+    ) as it:
+        eventually(lambda: policies()[:1] == ["default"])
+        (place / "policies/other.toml").write_text((place / "policies/default.toml").read_text())
+        (place / "policies/containers.toml").write_text('default = "other"\n')
+        running.ask(do="reload")
+        eventually(lambda: policies()[-1] == "other")
+        it.kill()
+        it.wait(30)
+    running.heard("ended: container")

@@ -16,8 +16,10 @@ import pytest
 import proctor
 from proctor.observe.events import ContainerAdded, ContainerEnded, Dropped, TakenOver, Trouble
 from proctor.observe.jsonlog import JsonLog, record, to_file
+from proctor.observe.lines import Lines
 from proctor.policy import loads
 from proctor.supervisor.container import Container
+from proctor.testing import FakeCall
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -221,3 +223,30 @@ def test_the_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     handler = proctor.Handler(("rmdir",), lambda call: proctor.deny(errno.EPERM))
     exec(code.replace('"make"', '"rmdir", "/x"'), {"handler": handler})
     assert [each["event"] for each in read(tmp_path / "calls.jsonl")] == ["added", "call", "ended"]
+
+
+def test_threads_that_tell_of_other_containers_do_not_mix_them_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is kept of the last line's container may be another thread's by the time it is written."""
+
+    def outcome(container: Container) -> proctor.Outcome:
+        call = FakeCall("getpid")
+        return proctor.Outcome(call, proctor.answer(1), "mine", True, 1.0, 1.5, container)
+
+    one, two = Container("one"), Container("two")
+    log = JsonLog(Lines(2, "nowhere"))
+    lines: list[str] = []
+
+    class Clock:
+        """Another thread's turn comes when it is asked."""
+
+        def time(self) -> float:
+            if not lines:
+                lines.append("")
+                lines[0] = log.line(outcome(two))
+            return 1.0
+
+    monkeypatch.setattr("proctor.observe.jsonlog.time", Clock())
+    lines.append(log.line(outcome(one)))
+    assert [json.loads(line)["container"] for line in lines] == ["two", "one"]

@@ -59,7 +59,7 @@ class JsonLog:
         of_one: tuple[type, ...] = (Outcome, Trouble, Dropped, TakenOver)
         self.events = (*of_one, ContainerAdded, ContainerEnded) if containers else of_one
         self._became: dict[tuple[object, ...], str] = {}
-        self._container: tuple[object, str] = (None, "")
+        self._container: tuple[object, object, str] = (None, None, "")
 
     def __call__(self, event: Event) -> None:
         if type(event) is Outcome:
@@ -74,13 +74,15 @@ class JsonLog:
         """The record of a call.  Made where it is told of: for another thread to make it, that would
         have to take the interpreter from whoever answers the next call."""
         call, container = outcome.call, outcome.container
-        if self._container[0] is not container:
-            self._container = container, json.dumps(_container(container))[1:-1]
+        known = self._container  # other threads tell of calls of other containers
+        if known[0] is not container or known[1] is not container.labels:
+            text = json.dumps(_container(container))[1:-1]
+            known = self._container = container, container.labels, text
         facts = outcome.facts or '"call": "", "args": {}'
         took = (outcome.answered - outcome.received) * 1e6
         return (
             f'{{"version": {VERSION}, "event": "call", "time": {time.time():.6f}, '
-            f'{self._container[1]}, "tid": {call.tid}, "arch": "{call.abi}", "syscall": "{call.name}", '
+            f'{known[2]}, "tid": {call.tid}, "arch": "{call.abi}", "syscall": "{call.name}", '
             f"{facts}, "
             f'{self._what_became(outcome)}, "microseconds": {took:.1f}}}\n'
         )
