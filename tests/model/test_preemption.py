@@ -91,6 +91,16 @@ def notes_stalls_without_the_lock(patch: Patch) -> None:
     patch.setattr(Role, "overtaken_at", _without_lock(Role.overtaken_at))
 
 
+def leaves_the_rest_to_nobody_at_the_end(patch: Patch) -> None:
+    """close() may stall, too, and whoever takes the role from it has nothing to do any more."""
+
+    def finish(self: Any, token: int, patience: float) -> None:
+        self._engine.serve(token, 0.0, 1)
+        self._engine.resign(token)
+
+    patch.setattr(Role, "finish", finish)
+
+
 def answers_for_those_that_stand_in(patch: Patch) -> None:
     """And for the call itself as well."""
     patch.setattr(InFlight, "merge", lambda self, job: job.known)
@@ -186,6 +196,7 @@ FAULTS: tuple[tuple[Callable[[Patch], None], int], ...] = (
     (takes_the_role_without_the_lock, 1),
     (notes_stalls_without_the_lock, 1),
     (answers_for_those_that_stand_in, 1),
+    (leaves_the_rest_to_nobody_at_the_end, 1),
     (decides_for_listeners_that_were_given_up, 3),
     (tells_the_end_of_what_was_given_back, 1),
     (removes_without_looking_again, 4),

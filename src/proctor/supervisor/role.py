@@ -114,13 +114,22 @@ class Role:
                 self.back(token, work=False)
         return max(0, count)
 
-    def finish(self, token: int) -> None:
-        """Answer what was received and not routed, and give the role up."""
-        try:
-            self._engine.serve(token, 0.0, 1)
-        except Exception as problem:
-            self._decider.observers.trouble("closing", problem)
-        self._engine.resign(token)
+    def finish(self, token: int, patience: float) -> None:
+        """Answer what was received and not routed, and give the role up: whoever takes it over meanwhile,
+        since that stalls, gives it back.
+
+        :param patience: seconds to wait for that.
+        """
+        while token:
+            try:
+                self._engine.serve(token, 0.0, 1)
+            except Exception as problem:
+                self._decider.observers.trouble("closing", problem)
+            if self._engine.has(token):
+                self._engine.resign(token)
+                return
+            self.back(token, work=False)
+            token = self.lead(INSIST, patience)
 
     # For the thread that has it, or had ----------------------------------------------------------
     def lead(self, how: int, patience: float | None = None) -> int:

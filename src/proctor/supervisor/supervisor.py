@@ -361,7 +361,7 @@ class Supervisor:
                 pass  # somebody closed it before us; what the engine has of it goes with the engine
             self._decider.abandon(served)
         if token:  # what was received and not routed is answered
-            self._role.finish(token)
+            self._role.finish(token, _PATIENCE)
         for served in left:
             self._leave(served, "closed")
         # those of listeners that detach() is just giving back, and submitted ones
