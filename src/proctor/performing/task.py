@@ -39,7 +39,16 @@ class Session:
     """
 
     __slots__ = (
-        "_become", "_executor", "_key", "_spent", "_used", "call", "container", "executors", "limit",
+        "_become",
+        "_executor",
+        "_key",
+        "_spent",
+        "_used",
+        "call",
+        "container",
+        "executors",
+        "foreign",
+        "limit",
         "slow",
     )  # fmt: skip
 
@@ -61,8 +70,9 @@ class Session:
         self._executor: Executor | None = None
         self._spent: list[Executor] = []
         self._used = False
-        #: Whether something was opened that may not be closed at once.
-        self.slow = False
+        #: Whether something was opened that may not be closed at once; whether something is pinned of
+        #: which that is so, and which may be opened by what is asked for next.
+        self.slow = self.foreign = False
 
     def ask(
         self, request: Request, *values: bytes | int, fds: tuple[int, ...] = (), table: bool = False
@@ -73,6 +83,7 @@ class Session:
         :raises Trouble: the executor failed.
         :raises Again: it ended in the middle of the conversation, for lack of work.
         """
+        self.slow |= self.foreign
         while True:
             executor = self._executor
             if executor is None:
@@ -384,7 +395,7 @@ class Task:
 
     def _known(self, fd: int, named: pins.Named) -> Pin:
         """A pin, of which it is kept in mind whether what is opened of it is closed at once."""
-        self.session.slow |= named.slow
+        self.session.foreign |= named.slow
         return Pin(fd, named)
 
     def walk(
