@@ -94,11 +94,11 @@ def test_what_the_tip_says_is_how_the_call_was() -> None:
 
 
 def test_a_text_that_was_looked_at_is_a_race_to_let_run() -> None:
-    text = rule('calls = ["mkdir"]\nwhen = { path_text = "/x" }\ndeny = 1')
-    text += rule('calls = ["mkdir"]\ndeny = 2', "rest")
-    tip = reason(text, call("mkdir", path="/x", mode=0)).tip
+    text = rule('calls = ["chdir"]\nwhen = { path_text = "/x" }\ndeny = 1')
+    text += rule('calls = ["chdir"]\ndeny = 2', "rest")
+    tip = reason(text, call("chdir", path="/x")).tip
     assert 'allow = "unsafe: ' in tip
-    tip = reason(text, call("mkdir", path="/y", mode=0)).tip  # an earlier rule looked
+    tip = reason(text, call("chdir", path="/y")).tip  # an earlier rule looked
     assert 'allow = "unsafe: ' in tip
 
 

@@ -270,7 +270,8 @@ static PyObject *core_called(PyObject *Py_UNUSED(module), PyObject *args) {
     ssize_t second = first < 0 ? -1 : readlinkat(proc, "exe", exe, sizeof exe);
     if (second < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
-    return Py_BuildValue("(y#y#)", comm, (Py_ssize_t)first, exe, (Py_ssize_t)second);
+    return Py_BuildValue("(NN)", PyBytes_FromStringAndSize(comm, (Py_ssize_t)first),
+                         PyBytes_FromStringAndSize(exe, (Py_ssize_t)second));
 }
 
 /* ---- The module --------------------------------------------------------------------------- */
