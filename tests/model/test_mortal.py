@@ -114,24 +114,26 @@ def frees_what_it_takes_over(patch: Patch) -> None:
     patch.setattr(Journal, "adopt", adopt)
 
 
-FAULTS: tuple[tuple[Callable[[Patch], None], str], ...] = (
-    (frees_a_slot_before_the_answer, "calls that wait"),
-    (writes_down_what_it_has_received_afterwards, "calls that wait"),
-    (forgets_what_was_just_being_received, "calls that wait"),
-    (takes_everything_for_unanswered, "answered or never received"),
-    (takes_nothing_over, "calls that wait"),
-    (performs_again, "performed twice"),
-    (frees_no_slot, "calls that wait"),
-    (frees_what_it_takes_over, "calls that wait"),
+#: A call that nobody answers: it waits for good, or its listener is closed under it, whichever is seen first.
+LOST = ("calls that wait", "was received and its listener closed")
+FAULTS: tuple[tuple[Callable[[Patch], None], tuple[str, ...]], ...] = (
+    (frees_a_slot_before_the_answer, LOST),
+    (writes_down_what_it_has_received_afterwards, LOST),
+    (forgets_what_was_just_being_received, LOST),
+    (takes_everything_for_unanswered, ("answered or never received",)),
+    (takes_nothing_over, LOST),
+    (performs_again, ("performed twice",)),
+    (frees_no_slot, LOST),
+    (frees_what_it_takes_over, LOST),
 )
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("fault", "said"), FAULTS, ids=lambda it: getattr(it, "__name__", ""))
-def test_a_fault_is_found(fault: Callable[[Patch], None], said: str) -> None:
+def test_a_fault_is_found(fault: Callable[[Patch], None], said: tuple[str, ...]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fault(patch)
         runs = (simulate.simulate(seed, 400, kind="mortal") for seed in range(1, 9))
         failed = next((report.failed for report in runs if report.failed), None)
     assert failed is not None, "no invariant noticed it"
-    assert said in failed.violation
+    assert any(each in failed.violation for each in said), failed.violation

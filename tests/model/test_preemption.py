@@ -15,7 +15,6 @@ from proctor.supervisor import deciding
 from proctor.supervisor import supervisor as supervising
 from proctor.supervisor.deciding import Decider
 from proctor.supervisor.inflight import InFlight
-from proctor.supervisor.jobs import Served
 from proctor.supervisor.pyengine import PyEngine
 from proctor.supervisor.role import Role
 from proctor.supervisor.supervisor import Supervisor
@@ -106,15 +105,6 @@ def answers_for_those_that_stand_in(patch: Patch) -> None:
     patch.setattr(InFlight, "merge", lambda self, job: job.known)
 
 
-def decides_for_listeners_that_were_given_up(patch: Patch) -> None:
-    """detach() may come while the call is routed."""
-
-    class Blind(Served):
-        given_up = property(lambda self: False, lambda self, value: None)  # type: ignore[assignment]
-
-    patch.setattr(supervising, "Served", Blind)
-
-
 def tells_the_end_of_what_was_given_back(patch: Patch) -> None:
     def _end(self: Any, served: Any) -> None:
         with self._lock:
@@ -126,18 +116,6 @@ def tells_the_end_of_what_was_given_back(patch: Patch) -> None:
             self._ending -= 1
 
     patch.setattr(Supervisor, "_end", _end)
-
-
-def removes_without_looking_again(patch: Patch) -> None:
-    def remove(self: Any, listener: Any, late: Any = None) -> None:
-        fd = listener.fileno()
-        served = self._served.get(fd)
-        if served is not None:
-            served.late = late or served.late
-            del self._served[fd]
-            self._poller.unregister(fd)
-
-    patch.setattr(PyEngine, "remove", remove)
 
 
 def closes_while_somebody_speaks(patch: Patch) -> None:
@@ -197,9 +175,7 @@ FAULTS: tuple[tuple[Callable[[Patch], None], int], ...] = (
     (notes_stalls_without_the_lock, 1),
     (answers_for_those_that_stand_in, 1),
     (leaves_the_rest_to_nobody_at_the_end, 1),
-    (decides_for_listeners_that_were_given_up, 3),
     (tells_the_end_of_what_was_given_back, 1),
-    (removes_without_looking_again, 4),
     (closes_while_somebody_speaks, 2),
     (asks_the_kernel_with_the_lock_held, 1),
     (locks_twice, 1),
