@@ -393,6 +393,9 @@ static void serve(void)
         } else {
             make_steps(&job);
             size_t size = compose(&job, fds, &given);
+            /* Who is answered may unmount at once what we had open. */
+            if (given == 0)
+                syscall(SYS_close_range, KEPT, ~0U, 0);
             error = say(size, fds, given);
             if (error && given > 0)
                 error = say_state(UNGIVEN, error);
