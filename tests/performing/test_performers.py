@@ -506,6 +506,7 @@ def test_descriptors_of_the_caller(performers: Performers, top: bytes) -> None:
         os.dup2(readable, 0)
         os.dup2(os.memfd_create("gone"), 78)
         os.write(78, b"nameless")
+        os.closerange(79, 80)  # of whatever ran before this test
 
     with caller(setup) as one:
         os.write(writable, b"piped")
