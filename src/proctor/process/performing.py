@@ -4,7 +4,6 @@ that is to be expected, while the command starts."""
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -40,9 +39,11 @@ class LazyPerformer:
         try:
             performers = self._made()
         except (ImportError, OSError) as error:  # our code is loaded now, which takes a descriptor
-            why = f"the monitor cannot load its own code: {error}"
-            if _out_of_descriptors():  # import hides that behind errors of its own
-                why += "; the monitor's limit of open files (RLIMIT_NOFILE, ulimit -n) is too low"
+            # Import hides a want of descriptors behind errors of its own, and one may be free again.
+            why = (
+                f"the monitor cannot load its own code: {error}; the monitor's limit of open files "
+                "(RLIMIT_NOFILE, ulimit -n) is probably too low"
+            )
             self.on_trouble(f"{call.name} of thread {call.tid} was not performed: {why}")
             return deny(errno.EPERM, f"not performed: {why}")
         return performers(call, verdict)
@@ -93,11 +94,3 @@ class LazyPerformer:
             performers, self._performers = self._performers, None
         if performers is not None:
             performers.close()
-
-
-def _out_of_descriptors() -> bool:
-    try:
-        os.close(os.open("/", os.O_PATH | os.O_CLOEXEC))
-    except OSError as error:
-        return error.errno == errno.EMFILE
-    return False
