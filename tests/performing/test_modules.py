@@ -11,6 +11,7 @@ import gzip
 import lzma
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,9 +23,11 @@ import pytest
 import proctor
 from proctor.call.verdict import Answer, Deny, LetRun
 from proctor.performing import module_name
+from proctor.performing.conversation import Conversation
 from proctor.performing.families import modules
 from proctor.performing.families.modules import Options
 
+from ..support.processes import eventually
 from .callers import Performers, caller, drop_capabilities
 from .test_mknod import in_a_nested_namespace
 from .test_open_differential import MAP
@@ -223,6 +226,107 @@ def test_who_may_not(performers: Performers, host: Path, tmp_path: Path) -> None
         assert "of its own making" in performers.carry_out(one.call(*args), wish).reason  # type: ignore[union-attr]
     with caller() as one:
         assert isinstance(performers.carry_out(one.call(*args), wish), LetRun)
+    assert told(host) == []
+
+
+@pytest.fixture
+def waiting(host: Path) -> Path:
+    """A host whose modprobe waits until somebody writes to the FIFO ``gate``."""
+    os.mkfifo(host / "gate")
+    (host / "modprobe").write_text(
+        f"#!/bin/sh\necho begun > {host}/begun\nread word < {host}/gate\n"
+    )
+    return host
+
+
+def begin(performers: Performers, one: Any, image: bytes) -> Conversation:
+    """Begin to load, until modprobe is what is waited for."""
+    call = one.call("init_module", image, len(image), b"")
+    begun = performers.begin(call, proctor.Perform(None, "", ONE))
+    assert isinstance(begun, Conversation)
+    return begun
+
+
+def until_modprobe_waits(conversation: Conversation, host: Path) -> None:
+    def waits() -> bool:
+        assert conversation.go_on() is None
+        return (host / "begun").exists()
+
+    eventually("modprobe to run", waits)
+
+
+def test_nobody_waits_for_the_hosts_programs(
+    performers: Performers, waiting: Path, tmp_path: Path
+) -> None:
+    image = build(tmp_path)
+    with caller(maps=MAP) as one, caller(maps=MAP) as other:
+        conversation = begin(performers, one, image)  # returned at once
+        until_modprobe_waits(conversation, waiting)
+        wish = proctor.Perform(None, "", Options())
+        refused = performers.carry_out(other.call("delete_module", b"other", 0), wish)
+        assert isinstance(refused, Deny) and "not among" in refused.reason
+        os.kill(one.pid, signal.SIGSTOP)
+        os.kill(one.pid, signal.SIGALRM)  # it is to take one, and modprobe goes on all the same
+        assert conversation.look() is None
+        (waiting / "gate").write_text("go\n")
+        assert conversation.wait() == Answer(0)
+
+
+def test_a_caller_that_dies_ends_the_hosts_programs(
+    performers: Performers, waiting: Path, tmp_path: Path
+) -> None:
+    image = build(tmp_path)
+    with caller(maps=MAP) as one:
+        conversation = begin(performers, one, image)
+        until_modprobe_waits(conversation, waiting)
+        worker = conversation._asked.worker  # type: ignore[union-attr]
+        conversation.cancel()
+        verdict = conversation.verdict
+        assert isinstance(verdict, Deny) and verdict.errno == errno.EINTR
+        eventually("modprobe to die", worker.ended)
+
+
+def test_the_hosts_programs_count_against_the_limit(waiting: Path, tmp_path: Path) -> None:
+    image = build(tmp_path)
+    with Performers(limit=1) as performers, caller(maps=MAP) as one, caller(maps=MAP) as two:
+        first = begin(performers, one, image)
+        until_modprobe_waits(first, waiting)
+        verdict = performers.carry_out(
+            two.call("init_module", image, len(image), b""), proctor.Perform(None, "", ONE)
+        )
+        assert isinstance(verdict, Deny) and verdict.errno == errno.ENOMEM
+        (waiting / "gate").write_text("go\n")
+        assert first.wait() == Answer(0)
+        (waiting / "begun").unlink()
+        again = begin(performers, two, image)
+        until_modprobe_waits(again, waiting)
+        (waiting / "gate").write_text("go\n")
+        assert again.wait() == Answer(0)
+
+
+def test_the_hosts_programs_have_an_end(
+    performers: Performers, waiting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules, "_PATIENCE", 0)
+    with caller(maps=MAP) as one:
+        verdict = begin(performers, one, build(tmp_path)).wait()
+    assert isinstance(verdict, Deny) and verdict.errno == errno.EPERM
+    assert "did not end in time" in verdict.reason
+
+
+def test_an_image_that_is_never_read_ends_with_its_caller(
+    performers: Performers, host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads it waits; a signal ends that, and the call is to be made again."""
+    (tmp_path / "slow.py").write_text("import signal; print(flush=True); signal.pause()")
+    monkeypatch.setattr(module_name, "__file__", str(tmp_path / "slow.py"))
+    with caller(maps=MAP) as one:
+        conversation = begin(performers, one, build(tmp_path))
+        os.kill(one.pid, signal.SIGSTOP)
+        os.kill(one.pid, signal.SIGALRM)
+        eventually("the signal", lambda: one.call("init_module").caller.pending(its_own=True))
+        verdict = conversation.look()
+        assert isinstance(verdict, Deny) and verdict.errno == 512  # ERESTARTSYS
     assert told(host) == []
 
 

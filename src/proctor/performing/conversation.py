@@ -71,7 +71,7 @@ class Conversation:
     def _reply(self, *, wait: bool) -> tuple[Reply | None, BaseException | None]:
         assert self._asked is not None
         try:
-            return self._asked.executor.reply(self._asked.request, wait=wait), None
+            return self._asked.worker.reply(self._asked.request, wait=wait), None
         except (Idle, Trouble) as failed:
             return None, failed
 
@@ -97,7 +97,7 @@ class Conversation:
     def fileno(self) -> int:
         """What is readable when it can go on."""
         assert self._asked is not None
-        return self._asked.executor.sock.fileno()
+        return self._asked.worker.fileno()
 
     @property
     def next_look(self) -> float:
@@ -113,11 +113,11 @@ class Conversation:
             pending = self._call.caller.pending(its_own=True)
             if _SIGKILL in pending:
                 raise CallGone()
-            if pending:
+            if pending and self._asked.worker.interruptible:
                 return self._interrupt()
             if self._due is not None and now >= self._due:
                 raise Trouble("the executor did not end in time")
-            hindered = self._asked.executor.hindered()
+            hindered = self._asked.worker.hindered()
             if hindered:
                 raise Trouble(hindered)
         except BaseException as failed:
@@ -157,9 +157,9 @@ class Conversation:
         """A signal waits for the caller.  What is done already is the answer; what is not, is not done
         any more."""
         assert self._asked is not None
-        executor = self._asked.executor
-        executor.signal()
-        executor.wait_for_end(_FIRST)
+        worker = self._asked.worker
+        worker.signal()
+        worker.wait_for_end(_FIRST)
         reply, _ = self._reply(wait=False)
         if reply is not None:
             return self._run(reply, None, wait=True)

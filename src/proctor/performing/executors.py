@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Hashable
 from typing import Final, NamedTuple
 
 from proctor.kernel import scm
-from proctor.performing.processes import Executor, Mother, Pace
+from proctor.performing.processes import Executor, Mother, Pace, Worker
 from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
 from proctor.performing.trouble import CannotJoin, Idle, TooMany, Trouble
 
@@ -30,10 +30,10 @@ _END: Final = 0.5
 
 
 class Wait(NamedTuple):
-    """What a conversation waits for: the reply of one executor to one request."""
+    """What a conversation waits for: the reply of one executor to one request, or the end of a program."""
 
-    executor: Executor
-    request: Request
+    worker: Worker
+    request: Request | None = None
 
 
 class Start(NamedTuple):
@@ -93,9 +93,9 @@ class Executors:
         self._idle: dict[Executor, float] = {}
         self._by_key: dict[Hashable, list[Executor]] = {}
         self._taken: dict[object, int] = {}
-        self._busy: set[Executor] = set()
+        self._busy: set[Worker] = set()
         self._paces: dict[object, Pace] = {}
-        self._dying: list[Executor] = []
+        self._dying: list[Worker] = []
         #: Those that close what they opened, on a file system that may take its time over it.
         self._closing: list[Executor] = []
         self._closed = False
@@ -176,25 +176,35 @@ class Executors:
             self._count(container, executor)
             return executor
 
-    def _count(self, container: object, executor: Executor) -> None:
+    def _count(self, container: object, worker: Worker) -> None:
         self._taken[container] = self._taken.get(container, 0) + 1
-        executor.container = container
-        self._busy.add(executor)
+        worker.container = container
+        self._busy.add(worker)
 
-    def _uncount(self, executor: Executor) -> None:
-        left = self._taken[executor.container] - 1
+    def _uncount(self, worker: Worker) -> None:
+        left = self._taken[worker.container] - 1
         if left:
-            self._taken[executor.container] = left
+            self._taken[worker.container] = left
         else:
-            del self._taken[executor.container]
+            del self._taken[worker.container]
 
-    def _new(self, key: Hashable, container: object, limit: int) -> Executor:
+    def expect_room(self, container: object, limit: int) -> None:
+        """
+        :raises TooMany: as many of a container's work already."""
         self._bury()
         if self._closing:
             self._see_who_closed()
         with self._lock:
             if self._taken.get(container, 0) >= limit:
                 raise TooMany(f"that many calls are being performed already (limit = {limit})")
+
+    def employ(self, worker: Worker) -> None:
+        """Count one against its container until it is dead, after :meth:`discard`."""
+        with self._lock:
+            self._count(worker.container, worker)
+
+    def _new(self, key: Hashable, container: object, limit: int) -> Executor:
+        self.expect_room(container, limit)
         with self._lock:
             pace = self._paces.setdefault(container, Pace())
         executor = Executor(self.mother.bear(), key, container, pace)
@@ -257,12 +267,12 @@ class Executors:
         for one in dropped:
             one.close()
 
-    def discard(self, executor: Executor) -> None:
+    def discard(self, worker: Worker) -> None:
         """It is of no use any more; it counts until it is dead."""
-        executor.kill()
+        worker.kill()
         with self._lock:
-            self._busy.discard(executor)
-            self._dying.append(executor)
+            self._busy.discard(worker)
+            self._dying.append(worker)
         self._bury()
 
     def forget(self, container: object) -> None:
@@ -273,8 +283,8 @@ class Executors:
             over = [one for one in self._idle if one.container is container]
             for one in over:
                 self._drop(one)
-            for one in (*self._busy, *self._closing):
-                one.last |= one.container is container
+            for working in (*self._busy, *self._closing):
+                working.last |= working.container is container
         for one in over:
             one.close()
 
@@ -314,8 +324,8 @@ class Executors:
             one.close()
         for one in closing:
             one.kill()
-        for one in busy:
-            one.signal()  # its conversation sees that it died, and closes it
+        for working in busy:
+            working.signal()  # its conversation sees that it died, and closes it
         self.mother.close()
         poll = select.poll()
         left = {one.pidfd for one in [*busy, *self._dying] if one.pidfd >= 0}

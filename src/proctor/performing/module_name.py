@@ -28,7 +28,7 @@ def confine() -> None:
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
     for which, most in (
-        (resource.RLIMIT_AS, 1 << 30), (resource.RLIMIT_CPU, PATIENCE), (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_AS, 1 << 30), (resource.RLIMIT_CPU, PATIENCE), (resource.RLIMIT_FSIZE, 4096),
         (resource.RLIMIT_NOFILE, 3), (resource.RLIMIT_NPROC, 0),
     ):  # fmt: skip
         resource.setrlimit(which, (most, most))

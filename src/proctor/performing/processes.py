@@ -52,34 +52,95 @@ class Pace:
             self._soon -= 1
 
 
-class Executor:
+class Worker:
+    """A process that works for a container, and counts against its limit as long as it lives.
+
+    :ivar container: whose limit that is.
+    :ivar last: whether it ends with the work that it has.
+    :ivar pidfd: its process; -1 before that is known.
+    """
+
+    __slots__ = ("container", "last", "pidfd")
+    #: Whether a caller's signal ends it; a deadline and the caller's death always do.
+    interruptible = True
+
+    def __init__(self, container: object) -> None:
+        self.container = container
+        self.last = False
+        self.pidfd = -1
+
+    def fileno(self) -> int:
+        """What is readable when it is time for :meth:`reply`."""
+        raise NotImplementedError
+
+    def reply(self, request: Request | None, *, wait: bool) -> Reply | None:
+        """What it was asked for; None if that is not there.
+
+        :param wait: for a moment.
+        """
+        raise NotImplementedError
+
+    def hindered(self) -> str:
+        """Why it cannot be counted on any more, as a clause; empty if it can."""
+        raise NotImplementedError
+
+    def ended(self) -> bool:
+        """Whether its process is dead."""
+        return self.pidfd < 0 or self._dies_within(0)
+
+    def signal(self) -> None:
+        """Ask for its end, whatever it is blocked in; :meth:`ended` tells when that came."""
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it was faster
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Wait for its end, so long at most."""
+        if self.pidfd >= 0:
+            self._dies_within(seconds)
+
+    def _dies_within(self, seconds: float) -> bool:
+        poll = select.poll()  # select(2) knows no descriptor beyond 1023
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def kill(self) -> None:
+        """Ask for its end, and say no more to it."""
+        self.signal()
+
+    def close(self) -> None:
+        """Let go of it.  Idempotent."""
+        pidfd, self.pidfd = self.pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
+
+
+class Executor(Worker):
     """One executor, seen from the monitor.  Owned by whoever borrowed it.
 
     :ivar key: whose identity it has; equal keys may use it.
-    :ivar container: whose limit it counts against.
-    :ivar last: whether it ends with the work that it has.
     :ivar pid: its process id; 0 before that is known.
-    :ivar pidfd: its process; -1 before that is known, as :attr:`table`.
     :ivar table: its own ``/proc/PID/fd`` as an O_PATH descriptor, to be sent along where what it
         has pinned is to be named or opened.  It has none itself: a walk on a caller's word may lead
         into the walker's descriptors, so nothing of worth is among them then.
     """
 
     __slots__ = (
-        "_fd", "_most", "_pace", "_place", "container", "key", "last", "pid", "pidfd", "sock", "table",
+        "_fd", "_most", "_pace", "_place", "key", "pid", "sock", "table",
     )  # fmt: skip
 
     def __init__(
         self, sock: socket.socket, key: Hashable, container: object, pace: Pace | None = None
     ) -> None:
+        super().__init__(container)
         self.sock = sock
         self._fd = sock.fileno()
         self._pace = Pace() if pace is None else pace
         self.key = key
-        self.container = container
-        self.last = False
         self.pid = 0
-        self.pidfd = self.table = -1
+        self.table = -1
         self._place = self._most = b""
 
     def ask(self, request: Request, packet: bytes, fds: tuple[int, ...] = ()) -> Reply | None:
@@ -105,6 +166,10 @@ class Executor:
         self._pace.came(True)
         return heard
 
+    def fileno(self) -> int:
+        """Its socket."""
+        return self.sock.fileno()
+
     def _last_words(self) -> None:
         """
         :raises Trouble: it said before its end why there is none, or that it could not be born."""
@@ -116,13 +181,13 @@ class Executor:
         if packet.data:
             raise Trouble(_complaint(packet))
 
-    def reply(self, request: Request, *, wait: bool) -> Reply | None:
+    def reply(self, request: Request | None, *, wait: bool) -> Reply | None:
         """The reply to ``request``; None if it is not there.
 
-        :param wait: for a moment.
         :raises Idle: it ended for lack of work before it saw the request.
         :raises Trouble: it died, or said nonsense, or ran out of something.
         """
+        assert request is not None
         heard = request.ask(self._fd, None, (), self._pace.patience if wait else 0)
         if not isinstance(heard, Reply):
             self._unheard(*heard)
@@ -142,28 +207,6 @@ class Executor:
             raise Trouble(_complaint(scm.Message(data, lost=bool(problem))))
         said = _NONSENSE if problem == errno.EMSGSIZE else scarce.why(OSError(problem, ""))
         raise Trouble(f"cannot hear an executor: {said}")
-
-    def ended(self) -> bool:
-        """Whether its process is dead."""
-        return self.pidfd < 0 or self._dies_within(0)
-
-    def signal(self) -> None:
-        """Ask for its end, whatever it is blocked in; :meth:`ended` tells when that came."""
-        if self.pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it was faster
-
-    def wait_for_end(self, seconds: float) -> None:
-        """Wait for its end, so long at most."""
-        if self.pidfd >= 0:
-            self._dies_within(seconds)
-
-    def _dies_within(self, seconds: float) -> bool:
-        poll = select.poll()  # select(2) knows no descriptor beyond 1023
-        poll.register(self.pidfd, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
 
     def settle(self) -> None:
         """It is who it shall be: remember where it is, and what it may."""
@@ -198,18 +241,18 @@ class Executor:
 
     def kill(self) -> None:
         """Ask for its end, and say no more to it."""
-        self.signal()
+        super().kill()
         self._fd = -1
         self.sock.close()
 
     def close(self) -> None:
         """Close our ends; an idle executor ends then.  Idempotent."""
+        super().close()
         self._fd = -1
         self.sock.close()
-        for fd in (self.pidfd, self.table):
-            if fd >= 0:
-                os.close(fd)
-        self.pidfd = self.table = -1
+        table, self.table = self.table, -1
+        if table >= 0:
+            os.close(table)
 
 
 def _complaint(packet: scm.Message) -> str:
@@ -307,7 +350,7 @@ class Mother:
             self._pidfd = os.pidfd_open(pid)
         except OSError as error:
             ours.close()
-            _end_child(pid)
+            end_child(pid)
             raise Trouble(f"no pidfd of the executors' mother: {scarce.why(error)}") from None
         self._control, self.pid = ours, pid
         return ours
@@ -355,7 +398,7 @@ def _spawn(control: socket.socket) -> int:
             os.close(fd)
 
 
-def _end_child(pid: int) -> None:
+def end_child(pid: int) -> None:
     """Kill and reap a child that was started just now."""
     try:
         os.kill(pid, signal.SIGKILL)

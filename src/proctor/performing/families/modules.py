@@ -12,20 +12,21 @@ Checks are in the order of ``finit_module`` and ``init_module`` of kernel/module
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
-from proctor.performing import module_name, pins
+from proctor.performing import module_name, pins, programs
 from proctor.performing.steps import Request, Result, Steps
-from proctor.performing.trouble import Powerless, Said, Trouble
+from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
-    from proctor.call.verdict import Verdict
     from proctor.performing.lender import Terms
     from proctor.performing.task import Task, Work
 
@@ -36,7 +37,6 @@ _IGNORE, _COMPRESSED = 1 | 2, 4
 _ELF_HEADER: Final = 64
 #: What the host loads modules with.
 MODPROBE: Final = "modprobe"
-_ENVIRONMENT: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 #: Seconds that loading may take.
 _PATIENCE: Final = 30
 #: Where those are that are loaded, and what only a kernel with modules has.
@@ -106,17 +106,17 @@ def perform(task: Task) -> Work:
         return deny(errno.EPERM, why or _NESTED)
     if task.call.name == "delete_module":
         return (yield from _unload(task, options))
-    return _load(task, options)
+    return (yield from _load(task, options))
 
 
 # Loading --------------------------------------------------------------------------------------------
 
 
-def _load(task: Task, options: Options) -> Verdict:
+def _load(task: Task, options: Options) -> Work:
     call = task.call
     if not os.path.exists(LIST):
         return deny(errno.ENOSYS, "the host's kernel has no modules")
-    name = _asked_for(task)
+    name = yield from _asked_for(task)
     if not options.allows(name):
         return deny(errno.EPERM, f"the module {name} is not among the rule's modules")
     text = call.args["param_values"].decode("utf-8", "surrogateescape")
@@ -126,11 +126,11 @@ def _load(task: Task, options: Options) -> Verdict:
         return deny(errno.EPERM, f"the module {name} may not be given the parameter {refused!r}")
     if os.path.exists(f"{LOADED}/{name}"):
         return deny(errno.EEXIST)
-    failed, said = _modprobe(name, parameters)
+    failed, said = yield from _modprobe(task, name, parameters)
     return deny(failed, f"modprobe {name}: {said}") if failed else answer(0)
 
 
-def _asked_for(task: Task) -> str:
+def _asked_for(task: Task) -> Generator[Any, Any, str]:
     """
     :raises Said: what the kernel says to such a call, or that the image is none."""
     call = task.call
@@ -140,14 +140,13 @@ def _asked_for(task: Task) -> str:
             raise Said(errno.EINVAL)
         if flags & _IGNORE:
             raise Said(errno.EPERM, "a module is not forced into the host's kernel")
-        try:
-            fd = task.caller.fd(pins.signed(call.registers[0]))
-            os.pread(fd, 0, 0)  # EBADF for what was not opened for reading
-        except OSError as error:
-            if error.errno not in (errno.EBADF, errno.ESPIPE, errno.EISDIR):
-                raise
-            raise Said(errno.EBADF if error.errno == errno.EBADF else errno.EINVAL) from None
-        return _named(fd)
+        pin = yield from task.descriptor(pins.signed(call.registers[0]))
+        opened = fcntl.fcntl(pin.fd, fcntl.F_GETFL)
+        if opened & os.O_ACCMODE == os.O_WRONLY or opened & os.O_PATH:
+            raise Said(errno.EBADF)
+        if not stat.S_ISREG(pin.named.status.mode):
+            raise Said(errno.EINVAL)
+        return (yield from _named(task, pin.fd))
     length = call.args["len"]
     if length < _ELF_HEADER:
         raise Said(errno.ENOEXEC)
@@ -157,44 +156,34 @@ def _asked_for(task: Task) -> str:
     try:
         with open(fd, "wb", closefd=False) as file:
             file.write(call.copied(call.args["module_image"], length))
-        return _named(fd)
+        return (yield from _named(task, fd))
     finally:
         os.close(fd)
 
 
-def _named(fd: int) -> str:
+def _named(task: Task, fd: int) -> Generator[Any, Any, str]:
     """The name of an image.
 
     :raises Said: it is none.
     :raises Trouble: it could not be found out."""
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            [sys.executable, "-ISB", module_name.__file__], stdin=fd, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, env={}, cwd="/", timeout=module_name.PATIENCE, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Trouble(f"whose module it is cannot be found out: {error}") from None
-    said = done.stdout.decode("ascii", "replace").rstrip("\n")
+    command = [sys.executable, "-ISB", module_name.__file__]
+    done = yield from programs.run(task, command, fd, patience=module_name.PATIENCE)
+    said = done.said.decode("ascii", "replace").rstrip("\n")
     if not said or said.startswith(" "):
         raise Said(errno.ENOEXEC, said.strip() or "reading it takes more than is given for that")
     return said
 
 
-def _modprobe(name: str, parameters: Sequence[str]) -> tuple[int, str]:
-    """(errno, what was said) of the host's modprobe."""
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            [MODPROBE, "--", name, *parameters], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, env=_ENVIRONMENT, cwd="/", timeout=_PATIENCE, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return errno.EPERM, str(error)
-    said = done.stderr.decode("utf-8", "replace").strip()
-    if not done.returncode:
+def _modprobe(
+    task: Task, name: str, parameters: Sequence[str]
+) -> Generator[Any, Any, tuple[int, str]]:
+    """(errno, what was said) of the host's modprobe, which a caller's signals do not end: the kernel's own
+    loading is not ended by them either."""
+    done = yield from programs.run(
+        task, [MODPROBE, "--", name, *parameters], error=True, patience=_PATIENCE, interruptible=False
+    )  # fmt: skip
+    said = done.said.decode("utf-8", "replace").strip()
+    if not done.code:
         return 0, said
     if "not found" in said:
         return errno.ENOENT, said
