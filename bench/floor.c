@@ -6,55 +6,28 @@
  *   floor calls NR N [PATH]   N times system call NR; prints nanoseconds per call
  */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <linux/seccomp.h>
-#include <poll.h>
-#include <stdint.h>
+#include "listening.h"
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
-
-static uint64_t now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static int serve(int path)
 {
-    for (;;) {
-        struct seccomp_notif request = {0};
-        struct seccomp_notif_resp reply = {0};
-        if (ioctl(3, SECCOMP_IOCTL_NOTIF_RECV, &request) != 0) {
-            struct pollfd one = {.fd = 3, .events = POLLIN};
-            if (errno == EINTR)
-                continue;
-            poll(&one, 1, 0);
-            if (one.revents & POLLHUP)
-                return 0;
-            continue;
-        }
-        reply.id = request.id;
-        reply.error = -EPERM;
+    struct seccomp_notif request;
+    while (receive(&request)) {
+        struct seccomp_notif_resp reply = {.id = request.id, .error = -EPERM};
         if (path) {
-            char text[4096];
-            uint64_t address = request.data.args[1];
-            size_t room = 4096 - (address & 4095);
-            struct iovec mine = {text, room}, theirs = {(void *)(uintptr_t)address, room};
-            ssize_t got = process_vm_readv((pid_t)request.pid, &mine, 1, &theirs, 1, 0);
+            char text[PATH_ROOM];
+            ssize_t got = text_at(&request, 1, text);
             if (got <= 0 || memchr(text, 0, (size_t)got) == NULL)
                 reply.error = -EFAULT;
-            if (ioctl(3, SECCOMP_IOCTL_NOTIF_ID_VALID, &request.id) != 0)
+            if (!still_waits(&request))
                 continue;
         }
-        ioctl(3, SECCOMP_IOCTL_NOTIF_SEND, &reply);
+        ioctl(LISTENER, SECCOMP_IOCTL_NOTIF_SEND, &reply);
     }
+    return 0;
 }
 
 static int calls(long nr, long n, const char *path)

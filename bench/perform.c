@@ -8,30 +8,16 @@
  *                           and three zeros
  *   perform mknod N DIR     N times mknodat of the null device and unlink; likewise, without the unlink */
 #define _GNU_SOURCE
-#include <errno.h>
+#include "listening.h"
 #include <fcntl.h>
-#include <linux/seccomp.h>
-#include <poll.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
-
-static uint64_t now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static int pass(int sock, const void *data, size_t size, int fd)
 {
@@ -98,29 +84,17 @@ static int serve(const char *mode)
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
             return 1;
         if (fork() == 0) {
-            close(3);
+            close(LISTENER);
             close(pair[0]);
             other(pair[1], twice);
         }
         close(pair[1]);
     }
-    for (;;) {
-        struct seccomp_notif request = {0};
-        if (ioctl(3, SECCOMP_IOCTL_NOTIF_RECV, &request) != 0) {
-            struct pollfd one = {.fd = 3, .events = POLLIN};
-            if (errno == EINTR)
-                continue;
-            poll(&one, 1, 0);
-            if (one.revents & POLLHUP)
-                return 0;
-            continue;
-        }
-        char text[4200];
-        uint64_t address = request.data.args[1];
-        size_t room = 4096 - (address & 4095);
-        struct iovec mine = {text, room}, theirs = {(void *)(uintptr_t)address, room};
-        ssize_t got = process_vm_readv((pid_t)request.pid, &mine, 1, &theirs, 1, 0);
-        if (got <= 0 || ioctl(3, SECCOMP_IOCTL_NOTIF_ID_VALID, &request.id) != 0)
+    struct seccomp_notif request;
+    while (receive(&request)) {
+        char text[PATH_ROOM + 104];
+        ssize_t got = text_at(&request, 1, text);
+        if (got <= 0 || !still_waits(&request))
             continue;
         text[got] = 0;
         int fd = -1;
@@ -137,15 +111,10 @@ static int serve(const char *mode)
             }
         }
         struct seccomp_notif_addfd add = {.id = request.id, .srcfd = (uint32_t)fd, .flags = SECCOMP_ADDFD_FLAG_SEND};
-        ioctl(3, SECCOMP_IOCTL_NOTIF_ADDFD, &add);
+        ioctl(LISTENER, SECCOMP_IOCTL_NOTIF_ADDFD, &add);
         close(fd);
     }
-}
-
-static int compare(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
+    return 0;
 }
 
 static int calls(int node, size_t n, const char *path)
@@ -166,7 +135,7 @@ static int calls(int node, size_t n, const char *path)
             close((int)made);
     }
     uint64_t first = took[0];
-    qsort(took, n, sizeof *took, compare);
+    qsort(took, n, sizeof *took, ascending);
     printf("%llu %llu %llu %d\n", (unsigned long long)took[n / 2], (unsigned long long)took[n * 99 / 100],
            (unsigned long long)first, failed);
     free(took);

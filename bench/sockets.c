@@ -6,20 +6,13 @@
  *   sockets connects PORT N   N times: socket, connect (timed), close; prints the median in nanoseconds
  *   sockets peer              a server that accepts and closes; prints its port */
 #define _GNU_SOURCE
+#include "listening.h"
 #include <arpa/inet.h>
-#include <errno.h>
-#include <linux/seccomp.h>
 #include <netinet/in.h>
-#include <poll.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 #ifndef SYS_pidfd_open
@@ -30,59 +23,37 @@
 #endif
 #define PIDFD_THREAD 0200
 
-static uint64_t now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static int serve(int other)
 {
-    for (;;) {
-        struct seccomp_notif request = {0};
-        struct seccomp_notif_resp reply = {0};
-        if (ioctl(3, SECCOMP_IOCTL_NOTIF_RECV, &request) != 0) {
-            struct pollfd one = {.fd = 3, .events = POLLIN};
-            if (errno == EINTR)
-                continue;
-            poll(&one, 1, 0);
-            if (one.revents & POLLHUP)
-                return 0;
-            continue;
-        }
+    struct seccomp_notif request;
+    while (receive(&request)) {
+        struct seccomp_notif_resp reply = {.id = request.id};
         struct sockaddr_storage to;
         struct iovec mine = {&to, request.data.args[2]};
         struct iovec theirs = {(void *)(uintptr_t)request.data.args[1], request.data.args[2]};
-        reply.id = request.id;
         if (request.data.args[2] > sizeof to)
             return 1;
         ssize_t got = process_vm_readv((pid_t)request.pid, &mine, 1, &theirs, 1, 0);
         int process = (int)syscall(SYS_pidfd_open, request.pid, PIDFD_THREAD);
         int theirs_fd = (int)syscall(SYS_pidfd_getfd, process, (int)request.data.args[0], 0);
         int fd = other ? socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0) : theirs_fd;
-        if (got > 0 && ioctl(3, SECCOMP_IOCTL_NOTIF_ID_VALID, &request.id) == 0) {
+        if (got > 0 && still_waits(&request)) {
             reply.error = connect(fd, (struct sockaddr *)&to, (socklen_t)got) ? -errno : 0;
             if (other && reply.error == 0) {
                 struct seccomp_notif_addfd put = {
                     .id = request.id, .flags = SECCOMP_ADDFD_FLAG_SETFD, .srcfd = (uint32_t)fd,
                     .newfd = (uint32_t)request.data.args[0], .newfd_flags = 02000000,
                 };
-                ioctl(3, SECCOMP_IOCTL_NOTIF_ADDFD, &put);
+                ioctl(LISTENER, SECCOMP_IOCTL_NOTIF_ADDFD, &put);
             }
-            ioctl(3, SECCOMP_IOCTL_NOTIF_SEND, &reply);
+            ioctl(LISTENER, SECCOMP_IOCTL_NOTIF_SEND, &reply);
         }
         close(theirs_fd);
         close(process);
         if (other)
             close(fd);
     }
-}
-
-static int ascending(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
+    return 0;
 }
 
 static int connects(int port, long n)

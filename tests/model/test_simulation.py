@@ -337,7 +337,7 @@ HARD: tuple[tuple[Callable[[Patch], None], Kind], ...] = (
     (remembers_the_calls_of_the_dead, "malicious"),
     (asks_workers_for_what_was_answered, "malicious"),
     (waits_behind_the_dead, "malicious"),
-    (cannot_find_late_calls, "ordinary"),
+    (cannot_find_late_calls, "preemptive"),
     (leaves_late_calls_to_nobody, "preemptive"),
     (observes_nothing_of_late_calls, "preemptive"),
 )
@@ -458,7 +458,11 @@ class _Poller:
         return bool(self.listener.waiting)
 
     def wake(self) -> None: ...
-    def look(self, seconds: float | None) -> None: ...
+    def look(self, seconds: float | None, rung: int) -> None: ...
+
+    def rung(self) -> int:
+        return 0
+
     def ring(self) -> None: ...
     def close(self) -> None: ...
 

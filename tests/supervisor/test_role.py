@@ -10,6 +10,9 @@ from collections.abc import Callable
 import pytest
 
 import proctor
+from proctor.supervisor.poller import EpollPoller
+from proctor.supervisor.ports import SERVE
+from proctor.supervisor.pyengine import PyEngine
 from tests.supervisor.conftest import lines
 from tests.support.stalling import await_threads
 
@@ -138,3 +141,52 @@ def test_a_wait_that_is_over_goes_on_without_the_descriptor(
         os.close(end)
         os.close(other)
     assert len(looks) == 3
+
+
+class _Resigning(EpollPoller):
+    """Whoever leads resigns just as the one that stands by decides to sleep."""
+
+    def __init__(self, before: bool) -> None:
+        super().__init__()
+        self.before = before
+        self.resign: Callable[[], None] = lambda: None
+        self.looks = 0
+
+    def rung(self) -> int:
+        self.looks += 1
+        now = self.looks == 3  # it sleeps after two looks in vain
+        if now and self.before:
+            self.resign()
+        rung = super().rung()
+        if now and not self.before:
+            self.resign()
+        return rung
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_role_that_becomes_free_as_one_decides_to_sleep_is_taken(before: bool) -> None:
+    poller = _Resigning(before)
+    engine = PyEngine(poller)
+    first = engine.lead(SERVE, lambda what: None)
+    poller.resign = lambda: engine.resign(first)
+    taken: list[int] = []
+    standing = threading.Thread(
+        target=lambda: taken.append(engine.lead(SERVE, lambda what: None)), daemon=True
+    )
+    standing.start()
+    standing.join(30)
+    assert poller.looks == 3
+    assert engine.has(taken[0])
+    assert taken[0] != first
+    engine.close()
+
+
+def test_a_ring_before_a_look_ends_it() -> None:
+    poller = EpollPoller()
+    rung = poller.rung()
+    poller.ring()
+    looking = threading.Thread(target=lambda: poller.look(None, rung), daemon=True)
+    looking.start()
+    looking.join(30)
+    assert not looking.is_alive()
+    poller.close()

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from proctor.supervisor.poller import POLLIN
+from proctor.supervisor.poller import POLLIN, Bell
 from proctor.supervisor.world import KernelWorld
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ class Poller:
 
     def __init__(self, *listeners: Any) -> None:
         self.listeners = listeners
-        self._bell = threading.Condition()
+        self._ready = threading.Condition()
         self._woken = self._closed = False
-        self._rung = 0
+        self._bell = Bell()
 
     def register(self, fd: int) -> None:
         """See :class:`proctor.supervisor.poller.Poller`."""
@@ -87,8 +87,8 @@ class Poller:
         def found() -> list[tuple[int, int]]:
             return [(each.fileno(), POLLIN) for each in self.listeners if each.waiting]
 
-        with self._bell:
-            self._bell.wait_for(lambda: found() or self._woken or self._closed, timeout)
+        with self._ready:
+            self._ready.wait_for(lambda: found() or self._woken or self._closed, timeout)
             self._woken = False
             return found()
 
@@ -98,24 +98,25 @@ class Poller:
 
     def wake(self) -> None:
         """See :class:`proctor.supervisor.poller.Poller`."""
-        with self._bell:
+        with self._ready:
             self._woken = True
-            self._bell.notify_all()
+            self._ready.notify_all()
 
-    def look(self, seconds: float | None) -> None:
+    def rung(self) -> int:
         """See :class:`proctor.supervisor.poller.Poller`."""
-        with self._bell:
-            rung = self._rung
-            self._bell.wait_for(lambda: self._rung != rung or self._closed, seconds)
+        return self._bell.rung
+
+    def look(self, seconds: float | None, rung: int) -> None:
+        """See :class:`proctor.supervisor.poller.Poller`."""
+        self._bell.wait(seconds, rung)
 
     def ring(self) -> None:
         """See :class:`proctor.supervisor.poller.Poller`."""
-        with self._bell:
-            self._rung += 1
-            self._bell.notify_all()
+        self._bell.ring()
 
     def close(self) -> None:
         """See :class:`proctor.supervisor.poller.Poller`."""
-        with self._bell:
+        self._bell.ring()
+        with self._ready:
             self._closed = True
-            self._bell.notify_all()
+            self._ready.notify_all()

@@ -386,8 +386,10 @@ static unsigned long take(Loop *self, int how) {
 static int stand_by(Loop *self, int how, unsigned long *seen) {
     int idle = 0;
     *seen = self->serial;
-    while (!self->closed && (self->led || how == HELP || (how == SERVE && self->wanted))) {
-        unsigned int bell = self->bell;
+    for (;;) {
+        unsigned int bell = self->bell; /* before all that is looked at: a later ring ends the wait */
+        if (self->closed || !(self->led || how == HELP || (how == SERVE && self->wanted)))
+            return 0;
         bool sleeps = idle >= IDLE_TICKS && how != INSIST;
         if (how != INSIST)
             self->asleep = sleeps;
@@ -405,7 +407,6 @@ static int stand_by(Loop *self, int how, unsigned long *seen) {
         if (how == INSIST)
             return EAGAIN;
     }
-    return 0;
 }
 
 static PyObject *loop_lead(PyObject *me, PyObject *args) {

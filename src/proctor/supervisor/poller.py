@@ -34,17 +34,44 @@ class Poller(Protocol):
         """Make a waiting :meth:`wait`, or the next one, return."""
         ...
 
-    def look(self, seconds: float | None) -> None:
-        """Let the time pass from one look at whoever receives to the next; None: until :meth:`ring`."""
+    def rung(self) -> int:
+        """How often :meth:`ring` was called: to be read before what decides whether to :meth:`look`."""
+        ...
+
+    def look(self, seconds: float | None, rung: int) -> None:
+        """Let the time pass from one look at whoever receives to the next; None: until :meth:`ring`.
+
+        Nothing passes if it rang since :meth:`rung` said ``rung``."""
         ...
 
     def ring(self) -> None:
-        """End every :meth:`look`, or the next one."""
+        """End every :meth:`look`, also those that are about to begin."""
         ...
 
     def close(self) -> None:
         """Give up what is held."""
         ...
+
+
+class Bell:
+    """What :class:`Poller` rings; a ring between a decision to wait and the wait is not missed."""
+
+    def __init__(self) -> None:
+        import threading
+
+        self._condition = threading.Condition()
+        self.rung = 0
+
+    def wait(self, seconds: float | None, rung: int) -> None:
+        """Until :attr:`rung` is another than ``rung``, or ``seconds`` have passed (None: without limit)."""
+        with self._condition:
+            self._condition.wait_for(lambda: self.rung != rung, seconds)
+
+    def ring(self) -> None:
+        """Wake all."""
+        with self._condition:
+            self.rung += 1
+            self._condition.notify_all()
 
 
 class EpollPoller:
@@ -63,8 +90,7 @@ class EpollPoller:
         self._waits = self._closed = False
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._event, POLLIN)
-        self._bell = threading.Condition()
-        self._rung = 0
+        self._bell = Bell()
 
     def register(self, fd: int) -> None:
         """See :class:`Poller`."""
@@ -116,17 +142,17 @@ class EpollPoller:
             except BlockingIOError:
                 pass  # the counter is full: it is awake enough
 
-    def look(self, seconds: float | None) -> None:
+    def rung(self) -> int:
         """See :class:`Poller`."""
-        with self._bell:
-            rung = self._rung
-            self._bell.wait_for(lambda: self._rung != rung or self._closed, seconds)
+        return self._bell.rung
+
+    def look(self, seconds: float | None, rung: int) -> None:
+        """See :class:`Poller`."""
+        self._bell.wait(seconds, rung)
 
     def ring(self) -> None:
         """See :class:`Poller`."""
-        with self._bell:
-            self._rung += 1
-            self._bell.notify_all()
+        self._bell.ring()
 
     def close(self) -> None:
         """See :class:`Poller`."""

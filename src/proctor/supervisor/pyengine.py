@@ -183,12 +183,14 @@ class PyEngine:
         idle = 0
         while True:
             sleeps = how != INSIST and idle >= _IDLE
+            rung = self._poller.rung()  # before all that is looked at: a later ring ends the wait
             if how == INSIST:
                 self.wake()
             else:
                 self._asleep = sleeps  # said first, and then the serial is looked at
-            if (not sleeps or self._serial == seen) and self._serial != self._surrendered:
-                self._poller.look(None if sleeps else LOOK)
+            quiet = self._serial == seen and self._led and not self._closed
+            if (not sleeps or quiet) and self._serial != self._surrendered:
+                self._poller.look(None if sleeps else LOOK, rung)
             with self._lock:
                 token = self._take(how)
                 if token or self._closed or (until is not None and self._clock() >= until):

@@ -401,7 +401,11 @@ class SimPoller:
         """See :class:`~proctor.supervisor.poller.Poller`."""
         self._woken = True
 
-    def look(self, seconds: float | None) -> None:
+    def rung(self) -> int:
+        """See :class:`~proctor.supervisor.poller.Poller`."""
+        return self._rung
+
+    def look(self, seconds: float | None, rung: int) -> None:
         """See :class:`~proctor.supervisor.poller.Poller`."""
         schedule = self._world.schedule
         fiber = schedule.fiber
@@ -409,6 +413,8 @@ class SimPoller:
             return
         if schedule.over:
             fiber.leave()
+            return
+        if self._rung != rung:
             return
         if seconds is not None:
             schedule.later(seconds, bool)
@@ -419,6 +425,7 @@ class SimPoller:
 
     def ring(self) -> None:
         """See :class:`~proctor.supervisor.poller.Poller`."""
+        self._rung += 1
         for fiber in self._lookers:
             self._lookers[fiber] = 0.0
 
