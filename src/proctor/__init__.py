@@ -69,10 +69,10 @@ if TYPE_CHECKING:
     from proctor.observe.events import Outcome as Outcome
     from proctor.observe.events import outcomes as outcomes
     from proctor.observe.jsonlog import JsonLog as JsonLog
+    from proctor.process.child import Process as Process
     from proctor.process.run import DEVNULL as DEVNULL
     from proctor.process.run import PIPE as PIPE
     from proctor.process.run import STDOUT as STDOUT
-    from proctor.process.run import Process as Process
     from proctor.process.run import filter_for as filter_for
     from proctor.process.run import run as run
     from proctor.process.run import spawn as spawn
@@ -94,7 +94,8 @@ _ERRORS = (
 _WHERE: dict[str, str] = {
     name: module
     for module, names in {
-        "proctor.process.run": "DEVNULL PIPE STDOUT Process filter_for run spawn",
+        "proctor.process.child": "Process",
+        "proctor.process.run": "DEVNULL PIPE STDOUT filter_for run spawn",
         "proctor.process.run_async": "AsyncProcess run_async spawn_async",
         "proctor.call.call": "Call",
         "proctor.call.caller": "Caller",

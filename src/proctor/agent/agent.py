@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from proctor.agent.attached import Attached
 from proctor.agent.doors import lxc
 from proctor.agent.facts import Facts
 from proctor.agent.keeping import Nobody, memory_of, read_memory
@@ -136,6 +137,7 @@ class Agent:
         performer.on_trouble = self.supervisor.trouble
         self.supervisor.on_close(performer.close)
         self._held: dict[Key, Held] = {}
+        self.attached = Attached(self)
         self._handlers: dict[tuple[Policy, float | None], tuple[Handler, ...]] = {}
         self._looking: asyncio.TimerHandle | None = None
 
@@ -156,20 +158,33 @@ class Agent:
 
     # Containers -----------------------------------------------------------------------------
 
-    def admit(self, facts: Facts, listener: int, *, fresh: bool, pid: int) -> None:
+    def program(self, facts: Facts) -> bytes:
+        """The program of a filter under which a command of these facts is to be launched.
+
+        :raises ProctorError: it has no policy, or one that is too large for a filter.
+        """
+        resolved = self.book.resolve(facts)
+        if resolved.policy is None:
+            raise ProctorError(resolved.why)
+        return resolved.policy.filter().compile().code
+
+    def admit(self, facts: Facts, listener: int, *, fresh: bool, pid: int, alive: int = -1) -> None:
         """Serve a listener that a door brought; it is the agent's from now on.
 
         :param fresh: its container is just being made; otherwise it belongs to the one that has its
             id, if that is known.
         :param pid: of the process that has the filter, as the runtime sees it.
-        :raises ProctorError, OSError: it cannot be served, and is closed.
+        :param alive: a descriptor that is closed when the listener is; -1 for none.
+        :raises ProctorError, OSError: it cannot be served, and both are closed.
         """
         port = Listener(listener)
+        name = f"listener {self._kept + 1}"
+        if alive >= 0:
+            self.attached.hold(name, alive)
         try:
             wake_in_step(port)
             held = self.container(facts, fresh=fresh, pid=pid)
             self._kept += 1
-            name = f"listener {self._kept}"
             journal = Journal.create(_SLOTS)
             try:
                 self._keep(name, held, port, journal)
@@ -178,6 +193,7 @@ class Agent:
                 journal.close()  # its memory stays where it is
         except BaseException:
             port.close()
+            self.attached.close(name)
             raise
 
     def _keep(self, name: str, held: Held, port: Listener, journal: Journal) -> None:
@@ -316,6 +332,7 @@ class Agent:
         name = held.listeners.pop(port, None)
         if name is not None:
             self.forget(name)
+            self.attached.close(name)
         if not held.listeners and self._held.get(held.key) is held:
             del self._held[held.key]
 
@@ -353,6 +370,11 @@ class Agent:
         for key in [each for each in self._handlers if each[0] not in held_now]:
             del self._handlers[key]
 
+    def restored(self) -> None:
+        """All that was kept is here."""
+        names = [name for held in self._held.values() for name in held.listeners.values()]
+        self.attached.close_all_but(names)
+
     def _keep_texts(self) -> None:
         memory = memory_of(msgspec.json.encode(self.book.texts))
         self.keep("policies", [memory])
@@ -377,6 +399,7 @@ class Agent:
             self._looking.cancel()
             self._looking = None
         self.supervisor.close()
+        self.attached.close_all_but()
 
 
 _NAMES: Final = sorted(tables.all_names())

@@ -38,7 +38,7 @@ _ANNOTATIONS: Final = {
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of one container, as it was first told."""
 
-    #: ``"oci"`` or ``"lxc"``.
+    #: ``"oci"``, ``"lxc"`` or ``"run"``.
     door: str
     #: Path of the socket by which it came.
     socket: str

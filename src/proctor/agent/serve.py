@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from proctor.agent.accepting import Acceptor
 from proctor.agent.agent import Agent
 from proctor.agent.control import Control
+from proctor.agent.doors.launches import LaunchDoor
 from proctor.agent.doors.lxc import LxcDoor
 from proctor.agent.doors.oci import OciDoor
 from proctor.agent.keeping import Item, read_memory
@@ -81,8 +82,9 @@ class Server:
                     self.agent.trouble(f"{item.name} cannot be taken over: {problem}")
             elif item.name.startswith("connection "):
                 connections.append((item, item.fds[0], self.agent.connection(item)))
-            else:
+            elif not self.agent.attached.restore(item):
                 item.close()
+        self.agent.restored()
         lxcs = {}
         for place in self._settings.lxc:
             refused = self._refusing(place)
@@ -104,6 +106,11 @@ class Server:
             door = OciDoor(self._loop, place.path, self.agent.admit, refused)
             self._accept(place, sockets, door.connected, refused)
             self._ends.append(door.close)
+        for place in self._settings.run:
+            refused = self._refusing(place)
+            launches = LaunchDoor(self._loop, place.path, self.agent, refused)
+            self._accept(place, sockets, launches.connected, refused)
+            self._ends.append(launches.close)
         place_of_control = self._settings.control
         if place_of_control is not None:
             refused = self._refusing(place_of_control)

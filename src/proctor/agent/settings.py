@@ -34,6 +34,8 @@ class Settings(NamedTuple):
     policies: str
     oci: Sequence[Place] = ()
     lxc: Sequence[Place] = ()
+    #: Where ``proctor run --agent`` connects.
+    run: Sequence[Place] = ()
     control: Place | None = None
     #: Host and port for Prometheus.
     metrics: tuple[str, int] | None = None
@@ -44,7 +46,12 @@ class Settings(NamedTuple):
     @property
     def places(self) -> list[Place]:
         """All sockets."""
-        return [*self.oci, *self.lxc, *([self.control] if self.control is not None else [])]
+        return [
+            *self.oci,
+            *self.lxc,
+            *self.run,
+            *([self.control] if self.control is not None else []),
+        ]
 
 
 def kept_sockets(settings: Settings) -> list[Item]:

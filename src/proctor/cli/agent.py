@@ -41,12 +41,13 @@ def agent(options: argparse.Namespace) -> int:
         policies=options.policy_dir,
         oci=[place(text) for text in options.oci or ()],
         lxc=[place(text, socket.SOCK_SEQPACKET) for text in options.lxc or ()],
+        run=[place(text, socket.SOCK_SEQPACKET) for text in options.run or ()],
         control=None if options.control == "none" else place(options.control),
         metrics=None if options.metrics is None else _address(options.metrics),
         log="" if options.log in (None, "-") else os.path.abspath(options.log),
         deadline=options.deadline,
     )
-    if not (settings.oci or settings.lxc):
+    if not (settings.oci or settings.lxc or settings.run):
         raise ProctorError(
             "where shall runtimes find it? proctor agent --oci /run/proctor/oci.sock"
         )

@@ -83,6 +83,14 @@ def _run(verbs: argparse._SubParsersAction[_Parser]) -> None:
         help="Python handlers (functions marked @proctor.on)",
     )
     run.add_argument(
+        "--agent",
+        metavar="SOCKET",
+        action=_Once,
+        help="have an agent serve the command (its --run), by the policy that it has for it",
+    )
+    run.add_argument("--name", metavar="NAME", help="what the agent is to call it")
+    run.add_argument("--metadata", metavar="TEXT", help="what the agent chooses its policy by, too")
+    run.add_argument(
         "--userns",
         nargs="?",
         const=True,
@@ -262,6 +270,12 @@ def _agent(verbs: argparse._SubParsersAction[_Parser]) -> None:
         action="append",
         metavar="SOCKET",
         help="where LXC's monitors connect: lxc.seccomp.notify.proxy of containers; may be repeated",
+    )
+    agent.add_argument(
+        "--run",
+        action="append",
+        metavar="SOCKET",
+        help="where proctor run --agent connects; may be repeated",
     )
     agent.add_argument(
         "--deadline",

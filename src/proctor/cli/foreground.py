@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from proctor.cli import front
 
 if TYPE_CHECKING:
-    from proctor.process.run import Process
+    from proctor.process.child import Process
 
 _PAUSE = 0.05  # seconds
 

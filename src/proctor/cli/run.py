@@ -30,11 +30,17 @@ def run(options: argparse.Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         options.parser.error("what shall run? proctor run [options] -- COMMAND [ARGUMENT ...]")
-    handlers: list[Handler] = []
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {"die_with_monitor": True}
     ignored = foreground.take_back_sigchld()
     if ignored is not None:
         extra["ignored_signals"] = ignored
+    if options.userns is not False:  # an empty text is a mistake, not a no
+        extra["userns"] = _id_range(options.userns)
+    if options.agent is not None:
+        return _by_agent(command, options, extra)
+    if options.name is not None or options.metadata is not None:
+        raise PolicyError("--name and --metadata are what an agent is told: they go with --agent")
+    handlers: list[Handler] = []
     if options.handlers is not None or options.policy is not None:
         foreground.divide()
     if options.handlers is not None:
@@ -51,8 +57,6 @@ def run(options: argparse.Namespace) -> int:
         extra["filter"] = policy.filter(extra_notify=handlers)
         handlers += policy.handlers()
         extra |= policy.supervisor_options()
-    if options.userns is not False:  # an empty text is a mistake, not a no
-        extra["userns"] = _id_range(options.userns)
     if options.workers is not None:
         extra["workers"] = options.workers
     performing = {name: getattr(options, name) for name in ("nested", "cgroup", "limit")}
@@ -75,18 +79,9 @@ def run(options: argparse.Namespace) -> int:
         observers.append(summary)
     foreground.hold_signals()
     try:
-        process = spawn(
-            command,
-            handlers,
-            observers=observers,
-            die_with_monitor=True,
-            **extra,
-        )
+        process = spawn(command, handlers, observers=observers, **extra)
     except LaunchError as problem:
-        say(f"{problem}{_refusing_rule(policy, problem)}")
-        if problem.step != "execve":
-            return int(options.trouble)
-        return _NOT_FOUND if problem.errno == errno.ENOENT else _NOT_RUNNABLE
+        return _not_launched(problem, options, _refusing_rule(policy, problem))
     try:
         code = foreground.wait(process, all_of_them=not options.no_wait)
     finally:
@@ -103,6 +98,43 @@ def run(options: argparse.Namespace) -> int:
         give_up_output()
     finish()
     return foreground.end_like(code)
+
+
+#: Options that say what an agent's policy says.
+_AGENTS_OWN = (
+    "policy", "handlers", "log", "summary", "quiet", "debug", "nested", "cgroup", "limit", "workers",
+)  # fmt: skip
+
+
+def _by_agent(command: list[str], options: argparse.Namespace, extra: dict[str, Any]) -> int:
+    """The same, served by an agent."""
+    from proctor.agent.launching import spawn_by_agent
+
+    for name in _AGENTS_OWN:
+        if getattr(options, name):
+            raise PolicyError(
+                f"--{name} cannot go with --agent: the agent has policies and logs of its own"
+            )
+    foreground.divide()
+    foreground.hold_signals()
+    named = {"id": options.name or "", "metadata": options.metadata or ""}
+    try:
+        process = spawn_by_agent(command, options.agent, **named, **extra)
+    except LaunchError as problem:
+        return _not_launched(problem, options)
+    try:
+        code = foreground.wait(process, all_of_them=not options.no_wait)
+    finally:
+        process.close()
+    return foreground.end_like(code)
+
+
+def _not_launched(problem: LaunchError, options: argparse.Namespace, why: str = "") -> int:
+    """Say so; the exit status."""
+    say(f"{problem}{why}")
+    if problem.step != "execve":
+        return int(options.trouble)
+    return _NOT_FOUND if problem.errno == errno.ENOENT else _NOT_RUNNABLE
 
 
 def _log(path: str) -> JsonLog:

@@ -9,8 +9,8 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from subprocess import TimeoutExpired
 
+    from proctor.process.child import Process
     from proctor.process.options import Stdio
-    from proctor.process.run import Process
 
 _PIPE, _STDOUT, _DEVNULL = -1, -2, -3
 #: Seconds from one look at who holds a silent pipe to the next.

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import IO, TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from proctor.kernel.launch import launch
-from proctor.kernel.target import Target
+from proctor.process.child import Process, spawn_served
 
 if TYPE_CHECKING:
     import subprocess
-    from types import TracebackType
     from typing import Unpack
 
     from proctor.filter.rules import Filter
     from proctor.kernel.plan import StrOrBytes
+    from proctor.kernel.target import Target
     from proctor.process.options import RunOptions, SpawnOptions
     from proctor.process.performing import LazyPerformer
     from proctor.supervisor.handlers import Handler
@@ -53,134 +52,6 @@ def filter_for(handlers: Iterable[Handler], base: Filter | None = None) -> Filte
     return Filter(
         (*base.rules, *rules), base.default, base.arches, base.foreign, base.x32, strict=base.strict
     )
-
-
-class Process:
-    """A supervised command; like :class:`subprocess.Popen`, with a supervisor.
-
-    ::
-
-        with proctor.spawn(["cat"], stdin=proctor.PIPE, stdout=proctor.PIPE) as process:
-            assert isinstance(process, proctor.Process)
-            assert process.communicate(b"hello") == (b"hello", None)
-        assert process.returncode == 0
-
-    Made by :func:`spawn`.  As a context manager it closes its pipes, waits for the command, and then
-    closes the supervisor: a descendant that still runs gets ENOSYS for what was supervised.
-    """
-
-    def __init__(
-        self,
-        target: Target,
-        supervisor: Supervisor | Callable[[], Supervisor],
-        pipes: Sequence[IO[bytes] | None],
-        args: Any,
-    ) -> None:
-        self.args = args
-        self._supervisor = supervisor
-        self.target = target
-        self.stdin, self.stdout, self.stderr = pipes
-
-    @property
-    def supervisor(self) -> Supervisor:
-        """Answers the calls; other listeners may be added to it.  Where nothing is supervised it is
-        made when first asked for, and not started."""
-        if callable(self._supervisor):
-            self._supervisor = self._supervisor()
-        return self._supervisor
-
-    @property
-    def supervised(self) -> bool:
-        """Whether there is a supervisor."""
-        return not callable(self._supervisor)
-
-    @property
-    def pid(self) -> int:
-        """The command's process id."""
-        return self.target.pid
-
-    @property
-    def returncode(self) -> int | None:
-        """Exit status, ``-n`` for death by signal n; None while not known to have ended."""
-        return self.target.returncode
-
-    def poll(self) -> int | None:
-        """The return code if the command has ended, else None."""
-        return self.target.poll()
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the command itself, not for its descendants.
-
-        :raises subprocess.TimeoutExpired: after ``timeout`` seconds.
-        """
-        try:
-            return self.target.wait(timeout)
-        except TimeoutError:
-            from subprocess import TimeoutExpired
-
-            raise TimeoutExpired(self.args, timeout or 0.0) from None
-
-    def wait_all(self, timeout: float | None = None) -> bool:
-        """Wait until nothing runs under the filter any more; False if time was over first."""
-        return callable(self._supervisor) or self._supervisor.wait(timeout)
-
-    def send_signal(self, number: int) -> None:
-        """Send a signal to the command, by its pidfd; nothing happens if it has ended."""
-        self.target.send_signal(number)
-
-    def terminate(self) -> None:
-        """SIGTERM."""
-        self.send_signal(15)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.target.kill()
-
-    def communicate(
-        self, input: bytes | None = None, timeout: float | None = None
-    ) -> tuple[bytes | None, bytes | None]:
-        """Feed ``input``, read both outputs to their end, wait; as Popen's."""
-        from proctor.process.pipes import communicate
-
-        return communicate(self, input, timeout)
-
-    def close(self) -> None:
-        """Close pipes and supervisor; kills the command if it still runs.  Idempotent."""
-        for pipe in (self.stdin, self.stdout, self.stderr):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    pass  # unread input of a command that is gone
-        try:
-            if self.target.poll() is None:
-                self.target.kill()
-                self.target.wait(None)
-        finally:  # also where somebody else took its exit status
-            if not callable(self._supervisor):
-                self._supervisor.close()
-            self.target.close()
-
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None:
-                for pipe in (self.stdin, self.stdout, self.stderr):
-                    if pipe is not None:
-                        pipe.close()
-                self.wait()
-        finally:
-            self.close()
-
-    def __repr__(self) -> str:
-        return f"<Process pid {self.pid} {self.args!r} returncode {self.returncode}>"
 
 
 def spawn(
@@ -223,9 +94,6 @@ def spawn(
     :raises FilterError: a handler names what does not exist.
     :raises ValueError: options that exclude each other, or values that cannot be.
     """
-    from proctor.process.pipes import Plumbing
-    from proctor.process.starting import add, refuse_killed, start, user_namespace
-
     if isinstance(argv, (str, bytes, os.PathLike)):
         raise TypeError(f"{argv!r} is one word: a command is a list of them, such as [{argv!r}]")
     given: dict[str, Any] = dict(options)
@@ -233,36 +101,10 @@ def spawn(
     filter = given.pop("filter", None)
     program = None if filter is None and not handlers else _program(handlers, filter)
     made = _Supervision(handlers, {name: given.pop(name) for name in _DECIDING & given.keys()})
-    streams = [given.pop(name, None) for name in ("stdin", "stdout", "stderr")]
-    passed = [(fd, fd) for fd in given.pop("pass_fds", ())]
-    launching = user_namespace(given.pop("userns", False), given)
-
     # Where nothing is supervised, none of that is loaded: a command under no policy starts fast.
-    supervisor = made() if program is not None else None
-    plumbing = target = None
-    try:
-        plumbing = Plumbing(*streams)
-        if supervisor is not None:
-            start(supervisor, argv)  # first: a command that runs must be supervised
-        target = launch(argv, program=program, fds=[*plumbing.pairs, *passed], **launching)
-        plumbing.close_theirs()
-        if supervisor is not None:
-            add(supervisor, target.take_listener())
-            made.start_early()  # while the target execs
-        target.executed()
-        refuse_killed(target, argv, program is not None)
-        return Process(target, supervisor or made, plumbing.take_ours(), argv)
-    except BaseException:
-        if plumbing is not None:
-            plumbing.close()
-        if target is not None:
-            target.kill()
-        if supervisor is not None:
-            supervisor.close()
-        if target is not None:
-            target.wait(None)
-            target.close()
-        raise
+    if program is not None:
+        made.supervisor = made()
+    return spawn_served(argv, program, made, given)
 
 
 #: Options that are the supervisor's, or say how it is made.
@@ -283,6 +125,8 @@ class _Supervision:
         self._workers = options.pop("workers", None)
         self._options = options
         self._ours: LazyPerformer | None = None
+        #: None: nothing is supervised.
+        self.supervisor: Supervisor | None = None
         if self._performing and options.get("performer") is not None:
             raise ValueError("performing is about the built-in performers; performer is another")
         if self._workers is not None and options.get("world") is not None:
@@ -309,10 +153,42 @@ class _Supervision:
             made.on_close(ours.close)
         return made
 
-    def start_early(self) -> None:
-        """Start the performers now, if calls will probably be performed."""
+    def begin(self, argv: Sequence[StrOrBytes]) -> None:
+        """As :class:`Serving`, also below."""
+        if self.supervisor is not None:
+            from proctor.process.starting import start
+
+            start(self.supervisor, argv)
+
+    def take(self, target: Target) -> None:
+        """Serve it, and start the performers now, if calls will probably be performed."""
+        if self.supervisor is None:
+            return
+        from proctor.process.starting import add
+
+        add(self.supervisor, target.take_listener())
         if self._ours is not None and any(handler.performs for handler in self._handlers):
-            self._ours.start_early()
+            self._ours.start_early()  # while the target execs
+
+    @property
+    def serves(self) -> bool:
+        """See there."""
+        return self.supervisor is not None
+
+    def supervising(self) -> Supervisor:
+        """See there; made when first asked for, and not started, where nothing is supervised."""
+        if self.supervisor is None:
+            self.supervisor = self()
+        return self.supervisor
+
+    def wait(self, timeout: float | None) -> bool:
+        """See there."""
+        return self.supervisor is None or self.supervisor.wait(timeout)
+
+    def close(self) -> None:
+        """See there."""
+        if self.supervisor is not None:
+            self.supervisor.close()
 
 
 def _program(handlers: tuple[Handler, ...], filter: Filter | None) -> bytes | None:

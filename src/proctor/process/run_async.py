@@ -13,8 +13,9 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from proctor.process.run import Process, spawn
+from proctor.process.child import Process
 from proctor.process.run import run as run_blocking
+from proctor.process.run import spawn
 from proctor.supervisor.handlers import Handler
 from proctor.supervisor.world import KernelWorld
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final, Protocol
 
 import msgspec
@@ -122,11 +122,17 @@ def take_listener(state: ContainerProcessState, fds: tuple[int, ...]) -> int:
         )
     if places[0] >= len(fds):
         raise ProctorError(f"{len(fds)} descriptors came with the first bytes, fds names more")
-    found = fds[places[0]]
-    kind = os.readlink(f"/proc/self/fd/{found}")
+    return listener_among(fds, places[0])
+
+
+def listener_among(fds: Sequence[int], place: int) -> int:
+    """The descriptor at that place.
+
+    :raises ProctorError: it is no listener."""
+    kind = os.readlink(f"/proc/self/fd/{fds[place]}")
     if kind != _KIND:
         raise ProctorError(f"{quoted(_LISTENER)} is no listener but {quoted(kind)}")
-    return found
+    return fds[place]
 
 
 class _Arriving:

@@ -1,0 +1,177 @@
+"""The door of our own launches: ``proctor run --agent SOCKET`` (:mod:`proctor.agent.launching`).
+
+One SEQPACKET connection per command, and four datagrams of JSON: who it is, the program of the filter that
+its policy needs, its listener, and that it is served.  The command waits in its first notified call
+meanwhile.  A pipe comes with the listener, and is let go with it, so that whoever launched the command
+knows when nobody uses its filter any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import socket
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from proctor.agent.doors.oci import CONNECTIONS, Pid, listener_among
+from proctor.agent.facts import Facts
+from proctor.agent.sockets import Peer
+from proctor.errors import ProctorError
+from proctor.kernel import scm
+
+#: Most bytes of what is said to us.
+_LONGEST: Final = 65536
+#: Most characters of an id.
+_LONGEST_ID: Final = 1024
+
+
+class Hello(msgspec.Struct, forbid_unknown_fields=True):
+    """Who is to be launched."""
+
+    id: str
+    metadata: str = ""
+    annotations: dict[str, str] = {}
+
+
+class Launched(msgspec.Struct, forbid_unknown_fields=True):
+    """What comes with the listener and the pipe."""
+
+    #: Of the command, as whoever launched it sees it.
+    pid: Pid
+
+
+class Commands(Protocol):
+    """Whose commands they are: the agent."""
+
+    def program(self, facts: Facts) -> bytes:
+        """Of the filter for a command of these facts.
+
+        :raises ProctorError: there is no policy for it."""
+        ...
+
+    def admit(self, facts: Facts, listener: int, *, fresh: bool, pid: int, alive: int) -> object:
+        """Serve a listener, which is the agent's from now on, as ``alive`` is: closed with it.
+
+        :raises ProctorError, OSError: it cannot be served; both are closed."""
+        ...
+
+
+class _Launch:
+    """One on its way."""
+
+    __slots__ = ("door", "facts", "peer", "sock")
+
+    def __init__(self, door: LaunchDoor, sock: socket.socket, peer: Peer) -> None:
+        self.door = door
+        self.sock = sock
+        self.peer = peer
+        self.facts: Facts | None = None
+
+    def read(self) -> None:
+        try:
+            message = scm.receive(self.sock, _LONGEST)
+        except BlockingIOError:
+            return
+        except OSError as problem:
+            self.door.refuse(self, f"connection lost: {problem.strerror}")
+            return
+        fds = list(message.fds)
+        try:
+            if not message.data:
+                self.door.leave(self)
+            elif self.facts is None:
+                self.door.hello(self, msgspec.json.decode(message.data, type=Hello))
+            else:
+                said = msgspec.json.decode(message.data, type=Launched)
+                self.door.launched(self, self.facts, said.pid, fds)
+        except (msgspec.MsgspecError, ProctorError, OSError) as problem:
+            self.door.refuse(self, str(problem))
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def say(self, word: dict[str, object]) -> None:
+        scm.send(self.sock, msgspec.json.encode(word))
+
+
+class LaunchDoor:
+    """Serves commands that are launched for it, by one socket.
+
+    :param path: of the socket, for logs and policies.
+    :param commands: whose they are.
+    :param refused: told in a sentence who got nothing, and why.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        path: str,
+        commands: Commands,
+        refused: Callable[[str], object],
+    ) -> None:
+        self._loop = loop
+        self._path = path
+        self._commands = commands
+        self._refused = refused
+        self._launches: set[_Launch] = set()
+
+    def connected(self, sock: socket.socket, peer: Peer) -> None:
+        """Take a new connection, which is ours from now on."""
+        launch = _Launch(self, sock, peer)
+        self._launches.add(launch)
+        self._loop.add_reader(sock, launch.read)
+        if sum(each.peer.uid == peer.uid for each in self._launches) > CONNECTIONS:
+            self.refuse(launch, f"this user has {CONNECTIONS} connections, and gets no more")
+
+    def hello(self, launch: _Launch, said: Hello) -> None:
+        """Say under which filter it is to be launched."""
+        if not 0 < len(said.id) <= _LONGEST_ID:
+            raise ProctorError(f"a name has 1 to {_LONGEST_ID} characters")
+        launch.facts = Facts(
+            door="run",
+            socket=self._path,
+            uid=launch.peer.uid,
+            id=said.id,
+            metadata=said.metadata,
+            annotations=said.annotations,
+        )
+        program = self._commands.program(launch.facts)
+        launch.say({"program": base64.b64encode(program).decode()})
+
+    def launched(self, launch: _Launch, facts: Facts, pid: int, fds: list[int]) -> None:
+        """Serve it; what is taken of the descriptors is taken out of the list."""
+        if len(fds) != 2:
+            raise ProctorError(f"a listener and a pipe are to come, not {len(fds)} descriptors")
+        listener = listener_among(fds, 0)
+        alive = fds[1]
+        fds.clear()
+        facts = msgspec.structs.replace(facts, pid=pid)
+        self._commands.admit(facts, listener, fresh=True, pid=pid, alive=alive)
+        launch.say({"served": True})
+        self.leave(launch)
+
+    def leave(self, launch: _Launch) -> None:
+        """Its connection is over."""
+        self._loop.remove_reader(launch.sock)
+        self._launches.discard(launch)
+        launch.sock.close()
+
+    def refuse(self, launch: _Launch, why: str) -> None:
+        """It gets nothing, and is told why."""
+        if launch not in self._launches:
+            return
+        try:
+            launch.say({"error": why})
+        except OSError:
+            pass  # it does not listen
+        self.leave(launch)
+        self._refused(f"user {launch.peer.uid} (process {launch.peer.pid}): {why}")
+
+    def close(self) -> None:
+        """Give up what is on its way."""
+        for launch in list(self._launches):
+            self.leave(launch)
