@@ -28,6 +28,7 @@ __all__ = [
     "bind",
     "connect",
     "fsmount",
+    "loop",
     "mknod",
     "modules",
     "mount",
@@ -145,6 +146,21 @@ def fsmount(
     return _performed("fsmount", when, how)
 
 
+def loop(*, most: int | None = None) -> Handler:
+    """ioctl of loop devices: losetup and ``mount -o loop`` on images of the container's own, with
+    :func:`open` for the devices and :func:`mount` or :func:`fsmount`.
+
+    >>> loops = proctor.families.open(when={"path": "/dev/loop*"}, loops=True)
+    >>> proctor.families.loop(most=4), loops
+    (<Handler families.loop for ioctl>, <Handler families.open for open, openat, openat2, creat>)
+
+    :param most: how many loop devices a container may have at the same time.  8, usually.
+    """
+    from proctor.performing.families.loop import COMMANDS
+
+    return _performed("loop", {"op": list(COMMANDS)}, {"most": most})
+
+
 def mount(
     *,
     when: Mapping[str, Spec] | None = None,
@@ -177,15 +193,21 @@ def names(*, when: Mapping[str, Spec] | None = None) -> Handler:
     return _performed("names", when, {})
 
 
-def open(*, when: Mapping[str, Spec] | None = None, sync: bool | None = None) -> Handler:
+def open(
+    *,
+    when: Mapping[str, Spec] | None = None,
+    sync: bool | None = None,
+    loops: bool | None = None,
+) -> Handler:
     """open, openat, openat2 and creat, as the caller.
 
     >>> proctor.families.open(when={"path": "/srv/**"})
     <Handler families.open for open, openat, openat2, creat>
 
     :param sync: False has O_SYNC and O_DSYNC left out, also of openat2.
+    :param loops: whether loop devices are opened, for what :func:`loop` does.  False, usually.
     """
-    return _performed("open", when, {"sync": sync})
+    return _performed("open", when, {"sync": sync, "loops": loops})
 
 
 def quiet(*, when: Mapping[str, Spec] | None = None) -> Handler:

@@ -7,11 +7,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import proctor
 from proctor.supervisor.handlers import Handler
+
+from .callers import CLONE_NEWNS, unshare
 
 #: One that every user can run: the interpreter of the tests may be in somebody's home.
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
@@ -61,3 +63,15 @@ def told(
     assert done.returncode == 0, done.stderr
     found: list[Any] = json.loads(done.stdout)
     return found
+
+
+def container(top: bytes, *steps: Callable[[], object]) -> Callable[[], None]:
+    """Set a caller up to be in a mount namespace of its own, in this directory."""
+
+    def setup() -> None:
+        unshare(CLONE_NEWNS)
+        os.chdir(top)
+        for step in steps:
+            step()
+
+    return setup

@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +42,6 @@ SOURCE = r"""
 INFO(a, "license=GPL"); INFO(b, "name=%s"); INFO(c, "depends=");
 int init_module(void) { return 0; }
 """
-
-
-@pytest.fixture(scope="module")
-def performers() -> Iterator[Performers]:
-    with Performers() as made:
-        yield made
 
 
 def build(place: Path, name: str = "dummy_one", *options: str) -> bytes:

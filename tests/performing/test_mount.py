@@ -7,8 +7,6 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,70 +17,20 @@ from proctor.call.verdict import Answer, Deny, LetRun
 from proctor.performing.families.mount import Options
 
 from .callers import (
-    CLONE_NEWNS,
     MS_BIND,
     MS_RDONLY,
     MS_REMOUNT,
     Performers,
     caller,
     drop_capabilities,
-    open_directory,
-    unshare,
 )
-from .containers import inside, told
+from .containers import container, inside, told
+from .images import MOUNTS, image, loop_device, no_loop_device_is_left, top
 from .test_mknod import in_a_nested_namespace
 from .test_open_differential import MAP
 
-LOOP = os.path.exists("/dev/loop-control")
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not LOOP or not shutil.which("mkfs.ext4"),
-    reason="mounting wants the host's root, loop devices and mkfs.ext4",
-)
-
-
-@pytest.fixture
-def top() -> Iterator[bytes]:
-    with open_directory() as path:
-        os.mkdir(path + b"/m")
-        for each in (b"", b"/m"):
-            os.chown(path + each, 100000, 100000)
-        yield path
-
-
-@pytest.fixture
-def image(top: bytes) -> bytes:
-    """An ext4 image of the container's, with a device node and a file of root's in it."""
-    contents = top + b"/contents"
-    os.mkdir(contents)
-    os.mknod(contents + b"/null", 0o20666, os.makedev(1, 3))
-    os.chmod(contents + b"/null", 0o666)
-    Path(os.fsdecode(contents) + "/hello").write_text("from outside")
-    path = top + b"/image"
-    with open(path, "wb") as file:
-        file.truncate(4 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-d", contents, path], check=True)
-    os.chown(path, 100000, 100000)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def no_loop_device_is_left() -> Iterator[None]:
-    before = backed()
-    yield
-    assert backed() == before
-
-
-def backed() -> set[str]:
-    """Backing files of this machine's loop devices that are of ours."""
-    found = {path.read_text() for path in Path("/sys/block").glob("loop*/loop/backing_file")}
-    return {each for each in found if "/performing-" in each}
-
-
-@pytest.fixture(scope="module")
-def performers() -> Iterator[Performers]:
-    with Performers() as made:
-        yield made
-
+__all__ = ["image", "no_loop_device_is_left", "top"]
+pytestmark = [MOUNTS, pytest.mark.usefixtures("no_loop_device_is_left")]
 
 EXT4 = Options(filesystems=["ext4"], images=True)
 
@@ -136,16 +84,6 @@ tried(umount, b"m")
 """
     handlers = [proctor.families.mount(filesystems=["ext4"], images=True, idmap=False)]
     assert told(program, top.decode(), handlers=handlers) == [None, 65534, "EROFS", None]
-
-
-def container(top: bytes, *steps: Any) -> Any:
-    def setup() -> None:
-        unshare(CLONE_NEWNS)
-        os.chdir(top)
-        for step in steps:
-            step()
-
-    return setup
 
 
 def asked(
@@ -207,18 +145,6 @@ def test_who_may_not(performers: Performers, top: bytes, image: bytes) -> None:
         assert "of its own making" in asked(performers, one, *args).reason
     with caller(lambda: os.chdir(top), MAP) as one:  # in the host's mount namespace
         assert isinstance(asked(performers, one, *args), LetRun)
-
-
-@contextmanager
-def loop_device(image: bytes) -> Iterator[tuple[str, int]]:
-    done = subprocess.run(
-        ["losetup", "-f", "--show", image], capture_output=True, text=True, check=True
-    )
-    device = done.stdout.strip()
-    try:
-        yield device, os.stat(device).st_rdev
-    finally:
-        subprocess.run(["losetup", "-d", device], check=True)
 
 
 def test_block_devices_by_number_and_name(performers: Performers, top: bytes, image: bytes) -> None:

@@ -6,8 +6,6 @@ import errno
 import os
 import struct
 import subprocess
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -17,7 +15,6 @@ from proctor.performing.families.xattr import Options
 
 from .callers import (
     AT_FDCWD,
-    CLONE_NEWNS,
     MS_BIND,
     MS_RDONLY,
     MS_REMOUNT,
@@ -26,9 +23,8 @@ from .callers import (
     drop_capabilities,
     mount,
     open_directory,
-    unshare,
 )
-from .containers import PRELUDE, PYTHON, inside, told
+from .containers import PRELUDE, PYTHON, container, inside, told
 from .test_open_differential import MAP
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="trusted attributes need the host's root")
@@ -37,22 +33,14 @@ OPAQUE = b"trusted.overlay.opaque"
 
 
 @pytest.fixture
-def top() -> Iterator[bytes]:
-    with open_directory() as path:
-        os.chown(path, 100000, 100000)
-        os.mkdir(path + b"/dir")
-        with open(path + b"/file", "w"):
-            pass
-        os.symlink("file", path + b"/link")
-        for name in (b"dir", b"file", b"link"):
-            os.chown(path + b"/" + name, 100000, 100000, follow_symlinks=False)
-        yield path
-
-
-@pytest.fixture(scope="module")
-def performers() -> Iterator[Performers]:
-    with Performers() as made:
-        yield made
+def top(place: bytes) -> bytes:
+    os.mkdir(place + b"/dir")
+    with open(place + b"/file", "w"):
+        pass
+    os.symlink("file", place + b"/link")
+    for name in (b"dir", b"file", b"link"):
+        os.chown(place + b"/" + name, 100000, 100000, follow_symlinks=False)
+    return place
 
 
 EVERY_FORM = """
@@ -169,16 +157,6 @@ def test_kept_apart(top: bytes) -> None:
     assert got[:2] == [[], "ENODATA"]
     assert got[5:9] == ["ENODATA", None, "ENODATA", None]
     assert os.getxattr(top + b"/shared", "trusted.proctor.100000.backup.id") == b"one"
-
-
-def container(top: bytes, *steps: Any) -> Any:
-    def setup() -> None:
-        unshare(CLONE_NEWNS)
-        os.chdir(top)
-        for step in steps:
-            step()
-
-    return setup
 
 
 def test_what_is_not_the_containers_own(performers: Performers, top: bytes) -> None:

@@ -77,6 +77,8 @@ class Filesystem(NamedTuple):
     #: Whether that is a file, for a loop device.
     image: bool
     read_only: bool
+    #: Whether the rules for devices of the caller's cgroups are about it.
+    joins: bool
     #: Whether its ids are those of the caller's user namespace.
     idmap: bool
     #: Whether its flags are locked for that one; False where :func:`lock` comes later.
@@ -224,7 +226,7 @@ def _make(task: Task, wanted: Filesystem) -> Generator[Any, Any, Made]:
     part = steps.want(status)
     parts = [steps.want(room, read) for room, read in zip(messages, said, strict=True)]
     fds = (task.caller.namespace_fd("user"), wanted.opened)
-    reply = yield from _ask(task, not wanted.image, steps, fds)
+    reply = yield from _ask(task, wanted.joins, steps, fds)
     failed = next((each for each in words if reply.error(Result(each))), None)
     if failed is None and reply.made(last):
         return Made(reply.take(last), status_of(reply.parts[part]), 0, "")

@@ -293,7 +293,7 @@ def _create(task: Task, options: mount.Options, context: Context) -> Work:
             task,
             mounter.Filesystem(
                 context.kind, source.shown, mount.careful(context.kind, given), 0, source.fd,
-                source.image, source.read_only, options.idmap, locked=False,
+                source.image, source.read_only, source.joins, options.idmap, locked=False,
             ),
         )  # fmt: skip
     except Powerless:

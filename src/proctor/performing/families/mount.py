@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
-from proctor.performing import pins
+from proctor.performing import loops, pins
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
@@ -243,6 +243,8 @@ class Source(NamedTuple):
     shown: bytes
     image: bool
     read_only: bool
+    #: Whether the rules for devices of the caller's cgroups are about it.
+    joins: bool
 
 
 def opened_source(
@@ -256,6 +258,11 @@ def opened_source(
     status = pin.named.status
     device = ":".join(map(str, status.rdev))
     image = stat.S_ISREG(status.mode)
+    loop = loops.device(status) if options.images else None
+    if loop is not None:
+        fd = yield from loops.open_bound(task, loop, os.O_RDONLY if read_only else os.O_RDWR)
+        if fd >= 0:
+            return Source(task.hold(fd), b"/dev/loop%d" % loop, False, read_only, joins=False)
     if stat.S_ISBLK(status.mode):
         if not options.allows(status.rdev):
             raise Said(errno.EPERM, f"the block device {device} is not among the rule's devices")
@@ -271,8 +278,8 @@ def opened_source(
     if failed:
         raise Said(failed, f"the caller cannot open {device if not image else 'the image'} itself")
     if image:
-        return Source(fd, pin.named.path, True, read_only)
-    return Source(fd, _shown(source, status.rdev), False, read_only)
+        return Source(fd, pin.named.path, True, read_only, joins=False)
+    return Source(fd, _shown(source, status.rdev), False, read_only, joins=True)
 
 
 def _open(task: Task, pin: Pin, flags: int) -> Generator[Any, Any, tuple[int, int]]:
@@ -331,7 +338,7 @@ def _mount(
             task,
             mounter.Filesystem(
                 name, source.shown, careful(name, [*superblock, *given]), _attributes(flags, times),
-                source.fd, source.image, source.read_only, options.idmap,
+                source.fd, source.image, source.read_only, source.joins, options.idmap,
             ),
         )  # fmt: skip
     except Powerless:
@@ -370,10 +377,10 @@ def _remount(task: Task, flags: int, data: bytes) -> Generator[Any, Any, Verdict
     superblock: list[Option] = [
         (word if flags & flag else other, None) for flag, word, other in _REMOUNTED
     ]
+    # mount(8) gives back what it read in mountinfo, the kernel's word for what we made of the mount
+    given = [each for each in _options(data) if each != (b"idmapped", None)]
     try:
-        failed, said = yield from mounter.reconfigure(
-            task, target.fd, [*superblock, *_options(data)]
-        )
+        failed, said = yield from mounter.reconfigure(task, target.fd, [*superblock, *given])
     except Powerless:
         return deny(errno.EPERM, "that needs the host's root, which the monitor is not")
     if failed:

@@ -90,14 +90,18 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """See docs/families/quiet.md.
+    """See docs/families/quiet.md, and docs/families/mount.md for loop devices.
 
     :param sync: False has O_SYNC and O_DSYNC left out.
+    :param loops: whether loop devices and /dev/loop-control are opened, for what the family ``loop`` does.
     """
 
     sync: bool = True
+    loops: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.loops, bool):
+            raise ValueError(f"loops is true or false, not {self.loops!r}")
         if not isinstance(self.sync, bool):
             raise ValueError(f"sync is true or false, not {self.sync!r}")
 
@@ -141,7 +145,12 @@ def at_once(call: Call, wish: Perform, standing: Standing, here: Here) -> Verdic
 def perform(task: Task) -> Work:
     """Open for the caller and hand the descriptor over."""
     dirfd, path, flags, mode, resolve = decode(task.call)
-    flags = task.options(Options).kept(flags)
+    options = task.options(Options)
+    flags = options.kept(flags)
+    if options.loops and not flags & (O_PATH | _TMPFILE):
+        fd = yield from _loop(task, dirfd, path, flags, resolve)
+        if fd >= 0:
+            return HandOver(fd, cloexec=bool(flags & _CLOEXEC))
     if flags & O_PATH and task.o_path == "run" and not task.asked:
         return let_run_unsafe(_RUN_O_PATH)
     if path and not flags & O_PATH:
@@ -154,6 +163,26 @@ def perform(task: Task) -> Work:
     opens = _pinned if task.asked or not task.devices else _directly
     fd = yield from opens(task, wanted)
     return HandOver(fd, cloexec=bool(flags & _CLOEXEC))
+
+
+def _loop(task: Task, dirfd: int, path: bytes, flags: int, resolve: int) -> _Opens:
+    """A loop device of the container's, or what stands for one; -1 if it is something else."""
+    from proctor.performing import loops
+    from proctor.performing.families.mount import elsewhere
+
+    if not path or not task.has_room() or not elsewhere(task):
+        return -1
+    bits = flags & (O_DIRECTORY | O_NOFOLLOW)
+    try:
+        pin = yield from task.pin(task.start(dirfd, path, resolve), path, bits, resolve)
+    except Said:
+        return -1  # which is said again, or it is made
+    if loops.device(pin.named.status) is None or flags & O_DIRECTORY:
+        return -1
+    task.permit(pin.named.path, pin.named.status)
+    if flags & _CREAT and flags & _EXCL:
+        raise Said(errno.EEXIST)
+    return (yield from loops.opened(task, pin.named.status, flags & _ACCESS))
 
 
 def _full(task: Task, how: bytes) -> Work:
