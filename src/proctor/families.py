@@ -15,10 +15,11 @@ its family (docs/families.md).  Calls for which the conditions do not hold are t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
     from proctor.policy.document import Spec
     from proctor.supervisor.handlers import Handler
 
@@ -37,8 +38,10 @@ __all__ = [
     "quiet",
     "resources",
     "send",
+    "served",
     "setsockopt",
     "socket",
+    "stat",
     "streams",
     "xattr",
 ]
@@ -267,6 +270,40 @@ def send(
     return _performed("send", when, {"network": network, "to": to})
 
 
+def served(
+    *,
+    when: Mapping[str, Spec] | None = None,
+    content: bytes | str | Callable[[Call], bytes | str] | None = None,
+    file: str | None = None,
+    limits: bool | None = None,
+    mode: int | None = None,
+    writable: bool | None = None,
+) -> Handler:
+    """Files that are what is said here: open, stat, access and readlink, in all their forms.
+
+    ::
+
+        motd = proctor.families.served(content="Welcome.\\n", when={"path": "/etc/motd"})
+        machine = proctor.families.served(limits=True)
+        others = [proctor.families.open(), proctor.families.stat()]
+        done = proctor.run(["cat", "/etc/motd"], [motd, machine, *others], capture_output=True)
+        assert done.stdout == b"Welcome.\\n"
+
+    :param content: what is in the file, or a function that tells it for each call.
+    :param file: path of a file of the host's, as the monitor sees it.
+    :param limits: /proc/meminfo and its like, with what the caller's cgroups leave of the machine; without
+        ``when`` all those that are known.
+    :param mode: permission bits that are shown; 0o444 if nothing is said, the host's file has its own.
+    :param writable: whether the host's file may be written to.  False, usually.
+    """
+    if limits and when is None:
+        from proctor.performing.machine import FILES
+
+        when = {"path": [path.decode() for path in FILES]}
+    how = {"content": content, "file": file, "limits": limits, "mode": mode, "writable": writable}
+    return _performed("served", when, how)
+
+
 def setsockopt(
     *, when: Mapping[str, Spec] | None = None, privileged: bool | None = None
 ) -> Handler:
@@ -278,6 +315,15 @@ def setsockopt(
     :param privileged: whether they are set also for who has no such capability at home.
     """
     return _performed("setsockopt", when, {"privileged": privileged})
+
+
+def stat(*, when: Mapping[str, Spec] | None = None) -> Handler:
+    """stat, access and readlink, in all their forms by path, done as the caller.
+
+    >>> proctor.families.stat(when={"path": "/srv/**"}).wants("faccessat2")
+    True
+    """
+    return _performed("stat", when, {})
 
 
 def streams(

@@ -15,7 +15,7 @@ from .callers import Performers, open_directory
 @pytest.fixture
 def executors(monkeypatch: pytest.MonkeyPatch) -> None:
     """By an executor, as for all others: the monitor opens nothing itself."""
-    monkeypatch.setattr(registry, "at_once", lambda name: None)
+    monkeypatch.setattr(registry, "at_once", lambda name, options=None: None)
 
 
 @pytest.fixture(scope="module")

@@ -89,9 +89,12 @@ def a_call(chance: random.Random) -> tuple[Any, ...]:
         ("utimes", path(), TIMES.pack(3, 4, 5, chance.choice([6, 1000000, -1]))),
         ("futimesat", dirfd, path(), TIMES.pack(3, 4, 5, 6)),
         ("utime", path(), struct.pack("=2q", 8, 9)),
+        ("truncate", path(), chance.choice([0, 3, 8, 100000, -1])),
         ("fchmodat2", 77, b"", mode, 0x1000), ("fchownat", 78, b"", owner, group, 0x1000),
     ]  # fmt: skip
-    return chance.choice(calls if chance.random() < 0.6 else attributes)
+    return chance.choice(
+        calls if chance.random() < 0.6 else attributes
+    )  # what has a size is in snapshots
 
 
 class Twins(Pair):

@@ -14,7 +14,7 @@ import pytest
 
 import proctor
 from proctor import families
-from proctor.performing import resources
+from proctor.performing import shares
 
 LIMIT = 200 << 20
 CGROUPS = Path("/sys/fs/cgroup")
@@ -138,5 +138,5 @@ def test_version_2_is_read_from_the_innermost_to_the_root(
     def directories(cgroups: bytes, controller: bytes) -> list[bytes]:
         return [] if controller else [bytes(each) for each in (inner, outer, tmp_path)]
 
-    monkeypatch.setattr(resources, "directories", directories)
-    assert resources.share(b"0::/a/b\n") == resources.Share(LIMIT, 4096, 0, 0, 2, 3)
+    monkeypatch.setattr(shares, "directories", directories)
+    assert shares.share(b"0::/a/b\n") == shares.Share(LIMIT, 4096, 0, 0, 2, 3)

@@ -80,7 +80,11 @@ def _data(frame: Frame, arg: Arg, value: Any) -> bytes:
             made = layouts.layout(family, known)
             names = [field.name for field in made.shown]
             given = _of_stat(each, names) if isinstance(each, os.stat_result) else each
-            parts.append(made.pack(made.named(given)))
+            packed = made.pack(made.named(given))
+            if family == "stat64":  # the inode twice: STAT64_HAS_BROKEN_ST_INO of asm/stat.h
+                low = packed[-8:-4] if frame.byteorder == "little" else packed[-4:]
+                packed = packed[:12] + low + packed[16:]
+            parts.append(packed)
     except KeyError as missing:
         raise TypeError(f"{family} has no field {missing}; it has {', '.join(names)}") from None
     except struct.error as wrong:

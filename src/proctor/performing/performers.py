@@ -280,7 +280,7 @@ class Performers:
         """What the monitor does itself for those who are what it is; None if that is nothing."""
         if standing is None or not standing.kept.here:
             return None
-        act = registry.at_once(call.name)
+        act = registry.at_once(call.name, wish.options)
         if act is None or self._closed:
             return None
         here = self._here

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -20,11 +20,19 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
 
-def _calls() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for each in pkgutil.iter_modules(families.__path__):
-        module: Any = import_module(f"{families.__name__}.{each.name}")
-        found.update(dict.fromkeys(module.CALLS, module.__name__))
+def _calls() -> dict[str, tuple[str, ...]]:
+    """The modules of the families that have a call, by its name: first the one whose options need not be
+    given, then those that are chosen by theirs (``ALSO``)."""
+    modules: list[Any] = [
+        import_module(f"{families.__name__}.{each.name}")
+        for each in pkgutil.iter_modules(families.__path__)
+    ]
+    found: dict[str, tuple[str, ...]] = {
+        call: (module.__name__,) for module in modules for call in module.CALLS
+    }
+    for module in modules:
+        for call in getattr(module, "ALSO", ()):
+            found[call] += (module.__name__,)
     return found
 
 
@@ -34,45 +42,79 @@ SUPPORTED: Final = frozenset(_FAMILIES)
 
 
 @cache
-def _module(name: str) -> Any:
-    return import_module(_FAMILIES[name])
+def _module(name: str, kind: type | None = None) -> Any:
+    """The module of a call's family: the first, or the one that options of this type belong to."""
+    modules = [import_module(each) for each in _FAMILIES[name]]
+    for each in modules:
+        if kind is not None and getattr(each, "Options", None) is kind:
+            return each
+    return modules[0]  # which refuses options that are not its own
+
+
+def _kind(options: object) -> type | None:
+    return None if options is None else type(options)
 
 
 def perform(task: Task) -> Work:
     """Perform a call that is supported."""
-    work: Work = _module(task.call.name).perform(task)
+    work: Work = _module(task.call.name, _kind(task.given)).perform(task)
     return work
 
 
-@cache
-def at_once(name: str) -> Any:
+def at_once(name: str, options: object = None) -> Any:
     """What a family has for callers that are what the monitor is: its function ``at_once``, which gives
     the verdict, or None for what an executor is to do.  None if it has none, or there is no family."""
-    return getattr(_module(name), "at_once", None) if name in _FAMILIES else None
+    return _at_once(name, _kind(options)) if name in _FAMILIES else None
+
+
+@cache
+def _at_once(name: str, kind: type | None) -> Any:
+    return getattr(_module(name, kind), "at_once", None)
+
+
+def _short(module: str) -> str:
+    return module.rpartition(".")[2]
 
 
 def family(call: str) -> str:
-    """The name of a supported call's family."""
-    return _FAMILIES[call].rpartition(".")[2]
+    """The name of a supported call's family, of the first if it has several."""
+    return _short(_FAMILIES[call][0])
 
 
 def calls(name: str) -> tuple[str, ...]:
     """The calls of a family."""
-    return tuple([call for call in _FAMILIES if family(call) == name])
+    return tuple([call for call, modules in _FAMILIES.items() if name in map(_short, modules)])
 
 
-def options(call: str, given: Mapping[str, Any]) -> object:
-    """The options of a call's family: its dataclass ``Options``, with these values.
+def options(calls: Sequence[str], given: Mapping[str, Any]) -> object:
+    """The options of the calls' family, which is the one that has them all: its dataclass ``Options``, with
+    these values.
 
-    :raises ValueError: one is unknown, or has no such value; a sentence.
+    :raises ValueError: one is unknown, or has no such value, or no family has all these calls; a sentence.
     """
-    kind = getattr(_module(call), "Options", None)
-    known = [each.name for each in dataclasses.fields(kind)] if kind is not None else []
-    for name in given:
-        if name not in known:
-            hint = did_you_mean(name, known) or (
-                f"; it has {', '.join(known)}" if known else ", nor any other"
-            )
-            raise ValueError(f"the family {family(call)} has no option {quoted(name)}{hint}")
-    made: object = kind(**given) if kind is not None else None
-    return made
+    shared = [
+        each for each in _FAMILIES[calls[0]] if all(each in _FAMILIES[call] for call in calls)
+    ]
+    if not shared:
+        named = " and ".join(sorted({family(call) for call in calls}))
+        raise ValueError(
+            f"these options would be of {named}; each of these families has its own, so this is more than "
+            "one rule"
+        )
+    known: list[str] = []
+    for module in shared:
+        kind = getattr(import_module(module), "Options", None)
+        names = [each.name for each in dataclasses.fields(kind) if each.init] if kind else []
+        if not given or (kind and set(given) <= set(names)):
+            made: object = kind(**given) if kind else None
+            return made
+        known += names
+    name = next((each for each in given if each not in known), "")
+    if not name:
+        raise ValueError(
+            f"{', '.join(given)} are options of several families: {', '.join(map(_short, shared))}"
+        )
+    hint = did_you_mean(name, known) or (
+        f"; it has {', '.join(known)}" if known else ", nor any other"
+    )
+    raise ValueError(f"the family {family(calls[0])} has no option {quoted(name)}{hint}")

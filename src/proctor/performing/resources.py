@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny, let_run
-from proctor.performing.cgroups import directories
+from proctor.performing import machine
+from proctor.performing.shares import processors, share
 from proctor.performing.steps import Request, Steps
 
 if TYPE_CHECKING:
@@ -23,94 +23,22 @@ _GRND_ALL, _GRND_RANDOM, _GRND_INSECURE = 7, 2, 4
 _MOST_RANDOM: Final = 1 << 20
 
 
-class Share(NamedTuple):
-    """What a caller's cgroups leave it of the machine; None where they set no limit."""
-
-    memory: int | None
-    #: Of that, in use.
-    used: int
-    swap: int | None
-    swap_used: int
-    processors: int | None
-    processes: int | None
-
-
-def share(cgroups: bytes) -> Share:
-    """The least of all cgroups from the caller's upwards, of version 1 and 2.
-
-    :param cgroups: the text of ``/proc/TID/cgroup``."""
-    memory: list[tuple[int, int]] = []
-    swap: list[tuple[int, int]] = []
-    processors: list[int] = []
-    for place in directories(cgroups, b"memory"):
-        limit, used = (
-            _number(place, b"memory.limit_in_bytes"),
-            _number(place, b"memory.usage_in_bytes"),
-        )
-        if limit is not None and limit < 1 << 60:  # as good as none, rounded to pages
-            memory.append((limit, used or 0))
-            both = _number(place, b"memory.memsw.limit_in_bytes")
-            if both is not None and both < 1 << 60:
-                all_used = _number(place, b"memory.memsw.usage_in_bytes") or 0
-                swap.append((max(0, both - limit), max(0, all_used - (used or 0))))
-    for place in directories(cgroups, b""):
-        limit = _number(place, b"memory.max")
-        if limit is not None:
-            memory.append((limit, _number(place, b"memory.current") or 0))
-        limit = _number(place, b"memory.swap.max")
-        if limit is not None:
-            swap.append((limit, _number(place, b"memory.swap.current") or 0))
-        quota, _, period = (_text(place, b"cpu.max") or "max").partition(" ")
-        if quota.isdigit() and period.isdigit():
-            processors.append(-(-int(quota) // int(period)))
-    for place in directories(cgroups, b"cpu"):
-        quota1, period1 = _number(place, b"cpu.cfs_quota_us"), _number(place, b"cpu.cfs_period_us")
-        if quota1 is not None and quota1 > 0 and period1:
-            processors.append(-(-quota1 // period1))
-    counted = [
-        _number(places[0], b"pids.current")
-        for places in (directories(cgroups, b"pids"), directories(cgroups, b""))
-        if len(places) > 1  # the root's is everybody's
-    ]
-    least, used = min(memory, default=(None, 0))
-    most, swap_used = min(swap, default=(None, 0))
-    found = [each for each in counted if each is not None]
-    time = min(processors, default=None)
-    return Share(least, used, most, swap_used, time, found[0] if found else None)
-
-
-def _text(directory: bytes, name: bytes) -> str | None:
-    try:
-        with open(os.path.join(directory, name), encoding="ascii") as file:
-            return file.read().strip()
-    except (OSError, ValueError):
-        return None  # this controller, or its file, is not there
-
-
-def _number(directory: bytes, name: bytes) -> int | None:
-    text = _text(directory, name)
-    return int(text) if text is not None and text.lstrip("-").isdigit() else None
-
-
 # sysinfo, sched_getaffinity -----------------------------------------------------------------------
 
 
 def sysinfo(task: Task) -> Verdict:
     """As ``do_sysinfo`` of kernel/sys.c, of what the caller's cgroups leave."""
-    mine = share(task.cgroups)
-    with open("/proc/meminfo", encoding="ascii") as file:
-        lines = (line.replace(":", " ").split() for line in file)
-        real = {words[0]: int(words[1]) << 10 for words in lines}
+    cgroups = task.cgroups
+    mine = share(cgroups)
+    real = machine.meminfo(cgroups, mine)
     with open("/proc/loadavg", encoding="ascii") as file:
         load = file.read().split()
-    with open("/proc/uptime", encoding="ascii") as file:
-        uptime = int(float(file.read().split()[0]))
-    total, free = _clipped(real["MemTotal"], real["MemFree"], mine.memory, mine.used)
-    swap, swap_free = _clipped(real["SwapTotal"], real["SwapFree"], mine.swap, mine.swap_used)
+    uptime = int(machine.uptime(task))
+    total, swap = real["MemTotal"], real["SwapTotal"]
     unit = 1
     values = {
-        "totalram": total, "freeram": free, "sharedram": min(real["Shmem"], total),
-        "bufferram": min(real["Buffers"], total), "totalswap": swap, "freeswap": swap_free,
+        "totalram": total, "freeram": real["MemFree"], "sharedram": real["Shmem"], "bufferram": real["Buffers"],
+        "totalswap": swap, "freeswap": real["SwapFree"],
     }  # fmt: skip
     known = task.call.signature
     if known is not None and known.word == 4 and max(total, swap) >> 32:
@@ -122,12 +50,6 @@ def sysinfo(task: Task) -> Verdict:
         procs=min(procs, 65535), mem_unit=unit, **values,
     )  # fmt: skip
     return answer(0, writes=writes)
-
-
-def _clipped(total: int, free: int, limit: int | None, used: int) -> tuple[int, int]:
-    if limit is None or limit >= total:
-        return total, free
-    return limit, max(0, min(free, limit - used))
 
 
 def affinity(task: Task) -> Verdict:
@@ -143,7 +65,7 @@ def affinity(task: Task) -> Verdict:
     possible = _possible()
     if size * 8 < possible or size % word:
         return deny(errno.EINVAL)
-    chosen = sorted(os.sched_getaffinity(call.tid))[:count]
+    chosen = processors(task)
     length = min(size, -(-possible // (8 * word)) * word)
     mask = sum(1 << number for number in chosen).to_bytes(length, "little")
     if known is not None and call.frame is not None and call.frame.byteorder == "big":

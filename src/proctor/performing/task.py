@@ -215,6 +215,11 @@ class Task:
         self._wish = wish
         self._fds: list[int] = []
 
+    @property
+    def given(self) -> object:
+        """The options of its rule, of whatever family; None for that of the call's first."""
+        return self._wish.options
+
     def options(self, kind: type[T]) -> T:
         """How it is to be performed: the options of its rule, or the family's own.
 

@@ -338,23 +338,14 @@ def _check_performable(calls: Sequence[str], path: KeyPath, source: Source) -> N
 
 def options(calls: Sequence[str], given: object, path: KeyPath, source: Source) -> object:
     """The options of the calls' family: ``perform = { ... }``; None for ``perform = true``."""
-    from proctor.performing.registry import family
     from proctor.performing.registry import options as checked
 
     if not isinstance(given, dict):
         return None
-    place = (*path, PERFORM)
-    families = sorted({family(name) for name in calls})
-    if len(families) > 1:
-        raise source.error(
-            f"these options would be of {' and '.join(families)}; each of these families has its own, "
-            "so this is more than one rule",
-            place,
-        )
     try:
-        return checked(calls[0], given)
+        return checked(calls, given)
     except ValueError as error:
-        raise source.error(str(error), place) from None
+        raise source.error(str(error), (*path, PERFORM)) from None
 
 
 def clauses(

@@ -1,30 +1,36 @@
-"""chmod, chown and utime by path, in all their forms: done as the caller would, to what is pinned.
+"""chmod, chown, utime and truncate by path, in all their forms: done as the caller would, to what is pinned.
 
 No right is lent: the caller may do all of this itself, or gets the kernel's word that it may not.  It is
 performed for the rules about paths: what a program passes can be another path by the time that the
 kernel reads it, and here the very thing that the rules were asked about is changed.  The forms by
-descriptor (fchmod, fchown) have no path, and need no performing.
+descriptor (fchmod, fchown, ftruncate) have no path, and need no performing.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import signal
+import stat
 import struct
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny
+from proctor.errors import CallGone
 from proctor.performing import pins
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from proctor.performing.task import Task, Work
 
 _BY_FLAGS: Final = ("fchmodat2", "fchownat", "utimensat", "utimensat_time64")
 _BY_DIRFD: Final = ("fchmodat", "futimesat", *_BY_FLAGS)
 CALLS: Final = (
-    "chmod", "chown", "chown32", "lchown", "lchown32", "utime", "utimes", *_BY_DIRFD,
+    "chmod", "chown", "chown32", "lchown", "lchown32", "utime", "utimes", "truncate", "truncate64", *_BY_DIRFD,
 )  # fmt: skip
 
 _NOFOLLOW, _EMPTY_PATH = 0x100, 0x1000
@@ -36,6 +42,9 @@ _NO_ID: Final = 0xFFFFFFFF
 def perform(task: Task) -> Work:
     """Do it in the caller's identity."""
     call, args = task.call.name, task.call.args
+    length = int(args["length"]) if "truncate" in call else 0
+    if length < 0:
+        raise Said(errno.EINVAL)
     flags = int(args["flags"]) & 0xFFFFFFFF if call in _BY_FLAGS else 0
     times = _times(task, call) if "utime" in call else b""
     if call.startswith("utimensat") and times:
@@ -63,6 +72,9 @@ def perform(task: Task) -> Work:
     values: tuple[bytes | int, ...]
     if "chmod" in call:
         acting, values = _acting("fchmodat", 0), (int(args["mode"]) & 0xFFFF,)
+    elif "truncate" in call:
+        yield from _may_grow(task, held, named.status, length)
+        acting, values = _acting("truncate", 0), (length,)
     elif "chown" in call:
         acting = _acting("fchownat", 0)
         values = int(args["owner"]) & _NO_ID, int(args["group"]) & _NO_ID
@@ -72,6 +84,26 @@ def perform(task: Task) -> Work:
     reply.close()
     failed = reply.error(acting.made)
     return deny(failed) if failed else answer(0)
+
+
+def _may_grow(task: Task, held: int, status: pins.Status, length: int) -> Generator[Any, Any, None]:
+    """See that the caller's RLIMIT_FSIZE holds, which an executor has not (``inode_newsize_ok`` of fs/attr.c).
+
+    :raises Said: EFBIG, and the caller gets SIGXFSZ."""
+    limit = task.caller.limits["Max file size"].soft
+    if length <= limit or not stat.S_ISREG(status.mode) or os.fstat(held).st_size >= length:
+        return
+    asking = pins.writable()
+    reply = yield from task.session.ask(asking.request, fds=(held,))
+    reply.close()
+    if failed := reply.error(asking.fd):
+        raise Said(failed)
+    if not task.call.valid():
+        raise CallGone
+    from proctor.kernel.pidfd import send_signal
+
+    send_signal(task.caller.anchor(), signal.SIGXFSZ)
+    raise Said(errno.EFBIG)
 
 
 def _times(task: Task, call: str) -> bytes:
@@ -104,15 +136,22 @@ def _acting(what: str, times: int) -> _Acting:
 
     :param times: how many bytes they have; 0 for none."""
     steps = Steps()
-    numbers = [steps.number() for _ in range({"fchmodat": 1, "fchownat": 2}.get(what, 0))]
+    numbers = [
+        steps.number() for _ in range({"fchmodat": 1, "fchownat": 2, "truncate": 1}.get(what, 0))
+    ]
     when = steps.hole(times) if times else 0
-    empty, digits = steps.bytes(b""), steps.scratch(16)
+    empty, root, digits = steps.bytes(b""), steps.bytes(b"/"), steps.scratch(16)
     given, table = steps.sent(), steps.sent()
     if (
         what == "fchmodat"
     ):  # it takes no empty path; the executor's own link leads to the very thing
         steps.put_text(digits, steps.call("dup", given))
         made = steps.call(what, table, digits, numbers[0])
+    elif what == "truncate":  # it has no form by directory: the executor stands in its own table
+        steps.put_text(digits, steps.call("dup", given))
+        steps.call("fchdir", table)
+        made = steps.call(what, digits, numbers[0], bad=0)
+        steps.call("chdir", root)
     elif what == "fchownat":
         made = steps.call(what, given, empty, *numbers, _EMPTY_PATH)
     else:

@@ -1,0 +1,232 @@
+"""stat, access and readlink in all their forms, done as the caller would, of what is pinned.
+
+No right is lent.  It is performed for the rules about paths, as :mod:`proctor.performing.families.attributes`: what
+the rules were asked about is what is told of.  The forms by descriptor (fstat) have no path, and need no
+performing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from proctor.call.verdict import answer, deny
+from proctor.performing import pins
+from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.trouble import Said
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from proctor.call.call import Call
+    from proctor.call.identity import IdRange
+    from proctor.call.verdict import Verdict
+    from proctor.performing.task import Pin, Task, Work
+
+_BY_DIRFD: Final = ("newfstatat", "fstatat64", "statx", "faccessat", "faccessat2", "readlinkat")
+STATS: Final = (
+    "stat", "lstat", "stat64", "lstat64", "oldstat", "oldlstat", "newfstatat", "fstatat64", "statx",
+)  # fmt: skip
+ACCESSES: Final = ("access", "faccessat", "faccessat2")
+CALLS: Final = (*STATS, *ACCESSES, "readlink", "readlinkat")
+
+_NOFOLLOW, _EACCESS, _NO_AUTOMOUNT, _EMPTY_PATH = 0x100, 0x200, 0x800, 0x1000
+_SYNC: Final = 0x6000  # AT_STATX_SYNC_TYPE
+_BASIC: Final = 0x7FF  # STATX_BASIC_STATS
+_RESERVED: Final = 1 << 31  # STATX__RESERVED
+#: struct statx of include/uapi/linux/stat.h, the same on every machine.
+_STATX: Final = struct.Struct("=IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII112x")
+_LONGEST: Final = 4096
+#: What the kernel shows instead of ids that do not fit (/proc/sys/kernel/overflowuid, unless somebody changed it).
+OVERFLOW: Final = 65534
+
+
+def perform(task: Task) -> Work:
+    """Do it in the caller's identity."""
+    name = task.call.name
+    flags = checked_flags(task.call)
+    pin = yield from _pinned(task, flags)
+    task.permit(pin.named.path, pin.named.status)
+    if name in ACCESSES:
+        acting = _asking("faccessat2", 0)
+        mode = int(task.call.args["mode"])
+        reply = yield from task.session.ask(
+            acting.request, mode, flags & _EACCESS | _EMPTY_PATH, fds=(pin.fd,)
+        )
+    elif name in STATS:
+        acting = _asking("statx", _STATX.size)
+        mask = task.call.registers[3] & 0xFFFFFFFF if name == "statx" else _BASIC
+        how = (flags & _SYNC if name == "statx" else 0) | _EMPTY_PATH
+        reply = yield from task.session.ask(acting.request, how, mask, fds=(pin.fd,))
+    else:
+        if task.call.path and not stat.S_ISLNK(pin.named.status.mode):
+            raise Said(errno.EINVAL)
+        acting = _asking("readlinkat", _LONGEST)
+        reply = yield from task.session.ask(acting.request, fds=(pin.fd,))
+    reply.close()
+    if failed := reply.error(acting.made):
+        return deny(failed)
+    if name in ACCESSES:
+        return answer(0)
+    if name == "statx":
+        return answer(0, writes=task.call.fill("statxbuf", reply.parts[0]))
+    if name in STATS:
+        return told(task.call, _of_statx(reply.parts[0]))
+    text = reply.parts[0][: task.call.args.bufsiz]
+    return answer(len(text), writes=task.call.fill("buf", text))
+
+
+def checked_flags(call: Call) -> int:
+    """The flags of the forms that have them, 0 of the others.
+
+    :raises Said: what the kernel says before it looks at any path."""
+    name = call.name
+    if name in ("readlink", "readlinkat"):
+        if call.args.bufsiz <= 0:
+            raise Said(errno.EINVAL)
+        return _NOFOLLOW | (_EMPTY_PATH if name == "readlinkat" else 0)
+    if name in ACCESSES:
+        flags = call.registers[3] & 0xFFFFFFFF if name == "faccessat2" else 0
+        if int(call.args["mode"]) & 0xFFFFFFFF & ~7 or flags & ~(
+            _EACCESS | _NOFOLLOW | _EMPTY_PATH
+        ):
+            raise Said(errno.EINVAL)
+        return flags
+    if name not in _BY_DIRFD:
+        return _NOFOLLOW if "lstat" in name else 0
+    flags = int(call.args["flags"]) & 0xFFFFFFFF
+    if name == "statx" and (call.registers[3] & _RESERVED or flags & _SYNC == _SYNC):
+        raise Said(errno.EINVAL)
+    if flags & ~(_NOFOLLOW | _NO_AUTOMOUNT | _EMPTY_PATH | _SYNC):
+        raise Said(errno.EINVAL)
+    return flags
+
+
+def _pinned(task: Task, flags: int) -> Generator[Any, Any, Pin]:
+    path: bytes | None = task.call.args["path"]
+    number = pins.signed(task.call.registers[0]) if task.call.name in _BY_DIRFD else pins.AT_FDCWD
+    if not path:
+        if not flags & _EMPTY_PATH:
+            raise Said(errno.ENOENT if path is not None else errno.EFAULT)
+        if path is None and task.call.name not in ("newfstatat", "fstatat64", "statx"):
+            raise Said(errno.EFAULT)
+        if number != pins.AT_FDCWD:
+            pin = yield from task.descriptor(number)
+            if task.call.name == "readlinkat" and not stat.S_ISLNK(pin.named.status.mode):
+                raise Said(errno.ENOENT)  # do_readlinkat of fs/stat.c
+            return pin
+        if task.call.name == "readlinkat":
+            raise Said(errno.ENOENT)
+        path = b"."
+    bits = pins.O_NOFOLLOW if flags & _NOFOLLOW else 0
+    return (yield from task.pin(task.start(number, path), path, bits, 0))
+
+
+# What is told -------------------------------------------------------------------------------------
+
+
+def told(call: Call, found: os.stat_result) -> Verdict:
+    """The answer to a call that wants a ``struct stat``, of any kind.
+
+    :param found: with ids as the caller's user namespace has them."""
+    if call.name in ("oldstat", "oldlstat") or (call.abi == "i386" and "64" not in call.name):
+        # SET_UID and SET_GID of include/linux/highuid.h
+        ids = [OVERFLOW if each > 0xFFFF else each for each in (found.st_uid, found.st_gid)]
+        found = _with_ids(found, *ids)
+    try:
+        return answer(0, writes=call.fill("statbuf", found))
+    except ValueError:
+        return deny(errno.EOVERFLOW)  # cp_new_stat and the like of fs/stat.c
+
+
+def told_statx(call: Call, found: os.stat_result) -> Verdict:
+    """The answer to statx."""
+    times = {
+        f"stx_{name}": {"tv_sec": ns // 10**9, "tv_nsec": ns % 10**9}
+        for name, ns in (("atime", found.st_atime_ns), ("mtime", found.st_mtime_ns), ("ctime", found.st_ctime_ns))
+    }  # fmt: skip
+    fields = {
+        "stx_mask": _BASIC, "stx_blksize": found.st_blksize, "stx_nlink": found.st_nlink, "stx_uid": found.st_uid,
+        "stx_gid": found.st_gid, "stx_mode": found.st_mode, "stx_ino": found.st_ino, "stx_size": found.st_size,
+        "stx_blocks": found.st_blocks, "stx_dev_major": os.major(found.st_dev),
+        "stx_dev_minor": os.minor(found.st_dev), **times,
+    }  # fmt: skip
+    return answer(0, writes=call.fill("statxbuf", **fields))
+
+
+def inside(
+    found: os.stat_result, users: Sequence[IdRange], groups: Sequence[IdRange]
+) -> os.stat_result:
+    """With the ids that a user namespace has for those of the monitor's."""
+    ids = []
+    for number, ranges in ((found.st_uid, users), (found.st_gid, groups)):
+        mapped = (
+            each.inside + number - each.outside
+            for each in ranges
+            if 0 <= number - each.outside < each.length
+        )
+        ids.append(next(mapped, OVERFLOW))
+    return _with_ids(found, *ids)
+
+
+def _of_statx(data: bytes) -> os.stat_result:
+    (
+        _, blksize, _, links, uid, gid, mode, inode, size, blocks, _, *times, rdev_major, rdev_minor, major, minor,
+    ) = _STATX.unpack_from(data)  # fmt: skip
+    atime, ctime, mtime = times[0:2], times[4:6], times[6:8]
+    plain = (
+        mode,
+        inode,
+        os.makedev(major, minor),
+        links,
+        uid,
+        gid,
+        size,
+        atime[0],
+        mtime[0],
+        ctime[0],
+    )
+    more = {
+        "st_blksize": blksize,
+        "st_blocks": blocks,
+        "st_rdev": os.makedev(rdev_major, rdev_minor),
+    }
+    for name, (seconds, ns) in (("atime", atime), ("mtime", mtime), ("ctime", ctime)):
+        more[f"st_{name}_ns"] = seconds * 10**9 + ns
+    return os.stat_result(plain, more)
+
+
+def _with_ids(found: os.stat_result, uid: int, gid: int) -> os.stat_result:
+    made: Any = found.__reduce__()
+    _, (values, more) = made
+    return os.stat_result((*values[:4], uid, gid, *values[6:]), more)
+
+
+# Requests -----------------------------------------------------------------------------------------
+
+
+class _Asking(NamedTuple):
+    request: Request
+    made: Result
+
+
+@cache
+def _asking(what: str, room: int) -> _Asking:
+    """One of the calls, of the very thing.  Holes: its numbers.  Sent: the thing."""
+    steps = Steps()
+    numbers = [steps.number() for _ in range({"faccessat2": 2, "statx": 2}.get(what, 0))]
+    empty, given = steps.bytes(b""), steps.sent()
+    found = steps.scratch(room) if room else None
+    if found is None:
+        made = steps.call(what, given, empty, *numbers)
+    elif what == "statx":
+        made = steps.call(what, given, empty, *numbers, found)
+        steps.want(found)
+    else:
+        made = steps.call(what, given, empty, found, room)
+        steps.want(found, made)
+    return _Asking(steps.freeze(), made)

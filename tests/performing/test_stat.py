@@ -1,0 +1,90 @@
+"""stat, access and readlink, natively and performed: what they fill is the same to the byte, also for calls of i386."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import proctor
+from proctor import families
+
+from .callers import open_directory
+from .containers import NAMESPACES
+from .trees import PATHS, build
+
+SOURCE = Path(__file__).with_name("looks.c")
+USERS = {
+    "root": {},
+    "user": {"uid": 1000},
+    "container": {"userns": [(0, 100000, 65536)], "namespaces": NAMESPACES},
+}
+ABOUT = [
+    b"/proc/self/exe",
+    b"/proc/self/cwd",
+    b"/proc/self/fd/7",
+    b"/dev/null",
+    b"/proc/meminfo",
+    b"@7",
+    b"@8",
+    b"@99",
+]
+
+
+@pytest.fixture(scope="module")
+def looks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with open_directory() as top:
+        made = os.fsdecode(top) + "/looks"
+        subprocess.run(["gcc", "-O1", "-o", made, str(SOURCE)], check=True)
+        yield made
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to have callers with other identities")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has calls of i386")
+@pytest.mark.parametrize("kind", USERS)
+def test_what_is_told_is_what_the_kernel_tells(looks: str, kind: str) -> None:
+    with open_directory() as place:
+        top = place + b"/1/2/3/tree"
+        os.makedirs(top)
+        build(top, 0 if kind == "root" else 1000 if kind == "user" else 100000)
+        paths = [each.replace(b"TOP", top[1:]) for each in PATHS] + ABOUT
+        script = 'exec 7<"$1/to-file" 8<"$1/dir"; cd "$1" && shift && exec "$@"'
+        command = ["sh", "-c", script, "sh", top, looks, *paths]
+
+        def told(*handlers: proctor.Handler) -> list[bytes]:
+            how = dict(USERS[kind])
+            done = proctor.run(
+                command, list(handlers), capture_output=True, timeout=120, check=True, **how
+            )
+            out: bytes = done.stdout
+            return out.splitlines()
+
+        natively = told()
+        asked: list[bytes] = []
+
+        def ask(call: proctor.Call) -> proctor.Verdict:
+            return proctor.perform(lambda argument, path: asked.append(path) or True)
+
+        about = families.stat().names
+        assert sum(b" 0 " in line for line in natively) > 500
+        for handler in (families.stat(), proctor.Handler(about, ask)):
+            assert_alike(natively, told(handler))
+        assert len(asked) > 1000
+
+
+def assert_alike(one: list[bytes], other: list[bytes]) -> None:
+    path, wrong = b"", []
+    for mine, theirs in zip(one, other, strict=True):
+        path = mine if mine[:2] == b"--" else path
+        theirs_too = path[3:].strip(b"/") in (b"", b"dev/null")  # and others' times
+        its_own = b"/proc/" in path and (b"stat" in mine or path.endswith(b"self"))
+        if its_own or theirs_too:
+            lines = mine[: mine.rfind(b" ")], theirs[: theirs.rfind(b" ")]
+        else:
+            lines = mine, theirs
+        if lines[0] != lines[1]:
+            wrong.append((path, *lines))
+    assert not wrong, f"{len(wrong)} differ:\n" + "\n".join(map(str, wrong[:9]))
