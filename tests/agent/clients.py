@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 import proctor
@@ -30,14 +31,17 @@ def connect(path: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
     return made
 
 
-def filtered(*command: str) -> proctor.Target:
+def filtered(*command: str, namespaces: Iterable[str] = ()) -> proctor.Target:
     """A command whose mkdir and chmod notify a listener that nobody serves yet."""
     names = ("mkdir", "mkdirat", "chmod", "fchmodat", "fchmodat2")
     program = proctor.Filter([proctor.Rule(names, proctor.actions.NOTIFY)]).compile().code
     nulls = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
     try:
         return proctor.launch(
-            list(command), program=program, fds=[(fd, to) for to, fd in enumerate(nulls)]
+            list(command),
+            program=program,
+            fds=[(fd, to) for to, fd in enumerate(nulls)],
+            namespaces=namespaces,
         )
     finally:
         for fd in nulls:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -9,12 +10,15 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import proctor
 from proctor.agent.doors import lxc
+from proctor.agent.owners import Claimed
+from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
 from proctor.kernel import abi, scm
 from tests.agent.clients import connect, filtered, gone
@@ -42,7 +46,7 @@ class Monitor:
             wrong.get("size", 80), 24, 64, wrong.get("length", len(cookie)),
         )  # fmt: skip
         notification = abi.SECCOMP_NOTIF.pack(
-            call.id, call.pid, call.flags, call.nr, call.arch, call.ip, *call.args
+            call.id, wrong.get("pid", call.pid), call.flags, call.nr, call.arch, call.ip, *call.args
         )
         answer = abi.SECCOMP_NOTIF_RESP.pack(call.id, 0, 0, 0)
         fds = [
@@ -142,6 +146,78 @@ def test_what_is_wrong_is_refused(running: RunningAgent, wrong: dict[str, int], 
         asking.ask(**wrong)
         assert gone(asking.sock)
     running.heard(says)
+
+
+def test_a_user_cannot_say_that_another_thread_calls(agent: Start, place: Path) -> None:
+    """Who receives notifications himself can write whose they are; the kernel says no more then than that
+    his own listener has such a call.  A thread of root's, of another user's, or one of his that became root's by a
+    program is not his; his own are, also in a user namespace of his."""
+    path = str(place / "lxc.sock")
+    running = agent("--lxc", f"{path},uid=4242,mode=666")
+    with subprocess.Popen(["sleep", "100"]) as victim:
+        try:
+            for pid, namespaces in ((victim.pid, ()), (os.getpid(), ()), (0, ()), (0, ("user",))):
+                asked = _as_user(4242, partial(_ask, path, pid, namespaces))
+                assert asked == ("hung up" if pid else "(0, -30, 0)")
+                if pid:
+                    running.heard(f"thread {pid} is not one of user 4242")
+        finally:
+            victim.kill()
+
+
+def test_who_gains_rights_by_a_program_is_no_users() -> None:
+    """Not even if all its ids are his: it has not given up to gain more."""
+    peer = Peer(os.getpid(), 4242, 4242)
+    command = ["sleep", "100"]
+    how = {"uid": 4242, "gid": 4242, "groups": ()}
+    for no_new_privs, mine in ((True, True), (False, False)):
+        with proctor.launch(command, no_new_privs=no_new_privs, **how) as target:  # type: ignore[arg-type]
+            try:
+                Claimed(target.pid, peer, ()).close()
+            except ProctorError:
+                assert not mine
+            else:
+                assert mine
+            pinned = Claimed(target.pid, peer, ()) if mine else None
+            target.kill()
+            target.wait(30)
+            assert pinned is None or not pinned.lives()
+
+
+def _ask(path: str, pid: int, namespaces: tuple[str, ...]) -> str:
+    asking = Monitor(path, filtered("mkdir", "/tmp/forbidden-1", namespaces=namespaces))
+    try:
+        if not pid:
+            asking.ask()
+            return str(asking.answer())
+        asking.ask(pid=pid)
+        return "hung up" if gone(asking.sock) else "answered"
+    finally:
+        asking.close()
+
+
+def _as_user(uid: int, what: Callable[[], str]) -> str:
+    """What a process of a user's comes to."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = "failed"
+        try:
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+            ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: it writes maps of ids
+            said = what()
+        except BaseException as error:
+            said = repr(error)
+        finally:
+            os.write(writing, said.encode())
+            os._exit(0)
+    os.close(writing)
+    with open(reading) as file:
+        said = file.read()
+    os.waitpid(child, 0)
+    return said
 
 
 def test_wrong_descriptors_and_sizes_are_refused(running: RunningAgent) -> None:

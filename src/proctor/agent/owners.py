@@ -3,10 +3,22 @@ before it is served."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.caller import Caller
 from proctor.errors import CallError, CallGone, ProctorError
+from proctor.kernel.thread import ProcFiles
+
+if TYPE_CHECKING:
+    from proctor.agent.sockets import Peer
+
+#: include/uapi/linux/nsfs.h; Linux 4.9 and 4.11.
+_NS_GET_PARENT: Final = 0xB702
+_NS_GET_OWNER_UID: Final = 0xB704
 
 
 def owner_userns(pid: int, uid: int) -> tuple[int, ...]:
@@ -39,3 +51,83 @@ def owner_userns(pid: int, uid: int) -> tuple[int, ...]:
     except (CallError, OSError) as problem:
         raise ProctorError(f"process {pid} cannot be looked at: {problem}") from None
     raise ProctorError(f"process {pid} is not one of user {uid}")
+
+
+class Claimed:
+    """A thread of which somebody other than the kernel says that it is calling, pinned: whoever answers for
+    it must know that it is one of that user's, and stays one.
+
+    Its rights are the user's if it is in a user namespace that he made, or in one within that, with ids that
+    have a number there; or if it has his ids, no capability, and no_new_privs.  None of that can be lost for
+    more.  (A thread that waits in a system call could not be another's either, but that it waits is his
+    word.)
+
+    :raises ProctorError: it is not the user's, or there is no such thread.
+    """
+
+    def __init__(self, tid: int, peer: Peer, groups: Collection[int]) -> None:
+        try:
+            self._files = ProcFiles(tid)
+            self._thread = Caller(tid, None, 0, files=self._files)
+        except (ProctorError, OSError) as problem:
+            raise ProctorError(f"thread {tid} cannot be looked at: {problem}") from None
+        try:
+            if not _belongs(self._thread, peer, groups):
+                raise ProctorError(f"thread {tid} is not one of user {peer.uid}")
+        except BaseException as problem:
+            self.close()
+            if isinstance(problem, (CallError, OSError)):
+                raise ProctorError(f"thread {tid} cannot be looked at: {problem}") from None
+            raise
+
+    def lives(self) -> bool:
+        """Whether its number is still its own."""
+        try:
+            self._files.size("status")
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of it.  Idempotent."""
+        self._thread.close()
+
+
+def _belongs(thread: Caller, peer: Peer, groups: Collection[int]) -> bool:
+    mine = os.stat("/proc/self/ns/user").st_ino
+    if thread.userns == mine:
+        return (
+            set(thread.uids) == {peer.uid}
+            and set(thread.gids) == {peer.gid}
+            and set(thread.groups) <= {peer.gid, *groups}
+            and not thread.caps.permitted
+            and thread.no_new_privs
+        )
+    inside = [
+        any(0 <= number - each.outside < each.length for each in ranges)
+        for numbers, ranges in (
+            (thread.uids, thread.uid_map),
+            (thread.gids, thread.gid_map),
+            ([group for group in thread.groups if group not in groups], thread.gid_map),
+        )
+        for number in numbers
+    ]
+    return all(inside) and _within(thread.namespace_fd("user"), mine, peer.uid)
+
+
+def _within(namespace: int, mine: int, uid: int) -> bool:
+    """Whether a user namespace is, or is below, one that a user made directly below ours."""
+    at, made = os.dup(namespace), bytearray(4)
+    try:
+        while True:
+            try:
+                above = fcntl.ioctl(at, _NS_GET_PARENT)
+            except PermissionError:  # beyond ours
+                return False
+            fcntl.ioctl(at, _NS_GET_OWNER_UID, made)
+            os.close(at)
+            at = above
+            if os.fstat(at).st_ino == mine:
+                return int.from_bytes(made, sys.byteorder) == uid
+    finally:
+        os.close(at)

@@ -15,6 +15,8 @@ from proctor.words import quoted
 #: Most bytes of a path (sun_path with its final NUL, unix(7)).
 _LONGEST: Final = 107
 
+#: include/uapi/asm-generic/socket.h, and the longest option that Python takes.
+_SO_PEERGROUPS, _GROUPS = 59, 1024
 _PEERCRED: Final = struct.Struct("=iII")
 
 
@@ -31,6 +33,16 @@ def peer_of(sock: socket.socket) -> Peer:
     """The peer of a connection."""
     data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
     return Peer(*_PEERCRED.unpack(data))
+
+
+def groups_of(sock: socket.socket) -> tuple[int, ...]:
+    """The supplementary groups of a connection's peer (SO_PEERGROUPS, Linux 4.13); none if it has more
+    than Python asks for."""
+    try:
+        data = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS)
+    except OSError:
+        return ()
+    return struct.unpack(f"={len(data) // 4}I", data)
 
 
 def listen(

@@ -104,6 +104,10 @@ class ValidityPort(Protocol):
         """Its descriptor."""
         ...
 
+    def id_valid(self, id: int) -> bool:
+        """Whether a notification still waits for its answer."""
+        ...
+
 
 class Memory:
     """:class:`MemoryPort` of a real thread.
@@ -261,9 +265,7 @@ class Memory:
             ).about(notif_id=self._id)
 
     def _valid(self) -> bool:
-        from proctor.kernel._core import id_valid
-
-        return self._listener is None or id_valid(self._listener.fileno(), self._id)
+        return self._listener is None or self._listener.id_valid(self._id)
 
     def _gone(self) -> CallGone:
         gone = CallGone()

@@ -23,7 +23,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from proctor.agent.facts import Facts
-from proctor.agent.sockets import Peer
+from proctor.agent.owners import Claimed
+from proctor.agent.sockets import Peer, groups_of
 from proctor.call.call import Call
 from proctor.errors import ProctorError
 from proctor.kernel import abi, scm
@@ -108,9 +109,13 @@ class Containers(Protocol):
 
 class Asked:
     """One question, as far as answering needs it: a
-    :class:`~proctor.supervisor.ports.ListenerPort`, whose listener is open as long as somebody has it."""
+    :class:`~proctor.supervisor.ports.ListenerPort`, whose listener is open as long as somebody has it.
+
+    :ivar claimed: the thread that is said to be calling, where it is a user's word that it is.
+    """
 
     def __init__(self, connection: _Connection, listener: Listener, question: Question) -> None:
+        self.claimed: Claimed | None = None
         self._connection = connection
         self._listener = listener
         self._question = question
@@ -118,6 +123,8 @@ class Asked:
 
     def __del__(self) -> None:
         self._listener.close()
+        if self.claimed is not None:
+            self.claimed.close()
 
     def fileno(self) -> int:
         """As :class:`~proctor.supervisor.ports.ListenerPort`, also below."""
@@ -128,8 +135,8 @@ class Asked:
         return None
 
     def id_valid(self, id: int) -> bool:
-        """Asked of the kernel."""
-        return self._listener.id_valid(id)
+        """Asked of the kernel; and a thread that was said to be calling must not have become another."""
+        return self._listener.id_valid(id) and (self.claimed is None or self.claimed.lives())
 
     def addfd(
         self,
@@ -281,6 +288,9 @@ class LxcDoor:
         peer = connection.peer
         if question.monitor != peer.pid:
             raise ProctorError(f"process {peer.pid} asks in the name of {question.monitor}")
+        if peer.uid not in (0, os.geteuid()):
+            # The kernel told him who calls, and he tells us: nobody could say whether that is so.
+            asked.claimed = Claimed(question.notification.pid, peer, groups_of(connection.sock))
         if connection.held is None:
             facts = Facts(
                 door="lxc",
