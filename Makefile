@@ -8,7 +8,7 @@ VENV   ?= .venv-$(TAG)
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo demo-agent test test-sanitize test-model test-races test-kernels check format bench tables wheel clean env packages
+.PHONY: help demo demo-agent test test-sanitize test-model test-races test-agent test-kernels check format bench tables wheel clean env packages
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test-model: $(STAMP) ## the model against the kernel, and the supervisor on the 
 
 test-races: $(STAMP) packages ## racers against the monitor, and performing against the kernel, at length
 	sh tools/test-races $(BIN)/python
+
+test-agent: $(STAMP) packages ## real engines whose agent is killed, and thousands of containers, at length
+	sh tools/test-agent $(BIN)/python
 
 test-kernels: $(STAMP) ## the comparison and tests on other kernels, emulated: KERNELS="6.1 5.10@bullseye"
 	@sh tools/test-packages kernels

@@ -1,0 +1,183 @@
+"""Real engines and runtimes, all asked the same: calls by policy, exec, two policies, an agent that is killed
+again and again, none at all, and many containers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.agent.engines import USER, Engine, engine, lacking, tree
+from tests.agent.running import RunningAgent, eventually
+
+#: How many calls are made while monitors are killed, and how many containers come and go: see tools/test-agent.
+CALLS = int(os.environ.get("PROCTOR_CALLS", "1000"))
+CONTAINERS = int(os.environ.get("PROCTOR_CONTAINERS", "3"))
+
+POLICY = """
+default = "allow"
+
+[[rule]]
+name = "no such rooms"
+calls = ["mkdir", "mkdirat"]
+when = { path = "/tmp/forbidden*" }
+deny = "EROFS"
+report = true
+
+[[rule]]
+name = "harmless devices"
+calls = ["mknod", "mknodat"]
+when = { type = "char", device = ["1:3", "1:5"] }
+perform = true
+
+[[rule]]
+name = "no other devices"
+calls = ["mknod", "mknodat"]
+when = { type = ["char", "block"] }
+deny = "EDQUOT"
+
+[[rule]]
+name = "modes are as they are"
+calls = ["chmod", "fchmodat"]
+deny = "ENOMEDIUM"
+
+[[rule]]
+name = "nothing is mounted there"
+calls = ["mount"]
+when = { target = "/tmp/closed" }
+deny = "ELOOP"
+
+[[rule]]
+name = "nobody is at home"
+calls = ["connect"]
+when = { address = "inet:127.0.0.9:*" }
+deny = "EHOSTDOWN"
+
+[[rule]]
+name = "others"
+calls = ["mkdir", "mkdirat", "mount", "connect"]
+allow = "unsafe: a test"
+"""
+
+SCRIPT = """
+rm -rf /tmp/null /tmp/closed
+mknod /tmp/null c 1 3 && echo hello >/tmp/null && stat -c '%F %t:%T' /tmp/null
+mknod /tmp/disk b 8 0
+mkdir /tmp/closed && mkdir /tmp/forbidden-1
+chmod 700 /tmp/closed
+mount -t tmpfs none /tmp/closed
+wget -q -O - http://127.0.0.9/
+"""
+SAID = [
+    "character special file 1:3",
+    "mknod: /tmp/disk: Disk quota exceeded",
+    "can't create directory '/tmp/forbidden-1': Read-only file system",
+    "chmod: /tmp/closed: No medium found",
+    "Too many levels of symbolic links",
+    "Host is down",
+]
+
+
+@pytest.fixture(params=["runc", "crun", "podman", "podman-rootless", "containerd"])
+def kind(request: pytest.FixtureRequest) -> str:
+    lacks = lacking(request.param)
+    if lacks:
+        pytest.skip(f"needs {lacks}")
+    return str(request.param)
+
+
+@pytest.fixture
+def running(agent: Callable[..., RunningAgent], place: Path) -> RunningAgent:
+    (place / "policies/default.toml").write_text(POLICY)
+    (place / "policies/strict.toml").write_text(
+        '[[rule]]\nname = "rooms"\ncalls = ["mkdir", "mkdirat"]\nwhen = { path = "/tmp/**" }\n'
+        'deny = "EACCES"\n[[rule]]\nname = "others"\ncalls = ["mkdir", "mkdirat"]\nperform = true\n'
+    )
+    (place / "policies/containers.toml").write_text(
+        'default = "default"\n[[container]]\npolicy = "strict"\nmetadata = "tenant-*"\n'
+    )
+    return agent("--oci", f"{place}/all.sock,uid=0,uid={USER},mode=0666")
+
+
+@pytest.fixture
+def made(kind: str, running: RunningAgent, place: Path) -> Iterator[Engine]:
+    tree(place)
+    engine_ = engine(kind, place, f"{place}/all.sock")
+    yield engine_
+    engine_.close()
+
+
+@pytest.mark.root
+def test_calls_are_answered_by_policy(made: Engine, running: RunningAgent) -> None:
+    """Devices, directories, modes, mounts, connections; in a container, and by what is executed in it."""
+    profile = made.profile("default.toml")
+    done = made.run("web-1", profile, "/bin/sh", "-c", SCRIPT)
+    assert [word for word in SAID if word not in done.stdout] == [], done.stdout
+    made.start("web-2", profile, "/bin/sleep", "1000")
+    done = made.execute("web-2", "/bin/sh", "-c", SCRIPT)
+    assert [word for word in SAID if word not in done.stdout] == [], done.stdout
+    eventually(lambda: len(running.ask(do="ps")["containers"]) == 1)
+    (row,) = running.ask(do="ps")["containers"]
+    assert row["policy"].endswith("default.toml") and row["refused"] > 0
+
+
+@pytest.mark.root
+def test_two_containers_have_two_policies(made: Engine, running: RunningAgent) -> None:
+    """At the same time, by what their profiles say of them."""
+    made.start("web-1", made.profile("default.toml"), "/bin/sleep", "1000")
+    made.start("web-2", made.profile("strict.toml", "--metadata", "tenant-7"), "/bin/sleep", "1000")
+    for name, says in (("web-1", "Read-only file system"), ("web-2", "Permission denied")):
+        done = made.execute(name, "/bin/mkdir", "/tmp/forbidden-3")
+        assert says in done.stdout, (name, done.stdout)
+    policies = sorted(row["labels"]["policy"] for row in running.ask(do="ps")["containers"])
+    assert policies == ["default", "strict"]
+
+
+@pytest.mark.root
+def test_no_call_is_lost_while_monitors_are_killed(made: Engine, running: RunningAgent) -> None:
+    """Again and again, as long as the container makes calls; each gets its answer."""
+    over = threading.Event()
+    ended: list[object] = []
+    profile = made.profile("default.toml")
+
+    def storm() -> None:
+        done = made.run("storm", profile, "/bin/storm", str(CALLS))
+        ended.append((done.returncode, done.stdout))
+        over.set()
+
+    thread = threading.Thread(target=storm)
+    thread.start()
+    deaths = 0
+    running.heard("served")
+    while not over.is_set():
+        os.kill(running.serving, signal.SIGKILL)
+        deaths += 1
+        running.heard("took over", deaths)
+    thread.join()
+    assert ended == [(0, "")] and deaths > 0
+
+
+@pytest.mark.root
+def test_containers_in_a_row_leave_nothing(made: Engine, running: RunningAgent) -> None:
+    profile = made.profile("default.toml")
+    words = ("/bin/mkdir", "/tmp/forbidden-5")
+    assert "Read-only file system" in made.run("first", profile, *words).stdout
+    running.heard("ended: container", 1)
+    before = running.descriptors
+    for number in range(CONTAINERS):
+        assert "Read-only file system" in made.run(f"row-{number}", profile, *words).stdout
+    running.heard("ended: container", 1 + CONTAINERS)
+    eventually(lambda: running.descriptors <= before)
+
+
+@pytest.mark.root
+def test_without_an_agent_the_engine_says_so(made: Engine, running: RunningAgent) -> None:
+    profile = made.profile("default.toml")
+    running.stop()
+    done = made.run("alone", profile, "/bin/true")
+    assert done.returncode != 0
+    assert "all.sock" in done.stdout and "connection refused" in done.stdout.lower(), done.stdout
