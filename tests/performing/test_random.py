@@ -232,7 +232,10 @@ def a_path(chance: random.Random) -> bytes:
             return path
         return path + chance.choice([b"", b"", b"", b"/", b"/..", b"/x"])
     steps = b"/".join(chance.choice(STEPS) for _ in range(chance.randrange(1, 5)))
-    return chance.choice(STARTS) + steps + chance.choice([b"", b"", b"", b"", b"/", b"/."])
+    start = chance.choice(STARTS)
+    if not start and steps.startswith(b"/"):
+        start = b"/TOP"  # nothing is made in the machine's own root either
+    return start + steps + chance.choice([b"", b"", b"", b"", b"/", b"/."])
 
 
 def a_call(chance: random.Random) -> tuple[Any, ...]:
