@@ -19,6 +19,7 @@ import pytest
 
 import proctor
 from proctor.call.verdict import Answer, Deny, HandOver, Verdict
+from proctor.kernel.nudging import nudge
 from proctor.performing import conversation
 from proctor.process.run import PIPE
 
@@ -38,6 +39,7 @@ from .test_performers import (
     wait_for,
 )
 
+PTRACE_SEIZE = 0x4206
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="makes device nodes")
 
 
@@ -190,6 +192,110 @@ def test_an_end_behind_a_signal_for_the_second_thread_comes(
             os.kill(process.pid, signal.SIGUSR1)
             os.kill(process.pid, signal.SIGTERM)
             assert process.wait(20) == -signal.SIGTERM
+
+
+@contextmanager
+def many_opening(fifo: bytes, how: dict[str, Any], *argv: str) -> Iterator[tuple[Any, Any]]:
+    """The program with three threads in their opens, any of which could take a signal."""
+    with proctor.spawn([*argv], **how, stdout=PIPE) as process:
+        assert process.stdout is not None
+        tids = [int(process.stdout.readline()) for _ in range(3)]
+        performers = how.get("performer")
+        wait_for(
+            lambda: (
+                len(performers.executors._busy) == 3
+                if performers
+                else all(map(blocked_in_open, tids))
+            )
+        )
+        yield process, process.stdout
+
+
+@pytest.mark.parametrize("performed", [False, True], ids=["natively", "performed"])
+def test_a_signal_that_any_could_take_is_somebody_s(
+    fifo: bytes, signals: str, performed: bool
+) -> None:
+    """Whose it is nobody can see: the first thread blocks it, and all others wait."""
+    with Performers() as performers:
+        how = {"handlers": [performs], "performer": performers} if performed else {}
+        words = signals, os.fsdecode(fifo), "many", "blocks"
+        with many_opening(fifo, how, *words) as (process, said):
+            os.kill(process.pid, signal.SIGUSR1)
+            assert said.readline() == b"EINTR 1\n"
+            assert signals_of(process.pid) == 0
+            writer = os.open(fifo, os.O_WRONLY)
+            assert [said.readline() for _ in range(2)] == [b"opened 1\n"] * 2
+            os.close(writer)
+            assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("performed", [False, True], ids=["natively", "performed"])
+def test_a_signal_that_any_could_take_and_restarts(
+    fifo: bytes, signals: str, performed: bool
+) -> None:
+    with Performers() as performers:
+        how = {"handlers": [performs], "performer": performers} if performed else {}
+        words = signals, os.fsdecode(fifo), "many", "blocks", "restart"
+        with many_opening(fifo, how, *words) as (process, said):
+            for _ in range(2):
+                os.kill(process.pid, signal.SIGUSR1)
+                wait_for(lambda: signals_of(process.pid) == 0)
+            writer = os.open(fifo, os.O_WRONLY)
+            assert [said.readline() for _ in range(3)] == [b"opened 2\n"] * 3
+            os.close(writer)
+            assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("performed", [False, True], ids=["natively", "performed"])
+def test_an_end_behind_a_signal_that_any_could_take_comes(
+    fifo: bytes, signals: str, performed: bool
+) -> None:
+    """SIGTERM is one of three that wait, each for a thread that is woken already."""
+    with Performers() as performers:
+        how = {"handlers": [performs], "performer": performers} if performed else {}
+        words = signals, os.fsdecode(fifo), "many", "blocks", "restart"
+        with many_opening(fifo, how, *words) as (process, _):
+            for _ in range(3):
+                os.kill(process.pid, signal.SIGUSR1)
+            os.kill(process.pid, signal.SIGTERM)
+            assert process.wait(20) == -signal.SIGTERM
+
+
+def test_a_traced_caller_is_left_to_its_tracer(fifo: bytes, signals: str) -> None:
+    """Nobody can be sure then whose the signal is, so that nobody is answered as interrupted."""
+    with Performers() as performers:
+        words = signals, os.fsdecode(fifo), "many", "blocks"
+        how: dict[str, Any] = {"handlers": [performs], "performer": performers}
+        with many_opening(fifo, how, *words) as (process, said):
+            tids = [int(tid) for tid in os.listdir(f"/proc/{process.pid}/task")]
+
+            def trace() -> list[int]:
+                traced = [libc.ptrace(PTRACE_SEIZE, tid, None, None) for tid in tids]
+                return traced + [nudge(tid) for tid in [*tids, 1 << 30]]
+
+            thread, results = in_thread(trace)  # whose end lets them go
+            thread.join(20)
+            assert results == [[0] * 4 + [False] * 5]
+            os.kill(process.pid, signal.SIGUSR1)
+            assert said.readline() == b"EINTR 1\n"
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def test_who_is_nudged_makes_its_call_anew(top: bytes) -> None:
+    """Where no signal waits, ERESTARTSYS is seen by nobody: so it may be said of a guess."""
+    calls = []
+
+    @proctor.on("mkdir", "mkdirat")
+    def restarts(call: proctor.Call) -> proctor.Verdict:
+        calls.append(call.tid)
+        if len(calls) > 3:
+            return proctor.deny(errno.EXDEV)
+        assert nudge(call.tid)
+        return proctor.deny(512)
+
+    done = proctor.run(["mkdir", os.fsdecode(top) + "/x"], [restarts], capture_output=True)
+    assert len(calls) == 4
+    assert os.strerror(errno.EXDEV) in os.fsdecode(done.stderr)
 
 
 def test_nothing_is_answered_on_suspicion(top: bytes) -> None:

@@ -280,7 +280,7 @@ static PyObject *core_called(PyObject *Py_UNUSED(module), PyObject *args) {
 static const struct {
     const char *name;
     int number;
-} numbers[] = {NUMBER(seccomp), NUMBER(kcmp), NUMBER(prctl), NUMBER(pidfd_getfd),
+} numbers[] = {NUMBER(seccomp), NUMBER(kcmp), NUMBER(prctl), NUMBER(ptrace), NUMBER(pidfd_getfd),
                NUMBER(process_vm_readv), NUMBER(fstatfs), NUMBER(statx), {"SYS_openat2", 437}};
 
 static PyMethodDef core_methods[] = {

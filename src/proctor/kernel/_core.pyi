@@ -48,6 +48,7 @@ def syscall(number: int, /, *arguments: int | bytes | bytearray | None) -> int:
 SYS_seccomp: int
 SYS_kcmp: int
 SYS_prctl: int
+SYS_ptrace: int
 SYS_pidfd_getfd: int
 SYS_process_vm_readv: int
 SYS_fstatfs: int

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Verdict
 from proctor.errors import CallGone
+from proctor.kernel.nudging import nudge
 from proctor.performing.trouble import Idle, Interrupted, Trouble
 from proctor.supervisor.ports import Later
 
@@ -37,7 +38,9 @@ class Conversation:
     :param limit: seconds that it may take.
     """
 
-    __slots__ = ("_asked", "_call", "_due", "_next_look", "_translate", "_work", "verdict")
+    __slots__ = (
+        "_anyones", "_asked", "_call", "_due", "_next_look", "_translate", "_work", "verdict"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -53,6 +56,8 @@ class Conversation:
         self._asked: Wait | None = None
         self._due = None if limit is None else now + limit
         self._next_look = now + _FIRST
+        #: Signals that the last look found, of which nobody knows which thread takes them.
+        self._anyones = 0
         #: What came out; None while it goes on.
         self.verdict: Verdict | None = None
 
@@ -110,10 +115,7 @@ class Conversation:
         self._next_look = now + _PAUSE
         assert self._asked is not None
         try:
-            pending = self._call.caller.pending(its_own=True)
-            if _SIGKILL in pending:
-                raise CallGone()
-            if pending and self._asked.worker.interruptible:
+            if self._signalled() and self._asked.worker.interruptible:
                 return self._interrupt()
             if self._due is not None and now >= self._due:
                 raise Trouble("the executor did not end in time")
@@ -123,6 +125,21 @@ class Conversation:
         except BaseException as failed:
             self._run(None, failed, wait=True)
         return self.verdict
+
+    def _signalled(self) -> bool:
+        """Whether the caller has a signal to take.  One that is as much its as others' of its process it
+        takes if none of these did from one look to the next: they all wait, as it does."""
+        call, before = self._call, self._anyones
+        waiting = call.caller.pending()
+        self._anyones = 0
+        if _SIGKILL in waiting:
+            raise CallGone()
+        if not waiting:
+            return False
+        if call.caller.pending(its_own=True):
+            return True
+        self._anyones = waiting
+        return bool(before & waiting) and call.valid() and nudge(call.tid)
 
     def wait(self) -> Verdict:
         """Go on to the end, in this thread."""
