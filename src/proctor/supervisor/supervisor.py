@@ -24,7 +24,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from proctor.call.call import Call
@@ -296,7 +296,7 @@ class Supervisor:
         """
         if self._started or self._closed:
             raise RuntimeError("this supervisor was started already")
-        _know(self)
+        _started.add(self)
         self._role.start()
         self._started = True
         return self
@@ -446,18 +446,14 @@ def _condition(lock: Any) -> threading.Condition:
     return threading.Condition(lock)  # which asks no more of a lock than the port has
 
 
-#: Supervisors with a thread of their own, for children of fork(2) to know; None before the first.
-_started: WeakSet[Supervisor] | None = None
-
-
-def _know(supervisor: Supervisor) -> None:
-    global _started  # noqa: PLW0603 - the hook is registered once
-    if _started is None:
-        _started = WeakSet()
-        os.register_at_fork(after_in_child=_in_child)
-    _started.add(supervisor)
+#: Supervisors with a thread of their own, for children of fork(2) to know.
+_started: Final[WeakSet[Supervisor]] = WeakSet()
 
 
 def _in_child() -> None:
-    for supervisor in list(_started or ()):
+    for supervisor in list(_started):
         supervisor._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -46,20 +46,33 @@ if TYPE_CHECKING:
 _CONSTANT: Final = MANY + 3 * EVERY
 
 
+#: Seconds that a thread is left for, if that is wanted: others notice after some milliseconds.
+_STALL: Final = 0.05
+
+
 class Episode:
     """See the module.
 
     :param kind: what kind of machine; of all kinds, as the seed wants, if None.
     :param kill_at: kill the monitor after so many steps of the supervisor's code, and not by chance;
         for "mortal" machines.
+    :param stall_at: after so many steps leave the thread that makes it, for long, where it is; for
+        "preemptive" machines.
     """
 
-    def __init__(self, seed: int, number: int, kind: Kind | None = None, kill_at: int = 0) -> None:
+    def __init__(
+        self,
+        seed: int,
+        number: int,
+        kind: Kind | None = None,
+        kill_at: int = 0,
+        stall_at: int = 0,
+    ) -> None:
         self.seed = seed
         self.number = number
         self.random = random = Random(f"{seed}/{number}")
         self.settings = settings = draw_settings(random, kind)
-        if kill_at:
+        if kill_at or stall_at:  # and nothing else happens to threads
             self.settings = settings = settings._replace(
                 calls=20, containers=2, steps=1000.0, bytecodes=False, preempt=0.0
             )
@@ -79,11 +92,13 @@ class Episode:
         if settings.malice:  # numbers of the dead are given to others soon
             numbers = self.kernel.namespace
             numbers.limit = numbers.last + 13 * settings.containers + settings.workers + 14
-        self._preemption: Preemption | None = None
+        self.preemption: Preemption | None = None
         if settings.steps:
-            self._preemption = Preemption(
+            self.preemption = Preemption(
                 self.world.schedule, random, settings.steps, settings.bytecodes
             )
+            if stall_at:
+                self.preemption.at(stall_at, lambda: self.world.schedule.pause(_STALL))
         self.town = Town(
             self.world, think=settings.think, deadline=settings.deadline, quota=settings.calls,
             trouble=settings.trouble, malice=settings.malice, quotas=Quotas(settings.quota),
@@ -118,7 +133,7 @@ class Episode:
 
     def run(self) -> None:
         """Play it."""
-        traced = self._preemption.tracing() if self._preemption is not None else nullcontext()
+        traced = self.preemption.tracing() if self.preemption is not None else nullcontext()
         try:
             with traced:
                 self._play()
@@ -143,8 +158,8 @@ class Episode:
             self._welcome()
         self._weather()
         if self._kill_at:
-            assert self._preemption is not None
-            self._preemption.at(self._kill_at, self.world.schedule.stop_here)
+            assert self.preemption is not None
+            self.preemption.at(self._kill_at, self.world.schedule.stop_here)
         elif self._keeper is not None:
             self._death_comes()
         self._until(lambda: town.made >= town.quota and self._alive)
@@ -242,7 +257,10 @@ class Episode:
     def _add(self, container: Container) -> None:
         port = container.port
         if self.ledger.closing and not port.detached:
-            port.close()  # it was born too late
+            port.detached = (
+                True  # it was born too late; what a dead monitor received is the kernel's
+            )
+            port.close()
         if port.closed or self.ledger.closing:
             return
         port.served = port.changing = True
@@ -255,6 +273,7 @@ class Episode:
             )  # fmt: skip
         except RuntimeError:
             port.served = False  # close() was faster
+            port.detached = True
             port.close()
         port.changing = False
         self.ledger.note("add", "world", 0, container.name)
@@ -317,11 +336,11 @@ class Episode:
     @contextmanager
     def _calm(self) -> Iterator[None]:
         """It is the simulation that runs code of the supervisor's: nobody is left in it."""
-        if self._preemption is not None:
-            self._preemption.calm = True
+        if self.preemption is not None:
+            self.preemption.calm = True
         yield
-        if self._preemption is not None:
-            self._preemption.calm = False
+        if self.preemption is not None:
+            self.preemption.calm = False
 
     def _look(self) -> None:
         ledger, schedule = self.ledger, self.world.schedule

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -97,7 +96,8 @@ class Fiber:
         self._thread.join()
 
     def _run(self) -> None:
-        sys.settrace(self._schedule.tracer)
+        if self._schedule.watch is not None:
+            self._schedule.watch()
         while True:
             self._go.acquire()
             if self._work is None:

@@ -1,18 +1,24 @@
 """Preemption: whoever runs the supervisor's code can be left between any two lines of it.
 
 Ports (:mod:`proctor.model.sim.world`) are where threads meet the kernel; real ones interleave anywhere.
-So in some episodes every thread that runs the supervisor's own code is traced (:func:`sys.settrace`),
-and now and then, when the seed says so, it is left at a line, or at a bytecode, and others run: no
-coarser than the interpreter's own switches between threads, which come between bytecodes.
+So in some episodes every thread that runs the supervisor's own code is watched, and now and then, when
+the seed says so, it is left at a line, or at a bytecode, and others run: no coarser than the
+interpreter's own switches between threads, which come between bytecodes.
+
+Since Python 3.12 (PEP 669) that is :mod:`sys.monitoring`'s work, before :func:`sys.settrace`'s: which there
+sees a code's bytecodes only from its second run on, so that nothing would follow from the seed alone.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 import proctor.supervisor as watched
@@ -25,14 +31,113 @@ if TYPE_CHECKING:
 #: The code in which threads are left: files that begin with one of these names.
 WATCHED: Final[list[str]] = [str(Path(watched.__file__).parent)]
 
-#: Whether the same bytecodes are seen each time.  Since Python 3.12 (PEP 669) code is instrumented
-#: for them only once somebody has asked, so that a first run sees fewer than a second, and neither
-#: follows from its seed alone: there threads are left between lines.
-_STEADY: Final = sys.version_info < (3, 12)
+#: Told what is run next: the code, and its line, or the offset of its bytecode.
+_Passed = Callable[[CodeType, int], object]
+
+
+class _Wanted(dict[str, bool]):
+    """Whether the code of a file is watched."""
+
+    def __missing__(self, name: str) -> bool:
+        wanted = self[name] = name.startswith(tuple(WATCHED))
+        return wanted
+
+
+if sys.version_info >= (3, 12):
+
+    class _Watch:
+        """Watches threads of this process, by sys.monitoring."""
+
+        _TOOL: Final = 4  # none of those that have a name there
+
+        def __init__(self, passed: _Passed, bytecodes: bool) -> None:
+            self._passed = passed
+            self._event = (
+                sys.monitoring.events.INSTRUCTION if bytecodes else sys.monitoring.events.LINE
+            )
+            self._threads: set[int] = set()
+
+        def here(self) -> None:
+            """This thread, from now on."""
+            self._threads.add(threading.get_ident())
+
+        @contextmanager
+        def all(self) -> Iterator[None]:
+            """This thread too, and until the end of this any."""
+            codes = list(_codes())
+            sys.monitoring.use_tool_id(self._TOOL, "proctor.model.sim")
+            try:
+                sys.monitoring.register_callback(self._TOOL, self._event, self._step)
+                for code in codes:
+                    sys.monitoring.set_local_events(self._TOOL, code, self._event)
+                self.here()
+                yield
+            finally:
+                for code in codes:
+                    sys.monitoring.set_local_events(self._TOOL, code, 0)
+                sys.monitoring.register_callback(self._TOOL, self._event, None)
+                sys.monitoring.free_tool_id(self._TOOL)
+                self._threads.clear()
+
+        def _step(self, code: CodeType, where: int) -> None:
+            if threading.get_ident() in self._threads:
+                self._passed(code, where)
+
+    def _codes() -> Iterator[CodeType]:
+        """All code that is watched: whatever functions there are, also such as were put into the place
+        of others, and what is defined within them."""
+        wanted = _Wanted()
+        found: set[CodeType] = set()
+        left = [each.__code__ for each in gc.get_objects() if type(each) is FunctionType]
+        while left:
+            code = left.pop()
+            if code not in found and wanted[code.co_filename]:
+                found.add(code)
+                yield code
+                left += [each for each in code.co_consts if isinstance(each, CodeType)]
+
+else:
+
+    class _Watch:
+        """Watches threads of this process, by sys.settrace."""
+
+        def __init__(self, passed: _Passed, bytecodes: bool) -> None:
+            self._passed = passed
+            self._bytecodes = bytecodes
+            self._wanted = _Wanted()
+
+        def here(self) -> None:
+            """This thread, from now on."""
+            sys.settrace(self._enter)
+
+        @contextmanager
+        def all(self) -> Iterator[None]:
+            """This thread too, meanwhile."""
+            before = sys.gettrace()
+            self.here()
+            try:
+                yield
+            finally:
+                sys.settrace(before)
+
+        def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:
+            if not self._wanted[frame.f_code.co_filename]:
+                return None
+            if self._bytecodes:
+                frame.f_trace_lines = False
+                frame.f_trace_opcodes = True
+            return self._step
+
+        def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
+            if event == "line":
+                self._passed(frame.f_code, frame.f_lineno)
+            elif event == "opcode":
+                self._passed(frame.f_code, frame.f_lasti)
+            return self._step
 
 
 class Preemption:
-    """Traces the threads of one episode.
+    """Watches the threads of one episode.
 
     :param every: lines, or bytecodes, from one preemption to the next, on average.
     :param bytecodes: between any two of them, not only between lines.
@@ -42,15 +147,16 @@ class Preemption:
         self._schedule = schedule
         self._random = random
         self._rate = 1.0 / every
-        self._bytecodes = bytecodes and _STEADY
         self._left = 0
-        self._files: dict[str, bool] = {}
         #: Nobody is left: it is the simulation that looks at the supervisor.
         self.calm = False
+        #: Told of each step.
+        self.record: _Passed | None = None
         #: Steps until something is done, and that.
         self._steps_left = 0
         self._then: Callable[[], object] = bool
-        schedule.tracer = self._enter
+        self._watch = _Watch(self._passed, bytecodes)
+        schedule.watch = self._watch.here
 
     def at(self, steps: int, do: Callable[[], object]) -> None:
         """Do something after so many steps, in the midst of the supervisor's code."""
@@ -58,34 +164,20 @@ class Preemption:
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
-        """The thread that runs this is traced meanwhile, and nobody after it."""
-        before = sys.gettrace()
-        sys.settrace(self._enter)
-        try:
+        """The thread that runs this is watched meanwhile, and nobody after it."""
+        with self._watch.all():
             yield
-        finally:
-            sys.settrace(before)
 
-    def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:
-        name = frame.f_code.co_filename
-        wanted = self._files.get(name)
-        if wanted is None:
-            wanted = self._files[name] = name.startswith(tuple(WATCHED))
-        if not wanted or self.calm:
-            return None
-        if self._bytecodes:
-            frame.f_trace_lines = False
-            frame.f_trace_opcodes = True
-        return self._step
-
-    def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if event in ("line", "opcode"):
-            if self._steps_left:
-                self._steps_left -= 1
-                if not self._steps_left:
-                    self._then()
-            self._left -= 1
-            if self._left <= 0:
-                self._left = 1 + int(self._random.expovariate(self._rate))
-                self._schedule.preempt()
-        return self._step
+    def _passed(self, code: CodeType, where: int) -> None:
+        if self.calm:
+            return
+        if self.record is not None:
+            self.record(code, where)
+        if self._steps_left:
+            self._steps_left -= 1
+            if not self._steps_left:
+                self._then()
+        self._left -= 1
+        if self._left <= 0:
+            self._left = 1 + int(self._random.expovariate(self._rate))
+            self._schedule.preempt()

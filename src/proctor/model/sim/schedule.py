@@ -25,8 +25,6 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.model.sim.fibers import Fiber
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from proctor.model.kernel.machine import Kernel
     from proctor.model.kernel.tasks import Task
 
@@ -103,8 +101,8 @@ class Schedule:
         self.fibers_busy: dict[Fiber, None] = {}
         self.fibers_idle: list[Fiber] = []
         self._fibers = 0
-        #: What to trace threads with, in preemptive episodes.
-        self.tracer: Callable[[FrameType, str, Any], Any] | None = None
+        #: What each thread calls at its beginning, in preemptive episodes.
+        self.watch: Callable[[], object] | None = None
         self.depth = 0
         #: Until when time may go by at ports.
         self.patient_until = 0.0
@@ -303,7 +301,7 @@ class Schedule:
 
     def aside(self, work: Callable[[], object]) -> None:
         """Somebody else's thread does this: in preemptive episodes it may be left in the middle."""
-        if self.tracer is not None and not self.over:
+        if self.watch is not None and not self.over:
             self.begin(work)
         else:
             work()
