@@ -115,7 +115,7 @@ class Conversation:
         self._next_look = now + _PAUSE
         assert self._asked is not None
         try:
-            if self._signalled() and self._asked.worker.interruptible:
+            if self._signalled():
                 return self._interrupt()
             if self._due is not None and now >= self._due:
                 raise Trouble("the executor did not end in time")
@@ -134,7 +134,8 @@ class Conversation:
         self._anyones = 0
         if _SIGKILL in waiting:
             raise CallGone()
-        if not waiting:
+        assert self._asked is not None
+        if not waiting or not self._asked.worker.interruptible:
             return False
         if call.caller.pending(its_own=True):
             return True
