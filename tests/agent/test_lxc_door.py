@@ -252,12 +252,13 @@ def test_idle_connections_hold_up_nobody(running: RunningAgent) -> None:
 
 
 def test_every_call_has_a_deadline_below_lxcs() -> None:
-    from proctor.agent.agent import handlers
+    from proctor.agent.deciding import asks, handlers
     from proctor.policy import loads
 
+    ask = asks(None, str)
     policy = loads('deadline = 100\n[[rule]]\nname = "r"\ncalls = ["mkdir"]\nperform = true\n')
-    assert {each.deadline for each in handlers(policy)} == {100.0}
-    assert {each.deadline for each in handlers(policy, lxc.DEADLINE)} == {lxc.DEADLINE}
+    assert {each.deadline for each in handlers(policy, ask)} == {100.0}
+    assert {each.deadline for each in handlers(policy, ask, lxc.DEADLINE)} == {lxc.DEADLINE}
 
 
 def test_a_question_shorter_than_its_parts_is_none() -> None:

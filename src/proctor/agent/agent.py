@@ -8,13 +8,15 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from proctor.agent.attached import Attached
+from proctor.agent.deciding import ALL_CALLS, asks, container_options, doubts, handlers, policy_name
 from proctor.agent.doors import lxc
 from proctor.agent.facts import Facts
+from proctor.agent.held import Connection, Held, Key, Record
 from proctor.agent.keeping import Nobody, memory_of, read_memory
 from proctor.agent.owners import owner_userns
 from proctor.call.verdict import deny
@@ -22,20 +24,17 @@ from proctor.errors import ProctorError
 from proctor.kernel.journal import Journal
 from proctor.kernel.listener import Listener
 from proctor.observe.events import ContainerAdded, ContainerEnded
-from proctor.policy.handlers import verdict_of
 from proctor.process.performing import LazyPerformer
 from proctor.process.starting import wake_in_step
-from proctor.supervisor.container import Container, Quotas
+from proctor.supervisor.container import Container
 from proctor.supervisor.handlers import Handler
 from proctor.supervisor.supervisor import Supervisor
-from proctor.syscalls import tables
 
 if TYPE_CHECKING:
     from proctor.agent.doors.lxc import Asked
     from proctor.agent.keeping import Item, Keeping
     from proctor.agent.policies import Book, Resolved
     from proctor.call.call import Call
-    from proctor.call.verdict import Verdict
     from proctor.observe.events import Observer
     from proctor.policy import Policy
     from proctor.supervisor.deciding import Performer
@@ -44,54 +43,6 @@ if TYPE_CHECKING:
 _LOOK: Final = 1.0
 #: Calls of one listener that a journal holds: as many threads as wait for answers at a time.
 _SLOTS: Final = 1024
-
-#: Door, user and id: what makes listeners those of one container.
-Key = tuple[str, int, str]
-
-
-class Record(msgspec.Struct, frozen=True):
-    """What the next monitor has to know of a listener."""
-
-    facts: Facts
-    owner_userns: tuple[int, ...]
-    #: Seconds since the epoch.
-    since: float
-
-
-class Connection(msgspec.Struct, frozen=True):
-    """What the next monitor has to know of a connection of LXC's."""
-
-    #: Path of the socket by which it came.
-    socket: str
-    #: None before its first question.
-    facts: Facts | None
-    #: Seconds since the epoch.
-    since: float
-
-
-class Held:
-    """A container that is served."""
-
-    __slots__ = ("connections", "container", "facts", "listeners", "resolved", "since")
-
-    def __init__(
-        self, facts: Facts, container: Container, resolved: Resolved, since: float
-    ) -> None:
-        self.facts = facts
-        self.container = container
-        #: What holds for it.
-        self.resolved = resolved
-        #: By the names under which they are kept.
-        self.listeners: dict[Listener, str] = {}
-        #: Of LXC's monitor, which receives in our place.
-        self.connections = 0
-        #: Seconds since the epoch.
-        self.since = since
-
-    @property
-    def key(self) -> Key:
-        """See there."""
-        return (self.facts.door, self.facts.uid, self.facts.id)
 
 
 class Agent:
@@ -103,6 +54,8 @@ class Agent:
     :param tell: told what is worth a line, in a sentence.
     :param keeping: keeps the listeners while a monitor is replaced.
     :param performing: makes the performer that the supervisor is given of the built-in one.
+    :param answers: a directory for what is answered to rules that ask; None: it is forgotten with
+        the monitor.
     """
 
     def __init__(
@@ -115,6 +68,7 @@ class Agent:
         tell: Callable[[str], object] = str,
         keeping: Keeping | None = None,
         performing: Callable[[LazyPerformer], Performer] | None = None,
+        answers: str | None = None,
     ) -> None:
         self._loop = loop
         self._tell = tell
@@ -122,9 +76,11 @@ class Agent:
         self._kept = 0
         self.book = book
         performer = LazyPerformer({})
+        self._asks = asks(answers, self.trouble)
 
         def forget(event: ContainerEnded) -> None:
             performer.forget(event.container)
+            self._asks.forget(event.container)
 
         forget.events = (ContainerEnded,)  # type: ignore[attr-defined]
         self._observers: tuple[Observer, ...] = (forget, *observers)
@@ -258,9 +214,9 @@ class Agent:
         container = Container(
             facts.id,
             self._handlers_of(facts, resolved),
-            labels=facts.labels() | {"policy": _name(resolved)},
+            labels=facts.labels() | {"policy": policy_name(resolved.policy)},
             owner_userns=owners,
-            **_options(resolved.policy),
+            **container_options(resolved.policy),
         )
         held = Held(facts, container, resolved, since)
         self._held[held.key] = held
@@ -342,11 +298,13 @@ class Agent:
         policy = resolved.policy
         if policy is None:
             verdict = deny(errno.EPERM, resolved.why)
-            return (Handler(_NAMES, lambda call: verdict, label="no policy"),)
+            return (Handler(ALL_CALLS, lambda call: verdict, label="no policy"),)
         most = lxc.DEADLINE if facts.door == "lxc" else None
         known = self._handlers.get((policy, most))
         if known is None:
-            known = self._handlers[policy, most] = tuple(handlers(policy, most))
+            for doubt in doubts(policy):
+                self._tell(doubt)
+            known = self._handlers[policy, most] = tuple(handlers(policy, self._asks, most))
         return known
 
     def _look(self) -> None:
@@ -385,8 +343,8 @@ class Agent:
         held.resolved = now
         container = held.container
         container.handlers = made
-        container.labels = {**container.labels, "policy": _name(now)}
-        container.performing = _options(now.policy)["performing"]
+        container.labels = {**container.labels, "policy": policy_name(now.policy)}
+        container.performing = container_options(now.policy)["performing"]
         for port in held.listeners:
             try:
                 self.supervisor.replace(port, made)
@@ -400,46 +358,3 @@ class Agent:
             self._looking = None
         self.supervisor.close()
         self.attached.close_all_but()
-
-
-_NAMES: Final = sorted(tables.all_names())
-
-
-def handlers(policy: Policy, most: float | None = None) -> list[Handler]:
-    """Those of a policy, and one that gives what no rule is about the policy's default: a runtime's
-    filter may notify more than the policy asks for.
-
-    :param most: seconds within which each has to decide.
-    """
-    made = policy.handlers()
-    default = verdict_of(policy.settings.default, "no rule; default")
-
-    def by_default(call: Call) -> Verdict:
-        return default
-
-    left = sorted(tables.all_names() - set(policy.calls))
-    made.append(Handler(left, by_default, label="policy"))
-    for handler in made:
-        if handler.deadline is None:
-            handler.deadline = policy.settings.deadline
-        if most is not None:
-            handler.deadline = min(handler.deadline or most, most)
-    return made
-
-
-def _name(resolved: Resolved) -> str:
-    """The policy's, without directory and ending; "" if there is none."""
-    if resolved.policy is None:
-        return ""
-    return os.path.basename(resolved.policy.name).removesuffix(".toml")
-
-
-def _options(policy: Policy | None) -> dict[str, Any]:
-    """What a policy says of a container besides its rules."""
-    if policy is None:
-        return {"performing": {}}
-    settings = policy.settings
-    found: dict[str, Any] = {"performing": dict(settings.performing)}
-    if settings.workers is not None:
-        found["quotas"] = Quotas(workers=settings.workers)
-    return found

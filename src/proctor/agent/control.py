@@ -14,7 +14,8 @@ from proctor.errors import ProctorError
 from proctor.words import quoted
 
 if TYPE_CHECKING:
-    from proctor.agent.agent import Agent, Held
+    from proctor.agent.agent import Agent
+    from proctor.agent.held import Held
     from proctor.agent.refusals import Refusals
     from proctor.agent.sockets import Peer
 

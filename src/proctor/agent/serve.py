@@ -60,6 +60,7 @@ class Server:
             tell=tell,
             keeping=keeping,
             performing=None if metrics is None else metrics.timed,
+            answers=settings.answers,
         )
         self._metrics = metrics
         self._ends: list[Callable[[], object]] = []

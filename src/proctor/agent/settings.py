@@ -42,6 +42,8 @@ class Settings(NamedTuple):
     #: Where its log is, for those who ask.
     log: str = ""
     deadline: float | None = None
+    #: Where it is kept what was answered to rules that ask.
+    answers: str | None = None
 
     @property
     def places(self) -> list[Place]:

@@ -46,6 +46,7 @@ def agent(options: argparse.Namespace) -> int:
         metrics=None if options.metrics is None else _address(options.metrics),
         log="" if options.log in (None, "-") else os.path.abspath(options.log),
         deadline=options.deadline,
+        answers=None if options.answers is None else os.path.abspath(options.answers),
     )
     if not (settings.oci or settings.lxc or settings.run):
         raise ProctorError(

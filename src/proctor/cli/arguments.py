@@ -122,6 +122,16 @@ def _run(verbs: argparse._SubParsersAction[_Parser]) -> None:
         help="end with the command, even if descendants of it still run (their supervised calls "
         "then fail with ENOSYS)",
     )
+    run.add_argument(
+        "--answers",
+        metavar="FILE",
+        help="where rules that ask keep the answers that hold for good, as rules",
+    )
+    run.add_argument(
+        "--unattended",
+        action="store_true",
+        help="nobody is at the terminal: rules that would ask there take their default at once",
+    )
     more = run.add_argument_group(
         "who performs and decides", "In the place of what the policy's keys of these names say."
     )
@@ -282,6 +292,12 @@ def _agent(verbs: argparse._SubParsersAction[_Parser]) -> None:
         type=_seconds,
         metavar="SECONDS",
         help="deny what is not decided by then, where a policy does not say how long",
+    )
+    agent.add_argument(
+        "--answers",
+        metavar="DIR",
+        help="where it is kept what was answered to rules that ask, as rules: NAME.toml of policies, "
+        "containers/ of containers",
     )
     agent.add_argument(
         "--control",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from proctor.observe.events import Observer
     from proctor.observe.jsonlog import JsonLog
     from proctor.policy import Policy
+    from proctor.policy.asking import Asks
     from proctor.supervisor.handlers import Handler
 
 _NOT_FOUND, _NOT_RUNNABLE = 127, 126
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         for warning in () if options.quiet else warnings(policy):
             say(f"{options.policy}: {warning}")
         extra["filter"] = policy.filter(extra_notify=handlers)
-        handlers += policy.handlers()
+        handlers += policy.handlers(_asks(policy, options))
         extra |= policy.supervisor_options()
     if options.workers is not None:
         extra["workers"] = options.workers
@@ -103,6 +104,7 @@ def run(options: argparse.Namespace) -> int:
 #: Options that say what an agent's policy says.
 _AGENTS_OWN = (
     "policy", "handlers", "log", "summary", "quiet", "debug", "nested", "cgroup", "limit", "workers",
+    "answers", "unattended",
 )  # fmt: skip
 
 
@@ -135,6 +137,20 @@ def _not_launched(problem: LaunchError, options: argparse.Namespace, why: str = 
     if problem.step != "execve":
         return int(options.trouble)
     return _NOT_FOUND if problem.errno == errno.ENOENT else _NOT_RUNNABLE
+
+
+def _asks(policy: Policy, options: argparse.Namespace) -> Asks | None:
+    """Who asks, if a rule does."""
+    asking: list[Any] = [r.ruling.options for r in policy.rules if r.ruling.kind == "ask"]
+    if not asking:
+        return None
+    from proctor.asking.asker import Asker
+    from proctor.policy.asking import Asks
+
+    if not options.answers and not options.quiet and any(x.remember == "always" for x in asking):
+        say("no --answers: what is answered for good holds until this command ends")
+    asker = Asker(unattended=options.unattended, trouble=say)
+    return Asks(asker, lambda whose: options.answers if whose is policy else None)
 
 
 def _log(path: str) -> JsonLog:

@@ -26,7 +26,8 @@ def _relevant(text: bytes) -> dict[bytes, bytes]:
     return found
 
 
-def _within(inner: bytes, outer: bytes) -> bool:
+def within(inner: bytes, outer: bytes) -> bool:
+    """Whether a cgroup is another one, or below it."""
     return outer in (inner, b"/") or inner.startswith(outer + b"/")
 
 
@@ -40,7 +41,7 @@ def device_groups(caller: bytes, own: bytes) -> list[bytes | None]:
     ours = _relevant(own)
     wanted: list[bytes | None] = []
     for hierarchy, path in _relevant(caller).items():
-        if hierarchy in ours and _within(ours[hierarchy], path):
+        if hierarchy in ours and within(ours[hierarchy], path):
             continue
         wanted.append(_find(hierarchy, path))
     return wanted
@@ -88,7 +89,7 @@ def _find(hierarchy: bytes, path: bytes) -> bytes | None:
             fits = kind[0] == b"cgroup" and hierarchy in kind[2].split(b",")
         else:
             fits = kind[0] == b"cgroup2"
-        if fits and _within(path, root):
+        if fits and within(path, root):
             below = path[len(root.rstrip(b"/")) :].strip(b"/")
             return os.path.join(_unescape(where), below, b"cgroup.procs")
     return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from proctor.filter.conditions import Alternative, both, covers
 from proctor.policy.numbers import field_of
-from proctor.policy.rules import Clause, Rule
+from proctor.policy.rules import ASK, Clause, Rule
 
 if TYPE_CHECKING:
     from proctor.policy.document import Source
@@ -87,7 +87,7 @@ def _refuse_race(call: str, chain: _Chain, position: int, policy: Policy, source
         f"between. {_ways_out(call)}"
     )
     reachable = [t for t in clause.registers if _takes(chain, position, t) is None]
-    if reachable and rule.ruling.runs and not rule.ruling.unsafe:
+    if reachable and rule.ruling.may_run(call) and not rule.ruling.unsafe:
         raise source.error(
             f'"{rule.name}" would let {call} run after looking at {again}',
             ("rule", rule.position, rule.ruling.kind),
@@ -96,7 +96,7 @@ def _refuse_race(call: str, chain: _Chain, position: int, policy: Policy, source
         for later, other in chain[position + 1 :]:
             if not both((tests,), other.registers):
                 continue
-            if later.ruling.runs and not later.ruling.unsafe:
+            if later.ruling.may_run(call) and not later.ruling.unsafe:
                 raise source.error(
                     f'"{later.name}" would let {call} run after "{rule.name}" (rule[{rule.position}]) '
                     f"looked at {again}",
@@ -136,6 +136,11 @@ def _refuse_deadlines(rules: Iterable[Rule], source: Source) -> None:
         if rule.deadline is None or rule.implied:
             continue
         place = ("rule", rule.position, "deadline")
+        if rule.ruling.kind == ASK:
+            raise source.error(
+                f'"{rule.name}" asks: its time is the timeout of ask, and no deadline goes with it',
+                place,
+            )
         if not rule.performs and not any(c.reads_memory for c in rule.clauses.values()):
             raise source.error(
                 f'"{rule.name}" is decided at once; a deadline is for a rule that performs, or whose '

@@ -38,12 +38,17 @@ POLICY_KEYS: Final[dict[str, tuple[str, ...]]] = {
 #: The keys that give a rule its verdict; each rule has exactly one of them.
 VERDICT_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "deny": (_TEXT, _WHOLE), "return": (_WHOLE,), "perform": (_TRUTH, _TABLE), "allow": (_TRUTH, _TEXT),
-    "kill": (_TRUTH,), "log": (_TRUTH,),
+    "kill": (_TRUTH, _TEXT), "log": (_TRUTH,), "freeze": (_TRUTH,), "ask": (_TABLE,),
 }  # fmt: skip
 #: The keys of a rule.
 RULE_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "name": (_TEXT,), "calls": (_LIST,), "when": (_TABLE,), **VERDICT_KEYS, "report": (_TRUTH,),
-    "deadline": (_NUMBER,),
+    "deadline": (_NUMBER,), "delay": (_NUMBER,),
+}  # fmt: skip
+#: The keys of ``ask``.
+ASK_KEYS: Final[dict[str, tuple[str, ...]]] = {
+    "how": (_TEXT,), "run": (_LIST,), "at": (_TEXT,), "timeout": (_NUMBER,), "default": (_TEXT,),
+    "remember": (_TEXT,), "perform": (_TRUTH, _TABLE), "unsafe": (_TEXT,),
 }  # fmt: skip
 _CONDITION_WORDS = frozenset(("path", "device", "type", "mode", "flags", "address", "caller", "fd"))
 
@@ -175,6 +180,9 @@ def parse(source: Source) -> Mapping[str, Any]:
             if needed not in rule:
                 raise source.error(f'"{needed}" is missing', place)
         _each(rule["calls"], (_TEXT,), (*place, "calls"), source)
+        if "ask" in rule:
+            _keys(rule["ask"], ASK_KEYS, (*place, "ask"), source)
+            _each(rule["ask"].get("run", ()), (_TEXT,), (*place, "ask", "run"), source)
         for key, spec in rule.get("when", {}).items():
             _spec(spec, (*place, "when", key), source)
     _each(tree.get("arches", ()), (_TEXT,), ("arches",), source)

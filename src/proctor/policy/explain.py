@@ -63,6 +63,50 @@ def _tip(policy: Policy, look: Look, rule: Rule | None, when: dict[str, Spec]) -
     return "\n".join([*lines, verdict]) + "\n"
 
 
+#: Numbers that tell one call from another: what stands in the others is an address, a size, or another
+#: one each time.
+_TOLD: Final = frozenset(("flags", "mode", "cmd", "signal", "uid", "gid", "int", "uint", "pid"))
+#: Patterns of memory that is looked at, to be replaced by what is found there.
+_ANY: Final = {"path": "/**", "sockaddr": "unix:*", "string": "*", "strings": "*"}
+
+
+def exactly(look: Look, decision: Decision) -> str:
+    """The rule that lets through what is like a call in all that a rule can say of it, as TOML; "" if
+    something of it cannot be said.
+
+    :param decision: by a rule that asks.
+    """
+    from proctor.performing import SUPPORTED
+
+    call, signature, rule = look.call, look.call.signature, decision.rule
+    assert rule is not None
+    when: dict[str, Spec] = {}
+    if call.name in SUPPORTED:
+        verdict = "perform = true"
+    elif rule.ruling.unsafe:
+        verdict = f"allow = {quoted('unsafe: ' + rule.ruling.unsafe)}"
+    else:
+        verdict = "allow = true"
+    if signature is not None:
+        reads = verdict != "allow = true"
+        opens = getattr(signature.first("flags"), "family", "") == "OpenFlag"
+        written, needed = dict(rule.when), []
+        for arg in signature.args:
+            if arg.role in _ANY and reads and arg.value(call.registers):
+                written.setdefault(arg.name, _ANY[arg.role])
+                needed.append(arg.name)
+            elif arg.role in _TOLD and not (opens and arg.role == "mode"):
+                written.setdefault(arg.name, 0)
+        found = _distinguishing(look, signature, written)
+        if any(name not in found for name in needed):
+            return ""
+        when = _smallest(found, signature)
+    lines = ["[[rule]]", f"name = {quoted(f'allow {call.name}')}", f"calls = [{quoted(call.name)}]"]
+    if when:
+        lines.append(f"when = {_toml(when)}")
+    return "\n".join([*lines, verdict]) + "\n"
+
+
 class _Octal(int):
     """A mode: nobody reads one in decimal."""
 

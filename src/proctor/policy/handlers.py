@@ -27,8 +27,11 @@ from proctor.call.verdict import (
 )
 from proctor.errors import CallGone
 from proctor.policy.rules import (
+    ASK,
     DENY,
+    FREEZE,
     KILL,
+    KILL_CONTAINER,
     PERFORM,
     RETURN,
     Decision,
@@ -44,7 +47,9 @@ from proctor.supervisor.handlers import Handler
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.policy.asking import Asks
     from proctor.policy.policy import Policy
+    from proctor.supervisor.ports import Later
 
 
 class PolicyHandler(Handler):
@@ -56,11 +61,15 @@ class PolicyHandler(Handler):
     in_filter = True
 
 
-def build(policy: Policy) -> list[Handler]:
+def build(policy: Policy, asks: Asks | None = None) -> list[Handler]:
     """See :meth:`proctor.policy.policy.Policy.handlers`."""
+    if asks is None and any(rule.ruling.kind == ASK for rule in policy.rules):
+        from proctor.policy.asking import Asks
 
-    def decide(call: Call) -> Verdict:
-        return _decide(policy, call)
+        asks = Asks()
+
+    def decide(call: Call) -> Verdict | Later:
+        return _decide(policy, call, asks)
 
     ways: dict[float | None, list[str]] = {}
     for name in policy.calls:
@@ -73,7 +82,7 @@ def build(policy: Policy) -> list[Handler]:
     return made
 
 
-def _decide(policy: Policy, call: Call) -> Verdict:
+def _decide(policy: Policy, call: Call, asks: Asks | None) -> Verdict | Later:
     look = Look(call)
     plan = policy.plan(call)
     try:
@@ -86,7 +95,26 @@ def _decide(policy: Policy, call: Call) -> Verdict:
         if unknown.errno:
             return deny(unknown.errno)  # what the kernel says to such a call: no refusal of ours
         return deny(policy.settings.on_error, f"on_error: {unknown.why}")
-    return decided(policy, look, decision)
+    rule = decision.rule
+    if rule is None or not (rule.delay or decision.ruling.kind == ASK):
+        return decided(policy, look, decision)
+    return _at_length(policy, look, decision, asks)
+
+
+def _at_length(
+    policy: Policy, look: Look, decision: Decision, asks: Asks | None
+) -> Verdict | Later:
+    """What waits, or asks."""
+    from proctor.policy.asking import after
+
+    def go_on() -> Verdict | Later:
+        if decision.ruling.kind == ASK:
+            assert asks is not None
+            return asks.decide(policy, look, decision)
+        return decided(policy, look, decision)
+
+    assert decision.rule is not None
+    return after(decision.rule.delay, go_on)
 
 
 def decided(policy: Policy, look: Look, decision: Decision) -> Verdict:
@@ -113,6 +141,10 @@ def _refused(policy: Policy, look: Look, decision: Decision) -> Deny:
     """A refusal; what would let the call through is found out if somebody is told of it."""
     if decision.ruling.kind == KILL:
         _kill(look.call)
+    elif decision.ruling.kind in (KILL_CONTAINER, FREEZE):
+        from proctor.policy.asking import to_container
+
+        return deny(errno.EPERM, to_container(decision, look.call))
 
     def explained() -> Reason:
         from proctor.policy.explain import explain
@@ -163,6 +195,8 @@ def _by_what_is_pinned(policy: Policy, look: Look) -> Verdict | None:
     possible: list[Ruling] = []
     unseen = False
     for rule, clause in policy.chain(call.abi, call.name):
+        if rule.delay:
+            return None
         try:
             if not clause.holds(blind):
                 continue

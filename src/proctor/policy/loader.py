@@ -7,19 +7,26 @@ verdicts, conditions against each call's signature, and what rules mean together
 
 from __future__ import annotations
 
-import errno as _errno
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from proctor.errors import FilterError
 from proctor.filter.conditions import ALWAYS
-from proctor.kernel.abi import MAX_ERRNO
 from proctor.policy.check import refuse
 from proctor.policy.compile import multiplexed, unasked, untaken, with_multiplexed
-from proctor.policy.document import VERDICT_KEYS, KeyPath, Source, parse, read_text
+from proctor.policy.document import KeyPath, Source, parse, read_text
 from proctor.policy.policy import Policy, Settings
-from proctor.policy.rules import ALLOW, DENY, KILL, LOG, PERFORM, RETURN, Clause, Rule, Ruling
+from proctor.policy.rules import ASK, DENY, PERFORM, Clause, Rule
+from proctor.policy.rulings import (
+    asked,
+    check_time,
+    delay_of,
+    options,
+    performable,
+    ruling_of,
+    verdict_word,
+)
 from proctor.syscalls.special import FRAGILE
 from proctor.words import did_you_mean, one_of, quoted
 
@@ -47,7 +54,7 @@ def load(path: str | bytes | os.PathLike[str]) -> Policy:
 
     :raises PolicyError: it cannot be read, or is wrong; one sentence with file, line and key.
     """
-    return _build(read_text(path))
+    return build(read_text(path))
 
 
 def loads(text: str, name: str = "<string>") -> Policy:
@@ -59,11 +66,16 @@ def loads(text: str, name: str = "<string>") -> Policy:
     :param name: stands for the file name in errors.
     :raises PolicyError: it is wrong.
     """
-    return _build(Source(name, text))
+    return build(Source(name, text))
 
 
-def _build(source: Source) -> Policy:
-    table = parse(source)
+def build(source: Source, otherwise: Mapping[str, Any] | None = None) -> Policy:
+    """The policy that a text is.
+
+    :param otherwise: keys of the top, for a text that does not have them.
+    :raises PolicyError: it is wrong.
+    """
+    table = {**(otherwise or {}), **parse(source)}
     settings = _settings(table, source)
     written = table.get("rule", ())
     if len(written) > _MAX_RULES:
@@ -98,11 +110,11 @@ def _settings(table: Mapping[str, Any], source: Source) -> Settings:
     given: dict[str, Any] = {"arches": _arches(table.get("arches"), source)}
     for key in ("default", "foreign_arch", "x32"):
         if key in table:
-            given[key] = _verdict_word(table[key], key, source)
+            given[key] = verdict_word(table[key], key, source)
     for key, when in (("on_error", "deciding fails"), ("on_deadline", "time is over")):
         if key not in table:
             continue
-        ruling = _verdict_word(table[key], key, source)
+        ruling = verdict_word(table[key], key, source)
         if ruling.kind != DENY:
             raise source.error(
                 f'the answer when {when} is an errno such as "EPERM": to let a call run because '
@@ -159,25 +171,6 @@ def _seconds(table: Mapping[str, Any], path: KeyPath, source: Source) -> float |
     return value
 
 
-def _verdict_word(word: str, key: str, source: Source) -> Ruling:
-    """``allow``, ``log``, ``kill`` or the name of an errno."""
-    if word in (ALLOW, LOG, KILL):
-        return Ruling(word)
-    if word in _ERRNOS:
-        return Ruling(DENY, _ERRNOS[word])
-    hint = (
-        did_you_mean(word, [ALLOW, LOG, KILL, *_ERRNOS])
-        or '; write "allow", "log", "kill" or an errno such as "EPERM"'
-    )
-    raise source.error(f'no verdict "{word}"{hint}', (key,))
-
-
-#: Every name, also the second ones of a number (EWOULDBLOCK, EOPNOTSUPP), which errorcode leaves out.
-_ERRNOS: Final[dict[str, int]] = {
-    name: number for name, number in vars(_errno).items() if name[:1] == "E"
-}
-
-
 # Rules ------------------------------------------------------------------------------------------
 
 
@@ -202,11 +195,13 @@ def _rule(
     source: Source,
 ) -> list[Rule]:
     path: KeyPath = ("rule", position)
-    ruling = _ruling(written, path, source)
+    ruling = ruling_of(written, path, source)
     calls, grouped = _calls(written["calls"], settings.arches, path, source)
     if ruling.kind == PERFORM:
-        _check_performable(calls, path, source)
-        ruling = ruling._replace(options=options(calls, written[PERFORM], path, source))
+        performable(calls, path, source)
+        ruling = ruling._replace(options=options(calls, written[PERFORM], (*path, PERFORM), source))
+    elif ruling.kind == ASK:
+        ruling = asked(ruling, calls, written[ASK], path, source)
     when = written.get("when", {})
     rule = Rule(
         position,
@@ -216,57 +211,11 @@ def _rule(
         written.get("report", table.get("report", False)),
         when,
         deadline=_seconds(written, path, source),
+        delay=delay_of(written, settings, path, source),
     )
+    check_time(rule, settings, source)
     _check_grouped(rule, grouped, path, source)
     return with_multiplexed(rule, calls, settings.arches)
-
-
-def _ruling(written: Mapping[str, Any], path: KeyPath, source: Source) -> Ruling:
-    given = {key: written[key] for key in VERDICT_KEYS if key in written}
-    if len(given) != 1:
-        raise source.error(
-            f"a rule has exactly one verdict of {', '.join(VERDICT_KEYS)}; this one has "
-            f"{' and '.join(given) if given else 'none'}",
-            path,
-        )
-    ((key, value),) = given.items()
-    place = (*path, key)
-    if key == DENY:
-        return Ruling(DENY, _errno_number(value, place, source))
-    if key == RETURN:
-        if -MAX_ERRNO <= value < 0:
-            name = _errno.errorcode.get(-value, str(-value))
-            raise source.error(
-                f'a program takes {value} for an error; write deny = "{name}"', place
-            )
-        if not -(1 << 63) <= value < 1 << 63:
-            raise source.error(f"{value} does not fit into a register", place)
-        return Ruling(RETURN, value)
-    if key == ALLOW and isinstance(value, str):
-        word, _, reason = value.partition(":")
-        if word.strip().lower() != "unsafe" or not reason.strip():
-            raise source.error(
-                'write true, or "unsafe: why the race is acceptable here" to let a call run after '
-                "its memory was looked at",
-                place,
-            )
-        return Ruling(ALLOW, unsafe=" ".join(reason.split()))
-    if value is not True and not isinstance(value, dict):
-        raise source.error(
-            f"{key} = false says nothing; leave it out and give the rule its verdict", place
-        )
-    return Ruling(key)
-
-
-def _errno_number(value: str | int, place: KeyPath, source: Source) -> int:
-    if isinstance(value, int):
-        if not 1 <= value <= MAX_ERRNO:
-            raise source.error(f"an errno is from 1 to {MAX_ERRNO}, or a name such as EPERM", place)
-        return value
-    if value not in _ERRNOS:
-        hint = did_you_mean(value, _ERRNOS) or "; write a name such as EPERM"
-        raise source.error(f'no errno "{value}"{hint}', place)
-    return _ERRNOS[value]
 
 
 def _calls(
@@ -321,31 +270,6 @@ def _members(word: str, place: KeyPath, source: Source) -> Sequence[str]:
     if not tables.exists(word):
         raise source.error(f"no system call {quoted(word)}{tables.did_you_mean(word)}", place)
     return (word,)
-
-
-def _check_performable(calls: Sequence[str], path: KeyPath, source: Source) -> None:
-    from proctor.performing import SUPPORTED
-    from proctor.performing.registry import family
-
-    lacking = [name for name in calls if name not in SUPPORTED]
-    if lacking:
-        raise source.error(
-            f"{', '.join(lacking[:4])} cannot be performed on a caller's behalf; "
-            f"the families that can: {', '.join(sorted(set(map(family, SUPPORTED))))}",
-            (*path, "perform"),
-        )
-
-
-def options(calls: Sequence[str], given: object, path: KeyPath, source: Source) -> object:
-    """The options of the calls' family: ``perform = { ... }``; None for ``perform = true``."""
-    from proctor.performing.registry import options as checked
-
-    if not isinstance(given, dict):
-        return None
-    try:
-        return checked(calls, given)
-    except ValueError as error:
-        raise source.error(str(error), (*path, PERFORM)) from None
 
 
 def clauses(

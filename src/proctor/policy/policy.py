@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.filter.rules import Filter
+    from proctor.policy.asking import Asks
     from proctor.policy.compile import Wanted
     from proctor.supervisor.handlers import Handler
 
@@ -205,11 +206,15 @@ class Policy:
 
         return build(self, extra_notify)
 
-    def handlers(self) -> list[Handler]:
-        """Handlers for every call that the policy is about."""
+    def handlers(self, asks: Asks | None = None) -> list[Handler]:
+        """Handlers for every call that the policy is about.
+
+        :param asks: asks, for the rules that do; made of its defaults if None: whoever sits at the
+            terminal, and nothing is remembered for longer than the handlers are.
+        """
         from proctor.policy.handlers import build
 
-        return build(self)
+        return build(self, asks)
 
     def explain(self, call: Call) -> Reason:
         """Which rule decides a call, and for a refused one the smallest addition that would let it

@@ -272,7 +272,10 @@ RETURN: Final = "return"
 PERFORM: Final = "perform"
 ALLOW: Final = "allow"
 KILL: Final = "kill"
+KILL_CONTAINER: Final = "kill container"
+FREEZE: Final = "freeze"
 LOG: Final = "log"
+ASK: Final = "ask"
 
 
 def errno_name(number: int) -> str:
@@ -284,13 +287,14 @@ class Ruling(NamedTuple):
     """What happens to a call: ``kind`` is a verdict key of a policy file.
 
     ``value`` is the errno of ``deny`` or the value of ``return``; ``unsafe`` the reason given for
-    letting the call run after looking at its memory, empty if none was given.
+    letting the call run after looking at its memory (of ``ask``: if somebody says yes), empty if none
+    was given.
     """
 
     kind: str
     value: int = 0
     unsafe: str = ""
-    #: Of ``perform``: the family's, checked.
+    #: Of ``perform``: the family's, checked.  Of ``ask``: an :class:`~proctor.asking.question.Asking`.
     options: object = None
 
     @property
@@ -304,10 +308,17 @@ class Ruling(NamedTuple):
         """Whether the kernel goes on to run the call with the caller's registers and memory."""
         return self.kind in (ALLOW, LOG)
 
+    def may_run(self, call: str) -> bool:
+        """:attr:`runs`, also for those that somebody is asked about: what cannot be performed runs
+        after a yes."""
+        from proctor.performing import SUPPORTED
+
+        return self.runs or (self.kind == ASK and call not in SUPPORTED)
+
     @property
     def refuses(self) -> bool:
         """Whether the call does not go through."""
-        return self.kind in (DENY, KILL)
+        return self.kind in (DENY, KILL, KILL_CONTAINER, FREEZE)
 
     def __str__(self) -> str:
         if self.kind == DENY:
@@ -365,15 +376,21 @@ class Rule(NamedTuple):
     implied: bool = False
     #: Seconds that deciding and performing may take; None: as the policy says at its top.
     deadline: float | None = None
+    #: Seconds that its calls wait before it is carried out.
+    delay: float = 0.0
 
     @property
     def performs(self) -> bool:
-        """Whether the monitor makes its calls on the callers' behalf."""
+        """Whether the monitor makes its calls on the callers' behalf, perhaps after asking."""
+        if self.ruling.kind == ASK:
+            from proctor.performing import SUPPORTED
+
+            return any(call in SUPPORTED for _, call in self.clauses)
         return self.ruling.kind == PERFORM
 
     def in_filter(self, clause: Clause) -> bool:
         """Whether the kernel decides this rule for calls of ``clause`` alone."""
-        return not clause.further and self.ruling.in_filter and not self.report
+        return not (clause.further or self.report or self.delay) and self.ruling.in_filter
 
 
 class Reason(str):

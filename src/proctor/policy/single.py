@@ -9,9 +9,10 @@ from proctor.call.verdict import Verdict, deny
 from proctor.performing import registry
 from proctor.policy.document import Source, Spec
 from proctor.policy.handlers import decided
-from proctor.policy.loader import clauses, options
+from proctor.policy.loader import clauses
 from proctor.policy.policy import Policy, Settings
 from proctor.policy.rules import PERFORM, Look, Rule, Ruling, Unknowable
+from proctor.policy.rulings import options
 from proctor.supervisor.handlers import Handler
 from proctor.syscalls.architectures import ARCHITECTURES, native
 
@@ -26,7 +27,7 @@ def performed(name: str, family: str, when: Mapping[str, Spec], how: Mapping[str
     :raises PolicyError: a condition or option that cannot be."""
     source, arches = Source(name, ""), ARCHITECTURES[native()].family
     calls = registry.calls(family)
-    ruling = Ruling(PERFORM, options=options(calls, how, (), source))
+    ruling = Ruling(PERFORM, options=options(calls, how, (PERFORM,), source))
     rule = Rule(0, name, clauses(calls, when, arches, (), source), ruling, when=when)
     policy = Policy(name, (rule,), Settings(arches))
 

@@ -32,7 +32,7 @@ from proctor.kernel.listener import Listener
 from proctor.kernel.notification import Notification
 
 if TYPE_CHECKING:
-    from proctor.agent.agent import Held
+    from proctor.agent.held import Held
 
 #: ``struct seccomp_notify_proxy_msg``: reserved, pid of LXC's monitor and of the container's init, sizes
 #: of the kernel's structures, length of the cookie.

@@ -1,0 +1,96 @@
+"""How the containers of an agent are decided: handlers and options of a policy, and whom its rules ask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from proctor.asking.asker import Asker
+from proctor.policy.asking import Asks
+from proctor.policy.handlers import build, verdict_of
+from proctor.policy.policy import Policy
+from proctor.policy.rules import ASK
+from proctor.supervisor.container import Quotas
+from proctor.supervisor.handlers import Handler
+from proctor.syscalls import tables
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.call.ports import ContainerPort
+    from proctor.call.verdict import Verdict
+
+#: Every call that has a name.
+ALL_CALLS: Final = sorted(tables.all_names())
+#: Bytes of a file's name.
+_LONGEST: Final = 200
+#: Seconds that are left of a call's time when whoever was asked has had his.
+_SPARE: Final = 2.0
+
+
+def asks(directory: str | None, trouble: Callable[[str], object]) -> Asks:
+    """Asks for the rules of an agent's policies.  At no terminal: an agent has none.
+
+    :param directory: for answers that hold for longer than a call: of policy ``NAME`` in ``NAME.toml``,
+        those of a container in ``containers/``, as long as there is one.
+    """
+
+    def file(whose: Policy | ContainerPort) -> str | None:
+        if directory is None:
+            return None
+        if isinstance(whose, Policy):
+            return os.path.join(directory, f"{policy_name(whose)}.toml")
+        labels = whose.labels
+        name = quote(f"{labels.get('door')}-{labels.get('uid')}-{whose.name}", safe="")
+        return os.path.join(directory, "containers", f"{name[:_LONGEST]}.toml")
+
+    return Asks(Asker(unattended=True, trouble=trouble), file)
+
+
+def handlers(policy: Policy, asks: Asks, most: float | None = None) -> list[Handler]:
+    """Those of a policy, and one that gives what no rule is about the policy's default: a runtime's
+    filter may notify more than the policy asks for.
+
+    :param most: seconds within which each has to decide.
+    """
+    made = build(policy, asks if most is None else asks.within(most - _SPARE))
+    default = verdict_of(policy.settings.default, "no rule; default")
+
+    def by_default(call: Call) -> Verdict:
+        return default
+
+    left = sorted(tables.all_names() - set(policy.calls))
+    made.append(Handler(left, by_default, label="policy"))
+    for handler in made:
+        if handler.deadline is None:
+            handler.deadline = policy.settings.deadline
+        if most is not None:
+            handler.deadline = min(handler.deadline or most, most)
+    return made
+
+
+def doubts(policy: Policy) -> list[str]:
+    """Sentences about rules that mean something else under an agent."""
+    asking = [each for each in policy.rules if each.ruling.kind == ASK]
+    return [
+        f'{policy.name}: rule "{rule.name}" asks at a terminal, which an agent has not: its default holds'
+        for rule in asking
+        if getattr(rule.ruling.options, "how", "") == "terminal" and not rule.implied
+    ]
+
+
+def policy_name(policy: Policy | None) -> str:
+    """A policy's, without directory and ending; "" if there is none."""
+    return "" if policy is None else os.path.basename(policy.name).removesuffix(".toml")
+
+
+def container_options(policy: Policy | None) -> dict[str, Any]:
+    """What a policy says of a container besides its rules."""
+    if policy is None:
+        return {"performing": {}}
+    settings = policy.settings
+    found: dict[str, Any] = {"performing": dict(settings.performing)}
+    if settings.workers is not None:
+        found["quotas"] = Quotas(workers=settings.workers)
+    return found

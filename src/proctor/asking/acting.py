@@ -1,0 +1,107 @@
+"""What becomes of a whole container: it is killed, or frozen.
+
+A container is the cgroup (version 2) of the caller, unless we are in there ourselves: then it is the
+caller's tree below us, which can be killed and not frozen.  Of a tree whoever was given to another parent
+is not found: a daemon of a command without a cgroup of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from proctor.asking.holding import descendants, process_of
+from proctor.call.identity import parse_cgroups
+from proctor.errors import ProctorError
+from proctor.performing.cgroups import directories, within
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+
+
+def cgroup_of(call: Call) -> str | None:
+    """The directory of the caller's cgroup; None if it is ours as well, or not in sight.
+
+    :raises CallGone: the caller is gone.
+    """
+    with open("/proc/self/cgroup", "rb") as file:
+        own = parse_cgroups(file.read()).get("")
+    path = call.caller.cgroups.get("")
+    if path is None or (own is not None and within(own, path)):
+        return None
+    found = directories(b"0::" + path, b"")
+    return os.fsdecode(found[0]) if found else None
+
+
+def freeze(call: Call) -> None:
+    """Freeze the caller's container (cgroup.freeze, Linux 5.2); it goes on when somebody writes 0 there.
+    What waits for an answer freezes once it has one.
+
+    :raises ProctorError: it has no cgroup of its own.
+    :raises OSError: it may not be frozen.
+    :raises CallGone: the caller is gone.
+    """
+    place = cgroup_of(call)
+    if place is None:
+        raise ProctorError("cannot be frozen: its cgroup is ours as well, or not in sight")
+    with open(f"{place}/cgroup.freeze", "w") as file:
+        file.write("1")
+
+
+def kill(call: Call) -> None:
+    """Kill the caller's container: all of its cgroup (cgroup.kill, Linux 5.14), else its tree below us.
+
+    :raises CallGone: the caller is gone.
+    """
+    place = cgroup_of(call)
+    if place is not None:
+        try:
+            with open(f"{place}/cgroup.kill", "w") as file:
+                file.write("1")
+            return
+        except OSError:
+            pass  # an old kernel, or not ours to write: by hand
+    _kill_tree(call)
+
+
+def _kill_tree(call: Call) -> None:
+    top = call.caller.tgid
+    below = descendants()
+    while top in below and below[top].parent in below:
+        top = below[top].parent
+    if top not in below:  # not of ours: the caller alone is known to be meant
+        _end(call.caller.anchor())
+        return
+    seen: set[tuple[int, str]] = set()
+    while True:  # until nobody is left who could have made another one
+        tree = {top}
+        below = descendants()
+        grown = True
+        while grown:
+            more = {pid for pid, each in below.items() if each.parent in tree} - tree
+            tree |= more
+            grown = bool(more)
+        fresh = [below[pid] for pid in tree if pid in below and below[pid].state not in "ZX"]
+        fresh = [each for each in fresh if (each.pid, each.began) not in seen]
+        if not fresh:
+            return
+        for each in fresh:
+            seen.add((each.pid, each.began))
+            try:
+                pidfd = os.pidfd_open(each.pid)
+            except OSError:
+                continue
+            try:
+                again = process_of(each.pid)
+                if again is not None and again.began == each.began:
+                    _end(pidfd)
+            finally:
+                os.close(pidfd)
+
+
+def _end(pidfd: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it is dead

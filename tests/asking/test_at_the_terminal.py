@@ -1,0 +1,249 @@
+"""Questions at a terminal that other programs have."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.agent.running import eventually
+from tests.asking.screen import Screen
+
+PROCTOR = [sys.executable, "-m", "proctor"]
+POLICY = """
+[[rule]]
+name = "rooms"
+calls = ["mkdir", "mkdirat"]
+ask = { how = "terminal", timeout = 60, default = "EROFS", remember = "always" }
+
+[[rule]]
+name = "no ends of rooms"
+calls = ["rmdir"]
+deny = "ENOMEDIUM"
+
+[[rule]]
+name = "no ring"
+calls = ["io_uring_setup"]
+deny = "ENOSYS"
+"""
+ASKS = "only this once: [o]k or [d]eny; [k]ill or [f]reeze it: "
+
+Start = Callable[..., Screen]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a command under the policy, on a terminal."""
+    (tmp_path / "rules.toml").write_text(POLICY)
+    made: list[Screen] = []
+
+    def start(*command: str, term: str = "xterm", bare: bool = False) -> Screen:
+        run = [*PROCTOR, "run", "--quiet", "--policy", "rules.toml", "--answers", "answers", "--"]
+        made.append(Screen([*(() if bare else run), *command], str(tmp_path), term))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
+def needs(*programs: str) -> pytest.MarkDecorator:
+    lacking = [each for each in programs if shutil.which(each) is None]
+    return pytest.mark.skipif(bool(lacking), reason=f"needs {', '.join(lacking)}")
+
+
+def test_yes_and_no(start: Start, tmp_path: Path) -> None:
+    screen = start(
+        "sh", "-c", "mkdir d; echo code $?; mkdir e; echo code $?; mkdir d2; echo code $?"
+    )
+    before = screen.mode
+    shown = screen.expect(ASKS)
+    assert 'mkdir("d", 0777)' in shown
+    assert '"mkdir" (pid ' in shown
+    assert 'started by: "sh" ' in shown
+    assert f'when = {{ path = ["{tmp_path}/d"], mode = 0o777 }}' in shown
+    assert screen.mode != before
+    screen.type("y")
+    screen.expect("yes\r\n")
+    screen.expect("code 0")
+    screen.expect(ASKS)
+    screen.type("\x1b[A\x1b[200~y\x1b[201~zn")  # a cursor key, a paste, nonsense: no answers
+    screen.expect("no\r\n")
+    screen.expect("code 1")
+    screen.expect(ASKS)
+    screen.type("o")
+    screen.expect("code 0")
+    assert screen.mode == before
+    assert (tmp_path / "d").is_dir()
+    assert not (tmp_path / "e").exists()
+    text = (tmp_path / "answers").read_text()
+    assert text.count("[[rule]]") == 2
+    assert 'deny = "EROFS"' in text
+
+
+def test_answers_are_asked_for_once(start: Start, tmp_path: Path) -> None:
+    screen = start("sh", "-c", "mkdir d; mkdir d; echo code $?")
+    screen.expect(ASKS)
+    screen.type("y")
+    assert "asks for" not in screen.expect("code 1")
+    screen.close = lambda: 0  # type: ignore[method-assign]
+    again = start("sh", "-c", "mkdir d; echo code $?")
+    assert "asks for" not in again.expect("code 1")
+    (tmp_path / "answers").unlink()
+
+
+@needs("less")
+def test_in_the_middle_of_less(start: Start, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "now")
+    (tmp_path / "text").write_text("".join(f"line {number}\n" for number in range(500)))
+    screen = start("sh", "-c", "(read x <now; mkdir d; echo >done) & exec less text")
+    screen.expect("line 22")
+    screen.expect("\x1b[K")  # its prompt: it reads
+    raw, group = screen.mode, screen.foreground
+    assert screen.alternate
+    (tmp_path / "now").write_text("\n")
+    screen.expect("asks for")
+    assert not screen.alternate
+    screen.expect(ASKS)
+    screen.type("y")
+    screen.expect("\x1b[?47h")
+    eventually((tmp_path / "done").exists)
+    assert (tmp_path / "d").is_dir()
+    assert screen.mode == raw
+    assert screen.foreground == group
+    screen.type("G")
+    screen.expect("line 499")
+    screen.type("q")
+    assert screen.close() == 0
+    screen.close = lambda: 0  # type: ignore[method-assign]
+
+
+@needs("vim")
+def test_in_the_middle_of_an_editor_which_draws_its_screen_anew(
+    start: Start, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "now")
+    (tmp_path / "text").write_text("a line of text\n")
+    screen = start(
+        "sh", "-c", "(read x <now; mkdir d; echo >done) & exec vim -u NONE -i NONE -N text"
+    )
+    screen.expect("a line of text")
+    screen.expect("\x1b[?25h")  # its cursor is back
+    raw = screen.mode
+    (tmp_path / "now").write_text("\n")
+    screen.expect(ASKS)
+    screen.type("y")
+    screen.expect("\x1b[?47h")
+    screen.expect("a line of text")
+    eventually((tmp_path / "done").exists)
+    assert screen.mode == raw
+    screen.type("xxG:wq\r")
+    assert screen.close() == 0
+    assert (tmp_path / "text").read_text() == "line of text\n"
+    screen.close = lambda: 0  # type: ignore[method-assign]
+
+
+@needs("bash")
+def test_a_background_job_asks_while_its_shell_reads(start: Start, tmp_path: Path) -> None:
+    screen = start("bash", "--norc", "--noprofile", "-i")
+    screen.expect("PROMPT> ")
+    screen.type("mkdir d &\r")
+    screen.expect(ASKS)
+    screen.type("y")
+    screen.expect("yes\r\n")
+    eventually((tmp_path / "d").is_dir)
+    screen.type("\recho st''ill here\r")
+    screen.expect("still here")
+    screen.type("exit 3\r")
+    assert screen.close() == 3
+    screen.close = lambda: 0  # type: ignore[method-assign]
+
+
+@needs("bash")
+def test_a_job_in_the_background_waits_for_the_foreground(start: Start, tmp_path: Path) -> None:
+    run = " ".join([*PROCTOR, "run", "--quiet", "--policy", "rules.toml", "--", "mkdir", "d"])
+    shell = start("bash", "--norc", "--noprofile", "-i", bare=True)
+    shell.expect("PROMPT> ")
+    shell.type(f"{run} &\r")
+    shell.expect("fg, to answer")
+    shell.type("\recho m''ine\r")
+    shell.expect("mine")  # the shell has its terminal
+    assert not (tmp_path / "d").exists()
+    shell.type("fg\r")
+    shell.expect(ASKS)
+    shell.type("y")
+    shell.expect("PROMPT> ")
+    assert (tmp_path / "d").is_dir()
+    shell.type("exit\r")
+
+
+def test_others_go_on_meanwhile(start: Start, tmp_path: Path) -> None:
+    program = "mkdir d & rmdir nothing 2>other; echo >over; wait; echo al''l"
+    screen = start("sh", "-c", program)
+    screen.expect(ASKS)
+    eventually((tmp_path / "over").exists)
+    assert "No medium" in (tmp_path / "other").read_text()
+    assert not (tmp_path / "d").exists()
+    screen.type("y")
+    screen.expect("all")
+    assert (tmp_path / "d").is_dir()
+
+
+def test_what_is_shown_forges_nothing(start: Start) -> None:
+    name = "\x1b[2J\x1b]0;title\x07\r\nproctor: [y]es\u202e\x9b1m\x00"[:-1]
+    screen = start(sys.executable, "-c", f"import os; os.mkdir({name!r})")
+    before = len(screen.all)
+    screen.expect("asks for")
+    shown = screen.expect(ASKS)
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert "\x9b" not in shown
+    assert "\x07" not in shown
+    assert all(line.startswith("proctor: ") for line in shown.split("\r\n")[1:] if line)
+    assert sum(line.startswith("proctor: [y]es") for line in shown.split("\r\n")) == 1
+    assert before <= len(screen.all)
+    screen.type("n")
+
+
+def test_kill_the_whole_tree(start: Start, tmp_path: Path) -> None:
+    screen = start("sh", "-c", "sleep 1000 & echo $! >pid; mkdir d; echo st''ill")
+    screen.expect(ASKS)
+    pidfd = os.pidfd_open(int((tmp_path / "pid").read_text()))
+    screen.type("k")
+    screen.expect("kill\r\n")
+    assert screen.close() != 0
+    screen.close = lambda: 0  # type: ignore[method-assign]
+    eventually(lambda: not _alive(pidfd))
+    os.close(pidfd)
+
+
+def _alive(pidfd: int) -> bool:
+    from proctor.kernel.pidfd import send_signal
+
+    return send_signal(pidfd, 0)
+
+
+@pytest.mark.parametrize("how", ["no terminal", "unattended"])
+def test_nobody_is_there(start: Start, tmp_path: Path, how: str) -> None:
+    options = ["--unattended"] if how == "unattended" else []
+    done = subprocess.run(
+        [*PROCTOR, "run", *options, "--policy", "rules.toml", "--", "mkdir", "d"],
+        cwd=tmp_path, check=False, start_new_session=True, capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Read-only" in done.stderr
+    assert "nobody is there" in done.stderr
+
+
+def test_time_is_over(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text(POLICY.replace("timeout = 60", "timeout = 0.5"))
+    screen = start("sh", "-c", "mkdir d; echo code $?")
+    before = screen.mode
+    screen.expect("(no answer in time)")
+    screen.expect("code 1")
+    assert screen.mode == before
