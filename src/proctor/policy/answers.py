@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.errors import PolicyError
 from proctor.policy.document import Source, read_text
-from proctor.policy.loader import build
 from proctor.policy.rules import Decision, Unknowable
 from proctor.words import printable
 
@@ -32,13 +31,20 @@ class Answers:
     """The answers of one policy, or of one container of it; thread-safe.
 
     :param path: where they are kept; None: only here.
+    :param arches: what they are for.
+    :param read: makes a policy of them.
     :param trouble: told in a sentence why they are not read or written.
     """
 
     def __init__(
-        self, path: str | None, arches: Sequence[str], trouble: Callable[[str], object]
+        self,
+        path: str | None,
+        arches: Sequence[str],
+        read: Callable[[Source], Policy],
+        trouble: Callable[[str], object],
     ) -> None:
         self.arches = tuple(arches)
+        self._read = read
         self._path = path
         self._trouble = trouble
         self._lock = threading.Lock()
@@ -79,12 +85,9 @@ class Answers:
             return
         try:
             source = read_text(self._path)
-            self._policy, self._text = self._parse(source), source.text
+            self._policy, self._text = self._read(source), source.text
         except PolicyError as problem:
             self._trouble(f"{problem}; the answers before it still hold")
-
-    def _parse(self, source: Source) -> Policy:
-        return build(source, {"default": "EPERM", "arches": list(self.arches)})
 
     def add(self, rule: str, note: str) -> None:
         """Let one more rule hold.
@@ -100,7 +103,7 @@ class Answers:
             taken = () if self._policy is None else {each.name for each in self._policy.rules}
             text = self._text or _HEAD
             text += f"\n# {stamp}: {printable(note)}\n{_named(rule, taken)}"
-            self._policy = self._parse(Source(self._path or "answers", text))
+            self._policy = self._read(Source(self._path or "answers", text))
             self._text = text
             if self._path is not None:
                 self._write(text)

@@ -24,7 +24,6 @@ from proctor.observe.callers import Callers
 from proctor.performing import SUPPORTED
 from proctor.policy.answers import Answers
 from proctor.policy.explain import exactly
-from proctor.policy.policy import Policy
 from proctor.policy.rules import (
     DENY,
     KILL_CONTAINER,
@@ -41,6 +40,7 @@ from proctor.words import escaped, printable
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.ports import ContainerPort
+    from proctor.policy.policy import Policy
 
 #: Parents of a process that are shown.
 _PARENTS: Final = 8
@@ -90,7 +90,9 @@ class Asks:
         found: Answers | None = known.get(key)
         if found is None or found.arches != policy.settings.arches:
             path = self._files(policy if container is None else container)
-            found = known[key] = Answers(path, policy.settings.arches, self._asker.trouble)
+            read = policy.read_answers
+            assert read is not None  # it was loaded: other rules do not ask
+            found = known[key] = Answers(path, policy.settings.arches, read, self._asker.trouble)
         return found
 
     def _known(self, policy: Policy, look: Look, remember: str) -> tuple[Answers, Decision] | None:

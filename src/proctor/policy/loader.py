@@ -92,7 +92,11 @@ def build(source: Source, otherwise: Mapping[str, Any] | None = None) -> Policy:
         rules += _rule(position, each, table, settings, source)
     rules += unasked(rules, settings.arches, settings.default)
     rules += untaken(rules, settings.arches, settings.default)
-    policy = Policy(source.name, tuple(rules), settings)
+
+    def read_answers(other: Source) -> Policy:
+        return build(other, {"default": "EPERM", "arches": list(settings.arches)})
+
+    policy = Policy(source.name, tuple(rules), settings, read_answers)
     refuse(policy, source)
     return policy
 

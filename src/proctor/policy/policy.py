@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.filter.conditions import ALWAYS
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from proctor.filter.rules import Filter
     from proctor.policy.asking import Asks
     from proctor.policy.compile import Wanted
+    from proctor.policy.document import Source
     from proctor.supervisor.handlers import Handler
 
 
@@ -85,17 +86,26 @@ class Policy:
         "_default",
         "_plans",
         "name",
+        "read_answers",
         "rules",
         "settings",
         "settled",
     )
 
-    def __init__(self, name: str, rules: tuple[Rule, ...], settings: Settings) -> None:
+    def __init__(
+        self,
+        name: str,
+        rules: tuple[Rule, ...],
+        settings: Settings,
+        read_answers: Callable[[Source], Policy] | None = None,
+    ) -> None:
         #: Where it came from, for messages.
         self.name = name
         #: Rules in order of the file, with those implied by them (:mod:`proctor.policy.compile`).
         self.rules = rules
         self.settings = settings
+        #: Makes rules of what was answered to those that ask.
+        self.read_answers = read_answers
         chains: dict[tuple[str, str], list[tuple[Rule, Clause]]] = {}
         for rule in rules:
             for key, clause in rule.clauses.items():
