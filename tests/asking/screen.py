@@ -27,6 +27,7 @@ class Screen:
         self.seen = ""
         self.all = ""
         self._asked = 0
+        self._status: int | None = None
 
     @property
     def mode(self) -> list[Any]:
@@ -78,6 +79,8 @@ class Screen:
 
     def close(self) -> int:
         """Wait for its end, and read on; the exit status."""
+        if self._status is not None:
+            return self._status
         end = time.monotonic() + LIMIT
         pidfd = os.pidfd_open(self.pid)
         while pidfd not in (ready := select.select([self.fd, pidfd], [], [], 1)[0]):
@@ -91,4 +94,5 @@ class Screen:
         os.close(pidfd)
         _, status = os.waitpid(self.pid, 0)
         os.close(self.fd)
-        return os.waitstatus_to_exitcode(status)
+        self._status = os.waitstatus_to_exitcode(status)
+        return self._status

@@ -91,7 +91,6 @@ def test_answers_are_asked_for_once(start: Start, tmp_path: Path) -> None:
     screen.expect(ASKS)
     screen.type("y")
     assert "asks for" not in screen.expect("code 1")
-    screen.close = lambda: 0  # type: ignore[method-assign]
     again = start("sh", "-c", "mkdir d; echo code $?")
     assert "asks for" not in again.expect("code 1")
     (tmp_path / "answers").unlink()
@@ -120,7 +119,6 @@ def test_in_the_middle_of_less(start: Start, tmp_path: Path) -> None:
     screen.expect("line 499")
     screen.type("q")
     assert screen.close() == 0
-    screen.close = lambda: 0  # type: ignore[method-assign]
 
 
 @needs("vim")
@@ -145,7 +143,6 @@ def test_in_the_middle_of_an_editor_which_draws_its_screen_anew(
     screen.type("xxG:wq\r")
     assert screen.close() == 0
     assert (tmp_path / "text").read_text() == "line of text\n"
-    screen.close = lambda: 0  # type: ignore[method-assign]
 
 
 @needs("bash")
@@ -161,7 +158,6 @@ def test_a_background_job_asks_while_its_shell_reads(start: Start, tmp_path: Pat
     screen.expect("still here")
     screen.type("exit 3\r")
     assert screen.close() == 3
-    screen.close = lambda: 0  # type: ignore[method-assign]
 
 
 @needs("bash")
@@ -217,7 +213,6 @@ def test_kill_the_whole_tree(start: Start, tmp_path: Path) -> None:
     screen.type("k")
     screen.expect("kill\r\n")
     assert screen.close() != 0
-    screen.close = lambda: 0  # type: ignore[method-assign]
     eventually(lambda: not _alive(pidfd))
     os.close(pidfd)
 

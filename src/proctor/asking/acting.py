@@ -75,13 +75,10 @@ def _kill_tree(call: Call) -> None:
         return
     seen: set[tuple[int, str]] = set()
     while True:  # until nobody is left who could have made another one
-        tree = {top}
+        tree = [top]  # parents first: none is to go on for the death of a child
         below = descendants()
-        grown = True
-        while grown:
-            more = {pid for pid, each in below.items() if each.parent in tree} - tree
-            tree |= more
-            grown = bool(more)
+        for pid in tree:
+            tree += [each.pid for each in below.values() if each.parent == pid]
         fresh = [below[pid] for pid in tree if pid in below and below[pid].state not in "ZX"]
         fresh = [each for each in fresh if (each.pid, each.began) not in seen]
         if not fresh:
