@@ -46,8 +46,9 @@ class Start(NamedTuple):
     words: dict[int, str]
 
 
-#: From (its capabilities, permitted; the number of its mother) to how it is made what it shall be.
-Become = Callable[[int, int], Start]
+#: From (its capabilities, permitted; the number of its mother) to how it is made what it shall be; None if it is
+#: that, as it is born.
+Become = Callable[[int, int], Start | None]
 
 
 def _begin() -> tuple[Request, Result, Result, Result, int]:
@@ -145,6 +146,8 @@ class Executors:
         executor.table = reply.take(_TABLE)
         words = struct.unpack("=6I", reply.parts[_CAPS])
         start = become(words[1] | words[4] << 32, self.mother.pid)
+        if start is None:
+            return
         try:
             reply = executor.ask(start.request, start.request.fill(*start.values), start.fds)
         finally:

@@ -21,11 +21,12 @@ import errno
 import os
 import struct
 from collections.abc import Generator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.performing.identity import Becoming
 from proctor.performing.pins import Status, status_of, statx
-from proctor.performing.steps import Argument, Place, Reply, Result, Sent, Steps
+from proctor.performing.steps import Argument, Place, Reply, Request, Result, Sent, Steps
 from proctor.performing.task import Session
 from proctor.performing.trouble import Powerless
 
@@ -39,6 +40,7 @@ _RIGHTS: Final = sum(
 )
 _AT_FDCWD: Final = -100
 _CLONE_NEWNS: Final = 0x20000
+_PR_SET_DUMPABLE, _PR_SET_PDEATHSIG, _SIGKILL = 4, 1, 9
 _MS_NOSUID_NOEXEC: Final = 2 | 8
 _MS_REC_PRIVATE: Final = 0x4000 | 1 << 18
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
@@ -56,8 +58,6 @@ _GET_FREE, _CONFIGURE = 0x4C82, 0x4C0A
 _READ_ONLY, _AUTOCLEAR = 1, 4
 _LOOP_FLAGS, _LOOP_NAME, _LOOP_SIZE = 8 + 52, 8 + 56, 304
 _LOOP_TRIES: Final = 8
-#: Seconds that a mounter may take to die: its mount namespaces keep a file system busy.
-_LAST_MOMENTS: Final = 0.1
 #: Messages of a superblock that are read, and how long one can be.
 _MESSAGES, _MESSAGE = 4, 256
 
@@ -69,12 +69,10 @@ class Filesystem(NamedTuple):
     #: What it is shown as, and looked up by; empty for what was opened, by its number.
     source: bytes
     #: (name, value); no value for those that are flags.
-    options: Sequence[tuple[bytes, bytes | None]]
+    options: tuple[tuple[bytes, bytes | None], ...]
     #: MOUNT_ATTR_* bits that are the mount's for good.
     attributes: int
-    #: It, opened as the caller.
-    opened: int
-    #: Whether that is a file, for a loop device.
+    #: Whether it is a file, for a loop device.
     image: bool
     read_only: bool
     #: Whether the rules for devices of the caller's cgroups are about it.
@@ -97,45 +95,73 @@ class Made(NamedTuple):
     reason: str
 
 
-def _mounter_steps(task: Task, joins: bool, capable: int, mother: int) -> Start:
-    """Be one, in a mount namespace of its own.
+class _Mounting(Steps):
+    """What a mounter is asked for: it becomes one first, in a mount namespace of its own.
 
-    :param joins: whether it is in the caller's cgroups, whose rules for devices hold then.
+    :param rights: what of :data:`_RIGHTS` the monitor has.
     """
-    made = Becoming(task.session.executors.idle)
-    try:
-        if joins and task.who.joins:
-            made.join_cgroups(task.own.to_join(task.who.cgroups))
-        root = made.steps.bytes(b"/")
-        none = made.steps.bytes(b"none")
-        made.step("leaving the host's mounts", "unshare", _CLONE_NEWNS)
-        made.step("keeping mounts to itself", "mount", none, root, 0, _MS_REC_PRIVATE, 0)
-        made.capabilities(_RIGHTS & capable, _RIGHTS & capable, "dropping capabilities")
-        return made.settle(mother)
-    except BaseException:
-        made.drop()
-        raise
+
+    __slots__ = ("words",)
+
+    def __init__(self, rights: int) -> None:
+        super().__init__()
+        #: What steps are for; the subject of a sentence if they fail.
+        self.words: dict[int, str] = {}
+        none, root = self.bytes(b"none"), self.bytes(b"/")
+        own = self.bytes(b"/proc/self/ns/mnt")
+        header = self.bytes(struct.pack("=Ii", 0x20080522, 0))
+        capabilities = self.bytes(struct.pack("=6I", rights, rights, 0, 0, 0, 0))
+        self.step("leaving the host's mounts", "unshare", _CLONE_NEWNS)
+        self.step("keeping mounts to itself", "mount", none, root, 0, _MS_REC_PRIVATE, 0)
+        # so that nobody waits for its end (synchronize_rcu_expedited) when it is left for another one
+        self.step("keeping its namespace", "openat", _AT_FDCWD, own, _CLOEXEC)
+        self.step("dropping capabilities", "capset", header, capabilities)
+        self.step("settling down", "prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+        self.step("settling down", "prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+
+    def step(self, what: str, call: str, *args: Argument) -> Result:
+        """One step that must come out well."""
+        made = self.call(call, *args)
+        self.words[made.step] = what
+        return made
 
 
-def _ask(task: Task, joins: bool, steps: Steps, fds: tuple[int, ...]) -> Generator[Any, Any, Reply]:
-    """Have a request made by a mounter.
-
+def _rights(task: Task) -> int:
+    """
     :raises Powerless: the monitor has not got the right."""
-    if not task.own.who.permitted >> _CAP_SYS_ADMIN & 1 or not task.own.initial:
+    permitted = task.own.who.permitted
+    if not permitted >> _CAP_SYS_ADMIN & 1 or not task.own.initial:
         raise Powerless
+    return _RIGHTS & permitted
+
+
+def _ask(
+    task: Task, joins: bool, request: Request, fds: tuple[int, ...]
+) -> Generator[Any, Any, Reply]:
+    """Have a request made by a mounter, which dies while the call goes on.
+
+    :param joins: whether it is in the caller's cgroups, whose rules for devices hold then."""
     executors = task.session.executors
+
+    def become(capable: int, mother: int) -> Start | None:
+        if not joins or not task.who.joins:
+            return None
+        made = Becoming(executors.idle)
+        try:
+            made.join_cgroups(task.own.to_join(task.who.cgroups))
+            return made.settle(mother)
+        except BaseException:
+            made.drop()
+            raise
+
     session = Session(
-        executors,
-        ("mounter", object()),
-        task.session.container,
-        lambda capable, mother: _mounter_steps(task, joins, capable, mother),
-        task.call,
-        task.session.limit,
-    )
+        executors, ("mounter", object()), task.session.container, become, task.call, task.session.limit
+    )  # fmt: skip
+    task.outlive(session)
     try:
-        return (yield from session.ask(steps.freeze(), fds=fds))
+        return (yield from session.ask(request, fds=fds))
     finally:
-        session.end(_LAST_MOMENTS)  # used once, and what it mounted is nobody's but the caller's
+        session.signal()  # used once, and what it mounted is nobody's but the caller's
 
 
 class _Locking:
@@ -158,21 +184,34 @@ class _Locking:
         ]
 
 
-def make(task: Task, wanted: Filesystem) -> Generator[Any, Any, Made]:
+def make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Made]:
     """Make a mount, locked for the caller's user namespace.
+
+    :param opened: its source, opened as the caller.
 
     :raises Powerless: the monitor has not got the right.
     :raises Trouble: it was not performed."""
     for _ in range(_LOOP_TRIES):
-        made = yield from _make(task, wanted)
+        made = yield from _make(task, wanted, opened)
         if made.errno != errno.EBUSY or not wanted.image or "loop" not in made.reason:
             break  # else somebody else took that loop device meanwhile
     return made
 
 
-def _make(task: Task, wanted: Filesystem) -> Generator[Any, Any, Made]:
-    steps = Steps()
-    words: dict[int, str] = {}
+class _Making(NamedTuple):
+    request: Request
+    words: dict[int, str]
+    last: Result
+    status: int
+    #: What the file system says: (the part, as long as the result of a step).
+    said: list[tuple[int, Result]]
+
+
+@lru_cache(64)
+def _making(wanted: Filesystem, rights: int) -> _Making:
+    """Sent: the user namespace, the source."""
+    steps = _Mounting(rights)
+    words, step = steps.words, steps.step
     locking = _Locking(steps)
     kind = steps.bytes(wanted.kind.encode())
     source_key, source = steps.bytes(b"source"), steps.bytes(wanted.source)
@@ -186,11 +225,6 @@ def _make(task: Task, wanted: Filesystem) -> Generator[Any, Any, Made]:
     status = steps.scratch(256)
     messages = [steps.scratch(_MESSAGE) for _ in range(_MESSAGES)]
     userns, opened = steps.sent(), steps.sent()
-
-    def step(what: str, call: str, *args: Argument) -> Result:
-        made = steps.call(call, *args)
-        words[made.step] = what
-        return made
 
     if loop is not None:
         source = loop.add(step, opened)
@@ -224,16 +258,22 @@ def _make(task: Task, wanted: Filesystem) -> Generator[Any, Any, Made]:
     said = [steps.call("read", context, room, _MESSAGE) for room in messages]
     steps.give(last)
     part = steps.want(status)
-    parts = [steps.want(room, read) for room, read in zip(messages, said, strict=True)]
-    fds = (task.caller.namespace_fd("user"), wanted.opened)
-    reply = yield from _ask(task, wanted.joins, steps, fds)
+    parts = [(steps.want(room, read), read) for room, read in zip(messages, said, strict=True)]
+    return _Making(steps.freeze(), words, last, part, parts)
+
+
+def _make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Made]:
+    making = _making(wanted, _rights(task))
+    words, last = making.words, making.last
+    fds = (task.caller.namespace_fd("user"), opened)
+    reply = yield from _ask(task, wanted.joins, making.request, fds)
     failed = next((each for each in words if reply.error(Result(each))), None)
     if failed is None and reply.made(last):
-        return Made(reply.take(last), status_of(reply.parts[part]), 0, "")
+        return Made(reply.take(last), status_of(reply.parts[making.status]), 0, "")
     reply.close()
     told = [
         reply.parts[each].decode(errors="replace").strip()
-        for each, read in zip(parts, said, strict=True)
+        for each, read in making.said
         if reply.made(read)
     ]
     number = reply.error(Result(failed)) if failed is not None else errno.EIO
@@ -246,14 +286,14 @@ def lock(task: Task, mount: int, attributes: int) -> Generator[Any, Any, tuple[i
 
     :raises Powerless: the monitor has not got the right.
     :raises Trouble: it was not performed."""
-    steps = Steps()
+    steps = _Mounting(_rights(task))
     locking = _Locking(steps)
     change = steps.bytes(_ATTR.pack(attributes | NODEV, _ATIME, 0, 0))
     given, userns = steps.sent(), steps.sent()
     steps.call("mount_setattr", given, locking.empty, _AT_EMPTY_PATH, change, _ATTR.size)
     last = locking.add(given, userns)[-1]
     steps.give(last)
-    reply = yield from _ask(task, False, steps, (mount, task.caller.namespace_fd("user")))
+    reply = yield from _ask(task, False, steps.freeze(), (mount, task.caller.namespace_fd("user")))
     if reply.made(last):
         return 0, reply.take(last)
     return next(-result for result in reply.results if -4095 <= result < 0), -1
@@ -266,7 +306,7 @@ def reconfigure(
 
     :raises Powerless: the monitor has not got the right.
     :raises Trouble: it was not performed."""
-    steps = Steps()
+    steps = _Mounting(_rights(task))
     empty = steps.bytes(b"")
     given = [(steps.bytes(name), value and steps.bytes(value)) for name, value in options]
     message = steps.scratch(_MESSAGE)
@@ -281,7 +321,7 @@ def reconfigure(
         steps.jump(each, bad=True)
     said = steps.call("read", context, message, _MESSAGE)
     part = steps.want(message, said)
-    reply = yield from _ask(task, False, steps, (mount,))
+    reply = yield from _ask(task, False, steps.freeze(), (mount,))
     failed = next((number for number in map(reply.error, (context, *tries)) if number), 0)
     return failed, reply.parts[part].decode(errors="replace").strip() if failed else ""
 
@@ -300,7 +340,7 @@ def make_node(task: Task, node: Node) -> Generator[Any, Any, tuple[int, int]]:
 
     :raises Powerless: the monitor has not got the right.
     :raises Trouble: it was not performed."""
-    steps = Steps()
+    steps = _Mounting(_rights(task))
     directory, path = steps.bytes(b"/proc"), steps.bytes(b"/proc/node")
     kind, options = steps.bytes(b"tmpfs"), steps.bytes(b"mode=755,nr_inodes=2,size=4k")
     steps.call("umask", 0)
@@ -309,7 +349,7 @@ def make_node(task: Task, node: Node) -> Generator[Any, Any, tuple[int, int]]:
     steps.call("fchownat", _AT_FDCWD, path, node.uid, node.gid, 0)
     last = steps.call("open_tree", _AT_FDCWD, path, _OPEN_TREE)
     steps.give(last)
-    reply = yield from _ask(task, True, steps, ())
+    reply = yield from _ask(task, True, steps.freeze(), ())
     if reply.made(last):
         return 0, reply.take(last)
     return next(-result for result in reply.results if -4095 <= result < 0), -1

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from proctor.call.verdict import answer, deny
+from proctor.performing import remounting
 from proctor.performing.steps import Request, Result, Steps
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class _Putting(NamedTuple):
     request: Request
     changed: Result
     put: Result
+    number: int
 
 
 @cache
@@ -31,21 +33,25 @@ def _putting() -> _Putting:
     Holes: the attributes.  Sent: the mount, where it goes."""
     steps = Steps()
     attributes, empty = steps.hole(32), steps.bytes(b"")
+    numbered = remounting.Numbering(steps)
     mount, target = steps.sent(), steps.sent()
+    number = numbered.add(mount)
     changed = steps.call("mount_setattr", mount, empty, 0x1000, attributes, 32)
     put = steps.call("move_mount", mount, empty, target, empty, 0x4 | 0x40)
     steps.call("close", mount)  # so that nobody uses it when the caller goes on
-    return _Putting(steps.freeze(), changed, put)
+    return _Putting(steps.freeze(), changed, put, number)
 
 
-def put(task: Task, mount: int, target: int, attributes: int) -> Generator[Any, Any, Verdict]:
-    """Put a detached mount where the caller wants it, by the caller's right to do so."""
+def put(
+    task: Task, mount: int, target: int, attributes: int
+) -> Generator[Any, Any, tuple[Verdict, int]]:
+    """Put a detached mount where the caller wants it, by the caller's right to do so; and its number."""
     putting = _putting()
     reply = yield from task.session.ask(
         putting.request, struct.pack("=QQQQ", attributes, 0, 0, 0), fds=(mount, target)
     )
     failed = reply.error(putting.changed) or reply.error(putting.put)
-    return deny(failed) if failed else answer(0)
+    return deny(failed) if failed else answer(0), remounting.number_in(reply.parts[putting.number])
 
 
 class _Changing(NamedTuple):

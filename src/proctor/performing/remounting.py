@@ -14,7 +14,7 @@ from collections.abc import Generator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from proctor.performing.steps import Request, Steps
+from proctor.performing.steps import Argument, Request, Steps
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task
@@ -64,26 +64,42 @@ def mounts(task: Task) -> Mounts:
     return known
 
 
-class _Numbering(NamedTuple):
+class Numbering:
+    """The step that asks for the number of a mount; made when all bytes of a request are there."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._empty = steps.bytes(b"")
+        self._status = steps.scratch(256)
+
+    def add(self, mount: Argument) -> int:
+        """Ask; the part of the reply that :func:`number_in` reads."""
+        how = _AT_EMPTY_PATH_NO_AUTOMOUNT
+        self._steps.call("statx", mount, self._empty, how, _UNIQUE, self._status)
+        return self._steps.want(self._status)
+
+
+def number_in(data: bytes) -> int:
+    """The number of a mount, in what statx(2) says; 0 if the kernel tells none."""
+    (mask,) = struct.unpack_from("=I", data)
+    found: int = struct.unpack_from("=Q", data, _NUMBER_AT)[0] if mask & _UNIQUE else 0
+    return found
+
+
+class _Asking(NamedTuple):
     request: Request
     status: int
 
 
 @cache
-def _numbering() -> _Numbering:
+def _asking() -> _Asking:
     steps = Steps()
-    empty, status = steps.bytes(b""), steps.scratch(256)
-    given = steps.sent()
-    steps.call("statx", given, empty, _AT_EMPTY_PATH_NO_AUTOMOUNT, _UNIQUE, status)
-    part = steps.want(status)
-    return _Numbering(steps.freeze(), part)
+    status = Numbering(steps).add(steps.sent())
+    return _Asking(steps.freeze(), status)
 
 
 def number(task: Task, mount: int) -> Generator[Any, Any, int]:
     """The number of a mount, of something that is pinned on it; 0 if the kernel tells none."""
-    numbering = _numbering()
-    reply = yield from task.session.ask(numbering.request, fds=(mount,))
-    data = reply.parts[numbering.status]
-    (mask,) = struct.unpack_from("=I", data)
-    found: int = struct.unpack_from("=Q", data, _NUMBER_AT)[0] if mask & _UNIQUE else 0
-    return found
+    asking = _asking()
+    reply = yield from task.session.ask(asking.request, fds=(mount,))
+    return number_in(reply.parts[asking.status])

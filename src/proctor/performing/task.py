@@ -28,6 +28,8 @@ T = TypeVar("T")
 #: What a family does: yields what it waits for and returns the verdict.
 Work = Generator[Wait, Reply, Verdict]
 
+#: Seconds that a process may take to die whose mount namespaces keep a file system busy.
+_LAST_MOMENTS: Final = 0.1
 NO_CGROUP: Final = "the caller's cgroup cannot be joined, so its rules for devices would not hold"
 
 
@@ -119,12 +121,15 @@ class Session:
         if executor is not None:
             self.executors.discard(executor)
 
+    def signal(self) -> None:
+        """The executor has done what it was for: it is to die."""
+        if self._executor is not None:
+            self._executor.signal()
+
     def end(self, seconds: float) -> None:
-        """The executor has done what it was for: it is dead, or has had so long to die."""
-        executor = self._executor
-        if executor is not None:
-            executor.signal()
-            executor.wait_for_end(seconds)
+        """The executor is dead, or has had so long to die."""
+        if self._executor is not None:
+            self._executor.wait_for_end(seconds)
         self.fail()
 
     def renew(self) -> None:
@@ -186,7 +191,7 @@ class Task:
     """
 
     __slots__ = (
-        "_fds", "_wish", "asked", "call", "devices", "host", "key", "o_path", "own", "session",
+        "_dying", "_fds", "_wish", "asked", "call", "devices", "host", "key", "o_path", "own", "session",
         "standing",
     )  # fmt: skip
 
@@ -214,6 +219,7 @@ class Task:
         self.asked = wish.allow is not None or bool(call.looks)
         self._wish = wish
         self._fds: list[int] = []
+        self._dying: list[Session] = []
 
     @property
     def given(self) -> object:
@@ -279,8 +285,14 @@ class Task:
         something to procfs, cgroups and devices only.  Then all is to be begun anew."""
         return not self.standing.still_there()
 
+    def outlive(self, session: Session) -> None:
+        """Go on while the executor of a session dies, and wait for that in the end."""
+        self._dying.append(session)
+
     def close(self) -> None:
         """Let go of what was pinned."""
+        while self._dying:
+            self._dying.pop().end(_LAST_MOMENTS)
         while self._fds:
             os.close(self._fds.pop())
 

@@ -292,9 +292,10 @@ def _create(task: Task, options: mount.Options, context: Context) -> Work:
         made = yield from mounter.make(
             task,
             mounter.Filesystem(
-                context.kind, source.shown, mount.careful(context.kind, given), 0, source.fd,
-                source.image, source.read_only, source.joins, options.idmap, locked=False,
+                context.kind, source.shown, mount.careful(context.kind, given), 0, source.image,
+                source.read_only, source.joins, options.idmap, locked=False,
             ),
+            source.fd,
         )  # fmt: skip
     except Powerless:
         return deny(errno.EPERM, _POWERLESS)

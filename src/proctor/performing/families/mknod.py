@@ -196,7 +196,7 @@ def _mounted(task: Task, directory: int, name: bytes, mode: int, device: int, wh
     if failed:
         verdict = deny(failed, f"{what}: the kernel refuses it even with CAP_MKNOD")
     else:
-        verdict = yield from placing.put(task, task.hold(mounted), place, 0)
+        verdict, _ = yield from placing.put(task, task.hold(mounted), place, 0)
     if isinstance(verdict, Deny):
         removing = _removing(pins.room(len(name)))
         (yield from task.session.ask(removing, name, fds=(directory,))).close()

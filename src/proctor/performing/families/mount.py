@@ -227,13 +227,11 @@ def option(key: bytes, value: bytes | None) -> Option:
     return key, value
 
 
-def careful(name: str, given: Sequence[Option]) -> list[Option]:
+def careful(name: str, given: Sequence[Option]) -> tuple[Option, ...]:
     """The same, and what a file system should be told if it is told nothing else."""
     more = _CAREFUL.get(name)
-    return [
-        *given,
-        *([more] if more is not None and more[0] not in [key for key, _ in given] else []),
-    ]
+    lacks = more is not None and more[0] not in [key for key, _ in given]
+    return (*given, more) if more is not None and lacks else tuple(given)
 
 
 class Source(NamedTuple):
@@ -338,8 +336,9 @@ def _mount(
             task,
             mounter.Filesystem(
                 name, source.shown, careful(name, [*superblock, *given]), _attributes(flags, times),
-                source.fd, source.image, source.read_only, source.joins, options.idmap,
+                source.image, source.read_only, source.joins, options.idmap,
             ),
+            source.fd,
         )  # fmt: skip
     except Powerless:
         return deny(
@@ -352,8 +351,7 @@ def _mount(
     task.hold(made.fd)
     if made.status.place[:2] == target.named.status.place[:2]:
         return deny(errno.EBUSY, "it is mounted there already")
-    number = yield from remounting.number(task, made.fd)
-    verdict = yield from placing.put(task, made.fd, target.fd, _attributes(flags, _OTHERS))
+    verdict, number = yield from placing.put(task, made.fd, target.fd, _attributes(flags, _OTHERS))
     if verdict == answer(0) and number:
         container = task.session.container
         remounting.mounts(task).add(container, number, not flags & _RDONLY)
