@@ -360,6 +360,36 @@ for fd in (made[0], made[-1]):
     assert told(program, top.decode(), handlers=handlers) == [0, "EPERM", 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("server", "kind"), [("fuse2fs -o fakeroot image", "ext4"), ("squashfuse packed", "squashfuse")]
+)
+def test_images_by_a_server_of_the_containers_own(
+    top: bytes, image: bytes, server: str, kind: str
+) -> None:
+    """What is no risk for the kernel: FUSE, of which only the device node wants to be performed."""
+    for needed in (server.split()[0], "mksquashfs", "findmnt", "fusermount3"):
+        if not shutil.which(needed):
+            pytest.skip(f"no {needed}")
+    subprocess.run(
+        ["mksquashfs", top + b"/contents", top + b"/packed", "-quiet", "-no-progress"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    script = f"""
+cd {top.decode()}
+mknod -m 600 fuse c 10 229
+mount --bind fuse /dev/fuse
+{server} m
+cat m/hello; echo
+findmnt -no FSTYPE m
+umount m
+ls m
+"""
+    nodes = proctor.families.mknod(when={"type": "char", "device": "10:229"})
+    done = inside(["sh", "-ec", script], [nodes])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["from", "outside", f"fuse.{kind}"]
+
+
 def test_options_say_what_is_wrong() -> None:
     for wrong in (
         {"filesystems": "ext4"}, {"filesystems": ["tmpfs"]}, {"devices": ["sda"]}, {"devices": ["8:x"]},
