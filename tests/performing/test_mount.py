@@ -367,7 +367,7 @@ def test_images_by_a_server_of_the_containers_own(
     top: bytes, image: bytes, server: str, kind: str
 ) -> None:
     """What is no risk for the kernel: FUSE, of which only the device node wants to be performed."""
-    for needed in (server.split()[0], "mksquashfs", "findmnt", "fusermount3"):
+    for needed in (server.split(maxsplit=1)[0], "mksquashfs", "findmnt", "fusermount3"):
         if not shutil.which(needed):
             pytest.skip(f"no {needed}")
     subprocess.run(

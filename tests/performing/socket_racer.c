@@ -1,0 +1,131 @@
+/* One thread makes calls of sockets again and again, another one exchanges the address that they are given.
+ *
+ *   socket_racer KIND WIDTH TRIES ALLOWED OTHER
+ *
+ * connect   connect a new socket of TCP to 127.0.0.1, port ALLOWED or OTHER
+ * length    the same, with an address whose length and family are exchanged, too (a bigger one is IPv6)
+ * sendto    a datagram to one of the ports
+ * sendmsg   the same, its header in memory that is exchanged
+ * bind      bind to one of the ports, which is looked at afterwards
+ *
+ * WIDTH is 64, or 32: then the calls are those of i386 (int $0x80).  Prints how many calls were made. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* all that calls point to is static: a program that is linked so has it where 32 bits reach */
+static union {
+    struct sockaddr_in four;
+    struct sockaddr_in6 six;
+    char bytes[128];
+} shared, both[2];
+static struct { uint32_t base, length; } vector32;
+static struct { uint32_t name, namelen, iov, iovlen, control, controllen, flags; } header32;
+static struct iovec vector;
+static struct msghdr header;
+static char text[] = "x";
+static atomic_int over;
+static int lengths;
+
+static void *exchange(void *unused)
+{
+    (void)unused;
+    for (unsigned i = 0; !over; i++)
+        memcpy(&shared, &both[i & 1], lengths ? sizeof shared : sizeof shared.four);
+    return NULL;
+}
+
+static long call(int narrow, long number, int number32, long a, long b, long c, long d, long e, long f)
+{
+#ifdef __x86_64__
+    if (narrow) {
+        long result;
+        __asm__ volatile("push %%rbp; mov %[f], %%rbp; int $0x80; pop %%rbp"
+                         : "=a"(result)
+                         : "a"((long)number32), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e), [f] "r"(f)
+                         : "memory", "r8", "r9", "r10", "r11");
+        return (int)result < 0 ? -1 : result;
+    }
+#endif
+    return syscall(number, a, b, c, d, e, f);
+}
+
+int main(int count, char **v)
+{
+    if (count != 6)
+        return 2;
+    const char *kind = v[1];
+    int narrow = atoi(v[2]) == 32, tries = atoi(v[3]), made = 0;
+    int udp = strncmp(kind, "send", 4) == 0;
+    lengths = strcmp(kind, "length") == 0;
+    for (int i = 0; i < 2; i++) {
+        if (lengths && i == 1) {
+            both[i].six.sin6_family = AF_INET6;
+            both[i].six.sin6_port = htons((uint16_t)atoi(v[4 + i]));
+            both[i].six.sin6_addr = in6addr_loopback;
+        } else {
+            both[i].four.sin_family = AF_INET;
+            both[i].four.sin_port = htons((uint16_t)atoi(v[4 + i]));
+            both[i].four.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        }
+    }
+    shared = both[0];
+    vector32.base = (uint32_t)(uintptr_t)text;
+    vector32.length = 1;
+    header32.name = (uint32_t)(uintptr_t)&shared;
+    header32.namelen = sizeof shared.four;
+    header32.iov = (uint32_t)(uintptr_t)&vector32;
+    header32.iovlen = 1;
+    vector.iov_base = text;
+    vector.iov_len = 1;
+    header = (struct msghdr){&shared, sizeof shared.four, &vector, 1, NULL, 0, 0};
+    pthread_t other;
+    int began = 0;
+    for (int i = 0; i <= tries; i++) {
+        int at = socket(AF_INET, udp ? SOCK_DGRAM : SOCK_STREAM, 0);
+        if (at < 0)
+            return 3;
+        if (!began && pthread_create(&other, NULL, exchange, NULL) == 0)
+            began = 1;
+        if (i == tries) { /* the last one alone, so that it is seen that calls are made at all */
+            over = 1;
+            pthread_join(other, NULL);
+            shared = both[0];
+        }
+        long address = (long)&shared, size = lengths ? sizeof shared.six : sizeof shared.four;
+        long failed = -1;
+        if (strcmp(kind, "sendto") == 0)
+            failed = call(narrow, SYS_sendto, 369, at, (long)text, 1, 0, address, size) != 1;
+        else if (strcmp(kind, "sendmsg") == 0)
+            failed = call(narrow, SYS_sendmsg, 370, at, narrow ? (long)&header32 : (long)&header, 0, 0, 0, 0) != 1;
+        else if (strcmp(kind, "bind") == 0)
+            failed = call(narrow, SYS_bind, 361, at, address, size, 0, 0, 0);
+        else
+            failed = call(narrow, SYS_connect, 362, at, address, size, 0, 0, 0);
+        if (i == tries && failed != 0)
+            perror(kind);
+        if (failed == 0) {
+            made++;
+            struct sockaddr_in bound = {0};
+            socklen_t length = sizeof bound;
+            getsockname(at, (struct sockaddr *)&bound, &length);
+            if (strcmp(kind, "bind") == 0 && bound.sin_port == both[1].four.sin_port)
+                printf("won: bound to the other port\n");
+        }
+        struct linger abrupt = {1, 0}; /* or there are no ports left soon */
+        if (!udp)
+            setsockopt(at, SOL_SOCKET, SO_LINGER, &abrupt, sizeof abrupt);
+        close(at);
+    }
+    printf("made %d\n", made);
+    return 0;
+}
