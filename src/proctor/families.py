@@ -28,6 +28,7 @@ __all__ = [
     "attributes",
     "bind",
     "connect",
+    "exec",
     "fsmount",
     "loop",
     "mknod",
@@ -37,6 +38,7 @@ __all__ = [
     "open",
     "quiet",
     "resources",
+    "scheduling",
     "send",
     "served",
     "setsockopt",
@@ -130,6 +132,17 @@ def modules(
     return _performed(
         "modules", when, {"modules": modules, "parameters": parameters, "unload": unload}
     )
+
+
+def exec(*, when: Mapping[str, Spec] | None = None, freeze: bool | None = None) -> Handler:
+    """execve and execveat, let run where program, interpreters and words are what the conditions want.
+
+    >>> proctor.families.exec(when={"path": "/usr/bin/*"})
+    <Handler families.exec for execve, execveat>
+
+    :param freeze: whether the caller is held until it was seen that the kernel took the same; True, usually.
+    """
+    return _performed("exec", when, {"freeze": freeze})
 
 
 def fsmount(
@@ -254,6 +267,25 @@ def resources(
     names = {"sysname": sysname, "nodename": nodename, "release": release}
     how = {"seed": seed, **names, "version": version, "machine": machine}
     return _performed("resources", when, how)
+
+
+def scheduling(
+    *,
+    when: Mapping[str, Spec] | None = None,
+    nice: int | None = None,
+    priority: int | None = None,
+    io: bool | None = None,
+) -> Handler:
+    """sched_setscheduler, sched_setparam, sched_setattr, setpriority and ioprio_set, for threads of the container.
+
+    >>> proctor.families.scheduling(nice=-5, priority=10).wants("sched_setattr")
+    True
+
+    :param nice: least nice value that CAP_SYS_NICE is lent for; 0 if nothing is said.
+    :param priority: greatest real-time priority that it is lent for; 0, which is none, if nothing is said.
+    :param io: whether it is lent for the real-time class of input and output.  False, usually.
+    """
+    return _performed("scheduling", when, {"nice": nice, "priority": priority, "io": io})
 
 
 def send(

@@ -68,7 +68,7 @@ def refusal(text: str) -> str:
         (rule('calls = ["mkdir"]\nask = { how = "terminal", who = "x" }'), "ask.who: no such key"),
         (rule('calls = ["mkdir"]\nask = { how = "terminal" }\ndeadline = 90'), "its time is the timeout of ask"),
         ("deadline = 10\n" + rule('calls = ["mkdir"]\nask = { how = "terminal" }'), "ask: the call is answered after 10"),
-        (rule('calls = ["execve"]\nwhen = { path = "/x" }\nask = { how = "terminal" }'), "would let execve run after"),
+        (rule('calls = ["chdir"]\nwhen = { path = "/x" }\nask = { how = "terminal" }'), "would let chdir run after"),
         (rule('calls = ["kill"]\ndelay = 0\ndeny = 1'), "delay: seconds, more than 0"),
         ("deadline = 1\n" + rule('calls = ["kill"]\ndelay = 2\ndeny = 1'), "delay: the call is answered after 1"),
         (rule('calls = ["kill"]\nkill = "all"'), 'or "container"'),

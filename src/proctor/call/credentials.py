@@ -71,6 +71,12 @@ class Credentials(Taker):
         return self._numbers("Tgid")[0]
 
     @property
+    def parent(self) -> int:
+        """The process that it comes of, as we see it; 0 for none, or one that we do not see.  It is another one
+        when that dies."""
+        return self._numbers("PPid")[0]
+
+    @property
     def nspid(self) -> tuple[int, ...]:
         """Thread ids from our pid namespace down to the caller's own (Linux 4.1)."""
         return self._numbers("NSpid")

@@ -29,6 +29,7 @@ from proctor.performing.task import Session
 from proctor.performing.trouble import Powerless, Trouble
 
 if TYPE_CHECKING:
+    from proctor.performing.processes import Executor
     from proctor.performing.task import Task
 
 _CAP_SETGID, _CAP_SETUID = 6, 7
@@ -203,6 +204,10 @@ class Lender:
             self._session.fail()
             raise Trouble("the lender kept a right that was lent for one call")
         return reply
+
+    def take(self) -> Executor:
+        """The lender, which is now the taker's to release or discard."""
+        return self._session.take()
 
     def close(self) -> None:
         """Give the lender back."""

@@ -186,8 +186,8 @@ class Performers:
             each.close()
         if self._here is not None:
             self._here.close()
-        if left and self._on_trouble is not None:
-            self._on_trouble(
+        if left:
+            self.tell(
                 f"{left} executors wait for a file system that does not answer, and end when it does"
             )
 
@@ -421,10 +421,14 @@ class Performers:
         (above,) = standing.origin
         return above is not None and above == (self.own().who.namespace("user"), os.geteuid())
 
+    def tell(self, what: str) -> None:
+        """Tell whoever watches of something that went wrong."""
+        if self._on_trouble is not None:
+            self._on_trouble(what)
+
     def trouble(self, call: Call, why: str) -> Deny:
         """Our own failure: EPERM, and whoever watches is told."""
-        if self._on_trouble is not None:
-            self._on_trouble(f"{call.name} of thread {call.tid} was not performed: {why}")
+        self.tell(f"{call.name} of thread {call.tid} was not performed: {why}")
         return deny(errno.EPERM, f"not performed: {why}")
 
     def _translate(self, call: Call, failed: BaseException) -> Verdict:

@@ -132,6 +132,12 @@ class Session:
             self._executor.wait_for_end(seconds)
         self.fail()
 
+    def take(self) -> Executor:
+        """The executor, which is now the taker's to release or discard."""
+        executor, self._executor = self._executor, None
+        assert executor is not None
+        return executor
+
     def renew(self) -> None:
         """Have another executor; this one lives until :meth:`close`."""
         if self._executor is not None:
@@ -314,6 +320,14 @@ class Task:
         :param status: of what is there; None if nothing is.
         :raises Refused: it may not be."""
         permit(self.call, self._wish, argument, path, status)
+
+    def permit_further(self, path: bytes) -> None:
+        """Ask about what the kernel comes to from what was pinned, and nobody looked at before.
+
+        :raises Refused: it may not be."""
+        refused = self._wish.refusal("path", path)
+        if refused is not None:
+            raise Refused(refused)
 
     def refuse_device(self, status: pins.Status) -> None:
         """

@@ -50,7 +50,9 @@ ASK_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "how": (_TEXT,), "run": (_LIST,), "at": (_TEXT,), "timeout": (_NUMBER,), "default": (_TEXT,),
     "remember": (_TEXT,), "perform": (_TRUTH, _TABLE), "unsafe": (_TEXT,),
 }  # fmt: skip
-_CONDITION_WORDS = frozenset(("path", "device", "type", "mode", "flags", "address", "caller", "fd"))
+_CONDITION_WORDS = frozenset(
+    ("path", "device", "type", "mode", "flags", "address", "caller", "parents", "fd")
+)
 
 
 def spell(path: KeyPath) -> str:

@@ -10,7 +10,17 @@ from proctor.call.decode import argument as decode
 from proctor.errors import PolicyError
 from proctor.filter.conditions import ALWAYS, Alternatives, both, covers, hold
 from proctor.policy.document import Source, Spec
-from proctor.policy.rules import Clause, Condition, Decision, Look, Memory, Reason, Rule, Unknowable
+from proctor.policy.rules import (
+    Clause,
+    Condition,
+    Decision,
+    Identity,
+    Look,
+    Memory,
+    Reason,
+    Rule,
+    Unknowable,
+)
 from proctor.policy.when import ACCESS, FILE_TYPES, S_IFMT, WORDS, Builder, device_of
 from proctor.words import quoted
 
@@ -202,7 +212,7 @@ def _looked_up(
         if isinstance(part, Memory):
             found = _pattern(part, look)
             return {key: [found]} if found else {}
-        return {key: {"uid": look.identity("uid")}}
+        return {key: {"uid": look.identity("uid")}} if isinstance(part, Identity) else {}
     except (Unknowable, PolicyError):
         return {}
 

@@ -107,6 +107,13 @@ class Look:
         found: int = self._once("identity", which)
         return found
 
+    def ancestors(self) -> tuple[bytes, ...]:
+        """What the caller and those that it comes of run.
+
+        :raises Unknowable: it cannot be told."""
+        found: tuple[bytes, ...] = self._once("ancestors", "caller")
+        return found
+
     def _once(self, what: str, argument: str) -> Any:
         key = (what, argument)
         found = self._seen.get(key, _UNSEEN)
@@ -133,6 +140,10 @@ class Look:
 def _look(call: Call, what: str, argument: str) -> Any:
     if what == "identity":
         return (call.caller.uids if argument == "uid" else call.caller.gids).effective
+    if what == "ancestors":
+        from proctor.call.ancestry import programs
+
+        return programs(call.caller)
     if what == "path":
         return call.where(
             argument
@@ -262,7 +273,26 @@ class Identity:
         return all(look.identity(which) in numbers for which, numbers in self.wanted)
 
 
-Condition = Memory | Identity
+class Ancestry:
+    """The caller runs one of these programs, or comes of a process that does.
+
+    :param patterns: of the programs' paths as the kernel names them.
+    """
+
+    __slots__ = ("key", "patterns")
+    #: Programs are executed, and processes die, also while one of them waits.
+    reads_memory: Final = True
+
+    def __init__(self, key: str, patterns: tuple[Pattern, ...]) -> None:
+        self.key = key
+        self.patterns = patterns
+
+    def holds(self, look: Look) -> bool:
+        """:raises Unknowable: it cannot be decided."""
+        return any(pattern.matches(each) for each in look.ancestors() for pattern in self.patterns)
+
+
+Condition = Memory | Identity | Ancestry
 
 
 # Rules --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ the words below where the call has no argument of that name:
 ``device``   the device number
 ``access``   read, write or read-write: the access mode within open's flags
 ``caller``   a table on the caller: ``uid``, ``gid``
+``parents``  the program that the caller runs, or one of those that it comes of
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from proctor.policy.addresses import AddressError, AddressPattern
 from proctor.policy.document import KeyPath, Source, Spec
 from proctor.policy.globs import Glob, GlobError, Kind
 from proctor.policy.numbers import Never, Numbers
-from proctor.policy.rules import Clause, Condition, Identity, Memory, What
+from proctor.policy.rules import Ancestry, Clause, Condition, Identity, Memory, What
 from proctor.words import did_you_mean, one_of
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ WORDS: Final = {
     "device": "device number",
     "access": "open flags in a register",
     "caller": "caller",
+    "parents": "caller",
 }
 
 FILE_TYPES: Final[dict[str, int]] = {
@@ -132,6 +134,8 @@ class Builder(Numbers):
             return self._access(flags, spec)
         if key == "caller":
             return self._caller(spec)
+        if key == "parents":
+            return self._ancestry(spec)
         names = [arg.name for arg in signature.args]
         have = f"it has {', '.join(names)}" if names else "it has none"
         call = f"{self._call} on {self._abi}"
@@ -193,18 +197,28 @@ class Builder(Numbers):
             value |= encode(int(text))
         return mask, value
 
-    def _memory(self, arg: Arg, what: What) -> Condition:
-        spec = self.when[self._key]
+    def _texts(self, spec: Spec) -> list[str]:
         patterns = [] if isinstance(spec, (int, Mapping)) else self._listed(spec)
         texts = [each for each in patterns if isinstance(each, str)]
         if not texts or len(texts) != len(patterns):
             self._fail("expected a pattern in a string, or a list of them")
+        return texts
+
+    def _memory(self, arg: Arg, what: What) -> Condition:
+        texts = self._texts(self.when[self._key])
         try:
             if what == "address":
                 return Memory(self._key, what, arg.name, tuple(map(AddressPattern, texts)))
             kind: Kind = what if arg.role in ("path", "strings") else "name"
             return Memory(self._key, what, arg.name, tuple(Glob(text, kind) for text in texts))
         except (GlobError, AddressError) as error:
+            self._fail(str(error))
+
+    def _ancestry(self, spec: Spec) -> Condition:
+        texts = self._texts(spec)
+        try:
+            return Ancestry(self._key, tuple(map(Glob, texts)))
+        except GlobError as error:
             self._fail(str(error))
 
     def _caller(self, spec: Spec) -> Condition:

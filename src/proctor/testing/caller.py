@@ -73,6 +73,7 @@ def status(target: FakeTarget) -> bytes:
         ("Gid", _row(target.gids)),
         ("Groups", " ".join(map(str, target.groups))),
         ("NStgid", _row((target.pid, *inside))),
+        ("PPid", "0"),
         ("NSpid", _row((target.tid, *inside))),
         ("SigPnd", f"{0:016x}"),
         ("ShdPnd", f"{_mask(target.pending):016x}"),

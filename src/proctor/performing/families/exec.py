@@ -1,0 +1,125 @@
+"""execve, execveat: run by the kernel, once the rules have seen the program, the interpreters that a script has, and
+the words; and seen again before the program runs.
+
+A program is not to be handed over, so the kernel makes the call itself, and reads its words and walks its path a
+second time.  Who holds rules against that (``freeze``, the default) has the caller stopped as soon as the kernel has
+made the new program of it, before its first instruction (PTRACE_EVENT_EXEC, :mod:`proctor.performing.watching`): then
+its memory is its own, nobody has it in common any more, and what the kernel took stands there.  If that is not what the
+rules have seen, the process ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from proctor.call.verdict import let_run_unsafe
+from proctor.performing import pins
+from proctor.performing.trouble import Said
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from proctor.performing.task import Pin, Task, Work
+
+CALLS: Final = ("execve", "execveat")
+
+_NOFOLLOW, _EMPTY_PATH, _CHECK = 0x100, 0x1000, 0x10000
+#: BINPRM_BUF_SIZE of include/uapi/linux/binfmts.h; how often an interpreter may be a script (fs/exec.c).
+_HEAD: Final = 256
+_DEEP: Final = 5
+_BLANK: Final = b" \t"
+
+
+@dataclass(frozen=True)
+class Options:
+    """See docs/families/exec.md.
+
+    :param freeze: whether the caller is held until it was seen what the kernel made of it.
+    """
+
+    freeze: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.freeze, bool):
+            raise ValueError(f"freeze is true or false, not {self.freeze!r}")
+
+
+def perform(task: Task) -> Work:
+    """See what would run, and let it."""
+    options, call = task.options(Options), task.call
+    number, flags = pins.AT_FDCWD, 0
+    if call.name == "execveat":
+        number, flags = pins.signed(call.registers[0]), call.registers[4] & 0xFFFFFFFF
+        if flags & ~(_NOFOLLOW | _EMPTY_PATH | _CHECK):
+            raise Said(errno.EINVAL)
+    path: bytes = call.args["path"]
+    pin = yield from _named(task, number, path, flags)
+    task.permit(pin.named.path, pin.named.status)
+    words = [*(call.args["argv"] or ())] or [b""]  # do_execveat_common of fs/exec.c
+    name = _shown(number, path)
+    for _ in range(_DEEP):
+        head = _script(pin)
+        if head is None:
+            break
+        interpreter, argument = head
+        words = [interpreter, *([argument] if argument else []), name, *words[1:]]
+        name = interpreter
+        pin = yield from task.pin(task.start(pins.AT_FDCWD, interpreter), interpreter, 0, 0)
+        task.permit_further(pin.named.path)
+    if options.freeze and not flags & _CHECK:
+        from proctor.performing import watching
+
+        yield from watching.watch(task, pin.fd, words)
+        return let_run_unsafe("what the kernel takes is looked at before it runs")
+    return let_run_unsafe(
+        "freeze = false: words and file may be others by the time that the kernel reads them"
+    )
+
+
+def _named(task: Task, number: int, path: bytes, flags: int) -> Generator[Any, Any, Pin]:
+    if not path and not flags & _EMPTY_PATH:
+        raise Said(errno.ENOENT)
+    if path:
+        bits = pins.O_NOFOLLOW if flags & _NOFOLLOW else 0
+        return (yield from task.pin(task.start(number, path), path, bits, 0))
+    if number == pins.AT_FDCWD:
+        raise Said(errno.EACCES)  # a directory
+    return (yield from task.descriptor(number))
+
+
+def _shown(number: int, path: bytes) -> bytes:
+    """How the kernel calls what is executed, for an interpreter (``alloc_bprm`` of fs/exec.c)."""
+    if number == pins.AT_FDCWD or path.startswith(b"/"):
+        return path
+    return b"/dev/fd/%d/%s" % (number, path) if path else b"/dev/fd/%d" % number
+
+
+def _script(pin: Pin) -> tuple[bytes, bytes] | None:
+    """(interpreter, its argument) of a script, as ``load_script`` of fs/binfmt_script.c reads it; None for what
+    is none."""
+    if not stat.S_ISREG(pin.named.status.mode):
+        return None  # EACCES
+    fd = os.open(f"/proc/self/fd/{pin.fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        head = os.pread(fd, _HEAD, 0)
+    finally:
+        os.close(fd)
+    if head[:2] != b"#!":
+        return None
+    line, newline, _ = head[2:].partition(b"\n")
+    text = line.partition(b"\0")[0].strip(_BLANK) if newline else line.lstrip(_BLANK)
+    word = text
+    for at, byte in enumerate(text):
+        if byte in b" \t\0":
+            word = text[:at]
+            break
+    else:
+        if not newline and len(head) == _HEAD:
+            raise Said(errno.ENOEXEC)  # the interpreter's path is cut off
+    if not word:
+        raise Said(errno.ENOEXEC)
+    return word, text[len(word) :].partition(b"\0")[0].strip(_BLANK)

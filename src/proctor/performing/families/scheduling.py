@@ -1,0 +1,302 @@
+"""sched_setscheduler, sched_setparam, sched_setattr, setpriority, ioprio_set: for threads of the container, by the
+caller's numbers, with CAP_SYS_NICE lent within bounds.
+
+The call is first made in the caller's own identity, of the thread that its number means in its pid namespace.
+Where the kernel says that a right is missing, and the caller has that right over its own user namespace, it is lent
+for this one call, if the rule's bounds and the thread are such.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import struct
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from proctor.call.verdict import answer, deny, let_run
+from proctor.performing import pins
+from proctor.performing.steps import Argument, Number, Request, Result, Steps
+from proctor.performing.trouble import Powerless, Said
+
+if TYPE_CHECKING:
+    from proctor.performing.lender import Terms
+    from proctor.performing.task import Task, Work
+
+CALLS: Final = (
+    "sched_setscheduler",
+    "sched_setparam",
+    "sched_setattr",
+    "setpriority",
+    "ioprio_set",
+)
+
+_CAP_SYS_NICE: Final = 23
+_OTHER, _FIFO, _RR, _BATCH, _IDLE = 0, 1, 2, 3, 5
+_RESET_ON_FORK: Final = 0x40000000
+_IO_REALTIME: Final = 1
+_OLDEST: Final = 48  # SCHED_ATTR_SIZE_VER0
+_NS_GET_PID_FROM_PIDNS: Final = 0x8004B706  # since Linux 6.11
+_ROOM: Final = 128
+
+
+@dataclass(frozen=True)
+class Options:
+    """See docs/families/scheduling.md.
+
+    :param nice: least nice value that is lent for, -20 to 0.
+    :param priority: greatest real-time priority that is lent for, 0 to 99.
+    :param io: whether the real-time class of input and output is.
+    """
+
+    nice: int = 0
+    priority: int = 0
+    io: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("nice", -20, 0), ("priority", 0, 99)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{name} is a number from {least} to {most}, not {value!r}")
+        if not isinstance(self.io, bool):
+            raise ValueError(f"io is true or false, not {self.io!r}")
+
+
+class _Wish(NamedTuple):
+    """What is asked for."""
+
+    #: Of a thread, in the caller's pid namespace; 0 for the caller.
+    number: int
+    values: tuple[bytes | int, ...]
+    #: Whether the right may be lent for it.
+    lent: bool
+
+
+def perform(task: Task) -> Work:
+    """Make it so, for a thread of the container."""
+    name = task.call.name
+    wish = _wish(task, task.options(Options))
+    if wish is None:
+        return let_run("it is about more than one process, or none")
+    tid, pidfd = _thread(task, wish.number)
+    asking = _asking(name)
+    failed = yield from _ask(task, asking, tid, wish)
+    if failed in (errno.EPERM, errno.EACCES):
+        lacking = _lacking(task, tid, wish)
+        if lacking:
+            return deny(failed, lacking)
+        failed = yield from _lend(task, name, tid, wish)
+    if _dead(pidfd):
+        return deny(errno.ESRCH)
+    return deny(failed) if failed else answer(0)
+
+
+def _wish(task: Task, options: Options) -> _Wish | None:
+    """None for what is not about one thread.
+
+    :raises Said: what the kernel says to such arguments."""
+    call = task.call
+    numbers = [pins.signed(each) for each in call.registers]
+    if call.name == "setpriority":
+        if numbers[0] != 0:  # PRIO_PROCESS
+            return None
+        nice = max(-20, min(19, numbers[2]))
+        return _Wish(numbers[1], (nice,), nice >= options.nice)
+    if call.name == "ioprio_set":
+        if numbers[0] != 1:  # IOPRIO_WHO_PROCESS
+            return None
+        realtime = numbers[2] >> 13 & 7 == _IO_REALTIME
+        return _Wish(numbers[1], (numbers[2],), options.io or not realtime)
+    param = call.args["attr" if call.name == "sched_setattr" else "param"]
+    if numbers[0] < 0 or param is None:
+        raise Said(errno.EINVAL)
+    if call.name == "sched_setattr":
+        if numbers[2]:
+            raise Said(errno.EINVAL)
+        data = bytearray(param.pack())
+        struct.pack_into("=I", data, 0, len(data))
+        if param.size and param.size < _OLDEST:
+            raise Said(errno.E2BIG)
+        fine = not int(param.sched_flags) & ~1 and _within(
+            int(param.sched_policy), int(param.sched_priority), int(param.sched_nice), options
+        )
+        return _Wish(numbers[0], (bytes(data),), fine)
+    priority = struct.pack("=i", int(param))
+    if call.name == "sched_setparam":
+        return _Wish(numbers[0], (priority,), 0 <= int(param) <= options.priority)
+    if numbers[1] < 0:
+        raise Said(errno.EINVAL)
+    fine = _within(numbers[1] & ~_RESET_ON_FORK, int(param), 0, options)
+    return _Wish(numbers[0], (numbers[1], priority), fine)
+
+
+def _within(policy: int, priority: int, nice: int, options: Options) -> bool:
+    if policy in (_FIFO, _RR):
+        return priority <= options.priority
+    return policy == _IDLE or (policy in (_OTHER, _BATCH) and nice >= options.nice)
+
+
+# Whose ------------------------------------------------------------------------------------------
+
+
+def _thread(task: Task, number: int) -> tuple[int, int]:
+    """(a thread as we number it, a pidfd of it) for the caller's number.
+
+    :raises Said: there is none (ESRCH)."""
+    from proctor.kernel.pidfd import open_pidfd
+
+    tid = _translated(task, number)
+    try:
+        pidfd, _ = open_pidfd(tid, lambda: _leader(tid))
+    except OSError as error:
+        if error.errno not in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
+            raise
+        raise Said(errno.ESRCH) from None
+    task.hold(pidfd)
+    if _translated(task, number) != tid or _dead(pidfd):
+        raise Said(errno.ESRCH)
+    return tid, pidfd
+
+
+def _leader(tid: int) -> int:
+    with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
+
+
+def _translated(task: Task, number: int) -> int:
+    import fcntl  # policies are looked over where it is not
+
+    if not number:
+        return task.call.tid
+    if number < 0:
+        raise Said(errno.ESRCH)
+    namespace = task.caller.namespace_fd("pid")
+    if os.fstat(namespace).st_ino == task.own.who.namespace("pid"):
+        return number
+    try:
+        found: int = fcntl.ioctl(namespace, _NS_GET_PID_FROM_PIDNS, number)
+    except OSError as error:
+        if error.errno not in (errno.ENOTTY, errno.EINVAL):
+            raise Said(errno.ESRCH) from None
+        found = _searched(os.fstat(namespace).st_ino, number)
+    if found <= 0:
+        raise Said(errno.ESRCH)
+    return found
+
+
+def _searched(namespace: int, number: int) -> int:
+    """The same on older kernels; 0 if there is none."""
+    for each in os.listdir("/proc"):
+        if not each.isdigit():
+            continue
+        try:
+            if os.stat(f"/proc/{each}/ns/pid").st_ino != namespace:
+                continue
+            for tid in os.listdir(f"/proc/{each}/task"):
+                with open(
+                    f"/proc/{each}/task/{tid}/status", encoding="ascii", errors="replace"
+                ) as file:
+                    line = next(line for line in file if line.startswith("NSpid:"))
+                if int(line.split()[-1]) == number:
+                    return int(tid)
+        except OSError:
+            continue  # it is gone
+    return 0
+
+
+def _dead(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _lacking(task: Task, tid: int, wish: _Wish) -> str:
+    """Why the right is not lent; empty if it may be."""
+    if not wish.lent:
+        return "it is out of the bounds of its rule"
+    if not task.who.effective >> _CAP_SYS_NICE & 1:
+        return "the caller has no CAP_SYS_NICE in its user namespace"
+    namespace = task.who.namespace("user")
+    if namespace == task.own.who.namespace("user"):
+        return "the kernel refuses it to the caller, who has CAP_SYS_NICE"
+    if not task.owned():
+        return (
+            "the caller is in a user namespace of its own making, where CAP_SYS_NICE comes for free "
+            '(nested = "allow" would let it)'
+        )
+    try:
+        if os.stat(f"/proc/{tid}/ns/user").st_ino != namespace:
+            return "the thread is in another user namespace than the caller"
+    except OSError:
+        raise Said(errno.ESRCH) from None
+    return ""
+
+
+# Requests ---------------------------------------------------------------------------------------
+
+
+class _Asking(NamedTuple):
+    request: Request
+    made: Result
+    left: int
+
+
+def _ask(task: Task, asking: _Asking, tid: int, wish: _Wish) -> Generator[Any, Any, int]:
+    reply = yield from task.session.ask(asking.request, tid, *wish.values)
+    reply.close()
+    return reply.error(asking.made)
+
+
+def _lend(task: Task, name: str, tid: int, wish: _Wish) -> Generator[Any, Any, int]:
+    from proctor.performing.lender import Lender
+
+    try:
+        lender = Lender(task, 1 << _CAP_SYS_NICE)
+    except Powerless:
+        return errno.EPERM
+    try:
+        asking = _lending(lender.terms, name)
+        reply = yield from lender.ask(asking.request, asking.left, tid, *wish.values, fds=())
+        reply.close()
+        return reply.error(asking.made)
+    finally:
+        lender.close()
+
+
+def _call(steps: Steps, name: str, tid: Number, holes: Sequence[Argument]) -> Result:
+    before = {"setpriority": 0, "ioprio_set": 1}.get(name)
+    after = (0,) if name == "sched_setattr" else ()
+    return steps.call(name, *(() if before is None else (before,)), tid, *holes, *after, bad=0)
+
+
+def _holes(steps: Steps, name: str) -> list[Argument]:
+    if name in ("setpriority", "ioprio_set"):
+        return [steps.number()]
+    if name == "sched_setscheduler":
+        return [steps.number(), steps.hole(4)]
+    return [steps.hole(_ROOM if name == "sched_setattr" else 4)]
+
+
+@cache
+def _asking(name: str) -> _Asking:
+    """Holes: the thread, then what is set."""
+    steps = Steps()
+    made = _call(steps, name, steps.number(), _holes(steps, name))
+    return _Asking(steps.freeze(), made, 0)
+
+
+@lru_cache(256)
+def _lending(terms: Terms, name: str) -> _Asking:
+    """The same with the right lent."""
+    from proctor.performing.lender import Loan
+
+    steps = Steps()
+    tid, holes = steps.number(), _holes(steps, name)
+    loan = Loan(steps, terms)
+    loan.have(loan.capabilities(1 << _CAP_SYS_NICE))
+    made = _call(steps, name, tid, holes)
+    loan.give_back()
+    return _Asking(steps.freeze(), made, loan.left)

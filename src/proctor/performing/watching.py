@@ -1,0 +1,255 @@
+"""A caller of execve, held by a tracer until it was seen what the kernel made of it.
+
+The tracer is an executor with the monitor's identity and CAP_SYS_PTRACE, lent for PTRACE_SEIZE alone.  It stops the
+caller where the new program begins (PTRACE_EVENT_EXEC): the threads that the caller had are dead, whoever shared
+its memory shares the old one, and what stands in the new one the kernel has put there.  The monitor looks at the file
+that runs and at its words, and has the caller go on or ends it.  If the tracer dies first, the kernel ends the caller
+(PTRACE_O_EXITKILL).
+
+Sources: ptrace(2); fs/exec.c and kernel/ptrace.c of Linux 6.18.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import struct
+import threading
+import time
+from functools import cache, lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from proctor.call.verdict import Deny
+from proctor.performing.lender import Lender, Loan, Terms
+from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.trouble import Idle, Powerless, Refused, Trouble
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from proctor.performing.processes import Executor
+    from proctor.performing.task import Task
+
+_CAP_SYS_PTRACE: Final = 19
+_SEIZE, _INTERRUPT, _DETACH = 0x4206, 0x4207, 17
+_TRACEEXEC, _EXITKILL = 0x10, 0x100000
+_EVENT_EXEC, _EVENT_STOP = 4, 128
+_WALL: Final = 0x40000000
+#: Seconds between two looks at whether a call was answered.
+_PAUSE: Final = 0.0005
+_MOST_WORDS: Final = 8 << 20
+
+
+class Expected(NamedTuple):
+    """What the rules have seen."""
+
+    #: Duplicate of the pin of what is to run.
+    program: int
+    words: tuple[bytes, ...]
+
+
+def watch(task: Task, program: int, words: Sequence[bytes]) -> Generator[Any, Any, None]:
+    """Have the caller held from where its new program begins, until it was looked at.
+
+    :param program: O_PATH descriptor of what is to run, or of the interpreter that runs it.
+    :param words: that it gets.
+    :raises Refused: the caller cannot be traced."""
+    watchers = task.host.kept.setdefault("exec", Watchers())
+    assert isinstance(watchers, Watchers)
+    expected = Expected(os.dup(program), tuple(words))
+    if watchers.go_on(task.call.tid, expected):
+        return
+    try:
+        tracer, pidfd = yield from _hold(task)
+    except BaseException:
+        os.close(expected.program)
+        raise
+    watchers.add(_Watcher(task, watchers, tracer, pidfd, expected))
+
+
+def _hold(task: Task) -> Generator[Any, Any, tuple[Executor, int]]:
+    """(who traces the caller, a pidfd of that)."""
+    try:
+        lender = Lender(task, 1 << _CAP_SYS_PTRACE)
+    except Powerless:
+        raise Trouble("freeze needs CAP_SYS_PTRACE, which the monitor has not got") from None
+    try:
+        seizing = _seizing(lender.terms)
+        reply = yield from lender.ask(seizing.request, seizing.left, task.call.tid, fds=())
+        reply.close()
+        if failed := reply.error(seizing.made):
+            why = f"the caller cannot be held: {os.strerror(failed)}; it may be traced already"
+            raise Refused(Deny(errno.EPERM, why))
+        return lender.take(), os.dup(task.caller.anchor())
+    finally:
+        lender.close()
+
+
+class Watchers:
+    """Those that are held now; thread-safe."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, _Watcher] = {}
+        self._lock = threading.Lock()
+
+    def go_on(self, tid: int, expected: Expected) -> bool:
+        """A caller that is held calls again before it was let go of, so its last call failed: whether it is
+        held on, for this one.
+
+        It has not stopped yet, or it could not call; it stops when this call is over."""
+        with self._lock:
+            watcher = self._held.get(tid)
+            if watcher is None or watcher.dead():
+                return False
+            os.close(watcher.expected.program)
+            watcher.expected = expected
+            return True
+
+    def add(self, watcher: _Watcher) -> None:
+        with self._lock:
+            self._held[watcher.tid] = watcher
+        threading.Thread(target=watcher.run, name=f"exec of {watcher.tid}", daemon=True).start()
+
+    def remove(self, watcher: _Watcher) -> None:
+        """It has stopped, or is dead.  Idempotent."""
+        with self._lock:
+            if self._held.get(watcher.tid) is watcher:
+                del self._held[watcher.tid]
+
+    def forget(self, container: object) -> None:
+        """Who is held is let go of, or dead."""
+
+    def close(self) -> None:
+        """Their tracers end, and they with those."""
+
+
+class _Watcher:
+    """One caller that is held; in a thread of its own."""
+
+    def __init__(
+        self, task: Task, watchers: Watchers, tracer: Executor, pidfd: int, expected: Expected
+    ) -> None:
+        call = task.call
+        self.tid = call.tid
+        self.expected = expected
+        self._watchers = watchers
+        self._tell = task.host.tell
+        self._executors = task.session.executors
+        self._tracer = tracer
+        self._name = f"{call.name} of thread {call.tid}"
+        self._waits = partial(call._listener.id_valid, call.id)  # also after the verdict
+        self._pidfd = pidfd
+
+    def dead(self) -> bool:
+        """Whether the caller is, and its number may be another's."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def run(self) -> None:
+        """To the end."""
+        done = False
+        try:
+            self._watch()
+            done = True
+        except (Idle, Trouble, OSError) as failed:
+            self._tell(f"{self._name}: {failed}; the process was ended")
+        finally:
+            self._watchers.remove(self)
+            os.close(self.expected.program)
+            os.close(self._pidfd)
+            # What it traced dies with it.
+            (self._executors.release if done else self._executors.discard)(self._tracer)
+
+    def _watch(self) -> None:
+        while self._waits():  # the call is answered after this one returned
+            time.sleep(_PAUSE)
+        waiting = _waiting()
+        reply = self._ask(waiting.request, self.tid)
+        self._watchers.remove(self)  # it does nothing any more, or not before it is let go of
+        pid = reply.results[waiting.made.step]
+        if pid < 0:
+            return  # ECHILD: it is dead
+        (status,) = struct.unpack_from("=i", reply.parts[0])
+        if status & 0xFF != 0x7F:
+            return  # dead as well
+        event, sig = status >> 16, status >> 8 & 0xFF
+        if event == _EVENT_EXEC:
+            refused = self._unlike(pid)
+            if refused:
+                raise Trouble(refused)
+        self._ask(_detaching().request, pid, 0 if event else sig)
+
+    def _unlike(self, pid: int) -> str:
+        """What the kernel has taken otherwise; empty if nothing."""
+        program = os.fstat(self.expected.program)
+        try:
+            runs = os.stat(f"/proc/{pid}/exe")
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read(_MOST_WORDS)
+        except OSError as error:
+            return f"what runs cannot be looked at: {error.strerror}"
+        if (runs.st_dev, runs.st_ino) != (program.st_dev, program.st_ino):
+            return "another program runs than the rules have seen"
+        if words != b"".join(word + b"\0" for word in self.expected.words):
+            return "the program has other words than the rules have seen"
+        return ""
+
+    def _ask(self, request: Request, *values: int) -> Any:
+        tracer = self._tracer
+        reply = tracer.ask(request, request.fill(*values))
+        poll = select.poll()
+        poll.register(tracer.sock, select.POLLIN)
+        while reply is None:
+            poll.poll()
+            reply = tracer.reply(request, wait=False)
+        return reply
+
+
+# Requests -----------------------------------------------------------------------------------------
+
+
+class _Seizing(NamedTuple):
+    request: Request
+    made: Result
+    left: int
+
+
+class _Tracing(NamedTuple):
+    request: Request
+    made: Result
+
+
+@lru_cache(256)
+def _seizing(terms: Terms) -> _Seizing:
+    """Trace a thread, which goes on.  Hole: its number."""
+    steps = Steps()
+    tid = steps.number()
+    loan = Loan(steps, terms)
+    right = loan.capabilities(1 << _CAP_SYS_PTRACE)
+    loan.have(right)
+    made = steps.call("ptrace", _SEIZE, tid, 0, _TRACEEXEC | _EXITKILL, bad=0)
+    loan.give_back()
+    return _Seizing(steps.freeze(), made, loan.left)
+
+
+@cache
+def _waiting() -> _Tracing:
+    """Wait until it stops: where a new program begins, or where it goes back into the old one.  Hole: its
+    number."""
+    steps = Steps()
+    tid, status = steps.number(), steps.scratch(8)
+    steps.call("ptrace", _INTERRUPT, tid, 0, 0, bad=0)
+    made = steps.call("wait4", -1, status, _WALL, 0)
+    steps.want(status)
+    return _Tracing(steps.freeze(), made)
+
+
+@cache
+def _detaching() -> _Tracing:
+    """Have it go on alone.  Holes: its number, a signal that was on its way to it."""
+    steps = Steps()
+    tid, sig = steps.number(), steps.number()
+    made = steps.call("ptrace", _DETACH, tid, 0, sig, bad=0)
+    return _Tracing(steps.freeze(), made)
