@@ -12,22 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.messages import address as address_of
 from proctor.call.verdict import answer, deny, hand_over
-from proctor.performing import pins
+from proctor.performing import pins, sockets
 from proctor.performing.lent import with_right
-from proctor.performing.sockets import (
-    STORAGE,
-    Network,
-    Socket,
-    file_name,
-    known,
-    never_waits,
-    patience,
-    put_in_place,
-    replacement,
-    reroutable,
-    take,
-    wait,
-)
+from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Interrupted, Powerless, Said
 
@@ -53,23 +40,23 @@ class _Made(NamedTuple):
 def bind(task: Task, options: Options) -> Work:
     """Bind the caller's socket."""
     number = pins.signed(task.call.registers[0])
-    one = known(take(task, number), number)
+    one = sockets.known(sockets.take(task, number), number)
     address = address_of(task.call)
-    path = file_name(one, address)
+    path = sockets.file_name(one, address)
     if path is not None:
         failed = yield from _to_file(task, one, address, path)
         return deny(failed) if failed else answer(0)
-    if not reroutable(task, options, one, address):
+    if not sockets.reroutable(task, options, one, address):
         failed = yield from _to(task, task.session, options, one.fd, address)
         return deny(failed) if failed else answer(0)
     network = Network(task, options.network)
     try:
-        new, address = yield from replacement(task, network, one, address, options)
+        new, address = yield from sockets.replacement(task, network, one, address, options)
         failed = yield from _to(task, network.session, options, new.fd, address)
         if failed:
             return deny(failed)
         if new.carried is not None:
-            put_in_place(task, one, new)
+            sockets.put_in_place(task, one, new)
         return answer(0)
     finally:
         network.close()
@@ -122,7 +109,7 @@ def _binding(to_file: bool) -> _Made:
     """Holes: the address and its length; of a file the umask.  Sent: the socket; of a file the working
     directory."""
     steps = Steps()
-    address, length = steps.hole(STORAGE), steps.number()
+    address, length = steps.hole(sockets.STORAGE), steps.number()
     umask = steps.number() if to_file else 0
     root, given = steps.bytes(b"/"), steps.sent()
     if to_file:
@@ -138,7 +125,7 @@ def _binding(to_file: bool) -> _Made:
 
 def listen(task: Task) -> Work:
     """Let the caller's socket be connected to."""
-    fd, listening = take(task, pins.signed(task.call.registers[0])), _listening()
+    fd, listening = sockets.take(task, pins.signed(task.call.registers[0])), _listening()
     reply = yield from task.session.ask(listening.request, task.call.registers[1], fds=(fd,))
     reply.close()
     failed = reply.error(listening.made)
@@ -149,17 +136,17 @@ def accept(task: Task) -> Work:
     """Hand over a connection."""
     call = task.call
     number = pins.signed(call.registers[0])
-    fd = take(task, number)
+    fd = sockets.take(task, number)
     flags = call.registers[3] & 0xFFFFFFFF if call.name == "accept4" else 0
     if flags & ~_ACCEPT_FLAGS:
         return deny(errno.EINVAL)
     if not task.has_room():
         return deny(errno.EMFILE)
-    known(fd, number)
-    if not never_waits(fd):
-        limit = patience(fd, socket.SO_RCVTIMEO)
+    sockets.known(fd, number)
+    if not sockets.never_waits(fd):
+        limit = sockets.patience(fd, socket.SO_RCVTIMEO)
         try:
-            if not (yield from wait(task.session, fd, limit, reading=True)):
+            if not (yield from sockets.wait(task.session, fd, limit, reading=True)):
                 return deny(errno.EAGAIN)
         except Interrupted:
             if limit >= 0:
@@ -193,8 +180,8 @@ def _accepting() -> _Made:
     """Holes: flags.  Sent: the socket."""
     steps = Steps()
     flags = steps.number()
-    length = steps.bytes(struct.pack("=I", STORAGE))
-    name = steps.scratch(STORAGE)
+    length = steps.bytes(struct.pack("=I", sockets.STORAGE))
+    name = steps.scratch(sockets.STORAGE)
     made = steps.call("accept4", steps.sent(), name, length, flags)
     steps.give(made)
     first = steps.want(name)

@@ -10,19 +10,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.messages import address as address_of
 from proctor.call.verdict import answer, deny
+from proctor.performing import sockets
 from proctor.performing.routes import AF_UNIX, Route
-from proctor.performing.sockets import (
-    STORAGE,
-    Network,
-    Socket,
-    file_address,
-    file_name,
-    known,
-    patience,
-    put_in_place,
-    replacement,
-    reroutable,
-)
+from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Interrupted, Said
 
@@ -38,12 +28,12 @@ _F_SETFL: Final = 4
 def perform(task: Task, route: Route, fd: int, number: int) -> Work:
     """Connect the caller's socket."""
     address = address_of(task.call)
-    one = known(fd, number)
-    path = file_name(one, address)
+    one = sockets.known(fd, number)
+    path = sockets.file_name(one, address)
     if path is not None:
         pin = yield from task.file(path)
         return (yield from _own(task.session, one, address, pin.fd))
-    if not reroutable(task, route, one, address):
+    if not sockets.reroutable(task, route, one, address):
         return (yield from _own(task.session, one, address))
     network = Network(task, route.network)
     try:
@@ -63,7 +53,7 @@ def _connecting(to_file: bool, sets: bool) -> _Connecting:
     (not of a socket file).  Sent: the socket; of a socket file that and the executor's table, too."""
     steps = Steps()
     flags = steps.number() if sets else 0
-    address = file_address(steps) if to_file else steps.hole(STORAGE)
+    address = sockets.file_address(steps) if to_file else steps.hole(sockets.STORAGE)
     length = address.size if to_file else steps.number()
     root = steps.bytes(b"/")
     given = steps.sent()
@@ -99,7 +89,7 @@ def _own(
     try:
         failed = yield from _connect(session, one.fd, address, file=file)
     except Interrupted:
-        if patience(one.fd) >= 0:  # sock_intr_errno of include/net/sock.h
+        if sockets.patience(one.fd) >= 0:  # sock_intr_errno of include/net/sock.h
             raise Said(errno.EINTR) from None
         raise
     return deny(failed) if failed else answer(0)
@@ -109,7 +99,7 @@ def _elsewhere(
     task: Task, network: Network, one: Socket, address: bytes, route: Route
 ) -> Generator[Wait, Reply, Verdict]:
     """On a socket that the caller has from then on."""
-    moved, address = yield from replacement(task, network, one, address, route)
+    moved, address = yield from sockets.replacement(task, network, one, address, route)
     if moved.carried is None:
         return (yield from _own(network.session, one, address))
     fd, flags = moved.fd, moved.carried.flags
@@ -120,10 +110,10 @@ def _elsewhere(
         try:
             failed = yield from _connect(network.session, fd, address, flags=flags)
         except Interrupted:
-            put_in_place(task, one, moved)
-            if patience(fd) >= 0:
+            sockets.put_in_place(task, one, moved)
+            if sockets.patience(fd) >= 0:
                 raise Said(errno.EINTR) from None
             raise
     if failed in (0, errno.EINPROGRESS):
-        put_in_place(task, one, moved)
+        sockets.put_in_place(task, one, moved)
     return deny(failed) if failed else answer(0)

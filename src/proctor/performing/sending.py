@@ -18,22 +18,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from proctor.call import messages
 from proctor.call.messages import Message
 from proctor.call.verdict import answer
+from proctor.performing import sockets
 from proctor.performing.routes import Route
-from proctor.performing.sockets import (
-    STORAGE,
-    Network,
-    Socket,
-    file_address,
-    file_name,
-    known,
-    never_waits,
-    patience,
-    put_in_place,
-    replacement,
-    reroutable,
-    take,
-    wait,
-)
+from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Interrupted, Said, Trouble
 
@@ -56,7 +43,7 @@ _MOST_RIGHTS: Final = 13
 def perform(task: Task, route: Route, fd: int, number: int) -> Work:
     """Send for the caller."""
     call = task.call
-    one = known(fd, number)
+    one = sockets.known(fd, number)
     flags = call.registers[2 if call.name == "sendmsg" else 3] & 0xFFFFFFFF
     several = call.name == "sendmmsg"
     sent: list[int] = []
@@ -83,14 +70,14 @@ def _send(
         raise Said(errno.EMSGSIZE, f"more than {_PIECE} bytes in one message")
     address, file = message.address, None
     if one.type == socket.SOCK_DGRAM and address is not None:  # others refuse or ignore it
-        path = file_name(one, address)
+        path = sockets.file_name(one, address)
         if path is not None:
             try:
                 file = (yield from task.file(path)).fd
             except Said as said:
                 yield from _before_the_path(task, one, message, flags)
                 raise said from None
-        elif reroutable(task, route, one, address):
+        elif sockets.reroutable(task, route, one, address):
             return (yield from _elsewhere(task, route, one, message, flags))
     if stream:
         return (yield from _all(task, one, message, flags, file))
@@ -117,11 +104,11 @@ def _elsewhere(
     assert message.address is not None
     network = Network(task, route.network)
     try:
-        new, address = yield from replacement(task, network, one, message.address, route)
+        new, address = yield from sockets.replacement(task, network, one, message.address, route)
         message = message._replace(address=address)
         sent = yield from _once(task, network.session, new.fd, message, flags, None)
         if new.carried is not None:
-            put_in_place(task, one, new)
+            sockets.put_in_place(task, one, new)
         return sent
     finally:
         network.close()
@@ -131,7 +118,7 @@ def _all(
     task: Task, one: Socket, message: Message, flags: int, file: int | None
 ) -> Generator[Wait, Reply, int]:
     """On a stream: all of it, if the caller waits."""
-    limit = patience(one.fd)
+    limit = sockets.patience(one.fd)
     total, wanted, left = 0, message.size, message
     while True:
         try:
@@ -143,16 +130,16 @@ def _all(
             if total >= wanted or left.data is None or flags & _DONTWAIT:
                 return total
             left = Message(None, left.data[sent:], left.size - sent)
-            if not left.data or never_waits(one.fd):
+            if not left.data or sockets.never_waits(one.fd):
                 return total
         except Said as said:
             waits = said.errno == errno.EAGAIN and not flags & _DONTWAIT
-            if not waits or never_waits(one.fd):
+            if not waits or sockets.never_waits(one.fd):
                 if total:
                     return total
                 raise
             try:
-                ready = yield from wait(task.session, one.fd, limit)
+                ready = yield from sockets.wait(task.session, one.fd, limit)
             except Interrupted:
                 if total:
                     return total
@@ -184,9 +171,9 @@ def _sending(to: str, data: int, control: int, rights: tuple[int, ...], readable
     header, vector, body = steps.hole(_HEADER.size), steps.hole(_VECTOR.size), steps.hole(data)
     name = None
     if to == "address":
-        name = steps.hole(STORAGE)
+        name = steps.hole(sockets.STORAGE)
     elif to == "file":
-        name = file_address(steps)
+        name = sockets.file_address(steps)
     ancillary = steps.hole(control) if control else None
     root, flags = steps.bytes(b"/"), steps.number()
     given, pinned = steps.sent(), steps.sent() if to == "file" else None
@@ -233,7 +220,7 @@ def _once(
         to = "nothing"
     if len(message.rights) > _MOST_RIGHTS:
         raise Trouble(f"more than {_MOST_RIGHTS} descriptors in one message")
-    passed = [take(task, number) for _, number in message.rights]
+    passed = [sockets.take(task, number) for _, number in message.rights]
     room, more = (
         next(each for each in _SIZES if len(part) <= each) for part in (data, message.control)
     )
