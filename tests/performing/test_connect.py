@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -538,3 +539,65 @@ def test_curl_from_an_empty_network() -> None:
             capture_output=True, timeout=60,
         )  # fmt: skip
         assert refused.returncode == 7, refused.stderr
+
+
+@pytest.mark.skipif(not shutil.which("nc"), reason="nc is not installed")
+def test_nc_from_an_empty_network() -> None:
+    """A stream, which ends when it ends; and a datagram."""
+    with server(says=b"page") as (port, _):
+        allowed = families.connect(when={"address": f"inet:127.0.0.1:{port}"}, network="host")
+        assert inside(["nc", "-N", "127.0.0.1", str(port)], allowed) == b"page"
+    with socket.socket(type=socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        one.settimeout(20)
+        port = one.getsockname()[1]
+        allowed = families.connect(when={"address": f"inet:127.0.0.1:{port}"}, network="host")
+        inside(["sh", "-c", f"echo datagram | nc -u -q 0 -w 1 127.0.0.1 {port}"], allowed)
+        assert one.recv(99) == b"datagram\n"
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_git_from_an_empty_network(tmp_path: Path) -> None:
+    """A clone over a pipe, as ssh would carry it: what connects is another program than git."""
+    source = tmp_path / "source"
+    script = f"git init -q {source}; cd {source}; git -c user.name=a -c user.email=b commit -q --allow-empty -m one"
+    subprocess.run(["sh", "-ec", script], check=True, capture_output=True)
+    carrier = tmp_path / "carrier"
+    carrier.write_text(f"#!{sys.executable} -ISu\n" + CARRIER)
+    carrier.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def serve() -> None:
+            one, _ = listening.accept()
+            with one:
+                subprocess.run(
+                    ["git", "upload-pack", source], stdin=one, stdout=one, check=False,
+                    env={**os.environ, "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory",
+                         "GIT_CONFIG_VALUE_0": "*"},
+                )  # fmt: skip
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        allowed = families.connect(when={"address": f"inet:127.0.0.1:{port}"}, network="host")
+        clone = ["git", "clone", "-q", f"ext::{carrier} {port}", str(tmp_path / "copy")]
+        inside(["git", "-c", "protocol.ext.allow=always", *clone[1:]], allowed, families.connect())
+        thread.join()
+    log = subprocess.run(
+        ["git", "-C", tmp_path / "copy", "log", "--format=%s"], capture_output=True, check=True
+    )
+    assert log.stdout == b"one\n"
+
+
+#: Carries standard input and output to a port, as ssh does.
+CARRIER = """
+import os, socket, sys, threading
+one = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+def there():
+    while data := os.read(0, 65536):
+        one.sendall(data)
+    one.shutdown(socket.SHUT_WR)
+threading.Thread(target=there, daemon=True).start()
+while data := one.recv(65536):
+    os.write(1, data)
+"""
