@@ -11,6 +11,9 @@ from setuptools.command.build_ext import build_ext
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
 CFLAGS = shlex.split(os.environ.get("PROCTOR_CFLAGS", ""))
 LDFLAGS = shlex.split(os.environ.get("PROCTOR_LDFLAGS", ""))
+CORE = (
+    "_acting", "_callers", "_core", "_launch", "_lines", "_loop", "_match", "_path", "_sheets", "_usual",
+)  # fmt: skip
 EXECUTOR = "proctor/performing/executor"
 #: It lives in containers, where nothing of the host's is to be loaded: static where that can be had.
 LINKED = [["-s", "-static-pie"], ["-s", "-static"], []]
@@ -66,11 +69,8 @@ setup(
     ext_modules=[
         Extension(
             "proctor.kernel._core",
-            [
-                f"src/proctor/kernel/{name}.c"
-                for name in ("_acting", "_core", "_launch", "_loop", "_path")
-            ],
-            depends=["src/proctor/kernel/_core.h"],
+            [f"src/proctor/kernel/{name}.c" for name in CORE],
+            depends=["src/proctor/kernel/_core.h", "src/proctor/kernel/_usual.h"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,
             extra_compile_args=[*FLAGS, "-fvisibility=hidden", *CFLAGS],

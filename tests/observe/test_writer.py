@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from proctor.kernel import threads
 from proctor.observe import writer as module
 from proctor.observe.writer import LINES, Writer
+from tests.support.processes import eventually
 
 
 class Place:
@@ -173,3 +174,70 @@ def test_a_child_of_fork_writes_what_is_its_own() -> None:
         assert writer.close(30)
         os.close(end)
         assert file.read().splitlines() == ["of the child", "of the parent"]
+
+
+class Gathered:
+    """Lines that are made elsewhere, as ``_core.Gathered`` has them."""
+
+    def __init__(self, hint: Callable[[], object]) -> None:
+        self._hint = hint
+        self._lines: list[str] = []
+
+    def put(self, line: str) -> None:
+        self._lines.append(line)
+        if len(self._lines) == 1 or len(self._lines) % 100 == 0:
+            self._hint()
+
+    def take(self) -> tuple[str, int]:
+        lines, self._lines = self._lines, []
+        return "".join(lines), len(lines)
+
+
+@pytest.fixture
+def gathering(monkeypatch: pytest.MonkeyPatch) -> None:
+    from proctor.kernel import _core
+
+    monkeypatch.setattr(_core, "Gathered", Gathered)
+
+
+@pytest.mark.usefixtures("gathering")
+def test_what_is_gathered_keeps_its_place(place: Place) -> None:
+    place.open.set()
+    writer: Writer[str] = Writer(place.write, "there")
+    gathered = writer.gathered()
+    assert writer.gathered() is gathered
+    expected = []
+    for number in range(2000):
+        expected.append(f"{number}\n")
+        if number % 7:
+            gathered.put(expected[-1])
+        else:
+            assert writer.put(expected[-1])
+    assert writer.close(30)
+    assert "".join(place.seen) == "".join(expected)
+
+
+@pytest.mark.usefixtures("gathering")
+def test_what_is_gathered_is_written_without_more(place: Place) -> None:
+    place.open.set()
+    writer: Writer[str] = Writer(place.write, "there")
+    for number in range(3):
+        writer.gathered().put(f"{number}\n")
+        eventually("it is written", lambda: len("".join(place.seen)) == 2 * (number + 1))  # noqa: B023
+
+
+@pytest.mark.usefixtures("gathering")
+def test_what_is_gathered_is_bounded_and_counted(place: Place) -> None:
+    writer = stuck(place)
+    dropped: list[int] = []
+    writer.on_dropped.append(dropped.append)
+    gathered = writer.gathered()
+    for number in range(LINES + 1000):
+        gathered.put(f"{number}\n")
+    place.open.set()
+    assert writer.close(30)
+    written = "".join(place.seen[1:]).count("\n")
+    assert LINES - 200 <= written <= LINES
+    gathered.put("late\n")
+    assert sum(dropped) + written in (LINES + 1000, LINES + 999)
+    assert "late" not in "".join(place.seen)

@@ -188,3 +188,49 @@ def test_hostile_paths_do_not_make_it_backtrack() -> None:
     # Each of these takes longer than the universe with a backtracking matcher.
     assert not Glob("/" + "a*" * 30 + "b").matches(b"/" + b"a" * 4000)
     assert not Glob("/**/a" * 20 + "/b").matches(b"/a" * 2000)
+
+
+PATTERNS = st.lists(
+    st.one_of(
+        st.just("**"),
+        st.text("ab*?", min_size=1, max_size=5),
+        st.sampled_from(["[ab]*", "*[!a]", "[!\\x00-a]", "a[b-b]?", "\\*", "\\xff*", "b" * 300 + "*", "", "*" + "a*" * 9]),
+    ).filter(lambda text: text == "**" or "**" not in text),
+    min_size=1,
+    max_size=6,
+)  # fmt: skip
+TEXTS = st.one_of(
+    st.lists(
+        st.one_of(st.text("ab*", max_size=4).map(str.encode), st.sampled_from([b"\xff", b"\xffa", b"b" * 301, b"a" * 40])),
+        max_size=8,
+    ).map(b"/".join),
+    st.binary(max_size=8),
+)  # fmt: skip
+
+
+@settings(max_examples=1500, deadline=None)
+@given(PATTERNS, st.booleans(), st.lists(TEXTS, min_size=1, max_size=6))
+def test_the_native_reader_says_the_same(parts: list[str], text: bool, seen: list[bytes]) -> None:
+    from proctor.kernel import _core
+
+    try:
+        glob = Glob(("" if text else "/") + "/".join(parts), "text" if text else "path")
+    except GlobError:
+        return
+    program = glob.program()
+    assert program is not None
+    for each in [*seen, *(b"/" + one for one in seen), b"/", b"", b"/" + b"/".join(p.encode() for p in parts)]:  # fmt: skip
+        assert _core.matches(program, each) == glob.matches(each), (glob, each)
+
+
+def test_the_native_reader_needs_no_time_for_hostile_names() -> None:
+    from proctor.kernel import _core
+
+    glob = Glob("/**/" + "*a" * 40 + "b/**/x")
+    program = glob.program()
+    assert program is not None
+    for path in (b"/" + b"a" * 4000, b"/a" * 2000, b"/" + b"a" * 250 + b"/x" * 1800):
+        assert not _core.matches(program, path)
+        assert not glob.matches(path)
+    assert Glob("git ** push", "words").program() is None
+    assert Glob("/" + "ab*" * 30_000).program() is None

@@ -1,6 +1,6 @@
 /* The native core of proctor: speaking to a listener, and a caller's memory.  The manual is
  * _core.pyi; launching is in _launch.c, the loop in _loop.c, where paths lead in _path.c, acting for a
- * caller in _acting.c. */
+ * caller in _acting.c, the usual call from its reception to its line in the log in _usual.c. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_core.h"
@@ -54,6 +54,10 @@ PyObject *notification_make(const struct seccomp_notif *raw, int slot) {
     if (self != NULL)
         self->raw = *raw, self->slot = slot, self->args = NULL;
     return (PyObject *)self;
+}
+
+const struct seccomp_notif *notification_of(PyObject *given) {
+    return Py_TYPE(given) == notification_type ? &((Notification *)given)->raw : NULL;
 }
 
 static void notification_dealloc(PyObject *self) {
@@ -259,21 +263,6 @@ static PyObject *core_read(PyObject *Py_UNUSED(module), PyObject *const *args, P
     return result;
 }
 
-/* How a thread is called, and what it runs, through descriptors of its /proc: neither waits for anything,
- * so that the GIL is kept. */
-static PyObject *core_called(PyObject *Py_UNUSED(module), PyObject *args) {
-    char comm[64], exe[4096];
-    int proc, file;
-    if (!PyArg_ParseTuple(args, "ii", &proc, &file))
-        return NULL;
-    ssize_t first = pread(file, comm, sizeof comm, 0);
-    ssize_t second = first < 0 ? -1 : readlinkat(proc, "exe", exe, sizeof exe);
-    if (second < 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    return Py_BuildValue("(NN)", PyBytes_FromStringAndSize(comm, (Py_ssize_t)first),
-                         PyBytes_FromStringAndSize(exe, (Py_ssize_t)second));
-}
-
 /* ---- The module --------------------------------------------------------------------------- */
 
 #define NUMBER(name) {"SYS_" #name, SYS_##name}
@@ -292,12 +281,12 @@ static PyMethodDef core_methods[] = {
     {"read", (PyCFunction)(void (*)(void))core_read, METH_FASTCALL, NULL},
     {"find", core_find, METH_VARARGS, NULL},
     {"where", (PyCFunction)(void (*)(void))core_where, METH_FASTCALL, NULL},
+    {"matches", core_matches, METH_VARARGS, NULL},
     {"standing", (PyCFunction)(void (*)(void))core_standing, METH_FASTCALL, NULL},
     {"same", (PyCFunction)(void (*)(void))core_same, METH_FASTCALL, NULL},
     {"open_at", (PyCFunction)(void (*)(void))core_open_at, METH_FASTCALL, NULL},
     {"pin_at", (PyCFunction)(void (*)(void))core_pin_at, METH_FASTCALL, NULL},
     {"reopen", (PyCFunction)(void (*)(void))core_reopen, METH_FASTCALL, NULL},
-    {"called", core_called, METH_VARARGS, NULL},
     {"launch", core_launch, METH_VARARGS, NULL},
     {0}};
 static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kernel._core",
@@ -305,17 +294,18 @@ static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kern
                                   .m_size = -1, .m_methods = core_methods};
 
 PyMODINIT_FUNC PyInit__core(void) {
-    PyObject *module = PyModule_Create(&core);
-    PyTypeObject *loop_type = (PyTypeObject *)PyType_FromSpec(&loop_spec);
-    PyTypeObject *request_type = (PyTypeObject *)PyType_FromSpec(&request_spec);
-    notification_type = (PyTypeObject *)PyType_FromSpec(&notification_spec);
-    if (module == NULL || notification_type == NULL || loop_type == NULL
-        || request_type == NULL || PyModule_AddType(module, request_type) < 0
-        || PyModule_AddType(module, notification_type) < 0
-        || PyModule_AddType(module, loop_type) < 0)
-        Py_CLEAR(module);
-    Py_XDECREF((PyObject *)loop_type);
-    Py_XDECREF((PyObject *)request_type);
+    PyType_Spec *specs[] = {&notification_spec, &loop_spec, &request_spec, &usual_spec, &callers_spec,
+                            &gathered_spec};
+    PyObject *module = usual_ready() ? PyModule_Create(&core) : NULL;
+    for (size_t i = 0; module != NULL && i < sizeof specs / sizeof *specs; i++) {
+        PyTypeObject *type = (PyTypeObject *)PyType_FromSpec(specs[i]);
+        if (type == NULL || PyModule_AddType(module, type) < 0)
+            Py_CLEAR(module);
+        if (i == 0)
+            notification_type = type; /* kept */
+        else
+            Py_XDECREF((PyObject *)type);
+    }
     for (size_t i = 0; module != NULL && i < sizeof numbers / sizeof *numbers; i++)
         if (PyModule_AddIntConstant(module, numbers[i].name, numbers[i].number) < 0)
             Py_CLEAR(module);

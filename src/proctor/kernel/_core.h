@@ -22,12 +22,40 @@ PyObject *notification_make(const struct seccomp_notif *raw, int slot);
 /* A thread's memory, malloced; a string up to its NUL.  0, or an errno.  Without the GIL. */
 int gather(pid_t pid, uint64_t address, size_t limit, bool string, char **bytes, size_t *used);
 
+/* What a name needs that leads somewhere, with its end. */
+#define PLACE_SIZE (2 * PATH_MAX + 2)
+/* Where a path leads for a thread that waits, written over: 0 and its name, ENOENT if a directory on the
+ * way is not there, ECANCELED for all that is to be walked step by step.  Without the GIL. */
+int leads_to(int tid, int dirfd, char *path, bool follow, bool entry, char *name);
+/* Whether a compiled pattern matches a text. */
+bool matches(const uint8_t *program, size_t size, const char *text, size_t length);
+
+
+/* The notification that an object is, if it is one of the kernel's; else NULL. */
+const struct seccomp_notif *notification_of(PyObject *given);
+/* Answer the call that this thread routes, with the GIL: 0, an errno, or -1 if it lost the role. */
+int answer_routed(uint64_t id, int64_t value, int32_t error, uint32_t flags);
+
+/* A piece of a line, and lines that are gathered: false for want of memory. */
+struct text {
+    const char *at;
+    size_t length;
+};
+bool gathered_put(PyObject *gathered, const struct text *parts, int count);
+/* Who a caller is, as text that lives as long as nothing else is called; NULL where that cannot be known.
+ * Whoever is met for the first time (`fresh`) may be another one than who called: see that it still
+ * waits, or have it forgotten. */
+PyObject *caller_told(PyObject *callers, int tid, bool *fresh);
+void caller_forget(PyObject *callers, int tid);
+
 PyObject *core_find(PyObject *module, PyObject *args);
 PyObject *core_where(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *core_matches(PyObject *module, PyObject *args);
 PyObject *core_launch(PyObject *module, PyObject *args);
 PyObject *core_standing(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_same(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_open_at(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_pin_at(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_reopen(PyObject *module, PyObject *const *args, Py_ssize_t count);
-extern PyType_Spec loop_spec, request_spec;
+bool usual_ready(void);
+extern PyType_Spec callers_spec, gathered_spec, loop_spec, request_spec, usual_spec;

@@ -122,6 +122,9 @@ def where(
     :param path: an address in its memory, or what was read before.
     :param listener: as for :func:`read`, for both; errors likewise."""
 
+def matches(program: bytes, text: bytes, /) -> bool:
+    """Whether a pattern matches, given as :meth:`proctor.policy.globs.Glob.program`, which is trusted."""
+
 # Acting for a caller --------------------------------------------------------------------------
 def standing(tid: int, pidfd: int, proc: int, user: int, /) -> bytes:
     """Who a thread is: ``struct standing`` of ``_acting.c``, to be compared.
@@ -214,12 +217,6 @@ def pin_at(
 def reopen(table: int, pin: int, flags: int, /) -> int | None:
     """The rest of :func:`open_at`: what :func:`pin_at` pinned is opened."""
 
-def called(proc: int, comm: int, /) -> tuple[bytes, bytes]:
-    """What is read in ``comm``, and the link ``exe`` of ``proc``: descriptors of a thread's files.
-
-    :raises OSError: ESRCH if it is dead; EACCES, EPERM if it may not be looked at; ENOENT for a thread
-        of the kernel's own."""
-
 # Launching ------------------------------------------------------------------------------------
 def launch(board: mmap, /, *plan: object) -> tuple[int, int, int, int]:
     """Start a target: (pid, pidfd, listener, status_fd).
@@ -235,11 +232,11 @@ def launch(board: mmap, /, *plan: object) -> tuple[int, int, int, int]:
 
 # The loop -------------------------------------------------------------------------------------
 Wire = tuple[int, int, int]
-Route = Callable[[Notification], Wire | None]
+Route = Callable[[Notification], Wire | bool | None]
 #: Routes by ``(arch ^ AUDIT_ARCH_X86_64) << 32 | nr``, the fallback (of what is no listener: called
 #: without an argument), what is called with a notification and its answer when that comes after the role
 #: was lost, and what is the caller's own.
-Served = tuple[dict[int, Route], Callable[[Any], Any], Callable[[Notification, Wire], Any], Any]
+Served = tuple[dict[int, Route], Callable[[Any], Any], Callable[[Notification, Any], Any], Any]
 
 @final
 class Loop:
@@ -316,3 +313,114 @@ class Loop:
 
     def shut(self) -> None:
         """Give the descriptors up: no round is under way."""
+
+# The usual call -------------------------------------------------------------------------------
+@final
+class Usual:
+    """The route of calls of one number that differ from others before them by one path: where their
+    patterns are known (:meth:`learn`) they are looked at, decided, answered and written down in one go.
+    :mod:`proctor.supervisor.usual` is for use.
+
+    :param learn: called with the first notification of its registers; calls :meth:`learn`.
+    :param fallback: routes what is not usual, and what could not be looked at.
+    :param told: called with (notification, path, what it leads to, when it was received) for what was
+        looked at and is not usual for all that.  What it leads to: a name, ENOENT, None if nobody asked.
+    :param share: goes the long way while its ``watchful`` is not False.
+    :param container: its ``labels`` are ``labels``, or a line is not made here.
+    :param log: where lines are gathered; None for nowhere.
+    :param callers: says who calls, for it.
+    :param head: what lines begin with, up to the time.
+    :param middle: what comes behind that, up to the caller's number.
+    :param listener: where ID_VALID is asked.
+    :param registers: the registers that are known, a bit for each.
+    :param reg: the path's; -1 without one.  It is not among the others.
+    :param mask: which of its bits count.
+    """
+
+    def __init__(
+        self,
+        learn: Callable[[Notification], object],
+        fallback: Callable[[Notification], Any],
+        told: Callable[[Notification, bytes, bytes | int | None, float], Any],
+        share: Any,
+        container: Any,
+        labels: Any,
+        log: Gathered | None,
+        callers: Callers | None,
+        head: bytes,
+        middle: bytes,
+        listener: int,
+        registers: int,
+        reg: int,
+        mask: int,
+        /,
+    ) -> None: ...
+    def __call__(self, notification: Any, /) -> Any:
+        """As a route; True for what was answered."""
+
+    def outcome(
+        self,
+        how: int,
+        wire: tuple[int, int, int],
+        cell: list[int] | None,
+        delivered: bytes,
+        gone: bytes,
+        /,
+    ) -> int:
+        """One thing that a call can come to: its number; -1 if there are too many.
+
+        :param how: who is told: 0 nobody, 1 the log, 2 others, at length.
+        :param cell: where it is counted.
+        :param delivered: what the log says became of it, if it was delivered; ``gone`` otherwise."""
+
+    def learn(
+        self,
+        registers: tuple[int, ...],
+        start: tuple[int, bool, bool],
+        tests: tuple[tuple[bool, bool, int, tuple[bytes, ...]], ...],
+        otherwise: int,
+        pieces: tuple[bytes, ...],
+        /,
+    ) -> None:
+        """What is known of calls with these registers.
+
+        :param start: what the path is relative to, whether a link at its end is followed, whether it
+            names an entry.
+        :param tests: in order: whether it is about the path's text or what it leads to; whether it holds
+            where nothing is found; the outcome; patterns for :func:`matches`.
+        :param otherwise: the outcome where none of them holds; -1 for what is decided elsewhere.
+        :param pieces: of a line: before the path, between its two places, behind it, before what it
+            leads to; empty if it is not so simple."""
+
+    def record(
+        self, notification: Any, outcome: int, path: bytes | None, received: float, /
+    ) -> bool | bytes | None:
+        """Answer, and write down, what was decided elsewhere.  True if that was done; else the path, if
+        it was read here, or None.
+
+        :param path: if it was read."""
+
+@final
+class Callers:
+    """Who calls, for a log: :mod:`proctor.observe.callers` is for use.
+
+    :param quote: makes the text of (pid, comm, exe) when they have changed."""
+
+    def __init__(self, quote: Callable[[int, bytes, bytes], str], /) -> None: ...
+    def told(self, tid: int, valid: Callable[[], bool], /) -> str | None:
+        """That text for a thread that waits for an answer; None where it cannot be had.
+
+        :param valid: asked whether it still waits, of one that is met for the first time."""
+
+    def close(self) -> None:
+        """Forget all."""
+
+@final
+class Gathered:
+    """Lines that wait for their writer: :mod:`proctor.observe.writer` is for use.
+
+    :param hint: called when the first is there, and when there are many."""
+
+    def __init__(self, hint: Callable[[], object], /) -> None: ...
+    def take(self) -> tuple[str, int]:
+        """The lines, and how many they are."""

@@ -163,6 +163,19 @@ static bool reply(int fd, uint64_t id, PyObject *wire) {
     return problem == 0 || problem == ENOENT || problem == EINPROGRESS || raise_errno(problem);
 }
 
+/* Which call a thread routes, for answer_routed(). */
+static _Thread_local struct {
+    Loop *loop;
+    unsigned long token;
+    int listener;
+} routed;
+
+int answer_routed(uint64_t id, int64_t value, int32_t error, uint32_t flags) {
+    if (routed.loop == NULL || routed.loop->generation != routed.token)
+        return -1;
+    return answer(routed.listener, id, value, error, flags);
+}
+
 /* Call what is routed, where it can lose the role: whether it did. */
 static bool called(Loop *self, unsigned long token, PyObject *way, PyObject *function,
                    PyObject *argument, PyObject **result) {
@@ -214,12 +227,20 @@ static int route(Loop *self, unsigned long token, PyObject *served, struct entry
         handler = PyTuple_GetItem(tuple, FALLBACK);
     Py_XINCREF(tuple); /* the listener may be removed meanwhile */
     Py_XINCREF(handler);
-    if (handler != NULL)
+    if (handler != NULL) {
+        __typeof__(routed) before = routed; /* a handler may serve others meanwhile */
+        routed.loop = self;
+        routed.token = token;
+        routed.listener = listener;
         lost = called(self, token, tuple, handler, notification, &wire);
+        routed = before;
+    }
     int became = wire != NULL ? GOOD : RAISED;
     if (lost) { /* slot and source may be gone */
         settle(tuple, notification, wire);
         became = LOST;
+    } else if (wire == Py_True) { /* it answered */
+        atomic_store_explicit(&slot->state, FREE, memory_order_release);
     } else if (wire != Py_None) {
         bool removed = ready && tuple == NULL; /* answer as if it were closed (C093) */
         if (removed || wire == NULL || !reply(listener, id, wire)) {

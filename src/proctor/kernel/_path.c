@@ -312,6 +312,15 @@ static bool look_up(struct search *self, int tid, int dirfd, char *path, bool fo
     return found;
 }
 
+int leads_to(int tid, int dirfd, char *path, bool follow, bool entry, char *name) {
+    struct search self = {.root = -1, .base = -1, .pin = -1, .parent = -1};
+    if (look_up(&self, tid, dirfd, path, follow, entry)) {
+        memcpy(name, self.name, strlen(self.name) + 1);
+        return 0;
+    }
+    return self.nowhere ? ENOENT : ECANCELED;
+}
+
 /* Whether there is a path to be looked up, then in `into`, of PATH_MAX bytes. */
 static bool copy_path(const char *given, size_t length, char *into) {
     if (length == 0 || length >= PATH_MAX || memchr(given, 0, length) != NULL)
@@ -339,14 +348,13 @@ PyObject *core_find(PyObject *Py_UNUSED(module), PyObject *args) {
 }
 
 PyObject *core_where(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    struct search self = {.root = -1, .base = -1, .pin = -1, .parent = -1};
     if (count != 7)
         return PyErr_Format(PyExc_TypeError, "where() takes 7 arguments, not %zd", count);
     int tid = (int)PyLong_AsLong(args[0]), dirfd = (int)PyLong_AsLong(args[2]);
     int follow = PyObject_IsTrue(args[3]), entry = PyObject_IsTrue(args[4]);
-    int listener = (int)PyLong_AsLong(args[5]), problem = 0;
+    int listener = (int)PyLong_AsLong(args[5]), problem = 0, leads = ECANCELED;
     uint64_t id = PyLong_AsUnsignedLongLongMask(args[6]), address = 0;
-    char path[PATH_MAX], *bytes = NULL;
+    char path[PATH_MAX], name[PLACE_SIZE], *bytes = NULL;
     size_t used = 0;
     bool found = false, given = PyBytes_Check(args[1]);
     if (given)
@@ -360,7 +368,8 @@ PyObject *core_where(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
         problem = gather(tid, address, PATH_MAX, true, &bytes, &used);
         found = problem == 0 && copy_path(bytes, used, path);
     }
-    found = found && look_up(&self, tid, dirfd, path, follow, entry);
+    if (found)
+        leads = leads_to(tid, dirfd, path, follow, entry, name);
     int gone = listener >= 0 ? id_valid(listener, id) : 0;
     problem = gone != 0 ? gone : problem;
     Py_END_ALLOW_THREADS
@@ -370,7 +379,7 @@ PyObject *core_where(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
     free(bytes);
     if (text == NULL)
         return NULL;
-    if (found)
-        return Py_BuildValue("(Ny)", text, self.name);
-    return self.nowhere ? Py_BuildValue("(Ni)", text, ENOENT) : Py_BuildValue("(NO)", text, Py_None);
+    if (leads == 0)
+        return Py_BuildValue("(Ny)", text, name);
+    return leads == ENOENT ? Py_BuildValue("(Ni)", text, ENOENT) : Py_BuildValue("(NO)", text, Py_None);
 }

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from proctor.kernel import _core
+from proctor.kernel.listener import Listener
 from proctor.kernel.stalls import LOOK, SERVE, Stalls
 
 if TYPE_CHECKING:
@@ -106,6 +107,10 @@ class Engine:
                 del self._served[ours]
                 os.close(ours)
                 raise
+
+    def usual(self, listener: int | HasFileno) -> type[_core.Usual] | None:
+        """What makes routes for usual calls: for listeners that are the kernel's, and nothing more."""
+        return _core.Usual if type(listener) is Listener else None
 
     def adopt(self, listener: int | HasFileno, journal: Journal) -> list[Pending]:
         """What a monitor that died had received from the listener and not answered, the oldest first:

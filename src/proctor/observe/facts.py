@@ -59,13 +59,7 @@ class _Shown:
             if _PLAIN(path) is None:
                 return None
             texts.append(path.decode("ascii"))
-        key = self._pick(registers)
-        try:
-            made = self._made[key]
-        except KeyError:
-            if len(self._made) >= _SETS:
-                self._made.clear()
-            made = self._made[key] = self._make(registers)
+        made = self.between(registers)
         if made is None:
             return None
         if len(texts) == 1:
@@ -77,8 +71,18 @@ class _Shown:
             pieces += text, piece
         return "".join(pieces)
 
-    def _make(self, registers: _Registers) -> list[str] | None:
+    def between(self, registers: _Registers) -> list[str] | None:
         """What is between the paths, each of which is shown twice; None if that is not so."""
+        key = self._pick(registers)
+        try:
+            return self._made[key]
+        except KeyError:
+            if len(self._made) >= _SETS:
+                self._made.clear()
+            made = self._made[key] = self._make(registers)
+            return made
+
+    def _make(self, registers: _Registers) -> list[str] | None:
         holes = {arg.name: (_HOLE % at).encode() for at, arg in enumerate(self._paths)}
         frame = Frame(self._known, registers, _never, {**holes})
         text = _json({"call": line(frame, read=False), "args": arguments(frame, read=False)})
@@ -116,6 +120,13 @@ def _shown_of(call: Call) -> _Shown | None:
         if len(_shown) < _CALLS:
             _shown[key] = found
         return found
+
+
+def pieces_of(call: Call) -> list[str] | None:
+    """What :func:`facts` has for a call between its paths, by its registers alone, as far as it is
+    shown by those: text before and after each of the two places where each path is."""
+    shown = _shown_of(call)
+    return None if shown is None else shown.between(call.registers)
 
 
 def facts(call: Call, callers: Callers, *, read: bool) -> str:

@@ -24,7 +24,9 @@ from proctor.observe.lines import Lines
 from proctor.observe.observers import said
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
     from proctor.call.ports import ContainerPort
+    from proctor.call.verdict import Verdict
     from proctor.observe.writer import Writer
 
 #: Of the records' form: it grows when a key changes its meaning, or goes; keys may be added.
@@ -53,6 +55,8 @@ class JsonLog:
     """
 
     wants_facts = True
+    #: What lines of calls begin with, before the time.
+    HEAD: Final = f'{{"version": {VERSION}, "event": "call", "time": '.encode()
 
     def __init__(self, writer: Writer[Any], *, containers: bool = True) -> None:
         self.writer = writer
@@ -60,6 +64,7 @@ class JsonLog:
         self.events = (*of_one, ContainerAdded, ContainerEnded) if containers else of_one
         self._became: dict[tuple[object, ...], str] = {}
         self._container: tuple[object, object, str] = (None, None, "")
+        self._gathered: Any = None
 
     def __call__(self, event: Event) -> None:
         if type(event) is Outcome:
@@ -104,6 +109,35 @@ class JsonLog:
                 self._became.clear()
             found = self._became[key] = json.dumps(_became(outcome))[1:-1]
         return found
+
+    # For calls that are written down in the core, piece by piece what line() makes ----------------
+    def gathered(self) -> Any:
+        """``_core.Gathered``: the writer's lines that are made there."""
+        if self._gathered is None:
+            self._gathered = self.writer.gathered()
+        return self._gathered
+
+    def middle(self, container: ContainerPort) -> bytes:
+        """What is between the time and the caller's number."""
+        return f', {json.dumps(_container(container))[1:-1]}, "tid": '.encode()
+
+    def pieces(self, call: Call, made: list[str], path: str) -> tuple[bytes, ...]:
+        """What comes behind the caller's number, up to where the path is; up to where it is again; behind
+        that; and before what it leads to.
+
+        :param made: as :func:`~proctor.observe.facts.pieces_of` has it.
+        :param path: the path's name, if there is one."""
+        first, *rest = made
+        first = f', "arch": "{call.abi}", "syscall": "{call.name}", {first}'
+        second, last = rest or ("", "")
+        return tuple(each.encode() for each in (first, second, last, f', "paths": {{"{path}": "'))
+
+    def became(self, verdict: Verdict, by: str, delivered: bool) -> bytes:
+        """What became of a call that got this verdict from a handler, or from a rule."""
+        rule = getattr(verdict.reason, "rule", "")
+        call: Any = None
+        outcome = Outcome(call, verdict, by, delivered, 0.0, 0.0, call, rule=rule)
+        return json.dumps(_became(outcome))[1:-1].encode()
 
 
 def to_file(path: str, broken: Callable[[OSError], object]) -> Lines:

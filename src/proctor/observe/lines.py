@@ -47,7 +47,13 @@ class Lines(Writer[str]):
             return
         piece: list[bytes] = []
         size = 0
-        for data in map(_encoded, lines):
+        most = self._piece
+        single = (  # what was gathered are many in one
+            line
+            for each in lines
+            for line in (each.splitlines(True) if len(each) > most else (each,))
+        )
+        for data in map(_encoded, single):
             if piece and size + len(data) > self._piece:
                 self._write_piece(b"".join(piece))
                 piece, size = [], 0

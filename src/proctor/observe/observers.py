@@ -37,15 +37,17 @@ class Observers:
 
     __slots__ = (
         "_all",
-        "_callers",
         "_facts",
         "_lock",
+        "_others",
         "_outcomes",
         "_places",
         "_texts",
         "_told",
         "_wanted",
+        "callers",
         "counters",
+        "log",
         "watching",
     )
 
@@ -72,18 +74,22 @@ class Observers:
         #: All of these want every outcome.
         self._all = outcomes if all(w is _every for _, w in self._outcomes) else None
         #: Asked with a verdict: of which outcomes somebody but the counters wants to know.
-        self._wanted = tuple(wants for each, wants in self._outcomes if each is not self.counters)
+        self._others = tuple(each for each in self._outcomes if each[0] is not self.counters)
+        self._wanted = tuple(wants for _, wants in self._others)
         self.watching = bool(self._wanted)
         texts = [getattr(each, "wants_text", False) for each in outcomes]
         #: Of which verdicts the call's text is wanted.
         self._texts = tuple(_every if text is True else text for text in texts if text)
+        #: One whose lines of usual calls can be made in the core: the only such one; None without.
+        gathering = [each for each in outcomes if hasattr(each, "gathered")]
+        self.log: Any = gathering[0] if len(gathering) == 1 else None
         self._facts: Callable[..., str] | None = None
         if any(getattr(each, "wants_facts", False) for each in outcomes):
             # At once: what is loaded while the first caller waits takes it 20 ms.
             from proctor.observe.callers import Callers
             from proctor.observe.facts import facts
 
-            self._facts, self._callers = facts, Callers()
+            self._facts, self.callers = facts, Callers()
         if not (Trouble in told and Dropped in told):
             from proctor.observe.logger import log
 
@@ -98,6 +104,12 @@ class Observers:
         if _every in self._wanted:
             return True
         return any(self._ask(wants, verdict) for wants in self._wanted)
+
+    def who_wants(self, verdict: Any) -> list[Observer]:
+        """Those who want to know of an outcome with that verdict, counters aside."""
+        return [
+            each for each, wants in self._others if wants is _every or self._ask(wants, verdict)
+        ]
 
     def _ask(self, wants: Wants, verdict: Any) -> bool:
         try:
@@ -165,7 +177,7 @@ class Observers:
             if self._texts and any(self._ask(wanted, verdict) for wanted in self._texts):
                 text = call.describe(read)
             if self._facts is not None:
-                found = self._facts(call, self._callers, read=read)
+                found = self._facts(call, self.callers, read=read)
         except (CallError, OSError):
             pass  # somebody else ended the call
         except Exception as problem:  # it is only for a log
@@ -216,7 +228,7 @@ class Observers:
     def flush(self, patience: float) -> None:
         """Nothing more is told: give what the logger owes a bounded time to be written."""
         if self._facts is not None:
-            self._callers.close()
+            self.callers.close()
         from proctor.observe.logger import flush
 
         flush(patience)

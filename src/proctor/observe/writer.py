@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from proctor.kernel.threads import quiet_thread
 
@@ -61,7 +61,11 @@ class Writer(Generic[Item]):
         self._lock = threading.Lock()
         self._change = threading.Condition(self._lock)
         self._hurried = False
-        self._queue: list[tuple[Item, int]] = []
+        #: Items, with their bytes and lines.
+        self._queue: list[tuple[Item, int, int]] = []
+        #: Lines that are gathered elsewhere, and whether some are.
+        self._gathered: Any = None
+        self._hinted = False
         self._bytes = 0
         self._lines = 0
         self._lost = 0
@@ -77,18 +81,59 @@ class Writer(Generic[Item]):
         if not size and isinstance(item, str):
             size = len(item)
         with self._lock:
-            if self._closed or self._lines >= LINES or self._bytes + size > BYTES:
-                self._lost += 1
-                return False
-            self._bytes += size
-            self._lines += 1
-            self._queue.append((item, size))
-            if len(self._queue) == 1:
-                self._change.notify_all()
+            self._fetch()
+            taken = self._put(item, size, 1)
+            started = self._thread is not None
+        if taken and not started:
+            self._start()
+        return taken
+
+    def _put(self, item: Item, size: int, lines: int) -> bool:
+        """The same (the lock is held)."""
+        if self._closed or self._lines >= LINES or self._bytes + size > BYTES:
+            self._lost += lines
+            return False
+        self._bytes += size
+        self._lines += lines
+        self._queue.append((item, size, lines))
+        if len(self._queue) == 1:
+            self._change.notify_all()
+        return True
+
+    def gathered(self) -> Any:
+        """``_core.Gathered``: lines that are made in the core, and wait there until others come, or it
+        is time to write.  Where items are lines."""
+        if self._gathered is None:
+            from proctor.kernel import _core
+
+            mine = weakref.ref(self)
+
+            def hint() -> None:
+                writer = mine()
+                if writer is not None:
+                    writer._hint()
+
+            self._gathered = _core.Gathered(hint)
+        return self._gathered
+
+    def _hint(self) -> None:
+        """Some are gathered, or many."""
+        with self._lock:
+            if self._hinted:
+                self._fetch()
+            self._hinted = True
+            self._change.notify_all()
             started = self._thread is not None
         if not started:
             self._start()
-        return True
+
+    def _fetch(self) -> None:
+        """Take what is gathered, before anything else is (the lock is held)."""
+        if self._gathered is not None:
+            self._hinted = False
+            text, lines = self._gathered.take()
+            if lines:
+                self._put(text, len(text), lines)
 
     def _start(self) -> None:
         with self._change:
@@ -102,12 +147,13 @@ class Writer(Generic[Item]):
     def _run(self) -> None:
         while True:
             with self._change:
-                while not self._queue:
+                while not (self._queue or self._hinted):
                     if self._closed:
                         return
                     self._change.wait()
                 if not (self._hurried or self._closed or len(self._queue) >= _BATCH):
                     self._change.wait(_GATHER)
+                self._fetch()
             self._write_some()
 
     def _write_some(self) -> None:
@@ -115,14 +161,15 @@ class Writer(Generic[Item]):
             batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
             lost, self._lost = self._lost, 0
         try:
-            self._write([item for item, _ in batch])
+            if batch:
+                self._write([item for item, _, _ in batch])
             for tell in self.on_dropped if lost else ():
                 tell(lost)
         except Exception:
             pass  # whoever writes answers for it; the thread goes on
         with self._change:
-            self._lines -= len(batch)
-            self._bytes -= sum(size for _, size in batch)
+            self._lines -= sum(lines for _, _, lines in batch)
+            self._bytes -= sum(size for _, size, _ in batch)
             self._change.notify_all()
 
     def flush(self, patience: float, most: float = 0.0) -> bool:
@@ -131,6 +178,8 @@ class Writer(Generic[Item]):
         :param patience: seconds to wait while nothing gets written.
         :param most: seconds to wait in any case; as ``patience`` if that is more.
         """
+        with self._lock:
+            self._fetch()
         if self._lines and self._thread is None:
             self._start()
         now = time.monotonic()
@@ -176,6 +225,7 @@ class Writer(Generic[Item]):
         self._lock = threading.Lock()
         self._change = threading.Condition(self._lock)
         self._thread = None
+        self._fetch()
         self._queue, self._lines, self._bytes, self._lost = [], 0, 0, 0
 
 

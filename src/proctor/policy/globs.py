@@ -41,6 +41,10 @@ class GlobError(PolicyError):
     """A pattern that cannot be, or that could never match; the message says which and why."""
 
 
+#: How programs of patterns begin, and what stands for ``**`` in the place of a length.
+_PROGRAMS: Final = {"path": 1, "text": 2}
+_ANY_NUMBER: Final = 0xFFFF
+
 #: What is matched: a resolved path, a path as it was passed, a name (of an abstract socket, a
 #: file-system type), or strings with a NUL between them.
 Kind = Literal["path", "text", "name", "words"]
@@ -56,7 +60,7 @@ class Glob:
     :raises GlobError: the pattern is malformed or could never match.
     """
 
-    __slots__ = ("_groups", "_literal", "kind", "text")
+    __slots__ = ("_groups", "_literal", "_parts", "kind", "text")
 
     def __init__(self, text: str, kind: Kind = "path") -> None:
         self.text = text
@@ -65,9 +69,10 @@ class Glob:
         self._groups: list[list[_Part]] = [[]]
         try:
             if kind == "words":
-                parts = _words(text)
+                self._parts = _words(text)
             else:
-                parts = [_part(text)] if kind == "name" else _components(text, kind)
+                self._parts = [text] if kind == "name" else _components(text, kind)
+            parts = [None if each is None else _part(each) for each in self._parts]
         except UnicodeEncodeError:
             raise GlobError(
                 "half of a character (a lone surrogate) is no text; a byte is written \\xHH"
@@ -116,11 +121,26 @@ class Glob:
             at += len(group)
         return at <= last
 
+    def program(self) -> bytes | None:
+        """The pattern for ``_core.matches``, which does the same without the interpreter's lock; None for
+        kinds that it does not know, and patterns of a monstrous length.  See ``_match.c``."""
+        if self.kind not in _PROGRAMS:
+            return None
+        if self._literal is not None:
+            return b"\0" + self._literal
+        code = bytes((_PROGRAMS[self.kind],))
+        for part in self._parts:
+            tokens = b"" if part is None else b"".join(map(_program, _tokens(part)))
+            if len(tokens) >= _ANY_NUMBER:
+                return None
+            code += (_ANY_NUMBER if part is None else len(tokens)).to_bytes(2, "little") + tokens
+        return code
+
     def __repr__(self) -> str:
         return f"Glob({self.text!r})"
 
 
-def _components(text: str, kind: Kind) -> list[bytes | _Part | None]:
+def _components(text: str, kind: Kind) -> list[str | None]:
     """A path pattern's components; None for ``**``."""
     if kind == "path" and (text.startswith("**/") or text == "**"):
         text = "/" + text
@@ -130,7 +150,7 @@ def _components(text: str, kind: Kind) -> list[bytes | _Part | None]:
             f"caller's would resolve to): /{text} or **/{text}"
         )
     pieces = text.split("/")
-    parts: list[bytes | _Part | None] = []
+    parts: list[str | None] = []
     for number, piece in enumerate(pieces):
         if piece == "**":
             if not parts or parts[-1] is not None:  # **/** is **
@@ -142,7 +162,7 @@ def _components(text: str, kind: Kind) -> list[bytes | _Part | None]:
             raise GlobError(f"{what} never occurs in a resolved path, so this could never match")
         if any(isinstance(token, bytes) and b"\0" in token for token in _tokens(piece)):
             raise GlobError("a NUL byte cannot occur in a path")
-        parts.append(_part(piece))
+        parts.append(piece)
     return parts
 
 
@@ -151,7 +171,7 @@ def _refuse_stars(piece: str, where: str) -> None:
         raise GlobError(f'"**" stands alone between {where} use "*"')
 
 
-def _words(text: str) -> list[bytes | _Part | None]:
+def _words(text: str) -> list[str | None]:
     """The words of a pattern for strings; None for ``**``."""
     words = [""]
     at = 0
@@ -163,13 +183,13 @@ def _words(text: str) -> list[bytes | _Part | None]:
             step = 1 + (text[at] == "\\")
             words[-1] += text[at : at + step]
             at += step
-    parts: list[bytes | _Part | None] = []
+    parts: list[str | None] = []
     for word in words:
         if word != "**":
             _refuse_stars(word, "spaces, as in git ** push; within a word")
             if any(isinstance(token, bytes) and b"\0" in token for token in _tokens(word)):
                 raise GlobError("a NUL byte cannot occur in an argument")
-            parts.append(_part(word))
+            parts.append(word)
         elif not parts or parts[-1] is not None:
             parts.append(None)
     return parts
@@ -306,6 +326,20 @@ def _part(text: str) -> bytes | _Part:
         return found is not None and at >= found.end() and end(data, at) is not None
 
     return matches
+
+
+def _program(token: bytes | str | _Set) -> bytes:
+    """The same for ``_core.matches``."""
+    if isinstance(token, bytes):
+        runs = [token[at : at + 255] for at in range(0, len(token), 255)]
+        return b"".join(bytes((1, len(run))) + run for run in runs)
+    if isinstance(token, str):
+        return b"\2" if token == "?" else b"\3"
+    negated, ranges = token
+    bits = 0
+    for low, high in ranges:
+        bits |= (1 << high + 1) - (1 << low)
+    return b"\4" + (bits ^ negated * ((1 << 256) - 1)).to_bytes(32, "little")
 
 
 def _class(members: _Set) -> bytes:

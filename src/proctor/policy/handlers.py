@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import errno
 from operator import or_
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import (
     Allow,
     Deny,
+    LetRun,
     Perform,
     Verdict,
     answer,
@@ -26,12 +27,15 @@ from proctor.call.verdict import (
     let_run_unsafe,
 )
 from proctor.errors import CallGone
+from proctor.filter.conditions import ALWAYS, hold
 from proctor.policy.rules import (
+    ALLOW,
     ASK,
     DENY,
     FREEZE,
     KILL,
     KILL_CONTAINER,
+    LOG,
     PERFORM,
     RETURN,
     Decision,
@@ -44,6 +48,7 @@ from proctor.policy.rules import (
     What,
 )
 from proctor.supervisor.handlers import Handler
+from proctor.supervisor.usual import ByPath, Case
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -52,13 +57,68 @@ if TYPE_CHECKING:
     from proctor.supervisor.ports import Later
 
 
+#: Rulings that take no work of ours.
+_AT_ONCE: Final = frozenset((ALLOW, DENY, LOG, RETURN))
+
+
 class PolicyHandler(Handler):
     """A handler whose calls the policy's own filter notifies: nothing is to be added for it."""
 
-    __slots__ = ()
+    __slots__ = ("policy",)
 
+    policy: Policy
     #: Whoever makes a filter of handlers leaves those out that are in a policy's filter already.
     in_filter = True
+
+    def by_path(self, call: Call) -> ByPath | None:
+        """See :class:`~proctor.supervisor.handlers.Handler`."""
+        return by_path(self.policy, call)
+
+    def decide_seen(self, call: Call, argument: str, name: bytes | int | None) -> Verdict | Later:
+        """See there."""
+        return _decide(self.policy, Look(call).seen(argument, name), None)
+
+
+def by_path(policy: Policy, call: Call) -> ByPath | None:
+    """How calls with these registers are decided, if only one path of theirs does, and the verdict is
+    one that is given without work of ours."""
+    plan = policy.plan(call)
+    if plan.outside is not None or plan.performs:
+        return None
+    arguments: set[str] = set()
+    registers = 0
+    cases: list[Case] = []
+    otherwise: Decision | None = None
+    for rule, clause, decision in plan.chain:
+        for tests in clause.registers:
+            for test in tests:
+                registers |= 1 << test.register
+        if clause.registers != ALWAYS and not hold(clause.registers, call.registers):
+            continue
+        if rule.delay or rule.ruling.kind not in _AT_ONCE:
+            return None
+        if not clause.further:
+            otherwise = decision
+            break
+        condition = clause.further[0]
+        if len(clause.further) > 1 or not isinstance(condition, Memory):
+            return None
+        programs = condition.programs()
+        if programs is None:
+            return None
+        arguments.add(condition.argument)
+        unresolved = condition.what == "path" and bool(rule.ruling.unsafe)
+        verdict = _settled(policy, decision)
+        cases.append(Case(condition.what == "text", programs, verdict, unresolved))
+    else:
+        otherwise = policy.otherwise
+    last = _settled(policy, otherwise)
+    verdicts = [*(case.verdict for case in cases), last]
+    if len(arguments) != 1 or otherwise.ruling.kind not in _AT_ONCE:
+        return None
+    if any(type(each) is LetRun and not each.unsafe for each in verdicts):
+        return None  # it is refused after a look
+    return ByPath(arguments.pop(), tuple(cases), last, registers)
 
 
 def build(policy: Policy, asks: Asks | None = None) -> list[Handler]:
@@ -69,7 +129,7 @@ def build(policy: Policy, asks: Asks | None = None) -> list[Handler]:
         asks = Asks()
 
     def decide(call: Call) -> Verdict | Later:
-        return _decide(policy, call, asks)
+        return _decide(policy, Look(call), asks)
 
     ways: dict[float | None, list[str]] = {}
     for name in policy.calls:
@@ -77,14 +137,14 @@ def build(policy: Policy, asks: Asks | None = None) -> list[Handler]:
     made: list[Handler] = []
     for deadline, names in ways.items():
         handler = PolicyHandler(names, decide, deadline=deadline, label="policy")
+        handler.policy = policy
         handler.performs = any(map(policy.performs, names))
         made.append(handler)
     return made
 
 
-def _decide(policy: Policy, call: Call, asks: Asks | None) -> Verdict | Later:
-    look = Look(call)
-    plan = policy.plan(call)
+def _decide(policy: Policy, look: Look, asks: Asks | None) -> Verdict | Later:
+    plan = policy.plan(look.call)
     try:
         if plan.performs:
             performed = _by_what_is_pinned(policy, look)

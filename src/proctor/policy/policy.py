@@ -117,6 +117,11 @@ class Policy:
         self._decisions = {id(rule): Decision.by(rule) for rule in rules}
         self._default = Decision(None, settings.default, Reason("no rule; default"))
 
+    @property
+    def otherwise(self) -> Decision:
+        """What happens where no rule holds."""
+        return self._default
+
     def chain(self, arch: str, call: str) -> _Chain:
         """The rules that are about one system call of one architecture, in order."""
         return self._chains.get((arch, call), ())

@@ -12,6 +12,7 @@ that decides, the reason it gives and the tip speak of the same.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ from proctor.call.decode import sockaddr
 from proctor.errors import CallerInvisible, CallGone, NotPermitted, NotResolved, Unsupported
 from proctor.filter.conditions import ALWAYS, Alternatives, hold
 from proctor.policy.addresses import Address
+from proctor.policy.globs import Glob
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -72,6 +74,18 @@ class Look:
         other = Look(self.call, pinned)
         other._seen = self._seen
         return other
+
+    def seen(self, argument: str, name: bytes | int | None) -> Look:
+        """Itself, if where a path leads was found out already.
+
+        :param name: what it leads to, an errno if it cannot be followed, None if nobody asked."""
+        if isinstance(name, bytes):
+            self._seen["path", argument] = name
+        elif name is not None:
+            self._seen["path", argument] = Unresolved(
+                0, f"{argument} of {self.call.name}: {os.strerror(name)}"
+            )
+        return self
 
     def blind(self, kind: type[Look]) -> Look:
         """The same call, and what was seen of it, for whoever sees less."""
@@ -236,6 +250,15 @@ class Memory:
         """Whether where a path leads may decide."""
         named = any(getattr(each, "looks_at_path", False) for each in self.patterns)
         return self.what == "path" or (self.what == "address" and named)
+
+    def programs(self) -> tuple[bytes, ...] | None:
+        """The patterns for the native core (:meth:`proctor.policy.globs.Glob.program`); None where it
+        is not a path that they are about, or it does not know them."""
+        if self.what not in ("path", "text"):
+            return None
+        found = [each.program() if isinstance(each, Glob) else None for each in self.patterns]
+        known = tuple(each for each in found if each is not None)
+        return known if len(known) == len(found) else None
 
     def says_as_much_as(self, other: Memory) -> bool:
         """Whether the other one, perhaps under another key, holds where this one does."""

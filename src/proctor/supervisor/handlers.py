@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
     from proctor.filter.conditions import Condition
     from proctor.supervisor.ports import Later
+    from proctor.supervisor.usual import ByPath
 
 #: What a handler's function is: a verdict, or None for "not mine, ask the next one".
 HandlerFunction = Callable[
@@ -34,6 +35,10 @@ class Handler:
 
     Calling it calls the function, so a decorated function stays usable by itself.
     """
+
+    #: How calls with the registers of one given are decided, if nothing but a path does: so that those
+    #: are decided without this handler (:mod:`proctor.supervisor.usual`); None where that is not so.
+    by_path: Callable[[Call], ByPath | None] | None = None
 
     __slots__ = (
         "_calls",
@@ -83,6 +88,13 @@ class Handler:
 
     def __call__(self, call: Call) -> Any:
         return self.function(call)
+
+    def decide_seen(self, call: Call, argument: str, name: bytes | int | None) -> Any:
+        """What the function would say to a call whose path was read, and perhaps followed, already.
+
+        :param name: what it leads to, an errno if it cannot be followed, None if nobody asked.
+        """
+        raise NotImplementedError
 
     def wants(self, name: str) -> bool:
         """Whether this handler names the call, by itself or in a group."""

@@ -26,9 +26,9 @@ __all__ = [
     "World", "route_key",
 ]  # fmt: skip
 
-#: Called with one received notification; returns the answer, or None if it will be answered
-#: later through the listener.
-Route = Callable[[NotificationLike], Wire | None]
+#: Called with one received notification; returns the answer, None if it will be answered
+#: later through the listener, or True if it was, by what :meth:`Engine.usual` made.
+Route = Callable[[NotificationLike], Wire | bool | None]
 
 
 def route_key(arch: int, nr: int) -> int:
@@ -158,6 +158,11 @@ class Engine(Protocol):
         :param journal: where it is written down what was received and not answered: before it is
             routed, until the answer that a route returned was sent.  Other answers are written down
             by whoever gives them (:meth:`Journal.clear`)."""
+        ...
+
+    def usual(self, listener: ListenerPort) -> Callable[..., Any] | None:
+        """What makes routes for usual calls of the listener in the engine's own code
+        (``_core.Usual``); None where there is no such thing."""
         ...
 
     def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:

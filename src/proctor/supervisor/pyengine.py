@@ -109,6 +109,9 @@ class PyEngine:
             del self._served[fd]
             raise
 
+    def usual(self, listener: ListenerPort) -> None:
+        """Nothing is faster than Python here."""
+
     def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         if listener.fileno() in self._served:

@@ -14,6 +14,7 @@ from proctor.call.verdict import RUN, Answer, Deny, LetRun, Verdict, Wire
 from proctor.observe.counters import kind as kind_of
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import Route, route_key
+from proctor.supervisor.usual import Usual
 from proctor.syscalls import architectures, tables
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.deciding import Decider
     from proctor.supervisor.handlers import Handler
-    from proctor.supervisor.ports import World
+    from proctor.supervisor.ports import Engine, World
     from proctor.supervisor.role import Role
 
+#: Who is told of what was decided, if it is not the log alone.
+_NOBODY, _ALL = -2, -1
 #: Most routes one listener remembers: numbers that exist nowhere can be notified too (C035).
 _MOST: Final = 4096
 
@@ -38,7 +41,7 @@ class Routes:
     """The routes of one listener; :attr:`known` is what an engine is given, with :meth:`first_sight`
     as the fallback."""
 
-    __slots__ = ("_decider", "_handlers", "_role", "_served", "_world", "known")
+    __slots__ = ("_decider", "_engine", "_handlers", "_role", "_served", "_world", "known")
 
     def __init__(
         self,
@@ -47,19 +50,21 @@ class Routes:
         decider: Decider,
         role: Role,
         world: World,
+        engine: Engine,
     ) -> None:
         self._role = role
+        self._engine = engine
         self._served = served
         self._handlers = handlers
         self._decider = decider
         self._world = world
         self.known: dict[int, Route] = {}
 
-    def first_sight(self, notification: NotificationLike) -> Wire | None:
+    def first_sight(self, notification: NotificationLike) -> Wire | bool | None:
         """The first call of its number: find its handlers, remember the way, go it."""
         arch, nr = notification.arch, notification.nr
         name = tables.name(nr, architectures.arch_of(arch, nr))
-        route = self._route(chain_of(self._handlers, name), name or "")
+        route = self._route(chain_of(self._handlers, name), name or "", notification)
         if len(self.known) < _MOST:
             self.known[route_key(arch, nr)] = route
         return route(notification)
@@ -85,13 +90,16 @@ class Routes:
 
         self._role.overtaken_at(self._served, notification.id, stand_in)
 
-    def settle(self, notification: NotificationLike, wire: Wire | None) -> None:
+    def settle(self, notification: NotificationLike, wire: Wire | bool | None) -> None:
         """The call was routed to its end."""
+        if isinstance(wire, bool):
+            wire = RUN  # it was answered, so that this one comes to nothing
 
         def late() -> Job:
             return self._job(notification, ())
 
-        if not self._role.settle(self._served, notification.id, wire, late) and wire is not None:
+        answered = self._role.settle(self._served, notification.id, wire, late)
+        if not answered and wire is not None:
             counters = self._decider.observers.counters
             if counters is not None:  # it was counted as answered so
                 value, error, flags = wire
@@ -99,7 +107,7 @@ class Routes:
                 name = late().call.name
                 counters.cell(self._served.container, name, kind_of(said))[0] -= 1
 
-    def _route(self, chain: tuple[Handler, ...], name: str) -> Route:
+    def _route(self, chain: tuple[Handler, ...], name: str, first: NotificationLike) -> Route:
         """The way of all calls of one number.  With one handler, and a verdict of which nobody is
         told, it is short: this is what a notification costs beyond the kernel's own price."""
         served, decider = self._served, self._decider
@@ -116,19 +124,21 @@ class Routes:
 
         if len(chain) != 1 or chain[0].is_async or chain[0].conditions:
             return route
-        function = chain[0].function
+        handler = chain[0]
+        function = handler.function
         # Between two notifications the processor runs other programs, and forgets ours: what runs
         # here runs cold, several times slower than in a benchmark of its own.  Hence no __init__,
         # no property, and the last plain verdict kept: most handlers answer one thing.
         made = object.__new__
         settled: object = object()  # not None: that is an answer of handlers, "not mine"
         wire: Wire = RUN
+        told = _NOBODY  # who is told of it: nobody, all who want, or the log, as that outcome
         # Counting without asking whether anybody counts: the cells are then nobody's.
         cell = [0]
         cell_of_runs = [0] if counters is None else counters.cell(container, name, "let run")
 
-        def short(notification: NotificationLike) -> Wire | None:
-            nonlocal settled, wire, cell
+        def short(notification: NotificationLike) -> Wire | bool | None:
+            nonlocal settled, wire, cell, told
             if share.watchful:
                 return route(notification)
             received = clock() if wants is not None else 0.0
@@ -140,24 +150,34 @@ class Routes:
                 verdict: Any = function(call)
             except BaseException as raised:
                 verdict = raised
-            answer, counted = wire, cell
+            answer: Wire | bool = wire
+            counted, whom = cell, told
             if verdict is not settled:
                 kind = type(verdict)
                 if kind is LetRun:
                     plain = verdict.unsafe or not call.memory_read
                 else:
                     plain = kind is Deny or (kind is Answer and not verdict.writes)
-                if not plain or (wants is not None and wants(verdict)):
+                whom = _NOBODY
+                if plain and wants is not None and wants(verdict):
+                    whom = _ALL if usual.record is None else usual.index(verdict)
+                if not plain:
                     at_length(call, verdict, received or clock(), plain)
                     return None
                 if kind is LetRun and not verdict.unsafe:
                     answer, counted = RUN, cell_of_runs
                 else:
-                    settled, wire = verdict, verdict.wire
+                    settled, wire, told = verdict, verdict.wire, whom
                     if counters is not None:
                         cell = counters.cell(container, name, kind_of(verdict))
                     answer, counted = wire, cell
-            counted[0] += 1
+            if whom != _NOBODY:
+                if whom == _ALL or not usual.written(call, whom, received):
+                    at_length(call, verdict, received, True)
+                    return None
+                answer = True
+            else:
+                counted[0] += 1
             # Expiring costs more than all the rest here, and only matters if the handler kept the
             # call, or took something that has to be closed: then the call keeps itself.
             if getrefcount(call) > 2:  # our variable, and getrefcount's argument
@@ -169,10 +189,14 @@ class Routes:
             job.index = 1
             decider.routed(job)
             if plain:
-                decider.answer(job, verdict, chain[0].label)
+                decider.answer(job, verdict, handler.label)
             elif verdict is None:
                 decider.advance(job)
             else:
-                decider.decided(job, verdict, chain[0].label)
+                decider.decided(job, verdict, handler.label)
 
-        return short
+        def seen(call: Call, verdict: Any, received: float) -> None:
+            at_length(call, verdict, received, False)
+
+        usual = Usual(self._engine, served, handler, observers, first, short, seen)
+        return short if usual.route is None else usual.route

@@ -201,7 +201,7 @@ class Supervisor:
         self._engine.wake()
 
     def _routes(self, served: Served, handlers: Sequence[Handler]) -> Routes:
-        return Routes(served, handlers, self._decider, self._role, self._world)
+        return Routes(served, handlers, self._decider, self._role, self._world, self._engine)
 
     def _take_over(self, served: Served, journal: Journal, handlers: Sequence[Handler]) -> None:
         """Decide what an earlier monitor received and did not answer."""

@@ -1,0 +1,48 @@
+/* What is known of usual calls, and by whom: shared by _sheets.c, which learns it, and _usual.c, which goes by
+ * it.  All of it is guarded by the GIL. */
+#include "_core.h"
+
+enum { WORDS = 6, BUCKETS = 64, OUTCOMES = 256 };
+enum { FIRST, SECOND, LAST, NAMED, PIECES };
+
+struct test { /* one rule: its patterns, and what it comes to */
+    bool text, when_nowhere; /* about the text as it was passed; decides where nothing can be found */
+    int outcome;
+    PyObject *programs; /* a tuple */
+};
+
+typedef struct Sheet {
+    struct Sheet *next;
+    int references;
+    uint64_t key[WORDS];
+    int dirfd, count, otherwise; /* otherwise: -1 if nothing is decided here */
+    bool follow, entry, path, shown;
+    PyObject *held; /* what the rest points into */
+    struct text pieces[PIECES];
+    struct test tests[];
+} Sheet;
+
+struct outcome {
+    int how;
+    int64_t value;
+    int32_t error;
+    uint32_t flags;
+    PyObject *wire, *cell, *delivered, *gone; /* how it is counted, and what the log says of it */
+};
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *learn, *fallback, *told, *share, *container, *labels, *log, *callers, *head, *middle;
+    int listener, reg, sheets, count;
+    unsigned int registers;
+    uint64_t mask;
+    Sheet *buckets[BUCKETS];
+    struct outcome outcomes[OUTCOMES];
+} Usual;
+
+/* What is known of calls like this one, which is learnt if it is not; NULL with an exception, or if nothing
+ * is.  The reference is the caller's. */
+Sheet *sheet_of(Usual *self, PyObject *notification, const struct seccomp_notif *raw);
+void sheet_let_go(Sheet *sheet);
+void sheets_forget(Usual *self);
+PyObject *usual_learn(PyObject *me, PyObject *args);

@@ -1,0 +1,223 @@
+"""Usual calls: those that differ from others before them in nothing but a path.
+
+What is known of them by their registers is put into the engine's own code (``_core.Usual``) when the first
+of them comes: what a path is relative to, which patterns decide about it, how a log shows the call.  From
+then on they are looked at, decided, answered and written down there, in one go.  What is in any way out of
+the ordinary is decided as if that did not exist, or, once it was looked at, with what was seen.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from proctor.call.call import Call
+from proctor.call.path.following import AT_FDCWD, way_of
+from proctor.call.verdict import Deny, Verdict
+from proctor.observe.counters import kind as kind_of
+from proctor.observe.facts import pieces_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proctor.kernel.notification import NotificationLike
+    from proctor.observe.observers import Observers
+    from proctor.supervisor.handlers import Handler
+    from proctor.supervisor.jobs import Served
+    from proctor.supervisor.ports import Engine, Route
+
+#: Who is told of an outcome: nobody, the log, whoever wants.
+_PLAIN, _LOGGED, _AT_LENGTH = range(3)
+
+
+class Case(NamedTuple):
+    """One rule on a path."""
+
+    #: About its text as it was passed; otherwise about what it leads to.
+    text: bool
+    #: Of which one matches: as ``_core.matches`` takes them.
+    patterns: tuple[bytes, ...]
+    verdict: Verdict
+    #: Whether it decides where a path cannot be followed.
+    unresolved: bool
+
+
+class ByPath(NamedTuple):
+    """How calls are decided that have the same registers, but for one path."""
+
+    #: The path's name.
+    argument: str
+    #: The first that holds decides.
+    cases: tuple[Case, ...]
+    #: Where none does.
+    otherwise: Verdict
+    #: The registers that decided besides, a bit for each.
+    registers: int
+
+
+class Usual:
+    """Usual calls of one number of one listener.
+
+    :ivar route: routes them; None where nothing is usual about what the handler does with them.
+    :ivar record: answers, and writes down, a call that the handler decided: see ``_core.Usual.record``.
+    """
+
+    __slots__ = (
+        "_by_path",
+        "_handler",
+        "_indices",
+        "_log",
+        "_name",
+        "_native",
+        "_observers",
+        "_registers",
+        "_served",
+        "_told",
+        "path",
+        "record",
+        "route",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        served: Served,
+        handler: Handler,
+        observers: Observers,
+        notification: NotificationLike,
+        fallback: Route,
+        told: Callable[[Call, Any, float], None],
+    ) -> None:
+        self._served = served
+        self._told = told
+        self._handler = handler
+        self._observers = observers
+        callers = None if observers.log is None else observers.callers.native
+        self._log: Any = None if callers is None else observers.log
+        #: Name of the path, and what is known of how it is meant.
+        self.path = ""
+        self.route: Route | None = None
+        self.record: Any = None
+        self._native: Any = None
+        self._indices: dict[tuple[Any, ...], int] = {}
+        made = engine.usual(served.listener)
+        call = self._call(notification)
+        known = call.signature
+        self._name = call.name
+        paths = () if known is None else known.with_role("path")
+        if made is None or known is None or len(paths) > 1:
+            return
+        if not (self._log or handler.by_path):
+            return
+        reg, mask, registers = -1, 0, 0
+        for arg in known.args:
+            if arg in paths:
+                self.path, reg, mask = arg.name, arg.reg, arg.mask
+            else:
+                registers |= 1 << arg.reg
+                if arg.reg_high >= 0:
+                    registers |= 1 << arg.reg_high
+        self._registers = registers
+        container = served.container
+        log = self._log
+        self._native = made(
+            self.learn, fallback, self._tell, served.share, container, container.labels,
+            None if log is None else log.gathered(), callers,
+            b"" if log is None else log.HEAD, b"" if log is None else log.middle(container),
+            served.number, registers, reg, mask,
+        )  # fmt: skip
+        if log is not None:
+            self.record = self._native.record
+        if handler.by_path is not None and paths:
+            self.route = self._native
+
+    def _call(self, notification: NotificationLike) -> Call:
+        return Call(notification, self._served.listener, container=self._served.container)
+
+    def learn(self, notification: NotificationLike) -> None:
+        """What is known of calls with these registers; nothing is looked at for it."""
+        call = self._call(notification)
+        start = (AT_FDCWD, True, False)
+        cases: list[tuple[bool, bool, int, tuple[bytes, ...]]] = []
+        otherwise = -1
+        way = way_of(call, self.path) if self.path else None
+        if way is not None and not way.in_struct:
+            base, follows, entry, _ = way.meaning(call, call.registers)
+            start = (base, follows, entry)
+            found = None if self._handler.by_path is None else self._handler.by_path(call)
+            if (
+                found is not None
+                and found.argument == self.path
+                and not found.registers & ~self._registers
+            ):
+                cases = [
+                    (each.text, each.unresolved, self.index(each.verdict, True), each.patterns)
+                    for each in found.cases
+                ]
+                otherwise = self.index(found.otherwise, True)
+                if any(index < 0 for _, _, index, _ in cases):
+                    otherwise = -1
+        pieces = None if self._log is None else pieces_of(call)
+        shown = () if pieces is None else self._log.pieces(call, pieces, self.path)
+        self._native.learn(call.registers, start, tuple(cases), otherwise, shown)
+
+    def written(self, call: Call, outcome: int, received: float) -> bool:
+        """Whether a call was answered, and written down, that the handler decided: not if the log is to
+        show more than its registers and its path."""
+        if not (call._looks is None and call._caller is None and call.explains is None):
+            return False
+        values = call._values
+        path = None if values is None else values.get(self.path)
+        said = self.record(call._notification, outcome, path, received)
+        if type(said) is bytes:  # read, and not answered
+            self._keep(call, said)
+        return said is True
+
+    def _keep(self, call: Call, path: bytes) -> None:
+        """What was read of it stays what it has."""
+        call.memory_read = True
+        call._values = {**(call._values or {}), self.path: path}
+
+    def _tell(
+        self, notification: NotificationLike, path: bytes, name: bytes | int | None, received: float
+    ) -> None:
+        """A call was looked at, and is to be told of at length, or answered by a longer way."""
+        call = self._call(notification)
+        self._keep(call, path)
+        if isinstance(name, bytes):
+            call._looks = [(self.path, name, None, False)]
+        try:
+            verdict = self._handler.decide_seen(call, self.path, name)
+        except BaseException as raised:  # whatever it is, a caller waits for an answer
+            verdict = raised
+        self._told(call, verdict, received)
+
+    def index(self, verdict: Verdict, explained: bool = False) -> int:
+        """The number of an outcome; -1 if there are too many.
+
+        :param explained: of a refusal there is more to say to whoever is told of it."""
+        rule = getattr(verdict.reason, "rule", "")
+        key = (type(verdict), verdict, rule, explained)
+        found = self._indices.get(key)
+        if found is None:
+            more = explained and isinstance(verdict, Deny)
+            more = more or bool(getattr(verdict.reason, "tip", ""))
+            found = self._outcome(verdict, more)
+            if found >= 0:
+                self._indices[key] = found
+        return found
+
+    def _outcome(self, verdict: Any, more: bool) -> int:
+        observers, served = self._observers, self._served
+        wants = observers.who_wants(verdict)
+        how = _PLAIN if not wants else _AT_LENGTH
+        delivered = gone = b""
+        if wants == [self._log] and not more:
+            how = _LOGGED
+            delivered, gone = (
+                self._log.became(verdict, self._handler.label, each) for each in (True, False)
+            )
+        cell = None
+        if observers.counters is not None:
+            cell = observers.counters.cell(served.container, self._name, kind_of(verdict))
+        made: int = self._native.outcome(how, verdict.wire, cell, delivered, gone)
+        return made
