@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -324,3 +325,68 @@ def test_nginx_in_an_empty_network(tmp_path: Path) -> None:
             assert connection.makefile("rb").read().endswith(b"here")
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGQUIT)
         assert process.wait() == 0
+
+
+SOCKET_FILES = """
+    import ctypes, errno, os, socket, sys
+    def bound(path):
+        one = socket.socket(socket.AF_UNIX)
+        try:
+            one.bind(path)
+        except OSError as error:
+            print(path.replace(top, ""), errno.errorcode[error.errno])
+        one.close()
+    top = os.getcwd()
+    os.mkdir("sub")
+    sub = os.open("sub", os.O_PATH)
+    for path in (
+        "a", f"{top}/b", "/proc/self/cwd/c", f"/proc/self/fd/{sub}/d", f"/proc/thread-self/root{top}/e", "/", "//",
+        "sub/..", "sub/.", "none/f", "a", "/proc/self/cwd/a", f"/proc/self/fd/{sub}", "g/", "x" * 107,
+    ):
+        bound(path)
+    os.mkdir("hidden")
+    os.chdir("hidden")
+    os.chmod(f"{top}/hidden", 0o600)
+    bound(f"{top}/i")
+    bound("j")
+    os.chmod(f"{top}/hidden", 0o700)
+    for place in ("", "/sub", "/hidden"):
+        print(sorted(os.listdir(top + place)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    nowhere = ctypes.c_void_p(1)
+    for number in (sub, os.open("/", os.O_PATH)):  # no sockets, and nothing is asked of them
+        for call in (libc.bind, libc.connect):
+            print(call(number, nowhere, 16), errno.errorcode[ctypes.get_errno()])
+"""
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("uid", [0, 4242])
+def test_socket_files_are_made_where_the_caller_means(
+    tmp_path: Path, asked: bool, uid: int
+) -> None:
+    """Links of procfs are the caller's, not an executor's; what may not be searched is only in the way of
+    what is found from there."""
+    seen = []
+    for performed in (False, True):
+        place = Path(tempfile.mkdtemp())
+        place.chmod(0o777)
+        handlers = [
+            families.bind(when={"address": "unix:/**"} if asked else None),
+            families.bind(),
+            families.connect(),
+        ]
+        how: dict[str, Any] = {"uid": uid, "gid": uid, "groups": ()} if uid else {}
+        try:
+            done = proctor.run(
+                ["/usr/bin/python3", "-I", "-c", textwrap.dedent(SOCKET_FILES)],
+                handlers if performed else [proctor.Handler(["getcpu"], lambda call: proctor.let_run())],
+                capture_output=True, timeout=60, cwd=str(place), **how,
+            )  # fmt: skip
+        finally:
+            shutil.rmtree(place)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.decode().splitlines()
+        # a rule about addresses reads them first
+        seen.append([line for line in lines if not (asked and line.startswith("-1 "))])
+    assert seen[0] == seen[1]

@@ -28,6 +28,7 @@ from proctor.performing.steps import (
     SKIPPED,
     Reply,
     Request,
+    Result,
     Steps,
     state_of,
 )
@@ -109,6 +110,13 @@ def test_what_comes_next(executor: Executor) -> None:
     assert reply.results[1] == SKIPPED
     assert reply.results[last.step] == 0
     assert reply.results[3:] == (SKIPPED, SKIPPED)
+
+
+def test_what_kept_a_step_from_being_made_is_its_error() -> None:
+    """It would pass for one that came out well otherwise."""
+    reply = Reply((0, -errno.EACCES, SKIPPED, SKIPPED), (), {})
+    assert [reply.error(Result(step)) for step in range(4)] == [0, *[errno.EACCES] * 3]
+    assert Reply((3, SKIPPED), (), {}).error(Result(1)) == 0
 
 
 def test_addresses_descriptors_and_digits_are_put_into_bytes(executor: Executor) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import proctor
+from proctor import families
 from proctor.call.verdict import Deny, HandOver, Verdict
 
 from .callers import (
@@ -270,3 +274,54 @@ def test_a_long_way_through_procfs_takes_few_descriptors(performers: Performers)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert found == one.natively("openat", AT_FDCWD, way + b"/kernel/ostype", 0, 0)
+
+
+IN_ITS_OWN_PIDS = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-I", "-c"]
+
+
+def test_what_each_pid_namespace_has_for_itself_is_not_the_hosts() -> None:
+    """The kernel finds kernel/pid_max by the pid namespace of whoever looks (Linux 6.14), which is an
+    executor: root of a container that is root of the host would write the host's."""
+    code = """if True:
+        import errno, os
+        os.chdir("/proc/sys/kernel")
+        for path in ("/proc/sys/kernel/pid_max", "pid_max", "/proc/self/root/proc/sys/kernel/pid_max"):
+            for flags in (os.O_WRONLY, os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_NOFOLLOW):
+                try:
+                    os.write(os.open(path, flags), b"400")
+                except OSError as error:
+                    print(errno.errorcode[error.errno], end=" ")
+        os.close(os.open("pid_max", os.O_RDONLY))
+        print(open("sched_rr_timeslice_ms", "r+").readline())
+    """
+    host, other = (
+        Path("/proc/sys/kernel/" + name) for name in ("pid_max", "sched_rr_timeslice_ms")
+    )
+    before = host.read_text()
+    try:
+        done = proctor.run(
+            [*IN_ITS_OWN_PIDS, code], [families.open()], capture_output=True, timeout=60
+        )
+        assert done.stdout.decode() == 9 * "EACCES " + other.read_text() + "\n", done.stderr
+    finally:
+        after = host.read_text()
+        host.write_text(before)
+    assert after == before
+
+
+def test_who_sends_is_not_said_in_the_hosts_numbers() -> None:
+    """A process id in SCM_CREDENTIALS is the sender's pid namespace's, and the executor's is the host's."""
+    code = """if True:
+        import errno, os, socket, struct
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        for pid in (1, os.getpid()):
+            try:
+                one.sendmsg([b"x"], [(socket.SOL_SOCKET, 2, struct.pack("3i", pid, 0, 0))])
+            except OSError as error:
+                print(errno.errorcode[error.errno])
+        one.sendmsg([b"plain"])
+        print(other.recv(9))
+    """
+    done = proctor.run([*IN_ITS_OWN_PIDS, code], [families.send()], capture_output=True, timeout=60)
+    assert done.stdout.decode() == "EPERM\nEPERM\nb'plain'\n", done.stderr

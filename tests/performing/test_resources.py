@@ -14,6 +14,8 @@ import pytest
 
 import proctor
 from proctor import families
+from proctor.call.verdict import Deny
+from proctor.observe.events import Outcome, Trouble
 from proctor.performing import shares
 
 LIMIT = 200 << 20
@@ -88,6 +90,28 @@ def test_without_limits_it_is_the_machines() -> None:
     """
     done = proctor.run(python(code), [families.resources()], capture_output=True, timeout=60)
     assert done.stdout.decode() == f"{os.sched_getaffinity(0)} {os.uname()}\n", done.stderr
+
+
+def test_what_is_left_to_the_kernel_is_let_run() -> None:
+    """Also in the first call of a thread, who is looked at then."""
+    told: list[Any] = []
+    code = """
+        import os
+        os.getrandom(1), os.sched_getaffinity(0)
+    """
+    done = proctor.run(
+        python(code),
+        [families.resources()],
+        capture_output=True,
+        timeout=60,
+        observers=[told.append],
+    )
+    outcomes = [each for each in told if isinstance(each, Outcome)]
+    assert done.returncode == 0 and {"getrandom", "sched_getaffinity"} <= {
+        each.call.name for each in outcomes
+    }
+    assert [each for each in outcomes if isinstance(each.verdict, Deny)] == []
+    assert [each for each in told if isinstance(each, Trouble)] == []
 
 
 def test_names_of_the_machine() -> None:

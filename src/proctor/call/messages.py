@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: More data than this is not copied for one message.
 MOST: Final = 1 << 20
 _MOST_CONTROL: Final = 1 << 14
-_SOL_SOCKET, _SCM_RIGHTS = 1, 1
+_SOL_SOCKET, _SCM_RIGHTS, _SCM_CREDENTIALS = 1, 1, 2
 _HEAD: Final = struct.Struct("@Lii")  # struct cmsghdr of this machine
 _WORD: Final = struct.calcsize("@L")
 
@@ -40,6 +40,8 @@ class Message(NamedTuple):
     control: bytes = b""
     #: Offsets in it of descriptors that are passed, and the caller's numbers.
     rights: tuple[tuple[int, int], ...] = ()
+    #: Whether it says who sends it (SCM_CREDENTIALS).
+    credentials: bool = False
 
 
 def address(call: Call) -> bytes:
@@ -116,16 +118,15 @@ def _message(frame: Frame, header: MessageHeader) -> Message:
     if header.controllen > _MOST_CONTROL:
         raise MemoryUnreadable(errno.ENOBUFS, "too much control data", header.control)
     raw = frame.memory.read(header.control, header.controllen)
-    control, rights = _control(frame, raw)
-    return Message(to, data, size, control, rights)
+    return Message(to, data, size, *_control(frame, raw))
 
 
-def _control(frame: Frame, raw: bytes) -> tuple[bytes, tuple[tuple[int, int], ...]]:
-    """Control data for this machine, and where descriptors are in it (``__scm_send`` of
+def _control(frame: Frame, raw: bytes) -> tuple[bytes, tuple[tuple[int, int], ...], bool]:
+    """Control data for this machine, where descriptors are in it, and whether credentials are (``__scm_send`` of
     net/core/scm.c, ``cmsghdr_from_user_compat_to_kern`` of net/compat.c)."""
     word, end = frame.signature.word, frame.end
     head = struct.Struct(f"{end}{'Q' if word == 8 else 'I'}ii")
-    made, rights, at = bytearray(), [], 0
+    made, rights, at, credentials = bytearray(), [], 0, False
     same = head.size == _HEAD.size
     while at + head.size <= len(raw):
         length, level, kind = head.unpack_from(raw, at)
@@ -139,8 +140,9 @@ def _control(frame: Frame, raw: bytes) -> tuple[bytes, tuple[tuple[int, int], ..
             count = len(data) // 4
             numbers = struct.unpack_from(f"{end}{count}i", data)
             rights += [(start + 4 * index, number) for index, number in enumerate(numbers)]
+        credentials |= (level, kind) == (_SOL_SOCKET, _SCM_CREDENTIALS)
         if not same:
             made += _HEAD.pack(_HEAD.size + len(data), level, kind) + data
             made += bytes(-len(made) % _WORD)
         at += length + -length % word
-    return (raw if same else bytes(made)), tuple(rights)
+    return (raw if same else bytes(made)), tuple(rights), credentials

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from proctor.performing.task import Session, Task, Work
 
 _CAP_NET_BIND_SERVICE: Final = 10
+_LONGEST: Final = 110  # sizeof(struct sockaddr_un); a path as long as that needs no NUL
 _ACCEPT_FLAGS: Final = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 
 
@@ -66,7 +67,7 @@ def _to(
     task: Task, session: Session, options: Options, fd: int, address: bytes
 ) -> Generator[Wait, Reply, int]:
     """Bind to an address that is no file's: 0, or an errno."""
-    binding = _binding(False)
+    binding = _binding()
     reply = yield from session.ask(binding.request, address, len(address), fds=(fd,))
     reply.close()
     failed = reply.error(binding.made)
@@ -87,34 +88,77 @@ def _would_be_let(task: Task) -> bool:
 
 
 def _to_file(task: Task, one: Socket, address: bytes, path: bytes) -> Generator[Wait, Reply, int]:
-    """Make a socket file: by the caller's own path, or, if a rule is to see where, by its name in the
-    directory that was pinned."""
-    where = task.caller.cwd()
-    if task.asked:
-        head, last, slashes = pins.split(path)
-        here = yield from task.entry(task.start(pins.AT_FDCWD, path), head, last, 0)
-        found = here.found.named.status if here.found is not None else None
-        task.permit(here.parent.named.path.rstrip(b"/") + b"/" + last, found, "addr")
-        where, address = here.parent.fd, address[:2] + last + slashes + b"\0"
-    binding = _binding(True)
+    """Make a socket file: by the caller's own path; or by its name in the directory that was pinned, if a rule
+    is to see where, or a link of procfs is on the way, which would be the executor's."""
+    head, last, slashes = pins.split(path)
+    if not last:
+        yield from task.pin(task.start(pins.AT_FDCWD, path), head, pins.O_DIRECTORY, 0)
+        return errno.EADDRINUSE
+    if not task.asked:
+        relative = not path.startswith(b"/")
+        where = (task.caller.cwd(),) if relative else ()
+        binding = _by_path(relative)
+        reply = yield from task.session.ask(
+            binding.request, address, len(address), task.umask, head, fds=(one.fd, *where)
+        )
+        reply.close()
+        if reply.results[binding.guard.step] != -errno.ELOOP:
+            return reply.error(binding.made)
+    here = yield from task.entry(task.start(pins.AT_FDCWD, path), head, last, 0)
+    found = here.found.named.status if here.found is not None else None
+    task.permit(here.parent.named.path.rstrip(b"/") + b"/" + last, found, "addr")
+    name = (address[:2] + last + slashes + b"\0")[:_LONGEST]
+    entry = _by_name()
     reply = yield from task.session.ask(
-        binding.request, address, len(address), task.umask, fds=(one.fd, where)
+        entry.request, name, len(name), task.umask, fds=(one.fd, here.parent.fd)
     )
     reply.close()
-    return reply.error(binding.made)
+    return reply.error(entry.made)
 
 
 @cache
-def _binding(to_file: bool) -> _Made:
-    """Holes: the address and its length; of a file the umask.  Sent: the socket; of a file the working
-    directory."""
+def _binding() -> _Made:
+    """Holes: the address and its length.  Sent: the socket."""
     steps = Steps()
     address, length = steps.hole(sockets.STORAGE), steps.number()
-    umask = steps.number() if to_file else 0
-    root, given = steps.bytes(b"/"), steps.sent()
-    if to_file:
+    made = steps.call("bind", steps.sent(), address, length)
+    return _Made(steps.freeze(), made)
+
+
+class _Guarded(NamedTuple):
+    request: Request
+    #: ELOOP, and nothing was made, if a link of procfs may be on the way.
+    guard: Result
+    made: Result
+
+
+@cache
+def _by_path(relative: bool) -> _Guarded:
+    """Holes: the address and its length, the umask, the directory in the address.  Sent: the socket; the
+    working directory, if that counts."""
+    steps = Steps()
+    address, length, umask = steps.hole(sockets.STORAGE), steps.number(), steps.number()
+    head, root = steps.hole(sockets.STORAGE), steps.bytes(b"/")
+    how = steps.bytes(pins.HOW.pack(pins.PIN, 0, pins.NO_MAGICLINKS))
+    given = steps.sent()
+    if relative:
         steps.call("fchdir", steps.sent())
-        steps.call("umask", umask)
+    steps.call("umask", umask)
+    size = pins.HOW.size
+    guard = steps.call("openat2", pins.AT_FDCWD, head, how, size, want=-errno.ELOOP, good=1, bad=0)
+    made = steps.call("bind", given, address, length, bad=0)
+    steps.call("chdir", root)
+    return _Guarded(steps.freeze(), guard, made)
+
+
+@cache
+def _by_name() -> _Made:
+    """Holes: the address and its length, the umask.  Sent: the socket, the directory."""
+    steps = Steps()
+    address, length, umask = steps.hole(sockets.STORAGE), steps.number(), steps.number()
+    root, given = steps.bytes(b"/"), steps.sent()
+    steps.call("fchdir", steps.sent())
+    steps.call("umask", umask)
     made = steps.call("bind", given, address, length, bad=0)
     steps.call("chdir", root)
     return _Made(steps.freeze(), made)

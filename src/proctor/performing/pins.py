@@ -466,7 +466,7 @@ def making(by: int, size: int) -> Making:
         parent = steps.call("openat2", where, path, how, HOW.size)
     else:
         parent = steps.call("dup", where)
-    steps.call("fstatfs", parent, system)
+    steps.call("fstatfs", parent, system, bad=0)  # what does not tell (FUSE) is not procfs
     made = steps.call("mknodat", parent, last, mode, device, good=END)
     probe = None
     if path is not None and probing is not None:

@@ -7,7 +7,7 @@ import hashlib
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from proctor.call.verdict import answer, deny, let_run
+from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import machine
 from proctor.performing.shares import processors, share
 from proctor.performing.steps import Request, Steps
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
     from proctor.performing.task import Task, Work
 
+KERNELS: Final = "the kernel's answer is what the caller is to have"
 _UTSNAME: Final = ("sysname", "nodename", "release", "version", "machine", "domainname")
 _LENGTH: Final = 65  # __NEW_UTS_LEN + 1
 _GRND_ALL, _GRND_RANDOM, _GRND_INSECURE = 7, 2, 4
@@ -59,7 +60,7 @@ def affinity(task: Task) -> Verdict:
     pid, size = call.args.pid, call.args.cpusetsize
     count = share(task.cgroups).processors
     if pid or count is None:
-        return let_run()
+        return let_run_unsafe(KERNELS)
     known = call.signature
     word = 8 if known is None else known.word
     possible = _possible()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from proctor.performing.steps import Reply
     from proctor.performing.task import Session, Task, Work
 
-_DONTWAIT, _NOSIGNAL = 0x40, 0x4000
+_DONTWAIT, _NOSIGNAL, _CMSG_COMPAT = 0x40, 0x4000, 0x80000000
 _HEADER: Final = struct.Struct("@PIPNPNi")  # struct msghdr
 _NAME, _IOV, _CONTROL = 0, struct.calcsize("@PIP") - struct.calcsize("P"), struct.calcsize("@PIPN")
 _VECTOR: Final = struct.Struct("@PN")  # struct iovec
@@ -45,6 +45,8 @@ def perform(task: Task, route: Route, fd: int, number: int) -> Work:
     call = task.call
     one = sockets.known(fd, number)
     flags = call.registers[2 if call.name == "sendmsg" else 3] & 0xFFFFFFFF
+    if call.name == "sendto":  # sendmsg(2) takes that for a lie of the caller's
+        flags &= ~_CMSG_COMPAT
     several = call.name == "sendmmsg"
     sent: list[int] = []
     for each in messages.messages(call):
@@ -218,9 +220,12 @@ def _once(
     to = "file" if file is not None else "" if message.address is None else "address"
     if message.address == b"":  # sendto(2) alone knows an address of no length
         to = "nothing"
+    if message.credentials and not task.shares_pids():
+        # with the host's CAP_SYS_ADMIN it would be any process of the host's
+        raise Said(errno.EPERM, "the process that it names would be one of the monitor's")
     if len(message.rights) > _MOST_RIGHTS:
         raise Trouble(f"more than {_MOST_RIGHTS} descriptors in one message")
-    passed = [sockets.take(task, number) for _, number in message.rights]
+    passed = [sockets.take(task, number, path=True) for _, number in message.rights]
     room, more = (
         next(each for each in _SIZES if len(part) <= each) for part in (data, message.control)
     )

@@ -22,6 +22,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.errors import TargetFdLimit
+from proctor.performing import pins
 from proctor.performing.carried import Carried, reading, setting
 from proctor.performing.executors import Start, Wait
 from proctor.performing.identity import Key, caller_steps
@@ -54,16 +55,20 @@ class Socket(NamedTuple):
     protocol: int
 
 
-def take(task: Task, number: int) -> int:
+def take(task: Task, number: int, *, path: bool = False) -> int:
     """Pin a descriptor of the caller's: a duplicate, which the task closes.
 
+    :param path: whether it may be an O_PATH one.
     :raises Said: EBADF."""
     try:
-        return task.hold(task.take_fd(number))
+        fd = task.hold(task.take_fd(number))
     except OSError as error:
         if error.errno != errno.EBADF:
             raise
         raise Said(errno.EBADF) from None
+    if not path and fcntl.fcntl(fd, fcntl.F_GETFL) & pins.O_PATH:
+        raise Said(errno.EBADF)
+    return fd
 
 
 def known(fd: int, number: int) -> Socket:

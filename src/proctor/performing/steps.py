@@ -273,8 +273,12 @@ class Reply(NamedTuple):
     fds: dict[int, int]
 
     def error(self, step: Result) -> int:
-        """The errno of a step; 0 if it has none, or was not made."""
-        result = self.results[step.step]
+        """The errno of a step; of one that was not made that of the step that was the last, which kept it
+        from being made; 0 if there is none."""
+        place = step.step
+        while place and self.results[place] == SKIPPED:
+            place -= 1
+        result = self.results[place]
         return -result if -4095 <= result < 0 else 0
 
     def made(self, step: Result) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Generator, Hashable
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from proctor.call.caller import Caller
+from proctor.call.credentials import NAMESPACES
 from proctor.call.path.located import FileId
 from proctor.call.verdict import Perform, Verdict
 from proctor.errors import CallGone
@@ -285,6 +286,11 @@ class Task:
     def owned(self) -> bool:
         """Whether the caller's user namespace is the target's own."""
         return self.host.owned(self.call, self.who, self.standing)
+
+    def shares_pids(self) -> bool:
+        """Whether the caller is in the pid namespace that its executor is in, which is the monitor's."""
+        ours: int = self.own.key.namespaces[NAMESPACES.index("pid")]
+        return self.caller.namespace("pid") == ours
 
     def elsewhere(self) -> bool:
         """Whether the caller is in other namespaces or cgroups than its executor, of those that mean

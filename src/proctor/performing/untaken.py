@@ -35,7 +35,11 @@ UNTAKEN: Final = (
         "seccomp filters of the caller's own",
         "what is performed is what the policy says, also where another filter would refuse it",
     ),
-    Untaken("the pid namespace", "procfs is walked so that it is the caller's all the same"),
+    Untaken(
+        "the pid namespace",
+        "procfs is walked so that it is the caller's all the same; kernel/pid_max, which is another one "
+        "there, is only read, and shows the monitor's, as /proc/sysvipc shows its numbers of processes",
+    ),
     Untaken("the time namespace", "no call that is performed tells the time"),
     Untaken(
         "keyrings", "network file systems with keys for each user see the executor, which has none"

@@ -276,6 +276,7 @@ def _use(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> _Opens:
     """Open what is pinned."""
     task.permit(named.path, named.status)
     task.refuse_device(named.status)
+    _refuse_hosts(task, named, wanted.flags)
     try:
         return (
             yield from _reopen(
@@ -286,6 +287,19 @@ def _use(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> _Opens:
         if said.errno != errno.ENXIO or named.status.rdev != _TTY:
             raise
     return (yield from _own_terminal(task, wanted))
+
+
+def _refuse_hosts(task: Task, named: pins.Named, flags: int) -> None:
+    """
+    :raises Said: it is a file of procfs that each pid namespace has for itself, and the executor found its own
+        (``pid_table_root_lookup`` of kernel/pid.c, Linux 6.14), whose reading harms nobody."""
+    if (
+        named.proc
+        and flags & _ACCESS
+        and named.path.rpartition(b"/")[2] == b"pid_max"
+        and not task.shares_pids()
+    ):
+        raise Said(errno.EACCES, "it is the one of the monitor's pid namespace, not the caller's")
 
 
 def _reopen(task: Task, pin: int, how: bytes) -> _Opens:
@@ -373,6 +387,7 @@ def _name(task: Task, wanted: Wanted, here: Any, last: bytes) -> Generator[Any, 
             raise Said(errno.EISDIR)
         task.permit(found.named.path, found.named.status)
         task.refuse_device(found.named.status)
+        _refuse_hosts(task, found.named, flags)
         if flags & _TRUNC:
             yield from _may_truncate(task, found, flags)
     try:
