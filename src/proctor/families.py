@@ -27,6 +27,7 @@ __all__ = [
     "accept",
     "attributes",
     "bind",
+    "bpf",
     "connect",
     "exec",
     "fsmount",
@@ -84,6 +85,15 @@ def bind(
     :param privileged: whether low ports are bound also for who has no CAP_NET_BIND_SERVICE.
     """
     return _performed("bind", when, {"network": network, "to": to, "privileged": privileged})
+
+
+def bpf(*, when: Mapping[str, Spec] | None = None) -> Handler:
+    """bpf, for device programs of the container's own cgroups.
+
+    >>> proctor.families.bpf()
+    <Handler families.bpf for bpf>
+    """
+    return _performed("bpf", when, {})
 
 
 def connect(

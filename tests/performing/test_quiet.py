@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import proctor
 from proctor import families
+
+from .callers import open_directory
 
 PROGRAM = """
     import ctypes, errno, fcntl, itertools, mmap, os, random, socket, sys
@@ -103,3 +110,112 @@ def test_sqlite_is_none_the_wiser(tmp_path: Path) -> None:
         python(code), [families.quiet()], capture_output=True, timeout=60, cwd=tmp_path
     )
     assert done.stdout == b"(50, 1225) ('ok',)\n", done.stderr
+
+
+def quietly(command: list[str], quiet: bool, **options: Any) -> subprocess.CompletedProcess[Any]:
+    """With nothing synchronised, or natively."""
+    how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 280, **options}
+    if not quiet:
+        return subprocess.run(command, check=False, **how)
+    return proctor.run(command, [families.quiet(), families.open(sync=False)], **how)
+
+
+@pytest.mark.skipif(shutil.which("dpkg-buildpackage") is None, reason="no dpkg-dev")
+@pytest.mark.timeout(600)
+def test_a_package_is_built_the_same(tmp_path: Path) -> None:
+    made = []
+    for quiet in (False, True):
+        top = tmp_path / str(quiet) / "small-1.0"
+        (top / "debian").mkdir(parents=True)
+        (top / "main.c").write_text(
+            "#include <stdio.h>\nint main(void) { return puts(TEXT) < 0; }\n"
+        )
+        (top / "debian/control").write_text(
+            "Source: small\nSection: misc\nPriority: optional\nMaintainer: Nobody <n@example.org>\n"
+            "Standards-Version: 4.6.2\n\nPackage: small\nArchitecture: any\nDescription: small\n"
+        )
+        (top / "debian/changelog").write_text(
+            "small (1.0) unstable; urgency=low\n\n  * One.\n\n -- Nobody <n@example.org>  Sat, 01 Jan 2022 00:00:00 +0000\n"
+        )
+        rules = top / "debian/rules"
+        rules.write_text(
+            "#!/usr/bin/make -f\nclean:\n\trm -rf debian/small\nbuild build-arch build-indep:\n\tgcc -DTEXT='\"hello\"' -o main main.c\n"
+            "binary-arch: build\n\tmkdir -p debian/small/DEBIAN debian/small/usr/bin\n\tcp main debian/small/usr/bin/small; sync debian/small/usr/bin/small\n"
+            "\tdpkg-gencontrol -Pdebian/small\n\tdpkg-deb --root-owner-group -b debian/small ..\nbinary-indep:\nbinary: binary-arch\n"
+        )
+        rules.chmod(0o755)
+        env = {**os.environ, "SOURCE_DATE_EPOCH": "1640995200"}
+        done = quietly(["dpkg-buildpackage", "-us", "-uc", "-b", "-d"], quiet, cwd=top, env=env)
+        assert done.returncode == 0, done.stderr
+        (package,) = top.parent.glob("*.deb")
+        listed = subprocess.run(["dpkg-deb", "-c", package], capture_output=True, check=True).stdout
+        made.append((package.name, package.read_bytes(), listed))
+    assert made[0] == made[1]
+
+
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="no sqlite3")
+def test_sqlites_shell(tmp_path: Path) -> None:
+    script = """
+        pragma journal_mode = wal; pragma synchronous = full;
+        create table t (a integer primary key, b text unique);
+        with recursive n(i) as (select 1 union all select i + 1 from n where i < 500) insert into t select i, 'x' || i from n;
+        begin; delete from t where a % 3 = 0; savepoint s; update t set b = b || '!' where a < 50; rollback to s; commit;
+        vacuum; reindex; pragma wal_checkpoint(truncate); pragma integrity_check;
+        select count(*), sum(a), group_concat(b) from t;
+        .backup copy
+        .open copy
+        pragma integrity_check; select count(*), sum(a) from t;
+    """
+    said = [
+        quietly(
+            ["sqlite3", f"{quiet}.db"], quiet, input=textwrap.dedent(script), cwd=tmp_path
+        ).stdout
+        for quiet in (False, True)
+    ]
+    assert said[0] == said[1] and said[0].count("ok\n") == 2
+
+
+INITDB = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
+
+
+@pytest.mark.skipif(
+    INITDB is None or os.geteuid() != 0, reason="no PostgreSQL, or nobody to start it"
+)
+@pytest.mark.timeout(600)
+def test_a_database_starts_works_and_recovers(tmp_path: Path) -> None:
+    """initdb with its own synchronising, pgbench, a server that is killed, and its recovery."""
+    assert INITDB is not None
+    script = """
+set -e; export PATH=$1:$PATH; cd $2
+initdb -A trust -D data >/dev/null
+start() { pg_ctl -w -D data -l log -o "-k $2 -h '' -c max_connections=20 -c shared_buffers=8MB -c fsync=on" start >/dev/null; }
+start x $2
+export PGHOST=$2
+createdb bench; pgbench -i -q bench 2>/dev/null; pgbench -t 50 -c 4 bench >/dev/null 2>&1
+psql -Atc 'checkpoint; select sum(tbalance) = (select sum(bbalance) from pgbench_branches) from pgbench_tellers' bench
+first=$(head -1 data/postmaster.pid); all="$first $(cat /proc/$first/task/*/children)"; kill -9 $first
+for each in $all; do while kill -0 $each 2>/dev/null; do sleep 0.05; done; done; rm -f data/postmaster.pid .s.*
+start x $2
+psql -Atc 'select count(*), sum(abalance) = (select sum(delta) from pgbench_history) from pgbench_accounts' bench
+psql -Atc 'select count(*) from pgbench_history' bench
+pg_ctl -w -D data stop -m fast >/dev/null
+pg_controldata data | grep 'cluster state'
+"""
+    said = []
+    for quiet in (False, True):
+        with open_directory() as top:
+            os.chown(top, 65534, 65534)
+            command = [
+                "setpriv",
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                "sh",
+                "-c",
+                script,
+            ]
+            done = quietly([*command, "sh", str(INITDB.parent), os.fsdecode(top)], quiet)
+            assert done.returncode == 0, done.stderr
+            said.append(done.stdout)
+    assert said[0] == said[1]
+    assert "100000|t" in said[0] and "200" in said[0] and "shut down" in said[0]

@@ -9,8 +9,6 @@ for this one call, if the rule's bounds and the thread are such.
 from __future__ import annotations
 
 import errno
-import os
-import select
 import struct
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from proctor.call.verdict import answer, deny, let_run
 from proctor.performing import pins
 from proctor.performing.steps import Argument, Number, Request, Result, Steps
+from proctor.performing.threads import dead, lacking, thread
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ _OTHER, _FIFO, _RR, _BATCH, _IDLE = 0, 1, 2, 3, 5
 _RESET_ON_FORK: Final = 0x40000000
 _IO_REALTIME: Final = 1
 _OLDEST: Final = 48  # SCHED_ATTR_SIZE_VER0
-_NS_GET_PID_FROM_PIDNS: Final = 0x8004B706  # since Linux 6.11
 _ROOM: Final = 128
 
 
@@ -81,15 +79,16 @@ def perform(task: Task) -> Work:
     wish = _wish(task, task.options(Options))
     if wish is None:
         return let_run("it is about more than one process, or none")
-    tid, pidfd = _thread(task, wish.number)
+    tid, pidfd = thread(task, wish.number)
     asking = _asking(name)
     failed = yield from _ask(task, asking, tid, wish)
     if failed in (errno.EPERM, errno.EACCES):
-        lacking = _lacking(task, tid, wish)
-        if lacking:
-            return deny(failed, lacking)
+        why = "" if wish.lent else "it is out of the bounds of its rule"
+        why = why or lacking(task, _CAP_SYS_NICE, "CAP_SYS_NICE", tid)
+        if why:
+            return deny(failed, why)
         failed = yield from _lend(task, name, tid, wish)
-    if _dead(pidfd):
+    if dead(pidfd):
         return deny(errno.ESRCH)
     return deny(failed) if failed else answer(0)
 
@@ -137,102 +136,6 @@ def _within(policy: int, priority: int, nice: int, options: Options) -> bool:
     if policy in (_FIFO, _RR):
         return priority <= options.priority
     return policy == _IDLE or (policy in (_OTHER, _BATCH) and nice >= options.nice)
-
-
-# Whose ------------------------------------------------------------------------------------------
-
-
-def _thread(task: Task, number: int) -> tuple[int, int]:
-    """(a thread as we number it, a pidfd of it) for the caller's number.
-
-    :raises Said: there is none (ESRCH)."""
-    from proctor.kernel.pidfd import open_pidfd
-
-    tid = _translated(task, number)
-    try:
-        pidfd, _ = open_pidfd(tid, lambda: _leader(tid))
-    except OSError as error:
-        if error.errno not in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
-            raise
-        raise Said(errno.ESRCH) from None
-    task.hold(pidfd)
-    if _translated(task, number) != tid or _dead(pidfd):
-        raise Said(errno.ESRCH)
-    return tid, pidfd
-
-
-def _leader(tid: int) -> int:
-    with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
-
-
-def _translated(task: Task, number: int) -> int:
-    import fcntl  # policies are looked over where it is not
-
-    if not number:
-        return task.call.tid
-    if number < 0:
-        raise Said(errno.ESRCH)
-    namespace = task.caller.namespace_fd("pid")
-    if os.fstat(namespace).st_ino == task.own.who.namespace("pid"):
-        return number
-    try:
-        found: int = fcntl.ioctl(namespace, _NS_GET_PID_FROM_PIDNS, number)
-    except OSError as error:
-        if error.errno not in (errno.ENOTTY, errno.EINVAL):
-            raise Said(errno.ESRCH) from None
-        found = _searched(os.fstat(namespace).st_ino, number)
-    if found <= 0:
-        raise Said(errno.ESRCH)
-    return found
-
-
-def _searched(namespace: int, number: int) -> int:
-    """The same on older kernels; 0 if there is none."""
-    for each in os.listdir("/proc"):
-        if not each.isdigit():
-            continue
-        try:
-            if os.stat(f"/proc/{each}/ns/pid").st_ino != namespace:
-                continue
-            for tid in os.listdir(f"/proc/{each}/task"):
-                with open(
-                    f"/proc/{each}/task/{tid}/status", encoding="ascii", errors="replace"
-                ) as file:
-                    line = next(line for line in file if line.startswith("NSpid:"))
-                if int(line.split()[-1]) == number:
-                    return int(tid)
-        except OSError:
-            continue  # it is gone
-    return 0
-
-
-def _dead(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _lacking(task: Task, tid: int, wish: _Wish) -> str:
-    """Why the right is not lent; empty if it may be."""
-    if not wish.lent:
-        return "it is out of the bounds of its rule"
-    if not task.who.effective >> _CAP_SYS_NICE & 1:
-        return "the caller has no CAP_SYS_NICE in its user namespace"
-    namespace = task.who.namespace("user")
-    if namespace == task.own.who.namespace("user"):
-        return "the kernel refuses it to the caller, who has CAP_SYS_NICE"
-    if not task.owned():
-        return (
-            "the caller is in a user namespace of its own making, where CAP_SYS_NICE comes for free "
-            '(nested = "allow" would let it)'
-        )
-    try:
-        if os.stat(f"/proc/{tid}/ns/user").st_ino != namespace:
-            return "the thread is in another user namespace than the caller"
-    except OSError:
-        raise Said(errno.ESRCH) from None
-    return ""
 
 
 # Requests ---------------------------------------------------------------------------------------

@@ -1,0 +1,151 @@
+"""Device programs of cgroups: a container's own, for its own cgroups, and nothing more."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proctor import families
+
+from .containers import told
+
+CGROUPS = next(
+    (
+        each
+        for each in map(Path, ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"))
+        if (each / "cgroup.controllers").exists()
+    ),
+    None,
+)
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make containers"),
+    pytest.mark.skipif(CGROUPS is None, reason="no cgroups of version 2"),
+    pytest.mark.skipif(os.uname().machine != "x86_64", reason="has numbers of x86-64"),
+]
+
+CODE = r"""
+own, hosts = sys.argv[1:]
+def bpf(command, attr):
+    made = libc.syscall(321, command, ctypes.create_string_buffer(attr, len(attr)), len(attr))
+    if made < 0:
+        raise OSError(ctypes.get_errno(), "bpf")
+    return made
+def insn(code, registers=0, offset=0, value=0):
+    return struct.pack("=BBhi", code, registers, offset, value)
+kept = []
+def load(program, kind=15, expected=6, tail=b"", flags=0):
+    buffers = ctypes.create_string_buffer(program), ctypes.create_string_buffer(b"GPL")
+    kept.append(buffers)
+    at, licence = map(ctypes.addressof, buffers)
+    return bpf(5, struct.pack("=IIQQIIQII16sII", kind, len(program) // 8, at, licence, 0, 0, 0, 0, flags, b"device", 0, expected) + tail)
+def attach(target, program, flags=2, kind=6, replace=0, command=8):
+    return bpf(command, struct.pack("=IIIII", target, program, kind, flags, replace))
+def opens(path):
+    os.close(os.open(path, os.O_RDONLY))
+    return "opened"
+end = insn(0x95)
+refuse, let = insn(0xb7) + end, insn(0xb7, value=1) + end
+denies, lets = load(refuse), load(let)
+results += [os.readlink(f"/proc/self/fd/{denies}"), bool(__import__("fcntl").fcntl(denies, 1) & 1)]
+os.mkdir(own + "/sub"); sub = os.open(own + "/sub", os.O_RDONLY)
+open(own + "/sub/cgroup.procs", "w").write("0")
+tried(opens, "/dev/null")
+tried(attach, sub, denies); tried(opens, "/dev/null")
+tried(attach, sub, denies, 0, 6, 0, 9); tried(opens, "/dev/null")
+tried(attach, sub, lets)
+tried(attach, sub, denies, 6, 6, lets); tried(opens, "/dev/null")      # in its place
+tried(attach, sub, denies, 0, 6, 0, 9); tried(opens, "/dev/null")
+top = os.open(own, os.O_RDONLY)
+tried(attach, top, lets); tried(attach, top, lets, 0, 6, 0, 9)
+# what is refused
+for flags in (0, 1, 8):
+    tried(attach, sub, lets, flags)
+tried(attach, sub, lets, 2, 0)                                         # another kind
+tried(attach, os.open(hosts, os.O_RDONLY), lets)                       # not its cgroup
+tried(attach, os.open(os.path.dirname(own), os.O_RDONLY), lets)        # nor above
+tried(attach, os.open("/", os.O_RDONLY), lets); tried(attach, 999, lets); tried(attach, sub, 998); tried(attach, sub, sub)
+tried(load, let, 1); tried(load, let, 8, 0)                            # socket filters, cgroup skb
+tried(load, b""); tried(load, let, 15, 6, b"\1"); tried(load, let, 15, 6, b"", 1)
+tried(load, insn(0x85, value=15) + end)                                # calls a helper
+tried(load, insn(0x18, 0x11, 0, 3) + insn(0) + insn(0xb7) + end)       # refers to a map
+tried(load, insn(0x18, 0x01, 0, 3) + insn(0) + insn(0xb7) + end) > 0 and results.pop() and results.append("loaded")
+tried(load, end)                                                       # the verifier's
+tried(load, insn(0x79, 0x10) + end)
+tried(bpf, 0, struct.pack("=IIII", 2, 4, 4, 1))                        # a map: the kernel's word
+"""
+
+
+@pytest.fixture
+def groups() -> Iterator[tuple[Path, Path]]:
+    """A cgroup that is given to the container, and one that is not."""
+    assert CGROUPS is not None
+    own, hosts = (CGROUPS / f"proctor-{os.getpid()}-{name}" for name in ("own", "hosts"))
+    made = []
+    try:
+        for each in (own, own / "given", hosts):
+            try:
+                each.mkdir()
+            except OSError as error:
+                pytest.skip(f"no cgroup can be made: {error}")
+            made.append(each)
+        for name in ("", "cgroup.procs", "cgroup.subtree_control"):
+            os.chown(own / "given" / name, 100000, 100000)
+        yield own / "given", hosts
+    finally:
+        for each in sorted((own / "given").rglob("*/"), reverse=True):
+            each.rmdir()
+        for each in reversed(made):
+            each.rmdir()
+
+
+def run(own: Path, hosts: Path) -> list[object]:
+    joined = own / "first"
+    joined.mkdir()
+    for name in ("", "cgroup.procs"):
+        os.chown(joined / name, 100000, 100000)
+    before = next(
+        line
+        for line in Path("/proc/self/cgroup").read_text().splitlines()
+        if line.startswith("0::")
+    )[3:]
+    assert CGROUPS is not None
+    (joined / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        return told(CODE, own, hosts, handlers=[families.bpf()], namespaces=("mnt",))
+    finally:
+        (CGROUPS / before.strip("/") / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def test_its_own_cgroups_and_nothing_else(groups: tuple[Path, Path]) -> None:
+    assert run(*groups) == [
+        "anon_inode:bpf-prog", True, "opened", 0, "EPERM", 0, "opened", 0, 0, "EPERM", 0, "opened", 0, 0,
+        "EPERM", "EINVAL", "EINVAL", "EPERM", "EPERM", "EPERM", "EBADF", "EBADF", "EBADF", "EINVAL",
+        "EPERM", "EPERM", "EINVAL", "EINVAL", "EINVAL", "EPERM", "EPERM", "loaded", "EACCES", "EACCES", "EPERM",
+    ]  # fmt: skip
+
+
+def test_nothing_above_is_put_out_of_work(groups: tuple[Path, Path]) -> None:
+    """A program of the host's that was attached so that others below may override it."""
+    own, hosts = groups
+    libc = ctypes.CDLL(None, use_errno=True)
+    program = ctypes.create_string_buffer(struct.pack("=BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0))
+    licence = ctypes.create_string_buffer(b"GPL")
+    at = ctypes.addressof(program), ctypes.addressof(licence)
+    loaded = libc.syscall(
+        321, 5, struct.pack("=IIQQIIQII16sII", 15, 2, *at, 0, 0, 0, 0, 0, b"hosts", 0, 6), 72
+    )
+    assert loaded >= 0
+    place = os.open(own.parent, os.O_RDONLY)
+    try:
+        assert not libc.syscall(321, 8, struct.pack("=IIIII", place, loaded, 6, 1, 0), 20)
+        seen = run(own, hosts)
+        assert seen[3:5] == ["EPERM", "opened"], seen
+        assert not libc.syscall(321, 9, struct.pack("=IIIII", place, loaded, 6, 0, 0), 20)
+    finally:
+        os.close(place)
+        os.close(loaded)
