@@ -107,6 +107,10 @@ def refusal(text: str) -> str:
         ("cgroup = true", "cgroup: expected a string, got true or false"),
         ("\nlimit = 0", "f.toml:2: limit: a number from 1 to 10000, not 0"),
         ("workers = 10001", "workers: a number from 1 to 10000, not 10001"),
+        ("in_flight = 0", "in_flight: a number from 1 to 10000, not 0"),
+        ("rate = 0.5", "rate: a number in a second, from 1 to"),
+        ("audit_rate = nan", "audit_rate: a number in a second, from 1 to"),
+        ('audit = "al"', 'audit: "al" is no value of it; did you mean "all"?'),
         ("workers = 1.5", "workers: expected a whole number, got a number with a point"),
         # names and verdicts
         (rule('calls = ["mknod"]\ndeny = 1', name="a\\nb"), "is not a name for logs"),

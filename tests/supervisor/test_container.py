@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -246,6 +247,54 @@ def test_calls_beyond_the_quota_are_denied(
         finally:
             release.set()
         assert sorted(file.read().splitlines()) == [f"-{errno.ENOMEM}"] * 4 + ["1"] * 5
+
+
+# How fast ---------------------------------------------------------------------------------------------
+
+
+def test_a_rate_in_virtual_time() -> None:
+    share = Share(Quotas(rate=100))
+    begun = 0
+    for tick in range(10_000):  # a millisecond each; more is wanted than may be had
+        now = tick / 1000
+        while share.delay(now, False) == 0.0:
+            share.begin(now)
+            begun += 1
+    assert 1000 <= begun <= 1011
+    wait = share.delay(9.999, False)
+    assert wait is not None
+    assert 0 < wait <= 0.01
+    share.limit(Quotas())
+    assert share.delay(10.0, False) == 0.0
+    assert not share.watchful
+
+
+def test_a_slow_rate_is_not_none() -> None:
+    share = Share(Quotas(rate=1))
+    share.begin(0.0)
+    assert share.delay(0.0, False) == 0.0
+    share.begin(0.0)
+    assert share.delay(0.0, False) == 1.0
+
+
+def test_a_flood_takes_its_share_only(target: Start, host: proctor.Supervisor) -> None:
+    """By the clock of whoever counts: bounds that hold however slow the machine is."""
+    began = time.monotonic()
+    counts = {"flood": 0, "modest": 0}
+
+    def count(call: proctor.Call) -> proctor.Verdict:
+        counts[call.container.name] += 1
+        return proctor.answer(7)
+
+    rate = 5.0
+    flood = Container("flood", [handler(count)], quotas=Quotas(rate=rate))
+    modest = Container("modest", [handler(count)])
+    held = target(flood, "thread", "64", "110")
+    assert target(modest, *("call", "110") * 2000).lines() == ["110 = 7"] * 2000
+    had, passed = counts["flood"], time.monotonic() - began
+    assert had <= rate * (passed + 0.1) + 2
+    host.limit(flood, Quotas())
+    assert held.lines() == ["7"] * 64
 
 
 # Whose turn it is --------------------------------------------------------------------------------------

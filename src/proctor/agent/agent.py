@@ -344,7 +344,9 @@ class Agent:
         container = held.container
         container.handlers = made
         container.labels = {**container.labels, "policy": policy_name(now.policy)}
-        container.performing = container_options(now.policy)["performing"]
+        options = container_options(now.policy)
+        container.performing, container.logging = options["performing"], options["logging"]
+        self.supervisor.limit(container, options["quotas"])
         for port in held.listeners:
             try:
                 self.supervisor.replace(port, made)

@@ -88,9 +88,10 @@ def policy_name(policy: Policy | None) -> str:
 def container_options(policy: Policy | None) -> dict[str, Any]:
     """What a policy says of a container besides its rules."""
     if policy is None:
-        return {"performing": {}}
+        return {"performing": {}, "quotas": Quotas(), "logging": None}
     settings = policy.settings
-    found: dict[str, Any] = {"performing": dict(settings.performing)}
-    if settings.workers is not None:
-        found["quotas"] = Quotas(workers=settings.workers)
-    return found
+    return {
+        "performing": dict(settings.performing),
+        "quotas": settings.quotas() or Quotas(),
+        "logging": settings.audit,
+    }

@@ -52,6 +52,11 @@ class ContainerPort(Protocol):
         ...
 
     @property
+    def logging(self) -> Any:
+        """How much of its calls logs have (:class:`proctor.observe.amount.Amount`); None: all."""
+        ...
+
+    @property
     def performing(self) -> Mapping[str, Any]:
         """Options for whoever performs its calls."""
         ...

@@ -140,6 +140,8 @@ class Dropped(NamedTuple):
     #: Where they were to go, in words.
     place: str
     lines: int
+    #: Whose, where one had more than it may have (:class:`proctor.observe.amount.Amount`).
+    container: ContainerPort | None = None
 
 
 Event = Union[Outcome, ContainerAdded, ContainerEnded, TakenOver, Trouble, Dropped]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Answer, Deny, LetRun
+from proctor.observe.amount import Limits
 from proctor.observe.counters import word
 from proctor.observe.events import (
     ContainerAdded,
@@ -54,26 +55,41 @@ class JsonLog:
         under ``proctor run``, its calls say all.
     """
 
-    wants_facts = True
     #: What lines of calls begin with, before the time.
     HEAD: Final = f'{{"version": {VERSION}, "event": "call", "time": '.encode()
+    #: Tells other observers of an event; set by whoever tells this one.
+    tell: Callable[[Event], object] = staticmethod(bool)
 
     def __init__(self, writer: Writer[Any], *, containers: bool = True) -> None:
         self.writer = writer
         of_one: tuple[type, ...] = (Outcome, Trouble, Dropped, TakenOver)
         self.events = (*of_one, ContainerAdded, ContainerEnded) if containers else of_one
+        self._limits = Limits()
+        self.wants_facts = self._limits.wants
         self._became: dict[tuple[object, ...], str] = {}
         self._container: tuple[object, object, str] = (None, None, "")
         self._gathered: Any = None
 
     def __call__(self, event: Event) -> None:
         if type(event) is Outcome:
+            left_out = self._limits.take(event.container, event.verdict, event.performed)
+            if left_out is None:
+                return
+            if left_out:
+                self._left_out(event.container, left_out)
             line = self.line(event)
         elif isinstance(event, Trouble) and not event.worth_telling:
             return  # of calls there is a record each, with their error
         else:
+            if isinstance(event, ContainerEnded):
+                self._left_out(event.container, self._limits.left_out(event.container))
             line = json.dumps(record(event)) + "\n"
         self.writer.put(line)
+
+    def _left_out(self, container: ContainerPort, lines: int) -> None:
+        """Tell everybody, ourselves too."""
+        if lines:
+            self.tell(Dropped(self.writer.place, lines, container))
 
     def line(self, outcome: Outcome) -> str:
         """The record of a call.  Made where it is told of: for another thread to make it, that would
@@ -157,6 +173,8 @@ def record(event: Event) -> dict[str, Any]:
         found |= {"event": "trouble", "text": event.text, "times": event.times}
     elif isinstance(event, Dropped):
         found |= {"event": "dropped", "place": event.place, "lines": event.lines}
+        if event.container is not None:
+            found |= _container(event.container)
     elif isinstance(event, ContainerAdded):
         found |= {"event": "added", **_container(event.container)}
     elif isinstance(event, ContainerEnded):

@@ -13,6 +13,7 @@ from proctor.observe.events import EVENTS, Dropped, Event, Observer, Outcome, Tr
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Verdict
     from proctor.observe.writer import Writer
 
@@ -38,6 +39,7 @@ class Observers:
     __slots__ = (
         "_all",
         "_facts",
+        "_facts_for",
         "_lock",
         "_others",
         "_outcomes",
@@ -61,6 +63,9 @@ class Observers:
                 if kind not in EVENTS:
                     raise TypeError(f"{observer!r}: {kind!r} is no event")
                 told[kind] = (*told.get(kind, ()), observer)
+        for each in given:
+            if hasattr(each, "tell"):
+                each.tell = self.tell
         writers: set[Writer[Any]] = {each.writer for each in given if hasattr(each, "writer")}
         for writer in writers:
             self._hear(writer)
@@ -84,7 +89,10 @@ class Observers:
         gathering = [each for each in outcomes if hasattr(each, "gathered")]
         self.log: Any = gathering[0] if len(gathering) == 1 else None
         self._facts: Callable[..., str] | None = None
-        if any(getattr(each, "wants_facts", False) for each in outcomes):
+        facts_for = [getattr(each, "wants_facts", False) for each in outcomes]
+        #: Of which containers' verdicts facts are wanted.
+        self._facts_for = tuple(_every_of if of is True else of for of in facts_for if of)
+        if self._facts_for:
             # At once: what is loaded while the first caller waits takes it 20 ms.
             from proctor.observe.callers import Callers
             from proctor.observe.facts import facts
@@ -147,9 +155,9 @@ class Observers:
     def _hear(self, writer: Writer[Any]) -> None:
         writer.on_dropped.append(lambda lines: self.tell(Dropped(writer.place, lines)))
 
-    def looks(self, verdict: Any) -> bool:
+    def looks(self, verdict: Any, container: ContainerPort | None = None) -> bool:
         """Whether a call that is to be answered so is looked at for an observer before it is."""
-        if self._facts is not None:
+        if any(wanted(container, verdict) for wanted in self._facts_for):
             return True
         return any(self._ask(wanted, verdict) for wanted in self._texts)
 
@@ -235,6 +243,10 @@ class Observers:
 
 
 def _every(verdict: object) -> bool:
+    return True
+
+
+def _every_of(container: object, verdict: object) -> bool:
     return True
 
 

@@ -33,7 +33,8 @@ POLICY_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "version": (_WHOLE,), "default": (_TEXT,), "on_error": (_TEXT,), "arches": (_LIST,),
     "foreign_arch": (_TEXT,), "x32": (_TEXT,), "report": (_TRUTH,), "deadline": (_NUMBER,),
     "on_deadline": (_TEXT,), "nested": (_TEXT,), "cgroup": (_TEXT,), "limit": (_WHOLE,),
-    "workers": (_WHOLE,), "rule": (_LIST,),
+    "workers": (_WHOLE,), "rate": (_NUMBER,), "in_flight": (_WHOLE,), "audit": (_TEXT,),
+    "audit_rate": (_NUMBER,), "rule": (_LIST,),
 }  # fmt: skip
 #: The keys that give a rule its verdict; each rule has exactly one of them.
 VERDICT_KEYS: Final[dict[str, tuple[str, ...]]] = {

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from proctor.errors import FilterError
 from proctor.filter.conditions import ALWAYS
+from proctor.observe.amount import LEVELS, Amount
 from proctor.policy.check import refuse
 from proctor.policy.compile import multiplexed, unasked, untaken, with_multiplexed
 from proctor.policy.document import KeyPath, Source, parse, read_text
@@ -41,6 +42,7 @@ _LONGEST: Final = 86400
 _PERFORMING: Final = {"nested": ("deny", "allow"), "cgroup": ("join", "ignore")}
 #: More threads or performers than this is a mistake.
 _MOST: Final = 10_000
+_FASTEST: Final = 10_000_000
 
 
 def load(path: str | bytes | os.PathLike[str]) -> Policy:
@@ -137,11 +139,21 @@ def _settings(table: Mapping[str, Any], source: Source) -> Settings:
         if key in table and table[key] not in words:
             hint = did_you_mean(table[key], words) or f"; it is {one_of(words)}"
             raise source.error(f"{quoted(table[key])} is no value of it{hint}", (key,))
-    for key in ("limit", "workers"):
+    for key in ("limit", "workers", "in_flight"):
         if key in table and not 1 <= table[key] <= _MOST:
             raise source.error(f"a number from 1 to {_MOST}, not {table[key]}", (key,))
+    for key in ("rate", "audit_rate"):
+        if key in table and not 1 <= table[key] <= _FASTEST:
+            raise source.error(f"a number in a second, from 1 to {_FASTEST}", (key,))
+    if table.get("audit", "all") not in LEVELS:
+        hint = did_you_mean(table["audit"], LEVELS) or f"; it is {one_of(LEVELS)}"
+        raise source.error(f"{quoted(table['audit'])} is no value of it{hint}", ("audit",))
+    if "audit" in table or "audit_rate" in table:
+        given["audit"] = Amount(table.get("audit", "all"), table.get("audit_rate"))
     given["performing"] = {key: table[key] for key in (*_PERFORMING, "limit") if key in table}
-    return Settings(**given, workers=table.get("workers"))
+    for key in ("workers", "rate", "in_flight"):
+        given[key] = table.get(key)
+    return Settings(**given)
 
 
 def _arches(words: Sequence[str] | None, source: Source) -> tuple[str, ...]:

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.filter.rules import Filter
+    from proctor.observe.amount import Amount
     from proctor.policy.asking import Asks
     from proctor.policy.compile import Wanted
     from proctor.policy.document import Source
+    from proctor.supervisor.container import Quotas
     from proctor.supervisor.handlers import Handler
 
 
@@ -48,6 +50,19 @@ class Settings(NamedTuple):
     performing: Mapping[str, Any] = {}
     #: Most threads for what may take long; None: as many as the supervisor has by itself.
     workers: int | None = None
+    #: Most calls that are decided in a second, and that wait or stall at the same time, of a container.
+    rate: float | None = None
+    in_flight: int | None = None
+    #: How much logs have of a container's calls; None: all.
+    audit: Amount | None = None
+
+    def quotas(self) -> Quotas | None:
+        """What a container may take; None if nothing is said of it."""
+        from proctor.supervisor.container import Quotas
+
+        given = {"workers": self.workers, "rate": self.rate, "calls": self.in_flight}
+        said = {key: value for key, value in given.items() if value is not None}
+        return Quotas(**said) if said else None  # type: ignore[arg-type]
 
 
 _Chain = tuple[tuple[Rule, Clause], ...]
@@ -244,7 +259,8 @@ class Policy:
 
     def supervisor_options(self) -> dict[str, Any]:
         """What the keys at the top say, as :func:`proctor.run` and :func:`proctor.spawn` take it:
-        ``default``, ``on_error``, ``deadline``, ``on_deadline``, ``performing`` and ``workers``."""
+        ``default``, ``on_error``, ``deadline``, ``on_deadline``, ``performing``, ``workers``, ``quotas`` and
+        ``logging``."""
         from proctor.call.verdict import deny
         from proctor.policy.handlers import verdict_of
 
@@ -256,6 +272,8 @@ class Policy:
             "on_deadline": deny(settings.on_deadline, "on_deadline: not decided in time"),
             "performing": dict(settings.performing),
             "workers": settings.workers,
+            "quotas": settings.quotas(),
+            "logging": settings.audit,
         }
 
     def __repr__(self) -> str:

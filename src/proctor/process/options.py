@@ -10,7 +10,9 @@ from proctor.kernel.plan import IdRange, LaunchOptions
 if TYPE_CHECKING:
     from proctor.call.verdict import Deny, Verdict
     from proctor.filter.rules import Filter
+    from proctor.observe.amount import Amount
     from proctor.observe.events import Observer
+    from proctor.supervisor.container import Quotas
     from proctor.supervisor.deciding import Performer
     from proctor.supervisor.ports import World
 
@@ -40,6 +42,8 @@ class SpawnOptions(LaunchOptions, total=False):
     performer: Performer | None
     performing: Performing | None
     workers: int | None
+    quotas: Quotas | None
+    logging: Amount | None
     world: World | None
     filter: Filter | None
     stdin: Stdio

@@ -78,6 +78,8 @@ def spawn(
     :param performing: options of the built-in performers: ``nested``, ``cgroup``, ``limit``... of
         :class:`proctor.performing.Performers`.
     :param workers: most threads for slow handlers and performing, 16 by default.
+    :param quotas: what the command may take of the supervisor (:class:`proctor.Quotas`).
+    :param logging: how much of its calls logs have; None: all.
     :param world: in the place of the kernel's: see :mod:`proctor.supervisor.ports`.
     :param filter: the whole filter, if you bring your own (an OCI profile, a policy's); see
         :func:`filter_for` to add the handlers' calls to one.  By default exactly the calls that
@@ -111,7 +113,7 @@ def spawn(
 _DECIDING: Final = frozenset(
     (
         "default", "on_error", "deadline", "on_deadline", "observers", "performer", "performing",
-        "workers", "world",
+        "workers", "world", "quotas", "logging",
     )
 )  # fmt: skip
 
@@ -123,6 +125,7 @@ class _Supervision:
         self._handlers = handlers
         self._performing = options.pop("performing", None)
         self._workers = options.pop("workers", None)
+        self._quotas, self._logging = options.pop("quotas", None), options.pop("logging", None)
         self._options = options
         self._ours: LazyPerformer | None = None
         #: None: nothing is supervised.
@@ -165,8 +168,10 @@ class _Supervision:
         if self.supervisor is None:
             return
         from proctor.process.starting import add
+        from proctor.supervisor.container import Container
 
-        add(self.supervisor, target.take_listener())
+        container = Container(quotas=self._quotas, logging=self._logging)
+        add(self.supervisor, target.take_listener(), container)
         if self._ours is not None and any(handler.performs for handler in self._handlers):
             self._ours.start_early()  # while the target execs
 

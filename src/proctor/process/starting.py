@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from proctor.kernel.listener import Listener
     from proctor.kernel.plan import StrOrBytes
     from proctor.kernel.target import Target
+    from proctor.supervisor.container import Container
     from proctor.supervisor.supervisor import Supervisor
 
 
@@ -45,14 +46,14 @@ def _setgroups_denied() -> bool:
         return False
 
 
-def add(supervisor: Supervisor, fd: int) -> None:
+def add(supervisor: Supervisor, fd: int, container: Container) -> None:
     """Have the target's listener served, set up for speed; it is closed if that fails."""
     from proctor.kernel.listener import Listener
 
     listener = Listener(fd)
     try:
         wake_in_step(listener)
-        supervisor.add(listener)
+        supervisor.add(listener, container)
     except BaseException:
         listener.close()  # while a copy is open, children of a command that is gone wait for answers
         raise

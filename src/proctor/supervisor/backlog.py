@@ -87,12 +87,15 @@ class Backlog:
 
     def holds_back(self, job: Job, now: float) -> bool:
         """Whether it has to wait for its turn: its container has no thread for it, or others wait that
-        could have theirs."""
+        could have theirs; otherwise it is begun."""
         share = job.served.share
         slow = share.is_slow(job)
         if self.delay(share, now, slow) != 0.0 or share.first(slow) is not None:
             return True
-        return share.first(not slow) is not None and self.delay(share, now, not slow) == 0.0
+        if share.first(not slow) is not None and self.delay(share, now, not slow) == 0.0:
+            return True
+        share.begin(now)
+        return False
 
     # Turns ----------------------------------------------------------------------------------
     def put(self, job: Job) -> None:
@@ -144,6 +147,8 @@ class Backlog:
         if job is not None:
             self._queued -= 1
             job.waits = False
+            if job.said is None:  # otherwise it goes on, and was begun before
+                share.begin(now)
         return job
 
     def patience(self, now: float) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from proctor.observe.amount import Amount
     from proctor.supervisor.handlers import Handler
 
 
@@ -24,6 +25,9 @@ class Quotas(NamedTuple):
     calls: int | None = None
     #: Most of its calls that are performed at the same time; whoever performs sees to it.
     performers: int = 64
+    #: Most of its calls that are decided in a second, in the long run; a tenth of that, and at least one,
+    #: at once.  Further ones wait until it is their turn, which costs nobody else anything.  None: as many as it makes.
+    rate: float | None = None
 
 
 class Container:
@@ -48,6 +52,7 @@ class Container:
     :param quotas: what it may take.
     :param state: whatever its handlers want to keep from one call to the next.  Handlers may run at
         the same time, on several threads.
+    :param logging: how much of its calls logs have; None: all.
     :raises ValueError: a quota is less than 1.
     """
 
@@ -55,6 +60,7 @@ class Container:
         "__weakref__",
         "handlers",
         "labels",
+        "logging",
         "name",
         "owner_userns",
         "performing",
@@ -72,6 +78,7 @@ class Container:
         owner_userns: Iterable[int] = (),
         quotas: Quotas | None = None,
         state: dict[str, Any] | None = None,
+        logging: Amount | None = None,
     ) -> None:
         self.name = name
         self.handlers = None if handlers is None else tuple(handlers)
@@ -79,6 +86,7 @@ class Container:
         self.performing: Mapping[str, Any] = dict(performing or {})
         self.owner_userns = frozenset(owner_userns)
         self.quotas = Quotas() if quotas is None else quotas
+        self.logging = logging
         self.state: dict[str, Any] = {} if state is None else state
         for what, most in zip(Quotas._fields, self.quotas, strict=True):
             if most is not None and most < 1:

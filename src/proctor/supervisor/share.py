@@ -37,6 +37,9 @@ _BURNS: Final = 0.125
 _PAUSE: Final = 0.02
 LONGEST: Final = 0.5
 
+#: Seconds of a rate that may be taken at once.
+_BURST: Final = 0.1
+
 #: Quick calls of a number after which it is no longer known for stalling, for each that stalled; and of
 #: how many that is remembered.
 _STALL: Final = 8
@@ -84,6 +87,7 @@ class Share:
     __slots__ = (
         "_accounts",
         "_arrivals",
+        "_due",
         "_held",
         "_queues",
         "_slow",
@@ -93,13 +97,14 @@ class Share:
         "calls",
         "listeners",
         "most_calls",
+        "rate",
         "watchful",
         "workers",
     )
 
     def __init__(self, quotas: Quotas) -> None:
-        self.workers = quotas.workers
-        self.most_calls = quotas.calls
+        #: When the next call would be due if all came as evenly as the rate has them.
+        self._due = 0.0
         #: How many of its listeners are served.
         self.listeners = 0
         #: Calls that are known beyond the thread that decides them.
@@ -118,6 +123,14 @@ class Share:
         self._arrivals = 0
         self._time = 0.0
         self._accounts: dict[_Account, float] = {}
+        self.limit(quotas)
+
+    def limit(self, quotas: Quotas) -> None:
+        """These hold from now on."""
+        self.workers = quotas.workers
+        self.most_calls = quotas.calls
+        self.rate = quotas.rate
+        self._watch()
 
     def __len__(self) -> int:
         """How many calls wait for their turn."""
@@ -174,7 +187,7 @@ class Share:
         self._watch()
 
     def _watch(self) -> None:
-        self.watchful = bool(self.calls or self._slow)
+        self.watchful = bool(self.calls or self._slow or self.rate)
 
     def let_go(self, job: Job, now: float) -> bool:
         """The thread is done with it; False if it was not kept by it."""
@@ -195,13 +208,26 @@ class Share:
     def delay(self, now: float, slow: bool) -> float | None:
         """Seconds until one more of its calls may be begun, which perhaps stalls, or until that is to
         be asked again; None: not before a thread was let go."""
+        early = self._early(now)
         if not self._held:
-            return 0.0
+            return early
         if len(self._held) >= self.workers * (1 if slow else 2):
             return None
         burning = sum(hold.burns(now) for hold in self._held.values())
         left = self._stalled + min(_PAUSE * burning * burning, LONGEST) - now
-        return min(max(0.0, left), LOOK)
+        return max(early, min(max(0.0, left), LOOK))
+
+    # Rate: the generic cell rate algorithm (ITU-T I.371)
+    def _early(self, now: float) -> float:
+        """Seconds until the rate lets one more be begun."""
+        if self.rate is None:
+            return 0.0
+        return max(0.0, self._due - max(_BURST, 1 / self.rate) - now)
+
+    def begin(self, now: float) -> None:
+        """One more is begun."""
+        if self.rate is not None:
+            self._due = max(self._due, now) + 1 / self.rate
 
     # Turns ----------------------------------------------------------------------------------
     def put(self, job: Job) -> None:

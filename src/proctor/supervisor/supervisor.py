@@ -31,7 +31,7 @@ from proctor.call.call import Call
 from proctor.call.verdict import Deny, Verdict, deny, let_run
 from proctor.observe.events import ContainerAdded, ContainerEnded, Observer, TakenOver
 from proctor.observe.observers import Observers
-from proctor.supervisor.container import Container
+from proctor.supervisor.container import Container, Quotas
 from proctor.supervisor.deciding import Decider, Performer, release
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import INSIST
@@ -280,6 +280,14 @@ class Supervisor:
                 raise RuntimeError(_CLOSED)
             served.busy = self._submitted.setdefault(container, served.busy)
         self._decider.take_in(Job(made, chain, served, self._world.clock()))
+
+    def limit(self, container: Container, quotas: Quotas) -> None:
+        """Let a container take so much from now on, of this supervisor; what it has taken stays."""
+        share = self._decider.backlog.share(container)
+        with self._lock:
+            container.quotas = quotas
+            share.limit(quotas)
+        self._engine.wake()
 
     @property
     def listeners(self) -> int:

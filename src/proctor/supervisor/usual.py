@@ -92,7 +92,9 @@ class Usual:
         self._handler = handler
         self._observers = observers
         callers = None if observers.log is None else observers.callers.native
-        self._log: Any = None if callers is None else observers.log
+        # Of a container of which a log has a part each line is asked after.
+        whole = callers is not None and served.container.logging is None
+        self._log: Any = observers.log if whole else None
         #: Name of the path, and what is known of how it is meant.
         self.path = ""
         self.route: Route | None = None
