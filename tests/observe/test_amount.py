@@ -12,6 +12,7 @@ import proctor
 from proctor.observe.amount import Amount
 from proctor.observe.events import ContainerEnded, Dropped
 from proctor.observe.jsonlog import JsonLog
+from proctor.observe.observers import Observers
 from proctor.observe.writer import Writer
 from proctor.policy import loads
 from proctor.supervisor.container import Container
@@ -21,7 +22,7 @@ PROGRAM = "import os\nfor n in range({}): os.getppid(); os.getuid()"
 
 class Kept(list[dict[str, Any]]):
     def __call__(self, lines: list[str]) -> None:
-        self.extend(map(json.loads, lines))
+        self.extend(map(json.loads, "".join(lines).splitlines()))
 
 
 def logged(amount: Amount | None, times: int = 1) -> tuple[Kept, list[Dropped]]:
@@ -81,21 +82,11 @@ def test_a_flood_takes_nothing_of_others_lines() -> None:
 
 
 def test_nobody_is_looked_at_for_what_is_not_logged() -> None:
-    looked = threading.Event()
-
-    class Log(JsonLog):
-        def line(self, outcome: proctor.Outcome) -> str:
-            if outcome.facts:
-                looked.set()
-            return super().line(outcome)
-
-    handlers = [proctor.Handler(["getppid"], lambda call: proctor.answer(7))]
-    writer = Writer(Kept(), "a list")
-    command = [sys.executable, "-IS", "-c", PROGRAM.format(3)]
-    proctor.run(command, handlers, observers=[Log(writer)], logging=Amount("refused"))
-    assert not looked.is_set()
-    proctor.run(command, handlers, observers=[Log(writer)])
-    assert looked.is_set()
+    observers = Observers([JsonLog(Writer(Kept(), "a list"))], threading.Lock())
+    refused, run = proctor.deny(errno.EPERM), proctor.let_run()
+    part, whole = Container("part", logging=Amount("refused")), Container("whole")
+    looks = [observers.looks(verdict, box) for box in (part, whole) for verdict in (refused, run)]
+    assert looks == [True, False, True, True]
 
 
 def test_policies_say_it() -> None:
