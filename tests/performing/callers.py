@@ -375,6 +375,15 @@ def caller(
         made.kill()
 
 
+def content(verdict: Verdict) -> bytes:
+    """What can be read of what was handed over, which is closed."""
+    assert isinstance(verdict, HandOver), verdict
+    try:
+        return os.read(verdict.fd, 4096)
+    finally:
+        os.close(verdict.fd)
+
+
 @contextmanager
 def open_directory() -> Iterator[bytes]:
     """A directory that every user may walk to (pytest's own are 0700)."""

@@ -1,4 +1,4 @@
-"""How calls are performed of callers that are what the monitor is; what tests of families begin with."""
+"""What the tests of performing share: performers, places, and which way calls are performed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from .callers import Performers, open_directory
 
 
 @pytest.fixture
-def executors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an executor, as for all others: the monitor opens nothing itself."""
-    monkeypatch.setattr(registry, "at_once", lambda name, options=None: None)
-
-
-@pytest.fixture(scope="module")
 def performers() -> Iterator[Performers]:
-    with Performers() as made:
+    """Nothing of them is to cause trouble."""
+    troubles: list[str] = []
+    with Performers(on_trouble=troubles.append) as made:
         yield made
+    assert troubles == []
+
+
+@pytest.fixture
+def top() -> Iterator[bytes]:
+    """A directory that everybody may write to."""
+    with open_directory() as path:
+        os.chmod(path, 0o777)
+        yield path
 
 
 @pytest.fixture
@@ -30,3 +35,9 @@ def place() -> Iterator[bytes]:
     with open_directory() as path:
         os.chown(path, 100000, 100000)
         yield path
+
+
+@pytest.fixture
+def executors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an executor, as for all others: the monitor opens nothing itself."""
+    monkeypatch.setattr(registry, "at_once", lambda name, options=None: None)

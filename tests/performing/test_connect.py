@@ -167,7 +167,8 @@ def test_another_address(asked: str, to: str, peer: str) -> None:
         assert said == f"hello ('{peer}', {port})\n" or (peer is None and "hello" in said)
         handler = families.connect(to=to.format(port))  # in the own network
         done = proctor.run(python(CLIENT, asked, 9), [handler], capture_output=True, timeout=60)
-        assert done.stdout.decode() == said, done.stderr.decode()
+        same = done.stdout.decode() == said
+        assert same or (peer is None and "hello" in done.stdout.decode()), done.stderr.decode()
 
 
 def test_what_a_socket_was_given_is_carried() -> None:

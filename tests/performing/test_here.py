@@ -13,12 +13,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from proctor.call.verdict import Deny, HandOver, Verdict
+from proctor.call.verdict import Deny, Verdict
 from proctor.kernel import _core
 from proctor.performing import here, pins
 from tests.kernel.test_standing import CHANGES, child, root_only
 
-from .callers import AT_FDCWD, Call, Performers, caller, describe, libc, open_directory
+from .callers import AT_FDCWD, Call, Performers, caller, content, describe, libc, open_directory
 
 
 @pytest.fixture
@@ -46,14 +46,6 @@ def link(path: bytes, target: bytes) -> None:
     os.symlink(target, path)
     # Following it changes nothing then: no access time is to be written (relatime of mount(8)).
     os.utime(path, (time.time() + 3600, 1), follow_symlinks=False)
-
-
-def content(verdict: Verdict) -> bytes:
-    assert isinstance(verdict, HandOver), verdict
-    try:
-        return os.read(verdict.fd, 4096)
-    finally:
-        os.close(verdict.fd)
 
 
 def alone(performers: Performers) -> bool:

@@ -23,7 +23,7 @@ from proctor.kernel.nudging import nudge
 from proctor.performing import conversation
 from proctor.process.run import PIPE
 
-from .callers import AT_FDCWD, Performers, caller, compiled, libc, open_directory, outcome
+from .callers import AT_FDCWD, Performers, caller, compiled, libc, outcome
 from .test_mknod import CHAR, NULL, container
 from .test_open_differential import MAP, as_user
 from .test_performers import (
@@ -41,13 +41,6 @@ from .test_performers import (
 
 PTRACE_SEIZE = 0x4206
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="makes device nodes")
-
-
-@pytest.fixture
-def top() -> Iterator[bytes]:
-    with open_directory() as path:
-        os.chmod(path, 0o777)
-        yield path
 
 
 # Signals -----------------------------------------------------------------------------------------

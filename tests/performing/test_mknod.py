@@ -47,14 +47,6 @@ CHAR, BLOCK, FIFO, SOCK, REG = stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes need the host's root")
 
 
-@pytest.fixture(scope="module")
-def performers() -> Iterator[Performers]:
-    troubles: list[str] = []
-    with Performers(on_trouble=troubles.append) as made:
-        yield made
-    assert troubles == []
-
-
 @pytest.fixture
 def top() -> Iterator[bytes]:
     with open_directory() as path:

@@ -81,14 +81,6 @@ IDENTITIES: dict[str, tuple[Callable[[], object] | None, str | None, int]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def performers() -> Iterator[Performers]:
-    troubles: list[str] = []
-    with Performers(on_trouble=troubles.append) as made:
-        yield made
-    assert troubles == []
-
-
 class Pair:
     """Twins with the same identity, each in its own copy of the tree."""
 

@@ -32,9 +32,9 @@ from .callers import (
     Caller,
     Performers,
     caller,
+    content,
     libc,
     mount,
-    open_directory,
     outcome,
     private_mounts,
     unshare,
@@ -45,33 +45,10 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make cal
 RDONLY, WRONLY, RDWR, NONBLOCK = os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_NONBLOCK
 
 
-@pytest.fixture
-def performers() -> Iterator[Performers]:
-    troubles: list[str] = []
-    with Performers(on_trouble=troubles.append) as made:
-        yield made
-    assert troubles == []
-
-
-@pytest.fixture
-def top() -> Iterator[bytes]:
-    with open_directory() as path:
-        os.chmod(path, 0o777)
-        yield path
-
-
 def opened(
     performers: Performers, one: Caller, path: bytes, flags: int = RDONLY, **how: Any
 ) -> Verdict:
     return performers.perform(one.call("openat", AT_FDCWD, path, flags, 0o600), **how)
-
-
-def content(verdict: Verdict) -> bytes:
-    assert isinstance(verdict, HandOver), verdict
-    try:
-        return os.read(verdict.fd, 4096)
-    finally:
-        os.close(verdict.fd)
 
 
 def pid_of(pidfd: int) -> int:

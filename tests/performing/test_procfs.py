@@ -6,7 +6,6 @@ import errno
 import os
 import resource
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 import proctor
 from proctor import families
-from proctor.call.verdict import Deny, HandOver, Verdict
+from proctor.call.verdict import Deny, Verdict
 
 from .callers import (
     AT_FDCWD,
@@ -25,8 +24,8 @@ from .callers import (
     Caller,
     Performers,
     caller,
+    content,
     mount,
-    open_directory,
     outcome,
     private_mounts,
     unshare,
@@ -37,31 +36,8 @@ from .test_performers import children, parent_of
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
 
 
-@pytest.fixture
-def performers() -> Iterator[Performers]:
-    troubles: list[str] = []
-    with Performers(on_trouble=troubles.append) as made:
-        yield made
-    assert troubles == []
-
-
-@pytest.fixture
-def top() -> Iterator[bytes]:
-    with open_directory() as path:
-        os.chmod(path, 0o777)
-        yield path
-
-
 def opened(performers: Performers, one: Caller, path: bytes, flags: int = 0, **how: Any) -> Verdict:
     return performers.perform(one.call("openat", AT_FDCWD, path, flags, 0), **how)
-
-
-def content(verdict: Verdict) -> bytes:
-    assert isinstance(verdict, HandOver), verdict
-    try:
-        return os.read(verdict.fd, 4096)
-    finally:
-        os.close(verdict.fd)
 
 
 def field(text: bytes, name: bytes) -> int:
