@@ -32,7 +32,7 @@ from proctor.performing.steps import (
     Steps,
     state_of,
 )
-from proctor.performing.trouble import Idle, Trouble
+from proctor.performing.trouble import Ended, Trouble
 
 HERE = Path(__file__).parent
 
@@ -270,7 +270,7 @@ def test_it_ends_when_nobody_speaks_to_it(mother: Mother) -> None:
     fd = reply.take(pidfd)
     assert select.select([fd], [], [], 20)[0]
     os.close(fd)
-    with pytest.raises(Idle):
+    with pytest.raises(Ended):
         ask(executor, steps.freeze())
     executor.close()
 

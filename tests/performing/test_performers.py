@@ -182,7 +182,8 @@ def test_nothing_is_left_after_a_thousand_calls(top: bytes) -> None:
         if os.geteuid() == 0:  # others cannot look
             held = os.listdir(f"/proc/{performer.pop()}/fd")
             assert len(held) <= 8, held
-        assert threading.active_count() == threads
+        assert threading.active_count() == threads + 1  # which ends who is without work
+    assert threading.active_count() == threads
     assert children(os.getpid()) & {parent} == set()
     assert set(os.listdir("/proc/self/fd")) == fds
 
@@ -218,6 +219,27 @@ def test_idle_performers_that_end_just_then() -> None:
     with Performers(idle=0.002) as performers, caller() as one:
         for _ in range(300):
             assert content(opened(performers, one, b"/proc/sys/kernel/ostype")) == b"Linux\n"
+
+
+def test_who_thinks_for_long_in_the_middle_of_a_call_does_not_end_its_executor(top: bytes) -> None:
+    """A rule may ask a person: the executor has work meanwhile, though it hears nothing."""
+    (Path(os.fsdecode(top)) / "one").write_bytes(b"one")
+    asked = []
+
+    def think(argument: str, path: bytes) -> bool:
+        asked.append(path)
+        with Performers(idle=0.001) as others, caller(private_mounts) as other:
+            for _ in range(3):  # others' come and go, and are waited for
+                content(opened(others, other, b"/proc/sys/kernel/ostype"))
+                pidfds = [os.pidfd_open(pid) for pid in children(parent_of(others))]
+                assert gone(pidfds)
+                for pidfd in pidfds:
+                    os.close(pidfd)
+        return True
+
+    with Performers(idle=0.001) as performers, caller(private_mounts) as one:
+        assert content(opened(performers, one, top + b"/one", allow=think)) == b"one"
+    assert asked == [top + b"/one"]
 
 
 def test_parent_that_dies_is_started_again(top: bytes) -> None:

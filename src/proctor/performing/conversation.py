@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from proctor.call.verdict import Verdict
 from proctor.errors import CallGone
 from proctor.kernel.nudging import nudge
-from proctor.performing.trouble import Idle, Interrupted, Trouble
+from proctor.performing.trouble import Ended, Interrupted, Trouble
 from proctor.supervisor.ports import Later
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Conversation:
         assert self._asked is not None
         try:
             return self._asked.worker.reply(self._asked.request, wait=wait), None
-        except (Idle, Trouble) as failed:
+        except (Ended, Trouble) as failed:
             return None, failed
 
     def _run(

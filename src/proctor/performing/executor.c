@@ -311,7 +311,7 @@ static size_t compose(const struct job *job, int *fds, size_t *given)
 
 #ifndef EXECUTOR_TEST /* from here on: sockets and processes */
 
-static ssize_t receive(int flags, int *fds, size_t most, size_t *count, int *cut)
+static ssize_t receive(int *fds, size_t most, size_t *count, int *cut)
 {
     union {
         struct cmsghdr head;
@@ -322,7 +322,7 @@ static ssize_t receive(int flags, int *fds, size_t most, size_t *count, int *cut
     ssize_t length;
     *count = 0;
     do
-        length = recvmsg(CONTROL, &message, MSG_CMSG_CLOEXEC | flags);
+        length = recvmsg(CONTROL, &message, MSG_CMSG_CLOEXEC);
     while (length < 0 && errno == EINTR);
     if (length < 0)
         return length;
@@ -369,19 +369,14 @@ static int say_state(int state, int error)
     return say(sizeof *reply, NULL, 0);
 }
 
-/* Answer requests until the monitor closes its end, or is silent for longer than SO_RCVTIMEO. */
+/* Answer requests until the monitor closes its end. */
 static void serve(void)
 {
     static int64_t results[MOST_STEPS];
     for (;;) {
         int sent[MOST_SENT], fds[MOST_GIVEN], cut;
         size_t count, given = 0;
-        ssize_t length = receive(0, sent, MOST_SENT, &count, &cut);
-        if (length < 0 && errno == EAGAIN) {
-            /* Idle.  First make the monitor's next packet fail, then see whether one came before. */
-            shutdown(CONTROL, SHUT_RD);
-            length = receive(MSG_DONTWAIT, sent, MOST_SENT, &count, &cut);
-        }
+        ssize_t length = receive(sent, MOST_SENT, &count, &cut);
         if (length <= 0)
             return;
         struct job job;
@@ -466,7 +461,7 @@ int main(int count, char **argv)
             return 0; /* a child that it forked may hold the other end, and is not the monitor */
         if (!both[0].revents)
             continue;
-        if (receive(0, sent, MOST_SENT, &arrived, &cut) <= 0)
+        if (receive(sent, MOST_SENT, &arrived, &cut) <= 0)
             return 0;
         if (arrived == 1)
             bear(sent[0]);

@@ -17,9 +17,10 @@ from collections.abc import Callable, Generator, Hashable
 from typing import Final, NamedTuple
 
 from proctor.kernel import scm
+from proctor.kernel.threads import quiet_thread
 from proctor.performing.processes import Executor, Mother, Pace, Worker
 from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
-from proctor.performing.trouble import CannotJoin, Idle, TooMany, Trouble
+from proctor.performing.trouble import CannotJoin, Ended, TooMany, Trouble
 
 #: What the steps are for that join cgroups: all else goes without them.
 JOINING: Final = "joining the caller's cgroup"
@@ -83,7 +84,8 @@ _NOTHING: Final = _nothing()
 class Executors:
     """All executors of one monitor; thread-safe.
 
-    :param idle: seconds of silence after which an executor ends.
+    :param idle: seconds without work after which an executor ends; what a call's rule is asked meanwhile
+        may take longer.
     """
 
     def __init__(self, *, idle: float) -> None:
@@ -100,6 +102,9 @@ class Executors:
         #: Those that close what they opened, on a file system that may take its time over it.
         self._closing: list[Executor] = []
         self._closed = False
+        #: The thread that ends who is without work for too long; there is one while somebody is.
+        self._reaper: threading.Thread | None = None
+        self._over = threading.Event()
 
     # One conversation's use -------------------------------------------------------------------
 
@@ -108,7 +113,7 @@ class Executors:
     ) -> Generator[Wait, Reply, Executor]:
         """An executor of this identity, for the asker alone until :meth:`release` or :meth:`discard`.
 
-        It may have ended for lack of work meanwhile, which the first request shows (:class:`Idle`).
+        It may have been killed meanwhile, which the first request shows (:class:`Ended`).
 
         :param limit: how many of a container's may be at work, or dying, at the same time.
         :param fresh: a new one, not one that waits for work.
@@ -121,7 +126,7 @@ class Executors:
             executor = self._new(key, container, limit)
             try:
                 yield from self._make(executor, become)
-            except Idle:  # on a busy machine we may be slower than its patience
+            except Ended:
                 self.discard(executor)
                 executor = None
                 if last:
@@ -241,7 +246,7 @@ class Executors:
         for one in asked:
             try:
                 free = one.reply(_NOTHING, wait=False) is not None
-            except (Idle, Trouble):
+            except (Ended, Trouble):
                 self.discard(one)
                 continue
             if free:
@@ -251,7 +256,6 @@ class Executors:
                     self._closing.append(one)
 
     def _keep(self, executor: Executor) -> None:
-        now = time.monotonic()
         dropped = []
         with self._lock:
             self._busy.discard(executor)
@@ -259,16 +263,36 @@ class Executors:
             if self._closed or executor.last:
                 dropped.append(executor)
             else:
-                self._idle[executor] = now
+                self._idle[executor] = time.monotonic()
                 self._by_key.setdefault(executor.key, []).append(executor)
-            while self._idle:
-                oldest, since = next(iter(self._idle.items()))
-                if since >= now - self.idle and len(self._idle) <= _MOST_IDLE:
-                    break
-                self._drop(oldest)
-                dropped.append(oldest)
+                if len(self._idle) > _MOST_IDLE:
+                    dropped.append(self._drop(next(iter(self._idle))))
+                if self._reaper is None:
+                    try:
+                        self._reaper = quiet_thread(self._reap, "proctor-reaper")
+                    except RuntimeError:  # no more threads for us: then nobody is kept
+                        dropped.append(self._drop(executor))
         for one in dropped:
             one.close()
+
+    def _reap(self) -> None:
+        """End those that are without work for too long, until there are none without work."""
+        left = self.idle
+        while not self._over.wait(left):
+            dropped = []
+            with self._lock:
+                latest = time.monotonic() - self.idle
+                while self._idle and next(iter(self._idle.values())) <= latest:
+                    dropped.append(self._drop(next(iter(self._idle))))
+                if not self._idle:
+                    self._reaper = None
+                else:
+                    left = next(iter(self._idle.values())) - latest
+                over = self._reaper is None
+            for one in dropped:
+                one.close()
+            if over:
+                return
 
     def discard(self, worker: Worker) -> None:
         """It is of no use any more; it counts until it is dead."""
@@ -291,12 +315,13 @@ class Executors:
         for one in over:
             one.close()
 
-    def _drop(self, idle: Executor) -> None:
-        """It waits for work no longer (the lock is held)."""
+    def _drop(self, idle: Executor) -> Executor:
+        """It waits for work no longer (the lock is held), and is to be closed."""
         del self._idle[idle]
         self._by_key[idle.key].remove(idle)
         if not self._by_key[idle.key]:
             del self._by_key[idle.key]
+        return idle
 
     def _bury(self) -> None:
         """Count those out that are dead by now."""
@@ -317,6 +342,7 @@ class Executors:
         Idempotent."""
         with self._lock:
             self._closed = True
+            reaper = self._reaper
             idle = list(self._idle)
             self._idle.clear()
             self._by_key.clear()
@@ -329,6 +355,9 @@ class Executors:
             one.kill()
         for working in busy:
             working.signal()  # its conversation sees that it died, and closes it
+        self._over.set()
+        if reaper is not None:
+            reaper.join(_END)
         self.mother.close()
         poll = select.poll()
         left = {one.pidfd for one in [*busy, *self._dying] if one.pidfd >= 0}

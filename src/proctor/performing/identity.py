@@ -25,7 +25,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import socket
 import struct
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -199,12 +198,11 @@ class Own:
 class Becoming:
     """A list that makes an executor somebody; see :func:`caller_steps` and :func:`lender_steps`."""
 
-    def __init__(self, idle: float) -> None:
+    def __init__(self) -> None:
         self.steps = Steps()
         self.fds: list[int] = []
         self._words: dict[int, str] = {}
         self._values: list[bytes] = []
-        self._timeout = self.steps.bytes(struct.pack("@ll", int(idle), int(idle % 1 * 1e6)))
         self._dot = self.steps.bytes(b".")
         self._slash = self.steps.bytes(b"/")
         self._zero = self.steps.bytes(b"0")
@@ -301,8 +299,6 @@ class Becoming:
         self.step(words, "prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
         self.step(words, "prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
         self.step(words, "getppid", want=mother)
-        option, size = socket.SO_RCVTIMEO, struct.calcsize("@ll")
-        self.step(words, "setsockopt", _CONTROL, socket.SOL_SOCKET, option, self._timeout, size)
         return Start(self.steps.freeze(), tuple(self._values), tuple(self.fds), self._words)
 
     def drop(self) -> None:
@@ -312,7 +308,7 @@ class Becoming:
 
 
 def caller_steps(
-    caller: Caller, one: Who, own: Own, capable: int, idle: float, network: int | None = None
+    caller: Caller, one: Who, own: Own, capable: int, network: int | None = None
 ) -> Becoming:
     """Become this caller, up to the last steps.
 
@@ -320,7 +316,7 @@ def caller_steps(
     :param network: a descriptor of ``one``'s network namespace, if it is not the caller's.
     :raises Trouble: that cannot be; the text is a clause that says why.
     """
-    made = Becoming(idle)
+    made = Becoming()
     try:
         label = made.label_file() if one.label != own.who.label else None
         if one.joins:

@@ -41,14 +41,14 @@ _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 
 
-def lender_steps(who: Who, own: Own, lent: int, capable: int, mother: int, idle: float) -> Start:
+def lender_steps(who: Who, own: Own, lent: int, capable: int, mother: int) -> Start:
     """Become a lender for callers with this label and these cgroups.
 
     :param lent: the rights that it can lend, as far as the monitor has them.
     """
     if capable & _BASE != _BASE:
         raise Powerless
-    made = Becoming(idle)
+    made = Becoming()
     words = "dropping capabilities"
     try:
         label = made.label_file() if who.label != own.who.label else None
@@ -172,7 +172,7 @@ class Lender:
         executors = task.session.executors
 
         def become(capable: int, mother: int) -> Start:
-            return lender_steps(who, own, lent, capable, mother, executors.idle)
+            return lender_steps(who, own, lent, capable, mother)
 
         key = ("lender", lent, who.label, who.cgroups if who.joins else None)
         self._session = Session(

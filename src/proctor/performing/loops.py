@@ -184,7 +184,7 @@ def session(task: Task) -> Session:
     executors = task.session.executors
 
     def become(capable: int, mother: int) -> Start:
-        made = Becoming(executors.idle)
+        made = Becoming()
         try:
             made.capabilities(0, 0, "dropping capabilities")
             return made.settle(mother)

@@ -146,7 +146,7 @@ def _ask(
     def become(capable: int, mother: int) -> Start | None:
         if not joins or not task.who.joins:
             return None
-        made = Becoming(executors.idle)
+        made = Becoming()
         try:
             made.join_cgroups(task.own.to_join(task.who.cgroups))
             return made.settle(mother)

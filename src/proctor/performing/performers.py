@@ -110,7 +110,7 @@ class Performers:
         hold and its limits count; where that is impossible, devices are denied (EPERM).  "ignore".
     :param limit: how many calls of one container are performed at the same time; more are denied with
         ENOMEM.  A target can have that many opens blocked in FIFOs.
-    :param idle: seconds of silence after which an executor ends.
+    :param idle: seconds without work after which an executor ends.
     :param deadline: seconds that performing may take; None: as long as the caller waits, as the
         kernel would.  Then EPERM.
     :param on_trouble: is told, in a sentence, when an executor failed (not: when a call did).
@@ -385,7 +385,7 @@ class Performers:
         executors = self.executors
 
         def become(capable: int, mother: int) -> Start:
-            return caller_steps(call.caller, key.who, own, capable, executors.idle).settle(mother)
+            return caller_steps(call.caller, key.who, own, capable).settle(mother)
 
         return Session(executors, key, key.container, become, call, limit)
 

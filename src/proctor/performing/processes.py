@@ -16,7 +16,7 @@ from proctor.errors import Unsupported
 from proctor.kernel import scm
 from proctor.performing import image, scarce
 from proctor.performing.steps import CUT, NO_PROCESS, UNGIVEN, Reply, Request, state_of
-from proctor.performing.trouble import Idle, Trouble
+from proctor.performing.trouble import Ended, Trouble
 
 _DIED: Final = "the executor died in the middle of the call"
 _NONSENSE: Final = "the executor's reply makes no sense"
@@ -147,7 +147,7 @@ class Executor(Worker):
         """Send a request: the reply, if it comes in a moment (:class:`Pace`).
 
         :param packet: the request, filled in.
-        :raises Idle: it ended before, and nothing has happened; :meth:`reply` says more.
+        :raises Ended: it ended before, and nothing has happened; :meth:`reply` says more.
         :raises Trouble: it cannot be reached, or as for :meth:`reply`.
         """
         try:
@@ -155,7 +155,7 @@ class Executor(Worker):
         except OSError as error:
             if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 self._last_words()
-                raise Idle from None
+                raise Ended from None
             if error.errno == errno.EMSGSIZE:
                 raise Trouble("the caller has too many groups for an executor") from None
             raise Trouble(f"cannot reach an executor: {scarce.why(error)}") from None
@@ -184,7 +184,7 @@ class Executor(Worker):
     def reply(self, request: Request | None, *, wait: bool) -> Reply | None:
         """The reply to ``request``; None if it is not there.
 
-        :raises Idle: it ended for lack of work before it saw the request.
+        :raises Ended: it ended before it saw the request.
         :raises Trouble: it died, or said nonsense, or ran out of something.
         """
         assert request is not None
@@ -197,12 +197,12 @@ class Executor(Worker):
     def _unheard(self, problem: int, data: bytes) -> None:
         """No reply came; nothing may have come yet.
 
-        :raises Idle, Trouble: as :meth:`reply`."""
+        :raises Ended, Trouble: as :meth:`reply`."""
         if problem == errno.EAGAIN:
             return
         if problem == errno.ECONNRESET:  # it ended with our request unread
             self._last_words()
-            raise Idle
+            raise Ended
         if problem in (0, errno.EMFILE):
             raise Trouble(_complaint(scm.Message(data, lost=bool(problem))))
         said = _NONSENSE if problem == errno.EMSGSIZE else scarce.why(OSError(problem, ""))

@@ -112,7 +112,7 @@ class Network:
         executors, caller, own = task.session.executors, task.caller, task.own
 
         def become(capable: int, mother: int) -> Start:
-            made = caller_steps(caller, who, own, capable, executors.idle, network=fd)
+            made = caller_steps(caller, who, own, capable, network=fd)
             return made.settle(mother)
 
         container = task.session.container

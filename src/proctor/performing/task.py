@@ -17,7 +17,7 @@ from proctor.performing.executors import Become, Executors, Wait
 from proctor.performing.identity import Key, Own, Who
 from proctor.performing.processes import Executor
 from proctor.performing.steps import Reply, Request, Result
-from proctor.performing.trouble import Again, Idle, Moved, Refused, Said, Trouble
+from proctor.performing.trouble import Again, Ended, Moved, Refused, Said, Trouble
 from proctor.performing.walk import Itself, Walk
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Session:
 
         :param table: the executor's own descriptors go along, after ``fds``.
         :raises Trouble: the executor failed.
-        :raises Again: it ended in the middle of the conversation, for lack of work.
+        :raises Again: it ended in the middle of the conversation, between two requests.
         """
         self.slow |= self.foreign
         while True:
@@ -104,7 +104,7 @@ class Session:
                 if -errno.EMFILE in reply.results and executor.limited():
                     reply.close()
                     raise Trouble("somebody limited the executor's open files (prlimit)")
-            except Idle:
+            except Ended:
                 self.fail()
                 if self._used:
                     self._used = False

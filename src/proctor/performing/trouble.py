@@ -24,8 +24,8 @@ class Powerless(Exception):
     """The monitor itself has not got the right that a call needs."""
 
 
-class Idle(Exception):
-    """The executor had ended for lack of work before it saw the request."""
+class Ended(Exception):
+    """The executor had ended before it saw the request: somebody killed it."""
 
 
 class Again(Exception):
