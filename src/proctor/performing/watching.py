@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from proctor.call.verdict import Deny
 from proctor.performing.lender import Lender, Loan, Terms
 from proctor.performing.steps import Request, Result, Steps
-from proctor.performing.trouble import Idle, Powerless, Refused, Trouble
+from proctor.performing.trouble import Ended, Powerless, Refused, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -153,7 +153,7 @@ class _Watcher:
         try:
             self._watch()
             done = True
-        except (Idle, Trouble, OSError) as failed:
+        except (Ended, Trouble, OSError) as failed:
             self._tell(f"{self._name}: {failed}; the process was ended")
         finally:
             self._watchers.remove(self)
