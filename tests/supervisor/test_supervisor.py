@@ -365,6 +365,7 @@ def test_c132_three_hundred_pending_answered_in_any_order(
 def test_c125_answering_twice_is_our_error(start: Callable[..., proctor.Process]) -> None:
     raised: list[Exception] = []
     listener: list[proctor.Listener] = []
+    tried = threading.Event()
 
     def twice(call: proctor.Call) -> proctor.Verdict:
         assert listener[0].send(call.id, 5, 0, 0)
@@ -374,6 +375,7 @@ def test_c125_answering_twice_is_our_error(start: Callable[..., proctor.Process]
                 raise proctor.AlreadyAnswered("gone on")
         except proctor.AlreadyAnswered as problem:
             raised.append(problem)
+        tried.set()
         return proctor.answer(7)
 
     process = start("wait", "call", "110", handlers=[handler(twice)])
@@ -382,6 +384,7 @@ def test_c125_answering_twice_is_our_error(start: Callable[..., proctor.Process]
     assert process.stdin is not None
     process.stdin.write(b"x")
     assert lines(process) == ["go", "110 = 5"]
+    assert tried.wait(30)
     assert len(raised) == 1
 
 
