@@ -2,6 +2,8 @@
  *
  *   call NR [A B C D]   make a system call; print "NR = value" or "NR = -errno"
  *   thread N NR         N threads make call NR with arguments (index, N); print them in order
+ *   flood N NR          N threads make call NR with argument 0 again and again, while all goes on; "go" is
+ *                       printed when they have begun
  *   loop N NR           N times call NR with argument i; print "ok", or the first wrong answer (!= i)
  *   fds N NR            N times call NR, each answer is a new descriptor: check and close it
  *   string TEXT NR      call NR with the address of TEXT
@@ -9,6 +11,7 @@
  *   alarm US            SIGALRM every US microseconds, with a handler and SA_RESTART
  *   interrupt           the same without SA_RESTART
  *   fork                fork; both go on, the parent waits for the child at its end
+ *   stay                wait for a signal
  *   exit N              exit with N
  *   churn N NR          N children, one after another, make call NR; print "ok" when all are dead
  *   again NR            a child makes call NR; when it is dead, another one with the same thread id
@@ -39,6 +42,30 @@ static void *one(void *p)
     if (job->value < 0)
         job->value = -errno;
     return NULL;
+}
+
+static void *floods(void *p)
+{
+    struct job *job = p;
+    for (;;) {
+        syscall(job->nr, 0L);
+        __atomic_add_fetch(&job->count, 1, __ATOMIC_SEQ_CST);
+    }
+    return p;
+}
+
+static void flood(long count, long nr)
+{
+    static struct job job;
+    pthread_t thread;
+    job.nr = nr;
+    for (long i = 0; i < count; i++)
+        if (pthread_create(&thread, NULL, floods, &job) != 0)
+            exit(2);
+    while (__atomic_load_n(&job.count, __ATOMIC_SEQ_CST) < count)
+        usleep(1000);
+    printf("go\n");
+    fflush(stdout);
 }
 
 static void on_signal(int n)
@@ -119,6 +146,10 @@ int main(int argc, char **argv)
                 pthread_join(threads[t], NULL);
                 printf("%ld\n", jobs[t].value);
             }
+        } else if (strcmp(what, "stay") == 0) {
+            pause();
+        } else if (strcmp(what, "flood") == 0) {
+            flood(a[0], a[1]);
         } else if (strcmp(what, "loop") == 0) {
             long at = 0, value = 0;
             for (; at < a[0]; at++)

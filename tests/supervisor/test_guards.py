@@ -135,7 +135,7 @@ def ends_while_it_is_removed() -> list[int]:
         engine.resign(token)
         assert ended == [7]
 
-    text = "del self" if PyEngine.remove is remove_without_looking_again else "pop(fd"
+    text = "del self" if PyEngine.remove is remove_without_looking_again else "with self._lock"
     with at_line(PyEngine.remove, text, end):
         engine.remove(listener)
     return poller.registered

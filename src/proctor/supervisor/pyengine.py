@@ -73,7 +73,8 @@ class PyEngine:
         self._batch: deque[tuple[int, _Served, NotificationLike]] = deque()
         #: What else is to be called.
         self._others: deque[Callable[[], object]] = deque()
-        #: Guards what follows: who has the role, and what they are at.
+        #: Guards what follows: who has the role, and what they are at; and that what is served no more is
+        #: not waited for.
         self._lock = lock()
         self._led = False
         self._generation = 0
@@ -137,8 +138,9 @@ class PyEngine:
         served = self._served.get(fd)
         if served is not None:
             served.late = late or served.late
-            if self._served.pop(fd, None) is not None:  # else its end was faster
-                self._poller.unregister(fd)
+            with self._lock:
+                if self._served.pop(fd, None) is not None:  # else its end was faster
+                    self._poller.unregister(fd)
 
     def watch(self, fd: int, callback: Callable[[], object]) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
@@ -151,8 +153,9 @@ class PyEngine:
 
     def unwatch(self, fd: int) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
-        if self._watched.pop(fd, None) is not None:
-            self._poller.unregister(fd)
+        with self._lock:
+            if self._watched.pop(fd, None) is not None:
+                self._poller.unregister(fd)
 
     # The role -----------------------------------------------------------------------------------
     def lead(self, how: int, taken: Callable[[Any], object], patience: float | None = None) -> int:
@@ -285,9 +288,17 @@ class PyEngine:
             for fd, bits in self._poller.wait(timeout):
                 served, callback = self._served.get(fd), self._watched.get(fd)
                 if callback is not None:
-                    self._poller.unregister(fd)
+                    with self._lock:
+                        if self._watched.get(fd) is not callback:
+                            continue  # its number may be another one's by now
+                        self._poller.unregister(fd)
                     others.append(callback)
-                elif served is None or served.serial > began:
+                elif served is None:
+                    with (
+                        self._lock
+                    ):  # whoever removes it just now is done with that before we look again
+                        continue
+                elif served.serial > began:
                     continue  # the number may have been another listener's when the wait was over
                 elif bits & POLLIN:
                     try:
@@ -295,9 +306,10 @@ class PyEngine:
                     except (OSError, ValueError) as raised:
                         problem = problem or raised
                 elif bits & (POLLHUP | POLLNVAL):
-                    if self._served.pop(fd, None) is None:
-                        continue  # another thread removed it just now
-                    self._poller.unregister(fd)
+                    with self._lock:
+                        if self._served.pop(fd, None) is None:
+                            continue  # another thread removed it just now
+                        self._poller.unregister(fd)
                     self._leave = True
                     others.append(served.ended)
         count, had = len(batch), True
