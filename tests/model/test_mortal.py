@@ -9,13 +9,15 @@ import pytest
 
 from proctor.kernel.abi import SECCOMP_NOTIF
 from proctor.kernel.journal import FREE, Journal
-from proctor.model.sim import simulate
+from proctor.model.sim import keeper, simulate
 from proctor.model.sim.episode import Episode
 from proctor.supervisor import pyengine
 from proctor.supervisor.pyengine import PyEngine
 from proctor.supervisor.supervisor import Supervisor
 
 Patch = pytest.MonkeyPatch
+#: Slots of a journal that has room for what a container has in flight, and for little more.
+FEW = 16
 
 
 @pytest.mark.timeout(300)
@@ -24,6 +26,13 @@ def test_every_call_is_answered_once_whoever_is_there(seed: int) -> None:
     report = simulate.simulate(seed, 400, kind="mortal")
     assert report.failed is None, report.failed.violation
     assert report.counts["take over"] > 5
+
+
+@pytest.mark.timeout(300)
+def test_few_slots_are_enough(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(keeper, "_SLOTS", FEW)
+    report = simulate.simulate(1, 400, kind="mortal")
+    assert report.failed is None, report.failed.violation
 
 
 @pytest.mark.timeout(300)
@@ -98,6 +107,8 @@ def performs_again(patch: Patch) -> None:
 
 
 def frees_no_slot(patch: Patch) -> None:
+    """A journal of few slots is full soon, and what finds no room there is lost."""
+    patch.setattr(keeper, "_SLOTS", FEW)
     patch.setattr(Journal, "clear", lambda self, notification: None)
 
 
