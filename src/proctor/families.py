@@ -37,6 +37,7 @@ __all__ = [
     "mount",
     "names",
     "open",
+    "perf",
     "quiet",
     "resources",
     "scheduling",
@@ -46,6 +47,7 @@ __all__ = [
     "socket",
     "stat",
     "streams",
+    "userns",
     "xattr",
 ]
 
@@ -236,6 +238,17 @@ def open(
     return _performed("open", when, {"sync": sync, "loops": loops})
 
 
+def perf(*, when: Mapping[str, Spec] | None = None, events: Sequence[str]) -> Handler:
+    """perf_event_open, for threads of the container.
+
+    >>> proctor.families.perf(events=["cpu-cycles", "instructions"])
+    <Handler families.perf for perf_event_open>
+
+    :param events: which, by perf(1)'s names.
+    """
+    return _performed("perf", when, {"events": events})
+
+
 def quiet(*, when: Mapping[str, Spec] | None = None) -> Handler:
     """fsync, fdatasync, sync, syncfs, msync and sync_file_range, said to be done.
 
@@ -389,6 +402,17 @@ def streams(
     """
     how = {"file": file, "size": size, "keep": keep, "instead": instead}
     return _performed("streams", when, how)
+
+
+def userns(*, when: Mapping[str, Spec] | None = None, most: int) -> Handler:
+    """unshare, clone and clone3: user namespaces are counted.
+
+    >>> proctor.families.userns(most=8)
+    <Handler families.userns for unshare, clone, clone3>
+
+    :param most: how many a container may make.
+    """
+    return _performed("userns", when, {"most": most})
 
 
 def xattr(

@@ -61,6 +61,7 @@ def test_a_policy_that_performs_needs_no_linux() -> None:
         "registry",
         "routes",
         "steps",
+        "threads",
         "trouble",
         "untaken",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from proctor.call.verdict import Deny, Perform, Verdict, deny
@@ -148,8 +148,8 @@ class Performers:
         self.executors = Executors(idle=idle)
         #: What takes the place of standard streams.
         self.logs = Logs()
-        #: How often each seed was drawn from, by callers of no container.
-        self._drawn: dict[object, int] = {}
+        #: How often something was done, by callers of no container.
+        self._counts: dict[object, int] = {}
         self._options: dict[str, Any] = {
             "nested": nested,
             "o_path": o_path,
@@ -389,14 +389,16 @@ class Performers:
 
         return Session(executors, key, key.container, become, call, limit)
 
-    def drawn(self, call: Call, seed: str) -> int:
-        """For families: how often a call's container has drawn from a seed before."""
+    def counted(self, call: Call, what: Hashable, most: int | None = None) -> int:
+        """For families: how often a call's container has done something before; it does it once more now,
+        unless that was ``most`` times."""
         container = getattr(call, "container", None)
-        drawn = self._drawn if container is None else container.state
-        key = "proctor.performing.drawn", seed
+        counts = self._counts if container is None else container.state
+        key = "proctor.performing.counted", what
         with self._lock:
-            number: int = drawn.get(key, 0)
-            drawn[key] = number + 1
+            number: int = counts.get(key, 0)
+            if number != most:
+                counts[key] = number + 1
         return number
 
     def own(self) -> Own:

@@ -15,7 +15,7 @@ import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from proctor.call.verdict import HandOver, answer, deny, let_run
+from proctor.call.verdict import HandOver, answer, deny, let_run_unsafe
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.threads import lacking
 from proctor.performing.trouble import Powerless, Refused
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
 CALLS: Final = ("bpf",)
+_KERNELS: Final = "it is about no device program; the kernel decides, by the caller's own rights"
 
 _LOAD, _ATTACH, _DETACH, _QUERY = 5, 8, 9, 16
 _CAP_NET_ADMIN, _CAP_BPF = 12, 39
@@ -48,7 +49,7 @@ def perform(task: Task) -> Work:
     """Load, attach or detach a device program; all else is the kernel's to answer."""
     command = task.call.registers[0] & 0xFFFFFFFF
     if command not in (_LOAD, _ATTACH, _DETACH):
-        return let_run("it is about no device program")
+        return let_run_unsafe(_KERNELS)
     attr = _attr(task)
     if command == _LOAD:
         return (yield from _load(task, attr))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from proctor.call.verdict import answer, deny, let_run
+from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
 from proctor.performing.steps import Argument, Number, Request, Result, Steps
 from proctor.performing.threads import dead, lacking, thread
@@ -33,6 +33,9 @@ CALLS: Final = (
     "ioprio_set",
 )
 
+_KERNELS: Final = (
+    "it is about more than one process, or none; the kernel decides, by the caller's own rights"
+)
 _CAP_SYS_NICE: Final = 23
 _OTHER, _FIFO, _RR, _BATCH, _IDLE = 0, 1, 2, 3, 5
 _RESET_ON_FORK: Final = 0x40000000
@@ -78,7 +81,7 @@ def perform(task: Task) -> Work:
     name = task.call.name
     wish = _wish(task, task.options(Options))
     if wish is None:
-        return let_run("it is about more than one process, or none")
+        return let_run_unsafe(_KERNELS)
     tid, pidfd = thread(task, wish.number)
     asking = _asking(name)
     failed = yield from _ask(task, asking, tid, wish)

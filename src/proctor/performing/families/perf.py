@@ -1,0 +1,163 @@
+"""perf_event_open: for threads of the container, events of an allow-list, without what the kernel itself does.
+
+The attributes are copied once, and the kernel's side is left out of them whatever they say (``exclude_kernel``,
+``exclude_hv``, ``exclude_callchain_kernel``); then CAP_PERFMON is lent for this one call.  It is about one thread,
+which the caller's number means in its pid namespace, never about a processor or a cgroup.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proctor.call.verdict import HandOver, deny
+from proctor.performing import pins
+from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.threads import dead, lacking, thread
+from proctor.performing.trouble import Powerless, Said
+from proctor.words import did_you_mean, quoted
+
+if TYPE_CHECKING:
+    from proctor.performing.lender import Terms
+    from proctor.performing.task import Task, Work
+
+CALLS: Final = ("perf_event_open",)
+
+#: By the names that perf(1) has for them: (type, config) of include/uapi/linux/perf_event.h.
+EVENTS: Final = {
+    "cpu-cycles": (0, 0), "instructions": (0, 1), "cache-references": (0, 2), "cache-misses": (0, 3),
+    "branch-instructions": (0, 4), "branch-misses": (0, 5), "bus-cycles": (0, 6), "stalled-cycles-frontend": (0, 7),
+    "stalled-cycles-backend": (0, 8), "ref-cycles": (0, 9),
+    "cpu-clock": (1, 0), "task-clock": (1, 1), "page-faults": (1, 2), "context-switches": (1, 3),
+    "cpu-migrations": (1, 4), "minor-faults": (1, 5), "major-faults": (1, 6), "alignment-faults": (1, 7),
+    "emulation-faults": (1, 8), "dummy": (1, 9),
+}  # fmt: skip
+_CAP_PERFMON: Final = 38
+_OLDEST, _LONGEST, _ROOM = 64, 4096, 256
+#: Bits of the field after read_format: exclude_kernel, exclude_hv, exclude_callchain_kernel.
+_EXCLUDED: Final = 1 << 5 | 1 << 6 | 1 << 21
+#: What may be sampled (PERF_SAMPLE_*): IP, TID, TIME, ADDR, READ, CALLCHAIN, ID, CPU, PERIOD, STREAM_ID, IDENTIFIER.
+_SAMPLES: Final = 0x3FF | 1 << 16
+#: Bits that have the kernel's own changes told: ksymbol, bpf_event, aux_output, cgroup, text_poke.
+_KERNELS: Final = 0x1F << 29
+_NO_GROUP, _CLOEXEC = 1, 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """See docs/families/perf.md.
+
+    :param events: names of events that may be counted and sampled, as perf(1) has them.
+    """
+
+    events: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        given: object = self.events
+        if not isinstance(given, (list, tuple)) or not all(isinstance(each, str) for each in given):
+            raise ValueError(f"events is a list of names, not {given!r}")
+        object.__setattr__(self, "events", tuple(given))
+        for each in self.events:
+            if each not in EVENTS:
+                raise ValueError(f"no event {quoted(each)}{did_you_mean(each, EVENTS)}")
+
+
+def perform(task: Task) -> Work:
+    """Open the event for the caller."""
+    call = task.call
+    number, processor, group = (pins.signed(each) for each in call.registers[1:4])
+    flags = call.registers[4]
+    if flags & ~(_NO_GROUP | _CLOEXEC):
+        return deny(errno.EINVAL, "no output of others, no cgroups")
+    attr = _attr(task)
+    if number < 0:
+        return deny(errno.EACCES, "only threads are looked at, not processors")
+    chosen = task.options(Options).events
+    if struct.unpack_from("=I4xQ", attr) not in [EVENTS[each] for each in chosen]:
+        return deny(errno.EACCES, "the event is none that its rule names")
+    if not task.has_room():
+        return deny(errno.EMFILE)
+    tid, pidfd = thread(task, number)
+    if why := lacking(task, _CAP_PERFMON, "CAP_PERFMON", tid) and lacking(
+        task, 21, "CAP_SYS_ADMIN", tid
+    ):
+        return deny(errno.EACCES, why)
+    fds: list[int] = []
+    if group >= 0:
+        try:
+            fds.append(task.hold(task.take_fd(group)))
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            return deny(errno.EBADF)
+        if os.readlink(f"/proc/self/fd/{fds[0]}") != "anon_inode:[perf_event]":
+            return deny(errno.EBADF)
+    from proctor.performing.lender import Lender
+
+    try:
+        lender = Lender(task, 1 << _CAP_PERFMON)
+    except Powerless:
+        return deny(errno.EACCES, "the monitor has no CAP_PERFMON itself")
+    try:
+        opening = _opening(lender.terms, len(fds))
+        reply = yield from lender.ask(
+            opening.request, opening.left, tid, processor, flags | _CLOEXEC, attr, fds=tuple(fds)
+        )
+        try:
+            if failed := reply.error(opening.made):
+                return deny(failed)
+            if dead(pidfd):
+                return deny(errno.ESRCH)
+            return HandOver(reply.take(opening.made), cloexec=bool(flags & _CLOEXEC))
+        finally:
+            reply.close()
+    finally:
+        lender.close()
+
+
+def _attr(task: Task) -> bytes:
+    """The attributes without the kernel's side.
+
+    :raises Said: they are of another length than the kernel's, or tell too much."""
+    at = task.call.registers[0]
+    (size,) = struct.unpack("=I", task.call.copied(at + 4, 4))
+    size = size or _OLDEST
+    if not _OLDEST <= size <= _LONGEST:
+        raise Said(errno.E2BIG)
+    data = bytearray(task.call.copied(at, size))
+    if any(data[_ROOM:]):
+        raise Said(errno.E2BIG)
+    del data[_ROOM:]
+    struct.pack_into("=I", data, 4, len(data))
+    samples, bits = struct.unpack_from("=Q8xQ", data, 24)
+    if samples & ~_SAMPLES or bits & _KERNELS:
+        raise Said(errno.EACCES, "what is to be sampled tells of more than the thread")
+    struct.pack_into("=Q", data, 40, bits | _EXCLUDED)
+    return bytes(data)
+
+
+class _Opening(NamedTuple):
+    request: Request
+    made: Result
+    left: int
+
+
+@lru_cache(256)
+def _opening(terms: Terms, group: int) -> _Opening:
+    """Holes: thread, processor, flags, attributes.  Sent: the leader of a group, if there is one."""
+    from proctor.performing.lender import Loan
+
+    steps = Steps()
+    tid, processor, flags = (steps.number() for _ in range(3))
+    attr = steps.hole(_ROOM)
+    loan = Loan(steps, terms)
+    loan.have(loan.capabilities(1 << _CAP_PERFMON))
+    leader = steps.sent() if group else -1
+    made = steps.call("perf_event_open", attr, tid, processor, leader, flags, bad=0)
+    steps.give(made)
+    loan.give_back()
+    return _Opening(steps.freeze(), made, loan.left)
