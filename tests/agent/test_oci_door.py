@@ -250,6 +250,24 @@ def test_a_users_container_has_rights_in_the_namespace_that_he_made() -> None:
             made.kill()
 
 
+@pytest.mark.root
+def test_a_namespace_that_a_container_of_roots_makes_is_its_own() -> None:
+    """It has no user namespace, and is uid 0 with what rights it was left: those of a user namespace of its
+    own making come for free, though root made that directly below ours."""
+    from proctor.agent.owners import owner_userns
+
+    command = ["unshare", "-U", "sh", "-c", "echo; exec sleep 60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as made:
+        try:
+            assert made.stdout is not None and made.stdout.read(1)
+            inode = os.stat(f"/proc/{made.pid}/ns/user").st_ino
+            assert owner_userns(made.pid, 0) == (inode,)  # as a runtime makes it
+        finally:
+            made.kill()
+    assert owner_userns(os.getpid(), 0) == (os.stat("/proc/self/ns/user").st_ino,)
+    assert owner_userns(made.pid, 0) == owner_userns(0, 0) == ()
+
+
 def test_containers_come_and_go(agent: Start) -> None:
     """Nothing is kept for those that are over."""
     running = agent()

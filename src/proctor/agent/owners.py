@@ -25,14 +25,16 @@ def owner_userns(pid: int, uid: int) -> tuple[int, ...]:
     """Inode numbers of user namespaces in which rights were given by the container's owner: that of
     its process, if ``uid`` made it in our own.
 
-    Of root's, and our own, nothing is said: root's runtimes may make a container of any process, and
-    what our user made is known to performers (``nested``).
+    Of a container of root's, or of our own user, that has no user namespace it is ours: one that it makes
+    itself is made by root, too, and rights come for free there.  Where its process is not known nothing is said,
+    and what is directly below ours, made by our user, passes for given (``nested``).
 
     :param pid: as the runtime says; 0 if it does not know.
     :raises ProctorError: the process is not that user's.
     """
-    if pid <= 0 or uid in (0, os.geteuid()):
+    if pid <= 0:
         return ()
+    trusted = uid in (0, os.geteuid())
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -42,14 +44,21 @@ def owner_userns(pid: int, uid: int) -> tuple[int, ...]:
     try:
         with Caller(pid, None, 0) as process:
             mine = os.stat("/proc/self/ns/user").st_ino
-            if process.userns_origin() == (mine, uid):
+            if process.userns == mine:
+                if trusted:
+                    return (mine,)
+                if process.uids.real == uid:
+                    return ()
+            elif process.userns_origin() == (mine, uid):
                 return (process.userns,)
-            if process.userns == mine and process.uids.real == uid:
-                return ()
     except CallGone:
         return ()
     except (CallError, OSError) as problem:
+        if trusted:
+            return ()
         raise ProctorError(f"process {pid} cannot be looked at: {problem}") from None
+    if trusted:
+        return ()  # root's runtimes may make a container of any process
     raise ProctorError(f"process {pid} is not one of user {uid}")
 
 
