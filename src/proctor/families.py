@@ -30,6 +30,7 @@ __all__ = [
     "bpf",
     "connect",
     "exec",
+    "fsflags",
     "fsmount",
     "loop",
     "mknod",
@@ -155,6 +156,17 @@ def exec(*, when: Mapping[str, Spec] | None = None, freeze: bool | None = None) 
     :param freeze: whether the caller is held until it was seen that the kernel took the same; True, usually.
     """
     return _performed("exec", when, {"freeze": freeze})
+
+
+def fsflags(*, when: Mapping[str, Spec] | None = None, flags: Sequence[str]) -> Handler:
+    """ioctl, for FS_IOC_SETFLAGS and FS_IOC_FSSETXATTR: what chattr does.
+
+    >>> proctor.families.fsflags(flags=["immutable", "append"])
+    <Handler families.fsflags for ioctl>
+
+    :param flags: "immutable" and "append", or one of them: what CAP_LINUX_IMMUTABLE is lent for.
+    """
+    return _performed("fsflags", when, {"flags": flags})
 
 
 def fsmount(

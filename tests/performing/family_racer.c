@@ -8,14 +8,19 @@
  * kind    mount(disk on PLACE) of a type, exchanged; undone at once
  * data    mount with ALLOWED or OTHER as options
  * target  mount on a directory, whose link is exchanged
+ * stat, access, truncate, open
+ *         of a path that is ALLOWED or OTHER by the exchange of one buffer; link-stat and so on: by that of a
+ *         link.  OTHER has two bytes or more and begins with an s: whoever is told that, has won.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -40,6 +45,30 @@ static void *exchange(void *unused)
     return NULL;
 }
 
+/* 0 if the call was made. */
+static int on_file(const char *kind, const char *path)
+{
+    struct stat found;
+    char first = 0;
+    if (strcmp(kind, "access") == 0)
+        return access(path, R_OK); /* OTHER may be read: the rule alone is against it */
+    if (strcmp(kind, "truncate") == 0)
+        return truncate(path, 1);
+    if (strcmp(kind, "stat") == 0) {
+        int failed = stat(path, &found);
+        if (failed == 0 && found.st_size > 1)
+            puts("won");
+        return failed;
+    }
+    int fd = open(path, O_RDONLY);
+    if (fd < 0 || read(fd, &first, 1) != 1)
+        return -1;
+    close(fd);
+    if (first == 's')
+        puts("won");
+    return 0;
+}
+
 int main(int count, char **v)
 {
     if (count != 6)
@@ -48,7 +77,7 @@ int main(int count, char **v)
     int tries = atoi(v[2]), made = 0;
     both[0] = v[3];
     both[1] = v[4];
-    by_link = strcmp(kind, "path") == 0 || strcmp(kind, "target") == 0;
+    by_link = strcmp(kind, "path") == 0 || strcmp(kind, "target") == 0 || strncmp(kind, "link-", 5) == 0;
     snprintf(link_path, sizeof link_path, "%s/link", place);
     snprintf(spare, sizeof spare, "%s/spare", place);
     strcpy(shared, both[0]);
@@ -77,6 +106,8 @@ int main(int count, char **v)
             failed = mount("disk", place, "ext4", 0, shared);
         else if (strcmp(kind, "target") == 0)
             failed = mount("disk", link_path, "ext4", 0, NULL);
+        else
+            failed = on_file(by_link ? kind + 5 : kind, by_link ? link_path : shared);
         if (failed == 0)
             made++;
         if (failed == 0 && (strcmp(kind, "kind") == 0 || strcmp(kind, "data") == 0)) {

@@ -5,6 +5,7 @@ PROCTOR_RACES says how many tries each has (make test-races).  What they touched
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import proctor
+from proctor.policy import loads
 from proctor.supervisor.handlers import Handler
 
 from .callers import compiled, open_directory
@@ -138,3 +140,58 @@ def test_no_other_directory_is_mounted_on(program: str, top: Path, disk: str) ->
     assert done.stdout.split()[0] == "made", done.stderr
     assert int(done.stdout.split()[1]) > 0
     assert done.stdout.split()[2] == "0"
+
+
+CALLS = (
+    "stat", "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2", "truncate", "open", "openat", "openat2",
+)  # fmt: skip
+RULES = """
+[[rule]]
+name = "this one"
+calls = CALLS
+when = { path = "TOP/play/a" }
+perform = HOW
+
+[[rule]]
+name = "others"
+calls = CALLS
+deny = "EACCES"
+"""
+
+
+def files(program: str, top: Path, kind: str, calls: tuple[str, ...], how: str) -> int:
+    """Race for a file that is denied: how many calls were made."""
+    play = top / "play"
+    play.mkdir()
+    play.chmod(0o777)
+    for place, text in ((play / "a", "a"), (top / "b", "secret")):
+        place.write_text(text)
+        place.chmod(0o666)
+    rules = RULES.replace("CALLS", json.dumps(calls)).replace("TOP", str(top)).replace("HOW", how)
+    policy = loads(rules)
+    done = inside(
+        [program, kind, str(TRIES), f"{play}/a", f"{top}/b", str(play)],
+        policy.handlers(),
+        filter=policy.filter(),
+        cwd=str(top),
+        timeout=2900,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "won" not in done.stdout
+    assert (top / "b").read_text() == "secret"
+    return int(done.stdout.split()[-1])
+
+
+@pytest.mark.parametrize("link", ["", "link-"])
+@pytest.mark.parametrize("kind", ["stat", "access", "truncate", "open"])
+def test_no_other_file_is_told_of_or_changed(program: str, top: Path, kind: str, link: str) -> None:
+    assert files(program, top, link + kind, CALLS, "true")
+
+
+@pytest.mark.parametrize("link", ["", "link-"])
+@pytest.mark.parametrize("kind", ["stat", "open"])
+def test_what_is_served_is_served_for_its_path(
+    program: str, top: Path, kind: str, link: str
+) -> None:
+    calls = tuple(each for each in CALLS if each != "truncate")
+    assert files(program, top, link + kind, calls, '{ content = "a" }')
