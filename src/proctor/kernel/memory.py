@@ -157,10 +157,11 @@ class Memory:
         """See :class:`MemoryPort`."""
         words: list[int] = []
         seen, rest = 0, b""
+        size = 16 * width  # most have fewer
         while seen < limit * width:
             at = address + seen
-            # to the end of the page: what lies on the page after the NULL is not touched
-            step = min(_PAGE - at % _PAGE, limit * width - seen)
+            # to the end of the page at most: what lies on the page after the NULL is not touched
+            step, size = min(_PAGE - at % _PAGE, limit * width - seen, size), _PAGE
             part = self._read(at, step, False)
             seen += len(part)
             rest += part

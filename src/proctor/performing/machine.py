@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from proctor.performing.cgroups import directories
-from proctor.performing.shares import Share, number, processors, share, text
+from proctor.performing.shares import Share, briefly, number, processors, share, text
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def shown(task: Task, place: bytes) -> bytes:
     return make(task).encode()
 
 
+@briefly
 def meminfo(cgroups: bytes, mine: Share) -> dict[str, int]:
     """Numbers of /proc/meminfo, in bytes (of huge pages, their number).
 
@@ -86,6 +87,12 @@ def _statistics(cgroups: bytes) -> dict[str, int]:
             if lines:
                 return {name: int(value) for name, value in (line.split() for line in lines)}
     return {}
+
+
+@briefly
+def load() -> list[str]:
+    """The words of /proc/loadavg."""
+    return _machine("loadavg").split()
 
 
 def uptime(task: Task) -> float:
@@ -179,7 +186,7 @@ def _spent(cgroups: bytes) -> float | None:
 
 
 def _loadavg(task: Task) -> str:
-    one, five, fifteen, counts, _ = _machine("loadavg").split()
+    one, five, fifteen, counts, _ = load()
     mine = share(task.cgroups).processes
     running, _, threads = counts.partition("/")
     if mine is not None:

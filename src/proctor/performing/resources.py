@@ -32,8 +32,7 @@ def sysinfo(task: Task) -> Verdict:
     cgroups = task.cgroups
     mine = share(cgroups)
     real = machine.meminfo(cgroups, mine)
-    with open("/proc/loadavg", encoding="ascii") as file:
-        load = file.read().split()
+    load = machine.load()
     uptime = int(machine.uptime(task))
     total, swap = real["MemTotal"], real["SwapTotal"]
     unit = 1
