@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from proctor.agent.agreeing import disagreements, profile_of
 from proctor.agent.attached import Attached
 from proctor.agent.deciding import ALL_CALLS, asks, container_options, doubts, handlers, policy_name
 from proctor.agent.doors import lxc
@@ -29,6 +30,7 @@ from proctor.process.starting import wake_in_step
 from proctor.supervisor.container import Container
 from proctor.supervisor.handlers import Handler
 from proctor.supervisor.supervisor import Supervisor
+from proctor.words import quoted
 
 if TYPE_CHECKING:
     from proctor.agent.doors.lxc import Asked
@@ -220,7 +222,17 @@ class Agent:
         )
         held = Held(facts, container, resolved, since)
         self._held[held.key] = held
+        self._compare(held)
         return held
+
+    def _compare(self, held: Held) -> None:
+        """Tell where its filter and its policy disagree, as far as that can be known."""
+        facts, policy = held.facts, held.resolved.policy
+        if policy is None or not facts.bundle or facts.uid:
+            return
+        profile = profile_of(facts.bundle)
+        for each in () if profile is None else disagreements(policy, profile):
+            self._tell(f"container {quoted(facts.id)}: {each}")
 
     # Those whose calls LXC receives: see proctor.agent.doors.lxc.Containers
 
@@ -347,6 +359,7 @@ class Agent:
         options = container_options(now.policy)
         container.performing, container.logging = options["performing"], options["logging"]
         self.supervisor.limit(container, options["quotas"])
+        self._compare(held)
         for port in held.listeners:
             try:
                 self.supervisor.replace(port, made)

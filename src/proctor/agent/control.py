@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,6 +17,7 @@ from proctor.words import quoted
 if TYPE_CHECKING:
     from proctor.agent.agent import Agent
     from proctor.agent.held import Held
+    from proctor.agent.metrics import Metrics
     from proctor.agent.refusals import Refusals
     from proctor.agent.sockets import Peer
 
@@ -29,7 +31,7 @@ _LONGEST_ANSWER: Final = 64 << 20
 class Request(msgspec.Struct, forbid_unknown_fields=True):
     """What is asked."""
 
-    #: ``"ps"``, ``"why"``, ``"resolve"``, ``"log"`` or ``"reload"``.
+    #: ``"ps"``, ``"top"``, ``"why"``, ``"resolve"``, ``"log"`` or ``"reload"``.
     do: str
     #: An id, or the beginning of one.
     container: str = ""
@@ -38,15 +40,22 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 class Control:
     """Answers requests about an agent.
 
+    :param metrics: counts calls.
     :param log: where its calls are logged; "" if they are not.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, agent: Agent, refusals: Refusals, log: str
+        self,
+        loop: asyncio.AbstractEventLoop,
+        agent: Agent,
+        refusals: Refusals,
+        metrics: Metrics,
+        log: str,
     ) -> None:
         self._loop = loop
         self._agent = agent
         self._refusals = refusals
+        self._metrics = metrics
         self._log = log
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -80,6 +89,8 @@ class Control:
         if request.do == "ps":
             rows = [self._row(held) for held in self._agent.containers]
             return {"monitor": os.getpid(), "containers": rows}
+        if request.do == "top":
+            return self._top()
         if request.do == "log":
             return {"log": self._log}
         if request.do == "reload":
@@ -91,6 +102,17 @@ class Control:
         if request.do == "why":
             return self._why(request.container)
         raise ProctorError(f"nothing here does {quoted(request.do)}")
+
+    def _top(self) -> dict[str, Any]:
+        rows = []
+        for held in self._agent.containers:
+            waiting, threads = self._agent.supervisor.taken(held.container)
+            rows.append({**self._row(held), "waiting": waiting, "threads": threads})
+        calls = [
+            {"policy": policy, "call": call, "verdict": verdict, "count": count}
+            for (policy, call, verdict), count in self._metrics.table().items()
+        ]
+        return {"monitor": os.getpid(), "time": time.time(), "calls": calls, "containers": rows}
 
     def _row(self, held: Held) -> dict[str, Any]:
         facts = held.facts

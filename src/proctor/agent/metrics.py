@@ -87,6 +87,10 @@ class Metrics:
         tell.events = (Trouble, Dropped, TakenOver)  # type: ignore[attr-defined]
         self.observers: list[Callable[[Any], object]] = [self._counters, tell]
 
+    def table(self) -> dict[tuple[str, str, str], int]:
+        """How many calls there were, by policy, call and verdict."""
+        return self._counters.table()
+
     def timed(self, performer: Performer) -> TimedPerformer:
         """The performer, whose work is timed."""
         return TimedPerformer(performer, self._performing, self._seconds)

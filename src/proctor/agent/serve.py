@@ -50,22 +50,22 @@ class Server:
     ) -> None:
         self._loop = loop
         self._settings = settings
-        metrics = Metrics() if settings.metrics is not None else None
+        metrics = Metrics()
         refusals = Refusals()
         self.agent = Agent(
             loop,
             book,
-            [*observers, refusals, *(metrics.observers if metrics is not None else ())],
+            [*observers, refusals, *metrics.observers],
             deadline=settings.deadline,
             tell=tell,
             keeping=keeping,
-            performing=None if metrics is None else metrics.timed,
+            performing=metrics.timed,
             answers=settings.answers,
         )
         self._metrics = metrics
         self._ends: list[Callable[[], object]] = []
         try:
-            self._open(items, Control(loop, self.agent, refusals, settings.log))
+            self._open(items, Control(loop, self.agent, refusals, metrics, settings.log))
         except BaseException:
             self.close()
             raise
@@ -142,7 +142,7 @@ class Server:
         """
         :raises OSError: the address for metrics cannot be had.
         """
-        if self._metrics is not None and self._settings.metrics is not None:
+        if self._settings.metrics is not None:
             self._metrics.show(self.agent)
             self._ends.append(self._metrics.serve(*self._settings.metrics))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from proctor._version import VERSION
@@ -194,6 +195,18 @@ def _profile(verbs: argparse._SubParsersAction[_Parser]) -> None:
         metavar="FILE",
         help="a profile that holds where the policy has no rule; docker-default: containers-common's",
     )
+    for how, help in (
+        ("union", "allow what it allows as well"),
+        ("intersect", "allow what it allows alone; in the order of what is said, with --union"),
+    ):
+        profile.add_argument(
+            f"--{how}",
+            metavar="FILE",
+            action="append",
+            dest="merge",
+            type=partial(_merging, how),
+            help=f"another profile: {help}; runtime-spec's order of actions",
+        )
     profile.add_argument("--listener", metavar="SOCKET", help="where the runtime finds the agent")
     profile.add_argument("--metadata", metavar="TEXT", help="what the runtime tells the agent")
     profile.add_argument(
@@ -202,6 +215,10 @@ def _profile(verbs: argparse._SubParsersAction[_Parser]) -> None:
         help="signals do not interrupt received calls: Linux 5.19, and runc 1.5 or crun 1.6",
     )
     profile.set_defaults(verb=_verb_profile, trouble=2, parser=profile)
+
+
+def _merging(how: str, file: str) -> tuple[str, str]:
+    return how, file
 
 
 def _index(text: str) -> str:
@@ -344,6 +361,16 @@ def _agent(verbs: argparse._SubParsersAction[_Parser]) -> None:
 def _ask(verbs: argparse._SubParsersAction[_Parser]) -> None:
     ps = verbs.add_parser("ps", help="list the containers that an agent serves", allow_abbrev=False)
     ps.set_defaults(verb=_asking("ps"))
+    top = verbs.add_parser(
+        "top",
+        help="show what an agent's containers do, as it goes on",
+        description="Calls in a second by policy, call and verdict, and what containers take, until Ctrl-C. "
+        "Without a terminal: once, as JSON.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--every", type=_seconds, default=2.0, metavar="SECONDS", help="(2)")
+    top.add_argument("--times", type=_whole, metavar="N", help="end after so many")
+    top.set_defaults(verb=_verb_top)
     why = verbs.add_parser(
         "why",
         help="say what was refused to a container, and why",
@@ -364,12 +391,12 @@ def _ask(verbs: argparse._SubParsersAction[_Parser]) -> None:
     resolve.set_defaults(verb=_asking("resolve"))
     reload = what.add_parser("reload", help="look for changed policies now", allow_abbrev=False)
     reload.set_defaults(verb=_asking("reload"))
-    for parser in (ps, why, logs):
+    for parser in (ps, top, why, logs):
         parser.add_argument("--json", action="store_true", help="as JSON")
     for parser in (why, resolve):
         parser.add_argument("container", help="its id, or the beginning of it")
     logs.add_argument("container", nargs="?", default="", help="of this one only")
-    for parser in (ps, why, logs, resolve, reload):
+    for parser in (ps, top, why, logs, resolve, reload):
         parser.add_argument(
             "--control", default=_CONTROL, metavar="PATH", help="the agent's socket"
         )
@@ -400,6 +427,12 @@ def _verb_agent(options: argparse.Namespace) -> int:
     from proctor.cli.agent import agent
 
     return agent(options)
+
+
+def _verb_top(options: argparse.Namespace) -> int:
+    from proctor.cli.top import top
+
+    return top(options)
 
 
 def _verb_run(options: argparse.Namespace) -> int:

@@ -16,19 +16,23 @@ from proctor.words import printable
 _LOOK: Final = 0.2
 
 
-def _ask(options: argparse.Namespace, **request: str) -> dict[str, Any]:
+def ask(options: argparse.Namespace, **request: str) -> dict[str, Any]:
+    """Ask the agent that the options name.
+
+    :raises ProctorError: nobody answers, or an error.
+    """
     try:
-        from proctor.agent.control import ask
+        from proctor.agent import control
     except ImportError as problem:
         raise ProctorError(
             f"{problem.name} is not installed, which the agent needs: pip install 'proctor[agent]'"
         ) from None
-    return ask(options.control, **request)
+    return control.ask(options.control, **request)
 
 
 def ps(options: argparse.Namespace) -> int:
     """Print the containers that are served."""
-    rows = _ask(options, do="ps")["containers"]
+    rows = ask(options, do="ps")["containers"]
     if options.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -59,7 +63,7 @@ def _table(lines: list[tuple[str, ...]]) -> None:
 
 def why(options: argparse.Namespace) -> int:
     """Say what was refused to a container lately, and what would let it through; 1 if nothing was."""
-    found = _ask(options, do="why", container=options.container)
+    found = ask(options, do="why", container=options.container)
     refusals = found["refusals"]
     if options.json:
         print(json.dumps(found, indent=2))
@@ -79,20 +83,20 @@ def why(options: argparse.Namespace) -> int:
 
 def resolve(options: argparse.Namespace) -> int:
     """Print which policy holds for a container; 1 if none does."""
-    found = _ask(options, do="resolve", container=options.container)
+    found = ask(options, do="resolve", container=options.container)
     print(printable(found["policy"] or f"none: {found['why']}"))
     return 0 if found["policy"] else 1
 
 
 def reload(options: argparse.Namespace) -> int:
     """Have the agent look at its policies now."""
-    _ask(options, do="reload")
+    ask(options, do="reload")
     return 0
 
 
 def logs(options: argparse.Namespace) -> int:
     """Print the agent's log, a line for each call, or as it is."""
-    path = options.file or _ask(options, do="log")["log"]
+    path = options.file or ask(options, do="log")["log"]
     if not path:
         raise ProctorError("this agent keeps no log in a file; start it with --log FILE")
     for line in _lines(path, follow=options.follow):

@@ -14,11 +14,14 @@ def profile(options: argparse.Namespace) -> int:
     :raises PolicyError: the policy cannot be read, or cannot be served by a container's listener.
     :raises FilterError: the base cannot be read, or the format cannot say it.
     """
+    from proctor.filter.profiles.merge import merged
     from proctor.policy import load
     from proctor.policy.profile import base_profile, profile, write
 
     policy = load(options.policy)
     made = profile(policy, base_profile(options.base) if options.base else None)
+    for how, which in options.merge or ():
+        made = merged(made, base_profile(which), how)
     name = re.sub("[^a-z0-9]+", "-", PurePath(options.policy).stem.lower()).strip("-") or "policy"
     sys.stdout.write(
         write(

@@ -289,6 +289,12 @@ class Supervisor:
             share.limit(quotas)
         self._engine.wake()
 
+    def taken(self, container: Container) -> tuple[int, int]:
+        """What a container takes now: calls that wait or stall, and threads."""
+        share = self._decider.backlog.share(container)
+        with self._lock:
+            return share.calls, share.held
+
     @property
     def listeners(self) -> int:
         """How many listeners are served now."""
