@@ -12,7 +12,8 @@ FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
 CFLAGS = shlex.split(os.environ.get("PROCTOR_CFLAGS", ""))
 LDFLAGS = shlex.split(os.environ.get("PROCTOR_LDFLAGS", ""))
 CORE = (
-    "_acting", "_callers", "_core", "_launch", "_lines", "_loop", "_match", "_path", "_sheets", "_usual",
+    "_asking", "_callers", "_core", "_launch", "_lines", "_loop", "_match", "_opening", "_path", "_sheets",
+    "_standing", "_usual",
 )  # fmt: skip
 EXECUTOR = "proctor/performing/executor"
 #: It lives in containers, where nothing of the host's is to be loaded: static where that can be had.
@@ -70,7 +71,7 @@ setup(
         Extension(
             "proctor.kernel._core",
             [f"src/proctor/kernel/{name}.c" for name in CORE],
-            depends=["src/proctor/kernel/_core.h", "src/proctor/kernel/_usual.h"],
+            depends=[f"src/proctor/kernel/{name}.h" for name in ("_acting", "_core", "_usual")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,
             extra_compile_args=[*FLAGS, "-fvisibility=hidden", *CFLAGS],

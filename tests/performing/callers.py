@@ -33,6 +33,7 @@ from proctor.call import call
 from proctor.call.verdict import Allow, Answer, Deny, HandOver, Perform, Verdict
 from proctor.errors import MemoryUnreadable
 from proctor.kernel.notification import Notification
+from proctor.supervisor.ports import Later
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import ARCHITECTURES, native
 
@@ -183,13 +184,28 @@ class Call(call.Call):
 
 
 class Performers(performing.Performers):
-    """Performers whose calls are over when they are performed."""
+    """Performers whose calls are over when they are performed.  Every second one is tried the short way
+    first, that supervisors go.
+
+    :ivar performed: how many there were.
+    :ivar short: how many of them went that way."""
+
+    performed = short = 0
 
     def perform(
         self, call: call.Call, allow: Allow | None = None, *, options: object = None
     ) -> Verdict:
+        self.performed += 1
+        short = self.ordinary(call.name) if self.performed % 2 else None
         try:
-            return super().perform(call, allow, options=options)
+            said = short(call, Perform(allow, options=options)) if short is not None else None
+            self.short += said is not None
+            while isinstance(said, Later):
+                poll = select.poll()
+                poll.register(said.fd, select.POLLIN)
+                poll.poll(None if said.wait is None else said.wait * 1000 + 1)
+                said = said.resume()
+            return super().perform(call, allow, options=options) if said is None else said
         finally:
             if call._caller is not None:
                 call._caller.close()

@@ -15,6 +15,7 @@ import pytest
 
 from proctor.call.verdict import Deny, Verdict
 from proctor.kernel import _core
+from proctor.kernel.standing import Standing
 from proctor.performing import here, pins
 from tests.kernel.test_standing import CHANGES, child, root_only
 
@@ -102,10 +103,28 @@ def test_a_rule_is_asked_about_what_is_pinned(top: bytes) -> None:
 
 def at(path: bytes, flags: int = 0) -> int | None:
     """What the native core opens without waiting for anybody."""
-    monitor = here.Here()
+    monitor, us = here.Here(), Standing(os.getpid(), labels=False)
+    assert us.known is not None
     try:
-        return _core.open_at(pins.AT_FDCWD, path, flags, 0, here._LOCAL, monitor.table)
+        found = _core.open_for(
+            us.known,
+            False,
+            b"",
+            -1,
+            0,
+            -1,
+            pins.AT_FDCWD,
+            path,
+            flags,
+            0,
+            here._LOCAL,
+            monitor.table,
+            False,
+        )
+        assert found is not None
+        return found[1]
     finally:
+        us.close()
         monitor.close()
 
 

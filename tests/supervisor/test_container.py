@@ -344,6 +344,43 @@ def test_nobody_waits_for_ever_behind_newcomers() -> None:
         raise AssertionError("newcomers went before it, one after another")
 
 
+class _Waits:
+    """A thread that waits for something."""
+
+    def __call__(self) -> float:
+        return 0.0
+
+    def runs(self) -> bool:
+        return False
+
+
+def test_a_short_wait_after_giving_the_role_up_is_no_stall() -> None:
+    """Otherwise a number that stalled once would be known for it for ever, where all its calls wait
+    shortly, for an executor."""
+    share = Share(Quotas())
+    served = _served(share)
+    share.hold(stalled := _job(1, served), _Waits(), 0.0)
+    assert share.is_slow(stalled)
+    share.let_go(stalled, 1.0)
+    for number in range(100):
+        if not share.is_slow(stalled):
+            break
+        share.hold(again := _job(1, served), _Waits(), float(number))
+        share.let_go(again, number + 0.0001)
+        share.was_quick(again)
+    else:
+        raise AssertionError("it is known for ever")
+    # one that does stall is known for longer
+    share.hold(stalled, _Waits(), 0.0)
+    share.was_quick(stalled)
+    share.let_go(stalled, 1.0)
+    share.hold(stalled, _Waits(), 2.0)
+    share.let_go(stalled, 3.0)
+    for _ in range(10):
+        share.was_quick(stalled)
+    assert share.is_slow(stalled)
+
+
 def test_accounts_are_bounded() -> None:
     share = Share(Quotas())
     served = _served(share)

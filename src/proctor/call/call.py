@@ -139,6 +139,29 @@ class Call(Notified, Looking):
         return path
 
     @property
+    def untaken_path(self) -> int | bytes:
+        """For performers: the address of what :attr:`path` would read, if nobody has read any memory yet;
+        otherwise :attr:`path`.  Whoever reads it there says what it was (:meth:`took_path`)."""
+        notification = self._notification
+        where = kind_of(notification)[3]
+        if where is None or self._values is not None or self._memory is not None:
+            return self.path
+        self.memory_read = True
+        return notification.args[where[0]] & where[1] or self.path
+
+    def took_path(self, path: bytes) -> None:
+        """What was read there is what :attr:`path` is from now on."""
+        if self._values is None:
+            where = kind_of(self._notification)[3]
+            assert where is not None
+            self._values = {where[2]: path}
+
+    @property
+    def listener_fd(self) -> int:
+        """For performers: where it is asked natively whether the caller still waits."""
+        return self._listener.fileno()
+
+    @property
     def path2(self) -> bytes:
         """The second path argument (rename, link, pivot_root...)."""
         return self._path(1)

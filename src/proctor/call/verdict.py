@@ -153,6 +153,7 @@ class Perform(NamedTuple):
 
 Verdict = Union[Deny, Answer, HandOver, LetRun, Perform]
 _LET_RUN: Final = LetRun()
+_PERFORM: Final = Perform()
 #: The plain denials, made once: values are frozen, and handlers are called often.
 _DENIALS: Final = {number: Deny(number) for number in range(1, 134)}
 
@@ -300,6 +301,8 @@ def perform(allow: Allow | None = None, reason: str = "", *, options: object = N
 
     A call that has no performer is denied with ENOSYS, and the log says so.
     """
+    if allow is None and not reason and options is None:
+        return _PERFORM
     return Perform(allow, reason, options)
 
 

@@ -1,6 +1,7 @@
 /* The native core of proctor: speaking to a listener, and a caller's memory.  The manual is
- * _core.pyi; launching is in _launch.c, the loop in _loop.c, where paths lead in _path.c, acting for a
- * caller in _acting.c, the usual call from its reception to its line in the log in _usual.c. */
+ * _core.pyi; launching is in _launch.c, the loop in _loop.c, where paths lead in _path.c, the usual call from
+ * its reception to its line in the log in _usual.c; who acts for a caller finds who it is in _standing.c, opens
+ * in _opening.c, asks executors in _asking.c. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_core.h"
@@ -20,6 +21,9 @@
 #define IOCTL_ID_VALID 0x40082102UL
 #define IOCTL_ID_VALID_FIRST 0x80082102UL /* the wrong direction; the only one before 5.9 */
 #define IOCTL_ADDFD 0x40182103UL
+#ifndef SECCOMP_ADDFD_FLAG_SEND
+#define SECCOMP_ADDFD_FLAG_SEND 2U /* Linux 5.14 */
+#endif
 
 struct addfd {
     uint64_t id;
@@ -179,6 +183,29 @@ static PyObject *core_id_valid(PyObject *Py_UNUSED(module), PyObject *args) {
     return problem != 0 && problem != ENOENT ? raise_errno(problem) : PyBool_FromLong(problem == 0);
 }
 
+/* ADDFD with SEND, and our descriptor is closed; false if it could not be given, and is kept. */
+static PyObject *core_give(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    if (count != 4)
+        return PyErr_Format(PyExc_TypeError, "give() takes 4 arguments, not %zd", count);
+    int fd = (int)PyLong_AsLong(args[0]), result;
+    struct addfd request = {.id = PyLong_AsUnsignedLongLongMask(args[1]),
+                            .srcfd = (uint32_t)PyLong_AsLong(args[2]),
+                            .flags = SECCOMP_ADDFD_FLAG_SEND,
+                            .newfd_flags = PyObject_IsTrue(args[3]) == 1 ? O_CLOEXEC : 0};
+    sigset_t all, before;
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    result = ioctl(fd, IOCTL_ADDFD, &request);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (result >= 0)
+        close((int)request.srcfd);
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(result >= 0);
+}
+
 static PyObject *core_addfd(PyObject *Py_UNUSED(module), PyObject *args) {
     int fd, result;
     unsigned long long id;
@@ -278,14 +305,14 @@ static PyMethodDef core_methods[] = {
     {"send", core_send, METH_VARARGS, NULL},
     {"id_valid", core_id_valid, METH_VARARGS, NULL},
     {"addfd", core_addfd, METH_VARARGS, NULL},
+    {"give", (PyCFunction)(void (*)(void))core_give, METH_FASTCALL, NULL},
     {"read", (PyCFunction)(void (*)(void))core_read, METH_FASTCALL, NULL},
     {"find", core_find, METH_VARARGS, NULL},
     {"where", (PyCFunction)(void (*)(void))core_where, METH_FASTCALL, NULL},
     {"matches", core_matches, METH_VARARGS, NULL},
     {"standing", (PyCFunction)(void (*)(void))core_standing, METH_FASTCALL, NULL},
-    {"same", (PyCFunction)(void (*)(void))core_same, METH_FASTCALL, NULL},
-    {"open_at", (PyCFunction)(void (*)(void))core_open_at, METH_FASTCALL, NULL},
-    {"pin_at", (PyCFunction)(void (*)(void))core_pin_at, METH_FASTCALL, NULL},
+    {"ask_for", (PyCFunction)(void (*)(void))core_ask_for, METH_FASTCALL, NULL},
+    {"open_for", (PyCFunction)(void (*)(void))core_open_for, METH_FASTCALL, NULL},
     {"reopen", (PyCFunction)(void (*)(void))core_reopen, METH_FASTCALL, NULL},
     {"launch", core_launch, METH_VARARGS, NULL},
     {0}};
@@ -294,9 +321,11 @@ static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kern
                                   .m_size = -1, .m_methods = core_methods};
 
 PyMODINIT_FUNC PyInit__core(void) {
-    PyType_Spec *specs[] = {&notification_spec, &loop_spec, &request_spec, &usual_spec, &callers_spec,
+    PyType_Spec *specs[] = {&notification_spec, &loop_spec, &usual_spec, &callers_spec,
                             &gathered_spec};
     PyObject *module = usual_ready() ? PyModule_Create(&core) : NULL;
+    if (module != NULL && (!known_ready(module) || !request_ready(module)))
+        Py_CLEAR(module);
     for (size_t i = 0; module != NULL && i < sizeof specs / sizeof *specs; i++) {
         PyTypeObject *type = (PyTypeObject *)PyType_FromSpec(specs[i]);
         if (type == NULL || PyModule_AddType(module, type) < 0)

@@ -53,9 +53,11 @@ PyObject *core_where(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_matches(PyObject *module, PyObject *args);
 PyObject *core_launch(PyObject *module, PyObject *args);
 PyObject *core_standing(PyObject *module, PyObject *const *args, Py_ssize_t count);
-PyObject *core_same(PyObject *module, PyObject *const *args, Py_ssize_t count);
-PyObject *core_open_at(PyObject *module, PyObject *const *args, Py_ssize_t count);
-PyObject *core_pin_at(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *core_open_for(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *core_ask_for(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_reopen(PyObject *module, PyObject *const *args, Py_ssize_t count);
+/* Add a type: whether it could be. */
+bool known_ready(PyObject *module);
+bool request_ready(PyObject *module);
 bool usual_ready(void);
-extern PyType_Spec callers_spec, gathered_spec, loop_spec, request_spec, usual_spec;
+extern PyType_Spec callers_spec, gathered_spec, loop_spec, usual_spec;

@@ -72,6 +72,10 @@ def addfd(fd: int, id: int, srcfd: int, flags: int, newfd: int, newfd_flags: int
     else an interrupted ADDFD|SEND makes the call return 0 on most kernels).
     Returns the number in the target."""
 
+def give(fd: int, id: int, srcfd: int, cloexec: bool, /) -> bool:
+    """The same with SECCOMP_ADDFD_FLAG_SEND, and ``srcfd`` is closed; False if that could not be: then
+    nothing has happened, and :func:`addfd` says why."""
+
 # A caller's memory ----------------------------------------------------------------------------
 def read(pid: int, address: int, limit: int, string: bool, listener: int, id: int, /) -> bytes:
     """Memory of the thread ``pid`` by process_vm_readv(2), or /proc/TID/mem where that is refused.
@@ -127,7 +131,7 @@ def matches(program: bytes, text: bytes, /) -> bool:
 
 # Acting for a caller --------------------------------------------------------------------------
 def standing(tid: int, pidfd: int, proc: int, user: int, /) -> bytes:
-    """Who a thread is: ``struct standing`` of ``_acting.c``, to be compared.
+    """Who a thread is: ``struct standing`` of ``_acting.h``, to be compared.
 
     :param tid: 0 for this thread itself, of which cgroup and user namespace are left empty.
     :param pidfd: of the thread (PIDFD_THREAD).
@@ -135,23 +139,40 @@ def standing(tid: int, pidfd: int, proc: int, user: int, /) -> bytes:
     :param user: the link ``ns/user`` there, an O_PATH descriptor.
     :raises OSError: ESRCH if it is dead; EINVAL or ENOTTY before Linux 6.13 (PIDFD_GET_INFO)."""
 
-def same(
-    tid: int,
-    pidfd: int,
-    proc: int,
-    user: int,
-    rights: bytes,
-    status: int,
-    identity: bytes,
-    ours: bytes,
-    /,
-) -> bytes | None:
-    """Whether :func:`standing` still says ``rights``; None if not.
+@final
+class Known:
+    """A thread, through descriptors that its owner keeps open, and who it was; immutable.
 
-    :param status: ``/proc/TID/status``, or -1: its ids, groups and capabilities are ``identity``, or None
-        is returned.
-    :param ours: what it says of this thread, or None is returned; empty if that is not asked.
-    :returns: the text of ``status``; empty if that was not asked for."""
+    :param pidfd: and the next two as for :func:`standing`.
+    :param status: its ``/proc/TID/status``; -1 if its groups cannot change unseen.
+    :param label: its ``attr/current``; -1 where no security module labels threads.
+    :param rights: what :func:`standing` said.
+    :param identity: its ids, groups and capabilities, as ``status`` has them.
+    :param labelled: what ``label`` said."""
+
+    def __new__(
+        cls,
+        tid: int,
+        pidfd: int,
+        proc: int,
+        user: int,
+        status: int,
+        label: int,
+        rights: bytes,
+        identity: bytes,
+        labelled: bytes,
+        /,
+    ) -> Known: ...
+    def same(self, groups: bool, ours: bytes, /) -> bytes | None:
+        """Whether it still is who it was; None if not.
+
+        :param groups: whether ``status`` is looked at as well.
+        :param ours: what :func:`standing` said of us: None, if it says something else now; empty if that
+            is not asked.
+        :returns: the text of ``status``; empty if that was not read."""
+
+    def close(self) -> None:
+        """Nobody is this any more: to be called before its descriptors are closed."""
 
 @final
 class Request:
@@ -195,27 +216,75 @@ class Request:
             or 0 and what was received and is no answer to this.  No descriptor is left open then.
         :raises OSError: it could not be sent."""
 
-def open_at(
-    at: int, path: bytes, flags: int, resolve: int, kinds: bytes, table: int, /
-) -> int | None:
-    """Open a regular file or a directory without waiting for anybody: a descriptor, minus the errno that
-    anybody would be told; None for all that may wait, or may mean something else to others.
+def ask_for(
+    known: Known,
+    groups: bool,
+    listener: int,
+    id: int,
+    dirfd: int,
+    path: int | bytes,
+    sock: int,
+    patience: int,
+    forms: tuple[tuple[Request, bytes, int, int, bool], ...],
+    /,
+) -> (
+    tuple[
+        bytes | None,
+        tuple[tuple[int, ...], tuple[bytes, ...], dict[int, int]] | tuple[int, bytes] | None,
+        int,
+    ]
+    | None
+):
+    """See who calls, read a path from its memory, and ask an executor about it.
+
+    :param known: and the next one as for :meth:`Known.same`.
+    :param dirfd: where a relative path starts, the caller's.
+    :param path: an address in its memory, read as by :func:`read`; or what was read before.
+    :param sock: and the next one as for :meth:`Request.ask`.
+    :param forms: requests of which the first is taken that fits: the request, a packet that lacks nothing
+        but the path, where in it that is put, how many bytes it may have, whether it is relative: then
+        the place where it starts goes along.
+    :returns: None for a caller that is not who it was.  Else the path (None if it could not be read),
+        what :meth:`Request.ask` returns, and which form was taken; -1 if none was, and nothing is sent:
+        none fits, or the caller's table is full, or it has nothing open there.  With a form and no
+        answer it could not be sent."""
+
+def open_for(
+    known: Known,
+    groups: bool,
+    ours: bytes,
+    listener: int,
+    id: int,
+    start: int,
+    dirfd: int,
+    path: int | bytes,
+    flags: int,
+    resolve: int,
+    kinds: bytes,
+    table: int,
+    named: bool,
+    /,
+) -> tuple[bytes | None, int | None] | tuple[bytes, int, bytes, bytes] | None:
+    """Open a regular file or a directory for a caller that is what we are, without waiting for anybody
+    but its memory.
 
     The path is walked through what the kernel has in memory (RESOLVE_CACHED, Linux 5.12) and through no
     link of procfs; what it leads to is pinned, looked at, and opened by its own link.
 
+    :param known: and the next two as for :meth:`Known.same`.
+    :param start: where a relative path starts, a descriptor of ours; -1: at ``dirfd``, the caller's.
+    :param path: an address in its memory, read as by :func:`read`; or what was read before.
     :param flags: of open(2), without O_CREAT, O_TMPFILE and O_PATH.
     :param kinds: ``f_type`` of the file systems that open such things without asking anybody (``=I`` each).
-    :param table: this process's ``/proc/self/fd``."""
-
-def pin_at(
-    at: int, path: bytes, flags: int, resolve: int, kinds: bytes, table: int, /
-) -> tuple[int, bytes, bytes] | int | None:
-    """The same up to the pin: (an O_PATH descriptor, its ``struct statx``, the path that this process's
-    root shows it by).  None also where there is no such path."""
+    :param table: this process's ``/proc/self/fd``.
+    :param named: only pin it, and say what it is and how it is called: for :func:`reopen`.
+    :returns: None for a caller that is not who it was, or if we are not.  Else the path (None if it could
+        not be read) and a descriptor; minus the errno that anybody would be told; None for all that may
+        wait, or may mean something else to others.  If ``named`` the descriptor is an O_PATH one, and
+        its ``struct statx`` and the path follow that our root shows it by."""
 
 def reopen(table: int, pin: int, flags: int, /) -> int | None:
-    """The rest of :func:`open_at`: what :func:`pin_at` pinned is opened."""
+    """The rest of :func:`open_for`: what it pinned is opened."""
 
 # Launching ------------------------------------------------------------------------------------
 def launch(board: mmap, /, *plan: object) -> tuple[int, int, int, int]:

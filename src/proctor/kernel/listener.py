@@ -246,6 +246,11 @@ class Listener:
                 raise _addfd_error(problem, srcfd, at, send, id) from None
         raise OSError(errno.EINTR, "installing a descriptor was interrupted again and again")
 
+    def give(self, id: int, fd: int, cloexec: bool) -> bool:
+        """Install a copy of ``fd``, make its number the answer, and close ``fd``; False if that could not
+        be, and nothing has happened: :meth:`addfd` says why."""
+        return _core.give(self.fileno(), id, fd, cloexec)
+
     def _in_progress(self, id: int) -> AlreadyAnswered | NotReceived:
         """What EINPROGRESS means: queued still, or answered and not gone yet."""
         with self._lock:

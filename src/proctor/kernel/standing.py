@@ -41,7 +41,7 @@ _MORE: Final = 1 << 20
 _MOST: Final = 32  # five or six descriptors each
 _OTHER_NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "cgroup")
 _CAP_SETGID: Final = 6
-#: struct standing of _acting.c: ids; effective, permitted and inheritable capabilities, twice; root;
+#: struct standing of _acting.h: ids; effective, permitted and inheritable capabilities, twice; root;
 #: after these cgroup and user namespace.
 _RIGHTS: Final = struct.Struct("=32s8s4x8s4x24s")
 #: A kernel that has not got what the short look needs.
@@ -62,14 +62,15 @@ class Standing:
     """One thread, and what was found out about it.
 
     :ivar kept: whatever its owner keeps for as long as the thread is who it was.
+    :ivar known: what the core compares; None on a kernel where that is not to be had.
     :ivar origin: of its user namespace, once somebody asked after that; for its owner to keep as well.
     :ivar proc: its ``/proc/TID``, an O_PATH descriptor.
     :ivar rights: as :func:`rights`, and its cgroup and user namespace; empty on a kernel where that is not to be had.
     """
 
     __slots__ = (
-        "_cgroup", "_groups_stay", "_label", "_others", "_pidfd", "_seen",
-        "_status", "_text", "_user", "kept", "origin", "proc", "rights", "tid",
+        "_cgroup", "_label", "_others", "_pidfd", "_seen", "_status", "_text", "_user", "kept", "known",
+        "origin", "proc", "rights", "tid",
     )  # fmt: skip
 
     def __init__(self, tid: int, *, labels: bool) -> None:
@@ -82,6 +83,7 @@ class Standing:
         self.origin: Any = None
         self.proc = self._status = self._cgroup = self._label = self._pidfd = self._user = -1
         self._text = self.rights = b""
+        self.known: _core.Known | None = None
         try:
             self.proc = os.open(b"/proc/%d" % tid, _PIN | os.O_DIRECTORY)
             self._status = self._open(b"status")
@@ -91,13 +93,29 @@ class Standing:
             self.rights = self._rights()
             self._seen = self._look()
             self._others = self.namespaces()
+            if self.rights:
+                status = -1 if self._groups_stay() else self._status
+                self.known = _core.Known(
+                    tid, self._pidfd, self.proc, self._user, status, self._label,
+                    self.rights, self._seen[0], self._seen[5],
+                )  # fmt: skip
         except BaseException:
             self.close()
             raise
+
+    def _groups_stay(self) -> bool:
+        """Whether its groups cannot change where it is: setgroups(2) takes a right that it has not got and
+        cannot get, or is denied there for ever (user_namespaces(7))."""
         text = self._text
-        self._groups_stay = b"\nNoNewPrivs:\t1" in text and not (
+        if b"\nNoNewPrivs:\t1" in text and not (
             int(_value(text, b"\nCapPrm:\t"), 16) >> _CAP_SETGID & 1
-        )
+        ):
+            return True
+        try:
+            with open(self._open(b"setgroups"), "rb") as file:
+                return file.read() == b"deny\n"
+        except FileNotFoundError:  # a kernel without user namespaces
+            return False
 
     def _open(self, name: bytes) -> int:
         return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
@@ -114,6 +132,8 @@ class Standing:
 
     def close(self) -> None:
         """Let go of it.  Idempotent."""
+        if self.known is not None:
+            self.known.close()
         for fd in (self.proc, self._status, self._cgroup, self._label, self._pidfd, self._user):
             if fd >= 0:
                 os.close(fd)
@@ -156,17 +176,13 @@ class Standing:
         :param ours: what :func:`rights` said: whether that holds as well.
         """
         try:
-            if not self.rights:
+            if self.known is None:
                 return self._look() == self._seen
-            seen = self._seen
-            status = self._status if groups and not self._groups_stay else -1
-            text = _core.same(
-                self.tid, self._pidfd, self.proc, self._user, self.rights, status, seen[0], ours
-            )
+            text = self.known.same(groups, ours)
             if text is None:
                 return False
             self._text = text
-            return self._label < 0 or os.pread(self._label, _LONGEST, 0) == seen[5]
+            return True
         except (OSError, ValueError):  # it is dead, or exiting
             return False
 
@@ -281,9 +297,12 @@ class Standings:
         self._lock = threading.Lock()
 
     def take(self, tid: int) -> Standing | None:
-        """The standing of a thread, for the asker alone: it is given back, or closed."""
-        with self._lock:
-            return self._known.pop(tid, None)
+        """The standing of a thread, for the asker alone: it is given back, or closed.  What was read for
+        its last call is forgotten."""
+        standing = self._known.pop(tid, None)  # in one step: no lock is needed
+        if standing is not None:
+            standing._text = b""
+        return standing
 
     def give_back(self, standing: Standing) -> None:
         """Know it for its next call; the longest not heard of is forgotten."""

@@ -119,7 +119,7 @@ class Executors:
         :param fresh: a new one, not one that waits for work.
         :raises Trouble: there is none to be had.
         """
-        executor = None if fresh else self._borrow(key, container)
+        executor = None if fresh else self.borrow(key, container)
         for last in (False,) * (_TRIES - 1) + (True,):
             if executor is not None:
                 return executor
@@ -170,7 +170,8 @@ class Executors:
 
     # Books --------------------------------------------------------------------------------------
 
-    def _borrow(self, key: Hashable, container: object) -> Executor | None:
+    def borrow(self, key: Hashable, container: object) -> Executor | None:
+        """One that waits for work, as :meth:`acquire`; None if none does."""
         if self._closing:
             self._see_who_closed()
         with self._lock:

@@ -25,6 +25,7 @@ from proctor.kernel import _core
 from proctor.performing import pins
 from proctor.performing.pins import O_DIRECTORY, O_NOFOLLOW
 from proctor.performing.task import permit
+from proctor.performing.trouble import Moved
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -60,68 +61,87 @@ class Here:
         if table >= 0:
             os.close(table)
 
+    def ordinary(
+        self, call: Call, standing: Standing, dirfd: int, path: int | bytes, flags: int, ours: bytes
+    ) -> int | None:
+        """As :meth:`open`, of what is simple.
+
+        :raises Moved: one of both is not what it was."""
+        known = standing.known
+        if known is None:
+            return None
+        listener = -1 if type(path) is bytes else call.listener_fd
+        found = _core.open_for(
+            known, standing.kept.groups, ours, listener, call.id, -1, dirfd, path, flags, 0,
+            _LOCAL, self.table, False,
+        )  # fmt: skip
+        if found is None:
+            raise Moved
+        if found[0] is not None:
+            call.took_path(found[0])
+        return found[1]
+
     def open(
         self,
         call: Call,
         wish: Perform,
         standing: Standing,
         dirfd: int,
-        path: bytes,
         flags: int,
         resolve: int,
+        ours: bytes,
     ) -> Verdict | None:
         """Open and hand over, or say what the kernel says; None for what is left to an executor, and
         nothing has happened.
 
-        :param standing: the caller, known to be what we are.
+        :param standing: the caller, known to be what we were.
+        :param ours: what we were, as :func:`proctor.kernel.standing.rights` has it.
+        :raises Moved: one of both is not what it was.
         :raises Refused: the policy's rule about paths says so.
         """
-        if (
-            flags & ~_KNOWN or flags & 3 == 3 or not path or len(path) > _LONGEST
-            or resolve & ~_RESOLVE
-        ):  # fmt: skip
+        known = standing.known
+        if flags & ~_KNOWN or flags & 3 == 3 or resolve & ~_RESOLVE or known is None:
             return None
-        if flags & os.O_TRUNC and not _has_room(call, standing):
-            return None
-        at, held = pins.AT_FDCWD, -1
-        if path[0] != 0x2F:
-            place = self._place(call, standing, dirfd)
-            if place is None:
-                return None
-            at, held = place
-        try:
-            if wish.allow is None and not call.looks:
-                fd = _core.open_at(at, path, flags, resolve, _LOCAL, self.table)
-            else:
-                fd = self._asking(call, wish, at, path, flags, resolve)
-        finally:
-            if held >= 0:
-                os.close(held)
-        if fd is None:
-            return None
-        if fd >= 0:
-            return HandOver(fd, cloexec=bool(flags & os.O_CLOEXEC))
-        # what comes first is EMFILE, before any path is looked at
-        return deny(-fd) if _has_room(call, standing) else None
-
-    def _place(self, call: Call, standing: Standing, dirfd: int) -> tuple[int, int] | None:
-        """(where a relative path starts, what of it is ours to close): what somebody looked at already
-        is what is used."""
+        asked = wish.allow is not None or bool(call.looks)
+        path, listener, start = call.untaken_path, -1, -1
         if call.looked_at is not None:
-            try:
-                return call.caller.dir_fd(dirfd), -1
+            path = call.path
+        if type(path) is not bytes:
+            listener = call.listener_fd
+        elif not 0 < len(path) <= _LONGEST:
+            return None
+        elif path[0] != 0x2F and call.looked_at is not None:
+            try:  # what it pinned for whoever looked is what is used
+                start = call.caller.dir_fd(dirfd)
             except OSError:
                 return None
-        place = standing.place(dirfd)
-        return None if place is None else (place, place)
+        if flags & os.O_TRUNC and not _has_room(call, standing):
+            return None
+        found = _core.open_for(
+            known, standing.kept.groups, ours, listener, call.id, start, dirfd, path, flags, resolve,
+            _LOCAL, self.table, asked,
+        )  # fmt: skip
+        if found is None:
+            raise Moved
+        if found[0] is not None:
+            call.took_path(found[0])
+        fd = found[1]
+        if asked and fd is not None and fd >= 0:
+            fd = self._asking(call, wish, flags, *found[1:])
+        if fd is None:
+            return None
+        return HandOver(fd, cloexec=bool(flags & os.O_CLOEXEC)) if fd >= 0 else deny(-fd)
 
     def _asking(
-        self, call: Call, wish: Perform, at: int, path: bytes, flags: int, resolve: int
+        self,
+        call: Call,
+        wish: Perform,
+        flags: int,
+        pin: int,
+        status: bytes,
+        name: bytes,
     ) -> int | None:
-        pinned = _core.pin_at(at, path, flags, resolve, _LOCAL, self.table)
-        if not isinstance(pinned, tuple):
-            return pinned
-        pin, status, name = pinned
+        """Open what is pinned, if it may be."""
         try:
             permit(call, wish, "path", name, pins.status_of(status))
             return _core.reopen(self.table, pin, flags)

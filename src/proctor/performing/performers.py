@@ -24,6 +24,7 @@ from proctor.performing.executors import Executors, Start
 from proctor.performing.here import Here
 from proctor.performing.identity import Key, Own, Who, caller_steps, who
 from proctor.performing.logs import Logs
+from proctor.performing.steps import Reply
 from proctor.performing.task import Session, Task
 from proctor.performing.trouble import (
     Again,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Allow
     from proctor.performing.executors import Wait
-    from proctor.performing.steps import Reply
     from proctor.supervisor.ports import Later
 
 _TRIES: Final = 5
@@ -222,6 +222,71 @@ class Performers:
         begun = self.begin(call, verdict)
         return begun.later() if isinstance(begun, Conversation) else begun
 
+    def ordinary(self, name: str) -> Callable[[Call, Perform], Verdict | Later | None] | None:
+        """For supervisors: what there is for ordinary calls of a name, in the place of :meth:`__call__`;
+        None is said where that is to be called, and nothing has happened."""
+        family = registry.ordinary(name)
+        if family is None:
+            return None
+
+        def perform(call: Call, wish: Perform) -> Verdict | Later | None:
+            standing = self._standings.take(call.tid)
+            if standing is None:
+                return None
+            known: Known = standing.kept
+            here, own, said = self._here, self._own, None
+            try:
+                if known.key.container is getattr(call, "container", None) and standing.known:
+                    if not known.here:
+                        return self._ask_ahead(family, call, wish, standing)
+                    if here is not None and own is not None:
+                        said = family.ordinary(call, wish, standing, here, own.rights)
+            except Moved:
+                pass  # whoever is asked next sees it, too
+            except BaseException as failed:
+                said = self._translate(call, failed)
+            self._standings.give_back(standing)
+            return said
+
+        return perform
+
+    def _ask_ahead(
+        self, family: Any, call: Call, wish: Perform, standing: Standing
+    ) -> Verdict | Later | None:
+        """Ask an executor what the family would ask it first, before all that it takes to go on from
+        there: in most cases that is all."""
+        known: Known = standing.kept
+        container = getattr(call, "container", None)
+        wanted = family.ahead(call, wish) if known.devices else None
+        executor = None if wanted is None else self.executors.borrow(known.key, container)
+        if wanted is None or executor is None:
+            self._standings.give_back(standing)
+            return None
+        found = executor.ask_for(standing, known.groups, call, *wanted[:3])
+        path, heard, which = found if found is not None else (None, None, -1)
+        if path is not None:
+            call.took_path(path)
+        if which < 0 or not (isinstance(heard, Reply) or (heard and heard[0] == errno.EAGAIN)):
+            self._standings.give_back(standing)
+            if which < 0:
+                self.executors.release(executor)
+            else:
+                self.executors.discard(executor)  # it has died
+            return None
+        opening, reply = wanted[3][which], heard if isinstance(heard, Reply) else None
+        said: Verdict | None = None if reply is None else family.plain(opening, reply, wanted[4])
+        if said is not None:
+            self.executors.release(executor)
+            self._standings.give_back(standing)
+            return said
+        session = self._session(call, known.key, self.own(), self._option(container, "limit"))
+        session.asked(executor, opening.request, reply)
+        conversation = Conversation(
+            self._work(call, wish, standing, True, session), call, self._translate, self.deadline
+        )
+        verdict = conversation.begin()
+        return conversation.later() if verdict is None else verdict
+
     def perform(self, call: Call, allow: Allow | None = None, *, options: object = None) -> Verdict:
         """Perform a call; what the kernel says is the verdict.
 
@@ -243,64 +308,62 @@ class Performers:
             return self.trouble(call, "the caller is in a pid namespace that is not to be seen")
         standing = None
         try:
-            standing = self._stand(call)
-            verdict = self._at_once(call, wish, standing)
+            act = None if self._closed else registry.at_once(call.name, wish.options)
+            standing, met = self._standings.take(call.tid), False
+            container = getattr(call, "container", None)
+            if standing is not None and standing.kept.key.container is not container:
+                standing.close()
+                standing = None
+            if standing is None and act is not None:
+                cgroup = self._option(container, "cgroup")
+                standing, met = self._meet(call, self.own(), container, cgroup, True), True
+            if standing is not None and standing.kept.here and act is not None:
+                verdict: Verdict | None = self._at_once(act, call, wish, standing)
+                if verdict is not None:
+                    return verdict
         except BaseException as failed:
             if standing is not None:
                 standing.close()
             return self._translate(call, failed)
-        if verdict is not None:
-            return verdict
-        work = self._work(call, wish, standing)
+        work = self._work(call, wish, standing, met)
         conversation = Conversation(work, call, self._translate, self.deadline)
         verdict = conversation.begin()
         return conversation if verdict is None else verdict
 
-    def _stand(self, call: Call) -> Standing | None:
-        """Who calls, if that is known, or is enough to know; None where it is to be found out."""
-        standing = self._standings.take(call.tid)
-        container = getattr(call, "container", None)
-        if standing is not None:
-            known: Known = standing.kept
-            ours = self.own().rights if known.here else b""
-            if known.key.container is container and standing.unchanged(
-                groups=known.groups, ours=ours
-            ):
-                return standing
-            standing.close()
-        if registry.at_once(call.name) is None:
+    def _at_once(self, act: Any, call: Call, wish: Perform, standing: Standing) -> Verdict | None:
+        """What the monitor does itself for those who are what it is; None if that is nothing."""
+        here = self._here
+        if here is None:
+            here = self._here = Here()
+        try:
+            verdict: Verdict | None = act(call, wish, standing, here, self.own().rights)
+        except Moved:
             return None
-        return self._meet(call, self.own(), container, self._option(container, "cgroup"), True)
+        if verdict is not None:
+            self._standings.give_back(standing)
+        return verdict
 
     def _option(self, container: ContainerPort | None, name: str) -> Any:
         own = self._options[name]
         return own if container is None else container.performing.get(name, own)
 
-    def _at_once(self, call: Call, wish: Perform, standing: Standing | None) -> Verdict | None:
-        """What the monitor does itself for those who are what it is; None if that is nothing."""
-        if standing is None or not standing.kept.here:
-            return None
-        act = registry.at_once(call.name, wish.options)
-        if act is None or self._closed:
-            return None
-        here = self._here
-        if here is None:
-            here = self._here = Here()
-        verdict: Verdict | None = act(call, wish, standing, here)
-        if verdict is not None:
-            self._standings.give_back(standing)
-        return verdict
-
     def _work(
-        self, call: Call, wish: Perform, standing: Standing | None
+        self,
+        call: Call,
+        wish: Perform,
+        standing: Standing | None,
+        met: bool,
+        session: Session | None = None,
     ) -> Generator[Wait, Reply, Verdict]:
         if call.name not in registry.SUPPORTED:
             return deny(errno.ENOSYS, f"nothing here performs {call.name}")
         container = getattr(call, "container", None)
         own, devices = self.own(), True
-        session: Session | None = None
         try:
-            if standing is not None and not standing.kept.groups and not standing.unchanged():
+            # who is met for the monitor's own sake was not looked at as an executor is to be like
+            if standing is not None and not (
+                (met and not standing.kept.here) or standing.unchanged()
+            ):
                 standing.close()
                 standing = None
             for _ in range(_TRIES):

@@ -48,6 +48,8 @@ LOCAL: Final = (
     0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x858458F6, 0xF2F52010,
     0x794C7630, 0x73717368, 0xE0F5E1E2, 0x9660, 0xCA451A4E, 0x2FC12FC1,
 )  # fmt: skip
+_LOCAL: Final = frozenset(LOCAL)
+_FILES: Final = (stat.S_IFREG, stat.S_IFDIR)
 #: And those of the kernel itself, whose files it closes at once: also sysfs, devpts, pipefs and sockfs.
 _PROMPT: Final = frozenset(
     (*LOCAL, PROC_SUPER_MAGIC, *_CGROUPS, 0x62656572, 0x1CD1, 0x50495045, 0x534F434B)
@@ -57,6 +59,8 @@ _PATH_MAX: Final = 4096
 ABSOLUTE, RELATIVE, PINNED = range(3)
 #: Room for paths: one request for each of these.
 _SIZES: Final = (64, 256, 1024, 8192)
+#: Of these those that most paths fit into.
+SHORT: Final = _SIZES[:2]
 
 
 class Status(NamedTuple):
@@ -104,15 +108,27 @@ class System(NamedTuple):
     slow: bool
 
 
+def kind_of(data: bytes) -> int:
+    """``f_type`` of a struct statfs."""
+    kind: int = struct.unpack_from("=I" if _S390 else "@l", data)[0]
+    return kind & 0xFFFFFFFF
+
+
 def system_of(data: bytes) -> System:
     """From a struct statfs (include/uapi/asm-generic/statfs.h; s390 has one of its own)."""
+    kind = kind_of(data)
     if _S390:
-        kind, flags = struct.unpack_from("=I", data)[0], struct.unpack_from("=I", data, 64)[0]
+        (flags,) = struct.unpack_from("=I", data, 64)
     else:
         size = struct.calcsize("@l")
-        kind = struct.unpack_from("@l", data)[0] & 0xFFFFFFFF
         (flags,) = struct.unpack_from("@l", data, 9 * size + 8)
     return System(kind == PROC_SUPER_MAGIC, kind in _CGROUPS, flags, kind not in _PROMPT)
+
+
+def is_plain(system: bytes, status: bytes) -> bool:
+    """Whether it is a regular file or a directory, on a file system that asks nobody."""
+    (mode,) = struct.unpack_from("=H", status, 28)
+    return stat.S_IFMT(mode) in _FILES and kind_of(system) in _LOCAL
 
 
 _S390: Final = hasattr(os, "uname") and os.uname().machine == "s390x"

@@ -10,13 +10,26 @@ import signal
 import socket
 import threading
 from collections.abc import Hashable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proctor.errors import Unsupported
-from proctor.kernel import scm
+from proctor.kernel import _core, scm
 from proctor.performing import image, scarce
-from proctor.performing.steps import CUT, NO_PROCESS, UNGIVEN, Reply, Request, state_of
+from proctor.performing.steps import (
+    CUT,
+    NO_PROCESS,
+    UNGIVEN,
+    Form,
+    Heard,
+    Reply,
+    Request,
+    state_of,
+)
 from proctor.performing.trouble import Ended, Trouble
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.kernel.standing import Standing
 
 _DIED: Final = "the executor died in the middle of the call"
 _NONSENSE: Final = "the executor's reply makes no sense"
@@ -169,6 +182,41 @@ class Executor(Worker):
     def fileno(self) -> int:
         """Its socket."""
         return self.sock.fileno()
+
+    def ask_for(
+        self,
+        standing: Standing,
+        groups: bool,
+        call: Call,
+        dirfd: int,
+        path: int | bytes,
+        forms: tuple[Form, ...],
+    ) -> tuple[bytes | None, Heard | None, int] | None:
+        """As :func:`proctor.kernel._core.ask_for`."""
+        assert standing.known is not None
+        listener = -1 if type(path) is bytes else call.listener_fd
+        found = _core.ask_for(
+            standing.known,
+            groups,
+            listener,
+            call.id,
+            dirfd,
+            path,
+            self._fd,
+            self._pace.patience,
+            forms,
+        )
+        if found is None:
+            return None
+        read, heard, which = found
+        if heard is None:
+            return read, None, which
+        if len(heard) == 3:
+            self._pace.came(True)
+            return read, Reply(*heard), which
+        if heard[0] == errno.EAGAIN:
+            self._pace.came(False)
+        return read, heard, which
 
     def _last_words(self) -> None:
         """

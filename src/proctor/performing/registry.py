@@ -76,6 +76,15 @@ def _short(module: str) -> str:
     return module.rpartition(".")[2]
 
 
+@cache
+def ordinary(name: str) -> Any:
+    """The family that has a short way for a call which nobody has looked at; None if none does.  Its
+    functions: ``ordinary``, for callers that are what the monitor is, and ``ahead`` with ``plain``, for
+    others.  Each may say None wherever it cannot be quick, and then nothing has happened."""
+    modules = [import_module(each) for each in _FAMILIES.get(name, ())]
+    return next((each for each in modules if hasattr(each, "ordinary")), None)
+
+
 def family(call: str) -> str:
     """The name of a supported call's family, of the first if it has several."""
     return _short(_FAMILIES[call][0])

@@ -18,10 +18,13 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from typing import Final, NamedTuple, Union
+from typing import TYPE_CHECKING, Final, NamedTuple, Union
 
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
+
+if TYPE_CHECKING:
+    from proctor.kernel import _core
 
 #: What comes next: nothing more, the reply is sent.
 END: Final = 0xFE
@@ -251,6 +254,14 @@ class Request:
         #: The packet, with these bytes and numbers in its holes; ValueError if one of them does not fit.
         self.fill: Callable[..., bytes] = self._native.fill
 
+    def form(self, *values: bytes | int, room: int, relative: bool) -> Form:
+        """This request, with all its values but the last, which is a path of at most ``room`` bytes.
+
+        :param relative: whether the directory where it starts is the one descriptor that goes along."""
+        packet, other = self.fill(*values, b""), self.fill(*values, b"\1" * room)
+        at = next(i for i, byte in enumerate(packet) if byte != other[i])
+        return self._native, packet, at, room, relative
+
     def ask(self, sock: int, packet: bytes | None, fds: tuple[int, ...], patience: int) -> Heard:
         """Send the packet, with descriptors, and receive what comes; without a packet only that.
 
@@ -295,6 +306,8 @@ class Reply(NamedTuple):
             os.close(self.fds.popitem()[1])
 
 
+#: What :meth:`Request.form` makes.
+Form = tuple["_core.Request", bytes, int, int, bool]
 #: What :meth:`Request.ask` hears.
 Heard = Union[Reply, tuple[int, bytes]]
 

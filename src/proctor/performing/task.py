@@ -43,6 +43,7 @@ class Session:
 
     __slots__ = (
         "_become",
+        "_begun",
         "_executor",
         "_key",
         "_spent",
@@ -73,9 +74,37 @@ class Session:
         self._executor: Executor | None = None
         self._spent: list[Executor] = []
         self._used = False
+        self._begun: tuple[Request, Reply | None] | None = None
         #: Whether something was opened that may not be closed at once; whether something is pinned of
         #: which that is so, and which may be opened by what is asked for next.
         self.slow = self.foreign = False
+
+    def asked(self, executor: Executor, request: Request, reply: Reply | None) -> None:
+        """An executor was asked already, as :meth:`ask` is going to be asked first.
+
+        :param reply: None if that is still to come."""
+        self._executor = executor
+        self._begun = request, reply
+
+    def _told(self, request: Request) -> tuple[bool, Reply | None]:
+        """Whether that is what was asked, and its reply."""
+        if self._begun is None:
+            return False, None
+        asked, reply = self._begun
+        if asked is request:
+            self._begun = None
+            return True, reply
+        self._forget_asked()
+        return False, None
+
+    def _forget_asked(self) -> None:
+        """Nobody wants to know that any more."""
+        assert self._begun is not None
+        reply, self._begun = self._begun[1], None
+        if reply is None:
+            self.fail()  # it is at something else
+        else:
+            reply.close()
 
     def ask(
         self, request: Request, *values: bytes | int, fds: tuple[int, ...] = (), table: bool = False
@@ -87,6 +116,7 @@ class Session:
         :raises Again: it ended in the middle of the conversation, between two requests.
         """
         self.slow |= self.foreign
+        known, reply = self._told(request)
         while True:
             executor = self._executor
             if executor is None:
@@ -95,10 +125,14 @@ class Session:
                 )
                 self._executor = executor
             if not self.call.valid():  # all that was taken before is of a live caller only if so
+                if reply is not None:
+                    reply.close()
                 raise CallGone
             try:
-                packet = request.fill(*values)
-                reply = executor.ask(request, packet, (*fds, executor.table) if table else fds)
+                if not known:
+                    packet = request.fill(*values)
+                    reply = executor.ask(request, packet, (*fds, executor.table) if table else fds)
+                known = False
                 if reply is None:
                     reply = yield Wait(executor, request)
                 if -errno.EMFILE in reply.results and executor.limited():
@@ -147,6 +181,8 @@ class Session:
 
     def close(self) -> None:
         """Give the executors back."""
+        if self._begun is not None:
+            self._forget_asked()
         if self._executor is not None:
             self._spent.append(self._executor)
             self._executor = None

@@ -48,6 +48,21 @@ class LazyPerformer:
             return deny(errno.EPERM, f"not performed: {why}")
         return performers(call, verdict)
 
+    def ordinary(self, name: str) -> Callable[[Call, Perform], Verdict | Later | None]:
+        """As :meth:`proctor.performing.Performers.ordinary`, once there are performers."""
+        quick: Callable[[Call, Perform], Verdict | Later | None] | None = None
+
+        def perform(call: Call, wish: Perform) -> Verdict | Later | None:
+            nonlocal quick
+            if quick is None:
+                performers = self._performers
+                if performers is None:
+                    return None
+                quick = performers.ordinary(name) or _nothing
+            return quick(call, wish)
+
+        return perform
+
     def _made(self) -> Performers:
         from proctor.performing import (
             Performers,  # it takes some milliseconds, so not under the lock
@@ -94,3 +109,7 @@ class LazyPerformer:
             performers, self._performers = self._performers, None
         if performers is not None:
             performers.close()
+
+
+def _nothing(call: Call, wish: Perform) -> None:
+    """No calls of this name are ordinary."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import (
     Answer,
     Deny,
+    HandOver,
     LetRun,
     Perform,
     Verdict,
@@ -329,6 +330,13 @@ class Decider:
             then=late if job.claimed else f"answered: {self._rules.on_error}", expected=expected,
         )  # fmt: skip
 
+    def at_once(self, name: str) -> Callable[[Call, Perform], Verdict | Later | None] | None:
+        """What the performer has for ordinary calls of this name: asked first, before anybody looked at
+        the call, it says the verdict, or None where :meth:`advance` is to go on, and nothing has
+        happened."""
+        ordinary = getattr(self._performer, "ordinary", None)
+        return None if ordinary is None else ordinary(name)
+
     def _perform(self, job: Job, verdict: Perform) -> Verdict | Later:
         if self._performer is None:
             return deny(errno.ENOSYS, "nothing here performs calls")
@@ -402,6 +410,24 @@ class Decider:
         if not self.calls.claim(job):
             close_unused(verdict, self._world.close)
             return
+        self._carry_out(job, verdict, who)
+
+    def give(self, job: Job, verdict: HandOver, who: str) -> None:
+        """Answer with what was opened for a call of which nobody is told."""
+        give = getattr(job.served.listener, "give", None)
+        if not self.calls.claim(job):
+            close_unused(verdict, self._world.close)
+        elif give is None or not give(job.call.id, verdict.fd, verdict.cloexec):
+            self._carry_out(job, verdict, who)
+        else:
+            self._written(job)
+            counters = self.observers.counters
+            if counters is not None:
+                counters.cell(job.served.container, job.call.name, "perform")[0] += 1
+            self._finish(job)
+
+    def _carry_out(self, job: Job, verdict: Verdict, who: str) -> None:
+        """Answer what is claimed."""
         delivered = False
         try:
             delivered, verdict = carry_out(

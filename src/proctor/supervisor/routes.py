@@ -10,7 +10,7 @@ from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.call import Call
-from proctor.call.verdict import RUN, Answer, Deny, LetRun, Verdict, Wire
+from proctor.call.verdict import RUN, Answer, Deny, HandOver, LetRun, Perform, Verdict, Wire
 from proctor.observe.counters import kind as kind_of
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import Route, route_key
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.deciding import Decider
     from proctor.supervisor.handlers import Handler
-    from proctor.supervisor.ports import Engine, World
+    from proctor.supervisor.ports import Engine, Later, World
     from proctor.supervisor.role import Role
 
 #: Who is told of what was decided, if it is not the log alone.
@@ -136,6 +136,7 @@ class Routes:
         # Counting without asking whether anybody counts: the cells are then nobody's.
         cell = [0]
         cell_of_runs = [0] if counters is None else counters.cell(container, name, "let run")
+        at_once = None if wants is not None else decider.at_once(name)
 
         def short(notification: NotificationLike) -> Wire | bool | None:
             nonlocal settled, wire, cell, told
@@ -154,6 +155,11 @@ class Routes:
             counted, whom = cell, told
             if verdict is not settled:
                 kind = type(verdict)
+                if kind is Perform and at_once is not None:
+                    said = at_once(call, verdict)
+                    if said is not None:
+                        performed(call, verdict, said)
+                        return None
                 if kind is LetRun:
                     plain = verdict.unsafe or not call.memory_read
                 else:
@@ -183,6 +189,16 @@ class Routes:
             if getrefcount(call) > 2:  # our variable, and getrefcount's argument
                 call.expire()
             return answer
+
+        def performed(call: Call, wish: Perform, said: Verdict | Later) -> None:
+            job = Job(call, chain, served, clock())
+            job.performed = wish
+            decider.routed(job)
+            if type(said) is HandOver:
+                decider.give(job, said, chain[0].label)
+            else:
+                job.index = 1
+                decider.decided(job, said, chain[0].label, performing=True)
 
         def at_length(call: Call, verdict: Any, received: float, plain: bool) -> None:
             job = Job(call, chain, served, received)

@@ -57,7 +57,7 @@ _NONE: Final[tuple[float, int, None]] = (0.0, 0, None)
 class _Hold:
     """A thread that a call keeps."""
 
-    __slots__ = ("_at", "_began", "_burns", "_pulse", "_used", "known", "since")
+    __slots__ = ("_at", "_began", "_burns", "_pulse", "_used", "expected", "known", "since")
 
     def __init__(self, pulse: Pulse, now: float) -> None:
         self.since = now
@@ -67,6 +67,8 @@ class _Hold:
         self._burns = True  # as long as nobody has looked
         #: That its call's number stalls.
         self.known = False
+        #: That this was to be expected.
+        self.expected = False
 
     def computed(self) -> bool:
         """Whether it has computed for long since it is kept."""
@@ -154,8 +156,10 @@ class Share:
         """
         hold = self._held[job] = _Hold(pulse, now)
         self._stalled = now
-        # One that runs had no processor, perhaps, and stalls no longer once it has.
-        if not pulse.runs():
+        # One that runs had no processor, perhaps, and stalls no longer once it has.  One of a number that
+        # is known for it gave the role up before it stalled, if it does: a short wait is no stall.
+        hold.expected = self.is_slow(job)
+        if not (hold.expected or pulse.runs()):
             hold.known = True
             self._is_known(job)
         self._watch()
@@ -194,7 +198,7 @@ class Share:
         hold = self._held.pop(job, None)
         if hold is None:
             return False
-        if not hold.known and hold.computed():
+        if not hold.known and (hold.computed() or (hold.expected and now - hold.since > LOOK)):
             self._is_known(job)
         self.spent(job, now - hold.since)
         return True

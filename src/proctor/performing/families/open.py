@@ -22,6 +22,7 @@ import os
 import stat
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import HandOver, deny, let_run_unsafe
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
     from proctor.performing.here import Here
+    from proctor.performing.steps import Form, Reply
     from proctor.performing.task import Task, Work
 
 CALLS: Final = ("open", "openat", "openat2", "creat")
@@ -61,6 +63,10 @@ _VALID: Final = (
     | _flag("O_SYNC") | _flag("O_DSYNC") | _FASYNC | _flag("O_DIRECT") | _LARGEFILE | O_DIRECTORY
     | O_NOFOLLOW | _flag("O_NOATIME") | _CLOEXEC | O_PATH | _TMPFILE
 )  # fmt: skip
+#: What does something besides opening, or opens something else.
+_UNUSUAL: Final = _CREAT | _TRUNC | O_PATH | _TMPFILE | _FASYNC | _flag("O_DIRECT")
+#: Errors that are not always the kernel's word to the caller.
+_UNSURE: Final = (errno.EPERM, errno.ENXIO, errno.EMFILE)
 _SYNC: Final = _flag("O_SYNC") | _flag("O_DSYNC")
 _WITH_O_PATH: Final = O_DIRECTORY | O_NOFOLLOW | O_PATH | _CLOEXEC
 _TTY: Final = (5, 0)
@@ -110,15 +116,15 @@ class Options:
         return flags if self.sync else flags & ~_SYNC
 
 
-def decode(call: Call) -> tuple[int, bytes, int, int, int]:
-    """(dirfd, path, flags, mode, resolve), from the call's kept values.
+def decode(call: Call) -> tuple[int, int, int, int]:
+    """(dirfd, flags, mode, resolve), from the call's kept values.
 
     :raises MemoryUnreadable: what the kernel says before it looks at any path (EFAULT, E2BIG...).
     """
     registers, name = call.registers, call.name
     if name == "openat2":
         how = call.how
-        return pins.signed(registers[0]), call.path, int(how.flags), int(how.mode), int(how.resolve)
+        return pins.signed(registers[0]), int(how.flags), int(how.mode), int(how.resolve)
     if name == "openat":
         dirfd, flags, mode = pins.signed(registers[0]), registers[2], registers[3]
     elif name == "open":
@@ -131,20 +137,93 @@ def decode(call: Call) -> tuple[int, bytes, int, int, int]:
         flags &= _WITH_O_PATH
     if not flags & (_CREAT | _TMPFILE):
         mode = 0
-    return dirfd, call.path, flags, mode & 0o7777, 0
+    return dirfd, flags, mode & 0o7777, 0
 
 
-def at_once(call: Call, wish: Perform, standing: Standing, here: Here) -> Verdict | None:
+def at_once(
+    call: Call, wish: Perform, standing: Standing, here: Here, ours: bytes
+) -> Verdict | None:
     """What the monitor opens itself, for a caller that is what it is: see :mod:`proctor.performing.here`."""
-    dirfd, path, flags, mode, resolve = decode(call)
+    dirfd, flags, mode, resolve = decode(call)
     if isinstance(wish.options, Options):
         flags = wish.options.kept(flags)
-    return None if mode else here.open(call, wish, standing, dirfd, path, flags, resolve)
+    return None if mode else here.open(call, wish, standing, dirfd, flags, resolve, ours)
+
+
+def _simply(call: Call, wish: Perform) -> tuple[int, int | bytes, int] | None:
+    """(dirfd, path or where it is, flags) of what is simple: nobody asks, nothing happens besides, there
+    are no structures, and nobody has looked at more than the path."""
+    if wish.allow is not None or call.name != "openat":
+        return None
+    if call.memory_read and (call.looked_at is not None or call.looks):
+        return None
+    dirfd, _, flags = call.registers[:3]
+    flags &= _VALID
+    if wish.options is not None:
+        flags = wish.options.kept(flags) if isinstance(wish.options, Options) else _UNUSUAL
+    if flags & _UNUSUAL or flags & _ACCESS == _ACCESS:
+        return None
+    path = call.untaken_path
+    return None if not path else (pins.signed(dirfd), path, flags)
+
+
+def ordinary(
+    call: Call, wish: Perform, standing: Standing, here: Here, ours: bytes
+) -> Verdict | None:
+    """As :func:`at_once`; what is simple, in fewer steps."""
+    simple = _simply(call, wish)
+    if simple is None:
+        mine = wish.options is None or isinstance(wish.options, Options)
+        return at_once(call, wish, standing, here, ours) if mine else None
+    fd = here.ordinary(call, standing, *simple, ours)
+    if fd is None:
+        return None
+    return deny(-fd) if fd < 0 else HandOver(fd, None, simple[2] & _CLOEXEC != 0)
+
+
+def ahead(
+    call: Call, wish: Perform
+) -> tuple[int, int | bytes, tuple[Form, ...], tuple[pins.Opening, ...], int] | None:
+    """What :func:`perform` is going to ask first, of what is simple: dirfd, address of the path, forms of
+    the request, and what these are."""
+    if wish.options is not None and getattr(wish.options, "loops", False):
+        return None
+    simple = _simply(call, wish)
+    return None if simple is None else (*simple[:2], *_forms(simple[2]), simple[2])
+
+
+@lru_cache(256)
+def _forms(flags: int) -> tuple[tuple[Form, ...], tuple[pins.Opening, ...]]:
+    how = Wanted(None, b"", flags | _NOCTTY, 0, 0).how(resolve=pins.NO_MAGICLINKS)
+    probing = pins.probing(flags | _NOCTTY, 0)
+    openings, forms = [], []
+    for relative in (False, True):
+        where = () if relative else (pins.AT_FDCWD,)
+        for room in pins.SHORT:
+            opening = pins.opening(relative, room)
+            openings.append(opening)
+            forms.append(
+                opening.request.form(*where, 0o777, how, probing, room=room, relative=relative)
+            )
+    return tuple(forms), tuple(openings)
+
+
+def plain(opening: pins.Opening, reply: Reply, flags: int) -> Verdict | None:
+    """What a reply says, where that needs no second thought."""
+    if reply.made(opening.fd):
+        if not pins.is_plain(reply.parts[opening.system], reply.parts[opening.status]):
+            return None
+        return HandOver(reply.take(opening.fd), None, flags & _CLOEXEC != 0)
+    failed = reply.error(opening.fd)
+    if failed in _UNSURE or not pins.stands(failed, reply, opening.probe, 0):
+        return None
+    return deny(failed)
 
 
 def perform(task: Task) -> Work:
     """Open for the caller and hand the descriptor over."""
-    dirfd, path, flags, mode, resolve = decode(task.call)
+    path = task.call.path
+    dirfd, flags, mode, resolve = decode(task.call)
     options = task.options(Options)
     flags = options.kept(flags)
     if options.loops and not flags & (O_PATH | _TMPFILE):

@@ -109,7 +109,7 @@ def _served(task: Task, options: Options, place: bytes, *, anew: bool = True) ->
 
 
 def _open(task: Task, options: Options) -> Verdict:
-    _, _, flags, _, _ = opens.decode(task.call)
+    _, flags, _, _ = opens.decode(task.call)
     place = _place(task)
     if flags & os.O_CREAT and flags & os.O_EXCL:
         return deny(errno.EEXIST)

@@ -1,0 +1,40 @@
+/* What the sources share that act for a caller: who it is, and what a struct statx has where. */
+#include <linux/capability.h>
+
+/* Younger than the oldest headers we build with; numbers and layouts are ABI. */
+#define PIDFD_GET_INFO _IOC(_IOC_READ | _IOC_WRITE, 0xFF, 11, 64) /* Linux 6.13 */
+#define STATX_MNT_ID_UNIQUE 0x4000U                     /* Linux 6.8 */
+
+enum { STATX_INODE = 32, STATX_SIZE_AT = 40, STATX_DEVICE = 136, STATX_MOUNT = 144 };
+
+struct standing { /* its other side is proctor.kernel.standing */
+    uint32_t uids[4], gids[4];              /* real, effective, saved, of the file system */
+    struct __user_cap_data_struct caps[2];
+    uint64_t root[3];                       /* device, inode, mount */
+    uint64_t cgroup;                        /* of version 2 */
+    char user[24];                          /* as user:[4026531837] */
+};
+
+typedef struct { /* a thread, through descriptors that somebody keeps open, and who it was */
+    PyObject_HEAD
+    int tid; /* 0: nobody any more */
+    int pidfd, proc, user, status, label;
+    struct standing rights;
+    PyObject *identity, *labelled; /* bytes: pieces of status; the label */
+} Known;
+
+/* Whether it is who it was, and we are ours (unless NULL).  Without the GIL; the text of status, if it was
+ * read, is in here or malloced.  That the thread lives is asked last. */
+bool unchanged(const Known *self, bool groups, const struct standing *ours, char *here, size_t size,
+               char **text, ssize_t *length);
+/* A struct standing in a bytes object, NULL in an empty one: whether it is one. */
+bool standing_in(PyObject *bytes, const struct standing **made);
+/* The object, if it is a Known; else NULL, and an exception. */
+Known *known_from(PyObject *object);
+/* Whether a thread's table takes one more descriptor, as far as their number (since Linux 6.2) tells; or the
+ * size of the table in the text of its status. */
+bool has_room(const Known *caller);
+bool has_room_by(const Known *caller, const char *text, size_t length);
+/* An O_PATH descriptor of where a relative path of a thread starts: its working directory, or what it has
+ * open; -1 if that is nothing. */
+int place_of(const Known *caller, int dirfd);

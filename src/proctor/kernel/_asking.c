@@ -1,0 +1,369 @@
+/* A question to an executor and its answer, in one call.  The manual is _core.pyi. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include "_core.h"
+#include "_acting.h"
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { MOST_SENT = 16, MOST_GIVEN = 8 };
+
+/* Send a packet with descriptors: 0 or an errno. */
+static int tell(int sock, const void *packet, size_t size, const int *fds, size_t count) {
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(MOST_SENT * sizeof(int))];
+    } control;
+    struct iovec part = {(void *)(uintptr_t)packet, size};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (count > 0) {
+        memset(&control, 0, sizeof control);
+        message.msg_control = &control;
+        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+        control.head.cmsg_level = SOL_SOCKET;
+        control.head.cmsg_type = SCM_RIGHTS;
+        control.head.cmsg_len = CMSG_LEN(count * sizeof(int));
+        memcpy(CMSG_DATA(&control.head), fds, count * sizeof(int));
+    }
+    while (sendmsg(sock, &message, MSG_NOSIGNAL) < 0)
+        if (errno != EINTR)
+            return errno;
+    return 0;
+}
+
+/* Receive one: its length, or minus an errno.  Descriptors that came with a part of it are closed.
+ * Whoever waits does so for a moment: what takes longer is waited for by the loop. */
+static ssize_t hear(int sock, void *into, size_t size, long patience, int *fds, int *given) {
+    struct pollfd readable = {.fd = sock, .events = POLLIN};
+    const struct timespec time = {0, patience * 1000};
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(MOST_GIVEN * sizeof(int))];
+    } control;
+    struct iovec part = {into, size};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+                             .msg_controllen = sizeof control};
+    ssize_t length;
+    *given = 0;
+    if (patience > 0)
+        ppoll(&readable, 1, &time, NULL);
+    while ((length = recvmsg(sock, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)) < 0)
+        if (errno != EINTR)
+            return -errno;
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    if (head != NULL && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS) {
+        *given = (int)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        memcpy(fds, CMSG_DATA(head), (size_t)*given * sizeof(int));
+    }
+    if ((message.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) == 0)
+        return length;
+    while (*given > 0)
+        close(fds[--*given]);
+    return message.msg_flags & MSG_TRUNC ? -EMSGSIZE : -EMFILE;
+}
+
+/* A request: what is sent, where values are put into it, and what its answer looks like. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *packet, *holes, *ranges, *given; /* bytes */
+    Py_ssize_t steps, values, longest;
+} Request;
+
+struct hole { /* of the value with this index, in order */
+    uint32_t index, offset, size; /* size 8: a number, or so many bytes */
+    uint32_t number;
+};
+struct range {
+    uint32_t length, step; /* no longer than the result of that step, NO_STEP: exactly this */
+};
+struct reply { /* executor.c */
+    uint16_t state, given;
+    int32_t error;
+};
+enum { NO_STEP = -1, DONE = 0 };
+
+static PyTypeObject *request_type;
+
+static PyObject *request_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named)) {
+    Request *self = (Request *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (self == NULL || !PyArg_ParseTuple(args, "nnSSSSn", &self->steps, &self->values, &self->packet,
+                                          &self->holes, &self->ranges, &self->given, &self->longest)) {
+        if (self != NULL)
+            self->packet = self->holes = self->ranges = self->given = NULL;
+        Py_XDECREF((PyObject *)self);
+        return NULL;
+    }
+    Py_INCREF(self->packet), Py_INCREF(self->holes), Py_INCREF(self->ranges), Py_INCREF(self->given);
+    return (PyObject *)self;
+}
+
+static void request_dealloc(PyObject *object) {
+    Request *self = (Request *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    Py_XDECREF(self->packet), Py_XDECREF(self->holes), Py_XDECREF(self->ranges), Py_XDECREF(self->given);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+static const void *content(PyObject *bytes, Py_ssize_t size, Py_ssize_t *count) {
+    *count = PyBytes_Size(bytes) / size;
+    return PyBytes_AsString(bytes);
+}
+
+static PyObject *request_fill(PyObject *object, PyObject *values) {
+    Request *self = (Request *)object;
+    Py_ssize_t size = PyBytes_Size(self->packet), holes;
+    const struct hole *hole = content(self->holes, sizeof *hole, &holes);
+    if (PyTuple_Size(values) != self->values)
+        return PyErr_Format(PyExc_ValueError, "%zd values where %zd are wanted", PyTuple_Size(values),
+                            self->values);
+    PyObject *packet = PyBytes_FromStringAndSize(PyBytes_AsString(self->packet), size);
+    char *into = packet != NULL ? PyBytes_AsString(packet) : NULL; /* nobody else has it yet */
+    for (Py_ssize_t i = 0; packet != NULL && i < holes; i++) {
+        PyObject *value = PyTuple_GetItem(values, (Py_ssize_t)hole[i].index);
+        if (hole[i].number) {
+            uint64_t number = PyLong_AsUnsignedLongLongMask(value);
+            memcpy(into + hole[i].offset, &number, sizeof number);
+        } else {
+            Py_ssize_t length = PyBytes_Size(value);
+            if (length > (Py_ssize_t)hole[i].size)
+                PyErr_Format(PyExc_ValueError, "%zd bytes where there is room for %u", length, hole[i].size);
+            else if (length > 0)
+                memcpy(into + hole[i].offset, PyBytes_AsString(value), (size_t)length);
+        }
+        if (PyErr_Occurred() != NULL)
+            Py_CLEAR(packet);
+    }
+    return packet;
+}
+
+static bool is_error(int64_t result) {
+    return result == INT64_MIN || (result < 0 && result >= -4095);
+}
+
+/* (results, parts, {step: descriptor}); NULL without an exception for what is no answer to this. */
+static PyObject *answer_of(Request *self, const char *data, Py_ssize_t length, const int *fds, int count) {
+    Py_ssize_t parts, givens, at = (Py_ssize_t)(sizeof(struct reply) + 8 * (size_t)self->steps), made = 0;
+    const struct range *range = content(self->ranges, sizeof *range, &parts);
+    const uint32_t *given = content(self->given, sizeof *given, &givens);
+    struct reply head;
+    if (length < at)
+        return NULL;
+    memcpy(&head, data, sizeof head);
+    const char *results = data + sizeof head;
+    int64_t result;
+#define RESULT(step) (memcpy(&result, results + 8 * (size_t)(step), 8), result)
+    for (Py_ssize_t i = 0; i < givens; i++)
+        made += !is_error(RESULT(given[i]));
+    if (head.state != DONE || head.given != count || made != count)
+        return NULL;
+    PyObject *numbers = PyTuple_New(self->steps), *bytes = PyTuple_New(parts), *descriptors = PyDict_New();
+    bool good = numbers != NULL && bytes != NULL && descriptors != NULL, fits = true;
+    for (Py_ssize_t i = 0; good && i < self->steps; i++)
+        good = PyTuple_SetItem(numbers, i, PyLong_FromLongLong(RESULT(i))) == 0 && PyErr_Occurred() == NULL;
+    for (Py_ssize_t i = 0; good && fits && i < parts; i++) {
+        Py_ssize_t size = (Py_ssize_t)range[i].length;
+        if (range[i].step != (uint32_t)NO_STEP) {
+            result = RESULT(range[i].step);
+            size = result < 0 ? 0 : result < size ? (Py_ssize_t)result : size;
+        }
+        fits = size <= length - at;
+        PyObject *part = fits ? PyBytes_FromStringAndSize(data + at, size) : NULL;
+        good = !fits || (part != NULL && PyTuple_SetItem(bytes, i, part) == 0);
+        at += size;
+    }
+    for (Py_ssize_t i = 0, fd = 0; good && i < givens; i++)
+        if (!is_error(RESULT(given[i]))) {
+            PyObject *step = PyLong_FromLong((long)given[i]), *number = PyLong_FromLong(fds[fd++]);
+            good = step != NULL && number != NULL && PyDict_SetItem(descriptors, step, number) == 0;
+            Py_XDECREF(step), Py_XDECREF(number);
+        }
+#undef RESULT
+    PyObject *made_of = good && fits && at == length ? PyTuple_Pack(3, numbers, bytes, descriptors) : NULL;
+    Py_XDECREF(numbers), Py_XDECREF(bytes), Py_XDECREF(descriptors);
+    return made_of;
+}
+
+/* A question on its way, and what became of it. */
+struct asked {
+    int sock, along, sent[MOST_SENT];
+    long patience;
+    const char *packet; /* NULL only receives */
+    size_t size;
+    char here[8192], *into; /* room for the answer */
+    int problem, given, fds[MOST_GIVEN];
+    ssize_t length;
+};
+
+static bool make_room(const Request *self, struct asked *asked) {
+    asked->into = (size_t)self->longest <= sizeof asked->here ? asked->here : malloc((size_t)self->longest);
+    return asked->into != NULL || PyErr_NoMemory() != NULL;
+}
+
+/* Without the GIL. */
+static void ask(const Request *self, struct asked *asked) {
+    asked->problem = asked->packet == NULL ? 0 : tell(asked->sock, asked->packet, asked->size, asked->sent,
+                                                      (size_t)asked->along);
+    if (asked->problem == 0)
+        asked->length = hear(asked->sock, asked->into, (size_t)self->longest, asked->patience, asked->fds,
+                             &asked->given);
+}
+
+/* What is returned for it; NULL without an exception if it could not be sent. */
+static PyObject *heard(Request *self, struct asked *asked) {
+    PyObject *result = NULL;
+    if (asked->problem == 0 && asked->length < 0) {
+        result = Py_BuildValue("(iy)", (int)-asked->length, "");
+    } else if (asked->problem == 0
+               && (result = answer_of(self, asked->into, asked->length, asked->fds, asked->given)) == NULL) {
+        while (asked->given > 0)
+            close(asked->fds[--asked->given]);
+        if (PyErr_Occurred() == NULL)
+            result = Py_BuildValue("(iN)", 0, PyBytes_FromStringAndSize(asked->into, asked->length));
+    }
+    if (asked->into != asked->here)
+        free(asked->into);
+    return result;
+}
+
+static PyObject *request_ask(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    Request *self = (Request *)object;
+    struct asked asked;
+    if (count != 4)
+        return PyErr_Format(PyExc_TypeError, "ask() takes 4 arguments, not %zd", count);
+    asked.sock = (int)PyLong_AsLong(args[0]);
+    asked.patience = PyLong_AsLong(args[3]);
+    Py_ssize_t along = PyTuple_Size(args[2]);
+    if (along > MOST_SENT)
+        return PyErr_Format(PyExc_ValueError, "%zd descriptors", along);
+    for (Py_ssize_t i = 0; i < along; i++)
+        asked.sent[i] = (int)PyLong_AsLong(PyTuple_GetItem(args[2], i));
+    asked.along = (int)along;
+    char *packet = NULL;
+    Py_ssize_t size = 0;
+    if (PyErr_Occurred() != NULL
+        || (args[1] != Py_None && PyBytes_AsStringAndSize(args[1], &packet, &size) < 0)
+        || !make_room(self, &asked))
+        return NULL;
+    asked.packet = packet, asked.size = (size_t)size;
+    Py_BEGIN_ALLOW_THREADS
+    ask(self, &asked);
+    Py_END_ALLOW_THREADS
+    PyObject *result = heard(self, &asked);
+    return result != NULL || PyErr_Occurred() != NULL ? result : raise_errno(asked.problem);
+}
+
+/* ---- The whole of it: who calls, what it names, and what an executor says to that ------------- */
+
+struct form { /* a question that wants a path, and nothing else any more */
+    Request *request;
+    const char *packet;
+    Py_ssize_t size, offset, room;
+    int relative; /* whether the place where it starts goes along */
+};
+
+enum { MOST_FORMS = 8, LONGEST_PACKET = 4096 };
+
+static int forms_in(PyObject *tuple, struct form *forms) {
+    Py_ssize_t count = PyTuple_Size(tuple);
+    if (count > MOST_FORMS)
+        PyErr_SetString(PyExc_ValueError, "too many forms");
+    for (Py_ssize_t i = 0; i < count && PyErr_Occurred() == NULL; i++) {
+        struct form *form = &forms[i];
+        PyObject *request, *packet;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(tuple, i), "OSnnp", &request, &packet, &form->offset, &form->room,
+                              &form->relative))
+            break;
+        form->request = (Request *)request;
+        form->packet = PyBytes_AsString(packet), form->size = PyBytes_Size(packet);
+        if (Py_TYPE(request) != request_type || form->size > LONGEST_PACKET || form->room < 0 || form->offset < 0
+            || form->room > form->size || form->offset > form->size - form->room)
+            PyErr_SetString(PyExc_ValueError, "this is no form");
+    }
+    return PyErr_Occurred() != NULL ? -1 : (int)count;
+}
+
+PyObject *core_ask_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    if (count != 9)
+        return PyErr_Format(PyExc_TypeError, "ask_for() takes 9 arguments, not %zd", count);
+    Known *caller = known_from(args[0]);
+    struct form forms[MOST_FORMS], *form = NULL;
+    struct asked asked;
+    int many = caller != NULL ? forms_in(args[8], forms) : -1;
+    if (many < 0)
+        return NULL;
+    int groups = PyObject_IsTrue(args[1]), listener = (int)PyLong_AsLong(args[2]);
+    uint64_t id = PyLong_AsUnsignedLongLongMask(args[3]), address = 0;
+    int dirfd = (int)PyLong_AsLong(args[4]);
+    bool given = PyBytes_Check(args[5]);
+    if (!given)
+        address = PyLong_AsUnsignedLongLongMask(args[5]);
+    asked.sock = (int)PyLong_AsLong(args[6]);
+    asked.patience = PyLong_AsLong(args[7]);
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    char here[4096], packet[LONGEST_PACKET], *text, *read = NULL;
+    const char *path = given ? PyBytes_AsString(args[5]) : NULL;
+    ssize_t length;
+    size_t used = given ? (size_t)PyBytes_Size(args[5]) : 0;
+    bool same, taken = given;
+    Py_BEGIN_ALLOW_THREADS
+    same = unchanged(caller, groups != 0, NULL, here, sizeof here, &text, &length);
+    if (same && !given) {
+        taken = gather(caller->tid, address, 4096, true, &read, &used) == 0 && id_valid(listener, id) == 0;
+        path = read;
+    }
+    for (int i = 0; same && taken && used > 0 && form == NULL && i < many; i++)
+        if (forms[i].relative == (path[0] != '/') && used <= (size_t)forms[i].room)
+            form = &forms[i];
+    asked.along = 0;
+    if (form != NULL && !(length > 0 ? has_room_by(caller, text, (size_t)length) : has_room(caller)))
+        form = NULL; /* EMFILE comes before all else, and nothing happens */
+    if (form != NULL && form->relative) {
+        asked.sent[0] = place_of(caller, dirfd);
+        asked.along = 1;
+        if (asked.sent[0] < 0)
+            form = NULL;
+    }
+    Py_END_ALLOW_THREADS
+    if (text != here)
+        free(text);
+    PyObject *result = NULL, *said = NULL;
+    if (form != NULL && make_room(form->request, &asked)) {
+        memcpy(packet, form->packet, (size_t)form->size);
+        memcpy(packet + form->offset, path, used);
+        asked.packet = packet, asked.size = (size_t)form->size;
+        Py_BEGIN_ALLOW_THREADS
+        ask(form->request, &asked);
+        Py_END_ALLOW_THREADS
+        said = heard(form->request, &asked);
+    }
+    if (form != NULL && form->relative)
+        close(asked.sent[0]);
+    if (PyErr_Occurred() == NULL)
+        result = !same    ? Py_NewRef(Py_None)
+                 : !taken ? Py_BuildValue("(OOi)", Py_None, Py_None, -1)
+                          : Py_BuildValue("(y#Oi)", path, (Py_ssize_t)used, said != NULL ? said : Py_None,
+                                          form == NULL ? -1 : (int)(form - forms));
+    Py_XDECREF(said);
+    free(read);
+    return result;
+}
+
+static PyMethodDef request_methods[] = {
+    {"fill", request_fill, METH_VARARGS, NULL},
+    {"ask", (PyCFunction)(void (*)(void))request_ask, METH_FASTCALL, NULL},
+    {0}};
+static PyType_Slot request_slots[] = {{Py_tp_new, request_new}, {Py_tp_dealloc, request_dealloc},
+                                      {Py_tp_methods, request_methods}, {0, NULL}};
+static PyType_Spec request_spec = {"proctor.kernel._core.Request", sizeof(Request), 0,
+                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, request_slots};
+
+bool request_ready(PyObject *module) {
+    request_type = (PyTypeObject *)PyType_FromSpec(&request_spec);
+    return request_type != NULL && PyModule_AddType(module, request_type) == 0;
+}

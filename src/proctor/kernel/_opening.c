@@ -1,0 +1,257 @@
+/* One thing opened without waiting for anybody.  The manual is _core.pyi. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include "_core.h"
+#include "_acting.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Younger than the oldest headers we build with; numbers and layouts are ABI. */
+#define SYS_openat2_ 437
+#define RESOLVE_NO_XDEV 0x01
+#define RESOLVE_NO_MAGICLINKS 0x02
+#define RESOLVE_NO_SYMLINKS 0x04
+#define RESOLVE_CACHED 0x20                             /* Linux 5.12 */
+#define PROC_SUPER_MAGIC 0x9fa0
+#define STATX_OF_PIN 0x17ffU /* STATX_BASIC_STATS | STATX_MNT_ID */
+
+struct how {
+    uint64_t flags, mode, resolve;
+};
+
+static int openat2(int at, const char *path, uint64_t flags, uint64_t resolve) {
+    struct how how = {flags | O_CLOEXEC, 0, resolve};
+    int fd = (int)syscall(SYS_openat2_, at, path, &how, sizeof how);
+    return fd < 0 ? -errno : fd;
+}
+
+static bool on(int fd, uint32_t kind) {
+    struct statfs system;
+    return fstatfs(fd, &system) == 0 && (uint32_t)system.f_type == kind;
+}
+
+/* Whether no link of procfs was on a way that failed: then the errno is what anybody is told. */
+static bool stands(int at, const char *path, uint64_t flags, uint64_t resolve, int failed) {
+    int plain = openat2(at, path, flags, resolve | RESOLVE_NO_SYMLINKS), near, start;
+    if (plain >= 0)
+        close(plain);
+    if (plain >= 0 || (plain == failed && failed != -ELOOP))
+        return true; /* it met no link; or, by now, there is something, and there was nothing */
+    near = openat2(at, path, flags, resolve | RESOLVE_NO_XDEV);
+    if (near >= 0)
+        close(near);
+    if (near != failed || failed == -EXDEV)
+        return false;
+    if ((start = openat2(at, path[0] == '/' ? "/" : ".", O_PATH, 0)) < 0)
+        return false;
+    bool proc = on(start, PROC_SUPER_MAGIC);
+    close(start);
+    return !proc;
+}
+
+enum { LEFT = INT32_MIN };
+
+/* Pin what a path leads to, as far as nobody has to be waited for: a descriptor, minus the errno that it
+ * ends with, or LEFT. */
+static int pin(int at, const char *path, uint64_t flags, uint64_t resolve, const uint32_t *kinds,
+               size_t count, struct stat *status) {
+    flags = O_PATH | (flags & (O_DIRECTORY | O_NOFOLLOW));
+    resolve |= RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED;
+    int fd = openat2(at, path, flags, resolve);
+    if (fd < 0)
+        return (fd == -ENOENT || fd == -ENOTDIR || fd == -EACCES || fd == -ENAMETOOLONG || fd == -ELOOP)
+                       && stands(at, path, flags, resolve, fd) ? fd : LEFT;
+    struct statfs system;
+    bool local = false, known = fstat(fd, status) == 0;
+    bool link = known && S_ISLNK(status->st_mode); /* with O_NOFOLLOW */
+    if (known && (link || S_ISREG(status->st_mode) || S_ISDIR(status->st_mode)) && fstatfs(fd, &system) == 0)
+        for (size_t i = 0; i < count; i++)
+            local = local || kinds[i] == (uint32_t)system.f_type;
+    if (local && !link)
+        return fd;
+    close(fd);
+    return local ? -ELOOP : LEFT;
+}
+
+/* Open what is pinned, by its link in table (/proc/self/fd).  What would wait (for a lease) is LEFT.
+ * O_NOFOLLOW, which F_GETFL shows afterwards, is nothing that can be said of such a link: a directory is
+ * opened by itself, whoever may search it, and all else is LEFT. */
+static int reopen(int table, int pinned, uint64_t flags) {
+    char name[16];
+    snprintf(name, sizeof name, "%d", pinned);
+    bool itself = (flags & O_NOFOLLOW) != 0;
+    int fd = openat2(itself ? pinned : table, itself ? "." : name, flags | O_NONBLOCK, 0);
+    if (itself && (fd == -EACCES || fd == -ENOTDIR))
+        return LEFT;
+    if (fd >= 0 && !(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, (int)flags) != 0) {
+        close(fd);
+        return LEFT;
+    }
+    bool wait = fd == -EAGAIN && !(flags & O_NONBLOCK);
+    bool ours = fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || (fd == -ENOENT && !itself);
+    return wait || ours ? LEFT : fd;
+}
+
+/* What a pin is called, where that is a path which leads back to it: its length, or -1. */
+static ssize_t name_of(int table, int pinned, const char *path, const unsigned char *status, char *text,
+                       size_t size) {
+    char name[16];
+    unsigned char again[256];
+    snprintf(name, sizeof name, "%d", pinned);
+    ssize_t length = readlinkat(table, name, text, size - 1);
+    if (length <= 0 || text[0] != '/')
+        return -1;
+    text[length] = 0;
+    if (strcmp(text, path) == 0) /* which it was found by */
+        return length;
+    int fd = openat2(AT_FDCWD, text, O_PATH | O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED);
+    if (fd < 0)
+        return -1;
+    bool same = syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_OF_PIN, again) == 0
+                && memcmp(again + STATX_INODE, status + STATX_INODE, 8) == 0
+                && memcmp(again + STATX_DEVICE, status + STATX_DEVICE, 8) == 0
+                && memcmp(again + STATX_MOUNT, status + STATX_MOUNT, 8) == 0;
+    close(fd);
+    return same ? length : -1;
+}
+
+/* What is to be opened, and how. */
+struct asked {
+    int at, table;
+    uint64_t flags, resolve;
+    char path[4096];
+    const uint32_t *kinds;
+    size_t count;
+};
+
+/* Flags, resolve, kinds, table; and a path, unless that is NULL: whether they are these. */
+static bool asks(PyObject *const *args, PyObject *given, struct asked *asked) {
+    char *path, *kinds;
+    Py_ssize_t length, size;
+    asked->flags = PyLong_AsUnsignedLongLongMask(args[0]);
+    asked->resolve = PyLong_AsUnsignedLongLongMask(args[1]);
+    asked->table = (int)PyLong_AsLong(args[3]);
+    if (PyErr_Occurred() != NULL || PyBytes_AsStringAndSize(args[2], &kinds, &size) < 0)
+        return false;
+    asked->kinds = (const uint32_t *)(uintptr_t)kinds; /* bytes objects are aligned, and outlive the call */
+    asked->count = (size_t)size / sizeof *asked->kinds;
+    if (given == NULL)
+        return true;
+    if (PyBytes_AsStringAndSize(given, &path, &length) < 0)
+        return false;
+    if ((size_t)length >= sizeof asked->path || memchr(path, 0, (size_t)length) != NULL) {
+        PyErr_SetString(PyExc_ValueError, "this is no path");
+        return false;
+    }
+    memcpy(asked->path, path, (size_t)length + 1);
+    return true;
+}
+
+static PyObject *descriptor(int fd) {
+    return fd == LEFT ? Py_NewRef(Py_None) : PyLong_FromLong(fd);
+}
+
+PyObject *core_reopen(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "reopen() takes 3 arguments, not %zd", count);
+    int table = (int)PyLong_AsLong(args[0]), pinned = (int)PyLong_AsLong(args[1]), fd;
+    uint64_t flags = PyLong_AsUnsignedLongLongMask(args[2]);
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    fd = reopen(table, pinned, flags);
+    Py_END_ALLOW_THREADS
+    return descriptor(fd);
+}
+
+/* ---- All of it for a caller that is what we are, in one go ----------------------------------- */
+
+struct found {
+    ssize_t length; /* of the name; -1: it was opened, not named */
+    unsigned char status[256];
+    char name[4200];
+};
+
+/* Open, or pin and name, what the path of asked leads to from a caller's place: a descriptor,
+ * minus the errno that it ends with, or LEFT. */
+static int act(const Known *caller, struct asked *asked, int dirfd, bool named, struct found *found) {
+    struct stat status;
+    int fd = LEFT, start = -1;
+    if (asked->path[0] == '/')
+        asked->at = AT_FDCWD;
+    else if (asked->at < 0 && (asked->at = start = place_of(caller, dirfd)) < 0)
+        return LEFT;
+    int pinned = fd = pin(asked->at, asked->path, asked->flags, asked->resolve, asked->kinds,
+                          asked->count, &status);
+    if (pinned >= 0 && !named)
+        fd = reopen(asked->table, pinned, asked->flags);
+    else if (pinned >= 0
+             && (syscall(SYS_statx, pinned, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_OF_PIN, found->status) != 0
+                 || (found->length = name_of(asked->table, pinned, asked->path, found->status, found->name,
+                                             sizeof found->name)) < 0))
+        fd = LEFT;
+    if (pinned >= 0 && fd != pinned)
+        close(pinned);
+    if (start >= 0)
+        close(start);
+    /* what comes first is EMFILE, before any path is looked at */
+    return fd >= 0 || fd == LEFT || has_room(caller) ? fd : LEFT;
+}
+
+PyObject *core_open_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    if (count != 13)
+        return PyErr_Format(PyExc_TypeError, "open_for() takes 13 arguments, not %zd", count);
+    Known *caller = known_from(args[0]);
+    const struct standing *ours;
+    struct asked asked;
+    struct found found = {.length = -1};
+    int groups = PyObject_IsTrue(args[1]), listener = (int)PyLong_AsLong(args[3]), fd = LEFT;
+    uint64_t id = PyLong_AsUnsignedLongLongMask(args[4]), address = 0;
+    int dirfd = (int)PyLong_AsLong(args[6]), named = PyObject_IsTrue(args[12]);
+    bool given = PyBytes_Check(args[7]), same;
+    if (caller == NULL || !standing_in(args[2], &ours)
+        || !asks(args + 8, given ? args[7] : NULL, &asked))
+        return NULL;
+    asked.at = (int)PyLong_AsLong(args[5]);
+    if (!given)
+        address = PyLong_AsUnsignedLongLongMask(args[7]);
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    char here[4096], *text, *path = NULL;
+    ssize_t length;
+    size_t used = 0;
+    Py_BEGIN_ALLOW_THREADS
+    same = unchanged(caller, groups != 0, ours, here, sizeof here, &text, &length);
+    if (same && !given) {
+        given = gather(caller->tid, address, sizeof asked.path, true, &path, &used) == 0
+                && id_valid(listener, id) == 0;
+        if (given)
+            memcpy(asked.path, path, used + 1);
+    }
+    if (same && given && asked.path[0] != 0)
+        fd = act(caller, &asked, dirfd, named != 0, &found);
+    Py_END_ALLOW_THREADS
+    if (text != here)
+        free(text);
+    PyObject *taken = !given ? Py_NewRef(Py_None)
+                      : path == NULL ? Py_NewRef(args[7])
+                                     : PyBytes_FromStringAndSize(path, (Py_ssize_t)used);
+    free(path);
+    if (!same) {
+        Py_XDECREF(taken);
+        return Py_NewRef(Py_None);
+    }
+    if (fd < 0 || !named)
+        return Py_BuildValue("(NN)", taken, descriptor(fd));
+    return Py_BuildValue("(NiNN)", taken, fd,
+                         PyBytes_FromStringAndSize((char *)found.status, sizeof found.status),
+                         PyBytes_FromStringAndSize(found.name, found.length));
+}

@@ -1,0 +1,269 @@
+/* Who a caller is, in one look.  The manual is _core.pyi; why it is so is in standing.py. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include "_core.h"
+#include "_acting.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/fsuid.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct pidfd_info { /* include/uapi/linux/pidfd.h, as of its first version */
+    uint64_t mask, cgroup;
+    uint32_t pid, tgid, ppid, ids[8], coredump_or_exit;
+};
+_Static_assert(sizeof(struct pidfd_info) == 64, "as the ioctl's number has it");
+enum { PIDFD_INFO_PID = 1, PIDFD_INFO_CREDS = 2, PIDFD_INFO_CGROUPID = 4 };
+
+/* The root directory that a name leads to: 0 or an errno. */
+static int root_of(int at, const char *name, uint64_t root[3]) {
+    unsigned char status[256];
+    int flags = AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+    if (syscall(SYS_statx, at, name, flags, STATX_INO | STATX_MNT_ID_UNIQUE, status) != 0)
+        return errno;
+    memcpy(&root[0], status + STATX_DEVICE, 8);
+    memcpy(&root[1], status + STATX_INODE, 8);
+    memcpy(&root[2], status + STATX_MOUNT, 8);
+    return 0;
+}
+
+/* Another thread, by its number and three descriptors of it: 0 or an errno.  That it lives is asked last,
+ * so the number was its own before. */
+static int look_at(pid_t tid, int pidfd, int proc, int user, struct standing *is) {
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, tid};
+    struct pidfd_info info = {.mask = PIDFD_INFO_PID | PIDFD_INFO_CREDS | PIDFD_INFO_CGROUPID};
+    int problem = root_of(proc, "root", is->root);
+    if (problem == 0 && syscall(SYS_capget, &head, is->caps) != 0)
+        problem = errno;
+    if (problem == 0 && readlinkat(user, "", is->user, sizeof is->user) < 0)
+        problem = errno;
+    if (problem == 0 && ioctl(pidfd, PIDFD_GET_INFO, &info) != 0)
+        problem = errno;
+    if (problem != 0)
+        return problem;
+    if ((info.mask & (PIDFD_INFO_PID | PIDFD_INFO_CREDS)) != (PIDFD_INFO_PID | PIDFD_INFO_CREDS))
+        return EOPNOTSUPP;
+    /* there: real uid and gid, effective ones, saved ones, those of the file system */
+    for (int i = 0; i < 4; i++)
+        is->uids[i] = info.ids[2 * i], is->gids[i] = info.ids[2 * i + 1];
+    is->cgroup = info.mask & PIDFD_INFO_CGROUPID ? info.cgroup : 0;
+    return 0;
+}
+
+static int look_at_us(struct standing *is) {
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    if (getresuid(&is->uids[0], &is->uids[1], &is->uids[2]) != 0
+        || getresgid(&is->gids[0], &is->gids[1], &is->gids[2]) != 0
+        || syscall(SYS_capget, &head, is->caps) != 0)
+        return errno;
+    is->uids[3] = (uint32_t)setfsuid((uid_t)-1); /* no such id: nothing is changed */
+    is->gids[3] = (uint32_t)setfsgid((gid_t)-1);
+    return root_of(AT_FDCWD, "/", is->root);
+}
+
+PyObject *core_standing(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    struct standing is = {0};
+    if (count != 4)
+        return PyErr_Format(PyExc_TypeError, "standing() takes 4 arguments, not %zd", count);
+    int tid = (int)PyLong_AsLong(args[0]), pidfd = (int)PyLong_AsLong(args[1]);
+    int proc = (int)PyLong_AsLong(args[2]), user = (int)PyLong_AsLong(args[3]), problem;
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    problem = tid != 0 ? look_at(tid, pidfd, proc, user, &is) : look_at_us(&is);
+    Py_END_ALLOW_THREADS
+    return problem != 0 ? raise_errno(problem)
+                        : PyBytes_FromStringAndSize((const char *)&is, sizeof is);
+}
+
+/* Read a file of /proc from its beginning: its length, or minus an errno.  *text is here, or malloced. */
+static ssize_t text_of(int fd, char *here, size_t size, char **text) {
+    *text = here;
+    ssize_t length = pread(fd, here, size, 0);
+    if (length == (ssize_t)size) { /* thousands of groups; given whole to whoever has room */
+        if ((*text = malloc(size = 1 << 20)) == NULL)
+            return -ENOMEM;
+        length = pread(fd, *text, size, 0);
+    }
+    return length < 0 ? -errno : length;
+}
+
+/* Whether these pieces of status, from a mark to the next one, are one after the other in identity. */
+static bool is_identity(const char *text, size_t length, const char *identity, size_t size) {
+    static const char *const marks[] = {"\nUid:", "\nFDSize:", "\nGroups:", "\nNStgid:", "\nCapInh:",
+                                        "\nSeccomp:"};
+    const char *at = text, *end = text + length;
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i += 2) {
+        const char *from = memmem(at, (size_t)(end - at), marks[i], strlen(marks[i]));
+        at = from != NULL ? memmem(from, (size_t)(end - from), marks[i + 1], strlen(marks[i + 1])) : NULL;
+        if (at == NULL || (size_t)(at - from) > size || memcmp(from, identity, (size_t)(at - from)) != 0)
+            return false;
+        identity += at - from, size -= (size_t)(at - from);
+    }
+    return size == 0;
+}
+
+bool unchanged(const Known *self, bool groups, const struct standing *ours, char *here, size_t size,
+               char **text, ssize_t *length) {
+    struct standing is = {0}, we = {0};
+    char label[4096];
+    *text = here, *length = 0;
+    if (self->tid == 0)
+        return false;
+    if (groups && self->status >= 0
+        && ((*length = text_of(self->status, here, size, text)) <= 0
+            || !is_identity(*text, (size_t)*length, PyBytes_AsString(self->identity),
+                            (size_t)PyBytes_Size(self->identity))))
+        return false;
+    if (self->label >= 0) {
+        ssize_t got = pread(self->label, label, sizeof label, 0);
+        if (got != PyBytes_Size(self->labelled) || memcmp(label, PyBytes_AsString(self->labelled), (size_t)got) != 0)
+            return false;
+    }
+    if (look_at(self->tid, self->pidfd, self->proc, self->user, &is) != 0 /* that it lives is asked last */
+        || memcmp(&is, &self->rights, sizeof is) != 0)
+        return false;
+    return ours == NULL || (look_at_us(&we) == 0 && memcmp(&we, ours, sizeof we) == 0);
+}
+
+/* A number at the beginning of a text, with spaces before it; UINT64_MAX for what is none ("unlimited"). */
+static uint64_t number_at(const char *at, const char *end) {
+    uint64_t number = 0;
+    while (at < end && (*at == ' ' || *at == '\t'))
+        at++;
+    if (at == end || *at < '0' || *at > '9')
+        return UINT64_MAX;
+    for (; at < end && *at >= '0' && *at <= '9'; at++)
+        number = number * 10 + (uint64_t)(*at - '0');
+    return number;
+}
+
+/* How many descriptors it may have, by RLIMIT_NOFILE, which it takes a right over others to ask for, or by the
+ * text of its limits; 0 if neither tells. */
+static uint64_t most_descriptors(const Known *caller) {
+    static const char mark[] = "\nMax open files";
+    struct rlimit limit;
+    char text[2048];
+    if (prlimit(caller->tid, RLIMIT_NOFILE, NULL, &limit) == 0)
+        return limit.rlim_cur;
+    int fd = openat(caller->proc, "limits", O_RDONLY | O_CLOEXEC);
+    ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof text);
+    if (fd >= 0)
+        close(fd);
+    const char *at = length <= 0 ? NULL : memmem(text, (size_t)length, mark, sizeof mark - 1);
+    return at == NULL ? 0 : number_at(at + sizeof mark - 1, text + length);
+}
+
+bool has_room(const Known *caller) {
+    unsigned char status[256];
+    uint64_t many, most = most_descriptors(caller);
+    if (syscall(SYS_statx, caller->proc, "fd", AT_STATX_DONT_SYNC, STATX_SIZE, status) != 0)
+        return false;
+    memcpy(&many, status + STATX_SIZE_AT, sizeof many);
+    return many > 0 && many < most;
+}
+
+bool has_room_by(const Known *caller, const char *text, size_t length) {
+    static const char mark[] = "\nFDSize:\t"; /* the size of its table: numbers from there on are free */
+    const char *at = memmem(text, length, mark, sizeof mark - 1);
+    return at != NULL
+           && (number_at(at + sizeof mark - 1, text + length) < most_descriptors(caller) || has_room(caller));
+}
+
+int place_of(const Known *caller, int dirfd) {
+    char name[16] = "cwd";
+    if (dirfd != AT_FDCWD)
+        snprintf(name, sizeof name, "fd/%d", dirfd);
+    return dirfd < 0 && dirfd != AT_FDCWD ? -1 : openat(caller->proc, name, O_PATH | O_CLOEXEC);
+}
+
+bool standing_in(PyObject *bytes, const struct standing **made) {
+    char *data;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(bytes, &data, &size) < 0)
+        return false;
+    *made = size > 0 ? (const void *)data : NULL; /* bytes objects are aligned */
+    if (size != 0 && size != sizeof **made)
+        PyErr_SetString(PyExc_ValueError, "this is no struct standing");
+    return PyErr_Occurred() == NULL;
+}
+
+static PyTypeObject *known_type;
+
+Known *known_from(PyObject *object) {
+    if (Py_TYPE(object) == known_type)
+        return (Known *)object;
+    PyErr_SetString(PyExc_TypeError, "a Known is wanted");
+    return NULL;
+}
+
+static PyObject *known_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named)) {
+    Known *self = (Known *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    PyObject *rights = NULL, *identity = NULL, *labelled = NULL;
+    const struct standing *is = NULL;
+    if (self == NULL)
+        return NULL;
+    if (!PyArg_ParseTuple(args, "iiiiiiSSS", &self->tid, &self->pidfd, &self->proc, &self->user,
+                          &self->status, &self->label, &rights, &identity, &labelled)
+        || !standing_in(rights, &is) || is == NULL) {
+        if (PyErr_Occurred() == NULL)
+            PyErr_SetString(PyExc_ValueError, "nothing is known");
+        Py_DECREF((PyObject *)self);
+        return NULL;
+    }
+    self->rights = *is;
+    self->identity = Py_NewRef(identity);
+    self->labelled = Py_NewRef(labelled);
+    return (PyObject *)self;
+}
+
+static void known_dealloc(PyObject *object) {
+    Known *self = (Known *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    Py_XDECREF(self->identity), Py_XDECREF(self->labelled);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+static PyObject *known_same(PyObject *object, PyObject *args) {
+    Known *self = (Known *)object;
+    int groups;
+    PyObject *ours;
+    const struct standing *we;
+    char here[4096], *text = here;
+    ssize_t length = 0;
+    bool same;
+    if (!PyArg_ParseTuple(args, "pS", &groups, &ours) || !standing_in(ours, &we))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    same = unchanged(self, groups != 0, we, here, sizeof here, &text, &length);
+    Py_END_ALLOW_THREADS
+    PyObject *result = same ? PyBytes_FromStringAndSize(text, length) : Py_NewRef(Py_None);
+    if (text != here)
+        free(text);
+    return result;
+}
+
+static PyObject *known_close(PyObject *object, PyObject *Py_UNUSED(none)) {
+    ((Known *)object)->tid = 0;
+    return Py_NewRef(Py_None);
+}
+
+static PyMethodDef known_methods[] = {{"same", known_same, METH_VARARGS, NULL},
+                                      {"close", known_close, METH_NOARGS, NULL}, {0}};
+static PyType_Slot known_slots[] = {{Py_tp_new, known_new}, {Py_tp_dealloc, known_dealloc},
+                                    {Py_tp_methods, known_methods}, {0, NULL}};
+static PyType_Spec known_spec = {"proctor.kernel._core.Known", sizeof(Known), 0,
+                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, known_slots};
+
+bool known_ready(PyObject *module) {
+    known_type = (PyTypeObject *)PyType_FromSpec(&known_spec);
+    return known_type != NULL && PyModule_AddType(module, known_type) == 0;
+}

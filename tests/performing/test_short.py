@@ -1,0 +1,299 @@
+"""The short way of an ordinary open: whoever goes it gets what the long way gives, or goes the long way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import proctor
+from proctor.call.verdict import Deny, Perform, Verdict
+from proctor.performing.families.open import Options
+from proctor.supervisor.ports import Later
+from tests.kernel.test_standing import CHANGES, child, root_only
+
+from .callers import AT_FDCWD, Call, Performers, open_directory
+from .containers import PYTHON
+from .test_here import content, link, put
+
+PLAIN = Perform()
+GROUPS = ("groups", "many groups")
+
+
+#: Those that were made; a supervisor ends each of its calls.
+_calls: list[Call] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    while _calls:
+        call = _calls.pop()
+        if call._caller is not None:
+            call._caller.close()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def opening(tid: int, path: bytes, flags: int = 0) -> Call:
+    _calls.append(Call(tid, "openat", (AT_FDCWD, path, flags, 0)))
+    return _calls[-1]
+
+
+@pytest.fixture
+def top() -> Iterator[bytes]:
+    with open_directory() as path:
+        yield path
+
+
+def begun(
+    performers: Performers, tid: int, path: bytes, flags: int = 0, wish: Perform = PLAIN
+) -> Verdict | Later | None:
+    """The short way, as far as it goes at once."""
+    short = performers.ordinary("openat")
+    assert short is not None
+    return short(opening(tid, path, flags), wish)
+
+
+def waited_for(said: Verdict | Later | None) -> Verdict | None:
+    while isinstance(said, Later):
+        poll = select.poll()
+        poll.register(said.fd, select.POLLIN)
+        poll.poll(20_000)
+        said = said.resume()
+    return said
+
+
+def shortly(
+    performers: Performers, tid: int, path: bytes, flags: int = 0, wish: Perform = PLAIN
+) -> Verdict | None:
+    return waited_for(begun(performers, tid, path, flags, wish))
+
+
+def known(performers: Performers, tid: int) -> None:
+    """The first call of everybody goes the long way."""
+    assert shortly(performers, tid, b"/") is None
+    verdict = performing_for(performers, opening(tid, b"/"))
+    assert isinstance(verdict, proctor.HandOver)
+    os.close(verdict.fd)
+
+
+def performing_for(performers: Performers, call: Call) -> Verdict:
+    return super(Performers, performers).perform(call)
+
+
+def nobody() -> None:
+    os.setgroups([])
+    os.setresgid(1000, 1000, 1000)
+    os.setresuid(1000, 1000, 1000)
+
+
+def capable() -> None:
+    """Another one than the monitor, who may change all the same."""
+    os.setgroups([4242])
+    os.setresgid(9, 9, 9)
+
+
+def no_more() -> None:
+    os.chdir("/")
+
+
+@root_only
+@pytest.mark.parametrize("setup", [no_more, nobody, capable])
+def test_what_is_ordinary_goes_it(setup: Callable[[], None], top: bytes) -> None:
+    file = put(top + b"/file", b"content")
+    link(top + b"/link", b"file")
+    for path in (file, top + b"/link", b"file"):
+        os.stat(os.path.join(top, path))
+
+    def begin() -> None:
+        setup()
+        os.chdir(top)
+
+    with Performers() as performers, child(begin) as (pid, go_on):
+        go_on()
+        known(performers, pid)
+        for path in (file, top + b"/link", b"file", b"./link"):
+            verdict = shortly(performers, pid, path)
+            assert isinstance(verdict, proctor.HandOver), path
+            assert content(verdict) == b"content"
+        for path, flags, number in (
+            (top + b"/missing", 0, errno.ENOENT),
+            (b"file", os.O_DIRECTORY, errno.ENOTDIR),
+            (top, os.O_WRONLY, errno.EISDIR),
+            (top + b"/link", os.O_NOFOLLOW, errno.ELOOP),
+        ):
+            os.path.exists(os.path.join(top, path))
+            assert shortly(performers, pid, path, flags) == Deny(number), path
+        verdict = shortly(performers, pid, file, os.O_CLOEXEC)
+        assert isinstance(verdict, proctor.HandOver)
+        assert verdict.cloexec
+        os.close(verdict.fd)
+
+
+@root_only
+@pytest.mark.parametrize("setup", [no_more, nobody])
+def test_what_is_not_leaves_nothing_behind(setup: Callable[[], None], top: bytes) -> None:
+    file = put(top + b"/file", b"content", 0o666)
+    os.mkfifo(top + b"/fifo", 0o666)
+    with Performers() as performers, child(setup) as (pid, go_on):
+        go_on()
+        known(performers, pid)
+        others = setup is not no_more
+        for path, flags in (
+            (file, os.O_WRONLY | os.O_CREAT),
+            (file, os.O_PATH),
+            (top, os.O_TMPFILE | os.O_RDWR),
+            (b"", 0),
+            (b"x" * 300, 0),
+            (b"/proc/version", 0),
+        ):
+            if path == b"/proc/version" and others:
+                continue  # asked ahead, and gone on with
+            assert shortly(performers, pid, path, flags) is None, (path, flags)
+        assert not os.path.exists(top + b"/new")
+        if others:
+            said = shortly(performers, pid, b"/proc/version")
+            assert isinstance(said, proctor.HandOver)
+            assert content(said).startswith(b"Linux")
+            # O_TRUNC is something that happens
+            assert shortly(performers, pid, file, os.O_WRONLY | os.O_TRUNC) is None
+            assert os.stat(file).st_size == 7
+        assert len(performers.executors._busy) == 0
+
+
+@root_only
+def test_what_waits_is_gone_on_with(top: bytes) -> None:
+    """A FIFO is opened once, by the executor that was asked ahead, and nobody waits for it."""
+    os.mkfifo(top + b"/fifo", 0o666)
+    os.chmod(top + b"/fifo", 0o666)
+    with Performers() as performers, child(nobody) as (pid, go_on):
+        go_on()
+        known(performers, pid)
+        said = begun(performers, pid, top + b"/fifo")
+        assert isinstance(said, Later)
+        writer = os.open(top + b"/fifo", os.O_WRONLY)
+        os.write(writer, b"content")
+        verdict = waited_for(said)
+        assert isinstance(verdict, proctor.HandOver)
+        assert stat.S_ISFIFO(os.fstat(verdict.fd).st_mode)
+        os.close(writer)
+        assert content(verdict) == b"content"
+        # and given up by whoever gives it up
+        said = begun(performers, pid, top + b"/fifo")
+        assert isinstance(said, Later)
+        said.cancel()
+
+
+@root_only
+@pytest.mark.parametrize("before", ["own", "capable"])
+@pytest.mark.parametrize("what", CHANGES)
+def test_whoever_changed_does_not(before: str, what: str, top: bytes) -> None:
+    """Whatever changes who somebody is between two calls is seen by the next one."""
+    secret = put(top + b"/secret", b"of nobody else", 0o600)
+    os.chown(secret, 4242, 4242)
+    setup = capable if before == "capable" else no_more
+    with Performers() as performers, child(setup, CHANGES[what]) as (pid, go_on):
+        go_on()
+        known(performers, pid)
+        verdict = shortly(performers, pid, secret)
+        assert isinstance(verdict, proctor.HandOver)
+        os.close(verdict.fd)
+        go_on()
+        verdict = shortly(performers, pid, secret)
+        if before == "own" and what in ("no_new_privs", *GROUPS):
+            assert isinstance(verdict, proctor.HandOver)  # they decide nothing there
+            os.close(verdict.fd)
+        else:
+            assert verdict is None
+
+
+@root_only
+def test_a_full_table_has_no_short_way(top: bytes) -> None:
+    def full() -> None:
+        import resource
+
+        nobody()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))
+        try:
+            while True:
+                os.dup(0)
+        except OSError:
+            pass
+
+    with Performers() as performers, child(no_more, full) as (pid, go_on):
+        go_on()
+        go_on()
+        assert performing_for(performers, opening(pid, b"/")) == Deny(errno.EMFILE)
+        assert shortly(performers, pid, top) is None
+
+
+@root_only
+def test_whoever_looked_or_has_a_rule_is_heard(top: bytes) -> None:
+    file = put(top + b"/file", b"content")
+    os.stat(file)
+    with Performers() as performers, child(nobody) as (pid, go_on):
+        go_on()
+        known(performers, pid)
+        assert shortly(performers, pid, file, 0, proctor.perform(lambda *_: False)) is None
+        call = opening(pid, file)
+        assert call.caller.comm
+        short = performers.ordinary("openat")
+        assert short is not None
+        assert short(call, Perform()) is None
+        verdict = shortly(
+            performers, pid, file, os.O_SYNC, proctor.perform(options=Options(sync=False))
+        )
+        assert isinstance(verdict, proctor.HandOver)
+        assert content(verdict) == b"content"
+        assert shortly(performers, pid, file, 0, proctor.perform(options=object())) is None
+
+
+@root_only
+def test_an_executor_that_died_is_no_answer(top: bytes) -> None:
+    file = put(top + b"/file", b"content")
+    with Performers() as performers, child(nobody) as (pid, go_on):
+        go_on()
+        known(performers, pid)
+        (executor,) = performers.executors._idle
+        executor.signal()
+        executor.wait_for_end(20)
+        assert shortly(performers, pid, file) is None
+        verdict = performing_for(performers, opening(pid, file))
+        assert isinstance(verdict, proctor.HandOver)
+        os.close(verdict.fd)
+
+
+@pytest.mark.parametrize("options", [{}, {"uid": 1000, "gid": 1000, "groups": ()}])
+def test_under_supervision(options: dict[str, object], top: bytes) -> None:
+    """Results, counts, and what the long way has to do besides: all that a program sees is the same."""
+    if options and os.geteuid() != 0:
+        pytest.skip("another identity takes root")
+    put(top + b"/file", b"content")
+    counters = proctor.Counters()
+    program = (
+        "import os, sys\n"
+        "for i in range(200):\n"
+        "    fd = os.open('file', os.O_RDONLY)\n"
+        "    assert os.read(fd, 9) == b'content' and not os.get_inheritable(fd)\n"
+        "    os.close(fd)\n"
+        "    try: os.open('missing', os.O_RDONLY)\n"
+        "    except FileNotFoundError: pass\n"
+    )
+    handler = proctor.Handler(["openat"], lambda call: proctor.perform())
+    proctor.run(
+        [PYTHON, "-IS", "-c", program],
+        [handler],
+        observers=[counters],
+        check=True,
+        cwd=os.fsdecode(top),
+        **options,  # type: ignore[arg-type]
+    )
+    table = counters.table()
+    name = next(key[0] for key in table)
+    assert table[name, "openat", "perform"] >= 200
+    assert table[name, "openat", "perform ENOENT"] >= 200
