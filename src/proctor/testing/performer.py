@@ -48,6 +48,7 @@ class FakePerformer:
     >>> target.run(lambda call: proctor.perform(), call, performer=FakePerformer(target)).content
     b'hello'
 
+    What a rule of :func:`proctor.families.served` has as ``content`` is there for reading.
     ``perform(allow=...)`` is asked as the real performers ask it.  Nobody's permission to use the
     tree is checked: whoever tests that gives ``run(performer=...)`` an answer of their own.
     """
@@ -72,6 +73,10 @@ class FakePerformer:
         refused = call.contradiction("path", *pinned) or verdict.refusal("path", pinned.path)
         if refused is not None:
             return refused
+        served = _served(call, verdict) if opens else None
+        if served is not None:
+            flags = 0 if call.name == "creat" else int(call.flags)
+            return hand_over(content(served), cloexec=bool(flags & _O_CLOEXEC))
         return self._open(call, located) if opens else self._mknod(call, located)
 
     def _there(self, located: Located) -> tuple[Node | None, Node | None]:
@@ -123,6 +128,15 @@ class FakePerformer:
     def _own(self, node: Node) -> Node:
         node.uid, node.gid = self._target.uids.fs, self._target.gids.fs
         return node
+
+
+def _served(call: Call, verdict: Perform) -> bytes | None:
+    """What a rule of the family ``served`` has in the place of a file; None if it is none, or the host's."""
+    from proctor.performing.families.served import Options
+
+    text = verdict.options.content if isinstance(verdict.options, Options) else None
+    text = text(call) if callable(text) else text
+    return text.encode() if isinstance(text, str) else text
 
 
 def read_all(fd: int) -> bytes:
