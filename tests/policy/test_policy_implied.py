@@ -89,6 +89,31 @@ def test_a_rule_with_conditions_closes_the_multiplexed_way() -> None:
     assert both(policy, "socketcall", "i386", 2) == ALLOW
 
 
+def test_a_rule_that_performs_reaches_the_multiplexed_way() -> None:
+    """As the call itself, where its conditions can be asked; else that way is closed."""
+    last = rule('calls = ["connect"]\ndeny = "EACCES"', "b")
+    for conditions, number, performed in (
+        ("", 3, True), ('address = "inet:10.0.0.0/8"', 3, True), ("caller = { uid = 0 }", 3, True),
+        ("sockfd = 3", 3, False),
+    ):  # fmt: skip
+        policy = loads(
+            rule(f'calls = ["connect"]\nwhen = {{ {conditions} }}\nperform = true', "a")
+            + last * bool(conditions)
+        )
+        clauses = [
+            each
+            for each in policy.rules
+            if ("i386", "socketcall") in each.clauses and each.performs
+        ]
+        assert bool(clauses) == performed, conditions
+        assert policy.filter().compile().run(
+            tables.number("socketcall", "i386"), abi.AUDIT_ARCH_I386, (number,)
+        ) == (actions.NOTIFY.value if performed else ENOSYS), conditions
+    policy = loads(rule('calls = ["accept", "sendto"]\nperform = true'))
+    reached = [each.clauses.get(("i386", "socketcall")) for each in policy.rules if each.performs]
+    assert len([each for each in reached if each is not None]) == 3  # accept, sendto, send
+
+
 def test_send_is_sendto_without_an_address() -> None:
     policy = loads(rule('calls = ["sendto"]\ndeny = "EPERM"'))
     assert both(policy, "socketcall", "i386", 9) == EPERM

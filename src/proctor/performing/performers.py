@@ -36,6 +36,7 @@ from proctor.performing.trouble import (
     TooMany,
     Trouble,
 )
+from proctor.performing.unfolded import unfolded
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -308,6 +309,8 @@ class Performers:
             return self.trouble(call, "the caller is in a pid namespace that is not to be seen")
         standing = None
         try:
+            if call.name == "socketcall":
+                call = unfolded(call)
             act = None if self._closed else registry.at_once(call.name, wish.options)
             standing, met = self._standings.take(call.tid), False
             container = getattr(call, "container", None)

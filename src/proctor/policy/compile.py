@@ -24,7 +24,7 @@ them):
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from proctor.errors import FilterError, PolicyError
@@ -36,6 +36,7 @@ from proctor.policy.rules import ALLOW, DENY, KILL, LOG, PERFORM, Clause, Rule, 
 
 if TYPE_CHECKING:
     from proctor.policy.policy import Policy
+    from proctor.syscalls.multiplex import Member
 
 
 class _HasNames(Protocol):
@@ -105,32 +106,65 @@ def build(policy: Policy, extra_notify: Iterable[Wanted] = ()) -> Filter:
 # What is meant without being said ---------------------------------------------------------------
 
 
-def multiplexed(calls: Iterable[str], arch: str) -> dict[str, Alternatives]:
-    """By ``socketcall`` and ``ipc``: which first arguments stand for one of ``calls``."""
+def multiplexed(
+    calls: Iterable[str], arch: str, but: Container[tuple[str, int]] = ()
+) -> dict[str, Alternatives]:
+    """By ``socketcall`` and ``ipc``: which first arguments stand for one of ``calls``.
+
+    :param but: those that are left out, with the call that they are made through."""
     from proctor.syscalls import multiplex
 
     found: dict[str, list[Alternatives]] = {}
     for call in calls:
         for inner in multiplex.members(call, arch):
-            test = Test(0, False, inner.number, inner.mask, False)
-            found.setdefault(inner.through, []).append(((test,),))
+            if (inner.through, inner.number) not in but:
+                found.setdefault(inner.through, []).append(((_first(inner),),))
     return {through: either(tests) for through, tests in found.items()}
 
 
+def _first(inner: Member) -> Test:
+    return Test(0, False, inner.number, inner.mask, False)
+
+
+def unfolded(rule: Rule, calls: Iterable[str], arch: str) -> dict[Member, Rule]:
+    """Of a rule that performs: those that it implies for multiplexed calls, each of which is performed as the
+    call that it stands for.  Conditions on registers cannot be told of what is in memory; all others are
+    asked as of the call itself."""
+    from proctor.syscalls import multiplex
+
+    made: dict[Member, Rule] = {}
+    for member in [each for call in calls for each in multiplex.members(call, arch)]:
+        meant = multiplex.meant("socketcall", member.number)
+        own = multiplex.directly(meant, arch) if member.through == "socketcall" else None
+        clause = rule.clauses.get((arch, own)) if own is not None else None
+        if own is None or (clause is None and rule.when):
+            continue
+        further = clause.further if clause is not None else ()
+        if (clause is not None and clause.registers != ALWAYS) or (further and own != meant):
+            continue
+        through = Clause(((_first(member),),), further)
+        made[member] = rule._replace(clauses={(arch, member.through): through}, implied=True)
+    return made
+
+
 def with_multiplexed(rule: Rule, calls: Iterable[str], arches: Iterable[str]) -> list[Rule]:
-    """The rule, and the one it implies for multiplexed calls if it has conditions."""
+    """The rule, and those that it implies for multiplexed calls if it has conditions or performs."""
     calls = list(calls)
-    clauses = {
-        (arch, through): Clause(tests)
-        for arch in arches
-        for through, tests in multiplexed(calls, arch).items()
-        if (arch, through) not in rule.clauses
-    }
+    performed: list[Rule] = []
+    clauses: dict[tuple[str, str], Clause] = {}
+    for arch in arches:
+        made = unfolded(rule, calls, arch) if rule.ruling.kind == PERFORM else {}
+        performed += made.values()
+        but = {(each.through, each.number) for each in made}
+        for through, tests in multiplexed(calls, arch, but).items():
+            if (arch, through) not in rule.clauses:
+                clauses[arch, through] = Clause(tests)
     if not clauses:
-        return [rule]
+        return [rule, *performed]
     if not rule.when and rule.ruling.kind != PERFORM:
         return [rule._replace(clauses={**rule.clauses, **clauses})]
-    return [rule, rule._replace(clauses=clauses, ruling=Ruling(DENY, errno.ENOSYS), implied=True)]
+    closed = rule._replace(clauses=clauses, ruling=Ruling(DENY, errno.ENOSYS), implied=True)
+    return [rule, *performed, closed]
 
 
 def unasked(rules: Sequence[Rule], arches: Iterable[str], default: Ruling) -> list[Rule]:

@@ -164,11 +164,17 @@ def _look(call: Call, what: str, argument: str) -> Any:
         )  # binds nothing: what is pinned is judged anew (perform's allow)
     value = call.args[argument]
     if what in ("address", "sockaddr"):
-        value = _of_messages(value) if call.name in ("sendmsg", "sendmmsg") else value
+        value = _of_messages(value) if _meant(call) in ("sendmsg", "sendmmsg") else value
         return value if value is None or what == "sockaddr" else _address(call, value)
     if what == "words":  # no vector, or an empty one, is one empty string (do_execveat_common)
         return b"\0".join(value or ())
     return value
+
+
+def _meant(call: Call) -> str:
+    """The name of a call, or of the one that socketcall stands for."""
+    frame = call.frame if call.name == "socketcall" else None
+    return call.name if frame is None else frame.signature.name
 
 
 def _of_messages(value: Any) -> sockaddr.SocketAddress | None:
@@ -191,7 +197,7 @@ def _address(call: Call, value: sockaddr.SocketAddress) -> Address:
     if isinstance(value, sockaddr.UnixAddress):
         if value.kind == "pathname":
             # bind(2) makes the name and does not follow a link there; the others follow.
-            with call.caller.locate(value.path, follow=call.name != "bind") as located:
+            with call.caller.locate(value.path, follow=_meant(call) != "bind") as located:
                 return Address(sockaddr.AF_UNIX, path=located.path)
         if value.kind == "abstract":
             return Address(sockaddr.AF_UNIX, abstract=value.path)
@@ -205,7 +211,7 @@ def _address(call: Call, value: sockaddr.SocketAddress) -> Address:
         # net/unix/af_unix.c and net/netlink/af_netlink.c), while bind(2) and sendto(2) of IPv4 take
         # the rest for an IPv4 address (__inet_bind of net/ipv4/af_inet.c, udp_sendmsg of
         # net/ipv4/udp.c; Linux 6.18), so rules on inet must see it.
-        if value.family == 0 and call.name != "connect" and len(value.data) >= 6:
+        if value.family == 0 and _meant(call) != "connect" and len(value.data) >= 6:
             port = int.from_bytes(value.data[:2], "big")
             return Address(sockaddr.AF_INET, value.data[2:6], port)
         short = (sockaddr.AF_INET, sockaddr.AF_INET6, sockaddr.AF_UNIX)

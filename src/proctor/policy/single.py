@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import Verdict, deny
 from proctor.performing import registry
+from proctor.policy.compile import unfolded
 from proctor.policy.document import Source, Spec
 from proctor.policy.handlers import decided
 from proctor.policy.loader import clauses
@@ -29,7 +30,8 @@ def performed(name: str, family: str, when: Mapping[str, Spec], how: Mapping[str
     calls = registry.calls(family)
     ruling = Ruling(PERFORM, options=options(calls, how, (PERFORM,), source))
     rule = Rule(0, name, clauses(calls, when, arches, (), source), ruling, when=when)
-    policy = Policy(name, (rule,), Settings(arches))
+    rules = (rule, *(each for arch in arches for each in unfolded(rule, calls, arch).values()))
+    policy = Policy(name, rules, Settings(arches))
 
     def decide(call: Call) -> Verdict | None:
         look = Look(call)
@@ -39,5 +41,5 @@ def performed(name: str, family: str, when: Mapping[str, Spec], how: Mapping[str
             return deny(unknown.errno or policy.settings.on_error, unknown.why)
         return None if decision.rule is None else decided(policy, look, decision)
 
-    names = dict.fromkeys(call for _, call in rule.clauses)
+    names = dict.fromkeys(call for each in rules for _, call in each.clauses)
     return Handler(tuple(names), decide, performs=True, label=name)

@@ -82,3 +82,22 @@ def members(call: str, arch: str) -> tuple[Member, ...]:
     """Every way in which what ``call`` does is done through another call on ``arch``."""
     found = (member(name, arch) for name in (call, *_SAME.get(call, ())))
     return tuple(each for each in found if each is not None)
+
+
+#: Those that have no number of their own where others have: the same with arguments that are zero.
+_LONGER: Final = {"accept": "accept4", "send": "sendto"}
+
+
+def meant(through: str, number: int) -> str:
+    """What a multiplexed call stands for; empty if it stands for none."""
+    return next((name for name, which in MEMBERS.items() if which == (through, number)), "")
+
+
+def directly(call: str, arch: str) -> str | None:
+    """The name under which ``arch`` does what ``call`` does by a number of its own; None if it has none.
+
+    >>> directly("connect", "i386"), directly("accept", "i386"), directly("recv", "i386")
+    ('connect', 'accept4', None)
+    """
+    known = numbers(arch)
+    return next((name for name in (call, _LONGER.get(call, "")) if name in known), None)

@@ -12,7 +12,6 @@ Checks are in the order of ``finit_module`` and ``init_module`` of kernel/module
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import sys
@@ -22,7 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
-from proctor.performing import module_name, pins, programs
+from proctor.performing import module_name, pins
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 
@@ -140,6 +139,8 @@ def _asked_for(task: Task) -> Generator[Any, Any, str]:
             raise Said(errno.EINVAL)
         if flags & _IGNORE:
             raise Said(errno.EPERM, "a module is not forced into the host's kernel")
+        import fcntl
+
         pin = yield from task.descriptor(pins.signed(call.registers[0]))
         opened = fcntl.fcntl(pin.fd, fcntl.F_GETFL)
         if opened & os.O_ACCMODE == os.O_WRONLY or opened & os.O_PATH:
@@ -166,6 +167,8 @@ def _named(task: Task, fd: int) -> Generator[Any, Any, str]:
 
     :raises Said: it is none.
     :raises Trouble: it could not be found out."""
+    from proctor.performing import programs
+
     command = [sys.executable, "-ISB", module_name.__file__]
     done = yield from programs.run(task, command, fd, patience=module_name.PATIENCE)
     said = done.said.decode("ascii", "replace").rstrip("\n")
@@ -179,6 +182,8 @@ def _modprobe(
 ) -> Generator[Any, Any, tuple[int, str]]:
     """(errno, what was said) of the host's modprobe, which a caller's signals do not end: the kernel's own
     loading is not ended by them either."""
+    from proctor.performing import programs
+
     done = yield from programs.run(
         task, [MODPROBE, "--", name, *parameters], error=True, patience=_PATIENCE, interruptible=False
     )  # fmt: skip

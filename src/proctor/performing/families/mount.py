@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
-from proctor.performing import loops, pins
+from proctor.performing import pins
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
@@ -251,6 +251,8 @@ def opened_source(
     """Where it comes from, pinned and opened as the caller.
 
     :raises Said: it is nothing, or nothing that may be mounted."""
+    from proctor.performing import loops
+
     pin = yield from task.pin(task.start(pins.AT_FDCWD, source), source, 0, 0)
     task.permit(pin.named.path, pin.named.status, "source")
     status = pin.named.status
