@@ -57,7 +57,7 @@ def accept(*, when: Mapping[str, Spec] | None = None) -> Handler:
     """listen, accept and accept4, on the caller's own socket.
 
     >>> proctor.families.accept()
-    <Handler families.accept for listen, accept, accept4>
+    <Handler families.accept for listen, accept, accept4, socketcall>
     """
     return _performed("accept", when, {})
 
@@ -81,7 +81,7 @@ def bind(
     """bind, on the caller's own socket.
 
     >>> proctor.families.bind(when={"address": "inet:0.0.0.0:80"}, network="host", privileged=True)
-    <Handler families.bind for bind>
+    <Handler families.bind for bind, socketcall>
 
     :param network: as for :func:`connect`: the socket serves there then.
     :param to: as for :func:`connect`.
@@ -108,7 +108,7 @@ def connect(
     """connect, on the caller's own socket.
 
     >>> proctor.families.connect(when={"address": "inet:10.0.0.0/8:443"}, network="host")
-    <Handler families.connect for connect>
+    <Handler families.connect for connect, socketcall>
 
     :param network: "host" (the monitor's) or the path of a network namespace, where the socket is
         replaced by one of that network.
@@ -332,7 +332,7 @@ def send(
     """sendto, sendmsg and sendmmsg, on the caller's own socket; options as for :func:`connect`.
 
     >>> proctor.families.send(when={"address": ["inet:10.0.0.53:53", "none"]}, network="host")
-    <Handler families.send for sendto, sendmsg, sendmmsg>
+    <Handler families.send for sendto, sendmsg, sendmmsg, socketcall>
     """
     return _performed("send", when, {"network": network, "to": to})
 

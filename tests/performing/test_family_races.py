@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -28,12 +29,20 @@ pytestmark = [
 ]
 TRIES = int(os.environ.get("PROCTOR_RACES", "2000"))
 OPAQUE = "trusted.overlay.opaque"
+WIDTHS = (64, 32) if platform.machine() == "x86_64" else (64,)
 
 
 @pytest.fixture(scope="module")
 def program() -> Iterator[str]:
     with compiled("family_racer") as made:
         yield made
+
+
+@pytest.fixture(params=WIDTHS)
+def width(request: pytest.FixtureRequest) -> int:
+    """Whose calls are made: those of 64 bits, or of i386."""
+    found: int = request.param
+    return found
 
 
 @pytest.fixture
@@ -55,10 +64,11 @@ def race(
     other: str,
     place: Path,
     tries: int,
+    width: int = 64,
 ) -> int:
     """How many of the calls were made."""
     done = inside(
-        [program, kind, str(tries), allowed, other, str(place)],
+        [program, kind, str(tries), allowed, other, str(place), str(width)],
         [handler],
         cwd=str(top),
         timeout=2900,
@@ -68,28 +78,46 @@ def race(
     return int(done.stdout.split()[-1])
 
 
-def test_no_other_attribute_is_set(program: str, top: Path) -> None:
+def test_no_other_attribute_is_set(program: str, width: int, top: Path) -> None:
     handler = proctor.families.xattr(names=[OPAQUE])
     place = top / "own"
-    assert race(program, top, handler, "name", OPAQUE, "trusted.secret", place, TRIES)
+    assert race(program, top, handler, "name", OPAQUE, "trusted.secret", place, TRIES, width)
     assert os.listxattr(place) == [OPAQUE]
 
 
-def test_a_value_is_one_of_both(program: str, top: Path) -> None:
+def test_a_value_is_one_of_both(program: str, width: int, top: Path) -> None:
     place = top / "own"
     assert (
-        race(program, top, proctor.families.xattr(), "value", "a" * 200, "b" * 200, place, TRIES)
+        race(
+            program,
+            top,
+            proctor.families.xattr(),
+            "value",
+            "a" * 200,
+            "b" * 200,
+            place,
+            TRIES,
+            width,
+        )
         == TRIES + 1
     )
     assert len(os.getxattr(place, OPAQUE)) == 200
 
 
-def test_nothing_of_the_hosts_is_marked(program: str, top: Path) -> None:
+def test_nothing_of_the_hosts_is_marked(program: str, width: int, top: Path) -> None:
     (top / "play").mkdir()
     os.chown(top / "play", 100000, 100000)
     own, hosts = top / "own", top / "hosts"
     assert race(
-        program, top, proctor.families.xattr(), "path", str(own), str(hosts), top / "play", TRIES
+        program,
+        top,
+        proctor.families.xattr(),
+        "path",
+        str(own),
+        str(hosts),
+        top / "play",
+        TRIES,
+        width,
     )
     assert (os.listxattr(own), os.listxattr(hosts)) == ([OPAQUE], [])
 
@@ -119,13 +147,15 @@ def disk(top: Path) -> Iterator[str]:
     [("kind", "ext4", "ext2"), ("data", "errors=continue", "errors=panic")],
 )
 def test_no_other_mount_is_made(
-    program: str, top: Path, disk: str, kind: str, allowed: str, other: str
+    program: str, width: int, top: Path, disk: str, kind: str, allowed: str, other: str
 ) -> None:
     handler = proctor.families.mount(filesystems=["ext4"], devices=[disk])
-    assert race(program, top, handler, kind, allowed, other, top / "own", max(TRIES // 40, 20))
+    assert race(
+        program, top, handler, kind, allowed, other, top / "own", max(TRIES // 40, 20), width
+    )
 
 
-def test_no_other_directory_is_mounted_on(program: str, top: Path, disk: str) -> None:
+def test_no_other_directory_is_mounted_on(program: str, width: int, top: Path, disk: str) -> None:
     """A rule about the target: what is won is judged by what the mounts say afterwards."""
     (top / "play").mkdir()
     os.chown(top / "play", 100000, 100000)
@@ -134,7 +164,15 @@ def test_no_other_directory_is_mounted_on(program: str, top: Path, disk: str) ->
     )
     others = proctor.Handler(["mount"], lambda call: proctor.deny(1))
     tries = max(TRIES // 40, 20)
-    words = [program, "target", str(tries), str(top / "own"), str(top / "hosts"), str(top / "play")]
+    words = [
+        program,
+        "target",
+        str(tries),
+        str(top / "own"),
+        str(top / "hosts"),
+        str(top / "play"),
+        str(width),
+    ]
     script = '"$@" && grep -c /hosts /proc/self/mounts; true'
     done = inside(["sh", "-c", script, "sh", *words], [handler, others], cwd=str(top), timeout=2900)
     assert done.stdout.split()[0] == "made", done.stderr
@@ -170,7 +208,7 @@ def files(program: str, top: Path, kind: str, calls: tuple[str, ...], how: str) 
     rules = RULES.replace("CALLS", json.dumps(calls)).replace("TOP", str(top)).replace("HOW", how)
     policy = loads(rules)
     done = inside(
-        [program, kind, str(TRIES), f"{play}/a", f"{top}/b", str(play)],
+        [program, kind, str(TRIES), f"{play}/a", f"{top}/b", str(play), "64"],
         policy.handlers(),
         filter=policy.filter(),
         cwd=str(top),
