@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +255,40 @@ def test_without_limits_all_is_the_machines() -> None:
     code = "print([open(p).read().split(None, 2)[1] for p in ('/proc/meminfo', '/sys/devices/system/cpu/online', '/proc/cpuinfo') if p != '/sys/devices/system/cpu/online'], open('/sys/devices/system/cpu/online').read())"
     natively = subprocess.run(python(code), capture_output=True, check=True, timeout=60).stdout
     assert seen(python(code), []) == natively.decode()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="runs as another user")
+def test_a_way_that_the_caller_may_not_take_tells_it_nothing() -> None:
+    """The monitor may go there, and would say by its errors what is in a directory that is not the caller's."""
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    (place / "secret/there").mkdir(parents=True)
+    (place / "secret").chmod(0o700)
+    (place / "other").write_text("natively")
+    code = """
+        import errno, os, sys
+        for way in ("", "/secret/there/../..", "/secret/nothing/../..", "/nothing/.."):
+            for name in ("served", "other"):
+                for call in (os.stat, lambda path: open(path).read(), lambda path: os.access(path, 4)):
+                    try:
+                        found = call(sys.argv[1] + way + "/" + name)
+                        print(found if isinstance(found, (str, bool)) else "seen", end=" ")
+                    except OSError as error:
+                        print(errno.errorcode[error.errno], end=" ")
+            print()
+    """
+    handler = families.served(content="hello", when={"path": f"{place}/served"})
+    try:
+        done = proctor.run(
+            ["/usr/bin/python3", "-I", "-c", textwrap.dedent(code), str(place)], [handler, *OTHERS],
+            capture_output=True, timeout=60, uid=4242, gid=4242, groups=(),
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(place)
+    refused = "EACCES EACCES False " * 2
+    assert done.stdout.decode().splitlines() == [
+        "seen hello True seen natively True ",
+        refused,
+        refused,
+        "ENOENT ENOENT False " * 2,
+    ], done.stderr

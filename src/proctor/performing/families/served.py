@@ -21,6 +21,8 @@ from proctor.performing.families import stat as stats
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from proctor.call.verdict import Verdict
     from proctor.performing.serving import Served
     from proctor.performing.task import Task, Work
@@ -69,12 +71,13 @@ class Options:
 
 def perform(task: Task) -> Work:
     """Answer as if the file were there."""
-    yield from ()
     options, call = task.options(Options), task.call
-    if call.name in opens.CALLS:
-        return _open(task, options)
-    stats.checked_flags(call)
-    place = _place(task)
+    opening = call.name in opens.CALLS
+    if not opening:
+        stats.checked_flags(call)
+    place = yield from _place(task)
+    if opening:
+        return _open(task, options, place)
     if call.name in stats.ACCESSES:
         return _access(task, options, place)
     if call.name not in stats.STATS:
@@ -84,13 +87,20 @@ def perform(task: Task) -> Work:
     return (stats.told_statx if call.name == "statx" else stats.told)(call, found)
 
 
-def _place(task: Task) -> bytes:
-    """Where the caller's path leads; the rules are asked about that.
+def _place(task: Task) -> Generator[Any, Any, bytes]:
+    """Where the caller's path leads; the rules are asked about that.  The caller goes there first: by a way
+    that it may not take it is told nothing, neither what is there nor what the monitor meets.
 
     :raises Said: nowhere."""
     call = task.call
     if not call.path:
         raise Said(errno.ENOENT)
+    number = pins.signed(call.registers[0]) if "dirfd" in call.args else pins.AT_FDCWD
+    try:
+        yield from task.pin(task.start(number, call.path), call.path, 0, 0)
+    except Said as said:
+        if said.errno != errno.ENOENT:
+            raise
     try:
         place = call.where("path")
     except OSError as error:
@@ -108,9 +118,8 @@ def _served(task: Task, options: Options, place: bytes, *, anew: bool = True) ->
     return serving.served(task, options, place, anew=anew)
 
 
-def _open(task: Task, options: Options) -> Verdict:
+def _open(task: Task, options: Options, place: bytes) -> Verdict:
     _, flags, _, _ = opens.decode(task.call)
-    place = _place(task)
     if flags & os.O_CREAT and flags & os.O_EXCL:
         return deny(errno.EEXIST)
     if flags & pins.O_DIRECTORY:
