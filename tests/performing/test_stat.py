@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,3 +89,35 @@ def assert_alike(one: list[bytes], other: list[bytes]) -> None:
         if lines[0] != lines[1]:
             wrong.append((path, *lines))
     assert not wrong, f"{len(wrong)} differ:\n" + "\n".join(map(str, wrong[:9]))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs ids of others")
+@pytest.mark.parametrize("userns", [False, True])
+def test_access_is_asked_with_the_rights_of_the_real_user(userns: bool) -> None:
+    """As programs with set-user-ID ask for whoever started them: their own rights do not count."""
+    code = """
+import os
+for ids in ((1000, 0, 0), (0, 1000, 0), (1000, 1000, 0), (0, 0, 0)):
+    if os.fork() == 0:
+        os.setresuid(*ids)
+        for path in ("file", "place", "place/within"):
+            for effective in (False, True):
+                print(ids, path, [os.access(path, m, effective_ids=effective) for m in (0, 1, 2, 4)], flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    with open_directory() as top:
+        place = Path(os.fsdecode(top))
+        (place / "place").mkdir(mode=0o700)
+        for name in ("file", "place/within"):
+            (place / name).write_text("")
+            (place / name).chmod(0o600)
+        how: Any = {"userns": ((0, 0, 65536),)} if userns else {}
+        natively, performed = (
+            proctor.run(
+                ["/usr/bin/python3", "-I", "-c", code], handlers, capture_output=True, cwd=place, timeout=60, check=True, **how
+            ).stdout.decode()
+            for handlers in ([proctor.Handler(["getcpu"], lambda call: proctor.let_run())], [families.stat()])
+        )  # fmt: skip
+    assert performed == natively
+    assert "(1000, 0, 0) file [True, False, False, False]" in natively

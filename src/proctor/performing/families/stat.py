@@ -11,20 +11,24 @@ import errno
 import os
 import stat
 import struct
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny
 from proctor.performing import pins
+from proctor.performing.identity import Key, caller_steps
 from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.task import Session
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from proctor.call.call import Call
     from proctor.call.identity import IdRange
     from proctor.call.verdict import Verdict
+    from proctor.performing.executors import Start
     from proctor.performing.task import Pin, Task, Work
 
 _BY_DIRFD: Final = ("newfstatat", "fstatat64", "statx", "faccessat", "faccessat2", "readlinkat")
@@ -47,15 +51,50 @@ OVERFLOW: Final = 65534
 
 def perform(task: Task) -> Work:
     """Do it in the caller's identity."""
-    name = task.call.name
     flags = checked_flags(task.call)
+    if task.call.name not in ACCESSES or flags & _EACCESS:
+        return (yield from _told(task, flags))
+    with as_real(task):
+        return (yield from _told(task, flags))
+
+
+@contextmanager
+def as_real(task: Task) -> Iterator[None]:
+    """access(2) is walked and asked with the real ids, and with none or all of the capabilities, as programs with
+    set-user-ID ask for whoever started them (``access_override_creds`` of fs/open.c)."""
+    who, caller, own = task.who, task.caller, task.own
+    root = next((each.outside for each in caller.uid_map if not each.inside), None)
+    real = who._replace(
+        uids=(*who.uids[:3], who.uids[0]),
+        gids=(*who.gids[:3], who.gids[0]),
+        effective=who.permitted if who.uids[0] == root else 0,
+    )
+    if real == who:
+        yield
+        return
+    before, executors = task.session, task.session.executors
+
+    def become(capable: int, mother: int) -> Start:
+        return caller_steps(caller, real, own, capable).settle(mother)
+
+    key = Key(real, before.container)
+    task.session = Session(executors, key, key.container, become, task.call, before.limit)
+    try:
+        yield
+    finally:
+        task.session.close()
+        task.session = before
+
+
+def _told(task: Task, flags: int) -> Work:
+    name = task.call.name
     pin = yield from _pinned(task, flags)
     task.permit(pin.named.path, pin.named.status)
     if name in ACCESSES:
         acting = _asking("faccessat2", 0)
         mode = int(task.call.args["mode"])
         reply = yield from task.session.ask(
-            acting.request, mode, flags & _EACCESS | _EMPTY_PATH, fds=(pin.fd,)
+            acting.request, mode, _EACCESS | _EMPTY_PATH, fds=(pin.fd,)
         )
     elif name in STATS:
         acting = _asking("statx", _STATX.size)
