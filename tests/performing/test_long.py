@@ -20,7 +20,7 @@ import pytest
 import proctor
 from proctor.call.verdict import Answer, Deny, HandOver, Verdict
 from proctor.kernel.nudging import nudge
-from proctor.performing import conversation
+from proctor.performing import conversation, processes
 from proctor.process.run import PIPE
 
 from .callers import AT_FDCWD, Performers, caller, compiled, libc, outcome
@@ -289,6 +289,31 @@ def test_who_is_nudged_makes_its_call_anew(top: bytes) -> None:
     done = proctor.run(["mkdir", os.fsdecode(top) + "/x"], [restarts], capture_output=True)
     assert len(calls) == 4
     assert os.strerror(errno.EXDEV) in os.fsdecode(done.stderr)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_nothing_is_said_before_the_executor_is_dead(
+    top: bytes, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    """Until then it may still open, and the caller would open again; but one may be held for good."""
+    os.mkfifo(top + b"/fifo", 0o666)
+    dead, real = [], processes.Worker.ended
+    monkeypatch.setattr(processes.Worker, "ended", lambda self: bool(dead) and real(self))
+    monkeypatch.setattr(conversation, "_LAST", 1000.0 if dies else 0.1)
+    with Performers() as performers, caller() as one:
+        call = one.call("openat", AT_FDCWD, top + b"/fifo", RDONLY, 0)
+        begun = performers.begin(call, proctor.perform())
+        assert isinstance(begun, conversation.Conversation)
+        waits_for = begun.fileno()
+        begun._interrupt()
+        if dies:
+            assert begun.verdict is None
+            assert begun.go_on() is None
+            assert begun.look() is None
+            assert begun.fileno() != waits_for
+            dead.append(True)
+        assert begun.wait() == Deny(512, "a signal waits for the caller")
+        dead.append(True)
 
 
 def test_nothing_is_answered_on_suspicion(top: bytes) -> None:

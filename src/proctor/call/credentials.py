@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 #: ``time_for_children`` can be asked for, too.
 NAMESPACES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 
+#: What ``status`` says where no signal waits (``task_sig`` of fs/proc/array.c).
+_NONE_PENDING: Final = b"\nSigPnd:\t%016x\nShdPnd:\t%016x\n" % (0, 0)
+
 _NS_GET_PARENT: Final = 0xB702  # include/uapi/linux/nsfs.h; since Linux 4.9
 _NS_GET_OWNER_UID: Final = 0xB704  # since Linux 4.11
 
@@ -147,7 +150,10 @@ class Credentials(Taker):
             call returns.  A signal of the process's is any one thread's: the first's whenever that
             can take it, else that of another one that does not block it (``complete_signal`` of
             kernel/signal.c).  Where that could be several, which wait like this one, it is nobody's."""
-        status = self._take("status", lambda files: Status(files.read("status")))
+        text = self._take("status", reading("status"))
+        if _NONE_PENDING in text:  # as mostly, and this is asked of all that wait, again and again
+            return SignalSet(0)
+        status = Status(text)
         own, shared, blocked = (
             self._numbers(key, 16, status)[0] for key in ("SigPnd", "ShdPnd", "SigBlk")
         )

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 #: Seconds before the first look at a caller whose call takes long, and between two.
 _FIRST: Final = 0.05
 _PAUSE: Final = 0.25
+#: Seconds in which an executor that was ended is expected to be dead: a file system may hold it.
+_LAST: Final = 1.0
+#: Looks at a caller for each look at the executor, which costs more.
+_SELDOM: Final = 8
 _SIGKILL: Final = 9
 
 
@@ -39,7 +43,8 @@ class Conversation:
     """
 
     __slots__ = (
-        "_anyones", "_asked", "_call", "_due", "_next_look", "_translate", "_work", "verdict"
+        "_anyones", "_asked", "_call", "_due", "_ending", "_looks", "_next_look", "_translate", "_work",
+        "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -56,8 +61,11 @@ class Conversation:
         self._asked: Wait | None = None
         self._due = None if limit is None else now + limit
         self._next_look = now + _FIRST
+        self._looks = 0
         #: Signals that the last look found, of which nobody knows which thread takes them.
         self._anyones = 0
+        #: Until when its executor's end is waited for, which was ended; 0 if it was not.
+        self._ending = 0.0
         #: What came out; None while it goes on.
         self.verdict: Verdict | None = None
 
@@ -67,6 +75,8 @@ class Conversation:
 
     def go_on(self) -> Verdict | None:
         """Go on with the replies that are there; the verdict, if that was all."""
+        if self._ending:
+            return self._end()
         if self.verdict is None:
             reply, failed = self._reply(wait=False)
             if reply is not None or failed is not None:
@@ -102,15 +112,20 @@ class Conversation:
     def fileno(self) -> int:
         """What is readable when it can go on."""
         assert self._asked is not None
-        return self._asked.worker.fileno()
+        worker = self._asked.worker
+        return worker.pidfd if self._ending else worker.fileno()
 
     @property
     def next_look(self) -> float:
         """When :meth:`look` is to be called, by the monotonic clock."""
+        if self._ending:
+            return self._ending
         return self._next_look if self._due is None else min(self._next_look, self._due)
 
     def look(self) -> Verdict | None:
         """See whether the caller still waits and has no signal to take, and the executor works."""
+        if self._ending:
+            return self._end()
         now = time.monotonic()
         self._next_look = now + _PAUSE
         assert self._asked is not None
@@ -119,8 +134,8 @@ class Conversation:
                 return self._interrupt()
             if self._due is not None and now >= self._due:
                 raise Trouble("the executor did not end in time")
-            hindered = self._asked.worker.hindered()
-            if hindered:
+            self._looks += 1
+            if self._looks % _SELDOM == 1 and (hindered := self._asked.worker.hindered()):
                 raise Trouble(hindered)
         except BaseException as failed:
             self._run(None, failed, wait=True)
@@ -175,9 +190,17 @@ class Conversation:
         """A signal waits for the caller.  What is done already is the answer; what is not, is not done
         any more."""
         assert self._asked is not None
-        worker = self._asked.worker
-        worker.signal()
-        worker.wait_for_end(_FIRST)
+        self._asked.worker.signal()
+        self._ending = time.monotonic() + _LAST
+        return self._end()
+
+    def _end(self) -> Verdict | None:
+        """Its executor was ended: nothing is said before it is dead, for until then it may do what it was
+        asked to, and the caller would have it done again.  One that cannot die is not waited for."""
+        assert self._asked is not None
+        if not self._asked.worker.ended() and time.monotonic() < self._ending:
+            return None
+        self._ending = 0.0
         reply, _ = self._reply(wait=False)
         if reply is not None:
             return self._run(reply, None, wait=True)
