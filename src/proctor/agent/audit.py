@@ -1,12 +1,14 @@
-"""The agent's log file, which somebody else may rotate: moved away, it is made anew."""
+"""Where the agent's log goes: a file, which somebody else may rotate; or the journal."""
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from typing import Final
 
 from proctor.observe.lines import Lines
+from proctor.observe.writer import Writer
 
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
@@ -43,3 +45,39 @@ class LogFile(Lines):
             return  # its directory is gone: what we have open is better than nothing
         os.dup2(made, self._file, inheritable=False)
         os.close(made)
+
+
+#: Where systemd-journald takes records (its native protocol: systemd.io/JOURNAL_NATIVE_PROTOCOL).
+_JOURNAL: Final = "/run/systemd/journal/socket"
+#: Most bytes of one record; longer ones take more than a datagram.
+_LONGEST: Final = 128 << 10
+
+
+class Journal(Writer[str]):
+    """Lines that go to systemd's journal, a record each, whose MESSAGE is the line.
+
+    :param broken: called once, with why nothing can be written any more.
+    :raises OSError: there is no journal.
+    """
+
+    def __init__(self, broken: Callable[[OSError], object], path: str = _JOURNAL) -> None:
+        super().__init__(self._write_records, "--log journal")
+        self._broken = broken
+        self._over = False
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            self._sock.connect(path)
+        except OSError:
+            self._sock.close()
+            raise
+
+    def _write_records(self, lines: list[str]) -> None:
+        for line in "".join(lines).splitlines():
+            if self._over:
+                return
+            text = line.encode("utf-8", "backslashreplace")[:_LONGEST]
+            try:
+                self._sock.send(b"PRIORITY=6\nSYSLOG_IDENTIFIER=proctor\nMESSAGE=" + text + b"\n")
+            except OSError as problem:
+                self._over = True
+                self._broken(problem)

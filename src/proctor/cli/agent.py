@@ -44,7 +44,7 @@ def agent(options: argparse.Namespace) -> int:
         run=[place(text, socket.SOCK_SEQPACKET) for text in options.run or ()],
         control=None if options.control == "none" else place(options.control),
         metrics=None if options.metrics is None else _address(options.metrics),
-        log="" if options.log in (None, "-") else os.path.abspath(options.log),
+        log="" if options.log in (None, "-", "journal") else os.path.abspath(options.log),
         deadline=options.deadline,
         answers=None if options.answers is None else os.path.abspath(options.answers),
     )
@@ -96,7 +96,7 @@ def _monitor(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _log(path: str) -> JsonLog:
-    from proctor.agent.audit import LogFile
+    from proctor.agent.audit import Journal, LogFile
     from proctor.observe.jsonlog import JsonLog
 
     if path == "-":
@@ -106,7 +106,7 @@ def _log(path: str) -> JsonLog:
         say(f"--log {path}: {problem.strerror}; what comes now is not logged")
 
     try:
-        return JsonLog(LogFile(path, broken))
+        return JsonLog(Journal(broken) if path == "journal" else LogFile(path, broken))
     except OSError as problem:
         raise ProctorError(f"--log {path or quoted(path)}: {problem.strerror}") from None
 

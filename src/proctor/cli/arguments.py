@@ -328,7 +328,8 @@ def _agent(verbs: argparse._SubParsersAction[_Parser]) -> None:
     agent.add_argument(
         "--log",
         metavar="FILE",
-        help="append one JSON object per call, container and trouble ('-': stderr); it may be rotated",
+        help="append one JSON object per call, container and trouble ('-': stderr; journal: systemd's); it may be "
+        "rotated",
     )
     agent.add_argument(
         "--no-spare",
