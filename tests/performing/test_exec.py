@@ -272,3 +272,31 @@ def test_who_cannot_hold_refuses() -> None:
     )  # fmt: skip
     assert "freeze needs CAP_SYS_PTRACE" in done.stdout, done
     assert "Operation not permitted" in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="runs as another user")
+def test_what_may_not_be_run_is_not_read() -> None:
+    """What a file names as its interpreter is nothing to whoever may neither read nor run it."""
+    code = """
+import errno, os, sys
+for name in ("lost", "there", "binary", "public"):
+    try:
+        os.execv(f"{sys.argv[1]}/{name}", [name])
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+"""
+    with open_directory() as top:
+        place = Path(os.fsdecode(top))
+        for name, text in (("lost", "#!/nowhere"), ("there", "#!/bin/true"), ("binary", "x")):
+            (place / name).write_text(text + "\n")
+            (place / name).chmod(0o700)
+        (place / "public").write_text("#!/nowhere\n")
+        (place / "public").chmod(0o755)
+        natively, performed = (
+            proctor.run(
+                ["/usr/bin/python3", "-I", "-c", code, str(place)], handlers, capture_output=True,
+                timeout=60, uid=4242, gid=4242, groups=(),
+            ).stdout.decode().split()
+            for handlers in ([proctor.Handler(["getcpu"], lambda call: proctor.let_run())], [families.exec()])
+        )  # fmt: skip
+    assert performed == natively == ["EACCES", "EACCES", "EACCES", "ENOENT"]

@@ -14,10 +14,12 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import let_run_unsafe
 from proctor.performing import pins
+from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 CALLS: Final = ("execve", "execveat")
 
-_NOFOLLOW, _EMPTY_PATH, _CHECK = 0x100, 0x1000, 0x10000
+_NOFOLLOW, _EACCESS, _EMPTY_PATH, _CHECK = 0x100, 0x200, 0x1000, 0x10000
 #: BINPRM_BUF_SIZE of include/uapi/linux/binfmts.h; how often an interpreter may be a script (fs/exec.c).
 _HEAD: Final = 256
 _DEEP: Final = 5
@@ -62,6 +64,7 @@ def perform(task: Task) -> Work:
     words = [*(call.args["argv"] or ())] or [b""]  # do_execveat_common of fs/exec.c
     name = _shown(number, path)
     for _ in range(_DEEP):
+        yield from _may_run(task, pin)
         head = _script(pin)
         if head is None:
             break
@@ -89,6 +92,26 @@ def _named(task: Task, number: int, path: bytes, flags: int) -> Generator[Any, A
     if number == pins.AT_FDCWD:
         raise Said(errno.EACCES)  # a directory
     return (yield from task.descriptor(number))
+
+
+@cache
+def _running() -> tuple[Request, Result]:
+    """Sent: what is to be run."""
+    steps = Steps()
+    given, empty = steps.sent(), steps.bytes(b"")
+    asked = steps.call("faccessat2", given, empty, os.X_OK, _EMPTY_PATH | _EACCESS)
+    return steps.freeze(), asked
+
+
+def _may_run(task: Task, pin: Pin) -> Generator[Any, Any, None]:
+    """The kernel reads what is in a file only if it may be run, and so does the monitor.
+
+    :raises Said: it may not be."""
+    request, asked = _running()
+    reply = yield from task.session.ask(request, fds=(pin.fd,))
+    reply.close()
+    if failed := reply.error(asked):
+        raise Said(failed)
 
 
 def _shown(number: int, path: bytes) -> bytes:

@@ -113,8 +113,8 @@ def perform(task: Task) -> Work:
     name = task.call.name
     verb = next(each for each in _VERBS if each in name)
     at_flags = task.call.registers[2] & 0xFFFFFFFF if name.endswith("at") else 0
-    number, path = _where(task, name)
     wanted = _decoded(task, verb, at_flags)
+    number, path = _where(task, name)
     prefix = _prefix(task) if options.apart else _APART  # which no name that is shown begins with
     stored = options.stored(wanted.name, prefix)
     ours = (stored is not None or verb == "list") and task.who.namespace(
