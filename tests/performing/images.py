@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import eventually
+
 #: Whoever mounts is the host's root, with loop devices.
 MOUNTS = pytest.mark.skipif(
     os.geteuid() != 0 or not os.path.exists("/dev/loop-control") or not shutil.which("mkfs.ext4"),
@@ -44,10 +46,10 @@ def image(top: bytes) -> bytes:
 
 @pytest.fixture
 def no_loop_device_is_left() -> Iterator[None]:
-    """None is bound that was not before, to an image of a test's."""
+    """None is bound that was not before, to an image of a test's: not when whoever mounted is dead, too."""
     before = backed()
     yield
-    assert backed() == before
+    eventually("loop devices let go of", lambda: backed() == before)
 
 
 def backed() -> set[str]:

@@ -84,21 +84,20 @@ def _unbound(
     flags, given = _settled(info, _CONFIGURED)
     fd = yield from task.descriptor(image)
     _may_bind(fd)
-    if loops.known(task).count(task.session.container) >= options.most:
+    known, container = loops.known(task), task.session.container
+    if not known.begin(container, options.most):
         return deny(
             errno.EBUSY, f"the container has as many loop devices as it may (most = {options.most})"
         )
-    kept = bytearray(loops.CONFIG_SIZE)
-    struct.pack_into("=iI", kept, 0, -1, block)
-    kept[_INFO_AT : _INFO_AT + loops.INFO_SIZE] = given
-    access = fcntl.fcntl(pin.fd, fcntl.F_GETFL) & os.O_ACCMODE
-    made = task.hold(
-        (
-            yield from loops.bind(
-                task, number, access, bytes(kept), fd.fd, stays=not flags & _AUTOCLEAR
-            )
-        )
-    )
+    try:
+        kept = bytearray(loops.CONFIG_SIZE)
+        struct.pack_into("=iI", kept, 0, -1, block)
+        kept[_INFO_AT : _INFO_AT + loops.INFO_SIZE] = given
+        access, stays = fcntl.fcntl(pin.fd, fcntl.F_GETFL) & os.O_ACCMODE, not flags & _AUTOCLEAR
+        made = yield from loops.bind(task, number, access, bytes(kept), fd.fd, stays=stays)
+    finally:
+        known.end(container)
+    task.hold(made)
     _put_in_place(task, number, made)
     return answer(0)
 

@@ -64,6 +64,8 @@ class Loops:
 
     def __init__(self) -> None:
         self._bound: dict[object, dict[int, Bound]] = {}
+        #: How many are being bound now.
+        self._begun: dict[object, int] = {}
         self._lock = threading.Lock()
 
     def add(self, container: object, number: int, bound: Bound) -> None:
@@ -88,13 +90,25 @@ class Loops:
                 own[number] = old._replace(held=-1)
         _close(old)
 
-    def count(self, container: object) -> int:
-        """How many of a container's are bound still; the others are forgotten."""
+    def begin(self, container: object, most: int) -> bool:
+        """Whether one more may be bound, which counts until :meth:`end`, and then as what came of it.  Those
+        that are bound no more are forgotten."""
         with self._lock:
             own = self._bound.get(container, {})
             for number in [each for each, one in own.items() if _sequence(each) != one.sequence]:
                 _close(own.pop(number))
-            return len(own)
+            begun = self._begun.get(container, 0)
+            if len(own) + begun >= most:
+                return False
+            self._begun[container] = begun + 1
+            return True
+
+    def end(self, container: object) -> None:
+        """It is bound, or was not."""
+        with self._lock:
+            left = self._begun.pop(container) - 1
+            if left:
+                self._begun[container] = left
 
     def forget(self, container: object) -> None:
         """A container is over."""
