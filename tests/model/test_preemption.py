@@ -11,7 +11,7 @@ import pytest
 from proctor.model.sim import preempt as sim_preempt
 from proctor.model.sim import simulate
 from proctor.model.sim.fibers import SimLock
-from proctor.supervisor import deciding
+from proctor.supervisor import answering
 from proctor.supervisor import supervisor as supervising
 from proctor.supervisor.deciding import Decider
 from proctor.supervisor.inflight import InFlight
@@ -136,7 +136,7 @@ def closes_while_somebody_speaks(patch: Patch) -> None:
         real(self, job)
         job.served.running = before + 1
 
-    patch.setattr(deciding, "release", release)
+    patch.setattr(answering, "release", release)
     patch.setattr(supervising, "release", release)
     patch.setattr(InFlight, "register", register)
     patch.setattr(Decider, "_leave", _without_lock(Decider._leave))

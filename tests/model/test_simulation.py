@@ -14,7 +14,7 @@ from proctor.model.sim import simulate
 from proctor.model.sim.ledger import AT_CLOSE
 from proctor.model.sim.settings import Kind
 from proctor.model.sim.world import SimWorld
-from proctor.supervisor import carry, deciding, pyengine
+from proctor.supervisor import answering, carry, deciding, pyengine
 from proctor.supervisor import supervisor as supervising
 from proctor.supervisor.backlog import Backlog
 from proctor.supervisor.deciding import Decider
@@ -98,7 +98,7 @@ def keeps_descriptors_open(patch: Patch) -> None:
 
 
 def keeps_the_descriptors_of_late_verdicts(patch: Patch) -> None:
-    patch.setattr(deciding, "close_unused", lambda verdict, close: None)
+    patch.setattr(answering, "close_unused", lambda verdict, close: None)
 
 
 def closes_descriptors_twice(patch: Patch) -> None:
@@ -126,13 +126,13 @@ def never_notices_that_a_listener_ended(patch: Patch) -> None:
 
 def forgets_to_close_a_listener(patch: Patch) -> None:
     patch.setattr(supervising, "release", lambda served, lock, observers: None)
-    patch.setattr(deciding, "release", lambda served, lock, observers: None)
+    patch.setattr(answering, "release", lambda served, lock, observers: None)
 
 
 def closes_a_listener_before_its_calls_are_over(patch: Patch) -> None:
     def release(served: Any, lock: Any, observers: Any) -> None:
         running, served.running = served.running, 0
-        deciding.release(served, lock, observers)
+        answering.release(served, lock, observers)
         served.running = running
 
     patch.setattr(supervising, "release", release)

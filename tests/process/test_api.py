@@ -223,6 +223,20 @@ def test_importing_stays_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_policy_that_does_not_perform_loads_nothing_of_it() -> None:
+    script = (
+        "import sys; from proctor.policy import loads\n"
+        'rules = \'[[rule]]\\nname = "r"\\ncalls = ["open"]\\nwhen = { path = "/x" }\\ndeny = "EPERM"\\n\'\n'
+        'rules += \'[[rule]]\\nname = "s"\\ncalls = ["open"]\\nallow = "unsafe: a test"\\n\'\n'
+        "made = loads(rules); made.filter(); made.handlers(); made.supervisor_options()\n"
+        "print(sorted({'proctor.performing.registry', 'socket', 'urllib', 'inspect'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_every_public_name_exists_and_is_documented() -> None:
     for name in proctor.__all__:
         value = getattr(proctor, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
         return _by_agent(command, options, extra)
     if options.name is not None or options.metadata is not None:
         raise PolicyError("--name and --metadata are what an agent is told: they go with --agent")
+    gc.disable()  # what is loaded from here on stays: to look it through again and again takes time
     handlers: list[Handler] = []
     if options.handlers is not None or options.policy is not None:
         foreground.divide()
@@ -83,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
         process = spawn(command, handlers, observers=observers, **extra)
     except LaunchError as problem:
         return _not_launched(problem, options, _refusing_rule(policy, problem))
+    gc.freeze()
+    gc.enable()
     try:
         code = foreground.wait(process, all_of_them=not options.no_wait)
     finally:

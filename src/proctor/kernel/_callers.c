@@ -20,7 +20,7 @@
 enum { MOST = 64, COMM = 64 };
 
 struct known {
-    int tid, proc, comm, tgid;
+    int tid, comm, exe, tgid; /* exe: the link itself, not what it leads to */
     size_t used;
     char *seen; /* comm, of COMM bytes, and exe behind it, as they were when `text` was made */
     PyObject *text;
@@ -34,13 +34,13 @@ typedef struct {
 } Callers;
 
 static void drop(struct known *one) {
-    if (one->proc >= 0)
-        close(one->proc);
     if (one->comm >= 0)
         close(one->comm);
+    if (one->exe >= 0)
+        close(one->exe);
     free(one->seen);
     Py_XDECREF(one->text);
-    *one = (struct known){.proc = -1, .comm = -1};
+    *one = (struct known){.comm = -1, .exe = -1};
 }
 
 /* The process of a thread; 0 if that cannot be told. */
@@ -65,10 +65,14 @@ static bool meet(Callers *self, struct known *one, int tid) {
     self->changes++;
     drop(one);
     one->tid = tid;
-    one->proc = open(place, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (one->proc >= 0)
-        one->comm = openat(one->proc, "comm", O_RDONLY | O_CLOEXEC);
-    return one->comm >= 0 && (one->tgid = process_of(tid, one->proc)) != 0;
+    int proc = open(place, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (proc < 0)
+        return false;
+    one->comm = openat(proc, "comm", O_RDONLY | O_CLOEXEC);
+    one->exe = openat(proc, "exe", O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    one->tgid = process_of(tid, proc);
+    close(proc);
+    return one->comm >= 0 && one->exe >= 0 && one->tgid != 0;
 }
 
 /* What it is called and runs, in `text`; false if it is dead, or that cannot be had. */
@@ -78,7 +82,7 @@ static bool read_again(Callers *self, struct known *one) {
     if (first <= 0)
         return false;
     memset(now + first, 0, (size_t)(COMM - first));
-    ssize_t second = readlinkat(one->proc, "exe", now + COMM, PATH_MAX);
+    ssize_t second = readlinkat(one->exe, "", now + COMM, PATH_MAX);
     if (second < 0)
         return false;
     size_t used = COMM + (size_t)second;
@@ -154,7 +158,7 @@ static PyObject *callers_new(PyTypeObject *type, PyObject *args, PyObject *Py_UN
         return NULL;
     Callers *self = PyObject_New(Callers, type);
     for (int i = 0; self != NULL && i < MOST; i++)
-        self->known[i] = (struct known){.proc = -1, .comm = -1};
+        self->known[i] = (struct known){.comm = -1, .exe = -1};
     if (self != NULL)
         self->quote = Py_NewRef(quote), self->changes = 0;
     return (PyObject *)self;

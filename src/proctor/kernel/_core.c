@@ -323,6 +323,7 @@ static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kern
 PyMODINIT_FUNC PyInit__core(void) {
     PyType_Spec *specs[] = {&notification_spec, &loop_spec, &usual_spec, &callers_spec,
                             &gathered_spec};
+    path_ready();
     PyObject *module = usual_ready() ? PyModule_Create(&core) : NULL;
     if (module != NULL && (!known_ready(module) || !request_ready(module)))
         Py_CLEAR(module);

@@ -27,6 +27,9 @@ int gather(pid_t pid, uint64_t address, size_t limit, bool string, char **bytes,
 /* Where a path leads for a thread that waits, written over: 0 and its name, ENOENT if a directory on the
  * way is not there, ECANCELED for all that is to be walked step by step.  Without the GIL. */
 int leads_to(int tid, int dirfd, char *path, bool follow, bool entry, char *name);
+/* The same from a root and a directory that are held, and what it leads to: O_PATH descriptors, or -1, of what
+ * is there and of its directory.  False for what is to be walked step by step. */
+bool found_at(int root, int dirfd, char *path, bool follow, bool entry, char *name, int *pin, int *parent);
 /* Whether a compiled pattern matches a text. */
 bool matches(const uint8_t *program, size_t size, const char *text, size_t length);
 
@@ -60,4 +63,5 @@ PyObject *core_reopen(PyObject *module, PyObject *const *args, Py_ssize_t count)
 bool known_ready(PyObject *module);
 bool request_ready(PyObject *module);
 bool usual_ready(void);
+void path_ready(void);
 extern PyType_Spec callers_spec, gathered_spec, loop_spec, usual_spec;

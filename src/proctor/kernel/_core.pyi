@@ -395,7 +395,8 @@ class Usual:
     :param told: called with (notification, path, what it leads to, when it was received) for what was
         looked at and is not usual for all that.  What it leads to: a name, ENOENT, None if nobody asked.
     :param share: goes the long way while its ``watchful`` is not False.
-    :param container: its ``labels`` are ``labels``, or a line is not made here.
+    :param container: its ``labels`` are ``labels`` and its ``logging`` is None, or a line is not made
+        here.
     :param log: where lines are gathered; None for nowhere.
     :param callers: says who calls, for it.
     :param head: what lines begin with, up to the time.

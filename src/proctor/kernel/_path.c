@@ -35,10 +35,10 @@ struct identity {
 struct search {
     int root, base;       /* base: -1 for the root */
     bool ours, close_base; /* the root is our own: then it need not be open */
+    bool first;            /* it is the one that is held for ever, perhaps our own */
     bool nowhere;          /* a directory on the way is not there, whoever looks */
     int pin, parent;
-    struct identity at;
-    char name[2 * PATH_MAX + 2];
+    char *name;            /* PLACE_SIZE bytes, which nobody clears */
 };
 
 static bool identify(int fd, const char *path, int flags, struct identity *into) {
@@ -56,6 +56,28 @@ static bool identify(int fd, const char *path, int flags, struct identity *into)
 static bool same(const struct identity *one, const struct identity *other) {
     return one->inode == other->inode && one->mount == other->mount && one->major == other->major
            && one->minor == other->minor;
+}
+
+/* Our own root as it was at first, held for ever: most callers have it, and to see that takes half as long
+ * as to see what our own is by now. */
+static struct {
+    int fd;
+    struct identity at;
+} first = {.fd = -1};
+
+void path_ready(void) {
+    int fd = open("/", PIN);
+    if (fd >= 0 && identify(fd, "", AT_EMPTY_PATH, &first.at))
+        first.fd = fcntl(fd, F_DUPFD_CLOEXEC, 64); /* not where others expect their own */
+    if (fd >= 0)
+        close(fd);
+}
+
+/* Whether that still is our own is asked where it matters. */
+static void settle(struct search *self) {
+    struct identity mine;
+    if (self->first && !self->ours)
+        self->ours = identify(AT_FDCWD, "/", 0, &mine) && same(&mine, &first.at);
 }
 
 static int walk(int from, const char *path, uint64_t flags, uint64_t resolve) {
@@ -137,9 +159,11 @@ static int from_start(const struct search *self, const char *path, uint64_t flag
 }
 
 /* Something that is there, and its name: a descriptor, or -1 with errno, which is ECANCELED for what is
- * left to others. */
-static int find(const struct search *self, const char *path, uint64_t flags, struct identity *at,
-                char *name, size_t size) {
+ * left to others.  What needs no link is called so by everybody, on a procfs too: there it matters only if
+ * something is to be looked for in it (`within`). */
+static int find(struct search *self, const char *path, uint64_t flags, bool within, char *name,
+                size_t size) {
+    struct identity at;
     int fd = -1;
     bool named = false;
     if (self->base < 0 && is_plain(path)) {
@@ -148,10 +172,13 @@ static int find(const struct search *self, const char *path, uint64_t flags, str
         if (fd < 0 && errno != ELOOP)
             return -1;
     }
+    if (fd < 0)
+        settle(self);
     if (fd < 0 && (fd = from_start(self, path, flags)) < 0)
         return -1;
-    if (!identify(fd, "", AT_EMPTY_PATH, at) || on_procfs(fd, at)
-        || !(named || call_it(self, fd, at, name, size))) {
+    bool asked = within || !named;
+    if ((asked && (!identify(fd, "", AT_EMPTY_PATH, &at) || on_procfs(fd, &at)))
+        || !(named || call_it(self, fd, &at, name, size))) {
         let_go(&fd);
         errno = ECANCELED;
         return -1;
@@ -177,9 +204,10 @@ static const char *split(char *path, const char **last) {
 
 /* Whether a directory that was not found is not there for anybody: a name on the way is missing in a
  * directory that shows everybody the same. */
-static bool is_nowhere(const struct search *self, char *path) {
+static bool is_nowhere(struct search *self, char *path) {
     struct identity at;
     const char *last, *head;
+    settle(self);
     for (int tries = 0; tries < 16 && (head = split(path, &last)) != NULL; tries++) {
         int above = from_start(self, head, ENTER);
         if (above < 0 && errno != ENOENT)
@@ -198,28 +226,28 @@ static bool is_nowhere(const struct search *self, char *path) {
 
 /* A name in its directory, and what is there. */
 static bool find_entry(struct search *self, char *path) {
-    struct identity above;
+    struct identity at;
     const char *last, *head = split(path, &last);
     if (head == NULL)
         return false;
-    self->parent = find(self, head, ENTER, &above, self->name, PATH_MAX + 1);
+    self->parent = find(self, head, ENTER, true, self->name, PATH_MAX + 1);
     if (self->parent < 0) {
         self->nowhere = errno == ENOENT && head == path && is_nowhere(self, path);
         return false;
     }
     size_t length = strlen(self->name);
     length -= self->name[length - 1] == '/';
-    snprintf(self->name + length, sizeof self->name - length, "/%s", last);
+    snprintf(self->name + length, PLACE_SIZE - length, "/%s", last);
     self->pin = openat(self->parent, last, LOOK);
     if (self->pin < 0)
         return errno == ENOENT;
-    return identify(self->pin, "", AT_EMPTY_PATH, &self->at) && !on_procfs(self->pin, &self->at);
+    return identify(self->pin, "", AT_EMPTY_PATH, &at) && !on_procfs(self->pin, &at);
 }
 
 static bool search(struct search *self, char *path, bool follow, bool entry) {
     if (entry)
         return find_entry(self, path);
-    self->pin = find(self, path, follow ? PIN : LOOK, &self->at, self->name, sizeof self->name);
+    self->pin = find(self, path, follow ? PIN : LOOK, false, self->name, PLACE_SIZE);
     if (self->pin >= 0)
         return true;
     /* A name with a slash behind it is no place for a file, and a link that dangles names another. */
@@ -255,20 +283,22 @@ static int climb(const struct search *self, int count) {
 /* Hold the root, and the directory that the path starts in, of a thread; true without one: they are held. */
 static bool hold(struct search *self, int tid, int dirfd, const char *path) {
     char place[48];
-    struct identity theirs, mine;
-    if (!identify(AT_FDCWD, "/", 0, &mine))
-        return false;
+    struct identity theirs;
     if (tid == 0) {
-        self->ours = identify(self->root, "", AT_EMPTY_PATH, &theirs) && same(&theirs, &mine);
+        self->first = first.fd >= 0 && identify(self->root, "", AT_EMPTY_PATH, &theirs)
+                      && same(&theirs, &first.at);
+        settle(self);
         self->base = path[0] == '/' ? -1 : dirfd;
         return true;
     }
     snprintf(place, sizeof place, "/proc/%d/root", tid);
-    self->ours = identify(AT_FDCWD, place, 0, &theirs) && same(&theirs, &mine);
-    if (!self->ours && (self->root = open(place, PIN)) < 0)
+    self->first = first.fd >= 0 && identify(AT_FDCWD, place, 0, &theirs) && same(&theirs, &first.at);
+    self->root = self->first ? first.fd : open(place, PIN);
+    if (self->root < 0)
         return false;
     if (path[0] == '/')
         return true;
+    settle(self);
     if (dirfd == AT_FDCWD)
         snprintf(place, sizeof place, "/proc/%d/cwd", tid);
     else
@@ -284,7 +314,7 @@ static bool enter(struct search *self, char **path) {
     if (self->base < 0 || self->ours)
         return true;
     if (!identify(self->base, "", AT_EMPTY_PATH, &at)
-        || !call_it(self, self->base, &at, self->name, sizeof self->name))
+        || !call_it(self, self->base, &at, self->name, PLACE_SIZE))
         return false;
     int count = ups(*path, path);
     if (count == 0)
@@ -303,7 +333,7 @@ static bool look_up(struct search *self, int tid, int dirfd, char *path, bool fo
     bool found = hold(self, tid, dirfd, path) && enter(self, &path) && search(self, path, follow, entry);
     if (self->close_base)
         let_go(&self->base);
-    if (tid != 0)
+    if (tid != 0 && !self->first)
         let_go(&self->root);
     if (!found || tid != 0) {
         let_go(&self->pin);
@@ -313,73 +343,16 @@ static bool look_up(struct search *self, int tid, int dirfd, char *path, bool fo
 }
 
 int leads_to(int tid, int dirfd, char *path, bool follow, bool entry, char *name) {
-    struct search self = {.root = -1, .base = -1, .pin = -1, .parent = -1};
-    if (look_up(&self, tid, dirfd, path, follow, entry)) {
-        memcpy(name, self.name, strlen(self.name) + 1);
+    struct search self = {.root = -1, .base = -1, .pin = -1, .parent = -1, .name = name};
+    if (look_up(&self, tid, dirfd, path, follow, entry))
         return 0;
-    }
     return self.nowhere ? ENOENT : ECANCELED;
 }
 
-/* Whether there is a path to be looked up, then in `into`, of PATH_MAX bytes. */
-static bool copy_path(const char *given, size_t length, char *into) {
-    if (length == 0 || length >= PATH_MAX || memchr(given, 0, length) != NULL)
-        return false;
-    memcpy(into, given, length);
-    into[length] = 0;
-    return true;
-}
-
-PyObject *core_find(PyObject *Py_UNUSED(module), PyObject *args) {
-    struct search self = {.base = -1, .pin = -1, .parent = -1};
-    int dirfd, follow, entry;
-    Py_buffer given;
-    char path[PATH_MAX];
-    if (!PyArg_ParseTuple(args, "iiy*pp", &self.root, &dirfd, &given, &follow, &entry))
-        return NULL;
-    bool found = copy_path(given.buf, (size_t)given.len, path);
-    PyBuffer_Release(&given);
-    if (found) {
-        Py_BEGIN_ALLOW_THREADS
-        found = look_up(&self, 0, dirfd, path, follow, entry);
-        Py_END_ALLOW_THREADS
-    }
-    return found ? Py_BuildValue("yii", self.name, self.pin, self.parent) : Py_NewRef(Py_None);
-}
-
-PyObject *core_where(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 7)
-        return PyErr_Format(PyExc_TypeError, "where() takes 7 arguments, not %zd", count);
-    int tid = (int)PyLong_AsLong(args[0]), dirfd = (int)PyLong_AsLong(args[2]);
-    int follow = PyObject_IsTrue(args[3]), entry = PyObject_IsTrue(args[4]);
-    int listener = (int)PyLong_AsLong(args[5]), problem = 0, leads = ECANCELED;
-    uint64_t id = PyLong_AsUnsignedLongLongMask(args[6]), address = 0;
-    char path[PATH_MAX], name[PLACE_SIZE], *bytes = NULL;
-    size_t used = 0;
-    bool found = false, given = PyBytes_Check(args[1]);
-    if (given)
-        found = copy_path(PyBytes_AsString(args[1]), (size_t)PyBytes_Size(args[1]), path);
-    else
-        address = PyLong_AsUnsignedLongLongMask(args[1]);
-    if (PyErr_Occurred() != NULL)
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    if (!given) {
-        problem = gather(tid, address, PATH_MAX, true, &bytes, &used);
-        found = problem == 0 && copy_path(bytes, used, path);
-    }
-    if (found)
-        leads = leads_to(tid, dirfd, path, follow, entry, name);
-    int gone = listener >= 0 ? id_valid(listener, id) : 0;
-    problem = gone != 0 ? gone : problem;
-    Py_END_ALLOW_THREADS
-    PyObject *text = problem != 0 ? raise_errno(problem)
-                     : given      ? Py_NewRef(args[1])
-                                  : PyBytes_FromStringAndSize(bytes, (Py_ssize_t)used);
-    free(bytes);
-    if (text == NULL)
-        return NULL;
-    if (leads == 0)
-        return Py_BuildValue("(Ny)", text, name);
-    return leads == ENOENT ? Py_BuildValue("(Ni)", text, ENOENT) : Py_BuildValue("(NO)", text, Py_None);
+bool found_at(int root, int dirfd, char *path, bool follow, bool entry, char *name, int *pin, int *parent) {
+    struct search self = {.root = root, .base = -1, .pin = -1, .parent = -1, .name = name};
+    bool found = look_up(&self, 0, dirfd, path, follow, entry);
+    *pin = self.pin;
+    *parent = self.parent;
+    return found;
 }

@@ -28,10 +28,10 @@ struct seen {
     char *text;
     size_t length;
     int leads; /* as leads_to(); -1: nobody asked */
-    char name[PLACE_SIZE];
+    char *name; /* PLACE_SIZE bytes: not worth clearing for each call */
 };
 
-static PyObject *watchful, *labels;
+static PyObject *watchful, *labels, *logging;
 
 /* ---- Looking and deciding, without the GIL -------------------------------------------------- */
 
@@ -77,7 +77,10 @@ static int decide(const Usual *self, const Sheet *sheet, const struct seccomp_no
             break;
         }
     }
-    return id_valid(self->listener, raw->id) == 0 ? found : -1;
+    /* Who is alive when it is answered was so all the time, and it was its memory.  Whoever tells of it
+     * wants to know before. */
+    bool told = self->outcomes[found].how != PLAIN;
+    return told && id_valid(self->listener, raw->id) != 0 ? -1 : found;
 }
 
 /* ---- Answering, with the GIL ---------------------------------------------------------------- */
@@ -138,6 +141,13 @@ static void write_down(Usual *self, const struct seccomp_notif *raw, const Sheet
     gathered_put(self->log, line, (int)(sizeof line / sizeof *line));
 }
 
+static bool has(PyObject *object, PyObject *name, PyObject *value) {
+    PyObject *found = PyObject_GetAttr(object, name);
+    Py_XDECREF(found);
+    PyErr_Clear();
+    return found == value;
+}
+
 /* Answer, and write it down; false, before anything was done, for what is told at length. */
 static bool conclude(Usual *self, const struct seccomp_notif *raw, const Sheet *sheet, int index,
                      const struct seen *seen, double received) {
@@ -146,10 +156,7 @@ static bool conclude(Usual *self, const struct seccomp_notif *raw, const Sheet *
     if (outcome->how != LOGGED || !sheet->shown || (sheet->path && !is_plain(seen->text, seen->length))
         || (seen->leads == 0 && !is_plain(seen->name, strlen(seen->name))))
         return false;
-    PyObject *named = PyObject_GetAttr(self->container, labels);
-    same = named == self->labels;
-    Py_XDECREF(named);
-    PyErr_Clear();
+    same = has(self->container, labels, self->labels) && has(self->container, logging, Py_None);
     PyObject *who = same ? caller_told(self->callers, (int)raw->pid, &fresh) : NULL;
     struct text shown = {NULL, 0};
     if (who != NULL)
@@ -177,7 +184,8 @@ static PyObject *usual_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(na
     if (!PyArg_ParseTuple(args, "O", &notification))
         return NULL;
     const struct seccomp_notif *raw = notification_of(notification);
-    struct seen seen = {.leads = -1};
+    char name_seen[PLACE_SIZE];
+    struct seen seen = {.leads = -1, .name = name_seen};
     int index = -1;
     double received = seconds(CLOCK_MONOTONIC);
     PyObject *busy = PyObject_GetAttr(self->share, watchful);
@@ -364,5 +372,6 @@ PyType_Spec usual_spec = {"proctor.kernel._core.Usual", sizeof(Usual), 0,
 bool usual_ready(void) {
     watchful = PyUnicode_InternFromString("watchful");
     labels = PyUnicode_InternFromString("labels");
-    return watchful != NULL && labels != NULL;
+    logging = PyUnicode_InternFromString("logging");
+    return watchful != NULL && labels != NULL && logging != NULL;
 }

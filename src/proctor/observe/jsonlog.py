@@ -137,12 +137,16 @@ class JsonLog:
         """What is between the time and the caller's number."""
         return f', {json.dumps(_container(container))[1:-1]}, "tid": '.encode()
 
-    def pieces(self, call: Call, made: list[str], path: str) -> tuple[bytes, ...]:
+    def pieces(self, call: Call, path: str) -> tuple[bytes, ...]:
         """What comes behind the caller's number, up to where the path is; up to where it is again; behind
-        that; and before what it leads to.
+        that; and before what it leads to.  Nothing for a call that takes more to show.
 
-        :param made: as :func:`~proctor.observe.facts.pieces_of` has it.
         :param path: the path's name, if there is one."""
+        from proctor.observe.facts import pieces_of
+
+        made = pieces_of(call)
+        if made is None:
+            return ()
         first, *rest = made
         first = f', "arch": "{call.abi}", "syscall": "{call.name}", {first}'
         second, last = rest or ("", "")

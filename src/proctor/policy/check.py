@@ -82,14 +82,17 @@ def _refuse_race(call: str, chain: _Chain, position: int, policy: Policy, source
     if not clause.reads_memory:
         return
     looked_at = ", ".join(dict.fromkeys(each.key for each in clause.further if each.reads_memory))
-    again = (
-        f"{looked_at}, which the kernel then reads again: a thread of the target can change it in "
-        f"between. {_ways_out(call)}"
-    )
+
+    def again() -> str:
+        return (
+            f"{looked_at}, which the kernel then reads again: a thread of the target can change it in "
+            f"between. {_ways_out(call)}"
+        )
+
     reachable = [t for t in clause.registers if _takes(chain, position, t) is None]
     if reachable and rule.ruling.may_run(call) and not rule.ruling.unsafe:
         raise source.error(
-            f'"{rule.name}" would let {call} run after looking at {again}',
+            f'"{rule.name}" would let {call} run after looking at {again()}',
             ("rule", rule.position, rule.ruling.kind),
         )
     for tests in reachable:
@@ -99,7 +102,7 @@ def _refuse_race(call: str, chain: _Chain, position: int, policy: Policy, source
             if later.ruling.may_run(call) and not later.ruling.unsafe:
                 raise source.error(
                     f'"{later.name}" would let {call} run after "{rule.name}" (rule[{rule.position}]) '
-                    f"looked at {again}",
+                    f"looked at {again()}",
                     ("rule", later.position, later.ruling.kind),
                 )
             if not other.further and covers(other.registers, tests):

@@ -370,9 +370,11 @@ class Ruling(NamedTuple):
     def may_run(self, call: str) -> bool:
         """:attr:`runs`, also for those that somebody is asked about: what cannot be performed runs
         after a yes."""
+        if self.kind != ASK:
+            return self.runs
         from proctor.performing import SUPPORTED
 
-        return self.runs or (self.kind == ASK and call not in SUPPORTED)
+        return call not in SUPPORTED
 
     @property
     def refuses(self) -> bool:

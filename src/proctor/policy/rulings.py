@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno as _errno
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
-from proctor.asking.question import HOWS, LONGEST_DELAY, REMEMBERED, Asking
 from proctor.kernel.abi import MAX_ERRNO
 from proctor.policy.document import VERDICT_KEYS, KeyPath, Source
 from proctor.policy.rules import (
@@ -95,9 +93,13 @@ def ruling_of(written: Mapping[str, Any], path: KeyPath, source: Source) -> Ruli
 def delay_of(
     written: Mapping[str, Any], settings: Settings, path: KeyPath, source: Source
 ) -> float:
-    value: float = written.get("delay", 0.0)
+    if "delay" not in written:
+        return 0.0
+    from proctor.asking.question import LONGEST_DELAY
+
+    value: float = written["delay"]
     place = (*path, "delay")
-    if "delay" in written and not 0 < value <= LONGEST_DELAY:
+    if not 0 < value <= LONGEST_DELAY:
         raise source.error(f"seconds, more than 0 and at most {LONGEST_DELAY:g}", place)
     return value
 
@@ -155,6 +157,8 @@ def asked(
     ruling: Ruling, calls: Sequence[str], written: Mapping[str, Any], path: KeyPath, source: Source
 ) -> Ruling:
     """What is said of asking, checked."""
+    from proctor.asking.question import HOWS, REMEMBERED, Asking
+
     place = (*path, ASK)
 
     def word(key: str, words: Sequence[str], otherwise: str) -> Any:
@@ -213,6 +217,8 @@ def _where(how: str, written: Mapping[str, Any], place: KeyPath, source: Source)
         if not at.startswith("/") or len(at.encode()) > _UNIX_PATH or "\0" in at:
             raise source.error(f"an absolute path of at most {_UNIX_PATH} bytes", (*place, "at"))
         return (at,)
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(at)
         good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)

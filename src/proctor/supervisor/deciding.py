@@ -11,27 +11,20 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import (
-    Answer,
-    Deny,
-    HandOver,
-    LetRun,
     Perform,
     Verdict,
-    Wire,
-    close_unused,
     deny,
 )
 from proctor.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
-from proctor.observe.events import Outcome
-from proctor.supervisor.backlog import Backlog
-from proctor.supervisor.carry import carry_out, check, owned
-from proctor.supervisor.inflight import InFlight
-from proctor.supervisor.jobs import Job, Served
+from proctor.supervisor.answering import lives
+from proctor.supervisor.carry import check
+from proctor.supervisor.jobs import Job
 from proctor.supervisor.ports import Later
 from proctor.supervisor.share import LOOK, Share
+from proctor.supervisor.turns import Turns
 
 if TYPE_CHECKING:
     from threading import Condition
@@ -43,9 +36,6 @@ if TYPE_CHECKING:
 
 #: Performs a call: (call, the Perform verdict) → what to answer, or that it takes a while.
 Performer = Callable[["Call", Perform], "Verdict | Later"]
-
-#: Those who decide without a look at the caller's memory.
-_UNREAD: Final = ("deadline", "close", "gone", "quota")
 
 
 class Turn:
@@ -75,11 +65,11 @@ class Continuation:
         self._decider.go_on(self.job, self._later)
 
 
-class Decider:
+class Decider(Turns):
     """Takes jobs to their answer; shared by all listeners of one supervisor.
 
-    :param lock: guards jobs, queues and the counts of :class:`Served`.
-    :param told: of that lock.
+    :param performer: see :data:`Performer`; the rest is as for
+        :class:`~proctor.supervisor.answering.Answers`.
     """
 
     def __init__(
@@ -92,14 +82,8 @@ class Decider:
         observers: Observers,
         engine: Engine,
     ) -> None:
-        self._world = world
-        self._lock = lock
-        self._rules = rules
+        super().__init__(world, lock, told, rules, observers, engine)
         self._performer = performer
-        self._engine = engine
-        self.observers = observers
-        self.calls = InFlight(lock, told, rules, engine.wake)
-        self.backlog = Backlog(world, lock, engine.wake)
         self._overdue: deque[Continuation] = deque()
 
     # The way in -------------------------------------------------------------------------------
@@ -111,11 +95,6 @@ class Decider:
             self.advance(job)
         elif not (self._order(job) or self._hold_back(job)):
             self._go(job, share)
-
-    def routed(self, job: Job) -> None:
-        """Let it be found if the thread that routes it stalls."""
-        job.routed = True
-        self.calls.routing = job
 
     def _go(self, job: Job, share: Share) -> None:
         """Decide a call of a container of which something stalls: if that is to be expected of this one
@@ -134,94 +113,7 @@ class Decider:
         if not self._order(job) and self._leave(job):
             self._put(job)
 
-    def _order(self, job: Job) -> bool:
-        """Queue the call behind an earlier one of the same caller, if that is still being decided.
-        Whether it need not be decided now."""
-        served, tid = job.served, job.tid
-        with self._lock:
-            if self.calls.merge(job) or job.claimed:
-                return self._stands_in_line(job)
-            line = served.busy.get(tid) if tid else None
-            if line is None:
-                return False
-            latest = line[-1].received
-        if self._world.born_since(tid, latest):
-            if not _lives(job):  # then it was not ours that was born
-                self._answer(job, self._rules.on_error, "gone")
-                return True
-            self._leave_behind(served, line)
-            return False
-        with self._lock:
-            if self.calls.merge(job) or job.claimed:
-                return self._stands_in_line(job)
-            if served.busy.get(tid) is not line:
-                return False  # it came to its end just now
-            refused = self.calls.refused(job)
-            if refused is None:
-                job.line = line
-                line.append(job)
-                self.calls.register(job)
-                self.backlog.wait(job)
-        if refused is not None:
-            self._answer(job, *refused)
-        return True
-
-    def _stands_in_line(self, job: Job) -> bool:
-        """Whether a call that is known already need not be decided now (the lock is held)."""
-        if job.claimed or job.line is None or job.line[0] is job:
-            return job.claimed
-        self.backlog.wait(job)
-        return True
-
-    def _leave_behind(self, served: Served, line: deque[Job]) -> None:
-        """Another thread has their caller's number now: none of these calls has a caller."""
-        with self._lock:
-            dead = [job for job in line if job.waits]
-            tid = next((job.tid for job in line), 0)
-            if served.busy.get(tid) is line:
-                del served.busy[tid]
-        for job in dead:
-            self._answer(job, self._rules.on_error, "gone")
-
-    def _hold_back(self, job: Job) -> bool:
-        """Let the call wait for its turn, if its container has no thread for it now."""
-        with self._lock:
-            if job.known or not self.backlog.holds_back(job, self._world.clock()):
-                return False
-        if self._leave(job):
-            self._put(job)
-        return True
-
-    def _leave(self, job: Job) -> bool:
-        """Others are to know of the job: from now on its caller's next calls queue up.  False if its
-        listener was given up, or its container has too many, and it was answered."""
-        with self._lock:
-            if self.calls.merge(job) or job.claimed:
-                return not job.claimed
-            refused = self.calls.refused(job)
-            if refused is None:
-                self.calls.register(job)
-                job.served.line_up(job)
-        if refused is not None:
-            self._answer(job, *refused)
-        return refused is None
-
-    def _put(self, job: Job) -> None:
-        """Let it wait for its turn."""
-        with self._lock:
-            if not job.claimed:
-                self.backlog.put(job)
-                return
-        if job.said is not None:
-            self.run(job)  # overtaken: what was said is given up, which takes no time
-
     # Turns ------------------------------------------------------------------------------------
-    def next_job(self) -> Job | None:
-        """What waits and has its turn; for whoever has the role, who then calls
-        :meth:`run_next`."""
-        with self._lock:
-            return self.backlog.next(self._world.clock())
-
     def run_next(self, job: Job) -> None:
         """Go on with it, on the thread that has the role."""
         self._go(job, job.served.share)
@@ -233,21 +125,6 @@ class Decider:
             self.advance(job)
         else:
             self.decided(job, *said)
-
-    def spent(self, job: Job, began: float) -> None:
-        """Whoever has the role went on with it, from then until now, and did not stall."""
-        with self._lock:
-            job.served.share.spent(job, self._world.clock() - began)
-
-    def patience(self) -> float | None:
-        """Seconds until something is due; None for nothing."""
-        with self._lock:
-            now, due = self._world.clock(), self.calls.next_due()
-            waits = self.backlog.patience(now)
-        if due is None:
-            return waits
-        left = max(0.0, due - now)
-        return left if waits is None else min(left, waits)
 
     # Handlers ---------------------------------------------------------------------------------
     def advance(self, job: Job) -> None:
@@ -385,132 +262,6 @@ class Decider:
         else:
             self.decided(job, verdict, who, performing)
 
-    def _cancel(self, later: Later) -> None:
-        try:
-            later.cancel()
-        except BaseException as problem:
-            self.observers.trouble("giving up what was awaited", problem, near=later.cancel)
-
-    # Answers ----------------------------------------------------------------------------------
-    def answer(self, job: Job, verdict: Verdict, who: str) -> None:
-        """Answer with what is fit for it, unless somebody did; then let the caller's next call go on."""
-        self._answer(job, verdict, who)
-        if isinstance(job.error, KeyboardInterrupt):
-            raise job.error  # Ctrl-C while the user's own thread ran step()
-
-    def _answer(self, job: Job, verdict: Verdict, who: str) -> None:
-        """Answer, unless somebody did; then let the caller's next call go on."""
-        if who not in _UNREAD:
-            verdict = self.observers.explained(job.call, verdict)
-        if self.observers.looks(verdict, job.served.container) and not job.claimed:
-            # Before it is answered: then the caller's memory is out of reach.  Before it is claimed:
-            # that memory can make its reader wait (FUSE, userfaultfd), and a deadline must still be
-            # able to go first; it, and close(), do not look themselves.
-            job.seen = self.observers.look(job.call, verdict, read=who not in _UNREAD)
-        if not self.calls.claim(job):
-            close_unused(verdict, self._world.close)
-            return
-        self._carry_out(job, verdict, who)
-
-    def give(self, job: Job, verdict: HandOver, who: str) -> None:
-        """Answer with what was opened for a call of which nobody is told."""
-        give = getattr(job.served.listener, "give", None)
-        if not self.calls.claim(job):
-            close_unused(verdict, self._world.close)
-        elif give is None or not give(job.call.id, verdict.fd, verdict.cloexec):
-            self._carry_out(job, verdict, who)
-        else:
-            self._written(job)
-            counters = self.observers.counters
-            if counters is not None:
-                counters.cell(job.served.container, job.call.name, "perform")[0] += 1
-            self._finish(job)
-
-    def _carry_out(self, job: Job, verdict: Verdict, who: str) -> None:
-        """Answer what is claimed."""
-        delivered = False
-        try:
-            delivered, verdict = carry_out(
-                job.served.listener, job.call, verdict, self._rules.on_error, self._world.close
-            )
-        except BaseException as problem:
-            job.error = problem
-            if not (job.served.keep or job.served.given_up):  # otherwise it may be closed already
-                self.observers.trouble(
-                    f"{who} could not be obeyed", problem, call=job.call,
-                    then=f"answered: {self._rules.on_error}",
-                )  # fmt: skip
-            verdict = self._rules.on_error
-        self._written(job)
-        if self.observers.watching or self.observers.counters is not None:
-            asked = job.performed
-            reason = verdict.reason if asked is None else asked.reason
-            outcome = Outcome(
-                job.call, verdict, who, delivered, job.received, self._world.clock(),
-                job.served.container, asked is not None, job.error, *job.seen,
-                getattr(reason, "rule", None) or "",
-            )  # fmt: skip
-            interrupted = self.observers.tell_outcome(outcome)
-            if interrupted is not None:
-                job.error = interrupted  # goes on from decided()
-        self._finish(job)
-
-    def _written(self, job: Job) -> None:
-        if job.served.journal is not None:
-            job.served.journal.clear(job.call._notification)
-
-    def _finish(self, job: Job) -> None:
-        try:
-            job.call.expire()
-        except Exception as problem:
-            self.observers.trouble("what a call had taken could not be given up", problem)
-        served = job.served
-        with self._lock:
-            self.calls.forget(job)
-            if not job.known:
-                return
-            unsaid = self.backlog.take_out(job) and job.said
-            later, job.later = job.later, None
-            if later is not None:
-                self._engine.unwatch(later[0].fd)
-            follower = served.step_out(job)
-        if unsaid:
-            close_unused(owned(unsaid[0], job.call), self._world.close)
-        if later is not None:
-            self._cancel(later[0])
-        if follower is not None and not follower.stands_in:
-            self._put(follower)
-        try:
-            release(served, self._lock, self.observers)
-        finally:  # the end of a container, too, is told before anybody goes on for its being over
-            with self._lock:
-                self.calls.told(job)
-
-    def conclude(self, job: Job, wire: Wire) -> bool:
-        """Answer a call of which nobody needs to be told; False if somebody else did."""
-        if not self.calls.claim(job):
-            return False
-        value, error, flags = wire
-        plain: Verdict = LetRun() if flags else Deny(-error) if error else Answer(value)
-        try:
-            carry_out(job.served.listener, job.call, plain, self._rules.on_error, self._world.close)
-        except BaseException as problem:
-            if not (job.served.keep or job.served.given_up):
-                self.observers.trouble("an answer could not be given", problem, call=job.call)
-        self._written(job)
-        self._finish(job)
-        return True
-
-    def give_up(self, job: Job) -> None:
-        """Answer as at the end."""
-        self._answer(job, self._rules.close_verdict, "close")
-
-    def late(self, job: Job) -> Wire | None:
-        """Answer what was received from a listener that is given up, or say what is to be answered."""
-        self.routed(job)
-        self.give_up(job)
-        return None if job.error is None else self._rules.close_verdict.wire
-
     # Now and then -----------------------------------------------------------------------------
     def untended(self) -> bool:
         """Whether :meth:`tend` has something to do."""
@@ -523,7 +274,7 @@ class Decider:
         self.expire()
         alive = []
         for job in self.backlog.some():
-            if _lives(job):
+            if lives(job):
                 alive.append(job)
             else:
                 self._answer(job, self._rules.on_error, "gone")
@@ -546,42 +297,3 @@ class Decider:
         :meth:`tend`."""
         with self._lock:
             return self._overdue.popleft() if self._overdue else None
-
-    def bury(self, served: Served) -> None:
-        """Forget calls that wait: nobody uses the filter any more, so all callers are gone."""
-        for job in self.calls.pending(served):
-            if job.waits:
-                self._answer(job, self._rules.on_error, "gone")
-
-    def abandon(self, served: Served | None) -> None:
-        """Answer what is pending for a listener that we give up, or for all, at the end."""
-        if served is None:
-            with self._lock:
-                self.calls.over = True
-        for job in self.calls.pending(served):
-            self.give_up(job)
-
-
-def release(served: Served, lock: Lock, observers: Observers) -> None:
-    """Close a listener that is to be closed, once nothing speaks to it any more: a number closed too
-    early could by then belong to another listener."""
-    if not served.leaving:
-        return
-    with lock:
-        if served.running or served.left is None:
-            return
-        left, served.left = served.left, None
-    if not served.keep:
-        try:
-            served.listener.close()
-        except OSError as problem:
-            observers.trouble("a listener could not be closed", problem)
-    left(served, served.leaving)
-
-
-def _lives(job: Job) -> bool:
-    """Whether the caller still waits for the answer."""
-    try:
-        return job.served.listener.id_valid(job.call.id)
-    except Exception:
-        return True  # the listener was closed, and whoever did that sees to its calls

@@ -31,8 +31,9 @@ from proctor.call.call import Call
 from proctor.call.verdict import Deny, Verdict, deny, let_run
 from proctor.observe.events import ContainerAdded, ContainerEnded, Observer, TakenOver
 from proctor.observe.observers import Observers
+from proctor.supervisor.answering import release
 from proctor.supervisor.container import Container, Quotas
-from proctor.supervisor.deciding import Decider, Performer, release
+from proctor.supervisor.deciding import Decider, Performer
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import INSIST
 from proctor.supervisor.role import Role

@@ -14,7 +14,6 @@ from proctor.call.call import Call
 from proctor.call.path.following import AT_FDCWD, way_of
 from proctor.call.verdict import Deny, Verdict
 from proctor.observe.counters import kind as kind_of
-from proctor.observe.facts import pieces_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,8 +157,7 @@ class Usual:
                 otherwise = self.index(found.otherwise, True)
                 if any(index < 0 for _, _, index, _ in cases):
                     otherwise = -1
-        pieces = None if self._log is None else pieces_of(call)
-        shown = () if pieces is None else self._log.pieces(call, pieces, self.path)
+        shown = () if self._log is None else self._log.pieces(call, self.path)
         self._native.learn(call.registers, start, tuple(cases), otherwise, shown)
 
     def written(self, call: Call, outcome: int, received: float) -> bool:
