@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 import proctor
 from proctor.observe.jsonlog import JsonLog, to_file
 from proctor.policy import Policy, loads
+from proctor.supervisor.deciding import Decider
 from proctor.supervisor.world import KernelWorld
 from tests.policy.test_policy_hostile_memory import PROGRAM as STALLING
 from tests.policy.test_policy_hostile_memory import needs_userfaultfd
+from tests.support.stalling import World, stall
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -290,3 +293,49 @@ def test_what_a_container_is_called_may_change(tmp_path: Path) -> None:
     assert lines.close(30)
     told = [line.get("labels") for line in lines_of(tmp_path / "log")]
     assert told == [None, None, *[{"of": "b"}] * 3]
+
+
+def test_whoever_is_overtaken_before_its_call_waits_goes_on_with_it_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread asks whether its caller is the one of the call before, and stalls there; that call comes
+    to its end meanwhile."""
+    overtaken, over = threading.Event(), threading.Event()
+    put: list[bytes] = []
+
+    class Slow(World):
+        def born_since(self, tid: int, when: float) -> bool:
+            if not over.is_set():
+                stall()
+                overtaken.set()
+                assert over.wait(30)
+            return False
+
+    def observe(outcome: Any) -> None:
+        if outcome.call.path == b"/1":
+            stall()
+            assert overtaken.wait(30)
+
+    finish, begin = Decider._finish, Decider._put
+
+    def _finish(self: Decider, job: Any) -> None:
+        finish(self, job)
+        if job.call._values.get("path") == b"/1":
+            over.set()
+
+    def _put(self: Decider, job: Any) -> None:
+        put.append(job.call.name.encode())
+        begin(self, job)
+
+    monkeypatch.setattr(Decider, "_finish", _finish)
+    monkeypatch.setattr(Decider, "_put", _put)
+    code = (
+        "import os\nfor n in '12':\n try: os.mkdir('/' + n)\n except OSError as e: print(e.errno)"
+    )
+    refuse = proctor.Handler(["mkdir"], lambda call: proctor.deny(30 + int(call.path[1:])))
+    done = proctor.run(
+        [sys.executable, "-IS", "-c", code], [refuse], observers=[proctor.outcomes(observe)],
+        world=Slow(), capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.split() == [b"31", b"32"]
+    assert not put

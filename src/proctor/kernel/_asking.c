@@ -347,8 +347,8 @@ PyObject *core_ask_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
     if (PyErr_Occurred() == NULL)
         result = !same    ? Py_NewRef(Py_None)
                  : !taken ? Py_BuildValue("(OOi)", Py_None, Py_None, -1)
-                          : Py_BuildValue("(y#Oi)", path, (Py_ssize_t)used, said != NULL ? said : Py_None,
-                                          form == NULL ? -1 : (int)(form - forms));
+                          : Py_BuildValue("(NOi)", PyBytes_FromStringAndSize(path, (Py_ssize_t)used),
+                                          said != NULL ? said : Py_None, form == NULL ? -1 : (int)(form - forms));
     Py_XDECREF(said);
     free(read);
     return result;

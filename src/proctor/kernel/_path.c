@@ -58,6 +58,12 @@ static bool same(const struct identity *one, const struct identity *other) {
            && one->minor == other->minor;
 }
 
+static void let_go(int *fd) {
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
 /* Our own root as it was at first, held for ever: most callers have it, and to see that takes half as long
  * as to see what our own is by now. */
 static struct {
@@ -68,9 +74,9 @@ static struct {
 void path_ready(void) {
     int fd = open("/", PIN);
     if (fd >= 0 && identify(fd, "", AT_EMPTY_PATH, &first.at))
-        first.fd = fcntl(fd, F_DUPFD_CLOEXEC, 64); /* not where others expect their own */
-    if (fd >= 0)
-        close(fd);
+        first.fd = fd;
+    else
+        let_go(&fd);
 }
 
 /* Whether that still is our own is asked where it matters. */
@@ -88,12 +94,6 @@ static int walk(int from, const char *path, uint64_t flags, uint64_t resolve) {
 /* The same from the caller's root, also for a path without its first slash. */
 static int from_root(const struct search *self, const char *path, uint64_t flags, uint64_t resolve) {
     return walk(self->ours ? AT_FDCWD : self->root, path, flags, resolve | (self->ours ? 0 : IN_ROOT));
-}
-
-static void let_go(int *fd) {
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
 }
 
 /* The kernel's name for something held, without an end; its length, 0 for none. */

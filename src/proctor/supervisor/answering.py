@@ -137,11 +137,13 @@ class Answers:
             if later is not None:
                 self._engine.unwatch(later[0].fd)
             follower = served.step_out(job)
+            if follower is not None and (not follower.waits or follower.later is not None):
+                follower = None  # whoever is at it goes on with it
         if unsaid:
             close_unused(owned(unsaid[0], job.call), self._world.close)
         if later is not None:
             self._cancel(later[0])
-        if follower is not None and not follower.stands_in:
+        if follower is not None:
             self._put(follower)
         try:
             release(served, self._lock, self.observers)

@@ -117,8 +117,6 @@ class Job:
     answering = False
     #: That is over, and all else.
     done = False
-    #: For a call that a stalled thread is at, without a job of its own yet: nobody goes on with it.
-    stands_in = False
     #: What a coroutine said, and its label, while that waits for its turn.
     said: tuple[Any, str] | None = None
     #: What is awaited for it, who is to say then what came of it, and whether it is performed.

@@ -231,7 +231,6 @@ class Role:
                 self._settled.discard(key)
             elif (job := self._decider.calls.at(key)) is None:
                 job = make()
-                job.stands_in = True
             self._note(key, job)
         self._answer_refused(job)
 
