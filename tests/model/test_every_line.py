@@ -123,7 +123,7 @@ def test_the_monitor_dies_at_any_line() -> None:
         assert episode.violation is None, f"killed at {line}, {step}: {episode.violation}"
         tried += 1
         deaths += episode.ledger.counts["death"]
-    assert deaths > tried / 2
+    assert deaths > tried / 4  # the others come when all is over
 
 
 #: What is not guarded, and where somebody stalls then: functions.
