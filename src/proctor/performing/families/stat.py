@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny
 from proctor.performing import pins
-from proctor.performing.identity import Key, caller_steps
 from proctor.performing.steps import Request, Result, Steps
-from proctor.performing.task import Session
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
@@ -62,6 +60,9 @@ def perform(task: Task) -> Work:
 def as_real(task: Task) -> Iterator[None]:
     """access(2) is walked and asked with the real ids, and with none or all of the capabilities, as programs with
     set-user-ID ask for whoever started them (``access_override_creds`` of fs/open.c)."""
+    from proctor.performing.identity import Key, caller_steps  # which policies need not know
+    from proctor.performing.task import Session
+
     who, caller, own = task.who, task.caller, task.own
     root = next((each.outside for each in caller.uid_map if not each.inside), None)
     real = who._replace(
