@@ -181,7 +181,7 @@ def test_a_handler_bug_is_logged_and_the_target_goes_on(run: Run, tmp_path: Path
 
 def test_nested_supervision_is_explained(run: Run, tmp_path: Path) -> None:
     (tmp_path / "handlers.py").write_text(HANDLER)
-    outer = ["run", "--handlers", "handlers.py", "--", *COMMAND]
+    outer = ["run", "--handlers", "handlers.py", "--no-delegate", "--", *COMMAND]
     done = run(*outer, "run", "--handlers", "handlers.py", "--", "true")
     assert done.returncode == 125
     assert "another seccomp listener" in done.stderr

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
+import proctor
 from proctor.errors import LaunchError, NestedListener
 from proctor.kernel.launch import launch
 
@@ -371,3 +372,20 @@ def test_without_proc_s_word_the_listener_is_asked(monitor: Monitor) -> None:
         """
     )
     assert out == "0 True"
+
+
+def test_marks_are_filters_that_change_nothing() -> None:
+    """So many more than the program's own, which may be without a listener."""
+    program = proctor.Filter([proctor.Rule(("reboot",), proctor.actions.errno(1))]).compile().code
+    reader, writer = os.pipe()
+    with open("/proc/self/status") as file:
+        before = next(int(line.split()[1]) for line in file if line.startswith("Seccomp_filters"))
+    command = ["sh", "-c", "grep Seccomp_filters /proc/self/status"]
+    with proctor.launch(
+        command, program=program, listen=False, marks=7, fds={writer: 1, 2: 2}
+    ) as target:
+        os.close(writer)
+        assert target.listener is None
+        assert int(os.read(reader, 100).split()[1]) == before + 8
+        assert target.wait(30) == 0
+    os.close(reader)

@@ -152,7 +152,7 @@ class Looking:
         values = self._values
         known: bytes | None = None if values is None else values.get(way.name)
         path = known or registers[way.reg] & way.mask
-        if not (path and notification.pid):
+        if not (path and notification.pid) or self._listener.fileno() < 0:
             return None
         self.memory_read = True
         base, follows, entry, _ = way.meaning(call, registers)

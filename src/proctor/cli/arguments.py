@@ -133,6 +133,16 @@ def _run(verbs: argparse._SubParsersAction[_Parser]) -> None:
         action="store_true",
         help="nobody is at the terminal: rules that would ask there take their default at once",
     )
+    run.add_argument(
+        "--delegate",
+        action="append",
+        metavar="CALL,...",
+        help="have proctor run in the command decide about these calls or groups of them, too; about "
+        "what this one is notified of it may in any case; may be repeated",
+    )
+    run.add_argument(
+        "--no-delegate", action="store_true", help="take no proctor run in the command in"
+    )
     more = run.add_argument_group(
         "who performs and decides", "In the place of what the policy's keys of these names say."
     )

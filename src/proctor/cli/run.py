@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from proctor.cli import foreground
 from proctor.cli.say import finish, give_up_output, say, standard_error
-from proctor.errors import LaunchError, PolicyError
+from proctor.errors import LaunchError, NestedListener, PolicyError, ProctorError
 from proctor.observe.tell import Teller
 from proctor.process.run import spawn
 from proctor.words import quoted
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from proctor.observe.jsonlog import JsonLog
     from proctor.policy import Policy
     from proctor.policy.asking import Asks
+    from proctor.process.child import Process
     from proctor.supervisor.handlers import Handler
 
 _NOT_FOUND, _NOT_RUNNABLE = 127, 126
@@ -44,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
         raise PolicyError("--name and --metadata are what an agent is told: they go with --agent")
     gc.disable()  # what is loaded from here on stays: to look it through again and again takes time
     handlers: list[Handler] = []
+    if options.delegate:
+        handlers.append(_delegated(options.delegate))
     if options.handlers is not None or options.policy is not None:
         foreground.divide()
     if options.handlers is not None:
@@ -62,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
         extra |= policy.supervisor_options()
     if options.workers is not None:
         extra["workers"] = options.workers
+    extra["alone"] = options.no_delegate
     performing = {name: getattr(options, name) for name in ("nested", "cgroup", "limit")}
     said = {name: value for name, value in performing.items() if value is not None}
     extra["performing"] = extra.get("performing", {}) | said
@@ -82,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
         observers.append(summary)
     foreground.hold_signals()
     try:
-        process = spawn(command, handlers, observers=observers, **extra)
+        process = _spawn(command, handlers, observers=observers, **extra)
     except LaunchError as problem:
         return _not_launched(problem, options, _refusing_rule(policy, problem))
     gc.freeze()
@@ -103,6 +107,29 @@ def run(options: argparse.Namespace) -> int:
         give_up_output()
     finish()
     return foreground.end_like(code)
+
+
+def _spawn(command: list[str], handlers: list[Handler], **extra: Any) -> Process:
+    """Start it; below the supervisor above, if there is one."""
+    try:
+        return spawn(command, handlers, delegate=not extra.pop("alone"), **extra)
+    except NestedListener as nested:
+        from proctor.process.above import spawn_below
+
+        try:
+            return spawn_below(command, handlers, **extra)
+        except ProctorError as problem:
+            if isinstance(problem, LaunchError):
+                raise
+            raise ProctorError(f"{nested}: {problem}") from None
+
+
+def _delegated(texts: list[str]) -> Handler:
+    """Of calls about which supervisors below may ask, although nothing here is about them."""
+    from proctor.supervisor.handlers import Handler
+
+    names = [name for text in texts for name in text.split(",") if name]
+    return Handler(names, lambda call: None, label="--delegate")
 
 
 #: Options that say what an agent's policy says.

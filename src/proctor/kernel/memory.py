@@ -224,7 +224,10 @@ class Memory:
         listener = self._listener
         try:
             if listener is not None and self._pid:
-                data = _native(self._pid, address, limit, string, listener.fileno(), self._id)
+                number = listener.fileno()
+                data = _native(self._pid, address, limit, string, number, self._id)
+                if number < 0 and not listener.id_valid(self._id):
+                    raise self._gone()
             else:
                 self._visible()
                 data = _native(self._pid, address, limit, string, -1, 0)
@@ -294,10 +297,13 @@ class Memory:
 def read_string(pid: int, address: int, listener: ValidityPort, id: int) -> bytes:
     """``Memory(pid, listener, id).string(address)`` by the shortest way: most handlers read a path,
     and what runs between two notifications runs on a cold processor."""
+    number = listener.fileno()
     try:
-        return _native(pid, address, PATH_MAX, True, listener.fileno(), id)
+        if number >= 0:
+            return _native(pid, address, PATH_MAX, True, number, id)
     except OSError:
-        return Memory(pid, listener, id).string(address)  # which knows more ways, and the words
+        pass
+    return Memory(pid, listener, id).string(address)  # which knows more ways, and the words
 
 
 _REASONS: Final = {

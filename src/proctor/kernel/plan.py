@@ -88,11 +88,17 @@ class TargetOptions(LaunchOptions, total=False):
     """What is said of a command that is launched by hand, besides how it is started.
 
     :param program: packed ``sock_filter``; without one there is no filter and no listener.
+    :param listen: False installs it without a listener: what it notifies is ENOSYS, unless a filter
+        above has one and notifies the same.
+    :param marks: so many filters that let everything run are installed before it, by whose number
+        (``Seccomp_filters`` of proc_pid_status(5), Linux 5.9) its processes can be told from others.
     :param fds: {ours: target's} or pairs of them: the target's whole table.  None passes those of
         0, 1 and 2 that are open.
     """
 
     program: bytes | None
+    listen: bool
+    marks: int
     fds: Mapping[int, int] | Sequence[tuple[int, int]] | None
 
 
@@ -134,6 +140,8 @@ class Plan(NamedTuple):
     death_signal: int = 0
     #: Bit ``n - 1`` leaves signal ``n`` ignored; every other has its default action.
     ignored_signals: int = 0
+    #: Filters that let everything run, before the program.
+    marks: int = 0
 
 
 def plan(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Plan:
@@ -157,10 +165,11 @@ def plan(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Plan:
     program = options.get("program")
     flags = 0
     if program is not None:
-        flags = abi.SECCOMP_FILTER_FLAG_NEW_LISTENER
-        flags |= abi.SECCOMP_FILTER_FLAG_LOG if options.get("log") else 0
-        if options.get("wait_killable", True):
-            flags |= abi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+        flags = abi.SECCOMP_FILTER_FLAG_LOG if options.get("log") else 0
+        if options.get("listen", True):
+            flags |= abi.SECCOMP_FILTER_FLAG_NEW_LISTENER
+            if options.get("wait_killable", True):
+                flags |= abi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
     wanted = tuple(options.get("namespaces", ()))
     for name in wanted:
         if name not in NAMESPACES:
@@ -205,6 +214,7 @@ def plan(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Plan:
         foreground_tty=_or_stay(options.get("foreground_tty")),
         death_signal=signal.SIGKILL if options.get("die_with_monitor") else 0,
         ignored_signals=_signal_bits(options.get("ignored_signals")),
+        marks=options.get("marks", 0),
     )
 
 

@@ -12,6 +12,7 @@ from array import array
 
 from proctor.kernel import _core
 
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _KCMP_FILES = 2  # include/uapi/linux/kcmp.h
 
@@ -36,6 +37,12 @@ def die_with_parent(number: int) -> None:
     """Have this process sent a signal when the thread that is its parent ends (prctl(2),
     PR_SET_PDEATHSIG).  Ask afterwards whether it still is the parent."""
     _core.syscall(_core.SYS_prctl, _PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose parents end (prctl(2), PR_SET_CHILD_SUBREAPER, Linux 3.4);
+    they are ours to wait for then."""
+    _core.syscall(_core.SYS_prctl, _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def process_vm_readv(pid: int, address: int, size: int) -> bytes:

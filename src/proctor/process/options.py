@@ -49,6 +49,7 @@ class SpawnOptions(LaunchOptions, total=False):
     stdin: Stdio
     stdout: Stdio
     stderr: Stdio
+    delegate: bool
     pass_fds: Iterable[int]
     userns: bool | Sequence[IdRange]
 

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from proctor.filter.rules import Filter
     from proctor.kernel.plan import StrOrBytes
     from proctor.kernel.target import Target
+    from proctor.process.below import Below
     from proctor.process.options import RunOptions, SpawnOptions
     from proctor.process.performing import LazyPerformer
+    from proctor.supervisor.deciding import Performer
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.supervisor import Supervisor
 
@@ -85,6 +87,8 @@ def spawn(
         :func:`filter_for` to add the handlers' calls to one.  By default exactly the calls that
         the handlers name are notified.
     :param stdin, stdout, stderr: None (inherit), a descriptor or file, PIPE, DEVNULL, STDOUT.
+    :param delegate: have the command inherit the way by which supervisors below register, since the
+        kernel has no listener for them: ``proctor run`` does (see docs/delegation.md).
     :param pass_fds: descriptors the command keeps, under the same numbers.
     :param userns: True puts the command in a new user namespace as its root, mapped to our own
         user; a list of (inside, outside, count) maps uids and gids that way.
@@ -101,16 +105,24 @@ def spawn(
     given: dict[str, Any] = dict(options)
     handlers = tuple(handlers)
     filter = given.pop("filter", None)
-    program = None if filter is None and not handlers else _program(handlers, filter)
-    made = _Supervision(handlers, {name: given.pop(name) for name in _DECIDING & given.keys()})
+    delegate = given.pop("delegate", False)
+    check_handlers(handlers)
+    whole = filter_for(handlers) if filter is None else filter
+    program = None if whole is None else whole.compile().code
+    made = Supervision(handlers, {name: given.pop(name) for name in DECIDING & given.keys()})
     # Where nothing is supervised, none of that is loaded: a command under no policy starts fast.
-    if program is not None:
+    if whole is not None:
+        if delegate:
+            from proctor.process.below import Below
+
+            made.below = Below(whole)
+            made.below.pass_on(given)
         made.supervisor = made()
     return spawn_served(argv, program, made, given)
 
 
 #: Options that are the supervisor's, or say how it is made.
-_DECIDING: Final = frozenset(
+DECIDING: Final = frozenset(
     (
         "default", "on_error", "deadline", "on_deadline", "observers", "performer", "performing",
         "workers", "world", "quotas", "logging",
@@ -118,7 +130,7 @@ _DECIDING: Final = frozenset(
 )  # fmt: skip
 
 
-class _Supervision:
+class Supervision:
     """Makes the supervisor of a command, with the built-in performers unless somebody brought his."""
 
     def __init__(self, handlers: tuple[Handler, ...], options: dict[str, Any]) -> None:
@@ -130,6 +142,8 @@ class _Supervision:
         self._ours: LazyPerformer | None = None
         #: None: nothing is supervised.
         self.supervisor: Supervisor | None = None
+        #: Supervisors below, if there may be any.
+        self.below: Below | None = None
         if self._performing and options.get("performer") is not None:
             raise ValueError("performing is about the built-in performers; performer is another")
         if self._workers is not None and options.get("world") is not None:
@@ -144,17 +158,23 @@ class _Supervision:
             from proctor.process.performing import LazyPerformer
 
             ours = LazyPerformer(self._performing or {})
-            options = options | {"performer": ours}
+            options = options | {"performer": self.performer(ours)}
         if self._workers is not None:
             from proctor.supervisor.world import KernelWorld
 
             options = options | {"world": KernelWorld(workers=self._workers)}
-        made = Supervisor(self._handlers, **options)
+        made = Supervisor(self._handlers, below=self.below, **options)
         if ours is not None:
             self._ours = ours
             ours.on_trouble = made.trouble
             made.on_close(ours.close)
+        if self.below is not None:
+            self.below.attach(made)
         return made
+
+    def performer(self, ours: LazyPerformer) -> Performer:
+        """What performs."""
+        return ours
 
     def begin(self, argv: Sequence[StrOrBytes]) -> None:
         """As :class:`Serving`, also below."""
@@ -170,6 +190,8 @@ class _Supervision:
         from proctor.process.starting import add
         from proctor.supervisor.container import Container
 
+        if self.below is not None:
+            self.below.launched()
         container = Container(quotas=self._quotas, logging=self._logging)
         add(self.supervisor, target.take_listener(), container)
         if self._ours is not None and any(handler.performs for handler in self._handlers):
@@ -196,8 +218,10 @@ class _Supervision:
             self.supervisor.close()
 
 
-def _program(handlers: tuple[Handler, ...], filter: Filter | None) -> bytes | None:
-    """The compiled filter; None if nothing is to be filtered."""
+def check_handlers(handlers: tuple[Handler, ...]) -> None:
+    """:raises TypeError: one is a plain function."""
+    if not handlers:
+        return
     from proctor.supervisor.handlers import Handler
 
     for handler in handlers:
@@ -206,8 +230,6 @@ def _program(handlers: tuple[Handler, ...], filter: Filter | None) -> bytes | No
                 f"{handler!r} is not a handler: decorate the function with "
                 '@proctor.on("openat", ...)'
             )
-    source = filter if filter is not None else filter_for(handlers)
-    return None if source is None else source.compile().code
 
 
 def run(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import (
+    LetRun,
     Perform,
     Verdict,
     deny,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from proctor.call.call import Call
     from proctor.observe.observers import Observers
-    from proctor.supervisor.ports import Engine, Lock, World
+    from proctor.supervisor.ports import Below, Engine, Lock, World
     from proctor.supervisor.rules import Rules
 
 #: Performs a call: (call, the Perform verdict) → what to answer, or that it takes a while.
@@ -81,7 +82,9 @@ class Decider(Turns):
         performer: Performer | None,
         observers: Observers,
         engine: Engine,
+        below: Below | None = None,
     ) -> None:
+        self.below = below
         super().__init__(world, lock, told, rules, observers, engine)
         self._performer = performer
         self._overdue: deque[Continuation] = deque()
@@ -172,6 +175,8 @@ class Decider(Turns):
                 raise verdict
             if not performing and not isinstance(verdict, Later):
                 verdict = check(verdict, job.call, who)
+                if self.below is not None and isinstance(verdict, (LetRun, Perform)):
+                    verdict = self._ask_below(self.below, job, verdict)
                 if isinstance(verdict, Perform) and not job.claimed:
                     performing = True
                     verdict = self._perform(job, verdict)
@@ -198,6 +203,12 @@ class Decider(Turns):
                 # its deadline was faster; CallOver is then what a handler meets
                 self._failed(job, who, raised)
         self.answer(job, verdict, who)
+
+    def _ask_below(self, below: Below, job: Job, verdict: Verdict) -> Verdict | Later:
+        if job.below or job.claimed or not below.active:
+            return verdict
+        job.below = True
+        return below(job.call, verdict) or verdict
 
     def _failed(self, job: Job, who: str, error: BaseException, *, expected: bool = False) -> None:
         near = next((each.function for each in job.chain if each.label == who), None)

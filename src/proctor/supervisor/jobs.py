@@ -28,6 +28,7 @@ class Served:
         "busy",
         "container",
         "given_up",
+        "handlers",
         "journal",
         "keep",
         "late",
@@ -62,6 +63,8 @@ class Served:
         self.busy: dict[int, deque[Job]] = {}
         #: Jobs that still may speak to the listener, or of their outcome.
         self.running = 0
+        #: Who decide its calls.
+        self.handlers: Sequence[Handler] = ()
         #: Why it is not served any more, and what is to be done once none of them is left.
         self.leaving = ""
         self.left: Callable[[Served, str], object] | None = None
@@ -127,6 +130,8 @@ class Job:
     remembered = False
     #: The calls of its caller, in order, this one among them.
     line: deque[Job] | None = None
+    #: Those below were asked.
+    below = False
     #: What asked for it to be performed, if that began.
     performed: Perform | None = None
     #: Text and facts for observers.

@@ -19,10 +19,12 @@ from proctor.kernel.stalls import HELP, INSIST, SERVE, Stalls
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from proctor.call.call import Call
+    from proctor.call.verdict import Verdict
     from proctor.kernel.journal import Journal, Pending
 
 __all__ = [
-    "HELP", "INSIST", "SERVE", "Engine", "Later", "ListenerPort", "Lock", "Route", "Stalls", "Wire",
+    "HELP", "INSIST", "SERVE", "Below", "Engine", "Later", "ListenerPort", "Lock", "Route", "Stalls", "Wire",
     "World", "route_key",
 ]  # fmt: skip
 
@@ -45,7 +47,8 @@ class ListenerPort(Protocol):
     """
 
     def fileno(self) -> int:
-        """The number under which engines know it."""
+        """The number under which engines know it, and the kernel; -1 for one that is none of the
+        kernel's, which is asked by its methods."""
         ...
 
     def recv(self, into: memoryview | None = None, slot: int = -1) -> NotificationLike | None:
@@ -118,6 +121,20 @@ class Later(NamedTuple):
     cancel: Callable[[], object]
     #: Seconds after which ``resume`` is called although nothing is readable; None: as long as it takes.
     wait: float | None = None
+
+
+class Below(Protocol):
+    """Supervisors below this one, which have their say where a call would run or be performed."""
+
+    @property
+    def active(self) -> bool:
+        """Whether there may be any."""
+        ...
+
+    def __call__(self, call: Call, verdict: Verdict) -> Verdict | Later | None:
+        """What a call gets instead: None for what was decided, a Later to be resumed with that or
+        with something else."""
+        ...
 
 
 class Engine(Protocol):

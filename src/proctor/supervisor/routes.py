@@ -115,7 +115,7 @@ class Routes:
         counters, wants = observers.counters, observers.wants if observers.watching else None
         listener, container = served.listener, served.container
         share = served.share
-        clock = self._world.clock
+        clock, below = self._world.clock, decider.below
 
         def route(notification: NotificationLike) -> Wire | None:
             call = Call(notification, listener, container=container)
@@ -140,7 +140,7 @@ class Routes:
 
         def short(notification: NotificationLike) -> Wire | bool | None:
             nonlocal settled, wire, cell, told
-            if share.watchful:
+            if share.watchful or (below is not None and below.active):
                 return route(notification)
             received = clock() if wants is not None else 0.0
             call = made(Call)
@@ -215,4 +215,6 @@ class Routes:
             at_length(call, verdict, received, False)
 
         usual = Usual(self._engine, served, handler, observers, first, short, seen)
-        return short if usual.route is None else usual.route
+        if usual.route is None or (below is not None and below.active):
+            return short
+        return usual.route

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from proctor.kernel.journal import Journal
     from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.handlers import Handler
-    from proctor.supervisor.ports import ListenerPort, World
+    from proctor.supervisor.ports import Below, ListenerPort, World
 
 
 #: Seconds that close() waits for whoever receives.
@@ -86,6 +86,7 @@ class Supervisor:
         known here.  Where one wants text, a look at the caller's memory is taken after the verdict
         is settled and before it is given.
     :param world: clock, engine and workers; the kernel's by default.
+    :param below: asked where a call would run, or be performed.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Supervisor:
         performer: Performer | None = None,
         observers: Iterable[Observer] = (),
         world: World | None = None,
+        below: Below | None = None,
     ) -> None:
         if performer is not None and not callable(performer):
             raise TypeError(f"performer={performer!r}: it is called with (call, verdict)")
@@ -121,7 +123,7 @@ class Supervisor:
         )
         self._observers = Observers(observers, world.lock())
         self._decider = Decider(
-            world, self._lock, self._ended, rules, performer, self._observers, self._engine
+            world, self._lock, self._ended, rules, performer, self._observers, self._engine, below
         )
         self._role = Role(world, self._lock, self._engine, self._decider)
         self._served: dict[int, Served] = {}
@@ -177,7 +179,7 @@ class Supervisor:
             served.left = self._left
             first = not served.share.listeners
             served.share.listeners += 1
-        handlers = self._handlers_of(container)
+        handlers = served.handlers = self._handlers_of(container)
         routes = self._routes(served, handlers)
         served.late = routes.late
         if first:
@@ -231,8 +233,17 @@ class Supervisor:
         :raises ValueError: the listener is not served here.
         """
         served = self._find(listener)
-        routes = self._routes(served, tuple(handlers))
-        self._engine.reroute(listener, routes.known, routes.first_sight, stalls=routes)
+        served.handlers = tuple(handlers)
+        self._reroute(served)
+
+    def _reroute(self, served: Served) -> None:
+        routes = self._routes(served, served.handlers)
+        self._engine.reroute(served.listener, routes.known, routes.first_sight, stalls=routes)
+
+    def reroute(self) -> None:
+        """Those below have something to say from now on; from any thread."""
+        for served in list(self._served.values()):
+            self._reroute(served)
 
     def _find(self, listener: ListenerPort) -> Served:
         served = self._served.get(listener.fileno())
@@ -295,6 +306,17 @@ class Supervisor:
         share = self._decider.backlog.share(container)
         with self._lock:
             return share.calls, share.held
+
+    def watch(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` once, on the thread that receives, when ``fd`` is readable or hung up; from
+        any thread.  It must be quick, and is not to raise.
+
+        :raises OSError: it cannot be waited for."""
+        self._engine.watch(fd, callback)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop that."""
+        self._engine.unwatch(fd)
 
     @property
     def listeners(self) -> int:
