@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proctor.policy.globs import Glob, GlobError, literal
@@ -208,7 +208,7 @@ TEXTS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(PATTERNS, st.booleans(), st.lists(TEXTS, min_size=1, max_size=6))
 def test_the_native_reader_says_the_same(parts: list[str], text: bool, seen: list[bytes]) -> None:
     from proctor.kernel import _core
