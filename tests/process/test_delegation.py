@@ -277,6 +277,19 @@ def test_an_outer_one_need_not_take_others_in(place: Place) -> None:
     assert "PROCTOR_ABOVE is not set" in done.stdout and done.returncode == 125
 
 
+def test_doctor_says_who_sits_above(place: Place, tmp_path: Path) -> None:
+    """And what helps."""
+    from proctor.process.neighbours import who_is_above
+
+    outer = place.policy("outer", rooms("EROFS", "**/outer*"))
+    done = place.run(sh(outer, f"{sys.executable} -m proctor doctor"))
+    assert "a proctor run, which takes others in by descriptor" in done.stdout, done.stdout
+    assert "networkingMode=nat" in who_is_above(release="6.6.87.2-microsoft-standard-WSL2")
+    assert "not known" in who_is_above(str(tmp_path), "6.18.0")
+    (tmp_path / ".dockerenv").touch()
+    assert "SCMP_ACT_NOTIFY" in who_is_above(str(tmp_path), "6.18.0")
+
+
 @pytest.mark.root
 def test_an_ordinary_user(place: Place) -> None:
     """Neither of them is root."""

@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 
-from proctor.kernel.probe import report, usable
+from proctor.kernel.probe import listener_above, report, usable
 from proctor.kernel.support import Support
+from proctor.process.neighbours import who_is_above
 from proctor.syscalls.architectures import ARCHITECTURES, native
 
 
@@ -15,6 +16,8 @@ def doctor(options: argparse.Namespace) -> int:
     """Print the table; 1 if supervision cannot work here."""
     found = [_architecture(), *report()]
     works = usable(found)
+    if listener_above():
+        found.append(Support("who sits above", None, who_is_above()))
     if options.json:
         import json
 
