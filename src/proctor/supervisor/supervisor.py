@@ -475,6 +475,7 @@ class Supervisor:
             last = not served.share.listeners
         # It and its routes know each other, and a journal's descriptor is not to wait for a collector
         served.late = None
+        served.journal = None
         if last:
             self._observers.tell(ContainerEnded(served.container, how))
 
