@@ -191,6 +191,19 @@ static const struct game {
     {"terminal", "/dev/tty", terminals, standard, opens, by_terminal},
 };
 
+/* What was won, for whoever is to find out why. */
+static void tell(int out, long tried, int fd)
+{
+    struct stat st = {0};
+    char link[64], name[256] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    int failed = fstat(fd, &st) < 0 ? errno : 0;
+    if (readlink(link, name, sizeof name - 1) < 0)
+        name[0] = 0;
+    dprintf(out, "won %ld: fd %d %s mode %o rdev %lx flags %o errno %d\n", tried, fd, name, st.st_mode,
+            (unsigned long)st.st_rdev, fcntl(fd, F_GETFL), failed);
+}
+
 static void *swapper(void *argument)
 {
     const struct game *game = argument;
@@ -214,7 +227,7 @@ int main(int count, char **words)
             return 2;
     long tries = atol(words[2]), got = 0, refused = 0, won = 0, tried = 0;
     const char *until = count > 3 ? words[3] : "";
-    int first = !strcmp(until, "first"), both = !strcmp(until, "both"), out = dup(1);
+    int first = !strcmp(until, "first"), both = !strcmp(until, "both"), out = dup(1), told = dup(2);
     if (game->path[0] == '/' && game->path[1] == '/')
         snprintf(path, sizeof path, "%s%s", top, game->path + 1);
     else
@@ -229,8 +242,10 @@ int main(int count, char **words)
         tried++;
         if (fd < 0)
             refused++;
-        else if (game->won(fd))
+        else if (game->won(fd)) {
+            tell(told, tried, fd);
             won++;
+        }
         else
             got++;
         if (fd >= 0)
