@@ -344,9 +344,16 @@ def test_what_was_done_is_the_answer(top: bytes) -> None:
         call = one.call("openat", AT_FDCWD, top + b"/fifo", RDONLY, 0)
         begun = performers.begin(call, proctor.perform())
         assert isinstance(begun, conversation.Conversation)
-        writer = os.open(top + b"/fifo", os.O_WRONLY)
+        writer = -1
+        while writer < 0:
+            try:
+                writer = os.open(top + b"/fifo", os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as problem:  # an executor may be on its way still
+                assert problem.errno == errno.ENXIO
+                if select.select([begun.fileno()], [], [], 0.001)[0]:
+                    assert begun.go_on() is None
         select.select([begun.fileno()], [], [])
-        verdict = begun._interrupt()
+        verdict = begun._interrupt() or begun.wait()
         os.write(writer, b"there")
         os.close(writer)
         assert isinstance(verdict, HandOver)
