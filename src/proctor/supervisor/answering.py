@@ -119,8 +119,9 @@ class Answers:
         self._finish(job)
 
     def _written(self, job: Job) -> None:
-        if job.served.journal is not None:
-            job.served.journal.clear(job.call._notification)
+        journal = job.served.journal
+        if journal is not None:
+            journal.clear(job.call._notification)
 
     def _finish(self, job: Job) -> None:
         try:
