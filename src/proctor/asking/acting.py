@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from proctor.asking.holding import descendants, process_of
 from proctor.call.identity import parse_cgroups
 from proctor.errors import ProctorError
-from proctor.performing.cgroups import directories, within
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -25,6 +24,11 @@ def cgroup_of(call: Call) -> str | None:
 
     :raises CallGone: the caller is gone.
     """
+    from proctor.performing.cgroups import (
+        directories,
+        within,
+    )  # Linux's own; policies are read elsewhere
+
     with open("/proc/self/cgroup", "rb") as file:
         own = parse_cgroups(file.read()).get("")
     path = call.caller.cgroups.get("")

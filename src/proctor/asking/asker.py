@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.asking.question import Answer, Question
-from proctor.asking.terminal import Terminal
 from proctor.asking.ways import WAYS
 from proctor.kernel.threads import quiet_thread
 from proctor.supervisor.ports import Later
@@ -111,6 +110,8 @@ class Asker:
     """
 
     def __init__(self, *, unattended: bool = False, trouble: Callable[[str], object] = str) -> None:
+        from proctor.asking.terminal import Terminal  # Linux's own; policies are read elsewhere
+
         self.trouble = trouble
         self._terminal = None if unattended else Terminal()
         self._lock = threading.Lock()

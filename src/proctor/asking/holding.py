@@ -30,7 +30,7 @@ _WAITS: Final = (
 #: Descriptors of one process that are looked at.
 _MOST: Final = 256
 #: /dev/tty itself: every process's own terminal.
-_DEV_TTY: Final = os.makedev(5, 0)
+_DEV_TTY: Final = (5, 0)
 
 
 class Process(NamedTuple):
@@ -98,7 +98,7 @@ class Holder:
             me.terminal >> 8 & 0xFFF,
             (me.terminal & 0xFF) | (me.terminal >> 12 & 0xFFF00),
         )
-        self._devices = (os.makedev(major, minor), _DEV_TTY)
+        self._devices = (os.makedev(major, minor), os.makedev(*_DEV_TTY))
         #: By pid: a pidfd of it.  In the order in which they were stopped.
         self._held: dict[int, int] = {}
 

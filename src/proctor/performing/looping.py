@@ -16,14 +16,12 @@ from proctor.call.verdict import Answer, answer, deny, let_run_unsafe
 from proctor.errors import TargetFdLimit
 from proctor.performing import loops, pins
 from proctor.performing.families import mount
-from proctor.performing.families.loop import COMMANDS
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
-    from proctor.performing.families.loop import Options
     from proctor.performing.task import Pin, Task, Work
 
-_NUMBERS: Final = frozenset(COMMANDS.values())
+_CTL_ADD, _CTL_GET_FREE = 0x4C80, 0x4C82
 _SET_FD, _CLR_FD, _SET_STATUS64, _GET_STATUS64 = 0x4C00, 0x4C01, 0x4C04, 0x4C05
 #: Those that give a number to the device as it is.
 _SIMPLE: Final = range(0x4C07, 0x4C0A)
@@ -32,15 +30,18 @@ _CONFIGURED: Final = _READ_ONLY | _AUTOCLEAR | _PARTSCAN | _DIRECT_IO
 #: struct loop_info64: lo_offset and lo_sizelimit, lo_encrypt_type, lo_flags, lo_file_name.
 _SIZES, _ENCRYPT, _FLAGS, _NAME, _NAME_SIZE = 24, 44, 52, 56, 64
 _INFO_AT: Final = 8
-_KERNELS: Final = "what it asks for is no business of loop devices"
+KERNELS: Final = "what it asks for is no business of loop devices"
 
 
-def perform(task: Task, options: Options) -> Work:
-    """Do what a loop device, or its stand-in, is asked for."""
+def perform(task: Task, command: int, most: int) -> Work:
+    """Do what a loop device, or its stand-in, is asked for.
+
+    :param most: how many devices its container may have.
+    """
     call = task.call
-    command, argument = call.registers[1] & 0xFFFFFFFF, call.registers[2]
-    if command not in _NUMBERS or not mount.elsewhere(task):
-        return let_run_unsafe(_KERNELS)
+    argument = call.registers[2]
+    if not mount.elsewhere(task):
+        return let_run_unsafe(KERNELS)
     pin = yield from task.descriptor(pins.signed(call.registers[0]))
     if fcntl.fcntl(pin.fd, fcntl.F_GETFL) & os.O_PATH:
         return deny(errno.EBADF)
@@ -48,7 +49,7 @@ def perform(task: Task, options: Options) -> Work:
     if number == loops.CONTROL:
         return (yield from _control(task, command))
     if number is not None:
-        return (yield from _unbound(task, options, pin, number, command, argument))
+        return (yield from _unbound(task, most, pin, number, command, argument))
     number = loops.device(pin.named.status)
     if number is None or number == loops.CONTROL:
         return deny(errno.ENOTTY, "the descriptor is of no loop device")
@@ -58,17 +59,15 @@ def perform(task: Task, options: Options) -> Work:
 
 
 def _control(task: Task, command: int) -> Work:
-    if command != COMMANDS["LOOP_CTL_GET_FREE"]:
-        if command < COMMANDS["LOOP_CTL_ADD"]:
+    if command != _CTL_GET_FREE:
+        if command < _CTL_ADD:
             return deny(errno.ENOSYS)  # as loop_control_ioctl says
         return deny(errno.EPERM, "which loop devices there are is the host's")
     mount.may(task)
     return answer((yield from loops.free(task)))
 
 
-def _unbound(
-    task: Task, options: Options, pin: Pin, number: int, command: int, argument: int
-) -> Work:
+def _unbound(task: Task, most: int, pin: Pin, number: int, command: int, argument: int) -> Work:
     """Nothing is bound to it: it can be bound."""
     if command == _SET_FD:
         image, block, info = pins.signed(argument), 0, bytes(loops.INFO_SIZE)
@@ -85,9 +84,9 @@ def _unbound(
     fd = yield from task.descriptor(image)
     _may_bind(fd)
     known, container = loops.known(task), task.session.container
-    if not known.begin(container, options.most):
+    if not known.begin(container, most):
         return deny(
-            errno.EBUSY, f"the container has as many loop devices as it may (most = {options.most})"
+            errno.EBUSY, f"the container has as many loop devices as it may (most = {most})"
         )
     try:
         kept = bytearray(loops.CONFIG_SIZE)

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from proctor.call.verdict import let_run_unsafe
+
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
@@ -25,6 +27,7 @@ COMMANDS: Final = {
     "LOOP_CONFIGURE": 0x4C0A, "LOOP_CTL_ADD": 0x4C80, "LOOP_CTL_REMOVE": 0x4C81,
     "LOOP_CTL_GET_FREE": 0x4C82,
 }  # fmt: skip
+_NUMBERS: Final = frozenset(COMMANDS.values())
 
 
 @dataclass(frozen=True)
@@ -45,4 +48,7 @@ def perform(task: Task) -> Work:
     """Do what a loop device, or its stand-in, is asked for."""
     from proctor.performing import looping
 
-    return (yield from looping.perform(task, task.options(Options)))
+    command = task.call.registers[1] & 0xFFFFFFFF
+    if command not in _NUMBERS:
+        return let_run_unsafe(looping.KERNELS)
+    return (yield from looping.perform(task, command, task.options(Options).most))
