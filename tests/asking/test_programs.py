@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -304,12 +305,12 @@ def test_registers_alone_are_shown_where_a_call_runs(at: Any, tmp_path: Path) ->
     rule = '[[rule]]\nname = "r"\ncalls = ["chdir"]\nask = {{ how = {} }}\n'
     listener = at(lambda line: b"allow\n")
     program = f"import os; os.chdir({str(tmp_path)!r}); print(os.getcwd())"
-    assert run(policy(tmp_path, rule=rule), "python3", "-c", program)[1] == f"{tmp_path}\n"
+    assert run(policy(tmp_path, rule=rule), sys.executable, "-c", program)[1] == f"{tmp_path}\n"
     shown = listener.asked[0]["call"]
     assert shown.startswith("chdir(0x")
     assert listener.asked[0]["paths"] == {}
     unsafe = policy(tmp_path, 'unsafe = "a test"', rule=rule)
-    assert run(unsafe, "python3", "-c", program)[1] == f"{tmp_path}\n"
+    assert run(unsafe, sys.executable, "-c", program)[1] == f"{tmp_path}\n"
     assert listener.asked[1]["call"] == f'chdir("{tmp_path}")'
 
 
