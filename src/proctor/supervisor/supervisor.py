@@ -177,31 +177,47 @@ class Supervisor:
                 raise ValueError("this listener is served already")
             self._served[number] = served
             served.left = self._left
+            served.running = 1  # who closes meanwhile leaves it open until we are done
             first = not served.share.listeners
             served.share.listeners += 1
-        handlers = served.handlers = self._handlers_of(container)
-        routes = self._routes(served, handlers)
-        served.late = routes.late
-        if first:
-            self._observers.tell(ContainerAdded(container))
         try:
-            if journal is not None:
-                self._take_over(served, journal, handlers)
-            self._engine.add(
-                listener, routes.known, routes.first_sight, lambda: self._end(served),
-                stalls=routes, journal=journal,
-            )  # fmt: skip
+            self._begin(served, first)
         except BaseException:
             with self._lock:
                 self._served.pop(number, None)
                 closed = self._closed
-                served.keep = served.given_up = True
+                served.keep, served.given_up = not closed, True
             self._decider.abandon(served)
             self._leave(served, "closed")
             if closed:  # meanwhile, and the listener with it
                 raise RuntimeError(_CLOSED) from None
             raise
+        finally:
+            with self._lock:
+                served.running -= 1
+            release(served, self._lock, self._observers)
         self._engine.wake()
+
+    def _begin(self, served: Served, first: bool) -> None:
+        """Serve it.
+
+        :raises RuntimeError: everything was closed meanwhile."""
+        handlers = served.handlers = self._handlers_of(served.container)
+        routes = self._routes(served, handlers)
+        served.late = routes.late
+        if first:
+            self._observers.tell(ContainerAdded(served.container))
+        if served.journal is not None:
+            self._take_over(served, served.journal, handlers)
+        self._engine.add(
+            served.listener, routes.known, routes.first_sight, lambda: self._end(served),
+            stalls=routes, journal=served.journal,
+        )  # fmt: skip
+        if served.given_up:  # before there was anything to give up
+            self._engine.remove(served.listener, served.late)
+            self._decider.abandon(served)
+            if self._closed:
+                raise RuntimeError(_CLOSED)
 
     def _routes(self, served: Served, handlers: Sequence[Handler]) -> Routes:
         return Routes(served, handlers, self._decider, self._role, self._world, self._engine)
