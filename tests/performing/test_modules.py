@@ -298,11 +298,13 @@ def test_the_hosts_programs_count_against_the_limit(waiting: Path, tmp_path: Pat
 
 
 def test_the_hosts_programs_have_an_end(
-    performers: Performers, waiting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    waiting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modules, "_PATIENCE", 0)
-    with caller(maps=MAP) as one:
+    troubles: list[str] = []
+    with Performers(on_trouble=troubles.append) as performers, caller(maps=MAP) as one:
         verdict = begin(performers, one, build(tmp_path)).wait()
+    assert len(troubles) == 1
     assert isinstance(verdict, Deny) and verdict.errno == errno.EPERM
     assert "did not end in time" in verdict.reason
 
@@ -313,12 +315,15 @@ def test_an_image_that_is_never_read_ends_with_its_caller(
     """Whoever reads it waits; a signal ends that, and the call is to be made again."""
     (tmp_path / "slow.py").write_text("import signal; print(flush=True); signal.pause()")
     monkeypatch.setattr(module_name, "__file__", str(tmp_path / "slow.py"))
-    with caller(maps=MAP) as one:
+    with caller(lambda: signal.signal(signal.SIGALRM, lambda *_: None), maps=MAP) as one:
         conversation = begin(performers, one, build(tmp_path))
         os.kill(one.pid, signal.SIGSTOP)
+        assert os.WIFSTOPPED(
+            os.waitpid(one.pid, os.WUNTRACED)[1]
+        )  # it would take the lower number first
         os.kill(one.pid, signal.SIGALRM)
         eventually("the signal", lambda: one.call("init_module").caller.pending(its_own=True))
-        verdict = conversation.look()
+        verdict = conversation.look() or conversation.wait()
         assert isinstance(verdict, Deny) and verdict.errno == 512  # ERESTARTSYS
     assert told(host) == []
 
