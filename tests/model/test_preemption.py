@@ -174,7 +174,7 @@ FAULTS: tuple[tuple[Callable[[Patch], None], int], ...] = (
     (takes_the_role_without_the_lock, 1),
     (notes_stalls_without_the_lock, 1),
     (answers_for_those_that_stand_in, 1),
-    (leaves_the_rest_to_nobody_at_the_end, 1),
+    (leaves_the_rest_to_nobody_at_the_end, 27),
     (tells_the_end_of_what_was_given_back, 1),
     (closes_while_somebody_speaks, 2),
     (asks_the_kernel_with_the_lock_held, 1),
