@@ -164,7 +164,7 @@ def test_a_number_that_is_somebody_elses_by_now() -> None:
             assert name_of(callers, second) == "second"
         finally:
             end(second)
-        assert name_of(callers, first) == ""
+        assert name_of(callers, first) not in ("first", "second")  # nobody's, or a stranger's by now
         if second == first:
             break
     else:
