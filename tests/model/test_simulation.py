@@ -332,24 +332,26 @@ FAULTS: tuple[Callable[[Patch], None], ...] = (
 )
 
 
-#: Those that certain machines bring to light.
-HARD: tuple[tuple[Callable[[Patch], None], Kind], ...] = (
-    (remembers_the_calls_of_the_dead, "malicious"),
-    (asks_workers_for_what_was_answered, "malicious"),
-    (waits_behind_the_dead, "malicious"),
-    (cannot_find_late_calls, "preemptive"),
-    (leaves_late_calls_to_nobody, "preemptive"),
-    (observes_nothing_of_late_calls, "preemptive"),
+#: Those that certain machines bring to light, and where to begin to look.
+HARD: tuple[tuple[Callable[[Patch], None], Kind, int], ...] = (
+    (remembers_the_calls_of_the_dead, "malicious", 2),
+    (asks_workers_for_what_was_answered, "malicious", 2),
+    (waits_behind_the_dead, "malicious", 2),
+    (cannot_find_late_calls, "preemptive", 4),
+    (leaves_late_calls_to_nobody, "preemptive", 2),
+    (observes_nothing_of_late_calls, "preemptive", 1),
 )
 
 
-@pytest.mark.parametrize(("fault", "kind"), HARD, ids=lambda it: getattr(it, "__name__", ""))
+@pytest.mark.parametrize(
+    ("fault", "kind", "seed"), HARD, ids=lambda it: getattr(it, "__name__", "")
+)
 def test_a_fault_shows_on_a_certain_kind_of_machine(
-    fault: Callable[[Patch], None], kind: Kind
+    fault: Callable[[Patch], None], kind: Kind, seed: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fault(patch)
-        runs = (simulate.simulate(seed, 16_000, kind=kind) for seed in (2, 5, 1, 3, 4))
+        runs = (simulate.simulate(attempt, 16_000, kind=kind) for attempt in (seed, 2, 5, 1, 3, 4))
         assert any(report.failed for report in runs), "no invariant noticed it"
 
 

@@ -164,7 +164,8 @@ def test_a_number_that_is_somebody_elses_by_now() -> None:
             assert name_of(callers, second) == "second"
         finally:
             end(second)
-        assert name_of(callers, first) not in ("first", "second")  # nobody's, or a stranger's by now
+        # nobody's, or a stranger's by now
+        assert name_of(callers, first) not in ("first", "second")
         if second == first:
             break
     else:

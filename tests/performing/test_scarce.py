@@ -121,7 +121,9 @@ def test_performers_have_more_than_their_monitor() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with open_directory() as top, caller() as one, Performers() as performers:
         os.close(os.open(top + b"/f", os.O_CREAT))
-        few = max(map(int, os.listdir("/proc/self/fd"))) + 40  # what other tests have is not the matter
+        few = (
+            max(map(int, os.listdir("/proc/self/fd"))) + 40
+        )  # what other tests have is not the matter
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
         try:
             performers.start()
