@@ -301,3 +301,21 @@ def test_who_sends_is_not_said_in_the_hosts_numbers() -> None:
     """
     done = proctor.run([*IN_ITS_OWN_PIDS, code], [families.send()], capture_output=True, timeout=60)
     assert done.stdout.decode() == "EPERM\nEPERM\nb'plain'\n", done.stderr
+
+
+def test_a_dot_in_a_directory_without_search_right(performers: Performers, top: bytes) -> None:
+    """Behind a link of procfs, where it is walked step by step: also a dot with slashes behind it."""
+    os.mkdir(top + b"/noexec", 0o600)
+    os.chown(top + b"/noexec", 1000, 1000)
+
+    def setup() -> None:
+        os.chdir(top)
+        as_user()
+
+    with caller(setup) as one:
+        for end in (b"noexec", b"noexec/", b"noexec/.", b"noexec/./", b"noexec/.//./", b"./"):
+            path = b"/proc/thread-self/cwd/" + end
+            for flags in (os.O_RDONLY, os.O_WRONLY):
+                native = one.natively("openat", AT_FDCWD, path, flags, 0)
+                said = outcome(opened(performers, one, path, flags))
+                assert said[:2] == native[:2] or said[0] == native[0] == "fd", (path, flags)

@@ -564,6 +564,6 @@ class Walk:
 
 def _components(path: bytes) -> list[bytes]:
     parts = [part for part in path.split(b"/") if part not in (b"", b".")]
-    if path.endswith(b"/.") or path == b".":
+    if path.rstrip(b"/").rpartition(b"/")[2] == b".":
         parts.append(b".")  # a directory, which must be searchable
     return parts
