@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.agent.running import eventually
 from tests.agent.runtimes import Runtime, make_rootfs, missing
 
 #: Whose containers rootless podman's are: nobody, who has no range of subordinate ids.
@@ -131,6 +132,8 @@ class Podman(Engine):
 
     def __init__(self, place: Path, socket: str, *, rootless: bool) -> None:
         super().__init__(place, socket)
+        self._rootless = rootless
+        self._before = set(_podmans_cgroups())
         home = place / "home"
         home.mkdir(mode=0o700)
         (home / "run").mkdir(mode=0o700)
@@ -178,6 +181,26 @@ class Podman(Engine):
     def close(self) -> None:
         for name in self._named:
             _do([*self._command, "rm", "--force", "--time", "0", name])
+        if self._rootless:  # ends the process that keeps its user namespace
+            _do([*self._command, "system", "migrate"])
+        for left in set(_podmans_cgroups()) - self._before:
+            eventually(lambda left=left: _remove(left))  # whoever is in it is about to end
+
+
+def _podmans_cgroups() -> list[Path]:
+    """Those that podman makes above its containers', and leaves."""
+    return list(Path("/sys/fs/cgroup").glob("**/libpod_parent"))
+
+
+def _remove(cgroup: Path) -> bool:
+    """Whether it could be removed, with those in it."""
+    try:
+        for below in sorted(cgroup.rglob("*/"), reverse=True):
+            below.rmdir()
+        cgroup.rmdir()
+    except OSError:
+        return not cgroup.exists()
+    return True
 
 
 class Containerd(Engine):
