@@ -208,10 +208,7 @@ def test_idle_performers_end_and_are_made_again() -> None:
     with Performers(idle=0.05) as performers, caller() as one:
         for _ in range(3):
             assert content(opened(performers, one, b"/proc/sys/kernel/ostype")) == b"Linux\n"
-            pidfds = [os.pidfd_open(pid) for pid in children(parent_of(performers))]
-            assert gone(pidfds)
-            for pidfd in pidfds:
-                os.close(pidfd)
+            wait_for(lambda: not children(parent_of(performers)))
 
 
 def test_idle_performers_that_end_just_then() -> None:
@@ -231,10 +228,7 @@ def test_who_thinks_for_long_in_the_middle_of_a_call_does_not_end_its_executor(t
         with Performers(idle=0.001) as others, caller(private_mounts) as other:
             for _ in range(3):  # others' come and go, and are waited for
                 content(opened(others, other, b"/proc/sys/kernel/ostype"))
-                pidfds = [os.pidfd_open(pid) for pid in children(parent_of(others))]
-                assert gone(pidfds)
-                for pidfd in pidfds:
-                    os.close(pidfd)
+                wait_for(lambda: not children(parent_of(others)))
         return True
 
     with Performers(idle=0.001) as performers, caller(private_mounts) as one:
