@@ -184,9 +184,11 @@ class Supervisor:
             self._begin(served, first)
         except BaseException:
             with self._lock:
-                self._served.pop(number, None)
+                if self._served.get(number) is served:
+                    del self._served[number]
                 closed = self._closed
-                served.keep, served.given_up = not closed, True
+                served.keep |= not closed  # what detach() gave back stays open all the same
+                served.given_up = True
             self._decider.abandon(served)
             self._leave(served, "closed")
             if closed:  # meanwhile, and the listener with it
