@@ -21,8 +21,9 @@ from proctor.performing.trouble import Interrupted, Powerless, Said
 if TYPE_CHECKING:
     from proctor.performing.executors import Wait
     from proctor.performing.families.bind import Options
+    from proctor.performing.session import Session
     from proctor.performing.steps import Reply
-    from proctor.performing.task import Session, Task, Work
+    from proctor.performing.task import Task, Work
 
 _CAP_NET_BIND_SERVICE: Final = 10
 _LONGEST: Final = 110  # sizeof(struct sockaddr_un); a path as long as that needs no NUL

@@ -19,8 +19,9 @@ from proctor.performing.trouble import Interrupted, Said
 if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
     from proctor.performing.executors import Wait
+    from proctor.performing.session import Session
     from proctor.performing.steps import Reply
-    from proctor.performing.task import Session, Task, Work
+    from proctor.performing.task import Task, Work
 
 _F_SETFL: Final = 4
 

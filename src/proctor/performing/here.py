@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import HandOver, Verdict, deny
 from proctor.kernel import _core
-from proctor.performing import pins
+from proctor.performing import filestat, pins
 from proctor.performing.pins import O_DIRECTORY, O_NOFOLLOW
 from proctor.performing.task import permit
 from proctor.performing.trouble import Moved
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform
     from proctor.kernel.standing import Standing
 
-_LOCAL: Final = struct.pack(f"={len(pins.LOCAL)}I", *pins.LOCAL)
+_LOCAL: Final = struct.pack(f"={len(filestat.LOCAL)}I", *filestat.LOCAL)
 #: Flags of open(2) that change how something is opened which is there, and nothing else.
 _KNOWN: Final = (
     os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
@@ -143,7 +143,7 @@ class Here:
     ) -> int | None:
         """Open what is pinned, if it may be."""
         try:
-            permit(call, wish, "path", name, pins.status_of(status))
+            permit(call, wish, "path", name, filestat.status_of(status))
             return _core.reopen(self.table, pin, flags)
         finally:
             os.close(pin)

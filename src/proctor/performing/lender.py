@@ -24,8 +24,8 @@ from proctor.call.path.located import file_id
 from proctor.performing.executors import Start, Wait
 from proctor.performing.identity import Becoming, Own, Who
 from proctor.performing.pins import room
+from proctor.performing.session import Session
 from proctor.performing.steps import DIE, SKIPPED, Place, Reply, Request, Result, Steps
-from proctor.performing.task import Session
 from proctor.performing.trouble import Powerless, Trouble
 
 if TYPE_CHECKING:

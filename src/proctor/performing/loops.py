@@ -26,13 +26,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.performing.identity import Becoming
+from proctor.performing.session import Session
 from proctor.performing.steps import Reply, Request, Result, Steps
-from proctor.performing.task import Session
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
     from proctor.performing.executors import Start
-    from proctor.performing.pins import Status
+    from proctor.performing.filestat import Status
     from proctor.performing.task import Task
 
 _AT_FDCWD: Final = -100

@@ -24,10 +24,10 @@ from collections.abc import Generator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from proctor.performing.filestat import Status, status_of, statx
 from proctor.performing.identity import Becoming
-from proctor.performing.pins import Status, status_of, statx
+from proctor.performing.session import Session
 from proctor.performing.steps import Argument, Place, Reply, Request, Result, Sent, Steps
-from proctor.performing.task import Session
 from proctor.performing.trouble import Powerless
 
 if TYPE_CHECKING:

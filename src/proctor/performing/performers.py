@@ -24,8 +24,9 @@ from proctor.performing.executors import Executors, Start
 from proctor.performing.here import Here
 from proctor.performing.identity import Key, Own, Who, caller_steps, who
 from proctor.performing.logs import Logs
+from proctor.performing.session import Session
 from proctor.performing.steps import Reply
-from proctor.performing.task import Session, Task
+from proctor.performing.task import Task
 from proctor.performing.trouble import (
     Again,
     CannotJoin,

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import struct
 from functools import cache, lru_cache
 from typing import Final, NamedTuple
 
+from proctor.performing.filestat import STATFS_SIZE, STATX_SIZE, Status, status_of, statx, system_of
 from proctor.performing.steps import END, Argument, Place, Reply, Request, Result, Steps
 from proctor.performing.trouble import Said
 
@@ -34,26 +34,6 @@ _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
 PIN: Final = O_PATH | _CLOEXEC
 HOW: Final = struct.Struct("=QQQ")
 
-_AT_EMPTY_PATH, _AT_EACCESS = 0x1000, 0x200
-_AT_NO_AUTOMOUNT: Final = 0x800
-_STATX: Final = 0x17FF  # STATX_BASIC_STATS and STATX_MNT_ID (Linux 5.8)
-_STATX_SIZE: Final = 256
-PROC_SUPER_MAGIC: Final = 0x9FA0
-PROC_ROOT_INO: Final = 1
-_CGROUPS: Final = (0x63677270, 0x27E0EB)  # of version 2 and of version 1
-#: File systems that open and close regular files and directories without asking anybody: ext4, xfs,
-#: btrfs, tmpfs, ramfs, f2fs, overlayfs (if what it lies on does), squashfs, erofs, isofs, bcachefs, zfs.
-#: Of include/uapi/linux/magic.h and their own headers.
-LOCAL: Final = (
-    0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x858458F6, 0xF2F52010,
-    0x794C7630, 0x73717368, 0xE0F5E1E2, 0x9660, 0xCA451A4E, 0x2FC12FC1,
-)  # fmt: skip
-_LOCAL: Final = frozenset(LOCAL)
-_FILES: Final = (stat.S_IFREG, stat.S_IFDIR)
-#: And those of the kernel itself, whose files it closes at once: also sysfs, devpts, pipefs and sockfs.
-_PROMPT: Final = frozenset(
-    (*LOCAL, PROC_SUPER_MAGIC, *_CGROUPS, 0x62656572, 0x1CD1, 0x50495045, 0x534F434B)
-)
 _PATH_MAX: Final = 4096
 #: What an :func:`entry`'s parent is found by.
 ABSOLUTE, RELATIVE, PINNED = range(3)
@@ -61,79 +41,6 @@ ABSOLUTE, RELATIVE, PINNED = range(3)
 _SIZES: Final = (64, 256, 1024, 8192)
 #: Of these those that most paths fit into.
 SHORT: Final = _SIZES[:2]
-
-
-class Status(NamedTuple):
-    """What statx(2) says of a thing."""
-
-    mode: int
-    uid: int
-    rdev: tuple[int, int]
-    device: tuple[int, int]
-    inode: int
-    mount: int
-
-    @property
-    def place(self) -> tuple[tuple[int, int], int, int]:
-        """Equal for the same thing on the same mount, as long as somebody keeps it open."""
-        return self.device, self.inode, self.mount
-
-    @property
-    def is_directory(self) -> bool:
-        """Whether it is a directory."""
-        return stat.S_ISDIR(self.mode)
-
-    @property
-    def is_device(self) -> bool:
-        """Whether it is a device node."""
-        return stat.S_ISCHR(self.mode) or stat.S_ISBLK(self.mode)
-
-
-def status_of(data: bytes) -> Status:
-    """From a struct statx (include/uapi/linux/stat.h)."""
-    uid, _, mode = struct.unpack_from("=IIH", data, 20)
-    (inode,) = struct.unpack_from("=Q", data, 32)
-    rmajor, rminor, major, minor, mount = struct.unpack_from("=IIIIQ", data, 128)
-    return Status(mode, uid, (rmajor, rminor), (major, minor), inode, mount)
-
-
-class System(NamedTuple):
-    """What fstatfs(2) says of a file system."""
-
-    proc: bool
-    cgroup: bool
-    #: ST_* bits of the mount: include/linux/statfs.h.
-    flags: int
-    #: Whether close(2) may wait there for somebody who does not answer.
-    slow: bool
-
-
-def kind_of(data: bytes) -> int:
-    """``f_type`` of a struct statfs."""
-    kind: int = struct.unpack_from("=I" if _S390 else "@l", data)[0]
-    return kind & 0xFFFFFFFF
-
-
-def system_of(data: bytes) -> System:
-    """From a struct statfs (include/uapi/asm-generic/statfs.h; s390 has one of its own)."""
-    kind = kind_of(data)
-    if _S390:
-        (flags,) = struct.unpack_from("=I", data, 64)
-    else:
-        size = struct.calcsize("@l")
-        (flags,) = struct.unpack_from("@l", data, 9 * size + 8)
-    return System(kind == PROC_SUPER_MAGIC, kind in _CGROUPS, flags, kind not in _PROMPT)
-
-
-def is_plain(system: bytes, status: bytes) -> bool:
-    """Whether it is a regular file or a directory, on a file system that asks nobody."""
-    (mode,) = struct.unpack_from("=H", status, 28)
-    return stat.S_IFMT(mode) in _FILES and kind_of(system) in _LOCAL
-
-
-_S390: Final = hasattr(os, "uname") and os.uname().machine == "s390x"
-ST_NODEV, ST_NOSYMFOLLOW = 0x0004, 0x2000
-_STATFS_SIZE: Final = 96  # what matters of it
 
 
 def signed(register: int) -> int:
@@ -153,11 +60,6 @@ def room(length: int) -> int:
 # Parts of requests ------------------------------------------------------------------------------
 
 
-def statx(steps: Steps, fd: Argument, place: Place, empty: Place) -> Result:
-    """Have statx(2) of a descriptor in ``place``."""
-    return steps.call("statx", fd, empty, _AT_EMPTY_PATH | _AT_NO_AUTOMOUNT, _STATX, place)
-
-
 class Naming:
     """The steps that name a pin."""
 
@@ -171,9 +73,9 @@ class Naming:
         """Name a pin; to be called when all bytes of the request are there."""
         steps = self._steps
         status, system, second = (
-            steps.scratch(_STATX_SIZE),
+            steps.scratch(STATX_SIZE),
             steps.scratch(128),
-            steps.scratch(_STATX_SIZE),
+            steps.scratch(STATX_SIZE),
         )
         digits, text = steps.scratch(16), steps.scratch(_PATH_MAX + 8)
         statx(steps, pin, status, self.empty)
@@ -183,7 +85,7 @@ class Naming:
         again = steps.call("openat2", AT_FDCWD, text, self._how, HOW.size, bad=1)
         last = statx(steps, again, second, self.empty)
         first = steps.want(status)
-        steps.want(Place(system.offset, _STATFS_SIZE))
+        steps.want(Place(system.offset, STATFS_SIZE))
         steps.want(text, link)
         steps.want(second)
         return Name(first, link, again, last)
@@ -243,7 +145,7 @@ class Probing:
         near = steps.call("openat2", where, path, Place(how + HOW.size, HOW.size), HOW.size, bad=0)
         start = steps.call("openat2", where, self._dot, self._itself, HOW.size)
         steps.call("fstatfs", start, system)
-        return Probe(plain, near, start, steps.want(Place(system.offset, _STATFS_SIZE)))
+        return Probe(plain, near, start, steps.want(Place(system.offset, STATFS_SIZE)))
 
 
 class Probe(NamedTuple):
@@ -322,89 +224,6 @@ def name_of() -> Known:
     return Known(steps.freeze(), name)
 
 
-class Opening(NamedTuple):
-    """Open for good."""
-
-    request: Request
-    fd: Result
-    probe: Probe
-    system: int
-    status: int
-
-
-@cache
-def opening(relative: bool, size: int) -> Opening:
-    """By path, as the kernel does it all.  Holes: directory (if not ``relative``), umask, how to open,
-    how to probe, path.  Sent: the directory (if ``relative``)."""
-    steps = Steps()
-    where: Argument = steps.sent() if relative else steps.number()
-    umask, how, probing = steps.number(), steps.hole(HOW.size), Probing(steps)
-    path = steps.hole(size)
-    empty = steps.bytes(b"")
-    system, status = steps.scratch(128), steps.scratch(_STATX_SIZE)
-    steps.call("umask", umask)
-    fd = steps.call("openat2", where, path, how, HOW.size, bad=2)
-    statx(steps, fd, status, empty)
-    steps.call("fstatfs", fd, system, good=END)
-    probe = probing.add(where, path)
-    steps.give(fd)
-    part = steps.want(Place(system.offset, _STATFS_SIZE))
-    kind = steps.want(status)
-    return Opening(steps.freeze(), fd, probe, part, kind)
-
-
-class Acting(NamedTuple):
-    """Do what was decided, with what is pinned."""
-
-    request: Request
-    fd: Result
-    #: Its status.
-    status: int
-
-
-@cache
-def reopening() -> Acting:
-    """Open the very thing that is pinned, by its own link.  Holes: how.  Sent: the pin, the
-    executor's table."""
-    steps = Steps()
-    how, empty = steps.hole(HOW.size), steps.bytes(b"")
-    digits, status = steps.scratch(16), steps.scratch(_STATX_SIZE)
-    given, table = steps.sent(), steps.sent()
-    pin = steps.call("dup", given)
-    steps.put_text(digits, pin)
-    fd = steps.call("openat2", table, digits, how, HOW.size)
-    statx(steps, fd, status, empty)
-    steps.give(fd)
-    part = steps.want(status)
-    return Acting(steps.freeze(), fd, part)
-
-
-@cache
-def writable() -> Acting:
-    """Whether what is pinned may be written to (the step's result; nothing is opened).  Sent: the pin."""
-    steps = Steps()
-    asked = steps.call(
-        "faccessat2", steps.sent(), steps.bytes(b""), os.W_OK, _AT_EMPTY_PATH | _AT_EACCESS
-    )
-    return Acting(steps.freeze(), asked, 0)
-
-
-@cache
-def opening_in(size: int) -> Acting:
-    """Open one name in a pinned directory.  Holes: umask, how, name.  Sent: the directory."""
-    steps = Steps()
-    umask, how, name = steps.number(), steps.hole(HOW.size), steps.hole(size)
-    empty = steps.bytes(b"")
-    status = steps.scratch(_STATX_SIZE)
-    directory = steps.sent()
-    steps.call("umask", umask)
-    fd = steps.call("openat2", directory, name, how, HOW.size)
-    statx(steps, fd, status, empty)
-    steps.give(fd)
-    part = steps.want(status)
-    return Acting(steps.freeze(), fd, part)
-
-
 class Entry(NamedTuple):
     """A name in a directory, both pinned and named."""
 
@@ -453,44 +272,6 @@ def entry(by: int, size: int) -> Entry:
     steps.give(found)
     link = steps.want(target, text)
     return Entry(steps.freeze(), valid, parent, parent_name, probe, found, found_name, link)
-
-
-class Making(NamedTuple):
-    """Make a node."""
-
-    request: Request
-    parent: Result
-    system: int
-    probe: Probe | None
-    made: Result
-
-
-@cache
-def making(by: int, size: int) -> Making:
-    """Holes: directory (ABSOLUTE), umask, mode, device, how to walk, how to probe, path of the parent
-    (these three not if it is PINNED), name.  Sent: the directory (RELATIVE), the parent (PINNED)."""
-    steps = Steps()
-    where: Argument = steps.number() if by == ABSOLUTE else steps.sent()
-    umask, mode, device = steps.number(), steps.number(), steps.number()
-    how = steps.hole(HOW.size) if by != PINNED else None
-    probing = Probing(steps) if by != PINNED else None
-    path = steps.hole(size) if by != PINNED else None
-    last = steps.hole(size)
-    system = steps.scratch(128)
-    steps.call("umask", umask)
-    if path is not None and how is not None:
-        parent = steps.call("openat2", where, path, how, HOW.size)
-    else:
-        parent = steps.call("dup", where)
-    steps.call("fstatfs", parent, system, bad=0)  # what does not tell (FUSE) is not procfs
-    made = steps.call("mknodat", parent, last, mode, device, good=END)
-    probe = None
-    if path is not None and probing is not None:
-        steps.jump(parent, bad=True)
-        probe = probing.add(where, path)
-    steps.give(parent)
-    part = steps.want(Place(system.offset, _STATFS_SIZE))
-    return Making(steps.freeze(), parent, part, probe, made)
 
 
 def split(path: bytes) -> tuple[bytes, bytes, bytes]:

@@ -26,8 +26,9 @@ from proctor.performing.trouble import Interrupted, Said, Trouble
 
 if TYPE_CHECKING:
     from proctor.performing.executors import Wait
+    from proctor.performing.session import Session
     from proctor.performing.steps import Reply
-    from proctor.performing.task import Session, Task, Work
+    from proctor.performing.task import Task, Work
 
 _DONTWAIT, _NOSIGNAL, _CMSG_COMPAT = 0x40, 0x4000, 0x80000000
 _HEADER: Final = struct.Struct("@PIPNPNi")  # struct msghdr

@@ -27,8 +27,8 @@ from proctor.performing.carried import Carried, reading, setting
 from proctor.performing.executors import Start, Wait
 from proctor.performing.identity import Key, caller_steps
 from proctor.performing.routes import AF_INET, AF_INET6, AF_UNIX, MAPPED, Route, inet
+from proctor.performing.session import Session
 from proctor.performing.steps import Place, Reply, Request, Result, Steps
-from proctor.performing.task import Session
 from proctor.performing.trouble import Moved, Said, Trouble
 
 if TYPE_CHECKING:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Generator, Hashable
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from proctor.call.caller import Caller
 from proctor.call.credentials import NAMESPACES
 from proctor.call.path.located import FileId
 from proctor.call.verdict import Perform, Verdict
-from proctor.errors import CallGone
-from proctor.performing import pins
-from proctor.performing.executors import Become, Executors, Wait
+from proctor.performing import filestat, pins
+from proctor.performing.executors import Wait
 from proctor.performing.identity import Key, Own, Who
-from proctor.performing.processes import Executor
-from proctor.performing.steps import Reply, Request, Result
-from proctor.performing.trouble import Again, Ended, Moved, Refused, Said, Trouble
+from proctor.performing.session import Session
+from proctor.performing.steps import Reply, Result
+from proctor.performing.trouble import Again, Moved, Refused, Said, Trouble
 from proctor.performing.walk import Itself, Walk
 
 if TYPE_CHECKING:
@@ -34,164 +33,8 @@ _LAST_MOMENTS: Final = 0.1
 NO_CGROUP: Final = "the caller's cgroup cannot be joined, so its rules for devices would not hold"
 
 
-class Session:
-    """Speaks to one executor, for one call.
-
-    :param key: whose executor it is.
-    :param limit: how many of the container's may be at work.
-    """
-
-    __slots__ = (
-        "_become",
-        "_begun",
-        "_executor",
-        "_key",
-        "_spent",
-        "_used",
-        "call",
-        "container",
-        "executors",
-        "foreign",
-        "limit",
-        "slow",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        executors: Executors,
-        key: Hashable,
-        container: object,
-        become: Become,
-        call: Call,
-        limit: int,
-    ) -> None:
-        self.executors = executors
-        self.call = call
-        self.container = container
-        self.limit = limit
-        self._key = key
-        self._become = become
-        self._executor: Executor | None = None
-        self._spent: list[Executor] = []
-        self._used = False
-        self._begun: tuple[Request, Reply | None] | None = None
-        #: Whether something was opened that may not be closed at once; whether something is pinned of
-        #: which that is so, and which may be opened by what is asked for next.
-        self.slow = self.foreign = False
-
-    def asked(self, executor: Executor, request: Request, reply: Reply | None) -> None:
-        """An executor was asked already, as :meth:`ask` is going to be asked first.
-
-        :param reply: None if that is still to come."""
-        self._executor = executor
-        self._begun = request, reply
-
-    def _told(self, request: Request) -> tuple[bool, Reply | None]:
-        """Whether that is what was asked, and its reply."""
-        if self._begun is None:
-            return False, None
-        asked, reply = self._begun
-        if asked is request:
-            self._begun = None
-            return True, reply
-        self._forget_asked()
-        return False, None
-
-    def _forget_asked(self) -> None:
-        """Nobody wants to know that any more."""
-        assert self._begun is not None
-        reply, self._begun = self._begun[1], None
-        if reply is None:
-            self.fail()  # it is at something else
-        else:
-            reply.close()
-
-    def ask(
-        self, request: Request, *values: bytes | int, fds: tuple[int, ...] = (), table: bool = False
-    ) -> Generator[Wait, Reply, Reply]:
-        """Have a request made; the reply.
-
-        :param table: the executor's own descriptors go along, after ``fds``.
-        :raises Trouble: the executor failed.
-        :raises Again: it ended in the middle of the conversation, between two requests.
-        """
-        self.slow |= self.foreign
-        known, reply = self._told(request)
-        while True:
-            executor = self._executor
-            if executor is None:
-                executor = yield from self.executors.acquire(
-                    self._key, self.container, self.limit, self._become, fresh=bool(self._spent)
-                )
-                self._executor = executor
-            if not self.call.valid():  # all that was taken before is of a live caller only if so
-                if reply is not None:
-                    reply.close()
-                raise CallGone
-            try:
-                if not known:
-                    packet = request.fill(*values)
-                    reply = executor.ask(request, packet, (*fds, executor.table) if table else fds)
-                known = False
-                if reply is None:
-                    reply = yield Wait(executor, request)
-                if -errno.EMFILE in reply.results and executor.limited():
-                    reply.close()
-                    raise Trouble("somebody limited the executor's open files (prlimit)")
-            except Ended:
-                self.fail()
-                if self._used:
-                    self._used = False
-                    raise Again from None
-                continue
-            except BaseException:
-                self.fail()
-                raise
-            self._used = True
-            return reply
-
-    def fail(self) -> None:
-        """The executor is of no use any more."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            self.executors.discard(executor)
-
-    def signal(self) -> None:
-        """The executor has done what it was for: it is to die."""
-        if self._executor is not None:
-            self._executor.signal()
-
-    def end(self, seconds: float) -> None:
-        """The executor is dead, or has had so long to die."""
-        if self._executor is not None:
-            self._executor.wait_for_end(seconds)
-        self.fail()
-
-    def take(self) -> Executor:
-        """The executor, which is now the taker's to release or discard."""
-        executor, self._executor = self._executor, None
-        assert executor is not None
-        return executor
-
-    def renew(self) -> None:
-        """Have another executor; this one lives until :meth:`close`."""
-        if self._executor is not None:
-            self._spent.append(self._executor)
-        self._executor, self._used = None, False
-
-    def close(self) -> None:
-        """Give the executors back."""
-        if self._begun is not None:
-            self._forget_asked()
-        if self._executor is not None:
-            self._spent.append(self._executor)
-            self._executor = None
-        while self._spent:
-            self.executors.release(self._spent.pop(), slow=self.slow)
-
-
 def permit(
-    call: Call, wish: Perform, argument: str, path: bytes, status: pins.Status | None
+    call: Call, wish: Perform, argument: str, path: bytes, status: filestat.Status | None
 ) -> None:
     """Ask about what is pinned: see :meth:`Task.permit`.
 
@@ -354,7 +197,7 @@ class Task:
         return self.hold(reply.take(step))
 
     def permit(
-        self, path: bytes, status: pins.Status | None = None, argument: str = "path"
+        self, path: bytes, status: filestat.Status | None = None, argument: str = "path"
     ) -> None:
         """Ask about what is pinned: the policy, and the looks that led to it.
 
@@ -371,7 +214,7 @@ class Task:
         if refused is not None:
             raise Refused(refused)
 
-    def refuse_device(self, status: pins.Status) -> None:
+    def refuse_device(self, status: filestat.Status) -> None:
         """
         :raises Trouble: it is a device, and the rules about those would not hold.
         :raises Moved: it is one, and the caller's rules for those are others now."""

@@ -23,11 +23,12 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Generator
-from functools import cache
 from typing import Any, Final, NamedTuple
 
 from proctor.call.caller import Caller
 from proctor.call.path.procfs import numbers_in
+from proctor.performing import strides
+from proctor.performing.filestat import PROC_ROOT_INO, ST_NOSYMFOLLOW, Status
 from proctor.performing.pins import (
     AT_FDCWD,
     BENEATH,
@@ -39,22 +40,14 @@ from proctor.performing.pins import (
     O_DIRECTORY,
     O_NOFOLLOW,
     PIN,
-    PROC_ROOT_INO,
     SCOPED,
-    ST_NOSYMFOLLOW,
-    Status,
     room,
-    status_of,
-    statx,
-    system_of,
 )
-from proctor.performing.steps import Argument, Place, Reply, Request, Result, Steps
+from proctor.performing.steps import Reply, Result
 from proctor.performing.trouble import Said
 
 _MOST_LINKS: Final = 40  # MAXSYMLINKS of the kernel
-_SINGLES: Final = 6
 _LONGEST: Final = 512  # components in one walk of the kernel's
-_UP: Final = 8
 _PATH_MAX: Final = 4096
 
 #: Makes a request, with what goes along; raises what an executor can fail with.
@@ -86,133 +79,6 @@ class _Spot(NamedTuple):
 
 
 _OUT: Final = _Spot(None, None, False)
-
-
-# Requests ---------------------------------------------------------------------------------------
-
-
-class _Seen(NamedTuple):
-    """Where a status is in a reply."""
-
-    step: Result
-    first: int
-
-    def read(self, reply: Reply) -> tuple[Status, bool]:
-        """(status, whether it is on procfs)."""
-        return status_of(reply.parts[self.first]), system_of(reply.parts[self.first + 1]).proc
-
-    def flags(self, reply: Reply) -> int:
-        """ST_* bits of its mount."""
-        return system_of(reply.parts[self.first + 1]).flags
-
-
-def _see(steps: Steps, fd: Result, empty: Place) -> tuple[_Seen, Result]:
-    status, system = steps.scratch(256), steps.scratch(128)
-    statx(steps, fd, status, empty)
-    last = steps.call("fstatfs", fd, system)
-    first = steps.want(status)
-    steps.want(system)
-    return _Seen(fd, first), last
-
-
-class _Stride(NamedTuple):
-    request: Request
-    here: _Seen
-    whole: _Seen
-    singles: tuple[_Seen, ...]
-
-
-@cache
-def _stride(relative: bool, size: int) -> _Stride:
-    """Many components at once, as far as no link is among them; else some, one by one.
-
-    Holes: directory (if not ``relative``), how for all, how for one, all, one by one."""
-    steps = Steps()
-    where: Argument = steps.sent() if relative else steps.number()
-    how_all, how_one = steps.hole(HOW.size), steps.hole(HOW.size)
-    path = steps.hole(size)
-    names = [steps.hole(256 if size < 4096 else size) for _ in range(_SINGLES)]
-    dot, empty = steps.bytes(b"."), steps.bytes(b"")
-    itself = steps.bytes(HOW.pack(PIN, 0, 0))
-    # A directory that may not be searched has no "." for the caller, and is where it is all the same.
-    start = (
-        steps.call("dup", where)
-        if relative
-        else steps.call("openat2", where, dot, itself, HOW.size)
-    )
-    here, _ = _see(steps, start, empty)
-    end = steps.call("openat2", where, path, how_all, HOW.size, bad=2)
-    whole, last = _see(steps, end, empty)
-    steps.end(last)
-    steps.give(end)
-    singles: list[_Seen] = []
-    at: Argument = where
-    for name in names:
-        at = steps.call("openat2", at, name, how_one, HOW.size)
-        singles.append(_see(steps, at, empty)[0])
-        steps.give(at)
-    return _Stride(steps.freeze(), here, whole, tuple(singles))
-
-
-class _Link(NamedTuple):
-    request: Request
-    found: _Seen
-    text: int
-    test: Result
-
-
-@cache
-def _link(size: int) -> _Link:
-    """What a name is that is no directory.  Holes: how to look, how to test, name.  Sent: the directory."""
-    steps = Steps()
-    directory = steps.sent()
-    how, testing, name = steps.hole(HOW.size), steps.hole(HOW.size), steps.hole(size)
-    empty = steps.bytes(b"")
-    target = steps.scratch(_PATH_MAX + 8)
-    fd = steps.call("openat2", directory, name, how, HOW.size)
-    found, _ = _see(steps, fd, empty)
-    text = steps.call("readlinkat", fd, empty, target, _PATH_MAX, bad=0)
-    test = steps.call("openat2", directory, name, testing, HOW.size, bad=0)
-    steps.give(fd)
-    part = steps.want(target, text)
-    return _Link(steps.freeze(), found, part, test)
-
-
-class _One(NamedTuple):
-    request: Request
-    seen: _Seen
-
-
-@cache
-def _open(size: int) -> _One:
-    """One name.  Holes: how, name.  Sent: the directory."""
-    steps = Steps()
-    directory, how, name = steps.sent(), steps.hole(HOW.size), steps.hole(size)
-    empty = steps.bytes(b"")
-    fd = steps.call("openat2", directory, name, how, HOW.size)
-    seen, _ = _see(steps, fd, empty)
-    steps.give(fd)
-    return _One(steps.freeze(), seen)
-
-
-class _Above(NamedTuple):
-    request: Request
-    levels: tuple[_Seen, ...]
-
-
-@cache
-def _above() -> _Above:
-    """The directories above one, on the same mount.  Sent: the directory."""
-    steps = Steps()
-    at: Argument = steps.sent()
-    how = steps.bytes(HOW.pack(PIN | O_DIRECTORY, 0, NO_XDEV))
-    up, empty = steps.bytes(b".."), steps.bytes(b"")
-    levels = []
-    for _ in range(_UP):
-        at = steps.call("openat2", at, up, how, HOW.size)
-        levels.append(_see(steps, at, empty)[0])
-        steps.give(at)
-    return _Above(steps.freeze(), tuple(levels))
 
 
 # The walk ---------------------------------------------------------------------------------------
@@ -319,7 +185,7 @@ class Walk:
         slowly = self._spot.root is not None or self._slowly
         path = b"" if slowly else b"/".join(chunk)
         last = len(chunk) == len(self._rest)
-        stride = _stride(self._here is not None, room(len(path)))
+        stride = strides.stride(self._here is not None, room(len(path)))
         flags = PIN | (0 if last and not self._slash else O_DIRECTORY)
         flags |= O_NOFOLLOW if last and not self._follows else 0
         values: list[Any] = [] if self._here is not None else [AT_FDCWD]
@@ -328,8 +194,8 @@ class Walk:
             HOW.pack(PIN | O_DIRECTORY | O_NOFOLLOW, 0, self._bits()),
             path,
         ]
-        singles = chunk[:_SINGLES]
-        values += singles + [b""] * (_SINGLES - len(singles))
+        singles = chunk[: strides.SINGLES]
+        values += singles + [b""] * (strides.SINGLES - len(singles))
         reply = yield from self._ask(stride.request, *values, fds=self._along())
         try:
             if self._status is None:
@@ -396,7 +262,7 @@ class Walk:
             return
         top, below = status, fd
         while True:
-            above = _above()
+            above = strides.above()
             reply = yield from self._ask(above.request, fds=(fd,))
             try:
                 for level in above.levels:
@@ -433,7 +299,7 @@ class Walk:
         may not go up; it is dealt with then."""
         if not self._scope or chunk[0] != b".." or self._start is None:
             return False
-        one = _open(64)
+        one = strides.one(64)
         reply = yield from self._ask(one.request, HOW.pack(PIN, 0, 0), b".", fds=(self._start,))
         reply.close()
         top, _ = one.seen.read(reply)
@@ -451,7 +317,7 @@ class Walk:
         last, here = len(self._rest) == 1, self._here
         if here is None:
             here = self._here = yield from self._look_up()
-        link = _link(room(len(name)))
+        link = strides.link(room(len(name)))
         how = HOW.pack(PIN | O_NOFOLLOW, 0, self._bits())
         testing = HOW.pack(PIN, 0, NO_MAGICLINKS | self._bits())
         reply = yield from self._ask(link.request, how, testing, name, fds=(here,))
@@ -506,7 +372,7 @@ class Walk:
             raise Said(errno.EXDEV)
         yield from self._not_itself()
         self.met = True
-        one = _open(room(len(name)))
+        one = strides.one(room(len(name)))
         how = HOW.pack(PIN | (0 if last and not self._slash else O_DIRECTORY), 0, self._bits())
         reply = yield from self._ask(one.request, how, name, fds=(here,))
         try:
@@ -528,7 +394,7 @@ class Walk:
         :raises Itself: where the walk is, is the executor's own directory."""
         if self._spot.root is None or self._spot.top is None:
             return
-        one = _open(64)
+        one = strides.one(64)
         how = HOW.pack(PIN | O_DIRECTORY, 0, NO_XDEV)
         reply = yield from self._ask(one.request, how, b"self", fds=(self._spot.root,))
         reply.close()
@@ -537,10 +403,10 @@ class Walk:
 
     def _look_up(self) -> Generator[Any, Reply, int]:
         """A descriptor of where the walk is."""
-        stride = _stride(self._here is not None, 64)
+        stride = strides.stride(self._here is not None, 64)
         how = HOW.pack(PIN, 0, 0)
         values: list[Any] = [] if self._here is not None else [AT_FDCWD]
-        values += [how, how, b".", *[b""] * _SINGLES]
+        values += [how, how, b".", *[b""] * strides.SINGLES]
         reply = yield from self._ask(stride.request, *values, fds=self._along())
         try:
             if not reply.made(stride.whole.step):

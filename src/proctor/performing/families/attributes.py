@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny
 from proctor.errors import CallGone
-from proctor.performing import pins
+from proctor.performing import acting, filestat, pins
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
 
@@ -86,14 +86,16 @@ def perform(task: Task) -> Work:
     return deny(failed) if failed else answer(0)
 
 
-def _may_grow(task: Task, held: int, status: pins.Status, length: int) -> Generator[Any, Any, None]:
+def _may_grow(
+    task: Task, held: int, status: filestat.Status, length: int
+) -> Generator[Any, Any, None]:
     """See that the caller's RLIMIT_FSIZE holds, which an executor has not (``inode_newsize_ok`` of fs/attr.c).
 
     :raises Said: EFBIG, and the caller gets SIGXFSZ."""
     limit = task.caller.limits["Max file size"].soft
     if length <= limit or not stat.S_ISREG(status.mode) or os.fstat(held).st_size >= length:
         return
-    asking = pins.writable()
+    asking = acting.writable()
     reply = yield from task.session.ask(asking.request, fds=(held,))
     reply.close()
     if failed := reply.error(asking.fd):

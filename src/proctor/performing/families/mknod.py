@@ -23,7 +23,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, answer, deny
-from proctor.performing import pins
+from proctor.performing import acting, filestat, pins
 from proctor.performing.steps import Request, Steps
 from proctor.performing.trouble import Powerless, Said
 
@@ -90,7 +90,7 @@ def _as_caller(
     """
     if parent is None:
         by = pins.RELATIVE if pins.has(start) else pins.ABSOLUTE
-        making = pins.making(by, pins.room(max(len(head), len(name))))
+        making = acting.making(by, pins.room(max(len(head), len(name))))
         reply = yield from task.session.ask(
             making.request,
             *pins.directory(start),
@@ -107,13 +107,13 @@ def _as_caller(
             failed = reply.error(making.parent)
             if failed and pins.stands(failed, reply, making.probe, 0):
                 raise Said(failed)
-            if not failed and not pins.system_of(reply.parts[making.system]).proc:
+            if not failed and not filestat.system_of(reply.parts[making.system]).proc:
                 return _made(task, reply, making, mode, device)
         finally:
             reply.close()
         pin = yield from task.walk(start, head, pins.O_DIRECTORY, 0, failed)
         parent = pin.fd
-    making = pins.making(pins.PINNED, pins.room(len(name)))
+    making = acting.making(pins.PINNED, pins.room(len(name)))
     reply = yield from task.session.ask(
         making.request, task.umask, mode, device, name, fds=(parent,)
     )
@@ -124,7 +124,7 @@ def _as_caller(
 
 
 def _made(
-    task: Task, reply: Any, making: pins.Making, mode: int, device: int
+    task: Task, reply: Any, making: acting.Making, mode: int, device: int
 ) -> tuple[int | None, bool]:
     failed = reply.error(making.made)
     if not failed:
@@ -132,7 +132,7 @@ def _made(
     kind = stat.S_IFMT(mode)
     if failed != errno.EPERM or kind not in _NODES or _is_whiteout(kind, device):
         raise Said(failed)
-    nodev = pins.system_of(reply.parts[making.system]).flags & pins.ST_NODEV
+    nodev = filestat.system_of(reply.parts[making.system]).flags & filestat.ST_NODEV
     return task.keep(reply, making.parent), bool(nodev)
 
 
@@ -181,12 +181,12 @@ def _mounted(task: Task, directory: int, name: bytes, mode: int, device: int, wh
         task, None, b"", name, stat.S_IFREG | mode & 0o7777, 0, directory
     )
     assert file is None
-    acting = pins.opening_in(pins.room(len(name)))
+    act = acting.opening_in(pins.room(len(name)))
     how = pins.HOW.pack(pins.PIN | pins.O_NOFOLLOW, 0, pins.NO_MAGICLINKS)
-    reply = yield from task.session.ask(acting.request, task.umask, how, name, fds=(directory,))
-    if not reply.made(acting.fd):
-        return deny(reply.error(acting.fd), f"{what}: the file for it is gone")
-    place = task.keep(reply, acting.fd)
+    reply = yield from task.session.ask(act.request, task.umask, how, name, fds=(directory,))
+    if not reply.made(act.fd):
+        return deny(reply.error(act.fd), f"{what}: the file for it is gone")
+    place = task.keep(reply, act.fd)
     made = os.fstat(place)
     node = mounter.Node(
         stat.S_IFMT(mode) | stat.S_IMODE(made.st_mode), device, made.st_uid, made.st_gid

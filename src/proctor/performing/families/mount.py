@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
-from proctor.performing import pins
+from proctor.performing import acting, pins
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
@@ -283,11 +283,11 @@ def opened_source(
 
 
 def _open(task: Task, pin: Pin, flags: int) -> Generator[Any, Any, tuple[int, int]]:
-    acting = pins.reopening()
+    act = acting.reopening()
     how = pins.HOW.pack(flags | os.O_CLOEXEC, 0, 0)
-    reply = yield from task.session.ask(acting.request, how, fds=(pin.fd,), table=True)
-    failed = reply.error(acting.fd)
-    return (-1, failed) if failed else (task.keep(reply, acting.fd), 0)
+    reply = yield from task.session.ask(act.request, how, fds=(pin.fd,), table=True)
+    failed = reply.error(act.fd)
+    return (-1, failed) if failed else (task.keep(reply, act.fd), 0)
 
 
 def _shown(source: bytes, device: tuple[int, int]) -> bytes:

@@ -18,7 +18,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny
-from proctor.performing import pins
+from proctor.performing import filestat, pins
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
 
@@ -158,7 +158,7 @@ def _name(task: Task, dirfd: int, argument: str) -> Generator[Any, Any, _Name]:
 
 def _behind(
     task: Task, directory: int, last: bytes, shown: bytes
-) -> Generator[Any, Any, tuple[bytes, pins.Status | None]]:
+) -> Generator[Any, Any, tuple[bytes, filestat.Status | None]]:
     """(path, status) of what has a name now."""
     entry = pins.entry(pins.PINNED, pins.room(len(last)))
     plain = pins.HOW.pack(pins.PIN, 0, 0)

@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
-from proctor.performing import pins
+from proctor.performing import filestat, pins
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
@@ -79,6 +79,6 @@ def _kind(task: Task, register: int) -> str | None:
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode)):
             return ""
-        return "shown" if filesystem_type(fd) == pins.PROC_SUPER_MAGIC else "stored"
+        return "shown" if filesystem_type(fd) == filestat.PROC_SUPER_MAGIC else "stored"
     finally:
         os.close(fd)

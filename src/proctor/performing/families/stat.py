@@ -61,7 +61,7 @@ def as_real(task: Task) -> Iterator[None]:
     """access(2) is walked and asked with the real ids, and with none or all of the capabilities, as programs with
     set-user-ID ask for whoever started them (``access_override_creds`` of fs/open.c)."""
     from proctor.performing.identity import Key, caller_steps  # which policies need not know
-    from proctor.performing.task import Session
+    from proctor.performing.session import Session
 
     who, caller, own = task.who, task.caller, task.own
     root = next((each.outside for each in caller.uid_map if not each.inside), None)

@@ -1,0 +1,134 @@
+"""Requests that do what was decided with a path, or with what is pinned: open, make."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import NamedTuple
+
+from proctor.performing.filestat import STATFS_SIZE, STATX_SIZE, statx
+from proctor.performing.pins import ABSOLUTE, HOW, PINNED, Probe, Probing
+from proctor.performing.steps import END, Argument, Place, Request, Result, Steps
+
+_AT_EMPTY_PATH, _AT_EACCESS = 0x1000, 0x200
+
+
+class Opening(NamedTuple):
+    """Open for good."""
+
+    request: Request
+    fd: Result
+    probe: Probe
+    system: int
+    status: int
+
+
+@cache
+def opening(relative: bool, size: int) -> Opening:
+    """By path, as the kernel does it all.  Holes: directory (if not ``relative``), umask, how to open,
+    how to probe, path.  Sent: the directory (if ``relative``)."""
+    steps = Steps()
+    where: Argument = steps.sent() if relative else steps.number()
+    umask, how, probing = steps.number(), steps.hole(HOW.size), Probing(steps)
+    path = steps.hole(size)
+    empty = steps.bytes(b"")
+    system, status = steps.scratch(128), steps.scratch(STATX_SIZE)
+    steps.call("umask", umask)
+    fd = steps.call("openat2", where, path, how, HOW.size, bad=2)
+    statx(steps, fd, status, empty)
+    steps.call("fstatfs", fd, system, good=END)
+    probe = probing.add(where, path)
+    steps.give(fd)
+    part = steps.want(Place(system.offset, STATFS_SIZE))
+    kind = steps.want(status)
+    return Opening(steps.freeze(), fd, probe, part, kind)
+
+
+class Acting(NamedTuple):
+    """Do what was decided, with what is pinned."""
+
+    request: Request
+    fd: Result
+    #: Its status.
+    status: int
+
+
+@cache
+def reopening() -> Acting:
+    """Open the very thing that is pinned, by its own link.  Holes: how.  Sent: the pin, the
+    executor's table."""
+    steps = Steps()
+    how, empty = steps.hole(HOW.size), steps.bytes(b"")
+    digits, status = steps.scratch(16), steps.scratch(STATX_SIZE)
+    given, table = steps.sent(), steps.sent()
+    pin = steps.call("dup", given)
+    steps.put_text(digits, pin)
+    fd = steps.call("openat2", table, digits, how, HOW.size)
+    statx(steps, fd, status, empty)
+    steps.give(fd)
+    part = steps.want(status)
+    return Acting(steps.freeze(), fd, part)
+
+
+@cache
+def writable() -> Acting:
+    """Whether what is pinned may be written to (the step's result; nothing is opened).  Sent: the pin."""
+    steps = Steps()
+    asked = steps.call(
+        "faccessat2", steps.sent(), steps.bytes(b""), os.W_OK, _AT_EMPTY_PATH | _AT_EACCESS
+    )
+    return Acting(steps.freeze(), asked, 0)
+
+
+@cache
+def opening_in(size: int) -> Acting:
+    """Open one name in a pinned directory.  Holes: umask, how, name.  Sent: the directory."""
+    steps = Steps()
+    umask, how, name = steps.number(), steps.hole(HOW.size), steps.hole(size)
+    empty = steps.bytes(b"")
+    status = steps.scratch(STATX_SIZE)
+    directory = steps.sent()
+    steps.call("umask", umask)
+    fd = steps.call("openat2", directory, name, how, HOW.size)
+    statx(steps, fd, status, empty)
+    steps.give(fd)
+    part = steps.want(status)
+    return Acting(steps.freeze(), fd, part)
+
+
+class Making(NamedTuple):
+    """Make a node."""
+
+    request: Request
+    parent: Result
+    system: int
+    probe: Probe | None
+    made: Result
+
+
+@cache
+def making(by: int, size: int) -> Making:
+    """Holes: directory (ABSOLUTE), umask, mode, device, how to walk, how to probe, path of the parent
+    (these three not if it is PINNED), name.  Sent: the directory (RELATIVE), the parent (PINNED)."""
+    steps = Steps()
+    where: Argument = steps.number() if by == ABSOLUTE else steps.sent()
+    umask, mode, device = steps.number(), steps.number(), steps.number()
+    how = steps.hole(HOW.size) if by != PINNED else None
+    probing = Probing(steps) if by != PINNED else None
+    path = steps.hole(size) if by != PINNED else None
+    last = steps.hole(size)
+    system = steps.scratch(128)
+    steps.call("umask", umask)
+    if path is not None and how is not None:
+        parent = steps.call("openat2", where, path, how, HOW.size)
+    else:
+        parent = steps.call("dup", where)
+    steps.call("fstatfs", parent, system, bad=0)  # what does not tell (FUSE) is not procfs
+    made = steps.call("mknodat", parent, last, mode, device, good=END)
+    probe = None
+    if path is not None and probing is not None:
+        steps.jump(parent, bad=True)
+        probe = probing.add(where, path)
+    steps.give(parent)
+    part = steps.want(Place(system.offset, STATFS_SIZE))
+    return Making(steps.freeze(), parent, part, probe, made)

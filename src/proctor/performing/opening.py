@@ -1,0 +1,318 @@
+"""Opening what is pinned.
+
+Where something must be known before anything is opened (a rule wants to see the path, the file is on
+procfs), the thing is pinned, and what is pinned is opened:
+
+* by its own link in ``/proc/self/fd``, which is the very thing;
+* by its name in its pinned directory, following no link, where O_CREAT or O_NOFOLLOW are given: the
+  kernel's rules about sticky directories (protected_regular, protected_fifos) are about names, and a
+  descriptor shows in F_GETFL that it was opened with O_NOFOLLOW.  What was opened is then compared
+  with what was pinned, and truncated through the pin.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Final
+
+from proctor.performing import acting, filestat, pins
+from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW
+from proctor.performing.trouble import Said
+from proctor.performing.wanted import ACCESS, O_CLOEXEC, O_CREAT, O_EXCL, O_TRUNC, TMPFILE
+
+if TYPE_CHECKING:
+    from proctor.performing.task import Entry, Pin, Task
+    from proctor.performing.wanted import Wanted
+
+#: Yields what it waits for, and gives a descriptor.
+Opens = Generator[Any, Any, int]
+
+_TTY: Final = (5, 0)
+_TRIES: Final = 64  # more than the 40 links that the kernel follows, plus some lost races
+
+
+def pinned(task: Task, wanted: Wanted, failed: int = 0) -> Opens:
+    """Pin, ask, use.
+
+    :param failed: the errno of the kernel's own walk, if there was one.
+    """
+    flags = wanted.flags
+    if wanted.resolve & pins.CACHED:
+        raise Said(errno.EAGAIN)  # more than one walk; whoever sets it must expect this
+    if flags & (O_CREAT | O_NOFOLLOW) and not flags & TMPFILE:
+        return (yield from _by_name(task, wanted))
+    bits = flags & (O_DIRECTORY | O_NOFOLLOW)
+    if failed:
+        pin = yield from task.walk(wanted.start, wanted.path, bits, wanted.resolve, failed)
+    else:
+        pin = yield from task.pin(wanted.start, wanted.path, bits, wanted.resolve, wanted.how())
+    if flags & TMPFILE:
+        task.permit(pin.named.path, pin.named.status)
+        return (
+            yield from _in_directory(task, pin.fd, b".", wanted.how(resolve=pins.NO_MAGICLINKS))
+        )
+    return (yield from _use(task, pin.fd, pin.named, wanted))
+
+
+def _use(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> Opens:
+    """Open what is pinned."""
+    task.permit(named.path, named.status)
+    task.refuse_device(named.status)
+    _refuse_hosts(task, named, wanted.flags)
+    try:
+        return (
+            yield from _reopen(
+                task, pin, wanted.how(wanted.flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW), 0)
+            )
+        )
+    except Said as said:
+        if said.errno != errno.ENXIO or named.status.rdev != _TTY:
+            raise
+    return (yield from _own_terminal(task, wanted))
+
+
+def _refuse_hosts(task: Task, named: pins.Named, flags: int) -> None:
+    """
+    :raises Said: it is a file of procfs that each pid namespace has for itself, and the executor found its own
+        (``pid_table_root_lookup`` of kernel/pid.c, Linux 6.14), whose reading harms nobody."""
+    if (
+        named.proc
+        and flags & ACCESS
+        and named.path.rpartition(b"/")[2] == b"pid_max"
+        and not task.shares_pids()
+    ):
+        raise Said(errno.EACCES, "it is the one of the monitor's pid namespace, not the caller's")
+
+
+def _reopen(task: Task, pin: int, how: bytes) -> Opens:
+    act = acting.reopening()
+    reply = yield from task.session.ask(act.request, how, fds=(pin,), table=True)
+    if not reply.made(act.fd):
+        raise Said(reply.error(act.fd))
+    return reply.take(act.fd)
+
+
+def _in_directory(task: Task, directory: int, name: bytes, how: bytes) -> Opens:
+    fd, _ = yield from _named_in(task, directory, name, how)
+    return fd
+
+
+def _named_in(
+    task: Task, directory: int, name: bytes, how: bytes
+) -> Generator[Any, Any, tuple[int, filestat.Status]]:
+    act = acting.opening_in(pins.room(len(name)))
+    reply = yield from task.session.ask(act.request, task.umask, how, name, fds=(directory,))
+    if not reply.made(act.fd):
+        raise Said(reply.error(act.fd))
+    return reply.take(act.fd), filestat.status_of(reply.parts[act.status])
+
+
+# By name, in a pinned directory -------------------------------------------------------------------
+
+
+def _by_name(task: Task, wanted: Wanted) -> Opens:
+    """O_CREAT and O_NOFOLLOW: the directory is pinned, then the last component decides, in the order
+    of ``open_last_lookups`` (fs/namei.c)."""
+    flags = wanted.flags
+    for _ in range(_TRIES):
+        head, last, slashes = pins.split(wanted.path)
+        if last in (b"", b".", b"..") or (slashes and not flags & O_CREAT):
+            return (yield from _directory_itself(task, wanted))
+        here = yield from task.entry(wanted.start, head, last, wanted.resolve, wanted.how())
+        if slashes:
+            raise Said(errno.EISDIR)
+        found = here.found
+        if found is not None:
+            elsewhere = found.named.status.mount != here.parent.named.status.mount
+            if elsewhere and wanted.resolve & pins.NO_XDEV:
+                raise Said(errno.EXDEV)
+            if flags & O_CREAT and flags & O_EXCL:
+                raise Said(errno.EEXIST)
+            if stat.S_ISLNK(found.named.status.mode):
+                if flags & O_NOFOLLOW:
+                    raise Said(errno.ENOTDIR if flags & O_DIRECTORY else errno.ELOOP)
+                if found.named.proc:
+                    pin = yield from task.pin(wanted.start, wanted.path, 0, wanted.resolve)
+                    return (yield from _existing(task, pin.fd, pin.named, wanted))
+                yield from _may_follow(task, wanted)
+                target = here.text
+                path = target if target.startswith(b"/") else head + b"/" + target
+                wanted = wanted._replace(
+                    path=path, start=task.start_again(wanted.start, path, wanted.resolve)
+                )
+                continue
+            if found.named.proc and elsewhere:
+                # seen to be no part of a process's, mounted here; it is opened by its name all the same
+                pin = yield from task.pin(wanted.start, wanted.path, O_NOFOLLOW, wanted.resolve)
+                if pin.named.status.place != found.named.status.place:
+                    continue
+        opened = yield from _name(task, wanted, here, last)
+        if opened is not None:
+            return opened
+    raise Said(errno.ELOOP)
+
+
+def _name(task: Task, wanted: Wanted, here: Entry, last: bytes) -> Generator[Any, Any, int | None]:
+    """Open what was found under this name, or make it; None if it is something else by now."""
+    flags, found = wanted.flags, here.found
+    how = wanted.how(
+        # where nothing was, nothing that came meanwhile is opened: nobody was asked about that
+        flags | O_EXCL if found is None else flags & ~O_TRUNC,
+        pins.NO_SYMLINKS | wanted.resolve & pins.NO_XDEV,
+    )
+    if found is None:
+        if not flags & O_CREAT:
+            raise Said(errno.ENOENT)
+        task.permit(here.parent.named.path.rstrip(b"/") + b"/" + last)
+    else:
+        if flags & O_CREAT and found.named.status.is_directory:
+            raise Said(errno.EISDIR)
+        task.permit(found.named.path, found.named.status)
+        task.refuse_device(found.named.status)
+        _refuse_hosts(task, found.named, flags)
+        if flags & O_TRUNC:
+            yield from _may_truncate(task, found, flags)
+    try:
+        fd, status = yield from _named_in(task, here.parent.fd, last, how)
+    except Said as said:
+        if said.errno == errno.ELOOP and not flags & O_NOFOLLOW:
+            return None  # a link by now
+        if said.errno == errno.EEXIST and found is None and not flags & O_EXCL:
+            return None  # something by now
+        if said.errno == errno.ENXIO and found is not None and found.named.status.rdev == _TTY:
+            return (yield from _own_terminal(task, wanted))
+        raise
+    if found is None:
+        return fd
+    try:
+        if status.place != found.named.status.place:
+            return None
+        if flags & O_TRUNC and stat.S_ISREG(status.mode):
+            os.close(
+                (
+                    yield from _reopen(
+                        task, found.fd, HOW.pack(flags & ACCESS | O_TRUNC | O_CLOEXEC, 0, 0)
+                    )
+                )
+            )
+        kept, fd = fd, -1
+        return kept
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _may_truncate(task: Task, found: Pin, flags: int) -> Generator[Any, Any, None]:
+    """O_TRUNC wants what writing wants, also where there is nothing to truncate (``build_open_flags``
+    and ``may_open`` of fs/): what is opened by name is opened without it."""
+    if found.named.status.is_directory:
+        raise Said(errno.EISDIR)
+    if not stat.S_ISREG(found.named.status.mode) and not flags & ACCESS:
+        asking = acting.writable()
+        reply = yield from task.session.ask(asking.request, fds=(found.fd,))
+        reply.close()
+        if failed := reply.error(asking.fd):
+            raise Said(failed)
+
+
+def _existing(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> Opens:
+    if wanted.flags & O_CREAT and named.status.is_directory:
+        raise Said(errno.EISDIR)
+    return (yield from _use(task, pin, named, wanted))
+
+
+def _directory_itself(task: Task, wanted: Wanted) -> Opens:
+    """A path that can only be a directory's."""
+    flags = wanted.flags
+    pin = yield from task.pin(
+        wanted.start, wanted.path, flags & O_DIRECTORY, wanted.resolve, wanted.how()
+    )
+    if flags & O_CREAT:
+        raise Said(errno.EEXIST if flags & O_EXCL else errno.EISDIR)
+    task.permit(pin.named.path, pin.named.status)
+    try:
+        return (
+            yield from _in_directory(task, pin.fd, b".", wanted.how(resolve=pins.NO_MAGICLINKS))
+        )
+    except Said as said:  # it may not be searched, which opening it does not want
+        if said.errno != errno.EACCES:
+            raise
+    return (yield from _by_its_path(task, wanted, pin.fd, pin.named))
+
+
+def _by_its_path(task: Task, wanted: Wanted, pin: int, named: pins.Named) -> Opens:
+    """Open a directory by the path that it is known by, so that F_GETFL shows O_NOFOLLOW; by its own link,
+    without that, if something else is there by now."""
+    if wanted.flags & O_NOFOLLOW and named.path.startswith(b"/"):
+        opening = acting.opening(False, pins.room(len(named.path)))
+        reply = yield from task.session.ask(
+            opening.request,
+            pins.AT_FDCWD,
+            0o777,
+            wanted.how(resolve=pins.NO_SYMLINKS),
+            pins.probing(wanted.flags, pins.NO_SYMLINKS),
+            named.path,
+        )
+        try:
+            kind = reply.parts[opening.status]
+            if reply.made(opening.fd) and filestat.status_of(kind).place == named.status.place:
+                return reply.take(opening.fd)
+        finally:
+            reply.close()
+    return (yield from _reopen(task, pin, wanted.how(wanted.flags & ~O_NOFOLLOW, 0)))
+
+
+def _may_follow(task: Task, wanted: Wanted) -> Generator[Any, Any, None]:
+    """The kernel's word on following the last component (fs.protected_symlinks); that it leads to
+    nothing is fine here."""
+    try:
+        yield from task.pin(wanted.start, wanted.path, 0, wanted.resolve)
+    except Said as said:
+        if said.errno != errno.ENOENT:
+            raise
+
+
+# /dev/tty ---------------------------------------------------------------------------------------
+
+
+def terminal(task: Task, wanted: Wanted) -> Opens:
+    """ENXIO: /dev/tty, where an executor has no terminal; or what a FIFO or a device says."""
+    pin = yield from task.pin(
+        wanted.start,
+        wanted.path,
+        wanted.flags & (O_NOFOLLOW | O_DIRECTORY),
+        wanted.resolve & ~pins.CACHED,
+    )
+    if not stat.S_ISCHR(pin.named.status.mode) or pin.named.status.rdev != _TTY:
+        raise Said(errno.ENXIO)
+    return (yield from _own_terminal(task, wanted))
+
+
+def _own_terminal(task: Task, wanted: Wanted) -> Opens:
+    """The caller's controlling terminal, by the first of its descriptors 0 to 2 that is one: pinned
+    once, and that pin is looked at, asked about and opened."""
+    number = task.caller.tty
+    for place in range(3) if number else ():
+        try:
+            pin = task.caller.dir_fd(place)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            continue
+        known = pins.name_of()
+        reply = yield from task.session.ask(known.request, fds=(pin,), table=True)
+        reply.close()
+        named = known.name.read(reply)
+        if not stat.S_ISCHR(named.status.mode) or os.makedev(*named.status.rdev) != number:
+            continue
+        task.permit(named.path, named.status)
+        task.refuse_device(named.status)
+        return (
+            yield from _reopen(
+                task, pin, wanted.how(wanted.flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW), 0)
+            )
+        )
+    raise Said(errno.ENXIO, "the caller's controlling terminal is none of its descriptors 0-2")

@@ -1,0 +1,51 @@
+"""What opening asks for: flags as openat2(2) takes them, and the call's own in that form."""
+
+from __future__ import annotations
+
+import os
+from typing import Final, NamedTuple
+
+from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH
+
+
+def _flag(name: str) -> int:
+    value: int = getattr(os, name, 0)  # elsewhere than on Linux nothing is opened
+    return value
+
+
+O_CREAT, O_EXCL, O_TRUNC = os.O_CREAT, os.O_EXCL, os.O_TRUNC
+O_CLOEXEC, O_NOCTTY = _flag("O_CLOEXEC"), _flag("O_NOCTTY")
+ACCESS: Final = _flag("O_ACCMODE") or 3
+TMPFILE: Final = _flag("O_TMPFILE") & ~O_DIRECTORY  # __O_TMPFILE
+O_FASYNC: Final = 0o20000
+O_LARGEFILE: Final = (
+    0o100000 if hasattr(os, "uname") and os.uname().machine in ("x86_64", "i686", "s390x")
+    else _flag("O_LARGEFILE")
+)  # fmt: skip
+#: VALID_OPEN_FLAGS of include/linux/fcntl.h: open and openat ignore all others, openat2 does not.
+VALID: Final = (
+    ACCESS | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | os.O_APPEND | _flag("O_NONBLOCK")
+    | _flag("O_SYNC") | _flag("O_DSYNC") | O_FASYNC | _flag("O_DIRECT") | O_LARGEFILE | O_DIRECTORY
+    | O_NOFOLLOW | _flag("O_NOATIME") | O_CLOEXEC | O_PATH | TMPFILE
+)  # fmt: skip
+#: What does something besides opening, or opens something else.
+UNUSUAL: Final = O_CREAT | O_TRUNC | O_PATH | TMPFILE | O_FASYNC | _flag("O_DIRECT")
+SYNC: Final = _flag("O_SYNC") | _flag("O_DSYNC")
+#: What is left beside O_PATH.
+WITH_O_PATH: Final = O_DIRECTORY | O_NOFOLLOW | O_PATH | O_CLOEXEC
+
+
+class Wanted(NamedTuple):
+    """What one call asks for, as openat2(2) would."""
+
+    start: int | None
+    path: bytes
+    flags: int
+    mode: int
+    resolve: int
+
+    def how(self, flags: int | None = None, resolve: int | None = None) -> bytes:
+        """As a struct open_how; with other flags and resolve bits, if these are given."""
+        kept = self.flags if flags is None else flags
+        mode = self.mode if kept & (O_CREAT | TMPFILE) or flags is None else 0
+        return HOW.pack(kept | O_CLOEXEC, mode, self.resolve if resolve is None else resolve)
