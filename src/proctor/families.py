@@ -159,10 +159,10 @@ def exec(*, when: Mapping[str, Spec] | None = None, freeze: bool | None = None) 
 
 
 def fsflags(*, when: Mapping[str, Spec] | None = None, flags: Sequence[str]) -> Handler:
-    """ioctl, for FS_IOC_SETFLAGS and FS_IOC_FSSETXATTR: what chattr does.
+    """ioctl, for FS_IOC_SETFLAGS and FS_IOC_FSSETXATTR, and file_setattr (Linux 6.17): what chattr does.
 
     >>> proctor.families.fsflags(flags=["immutable", "append"])
-    <Handler families.fsflags for ioctl>
+    <Handler families.fsflags for file_getattr, file_setattr, ioctl>
 
     :param flags: "immutable" and "append", or one of them: what CAP_LINUX_IMMUTABLE is lent for.
     """

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import Verdict, deny
+from proctor.errors import PolicyError
 from proctor.performing import registry
 from proctor.policy.compile import unfolded
 from proctor.policy.document import Source, Spec
@@ -16,6 +17,7 @@ from proctor.policy.rules import PERFORM, Look, Rule, Ruling, Unknowable
 from proctor.policy.rulings import options
 from proctor.supervisor.handlers import Handler
 from proctor.syscalls.architectures import ARCHITECTURES, native
+from proctor.syscalls.signatures import signature
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -23,11 +25,11 @@ if TYPE_CHECKING:
 
 def performed(name: str, family: str, when: Mapping[str, Spec], how: Mapping[str, Any]) -> Handler:
     """A handler that has the calls of a family performed where conditions hold, and leaves the others
-    to the next one.
+    to the next one, also those that have no such argument.
 
     :raises PolicyError: a condition or option that cannot be."""
     source, arches = Source(name, ""), ARCHITECTURES[native()].family
-    calls = registry.calls(family)
+    calls = _having(registry.calls(family), when, arches, source)
     ruling = Ruling(PERFORM, options=options(calls, how, (PERFORM,), source))
     rule = Rule(0, name, clauses(calls, when, arches, (), source), ruling, when=when)
     rules = (rule, *(each for arch in arches for each in unfolded(rule, calls, arch).values()))
@@ -43,3 +45,23 @@ def performed(name: str, family: str, when: Mapping[str, Spec], how: Mapping[str
 
     names = dict.fromkeys(call for each in rules for _, call in each.clauses)
     return Handler(tuple(names), decide, performs=True, label=name)
+
+
+def _having(
+    calls: Sequence[str], when: Mapping[str, Spec], arches: Sequence[str], source: Source
+) -> Sequence[str]:
+    """The calls that can meet the conditions.
+
+    :raises PolicyError: none can: of the call that has the most of these arguments."""
+    found, errors = [], []
+    for call in calls:
+        try:
+            clauses((call,), when, arches, (), source)
+            found.append(call)
+        except PolicyError as error:
+            known = signature(call, native())
+            has = sum(known is not None and known.arg(key) is not None for key in when)
+            errors.append((has, error))
+    if not found:
+        raise max(errors, key=lambda each: each[0])[1]
+    return found

@@ -1,8 +1,10 @@
-"""FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR: what chattr(1) does, with CAP_LINUX_IMMUTABLE lent for files of the container.
+"""FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR, file_setattr: what chattr(1) does, with CAP_LINUX_IMMUTABLE lent for files of the
+container.
 
-The call is first made as the caller, on its own descriptor and with the flags that it had when they were read.  What the
-kernel wants of the host for, to make a file immutable or append-only or to undo that, is lent where the rule names
-the flag and the file is of an id of the caller's user namespace.
+The call is first made as the caller, on its own descriptor or on what its path leads to, with the attributes as they
+were read once.  What the kernel wants of the host for, to make a file immutable or append-only or to undo that, is lent
+where the rule names the flag and the file is of an id of the caller's user namespace; project ids, by which quotas
+count, stay what they were, as for every user namespace (``fileattr_set_prepare`` of fs/file_attr.c).
 """
 
 from __future__ import annotations
@@ -11,32 +13,54 @@ import errno
 import os
 import stat
 import struct
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
-from proctor.performing.steps import Request, Result, Steps
+from proctor.performing import pins
+from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.threads import lacking
-from proctor.performing.trouble import Powerless
+from proctor.performing.trouble import Powerless, Said
 from proctor.words import did_you_mean, quoted
 
 if TYPE_CHECKING:
+    from proctor.call.verdict import Verdict
     from proctor.performing.lender import Terms
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ()
+#: Since Linux 6.17.
+CALLS: Final = ("file_getattr", "file_setattr")
 #: Which the family ``loop`` has unless a rule's options are of this one.
 ALSO: Final = ("ioctl",)
 
-#: include/uapi/linux/fs.h; FS_IOC32_SETFLAGS is what programs of 32 bits ask for.
-_SETFLAGS, _SETFLAGS32, _FSSETXATTR = 0x40086602, 0x40046602, 0x401C5820
-_GETFLAGS: Final = 0x80086601
-_SIZES: Final = {_SETFLAGS: 4, _SETFLAGS32: 4, _FSSETXATTR: 28}
+
+class _Form(NamedTuple):
+    """One way to say it: how it is set and read, and what lies where in the structure (include/uapi/linux/fs.h)."""
+
+    set: str | int
+    get: str | int
+    size: int
+    #: Of the project id; 0 if there is none.
+    project: int
+    #: Which of the numbers of FLAGS are its flags.
+    which: int
+
+
+_ATTR: Final = _Form("file_setattr", "file_getattr", 24, 16, 1)
+#: By the commands of ioctl; FS_IOC32_SETFLAGS is what programs of 32 bits ask for.
+_FORMS: Final = {
+    0x40086602: _Form(0x40086602, 0x80086601, 4, 0, 0),
+    0x40046602: _Form(0x40086602, 0x80086601, 4, 0, 0),
+    0x401C5820: _Form(0x401C5820, 0x801C581F, 28, 12, 1),
+}
 #: (FS_*_FL, FS_XFLAG_*) by the names of the options.
 FLAGS: Final = {"immutable": (0x10, 0x8), "append": (0x20, 0x10)}
+_INHERIT: Final = (0x20000000, 0x200)  # FS_PROJINHERIT_FL, FS_XFLAG_PROJINHERIT
 _CAP_FOWNER, _CAP_IMMUTABLE = 3, 9
 _KERNELS: Final = "it sets no flags of a file; the kernel decides, by the caller's own rights"
+_NOFOLLOW, _EMPTY_PATH, _PAGE = 0x100, 0x1000, 4096
 
 
 @dataclass(frozen=True)
@@ -59,12 +83,13 @@ class Options:
 
 
 def perform(task: Task) -> Work:
-    """Set the flags for the caller."""
-    call = task.call
-    command = call.registers[1] & 0xFFFFFFFF
-    if command not in _SIZES:
+    """Set the flags for the caller, or read them."""
+    call, options = task.call, task.options(Options)
+    if call.name != "ioctl":
+        return (yield from _by_path(task, options))
+    form = _FORMS.get(call.registers[1] & 0xFFFFFFFF)
+    if form is None:
         return let_run_unsafe(_KERNELS)
-    options = task.options(Options)
     try:
         file = task.hold(task.take_fd(call.registers[0] & 0xFFFFFFFF))
     except OSError as error:
@@ -74,26 +99,80 @@ def perform(task: Task) -> Work:
     status = os.fstat(file)
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         return let_run_unsafe(_KERNELS)  # devices have commands of the same numbers
-    data = call.copied(call.registers[2], _SIZES[command])
-    native = _SETFLAGS if command == _SETFLAGS32 else command
-    asking = _setting(native)
-    reply = yield from task.session.ask(asking.request, data, fds=(file,))
+    data = call.copied(call.registers[2], form.size)
+    return (yield from _set(task, options, form, data, file, status))
+
+
+def _by_path(task: Task, options: Options) -> Work:
+    """file_getattr and file_setattr, in the order of fs/file_attr.c."""
+    import fcntl  # policies are looked over where it is not
+
+    call, args = task.call, task.call.args
+    size, flags = call.registers[3], call.registers[4] & 0xFFFFFFFF
+    if flags & ~(_NOFOLLOW | _EMPTY_PATH):
+        raise Said(errno.EINVAL)
+    if size > _PAGE:
+        raise Said(errno.E2BIG)
+    if size < _ATTR.size:
+        raise Said(errno.EINVAL)
+    data = b""
+    if call.name == "file_setattr":
+        data = call.copied(call.registers[2], size)
+        if any(data[_ATTR.size :]):
+            raise Said(errno.E2BIG)
+    path: bytes | None = args["path"]
+    number = pins.signed(call.registers[0])
+    if path or not flags & _EMPTY_PATH or number == pins.AT_FDCWD:
+        if path is None and not flags & _EMPTY_PATH:
+            raise Said(errno.EFAULT)
+        if not path and flags & _EMPTY_PATH:
+            path = b"."
+        bits = pins.O_NOFOLLOW if flags & _NOFOLLOW else 0
+        pin = yield from task.pin(task.start(number, path or b""), path or b"", bits, 0)
+    else:
+        pin = yield from task.descriptor(number)
+        if fcntl.fcntl(pin.fd, fcntl.F_GETFL) & pins.O_PATH:
+            raise Said(errno.EBADF)
+    task.permit(pin.named.path, pin.named.status)
+    if data:
+        return (yield from _set(task, options, _ATTR, data[: _ATTR.size], pin.fd, os.fstat(pin.fd)))
+    getting = _getting()
+    reply = yield from task.session.ask(getting.request, fds=(pin.fd,), table=True)
+    reply.close()
+    if failed := reply.error(getting.made):
+        return deny(failed)
+    # copy_struct_to_user of include/linux/uaccess.h
+    return answer(0, writes=[(call.registers[2], reply.parts[0].ljust(size, b"\0"))])
+
+
+def _set(
+    task: Task, options: Options, form: _Form, data: bytes, file: int, status: os.stat_result
+) -> Work:
+    asking = _setting(form)
+    table = form is _ATTR
+    reply = yield from task.session.ask(asking.request, data, fds=(file,), table=table)
     reply.close()
     failed = reply.error(asking.made)
     if failed != errno.EPERM:
         return deny(failed) if failed else answer(0)
-    if why := _refused(task, options, native, data, reply.parts[asking.found], status):
+    if why := _refused(task, options, form, data, reply.parts[asking.found], status):
         return deny(failed, why)
+    return (yield from _lent(task, form, data, file))
+
+
+def _lent(task: Task, form: _Form, data: bytes, file: int) -> Generator[Any, Any, Verdict]:
     from proctor.performing.lender import Lender
 
     extra = task.who.effective & 1 << _CAP_FOWNER
     try:
         lender = Lender(task, 1 << _CAP_IMMUTABLE, 1 << _CAP_FOWNER)
     except Powerless:
-        return deny(failed, "the monitor has no CAP_LINUX_IMMUTABLE itself")
+        return deny(errno.EPERM, "the monitor has no CAP_LINUX_IMMUTABLE itself")
     try:
-        lending = _lending(lender.terms, native, extra)
-        reply = yield from lender.ask(lending.request, lending.left, data, fds=(file,))
+        lending = _lending(lender.terms, form, extra)
+        reply = yield from lender.ask(
+            lending.request, lending.left, data, fds=(file,), table=form is _ATTR
+        )
         reply.close()
         failed = reply.error(lending.made)
         return deny(failed) if failed else answer(0)
@@ -102,16 +181,16 @@ def perform(task: Task) -> Work:
 
 
 def _refused(
-    task: Task, options: Options, command: int, data: bytes, before: bytes, status: os.stat_result
+    task: Task, options: Options, form: _Form, data: bytes, before: bytes, status: os.stat_result
 ) -> str:
-    """Why the right is not lent; empty if it may be."""
-    which = 0 if command == _SETFLAGS else 1
+    """Why the right is not lent; empty if it may be.
+
+    :raises Said: what the kernel says to whoever has it, in a user namespace."""
     (wanted,) = struct.unpack_from("=I", data)
     (had,) = struct.unpack_from("=I", before)
-    named = sum(FLAGS[each][0] for each in options.flags)
-    asked = sum(
-        both[0] for both in FLAGS.values() if bool(had & both[0]) != bool(wanted & both[which])
-    )
+    changed = wanted ^ had
+    named = sum(FLAGS[each][form.which] for each in options.flags)
+    asked = changed & sum(each[form.which] for each in FLAGS.values())
     if not asked:
         return "it is refused for something else than immutable and append-only"
     if asked & ~named:
@@ -122,7 +201,12 @@ def _refused(
     ):
         if not any(0 <= number - each.outside < each.length for each in ranges):
             return "it belongs to somebody who has no number in the caller's user namespace"
-    return lacking(task, _CAP_IMMUTABLE, "CAP_LINUX_IMMUTABLE")
+    if why := lacking(task, _CAP_IMMUTABLE, "CAP_LINUX_IMMUTABLE"):
+        return why
+    at = form.project
+    if changed & _INHERIT[form.which] or (at and data[at : at + 4] != before[at : at + 4]):
+        raise Said(errno.EINVAL, "project ids are the host's")
+    return ""
 
 
 # Requests -----------------------------------------------------------------------------------------
@@ -135,30 +219,61 @@ class _Setting(NamedTuple):
     found: int = 0
 
 
+class _Acts:
+    """A form's calls about the file that is sent along; and the executor's table, for what goes by path:
+    file_setattr takes no O_PATH descriptor, but the executor's own link leads to the very thing."""
+
+    def __init__(self, steps: Steps, form: _Form) -> None:
+        self.steps = steps
+        self.file = steps.sent()
+        self.table = steps.sent() if form is _ATTR else None
+        self.digits = steps.scratch(16)
+        self.named = False
+
+    def make(self, what: str | int, data: Place) -> Result:
+        """Read or set."""
+        if isinstance(what, int):
+            return self.steps.call("ioctl", self.file, what, data, bad=0)
+        assert self.table is not None
+        if not self.named:
+            self.steps.put_text(self.digits, self.steps.call("dup", self.file))
+            self.named = True
+        return self.steps.call(what, self.table, self.digits, data, _ATTR.size, 0, bad=0)
+
+
 @cache
-def _setting(command: int) -> _Setting:
-    """Hole: what is set.  Sent: the file.  What it had before is found."""
+def _setting(form: _Form) -> _Setting:
+    """Hole: what is set.  What it had before is found."""
     steps = Steps()
-    data, had = steps.hole(_SIZES[command]), steps.scratch(8)
-    file = steps.sent()
-    steps.call("ioctl", file, _GETFLAGS, had, bad=0)
-    made = steps.call("ioctl", file, command, data, bad=0)
+    data, had = steps.hole(form.size), steps.scratch(form.size + 4)
+    acts = _Acts(steps, form)
+    acts.make(form.get, had)
+    made = acts.make(form.set, data)
+    found = steps.want(had)
+    return _Setting(steps.freeze(), made, 0, found)
+
+
+@cache
+def _getting() -> _Setting:
+    steps = Steps()
+    had = steps.scratch(_ATTR.size)
+    made = _Acts(steps, _ATTR).make(_ATTR.get, had)
     found = steps.want(had)
     return _Setting(steps.freeze(), made, 0, found)
 
 
 @lru_cache(256)
-def _lending(terms: Terms, command: int, extra: int) -> _Setting:
+def _lending(terms: Terms, form: _Form, extra: int) -> _Setting:
     """The same, as somebody, with the right lent."""
     from proctor.performing.lender import Loan
 
     steps = Steps()
-    data = steps.hole(_SIZES[command])
+    data = steps.hole(form.size)
     loan = Loan(steps, terms)
     right = loan.capabilities(1 << _CAP_IMMUTABLE | extra)
     loan.take_groups()
     loan.take_user()
     loan.have(right)
-    made = steps.call("ioctl", steps.sent(), command, data, bad=0)
+    made = _Acts(steps, form).make(form.set, data)
     loan.give_back()
     return _Setting(steps.freeze(), made, loan.left)
