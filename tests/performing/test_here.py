@@ -233,7 +233,7 @@ def test_a_monitor_that_changed_is_not_what_the_caller_is(top: bytes) -> None:
 
     with child() as (pid, _):
         assert content(opened(performers, pid, secret, allow=allow)) == b"content"
-        own = performers.own()
+        own = performers.callers.own()
         assert own.unchanged()
         libc.setfsuid(1000)
         try:

@@ -6,37 +6,21 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Generator, Hashable, Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from proctor.call.verdict import Deny, Perform, Verdict, deny
-from proctor.errors import (
-    CallerInvisible,
-    CallGone,
-    CallOver,
-    MemoryUnreadable,
-    NotPermitted,
-    Unsupported,
-)
-from proctor.kernel.standing import Standing, Standings
-from proctor.performing import registry, scarce
+from proctor.kernel.standing import Standing
+from proctor.performing import registry
+from proctor.performing.callers import Callers, Known
 from proctor.performing.conversation import Conversation
 from proctor.performing.executors import Executors, Start
 from proctor.performing.here import Here
-from proctor.performing.identity import Key, Own, Who, caller_steps, who
+from proctor.performing.identity import Key, Own, Who, caller_steps
 from proctor.performing.logs import Logs
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply
 from proctor.performing.task import Task
-from proctor.performing.trouble import (
-    Again,
-    CannotJoin,
-    Interrupted,
-    Moved,
-    Refused,
-    Said,
-    TooMany,
-    Trouble,
-)
+from proctor.performing.trouble import Again, CannotJoin, Moved, Trouble, verdict_for
 from proctor.performing.unfolded import unfolded
 
 if TYPE_CHECKING:
@@ -49,23 +33,6 @@ if TYPE_CHECKING:
     from proctor.supervisor.ports import Later
 
 _TRIES: Final = 5
-_MOST_KEYS: Final = 256
-_GONE: Final = "the caller is gone"
-#: Answered to a call that a signal is to interrupt: the kernel makes EINTR or a new start of it, as the
-#: signal's handler says (include/linux/errno.h; handle_signal of arch/*/kernel/signal.c).
-ERESTARTSYS: Final = 512
-
-
-class Known(NamedTuple):
-    """What is known of a caller, as long as it is who it was."""
-
-    key: Key
-    #: Whether devices may be opened and made.
-    devices: bool
-    #: Whether it is what the monitor is.
-    here: bool
-    #: Whether its groups decide anything.
-    groups: bool
 
 
 class Kept(Protocol):
@@ -161,10 +128,8 @@ class Performers:
         #: What families keep from one call to the next, by family; closed with the performers.
         self.kept: dict[str, Kept] = {}
         self._on_trouble = on_trouble
-        self._own: Own | None = None
-        self._standings = Standings()
-        #: Who somebody is, by all that was seen of him.
-        self._keys: dict[object, Known] = {}
+        self.callers = Callers()
+        self._standings = self.callers.standings
         self._here: Here | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -182,7 +147,7 @@ class Performers:
         system holds it, is told.  Idempotent."""
         left = self.executors.close()
         self._closed = True
-        self._standings.close()
+        self.callers.close()
         self.logs.close()
         for each in self.kept.values():
             each.close()
@@ -236,13 +201,15 @@ class Performers:
             if standing is None:
                 return None
             known: Known = standing.kept
-            here, own, said = self._here, self._own, None
+            here, said = self._here, None
             try:
                 if known.key.container is getattr(call, "container", None) and standing.known:
                     if not known.here:
                         return self._ask_ahead(family, call, wish, standing)
-                    if here is not None and own is not None:
-                        said = family.ordinary(call, wish, standing, here, own.rights)
+                    if here is not None:
+                        said = family.ordinary(
+                            call, wish, standing, here, self.callers.own().rights
+                        )
             except Moved:
                 pass  # whoever is asked next sees it, too
             except BaseException as failed:
@@ -281,7 +248,9 @@ class Performers:
             self.executors.release(executor)
             self._standings.give_back(standing)
             return said
-        session = self._session(call, known.key, self.own(), self._option(container, "limit"))
+        session = self._session(
+            call, known.key, self.callers.own(), self._option(container, "limit")
+        )
         session.asked(executor, opening.request, reply)
         conversation = Conversation(
             self._work(call, wish, standing, True, session), call, self._translate, self.deadline
@@ -320,7 +289,7 @@ class Performers:
                 standing = None
             if standing is None and act is not None:
                 cgroup = self._option(container, "cgroup")
-                standing, met = self._meet(call, self.own(), container, cgroup, True), True
+                standing, met = self.callers.meet(call, container, cgroup), True
             if standing is not None and standing.kept.here and act is not None:
                 verdict: Verdict | None = self._at_once(act, call, wish, standing)
                 if verdict is not None:
@@ -340,7 +309,7 @@ class Performers:
         if here is None:
             here = self._here = Here()
         try:
-            verdict: Verdict | None = act(call, wish, standing, here, self.own().rights)
+            verdict: Verdict | None = act(call, wish, standing, here, self.callers.own().rights)
         except Moved:
             return None
         if verdict is not None:
@@ -362,7 +331,7 @@ class Performers:
         if call.name not in registry.SUPPORTED:
             return deny(errno.ENOSYS, f"nothing here performs {call.name}")
         container = getattr(call, "container", None)
-        own, devices = self.own(), True
+        own, devices = self.callers.own(), True
         try:
             # who is met for the monitor's own sake was not looked at as an executor is to be like
             if standing is not None and not (
@@ -373,7 +342,7 @@ class Performers:
             for _ in range(_TRIES):
                 if standing is None:
                     cgroup = self._option(container, "cgroup")
-                    standing = self._meet(call, own, container, cgroup, devices)
+                    standing = self.callers.meet(call, container, cgroup, devices)
                 key, devices, _, _ = standing.kept
                 if session is None:
                     session = self._session(call, key, own, self._option(container, "limit"))
@@ -402,52 +371,6 @@ class Performers:
                 standing.close()
         raise Trouble("executors end in the middle of the call")
 
-    def _meet(
-        self, call: Call, own: Own, container: ContainerPort | None, cgroup: str, devices: bool
-    ) -> Standing:
-        """Find out who calls, and remember it.
-
-        :param devices: False if the caller's cgroup is known to be out of reach.
-        """
-        try:
-            standing = Standing(call.tid, labels=bool(own.who.label))
-        except OSError as error:
-            call.caller.check()
-            if error.errno in scarce.OURS:
-                raise
-            raise NotPermitted(
-                error.errno or errno.EACCES,
-                "the kernel does not let the monitor look at the caller: it may have changed its user id "
-                "or made itself undumpable; a monitor with more rights can",
-            ) from None
-        try:
-            same = (standing.identity, container, devices)
-            known = self._keys.get(same)
-            if known is None:
-                key = call.caller.key
-                wanted = own.to_join(key.cgroups) if cgroup == "join" else []
-                devices = devices and None not in wanted
-                one = who(key, bool(wanted) and devices)
-                here = key.unlike is None and own.is_like(standing, one)
-                known = Known(
-                    Key(one, container), devices, here, not here or own.groups_decide(one)
-                )
-                if not standing.unchanged():
-                    raise CallGone  # or it was given another root or cgroup just now
-                if key.unlike is None:
-                    if len(self._keys) > _MOST_KEYS:
-                        self._keys.clear()
-                    self._keys[same] = known
-            if known.here and not own.unchanged():
-                known = known._replace(here=False, groups=True)
-            if not call.valid():
-                raise CallGone
-            standing.kept = known
-        except BaseException:
-            standing.close()
-            raise
-        return standing
-
     def _session(self, call: Call, key: Key, own: Own, limit: int) -> Session:
         executors = self.executors
 
@@ -468,13 +391,6 @@ class Performers:
                 counts[key] = number + 1
         return number
 
-    def own(self) -> Own:
-        """What the monitor has itself; taken once."""
-        own = self._own
-        if own is None:
-            own = self._own = Own()
-        return own
-
     def owned(self, call: Call, one: Who, standing: Standing) -> bool:
         """For families: whether a caller's user namespace is the target's own (see ``nested``)."""
         container = getattr(call, "container", None)
@@ -488,7 +404,10 @@ class Performers:
         if standing.origin is None:
             standing.origin = (call.caller.userns_origin(),)
         (above,) = standing.origin
-        return above is not None and above == (self.own().who.namespace("user"), os.geteuid())
+        return above is not None and above == (
+            self.callers.own().who.namespace("user"),
+            os.geteuid(),
+        )
 
     def tell(self, what: str) -> None:
         """Tell whoever watches of something that went wrong."""
@@ -502,25 +421,4 @@ class Performers:
 
     def _translate(self, call: Call, failed: BaseException) -> Verdict:
         """What is answered for what was raised on the way."""
-        if isinstance(failed, Refused):
-            return failed.verdict
-        if isinstance(failed, Said):
-            return deny(failed.errno, failed.reason)
-        if isinstance(failed, Interrupted):
-            return deny(ERESTARTSYS, "a signal waits for the caller")
-        if isinstance(failed, (CallGone, CallOver)):
-            return deny(errno.EINTR, _GONE)
-        if isinstance(failed, MemoryUnreadable):
-            if failed.errno == errno.EPERM:  # not what the kernel says: the monitor may not look
-                return self.trouble(call, str(failed))
-            return deny(failed.errno or errno.EFAULT)
-        if isinstance(failed, TooMany):
-            self.trouble(call, str(failed))
-            return deny(errno.ENOMEM, str(failed))
-        if isinstance(failed, (Trouble, CallerInvisible, NotPermitted, Unsupported)):
-            return self.trouble(call, str(failed))
-        if isinstance(failed, OSError):  # out of descriptors, of processes...
-            return self.trouble(call, scarce.why(failed))
-        if isinstance(failed, ImportError):  # modules are loaded when first used
-            return self.trouble(call, f"the monitor cannot load its own code: {failed}")
-        raise failed
+        return verdict_for(failed, lambda why: self.trouble(call, why))

@@ -1,11 +1,26 @@
-"""What can go wrong while a call is performed."""
+"""What can go wrong while a call is performed, and what is answered then."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from typing import Final
 
-from proctor.call.verdict import Deny
-from proctor.errors import ProctorError
+from proctor.call.verdict import Deny, deny
+from proctor.errors import (
+    CallerInvisible,
+    CallGone,
+    CallOver,
+    MemoryUnreadable,
+    NotPermitted,
+    ProctorError,
+    Unsupported,
+)
+from proctor.performing import scarce
+
+#: Answered to a call that a signal is to interrupt: the kernel makes EINTR or a new start of it, as the
+#: signal's handler says (include/linux/errno.h; handle_signal of arch/*/kernel/signal.c).
+ERESTARTSYS: Final = 512
 
 
 class Trouble(ProctorError):
@@ -58,3 +73,32 @@ class Refused(Exception):
     def __init__(self, verdict: Deny) -> None:
         super().__init__(verdict)
         self.verdict = verdict
+
+
+def verdict_for(failed: BaseException, trouble: Callable[[str], Deny]) -> Deny:
+    """What is answered for what was raised on the way; what is no trouble of this kind is raised again.
+
+    :param trouble: tells of a failure of our own, and gives the answer to it.
+    """
+    if isinstance(failed, Refused):
+        return failed.verdict
+    if isinstance(failed, Said):
+        return deny(failed.errno, failed.reason)
+    if isinstance(failed, Interrupted):
+        return deny(ERESTARTSYS, "a signal waits for the caller")
+    if isinstance(failed, (CallGone, CallOver)):
+        return deny(errno.EINTR, "the caller is gone")
+    if isinstance(failed, MemoryUnreadable):
+        if failed.errno == errno.EPERM:  # not what the kernel says: the monitor may not look
+            return trouble(str(failed))
+        return deny(failed.errno or errno.EFAULT)
+    if isinstance(failed, TooMany):
+        trouble(str(failed))
+        return deny(errno.ENOMEM, str(failed))
+    if isinstance(failed, (Trouble, CallerInvisible, NotPermitted, Unsupported)):
+        return trouble(str(failed))
+    if isinstance(failed, OSError):  # out of descriptors, of processes...
+        return trouble(scarce.why(failed))
+    if isinstance(failed, ImportError):  # modules are loaded when first used
+        return trouble(f"the monitor cannot load its own code: {failed}")
+    raise failed
