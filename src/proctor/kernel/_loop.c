@@ -1,142 +1,24 @@
-/* The loop: who receives, routes and answers.  The manual is _core.pyi; this is how it works, and why.
+/* The loop: receives, routes and answers.  The manual is _core.pyi; this is how it works, and why.
  *
  * serve() gives the GIL up once: waits and receives all it may, then takes the GIL and routes.
  * Signals are blocked in the thread except while it waits.  RECV after POLLIN does not block as long
  * as we are the only reader: what was cancelled meanwhile gives ENOENT (C044, C077).  SEND does not
- * sleep, so it keeps the GIL.
- *
- * The journal.  A notification is received straight into a slot, which lies in the listener's journal
- * (memory shared with whoever is to know it after our death) or else in memory of our own.  The slot
- * says RECEIVING before the kernel fills it, and is zero until then: whenever we are killed, either
- * nothing was received, or the slot has it.  It is cleared after the answer, never before.
- *
- * The role.  One thread at a time receives: the one whose token is the generation.  It routes what it
- * received, one call after another, and its batch belongs to the role.  Another thread stands by and
- * looks at the serial every TICK: odd means that something is being routed.  The same odd number twice
- * is a stall, and so is one look after surrender(): then the other one takes the GIL, and if the number
- * still is the same, the generation goes on by one, the role and the rest of the batch are the other one's, and the stalled thread, when
- * it comes back, finds its token outdated and answers by a longer way.  All that changes hands does so
- * under the GIL, so that between the return of a route and its answer nobody loses the role.  Where
- * nothing happens nobody looks: the one that stands by sleeps until something is routed. */
+ * sleep, so it keeps the GIL. */
 #define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include "_core.h"
+#include "_loop.h"
 #include <errno.h>
 #include <linux/audit.h>
-#include <linux/futex.h>
-#include <poll.h>
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
 #include <structmember.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { EVENTS = 16, PER_LISTENER = 32, BATCH = EVENTS * PER_LISTENER };
-enum { SLOW_NS = 50000, TICK_NS = 2000000, IDLE_TICKS = 50 };
+enum { SLOW_NS = 50000 };
 enum { ROUTES, FALLBACK, SETTLE }; /* the first items of a source's tuple */
-enum { FREE, RECEIVING, RECEIVED };
-
-struct slot { /* docs/journal.md; 128 bytes */
-    _Atomic uint32_t state;
-    uint32_t unused;
-    uint64_t time; /* CLOCK_MONOTONIC, ns */
-    struct seccomp_notif raw;
-    uint64_t spare[4];
-};
-struct header {
-    char magic[8];
-    uint32_t version, slot_size, slots;
-    _Atomic uint32_t lost; /* received when no slot was free */
-    char spare[104];
-};
-_Static_assert(sizeof(struct slot) == 128 && sizeof(struct header) == 128, "as documented");
-
-struct source { /* something that epoll watches, whose data this is */
-    struct source *next;
-    int fd;
-    bool listener, gone;
-    struct slot *slots; /* its journal's; NULL without one */
-    uint32_t count, at;
-    Py_buffer journal;
-};
-
-struct entry {
-    struct source *source;
-    struct slot *slot; /* NULL: it is no listener, and readable */
-};
-
-typedef struct {
-    PyObject_HEAD
-    int epoll, event;
-    struct source *sources;
-    PyObject *way, *what; /* what is being routed; whoever does that holds them */
-    int count, next;      /* of the batch */
-    int gone;             /* sources that are watched no more */
-    struct entry batch[BATCH];
-    struct slot own[BATCH];
-    _Atomic unsigned long generation, serial, surrendered;
-    atomic_uint led, standing, wanted, closed, asleep, bell;
-} Loop;
-
-static void futex_wait(atomic_uint *word, unsigned int value, long nanoseconds) {
-    struct timespec limit = {0, nanoseconds};
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, nanoseconds > 0 ? &limit : NULL, NULL, 0);
-}
-
-static void ring(Loop *self) {
-    atomic_fetch_add(&self->bell, 1);
-    syscall(SYS_futex, &self->bell, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
-}
-
-/* ---- Receiving ---------------------------------------------------------------------------- */
-
-/* Where the next notification goes. */
-static struct slot *place(Loop *self, struct source *source) {
-    for (uint32_t tried = 0; tried < source->count; tried++) {
-        struct slot *slot = &source->slots[source->at];
-        if (atomic_load_explicit(&slot->state, memory_order_relaxed) == FREE)
-            return slot;
-        source->at = (source->at + 1) % source->count;
-    }
-    return &self->own[self->count];
-}
-
-/* Without the GIL: receive what a listener has into the batch.  Not to drain saves time: after many
- * rounds without a second notification, if all is fast. */
-static void receive(Loop *self, struct source *source, bool drain, int *problem) {
-    struct pollfd more = {.fd = source->fd, .events = POLLIN, .revents = POLLIN};
-    for (int i = 0; i < PER_LISTENER && (more.revents & POLLIN); i++) {
-        struct slot *slot = place(self, source);
-        memset(&slot->raw, 0, sizeof slot->raw);
-        atomic_store_explicit(&slot->state, RECEIVING, memory_order_release);
-        if (ioctl(source->fd, IOCTL_RECV, &slot->raw) == 0) {
-            if (source->slots != NULL) {
-                struct timespec now;
-                clock_gettime(CLOCK_MONOTONIC, &now);
-                slot->time = (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
-                if (slot == &self->own[self->count])
-                    ((struct header *)source->journal.buf)->lost++;
-            }
-            atomic_store_explicit(&slot->state, RECEIVED, memory_order_release);
-            self->batch[self->count++] = (struct entry){source, slot};
-        } else {
-            int number = errno;
-            atomic_store_explicit(&slot->state, FREE, memory_order_release);
-            if (number != ENOENT) {
-                *problem = number;
-                break;
-            }
-        }
-        more.revents = 0;
-        if (drain)
-            poll(&more, 1, 0);
-    }
-}
 
 /* ---- Routing ------------------------------------------------------------------------------ */
 
@@ -273,21 +155,6 @@ static int notice(Loop *self, unsigned long token, PyObject *served, struct sour
     return lost ? LOST : PyErr_Occurred() != NULL ? RAISED : GOOD;
 }
 
-/* Free what is watched no more, and which no entry of the batch is about. */
-static void forget(Loop *self) {
-    self->gone = 0;
-    for (struct source **at = &self->sources; *at != NULL;) {
-        struct source *source = *at;
-        if (!source->gone) {
-            at = &source->next;
-            continue;
-        }
-        *at = source->next;
-        PyBuffer_Release(&source->journal);
-        PyMem_Free(source);
-    }
-}
-
 static PyObject *loop_serve(PyObject *me, PyObject *args) {
     Loop *self = (Loop *)me;
     struct epoll_event events[EVENTS] = {{0}};
@@ -390,170 +257,7 @@ static PyObject *loop_attend(PyObject *me, PyObject *args) {
     return PyBool_FromLong(!lost);
 }
 
-/* ---- The role ----------------------------------------------------------------------------- */
-
-enum { HELP, SERVE, INSIST };
-
-/* Take the role if nobody has it: the token, or 0. */
-static unsigned long take(Loop *self, int how) {
-    unsigned int vacant = 0;
-    if (how == HELP || (how == SERVE && self->wanted) || self->closed
-        || !atomic_compare_exchange_strong(&self->led, &vacant, 1))
-        return 0;
-    return ++self->generation;
-}
-
-/* Without the GIL: until whoever has the role stalls, or, unless one only helps, nobody has it. */
-static int stand_by(Loop *self, int how, unsigned long *seen) {
-    int idle = 0;
-    *seen = self->serial;
-    for (;;) {
-        unsigned int bell = self->bell; /* before all that is looked at: a later ring ends the wait */
-        if (self->closed || !(self->led || how == HELP || (how == SERVE && self->wanted)))
-            return 0;
-        bool sleeps = idle >= IDLE_TICKS && how != INSIST;
-        if (how != INSIST)
-            self->asleep = sleeps;
-        if ((!sleeps || self->serial == *seen) && self->surrendered != self->serial)
-            futex_wait(&self->bell, bell, sleeps ? 0 : TICK_NS);
-        if (how != INSIST)
-            self->asleep = 0;
-        unsigned long now = self->serial;
-        if (now % 2 != 0 && (now == *seen || now == self->surrendered)) {
-            *seen = now;
-            return EBUSY;
-        }
-        idle = now == *seen && !sleeps ? idle + 1 : 0;
-        *seen = now;
-        if (how == INSIST)
-            return EAGAIN;
-    }
-}
-
-static PyObject *loop_lead(PyObject *me, PyObject *args) {
-    Loop *self = (Loop *)me;
-    int how, looks, state;
-    unsigned long token, seen;
-    unsigned int nobody = 0;
-    bool standing = false;
-    PyObject *taken;
-    if (!PyArg_ParseTuple(args, "iOi", &how, &taken, &looks))
-        return NULL;
-    if (how == INSIST)
-        self->wanted++;
-    token = take(self, how);
-    if (token == 0 && how != INSIST) {
-        standing = atomic_compare_exchange_strong(&self->standing, &nobody, 1);
-        if (!standing)
-            return PyLong_FromLong(0);
-    }
-    while (token == 0 && !self->closed && PyErr_CheckSignals() == 0 && looks-- != 0) {
-        if (how == INSIST)
-            eventfd_write(self->event, 1);
-        Py_BEGIN_ALLOW_THREADS
-        state = stand_by(self, how, &seen);
-        Py_END_ALLOW_THREADS
-        if (state == EBUSY && self->serial == seen) { /* it still is where it was: the role is ours */
-            PyObject *way = Py_NewRef(self->way), *what = Py_XNewRef(self->what);
-            token = ++self->generation;
-            self->serial++;
-            self->way = self->what = NULL;
-            if (standing)
-                self->standing = 0;
-            if (how == INSIST)
-                self->wanted--;
-            PyObject *done = PyObject_CallFunctionObjArgs(taken, way, what != NULL ? what : Py_None,
-                                                          NULL);
-            if (done == NULL)
-                PyErr_WriteUnraisable(taken);
-            Py_XDECREF(done);
-            Py_XDECREF(what);
-            Py_DECREF(way);
-            return PyLong_FromUnsignedLong(token);
-        }
-        if (state == 0)
-            token = take(self, how);
-    }
-    if (standing)
-        self->standing = 0;
-    if (how == INSIST)
-        self->wanted--;
-    return PyErr_Occurred() != NULL ? NULL : PyLong_FromUnsignedLong(token);
-}
-
-static PyObject *loop_surrender(PyObject *me, PyObject *Py_UNUSED(none)) {
-    Loop *self = (Loop *)me;
-    if (self->serial % 2 != 0) {
-        self->surrendered = self->serial;
-        ring(self);
-    }
-    return Py_NewRef(Py_None);
-}
-
-static PyObject *loop_resign(PyObject *me, PyObject *args) {
-    Loop *self = (Loop *)me;
-    unsigned long token;
-    if (!PyArg_ParseTuple(args, "k", &token))
-        return NULL;
-    if (self->generation == token) {
-        self->led = 0;
-        ring(self);
-    }
-    return Py_NewRef(Py_None);
-}
-
-/* ---- What is watched ---------------------------------------------------------------------- */
-
-static PyObject *loop_watch(PyObject *me, PyObject *args) {
-    Loop *self = (Loop *)me;
-    int fd, listener;
-    PyObject *journal;
-    if (!PyArg_ParseTuple(args, "ipO", &fd, &listener, &journal))
-        return NULL;
-    struct source *source = PyMem_Calloc(1, sizeof *source);
-    if (source == NULL)
-        return PyErr_NoMemory();
-    *source = (struct source){.next = self->sources, .fd = fd, .listener = listener};
-    if (journal != Py_None) {
-        if (PyObject_GetBuffer(journal, &source->journal, PyBUF_WRITABLE) < 0) {
-            PyMem_Free(source);
-            return NULL;
-        }
-        Py_ssize_t size = source->journal.len - (Py_ssize_t)sizeof(struct header);
-        source->count = size > 0 ? (uint32_t)((size_t)size / sizeof(struct slot)) : 0;
-        source->slots = (struct slot *)((char *)source->journal.buf + sizeof(struct header));
-    }
-    struct epoll_event event = {.events = EPOLLIN | (listener ? 0 : EPOLLONESHOT),
-                                .data.ptr = source};
-    if (epoll_ctl(self->epoll, EPOLL_CTL_ADD, fd, &event) < 0) {
-        PyBuffer_Release(&source->journal);
-        PyMem_Free(source);
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    self->sources = source;
-    return Py_NewRef(Py_None);
-}
-
-static PyObject *loop_unwatch(PyObject *me, PyObject *args) {
-    Loop *self = (Loop *)me;
-    int fd;
-    if (!PyArg_ParseTuple(args, "i", &fd))
-        return NULL;
-    for (struct source *source = self->sources; source != NULL; source = source->next)
-        if (source->fd == fd && !source->gone) {
-            source->gone = true;
-            self->gone++;
-            epoll_ctl(self->epoll, EPOLL_CTL_DEL, fd, NULL);
-        }
-    return Py_NewRef(Py_None);
-}
-
-static PyObject *loop_forget(PyObject *me, PyObject *Py_UNUSED(none)) {
-    Loop *self = (Loop *)me;
-    if (self->next == self->count)
-        forget(self);
-    return Py_NewRef(Py_None);
-}
+/* ---- The object --------------------------------------------------------------------------- */
 
 static PyObject *loop_wake(PyObject *me, PyObject *Py_UNUSED(none)) {
     eventfd_write(((Loop *)me)->event, 1); /* EAGAIN: the counter is full: it is awake enough */
