@@ -30,7 +30,7 @@ NAMES = """
 
 #: What is not exported from ``proctor`` itself, by the module that documents it.
 ELSEWHERE = {
-    "proctor.families": "accept attributes bind bpf connect exec fsflags fsmount loop mknod modules mount names open perf quiet resources scheduling send served setsockopt socket stat streams userns xattr",
+    "proctor.families": "accept attributes bind bpf connect exec fsflags fsmount loop mknod modules mount names open perf quiet quota resources scheduling send served setsockopt socket stat streams userns xattr",
     "proctor.filter.profiles.lxc": "dump load",
     "proctor.filter.profiles.oci": "dump dumps load",
     "proctor.observe.events": "ContainerAdded ContainerEnded Dropped Outcome TakenOver Trouble outcomes",

@@ -40,6 +40,7 @@ __all__ = [
     "open",
     "perf",
     "quiet",
+    "quota",
     "resources",
     "scheduling",
     "send",
@@ -268,6 +269,20 @@ def quiet(*, when: Mapping[str, Spec] | None = None) -> Handler:
     (True, True)
     """
     return _performed("quiet", when, {})
+
+
+def quota(
+    *, when: Mapping[str, Spec] | None = None, commands: Sequence[str] | None = None
+) -> Handler:
+    """quotactl and quotactl_fd: quotas of the ids that the container has.
+
+    >>> proctor.families.quota(commands=["Q_GETQUOTA", "Q_SETQUOTA"])
+    <Handler families.quota for quotactl, quotactl_fd>
+
+    :param commands: what CAP_SYS_ADMIN is lent for: Q_GETQUOTA, Q_GETNEXTQUOTA, Q_XGETQUOTA and Q_XGETNEXTQUOTA
+        if nothing is said; besides these there are Q_SETQUOTA and Q_XSETQLIM.
+    """
+    return _performed("quota", when, {"commands": commands})
 
 
 def socket(*, when: Mapping[str, Spec] | None = None, network: str | None = None) -> Handler:

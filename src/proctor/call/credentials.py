@@ -246,6 +246,11 @@ class Credentials(Taker):
         return self._read_once("gid_map", parse_id_map)
 
     @property
+    def projid_map(self) -> tuple[IdRange, ...]:
+        """Which project ids (of quotas) its user namespace has; usually none."""
+        return self._read_once("projid_map", parse_id_map)
+
+    @property
     def mountinfo(self) -> bytes:
         """Its mounts (proc_pid_mountinfo(5)), at most 16 MiB: other threads can change them."""
         self._look()

@@ -124,7 +124,7 @@ class FakeProc:
         if name == "limits":
             limit = target.process.nofile
             return b"Limit\n%-26s%-21d%-21dfiles\n" % (b"Max open files", limit, limit)
-        if name in ("uid_map", "gid_map"):
+        if name in ("uid_map", "gid_map", "projid_map"):
             return b"0 0 4294967295\n"
         if name == "mountinfo":
             return b"1 0 0:1 / / rw - tree tree rw\n"
