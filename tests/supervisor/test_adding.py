@@ -1,0 +1,139 @@
+"""Listeners that are given back, or whose number goes to another one, while they are being added; and what
+is forgotten of them afterwards."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import proctor
+from proctor.kernel.journal import Journal
+from proctor.kernel.launch import launch
+from proctor.observe.events import ContainerAdded
+from proctor.supervisor.container import Container
+from proctor.supervisor.world import KernelWorld
+
+ANSWER = proctor.Handler(("getppid",), lambda call: proctor.answer(7))
+
+
+@pytest.fixture
+def listening(caller: str) -> Iterator[Callable[[], tuple[proctor.Listener, int]]]:
+    """Targets that call getppid: their listeners, and where they print what they saw."""
+    made = []
+    program = proctor.filter_for([ANSWER])
+    assert program is not None
+
+    def go() -> tuple[proctor.Listener, int]:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        target = launch([caller, "call", "110"], program=program.compile().code, fds=((writer, 1),))
+        os.close(writer)
+        listener = proctor.Listener(target.take_listener())
+        made.append((target, reader, listener))
+        return listener, reader
+
+    yield go
+    for target, reader, listener in made:
+        target.kill()
+        target.close()
+        os.close(reader)
+        listener.close()
+
+
+def meanwhile(action: Callable[[], object]) -> Callable[[object], None]:
+    """An observer that does something in the middle of the first listener's adding."""
+    left = [action]
+
+    def observe(event: object) -> None:
+        while left:
+            left.pop()()
+
+    observe.events = (ContainerAdded,)  # type: ignore[attr-defined]
+    return observe
+
+
+def test_what_was_given_back_stays_open_though_all_is_closed_in_the_middle_of_its_adding(
+    make_world: Callable[..., KernelWorld],
+    listening: Callable[[], tuple[proctor.Listener, int]],
+) -> None:
+    listener, reader = listening()
+
+    def end() -> None:
+        supervisor.detach(listener)
+        supervisor.close()
+
+    supervisor = proctor.Supervisor([ANSWER], world=make_world(), observers=[meanwhile(end)])
+    with pytest.raises(RuntimeError, match="closed"):
+        supervisor.add(listener)
+    assert "seccomp" in os.readlink(f"/proc/self/fd/{listener.fileno()}")
+    with proctor.Supervisor([ANSWER], world=make_world()).start() as other:  # it is whole, too
+        other.add(listener)
+        assert os.read(reader, 64) == b"110 = 7\n"
+
+
+def test_what_was_not_given_back_is_closed_with_all_in_the_middle_of_its_adding(
+    make_world: Callable[..., KernelWorld],
+    listening: Callable[[], tuple[proctor.Listener, int]],
+) -> None:
+    listener, reader = listening()
+
+    def end() -> None:
+        supervisor.close()
+
+    supervisor = proctor.Supervisor([ANSWER], world=make_world(), observers=[meanwhile(end)])
+    with pytest.raises(RuntimeError, match="closed"):
+        supervisor.add(listener)
+    assert repr(listener) == "<Listener closed>"
+    assert os.read(reader, 64) == b"110 = -38\n"  # nobody listens
+
+
+def test_a_number_that_is_another_listeners_by_now_stays_that_ones(
+    make_world: Callable[..., KernelWorld],
+    listening: Callable[[], tuple[proctor.Listener, int]],
+) -> None:
+    """The first is given back and closed in the middle of its adding, which fails; meanwhile the second
+    got its number, and is served under it."""
+    first, _ = listening()
+    second, reader = listening()
+    number = first.fileno()
+
+    def exchange() -> None:
+        nonlocal second
+        supervisor.detach(first)
+        first.close()
+        os.dup2(second.fileno(), number, inheritable=False)
+        second.close()
+        second = proctor.Listener(number)
+        supervisor.add(second)
+
+    with proctor.Supervisor(
+        [ANSWER], world=make_world(), observers=[meanwhile(exchange)]
+    ).start() as supervisor:
+        with pytest.raises((ValueError, OSError)):
+            supervisor.add(first)
+        assert supervisor.listeners == 1
+        assert os.read(reader, 64) == b"110 = 7\n"
+
+
+def test_a_journal_is_let_go_with_its_listener(
+    make_world: Callable[..., KernelWorld],
+    listening: Callable[[], tuple[proctor.Listener, int]],
+) -> None:
+    """Its memory and its descriptor do not wait for a collector, which may not run for long."""
+    listener, reader = listening()
+    journal = Journal.create(16)
+    known = weakref.ref(journal)
+    gc.collect()
+    gc.disable()
+    try:
+        with proctor.Supervisor([ANSWER], world=make_world()).start() as supervisor:
+            supervisor.add(listener, Container("web"), journal=journal)
+            assert os.read(reader, 64) == b"110 = 7\n"
+            assert supervisor.wait(30)
+            del journal
+            assert known() is None
+    finally:
+        gc.enable()
