@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,19 @@ from .callers import (
     CLONE_NEWNS,
     MS_BIND,
     MS_RDONLY,
+    MS_REC,
     MS_REMOUNT,
     Caller,
     Performers,
     caller,
     content,
+    in_dead_root,
     mount,
     outcome,
     private_mounts,
     unshare,
 )
-from .test_open_differential import MAP, as_user
+from .test_open_differential import HOW, MAP, as_user
 from .test_performers import children, parent_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
@@ -319,3 +322,96 @@ def test_a_dot_in_a_directory_without_search_right(performers: Performers, top: 
                 native = one.natively("openat", AT_FDCWD, path, flags, 0)
                 said = outcome(opened(performers, one, path, flags))
                 assert said[:2] == native[:2] or said[0] == native[0] == "fd", (path, flags)
+
+
+MAGIC = [
+    b"/proc/1/root", b"/proc/1/root/etc", b"/proc/self/root/etc", b"/proc/self/cwd/..", b"/proc/1/cwd/", b"/proc/1/fd/77",
+    b"/proc/self/fd/77/..", b"/proc/1/exe", b"/proc/self/exe", b"/proc/self/ns/mnt", b"/proc/self/ns/mnt/x", b"/proc/1/task/1/root/..",
+    b"/proc/thread-self/fd/77/x", b"/proc/self/root/proc/2/root/etc", b"/proc/2/cwd", b"/proc/2/fd/0", b"/proc/self/fd/999",
+    b"/proc/self/root/proc/self/root/proc", b"link", b"link/x", b"/proc/self/map_files/1-2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("who", ["root", "user"])
+@pytest.mark.parametrize("maps", [None, MAP], ids=["machine", "container"])
+def test_links_to_objects_in_every_scope(
+    performers: Performers, top: bytes, maps: str | None, who: str
+) -> None:
+    """Where the path starts at the root, so that it comes to a procfs in a scope, too."""
+
+    def setup() -> None:
+        private_mounts()
+        mount(b"none", b"/mnt", b"tmpfs", 0)
+        os.chdir("/mnt")
+        os.mkdir("proc")
+        os.mkdir("etc")
+        os.symlink("/proc/1/root", "link")
+        if os.fork() == 0:  # number 2 may be somebody else's
+            signal.pause()
+        mount(b"/proc", b"proc", b"none", MS_BIND | MS_REC)
+        os.chroot(".")
+        os.chdir("/")
+        os.dup2(os.open("/etc", os.O_RDONLY), 77)
+        if who == "user":
+            os.setresgid(20, 20, 20)
+            os.setresuid(10, 10, 10)
+
+    wrong = []
+    with caller(setup, maps, proc="new") as one:
+        for resolve in (0, 1, 2, 8, 16, 17):
+            for flags in (0, os.O_RDWR | os.O_CREAT):
+                packed = HOW.pack(
+                    flags | os.O_NONBLOCK, 0o600 if flags & os.O_CREAT else 0, resolve
+                )
+                for path in MAGIC:
+                    native = one.natively("openat2", AT_FDCWD, path, packed, HOW.size)
+                    for how in ({}, {"allow": lambda argument, path: True}):
+                        done = one.performed(
+                            performers, "openat2", AT_FDCWD, path, packed, HOW.size, **how
+                        )
+                        if native != done:
+                            wrong.append((resolve, oct(flags), path, bool(how), native, done))
+    assert not wrong, f"{len(wrong)} differ:\n" + "\n".join(map(str, wrong[:25]))
+
+
+ROOTS = [
+    b"/", b"//", b"/.", b"/..", b"/x", b"/x/..", b"/fdinfo", b"/self", b"/0", b"link", b"link/", b"link/x", b"file", b".",
+    b"./", b"",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["", "fdinfo", "ns", "task", "task/TID", "task/TID/fdinfo"])
+@pytest.mark.parametrize("maps", [None, MAP], ids=["machine", "container"])
+def test_a_root_of_a_process_that_is_dead(
+    performers: Performers, top: bytes, maps: str | None, place: str
+) -> None:
+    """In some of them nothing is allowed any more (ESRCH), in others nothing is there."""
+
+    def setup() -> None:
+        os.chdir(top)
+        in_dead_root(place)
+
+    with open(top + b"/file", "wb"):
+        os.chmod(top, 0o777)
+        os.symlink("/", top + b"/link")
+    wrong = []
+    with caller(setup, maps, proc="new" if maps else "") as one:
+        for path in ROOTS:
+            if path in (b"/.", b"/..") and place in ("ns", "task/TID"):
+                continue  # refused: nobody can say whose directory that is
+            calls: list[tuple[Any, ...]] = [
+                ("openat", AT_FDCWD, path, flags | os.O_NONBLOCK, 0o600)
+                for flags in (0, os.O_NOFOLLOW, os.O_DIRECTORY, os.O_RDWR, os.O_CREAT)
+            ]
+            calls += [
+                ("openat2", AT_FDCWD, path, HOW.pack(os.O_NONBLOCK, 0, resolve), HOW.size)
+                for resolve in (1, 2, 4, 8, 16)
+            ]
+            calls.append(("mknodat", AT_FDCWD, path, 0o100600, 0))
+            for call in calls:
+                native = one.natively(*call)
+                for how in ({}, {"allow": lambda argument, path: True}):
+                    done = one.performed(performers, *call, **how)
+                    if native != done:
+                        wrong.append((call, bool(how), native, done))
+    assert not wrong, f"{len(wrong)} differ:\n" + "\n".join(map(str, wrong[:25]))

@@ -45,6 +45,8 @@ class Start(NamedTuple):
     fds: tuple[int, ...]
     #: What each step is for; the subject of a sentence if it fails.
     words: dict[int, str]
+    #: What is done when it has been made, or has failed.
+    over: Callable[[], None] | None = None
 
 
 #: From (its capabilities, permitted; the number of its mother) to how it is made what it shall be; None if it is
@@ -154,12 +156,16 @@ class Executors:
         if start is None:
             return
         try:
-            reply = executor.ask(start.request, start.request.fill(*start.values), start.fds)
+            try:
+                reply = executor.ask(start.request, start.request.fill(*start.values), start.fds)
+            finally:
+                for fd in start.fds:
+                    os.close(fd)
+            if reply is None:
+                reply = yield Wait(executor, start.request)
         finally:
-            for fd in start.fds:
-                os.close(fd)
-        if reply is None:
-            reply = yield Wait(executor, start.request)
+            if start.over is not None:
+                start.over()
         last = max(step for step, result in enumerate(reply.results) if result != SKIPPED)
         if last + 1 < len(reply.results) or not reply.made(Result(last)):
             number = reply.error(Result(last))

@@ -37,7 +37,7 @@ from proctor.kernel.standing import rights, same_rights
 from proctor.performing import scarce
 from proctor.performing.cgroups import device_groups
 from proctor.performing.executors import JOINING, Start
-from proctor.performing.nowhere import is_gone, nowhere
+from proctor.performing.nowhere import Nowhere, is_fdinfo, is_gone
 from proctor.performing.steps import Argument, Result, Steps
 from proctor.performing.trouble import CannotJoin, Trouble
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 #: Namespaces that change what a path, a device or a file of procfs means; user is special.
 ENTERED: Final = ("mnt", "net", "ipc", "uts", "cgroup")
 #: Rights that cannot be had at a descriptor: what a caller's key says of them decides nothing.
-_CAP_SETGID, _CAP_SETUID, _CAP_SYS_CHROOT, _CAP_SYS_ADMIN = 6, 7, 18, 21
+_CAP_SETGID, _CAP_SETUID, _CAP_SYS_CHROOT, _CAP_SYS_PTRACE, _CAP_SYS_ADMIN = 6, 7, 18, 19, 21
 #: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FSETID
 _OVER_GROUPS: Final = 1 << 1 | 1 << 2 | 1 << 4
 _HOST_RIGHTS: Final = (
@@ -201,6 +201,11 @@ class Becoming:
     def __init__(self) -> None:
         self.steps = Steps()
         self.fds: list[int] = []
+        #: Whose directory is its root, if the caller's own is a dead process's.
+        self._nowhere: Nowhere | None = None
+        #: Whether it may search every process's directories while it takes on a root.
+        self.searches_any = False
+        self._rooted = False
         self._words: dict[int, str] = {}
         self._values: list[bytes] = []
         self._dot = self.steps.bytes(b".")
@@ -257,11 +262,19 @@ class Becoming:
         """Enter a namespace."""
         self.step(f"entering the caller's {kind} namespace", "setns", namespace, 0)
 
-    def root(self, directory: Argument) -> None:
-        """Take on a root directory, on its mount."""
+    def root(self, directory: int) -> None:
+        """Take on a root directory, on its mount.
+
+        :param directory: an O_PATH descriptor, left to its owner."""
+        if is_gone(directory):
+            self._nowhere = Nowhere("fdinfo" if self.searches_any and is_fdinfo(directory) else "")
+            sent = self.send(self._nowhere.directory())
+        else:
+            sent = self.send(os.dup(directory))
         words = "taking the caller's root directory"
-        self.step(words, "fchdir", directory)
+        self.step(words, "fchdir", sent)
         self.step(words, "chroot", self._dot)
+        self._rooted = True
 
     def ids(
         self,
@@ -295,14 +308,18 @@ class Becoming:
     def settle(self, mother: int) -> Start:
         """The last steps of all."""
         words = "settling down"
-        self.step(words, "chdir", self._slash)
+        if not self._rooted:
+            self.step(words, "chdir", self._slash)
         self.step(words, "prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
         self.step(words, "prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
         self.step(words, "getppid", want=mother)
-        return Start(self.steps.freeze(), tuple(self._values), tuple(self.fds), self._words)
+        over = None if self._nowhere is None else self._nowhere.end
+        return Start(self.steps.freeze(), tuple(self._values), tuple(self.fds), self._words, over)
 
     def drop(self) -> None:
         """Close what was to go along."""
+        if self._nowhere is not None:
+            self._nowhere.end()
         while self.fds:
             os.close(self.fds.pop())
 
@@ -325,6 +342,7 @@ def caller_steps(
         user = one.namespace("user") != own.who.namespace("user")
         root = one.root != own.who.root or "mnt" in differs
         if capable & _HOST_RIGHTS == _HOST_RIGHTS:
+            made.searches_any = bool(capable >> _CAP_SYS_PTRACE & 1)
             made.keep_capabilities()
             _enter(made, caller, differs, root, network)
             _take_ids(made, one, own, _same, _same)
@@ -361,12 +379,7 @@ def _enter(
         other = kind == "net" and network is not None
         made.enter(kind, made.send(os.dup(network if other else caller.namespace_fd(kind))))  # type: ignore[arg-type]
     if root:
-        made.root(_root(made, caller))
-
-
-def _root(made: Becoming, caller: Caller) -> Argument:
-    root = caller.root()
-    return made.send(nowhere() if is_gone(root) else os.dup(root))
+        made.root(caller.root())
 
 
 def _enter_from_below(made: Becoming, caller: Caller, differs: list[str], root: bool) -> None:
@@ -387,7 +400,7 @@ def _enter_from_below(made: Becoming, caller: Caller, differs: list[str], root: 
         made.enter(kind, made.send(os.dup(caller.namespace_fd(kind))))
     early = root and entered and "mnt" not in inner
     if early:
-        made.root(_root(made, caller))
+        made.root(caller.root())
     made.enter("user", made.send(os.dup(caller.namespace_fd("user"))))
     _enter(made, caller, inner, root and not early)
 

@@ -57,13 +57,13 @@ def stride(relative: bool, size: int) -> Stride:
     how_all, how_one = steps.hole(HOW.size), steps.hole(HOW.size)
     path = steps.hole(size)
     names = [steps.hole(256 if size < 4096 else size) for _ in range(SINGLES)]
-    dot, empty = steps.bytes(b"."), steps.bytes(b"")
+    slash, empty = steps.bytes(b"/"), steps.bytes(b"")
     itself = steps.bytes(HOW.pack(PIN, 0, 0))
     # A directory that may not be searched has no "." for the caller, and is where it is all the same.
     start = (
         steps.call("dup", where)
         if relative
-        else steps.call("openat2", where, dot, itself, HOW.size)
+        else steps.call("openat2", where, slash, itself, HOW.size)
     )
     here, _ = _see(steps, start, empty)
     end = steps.call("openat2", where, path, how_all, HOW.size, bad=2)

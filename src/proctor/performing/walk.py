@@ -148,7 +148,7 @@ class Walk:
             if stride is not None:
                 fd, limit = stride, min(2 * limit, _LONGEST)
             else:
-                limit = max(1, len(chunk) // 2)
+                fd, limit = -1, max(1, len(chunk) // 2)
             self._let_go(fd)
         if fd < 0:  # the path is the start itself
             fd = yield from self._look_up()
@@ -347,8 +347,8 @@ class Walk:
             self.met = True
             self._rest[:1] = self._number(here, name)
             return None
-        if proc and self._spot.process and test == errno.ELOOP:
-            return (yield from self._jump(here, name, last))
+        if proc and self._spot.process and test:
+            return (yield from self._jump(here, name, last, test))
         if last and test == errno.EACCES:  # fs.protected_symlinks, or what the link leads to
             raise Said(errno.EACCES)
         self._follow_text(text)
@@ -364,14 +364,19 @@ class Walk:
         self._slash = self._slash if rest else self._slash or text.endswith(b"/")
         self._rest = _components(text) + rest
 
-    def _jump(self, here: int, name: bytes, last: bool) -> Generator[Any, Reply, int | None]:
-        """Follow a link that leads to an object, where it is not the executor's."""
-        if self._resolve & NO_MAGICLINKS:
-            raise Said(errno.ELOOP)
-        if self._scope:
-            raise Said(errno.EXDEV)
+    def _jump(
+        self, here: int, name: bytes, last: bool, test: int
+    ) -> Generator[Any, Reply, int | None]:
+        """Follow a link that leads to an object, where it is not the executor's.
+
+        :param test: what the kernel says where such links are not followed."""
         yield from self._not_itself()
         self.met = True
+        # as proc_pid_get_link and nd_jump_link of fs/
+        if test != errno.ELOOP or self._resolve & NO_MAGICLINKS:
+            raise Said(test)
+        if self._scope:
+            raise Said(errno.EXDEV)
         one = strides.one(room(len(name)))
         how = HOW.pack(PIN | (0 if last and not self._slash else O_DIRECTORY), 0, self._bits())
         reply = yield from self._ask(one.request, how, name, fds=(here,))
@@ -403,11 +408,12 @@ class Walk:
 
     def _look_up(self) -> Generator[Any, Reply, int]:
         """A descriptor of where the walk is."""
-        stride = strides.stride(self._here is not None, 64)
-        how = HOW.pack(PIN, 0, 0)
-        values: list[Any] = [] if self._here is not None else [AT_FDCWD]
-        values += [how, how, b".", *[b""] * strides.SINGLES]
-        reply = yield from self._ask(stride.request, *values, fds=self._along())
+        if self._here is not None:
+            return self._here
+        stride, how = strides.stride(False, 64), HOW.pack(PIN, 0, 0)
+        reply = yield from self._ask(
+            stride.request, AT_FDCWD, how, how, b"/", *[b""] * strides.SINGLES
+        )
         try:
             if not reply.made(stride.whole.step):
                 raise Said(reply.error(stride.whole.step))
