@@ -55,6 +55,7 @@ PyObject *core_find(PyObject *module, PyObject *args);
 PyObject *core_where(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_matches(PyObject *module, PyObject *args);
 PyObject *core_launch(PyObject *module, PyObject *args);
+PyObject *core_whereabouts(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_standing(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_open_for(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_ask_for(PyObject *module, PyObject *const *args, Py_ssize_t count);

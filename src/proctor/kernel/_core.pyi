@@ -139,6 +139,13 @@ def standing(tid: int, pidfd: int, proc: int, user: int, /) -> bytes:
     :param user: the link ``ns/user`` there, an O_PATH descriptor.
     :raises OSError: ESRCH if it is dead; EINVAL or ENOTTY before Linux 6.13 (PIDFD_GET_INFO)."""
 
+def whereabouts(proc: int, cgroup: int, /) -> bytes:
+    """Where a thread is besides: its mnt, net, ipc, uts and cgroup namespaces, and its cgroups, to be compared.
+
+    :param proc: its ``/proc/TID``.
+    :param cgroup: its ``/proc/TID/cgroup``.
+    :raises OSError: it is dead."""
+
 @final
 class Known:
     """A thread, through descriptors that its owner keeps open, and who it was; immutable.

@@ -68,6 +68,35 @@ static int look_at_us(struct standing *is) {
     return root_of(AT_FDCWD, "/", is->root);
 }
 
+/* A text of a thread's namespaces but those of a struct standing, and of its cgroups: its length,
+ * or minus an errno. */
+static ssize_t whereabouts(int proc, int cgroup, char *into, size_t size) {
+    static const char *const names[] = {"ns/mnt", "ns/net", "ns/ipc", "ns/uts", "ns/cgroup"};
+    size_t at = 0;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        ssize_t length = readlinkat(proc, names[i], into + at, size - at);
+        if (length < 0)
+            return -errno;
+        at += (size_t)length;
+    }
+    ssize_t length = pread(cgroup, into + at, size - at, 0);
+    return length < 0 ? -errno : (ssize_t)at + length;
+}
+
+PyObject *core_whereabouts(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    char text[8192];
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "whereabouts() takes 2 arguments, not %zd", count);
+    int proc = (int)PyLong_AsLong(args[0]), cgroup = (int)PyLong_AsLong(args[1]);
+    ssize_t length;
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    length = whereabouts(proc, cgroup, text, sizeof text);
+    Py_END_ALLOW_THREADS
+    return length < 0 ? raise_errno((int)-length) : PyBytes_FromStringAndSize(text, length);
+}
+
 PyObject *core_standing(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
     struct standing is = {0};
     if (count != 4)

@@ -39,7 +39,6 @@ _LONGEST: Final = 4096
 _MORE: Final = 1 << 20
 #: Threads that are known at the same time.
 _MOST: Final = 32  # five or six descriptors each
-_OTHER_NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "cgroup")
 _CAP_SETGID: Final = 6
 #: struct standing of _acting.h: ids; effective, permitted and inheritable capabilities, twice; root;
 #: after these cgroup and user namespace.
@@ -92,7 +91,7 @@ class Standing:
                 self._label = self._open(b"attr/current")
             self.rights = self._rights()
             self._seen = self._look()
-            self._others = self.namespaces()
+            self._others = _core.whereabouts(self.proc, self._cgroup)
             if self.rights:
                 status = -1 if self._groups_stay() else self._status
                 self.known = _core.Known(
@@ -191,17 +190,10 @@ class Standing:
         """All of it: equal for threads with the same rights in the same place."""
         return self._seen, self._others
 
-    def namespaces(self) -> tuple[str, ...]:
-        """Its other namespaces, as the kernel names them.
-
-        :raises OSError: it is dead."""
-        return tuple([os.readlink("ns/" + kind, dir_fd=self.proc) for kind in _OTHER_NAMESPACES])
-
     def still_there(self) -> bool:
-        """Whether these, and its cgroups, are what they were."""
+        """Whether its other namespaces, and its cgroups, are what they were."""
         try:
-            cgroups = os.pread(self._cgroup, _LONGEST, 0)
-            return cgroups == self._seen[4] and self.namespaces() == self._others
+            return _core.whereabouts(self.proc, self._cgroup) == self._others
         except OSError:
             return False
 

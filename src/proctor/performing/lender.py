@@ -42,7 +42,7 @@ _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 
 
 def lender_steps(who: Who, own: Own, lent: int, capable: int, mother: int) -> Start:
-    """Become a lender for callers with this label and these cgroups.
+    """Become a lender for callers with this label and these cgroups, with our groups and ids.
 
     :param lent: the rights that it can lend, as far as the monitor has them.
     """
@@ -55,6 +55,7 @@ def lender_steps(who: Who, own: Own, lent: int, capable: int, mother: int) -> St
         if who.joins:
             made.join_cgroups(own.to_join(who.cgroups))
         made.keep_capabilities()
+        made.ids(list(own.who.groups), None, None, None, None)
         for number in range(_LAST_CAP + 1):
             if not (_BASE | lent) >> number & 1:
                 # bad: this kernel has no such capability, or it is dropped already
@@ -114,6 +115,9 @@ class Loan:
             steps.bytes(struct.pack(f"={len(each.groups)}I", *each.groups))
             for each in (terms.theirs, terms.ours)
         ]
+        self._taken: list[str] = []
+        #: Whether ids changed since it was seen that it dies with the mother.
+        self._changed = False
         self.left = 0
 
     def capabilities(self, effective: int) -> Place:
@@ -126,33 +130,49 @@ class Loan:
     def _become(self, kind: str, number: int) -> None:
         self._steps.call(f"setfs{kind}", number, bad=0)
         self._steps.call(f"setfs{kind}", _NO_ID, want=number, bad=DIE)
+        self._changed = True
+
+    def _swap_groups(self, to: int) -> None:
+        """Have these; what is there already is left alone."""
+        groups = [each.groups for each in (self._terms.theirs, self._terms.ours)]
+        if groups[0] != groups[1]:
+            self._steps.call("setgroups", len(groups[to]), self._groups[to], bad=DIE)
 
     def take_groups(self) -> None:
         """Have the borrower's groups."""
-        theirs = self._terms.theirs
-        self._steps.call("setgroups", len(theirs.groups), self._groups[0], bad=DIE)
-        self._become("gid", theirs.gid)
+        self._taken.append("gid")
+        self._swap_groups(0)
+        self._become("gid", self._terms.theirs.gid)
 
     def take_user(self) -> None:
         """Have the borrower's user id."""
+        self._taken.append("uid")
         self._become("uid", self._terms.theirs.uid)
 
     def have(self, capabilities: Place) -> Result:
-        """Have these rights, from here on, and still die with the mother: changed ids forget that."""
-        taken = self._steps.call("capset", self._header, capabilities, bad=DIE)
-        self._steps.call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0, bad=DIE)
-        self._steps.call("getppid", want=self._terms.mother, bad=DIE)
-        return taken
+        """Have these rights, from here on."""
+        self._stay_mortal()
+        return self._steps.call("capset", self._header, capabilities, bad=DIE)
+
+    def _stay_mortal(self) -> None:
+        """Still die with the mother: changed ids forget that, changed rights do not (``commit_creds`` of
+        kernel/cred.c)."""
+        if self._changed:
+            self._steps.call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0, bad=DIE)
+            self._steps.call("getppid", want=self._terms.mother, bad=DIE)
+        self._changed = False
 
     def give_back(self) -> None:
         """The right is taken back, and the lender itself again; the reply says what is left."""
         steps, ours = self._steps, self._terms.ours
         steps.call("capset", self._header, self._base, bad=DIE)
-        self._become("uid", ours.uid)
-        self._become("gid", ours.gid)
-        steps.call("setgroups", len(ours.groups), self._groups[1], bad=DIE)
+        if "uid" in self._taken:
+            self._become("uid", ours.uid)
+        if "gid" in self._taken:
+            self._become("gid", ours.gid)
+            self._swap_groups(1)
         left = steps.scratch(24)
-        self.have(self._base)
+        self._stay_mortal()
         steps.call("capget", self._header, left, bad=DIE)
         self.left = steps.want(left)
 
@@ -247,13 +267,14 @@ def _node(terms: Terms, extra: int, looks: bool, size: int) -> _Node:
     look, lent, more = map(loan.capabilities, (_BASE | dac, right, right | dac))
     directory = steps.sent()
     steps.call("umask", umask)
-    loan.take_groups()
     foreign = None
     if looks:
-        steps.call("setfsuid", _OUTSIDER, bad=0)
+        loan.have(look)
+    loan.take_groups()
+    if looks:
+        steps.call("setfsuid", _OUTSIDER, bad=0)  # as take_user() notes, which changes it again
         # bad: the monitor is in a user namespace itself, and will be told EPERM
         outside = steps.call("setfsuid", _NO_ID, want=_OUTSIDER)
-        loan.have(look)
         foreign = steps.call("mknodat", directory, name, kind, device, want=-errno.EOVERFLOW, bad=0)
         steps.jump(outside, bad=True)
     loan.take_user()

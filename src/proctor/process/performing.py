@@ -64,6 +64,9 @@ class LazyPerformer:
         return perform
 
     def _made(self) -> Performers:
+        performers = self._performers
+        if performers is not None:
+            return performers
         from proctor.performing import (
             Performers,  # it takes some milliseconds, so not under the lock
         )
