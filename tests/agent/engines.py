@@ -43,9 +43,9 @@ def lacking(engine: str) -> str:
     return missing("busybox", "gcc", *programs.get(engine.partition("-")[0], ["runc", engine]))
 
 
-def tree(place: Path) -> Path:
+def tree(place: Path, owner: int = 100000) -> Path:
     """A file system with busybox, and with a program that makes many calls."""
-    rootfs = make_rootfs(place)
+    rootfs = make_rootfs(place, owner)
     for name in ("wget", "mount", "id", "rm"):
         (rootfs / "bin" / name).symlink_to("busybox")
     subprocess.run(

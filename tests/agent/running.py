@@ -1,4 +1,4 @@
-"""``proctor agent`` as people run it, for tests that talk to it."""
+"""``proctor agent`` and what goes with it as people run it, for tests that talk to it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,17 @@ from typing import Any
 from proctor.agent.control import ask
 
 
-class RunningAgent:
-    """A process of its own; its standard error is kept."""
+class Command:
+    """A ``proctor`` command that goes on; its standard error is kept."""
 
-    def __init__(self, place: Path, *options: str, spare: bool = False) -> None:
-        self.place = place
-        options = options if spare else (*options, "--no-spare")
-        self.socket = str(place / "oci.sock")
-        self.control = str(place / "control.sock")
+    def __init__(self, *words: str) -> None:
         self.said: list[str] = []
         self._heard = threading.Condition()
         self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "proctor", "agent", "--policy-dir", str(place / "policies"),
-                "--oci", self.socket, "--control", self.control, "--verbose", *options,
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "proctor", *words], stderr=subprocess.PIPE, text=True
+        )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-        self.heard("proctor: ready")
 
     def _listen(self) -> None:
         assert self.process.stderr is not None
@@ -61,6 +51,32 @@ class RunningAgent:
             assert len(found()) >= times, f"ended without {text!r}: {self.said[-20:]}"
             return found()[times - 1]
 
+    def stop(self) -> int:
+        """End it as systemd does; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self._listener.join(10)
+            assert self.process.stderr is not None
+            self.process.stderr.close()
+
+
+class RunningAgent(Command):
+    """``proctor agent``."""
+
+    def __init__(self, place: Path, *options: str, spare: bool = False) -> None:
+        self.place = place
+        self.socket = str(place / "oci.sock")
+        self.control = str(place / "control.sock")
+        super().__init__(
+            "agent", "--policy-dir", str(place / "policies"), "--oci", self.socket,
+            "--control", self.control, "--verbose", *options, *([] if spare else ["--no-spare"]),
+        )  # fmt: skip
+        self.heard("proctor: ready")
+
     @property
     def monitors(self) -> list[int]:
         """Process ids of its monitors, the oldest first."""
@@ -80,18 +96,6 @@ class RunningAgent:
     def ask(self, **request: str) -> dict[str, Any]:
         """Ask it by its control socket."""
         return ask(self.control, **request)
-
-    def stop(self) -> int:
-        """End it as systemd does; its exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            self._listener.join(10)
-            assert self.process.stderr is not None
-            self.process.stderr.close()
 
 
 def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:

@@ -23,8 +23,8 @@ def missing(*programs: str) -> str:
     return ", ".join(lacks)
 
 
-def make_rootfs(place: Path) -> Path:
-    """A file system with busybox in it, for root of containers that is user 100000 here."""
+def make_rootfs(place: Path, owner: int = 100000) -> Path:
+    """A file system with busybox in it, for root of containers that is that user here."""
     rootfs = place / "rootfs"
     for name in ("bin", "dev", "proc", "sys", "tmp", "etc"):
         (rootfs / name).mkdir(parents=True)
@@ -34,7 +34,7 @@ def make_rootfs(place: Path) -> Path:
     for name in ("sh", "mkdir", "mknod", "chmod", "ls", "sleep", "true", "cat", "stat", "echo"):
         (rootfs / "bin" / name).symlink_to("busybox")
     (rootfs / "tmp").chmod(0o1777)
-    subprocess.run(["chown", "-R", "100000:100000", rootfs], check=True)
+    subprocess.run(["chown", "-R", f"{owner}:{owner}", rootfs], check=True)
     return rootfs
 
 

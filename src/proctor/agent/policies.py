@@ -215,6 +215,13 @@ class Book:
             if name not in self._policies
         ]
 
+    @property
+    def annotations(self) -> frozenset[str]:
+        """Names of the annotations by which containers are told apart."""
+        return frozenset(
+            name for each in (self._table or Table()).container for name in each.annotations
+        )
+
     def named(self, facts: Facts) -> str | None:
         """The name of the policy that a container is to have; None if none is meant for it."""
         # no table: one policy for all

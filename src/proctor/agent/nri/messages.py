@@ -4,6 +4,7 @@ are left out; ``protobuf`` keeps or skips them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -31,10 +32,9 @@ _FIELDS: Final = {
     "linux:LinuxContainer:11 image:Image:22",
     "CreateContainerRequest": "pod:PodSandbox:1 container:Container:2",
     "LinuxContainerAdjustment": "seccomp_policy:LinuxSeccomp:6",
-    "ContainerAdjustment": "linux:LinuxContainerAdjustment:6",
+    "ContainerAdjustment": "annotations:map:2 linux:LinuxContainerAdjustment:6",
     "CreateContainerResponse": "adjust:ContainerAdjustment:1",
 }
-_PACKAGE: Final = "nri.pkg.api.v1alpha1"
 
 #: SecurityProfile.ProfileType.
 RUNTIME_DEFAULT, UNCONFINED, LOCALHOST = range(3)
@@ -42,7 +42,7 @@ RUNTIME_DEFAULT, UNCONFINED, LOCALHOST = range(3)
 CREATE_CONTAINER: Final = 4
 
 
-def _add(message: Any, fields: str) -> None:
+def _add(package: str, message: Any, fields: str) -> None:
     kinds = descriptor_pb2.FieldDescriptorProto
     for each in fields.split():
         name, kind, number = each.split(":")
@@ -50,32 +50,33 @@ def _add(message: Any, fields: str) -> None:
         if kind == "map":
             entry = message.nested_type.add(name=f"{name.title()}Entry")
             entry.options.map_entry = True
-            _add(entry, "key:string:1 value:string:2")
+            _add(package, entry, "key:string:1 value:string:2")
             kind = f"{message.name}.{entry.name}*"
         if kind.endswith("*"):
             field.label = kinds.LABEL_REPEATED
             kind = kind[:-1]
         if kind[0].isupper():
-            field.type, field.type_name = kinds.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
+            field.type, field.type_name = kinds.TYPE_MESSAGE, f".{package}.{kind}"
         else:
             field.type = getattr(kinds, f"TYPE_{kind.upper()}")
 
 
-def _made() -> dict[str, Any]:
+def made(package: str, messages: Mapping[str, str]) -> dict[str, Any]:
+    """Classes of messages, whose fields are given as ``name:type:number``, with ``*`` where there are many."""
     file = descriptor_pb2.FileDescriptorProto(
-        name="proctor/nri.proto", package=_PACKAGE, syntax="proto3"
+        name=f"{package}.proto", package=package, syntax="proto3"
     )
-    for name, fields in _FIELDS.items():
-        _add(file.message_type.add(name=name), fields)
+    for name, fields in messages.items():
+        _add(package, file.message_type.add(name=name), fields)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-        for name in _FIELDS
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
+        for name in messages
     }
 
 
-_MADE: Final = _made()
+_MADE: Final = made("nri.pkg.api.v1alpha1", _FIELDS)
 
 
 def message(name: str, /, **fields: Any) -> Any:

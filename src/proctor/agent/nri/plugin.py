@@ -10,6 +10,7 @@ without its policy it would run unsupervised, and nobody would know.
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +33,8 @@ _REGISTRATION: Final = 5.0
 #: Seconds between two looks at the policies.
 _LOOK: Final = 1.0
 _KEPT: Final = 256
+#: The first versions that take a profile: before that it is skipped as an unknown field (NRI 0.10).
+_SINCE: Final = {"containerd": (2, 2), "cri-o": (1, 34)}
 
 
 class Plugin:
@@ -59,6 +62,8 @@ class Plugin:
         self._killable = killable
         self._tell = tell
         self._made: dict[tuple[int, str, bytes], Any] = {}
+        #: Why the runtime would leave out what it is answered; "" if it does not.
+        self._lacks = ""
 
     def serve(self, sock: socket.socket, *, name: str = "proctor", index: str = "90") -> None:
         """Register, and answer until the runtime closes the connection.
@@ -121,7 +126,15 @@ class Plugin:
     # What is asked --------------------------------------------------------------------------
 
     def _configure(self, asked: Any) -> Any:
-        self._tell(f"registered with {asked.runtime_name} {asked.runtime_version}")
+        name, version = asked.runtime_name, printable(asked.runtime_version)
+        self._tell(f"registered with {printable(name)} {version}")
+        since = _SINCE.get(name)
+        number = re.match(r"v?(\d+)\.(\d+)", version)
+        if since and number and tuple(map(int, number.groups())) < since:
+            self._lacks = (
+                f"{name} {version} takes no profile from a plugin; {since[0]}.{since[1]} does"
+            )
+            self._tell(self._lacks)
         return message("ConfigureResponse", events=1 << CREATE_CONTAINER - 1)
 
     def _synchronize(self, asked: Any) -> Any:
@@ -131,12 +144,14 @@ class Plugin:
     def _create(self, asked: Any) -> Any:
         pod, container = asked.pod, asked.container
         self._book.refresh()
-        facts = _facts(pod, container)
+        facts = _facts(pod, container, self._listener)
         name, found = self._book.named(facts), self._book.resolve(facts)
         if name is None:
             return message("CreateContainerResponse")
         if found.policy is None:
             raise PolicyError(found.why)
+        if self._lacks:
+            raise FilterError(self._lacks)
         linux = container.linux
         policy = linux.seccomp_policy if linux.HasField("seccomp_policy") else None
         kind = linux.seccomp_profile.profile_type
@@ -165,10 +180,16 @@ class Plugin:
             f"{printable(facts.annotated('namespace'))}/{printable(pod.name)}/{printable(container.name)}: "
             f"{name}"
         )
-        adjustment = message("LinuxContainerAdjustment", seccomp_policy=made)
-        return message(
-            "CreateContainerResponse", adjust=message("ContainerAdjustment", linux=adjustment)
+        adjustment = message(
+            "ContainerAdjustment",
+            linux=message("LinuxContainerAdjustment", seccomp_policy=made),
+            # a runtime keeps labels and most annotations to itself: by these the agent finds the same policy
+            annotations={
+                key: facts.annotations[key]
+                for key in self._book.annotations & facts.annotations.keys()
+            },
         )
+        return message("CreateContainerResponse", adjust=adjustment)
 
     def _built_on(self, policy: Any, kind: int) -> Profile | None:
         if policy is not None:
@@ -193,8 +214,8 @@ class Plugin:
     }
 
 
-def _facts(pod: Any, container: Any) -> Facts:
-    """What is said of a container, by the same annotations as the runtime's own."""
+def _facts(pod: Any, container: Any, listener: str) -> Facts:
+    """What is said of a container, as the agent will be told it: by the runtime's own annotations, by root."""
     annotations = {**pod.labels, **pod.annotations, **container.labels, **container.annotations}
     annotations |= {
         "io.kubernetes.cri.sandbox-namespace": pod.namespace,
@@ -203,7 +224,7 @@ def _facts(pod: Any, container: Any) -> Facts:
     }
     if container.image.name:
         annotations["io.kubernetes.cri.image-name"] = container.image.name
-    return Facts(door="nri", socket="", uid=0, id=container.id, annotations=annotations)
+    return Facts(door="oci", socket=listener, uid=0, id=container.id, annotations=annotations)
 
 
 def _profile(policy: Any) -> Profile:

@@ -21,6 +21,9 @@ _REQUEST, _RESPONSE = 1, 2
 #: Longest payload of a frame (ttRPC), and of a piece (NRI).
 _LONGEST: Final = 4 << 20
 _LONGEST_PIECE: Final = _FRAME.size + _LONGEST
+#: A runtime's reader takes a piece as a whole: into its buffer, which is as long as this (Go's bufio), or behind
+#: what it had in that; a longer first piece is an error to it, and the end of the connection (``conn.Read`` of mux.go).
+_BUFFER: Final = 4096
 
 #: Codes of google.rpc.Status.
 UNKNOWN, UNIMPLEMENTED = 2, 12
@@ -77,7 +80,9 @@ class Wire:
         if len(data) > _LONGEST:
             raise Broken(f"a message of {len(data)} bytes; there are at most {_LONGEST}")
         frame = _FRAME.pack(len(data), stream, kind, 0) + data
-        self._sock.sendall(_PIECE.pack(connection, len(frame)) + frame)
+        for piece in (frame[:_BUFFER], frame[_BUFFER:]):
+            if piece:
+                self._sock.sendall(_PIECE.pack(connection, len(piece)) + piece)
 
     def receive(self) -> Frame | None:
         """The next message; None if the runtime has closed the connection.
