@@ -205,14 +205,18 @@ def loop(*, most: int | None = None) -> Handler:
 def mount(
     *,
     when: Mapping[str, Spec] | None = None,
-    filesystems: Sequence[str],
+    filesystems: Sequence[str] | None = None,
     devices: Sequence[str] | None = None,
     images: bool | None = None,
     idmap: bool | None = None,
+    fuse: Mapping[str, str] | None = None,
+    options: Sequence[str] | None = None,
 ) -> Handler:
     """New mounts of file systems that the kernel mounts for the host's root alone.
 
     >>> proctor.families.mount(filesystems=["ext4", "squashfs"], images=True)
+    <Handler families.mount for mount>
+    >>> proctor.families.mount(fuse={"ext4": "fuse2fs"}, images=True, options=["norecovery"])
     <Handler families.mount for mount>
 
     :param filesystems: their types.
@@ -220,8 +224,13 @@ def mount(
         ``"8:*"`` or a path on the host.  None, usually.
     :param images: whether files may be, through a loop device of the host's.  False, usually.
     :param idmap: whether the caller's root owns what root owns on disk.  True, usually.
+    :param fuse: types that are served by a program of the host's, its name or path, instead.  None, usually.
+    :param options: names of options that callers may give such a program.  None, usually.
     """
-    how = {"filesystems": filesystems, "devices": devices, "images": images, "idmap": idmap}
+    how = {
+        "filesystems": filesystems, "devices": devices, "images": images, "idmap": idmap, "fuse": fuse,
+        "options": options,
+    }  # fmt: skip
     return _performed("mount", when, how)
 
 

@@ -437,6 +437,7 @@ int main(int count, char **argv)
     prctl(PR_SET_DUMPABLE, 0); /* traced and looked into by nobody below the monitor's own root */
     prctl(PR_SET_NAME, "proctor-perform");
     signal(SIGCHLD, SIG_IGN); /* nobody waits for executors: who counts them holds pidfds */
+    prctl(PR_SET_CHILD_SUBREAPER, 1); /* nor for what one of them left behind (a FUSE server) */
     signal(SIGINT, SIG_IGN);
     signal(SIGPIPE, SIG_IGN);
     if (getrlimit(RLIMIT_NOFILE, &most) == 0) { /* the monitor's own limit is no caller's */

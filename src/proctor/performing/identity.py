@@ -206,7 +206,7 @@ class Becoming:
         #: Whether it may search every process's directories while it takes on a root.
         self.searches_any = False
         self._rooted = False
-        self._words: dict[int, str] = {}
+        self.words: dict[int, str] = {}
         self._values: list[bytes] = []
         self._dot = self.steps.bytes(b".")
         self._slash = self.steps.bytes(b"/")
@@ -215,7 +215,7 @@ class Becoming:
     def step(self, words: str, what: str, *args: Argument, want: int | None = None) -> Result:
         """One step that must come out well; ``words`` say what it is for."""
         made = self.steps.call(what, *args, want=want)
-        self._words[made.step] = words
+        self.words[made.step] = words
         return made
 
     def send(self, fd: int) -> Argument:
@@ -314,7 +314,7 @@ class Becoming:
         self.step(words, "prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
         self.step(words, "getppid", want=mother)
         over = None if self._nowhere is None else self._nowhere.end
-        return Start(self.steps.freeze(), tuple(self._values), tuple(self.fds), self._words, over)
+        return Start(self.steps.freeze(), tuple(self._values), tuple(self.fds), self.words, over)
 
     def drop(self) -> None:
         """Close what was to go along."""

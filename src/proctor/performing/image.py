@@ -26,22 +26,22 @@ _F_ADD_SEALS: Final = 1033
 _SEALS: Final = 0xF  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
 
 
-def sealed() -> int:
-    """A new descriptor of the program (CLOEXEC).
+def sealed(program: bytes | None = None, name: str = "proctor-executor") -> int:
+    """A new descriptor of a program (CLOEXEC), of the executor's if none is given.
 
     :raises Unsupported: it was not built, or this machine runs nothing from memory
         (vm.memfd_noexec=2).
     :raises OSError: out of descriptors or memory.
     """
     try:
-        program = PATH.read_bytes()
+        program = PATH.read_bytes() if program is None else program
     except FileNotFoundError:
         raise Unsupported(
             "the executor, a program that is built along with proctor,",
             "5.9",
             "no call can be performed; install proctor again, with a C compiler",
         ) from None
-    fd = _memfd()
+    fd = _memfd(name)
     try:
         left = memoryview(program)
         while left:
@@ -53,10 +53,10 @@ def sealed() -> int:
     return fd
 
 
-def _memfd() -> int:
+def _memfd(name: str) -> int:
     for flags in (_MFD_EXEC, 0):
         try:
-            return os.memfd_create("proctor-executor", _MFD_CLOEXEC | _MFD_ALLOW_SEALING | flags)
+            return os.memfd_create(name, _MFD_CLOEXEC | _MFD_ALLOW_SEALING | flags)
         except OSError as error:
             if error.errno == errno.EACCES:
                 raise Unsupported(

@@ -126,8 +126,9 @@ class _Mounting(Steps):
         return made
 
 
-def _rights(task: Task) -> int:
-    """
+def rights(task: Task) -> int:
+    """Those of a mounter.
+
     :raises Powerless: the monitor has not got the right."""
     permitted = task.own.who.permitted
     if not permitted >> _CAP_SYS_ADMIN & 1 or not task.own.initial:
@@ -135,7 +136,7 @@ def _rights(task: Task) -> int:
     return _RIGHTS & permitted
 
 
-def _ask(
+def ask(
     task: Task, joins: bool, request: Request, fds: tuple[int, ...]
 ) -> Generator[Any, Any, Reply]:
     """Have a request made by a mounter, which dies while the call goes on.
@@ -263,10 +264,10 @@ def _making(wanted: Filesystem, rights: int) -> _Making:
 
 
 def _make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Made]:
-    making = _making(wanted, _rights(task))
+    making = _making(wanted, rights(task))
     words, last = making.words, making.last
     fds = (task.caller.namespace_fd("user"), opened)
-    reply = yield from _ask(task, wanted.joins, making.request, fds)
+    reply = yield from ask(task, wanted.joins, making.request, fds)
     failed = next((each for each in words if reply.error(Result(each))), None)
     if failed is None and reply.made(last):
         return Made(reply.take(last), status_of(reply.parts[making.status]), 0, "")
@@ -286,14 +287,14 @@ def lock(task: Task, mount: int, attributes: int) -> Generator[Any, Any, tuple[i
 
     :raises Powerless: the monitor has not got the right.
     :raises Trouble: it was not performed."""
-    steps = _Mounting(_rights(task))
+    steps = _Mounting(rights(task))
     locking = _Locking(steps)
     change = steps.bytes(_ATTR.pack(attributes | NODEV, _ATIME, 0, 0))
     given, userns = steps.sent(), steps.sent()
     steps.call("mount_setattr", given, locking.empty, _AT_EMPTY_PATH, change, _ATTR.size)
     last = locking.add(given, userns)[-1]
     steps.give(last)
-    reply = yield from _ask(task, False, steps.freeze(), (mount, task.caller.namespace_fd("user")))
+    reply = yield from ask(task, False, steps.freeze(), (mount, task.caller.namespace_fd("user")))
     if reply.made(last):
         return 0, reply.take(last)
     return next(-result for result in reply.results if -4095 <= result < 0), -1
@@ -306,7 +307,7 @@ def reconfigure(
 
     :raises Powerless: the monitor has not got the right.
     :raises Trouble: it was not performed."""
-    steps = _Mounting(_rights(task))
+    steps = _Mounting(rights(task))
     empty = steps.bytes(b"")
     given = [(steps.bytes(name), value and steps.bytes(value)) for name, value in options]
     message = steps.scratch(_MESSAGE)
@@ -321,7 +322,7 @@ def reconfigure(
         steps.jump(each, bad=True)
     said = steps.call("read", context, message, _MESSAGE)
     part = steps.want(message, said)
-    reply = yield from _ask(task, False, steps.freeze(), (mount,))
+    reply = yield from ask(task, False, steps.freeze(), (mount,))
     failed = next((number for number in map(reply.error, (context, *tries)) if number), 0)
     return failed, reply.parts[part].decode(errors="replace").strip() if failed else ""
 
@@ -340,7 +341,7 @@ def make_node(task: Task, node: Node) -> Generator[Any, Any, tuple[int, int]]:
 
     :raises Powerless: the monitor has not got the right.
     :raises Trouble: it was not performed."""
-    steps = _Mounting(_rights(task))
+    steps = _Mounting(rights(task))
     directory, path = steps.bytes(b"/proc"), steps.bytes(b"/proc/node")
     kind, options = steps.bytes(b"tmpfs"), steps.bytes(b"mode=755,nr_inodes=2,size=4k")
     steps.call("umask", 0)
@@ -349,7 +350,7 @@ def make_node(task: Task, node: Node) -> Generator[Any, Any, tuple[int, int]]:
     steps.call("fchownat", _AT_FDCWD, path, node.uid, node.gid, 0)
     last = steps.call("open_tree", _AT_FDCWD, path, _OPEN_TREE)
     steps.give(last)
-    reply = yield from _ask(task, True, steps.freeze(), ())
+    reply = yield from ask(task, True, steps.freeze(), ())
     if reply.made(last):
         return 0, reply.take(last)
     return next(-result for result in reply.results if -4095 <= result < 0), -1

@@ -43,12 +43,12 @@ def _putting() -> _Putting:
 
 
 def put(
-    task: Task, mount: int, target: int, attributes: int
+    task: Task, mount: int, target: int, attributes: int, unwished: int = 0
 ) -> Generator[Any, Any, tuple[Verdict, int]]:
     """Put a detached mount where the caller wants it, by the caller's right to do so; and its number."""
     putting = _putting()
     reply = yield from task.session.ask(
-        putting.request, struct.pack("=QQQQ", attributes, 0, 0, 0), fds=(mount, target)
+        putting.request, struct.pack("=QQQQ", attributes, unwished, 0, 0), fds=(mount, target)
     )
     failed = reply.error(putting.changed) or reply.error(putting.put)
     return deny(failed) if failed else answer(0), remounting.number_in(reply.parts[putting.number])

@@ -18,11 +18,12 @@ import os
 import struct
 import threading
 from collections.abc import Generator
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, hand_over, let_run_unsafe
-from proctor.performing import pins
+from proctor.performing import pins, sourcing
 from proctor.performing.families import mount
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless
@@ -31,7 +32,17 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
 CALLS: Final = ("fsconfig", "fsmount", "fsopen", "move_mount")
-Options = mount.Options
+
+
+@dataclass(frozen=True)
+class Options(mount.Options):
+    """What may be mounted, by the kernel."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fuse or self.options:
+            raise ValueError("fuse is of mount alone; mount(8) calls that if fsopen says ENOSYS")
+
 
 _KERNELS: Final = "the kernel decides about this context, by the caller's own rights"
 _POWERLESS: Final = "that needs the host's root, which the monitor is not"
@@ -284,7 +295,7 @@ def _create(task: Task, options: mount.Options, context: Context) -> Work:
     if not context.source:
         return deny(errno.EINVAL, "No source specified")
     read_only = (b"ro", None) in context.options
-    source = yield from mount.opened_source(task, options, context.source, read_only)
+    source = yield from sourcing.opened(task, options, context.source, read_only)
     given = context.options
     if source.read_only and not read_only:
         given = [*given, (b"ro", None)]

@@ -17,12 +17,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
-from proctor.performing import acting, pins
+from proctor.performing import pins, sourcing
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
@@ -75,17 +75,28 @@ class Options:
     :param devices: block devices, as ``"8:16"``, ``"8:*"`` or a path on the host.
     :param images: whether files may be mounted, through a loop device of the host's.
     :param idmap: whether what root owns on disk is the caller's root's; False shows ids as they are.
+    :param fuse: types that a program of the host's serves, by its name or path, instead of the kernel.
+    :param options: names of options that callers may give such a program.
     """
 
     filesystems: Sequence[str] = ()
     devices: Sequence[str] = ()
     images: bool = False
     idmap: bool = True
+    fuse: Mapping[str, str] = field(default_factory=dict)
+    options: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for option, words in (("filesystems", self.filesystems), ("devices", self.devices)):
+        for option in ("filesystems", "devices", "options"):
+            words = getattr(self, option)
             if isinstance(words, str) or not all(isinstance(each, str) for each in words):
                 raise ValueError(f"{option} is a list of words")
+        if not isinstance(self.fuse, Mapping) or not all(
+            isinstance(each, str) and each for each in self.fuse.values()
+        ):
+            raise ValueError(
+                'fuse says which program serves a file system, as { ext4 = "fuse2fs" }'
+            )
         for option, truth in (("images", self.images), ("idmap", self.idmap)):
             if not isinstance(truth, bool):
                 raise ValueError(f"{option} is true or false")
@@ -95,10 +106,12 @@ class Options:
                 major.isdecimal() and (minor.isdecimal() or minor == "*")
             ):
                 raise ValueError(f'devices has {each!r}: it is "8:16", "8:*" or a path on the host')
-        for each in self.filesystems:
+        for each in (*self.filesystems, *self.fuse):
+            if each in self.filesystems and each in self.fuse:
+                raise ValueError(f"{each} is the kernel's (filesystems) or a program's (fuse)")
             if each in _KERNELS_OWN:
                 raise ValueError(
-                    f"filesystems has {each!r}, which the kernel lets a container mount by itself"
+                    f"filesystems or fuse has {each!r}, which the kernel lets a container mount by itself"
                 )
 
     def allows(self, device: tuple[int, int]) -> bool:
@@ -141,7 +154,8 @@ def perform(task: Task) -> Work:
         remounted = yield from _remount(task, flags, data)
         if remounted is not None:
             return remounted
-    if not new or not wanted(task, options, name):
+    program = options.fuse.get(name) if elsewhere(task) else None
+    if not new or not (program or wanted(task, options, name)):
         return (yield from _left(task, new))
     target = yield from task.pin(
         task.start(pins.AT_FDCWD, call.args["target"]), call.args["target"], 0, 0
@@ -153,7 +167,9 @@ def perform(task: Task) -> Work:
     if not target.named.status.is_directory:
         return deny(errno.ENOTDIR)
     given = _options(data)
-    opened = yield from opened_source(task, options, source, bool(flags & _RDONLY))
+    opened = yield from sourcing.opened(task, options, source, bool(flags & _RDONLY))
+    if program:
+        return (yield from _serve(task, options, program, opened, flags, given, target))
     return (yield from _mount(task, options, name, opened, flags, given, target))
 
 
@@ -234,81 +250,6 @@ def careful(name: str, given: Sequence[Option]) -> tuple[Option, ...]:
     return (*given, more) if more is not None and lacks else tuple(given)
 
 
-class Source(NamedTuple):
-    """Where it comes from, opened as the caller."""
-
-    fd: int
-    shown: bytes
-    image: bool
-    read_only: bool
-    #: Whether the rules for devices of the caller's cgroups are about it.
-    joins: bool
-
-
-def opened_source(
-    task: Task, options: Options, source: bytes, read_only: bool
-) -> Generator[Any, Any, Source]:
-    """Where it comes from, pinned and opened as the caller.
-
-    :raises Said: it is nothing, or nothing that may be mounted."""
-    from proctor.performing import loops
-
-    pin = yield from task.pin(task.start(pins.AT_FDCWD, source), source, 0, 0)
-    task.permit(pin.named.path, pin.named.status, "source")
-    status = pin.named.status
-    device = ":".join(map(str, status.rdev))
-    image = stat.S_ISREG(status.mode)
-    loop = loops.device(status) if options.images else None
-    if loop is not None:
-        fd = yield from loops.open_bound(task, loop, os.O_RDONLY if read_only else os.O_RDWR)
-        if fd >= 0:
-            return Source(task.hold(fd), b"/dev/loop%d" % loop, False, read_only, joins=False)
-    if stat.S_ISBLK(status.mode):
-        if not options.allows(status.rdev):
-            raise Said(errno.EPERM, f"the block device {device} is not among the rule's devices")
-    elif not image:
-        raise Said(errno.ENOTBLK)
-    elif not options.images:
-        raise Said(errno.ENOTBLK, "it is a file; images = true would mount it")
-    task.refuse_device(status)
-    fd, failed = yield from _open(task, pin, os.O_RDONLY if read_only else os.O_RDWR)
-    if image and failed in (errno.EACCES, errno.EROFS):
-        read_only = True  # as mount -o loop does
-        fd, failed = yield from _open(task, pin, os.O_RDONLY)
-    if failed:
-        raise Said(failed, f"the caller cannot open {device if not image else 'the image'} itself")
-    if image:
-        return Source(fd, pin.named.path, True, read_only, joins=False)
-    return Source(fd, _shown(source, status.rdev), False, read_only, joins=True)
-
-
-def _open(task: Task, pin: Pin, flags: int) -> Generator[Any, Any, tuple[int, int]]:
-    act = acting.reopening()
-    how = pins.HOW.pack(flags | os.O_CLOEXEC, 0, 0)
-    reply = yield from task.session.ask(act.request, how, fds=(pin.fd,), table=True)
-    failed = reply.error(act.fd)
-    return (-1, failed) if failed else (task.keep(reply, act.fd), 0)
-
-
-def _shown(source: bytes, device: tuple[int, int]) -> bytes:
-    """What /proc/mounts will say, which the kernel also looks up: the host's name of a device, preferably
-    the caller's; empty if there is none."""
-    names = [source] if source.startswith(b"/dev/") and b".." not in source else []
-    try:
-        link = os.readlink(b"/sys/dev/block/%d:%d" % device)
-        names.append(b"/dev/" + link.rpartition(b"/")[2].replace(b"!", b"/"))
-    except OSError:
-        pass
-    for name in names:
-        try:
-            found = os.lstat(name)
-        except OSError:
-            continue
-        if stat.S_ISBLK(found.st_mode) and found.st_rdev == os.makedev(*device):
-            return name
-    return b""
-
-
 def _attributes(flags: int, table: Sequence[tuple[int, int]]) -> int:
     return sum(attribute for flag, attribute in table if flags & flag)
 
@@ -320,7 +261,7 @@ def _mount(
     task: Task,
     options: Options,
     name: str,
-    source: Source,
+    source: sourcing.Source,
     flags: int,
     given: list[Option],
     target: Pin,
@@ -357,6 +298,41 @@ def _mount(
     if verdict == answer(0) and number:
         container = task.session.container
         remounting.mounts(task).add(container, number, not flags & _RDONLY)
+    return verdict
+
+
+def _serve(
+    task: Task,
+    options: Options,
+    program: str,
+    source: sourcing.Source,
+    flags: int,
+    given: list[Option],
+    target: Pin,
+) -> Work:
+    """By a FUSE server: its superblock is the caller's user namespace's, and all later is the kernel's."""
+    from proctor.performing import fuse, placing
+
+    words = [b"ro"] if flags & _RDONLY or source.read_only else []
+    for key, value in given:
+        if os.fsdecode(key) not in options.options or (value and b"\\" in value):
+            return deny(
+                errno.EPERM,
+                f"option {os.fsdecode(key)}: a server is given those of the rule's options only",
+            )
+        words.append(key if value is None else key + b"=" + value)
+    try:
+        mount = yield from fuse.serve(
+            task,
+            fuse.Served(
+                program, tuple(words), source.fd, source.shown, source.image or source.joins
+            ),
+        )
+    except Powerless:
+        return deny(errno.EPERM, "that needs the host's root, which the monitor is not")
+    verdict, _ = yield from placing.put(
+        task, mount, target.fd, _attributes(flags, _OTHERS), 0 if flags & _NOSUID else 0x2
+    )
     return verdict
 
 

@@ -1,0 +1,89 @@
+"""Where a mount comes from: a block device or an image, opened as the caller."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from proctor.performing import acting, loops, pins
+from proctor.performing.trouble import Said
+
+if TYPE_CHECKING:
+    from proctor.performing.families.mount import Options
+    from proctor.performing.task import Pin, Task
+
+
+class Source(NamedTuple):
+    """Where it comes from, opened as the caller."""
+
+    fd: int
+    shown: bytes
+    image: bool
+    read_only: bool
+    #: Whether the rules for devices of the caller's cgroups are about it.
+    joins: bool
+
+
+def opened(
+    task: Task, options: Options, source: bytes, read_only: bool
+) -> Generator[Any, Any, Source]:
+    """Where it comes from, pinned and opened as the caller.
+
+    :raises Said: it is nothing, or nothing that may be mounted."""
+    pin = yield from task.pin(task.start(pins.AT_FDCWD, source), source, 0, 0)
+    task.permit(pin.named.path, pin.named.status, "source")
+    status = pin.named.status
+    device = ":".join(map(str, status.rdev))
+    image = stat.S_ISREG(status.mode)
+    loop = loops.device(status) if options.images else None
+    if loop is not None:
+        fd = yield from loops.open_bound(task, loop, os.O_RDONLY if read_only else os.O_RDWR)
+        if fd >= 0:
+            return Source(task.hold(fd), b"/dev/loop%d" % loop, False, read_only, joins=False)
+    if stat.S_ISBLK(status.mode):
+        if not options.allows(status.rdev):
+            raise Said(errno.EPERM, f"the block device {device} is not among the rule's devices")
+    elif not image:
+        raise Said(errno.ENOTBLK)
+    elif not options.images:
+        raise Said(errno.ENOTBLK, "it is a file; images = true would mount it")
+    task.refuse_device(status)
+    fd, failed = yield from _open(task, pin, os.O_RDONLY if read_only else os.O_RDWR)
+    if image and failed in (errno.EACCES, errno.EROFS):
+        read_only = True  # as mount -o loop does
+        fd, failed = yield from _open(task, pin, os.O_RDONLY)
+    if failed:
+        raise Said(failed, f"the caller cannot open {device if not image else 'the image'} itself")
+    if image:
+        return Source(fd, pin.named.path, True, read_only, joins=False)
+    return Source(fd, _shown(source, status.rdev), False, read_only, joins=True)
+
+
+def _open(task: Task, pin: Pin, flags: int) -> Generator[Any, Any, tuple[int, int]]:
+    act = acting.reopening()
+    how = pins.HOW.pack(flags | os.O_CLOEXEC, 0, 0)
+    reply = yield from task.session.ask(act.request, how, fds=(pin.fd,), table=True)
+    failed = reply.error(act.fd)
+    return (-1, failed) if failed else (task.keep(reply, act.fd), 0)
+
+
+def _shown(source: bytes, device: tuple[int, int]) -> bytes:
+    """What /proc/mounts will say, which the kernel also looks up: the host's name of a device, preferably
+    the caller's; empty if there is none."""
+    names = [source] if source.startswith(b"/dev/") and b".." not in source else []
+    try:
+        link = os.readlink(b"/sys/dev/block/%d:%d" % device)
+        names.append(b"/dev/" + link.rpartition(b"/")[2].replace(b"!", b"/"))
+    except OSError:
+        pass
+    for name in names:
+        try:
+            found = os.lstat(name)
+        except OSError:
+            continue
+        if stat.S_ISBLK(found.st_mode) and found.st_rdev == os.makedev(*device):
+            return name
+    return b""
