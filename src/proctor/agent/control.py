@@ -26,6 +26,11 @@ _PATIENCE: Final = 10.0
 #: Most bytes of a request, and of an answer.
 _LONGEST: Final = 1 << 16
 _LONGEST_ANSWER: Final = 64 << 20
+#: What is asked for, and what each answer has.
+_ANSWERS: Final = {
+    "ps": "containers", "top": "calls", "log": "log", "reload": "generation", "resolve": "policy",
+    "why": "refusals",
+}  # fmt: skip
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -180,10 +185,16 @@ def ask(path: str, **request: str) -> dict[str, Any]:
         except (ConnectionResetError, BrokenPipeError):
             line = b""
         except OSError as problem:
-            raise ProctorError(f"no agent answers at {path}: {problem}") from None
+            why = problem.strerror or problem
+            raise ProctorError(f"no agent answers at {path or quoted(path)}: {why}") from None
     if not line.endswith(b"\n"):
         raise ProctorError(f"the agent at {path} does not answer us; who may ask is its --control")
-    answer: dict[str, Any] = json.loads(line)
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict) or not answer.keys() & {"error", _ANSWERS[request["do"]]}:
+        raise ProctorError(f"what answers at {path} is no agent of this version")
     if "error" in answer:
-        raise ProctorError(answer["error"])
+        raise ProctorError(str(answer["error"]))
     return answer

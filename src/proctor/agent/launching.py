@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.errors import ProctorError
 from proctor.kernel import scm
 from proctor.process.child import Process, spawn_served
+from proctor.words import quoted
 
 if TYPE_CHECKING:
     from proctor.kernel.plan import StrOrBytes
@@ -51,7 +52,7 @@ class Served:
                 self._sock.connect(path)
             except OSError as problem:
                 raise ProctorError(
-                    f"no agent launches at {path}: {problem.strerror or problem}"
+                    f"no agent launches at {path or quoted(path)}: {problem.strerror or problem}"
                 ) from None
             hello = {"id": id, "metadata": metadata, "annotations": dict(annotations or {})}
             #: Of the filter that the command's policy needs.
@@ -75,9 +76,14 @@ class Served:
             raise ProctorError(
                 f"the agent at {self._path} does not answer us; who may launch is its --run"
             )
-        answer = json.loads(said)
+        try:
+            answer = json.loads(said)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict) or not answer.keys() & {"error", key}:
+            raise ProctorError(f"what answers at {self._path} is no agent of this version")
         if key not in answer:
-            raise ProctorError(f"the agent at {self._path} refuses: {answer.get('error')}")
+            raise ProctorError(f"the agent at {self._path} refuses: {answer['error']}")
         return answer[key]
 
     def begin(self, argv: Sequence[StrOrBytes]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
@@ -150,7 +151,8 @@ class Book:
         try:
             now = _marks(self._directory)
         except OSError as problem:
-            refused(f"{self._directory}: {problem.strerror}; what held before still holds")
+            what = "; what held before still holds" if self._read else ""
+            refused(f"{self._directory or quoted(self._directory)}: {problem.strerror}{what}")
             return False
         changed = False
         for name, mark in now.items():
@@ -170,7 +172,7 @@ class Book:
     def _take(self, name: str, refused: Callable[[str], object]) -> bool:
         path = os.path.join(self._directory, name)
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=_at_once) as file:
                 text = file.read(_LARGEST + 1).decode()
             if len(text) > _LARGEST:
                 raise PolicyError(f"{path}: larger than {_LARGEST} bytes")
@@ -253,8 +255,15 @@ def _marks(directory: str) -> dict[str, _Mark]:
             status = os.stat(os.path.join(directory, name))
         except OSError:
             continue  # gone meanwhile, or a link that leads nowhere: as if it were not there
+        if not stat.S_ISREG(status.st_mode):
+            continue  # a directory, or a pipe that nobody would ever write to
         found[name] = (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
     return found
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens what may have become a pipe since it was looked at, and waits for nobody."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _table(text: str, path: str) -> Table:

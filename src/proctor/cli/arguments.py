@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any, Final, NoReturn
 
 from proctor._version import VERSION
@@ -164,7 +165,7 @@ def _run(verbs: argparse._SubParsersAction[_Parser]) -> None:
         "--workers", type=_whole, metavar="N", help="most threads for what may take long"
     )
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
-    run.set_defaults(verb=_verb_run, trouble=125, parser=run)
+    run.set_defaults(verb=_verb("run"), trouble=125, parser=run)
 
 
 def _whole(text: str) -> int:
@@ -182,7 +183,7 @@ def _check(verbs: argparse._SubParsersAction[_Parser]) -> None:
         allow_abbrev=False,
     )
     check.add_argument("policy", metavar="FILE.toml")
-    check.set_defaults(verb=_verb_check, trouble=2, parser=check)
+    check.set_defaults(verb=_verb("check"), trouble=2, parser=check)
 
 
 def _profile(verbs: argparse._SubParsersAction[_Parser]) -> None:
@@ -217,14 +218,16 @@ def _profile(verbs: argparse._SubParsersAction[_Parser]) -> None:
             type=partial(_merging, how),
             help=f"another profile: {help}; runtime-spec's order of actions",
         )
-    profile.add_argument("--listener", metavar="SOCKET", help="where the runtime finds the agent")
+    profile.add_argument(
+        "--listener", type=_text, metavar="SOCKET", help="where the runtime finds the agent"
+    )
     profile.add_argument("--metadata", metavar="TEXT", help="what the runtime tells the agent")
     profile.add_argument(
         "--killable",
         action="store_true",
         help="signals do not interrupt received calls: Linux 5.19, and runc 1.5 or crun 1.6",
     )
-    profile.set_defaults(verb=_verb_profile, trouble=2, parser=profile)
+    profile.set_defaults(verb=_verb("profile"), trouble=2, parser=profile)
 
 
 def _merging(how: str, file: str) -> tuple[str, str]:
@@ -249,6 +252,7 @@ def _nri(verbs: argparse._SubParsersAction[_Parser]) -> None:
     nri.add_argument(
         "--listener",
         required=True,
+        type=_text,
         metavar="SOCKET",
         help="where the runtime finds the agent (its --oci)",
     )
@@ -266,7 +270,7 @@ def _nri(verbs: argparse._SubParsersAction[_Parser]) -> None:
         action="store_true",
         help="signals do not interrupt received calls: Linux 5.19, and runc 1.5 or crun 1.6",
     )
-    nri.set_defaults(verb=_verb_nri, trouble=2, parser=nri)
+    nri.set_defaults(verb=_verb("nri"), trouble=2, parser=nri)
 
 
 def _doctor(verbs: argparse._SubParsersAction[_Parser]) -> None:
@@ -278,7 +282,7 @@ def _doctor(verbs: argparse._SubParsersAction[_Parser]) -> None:
         allow_abbrev=False,
     )
     doctor.add_argument("--json", action="store_true", help="as JSON")
-    doctor.set_defaults(verb=_verb_doctor, trouble=2, parser=doctor)
+    doctor.set_defaults(verb=_verb("doctor"), trouble=2, parser=doctor)
 
 
 def _agent(verbs: argparse._SubParsersAction[_Parser]) -> None:
@@ -366,12 +370,12 @@ def _agent(verbs: argparse._SubParsersAction[_Parser]) -> None:
         action="store_true",
         help="tell each refusal on standard error, with its reason",
     )
-    agent.set_defaults(verb=_verb_agent, trouble=2, parser=agent)
+    agent.set_defaults(verb=_verb("agent"), trouble=2, parser=agent)
 
 
 def _ask(verbs: argparse._SubParsersAction[_Parser]) -> None:
     ps = verbs.add_parser("ps", help="list the containers that an agent serves", allow_abbrev=False)
-    ps.set_defaults(verb=_asking("ps"))
+    ps.set_defaults(verb=_verb("asking", "ps"))
     top = verbs.add_parser(
         "top",
         help="show what an agent's containers do, as it goes on",
@@ -381,7 +385,7 @@ def _ask(verbs: argparse._SubParsersAction[_Parser]) -> None:
     )
     top.add_argument("--every", type=_seconds, default=2.0, metavar="SECONDS", help="(2)")
     top.add_argument("--times", type=_whole, metavar="N", help="end after so many")
-    top.set_defaults(verb=_verb_top)
+    top.set_defaults(verb=_verb("top"))
     why = verbs.add_parser(
         "why",
         help="say what was refused to a container, and why",
@@ -389,19 +393,19 @@ def _ask(verbs: argparse._SubParsersAction[_Parser]) -> None:
         "Exit status 1 if nothing was.",
         allow_abbrev=False,
     )
-    why.set_defaults(verb=_asking("why"))
+    why.set_defaults(verb=_verb("asking", "why"))
     logs = verbs.add_parser("logs", help="show an agent's log", allow_abbrev=False)
     logs.add_argument("-f", "--follow", action="store_true", help="and what comes")
     logs.add_argument("--file", help="in the place of the agent's own")
-    logs.set_defaults(verb=_asking("logs"))
+    logs.set_defaults(verb=_verb("asking", "logs"))
     policy = verbs.add_parser("policy", help="ask an agent about policies", allow_abbrev=False)
     what = policy.add_subparsers(metavar="WHAT", required=True, prog="proctor policy")
     resolve = what.add_parser(
         "resolve", help="which policy holds for a container", allow_abbrev=False
     )
-    resolve.set_defaults(verb=_asking("resolve"))
+    resolve.set_defaults(verb=_verb("asking", "resolve"))
     reload = what.add_parser("reload", help="look for changed policies now", allow_abbrev=False)
-    reload.set_defaults(verb=_asking("reload"))
+    reload.set_defaults(verb=_verb("asking", "reload"))
     for parser in (ps, top, why, logs):
         parser.add_argument("--json", action="store_true", help="as JSON")
     for parser in (why, resolve):
@@ -414,16 +418,6 @@ def _ask(verbs: argparse._SubParsersAction[_Parser]) -> None:
         parser.set_defaults(trouble=2, parser=parser)
 
 
-def _asking(verb: str) -> Callable[[argparse.Namespace], int]:
-    def do(options: argparse.Namespace) -> int:
-        from proctor.cli import asking
-
-        done: int = getattr(asking, verb)(options)
-        return done
-
-    return do
-
-
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -434,43 +428,17 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _verb_agent(options: argparse.Namespace) -> int:
-    from proctor.cli.agent import agent
-
-    return agent(options)
-
-
-def _verb_top(options: argparse.Namespace) -> int:
-    from proctor.cli.top import top
-
-    return top(options)
+def _text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
-def _verb_run(options: argparse.Namespace) -> int:
-    from proctor.cli.run import run
+def _verb(module: str, name: str = "") -> Callable[[argparse.Namespace], int]:
+    """What a verb does, loaded when it is to."""
 
-    return run(options)
+    def do(options: argparse.Namespace) -> int:
+        status: int = getattr(import_module(f"proctor.cli.{module}"), name or module)(options)
+        return status
 
-
-def _verb_check(options: argparse.Namespace) -> int:
-    from proctor.cli.check import check
-
-    return check(options)
-
-
-def _verb_profile(options: argparse.Namespace) -> int:
-    from proctor.cli.profile import profile
-
-    return profile(options)
-
-
-def _verb_nri(options: argparse.Namespace) -> int:
-    from proctor.cli.nri import nri
-
-    return nri(options)
-
-
-def _verb_doctor(options: argparse.Namespace) -> int:
-    from proctor.cli.doctor import doctor
-
-    return doctor(options)
+    return do

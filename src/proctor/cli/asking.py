@@ -14,6 +14,8 @@ from proctor.words import printable
 
 #: Seconds between looks at a log that is followed.
 _LOOK: Final = 0.2
+#: Most characters of a line of a log.
+_LONGEST: Final = 16 << 20
 
 
 def ask(options: argparse.Namespace, **request: str) -> dict[str, Any]:
@@ -102,8 +104,10 @@ def logs(options: argparse.Namespace) -> int:
     for line in _lines(path, follow=options.follow):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # the rest of a disk that was full
+        if not isinstance(record, dict):
+            continue
         if options.container and not str(record.get("container", "")).startswith(options.container):
             continue
         print(line.rstrip("\n") if options.json else printable(_said(record)), flush=options.follow)
@@ -111,7 +115,10 @@ def logs(options: argparse.Namespace) -> int:
 
 
 def _said(record: dict[str, Any]) -> str:
-    when = time.strftime("%H:%M:%S", time.localtime(record.get("time", 0)))
+    try:
+        when = time.strftime("%H:%M:%S", time.localtime(record.get("time", 0)))
+    except (TypeError, ValueError, OverflowError, OSError):
+        when = "--:--:--"  # no record of ours
     head = f"{when} {record.get('container', '')}"
     if record.get("event") != "call":
         more = record.get("text") or record.get("how") or record.get("calls") or record.get("lines")
@@ -127,9 +134,13 @@ def _lines(path: str, *, follow: bool) -> Iterator[str]:
     try:
         rest = ""
         while True:
-            piece = file.readline()
+            piece = file.readline(_LONGEST)
             if piece:
                 rest += piece
+                if len(rest) > _LONGEST:
+                    raise ProctorError(
+                        f"{path}: a line is longer than {_LONGEST} characters: no log"
+                    )
                 if rest.endswith("\n"):
                     yield rest
                     rest = ""

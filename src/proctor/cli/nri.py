@@ -29,7 +29,7 @@ def nri(options: argparse.Namespace) -> int:
     plugin = Plugin(
         book,
         options.listener,
-        base=base_profile(options.base) if options.base else None,
+        base=base_profile(options.base) if options.base is not None else None,
         killable=options.killable,
         tell=say,
     )

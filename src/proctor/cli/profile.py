@@ -19,7 +19,7 @@ def profile(options: argparse.Namespace) -> int:
     from proctor.policy.profile import base_profile, profile, write
 
     policy = load(options.policy)
-    made = profile(policy, base_profile(options.base) if options.base else None)
+    made = profile(policy, base_profile(options.base) if options.base is not None else None)
     for how, which in options.merge or ():
         made = merged(made, base_profile(which), how)
     name = re.sub("[^a-z0-9]+", "-", PurePath(options.policy).stem.lower()).strip("-") or "policy"

@@ -41,6 +41,10 @@ def run(options: argparse.Namespace) -> int:
         extra["userns"] = _id_range(options.userns)
     if options.agent is not None:
         return _by_agent(command, options, extra)
+    if options.policy is None and (options.answers is not None or options.unattended):
+        raise PolicyError(
+            "--answers and --unattended are for rules that ask: they go with --policy"
+        )
     if options.name is not None or options.metadata is not None:
         raise PolicyError("--name and --metadata are what an agent is told: they go with --agent")
     gc.disable()  # what is loaded from here on stays: to look it through again and again takes time
@@ -129,6 +133,10 @@ def _delegated(texts: list[str]) -> Handler:
     from proctor.supervisor.handlers import Handler
 
     names = [name for text in texts for name in text.split(",") if name]
+    if not names:
+        raise PolicyError(
+            "--delegate wants system calls or groups of them: --delegate mount,mknodat"
+        )
     return Handler(names, lambda call: None, label="--delegate")
 
 
@@ -178,7 +186,11 @@ def _asks(policy: Policy, options: argparse.Namespace) -> Asks | None:
     from proctor.asking.asker import Asker
     from proctor.policy.asking import Asks
 
-    if not options.answers and not options.quiet and any(x.remember == "always" for x in asking):
+    if options.answers is not None:
+        where = os.path.dirname(options.answers) or "."
+        if not options.answers or not os.path.isdir(where):
+            raise PolicyError(f"--answers {options.answers or quoted('')}: no place for a file")
+    elif not options.quiet and any(x.remember == "always" for x in asking):
         say("no --answers: what is answered for good holds until this command ends")
     asker = Asker(unattended=options.unattended, trouble=say)
     return Asks(asker, lambda whose: options.answers if whose is policy else None)

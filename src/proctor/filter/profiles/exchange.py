@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from proctor.errors import FilterError
 from proctor.filter.conditions import FULL, Condition, possible
@@ -24,11 +24,10 @@ from proctor.filter.profiles.order import ordered
 from proctor.filter.rules import Clause, Filter, Rule, expand, locate, multiplexed, narrow_tests
 from proctor.syscalls import multiplex, tables
 from proctor.syscalls.architectures import ARCHITECTURES, canonical
+from proctor.words import quoted
 
-if TYPE_CHECKING:
-    pass
-
-
+#: Most bytes of a file that is a profile: a container's whole config.json fits.
+MAX_BYTES: Final = 16 << 20
 #: libseccomp's words for operators, used in OCI and LXC files alike.
 OPERATORS: Final[dict[str, str]] = {
     "SCMP_CMP_NE": "!=",
@@ -45,15 +44,23 @@ OPERATOR_WORDS: Final = {op: word for word, op in OPERATORS.items()}
 def read(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a file.
 
-    :raises FilterError: it cannot be read.
+    :raises FilterError: it cannot be read, or has more than :data:`MAX_BYTES`.
     """
     try:
         with open(path, "rb") as file:
-            return file.read()
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise FilterError(f"{os.fspath(path)}: {error.strerror}") from None
+        raise FilterError(f"{_shown(path)}: {error.strerror}") from None
     except ValueError as error:  # a NUL, or what no file name can be encoded from
-        raise FilterError(f"{os.fspath(path)!r} is no path: {error}") from None
+        raise FilterError(f"{_shown(path)} is no path: {error}") from None
+    if len(data) > MAX_BYTES:
+        raise FilterError(f"{_shown(path)}: larger than {MAX_BYTES} bytes; that is no profile")
+    return data
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    name = os.fspath(path)
+    return name if name and name.isprintable() else quoted(name)
 
 
 def known(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

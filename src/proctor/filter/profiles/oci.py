@@ -89,10 +89,13 @@ def load(
     :param kernel: the machine's kernel release, for ``minKernel``; None is this one's.
     :raises FilterError: it cannot be read or is no profile; the message names the key at fault.
     """
+    data, where = _decoded(source)
     try:
-        return _load(_decoded(source), arch, frozenset(caps), kernel)
+        return _load(data, arch, frozenset(caps), kernel)
     except RecursionError:
-        raise FilterError("the profile is nested too deep") from None
+        raise FilterError(f"{where}the profile is nested too deep") from None
+    except FilterError as problem:
+        raise FilterError(f"{where}{problem}") from None
 
 
 def _load(
@@ -189,24 +192,25 @@ def _written(entry: Rule) -> dict[str, Any]:
     return call
 
 
-def _decoded(source: Source) -> Mapping[str, Any]:
-    """JSON from wherever it is."""
+def _decoded(source: Source) -> tuple[Mapping[str, Any], str]:
+    """JSON from wherever it is, and that, as the beginning of a message."""
     if isinstance(source, Mapping):
-        return source
+        return source, ""
     text: str | bytes
-    where = "the profile"
+    where, named = "the profile", ""
     if isinstance(source, bytes) or (isinstance(source, str) and source.lstrip()[:1] == "{"):
         text = source
     else:
-        where = os.fspath(source)
         text = exchange.read(source)
+        where = os.fspath(source)
+        named = f"{where}: "
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FilterError(f"{where} is not JSON: {error}") from None
     if not isinstance(data, dict):
         raise FilterError(f"{where} is no seccomp profile: it holds no JSON object")
-    return data
+    return data, named
 
 
 def _entry(call: Mapping[str, Any], where: str) -> Rule:

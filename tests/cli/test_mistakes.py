@@ -1,0 +1,164 @@
+"""Wrong words on the command line, and what is behind them: one line that says so, and the status."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+
+ASKS = """[[rule]]
+name = "who makes them"
+calls = ["mkdir", "mkdirat"]
+ask = { how = "terminal", remember = "always" }
+"""
+RULES = '[[rule]]\nname = "none"\ncalls = ["mkdir", "mkdirat"]\ndeny = "EPERM"\n'
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Files that are not what they are taken for."""
+    (tmp_path / "asks.toml").write_text(ASKS)
+    (tmp_path / "rules.toml").write_text(RULES)
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "number.json").write_text('{"defaultAction": 5}')
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "bytes.json").write_bytes(b"\xff\0")
+    with open(tmp_path / "huge.json", "wb") as file:
+        file.truncate(1 << 40)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("how", "file", "says"),
+    [
+        ("base", "missing.json", "missing.json: No such file or directory"),
+        ("base", "", '"": No such file or directory'),
+        ("union", "directory", "directory: Is a directory"),
+        ("union", "list.json", "list.json is no seccomp profile: it holds no JSON object"),
+        ("union", "number.json", 'number.json: defaultAction: unknown action "5"'),
+        ("intersect", "deep.json", "deep.json is not JSON: maximum recursion depth exceeded"),
+        ("intersect", "bytes.json", "bytes.json is not JSON: "),
+        ("intersect", "huge.json", "huge.json: larger than 16777216 bytes; that is no profile"),
+    ],
+)
+def test_what_is_no_profile(run: Run, files: Path, how: str, file: str, says: str) -> None:
+    done = run("profile", "rules.toml", f"--{how}", file)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"proctor: {says}")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--answers", "a.toml"], "--answers and --unattended are for rules that ask"),
+        (["--unattended"], "--answers and --unattended are for rules that ask"),
+        (["--policy", "asks.toml", "--answers", ""], '--answers "": no place for a file'),
+        (["--policy", "asks.toml", "--answers", "no/a"], "--answers no/a: no place for a file"),
+        (["--delegate", ""], "--delegate wants system calls or groups of them"),
+        (["--delegate", ","], "--delegate wants system calls or groups of them"),
+        (["--delegate", "mkdirr"], 'there is no system call "mkdirr"; did you mean "mkdir"?'),
+        (["--agent", ""], 'no agent launches at "": '),
+        (["--agent", "rules.toml"], "no agent launches at rules.toml: Connection refused"),
+        (["--agent", "x" * 200], f"no agent launches at {'x' * 200}: AF_UNIX path too long"),
+    ],
+)
+def test_what_run_is_told_wrong(run: Run, files: Path, words: list[str], says: str) -> None:
+    done = run("run", *words, "--", "true")
+    assert (done.returncode, done.stdout) == (125, "")
+    *warnings, line = done.stderr.splitlines()
+    assert line.startswith(f"proctor: {says}")
+    assert all("io_uring does what" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("verb", "said", "what"),
+    [
+        (
+            "ps",
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            "what answers at it is no agent of this version",
+        ),
+        ("ps", b"[" * 100_000 + b"\n", "what answers at it is no agent of this version"),
+        ("top", b"[1]\n", "what answers at it is no agent of this version"),
+        ("top", b"{}\n", "what answers at it is no agent of this version"),
+        ("why x", b"{}\n", "what answers at it is no agent of this version"),
+        ("logs", b"{}\n", "what answers at it is no agent of this version"),
+        ("policy resolve x", b"{}\n", "what answers at it is no agent of this version"),
+        ("policy reload", b'{"error": "not\\u001b today"}\n', "not\\u001B today"),
+        ("ps", b"", "the agent at it does not answer us; who may ask is its --control"),
+    ],
+)
+def test_whoever_else_answers_is_no_agent(
+    run: Run, tmp_path: Path, verb: str, said: bytes, what: str
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "it"))
+        listening.listen()
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(said)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        done = run(*verb.split(), "--control", "it")
+        thread.join(30)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"proctor: {what}\n")
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [("none", "No such file"), ("", "Invalid argument"), ("x" * 200, "AF_UNIX path too long")],
+)
+def test_nobody_answers(run: Run, where: str, says: str) -> None:
+    done = run("ps", "--control", where)
+    shown = where or '""'
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"proctor: no agent answers at {shown}: {says}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_is_no_log(run: Run, tmp_path: Path) -> None:
+    record = {"event": "call", "call": "mkdir", "verdict": "deny", "errno": "EPERM"}
+    odd = [5, [], "text", {}, {**record, "time": "now"}, {**record, "time": 1e300}, {"event": []}]
+    (tmp_path / "log").write_text(
+        "\n".join(map(json.dumps, odd)) + "\nno JSON\n" + "[" * 100_000 + "\n"
+    )
+    done = run("logs", "--file", "log")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("--:--:--  mkdir: deny EPERM\n") == 2
+    os.truncate(tmp_path / "log", 0)
+    with open(tmp_path / "log", "r+b") as file:
+        file.truncate(64 << 20)
+    done = run("logs", "--file", "log")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "proctor: log: a line is longer than 16777216 characters: no log\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--policy-dir", "none", "--listener", "x"], "none: No such file or directory"),
+        (["--policy-dir", "", "--listener", "x"], '"": No such file or directory'),
+        (["--policy-dir", "p", "--listener", "x"], "no: No such file or directory; is NRI on"),
+        (["--policy-dir", "p", "--listener", "x", "--base", "no"], "no: No such file or directory"),
+    ],
+)
+def test_what_nri_is_told_wrong(run: Run, tmp_path: Path, words: list[str], says: str) -> None:
+    (tmp_path / "p").mkdir()
+    os.mkfifo(tmp_path / "p" / "pipe.toml")  # nobody waits for who would write there
+    (tmp_path / "p" / "directory.toml").mkdir()
+    done = run("nri", *words, "--socket", "no")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"proctor: {says}") and "still holds" not in line
