@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -161,17 +162,26 @@ class Podman(Engine):
         done = _do([*self._command, "import", "-q", str(archive), "busybox:latest"])
         assert done.returncode == 0, done.stdout
 
-    def _options(self, name: str, profile: Path) -> list[str]:
+    def configured(self, conf: Path) -> None:
+        """Commands to come read that file in /etc/containers/containers.conf.d, too."""
+        etc = self._place / "containers"
+        (etc / "containers.conf.d").mkdir(parents=True)
+        shutil.copytree("/etc/containers", etc, dirs_exist_ok=True)
+        shutil.copy(conf, etc / "containers.conf.d/50-proctor.conf")
+        bind = f'mount --bind {etc} /etc/containers && exec "$@"'
+        self._command = ["unshare", "--mount", "sh", "-c", bind, "sh", *self._command]
+
+    def _options(self, name: str, profile: Path | None) -> list[str]:
         self._named.append(name)
+        security = ["--security-opt", f"seccomp={profile}"] if profile else []
         return [
-            "--name", name, "--network", "none", *_LIMITS, "--cap-add", "MKNOD",
-            "--security-opt", f"seccomp={profile}", "busybox:latest",
+            "--name", name, "--network", "none", *_LIMITS, "--cap-add", "MKNOD", *security, "busybox:latest",
         ]  # fmt: skip
 
-    def run(self, name: str, profile: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    def run(self, name: str, profile: Path | None, *words: str) -> subprocess.CompletedProcess[str]:
         return _do([*self._command, "run", *self._options(name, profile), *words])
 
-    def start(self, name: str, profile: Path, *words: str) -> None:
+    def start(self, name: str, profile: Path | None, *words: str) -> None:
         done = _do([*self._command, "run", "--detach", *self._options(name, profile), *words])
         assert done.returncode == 0, done.stdout
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -269,7 +270,8 @@ def test_a_question_shorter_than_its_parts_is_none() -> None:
 
 @pytest.mark.root
 def test_lxc_itself(agent: Start, place: Path) -> None:
-    """A device is made, a directory is refused; in the container and by what is attached to it."""
+    """A device is made, a directory is refused; in the container and by what is attached to it.  Configured by
+    deploy/lxc, on top of what LXC's own profile denies."""
     lacks = missing("lxc-start", "lxc-attach", "busybox", "newuidmap")
     if lacks:
         pytest.skip(f"needs {lacks}")
@@ -277,10 +279,15 @@ def test_lxc_itself(agent: Start, place: Path) -> None:
     init = rootfs / "init.sh"
     init.write_text("#!/bin/sh\nexec sleep 1000\n")
     init.chmod(0o755)
-    profile = place / "profile"
-    profile.write_text(
-        "2\ndenylist allow\n[all]\nmknod notify\nmknodat notify\nmkdir notify\nmkdirat notify\n"
-    )
+    profile = [sys.executable, "-m", "proctor", "profile", str(place / "policies/default.toml")]
+    profile += ["--format", "lxc", "--base", "/usr/share/lxc/config/common.seccomp"]
+    written = subprocess.run(profile, stdout=subprocess.PIPE, check=True, text=True).stdout
+    assert "finit_module errno 1" in written and "mkdir notify" in written
+    (place / "lxc.seccomp").write_text(written)
+    deployed = (Path(__file__).parents[2] / "deploy/lxc/proctor.conf").read_text()
+    for where in ("/etc/proctor", "/run/proctor"):
+        deployed = deployed.replace(f"{where}/lxc.s", f"{place}/lxc.s")
+    (place / "proctor.conf").write_text(deployed)
     config = place / "config"
     config.write_text(f"""
 lxc.include = /usr/share/lxc/config/common.conf
@@ -292,8 +299,7 @@ lxc.idmap = g 0 100000 65536
 lxc.net.0.type = empty
 lxc.apparmor.profile = unconfined
 lxc.init.cmd = /init.sh
-lxc.seccomp.profile = {profile}
-lxc.seccomp.notify.proxy = unix:{place / "lxc.sock"}
+lxc.include = {place}/proctor.conf
 lxc.seccomp.notify.cookie = my-cookie
 """)
     running = agent("--lxc", str(place / "lxc.sock"))

@@ -157,6 +157,25 @@ def test_signs_of_life_are_given(manager: Manager) -> None:
     eventually(lambda: manager.said.count("WATCHDOG=1") > 2)
 
 
+def test_sockets_of_a_unit_are_used(manager: Manager) -> None:
+    """deploy/systemd/proctor-agent.socket: what connects before the service runs waits for it."""
+    path = str(manager.place / "oci.sock")
+    with socket.socket(socket.AF_UNIX) as unit:
+        unit.bind(path)
+        unit.listen()
+        inode = os.stat(path).st_ino
+        manager.store["proctor-agent.socket"] = os.dup(unit.fileno())
+        with hand_over(path, "early", "mkdir", "/tmp/forbidden-1") as target:
+            manager.start()
+            assert target.wait(60) == 1
+        assert not any(name.startswith(f"socket {path}") for name in manager.store)
+        assert manager.end(signal.SIGTERM) == 0
+        assert os.stat(path).st_ino == inode
+        with hand_over(path, "between", "mkdir", "/tmp/forbidden-2") as target:
+            manager.start()
+            assert target.wait(60) == 1
+
+
 def test_without_a_manager_it_says_so() -> None:
     with pytest.raises(ProctorError, match="NOTIFY_SOCKET"):
         Store({})

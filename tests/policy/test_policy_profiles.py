@@ -229,6 +229,13 @@ def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "base.json").write_text(json.dumps(BASE))
     done = command("--listener", "/x", "--base", str(tmp_path / "base.json"))
     assert oci.load(done.stdout).default == errno(38)
+    (tmp_path / "base").write_text(
+        "2\ndenylist\nreject_force_umount\n[all]\nkexec_load errno 1\nmknod errno 1\n"
+    )
+    lines = command("--format", "lxc", "--base", str(tmp_path / "base")).stdout.splitlines()
+    assert lines[:2] == ["2", "denylist allow"]
+    assert "kexec_load errno 1" in lines and "umount2 errno 13" in " ".join(lines)
+    assert any(line.startswith("mknod notify") for line in lines)
     for options in ((), ("--base", "/nowhere"), ("--listener", "/x", "--base", str(policy))):
         done = command(*options)
         assert (done.returncode, done.stdout) == (2, "")

@@ -35,12 +35,22 @@ _SPO_PATHS: Final = re.compile(r"/var/run/security-profiles-operator/[a-zA-Z0-9_
 
 
 def base_profile(which: str) -> Profile:
-    """A profile to build on: a file, or ``docker-default``, which containers-common installs.
+    """A profile to build on: a file of OCI's, Docker's or LXC's kind, or ``docker-default``, which
+    containers-common installs.
 
     :raises FilterError: there is none, or it cannot be read.
     """
     if which != "docker-default":
-        return oci.load(which)
+        try:
+            with open(which, "rb") as file:
+                is_lxc = file.read(2) in (b"1\n", b"2\n")
+        except OSError as problem:
+            raise FilterError(f"{which}: {problem.strerror}") from None
+        if not is_lxc:
+            return oci.load(which)
+        found = lxc.load(which)
+        words = [ARCH_WORDS[arch] for arch in found.arches]
+        return Profile(found.rules, found.default, architectures=words, native=found.arches[0])
     for path in _DEFAULTS:
         if os.path.exists(path):
             return oci.load(path)
