@@ -1,16 +1,18 @@
 """Quotas of a container's own ids: what its root is told is what the host's root is told of the ids that they stand for.
 
-A file system without quotas (which every kernel has) says ESRCH to whoever may ask, and EPERM to others; one with
-quotas is a tmpfs of Linux 6.6 or later, where the kernel is built so.
+A file system without quotas (which every kernel has) says ESRCH to whoever may ask, and EPERM to others; with
+quotas are tmpfs (Linux 6.6) and ext4, where the kernel is built so.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -18,6 +20,7 @@ import proctor
 from proctor import families
 from proctor.call.verdict import Answer
 from proctor.performing.families.quota import COMMANDS, Options
+from proctor.syscalls.architectures import native
 
 from .callers import Performers, caller, mount, open_directory, raw
 from .containers import PRELUDE, PYTHON, told
@@ -27,6 +30,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="quotas are the host's
 
 MAP = "0 100000 65536"
 BEGIN = r"""
+QUOTACTL = {"x86_64": 179}.get(os.uname().machine, 60)
 place, device, base = sys.argv[1].encode(), sys.argv[2].encode(), int(sys.argv[3])
 GET, NEXT, SET, XGET, XNEXT, XSET = 0x800007, 0x800009, 0x800008, 0x5803, 0x5809, 0x5804
 SYNC, ON, FORMAT, INFO = 0x800001, 0x800002, 0x800004, 0x800005
@@ -36,7 +40,7 @@ def ask(number, *args):
 def by_fd(fd, command, kind, id, room):
     ask(443, fd, command << 8 | kind, id + base, room)
 def by_path(path, command, kind, id, room):
-    ask(179, command << 8 | kind, path, id + base, room)
+    ask(QUOTACTL, command << 8 | kind, path, id + base, room)
 """
 ERRORS = (
     BEGIN
@@ -143,25 +147,44 @@ def test_no_command_that_is_none() -> None:
 # With quotas --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def quotas() -> Iterator[bytes]:
-    """A tmpfs where the host's id 5, ids 100005 and 100009 of the container and a foreign one have limits."""
-    with open_directory() as place:
+@contextmanager
+def limited(kind: str) -> Iterator[bytes]:
+    """A file system where the host's id 5, ids 100005 and 100009 of the container and a foreign one have limits."""
+    with open_directory() as top, ExitStack() as stack:
+        os.mkdir(place := top + b"/m")
+        source = b"none"
+        if kind == "ext4":
+            if not os.path.exists("/dev/loop-control") or not shutil.which("mkfs.ext4"):
+                pytest.skip("wants loop devices and mkfs.ext4")
+            with open(top + b"/image", "wb") as file:
+                file.truncate(32 << 20)
+            make = ["mkfs.ext4", "-q", "-O", "quota", "-E", "quotatype=usrquota:grpquota"]
+            subprocess.run([*make, top + b"/image"], check=True)
+            device, _ = stack.enter_context(loop_device(top + b"/image"))
+            source = device.encode()
         try:
-            mount(b"quotas", place, b"tmpfs", 0, b"mode=777,usrquota,grpquota")
+            mount(source, place, kind.encode(), 0, b"usrquota,grpquota")
         except OSError:
-            pytest.skip("this kernel's tmpfs has no quotas")
-        try:
-            fd = os.open(place, os.O_RDONLY)
-            for number in (5, 100005, 100009, 200005):
-                limits = struct.pack("=8QI4x", number, 0, 0, 50, 0, 0, 0, 0, 5)
-                assert not raw("x86_64", "quotactl_fd", [fd, 0x80000800, number, limits])
-            os.close(fd)
-            yield place
-        finally:
-            subprocess.run(["umount", place], check=True)
+            pytest.skip(f"this kernel's {kind} has no quotas")
+        stack.callback(subprocess.run, ["umount", place], check=True)
+        os.close(os.open(place + b"/file", os.O_CREAT))
+        os.chown(place + b"/file", 100009, 100009)
+        fd = os.open(place, os.O_RDONLY)
+        for number in (5, 100005, 100009, 200005):
+            limits = struct.pack("=8QI4x", number, 0, 0, 50, 0, 0, 0, 0, 5)
+            assert not raw(native(), "quotactl_fd", [fd, 0x80000800, number, limits])
+        os.close(fd)
+        yield place
 
 
+KINDS = pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+LAST = (
+    BEGIN
+    + r"""
+room = ctypes.create_string_buffer(128)
+tried(by_fd, os.open(place, os.O_RDONLY), NEXT, 0, 10, room)
+"""
+)
 NUMBERS = (
     BEGIN
     + r"""
@@ -173,7 +196,6 @@ def quota(command, kind, id, *at):
     words = struct.unpack_from("=8Q2I", room.raw)
     ident = words[9] - base if command == NEXT else 0
     return words[0], words[2], words[3], words[5], ident, room.raw[72:].strip(b"\xff").hex()
-open(os.path.join(place, b"file"), "w").close(); os.chown(os.path.join(place, b"file"), base + 9, base + 9)
 for id in (5, 9, 6, 0): tried(quota, GET, 0, id)
 for id in (0, 5, 6): tried(quota, NEXT, 0, id)
 tried(quota, GET, 1, 9)
@@ -183,35 +205,30 @@ tried(quota, GET, 0, 6); tried(quota, NEXT, 0, 6)
 )
 
 
-def test_numbers_are_the_containers(quotas: bytes) -> None:
+@KINDS
+def test_numbers_are_the_containers(kind: str) -> None:
     every = families.quota(commands=list(COMMANDS))
-    inside = told(NUMBERS, quotas.decode(), "", 0, handlers=[every])
-    os.unlink(quotas + b"/file")
-    raw(
-        "x86_64",
-        "quotactl_fd",
-        [os.open(quotas, os.O_RDONLY), 0x80000800, 100006, bytes(64) + b"\5" + bytes(7)],
-    )
-    assert inside == natively(NUMBERS, quotas.decode(), "", 100000)
-    assert [5, 0, 50, 0, 5, ""] in inside  # hard limits of blocks and inodes, and whose they are
-    last = (
-        BEGIN
-        + r"""
-here = os.open(place, os.O_RDONLY)
-room = ctypes.create_string_buffer(128)
-tried(by_fd, here, NEXT, 0, 10, room)
-"""
-    )
-    assert told(last, quotas.decode(), "", 0, handlers=[every]) == ["ENOENT"]  # 200005 is not its
+    with limited(kind) as place:
+        outside = natively(NUMBERS, place.decode(), "", 100000)
+    with limited(kind) as place:
+        inside = told(NUMBERS, place.decode(), "", 0, handlers=[every])
+        last = told(LAST, place.decode(), "", 0, handlers=[every])
+    assert inside == outside
+    assert last == ["ENOENT"]  # 200005 is not its
+    assert [100005, 0, 50, 0, 5, ""] in inside  # limits of blocks and inodes; whose they are
 
 
-@pytest.mark.parametrize("arch, size", [("x86_64", 72), ("i386", 68)])
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has calls of i386")
+@KINDS
+@pytest.mark.parametrize(("arch", "size"), [("x86_64", 72), ("i386", 68)])
 def test_as_long_as_the_structure_is(
-    quotas: bytes, performers: Performers, arch: str, size: int
+    performers: Performers, kind: str, arch: str, size: int
 ) -> None:
-    with caller(lambda: os.open(quotas, os.O_RDONLY), MAP, arch=arch) as one:
-        inherited = max(int(each) for each in os.listdir(f"/proc/{one.tid}/fd"))
-        call = one.call("quotactl_fd", inherited, 0x80000700, 5, b"\0" * 128)
+    with (
+        limited(kind) as place,
+        caller(lambda: os.dup2(os.open(place, os.O_RDONLY), 200), MAP, arch=arch) as one,
+    ):
+        call = one.call("quotactl_fd", 200, 0x80000700, 5, b"\0" * 128)
         verdict = performers.perform(call, options=Options())
-        assert isinstance(verdict, Answer)
-        assert [len(data) for _, data in verdict.writes] == [size]
+    assert isinstance(verdict, Answer), verdict
+    assert [len(data) for _, data in verdict.writes] == [size]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from proctor import families
+from proctor.performing.families import scheduling
 
+from .callers import Performers, caller
 from .containers import told
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make containers")
@@ -93,3 +96,28 @@ tried(os.sched_setscheduler, 0, os.SCHED_FIFO, os.sched_param(1))
 def test_what_is_no_bound(how: dict[str, Any]) -> None:
     with pytest.raises(Exception, match=r"nice is|priority is|io is"):
         families.scheduling(**how)
+
+
+def test_the_right_is_not_lent_for_who_has_the_number_by_then(
+    performers: Performers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that was meant is gone, and its number is another one's already."""
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    pidfd = os.pidfd_open(child)
+    os.waitpid(child, 0)
+    with caller(maps="0 100000 65536") as one:
+        monkeypatch.setattr(scheduling, "thread", lambda task, number: (one.tid, pidfd))
+        wish = scheduling.Options(nice=-5)
+        assert one.performed(performers, "setpriority", 0, 7, -5, options=wish) == (
+            "errno",
+            errno.ESRCH,
+        )
+        assert os.getpriority(os.PRIO_PROCESS, one.tid) == 0
+        own = os.pidfd_open(one.tid)
+        monkeypatch.setattr(scheduling, "thread", lambda task, number: (one.tid, own))
+        assert one.performed(performers, "setpriority", 0, 7, -5, options=wish) == ("value", 0)
+        assert os.getpriority(os.PRIO_PROCESS, one.tid) == -5
+    os.close(own)
+    os.close(pidfd)

@@ -92,7 +92,8 @@ def project(tree: Path, made: Path, extra: dict[str, bytes]) -> None:
     cores = [str(path.relative_to(tree)) for path in tree.glob("src/proctor/kernel/_core*.so")]
     if not cores:
         raise Missing("the native core is not built: make env")
-    files = {f"{PROJECT}/{name}": tree / name for name in [*names, *cores]}
+    built = [*cores, "src/proctor/performing/executor"]
+    files = {f"{PROJECT}/{name}": tree / name for name in [*names, *built]}
     files = {name: path for name, path in files.items() if os.path.lexists(path)}
 
     def entries() -> Iterator[Entry]:

@@ -190,6 +190,7 @@ class Lender:
         if needed & ~own.who.permitted:
             raise Powerless
         executors = task.session.executors
+        executors.mother.start()  # its number is among the terms
 
         def become(capable: int, mother: int) -> Start:
             return lender_steps(who, own, lent, capable, mother)

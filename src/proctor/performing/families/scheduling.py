@@ -90,7 +90,7 @@ def perform(task: Task) -> Work:
         why = why or lacking(task, _CAP_SYS_NICE, "CAP_SYS_NICE", tid)
         if why:
             return deny(failed, why)
-        failed = yield from _lend(task, name, tid, wish)
+        failed = yield from _lend(task, name, tid, pidfd, wish)
     if dead(pidfd):
         return deny(errno.ESRCH)
     return deny(failed) if failed else answer(0)
@@ -156,7 +156,7 @@ def _ask(task: Task, asking: _Asking, tid: int, wish: _Wish) -> Generator[Any, A
     return reply.error(asking.made)
 
 
-def _lend(task: Task, name: str, tid: int, wish: _Wish) -> Generator[Any, Any, int]:
+def _lend(task: Task, name: str, tid: int, pidfd: int, wish: _Wish) -> Generator[Any, Any, int]:
     from proctor.performing.lender import Lender
 
     try:
@@ -165,7 +165,7 @@ def _lend(task: Task, name: str, tid: int, wish: _Wish) -> Generator[Any, Any, i
         return errno.EPERM
     try:
         asking = _lending(lender.terms, name)
-        reply = yield from lender.ask(asking.request, asking.left, tid, *wish.values, fds=())
+        reply = yield from lender.ask(asking.request, asking.left, tid, *wish.values, fds=(pidfd,))
         reply.close()
         return reply.error(asking.made)
     finally:
@@ -196,13 +196,16 @@ def _asking(name: str) -> _Asking:
 
 @lru_cache(256)
 def _lending(terms: Terms, name: str) -> _Asking:
-    """The same with the right lent."""
+    """The same with the right lent, once more for as long as nobody else can have the thread's number: until it
+    is gone, which the kernel tells by its pidfd.  Sent: that."""
     from proctor.performing.lender import Loan
 
     steps = Steps()
     tid, holes = steps.number(), _holes(steps, name)
     loan = Loan(steps, terms)
     loan.have(loan.capabilities(1 << _CAP_SYS_NICE))
+    gone = steps.call("pidfd_send_signal", steps.sent(), 0, 0, 0, want=-errno.ESRCH, bad=0)
     made = _call(steps, name, tid, holes)
+    steps.jump(gone, good=True)
     loan.give_back()
     return _Asking(steps.freeze(), made, loan.left)
