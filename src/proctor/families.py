@@ -211,6 +211,7 @@ def mount(
     idmap: bool | None = None,
     fuse: Mapping[str, str] | None = None,
     options: Sequence[str] | None = None,
+    remote: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Handler:
     """New mounts of file systems that the kernel mounts for the host's root alone.
 
@@ -226,10 +227,12 @@ def mount(
     :param idmap: whether the caller's root owns what root owns on disk.  True, usually.
     :param fuse: types that are served by a program of the host's, its name or path, instead.  None, usually.
     :param options: names of options that callers may give such a program.  None, usually.
+    :param remote: file systems without a device, by the source that callers name: ``type``, ``options`` and
+        ``network`` (``"host"``, usually, or ``"container"``).  None, usually.
     """
     how = {
         "filesystems": filesystems, "devices": devices, "images": images, "idmap": idmap, "fuse": fuse,
-        "options": options,
+        "options": options, "remote": remote,
     }  # fmt: skip
     return _performed("mount", when, how)
 

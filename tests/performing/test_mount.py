@@ -397,3 +397,45 @@ def test_options_say_what_is_wrong() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"filesystems|devices|images|idmap"):
             Options(**wrong)  # type: ignore[arg-type]
+
+
+OVERLAYS = """
+os.chdir(sys.argv[1])
+for each in ("lower", "lower/dir", "over", "up", "up/dir", "work"):
+    os.mkdir(each)
+open("lower/dir/below", "w").close()
+layers = b"lowerdir=lower,upperdir=up,workdir=work"
+def seen(options):
+    mount(b"none", b"over", b"overlay", 0, options)
+    try:
+        return os.listdir("over/dir")
+    finally:
+        umount(b"over")
+tried(os.setxattr, "up/dir", "trusted.overlay.opaque", b"y")
+tried(seen, layers)
+tried(seen, layers + b",userxattr")
+tried(os.setxattr, "up/dir", "user.overlay.opaque", b"y")
+tried(seen, layers)
+tried(seen, layers + b",userxattr")
+tried(seen, layers + b",userxattr,metacopy=on")
+"""
+
+
+def test_overlays_are_the_kernels_and_go_by_user_attributes(top: bytes) -> None:
+    """Marks that a container sets by the family xattr are for who mounts them on the host: the kernel looks at
+    ``trusted.*`` with the rights of whoever mounts."""
+    if "overlay" not in Path("/proc/filesystems").read_text():
+        pytest.skip("no overlay here")
+    handlers = [proctor.families.xattr(), proctor.families.mount(filesystems=["ext4"], images=True)]
+    assert told(OVERLAYS, top.decode(), handlers=handlers) == [
+        None, ["below"], ["below"], None, ["below"], [], "EINVAL",
+    ]  # fmt: skip
+    options = (
+        f"lowerdir={top.decode()}/lower,upperdir={top.decode()}/up,workdir={top.decode()}/work"
+    )
+    mounted = ["mount", "-t", "overlay", "-o", options, "none", top.decode() + "/over"]
+    subprocess.run(mounted, check=True)
+    try:
+        assert os.listdir(top + b"/over/dir") == []
+    finally:
+        subprocess.run(["umount", top.decode() + "/over"], check=True)

@@ -81,6 +81,8 @@ class Filesystem(NamedTuple):
     idmap: bool
     #: Whether its flags are locked for that one; False where :func:`lock` comes later.
     locked: bool = True
+    #: Whether it is made in the caller's network namespace.
+    inside: bool = False
 
 
 class Made(NamedTuple):
@@ -210,7 +212,7 @@ class _Making(NamedTuple):
 
 @lru_cache(64)
 def _making(wanted: Filesystem, rights: int) -> _Making:
-    """Sent: the user namespace, the source."""
+    """Sent: the user namespace, the source; the network namespace, if it is made in there."""
     steps = _Mounting(rights)
     words, step = steps.words, steps.step
     locking = _Locking(steps)
@@ -227,6 +229,8 @@ def _making(wanted: Filesystem, rights: int) -> _Making:
     messages = [steps.scratch(_MESSAGE) for _ in range(_MESSAGES)]
     userns, opened = steps.sent(), steps.sent()
 
+    if wanted.inside:
+        step("entering the caller's network", "setns", steps.sent(), 0)
     if loop is not None:
         source = loop.add(step, opened)
     elif not wanted.source:
@@ -267,7 +271,8 @@ def _make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Ma
     making = _making(wanted, rights(task))
     words, last = making.words, making.last
     fds = (task.caller.namespace_fd("user"), opened)
-    reply = yield from ask(task, wanted.joins, making.request, fds)
+    net = (task.caller.namespace_fd("net"),) if wanted.inside else ()
+    reply = yield from ask(task, wanted.joins, making.request, (*fds, *net))
     failed = next((each for each in words if reply.error(Result(each))), None)
     if failed is None and reply.made(last):
         return Made(reply.take(last), status_of(reply.parts[making.status]), 0, "")

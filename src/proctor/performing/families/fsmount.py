@@ -40,8 +40,10 @@ class Options(mount.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fuse or self.options:
-            raise ValueError("fuse is of mount alone; mount(8) calls that if fsopen says ENOSYS")
+        if self.fuse or self.options or self.remote:
+            raise ValueError(
+                "fuse and remote are of mount alone; mount(8) calls that if fsopen says ENOSYS"
+            )
 
 
 _KERNELS: Final = "the kernel decides about this context, by the caller's own rights"

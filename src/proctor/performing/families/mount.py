@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins, sourcing
+from proctor.performing.remote import Remote, read
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Options:
     :param idmap: whether what root owns on disk is the caller's root's; False shows ids as they are.
     :param fuse: types that a program of the host's serves, by its name or path, instead of the kernel.
     :param options: names of options that callers may give such a program.
+    :param remote: by the source that a caller names, what is mounted then, as
+        ``{"media:/films": {"type": "nfs4", "options": "vers=4.2,addr=192.0.2.7"}}``.
     """
 
     filesystems: Sequence[str] = ()
@@ -85,6 +88,7 @@ class Options:
     idmap: bool = True
     fuse: Mapping[str, str] = field(default_factory=dict)
     options: Sequence[str] = ()
+    remote: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for option in ("filesystems", "devices", "options"):
@@ -106,13 +110,18 @@ class Options:
                 major.isdecimal() and (minor.isdecimal() or minor == "*")
             ):
                 raise ValueError(f'devices has {each!r}: it is "8:16", "8:*" or a path on the host')
-        for each in (*self.filesystems, *self.fuse):
+        for each in (*self.filesystems, *self.fuse, *(one.kind for one in self.remotes.values())):
             if each in self.filesystems and each in self.fuse:
                 raise ValueError(f"{each} is the kernel's (filesystems) or a program's (fuse)")
             if each in _KERNELS_OWN:
                 raise ValueError(
-                    f"filesystems or fuse has {each!r}, which the kernel lets a container mount by itself"
+                    f"filesystems, fuse or remote has {each!r}, which the kernel lets a container mount by itself"
                 )
+
+    @property
+    def remotes(self) -> dict[bytes, Remote]:
+        """:attr:`remote`, read."""
+        return read(self.remote)
 
     def allows(self, device: tuple[int, int]) -> bool:
         """Whether a block device may be mounted."""
@@ -155,7 +164,10 @@ def perform(task: Task) -> Work:
         if remounted is not None:
             return remounted
     program = options.fuse.get(name) if elsewhere(task) else None
-    if not new or not (program or wanted(task, options, name)):
+    far = options.remotes.get(source or b"") if elsewhere(task) else None
+    if far is not None and far.kind != name:
+        far = None
+    if not new or not (program or far or wanted(task, options, name)):
         return (yield from _left(task, new))
     target = yield from task.pin(
         task.start(pins.AT_FDCWD, call.args["target"]), call.args["target"], 0, 0
@@ -166,11 +178,14 @@ def perform(task: Task) -> Work:
         return deny(errno.EINVAL, f"{name} is mounted from something")
     if not target.named.status.is_directory:
         return deny(errno.ENOTDIR)
+    if far is not None:  # the policy's options, whatever the caller said
+        opened = sourcing.Source(target.fd, source, False, False, joins=False)
+        return (yield from _mount(task, None, name, opened, flags, far.options, target, far.inside))
     given = _options(data)
     opened = yield from sourcing.opened(task, options, source, bool(flags & _RDONLY))
     if program:
         return (yield from _serve(task, options, program, opened, flags, given, target))
-    return (yield from _mount(task, options, name, opened, flags, given, target))
+    return (yield from _mount(task, options.idmap, name, opened, flags, given, target))
 
 
 def wanted(task: Task, options: Options, name: str) -> bool:
@@ -259,13 +274,16 @@ def _attributes(flags: int, table: Sequence[tuple[int, int]]) -> int:
 
 def _mount(
     task: Task,
-    options: Options,
+    idmap: bool | None,
     name: str,
     source: sourcing.Source,
     flags: int,
-    given: list[Option],
+    given: Sequence[Option],
     target: Pin,
+    inside: bool = False,
 ) -> Work:
+    """
+    :param idmap: None for what is the policy's alone: it is not remounted for the caller."""
     from proctor.performing import mounter, placing, remounting
 
     if source.read_only:
@@ -279,7 +297,7 @@ def _mount(
             task,
             mounter.Filesystem(
                 name, source.shown, careful(name, [*superblock, *given]), _attributes(flags, times),
-                source.image, source.read_only, source.joins, options.idmap,
+                source.image, source.read_only, source.joins, bool(idmap), inside=inside,
             ),
             source.fd,
         )  # fmt: skip
@@ -295,7 +313,7 @@ def _mount(
     if made.status.place[:2] == target.named.status.place[:2]:
         return deny(errno.EBUSY, "it is mounted there already")
     verdict, number = yield from placing.put(task, made.fd, target.fd, _attributes(flags, _OTHERS))
-    if verdict == answer(0) and number:
+    if verdict == answer(0) and number and idmap is not None:
         container = task.session.container
         remounting.mounts(task).add(container, number, not flags & _RDONLY)
     return verdict

@@ -1,0 +1,110 @@
+"""Mounts of which a policy says all: shown on hugetlbfs, which has no device either, and that no container may
+mount by itself; clients of NFS, CIFS, 9p and virtiofs are in few kernels."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+import proctor
+from proctor.call.verdict import Answer, Deny, LetRun
+from proctor.performing.families import mount
+from proctor.performing.families.mount import Options
+from proctor.performing.remote import Remote, read
+
+from .callers import MS_RDONLY, MS_REMOUNT, Performers, caller, unshare
+from .containers import container
+from .images import MOUNTS, top
+from .test_mount import asked
+from .test_open_differential import MAP
+
+__all__ = ["top"]
+CLONE_NEWNET = 0x40000000
+KNOWN = Path("/proc/filesystems").read_text().split()
+PAGES = Options(remote={"pages": {"type": "hugetlbfs", "options": "mode=700,uid=100000"}})
+HUGE = pytest.mark.skipif("hugetlbfs" not in KNOWN, reason="no hugetlbfs here")
+
+
+@MOUNTS
+@HUGE
+def test_the_policy_says_what_is_mounted(performers: Performers, top: bytes) -> None:
+    with caller(container(top), MAP) as one:
+        for data in (0, b"size=1g,mode=777", b"addr=198.51.100.1"):
+            args = (b"pages", b"m", b"hugetlbfs", MS_RDONLY, data)
+            assert asked(performers, one, *args, options=PAGES) == Answer(0)
+            shown = Path(f"/proc/{one.pid}/mountinfo").read_text().splitlines()[-1]
+            assert shown.split(" - ")[0].split()[5] == "ro,nodev,relatime", shown
+            assert shown.split(" - ")[1].split()[:2] == ["hugetlbfs", "pages"]
+            assert "uid=100000,mode=700" in shown and ",size=" not in shown
+            remount = asked(performers, one, 0, b"m", 0, MS_REMOUNT, b"mode=777", options=PAGES)
+            assert isinstance(remount, LetRun)  # and the kernel refuses it
+            assert one.natively("mount", 0, b"m", 0, MS_REMOUNT, b"mode=777") == (
+                "errno",
+                errno.EPERM,
+            )
+            assert one.natively("umount2", b"m", 0) == ("value", 0)
+
+
+@MOUNTS
+def test_nobody_names_what_the_policy_does_not(performers: Performers, top: bytes) -> None:
+    options = Options(remote={"media:/films": {"type": "nfs4", "options": "addr=192.0.2.7"}})
+    with caller(container(top), MAP) as one:
+        for source, kind in (
+            (b"media:/", b"nfs4"), (b"media:/films/", b"nfs4"), (b"media:/films", b"nfs"), (b"", b"nfs4"),
+            (b"other:/films", b"nfs4"), (b"MEDIA:/films", b"nfs4"), (b"media:/films", b"9p"), (0, b"nfs4"),
+        ):  # fmt: skip
+            verdict = asked(
+                performers, one, source, b"m", kind, 0, b"addr=192.0.2.7", options=options
+            )
+            assert isinstance(verdict, LetRun), (
+                source,
+                kind,
+            )  # to the kernel, which mounts none of these
+        if "nfs4" not in KNOWN:
+            verdict = asked(performers, one, b"media:/films", b"m", b"nfs4", 0, 0, options=options)
+            assert isinstance(verdict, Deny) and verdict.errno == errno.ENODEV, verdict
+            assert "no file system nfs4" in verdict.reason
+
+
+@MOUNTS
+def test_in_the_callers_network(
+    performers: Performers, top: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shown on sysfs, which is of a network namespace, and which the kernel would mount for a container, too."""
+    monkeypatch.setattr(mount, "_KERNELS_OWN", frozenset())
+    of_host = set(os.listdir("/sys/class/net"))
+    seen = []
+    with caller(container(top, lambda: unshare(CLONE_NEWNET)), MAP) as one:
+        there = f"/proc/{one.pid}/root{os.fsdecode(top)}/m/class/net"
+        for network in ("host", "container"):
+            options = Options(remote={"it": {"type": "sysfs", "network": network}})
+            args = (b"it", b"m", b"sysfs", 0, 0)
+            assert asked(performers, one, *args, options=options) == Answer(0)
+            seen.append(set(os.listdir(there)))
+            assert one.natively("umount2", b"m", 0) == ("value", 0)
+    assert seen[0] == of_host and "lo" in seen[1]
+    if of_host == {"lo"}:
+        pytest.skip("the host has no network either: which of the two it was is not to be seen")
+    assert seen[1] != of_host
+
+
+def test_what_a_policy_may_say() -> None:
+    given = {
+        "share": {"type": "9p", "options": "trans=virtio,version=9p2000.L,,ro", "network": "host"}
+    }
+    assert read(given) == {
+        b"share": Remote(
+            "9p", ((b"trans", b"virtio"), (b"version", b"9p2000.L"), (b"ro", None)), False
+        )
+    }
+    wrong: list[object] = [
+        "nfs", {"a": "nfs"}, {"a": {}}, {"a": {"type": ""}}, {"": {"type": "9p"}}, {"a": {"type": 9}},
+        {"a": {"type": "9p", "network": "moon"}}, {"a": {"type": "9p", "source": "x"}}, {"a": {"type": "tmpfs"}},
+    ]  # fmt: skip
+    for each in wrong:
+        with pytest.raises(ValueError, match="remote"):
+            Options(remote=each)  # type: ignore[arg-type]
+    assert proctor.families.mount(remote=given)
