@@ -239,6 +239,16 @@ class Call(Notified, Looking):
         except (MemoryUnreadable, CallGone) as error:
             raise self._about(error) from None
 
+    def address(self, argument: str) -> int:
+        """Where an argument points, which is not looked at; 0 for NULL.
+
+        :raises AttributeError: the call has no such argument."""
+        frame = self.frame
+        arg = frame.settled(argument) if frame is not None else None
+        if frame is None or arg is None:
+            raise AttributeError(f"{self.name} has no argument {argument!r}")
+        return frame.register(arg)
+
     def fill(self, argument: str, value: Any = None, /, **fields: Any) -> tuple[Write, ...]:
         """What to write so that an argument is filled, for :func:`~proctor.answer` and
         :func:`~proctor.hand_over`: as the kernel would, for the caller's machine.

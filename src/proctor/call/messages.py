@@ -10,17 +10,20 @@ import errno
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proctor.call.decode import layouts
+from proctor.call.decode import layouts, structures
 from proctor.call.decode.sockaddr import MAX_LENGTH
 from proctor.errors import MemoryUnreadable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from proctor.call.call import Call
     from proctor.call.decode.frame import Frame
     from proctor.call.decode.structures import MessageHeader
 
 #: More data than this is not copied for one message.
 MOST: Final = 1 << 20
+_MOST_AT_ONCE: Final = 0x7FFFF000  # MAX_RW_COUNT
 _MOST_CONTROL: Final = 1 << 14
 _SOL_SOCKET, _SCM_RIGHTS, _SCM_CREDENTIALS = 1, 1, 2
 _HEAD: Final = struct.Struct("@Lii")  # struct cmsghdr of this machine
@@ -53,8 +56,8 @@ def address(call: Call) -> bytes:
     return _raw(frame, *(frame.signature.args[at].value(frame.registers) for at in (1, 2)))
 
 
-def messages(call: Call) -> list[Message]:
-    """What sendto(2), sendmsg(2) or sendmmsg(2) sends.
+def messages(call: Call) -> Iterator[Message]:
+    """What sendto(2), sendmsg(2) or sendmmsg(2) sends: each is read when it is its turn, as the kernel does.
 
     :raises MemoryUnreadable: what the kernel says before it sends anything."""
     frame = _frame(call)
@@ -66,10 +69,16 @@ def messages(call: Call) -> list[Message]:
         if name:
             call.sockaddr  # noqa: B018
             to = _raw(frame, name, length)
-        return [Message(to, _gathered(frame, ((where, size),)), size)]
-    if call.name == "sendmsg":
-        return [_message(frame, call.msg)]
-    return [_message(frame, each) for each in call.msgvec]
+        size = min(size, _MOST_AT_ONCE)
+        yield Message(to, _gathered(frame, ((where, size),)), size)
+    elif call.name == "sendmsg":
+        yield _message(frame, call.msg)
+    else:
+        start, count = (frame.signature.args[at].value(frame.registers) for at in (1, 2))
+        size = layouts.layout("mmsghdr", frame.signature).size
+        for index in range(min(count, structures.UIO_MAXIOV)):
+            where = start + index * size
+            yield _message(frame, structures.message_header(frame, where, structures.UIO_MAXIOV)[0])
 
 
 def lengths(call: Call, sent: list[int]) -> tuple[tuple[int, bytes], ...]:

@@ -43,7 +43,7 @@ def perform(task: Task, command: int, most: int) -> Work:
     if not mount.elsewhere(task):
         return let_run_unsafe(KERNELS)
     pin = yield from task.descriptor(pins.signed(call.registers[0]))
-    if fcntl.fcntl(pin.fd, fcntl.F_GETFL) & os.O_PATH:
+    if pins.only_a_path(pin.fd):
         return deny(errno.EBADF)
     number = loops.stands_for(pin.fd)
     if number == loops.CONTROL:

@@ -49,6 +49,13 @@ def signed(register: int) -> int:
     return register - (1 << 32) if register >> 31 else register
 
 
+def only_a_path(fd: int) -> bool:
+    """Whether a descriptor is an O_PATH one, which most calls take for none."""
+    import fcntl  # policies are looked over where it is not
+
+    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & O_PATH)
+
+
 def room(length: int) -> int:
     """The size of hole that takes so many bytes."""
     for size in _SIZES:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from proctor.call import messages
 from proctor.call.messages import Message
 from proctor.call.verdict import answer
+from proctor.errors import MemoryUnreadable
 from proctor.performing import sockets
 from proctor.performing.routes import Route
 from proctor.performing.sockets import Network, Socket
@@ -25,6 +26,7 @@ from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Interrupted, Said, Trouble
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
     from proctor.performing.executors import Wait
     from proctor.performing.session import Session
     from proctor.performing.steps import Reply
@@ -41,22 +43,32 @@ _SIZES: Final = (0, 256, 2048, 16384, _PIECE)
 _MOST_RIGHTS: Final = 13
 
 
+def takes(call: Call) -> bool:
+    """Whether the kernel looks at anything: sendmsg(2) takes MSG_CMSG_COMPAT for a lie of 64-bit callers
+    (``__sys_sendmsg`` of net/socket.c)."""
+    known = call.frame
+    at = {"sendmsg": 2, "sendmmsg": 3}.get(call.name)
+    return (
+        at is None
+        or known is None
+        or known.signature.word == 4
+        or not call.registers[at] & _CMSG_COMPAT
+    )
+
+
 def perform(task: Task, route: Route, fd: int, number: int) -> Work:
     """Send for the caller."""
     call = task.call
     one = sockets.known(fd, number)
-    flags = call.registers[2 if call.name == "sendmsg" else 3] & 0xFFFFFFFF
-    if call.name == "sendto":  # sendmsg(2) takes that for a lie of the caller's
-        flags &= ~_CMSG_COMPAT
+    flags = call.registers[2 if call.name == "sendmsg" else 3] & 0xFFFFFFFF & ~_CMSG_COMPAT
     several = call.name == "sendmmsg"
     sent: list[int] = []
-    for each in messages.messages(call):
-        try:
+    try:
+        for each in messages.messages(call):
             sent.append((yield from _send(task, route, one, each, flags)))
-        except Said:
-            if not sent:
-                raise
-            break
+    except (Said, MemoryUnreadable):
+        if not sent:
+            raise
     if several:
         return answer(len(sent), writes=messages.lengths(call, sent))
     return answer(sent[0])
@@ -70,6 +82,11 @@ def _send(
     :raises Said: an errno."""
     stream = one.type == socket.SOCK_STREAM
     if message.data is not None and message.size > _PIECE and not stream:
+        try:  # what the kernel has against it before it would read it
+            yield from _once(task, task.session, one.fd, message._replace(data=None), flags, None)
+        except Said as said:
+            if said.errno != errno.EFAULT:
+                raise
         raise Said(errno.EMSGSIZE, f"more than {_PIECE} bytes in one message")
     address, file = message.address, None
     if one.type == socket.SOCK_DGRAM and address is not None:  # others refuse or ignore it

@@ -66,7 +66,7 @@ def take(task: Task, number: int, *, path: bool = False) -> int:
         if error.errno != errno.EBADF:
             raise
         raise Said(errno.EBADF) from None
-    if not path and fcntl.fcntl(fd, fcntl.F_GETFL) & pins.O_PATH:
+    if not path and pins.only_a_path(fd):
         raise Said(errno.EBADF)
     return fd
 

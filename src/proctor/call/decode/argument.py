@@ -84,7 +84,8 @@ def _pointed(arg: Arg, address: int, frame: Frame) -> Any:
             return ()
         if arg.nullable:
             return None
-        raise MemoryUnreadable(errno.EFAULT, f"{arg.name} is NULL", 0)
+        if role != "struct" or arg.counted_by is None:  # a size that is wrong is so for NULL, too
+            raise MemoryUnreadable(errno.EFAULT, f"{arg.name} is NULL", 0)
     if role == "path":
         return memory.string(address, PATH_MAX)
     if role == "string":

@@ -176,9 +176,11 @@ def extensible(memory: MemoryPort, address: int, size: int, first: int, known: i
         raise refuse(errno.E2BIG, f"a structure of {size} bytes", address)
     if not first:
         return memory.read(address, min(size, known))
-    data = memory.read(address, size)
+    data = memory.read_some(address, size)
     if any(data[known:]):
         raise refuse(errno.E2BIG, "a structure with fields that are not known here", address)
+    if len(data) < size:
+        raise refuse(errno.EFAULT, "a structure that is not all there", address)
     return data[:known]
 
 
@@ -211,14 +213,14 @@ def message_header(
     name, namelen, iov, iovlen, control, controllen, said = made.value(
         frame.memory.read(address, made.size)
     )
-    if namelen < 0:
+    if namelen < 0 and name:
         raise refuse(errno.EINVAL, "a socket address of negative length", address)
-    if iovlen > UIO_MAXIOV:
-        raise refuse(errno.EMSGSIZE, f"{iovlen} buffers in one message", address)
     to = None
     if name and namelen and sent:
         size = min(namelen, sockaddr.MAX_LENGTH)  # the kernel clamps here, and only here
         to = sockaddr.decode(frame.memory.read(name, size), frame.byteorder)
+    if iovlen > UIO_MAXIOV:
+        raise refuse(errno.EMSGSIZE, f"{iovlen} buffers in one message", address)
     vector: tuple[tuple[int, int], ...] = ()
     if iovlen:
         vector = tuple(frame.memory.iovec(iov, min(iovlen, most), width=frame.signature.word))

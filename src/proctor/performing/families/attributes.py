@@ -51,15 +51,18 @@ def perform(task: Task) -> Work:
         _, access, _, modified = _TIMES.unpack(times)
         if access == modified == _OMIT:  # not even the path is looked at (fs/utimes.c)
             return answer(0)
-    path: bytes | None = args["path"]
     number = pins.signed(task.call.registers[0]) if call in _BY_DIRFD else pins.AT_FDCWD
-    null = path is None and number != pins.AT_FDCWD  # of utimensat and futimesat: the descriptor
+    # of utimensat and futimesat: the descriptor
+    null = "utime" in call and number != pins.AT_FDCWD and not task.call.address("path")
     if flags & ~(0 if null else _NOFOLLOW | _EMPTY_PATH):
-        raise Said(errno.EINVAL)
+        raise Said(errno.EINVAL)  # before the path is read
+    path: bytes | None = args["path"]
     if path is None and not null:
         raise Said(errno.EFAULT)
     if null or (not path and flags & _EMPTY_PATH and number != pins.AT_FDCWD):
         held, named = yield from task.descriptor(number)
+        if null and pins.only_a_path(held):
+            raise Said(errno.EBADF)
     else:
         if not path and flags & _EMPTY_PATH:
             path = b"."

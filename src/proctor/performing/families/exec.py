@@ -56,15 +56,17 @@ def perform(task: Task) -> Work:
     number, flags = pins.AT_FDCWD, 0
     if call.name == "execveat":
         number, flags = pins.signed(call.registers[0]), call.registers[4] & 0xFFFFFFFF
-        if flags & ~(_NOFOLLOW | _EMPTY_PATH | _CHECK):
-            raise Said(errno.EINVAL)
     path: bytes = call.args["path"]
+    if not path and not flags & _EMPTY_PATH:
+        raise Said(errno.ENOENT)
+    if flags & ~(_NOFOLLOW | _EMPTY_PATH | _CHECK):
+        raise Said(errno.EINVAL)
     pin = yield from _named(task, number, path, flags)
     task.permit(pin.named.path, pin.named.status)
+    yield from _may_run(task, pin)
     words = [*(call.args["argv"] or ())] or [b""]  # do_execveat_common of fs/exec.c
     name = _shown(number, path)
     for _ in range(_DEEP):
-        yield from _may_run(task, pin)
         head = _script(pin)
         if head is None:
             break
@@ -73,6 +75,7 @@ def perform(task: Task) -> Work:
         name = interpreter
         pin = yield from task.pin(task.start(pins.AT_FDCWD, interpreter), interpreter, 0, 0)
         task.permit_further(pin.named.path)
+        yield from _may_run(task, pin)
     if options.freeze and not flags & _CHECK:
         from proctor.performing import watching
 
@@ -84,8 +87,6 @@ def perform(task: Task) -> Work:
 
 
 def _named(task: Task, number: int, path: bytes, flags: int) -> Generator[Any, Any, Pin]:
-    if not path and not flags & _EMPTY_PATH:
-        raise Said(errno.ENOENT)
     if path:
         bits = pins.O_NOFOLLOW if flags & _NOFOLLOW else 0
         return (yield from task.pin(task.start(number, path), path, bits, 0))
@@ -107,6 +108,8 @@ def _may_run(task: Task, pin: Pin) -> Generator[Any, Any, None]:
     """The kernel reads what is in a file only if it may be run, and so does the monitor.
 
     :raises Said: it may not be."""
+    if not stat.S_ISREG(pin.named.status.mode):
+        raise Said(errno.EACCES)  # do_open_execat of fs/exec.c
     request, asked = _running()
     reply = yield from task.session.ask(request, fds=(pin.fd,))
     reply.close()
@@ -124,8 +127,6 @@ def _shown(number: int, path: bytes) -> bytes:
 def _script(pin: Pin) -> tuple[bytes, bytes] | None:
     """(interpreter, its argument) of a script, as ``load_script`` of fs/binfmt_script.c reads it; None for what
     is none."""
-    if not stat.S_ISREG(pin.named.status.mode):
-        return None  # EACCES
     fd = os.open(f"/proc/self/fd/{pin.fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         head = os.pread(fd, _HEAD, 0)

@@ -105,7 +105,6 @@ def perform(task: Task) -> Work:
 
 def _by_path(task: Task, options: Options) -> Work:
     """file_getattr and file_setattr, in the order of fs/file_attr.c."""
-    import fcntl  # policies are looked over where it is not
 
     call, args = task.call, task.call.args
     size, flags = call.registers[3], call.registers[4] & 0xFFFFFFFF
@@ -131,7 +130,7 @@ def _by_path(task: Task, options: Options) -> Work:
         pin = yield from task.pin(task.start(number, path or b""), path or b"", bits, 0)
     else:
         pin = yield from task.descriptor(number)
-        if fcntl.fcntl(pin.fd, fcntl.F_GETFL) & pins.O_PATH:
+        if pins.only_a_path(pin.fd):
             raise Said(errno.EBADF)
     task.permit(pin.named.path, pin.named.status)
     if data:

@@ -200,9 +200,11 @@ def _opening(size: int) -> _Opening:
 
 def _open(task: Task, options: mount.Options, contexts: Contexts) -> Work:
     flags = task.call.registers[1] & 0xFFFFFFFF
+    if flags & ~1:
+        return let_run_unsafe(_KERNELS)
     name: bytes = task.call.args["fsname"]
     kind = name.decode("ascii", "replace")
-    if flags & ~1 or not mount.wanted(task, options, kind):
+    if not mount.wanted(task, options, kind):
         return let_run_unsafe(_KERNELS)
     mount.may(task)
     if not task.has_room():

@@ -22,11 +22,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
+from proctor.errors import MemoryUnreadable
 from proctor.performing import pins, sourcing
 from proctor.performing.remote import Remote, read
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.performing.task import Pin, Task, Work
 
@@ -153,7 +155,7 @@ def perform(task: Task) -> Work:
         flags &= ~_MAGIC_MASK
     # copy_mount_string and copy_mount_options come first
     kind = call.args["fstype"]
-    source = call.args["source"]
+    source = _copied(call, "source")
     address = call.args["data"]
     data = call.copied(address, _PAGE, some=True) if address else b""
     new = not flags & (_REMOUNT | _BIND | _MOVE | _PROPAGATION)
@@ -186,6 +188,20 @@ def perform(task: Task) -> Work:
     if program:
         return (yield from _serve(task, options, program, opened, flags, given, target))
     return (yield from _mount(task, options.idmap, name, opened, flags, given, target))
+
+
+def _copied(call: Call, argument: str) -> bytes | None:
+    """A string that ``copy_mount_string`` of fs/namespace.c copies.
+
+    :raises Said: EINVAL, for what is too long.
+    :raises MemoryUnreadable: EFAULT."""
+    try:
+        found: bytes | None = call.args[argument]
+    except MemoryUnreadable as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise Said(errno.EINVAL) from None
+        raise
+    return found
 
 
 def wanted(task: Task, options: Options, name: str) -> bool:

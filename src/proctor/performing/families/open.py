@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import HandOver, deny, let_run_unsafe
+from proctor.errors import MemoryUnreadable
 from proctor.performing import acting, filestat, pins
 from proctor.performing.opening import pinned, terminal
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
@@ -38,6 +39,9 @@ from proctor.performing.wanted import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Any
+
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
@@ -185,8 +189,12 @@ def plain(opening: acting.Opening, reply: Reply, flags: int) -> Verdict | None:
 
 def perform(task: Task) -> Work:
     """Open for the caller and hand the descriptor over."""
-    path = task.call.path
     dirfd, flags, mode, resolve = decode(task.call)
+    try:
+        path = task.call.path
+    except MemoryUnreadable:
+        yield from _valid(task, HOW.pack(flags | O_CLOEXEC, mode, resolve))
+        raise
     options = task.options(Options)
     flags = options.kept(flags)
     if options.loops and not flags & (O_PATH | TMPFILE):
@@ -198,7 +206,8 @@ def perform(task: Task) -> Work:
     if path and not flags & O_PATH:
         flags |= O_NOCTTY  # an executor has no use for a terminal, nor may it take one
     if path and not task.has_room():
-        return (yield from _full(task, HOW.pack(flags | O_CLOEXEC, mode, resolve)))
+        yield from _valid(task, HOW.pack(flags | O_CLOEXEC, mode, resolve))
+        return deny(errno.EMFILE)
     wanted = Wanted(task.start(dirfd, path, resolve), path, flags, mode, resolve)
     if flags & O_PATH:
         return (yield from _place(task, wanted))
@@ -227,14 +236,15 @@ def _loop(task: Task, dirfd: int, path: bytes, flags: int, resolve: int) -> Open
     return (yield from loops.opened(task, pin.named.status, flags & ACCESS))
 
 
-def _full(task: Task, how: bytes) -> Work:
-    """The table is full: EMFILE, but for flags that the kernel refuses before."""
+def _valid(task: Task, how: bytes) -> Generator[Any, Any, None]:
+    """What the kernel refuses before it reads the path, and looks for room in the table (``do_sys_openat2``).
+
+    :raises Said: it does refuse that."""
     look = pins.look(False, 64)
     pin = HOW.pack(PIN, 0, 0)
     reply = yield from task.session.ask(look.request, -1, how, pin, pin, b".", table=True)
     reply.close()
     pins.refuse(reply, look.valid, errno.EBADF)
-    return deny(errno.EMFILE)
 
 
 def _directly(task: Task, wanted: Wanted) -> Opens:

@@ -26,6 +26,14 @@ CALLS: Final = (
 
 _MS_ASYNC, _MS_SYNC, _MS_ALL = 1, 4, 7
 _RANGE_FLAGS: Final = 7  # SYNC_FILE_RANGE_* of include/uapi/linux/fs.h
+#: File systems of which nothing is ever written; many have no fsync, which is EINVAL (include/uapi/linux/magic.h): proc,
+#: sysfs, nsfs, pidfs, debugfs, tracefs, cgroup, cgroup2, bpf, securityfs, selinuxfs, configfs, pstore, binfmt_misc, mqueue,
+#: anonymous inodes, devpts, resctrl.
+_SHOWN: Final = frozenset((
+    filestat.PROC_SUPER_MAGIC, 0x62656572, 0x6E736673, 0x50494446, 0x64626720, 0x74726163, 0x27E0EB, 0x63677270,
+    0xCAFE4A11, 0x73636673, 0xF97CFF8C, 0x62656570, 0x6165676C, 0x42494E4D, 0x19800202, 0x09041934, 0x1CD1,
+    0x7655821,
+))  # fmt: skip
 _KERNELS: Final = "nothing is written by it, or the kernel has it fail"
 
 
@@ -69,16 +77,14 @@ def _kind(task: Task, register: int) -> str | None:
         if error.errno != errno.EBADF:
             raise
         return None
-    import fcntl  # policies are looked over where neither is
-
     from proctor.kernel.raw import filesystem_type
 
     try:
-        if fcntl.fcntl(fd, fcntl.F_GETFL) & pins.O_PATH:
+        if pins.only_a_path(fd):
             return None
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode)):
             return ""
-        return "shown" if filesystem_type(fd) == filestat.PROC_SUPER_MAGIC else "stored"
+        return "shown" if filesystem_type(fd) in _SHOWN else "stored"
     finally:
         os.close(fd)

@@ -40,6 +40,7 @@ _CAP_SYS_NICE: Final = 23
 _OTHER, _FIFO, _RR, _BATCH, _IDLE = 0, 1, 2, 3, 5
 _RESET_ON_FORK: Final = 0x40000000
 _IO_REALTIME: Final = 1
+_NOBODY: Final = (1 << 31) - 1  # beyond PID_MAX_LIMIT
 _OLDEST: Final = 48  # SCHED_ATTR_SIZE_VER0
 _ROOM: Final = 128
 
@@ -82,8 +83,14 @@ def perform(task: Task) -> Work:
     wish = _wish(task, task.options(Options))
     if wish is None:
         return let_run_unsafe(_KERNELS)
-    tid, pidfd = thread(task, wish.number)
     asking = _asking(name)
+    try:
+        tid, pidfd = thread(task, wish.number)
+    except Said:
+        if name in ("ioprio_set", "sched_setattr"):  # what is wrong with the rest comes first
+            failed = yield from _ask(task, asking, _NOBODY, wish)
+            return deny(failed or errno.ESRCH)
+        raise
     failed = yield from _ask(task, asking, tid, wish)
     if failed in (errno.EPERM, errno.EACCES):
         why = "" if wish.lent else "it is out of the bounds of its rule"
@@ -112,12 +119,17 @@ def _wish(task: Task, options: Options) -> _Wish | None:
             return None
         realtime = numbers[2] >> 13 & 7 == _IO_REALTIME
         return _Wish(numbers[1], (numbers[2],), options.io or not realtime)
-    param = call.args["attr" if call.name == "sched_setattr" else "param"]
-    if numbers[0] < 0 or param is None:
+    argument = "attr" if call.name == "sched_setattr" else "param"
+    # before anything is read (do_sched_setscheduler and others of kernel/sched/syscalls.c)
+    if (
+        numbers[0] < 0
+        or not call.address(argument)
+        or (call.name == "sched_setattr" and numbers[2])
+        or (call.name == "sched_setscheduler" and numbers[1] < 0)
+    ):
         raise Said(errno.EINVAL)
+    param = call.args[argument]
     if call.name == "sched_setattr":
-        if numbers[2]:
-            raise Said(errno.EINVAL)
         data = bytearray(param.pack())
         struct.pack_into("=I", data, 0, len(data))
         if param.size and param.size < _OLDEST:
@@ -129,8 +141,6 @@ def _wish(task: Task, options: Options) -> _Wish | None:
     priority = struct.pack("=i", int(param))
     if call.name == "sched_setparam":
         return _Wish(numbers[0], (priority,), 0 <= int(param) <= options.priority)
-    if numbers[1] < 0:
-        raise Said(errno.EINVAL)
     fine = _within(numbers[1] & ~_RESET_ON_FORK, int(param), 0, options)
     return _Wish(numbers[0], (numbers[1], priority), fine)
 

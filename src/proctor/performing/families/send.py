@@ -5,9 +5,11 @@ What is sent is copied with its address, once; :mod:`.connect` has how other net
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from proctor.call.verdict import deny
 from proctor.performing.routes import Route
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ def perform(task: Task) -> Work:
     """Send for the caller."""
     from proctor.performing import pins, sending, sockets
 
+    if not sending.takes(task.call):
+        return deny(errno.EINVAL)
     number = pins.signed(task.call.registers[0])
     fd = sockets.take(task, number)
     return (yield from sending.perform(task, task.options(Options), fd, number))

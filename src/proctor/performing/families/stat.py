@@ -16,6 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny
+from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
@@ -141,9 +142,21 @@ def checked_flags(call: Call) -> int:
     flags = int(call.args["flags"]) & 0xFFFFFFFF
     if name == "statx" and (call.registers[3] & _RESERVED or flags & _SYNC == _SYNC):
         raise Said(errno.EINVAL)
-    if flags & ~(_NOFOLLOW | _NO_AUTOMOUNT | _EMPTY_PATH | _SYNC):
+    if flags & ~(_NOFOLLOW | _NO_AUTOMOUNT | _EMPTY_PATH | _SYNC) and not _of_descriptor(
+        call, flags
+    ):
         raise Said(errno.EINVAL)
     return flags
+
+
+def _of_descriptor(call: Call, flags: int) -> bool:
+    """Whether it is fstat(2) that the kernel makes of it, whatever the flags (``vfs_fstatat`` of fs/stat.c)."""
+    if not flags & _EMPTY_PATH or pins.signed(call.registers[0]) < 0 or "faccess" in call.name:
+        return False
+    try:
+        return not call.args["path"]
+    except MemoryUnreadable:
+        return False
 
 
 def _pinned(task: Task, flags: int) -> Generator[Any, Any, Pin]:

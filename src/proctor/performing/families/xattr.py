@@ -18,7 +18,7 @@ import errno
 import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
@@ -122,7 +122,11 @@ def perform(task: Task) -> Work:
     ) != task.own.who.namespace("user")
     if not ours and not task.asked:
         return let_run_unsafe(_KERNELS)
-    if path is None or (not path and at_flags & _EMPTY_PATH and number != pins.AT_FDCWD):
+    if path is None or (
+        not path
+        and at_flags & _EMPTY_PATH
+        and (number != pins.AT_FDCWD or verb in ("list", "remove"))
+    ):
         held, named = yield from task.descriptor(number)
         by_fd = True
     else:
@@ -158,10 +162,26 @@ def _where(task: Task, name: str) -> tuple[int, bytes | None]:
     """(descriptor, path) of what it is about; no path where it is the descriptor itself."""
     first = task.call.registers[0]
     if name.endswith("at"):
-        return pins.signed(first), task.call.args["path"] or b""
+        path: bytes | None = task.call.args["path"]
+        if path is None and not task.call.registers[2] & _EMPTY_PATH:
+            raise Said(errno.EFAULT)
+        return pins.signed(first), path or b""
     if name[0] == "f":
-        return pins.signed(first), None
+        number = pins.signed(first)
+        here = number == pins.AT_FDCWD and name in ("fgetxattr", "fsetxattr") and _take_cwd()
+        return number, b"." if here else None
     return pins.AT_FDCWD, task.call.path
+
+
+@cache
+def _take_cwd() -> bool:
+    """Whether AT_FDCWD is the working directory for fgetxattr(2) and fsetxattr(2), as it is since Linux 6.13
+    (``path_getxattrat`` of fs/xattr.c), and no descriptor."""
+    try:
+        os.getxattr(pins.AT_FDCWD, "user.x")
+    except OSError as error:
+        return error.errno != errno.EBADF
+    return True
 
 
 def _decoded(task: Task, verb: str, at_flags: int) -> _Wanted:
