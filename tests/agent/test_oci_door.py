@@ -188,7 +188,7 @@ def test_only_so_many_connections_of_one_user() -> None:
     for each in theirs[:3]:
         each.setblocking(False)
         door.connected(each, Peer(1, 7, 7))
-    assert gone(ours[2]) and "user 7 has 2 connections" in told[0]
+    assert gone(ours[2]) and "user 7 (process 1): this user has 2 connections" in told[0]
     theirs[3].setblocking(False)
     door.connected(theirs[3], Peer(1, 8, 8))  # another user has places of his own
     assert len(told) == 1

@@ -43,7 +43,6 @@ from proctor.kernel.seccomp import check_notif_sizes
 
 if TYPE_CHECKING:
     import socket
-    from types import TracebackType
 
     from proctor.kernel.notification import NotificationLike
 
@@ -297,12 +296,7 @@ class Listener:
     def __enter__(self) -> Listener:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

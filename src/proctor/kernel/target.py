@@ -13,8 +13,6 @@ from proctor.errors import LaunchError, NestedListener
 from proctor.kernel import pidfd as _pidfd
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from proctor.kernel.start import Started
 
 #: Look at a dead child of that kind (__WCLONE), and leave it to be waited for.
@@ -167,12 +165,7 @@ class Target:
     def __enter__(self) -> Target:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.pidfd >= 0 and self._returncode is None:
             self.kill()
             self.wait()

@@ -24,8 +24,6 @@ from proctor.performing.trouble import Again, CannotJoin, Moved, Trouble, verdic
 from proctor.performing.unfolded import unfolded
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from proctor.call.call import Call
     from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Allow
@@ -167,12 +165,7 @@ class Performers:
     def __enter__(self) -> Performers:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def adopt(self, pid: int) -> None:

@@ -42,7 +42,6 @@ from proctor.supervisor.rules import Rules
 
 if TYPE_CHECKING:
     from collections import deque
-    from types import TracebackType
 
     from proctor.kernel.journal import Journal
     from proctor.kernel.notification import NotificationLike
@@ -454,12 +453,7 @@ class Supervisor:
     def __enter__(self) -> Supervisor:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _end(self, served: Served) -> None:

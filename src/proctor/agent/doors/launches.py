@@ -17,7 +17,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from proctor.agent.doors.oci import CONNECTIONS, Pid, listener_among
+from proctor.agent.doors.door import Connection, Door, listener_among
+from proctor.agent.doors.oci import Pid
 from proctor.agent.facts import Facts
 from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
@@ -60,24 +61,17 @@ class Commands(Protocol):
         ...
 
 
-class _Launch:
+class _Launch(Connection):
     """One on its way."""
 
-    __slots__ = ("door", "facts", "peer", "sock")
-
     def __init__(self, door: LaunchDoor, sock: socket.socket, peer: Peer) -> None:
+        super().__init__(door, sock, peer)
         self.door = door
-        self.sock = sock
-        self.peer = peer
         self.facts: Facts | None = None
 
     def read(self) -> None:
-        try:
-            message = scm.receive(self.sock, _LONGEST)
-        except BlockingIOError:
-            return
-        except OSError as problem:
-            self.door.refuse(self, f"connection lost: {problem.strerror}")
+        message = self.receive(_LONGEST)
+        if message is None:
             return
         fds = list(message.fds)
         try:
@@ -98,12 +92,10 @@ class _Launch:
         scm.send(self.sock, msgspec.json.encode(word))
 
 
-class LaunchDoor:
+class LaunchDoor(Door[_Launch]):
     """Serves commands that are launched for it, by one socket.
 
-    :param path: of the socket, for logs and policies.
     :param commands: whose they are.
-    :param refused: told in a sentence who got nothing, and why.
     """
 
     def __init__(
@@ -113,19 +105,14 @@ class LaunchDoor:
         commands: Commands,
         refused: Callable[[str], object],
     ) -> None:
-        self._loop = loop
-        self._path = path
+        super().__init__(loop, path, refused)
         self._commands = commands
-        self._refused = refused
-        self._launches: set[_Launch] = set()
 
     def connected(self, sock: socket.socket, peer: Peer) -> None:
         """Take a new connection, which is ours from now on."""
         launch = _Launch(self, sock, peer)
-        self._launches.add(launch)
-        self._loop.add_reader(sock, launch.read)
-        if sum(each.peer.uid == peer.uid for each in self._launches) > CONNECTIONS:
-            self.refuse(launch, f"this user has {CONNECTIONS} connections, and gets no more")
+        if self.take(launch):
+            self.read(launch)
 
     def hello(self, launch: _Launch, said: Hello) -> None:
         """Say under which filter it is to be launched."""
@@ -154,24 +141,12 @@ class LaunchDoor:
         launch.say({"served": True})
         self.leave(launch)
 
-    def leave(self, launch: _Launch) -> None:
-        """Its connection is over."""
-        self._loop.remove_reader(launch.sock)
-        self._launches.discard(launch)
-        launch.sock.close()
-
-    def refuse(self, launch: _Launch, why: str) -> None:
+    def refuse(self, connection: _Launch, why: str) -> None:
         """It gets nothing, and is told why."""
-        if launch not in self._launches:
+        if connection not in self._connections:
             return
         try:
-            launch.say({"error": why})
+            connection.say({"error": why})
         except OSError:
             pass  # it does not listen
-        self.leave(launch)
-        self._refused(f"user {launch.peer.uid} (process {launch.peer.pid}): {why}")
-
-    def close(self) -> None:
-        """Give up what is on its way."""
-        for launch in list(self._launches):
-            self.leave(launch)
+        super().refuse(connection, why)

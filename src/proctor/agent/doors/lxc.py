@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from proctor.agent.doors.door import Connection, Door, listener_among
 from proctor.agent.facts import Facts
 from proctor.agent.owners import Claimed
 from proctor.agent.sockets import Peer, groups_of
@@ -46,10 +47,6 @@ _COOKIE: Final = 4096
 #: Seconds within which a call is decided, and after which nothing is answered any more.
 DEADLINE: Final = 20.0
 _TOO_LATE: Final = 27.0
-#: What a listener is shown as (fs/proc, anon inodes).
-_KIND: Final = "anon_inode:seccomp notify"
-#: Most connections of one user: one for each of his containers.
-_CONNECTIONS: Final = 4096
 
 
 class Question(NamedTuple):
@@ -165,13 +162,12 @@ class Asked:
         """It closes with the last who has it."""
 
 
-class _Connection:
-    """Of one monitor of LXC's."""
+class _Connection(Connection):
+    """Of one monitor of LXC's: one of its containers."""
 
     def __init__(self, door: LxcDoor, sock: socket.socket, peer: Peer) -> None:
+        super().__init__(door, sock, peer)
         self._door = door
-        self.sock = sock
-        self.peer = peer
         self.held: Held | None = None
         self.name = ""
         #: Whether what is there may have been seen by an earlier monitor.
@@ -180,23 +176,20 @@ class _Connection:
         self._lock = threading.Lock()
 
     def read(self) -> None:
-        try:
-            message = scm.receive(self.sock, SIZE + _COOKIE, socket.MSG_PEEK)
-        except BlockingIOError:
+        message = self.receive(SIZE + _COOKIE, socket.MSG_PEEK)
+        if message is None:
             self.inherited = False
-            return
-        except OSError as problem:
-            self._door.refuse(self, problem.strerror or str(problem))
             return
         begun, self.inherited = self.inherited, False
         fds = list(message.fds)
         try:
             if not message.data:
-                self._door.over(self)
+                self._door.leave(self)
                 return
             question = parse(message.data)
-            if len(fds) != 3 or os.readlink(f"/proc/self/fd/{fds[2]}") != _KIND:
+            if len(fds) != 3:
                 raise ProctorError("it brings no listener: LXC 5.0 or newer is needed")
+            listener_among(fds, 2)
             asked = Asked(self, Listener(fds.pop()), question)
             self._door.ask(self, question, asked, begun=begun)
         except (ProctorError, OSError) as problem:
@@ -225,15 +218,13 @@ class _Connection:
 
     def close(self) -> None:
         with self._lock:
-            self.sock.close()
+            super().close()
 
 
-class LxcDoor:
+class LxcDoor(Door[_Connection]):
     """Answers LXC's monitors by one socket.
 
-    :param path: of the socket, for logs and policies.
     :param containers: whose they are.
-    :param refused: told in a sentence who got nothing, and why.
     """
 
     def __init__(
@@ -243,18 +234,13 @@ class LxcDoor:
         containers: Containers,
         refused: Callable[[str], object],
     ) -> None:
-        self._loop = loop
-        self._path = path
+        super().__init__(loop, path, refused)
         self._containers = containers
-        self._refused = refused
-        self._connections: set[_Connection] = set()
 
     def connected(self, sock: socket.socket, peer: Peer) -> None:
         """Take a new connection, which is ours from now on."""
         connection = _Connection(self, sock, peer)
-        self._connections.add(connection)
-        if sum(each.peer.uid == peer.uid for each in self._connections) > _CONNECTIONS:
-            self.refuse(connection, f"this user has {_CONNECTIONS} connections, and gets no more")
+        if not self.take(connection):
             return
         try:  # numbers of threads come as LXC's monitor sees them
             ours, theirs = (os.readlink(f"/proc/{who}/ns/pid") for who in ("self", peer.pid))
@@ -265,7 +251,7 @@ class LxcDoor:
             self.refuse(connection, "its monitor is in another pid namespace than this agent")
             return
         connection.name = self._containers.keep_connection(sock, None)
-        self._loop.add_reader(sock, connection.read)
+        self.read(connection)
 
     def restored(
         self, sock: socket.socket, peer: Peer, name: str, facts: Facts | None, since: float
@@ -275,8 +261,8 @@ class LxcDoor:
         connection.name, connection.inherited = name, True
         if facts is not None:
             connection.held = self._containers.connect(facts, pid=0, since=since)
-        self._connections.add(connection)
-        self._loop.add_reader(sock, connection.read)
+        if self.take(connection):
+            self.read(connection)
 
     def ask(
         self, connection: _Connection, question: Question, asked: Asked, *, begun: bool
@@ -313,32 +299,20 @@ class LxcDoor:
 
         def go_on() -> None:
             if connection in self._connections:
-                self._loop.add_reader(connection.sock, connection.read)
+                self.read(connection)
 
         try:
             self._loop.call_soon_threadsafe(go_on)
         except RuntimeError:
             pass  # the loop is closed
 
-    def over(self, connection: _Connection) -> None:
-        """LXC's monitor has ended, or it connects anew."""
-        self._loop.remove_reader(connection.sock)
-        self._connections.discard(connection)
-        connection.close()
+    def leave(self, connection: _Connection) -> None:
+        """LXC's monitor has ended, or it connects anew; or it gets nothing: LXC answers ENOSYS."""
+        super().leave(connection)
         if connection.name:
             self._containers.forget(connection.name)
         if connection.held is not None:
             self._containers.disconnect(connection.held)
-
-    def refuse(self, connection: _Connection, why: str) -> None:
-        """It gets nothing: LXC answers ENOSYS."""
-        self.over(connection)
-        self._refused(f"user {connection.peer.uid} (process {connection.peer.pid}): {why}")
-
-    def close(self) -> None:
-        """Hang up; who waits gets ENOSYS from LXC."""
-        for connection in list(self._connections):
-            self.over(connection)
 
 
 def _name_of(monitor: int) -> str:

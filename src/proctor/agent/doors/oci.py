@@ -22,15 +22,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Final, Protocol
 
 import msgspec
 
+from proctor.agent.doors.door import CONNECTIONS, Connection, Door, listener_among
 from proctor.agent.facts import Facts
 from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
-from proctor.kernel import scm
 from proctor.words import quoted
 
 #: Most bytes of one state.  Annotations of Kubernetes have at most 256 KiB, JSON writes a byte with at
@@ -38,8 +38,6 @@ from proctor.words import quoted
 LONGEST: Final = 4 << 20
 #: Most bytes of all states that are arriving; beyond, the longest is given up.
 _ALTOGETHER: Final = 32 << 20
-#: Most connections of one user.
-CONNECTIONS: Final = 4096
 #: What is read before others have their turn.
 _PIECE: Final = 65536
 #: Most pieces in which a state may come: after each it is looked whether that was the last.
@@ -49,8 +47,6 @@ _LONGEST_ID: Final = 1024
 
 #: The one name of a descriptor that the specification has.
 _LISTENER: Final = "seccompFd"
-_KIND: Final = "anon_inode:seccomp notify"
-
 
 Pid = Annotated[int, msgspec.Meta(ge=0, le=0x7FFFFFFF)]
 
@@ -125,25 +121,12 @@ def take_listener(state: ContainerProcessState, fds: tuple[int, ...]) -> int:
     return listener_among(fds, places[0])
 
 
-def listener_among(fds: Sequence[int], place: int) -> int:
-    """The descriptor at that place.
-
-    :raises ProctorError: it is no listener."""
-    kind = os.readlink(f"/proc/self/fd/{fds[place]}")
-    if kind != _KIND:
-        raise ProctorError(f"{quoted(_LISTENER)} is no listener but {quoted(kind)}")
-    return fds[place]
-
-
-class _Arriving:
+class _Arriving(Connection):
     """A state on its way."""
 
-    __slots__ = ("data", "door", "fds", "peer", "sock", "started", "tries")
-
     def __init__(self, door: OciDoor, sock: socket.socket, peer: Peer) -> None:
+        super().__init__(door, sock, peer)
         self.door = door
-        self.sock = sock
-        self.peer = peer
         self.data = bytearray()
         self.fds: tuple[int, ...] = ()
         self.started = False
@@ -151,12 +134,8 @@ class _Arriving:
         self.tries = 0
 
     def read(self) -> None:
-        try:
-            message = scm.receive(self.sock, _PIECE)
-        except BlockingIOError:
-            return
-        except OSError as problem:
-            self.door.refuse(self, f"connection lost: {problem.strerror}")
+        message = self.receive(_PIECE)
+        if message is None:
             return
         if message.lost:
             self.door.refuse(self, "descriptors were sent that could not be received")
@@ -171,19 +150,16 @@ class _Arriving:
             self.door.grew(self, len(message.data))
 
     def close(self) -> None:
-        self.sock.close()
+        super().close()
         for fd in self.fds:
             os.close(fd)
         self.fds = ()
 
 
-class OciDoor:
+class OciDoor(Door[_Arriving]):
     """Reads container process states from the connections of one socket.
 
-    :param path: of the socket, for logs and policies.
     :param admit: takes a listener in.
-    :param refused: told in a sentence who got nothing, and why.
-    :param connections: most that one user may have at a time, silent ones included.
     """
 
     def __init__(
@@ -195,25 +171,15 @@ class OciDoor:
         *,
         connections: int = CONNECTIONS,
     ) -> None:
-        self._loop = loop
-        self._path = path
+        super().__init__(loop, path, refused, most=connections)
         self._admit = admit
-        self._refused = refused
-        self._most = connections
-        self._arriving: set[_Arriving] = set()
-        self._by_user: dict[int, int] = {}
         self._bytes = 0
 
     def connected(self, sock: socket.socket, peer: Peer) -> None:
         """Take a new connection, which is ours from now on."""
-        if self._by_user.get(peer.uid, 0) >= self._most:
-            sock.close()
-            self._refused(f"user {peer.uid} has {self._most} connections, and gets no more")
-            return
-        self._by_user[peer.uid] = self._by_user.get(peer.uid, 0) + 1
         arriving = _Arriving(self, sock, peer)
-        self._arriving.add(arriving)
-        self._loop.add_reader(sock, arriving.read)
+        if self.take(arriving):
+            self.read(arriving)
 
     def grew(self, arriving: _Arriving, more: int) -> None:
         """It has so many bytes more."""
@@ -221,35 +187,23 @@ class OciDoor:
         if len(arriving.data) > LONGEST:
             self.refuse(arriving, f"its state is longer than {LONGEST} bytes")
         elif self._bytes > _ALTOGETHER:
-            longest = max(self._arriving, key=lambda each: len(each.data))
+            longest = max(self._connections, key=lambda each: len(each.data))
             self.refuse(longest, "too much is arriving, and its state is the longest")
-        if arriving in self._arriving:
+        if arriving in self._connections:
             self.look(arriving, whole=False)
 
-    def refuse(self, arriving: _Arriving, why: str) -> None:
-        """It gets nothing."""
-        self._leave(arriving)
-        arriving.close()
-        peer = arriving.peer
-        self._refused(f"user {peer.uid} (process {peer.pid}): {why}")
-
-    def _leave(self, arriving: _Arriving) -> None:
-        self._loop.remove_reader(arriving.sock)
-        self._arriving.discard(arriving)
-        self._bytes -= len(arriving.data)
-        left = self._by_user[arriving.peer.uid] - 1
-        if left:
-            self._by_user[arriving.peer.uid] = left
-        else:
-            del self._by_user[arriving.peer.uid]
+    def leave(self, connection: _Arriving) -> None:
+        """It is over."""
+        if connection in self._connections:
+            self._bytes -= len(connection.data)
+        super().leave(connection)
 
     def look(self, arriving: _Arriving, *, whole: bool) -> None:
         """See whether it is complete.
 
         :param whole: its peer has said all."""
         if whole and not arriving.started:  # a start that failed early
-            self._leave(arriving)
-            arriving.close()
+            self.leave(arriving)
             return
         try:
             arriving.tries += 1
@@ -279,11 +233,4 @@ class OciDoor:
         except (ProctorError, OSError) as problem:
             self.refuse(arriving, f"container {quoted(said.id)}: {problem}")
             return
-        self._leave(arriving)
-        arriving.close()
-
-    def close(self) -> None:
-        """Give up what is arriving."""
-        for arriving in list(self._arriving):
-            self._leave(arriving)
-            arriving.close()
+        self.leave(arriving)

@@ -1,0 +1,119 @@
+"""What all doors have in common: connections, each read when something is there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+from proctor.agent.sockets import Peer
+from proctor.errors import ProctorError
+from proctor.kernel import scm
+from proctor.words import quoted
+
+#: Most connections of one user, silent ones included.
+CONNECTIONS: Final = 4096
+#: What a listener is shown as (fs/proc, anon inodes).
+_KIND: Final = "anon_inode:seccomp notify"
+
+
+class Connection:
+    """One connection, which owns its socket."""
+
+    def __init__(self, door: Door[Any], sock: socket.socket, peer: Peer) -> None:
+        self.sock = sock
+        self.peer = peer
+        self._refuse: Callable[[Connection, str], None] = door.refuse
+
+    def receive(self, size: int, flags: int = 0) -> scm.Message | None:
+        """What is there; None if nothing is, or if it is lost, and refused then."""
+        try:
+            return scm.receive(self.sock, size, flags)
+        except BlockingIOError:
+            return None
+        except OSError as problem:
+            self._refuse(self, f"connection lost: {problem.strerror or problem}")
+            return None
+
+    def read(self) -> None:
+        """Something is there."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Hang up."""
+        self.sock.close()
+
+
+C = TypeVar("C", bound=Connection)
+
+
+class Door(Generic[C]):
+    """The connections of one socket.
+
+    :param path: of the socket, for logs and policies.
+    :param refused: told in a sentence who got nothing, and why.
+    :param most: connections that one user may have at a time.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        path: str,
+        refused: Callable[[str], object],
+        *,
+        most: int = CONNECTIONS,
+    ) -> None:
+        self._loop = loop
+        self._path = path
+        self._refused = refused
+        self._most = most
+        self._connections: set[C] = set()
+        self._by_user: Counter[int] = Counter()
+
+    def take(self, connection: C) -> bool:
+        """Take a new one in; False if its user has too many, and it was refused."""
+        self._connections.add(connection)
+        self._by_user[connection.peer.uid] += 1
+        if self._by_user[connection.peer.uid] > self._most:
+            self.refuse(connection, f"this user has {self._most} connections, and gets no more")
+            return False
+        return True
+
+    def read(self, connection: C) -> None:
+        """Have it read from now on."""
+        self._loop.add_reader(connection.sock, connection.read)
+
+    def leave(self, connection: C) -> None:
+        """It is over."""
+        if connection.sock.fileno() >= 0:
+            self._loop.remove_reader(connection.sock)
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self._by_user[connection.peer.uid] -= 1
+            if not self._by_user[connection.peer.uid]:
+                del self._by_user[connection.peer.uid]
+        connection.close()
+
+    def refuse(self, connection: C, why: str) -> None:
+        """It gets nothing."""
+        self.leave(connection)
+        peer = connection.peer
+        self._refused(f"user {peer.uid} (process {peer.pid}): {why}")
+
+    def close(self) -> None:
+        """Hang up on all."""
+        for connection in list(self._connections):
+            self.leave(connection)
+
+
+def listener_among(fds: Sequence[int], place: int) -> int:
+    """The descriptor at that place.
+
+    :raises ProctorError: it is no listener."""
+    kind = os.readlink(f"/proc/self/fd/{fds[place]}")
+    if kind != _KIND:
+        raise ProctorError(f"what came is no listener but {quoted(kind)}")
+    return fds[place]
