@@ -19,7 +19,8 @@ import pytest
 
 from proctor.kernel import scm
 from proctor.performing import image
-from proctor.performing.processes import Executor, Mother
+from proctor.performing.mother import Mother
+from proctor.performing.processes import Executor
 from proctor.performing.steps import (
     DIE,
     END,

@@ -18,7 +18,8 @@ from typing import Final, NamedTuple
 
 from proctor.kernel import scm
 from proctor.kernel.threads import quiet_thread
-from proctor.performing.processes import Executor, Mother, Pace, Worker
+from proctor.performing.mother import Mother
+from proctor.performing.processes import Executor, Pace, Worker
 from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
 from proctor.performing.trouble import CannotJoin, Ended, TooMany, Trouble
 

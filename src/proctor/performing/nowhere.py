@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from proctor.performing.processes import Mother
+from proctor.performing.mother import Mother
 
 _PLACE: Final = (
     getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)

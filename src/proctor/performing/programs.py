@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.errors import CallGone
 from proctor.performing.executors import Wait
-from proctor.performing.processes import Worker, end_child
+from proctor.performing.mother import end_child
+from proctor.performing.processes import Worker
 from proctor.performing.steps import Reply, Request
 from proctor.performing.trouble import Trouble
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.errors import PolicyError
 from proctor.policy.document import Source, read_text
-from proctor.policy.rules import Decision, Unknowable
+from proctor.policy.look import Unknowable
+from proctor.policy.rules import Decision
 from proctor.words import printable
 
 if TYPE_CHECKING:
+    from proctor.policy.look import Look
     from proctor.policy.policy import Policy
-    from proctor.policy.rules import Look
 
 _HEAD: Final = """\
 # What was answered when proctor asked, newest last.  The first rule that fits a call decides it;

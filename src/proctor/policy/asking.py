@@ -24,16 +24,8 @@ from proctor.observe.callers import Callers
 from proctor.performing import SUPPORTED
 from proctor.policy.answers import Answers
 from proctor.policy.explain import exactly
-from proctor.policy.rules import (
-    DENY,
-    KILL_CONTAINER,
-    PERFORM,
-    Decision,
-    Look,
-    Reason,
-    Unknowable,
-    errno_name,
-)
+from proctor.policy.look import Look, Unknowable
+from proctor.policy.rules import DENY, KILL_CONTAINER, PERFORM, Decision, Reason, errno_name
 from proctor.supervisor.ports import Later
 from proctor.words import escaped, printable
 

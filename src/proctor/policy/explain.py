@@ -10,17 +10,9 @@ from proctor.call.decode import argument as decode
 from proctor.errors import PolicyError
 from proctor.filter.conditions import ALWAYS, Alternatives, both, covers, hold
 from proctor.policy.document import Source, Spec
-from proctor.policy.rules import (
-    Clause,
-    Condition,
-    Decision,
-    Identity,
-    Look,
-    Memory,
-    Reason,
-    Rule,
-    Unknowable,
-)
+from proctor.policy.further import Condition, Identity, Memory
+from proctor.policy.look import Look, Unknowable
+from proctor.policy.rules import Clause, Decision, Reason, Rule
 from proctor.policy.when import ACCESS, FILE_TYPES, S_IFMT, WORDS, Builder, device_of
 from proctor.words import quoted
 

@@ -28,6 +28,8 @@ from proctor.call.verdict import (
 )
 from proctor.errors import CallGone
 from proctor.filter.conditions import ALWAYS, hold
+from proctor.policy.further import Memory
+from proctor.policy.look import Look, Unknowable, Unresolved, What
 from proctor.policy.rules import (
     ALLOW,
     ASK,
@@ -39,13 +41,8 @@ from proctor.policy.rules import (
     PERFORM,
     RETURN,
     Decision,
-    Look,
-    Memory,
     Reason,
     Ruling,
-    Unknowable,
-    Unresolved,
-    What,
 )
 from proctor.supervisor.handlers import Handler
 from proctor.supervisor.usual import ByPath, Case

@@ -7,19 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.filter.conditions import ALWAYS
-from proctor.policy.rules import (
-    ALLOW,
-    DENY,
-    KILL,
-    PERFORM,
-    Clause,
-    Decision,
-    Look,
-    Reason,
-    Rule,
-    Ruling,
-    Unresolved,
-)
+from proctor.policy.look import Look, Unresolved
+from proctor.policy.rules import ALLOW, DENY, KILL, PERFORM, Clause, Decision, Reason, Rule, Ruling
 
 if TYPE_CHECKING:
     from proctor.call.call import Call

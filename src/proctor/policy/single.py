@@ -12,8 +12,9 @@ from proctor.policy.compile import unfolded
 from proctor.policy.document import Source, Spec
 from proctor.policy.handlers import decided
 from proctor.policy.loader import clauses
+from proctor.policy.look import Look, Unknowable
 from proctor.policy.policy import Policy, Settings
-from proctor.policy.rules import PERFORM, Look, Rule, Ruling, Unknowable
+from proctor.policy.rules import PERFORM, Rule, Ruling
 from proctor.policy.rulings import options
 from proctor.supervisor.handlers import Handler
 from proctor.syscalls.architectures import ARCHITECTURES, native

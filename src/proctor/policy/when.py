@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Final
 from proctor.filter.conditions import ALWAYS, Alternatives
 from proctor.policy.addresses import AddressError, AddressPattern
 from proctor.policy.document import KeyPath, Source, Spec
+from proctor.policy.further import Ancestry, Condition, Identity, Memory
 from proctor.policy.globs import Glob, GlobError, Kind
+from proctor.policy.look import What
 from proctor.policy.numbers import Never, Numbers
-from proctor.policy.rules import Ancestry, Clause, Condition, Identity, Memory, What
+from proctor.policy.rules import Clause
 from proctor.words import did_you_mean, one_of
 
 if TYPE_CHECKING:

@@ -18,17 +18,17 @@ import errno
 import fcntl
 import json
 import os
-import select
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.call.verdict import Answer, HandOver, Perform, deny
-from proctor.errors import ProctorError, TargetFdLimit
+from proctor.call.verdict import deny
+from proctor.errors import ProctorError
 from proctor.filter.actions import ALLOW, LOG
-from proctor.kernel import abi, scm
+from proctor.kernel import scm
 from proctor.process import asking
+from proctor.process.inner import GONE, Inner, Question
 from proctor.process.standing import Standing, lineage, standing
 from proctor.supervisor.ports import Later
 from proctor.syscalls import tables
@@ -44,43 +44,10 @@ _MOST: Final = 64
 _MOST_CALLS: Final = 2048
 #: Registrations that are looked at before callers have their turn.
 _AT_ONCE: Final = 8
-#: Seconds until a supervisor that is asked too much is asked again.
-_PAUSE: Final = 0.005
 _CREDENTIALS: Final = struct.Struct("=iII")
 _ROOM: Final = socket.CMSG_SPACE(4 * 8) + socket.CMSG_SPACE(_CREDENTIALS.size)
 #: The lowest number under which a target inherits the socket, if there is room.
 _NUMBER: Final = 100
-_GONE: Final = "the supervisor below that had a say about it is gone"
-
-
-class _Inner:
-    """One that registered."""
-
-    def __init__(self, pid: int, sock: socket.socket, calls: frozenset[str], depth: int) -> None:
-        here = standing(pid)
-        if here is None:
-            raise ProctorError("it is gone")
-        self.pid = pid
-        self.sock = sock
-        self.calls = calls
-        #: Filters of its own, and how many of its kind are above and with it.
-        self.filters = here.filters
-        self.depth = depth
-        #: Where its pid namespace's numbers are among those of a process.
-        self.level = len(here.numbers) - 1
-        self._pidfd = os.pidfd_open(pid)
-
-    @property
-    def alive(self) -> bool:
-        """Whether it may still be asked."""
-        poll = select.poll()  # which only one thread may use at a time
-        poll.register(self._pidfd, select.POLLIN)
-        poll.register(self.sock, 0)
-        return not poll.poll(0)
-
-    def close(self) -> None:
-        self.sock.close()
-        os.close(self._pidfd)
 
 
 class Below:
@@ -98,7 +65,7 @@ class Below:
         me = standing(os.getpid())
         #: Filters that every process of the tree has.
         self._base = 1 + (0 if me is None else me.filters)
-        self._inners: tuple[_Inner, ...] = ()
+        self._inners: tuple[Inner, ...] = ()
         #: What those wanted that are gone, by the filters that their processes have at least.
         self._left: dict[int, frozenset[str]] = {}
         self._wanted: frozenset[str] = frozenset()
@@ -189,7 +156,7 @@ class Below:
             raise ProctorError("it cannot be looked at")
         chain = self._chain(line)
         if chain is None:
-            raise ProctorError(_GONE)
+            raise ProctorError(GONE)
         if not line[0].heads:
             raise ProctorError(
                 "programs that it starts may have more rights than it has: it needs no_new_privs, or "
@@ -204,13 +171,13 @@ class Below:
         self._inners = tuple(inner for inner in self._inners if not self._buried(inner))
         if len(self._inners) >= _MOST:
             raise ProctorError(f"{_MOST} are below already")
-        self._inners += (_Inner(pid, sock, calls, len(chain) + 1),)
+        self._inners += (Inner(pid, sock, calls, len(chain) + 1),)
         first = not self._wanted
         self._wanted |= calls
         if first and self._supervisor is not None:
             self._supervisor.reroute()
 
-    def _buried(self, inner: _Inner) -> bool:
+    def _buried(self, inner: Inner) -> bool:
         """Whether it is gone; what it wanted is kept."""
         if inner.alive:
             return False
@@ -242,7 +209,7 @@ class Below:
             return None
         line = lineage(call.tid)
         if line is None:
-            return deny(errno.ENOSYS, _GONE)  # or the caller is, which then does not matter
+            return deny(errno.ENOSYS, GONE)  # or the caller is, which then does not matter
         chain = self._chain(line)
         if chain is None:
             return self._orphaned(name, line[0].filters)
@@ -258,13 +225,13 @@ class Below:
             name in inner.calls and filters >= inner.filters + asking.MARKS
             for inner in self._inners
         ):
-            return deny(errno.ENOSYS, _GONE)
+            return deny(errno.ENOSYS, GONE)
         return None
 
-    def _chain(self, line: Sequence[Standing]) -> list[_Inner] | None:
+    def _chain(self, line: Sequence[Standing]) -> list[Inner] | None:
         """Those above a thread, the outermost first; None if one is missing."""
         known = {inner.pid: inner for inner in self._inners}
-        chain: list[_Inner] = []
+        chain: list[Inner] = []
         filters = line[0].filters
         for each in line[1:]:
             inner = known.get(each.tgid)
@@ -276,139 +243,6 @@ class Below:
         else:
             whole = filters < self._base + asking.MARKS
         return chain if whole else None
-
-
-class Question:
-    """One call, asked about below.
-
-    :param caller: who made it.
-    :param inners: who is to be asked, in order.
-    :param verdict: what was decided here.
-    :param then: what comes of it where they all let it run.
-    :param before: the question that waits for this one.
-    """
-
-    def __init__(
-        self,
-        call: Call,
-        caller: Standing,
-        inners: Sequence[_Inner],
-        verdict: Verdict,
-        then: Callable[[], Verdict | Later],
-        before: Question | None = None,
-    ) -> None:
-        self._call = call
-        self._caller = caller
-        self._inner, *self._others = inners
-        self._verdict = verdict
-        self._then = then
-        self._before = before
-        self._sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sock.setblocking(False)
-
-    def ask(self) -> Verdict | Later:
-        """Ask; the answer, if it is known at once."""
-        call, note = self._call, self._call._notification
-        number = self._caller.numbers[self._inner.level]
-        data = abi.SECCOMP_NOTIF.pack(
-            call.id, number, note.flags, note.nr, note.arch & 0xFFFFFFFF, note.ip, *note.args
-        )
-        try:
-            scm.send(self._inner.sock, data, [self._theirs.fileno()])
-        except OSError as problem:
-            if problem.errno in (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS):
-                return self._later(self.ask, _PAUSE)
-            return self._over(deny(errno.ENOSYS, _GONE))
-        self._theirs.close()
-        return self._later(self._heard)
-
-    def _later(self, resume: Callable[[], Verdict | Later], wait: float | None = None) -> Later:
-        return Later(self._sock.fileno(), resume, self.close, wait)
-
-    def _heard(self) -> Verdict | Later:
-        """Something came."""
-        try:
-            message = scm.receive(self._sock, asking.SAID.size)
-        except BlockingIOError:
-            return self._later(self._heard)
-        except OSError:
-            return self._over(deny(errno.ENOSYS, _GONE))
-        fds = list(message.fds)
-        try:
-            if len(message.data) != asking.SAID.size:
-                return self._over(deny(errno.ENOSYS, _GONE))
-            what, value, error, flags = asking.SAID.unpack(message.data)
-            return self._said(what, value, error, flags, fds)
-        except OSError:
-            return self._over(deny(errno.ENOSYS, _GONE))  # it does not take the reply
-        finally:
-            for fd in fds:
-                os.close(fd)
-
-    def _said(
-        self, what: int, value: int, error: int, flags: int, fds: list[int]
-    ) -> Verdict | Later:
-        listener, id = self._call._listener, self._call.id
-        who = f"process {self._inner.pid}, below"
-        if what == asking.ANSWER and flags & abi.SECCOMP_USER_NOTIF_FLAG_CONTINUE:
-            return self._goes_on()
-        if what == asking.ANSWER:
-            if error:
-                return self._over(deny(-error if -4096 < error < 0 else errno.EPERM, who))
-            return self._over(Answer(value, reason=who))
-        if what == asking.PERFORM:
-            if isinstance(self._verdict, Perform):
-                return self._goes_on()  # whoever is outermost performs
-            if self._others:
-                rest = Question(
-                    self._call, self._caller, self._others, self._verdict, self._may_perform, self
-                )
-                return rest.ask()
-            return self._may_perform()
-        if what == asking.ADDFD and len(fds) == 1:
-            at = value if value >= 0 else None
-            if flags & asking.SEND:
-                self._reply(0)
-                return self._over(HandOver(fds.pop(), at, bool(flags & asking.CLOEXEC), reason=who))
-            try:
-                number = listener.addfd(id, fds[0], at=at, cloexec=bool(flags & asking.CLOEXEC))
-            except (TargetFdLimit, OSError) as problem:
-                self._reply(-1, problem.errno or errno.EIO)
-            else:
-                self._reply(-1 if number is None else number)
-            return self._later(self._heard)
-        if what != asking.VALID:
-            return self._over(deny(errno.ENOSYS, f"{who}, says what is nothing"))
-        self._reply(int(listener.id_valid(id)))
-        return self._later(self._heard)
-
-    def _goes_on(self) -> Verdict | Later:
-        """It may, as far as this one is concerned."""
-        self._sock.close()
-        if not self._others:
-            return self._then()
-        rest = Question(
-            self._call, self._caller, self._others, self._verdict, self._then, self._before
-        )
-        return rest.ask()
-
-    def _may_perform(self) -> Later:
-        self._reply(1)
-        return self._later(self._heard)
-
-    def _reply(self, value: int, error: int = 0) -> None:
-        scm.send(self._sock, asking.REPLY.pack(value, error))
-
-    def _over(self, verdict: Verdict) -> Verdict:
-        self.close()
-        return verdict
-
-    def close(self) -> None:
-        """Nobody waits for what comes of it, nor of the one that waits for it."""
-        self._sock.close()
-        self._theirs.close()
-        if self._before is not None:
-            self._before.close()
 
 
 def _came(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, list[int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from proctor.model.sim.ledger import Event
+from proctor.model.sim.accounts import Event
 
 #: Most callers, and rows, that are drawn.
 _CALLERS: Final = 7

@@ -16,6 +16,7 @@ from proctor.call.verdict import deny, let_run
 from proctor.model.kernel import signals
 from proctor.model.kernel.linux import SIGCONT
 from proctor.model.kernel.machine import Kernel
+from proctor.model.sim.accounts import Event
 from proctor.model.sim.handlers import DEADLINES, Handlers
 from proctor.model.sim.keeper import Keeper
 from proctor.model.sim.ledger import (
@@ -25,7 +26,6 @@ from proctor.model.sim.ledger import (
     ON_ERROR,
     PATIENCE,
     SLACK,
-    Event,
     Ledger,
     Violation,
 )

@@ -11,19 +11,17 @@ raise, which is its job.  The world stops at the next opportunity.
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
-from proctor.model.kernel.linux import EINTR, ENOSYS, EPERM, POLLIN
-from proctor.model.kernel.notify import Knotif
-from proctor.model.kernel.transitions import SENT
+from proctor.model.kernel.linux import EINTR, ENOSYS, EPERM
+from proctor.model.sim.accounts import Asked, Event, Lane, Received
 from proctor.supervisor.share import LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proctor.call.verdict import Wire
-    from proctor.model.kernel.listener import Notifications
     from proctor.model.sim.listener import SimListener
 
 #: What the rules of a simulated supervisor answer; no handler says these.
@@ -45,101 +43,10 @@ STALL: Final = 0.01
 SOME: Final = -1
 #: Events that are remembered for a report.
 _REMEMBERED: Final = 400
-#: Whose calls must be decided in order: listener, thread id, and when that became the thread's.
-Lane = tuple[int, int, float]
 
 
 class Violation(Exception):
     """An invariant does not hold."""
-
-
-class Event(NamedTuple):
-    """Something that happened; for reports and charts."""
-
-    now: float
-    kind: str
-    who: str
-    """Which lifeline: a caller, a worker, "supervisor" or "world"."""
-    call: int
-    """Serial number of the call it is about; 0 for none."""
-    text: str
-    other: str = ""
-    """The caller it is about, if that is not ``who``."""
-
-
-class Asked:
-    """One call as its program sees it; a restart is the same one."""
-
-    __slots__ = (
-        "answer", "at", "caller", "container", "givers", "name", "performed", "script", "serial",
-        "signalled", "wires",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        serial: int,
-        caller: str,
-        container: Any,
-        name: str,
-        script: Any,
-        wires: Any,
-        at: float,
-    ) -> None:
-        self.serial = serial
-        self.caller = caller
-        self.container = container
-        self.name = name
-        #: What the handler will do.
-        self.script = script
-        #: The answers that follow from that.
-        self.wires: frozenset[Wire] = wires
-        self.at = at
-        #: The last answer that reached the kernel; an int is the number of a descriptor.
-        self.answer: Wire | int | None = None
-        #: How many are about to answer with a descriptor; of a restarted call, several may be.
-        self.givers = 0
-        self.performed = 0
-        self.signalled = False
-
-
-class Received:
-    """One notification from its reception until its answer."""
-
-    __slots__ = (
-        "asked", "at", "begun", "due", "first", "handlers", "id", "inherited", "knotif", "lane",
-        "latest", "port",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        id: int,
-        lane: Lane | None,
-        asked: Asked,
-        port: SimListener,
-        knotif: Knotif,
-        at: float,
-    ) -> None:
-        self.id = id
-        self.lane = lane
-        self.asked = asked
-        self.port = port
-        self.knotif = knotif
-        self.at = at
-        #: Since when no earlier call of its caller's is before it.
-        self.first = at
-        self.due: float | None = None
-        #: When it has to be answered: then, unless its monitor died.
-        self.latest: float | None = None
-        #: A monitor that died had received it.
-        self.inherited = False
-        #: It has been begun to perform it.
-        self.begun = False
-        #: Labels of the handlers that were asked.
-        self.handlers: list[str] = []
-
-    def lives(self) -> bool:
-        """Whether its caller still waits for the answer."""
-        return self.knotif.state == SENT
 
 
 class Ledger:
@@ -491,39 +398,3 @@ class Ledger:
             self.broken(f"call {asked.serial} of {asked.caller} never returned")
         if self.given:
             self.broken(f"{len(self.given)} descriptors were given away and never closed")
-
-
-class Fairness:
-    """Each listener that has something is received from within a bounded number of rounds."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self.round = 0
-        #: Listener to the round in which it was found readable.
-        self._since: dict[SimListener, int] = {}
-
-    def served(self, port: SimListener) -> None:
-        """Something was received."""
-        self._since.pop(port, None)
-
-    def look(self, ports: list[SimListener], at_once: int) -> None:
-        """Look at all listeners that are served.
-
-        :param at_once: how many ready listeners a round takes up.
-        """
-        bound = len(ports) // at_once + 3
-        since: dict[SimListener, int] = {}
-        for port in ports:
-            notif = port.inside
-            if notif is not None and readable(notif):
-                since[port] = first = self._since.get(port, self.round)
-                if self.round - first > bound:
-                    self._ledger.broken(
-                        f"{port.name} waits to be received from for {self.round - first} rounds"
-                    )
-        self._since = since
-
-
-def readable(notif: Notifications) -> bool:
-    """Whether poll says IN."""
-    return bool(notif.poll() & POLLIN)

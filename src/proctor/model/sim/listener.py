@@ -26,7 +26,8 @@ from proctor.model.kernel.linux import (
     O_CLOEXEC,
 )
 from proctor.model.kernel.listener import Notifications
-from proctor.model.sim.ledger import SOME, Received, Violation
+from proctor.model.sim.accounts import Received
+from proctor.model.sim.ledger import SOME, Violation
 
 if TYPE_CHECKING:
     from proctor.model.sim.world import SimWorld

@@ -24,8 +24,8 @@ from proctor.model.kernel.linux import (
 )
 from proctor.model.kernel.listener import Notifications
 from proctor.model.kernel.tasks import IGNORE, RUNNING, Disposition, Task
+from proctor.model.sim.accounts import Asked
 from proctor.model.sim.handlers import CALLS, DEADLINES, script
-from proctor.model.sim.ledger import Asked
 from proctor.supervisor.container import Container as Known
 
 if TYPE_CHECKING:

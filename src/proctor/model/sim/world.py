@@ -21,8 +21,10 @@ from proctor.model.kernel.linux import EBADF, POLLIN, SIGKILL
 from proctor.model.kernel.machine import Kernel
 from proctor.model.kernel.poll import Epoll, revents
 from proctor.model.kernel.tasks import Task
+from proctor.model.sim.accounts import Lane
+from proctor.model.sim.fairness import Fairness
 from proctor.model.sim.fibers import Fiber, SimLock
-from proctor.model.sim.ledger import Fairness, Lane, Ledger
+from proctor.model.sim.ledger import Ledger
 from proctor.model.sim.listener import FIRST_FD, SimListener
 from proctor.model.sim.schedule import Cancelled, Schedule
 from proctor.supervisor.ports import Still

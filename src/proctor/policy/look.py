@@ -1,0 +1,214 @@
+"""What rules look at: one call, of which each thing is looked at once and kept.
+
+So the rule that decides, the reason it gives and the tip speak of the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from proctor.call.decode import sockaddr
+from proctor.errors import CallerInvisible, CallGone, NotPermitted, NotResolved, Unsupported
+from proctor.policy.addresses import Address
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+
+#: What can be looked at behind an argument: the path it resolves to in the caller's view, the text
+#: as it was passed, the socket address, or strings (argv), with a NUL between them.
+What = Literal["path", "text", "address", "words"]
+
+#: What reading memory fails with for reasons that the kernel would find as well.
+_KERNELS_OWN: Final = frozenset((errno.EFAULT, errno.ENAMETOOLONG, errno.EINVAL, errno.E2BIG))
+
+
+class Unknowable(Exception):
+    """A condition cannot be decided.
+
+    ``errno`` is what the kernel itself would answer for the same reason (EFAULT for a bad pointer),
+    0 if the reason is ours: then the policy's ``on_error`` holds.
+    """
+
+    def __init__(self, errno: int, why: str) -> None:
+        super().__init__(why)
+        self.errno = errno
+        self.why = why
+
+
+class Unresolved(Unknowable):
+    """A path cannot be followed by the monitor.  What it met is not for the caller, whose own way may
+    end elsewhere: where a rule would have the call made, the making finds out."""
+
+
+_UNSEEN: Final = object()
+
+
+class Look:
+    """One call as rules see it.
+
+    :param call: real or fake (:mod:`proctor.testing`).
+    :param pinned: paths by argument, of what is held already and will be acted on: they stand in the
+        place of what the arguments resolve to.
+    """
+
+    __slots__ = ("_pinned", "_seen", "call")
+
+    def __init__(self, call: Call, pinned: Mapping[str, bytes] | None = None) -> None:
+        self.call = call
+        self._pinned = pinned or {}
+        self._seen: dict[tuple[str, str], Any] = {}
+
+    def with_pinned(self, pinned: Mapping[str, bytes]) -> Look:
+        """The same call, and what was seen of it, but with these paths."""
+        other = Look(self.call, pinned)
+        other._seen = self._seen
+        return other
+
+    def seen(self, argument: str, name: bytes | int | None) -> Look:
+        """Itself, if where a path leads was found out already.
+
+        :param name: what it leads to, an errno if it cannot be followed, None if nobody asked."""
+        if isinstance(name, bytes):
+            self._seen["path", argument] = name
+        elif name is not None:
+            self._seen["path", argument] = Unresolved(
+                0, f"{argument} of {self.call.name}: {os.strerror(name)}"
+            )
+        return self
+
+    def blind(self, kind: type[Look]) -> Look:
+        """The same call, and what was seen of it, for whoever sees less."""
+        other = kind(self.call)
+        other._seen = self._seen
+        return other
+
+    def at(self, what: What, argument: str) -> Any:
+        """What stands behind an argument: bytes, or an :class:`~proctor.policy.addresses.Address`;
+        None for a NULL pointer that means nothing.
+
+        :raises Unknowable: it cannot be told.
+        :raises CallGone: the caller is gone.
+        """
+        if self._pinned and argument in self._pinned:
+            if what == "path":
+                return self._pinned[argument]
+            if what == "address":
+                return Address(sockaddr.AF_UNIX, path=self._pinned[argument])
+        return self._once(what, argument)
+
+    def named(self, argument: str) -> Any:
+        """The socket address in an argument, wherever it leads.
+
+        :raises Unknowable: it cannot be read."""
+        return self._once("sockaddr", argument)
+
+    def identity(self, which: str) -> int:
+        """``uid`` or ``gid``: the caller's effective one, as the monitor's user namespace counts.
+
+        :raises Unknowable: it cannot be told.
+        """
+        found: int = self._once("identity", which)
+        return found
+
+    def ancestors(self) -> tuple[bytes, ...]:
+        """What the caller and those that it comes of run.
+
+        :raises Unknowable: it cannot be told."""
+        found: tuple[bytes, ...] = self._once("ancestors", "caller")
+        return found
+
+    def _once(self, what: str, argument: str) -> Any:
+        key = (what, argument)
+        found = self._seen.get(key, _UNSEEN)
+        if found is _UNSEEN:
+            try:
+                found = self._seen[key] = _look(self.call, what, argument)
+                return found
+            except CallGone:
+                raise
+            except (CallerInvisible, NotPermitted, Unsupported) as error:
+                found = Unknowable(0, str(error))
+            except NotResolved as error:
+                found = Unresolved(0, f"{argument} of {self.call.name}: {error.strerror}")
+            except OSError as error:
+                number = error.errno or 0
+                why = f"{argument} of {self.call.name}: {error.strerror or error}"
+                found = Unknowable(number if number in _KERNELS_OWN else 0, why)
+            self._seen[key] = found
+        if isinstance(found, Unknowable):
+            raise found
+        return found
+
+
+def _look(call: Call, what: str, argument: str) -> Any:
+    if what == "identity":
+        return (call.caller.uids if argument == "uid" else call.caller.gids).effective
+    if what == "ancestors":
+        from proctor.call.ancestry import programs
+
+        return programs(call.caller)
+    if what == "path":
+        return call.where(
+            argument
+        )  # binds nothing: what is pinned is judged anew (perform's allow)
+    value = call.args[argument]
+    if what in ("address", "sockaddr"):
+        value = _of_messages(value) if _meant(call) in ("sendmsg", "sendmmsg") else value
+        return value if value is None or what == "sockaddr" else _address(call, value)
+    if what == "words":  # no vector, or an empty one, is one empty string (do_execveat_common)
+        return b"\0".join(value or ())
+    return value
+
+
+def _meant(call: Call) -> str:
+    """The name of a call, or of the one that socketcall stands for."""
+    frame = call.frame if call.name == "socketcall" else None
+    return call.name if frame is None else frame.signature.name
+
+
+def _of_messages(value: Any) -> sockaddr.SocketAddress | None:
+    """The address that sendmsg(2) and sendmmsg(2) have in the headers of messages.
+
+    :raises Unknowable: messages go to several."""
+    headers = value if not hasattr(value, "namelen") else (value,)
+    addresses = {each.address for each in headers}
+    if len(addresses) > 1:
+        raise Unknowable(0, "messages to several addresses in one call")
+    return addresses.pop() if addresses else None
+
+
+def _address(call: Call, value: sockaddr.SocketAddress) -> Address:
+    """A decoded address as patterns see it.
+
+    The path of a socket file is resolved in the caller's view, so that a relative path or a symbolic
+    link is no other name for it.
+    """
+    if isinstance(value, sockaddr.UnixAddress):
+        if value.kind == "pathname":
+            # bind(2) makes the name and does not follow a link there; the others follow.
+            with call.caller.locate(value.path, follow=_meant(call) != "bind") as located:
+                return Address(sockaddr.AF_UNIX, path=located.path)
+        if value.kind == "abstract":
+            return Address(sockaddr.AF_UNIX, abstract=value.path)
+    if isinstance(value, (sockaddr.InetAddress, sockaddr.Inet6Address)):
+        from ipaddress import ip_address
+
+        return Address(value.family, ip_address(value.host).packed, value.port)
+    if isinstance(value, sockaddr.RawAddress):
+        # What it means that no family is given is for each call to say: connect(2) dissolves an
+        # association (inet_dgram_connect and __inet_stream_connect of net/ipv4/af_inet.c, likewise
+        # net/unix/af_unix.c and net/netlink/af_netlink.c), while bind(2) and sendto(2) of IPv4 take
+        # the rest for an IPv4 address (__inet_bind of net/ipv4/af_inet.c, udp_sendmsg of
+        # net/ipv4/udp.c; Linux 6.18), so rules on inet must see it.
+        if value.family == 0 and _meant(call) != "connect" and len(value.data) >= 6:
+            port = int.from_bytes(value.data[:2], "big")
+            return Address(sockaddr.AF_INET, value.data[2:6], port)
+        short = (sockaddr.AF_INET, sockaddr.AF_INET6, sockaddr.AF_UNIX)
+        if value.family < 0 or value.family in short:
+            raise Unknowable(
+                errno.EINVAL, "the socket address is too short or too long for its family"
+            )
+    return Address(int(value.family))

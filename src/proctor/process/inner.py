@@ -1,0 +1,188 @@
+"""One supervisor below this one, and one call that is asked about there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from proctor.call.verdict import Answer, HandOver, Perform, deny
+from proctor.errors import ProctorError, TargetFdLimit
+from proctor.kernel import abi, scm
+from proctor.process import asking
+from proctor.process.standing import Standing, standing
+from proctor.supervisor.ports import Later
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.call.verdict import Verdict
+
+#: Seconds until a supervisor that is asked too much is asked again.
+_PAUSE: Final = 0.005
+GONE: Final = "the supervisor below that had a say about it is gone"
+
+
+class Inner:
+    """One that registered."""
+
+    def __init__(self, pid: int, sock: socket.socket, calls: frozenset[str], depth: int) -> None:
+        here = standing(pid)
+        if here is None:
+            raise ProctorError("it is gone")
+        self.pid = pid
+        self.sock = sock
+        self.calls = calls
+        #: Filters of its own, and how many of its kind are above and with it.
+        self.filters = here.filters
+        self.depth = depth
+        #: Where its pid namespace's numbers are among those of a process.
+        self.level = len(here.numbers) - 1
+        self._pidfd = os.pidfd_open(pid)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it may still be asked."""
+        poll = select.poll()  # which only one thread may use at a time
+        poll.register(self._pidfd, select.POLLIN)
+        poll.register(self.sock, 0)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        self.sock.close()
+        os.close(self._pidfd)
+
+
+class Question:
+    """One call, asked about below.
+
+    :param caller: who made it.
+    :param inners: who is to be asked, in order.
+    :param verdict: what was decided here.
+    :param then: what comes of it where they all let it run.
+    :param before: the question that waits for this one.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        caller: Standing,
+        inners: Sequence[Inner],
+        verdict: Verdict,
+        then: Callable[[], Verdict | Later],
+        before: Question | None = None,
+    ) -> None:
+        self._call = call
+        self._caller = caller
+        self._inner, *self._others = inners
+        self._verdict = verdict
+        self._then = then
+        self._before = before
+        self._sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock.setblocking(False)
+
+    def ask(self) -> Verdict | Later:
+        """Ask; the answer, if it is known at once."""
+        call, note = self._call, self._call._notification
+        number = self._caller.numbers[self._inner.level]
+        data = abi.SECCOMP_NOTIF.pack(
+            call.id, number, note.flags, note.nr, note.arch & 0xFFFFFFFF, note.ip, *note.args
+        )
+        try:
+            scm.send(self._inner.sock, data, [self._theirs.fileno()])
+        except OSError as problem:
+            if problem.errno in (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS):
+                return self._later(self.ask, _PAUSE)
+            return self._over(deny(errno.ENOSYS, GONE))
+        self._theirs.close()
+        return self._later(self._heard)
+
+    def _later(self, resume: Callable[[], Verdict | Later], wait: float | None = None) -> Later:
+        return Later(self._sock.fileno(), resume, self.close, wait)
+
+    def _heard(self) -> Verdict | Later:
+        """Something came."""
+        try:
+            message = scm.receive(self._sock, asking.SAID.size)
+        except BlockingIOError:
+            return self._later(self._heard)
+        except OSError:
+            return self._over(deny(errno.ENOSYS, GONE))
+        fds = list(message.fds)
+        try:
+            if len(message.data) != asking.SAID.size:
+                return self._over(deny(errno.ENOSYS, GONE))
+            what, value, error, flags = asking.SAID.unpack(message.data)
+            return self._said(what, value, error, flags, fds)
+        except OSError:
+            return self._over(deny(errno.ENOSYS, GONE))  # it does not take the reply
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _said(
+        self, what: int, value: int, error: int, flags: int, fds: list[int]
+    ) -> Verdict | Later:
+        listener, id = self._call._listener, self._call.id
+        who = f"process {self._inner.pid}, below"
+        if what == asking.ANSWER and flags & abi.SECCOMP_USER_NOTIF_FLAG_CONTINUE:
+            return self._goes_on()
+        if what == asking.ANSWER:
+            if error:
+                return self._over(deny(-error if -4096 < error < 0 else errno.EPERM, who))
+            return self._over(Answer(value, reason=who))
+        if what == asking.PERFORM:
+            if isinstance(self._verdict, Perform):
+                return self._goes_on()  # whoever is outermost performs
+            if self._others:
+                rest = Question(
+                    self._call, self._caller, self._others, self._verdict, self._may_perform, self
+                )
+                return rest.ask()
+            return self._may_perform()
+        if what == asking.ADDFD and len(fds) == 1:
+            at = value if value >= 0 else None
+            if flags & asking.SEND:
+                self._reply(0)
+                return self._over(HandOver(fds.pop(), at, bool(flags & asking.CLOEXEC), reason=who))
+            try:
+                number = listener.addfd(id, fds[0], at=at, cloexec=bool(flags & asking.CLOEXEC))
+            except (TargetFdLimit, OSError) as problem:
+                self._reply(-1, problem.errno or errno.EIO)
+            else:
+                self._reply(-1 if number is None else number)
+            return self._later(self._heard)
+        if what != asking.VALID:
+            return self._over(deny(errno.ENOSYS, f"{who}, says what is nothing"))
+        self._reply(int(listener.id_valid(id)))
+        return self._later(self._heard)
+
+    def _goes_on(self) -> Verdict | Later:
+        """It may, as far as this one is concerned."""
+        self._sock.close()
+        if not self._others:
+            return self._then()
+        rest = Question(
+            self._call, self._caller, self._others, self._verdict, self._then, self._before
+        )
+        return rest.ask()
+
+    def _may_perform(self) -> Later:
+        self._reply(1)
+        return self._later(self._heard)
+
+    def _reply(self, value: int, error: int = 0) -> None:
+        scm.send(self._sock, asking.REPLY.pack(value, error))
+
+    def _over(self, verdict: Verdict) -> Verdict:
+        self.close()
+        return verdict
+
+    def close(self) -> None:
+        """Nobody waits for what comes of it, nor of the one that waits for it."""
+        self._sock.close()
+        self._theirs.close()
+        if self._before is not None:
+            self._before.close()
