@@ -52,8 +52,12 @@ def address(call: Call) -> bytes:
 
     :raises MemoryUnreadable: EINVAL for a length that none has, EFAULT."""
     frame = _frame(call)
-    call.sockaddr  # noqa: B018  (refuses what the kernel refuses)
-    return _raw(frame, *(frame.signature.args[at].value(frame.registers) for at in (1, 2)))
+    if frame.signature.block is not None:
+        frame.settle()
+    _, where, length = (arg.value(frame.registers) for arg in frame.signature.args[:3])
+    if not 0 <= length <= MAX_LENGTH:  # move_addr_to_kernel()
+        raise MemoryUnreadable(errno.EINVAL, f"a socket address of {length} bytes", where)
+    return _raw(frame, where, length)
 
 
 def messages(call: Call) -> Iterator[Message]:

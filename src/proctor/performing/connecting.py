@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Generator
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -29,13 +30,15 @@ _F_SETFL: Final = 4
 def perform(task: Task, route: Route, fd: int, number: int) -> Work:
     """Connect the caller's socket."""
     address = address_of(task.call)
+    if route.plain and int.from_bytes(address[:2], sys.byteorder) != AF_UNIX:
+        return (yield from _own(task.session, fd, address))
     one = sockets.known(fd, number)
     path = sockets.file_name(one, address)
     if path is not None:
         pin = yield from task.file(path)
-        return (yield from _own(task.session, one, address, pin.fd))
+        return (yield from _own(task.session, fd, address, pin.fd))
     if not sockets.reroutable(task, route, one, address):
-        return (yield from _own(task.session, one, address))
+        return (yield from _own(task.session, fd, address))
     network = Network(task, route.network)
     try:
         return (yield from _elsewhere(task, network, one, address, route))
@@ -49,48 +52,55 @@ class _Connecting(NamedTuple):
 
 
 @cache
-def _connecting(to_file: bool, sets: bool) -> _Connecting:
-    """Holes: the status flags that the socket is given before (if ``sets``); the address and its length
-    (not of a socket file).  Sent: the socket; of a socket file that and the executor's table, too."""
+def _connecting(to_file: bool, sets: int) -> _Connecting:
+    """Holes: the status flags that the socket is given before (``sets`` of them: where connecting goes on,
+    with the last); the address and its length (not of a socket file).  Sent: the socket; of a socket file that
+    and the executor's table, too."""
     steps = Steps()
-    flags = steps.number() if sets else 0
+    flags = [steps.number() for _ in range(sets)]
     address = sockets.file_address(steps) if to_file else steps.hole(sockets.STORAGE)
     length = address.size if to_file else steps.number()
     root = steps.bytes(b"/")
     given = steps.sent()
     if sets:
-        steps.call("fcntl", given, _F_SETFL, flags)
+        steps.call("fcntl", given, _F_SETFL, flags[0])
     if to_file:
         pinned, table = steps.sent(), steps.sent()
         steps.call("fchdir", table)
         steps.put_text(Place(address.offset + 2, 16), steps.call("dup", pinned))
+    for last in flags[1:]:
+        steps.call("connect", given, address, length, want=-errno.EINPROGRESS)
+        steps.call("fcntl", given, _F_SETFL, last)
     made = steps.call("connect", given, address, length, bad=0)
     steps.call("chdir", root)
     return _Connecting(steps.freeze(), made)
 
 
 def _connect(
-    session: Session, fd: int, address: bytes, *, file: int | None = None, flags: int | None = None
+    session: Session,
+    fd: int,
+    address: bytes,
+    *,
+    file: int | None = None,
+    flags: tuple[int, ...] = (),
 ) -> Generator[Wait, Reply, int]:
     """0, or an errno."""
-    to = _connecting(file is not None, flags is not None)
+    to = _connecting(file is not None, len(flags))
     values: tuple[bytes | int, ...] = () if file is not None else (address, len(address))
-    if flags is not None:
-        values = (flags, *values)
     fds = (fd,) if file is None else (fd, file)
-    reply = yield from session.ask(to.request, *values, fds=fds, table=file is not None)
+    reply = yield from session.ask(to.request, *flags, *values, fds=fds, table=file is not None)
     reply.close()
     return reply.error(to.made)
 
 
 def _own(
-    session: Session, one: Socket, address: bytes, file: int | None = None
+    session: Session, fd: int, address: bytes, file: int | None = None
 ) -> Generator[Wait, Reply, Verdict]:
     """On the caller's own socket, by the kernel's own rules: what is interrupted goes on by itself."""
     try:
-        failed = yield from _connect(session, one.fd, address, file=file)
+        failed = yield from _connect(session, fd, address, file=file)
     except Interrupted:
-        if sockets.patience(one.fd) >= 0:  # sock_intr_errno of include/net/sock.h
+        if sockets.patience(fd) >= 0:  # sock_intr_errno of include/net/sock.h
             raise Said(errno.EINTR) from None
         raise
     return deny(failed) if failed else answer(0)
@@ -102,19 +112,20 @@ def _elsewhere(
     """On a socket that the caller has from then on."""
     moved, address = yield from sockets.replacement(task, network, one, address, route)
     if moved.carried is None:
-        return (yield from _own(network.session, one, address))
+        return (yield from _own(network.session, one.fd, address))
     fd, flags = moved.fd, moved.carried.flags
     waits = not flags & os.O_NONBLOCK
     at_once = flags if one.domain == AF_UNIX else flags | os.O_NONBLOCK
-    failed = yield from _connect(network.session, fd, address, flags=at_once)
-    if failed == errno.EINPROGRESS and waits:
-        try:
-            failed = yield from _connect(network.session, fd, address, flags=flags)
-        except Interrupted:
-            sockets.put_in_place(task, one, moved)
-            if sockets.patience(fd) >= 0:
-                raise Said(errno.EINTR) from None
+    goes_on = (flags,) if waits and at_once != flags else ()
+    try:
+        failed = yield from _connect(network.session, fd, address, flags=(at_once, *goes_on))
+    except Interrupted:
+        if not goes_on:
             raise
+        sockets.put_in_place(task, one, moved)
+        if sockets.patience(fd) >= 0:
+            raise Said(errno.EINTR) from None
+        raise
     if failed in (0, errno.EINPROGRESS):
         sockets.put_in_place(task, one, moved)
     return deny(failed) if failed else answer(0)
