@@ -239,7 +239,9 @@ def test_whoever_looked_or_has_a_rule_is_heard(top: bytes) -> None:
     with Performers() as performers, child(nobody) as (pid, go_on):
         go_on()
         known(performers, pid)
-        assert shortly(performers, pid, file, 0, proctor.perform(lambda *_: False)) is None
+        verdict = shortly(performers, pid, file, 0, proctor.perform(lambda *_: False))
+        assert isinstance(verdict, Deny)
+        assert verdict.errno == errno.EACCES
         call = opening(pid, file)
         assert call.caller.comm
         short = performers.ordinary("openat")
@@ -251,6 +253,95 @@ def test_whoever_looked_or_has_a_rule_is_heard(top: bytes) -> None:
         assert isinstance(verdict, proctor.HandOver)
         assert content(verdict) == b"content"
         assert shortly(performers, pid, file, 0, proctor.perform(options=object())) is None
+
+
+@root_only
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_rule_is_asked_once_about_what_is_opened(relative: bool, top: bytes) -> None:
+    """In another identity: what has the name after that is something else, and is not opened."""
+    asked: list[tuple[str, bytes]] = []
+
+    def swapped(argument: str, path: bytes) -> bool:
+        asked.append((argument, path))
+        os.rename(put(top + b"/other", b"other"), file)
+        return True
+
+    def begin() -> None:
+        nobody()
+        os.chdir(top)
+
+    file = put(top + b"/file", b"content")
+    link(top + b"/link", b"file")
+    rule = proctor.perform(swapped)
+    with Performers() as performers, child(begin) as (pid, go_on):
+        go_on()
+        known(performers, pid)
+        verdict = shortly(performers, pid, b"link" if relative else top + b"/link", 0, rule)
+        assert isinstance(verdict, proctor.HandOver)
+        assert content(verdict) == b"content"
+        assert asked == [("path", file)]
+        # what is nothing is nobody's business, and what cannot be opened was asked about
+        assert shortly(performers, pid, top + b"/missing", 0, rule) == Deny(errno.ENOENT)
+        assert asked == [("path", file)]
+        os.chmod(file, 0o600)
+        assert shortly(performers, pid, file, 0, proctor.perform(lambda *_: True)) == Deny(13)
+        assert shortly(performers, pid, file, os.O_NOFOLLOW, rule) is None
+        assert shortly(performers, pid, top + b"/file", os.O_DIRECTORY, rule) == Deny(20)
+        assert len(asked) == 1
+        assert not performers.executors._busy
+
+
+@root_only
+def test_a_rule_may_go_on_elsewhere(top: bytes) -> None:
+    """What takes a second thought after the first question is asked by the long way, once."""
+    os.mkfifo(top + b"/fifo", 0o666)
+    os.chmod(top + b"/fifo", 0o666)
+    asked = []
+    rule = proctor.perform(lambda _, path: not asked.append(path))  # type: ignore[func-returns-value]
+    with Performers() as performers, child(nobody) as (pid, go_on):
+        go_on()
+        known(performers, pid)
+        said = begun(performers, pid, top + b"/fifo", 0, rule)
+        assert isinstance(said, Later)
+        writer = os.open(top + b"/fifo", os.O_WRONLY)
+        verdict = waited_for(said)
+        os.close(writer)
+        assert isinstance(verdict, proctor.HandOver)
+        os.close(verdict.fd)
+        verdict = shortly(performers, pid, b"/proc/version", 0, rule)
+        assert isinstance(verdict, proctor.HandOver)
+        assert content(verdict).startswith(b"Linux")
+        assert asked == [top + b"/fifo", b"/proc/version"]
+
+
+@root_only
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_a_rule_whose_executor_dies_is_asked_again(when: str, top: bytes) -> None:
+    file = put(top + b"/file", b"content")
+    asked = []
+
+    def ends(argument: str, path: bytes) -> bool:
+        if when == "between" and not asked:
+            (executor,) = performers.executors._busy
+            executor.signal()
+            executor.wait_for_end(20)
+        asked.append(path)
+        return True
+
+    with Performers() as performers, child(nobody) as (pid, go_on):
+        go_on()
+        known(performers, pid)
+        if when == "before":
+            (executor,) = performers.executors._idle
+            executor.signal()
+            executor.wait_for_end(20)
+            assert shortly(performers, pid, file, 0, proctor.perform(ends)) is None
+            assert not asked
+        else:
+            verdict = shortly(performers, pid, file, 0, proctor.perform(ends))
+            assert isinstance(verdict, proctor.HandOver)
+            assert content(verdict) == b"content"
+            assert asked == [file, file]
 
 
 @root_only

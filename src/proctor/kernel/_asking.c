@@ -263,7 +263,7 @@ struct form { /* a question that wants a path, and nothing else any more */
     Request *request;
     const char *packet;
     Py_ssize_t size, offset, room;
-    int relative; /* whether the place where it starts goes along */
+    int relative, table; /* whether the place where it starts goes along, and the executor's own descriptors */
 };
 
 enum { MOST_FORMS = 8, LONGEST_PACKET = 4096 };
@@ -275,8 +275,8 @@ static int forms_in(PyObject *tuple, struct form *forms) {
     for (Py_ssize_t i = 0; i < count && PyErr_Occurred() == NULL; i++) {
         struct form *form = &forms[i];
         PyObject *request, *packet;
-        if (!PyArg_ParseTuple(PyTuple_GetItem(tuple, i), "OSnnp", &request, &packet, &form->offset, &form->room,
-                              &form->relative))
+        if (!PyArg_ParseTuple(PyTuple_GetItem(tuple, i), "OSnnpp", &request, &packet, &form->offset, &form->room,
+                              &form->relative, &form->table))
             break;
         form->request = (Request *)request;
         form->packet = PyBytes_AsString(packet), form->size = PyBytes_Size(packet);
@@ -288,12 +288,12 @@ static int forms_in(PyObject *tuple, struct form *forms) {
 }
 
 PyObject *core_ask_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 9)
-        return PyErr_Format(PyExc_TypeError, "ask_for() takes 9 arguments, not %zd", count);
+    if (count != 10)
+        return PyErr_Format(PyExc_TypeError, "ask_for() takes 10 arguments, not %zd", count);
     Known *caller = known_from(args[0]);
     struct form forms[MOST_FORMS], *form = NULL;
     struct asked asked;
-    int many = caller != NULL ? forms_in(args[8], forms) : -1;
+    int many = caller != NULL ? forms_in(args[9], forms) : -1;
     if (many < 0)
         return NULL;
     int groups = PyObject_IsTrue(args[1]), listener = (int)PyLong_AsLong(args[2]);
@@ -303,7 +303,8 @@ PyObject *core_ask_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
     if (!given)
         address = PyLong_AsUnsignedLongLongMask(args[5]);
     asked.sock = (int)PyLong_AsLong(args[6]);
-    asked.patience = PyLong_AsLong(args[7]);
+    int table = (int)PyLong_AsLong(args[7]);
+    asked.patience = PyLong_AsLong(args[8]);
     if (PyErr_Occurred() != NULL)
         return NULL;
     char here[4096], packet[LONGEST_PACKET], *text, *read = NULL;
@@ -329,6 +330,8 @@ PyObject *core_ask_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
         if (asked.sent[0] < 0)
             form = NULL;
     }
+    if (form != NULL && form->table)
+        asked.sent[asked.along++] = table;
     Py_END_ALLOW_THREADS
     if (text != here)
         free(text);

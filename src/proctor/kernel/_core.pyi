@@ -231,8 +231,9 @@ def ask_for(
     dirfd: int,
     path: int | bytes,
     sock: int,
+    table: int,
     patience: int,
-    forms: tuple[tuple[Request, bytes, int, int, bool], ...],
+    forms: tuple[tuple[Request, bytes, int, int, bool, bool], ...],
     /,
 ) -> (
     tuple[
@@ -247,10 +248,11 @@ def ask_for(
     :param known: and the next one as for :meth:`Known.same`.
     :param dirfd: where a relative path starts, the caller's.
     :param path: an address in its memory, read as by :func:`read`; or what was read before.
-    :param sock: and the next one as for :meth:`Request.ask`.
+    :param sock: and ``patience`` as for :meth:`Request.ask`.
+    :param table: the executor's ``/proc/PID/fd``.
     :param forms: requests of which the first is taken that fits: the request, a packet that lacks nothing
         but the path, where in it that is put, how many bytes it may have, whether it is relative: then
-        the place where it starts goes along.
+        the place where it starts goes along; whether ``table`` does, after that.
     :returns: None for a caller that is not who it was.  Else the path (None if it could not be read),
         what :meth:`Request.ask` returns, and which form was taken; -1 if none was, and nothing is sent:
         none fits, or the caller's table is full, or it has nothing open there.  With a form and no

@@ -54,11 +54,11 @@ def pinned(task: Task, wanted: Wanted, failed: int = 0) -> Opens:
         return (
             yield from _in_directory(task, pin.fd, b".", wanted.how(resolve=pins.NO_MAGICLINKS))
         )
-    return (yield from _use(task, pin.fd, pin.named, wanted))
+    return (yield from use(task, pin.fd, pin.named, wanted))
 
 
-def _use(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> Opens:
-    """Open what is pinned."""
+def use(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> Opens:
+    """Open what is pinned, if it may be; the descriptor is the asker's."""
     task.permit(named.path, named.status)
     task.refuse_device(named.status)
     _refuse_hosts(task, named, wanted.flags)
@@ -221,7 +221,7 @@ def _may_truncate(task: Task, found: Pin, flags: int) -> Generator[Any, Any, Non
 def _existing(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> Opens:
     if wanted.flags & O_CREAT and named.status.is_directory:
         raise Said(errno.EISDIR)
-    return (yield from _use(task, pin, named, wanted))
+    return (yield from use(task, pin, named, wanted))
 
 
 def _directory_itself(task: Task, wanted: Wanted) -> Opens:

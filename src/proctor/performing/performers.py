@@ -20,7 +20,7 @@ from proctor.performing.logs import Logs
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply
 from proctor.performing.task import Task
-from proctor.performing.trouble import Again, CannotJoin, Moved, Trouble, verdict_for
+from proctor.performing.trouble import Again, CannotJoin, Moved, Refused, Said, Trouble, verdict_for
 from proctor.performing.unfolded import unfolded
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Allow
     from proctor.performing.executors import Wait
+    from proctor.performing.task import Work
     from proctor.supervisor.ports import Later
 
 _TRIES: Final = 5
@@ -244,9 +245,16 @@ class Performers:
         session = self._session(
             call, known.key, self.callers.own(), self._option(container, "limit")
         )
-        session.asked(executor, opening.request, reply)
+        first = None if reply is None else family.after(opening, reply, wanted[4])
+        if first is None:
+            session.asked(executor, opening.request, reply)
+        else:
+            session.answered(executor)
         conversation = Conversation(
-            self._work(call, wish, standing, True, session), call, self._translate, self.deadline
+            self._work(call, wish, standing, True, session, first),
+            call,
+            self._translate,
+            self.deadline,
         )
         verdict = conversation.begin()
         return conversation.later() if verdict is None else verdict
@@ -320,6 +328,7 @@ class Performers:
         standing: Standing | None,
         met: bool,
         session: Session | None = None,
+        first: Callable[[Task], Work] | None = None,
     ) -> Generator[Wait, Reply, Verdict]:
         if call.name not in registry.SUPPORTED:
             return deny(errno.ENOSYS, f"nothing here performs {call.name}")
@@ -342,21 +351,25 @@ class Performers:
                 o_path = self._option(container, "o_path")
                 task = Task(self, call, key, own, session, wish, standing, devices, o_path)
                 try:
-                    verdict = yield from registry.perform(task)
-                    if key.who.unlike is None:
-                        self._standings.give_back(standing)
-                        standing = None
-                    return verdict
+                    perform, first = first or registry.perform, None
+                    verdict: Verdict = yield from perform(task)
+                except (Refused, Said) as said:  # which says nothing of who calls
+                    verdict = self._translate(call, said)
                 except Again:
-                    pass
+                    continue
                 except (CannotJoin, Moved) as other:
                     session.close()
                     if standing is not None:
                         standing.close()
                     session = standing = None
                     devices = devices and not isinstance(other, CannotJoin)
+                    continue
                 finally:
                     task.close()
+                if key.who.unlike is None:
+                    self._standings.give_back(standing)
+                    standing = None
+                return verdict
         finally:
             if session is not None:
                 session.close()

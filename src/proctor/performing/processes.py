@@ -200,6 +200,7 @@ class Executor(Worker):
             dirfd,
             path,
             self._fd,
+            self.table,
             self._pace.patience,
             forms,
         )

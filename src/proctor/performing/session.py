@@ -68,6 +68,10 @@ class Session:
         self._executor = executor
         self._begun = request, reply
 
+    def answered(self, executor: Executor) -> None:
+        """An executor was asked, and has answered; the rest is asked of it, too."""
+        self._executor, self._used = executor, True
+
     def _told(self, request: Request) -> tuple[bool, Reply | None]:
         """Whether that is what was asked, and its reply."""
         if self._begun is None:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import HandOver, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
 from proctor.performing import acting, filestat, pins
-from proctor.performing.opening import pinned, terminal
+from proctor.performing.opening import pinned, terminal, use
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
 from proctor.performing.trouble import Moved, Said
 from proctor.performing.wanted import (
@@ -39,7 +39,7 @@ from proctor.performing.wanted import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from typing import Any
 
     from proctor.call.call import Call
@@ -118,9 +118,9 @@ def at_once(
 
 
 def _simply(call: Call, wish: Perform) -> tuple[int, int | bytes, int] | None:
-    """(dirfd, path or where it is, flags) of what is simple: nobody asks, nothing happens besides, there
-    are no structures, and nobody has looked at more than the path."""
-    if wish.allow is not None or call.name != "openat":
+    """(dirfd, path or where it is, flags) of what is simple: nothing happens besides, there are no
+    structures, and nobody has looked at more than the path."""
+    if call.name != "openat":
         return None
     if call.memory_read and (call.looked_at is not None or call.looks):
         return None
@@ -138,7 +138,7 @@ def ordinary(
     call: Call, wish: Perform, standing: Standing, here: Here, ours: bytes
 ) -> Verdict | None:
     """As :func:`at_once`; what is simple, in fewer steps."""
-    simple = _simply(call, wish)
+    simple = _simply(call, wish) if wish.allow is None else None
     if simple is None:
         mine = wish.options is None or isinstance(wish.options, Options)
         return at_once(call, wish, standing, here, ours) if mine else None
@@ -150,33 +150,51 @@ def ordinary(
 
 def ahead(
     call: Call, wish: Perform
-) -> tuple[int, int | bytes, tuple[Form, ...], tuple[acting.Opening, ...], int] | None:
+) -> tuple[int, int | bytes, tuple[Form, ...], tuple[acting.Opening | pins.Look, ...], int] | None:
     """What :func:`perform` is going to ask first, of what is simple: dirfd, address of the path, forms of
     the request, and what these are."""
     if wish.options is not None and getattr(wish.options, "loops", False):
         return None
     simple = _simply(call, wish)
-    return None if simple is None else (*simple[:2], *_forms(simple[2]), simple[2])
+    if simple is None or (wish.allow is not None and simple[2] & O_NOFOLLOW):
+        return None
+    return (*simple[:2], *_forms(simple[2], wish.allow is not None), simple[2])
 
 
 @lru_cache(256)
-def _forms(flags: int) -> tuple[tuple[Form, ...], tuple[acting.Opening, ...]]:
-    how = Wanted(None, b"", flags | O_NOCTTY, 0, 0).how(resolve=pins.NO_MAGICLINKS)
-    probing = pins.probing(flags | O_NOCTTY, 0)
-    openings, forms = [], []
+def _forms(
+    flags: int, asked: bool
+) -> tuple[tuple[Form, ...], tuple[acting.Opening | pins.Look, ...]]:
+    wanted, bits = Wanted(None, b"", flags | O_NOCTTY, 0, 0), flags & O_DIRECTORY
+    values: tuple[int | bytes, ...] = (
+        0o777,
+        wanted.how(resolve=pins.NO_MAGICLINKS),
+        pins.probing(wanted.flags, 0),
+    )
+    if asked:
+        how = HOW.pack(PIN | bits, 0, pins.NO_MAGICLINKS)
+        values = wanted.how(), how, pins.probing(bits, 0)
+    openings: list[acting.Opening | pins.Look] = []
+    forms = []
     for relative in (False, True):
         where = () if relative else (pins.AT_FDCWD,)
         for room in pins.SHORT:
-            opening = acting.opening(relative, room)
+            opening = pins.look(relative, room) if asked else acting.opening(relative, room)
             openings.append(opening)
             forms.append(
-                opening.request.form(*where, 0o777, how, probing, room=room, relative=relative)
+                opening.request.form(*where, *values, room=room, relative=relative, table=asked)
             )
     return tuple(forms), tuple(openings)
 
 
-def plain(opening: acting.Opening, reply: Reply, flags: int) -> Verdict | None:
+def plain(opening: acting.Opening | pins.Look, reply: Reply, flags: int) -> Verdict | None:
     """What a reply says, where that needs no second thought."""
+    if isinstance(opening, pins.Look):
+        if reply.made(opening.pin) or reply.error(opening.valid) != errno.EBADF:
+            return None
+        failed = reply.error(opening.pin)
+        sure = failed not in _UNSURE and pins.stands(failed, reply, opening.probe, 0)
+        return deny(failed) if sure else None
     if reply.made(opening.fd):
         if not filestat.is_plain(reply.parts[opening.system], reply.parts[opening.status]):
             return None
@@ -185,6 +203,24 @@ def plain(opening: acting.Opening, reply: Reply, flags: int) -> Verdict | None:
     if failed in _UNSURE or not pins.stands(failed, reply, opening.probe, 0):
         return None
     return deny(failed)
+
+
+def after(
+    opening: acting.Opening | pins.Look, reply: Reply, flags: int
+) -> Callable[[Task], Work] | None:
+    """What is left to do after a reply to :func:`ahead`, where that takes no more than to ask the policy
+    and open; None if :func:`perform` is to go on."""
+    if not isinstance(opening, pins.Look) or not reply.made(opening.pin):
+        return None
+    system, status = reply.parts[opening.name.first + 1], reply.parts[opening.name.first]
+    return partial(_seen, opening, reply, flags) if filestat.is_plain(system, status) else None
+
+
+def _seen(look: pins.Look, reply: Reply, flags: int, task: Task) -> Work:
+    pin = task.keep(reply, look.pin)
+    wanted = Wanted(None, b"", flags | O_NOCTTY, 0, 0)
+    fd = yield from use(task, pin, look.name.read(reply), wanted)
+    return HandOver(fd, cloexec=bool(flags & O_CLOEXEC))
 
 
 def perform(task: Task) -> Work:
