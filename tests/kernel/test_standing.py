@@ -107,6 +107,7 @@ def test_other_namespaces_are_seen_when_asked_after() -> None:
         go_on()
         assert standing.unchanged()
         assert not standing.still_there()
+        assert standing.in_its_cgroups()
         standing.close()
 
 
@@ -138,6 +139,7 @@ def test_the_dead_are_nobody() -> None:
         assert standing.unchanged()
     assert not standing.unchanged()
     assert not standing.still_there()
+    assert not standing.in_its_cgroups()
     with pytest.raises(CallGone):
         standing.place(-100)
     standing.close()

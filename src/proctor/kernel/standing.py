@@ -197,6 +197,13 @@ class Standing:
         except OSError:
             return False
 
+    def in_its_cgroups(self) -> bool:
+        """Whether its cgroups are what they were."""
+        try:
+            return os.pread(self._cgroup, _LONGEST, 0) == self._seen[4]
+        except OSError:
+            return False
+
     # What every call may ask ----------------------------------------------------------------------
 
     def cgroups(self) -> bytes:

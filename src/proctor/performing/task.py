@@ -228,6 +228,13 @@ class Task:
         if self.elsewhere():
             raise Moved
 
+    def expect_node(self) -> None:
+        """As :meth:`expect_device`, of what is made and not opened: cgroups alone have rules for that."""
+        if not self.devices:
+            raise Trouble(NO_CGROUP)
+        if not self.standing.in_its_cgroups():
+            raise Moved
+
     def start(self, dirfd: int, path: bytes, resolve: int = 0) -> int | None:
         """Where a path starts: an O_PATH descriptor of the caller's, -1 if it has none there; None for an absolute path, which starts at the executor's root."""
         if path.startswith(b"/") and not resolve & pins.SCOPED:

@@ -56,7 +56,7 @@ def perform(task: Task) -> Work:
         yield from task.pin(start, head, pins.O_DIRECTORY, 0)
         return deny(errno.EEXIST)
     if kind in _NODES and not _is_whiteout(kind, device):
-        task.expect_device()
+        task.expect_node()
     parent: int | None = None
     if task.asked:
         here = yield from task.entry(start, head, last, 0)
