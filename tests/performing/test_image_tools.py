@@ -116,3 +116,45 @@ buildah --storage-driver vfs --root {top}/store --runroot {top}/run bud --isolat
     null = entries["null"]
     assert (null.ischr(), null.devmajor, null.devminor, null.uid) == (True, 1, 3, 0)
     assert entries["file"].size == len("kept\n") and entries["bin/busybox"].uid == 0
+
+
+def test_podman_runs_inside(place: bytes) -> None:
+    """A container within the container, by the podman that is used outside: mounts are its own to make, devices
+    are made for it."""
+    needs("podman", "crun", "busybox")
+    top = Path(os.fsdecode(place))
+    for each in (
+        "root/bin",
+        "root/proc",
+        "root/sys",
+        "root/dev",
+        "root/etc",
+        "root/tmp",
+        "root/run",
+    ):
+        (top / each).mkdir(parents=True)
+    shutil.copy("/bin/busybox", top / "root/bin/busybox")
+    for path in [top / "root", *(top / "root").rglob("*")]:
+        os.chown(path, 100000, 100000)
+    within = """
+b=/bin/busybox; $b mknod /tmp/null c 1 3; echo lost > /tmp/null; $b stat -c '%F %t:%T %u %s' /tmp/null
+$b mount -t tmpfs none /tmp; $b mknod /tmp/zero c 1 5; $b head -c 3 /tmp/zero | $b wc -c
+$b mknod /tmp/disk b 8 0 2>/dev/null || echo refused; $b cat /proc/sys/kernel/hostname
+"""
+    (top / "root/script").write_text(within)
+    script = f"""
+for each in /run /dev/shm /sys/fs/cgroup; do mount -t tmpfs none $each; done; mkdir /run/lock
+podman --root {top}/store --runroot {top}/runroot --tmpdir {top}/tmp --cgroup-manager cgroupfs --events-backend file \
+    --storage-driver vfs run --rm --runtime crun --network none --cgroups disabled --hostname deep \
+    --cap-add mknod,sys_admin --security-opt seccomp=unconfined --rootfs {top}/root /bin/busybox sh /script
+"""
+    handlers = [
+        proctor.families.mknod(when={"type": "char", "device": ["1:3", "1:5"]}),
+        proctor.families.xattr(),
+        proctor.families.mount(filesystems=["ext4"], images=True),
+    ]
+    home = f"export HOME={top} TMPDIR={top} XDG_RUNTIME_DIR={top}/xdg; mkdir -p $XDG_RUNTIME_DIR\n"
+    alone = ["unshare", "--mount", "--ipc", "--pid", "--uts", "--fork", "--mount-proc"]
+    done = inside([*alone, "sh", "-ec", home + script], handlers, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["character special file 1:3 0 0", "3", "refused", "deep"]
