@@ -628,9 +628,8 @@ def test_executors_that_cannot_die_count_until_they_are_dead(top: bytes) -> None
         stuck.close()
 
 
-@root_only
-def test_a_file_that_does_not_close_holds_up_its_own_executor_alone(top: bytes) -> None:
-    """close(2) flushes what is on FUSE, and nothing but the server's answer ends that."""
+def without_flush(top: bytes) -> Stuck:
+    """A server with one file, which can be opened and never closed."""
     if not os.path.exists("/dev/fuse"):
         pytest.skip("no FUSE here")
     os.mkdir(top + b"/mnt")
@@ -641,9 +640,15 @@ def test_a_file_that_does_not_close_holds_up_its_own_executor_alone(top: bytes) 
         STATFS: bytes(80),
     }
     try:
-        stuck = Stuck(top + b"/mnt", FLUSH, answers)
+        return Stuck(top + b"/mnt", FLUSH, answers)
     except OSError as problem:
         pytest.skip(f"no FUSE here: {problem.strerror}")
+
+
+@root_only
+def test_a_file_that_does_not_close_holds_up_its_own_executor_alone(top: bytes) -> None:
+    """close(2) flushes what is on FUSE, and nothing but the server's answer ends that."""
+    stuck = without_flush(top)
     opening: list[Verdict] = []
     try:
         with Performers(limit=2) as performers, caller() as one:
@@ -667,6 +672,66 @@ def test_a_file_that_does_not_close_holds_up_its_own_executor_alone(top: bytes) 
             if isinstance(each, HandOver):
                 with suppress(OSError):  # what flushes it is gone
                     os.close(each.fd)
+
+
+@root_only
+def test_a_file_that_does_not_close_holds_up_no_thread_of_the_monitor(top: bytes) -> None:
+    """What was given to a caller is closed by somebody for whom nobody waits, who counts."""
+    stuck = without_flush(top)
+    troubles: list[str] = []
+    try:
+        with Performers(limit=4, on_trouble=troubles.append) as performers, caller() as one:
+            for number in (1, 2):
+                call = one.call("openat", AT_FDCWD, top + b"/mnt/file", RDONLY, 0)
+                verdict = performers.perform(call)
+                assert isinstance(verdict, HandOver)
+                assert not verdict.close
+                call.expire()
+                stuck.wait(2 * number if number == 1 else 3)  # one closes all of a container's
+            verdict = opened(performers, one, b"/dev/null")
+            assert isinstance(verdict, Deny)
+            assert verdict.errno == errno.ENOMEM
+            performers.close()
+            assert any(each.startswith("2 files wait") for each in troubles), troubles
+            stuck.close()
+            wait_for(lambda: not performers.executors.closers.end(20))
+    finally:
+        stuck.close()
+
+
+#: Opens what cannot be closed, again and again, and then something else.
+OPENS_STUCK = """
+import os, sys
+for _ in range(int(sys.argv[2])):
+    os.open(sys.argv[1] + "/mnt/file", os.O_RDONLY)
+with open("/proc/self/comm") as file:
+    file.read()
+print("done", flush=True)
+"""
+
+
+@root_only
+def test_files_that_do_not_close_leave_the_monitor_its_threads(top: bytes) -> None:
+    stuck = without_flush(top)
+    late = threading.Timer(40, stuck.close)  # or who waits in close(2) waits for ever
+    late.daemon = True
+    late.start()
+
+    @proctor.on("openat")
+    def perform(call: proctor.Call) -> proctor.Verdict:
+        return proctor.perform()
+
+    command = [sys.executable, "-ISc", OPENS_STUCK, os.fsdecode(top), "9"]
+    try:
+        with proctor.spawn(command, [perform], workers=1, stdout=proctor.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"done\n"
+            late.cancel()
+            stuck.close()
+            assert process.wait(20) == 0
+    finally:
+        late.cancel()
+        stuck.close()
 
 
 def test_they_are_free_again_when_they_died(top: bytes) -> None:

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from proctor.kernel import scm
 from proctor.kernel.threads import quiet_thread
+from proctor.performing.closing import Closers
 from proctor.performing.mother import Mother
 from proctor.performing.processes import Executor, Pace, Worker
 from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
@@ -104,6 +105,8 @@ class Executors:
         self._dying: list[Worker] = []
         #: Those that close what they opened, on a file system that may take its time over it.
         self._closing: list[Executor] = []
+        #: Those that close what was given to callers, there.
+        self.closers = Closers(self.employ, self.discard, idle)
         self._closed = False
         #: The thread that ends who is without work for too long; there is one while somebody is.
         self._reaper: threading.Thread | None = None
@@ -122,7 +125,7 @@ class Executors:
         :param fresh: a new one, not one that waits for work.
         :raises Trouble: there is none to be had.
         """
-        executor = None if fresh else self.borrow(key, container)
+        executor = None if fresh else self.borrow(key, container, limit)
         for last in (False,) * (_TRIES - 1) + (True,):
             if executor is not None:
                 return executor
@@ -177,13 +180,13 @@ class Executors:
 
     # Books --------------------------------------------------------------------------------------
 
-    def borrow(self, key: Hashable, container: object) -> Executor | None:
-        """One that waits for work, as :meth:`acquire`; None if none does."""
+    def borrow(self, key: Hashable, container: object, limit: int) -> Executor | None:
+        """One that waits for work, as :meth:`acquire`; None if none does, or as many work already."""
         if self._closing:
             self._see_who_closed()
         with self._lock:
             waiting = self._by_key.get(key)
-            if not waiting:
+            if not waiting or self._taken.get(container, 0) >= limit:
                 return None
             executor = waiting.pop()
             if not waiting:

@@ -191,18 +191,13 @@ def _name(task: Task, wanted: Wanted, here: Entry, last: bytes) -> Generator[Any
         if status.place != found.named.status.place:
             return None
         if flags & O_TRUNC and stat.S_ISREG(status.mode):
-            os.close(
-                (
-                    yield from _reopen(
-                        task, found.fd, HOW.pack(flags & ACCESS | O_TRUNC | O_CLOEXEC, 0, 0)
-                    )
-                )
-            )
+            how = HOW.pack(flags & ACCESS | O_TRUNC | O_CLOEXEC, 0, 0)
+            task.session.give_up((yield from _reopen(task, found.fd, how)))
         kept, fd = fd, -1
         return kept
     finally:
         if fd >= 0:
-            os.close(fd)
+            task.session.give_up(fd)
 
 
 def _may_truncate(task: Task, found: Pin, flags: int) -> Generator[Any, Any, None]:
@@ -261,7 +256,7 @@ def _by_its_path(task: Task, wanted: Wanted, pin: int, named: pins.Named) -> Ope
             if reply.made(opening.fd) and filestat.status_of(kind).place == named.status.place:
                 return reply.take(opening.fd)
         finally:
-            reply.close()
+            task.session.drop(reply)
     return (yield from _reopen(task, pin, wanted.how(wanted.flags & ~O_NOFOLLOW, 0)))
 
 

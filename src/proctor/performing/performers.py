@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Generator, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from proctor.call.verdict import Deny, Perform, Verdict, deny
+from proctor.call.verdict import Deny, HandOver, Perform, Verdict, deny
 from proctor.kernel.standing import Standing
 from proctor.performing import registry
 from proctor.performing.callers import Callers, Known
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from proctor.supervisor.ports import Later
 
 _TRIES: Final = 5
+#: Seconds that what is being closed has at the end.
+_LAST_MOMENTS: Final = 0.1
 
 
 class Kept(Protocol):
@@ -156,6 +158,11 @@ class Performers:
             self.tell(
                 f"{left} executors wait for a file system that does not answer, and end when it does"
             )
+        if unclosed := self.executors.closers.end(_LAST_MOMENTS):
+            self.tell(
+                f"{unclosed} files wait for a file system that does not answer to be closed, and proctor's end waits "
+                "for that"
+            )
 
     def forget(self, container: object) -> None:
         """A container is over: nothing that works for it stays in its cgroup."""
@@ -221,7 +228,11 @@ class Performers:
         known: Known = standing.kept
         container = getattr(call, "container", None)
         wanted = family.ahead(call, wish) if known.devices else None
-        executor = None if wanted is None else self.executors.borrow(known.key, container)
+        executor = (
+            None
+            if wanted is None
+            else self.executors.borrow(known.key, container, self._option(container, "limit"))
+        )
         if wanted is None or executor is None:
             self._standings.give_back(standing)
             return None
@@ -366,6 +377,9 @@ class Performers:
                     continue
                 finally:
                     task.close()
+                if type(verdict) is HandOver and verdict.close and task.session.slow:
+                    task.session.given(verdict.fd)
+                    verdict = verdict._replace(close=False)
                 if key.who.unlike is None:
                     self._standings.give_back(standing)
                     standing = None

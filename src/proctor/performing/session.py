@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Generator, Hashable
 from typing import TYPE_CHECKING
 
-from proctor.errors import CallGone
+from proctor.errors import CallGone, CallOver
+from proctor.performing.closing import Given
 from proctor.performing.executors import Become, Executors, Wait
 from proctor.performing.processes import Executor
 from proctor.performing.steps import Reply, Request
@@ -90,7 +92,30 @@ class Session:
         if reply is None:
             self.fail()  # it is at something else
         else:
-            reply.close()
+            self.executors.closers.drop(reply, self.container)
+
+    def drop(self, reply: Reply) -> None:
+        """Close what nobody took of a reply; where that may wait, nobody waits."""
+        if self.slow:
+            self.executors.closers.drop(reply, self.container)
+        reply.close()
+
+    def give_up(self, fd: int) -> None:
+        """Close what was opened; as :meth:`drop`."""
+        if self.slow:
+            self.executors.closers.close(fd, self.container)
+        else:
+            os.close(fd)
+
+    def given(self, fd: int) -> None:
+        """What the call gives its caller is closed when that is over; as :meth:`drop`."""
+        given, kind = Given(self.executors.closers, self.container, fd), type(self.call)
+        try:
+            self.call._keep(given)
+        except CallOver:
+            pass
+        if type(self.call) is not kind:  # somebody else answered meanwhile
+            given.close()
 
     def ask(
         self, request: Request, *values: bytes | int, fds: tuple[int, ...] = (), table: bool = False
@@ -112,7 +137,7 @@ class Session:
                 self._executor = executor
             if not self.call.valid():  # all that was taken before is of a live caller only if so
                 if reply is not None:
-                    reply.close()
+                    self.executors.closers.drop(reply, self.container)
                 raise CallGone
             try:
                 if not known:

@@ -194,7 +194,7 @@ class Routes:
             job = Job(call, chain, served, clock())
             job.performed = wish
             decider.routed(job)
-            if type(said) is HandOver:
+            if type(said) is HandOver and said.close:
                 decider.give(job, said, chain[0].label)
             else:
                 job.index = 1

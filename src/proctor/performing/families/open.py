@@ -315,7 +315,7 @@ def _directly(task: Task, wanted: Wanted) -> Opens:
                     return (yield from terminal(task, wanted))
                 raise Said(failed)
     finally:
-        reply.close()
+        task.session.drop(reply)
     return (yield from pinned(task, wanted, failed))
 
 
