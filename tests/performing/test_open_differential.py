@@ -323,3 +323,54 @@ def test_what_comes_where_nothing_was_is_asked_about(performers: Performers) -> 
         assert asked == [("path", path)] * 2
         with open(path, "rb") as file:
             assert file.read() == b"there before"
+
+
+LARGEFILE = 0o100000
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has no calls of i386")
+@pytest.mark.parametrize("asked", [False, True], ids=["direct", "pinned"])
+def test_opened_as_by_programs_of_32_bits(performers: Performers, top: bytes, asked: bool) -> None:
+    """Without O_LARGEFILE, where the kernel leaves it out: it shows, and files of 2 GiB do not open."""
+    how = {"allow": lambda argument, path: True} if asked else {}
+    os.chmod(top, 0o777)
+    os.mkdir(top + b"/dir")
+    for name in (b"file", b"big"):
+        with open(top + b"/" + name, "wb") as file:
+            os.fchmod(file.fileno(), 0o666)
+            file.truncate(4 if name == b"file" else 1 << 31)
+    os.symlink("file", top + b"/link")
+    flags = [
+        0, LARGEFILE, os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_CREAT | os.O_EXCL, os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
+        os.O_NOFOLLOW, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT, os.O_WRONLY | os.O_TRUNC, os.O_DIRECTORY, os.O_RDWR | os.O_TMPFILE,
+        os.O_RDWR | os.O_APPEND | os.O_CREAT | LARGEFILE, 3,
+    ]  # fmt: skip
+    with caller(as_user, arch="i386") as one:
+        for path in (
+            b"file",
+            b"link",
+            b"big",
+            b"new",
+            b"dir",
+            b"dir/",
+            b"dir/.",
+            b"/proc/self/comm",
+        ):
+            where = path if path.startswith(b"/") else top + b"/" + path
+            calls: list[tuple[Any, ...]] = []
+            for each in flags:
+                calls += [("openat", AT_FDCWD, where, each, 0o444), ("open", where, each, 0o666)]
+                packed = HOW.pack(
+                    each, 0o600 if each & (os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY) else 0, 0
+                )
+                calls.append(("openat2", AT_FDCWD, where, packed, HOW.size))
+            calls.append(("creat", where, 0o600))
+            for call in calls:
+                outcomes = []
+                for act in (one.natively, lambda *call: one.performed(performers, *call, **how)):
+                    outcomes.append((act(*call), os.stat(top + b"/big").st_size))
+                    if os.path.exists(top + b"/new"):
+                        os.unlink(top + b"/new")
+                    os.truncate(top + b"/big", 1 << 31)
+                assert outcomes[0] == outcomes[1], call
+        assert one.natively("open", top + b"/big", 0, 0) == ("errno", errno.EOVERFLOW)

@@ -54,16 +54,17 @@ class Acting(NamedTuple):
 
 
 @cache
-def reopening() -> Acting:
-    """Open the very thing that is pinned, by its own link.  Holes: how.  Sent: the pin, the
-    executor's table."""
+def reopening(small: bool = False) -> Acting:
+    """Open the very thing that is pinned, by its own link.  Holes: how, or (if ``small``, without O_LARGEFILE)
+    flags.  Sent: the pin, the executor's table."""
     steps = Steps()
-    how, empty = steps.hole(HOW.size), steps.bytes(b"")
+    how: Argument = steps.number() if small else steps.hole(HOW.size)
+    empty = steps.bytes(b"")
     digits, status = steps.scratch(16), steps.scratch(STATX_SIZE)
     given, table = steps.sent(), steps.sent()
     pin = steps.call("dup", given)
     steps.put_text(digits, pin)
-    fd = steps.call("openat2", table, digits, how, HOW.size)
+    fd = _open(steps, table, digits, how, 0)
     statx(steps, fd, status, empty)
     steps.give(fd)
     part = steps.want(status)
@@ -80,16 +81,26 @@ def writable() -> Acting:
     return Acting(steps.freeze(), asked, 0)
 
 
+def _open(steps: Steps, where: Argument, path: Place, how: Argument, mode: Argument) -> Result:
+    if isinstance(how, Place):
+        return steps.call("openat2", where, path, how, HOW.size)
+    return steps.call("openat", where, path, how, mode, as_32_bits=True)
+
+
 @cache
-def opening_in(size: int) -> Acting:
-    """Open one name in a pinned directory.  Holes: umask, how, name.  Sent: the directory."""
+def opening_in(size: int, small: bool = False) -> Acting:
+    """Open one name in a pinned directory.  Holes: umask, how, or (if ``small``, without O_LARGEFILE) flags and
+    mode, name.  Sent: the directory."""
     steps = Steps()
-    umask, how, name = steps.number(), steps.hole(HOW.size), steps.hole(size)
+    umask = steps.number()
+    how: Argument = steps.number() if small else steps.hole(HOW.size)
+    mode: Argument = steps.number() if small else 0
+    name = steps.hole(size)
     empty = steps.bytes(b"")
     status = steps.scratch(STATX_SIZE)
     directory = steps.sent()
     steps.call("umask", umask)
-    fd = steps.call("openat2", directory, name, how, HOW.size)
+    fd = _open(steps, directory, name, how, mode)
     statx(steps, fd, status, empty)
     steps.give(fd)
     part = steps.want(status)

@@ -52,7 +52,9 @@ def pinned(task: Task, wanted: Wanted, failed: int = 0) -> Opens:
     if flags & TMPFILE:
         task.permit(pin.named.path, pin.named.status)
         return (
-            yield from _in_directory(task, pin.fd, b".", wanted.how(resolve=pins.NO_MAGICLINKS))
+            yield from _in_directory(
+                task, pin.fd, b".", wanted.how(resolve=pins.NO_MAGICLINKS), wanted.small
+            )
         )
     return (yield from use(task, pin.fd, pin.named, wanted))
 
@@ -65,7 +67,10 @@ def use(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> Opens:
     try:
         return (
             yield from _reopen(
-                task, pin, wanted.how(wanted.flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW), 0)
+                task,
+                pin,
+                wanted.how(wanted.flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW), 0),
+                wanted.small,
             )
         )
     except Said as said:
@@ -87,24 +92,27 @@ def _refuse_hosts(task: Task, named: pins.Named, flags: int) -> None:
         raise Said(errno.EACCES, "it is the one of the monitor's pid namespace, not the caller's")
 
 
-def _reopen(task: Task, pin: int, how: bytes) -> Opens:
-    act = acting.reopening()
-    reply = yield from task.session.ask(act.request, how, fds=(pin,), table=True)
+def _reopen(task: Task, pin: int, how: bytes, small: bool = False) -> Opens:
+    act = acting.reopening(small)
+    values = HOW.unpack(how)[:1] if small else (how,)
+    reply = yield from task.session.ask(act.request, *values, fds=(pin,), table=True)
     if not reply.made(act.fd):
         raise Said(reply.error(act.fd))
     return reply.take(act.fd)
 
 
-def _in_directory(task: Task, directory: int, name: bytes, how: bytes) -> Opens:
-    fd, _ = yield from _named_in(task, directory, name, how)
+def _in_directory(task: Task, directory: int, name: bytes, how: bytes, small: bool) -> Opens:
+    fd, _ = yield from _named_in(task, directory, name, how, small)
     return fd
 
 
 def _named_in(
-    task: Task, directory: int, name: bytes, how: bytes
+    task: Task, directory: int, name: bytes, how: bytes, small: bool
 ) -> Generator[Any, Any, tuple[int, filestat.Status]]:
-    act = acting.opening_in(pins.room(len(name)))
-    reply = yield from task.session.ask(act.request, task.umask, how, name, fds=(directory,))
+    """:param small: only of what can be no link: it would be followed."""
+    act = acting.opening_in(pins.room(len(name)), small)
+    values = HOW.unpack(how)[:2] if small else (how,)
+    reply = yield from task.session.ask(act.request, task.umask, *values, name, fds=(directory,))
     if not reply.made(act.fd):
         raise Said(reply.error(act.fd))
     return reply.take(act.fd), filestat.status_of(reply.parts[act.status])
@@ -175,8 +183,9 @@ def _name(task: Task, wanted: Wanted, here: Entry, last: bytes) -> Generator[Any
         _refuse_hosts(task, found.named, flags)
         if flags & O_TRUNC:
             yield from _may_truncate(task, found, flags)
+    small = wanted.small and (found is None or bool(flags & O_NOFOLLOW))
     try:
-        fd, status = yield from _named_in(task, here.parent.fd, last, how)
+        fd, status = yield from _named_in(task, here.parent.fd, last, how, small)
     except Said as said:
         if said.errno == errno.ELOOP and not flags & O_NOFOLLOW:
             return None  # a link by now
@@ -190,6 +199,11 @@ def _name(task: Task, wanted: Wanted, here: Entry, last: bytes) -> Generator[Any
     try:
         if status.place != found.named.status.place:
             return None
+        if wanted.small and not small:
+            bare = flags & ~(O_CREAT | O_EXCL | O_TRUNC)
+            again = yield from _reopen(task, found.fd, wanted.how(bare, 0), True)
+            large, fd = fd, again
+            task.session.give_up(large)
         if flags & O_TRUNC and stat.S_ISREG(status.mode):
             how = HOW.pack(flags & ACCESS | O_TRUNC | O_CLOEXEC, 0, 0)
             task.session.give_up((yield from _reopen(task, found.fd, how)))
@@ -230,7 +244,9 @@ def _directory_itself(task: Task, wanted: Wanted) -> Opens:
     task.permit(pin.named.path, pin.named.status)
     try:
         return (
-            yield from _in_directory(task, pin.fd, b".", wanted.how(resolve=pins.NO_MAGICLINKS))
+            yield from _in_directory(
+                task, pin.fd, b".", wanted.how(resolve=pins.NO_MAGICLINKS), wanted.small
+            )
         )
     except Said as said:  # it may not be searched, which opening it does not want
         if said.errno != errno.EACCES:
@@ -257,7 +273,7 @@ def _by_its_path(task: Task, wanted: Wanted, pin: int, named: pins.Named) -> Ope
                 return reply.take(opening.fd)
         finally:
             task.session.drop(reply)
-    return (yield from _reopen(task, pin, wanted.how(wanted.flags & ~O_NOFOLLOW, 0)))
+    return (yield from _reopen(task, pin, wanted.how(wanted.flags & ~O_NOFOLLOW, 0), wanted.small))
 
 
 def _may_follow(task: Task, wanted: Wanted) -> Generator[Any, Any, None]:
@@ -307,7 +323,10 @@ def _own_terminal(task: Task, wanted: Wanted) -> Opens:
         task.refuse_device(named.status)
         return (
             yield from _reopen(
-                task, pin, wanted.how(wanted.flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW), 0)
+                task,
+                pin,
+                wanted.how(wanted.flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW), 0),
+                wanted.small,
             )
         )
     raise Said(errno.ENXIO, "the caller's controlling terminal is none of its descriptors 0-2")

@@ -46,6 +46,7 @@ _HOLE: Final = struct.Struct("=4I")
 _PART: Final = struct.Struct("=2I")
 _VALUE, _PLACE, _SENT, _RESULT, _DECIMAL = range(5)
 _EXPECT: Final = 1 << 12
+_AS_32_BITS: Final = 1 << 31
 _LONG: Final = (1 << 64) - 1
 _POINTER: Final = struct.calcsize("P")
 #: reply.state of executor.c.
@@ -140,8 +141,11 @@ class Steps:
         good: int = 0,
         bad: int = END,
         want: int | None = None,
+        as_32_bits: bool = False,
     ) -> Result:
         """Make a system call.
+
+        :param as_32_bits: ``openat`` as a program of 32 bits makes it, on x86-64.
 
         :param good: what comes next if the result is good: 0 the next step, a number of steps to
             skip, ``END`` or ``DIE``.
@@ -159,6 +163,8 @@ class Steps:
         if want is not None:
             kinds |= _EXPECT
         number = tables.number(what, native())
+        if as_32_bits:
+            number = tables.number(what, "i386") | _AS_32_BITS
         self._steps.append([number, kinds, good, bad, (want or 0) & _LONG, *values])
         return Result(len(self._steps) - 1)
 

@@ -43,6 +43,8 @@ class Wanted(NamedTuple):
     flags: int
     mode: int
     resolve: int
+    #: Whether it is opened without O_LARGEFILE, as by a program of 32 bits (compat_sys_openat of fs/open.c).
+    small: bool = False
 
     def how(self, flags: int | None = None, resolve: int | None = None) -> bytes:
         """As a struct open_how; with other flags and resolve bits, if these are given."""

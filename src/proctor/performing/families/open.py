@@ -28,6 +28,7 @@ from proctor.performing.wanted import (
     O_CLOEXEC,
     O_CREAT,
     O_EXCL,
+    O_LARGEFILE,
     O_NOCTTY,
     O_TRUNC,
     SYNC,
@@ -107,6 +108,14 @@ def decode(call: Call) -> tuple[int, int, int, int]:
     return dirfd, flags, mode & 0o7777, 0
 
 
+def _is_small(call: Call) -> bool:
+    """Whether it is made as by a program of 32 bits, so that O_LARGEFILE is as it is passed (``force_o_largefile``
+    and compat_sys_open of fs/open.c; ``creat`` and ``openat2`` have no other form there)."""
+    if call.abi != "i386" or call.name not in ("open", "openat"):
+        return False
+    return not call.registers[1 if call.name == "open" else 2] & O_LARGEFILE
+
+
 def at_once(
     call: Call, wish: Perform, standing: Standing, here: Here, ours: bytes
 ) -> Verdict | None:
@@ -114,13 +123,17 @@ def at_once(
     dirfd, flags, mode, resolve = decode(call)
     if isinstance(wish.options, Options):
         flags = wish.options.kept(flags)
-    return None if mode else here.open(call, wish, standing, dirfd, flags, resolve, ours)
+    return (
+        None
+        if mode or _is_small(call)
+        else here.open(call, wish, standing, dirfd, flags, resolve, ours)
+    )
 
 
 def _simply(call: Call, wish: Perform) -> tuple[int, int | bytes, int] | None:
     """(dirfd, path or where it is, flags) of what is simple: nothing happens besides, there are no
     structures, and nobody has looked at more than the path."""
-    if call.name != "openat":
+    if call.name != "openat" or _is_small(call):
         return None
     if call.memory_read and (call.looked_at is not None or call.looks):
         return None
@@ -244,10 +257,11 @@ def perform(task: Task) -> Work:
     if path and not task.has_room():
         yield from _valid(task, HOW.pack(flags | O_CLOEXEC, mode, resolve))
         return deny(errno.EMFILE)
-    wanted = Wanted(task.start(dirfd, path, resolve), path, flags, mode, resolve)
+    small = _is_small(task.call) and not flags & O_PATH
+    wanted = Wanted(task.start(dirfd, path, resolve), path, flags, mode, resolve, small)
     if flags & O_PATH:
         return (yield from _place(task, wanted))
-    opens = pinned if task.asked or not task.devices else _directly
+    opens = pinned if task.asked or not task.devices or small else _directly
     fd = yield from opens(task, wanted)
     return HandOver(fd, cloexec=bool(flags & O_CLOEXEC))
 
