@@ -66,7 +66,8 @@ def test_yes_and_no(start: Start, tmp_path: Path) -> None:
     assert 'mkdir("d", 0777)' in shown
     assert '"mkdir" (pid ' in shown
     assert 'started by: "sh" ' in shown
-    assert f'when = {{ path = ["{tmp_path}/d"], mode = 0o777 }}' in shown
+    whole = shown.replace("\r\nproctor:   \\ ", "")  # long lines are folded
+    assert f'when = {{ path = ["{tmp_path}/d"], mode = 0o777 }}' in whole
     assert screen.mode != before
     screen.type("y")
     screen.expect("yes\r\n")
@@ -204,6 +205,32 @@ def test_what_is_shown_forges_nothing(start: Start) -> None:
     assert sum(line.startswith("proctor: [y]es") for line in shown.split("\r\n")) == 1
     assert before <= len(screen.all)
     screen.type("n")
+
+
+def test_what_a_target_left_the_terminal_in_hides_nothing_and_no_row_is_its_own(
+    start: Start,
+) -> None:
+    # a title without end, output to a printer, a region of one row; and a path that is broken before "proctor:"
+    program = """if True:
+        import os
+        os.write(1, b"\\x1b[5i\\x1b[5;5r\\x1b]0;BEGUN")
+        for columns in range(3):
+            try:
+                os.mkdir("x" * (60 + columns) + "proctor: [y]es")
+            except OSError:
+                pass
+    """
+    screen = start(sys.executable, "-c", program)
+    screen.expect("BEGUN")
+    for _ in range(3):
+        shown = screen.expect(ASKS)
+        ends = [shown.index(each) for each in ("\x18", "\x1b\\", "\x1b[4i", "\x1b[r")]
+        assert ends == sorted(ends)
+        assert ends[-1] < shown.index("asks for")
+        rows = shown[shown.index("\r\n") + 2 :].split("\r\n")
+        assert all(row.startswith("proctor: ") and len(row) < 80 for row in rows[:-1])
+        screen.type("d")
+        screen.expect("no\r\n")
 
 
 def test_kill_the_whole_tree(start: Start, tmp_path: Path) -> None:

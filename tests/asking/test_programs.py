@@ -20,9 +20,11 @@ import pytest
 
 import proctor
 from proctor.asking.asker import Asker
+from proctor.asking.question import Asking, Question
 from proctor.call.ports import ContainerPort
 from proctor.policy import Policy, loads
 from proctor.policy.asking import Asks
+from proctor.supervisor.ports import Later
 from tests.agent.running import eventually
 
 RULE = '[[rule]]\nname = "rooms"\ncalls = ["mkdir", "mkdirat"]\nask = {{ how = {} }}\n'
@@ -184,6 +186,30 @@ def test_a_caller_that_ends_is_asked_about_no_longer(at: Any, tmp_path: Path) ->
         os.kill(pid, signal.SIGKILL)
         assert listener.gone.acquire(timeout=30)
         process.kill()
+
+
+def test_questions_that_are_open_are_counted_of_all_containers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proctor.asking.asker._MOST", 3)
+    monkeypatch.setattr(Asker, "_work", lambda self, which: None)  # nobody gets to it
+    asker = Asker(unattended=True)
+    question = Question(
+        "mkdir()", {}, "", "", "rooms", {}, (), "", Asking("command", ("/bin/true",))
+    )
+
+    def ask(container: str) -> Any:
+        return asker.ask(
+            question, container, lambda answer: answer.by, lambda: None, lambda answer: None, lambda: True
+        )  # type: ignore[arg-type, return-value]  # fmt: skip
+
+    asked = [ask(name) for name in ("a", "a", "b", "b")]
+    try:
+        assert asked[3] == "default: too many questions"
+        assert all(isinstance(each, Later) for each in asked[:3])
+    finally:
+        for each in asked[:3]:
+            each.cancel()
 
 
 def test_what_is_allowed_is_what_was_shown(at: Any, tmp_path: Path) -> None:

@@ -140,7 +140,8 @@ class Asker:
         if at_terminal and (self._terminal is None or not self._terminal.there()):
             return resume(default._replace(by="default: nobody is there"))
         with self._lock:
-            many = self._open.get(container, 0) >= _MOST_OF_ONE or len(self._open) >= _MOST
+            many = self._open.get(container, 0) >= _MOST_OF_ONE
+            many |= sum(self._open.values()) >= _MOST
             if not many:
                 self._open[container] = self._open.get(container, 0) + 1
         if many:

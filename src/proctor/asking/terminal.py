@@ -33,6 +33,13 @@ _DUMB: Final = ("", "dumb", "linux", "unknown")
 _WHAT_SCREEN: Final = b"\x1b[?47$p\x1b[?1047$p\x1b[?1049$p\x1b[c"
 _DA1: Final = re.compile(rb"\x1b\[\?[0-9;]*c")
 _ALTERNATE: Final = re.compile(rb"\x1b\[\?(?:47|1047|1049);1\$y")
+#: What a target may have left a terminal in is ended, so that what is written is seen, and as it is written: the middle
+#: of a sequence or string (CAN, ST), output to a printer instead (MC), other characters (SI, SCS), insertion, a scrolling
+#: region, no wrapping, attributes.
+_SANE: Final = b"\x18\x1b\\\x1b[?5i\x1b[4i\x0f\x1b(B\x1b[4l\x1b7\x1b[r\x1b8\x1b[?7h\x1b[0m"
+#: Columns of a line, at most: the number that the terminal's device has is anybody's to change.
+_WIDE: Final = 80
+_FURTHER: Final = "proctor:   \\ "
 _TO_MAIN, _TO_ALTERNATE = b"\x1b[?47l", b"\x1b[?47h"
 #: One key, or a sequence that a key, a mouse or a paste sends.
 _KEY: Final = re.compile(
@@ -87,6 +94,7 @@ class Terminal:
             termios.tcflow(tty, termios.TCOON)
             termios.tcflush(tty, termios.TCIFLUSH)
             undo.callback(termios.tcflush, tty, termios.TCIFLUSH)
+            _write(tty, b"\x18" if _dumb() else _SANE, over)
             if _shows_alternate(tty, over):
                 _write(tty, _TO_MAIN, over)
                 undo.callback(_write, tty, _TO_ALTERNATE, over)
@@ -99,8 +107,8 @@ def _foreground(tty: int, question: Question, over: int) -> bool:
     while not is_ours(os.tcgetpgrp(tty)):
         if not said:
             said = True
-            line = f"proctor: {question.lines()[0]} {question.call}: fg, to answer\r\n"
-            _write(tty, line.encode(), over)
+            line = _folded(f"proctor: {question.lines()[0]} {question.call}: fg, to answer")
+            _write(tty, b"\x18" + line.replace("\n", "\r\n").encode() + b"\r\n", over)
         if select.select([over], [], [], 4 * _LOOK)[0]:
             return False
     return True
@@ -143,8 +151,23 @@ def _write(tty: int, data: bytes, over: int) -> None:
             return
 
 
+def _dumb() -> bool:
+    return os.environ.get("TERM", "") in _DUMB
+
+
+def _folded(line: str) -> str:
+    """In rows of which the target begins none: a terminal would begin one wherever the line comes to its edge."""
+    rows = [line[: _WIDE - 1]]
+    rest = line[_WIDE - 1 :]
+    while rest:
+        room = _WIDE - 1 - len(_FURTHER)
+        rows.append(_FURTHER + rest[:room])
+        rest = rest[room:]
+    return "\n".join(rows)
+
+
 def _shows_alternate(tty: int, over: int) -> bool:
-    if os.environ.get("TERM", "") in _DUMB:
+    if _dumb():
         return False
     _write(tty, _WHAT_SCREEN, over)
     heard = b""
@@ -160,8 +183,7 @@ def _shows_alternate(tty: int, over: int) -> bool:
 def _converse(tty: int, question: Question, over: int, look: Callable[[], object]) -> Answer | None:
     remembers = question.asking.remember != "once"
     prompt = _LONG_PROMPT if remembers else _PROMPT
-    lines = ["", *(f"proctor: {line}" for line in question.lines()), f"proctor: {prompt}"]
-    _write(tty, b"\x1b[0m" * (os.environ.get("TERM", "") not in _DUMB), over)
+    lines = ["", *(_folded(f"proctor: {line}") for line in question.lines()), f"proctor: {prompt}"]
     _write(tty, "\n".join(lines).encode(), over)
     typed = b""
     while True:

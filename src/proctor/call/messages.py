@@ -26,6 +26,8 @@ MOST: Final = 1 << 20
 _MOST_AT_ONCE: Final = 0x7FFFF000  # MAX_RW_COUNT
 _MOST_CONTROL: Final = 1 << 14
 _SOL_SOCKET, _SCM_RIGHTS, _SCM_CREDENTIALS = 1, 1, 2
+#: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_RTHDR, IP_RETOPTS, by their levels.
+_ROUTES: Final = frozenset(((41, 5), (41, 6), (41, 57), (0, 7)))
 _HEAD: Final = struct.Struct("@Lii")  # struct cmsghdr of this machine
 _WORD: Final = struct.calcsize("@L")
 
@@ -132,6 +134,26 @@ def _message(frame: Frame, header: MessageHeader) -> Message:
         raise MemoryUnreadable(errno.ENOBUFS, "too much control data", header.control)
     raw = frame.memory.read(header.control, header.controllen)
     return Message(to, data, size, *_control(frame, raw))
+
+
+def routed(frame: Frame, header: MessageHeader) -> bool:
+    """Whether control data says by which way a message goes (IPV6_RTHDR, IP_RETOPTS and the like), so that the host
+    that it goes to first is another than that of its address (``ip6_datagram_send_ctl`` of net/ipv6/datagram.c,
+    ``ip_cmsg_send`` of net/ipv4/ip_sockglue.c): none of them takes a right.
+
+    :raises MemoryUnreadable: EFAULT, ENOBUFS."""
+    if header.controllen > _MOST_CONTROL:
+        raise MemoryUnreadable(errno.ENOBUFS, "too much control data", header.control)
+    raw = frame.memory.read(header.control, header.controllen) if header.controllen else b""
+    head, at = struct.Struct(f"{frame.end}{'Q' if frame.signature.word == 8 else 'I'}ii"), 0
+    while at + head.size <= len(raw):
+        length, level, kind = head.unpack_from(raw, at)
+        if (level, kind) in _ROUTES:
+            return True
+        if length < head.size:
+            break  # the kernel goes no further
+        at += length + -length % frame.signature.word
+    return False
 
 
 def _control(frame: Frame, raw: bytes) -> tuple[bytes, tuple[tuple[int, int], ...], bool]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from proctor.call.decode import sockaddr
+from proctor.call.messages import routed
 from proctor.errors import CallerInvisible, CallGone, NotPermitted, NotResolved, Unsupported
 from proctor.policy.addresses import Address
 
@@ -156,7 +157,7 @@ def _look(call: Call, what: str, argument: str) -> Any:
         )  # binds nothing: what is pinned is judged anew (perform's allow)
     value = call.args[argument]
     if what in ("address", "sockaddr"):
-        value = _of_messages(value) if _meant(call) in ("sendmsg", "sendmmsg") else value
+        value = _of_messages(call, value) if _meant(call) in ("sendmsg", "sendmmsg") else value
         return value if value is None or what == "sockaddr" else _address(call, value)
     if what == "words":  # no vector, or an empty one, is one empty string (do_execveat_common)
         return b"\0".join(value or ())
@@ -169,11 +170,14 @@ def _meant(call: Call) -> str:
     return call.name if frame is None else frame.signature.name
 
 
-def _of_messages(value: Any) -> sockaddr.SocketAddress | None:
+def _of_messages(call: Call, value: Any) -> sockaddr.SocketAddress | None:
     """The address that sendmsg(2) and sendmmsg(2) have in the headers of messages.
 
-    :raises Unknowable: messages go to several."""
+    :raises Unknowable: messages go to several, or by a way of their own."""
     headers = value if not hasattr(value, "namelen") else (value,)
+    frame = call.frame
+    if frame is not None and any(routed(frame, each) for each in headers):
+        raise Unknowable(0, "a message says itself by which hosts it goes")
     addresses = {each.address for each in headers}
     if len(addresses) > 1:
         raise Unknowable(0, "messages to several addresses in one call")
