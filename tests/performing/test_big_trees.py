@@ -18,7 +18,7 @@ from .test_workloads import POLICY, tops, tree
 
 __all__ = ["tops"]  # a fixture
 
-FILES = int(os.environ.get("PROCTOR_FILES", "600"))
+FILES = int(os.environ.get("PROCTOR_FILES", "300"))
 pytestmark = [
     pytest.mark.skipif(shutil.which("rsync") is None, reason="no rsync"),
     pytest.mark.timeout(3000),
