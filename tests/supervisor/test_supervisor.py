@@ -593,7 +593,13 @@ def test_stepping_by_hand(caller: str, make_world: Callable[..., KernelWorld]) -
     from proctor.kernel.launch import launch
     from proctor.process.run import filter_for
 
-    one = handler(lambda call: proctor.answer(call.registers[0]))
+    asked: list[int] = []
+
+    def echo(call: proctor.Call) -> proctor.Verdict:
+        asked.append(call.registers[0])
+        return proctor.answer(call.registers[0])
+
+    one = handler(echo)
     program = filter_for([one])
     assert program is not None
     with launch([caller, "loop", "100", "110"], program=program.compile().code) as target:
