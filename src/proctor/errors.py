@@ -179,7 +179,8 @@ class CallOver(CallError, RuntimeError):
 
 
 class AlreadyAnswered(CallError, RuntimeError):
-    """A second verdict was given for one call.
+    """A second verdict was given for one call: EINPROGRESS of
+    SECCOMP_IOCTL_NOTIF_SEND and ADDFD (seccomp_unotify(2)).
 
     >>> issubclass(proctor.AlreadyAnswered, proctor.CallError)
     True
@@ -187,7 +188,8 @@ class AlreadyAnswered(CallError, RuntimeError):
 
 
 class NotReceived(CallError, RuntimeError):
-    """An answer for a call that is still queued: the notification was not received.
+    """An answer for a call that is still queued: SEND or ADDFD before RECV
+    (EINPROGRESS as well, seccomp_unotify(2)).
 
     >>> issubclass(proctor.NotReceived, proctor.CallError)
     True

@@ -12,32 +12,34 @@ import pytest
 from tests.agent.running import RunningAgent
 from tests.agent.runtimes import Runtime, make_rootfs, missing
 
-POLICY = """
-default = "allow"
-
+#: Rules that tests are made of, each of which must be seen to hold.
+NO_ROOMS = """
 [[rule]]
 name = "no such rooms"
 calls = ["mkdir", "mkdirat"]
 when = { path = "/tmp/forbidden*" }
 deny = "EROFS"
-
-[[rule]]
-name = "other rooms"
-calls = ["mkdir", "mkdirat"]
-allow = "unsafe: a test"
-
+"""
+DEVICES = """
 [[rule]]
 name = "harmless devices"
 calls = ["mknod", "mknodat"]
 when = { type = "char", device = ["1:3", "1:5"] }
 perform = true
-
+"""
+MODES = """
 [[rule]]
 name = "modes are as they are"
 calls = ["chmod", "fchmodat"]
 deny = "ENOMEDIUM"
-report = true
 """
+OTHER_ROOMS = """
+[[rule]]
+name = "other rooms"
+calls = ["mkdir", "mkdirat"]
+allow = "unsafe: a test"
+"""
+POLICY = f'default = "allow"\n{NO_ROOMS}{OTHER_ROOMS}{DEVICES}{MODES}report = true\n'
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.conftest import DEVICES, MODES, NO_ROOMS
 from tests.agent.engines import USER, Engine, Podman, engine, lacking, tree
 from tests.agent.running import RunningAgent, eventually
 
@@ -18,43 +19,27 @@ from tests.agent.running import RunningAgent, eventually
 CALLS = int(os.environ.get("PROCTOR_CALLS", "1000"))
 CONTAINERS = int(os.environ.get("PROCTOR_CONTAINERS", "3"))
 
-POLICY = """
+POLICY = f"""
 default = "allow"
-
-[[rule]]
-name = "no such rooms"
-calls = ["mkdir", "mkdirat"]
-when = { path = "/tmp/forbidden*" }
-deny = "EROFS"
-report = true
-
-[[rule]]
-name = "harmless devices"
-calls = ["mknod", "mknodat"]
-when = { type = "char", device = ["1:3", "1:5"] }
-perform = true
-
+{NO_ROOMS}report = true
+{DEVICES}
 [[rule]]
 name = "no other devices"
 calls = ["mknod", "mknodat"]
-when = { type = ["char", "block"] }
+when = {{ type = ["char", "block"] }}
 deny = "EDQUOT"
 
-[[rule]]
-name = "modes are as they are"
-calls = ["chmod", "fchmodat"]
-deny = "ENOMEDIUM"
-
+{MODES}
 [[rule]]
 name = "nothing is mounted there"
 calls = ["mount"]
-when = { target = "/tmp/closed" }
+when = {{ target = "/tmp/closed" }}
 deny = "ELOOP"
 
 [[rule]]
 name = "nobody is at home"
 calls = ["connect"]
-when = { address = "inet:127.0.0.9:*" }
+when = {{ address = "inet:127.0.0.9:*" }}
 deny = "EHOSTDOWN"
 
 [[rule]]

@@ -15,7 +15,7 @@ import pytest
 from proctor.cli.top import Rates, tables_of
 from tests.agent.clients import hand_over
 from tests.agent.running import RunningAgent
-from tests.asking.screen import Screen
+from tests.support.screen import Screen
 
 rich_console = pytest.importorskip("rich.console")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.running import eventually
-from tests.asking.screen import Screen
+from tests.support.screen import Screen
 
 PROCTOR = [sys.executable, "-m", "proctor"]
 POLICY = """

@@ -36,10 +36,15 @@ class Rule(NamedTuple):
     >>> str(proctor.Rule(("mknod", "mknodat"), proctor.actions.NOTIFY))
     'mknod, mknodat -> notify'
 
-    ``names`` holds call names (``"mknodat"``), groups (``"%file"``, ``"@mount"``) and raw numbers;
-    a raw number is one of the filter's first architecture (or of each in ``arches``).  A name
-    that only some of the filter's architectures have is used on those.
-    ``label`` names the rule to people; ``arches`` restricts it to some of the filter's ABIs.
+    :param names: calls (``"mknodat"``), groups (``"%file"``, ``"@mount"``) and raw numbers, which are
+        of the filter's first architecture (or of each in ``arches``).  A name that only some of the
+        filter's architectures have is used on those.
+    :param action: one of :data:`proctor.actions`.
+    :param conditions: on registers; all must hold.
+    :param label: names the rule to people.
+    :param arches: restricts it to some of the filter's ABIs.
+
+    What cannot be (an unknown name, a condition that never holds) is said by the :class:`Filter`.
     """
 
     names: tuple[str | int, ...]

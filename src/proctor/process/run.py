@@ -247,6 +247,10 @@ def run(
     Like :func:`subprocess.run`: ``input``, ``capture_output``, ``timeout`` (seconds; the command is
     killed and TimeoutExpired raised), ``check`` (CalledProcessError) and ``text`` mean the same;
     every other option is :func:`spawn`'s.
+
+    :returns: the status, negative for a signal, and what was captured: bytes, or str with ``text``.
+    :raises LaunchError: it cannot be started; ``errno`` says why.
+    :raises NestedListener, Unsupported, ValueError: as :func:`spawn`.
     """
     from subprocess import CalledProcessError, CompletedProcess
 

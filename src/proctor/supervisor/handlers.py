@@ -34,6 +34,16 @@ class Handler:
     (True, False)
 
     Calling it calls the function, so a decorated function stays usable by itself.
+
+    :param names: system calls, or groups of them such as ``"%file"``.
+    :param function: called with the :class:`~proctor.Call`; gives a :class:`~proctor.Verdict`, a
+        :class:`~proctor.Later`, or None, and then the next handler is asked.
+    :param label: what logs and troubles call it; its function's name by default.
+
+    The others are as :func:`on` has them.
+
+    :raises FilterError: no call is named, there is no such call, or a condition is none.
+    :raises TypeError, ValueError: the function is none, the deadline not more than 0 seconds.
     """
 
     #: How calls with the registers of one given are decided, if nothing but a path does: so that those
