@@ -128,7 +128,7 @@ def unnotified(rounds: int, calls: int, floor: list[Rule] | None) -> Pair:
     ``floor``, or without a filter."""
     from proctor.syscalls import tables
 
-    names = [name for name in sorted(tables.known_names("x86_64")) if name not in
+    names = [name for name in sorted(tables.numbers("x86_64")) if name not in
              ("getppid", "execve", "write", "exit_group", "clock_gettime")][:300]  # fmt: skip
     rules = [
         Rule((name,), NOTIFY, (Condition(0, "==", 0xDEAD0000 + at),) if at % 2 else (

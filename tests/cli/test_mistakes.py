@@ -41,10 +41,14 @@ def files(tmp_path: Path) -> Path:
         ("base", "missing.json", "missing.json: No such file or directory"),
         ("base", "", '"": No such file or directory'),
         ("union", "directory", "directory: Is a directory"),
-        ("union", "list.json", "list.json is no seccomp profile: it holds no JSON object"),
+        (
+            "union",
+            "list.json",
+            "list.json: the profile is no seccomp profile: it holds no JSON object",
+        ),
         ("union", "number.json", 'number.json: defaultAction: unknown action "5"'),
-        ("intersect", "deep.json", "deep.json is not JSON: maximum recursion depth exceeded"),
-        ("intersect", "bytes.json", "bytes.json is not JSON: "),
+        ("intersect", "deep.json", "deep.json: the profile is not JSON: maximum recursion depth"),
+        ("intersect", "bytes.json", "bytes.json: the profile is not JSON: "),
         ("intersect", "huge.json", "huge.json: larger than 16777216 bytes; that is no profile"),
     ],
 )
@@ -53,6 +57,18 @@ def test_what_is_no_profile(run: Run, files: Path, how: str, file: str, says: st
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"proctor: {says}")
+
+
+def test_a_profile_may_come_through_a_pipe(run: Run, files: Path) -> None:
+    """As a shell's ``<(...)`` makes it, which can be read once."""
+    os.mkfifo(files / "pipe")
+    said = '{"defaultAction": "SCMP_ACT_ALLOW"}'
+    thread = threading.Thread(target=(files / "pipe").write_text, args=(said,))
+    thread.start()
+    done = run("profile", "rules.toml", "--base", "pipe")
+    thread.join(30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["defaultAction"] == "SCMP_ACT_ALLOW"
 
 
 @pytest.mark.parametrize(

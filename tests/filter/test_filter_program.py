@@ -58,11 +58,6 @@ def test_loads_on_a_big_endian_architecture() -> None:
     assert run(code, 9, ARCHITECTURES["s390x"].audit, 0, ARGS) == 0x11111111
 
 
-def test_a_packed_seccomp_data() -> None:
-    machine = Machine(pack(op.LD_ABS, 0, 0, 24) + RET_A)
-    assert machine.run_data(abi.SECCOMP_DATA.pack(9, X86, 0, *ARGS)) == 0x44444444
-
-
 @pytest.mark.parametrize(
     ("operation", "a", "b", "result"),
     [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 
 import pytest
 
+import proctor
 from proctor.errors import AlreadyAnswered, NotReceived
 from proctor.kernel.listener import Listener
 from tests.support import bpf
@@ -132,3 +134,20 @@ def test_a_later_id_that_was_received_elsewhere(lab: Lab, held_back: Callable[[i
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         assert listener.send(first.id, 1, 0, 0)
         assert (one.result(), two.result()) == ((1, 0), (2, 0))
+
+
+def test_a_copy_is_taken_out_of_whoever_has_it() -> None:
+    """With pidfd_getfd(2); both are the same listener, and each is closed by itself."""
+    rule = proctor.Rule(("mkdir", "mkdirat"), proctor.actions.NOTIFY)
+    program = proctor.Filter([rule]).compile().code
+    with proctor.launch(["mkdir", "x"], program=program) as target:
+        fd, pidfd = target.take_listener(), os.pidfd_open(os.getpid())
+        try:
+            with Listener.from_pidfd(pidfd, fd) as copy:
+                os.close(fd)
+                call = copy.recv()
+                assert call is not None
+                copy.send(call.id, 0, -errno.EROFS, 0)
+                assert target.wait(30) == 1
+        finally:
+            os.close(pidfd)

@@ -49,11 +49,6 @@ class Machine:
         """
         return self.trace(words(nr, arch, args, ip))[0]
 
-    def run_data(self, data: bytes) -> int:
-        """The result for a packed ``struct seccomp_data`` (64 bytes)."""
-        nr, arch, ip, *args = abi.SECCOMP_DATA.unpack(data)
-        return self.run(nr, arch, args, ip)
-
     def trace(self, data: Sequence[int]) -> tuple[int, int]:
         """Run on the sixteen words of a ``struct seccomp_data``.
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _CAP_SYS_PTRACE: Final = 19
 _SEIZE, _INTERRUPT, _DETACH = 0x4206, 0x4207, 17
 _TRACEEXEC, _EXITKILL = 0x10, 0x100000
-_EVENT_EXEC, _EVENT_STOP = 4, 128
+_EVENT_EXEC: Final = 4
 _WALL: Final = 0x40000000
 #: Seconds between two looks at whether a call was answered.
 _PAUSE: Final = 0.0005

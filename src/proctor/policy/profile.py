@@ -41,14 +41,13 @@ def base_profile(which: str) -> Profile:
     :raises FilterError: there is none, or it cannot be read.
     """
     if which != "docker-default":
+        text = exchange.read(which)  # once: it may be a pipe
         try:
-            with open(which, "rb") as file:
-                is_lxc = file.read(2) in (b"1\n", b"2\n")
-        except OSError as problem:
-            raise FilterError(f"{which}: {problem.strerror}") from None
-        if not is_lxc:
-            return oci.load(which)
-        found = lxc.load(which)
+            if text[:2] not in (b"1\n", b"2\n"):
+                return oci.load(text)
+            found = lxc.load(text)
+        except FilterError as problem:
+            raise FilterError(f"{which}: {problem}") from None
         words = [ARCH_WORDS[arch] for arch in found.arches]
         return Profile(found.rules, found.default, architectures=words, native=found.arches[0])
     for path in _DEFAULTS:

@@ -95,11 +95,6 @@ def all_names() -> frozenset[str]:
     return frozenset(ROWS[at : at + NAME].rstrip() for at in range(0, len(ROWS), ROW))
 
 
-def known_names(arch: str = "x86_64") -> frozenset[str]:
-    """Every call name of ``arch``."""
-    return frozenset(numbers(arch))
-
-
 def did_you_mean(name: str) -> str:
     """``; did you mean "mknodat"?`` for the call name most like ``name``, or nothing."""
     return words.did_you_mean(name, all_names())
