@@ -31,7 +31,19 @@ def make_rootfs(place: Path, owner: int = 100000) -> Path:
     busybox = shutil.which("busybox")
     assert busybox is not None
     shutil.copy(busybox, rootfs / "bin/busybox")
-    for name in ("sh", "mkdir", "mknod", "chmod", "ls", "sleep", "true", "cat", "stat", "echo"):
+    for name in (
+        "sh",
+        "mkdir",
+        "mknod",
+        "chmod",
+        "ls",
+        "sleep",
+        "true",
+        "cat",
+        "stat",
+        "echo",
+        "unshare",
+    ):
         (rootfs / "bin" / name).symlink_to("busybox")
     (rootfs / "tmp").chmod(0o1777)
     subprocess.run(["chown", "-R", f"{owner}:{owner}", rootfs], check=True)
@@ -64,6 +76,7 @@ class Runtime:
         annotations: Mapping[str, str] | None = None,
         names: Iterable[str] = NOTIFIED,
         no_new_privileges: bool = True,
+        userns: bool = True,
         seccomp: Mapping[str, Any] | None = None,
     ) -> Path:
         """A directory with ``config.json``, for a command under a profile that notifies ``names``."""
@@ -79,13 +92,14 @@ class Runtime:
         )
         config["process"]["rlimits"] = []
         for each in ("bounding", "effective", "permitted"):  # as Docker's and containerd's default
-            config["process"]["capabilities"][each].append("CAP_MKNOD")
+            config["process"]["capabilities"][each] += ["CAP_MKNOD", "CAP_SETFCAP"]
         config["root"] = {"path": str(self._place / "rootfs"), "readonly": False}
         config["annotations"] = dict(annotations or {})
         ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
         linux = config["linux"]
-        linux["namespaces"].append({"type": "user"})
-        linux["uidMappings"] = linux["gidMappings"] = ids
+        if userns:
+            linux["namespaces"].append({"type": "user"})
+            linux["uidMappings"] = linux["gidMappings"] = ids
         linux["seccomp"] = dict(seccomp) if seccomp is not None else {
             "defaultAction": "SCMP_ACT_ALLOW",
             "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],

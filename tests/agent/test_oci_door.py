@@ -233,7 +233,7 @@ def test_a_user_may_not_bring_processes_of_others() -> None:
         finally:
             mine.kill()
     assert owner_userns(mine.pid, 65533) == ()  # gone
-    assert owner_userns(0, 65533) == ()  # crun does not say
+    assert owner_userns(0, 65533) == ()  # nobody says
 
 
 @pytest.mark.root

@@ -46,6 +46,24 @@ def test_an_exec_is_another_listener_of_the_same_container(
     eventually(lambda: running.descriptors <= before + 1)  # what the first call may have opened
 
 
+@pytest.mark.parametrize("userns", [True, False])
+def test_an_exec_in_a_container_that_was_not_seen_before(
+    agent: Start, runtime: Runtime, userns: bool
+) -> None:
+    """Whose rights count is known of it, too, although crun does not say which process it is: those that it was
+    given with its container, and none by a user namespace that it makes itself."""
+    first = agent()
+    bundle = runtime.bundle(first.socket, "/bin/sleep", "1000", userns=userns)
+    assert runtime.run(bundle, "web-1", "--detach").returncode == 0
+    first.stop()
+    agent()
+    mknod = ("/bin/mknod", "/tmp/null", "c", "1", "3")
+    words = mknod if userns else ("/bin/unshare", "-U", "-r", *mknod)
+    done = runtime.do("exec", "web-1", *words)
+    assert (done.returncode == 0) == userns, done
+    assert userns or "/tmp/null: Operation not permitted" in done.stderr, done
+
+
 def test_what_is_created_is_served_once_it_starts(agent: Start, runtime: Runtime) -> None:
     running = agent()
     bundle = runtime.bundle(running.socket, "/bin/mkdir", "/tmp/forbidden-3")

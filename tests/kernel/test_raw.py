@@ -171,6 +171,29 @@ def open_fds() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
+def test_who_sent_is_the_kernels_word(tmp_path: Path) -> None:
+    """Of a connection by a listening socket with SO_PASSCRED, also of what was sent before it is accepted; with
+    all the descriptors that a message may have."""
+    with socket.socket(socket.AF_UNIX) as listening, open("/dev/null") as null:
+        listening.bind(f"{tmp_path}/s")
+        listening.listen()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        with socket.socket(socket.AF_UNIX) as theirs:
+            theirs.connect(f"{tmp_path}/s")
+            child = os.fork()
+            if not child:
+                scm.send(theirs, b"x", [null.fileno()] * scm.MOST)
+                os._exit(0)
+            os.waitpid(child, 0)
+            ours = listening.accept()[0]
+            with ours:
+                message = scm.receive(ours)
+                message.close()
+                assert (message.sender, message.lost, len(message.fds)) == (child, False, scm.MOST)
+                scm.send(theirs, b"y")
+                assert scm.receive(ours).sender == os.getpid()
+
+
 @pytest.mark.parametrize("count", [0, 1, 17, scm.MOST])
 def test_any_number_of_descriptors(pair: Pair, count: int) -> None:
     ours, theirs = pair

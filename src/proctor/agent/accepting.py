@@ -39,6 +39,8 @@ class Acceptor:
         self._connected = connected
         self._refused = refused
         self._pause: asyncio.TimerHandle | None = None
+        # connections have it from here, and what was sent before they are accepted has it at any rate
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         loop.add_reader(sock, self._accept)
 
     def _accept(self) -> None:

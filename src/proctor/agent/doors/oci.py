@@ -129,6 +129,8 @@ class _Arriving(Connection):
         self.door = door
         self.data = bytearray()
         self.fds: tuple[int, ...] = ()
+        #: Who sent the first bytes; 0 if that is not known.
+        self.sender = 0
         self.started = False
         #: How often it was looked whether it is complete.
         self.tries = 0
@@ -145,7 +147,7 @@ class _Arriving(Connection):
             if self.started:
                 message.close()  # only what comes with the first bytes is named
             else:
-                self.started, self.fds = True, message.fds
+                self.started, self.fds, self.sender = True, message.fds, message.sender
             self.data += message.data
             self.door.grew(self, len(message.data))
 
@@ -229,7 +231,9 @@ class OciDoor(Door[_Arriving]):
             return
         arriving.fds = tuple(fd for fd in arriving.fds if fd != listener)
         try:
-            self._admit(facts, listener, fresh=said.status != "running", pid=state.pid)
+            # crun names no process of an exec, and has that process itself send this
+            pid = state.pid or arriving.sender
+            self._admit(facts, listener, fresh=said.status != "running", pid=pid)
         except (ProctorError, OSError) as problem:
             self.refuse(arriving, f"container {quoted(said.id)}: {problem}")
             return
