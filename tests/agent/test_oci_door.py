@@ -268,6 +268,28 @@ def test_a_namespace_that_a_container_of_roots_makes_is_its_own() -> None:
     assert owner_userns(made.pid, 0) == owner_userns(0, 0) == ()
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("given", [True, False])
+def test_a_namespace_that_was_made_before_anybody_looked_gives_nothing(given: bool) -> None:
+    """By a container's first process, which was quick; what the runtime gave it is known by its pid namespace."""
+    from proctor.agent.owners import owner_userns
+
+    runtime = f"unshare {'-U -r ' if given else ''}-p -f --kill-child"
+    script = "readlink /proc/self/ns/user; exec unshare -U sh -c 'echo made; exec sleep 60'"
+    with subprocess.Popen([*runtime.split(), "sh", "-c", script], stdout=subprocess.PIPE) as made:
+        try:
+            assert made.stdout is not None
+            owner = made.stdout.readline().decode()
+            assert made.stdout.readline() == b"made\n"
+            with open(f"/proc/{made.pid}/task/{made.pid}/children") as file:
+                first = int(file.read())
+            found = owner_userns(first, 0)
+            assert [f"user:[{inode}]\n" for inode in found] == [owner]
+            assert os.stat(f"/proc/{first}/ns/user").st_ino not in found
+        finally:
+            made.kill()
+
+
 def test_containers_come_and_go(agent: Start) -> None:
     """Nothing is kept for those that are over."""
     running = agent()

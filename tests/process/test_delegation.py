@@ -304,6 +304,26 @@ def test_an_ordinary_user(place: Place) -> None:
     assert "inner1’: No space left on device" in done.stdout and "free\n" in done.stdout
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("user", [0, 65534])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_across_pid_namespaces(place: Place, user: int, depth: int) -> None:
+    """The inner one is in a pid namespace of its own, as its init or not, and its command in one more: each knows a
+    caller by another number.  A user has them by user namespaces."""
+    if not as_other("import proctor", user):
+        pytest.skip("needs an interpreter that other users may enter")
+    apart = f"unshare {'--user --map-root-user ' if user else ''}--pid --fork --mount-proc"
+    outer = place.policy("outer", rooms("EROFS", "**/outer*"))
+    inner = place.policy("inner", rooms("ENOSPC", "**/inner*"))
+    words = "mkdir outer1; mkdir inner1; mkdir free && echo free $$; exit 5"
+    under = f"{inner} -- {sh(apart, words)}"
+    under = f"{apart} {under}" if depth == 0 else sh(apart, f"{under}; exit $?")
+    done = place.run(sh(outer, f"{under}; echo ended $?"), user=user, group=user)
+    assert "outer1’: Read-only file system" in done.stdout, done.stdout
+    assert "inner1’: No space left on device" in done.stdout
+    assert "free 1\nended 5\n" in done.stdout
+
+
 # Who registers, and is none --------------------------------------------------------------------
 
 #: Registers as a supervisor below does, and does with its calls what its argument says.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from proctor.agent.sockets import Peer
 
 #: include/uapi/linux/nsfs.h; Linux 4.9 and 4.11.
+_NS_GET_USERNS: Final = 0xB701
 _NS_GET_PARENT: Final = 0xB702
 _NS_GET_OWNER_UID: Final = 0xB704
 
@@ -26,8 +27,10 @@ def owner_userns(pid: int, uid: int) -> tuple[int, ...]:
     its process, if ``uid`` made it in our own.
 
     Of a container of root's, or of our own user, that has no user namespace it is ours: one that it makes
-    itself is made by root, too, and rights come for free there.  Where its process is not known nothing is said,
-    and what is directly below ours, made by our user, passes for given (``nested``).
+    itself is made by root, too, and rights come for free there.  It may have made one already: so what counts is
+    where its pid namespace was made, which no process changes for itself; that of a process in our pid namespace is
+    looked at as it is.  Where its process is not known nothing is said, and what is directly below ours, made by
+    our user, passes for given (``nested``).
 
     :param pid: as the runtime says; 0 if it does not know.
     :raises ProctorError: the process is not that user's.
@@ -44,6 +47,8 @@ def owner_userns(pid: int, uid: int) -> tuple[int, ...]:
     try:
         with Caller(pid, None, 0) as process:
             mine = os.stat("/proc/self/ns/user").st_ino
+            if trusted and (made_in := _pid_namespaces(process)) is not None:
+                return (made_in,)
             if process.userns == mine:
                 if trusted:
                     return (mine,)
@@ -60,6 +65,17 @@ def owner_userns(pid: int, uid: int) -> tuple[int, ...]:
     if trusted:
         return ()  # root's runtimes may make a container of any process
     raise ProctorError(f"process {pid} is not one of user {uid}")
+
+
+def _pid_namespaces(process: Caller) -> int | None:
+    """Inode number of the user namespace in which a process's pid namespace was made; None if that is ours."""
+    if process.namespace("pid") == os.stat("/proc/self/ns/pid").st_ino:
+        return None
+    owner = fcntl.ioctl(process.namespace_fd("pid"), _NS_GET_USERNS)
+    try:
+        return os.fstat(owner).st_ino
+    finally:
+        os.close(owner)
 
 
 class Claimed:
