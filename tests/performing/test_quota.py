@@ -196,8 +196,8 @@ def quota(command, kind, id, *at):
     words = struct.unpack_from("=8Q2I", room.raw)
     ident = words[9] - base if command == NEXT else 0
     return words[0], words[2], words[3], words[5], ident, room.raw[72:].strip(b"\xff").hex()
+for id in (0, 5, 6): tried(quota, NEXT, 0, id)    # before those are asked for that have none: they get one for a moment
 for id in (5, 9, 6, 0): tried(quota, GET, 0, id)
-for id in (0, 5, 6): tried(quota, NEXT, 0, id)
 tried(quota, GET, 1, 9)
 by_fd(here, SET, 0, 6, struct.pack("=8QI4x", 77, 66, 0, 55, 44, 0, 0, 0, 5))
 tried(quota, GET, 0, 6); tried(quota, NEXT, 0, 6)

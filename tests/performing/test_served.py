@@ -292,3 +292,24 @@ def test_a_way_that_the_caller_may_not_take_tells_it_nothing() -> None:
         refused,
         "ENOENT ENOENT False " * 2,
     ], done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a time namespace")
+def test_in_a_time_namespace_the_clock_is_the_callers() -> None:
+    code = """
+        import ctypes, struct, time
+        here = time.clock_gettime(time.CLOCK_BOOTTIME)
+        buffer = ctypes.create_string_buffer(112)
+        ctypes.CDLL(None).sysinfo(buffer)
+        shown = float(open("/proc/uptime").read().split()[0])
+        begun = next(int(line.split()[1]) for line in open("/proc/stat") if line.startswith("btime"))
+        print(here > 10**7, abs(struct.unpack_from("@l", buffer)[0] - here) < 60, abs(shown - here) < 60,
+              abs(time.time() - here - begun) < 60)
+    """
+    shifted = ["unshare", "-T", "--boottime", "10000000", "--fork", *python(code)]
+    tried = subprocess.run(shifted, capture_output=True, text=True, check=False)
+    if tried.stdout != "True True True True\n":
+        pytest.skip("this kernel has no time namespaces, or no unshare(1) that makes them")
+    handlers = [families.served(limits=True), families.resources(), *OTHERS]
+    done = proctor.run(shifted, handlers, capture_output=True, text=True, timeout=60)
+    assert done.stdout == tried.stdout, done.stderr

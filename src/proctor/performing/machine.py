@@ -96,11 +96,36 @@ def load() -> list[str]:
 
 
 def uptime(task: Task) -> float:
-    """Seconds since the first process of the caller's pid namespace began; since the machine did, where that is
-    the monitor's own, or cannot be told."""
+    """Seconds as CLOCK_BOOTTIME has them in a time namespace of the caller's own; else since the first process of its
+    pid namespace began; since the machine did, where that is the monitor's own, or cannot be told."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    shift = _shift(task)
+    if shift is not None:
+        return max(0.0, now + shift)
     begun = _begun(task)
     return now if begun is None else max(0.0, now - begun)
+
+
+def _shift(task: Task) -> float | None:
+    """By how much the clocks since the boot go before ours in the caller's time namespace (time_namespaces(7)); None
+    if that is ours, or another one than its children will have, of which alone the kernel tells."""
+    theirs, ours = f"/proc/{task.call.tid}", "/proc/self"
+    try:
+        inside = os.readlink(f"{theirs}/ns/time")
+        if inside == os.readlink(f"{ours}/ns/time"):
+            return None
+        if inside != os.readlink(f"{theirs}/ns/time_for_children"):
+            return None
+        return _offset(theirs) - _offset(ours)
+    except OSError:
+        return None  # the kernel has none, or it is gone
+
+
+def _offset(process: str) -> float:
+    """Of CLOCK_BOOTTIME, from the first time namespace's."""
+    with open(f"{process}/timens_offsets", encoding="ascii") as file:
+        words = next(line.split() for line in file if line.split()[0] in ("boottime", "7"))
+    return int(words[1]) + int(words[2]) / 1e9
 
 
 def _begun(task: Task) -> float | None:
@@ -159,6 +184,12 @@ def _stat(task: Task) -> str:
         sum(column) for column in zip(*(map(int, line.split()[1:]) for line in kept), strict=False)
     ]
     rest = [line for line in lines if line[:3] != "cpu"]
+    if shift := _shift(task):  # when processes began is told by the caller's clock, from this on
+        begun = (line.split() for line in rest)
+        rest = [
+            f"btime {int(words[1]) - round(shift)}" if words[0] == "btime" else " ".join(words)
+            for words in begun
+        ]
     return "\n".join([f"cpu  {' '.join(map(str, sums))}", *kept, *rest]) + "\n"
 
 

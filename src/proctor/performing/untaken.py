@@ -40,7 +40,10 @@ UNTAKEN: Final = (
         "procfs is walked so that it is the caller's all the same; kernel/pid_max, which is another one "
         "there, is only read, and shows the monitor's, as /proc/sysvipc shows its numbers of processes",
     ),
-    Untaken("the time namespace", "no call that is performed tells the time"),
+    Untaken(
+        "the time namespace",
+        "only sysinfo and the files that limits are shown in tell of the clocks since the boot, and have its offset",
+    ),
     Untaken(
         "keyrings", "network file systems with keys for each user see the executor, which has none"
     ),
