@@ -113,11 +113,13 @@ def test_sqlite_is_none_the_wiser(tmp_path: Path) -> None:
 
 
 def quietly(command: list[str], quiet: bool, **options: Any) -> subprocess.CompletedProcess[Any]:
-    """With nothing synchronised, or natively."""
+    """With nothing synchronised and every call about files performed, or natively."""
     how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 280, **options}
     if not quiet:
         return subprocess.run(command, check=False, **how)
-    return proctor.run(command, [families.quiet(), families.open(sync=False)], **how)
+    served = families.served(content="served", when={"path": "/etc/served"})
+    files = [families.names(), families.attributes(), families.stat(), families.open(sync=False)]
+    return proctor.run(command, [families.quiet(), served, *files], **how)
 
 
 @pytest.mark.skipif(shutil.which("dpkg-buildpackage") is None, reason="no dpkg-dev")
@@ -151,6 +153,52 @@ def test_a_package_is_built_the_same(tmp_path: Path) -> None:
         listed = subprocess.run(["dpkg-deb", "-c", package], capture_output=True, check=True).stdout
         made.append((package.name, package.read_bytes(), listed))
     assert made[0] == made[1]
+
+
+def test_sqlites_locks_between_processes(tmp_path: Path) -> None:
+    """Writers and readers of one database with a write-ahead log, then with the others: nothing is lost, nobody sees half."""
+    code = """
+        import os, sqlite3, sys
+        for mode in ("wal", "delete"):
+            def connect():
+                made = sqlite3.connect("db-" + mode, timeout=60, isolation_level=None)
+                made.execute("pragma synchronous = full")
+                return made
+            first = connect()
+            print(first.execute("pragma journal_mode = " + mode).fetchone()[0])
+            first.execute("create table t (who integer, n integer)")
+            first.execute("create table sums (who integer primary key, total integer)")
+            first.close()
+            children = []
+            for who in range(3):
+                children.append(os.fork())
+                if not children[-1]:
+                    db = connect()
+                    for n in range(8):
+                        db.execute("begin immediate")
+                        db.execute("insert into t values (?, ?)", (who, n))
+                        db.execute("insert into sums values (?, ?) on conflict do update set total = total + ?", (who, n, n))
+                        db.execute("rollback" if n % 4 == 3 else "commit")
+                        wrong = db.execute("select sum(n) - (select sum(total) from sums) from t").fetchone()[0]
+                        if wrong:
+                            os._exit(3)
+                    os._exit(0)
+            ends = [os.waitpid(child, 0)[1] for child in children]
+            last = connect()
+            print(ends, last.execute("select who, count(*), sum(n) from t group by who order by who").fetchall(),
+                  last.execute("select * from sums order by who").fetchall(), last.execute("pragma integrity_check").fetchall())
+            last.execute("vacuum")
+            last.close()
+            print(sorted(os.listdir(".")))
+    """
+    said = []
+    for quiet in (False, True):
+        (tmp_path / str(quiet)).mkdir()
+        done = quietly(python(code), quiet, cwd=tmp_path / str(quiet))
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0] == said[1]
+    assert said[0].count("[0, 0, 0]") == 2 and said[0].count("[('ok',)]") == 2
 
 
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="no sqlite3")

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
 
 import proctor
 from proctor import PolicyError, families
+from proctor.performing import SUPPORTED
+from proctor.policy import loads
+from proctor.syscalls import tables
+from proctor.syscalls.architectures import ARCHITECTURES
+from proctor.syscalls.signatures import signature
 from proctor.testing import FakeTarget
 
 
@@ -64,3 +70,13 @@ def test_they_perform_real_calls(tmp_path: Path) -> None:
 
 def _no(call: proctor.Call) -> proctor.Verdict:
     return proctor.deny(errno.EPERM)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_what_can_be_performed_is_known_on_every_architecture(arch: str) -> None:
+    """Each call of a family that an architecture has is described there, and a rule with it becomes a filter."""
+    calls = sorted(SUPPORTED & set(tables.numbers(arch)))
+    assert {"mkdirat", "openat", "bpf", "file_setattr", "quotactl"} <= set(calls)
+    assert [call for call in calls if signature(call, arch) is None] == []
+    rules = f'arches = ["{arch}"]\n[[rule]]\nname = "all"\ncalls = {json.dumps(calls)}\nperform = true\n'
+    assert loads(rules).filter()

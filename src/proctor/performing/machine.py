@@ -19,6 +19,7 @@ from proctor.performing.trouble import Said
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proctor.kernel.standing import Standing
     from proctor.performing.task import Task
 
 _KIB: Final = 1024
@@ -98,18 +99,23 @@ def load() -> list[str]:
 def uptime(task: Task) -> float:
     """Seconds as CLOCK_BOOTTIME has them in a time namespace of the caller's own; else since the first process of its
     pid namespace began; since the machine did, where that is the monitor's own, or cannot be told."""
-    now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    shift = _shift(task)
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) + _since(task.standing))
+
+
+@briefly
+def _since(standing: Standing) -> float:
+    """What that is more than CLOCK_BOOTTIME of ours."""
+    shift = _shift(standing.tid)
     if shift is not None:
-        return max(0.0, now + shift)
-    begun = _begun(task)
-    return now if begun is None else max(0.0, now - begun)
+        return shift
+    begun = _begun(standing.tid)
+    return 0.0 if begun is None else -begun
 
 
-def _shift(task: Task) -> float | None:
+def _shift(tid: int) -> float | None:
     """By how much the clocks since the boot go before ours in the caller's time namespace (time_namespaces(7)); None
     if that is ours, or another one than its children will have, of which alone the kernel tells."""
-    theirs, ours = f"/proc/{task.call.tid}", "/proc/self"
+    theirs, ours = f"/proc/{tid}", "/proc/self"
     try:
         inside = os.readlink(f"{theirs}/ns/time")
         if inside == os.readlink(f"{ours}/ns/time"):
@@ -128,9 +134,9 @@ def _offset(process: str) -> float:
     return int(words[1]) + int(words[2]) / 1e9
 
 
-def _begun(task: Task) -> float | None:
+def _begun(tid: int) -> float | None:
     """When, by CLOCK_BOOTTIME, the first process of the caller's pid namespace began."""
-    pid, first = task.call.tid, None
+    pid, first = tid, None
     try:
         inside = os.readlink(f"/proc/{pid}/ns/pid")
         if inside == os.readlink("/proc/self/ns/pid"):
@@ -184,7 +190,9 @@ def _stat(task: Task) -> str:
         sum(column) for column in zip(*(map(int, line.split()[1:]) for line in kept), strict=False)
     ]
     rest = [line for line in lines if line[:3] != "cpu"]
-    if shift := _shift(task):  # when processes began is told by the caller's clock, from this on
+    if shift := _shift(
+        task.call.tid
+    ):  # when processes began is told by the caller's clock, from this on
         begun = (line.split() for line in rest)
         rest = [
             f"btime {int(words[1]) - round(shift)}" if words[0] == "btime" else " ".join(words)

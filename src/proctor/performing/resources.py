@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import machine
-from proctor.performing.shares import processors, share
+from proctor.performing.shares import Recall, processors, share
 from proctor.performing.steps import Request, Steps
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.performing.task import Task, Work
 
@@ -22,6 +23,7 @@ _LENGTH: Final = 65  # __NEW_UTS_LEN + 1
 _GRND_ALL, _GRND_RANDOM, _GRND_INSECURE = 7, 2, 4
 #: More random bytes at once are given in parts (getrandom(2) lets that be above 256).
 _MOST_RANDOM: Final = 1 << 20
+_RECALL: Final = Recall()
 
 
 # sysinfo, sched_getaffinity -----------------------------------------------------------------------
@@ -29,27 +31,31 @@ _MOST_RANDOM: Final = 1 << 20
 
 def sysinfo(task: Task) -> Verdict:
     """As ``do_sysinfo`` of kernel/sys.c, of what the caller's cgroups leave."""
-    cgroups = task.cgroups
+    call, cgroups, uptime = task.call, task.cgroups, int(machine.uptime(task))
+    told = _RECALL((cgroups, call.abi, uptime), lambda: _sysinfo(call, cgroups, uptime))
+    return answer(0, writes=[(call.registers[0], told)])
+
+
+def _sysinfo(call: Call, cgroups: bytes, uptime: int) -> bytes:
     mine = share(cgroups)
     real = machine.meminfo(cgroups, mine)
     load = machine.load()
-    uptime = int(machine.uptime(task))
     total, swap = real["MemTotal"], real["SwapTotal"]
     unit = 1
     values = {
         "totalram": total, "freeram": real["MemFree"], "sharedram": real["Shmem"], "bufferram": real["Buffers"],
         "totalswap": swap, "freeswap": real["SwapFree"],
     }  # fmt: skip
-    known = task.call.signature
+    known = call.signature
     if known is not None and known.word == 4 and max(total, swap) >> 32:
         unit = 4096  # compat_sys_sysinfo: in pages, where bytes do not fit
         values = {name: value // unit for name, value in values.items()}
     procs = int(load[3].partition("/")[2]) if mine.processes is None else mine.processes
-    writes = task.call.fill(
+    ((_, data),) = call.fill(
         "info", uptime=uptime, loads=tuple(int(float(each) * 65536) for each in load[:3]),
         procs=min(procs, 65535), mem_unit=unit, **values,
     )  # fmt: skip
-    return answer(0, writes=writes)
+    return data
 
 
 def affinity(task: Task) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from functools import wraps
-from typing import TYPE_CHECKING, Final, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from proctor.performing.cgroups import directories
 
@@ -21,22 +21,33 @@ _WHILE: Final = 0.1
 _MOST: Final = 64
 
 
+class Recall:
+    """What was said about something is said again for a tenth of a second: a dozen files are read for it, and who
+    asks in a loop sees no more than before."""
+
+    def __init__(self) -> None:
+        self._said: dict[object, tuple[float, Any]] = {}
+
+    def __call__(self, about: object, say: Callable[[], T]) -> T:
+        now = time.monotonic()
+        known = self._said.get(about)
+        if known is not None and now < known[0]:
+            recalled: T = known[1]
+            return recalled
+        if len(self._said) >= _MOST:
+            self._said.clear()
+        value = say()
+        self._said[about] = now + _WHILE, value
+        return value
+
+
 def briefly(function: Callable[P, T]) -> Callable[P, T]:
-    """Have what a function said for these arguments said again for a tenth of a second: a dozen files are read for
-    it, and who asks in a loop sees no more than before."""
-    said: dict[object, tuple[float, T]] = {}
+    """Have what a function says for some arguments recalled."""
+    recall = Recall()
 
     @wraps(function)
     def recalled(*args: P.args, **more: P.kwargs) -> T:
-        now = time.monotonic()
-        known = said.get(args)
-        if known is not None and now < known[0]:
-            return known[1]
-        if len(said) >= _MOST:
-            said.clear()
-        value = function(*args, **more)
-        said[args] = now + _WHILE, value
-        return value
+        return recall(args, lambda: function(*args, **more))
 
     return recalled
 
