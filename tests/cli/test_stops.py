@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.screen import Screen
+
 from .conftest import COMMAND
-from .test_terminal import Terminal
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -94,12 +95,12 @@ def command(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture
-def on_terminal() -> Iterator[Callable[[list[str]], Terminal]]:
+def on_terminal() -> Iterator[Callable[[list[str]], Screen]]:
     """Start a shell on a terminal of its own."""
-    made: list[Terminal] = []
+    made: list[Screen] = []
 
-    def start(argv: list[str]) -> Terminal:
-        made.append(Terminal(argv))
+    def start(argv: list[str]) -> Screen:
+        made.append(Screen(argv, os.getcwd(), "dumb"))
         return made[-1]
 
     yield start
@@ -120,7 +121,7 @@ def test_without_a_terminal_a_stop_is_nobody_elses(
 
 
 def test_sigstop_on_a_terminal_is_nobody_elses(
-    command: Callable[..., list[str]], on_terminal: Callable[[list[str]], Terminal]
+    command: Callable[..., list[str]], on_terminal: Callable[[list[str]], Screen]
 ) -> None:
     """A debugger's, say: no shell asked for it."""
     terminal = on_terminal(command(str(int(signal.SIGSTOP))))
@@ -132,14 +133,14 @@ def test_sigstop_on_a_terminal_is_nobody_elses(
 @pytest.mark.parametrize("number", [signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU])
 def test_job_control_sees_a_stopped_job_and_others_are_served(
     command: Callable[..., list[str]],
-    on_terminal: Callable[[list[str]], Terminal],
+    on_terminal: Callable[[list[str]], Screen],
     number: int,
 ) -> None:
     terminal = on_terminal(command(str(int(number)), "stays"))
     all_through_a_stop(terminal, number)
 
 
-def all_through_a_stop(terminal: Terminal, number: int) -> None:
+def all_through_a_stop(terminal: Screen, number: int) -> None:
     """Others are served while the job is stopped; whoever continues the command continues the job."""
     terminal.expect("started ")
     child = int(terminal.expect("\r\n"))
@@ -155,7 +156,7 @@ def all_through_a_stop(terminal: Terminal, number: int) -> None:
 
 
 def test_ctrl_z_leaves_other_sessions_served(
-    command: Callable[..., list[str]], on_terminal: Callable[[list[str]], Terminal]
+    command: Callable[..., list[str]], on_terminal: Callable[[list[str]], Screen]
 ) -> None:
     """A process in a session of its own is none of the terminal's."""
     all_through_a_stop(on_terminal(command("0", "session", "stays")), 0)
@@ -163,7 +164,7 @@ def test_ctrl_z_leaves_other_sessions_served(
 
 @pytest.mark.parametrize("options", [[], ["--handlers", "handlers.py"]])
 def test_stopping_and_going_on_by_signals_sent_to_us(
-    tmp_path: Path, on_terminal: Callable[[list[str]], Terminal], options: list[str]
+    tmp_path: Path, on_terminal: Callable[[list[str]], Screen], options: list[str]
 ) -> None:
     """kill -TSTP and kill -CONT, as a job scheduler does it: the command stops, and we with it."""
     (tmp_path / "handlers.py").write_text(HANDLER)
@@ -190,7 +191,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_who_stopped_with_the_command_goes_on_when_that_is_killed(
-    tmp_path: Path, on_terminal: Callable[[list[str]], Terminal]
+    tmp_path: Path, on_terminal: Callable[[list[str]], Screen]
 ) -> None:
     (tmp_path / "handlers.py").write_text(HANDLER)
     terminal = on_terminal(
@@ -206,7 +207,7 @@ def test_who_stopped_with_the_command_goes_on_when_that_is_killed(
 
 
 def test_two_processes_end_together(
-    tmp_path: Path, on_terminal: Callable[[list[str]], Terminal]
+    tmp_path: Path, on_terminal: Callable[[list[str]], Screen]
 ) -> None:
     """Whichever of them is killed: nobody is left, the command included."""
     import select

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.screen import Screen
+
 from .conftest import COMMAND, Run
-from .test_terminal import Terminal
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -85,7 +86,7 @@ def test_a_terminal_that_the_target_stopped(tmp_path: Path) -> None:
         f"cd {tmp_path}; {' '.join(COMMAND)} run --handlers h.py --log log -- "
         f"{sys.executable} -IS -c '{PROGRAM}' stop; echo $? >ended"
     )
-    terminal = Terminal(["sh", "-c", line])
+    terminal = Screen(["sh", "-c", line], os.getcwd(), "dumb")
     try:
         assert (tmp_path / "ended").read_text() == "0\n"  # it ends, while the terminal is stopped
         assert (tmp_path / "said").read_text() == "served"
