@@ -267,7 +267,7 @@ def test_too_many_questions_have_the_default(at: Any, tmp_path: Path) -> None:
             refused.release()
 
     count.events = (proctor.Outcome,)  # type: ignore[attr-defined]
-    rules = policy(tmp_path)
+    rules = policy(tmp_path, rule="limit = 200\n" + RULE)  # all are performed at once, then
     program = (
         "import os, threading\n"
         "def make(n):\n"
@@ -278,7 +278,7 @@ def test_too_many_questions_have_the_default(at: Any, tmp_path: Path) -> None:
     )
     with proctor.spawn(
         ["python3", "-c", program], rules.handlers(Asks(Asker(unattended=True))),
-        filter=rules.filter(), observers=[count],
+        filter=rules.filter(), observers=[count], **rules.supervisor_options(),
     ) as process:  # fmt: skip
         for _ in range(12):
             assert refused.acquire(timeout=60)
