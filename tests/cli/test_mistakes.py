@@ -178,3 +178,24 @@ def test_what_nri_is_told_wrong(run: Run, tmp_path: Path, words: list[str], says
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"proctor: {says}") and "still holds" not in line
+
+
+def test_an_agent_whose_sockets_directory_is_not_there(run: Run, tmp_path: Path) -> None:
+    """Whose it is, and what makes it."""
+    pytest.importorskip("msgspec")
+    missing = tmp_path / "missing"
+    words = ("--policy-dir", str(tmp_path), "--control", "none", "--oci", f"{missing}/oci.sock")
+    done = run("agent", *words)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f'proctor: socket "{missing}/oci.sock": its directory is not there: mkdir -p "{missing}"\n',
+    )
+
+
+def test_an_agents_other_socket_launches_nothing(run: Run, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(f"{tmp_path}/oci.sock")
+        sock.listen()
+        done = run("run", "--agent", f"{tmp_path}/oci.sock", "--", "true")
+    assert done.returncode == 125
+    assert done.stderr.endswith("; what is wanted is the socket of its --run\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import select
@@ -51,8 +52,10 @@ class Served:
             try:
                 self._sock.connect(path)
             except OSError as problem:
+                other = problem.errno == errno.EPROTOTYPE
                 raise ProctorError(
                     f"no agent launches at {path or quoted(path)}: {problem.strerror or problem}"
+                    + ("; what is wanted is the socket of its --run" if other else "")
                 ) from None
             hello = {"id": id, "metadata": metadata, "annotations": dict(annotations or {})}
             #: Of the filter that the command's policy needs.

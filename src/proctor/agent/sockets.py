@@ -57,8 +57,9 @@ def listen(
     :param kind: ``SOCK_STREAM`` or ``SOCK_SEQPACKET``.
     :param mode: who may connect: write permission is asked for (unix(7)).
     :param owner: uid and gid of the socket, -1 for unchanged.
-    :raises ProctorError: the path is too long, or somebody listens there, or it is no socket.
-    :raises OSError: bind(2)'s.
+    :raises ProctorError: the path is too long, or cannot be bound, or somebody listens there, or it is no
+        socket.
+    :raises OSError: chown(2)'s.
     """
     if len(os.fsencode(path)) > _LONGEST:
         raise ProctorError(
@@ -70,6 +71,13 @@ def listen(
         before = os.umask(0o777 & ~mode)
         try:
             made.bind(path)
+        except FileNotFoundError:
+            where = os.path.dirname(path)
+            raise ProctorError(
+                f"socket {quoted(path)}: its directory is not there: mkdir -p {quoted(where)}"
+            ) from None
+        except OSError as problem:
+            raise ProctorError(f"socket {quoted(path)}: {problem.strerror}") from None
         finally:
             os.umask(before)
         if owner is not None:
