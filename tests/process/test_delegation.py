@@ -284,6 +284,9 @@ def test_doctor_says_who_sits_above(place: Place, tmp_path: Path) -> None:
     outer = place.policy("outer", rooms("EROFS", "**/outer*"))
     done = place.run(sh(outer, f"{sys.executable} -m proctor doctor"))
     assert "a proctor run, which takes others in by descriptor" in done.stdout, done.stdout
+    assert done.stdout.endswith(
+        'by itself: a listener of our own; "who sits above" has what helps.\n'
+    )
     assert "networkingMode=nat" in who_is_above(release="6.6.87.2-microsoft-standard-WSL2")
     assert "not known" in who_is_above(str(tmp_path), "6.18.0")
     (tmp_path / ".dockerenv").touch()

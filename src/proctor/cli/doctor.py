@@ -16,8 +16,10 @@ def doctor(options: argparse.Namespace) -> int:
     """Print the table; 1 if supervision cannot work here."""
     found = [_architecture(), *report()]
     works = usable(found)
+    above = None
     if listener_above():
-        found.append(Support("who sits above", None, who_is_above()))
+        above = Support("who sits above", None, who_is_above())
+        found.append(above)
     if options.json:
         import json
 
@@ -34,7 +36,7 @@ def doctor(options: argparse.Namespace) -> int:
         )
         print()
     else:
-        _table(found, works)
+        _table(found, works, above)
     return 0 if works else 1
 
 
@@ -49,7 +51,7 @@ def _architecture() -> Support:
     )
 
 
-def _table(found: list[Support], works: bool) -> None:
+def _table(found: list[Support], works: bool, above: Support | None) -> None:
     kernel = os.uname()
     print(f"Linux {kernel.release} {kernel.machine}\n")
     width = max(len(line.feature) for line in found)
@@ -67,4 +69,9 @@ def _table(found: list[Support], works: bool) -> None:
         print("Supervision works here.")
     else:
         missing = ", ".join(line.feature for line in found if line.essential and not line.ok)
-        print(f"Supervision cannot work here: {missing}.")
+        if above is None:
+            print(f"Supervision cannot work here: {missing}.")
+        else:
+            print(
+                f'Supervision cannot work here by itself: {missing}; "{above.feature}" has what helps.'
+            )
