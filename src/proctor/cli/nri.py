@@ -19,8 +19,9 @@ def nri(options: argparse.Namespace) -> int:
         from proctor.agent.nri.plugin import Plugin
         from proctor.agent.policies import Book
     except ImportError as problem:
+        name = "protobuf" if f"{problem.name}.".startswith("google.") else problem.name
         raise ProctorError(
-            f"{problem.name} is not installed, which NRI needs: pip install 'proctor[nri]'"
+            f"{name} is not installed, which NRI needs: pip install 'proctor[nri]'"
         ) from None
     from proctor.policy.profile import base_profile
 
