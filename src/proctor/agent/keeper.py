@@ -43,6 +43,7 @@ class _Monitor:
         self.pidfd = os.pidfd_open(self.process.pid)
         #: Whether whoever serves is to be ended once this one is ready.
         self.replaces = replaces
+        self.replaced = False
         self.ready = False
         self.serves = False
         self.began = time.monotonic()
@@ -197,6 +198,7 @@ class Keeper:
             if serving is None:
                 self._give(monitor)
             elif monitor.replaces:
+                serving.replaced = True
                 serving.process.kill()  # and all is given on at its end
         return True
 
@@ -234,7 +236,8 @@ class Keeper:
         if (self._first and status > 0) or (monitor.serves and status == 0):
             self._status = status  # it could not begin, and said why; or it was ended in order
             return
-        self._tell(f"monitor {monitor.process.pid} ended with status {status}")
+        how = "is replaced" if monitor.replaced else f"ended with status {status}"
+        self._tell(f"monitor {monitor.process.pid} {how}")
         if monitor.serves:
             self._alone_since = time.monotonic()
         hardly = time.monotonic() - monitor.began < _SETTLED
