@@ -199,3 +199,13 @@ def test_an_agents_other_socket_launches_nothing(run: Run, tmp_path: Path) -> No
         done = run("run", "--agent", f"{tmp_path}/oci.sock", "--", "true")
     assert done.returncode == 125
     assert done.stderr.endswith("; what is wanted is the socket of its --run\n")
+
+
+def test_a_profile_says_what_it_notifies(run: Run, tmp_path: Path) -> None:
+    """Which need not be what the policy's author thinks of: its order may not be one of a profile's."""
+    (tmp_path / "nodes.toml").write_text(RULES.replace("deny = ", "report = true\ndeny = "))
+    done = run("profile", "nodes.toml")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "proctor: the profile notifies mkdir, mkdirat: say with --listener where the runtime finds the agent\n",
+    )

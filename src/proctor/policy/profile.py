@@ -192,7 +192,7 @@ def write(
     :param killable: WAIT_KILLABLE_RECV (Linux 5.19; runc 1.5, crun 1.6).
     :raises FilterError: the format cannot say that.
     """
-    notifies = any(entry.action == NOTIFY for entry in made.entries)
+    notifies = [name for entry in made.entries if entry.action == NOTIFY for name in entry.names]
     if form == "lxc":
         if killable or metadata or listener:
             raise FilterError(
@@ -207,7 +207,8 @@ def write(
         )
     if notifies and not listener:
         raise FilterError(
-            "the profile notifies: say with --listener where the runtime finds the agent"
+            f"the profile notifies {_listed(notifies)}: say with --listener where the runtime finds "
+            "the agent"
         )
     data = oci.dump(made)
     syscalls = data.pop("syscalls")
@@ -223,6 +224,11 @@ def write(
     elif form == "nri":
         data = _nri(data)
     return json.dumps(data, indent=2) + "\n"
+
+
+def _listed(names: list[str | int]) -> str:
+    once = list(dict.fromkeys(map(str, names)))
+    return ", ".join(once[:4]) + (f" and {len(once) - 4} more" if len(once) > 4 else "")
 
 
 def _spo(data: dict[str, Any], name: str) -> dict[str, Any]:
