@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 from typing import Final
 
 _PROCESSES: Final = "more than RLIMIT_NPROC, its cgroup's pids.max or the machine allow"
@@ -20,6 +19,8 @@ OURS: Final = frozenset(
 
 def open_files() -> str:
     """The monitor's limit of descriptors, as the subject of a sentence."""
+    import resource  # not everywhere where these words are imported
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     more = f", which can be raised to {hard}" if hard > soft else ""
     return f"the monitor's limit of open files (RLIMIT_NOFILE, ulimit -n) is {soft}{more}"
