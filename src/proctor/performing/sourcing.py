@@ -8,7 +8,7 @@ import stat
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from proctor.performing import acting, loops, pins
+from proctor.performing import acting, pins
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def opened(
     """Where it comes from, pinned and opened as the caller.
 
     :raises Said: it is nothing, or nothing that may be mounted."""
+    from proctor.performing import loops  # not everywhere where policies are checked
+
     pin = yield from task.pin(task.start(pins.AT_FDCWD, source), source, 0, 0)
     task.permit(pin.named.path, pin.named.status, "source")
     status = pin.named.status
