@@ -183,11 +183,20 @@ static PyObject *core_id_valid(PyObject *Py_UNUSED(module), PyObject *args) {
     return problem != 0 && problem != ENOENT ? raise_errno(problem) : PyBool_FromLong(problem == 0);
 }
 
-/* ADDFD with SEND, and our descriptor is closed; false if it could not be given, and is kept. */
+/* Whether it is felt that a copy of ours is closed late: a program that was just written cannot be run
+ * meanwhile (ETXTBSY), and a writer keeps readers waiting for the end. */
+static int is_felt(int fd) {
+    int flags = fcntl(fd, F_GETFL);
+    return flags < 0 || (flags & O_ACCMODE) != O_RDONLY;
+}
+
+/* ADDFD with SEND, and our descriptor is closed; false if it could not be given, and is kept.  Who waits
+ * for the answer whatever signals come (WAIT_KILLABLE_RECV) can be given it before: ours is closed in
+ * between, where that is felt.  Anybody else would keep it when a signal comes in between. */
 static PyObject *core_give(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 4)
-        return PyErr_Format(PyExc_TypeError, "give() takes 4 arguments, not %zd", count);
-    int fd = (int)PyLong_AsLong(args[0]), result;
+    if (count != 5)
+        return PyErr_Format(PyExc_TypeError, "give() takes 5 arguments, not %zd", count);
+    int fd = (int)PyLong_AsLong(args[0]), waits = PyObject_IsTrue(args[4]) == 1, result;
     struct addfd request = {.id = PyLong_AsUnsignedLongLongMask(args[1]),
                             .srcfd = (uint32_t)PyLong_AsLong(args[2]),
                             .flags = SECCOMP_ADDFD_FLAG_SEND,
@@ -196,12 +205,17 @@ static PyObject *core_give(PyObject *Py_UNUSED(module), PyObject *const *args, P
     if (PyErr_Occurred() != NULL)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
+    int before_it = waits && is_felt((int)request.srcfd);
+    if (before_it)
+        request.flags = 0;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     result = ioctl(fd, IOCTL_ADDFD, &request);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (result >= 0)
         close((int)request.srcfd);
+    if (result >= 0 && before_it)
+        answer(fd, request.id, result, 0, 0); /* unless it was killed: then nobody has it */
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(result >= 0);
 }

@@ -72,9 +72,12 @@ def addfd(fd: int, id: int, srcfd: int, flags: int, newfd: int, newfd_flags: int
     else an interrupted ADDFD|SEND makes the call return 0 on most kernels).
     Returns the number in the target."""
 
-def give(fd: int, id: int, srcfd: int, cloexec: bool, /) -> bool:
+def give(fd: int, id: int, srcfd: int, cloexec: bool, waits: bool, /) -> bool:
     """The same with SECCOMP_ADDFD_FLAG_SEND, and ``srcfd`` is closed; False if that could not be: then
-    nothing has happened, and :func:`addfd` says why."""
+    nothing has happened, and :func:`addfd` says why.
+
+    :param waits: no signal but a deadly one interrupts the caller: what can be written to is closed here
+        before it goes on."""
 
 # A caller's memory ----------------------------------------------------------------------------
 def read(pid: int, address: int, limit: int, string: bool, listener: int, id: int, /) -> bytes:

@@ -91,20 +91,22 @@ class Listener:
                 assert target.wait(None) == 1
 
     :param fd: the descriptor.  Ownership moves here: :meth:`close` closes it, once.
+    :param wait_killable: whether the filter was installed with WAIT_KILLABLE_RECV, which cannot be asked.
     :raises ProctorError: this kernel's structures have other sizes than those we know.
     :raises Unsupported: the kernel is older than 5.9.
 
     Usable from any thread; as a context manager it closes itself.
     """
 
-    __slots__ = ("_fd", "_last", "_lock")
+    __slots__ = ("_fd", "_last", "_lock", "_waits")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, wait_killable: bool = False) -> None:
         if not isinstance(fd, int) or fd < 0:
             raise ValueError(f"Listener({fd!r}): not a file descriptor")
         check_notif_sizes()
         check_listener(fd)
         self._fd = fd
+        self._waits = wait_killable
         self._last: int | None = None  # the latest id that was received here
         self._lock = _thread.allocate_lock()
 
@@ -247,8 +249,11 @@ class Listener:
 
     def give(self, id: int, fd: int, cloexec: bool) -> bool:
         """Install a copy of ``fd``, make its number the answer, and close ``fd``; False if that could not
-        be, and nothing has happened: :meth:`addfd` says why."""
-        return _core.give(self.fileno(), id, fd, cloexec)
+        be, and nothing has happened: :meth:`addfd` says why.
+
+        A caller that waits whatever signals come (WAIT_KILLABLE_RECV) goes on when ``fd`` is closed here, if
+        it can be written to: else a program that was just written could not be run (ETXTBSY)."""
+        return _core.give(self.fileno(), id, fd, cloexec, self._waits)
 
     def _in_progress(self, id: int) -> AlreadyAnswered | NotReceived:
         """What EINPROGRESS means: queued still, or answered and not gone yet."""

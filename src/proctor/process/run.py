@@ -193,7 +193,7 @@ class Supervision:
         if self.below is not None:
             self.below.launched()
         container = Container(quotas=self._quotas, logging=self._logging)
-        add(self.supervisor, target.take_listener(), container)
+        add(self.supervisor, target, container)
         if self._ours is not None and any(handler.performs for handler in self._handlers):
             self._ours.start_early()  # while the target execs
 

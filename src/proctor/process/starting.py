@@ -46,11 +46,11 @@ def _setgroups_denied() -> bool:
         return False
 
 
-def add(supervisor: Supervisor, fd: int, container: Container) -> None:
+def add(supervisor: Supervisor, target: Target, container: Container) -> None:
     """Have the target's listener served, set up for speed; it is closed if that fails."""
     from proctor.kernel.listener import Listener
 
-    listener = Listener(fd)
+    listener = Listener(target.take_listener(), wait_killable=target.wait_killable)
     try:
         wake_in_step(listener)
         supervisor.add(listener, container)

@@ -89,6 +89,10 @@ def carry_out(
         if isinstance(verdict, (Deny, Answer, LetRun)):
             return _send(listener, id, *verdict.wire), verdict
         if isinstance(verdict, HandOver):
+            give = getattr(listener, "give", None) if verdict.close and verdict.at is None else None
+            if give is not None and give(id, verdict.fd, verdict.cloexec):
+                verdict = verdict._replace(close=False)  # it is closed
+                return True, verdict
             return _hand_over(listener, id, verdict), verdict
         raise TypeError(f"{verdict!r} cannot be carried out as it is")
     except CallGone:
