@@ -3,6 +3,7 @@ them all back."""
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import select
@@ -157,6 +158,7 @@ class Lab:
         self._threads: list[BlockedCall] = []
         self._children: list[Child] = []
         self._handler = signal.signal(WAKE, lambda *_: None)
+        gc.collect()  # what earlier tests left for it would be closed in the middle of this one
         self._before = processes.descriptors(os.getpid())
 
     # Descriptors -----------------------------------------------------------------------------

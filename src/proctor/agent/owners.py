@@ -30,7 +30,8 @@ def owner_userns(pid: int, uid: int) -> tuple[int, ...]:
     itself is made by root, too, and rights come for free there.  It may have made one already: so what counts is
     where its pid namespace was made, which no process changes for itself; that of a process in our pid namespace is
     looked at as it is.  Where its process is not known nothing is said, and what is directly below ours, made by
-    our user, passes for given (``nested``).
+    our user, passes for given (``nested``).  Of one that is gone already only ours counts: crun has a process of
+    its own send what an exec needs, which ends at once.
 
     :param pid: as the runtime says; 0 if it does not know.
     :raises ProctorError: the process is not that user's.
@@ -38,15 +39,16 @@ def owner_userns(pid: int, uid: int) -> tuple[int, ...]:
     if pid <= 0:
         return ()
     trusted = uid in (0, os.geteuid())
+    mine = os.stat("/proc/self/ns/user").st_ino
+    gone = (mine,) if trusted else ()
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return ()  # and with it its calls
+        return gone
     except PermissionError:
         pass  # it is there
     try:
         with Caller(pid, None, 0) as process:
-            mine = os.stat("/proc/self/ns/user").st_ino
             if trusted and (made_in := _pid_namespaces(process)) is not None:
                 return (made_in,)
             if process.userns == mine:
@@ -57,10 +59,10 @@ def owner_userns(pid: int, uid: int) -> tuple[int, ...]:
             elif process.userns_origin() == (mine, uid):
                 return (process.userns,)
     except CallGone:
-        return ()
+        return gone
     except (CallError, OSError) as problem:
         if trusted:
-            return ()
+            return gone
         raise ProctorError(f"process {pid} cannot be looked at: {problem}") from None
     if trusted:
         return ()  # root's runtimes may make a container of any process
