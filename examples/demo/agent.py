@@ -113,9 +113,9 @@ class Ground:
         """Run a container."""
         command = self.command(runtime, "run", "-b", str(self.bundle(name, script)), name)
         self.containers.append(self.command(runtime, "delete", "--force", name))
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        return subprocess.Popen(  # crun gives what it finds as standard input to the container, /dev/null too
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )  # fmt: skip
 
     def close(self) -> None:
         for command in self.containers:

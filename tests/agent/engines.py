@@ -92,8 +92,8 @@ class Engine:
 
 
 def _do(command: list[str], seconds: float = 600) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    return subprocess.run(  # crun gives what it finds as standard input to the container, /dev/null too
+        command, input="", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, timeout=seconds, check=False,
     )  # fmt: skip
 

@@ -117,9 +117,12 @@ class Runtime:
         """``run`` and ``create`` return when that does."""
         self._made.append(id)
         command = self.command(verb, *options, "-b", str(bundle), id)
-        # not pipes: what the container leaves behind would keep them open
+        # not pipes: what the container leaves behind would keep them open; and crun gives the container
+        # what it finds as standard input, /dev/null too
         with open(self._place / f"out-{next(_numbers)}", "w+") as out:
-            done = subprocess.run(command, stdout=out, stderr=out, timeout=60, check=False)
+            done = subprocess.run(
+                command, input=b"", stdout=out, stderr=out, timeout=60, check=False
+            )
             out.seek(0)
             said = out.read()
         # at its first try something of ours may still be on its way out of the cgroup
@@ -129,7 +132,7 @@ class Runtime:
     def do(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Another verb."""
         return subprocess.run(
-            self.command(*words), capture_output=True, text=True, timeout=60, check=False
+            self.command(*words), input="", capture_output=True, text=True, timeout=60, check=False
         )
 
     def clean(self) -> None:
