@@ -131,7 +131,6 @@ UNGUARDED: tuple[tuple[Callable[[Patch], None], tuple[str, ...]], ...] = (
     (planted.claims_without_the_lock, ("claim",)),
     (planted.keeps_the_role_without_the_lock, ("_called",)),
     (planted.notes_stalls_without_the_lock, ("overtaken_at", "_note")),
-    (planted.tells_the_end_of_what_was_given_back, ("_end",)),
     (planted.answers_for_those_that_stand_in, ("decide", "advance", "decided", "_answer", "claim")),
 )
 

@@ -177,6 +177,7 @@ FAULTS: tuple[Callable[[Patch], None], ...] = (
 )
 #: These show too seldom for every day.
 SELDOM: tuple[Callable[[Patch], None], ...] = (
+    tells_the_end_of_what_was_given_back,
     leaves_the_rest_to_nobody_at_the_end,
     takes_turns_without_the_lock,
     queues_without_the_lock,
