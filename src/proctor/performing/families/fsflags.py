@@ -23,7 +23,7 @@ from proctor.performing import pins
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.threads import lacking
 from proctor.performing.trouble import Powerless, Said
-from proctor.words import did_you_mean, quoted
+from proctor.words import chosen
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
@@ -73,13 +73,7 @@ class Options:
     flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        given: object = self.flags
-        if not isinstance(given, (list, tuple)):
-            raise ValueError(f"flags is a list of names, not {given!r}")
-        for each in given:
-            if each not in FLAGS:
-                raise ValueError(f"no flag {quoted(str(each))}{did_you_mean(str(each), FLAGS)}")
-        object.__setattr__(self, "flags", tuple(given))
+        object.__setattr__(self, "flags", chosen("flags", self.flags, FLAGS))
 
 
 def perform(task: Task) -> Work:

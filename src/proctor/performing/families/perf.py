@@ -19,7 +19,7 @@ from proctor.performing import pins
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.threads import dead, lacking, thread
 from proctor.performing.trouble import Powerless, Said
-from proctor.words import did_you_mean, quoted
+from proctor.words import chosen
 
 if TYPE_CHECKING:
     from proctor.performing.lender import Terms
@@ -57,13 +57,7 @@ class Options:
     events: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        given: object = self.events
-        if not isinstance(given, (list, tuple)) or not all(isinstance(each, str) for each in given):
-            raise ValueError(f"events is a list of names, not {given!r}")
-        object.__setattr__(self, "events", tuple(given))
-        for each in self.events:
-            if each not in EVENTS:
-                raise ValueError(f"no event {quoted(each)}{did_you_mean(each, EVENTS)}")
+        object.__setattr__(self, "events", chosen("events", self.events, EVENTS))
 
 
 def perform(task: Task) -> Work:

@@ -20,7 +20,7 @@ from proctor.performing import pins
 from proctor.performing.steps import Number, Place, Request, Result, Steps
 from proctor.performing.threads import lacking
 from proctor.performing.trouble import Powerless, Said
-from proctor.words import did_you_mean, quoted
+from proctor.words import chosen
 
 if TYPE_CHECKING:
     from proctor.call.identity import IdRange
@@ -79,15 +79,7 @@ class Options:
     commands: tuple[str, ...] = READING
 
     def __post_init__(self) -> None:
-        given: object = self.commands
-        if not isinstance(given, (list, tuple)):
-            raise ValueError(f"commands is a list of names, not {given!r}")
-        for each in given:
-            if each not in COMMANDS:
-                raise ValueError(
-                    f"no command {quoted(str(each))}{did_you_mean(str(each), COMMANDS)}"
-                )
-        object.__setattr__(self, "commands", tuple(given))
+        object.__setattr__(self, "commands", chosen("commands", self.commands, COMMANDS))
 
 
 class _Wish(NamedTuple):
