@@ -32,7 +32,7 @@ demo-agent: ## watch containers of runc and crun, served by one agent that is ki
 	@PYTHON='$(PYTHON)' sh examples/demo/demo.sh agent || test $$? -eq 77
 
 test: $(STAMP) packages ## everything, against the real kernel
-	$(BIN)/python -m pytest -q tests $(PYTEST)
+	sh tools/test $(BIN)/python $(PYTEST)
 
 test-sanitize: $(STAMP) ## the tests on a core built with AddressSanitizer and UBSan
 	sh tools/test-sanitize $(BIN)/python
