@@ -508,16 +508,19 @@ def test_a_lender_has_little_and_lends_it_for_one_call(top: bytes) -> None:
                 states.append(
                     dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
                 )
-        (lender,) = [each for each in states if each["Uid"].split()[0] == "0"]
-        assert lender["Uid"].split() == ["0"] * 4
-        setuid, setgid, mknod, fsetid, dac = 1 << 7, 1 << 6, 1 << 27, 1 << 4, 1 << 1
-        assert int(lender["CapEff"], 16) == setuid | setgid
-        assert (
-            int(lender["CapPrm"], 16)
-            == int(lender["CapBnd"], 16)
-            == setuid | setgid | mknod | fsetid | dac
-        )
-        assert int(lender["CapInh"], 16) == int(lender["CapAmb"], 16) == 0
+        lenders = [each for each in states if each["Uid"].split()[0] == "0"]
+        mknod, fsetid, dac = 1 << 27, 1 << 4, 1 << 1
+        rights = []
+        for each in lenders:
+            assert each["Uid"].split()[:3] == each["Gid"].split()[:3] == ["0"] * 3
+            assert each["Gid"].split()[3] == "100000"  # as whoever makes the node is seen by files
+            assert int(each["CapEff"], 16) == 0
+            assert int(each["CapInh"], 16) == int(each["CapAmb"], 16) == 0
+            assert each["CapPrm"] == each["CapBnd"]
+            rights.append((each["Uid"].split()[3], int(each["CapPrm"], 16)))
+        # and on what is not surely the host's file system one that sees whose it is
+        sees = [("4294967294", dac)] if len(lenders) > 1 else []
+        assert sorted(rights) == [("100000", mknod | fsetid | dac), *sees]
 
 
 # A file system that does not answer ----------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from proctor.performing.lender import Lender, Loan, Terms
+from proctor.performing.lender import Lender, Loan
 from proctor.performing.steps import Request, Result, Steps
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ class _Lent(NamedTuple):
 
 
 @lru_cache(64)
-def _lent(terms: Terms, right: int, what: str, numbers: int) -> _Lent:
+def _lent(permitted: int, right: int, what: str, numbers: int) -> _Lent:
     """Holes: so many numbers, bytes and their length.  Sent: the socket."""
     steps = Steps()
     more = [steps.number() for _ in range(numbers)]
     data, length = steps.hole(256), steps.number()
-    loan = Loan(steps, terms)
+    loan = Loan(steps, permitted)
     lent = loan.capabilities(1 << right)
     given = steps.sent()
     loan.have(lent)
@@ -46,7 +46,7 @@ def with_right(
     :raises Trouble: it was not performed."""
     lender = Lender(task, 1 << right)
     try:
-        lent = _lent(lender.terms, right, what, len(values) - 2)
+        lent = _lent(lender.permitted, right, what, len(values) - 2)
         reply = yield from lender.ask(lent.request, lent.left, *values, fds=(fd,))
         reply.close()
         return reply.error(lent.made)

@@ -21,7 +21,7 @@ from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import Deny
-from proctor.performing.lender import Lender, Loan, Terms
+from proctor.performing.lender import Lender, Loan
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Ended, Powerless, Refused, Trouble
 
@@ -75,7 +75,7 @@ def _hold(task: Task) -> Generator[Any, Any, tuple[Executor, int]]:
     except Powerless:
         raise Trouble("freeze needs CAP_SYS_PTRACE, which the monitor has not got") from None
     try:
-        seizing = _seizing(lender.terms)
+        seizing = _seizing(lender.permitted)
         reply = yield from lender.ask(seizing.request, seizing.left, task.call.tid, fds=())
         reply.close()
         if failed := reply.error(seizing.made):
@@ -222,11 +222,11 @@ class _Tracing(NamedTuple):
 
 
 @lru_cache(256)
-def _seizing(terms: Terms) -> _Seizing:
+def _seizing(permitted: int) -> _Seizing:
     """Trace a thread, which goes on.  Hole: its number."""
     steps = Steps()
     tid = steps.number()
-    loan = Loan(steps, terms)
+    loan = Loan(steps, permitted)
     right = loan.capabilities(1 << _CAP_SYS_PTRACE)
     loan.have(right)
     made = steps.call("ptrace", _SEIZE, tid, 0, _TRACEEXEC | _EXITKILL, bad=0)

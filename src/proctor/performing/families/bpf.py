@@ -22,7 +22,7 @@ from proctor.performing.trouble import Powerless, Refused
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Deny
-    from proctor.performing.lender import Lender, Terms
+    from proctor.performing.lender import Lender
     from proctor.performing.task import Task, Work
 
 CALLS: Final = ("bpf",)
@@ -100,7 +100,7 @@ def _load(task: Task, attr: bytes) -> Work:
         return deny(errno.EMFILE)
     lender = _lender(task)
     try:
-        loading = _loading(lender.terms, 1 << max(6, (len(program) - 1).bit_length()))
+        loading = _loading(lender.permitted, 1 << max(6, (len(program) - 1).bit_length()))
         reply = yield from lender.ask(
             loading.request, loading.left, made, program, licence[: _LICENSE - 1], fds=()
         )
@@ -156,7 +156,7 @@ def _attach(task: Task, command: int, attr: bytes) -> Work:
     lender = _lender(task)
     try:
         for depth, place in enumerate([fds[0], *above]):
-            asking = _querying(lender.terms)
+            asking = _querying(lender.permitted)
             reply = yield from lender.ask(asking.request, asking.left, _ASKED, fds=(place,))
             reply.close()
             attached, count = struct.unpack_from("=I8xI", reply.parts[asking.found], 12)
@@ -166,7 +166,7 @@ def _attach(task: Task, command: int, attr: bytes) -> Work:
                 return deny(
                     errno.EPERM, "it would put a program out of work that is not the container's"
                 )
-        acting = _attaching(lender.terms, command, len(fds))
+        acting = _attaching(lender.permitted, command, len(fds))
         made = _ATTACHED.pack(0, 0, kind, flags if command == _ATTACH else 0, 0)
         reply = yield from lender.ask(acting.request, acting.left, made, fds=tuple(fds))
         reply.close()
@@ -223,19 +223,19 @@ class _Acting(NamedTuple):
     found: int = 0
 
 
-def _lent(steps: Steps, terms: Terms) -> Any:
+def _lent(steps: Steps, permitted: int) -> Any:
     from proctor.performing.lender import Loan
 
-    loan = Loan(steps, terms)
+    loan = Loan(steps, permitted)
     return loan, loan.capabilities(1 << _CAP_BPF | 1 << _CAP_NET_ADMIN)
 
 
 @lru_cache(256)
-def _loading(terms: Terms, room: int) -> _Acting:
+def _loading(permitted: int, room: int) -> _Acting:
     """Holes: the attributes, instructions, licence."""
     steps = Steps()
     attr, program, licence = steps.hole(_ATTR), steps.hole(room), steps.hole(_LICENSE)
-    loan, right = _lent(steps, terms)
+    loan, right = _lent(steps, permitted)
     loan.have(right)
     steps.put(attr, 8, program)
     steps.put(attr, 16, licence)
@@ -246,11 +246,11 @@ def _loading(terms: Terms, room: int) -> _Acting:
 
 
 @lru_cache(256)
-def _attaching(terms: Terms, command: int, count: int) -> _Acting:
+def _attaching(permitted: int, command: int, count: int) -> _Acting:
     """Hole: the attributes.  Sent: cgroup, program, and perhaps what it replaces."""
     steps = Steps()
     attr = steps.hole(_ATTR)
-    loan, right = _lent(steps, terms)
+    loan, right = _lent(steps, permitted)
     loan.have(right)
     for at in (0, 4, 16)[:count]:
         steps.put(attr, at, steps.sent(), 4)
@@ -260,11 +260,11 @@ def _attaching(terms: Terms, command: int, count: int) -> _Acting:
 
 
 @lru_cache(256)
-def _querying(terms: Terms) -> _Acting:
+def _querying(permitted: int) -> _Acting:
     """How programs are attached to a cgroup, and how many.  Sent: the cgroup."""
     steps = Steps()
     attr = steps.hole(_ATTR)
-    loan, right = _lent(steps, terms)
+    loan, right = _lent(steps, permitted)
     loan.have(right)
     steps.put(attr, 0, steps.sent(), 4)
     made = steps.call("bpf", _QUERY, attr, 64, bad=0)

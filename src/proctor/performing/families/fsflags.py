@@ -27,7 +27,6 @@ from proctor.words import chosen
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
-    from proctor.performing.lender import Terms
     from proctor.performing.task import Task, Work
 
 #: Since Linux 6.17.
@@ -162,7 +161,7 @@ def _lent(task: Task, form: _Form, data: bytes, file: int) -> Generator[Any, Any
     except Powerless:
         return deny(errno.EPERM, "the monitor has no CAP_LINUX_IMMUTABLE itself")
     try:
-        lending = _lending(lender.terms, form, extra)
+        lending = _lending(lender.permitted, form, extra)
         reply = yield from lender.ask(
             lending.request, lending.left, data, fds=(file,), table=form is _ATTR
         )
@@ -256,16 +255,14 @@ def _getting() -> _Setting:
 
 
 @lru_cache(256)
-def _lending(terms: Terms, form: _Form, extra: int) -> _Setting:
+def _lending(permitted: int, form: _Form, extra: int) -> _Setting:
     """The same, as somebody, with the right lent."""
     from proctor.performing.lender import Loan
 
     steps = Steps()
     data = steps.hole(form.size)
-    loan = Loan(steps, terms)
+    loan = Loan(steps, permitted)
     right = loan.capabilities(1 << _CAP_IMMUTABLE | extra)
-    loan.take_groups()
-    loan.take_user()
     loan.have(right)
     made = _Acts(steps, form).make(form.set, data)
     loan.give_back()

@@ -64,10 +64,10 @@ def perform(task: Task) -> Work:
         task.permit(here.parent.named.path.rstrip(b"/") + b"/" + last, found)
         parent = here.parent.fd
     name = last + slashes
-    directory, nodev = yield from _as_caller(task, start, head, name, mode, device, parent)
+    directory, system = yield from _as_caller(task, start, head, name, mode, device, parent)
     if directory is None:
         return answer(0)
-    return (yield from _with_right(task, directory, nodev, name, mode, device))
+    return (yield from _with_right(task, directory, system, name, mode, device))
 
 
 def _is_whiteout(kind: int, device: int) -> bool:
@@ -83,8 +83,8 @@ def _as_caller(
     device: int,
     parent: int | None,
 ) -> Any:
-    """Made with the caller's rights: (None, False), or (the directory, whether its mount has nodev) if
-    only CAP_MKNOD is missing.
+    """Made with the caller's rights: (None, its file system), or (the directory, its file system) if only
+    CAP_MKNOD is missing.
 
     :raises Said: what the kernel says.
     """
@@ -107,8 +107,9 @@ def _as_caller(
             failed = reply.error(making.parent)
             if failed and pins.stands(failed, reply, making.probe, 0):
                 raise Said(failed)
-            if not failed and not filestat.system_of(reply.parts[making.system]).proc:
-                return _made(task, reply, making, mode, device)
+            system = filestat.system_of(reply.parts[making.system])
+            if not failed and not system.proc:
+                return _made(task, reply, making, mode, device), system
         finally:
             reply.close()
         pin = yield from task.walk(start, head, pins.O_DIRECTORY, 0, failed)
@@ -118,26 +119,25 @@ def _as_caller(
         making.request, task.umask, mode, device, name, fds=(parent,)
     )
     try:
-        return _made(task, reply, making, mode, device)
+        return _made(task, reply, making, mode, device), filestat.system_of(
+            reply.parts[making.system]
+        )
     finally:
         reply.close()
 
 
-def _made(
-    task: Task, reply: Any, making: acting.Making, mode: int, device: int
-) -> tuple[int | None, bool]:
+def _made(task: Task, reply: Any, making: acting.Making, mode: int, device: int) -> int | None:
     failed = reply.error(making.made)
     if not failed:
-        return None, False
+        return None
     kind = stat.S_IFMT(mode)
     if failed != errno.EPERM or kind not in _NODES or _is_whiteout(kind, device):
         raise Said(failed)
-    nodev = filestat.system_of(reply.parts[making.system]).flags & filestat.ST_NODEV
-    return task.keep(reply, making.parent), bool(nodev)
+    return task.keep(reply, making.parent)
 
 
 def _with_right(
-    task: Task, directory: int, nodev: bool, name: bytes, mode: int, device: int
+    task: Task, directory: int, system: filestat.System, name: bytes, mode: int, device: int
 ) -> Work:
     """All but CAP_MKNOD over the host is there."""
     what = f"{'block' if stat.S_ISBLK(mode) else 'char'} {os.major(device)}:{os.minor(device)}"
@@ -151,22 +151,25 @@ def _with_right(
             f"{what}: the caller is in a user namespace of its own making, where CAP_MKNOD comes for "
             'free (nested = "allow" would let it)',
         )
-    if nodev:
+    if system.flags & filestat.ST_NODEV:
         return deny(errno.EPERM, f"{what}: the file system is mounted nodev; a node would not work")
     from proctor.performing import lender
 
+    works, made = True, None
     try:
-        made = yield from lender.make_node(task, directory, name, mode, device)
+        works = system.hosts or (yield from lender.works(task, directory, name, mode))
+        if works:
+            made = yield from lender.make_node(task, directory, name, mode, device)
     except Powerless:
-        made = None
+        pass
+    if not works:
+        return (yield from _mounted(task, directory, name, mode, device, what))
     if made is None or (made == errno.EPERM and not task.own.initial):
         return deny(
             errno.EPERM,
             f"{what}: making device nodes needs the host's root, which the monitor is not: start it as "
             "root, outside of any container",
         )
-    if made == errno.EOVERFLOW:
-        return (yield from _mounted(task, directory, name, mode, device, what))
     if made:
         return deny(made, f"{what}: the kernel refuses it even with CAP_MKNOD")
     return answer(0)

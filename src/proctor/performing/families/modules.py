@@ -26,7 +26,6 @@ from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
-    from proctor.performing.lender import Terms
     from proctor.performing.task import Task, Work
 
 CALLS: Final = ("delete_module", "finit_module", "init_module")
@@ -206,16 +205,14 @@ class _Unloading(NamedTuple):
 
 
 @lru_cache(16)
-def _unloading(terms: Terms) -> _Unloading:
+def _unloading(permitted: int) -> _Unloading:
     """Holes: name, flags."""
     from proctor.performing.lender import Loan
 
     steps = Steps()
     name, flags = steps.hole(64), steps.number()
-    loan = Loan(steps, terms)
+    loan = Loan(steps, permitted)
     lent = loan.capabilities(1 << _CAP_SYS_MODULE)
-    loan.take_groups()
-    loan.take_user()
     loan.have(lent)
     made = steps.call("delete_module", name, flags, bad=0)
     loan.give_back()
@@ -236,7 +233,7 @@ def _unload(task: Task, options: Options) -> Work:
     except Powerless:
         return deny(errno.EPERM, "that needs the host's root, which the monitor is not")
     try:
-        unloading = _unloading(lender.terms)
+        unloading = _unloading(lender.permitted)
         values = (name, task.call.registers[1] & 0xFFFFFFFF)
         reply = yield from lender.ask(unloading.request, unloading.left, *values, fds=())
     finally:

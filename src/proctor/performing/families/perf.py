@@ -22,7 +22,6 @@ from proctor.performing.trouble import Powerless, Said
 from proctor.words import chosen
 
 if TYPE_CHECKING:
-    from proctor.performing.lender import Terms
     from proctor.performing.task import Task, Work
 
 CALLS: Final = ("perf_event_open",)
@@ -97,7 +96,7 @@ def perform(task: Task) -> Work:
     except Powerless:
         return deny(errno.EACCES, "the monitor has no CAP_PERFMON itself")
     try:
-        opening = _opening(lender.terms, len(fds))
+        opening = _opening(lender.permitted, len(fds))
         reply = yield from lender.ask(
             opening.request, opening.left, tid, processor, flags | _CLOEXEC, attr, fds=tuple(fds)
         )
@@ -141,14 +140,14 @@ class _Opening(NamedTuple):
 
 
 @lru_cache(256)
-def _opening(terms: Terms, group: int) -> _Opening:
+def _opening(permitted: int, group: int) -> _Opening:
     """Holes: thread, processor, flags, attributes.  Sent: the leader of a group, if there is one."""
     from proctor.performing.lender import Loan
 
     steps = Steps()
     tid, processor, flags = (steps.number() for _ in range(3))
     attr = steps.hole(_ROOM)
-    loan = Loan(steps, terms)
+    loan = Loan(steps, permitted)
     loan.have(loan.capabilities(1 << _CAP_PERFMON))
     leader = steps.sent() if group else -1
     made = steps.call("perf_event_open", attr, tid, processor, leader, flags, bad=0)

@@ -25,7 +25,6 @@ from proctor.words import chosen
 if TYPE_CHECKING:
     from proctor.call.identity import IdRange
     from proctor.call.verdict import Verdict
-    from proctor.performing.lender import Terms
     from proctor.performing.task import Task, Work
 
 CALLS: Final = ("quotactl", "quotactl_fd")
@@ -196,7 +195,7 @@ def _outside(ids: IdRange, number: int) -> int:
 def _try(task: Task, lender: Any, wish: _Wish, ids: IdRange) -> Generator[Any, Any, Verdict | None]:
     """Of one range of ids; None if there is none that follows in it."""
     form = wish.form
-    lending = _lending(lender.terms, form, wish.by_path)
+    lending = _lending(lender.permitted, form, wish.by_path)
     values = (wish.word, _outside(ids, wish.id), *([wish.data] if form.sets else ()))
     reply = yield from lender.ask(
         lending.request, lending.left, *values, fds=(wish.file,), table=wish.by_path
@@ -263,13 +262,13 @@ def _asking(form: _Form, by_path: bool) -> _Asking:
 
 
 @lru_cache(256)
-def _lending(terms: Terms, form: _Form, by_path: bool) -> _Asking:
+def _lending(permitted: int, form: _Form, by_path: bool) -> _Asking:
     """The same with the right lent."""
     from proctor.performing.lender import Loan
 
     steps = Steps()
     parts, root = _Parts.of(steps, form), steps.bytes(b"/")
-    loan = Loan(steps, terms)
+    loan = Loan(steps, permitted)
     loan.have(loan.capabilities(1 << _CAP_SYS_ADMIN))
     made, found = _made(steps, form, parts, by_path, root)
     loan.give_back()

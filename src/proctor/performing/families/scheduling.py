@@ -22,7 +22,6 @@ from proctor.performing.threads import dead, lacking, thread
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
-    from proctor.performing.lender import Terms
     from proctor.performing.task import Task, Work
 
 CALLS: Final = (
@@ -174,7 +173,7 @@ def _lend(task: Task, name: str, tid: int, pidfd: int, wish: _Wish) -> Generator
     except Powerless:
         return errno.EPERM
     try:
-        asking = _lending(lender.terms, name)
+        asking = _lending(lender.permitted, name)
         reply = yield from lender.ask(asking.request, asking.left, tid, *wish.values, fds=(pidfd,))
         reply.close()
         return reply.error(asking.made)
@@ -205,14 +204,14 @@ def _asking(name: str) -> _Asking:
 
 
 @lru_cache(256)
-def _lending(terms: Terms, name: str) -> _Asking:
+def _lending(permitted: int, name: str) -> _Asking:
     """The same with the right lent, once more for as long as nobody else can have the thread's number: until it
     is gone, which the kernel tells by its pidfd.  Sent: that."""
     from proctor.performing.lender import Loan
 
     steps = Steps()
     tid, holes = steps.number(), _holes(steps, name)
-    loan = Loan(steps, terms)
+    loan = Loan(steps, permitted)
     loan.have(loan.capabilities(1 << _CAP_SYS_NICE))
     gone = steps.call("pidfd_send_signal", steps.sent(), 0, 0, 0, want=-errno.ESRCH, bad=0)
     made = _call(steps, name, tid, holes)

@@ -28,7 +28,6 @@ from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
-    from proctor.performing.lender import Terms
     from proctor.performing.task import Task, Work
 
 _VERBS: Final = ("set", "get", "list", "remove")
@@ -263,14 +262,14 @@ class _Acting(NamedTuple):
 
 
 @lru_cache(128)
-def _acting(verb: str, by_fd: bool, name: int, size: int, terms: Terms | None) -> _Acting:
+def _acting(verb: str, by_fd: bool, name: int, size: int, permitted: int | None) -> _Acting:
     """One call on what is pinned, by the executor's own link to it: pins are no descriptors for these
     calls, and a symbolic link has no other.
 
     Holes: size, flags (where the call has it), name (but for lists), value (of set).  Sent: what it is
     about, the executor's table.
 
-    :param terms: of who lends CAP_SYS_ADMIN; None as the executor itself.
+    :param permitted: what whoever lends CAP_SYS_ADMIN can lend; None as the executor itself.
     """
     from proctor.performing.lender import Loan
 
@@ -280,7 +279,7 @@ def _acting(verb: str, by_fd: bool, name: int, size: int, terms: Terms | None) -
     attribute = steps.hole(name) if verb != "list" else None
     value = steps.hole(size) if verb == "set" and size else None
     root = steps.bytes(b"/")
-    loan = Loan(steps, terms) if terms is not None else None
+    loan = Loan(steps, permitted) if permitted is not None else None
     lent = loan.capabilities(1 << _CAP_SYS_ADMIN) if loan is not None else None
     room = steps.scratch(size) if verb in ("get", "list") and size else None
     digits = steps.scratch(16)
@@ -289,8 +288,6 @@ def _acting(verb: str, by_fd: bool, name: int, size: int, terms: Terms | None) -
     steps.put_text(digits, held)
     steps.call("fchdir", table)
     if loan is not None and lent is not None:
-        loan.take_groups()
-        loan.take_user()
         loan.have(lent)
     call = f"{'f' if by_fd else ''}{verb}xattr"
     args: list[Any] = [held if by_fd else digits]
@@ -352,7 +349,7 @@ def _lent(task: Task, wanted: _Wanted, held: int, by_fd: bool) -> _Does:
     lender = Lender(task, 1 << _CAP_SYS_ADMIN)
     try:
         size = _sized(wanted)
-        acting = _acting(wanted.verb, by_fd, pins.room(len(wanted.name)), size, lender.terms)
+        acting = _acting(wanted.verb, by_fd, pins.room(len(wanted.name)), size, lender.permitted)
         reply = yield from lender.ask(
             acting.request, acting.left, *_values(wanted, size), fds=(held,), table=True
         )
