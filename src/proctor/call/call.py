@@ -292,7 +292,11 @@ class Call(Notified, Looking):
         if index >= len(paths):
             which = "a second path argument" if index else "a path argument"
             raise AttributeError(f"{self.name} does not have {which}")
-        value = self._by_name(paths[index].name)
+        assert frame is not None
+        try:
+            value = frame.value(paths[index])
+        except (MemoryUnreadable, CallGone) as error:
+            raise self._about(error) from None
         if value is None:  # where the kernel takes NULL: utimensat(fd, NULL) is about fd itself
             return b""
         assert isinstance(value, bytes)

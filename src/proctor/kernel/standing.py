@@ -68,7 +68,7 @@ class Standing:
     """
 
     __slots__ = (
-        "_cgroup", "_label", "_others", "_pidfd", "_seen", "_status", "_text", "_user", "kept", "known",
+        "_cgroup", "_label", "_maps", "_others", "_pidfd", "_seen", "_status", "_text", "_user", "kept", "known",
         "origin", "proc", "rights", "tid",
     )  # fmt: skip
 
@@ -82,6 +82,7 @@ class Standing:
         self.origin: Any = None
         self.proc = self._status = self._cgroup = self._label = self._pidfd = self._user = -1
         self._text = self.rights = b""
+        self._maps = b"", b""
         self.known: _core.Known | None = None
         try:
             self.proc = os.open(b"/proc/%d" % tid, _PIN | os.O_DIRECTORY)
@@ -213,6 +214,22 @@ class Standing:
         try:
             return os.pread(self._cgroup, _LONGEST, 0)
         except OSError:
+            raise CallGone from None
+
+    def id_maps(self) -> tuple[bytes, bytes]:
+        """The texts of ``uid_map`` and ``gid_map`` of its user namespace.  Each is written once only
+        (user_namespaces(7)), so what was is known for as long as the thread is where it was.
+
+        :raises CallGone: it is dead."""
+        if not all(self._maps):
+            self._maps = self._whole(b"uid_map"), self._whole(b"gid_map")
+        return self._maps
+
+    def _whole(self, name: bytes) -> bytes:
+        try:
+            with open(self._open(name), "rb") as file:
+                return file.read()
+        except (FileNotFoundError, ProcessLookupError):
             raise CallGone from None
 
     @property

@@ -1,4 +1,4 @@
-"""Threads that a caller means by its numbers, and rights that it may be lent for them."""
+"""Threads that a caller means by its numbers."""
 
 from __future__ import annotations
 
@@ -84,25 +84,3 @@ def dead(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def lacking(task: Task, number: int, name: str, tid: int | None = None) -> str:
-    """Why a capability of the host's is not lent; empty if it may be.
-
-    :param tid: whom it would be used upon."""
-    if not task.who.effective >> number & 1:
-        return f"the caller has no {name} in its user namespace"
-    namespace = task.who.namespace("user")
-    if namespace == task.own.who.namespace("user"):
-        return f"the kernel refuses it to the caller, who has {name}"
-    if not task.owned():
-        return (
-            f"the caller is in a user namespace of its own making, where {name} comes for free "
-            '(nested = "allow" would let it)'
-        )
-    try:
-        if tid is not None and os.stat(f"/proc/{tid}/ns/user").st_ino != namespace:
-            return "the thread is in another user namespace than the caller"
-    except OSError:
-        raise Said(errno.ESRCH) from None
-    return ""

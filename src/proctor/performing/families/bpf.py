@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import HandOver, answer, deny, let_run_unsafe
+from proctor.performing.entitled import has_user, lacking
 from proctor.performing.steps import Request, Result, Steps
-from proctor.performing.threads import lacking
 from proctor.performing.trouble import Powerless, Refused
 
 if TYPE_CHECKING:
@@ -185,10 +185,9 @@ def _place(task: Task, target: int) -> list[int]:
 
     if filesystem_type(target) != _CGROUP2:
         raise Refused(deny(errno.EBADF, "it is no cgroup of version 2"))
-    ranges = task.caller.uid_map
 
     def theirs(status: os.stat_result) -> bool:
-        return any(0 <= status.st_uid - each.outside < each.length for each in ranges)
+        return has_user(task, status.st_uid)
 
     places = directories(task.cgroups, b"")
     own = [at for at, place in enumerate(places) if theirs(os.stat(place))]

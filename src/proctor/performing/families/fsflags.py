@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
+from proctor.performing.entitled import foreign, lacking
 from proctor.performing.steps import Place, Request, Result, Steps
-from proctor.performing.threads import lacking
 from proctor.performing.trouble import Powerless, Said
 from proctor.words import chosen
 
@@ -187,13 +187,7 @@ def _refused(
         return "it is refused for something else than immutable and append-only"
     if asked & ~named:
         return "the rule does not name that flag"
-    for number, ranges in (
-        (status.st_uid, task.caller.uid_map),
-        (status.st_gid, task.caller.gid_map),
-    ):
-        if not any(0 <= number - each.outside < each.length for each in ranges):
-            return "it belongs to somebody who has no number in the caller's user namespace"
-    if why := lacking(task, _CAP_IMMUTABLE, "CAP_LINUX_IMMUTABLE"):
+    if why := foreign(task, status) or lacking(task, _CAP_IMMUTABLE, "CAP_LINUX_IMMUTABLE"):
         return why
     at = form.project
     if changed & _INHERIT[form.which] or (at and data[at : at + 4] != before[at : at + 4]):

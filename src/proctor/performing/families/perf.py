@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.verdict import HandOver, deny
 from proctor.performing import pins
+from proctor.performing.entitled import lacking
 from proctor.performing.steps import Request, Result, Steps
-from proctor.performing.threads import dead, lacking, thread
+from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
 from proctor.words import chosen
 

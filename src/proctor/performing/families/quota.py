@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
+from proctor.performing.entitled import id_maps, lacking
 from proctor.performing.steps import Number, Place, Request, Result, Steps
-from proctor.performing.threads import lacking
 from proctor.performing.trouble import Powerless, Said
 from proctor.words import chosen
 
@@ -163,7 +163,7 @@ def _lent(task: Task, options: Options, wish: _Wish) -> Work:
         return deny(errno.EPERM, f"the rule does not name {name}" if name else "")
     if why := lacking(task, _CAP_SYS_ADMIN, "CAP_SYS_ADMIN"):
         return deny(errno.EPERM, why)
-    ranges = sorted((task.caller.uid_map, task.caller.gid_map, task.caller.projid_map)[wish.kind])
+    ranges = sorted((*id_maps(task), task.caller.projid_map)[wish.kind])
     follows = form.command in _NEXT
     ranges = [each for each in ranges if each.inside + each.length > wish.id]
     if not follows:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
+from proctor.performing.entitled import lacking
 from proctor.performing.steps import Argument, Number, Request, Result, Steps
-from proctor.performing.threads import dead, lacking, thread
+from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import HandOver, answer, deny
 from proctor.performing import pins
+from proctor.performing.entitled import id_maps
 from proctor.performing.families import open as opens
 from proctor.performing.families import stat as stats
 from proctor.performing.trouble import Said
@@ -83,7 +84,7 @@ def perform(task: Task) -> Work:
     if call.name not in stats.STATS:
         return deny(errno.EINVAL)  # readlink: it is no symbolic link
     found = _served(task, options, place, anew=False).status()
-    found = stats.inside(found, task.caller.uid_map, task.caller.gid_map)
+    found = stats.inside(found, *id_maps(task))
     return (stats.told_statx if call.name == "statx" else stats.told)(call, found)
 
 

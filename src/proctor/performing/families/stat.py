@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from proctor.call.verdict import answer, deny
 from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
+from proctor.performing.entitled import id_maps
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
 
@@ -65,7 +66,7 @@ def as_real(task: Task) -> Iterator[None]:
     from proctor.performing.session import Session
 
     who, caller, own = task.who, task.caller, task.own
-    root = next((each.outside for each in caller.uid_map if not each.inside), None)
+    root = next((each.outside for each in id_maps(task)[0] if not each.inside), None)
     real = who._replace(
         uids=(*who.uids[:3], who.uids[0]),
         gids=(*who.gids[:3], who.gids[0]),

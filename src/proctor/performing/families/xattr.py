@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
+from proctor.performing.entitled import foreign, id_maps, lacking
 from proctor.performing.steps import Reply, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 
@@ -187,26 +188,29 @@ def _decoded(task: Task, verb: str, at_flags: int) -> _Wanted:
     """In the kernel's order (``path_setxattrat`` and so on of fs/xattr.c).
 
     :raises MemoryUnreadable: what it says before it looks at any path."""
-    args = task.call.args
+    call = task.call
+    frame = call.frame
+    assert frame is not None
+    number, at = frame.number, call.name.endswith("at")
     size = address = flags = 0
-    if "args" in args:
-        inner = args["args"]
+    if at and verb in ("set", "get"):
+        inner = call.args["args"]
         address, size, flags = inner.value, inner.size, int(inner.flags)
     if at_flags & ~(_NOFOLLOW | _EMPTY_PATH):
         raise Said(errno.EINVAL)
     if verb == "list":
-        return _Wanted(verb, b"", b"", args["size"], args["list"], 0)
-    if "args" not in args and verb != "remove":
-        address, size = args["value"], args["size"]
-        flags = int(args["flags"]) if verb == "set" else 0
+        return _Wanted(verb, b"", b"", number("size"), number("list"), 0)
+    if not at and verb != "remove":
+        address, size = number("value"), number("size")
+        flags = number("flags") if verb == "set" else 0
     if (flags & ~_FLAGS if verb == "set" else flags) and verb != "remove":
         raise Said(errno.EINVAL)
-    name: bytes = args["name"]
+    name: bytes = call.args["name"]
     value = b""
     if verb == "set":
         if size > _MOST:
             raise Said(errno.E2BIG)
-        value = task.call.copied(address, size) if size else b""
+        value = call.copied(address, size) if size else b""
     return _Wanted(verb, name, value, size, address, flags)
 
 
@@ -216,7 +220,7 @@ def _prefix(task: Task) -> bytes:
     container = getattr(task.call, "container", None)
     key = container.name if container is not None else ""
     if not key:
-        key = str(next((each.outside for each in task.caller.uid_map if not each.inside), 0))
+        key = str(next((each.outside for each in id_maps(task)[0] if not each.inside), 0))
     safe = b"".join(
         b"%c" % byte if chr(byte).isalnum() or byte in b"-_" else b"%%%02x" % byte
         for byte in key.encode("utf-8", "surrogateescape")
@@ -226,21 +230,7 @@ def _prefix(task: Task) -> bytes:
 
 def _lacks(task: Task, held: int) -> str:
     """Why the caller may not have what the kernel refuses it; empty if it may."""
-    if not task.who.effective >> _CAP_SYS_ADMIN & 1:
-        return "the caller has no CAP_SYS_ADMIN in its user namespace"
-    if not task.owned():
-        return (
-            "the caller is in a user namespace of its own making, where CAP_SYS_ADMIN comes for free "
-            '(nested = "allow" would let it)'
-        )
-    status = os.fstat(held)
-    for number, ranges in (
-        (status.st_uid, task.caller.uid_map),
-        (status.st_gid, task.caller.gid_map),
-    ):
-        if not any(0 <= number - each.outside < each.length for each in ranges):
-            return "it belongs to somebody who has no number in the caller's user namespace"
-    return ""
+    return lacking(task, _CAP_SYS_ADMIN, "CAP_SYS_ADMIN") or foreign(task, os.fstat(held))
 
 
 def _verdict(wanted: _Wanted, failed: int, data: bytes) -> Verdict:

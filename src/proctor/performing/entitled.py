@@ -1,0 +1,66 @@
+"""Who may be lent a right of the host's, and upon what."""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from proctor.call.identity import IdRange, parse_id_map
+from proctor.performing.trouble import Said
+
+if TYPE_CHECKING:
+    from proctor.performing.task import Task
+
+Ranges = tuple[IdRange, ...]
+
+
+def lacking(task: Task, number: int, name: str, tid: int | None = None) -> str:
+    """Why a capability of the host's is not lent; empty if it may be.
+
+    :param tid: whom it would be used upon."""
+    if not task.who.effective >> number & 1:
+        return f"the caller has no {name} in its user namespace"
+    namespace = task.who.namespace("user")
+    if namespace == task.own.who.namespace("user"):
+        return f"the kernel refuses it to the caller, who has {name}"
+    if not task.owned():
+        return (
+            f"the caller is in a user namespace of its own making, where {name} comes for free "
+            '(nested = "allow" would let it)'
+        )
+    try:
+        if tid is not None and os.stat(f"/proc/{tid}/ns/user").st_ino != namespace:
+            return "the thread is in another user namespace than the caller"
+    except OSError:
+        raise Said(errno.ESRCH) from None
+    return ""
+
+
+@lru_cache(64)
+def _parsed(users: bytes, groups: bytes) -> tuple[Ranges, Ranges]:
+    return parse_id_map(users), parse_id_map(groups)
+
+
+def id_maps(task: Task) -> tuple[Ranges, Ranges]:
+    """Which user and group ids the caller's user namespace has; ``outside`` is as ours counts."""
+    return _parsed(*task.standing.id_maps())
+
+
+def has_user(task: Task, uid: int) -> bool:
+    """Whether a user has a number in the caller's user namespace."""
+    return _among(uid, id_maps(task)[0])
+
+
+def foreign(task: Task, status: os.stat_result) -> str:
+    """Why a right is not lent upon an inode: root of a user namespace has rights over what has both its owners there
+    (``privileged_wrt_inode_uidgid`` in kernel/capability.c); empty if it may be."""
+    users, groups = id_maps(task)
+    if _among(status.st_uid, users) and _among(status.st_gid, groups):
+        return ""
+    return "it belongs to somebody who has no number in the caller's user namespace"
+
+
+def _among(number: int, ranges: Ranges) -> bool:
+    return any(0 <= number - each.outside < each.length for each in ranges)
