@@ -221,31 +221,31 @@ def test_other_users_get_nothing_unless_they_are_named(place: Path, agent: Start
 
 @pytest.mark.root
 def test_a_user_may_not_bring_processes_of_others() -> None:
-    from proctor.agent.owners import owner_userns
+    from proctor.agent.owners import Named, owner_userns
 
     with subprocess.Popen(["sleep", "60"], user=65534) as mine:
         try:
-            assert owner_userns(mine.pid, 65534) == ()
+            assert owner_userns(Named(mine.pid), 65534) == ()
             with pytest.raises(ProctorError, match="is not one of user 65533"):
-                owner_userns(mine.pid, 65533)
+                owner_userns(Named(mine.pid), 65533)
             with pytest.raises(ProctorError, match="is not one of user 65534"):
-                owner_userns(os.getpid(), 65534)
+                owner_userns(Named(os.getpid()), 65534)
         finally:
             mine.kill()
-    assert owner_userns(mine.pid, 65533) == ()  # gone
-    assert owner_userns(0, 65533) == ()  # nobody says
+    assert owner_userns(Named(mine.pid), 65533) == ()  # gone
+    assert owner_userns(Named(0), 65533) == ()  # nobody says
 
 
 @pytest.mark.root
 def test_a_users_container_has_rights_in_the_namespace_that_he_made() -> None:
-    from proctor.agent.owners import owner_userns
+    from proctor.agent.owners import Named, owner_userns
 
     command = ["unshare", "-U", "sh", "-c", "echo; exec sleep 60"]
     with subprocess.Popen(command, user=65534, stdout=subprocess.PIPE) as made:
         try:
             assert made.stdout is not None and made.stdout.read(1)
             inode = os.stat(f"/proc/{made.pid}/ns/user").st_ino
-            assert owner_userns(made.pid, 65534) == (inode,)
+            assert owner_userns(Named(made.pid), 65534) == (inode,)
         finally:
             made.kill()
 
@@ -254,27 +254,96 @@ def test_a_users_container_has_rights_in_the_namespace_that_he_made() -> None:
 def test_a_namespace_that_a_container_of_roots_makes_is_its_own() -> None:
     """It has no user namespace, and is uid 0 with what rights it was left: those of a user namespace of its
     own making come for free, though root made that directly below ours."""
-    from proctor.agent.owners import owner_userns
+    from proctor.agent.owners import Named, owner_userns
 
+    ours = (os.stat("/proc/self/ns/user").st_ino,)
     command = ["unshare", "-U", "sh", "-c", "echo; exec sleep 60"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as made:
         try:
             assert made.stdout is not None and made.stdout.read(1)
             inode = os.stat(f"/proc/{made.pid}/ns/user").st_ino
-            assert owner_userns(made.pid, 0) == (inode,)  # as a runtime makes it
+            given = Named(made.pid, own=True)
+            assert owner_userns(given, 0) == (inode,)  # as a runtime makes it
+            assert owner_userns(Named(made.pid), 0) == ours  # if nobody says so, it may be its own
         finally:
             made.kill()
+    assert owner_userns(Named(os.getpid()), 0) == ours
+    assert owner_userns(given, 0) == ours  # who is gone may have been anywhere
+    assert owner_userns(Named(0), 0) == ours  # nobody says
+
+
+@pytest.mark.root
+def test_a_number_that_is_not_the_senders_any_more_names_nobody() -> None:
+    """What has it now, in a pid namespace of a user namespace's, would be believed."""
+    from proctor.agent.owners import Named, owner_userns
+
     ours = (os.stat("/proc/self/ns/user").st_ino,)
-    assert owner_userns(os.getpid(), 0) == ours
-    assert owner_userns(made.pid, 0) == ours  # who is gone may have been anywhere
-    assert owner_userns(0, 0) == ()
+    command = ["unshare", "-U", "-r", "-p", "-f", "--kill-child", "sh", "-c", "echo; exec sleep 60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as made:
+        try:
+            assert made.stdout is not None and made.stdout.read(1)
+            with open(f"/proc/{made.pid}/task/{made.pid}/children") as file:
+                other = int(file.read())
+            sender = subprocess.Popen(["true"])
+            pidfd = os.pidfd_open(sender.pid)
+            try:
+                sender.wait()
+                theirs = os.stat(f"/proc/{other}/ns/user").st_ino
+                assert owner_userns(Named(other), 0) == (theirs,)
+                assert owner_userns(Named(other, pidfd), 0) == ours
+                assert owner_userns(Named.by_pidfd(pidfd), 0) == ours
+                assert owner_userns(Named.by_pidfd(-1), 0) == ours
+            finally:
+                os.close(pidfd)
+            pidfd = os.pidfd_open(other)
+            try:
+                assert owner_userns(Named.by_pidfd(pidfd), 0) == (theirs,)
+            finally:
+                os.close(pidfd)
+        finally:
+            made.kill()
+
+
+@pytest.mark.root
+def test_a_container_in_our_pid_namespace_has_the_user_namespace_that_its_bundle_gives_it(
+    tmp_path: Path,
+) -> None:
+    """The outermost below ours, and none if the bundle gives none, whatever its first process is quick to make."""
+    from proctor.agent.agreeing import makes_userns
+    from proctor.agent.owners import Named, owner_userns
+
+    ours = (os.stat("/proc/self/ns/user").st_ino,)
+    script = "readlink /proc/self/ns/user; exec unshare -U sh -c 'echo made; exec sleep 60'"
+    command = ["unshare", "-U", "-r", "sh", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as made:
+        try:
+            assert made.stdout is not None
+            given = made.stdout.readline().decode()
+            assert made.stdout.readline() == b"made\n"
+            for text, gives in (
+                ('{"linux": {"namespaces": [{"type": "mount"}, {"type": "user"}]}}', True),
+                ('{"linux": {"namespaces": [{"type": "mount"}]}}', False),
+                ('{"linux": {}}', False),
+                ("{}", False),
+                ('{"linux": {"namespaces": "user"}}', False),
+                ("[" * 100_000, False),
+                ("", False),
+            ):
+                (tmp_path / "config.json").write_text(text)
+                named = Named(made.pid, own=makes_userns(str(tmp_path)))
+                found = owner_userns(named, 0)
+                assert (found != ours, named.own) == (gives, gives), text
+                assert not gives or [f"user:[{inode}]\n" for inode in found] == [given]
+            assert not makes_userns(str(tmp_path / "nowhere"))
+        finally:
+            made.kill()
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("given", [True, False])
 def test_a_namespace_that_was_made_before_anybody_looked_gives_nothing(given: bool) -> None:
     """By a container's first process, which was quick; what the runtime gave it is known by its pid namespace."""
-    from proctor.agent.owners import owner_userns
+    from proctor.agent.owners import Named, owner_userns
 
     runtime = f"unshare {'-U -r ' if given else ''}-p -f --kill-child"
     script = "readlink /proc/self/ns/user; exec unshare -U sh -c 'echo made; exec sleep 60'"
@@ -285,7 +354,7 @@ def test_a_namespace_that_was_made_before_anybody_looked_gives_nothing(given: bo
             assert made.stdout.readline() == b"made\n"
             with open(f"/proc/{made.pid}/task/{made.pid}/children") as file:
                 first = int(file.read())
-            found = owner_userns(first, 0)
+            found = owner_userns(Named(first), 0)
             assert [f"user:[{inode}]\n" for inode in found] == [owner]
             assert os.stat(f"/proc/{first}/ns/user").st_ino not in found
         finally:

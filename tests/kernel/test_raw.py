@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from proctor.errors import ProctorError
-from proctor.kernel import _core, raw, scm
+from proctor.kernel import _core, pidfd, raw, scm
 from proctor.kernel.listener import Listener
 from proctor.kernel.pidfd import open_pidfd, reap, send_signal, shares_descriptors, take_descriptor
 
@@ -172,12 +172,12 @@ def open_fds() -> set[str]:
 
 
 def test_who_sent_is_the_kernels_word(tmp_path: Path) -> None:
-    """Of a connection by a listening socket with SO_PASSCRED, also of what was sent before it is accepted; with
-    all the descriptors that a message may have."""
+    """Of a connection by a listening socket that asks, also of what was sent before it is accepted; with all the
+    descriptors that a message may have.  Of who was waited for nobody is told instead."""
     with socket.socket(socket.AF_UNIX) as listening, open("/dev/null") as null:
         listening.bind(f"{tmp_path}/s")
         listening.listen()
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        scm.ask_for_senders(listening)
         with socket.socket(socket.AF_UNIX) as theirs:
             theirs.connect(f"{tmp_path}/s")
             child = os.fork()
@@ -188,10 +188,19 @@ def test_who_sent_is_the_kernels_word(tmp_path: Path) -> None:
             ours = listening.accept()[0]
             with ours:
                 message = scm.receive(ours)
+                assert (message.lost, len(message.fds)) == (False, scm.MOST)
+                # before Linux 6.16 there is no pidfd of the dead
+                assert message.sender < 0 or pidfd.number_of(message.sender) == -1
                 message.close()
-                assert (message.sender, message.lost, len(message.fds)) == (child, False, scm.MOST)
                 scm.send(theirs, b"y")
-                assert scm.receive(ours).sender == os.getpid()
+                message = scm.receive(ours)
+                assert pidfd.number_of(message.sender) == os.getpid()
+                assert not os.get_inheritable(message.sender) and not pidfd.has_ended(
+                    message.sender
+                )
+                message.close()
+                with pytest.raises(OSError, match="Bad file descriptor"):
+                    os.fstat(message.sender)
 
 
 @pytest.mark.parametrize("count", [0, 1, 17, scm.MOST])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from proctor.agent.sockets import Peer, peer_of
+from proctor.kernel import scm
 
 #: Seconds without accepting once descriptors ran out.
 _PAUSE: Final = 0.5
@@ -23,6 +24,7 @@ class Acceptor:
     :param uids: users that may connect; others are closed at once.
     :param connected: given each connection, non-blocking, and its peer; it owns it from then on.
     :param refused: told of others, in a sentence.
+    :param senders: whether messages are to say who sent them (:func:`proctor.kernel.scm.ask_for_senders`).
     """
 
     def __init__(
@@ -32,6 +34,8 @@ class Acceptor:
         uids: Collection[int],
         connected: Callable[[socket.socket, Peer], object],
         refused: Callable[[str], object],
+        *,
+        senders: bool = False,
     ) -> None:
         self._loop = loop
         self.sock = sock
@@ -39,8 +43,8 @@ class Acceptor:
         self._connected = connected
         self._refused = refused
         self._pause: asyncio.TimerHandle | None = None
-        # connections have it from here, and what was sent before they are accepted has it at any rate
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        if senders:
+            scm.ask_for_senders(sock)  # connections have it from here
         loop.add_reader(sock, self._accept)
 
     def _accept(self) -> None:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from proctor.agent.agreeing import disagreements, profile_of
+from proctor.agent.agreeing import disagreements, makes_userns, profile_of
 from proctor.agent.attached import Attached
 from proctor.agent.deciding import ALL_CALLS, asks, container_options, doubts, handlers, policy_name
 from proctor.agent.doors import lxc
 from proctor.agent.facts import Facts
 from proctor.agent.held import Connection, Held, Key, Record
 from proctor.agent.keeping import Nobody, memory_of, read_memory
-from proctor.agent.owners import owner_userns
+from proctor.agent.owners import Named, is_trusted, owner_userns
 from proctor.call.verdict import deny
 from proctor.errors import ProctorError
 from proctor.kernel.journal import Journal
@@ -126,12 +126,14 @@ class Agent:
             raise ProctorError(resolved.why)
         return resolved.policy.filter().compile().code
 
-    def admit(self, facts: Facts, listener: int, *, fresh: bool, pid: int, alive: int = -1) -> None:
+    def admit(
+        self, facts: Facts, listener: int, *, fresh: bool, process: Named, alive: int = -1
+    ) -> None:
         """Serve a listener that a door brought; it is the agent's from now on.
 
         :param fresh: its container is just being made; otherwise it belongs to the one that has its
             id, if that is known.
-        :param pid: of the process that has the filter, as the runtime sees it.
+        :param process: one that has the filter.
         :param alive: a descriptor that is closed when the listener is; -1 for none.
         :raises ProctorError, OSError: it cannot be served, and both are closed.
         """
@@ -141,7 +143,7 @@ class Agent:
             self.attached.hold(name, alive)
         try:
             wake_in_step(port)
-            held = self.container(facts, fresh=fresh, pid=pid)
+            held = self.container(facts, fresh=fresh, process=process)
             self._kept += 1
             journal = Journal.create(_SLOTS)
             try:
@@ -204,12 +206,14 @@ class Agent:
             self._ended(held, port)
             raise
 
-    def container(self, facts: Facts, *, fresh: bool, pid: int) -> Held:
+    def container(self, facts: Facts, *, fresh: bool, process: Named) -> Held:
         """The container of these facts; a new one, or that which is served already."""
         held = self._held.get((facts.door, facts.uid, facts.id))
         if held is not None and not fresh:
             return held
-        return self._hold(facts, owner_userns(pid, facts.uid), time.time())
+        if facts.bundle and is_trusted(facts.uid):
+            process = process._replace(own=makes_userns(facts.bundle))
+        return self._hold(facts, owner_userns(process, facts.uid), time.time())
 
     def _hold(self, facts: Facts, owners: Iterable[int], since: float) -> Held:
         resolved = self.book.resolve(facts)
@@ -236,14 +240,14 @@ class Agent:
 
     # Those whose calls LXC receives: see proctor.agent.doors.lxc.Containers
 
-    def connect(self, facts: Facts, *, pid: int, since: float | None = None) -> Held:
+    def connect(self, facts: Facts, owners: Callable[[], Iterable[int]], since: float) -> Held:
         """The container of these facts, which has one connection more from now on.
 
-        :raises ProctorError: its process is not its user's.
+        :param owners: asked where it is new, and may raise that its process is not its user's.
         """
         held = self._held.get((facts.door, facts.uid, facts.id))
         if held is None:
-            held = self._hold(facts, owner_userns(pid, facts.uid), since or time.time())
+            held = self._hold(facts, owners(), since)
         held.connections += 1
         if held.connections == 1:
             self._happened(ContainerAdded(held.container))
@@ -267,11 +271,17 @@ class Agent:
         """Decide a call of it."""
         self.supervisor.submit(call, port, held.container)
 
-    def keep_connection(self, sock: socket.socket, facts: Facts | None) -> str:
+    def keep_connection(self, sock: socket.socket, held: Held | None) -> str:
         """Have a connection kept for the next monitor; the name under which it is."""
         self._kept += 1
         name = f"connection {self._kept}"
-        memory = memory_of(msgspec.json.encode(Connection(sock.getsockname(), facts, time.time())))
+        path = sock.getsockname()
+        known = (
+            Connection(path, None, (), time.time())
+            if held is None
+            else Connection(path, held.facts, tuple(held.container.owner_userns), held.since)
+        )
+        memory = memory_of(msgspec.json.encode(known))
         self.keep(name, [sock.fileno(), memory])
         os.close(memory)
         return name

@@ -6,6 +6,8 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from proctor.errors import FilterError, PolicyError
 from proctor.filter.actions import NOTIFY
 from proctor.filter.profiles import oci
@@ -26,6 +28,38 @@ def profile_of(bundle: str) -> Profile | None:
 
     :param bundle: as root's runtime says; of others it would have us open what they choose.
     """
+    text = _config(bundle)
+    try:
+        return None if text is None else oci.load(text.decode("utf-8", "replace"))
+    except FilterError:
+        return None
+
+
+class _Namespace(msgspec.Struct):
+    type: str
+
+
+class _Linux(msgspec.Struct):
+    namespaces: list[_Namespace] = []
+
+
+class _Config(msgspec.Struct):
+    linux: _Linux = msgspec.field(default_factory=_Linux)
+
+
+def makes_userns(bundle: str) -> bool:
+    """Whether an OCI bundle gives its container a user namespace; False if it cannot be read.
+
+    :param bundle: as for :func:`profile_of`.
+    """
+    try:
+        config = msgspec.json.decode(_config(bundle) or b"", type=_Config)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    return any(each.type == "user" for each in config.linux.namespaces)
+
+
+def _config(bundle: str) -> bytes | None:
     try:
         fd = os.open(
             os.path.join(bundle, "config.json"),
@@ -41,12 +75,7 @@ def profile_of(bundle: str) -> Profile | None:
             text = file.read(_LONGEST + 1)
         except OSError:
             return None
-    if len(text) > _LONGEST:
-        return None
-    try:
-        return oci.load(text.decode("utf-8", "replace"))
-    except FilterError:
-        return None
+    return None if len(text) > _LONGEST else text
 
 
 def disagreements(policy: Policy, profile: Profile) -> list[str]:

@@ -33,6 +33,7 @@ class Connection(msgspec.Struct, frozen=True):
     socket: str
     #: None before its first question.
     facts: Facts | None
+    owner_userns: tuple[int, ...]
     #: Seconds since the epoch.
     since: float
 

@@ -7,10 +7,11 @@ import fcntl
 import os
 import sys
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.caller import Caller
 from proctor.errors import CallError, CallGone, ProctorError
+from proctor.kernel.pidfd import has_ended, number_of
 from proctor.kernel.thread import ProcFiles
 
 if TYPE_CHECKING:
@@ -22,51 +23,78 @@ _NS_GET_PARENT: Final = 0xB702
 _NS_GET_OWNER_UID: Final = 0xB704
 
 
-def owner_userns(pid: int, uid: int) -> tuple[int, ...]:
+class Named(NamedTuple):
+    """A process of a container, by its number."""
+
+    #: In our pid namespace; 0 if nobody knows, or it was waited for.
+    pid: int
+    #: Of that process, the caller's; -1 where it is by its number that somebody else knows it.
+    pidfd: int = -1
+    #: Whether a user namespace that it is in was given to it, also where it has no pid namespace of its own.
+    own: bool = False
+
+    @classmethod
+    def by_pidfd(cls, pidfd: int) -> Named:
+        """Whose it is; -1 for nobody's."""
+        return cls(max(number_of(pidfd), 0) if pidfd >= 0 else 0, pidfd)
+
+
+def is_trusted(uid: int) -> bool:
+    """Whether what a runtime of that user says of its containers is believed: root's, and our own."""
+    return uid in (0, os.geteuid())
+
+
+def owner_userns(named: Named, uid: int) -> tuple[int, ...]:
     """Inode numbers of user namespaces in which rights were given by the container's owner: that of
     its process, if ``uid`` made it in our own.
 
     Of a container of root's, or of our own user, that has no user namespace it is ours: one that it makes
     itself is made by root, too, and rights come for free there.  It may have made one already: so what counts is
-    where its pid namespace was made, which no process changes for itself; that of a process in our pid namespace is
-    looked at as it is.  Where its process is not known nothing is said, and what is directly below ours, made by
-    our user, passes for given (``nested``).  Of one that is gone already only ours counts: crun has a process of
-    its own send what an exec needs, which ends at once.
+    where its pid namespace was made, which no process changes for itself; that of a process in our pid namespace
+    counts where the runtime says that it gave it one (``named.own``), and then the outermost below ours.  Of one that
+    is gone already, or that nobody names, only ours counts: crun has a process of its own send what an exec needs,
+    which ends at once.
 
-    :param pid: as the runtime says; 0 if it does not know.
     :raises ProctorError: the process is not that user's.
     """
-    if pid <= 0:
-        return ()
-    trusted = uid in (0, os.geteuid())
+    trusted = is_trusted(uid)
     mine = os.stat("/proc/self/ns/user").st_ino
     gone = (mine,) if trusted else ()
+    if named.pid <= 0:
+        return gone
     try:
-        os.kill(pid, 0)
+        os.kill(named.pid, 0)
     except ProcessLookupError:
         return gone
     except PermissionError:
         pass  # it is there
     try:
-        with Caller(pid, None, 0) as process:
-            if trusted and (made_in := _pid_namespaces(process)) is not None:
-                return (made_in,)
-            if process.userns == mine:
-                if trusted:
-                    return (mine,)
-                if process.uids.real == uid:
-                    return ()
-            elif process.userns_origin() == (mine, uid):
-                return (process.userns,)
+        with Caller(named.pid, None, 0) as process:
+            found = _owner(process, mine, uid, own=named.own)
     except CallGone:
         return gone
     except (CallError, OSError) as problem:
         if trusted:
             return gone
-        raise ProctorError(f"process {pid} cannot be looked at: {problem}") from None
-    if trusted:
-        return ()  # root's runtimes may make a container of any process
-    raise ProctorError(f"process {pid} is not one of user {uid}")
+        raise ProctorError(f"process {named.pid} cannot be looked at: {problem}") from None
+    # the number was its own all the while if it still is
+    if named.pidfd >= 0 and has_ended(named.pidfd):
+        return gone
+    if found is None:
+        raise ProctorError(f"process {named.pid} is not one of user {uid}")
+    return found
+
+
+def _owner(process: Caller, mine: int, uid: int, *, own: bool) -> tuple[int, ...] | None:
+    trusted = is_trusted(uid)
+    if trusted and (made_in := _pid_namespaces(process)) is not None:
+        return (made_in,)
+    if process.userns == mine:
+        return (mine,) if trusted else () if process.uids.real == uid else None
+    outermost = _below_ours(process.namespace_fd("user"), mine)
+    if outermost is not None and outermost[1] == uid and (own or not trusted):
+        return (outermost[0],)
+    return (mine,) if trusted else None  # root's runtimes may make a container of any process
 
 
 def _pid_namespaces(process: Caller) -> int | None:
@@ -139,22 +167,25 @@ def _belongs(thread: Caller, peer: Peer, groups: Collection[int]) -> bool:
         )
         for number in numbers
     ]
-    return all(inside) and _within(thread.namespace_fd("user"), mine, peer.uid)
+    made = _below_ours(thread.namespace_fd("user"), mine)
+    return all(inside) and made is not None and made[1] == peer.uid
 
 
-def _within(namespace: int, mine: int, uid: int) -> bool:
-    """Whether a user namespace is, or is below, one that a user made directly below ours."""
+def _below_ours(namespace: int, mine: int) -> tuple[int, int] | None:
+    """Inode number of the user namespace directly below ours that one is, or is below, and who made it; None if there
+    is none."""
     at, made = os.dup(namespace), bytearray(4)
     try:
         while True:
             try:
                 above = fcntl.ioctl(at, _NS_GET_PARENT)
             except PermissionError:  # beyond ours
-                return False
-            fcntl.ioctl(at, _NS_GET_OWNER_UID, made)
+                return None
+            if os.fstat(above).st_ino == mine:
+                os.close(above)
+                fcntl.ioctl(at, _NS_GET_OWNER_UID, made)
+                return os.fstat(at).st_ino, int.from_bytes(made, sys.byteorder)
             os.close(at)
             at = above
-            if os.fstat(at).st_ino == mine:
-                return int.from_bytes(made, sys.byteorder) == uid
     finally:
         os.close(at)

@@ -96,16 +96,14 @@ class Server:
             sock = socket.socket(fileno=fd)
             sock.setblocking(False)
             if known.socket in lxcs:
-                lxcs[known.socket].restored(
-                    sock, peer_of(sock), item.name, known.facts, known.since
-                )
+                lxcs[known.socket].restored(sock, peer_of(sock), item.name, known)
             else:
                 sock.close()
                 self.agent.forget(item.name)
         for place in self._settings.oci:
             refused = self._refusing(place)
             door = OciDoor(self._loop, place.path, self.agent.admit, refused)
-            self._accept(place, sockets, door.connected, refused)
+            self._accept(place, sockets, door.connected, refused, senders=True)
             self._ends.append(door.close)
         for place in self._settings.run:
             refused = self._refusing(place)
@@ -126,13 +124,15 @@ class Server:
         sockets: dict[str, socket.socket],
         connected: Callable[[socket.socket, Peer], object],
         refused: Callable[[str], object],
+        *,
+        senders: bool = False,
     ) -> None:
         sock = sockets.pop(place.path, None)
         if sock is None:
             sock = place.listen()
             self.agent.keep(SOCKET + place.path, [sock.fileno()])
         sock.setblocking(False)
-        acceptor = Acceptor(self._loop, sock, place.uids, connected, refused)
+        acceptor = Acceptor(self._loop, sock, place.uids, connected, refused, senders=senders)
         self._ends.append(acceptor.close)
 
     def _refusing(self, place: Place) -> Callable[[str], object]:

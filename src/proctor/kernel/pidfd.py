@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 from collections.abc import Callable
 from typing import Final
@@ -60,6 +61,20 @@ def shares_descriptors(tid: int, tgid: int) -> bool:
         return tid == tgid or kcmp_files(tid, tgid)
     except OSError:
         return False
+
+
+def number_of(pidfd: int) -> int:
+    """The process's number in our pid namespace, as long as it was not waited for; 0 if it has none there, -1 once it
+    was (proc_pid_fdinfo(5))."""
+    with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
+        return int(next(line for line in file if line.startswith(b"Pid:")).split()[1])
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether it is dead, waited for or not."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def send_signal(pidfd: int, number: int = 9) -> bool:

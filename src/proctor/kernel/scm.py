@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
+import sys
 from array import array
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 #: Most descriptors of one message (SCM_MAX_FD, include/net/scm.h).
 MOST: Final = 253
 
-#: struct ucred: process, user and group.
-_CREDENTIALS: Final = struct.Struct("=iII")
-_ROOM: Final = socket.CMSG_SPACE(4 * MOST) + socket.CMSG_SPACE(_CREDENTIALS.size)
+#: include/uapi/asm-generic/socket.h and include/linux/socket.h; Linux 6.5.
+_SO_PASSPIDFD, _SCM_PIDFD = 76, 0x04
+_ROOM: Final = socket.CMSG_SPACE(4 * MOST) + socket.CMSG_SPACE(4)
 
 
 class Message(NamedTuple):
@@ -28,14 +28,16 @@ class Message(NamedTuple):
     #: Descriptors were sent and could not be had: our table is full, or we may not have them.
     #: Those that could be had are closed again.
     lost: bool = False
-    #: The process that sent it, as our pid namespace has it, where SO_PASSCRED asks for it (SCM_CREDENTIALS); 0 if
-    #: it is not known.
-    sender: int = 0
+    #: A pidfd of the process that sent it, after :func:`ask_for_senders`; ours to be closed, too, and -1 if it is
+    #: not known.
+    sender: int = -1
 
     def close(self) -> None:
         """Close the descriptors."""
         for fd in self.fds:
             os.close(fd)
+        if self.sender >= 0:
+            os.close(self.sender)
 
 
 def receive(sock: socket.socket, size: int = 65536, flags: int = 0) -> Message:
@@ -48,19 +50,31 @@ def receive(sock: socket.socket, size: int = 65536, flags: int = 0) -> Message:
     """
     data, ancillary, marks, _ = sock.recvmsg(size, _ROOM, socket.MSG_CMSG_CLOEXEC | flags)
     fds = array("i")
-    sender = 0
+    sender = -1
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-        elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-            sender = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
+        elif (level, kind) == (socket.SOL_SOCKET, _SCM_PIDFD):
+            sender = max(
+                int.from_bytes(content, sys.byteorder, signed=True), -1
+            )  # an errno in its place
     message = Message(data, tuple(fds), sender=sender)
     if marks & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
         message.close()
         if marks & socket.MSG_TRUNC:
             raise OSError(errno.EMSGSIZE, f"a message is longer than {size} bytes")
-        return Message(data, lost=True, sender=sender)
+        return Message(data, lost=True)
     return message
+
+
+def ask_for_senders(sock: socket.socket) -> None:
+    """Have :func:`receive` say who sent a message, as the kernel knows it (SO_PASSPIDFD, Linux 6.5): also of what was
+    sent to a connection before it is accepted, if a listening socket is asked.  Older kernels do not say it."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PASSPIDFD, 1)
+    except OSError as problem:
+        if problem.errno != errno.ENOPROTOOPT:
+            raise
 
 
 def send(sock: socket.socket, data: bytes | bytearray, fds: Sequence[int] = ()) -> None:

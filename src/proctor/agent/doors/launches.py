@@ -20,6 +20,7 @@ import msgspec
 from proctor.agent.doors.door import Connection, Door, listener_among
 from proctor.agent.doors.oci import Pid
 from proctor.agent.facts import Facts
+from proctor.agent.owners import Named, is_trusted
 from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
 from proctor.kernel import scm
@@ -54,7 +55,9 @@ class Commands(Protocol):
         :raises ProctorError: there is no policy for it."""
         ...
 
-    def admit(self, facts: Facts, listener: int, *, fresh: bool, pid: int, alive: int) -> object:
+    def admit(
+        self, facts: Facts, listener: int, *, fresh: bool, process: Named, alive: int
+    ) -> object:
         """Serve a listener, which is the agent's from now on, as ``alive`` is: closed with it.
 
         :raises ProctorError, OSError: it cannot be served; both are closed."""
@@ -137,7 +140,9 @@ class LaunchDoor(Door[_Launch]):
         alive = fds[1]
         fds.clear()
         facts = msgspec.structs.replace(facts, pid=pid)
-        self._commands.admit(facts, listener, fresh=True, pid=pid, alive=alive)
+        # what a command may have done before anybody looks, whoever launched it has not
+        named = Named(launch.peer.pid if is_trusted(facts.uid) else pid, own=True)
+        self._commands.admit(facts, listener, fresh=True, process=named, alive=alive)
         launch.say({"served": True})
         self.leave(launch)
 

@@ -19,12 +19,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from proctor.agent.doors.door import Connection, Door, listener_among
 from proctor.agent.facts import Facts
-from proctor.agent.owners import Claimed
+from proctor.agent.owners import Claimed, Named, owner_userns
 from proctor.agent.sockets import Peer, groups_of
 from proctor.call.call import Call
 from proctor.errors import ProctorError
@@ -33,6 +33,7 @@ from proctor.kernel.listener import Listener
 from proctor.kernel.notification import Notification
 
 if TYPE_CHECKING:
+    from proctor.agent.held import Connection as Kept
     from proctor.agent.held import Held
 
 #: ``struct seccomp_notify_proxy_msg``: reserved, pid of LXC's monitor and of the container's init, sizes
@@ -83,7 +84,7 @@ def parse(data: bytes) -> Question:
 class Containers(Protocol):
     """Whose containers they are: the agent."""
 
-    def connect(self, facts: Facts, *, pid: int, since: float | None = None) -> Held:
+    def connect(self, facts: Facts, owners: Callable[[], Iterable[int]], since: float) -> Held:
         """The container of these facts, which has one connection more from now on."""
         ...
 
@@ -95,7 +96,7 @@ class Containers(Protocol):
         """Decide a call of it."""
         ...
 
-    def keep_connection(self, sock: socket.socket, facts: Facts | None) -> str:
+    def keep_connection(self, sock: socket.socket, held: Held | None) -> str:
         """Have a connection kept for the next monitor; the name under which it is."""
         ...
 
@@ -253,14 +254,14 @@ class LxcDoor(Door[_Connection]):
         connection.name = self._containers.keep_connection(sock, None)
         self.read(connection)
 
-    def restored(
-        self, sock: socket.socket, peer: Peer, name: str, facts: Facts | None, since: float
-    ) -> None:
+    def restored(self, sock: socket.socket, peer: Peer, name: str, known: Kept) -> None:
         """Take a connection of an earlier monitor's."""
         connection = _Connection(self, sock, peer)
         connection.name, connection.inherited = name, True
-        if facts is not None:
-            connection.held = self._containers.connect(facts, pid=0, since=since)
+        if known.facts is not None:
+            connection.held = self._containers.connect(
+                known.facts, lambda: known.owner_userns, known.since
+            )
         if self.take(connection):
             self.read(connection)
 
@@ -286,9 +287,11 @@ class LxcDoor(Door[_Connection]):
                 cookie=question.cookie,
                 pid=question.init,
             )
-            connection.held = self._containers.connect(facts, pid=question.init)
+            connection.held = self._containers.connect(
+                facts, lambda: owner_userns(Named(question.init), peer.uid), time.time()
+            )
             self._containers.forget(connection.name)
-            connection.name = self._containers.keep_connection(connection.sock, facts)
+            connection.name = self._containers.keep_connection(connection.sock, connection.held)
         self._loop.remove_reader(connection.sock)  # it is left there until its answer is
         call = Call(question.notification, asked)
         call.begun = begun

@@ -29,6 +29,7 @@ import msgspec
 
 from proctor.agent.doors.door import CONNECTIONS, Connection, Door, listener_among
 from proctor.agent.facts import Facts
+from proctor.agent.owners import Named
 from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
 from proctor.words import quoted
@@ -81,7 +82,7 @@ class Admit(Protocol):
     otherwise a program is executed in one that may be known.  :raises ProctorError, OSError: it does not,
     and the listener is closed."""
 
-    def __call__(self, facts: Facts, listener: int, *, fresh: bool, pid: int) -> object: ...
+    def __call__(self, facts: Facts, listener: int, *, fresh: bool, process: Named) -> object: ...
 
 
 def parse(data: bytes | bytearray, *, whole: bool = True) -> ContainerProcessState | None:
@@ -129,8 +130,8 @@ class _Arriving(Connection):
         self.door = door
         self.data = bytearray()
         self.fds: tuple[int, ...] = ()
-        #: Who sent the first bytes; 0 if that is not known.
-        self.sender = 0
+        #: A pidfd of who sent the first bytes; -1 if that is not known.
+        self.sender = -1
         self.started = False
         #: How often it was looked whether it is complete.
         self.tries = 0
@@ -142,6 +143,7 @@ class _Arriving(Connection):
         if message.lost:
             self.door.refuse(self, "descriptors were sent that could not be received")
         elif not message.data and not message.fds:
+            message.close()
             self.door.look(self, whole=True)
         else:
             if self.started:
@@ -156,6 +158,9 @@ class _Arriving(Connection):
         for fd in self.fds:
             os.close(fd)
         self.fds = ()
+        if self.sender >= 0:
+            os.close(self.sender)
+            self.sender = -1
 
 
 class OciDoor(Door[_Arriving]):
@@ -232,8 +237,8 @@ class OciDoor(Door[_Arriving]):
         arriving.fds = tuple(fd for fd in arriving.fds if fd != listener)
         try:
             # crun names no process of an exec, and has that process itself send this
-            pid = state.pid or arriving.sender
-            self._admit(facts, listener, fresh=said.status != "running", pid=pid)
+            named = Named(state.pid) if state.pid else Named.by_pidfd(arriving.sender)
+            self._admit(facts, listener, fresh=said.status != "running", process=named)
         except (ProctorError, OSError) as problem:
             self.refuse(arriving, f"container {quoted(said.id)}: {problem}")
             return
