@@ -13,7 +13,7 @@ CFLAGS = shlex.split(os.environ.get("PROCTOR_CFLAGS", ""))
 LDFLAGS = shlex.split(os.environ.get("PROCTOR_LDFLAGS", ""))
 CORE = (
     "_asking", "_callers", "_core", "_launch", "_lines", "_loop", "_match", "_opening", "_path", "_role",
-    "_sheets", "_sources", "_standing", "_usual", "_where",
+    "_sheets", "_short", "_sources", "_standing", "_usual", "_where",
 )  # fmt: skip
 EXECUTOR = "proctor/performing/executor"
 #: It lives in containers, where nothing of the host's is to be loaded: static where that can be had.

@@ -117,7 +117,7 @@ def at(path: bytes, flags: int = 0) -> int | None:
             path,
             flags,
             0,
-            here._LOCAL,
+            here.LOCAL,
             monitor.table,
             False,
         )

@@ -27,6 +27,8 @@ typedef struct { /* a thread, through descriptors that somebody keeps open, and 
  * read, is in here or malloced.  That the thread lives is asked last. */
 bool unchanged(const Known *self, bool groups, const struct standing *ours, char *here, size_t size,
                char **text, ssize_t *length);
+/* Whether this thread is who ours says; also whether its root is. */
+bool same_as(const struct standing *ours, bool root);
 /* A struct standing in a bytes object, NULL in an empty one: whether it is one. */
 bool standing_in(PyObject *bytes, const struct standing **made);
 /* The object, if it is a Known; else NULL, and an exception. */
@@ -38,3 +40,9 @@ bool has_room_by(const Known *caller, const char *text, size_t length);
 /* An O_PATH descriptor of where a relative path of a thread starts: its working directory, or what it has
  * open; -1 if that is nothing. */
 int place_of(const Known *caller, int dirfd);
+
+enum { LEFT = INT32_MIN }; /* what is left to a longer way, and nothing has happened */
+/* Open a regular file or a directory of these kinds of file systems, as core.open_for(), for a caller that is
+ * what we are: a descriptor, minus an errno, or LEFT.  An absolute path starts at root, and stays there. */
+int open_plainly(const Known *caller, int root, int table, int dirfd, const char *path, uint64_t flags,
+                 const uint32_t *kinds, size_t count);

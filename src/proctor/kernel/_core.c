@@ -1,7 +1,8 @@
 /* The native core of proctor: speaking to a listener, and a caller's memory.  The manual is
  * _core.pyi; launching is in _launch.c, the loop in _loop.c, _role.c and _sources.c, where paths lead in
  * _path.c, the usual call from its reception to its line in the log in _usual.c; who acts for a caller finds
- * who it is in _standing.c, opens in _opening.c, asks executors in _asking.c. */
+ * who it is in _standing.c, opens in _opening.c, asks executors in _asking.c; _short.c is
+ * the short way of an ordinary open. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_core.h"
@@ -190,34 +191,37 @@ static int is_felt(int fd) {
     return flags < 0 || (flags & O_ACCMODE) != O_RDONLY;
 }
 
-/* ADDFD with SEND, and our descriptor is closed; false if it could not be given, and is kept.  Who waits
+/* ADDFD with SEND, and our descriptor is closed; an errno if it could not be given, and is kept.  Who waits
  * for the answer whatever signals come (WAIT_KILLABLE_RECV) can be given it before: ours is closed in
  * between, where that is felt.  Anybody else would keep it when a signal comes in between. */
+int give(int listener, uint64_t id, int fd, bool cloexec, bool before_it) {
+    struct addfd request = {.id = id, .srcfd = (uint32_t)fd, .flags = before_it ? 0 : SECCOMP_ADDFD_FLAG_SEND,
+                            .newfd_flags = cloexec ? O_CLOEXEC : 0};
+    int result = ioctl(listener, IOCTL_ADDFD, &request);
+    if (result < 0)
+        return errno;
+    close(fd);
+    if (before_it)
+        answer(listener, id, result, 0, 0); /* unless it was killed: then nobody has it */
+    return 0;
+}
+
 static PyObject *core_give(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
     if (count != 5)
         return PyErr_Format(PyExc_TypeError, "give() takes 5 arguments, not %zd", count);
-    int fd = (int)PyLong_AsLong(args[0]), waits = PyObject_IsTrue(args[4]) == 1, result;
-    struct addfd request = {.id = PyLong_AsUnsignedLongLongMask(args[1]),
-                            .srcfd = (uint32_t)PyLong_AsLong(args[2]),
-                            .flags = SECCOMP_ADDFD_FLAG_SEND,
-                            .newfd_flags = PyObject_IsTrue(args[3]) == 1 ? O_CLOEXEC : 0};
+    int listener = (int)PyLong_AsLong(args[0]), fd = (int)PyLong_AsLong(args[2]), problem;
+    uint64_t id = PyLong_AsUnsignedLongLongMask(args[1]);
+    bool cloexec = PyObject_IsTrue(args[3]) == 1, waits = PyObject_IsTrue(args[4]) == 1;
     sigset_t all, before;
     if (PyErr_Occurred() != NULL)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    int before_it = waits && is_felt((int)request.srcfd);
-    if (before_it)
-        request.flags = 0;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    result = ioctl(fd, IOCTL_ADDFD, &request);
+    problem = give(listener, id, fd, cloexec, waits && is_felt(fd));
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (result >= 0)
-        close((int)request.srcfd);
-    if (result >= 0 && before_it)
-        answer(fd, request.id, result, 0, 0); /* unless it was killed: then nobody has it */
     Py_END_ALLOW_THREADS
-    return PyBool_FromLong(result >= 0);
+    return PyBool_FromLong(problem == 0);
 }
 
 static PyObject *core_addfd(PyObject *Py_UNUSED(module), PyObject *args) {
@@ -337,9 +341,9 @@ static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kern
 
 PyMODINIT_FUNC PyInit__core(void) {
     PyType_Spec *specs[] = {&notification_spec, &loop_spec, &usual_spec, &callers_spec,
-                            &gathered_spec};
+                            &gathered_spec, &short_spec};
     path_ready();
-    PyObject *module = usual_ready() ? PyModule_Create(&core) : NULL;
+    PyObject *module = usual_ready() && short_ready() ? PyModule_Create(&core) : NULL;
     if (module != NULL && (!known_ready(module) || !request_ready(module)))
         Py_CLEAR(module);
     for (size_t i = 0; module != NULL && i < sizeof specs / sizeof *specs; i++) {

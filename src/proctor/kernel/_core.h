@@ -14,6 +14,9 @@
 PyObject *raise_errno(int number);
 /* SEND: 0 or the errno.  EINTR never comes out. */
 int answer(int fd, uint64_t id, int64_t value, int32_t error, uint32_t flags);
+/* Give a descriptor, which is closed, and have its number be the answer; before_it: close it between the two.
+ * 0 or the errno: nothing has happened. */
+int give(int listener, uint64_t id, int fd, bool cloexec, bool before_it);
 /* ID_VALID: 0, or the errno (ENOENT: not received, answered, or gone). */
 int id_valid(int fd, uint64_t id);
 /* A Notification; slot: where the journal has it, -1 for nowhere. */
@@ -63,6 +66,7 @@ PyObject *core_reopen(PyObject *module, PyObject *const *args, Py_ssize_t count)
 /* Add a type: whether it could be. */
 bool known_ready(PyObject *module);
 bool request_ready(PyObject *module);
+bool short_ready(void);
 bool usual_ready(void);
 void path_ready(void);
-extern PyType_Spec callers_spec, gathered_spec, loop_spec, usual_spec;
+extern PyType_Spec callers_spec, gathered_spec, loop_spec, short_spec, usual_spec;

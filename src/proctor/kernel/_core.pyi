@@ -261,6 +261,43 @@ def ask_for(
         none fits, or the caller's table is full, or it has nothing open there.  With a form and no
         answer it could not be sent."""
 
+@final
+class Short:
+    """The short way of an ordinary openat(2), from what its handler said to the answer; called with a call and
+    a :class:`proctor.call.verdict.Perform`: the errno with which it is answered, 0 for a descriptor; else what ``longer`` or ``rest`` return.
+
+    :param longer: called likewise, where the call is not plain or its caller not known, and nothing was looked at.
+    :param rest: called with the call, its path (None if it was not read), a descriptor (negative if it is to be
+        decided by a longer way) and whether that closes on exec.
+    :param known: who is known, by the number of the thread, with what is ``kept`` of each (a
+        :class:`proctor.performing.callers.Known`); those whom a call is of are taken out until it is answered.
+    :param back: puts one of them back where that takes more than to put it there.
+    :param here: its ``root`` and ``table`` are descriptors of our root directory and of ``/proc/self/fd``; -1 if
+        they cannot be used.
+    :param ours: what :func:`standing` said of us.
+    :param kinds: as for :func:`open_for`.
+    :param waits: whether calls wait whatever signals come: then what can be written to is left to ``rest``, open.
+    :param arch: AUDIT_ARCH_* number of the calls that are meant.
+    :param valid: flags of open(2) that are looked at, and those of them that are not plain."""
+
+    def __new__(
+        cls,
+        longer: Callable[[Any, Any], Any],
+        rest: Callable[[Any, bytes | None, int, bool], Any],
+        known: dict[int, Any],
+        back: Callable[[Any], object],
+        here: Any,
+        ours: bytes,
+        kinds: bytes,
+        listener: int,
+        waits: bool,
+        arch: int,
+        valid: int,
+        unusual: int,
+        /,
+    ) -> Short: ...
+    def __call__(self, call: Any, wish: Any, /) -> Any: ...
+
 def open_for(
     known: Known,
     groups: bool,

@@ -5,6 +5,7 @@
 #include "_acting.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 #define RESOLVE_NO_XDEV 0x01
 #define RESOLVE_NO_MAGICLINKS 0x02
 #define RESOLVE_NO_SYMLINKS 0x04
+#define RESOLVE_IN_ROOT 0x10
 #define RESOLVE_CACHED 0x20                             /* Linux 5.12 */
 #define PROC_SUPER_MAGIC 0x9fa0
 #define STATX_OF_PIN 0x17ffU /* STATX_BASIC_STATS | STATX_MNT_ID */
@@ -50,14 +52,12 @@ static bool stands(int at, const char *path, uint64_t flags, uint64_t resolve, i
         close(near);
     if (near != failed || failed == -EXDEV)
         return false;
-    if ((start = openat2(at, path[0] == '/' ? "/" : ".", O_PATH, 0)) < 0)
+    if ((start = openat2(at, path[0] == '/' ? "/" : ".", O_PATH, resolve & RESOLVE_IN_ROOT)) < 0)
         return false;
     bool proc = on(start, PROC_SUPER_MAGIC);
     close(start);
     return !proc;
 }
-
-enum { LEFT = INT32_MIN };
 
 /* Pin what a path leads to, as far as nobody has to be waited for: a descriptor, minus the errno that it
  * ends with, or LEFT. */
@@ -127,7 +127,7 @@ static ssize_t name_of(int table, int pinned, const char *path, const unsigned c
 struct asked {
     int at, table;
     uint64_t flags, resolve;
-    char path[4096];
+    const char *path;
     const uint32_t *kinds;
     size_t count;
 };
@@ -147,11 +147,11 @@ static bool asks(PyObject *const *args, PyObject *given, struct asked *asked) {
         return true;
     if (PyBytes_AsStringAndSize(given, &path, &length) < 0)
         return false;
-    if ((size_t)length >= sizeof asked->path || memchr(path, 0, (size_t)length) != NULL) {
+    if (length >= PATH_MAX || memchr(path, 0, (size_t)length) != NULL) {
         PyErr_SetString(PyExc_ValueError, "this is no path");
         return false;
     }
-    memcpy(asked->path, path, (size_t)length + 1);
+    asked->path = path;
     return true;
 }
 
@@ -186,7 +186,7 @@ static int act(const Known *caller, struct asked *asked, int dirfd, bool named, 
     struct stat status;
     int fd = LEFT, start = -1;
     if (asked->path[0] == '/')
-        asked->at = AT_FDCWD;
+        asked->at = asked->resolve & RESOLVE_IN_ROOT ? asked->at : AT_FDCWD;
     else if (asked->at < 0 && (asked->at = start = place_of(caller, dirfd)) < 0)
         return LEFT;
     int pinned = fd = pin(asked->at, asked->path, asked->flags, asked->resolve, asked->kinds,
@@ -204,6 +204,14 @@ static int act(const Known *caller, struct asked *asked, int dirfd, bool named, 
         close(start);
     /* what comes first is EMFILE, before any path is looked at */
     return fd >= 0 || fd == LEFT || has_room(caller) ? fd : LEFT;
+}
+
+int open_plainly(const Known *caller, int root, int table, int dirfd, const char *path, uint64_t flags,
+                 const uint32_t *kinds, size_t count) {
+    bool absolute = path[0] == '/';
+    struct asked asked = {.at = absolute ? root : -1, .table = table, .flags = flags, .path = path, .kinds = kinds,
+                          .count = count, .resolve = absolute ? RESOLVE_IN_ROOT : 0};
+    return act(caller, &asked, dirfd, false, NULL);
 }
 
 PyObject *core_open_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
@@ -231,10 +239,8 @@ PyObject *core_open_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
     Py_BEGIN_ALLOW_THREADS
     same = unchanged(caller, groups != 0, ours, here, sizeof here, &text, &length);
     if (same && !given) {
-        given = gather(caller->tid, address, sizeof asked.path, true, &path, &used) == 0
-                && id_valid(listener, id) == 0;
-        if (given)
-            memcpy(asked.path, path, used + 1);
+        given = gather(caller->tid, address, PATH_MAX, true, &path, &used) == 0 && id_valid(listener, id) == 0;
+        asked.path = path;
     }
     if (same && given && asked.path[0] != 0)
         fd = act(caller, &asked, dirfd, named != 0, &found);

@@ -57,7 +57,7 @@ static int look_at(pid_t tid, int pidfd, int proc, int user, struct standing *is
     return 0;
 }
 
-static int look_at_us(struct standing *is) {
+static int look_at_us(struct standing *is, bool root) {
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
     if (getresuid(&is->uids[0], &is->uids[1], &is->uids[2]) != 0
         || getresgid(&is->gids[0], &is->gids[1], &is->gids[2]) != 0
@@ -65,7 +65,14 @@ static int look_at_us(struct standing *is) {
         return errno;
     is->uids[3] = (uint32_t)setfsuid((uid_t)-1); /* no such id: nothing is changed */
     is->gids[3] = (uint32_t)setfsgid((gid_t)-1);
-    return root_of(AT_FDCWD, "/", is->root);
+    return root ? root_of(AT_FDCWD, "/", is->root) : 0;
+}
+
+bool same_as(const struct standing *ours, bool root) {
+    struct standing we = {0};
+    if (!root)
+        memcpy(we.root, ours->root, sizeof we.root);
+    return look_at_us(&we, root) == 0 && memcmp(&we, ours, sizeof we) == 0;
 }
 
 /* A text of a thread's namespaces but those of a struct standing, and of its cgroups: its length,
@@ -106,7 +113,7 @@ PyObject *core_standing(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
     if (PyErr_Occurred() != NULL)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    problem = tid != 0 ? look_at(tid, pidfd, proc, user, &is) : look_at_us(&is);
+    problem = tid != 0 ? look_at(tid, pidfd, proc, user, &is) : look_at_us(&is, true);
     Py_END_ALLOW_THREADS
     return problem != 0 ? raise_errno(problem)
                         : PyBytes_FromStringAndSize((const char *)&is, sizeof is);
@@ -141,7 +148,7 @@ static bool is_identity(const char *text, size_t length, const char *identity, s
 
 bool unchanged(const Known *self, bool groups, const struct standing *ours, char *here, size_t size,
                char **text, ssize_t *length) {
-    struct standing is = {0}, we = {0};
+    struct standing is = {0};
     char label[4096];
     *text = here, *length = 0;
     if (self->tid == 0)
@@ -159,7 +166,7 @@ bool unchanged(const Known *self, bool groups, const struct standing *ours, char
     if (look_at(self->tid, self->pidfd, self->proc, self->user, &is) != 0 /* that it lives is asked last */
         || memcmp(&is, &self->rights, sizeof is) != 0)
         return false;
-    return ours == NULL || (look_at_us(&we) == 0 && memcmp(&we, ours, sizeof we) == 0);
+    return ours == NULL || same_as(ours, true);
 }
 
 /* A number at the beginning of a text, with spaces before it; UINT64_MAX for what is none ("unlimited"). */

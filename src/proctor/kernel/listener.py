@@ -98,7 +98,7 @@ class Listener:
     Usable from any thread; as a context manager it closes itself.
     """
 
-    __slots__ = ("_fd", "_last", "_lock", "_waits")
+    __slots__ = ("_fd", "_last", "_lock", "waits")
 
     def __init__(self, fd: int, *, wait_killable: bool = False) -> None:
         if not isinstance(fd, int) or fd < 0:
@@ -106,7 +106,8 @@ class Listener:
         check_notif_sizes()
         check_listener(fd)
         self._fd = fd
-        self._waits = wait_killable
+        #: Whether calls wait whatever signals come.
+        self.waits = wait_killable
         self._last: int | None = None  # the latest id that was received here
         self._lock = _thread.allocate_lock()
 
@@ -253,7 +254,7 @@ class Listener:
 
         A caller that waits whatever signals come (WAIT_KILLABLE_RECV) goes on when ``fd`` is closed here, if
         it can be written to: else a program that was just written could not be run (ETXTBSY)."""
-        return _core.give(self.fileno(), id, fd, cloexec, self._waits)
+        return _core.give(self.fileno(), id, fd, cloexec, self.waits)
 
     def _in_progress(self, id: int) -> AlreadyAnswered | NotReceived:
         """What EINPROGRESS means: queued still, or answered and not gone yet."""

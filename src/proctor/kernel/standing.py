@@ -306,16 +306,17 @@ def _value(text: bytes, mark: bytes) -> bytes:
 class Standings:
     """Those that are known, by their numbers; thread-safe."""
 
-    __slots__ = ("_known", "_lock")
+    __slots__ = ("_lock", "known")
 
     def __init__(self) -> None:
-        self._known: dict[int, Standing] = {}
+        #: All of them, the longest not heard of first.
+        self.known: dict[int, Standing] = {}
         self._lock = threading.Lock()
 
     def take(self, tid: int) -> Standing | None:
         """The standing of a thread, for the asker alone: it is given back, or closed.  What was read for
         its last call is forgotten."""
-        standing = self._known.pop(tid, None)  # in one step: no lock is needed
+        standing = self.known.pop(tid, None)  # in one step: no lock is needed
         if standing is not None:
             standing._text = b""
         return standing
@@ -323,9 +324,9 @@ class Standings:
     def give_back(self, standing: Standing) -> None:
         """Know it for its next call; the longest not heard of is forgotten."""
         with self._lock:
-            before = self._known.pop(standing.tid, None)
-            self._known[standing.tid] = standing
-            oldest = self._known.pop(next(iter(self._known))) if len(self._known) > _MOST else None
+            before = self.known.pop(standing.tid, None)
+            self.known[standing.tid] = standing
+            oldest = self.known.pop(next(iter(self.known))) if len(self.known) > _MOST else None
         for each in (before, oldest):
             if each is not None:
                 each.close()
@@ -333,6 +334,7 @@ class Standings:
     def close(self) -> None:
         """Forget them all."""
         with self._lock:
-            known, self._known = self._known, {}
-        for each in known.values():
+            known = list(self.known.values())
+            self.known.clear()
+        for each in known:
             each.close()

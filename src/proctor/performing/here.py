@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import HandOver, Verdict, deny
 from proctor.kernel import _core
+from proctor.kernel.standing import rights
 from proctor.performing import filestat, pins
 from proctor.performing.pins import O_DIRECTORY, O_NOFOLLOW
 from proctor.performing.task import permit
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform
     from proctor.kernel.standing import Standing
 
-_LOCAL: Final = struct.pack(f"={len(filestat.LOCAL)}I", *filestat.LOCAL)
+LOCAL: Final = struct.pack(f"={len(filestat.LOCAL)}I", *filestat.LOCAL)
 #: Flags of open(2) that change how something is opened which is there, and nothing else.
 _KNOWN: Final = (
     os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
@@ -46,20 +47,29 @@ _LONGEST: Final = 4095
 class Here:
     """The monitor, as somebody who opens.
 
+    :param ours: what we were, as :func:`proctor.kernel.standing.rights` has it.
     :raises OSError: out of descriptors, or no procfs.
     """
 
-    __slots__ = ("table",)
+    __slots__ = ("root", "table")
 
-    def __init__(self) -> None:
+    def __init__(self, ours: bytes = b"") -> None:
         #: Our own descriptors, as links.
         self.table = os.open("/proc/self/fd", pins.PIN | O_DIRECTORY)
+        #: Our root directory, if it is the one that we had; else -1.
+        self.root = -1
+        if ours:
+            self.root = os.open("/", pins.PIN | O_DIRECTORY)
+            if rights() != ours:
+                os.close(self.root)
+                self.root = -1
 
     def close(self) -> None:
         """Idempotent."""
-        table, self.table = self.table, -1
-        if table >= 0:
-            os.close(table)
+        for fd in (self.table, self.root):
+            if fd >= 0:
+                os.close(fd)
+        self.table = self.root = -1
 
     def ordinary(
         self, call: Call, standing: Standing, dirfd: int, path: int | bytes, flags: int, ours: bytes
@@ -73,7 +83,7 @@ class Here:
         listener = -1 if type(path) is bytes else call.listener_fd
         found = _core.open_for(
             known, standing.kept.groups, ours, listener, call.id, -1, dirfd, path, flags, 0,
-            _LOCAL, self.table, False,
+            LOCAL, self.table, False,
         )  # fmt: skip
         if found is None:
             raise Moved
@@ -119,7 +129,7 @@ class Here:
             return None
         found = _core.open_for(
             known, standing.kept.groups, ours, listener, call.id, start, dirfd, path, flags, resolve,
-            _LOCAL, self.table, asked,
+            LOCAL, self.table, asked,
         )  # fmt: skip
         if found is None:
             raise Moved

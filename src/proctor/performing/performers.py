@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from proctor.call.verdict import Deny, HandOver, Perform, Verdict, deny
 from proctor.kernel.standing import Standing
 from proctor.performing import registry
-from proctor.performing.callers import Callers, Known
+from proctor.performing.callers import Callers
 from proctor.performing.conversation import Conversation
 from proctor.performing.executors import Executors, Start
 from proctor.performing.here import Here
 from proctor.performing.identity import Key, Own, Who, caller_steps
 from proctor.performing.logs import Logs
 from proctor.performing.session import Session
+from proctor.performing.short import Ordinary, ShortWay
 from proctor.performing.steps import Reply
 from proctor.performing.task import Task
 from proctor.performing.trouble import Again, CannotJoin, Moved, Refused, Said, Trouble, verdict_for
@@ -130,8 +131,8 @@ class Performers:
         self.kept: dict[str, Kept] = {}
         self._on_trouble = on_trouble
         self.callers = Callers()
-        self._standings = self.callers.standings
-        self._here: Here | None = None
+        self.standings = self.callers.standings
+        self.here: Here | None = None
         self._closed = False
         self._lock = threading.Lock()
 
@@ -152,8 +153,8 @@ class Performers:
         self.logs.close()
         for each in self.kept.values():
             each.close()
-        if self._here is not None:
-            self._here.close()
+        if self.here is not None:
+            self.here.close()
         if left:
             self.tell(
                 f"{left} executors wait for a file system that does not answer, and end when it does"
@@ -190,85 +191,19 @@ class Performers:
         begun = self.begin(call, verdict)
         return begun.later() if isinstance(begun, Conversation) else begun
 
-    def ordinary(self, name: str) -> Callable[[Call, Perform], Verdict | Later | None] | None:
+    def ordinary(self, name: str, listener: object = None) -> Ordinary | None:
         """For supervisors: what there is for ordinary calls of a name, in the place of :meth:`__call__`;
-        None is said where that is to be called, and nothing has happened."""
+        None is said where that is to be called, and nothing has happened.
+
+        :param listener: where they come from; what comes from the kernel may be answered at once."""
         family = registry.ordinary(name)
-        if family is None:
-            return None
+        return None if family is None else ShortWay(self, family).way(name, listener)
 
-        def perform(call: Call, wish: Perform) -> Verdict | Later | None:
-            standing = self._standings.take(call.tid)
-            if standing is None:
-                return None
-            known: Known = standing.kept
-            here, said = self._here, None
-            try:
-                if known.key.container is getattr(call, "container", None) and standing.known:
-                    if not known.here:
-                        return self._ask_ahead(family, call, wish, standing)
-                    if here is not None:
-                        said = family.ordinary(
-                            call, wish, standing, here, self.callers.own().rights
-                        )
-            except Moved:
-                pass  # whoever is asked next sees it, too
-            except BaseException as failed:
-                said = self._translate(call, failed)
-            self._standings.give_back(standing)
-            return said
-
-        return perform
-
-    def _ask_ahead(
-        self, family: Any, call: Call, wish: Perform, standing: Standing
-    ) -> Verdict | Later | None:
-        """Ask an executor what the family would ask it first, before all that it takes to go on from
-        there: in most cases that is all."""
-        known: Known = standing.kept
-        container = getattr(call, "container", None)
-        wanted = family.ahead(call, wish) if known.devices else None
-        executor = (
-            None
-            if wanted is None
-            else self.executors.borrow(known.key, container, self._option(container, "limit"))
-        )
-        if wanted is None or executor is None:
-            self._standings.give_back(standing)
-            return None
-        found = executor.ask_for(standing, known.groups, call, *wanted[:3])
-        path, heard, which = found if found is not None else (None, None, -1)
-        if path is not None:
-            call.took_path(path)
-        if which < 0 or not (isinstance(heard, Reply) or (heard and heard[0] == errno.EAGAIN)):
-            self._standings.give_back(standing)
-            if which < 0:
-                self.executors.release(executor)
-            else:
-                self.executors.discard(executor)  # it has died
-            return None
-        opening, reply = wanted[3][which], heard if isinstance(heard, Reply) else None
-        said: Verdict | None = None if reply is None else family.plain(opening, reply, wanted[4])
-        if said is not None:
-            self.executors.release(executor)
-            self._standings.give_back(standing)
-            return said
-        session = self._session(
-            call, known.key, self.callers.own(), self._option(container, "limit")
-        )
-        first = None if reply is None else family.after(opening, reply, wanted[4])
-        if first is None:
-            session.asked(executor, opening.request, reply)
-        else:
-            session.answered(executor)
-        conversation = Conversation(
-            self._work(call, wish, standing, True, session, first),
-            call,
-            self._translate,
-            self.deadline,
-        )
-        verdict = conversation.begin()
-        return conversation.later() if verdict is None else verdict
+    def own_place(self) -> Here:
+        here = self.here
+        if here is None:
+            here = self.here = Here(self.callers.own().rights)
+        return here
 
     def perform(self, call: Call, allow: Allow | None = None, *, options: object = None) -> Verdict:
         """Perform a call; what the kernel says is the verdict.
@@ -294,13 +229,13 @@ class Performers:
             if call.name == "socketcall":
                 call = unfolded(call)
             act = None if self._closed else registry.at_once(call.name, wish.options)
-            standing, met = self._standings.take(call.tid), False
+            standing, met = self.standings.take(call.tid), False
             container = getattr(call, "container", None)
             if standing is not None and standing.kept.key.container is not container:
                 standing.close()
                 standing = None
             if standing is None and act is not None:
-                cgroup = self._option(container, "cgroup")
+                cgroup = self.option(container, "cgroup")
                 standing, met = self.callers.meet(call, container, cgroup), True
             if standing is not None and standing.kept.here and act is not None:
                 verdict: Verdict | None = self._at_once(act, call, wish, standing)
@@ -309,30 +244,28 @@ class Performers:
         except BaseException as failed:
             if standing is not None:
                 standing.close()
-            return self._translate(call, failed)
-        work = self._work(call, wish, standing, met)
-        conversation = Conversation(work, call, self._translate, self.deadline)
+            return self.translate(call, failed)
+        work = self.work(call, wish, standing, met)
+        conversation = Conversation(work, call, self.translate, self.deadline)
         verdict = conversation.begin()
         return conversation if verdict is None else verdict
 
     def _at_once(self, act: Any, call: Call, wish: Perform, standing: Standing) -> Verdict | None:
         """What the monitor does itself for those who are what it is; None if that is nothing."""
-        here = self._here
-        if here is None:
-            here = self._here = Here()
         try:
-            verdict: Verdict | None = act(call, wish, standing, here, self.callers.own().rights)
+            own = self.callers.own().rights
+            verdict: Verdict | None = act(call, wish, standing, self.own_place(), own)
         except Moved:
             return None
         if verdict is not None:
-            self._standings.give_back(standing)
+            self.standings.give_back(standing)
         return verdict
 
-    def _option(self, container: ContainerPort | None, name: str) -> Any:
+    def option(self, container: ContainerPort | None, name: str) -> Any:
         own = self._options[name]
         return own if container is None else container.performing.get(name, own)
 
-    def _work(
+    def work(
         self,
         call: Call,
         wish: Perform,
@@ -354,18 +287,18 @@ class Performers:
                 standing = None
             for _ in range(_TRIES):
                 if standing is None:
-                    cgroup = self._option(container, "cgroup")
+                    cgroup = self.option(container, "cgroup")
                     standing = self.callers.meet(call, container, cgroup, devices)
                 key, devices, _, _ = standing.kept
                 if session is None:
-                    session = self._session(call, key, own, self._option(container, "limit"))
-                o_path = self._option(container, "o_path")
+                    session = self.session(call, key, own, self.option(container, "limit"))
+                o_path = self.option(container, "o_path")
                 task = Task(self, call, key, own, session, wish, standing, devices, o_path)
                 try:
                     perform, first = first or registry.perform, None
                     verdict: Verdict = yield from perform(task)
                 except (Refused, Said) as said:  # which says nothing of who calls
-                    verdict = self._translate(call, said)
+                    verdict = self.translate(call, said)
                 except Again:
                     continue
                 except (CannotJoin, Moved) as other:
@@ -381,7 +314,7 @@ class Performers:
                     task.session.given(verdict.fd)
                     verdict = verdict._replace(close=False)
                 if key.who.unlike is None:
-                    self._standings.give_back(standing)
+                    self.standings.give_back(standing)
                     standing = None
                 return verdict
         finally:
@@ -391,7 +324,7 @@ class Performers:
                 standing.close()
         raise Trouble("executors end in the middle of the call")
 
-    def _session(self, call: Call, key: Key, own: Own, limit: int) -> Session:
+    def session(self, call: Call, key: Key, own: Own, limit: int) -> Session:
         executors = self.executors
 
         def become(capable: int, mother: int) -> Start:
@@ -417,7 +350,7 @@ class Performers:
         owners = self.owners
         if container is not None:
             owners = owners | container.owner_userns
-        if self._option(container, "nested") == "allow" or one.namespace("user") in owners:
+        if self.option(container, "nested") == "allow" or one.namespace("user") in owners:
             return True
         if owners:
             return False
@@ -439,6 +372,6 @@ class Performers:
         self.tell(f"{call.name} of thread {call.tid} was not performed: {why}")
         return deny(errno.EPERM, f"not performed: {why}")
 
-    def _translate(self, call: Call, failed: BaseException) -> Verdict:
+    def translate(self, call: Call, failed: BaseException) -> Verdict:
         """What is answered for what was raised on the way."""
         return verdict_for(failed, lambda why: self.trouble(call, why))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.performing import Performers
+    from proctor.performing.short import Ordinary
     from proctor.supervisor.ports import Later
 
 
@@ -48,17 +49,17 @@ class LazyPerformer:
             return deny(errno.EPERM, f"not performed: {why}")
         return performers(call, verdict)
 
-    def ordinary(self, name: str) -> Callable[[Call, Perform], Verdict | Later | None]:
+    def ordinary(self, name: str, listener: object = None) -> Ordinary:
         """As :meth:`proctor.performing.Performers.ordinary`, once there are performers."""
-        quick: Callable[[Call, Perform], Verdict | Later | None] | None = None
+        quick: Ordinary | None = None
 
-        def perform(call: Call, wish: Perform) -> Verdict | Later | None:
+        def perform(call: Call, wish: Perform) -> Verdict | Later | int | None:
             nonlocal quick
             if quick is None:
                 performers = self._performers
                 if performers is None:
                     return None
-                quick = performers.ordinary(name) or _nothing
+                quick = performers.ordinary(name, listener) or _nothing
             return quick(call, wish)
 
         return perform

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from proctor.call.call import Call
     from proctor.observe.observers import Observers
-    from proctor.supervisor.ports import Below, Engine, Lock, World
+    from proctor.supervisor.ports import Below, Engine, ListenerPort, Lock, World
     from proctor.supervisor.rules import Rules
 
 #: Performs a call: (call, the Perform verdict) → what to answer, or that it takes a while.
@@ -218,12 +218,14 @@ class Decider(Turns):
             then=late if job.claimed else f"answered: {self._rules.on_error}", expected=expected,
         )  # fmt: skip
 
-    def at_once(self, name: str) -> Callable[[Call, Perform], Verdict | Later | None] | None:
+    def at_once(
+        self, name: str, listener: ListenerPort
+    ) -> Callable[[Call, Perform], Verdict | Later | int | None] | None:
         """What the performer has for ordinary calls of this name: asked first, before anybody looked at
-        the call, it says the verdict, or None where :meth:`advance` is to go on, and nothing has
-        happened."""
+        the call, it says the verdict, or with which errno (0 for none) it is answered, or None where :meth:`advance` is to go on, and
+        nothing has happened."""
         ordinary = getattr(self._performer, "ordinary", None)
-        return None if ordinary is None else ordinary(name)
+        return None if ordinary is None else ordinary(name, listener)
 
     def _perform(self, job: Job, verdict: Perform) -> Verdict | Later:
         if self._performer is None:

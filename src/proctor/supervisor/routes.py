@@ -92,6 +92,7 @@ class Routes:
 
     def settle(self, notification: NotificationLike, wire: Wire | bool | None) -> None:
         """The call was routed to its end."""
+        given = isinstance(wire, bool)
         if isinstance(wire, bool):
             wire = RUN  # it was answered, so that this one comes to nothing
 
@@ -99,7 +100,7 @@ class Routes:
             return self._job(notification, ())
 
         answered = self._role.settle(self._served, notification.id, wire, late)
-        if not answered and wire is not None:
+        if not (answered or given) and wire is not None:
             counters = self._decider.observers.counters
             if counters is not None:  # it was counted as answered so
                 value, error, flags = wire
@@ -136,7 +137,7 @@ class Routes:
         # Counting without asking whether anybody counts: the cells are then nobody's.
         cell = [0]
         cell_of_runs = [0] if counters is None else counters.cell(container, name, "let run")
-        at_once = None if wants is not None else decider.at_once(name)
+        at_once = None if wants is not None else decider.at_once(name, listener)
 
         def short(notification: NotificationLike) -> Wire | bool | None:
             nonlocal settled, wire, cell, told
@@ -157,6 +158,13 @@ class Routes:
                 kind = type(verdict)
                 if kind is Perform and at_once is not None:
                     said = at_once(call, verdict)
+                    if isinstance(said, int):  # it is answered
+                        if counters is not None:
+                            kind_of_it = f"perform {kind_of(Deny(said))[5:]}" if said else "perform"
+                            counters.cell(container, name, kind_of_it)[0] += 1
+                        if getrefcount(call) > 2:
+                            call.expire()
+                        return True
                     if said is not None:
                         performed(call, verdict, said)
                         return None

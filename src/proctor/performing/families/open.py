@@ -130,6 +130,12 @@ def at_once(
     )
 
 
+def natively(name: str) -> tuple[int, int] | None:
+    """(flags that mean something, those that want more than to open what is there) of a call that the core
+    may open by itself, in the place of :func:`ordinary`; None for others."""
+    return (VALID, UNUSUAL) if name == "openat" else None
+
+
 def _simply(call: Call, wish: Perform) -> tuple[int, int | bytes, int] | None:
     """(dirfd, path or where it is, flags) of what is simple: nothing happens besides, there are no
     structures, and nobody has looked at more than the path."""

@@ -1,0 +1,217 @@
+/* The short way of an ordinary open, from what its handler said to the answer.  The manual is _core.pyi.
+ *
+ * Nothing that is decided here is decided otherwise by a longer way: whatever is not plain is left to that, with
+ * what was read.  The GIL is given up for all that looks at the caller; the answer is given without it, in one
+ * step, so that the kernel sees to it that there is one: whoever took the role over meanwhile may answer, too. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include "_core.h"
+#include "_acting.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+
+/* Threads that are known at the same time: Standings has it. */
+enum { MOST_KNOWN = 32 };
+enum { ALLOW = 0, OPTIONS = 2 };               /* of a Perform */
+enum { KEY, DEVICES, HERE, GROUPS, FIELDS };   /* of a callers.Known */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds;
+    int listener, waits;
+    uint32_t arch;
+    unsigned long long valid, unusual;
+} Short;
+
+enum { NOTIFICATION, MEMORY_READ, CONTAINER, KNOWN, KEPT, TABLE, ROOT, NAMES };
+static PyObject *names[NAMES];
+
+struct caller { /* taken out of the standings, for one call */
+    PyObject *standing, *kept;
+    Known *known;
+};
+
+static bool is_attribute(PyObject *object, int name, PyObject *value) {
+    PyObject *found = PyObject_GetAttr(object, names[name]);
+    Py_XDECREF(found);
+    return found == value;
+}
+
+static int number_of(PyObject *object, int name) {
+    PyObject *found = PyObject_GetAttr(object, names[name]);
+    int number = found != NULL ? (int)PyLong_AsLong(found) : -1;
+    Py_XDECREF(found);
+    return number;
+}
+
+/* Whether it is openat(2), nobody has looked at it, and nothing happens but that something is opened. */
+static bool is_plain(const Short *self, PyObject *call, PyObject *wish, const struct seccomp_notif *raw) {
+    uint64_t flags = raw->data.args[2] & self->valid;
+    return raw->pid != 0 && raw->data.nr == SYS_openat && raw->data.arch == self->arch
+           && (flags & self->unusual) == 0 && (flags & O_ACCMODE) != O_ACCMODE && raw->data.args[1] != 0
+           && PyTuple_GetItem(wish, ALLOW) == Py_None && PyTuple_GetItem(wish, OPTIONS) == Py_None
+           && is_attribute(call, MEMORY_READ, Py_False);
+}
+
+static void let_go(struct caller *caller) {
+    Py_CLEAR(caller->standing);
+    Py_CLEAR(caller->kept);
+}
+
+/* Take the caller, if it is known, in this container, and was what we are. */
+static bool take(const Short *self, PyObject *call, PyObject *tid, struct caller *caller) {
+    PyObject *standing = tid != NULL ? PyDict_GetItemWithError(self->standings, tid) : NULL;
+    if (standing == NULL)
+        return false;
+    caller->standing = Py_NewRef(standing);
+    caller->kept = PyObject_GetAttr(standing, names[KEPT]);
+    PyObject *known = PyObject_GetAttr(standing, names[KNOWN]);
+    PyObject *container = PyObject_GetAttr(call, names[CONTAINER]);
+    bool good = PyErr_Occurred() == NULL && known != Py_None && (caller->known = known_from(known)) != NULL
+                && PyTuple_Size(caller->kept) == FIELDS && PyTuple_GetItem(caller->kept, HERE) == Py_True
+                && is_attribute(PyTuple_GetItem(caller->kept, KEY), CONTAINER, container)
+                && PyDict_DelItem(self->standings, tid) == 0;
+    Py_XDECREF(known); /* its standing has it */
+    Py_XDECREF(container);
+    if (!good)
+        let_go(caller);
+    return good;
+}
+
+static bool put_back(const Short *self, PyObject *tid, struct caller *caller) {
+    bool good;
+    if (PyDict_Size(self->standings) < MOST_KNOWN && PyDict_GetItemWithError(self->standings, tid) == NULL) {
+        good = PyDict_SetItem(self->standings, tid, caller->standing) == 0;
+    } else {
+        PyObject *done = PyObject_CallFunctionObjArgs(self->give_back, caller->standing, NULL);
+        good = done != NULL;
+        Py_XDECREF(done);
+    }
+    let_go(caller);
+    return good;
+}
+
+struct turn {
+    const struct seccomp_notif *raw;
+    uint64_t flags;
+    char *path; /* malloced; NULL: not read */
+    size_t used;
+    int fd; /* what is still to be given; minus the errno of its answer; LEFT */
+    bool answered;
+};
+
+/* Answer with what came out, where that is one step.  Without the GIL. */
+static void conclude(const Short *self, struct turn *turn) {
+    int problem = EAGAIN;
+    bool cloexec = (turn->flags & O_CLOEXEC) != 0, felt = self->waits && (turn->flags & O_ACCMODE) != O_RDONLY;
+    if (turn->fd < 0 && turn->fd != LEFT)
+        problem = answer(self->listener, turn->raw->id, 0, turn->fd, 0);
+    else if (turn->fd >= 0 && !felt)
+        problem = give(self->listener, turn->raw->id, turn->fd, cloexec, false);
+    bool late = problem == ENOENT || problem == EINPROGRESS; /* nobody waits any more */
+    if (late && turn->fd >= 0)
+        close(turn->fd);
+    turn->answered = late || problem == 0;
+}
+
+/* Open it ourselves.  Without the GIL. */
+static void open_here(const Short *self, const Known *known, bool groups, int root, int table,
+                      const struct standing *ours, struct turn *turn) {
+    char here[4096], *text = here;
+    ssize_t length;
+    bool same = same_as(ours, false) && unchanged(known, groups, NULL, here, sizeof here, &text, &length);
+    if (same && gather(known->tid, turn->raw->data.args[1], PATH_MAX, true, &turn->path, &turn->used) == 0
+        && id_valid(self->listener, turn->raw->id) == 0 && turn->used > 0
+        && (turn->path[0] == '/' || same_as(ours, true)))
+        turn->fd = open_plainly(known, root, table, (int)turn->raw->data.args[0], turn->path, turn->flags,
+                                (const uint32_t *)(const void *)PyBytes_AsString(self->kinds),
+                                (size_t)PyBytes_Size(self->kinds) / sizeof(uint32_t));
+    if (text != here)
+        free(text);
+    conclude(self, turn);
+}
+
+static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(given)) {
+    Short *self = (Short *)me;
+    PyObject *call, *wish, *result = NULL;
+    const struct standing *ours = NULL;
+    if (!PyArg_ParseTuple(args, "OO!", &call, &PyTuple_Type, &wish) || !standing_in(self->ours, &ours))
+        return NULL;
+    PyObject *notification = PyObject_GetAttr(call, names[NOTIFICATION]);
+    const struct seccomp_notif *raw = notification != NULL ? notification_of(notification) : NULL;
+    PyObject *tid = raw != NULL && is_plain(self, call, wish, raw) ? PyLong_FromUnsignedLong(raw->pid) : NULL;
+    int root = number_of(self->here, ROOT), table = number_of(self->here, TABLE);
+    struct caller caller = {0};
+    struct turn turn = {.raw = raw, .fd = LEFT};
+    if (PyErr_Occurred() == NULL && root >= 0 && ours != NULL && take(self, call, tid, &caller)) {
+        bool groups = PyTuple_GetItem(caller.kept, GROUPS) == Py_True;
+        turn.flags = raw->data.args[2] & self->valid;
+        Py_BEGIN_ALLOW_THREADS
+        open_here(self, caller.known, groups, root, table, ours, &turn);
+        Py_END_ALLOW_THREADS
+        put_back(self, tid, &caller);
+        result = turn.answered ? PyLong_FromLong(turn.fd < 0 ? -turn.fd : 0)
+                               : PyObject_CallFunction(self->rest, "Oy#iO", call, turn.path, (Py_ssize_t)turn.used,
+                                                       turn.fd, turn.flags & O_CLOEXEC ? Py_True : Py_False);
+    } else if (PyErr_Occurred() == NULL) {
+        result = PyObject_CallFunctionObjArgs(self->longer, call, wish, NULL);
+    }
+    free(turn.path);
+    Py_XDECREF(tid);
+    Py_XDECREF(notification);
+    return result;
+}
+
+static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(given)) {
+    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds;
+    int listener, waits;
+    unsigned int arch;
+    unsigned long long valid, unusual;
+    if (!PyArg_ParseTuple(args, "OOO!OOSSipIKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here, &ours,
+                          &kinds, &listener, &waits, &arch, &valid, &unusual))
+        return NULL;
+    Short *self = (Short *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->longer = Py_NewRef(longer);
+    self->rest = Py_NewRef(rest);
+    self->standings = Py_NewRef(standings);
+    self->give_back = Py_NewRef(give_back);
+    self->here = Py_NewRef(here);
+    self->ours = Py_NewRef(ours);
+    self->kinds = Py_NewRef(kinds);
+    self->listener = listener, self->waits = waits, self->arch = arch;
+    self->valid = valid, self->unusual = unusual;
+    return (PyObject *)self;
+}
+
+static void short_dealloc(PyObject *me) {
+    Short *self = (Short *)me;
+    PyTypeObject *type = Py_TYPE(me);
+    Py_XDECREF(self->longer);
+    Py_XDECREF(self->rest);
+    Py_XDECREF(self->standings);
+    Py_XDECREF(self->give_back);
+    Py_XDECREF(self->here);
+    Py_XDECREF(self->ours);
+    Py_XDECREF(self->kinds);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
+    Py_DECREF(type);
+}
+
+static PyType_Slot short_slots[] = {{Py_tp_new, short_new}, {Py_tp_dealloc, short_dealloc}, {Py_tp_call, short_call},
+                                    {0, NULL}};
+PyType_Spec short_spec = {"proctor.kernel._core.Short", sizeof(Short), 0,
+                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, short_slots};
+
+bool short_ready(void) {
+    static const char *const texts[NAMES] = {"_notification", "memory_read", "container", "known", "kept", "table",
+                                             "root"};
+    for (int i = 0; i < NAMES; i++)
+        if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
+            return false;
+    return true;
+}
