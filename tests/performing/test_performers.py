@@ -813,7 +813,7 @@ def test_an_ordinary_user_as_monitor(top: bytes) -> None:
         os.fchmod(file.fileno(), 0o600)
 
     def monitor(say: Callable[[str], None]) -> None:
-        image.PATH = Path(program)  # type: ignore[misc]
+        image.PATH = os.fspath(program)  # type: ignore[misc]
         os.setgroups([])
         os.setresgid(1000, 1000, 1000)
         os.setresuid(1000, 1000, 1000)

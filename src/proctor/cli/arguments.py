@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, Final, NoReturn
 
@@ -25,13 +26,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"proctor {VERSION}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, prog="proctor")
-    _run(verbs)
-    _check(verbs)
-    _profile(verbs)
-    _nri(verbs)
-    _doctor(verbs)
-    _agent(verbs)
-    _ask(verbs)
+    all_of_them = _run, _check, _profile, _nri, _doctor, _agent, _ask
+    # to describe them all takes longer than to understand one
+    mine = [each for each in all_of_them if argv and each.__name__ == f"_{argv[0]}"]
+    for each in mine or all_of_them:
+        each(verbs)
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         options.parser.error(f"no such option or argument: {unknown[0]}")
@@ -39,8 +38,31 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+@cache
+def _columns() -> int:
+    """As shutil.get_terminal_size(), which takes a millisecond to load."""
+    try:
+        return int(os.environ["COLUMNS"])
+    except (KeyError, ValueError):
+        pass
+    try:
+        return os.get_terminal_size(1).columns
+    except OSError:
+        return 80
+
+
+class _Help(argparse.HelpFormatter):
+    """Made for each argument, whether help is wanted or not."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=(_columns() or 80) - 2)
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaints end with the verb's own exit status for trouble."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Help, **options)
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from pathlib import Path
 from typing import Final
 
 from proctor.errors import Unsupported
 
 #: Built along with the package (setup.py).
-PATH: Final = Path(__file__).with_name("executor")
+PATH: Final = os.path.join(os.path.dirname(__file__), "executor")
 
 # include/uapi/linux/{memfd,fcntl}.h
 _MFD_CLOEXEC: Final = 1
@@ -34,7 +33,9 @@ def sealed(program: bytes | None = None, name: str = "proctor-executor") -> int:
     :raises OSError: out of descriptors or memory.
     """
     try:
-        program = PATH.read_bytes() if program is None else program
+        if program is None:
+            with open(PATH, "rb") as file:
+                program = file.read()
     except FileNotFoundError:
         raise Unsupported(
             "the executor, a program that is built along with proctor,",

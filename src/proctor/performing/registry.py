@@ -6,8 +6,7 @@ for that.
 
 from __future__ import annotations
 
-import dataclasses
-import pkgutil
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -24,8 +23,9 @@ def _calls() -> dict[str, tuple[str, ...]]:
     """The modules of the families that have a call, by its name: first the one whose options need not be
     given, then those that are chosen by theirs (``ALSO``)."""
     modules: list[Any] = [
-        import_module(f"{families.__name__}.{each.name}")
-        for each in pkgutil.iter_modules(families.__path__)
+        import_module(f"{families.__name__}.{each[:-3]}")
+        for each in sorted(os.listdir(families.__path__[0]))
+        if each.endswith(".py") and each[0] != "_"
     ]
     found: dict[str, tuple[str, ...]] = {
         call: (module.__name__,) for module in modules for call in module.CALLS
@@ -96,7 +96,7 @@ def calls(name: str) -> tuple[str, ...]:
 
 
 def options(calls: Sequence[str], given: Mapping[str, Any]) -> object:
-    """The options of the calls' family, which is the one that has them all: its dataclass ``Options``, with
+    """The options of the calls' family, which is the one that has them all: its ``Options``, with
     these values.
 
     :raises ValueError: one is unknown, or has no such value, or no family has all these calls; a sentence.
@@ -113,7 +113,7 @@ def options(calls: Sequence[str], given: Mapping[str, Any]) -> object:
     known: list[str] = []
     for module in shared:
         kind = getattr(import_module(module), "Options", None)
-        names = [each.name for each in dataclasses.fields(kind) if each.init] if kind else []
+        names = kind._fields if kind else ()
         if not given or (kind and set(given) <= set(names)):
             made: object = kind(**given) if kind else None
             return made

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 import sys
-from dataclasses import dataclass, field
 from typing import Final
+
+from proctor.performing.given import Given
 
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 MAPPED: Final = bytes(10) + b"\xff\xff"
@@ -20,8 +21,7 @@ def checked(network: object) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(Given):
     """Options of the families that name an address: in which network, and which address instead.
 
     :param network: "host" (the monitor's), or the path of a file of a network namespace, as
@@ -32,12 +32,12 @@ class Route:
 
     network: str = ""
     to: str = ""
-    _to: tuple[bytes | None, int | None] | None = field(init=False, default=None, repr=False)
+    _to: tuple[bytes | None, int | None] | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         checked(self.network)
         if self.to:
-            object.__setattr__(self, "_to", _parsed(self.to))
+            self.settle("_to", _parsed(self.to))
 
     @property
     def plain(self) -> bool:

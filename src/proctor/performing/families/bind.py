@@ -10,7 +10,6 @@ own, if that is the target's, and to anybody where the option says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from proctor.performing.routes import Route
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 CALLS: Final = ("bind",)
 
 
-@dataclass(frozen=True)
 class Options(Route):
     """See docs/families/bind.md.
 
@@ -30,8 +28,8 @@ class Options(Route):
 
     privileged: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         if not isinstance(self.privileged, bool):
             raise ValueError(f"privileged is true or false, not {self.privileged!r}")
 

@@ -13,7 +13,6 @@ caller keeps its old socket.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from proctor.performing.routes import Route
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 CALLS: Final = ("connect",)
 
 
-@dataclass(frozen=True)
 class Options(Route):
     """See docs/families/connect.md."""
 

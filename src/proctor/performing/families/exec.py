@@ -13,12 +13,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import let_run_unsafe
 from proctor.performing import pins
+from proctor.performing.given import Given
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
 
@@ -36,8 +36,7 @@ _DEEP: Final = 5
 _BLANK: Final = b" \t"
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """See docs/families/exec.md.
 
     :param freeze: whether the caller is held until it was seen what the kernel made of it.
@@ -45,7 +44,7 @@ class Options:
 
     freeze: bool = True
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not isinstance(self.freeze, bool):
             raise ValueError(f"freeze is true or false, not {self.freeze!r}")
 

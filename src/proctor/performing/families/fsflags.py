@@ -14,13 +14,13 @@ import os
 import stat
 import struct
 from collections.abc import Generator
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
 from proctor.performing.entitled import foreign, lacking
+from proctor.performing.given import Given
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.words import chosen
@@ -62,8 +62,7 @@ _KERNELS: Final = "it sets no flags of a file; the kernel decides, by the caller
 _NOFOLLOW, _EMPTY_PATH, _PAGE = 0x100, 0x1000, 4096
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """See docs/families/fsflags.md.
 
     :param flags: for which of "immutable" and "append" the right is lent.
@@ -71,8 +70,8 @@ class Options:
 
     flags: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "flags", chosen("flags", self.flags, FLAGS))
+    def check(self) -> None:
+        self.settle("flags", chosen("flags", self.flags, FLAGS))
 
 
 def perform(task: Task) -> Work:

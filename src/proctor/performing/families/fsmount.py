@@ -18,7 +18,6 @@ import os
 import struct
 import threading
 from collections.abc import Generator
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -34,12 +33,11 @@ if TYPE_CHECKING:
 CALLS: Final = ("fsconfig", "fsmount", "fsopen", "move_mount")
 
 
-@dataclass(frozen=True)
 class Options(mount.Options):
     """What may be mounted, by the kernel."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         if self.fuse or self.options or self.remote:
             raise ValueError(
                 "fuse and remote are of mount alone; mount(8) calls that if fsopen says ENOSYS"

@@ -9,10 +9,10 @@ of loop devices never reach the kernel from the caller; all others are the kerne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import let_run_unsafe
+from proctor.performing.given import Given
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
@@ -30,8 +30,7 @@ COMMANDS: Final = {
 _NUMBERS: Final = frozenset(COMMANDS.values())
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """Which images may be bound.
 
     :param most: how many loop devices one container may have at the same time.
@@ -39,7 +38,7 @@ class Options:
 
     most: int = 8
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if type(self.most) is not int or self.most < 1:
             raise ValueError(f"most is a number from 1, not {self.most!r}")
 

@@ -16,12 +16,12 @@ import os
 import stat
 import sys
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import module_name, pins
+from proctor.performing.given import Given
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 
@@ -47,8 +47,7 @@ _NESTED: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """What may be loaded.
 
     :param modules: names of modules; ``-`` and ``_`` are the same.
@@ -60,7 +59,7 @@ class Options:
     parameters: Sequence[str] = ()
     unload: bool = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for option, words in (("modules", self.modules), ("parameters", self.parameters)):
             if isinstance(words, str) or not all(isinstance(each, str) for each in words):
                 raise ValueError(f"{option} is a list of names")

@@ -18,12 +18,12 @@ import errno
 import os
 import stat
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
 from proctor.performing import pins, sourcing
+from proctor.performing.given import Given
 from proctor.performing.remote import Remote, read
 from proctor.performing.trouble import Powerless, Said
 
@@ -70,8 +70,7 @@ Option = tuple[bytes, bytes | None]
 _KERNELS: Final = "the kernel decides about this mount, by the caller's own rights"
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """What may be mounted.
 
     :param filesystems: types of file systems: ``ext4``, ``squashfs``...  None, if nothing is said.
@@ -88,11 +87,11 @@ class Options:
     devices: Sequence[str] = ()
     images: bool = False
     idmap: bool = True
-    fuse: Mapping[str, str] = field(default_factory=dict)
+    fuse: Mapping[str, str] = {}
     options: Sequence[str] = ()
-    remote: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    remote: Mapping[str, Mapping[str, str]] = {}
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for option in ("filesystems", "devices", "options"):
             words = getattr(self, option)
             if isinstance(words, str) or not all(isinstance(each, str) for each in words):

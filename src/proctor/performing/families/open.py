@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import HandOver, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
 from proctor.performing import acting, filestat, pins
+from proctor.performing.given import Given
 from proctor.performing.opening import pinned, terminal, use
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
 from proctor.performing.trouble import Moved, Said
@@ -62,8 +62,7 @@ _RUN_O_PATH: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """See docs/families/quiet.md, and docs/families/mount.md for loop devices.
 
     :param sync: False has O_SYNC and O_DSYNC left out.
@@ -73,7 +72,7 @@ class Options:
     sync: bool = True
     loops: bool = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not isinstance(self.loops, bool):
             raise ValueError(f"loops is true or false, not {self.loops!r}")
         if not isinstance(self.sync, bool):

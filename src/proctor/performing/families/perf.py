@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.verdict import HandOver, deny
 from proctor.performing import pins
 from proctor.performing.entitled import lacking
+from proctor.performing.given import Given
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
@@ -47,8 +47,7 @@ _KERNELS: Final = 0x1F << 29
 _NO_GROUP, _CLOEXEC = 1, 8
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """See docs/families/perf.md.
 
     :param events: names of events that may be counted and sampled, as perf(1) has them.
@@ -56,8 +55,8 @@ class Options:
 
     events: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "events", chosen("events", self.events, EVENTS))
+    def check(self) -> None:
+        self.settle("events", chosen("events", self.events, EVENTS))
 
 
 def perform(task: Task) -> Work:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Generator
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
 from proctor.performing.entitled import id_maps, lacking
+from proctor.performing.given import Given
 from proctor.performing.steps import Number, Place, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.words import chosen
@@ -68,8 +68,7 @@ _CAP_SYS_ADMIN: Final = 21
 _KERNELS: Final = "it is about a whole file system; the kernel decides, by the caller's own rights"
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """See docs/families/quota.md.
 
     :param commands: which of :data:`COMMANDS` the right is lent for.
@@ -77,8 +76,8 @@ class Options:
 
     commands: tuple[str, ...] = READING
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "commands", chosen("commands", self.commands, COMMANDS))
+    def check(self) -> None:
+        self.settle("commands", chosen("commands", self.commands, COMMANDS))
 
 
 class _Wish(NamedTuple):

@@ -6,10 +6,10 @@ machine; names of the machine are what the options say; random bytes come from a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import let_run_unsafe
+from proctor.performing.given import Given
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 CALLS: Final = ("sysinfo", "sched_getaffinity", "uname", "getrandom")
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """See docs/families/resources.md.
 
     :param seed: what random bytes are made of; the kernel's own if there is none.
@@ -33,11 +32,11 @@ class Options:
     version: str = ""
     machine: str = ""
 
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if not isinstance(value, str) or (each.name != "seed" and len(value.encode()) > 64):
-                raise ValueError(f"{each.name} is a text of at most 64 bytes, not {value!r}")
+    def check(self) -> None:
+        for each in self._fields:
+            value = getattr(self, each)
+            if not isinstance(value, str) or (each != "seed" and len(value.encode()) > 64):
+                raise ValueError(f"{each} is a text of at most 64 bytes, not {value!r}")
 
 
 def perform(task: Task) -> Work:
@@ -47,9 +46,9 @@ def perform(task: Task) -> Work:
     options, name = task.options(Options), task.call.name
     if name == "uname":
         names = {
-            each.name: getattr(options, each.name)
-            for each in fields(options)
-            if each.name != "seed" and getattr(options, each.name)
+            each: getattr(options, each)
+            for each in options._fields
+            if each != "seed" and getattr(options, each)
         }
         return (yield from resources.uname(task, names))
     yield from ()

@@ -11,13 +11,13 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
 from proctor.performing.entitled import lacking
+from proctor.performing.given import Given
 from proctor.performing.steps import Argument, Number, Request, Result, Steps
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
@@ -45,8 +45,7 @@ _OLDEST: Final = 48  # SCHED_ATTR_SIZE_VER0
 _ROOM: Final = 128
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """See docs/families/scheduling.md.
 
     :param nice: least nice value that is lent for, -20 to 0.
@@ -58,7 +57,7 @@ class Options:
     priority: int = 0
     io: bool = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name, least, most in (("nice", -20, 0), ("priority", 0, 99)):
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:

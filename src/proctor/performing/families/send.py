@@ -6,7 +6,6 @@ What is sent is copied with its address, once; :mod:`.connect` has how other net
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import deny
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 CALLS: Final = ("sendto", "sendmsg", "sendmmsg")
 
 
-@dataclass(frozen=True)
 class Options(Route):
     """See docs/families/connect.md."""
 

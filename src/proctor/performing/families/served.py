@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import HandOver, answer, deny
@@ -19,6 +18,7 @@ from proctor.performing import pins
 from proctor.performing.entitled import id_maps
 from proctor.performing.families import open as opens
 from proctor.performing.families import stat as stats
+from proctor.performing.given import Given
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ ALSO: Final = (*opens.CALLS, *stats.CALLS)
 _KEPT: Final = os.O_APPEND | getattr(os, "O_NONBLOCK", 0)  # what else is opened with
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """See docs/families/served.md.  One of the first three is given.
 
     :param content: what is in the file; in Python also a function that tells it for each call.
@@ -52,7 +51,7 @@ class Options:
     mode: int = 0o444
     writable: bool = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not isinstance(self.file, str) or self.file[:1] not in ("", "/"):
             raise ValueError(f"file is the path of a file, from the root, not {self.file!r}")
         for name in ("limits", "writable"):

@@ -10,11 +10,11 @@ are the kernel's.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
+from proctor.performing.given import Given
 from proctor.performing.trouble import Powerless
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ _MOST: Final = 64  # none of them is longer than the name of a device or an algo
 _KERNELS: Final = "the kernel decides about this option, by the caller's own rights"
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """See docs/families/bind.md.
 
     :param privileged: whether they are set for callers without the capability, too.
@@ -53,7 +52,7 @@ class Options:
 
     privileged: bool = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not isinstance(self.privileged, bool):
             raise ValueError(f"privileged is true or false, not {self.privileged!r}")
 

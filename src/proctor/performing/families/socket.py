@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from proctor.performing.given import Given
 from proctor.performing.routes import checked
 
 if TYPE_CHECKING:
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 CALLS: Final = ("socket",)
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """See docs/families/bind.md.
 
     :param network: as for connect.
@@ -22,7 +21,7 @@ class Options:
 
     network: str = ""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         checked(self.network)
 
 

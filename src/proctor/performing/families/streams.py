@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import let_run_unsafe
+from proctor.performing.given import Given
 from proctor.performing.trouble import Trouble
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 CALLS: Final = ("write", "writev")
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """See docs/families/streams.md.
 
     :param file: path of the log, as the monitor sees it; made if it is not there, appended to if it is.
@@ -41,7 +40,7 @@ class Options:
     keep: int = 1
     instead: int = -1
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not isinstance(self.file, str) or self.file[:1] != "/":
             raise ValueError(f"file is the path of a log, from the root, not {self.file!r}")
         for name, least in (("size", 0), ("keep", 0), ("instead", -1)):

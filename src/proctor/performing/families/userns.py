@@ -7,10 +7,10 @@ clone3 has its flags in memory; it is ENOSYS, after which C libraries use clone.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import deny, let_run_unsafe
+from proctor.performing.given import Given
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
@@ -23,8 +23,7 @@ _NEWUSER: Final = 0x10000000
 _SECOND: Final = ("s390", "s390x")
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """See docs/families/others.md.
 
     :param most: how many user namespaces a container may make, in all.
@@ -32,7 +31,7 @@ class Options:
 
     most: int = 0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if type(self.most) is not int or self.most < 0:
             raise ValueError(f"most is a number from 0, not {self.most!r}")
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
 from proctor.performing.entitled import foreign, id_maps, lacking
+from proctor.performing.given import Given
 from proctor.performing.steps import Reply, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 
@@ -52,8 +52,7 @@ _KERNELS: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Given):
     """What of ``trusted.*`` is performed.
 
     :param names: attributes that are what they are on the host, too: whole names, or beginnings with
@@ -64,7 +63,7 @@ class Options:
     names: Sequence[str] = ("trusted.overlay.*",)
     apart: Sequence[str] = ()
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for option, patterns in (("names", self.names), ("apart", self.apart)):
             if isinstance(patterns, str) or not all(isinstance(each, str) for each in patterns):
                 raise ValueError(f"{option} is a list of attributes' names")
