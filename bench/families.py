@@ -29,7 +29,7 @@ MAP = [(0, 100000, 65536)]
 PYTHON = "/usr/bin/python3"
 
 PROGRAM = """
-import ctypes, json, os, statistics, sys, time
+import ctypes, fcntl, json, os, statistics, struct, sys, time
 place, disk = sys.argv[1], sys.argv[2].encode()
 libc = ctypes.CDLL(None, use_errno=True)
 os.chdir(place)
@@ -44,6 +44,7 @@ def times(what, count, call, undo=lambda number: None):
             raise OSError(ctypes.get_errno(), what)
         undo(number)
     took[what] = statistics.median(found) * 1e6
+name = lambda number: "file" if number % 2 == 0 else "renamed"
 libc.mount(b"none", b"/", None, 0x44000, None)
 node = lambda number: os.mknod(f"node{number}", 0o20666, os.makedev(1, 3))
 times("mknod", 400, node, lambda number: os.unlink(f"node{number}"))
@@ -52,6 +53,37 @@ mark = "trusted.overlay.opaque"
 times("setxattr", 400, lambda number: os.setxattr("dir", mark, b"y"))
 times("getxattr", 400, lambda number: os.getxattr("dir", mark) != b"y")
 times("listxattr", 400, lambda number: mark not in os.listxattr("dir"))
+open("dir/file", "w").close()
+times("rename", 400, lambda number: os.rename(f"dir/{name(number)}", f"dir/{name(number + 1)}"))
+times("chmod", 400, lambda number: os.chmod("dir/file", 0o600 | number % 8))
+times("stat", 400, lambda number: os.stat("dir/file").st_size)
+back = lambda number: os.setpriority(os.PRIO_PROCESS, 0, 0)
+times("setpriority to -5", 400, lambda number: os.setpriority(os.PRIO_PROCESS, 0, -5), back)
+flagged = os.open("dir/file", os.O_RDONLY)
+(flags,) = struct.unpack("=i4x", fcntl.ioctl(flagged, 0x80086601, bytes(8)))
+def append(number):  # FS_IOC_SETFLAGS, FS_APPEND_FL
+    fcntl.ioctl(flagged, 0x40086602, struct.pack("=i4x", flags | 0x20 * (number % 2 == 0)))
+times("append-only, on or off", 400, append)
+os.close(flagged)
+event = ctypes.create_string_buffer(struct.pack("=IIQ", 1, 128, 1), 128)  # task-clock
+opened = []
+def count(number):
+    opened.append(libc.syscall(298, event, 0, -1, -1, ctypes.c_ulong(8)))
+    return opened[-1] < 0
+times("perf_event_open", 200, count, lambda number: os.close(opened.pop()))
+program = ctypes.create_string_buffer(struct.pack("=BBhiBBhi", 0xb7, 0, 0, 1, 0x95, 0, 0, 0))
+license = ctypes.create_string_buffer(b"GPL")
+load = struct.pack("=IIQQIIQII16sII", 15, 2, ctypes.addressof(program), ctypes.addressof(license), 0, 0, 0, 0, 0, b"", 0, 6)
+def loaded(number):
+    opened.append(libc.syscall(321, 5, ctypes.create_string_buffer(load, len(load)), len(load)))
+    return opened[-1] < 0
+times("bpf, a device program", 100, loaded, lambda number: os.close(opened.pop()))
+room = ctypes.create_string_buffer(512)
+times("sysinfo", 400, lambda number: libc.sysinfo(room))
+times("uname", 400, lambda number: libc.uname(room))
+run = lambda number: os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)[1]
+times("a program run, by its words", 100, run)
+os.unlink("dir/file")
 mount = lambda number: libc.mount(disk, b"dir", b"ext4", 0, None)
 times("mount", 20, mount, lambda number: libc.umount2(b"dir", 0))
 libc.mount(b"dev", b"dir", b"tmpfs", 0, None)
@@ -82,6 +114,15 @@ def performed(place: str, disk: str) -> Mapping[str, float]:
         families.mknod(),
         families.xattr(),
         families.mount(filesystems=["ext4"], devices=[disk]),
+        families.names(),
+        families.attributes(),
+        families.stat(),
+        families.scheduling(nice=-5),
+        families.fsflags(flags=["append"], when={"op": ["FS_IOC_SETFLAGS"]}),
+        families.perf(events=["task-clock"]),
+        families.bpf(),
+        families.resources(release="6.1.0"),
+        families.exec(),
     ]
     done = proctor.run(
         [PYTHON, "-ISc", PROGRAM, place, os.path.join(place, "disk")], handlers, userns=MAP,

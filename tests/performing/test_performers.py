@@ -148,7 +148,7 @@ def test_bad_arguments() -> None:
 @pytest.mark.usefixtures("executors")
 def test_executor_that_was_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     troubles: list[str] = []
-    monkeypatch.setattr(image, "PATH", tmp_path / "executor")
+    monkeypatch.setattr(image, "PATH", str(tmp_path / "executor"))
     with caller() as one:
         performers = Performers(on_trouble=troubles.append)
         verdict = opened(performers, one, b"/etc/passwd")
@@ -813,7 +813,7 @@ def test_an_ordinary_user_as_monitor(top: bytes) -> None:
         os.fchmod(file.fileno(), 0o600)
 
     def monitor(say: Callable[[str], None]) -> None:
-        image.PATH = os.fspath(program)  # type: ignore[misc]
+        image.PATH = program  # type: ignore[misc]
         os.setgroups([])
         os.setresgid(1000, 1000, 1000)
         os.setresuid(1000, 1000, 1000)
