@@ -14,6 +14,7 @@ import pytest
 
 import proctor
 from proctor.call.verdict import Deny
+from proctor.performing import programs
 from proctor.performing.families import fsmount
 from proctor.performing.families.mount import Options
 from tests.support.processes import eventually
@@ -231,6 +232,47 @@ def test_what_a_server_can_reach(
     assert told_[14:] == [
         "ENOENT", "ENOENT", "EACCES", "EACCES", "EACCES", "EINVAL", "EINVAL", str(len("mnt+dev+image+")), "yes",
     ]  # fmt: skip
+
+
+def test_a_server_of_many_libraries_is_asked_for_them_once(
+    performers: Performers,
+    top: bytes,
+    image: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their names are 16 KiB; those of a server that was replaced are asked for again."""
+    names = [f"{'l' * 80}{number}" for number in range(10, 90)]
+    first = f"{tmp_path}/lib{names[0]}.so"
+    command = ["gcc", "-shared", "-xc", f"-Wl,-soname,lib{names[0]}.so", "-o", first, "-"]
+    subprocess.run(command, input=b"int thing;", check=True)
+    for name in names[1:]:
+        other = Path(first).read_bytes().replace(names[0].encode(), name.encode())
+        Path(tmp_path, f"lib{name}.so").write_bytes(other)
+    source = tmp_path / "many.c"
+    asked_for: list[str] = []
+    run = programs.run
+
+    def counted(task: Any, words: Any, *args: Any, **more: Any) -> Any:
+        asked_for.append(words[-1])
+        return run(task, words, *args, **more)
+
+    monkeypatch.setattr(programs, "run", counted)
+    options = Options(fuse={"ext4": str(tmp_path / "many")}, images=True)
+    for says in "once", "again":
+        source.write_text(
+            f'#include <stdio.h>\nint main(void) {{ return fputs("{says}", stderr); }}\n'
+        )
+        subprocess.run(
+            ["gcc", "-o", tmp_path / "many", source, f"-L{tmp_path}", f"-Wl,-rpath,{tmp_path}"]
+            + ["-Wl,--no-as-needed", *(f"-l{name}" for name in names)],
+            check=True,
+        )  # fmt: skip
+        with caller(container(top), MAP) as one:
+            for _ in range(2):
+                verdict = asked(performers, one, b"image", b"m", b"ext4", 0, 0, options=options)
+                assert isinstance(verdict, Deny) and verdict.reason.endswith(f"many: {says}")
+    assert asked_for == [str(tmp_path / "many")] * 2
 
 
 def test_a_call_that_is_killed_takes_its_server_with_it(

@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 #: Servers of a container at the same time.
 MOST: Final = 16
 _PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
-#: Seconds that ldd(1) may take.
+#: Seconds that a loader may take to list libraries.
 _PATIENCE: Final = 10
+_PT_INTERP: Final = 3
 #: Seconds that a server may take to die with its container.
 _LAST_MOMENTS: Final = 0.1
 _OPEN_TREE: Final = 1 | getattr(os, "O_CLOEXEC", 0)
@@ -71,6 +72,8 @@ class Servers:
     def __init__(self) -> None:
         self._known: dict[object, list[int]] = {}
         self._lock = threading.Lock()
+        #: Of a program by its path: what it was when that was asked, and where it looks for which libraries.
+        self.libraries: dict[str, tuple[object, dict[bytes, bytes]]] = {}
 
     def add(self, container: object, pidfd: int) -> None:
         """Know one; its descriptor is given away."""
@@ -130,13 +133,18 @@ def serve(task: Task, what: Served) -> Generator[Any, Any, int]:
     path = shutil.which(what.program, path=_PATH)
     if path is None:
         raise Trouble(f"there is no {what.program} on the host")
-    libraries = yield from _libraries(task, path)
+    try:
+        with open(path, "rb") as file:
+            read = file.read()
+    except OSError as error:
+        raise Trouble(f"{path} cannot be read: {error.strerror}") from None
+    libraries = yield from _libraries(task, servers, path, read)
     status = os.fstat(what.fd)
     node = status.st_rdev if stat.S_ISBLK(status.st_mode) else None
     cloned = () if node is not None else ((yield from _clone(task, what.fd)),)
     own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with own, theirs, open(os.memfd_create("said"), "rb") as said:
-        program = task.hold(_unreadable(path))
+        program = task.hold(_unreadable(read, os.path.basename(path)))
         name = os.fsencode(os.path.basename(path))
         words = [name, b"-o", b",".join(_options(what)), b"/image", b"/mnt"]
         making = secluding.secluded(task.who, libraries, node, words)
@@ -175,26 +183,60 @@ def _options(what: Served) -> list[bytes]:
     return [b"allow_other", b"default_permissions", *named, *what.options]
 
 
-def _libraries(task: Task, path: str) -> Generator[Any, Any, tuple[tuple[bytes, bytes], ...]]:
-    """(where it is on the host, where it is looked for) of what a program needs to be begun."""
-    done = yield from programs.run(task, ["ldd", path], patience=_PATIENCE)
-    found = []
-    for line in done.said.splitlines():
-        name, arrow, where = line.strip().partition(b" => ")
-        where = (where if arrow else name).partition(b" (")[0]
-        if where.startswith(b"/"):
-            real = os.path.realpath(where)
-            found.append((real, b"/lib/" + os.path.basename(name) if arrow else where))
-    return tuple(found)
+def _libraries(
+    task: Task, servers: Servers, path: str, program: bytes
+) -> Generator[Any, Any, list[tuple[bytes, bytes]]]:
+    """(where it is on the host, where it is looked for) of what a program needs to be begun, as its own loader
+    tells; asked once, until the program or what ldconfig(8) found is another."""
+    loader = _loader(program)
+    if loader is None:
+        return []
+    version = [_version(each) for each in (path, "/etc/ld.so.cache")]
+    known, found = servers.libraries.get(path, (None, {}))
+    if known != version:
+        done = yield from programs.run(task, [loader, "--list", path], patience=_PATIENCE)
+        found = {os.fsencode(loader): os.fsencode(loader)}
+        for line in done.said.splitlines():
+            name, arrow, where = line.strip().partition(b" => ")
+            where = (where if arrow else name).partition(b" (")[0]
+            if where.startswith(b"/"):
+                found[b"/lib/" + os.path.basename(name) if arrow else where] = where
+        if not done.code:
+            servers.libraries[path] = version, found
+    return [(os.path.realpath(real), where) for where, real in found.items()]
 
 
-def _unreadable(path: str) -> int:
-    """A program in memory that may be run, and not read; the asker's to close."""
+def _version(file: str) -> tuple[int, ...]:
     try:
-        with open(path, "rb") as file:
-            fd = image.sealed(file.read(), os.path.basename(path))
-    except OSError as error:
-        raise Trouble(f"{path} cannot be read: {error.strerror}") from None
+        found = os.stat(file)
+    except FileNotFoundError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _loader(program: bytes) -> str | None:
+    """What an ELF file says that runs it (elf(5)); None if nothing does: it is linked statically.
+
+    :raises Trouble: it is no such file, or says nothing that can be made out."""
+    wide, end = program[4:5] == b"\2", "<" if program[5:6] == b"\1" else ">"
+    try:
+        (start,) = struct.unpack_from(f"{end}{'Q' if wide else 'I'}", program, 32 if wide else 28)
+        size, count = struct.unpack_from(f"{end}HH", program, 54 if wide else 42)
+        if program[:4] != b"\x7fELF":
+            raise ValueError
+        for at in range(start, start + size * count, size):
+            if struct.unpack_from(f"{end}I", program, at)[0] == _PT_INTERP:
+                fields = f"{end}{'8xQ16xQ' if wide else '4xI8xI'}"
+                offset, length = struct.unpack_from(fields, program, at)
+                return os.fsdecode(program[offset : offset + length].rstrip(b"\0"))
+    except (struct.error, ValueError):
+        raise Trouble("the server is no program that a loader or the kernel runs") from None
+    return None
+
+
+def _unreadable(program: bytes, name: str) -> int:
+    """A program in memory that may be run, and not read; the asker's to close."""
+    fd = image.sealed(program, name)
     os.fchmod(fd, 0o111)
     return fd
 

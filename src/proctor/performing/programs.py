@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task
 
 _ENVIRONMENT: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-#: Bytes that are read of what one says.
-_TOLD: Final = 4096
+#: Bytes that one may say.
+_TOLD: Final = 1 << 20
 
 
 class Done(NamedTuple):
@@ -118,6 +118,8 @@ class Program(Worker):
             raise Trouble("the program was ended")
         if self._code is None:
             raise Trouble("somebody in the monitor's process waits for any child")
+        if os.fstat(self._said).st_size > _TOLD:
+            raise Trouble(f"the program said more than {_TOLD} bytes")
         return Reply((self._code,), (os.pread(self._said, _TOLD, 0),), {})
 
     def _reap(self) -> None:

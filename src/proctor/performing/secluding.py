@@ -126,15 +126,16 @@ def _place(
     words = "making a root directory"
     step(words, "unshare", _CLONE_NEWNS)
     step(words, "mount", none, root, 0, _MS_REC_PRIVATE, 0)
-    kind, options = steps.bytes(b"tmpfs"), steps.bytes(b"mode=755,nr_inodes=64,size=64k")
-    step(words, "mount", kind, top, kind, 0, options)
-    step(words, "umask", 0)
     directories = {b"/mnt", b"/dev"}
     for _, path in libraries:
         above = os.path.dirname(path)
         while above != b"/":
             directories.add(above)
             above = os.path.dirname(above)
+    most = len(directories) + len(libraries) + 4  # itself, the image, two devices
+    kind, options = steps.bytes(b"tmpfs"), steps.bytes(b"mode=755,size=64k,nr_inodes=%d" % most)
+    step(words, "mount", kind, top, kind, 0, options)
+    step(words, "umask", 0)
     for path in sorted(directories):
         step(words, "mkdirat", _AT_FDCWD, steps.bytes(b"/proc" + path), 0o755)
     for source, path in libraries:
