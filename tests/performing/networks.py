@@ -58,7 +58,7 @@ def in_new_network(function: str, *args: Any) -> Any:
         ],
         capture_output=True,
         check=False,
-        timeout=250,
+        timeout=2900,
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr.decode()
@@ -114,10 +114,20 @@ class Servers:
         while sock.recv(1 << 17) or sock.type == socket.SOCK_DGRAM:
             pass
 
-    def program(self, seed: int, count: int, which: str) -> list[str]:
+    def program(self, seed: int, count: int, which: str, width: int = 64) -> list[str]:
         """argv of the program that makes random calls."""
         ports = map(str, self.ports)
-        return [sys.executable, "-I", str(RANDOM), str(seed), str(count), which, self.top, *ports]
+        return [
+            sys.executable,
+            "-I",
+            str(RANDOM),
+            str(seed),
+            str(count),
+            which,
+            str(width),
+            self.top,
+            *ports,
+        ]
 
     def close(self) -> None:
         import shutil

@@ -264,8 +264,10 @@ def test_a_server_of_many_libraries_is_asked_for_them_once(
             f'#include <stdio.h>\nint main(void) {{ return fputs("{says}", stderr); }}\n'
         )
         subprocess.run(
-            ["gcc", "-o", tmp_path / "many", source, f"-L{tmp_path}", f"-Wl,-rpath,{tmp_path}"]
-            + ["-Wl,--no-as-needed", *(f"-l{name}" for name in names)],
+            [
+                "gcc", "-o", tmp_path / "many", source, f"-L{tmp_path}", f"-Wl,-rpath,{tmp_path}",
+                "-Wl,--no-as-needed", *(f"-l{name}" for name in names),
+            ],
             check=True,
         )  # fmt: skip
         with caller(container(top), MAP) as one:

@@ -148,8 +148,8 @@ def _address(frame: Frame, arg: Arg, address: int, value: Any) -> Writes:
         raise MemoryUnreadable(errno.EFAULT, f"{length.name} is NULL", 0)
     if room < 0:
         raise MemoryUnreadable(errno.EINVAL, f"a socket address of {room} bytes", address)
-    writes: Writes = ((address, data[:room]),) if room else ()
-    return (*writes, _number(frame, length, len(data)))
+    written = _number(frame, length, len(data))  # first, since Linux 6.18
+    return (written, (address, data[:room])) if room else (written,)
 
 
 def _message(frame: Frame, address: int, fields: dict[str, Any]) -> Writes:

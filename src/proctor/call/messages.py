@@ -126,12 +126,16 @@ def _message(frame: Frame, header: MessageHeader) -> Message:
     to = None
     if header.name and header.namelen:
         to = _raw(frame, header.name, header.namelen)
-    size = sum(length for _, length in header.iov)
+    if any(length >> 8 * frame.signature.word - 1 for _, length in header.iov):  # __import_iovec()
+        raise MemoryUnreadable(errno.EINVAL, "data of negative length", header.name)
+    size = min(sum(length for _, length in header.iov), _MOST_AT_ONCE)
     data = _gathered(frame, header.iov)
     if not header.controllen:
         return Message(to, data, size)
     if header.controllen > _MOST_CONTROL:
         raise MemoryUnreadable(errno.ENOBUFS, "too much control data", header.control)
+    if frame.signature.word == 4 and not header.control:
+        raise MemoryUnreadable(errno.EINVAL, "control data at NULL", 0)
     raw = frame.memory.read(header.control, header.controllen)
     return Message(to, data, size, *_control(frame, raw))
 
@@ -163,8 +167,9 @@ def _control(frame: Frame, raw: bytes) -> tuple[bytes, tuple[tuple[int, int], ..
     head = struct.Struct(f"{end}{'Q' if word == 8 else 'I'}ii")
     made, rights, at, credentials = bytearray(), [], 0, False
     same = head.size == _HEAD.size
-    while at + head.size <= len(raw):
-        length, level, kind = head.unpack_from(raw, at)
+    while at < len(raw):
+        whole = len(raw) - at >= head.size
+        length, level, kind = head.unpack_from(raw, at) if whole else (0, 0, 0)
         if not head.size <= length <= len(raw) - at:
             if not same:
                 raise MemoryUnreadable(errno.EINVAL, "control data of no such length", 0)

@@ -20,21 +20,23 @@ class _Setting(NamedTuple):
 
 
 @cache
-def _setting() -> _Setting:
-    """Holes: level, option, value and its length.  Sent: the socket."""
+def _setting(readable: bool) -> _Setting:
+    """Holes: level, option, value (if that is ``readable``) and its length.  Sent: the socket."""
     steps = Steps()
-    level, option, value, length = steps.number(), steps.number(), steps.hole(256), steps.number()
+    level, option = steps.number(), steps.number()
+    value, length = steps.hole(256) if readable else 1, steps.number()
     made = steps.call("setsockopt", steps.sent(), level, option, value, length)
     return _Setting(steps.freeze(), made)
 
 
 def set_option(
-    task: Task, fd: int, level: int, option: int, value: bytes
+    task: Task, fd: int, level: int, option: int, value: bytes | None, length: int
 ) -> Generator[Wait, Reply, int]:
-    """With the caller's own rights: 0, or an errno."""
-    setting = _setting()
-    reply = yield from task.session.ask(
-        setting.request, level, option, value, len(value), fds=(fd,)
-    )
+    """With the caller's own rights: 0, or an errno.
+
+    :param value: None if it cannot be read, which is the kernel's to say in its time."""
+    setting = _setting(value is not None)
+    values = (length,) if value is None else (value, length)
+    reply = yield from task.session.ask(setting.request, level, option, *values, fds=(fd,))
     reply.close()
     return reply.error(setting.made)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
 
+_AF_NETLINK: Final = 16
 _DONTWAIT, _NOSIGNAL, _CMSG_COMPAT = 0x40, 0x4000, 0x80000000
 _HEADER: Final = struct.Struct("@PIPNPNi")  # struct msghdr
 _NAME, _IOV, _CONTROL = 0, struct.calcsize("@PIP") - struct.calcsize("P"), struct.calcsize("@PIPN")
@@ -81,6 +82,8 @@ def _send(
 
     :raises Said: an errno."""
     stream = one.type == socket.SOCK_STREAM
+    if one.domain not in (socket.AF_UNIX, _AF_NETLINK):  # nobody else calls scm_send()
+        message = message._replace(rights=(), credentials=False)
     if message.data is not None and message.size > _PIECE and not stream:
         try:  # what the kernel has against it before it would read it
             yield from _once(task, task.session, one.fd, message._replace(data=None), flags, None)
@@ -243,30 +246,26 @@ def _once(
         raise Said(errno.EPERM, "the process that it names would be one of the monitor's")
     if len(message.rights) > _MOST_RIGHTS:
         raise Trouble(f"more than {_MOST_RIGHTS} descriptors in one message")
-    passed = [sockets.take(task, number, path=True) for _, number in message.rights]
-    room, more = (
-        next(each for each in _SIZES if len(part) <= each) for part in (data, message.control)
-    )
-    sending = _sending(
-        to, room, more, tuple([at for at, _ in message.rights]), message.data is not None
-    )
+    control, passed = _taken(task, message)
+    room, more = (next(each for each in _SIZES if len(part) <= each) for part in (data, control))
+    sending = _sending(to, room, more, tuple(passed), message.data is not None)
     address = message.address or b""
     length = 18 if file is not None else len(address)
     values: list[bytes | int] = [
-        _HEADER.pack(0, length, 0, 1, 0, len(message.control), 0),
+        _HEADER.pack(0, length, 0, 1, 0, len(control), 0),
         _VECTOR.pack(1, size),
         data,
     ]
     if to == "address":
         values.append(address)
-    if message.control:
-        values.append(message.control)
+    if control:
+        values.append(control)
     values.append(flags | _NOSIGNAL)
     if to == "nothing":
         values.append(size)
     fds = [fd] if file is None else [fd, file]
     reply = yield from session.ask(
-        sending.request, *values, fds=(*fds, *passed), table=file is not None
+        sending.request, *values, fds=(*fds, *passed.values()), table=file is not None
     )
     reply.close()
     failed = reply.error(sending.made)
@@ -275,3 +274,15 @@ def _once(
     if failed:
         raise Said(failed)
     return reply.results[sending.made.step]
+
+
+def _taken(task: Task, message: Message) -> tuple[bytes, dict[int, int]]:
+    """Control data, and the descriptors that go along by where their numbers are in it: -1 where the caller has none,
+    which is the kernel's to say in its time."""
+    control, passed = bytearray(message.control), {}
+    for at, number in message.rights:
+        try:
+            passed[at] = sockets.take(task, number, path=True)
+        except Said:
+            struct.pack_into("=i", control, at, -1)
+    return bytes(control), passed

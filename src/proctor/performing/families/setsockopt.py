@@ -13,6 +13,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
+from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.given import Given
 from proctor.performing.trouble import Powerless
@@ -69,9 +70,13 @@ def perform(task: Task) -> Work:
         yield from ()
         return let_run_unsafe(_KERNELS)
     fd = sockets.take(task, pins.signed(registers[0]))
-    data = task.call.copied(registers[3], length) if length else b""
-    failed = yield from optioning.set_option(task, fd, level, option, data)
-    if failed not in (errno.EPERM, errno.EACCES):
+    data: bytes | None = b""
+    try:
+        data = task.call.copied(registers[3], length) if length else b""
+    except MemoryUnreadable:
+        data = None
+    failed = yield from optioning.set_option(task, fd, level, option, data, length)
+    if data is None or failed not in (errno.EPERM, errno.EACCES):
         return deny(failed) if failed else answer(0)
     if not task.options(Options).privileged and not (
         task.who.effective >> right & 1 and task.owned()
