@@ -10,7 +10,10 @@ import pytest
 
 import proctor
 from proctor.errors import AlreadyAnswered, NotReceived
+from proctor.kernel import abi
+from proctor.kernel.killable import waits_killably
 from proctor.kernel.listener import Listener
+from proctor.kernel.seccomp import flag_available
 from tests.support import bpf
 from tests.support.lab import Lab
 from tests.support.waiting import IN, wait_events
@@ -151,3 +154,42 @@ def test_a_copy_is_taken_out_of_whoever_has_it() -> None:
                 assert target.wait(30) == 1
         finally:
             os.close(pidfd)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_how_its_callers_wait_is_seen(lab: Lab, wanted: bool) -> None:
+    """No call tells whether a filter has WAIT_KILLABLE_RECV."""
+    if wanted and not flag_available("WAIT_KILLABLE_RECV"):
+        pytest.skip("Linux 5.19 has it")
+    victim, fd = lab.listener(GETPPID, abi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV if wanted else 0)
+    fds = os.listdir(f"/proc/{victim.pid}/fd")
+    with Listener(os.dup(fd)) as listener:
+        for _ in range(100):
+            pending = victim.begin("getppid")
+            one = listener.recv()
+            assert one is not None
+            assert waits_killably(fd, one.id, one.pid) is wanted
+            assert waits_killably(fd, one.id, 0) is None  # nobody that we see
+            listener.send(one.id, 7, 0, 0)
+            assert waits_killably(fd, one.id, one.pid) is None  # it is gone
+            assert pending.result() == (7, 0)
+    assert os.listdir(f"/proc/{victim.pid}/fd") == fds
+
+
+def test_what_is_given_is_closed_on_every_path(lab: Lab) -> None:
+    victim, fd = lab.listener(GETPPID)
+    with Listener(os.dup(fd)) as listener:
+        pending = victim.begin("getppid")
+        one = listener.recv()
+        assert one is not None
+        given = os.open("/dev/null", os.O_RDONLY)
+        closed = os.dup(given)
+        os.close(closed)
+        assert listener.give(one.id, closed, one.pid) is None  # EBADF: nothing has happened
+        assert listener.give(one.id, given, one.pid, at=50, cloexec=True) is True
+        assert pending.result() == (50, 0)
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(given)
+        given = os.open("/dev/null", os.O_RDONLY)
+        assert listener.give(one.id, given, one.pid) is None
+        os.close(given)  # it is the giver's still

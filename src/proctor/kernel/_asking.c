@@ -35,7 +35,44 @@ static int tell(int sock, const void *packet, size_t size, const int *fds, size_
     return 0;
 }
 
-/* Receive one: its length, or minus an errno.  Descriptors that came with a part of it are closed.
+struct reply { /* executor.c */
+    uint16_t state, given;
+    int32_t error;
+};
+enum { DONE = 0, CLOSED = 5 };
+
+/* What says that an executor has closed what it gave before. */
+static bool is_closed(const void *packet, ssize_t length) {
+    struct reply head;
+    if (length != sizeof head)
+        return false;
+    memcpy(&head, packet, sizeof head);
+    return head.state == CLOSED;
+}
+
+/* Wait until it says so: 0 or an errno. */
+static int hear_closed(int sock, long patience) {
+    struct pollfd readable = {.fd = sock, .events = POLLIN};
+    const struct timespec time = {0, patience * 1000};
+    char packet[sizeof(struct reply)];
+    ssize_t length = recv(sock, packet, sizeof packet, MSG_DONTWAIT);
+    if (length < 0 && errno == EAGAIN && patience > 0 && ppoll(&readable, 1, &time, NULL) > 0)
+        length = recv(sock, packet, sizeof packet, MSG_DONTWAIT);
+    return length < 0 ? errno : is_closed(packet, length) ? 0 : ECONNRESET;
+}
+
+PyObject *core_hear_closed(PyObject *Py_UNUSED(module), PyObject *args) {
+    int sock, problem;
+    long patience;
+    if (!PyArg_ParseTuple(args, "il", &sock, &patience))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    problem = hear_closed(sock, patience);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLong(problem);
+}
+
+/* Receive a reply: its length, or minus an errno.  Descriptors that came with a part of it are closed.
  * Whoever waits does so for a moment: what takes longer is waited for by the loop. */
 static ssize_t hear(int sock, void *into, size_t size, long patience, int *fds, int *given) {
     struct pollfd readable = {.fd = sock, .events = POLLIN};
@@ -45,15 +82,17 @@ static ssize_t hear(int sock, void *into, size_t size, long patience, int *fds, 
         char room[CMSG_SPACE(MOST_GIVEN * sizeof(int))];
     } control;
     struct iovec part = {into, size};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
-                             .msg_controllen = sizeof control};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control};
     ssize_t length;
     *given = 0;
-    if (patience > 0)
-        ppoll(&readable, 1, &time, NULL);
-    while ((length = recvmsg(sock, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)) < 0)
-        if (errno != EINTR)
-            return -errno;
+    do {
+        message.msg_controllen = sizeof control;
+        if (patience > 0)
+            ppoll(&readable, 1, &time, NULL);
+        while ((length = recvmsg(sock, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)) < 0)
+            if (errno != EINTR)
+                return -errno;
+    } while (is_closed(into, length));
     struct cmsghdr *head = CMSG_FIRSTHDR(&message);
     if (head != NULL && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS) {
         *given = (int)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
@@ -80,11 +119,7 @@ struct hole { /* of the value with this index, in order */
 struct range {
     uint32_t length, step; /* no longer than the result of that step, NO_STEP: exactly this */
 };
-struct reply { /* executor.c */
-    uint16_t state, given;
-    int32_t error;
-};
-enum { NO_STEP = -1, DONE = 0 };
+enum { NO_STEP = -1 };
 
 static PyTypeObject *request_type;
 

@@ -184,44 +184,36 @@ static PyObject *core_id_valid(PyObject *Py_UNUSED(module), PyObject *args) {
     return problem != 0 && problem != ENOENT ? raise_errno(problem) : PyBool_FromLong(problem == 0);
 }
 
-/* Whether it is felt that a copy of ours is closed late: a program that was just written cannot be run
- * meanwhile (ETXTBSY), and a writer keeps readers waiting for the end. */
-static int is_felt(int fd) {
-    int flags = fcntl(fd, F_GETFL);
-    return flags < 0 || (flags & O_ACCMODE) != O_RDONLY;
-}
-
-/* ADDFD with SEND, and our descriptor is closed; an errno if it could not be given, and is kept.  Who waits
- * for the answer whatever signals come (WAIT_KILLABLE_RECV) can be given it before: ours is closed in
- * between, where that is felt.  Anybody else would keep it when a signal comes in between. */
-int give(int listener, uint64_t id, int fd, bool cloexec, bool before_it) {
-    struct addfd request = {.id = id, .srcfd = (uint32_t)fd, .flags = before_it ? 0 : SECCOMP_ADDFD_FLAG_SEND,
-                            .newfd_flags = cloexec ? O_CLOEXEC : 0};
-    int result = ioctl(listener, IOCTL_ADDFD, &request);
-    if (result < 0)
-        return errno;
-    close(fd);
-    if (before_it)
-        answer(listener, id, result, 0, 0); /* unless it was killed: then nobody has it */
-    return 0;
-}
-
+/* ADDFD, the answer, and our descriptor is closed: True, False if nobody waits any more, None if it could not be
+ * given and is kept.  Who waits for the answer whatever signals come (WAIT_KILLABLE_RECV) is given it in two steps, and
+ * ours is closed in between: the kernel's own hold on it ends with the first one.  Anybody else would keep it when a
+ * signal comes in between. */
 static PyObject *core_give(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 5)
-        return PyErr_Format(PyExc_TypeError, "give() takes 5 arguments, not %zd", count);
-    int listener = (int)PyLong_AsLong(args[0]), fd = (int)PyLong_AsLong(args[2]), problem;
-    uint64_t id = PyLong_AsUnsignedLongLongMask(args[1]);
-    bool cloexec = PyObject_IsTrue(args[3]) == 1, waits = PyObject_IsTrue(args[4]) == 1;
+    if (count != 6)
+        return PyErr_Format(PyExc_TypeError, "give() takes 6 arguments, not %zd", count);
+    int fd = (int)PyLong_AsLong(args[0]), waits = PyObject_IsTrue(args[5]) == 1, result, problem = 0;
+    struct addfd request = {.id = PyLong_AsUnsignedLongLongMask(args[1]),
+                            .srcfd = (uint32_t)PyLong_AsLong(args[2]),
+                            .flags = waits ? 0 : SECCOMP_ADDFD_FLAG_SEND,
+                            .newfd_flags = PyObject_IsTrue(args[3]) == 1 ? O_CLOEXEC : 0};
     sigset_t all, before;
+    if (args[4] != Py_None) {
+        request.flags |= SECCOMP_ADDFD_FLAG_SETFD;
+        request.newfd = (uint32_t)PyLong_AsUnsignedLongMask(args[4]);
+    }
     if (PyErr_Occurred() != NULL)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    problem = give(listener, id, fd, cloexec, waits && is_felt(fd));
+    result = ioctl(fd, IOCTL_ADDFD, &request);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (result >= 0)
+        close((int)request.srcfd);
+    if (result >= 0 && waits)
+        problem = answer(fd, request.id, result, 0, 0);
     Py_END_ALLOW_THREADS
-    return PyBool_FromLong(problem == 0);
+    return result < 0 ? Py_NewRef(Py_None) : PyBool_FromLong(problem == 0);
 }
 
 static PyObject *core_addfd(PyObject *Py_UNUSED(module), PyObject *args) {
@@ -331,6 +323,7 @@ static PyMethodDef core_methods[] = {
     {"whereabouts", (PyCFunction)(void (*)(void))core_whereabouts, METH_FASTCALL, NULL},
     {"standing", (PyCFunction)(void (*)(void))core_standing, METH_FASTCALL, NULL},
     {"ask_for", (PyCFunction)(void (*)(void))core_ask_for, METH_FASTCALL, NULL},
+    {"hear_closed", core_hear_closed, METH_VARARGS, NULL},
     {"open_for", (PyCFunction)(void (*)(void))core_open_for, METH_FASTCALL, NULL},
     {"reopen", (PyCFunction)(void (*)(void))core_reopen, METH_FASTCALL, NULL},
     {"launch", core_launch, METH_VARARGS, NULL},

@@ -16,7 +16,6 @@ PyObject *raise_errno(int number);
 int answer(int fd, uint64_t id, int64_t value, int32_t error, uint32_t flags);
 /* Give a descriptor, which is closed, and have its number be the answer; before_it: close it between the two.
  * 0 or the errno: nothing has happened. */
-int give(int listener, uint64_t id, int fd, bool cloexec, bool before_it);
 /* ID_VALID: 0, or the errno (ENOENT: not received, answered, or gone). */
 int id_valid(int fd, uint64_t id);
 /* A Notification; slot: where the journal has it, -1 for nowhere. */
@@ -62,6 +61,7 @@ PyObject *core_whereabouts(PyObject *module, PyObject *const *args, Py_ssize_t c
 PyObject *core_standing(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_open_for(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_ask_for(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *core_hear_closed(PyObject *module, PyObject *args);
 PyObject *core_reopen(PyObject *module, PyObject *const *args, Py_ssize_t count);
 /* Add a type: whether it could be. */
 bool known_ready(PyObject *module);

@@ -72,12 +72,13 @@ def addfd(fd: int, id: int, srcfd: int, flags: int, newfd: int, newfd_flags: int
     else an interrupted ADDFD|SEND makes the call return 0 on most kernels).
     Returns the number in the target."""
 
-def give(fd: int, id: int, srcfd: int, cloexec: bool, waits: bool, /) -> bool:
-    """The same with SECCOMP_ADDFD_FLAG_SEND, and ``srcfd`` is closed; False if that could not be: then
-    nothing has happened, and :func:`addfd` says why.
+def give(
+    fd: int, id: int, srcfd: int, cloexec: bool, at: int | None, waits: bool, /
+) -> bool | None:
+    """The same, and its number is the answer, and ``srcfd`` is closed; False if nobody waits any more.  None if that
+    could not be: then nothing has happened, and :func:`addfd` says why.
 
-    :param waits: no signal but a deadly one interrupts the caller: what can be written to is closed here
-        before it goes on."""
+    :param waits: no signal but a deadly one interrupts the caller: it goes on when ``srcfd`` is closed."""
 
 # A caller's memory ----------------------------------------------------------------------------
 def read(pid: int, address: int, limit: int, string: bool, listener: int, id: int, /) -> bytes:
@@ -263,12 +264,12 @@ def ask_for(
 
 @final
 class Short:
-    """The short way of an ordinary openat(2), from what its handler said to the answer; called with a call and
-    a :class:`proctor.call.verdict.Perform`: the errno with which it is answered, 0 for a descriptor; else what ``longer`` or ``rest`` return.
+    """The short way of an ordinary openat(2), from what its handler said on; called with a call and a
+    :class:`proctor.call.verdict.Perform`: the errno with which it is answered; else what ``longer`` or ``rest`` return.
 
     :param longer: called likewise, where the call is not plain or its caller not known, and nothing was looked at.
-    :param rest: called with the call, its path (None if it was not read), a descriptor (negative if it is to be
-        decided by a longer way) and whether that closes on exec.
+    :param rest: called with the call, its path (None if it was not read), the descriptor that it is given (negative if it
+        is to be decided by a longer way) and whether that closes on exec.
     :param known: who is known, by the number of the thread, with what is ``kept`` of each (a
         :class:`proctor.performing.callers.Known`); those whom a call is of are taken out until it is answered.
     :param back: puts one of them back where that takes more than to put it there.
@@ -276,7 +277,6 @@ class Short:
         they cannot be used.
     :param ours: what :func:`standing` said of us.
     :param kinds: as for :func:`open_for`.
-    :param waits: whether calls wait whatever signals come: then what can be written to is left to ``rest``, open.
     :param arch: AUDIT_ARCH_* number of the calls that are meant.
     :param valid: flags of open(2) that are looked at, and those of them that are not plain."""
 
@@ -290,13 +290,16 @@ class Short:
         ours: bytes,
         kinds: bytes,
         listener: int,
-        waits: bool,
         arch: int,
         valid: int,
         unusual: int,
         /,
     ) -> Short: ...
     def __call__(self, call: Any, wish: Any, /) -> Any: ...
+
+def hear_closed(sock: int, patience: int, /) -> int:
+    """Wait, so many microseconds at most, until an executor says that it has closed what came with its last answer: 0,
+    or recv(2)'s errno; ECONNRESET if it died."""
 
 def open_for(
     known: Known,

@@ -1,8 +1,8 @@
 /* The short way of an ordinary open, from what its handler said to the answer.  The manual is _core.pyi.
  *
  * Nothing that is decided here is decided otherwise by a longer way: whatever is not plain is left to that, with
- * what was read.  The GIL is given up for all that looks at the caller; the answer is given without it, in one
- * step, so that the kernel sees to it that there is one: whoever took the role over meanwhile may answer, too. */
+ * what was read.  The GIL is given up for all that looks at the caller; an errno is answered without it, in one
+ * step, so that the kernel sees to it that there is one answer: whoever took the role over meanwhile may answer, too. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_core.h"
@@ -21,7 +21,7 @@ enum { KEY, DEVICES, HERE, GROUPS, FIELDS };   /* of a callers.Known */
 typedef struct {
     PyObject_HEAD
     PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds;
-    int listener, waits;
+    int listener;
     uint32_t arch;
     unsigned long long valid, unusual;
 } Short;
@@ -99,22 +99,16 @@ struct turn {
     uint64_t flags;
     char *path; /* malloced; NULL: not read */
     size_t used;
-    int fd; /* what is still to be given; minus the errno of its answer; LEFT */
+    int fd; /* what is to be given; minus the errno of its answer; LEFT */
     bool answered;
 };
 
-/* Answer with what came out, where that is one step.  Without the GIL. */
+/* Answer with an errno that came out.  What was opened is given in more than one step.  Without the GIL. */
 static void conclude(const Short *self, struct turn *turn) {
-    int problem = EAGAIN;
-    bool cloexec = (turn->flags & O_CLOEXEC) != 0, felt = self->waits && (turn->flags & O_ACCMODE) != O_RDONLY;
-    if (turn->fd < 0 && turn->fd != LEFT)
-        problem = answer(self->listener, turn->raw->id, 0, turn->fd, 0);
-    else if (turn->fd >= 0 && !felt)
-        problem = give(self->listener, turn->raw->id, turn->fd, cloexec, false);
-    bool late = problem == ENOENT || problem == EINPROGRESS; /* nobody waits any more */
-    if (late && turn->fd >= 0)
-        close(turn->fd);
-    turn->answered = late || problem == 0;
+    if (turn->fd >= 0 || turn->fd == LEFT)
+        return;
+    int problem = answer(self->listener, turn->raw->id, 0, turn->fd, 0);
+    turn->answered = problem == 0 || problem == ENOENT || problem == EINPROGRESS; /* nobody waits any more */
 }
 
 /* Open it ourselves.  Without the GIL. */
@@ -153,7 +147,7 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
         open_here(self, caller.known, groups, root, table, ours, &turn);
         Py_END_ALLOW_THREADS
         put_back(self, tid, &caller);
-        result = turn.answered ? PyLong_FromLong(turn.fd < 0 ? -turn.fd : 0)
+        result = turn.answered ? PyLong_FromLong(-turn.fd)
                                : PyObject_CallFunction(self->rest, "Oy#iO", call, turn.path, (Py_ssize_t)turn.used,
                                                        turn.fd, turn.flags & O_CLOEXEC ? Py_True : Py_False);
     } else if (PyErr_Occurred() == NULL) {
@@ -167,11 +161,11 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
 
 static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(given)) {
     PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds;
-    int listener, waits;
+    int listener;
     unsigned int arch;
     unsigned long long valid, unusual;
-    if (!PyArg_ParseTuple(args, "OOO!OOSSipIKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here, &ours,
-                          &kinds, &listener, &waits, &arch, &valid, &unusual))
+    if (!PyArg_ParseTuple(args, "OOO!OOSSiIKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here, &ours,
+                          &kinds, &listener, &arch, &valid, &unusual))
         return NULL;
     Short *self = (Short *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (self == NULL)
@@ -183,8 +177,7 @@ static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     self->here = Py_NewRef(here);
     self->ours = Py_NewRef(ours);
     self->kinds = Py_NewRef(kinds);
-    self->listener = listener, self->waits = waits, self->arch = arch;
-    self->valid = valid, self->unusual = unusual;
+    self->listener = listener, self->arch = arch, self->valid = valid, self->unusual = unusual;
     return (PyObject *)self;
 }
 

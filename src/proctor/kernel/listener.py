@@ -38,6 +38,7 @@ from proctor.errors import (
     Unsupported,
 )
 from proctor.kernel import _core, abi
+from proctor.kernel.killable import waits_killably
 from proctor.kernel.pidfd import take_descriptor
 from proctor.kernel.seccomp import check_notif_sizes
 
@@ -91,23 +92,21 @@ class Listener:
                 assert target.wait(None) == 1
 
     :param fd: the descriptor.  Ownership moves here: :meth:`close` closes it, once.
-    :param wait_killable: whether the filter was installed with WAIT_KILLABLE_RECV, which cannot be asked.
     :raises ProctorError: this kernel's structures have other sizes than those we know.
     :raises Unsupported: the kernel is older than 5.9.
 
     Usable from any thread; as a context manager it closes itself.
     """
 
-    __slots__ = ("_fd", "_last", "_lock", "waits")
+    __slots__ = ("_fd", "_last", "_lock", "_waits")
 
-    def __init__(self, fd: int, *, wait_killable: bool = False) -> None:
+    def __init__(self, fd: int) -> None:
         if not isinstance(fd, int) or fd < 0:
             raise ValueError(f"Listener({fd!r}): not a file descriptor")
         check_notif_sizes()
         check_listener(fd)
         self._fd = fd
-        #: Whether calls wait whatever signals come.
-        self.waits = wait_killable
+        self._waits: bool | None = None  # WAIT_KILLABLE_RECV; not known yet
         self._last: int | None = None  # the latest id that was received here
         self._lock = _thread.allocate_lock()
 
@@ -248,13 +247,20 @@ class Listener:
                 raise _addfd_error(problem, srcfd, at, send, id) from None
         raise OSError(errno.EINTR, "installing a descriptor was interrupted again and again")
 
-    def give(self, id: int, fd: int, cloexec: bool) -> bool:
-        """Install a copy of ``fd``, make its number the answer, and close ``fd``; False if that could not
-        be, and nothing has happened: :meth:`addfd` says why.
+    def give(
+        self, id: int, fd: int, tid: int, *, at: int | None = None, cloexec: bool = False
+    ) -> bool | None:
+        """Install a copy of ``fd``, make its number the answer, and close ``fd``; False if the caller is gone;
+        None if it could not be, and nothing has happened: :meth:`addfd` says why.
 
-        A caller that waits whatever signals come (WAIT_KILLABLE_RECV) goes on when ``fd`` is closed here, if
-        it can be written to: else a program that was just written could not be run (ETXTBSY)."""
-        return _core.give(self.fileno(), id, fd, cloexec, self.waits)
+        A caller that waits whatever signals come (WAIT_KILLABLE_RECV) goes on when ``fd`` is closed here: else a
+        program that was just written could not be run (ETXTBSY), a lock is still held, a file system busy.
+
+        :param tid: the caller's thread.
+        :param at, cloexec: as for :meth:`addfd`."""
+        if self._waits is None:
+            self._waits = waits_killably(self.fileno(), id, tid)
+        return _core.give(self.fileno(), id, fd, cloexec, at, self._waits is True)
 
     def _in_progress(self, id: int) -> AlreadyAnswered | NotReceived:
         """What EINPROGRESS means: queued still, or answered and not gone yet."""

@@ -21,7 +21,8 @@
  *
  * A reply is struct reply, the results of all steps (SKIPPED for those not made), the wanted ranges
  * of the space, and the wanted descriptors.  Whatever else a request left open is closed: nothing
- * but descriptors 0 to KEPT-1 lives from one request to the next.
+ * but descriptors 0 to KEPT-1 lives from one request to the next.  A reply without descriptors comes
+ * when that is done; after one with them that it is done is said in a reply of its own (CLOSED).
  *
  * Requests are trusted, as the memory they come from is.  They are checked all the same, so that
  * no mistake of the other side becomes one of memory here. */
@@ -92,7 +93,7 @@ struct reply {
     int32_t error;
 };
 enum { NO_STEP = 0xffffffff };
-enum { DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN }; /* reply.state */
+enum { DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN, CLOSED }; /* reply.state */
 
 static const int64_t SKIPPED = INT64_MIN;
 /* Stands for the descriptor that a failed step did not give: no number that any call takes. */
@@ -428,6 +429,8 @@ static void serve(void)
         if (error)
             return;
         syscall(SYS_close_range, KEPT, ~0U, 0);
+        if (given > 0 && say_state(CLOSED, 0))
+            return;
     }
 }
 

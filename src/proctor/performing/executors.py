@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Generator, Hashable
 from typing import Final, NamedTuple
 
-from proctor.kernel import scm
 from proctor.kernel.threads import quiet_thread
 from proctor.performing.closing import Closers
 from proctor.performing.mother import Mother
@@ -73,16 +72,6 @@ def _begin() -> tuple[Request, Result, Result, Result, int]:
 
 
 _BEGIN, _PID, _PIDFD, _TABLE, _CAPS = _begin()
-
-
-def _nothing() -> Request:
-    """A request that is answered as soon as it is come to."""
-    steps = Steps()
-    steps.call("getpid")
-    return steps.freeze()
-
-
-_NOTHING: Final = _nothing()
 
 
 class Executors:
@@ -236,14 +225,9 @@ class Executors:
 
         :param slow: it had something open on a file system that may not let go of it (the flush of
             close(2) waits for a FUSE or NFS server, and no signal ends that).  Then it is free, and
-            counts no more, when it answers once more.
+            counts no more, when it says that it has closed that.
         """
-        if slow and not executor.last:
-            try:
-                scm.send(executor.sock, _NOTHING.fill())
-            except OSError:
-                self.discard(executor)
-                return
+        if slow and executor.holds and not executor.last:
             with self._lock:
                 self._busy.discard(executor)
                 self._closing.append(executor)
@@ -256,8 +240,8 @@ class Executors:
             asked, self._closing = self._closing, []
         for one in asked:
             try:
-                free = one.reply(_NOTHING, wait=False) is not None
-            except (Ended, Trouble):
+                free = one.closed(wait=False)
+            except Ended:
                 self.discard(one)
                 continue
             if free:

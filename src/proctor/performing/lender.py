@@ -24,7 +24,6 @@ from proctor.call.path.located import file_id
 from proctor.performing.executors import Start, Wait
 from proctor.performing.identity import Becoming, Own, Who
 from proctor.performing.pins import room
-from proctor.performing.session import Session
 from proctor.performing.steps import DIE, SKIPPED, Place, Reply, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Trouble
 
@@ -144,16 +143,13 @@ class Lender:
         lent |= needed
         if needed & ~own.who.permitted:
             raise Powerless
-        executors = task.session.executors
 
         def become(capable: int, mother: int) -> Start:
             return lender_steps(who, theirs, own, lent, capable, mother)
 
         cgroups = who.cgroups if who.joins else None
         key = "lender", lent, who.label, cgroups, theirs
-        self._session = Session(
-            executors, key, task.session.container, become, task.call, task.session.limit
-        )
+        self._session = task.session.another(key, become)
         #: What it can lend.
         self.permitted = lent & own.who.permitted
 

@@ -195,7 +195,6 @@ def opened(task: Task, status: Status, access: int) -> Generator[Any, Any, int]:
 def session(task: Task) -> Session:
     """With an executor that is the monitor's user, in its namespaces, and has no capability at all: who
     owns loop devices needs none.  Whoever made it closes it."""
-    executors = task.session.executors
 
     def become(capable: int, mother: int) -> Start:
         made = Becoming()
@@ -206,8 +205,7 @@ def session(task: Task) -> Session:
             made.drop()
             raise
 
-    container = task.session.container
-    return Session(executors, ("loop",), container, become, task.call, task.session.limit)
+    return task.session.another(("loop",), become)
 
 
 class _Opening(NamedTuple):

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.performing.filestat import Status, status_of, statx
 from proctor.performing.identity import Becoming
-from proctor.performing.session import Session
 from proctor.performing.steps import Argument, Place, Reply, Request, Result, Sent, Steps
 from proctor.performing.trouble import Powerless
 
@@ -144,7 +143,6 @@ def ask(
     """Have a request made by a mounter, which dies while the call goes on.
 
     :param joins: whether it is in the caller's cgroups, whose rules for devices hold then."""
-    executors = task.session.executors
 
     def become(capable: int, mother: int) -> Start | None:
         if not joins or not task.who.joins:
@@ -157,9 +155,7 @@ def ask(
             made.drop()
             raise
 
-    session = Session(
-        executors, ("mounter", object()), task.session.container, become, task.call, task.session.limit
-    )  # fmt: skip
+    session = task.session.another(("mounter", object()), become)
     task.outlive(session)
     try:
         return (yield from session.ask(request, fds=fds))

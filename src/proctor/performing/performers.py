@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Generator, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from proctor.call.verdict import Deny, HandOver, Perform, Verdict, deny
+from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
 from proctor.kernel.standing import Standing
 from proctor.performing import registry
 from proctor.performing.callers import Callers
@@ -310,9 +310,14 @@ class Performers:
                     continue
                 finally:
                     task.close()
-                if type(verdict) is HandOver and verdict.close and task.session.slow:
-                    task.session.given(verdict.fd)
+                if type(verdict) is HandOver and verdict.close and session.slow:
+                    session.given(verdict.fd)
                     verdict = verdict._replace(close=False)
+                try:
+                    yield from session.settle()
+                except BaseException:
+                    close_unused(verdict)
+                    raise
                 if key.who.unlike is None:
                     self.standings.give_back(standing)
                     standing = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from proctor.kernel import _core, scm
 from proctor.performing import scarce
 from proctor.performing.steps import (
+    CLOSED,
     CUT,
     NO_PROCESS,
     UNGIVEN,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _DIED: Final = "the executor died in the middle of the call"
 _NONSENSE: Final = "the executor's reply makes no sense"
+_EMPTY: Final = Reply((), (), {})
 
 
 class Pace:
@@ -132,13 +134,14 @@ class Executor(Worker):
 
     :ivar key: whose identity it has; equal keys may use it.
     :ivar pid: its process id; 0 before that is known.
+    :ivar holds: whether it may still have open what came with its last reply.
     :ivar table: its own ``/proc/PID/fd`` as an O_PATH descriptor, to be sent along where what it
         has pinned is to be named or opened.  It has none itself: a walk on a caller's word may lead
         into the walker's descriptors, so nothing of worth is among them then.
     """
 
     __slots__ = (
-        "_fd", "_most", "_pace", "_place", "key", "pid", "sock", "table",
+        "_fd", "_most", "_pace", "_place", "holds", "key", "pid", "sock", "table",
     )  # fmt: skip
 
     def __init__(
@@ -151,6 +154,7 @@ class Executor(Worker):
         self.key = key
         self.pid = 0
         self.table = -1
+        self.holds = False
         self._place = self._most = b""
 
     def ask(self, request: Request, packet: bytes, fds: tuple[int, ...] = ()) -> Reply | None:
@@ -174,6 +178,7 @@ class Executor(Worker):
             self._pace.came(False)
             return None
         self._pace.came(True)
+        self.holds = bool(heard.fds)
         return heard
 
     def fileno(self) -> int:
@@ -211,6 +216,7 @@ class Executor(Worker):
             return read, None, which
         if len(heard) == 3:
             self._pace.came(True)
+            self.holds = bool(heard[2])
             return read, Reply(*heard), which
         if heard[0] == errno.EAGAIN:
             self._pace.came(False)
@@ -219,26 +225,44 @@ class Executor(Worker):
     def _last_words(self) -> None:
         """
         :raises Trouble: it said before its end why there is none, or that it could not be born."""
-        try:
-            packet = scm.receive(self.sock, 64, socket.MSG_DONTWAIT)
-        except OSError:
-            return
-        packet.close()
+        state = CLOSED
+        while state == CLOSED:
+            try:
+                packet = scm.receive(self.sock, 64, socket.MSG_DONTWAIT)
+            except OSError:
+                return
+            packet.close()
+            state, _ = state_of(packet.data)
         if packet.data:
             raise Trouble(_complaint(packet))
 
     def reply(self, request: Request | None, *, wait: bool) -> Reply | None:
         """The reply to ``request``; None if it is not there.
 
+        :param request: None: an empty reply, once it has closed what came with the last one.
         :raises Ended: it ended before it saw the request.
         :raises Trouble: it died, or said nonsense, or ran out of something.
         """
-        assert request is not None
+        if request is None:
+            return _EMPTY if self.closed(wait=wait) else None
         heard = request.ask(self._fd, None, (), self._pace.patience if wait else 0)
         if not isinstance(heard, Reply):
             self._unheard(*heard)
             return None
+        self.holds = bool(heard.fds)
         return heard
+
+    def closed(self, *, wait: bool) -> bool:
+        """Whether it has closed what came with its last reply.
+
+        :param wait: for a moment, until it has.
+        :raises Ended: it died."""
+        if self.holds:
+            problem = _core.hear_closed(self._fd, self._pace.patience if wait else 0)
+            if problem not in (0, errno.EAGAIN, errno.EINTR):
+                raise Ended
+            self.holds = bool(problem)
+        return not self.holds
 
     def _unheard(self, problem: int, data: bytes) -> None:
         """No reply came; nothing may have come yet.

@@ -12,7 +12,7 @@ from proctor.performing.closing import Given
 from proctor.performing.executors import Become, Executors, Wait
 from proctor.performing.processes import Executor
 from proctor.performing.steps import Reply, Request
-from proctor.performing.trouble import Again, Ended, Trouble
+from proctor.performing.trouble import Again, Ended, Interrupted, Trouble
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -29,6 +29,8 @@ class Session:
         "_become",
         "_begun",
         "_executor",
+        "_first",
+        "_holding",
         "_key",
         "_spent",
         "_used",
@@ -57,11 +59,20 @@ class Session:
         self._become = become
         self._executor: Executor | None = None
         self._spent: list[Executor] = []
+        #: Whose call it is; and of others that work for it those that may still have open what they gave.
+        self._first: Session | None = None
+        self._holding: list[Executor] = []
         self._used = False
         self._begun: tuple[Request, Reply | None] | None = None
         #: Whether something was opened that may not be closed at once; whether something is pinned of
         #: which that is so, and which may be opened by what is asked for next.
         self.slow = self.foreign = False
+
+    def another(self, key: Hashable, become: Become) -> Session:
+        """A session with another executor for the same call; its maker's to close."""
+        made = Session(self.executors, key, self.container, become, self.call, self.limit)
+        made._first = self
+        return made
 
     def asked(self, executor: Executor, request: Request, reply: Reply | None) -> None:
         """An executor was asked already, as :meth:`ask` is going to be asked first.
@@ -178,6 +189,19 @@ class Session:
             self._executor.wait_for_end(seconds)
         self.fail()
 
+    def settle(self) -> Generator[Wait, Reply, None]:
+        """Wait until executors have closed what they gave, where that does not take long: who is answered is to find
+        nobody else there.
+
+        :raises CallGone: nobody waits for the answer."""
+        own = [] if self.slow else [*self._spent, self._executor]
+        for executor in (*own, *self._holding):
+            try:
+                if executor is not None and not executor.closed(wait=True):
+                    yield Wait(executor)
+            except (Ended, Interrupted, Trouble):
+                pass  # what is dead has nothing open
+
     def take(self) -> Executor:
         """The executor, which is now the taker's to release or discard."""
         executor, self._executor = self._executor, None
@@ -198,4 +222,13 @@ class Session:
             self._spent.append(self._executor)
             self._executor = None
         while self._spent:
-            self.executors.release(self._spent.pop(), slow=self.slow)
+            executor = self._spent.pop()
+            if self._first is None or self.slow or not executor.holds:
+                self.executors.release(executor, slow=self.slow)
+            else:
+                self._holding.append(executor)
+        if self._first is not None:
+            self._first._holding += self._holding
+            self._holding.clear()
+        while self._holding:
+            self.executors.release(self._holding.pop())

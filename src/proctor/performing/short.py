@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import HandOver, Perform, Verdict
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
     from proctor.performing.callers import Known
     from proctor.performing.performers import Performers
+    from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later
 
-#: What supervisors ask first; a number is the errno with which the call is answered, 0 if it succeeded.
+#: What supervisors ask first; a number is the errno with which the call is answered.
 Ordinary = Callable[["Call", Perform], "Verdict | Later | int | None"]
 
 
@@ -36,6 +38,12 @@ def _rest(call: Call, path: bytes | None, fd: int, cloexec: bool) -> Verdict | N
     if path is not None:
         call.took_path(path)
     return HandOver(fd, None, cloexec) if fd >= 0 else None
+
+
+def _known(verdict: Verdict, _: Task) -> Work:
+    """What is left to do where the verdict is there."""
+    yield from ()
+    return verdict
 
 
 class ShortWay:
@@ -52,8 +60,8 @@ class ShortWay:
         """What is asked first about calls of a name: in one native call up to the answer, if they come from the
         kernel."""
         performers = self._performers
-        flags, waits = self._family.natively(name), getattr(listener, "waits", None)
-        if flags is None or waits is None:
+        flags = self._family.natively(name)
+        if flags is None or not hasattr(listener, "give"):
             return self.go
         try:
             ours, here = performers.callers.own().rights, performers.own_place()
@@ -64,7 +72,7 @@ class ShortWay:
         known, back = performers.standings.known, performers.standings.give_back
         audit = ARCHITECTURES[native()].audit
         return _core.Short(
-            self.go, _rest, known, back, here, ours, LOCAL, listener.fileno(), waits, audit, *flags
+            self.go, _rest, known, back, here, ours, LOCAL, listener.fileno(), audit, *flags
         )
 
     def go(self, call: Call, wish: Perform) -> Verdict | Later | None:
@@ -120,7 +128,7 @@ class ShortWay:
         said: Verdict | None = (
             None if reply is None else self._family.plain(opening, reply, wanted[4])
         )
-        if said is not None:
+        if said is not None and executor.closed(wait=True):
             self._performers.executors.release(executor)
             self._performers.standings.give_back(standing)
             return said
@@ -130,7 +138,11 @@ class ShortWay:
             self._performers.callers.own(),
             self._performers.option(container, "limit"),
         )
-        first = None if reply is None else self._family.after(opening, reply, wanted[4])
+        first: Callable[[Task], Work] | None = None
+        if said is not None:
+            first = partial(_known, said)
+        elif reply is not None:
+            first = self._family.after(opening, reply, wanted[4])
         if first is None:
             session.asked(executor, opening.request, reply)
         else:

@@ -109,16 +109,13 @@ class Network:
     def _session(self) -> Session:
         task, fd = self._task, self._fd
         who = task.who.within("net", self.inode)
-        executors, caller, own = task.session.executors, task.caller, task.own
+        caller, own = task.caller, task.own
 
         def become(capable: int, mother: int) -> Start:
             made = caller_steps(caller, who, own, capable, network=fd)
             return made.settle(mother)
 
-        container = task.session.container
-        return Session(
-            executors, Key(who, container), container, become, task.call, task.session.limit
-        )
+        return task.session.another(Key(who, task.session.container), become)
 
     def close(self) -> None:
         """Give the executors back."""

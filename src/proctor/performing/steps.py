@@ -50,7 +50,7 @@ _AS_32_BITS: Final = 1 << 31
 _LONG: Final = (1 << 64) - 1
 _POINTER: Final = struct.calcsize("P")
 #: reply.state of executor.c.
-DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN = range(5)
+DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN, CLOSED = range(6)
 
 #: The longest reply, and with its scratch space the longest request (ROOM of executor.c).
 LONGEST: Final = 256 * 1024

@@ -50,7 +50,7 @@ def add(supervisor: Supervisor, target: Target, container: Container) -> None:
     """Have the target's listener served, set up for speed; it is closed if that fails."""
     from proctor.kernel.listener import Listener
 
-    listener = Listener(target.take_listener(), wait_killable=target.wait_killable)
+    listener = Listener(target.take_listener())
     try:
         wake_in_step(listener)
         supervisor.add(listener, container)

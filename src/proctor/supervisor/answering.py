@@ -80,7 +80,9 @@ class Answers:
         give = getattr(job.served.listener, "give", None)
         if not self.calls.claim(job):
             close_unused(verdict, self._world.close)
-        elif give is None or not give(job.call.id, verdict.fd, verdict.cloexec):
+        elif (
+            give is None or give(job.call.id, verdict.fd, job.tid, cloexec=verdict.cloexec) is None
+        ):
             self._carry_out(job, verdict, who)
         else:
             self._written(job)

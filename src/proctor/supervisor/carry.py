@@ -89,10 +89,11 @@ def carry_out(
         if isinstance(verdict, (Deny, Answer, LetRun)):
             return _send(listener, id, *verdict.wire), verdict
         if isinstance(verdict, HandOver):
-            give = getattr(listener, "give", None) if verdict.close and verdict.at is None else None
-            if give is not None and give(id, verdict.fd, verdict.cloexec):
+            give = getattr(listener, "give", None) if verdict.close else None
+            given = give and give(id, verdict.fd, call.tid, at=verdict.at, cloexec=verdict.cloexec)
+            if given is not None:
                 verdict = verdict._replace(close=False)  # it is closed
-                return True, verdict
+                return given, verdict
             return _hand_over(listener, id, verdict), verdict
         raise TypeError(f"{verdict!r} cannot be carried out as it is")
     except CallGone:

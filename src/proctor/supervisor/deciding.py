@@ -222,7 +222,7 @@ class Decider(Turns):
         self, name: str, listener: ListenerPort
     ) -> Callable[[Call, Perform], Verdict | Later | int | None] | None:
         """What the performer has for ordinary calls of this name: asked first, before anybody looked at
-        the call, it says the verdict, or with which errno (0 for none) it is answered, or None where :meth:`advance` is to go on, and
+        the call, it says the verdict, or with which errno it is answered, or None where :meth:`advance` is to go on, and
         nothing has happened."""
         ordinary = getattr(self._performer, "ordinary", None)
         return None if ordinary is None else ordinary(name, listener)

@@ -160,7 +160,7 @@ class Routes:
                     said = at_once(call, verdict)
                     if isinstance(said, int):  # it is answered
                         if counters is not None:
-                            kind_of_it = f"perform {kind_of(Deny(said))[5:]}" if said else "perform"
+                            kind_of_it = f"perform {kind_of(Deny(said))[5:]}"
                             counters.cell(container, name, kind_of_it)[0] += 1
                         if getrefcount(call) > 2:
                             call.expire()

@@ -63,7 +63,6 @@ def as_real(task: Task) -> Iterator[None]:
     """access(2) is walked and asked with the real ids, and with none or all of the capabilities, as programs with
     set-user-ID ask for whoever started them (``access_override_creds`` of fs/open.c)."""
     from proctor.performing.identity import Key, caller_steps  # which policies need not know
-    from proctor.performing.session import Session
 
     who, caller, own = task.who, task.caller, task.own
     root = next((each.outside for each in id_maps(task)[0] if not each.inside), None)
@@ -75,13 +74,12 @@ def as_real(task: Task) -> Iterator[None]:
     if real == who:
         yield
         return
-    before, executors = task.session, task.session.executors
+    before = task.session
 
     def become(capable: int, mother: int) -> Start:
         return caller_steps(caller, real, own, capable).settle(mother)
 
-    key = Key(real, before.container)
-    task.session = Session(executors, key, key.container, become, task.call, before.limit)
+    task.session = before.another(Key(real, before.container), become)
     try:
         yield
     finally:
