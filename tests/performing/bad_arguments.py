@@ -1,17 +1,22 @@
 """A program that makes calls with several bad arguments at once, and prints what came of each: run natively, and performed.
 
 argv: seed, how many, 64 or 32 (whose numbers and structures, see ``int80``), and one word for each call: name=number=role,role...
-It works in a directory of its own, on a tmpfs, with descriptors of all sorts at 70 and above.
+It works in a directory of its own, on a tmpfs, with descriptors of all sorts at 70 and above.  A line is the call, its
+arguments, a word for what there is to be seen afterwards (``Effects``), and the result; of call number $DETAIL what it
+is made of goes to standard error.
 """
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import random
 import socket
 import struct
 import sys
+import time
+import zlib
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -147,9 +152,69 @@ class Draw:
             b"ext4", b"source", b"x" * 4096, b"security.x", b"system.posix_acl_access",
         ])  # fmt: skip
 
+    def special(self):
+        return self.text([os.environ["DEVICE"].encode()] * 3 + [b"file", b"", b"missing"])
+
+    def shaped(self):
+        """A structure of some sort, with values that the kernel may take; longs are as wide as in the caller's."""
+        pick, word = self.chance.choice, "q" if self.bits == 64 else "i"
+        pointer = word.upper()
+        kind = self.chance.randrange(9)
+        if kind == 0:  # sched_attr
+            sizes, policies = [0, 48, 48, 56, 56, 64, 47], [0, 0, 1, 2, 3, 3, 5, 6, 7]
+            flags, priority, clamps = (
+                pick([0, 0, 0, 1, 2, 8, 24, 96, 128]),
+                pick([0, 0, 0, 1, 50, 100]),
+                [0, 0, 512, 1024, M32],
+            )
+            return struct.pack(
+                "=IIQiIQQQII8x", pick(sizes), pick(policies), flags, pick([0, 1, 5, 19, 20, -1, -20]), priority,
+                pick([0, 10**7]), pick([0, 10**8]), pick([0, 10**8]), pick(clamps), pick(clamps),
+            )  # fmt: skip
+        if kind == 1:  # sched_param, utimbuf, nice
+            return struct.pack(
+                f"={word}{word}", pick([0, 0, 1, 50, 10**9]), pick([0, 1, -1, 2**31 - 1, -(2**31)])
+            )
+        if kind == 2:  # times: of seconds and of parts
+            wide = pick("qi")
+            parts = [0, 0, 1, 999999, 10**6, 999999999, (1 << 30) - 1, (1 << 30) - 2]
+            return struct.pack(
+                f"=4{wide}", pick([0, -1, 10**9]), pick(parts), pick([1, 2**31 - 1]), pick(parts)
+            )
+        if kind == 3:  # if_dqblk
+            return struct.pack("=8QI", *[pick([0, 5, 100]) for _ in range(8)], pick([0, 1, 5, 63]))
+        if kind == 4:  # fsxattr, flags of a file
+            flags = pick([0, 0x10, 0x20, 0x40, 0x80, 0xC0, 0x8, 0x100])
+            return struct.pack("=7I", flags, 0, 0, pick([0, 0, 5]), 0, 0, 0)
+        if kind == 5:  # file_attr
+            return struct.pack(
+                "=QIIII", pick([0, 8, 0x10, 0x20, 0x40, 0x80]), 0, 0, pick([0, 0, 5]), 0
+            )
+        if kind == 6:  # open_how
+            how = (
+                pick([0, 1, 2, 0x42, 0x10000, 0x80000]),
+                pick([0, 0, 0o644]),
+                pick([0, 0, 1, 8, 0x10, 0x20]),
+            )
+            return struct.pack("=QQQ", *how)
+        if kind == 7:  # xattr_args: where, how long, flags
+            return struct.pack(
+                "=QII", self.memory.put(b"value"), pick([0, 3, 5]), pick([0, 0, 1, 2])
+            )
+        # msghdr, with one part
+        part = self.memory.put(
+            struct.pack(f"={pointer}{pointer}", self.memory.put(b"said"), pick([0, 4]))
+        )
+        name = self.memory.put(struct.pack("=HH4s8x", 2, 1, socket.inet_aton("127.0.0.1")))
+        if self.bits == 64:
+            return struct.pack("=QI4xQQQQi4x", pick([0, name]), 16, part, 1, 0, 0, 0)
+        return struct.pack("=7I", pick([0, name]), 16, part, 1, 0, 0, 0)
+
     def structure(self):
         if self.chance.random() < 0.25:
             return self.nowhere()
+        if self.chance.random() < 0.5:
+            return self.memory.put(self.shaped(), edge=self.chance.random() < 0.2)
         small = [
             0,
             0,
@@ -258,7 +323,34 @@ class Draw:
         return self.chance.choice([0, 0x103, 0x800, M32])
 
     def cmd(self):
-        return self.high(self.chance.choice([0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 99, -1, 41]))
+        return self.high(
+            self.chance.choice(
+                [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 99, -1, 41, self.chance.randrange(84)]
+            )
+        )
+
+    def quota(self):
+        """A command of quotactl and a kind of id."""
+        commands = [
+            0x800001,
+            0x800002,
+            0x800003,
+            *[0x800004, 0x800005] * 2,
+            0x800006,
+            *[0x800007, 0x800008, 0x800009] * 3,
+        ]
+        return self.high(
+            self.chance.choice([*commands, *range(0x5801, 0x580A), 0, M32 >> 8]) << 8
+            | self.chance.choice([0, 0, 1, 2, 3, 255]) & M32
+        )
+
+    def fileflags(self):
+        """A command of ioctl about the flags of a file, for programs of either kind."""
+        return self.high(
+            self.chance.choice(
+                [0x40086602, 0x40046602, 0x401C5820, 0x80086601, 0x80046601, 0x801C581F, 0x5401]
+            )
+        )
 
     def call(self):
         name, number, roles = self.chance.choice(self.calls)
@@ -266,6 +358,117 @@ class Draw:
         if self.bits == 32:
             args = [each & M32 for each in args]
         return name, number, args
+
+
+#: What fills in what is another one's each time; test_stat compares that.
+FLEETING = ("getrandom", "sysinfo")
+SCHEDULING = ("sched_setscheduler", "sched_setparam", "sched_setattr", "setpriority", "ioprio_set")
+
+
+class Effects:
+    """What there is to be seen of a call: what it filled in, and what is otherwise than it was."""
+
+    def __init__(self, memory):
+        self.memory = memory
+        self.begun = time.time()
+
+    def filled(self, name):
+        if "stat" in name or name in FLEETING:
+            ctypes.memset(self.memory.good + 32 * PAGE, 0, 7 * PAGE)
+        return zlib.crc32(ctypes.string_at(self.memory.good, self.memory.end - self.memory.good))
+
+    def when(self, ns):
+        return "now" if abs(ns / 1e9 - self.begun) < 10**5 else ns
+
+    def tree(self):
+        found = []
+        for top, directories, files in os.walk("."):
+            directories.sort()
+            for name in sorted((".", *directories, *files)):
+                path = f"{top}/{name}"
+                st = os.lstat(path)
+                held = {
+                    each: os.getxattr(path, each, follow_symlinks=False)
+                    for each in sorted(os.listxattr(path, follow_symlinks=False))
+                }
+                flags = bytearray(28)
+                if os.path.isfile(path) or os.path.isdir(path):
+                    try:
+                        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                    except OSError:
+                        pass
+                    else:
+                        try:
+                            fcntl.ioctl(fd, 0x801C581F, flags)
+                        except OSError:
+                            pass
+                        os.close(fd)
+                size = 0 if os.path.isdir(path) else st.st_size
+                times = self.when(st.st_atime_ns), self.when(st.st_mtime_ns)
+                found.append(
+                    (
+                        path,
+                        st.st_mode,
+                        st.st_uid,
+                        st.st_gid,
+                        st.st_rdev,
+                        st.st_nlink,
+                        size,
+                        times,
+                        held,
+                        flags.hex(),
+                    )
+                )
+        return found
+
+    @staticmethod
+    def schedule():
+        room = ctypes.create_string_buffer(64)
+        libc.syscall(315, 0, room, 64, 0)
+        return room.raw.hex(), os.getpriority(os.PRIO_PROCESS, 0), libc.syscall(252, 1, 0)
+
+    @staticmethod
+    def sockets():
+        found = []
+        for fd in (75, 76, 77):
+            with socket.socket(fileno=os.dup(fd)) as one:
+                told = []
+                for option in range(84):
+                    if option in (
+                        49,
+                        55,
+                        56,
+                        57,
+                        71,
+                        77,
+                    ):  # processors and cookies, and what gives a descriptor
+                        continue
+                    try:
+                        told.append((option, one.getsockopt(socket.SOL_SOCKET, option, 64).hex()))
+                    except OSError:
+                        pass
+                for name in ("getsockname", "getpeername"):
+                    try:
+                        at = getattr(one, name)()
+                        told.append(at if isinstance(at, (str, bytes)) else at[0])
+                    except OSError as error:
+                        told.append(error.errno)
+                found.append(told)
+        return found
+
+    def seen(self, place, name, group, result):
+        found = [self.filled(name)]
+        if result < 0 and place % 16 and group != "scheduling":
+            pass  # it takes long, and little comes of calls that fail
+        elif group == "scheduling":
+            found.append(self.schedule())
+        elif group == "sockets":
+            found.append(self.sockets())
+        else:
+            found.append(self.tree())
+        if os.environ.get("DETAIL") == str(place):
+            sys.stderr.write(f"{found}\n")
+        return f"{zlib.crc32(repr(found).encode()):08x}"
 
 
 def main():
@@ -280,8 +483,13 @@ def main():
     descriptors()
     draw = Draw(int(seed), words, top, int(bits))
     make = int80() if bits == "32" else plain
+    effects = Effects(draw.memory)
     for place in range(int(count)):
         name, number, args = draw.call()
+        group = "scheduling" if name in SCHEDULING else os.environ["GROUP"]
+        if group == "scheduling" and (child := os.fork()):  # which goes on as it was
+            os.waitpid(child, 0)
+            continue
         result = make(number, args)
         shown = errno.errorcode.get(-result, str(result))
         if result > 0 and (name in FD_MAKERS):
@@ -289,8 +497,13 @@ def main():
             shown = "fd"
         elif result >= 0 and name in ("getrandom", "sched_getaffinity"):
             shown = "some"
-        print(place, name, *[hex(each & 0xFFFFFFFFFFFFFFFF) for each in args], shown, flush=False)
-        if place % 40 == 39:
+        seen = effects.seen(place, name, group, result)
+        print(
+            place, name, *[hex(each & 0xFFFFFFFFFFFFFFFF) for each in args], seen, shown, flush=True
+        )
+        if group == "scheduling":
+            os._exit(0)
+        if place % 40 == 39 or name.startswith("mknod"):  # which is lent a right
             again()
 
 

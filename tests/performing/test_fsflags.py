@@ -187,6 +187,30 @@ tried(get, -100, b"own"); tried(get, -100, b"link"); tried(get, -100, b"other");
     assert seen == [[0, "00" * 12], [0, "00" * 12], "EACCES", "EACCES"]
 
 
+ORDER = r"""
+import fcntl
+os.chdir(sys.argv[1])
+open("own", "w").close()
+libc.ioctl.argtypes = ctypes.c_int, ctypes.c_ulong, ctypes.c_long
+fds = os.open("own", os.O_RDONLY), os.open("own", os.O_PATH), os.open("/proc/self/ns/net", os.O_RDONLY), 999
+for command in (0x40086602, 0x40046602, 0x401c5820):
+    for fd in fds:
+        results.append(libc.ioctl(fd, command, 1) and errno.errorcode[ctypes.get_errno()])
+for path in (b"own", b"missing"):
+    for flags in (0, 1 << 40, 0x10000):
+        data = struct.pack("=Q4I", flags, 0, 0, 0, 0)
+        results.append(libc.syscall(469, -1, path, data, 24, 0) and errno.errorcode[ctypes.get_errno()])
+"""
+
+
+def test_errors_come_in_the_order_of_the_kernel(place: Path) -> None:
+    """Of what cannot be read, of files that have no flags, and of flags that there are not; and a program of 64 bits has
+    no command of 32."""
+    natively = told(ORDER, place)
+    assert "ENOTTY" in natively
+    assert told(ORDER, place, handlers=[families.fsflags(flags=["append"])]) == natively
+
+
 def test_no_flag_that_is_none() -> None:
     with pytest.raises(proctor.PolicyError, match='did you mean "immutable"'):
         families.fsflags(flags=["imutable"])

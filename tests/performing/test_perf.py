@@ -79,6 +79,25 @@ def test_what_is_counted() -> None:
     assert isinstance(seen[-2], int) and seen[-1] == "E2BIG"
 
 
+ORDER = """
+libc.syscall.restype = ctypes.c_long
+def tell(size, flags, where=None):
+    room = ctypes.create_string_buffer(struct.pack("=IIQ", 1, size, 9).ljust(4096, b"\\xff"), 4096)
+    libc.syscall(298, room if where is None else ctypes.c_long(where), 0, -1, -1, flags)
+    results.append((errno.errorcode[ctypes.get_errno()], *struct.unpack_from("=I", room.raw, 4)))
+for size in (8, 1 << 13, 4096):
+    tell(size, 0); tell(size, 2); tell(size, 16)
+tell(0, 2, 1); tell(0, 16, 1)
+"""
+
+
+def test_what_is_wrong_with_the_structure_comes_before_what_the_rule_refuses() -> None:
+    """And the kernel's size is put where another one was."""
+    natively = told(ORDER)
+    assert natively[0][0] == "E2BIG" and natively[0][1] >= 64
+    assert told(ORDER, handlers=[families.perf(events=["task-clock"])]) == natively
+
+
 def test_no_event_that_is_none() -> None:
     with pytest.raises(proctor.PolicyError, match='did you mean "cpu-clock"'):
         families.perf(events=["cpu-clok"])

@@ -122,6 +122,32 @@ def test_what_is_not_named_is_refused(filesystem: tuple[bytes, str]) -> None:
 
 
 @MOUNTS
+def test_a_right_is_missed_before_what_cannot_be_read(filesystem: tuple[bytes, str]) -> None:
+    """And what is about a whole file system is refused by the kernel, also under rules about paths."""
+    place, device = filesystem
+    program = (
+        BEGIN
+        + r"""
+here = os.open(place, os.O_RDONLY)
+pipe = os.pipe()[0]
+room = ctypes.create_string_buffer(128)
+for where in (1, room):
+    for command in (SET, XSET, 0x800003, 0x800006, 0x5802, 0x5804, 0x123):
+        for kind in (0, 3): tried(by_fd, here, command, kind, 5, where)
+        tried(by_fd, pipe, command, 0, 5, where); tried(by_path, device, command, 0, 5, where)
+        tried(by_path, b"/missing", command, 0, 5, where); tried(by_path, place, command, 0, 5, where)
+"""
+    )
+    natively = told(program, place.decode(), device, 0)
+    assert {"EPERM", "ENOSYS", "ENOENT", "ENOTBLK"} <= set(natively)
+    asked = proctor.on("quotactl", "quotactl_fd")(
+        lambda call: proctor.perform(allow=lambda argument, path: True)
+    )
+    for handler in (families.quota(), asked):
+        assert told(program, place.decode(), device, 0, handlers=[handler]) == natively
+
+
+@MOUNTS
 def test_rules_on_the_device(filesystem: tuple[bytes, str]) -> None:
     place, device = filesystem
     program = (

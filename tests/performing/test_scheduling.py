@@ -80,6 +80,25 @@ def test_within_bounds_and_within_the_container(own_pids: bool, io: bool) -> Non
         other.wait()
 
 
+SIZES = """
+for size, flags in ((0, 0), (47, 0), (48, 0), (48, 96), (56, 0), (64, 0), (4096, 0), (4097, 0), (M32, 0)):
+    room = ctypes.create_string_buffer(struct.pack("=IIQ", size, 0, flags), 8192)
+    failed = libc.syscall(314, 0, room, 0) and errno.errorcode[ctypes.get_errno()]
+    results.append((size, failed, *struct.unpack_from("=I", room.raw)))
+room = ctypes.create_string_buffer(b"\1" * 4096, 4096)
+struct.pack_into("=I", room, 0, 4096)
+results.append((libc.syscall(314, 0, room, 0), ctypes.get_errno(), *struct.unpack_from("=II", room.raw)))
+""".replace("M32", str((1 << 32) - 1))
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has numbers of x86")
+def test_sizes_that_are_none_are_told_the_kernels() -> None:
+    """A program finds out so what the kernel knows; one of the first size has no clamps."""
+    natively = told(SIZES)
+    assert [47, "E2BIG", 56] in natively or [47, "E2BIG", 48] in natively
+    assert told(SIZES, handlers=[families.scheduling()]) == natively
+
+
 def test_without_bounds_nothing_is_lent() -> None:
     code = """
 os.setpgid(0, 0)

@@ -81,6 +81,15 @@ def writable() -> Acting:
     return Acting(steps.freeze(), asked, 0)
 
 
+@cache
+def checking() -> Acting:
+    """Whether openat2(2) takes what it is asked for at all: EBADF if so (the step's result).  Hole: how."""
+    steps = Steps()
+    how = steps.hole(HOW.size)
+    asked = steps.call("openat2", -1, steps.bytes(b"."), how, HOW.size, bad=0)
+    return Acting(steps.freeze(), asked, 0)
+
+
 def _open(steps: Steps, where: Argument, path: Place, how: Argument, mode: Argument) -> Result:
     if isinstance(how, Place):
         return steps.call("openat2", where, path, how, HOW.size)

@@ -41,6 +41,11 @@ def pinned(task: Task, wanted: Wanted, failed: int = 0) -> Opens:
     """
     flags = wanted.flags
     if wanted.resolve & pins.CACHED:
+        asking = acting.checking()
+        reply = yield from task.session.ask(asking.request, wanted.how())
+        reply.close()
+        if (failed := reply.error(asking.fd)) != errno.EBADF:
+            raise Said(failed)
         raise Said(errno.EAGAIN)  # more than one walk; whoever sets it must expect this
     if flags & (O_CREAT | O_NOFOLLOW) and not flags & TMPFILE:
         return (yield from _by_name(task, wanted))

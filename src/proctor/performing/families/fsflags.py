@@ -18,6 +18,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
+from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.entitled import foreign, lacking
 from proctor.performing.given import Given
@@ -48,10 +49,11 @@ class _Form(NamedTuple):
 
 
 _ATTR: Final = _Form("file_setattr", "file_getattr", 24, 16, 1)
-#: By the commands of ioctl; FS_IOC32_SETFLAGS is what programs of 32 bits ask for.
+_OF_32_BITS: Final = 0x40046602  # FS_IOC32_SETFLAGS, which programs of 64 bits have not
+#: By the commands of ioctl.
 _FORMS: Final = {
     0x40086602: _Form(0x40086602, 0x80086601, 4, 0, 0),
-    0x40046602: _Form(0x40086602, 0x80086601, 4, 0, 0),
+    _OF_32_BITS: _Form(0x40086602, 0x80086601, 4, 0, 0),
     0x401C5820: _Form(0x401C5820, 0x801C581F, 28, 12, 1),
 }
 #: (FS_*_FL, FS_XFLAG_*) by the names of the options.
@@ -60,6 +62,7 @@ _INHERIT: Final = (0x20000000, 0x200)  # FS_PROJINHERIT_FL, FS_XFLAG_PROJINHERIT
 _CAP_FOWNER, _CAP_IMMUTABLE = 3, 9
 _KERNELS: Final = "it sets no flags of a file; the kernel decides, by the caller's own rights"
 _NOFOLLOW, _EMPTY_PATH, _PAGE = 0x100, 0x1000, 4096
+_NOWHERE: Final = 1  # an address where nothing can be
 
 
 class Options(Given):
@@ -79,8 +82,9 @@ def perform(task: Task) -> Work:
     call, options = task.call, task.options(Options)
     if call.name != "ioctl":
         return (yield from _by_path(task, options))
-    form = _FORMS.get(call.registers[1] & 0xFFFFFFFF)
-    if form is None:
+    command, known = call.registers[1] & 0xFFFFFFFF, call.signature
+    form = _FORMS.get(command)
+    if form is None or (command == _OF_32_BITS and known is not None and known.word != 4):
         return let_run_unsafe(_KERNELS)
     try:
         file = task.hold(task.take_fd(call.registers[0] & 0xFFFFFFFF))
@@ -88,10 +92,20 @@ def perform(task: Task) -> Work:
         if error.errno != errno.EBADF:
             raise
         return deny(errno.EBADF)
+    if pins.only_a_path(file):
+        return deny(errno.EBADF)
     status = os.fstat(file)
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         return let_run_unsafe(_KERNELS)  # devices have commands of the same numbers
-    data = call.copied(call.registers[2], form.size)
+    try:
+        data = call.copied(call.registers[2], form.size)
+    except MemoryUnreadable as error:
+        if error.errno != errno.EFAULT:
+            raise
+        asking = _unreadable(form)  # what is wrong with the file comes first
+        reply = yield from task.session.ask(asking.request, fds=(file,))
+        reply.close()
+        return deny(reply.error(asking.made) or errno.EFAULT)
     return (yield from _set(task, options, form, data, file, status))
 
 
@@ -111,6 +125,11 @@ def _by_path(task: Task, options: Options) -> Work:
         data = call.copied(call.registers[2], size)
         if any(data[_ATTR.size :]):
             raise Said(errno.E2BIG)
+        checking = _checking()  # flags that there are not, before the path
+        reply = yield from task.session.ask(checking.request, data[: _ATTR.size])
+        reply.close()
+        if (failed := reply.error(checking.made)) != errno.EBADF:
+            raise Said(failed)
     path: bytes | None = args["path"]
     number = pins.signed(call.registers[0])
     if path or not flags & _EMPTY_PATH or number == pins.AT_FDCWD:
@@ -215,7 +234,7 @@ class _Acts:
         self.digits = steps.scratch(16)
         self.named = False
 
-    def make(self, what: str | int, data: Place) -> Result:
+    def make(self, what: str | int, data: Place | int) -> Result:
         """Read or set."""
         if isinstance(what, int):
             return self.steps.call("ioctl", self.file, what, data, bad=0)
@@ -236,6 +255,23 @@ def _setting(form: _Form) -> _Setting:
     made = acts.make(form.set, data)
     found = steps.want(had)
     return _Setting(steps.freeze(), made, 0, found)
+
+
+@cache
+def _checking() -> _Setting:
+    """Whether file_setattr(2) takes that at all: EBADF if so.  Hole: what is set."""
+    steps = Steps()
+    here, data = steps.bytes(b"."), steps.hole(_ATTR.size)
+    made = steps.call("file_setattr", -1, here, data, _ATTR.size, 0, bad=0)
+    return _Setting(steps.freeze(), made, 0)
+
+
+@cache
+def _unreadable(form: _Form) -> _Setting:
+    """Set what cannot be read."""
+    steps = Steps()
+    made = _Acts(steps, form).make(form.set, _NOWHERE)
+    return _Setting(steps.freeze(), made, 0)
 
 
 @cache

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.verdict import HandOver, deny
-from proctor.performing import pins
+from proctor.performing import pins, too_big
 from proctor.performing.entitled import lacking
 from proctor.performing.given import Given
 from proctor.performing.steps import Request, Result, Steps
@@ -44,7 +44,7 @@ _EXCLUDED: Final = 1 << 5 | 1 << 6 | 1 << 21
 _SAMPLES: Final = 0x3FF | 1 << 16
 #: Bits that have the kernel's own changes told: ksymbol, bpf_event, aux_output, cgroup, text_poke.
 _KERNELS: Final = 0x1F << 29
-_NO_GROUP, _CLOEXEC = 1, 8
+_NO_GROUP, _CLOEXEC, _ALL = 1, 8, 15
 
 
 class Options(Given):
@@ -64,9 +64,13 @@ def perform(task: Task) -> Work:
     call = task.call
     number, processor, group = (pins.signed(each) for each in call.registers[1:4])
     flags = call.registers[4]
+    if flags & ~_ALL:
+        return deny(errno.EINVAL)
+    attr = _attr(task)
+    if attr is None:
+        return (yield from too_big.told(task, call.registers[0]))
     if flags & ~(_NO_GROUP | _CLOEXEC):
         return deny(errno.EINVAL, "no output of others, no cgroups")
-    attr = _attr(task)
     if number < 0:
         return deny(errno.EACCES, "only threads are looked at, not processors")
     chosen = task.options(Options).events
@@ -112,18 +116,18 @@ def perform(task: Task) -> Work:
         lender.close()
 
 
-def _attr(task: Task) -> bytes:
-    """The attributes without the kernel's side.
+def _attr(task: Task) -> bytes | None:
+    """The attributes without the kernel's side; None if they are of another length than the kernel's.
 
-    :raises Said: they are of another length than the kernel's, or tell too much."""
+    :raises Said: they tell too much."""
     at = task.call.registers[0]
     (size,) = struct.unpack("=I", task.call.copied(at + 4, 4))
     size = size or _OLDEST
     if not _OLDEST <= size <= _LONGEST:
-        raise Said(errno.E2BIG)
+        return None
     data = bytearray(task.call.copied(at, size))
     if any(data[_ROOM:]):
-        raise Said(errno.E2BIG)
+        return None
     del data[_ROOM:]
     struct.pack_into("=I", data, 4, len(data))
     samples, bits = struct.unpack_from("=Q8xQ", data, 24)

@@ -15,6 +15,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
+from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.entitled import id_maps, lacking
 from proctor.performing.given import Given
@@ -61,11 +62,15 @@ _FORMS: Final = {
         *(_Form(command, size) for command, size in ((_SYNC, 0), (0x800004, 4), (0x800005, 24), (0x5807, 0))),
     )
 }  # fmt: skip
+#: Any other: without what it may have in memory.
+_OTHER: Final = _Form(0, 0)
 _NEXT: Final = (0x800009, 0x5809)
 #: USRQUOTA, GRPQUOTA, PRJQUOTA.
 _TYPES: Final = 3
 _CAP_SYS_ADMIN: Final = 21
 _KERNELS: Final = "it is about a whole file system; the kernel decides, by the caller's own rights"
+_ANOTHER: Final = "it is about a whole file system, which could be another by then"
+_NOWHERE: Final = 1  # an address where nothing can be
 
 
 class Options(Given):
@@ -87,7 +92,8 @@ class _Wish(NamedTuple):
     #: The command and the kind of id, as they were passed.
     word: int
     id: int
-    data: bytes
+    #: What is set; None if it cannot be read.
+    data: bytes | None
     #: A descriptor of the file system's, or the pin of its device.
     file: int
     by_path: bool
@@ -96,6 +102,11 @@ class _Wish(NamedTuple):
     def kind(self) -> int:
         """USRQUOTA, GRPQUOTA or PRJQUOTA."""
         return self.word & 0xFF
+
+    @property
+    def values(self) -> tuple[bytes | int, ...]:
+        """What fills the holes of a request."""
+        return self.word, self.id, *([self.data] if self.data else ())
 
 
 def perform(task: Task) -> Work:
@@ -117,27 +128,40 @@ def perform(task: Task) -> Work:
     special: bytes | None = call.args["special"] if by_path else b""
     if special is None and word >> 8 != _SYNC:
         return deny(errno.ENODEV)
-    if form is None or special is None:  # or all file systems are written out
+    if special is None or (form is None and not task.asked):  # or all file systems are written out
         if task.asked:
-            raise Said(
-                errno.EPERM, "it is about a whole file system, which could be another by then"
-            )
+            raise Said(errno.EPERM, _ANOTHER)
         return let_run_unsafe(_KERNELS)
     if by_path:
         pin = yield from task.pin(task.start(pins.AT_FDCWD, special), special, 0, 0)
         task.permit(pin.named.path, pin.named.status, "special")
         file = pin.fd
-    size = _size(task, form)
-    data = call.copied(call.registers[3], size).ljust(form.size, b"\0") if form.sets else b""
-    wish = _Wish(form, word, call.registers[2] & 0xFFFFFFFF, data, file, by_path)
-    asking = _asking(form, by_path)
-    values = (word, wish.id, *([data] if form.sets else ()))
-    reply = yield from task.session.ask(asking.request, *values, fds=(file,), table=by_path)
+    known = form or _OTHER
+    data = None if form is None else _data(task, form)
+    wish = _Wish(known, word, call.registers[2] & 0xFFFFFFFF, data, file, by_path)
+    asking = _asking(known, by_path, data is None)
+    reply = yield from task.session.ask(asking.request, *wish.values, fds=(file,), table=by_path)
     reply.close()
     failed = reply.error(asking.made)
+    if form is None:
+        if failed == errno.EFAULT:
+            raise Said(errno.EPERM, _ANOTHER)
+        return deny(failed) if failed else answer(0)
     if failed == errno.EPERM:
         return (yield from _lent(task, options, wish))
     return deny(failed) if failed else _told(task, form, reply.parts[0])
+
+
+def _data(task: Task, form: _Form) -> bytes | None:
+    """What is set; None if it cannot be read, which the kernel finds only when the caller may set it."""
+    if not form.sets:
+        return b""
+    try:
+        return task.call.copied(task.call.registers[3], _size(task, form)).ljust(form.size, b"\0")
+    except MemoryUnreadable as error:
+        if error.errno != errno.EFAULT:
+            raise
+        return None
 
 
 def _size(task: Task, form: _Form) -> int:
@@ -194,8 +218,8 @@ def _outside(ids: IdRange, number: int) -> int:
 def _try(task: Task, lender: Any, wish: _Wish, ids: IdRange) -> Generator[Any, Any, Verdict | None]:
     """Of one range of ids; None if there is none that follows in it."""
     form = wish.form
-    lending = _lending(lender.permitted, form, wish.by_path)
-    values = (wish.word, _outside(ids, wish.id), *([wish.data] if form.sets else ()))
+    lending = _lending(lender.permitted, form, wish.by_path, wish.data is None)
+    values = wish._replace(id=_outside(ids, wish.id)).values
     reply = yield from lender.ask(
         lending.request, lending.left, *values, fds=(wish.file,), table=wish.by_path
     )
@@ -224,15 +248,19 @@ class _Asking(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """The holes of a request: the command, the id, what is set."""
+    """The holes of a request: the command, the id, what is set (or where nothing can be read; None to be told)."""
 
     word: Number
     id: Number
-    data: Place | None
+    data: Place | int | None
 
     @classmethod
-    def of(cls, steps: Steps, form: _Form) -> _Parts:
-        return cls(steps.number(), steps.number(), steps.hole(form.size) if form.sets else None)
+    def of(cls, steps: Steps, form: _Form, blind: bool) -> _Parts:
+        """:param blind: whether what is set cannot be read."""
+        word, number = steps.number(), steps.number()
+        return cls(
+            word, number, _NOWHERE if blind else steps.hole(form.size) if form.sets else None
+        )
 
 
 def _made(
@@ -240,7 +268,7 @@ def _made(
 ) -> tuple[Result, int]:
     """Ask, about what is sent along: and, by path, of the executor's table, whose own link leads to the very thing."""
     file = steps.sent()
-    room = parts.data or steps.scratch(form.size or 8)
+    room = steps.scratch(form.size or 8) if parts.data is None else parts.data
     if by_path:
         digits, table = steps.scratch(16), steps.sent()
         steps.put_text(digits, steps.call("dup", file))
@@ -249,24 +277,24 @@ def _made(
         steps.call("chdir", root)
     else:
         made = steps.call("quotactl_fd", file, parts.word, parts.id, room, bad=0)
-    return made, steps.want(room)
+    return made, steps.want(room) if isinstance(room, Place) else 0
 
 
 @cache
-def _asking(form: _Form, by_path: bool) -> _Asking:
+def _asking(form: _Form, by_path: bool, blind: bool) -> _Asking:
     steps = Steps()
-    parts = _Parts.of(steps, form)
-    made, _ = _made(steps, form, parts, by_path, steps.bytes(b"/"))
+    root, parts = steps.bytes(b"/"), _Parts.of(steps, form, blind)
+    made, _ = _made(steps, form, parts, by_path, root)
     return _Asking(steps.freeze(), made)
 
 
 @lru_cache(256)
-def _lending(permitted: int, form: _Form, by_path: bool) -> _Asking:
+def _lending(permitted: int, form: _Form, by_path: bool, blind: bool) -> _Asking:
     """The same with the right lent."""
     from proctor.performing.lender import Loan
 
     steps = Steps()
-    parts, root = _Parts.of(steps, form), steps.bytes(b"/")
+    root, parts = steps.bytes(b"/"), _Parts.of(steps, form, blind)
     loan = Loan(steps, permitted)
     loan.have(loan.capabilities(1 << _CAP_SYS_ADMIN))
     made, found = _made(steps, form, parts, by_path, root)

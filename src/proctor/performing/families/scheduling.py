@@ -15,7 +15,8 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
-from proctor.performing import pins
+from proctor.errors import MemoryUnreadable
+from proctor.performing import pins, too_big
 from proctor.performing.entitled import lacking
 from proctor.performing.given import Given
 from proctor.performing.steps import Argument, Number, Request, Result, Steps
@@ -41,7 +42,6 @@ _OTHER, _FIFO, _RR, _BATCH, _IDLE = 0, 1, 2, 3, 5
 _RESET_ON_FORK: Final = 0x40000000
 _IO_REALTIME: Final = 1
 _NOBODY: Final = (1 << 31) - 1  # beyond PID_MAX_LIMIT
-_OLDEST: Final = 48  # SCHED_ATTR_SIZE_VER0
 _ROOM: Final = 128
 
 
@@ -79,7 +79,12 @@ class _Wish(NamedTuple):
 def perform(task: Task) -> Work:
     """Make it so, for a thread of the container."""
     name = task.call.name
-    wish = _wish(task, task.options(Options))
+    try:
+        wish = _wish(task, task.options(Options))
+    except MemoryUnreadable as error:
+        if error.errno != errno.E2BIG:
+            raise
+        return (yield from too_big.told(task, task.call.address("attr")))
     if wish is None:
         return let_run_unsafe(_KERNELS)
     asking = _asking(name)
@@ -130,9 +135,7 @@ def _wish(task: Task, options: Options) -> _Wish | None:
     param = call.args[argument]
     if call.name == "sched_setattr":
         data = bytearray(param.pack())
-        struct.pack_into("=I", data, 0, len(data))
-        if param.size and param.size < _OLDEST:
-            raise Said(errno.E2BIG)
+        struct.pack_into("=I", data, 0, min(param.size, len(data)))
         fine = not int(param.sched_flags) & ~1 and _within(
             int(param.sched_policy), int(param.sched_priority), int(param.sched_nice), options
         )
