@@ -372,8 +372,9 @@ class Effects:
         self.memory = memory
         self.begun = time.time()
 
-    def filled(self, name):
-        if "stat" in name or name in FLEETING:
+    def filled(self, name, result):
+        # what comes before a byte that cannot be written is anybody's guess
+        if "stat" in name or name in FLEETING or result == -errno.EFAULT:
             ctypes.memset(self.memory.good + 32 * PAGE, 0, 7 * PAGE)
         return zlib.crc32(ctypes.string_at(self.memory.good, self.memory.end - self.memory.good))
 
@@ -450,14 +451,19 @@ class Effects:
                 for name in ("getsockname", "getpeername"):
                     try:
                         at = getattr(one, name)()
-                        told.append(at if isinstance(at, (str, bytes)) else at[0])
+                        auto = (
+                            isinstance(at, bytes) and len(at) == 6
+                        )  # a name that the kernel found
+                        told.append(
+                            "auto" if auto else at if isinstance(at, (str, bytes)) else at[0]
+                        )
                     except OSError as error:
                         told.append(error.errno)
                 found.append(told)
         return found
 
     def seen(self, place, name, group, result):
-        found = [self.filled(name)]
+        found = [self.filled(name, result)]
         if result < 0 and place % 16 and group != "scheduling":
             pass  # it takes long, and little comes of calls that fail
         elif group == "scheduling":
@@ -503,7 +509,9 @@ def main():
         )
         if group == "scheduling":
             os._exit(0)
-        if place % 40 == 39 or name.startswith("mknod"):  # which is lent a right
+        if place % 40 == 39 or name.startswith(
+            ("mknod", "bind", "setsockopt")
+        ):  # which are lent a right
             again()
 
 
@@ -528,9 +536,12 @@ def again():
         os.close(fd)
     import shutil
 
+    with open("/proc/self/mountinfo", "rb") as file:
+        mounted = [line.split()[4] for line in file]
+    for place in reversed(mounted):
+        if place.startswith(os.getcwdb() + b"/"):
+            libc.umount2(place, 2)
     for name in os.listdir():
-        if name == "missing" and os.path.ismount(name):
-            libc.umount2(b"missing", 2)
         if os.path.isdir(name) and not os.path.islink(name):
             os.chmod(name, 0o700)
             shutil.rmtree(name)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MOST: Final = 1 << 20
 _MOST_AT_ONCE: Final = 0x7FFFF000  # MAX_RW_COUNT
 _MOST_CONTROL: Final = 1 << 14
+_INT_MAX: Final = (1 << 31) - 1
+_COMPAT_HEAD: Final = 12  # struct compat_cmsghdr
 _SOL_SOCKET, _SCM_RIGHTS, _SCM_CREDENTIALS = 1, 1, 2
 #: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_RTHDR, IP_RETOPTS, by their levels.
 _ROUTES: Final = frozenset(((41, 5), (41, 6), (41, 57), (0, 7)))
@@ -132,12 +134,29 @@ def _message(frame: Frame, header: MessageHeader) -> Message:
     data = _gathered(frame, header.iov)
     if not header.controllen:
         return Message(to, data, size)
-    if header.controllen > _MOST_CONTROL:
+    return Message(to, data, size, *_control(frame, _controls(frame, header)))
+
+
+def _controls(frame: Frame, header: MessageHeader) -> bytes:
+    """Control data, as it is in memory.
+
+    :raises MemoryUnreadable: ENOBUFS, EFAULT; before that EINVAL, of programs of 32 bits, for lengths that are none
+        (``cmsghdr_from_user_compat_to_kern`` of net/compat.c)."""
+    size, at = header.controllen, 0
+    if not size:
+        return b""
+    if frame.signature.word == 4 and size <= _INT_MAX:
+        while at < min(size, _MOST_CONTROL):
+            length = 0
+            if size - at >= _COMPAT_HEAD and header.control:
+                head = frame.memory.read(header.control + at, 4)
+                (length,) = struct.unpack(f"{frame.end}I", head)
+            if not _COMPAT_HEAD <= length <= size - at:
+                raise MemoryUnreadable(errno.EINVAL, "control data of no such length", 0)
+            at += length + -length % 4
+    if size > _MOST_CONTROL:
         raise MemoryUnreadable(errno.ENOBUFS, "too much control data", header.control)
-    if frame.signature.word == 4 and not header.control:
-        raise MemoryUnreadable(errno.EINVAL, "control data at NULL", 0)
-    raw = frame.memory.read(header.control, header.controllen)
-    return Message(to, data, size, *_control(frame, raw))
+    return frame.memory.read(header.control, size)
 
 
 def routed(frame: Frame, header: MessageHeader) -> bool:
@@ -145,10 +164,8 @@ def routed(frame: Frame, header: MessageHeader) -> bool:
     that it goes to first is another than that of its address (``ip6_datagram_send_ctl`` of net/ipv6/datagram.c,
     ``ip_cmsg_send`` of net/ipv4/ip_sockglue.c): none of them takes a right.
 
-    :raises MemoryUnreadable: EFAULT, ENOBUFS."""
-    if header.controllen > _MOST_CONTROL:
-        raise MemoryUnreadable(errno.ENOBUFS, "too much control data", header.control)
-    raw = frame.memory.read(header.control, header.controllen) if header.controllen else b""
+    :raises MemoryUnreadable: EFAULT, ENOBUFS, EINVAL."""
+    raw = _controls(frame, header)
     head, at = struct.Struct(f"{frame.end}{'Q' if frame.signature.word == 8 else 'I'}ii"), 0
     while at + head.size <= len(raw):
         length, level, kind = head.unpack_from(raw, at)
@@ -167,12 +184,9 @@ def _control(frame: Frame, raw: bytes) -> tuple[bytes, tuple[tuple[int, int], ..
     head = struct.Struct(f"{end}{'Q' if word == 8 else 'I'}ii")
     made, rights, at, credentials = bytearray(), [], 0, False
     same = head.size == _HEAD.size
-    while at < len(raw):
-        whole = len(raw) - at >= head.size
-        length, level, kind = head.unpack_from(raw, at) if whole else (0, 0, 0)
+    while at + head.size <= len(raw):
+        length, level, kind = head.unpack_from(raw, at)
         if not head.size <= length <= len(raw) - at:
-            if not same:
-                raise MemoryUnreadable(errno.EINVAL, "control data of no such length", 0)
             break  # what is wrong with it the kernel finds by itself
         data = raw[at + head.size : at + length]
         start = at + head.size if same else len(made) + _HEAD.size

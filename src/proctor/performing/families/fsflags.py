@@ -122,11 +122,9 @@ def _by_path(task: Task, options: Options) -> Work:
         raise Said(errno.EINVAL)
     data = b""
     if call.name == "file_setattr":
-        data = call.copied(call.registers[2], size)
-        if any(data[_ATTR.size :]):
-            raise Said(errno.E2BIG)
+        data = args["attr"].pack()
         checking = _checking()  # flags that there are not, before the path
-        reply = yield from task.session.ask(checking.request, data[: _ATTR.size])
+        reply = yield from task.session.ask(checking.request, data)
         reply.close()
         if (failed := reply.error(checking.made)) != errno.EBADF:
             raise Said(failed)
@@ -145,7 +143,7 @@ def _by_path(task: Task, options: Options) -> Work:
             raise Said(errno.EBADF)
     task.permit(pin.named.path, pin.named.status)
     if data:
-        return (yield from _set(task, options, _ATTR, data[: _ATTR.size], pin.fd, os.fstat(pin.fd)))
+        return (yield from _set(task, options, _ATTR, data, pin.fd, os.fstat(pin.fd)))
     getting = _getting()
     reply = yield from task.session.ask(getting.request, fds=(pin.fd,), table=True)
     reply.close()

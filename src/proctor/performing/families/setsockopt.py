@@ -41,6 +41,8 @@ RIGHTS: Final = {
     (_IPV6, 75): _NET_RAW,  # IPV6_TRANSPARENT
     (_TCP, 13): _NET_ADMIN,  # TCP_CONGESTION, of an algorithm that not everybody may have
 }
+#: How much of their value the kernel reads, where it is no int: a name, flags.
+_LONGER: Final = {(_SOCKET, 25): 15, (_SOCKET, 61): 8, (_TCP, 13): 15}
 _MOST: Final = 64  # none of them is longer than the name of a device or an algorithm
 _KERNELS: Final = "the kernel decides about this option, by the caller's own rights"
 
@@ -71,8 +73,9 @@ def perform(task: Task) -> Work:
         return let_run_unsafe(_KERNELS)
     fd = sockets.take(task, pins.signed(registers[0]))
     data: bytes | None = b""
-    try:
-        data = task.call.copied(registers[3], length) if length else b""
+    try:  # as much as the kernel looks at
+        read = min(length, _LONGER.get((level, option), 4))
+        data = task.call.copied(registers[3], read).ljust(length, b"\0") if length else b""
     except MemoryUnreadable:
         data = None
     failed = yield from optioning.set_option(task, fd, level, option, data, length)
