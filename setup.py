@@ -71,7 +71,7 @@ setup(
         Extension(
             "proctor.kernel._core",
             [f"src/proctor/kernel/{name}.c" for name in CORE],
-            depends=[f"src/proctor/kernel/{name}.h" for name in ("_acting", "_core", "_loop", "_usual")],
+            depends=[f"src/proctor/kernel/{name}.h" for name in ("_acting", "_core", "_loop", "_posing", "_usual")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,
             extra_compile_args=[*FLAGS, "-fvisibility=hidden", *CFLAGS],

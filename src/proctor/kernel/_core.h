@@ -14,8 +14,6 @@
 PyObject *raise_errno(int number);
 /* SEND: 0 or the errno.  EINTR never comes out. */
 int answer(int fd, uint64_t id, int64_t value, int32_t error, uint32_t flags);
-/* Give a descriptor, which is closed, and have its number be the answer; before_it: close it between the two.
- * 0 or the errno: nothing has happened. */
 /* ID_VALID: 0, or the errno (ENOENT: not received, answered, or gone). */
 int id_valid(int fd, uint64_t id);
 /* A Notification; slot: where the journal has it, -1 for nowhere. */

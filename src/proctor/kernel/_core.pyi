@@ -237,7 +237,7 @@ def ask_for(
     sock: int,
     table: int,
     patience: int,
-    forms: tuple[tuple[Request, bytes, int, int, bool, bool], ...],
+    forms: tuple[tuple[Request, bytes, int, int, bool, bool, bool], ...],
     /,
 ) -> (
     tuple[
@@ -256,7 +256,8 @@ def ask_for(
     :param table: the executor's ``/proc/PID/fd``.
     :param forms: requests of which the first is taken that fits: the request, a packet that lacks nothing
         but the path, where in it that is put, how many bytes it may have, whether it is relative: then
-        the place where it starts goes along; whether ``table`` does, after that.
+        the place where it starts goes along; whether ``table`` does, after that; whether it opens, so that
+        :class:`Short` may give what comes.
     :returns: None for a caller that is not who it was.  Else the path (None if it could not be read),
         what :meth:`Request.ask` returns, and which form was taken; -1 if none was, and nothing is sent:
         none fits, or the caller's table is full, or it has nothing open there.  With a form and no
@@ -277,6 +278,12 @@ class Short:
         they cannot be used.
     :param ours: what :func:`standing` said of us.
     :param kinds: as for :func:`open_for`.
+    :param lend: an executor for what is ``kept`` of somebody, with ``sock``, ``table`` and ``patience`` as for
+        :func:`ask_for`; None if there is none.
+    :param plan: ``forms`` as there, for flags, and whether there is a rule.
+    :param asked: called with call, wish, the one who called (who is its own from now on), the executor (likewise), what
+        :func:`ask_for` returns, the flags, and whether there is a rule, where that is not all; its result is ours.
+    :param done: called with the executor where it is, and what it gave is closed there.
     :param arch: AUDIT_ARCH_* number of the calls that are meant.
     :param valid: flags of open(2) that are looked at, and those of them that are not plain."""
 
@@ -289,6 +296,10 @@ class Short:
         here: Any,
         ours: bytes,
         kinds: bytes,
+        lend: Callable[[Any], tuple[Any, int, int, int] | None],
+        plan: Callable[[int, bool], tuple[Any, ...]],
+        asked: Callable[..., Any],
+        done: Callable[[Any], object],
         listener: int,
         arch: int,
         valid: int,

@@ -5,8 +5,7 @@
  * step, so that the kernel sees to it that there is one answer: whoever took the role over meanwhile may answer, too. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include "_core.h"
-#include "_acting.h"
+#include "_posing.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -14,13 +13,13 @@
 #include <sys/syscall.h>
 
 /* Threads that are known at the same time: Standings has it. */
-enum { MOST_KNOWN = 32 };
+enum { MOST_KNOWN = 32, MOST_PLANS = 256 };
 enum { ALLOW = 0, OPTIONS = 2 };               /* of a Perform */
 enum { KEY, DEVICES, HERE, GROUPS, FIELDS };   /* of a callers.Known */
 
 typedef struct {
     PyObject_HEAD
-    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds;
+    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans;
     int listener;
     uint32_t arch;
     unsigned long long valid, unusual;
@@ -52,7 +51,7 @@ static bool is_plain(const Short *self, PyObject *call, PyObject *wish, const st
     uint64_t flags = raw->data.args[2] & self->valid;
     return raw->pid != 0 && raw->data.nr == SYS_openat && raw->data.arch == self->arch
            && (flags & self->unusual) == 0 && (flags & O_ACCMODE) != O_ACCMODE && raw->data.args[1] != 0
-           && PyTuple_GetItem(wish, ALLOW) == Py_None && PyTuple_GetItem(wish, OPTIONS) == Py_None
+           && PyTuple_GetItem(wish, OPTIONS) == Py_None
            && is_attribute(call, MEMORY_READ, Py_False);
 }
 
@@ -61,8 +60,9 @@ static void let_go(struct caller *caller) {
     Py_CLEAR(caller->kept);
 }
 
-/* Take the caller, if it is known, in this container, and was what we are. */
-static bool take(const Short *self, PyObject *call, PyObject *tid, struct caller *caller) {
+/* Take the caller, if it is known, in this container.  A rule is asked by a longer way, but for what an executor
+ * pins for it. */
+static bool take(const Short *self, PyObject *call, PyObject *tid, bool ruled, uint64_t flags, struct caller *caller) {
     PyObject *standing = tid != NULL ? PyDict_GetItemWithError(self->standings, tid) : NULL;
     if (standing == NULL)
         return false;
@@ -71,7 +71,10 @@ static bool take(const Short *self, PyObject *call, PyObject *tid, struct caller
     PyObject *known = PyObject_GetAttr(standing, names[KNOWN]);
     PyObject *container = PyObject_GetAttr(call, names[CONTAINER]);
     bool good = PyErr_Occurred() == NULL && known != Py_None && (caller->known = known_from(known)) != NULL
-                && PyTuple_Size(caller->kept) == FIELDS && PyTuple_GetItem(caller->kept, HERE) == Py_True
+                && PyTuple_Size(caller->kept) == FIELDS
+                && (PyTuple_GetItem(caller->kept, HERE) == Py_True
+                        ? !ruled && number_of(self->here, ROOT) >= 0
+                        : PyTuple_GetItem(caller->kept, DEVICES) == Py_True && !(ruled && flags & O_NOFOLLOW))
                 && is_attribute(PyTuple_GetItem(caller->kept, KEY), CONTAINER, container)
                 && PyDict_DelItem(self->standings, tid) == 0;
     Py_XDECREF(known); /* its standing has it */
@@ -81,17 +84,18 @@ static bool take(const Short *self, PyObject *call, PyObject *tid, struct caller
     return good;
 }
 
-static bool put_back(const Short *self, PyObject *tid, struct caller *caller) {
-    bool good;
-    if (PyDict_Size(self->standings) < MOST_KNOWN && PyDict_GetItemWithError(self->standings, tid) == NULL) {
-        good = PyDict_SetItem(self->standings, tid, caller->standing) == 0;
-    } else {
-        PyObject *done = PyObject_CallFunctionObjArgs(self->give_back, caller->standing, NULL);
-        good = done != NULL;
-        Py_XDECREF(done);
-    }
+static void put_back(const Short *self, PyObject *tid, struct caller *caller) {
+    PyObject *type, *value, *trace, *done = NULL;
+    PyErr_Fetch(&type, &value, &trace);
+    if (PyDict_Size(self->standings) >= MOST_KNOWN || PyDict_Contains(self->standings, tid) != 0)
+        done = PyObject_CallFunctionObjArgs(self->give_back, caller->standing, NULL);
+    else
+        PyDict_SetItem(self->standings, tid, caller->standing);
+    if (PyErr_Occurred() != NULL)
+        PyErr_WriteUnraisable(self->give_back);
+    Py_XDECREF(done);
     let_go(caller);
-    return good;
+    PyErr_Restore(type, value, trace);
 }
 
 struct turn {
@@ -111,21 +115,91 @@ static void conclude(const Short *self, struct turn *turn) {
     turn->answered = problem == 0 || problem == ENOENT || problem == EINPROGRESS; /* nobody waits any more */
 }
 
+static const uint32_t *kinds_of(const Short *self, size_t *count) {
+    *count = (size_t)PyBytes_Size(self->kinds) / sizeof(uint32_t);
+    return (const uint32_t *)(const void *)PyBytes_AsString(self->kinds); /* bytes objects are aligned */
+}
+
 /* Open it ourselves.  Without the GIL. */
 static void open_here(const Short *self, const Known *known, bool groups, int root, int table,
                       const struct standing *ours, struct turn *turn) {
+    size_t count;
+    const uint32_t *kinds = kinds_of(self, &count);
     char here[4096], *text = here;
     ssize_t length;
     bool same = same_as(ours, false) && unchanged(known, groups, NULL, here, sizeof here, &text, &length);
     if (same && gather(known->tid, turn->raw->data.args[1], PATH_MAX, true, &turn->path, &turn->used) == 0
         && id_valid(self->listener, turn->raw->id) == 0 && turn->used > 0
         && (turn->path[0] == '/' || same_as(ours, true)))
-        turn->fd = open_plainly(known, root, table, (int)turn->raw->data.args[0], turn->path, turn->flags,
-                                (const uint32_t *)(const void *)PyBytes_AsString(self->kinds),
-                                (size_t)PyBytes_Size(self->kinds) / sizeof(uint32_t));
+        turn->fd = open_plainly(known, root, table, (int)turn->raw->data.args[0], turn->path, turn->flags, kinds, count);
     if (text != here)
         free(text);
     conclude(self, turn);
+}
+
+/* What is done with what was opened, or else was read. */
+static PyObject *handed(const Short *self, PyObject *call, const struct turn *turn) {
+    return PyObject_CallFunction(self->rest, "Oy#iO", call, turn->fd < 0 ? turn->path : NULL, (Py_ssize_t)turn->used,
+                                 turn->fd, turn->flags & O_CLOEXEC ? Py_True : Py_False);
+}
+
+/* Forms of the question for these flags; borrowed, NULL with an exception. */
+static PyObject *plan_for(Short *self, uint64_t flags, bool ruled) {
+    PyObject *key = PyLong_FromUnsignedLongLong(flags << 1 | ruled), *known = NULL;
+    if (key != NULL && (known = PyDict_GetItemWithError(self->plans, key)) == NULL && PyErr_Occurred() == NULL) {
+        PyObject *made = PyObject_CallFunction(self->plan, "KO", (unsigned long long)flags, ruled ? Py_True : Py_False);
+        if (made != NULL && PyDict_Size(self->plans) < MOST_PLANS && PyDict_SetItem(self->plans, key, made) == 0)
+            known = made;
+        Py_XDECREF(made);
+    }
+    Py_XDECREF(key);
+    return known;
+}
+
+/* Have an executor asked, who is lent for that; NULL without an exception if there is none, and nothing has happened.
+ * The standing is given back by whoever goes on, if anybody does. */
+static PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *tid, struct caller *caller, bool ruled,
+                         struct turn *turn) {
+    struct posed posed;
+    PyObject *plan = plan_for(self, turn->flags, ruled), *lent = NULL, *executor, *result = NULL;
+    int sock;
+    Py_XINCREF(plan);
+    if (plan != NULL && (posed.many = forms_in(plan, posed.forms)) >= 0)
+        lent = PyObject_CallFunctionObjArgs(self->lend, caller->kept, NULL);
+    if (lent == NULL || lent == Py_None
+        || !PyArg_ParseTuple(lent, "Oiil", &executor, &sock, &posed.table, &posed.asked.patience)) {
+        Py_XDECREF(lent);
+        Py_XDECREF(plan);
+        return NULL;
+    }
+    size_t count;
+    const uint32_t *kinds = kinds_of(self, &count);
+    posed.caller = caller->known, posed.groups = PyTuple_GetItem(caller->kept, GROUPS) == Py_True;
+    posed.listener = self->listener, posed.id = turn->raw->id, posed.dirfd = (int)turn->raw->data.args[0];
+    posed.path = posed.read = NULL, posed.used = 0;
+    posed.address = turn->raw->data.args[1], posed.asked.sock = sock;
+    Py_BEGIN_ALLOW_THREADS
+    pose(&posed);
+    turn->fd = plainly_opened(&posed, kinds, count);
+    Py_END_ALLOW_THREADS
+    if (turn->fd >= 0) {
+        if (posed.asked.into != posed.asked.here)
+            free(posed.asked.into);
+        put_back(self, tid, caller);
+        PyObject *done = PyObject_CallFunctionObjArgs(self->done, executor, NULL);
+        result = handed(self, call, turn);
+        Py_XDECREF(done);
+    } else {
+        PyObject *found = posed_result(&posed);
+        if (found != NULL)
+            result = PyObject_CallFunction(self->asked, "OOOONKO", call, wish, caller->standing, executor, found,
+                                           (unsigned long long)turn->flags, ruled ? Py_True : Py_False);
+        let_go(caller);
+    }
+    free(posed.read);
+    Py_DECREF(plan);
+    Py_DECREF(lent);
+    return result;
 }
 
 static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(given)) {
@@ -137,22 +211,31 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
     PyObject *notification = PyObject_GetAttr(call, names[NOTIFICATION]);
     const struct seccomp_notif *raw = notification != NULL ? notification_of(notification) : NULL;
     PyObject *tid = raw != NULL && is_plain(self, call, wish, raw) ? PyLong_FromUnsignedLong(raw->pid) : NULL;
-    int root = number_of(self->here, ROOT), table = number_of(self->here, TABLE);
     struct caller caller = {0};
     struct turn turn = {.raw = raw, .fd = LEFT};
-    if (PyErr_Occurred() == NULL && root >= 0 && ours != NULL && take(self, call, tid, &caller)) {
-        bool groups = PyTuple_GetItem(caller.kept, GROUPS) == Py_True;
+    bool ruled = PyTuple_GetItem(wish, ALLOW) != Py_None, left = true;
+    if (tid != NULL)
         turn.flags = raw->data.args[2] & self->valid;
+    if (PyErr_Occurred() != NULL || !take(self, call, tid, ruled, turn.flags, &caller)) {
+        ;
+    } else if (PyTuple_GetItem(caller.kept, HERE) == Py_True) {
+        bool groups = PyTuple_GetItem(caller.kept, GROUPS) == Py_True;
+        int root = number_of(self->here, ROOT), table = number_of(self->here, TABLE);
         Py_BEGIN_ALLOW_THREADS
         open_here(self, caller.known, groups, root, table, ours, &turn);
         Py_END_ALLOW_THREADS
         put_back(self, tid, &caller);
+        left = false;
         result = turn.answered ? PyLong_FromLong(-turn.fd)
-                               : PyObject_CallFunction(self->rest, "Oy#iO", call, turn.path, (Py_ssize_t)turn.used,
-                                                       turn.fd, turn.flags & O_CLOEXEC ? Py_True : Py_False);
-    } else if (PyErr_Occurred() == NULL) {
-        result = PyObject_CallFunctionObjArgs(self->longer, call, wish, NULL);
+                               : handed(self, call, &turn);
+    } else {
+        result = ask_one(self, call, wish, tid, &caller, ruled, &turn);
+        left = result == NULL && caller.standing != NULL; /* nobody was asked */
+        if (left)
+            put_back(self, tid, &caller);
     }
+    if (left && PyErr_Occurred() == NULL)
+        result = PyObject_CallFunctionObjArgs(self->longer, call, wish, NULL);
     free(turn.path);
     Py_XDECREF(tid);
     Py_XDECREF(notification);
@@ -160,12 +243,12 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
 }
 
 static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(given)) {
-    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds;
+    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done;
     int listener;
     unsigned int arch;
     unsigned long long valid, unusual;
-    if (!PyArg_ParseTuple(args, "OOO!OOSSiIKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here, &ours,
-                          &kinds, &listener, &arch, &valid, &unusual))
+    if (!PyArg_ParseTuple(args, "OOO!OOSSOOOOiIKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here,
+                          &ours, &kinds, &lend, &plan, &asked, &done, &listener, &arch, &valid, &unusual))
         return NULL;
     Short *self = (Short *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (self == NULL)
@@ -177,7 +260,14 @@ static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     self->here = Py_NewRef(here);
     self->ours = Py_NewRef(ours);
     self->kinds = Py_NewRef(kinds);
+    self->lend = Py_NewRef(lend);
+    self->plan = Py_NewRef(plan);
+    self->asked = Py_NewRef(asked);
+    self->done = Py_NewRef(done);
+    self->plans = PyDict_New();
     self->listener = listener, self->arch = arch, self->valid = valid, self->unusual = unusual;
+    if (self->plans == NULL)
+        Py_CLEAR(self);
     return (PyObject *)self;
 }
 
@@ -191,6 +281,11 @@ static void short_dealloc(PyObject *me) {
     Py_XDECREF(self->here);
     Py_XDECREF(self->ours);
     Py_XDECREF(self->kinds);
+    Py_XDECREF(self->lend);
+    Py_XDECREF(self->plan);
+    Py_XDECREF(self->asked);
+    Py_XDECREF(self->done);
+    Py_XDECREF(self->plans);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
     Py_DECREF(type);
 }

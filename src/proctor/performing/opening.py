@@ -71,7 +71,7 @@ def use(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> Opens:
     _refuse_hosts(task, named, wanted.flags)
     try:
         return (
-            yield from _reopen(
+            yield from reopen(
                 task,
                 pin,
                 wanted.how(wanted.flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW), 0),
@@ -97,7 +97,7 @@ def _refuse_hosts(task: Task, named: pins.Named, flags: int) -> None:
         raise Said(errno.EACCES, "it is the one of the monitor's pid namespace, not the caller's")
 
 
-def _reopen(task: Task, pin: int, how: bytes, small: bool = False) -> Opens:
+def reopen(task: Task, pin: int, how: bytes, small: bool = False) -> Opens:
     act = acting.reopening(small)
     values = HOW.unpack(how)[:1] if small else (how,)
     reply = yield from task.session.ask(act.request, *values, fds=(pin,), table=True)
@@ -206,12 +206,12 @@ def _name(task: Task, wanted: Wanted, here: Entry, last: bytes) -> Generator[Any
             return None
         if wanted.small and not small:
             bare = flags & ~(O_CREAT | O_EXCL | O_TRUNC)
-            again = yield from _reopen(task, found.fd, wanted.how(bare, 0), True)
+            again = yield from reopen(task, found.fd, wanted.how(bare, 0), True)
             large, fd = fd, again
             task.session.give_up(large)
         if flags & O_TRUNC and stat.S_ISREG(status.mode):
             how = HOW.pack(flags & ACCESS | O_TRUNC | O_CLOEXEC, 0, 0)
-            task.session.give_up((yield from _reopen(task, found.fd, how)))
+            task.session.give_up((yield from reopen(task, found.fd, how)))
         kept, fd = fd, -1
         return kept
     finally:
@@ -278,7 +278,7 @@ def _by_its_path(task: Task, wanted: Wanted, pin: int, named: pins.Named) -> Ope
                 return reply.take(opening.fd)
         finally:
             task.session.drop(reply)
-    return (yield from _reopen(task, pin, wanted.how(wanted.flags & ~O_NOFOLLOW, 0), wanted.small))
+    return (yield from reopen(task, pin, wanted.how(wanted.flags & ~O_NOFOLLOW, 0), wanted.small))
 
 
 def _may_follow(task: Task, wanted: Wanted) -> Generator[Any, Any, None]:
@@ -327,7 +327,7 @@ def _own_terminal(task: Task, wanted: Wanted) -> Opens:
         task.permit(named.path, named.status)
         task.refuse_device(named.status)
         return (
-            yield from _reopen(
+            yield from reopen(
                 task,
                 pin,
                 wanted.how(wanted.flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW), 0),

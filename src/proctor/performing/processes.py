@@ -8,7 +8,7 @@ import select
 import signal
 import socket
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.kernel import _core, scm
 from proctor.performing import scarce
@@ -18,7 +18,6 @@ from proctor.performing.steps import (
     NO_PROCESS,
     UNGIVEN,
     Form,
-    Heard,
     Reply,
     Request,
     state_of,
@@ -193,34 +192,34 @@ class Executor(Worker):
         dirfd: int,
         path: int | bytes,
         forms: tuple[Form, ...],
-    ) -> tuple[bytes | None, Heard | None, int] | None:
+    ) -> tuple[bytes | None, tuple[Any, ...] | None, int] | None:
         """As :func:`proctor.kernel._core.ask_for`."""
         assert standing.known is not None
         listener = -1 if type(path) is bytes else call.listener_fd
-        found = _core.ask_for(
-            standing.known,
-            groups,
-            listener,
-            call.id,
-            dirfd,
-            path,
-            self._fd,
-            self.table,
-            self._pace.patience,
-            forms,
+        return _core.ask_for(
+            standing.known, groups, listener, call.id, dirfd, path, *self.at_hand, forms
         )
-        if found is None:
-            return None
-        read, heard, which = found
+
+    @property
+    def at_hand(self) -> tuple[int, int, int]:
+        """What the core asks it by: its socket, its table, and how long to wait."""
+        return self._fd, self.table, self._pace.patience
+
+    def heard(self, heard: tuple[Any, ...] | None) -> Reply | None:
+        """What the core has heard of it, if that is a reply."""
         if heard is None:
-            return read, None, which
+            return None
         if len(heard) == 3:
-            self._pace.came(True)
+            self.came(True)
             self.holds = bool(heard[2])
-            return read, Reply(*heard), which
+            return Reply(*heard)
         if heard[0] == errno.EAGAIN:
-            self._pace.came(False)
-        return read, heard, which
+            self.came(False)
+        return None
+
+    def came(self, in_time: bool) -> None:
+        """Whether its answer came in time."""
+        self._pace.came(in_time)
 
     def _last_words(self) -> None:
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Generator, Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proctor.errors import CallGone, CallOver
 from proctor.performing.closing import Given
@@ -16,6 +16,9 @@ from proctor.performing.trouble import Again, Ended, Interrupted, Trouble
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+
+
+LIMITED: Final = "somebody limited the executor's open files (prlimit)"
 
 
 class Session:
@@ -159,7 +162,7 @@ class Session:
                     reply = yield Wait(executor, request)
                 if -errno.EMFILE in reply.results and executor.limited():
                     reply.close()
-                    raise Trouble("somebody limited the executor's open files (prlimit)")
+                    raise Trouble(LIMITED)
             except Ended:
                 self.fail()
                 if self._used:

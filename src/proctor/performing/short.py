@@ -7,17 +7,22 @@ says so, and nothing has happened, or goes on from what an executor has answered
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from proctor.call.verdict import HandOver, Perform, Verdict
-from proctor.errors import NotPermitted
+from proctor.call.verdict import HandOver, Perform, Verdict, deny
+from proctor.errors import CallGone, NotPermitted
 from proctor.kernel import _core
+from proctor.performing import acting
 from proctor.performing.conversation import Conversation
 from proctor.performing.here import LOCAL
-from proctor.performing.steps import Reply
-from proctor.performing.trouble import Moved
+from proctor.performing.opening import reopen
+from proctor.performing.session import LIMITED
+from proctor.performing.task import permit
+from proctor.performing.trouble import Ended, Moved, Trouble
+from proctor.performing.wanted import O_CLOEXEC
 from proctor.syscalls.architectures import ARCHITECTURES, native
 
 if TYPE_CHECKING:
@@ -25,6 +30,9 @@ if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
     from proctor.performing.callers import Known
     from proctor.performing.performers import Performers
+    from proctor.performing.pins import Named
+    from proctor.performing.processes import Executor
+    from proctor.performing.steps import Form, Reply, Request
     from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later
 
@@ -72,7 +80,20 @@ class ShortWay:
         known, back = performers.standings.known, performers.standings.give_back
         audit = ARCHITECTURES[native()].audit
         return _core.Short(
-            self.go, _rest, known, back, here, ours, LOCAL, listener.fileno(), audit, *flags
+            self.go,
+            _rest,
+            known,
+            back,
+            here,
+            ours,
+            LOCAL,
+            self._lent,
+            self._plan,
+            self._goes_on,
+            self._done,
+            listener.fileno(),
+            audit,
+            *flags,
         )
 
     def go(self, call: Call, wish: Perform) -> Verdict | Later | None:
@@ -101,57 +122,181 @@ class ShortWay:
         """Ask an executor what the family would ask it first, before all that it takes to go on from
         there: in most cases that is all."""
         known: Known = standing.kept
-        container = getattr(call, "container", None)
         wanted = self._family.ahead(call, wish) if known.devices else None
-        executor = (
-            None
-            if wanted is None
-            else self._performers.executors.borrow(
-                known.key, container, self._performers.option(container, "limit")
-            )
-        )
+        executor = None if wanted is None else self._lend(known)
         if wanted is None or executor is None:
             self._performers.standings.give_back(standing)
             return None
-        found = executor.ask_for(standing, known.groups, call, *wanted[:3])
+        dirfd, path, flags = wanted
+        ruled = wish.allow is not None
+        forms, _ = self._family.forms(flags, ruled)
+        found = executor.ask_for(standing, known.groups, call, dirfd, path, forms)
+        return self._asked(call, wish, standing, executor, found, flags, ruled)
+
+    def _lend(self, known: Known) -> Executor | None:
+        key, performers = known.key, self._performers
+        limit = performers.option(key.container, "limit")  # type: ignore[arg-type]
+        return performers.executors.borrow(key, key.container, limit)
+
+    def _lent(self, known: Known) -> tuple[Executor, int, int, int] | None:
+        """As the core wants it."""
+        executor = self._lend(known)
+        return None if executor is None else (executor, *executor.at_hand)
+
+    def _plan(self, flags: int, ruled: bool) -> tuple[Form, ...]:
+        forms: tuple[Form, ...] = self._family.forms(flags, ruled)[0]
+        return forms
+
+    def _done(self, executor: Executor) -> int:
+        """It has answered, and the call was answered so."""
+        executor.came(True)
+        self._performers.executors.release(executor)
+        return 0
+
+    def _goes_on(
+        self, call: Call, wish: Perform, standing: Standing, *rest: Any
+    ) -> Verdict | Later | None:
+        """As :meth:`_asked`, from the core."""
+        try:
+            return self._asked(call, wish, standing, *rest)
+        except BaseException as failed:
+            standing.close()
+            return self._performers.translate(call, failed)
+
+    def _asked(
+        self,
+        call: Call,
+        wish: Perform,
+        standing: Standing,
+        executor: Executor,
+        found: tuple[bytes | None, Any, int] | None,
+        flags: int,
+        ruled: bool,
+    ) -> Verdict | Later | None:
+        """Go on from what an executor has said, or has not.
+
+        :param found: as :func:`proctor.kernel._core.ask_for` returns it."""
+        performers, family = self._performers, self._family
         path, heard, which = found if found is not None else (None, None, -1)
+        call.memory_read = True
         if path is not None:
             call.took_path(path)
-        if which < 0 or not (isinstance(heard, Reply) or (heard and heard[0] == errno.EAGAIN)):
-            self._performers.standings.give_back(standing)
+        reply = executor.heard(heard)
+        if which < 0 or (reply is None and not (heard and heard[0] == errno.EAGAIN)):
+            performers.standings.give_back(standing)
             if which < 0:
-                self._performers.executors.release(executor)
+                performers.executors.release(executor)
             else:
-                self._performers.executors.discard(executor)  # it has died
+                performers.executors.discard(executor)  # it has died
             return None
-        opening, reply = wanted[3][which], heard if isinstance(heard, Reply) else None
-        said: Verdict | None = (
-            None if reply is None else self._family.plain(opening, reply, wanted[4])
-        )
-        if said is not None and executor.closed(wait=True):
-            self._performers.executors.release(executor)
-            self._performers.standings.give_back(standing)
-            return said
-        session = self._performers.session(
-            call,
-            known.key,
-            self._performers.callers.own(),
-            self._performers.option(container, "limit"),
-        )
-        first: Callable[[Task], Work] | None = None
+        opening = family.forms(flags, ruled)[1][which]
+        said: Verdict | None = None if reply is None else family.plain(opening, reply, flags)
         if said is not None:
-            first = partial(_known, said)
-        elif reply is not None:
-            first = self._family.after(opening, reply, wanted[4])
-        if first is None:
-            session.asked(executor, opening.request, reply)
+            return self._closed(call, wish, standing, executor, said)
+        named = None if reply is None else family.seen(opening, reply)
+        if reply is not None and named is not None:
+            pin = reply.take(opening.pin)
+            return self._once_more(call, wish, standing, executor, pin, named, flags)
+        return self._later(call, wish, standing, (executor, opening.request, reply))
+
+    def _closed(
+        self, call: Call, wish: Perform, standing: Standing, executor: Executor, said: Verdict
+    ) -> Verdict | Later:
+        """Say it when the executor has closed what it gave."""
+        executors = self._performers.executors
+        try:
+            closed = executor.closed(wait=True)
+        except Ended:  # and with it what it had open
+            executors.discard(executor)
         else:
-            session.answered(executor)
+            if not closed:
+                asked = executor, None, None
+                return self._later(call, wish, standing, asked, partial(_known, said))
+            executors.release(executor)
+        self._performers.standings.give_back(standing)
+        return said
+
+    def _later(
+        self,
+        call: Call,
+        wish: Perform,
+        standing: Standing,
+        asked: tuple[Executor, Request | None, Reply | None] | None,
+        first: Callable[[Task], Work] | None = None,
+    ) -> Verdict | Later:
+        """Go on by the long way, with what was asked; None begins it anew."""
+        key, performers, session = standing.kept.key, self._performers, None
+        if asked is not None:
+            limit = performers.option(key.container, "limit")
+            session = performers.session(call, key, performers.callers.own(), limit)
+            executor, request, reply = asked
+            if request is None:
+                session.answered(executor)
+            else:
+                session.asked(executor, request, reply)
         conversation = Conversation(
-            self._performers.work(call, wish, standing, True, session, first),
+            performers.work(call, wish, standing, True, session, first),
             call,
-            self._performers.translate,
-            self._performers.deadline,
+            performers.translate,
+            performers.deadline,
         )
         verdict = conversation.begin()
         return conversation.later() if verdict is None else verdict
+
+    def _once_more(
+        self,
+        call: Call,
+        wish: Perform,
+        standing: Standing,
+        executor: Executor,
+        pin: int,
+        named: Named,
+        flags: int,
+    ) -> Verdict | Later:
+        """Ask the policy about what is pinned, and have that opened."""
+        performers, act = self._performers, acting.reopening(False)
+        how, free, late = self._family.how_again(flags), True, False
+        said: Verdict | None = None
+        try:
+            permit(call, wish, "path", named.path, named.status)
+            if not call.valid():
+                raise CallGone
+            free = False
+            reply = executor.ask(act.request, act.request.fill(how), (pin, executor.table))
+            late = reply is None
+            if reply is not None:
+                said, free = self._made(act, reply, executor, flags), True
+        except Ended:
+            pass  # and nothing has happened
+        except BaseException as failed:
+            try:
+                said = performers.translate(call, failed)
+            finally:
+                if free and said is None:  # a rule's own mistake
+                    performers.executors.release(executor)
+        finally:
+            if not late:
+                os.close(pin)
+            if not (free or late):
+                performers.executors.discard(executor)
+        if free and said is not None:
+            return self._closed(call, wish, standing, executor, said)
+        if said is not None:
+            performers.standings.give_back(standing)
+            return said
+        if not late:
+            return self._later(call, wish, standing, None)
+
+        def first(task: Task) -> Work:
+            fd = yield from reopen(task, task.hold(pin), how)
+            return HandOver(fd, cloexec=flags & O_CLOEXEC != 0)
+
+        return self._later(call, wish, standing, (executor, act.request, None), first)
+
+    def _made(self, act: acting.Acting, reply: Reply, executor: Executor, flags: int) -> Verdict:
+        if reply.made(act.fd):
+            return HandOver(reply.take(act.fd), None, flags & O_CLOEXEC != 0)
+        failed = reply.error(act.fd)
+        if failed == errno.EMFILE and executor.limited():
+            raise Trouble(LIMITED)
+        return deny(failed)

@@ -260,14 +260,17 @@ class Request:
         #: The packet, with these bytes and numbers in its holes; ValueError if one of them does not fit.
         self.fill: Callable[..., bytes] = self._native.fill
 
-    def form(self, *values: bytes | int, room: int, relative: bool, table: bool = False) -> Form:
+    def form(
+        self, *values: bytes | int, room: int, relative: bool, table: bool, opens: bool
+    ) -> Form:
         """This request, with all its values but the last, which is a path of at most ``room`` bytes.
 
         :param relative: whether the directory where it starts goes along.
-        :param table: whether the executor's own descriptors do, after that."""
+        :param table: whether the executor's own descriptors do, after that.
+        :param opens: whether it gives one descriptor, and its last wants are struct statfs and struct statx of that."""
         packet, other = self.fill(*values, b""), self.fill(*values, b"\1" * room)
         at = next(i for i, byte in enumerate(packet) if byte != other[i])
-        return self._native, packet, at, room, relative, table
+        return self._native, packet, at, room, relative, table, opens
 
     def ask(self, sock: int, packet: bytes | None, fds: tuple[int, ...], patience: int) -> Heard:
         """Send the packet, with descriptors, and receive what comes; without a packet only that.
@@ -314,7 +317,7 @@ class Reply(NamedTuple):
 
 
 #: What :meth:`Request.form` makes.
-Form = tuple["_core.Request", bytes, int, int, bool, bool]
+Form = tuple["_core.Request", bytes, int, int, bool, bool, bool]
 #: What :meth:`Request.ask` hears.
 Heard = Union[Reply, tuple[int, bytes]]
 

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import HandOver, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
 from proctor.performing import acting, filestat, pins
 from proctor.performing.given import Given
-from proctor.performing.opening import pinned, terminal, use
+from proctor.performing.opening import pinned, terminal
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
 from proctor.performing.trouble import Moved, Said
 from proctor.performing.wanted import (
@@ -40,7 +40,7 @@ from proctor.performing.wanted import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
     from typing import Any
 
     from proctor.call.call import Call
@@ -166,23 +166,23 @@ def ordinary(
     return deny(-fd) if fd < 0 else HandOver(fd, None, simple[2] & O_CLOEXEC != 0)
 
 
-def ahead(
-    call: Call, wish: Perform
-) -> tuple[int, int | bytes, tuple[Form, ...], tuple[acting.Opening | pins.Look, ...], int] | None:
-    """What :func:`perform` is going to ask first, of what is simple: dirfd, address of the path, forms of
-    the request, and what these are."""
+def ahead(call: Call, wish: Perform) -> tuple[int, int | bytes, int] | None:
+    """What :func:`perform` is going to ask about first, of what is simple: dirfd, address of the path, flags."""
     if wish.options is not None and getattr(wish.options, "loops", False):
         return None
     simple = _simply(call, wish)
     if simple is None or (wish.allow is not None and simple[2] & O_NOFOLLOW):
         return None
-    return (*simple[:2], *_forms(simple[2], wish.allow is not None), simple[2])
+    return simple
 
 
 @lru_cache(256)
-def _forms(
+def forms(
     flags: int, asked: bool
 ) -> tuple[tuple[Form, ...], tuple[acting.Opening | pins.Look, ...]]:
+    """Forms of the first question, and what these are.
+
+    :param asked: whether a rule wants to see what it is."""
     wanted, bits = Wanted(None, b"", flags | O_NOCTTY, 0, 0), flags & O_DIRECTORY
     values: tuple[int | bytes, ...] = (
         0o777,
@@ -193,16 +193,17 @@ def _forms(
         how = HOW.pack(PIN | bits, 0, pins.NO_MAGICLINKS)
         values = wanted.how(), how, pins.probing(bits, 0)
     openings: list[acting.Opening | pins.Look] = []
-    forms = []
+    made = []
     for relative in (False, True):
         where = () if relative else (pins.AT_FDCWD,)
         for room in pins.SHORT:
             opening = pins.look(relative, room) if asked else acting.opening(relative, room)
             openings.append(opening)
-            forms.append(
-                opening.request.form(*where, *values, room=room, relative=relative, table=asked)
+            form = opening.request.form(
+                *where, *values, room=room, relative=relative, table=asked, opens=not asked
             )
-    return tuple(forms), tuple(openings)
+            made.append(form)
+    return tuple(made), tuple(openings)
 
 
 def plain(opening: acting.Opening | pins.Look, reply: Reply, flags: int) -> Verdict | None:
@@ -223,22 +224,18 @@ def plain(opening: acting.Opening | pins.Look, reply: Reply, flags: int) -> Verd
     return deny(failed)
 
 
-def after(
-    opening: acting.Opening | pins.Look, reply: Reply, flags: int
-) -> Callable[[Task], Work] | None:
-    """What is left to do after a reply to :func:`ahead`, where that takes no more than to ask the policy
-    and open; None if :func:`perform` is to go on."""
+def seen(opening: acting.Opening | pins.Look, reply: Reply) -> pins.Named | None:
+    """What was pinned for a rule, where that is a file or directory that is opened without second thoughts."""
     if not isinstance(opening, pins.Look) or not reply.made(opening.pin):
         return None
     system, status = reply.parts[opening.name.first + 1], reply.parts[opening.name.first]
-    return partial(_seen, opening, reply, flags) if filestat.is_plain(system, status) else None
+    return opening.name.read(reply) if filestat.is_plain(system, status) else None
 
 
-def _seen(look: pins.Look, reply: Reply, flags: int, task: Task) -> Work:
-    pin = task.keep(reply, look.pin)
-    wanted = Wanted(None, b"", flags | O_NOCTTY, 0, 0)
-    fd = yield from use(task, pin, look.name.read(reply), wanted)
-    return HandOver(fd, cloexec=bool(flags & O_CLOEXEC))
+@lru_cache(256)
+def how_again(flags: int) -> bytes:
+    """How that is opened then."""
+    return Wanted(None, b"", flags | O_NOCTTY, 0, 0).how(flags & ~O_NOFOLLOW | O_NOCTTY, 0)
 
 
 def perform(task: Task) -> Work:

@@ -1,0 +1,57 @@
+/* Questions to executors, as _asking.c asks them, and _short.c. */
+#include <Python.h>
+#include "_core.h"
+#include "_acting.h"
+
+enum { MOST_SENT = 16, MOST_GIVEN = 8 };
+
+/* A request: what is sent, where values are put into it, and what its answer looks like. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *packet, *holes, *ranges, *given; /* bytes */
+    Py_ssize_t steps, values, longest;
+} Request;
+
+/* A question on its way, and what became of it. */
+struct asked {
+    int sock, along, sent[MOST_SENT];
+    long patience;
+    const char *packet; /* NULL only receives */
+    size_t size;
+    char here[8192], *into; /* room for the answer */
+    int problem, given, fds[MOST_GIVEN];
+    ssize_t length;
+};
+
+struct form { /* a question that wants a path, and nothing else any more */
+    Request *request;
+    const char *packet;
+    Py_ssize_t size, offset, room;
+    int relative, table; /* whether the place where it starts goes along, and the executor's own descriptors */
+    int opens; /* its last wants are struct statfs and struct statx of what is given */
+};
+
+enum { MOST_FORMS = 8, LONGEST_PACKET = 4096 };
+
+/* A path that an executor is asked about for somebody, and what came of that. */
+struct posed {
+    const Known *caller;
+    bool groups, same;
+    int listener, dirfd, table, many;
+    uint64_t id, address; /* of the path, if it is not known yet */
+    const char *path;     /* NULL: not known */
+    char *read;           /* malloced */
+    size_t used;
+    struct form forms[MOST_FORMS], *form; /* the one that was taken */
+    struct asked asked;
+};
+
+/* What a tuple of forms says (see core.ask_for()): how many they are; -1 with an exception. */
+int forms_in(PyObject *tuple, struct form *forms);
+/* Without the GIL: see who calls, read the path, ask, and hear. */
+void pose(struct posed *posed);
+/* Without the GIL: the descriptor in the answer to a form that opens, if that is a regular file or a directory of
+ * one of these kinds of file systems, and the executor has closed its own; -1 if not. */
+int plainly_opened(const struct posed *posed, const uint32_t *kinds, size_t count);
+/* What core.ask_for() returns. */
+PyObject *posed_result(struct posed *posed);
