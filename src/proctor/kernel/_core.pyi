@@ -221,7 +221,8 @@ class Request:
         """Send a packet with at most 16 descriptors and receive the answer, without the GIL in between.
 
         :param packet: None only receives.
-        :param patience: how long to wait for it, in microseconds, less than a second; then EAGAIN.
+        :param patience: how long to wait for it, in microseconds, less than a second; then EAGAIN.  4000 is as
+            long as the socket waits by itself (SO_RCVTIMEO).
         :returns: (results, parts, descriptors by their steps; CLOEXEC and the asker's).  Or an errno:
             recvmsg(2)'s, EMSGSIZE for a longer answer, EMFILE if its descriptors could not all be had;
             or 0 and what was received and is no answer to this.  No descriptor is left open then.

@@ -36,6 +36,9 @@ _S390: Final = hasattr(os, "uname") and os.uname().machine == "s390x"
 ST_NODEV, ST_NOSYMFOLLOW = 0x0004, 0x2000
 
 
+_OF_STATX: Final = struct.Struct("=20xI4xH2xQ88xIIIIQ")
+
+
 class Status(NamedTuple):
     """What statx(2) says of a thing."""
 
@@ -62,11 +65,14 @@ class Status(NamedTuple):
         return stat.S_ISCHR(self.mode) or stat.S_ISBLK(self.mode)
 
 
+def same_place(one: bytes, other: bytes) -> bool:
+    """Whether two of these have the same :attr:`Status.place`."""
+    return one[32:40] == other[32:40] and one[136:152] == other[136:152]
+
+
 def status_of(data: bytes) -> Status:
     """From a struct statx (include/uapi/linux/stat.h)."""
-    uid, _, mode = struct.unpack_from("=IIH", data, 20)
-    (inode,) = struct.unpack_from("=Q", data, 32)
-    rmajor, rminor, major, minor, mount = struct.unpack_from("=IIIIQ", data, 128)
+    uid, mode, inode, rmajor, rminor, major, minor, mount = _OF_STATX.unpack_from(data)
     return Status(mode, uid, (rmajor, rminor), (major, minor), inode, mount)
 
 

@@ -19,7 +19,15 @@ import struct
 from functools import cache, lru_cache
 from typing import Final, NamedTuple
 
-from proctor.performing.filestat import STATFS_SIZE, STATX_SIZE, Status, status_of, statx, system_of
+from proctor.performing.filestat import (
+    STATFS_SIZE,
+    STATX_SIZE,
+    Status,
+    same_place,
+    status_of,
+    statx,
+    system_of,
+)
 from proctor.performing.steps import END, Argument, Place, Reply, Request, Result, Steps
 from proctor.performing.trouble import Said
 
@@ -112,9 +120,7 @@ class Name(NamedTuple):
         seen = status_of(status)
         if not reply.made(self.link):
             text = b"(unreachable)"
-        elif text.startswith(b"/") and not (
-            reply.made(self.again) and status_of(second).place == seen.place
-        ):
+        elif text.startswith(b"/") and not (reply.made(self.again) and same_place(status, second)):
             text = b"(unreachable)" + text  # what does not begin with a slash is pipe:[1] or so
         on = system_of(system)
         return Named(seen, on.proc, text, on.slow)

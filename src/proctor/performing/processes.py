@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import struct
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,7 +44,8 @@ class Pace:
 
     __slots__ = ("_soon",)
 
-    _LONG: Final = 4000
+    #: Which a socket waits by itself.
+    TICK: Final = 4000
     _SHORT: Final = 50
     _WHILE: Final = 64
 
@@ -53,7 +55,7 @@ class Pace:
     @property
     def patience(self) -> int:
         """Microseconds."""
-        return self._SHORT if self._soon else self._LONG
+        return self._SHORT if self._soon else self.TICK
 
     def came(self, in_time: bool) -> None:
         """Whether the answer came in time."""
@@ -61,6 +63,9 @@ class Pace:
             self._soon = self._WHILE
         elif self._soon:
             self._soon -= 1
+
+
+_TICK: Final = struct.pack("@ll", 0, Pace.TICK)
 
 
 class Worker:
@@ -148,6 +153,7 @@ class Executor(Worker):
     ) -> None:
         super().__init__(container)
         self.sock = sock
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TICK)
         self._fd = sock.fileno()
         self._pace = Pace() if pace is None else pace
         self.key = key
