@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import sys
+import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from proctor.asking import terminal
+from proctor.asking.question import Asking, Question
 from tests.agent.running import eventually
 from tests.support.screen import Screen
 
@@ -231,6 +235,34 @@ def test_what_a_target_left_the_terminal_in_hides_nothing_and_no_row_is_its_own(
         assert all(row.startswith("proctor: ") and len(row) < 80 for row in rows[:-1])
         screen.type("d")
         screen.expect("no\r\n")
+
+
+def test_keys_of_somebody_who_goes_on_typing_answer_nothing() -> None:
+    """They count once half a second passed without one, by a clock of ours; then it is shown which there are."""
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    over, writer = os.pipe()
+    now = 0.0
+    turns = 0
+
+    def look() -> None:  # in each turn
+        nonlocal now, turns
+        turns += 1
+        now += 0.3
+        if turns <= 5:
+            os.write(ours, b"y")
+            select.select([theirs], [], [])
+        elif turns == 9:  # the fifth was read in the sixth turn, at 1.8
+            shown = b""
+            while terminal._PROMPT.encode() not in shown:
+                shown += os.read(ours, 65536)
+            os.write(ours, b"n")
+
+    question = Question("mkdir", {}, "", "p", "r", {}, (), "", Asking("terminal"))
+    answer = terminal._converse(theirs, question, over, look, lambda: now)
+    assert answer is not None and answer.errno and turns >= 9
+    for each in (ours, theirs, over, writer):
+        os.close(each)
 
 
 def test_kill_the_whole_tree(start: Start, tmp_path: Path) -> None:

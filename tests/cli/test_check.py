@@ -27,6 +27,14 @@ def test_warnings_are_printed_and_the_status_tells(run: Run, tmp_path: Path) -> 
     done = run("check", "wrong.toml")
     assert done.returncode == 2 and done.stdout == ""
     assert "wrong.toml:1: rule: expected a list" in done.stderr
+    names = ["wrong.toml", "doubtful.toml", "nowhere.toml", "sound.toml"]
+    done = run("check", *names)  # the worst of them, and each is read
+    assert done.returncode == 2 and done.stdout == f"{line}\n"
+    assert [each.split(": ")[1] for each in done.stderr.splitlines()] == [
+        "wrong.toml:1",
+        "nowhere.toml",
+    ]
+    assert run("check", *names[1::2]).returncode == 1
 
 
 def test_quiet_silences_them(run: Run, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import msgspec
 from proctor.agent.facts import Facts
 from proctor.errors import PolicyError
 from proctor.policy import Policy, loads
+from proctor.policy.document import MATCH_KEYS, TABLE_KEYS, Source, check_keys, toml
 from proctor.words import did_you_mean, quoted
 
 TABLE: Final = "containers.toml"
@@ -267,11 +268,15 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def _table(text: str, path: str) -> Table:
+    source = Source(path, text)
+    tree = toml(source)
+    check_keys(tree, TABLE_KEYS, (), source)
+    for number, each in enumerate(tree.get("container", ())):
+        check_keys(each, MATCH_KEYS, ("container", number), source)
     try:
-        table = msgspec.toml.decode(text, type=Table)
-    except (msgspec.MsgspecError, ValueError) as problem:
+        return msgspec.convert(tree, Table)
+    except msgspec.MsgspecError as problem:
         raise PolicyError(f"{path}: {problem}") from None
-    return table
 
 
 def _like(text: str, pattern: str | None) -> bool:

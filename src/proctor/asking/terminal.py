@@ -5,7 +5,8 @@ The terminal is taken and given back as it was: who waits for its input is held
 the alternate one (xterm's DECSET 47, 1047, 1049: the terminal itself is asked) the main one is shown.
 Afterwards all of that is undone in reverse order, and whoever drew full screens is told to draw anew.
 
-What was typed before the question stood there answers nothing, and is lost.
+What was typed before the question stood there answers nothing, and is lost; so is what somebody goes on typing, who has
+not read it yet: what can be answered is only shown, and keys only count, once there was none for a moment.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from proctor.asking.question import Answer, Question
 _PATIENCE: Final = 0.3
 #: Seconds between looks at who waits for the terminal, and at whose foreground it is.
 _LOOK: Final = 0.05
+#: Seconds without a key from which on keys are answers: whoever was just typing meant something else.
+_PAUSE: Final = 0.5
 #: Terminals that take no such questions.
 _DUMB: Final = ("", "dumb", "linux", "unknown")
 #: DECRQM of the three that show the alternate screen, then DA1, which every terminal answers.
@@ -180,26 +183,48 @@ def _shows_alternate(tty: int, over: int) -> bool:
     return _ALTERNATE.search(heard) is not None
 
 
-def _converse(tty: int, question: Question, over: int, look: Callable[[], object]) -> Answer | None:
-    remembers = question.asking.remember != "once"
-    prompt = _LONG_PROMPT if remembers else _PROMPT
-    lines = ["", *(_folded(f"proctor: {line}") for line in question.lines()), f"proctor: {prompt}"]
+def _typed(tty: int, over: int, look: Callable[[], object]) -> bytes | None:
+    """What was typed, nothing after a moment without a key; None if the question is over."""
+    ready, _, _ = select.select([tty, over], [], [], _LOOK)
+    if over in ready:
+        _write(tty, b"(no answer in time)\n", over)
+        return None
+    look()
+    if tty not in ready:
+        return b""
+    try:
+        piece = os.read(tty, 4096)
+    except BlockingIOError:
+        return b""  # somebody was faster
+    if not piece:
+        raise OSError("the terminal hung up")
+    return piece
+
+
+def _converse(
+    tty: int,
+    question: Question,
+    over: int,
+    look: Callable[[], object],
+    clock: Callable[[], float] = time.monotonic,
+) -> Answer | None:
+    lines = ["", *(_folded(f"proctor: {line}") for line in question.lines()), "proctor: "]
     _write(tty, "\n".join(lines).encode(), over)
+    quiet_since = clock()
+    while clock() - quiet_since < _PAUSE:
+        piece = _typed(tty, over, look)
+        if piece is None:
+            return None
+        if piece:
+            quiet_since = clock()
+    termios.tcflush(tty, termios.TCIFLUSH)
+    remembers = question.asking.remember != "once"
+    _write(tty, (_LONG_PROMPT if remembers else _PROMPT).encode(), over)
     typed = b""
     while True:
-        ready, _, _ = select.select([tty, over], [], [], _LOOK)
-        if over in ready:
-            _write(tty, b"(no answer in time)\n", over)
+        piece = _typed(tty, over, look)
+        if piece is None:
             return None
-        look()
-        if tty not in ready:
-            continue
-        try:
-            piece = os.read(tty, 4096)
-        except BlockingIOError:
-            continue  # somebody was faster
-        if not piece:
-            raise OSError("the terminal hung up")
         typed = (typed + piece)[-4096:]
         while (key := _KEY.match(typed)) is not None:
             if key.end() == len(typed) and key[0] in (b"\x1b[", b"\x1bO"):

@@ -199,12 +199,12 @@ def _whole(text: str) -> int:
 def _check(verbs: argparse._SubParsersAction[_Parser]) -> None:
     check = verbs.add_parser(
         "check",
-        help="say what is doubtful about a policy",
-        description="Read a policy and print what it probably does not mean. Exit status 0: "
-        "nothing; 1: something; 2: it is no policy.",
+        help="say what is doubtful about policies",
+        description="Read policies and print what they probably do not mean. Exit status 0: "
+        "nothing; 1: something; 2: one is no policy.",
         allow_abbrev=False,
     )
-    check.add_argument("policy", metavar="FILE.toml")
+    check.add_argument("policies", metavar="FILE.toml", nargs="+")
     check.set_defaults(verb=_verb("check"), trouble=2, parser=check)
 
 

@@ -51,6 +51,13 @@ ASK_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "how": (_TEXT,), "run": (_LIST,), "at": (_TEXT,), "timeout": (_NUMBER,), "default": (_TEXT,),
     "remember": (_TEXT,), "perform": (_TRUTH, _TABLE), "unsafe": (_TEXT,),
 }  # fmt: skip
+#: The keys of an agent's ``containers.toml``, and of what it says of containers.
+TABLE_KEYS: Final[dict[str, tuple[str, ...]]] = {"default": (_TEXT,), "container": (_LIST,)}
+MATCH_KEYS: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("policy", "id", "metadata", "cookie"), (_TEXT,)), "annotations": (_TABLE,),
+    **dict.fromkeys(("namespace", "pod", "container", "image", "door", "socket"), (_TEXT,)),
+    "uid": (_LIST,),
+}  # fmt: skip
 _CONDITION_WORDS = frozenset(
     ("path", "device", "type", "mode", "flags", "address", "caller", "parents", "fd")
 )
@@ -173,18 +180,17 @@ def parse(source: Source) -> Mapping[str, Any]:
 
     :raises PolicyError: it is no TOML, or no policy.
     """
-    tree = _parse(source)
-    _keys(tree, POLICY_KEYS, (), source)
+    tree = toml(source)
+    check_keys(tree, POLICY_KEYS, (), source)
     for number, rule in enumerate(tree.get("rule", ())):
         place: KeyPath = ("rule", number)
-        _expect(rule, (_TABLE,), place, source)
-        _keys(rule, RULE_KEYS, place, source)
+        check_keys(rule, RULE_KEYS, place, source)
         for needed in ("name", "calls"):
             if needed not in rule:
                 raise source.error(f'"{needed}" is missing', place)
         _each(rule["calls"], (_TEXT,), (*place, "calls"), source)
         if "ask" in rule:
-            _keys(rule["ask"], ASK_KEYS, (*place, "ask"), source)
+            check_keys(rule["ask"], ASK_KEYS, (*place, "ask"), source)
             _each(rule["ask"].get("run", ()), (_TEXT,), (*place, "ask", "run"), source)
         for key, spec in rule.get("when", {}).items():
             _spec(spec, (*place, "when", key), source)
@@ -192,7 +198,10 @@ def parse(source: Source) -> Mapping[str, Any]:
     return tree
 
 
-def _parse(source: Source) -> dict[str, Any]:
+def toml(source: Source) -> dict[str, Any]:
+    """The document.
+
+    :raises PolicyError: it is no TOML."""
     import tomllib
 
     try:
@@ -215,9 +224,13 @@ def _parse(source: Source) -> dict[str, Any]:
         raise source.error("a number in it has thousands of digits") from None
 
 
-def _keys(
-    table: Mapping[str, Any], known: Mapping[str, tuple[str, ...]], path: KeyPath, source: Source
+def check_keys(
+    table: Any, known: Mapping[str, tuple[str, ...]], path: KeyPath, source: Source
 ) -> None:
+    """See that a table has known keys only, with values of the right types.
+
+    :raises PolicyError: it has others, or is none."""
+    _expect(table, (_TABLE,), path, source)
     for key, value in table.items():
         place = (*path, key)
         if key not in known:
@@ -225,8 +238,8 @@ def _keys(
             if not hint and path and key in _CONDITION_WORDS:
                 hint = '; conditions stand inside of "when"'
             raise source.error(f"no such key{hint or '; there are ' + ', '.join(known)}", place)
-        if place == ("rule",) and isinstance(value, dict):
-            raise source.error("rules are a list: begin each with [[rule]], not [rule]", place)
+        if known[key] == (_LIST,) and not path and isinstance(value, dict):
+            raise source.error(f"{key}s are a list: begin each with [[{key}]], not [{key}]", place)
         _expect(value, known[key], place, source)
 
 
