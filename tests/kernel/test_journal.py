@@ -107,6 +107,21 @@ def test_a_memfd_is_shared() -> None:
         each.close()
 
 
+@pytest.mark.parametrize("slot", [0, 30, 31, 63, 500, 1023])
+def test_what_was_never_used_is_not_looked_at(slot: int) -> None:
+    """A slot behind holes is found, and looking for it gives the holes no memory."""
+    ours = Journal.create(1024)
+    ours._at = slot
+    assert fill(ours, 1, 2.5) == slot
+    before = os.fstat(ours.fileno()).st_blocks
+    theirs = Journal(os.dup(ours.fileno()))
+    assert [each.notification for each in theirs.pending()] == [note(1, slot)]
+    assert theirs._used() < HEADER.size + slot * SLOT_SIZE + os.sysconf("SC_PAGE_SIZE") + SLOT_SIZE
+    assert os.fstat(ours.fileno()).st_blocks == before
+    for each in (ours, theirs):
+        each.close()
+
+
 def test_what_is_no_journal_is_refused() -> None:
     good = bytes(made().buffer)
     for wrong, why in (

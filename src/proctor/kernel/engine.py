@@ -59,13 +59,17 @@ class Engine:
     :meth:`serve`, is the only one to do so; nothing is called back but from there.
     """
 
-    __slots__ = ("_closed", "_ended", "_hung", "_leaving", "_lock", "_loop", "_running", "_served")
+    __slots__ = (
+        "_closed", "_duplicates", "_ended", "_hung", "_leaving", "_lock", "_loop", "_running", "_served",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._lock = _thread.allocate_lock()
         self._loop = _core.Loop()
         #: By the number of our duplicate, as the core wants it.
         self._served: dict[int, tuple[Any, Any, Any, _Own]] = {}
+        #: Of listeners, by their own numbers.
+        self._duplicates: dict[int, int] = {}
         self._leaving: list[int] = []  # duplicates to close once no round can be using them
         self._hung: list[int] = []
         #: What is to be called for listeners that ended.
@@ -97,7 +101,7 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise ValueError("this engine is closed")
-            if self._find(fd) is not None:
+            if fd in self._duplicates:
                 raise FileExistsError(errno.EEXIST, f"descriptor {fd} is served already")
             ours = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
             self._served[ours] = _entry(routes, fallback, _Own(fd, ended, stalls))
@@ -107,6 +111,7 @@ class Engine:
                 del self._served[ours]
                 os.close(ours)
                 raise
+            self._duplicates[fd] = ours
 
     def usual(self, listener: int | HasFileno) -> type[_core.Usual] | None:
         """What makes routes for usual calls: for listeners that are the kernel's, and nothing more."""
@@ -120,7 +125,7 @@ class Engine:
         """
         fd = _number(listener)
         with self._lock:
-            if self._find(fd) is not None:
+            if fd in self._duplicates:
                 raise FileExistsError(errno.EEXIST, f"descriptor {fd} is served already")
         return journal.adopt(lambda id: _core.id_valid(fd, id))
 
@@ -135,7 +140,7 @@ class Engine:
         """Other routes, as for :meth:`add`; an unknown listener is no error."""
         fd = _number(listener)
         with self._lock:
-            ours = self._find(fd)
+            ours = self._duplicates.get(fd)
             if ours is not None:
                 own = self._served[ours][3]
                 self._served[ours] = _entry(routes, fallback, _Own(fd, own.ended, stalls))
@@ -148,7 +153,7 @@ class Engine:
         """
         fd = _number(listener)
         with self._lock:
-            ours = self._find(fd)
+            ours = self._duplicates.get(fd)
             if ours is not None:
                 own = self._served[ours][3]
                 own.removed = True
@@ -318,20 +323,11 @@ class Engine:
             if ours not in self._served or self._served[ours][3].ended is not None:
                 os.close(ours)
         self._served.clear()
+        self._duplicates.clear()
         self._leaving.clear()
 
-    def _find(self, fd: int) -> int | None:
-        return next(
-            (
-                ours
-                for ours, entry in self._served.items()
-                if entry[3].fd == fd and entry[3].ended is not None and not entry[3].removed
-            ),
-            None,
-        )
-
     def _drop(self, ours: int) -> None:
-        del self._served[ours]
+        del self._duplicates[self._served.pop(ours)[3].fd]
         self._loop.unwatch(ours)
         self._leaving.append(ours)
 
@@ -346,6 +342,7 @@ class Engine:
             self._served.pop(ours, None)
             os.close(ours)
         if self._closed:
+            self._duplicates.clear()
             while self._served:  # one by one: if another thread forks, after_fork() closes the rest
                 ours, entry = self._served.popitem()
                 if entry[3].ended is not None:

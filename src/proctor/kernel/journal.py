@@ -8,6 +8,7 @@ that is said about one that died holds between any two of its instructions.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
@@ -165,13 +166,12 @@ class Journal:
         """What was received and not answered, the oldest first."""
         found = []
         # Not through the map: to look at a page there makes one, and most were never used
-        data = os.pread(self._fd, len(self.buffer), 0) if self._fd >= 0 else bytes(self.buffer)
-        used = len(data.rstrip(b"\0")) - HEADER.size
-        for slot in range(min(self._slots, used // SLOT_SIZE + 1) if used > 0 else 0):
-            at = self._offset(slot)
-            (state,) = _STATE.unpack_from(data, at)
+        data = os.pread(self._fd, self._used(), 0) if self._fd >= 0 else bytes(self.buffer)
+        states = memoryview(data)[HEADER.size :].cast("I")[:: SLOT_SIZE // _STATE.size]
+        for slot, state in enumerate(states.tolist()):
             if state == FREE:
                 continue
+            at = self._offset(slot)
             id, pid, flags, nr, arch, ip, *args = _NOTIF.unpack_from(data, at + _RAW_AT)
             if (
                 not arch or state > PERFORMING
@@ -185,6 +185,18 @@ class Journal:
             found.append(Pending(slot, made, received, state == PERFORMING))
         found.sort(key=lambda each: each.received if each.received is not None else float("inf"))
         return iter(found)
+
+    def _used(self) -> int:
+        """Bytes up to the end of the last page that anybody used, of whole slots."""
+        end = 0
+        try:
+            while end < len(self.buffer):
+                end = os.lseek(self._fd, os.lseek(self._fd, end, os.SEEK_DATA), os.SEEK_HOLE)
+        except OSError as problem:
+            if problem.errno != errno.ENXIO:
+                raise
+            # the rest is a hole: lseek(2)
+        return min(HEADER.size + -(-(end - HEADER.size) // SLOT_SIZE) * SLOT_SIZE, len(self.buffer))
 
     def adopt(self, valid: Callable[[int], bool]) -> list[Pending]:
         """The same without those for whose answer nobody waits any more, whose slots are freed.
