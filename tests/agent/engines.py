@@ -1,4 +1,4 @@
-"""Whatever runs containers, by the same few verbs: runc, crun, podman (root's and a user's), containerd.
+"""Whatever runs containers, by the same few verbs: runc, crun, podman (root's and a user's), containerd, Docker.
 
 Each takes a policy, as ``proctor profile`` writes it for that kind of runtime.
 """
@@ -40,7 +40,11 @@ _LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096")
 
 def lacking(engine: str) -> str:
     """What has to be there for an engine; "" if it is."""
-    programs = {"podman": ["podman", "runc"], "containerd": ["containerd", "ctr", "runc"]}
+    programs = {
+        "podman": ["podman", "runc"],
+        "containerd": ["containerd", "ctr", "runc"],
+        "docker": ["dockerd", "docker", "containerd", "runc"],
+    }
     return missing("busybox", "gcc", *programs.get(engine.partition("-")[0], ["runc", engine]))
 
 
@@ -91,6 +95,15 @@ class Engine:
         """Nothing is left."""
 
 
+def _image(place: Path) -> str:
+    archive = place / "image.tar"
+    subprocess.run(
+        ["tar", "-C", place / "rootfs", "--owner=0", "--group=0", "-cf", archive, "."], check=True
+    )
+    archive.chmod(0o644)
+    return str(archive)
+
+
 def _do(command: list[str], seconds: float = 600) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # crun gives what it finds as standard input to the container, /dev/null too
         command, input="", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -134,7 +147,7 @@ class Podman(Engine):
     def __init__(self, place: Path, socket: str, *, rootless: bool) -> None:
         super().__init__(place, socket)
         self._rootless = rootless
-        self._before = set(_podmans_cgroups())
+        self._before = _cgroups("libpod_parent")
         home = place / "home"
         home.mkdir(mode=0o700)
         (home / "run").mkdir(mode=0o700)
@@ -153,13 +166,7 @@ class Podman(Engine):
                 f"XDG_RUNTIME_DIR={home}/run",
             ]
             self._command = ["setpriv", *ids, "env", "-i", *environment, *self._command]
-        archive = place / "image.tar"
-        subprocess.run(
-            ["tar", "-C", place / "rootfs", "--owner=0", "--group=0", "-cf", archive, "."],
-            check=True,
-        )
-        archive.chmod(0o644)
-        done = _do([*self._command, "import", "-q", str(archive), "busybox:latest"])
+        done = _do([*self._command, "import", "-q", _image(place), "busybox:latest"])
         assert done.returncode == 0, done.stdout
 
     def configured(self, conf: Path) -> None:
@@ -193,13 +200,13 @@ class Podman(Engine):
             _do([*self._command, "rm", "--force", "--time", "0", name])
         if self._rootless:  # ends the process that keeps its user namespace
             _do([*self._command, "system", "migrate"])
-        for left in set(_podmans_cgroups()) - self._before:
+        for left in _cgroups("libpod_parent") - self._before:
             eventually(lambda left=left: _remove(left))  # whoever is in it is about to end
 
 
-def _podmans_cgroups() -> list[Path]:
-    """Those that podman makes above its containers', and leaves."""
-    return list(Path("/sys/fs/cgroup").glob("**/libpod_parent"))
+def _cgroups(name: str) -> set[Path]:
+    """Those that an engine makes above its containers', and leaves."""
+    return set(Path("/sys/fs/cgroup").glob(f"**/{name}"))
 
 
 def _remove(cgroup: Path) -> bool:
@@ -272,10 +279,81 @@ class Containerd(Engine):
         self._log.close()
 
 
+class Docker(Engine):
+    """A dockerd of its own, whose containers the agent has by the runtime of deploy/docker."""
+
+    format = "podman"
+
+    def __init__(self, place: Path, socket: str) -> None:
+        super().__init__(place, socket)
+        self._before = _cgroups("docker")
+        self._command = [
+            "docker",
+            "--config",
+            f"{place}/docker-config",
+            "--host",
+            f"unix://{place}/d.sock",
+        ]
+        path = str(Path(__file__).parents[2] / "deploy/docker/proctor-runc")
+        arguments = {
+            "proctor": ["--listener", socket],
+            "tenant-7": ["--listener", socket, "--metadata", "tenant-7"],
+        }
+        runtimes = {name: {"path": path, "runtimeArgs": words} for name, words in arguments.items()}
+        config = place / "daemon.json"
+        config.write_text(json.dumps({"runtimes": runtimes}))
+        daemon = [
+            "dockerd", "--config-file", str(config), "--host", f"unix://{place}/d.sock",
+            "--data-root", f"{place}/docker", "--exec-root", f"{place}/docker-state",
+            "--pidfile", f"{place}/docker.pid", "--bridge", "none", "--iptables=false", "--ip6tables=false",
+            "--storage-driver", "vfs",
+        ]  # fmt: skip
+        self._log = open(place / "dockerd.log", "w")  # noqa: SIM115 - until close()
+        self._daemon = subprocess.Popen(
+            ["unshare", "--mount", "--net", *daemon], stdout=self._log, stderr=self._log
+        )
+        until = time.monotonic() + 60
+        while _do([*self._command, "version"]).returncode:
+            assert self._daemon.poll() is None, (place / "dockerd.log").read_text()[-2000:]
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        done = _do([*self._command, "import", _image(place), "busybox:latest"])
+        assert done.returncode == 0, done.stdout
+
+    def _options(self, name: str, profile: Path) -> list[str]:
+        self._named.append(name)
+        runtime = json.loads(profile.read_text()).get("listenerMetadata", "proctor")
+        return [
+            "--name", name, "--network", "none", *_LIMITS, "--runtime", runtime,
+            "--security-opt", f"seccomp={profile}", "busybox:latest",
+        ]  # fmt: skip
+
+    def run(self, name: str, profile: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        return _do([*self._command, "run", *self._options(name, profile), *words])
+
+    def start(self, name: str, profile: Path, *words: str) -> None:
+        done = _do([*self._command, "run", "--detach", *self._options(name, profile), *words])
+        assert done.returncode == 0, done.stdout
+
+    def execute(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return _do([*self._command, "exec", name, *words])
+
+    def close(self) -> None:
+        for name in self._named:
+            _do([*self._command, "rm", "--force", name])
+        self._daemon.terminate()
+        self._daemon.wait(60)
+        self._log.close()
+        for left in _cgroups("docker") - self._before:
+            eventually(lambda left=left: _remove(left))
+
+
 def engine(kind: str, place: Path, socket: str) -> Engine:
     """One of the kinds that the tests are parametrized with."""
     if kind == "containerd":
         return Containerd(place, socket)
+    if kind == "docker":
+        return Docker(place, socket)
     if kind.startswith("podman"):
         return Podman(place, socket, rootless=kind.endswith("rootless"))
     return Bundles(place, socket, kind)
