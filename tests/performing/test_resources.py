@@ -83,6 +83,24 @@ def test_memory_processes_and_processors_are_the_cgroups(group: list[str]) -> No
     assert nproc.stdout == b"1\n"
 
 
+def test_uptime_is_never_behind_the_clock() -> None:
+    """Begun seconds count (``do_sysinfo`` of kernel/sys.c)."""
+    code = """
+        import ctypes, struct, time
+        libc = ctypes.CDLL(None, use_errno=True)
+        room, told = ctypes.create_string_buffer(112), []
+        for _ in range(30):
+            before = time.clock_gettime(time.CLOCK_BOOTTIME)
+            libc.sysinfo(room)
+            (uptime,) = struct.unpack_from("@l", room.raw)
+            told.append(before <= uptime < time.clock_gettime(time.CLOCK_BOOTTIME) + 1)
+        print(all(told))
+    """
+    for handlers in ([], [families.resources()]):
+        done = proctor.run(python(code), handlers, capture_output=True, timeout=60)
+        assert done.stdout == b"True\n", done.stderr
+
+
 def test_without_limits_it_is_the_machines() -> None:
     code = """
         import os

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -31,7 +32,7 @@ _RECALL: Final = Recall()
 
 def sysinfo(task: Task) -> Verdict:
     """As ``do_sysinfo`` of kernel/sys.c, of what the caller's cgroups leave."""
-    call, cgroups, uptime = task.call, task.cgroups, int(machine.uptime(task))
+    call, cgroups, uptime = task.call, task.cgroups, math.ceil(machine.uptime(task))
     told = _RECALL((cgroups, call.abi, uptime), lambda: _sysinfo(call, cgroups, uptime))
     return answer(0, writes=[(call.registers[0], told)])
 
