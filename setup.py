@@ -12,8 +12,8 @@ FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
 CFLAGS = shlex.split(os.environ.get("PROCTOR_CFLAGS", ""))
 LDFLAGS = shlex.split(os.environ.get("PROCTOR_LDFLAGS", ""))
 CORE = (
-    "_asking", "_callers", "_core", "_launch", "_lines", "_loop", "_match", "_opening", "_path", "_role",
-    "_sheets", "_short", "_sources", "_standing", "_usual", "_where",
+    "_asking", "_callers", "_core", "_launch", "_lines", "_loop", "_match", "_opening", "_path", "_posing",
+    "_role", "_sheets", "_short", "_sources", "_standing", "_usual", "_where",
 )  # fmt: skip
 EXECUTOR = "proctor/performing/executor"
 #: It lives in containers, where nothing of the host's is to be loaded: static where that can be had.
@@ -71,7 +71,10 @@ setup(
         Extension(
             "proctor.kernel._core",
             [f"src/proctor/kernel/{name}.c" for name in CORE],
-            depends=[f"src/proctor/kernel/{name}.h" for name in ("_acting", "_core", "_loop", "_posing", "_usual")],
+            depends=[
+                f"src/proctor/kernel/{name}.h"
+                for name in ("_acting", "_core", "_loop", "_posing", "_usual")
+            ],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,
             extra_compile_args=[*FLAGS, "-fvisibility=hidden", *CFLAGS],

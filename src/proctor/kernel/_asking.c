@@ -1,16 +1,12 @@
-/* A question to an executor and its answer, in one call.  The manual is _core.pyi. */
+/* A question to an executor, and its answer.  The manual is _core.pyi. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_posing.h"
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/statfs.h>
 #include <unistd.h>
 
 /* Send a packet with descriptors: 0 or an errno. */
@@ -36,12 +32,6 @@ static int tell(int sock, const void *packet, size_t size, const int *fds, size_
     return 0;
 }
 
-struct reply { /* executor.c */
-    uint16_t state, given;
-    int32_t error;
-};
-enum { DONE = 0, CLOSED = 5 };
-
 /* So many microseconds a socket waits by itself (SO_RCVTIMEO), which is a system call less: Pace.TICK. */
 enum { TICK = 4000 };
 
@@ -54,8 +44,7 @@ static bool is_closed(const void *packet, ssize_t length) {
     return head.state == CLOSED;
 }
 
-/* Wait until it says so: 0 or an errno. */
-static int hear_closed(int sock, long patience) {
+int hear_closed(int sock, long patience) {
     struct pollfd readable = {.fd = sock, .events = POLLIN};
     const struct timespec time = {0, patience * 1000};
     char packet[sizeof(struct reply)];
@@ -118,9 +107,8 @@ struct range {
     uint32_t length, step; /* no longer than the result of that step, NO_STEP: exactly this */
 };
 enum { NO_STEP = -1 };
-enum { STATX_BYTES = 256, STATFS_BYTES = 96, MODE_AT = 28 }; /* as filestat.py asks for them */
 
-static PyTypeObject *request_type;
+PyTypeObject *request_type;
 
 static PyObject *request_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named)) {
     Request *self = (Request *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
@@ -222,14 +210,12 @@ static PyObject *answer_of(Request *self, const char *data, Py_ssize_t length, c
     return made_of;
 }
 
-/* Whether there is. */
-static bool make_room(const Request *self, struct asked *asked) {
+bool make_room(const Request *self, struct asked *asked) {
     asked->into = (size_t)self->longest <= sizeof asked->here ? asked->here : malloc((size_t)self->longest);
     return asked->into != NULL;
 }
 
-/* Without the GIL. */
-static void ask(const Request *self, struct asked *asked) {
+void ask(const Request *self, struct asked *asked) {
     asked->problem = asked->packet == NULL ? 0 : tell(asked->sock, asked->packet, asked->size, asked->sent,
                                                       (size_t)asked->along);
     if (asked->problem == 0)
@@ -237,8 +223,7 @@ static void ask(const Request *self, struct asked *asked) {
                              &asked->given);
 }
 
-/* What is returned for it; NULL without an exception if it could not be sent. */
-static PyObject *heard(Request *self, struct asked *asked) {
+PyObject *heard(Request *self, struct asked *asked) {
     PyObject *result = NULL;
     if (asked->problem == 0 && asked->length < 0) {
         result = Py_BuildValue("(iy)", (int)-asked->length, "");
@@ -281,133 +266,6 @@ static PyObject *request_ask(PyObject *object, PyObject *const *args, Py_ssize_t
     Py_END_ALLOW_THREADS
     PyObject *result = heard(self, &asked);
     return result != NULL || PyErr_Occurred() != NULL ? result : raise_errno(asked.problem);
-}
-
-/* ---- The whole of it: who calls, what it names, and what an executor says to that ------------- */
-
-int forms_in(PyObject *tuple, struct form *forms) {
-    Py_ssize_t count = PyTuple_Size(tuple);
-    if (count > MOST_FORMS)
-        PyErr_SetString(PyExc_ValueError, "too many forms");
-    for (Py_ssize_t i = 0; i < count && PyErr_Occurred() == NULL; i++) {
-        struct form *form = &forms[i];
-        PyObject *request, *packet;
-        if (!PyArg_ParseTuple(PyTuple_GetItem(tuple, i), "OSnnppp", &request, &packet, &form->offset, &form->room,
-                              &form->relative, &form->table, &form->opens))
-            break;
-        form->request = (Request *)request;
-        form->packet = PyBytes_AsString(packet), form->size = PyBytes_Size(packet);
-        if (Py_TYPE(request) != request_type || form->size > LONGEST_PACKET || form->room < 0 || form->offset < 0
-            || form->room > form->size || form->offset > form->size - form->room
-            || (form->opens && form->request->longest < STATX_BYTES + STATFS_BYTES + (Py_ssize_t)sizeof(struct reply)))
-            PyErr_SetString(PyExc_ValueError, "this is no form");
-    }
-    return PyErr_Occurred() != NULL ? -1 : (int)count;
-}
-
-/* Choose a form, if the caller is who it was and has room.  Without the GIL, as the next one. */
-static void choose(struct posed *posed) {
-    char here[4096], *text;
-    ssize_t length;
-    const Known *caller = posed->caller;
-    struct form *form = NULL;
-    posed->same = unchanged(caller, posed->groups, NULL, here, sizeof here, &text, &length);
-    if (posed->same && posed->path == NULL
-        && gather(caller->tid, posed->address, PATH_MAX, true, &posed->read, &posed->used) == 0
-        && id_valid(posed->listener, posed->id) == 0)
-        posed->path = posed->read;
-    for (int i = 0; posed->same && posed->path != NULL && posed->used > 0 && form == NULL && i < posed->many; i++)
-        if (posed->forms[i].relative == (posed->path[0] != '/') && posed->used <= (size_t)posed->forms[i].room)
-            form = &posed->forms[i];
-    if (form != NULL && !(length > 0 ? has_room_by(caller, text, (size_t)length) : has_room(caller)))
-        form = NULL; /* EMFILE comes before all else, and nothing happens */
-    if (form != NULL && form->relative && (posed->asked.sent[0] = place_of(caller, posed->dirfd)) < 0)
-        form = NULL;
-    posed->form = form;
-    if (text != here)
-        free(text);
-}
-
-void pose(struct posed *posed) {
-    char packet[LONGEST_PACKET];
-    choose(posed);
-    const struct form *form = posed->form;
-    if (form == NULL)
-        return;
-    struct asked *asked = &posed->asked;
-    asked->along = form->relative;
-    if (form->table)
-        asked->sent[asked->along++] = posed->table;
-    memcpy(packet, form->packet, (size_t)form->size);
-    memcpy(packet + form->offset, posed->path, posed->used);
-    asked->packet = packet, asked->size = (size_t)form->size;
-    if (make_room(form->request, asked))
-        ask(form->request, asked);
-    else
-        asked->problem = ENOMEM; /* which is as if it could not be sent */
-    if (form->relative)
-        close(asked->sent[0]);
-}
-
-/* What core.ask_for() returns. */
-PyObject *posed_result(struct posed *posed) {
-    PyObject *said = posed->form != NULL ? heard(posed->form->request, &posed->asked) : NULL;
-    PyObject *result = NULL;
-    if (PyErr_Occurred() == NULL)
-        result = !posed->same          ? Py_NewRef(Py_None)
-                 : posed->path == NULL ? Py_BuildValue("(OOi)", Py_None, Py_None, -1)
-                                       : Py_BuildValue("(NOi)", PyBytes_FromStringAndSize(posed->path, (Py_ssize_t)posed->used),
-                                                       said != NULL ? said : Py_None,
-                                                       posed->form == NULL ? -1 : (int)(posed->form - posed->forms));
-    Py_XDECREF(said);
-    return result;
-}
-
-PyObject *core_ask_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 10)
-        return PyErr_Format(PyExc_TypeError, "ask_for() takes 10 arguments, not %zd", count);
-    struct posed posed;
-    posed.caller = known_from(args[0]);
-    if (posed.caller == NULL || (posed.many = forms_in(args[9], posed.forms)) < 0)
-        return NULL;
-    posed.groups = PyObject_IsTrue(args[1]) == 1, posed.listener = (int)PyLong_AsLong(args[2]);
-    posed.id = PyLong_AsUnsignedLongLongMask(args[3]);
-    posed.dirfd = (int)PyLong_AsLong(args[4]);
-    bool given = PyBytes_Check(args[5]);
-    posed.path = given ? PyBytes_AsString(args[5]) : NULL;
-    posed.used = given ? (size_t)PyBytes_Size(args[5]) : 0;
-    posed.address = given ? 0 : PyLong_AsUnsignedLongLongMask(args[5]);
-    posed.read = NULL;
-    posed.asked.sock = (int)PyLong_AsLong(args[6]);
-    posed.table = (int)PyLong_AsLong(args[7]);
-    posed.asked.patience = PyLong_AsLong(args[8]);
-    if (PyErr_Occurred() != NULL)
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    pose(&posed);
-    Py_END_ALLOW_THREADS
-    PyObject *result = posed_result(&posed);
-    free(posed.read);
-    return result;
-}
-
-int plainly_opened(const struct posed *posed, const uint32_t *kinds, size_t count) {
-    const struct asked *asked = &posed->asked;
-    struct reply head;
-    struct statfs system;
-    uint16_t mode;
-    if (posed->form == NULL || !posed->form->opens || asked->problem != 0 || asked->given != 1 || asked->length != posed->form->request->longest)
-        return -1;
-    const char *status = asked->into + asked->length - STATX_BYTES, *kind = status - STATFS_BYTES;
-    memcpy(&head, asked->into, sizeof head);
-    memcpy(&mode, status + MODE_AT, sizeof mode);
-    memcpy(&system.f_type, kind + offsetof(struct statfs, f_type), sizeof system.f_type);
-    if (head.state != DONE || head.given != 1 || !(S_ISREG(mode) || S_ISDIR(mode)))
-        return -1;
-    for (size_t i = 0; i < count; i++)
-        if (kinds[i] == (uint32_t)system.f_type && hear_closed(asked->sock, asked->patience) == 0)
-            return asked->fds[0];
-    return -1;
 }
 
 static PyMethodDef request_methods[] = {

@@ -1,4 +1,4 @@
-/* Questions to executors, as _asking.c asks them, and _short.c. */
+/* Questions to executors: _asking.c asks them, _posing.c and _short.c have them asked. */
 #include <Python.h>
 #include "_core.h"
 #include "_acting.h"
@@ -22,6 +22,22 @@ struct asked {
     int problem, given, fds[MOST_GIVEN];
     ssize_t length;
 };
+
+struct reply { /* executor.c */
+    uint16_t state, given;
+    int32_t error;
+};
+enum { DONE = 0, CLOSED = 5 };
+
+extern PyTypeObject *request_type;
+/* Whether there is room for the answer; that is the asker's to free if it is not `here`. */
+bool make_room(const Request *self, struct asked *asked);
+/* Without the GIL. */
+void ask(const Request *self, struct asked *asked);
+/* What Request.ask() returns, and room is freed; NULL without an exception if it could not be sent. */
+PyObject *heard(Request *self, struct asked *asked);
+/* Without the GIL: wait until an executor says that it has closed what it gave: 0 or an errno. */
+int hear_closed(int sock, long patience);
 
 struct form { /* a question that wants a path, and nothing else any more */
     Request *request;

@@ -187,8 +187,10 @@ static PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *
             free(posed.asked.into);
         put_back(self, tid, caller);
         PyObject *done = PyObject_CallFunctionObjArgs(self->done, executor, NULL);
-        result = handed(self, call, turn);
+        if (done == NULL)
+            PyErr_WriteUnraisable(self->done);
         Py_XDECREF(done);
+        result = handed(self, call, turn);
     } else {
         PyObject *found = posed_result(&posed);
         if (found != NULL)

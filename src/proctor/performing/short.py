@@ -147,11 +147,10 @@ class ShortWay:
         forms: tuple[Form, ...] = self._family.forms(flags, ruled)[0]
         return forms
 
-    def _done(self, executor: Executor) -> int:
-        """It has answered, and the call was answered so."""
+    def _done(self, executor: Executor) -> None:
+        """It has given what the call is given."""
         executor.came(True)
         self._performers.executors.release(executor)
-        return 0
 
     def _goes_on(
         self, call: Call, wish: Perform, standing: Standing, *rest: Any
