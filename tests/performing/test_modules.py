@@ -98,7 +98,22 @@ def test_the_hosts_module_is_loaded_and_the_image_is_not(
     assert told(host) == ["-- dummy_one C 0", "-- dummy_one size=3 C 0"]
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
+def zstd(data: bytes) -> bytes:
+    if not shutil.which("zstd"):
+        pytest.skip("no zstd")
+    return subprocess.run(["zstd", "-qc"], input=data, capture_output=True, check=True).stdout
+
+
+def test_what_zstd_made_is_read_whole(tmp_path: Path) -> None:
+    long = os.urandom(1 << 20) + bytes(3 << 20)
+    packed = zstd(long)
+    assert module_name.plain(packed) == long
+    for wrong in (packed[:-1], packed[:9], packed[:999] + b"\xff" * 9 + packed[1008:]):
+        with pytest.raises(ValueError, match="zstd"):
+            module_name.plain(wrong)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, zstd])
 def test_by_descriptor_in_each_compression(
     performers: Performers, host: Path, tmp_path: Path, pack: Any
 ) -> None:

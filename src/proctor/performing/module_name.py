@@ -7,16 +7,19 @@ name, or a sentence that begins with a space.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import struct
 import sys
+from functools import cache
 from typing import Final
 
 #: Bytes that an image may have, and seconds that finding out may take.
 LARGEST: Final = 128 << 20
 PATIENCE: Final = 5
 _NOBODY: Final = 65534
+_PIECE: Final = 1 << 20
 
 
 def confine() -> None:
@@ -48,12 +51,45 @@ def plain(data: bytes) -> bytes:
 
         return lzma.LZMADecompressor().decompress(data, LARGEST)
     if data[:4] == b"\x28\xb5\x2f\xfd":
-        try:
-            from compression import zstd  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:
-            raise ValueError("it is compressed by zstd, which Python knows from 3.14 on") from None
-        return bytes(zstd.ZstdDecompressor().decompress(data, LARGEST))
+        return _by_zstd(data)
     return data
+
+
+@cache
+def _zstd() -> ctypes.CDLL:
+    """The library that kmod has, since Python knows zstd from 3.14 on only.
+
+    :raises OSError: there is none."""
+    library = ctypes.CDLL("libzstd.so.1")
+    library.ZSTD_createDStream.restype = ctypes.c_void_p
+    library.ZSTD_decompressStream.restype = ctypes.c_size_t
+    return library
+
+
+class _Buffer(ctypes.Structure):
+    """``ZSTD_inBuffer`` and ``ZSTD_outBuffer``."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("size", ctypes.c_size_t), ("at", ctypes.c_size_t))
+
+
+def _by_zstd(data: bytes) -> bytes:
+    try:
+        library = _zstd()
+    except OSError:
+        raise ValueError("it is compressed by zstd, and there is no libzstd.so.1") from None
+    stream, piece = library.ZSTD_createDStream(), ctypes.create_string_buffer(_PIECE)
+    made: list[bytes] = []
+    read, left = _Buffer(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data), 0), 1
+    while left and len(made) * _PIECE < LARGEST:
+        written = _Buffer(ctypes.addressof(piece), _PIECE, 0)
+        left = library.ZSTD_decompressStream(
+            ctypes.c_void_p(stream), ctypes.byref(written), ctypes.byref(read)
+        )
+        cut_short = left and read.at == len(data) and written.at < _PIECE
+        if cut_short or library.ZSTD_isError(ctypes.c_size_t(left)):
+            raise ValueError("it is nothing that zstd made")
+        made.append(piece.raw[: written.at])
+    return b"".join(made)
 
 
 def name_of(data: bytes) -> str:
@@ -98,8 +134,8 @@ def main() -> None:
         except ImportError:
             pass
     try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
-    except ImportError:
+        _zstd()
+    except OSError:
         pass
     confine()
     try:
