@@ -19,7 +19,6 @@ from proctor.errors import ProctorError, Unsupported
 from proctor.kernel.pidfd import open_pidfd, shares_descriptors, take_descriptor
 
 AT_FDCWD: Final = -100
-_CLOEXEC: Final = 0o2000000  # as fdinfo has it, on every architecture that Linux 6.18 has but three
 #: What says nothing of a path: the monitor is out of descriptors or memory.
 _OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -193,13 +192,6 @@ class Caller(Credentials):
                 raise
             self._failed(error, f"fd/{number}")
         return self._checked_fd(fd)
-
-    def closes_on_exec(self, number: int) -> bool:
-        """Whether a descriptor is closed by execve(2) (proc_pid_fdinfo(5))."""
-        self._look()
-        text = self._take(f"fdinfo/{number}", reading(f"fdinfo/{number}"))
-        flags = next(line for line in text.split(b"\n") if line.startswith(b"flags:"))
-        return bool(int(flags.split()[1], 8) & _CLOEXEC)
 
     def has_room(self) -> bool:
         """Whether its table takes one more descriptor, by RLIMIT_NOFILE: what open(2) sees to before

@@ -12,10 +12,11 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Final, NamedTuple
 
-from proctor.performing.steps import END, Reply, Request, Result, Steps
+from proctor.performing.steps import END, Place, Reply, Request, Result, Steps
 
 _F_GETFL: Final = 3
 _SOCKET, _IP, _IPV6, _TCP, _UDP = socket.SOL_SOCKET, 0, 41, 6, 17
@@ -88,15 +89,15 @@ class Reading(NamedTuple):
 
     def read(self, reply: Reply) -> Carried:
         """What came of it."""
-        parts, count = reply.parts, len(self.known)
-        old, new = parts[:count], parts[count : 2 * count]
-        differing = []
-        for (level, name, size), was, now in zip(self.known, old, new, strict=True):
-            if was != now:
-                half = (level, name) in _BUFFERS  # the kernel doubles what is asked for
-                value = struct.pack("=i", struct.unpack("=i", was)[0] // 2) if half else was
-                differing.append((level, name, value[:size]))
-        address, one, other = parts[2 * count :]
+        old, new, address, one, other = reply.parts
+        differing, at = [], 0
+        for level, name, size in self.known if old != new else ():
+            value = old[at : at + size]
+            if value != new[at : at + size]:
+                if (level, name) in _BUFFERS:  # the kernel doubles what is asked for
+                    value = struct.pack("=i", struct.unpack("=i", value)[0] // 2)
+                differing.append((level, name, value))
+            at += size
         bound = b""
         if reply.made(self.name) and any(address[2:24]):
             inet = int.from_bytes(address[:2], sys.byteorder) == socket.AF_INET
@@ -117,24 +118,34 @@ def reading(domain: int, kind: int, protocol: int, new: int) -> Reading:
     known = options(domain, kind, protocol)
     lengths = {size: steps.bytes(struct.pack("=I", size)) for size in (4, 8, 16)}
     storage = steps.bytes(struct.pack("=I", 128))
-    old = [steps.scratch(size) for _, _, size in known]
-    fresh = [steps.scratch(size) for _, _, size in known]
+    room = sum(size for _, _, size in known)
+    old, fresh = steps.scratch(room), steps.scratch(room)
     name, one, other = steps.scratch(128), steps.scratch(8), steps.scratch(8)
     given = steps.sent()
-    for (level, option, size), place in zip(known, old, strict=True):
+    for (level, option, size), place in _placed(known, old):
         steps.call("getsockopt", given, level, option, place, lengths[size], bad=0)
     first = steps.call("getsockopt", given, *_COOKIE[:2], one, lengths[8], bad=0)
     bound = steps.call("getsockname", given, name, storage, bad=0)
     flags = steps.call("fcntl", given, _F_GETFL, 0)
     protocol = protocol if new in (socket.AF_INET, socket.AF_INET6) else 0
     made = steps.call("socket", new, kind | socket.SOCK_CLOEXEC, protocol)
-    for (level, option, size), place in zip(known, fresh, strict=True):
+    for (level, option, size), place in _placed(known, fresh):
         steps.call("getsockopt", made, level, option, place, lengths[size], bad=0)
     second = steps.call("getsockopt", made, *_COOKIE[:2], other, lengths[8], good=END, bad=END)
     steps.give(made)
-    for place in (*old, *fresh, name, one, other):
+    for place in (old, fresh, name, one, other):
         steps.want(place)
     return Reading(steps.freeze(), made, flags, bound, known, (first, second))
+
+
+def _placed(
+    known: tuple[tuple[int, int, int], ...], room: Place
+) -> Iterator[tuple[tuple[int, int, int], Place]]:
+    """Each option with its place, one after the other."""
+    at = room.offset
+    for each in known:
+        yield each, Place(at, each[2])
+        at += each[2]
 
 
 class Setting(NamedTuple):

@@ -142,6 +142,7 @@ def _put_in_place(task: Task, number: int, device: int) -> None:
     :raises Said: it does not take it."""
     at = pins.signed(task.call.registers[0])
     try:
+        closes = task.standing.closes_on_exec(at)
         now = task.take_fd(at)
     except OSError:
         return
@@ -151,7 +152,7 @@ def _put_in_place(task: Task, number: int, device: int) -> None:
     finally:
         os.close(now)
     try:
-        task.call.place(device, at, cloexec=task.caller.closes_on_exec(at))
+        task.call.place(device, at, cloexec=closes)
     except TargetFdLimit:
         raise Said(errno.EMFILE) from None
 

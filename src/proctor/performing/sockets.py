@@ -34,7 +34,6 @@ from proctor.performing.trouble import Moved, Said, Trouble
 if TYPE_CHECKING:
     from proctor.performing.task import Task
 
-_CLOEXEC: Final = 0o2000000
 _NS_GET_NSTYPE: Final = 0xB703  # include/uapi/linux/nsfs.h
 _CLONE_NEWNET: Final = 0x40000000
 #: struct sockaddr_storage
@@ -251,6 +250,7 @@ def put_in_place(task: Task, one: Socket, new: Replacement) -> None:
     assert new.carried is not None
     fcntl.fcntl(new.fd, fcntl.F_SETFL, new.carried.flags)
     try:
+        closes = task.standing.closes_on_exec(one.number)
         now = task.take_fd(one.number)
     except OSError:
         return
@@ -260,7 +260,7 @@ def put_in_place(task: Task, one: Socket, new: Replacement) -> None:
     finally:
         os.close(now)
     try:
-        task.call.place(new.fd, one.number, cloexec=task.caller.closes_on_exec(one.number))
+        task.call.place(new.fd, one.number, cloexec=closes)
     except TargetFdLimit:
         raise Trouble(f"descriptor {one.number} is beyond the caller's own limit") from None
 
