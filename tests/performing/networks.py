@@ -77,8 +77,9 @@ class Servers:
         for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
             for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
                 sock = socket.socket(family, kind)
-                sock.bind((host, 0))
-                self.ports.append(sock.getsockname()[1])
+                # none that the kernel picks: to such a one of its own a socket may be connected by chance
+                self.ports.append(7101 + len(self.ports))
+                sock.bind((host, self.ports[-1]))
                 self._serve(sock)
         for name, kind in (("stream", 1), ("datagram", 2), ("locked", 1), ("shut/stream", 1)):
             os.makedirs(os.path.dirname(os.path.join(self.top, name)), exist_ok=True)
