@@ -201,7 +201,7 @@ class Podman(Engine):
         if self._rootless:  # ends the process that keeps its user namespace
             _do([*self._command, "system", "migrate"])
         for left in _cgroups("libpod_parent") - self._before:
-            eventually(lambda left=left: _remove(left))  # whoever is in it is about to end
+            eventually(lambda left=left: remove_cgroup(left))  # whoever is in it is about to end
 
 
 def _cgroups(name: str) -> set[Path]:
@@ -209,7 +209,7 @@ def _cgroups(name: str) -> set[Path]:
     return set(Path("/sys/fs/cgroup").glob(f"**/{name}"))
 
 
-def _remove(cgroup: Path) -> bool:
+def remove_cgroup(cgroup: Path) -> bool:
     """Whether it could be removed, with those in it."""
     try:
         for below in sorted(cgroup.rglob("*/"), reverse=True):
@@ -345,7 +345,7 @@ class Docker(Engine):
         self._daemon.wait(60)
         self._log.close()
         for left in _cgroups("docker") - self._before:
-            eventually(lambda left=left: _remove(left))
+            eventually(lambda left=left: remove_cgroup(left))
 
 
 def engine(kind: str, place: Path, socket: str) -> Engine:

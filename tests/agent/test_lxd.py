@@ -1,0 +1,99 @@
+"""A container of LXD that is configured for the agent, as docs/agent.md says: asked by tools/test-agent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.agent.engines import remove_cgroup
+from tests.agent.running import RunningAgent, eventually
+from tests.agent.runtimes import make_rootfs, missing
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif("PROCTOR_CONTAINERS" not in os.environ, reason="tools/test-agent asks it"),
+    pytest.mark.skipif(bool(missing("lxd", "lxc", "busybox")), reason="needs lxd and busybox"),
+]
+
+PRESEED = """
+storage_pools: [{name: default, driver: dir}]
+profiles: [{name: default, devices: {root: {path: /, pool: default, type: disk}}}]
+"""
+INIT = "#!/bin/sh\ntrap 'exit 0' TERM INT PWR\nwhile :; do sleep 3600 & wait $!; done\n"
+
+NAME = f"proctor-{os.getpid()}"
+
+Do = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def do(place: Path) -> Iterator[Do]:
+    """Runs commands of an LXD of our own, in mount and network namespaces of its own, that has an image."""
+    environment = os.environ | {"LXD_DIR": f"{place}/lxd", "HOME": str(place)}
+
+    def do(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words, input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=environment, timeout=300, check=False,
+        )  # fmt: skip
+
+    (place / "lxd").mkdir()
+    rootfs = make_rootfs(place, 0)
+    (rootfs / "sbin").mkdir()
+    (rootfs / "sbin/init").write_text(INIT)
+    (rootfs / "sbin/init").chmod(0o755)
+    (place / "templates").mkdir()
+    (place / "metadata.yaml").write_text("architecture: x86_64\ncreation_date: 1700000000\n")
+    parts = ["metadata.yaml", "rootfs", "templates"]
+    subprocess.run(["tar", "-C", place, "-czf", place / "image.tar.gz", *parts], check=True)
+    with open(place / "lxd.log", "w") as log:
+        daemon = subprocess.Popen(
+            ["unshare", "--mount", "--net", "lxd", "--group", "root"],
+            stdout=log, stderr=log, env=environment, start_new_session=True,
+        )  # fmt: skip
+    try:
+        for words, given in (
+            (("lxd", "waitready", "--timeout", "60"), ""),
+            (("lxd", "init", "--preseed"), PRESEED),
+            (("lxc", "image", "import", f"{place}/image.tar.gz", "--alias", "busybox"), ""),
+        ):
+            done = do(*words, given=given)
+            assert done.returncode == 0, (words, done.stdout)
+        yield do
+    finally:
+        do("lxc", "delete", "--force", NAME)
+        do("lxd", "shutdown", "--timeout", "20")
+        daemon.wait(60)
+        for kind in ("lxc.pivot", f"lxc.payload.{NAME}*"):
+            for left in Path("/sys/fs/cgroup").glob(f"**/{kind}"):
+                eventually(lambda left=left: remove_cgroup(left))  # type: ignore[misc]
+
+
+def test_a_container_is_served(agent: Callable[..., RunningAgent], place: Path, do: Do) -> None:
+    running = agent("--lxc", f"{place}/lxc.sock")
+    profile = subprocess.run(
+        [sys.executable, "-m", "proctor", "profile", place / "policies/default.toml", "--format", "lxc"],
+        stdout=subprocess.PIPE, text=True, check=True,
+    ).stdout  # fmt: skip
+    config = f"lxc.seccomp.notify.proxy = unix:{place}/lxc.sock\nlxc.seccomp.notify.cookie = hi"
+    made = ["-c", f"raw.seccomp={profile}", "-c", f"raw.lxc={config}"]
+    for words in (("init", "busybox", NAME, *made), ("start", NAME)):
+        done = do("lxc", *words)
+        assert done.returncode == 0, done.stdout
+    for command, says in (
+        ("mkdir /tmp/forbidden-1", "Read-only file system"),
+        ("mkdir /tmp/allowed", ""),
+        ("chmod 700 /tmp/allowed", "No medium found"),
+        ("mknod /tmp/null c 1 3", ""),
+        ("stat -c %F-%t:%T /tmp/null", "character special file-1:3"),
+        ("mknod /tmp/disk b 8 0", "Operation not permitted"),
+    ):
+        done = do("lxc", "exec", NAME, "--", *command.split())
+        assert says in done.stdout and bool(done.stdout) == bool(says), (command, done.stdout)
+    (row,) = running.ask(do="ps")["containers"]
+    assert row["labels"]["door"] == "lxc" and row["refused"] == 2
