@@ -172,6 +172,18 @@ class Looking:
         return found  # type: ignore[return-value]  # bytes or None
 
     @property
+    def is_real(self) -> bool:
+        """For policies: whether it is a call of a thread that can be looked at, and nothing stands in for it."""
+        notification = self._notification
+        return bool(notification.pid) and self._caller is None and type(self._memory) in _REAL
+
+    def found(self, argument: str, path: bytes) -> None:
+        """For policies: where a path leads, by another's word: what :attr:`looks` has, which binds nothing."""
+        if self._looks is None:
+            self._looks = []
+        self._looks.append((argument, path, None, False))
+
+    @property
     def looks(self) -> dict[str, Look]:
         """What path arguments led to when they were looked at, by their names; the last look of each,
         which is what was acted on if the call was performed.  Nothing is looked at for it."""

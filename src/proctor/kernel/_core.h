@@ -25,8 +25,14 @@ int gather(pid_t pid, uint64_t address, size_t limit, bool string, char **bytes,
 /* What a name needs that leads somewhere, with its end. */
 #define PLACE_SIZE (2 * PATH_MAX + 2)
 /* Where a path leads for a thread that waits, written over: 0 and its name, ENOENT if a directory on the
- * way is not there, ECANCELED for all that is to be walked step by step.  Without the GIL. */
-int leads_to(int tid, int dirfd, char *path, bool follow, bool entry, char *name);
+ * way is not there, ECANCELED for all that is to be walked step by step.  Without the GIL.
+ *
+ * rooted: its root directory is known to be the first (is_first). */
+int leads_to(int tid, bool rooted, int dirfd, char *path, bool follow, bool entry, char *name);
+/* The root directory that a name leads to, or the descriptor itself: device, inode and mount.  0 or an errno. */
+int root_of(int at, const char *name, uint64_t root[3]);
+/* Whether our root directory, as it was at first, is this: device, inode and mount, as a struct standing has them. */
+bool is_first(const uint64_t root[3]);
 /* The same from a root and a directory that are held, and what it leads to: O_PATH descriptors, or -1, of what
  * is there and of its directory.  False for what is to be walked step by step. */
 bool found_at(int root, int dirfd, char *path, bool follow, bool entry, char *name, int *pin, int *parent);

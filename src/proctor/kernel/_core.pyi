@@ -469,6 +469,10 @@ class Usual:
     :param registers: the registers that are known, a bit for each.
     :param reg: the path's; -1 without one.  It is not among the others.
     :param mask: which of its bits count.
+    :param alikes: by thread, what has ``known``, a :class:`Known`, of those that are what we are: where paths lead
+        is looked at for these alone, as long as they are.  One is taken out while it is asked.
+    :param groups: whether their groups decide anything.
+    :param ours: as for :meth:`Known.same`.
     """
 
     def __init__(
@@ -487,6 +491,9 @@ class Usual:
         registers: int,
         reg: int,
         mask: int,
+        alikes: dict[int, Any],
+        groups: bool,
+        ours: bytes,
         /,
     ) -> None: ...
     def __call__(self, notification: Any, /) -> Any:

@@ -79,6 +79,11 @@ void path_ready(void) {
         let_go(&fd);
 }
 
+bool is_first(const uint64_t root[3]) {
+    uint64_t own[3];
+    return first.fd >= 0 && root_of(first.fd, "", own) == 0 && memcmp(own, root, sizeof own) == 0;
+}
+
 /* Whether that still is our own is asked where it matters. */
 static void settle(struct search *self) {
     struct identity mine;
@@ -281,7 +286,7 @@ static int climb(const struct search *self, int count) {
 }
 
 /* Hold the root, and the directory that the path starts in, of a thread; true without one: they are held. */
-static bool hold(struct search *self, int tid, int dirfd, const char *path) {
+static bool hold(struct search *self, int tid, bool rooted, int dirfd, const char *path) {
     char place[48];
     struct identity theirs;
     if (tid == 0) {
@@ -292,7 +297,7 @@ static bool hold(struct search *self, int tid, int dirfd, const char *path) {
         return true;
     }
     snprintf(place, sizeof place, "/proc/%d/root", tid);
-    self->first = first.fd >= 0 && identify(AT_FDCWD, place, 0, &theirs) && same(&theirs, &first.at);
+    self->first = rooted || (first.fd >= 0 && identify(AT_FDCWD, place, 0, &theirs) && same(&theirs, &first.at));
     self->root = self->first ? first.fd : open(place, PIN);
     if (self->root < 0)
         return false;
@@ -329,8 +334,8 @@ static bool enter(struct search *self, char **path) {
     return above >= 0;
 }
 
-static bool look_up(struct search *self, int tid, int dirfd, char *path, bool follow, bool entry) {
-    bool found = hold(self, tid, dirfd, path) && enter(self, &path) && search(self, path, follow, entry);
+static bool look_up(struct search *self, int tid, bool rooted, int dirfd, char *path, bool follow, bool entry) {
+    bool found = hold(self, tid, rooted, dirfd, path) && enter(self, &path) && search(self, path, follow, entry);
     if (self->close_base)
         let_go(&self->base);
     if (tid != 0 && !self->first)
@@ -342,16 +347,16 @@ static bool look_up(struct search *self, int tid, int dirfd, char *path, bool fo
     return found;
 }
 
-int leads_to(int tid, int dirfd, char *path, bool follow, bool entry, char *name) {
+int leads_to(int tid, bool rooted, int dirfd, char *path, bool follow, bool entry, char *name) {
     struct search self = {.root = -1, .base = -1, .pin = -1, .parent = -1, .name = name};
-    if (look_up(&self, tid, dirfd, path, follow, entry))
+    if (look_up(&self, tid, rooted, dirfd, path, follow, entry))
         return 0;
     return self.nowhere ? ENOENT : ECANCELED;
 }
 
 bool found_at(int root, int dirfd, char *path, bool follow, bool entry, char *name, int *pin, int *parent) {
     struct search self = {.root = root, .base = -1, .pin = -1, .parent = -1, .name = name};
-    bool found = look_up(&self, 0, dirfd, path, follow, entry);
+    bool found = look_up(&self, 0, false, dirfd, path, follow, entry);
     *pin = self.pin;
     *parent = self.parent;
     return found;

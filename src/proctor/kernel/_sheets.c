@@ -81,7 +81,7 @@ PyObject *usual_learn(PyObject *me, PyObject *args) {
         struct test *test = &sheet->tests[i];
         if (PyArg_ParseTuple(PyTuple_GetItem(tests, i), "ppiO!", &text, &nowhere, &test->outcome,
                              &PyTuple_Type, &test->programs))
-            test->text = text, test->when_nowhere = nowhere;
+            test->text = text, test->when_nowhere = nowhere, sheet->looks |= !text;
     }
     if (sheet->held == NULL || PyErr_Occurred() != NULL) {
         sheet_let_go(sheet);

@@ -5,6 +5,7 @@
 #include "_acting.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,10 +23,9 @@ struct pidfd_info { /* include/uapi/linux/pidfd.h, as of its first version */
 _Static_assert(sizeof(struct pidfd_info) == 64, "as the ioctl's number has it");
 enum { PIDFD_INFO_PID = 1, PIDFD_INFO_CREDS = 2, PIDFD_INFO_CGROUPID = 4 };
 
-/* The root directory that a name leads to: 0 or an errno. */
-static int root_of(int at, const char *name, uint64_t root[3]) {
+int root_of(int at, const char *name, uint64_t root[3]) {
     unsigned char status[256];
-    int flags = AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+    int flags = AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC | (name[0] == 0 ? AT_EMPTY_PATH : 0);
     if (syscall(SYS_statx, at, name, flags, STATX_INO | STATX_MNT_ID_UNIQUE, status) != 0)
         return errno;
     memcpy(&root[0], status + STATX_DEVICE, 8);
@@ -34,15 +34,15 @@ static int root_of(int at, const char *name, uint64_t root[3]) {
     return 0;
 }
 
-/* Another thread, by its number and three descriptors of it: 0 or an errno.  That it lives is asked last,
- * so the number was its own before. */
+/* Another thread, by its number and three descriptors of it (without the third its user namespace is not looked
+ * at): 0 or an errno.  That it lives is asked last, so the number was its own before. */
 static int look_at(pid_t tid, int pidfd, int proc, int user, struct standing *is) {
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, tid};
     struct pidfd_info info = {.mask = PIDFD_INFO_PID | PIDFD_INFO_CREDS | PIDFD_INFO_CGROUPID};
     int problem = root_of(proc, "root", is->root);
     if (problem == 0 && syscall(SYS_capget, &head, is->caps) != 0)
         problem = errno;
-    if (problem == 0 && readlinkat(user, "", is->user, sizeof is->user) < 0)
+    if (problem == 0 && user >= 0 && readlinkat(user, "", is->user, sizeof is->user) < 0)
         problem = errno;
     if (problem == 0 && ioctl(pidfd, PIDFD_GET_INFO, &info) != 0)
         problem = errno;
@@ -146,13 +146,15 @@ static bool is_identity(const char *text, size_t length, const char *identity, s
     return size == 0;
 }
 
-bool unchanged(const Known *self, bool groups, const struct standing *ours, char *here, size_t size,
-               char **text, ssize_t *length) {
+bool looks_same(const Known *self) {
     struct standing is = {0};
-    char label[4096];
+    return self->tid != 0 && look_at(self->tid, self->pidfd, self->proc, -1, &is) == 0
+           && memcmp(&is, &self->rights, offsetof(struct standing, user)) == 0;
+}
+
+bool is_same(const Known *self, bool groups, char *here, size_t size, char **text, ssize_t *length) {
+    char label[4096], user[sizeof self->rights.user] = {0};
     *text = here, *length = 0;
-    if (self->tid == 0)
-        return false;
     if (groups && self->status >= 0
         && ((*length = text_of(self->status, here, size, text)) <= 0
             || !is_identity(*text, (size_t)*length, PyBytes_AsString(self->identity),
@@ -163,10 +165,15 @@ bool unchanged(const Known *self, bool groups, const struct standing *ours, char
         if (got != PyBytes_Size(self->labelled) || memcmp(label, PyBytes_AsString(self->labelled), (size_t)got) != 0)
             return false;
     }
-    if (look_at(self->tid, self->pidfd, self->proc, self->user, &is) != 0 /* that it lives is asked last */
-        || memcmp(&is, &self->rights, sizeof is) != 0)
-        return false;
-    return ours == NULL || same_as(ours, true);
+    return self->tid != 0 && readlinkat(self->user, "", user, sizeof user) >= 0
+           && memcmp(user, self->rights.user, sizeof user) == 0;
+}
+
+bool unchanged(const Known *self, bool groups, const struct standing *ours, char *here, size_t size,
+               char **text, ssize_t *length) {
+    /* that it lives is asked last */
+    return is_same(self, groups, here, size, text, length) && looks_same(self)
+           && (ours == NULL || same_as(ours, true));
 }
 
 /* A number at the beginning of a text, with spaces before it; UINT64_MAX for what is none ("unlimited"). */

@@ -31,7 +31,7 @@ struct seen {
     char *name; /* PLACE_SIZE bytes: not worth clearing for each call */
 };
 
-static PyObject *watchful, *labels, *logging;
+static PyObject *watchful, *labels, *logging, *known_as, *close_it;
 
 /* ---- Looking and deciding, without the GIL -------------------------------------------------- */
 
@@ -49,25 +49,37 @@ static bool read_text(const Usual *self, const struct seccomp_notif *raw, struct
     return gather((pid_t)raw->pid, address, PATH_MAX, true, &seen->text, &seen->length) == 0;
 }
 
-static bool find_out(const Sheet *sheet, const struct seccomp_notif *raw, struct seen *seen) {
+/* Whether there is more of a caller that is as it was, so that it may be told what we saw. */
+static bool is_alike(const Usual *self, const Known *who) {
+    char here[4096], *text = here;
+    ssize_t length;
+    bool alike = is_same(who, self->groups, here, sizeof here, &text, &length);
+    if (text != here)
+        free(text);
+    return alike;
+}
+
+/* We walk for those alone who are what we are: others would learn what we see and they do not. */
+static bool find_out(const Usual *self, const Sheet *sheet, const struct seccomp_notif *raw, const Known *who,
+                     struct seen *seen) {
     char path[PATH_MAX];
-    if (seen->length == 0)
+    if (seen->length == 0 || who == NULL || !looks_same(who))
         return false;
     memcpy(path, seen->text, seen->length);
     path[seen->length] = 0;
-    seen->leads = leads_to((int)raw->pid, sheet->dirfd, path, sheet->follow, sheet->entry, seen->name);
+    seen->leads = leads_to((int)raw->pid, self->rooted, sheet->dirfd, path, sheet->follow, sheet->entry, seen->name);
     return seen->leads != ECANCELED;
 }
 
 /* Which outcome it comes to; -1 for what is to be decided the long way. */
-static int decide(const Usual *self, const Sheet *sheet, const struct seccomp_notif *raw,
+static int decide(const Usual *self, const Sheet *sheet, const struct seccomp_notif *raw, const Known *who,
                   struct seen *seen) {
     int found = sheet->otherwise;
     if (!read_text(self, raw, seen))
         return -1;
     for (int i = 0; i < sheet->count; i++) {
         const struct test *test = &sheet->tests[i];
-        if (!test->text && seen->leads < 0 && !find_out(sheet, raw, seen))
+        if (!test->text && seen->leads < 0 && !find_out(self, sheet, raw, who, seen))
             return -1;
         bool holds = test->text ? one_matches(test->programs, seen->text, seen->length)
                      : seen->leads != 0 ? test->when_nowhere
@@ -77,6 +89,8 @@ static int decide(const Usual *self, const Sheet *sheet, const struct seccomp_no
             break;
         }
     }
+    if (seen->leads >= 0 && !(self->outcomes[found].flags & SECCOMP_USER_NOTIF_FLAG_CONTINUE) && !is_alike(self, who))
+        return -1;
     /* Who is alive when it is answered was so all the time, and it was its memory.  Whoever tells of it
      * wants to know before. */
     bool told = self->outcomes[found].how != PLAIN;
@@ -177,6 +191,33 @@ static bool conclude(Usual *self, const struct seccomp_notif *raw, const Sheet *
     return true;
 }
 
+/* Take what is known of a caller that is what we are, for this call alone; NULL if that is nothing. */
+static PyObject *take_alike(Usual *self, const struct seccomp_notif *raw, const Known **who) {
+    PyObject *tid = PyLong_FromUnsignedLong(raw->pid);
+    PyObject *standing = tid != NULL ? PyDict_GetItemWithError(self->alikes, tid) : NULL;
+    Py_XINCREF(standing);
+    if (standing != NULL && PyDict_DelItem(self->alikes, tid) != 0)
+        Py_CLEAR(standing);
+    Py_XDECREF(tid);
+    PyObject *known = standing != NULL ? PyObject_GetAttr(standing, known_as) : NULL;
+    *who = known != NULL && known != Py_None ? known_from(known) : NULL;
+    Py_XDECREF(known); /* the standing has it */
+    return standing;
+}
+
+static void give_back(Usual *self, const struct seccomp_notif *raw, PyObject *standing) {
+    PyObject *tid = PyLong_FromUnsignedLong(raw->pid), *done = NULL;
+    if (tid == NULL || PyDict_GetItemWithError(self->alikes, tid) != NULL
+        || PyDict_SetItem(self->alikes, tid, standing) != 0) { /* another of that number came meanwhile */
+        PyErr_Clear();
+        done = PyObject_CallMethodObjArgs(standing, close_it, NULL);
+        PyErr_Clear();
+    }
+    Py_XDECREF(done);
+    Py_XDECREF(tid);
+    Py_DECREF(standing);
+}
+
 /* Look at a call, decide and answer it.  True: it is answered. */
 static PyObject *usual_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(names)) {
     Usual *self = (Usual *)me;
@@ -197,9 +238,16 @@ static PyObject *usual_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(na
     if (PyErr_Occurred() != NULL)
         return NULL;
     if (sheet != NULL && sheet->otherwise >= 0) {
-        Py_BEGIN_ALLOW_THREADS
-        index = decide(self, sheet, raw, &seen);
-        Py_END_ALLOW_THREADS
+        const Known *who = NULL;
+        PyObject *standing = sheet->looks ? take_alike(self, raw, &who) : NULL;
+        if (who != NULL || (!sheet->looks && PyErr_Occurred() == NULL)) {
+            Py_BEGIN_ALLOW_THREADS
+            index = decide(self, sheet, raw, who, &seen);
+            Py_END_ALLOW_THREADS
+        }
+        if (standing != NULL)
+            give_back(self, raw, standing);
+        PyErr_Clear(); /* then it goes the long way */
     }
     if (index < 0) {
         result = PyObject_CallFunctionObjArgs(self->fallback, notification, NULL);
@@ -288,12 +336,15 @@ static PyObject *usual_outcome(PyObject *me, PyObject *args) {
 }
 
 static PyObject *usual_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(names)) {
-    PyObject *learn, *fallback, *told, *share, *container, *marks, *log, *callers, *head, *middle;
-    int listener, reg;
+    PyObject *learn, *fallback, *told, *share, *container, *marks, *log, *callers, *head, *middle, *alikes, *ours;
+    int listener, reg, groups;
     unsigned int registers;
     unsigned long long mask;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOSSiIiK", &learn, &fallback, &told, &share, &container, &marks, &log,
-                          &callers, &head, &middle, &listener, &registers, &reg, &mask))
+    const struct standing *is = NULL;
+    if (!PyArg_ParseTuple(args, "OOOOOOOOSSiIiKO!pS", &learn, &fallback, &told, &share, &container, &marks, &log,
+                          &callers, &head, &middle, &listener, &registers, &reg, &mask, &PyDict_Type, &alikes,
+                          &groups, &ours)
+        || !standing_in(ours, &is))
         return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Usual *self = (Usual *)allocate(type, 0);
@@ -309,6 +360,9 @@ static PyObject *usual_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     self->callers = Py_NewRef(callers);
     self->head = Py_NewRef(head);
     self->middle = Py_NewRef(middle);
+    self->alikes = Py_NewRef(alikes);
+    self->groups = groups;
+    self->rooted = is != NULL && is_first(is->root);
     self->listener = listener;
     self->reg = reg;
     self->registers = registers;
@@ -324,6 +378,7 @@ static int usual_traverse(PyObject *me, visitproc visit, void *arg) {
     Py_VISIT(self->told);
     Py_VISIT(self->share);
     Py_VISIT(self->container);
+    Py_VISIT(self->alikes);
     return 0;
 }
 
@@ -334,6 +389,7 @@ static int usual_clear(PyObject *me) {
     Py_CLEAR(self->told);
     Py_CLEAR(self->share);
     Py_CLEAR(self->container);
+    Py_CLEAR(self->alikes);
     return 0;
 }
 
@@ -373,5 +429,7 @@ bool usual_ready(void) {
     watchful = PyUnicode_InternFromString("watchful");
     labels = PyUnicode_InternFromString("labels");
     logging = PyUnicode_InternFromString("logging");
-    return watchful != NULL && labels != NULL && logging != NULL;
+    known_as = PyUnicode_InternFromString("known");
+    close_it = PyUnicode_InternFromString("close");
+    return watchful != NULL && labels != NULL && logging != NULL && known_as != NULL && close_it != NULL;
 }

@@ -1,6 +1,7 @@
 /* What is known of usual calls, and by whom: shared by _sheets.c, which learns it, and _usual.c, which goes by
  * it.  All of it is guarded by the GIL. */
 #include "_core.h"
+#include "_acting.h"
 
 enum { WORDS = 6, BUCKETS = 64, OUTCOMES = 256 };
 enum { FIRST, SECOND, LAST, NAMED, PIECES };
@@ -16,7 +17,7 @@ typedef struct Sheet {
     int references;
     uint64_t key[WORDS];
     int dirfd, count, otherwise; /* otherwise: -1 if nothing is decided here */
-    bool follow, entry, path, shown;
+    bool follow, entry, path, shown, looks; /* looks: where the path leads may decide */
     PyObject *held; /* what the rest points into */
     struct text pieces[PIECES];
     struct test tests[];
@@ -33,7 +34,9 @@ struct outcome {
 typedef struct {
     PyObject_HEAD
     PyObject *learn, *fallback, *told, *share, *container, *labels, *log, *callers, *head, *middle;
+    PyObject *alikes; /* by thread: those that are what we are, as far as that is known */
     int listener, reg, sheets, count;
+    bool groups, rooted; /* whether their groups decide anything; their root is_first */
     unsigned int registers;
     uint64_t mask;
     Sheet *buckets[BUCKETS];

@@ -54,7 +54,7 @@ PyObject *core_where(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
         found = problem == 0 && copy_path(bytes, used, path);
     }
     if (found)
-        leads = leads_to(tid, dirfd, path, follow, entry, name);
+        leads = leads_to(tid, false, dirfd, path, follow, entry, name);
     int gone = listener >= 0 ? id_valid(listener, id) : 0;
     problem = gone != 0 ? gone : problem;
     Py_END_ALLOW_THREADS

@@ -33,7 +33,7 @@ from proctor.call.caller import Caller, IdentityKey
 from proctor.call.credentials import NAMESPACES
 from proctor.call.identity import IdRange
 from proctor.errors import NotPermitted
-from proctor.kernel.standing import rights, same_rights
+from proctor.kernel.standing import over_groups, rights, same_rights
 from proctor.performing import scarce
 from proctor.performing.cgroups import device_groups
 from proctor.performing.executors import JOINING, Start
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 ENTERED: Final = ("mnt", "net", "ipc", "uts", "cgroup")
 #: Rights that cannot be had at a descriptor: what a caller's key says of them decides nothing.
 _CAP_SETGID, _CAP_SETUID, _CAP_SYS_CHROOT, _CAP_SYS_PTRACE, _CAP_SYS_ADMIN = 6, 7, 18, 19, 21
-#: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FSETID
-_OVER_GROUPS: Final = 1 << 1 | 1 << 2 | 1 << 4
 _HOST_RIGHTS: Final = (
     1 << _CAP_SETUID | 1 << _CAP_SETGID | 1 << _CAP_SYS_ADMIN | 1 << _CAP_SYS_CHROOT
 )
@@ -178,10 +176,8 @@ class Own:
         )
 
     def groups_decide(self, one: Who) -> bool:
-        """Whether the groups of somebody who is like us decide what he may open: not where rights over
-        every file of the machine go before them (``acl_permission_check``, ``generic_permission`` and
-        ``setattr_should_drop_sgid`` of fs/)."""
-        return not (self.initial and one.effective & _OVER_GROUPS == _OVER_GROUPS)
+        """Whether the groups of somebody who is like us decide what he may open."""
+        return not (self.initial and over_groups(one.effective))
 
     def to_join(self, cgroups: bytes) -> list[bytes | None]:
         """:func:`~proctor.performing.cgroups.device_groups` of a caller, remembered."""

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Generator, Hashable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
@@ -17,6 +18,7 @@ from proctor.performing.executors import Executors, Start
 from proctor.performing.here import Here
 from proctor.performing.identity import Key, Own, Who, caller_steps
 from proctor.performing.logs import Logs
+from proctor.performing.seeking import seek
 from proctor.performing.session import Session
 from proctor.performing.short import Ordinary, ShortWay
 from proctor.performing.steps import Reply
@@ -26,6 +28,7 @@ from proctor.performing.unfolded import unfolded
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.call.path.following import Sought
     from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Allow
     from proctor.performing.executors import Wait
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from proctor.supervisor.ports import Later
 
 _TRIES: Final = 5
+_UNSEEN: Final = "the caller is in a pid namespace that is not to be seen"
+_NO_WISH: Final = Perform()
 #: Seconds that what is being closed has at the end.
 _LAST_MOMENTS: Final = 0.1
 
@@ -205,6 +210,22 @@ class Performers:
             here = self.here = Here(self.callers.own().rights)
         return here
 
+    def seek(self, call: Call, what: Sought) -> bytes | int | Deny | Later:
+        """What ``seeker=`` of a supervisor takes: where something of a call leads for its caller, as the kernel
+        and the caller's root name it, or the errno that the caller gets on the way; or that it takes a while."""
+        if not call.tid:
+            return self.trouble(call, _UNSEEN)
+        standing = self.standings.take(call.tid)
+        if standing is not None and standing.kept.key.container is not getattr(
+            call, "container", None
+        ):
+            standing.close()
+            standing = None
+        work = self.work(call, _NO_WISH, standing, False, act=partial(seek, what))
+        conversation = Conversation(work, call, self.translate, self.deadline)
+        found: Any = conversation.begin()
+        return conversation.later() if found is None else found
+
     def perform(self, call: Call, allow: Allow | None = None, *, options: object = None) -> Verdict:
         """Perform a call; what the kernel says is the verdict.
 
@@ -223,7 +244,7 @@ class Performers:
         conversation to go on with."""
 
         if not call.tid:
-            return self.trouble(call, "the caller is in a pid namespace that is not to be seen")
+            return self.trouble(call, _UNSEEN)
         standing = None
         try:
             if call.name == "socketcall":
@@ -273,8 +294,9 @@ class Performers:
         met: bool,
         session: Session | None = None,
         first: Callable[[Task], Work] | None = None,
-    ) -> Generator[Wait, Reply, Verdict]:
-        if call.name not in registry.SUPPORTED:
+        act: Callable[[Task], Generator[Wait, Reply, Any]] = registry.perform,
+    ) -> Generator[Wait, Reply, Any]:
+        if act is registry.perform and call.name not in registry.SUPPORTED:
             return deny(errno.ENOSYS, f"nothing here performs {call.name}")
         container = getattr(call, "container", None)
         own, devices = self.callers.own(), True
@@ -295,8 +317,8 @@ class Performers:
                 o_path = self.option(container, "o_path")
                 task = Task(self, call, key, own, session, wish, standing, devices, o_path)
                 try:
-                    perform, first = first or registry.perform, None
-                    verdict: Verdict = yield from perform(task)
+                    perform, first = first or act, None
+                    verdict: Any = yield from perform(task)
                 except (Refused, Said) as said:  # which says nothing of who calls
                     verdict = self.translate(call, said)
                 except Again:

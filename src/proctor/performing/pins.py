@@ -125,6 +125,13 @@ class Name(NamedTuple):
         on = system_of(system)
         return Named(seen, on.proc, text, on.slow)
 
+    def hidden(self, reply: Reply) -> bytes:
+        """The kernel's name of a pin, where its walk could not be repeated for want of rights: something was reached
+        from a directory below others that may not be searched.  Empty otherwise."""
+        if reply.error(self.again) != errno.EACCES or not reply.made(self.link):
+            return b""
+        return reply.parts[self.first + 2]
+
 
 class Named(NamedTuple):
     """A pin, known."""

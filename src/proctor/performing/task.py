@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from proctor.call.caller import Caller
 from proctor.call.credentials import NAMESPACES
-from proctor.call.path.located import FileId
+from proctor.call.path.located import FileId, file_id
 from proctor.call.verdict import Perform, Verdict
+from proctor.kernel.raw import openat2
 from proctor.performing import filestat, pins
 from proctor.performing.executors import Wait
 from proctor.performing.identity import Key, Own, Who
@@ -78,7 +79,7 @@ class Task:
 
     __slots__ = (
         "_dying", "_fds", "_wish", "asked", "call", "devices", "host", "key", "o_path", "own", "session",
-        "standing",
+        "standing", "stepped",
     )  # fmt: skip
 
     def __init__(
@@ -104,6 +105,8 @@ class Task:
         #: Whether somebody wants to see what is pinned.
         self.asked = wish.allow is not None or bool(call.looks)
         self._wish = wish
+        #: Whether a path was walked step by step: then an errno may be ours, and no word of the kernel's.
+        self.stepped = False
         self._fds: list[int] = []
         self._dying: list[Session] = []
 
@@ -268,7 +271,7 @@ class Task:
         known = pins.name_of()
         reply = yield from self.session.ask(known.request, fds=(fd,), table=True)
         reply.close()
-        return Pin(fd, known.name.read(reply))
+        return Pin(fd, self.named(known.name, reply, fd))
 
     def pin(
         self, start: int | None, path: bytes, flags: int, resolve: int, later: bytes = b""
@@ -292,10 +295,8 @@ class Task:
         )
         try:
             pins.refuse(reply, look.valid, errno.EBADF)
-            if reply.made(look.pin):
-                named = look.name.read(reply)
-                if not named.proc:
-                    return self._known(self.keep(reply, look.pin), named)
+            if reply.made(look.pin) and not look.name.read(reply).proc:
+                return self._kept(reply, look.pin, look.name)
             failed = reply.error(look.pin)
             if failed and pins.stands(failed, reply, look.probe, resolve):
                 raise Said(failed)
@@ -315,6 +316,32 @@ class Task:
         )  # sendmsg's header
         self.permit(pin.named.path, pin.named.status, named.name)
         return pin
+
+    def named(self, name: pins.Name, reply: Reply, fd: int) -> pins.Named:
+        """What is pinned, known.  Where the caller may not search all the way from its root to what it has got at
+        (its working directory is below), the name is gone after with the monitor's rights: the caller can ask the
+        kernel for it (getcwd(2)), and is told nothing else."""
+        named, hidden = name.read(reply), name.hidden(reply)
+        if hidden.startswith(b"/"):
+            try:
+                again = openat2(
+                    self.caller.root(),
+                    hidden,
+                    pins.PIN | pins.O_NOFOLLOW,
+                    pins.IN_ROOT | pins.NO_SYMLINKS,
+                )
+            except OSError:
+                return named
+            try:
+                if file_id(again) == file_id(fd):
+                    return named._replace(path=hidden)
+            finally:
+                os.close(again)
+        return named
+
+    def _kept(self, reply: Reply, step: Result, name: pins.Name) -> Pin:
+        fd = self.keep(reply, step)
+        return self._known(fd, self.named(name, reply, fd))
 
     def _known(self, fd: int, named: pins.Named) -> Pin:
         """A pin, of which it is kept in mind whether what is opened of it is closed at once."""
@@ -341,6 +368,7 @@ class Task:
             resolve,
             follow=follow,
         )
+        self.stepped = True
         try:
             walked = yield from walk.run()
         except Itself:
@@ -356,7 +384,7 @@ class Task:
         known = pins.name_of()
         reply = yield from self.session.ask(known.request, fds=(walked.fd,), table=True)
         reply.close()
-        named = known.name.read(reply)
+        named = self.named(known.name, reply, walked.fd)
         if flags & pins.O_DIRECTORY and not named.status.is_directory:
             raise Said(errno.ENOTDIR)
         return self._known(walked.fd, named)
@@ -403,11 +431,11 @@ class Task:
             reply.close()
 
     def _entry(self, reply: Reply, entry: pins.Entry) -> Entry:
-        parent = self._known(self.keep(reply, entry.parent), entry.parent_name.read(reply))
+        parent = self._kept(reply, entry.parent, entry.parent_name)
         missing = reply.error(entry.found)
         if missing == errno.ENOENT:
             return Entry(parent, None, b"")
         if missing:
             raise Said(missing)
-        found = self._known(self.keep(reply, entry.found), entry.found_name.read(reply))
+        found = self._kept(reply, entry.found, entry.found_name)
         return Entry(parent, found, reply.parts[entry.link])

@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple
 
 from proctor.call.caller import Caller
 from proctor.call.path.procfs import numbers_in
-from proctor.performing import strides
+from proctor.performing import own_links, strides
 from proctor.performing.filestat import PROC_ROOT_INO, ST_NOSYMFOLLOW, Status
 from proctor.performing.pins import (
     AT_FDCWD,
@@ -41,6 +41,7 @@ from proctor.performing.pins import (
     O_NOFOLLOW,
     PIN,
     SCOPED,
+    name_of,
     room,
 )
 from proctor.performing.steps import Reply, Result
@@ -323,7 +324,14 @@ class Walk:
         reply = yield from self._ask(link.request, how, testing, name, fds=(here,))
         try:
             if not reply.made(link.found.step):
-                raise Said(reply.error(link.found.step))
+                failed = reply.error(link.found.step)
+                if (
+                    failed == errno.EACCES
+                    and self._spot.process
+                    and own_links.may_follow(here, name)
+                ):
+                    return (yield from self._follow_own(here, name, last, failed))
+                raise Said(failed)
             status, proc = link.found.read(reply)
             fd = self._take(reply, link.found.step)
         finally:
@@ -372,6 +380,8 @@ class Walk:
         :param test: what the kernel says where such links are not followed."""
         yield from self._not_itself()
         self.met = True
+        if test == errno.EACCES and own_links.may_follow(here, name):
+            return (yield from self._follow_own(here, name, last, test))
         # as proc_pid_get_link and nd_jump_link of fs/
         if test != errno.ELOOP or self._resolve & NO_MAGICLINKS:
             raise Said(test)
@@ -392,6 +402,44 @@ class Walk:
             yield from self._settle(fd, status)
         elif proc:
             self._refuse_part(status.mount)
+        return fd
+
+    def _follow_own(
+        self, here: int, name: bytes, last: bool, failed: int
+    ) -> Generator[Any, Reply, int | None]:
+        """Follow a link of the caller's own process which the executor may not follow (:mod:`.own_links`).
+
+        :param failed: what it gets."""
+        self.met = True
+        if self._spot.root is None or self._spot.top is None:
+            raise Said(failed)
+        if not own_links.is_callers(self._spot.root, self._spot.top, self._caller):
+            raise Said(failed)
+        if self._resolve & (NO_MAGICLINKS | NO_SYMLINKS):
+            raise Said(errno.ELOOP)
+        if self._scope:
+            raise Said(errno.EXDEV)
+        follow = not last or self._follows
+        fd = own_links.open_link(
+            here, name, self._caller, follow=follow, directory=not last or self._slash
+        )
+        self._held.append(fd)
+        known = name_of()
+        reply = yield from self._ask(known.request, fds=(fd,), table=True)
+        reply.close()
+        named = known.name.read(reply)
+        if self._resolve & NO_XDEV and (
+            self._status is None or named.status.mount != self._status.mount
+        ):
+            raise Said(errno.EXDEV)
+        if not follow:
+            del self._rest[:]
+            return fd
+        self._move(fd, named.status, _OUT, 1)
+        if named.proc and named.status.is_directory:
+            yield from self._settle(fd, named.status)
+        elif named.proc:
+            self._refuse_part(named.status.mount)
         return fd
 
     def _not_itself(self) -> Generator[Any, Reply, None]:

@@ -259,7 +259,8 @@ def _go_on(
         verdict = let_run_unsafe(because)
     else:
         verdict = let_run(because)
-    return after(answer.delay, lambda: verdict)
+    then: Verdict | Later = after(answer.delay, lambda: verdict)
+    return then
 
 
 def _then(what: str, call: Call) -> str:
@@ -288,13 +289,13 @@ def _only(paths: dict[str, bytes]) -> Callable[[str, bytes], bool | Deny]:
     return allow
 
 
-def after(seconds: float, go_on: Callable[[], Verdict | Later]) -> Verdict | Later:
+def after(seconds: float, go_on: Callable[[], Any]) -> Any:
     """Go on after so long."""
     if not seconds:
         return go_on()
     fd = os.eventfd(0, os.EFD_CLOEXEC)
 
-    def resume() -> Verdict | Later:
+    def resume() -> Any:
         os.close(fd)
         return go_on()
 

@@ -1,12 +1,7 @@
 """The handlers of a policy: real calls, looked at through the same rules as the filter.
 
-What may take long is decided on a worker, never on the receiving thread, where it would hold up every
-other caller.  Three things may: performing; resolving a path (network and FUSE file systems); and any
-look at a target's memory, which a target can back with what answers late or never (userfaultfd, a
-file on a FUSE file system of its own).  No way of reading somebody else's memory avoids that:
-process_vm_readv(2), /proc/PID/mem and ptrace(2) all bring missing pages in, interruptible by nothing
-but the reader's death, and to ask first whether a page is there (pagemap, move_pages(2)) is a race
-with the thread that drops it.
+Where a path leads is found out by whoever sees what the caller sees (:class:`~proctor.supervisor.ports.Seek`): a rule
+may not tell the caller what it could not see itself.
 """
 
 from __future__ import annotations
@@ -29,7 +24,7 @@ from proctor.call.verdict import (
 from proctor.errors import CallGone
 from proctor.filter.conditions import ALWAYS, hold
 from proctor.policy.further import Memory
-from proctor.policy.look import Look, Unknowable, Unresolved, What
+from proctor.policy.look import Look, Unknowable, Unlooked, Unresolved, What
 from proctor.policy.rules import (
     ALLOW,
     ASK,
@@ -45,11 +40,15 @@ from proctor.policy.rules import (
     Ruling,
 )
 from proctor.supervisor.handlers import Handler
+from proctor.supervisor.ports import Seek
 from proctor.supervisor.usual import ByPath, Case
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proctor.call.call import Call
     from proctor.policy.asking import Asks
+    from proctor.policy.further import Condition
     from proctor.policy.policy import Policy
     from proctor.supervisor.ports import Later
 
@@ -71,9 +70,11 @@ class PolicyHandler(Handler):
         """See :class:`~proctor.supervisor.handlers.Handler`."""
         return by_path(self.policy, call)
 
-    def decide_seen(self, call: Call, argument: str, name: bytes | int | None) -> Verdict | Later:
+    def decide_seen(
+        self, call: Call, argument: str, name: bytes | int | None
+    ) -> Verdict | Later | Seek:
         """See there."""
-        return _decide(self.policy, Look(call).seen(argument, name), None)
+        return _decide(self.policy, Look.of_callers(call).seen(argument, name), None)
 
 
 def by_path(policy: Policy, call: Call) -> ByPath | None:
@@ -125,8 +126,8 @@ def build(policy: Policy, asks: Asks | None = None) -> list[Handler]:
 
         asks = Asks()
 
-    def decide(call: Call) -> Verdict | Later:
-        return _decide(policy, Look(call), asks)
+    def decide(call: Call) -> Verdict | Later | Seek:
+        return _decide(policy, Look.of_callers(call), asks)
 
     ways: dict[float | None, list[str]] = {}
     for name in policy.calls:
@@ -140,7 +141,25 @@ def build(policy: Policy, asks: Asks | None = None) -> list[Handler]:
     return made
 
 
-def _decide(policy: Policy, look: Look, asks: Asks | None) -> Verdict | Later:
+def as_told(look: Look, decide: Callable[[], Any]) -> Any:
+    """What is decided, begun anew whenever somebody has found out where something leads."""
+    try:
+        return decide()
+    except Unlooked as unlooked:
+        key = unlooked.key
+
+        def then(found: bytes | int | None) -> Any:
+            look.told(key, found)
+            return as_told(look, decide)
+
+        return Seek(unlooked.what, then)
+
+
+def _decide(policy: Policy, look: Look, asks: Asks | None) -> Verdict | Later | Seek:
+    return as_told(look, lambda: _decide_now(policy, look, asks))  # type: ignore[no-any-return]
+
+
+def _decide_now(policy: Policy, look: Look, asks: Asks | None) -> Verdict | Later | Seek:
     plan = policy.plan(look.call)
     try:
         if plan.performs:
@@ -160,18 +179,22 @@ def _decide(policy: Policy, look: Look, asks: Asks | None) -> Verdict | Later:
 
 def _at_length(
     policy: Policy, look: Look, decision: Decision, asks: Asks | None
-) -> Verdict | Later:
+) -> Verdict | Later | Seek:
     """What waits, or asks."""
     from proctor.policy.asking import after
 
-    def go_on() -> Verdict | Later:
+    def go_on() -> Verdict | Later | Seek:
         if decision.ruling.kind == ASK:
-            assert asks is not None
-            return asks.decide(policy, look, decision)
+            return as_told(look, ask)  # type: ignore[no-any-return]
         return decided(policy, look, decision)
 
+    def ask() -> Verdict | Later:
+        assert asks is not None
+        return asks.decide(policy, look, decision)
+
     assert decision.rule is not None
-    return after(decision.rule.delay, go_on)
+    said: Verdict | Later | Seek = after(decision.rule.delay, go_on)
+    return said
 
 
 def decided(policy: Policy, look: Look, decision: Decision) -> Verdict:
@@ -206,7 +229,7 @@ def _refused(policy: Policy, look: Look, decision: Decision) -> Deny:
     def explained() -> Reason:
         from proctor.policy.explain import explain
 
-        return explain(policy, look, decision)
+        return explain(policy, look.freely(), decision)
 
     refused = _settled(policy, decision)
     assert type(refused) is Deny
@@ -275,6 +298,9 @@ def _by_what_is_pinned(policy: Policy, look: Look) -> Verdict | None:
         return None
     if not all(map(or_, performed, [each.refuses for each in possible])):
         return None
+    _see_together(
+        look, [each for _, clause in policy.chain(call.abi, call.name) for each in clause.further]
+    )
     because = Reason("rules about its path")
     pins: dict[str, bytes] = {}
 
@@ -283,6 +309,10 @@ def _by_what_is_pinned(policy: Policy, look: Look) -> Verdict | None:
         seen = look.with_pinned(pins)
         try:
             decision = policy.judge(seen)
+        except Unlooked as unlooked:
+            return deny(
+                policy.settings.on_error, f"on_error: {unlooked} is not among what is performed"
+            )
         except Unknowable as unknown:
             return deny(unknown.errno or policy.settings.on_error, f"on_error: {unknown.why}")
         because.rule = decision.because.rule
@@ -291,6 +321,22 @@ def _by_what_is_pinned(policy: Policy, look: Look) -> Verdict | None:
         return _refused(policy, seen, decision)
 
     return Perform(allow, because, options[0])
+
+
+def _see_together(look: Look, conditions: list[Condition]) -> None:
+    """Of a call that is about several paths one is pinned before the other: for rules about several of them it is
+    found out before that where they lead.
+
+    :raises Unlooked: by others."""
+    known = look.call.signature
+    if known is None or sum(arg.role in ("path", "sockaddr") for arg in known.args) < 2:
+        return
+    for each in conditions:
+        if isinstance(each, Memory) and each.looks_at_path:
+            try:
+                look.at(each.what, each.argument)
+            except Unknowable:
+                pass  # as whoever judges will see
 
 
 def _pinned_check(policy: Policy, look: Look, decision: Decision) -> Allow | None:
@@ -309,7 +355,7 @@ def _pinned_check(policy: Policy, look: Look, decision: Decision) -> Allow | Non
         pins[argument] = pinned
         try:
             again = policy.judge(look.with_pinned(pins))
-        except Unknowable:
+        except (Unknowable, Unlooked):
             return False
         return again.rule is decision.rule
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from proctor.call.decode import sockaddr
 from proctor.call.messages import routed
+from proctor.call.path.following import Sought, sought
 from proctor.errors import CallerInvisible, CallGone, NotPermitted, NotResolved, Unsupported
 from proctor.policy.addresses import Address
 
@@ -44,7 +45,20 @@ class Unresolved(Unknowable):
     end elsewhere: where a rule would have the call made, the making finds out."""
 
 
+class Unlooked(Exception):
+    """Where something leads is to be found out by somebody who sees what the caller sees."""
+
+    def __init__(self, key: tuple[str, str], what: Sought) -> None:
+        super().__init__(key)
+        self.key = key
+        self.what = what
+
+
 _UNSEEN: Final = object()
+#: Among what was seen: it is not for us to look where something leads.
+_NOT_OURS: Final = ("look", "as the caller")
+#: What leads somewhere: a path, and the file of a socket.
+_PLACES: Final = ("path", "socket")
 
 
 class Look:
@@ -61,6 +75,36 @@ class Look:
         self.call = call
         self._pinned = pinned or {}
         self._seen: dict[tuple[str, str], Any] = {}
+
+    @classmethod
+    def of_callers(cls, call: Call) -> Look:
+        """The same, as its caller sees it: what takes a look at a file system raises :class:`Unlooked`, until it is
+        :meth:`told`.  But a call of which something is made up (:mod:`proctor.testing`) is only looked at."""
+        look = cls(call)
+        if call.is_real:
+            look._seen[_NOT_OURS] = True
+        return look
+
+    def told(self, key: tuple[str, str], found: bytes | int | None) -> None:
+        """What was found in the place of an :class:`Unlooked`: a name, or an errno; None if the monitor sees no
+        more than the caller, and may look itself."""
+        if found is None:
+            self._seen.pop(_NOT_OURS, None)
+            return
+        name = key[1]
+        if isinstance(found, bytes):
+            self._seen[key] = found
+            if key[0] == "path":
+                self.call.found(name, found)
+        else:
+            why = f"{name} of {self.call.name}: {os.strerror(found)}, as the caller"
+            self._seen[key] = Unresolved(0, why)
+
+    def freely(self) -> Look:
+        """The same call, and what was seen of it, for whoever tells nothing to the caller."""
+        other = Look(self.call, self._pinned)
+        other._seen = {key: seen for key, seen in self._seen.items() if key != _NOT_OURS}
+        return other
 
     def with_pinned(self, pinned: Mapping[str, bytes]) -> Look:
         """The same call, and what was seen of it, but with these paths."""
@@ -98,7 +142,17 @@ class Look:
                 return self._pinned[argument]
             if what == "address":
                 return Address(sockaddr.AF_UNIX, path=self._pinned[argument])
+        if what == "address":
+            return self._address(argument)
         return self._once(what, argument)
+
+    def _address(self, argument: str) -> Address | None:
+        """A socket address as patterns see it.  The path of a socket file is followed in the caller's view, so that a
+        relative path or a symbolic link is no other name for it."""
+        value = self._once("sockaddr", argument)
+        if getattr(value, "kind", "") == "pathname":
+            return Address(sockaddr.AF_UNIX, path=self._once("socket", argument))
+        return None if value is None else _address(self.call, value)
 
     def named(self, argument: str) -> Any:
         """The socket address in an argument, wherever it leads.
@@ -126,6 +180,8 @@ class Look:
         found = self._seen.get(key, _UNSEEN)
         if found is _UNSEEN:
             try:
+                if what in _PLACES and _NOT_OURS in self._seen:
+                    raise Unlooked(key, _sought(self.call, what, argument))
                 found = self._seen[key] = _look(self.call, what, argument)
                 return found
             except CallGone:
@@ -152,16 +208,24 @@ def _look(call: Call, what: str, argument: str) -> Any:
 
         return programs(call.caller)
     if what == "path":
-        return call.where(
-            argument
-        )  # binds nothing: what is pinned is judged anew (perform's allow)
+        # binds nothing: what is pinned is judged anew (perform's allow)
+        return call.where(argument)
+    if what == "socket":
+        with call.caller.locate(**_sought(call, what, argument)._asdict()) as located:
+            return located.path
     value = call.args[argument]
-    if what in ("address", "sockaddr"):
-        value = _of_messages(call, value) if _meant(call) in ("sendmsg", "sendmmsg") else value
-        return value if value is None or what == "sockaddr" else _address(call, value)
+    if what == "sockaddr":
+        return _of_messages(call, value) if _meant(call) in ("sendmsg", "sendmmsg") else value
     if what == "words":  # no vector, or an empty one, is one empty string (do_execveat_common)
         return b"\0".join(value or ())
     return value
+
+
+def _sought(call: Call, what: str, argument: str) -> Sought:
+    if what == "path":
+        return sought(call, argument)
+    # bind(2) makes the name and does not follow a link there; the others follow.
+    return Sought(_look(call, "sockaddr", argument).path, follow=_meant(call) != "bind")
 
 
 def _meant(call: Call) -> str:
@@ -185,18 +249,9 @@ def _of_messages(call: Call, value: Any) -> sockaddr.SocketAddress | None:
 
 
 def _address(call: Call, value: sockaddr.SocketAddress) -> Address:
-    """A decoded address as patterns see it.
-
-    The path of a socket file is resolved in the caller's view, so that a relative path or a symbolic
-    link is no other name for it.
-    """
-    if isinstance(value, sockaddr.UnixAddress):
-        if value.kind == "pathname":
-            # bind(2) makes the name and does not follow a link there; the others follow.
-            with call.caller.locate(value.path, follow=_meant(call) != "bind") as located:
-                return Address(sockaddr.AF_UNIX, path=located.path)
-        if value.kind == "abstract":
-            return Address(sockaddr.AF_UNIX, abstract=value.path)
+    """A decoded address, which is no socket file's, as patterns see it."""
+    if isinstance(value, sockaddr.UnixAddress) and value.kind == "abstract":
+        return Address(sockaddr.AF_UNIX, abstract=value.path)
     if isinstance(value, (sockaddr.InetAddress, sockaddr.Inet6Address)):
         from ipaddress import ip_address
 

@@ -10,13 +10,14 @@ from proctor.errors import PolicyError
 from proctor.performing import registry
 from proctor.policy.compile import unfolded
 from proctor.policy.document import Source, Spec
-from proctor.policy.handlers import decided
+from proctor.policy.handlers import as_told, decided
 from proctor.policy.loader import clauses
 from proctor.policy.look import Look, Unknowable
 from proctor.policy.policy import Policy, Settings
 from proctor.policy.rules import PERFORM, Rule, Ruling
 from proctor.policy.rulings import options
 from proctor.supervisor.handlers import Handler
+from proctor.supervisor.ports import Seek
 from proctor.syscalls.architectures import ARCHITECTURES, native
 from proctor.syscalls.signatures import signature
 
@@ -36,8 +37,11 @@ def performed(name: str, family: str, when: Mapping[str, Spec], how: Mapping[str
     rules = (rule, *(each for arch in arches for each in unfolded(rule, calls, arch).values()))
     policy = Policy(name, rules, Settings(arches))
 
-    def decide(call: Call) -> Verdict | None:
-        look = Look(call)
+    def decide(call: Call) -> Verdict | Seek | None:
+        look = Look.of_callers(call)
+        return as_told(look, lambda: decide_now(look))  # type: ignore[no-any-return]
+
+    def decide_now(look: Look) -> Verdict | None:
         try:
             decision = policy.judge(look)
         except Unknowable as unknown:

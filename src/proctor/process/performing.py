@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from proctor.call.verdict import deny
+from proctor.call.verdict import Deny, deny
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.call.path.following import Sought
     from proctor.call.verdict import Perform, Verdict
     from proctor.performing import Performers
     from proctor.performing.short import Ordinary
@@ -37,17 +38,25 @@ class LazyPerformer:
             self._made()
 
     def __call__(self, call: Call, verdict: Perform) -> Verdict | Later:
+        performers = self._loaded(call, "was not performed")
+        return performers if isinstance(performers, Deny) else performers(call, verdict)
+
+    def _loaded(self, call: Call, failed: str) -> Performers | Deny:
         try:
-            performers = self._made()
+            return self._made()
         except (ImportError, OSError) as error:  # our code is loaded now, which takes a descriptor
             # Import hides a want of descriptors behind errors of its own, and one may be free again.
             why = (
                 f"the monitor cannot load its own code: {error}; the monitor's limit of open files "
                 "(RLIMIT_NOFILE, ulimit -n) is probably too low"
             )
-            self.on_trouble(f"{call.name} of thread {call.tid} was not performed: {why}")
+            self.on_trouble(f"{call.name} of thread {call.tid} {failed}: {why}")
             return deny(errno.EPERM, f"not performed: {why}")
-        return performers(call, verdict)
+
+    def seek(self, call: Call, what: Sought) -> bytes | int | Deny | Later:
+        """As :meth:`proctor.performing.Performers.seek`."""
+        performers = self._loaded(call, "its path was not followed")
+        return performers if isinstance(performers, Deny) else performers.seek(call, what)
 
     def ordinary(self, name: str, listener: object = None) -> Ordinary:
         """As :meth:`proctor.performing.Performers.ordinary`, once there are performers."""

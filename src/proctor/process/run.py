@@ -150,24 +150,21 @@ class Supervision:
             raise ValueError("workers cannot go with world, which brings its own")
 
     def __call__(self) -> Supervisor:
+        from proctor.process.performing import LazyPerformer
         from proctor.supervisor.supervisor import Supervisor
 
-        options = self._options
-        ours: LazyPerformer | None = None
+        ours = LazyPerformer(self._performing or {})
+        options = self._options | {"seeker": ours.seek}
         if options.get("performer") is None:
-            from proctor.process.performing import LazyPerformer
-
-            ours = LazyPerformer(self._performing or {})
-            options = options | {"performer": self.performer(ours)}
+            self._ours = ours
+            options |= {"performer": self.performer(ours)}
         if self._workers is not None:
             from proctor.supervisor.world import KernelWorld
 
             options = options | {"world": KernelWorld(workers=self._workers)}
         made = Supervisor(self._handlers, below=self.below, **options)
-        if ours is not None:
-            self._ours = ours
-            ours.on_trouble = made.trouble
-            made.on_close(ours.close)
+        ours.on_trouble = made.trouble
+        made.on_close(ours.close)
         if self.below is not None:
             self.below.attach(made)
         return made

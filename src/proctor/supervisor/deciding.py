@@ -23,7 +23,8 @@ from proctor.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
 from proctor.supervisor.answering import lives
 from proctor.supervisor.carry import check
 from proctor.supervisor.jobs import Job
-from proctor.supervisor.ports import Later
+from proctor.supervisor.ports import Later, Seek
+from proctor.supervisor.seeking import Seeking
 from proctor.supervisor.share import LOOK, Share
 from proctor.supervisor.turns import Turns
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from proctor.call.call import Call
     from proctor.observe.observers import Observers
-    from proctor.supervisor.ports import Below, Engine, ListenerPort, Lock, World
+    from proctor.supervisor.ports import Below, Engine, ListenerPort, Lock, Seeker, World
     from proctor.supervisor.rules import Rules
 
 #: Performs a call: (call, the Perform verdict) → what to answer, or that it takes a while.
@@ -69,7 +70,8 @@ class Continuation:
 class Decider(Turns):
     """Takes jobs to their answer; shared by all listeners of one supervisor.
 
-    :param performer: see :data:`Performer`; the rest is as for
+    :param performer: see :data:`Performer`.
+    :param seeker: see :class:`~proctor.supervisor.supervisor.Supervisor`; the rest is as for
         :class:`~proctor.supervisor.answering.Answers`.
     """
 
@@ -83,8 +85,10 @@ class Decider(Turns):
         observers: Observers,
         engine: Engine,
         below: Below | None = None,
+        seeker: Seeker | None = None,
     ) -> None:
         self.below = below
+        self.seeking = Seeking(seeker, rules.on_error)
         super().__init__(world, lock, told, rules, observers, engine)
         self._performer = performer
         self._overdue: deque[Continuation] = deque()
@@ -170,6 +174,14 @@ class Decider(Turns):
 
         :param performing: it was the performer that spoke, later.
         """
+        if type(verdict) is Seek and not performing:
+            try:
+                verdict = self.seeking.go_on(job.call, verdict)
+            except BaseException as raised:
+                verdict = raised
+            if verdict is None:  # the next handler is asked
+                self.advance(job)
+                return
         try:
             if isinstance(verdict, BaseException):
                 raise verdict

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.filter.conditions import Condition
-    from proctor.supervisor.ports import Later
+    from proctor.supervisor.ports import Later, Seek
     from proctor.supervisor.usual import ByPath
 
 #: What a handler's function is: a verdict, or None for "not mine, ask the next one".
 HandlerFunction = Callable[
     ["Call"],
-    Union[Optional["Verdict"], "Later", Coroutine[Any, Any, Optional["Verdict"]]],
+    Union[Optional["Verdict"], "Later", "Seek", Coroutine[Any, Any, Optional["Verdict"]]],
 ]
 
 _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect (7 ms)

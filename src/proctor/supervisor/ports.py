@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from proctor.call.call import Call
-    from proctor.call.verdict import Verdict
+    from proctor.call.path.following import Sought
+    from proctor.call.verdict import Deny, Verdict
     from proctor.kernel.journal import Journal, Pending
 
 __all__ = [
-    "HELP", "INSIST", "SERVE", "Below", "Engine", "Later", "ListenerPort", "Lock", "Route", "Stalls", "Wire",
-    "World", "route_key",
+    "HELP", "INSIST", "SERVE", "Below", "Engine", "Later", "ListenerPort", "Lock", "Route", "Seek", "Seeker",
+    "Stalls", "Wire", "World", "route_key",
 ]  # fmt: skip
 
 #: Called with one received notification; returns the answer, None if it will be answered
@@ -121,6 +122,20 @@ class Later(NamedTuple):
     cancel: Callable[[], object]
     #: Seconds after which ``resume`` is called although nothing is readable; None: as long as it takes.
     wait: float | None = None
+
+
+class Seek(NamedTuple):
+    """What a handler returns that wants to know where a path leads before it decides: looked for by whoever sees
+    what the caller sees, and no more."""
+
+    what: Sought
+    #: Called with what it leads to, or the errno that the caller would get, on the thread that receives; with
+    #: None if the monitor itself is who the caller is, and may look.  Returns what the function itself would.
+    then: Callable[[bytes | int | None], Any]
+
+
+#: Looks for something as the caller of a call: a name, the caller's errno, a refusal, or that it takes a while.
+Seeker = Callable[["Call", "Sought"], "bytes | int | Deny | Later"]
 
 
 class Below(Protocol):

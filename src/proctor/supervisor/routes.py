@@ -222,7 +222,7 @@ class Routes:
         def seen(call: Call, verdict: Any, received: float) -> None:
             at_length(call, verdict, received, False)
 
-        usual = Usual(self._engine, served, handler, observers, first, short, seen)
+        usual = Usual(self._engine, served, handler, observers, first, short, seen, decider.seeking)
         if usual.route is None or (below is not None and below.active):
             return short
         return usual.route

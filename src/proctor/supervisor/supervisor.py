@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from proctor.kernel.journal import Journal
     from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.handlers import Handler
-    from proctor.supervisor.ports import Below, ListenerPort, World
+    from proctor.supervisor.ports import Below, ListenerPort, Seeker, World
 
 
 #: Seconds that close() waits for whoever receives.
@@ -78,6 +78,9 @@ class Supervisor:
     :param close_verdict: for what is pending when the supervisor closes; ENOSYS is what the kernel
         itself says when a listener goes away.
     :param performer: carries :func:`~proctor.call.verdict.perform` out.
+    :param seeker: finds out where a path leads as a caller sees it that is not what the monitor is
+        (:meth:`proctor.performing.Performers.seek`), for handlers of policies whose rules are about paths; None:
+        such calls are refused.
     :param observers: told of what happens, each from whichever thread it happens on; they must be
         quick, and what they raise is trouble, no more (:mod:`proctor.observe.events`).  Calls that
         were received from a listener which is given up before they are decided are outcomes, too
@@ -98,6 +101,7 @@ class Supervisor:
         on_deadline: Verdict | None = None,
         close_verdict: Deny | None = None,
         performer: Performer | None = None,
+        seeker: Seeker | None = None,
         observers: Iterable[Observer] = (),
         world: World | None = None,
         below: Below | None = None,
@@ -122,8 +126,8 @@ class Supervisor:
         )
         self._observers = Observers(observers, world.lock())
         self._decider = Decider(
-            world, self._lock, self._ended, rules, performer, self._observers, self._engine, below
-        )
+            world, self._lock, self._ended, rules, performer, self._observers, self._engine, below, seeker
+        )  # fmt: skip
         self._role = Role(world, self._lock, self._engine, self._decider)
         self._served: dict[int, Served] = {}
         #: Whose submitted calls are being decided, by thread.
@@ -131,7 +135,7 @@ class Supervisor:
         self._started = False
         self._ending = 0
         self._closed = False
-        self._at_close: list[Callable[[], object]] = []
+        self._at_close: list[Callable[[], object]] = [self._decider.seeking.close]
 
     # Listeners ------------------------------------------------------------------------------
 

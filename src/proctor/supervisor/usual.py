@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proctor.kernel.notification import NotificationLike
+    from proctor.kernel.standing import Alikes
     from proctor.observe.observers import Observers
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.jobs import Served
     from proctor.supervisor.ports import Engine, Route
+    from proctor.supervisor.seeking import Seeking
 
 #: Who is told of an outcome: nobody, the log, whoever wants.
 _PLAIN, _LOGGED, _AT_LENGTH = range(3)
@@ -51,6 +53,11 @@ class ByPath(NamedTuple):
     otherwise: Verdict
     #: The registers that decided besides, a bit for each.
     registers: int
+
+
+def _looks_for(alikes: Alikes | None) -> tuple[dict[int, Any], bool, bytes]:
+    """For whom paths are looked at there: those who are what the monitor is."""
+    return ({}, True, b"") if alikes is None else (alikes.known, alikes.groups, alikes.ours)
 
 
 class Usual:
@@ -85,6 +92,7 @@ class Usual:
         notification: NotificationLike,
         fallback: Route,
         told: Callable[[Call, Any, float], None],
+        seeking: Seeking,
     ) -> None:
         self._served = served
         self._told = told
@@ -120,11 +128,12 @@ class Usual:
         self._registers = registers
         container = served.container
         log = self._log
+        alikes = seeking.alikes if handler.by_path is not None else None
         self._native = made(
             self.learn, fallback, self._tell, served.share, container, container.labels,
             None if log is None else log.gathered(), callers,
             b"" if log is None else log.HEAD, b"" if log is None else log.middle(container),
-            served.number, registers, reg, mask,
+            served.number, registers, reg, mask, *_looks_for(alikes),
         )  # fmt: skip
         if log is not None:
             self.record = self._native.record

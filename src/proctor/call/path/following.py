@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.syscalls import paths
 from proctor.syscalls.signatures import READ_ROLES
@@ -89,18 +89,39 @@ def way_of(call: Call, argument: str | None) -> Way:
     return found
 
 
-def resolve(call: Call, argument: str | None, follow: bool | None) -> tuple[str, Located, bool]:
-    """(argument, where it leads, whether that is what the call means): see
-    :meth:`proctor.call.Call.resolve`."""
+class Sought(NamedTuple):
+    """What to look for, to find out where something of a call leads: see
+    :func:`proctor.call.path.resolve.locate`."""
+
+    path: bytes
+    dirfd: int = AT_FDCWD
+    follow: bool = True
+    empty: bool = False
+    resolve: int = 0
+    entry: bool = False
+
+
+def sought(call: Call, argument: str | None, follow: bool | None = None) -> Sought:
+    """What a path argument means.
+
+    :param follow: see :meth:`proctor.call.Call.resolve`."""
     way = way_of(call, argument)
     path: bytes | None = call.args[way.arg.name]
     base, follows, entry, empty = way.meaning(call, call.registers)
-    located = call.caller.locate(
+    return Sought(
         path if path is not None else b"",
         base,
-        follow=follows if follow is None else follow,
-        empty=empty,
-        resolve=int(call.how.resolve) if way.in_struct else 0,
-        entry=not follow and entry,
+        follows if follow is None else follow,
+        empty,
+        int(call.how.resolve) if way.in_struct else 0,
+        not follow and entry,
     )
-    return way.name, located, follow is None or follow == follows
+
+
+def resolve(call: Call, argument: str | None, follow: bool | None) -> tuple[str, Located, bool]:
+    """(argument, where it leads, whether that is what the call means): see
+    :meth:`proctor.call.Call.resolve`."""
+    way, what = way_of(call, argument), sought(call, argument, follow)
+    located = call.caller.locate(**what._asdict())
+    meant = follow is None or follow == way.meaning(call, call.registers)[1]
+    return way.name, located, meant

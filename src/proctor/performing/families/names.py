@@ -166,7 +166,7 @@ def _behind(
     try:
         if not reply.made(entry.found):
             return shown, None
-        named = entry.found_name.read(reply)
+        named = task.named(entry.found_name, reply, reply.fds[entry.found.step])
         return (named.path if last in (b".", b"..") else shown), named.status
     finally:
         reply.close()

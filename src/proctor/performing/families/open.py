@@ -229,7 +229,9 @@ def seen(opening: acting.Opening | pins.Look, reply: Reply) -> pins.Named | None
     if not isinstance(opening, pins.Look) or not reply.made(opening.pin):
         return None
     system, status = reply.parts[opening.name.first + 1], reply.parts[opening.name.first]
-    return opening.name.read(reply) if filestat.is_plain(system, status) else None
+    if opening.name.hidden(reply) or not filestat.is_plain(system, status):
+        return None
+    return opening.name.read(reply)
 
 
 @lru_cache(256)

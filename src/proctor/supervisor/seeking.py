@@ -1,0 +1,79 @@
+"""Finding out where paths of calls lead for handlers that return :class:`~proctor.supervisor.ports.Seek`.
+
+A look with more rights than the caller's must not decide what the caller is told.  So the monitor looks itself for
+those alone who are what it is; for others somebody looks who is what they are.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from typing import TYPE_CHECKING, Any
+
+from proctor.call.verdict import Deny
+from proctor.supervisor.ports import Later, Seek
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proctor.call.call import Call
+    from proctor.kernel.standing import Alikes
+    from proctor.supervisor.ports import Seeker
+
+
+class Seeking:
+    """
+    :param seeker: looks as callers who are not what the monitor is.
+    :param on_error: the refusal of those, where there is none.
+    """
+
+    def __init__(self, seeker: Seeker | None, on_error: Deny) -> None:
+        self._seeker = seeker
+        self._nobody = Deny(
+            getattr(on_error, "errno", errno.EPERM),
+            "nobody here sees what this caller sees, so where its paths lead is not looked at "
+            "(Supervisor(seeker=...))",
+        )
+        self._alikes: Alikes | None = None
+        self._tried = False
+        self._lock = threading.Lock()
+
+    @property
+    def alikes(self) -> Alikes | None:
+        """Callers that are what the monitor is; None if that cannot be seen here."""
+        if not self._tried:
+            from proctor.kernel.standing import Alikes
+
+            with self._lock:
+                if not self._tried:
+                    try:
+                        self._alikes = Alikes()
+                    except OSError:
+                        pass  # then nobody is taken for one
+                    self._tried = True
+        return self._alikes
+
+    def go_on(self, call: Call, said: Any) -> Any:
+        """Go on with what a handler said until it says something else than a Seek: that, or a Later."""
+        while isinstance(said, Seek):
+            alikes = self.alikes
+            if alikes is not None and alikes.has(call.tid):
+                said = said.then(None)
+                continue
+            found = self._nobody if self._seeker is None else self._seeker(call, said.what)
+            said = _after(found, said.then)
+        return said
+
+    def close(self) -> None:
+        """Let go of callers."""
+        with self._lock:
+            alikes, self._alikes, self._tried = self._alikes, None, True
+        if alikes is not None:
+            alikes.close()
+
+
+def _after(found: Any, then: Callable[[Any], Any]) -> Any:
+    """What is said when it was found."""
+    if isinstance(found, Later):
+        return found._replace(resume=lambda: _after(found.resume(), then))
+    return then(found) if isinstance(found, (bytes, int)) else found

@@ -1,0 +1,344 @@
+"""Where a path leads is found out with the caller's rights: rules tell nobody what it may not see."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor.kernel.standing import Alikes
+from proctor.performing.mother import Mother
+from proctor.performing.trouble import Trouble
+from proctor.policy import loads
+
+from .callers import open_directory
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.root]
+
+#: Who a program becomes.
+USER, NAMESPACE = "become_user()", "become_root_of_namespace()"
+HEAD = """
+import ctypes, errno, os, socket, sys, threading
+libc = ctypes.CDLL(None)
+def become_user(user=1234):
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+def become_root_of_namespace():
+    ours, theirs = os.pipe()
+    me, helper = os.getpid(), os.fork()
+    if not helper:
+        os.read(ours, 1)
+        for kind in "ug":
+            with open(f"/proc/{me}/{kind}id_map", "w") as file: file.write("0 100000 1000")
+        os._exit(0)
+    assert libc.unshare(0x10000000) == 0  # CLONE_NEWUSER
+    os.write(theirs, b"1")
+    assert os.waitpid(helper, 0)[1] == 0
+    become_user(0)
+def tell(name, function, *args, **given):
+    try: function(*args, **given); said = "ok"
+    except OSError as error: said = errno.errorcode[error.errno]
+    print(name, said)
+def connect(path):
+    with socket.socket(socket.AF_UNIX) as one: one.connect(path)
+"""
+UNSAFE = 'allow = "unsafe: a test"'
+CALLS = (
+    "openat", "newfstatat", "faccessat", "faccessat2", "access", "truncate", "chdir", "execve", "readlink", "unlink",
+    "unlinkat", "mkdir", "mkdirat", "stat", "lstat",
+)  # fmt: skip
+
+
+def plant(top: Path) -> None:
+    (top / "named").mkdir()
+    (top / "named/file").write_text("x")
+    for name in ("locked", "locked/plaindir", "locked/sub"):
+        (top / name).mkdir()
+    (top / "locked/plain").touch()
+    (top / "locked/sub/secret").touch()
+    (top / "locked/hit").symlink_to(top / "named/file")
+    (top / "locked/hitdir").symlink_to(top / "named")
+    (top / "link").symlink_to("named/file")
+    (top / "locked").chmod(0o700)
+
+
+@pytest.fixture
+def tree() -> Iterator[Path]:
+    """In a directory that everybody may enter: ``named``, of which rules speak, and ``locked``, root's own, from
+    where links lead there."""
+    with open_directory() as path:
+        top = Path(os.fsdecode(path))
+        top.chmod(0o755)
+        plant(top)
+        yield top
+
+
+def run(rules: str, program: str, *arguments: object, who: str = "", **options: Any) -> list[str]:
+    policy = loads("version = 1\n" + rules)
+    done = proctor.run(
+        [sys.executable, "-S", "-c", f"{HEAD}\n{who}\n{program}", *map(str, arguments)],
+        policy.handlers(),
+        filter=policy.filter(),
+        capture_output=True,
+        timeout=30,
+        text=True,
+        **policy.supervisor_options(),
+        **options,
+    )
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout).splitlines()
+
+
+def rules(*each: str) -> str:
+    return "\n".join(f'[[rule]]\nname = "{number}"\n{text}' for number, text in enumerate(each))
+
+
+def denying(tree: Path, *last: str) -> str:
+    """What is refused is told apart by its errno from what the kernel says."""
+    calls = ", ".join(f'"{each}"' for each in CALLS)
+    return rules(
+        f'calls = [{calls}]\nwhen = {{ path = ["{tree}/named/**", "{tree}/locked/hit*"] }}\ndeny = "EXDEV"',
+        f'calls = ["connect"]\nwhen = {{ address = "unix:{tree}/named/**" }}\ndeny = "EXDEV"',
+        f'calls = ["rename", "renameat2"]\nwhen = {{ newpath = ["{tree}/named/**"] }}\ndeny = "EXDEV"',
+        f'calls = ["link", "linkat"]\nwhen = {{ oldpath = ["{tree}/locked/hit*"] }}\ndeny = "EXDEV"',
+        *(
+            f'calls = [{calls}, "connect", "rename", "renameat2", "link", "linkat"]\n{each}'
+            for each in last
+        ),
+    )
+
+
+def allowing(tree: Path) -> str:
+    """An allow-list: what a rule names is let run, and all else refused."""
+    calls = ", ".join(f'"{each}"' for each in CALLS)
+    return rules(
+        f'calls = [{calls}]\nwhen = {{ path = ["{tree}/named/**", "{tree}/locked/hit*"] }}\n{UNSAFE}',
+        f'calls = [{calls}]\nwhen = {{ path = "{tree}/**" }}\ndeny = "EXDEV"',
+        f"calls = [{calls}]\n{UNSAFE}",
+    )
+
+
+EACH = """
+top = sys.argv[1]
+for name in ("hit", "plain", "none"):
+    path, below = f"{top}/locked/{name}", f"{top}/locked/{name}dir/new"
+    tell("open", os.open, path, os.O_RDONLY)
+    tell("create", os.open, path, os.O_WRONLY | os.O_CREAT)
+    tell("place", os.open, path, os.O_PATH)
+    tell("stat", os.stat, path)
+    tell("lstat", os.lstat, path)
+    tell("truncate", os.truncate, path, 0)
+    tell("chdir", os.chdir, path + "dir")
+    tell("exec", os.execv, path, [path])
+    tell("readlink", os.readlink, path)
+    tell("unlink", os.unlink, path)
+    tell("mkdir", os.mkdir, below)
+    tell("rename", os.rename, f"{top}/nothing", below)
+    tell("link", os.link, path, f"{top}/new")
+    tell("connect", connect, path)
+"""
+
+
+@pytest.mark.parametrize("who", [USER, NAMESPACE], ids=["user", "namespace"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda tree: denying(tree, UNSAFE),
+        lambda tree: denying(
+            tree, 'when = { caller = { uid = [1234, 100000] } }\ndeny = "EUCLEAN"', UNSAFE
+        ),
+        allowing,
+    ],
+    ids=["denied before unsafe", "denied before denied", "allowed before denied"],
+)
+def test_what_lies_in_a_closed_directory_shows_in_no_errno(
+    tree: Path, who: str, written: Callable[[Path], str]
+) -> None:
+    said = run(written(tree), EACH, tree, who=who)
+    third = len(said) // 3
+    assert said[:third] == said[third : 2 * third] == said[2 * third :]
+    told = {line.split()[1] for line in said}
+    assert told <= {"EACCES", "ENOENT", "EUCLEAN"}  # ENOENT: of what is renamed
+
+
+def test_rules_hold_for_what_a_caller_sees(tree: Path) -> None:
+    program = """
+top = sys.argv[1]
+os.chdir(top)
+for path in ("link", "named/file", "named/new", "named/../link", "/proc/self/cwd/link"):
+    tell(path, os.open, path, os.O_RDONLY)
+tell("connect", connect, "link")
+tell("rename", os.rename, "link", "named/link")
+"""
+    for who in (USER, NAMESPACE):
+        said = run(denying(tree, UNSAFE), program, tree, who=who)
+        assert {line.split()[1] for line in said} == {"EXDEV"}, said
+
+
+def test_rights_that_are_given_up_are_gone(tree: Path) -> None:
+    program = """
+top = sys.argv[1]
+def look(who):
+    for name in ("hit", "plain", "none"):
+        tell(who, os.open, f"{top}/locked/{name}", os.O_RDONLY)
+def other():
+    libc.setfsuid(1234)
+    look("thread")
+look("root")
+thread = threading.Thread(target=other)
+thread.start()
+thread.join()
+look("root")
+become_user()
+look("user")
+"""
+    said = run(denying(tree, UNSAFE), program, tree)
+    root, user = ["root EXDEV", "root ok", "root ENOENT"], ["user EACCES"] * 3
+    assert said == [*root, *["thread EACCES"] * 3, *root, *user]
+
+
+@pytest.mark.parametrize("last", [UNSAFE, "perform = true"])
+def test_links_of_ones_own_process_lead_on_after_setuid(tree: Path, last: str) -> None:
+    """The kernel lets every process follow its own; its directory is root's by then."""
+    text = rules(
+        f'calls = ["openat"]\nwhen = {{ path = "{tree}/named/**" }}\ndeny = "EXDEV"',
+        f'calls = ["openat"]\n{last}',
+    )
+    program = """
+held = os.open(sys.argv[1], os.O_RDONLY)
+other = os.fork()
+if not other:
+    become_user()
+    os.read(ours, 1)
+    os._exit(0)
+become_user()
+os.chdir(sys.argv[1])
+for path in (f"fd/{held}/link", "cwd/link", f"task/{threading.get_native_id()}/cwd/link", "root/" + sys.argv[1] + "/link"):
+    tell(path[:2], os.open, f"/proc/self/{path}", os.O_RDONLY)
+    tell(path[:2], os.open, f"/proc/self/{path}x", os.O_RDONLY)
+for path in ("exe", f"fd/{held}", "ns/user", "environ", "fd/77"):
+    tell(path[:2], os.open, f"/proc/self/{path}", os.O_RDONLY)
+tell("other", os.open, f"/proc/{other}/cwd", os.O_RDONLY)
+os.write(theirs, b"1")
+"""
+    said = run(text, program, tree, who="ours, theirs = os.pipe()")
+    leads = [
+        f"{name} {found}" for name in ("fd", "cw", "ta", "ro") for found in ("EXDEV", "ENOENT")
+    ]
+    assert said == [*leads, "ex ok", "fd ok", "ns ok", "en EACCES", "fd ENOENT", "other EACCES"]
+
+
+@pytest.mark.parametrize("last", [UNSAFE, "perform = true"])
+def test_what_is_reached_from_below_a_closed_directory_keeps_its_name(
+    tree: Path, last: str
+) -> None:
+    text = rules(
+        f'calls = ["openat"]\nwhen = {{ path = "{tree}/locked/sub/**" }}\ndeny = "EXDEV"',
+        f'calls = ["openat"]\n{last}',
+    )
+    program = 'tell("secret", os.open, "secret", os.O_RDONLY)'
+    assert run(text, program, cwd=tree / "locked/sub", who=USER) == ["secret EXDEV"]
+
+
+def test_of_two_paths_the_second_tells_nothing_either(tree: Path) -> None:
+    (tree / "free").mkdir(mode=0o777)
+    (tree / "free").chmod(0o777)
+    (tree / "free/mine").touch()
+    text = rules(
+        f'calls = ["rename", "renameat2"]\nwhen = {{ newpath = "{tree}/named/**" }}\ndeny = "EXDEV"',
+        'calls = ["rename", "renameat2"]\nperform = true',
+    )
+    program = """
+top = sys.argv[1]
+for name in ("hit", "plain", "none"):
+    tell("rename", os.rename, f"{top}/free/mine", f"{top}/locked/{name}dir/new")
+tell("named", os.rename, f"{top}/free/mine", f"{top}/named/new")
+"""
+    assert run(text, program, tree, who=USER) == ["rename EACCES"] * 3 + ["named EXDEV"]
+
+
+def test_where_nobody_can_look_as_the_caller_nobody_looks(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(self: object) -> None:
+        raise Trouble("no process is to be had")
+
+    monkeypatch.setattr(Mother, "bear", none)
+    program = """
+top = sys.argv[1]
+for name in ("locked/hit", "locked/plain", "locked/none", "link", "none"):
+    tell("open", os.open, f"{top}/{name}", os.O_PATH)
+"""
+    # its own files are not asked about
+    text = rules(
+        f'calls = ["openat"]\nwhen = {{ path = "{tree}/named/**", flags = {{ all = ["O_PATH"] }} }}\ndeny = "EXDEV"',
+        f'calls = ["openat"]\n{UNSAFE}',
+    )
+    assert run(text, program, tree, who=USER) == ["open EPERM"] * 5
+
+
+def test_others_find_what_the_monitor_finds(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names, of all kinds of paths, are the same whoever looks."""
+    program = """
+top = sys.argv[1]
+os.chdir(top + "/named")
+os.symlink("missing", "dangling")
+os.symlink("../named/missing/", "slashed")
+os.symlink(top + "/none/x", "nowhere")
+os.symlink("loop", "loop")
+here = os.open("..", os.O_RDONLY)
+paths = ["file", "./file", "../link", "..", ".", "/", "//", "../named/", "file/", "new", "new/", "none/new", "dangling",
+    "dangling/", "slashed", "nowhere", "loop", "", "../../../../../../../../etc/passwd", "/proc/self/cwd/file",
+    "/proc/self/exe", "/proc/self/status", "/proc/thread-self/comm", f"/proc/self/fd/{here}/link",     "/proc/self/task/../cwd", "/dev/stdin", "../locked/hit", "../locked/hitdir/../link", "/proc/self/root/etc/../etc"]
+for path in paths:
+    tell(path, os.open, path, os.O_RDONLY)
+    tell(path, os.open, path, os.O_RDONLY | os.O_NOFOLLOW)
+    tell(path, os.open, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=here)
+    tell(path, os.stat, path)
+    tell(path, os.lstat, path)
+    tell(path, os.rmdir, path)
+    tell(path, os.access, path, os.R_OK)
+    tell(path, os.link, path, "linked")
+    tell(path, os.rename, path, "/nowhere/x")
+"""
+    one, two = '"openat", "newfstatat", "rmdir", "access"', '"link", "linkat", "rename"'
+    text = rules(
+        f'calls = [{one}]\nwhen = {{ path = "/never/**" }}\ndeny = "EXDEV"',
+        f'calls = [{two}]\nwhen = {{ oldpath = "/never/**" }}\ndeny = "EXDEV"',
+        f'calls = [{two}]\nwhen = {{ newpath = "/never/**" }}\ndeny = "EXDEV"',
+        f"calls = [{one}, {two}]\n{UNSAFE}",
+    )
+    found: list[list[Any]] = []
+    for others in (False, True):
+        seen: list[Any] = []
+
+        @proctor.outcomes
+        def saw(outcome: Any, seen: list[Any] = seen) -> None:
+            looks = outcome.call.looks
+            # what has no name that leads there is called otherwise
+            named = {
+                argument: re.sub(rb"/proc/\d+(/task/\d+)?", b"/proc/N", each.path)
+                for argument, each in looks.items()
+                if each.path.startswith(b"/")
+            }
+            seen.append((outcome.call.name, named))
+
+        if others:
+            monkeypatch.setattr(Alikes, "has", lambda self, tid: False)
+        said = run(text, program, tree, observers=[saw])
+        for each in tree.iterdir():
+            shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
+        plant(tree)
+        found.append([said, seen])
+    first, second = found
+    assert first[0] == second[0]
+    assert len(first[1]) > 100
+    assert first[1] == second[1]
