@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 import proctor
+from proctor.performing import Performers, conversation
+
+from .test_performers import wait_for
 
 #: More opens wait than there are workers; each one's other end is opened by a performed call, too.
 FIFOS = """
@@ -121,3 +126,33 @@ def test_a_thousand_opens_wait_and_hold_no_thread(tmp_path: object) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == b"all wait\nothers go on\nall\n"
     assert max(threads) < before + 20
+
+
+def test_a_dead_reader_is_no_end_of_its_fifo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its executor is ended when it dies, and not at the next look at it, which never comes here."""
+    monkeypatch.setattr(conversation, "_FIRST", 3600)
+    monkeypatch.setattr(conversation, "_PAUSE", 3600)
+    program = "import os, sys; os.mkfifo('f'); os.fork() or os.open('f', os.O_NOCTTY); os.wait(); sys.stdin.read()"
+    opening: list[int] = []
+
+    @proctor.on("openat")
+    def openat(call: proctor.Call) -> proctor.Verdict:
+        if call.flags & os.O_NOCTTY:
+            opening.append(call.tid)
+        return proctor.perform()
+
+    troubles: list[str] = []
+    with Performers(on_trouble=troubles.append) as performers:
+        busy = performers.executors._busy
+        with proctor.spawn(
+            [sys.executable, "-ISc", program], [openat], performer=performers, userns=True,
+            cwd=str(tmp_path), stdin=proctor.PIPE,
+        ) as process:  # fmt: skip
+            wait_for(lambda: bool(opening and busy))
+            os.kill(opening[0], signal.SIGKILL)
+            wait_for(lambda: not busy)
+            assert process.poll() is None
+            process.kill()
+    assert troubles == []

@@ -7,14 +7,16 @@ that generator with its last question: :meth:`Conversation.go_on` moves it on as
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Verdict
-from proctor.errors import CallGone
+from proctor.errors import CallGone, ProctorError
 from proctor.kernel.nudging import nudge
+from proctor.kernel.pidfd import open_pidfd
 from proctor.performing.trouble import Ended, Interrupted, Trouble
 from proctor.supervisor.ports import Later
 
@@ -43,7 +45,7 @@ class Conversation:
     """
 
     __slots__ = (
-        "_anyones", "_asked", "_call", "_due", "_ending", "_looks", "_next_look", "_translate", "_work",
+        "_anyones", "_asked", "_call", "_due", "_ending", "_life", "_looks", "_next_look", "_translate", "_work",
         "verdict",
     )  # fmt: skip
 
@@ -66,6 +68,8 @@ class Conversation:
         self._anyones = 0
         #: Until when its executor's end is waited for, which was ended; 0 if it was not.
         self._ending = 0.0
+        #: A pidfd of the caller, which tells at once that it died; -1: not yet; -2: that is known, or is not to be.
+        self._life = -1
         #: What came out; None while it goes on.
         self.verdict: Verdict | None = None
 
@@ -99,15 +103,35 @@ class Conversation:
             try:
                 self._asked = work.send(reply) if failed is None else work.throw(failed)  # type: ignore[arg-type]
             except StopIteration as end:
-                self._asked, self.verdict = None, end.value
-                return self.verdict
+                return self._over(end.value)
             except BaseException as raised:
-                self._asked = None
-                self.verdict = self._translate(self._call, raised)
-                return self.verdict
+                return self._over(self._translate(self._call, raised))
             reply, failed = self._reply(wait=wait)
             if reply is None and failed is None:
                 return None
+
+    def _over(self, verdict: Verdict) -> Verdict:
+        self._asked, self.verdict = None, verdict
+        self._forget_life()
+        return verdict
+
+    def _forget_life(self) -> None:
+        life, self._life = self._life, -2
+        if life >= 0:
+            os.close(life)
+
+    def _watch_life(self) -> int:
+        """What is readable once the caller is dead; -1 if that is not to be known, or is known already."""
+        call = self._call
+        if self._life == -1:
+            try:
+                self._life, _ = open_pidfd(call.tid, lambda: call.caller.tgid)
+            except (OSError, ProctorError):
+                self._life = -2  # it is looked at now and then
+            if not call.valid():
+                self._forget_life()  # it is another thread's, perhaps
+                self._next_look = 0.0
+        return -1 if self._ending else max(self._life, -1)
 
     def fileno(self) -> int:
         """What is readable when it can go on."""
@@ -128,6 +152,8 @@ class Conversation:
             return self._end()
         now = time.monotonic()
         self._next_look = now + _PAUSE
+        if self._life >= 0 and _readable(self._life):
+            self._forget_life()
         assert self._asked is not None
         try:
             if self._signalled():
@@ -160,10 +186,10 @@ class Conversation:
     def wait(self) -> Verdict:
         """Go on to the end, in this thread."""
         while self.verdict is None:
-            poll = select.poll()
-            poll.register(self.fileno(), select.POLLIN)
+            life = self._watch_life()
             left = max(0.0, self.next_look - time.monotonic())
-            if poll.poll(left * 1000 + 1):
+            found = _readable(self.fileno(), life, seconds=left)
+            if self.fileno() in found:
                 self.go_on()
             else:
                 self.look()
@@ -174,12 +200,15 @@ class Conversation:
         for it."""
 
         def resume() -> Verdict | Later:
-            if self.go_on() is None and time.monotonic() >= self.next_look:
+            if self.go_on() is None and (
+                time.monotonic() >= self.next_look or (self._life >= 0 and _readable(self._life))
+            ):
                 self.look()
             return self.later() if self.verdict is None else self.verdict
 
+        life = self._watch_life()
         left = max(0.0, self.next_look - time.monotonic())
-        return Later(self.fileno(), resume, self.cancel, left)
+        return Later(self.fileno(), resume, self.cancel, left, life)
 
     def cancel(self) -> None:
         """Have an end: nobody wants the answer any more."""
@@ -205,3 +234,12 @@ class Conversation:
         if reply is not None:
             return self._run(reply, None, wait=True)
         return self._run(None, Interrupted(), wait=True)
+
+
+def _readable(*fds: int, seconds: float = 0.0) -> set[int]:
+    """Which of these are, or are hung up, within that time; negative ones are nobody's."""
+    poll = select.poll()
+    for fd in fds:
+        if fd >= 0:
+            poll.register(fd, select.POLLIN)
+    return {fd for fd, _ in poll.poll(seconds * 1000)}

@@ -138,7 +138,7 @@ class Answers:
             unsaid = self.backlog.take_out(job) and job.said
             later, job.later = job.later, None
             if later is not None:
-                self._engine.unwatch(later[0].fd)
+                self._unwatch(later[0])
             follower = served.step_out(job)
             if follower is not None and (not follower.waits or follower.later is not None):
                 follower = None  # whoever is at it goes on with it
@@ -178,6 +178,10 @@ class Answers:
         self.routed(job)
         self.give_up(job)
         return None if job.error is None else self._rules.close_verdict.wire
+
+    def _unwatch(self, later: Later) -> None:
+        for fd in later.fds:
+            self._engine.unwatch(fd)
 
     def _cancel(self, later: Later) -> None:
         try:

@@ -258,13 +258,16 @@ class Decider(Turns):
             if self._leave(job):
                 with self._lock:
                     if not job.claimed:
-                        self._engine.watch(later.fd, Continuation(self, job, later))
+                        continuation = Continuation(self, job, later)
+                        for fd in later.fds:
+                            self._engine.watch(fd, continuation)
                         waits = True
                         job.later = (later, who, performing)
                         self.backlog.wait(job)
                         if later.wait is not None:
                             self.calls.due_at(job, self._world.clock() + later.wait, later)
         except BaseException:
+            self._unwatch(later)
             self._cancel(later)
             raise
         if not waits:
@@ -277,7 +280,7 @@ class Decider(Turns):
                 return
             _, who, performing = job.later
             job.later, job.waits = None, False
-            self._engine.unwatch(later.fd)
+            self._unwatch(later)
         try:
             verdict = later.resume()
         except BaseException as raised:

@@ -122,6 +122,13 @@ class Later(NamedTuple):
     cancel: Callable[[], object]
     #: Seconds after which ``resume`` is called although nothing is readable; None: as long as it takes.
     wait: float | None = None
+    #: Another one, at which ``resume`` is called as well, such as the caller's pidfd; -1: none.
+    gone: int = -1
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """What is watched."""
+        return (self.fd,) if self.gone < 0 else (self.fd, self.gone)
 
 
 class Seek(NamedTuple):
