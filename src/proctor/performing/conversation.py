@@ -130,7 +130,7 @@ class Conversation:
                 self._life = -2  # it is looked at now and then
             if not call.valid():
                 self._forget_life()  # it is another thread's, perhaps
-                self._next_look = 0.0
+                self._next_look = time.monotonic()
         return -1 if self._ending else max(self._life, -1)
 
     def fileno(self) -> int:
@@ -151,9 +151,8 @@ class Conversation:
         if self._ending:
             return self._end()
         now = time.monotonic()
-        self._next_look = now + _PAUSE
-        if self._life >= 0 and _readable(self._life):
-            self._forget_life()
+        # what is looked at late is looked at less: a thousand looks are to leave time for what they look at
+        self._next_look = now + max(_PAUSE, 4 * (now - self._next_look))
         assert self._asked is not None
         try:
             if self._signalled():
@@ -164,6 +163,8 @@ class Conversation:
             if self._looks % _SELDOM == 1 and (hindered := self._asked.worker.hindered()):
                 raise Trouble(hindered)
         except BaseException as failed:
+            if isinstance(failed, CallGone):
+                self._forget_life()
             self._run(None, failed, wait=True)
         return self.verdict
 
