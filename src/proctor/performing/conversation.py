@@ -36,10 +36,30 @@ _SELDOM: Final = 8
 _SIGKILL: Final = 9
 
 
+def converse(
+    work: Work,
+    call: Call,
+    translate: Callable[[Call, BaseException], Verdict],
+    limit: float | None,
+) -> Verdict | Conversation:
+    """Begin, and go on as long as replies come at once: the verdict, if that was all."""
+    try:
+        asked = next(work)
+    except StopIteration as end:
+        verdict: Verdict = end.value
+        return verdict
+    except BaseException as raised:
+        return translate(call, raised)
+    conversation = Conversation(work, asked, call, translate, limit)
+    told = conversation.go_on(wait=True)
+    return conversation if told is None else told
+
+
 class Conversation:
     """One call on its way; in one thread at a time.
 
     :param work: what is done.
+    :param asked: what it waits for.
     :param translate: what is answered to the call for what the work raises.
     :param limit: seconds that it may take.
     """
@@ -52,6 +72,7 @@ class Conversation:
     def __init__(
         self,
         work: Work,
+        asked: Wait,
         call: Call,
         translate: Callable[[Call, BaseException], Verdict],
         limit: float | None,
@@ -60,7 +81,7 @@ class Conversation:
         self._work = work
         self._call = call
         self._translate = translate
-        self._asked: Wait | None = None
+        self._asked: Wait | None = asked
         self._due = None if limit is None else now + limit
         self._next_look = now + _FIRST
         self._looks = 0
@@ -73,16 +94,14 @@ class Conversation:
         #: What came out; None while it goes on.
         self.verdict: Verdict | None = None
 
-    def begin(self) -> Verdict | None:
-        """Start, and go on as long as replies come at once; the verdict, if that was all."""
-        return self._run(None, None, wait=True)
+    def go_on(self, *, wait: bool = False) -> Verdict | None:
+        """Go on with the replies that are there; the verdict, if that was all.
 
-    def go_on(self) -> Verdict | None:
-        """Go on with the replies that are there; the verdict, if that was all."""
+        :param wait: for the first of them, for a moment."""
         if self._ending:
             return self._end()
         if self.verdict is None:
-            reply, failed = self._reply(wait=False)
+            reply, failed = self._reply(wait=wait)
             if reply is not None or failed is not None:
                 self._run(reply, failed, wait=True)
         return self.verdict

@@ -104,33 +104,25 @@ class Executors:
     # One conversation's use -------------------------------------------------------------------
 
     def acquire(
-        self, key: Hashable, container: object, limit: int, become: Become, *, fresh: bool = False
+        self, key: Hashable, container: object, limit: int, become: Become
     ) -> Generator[Wait, Reply, Executor]:
-        """An executor of this identity, for the asker alone until :meth:`release` or :meth:`discard`.
+        """A new executor of this identity, for the asker alone until :meth:`release` or :meth:`discard`.
 
         It may have been killed meanwhile, which the first request shows (:class:`Ended`).
 
         :param limit: how many of a container's may be at work, or dying, at the same time.
-        :param fresh: a new one, not one that waits for work.
         :raises Trouble: there is none to be had.
         """
-        executor = None if fresh else self.borrow(key, container, limit)
-        for last in (False,) * (_TRIES - 1) + (True,):
-            if executor is not None:
-                return executor
+        for _ in range(_TRIES):
             executor = self._new(key, container, limit)
             try:
                 yield from self._make(executor, become)
+                return executor
             except Ended:
                 self.discard(executor)
-                executor = None
-                if last:
-                    break
             except BaseException:
                 self.discard(executor)
                 raise
-        if executor is not None:
-            return executor
         raise Trouble("executors end as soon as they are made")
 
     def _make(self, executor: Executor, become: Become) -> Generator[Wait, Reply, None]:

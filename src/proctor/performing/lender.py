@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import stat
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -36,6 +36,7 @@ _LAST_CAP: Final = 63
 #: What it takes to be born with the ids of others.
 _BIRTH: Final = 1 << _CAP_SETUID | 1 << _CAP_SETGID
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
+KEPT: Final = "the lender kept a right that was lent for one call"
 
 
 class Somebody(NamedTuple):
@@ -127,6 +128,17 @@ class Loan:
         self.left = self._steps.want(left)
 
 
+def key_of(who: Who, lent: int, theirs: Somebody) -> Hashable:
+    """Whose executor a lender is."""
+    return "lender", lent, who.label, who.cgroups if who.joins else None, theirs
+
+
+def kept_a_right(reply: Reply, left: int) -> bool:
+    """Whether something is left of a loan."""
+    low, _, _, high, _, _ = struct.unpack("=6I", reply.parts[left])
+    return bool(low or high)
+
+
 class Lender:
     """The lender for one call: a session with it.
 
@@ -147,9 +159,7 @@ class Lender:
         def become(capable: int, mother: int) -> Start:
             return lender_steps(who, theirs, own, lent, capable, mother)
 
-        cgroups = who.cgroups if who.joins else None
-        key = "lender", lent, who.label, cgroups, theirs
-        self._session = task.session.another(key, become)
+        self._session = task.session.another(key_of(who, lent, theirs), become)
         #: What it can lend.
         self.permitted = lent & own.who.permitted
 
@@ -166,11 +176,10 @@ class Lender:
         :param left: of the loan.
         :raises Trouble: it was not performed, or a right was kept."""
         reply = yield from self._session.ask(request, *values, fds=fds, table=table)
-        low, _, _, high, _, _ = struct.unpack("=6I", reply.parts[left])
-        if low or high:
+        if kept_a_right(reply, left):
             reply.close()
             self._session.fail()
-            raise Trouble("the lender kept a right that was lent for one call")
+            raise Trouble(KEPT)
         return reply
 
     def take(self) -> Executor:
@@ -185,18 +194,26 @@ class Lender:
 # Device nodes -------------------------------------------------------------------------------------
 
 _CAP_DAC_OVERRIDE, _CAP_FSETID, _CAP_MKNOD = 1, 4, 27
+_LENT: Final = 1 << _CAP_MKNOD | 1 << _CAP_FSETID | 1 << _CAP_DAC_OVERRIDE
 _OUTSIDER: Final = 0xFFFFFFFE  # a uid that no container is given
 
 
-class _Node(NamedTuple):
+class Node(NamedTuple):
+    """Make a node."""
+
     request: Request
     made: Result
     retried: Result
     left: int
 
+    def error(self, reply: Reply) -> int:
+        """The errno that came of it; 0 if it was made."""
+        retried = reply.results[self.retried.step] != SKIPPED
+        return reply.error(self.retried if retried else self.made)
+
 
 @lru_cache(256)
-def _node(permitted: int, right: int, more: int, size: int) -> _Node:
+def _node(permitted: int, right: int, more: int, size: int) -> Node:
     """mknodat(2) of one name in a pinned directory, with a right lent; with more where that is not enough.
 
     Holes: umask, mode, device, name.  Sent: the directory."""
@@ -213,7 +230,18 @@ def _node(permitted: int, right: int, more: int, size: int) -> _Node:
     )
     steps.jump(made, bad=True)
     loan.give_back()
-    return _Node(steps.freeze(), made, retried, loan.left)
+    return Node(steps.freeze(), made, retried, loan.left)
+
+
+def _right(who: Who) -> int:
+    """With a caller's CAP_FSETID set-group-id bits stay."""
+    return 1 << _CAP_MKNOD | who.effective & 1 << _CAP_FSETID
+
+
+def node(who: Who, own: Own, size: int) -> tuple[Hashable, Node]:
+    """What :func:`make_node` asks, and of whom."""
+    made = _node(_LENT & own.who.permitted, _right(who), 1 << _CAP_DAC_OVERRIDE, size)
+    return key_of(who, _LENT, Somebody.of(who)), made
 
 
 def make_node(
@@ -221,14 +249,12 @@ def make_node(
 ) -> Generator[Wait, Reply, int]:
     """Make a device node with CAP_MKNOD: 0, or an errno.
 
-    With a caller's CAP_FSETID set-group-id bits stay, and CAP_DAC_OVERRIDE stands for one that it has
-    over its own user namespace.
+    CAP_DAC_OVERRIDE stands for one that the caller has over its own user namespace.
 
     :raises Powerless: the monitor has not got that right.
     :raises Trouble: it was not performed."""
-    lender = Lender(task, 1 << _CAP_MKNOD, 1 << _CAP_FSETID | 1 << _CAP_DAC_OVERRIDE)
-    right = 1 << _CAP_MKNOD | task.who.effective & 1 << _CAP_FSETID
-    return (yield from _try(task, lender, right, directory, name, mode, device))
+    lender = Lender(task, 1 << _CAP_MKNOD, _LENT)
+    return (yield from _try(task, lender, _right(task.who), directory, name, mode, device))
 
 
 def works(task: Task, directory: int, name: bytes, mode: int) -> Generator[Wait, Reply, bool]:
@@ -245,9 +271,8 @@ def works(task: Task, directory: int, name: bytes, mode: int) -> Generator[Wait,
     lender = Lender(task, 1 << _CAP_DAC_OVERRIDE, somebody=nobody)
     kind = stat.S_IFMT(mode)
     failed = yield from _try(task, lender, 1 << _CAP_DAC_OVERRIDE, directory, name, kind, 0x103)
-    return failed != errno.EOVERFLOW or _is_idmapped(
-        task, directory
-    )  # by the mount, not by its owner
+    # an id-mapped mount says so as well, whoever owns the file system
+    return failed != errno.EOVERFLOW or _is_idmapped(task, directory)
 
 
 def _try(
@@ -257,8 +282,7 @@ def _try(
         node = _node(lender.permitted, right, 1 << _CAP_DAC_OVERRIDE, room(len(name)))
         values = (task.umask, mode, device, name)
         reply = yield from lender.ask(node.request, node.left, *values, fds=(directory,))
-        retried = reply.results[node.retried.step] != SKIPPED
-        return reply.error(node.retried if retried else node.made)
+        return node.error(reply)
     finally:
         lender.close()
 

@@ -13,14 +13,13 @@ from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused,
 from proctor.kernel.standing import Standing
 from proctor.performing import registry
 from proctor.performing.callers import Callers
-from proctor.performing.conversation import Conversation
+from proctor.performing.conversation import Conversation, converse
 from proctor.performing.executors import Executors, Start
 from proctor.performing.here import Here
 from proctor.performing.identity import Key, Own, Who, caller_steps
 from proctor.performing.logs import Logs
 from proctor.performing.seeking import seek
 from proctor.performing.session import Session
-from proctor.performing.short import Ordinary, ShortWay
 from proctor.performing.steps import Reply
 from proctor.performing.task import Task
 from proctor.performing.trouble import Again, CannotJoin, Moved, Refused, Said, Trouble, verdict_for
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Allow
     from proctor.performing.executors import Wait
+    from proctor.performing.short import Ordinary
     from proctor.performing.task import Work
     from proctor.supervisor.ports import Later
 
@@ -202,7 +202,10 @@ class Performers:
 
         :param listener: where they come from; what comes from the kernel may be answered at once."""
         family = registry.ordinary(name)
-        return None if family is None else ShortWay(self, family).way(name, listener)
+        if family is None:
+            return None
+        way: Ordinary | None = family.short_way(self, name, listener)
+        return way
 
     def own_place(self) -> Here:
         here = self.here
@@ -222,9 +225,8 @@ class Performers:
             standing.close()
             standing = None
         work = self.work(call, _NO_WISH, standing, False, act=partial(seek, what))
-        conversation = Conversation(work, call, self.translate, self.deadline)
-        found: Any = conversation.begin()
-        return conversation.later() if found is None else found
+        found: Any = converse(work, call, self.translate, self.deadline)
+        return found.later() if isinstance(found, Conversation) else found
 
     def perform(self, call: Call, allow: Allow | None = None, *, options: object = None) -> Verdict:
         """Perform a call; what the kernel says is the verdict.
@@ -267,9 +269,7 @@ class Performers:
                 standing.close()
             return self.translate(call, failed)
         work = self.work(call, wish, standing, met)
-        conversation = Conversation(work, call, self.translate, self.deadline)
-        verdict = conversation.begin()
-        return conversation if verdict is None else verdict
+        return converse(work, call, self.translate, self.deadline)
 
     def _at_once(self, act: Any, call: Call, wish: Perform, standing: Standing) -> Verdict | None:
         """What the monitor does itself for those who are what it is; None if that is nothing."""
@@ -374,12 +374,11 @@ class Performers:
     def owned(self, call: Call, one: Who, standing: Standing) -> bool:
         """For families: whether a caller's user namespace is the target's own (see ``nested``)."""
         container = getattr(call, "container", None)
-        owners = self.owners
-        if container is not None:
-            owners = owners | container.owner_userns
-        if self.option(container, "nested") == "allow" or one.namespace("user") in owners:
+        namespace, given = one.namespace("user"), self.owners
+        theirs = given if container is None else container.owner_userns
+        if namespace in given or namespace in theirs or self.option(container, "nested") == "allow":
             return True
-        if owners:
+        if given or theirs:
             return False
         if standing.origin is None:
             standing.origin = (call.caller.userns_origin(),)

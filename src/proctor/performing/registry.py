@@ -78,12 +78,10 @@ def _short(module: str) -> str:
 
 @cache
 def ordinary(name: str) -> Any:
-    """The family that has a short way for a call which nobody has looked at; None if none does.  Its
-    functions: ``ordinary``, for callers that are what the monitor is, and ``ahead`` with ``forms``, ``plain``, ``seen``
-    and ``how_again`` for others; ``natively`` says what the core does of that.  Each may say None wherever it
-    cannot be quick, and then nothing has happened."""
+    """The family that has a short way for a call which nobody has looked at, by its function ``short_way``; None if
+    none does."""
     modules = [import_module(each) for each in _FAMILIES.get(name, ())]
-    return next((each for each in modules if hasattr(each, "ordinary")), None)
+    return next((each for each in modules if hasattr(each, "short_way")), None)
 
 
 def family(call: str) -> str:

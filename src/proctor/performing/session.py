@@ -89,9 +89,8 @@ class Session:
         self._executor, self._used = executor, True
 
     def _told(self, request: Request) -> tuple[bool, Reply | None]:
-        """Whether that is what was asked, and its reply."""
-        if self._begun is None:
-            return False, None
+        """Whether that is what was asked before, and its reply."""
+        assert self._begun is not None
         asked, reply = self._begun
         if asked is request:
             self._begun = None
@@ -141,13 +140,16 @@ class Session:
         :raises Again: it ended in the middle of the conversation, between two requests.
         """
         self.slow |= self.foreign
-        known, reply = self._told(request)
+        known, reply = (False, None) if self._begun is None else self._told(request)
         while True:
             executor = self._executor
             if executor is None:
-                executor = yield from self.executors.acquire(
-                    self._key, self.container, self.limit, self._become, fresh=bool(self._spent)
-                )
+                if not self._spent:
+                    executor = self.executors.borrow(self._key, self.container, self.limit)
+                if executor is None:
+                    executor = yield from self.executors.acquire(
+                        self._key, self.container, self.limit, self._become
+                    )
                 self._executor = executor
             if not self.call.valid():  # all that was taken before is of a live caller only if so
                 if reply is not None:

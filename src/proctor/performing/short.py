@@ -16,7 +16,7 @@ from proctor.call.verdict import HandOver, Perform, Verdict, deny
 from proctor.errors import CallGone, NotPermitted
 from proctor.kernel import _core
 from proctor.performing import acting
-from proctor.performing.conversation import Conversation
+from proctor.performing.conversation import Conversation, converse
 from proctor.performing.here import LOCAL
 from proctor.performing.opening import reopen
 from proctor.performing.session import LIMITED
@@ -48,7 +48,7 @@ def _rest(call: Call, path: bytes | None, fd: int, cloexec: bool) -> Verdict | N
     return HandOver(fd, None, cloexec) if fd >= 0 else None
 
 
-def _known(verdict: Verdict, _: Task) -> Work:
+def decided(verdict: Verdict, _: Task) -> Work:
     """What is left to do where the verdict is there."""
     yield from ()
     return verdict
@@ -210,7 +210,7 @@ class ShortWay:
         else:
             if not closed:
                 asked = executor, None, None
-                return self._later(call, wish, standing, asked, partial(_known, said))
+                return self._later(call, wish, standing, asked, partial(decided, said))
             executors.release(executor)
         self._performers.standings.give_back(standing)
         return said
@@ -233,14 +233,9 @@ class ShortWay:
                 session.answered(executor)
             else:
                 session.asked(executor, request, reply)
-        conversation = Conversation(
-            performers.work(call, wish, standing, True, session, first),
-            call,
-            performers.translate,
-            performers.deadline,
-        )
-        verdict = conversation.begin()
-        return conversation.later() if verdict is None else verdict
+        work = performers.work(call, wish, standing, True, session, first)
+        begun = converse(work, call, performers.translate, performers.deadline)
+        return begun.later() if isinstance(begun, Conversation) else begun
 
     def _once_more(
         self,

@@ -19,31 +19,37 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, answer, deny
 from proctor.performing import acting, filestat, pins
+from proctor.performing.entitled import lacking
 from proctor.performing.steps import Request, Steps
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
     from proctor.call.verdict import Verdict
+    from proctor.performing.identity import Own
+    from proctor.performing.performers import Performers
+    from proctor.performing.short import Ordinary
     from proctor.performing.task import Task, Work
 
 CALLS: Final = ("mknod", "mknodat")
 
 _KINDS: Final = (0, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)
-_CAP_MKNOD: Final = 27
+CAP_MKNOD: Final = 27
+#: How the directory is walked to.
+PARENT: Final = pins.HOW.pack(pins.PIN | pins.O_DIRECTORY, 0, pins.NO_MAGICLINKS)
 _NODES: Final = (stat.S_IFCHR, stat.S_IFBLK)
 
 
 def perform(task: Task) -> Work:
     """Make the node for the caller."""
-    registers, at = task.call.registers, int(task.call.name == "mknodat")
-    dirfd = pins.signed(registers[0]) if at else pins.AT_FDCWD
-    mode, device = registers[1 + at] & 0xFFFF, registers[2 + at] & 0xFFFFFFFF
-    # may_mknod of fs/namei.c, before any path is looked at; mode is a umode_t of 16 bits.
+    dirfd, mode, device = decode(task.call)
+    # may_mknod of fs/namei.c, before any path is looked at
     kind = stat.S_IFMT(mode)
     if kind not in _KINDS:
         return deny(errno.EPERM if stat.S_ISDIR(mode) else errno.EINVAL)
@@ -55,7 +61,7 @@ def perform(task: Task) -> Work:
     if not last:
         yield from task.pin(start, head, pins.O_DIRECTORY, 0)
         return deny(errno.EEXIST)
-    if kind in _NODES and not _is_whiteout(kind, device):
+    if wants_right(mode, device):
         task.expect_node()
     parent: int | None = None
     if task.asked:
@@ -70,8 +76,24 @@ def perform(task: Task) -> Work:
     return (yield from _with_right(task, directory, system, name, mode, device))
 
 
-def _is_whiteout(kind: int, device: int) -> bool:
-    return kind == stat.S_IFCHR and not device
+def short_way(performers: Performers, name: str, listener: object) -> Ordinary:
+    """What supervisors ask first."""
+    from proctor.performing.nodes import NodeWay
+
+    return NodeWay(performers, sys.modules[__name__]).go
+
+
+def decode(call: Call) -> tuple[int, int, int]:
+    """(dirfd, mode, device); mode is a umode_t of 16 bits."""
+    registers, at = call.registers, int(call.name == "mknodat")
+    dirfd = pins.signed(registers[0]) if at else pins.AT_FDCWD
+    return dirfd, registers[1 + at] & 0xFFFF, registers[2 + at] & 0xFFFFFFFF
+
+
+def wants_right(mode: int, device: int) -> bool:
+    """Whether it is a device, and no whiteout."""
+    kind = stat.S_IFMT(mode)
+    return kind in _NODES and not (kind == stat.S_IFCHR and not device)
 
 
 def _as_caller(
@@ -97,7 +119,7 @@ def _as_caller(
             task.umask,
             mode,
             device,
-            pins.HOW.pack(pins.PIN | pins.O_DIRECTORY, 0, pins.NO_MAGICLINKS),
+            PARENT,
             pins.probing(0, 0),
             head,
             name,
@@ -130,8 +152,7 @@ def _made(task: Task, reply: Any, making: acting.Making, mode: int, device: int)
     failed = reply.error(making.made)
     if not failed:
         return None
-    kind = stat.S_IFMT(mode)
-    if failed != errno.EPERM or kind not in _NODES or _is_whiteout(kind, device):
+    if failed != errno.EPERM or not wants_right(mode, device):
         raise Said(failed)
     return task.keep(reply, making.parent)
 
@@ -140,21 +161,13 @@ def _with_right(
     task: Task, directory: int, system: filestat.System, name: bytes, mode: int, device: int
 ) -> Work:
     """All but CAP_MKNOD over the host is there."""
-    what = f"{'block' if stat.S_ISBLK(mode) else 'char'} {os.major(device)}:{os.minor(device)}"
-    if not task.who.effective >> _CAP_MKNOD & 1:
-        return deny(errno.EPERM, f"{what}: the caller has no CAP_MKNOD in its user namespace")
-    if task.who.namespace("user") == task.own.who.namespace("user"):
-        return deny(errno.EPERM, f"{what}: the kernel refuses it to the caller, who has CAP_MKNOD")
-    if not task.owned():
-        return deny(
-            errno.EPERM,
-            f"{what}: the caller is in a user namespace of its own making, where CAP_MKNOD comes for "
-            'free (nested = "allow" would let it)',
-        )
-    if system.flags & filestat.ST_NODEV:
-        return deny(errno.EPERM, f"{what}: the file system is mounted nodev; a node would not work")
     from proctor.performing import lender
 
+    if why := lacking(task, CAP_MKNOD, "CAP_MKNOD"):
+        return _refused(mode, device, errno.EPERM, why)
+    if system.flags & filestat.ST_NODEV:
+        why = "the file system is mounted nodev; a node would not work"
+        return _refused(mode, device, errno.EPERM, why)
     works, made = True, None
     try:
         works = system.hosts or (yield from lender.works(task, directory, name, mode))
@@ -163,19 +176,29 @@ def _with_right(
     except Powerless:
         pass
     if not works:
-        return (yield from _mounted(task, directory, name, mode, device, what))
-    if made is None or (made == errno.EPERM and not task.own.initial):
-        return deny(
-            errno.EPERM,
-            f"{what}: making device nodes needs the host's root, which the monitor is not: start it as "
-            "root, outside of any container",
+        return (yield from _mounted(task, directory, name, mode, device))
+    return told(task.own, mode, device, errno.EPERM if made is None else made)
+
+
+def _refused(mode: int, device: int, number: int, why: str) -> Verdict:
+    kind = "block" if stat.S_ISBLK(mode) else "char"
+    return deny(number, f"{kind} {os.major(device)}:{os.minor(device)}: {why}")
+
+
+def told(own: Own, mode: int, device: int, made: int) -> Verdict:
+    """For what came of it with the right lent: 0, or an errno."""
+    if not made:
+        return answer(0)
+    why = "the kernel refuses it even with CAP_MKNOD"
+    if made == errno.EPERM and not (own.initial and own.who.permitted >> CAP_MKNOD & 1):
+        why = (
+            "making device nodes needs the host's root, which the monitor is not: start it as root, "
+            "outside of any container"
         )
-    if made:
-        return deny(made, f"{what}: the kernel refuses it even with CAP_MKNOD")
-    return answer(0)
+    return _refused(mode, device, made, why)
 
 
-def _mounted(task: Task, directory: int, name: bytes, mode: int, device: int, what: str) -> Work:
+def _mounted(task: Task, directory: int, name: bytes, mode: int, device: int) -> Work:
     """On a file system that was mounted inside a user namespace a node would not work: an empty file is made
     there as the caller would make the node, and a node of that owner and mode mounted on it."""
     from proctor.performing import mounter, placing
@@ -188,7 +211,7 @@ def _mounted(task: Task, directory: int, name: bytes, mode: int, device: int, wh
     how = pins.HOW.pack(pins.PIN | pins.O_NOFOLLOW, 0, pins.NO_MAGICLINKS)
     reply = yield from task.session.ask(act.request, task.umask, how, name, fds=(directory,))
     if not reply.made(act.fd):
-        return deny(reply.error(act.fd), f"{what}: the file for it is gone")
+        return _refused(mode, device, reply.error(act.fd), "the file for it is gone")
     place = task.keep(reply, act.fd)
     made = os.fstat(place)
     node = mounter.Node(
@@ -197,7 +220,7 @@ def _mounted(task: Task, directory: int, name: bytes, mode: int, device: int, wh
     failed, mounted = yield from mounter.make_node(task, node)
     verdict: Verdict
     if failed:
-        verdict = deny(failed, f"{what}: the kernel refuses it even with CAP_MKNOD")
+        verdict = told(task.own, mode, device, failed)
     else:
         verdict, _ = yield from placing.put(task, task.hold(mounted), place, 0)
     if isinstance(verdict, Deny):

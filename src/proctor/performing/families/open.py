@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
     from proctor.performing.here import Here
     from proctor.performing.opening import Opens
+    from proctor.performing.performers import Performers
+    from proctor.performing.short import Ordinary
     from proctor.performing.steps import Form, Reply
     from proctor.performing.task import Task, Work
 
@@ -133,6 +136,14 @@ def natively(name: str) -> tuple[int, int] | None:
     """(flags that mean something, those that want more than to open what is there) of a call that the core
     may open by itself, in the place of :func:`ordinary`; None for others."""
     return (VALID, UNUSUAL) if name == "openat" else None
+
+
+def short_way(performers: Performers, name: str, listener: object) -> Ordinary:
+    """What supervisors ask first.  Of what it asks for each may say None wherever it cannot be quick, and then
+    nothing has happened."""
+    from proctor.performing.short import ShortWay
+
+    return ShortWay(performers, sys.modules[__name__]).way(name, listener)
 
 
 def _simply(call: Call, wish: Perform) -> tuple[int, int | bytes, int] | None:

@@ -1,0 +1,153 @@
+"""The short way of a device node: whoever goes it gets what the long way gives, or goes the long way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor import performing
+from proctor.call.verdict import Answer, Deny, Perform
+from proctor.performing.processes import Executor
+from proctor.supervisor.ports import Later
+
+from .callers import AT_FDCWD, CLONE_NEWNS, Call, Caller, caller, open_directory, unshare
+from .test_open_differential import MAP
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs the host's root")
+CHAR, NULL = stat.S_IFCHR, os.makedev(1, 3)
+
+
+class Stage:
+    """A container's root, whose identity is known and whose executors are warm."""
+
+    def __init__(self, performers: performing.Performers, one: Caller, top: bytes) -> None:
+        self.performers, self.one, self.top = performers, one, top
+        self.calls: list[Call] = []
+        self.node(b"first", short=False)
+
+    def call(self, path: bytes, mode: int = CHAR | 0o644, device: int = NULL) -> Call:
+        self.calls.append(self.one.call("mknodat", AT_FDCWD, path, mode, device))
+        return self.calls[-1]
+
+    def begun(self, call: Call, wish: Perform | None = None) -> Any:
+        short = self.performers.ordinary("mknodat")
+        assert short is not None
+        return short(call, wish or proctor.perform())
+
+    def node(self, path: bytes, *, short: bool = True) -> None:
+        """Make one, by the short way or not, and see it."""
+        call = self.call(path)
+        said = self.begun(call) if short else self.performers.perform(call)
+        assert said == Answer(0)
+        self.seen(path)
+
+    def seen(self, path: bytes) -> None:
+        found = os.lstat(os.path.join(self.top, path))
+        assert (found.st_mode, found.st_rdev, found.st_uid, found.st_gid) == (
+            CHAR | 0o640, NULL, 100000, 100000,
+        )  # fmt: skip
+
+    def executor(self, lends: bool) -> Executor:
+        """Whoever lends, or is the caller."""
+        (found,) = [
+            each for each in self.performers.executors._idle if isinstance(each.key, tuple) is lends
+        ]
+        return found
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    def setup() -> None:
+        unshare(CLONE_NEWNS)
+        os.chdir(top)
+        os.umask(0o027)
+
+    before = len(os.listdir("/proc/self/fd"))
+    with open_directory() as top:
+        os.chown(top, 100000, 100000)
+        with performing.Performers() as performers, caller(setup, MAP) as one:
+            made = Stage(performers, one, top)
+            if len(performers.executors._idle) != 2:
+                pytest.skip("this file system may be a user namespace's, which is looked at first")
+            yield made
+            for each in made.calls:
+                if each._caller is not None:
+                    each._caller.close()
+            assert len(performers.executors._idle) == 2 and not performers.executors._taken
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def finished(said: Any) -> Any:
+    assert isinstance(said, Later)
+    while isinstance(said, Later):
+        poll = select.poll()
+        poll.register(said.fd, select.POLLIN)
+        poll.poll(None if said.wait is None else said.wait * 1000 + 1)
+        said = said.resume()
+    return said
+
+
+def test_what_it_says(stage: Stage) -> None:
+    top = stage.top
+    for path in (b"one", b"./two", top + b"/three"):
+        stage.node(path)
+    os.mkdir(top + b"/hosts", 0o700)
+    for path, number in (
+        (b"one", errno.EEXIST), (b"missing/x", errno.ENOENT), (b"one/x", errno.ENOTDIR), (b"hosts/x", errno.EACCES),
+        (b"x" * 300, errno.ENAMETOOLONG), (b"/proc/x", errno.EPERM),
+    ):  # fmt: skip
+        short, long = stage.begun(stage.call(path)), stage.performers.perform(stage.call(path))
+        short = finished(short) if isinstance(short, Later) else short
+        assert isinstance(long, Deny) and long.errno in (number, errno.ENOENT)
+        assert short == long and short.reason == long.reason
+
+
+def test_what_has_no_short_way(stage: Stage) -> None:
+    """Nothing has happened where it says nothing."""
+    for path, mode, device in (
+        (b"x", stat.S_IFIFO | 0o600, 0), (b"x", CHAR | 0o600, 0), (b"x", 0o600, 0), (b"x", stat.S_IFDIR, 0),
+        (b"x/", CHAR | 0o600, NULL), (b"/", CHAR | 0o600, NULL), (b"", CHAR | 0o600, NULL),
+    ):  # fmt: skip
+        assert stage.begun(stage.call(path, mode, device)) is None
+    assert stage.begun(stage.call(b"x"), proctor.perform(lambda *_: True)) is None
+    looked = stage.call(b"x")
+    assert looked.caller.tid
+    assert stage.begun(looked) is None
+    assert sorted(os.listdir(stage.top)) == [b"first"]
+
+
+@pytest.mark.parametrize("lends", [False, True], ids=["as the caller", "who lends"])
+def test_who_takes_longer_is_waited_for(stage: Stage, lends: bool) -> None:
+    pid = stage.executor(lends).pid
+    os.kill(pid, signal.SIGSTOP)
+    said = stage.begun(stage.call(b"slow"))
+    os.kill(pid, signal.SIGCONT)
+    assert finished(said) == Answer(0)
+    stage.seen(b"slow")
+    stage.node(b"next")
+
+
+@pytest.mark.parametrize("lends", [False, True], ids=["as the caller", "who lends"])
+def test_who_has_died_is_replaced(stage: Stage, lends: bool) -> None:
+    executor = stage.executor(lends)
+    os.kill(executor.pid, signal.SIGKILL)
+    executor.wait_for_end(10)
+    assert stage.begun(stage.call(b"x")) is None and not os.path.lexists(stage.top + b"/x")
+    stage.node(b"x", short=False)
+    stage.node(b"y")
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_nothing_is_made_for_whoever_is_gone(stage: Stage, asked: int) -> None:
+    call, left = stage.call(b"x"), [True] * asked
+    call.is_valid = lambda: bool(left and left.pop())
+    assert stage.begun(call) == Deny(errno.EINTR, "the caller is gone")
+    assert not left and sorted(os.listdir(stage.top)) == [b"first"]
