@@ -56,6 +56,6 @@ def test_a_policy_that_performs_needs_no_linux() -> None:
     rooms = [f"families.{each.stem}" for each in families]
     rooms += [
         "acting", "entitled", "families", "filestat", "given", "module_name", "opening", "pins", "registry", "remote", "routes",
-        "scarce", "sourcing", "steps", "threads", "trouble", "untaken", "wanted",
+        "scarce", "sourcing", "steps", "threads", "too_big", "trouble", "untaken", "wanted",
     ]  # fmt: skip
     assert loaded == repr([f"proctor.performing.{each}" for each in sorted(rooms)])
