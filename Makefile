@@ -13,7 +13,7 @@ STAMP  := $(VENV)/.installed
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml setup.py $(wildcard src/proctor/kernel/*.[ch] src/proctor/performing/*.c)
+$(STAMP): pyproject.toml setup.py $(wildcard src/proctor/kernel/*.[ch] src/proctor/performing/*.[ch])
 	@test -n "$(TAG)" || { echo "make: $(PYTHON): no such Python; try make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -16,6 +16,7 @@ CORE = (
     "_role", "_sheets", "_short", "_sources", "_standing", "_usual", "_where",
 )  # fmt: skip
 EXECUTOR = "proctor/performing/executor"
+EXECUTOR_SOURCES = [f"src/{EXECUTOR}{part}" for part in (".c", "_steps.c")]
 #: It lives in containers, where nothing of the host's is to be loaded: static where that can be had.
 LINKED = [["-s", "-static-pie"], ["-s", "-static"], []]
 if any(flag.startswith("-fsanitize") for flag in LDFLAGS):
@@ -27,8 +28,8 @@ class Build(build_ext):
 
     def run(self):
         super().run()
-        [made] = self.compiler.compile(
-            [f"src/{EXECUTOR}.c"],
+        made = self.compiler.compile(
+            EXECUTOR_SOURCES,
             output_dir=self.build_temp,
             extra_postargs=[*FLAGS, "-fPIE", *CFLAGS],
         )
@@ -39,7 +40,7 @@ class Build(build_ext):
         for last, flags in enumerate(LINKED, 1):
             try:
                 self.compiler.link_executable(
-                    [made], os.path.basename(target), os.path.dirname(target),
+                    made, os.path.basename(target), os.path.dirname(target),
                     extra_preargs=[*flags], extra_postargs=LDFLAGS,
                 )  # fmt: skip
                 return
@@ -53,7 +54,7 @@ class Build(build_ext):
         return os.path.join("src" if inplace else self.build_lib, EXECUTOR)
 
     def get_source_files(self):
-        return [*super().get_source_files(), f"src/{EXECUTOR}.c"]
+        return [*super().get_source_files(), *EXECUTOR_SOURCES, f"src/{EXECUTOR}.h"]
 
     def get_outputs(self):
         return [*super().get_outputs(), self.executor()]

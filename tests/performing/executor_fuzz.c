@@ -5,13 +5,13 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 
-#define EXECUTOR_TEST
 #define CALL made_up
 static int64_t made_up(long number, const unsigned long *args);
 static void gone(int status) __attribute__((noreturn));
 #define _exit gone
-#include "../../src/proctor/performing/executor.c"
+#include "../../src/proctor/performing/executor_steps.c"
 
 static uint64_t state;
 static jmp_buf after;

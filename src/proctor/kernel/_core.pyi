@@ -187,7 +187,7 @@ class Known:
 
 @final
 class Request:
-    """A request to an executor, and what its answer looks like (``executor.c``).
+    """A request to an executor, and what its answer looks like (``executor.h``).
 
     :param steps: how many results come back.
     :param values: how many fill it in.

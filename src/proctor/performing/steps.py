@@ -1,6 +1,6 @@
 """Requests to an executor: lists of system calls, composed here and made there.
 
-The other side of every layout is ``executor.c``, which also says what a request is.  A request is
+The other side of every layout is ``executor.h``, which also says what a request is.  A request is
 put together once per shape and then filled in for each call::
 
     steps = Steps()
@@ -49,10 +49,10 @@ _EXPECT: Final = 1 << 12
 _AS_32_BITS: Final = 1 << 31
 _LONG: Final = (1 << 64) - 1
 _POINTER: Final = struct.calcsize("P")
-#: reply.state of executor.c.
+#: reply.state of executor.h.
 DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN, CLOSED = range(6)
 
-#: The longest reply, and with its scratch space the longest request (ROOM of executor.c).
+#: The longest reply, and with its scratch space the longest request (ROOM of executor.h).
 LONGEST: Final = 256 * 1024
 
 

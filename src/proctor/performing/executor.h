@@ -1,0 +1,85 @@
+/* Requests and replies of the executor (executor.c): their layouts, and what makes one of the other.
+ * proctor.performing.steps has the other side.
+ *
+ * A request is one packet: struct head, the steps, fixes, ranges and numbers of given steps that it
+ * counts, then its bytes.  Scratch space, zeroed, follows them; both together are the request's
+ * *space*.  An argument of a step is a value, the address of a place in that space, a descriptor
+ * that came along, or the result of an earlier step; fixes put such things into the space itself,
+ * just before a step.  A step says what comes next when its result is good and when it is bad: on,
+ * so many steps further, the end, or the end of this process (where going on would be with rights
+ * that must not stay).
+ *
+ * A reply is struct reply, the results of all steps (SKIPPED for those not made), the wanted ranges
+ * of the space, and the wanted descriptors.  Whatever else a request left open is closed: nothing
+ * but descriptors 0 to KEPT-1 lives from one request to the next.  A reply without descriptors comes
+ * when that is done; after one with them that it is done is said in a reply of its own (CLOSED). */
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    CONTROL = 3,        /* the socket that requests come from */
+    KEPT = 8,           /* lower descriptors are ours; 4 to 7 are for steps to put something there */
+    MOST_SENT = 16,     /* descriptors with one request */
+    MOST_GIVEN = 8,     /* descriptors with one reply */
+    MOST_STEPS = 1024,
+    ROOM = 256 * 1024,  /* a request with its scratch space; a reply */
+    DESCENDANT = 250,   /* greatest number of steps to skip */
+    END = 0xfe,         /* what comes next: nothing, reply */
+    DIE = 0xff,         /* what comes next: nothing ever */
+};
+
+/* Kinds of arguments (two bits each in step.kinds) and of fixes. */
+enum { VALUE, PLACE, SENT, RESULT, DECIMAL };
+enum { EXPECT = 1 << 12 }; /* in step.kinds: good is what equals step.want, not what is no errno */
+#define AS_32_BITS 0x80000000L /* in step.number: openat(2) of the table of 32 bits */
+
+struct head {
+    uint16_t steps, fixes, ranges, given;
+    uint32_t bytes, scratch;
+};
+struct step {
+    uint32_t number;
+    uint16_t kinds;
+    uint8_t good, bad; /* 0: the next step; up to DESCENDANT: so many are skipped; END; DIE */
+    uint64_t want;
+    uint64_t args[6];
+};
+struct fix {
+    uint32_t offset;
+    uint16_t step; /* done just before this one */
+    uint8_t kind, width;
+    uint64_t value;
+};
+struct range {
+    uint32_t offset, length;
+    uint32_t step; /* no longer than the result of this one; NO_STEP: of this length */
+};
+struct reply {
+    uint16_t state, given;
+    int32_t error;
+};
+enum { NO_STEP = 0xffffffff };
+enum { DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN, CLOSED }; /* reply.state */
+
+extern unsigned char request[], answer[]; /* packets of ROOM bytes */
+
+/* A request taken apart; pointers are into the packet. */
+struct job {
+    const struct head *head;
+    const struct step *steps;
+    const struct fix *fixes;
+    const struct range *ranges;
+    const uint32_t *given;
+    unsigned char *space;
+    uint64_t size; /* of the space */
+    const int *sent;
+    size_t count; /* of sent */
+    int64_t *results;
+};
+
+/* Take the packet of this length in request[] apart; 0 if it cannot be one. */
+int parse(size_t length, const int *sent, size_t count, int64_t *results, struct job *job);
+/* Make its steps in order; what they say may be that it is the end of this process. */
+void make_steps(const struct job *job);
+/* The reply in answer[]: its length; the descriptors that go along are put into fds. */
+size_t compose(const struct job *job, int *fds, size_t *given);

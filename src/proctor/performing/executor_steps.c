@@ -1,0 +1,241 @@
+/* Requests read, made and replied to; executor.h says what they are.
+ *
+ * Requests are trusted, as the memory they come from is.  They are checked all the same, so that
+ * no mistake of the other side becomes one of memory here. */
+#define _GNU_SOURCE
+#include "executor.h"
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static const int64_t SKIPPED = INT64_MIN;
+/* Stands for the descriptor that a failed step did not give: no number that any call takes. */
+static const int NOTHING = INT_MIN;
+
+_Alignas(8) unsigned char request[ROOM];
+_Alignas(8) unsigned char answer[ROOM];
+
+/* One system call: its result, or minus its errno. */
+#ifndef CALL
+#ifdef __x86_64__
+/* openat(2) as programs of 32 bits make it, whose flags the kernel leaves as they are (no O_LARGEFILE); its path
+ * has to be where those have theirs. */
+static int64_t open_as_32_bits(long number, const unsigned long *a)
+{
+    enum { LONGEST = 8192 };
+    static char *low;
+    if (low == NULL) {
+        void *room = mmap(NULL, LONGEST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+        if (room == MAP_FAILED)
+            return -errno;
+        low = room;
+    }
+    strncpy(low, (const char *)a[1], LONGEST - 1);
+    int32_t made;
+    __asm__ volatile("int $0x80"
+                     : "=a"(made)
+                     : "a"((uint32_t)number), "b"((uint32_t)a[0]), "c"((uint32_t)(uintptr_t)low), "d"((uint32_t)a[2]),
+                       "S"((uint32_t)a[3])
+                     : "memory", "r8", "r9", "r10", "r11");
+    return made;
+}
+#endif
+
+static int64_t CALL(long number, const unsigned long *a)
+{
+#ifdef __x86_64__
+    if (number & AS_32_BITS)
+        return open_as_32_bits(number & ~AS_32_BITS, a);
+#endif
+    errno = 0;
+    long made = syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    return made == -1 && errno != 0 ? -errno : made;
+}
+#endif
+
+static int failed(int64_t result)
+{
+    return result == SKIPPED || (result < 0 && result >= -4095);
+}
+
+/* Whether length bytes at offset lie in a space of this size. */
+static int within(uint64_t size, uint64_t offset, uint64_t length)
+{
+    return length <= size && offset <= size - length;
+}
+
+/* The next item of a request that has so many of this size; NULL if they are not there. */
+static const void *take(size_t *at, size_t length, size_t count, size_t size)
+{
+    const unsigned char *place = request + *at;
+    if (count * size > length - *at)
+        return NULL;
+    *at += count * size;
+    return place;
+}
+
+static int sound(const struct job *job)
+{
+    const struct head *head = job->head;
+    for (size_t i = 0; i < head->steps; i++)
+        for (int k = 0; k < 6; k++) {
+            uint64_t value = job->steps[i].args[k];
+            unsigned kind = job->steps[i].kinds >> 2 * k & 3;
+            if ((kind == PLACE && value > job->size) || (kind == SENT && value >= job->count) ||
+                (kind == RESULT && value >= i))
+                return 0;
+        }
+    for (size_t i = 0; i < head->fixes; i++) {
+        const struct fix *fix = &job->fixes[i];
+        size_t width = fix->kind == DECIMAL ? 12 : fix->width;
+        if (!within(job->size, fix->offset, width) || fix->step >= head->steps ||
+            (i > 0 && fix->step < fix[-1].step))
+            return 0;
+        if (fix->kind != DECIMAL && width != 4 && width != 8)
+            return 0;
+        if (fix->kind == PLACE ? fix->value > job->size || width != sizeof(void *)
+            : fix->kind == SENT ? fix->value >= job->count
+            : fix->kind == RESULT || fix->kind == DECIMAL ? fix->value >= fix->step : 1)
+            return 0;
+    }
+    uint64_t total = sizeof(struct reply) + 8 * (uint64_t)head->steps;
+    for (size_t i = 0; i < head->ranges; i++) {
+        const struct range *range = &job->ranges[i];
+        if (!within(job->size, range->offset, range->length) ||
+            (range->step != NO_STEP && range->step >= head->steps))
+            return 0;
+        total += range->length;
+    }
+    for (size_t i = 0; i < head->given; i++)
+        if (job->given[i] >= head->steps)
+            return 0;
+    return total <= ROOM && head->given <= MOST_GIVEN;
+}
+
+int parse(size_t length, const int *sent, size_t count, int64_t *results, struct job *job)
+{
+    size_t at = 0;
+    const struct head *head = take(&at, length, 1, sizeof *head);
+    if (head == NULL || head->steps > MOST_STEPS)
+        return 0;
+    job->head = head;
+    job->steps = take(&at, length, head->steps, sizeof *job->steps);
+    job->fixes = take(&at, length, head->fixes, sizeof *job->fixes);
+    job->ranges = take(&at, length, head->ranges, sizeof *job->ranges);
+    job->given = take(&at, length, head->given, sizeof *job->given);
+    if (job->steps == NULL || job->fixes == NULL || job->ranges == NULL || job->given == NULL)
+        return 0;
+    at = (at + 7) & ~(size_t)7;
+    if (at > length || head->bytes != length - at || !within(ROOM, length, head->scratch))
+        return 0;
+    job->space = request + at;
+    job->size = (uint64_t)head->bytes + head->scratch;
+    job->sent = sent;
+    job->count = count;
+    job->results = results;
+    memset(request + length, 0, head->scratch);
+    return sound(job);
+}
+
+/* The result of a step as an argument: what failed gave nothing. */
+static uint64_t result_of(const struct job *job, uint64_t step)
+{
+    int64_t result = job->results[step];
+    return failed(result) ? (uint64_t)(int64_t)NOTHING : (uint64_t)result;
+}
+
+static void apply(const struct job *job, const struct fix *fix)
+{
+    unsigned char *place = job->space + fix->offset;
+    if (fix->kind == DECIMAL) { /* ten digits and a NUL are enough for a descriptor or a process */
+        char digits[12];
+        uint32_t left = (uint32_t)result_of(job, fix->value);
+        int at = sizeof digits - 1;
+        digits[at] = 0;
+        do {
+            digits[--at] = (char)('0' + left % 10);
+            left /= 10;
+        } while (left != 0);
+        memcpy(place, digits + at, sizeof digits - (size_t)at);
+        return;
+    }
+    uint64_t value = fix->kind == PLACE  ? (uint64_t)(uintptr_t)(job->space + fix->value)
+                     : fix->kind == SENT ? (uint64_t)job->sent[fix->value]
+                                         : result_of(job, fix->value);
+    if (fix->width == 8) {
+        memcpy(place, &value, 8);
+    } else {
+        uint32_t low = (uint32_t)value;
+        memcpy(place, &low, 4);
+    }
+}
+
+void make_steps(const struct job *job)
+{
+    size_t count = job->head->steps, fix = 0;
+    for (size_t i = 0; i < count; i++)
+        job->results[i] = SKIPPED;
+    for (size_t i = 0; i < count; i++) {
+        const struct step *step = &job->steps[i];
+        for (; fix < job->head->fixes && job->fixes[fix].step <= i; fix++)
+            if (job->fixes[fix].step == i)
+                apply(job, &job->fixes[fix]);
+        unsigned long args[6];
+        for (int k = 0; k < 6; k++) {
+            uint64_t value = step->args[k];
+            switch (step->kinds >> 2 * k & 3) {
+            case PLACE:
+                args[k] = (unsigned long)(uintptr_t)(job->space + value);
+                break;
+            case SENT:
+                args[k] = (unsigned long)job->sent[value];
+                break;
+            case RESULT:
+                args[k] = (unsigned long)result_of(job, value);
+                break;
+            default:
+                args[k] = (unsigned long)value;
+            }
+        }
+        int64_t result = job->results[i] = CALL((long)step->number, args);
+        int good = step->kinds & EXPECT ? result == (int64_t)step->want : !failed(result);
+        unsigned next = good ? step->good : step->bad;
+        if (next == DIE)
+            _exit(3);
+        if (next == END)
+            break;
+        i += next;
+    }
+}
+
+size_t compose(const struct job *job, int *fds, size_t *given)
+{
+    struct reply *reply = (struct reply *)answer;
+    size_t at = sizeof *reply, steps = job->head->steps;
+    *given = 0;
+    for (size_t i = 0; i < job->head->given; i++) {
+        int64_t fd = job->results[job->given[i]];
+        if (!failed(fd))
+            fds[(*given)++] = (int)fd;
+    }
+    *reply = (struct reply){.state = DONE, .given = (uint16_t)*given};
+    memcpy(answer + at, job->results, 8 * steps);
+    at += 8 * steps;
+    for (size_t i = 0; i < job->head->ranges; i++) {
+        const struct range *range = &job->ranges[i];
+        size_t length = range->length;
+        if (range->step != NO_STEP) {
+            int64_t result = job->results[range->step];
+            if (failed(result))
+                length = 0;
+            else if ((uint64_t)result < length)
+                length = (size_t)result;
+        }
+        memcpy(answer + at, job->space + range->offset, length);
+        at += length;
+    }
+    return at;
+}
