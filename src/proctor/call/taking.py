@@ -84,8 +84,9 @@ class Taker:
 
     def _look(self) -> None:
         """Something is looked at that other threads of the target can change."""
-        if self._looked is not None:
-            self._looked()
+        looked = self._looked
+        if looked is not None:
+            looked()
 
     def _proc(self) -> ProcPort:
         self._alive()
@@ -192,11 +193,15 @@ class Taker:
             ).about(pid=self.tid, notif_id=self._id) from None
         if error.errno == errno.ESRCH:
             raise CallGone().about(pid=self.tid, notif_id=self._id) from None
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # whose traceback holds this frame: nothing of a call is to wait for a search for cycles
 
     def close(self) -> None:
         """Close every descriptor that is held.  Idempotent; done when the call is over."""
         self._over = True
+        self._looked = None  # it holds the call, which holds us
         self._closed = self._closed.union(self._fds.values())  # before the first one goes
         while self._fds:
             try:

@@ -81,7 +81,7 @@ class Callers:
                 )
                 if not standing.unchanged():
                     raise CallGone  # or it was given another root or cgroup just now
-                if key.unlike is None:
+                if one.lasting:
                     if len(self._keys) > _MOST_KEYS:
                         self._keys.clear()
                     self._keys[same] = known

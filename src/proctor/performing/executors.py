@@ -110,6 +110,7 @@ class Executors:
 
         It may have been killed meanwhile, which the first request shows (:class:`Ended`).
 
+        :param key: of its identity; if it has ``lasting`` and that is false, the executor ends with its work.
         :param limit: how many of a container's may be at work, or dying, at the same time.
         :raises Trouble: there is none to be had.
         """
@@ -208,6 +209,7 @@ class Executors:
         with self._lock:
             pace = self._paces.setdefault(container, Pace())
         executor = Executor(self.mother.bear(), key, container, pace)
+        executor.last = not getattr(key, "lasting", True)
         with self._lock:
             self._count(container, executor)
         return executor

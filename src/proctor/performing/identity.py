@@ -59,6 +59,9 @@ _NO_SETUID_FIXUP_KEEP_CAPS: Final = 1 << 2 | 1 << 4
 _SIGKILL: Final = 9
 _CONTROL: Final = 3
 _NO_ID: Final = 0xFFFFFFFF
+#: Supplementary groups of somebody of whom nothing is kept: 65,536 of them are some megabytes for each
+#: list, and whoever has CAP_SETGID in a namespace of his own makes up as many lists as he likes.
+MANY: Final = 512
 
 #: Supplementary groups; real, effective, saved and file-system group ids; the same of user ids.
 Ids = tuple[int, int, int, int]
@@ -80,6 +83,11 @@ class Who(NamedTuple):
     unlike: Hashable
     #: Whether it joins the caller's cgroups.
     joins: bool
+
+    @property
+    def lasting(self) -> bool:
+        """Whether anything about it is kept for its next call."""
+        return self.unlike is None and len(self.groups) <= MANY
 
     def namespace(self, kind: str) -> int:
         """Inode number of one namespace."""
@@ -117,11 +125,12 @@ def who(key: IdentityKey, joins: bool) -> Who:
 class Key:
     """Whose executors these are: an identity, in a container.  It is looked for with every call."""
 
-    __slots__ = ("_hash", "container", "who")
+    __slots__ = ("_hash", "container", "lasting", "who")
 
     def __init__(self, who: Who, container: object) -> None:
         self.who = who
         self.container = container
+        self.lasting = who.lasting
         self._hash = hash((who, container))
 
     def __hash__(self) -> int:

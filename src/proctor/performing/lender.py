@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.path.located import file_id
 from proctor.performing.executors import Start, Wait
-from proctor.performing.identity import Becoming, Own, Who
+from proctor.performing.identity import MANY, Becoming, Own, Who
 from proctor.performing.pins import room
 from proctor.performing.steps import DIE, SKIPPED, Place, Reply, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Trouble
@@ -50,6 +50,20 @@ class Somebody(NamedTuple):
     def of(cls, who: Who) -> Somebody:
         """Who acts on files for this identity."""
         return cls(who.uids[3], who.gids[3], who.groups)
+
+
+class _Key(NamedTuple):
+    """Which lenders are alike."""
+
+    lent: int
+    label: bytes
+    cgroups: bytes | None
+    theirs: Somebody
+
+    @property
+    def lasting(self) -> bool:
+        """Whether one is kept for its next call."""
+        return len(self.theirs.groups) <= MANY
 
 
 def lender_steps(
@@ -130,7 +144,7 @@ class Loan:
 
 def key_of(who: Who, lent: int, theirs: Somebody) -> Hashable:
     """Whose executor a lender is."""
-    return "lender", lent, who.label, who.cgroups if who.joins else None, theirs
+    return _Key(lent, who.label, who.cgroups if who.joins else None, theirs)
 
 
 def kept_a_right(reply: Reply, left: int) -> bool:

@@ -340,7 +340,7 @@ class Performers:
                 except BaseException:
                     close_unused(verdict)
                     raise
-                if key.who.unlike is None:
+                if key.lasting:
                     self.standings.give_back(standing)
                     standing = None
                 return verdict

@@ -196,7 +196,9 @@ class Look:
                 found = Unknowable(number if number in _KERNELS_OWN else 0, why)
             self._seen[key] = found
         if isinstance(found, Unknowable):
-            raise found
+            raise type(found)(
+                found.errno, found.why
+            )  # anew: a traceback holds the frames, and they hold us
         return found
 
 

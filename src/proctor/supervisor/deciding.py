@@ -200,7 +200,7 @@ class Decider(Turns):
                     raise TypeError("a performer answers; it cannot ask for a performer")
                 verdict = check(verdict, job.call, "the performer")
         except CallGone as gone:
-            job.error = gone
+            job.error = gone.with_traceback(None)  # which holds frames, and these the job
             verdict = self._rules.on_error  # nobody is left to hear it; the bookkeeping still runs
         except RacyVerdict as racy:
             job.error, verdict = racy, self._rules.on_error
@@ -209,6 +209,7 @@ class Decider(Turns):
             # the target's doing, as often as it likes: a line, not a page
             job.error, verdict = unreadable, self._rules.on_error
             self._failed(job, who, unreadable, expected=True)
+            unreadable.with_traceback(None)
         except BaseException as raised:
             job.error, verdict = raised, self._rules.on_error
             if not (job.claimed and isinstance(raised, CallOver)):
