@@ -535,15 +535,20 @@ class Stuck:
 
     :param at: what it is asked for in vain, and counts.
     :param answers: to other requests.
+    :param device: where /dev/fuse is.
     """
 
     def __init__(
-        self, where: bytes, at: int = LOOKUP, answers: Mapping[int, bytes] | None = None
+        self,
+        where: bytes,
+        at: int = LOOKUP,
+        answers: Mapping[int, bytes] | None = None,
+        device: bytes = b"/dev/fuse",
     ) -> None:
         self.where = where
         self.at = at
         self.answers = answers or {}
-        self.device = os.open("/dev/fuse", os.O_RDWR)
+        self.device = os.open(device, os.O_RDWR)
         options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % self.device
         if libc.mount(b"stuck", where, b"fuse", ctypes.c_ulong(0), options) != 0:
             number = ctypes.get_errno()

@@ -23,11 +23,39 @@ struct pidfd_info { /* include/uapi/linux/pidfd.h, as of its first version */
 _Static_assert(sizeof(struct pidfd_info) == 64, "as the ioctl's number has it");
 enum { PIDFD_INFO_PID = 1, PIDFD_INFO_CREDS = 2, PIDFD_INFO_CGROUPID = 4 };
 
+/* The same as root_of, of what getattr tells somebody else than us: FUSE file systems of other user namespaces tell
+ * their own users alone (fuse_allow_current_process of fs/fuse/dir.c), but nobody keeps the VFS from saying it. */
+static int hidden_root_of(int at, const char *name, uint64_t root[3]) {
+    unsigned char status[256];
+    char text[512], path[40];
+    int fd = name[0] == 0 ? fcntl(at, F_DUPFD_CLOEXEC, 3) : openat(at, name, O_PATH | O_CLOEXEC), problem = fd < 0 ? errno : 0;
+    if (fd < 0)
+        return problem;
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, 0, status) != 0)
+        problem = errno;
+    int info = problem != 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t length = info < 0 ? -1 : read(info, text, sizeof text - 1);
+    text[length < 0 ? 0 : length] = 0;
+    const char *number = strstr(text, "\nino:\t"); /* Linux 5.14 */
+    if (problem == 0 && number == NULL)
+        problem = EACCES;
+    if (problem == 0) {
+        memcpy(&root[0], status + STATX_DEVICE, 8);
+        root[1] = strtoull(number + 6, NULL, 10);
+        memcpy(&root[2], status + STATX_MOUNT, 8);
+    }
+    if (info >= 0)
+        close(info);
+    close(fd);
+    return problem;
+}
+
 int root_of(int at, const char *name, uint64_t root[3]) {
     unsigned char status[256];
     int flags = AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC | (name[0] == 0 ? AT_EMPTY_PATH : 0);
     if (syscall(SYS_statx, at, name, flags, STATX_INO | STATX_MNT_ID_UNIQUE, status) != 0)
-        return errno;
+        return errno == EACCES ? hidden_root_of(at, name, root) : errno;
     memcpy(&root[0], status + STATX_DEVICE, 8);
     memcpy(&root[1], status + STATX_INODE, 8);
     memcpy(&root[2], status + STATX_MOUNT, 8);

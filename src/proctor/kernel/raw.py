@@ -56,9 +56,7 @@ def process_vm_readv(pid: int, address: int, size: int) -> bytes:
 
 _HOW = struct.Struct("=3Q")  # struct open_how
 _STATX_INO_MNT_ID = 0x1100
-_AT_EMPTY_PATH = 0x1000
-_AT_NO_AUTOMOUNT = 0x800
-_AT_STATX_DONT_SYNC = 0x4000
+_ITSELF = 0x1000 | 0x800 | 0x4000  # AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_STATX_DONT_SYNC
 # struct statx: inode; major, minor and mount, behind the times
 _STATX = struct.Struct("=32xQ96xIIQ")
 
@@ -69,23 +67,48 @@ def openat2(dirfd: int, path: bytes, flags: int, resolve: int, mode: int = 0) ->
     return _core.syscall(_core.SYS_openat2, dirfd, path + b"\0", how, _HOW.size)
 
 
+def is_hidden(fd: int) -> bool:
+    """Whether the file system of a descriptor tells us nothing: a FUSE one of another user namespace tells its own
+    users alone (``fuse_allow_current_process`` of fs/fuse/dir.c).  It is not asked."""
+    try:
+        _statx(fd, _STATX_INO_MNT_ID)
+    except PermissionError:
+        return True
+    return False
+
+
 def file_identity(fd: int) -> tuple[int, int, int]:
     """(device, inode, mount) of what a descriptor refers to: statx(2), which tells mounts since Linux
-    5.8.  The mount's number can be somebody else's once it is gone."""
-    return _identity(fd, b"\0", _AT_EMPTY_PATH | _AT_NO_AUTOMOUNT)
+    5.8.  The mount's number can be somebody else's once it is gone.
+
+    It is what the kernel knows: no file system is asked.  Of one that is hidden from us fdinfo has the inode
+    (Linux 5.14; before, PermissionError)."""
+    try:
+        found, number = _statx(fd, _STATX_INO_MNT_ID), 0
+    except PermissionError:
+        found = _statx(fd, 0)
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+            _, known, text = file.read().partition(b"\nino:\t")
+        if not known:
+            raise
+        number = int(text.split(b"\n")[0])
+    inode, major, minor, mount = _STATX.unpack_from(found)
+    return os.makedev(major, minor), number or inode, mount
+
+
+def _statx(fd: int, mask: int) -> bytearray:
+    found = bytearray(256)
+    _core.syscall(_core.SYS_statx, fd, b"\0", _ITSELF, mask, found)
+    return found
 
 
 def file_identity_at(dirfd: int, name: bytes) -> tuple[int, int, int]:
-    """The same of what a name in a directory leads to, as is known here: no file system is asked
-    (AT_STATX_DONT_SYNC)."""
-    return _identity(dirfd, name + b"\0", _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC)
-
-
-def _identity(dirfd: int, name: bytes, flags: int) -> tuple[int, int, int]:
-    found = bytearray(256)
-    _core.syscall(_core.SYS_statx, dirfd, name, flags, _STATX_INO_MNT_ID, found)
-    inode, major, minor, mount = _STATX.unpack_from(found)
-    return os.makedev(major, minor), inode, mount
+    """The same of what a name in a directory leads to."""
+    fd = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=dirfd)
+    try:
+        return file_identity(fd)
+    finally:
+        os.close(fd)
 
 
 # The first field: a long, but an unsigned int on s390x (arch/s390/include/uapi/asm/statfs.h).

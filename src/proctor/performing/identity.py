@@ -33,6 +33,7 @@ from proctor.call.caller import Caller, IdentityKey
 from proctor.call.credentials import NAMESPACES
 from proctor.call.identity import IdRange
 from proctor.errors import NotPermitted
+from proctor.kernel.raw import is_hidden
 from proctor.kernel.standing import over_groups, rights, same_rights
 from proctor.performing import scarce
 from proctor.performing.cgroups import device_groups
@@ -349,10 +350,14 @@ def caller_steps(
         if capable & _HOST_RIGHTS == _HOST_RIGHTS:
             made.searches_any = bool(capable >> _CAP_SYS_PTRACE & 1)
             made.keep_capabilities()
-            _enter(made, caller, differs, root, network)
+            # what only its own user namespace may search, as a FUSE file system of that, comes after it
+            late = root and user and is_hidden(caller.root())
+            _enter(made, caller, differs, root and not late, network)
             _take_ids(made, one, own, _same, _same)
             if user:
                 made.enter("user", made.send(os.dup(caller.namespace_fd("user"))))
+            if late:
+                made.root(caller.root())
         elif user:
             if network is not None:
                 raise Trouble("entering another network namespace needs the host's root")
