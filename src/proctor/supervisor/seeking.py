@@ -64,6 +64,11 @@ class Seeking:
             said = _after(found, said.then)
         return said
 
+    def forget(self) -> None:
+        """Some callers are gone: let go of all that are known, who are met again."""
+        if self._alikes is not None:
+            self._alikes.close()
+
     def close(self) -> None:
         """Let go of callers."""
         with self._lock:

@@ -481,6 +481,7 @@ class Supervisor:
 
     def _leave(self, served: Served, how: str) -> None:
         """It is not served any more: closed, and told, after the last of its calls."""
+        self._decider.seeking.forget()
         with self._lock:
             served.leaving = how
         release(served, self._lock, self._observers)
