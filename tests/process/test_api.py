@@ -174,6 +174,7 @@ def test_out_of_descriptors_is_one_error() -> None:
     assert done.stdout == "EMFILE\n", done.stderr
 
 
+@pytest.mark.timeout(400)  # a thousand runs, of which a slow machine makes three in a second
 def test_c130_nothing_survives_many_runs() -> None:
     proctor.run(["true"], [refuse])
     others = set(threading.enumerate())  # of tests before this one, too: they end when they end
