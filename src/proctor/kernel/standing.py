@@ -358,6 +358,13 @@ class Standings:
             if each is not None:
                 each.close()
 
+    def forget(self, over: Callable[[Standing], bool]) -> None:
+        """Forget those of which that is said."""
+        for tid in [tid for tid, standing in list(self.known.items()) if over(standing)]:
+            gone = self.known.pop(tid, None)
+            if gone is not None:
+                gone.close()
+
     def close(self) -> None:
         """Forget them all."""
         with self._lock:

@@ -173,6 +173,7 @@ class Performers:
     def forget(self, container: object) -> None:
         """A container is over: nothing that works for it stays in its cgroup."""
         self.executors.forget(container)
+        self.standings.forget(lambda each: each.kept.key.container is container)
         for each in self.kept.values():
             each.forget(container)
 
