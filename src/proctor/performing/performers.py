@@ -18,7 +18,7 @@ from proctor.performing.executors import Executors, Start
 from proctor.performing.here import Here
 from proctor.performing.identity import Key, Own, Who, caller_steps
 from proctor.performing.logs import Logs
-from proctor.performing.seeking import seek
+from proctor.performing.seeking import seek, seek_shortly
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply
 from proctor.performing.task import Task
@@ -219,6 +219,9 @@ class Performers:
         and the caller's root name it, or the errno that the caller gets on the way; or that it takes a while."""
         if not call.tid:
             return self.trouble(call, _UNSEEN)
+        quick = seek_shortly(self, call, what)
+        if quick is not None:
+            return quick
         standing = self.standings.take(call.tid)
         if standing is not None and standing.kept.key.container is not getattr(
             call, "container", None

@@ -9,14 +9,23 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Generator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, deny
+from proctor.errors import CallGone
 from proctor.performing import pins
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
     from proctor.call.path.following import Sought
+    from proctor.call.ports import ContainerPort
+    from proctor.kernel.standing import Standing
+    from proctor.performing.callers import Known
+    from proctor.performing.performers import Performers
+    from proctor.performing.processes import Executor
+    from proctor.performing.steps import Form, Reply
     from proctor.performing.task import Task
 
 _MOST_LINKS: Final = 40  # MAXSYMLINKS of the kernel
@@ -73,3 +82,118 @@ def _led(task: Task, what: Sought) -> Generator[Any, Any, bytes]:
 
 def _in(directory: bytes, name: bytes) -> bytes:
     return directory.rstrip(b"/") + b"/" + name
+
+
+# The short way ------------------------------------------------------------------------------------
+
+
+def seek_shortly(performers: Performers, call: Call, what: Sought) -> bytes | int | None:
+    """As :func:`seek`, of what is ordinary, by one question to an executor that waits for work; None where that is
+    not enough, and nothing has happened.
+
+    :raises CallGone: nobody calls any more."""
+    standings = performers.standings
+    standing = standings.take(call.tid) if what.path and not what.resolve else None
+    if standing is None:
+        return None
+    known: Known = standing.kept
+    executor = None
+    container: ContainerPort | None = getattr(call, "container", None)
+    if standing.known is not None and known.key.container is container:
+        limit = performers.option(container, "limit")
+        executor = performers.executors.borrow(known.key, container, limit)
+    if executor is None:
+        standings.give_back(standing)
+        return None
+    asking = _Asking(executor, call, standing, known.groups, what.dirfd)
+    found: bytes | int | None = None
+    try:
+        found = asking.led(what)
+    finally:
+        if asking.answered:
+            performers.executors.release(executor)
+        else:
+            performers.executors.discard(executor)  # it has died, or is at it still
+        standings.give_back(standing)
+    if found is not None and not call.valid():
+        raise CallGone
+    return found
+
+
+class _Asking:
+    """One executor, asked about one path."""
+
+    __slots__ = ("_about", "_executor", "answered")
+
+    def __init__(
+        self, executor: Executor, call: Call, standing: Standing, groups: bool, dirfd: int
+    ) -> None:
+        self._executor = executor
+        self._about = standing, groups, call, dirfd
+        #: Whether it is free.
+        self.answered = True
+
+    def led(self, what: Sought) -> bytes | int | None:
+        """Where it leads, or an errno that is the kernel's."""
+        path = what.path
+        head, last, slashes = pins.split(path)
+        inside = head + (b"." if head.endswith(b"/") else b"/.")
+        plain = last not in (b"", b".", b"..")
+        if what.entry and plain:
+            found, _ = self._name(inside, pins.O_DIRECTORY)
+            return found if found is None or isinstance(found, int) else _in(found, last)
+        follow = what.follow or slashes
+        found, missing = self._name(path, 0 if follow else pins.O_NOFOLLOW)
+        if found != errno.ENOENT or not plain:
+            return found
+        if not missing:
+            return None  # a link may dangle
+        above, _ = self._name(inside, pins.O_DIRECTORY)
+        return above if above is None or isinstance(above, int) else _in(above, last)
+
+    def _name(self, path: bytes, bits: int) -> tuple[bytes | int | None, bool]:
+        """What a path leads to, or an errno; whether there is no link on the way, where that is ENOENT."""
+        standing, groups, call, dirfd = self._about
+        forms, looks = _forms(bits)
+        _, heard, which = self._executor.ask_for(standing, groups, call, dirfd, path, forms) or (
+            None,
+            None,
+            -1,
+        )
+        if which < 0:
+            return None, False
+        self.answered = False
+        reply = self._executor.heard(heard)
+        if reply is None:
+            return None, False
+        self.answered = True
+        return _read(looks[which], reply)
+
+
+def _read(look: pins.Look, reply: Reply) -> tuple[bytes | int | None, bool]:
+    if reply.made(look.pin):
+        named = look.name.read(reply)
+        return (None if named.proc or look.name.hidden(reply) else named.path), False
+    failed = reply.error(look.pin)
+    if failed == errno.EMFILE or not pins.stands(failed, reply, look.probe, 0):
+        return None, False
+    return failed, reply.error(look.probe.plain) == errno.ENOENT
+
+
+@lru_cache(4)
+def _forms(bits: int) -> tuple[tuple[Form, ...], tuple[pins.Look, ...]]:
+    how = pins.HOW.pack(pins.PIN | bits, 0, pins.NO_MAGICLINKS)
+    values = pins.HOW.pack(pins.PIN, 0, 0), how, pins.probing(bits, 0)
+    forms: list[Form] = []
+    looks: list[pins.Look] = []
+    for relative in (False, True):
+        where = () if relative else (pins.AT_FDCWD,)
+        for room in pins.SHORT:
+            look = pins.look(relative, room, kept=False)
+            looks.append(look)
+            forms.append(
+                look.request.form(
+                    *where, *values, room=room, relative=relative, table=True, opens=False
+                )
+            )
+    return tuple(forms), tuple(looks)
