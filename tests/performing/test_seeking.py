@@ -31,13 +31,13 @@ def become_user(user=1234):
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-def become_root_of_namespace():
+def become_root_of_namespace(ids="0 100000 1000"):
     ours, theirs = os.pipe()
     me, helper = os.getpid(), os.fork()
     if not helper:
         os.read(ours, 1)
         for kind in "ug":
-            with open(f"/proc/{me}/{kind}id_map", "w") as file: file.write("0 100000 1000")
+            with open(f"/proc/{me}/{kind}id_map", "w") as file: file.write(ids)
         os._exit(0)
     assert libc.unshare(0x10000000) == 0  # CLONE_NEWUSER
     os.write(theirs, b"1")
@@ -203,6 +203,25 @@ look("user")
     said = run(denying(tree, UNSAFE), program, tree)
     root, user = ["root EXDEV", "root ok", "root ENOENT"], ["user EACCES"] * 3
     assert said == [*root, *["thread EACCES"] * 3, *root, *user]
+
+
+def test_a_user_namespace_alone_makes_another_of_a_caller(tree: Path) -> None:
+    """Root in one of its own, with the same ids and capabilities as before, has no rights over others' files."""
+    os.chown(tree / "locked", 5555, 5555)
+    program = """
+top = sys.argv[1]
+def look(who):
+    for name in ("hit", "plain", "none"):
+        tell(who, os.open, f"{top}/locked/{name}", os.O_RDONLY)
+look("before")
+head, caps = ctypes.create_string_buffer(b"\\x22\\x05\\x08\\x20" + bytes(4), 8), ctypes.create_string_buffer(24)
+assert libc.syscall(125, head, caps) == 0  # capget
+become_root_of_namespace("0 0 1")  # nothing is opened: whoever is somebody else once stays that
+assert libc.syscall(126, head, caps) == 0  # capset
+look("after")
+"""
+    said = run(denying(tree, UNSAFE), program, tree)
+    assert said == [f"before {each}" for each in ("EXDEV", "ok", "ENOENT")] + ["after EACCES"] * 3
 
 
 @pytest.mark.parametrize("last", [UNSAFE, "perform = true"])

@@ -44,6 +44,7 @@ _O_CLOEXEC: Final = (
 _MORE: Final = 1 << 20
 #: Threads that are known at the same time.
 _MOST: Final = 32  # five or six descriptors each
+_MOST_ALIKE: Final = 512
 _MOST_OTHERS: Final = 512
 _CAP_SETGID: Final = 6
 #: struct standing of _acting.h: ids; effective, permitted and inheritable capabilities, twice; root;
@@ -331,9 +332,10 @@ def _value(text: bytes, mark: bytes) -> bytes:
 class Standings:
     """Those that are known, by their numbers; thread-safe."""
 
-    __slots__ = ("_lock", "known")
+    __slots__ = ("_lock", "_most", "known")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _MOST) -> None:
+        self._most = most
         #: All of them, the longest not heard of first.
         self.known: dict[int, Standing] = {}
         self._lock = threading.Lock()
@@ -352,7 +354,7 @@ class Standings:
             before = self.known.pop(standing.tid, None)
             self.known[standing.tid] = standing
             oldest = None
-            if len(self.known) > _MOST:
+            if len(self.known) > self._most:
                 oldest = self.known.pop(next(iter(self.known)), None)
         for each in (before, oldest):
             if each is not None:
@@ -372,6 +374,12 @@ class Standings:
             self.known.clear()
         for each in known:
             each.close()
+
+
+def _as_many_as_there_is_room_for() -> int:
+    """Threads: to know one costs less than to meet it at each call, and some descriptors."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MOST_ALIKE if limit < 0 else max(_MOST, min(_MOST_ALIKE, limit // 16))
 
 
 _WHOLE: Final = [b"0", b"0", b"4294967295"]
@@ -415,7 +423,7 @@ class Alikes(Standings):
 
     def __init__(self) -> None:
         """:raises OSError: /proc is not about our own pid namespace."""
-        super().__init__()
+        super().__init__(_as_many_as_there_is_room_for())
         ProcFiles.check()
         self._labels = _has_label()
         with closing(Standing(os.getpid(), labels=self._labels)) as us:
