@@ -46,7 +46,7 @@ class Stage:
         """Make one, by the short way or not, and see it."""
         call = self.call(path)
         said = self.begun(call) if short else self.performers.perform(call)
-        assert said == Answer(0)
+        assert (finished(said) if isinstance(said, Later) else said) == Answer(0)
         self.seen(path)
 
     def seen(self, path: bytes) -> None:
@@ -133,6 +133,36 @@ def test_who_takes_longer_is_waited_for(stage: Stage, lends: bool) -> None:
     assert finished(said) == Answer(0)
     stage.seen(b"slow")
     stage.node(b"next")
+
+
+def test_who_gives_up_has_nothing_made(stage: Stage) -> None:
+    """Also while the lender is waited for."""
+    lends = stage.executor(True)
+    os.kill(lends.pid, signal.SIGSTOP)
+    said = stage.begun(stage.call(b"slow"))
+    assert isinstance(said, Later)
+    said.cancel()
+    executors = stage.performers.executors
+    assert not executors._busy and lends.fileno() == -1
+    lends.wait_for_end(10)
+    executors._bury()
+    stage.node(b"next", short=False)
+    assert sorted(os.listdir(stage.top)) == [b"first", b"next"]
+
+
+def test_that_it_begins_is_said_before_anything_is_made(stage: Stage) -> None:
+    said: list[tuple[Any, bool]] = []
+
+    def begins(call: Any) -> None:
+        said.append((call, os.path.lexists(stage.top + b"/node")))
+
+    short = stage.performers.ordinary("mknodat", None, begins)
+    assert short is not None
+    call = stage.call(b"node")
+    told = short(call, proctor.perform())
+    assert said == [(call, False)]
+    assert (finished(told) if isinstance(told, Later) else told) == Answer(0)
+    stage.seen(b"node")
 
 
 @pytest.mark.parametrize("lends", [False, True], ids=["as the caller", "who lends"])

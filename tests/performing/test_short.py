@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -345,6 +346,24 @@ def test_a_rule_whose_executor_dies_is_asked_again(when: str, top: bytes) -> Non
 
 
 @root_only
+@pytest.mark.parametrize("setup", [no_more, nobody])
+def test_a_rules_own_mistakes_leave_nothing_open(setup: Callable[[], None], top: bytes) -> None:
+    def mistaken(argument: str, path: bytes) -> bool:
+        raise LookupError("a mistake")
+
+    file = put(top + b"/file", b"content")
+    with Performers() as performers, child(setup) as (pid, go_on):
+        go_on()
+        for _ in range(3):
+            known(performers, pid)
+            before = len(os.listdir("/proc/self/fd"))
+            with pytest.raises(LookupError):
+                shortly(performers, pid, file, wish=Perform(mistaken))
+            assert len(os.listdir("/proc/self/fd")) <= before
+        assert not performers.executors._busy
+
+
+@root_only
 def test_an_executor_that_died_is_no_answer(top: bytes) -> None:
     file = put(top + b"/file", b"content")
     with Performers() as performers, child(nobody) as (pid, go_on):
@@ -388,3 +407,56 @@ def test_under_supervision(options: dict[str, object], top: bytes) -> None:
     name = next(key[0] for key in table)
     assert table[name, "openat", "perform"] >= 200
     assert table[name, "openat", "perform ENOENT"] >= 200
+
+
+@pytest.mark.parametrize("options", [{}, {"uid": 1000, "gid": 1000, "groups": ()}])
+def test_what_cannot_be_read_to_its_end_is_no_path(options: dict[str, object]) -> None:
+    """Not its beginning, either, which may be the name of something."""
+    if options and os.geteuid() != 0:
+        pytest.skip("another identity takes root")
+    program = (
+        "import ctypes, errno, os\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "libc.mmap.restype = ctypes.c_void_p\n"
+        "libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]\n"
+        "libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]\n"
+        "page = os.sysconf('SC_PAGESIZE')\n"
+        "end = libc.mmap(None, 2 * page, 3, 0x22, -1, 0) + page\n"
+        "libc.munmap(end, page)\n"
+        "ctypes.memmove(end - 4, b'/etc', 4)\n"
+        "long = ctypes.create_string_buffer(b'/' * 5000)\n"
+        "wanted = (end - 4, errno.EFAULT), (end, errno.EFAULT), (ctypes.addressof(long), errno.ENAMETOOLONG)\n"
+        "for address, number in wanted:\n"
+        "    for _ in range(2): os.close(os.open('/etc', os.O_RDONLY))\n"
+        "    made = libc.openat(-100, ctypes.c_void_p(address), 0)\n"
+        "    assert (made, ctypes.get_errno()) == (-1, number), (made, ctypes.get_errno(), number)\n"
+    )
+    handler = proctor.Handler(["openat"], lambda call: proctor.perform())
+    proctor.run([PYTHON, "-IS", "-c", program], [handler], check=True, **options)  # type: ignore[arg-type]
+
+
+def test_a_rules_own_mistake_is_answered_as_any_handlers(top: bytes) -> None:
+    """Also where it is asked on the short way."""
+    file = os.fsdecode(put(top + b"/file", b"content"))
+
+    def mistaken(argument: str, path: bytes) -> bool:
+        if path.endswith(b"/file"):
+            raise LookupError("a mistake")
+        return True
+
+    program = (
+        "import errno, os, sys\n"
+        "for _ in range(3):\n"
+        "    for _ in range(2): os.close(os.open('/etc', os.O_RDONLY))\n"
+        "    try: os.open(sys.argv[1], os.O_RDONLY)\n"
+        "    except OSError as failed: assert failed.errno == errno.EIO, failed\n"
+        "    else: raise SystemExit(1)\n"
+    )
+    handler = proctor.Handler(["openat"], lambda call: proctor.perform(mistaken))
+    proctor.run(
+        [PYTHON, "-IS", "-c", program, file],
+        [handler],
+        check=True,
+        on_error=proctor.deny(errno.EIO),
+        stderr=subprocess.DEVNULL,
+    )

@@ -37,7 +37,7 @@ def decide(call):
     if way == "stuck":
         say("call")
         signal.pause()
-    if way == "perform":
+    if way in ("perform", "shortly"):
         return proctor.perform()
     return proctor.answer(call.registers[0])
 
@@ -45,9 +45,22 @@ def performer(call, verdict):
     say("begun" if call.begun else "performing")
     signal.pause()
 
+class Shortly:
+    # What it does is done on the short way.
+
+    def __call__(self, call, verdict):
+        return performer(call, verdict)
+
+    def ordinary(self, name, listener, begins):
+        def way(call, verdict):
+            begins(call)
+            return performer(call, verdict)
+        return way
+
+performers = {"shortly": Shortly()}
 world = KernelWorld(native=native == "native")
 handler = proctor.Handler(("getppid",), decide)
-supervisor = proctor.Supervisor([handler], performer=performer, world=world)
+supervisor = proctor.Supervisor([handler], performer=performers.get(way, performer), world=world)
 supervisor.add(proctor.Listener(listener), journal=Journal(journal))
 supervisor.start()
 say("ready")
@@ -164,11 +177,12 @@ def test_monitors_that_die_again_and_again_lose_no_call(stage: Callable[..., Sta
     assert at.out.read().splitlines() == ["ok"] * 4
 
 
+@pytest.mark.parametrize("way", ["perform", "shortly"])
 def test_what_had_begun_to_be_performed_is_not_performed_again(
-    stage: Callable[..., Stage],
+    stage: Callable[..., Stage], way: str
 ) -> None:
     at = stage("call", "110", "call", "110")
-    at.monitor("perform")
+    at.monitor(way)
     at.hear("performing")
     assert [each.performing for each in at.journal.pending()] == [True]
     at.kill()

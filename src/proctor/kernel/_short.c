@@ -128,10 +128,14 @@ static void open_here(const Short *self, const Known *known, bool groups, int ro
     char here[4096], *text = here;
     ssize_t length;
     bool same = same_as(ours, false) && unchanged(known, groups, NULL, here, sizeof here, &text, &length);
-    if (same && gather(known->tid, turn->raw->data.args[1], PATH_MAX, true, &turn->path, &turn->used) == 0
-        && id_valid(self->listener, turn->raw->id) == 0 && turn->used > 0
-        && (turn->path[0] == '/' || same_as(ours, true)))
+    bool whole = same && gather(known->tid, turn->raw->data.args[1], PATH_MAX, true, &turn->path, &turn->used) == 0
+                 && id_valid(self->listener, turn->raw->id) == 0;
+    if (!whole) { /* the beginning of what cannot be read, or somebody else's, is no path */
+        free(turn->path);
+        turn->path = NULL;
+    } else if (turn->used > 0 && (turn->path[0] == '/' || same_as(ours, true))) {
         turn->fd = open_plainly(known, root, table, (int)turn->raw->data.args[0], turn->path, turn->flags, kinds, count);
+    }
     if (text != here)
         free(text);
     conclude(self, turn);

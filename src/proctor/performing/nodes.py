@@ -10,7 +10,7 @@ import errno
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proctor.errors import CallGone
 from proctor.performing import acting, filestat, lender, pins
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
     from proctor.performing.callers import Known
     from proctor.performing.executors import Executors
+    from proctor.performing.performers import Performers
     from proctor.performing.processes import Executor
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
@@ -31,7 +32,15 @@ if TYPE_CHECKING:
 
 
 class NodeWay(ShortWay):
-    """That of ``mknod`` and ``mknodat``."""
+    """That of ``mknod`` and ``mknodat``.
+
+    :param begins: see :meth:`proctor.performing.Performers.ordinary`."""
+
+    def __init__(
+        self, performers: Performers, family: Any, begins: Callable[[Call], object] | None
+    ) -> None:
+        super().__init__(performers, family)
+        self._begins = begins
 
     def go(self, call: Call, wish: Perform) -> Verdict | Later | None:
         """As far as it goes at once; None if :meth:`~proctor.performing.Performers.begin` is to be called."""
@@ -100,6 +109,8 @@ class NodeWay(ShortWay):
                 self._leave(standing, executor)
                 return None
             try:
+                if self._begins is not None:
+                    self._begins(call)
                 packet = making.request.fill(*pins.directory(start), *values)
                 reply = executor.ask(making.request, packet, pins.along(start))
             except BaseException as failed:
@@ -189,5 +200,7 @@ def _rest(
         made = _heard(executors, lends, node, (yield Wait(lends, node.request)))
     except BaseException as failed:
         executors.discard(lends)
-        raise Again from None if isinstance(failed, Ended) else failed
+        if isinstance(failed, Ended):
+            raise Again from None
+        raise
     return told(made)

@@ -197,15 +197,18 @@ class Performers:
         begun = self.begin(call, verdict)
         return begun.later() if isinstance(begun, Conversation) else begun
 
-    def ordinary(self, name: str, listener: object = None) -> Ordinary | None:
+    def ordinary(
+        self, name: str, listener: object = None, begins: Callable[[Call], object] | None = None
+    ) -> Ordinary | None:
         """For supervisors: what there is for ordinary calls of a name, in the place of :meth:`__call__`;
         None is said where that is to be called, and nothing has happened.
 
-        :param listener: where they come from; what comes from the kernel may be answered at once."""
+        :param listener: where they come from; what comes from the kernel may be answered at once.
+        :param begins: is called before something happens that must not happen twice."""
         family = registry.ordinary(name)
         if family is None:
             return None
-        way: Ordinary | None = family.short_way(self, name, listener)
+        way: Ordinary | None = family.short_way(self, name, listener, begins)
         return way
 
     def own_place(self) -> Here:

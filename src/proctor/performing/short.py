@@ -114,7 +114,11 @@ class ShortWay:
         except Moved:
             pass  # whoever is asked next sees it, too
         except BaseException as failed:
-            said = performers.translate(call, failed)
+            try:
+                said = performers.translate(call, failed)
+            except BaseException:  # a rule's own mistake
+                standing.close()
+                raise
         performers.standings.give_back(standing)
         return said
 

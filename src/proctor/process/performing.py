@@ -58,7 +58,9 @@ class LazyPerformer:
         performers = self._loaded(call, "its path was not followed")
         return performers if isinstance(performers, Deny) else performers.seek(call, what)
 
-    def ordinary(self, name: str, listener: object = None) -> Ordinary:
+    def ordinary(
+        self, name: str, listener: object = None, begins: Callable[[Call], object] | None = None
+    ) -> Ordinary:
         """As :meth:`proctor.performing.Performers.ordinary`, once there are performers."""
         quick: Ordinary | None = None
 
@@ -68,7 +70,7 @@ class LazyPerformer:
                 performers = self._performers
                 if performers is None:
                     return None
-                quick = performers.ordinary(name, listener) or _nothing
+                quick = performers.ordinary(name, listener, begins) or _nothing
             return quick(call, wish)
 
         return perform

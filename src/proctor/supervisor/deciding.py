@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from proctor.call.call import Call
     from proctor.observe.observers import Observers
-    from proctor.supervisor.ports import Below, Engine, ListenerPort, Lock, Seeker, World
+    from proctor.supervisor.jobs import Served
+    from proctor.supervisor.ports import Below, Engine, Lock, Seeker, World
     from proctor.supervisor.rules import Rules
 
 #: Performs a call: (call, the Perform verdict) → what to answer, or that it takes a while.
@@ -232,13 +233,19 @@ class Decider(Turns):
         )  # fmt: skip
 
     def at_once(
-        self, name: str, listener: ListenerPort
+        self, name: str, served: Served
     ) -> Callable[[Call, Perform], Verdict | Later | int | None] | None:
         """What the performer has for ordinary calls of this name: asked first, before anybody looked at
         the call, it says the verdict, or with which errno it is answered, or None where :meth:`advance` is to go on, and
         nothing has happened."""
         ordinary = getattr(self._performer, "ordinary", None)
-        return None if ordinary is None else ordinary(name, listener)
+        journal = served.journal
+
+        def begins(call: Call) -> None:
+            if journal is not None:
+                journal.performs(call._notification)
+
+        return None if ordinary is None else ordinary(name, served.listener, begins)
 
     def _perform(self, job: Job, verdict: Perform) -> Verdict | Later:
         if self._performer is None:

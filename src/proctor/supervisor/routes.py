@@ -137,7 +137,7 @@ class Routes:
         # Counting without asking whether anybody counts: the cells are then nobody's.
         cell = [0]
         cell_of_runs = [0] if counters is None else counters.cell(container, name, "let run")
-        at_once = None if wants is not None else decider.at_once(name, listener)
+        at_once = None if wants is not None else decider.at_once(name, served)
 
         def short(notification: NotificationLike) -> Wire | bool | None:
             nonlocal settled, wire, cell, told
@@ -157,7 +157,10 @@ class Routes:
             if verdict is not settled:
                 kind = type(verdict)
                 if kind is Perform and at_once is not None:
-                    said = at_once(call, verdict)
+                    try:
+                        said: Any = at_once(call, verdict)
+                    except BaseException as raised:
+                        said = raised
                     if isinstance(said, int):  # it is answered
                         if counters is not None:
                             kind_of_it = f"perform {kind_of(Deny(said))[5:]}"
@@ -198,7 +201,7 @@ class Routes:
                 call.expire()
             return answer
 
-        def performed(call: Call, wish: Perform, said: Verdict | Later) -> None:
+        def performed(call: Call, wish: Perform, said: Verdict | Later | BaseException) -> None:
             job = Job(call, chain, served, clock())
             job.performed = wish
             decider.routed(job)

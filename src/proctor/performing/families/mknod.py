@@ -30,6 +30,8 @@ from proctor.performing.steps import Request, Steps
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.performing.identity import Own
@@ -76,11 +78,13 @@ def perform(task: Task) -> Work:
     return (yield from _with_right(task, directory, system, name, mode, device))
 
 
-def short_way(performers: Performers, name: str, listener: object) -> Ordinary:
+def short_way(
+    performers: Performers, name: str, listener: object, begins: Callable[[Call], object] | None
+) -> Ordinary:
     """What supervisors ask first."""
     from proctor.performing.nodes import NodeWay
 
-    return NodeWay(performers, sys.modules[__name__]).go
+    return NodeWay(performers, sys.modules[__name__], begins).go
 
 
 def decode(call: Call) -> tuple[int, int, int]:

@@ -41,7 +41,7 @@ from proctor.performing.wanted import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from typing import Any
 
     from proctor.call.call import Call
@@ -138,7 +138,9 @@ def natively(name: str) -> tuple[int, int] | None:
     return (VALID, UNUSUAL) if name == "openat" else None
 
 
-def short_way(performers: Performers, name: str, listener: object) -> Ordinary:
+def short_way(
+    performers: Performers, name: str, listener: object, begins: Callable[[Call], object] | None
+) -> Ordinary:
     """What supervisors ask first.  Of what it asks for each may say None wherever it cannot be quick, and then
     nothing has happened."""
     from proctor.performing.short import ShortWay
