@@ -17,6 +17,7 @@ from proctor.call.caller import Caller
 from proctor.call.path import resolve as paths
 from proctor.call.path.files import AT_FDCWD
 from proctor.call.path.located import Located
+from proctor.call.path.procfs import name_of
 from proctor.call.path.quick import where
 from proctor.errors import NotPermitted, NotResolved
 from tests.call.live import chroot, nr
@@ -239,6 +240,27 @@ def test_a_working_directory_outside_of_the_root(lab: Lab, tree: Path) -> None:
         assert not located.reachable
     with place.ours(b"/..") as located:
         assert located.path == b"/"
+
+
+def test_a_place_keeps_its_name_where_the_monitor_may_not_search(tmp_path: Path) -> None:
+    """A program of the monitor's own user that shuts a directory is not rid of what rules say of those below."""
+    below = tmp_path / "shut/below"
+    below.mkdir(parents=True)
+    root, held = os.open("/", O_PATH), os.open(below, O_PATH)
+    (tmp_path / "shut").chmod(0)
+    child = os.fork()
+    if not child:
+        try:
+            if not os.getuid():
+                os.setresuid(1234, 1234, 1234)
+            names, prefix = name_of(held, root)
+            os._exit(0 if (b"/" + b"/".join(names), prefix) == (os.fsencode(below), b"") else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    (tmp_path / "shut").chmod(0o700)
+    os.close(root)
+    os.close(held)
 
 
 def test_a_deleted_working_directory(lab: Lab, tree: Path) -> None:

@@ -255,6 +255,15 @@ def test_a_long_way_through_procfs_takes_few_descriptors(performers: Performers)
         assert found == one.natively("openat", AT_FDCWD, way + b"/kernel/ostype", 0, 0)
 
 
+def test_names_in_procfs_may_be_as_long_as_they_like(performers: Performers) -> None:
+    with caller(as_user) as one:
+        for length in (255, 256, 257, 4000):
+            for path in (b"/proc/self/%s", b"/proc/%s/x", b"/proc/self/cwd/%s/x"):
+                long = path % (b"x" * length)
+                found = outcome(opened(performers, one, long))
+                assert found == one.natively("openat", AT_FDCWD, long, 0, 0), (path, length)
+
+
 IN_ITS_OWN_PIDS = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-I", "-c"]
 
 

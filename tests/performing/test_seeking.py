@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -14,8 +15,9 @@ import pytest
 
 import proctor
 from proctor.kernel.standing import Alikes
+from proctor.performing import performers, seeking, task
 from proctor.performing.mother import Mother
-from proctor.performing.trouble import Trouble
+from proctor.performing.trouble import Said, Trouble
 from proctor.policy import loads
 
 from .callers import open_directory
@@ -253,6 +255,121 @@ os.write(theirs, b"1")
         f"{name} {found}" for name in ("fd", "cw", "ta", "ro") for found in ("EXDEV", "ENOENT")
     ]
     assert said == [*leads, "ex ok", "fd ok", "ns ok", "en EACCES", "fd ENOENT", "other EACCES"]
+
+
+def test_a_rule_holds_for_ones_own_links_by_number_too(tree: Path) -> None:
+    """The kernel lets a process search its own ``fd``, and nobody else: a look that fails there says nothing."""
+    program = """
+top = sys.argv[1]
+held = os.open(top, os.O_RDONLY)
+become_user()
+own = f"/proc/{os.getpid()}"
+paths = [f"fd/{held}/link", f"task/{os.getpid()}/fd/{held}/link", f"root{top}/link", f"fd/{held}/named/new"]
+for path in paths:
+    tell(path, os.open, f"{own}/{path}", os.O_RDONLY | os.O_CREAT)
+os.chdir(own)
+for path in paths:
+    tell(path, os.open, path, os.O_RDONLY | os.O_CREAT)
+os.chdir("fd")
+tell("inside", os.open, f"{held}/link", os.O_RDONLY)
+for name in ("hit/x", "x" * 255, "x" * 300, "x/y"):
+    tell("locked", os.open, f"{top}/locked/{name}", os.O_RDONLY)
+"""
+    said = [line.split() for line in run(denying(tree, UNSAFE), program, tree)]
+    assert [what for name, what in said if "/" in name] == ["EXDEV"] * 8
+    assert [what for name, what in said if "/" not in name] == ["EACCES"] * 5
+
+
+def test_a_directory_that_may_not_be_searched_has_its_name(tree: Path) -> None:
+    shut = tree / "named/shut"
+    shut.mkdir()
+    shut.chmod(0)
+    os.chown(shut, 1234, 1234)
+    calls = 'calls = ["fchownat"]'
+    text = rules(f'{calls}\nwhen = {{ path = "{shut}" }}\ndeny = "EXDEV"', f"{calls}\n{UNSAFE}")
+    program = """
+libc = ctypes.CDLL(None, use_errno=True)
+os.chdir(sys.argv[1])
+become_user()
+def chown(number):
+    if libc.fchownat(number, b"", 1234, 1234, 0x1000) < 0:  # AT_EMPTY_PATH
+        raise OSError(ctypes.get_errno(), "fchownat")
+tell("cwd", chown, -100)
+tell("fd", chown, os.open(sys.argv[1], os.O_PATH))
+"""
+    assert run(text, program, shut) == ["cwd EXDEV", "fd EXDEV"]
+
+
+def test_a_link_that_dangles_is_followed_however_long_it_is(tree: Path) -> None:
+    text = rules(
+        f'calls = ["openat"]\nwhen = {{ path = "{tree}/named/**" }}\ndeny = "EXDEV"',
+        f'calls = ["openat"]\n{UNSAFE}',
+    )
+    (tree / "named").chmod(0o777)
+    for length in (1000, 2000):
+        (tree / f"dangling{length}").symlink_to("/".join(["."] * length + ["named/new"]))
+    program = """
+os.chdir(sys.argv[1])
+for length in (1000, 2000):
+    tell(length, os.open, "./" * length + f"dangling{length}", os.O_WRONLY | os.O_CREAT)
+"""
+    assert run(text, program, tree, who=USER) == ["1000 EXDEV", "2000 EXDEV"]
+    assert not (tree / "named/new").exists()
+
+
+def test_who_looked_at_the_caller_before_tells_it_no_more(tree: Path) -> None:
+    def look(call: proctor.Call) -> None:
+        assert call.exe
+
+    policy = loads("version = 1\n" + denying(tree, UNSAFE))
+    program = """
+for name in ("hit", "plain", "none"):
+    tell("open", os.open, f"{sys.argv[1]}/locked/{name}", os.O_RDONLY)
+"""
+    done = proctor.run(
+        [sys.executable, "-S", "-c", f"{HEAD}\n{USER}\n{program}", str(tree)],
+        [proctor.Handler(["openat"], look), *policy.handlers()],
+        filter=policy.filter(),
+        capture_output=True,
+        timeout=30,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["open EACCES"] * 3, done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_want_of_room_is_no_word_about_a_path(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def none(*_: object) -> Any:
+        raise Said(number)
+        yield
+
+    monkeypatch.setattr(seeking, "_led", none)
+    monkeypatch.setattr(performers, "seek_shortly", lambda *_: None)
+    program = 'tell("open", os.open, sys.argv[1] + "/link", os.O_RDONLY)'
+    text = denying(tree, UNSAFE)
+    assert run(text, program, tree, who=USER) == [f"open {errno.errorcode[number]}"]
+
+
+@pytest.mark.parametrize("last", [UNSAFE, "perform = true"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
+def test_where_the_monitor_may_not_search_either_the_kernels_name_is_taken(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, last: str, number: int
+) -> None:
+    """A program that shuts a directory of its own is not rid of the rules on what is below."""
+
+    def shut(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(task, "openat2", shut)
+    text = rules(
+        f'calls = ["openat"]\nwhen = {{ path = "{tree}/locked/sub/**" }}\ndeny = "EXDEV"',
+        f'calls = ["openat"]\n{last}',
+    )
+    program = 'tell("secret", os.open, "secret", os.O_RDONLY)'
+    said = run(text, program, cwd=tree / "locked/sub", who=USER)
+    assert said == ["secret EXDEV" if number == errno.EACCES else "secret EPERM"]
 
 
 @pytest.mark.parametrize("last", [UNSAFE, "perform = true"])

@@ -174,8 +174,14 @@ class Looking:
     @property
     def is_real(self) -> bool:
         """For policies: whether it is a call of a thread that can be looked at, and nothing stands in for it."""
-        notification = self._notification
-        return bool(notification.pid) and self._caller is None and type(self._memory) in _REAL
+        caller = self._caller
+        if not self._notification.pid or type(self._memory) not in _REAL:
+            return False
+        if caller is None:
+            return True
+        from proctor.call.caller import Caller
+
+        return type(caller) is Caller  # somebody has asked after it
 
     def found(self, argument: str, path: bytes) -> None:
         """For policies: where a path leads, by another's word: what :attr:`looks` has, which binds nothing."""

@@ -19,6 +19,7 @@ import struct
 from functools import cache, lru_cache
 from typing import Final, NamedTuple
 
+from proctor.performing import scarce
 from proctor.performing.filestat import (
     STATFS_SIZE,
     STATX_SIZE,
@@ -43,6 +44,9 @@ PIN: Final = O_PATH | _CLOEXEC
 HOW: Final = struct.Struct("=QQQ")
 
 _PATH_MAX: Final = 4096
+#: What everybody gets in the place of what procfs shows to a process of its own: ``proc_fd_permission`` of
+#: fs/proc/fd.c, ``proc_pid_permission`` and ``proc_pid_get_link`` of fs/proc/base.c (hidepid).
+OWN: Final = (errno.EACCES, errno.ENOENT, errno.EPERM)
 #: What an :func:`entry`'s parent is found by.
 ABSOLUTE, RELATIVE, PINNED = range(3)
 #: Room for paths: one request for each of these.
@@ -125,6 +129,10 @@ class Name(NamedTuple):
         on = system_of(system)
         return Named(seen, on.proc, text, on.slow)
 
+    def lost(self, reply: Reply) -> bool:
+        """Whether there was no room for that second walk: then it is not known whether the name leads there."""
+        return reply.error(self.again) in scarce.OURS
+
     def hidden(self, reply: Reply) -> bytes:
         """The kernel's name of a pin, where its walk could not be repeated for want of rights: something was reached
         from a directory below others that may not be searched.  Empty otherwise."""
@@ -176,10 +184,12 @@ class Probe(NamedTuple):
     start: Result
     system: int
 
-    def confirms(self, failed: int, reply: Reply) -> bool:
-        """Whether the walk that failed met no link of procfs."""
+    def confirms(self, failed: int, reply: Reply, strictly: bool = False) -> bool:
+        """Whether the walk that failed met no link of procfs.
+
+        :param strictly: whether it met no procfs at all, where that lets nobody but a process itself in."""
         plain = reply.error(self.plain)
-        if not plain or plain == failed != errno.ELOOP:
+        if not (strictly and failed in OWN) and (not plain or plain == failed != errno.ELOOP):
             return True
         return (
             reply.error(self.near) == failed != errno.EXDEV
@@ -345,9 +355,15 @@ def refuse(reply: Reply, step: Result, fine: int) -> None:
         raise Said(number)
 
 
-def stands(failed: int, reply: Reply, probe: Probe | None, resolve: int) -> bool:
-    """Whether an errno is the kernel's last word: no link of procfs was on the way."""
-    return stands_alone(failed, resolve) or probe is None or probe.confirms(failed, reply)
+def stands(
+    failed: int, reply: Reply, probe: Probe | None, resolve: int, strictly: bool = False
+) -> bool:
+    """Whether an errno is the kernel's last word: no link of procfs was on the way.
+
+    :param strictly: see :meth:`Probe.confirms`."""
+    if stands_alone(failed, resolve) or probe is None:
+        return True
+    return probe.confirms(failed, reply, strictly)
 
 
 def stands_alone(failed: int, resolve: int) -> bool:

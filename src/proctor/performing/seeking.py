@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, deny
 from proctor.errors import CallGone
-from proctor.performing import pins
-from proctor.performing.trouble import Said
+from proctor.performing import pins, scarce
+from proctor.performing.trouble import Said, Trouble
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -29,17 +29,23 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task
 
 _MOST_LINKS: Final = 40  # MAXSYMLINKS of the kernel
+_PATH_MAX: Final = 4096
 
 
 def seek(what: Sought, task: Task) -> Generator[Any, Any, bytes | int | Deny]:
     """The path by which the caller's root shows it, of something that is not there as well, or the caller's errno:
     a denial where that is not the kernel's own, which may come to something if it walks itself."""
-    try:
-        return (yield from _led(task, what))
-    except Said as said:
-        if task.stepped:
-            return deny(said.errno, "a path through /proc that cannot be followed")
-        return said.errno
+    while True:
+        try:
+            return (yield from _led(task, what))
+        except Said as said:
+            if task.stepped:
+                return deny(said.errno, "a path through /proc that cannot be followed")
+            if said.errno in scarce.OURS:
+                return deny(said.errno, "there is no room to follow its path")
+            if task.strict or said.errno not in pins.OWN:
+                return said.errno
+        task.strict = True  # it may be on a procfs, which lets the caller alone in
 
 
 def _led(task: Task, what: Sought) -> Generator[Any, Any, bytes]:
@@ -49,7 +55,10 @@ def _led(task: Task, what: Sought) -> Generator[Any, Any, bytes]:
             raise Said(errno.ENOENT)
         if what.dirfd != pins.AT_FDCWD:
             return (yield from task.descriptor(what.dirfd)).named.path
-        path = b"."
+        # not ".", for which it would have to be searched
+        held = task.start(what.dirfd, path)
+        assert held is not None
+        return (yield from task.held(held)).named.path
     start = task.start(what.dirfd, path, resolve)
     head, last, slashes = pins.split(path)
     follow = what.follow or bool(slashes)
@@ -75,7 +84,13 @@ def _led(task: Task, what: Sought) -> Generator[Any, Any, bytes]:
         if follow and stat.S_ISLNK(
             here.found.named.status.mode
         ):  # it dangles: another name is meant
-            path = here.text if here.text.startswith(b"/") else head + b"/" + here.text
+            path = here.text
+            if resolve & pins.SCOPED and not path.startswith(b"/"):
+                path = head + b"/" + path  # where it starts is where it ends, too
+                if len(path) >= _PATH_MAX:
+                    raise Trouble("a path that is too long with the text of a link")
+            elif not path.startswith(b"/"):
+                start = here.parent.fd
             start = task.start_again(start, path, resolve)
     raise Said(errno.ELOOP)
 
@@ -143,7 +158,7 @@ class _Asking:
             found, _ = self._name(inside, pins.O_DIRECTORY)
             return found if found is None or isinstance(found, int) else _in(found, last)
         follow = what.follow or slashes
-        found, missing = self._name(path, 0 if follow else pins.O_NOFOLLOW)
+        found, missing = self._name(path, 0 if follow else pins.O_NOFOLLOW, plain)
         if found != errno.ENOENT or not plain:
             return found
         if not missing:
@@ -151,8 +166,12 @@ class _Asking:
         above, _ = self._name(inside, pins.O_DIRECTORY)
         return above if above is None or isinstance(above, int) else _in(above, last)
 
-    def _name(self, path: bytes, bits: int) -> tuple[bytes | int | None, bool]:
-        """What a path leads to, or an errno; whether there is no link on the way, where that is ENOENT."""
+    def _name(
+        self, path: bytes, bits: int, missing: bool = False
+    ) -> tuple[bytes | int | None, bool]:
+        """What a path leads to, or an errno; whether there is no link on the way, where that is ENOENT.
+
+        :param missing: whether it is seen to in another way that what is missing would be so for the caller."""
         standing, groups, call, dirfd = self._about
         forms, looks = _forms(bits)
         _, heard, which = self._executor.ask_for(standing, groups, call, dirfd, path, forms) or (
@@ -167,15 +186,16 @@ class _Asking:
         if reply is None:
             return None, False
         self.answered = True
-        return _read(looks[which], reply)
+        return _read(looks[which], reply, missing)
 
 
-def _read(look: pins.Look, reply: Reply) -> tuple[bytes | int | None, bool]:
+def _read(look: pins.Look, reply: Reply, missing: bool) -> tuple[bytes | int | None, bool]:
     if reply.made(look.pin):
-        named = look.name.read(reply)
-        return (None if named.proc or look.name.hidden(reply) else named.path), False
+        named, name = look.name.read(reply), look.name
+        return (None if named.proc or name.hidden(reply) or name.lost(reply) else named.path), False
     failed = reply.error(look.pin)
-    if failed == errno.EMFILE or not pins.stands(failed, reply, look.probe, 0):
+    strictly = not (missing and failed == errno.ENOENT)
+    if failed in scarce.OURS or not pins.stands(failed, reply, look.probe, 0, strictly):
         return None, False
     return failed, reply.error(look.probe.plain) == errno.ENOENT
 

@@ -10,6 +10,8 @@ from proctor.performing.pins import HOW, NO_XDEV, O_DIRECTORY, PIN
 from proctor.performing.steps import Argument, Place, Reply, Request, Result, Steps
 
 SINGLES: Final = 6
+#: The longest name that there is room for by itself.
+LONGEST: Final = 256
 _UP: Final = 8
 _PATH_MAX: Final = 4096
 
@@ -56,7 +58,7 @@ def stride(relative: bool, size: int) -> Stride:
     where: Argument = steps.sent() if relative else steps.number()
     how_all, how_one = steps.hole(HOW.size), steps.hole(HOW.size)
     path = steps.hole(size)
-    names = [steps.hole(256 if size < 4096 else size) for _ in range(SINGLES)]
+    names = [steps.hole(LONGEST if size < 4096 else size) for _ in range(SINGLES)]
     slash, empty = steps.bytes(b"/"), steps.bytes(b"")
     itself = steps.bytes(HOW.pack(PIN, 0, 0))
     # A directory that may not be searched has no "." for the caller, and is where it is all the same.

@@ -12,7 +12,7 @@ from proctor.call.credentials import NAMESPACES
 from proctor.call.path.located import FileId, file_id
 from proctor.call.verdict import Perform, Verdict
 from proctor.kernel.raw import openat2
-from proctor.performing import filestat, pins
+from proctor.performing import filestat, pins, scarce
 from proctor.performing.executors import Wait
 from proctor.performing.identity import Key, Own, Who
 from proctor.performing.session import Session
@@ -79,7 +79,7 @@ class Task:
 
     __slots__ = (
         "_dying", "_fds", "_wish", "asked", "call", "devices", "host", "key", "o_path", "own", "session",
-        "standing", "stepped",
+        "standing", "stepped", "strict",
     )  # fmt: skip
 
     def __init__(
@@ -107,6 +107,8 @@ class Task:
         self._wish = wish
         #: Whether a path was walked step by step: then an errno may be ours, and no word of the kernel's.
         self.stepped = False
+        #: Whether such a walk is made of all that fails where procfs shows a process more of its own than others.
+        self.strict = False
         self._fds: list[int] = []
         self._dying: list[Session] = []
 
@@ -268,6 +270,10 @@ class Task:
             if error.errno != errno.EBADF:
                 raise
             raise Said(errno.EBADF) from None
+        return (yield from self.held(fd))
+
+    def held(self, fd: int) -> Generator[Wait, Reply, Pin]:
+        """What is held of the caller's: what it leads to."""
         known = pins.name_of()
         reply = yield from self.session.ask(known.request, fds=(fd,), table=True)
         reply.close()
@@ -298,7 +304,7 @@ class Task:
             if reply.made(look.pin) and not look.name.read(reply).proc:
                 return self._kept(reply, look.pin, look.name)
             failed = reply.error(look.pin)
-            if failed and pins.stands(failed, reply, look.probe, resolve):
+            if failed and pins.stands(failed, reply, look.probe, resolve, self.strict):
                 raise Said(failed)
         finally:
             reply.close()
@@ -320,7 +326,12 @@ class Task:
     def named(self, name: pins.Name, reply: Reply, fd: int) -> pins.Named:
         """What is pinned, known.  Where the caller may not search all the way from its root to what it has got at
         (its working directory is below), the name is gone after with the monitor's rights: the caller can ask the
-        kernel for it (getcwd(2)), and is told nothing else."""
+        kernel for it (getcwd(2)), and is told nothing else.  Where the monitor may not either, it is taken as it is:
+        by shutting a directory nobody gets rid of rules on what is below.
+
+        :raises Trouble: there was no room to see where it leads."""
+        if name.lost(reply):
+            raise Trouble("the executor is out of descriptors or memory")
         named, hidden = name.read(reply), name.hidden(reply)
         if hidden.startswith(b"/"):
             try:
@@ -330,8 +341,9 @@ class Task:
                     pins.PIN | pins.O_NOFOLLOW,
                     pins.IN_ROOT | pins.NO_SYMLINKS,
                 )
-            except OSError:
-                return named
+            except OSError as error:
+                scarce.pass_on(error)
+                return named._replace(path=hidden) if error.errno == errno.EACCES else named
             try:
                 if file_id(again) == file_id(fd):
                     return named._replace(path=hidden)
@@ -367,8 +379,8 @@ class Task:
             path,
             resolve,
             follow=follow,
+            strictly=self.strict,
         )
-        self.stepped = True
         try:
             walked = yield from walk.run()
         except Itself:
@@ -377,6 +389,7 @@ class Task:
         except Said as said:
             raise (said if walk.met or not failed else Said(failed)) from None
         finally:
+            self.stepped |= walk.procfs or walk.met or not self.strict
             walk.close()
         self.hold(walked.fd)
         if failed and not walked.met:
@@ -416,7 +429,7 @@ class Task:
             failed = reply.error(entry.parent)
             if not failed and not entry.parent_name.read(reply).proc:
                 return self._entry(reply, entry)
-            if failed and pins.stands(failed, reply, entry.probe, resolve):
+            if failed and pins.stands(failed, reply, entry.probe, resolve, self.strict):
                 raise Said(failed)
         finally:
             reply.close()

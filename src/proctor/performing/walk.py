@@ -90,6 +90,7 @@ class Walk:
 
     :param ask: makes requests, always by the same executor.
     :param start: the directory of relative paths; None if the caller has none there.
+    :param strictly: nothing is left to the kernel's own walk, which may fail where the caller's does not.
     """
 
     def __init__(
@@ -101,8 +102,10 @@ class Walk:
         resolve: int,
         *,
         follow: bool,
+        strictly: bool = False,
     ) -> None:
         self._ask = ask
+        self._strictly = strictly
         self._caller = caller
         self._resolve = resolve
         self._follow = follow
@@ -118,8 +121,8 @@ class Walk:
         self._slash = path.endswith(b"/")
         self._rest = _components(path)
         self._links = 0
-        #: Whether a link of procfs was on the way.
-        self.met = False
+        #: Whether a link of procfs was on the way; whether it came to a procfs at all.
+        self.met = self.procfs = False
 
     def close(self) -> None:
         """Close what was pinned on the way."""
@@ -183,10 +186,12 @@ class Walk:
 
     def _advance(self, chunk: list[bytes]) -> Generator[Any, Reply, int | None]:
         """Some way along the chunk; where it ended, None if that was not its end."""
-        slowly = self._spot.root is not None or self._slowly
+        slowly = self._spot.root is not None or self._slowly or self._strictly
         path = b"" if slowly else b"/".join(chunk)
         last = len(chunk) == len(self._rest)
-        stride = strides.stride(self._here is not None, room(len(path)))
+        singles = chunk[: strides.SINGLES]
+        long = max(map(len, singles)) > strides.LONGEST  # than a name that anything has
+        stride = strides.stride(self._here is not None, room(_PATH_MAX if long else len(path)))
         flags = PIN | (0 if last and not self._slash else O_DIRECTORY)
         flags |= O_NOFOLLOW if last and not self._follows else 0
         values: list[Any] = [] if self._here is not None else [AT_FDCWD]
@@ -195,7 +200,6 @@ class Walk:
             HOW.pack(PIN | O_DIRECTORY | O_NOFOLLOW, 0, self._bits()),
             path,
         ]
-        singles = chunk[: strides.SINGLES]
         values += singles + [b""] * (strides.SINGLES - len(singles))
         reply = yield from self._ask(stride.request, *values, fds=self._along())
         try:
@@ -247,6 +251,7 @@ class Walk:
         self._move(fd, status, _OUT, 1)
         if not proc:
             return
+        self.procfs = True
         if status.inode == PROC_ROOT_INO:
             self._spot = _Spot(fd, None, False)
         elif status.mount != before.mount:
@@ -258,6 +263,7 @@ class Walk:
 
     def _settle(self, fd: int, status: Status) -> Generator[Any, Reply, None]:
         """Find out where in a procfs a directory is."""
+        self.procfs = True
         if status.inode == PROC_ROOT_INO:
             self._spot = _Spot(fd, None, False)
             return

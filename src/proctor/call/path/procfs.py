@@ -24,6 +24,8 @@ _PROC_SUPER_MAGIC: Final = 0x9FA0
 _PROC_ROOT_INO: Final = 1
 _PIN: Final = getattr(os, "O_PATH", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _ST_NOSYMFOLLOW: Final = 0x2000
+#: What says nothing of a path: we are out of descriptors or memory.
+_OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class CallerNumbers(Protocol):
@@ -74,8 +76,11 @@ def _leads_to(root: int, names: list[bytes], fd: int) -> bool:
     bits = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
     try:
         here = openat2(root, b"/".join(names) or b".", _PIN, bits)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in _OURS:
+            raise
+        # where the monitor may not search, it is as the kernel says: shutting a directory is no way around rules
+        return error.errno == errno.EACCES
     try:
         return file_id(here) == file_id(fd)
     finally:
