@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import select
 import struct
 import threading
 from contextlib import closing
@@ -360,6 +361,17 @@ class Standings:
             if each is not None:
                 each.close()
 
+    def bury(self) -> None:
+        """Forget those that are dead, where that can be seen."""
+        poll, known = select.poll(), {}
+        for standing in list(self.known.values()):
+            if standing._pidfd >= 0:
+                known[standing._pidfd] = standing
+                poll.register(standing._pidfd, select.POLLIN)
+        dead = {known[fd] for fd, _ in poll.poll(0)}
+        if dead:
+            self.forget(dead.__contains__)
+
     def forget(self, over: Callable[[Standing], bool]) -> None:
         """Forget those of which that is said."""
         for tid in [tid for tid, standing in list(self.known.items()) if over(standing)]:
@@ -445,6 +457,7 @@ class Alikes(Standings):
             standing.close()
             standing = None
         if standing is None:
+            self.bury()
             standing = self._seen_anew(tid)
             if standing is None:
                 if len(self._others) >= _MOST_OTHERS:
