@@ -337,6 +337,22 @@ for name in ("hit", "plain", "none"):
     assert done.stdout.splitlines() == ["open EACCES"] * 3, done.stderr
 
 
+def test_null_is_no_path_for_anybody(tree: Path) -> None:
+    text = rules(
+        f'calls = ["acct"]\nwhen = {{ path = "{tree}/**" }}\n{UNSAFE}',
+        'calls = ["acct"]\ndeny = "EXDEV"',
+    )
+    program = """
+libc = ctypes.CDLL(None, use_errno=True)
+def acct(name):
+    if libc.acct(name) < 0:
+        raise OSError(ctypes.get_errno(), "acct")
+tell("null", acct, None)
+tell("named", acct, sys.argv[1].encode() + b"/named")
+"""
+    assert run(text, program, tree, who=USER) == ["null EXDEV", "named EPERM"]
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
 def test_want_of_room_is_no_word_about_a_path(
     tree: Path, monkeypatch: pytest.MonkeyPatch, number: int

@@ -181,7 +181,11 @@ class Look:
         if found is _UNSEEN:
             try:
                 if what in _PLACES and _NOT_OURS in self._seen:
-                    raise Unlooked(key, _sought(self.call, what, argument))
+                    where = _sought(self.call, what, argument)
+                    if where.path or where.empty or self.call.args[argument] is not None:
+                        raise Unlooked(key, where)
+                    self._seen[key] = None  # a NULL that means nothing
+                    return None
                 found = self._seen[key] = _look(self.call, what, argument)
                 return found
             except CallGone:
