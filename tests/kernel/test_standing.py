@@ -7,8 +7,10 @@ import errno
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 import pytest
 
@@ -223,3 +225,48 @@ def test_few_are_known_at_the_same_time() -> None:
     latest.close()
     assert known.take(1) is None
     known.close()
+
+
+def test_one_is_taken_at_any_moment_while_another_is_given_back() -> None:
+    """Whoever takes one waits for nobody, so it may be between any two instructions."""
+
+    class Fake:
+        def __init__(self, tid: int) -> None:
+            self.tid, self.closed, self._text = tid, 0, b""
+
+        def close(self) -> None:
+            self.closed += 1
+
+    def given_back(at: int) -> int:
+        standings, count = Standings(), 0
+        fakes = [Fake(tid) for tid in range(1, 34)]
+        for each in fakes[:32]:
+            standings.give_back(each)  # type: ignore[arg-type]
+        taken: list[object] = []
+
+        def step(frame: FrameType, event: str, _: object) -> object:
+            nonlocal count
+            if frame.f_code is not Standings.give_back.__code__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                count += 1
+                if count == at:
+                    taken.append(standings.take(2))
+            return step
+
+        before = sys.gettrace()
+        sys.settrace(step)  # type: ignore[arg-type]
+        try:
+            standings.give_back(fakes[32])  # type: ignore[arg-type]
+        finally:
+            sys.settrace(before)
+        assert taken == ([fakes[1]] if at <= count else [])
+        assert set(standings.known) | {2, 1} == set(range(1, 34))
+        assert fakes[0].closed == (1 not in standings.known)
+        return count
+
+    steps = given_back(1 << 30)
+    assert steps > 20
+    for at in range(1, steps + 1):
+        given_back(at)

@@ -74,6 +74,44 @@ def test_what_was_given_back_stays_open_though_all_is_closed_in_the_middle_of_it
         assert os.read(reader, 64) == b"110 = 7\n"
 
 
+class Shortly:
+    """A performer that opens something for a call, whose listener its owner takes back and closes meanwhile."""
+
+    def __init__(self, listener: proctor.Listener) -> None:
+        self.listener = listener
+        self.reader, self.opened = os.pipe2(os.O_CLOEXEC)
+        self.supervisor: proctor.Supervisor | None = None
+
+    def __call__(self, call: proctor.Call, verdict: proctor.Perform) -> proctor.Verdict:
+        raise AssertionError("it was asked on the short way")
+
+    def ordinary(self, *_: object) -> Callable[[proctor.Call, proctor.Perform], proctor.Verdict]:
+        return self._open
+
+    def _open(self, call: proctor.Call, verdict: proctor.Perform) -> proctor.Verdict:
+        assert self.supervisor is not None
+        self.supervisor.detach(self.listener)
+        self.listener.close()
+        return proctor.hand_over(self.opened, close=True)
+
+
+def test_what_was_opened_for_a_listener_that_its_owner_closed_is_closed(
+    make_world: Callable[..., KernelWorld],
+    listening: Callable[[], tuple[proctor.Listener, int]],
+) -> None:
+    """Nobody else is given it, and nothing waits for the call any more."""
+    listener, reader = listening()
+    performer = Shortly(listener)
+    handler = proctor.Handler(("getppid",), lambda call: proctor.perform())
+    with proctor.Supervisor([handler], performer=performer, world=make_world()) as supervisor:
+        performer.supervisor = supervisor
+        supervisor.add(listener)
+        supervisor.start()
+        assert os.read(reader, 64) == b"110 = -38\n"
+        assert os.read(performer.reader, 1) == b""  # the end: nobody has it open
+    os.close(performer.reader)
+
+
 def test_what_was_not_given_back_is_closed_with_all_in_the_middle_of_its_adding(
     make_world: Callable[..., KernelWorld],
     listening: Callable[[], tuple[proctor.Listener, int]],

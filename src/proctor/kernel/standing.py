@@ -356,7 +356,8 @@ class Standings:
             self.known[standing.tid] = standing
             oldest = None
             if len(self.known) > self._most:
-                oldest = self.known.pop(next(iter(self.known)), None)
+                known = [*self.known]  # in one step: others may be taken out meanwhile
+                oldest = self.known.pop(known[0], None)
         for each in (before, oldest):
             if each is not None:
                 each.close()

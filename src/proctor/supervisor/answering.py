@@ -80,9 +80,12 @@ class Answers:
         give = getattr(job.served.listener, "give", None)
         if not self.calls.claim(job):
             close_unused(verdict, self._world.close)
-        elif (
-            give is None or give(job.call.id, verdict.fd, job.tid, cloexec=verdict.cloexec) is None
-        ):
+            return
+        try:
+            given = give and give(job.call.id, verdict.fd, job.tid, cloexec=verdict.cloexec)
+        except ValueError:  # its owner closed it just now, and nothing has happened
+            given = None
+        if given is None:
             self._carry_out(job, verdict, who)
         else:
             self._written(job)
