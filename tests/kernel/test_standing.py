@@ -266,7 +266,7 @@ def test_one_is_taken_at_any_moment_while_another_is_given_back() -> None:
         assert fakes[0].closed == (1 not in standings.known)
         return count
 
-    steps = given_back(1 << 30)
+    steps = max(given_back(1 << 30) for _ in range(2))  # Python 3.12 tells nothing the first time
     assert steps > 20
     for at in range(1, steps + 1):
         given_back(at)
