@@ -353,6 +353,29 @@ tell("named", acct, sys.argv[1].encode() + b"/named")
     assert run(text, program, tree, who=USER) == ["null EXDEV", "named EPERM"]
 
 
+@pytest.mark.parametrize("last", [UNSAFE, "perform = true"])
+@pytest.mark.parametrize("who", ["", NAMESPACE], ids=["root", "namespace"])
+def test_a_source_that_leads_nowhere_is_none_that_a_rule_names(
+    tree: Path, who: str, last: str
+) -> None:
+    """tmpfs does not look at it, so that the kernel says nothing of it either."""
+    calls = 'calls = ["mount"]'
+    text = rules(
+        f'{calls}\nwhen = {{ source = "{tree}/named/**" }}\n{last}', f'{calls}\ndeny = "EXDEV"'
+    )
+    program = """
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.unshare(0x20000) == 0  # CLONE_NEWNS
+def mount(source):
+    if libc.mount(source, sys.argv[1].encode() + b"/named", b"tmpfs", 0, None) < 0:
+        raise OSError(ctypes.get_errno(), "mount")
+for source in (b"none", b"/no/where", b"a:/b"):
+    tell("mount", mount, source)
+"""
+    said = run(text, program, tree, who=who)
+    assert said == ["mount EXDEV"] * 3 or (last != UNSAFE and said == ["mount EPERM"] * 3)
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
 def test_want_of_room_is_no_word_about_a_path(
     tree: Path, monkeypatch: pytest.MonkeyPatch, number: int

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from proctor.policy.globs import Glob
-from proctor.policy.look import Look, What
+from proctor.policy.look import Look, Unresolved, What
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+
+
+def is_text(call: Call, argument: str) -> bool:
+    """Whether the call goes on where a path leads nowhere: most file systems take their source for a text."""
+    return (call.name, argument) == ("mount", "source")
 
 
 class Pattern(Protocol):
@@ -56,7 +64,12 @@ class Memory:
 
     def holds(self, look: Look) -> bool:
         """:raises Unknowable: it cannot be decided."""
-        seen = look.at(self.what, self.argument)
+        try:
+            seen = look.at(self.what, self.argument)
+        except Unresolved:
+            if is_text(look.call, self.argument):
+                return False
+            raise
         if seen is not None:
             for pattern in self.patterns:
                 if pattern.matches(seen):

@@ -23,7 +23,7 @@ from proctor.call.verdict import (
 )
 from proctor.errors import CallGone
 from proctor.filter.conditions import ALWAYS, hold
-from proctor.policy.further import Memory
+from proctor.policy.further import Memory, is_text
 from proctor.policy.look import Look, Unknowable, Unlooked, Unresolved, What
 from proctor.policy.rules import (
     ALLOW,
@@ -106,6 +106,7 @@ def by_path(policy: Policy, call: Call) -> ByPath | None:
             return None
         arguments.add(condition.argument)
         unresolved = condition.what == "path" and bool(rule.ruling.unsafe)
+        unresolved = unresolved and not is_text(call, condition.argument)
         verdict = _settled(policy, decision)
         cases.append(Case(condition.what == "text", programs, verdict, unresolved))
     else:
