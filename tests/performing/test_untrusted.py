@@ -17,7 +17,7 @@ import pytest
 from proctor.call.verdict import Deny, HandOver, Verdict
 from proctor.kernel import scm
 from proctor.performing import registry
-from proctor.performing.steps import CUT, DONE, KEPT, MALFORMED, NO_PROCESS, UNGIVEN
+from proctor.performing.steps import CLOSED, CUT, DONE, KEPT, MALFORMED, NO_PROCESS, UNGIVEN
 
 from .callers import AT_FDCWD, Allow, Performers, caller
 
@@ -158,6 +158,7 @@ def test_what_a_rule_did_not_allow_is_not_even_asked_for() -> None:
         asked = bytearray(Asked(packet).reply())
         struct.pack_into("=q", asked, 8, -errno.EBADF)  # the flags are good
         scm.send(sock, asked, [0])
+        scm.send(sock, struct.pack("=HHi", CLOSED, 0, 0))
         said.append(scm.receive(sock).data)
 
     with performed_by(script) as (performers, troubles):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
 from proctor.kernel.standing import Standing
-from proctor.performing import registry
+from proctor.performing import nodes, registry, short
 from proctor.performing.callers import Callers
 from proctor.performing.conversation import Conversation, converse
 from proctor.performing.executors import Executors, Start
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Allow
     from proctor.performing.executors import Wait
-    from proctor.performing.short import Ordinary
     from proctor.performing.task import Work
     from proctor.supervisor.ports import Later
 
@@ -50,6 +49,10 @@ class Kept(Protocol):
 
     def close(self) -> None:
         """All are."""
+
+
+#: Families' short ways are loaded here: when the first call comes there may be no descriptor left for that.
+_WAYS: Final = (nodes, short)
 
 
 class Performers:
@@ -199,7 +202,7 @@ class Performers:
 
     def ordinary(
         self, name: str, listener: object = None, begins: Callable[[Call], object] | None = None
-    ) -> Ordinary | None:
+    ) -> short.Ordinary | None:
         """For supervisors: what there is for ordinary calls of a name, in the place of :meth:`__call__`;
         None is said where that is to be called, and nothing has happened.
 
@@ -208,7 +211,7 @@ class Performers:
         family = registry.ordinary(name)
         if family is None:
             return None
-        way: Ordinary | None = family.short_way(self, name, listener, begins)
+        way: short.Ordinary | None = family.short_way(self, name, listener, begins)
         return way
 
     def own_place(self) -> Here:

@@ -57,6 +57,8 @@ UNTAKEN: Final = (
         "/dev/tty is the one of the caller's descriptors 0-2 that is its terminal, else ENXIO",
     ),
     Untaken(
-        "ptrace of itself", "a program that made itself undumpable is not let into its own /proc"
+        "ptrace of itself",
+        "a program that made itself undumpable follows the links in its own /proc, and gets at nothing else there that "
+        "is the owner's alone",
     ),
 )

@@ -42,8 +42,10 @@ class Seeking:
     def alikes(self) -> Alikes | None:
         """Callers that are what the monitor is; None if that cannot be seen here."""
         if not self._tried:
-            from proctor.kernel.standing import Alikes
-
+            try:
+                from proctor.kernel.standing import Alikes
+            except (ImportError, OSError):
+                return None  # out of descriptors: the next call may have one
             with self._lock:
                 if not self._tried:
                     try:
