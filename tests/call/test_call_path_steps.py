@@ -23,6 +23,7 @@ from proctor.call.path.files import (
 from proctor.call.path.located import Located
 from proctor.call.path.resolve import Descriptors, locate
 from proctor.call.path.walk import walk
+from proctor.kernel import raw
 from tests.call.live import nr
 
 STEPS = "root start copy enter stride look above status mount read_link jump name_of".split()  # noqa: SIM905
@@ -260,6 +261,31 @@ def test_a_long_way_takes_few_steps(tree: Path, stretch: str) -> None:
     assert place.path == os.fsencode(root / "file") and place.pin is not None
     os.close(place.pin)
     assert files.steps.total() < 40 * 12
+    view.close()
+
+
+def test_a_way_is_not_long_because_something_is_mounted_meanwhile(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """openat2 says EAGAIN then, which is no answer."""
+    root, real, said = chain(tree, "file"), raw.openat2, []
+
+    def busy(at: int, path: bytes, flags: int, resolve: int) -> int:
+        if b".." in path:
+            said.append(path)
+            if len(said) % 3:
+                raise BlockingIOError(errno.EAGAIN, "moved")
+        return real(at, path, flags, resolve)
+
+    (root / "file").unlink()
+    (root / "file").write_text("")
+    monkeypatch.setattr(raw, "openat2", busy)
+    view = View(Path("/"), root)
+    files = Watched(view, lambda *_: None)
+    place = walk(files, b"l0")
+    assert place.path == os.fsencode(root / "file") and place.pin is not None
+    os.close(place.pin)
+    assert said and files.steps.total() < 40 * 12
     view.close()
 
 

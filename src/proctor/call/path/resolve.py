@@ -38,6 +38,8 @@ from proctor.call.path.walk import walk
 _PIN: Final = getattr(os, "O_PATH", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 # As a directory on the way: only then does the kernel mount what waits to be mounted (automount).
 _ENTER: Final = _PIN | getattr(os, "O_DIRECTORY", 0)
+#: openat2(2): a walk below a directory says EAGAIN where ``..`` is met and anything was mounted or renamed meanwhile.
+_TRIES: Final = 32
 _JUMP: Final = _PIN & ~getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -138,12 +140,15 @@ class Descriptors:
         from proctor.kernel.raw import openat2
 
         bits = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
-        try:
-            return openat2(here, b"/".join(names), _ENTER, bits)
-        except OSError as error:
-            if error.errno in _OURS:
-                raise
-            return None
+        for _ in range(_TRIES):
+            try:
+                return openat2(here, b"/".join(names), _ENTER, bits)
+            except OSError as error:
+                if error.errno in _OURS:
+                    raise
+                if error.errno != errno.EAGAIN:
+                    break
+        return None
 
     def look(self, here: int, name: bytes) -> int:
         """See :class:`~proctor.call.path.files.Files`."""
