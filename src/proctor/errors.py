@@ -34,7 +34,10 @@ from __future__ import annotations
 
 import errno as _errno
 import os
-from typing import Any, Self
+from typing import Any, Final, Self
+
+#: Errors of a look at something that say nothing of it: we are out of descriptors or memory.
+SCARCE: Final = (_errno.EMFILE, _errno.ENFILE, _errno.ENOMEM)
 
 
 class ProctorError(Exception):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import proctor
-from proctor.kernel.standing import Alikes
+from proctor.kernel.alikes import Alikes
 from proctor.performing import performers, seeking, task
 from proctor.performing.mother import Mother
 from proctor.performing.trouble import Said, Trouble

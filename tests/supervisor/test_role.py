@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import threading
 from collections.abc import Callable
 
@@ -190,3 +191,34 @@ def test_a_ring_before_a_look_ends_it() -> None:
     looking.join(30)
     assert not looking.is_alive()
     poller.close()
+
+
+def test_a_stall_slows_no_container_down_for_good(start: Callable[..., proctor.Process]) -> None:
+    """Four callers of whom one always waits: once nothing stalls, their calls go the shortest way again."""
+    others = threading.Event()
+    begun: list[int] = []
+    watchful: list[bool] = []
+    made: list[proctor.Process] = []
+    ready = threading.Event()
+
+    def stall_once(call: proctor.Call) -> proctor.Verdict:
+        ready.wait()
+        begun.append(call.tid)
+        if len(begun) == 1:
+            while not others.is_set():
+                sum(range(100))
+        if call.tid != begun[0]:
+            others.set()
+        select.select(
+            [], [], [], 0.0001
+        )  # as long as an executor takes: the others call again meanwhile
+        sum(range(2000))
+        backlog = made[0].supervisor._decider.backlog
+        watchful.append(backlog.share(call.container).watchful)
+        return proctor.answer(call.registers[0])
+
+    made.append(start("fork", "fork", "loop", "500", GETPPID, handlers=[handler(stall_once)]))
+    ready.set()
+    assert lines(made[0]) == ["ok"] * 4
+    assert True in watchful
+    assert watchful[-1000:].count(False) > 200

@@ -15,12 +15,10 @@ from proctor.call.credentials import NAMESPACES, Credentials, inode_of
 from proctor.call.identity import Capabilities, Ids, Status
 from proctor.call.path.located import FileId, Located, file_id, not_resolved
 from proctor.call.taking import reading
-from proctor.errors import ProctorError, Unsupported
+from proctor.errors import SCARCE, ProctorError, Unsupported
 from proctor.kernel.pidfd import open_pidfd, shares_descriptors, take_descriptor
 
 AT_FDCWD: Final = -100
-#: What says nothing of a path: the monitor is out of descriptors or memory.
-_OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class IdentityKey(NamedTuple):
@@ -245,7 +243,7 @@ class Caller(Credentials):
             located = self._locate(path, dirfd, follow, empty, resolve, entry)
         except OSError as error:
             self.check()
-            if isinstance(error, ProctorError) or error.errno in _OURS:
+            if isinstance(error, ProctorError) or error.errno in SCARCE:
                 raise
             refused = not_resolved(error.errno or errno.EIO, path)
             raise refused.about(pid=self.tid, notif_id=self._id) from None

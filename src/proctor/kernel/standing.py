@@ -25,13 +25,11 @@ import resource
 import select
 import struct
 import threading
-from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.errors import CallGone
 from proctor.kernel import _core, raw
 from proctor.kernel.pidfd import PIDFD_THREAD
-from proctor.kernel.thread import ProcFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,9 +42,7 @@ _O_CLOEXEC: Final = (
 )
 _MORE: Final = 1 << 20
 #: Threads that are known at the same time.
-_MOST: Final = 32  # five or six descriptors each
-_MOST_ALIKE: Final = 512
-_MOST_OTHERS: Final = 512
+MOST: Final = 32  # five or six descriptors each
 _CAP_SETGID: Final = 6
 #: struct standing of _acting.h: ids; effective, permitted and inheritable capabilities, twice; root;
 #: after these cgroup and user namespace.
@@ -63,6 +59,13 @@ def rights() -> bytes:
 def same_rights(one: bytes, other: bytes) -> bool:
     """Whether two of these are of the same ids, effective and permitted capabilities, and root."""
     return _RIGHTS.unpack_from(one) == _RIGHTS.unpack_from(other)
+
+
+def over_groups(effective: int) -> bool:
+    """Whether rights over every file go before groups (``acl_permission_check``, ``generic_permission`` and
+    ``setattr_should_drop_sgid`` of fs/): CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FSETID, of somebody in a
+    user namespace that has every id."""
+    return effective & 0b10110 == 0b10110
 
 
 class Standing:
@@ -335,7 +338,7 @@ class Standings:
 
     __slots__ = ("_lock", "_most", "known")
 
-    def __init__(self, most: int = _MOST) -> None:
+    def __init__(self, most: int = MOST) -> None:
         self._most = most
         #: All of them, the longest not heard of first.
         self.known: dict[int, Standing] = {}
@@ -387,93 +390,3 @@ class Standings:
             self.known.clear()
         for each in known:
             each.close()
-
-
-def _as_many_as_there_is_room_for() -> int:
-    """Threads: to know one costs less than to meet it at each call, and some descriptors."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return _MOST_ALIKE if limit < 0 else max(_MOST, min(_MOST_ALIKE, limit // 16))
-
-
-_WHOLE: Final = [b"0", b"0", b"4294967295"]
-
-
-def _text(name: str) -> bytes:
-    with open(f"/proc/self/{name}", "rb", buffering=0) as file:
-        return file.read()
-
-
-def _has_label() -> bool:
-    """Whether a security module labels threads here."""
-    try:
-        return bool(_text("attr/current"))
-    except OSError:
-        return False
-
-
-def _overflows(ids: bytes) -> bool:
-    """Whether one of these ids, as ``status`` has them, may be one without a number in our user namespace."""
-    none = [_text(f"../sys/kernel/overflow{kind}").strip() for kind in ("uid", "gid")]
-    return any(each in ids.split() for each in none)
-
-
-def over_groups(effective: int) -> bool:
-    """Whether rights over every file go before groups (``acl_permission_check``, ``generic_permission`` and
-    ``setattr_should_drop_sgid`` of fs/): CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FSETID, of somebody in a
-    user namespace that has every id."""
-    return effective & 0b10110 == 0b10110
-
-
-class Alikes(Standings):
-    """Threads that are what the monitor is: same ids, groups, capabilities, label, root directory, user and
-    mount namespace.  What it sees of the file systems they see, too, so it may look for them.
-
-    :ivar known: those that were seen to be, for the core (``Usual``), which takes them out while it looks.
-    :ivar groups: and :attr:`ours`: as for ``_core.Known.same``.
-    """
-
-    __slots__ = ("_labels", "_others", "_rank", "groups", "ours")
-
-    def __init__(self) -> None:
-        """:raises OSError: /proc is not about our own pid namespace."""
-        super().__init__(_as_many_as_there_is_room_for())
-        ProcFiles.check()
-        self._labels = _has_label()
-        with closing(Standing(os.getpid(), labels=self._labels)) as us:
-            self.ours = rights() if us.rights else b""
-        ids, (effective, _), *_ = us.rank
-        whole = all(_text(name).split() == _WHOLE for name in ("uid_map", "gid_map"))
-        #: None: an id that has no number here looks like any other such id, and is nobody's equal.
-        self._rank = us.rank if whole or not _overflows(ids) else None
-        self.groups = not (whole and over_groups(int(effective, 16)))
-        #: Those that were others: to take one for another costs time only.
-        self._others: set[int] = set()
-
-    def has(self, tid: int) -> bool:
-        """Whether a thread is; to be asked while it waits, and that it does to be seen after that."""
-        if tid in self._others:
-            return False
-        standing = self.take(tid)
-        if standing is not None and not standing.unchanged(groups=self.groups, ours=self.ours):
-            standing.close()
-            standing = None
-        if standing is None:
-            self.bury()
-            standing = self._seen_anew(tid)
-            if standing is None:
-                if len(self._others) >= _MOST_OTHERS:
-                    self._others.clear()
-                self._others.add(tid)
-                return False
-        self.give_back(standing)
-        return True
-
-    def _seen_anew(self, tid: int) -> Standing | None:
-        try:
-            standing = Standing(tid, labels=self._labels)
-        except OSError:
-            return None
-        if standing.rank == self._rank and (not self.ours or rights() == self.ours):
-            return standing
-        standing.close()
-        return None

@@ -12,6 +12,7 @@ import stat
 import threading
 from typing import TYPE_CHECKING, Final
 
+from proctor.errors import SCARCE
 from proctor.performing import pins
 from proctor.performing.trouble import Said, Trouble
 
@@ -45,7 +46,7 @@ class Served:
         try:
             return os.open(f"/proc/self/fd/{self.fd}", flags | os.O_CLOEXEC | os.O_NOCTTY)
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            if error.errno in SCARCE:
                 raise
             raise Said(error.errno or errno.EIO) from None
 

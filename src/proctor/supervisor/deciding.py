@@ -107,10 +107,16 @@ class Decider(Turns):
     def _go(self, job: Job, share: Share) -> None:
         """Decide a call of a container of which something stalls: if that is to be expected of this one
         as well, let somebody else receive at once."""
-        slow = share.is_slow(job)
-        if slow:
-            began = self._world.clock()
+        if share.is_slow(job):
             self._engine.surrender()
+            self.run_held(job)
+        else:
+            self.run(job)
+
+    def run_held(self, job: Job) -> None:
+        """Go on with it, on a thread that others need not wait for: it may be known for stalling, and not stall."""
+        share, began = job.served.share, self._world.clock()
+        slow = share.is_slow(job)
         self.run(job)
         if slow and self._world.clock() < began + LOOK:
             with self._lock:

@@ -194,7 +194,7 @@ class Role:
             job = self._next(job, pulse, work)
             if job is not None:
                 try:
-                    decider.run(job)
+                    decider.run_held(job)
                 except BaseException as problem:  # a KeyboardInterrupt of somebody's: nobody's here
                     if not isinstance(problem, KeyboardInterrupt):
                         decider.observers.trouble("going on with a call", problem)
@@ -206,7 +206,9 @@ class Role:
             now = self._world.clock()
             if not backlog.let_go(job, now) or not work:
                 return None
-            following = backlog.next_of(share, now)
+            # What may be quick is for whoever receives: a container that always has something waiting
+            # would never come back to the shortest way.
+            following = backlog.next_of(share, now) if share.first(True) is not None else None
             if following is not None:
                 backlog.hold(following, pulse, now)
             return following

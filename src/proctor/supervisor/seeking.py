@@ -11,13 +11,14 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import Deny
+from proctor.errors import SCARCE
 from proctor.supervisor.ports import Later, Seek
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proctor.call.call import Call
-    from proctor.kernel.standing import Alikes
+    from proctor.kernel.alikes import Alikes
     from proctor.supervisor.ports import Seeker
 
 
@@ -43,16 +44,17 @@ class Seeking:
         """Callers that are what the monitor is; None if that cannot be seen here."""
         if not self._tried:
             try:
-                from proctor.kernel.standing import Alikes
+                from proctor.kernel.alikes import Alikes
             except (ImportError, OSError):
                 return None  # out of descriptors: the next call may have one
             with self._lock:
                 if not self._tried:
                     try:
                         self._alikes = Alikes()
-                    except OSError:
-                        pass  # then nobody is taken for one
-                    self._tried = True
+                    except OSError as error:
+                        if error.errno in SCARCE:
+                            return None  # as above
+                    self._tried = True  # without a procfs of ours nobody is taken for one
         return self._alikes
 
     def go_on(self, call: Call, said: Any) -> Any:

@@ -18,8 +18,8 @@ from proctor.observe.counters import kind as kind_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proctor.kernel.alikes import Alikes
     from proctor.kernel.notification import NotificationLike
-    from proctor.kernel.standing import Alikes
     from proctor.observe.observers import Observers
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.jobs import Served

@@ -18,14 +18,12 @@ from proctor.call.path.files import (
     UNREACHABLE,
 )
 from proctor.call.path.located import file_id
-from proctor.errors import NotPermitted
+from proctor.errors import SCARCE, NotPermitted
 
 _PROC_SUPER_MAGIC: Final = 0x9FA0
 _PROC_ROOT_INO: Final = 1
 _PIN: Final = getattr(os, "O_PATH", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _ST_NOSYMFOLLOW: Final = 0x2000
-#: What says nothing of a path: we are out of descriptors or memory.
-_OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class CallerNumbers(Protocol):
@@ -77,7 +75,7 @@ def _leads_to(root: int, names: list[bytes], fd: int) -> bool:
     try:
         here = openat2(root, b"/".join(names) or b".", _PIN, bits)
     except OSError as error:
-        if error.errno in _OURS:
+        if error.errno in SCARCE:
             raise
         # where the monitor may not search, it is as the kernel says: shutting a directory is no way around rules
         return error.errno == errno.EACCES

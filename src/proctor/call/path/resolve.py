@@ -34,6 +34,7 @@ from proctor.call.path.files import AT_FDCWD, RESOLVE_BENEATH, RESOLVE_NO_SYMLIN
 from proctor.call.path.located import Located, file_id
 from proctor.call.path.quick import find
 from proctor.call.path.walk import walk
+from proctor.errors import SCARCE
 
 _PIN: Final = getattr(os, "O_PATH", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 # As a directory on the way: only then does the kernel mount what waits to be mounted (automount).
@@ -144,7 +145,7 @@ class Descriptors:
             try:
                 return openat2(here, b"/".join(names), _ENTER, bits)
             except OSError as error:
-                if error.errno in _OURS:
+                if error.errno in SCARCE:
                     raise
                 if error.errno != errno.EAGAIN:
                     break
@@ -172,7 +173,3 @@ class Descriptors:
     def name_of(self, handle: int) -> tuple[list[bytes], bytes]:
         """See :class:`~proctor.call.path.files.Files`."""
         return procfs.name_of(handle, self._view.root())
-
-
-#: What says nothing of the path: the monitor is out of descriptors or memory.
-_OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
