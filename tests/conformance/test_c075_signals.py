@@ -232,7 +232,8 @@ def test_c085_a_cancellation_wakes_nobody(lab: Lab, kernel: Kernel) -> None:
     pending = victim.begin("getppid")
     ident = kernel.recv(listener).id
     assert edges.poll(0) == [(listener, select.EPOLLOUT)]
-    waiting = lab.thread(poller.poll).blocked(NR["poll"])
+    call = NR.get("poll", NR["ppoll"])  # whichever libc has to take
+    waiting = lab.thread(poller.poll).blocked(call)
 
     def switches() -> int:
         return int(status(waiting.tid)["voluntary_ctxt_switches"])
@@ -244,7 +245,7 @@ def test_c085_a_cancellation_wakes_nobody(lab: Lab, kernel: Kernel) -> None:
     assert events(listener) == 0
     assert edges.poll(0) == []
     # Not even woken to look again.
-    waiting.blocked(NR["poll"])
+    waiting.blocked(call)
     assert switches() == before
     victim.begin("getppid")
     assert waiting.result() == [(listener, select.POLLIN)]
@@ -262,7 +263,7 @@ def test_c086_a_stopped_sleep_comes_back_as_restart_syscall(lab: Lab, kernel: Ke
     stop(victim)
     os.kill(victim.pid, signal.SIGCONT)
     notification = kernel.recv(listener)
-    assert notification.nr == NR["restart_syscall"] == 219
+    assert notification.nr == NR["restart_syscall"]
     kernel.send(listener, notification.id, 12)
     assert pending.result() == (12, 0)
 

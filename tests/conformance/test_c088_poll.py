@@ -22,7 +22,7 @@ LISTENER = 50  # its number in victims that are used as monitors
 def poll_in(actor: Actor, fd: int) -> int:
     """What poll(2) shows to a victim."""
     pollfd = actor.place(struct.pack("=ihh", fd, IN | OUT, 0))
-    actor.must("poll", pollfd, 1, 0)
+    actor.must("ppoll", pollfd, 1, actor.place(bytes(16)), 0)
     revents: int = struct.unpack("=ihH", actor.peek(pollfd, 8))[2]
     return revents
 

@@ -148,10 +148,10 @@ def test_many_victims_at_once(lab: Lab) -> None:
 
 def test_a_dead_victim_is_told_from_a_slow_one(lab: Lab) -> None:
     victim = lab.victim()
-    pending = victim.begin("pause")
+    pending = victim.begin("ppoll")
     with pytest.raises(TookTooLong, match="state 'S'"):
         pending.result(0.05)
-    assert not pending.settled("pause")
+    assert not pending.settled("ppoll")
     os.kill(victim.pid, signal.SIGTERM)
     with pytest.raises(VictimDied, match="gone"):
         pending.result()

@@ -1,13 +1,15 @@
-"""The few x86-64 numbers that tests use by name; the project's own tables are not trusted here.
+"""The few numbers that tests use by name; the project's own tables are not trusted here.
 
-Sources: ``arch/x86/entry/syscalls/syscall_64.tbl`` and the uapi headers.
+Sources: ``arch/x86/entry/syscalls/syscall_64.tbl``, ``include/uapi/asm-generic/unistd.h`` and the uapi
+headers.
 """
 
 from __future__ import annotations
 
+import platform
 from typing import Final
 
-NR: Final[dict[str, int]] = {
+_X86_64 = {
     "read": 0,
     "write": 1,
     "open": 2,
@@ -47,6 +49,7 @@ NR: Final[dict[str, int]] = {
     "clock_nanosleep": 230,
     "exit_group": 231,
     "openat": 257,
+    "ppoll": 271,
     "unshare": 272,
     "pipe2": 293,
     "prlimit64": 302,
@@ -56,6 +59,53 @@ NR: Final[dict[str, int]] = {
     "pidfd_open": 434,
     "pidfd_getfd": 438,
 }
+#: Of the architectures that came late: what a newer call does as well has no number there.
+_GENERIC = {
+    "dup": 23,
+    "fcntl": 25,
+    "ioctl": 29,
+    "openat": 56,
+    "close": 57,
+    "pipe2": 59,
+    "lseek": 62,
+    "read": 63,
+    "write": 64,
+    "ppoll": 73,
+    "exit": 93,
+    "exit_group": 94,
+    "unshare": 97,
+    "nanosleep": 101,
+    "setitimer": 103,
+    "clock_gettime": 113,
+    "clock_nanosleep": 115,
+    "restart_syscall": 128,
+    "kill": 129,
+    "tkill": 130,
+    "rt_sigprocmask": 135,
+    "setresuid": 147,
+    "setresgid": 149,
+    "setgroups": 159,
+    "prctl": 167,
+    "getpid": 172,
+    "getppid": 173,
+    "gettid": 178,
+    "sendmsg": 211,
+    "recvmsg": 212,
+    "munmap": 215,
+    "execve": 221,
+    "mmap": 222,
+    "mprotect": 226,
+    "wait4": 260,
+    "prlimit64": 261,
+    "process_vm_readv": 270,
+    "seccomp": 277,
+    "memfd_create": 279,
+    "pidfd_open": 434,
+    "pidfd_getfd": 438,
+}
+_NUMBERS: Final = {"x86_64": _X86_64, "aarch64": _GENERIC, "riscv64": _GENERIC}
+#: Those of this machine; none where the victim was not brought to.
+NR: Final[dict[str, int]] = _NUMBERS.get(platform.machine(), {})
 
 #: getppid by the i386 table (``arch/x86/entry/syscalls/syscall_32.tbl``).
 I386_GETPPID: Final = 64

@@ -1,22 +1,25 @@
-"""Just enough ptrace(2) to stop a victim and look at its registers (x86-64)."""
+"""Just enough ptrace(2) to stop a victim and look at its registers."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import struct
 
 from .processes import LIBC, eventually
 
-PTRACE_GETREGS, PTRACE_ATTACH, PTRACE_DETACH = 12, 16, 17
+PTRACE_ATTACH, PTRACE_DETACH, PTRACE_GETREGSET = 16, 17, 0x4204
+NT_PRSTATUS = 1
 PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207
 _WALL = 0x40000000
-_RAX_AT = 80  # struct user_regs_struct
+#: Of what a call returned in struct user_regs_struct: rax, x0, a0.
+_RESULT_AT = {"x86_64": 80, "aarch64": 0, "riscv64": 80}
 
 
-def _ptrace(request: int, tid: int, data: object = 0) -> None:
+def _ptrace(request: int, tid: int, data: object = 0, address: int = 0) -> None:
     LIBC.ptrace.restype = ctypes.c_long
-    if LIBC.ptrace(ctypes.c_long(request), ctypes.c_long(tid), None, data) == -1:
+    if LIBC.ptrace(ctypes.c_long(request), ctypes.c_long(tid), ctypes.c_long(address), data) == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), f"ptrace {request:#x}")
 
@@ -42,8 +45,9 @@ def wait_stopped(tid: int) -> int:
     """Wait for the stop; the signed value in the result register."""
     eventually(f"thread {tid} stops for its tracer", lambda: stopped(tid))
     registers = ctypes.create_string_buffer(512)
-    _ptrace(PTRACE_GETREGS, tid, registers)
-    value: int = struct.unpack_from("=q", registers, _RAX_AT)[0]
+    vector = ctypes.create_string_buffer(struct.pack("@PN", ctypes.addressof(registers), 512))
+    _ptrace(PTRACE_GETREGSET, tid, vector, NT_PRSTATUS)
+    value: int = struct.unpack_from("=q", registers, _RESULT_AT[platform.machine()])[0]
     return value
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.kernels import cpio, packages, report
+from tools.kernels import architectures, cpio, foreign, image, packages, report
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -73,6 +73,47 @@ def test_an_archive_unpacks(tmp_path: Path) -> None:
     assert os.readlink(top / "sbin") == "bin"
     assert (top / "sbin/odd").read_bytes() == b"12345"
     assert os.stat(top / "empty").st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb to make a package with")
+def test_a_package_of_before_the_merged_usr_goes_by_the_links(tmp_path: Path) -> None:
+    made, place = tmp_path / "made", tmp_path / "place"
+    (made / "DEBIAN").mkdir(parents=True)
+    (made / "DEBIAN/control").write_text(
+        "Package: p\nVersion: 1\nArchitecture: arm64\nMaintainer: m <m@m>\nDescription: d\n"
+    )
+    (made / "lib").mkdir()
+    (made / "lib/ld.so").write_bytes(b"old")
+    archive = tmp_path / "p_1_arm64.deb"
+    subprocess.run(["dpkg-deb", "--build", made, archive], check=True, capture_output=True)
+    (place / "usr/lib").mkdir(parents=True)
+    (place / "lib").symlink_to("usr/lib")
+    foreign.unpack(archive, place)
+    assert (place / "usr/lib/ld.so").read_bytes() == b"old" and (place / "lib").is_symlink()
+
+
+@pytest.mark.parametrize(("python", "compiled"), [(image.THIS, True), ("python3.1", False)])
+def test_byte_code_is_put_in_for_this_version_only(
+    tmp_path: Path, python: str, compiled: bool
+) -> None:
+    module = tmp_path / "module.py"
+    module.write_text("x = 1\n")
+    system = image.System(
+        {"/lib/module.py": module}, {"/lib": "/usr/lib"}, f"/usr/bin/{python}", "/p"
+    )
+    found = system.archive(tmp_path / "kept").read_bytes()
+    assert b"system/usr/lib/module.py\0" in found and b"system/lib/module.py\0" not in found
+    assert (b".pyc\0" in found) is compiled
+    assert system.archive(tmp_path / "kept").read_bytes() == found
+
+
+def test_each_machine_has_a_port_for_what_the_kernel_says_and_one_for_reports() -> None:
+    for architecture in architectures.ALL.values():
+        words = " ".join(architecture.machine)
+        assert "chardev:console" in words and words.count("reports") == 1
+        assert architecture.console != architecture.port and all(
+            map(packages.parse, architecture.kernels)
+        )
 
 
 def _outcome(*events: dict[str, object]) -> report.Outcome:

@@ -3,7 +3,10 @@
 For each kernel: `proctor doctor`, which features it has (tests/model/probed.py), steps of the model
 against it (tests/model/compare.py), and the tests of some directories.  Kernels come from apt; they
 are downloaded and unpacked, never installed.  Needs Linux on x86-64, Debian's tools (apt, dpkg),
-QEMU (qemu-system-x86) and the environment of the project; neither root nor KVM.
+QEMU and the environment of the project; neither root nor KVM.
+
+With --arch the machine is another one: its Python and all else it runs are unpacked from packages, too,
+and the project is compiled for it here.
 
 A kernel is named [?]VERSION[@WHERE]: "6.1" from the system's own sources, "5.10@bullseye" from
 another suite of the same mirror, "5.4@FILE" from the sources of an apt list of yours, "@sid" the
@@ -22,15 +25,20 @@ import sys
 import time
 from pathlib import Path
 
-from tools.kernels import image, machine, packages
+from tools.kernels import architectures, foreign, image, machine, packages
 from tools.kernels.report import Outcome, table
 
 sys.dont_write_bytecode = True
 TREE = Path(__file__).resolve().parents[2]
 
-#: Debian's, from old to new.
-KERNELS = ("5.10@bullseye", "6.1@bookworm", "6.12@trixie", "?@sid")
 TESTS = ("tests/kernel", "tests/supervisor", "tests/performing", "tests/process")
+#: What may be otherwise on another architecture: such machines are slow.
+FOREIGN_TESTS = (
+    "tests/conformance", "tests/kernel", "tests/syscalls", "tests/call",
+    *(f"tests/performing/test_{name}.py" for name in (
+        "short", "here", "mknod", "nodes", "mount", "connect", "stat", "xattr",
+    )),
+)  # fmt: skip
 
 
 def options() -> argparse.Namespace:
@@ -38,15 +46,18 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--arch", choices=architectures.ALL, default="amd64",
+                        help="of the machine (%(default)s)")  # fmt: skip
     parser.add_argument(
-        "kernels", nargs="*", metavar="KERNEL", help=f"default: {' '.join(KERNELS)}"
-    )
+        "kernels", nargs="*", metavar="KERNEL",
+        help="default: " + "; ".join(f"{key}: {' '.join(a.kernels)}" for key, a in architectures.ALL.items()),
+    )  # fmt: skip
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proctor-kernels"
     parser.add_argument(
         "--cache", type=Path, default=cache, help="where everything is kept (%(default)s)"
     )
     parser.add_argument(
-        "--steps", type=int, default=10_000, help="to compare (%(default)s; 0: none)"
+        "--steps", type=int, help="to compare (10000, on other architectures 1000; 0: none)"
     )
     parser.add_argument(
         "--compare", action="append", default=[], metavar="OPTION", help="for model.compare"
@@ -55,7 +66,7 @@ def options() -> argparse.Namespace:
         "--profile", default="", help="release that the model is to be (the kernel's own)"
     )
     parser.add_argument("--tests", action="append", metavar="PATH",
-                        help=f'to run inside; "" for none (default: {" ".join(TESTS)})')  # fmt: skip
+                        help='to run inside; "" for none (default: some directories)')  # fmt: skip
     parser.add_argument(
         "--pytest", action="append", default=[], metavar="OPTION", help="for pytest"
     )
@@ -70,11 +81,17 @@ def options() -> argparse.Namespace:
         "--table", action="store_true", help="only print the kept results as a table"
     )
     chosen = parser.parse_args()
+    chosen.arch = architectures.ALL[chosen.arch]
+    native = chosen.arch is architectures.AMD64
     try:
-        chosen.kernels = [packages.parse(text) for text in chosen.kernels or KERNELS]
+        chosen.kernels = [packages.parse(text) for text in chosen.kernels or chosen.arch.kernels]
     except ValueError as problem:
         parser.error(str(problem))
-    chosen.tests = [path for path in (TESTS if chosen.tests is None else chosen.tests) if path]
+    if chosen.steps is None:
+        chosen.steps = 10_000 if native else 1000
+    if chosen.tests is None:
+        chosen.tests = TESTS if native else FOREIGN_TESTS
+    chosen.tests = [path for path in chosen.tests if path]
     chosen.cache = chosen.cache.resolve()
     return chosen
 
@@ -82,7 +99,7 @@ def options() -> argparse.Namespace:
 def one(wanted: packages.Wanted, chosen: argparse.Namespace) -> Outcome | None:
     """One kernel; None if it may be missing and is."""
     try:
-        kernel = packages.fetch(wanted, chosen.cache)
+        kernel = packages.fetch(wanted, chosen.cache, chosen.arch)
     except packages.NotThere as problem:
         print(
             f"{wanted}: {'not there, which may be' if wanted.optional else 'NOT THERE'}: {problem}",
@@ -94,27 +111,29 @@ def one(wanted: packages.Wanted, chosen: argparse.Namespace) -> Outcome | None:
     plan = {
         key: getattr(chosen, key)
         for key in ("steps", "compare", "profile", "tests", "pytest", "limit", "run", "only")
-    }
+    } | {"slowness": 10 * chosen.arch.slowness}
     work = chosen.cache / "runs" / kernel.release
     work.mkdir(parents=True, exist_ok=True)
     busy = open(work / "busy", "w", encoding="ascii")  # noqa: SIM115 - held until it is forgotten
     fcntl.flock(busy, fcntl.LOCK_EX)  # another run may be at this kernel
+    if chosen.arch is architectures.AMD64:
+        system, native = image.own(), image.built(TREE)
+    else:
+        system = foreign.system(chosen.arch, chosen.cache)
+        native = foreign.built(chosen.arch, TREE, chosen.cache)
+    base = system.archive(chosen.cache / "systems" / chosen.arch.name)
     archive = work / "project.cpio"
-    base = image.system(chosen.cache)
-    library = Path(image.sysconfig.get_path("stdlib"))
-    image.project(
-        TREE, archive,
+    system.project(
+        TREE, native, archive,
         {
             "/init.sh": (TREE / "tools/kernels/init.sh").read_bytes(),
-            "/python": os.fsencode(Path(sys.executable).resolve()),
             "/run.json": json.dumps(plan).encode(),
-            f"{library}/site-packages/proctor.pth": f"{image.SITE}\n{image.PROJECT}/src\n".encode(),
         },
     )  # fmt: skip
     outcome = Outcome(kernel)
     print(f"{kernel.release}: {kernel.package}", flush=True)
     for event in machine.boot(
-        kernel.vmlinuz, [base, archive], work,
+        chosen.arch, kernel.vmlinuz, [base, archive], work,
         processors=chosen.processors, patience=chosen.limit + 120,
     ):  # fmt: skip
         line = outcome.take(event)

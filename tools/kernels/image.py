@@ -1,4 +1,5 @@
-"""The root file system of the machine: this Python, what the tests run, and the project.
+"""The root file system of the machine: Python (this one, if the architecture is this system's), what
+the tests run, and the project.
 
 It is an initramfs, so that no kernel needs a module for it.  What changes seldom (interpreter,
 libraries, compiler, tools) is one archive, kept as long as nothing in it changed; the project is
@@ -18,6 +19,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from tools.kernels import cpio
 from tools.kernels.cpio import Entry
@@ -32,7 +34,7 @@ _UNUSED = re.compile(
     r"debconf.*|dpkg|perl.*|systemd.*|libsystemd.*|passwd|login|adduser|.*-doc|manpages.*"
 )
 #: Files that no test needs, and that are large.
-_LEFT_OUT = re.compile(
+LEFT_OUT = re.compile(
     r"/usr/share/(doc|man|info|locale|lintian|bash-completion|i18n|gcc|gdb)(/|$)"
     r"|/(lto1|lto-wrapper|g\+\+-mapper-server|lib(a|hwa|l|t|ub)san[^/]*)$"
 )
@@ -42,7 +44,7 @@ _BESIDE = (
     "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/nsswitch.conf",
 )  # fmt: skip
 #: Parts of Python's own library that no test needs.
-_STDLIB_OUT = re.compile(
+STDLIB_OUT = re.compile(
     r"test|idlelib|lib2to3|ensurepip|pydoc_data|tkinter|turtledemo|site-packages|__pycache__|config-.*"
 )
 #: What is installed beside the project, and not needed to run its tests.
@@ -54,54 +56,112 @@ _SITE_OUT = re.compile(
 
 #: Where the project, and the packages of Python it needs, lie in the machine.
 PROJECT, SITE = "/proctor", "/site"
+_NOTHING = re.compile("(?!)")
+#: What the byte code is of that is compiled here.
+THIS = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class Missing(Exception):
     """Something this system lacks, and what would bring it."""
 
 
-def system(cache: Path) -> Path:
-    """The archive of everything but the project."""
+class System(NamedTuple):
+    """What a machine has but for the project."""
+
+    #: Here, by path in the machine.
+    files: dict[str, Path]
+    #: Directories that are links, as of a merged /usr, and where they lead.
+    links: dict[str, str]
+    #: In the machine: the interpreter, and a directory that it takes packages from.
+    python: str
+    packages: str
+
+    def archive(self, place: Path) -> Path:
+        """The archive of all that, kept in ``place`` as long as it would be the same."""
+        key = hashlib.sha256(sys.version.encode())
+        for name in sorted(self.files):
+            found = os.lstat(self.files[name])
+            key.update(f"{name} {found.st_mtime_ns} {found.st_size}\n".encode())
+        made = place / f"system-{key.hexdigest()[:16]}.cpio"
+        if not made.exists():
+            place.mkdir(parents=True, exist_ok=True)
+            for old in place.glob("system-*.cpio"):
+                old.unlink()
+            cpio.write(made, "system", self._entries(self.files))
+        return made
+
+    def project(
+        self, tree: Path, native: dict[str, Path], made: Path, extra: dict[str, bytes]
+    ) -> None:
+        """The archive of the project as it lies in ``tree``, and files of ours.
+
+        :param native: what was compiled for the machine, by path there.
+        :param extra: content by path in the machine.
+        """
+        listed = subprocess.run(
+            ["git", "-C", str(tree), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            capture_output=True, check=True,
+        ).stdout.split(b"\0")  # fmt: skip
+        files = {f"{PROJECT}/{name}": tree / name for name in map(os.fsdecode, listed) if name}
+        files = {name: path for name, path in files.items() if os.path.lexists(path)} | native
+        extra = extra | {
+            "/python": self.python.encode(),
+            f"{self.packages}/proctor.pth": f"{SITE}\n{PROJECT}/src\n".encode(),
+        }
+
+        def entries() -> Iterator[Entry]:
+            yield from self._entries(files)
+            for name, data in extra.items():
+                yield Entry(name, stat.S_IFREG | 0o755, data)
+
+        cpio.write(made, "system", entries())
+
+    def _entries(self, files: dict[str, Path]) -> Iterator[Entry]:
+        for name in sorted(files):
+            path = files[name]
+            place = name
+            for link, leads in self.links.items():  # the merged /usr: /bin/sh lies in /usr/bin
+                if name.startswith(link + "/"):
+                    place = leads + name[len(link) :]
+            mode = os.lstat(path).st_mode
+            if stat.S_ISDIR(mode):
+                yield Entry(place, mode, b"")
+            elif stat.S_ISLNK(mode):
+                yield Entry(place, mode, os.fsencode(os.readlink(path)))
+            elif stat.S_ISREG(mode):
+                data = path.read_bytes()
+                yield Entry(place, mode, data)
+                # of use for an interpreter of this version alone
+                if path.suffix == ".py" and os.path.basename(self.python) == THIS:
+                    yield from _compiled(place, data)
+
+
+def own() -> System:
+    """This system's packages, and this Python.
+
+    :raises Missing: a package is not installed.
+    """
     files = {**_packages(), **_python()}
     for library in _libraries(files):
         for name in (library, os.path.realpath(library)):
             files.setdefault(name, Path(name))
-    key = hashlib.sha256(sys.version.encode())
-    for name in sorted(files):
-        found = os.lstat(files[name])
-        key.update(f"{name} {found.st_mtime_ns} {found.st_size}\n".encode())
-    made = cache / f"system-{key.hexdigest()[:16]}.cpio"
-    if not made.exists():
-        for old in cache.glob("system-*.cpio"):
-            old.unlink()
-        cpio.write(made, "system", _entries(files))
-    return made
+    return System(
+        files=files,
+        links={name: os.path.realpath(name) for name in _BESIDE[:4] if os.path.islink(name)},
+        python=str(Path(sys.executable).resolve()),
+        packages=f"{sysconfig.get_path('stdlib')}/site-packages",
+    )
 
 
-def project(tree: Path, made: Path, extra: dict[str, bytes]) -> None:
-    """The archive of the project as it lies in ``tree``, and files of ours.
+def built(tree: Path) -> dict[str, Path]:
+    """What ``make env`` compiled.
 
-    :param extra: content by path in the machine.
-    :raises Missing: the native core is not built.
+    :raises Missing: it was not run.
     """
-    listed = subprocess.run(
-        ["git", "-C", str(tree), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True, check=True,
-    ).stdout.split(b"\0")  # fmt: skip
-    names = [os.fsdecode(name) for name in listed if name]
-    cores = [str(path.relative_to(tree)) for path in tree.glob("src/proctor/kernel/_core*.so")]
-    if not cores:
+    paths = [*tree.glob("src/proctor/kernel/_core*.so"), tree / "src/proctor/performing/executor"]
+    if len(paths) < 2:
         raise Missing("the native core is not built: make env")
-    built = [*cores, "src/proctor/performing/executor"]
-    files = {f"{PROJECT}/{name}": tree / name for name in [*names, *built]}
-    files = {name: path for name, path in files.items() if os.path.lexists(path)}
-
-    def entries() -> Iterator[Entry]:
-        yield from _entries(files)
-        for name, data in extra.items():
-            yield Entry(name, stat.S_IFREG | 0o755, data)
-
-    cpio.write(made, "system", entries())
+    return {f"{PROJECT}/{path.relative_to(tree)}": path for path in paths}
 
 
 def _packages() -> dict[str, Path]:
@@ -126,7 +186,7 @@ def _packages() -> dict[str, Path]:
             have.add(name)
             todo += needs[name]
     listed = _said("dpkg-query", "-L", *sorted(have)).splitlines()
-    wanted = [name for name in listed if name.startswith("/") and not _LEFT_OUT.search(name)]
+    wanted = [name for name in listed if name.startswith("/") and not LEFT_OUT.search(name)]
     return {name: Path(name) for name in (*wanted, *_BESIDE) if os.path.lexists(name)}
 
 
@@ -141,15 +201,15 @@ def _python() -> dict[str, Path]:
     files = {str(binary): binary}
     for found in Path(sysconfig.get_config_var("LIBDIR") or "/nowhere").glob("libpython*.so*"):
         files[str(found)] = found
-    for found in _walk(Path(sysconfig.get_path("stdlib")), _STDLIB_OUT, deep=True):
+    for found in walk(Path(sysconfig.get_path("stdlib")), STDLIB_OUT, deep=True):
         files[str(found)] = found
-    site = Path(sysconfig.get_path("purelib"))
-    for found in _walk(site, _SITE_OUT, deep=False):
-        files[f"{SITE}/{found.relative_to(site)}"] = found
-    return files
+    top = Path(sysconfig.get_path("purelib"))
+    return files | {
+        f"{SITE}/{path.relative_to(top)}": path for path in walk(top, _SITE_OUT, deep=False)
+    }
 
 
-def _walk(top: Path, out: re.Pattern[str], *, deep: bool) -> Iterator[Path]:
+def walk(top: Path, out: re.Pattern[str] = _NOTHING, *, deep: bool = True) -> Iterator[Path]:
     """Files below ``top`` but for what is called ``out``: at the top, or everywhere if ``deep``."""
     for place, folders, names in os.walk(top):
         here = Path(place)
@@ -178,26 +238,6 @@ def _libraries(files: dict[str, Path]) -> set[str]:
         ).stdout
         found |= set(re.findall(r"(?:=> |\t)(/\S+) \(0x", output))
     return found
-
-
-def _entries(files: dict[str, Path]) -> Iterator[Entry]:
-    links = {name: os.path.realpath(name) for name in _BESIDE[:4] if os.path.islink(name)}
-    for name in sorted(files):
-        path = files[name]
-        place = name
-        for link, leads in links.items():  # the merged /usr: /bin/sh lies in /usr/bin
-            if name.startswith(link + "/"):
-                place = leads + name[len(link) :]
-        mode = os.lstat(path).st_mode
-        if stat.S_ISDIR(mode):
-            yield Entry(place, mode, b"")
-        elif stat.S_ISLNK(mode):
-            yield Entry(place, mode, os.fsencode(os.readlink(path)))
-        elif stat.S_ISREG(mode):
-            data = path.read_bytes()
-            yield Entry(place, mode, data)
-            if path.suffix == ".py":
-                yield from _compiled(place, data)
 
 
 def _compiled(name: str, source: bytes) -> Iterator[Entry]:

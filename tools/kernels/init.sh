@@ -21,7 +21,7 @@ mount -t tmpfs -o mode=1777 shm /dev/shm
 mount -t tmpfs -o mode=755 run /run
 mount -t cgroup2 cgroup /sys/fs/cgroup 2>/dev/null
 busybox ip link set lo up
-busybox stty -F /dev/ttyS1 raw -echo 2>/dev/null
+busybox stty -F "$REPORTS" raw -echo 2>/dev/null # of the kernel's command line
 busybox hostname machine
 cd /proctor
 "$(cat /python)" /proctor/tools/kernels/inside.py /run.json

@@ -13,7 +13,8 @@ import time
 import xml.etree.ElementTree as tree
 from typing import Any
 
-PORT = "/dev/ttyS1"
+#: Named on the kernel's command line, and so in the environment.
+PORT = os.environ["REPORTS"]
 
 
 def say(**event: object) -> None:
@@ -23,14 +24,13 @@ def say(**event: object) -> None:
         port.write(line)
 
 
-def run(name: str, command: list[str], limit: float, place: str = "/proctor") -> None:
-    """One part, run in ``place``."""
+def run(name: str, command: list[str], limit: float) -> None:
+    """One part."""
     say(part=name, begins=True)
     began = time.monotonic()
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PROCTOR_TEST_SLOWNESS": "10"}
     print(f"== {name}: {' '.join(command)}", flush=True)
     process = subprocess.Popen(
-        command, cwd=place, env=environment, stdin=subprocess.DEVNULL,
+        command, cwd="/proctor", stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     code, output = _follow(process, began + limit)
@@ -103,6 +103,10 @@ def main() -> None:
     """All parts that are asked for."""
     with open(sys.argv[1], encoding="utf-8") as file:
         plan = json.load(file)
+    os.environ |= {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PROCTOR_TEST_SLOWNESS": str(plan["slowness"]),
+    }
     # the model knows what every release had when it was published
     chosen = plan["profile"] or ".".join(os.uname().release.split(".")[:2])
     say(up=os.uname().release, profile=chosen, seconds=round(time.monotonic(), 1))
@@ -116,14 +120,14 @@ def main() -> None:
 def parts(plan: dict[str, Any], chosen: str) -> None:
     """What is run on each kernel."""
     python, limit = sys.executable, plan["limit"]
-    run("doctor", [python, "-m", "proctor", "doctor", "--json"], 300)
+    run("doctor", [python, "-m", "proctor", "doctor", "--json"], 600)
     if plan["steps"]:
         run("features", [python, "-m", "tests.model.probed", "--profile", chosen], 600)
         run("compare", [python, "-m", "tests.model.compare", "--steps", str(plan["steps"]), "--profile", chosen,
                         *plan["compare"]], limit)  # fmt: skip
     for place in plan["tests"]:
         run(place, [python, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--junitxml=/run/junit.xml",
-                    "--timeout=600", *plan["pytest"], place], limit, "/proctor")  # fmt: skip
+                    "--timeout=600", *plan["pytest"], place], limit)  # fmt: skip
 
 
 if __name__ == "__main__":

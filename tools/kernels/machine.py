@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tools.kernels.architectures import Architecture
 from tools.kernels.image import Missing
 
-QEMU = "qemu-system-x86_64"
 #: Of the machine, in MiB: the archives lie there twice while they are unpacked.
 MEMORY = 3072
 
 
 def boot(
-    vmlinuz: Path, archives: list[Path], work: Path, *, processors: int, patience: float
-) -> Iterator[dict[str, Any]]:
+    architecture: Architecture, vmlinuz: Path, archives: list[Path], work: Path,
+    *, processors: int, patience: float,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The reports from inside, as they come, until the machine is down.
 
     :param archives: cpio archives, unpacked one after the other.
@@ -29,8 +30,8 @@ def boot(
     :param patience: seconds without a report after which the machine is given up.
     :raises Missing: no QEMU here.
     """
-    if shutil.which(QEMU) is None:
-        raise Missing("apt-get install qemu-system-x86")
+    if shutil.which(architecture.qemu) is None:
+        raise Missing(f"apt-get install {architecture.package}")
     initrd = work / "initrd"
     with open(initrd, "wb") as out:
         for archive in archives:
@@ -38,12 +39,13 @@ def boot(
                 shutil.copyfileobj(part, out, 1 << 20)
     reader, writer = os.pipe()
     command = [
-        QEMU, "-M", "pc", "-nodefaults", "-accel", "tcg,thread=multi", "-cpu", "max",
+        architecture.qemu, "-nodefaults", "-accel", "tcg,thread=multi",
+        "-chardev", f"file,id=console,path={work / 'console.log'}",
+        "-chardev", f"file,id=reports,path=/dev/fd/{writer}", *architecture.machine,
         "-smp", str(processors), "-m", str(MEMORY), "-display", "none", "-no-reboot", "-net", "none",
-        "-chardev", f"file,id=console,path={work / 'console.log'}", "-serial", "chardev:console",
-        "-chardev", f"file,id=reports,path=/dev/fd/{writer}", "-serial", "chardev:reports",
         "-kernel", str(vmlinuz), "-initrd", str(initrd), "-append",
-        "console=ttyS0 quiet panic=-1 mitigations=off nokaslr apparmor=0 rdinit=/system/init.sh",
+        f"console={architecture.console} REPORTS=/dev/{architecture.port} quiet panic=-1"
+        " mitigations=off nokaslr apparmor=0 rdinit=/system/init.sh",
     ]  # fmt: skip
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,

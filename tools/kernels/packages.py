@@ -20,11 +20,11 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-#: Flavours of images that boot in a plain machine with a serial port, the smallest first.
-FLAVOURS = ("cloud-amd64", "generic", "oem", "amd64")
+from tools.kernels.architectures import AMD64, Architecture
 
 
 class NotThere(Exception):
@@ -64,12 +64,12 @@ def parse(text: str) -> Wanted:
     return Wanted(what, where, text.startswith("?"))
 
 
-def fetch(wanted: Wanted, cache: Path) -> KernelImage:
+def fetch(wanted: Wanted, cache: Path, architecture: Architecture = AMD64) -> KernelImage:
     """Find, download and unpack a kernel.
 
     :raises NotThere: nothing of that name, or apt cannot get it.
     """
-    apt = _Apt(wanted.where, cache)
+    apt = Apt(wanted.where, cache, architecture)
     apt.update()
     package = apt.find(wanted.what)
     place = cache / "kernels" / package
@@ -83,14 +83,18 @@ def fetch(wanted: Wanted, cache: Path) -> KernelImage:
     return KernelImage(str(wanted), package, release, found[-1])
 
 
-class _Apt:
-    """apt with lists and a cache of its own."""
+class Apt:
+    """apt with lists and a cache of its own; for another architecture also with a status of its own,
+    by which nothing is installed."""
 
-    def __init__(self, where: str, cache: Path) -> None:
+    def __init__(self, where: str, cache: Path, architecture: Architecture = AMD64) -> None:
+        self._architecture = architecture
+        if architecture is not AMD64 and not where:
+            where = codename()  # other sources of this system may have nothing for it
         self._options = ["-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none"]
         key = "own"
         if where:
-            sources = Path(where).read_text() if "/" in where else _suite(where)
+            sources = Path(where).read_text() if "/" in where else _suite(where, architecture)
             suffix = "sources" if re.search(r"^Types:", sources, re.M) else "list"
             key = hashlib.sha256(sources.encode()).hexdigest()[:16]
         self._place = cache / "apt" / key
@@ -104,7 +108,13 @@ class _Apt:
             self._options += ["-o", f"Dir::Etc::sourceparts={parts}"]
         self._options += ["-o", f"Dir::State={self._place}", "-o", f"Dir::Cache={self._place}"]
         self._options += ["-o", f"Dir::State::Lists={self._place / 'lists'}"]
-        self._options += ["-o", "Dir::State::status=/var/lib/dpkg/status"]
+        status = Path("/var/lib/dpkg/status")
+        if architecture is not AMD64:
+            status = self._place / "status"
+            status.touch()
+            name = architecture.name
+            self._options += ["-o", f"APT::Architecture={name}", "-o", f"APT::Architectures={name}"]
+        self._options += ["-o", f"Dir::State::status={status}"]
 
     def update(self) -> None:
         """Ask for the lists; each is asked for once a day."""
@@ -131,13 +141,14 @@ class _Apt:
             shape = re.fullmatch(
                 r"linux-(image|binary)-(?:unsigned-)?(\d[\d.]*[\d].*?)-([a-z][a-z0-9-]*)", name
             )
-            if shape is None or shape[3] not in FLAVOURS:
+            if shape is None or shape[3] not in self._architecture.flavours:
                 continue
             numbers = tuple(int(word) for word in re.findall(r"\d+", shape[2]))
             if what and numbers[: what.count(".") + 1] != tuple(map(int, what.split("."))):
                 continue
             better = (shape[1] == "binary", "unsigned" not in name)
-            ranked.append(((-FLAVOURS.index(shape[3]), numbers, better), name))
+            rank = -self._architecture.flavours.index(shape[3])
+            ranked.append(((rank, numbers, better), name))
         if not ranked:
             raise NotThere(f"no package of a kernel {what or 'at all'} there")
         return max(ranked)[1]
@@ -150,6 +161,23 @@ class _Apt:
         self._run("apt-get", "download", package, cwd=place)
         return next(place.glob("*.deb"))
 
+    def with_dependencies(self, packages: list[str]) -> list[str]:
+        """The names of the files that :meth:`fetch` gives."""
+        lines = self._install("--print-uris", *packages).splitlines()
+        return [line.split()[1] for line in lines if line.startswith("'")]
+
+    def fetch(self, packages: list[str]) -> Iterator[Path]:
+        """The files of packages and of all they depend on, each until the next is asked for."""
+        names = self.with_dependencies(packages)
+        self._install("--download-only", *packages)
+        for name in names:
+            file = self._place / "archives" / name
+            yield file
+            file.unlink()
+
+    def _install(self, *words: str) -> str:
+        return self._run("apt-get", "install", "--yes", "--no-install-recommends", *words)
+
     def _run(self, *command: str, cwd: Path | None = None) -> str:
         words = [command[0], *self._options, *command[1:]]
         done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
@@ -158,13 +186,13 @@ class _Apt:
         return done.stdout
 
 
-def _suite(suite: str) -> str:
+def _suite(suite: str, architecture: Architecture) -> str:
     """A sources list for another suite of the mirror that this system uses.
 
     A suite NAME-security (-updates, -backports) is where the system has its own of that kind, or
     else where its packages are.
     """
-    own = _codename()
+    own = codename()
     kind = suite[suite.index("-") :] if "-" in suite else ""
     form = "$(RELEASE)\t$(COMPONENT)\t$(REPO_URI)\t$(SIGNED_BY)"
     lines = subprocess.run(
@@ -176,11 +204,12 @@ def _suite(suite: str) -> str:
         for row in rows:
             if row[0] == release and row[1] == "main":
                 signed = f" signed-by={row[3]}" if row[3].startswith("/") else ""
-                return f"deb [arch=amd64{signed}] {row[2]} {suite} main\n"
+                return f"deb [arch={architecture.name}{signed}] {row[2]} {suite} main\n"
     raise NotThere(f"apt's own sources name no mirror of {own or 'this system'}")
 
 
-def _codename() -> str:
+def codename() -> str:
+    """This system's own suite."""
     with open("/etc/os-release", encoding="utf-8") as file:
         for line in file:
             if line.startswith("VERSION_CODENAME="):
