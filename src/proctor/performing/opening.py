@@ -18,7 +18,7 @@ import stat
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.performing import acting, filestat, pins
+from proctor.performing import acting, filestat, own_links, pins
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW
 from proctor.performing.trouble import Said
 from proctor.performing.wanted import ACCESS, O_CLOEXEC, O_CREAT, O_EXCL, O_TRUNC, TMPFILE
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Opens = Generator[Any, Any, int]
 
 _TTY: Final = (5, 0)
+_LONGEST: Final = 4095
 _TRIES: Final = 64  # more than the 40 links that the kernel follows, plus some lost races
 
 
@@ -101,9 +102,23 @@ def reopen(task: Task, pin: int, how: bytes, small: bool = False) -> Opens:
     act = acting.reopening(small)
     values = HOW.unpack(how)[:1] if small else (how,)
     reply = yield from task.session.ask(act.request, *values, fds=(pin,), table=True)
-    if not reply.made(act.fd):
-        raise Said(reply.error(act.fd))
-    return reply.take(act.fd)
+    if reply.made(act.fd):
+        return reply.take(act.fd)
+    failed = reply.error(act.fd)
+    return _own_directory(task, pin, HOW.unpack(how)[0], failed, small)
+
+
+def _own_directory(task: Task, pin: int, flags: int, failed: int, small: bool) -> int:
+    """Open a directory of the caller's own process that no executor may.
+
+    :param failed: what that got.
+    :raises Said: that, where it is none."""
+    fd = None
+    if failed == errno.EACCES and not small:
+        fd = own_links.read(pin, flags, task.caller)
+    if fd is None:
+        raise Said(failed)
+    return fd
 
 
 def _in_directory(task: Task, directory: int, name: bytes, how: bytes, small: bool) -> Opens:
@@ -151,10 +166,13 @@ def _by_name(task: Task, wanted: Wanted) -> Opens:
                     pin = yield from task.pin(wanted.start, wanted.path, 0, wanted.resolve)
                     return (yield from _existing(task, pin.fd, pin.named, wanted))
                 yield from _may_follow(task, wanted)
-                target = here.text
-                path = target if target.startswith(b"/") else head + b"/" + target
+                path, where = here.text, wanted.start
+                if wanted.resolve & pins.SCOPED:  # where it starts is where it ends, too
+                    path = _joined(head, path)
+                else:
+                    where = here.parent.fd
                 wanted = wanted._replace(
-                    path=path, start=task.start_again(wanted.start, path, wanted.resolve)
+                    path=path, start=task.start_again(where, path, wanted.resolve)
                 )
                 continue
             if found.named.proc and elsewhere:
@@ -166,6 +184,13 @@ def _by_name(task: Task, wanted: Wanted) -> Opens:
         if opened is not None:
             return opened
     raise Said(errno.ELOOP)
+
+
+def _joined(head: bytes, text: bytes) -> bytes:
+    path = text if text.startswith(b"/") else head + b"/" + text
+    if len(path) > _LONGEST:
+        raise Said(errno.ENAMETOOLONG)
+    return path
 
 
 def _name(task: Task, wanted: Wanted, here: Entry, last: bytes) -> Generator[Any, Any, int | None]:
@@ -198,7 +223,9 @@ def _name(task: Task, wanted: Wanted, here: Entry, last: bytes) -> Generator[Any
             return None  # something by now
         if said.errno == errno.ENXIO and found is not None and found.named.status.rdev == _TTY:
             return (yield from _own_terminal(task, wanted))
-        raise
+        if found is None:
+            raise
+        return _own_directory(task, found.fd, flags & ~O_TRUNC, said.errno, wanted.small)
     if found is None:
         return fd
     try:
@@ -256,6 +283,10 @@ def _directory_itself(task: Task, wanted: Wanted) -> Opens:
     except Said as said:  # it may not be searched, which opening it does not want
         if said.errno != errno.EACCES:
             raise
+    try:
+        return _own_directory(task, pin.fd, flags, errno.EACCES, wanted.small)
+    except Said:
+        pass
     return (yield from _by_its_path(task, wanted, pin.fd, pin.named))
 
 

@@ -47,6 +47,7 @@ _PATH_MAX: Final = 4096
 #: What everybody gets in the place of what procfs shows to a process of its own: ``proc_fd_permission`` of
 #: fs/proc/fd.c, ``proc_pid_permission`` and ``proc_pid_get_link`` of fs/proc/base.c (hidepid).
 OWN: Final = (errno.EACCES, errno.ENOENT, errno.EPERM)
+_KEPT_OUT: Final = (errno.EACCES, errno.EPERM)
 #: What an :func:`entry`'s parent is found by.
 ABSOLUTE, RELATIVE, PINNED = range(3)
 #: Room for paths: one request for each of these.
@@ -196,6 +197,14 @@ class Probe(NamedTuple):
             and reply.made(self.start)
             and not system_of(reply.parts[self.system]).proc
         )
+
+    def may_be_own(self, failed: int, reply: Reply) -> bool:
+        """Whether it may be that the caller alone is let in, by a procfs: somebody was kept out, and it is not seen that
+        none was met."""
+        if failed not in _KEPT_OUT:
+            return False
+        alike = reply.error(self.near) in (0, failed) and reply.made(self.start)
+        return not alike or system_of(reply.parts[self.system]).proc
 
 
 # Requests ---------------------------------------------------------------------------------------

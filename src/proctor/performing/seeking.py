@@ -53,12 +53,7 @@ def _led(task: Task, what: Sought) -> Generator[Any, Any, bytes]:
     if not path:
         if not what.empty:
             raise Said(errno.ENOENT)
-        if what.dirfd != pins.AT_FDCWD:
-            return (yield from task.descriptor(what.dirfd)).named.path
-        # not ".", for which it would have to be searched
-        held = task.start(what.dirfd, path)
-        assert held is not None
-        return (yield from task.held(held)).named.path
+        return (yield from task.itself(what.dirfd)).named.path
     start = task.start(what.dirfd, path, resolve)
     head, last, slashes = pins.split(path)
     follow = what.follow or bool(slashes)

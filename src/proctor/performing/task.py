@@ -15,6 +15,7 @@ from proctor.kernel.raw import openat2
 from proctor.performing import filestat, pins, scarce
 from proctor.performing.executors import Wait
 from proctor.performing.identity import Key, Own, Who
+from proctor.performing.own_links import enter, is_closed
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply, Result
 from proctor.performing.trouble import Again, Moved, Refused, Said, Trouble
@@ -260,6 +261,11 @@ class Task:
 
     # Walking --------------------------------------------------------------------------------
 
+    def stands(self, failed: int, reply: Reply, probe: pins.Probe | None, resolve: int) -> bool:
+        """Whether an errno is the kernel's last word; if not, the path is to be walked step by step."""
+        self.strict |= probe is not None and probe.may_be_own(failed, reply)
+        return pins.stands(failed, reply, probe, resolve, self.strict)
+
     def descriptor(self, number: int) -> Generator[Wait, Reply, Pin]:
         """One of the caller's own descriptors, and what it leads to.
 
@@ -271,6 +277,17 @@ class Task:
                 raise
             raise Said(errno.EBADF) from None
         return (yield from self.held(fd))
+
+    def itself(self, number: int) -> Generator[Wait, Reply, Pin]:
+        """What an empty path means (AT_EMPTY_PATH): a descriptor of the caller's, or its working directory, which it
+        need not be allowed to search.
+
+        :raises Said: there is no such descriptor (EBADF)."""
+        if number != pins.AT_FDCWD:
+            return (yield from self.descriptor(number))
+        start = self.start(number, b"")
+        assert start is not None
+        return (yield from self.held(start))
 
     def held(self, fd: int) -> Generator[Wait, Reply, Pin]:
         """What is held of the caller's: what it leads to."""
@@ -304,7 +321,7 @@ class Task:
             if reply.made(look.pin) and not look.name.read(reply).proc:
                 return self._kept(reply, look.pin, look.name)
             failed = reply.error(look.pin)
-            if failed and pins.stands(failed, reply, look.probe, resolve, self.strict):
+            if failed and self.stands(failed, reply, look.probe, resolve):
                 raise Said(failed)
         finally:
             reply.close()
@@ -429,7 +446,7 @@ class Task:
             failed = reply.error(entry.parent)
             if not failed and not entry.parent_name.read(reply).proc:
                 return self._entry(reply, entry)
-            if failed and pins.stands(failed, reply, entry.probe, resolve, self.strict):
+            if failed and self.stands(failed, reply, entry.probe, resolve):
                 raise Said(failed)
         finally:
             reply.close()
@@ -439,9 +456,12 @@ class Task:
             entry.request, later, last, fds=(parent.fd,), table=True
         )
         try:
-            return self._entry(reply, entry)
+            if reply.error(entry.found) != errno.EACCES or not is_closed(parent.fd, self.caller):
+                return self._entry(reply, entry)
         finally:
             reply.close()
+        found = yield from self.held(self.hold(enter(parent.fd, last, self.caller)))
+        return Entry(parent, found, b"")  # its links lead to objects, and have no text that counts
 
     def _entry(self, reply: Reply, entry: pins.Entry) -> Entry:
         parent = self._kept(reply, entry.parent, entry.parent_name)

@@ -331,12 +331,11 @@ class Walk:
         try:
             if not reply.made(link.found.step):
                 failed = reply.error(link.found.step)
-                if (
-                    failed == errno.EACCES
-                    and self._spot.process
-                    and own_links.may_follow(here, name)
-                ):
-                    return (yield from self._follow_own(here, name, last, failed))
+                if failed == errno.EACCES and self._spot.process:
+                    if own_links.may_follow(here, name):
+                        return (yield from self._follow_own(here, name, last, failed))
+                    if own_links.is_closed(here, self._caller):
+                        return (yield from self._enter_own(here, name, last))
                 raise Said(failed)
             status, proc = link.found.read(reply)
             fd = self._take(reply, link.found.step)
@@ -447,6 +446,27 @@ class Walk:
         elif named.proc:
             self._refuse_part(named.status.mount)
         return fd
+
+    def _enter_own(self, here: int, name: bytes, last: bool) -> Generator[Any, Reply, int | None]:
+        """A name in a directory of the caller's own process which the executor may not search."""
+        self.met = True
+        if name == b".":
+            del self._rest[:]
+            return here
+        fd = own_links.enter(here, name, self._caller)
+        self._held.append(fd)
+        known = name_of()
+        reply = yield from self._ask(known.request, fds=(fd,), table=True)
+        reply.close()
+        status = known.name.read(reply).status
+        if stat.S_ISLNK(status.mode) and (not last or self._follows):
+            raise Said(errno.EPERM)  # proc_map_files_get_link of fs/proc/base.c
+        if not status.is_directory and (not last or self._slash):
+            raise Said(errno.ENOTDIR)
+        self._move(fd, status, _OUT, 1)
+        if status.is_directory:
+            yield from self._settle(fd, status)
+        return fd if last else None
 
     def _not_itself(self) -> Generator[Any, Reply, None]:
         """

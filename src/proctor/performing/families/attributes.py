@@ -59,13 +59,11 @@ def perform(task: Task) -> Work:
     path: bytes | None = args["path"]
     if path is None and not null:
         raise Said(errno.EFAULT)
-    if null or (not path and flags & _EMPTY_PATH and number != pins.AT_FDCWD):
-        held, named = yield from task.descriptor(number)
+    if null or (not path and flags & _EMPTY_PATH):
+        held, named = yield from task.itself(number)
         if null and pins.only_a_path(held):
             raise Said(errno.EBADF)
     else:
-        if not path and flags & _EMPTY_PATH:
-            path = b"."
         follow = not (flags & _NOFOLLOW or call.startswith("lchown"))
         pin = yield from task.pin(
             task.start(number, path or b""), path or b"", 0 if follow else pins.O_NOFOLLOW, 0

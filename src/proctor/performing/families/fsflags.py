@@ -130,16 +130,14 @@ def _by_path(task: Task, options: Options) -> Work:
             raise Said(failed)
     path: bytes | None = args["path"]
     number = pins.signed(call.registers[0])
-    if path or not flags & _EMPTY_PATH or number == pins.AT_FDCWD:
-        if path is None and not flags & _EMPTY_PATH:
+    if path or not flags & _EMPTY_PATH:
+        if path is None:
             raise Said(errno.EFAULT)
-        if not path and flags & _EMPTY_PATH:
-            path = b"."
         bits = pins.O_NOFOLLOW if flags & _NOFOLLOW else 0
         pin = yield from task.pin(task.start(number, path or b""), path or b"", bits, 0)
     else:
-        pin = yield from task.descriptor(number)
-        if pins.only_a_path(pin.fd):
+        pin = yield from task.itself(number)
+        if number != pins.AT_FDCWD and pins.only_a_path(pin.fd):
             raise Said(errno.EBADF)
     task.permit(pin.named.path, pin.named.status)
     if data:

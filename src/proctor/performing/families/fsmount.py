@@ -399,9 +399,10 @@ def _move(task: Task, context: Context) -> Work:
         return let_run_unsafe(_KERNELS)
     dirfd, path = pins.signed(task.call.registers[2]), task.call.args["to_path"]
     if not path and flags & _TO_EMPTY:
-        path = b"."
-    follow = 0 if flags & _TO_SYMLINKS else pins.O_NOFOLLOW
-    target = yield from task.pin(task.start(dirfd, path), path, follow, 0)
+        target = yield from task.itself(dirfd)
+    else:
+        follow = 0 if flags & _TO_SYMLINKS else pins.O_NOFOLLOW
+        target = yield from task.pin(task.start(dirfd, path), path, follow, 0)
     task.permit(target.named.path, target.named.status, "to_path")
     moving = _moving()
     reply = yield from task.session.ask(

@@ -225,16 +225,19 @@ def plain(opening: acting.Opening | pins.Look, reply: Reply, flags: int) -> Verd
         if reply.made(opening.pin) or reply.error(opening.valid) != errno.EBADF:
             return None
         failed = reply.error(opening.pin)
-        sure = failed not in _UNSURE and pins.stands(failed, reply, opening.probe, 0)
-        return deny(failed) if sure else None
+        return deny(failed) if _sure(failed, reply, opening.probe) else None
     if reply.made(opening.fd):
         if not filestat.is_plain(reply.parts[opening.system], reply.parts[opening.status]):
             return None
         return HandOver(reply.take(opening.fd), None, flags & O_CLOEXEC != 0)
     failed = reply.error(opening.fd)
-    if failed in _UNSURE or not pins.stands(failed, reply, opening.probe, 0):
-        return None
-    return deny(failed)
+    return deny(failed) if _sure(failed, reply, opening.probe) else None
+
+
+def _sure(failed: int, reply: Reply, probe: pins.Probe) -> bool:
+    if failed in _UNSURE or probe.may_be_own(failed, reply):
+        return False
+    return pins.stands(failed, reply, probe, 0)
 
 
 def seen(opening: acting.Opening | pins.Look, reply: Reply) -> pins.Named | None:
@@ -341,13 +344,14 @@ def _directly(task: Task, wanted: Wanted) -> Opens:
             failed = reply.error(opening.fd)
             if failed == errno.EPERM and task.elsewhere():
                 raise Moved
-            if pins.stands(failed, reply, opening.probe, wanted.resolve):
+            if task.stands(failed, reply, opening.probe, wanted.resolve):
                 if failed == errno.ENXIO:
                     return (yield from terminal(task, wanted))
                 raise Said(failed)
     finally:
         task.session.drop(reply)
-    return (yield from pinned(task, wanted, failed))
+    # where it may have been the opening that failed, whose path may lead on, that is walked again
+    return (yield from pinned(task, wanted, 0 if task.strict else failed))
 
 
 def _place(task: Task, wanted: Wanted) -> Work:

@@ -166,14 +166,10 @@ def _pinned(task: Task, flags: int) -> Generator[Any, Any, Pin]:
             raise Said(errno.ENOENT if path is not None else errno.EFAULT)
         if path is None and task.call.name not in ("newfstatat", "fstatat64", "statx"):
             raise Said(errno.EFAULT)
-        if number != pins.AT_FDCWD:
-            pin = yield from task.descriptor(number)
-            if task.call.name == "readlinkat" and not stat.S_ISLNK(pin.named.status.mode):
-                raise Said(errno.ENOENT)  # do_readlinkat of fs/stat.c
-            return pin
-        if task.call.name == "readlinkat":
-            raise Said(errno.ENOENT)
-        path = b"."
+        pin = yield from task.itself(number)
+        if task.call.name == "readlinkat" and not stat.S_ISLNK(pin.named.status.mode):
+            raise Said(errno.ENOENT)  # do_readlinkat of fs/stat.c
+        return pin
     bits = pins.O_NOFOLLOW if flags & _NOFOLLOW else 0
     return (yield from task.pin(task.start(number, path), path, bits, 0))
 

@@ -128,9 +128,9 @@ def perform(task: Task) -> Work:
     ):
         held, named = yield from task.descriptor(number)
         by_fd = True
+    elif not path and (at_flags & _EMPTY_PATH or name[0] == "f"):
+        (held, named), by_fd = (yield from task.itself(number)), False
     else:
-        if not path and at_flags & _EMPTY_PATH:
-            path = b"."
         nofollow = name.startswith("l" + verb) or at_flags & _NOFOLLOW
         flags = pins.O_NOFOLLOW if nofollow else 0
         pin = yield from task.pin(task.start(number, path), path, flags, 0)
@@ -168,7 +168,7 @@ def _where(task: Task, name: str) -> tuple[int, bytes | None]:
     if name[0] == "f":
         number = pins.signed(first)
         here = number == pins.AT_FDCWD and name in ("fgetxattr", "fsetxattr") and _take_cwd()
-        return number, b"." if here else None
+        return number, b"" if here else None
     return pins.AT_FDCWD, task.call.path
 
 
