@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from proctor.kernel import scm
-from tests.agent.clients import connect, gone
+from tests.agent.clients import connect, filtered, gone
 from tests.agent.running import RunningAgent, eventually
 from tests.agent.test_takeover import STORM
 
@@ -166,6 +166,21 @@ def test_wrong_descriptors_are_refused_and_closed(running: RunningAgent) -> None
     eventually(lambda: running.descriptors <= before)
 
 
+def test_what_tells_the_end_is_a_pipe(running: RunningAgent) -> None:
+    """It is closed where nobody may wait."""
+    with (
+        filtered("true") as target,
+        connect(f"{running.place}/run.sock", socket.SOCK_SEQPACKET) as sock,
+        open(os.devnull) as file,
+    ):
+        listener = target.take_listener()
+        scm.send(sock, b'{"id": "x"}')
+        scm.receive(sock, 1 << 18)
+        scm.send(sock, json.dumps({"pid": target.pid}).encode(), [listener, file.fileno()])
+        os.close(listener)
+        assert "is no pipe but" in json.loads(scm.receive(sock).data)["error"]
+
+
 def test_who_is_silent_holds_up_nobody(running: RunningAgent) -> None:
     path = f"{running.place}/run.sock"
     idle = [connect(path, socket.SOCK_SEQPACKET) for _ in range(300)]
@@ -178,8 +193,6 @@ def test_a_user_may_not_bring_processes_of_others(agent: Start, place: Path) -> 
     """A user who may connect, and a command that is not his."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    from tests.agent.clients import filtered
-
     running = agent("--run", f"{place}/run.sock,uid=65534,mode=0666")
     with filtered("sleep", "1000") as target:
         listener = target.take_listener()

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from proctor.agent import dropping
+from proctor.agent.accepting import Acceptor
 from proctor.agent.doors import oci
+from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
 from proctor.kernel import scm
 from tests.agent.clients import connect, filtered, gone, hand_over, state
@@ -173,17 +177,34 @@ def test_hostile_clients_do_not_hold_up_a_good_one(agent: Start) -> None:
     assert any("longer than" in line for line in said)
 
 
+def door_alone(loop: asyncio.AbstractEventLoop, told: list[str], most: int) -> oci.OciDoor:
+    """The door itself; nobody who comes by it gets anything."""
+
+    def admit(facts: object, listener: int, *, fresh: bool, process: object) -> None:
+        raise AssertionError
+
+    return oci.OciDoor(loop, "/x", admit, told.append, connections=most)
+
+
+def lingering() -> tuple[socket.socket, socket.socket]:
+    """A connection whose last close waits until the other end has read, for so long that nobody will."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sent = socket.create_connection(server.getsockname())
+        reader, _ = server.accept()
+    sent.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 20))
+    sent.setblocking(False)
+    try:
+        while True:
+            sent.send(bytes(1 << 16))
+    except BlockingIOError:
+        return sent, reader
+
+
 def test_only_so_many_connections_of_one_user() -> None:
     """The door itself, with a small limit; who is refused is told, and who leaves makes room."""
     loop = asyncio.new_event_loop()
     told: list[str] = []
-
-    def admit(facts: object, listener: int, *, fresh: bool, pid: int) -> None:
-        raise AssertionError
-
-    from proctor.agent.sockets import Peer
-
-    door = oci.OciDoor(loop, "/x", admit, told.append, connections=2)
+    door = door_alone(loop, told, 2)
     ours, theirs = zip(*[socket.socketpair() for _ in range(4)], strict=True)
     for each in theirs[:3]:
         each.setblocking(False)
@@ -202,6 +223,86 @@ def test_only_so_many_connections_of_one_user() -> None:
     loop.close()
     for each in (*ours, again, *theirs):
         each.close()
+
+
+@pytest.mark.parametrize("taken", [True, False], ids=["received", "never received"])
+def test_what_cannot_be_closed_holds_up_only_its_user(taken: bool) -> None:
+    """A socket that lingers, as a file whose FUSE server answers no flush, makes close(2) wait."""
+    loop = asyncio.new_event_loop()
+    told: list[str] = []
+    door = door_alone(loop, told, 8)
+    sent, reader = lingering()
+    ours, theirs = socket.socketpair()
+    ours.settimeout(20)
+    theirs.setblocking(False)
+    user = 70000 + taken
+    if taken:
+        scm.send(ours, b"nonsense", [sent.fileno()])
+        ours.shutdown(socket.SHUT_WR)
+        sent.close()
+        door.connected(theirs, Peer(1, user, user))
+        while not told:
+            loop._run_once()  # type: ignore[attr-defined]
+    else:  # and then its connection's close is that of what is in it
+        door.connected(theirs, Peer(1, user, user))
+        scm.send(ours, b"x", [sent.fileno()])
+        sent.close()
+    door.close()
+    assert dropping.users._left[user] > 0  # somebody else waits, not we
+    while reader.recv(1 << 20):
+        pass
+    eventually(lambda: user not in dropping.users._left)
+    for each in (ours, theirs, reader):
+        each.close()
+    loop.close()
+
+
+def test_who_has_too_much_that_is_not_closed_is_not_let_in() -> None:
+    loop = asyncio.new_event_loop()
+    told: list[str] = []
+    uid = os.getuid()
+    with socket.socket(socket.AF_UNIX) as listening, pytest.MonkeyPatch.context() as patch:
+        listening.bind(f"\0proctor-{os.getpid()}-late")
+        listening.listen()
+        listening.setblocking(False)
+        patch.setitem(dropping.users._left, uid, dropping.MOST)
+        came: list[socket.socket] = []
+        acceptor = Acceptor(loop, listening, [uid], lambda sock, _: came.append(sock), told.append)
+        clients = [connect(listening.getsockname()) for _ in range(2)]
+        while not told:
+            loop._run_once()  # type: ignore[attr-defined]
+        assert not came and f"what user {uid} sent cannot be closed" in told[0]
+        assert gone(clients[0])
+        del dropping.users._left[uid]
+        while not came:  # the other one has waited
+            loop._run_once()  # type: ignore[attr-defined]
+        acceptor.close()
+        for each in (*clients, *came):
+            each.close()
+    loop.close()
+
+
+def test_descriptors_that_wait_for_the_rest_count_as_connections() -> None:
+    """253 in each of 4,096 would be all that the agent can have."""
+    loop = asyncio.new_event_loop()
+    told: list[str] = []
+    door = door_alone(loop, told, 8)
+    pairs = [socket.socketpair() for _ in range(2)]
+    null = os.open(os.devnull, os.O_RDONLY)
+    for ours, theirs in pairs:
+        scm.send(ours, b"{", [null] * 4)
+        theirs.setblocking(False)
+        connection = oci._Arriving(door, theirs, Peer(1, 70003, 70003))
+        assert door.take(connection)
+        connection.read()
+    assert len(told) == 1 and "8 connections and descriptors" in told[0]
+    assert gone(pairs[1][0])
+    door.close()
+    assert not door._by_user
+    for each in (*pairs[0], *pairs[1]):
+        each.close()
+    os.close(null)
+    loop.close()
 
 
 @pytest.mark.root

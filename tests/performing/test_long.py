@@ -399,6 +399,8 @@ def test_a_limited_executor_costs_its_call(top: bytes, limit: int) -> None:
         )
         assert isinstance(verdict, HandOver) or verdict.errno == errno.EPERM  # type: ignore[union-attr]
         assert len(troubles) == (0 if isinstance(verdict, HandOver) else 1)
+        # nor is it the monitor's, whose own would be said to be too low
+        assert all("somebody limited the executor's open files" in each for each in troubles)
         if isinstance(verdict, HandOver):
             os.close(verdict.fd)
         else:

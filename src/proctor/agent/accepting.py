@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Collection
 from typing import Final
 
+from proctor.agent.dropping import users
 from proctor.agent.sockets import Peer, peer_of
 from proctor.kernel import scm
 
@@ -57,17 +58,27 @@ class Acceptor:
                 if problem.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
                     # whoever connects waits meanwhile; to be asked again at once would help nobody
                     self._refused(f"no descriptors left for connections: {problem.strerror}")
-                    self._loop.remove_reader(self.sock)
-                    self._pause = self._loop.call_later(_PAUSE, self._resume)
+                    self._stop_for_now()
                     return
                 continue  # it went before it was accepted: accept(2)
             connection.setblocking(False)
             peer = peer_of(connection)
-            if peer.uid in self.uids:
+            late = users.is_late(peer.uid)
+            if peer.uid in self.uids and not late:
                 self._connected(connection, peer)
-            else:
-                connection.close()
-                self._refused(f"user {peer.uid} may not connect here (process {peer.pid})")
+                continue
+            users.drop(peer.uid, [connection.detach()])
+            if late:  # and each of his connections is one more
+                self._refused(
+                    f"what user {peer.uid} sent cannot be closed: whoever serves it waits"
+                )
+                self._stop_for_now()
+                return
+            self._refused(f"user {peer.uid} may not connect here (process {peer.pid})")
+
+    def _stop_for_now(self) -> None:
+        self._loop.remove_reader(self.sock)
+        self._pause = self._loop.call_later(_PAUSE, self._resume)
 
     def _resume(self) -> None:
         self._pause = None

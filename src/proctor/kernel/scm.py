@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 #: Most descriptors of one message (SCM_MAX_FD, include/net/scm.h).
@@ -40,10 +40,17 @@ class Message(NamedTuple):
             os.close(self.sender)
 
 
-def receive(sock: socket.socket, size: int = 65536, flags: int = 0) -> Message:
+def receive(
+    sock: socket.socket,
+    size: int = 65536,
+    flags: int = 0,
+    drop: Callable[[Message], object] = Message.close,
+) -> Message:
     """Receive one message of at most ``size`` bytes, with all descriptors that came along.
 
     ``socket.recv_fds`` leaves them inheritable.
+
+    :param drop: closes the descriptors of a message that did not come whole.
 
     :raises OSError: EMSGSIZE for a datagram that is longer, whose descriptors are closed; else
         recvmsg(2)'s.
@@ -60,7 +67,7 @@ def receive(sock: socket.socket, size: int = 65536, flags: int = 0) -> Message:
             )  # an errno in its place
     message = Message(data, tuple(fds), sender=sender)
     if marks & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-        message.close()
+        drop(message)
         if marks & socket.MSG_TRUNC:
             raise OSError(errno.EMSGSIZE, f"a message is longer than {size} bytes")
         return Message(data, lost=True)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.kernel.standing import Standing
 
+#: Whoever is of its user, or root of its container, can do that.
+LIMITED: Final = "somebody limited the executor's open files (prlimit)"
 _DIED: Final = "the executor died in the middle of the call"
 _NONSENSE: Final = "the executor's reply makes no sense"
 _EMPTY: Final = Reply((), (), {})
@@ -278,6 +280,8 @@ class Executor(Worker):
         if problem == errno.ECONNRESET:  # it ended with our request unread
             self._last_words()
             raise Ended
+        if problem == 0 and state_of(data)[0] == CUT and self.limited():
+            raise Trouble(LIMITED)
         if problem in (0, errno.EMFILE):
             raise Trouble(_complaint(scm.Message(data, lost=bool(problem))))
         said = _NONSENSE if problem == errno.EMSGSIZE else scarce.why(OSError(problem, ""))

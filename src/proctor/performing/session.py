@@ -5,20 +5,17 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Generator, Hashable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from proctor.errors import CallGone, CallOver
 from proctor.performing.closing import Given
 from proctor.performing.executors import Become, Executors, Wait
-from proctor.performing.processes import Executor
+from proctor.performing.processes import LIMITED, Executor
 from proctor.performing.steps import Reply, Request
 from proctor.performing.trouble import Again, Ended, Interrupted, Trouble
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-
-
-LIMITED: Final = "somebody limited the executor's open files (prlimit)"
 
 
 class Session:

@@ -19,7 +19,7 @@ from proctor.performing import acting
 from proctor.performing.conversation import Conversation, converse
 from proctor.performing.here import LOCAL
 from proctor.performing.opening import reopen
-from proctor.performing.session import LIMITED
+from proctor.performing.processes import LIMITED
 from proctor.performing.task import permit
 from proctor.performing.trouble import Ended, Moved, Trouble
 from proctor.performing.wanted import O_CLOEXEC

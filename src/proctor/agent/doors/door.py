@@ -6,22 +6,27 @@ import asyncio
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
+from proctor.agent.dropping import users
 from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
 from proctor.kernel import scm
 from proctor.words import quoted
 
-#: Most connections of one user, silent ones included.
+#: Most connections of one user, silent ones included, and descriptors that came by them.
 CONNECTIONS: Final = 4096
 #: What a listener is shown as (fs/proc, anon inodes).
 _KIND: Final = "anon_inode:seccomp notify"
 
 
 class Connection:
-    """One connection, which owns its socket."""
+    """One connection, which owns its socket.
+
+    :ivar counts: itself and the descriptors that it holds, of those that its user may have."""
+
+    counts = 0
 
     def __init__(self, door: Door[Any], sock: socket.socket, peer: Peer) -> None:
         self.sock = sock
@@ -31,7 +36,9 @@ class Connection:
     def receive(self, size: int, flags: int = 0) -> scm.Message | None:
         """What is there; None if nothing is, or if it is lost, and refused then."""
         try:
-            return scm.receive(self.sock, size, flags)
+            return scm.receive(
+                self.sock, size, flags, lambda message: self.drop(message.fds, message.sender)
+            )
         except BlockingIOError:
             return None
         except OSError as problem:
@@ -42,9 +49,16 @@ class Connection:
         """Something is there."""
         raise NotImplementedError
 
+    def drop(self, fds: Iterable[int], sender: int = -1) -> None:
+        """Close what came."""
+        users.drop(self.peer.uid, fds)
+        if sender >= 0:
+            os.close(sender)
+
     def close(self) -> None:
-        """Hang up."""
-        self.sock.close()
+        """Hang up.  Idempotent."""
+        if self.sock.fileno() >= 0:
+            self.drop([self.sock.detach()])
 
 
 C = TypeVar("C", bound=Connection)
@@ -76,9 +90,18 @@ class Door(Generic[C]):
     def take(self, connection: C) -> bool:
         """Take a new one in; False if its user has too many, and it was refused."""
         self._connections.add(connection)
-        self._by_user[connection.peer.uid] += 1
+        return self.count(connection, 1)
+
+    def count(self, connection: C, descriptors: int) -> bool:
+        """Count descriptors that came and are held, as further connections; False if these are too many, and it was
+        refused."""
+        connection.counts += descriptors
+        self._by_user[connection.peer.uid] += descriptors
         if self._by_user[connection.peer.uid] > self._most:
-            self.refuse(connection, f"this user has {self._most} connections, and gets no more")
+            self.refuse(
+                connection,
+                f"this user has {self._most} connections and descriptors, and gets no more",
+            )
             return False
         return True
 
@@ -92,7 +115,7 @@ class Door(Generic[C]):
             self._loop.remove_reader(connection.sock)
         if connection in self._connections:
             self._connections.discard(connection)
-            self._by_user[connection.peer.uid] -= 1
+            self._by_user[connection.peer.uid] -= connection.counts
             if not self._by_user[connection.peer.uid]:
                 del self._by_user[connection.peer.uid]
         connection.close()
@@ -116,4 +139,14 @@ def listener_among(fds: Sequence[int], place: int) -> int:
     kind = os.readlink(f"/proc/self/fd/{fds[place]}")
     if kind != _KIND:
         raise ProctorError(f"what came is no listener but {quoted(kind)}")
+    return fds[place]
+
+
+def pipe_among(fds: Sequence[int], place: int) -> int:
+    """The pipe at that place: nothing waits that closes it.
+
+    :raises ProctorError: it is none."""
+    kind = os.readlink(f"/proc/self/fd/{fds[place]}")
+    if not kind.startswith("pipe:["):  # what has a path begins with /
+        raise ProctorError(f"what came is no pipe but {quoted(kind)}")
     return fds[place]

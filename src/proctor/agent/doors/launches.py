@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
 
-from proctor.agent.doors.door import Connection, Door, listener_among
+from proctor.agent.doors.door import Connection, Door, listener_among, pipe_among
 from proctor.agent.doors.oci import Pid
 from proctor.agent.facts import Facts
 from proctor.agent.owners import Named, is_trusted
@@ -88,8 +87,7 @@ class _Launch(Connection):
         except (msgspec.MsgspecError, ProctorError, OSError) as problem:
             self.door.refuse(self, str(problem))
         finally:
-            for fd in fds:
-                os.close(fd)
+            self.drop(fds)
 
     def say(self, word: dict[str, object]) -> None:
         scm.send(self.sock, msgspec.json.encode(word))
@@ -137,7 +135,7 @@ class LaunchDoor(Door[_Launch]):
         if len(fds) != 2:
             raise ProctorError(f"a listener and a pipe are to come, not {len(fds)} descriptors")
         listener = listener_among(fds, 0)
-        alive = fds[1]
+        alive = pipe_among(fds, 1)
         fds.clear()
         facts = msgspec.structs.replace(facts, pid=pid)
         # what a command may have done before anybody looks, whoever launched it has not

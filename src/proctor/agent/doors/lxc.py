@@ -196,8 +196,7 @@ class _Connection(Connection):
         except (ProctorError, OSError) as problem:
             self._door.refuse(self, str(problem))
         finally:
-            for fd in fds:
-                os.close(fd)
+            self.drop(fds)
 
     def answer(self, data: bytearray | None) -> bool:
         """Take the question out and answer it; from any thread.  Whether that could be done.
@@ -207,7 +206,7 @@ class _Connection(Connection):
             if self.sock.fileno() < 0:
                 return False
             try:
-                scm.receive(self.sock, SIZE + _COOKIE).close()
+                self.drop(scm.receive(self.sock, SIZE + _COOKIE).fds)
                 if data is None:
                     self.sock.shutdown(socket.SHUT_RDWR)
                 else:

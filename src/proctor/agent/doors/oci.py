@@ -20,7 +20,6 @@ What runtimes make of that, and what has to be borne here:
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from typing import Annotated, Final, Protocol
@@ -143,24 +142,24 @@ class _Arriving(Connection):
         if message.lost:
             self.door.refuse(self, "descriptors were sent that could not be received")
         elif not message.data and not message.fds:
-            message.close()
+            self.drop((), message.sender)
             self.door.look(self, whole=True)
         else:
             if self.started:
-                message.close()  # only what comes with the first bytes is named
+                self.drop(
+                    message.fds, message.sender
+                )  # only what comes with the first bytes is named
             else:
                 self.started, self.fds, self.sender = True, message.fds, message.sender
+                if not self.door.count(self, len(self.fds)):
+                    return
             self.data += message.data
             self.door.grew(self, len(message.data))
 
     def close(self) -> None:
         super().close()
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = ()
-        if self.sender >= 0:
-            os.close(self.sender)
-            self.sender = -1
+        self.drop(self.fds, self.sender)
+        self.fds, self.sender = (), -1
 
 
 class OciDoor(Door[_Arriving]):
