@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import proctor
 from proctor import families
 
-from .callers import open_directory
+from .callers import Performers, caller, open_directory
 
 PROGRAM = """
     import ctypes, errno, fcntl, itertools, mmap, os, random, socket, sys
@@ -68,6 +69,28 @@ def test_comes_out_as_in_the_kernel_but_nothing_is_done(tmp_path: Path) -> None:
     # what the kernel was let do writes nothing: pipes, devices...; msync that waits for nothing
     assert set(ran) == {"fsync", "fdatasync", "msync"}
     assert ran.count("fsync") == ran.count("fdatasync") == 5
+
+
+@pytest.mark.parametrize("name", ["fsync", "sysinfo"])
+def test_a_number_that_is_somebody_elses_by_now(name: str) -> None:
+    """Nobody asks who it is that makes these calls; whose it was before is not answered for, nor asked about, all the
+    same."""
+    number = 50
+
+    def has_it() -> None:
+        os.dup2(os.open("/etc/hostname", os.O_RDONLY), number)
+
+    arg: object = number if name == "fsync" else b""
+    lacks = ("errno", errno.EBADF) if name == "fsync" else ("value", 0)
+    with Performers() as performers, caller() as before, caller(setup=has_it) as now:
+        assert before.performed(performers, name, arg) == lacks
+        known = performers.standings.known
+        stale = known.pop(before.tid)
+        before.kill()
+        known[now.tid] = stale
+        assert now.performed(performers, name, arg) == ("value", 0)
+        assert known[now.tid] is not stale
+        assert now.performed(performers, name, arg) == ("value", 0)
 
 
 def test_opens_are_not_synchronous() -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
+from proctor.errors import CallGone
 from proctor.kernel.standing import Standing
 from proctor.performing import nodes, registry, short
 from proctor.performing.callers import Callers
@@ -310,10 +311,11 @@ class Performers:
             return deny(errno.ENOSYS, f"nothing here performs {call.name}")
         container = getattr(call, "container", None)
         own, devices = self.callers.own(), True
+        whoever = act is registry.perform and not registry.asks_who(call.name, wish.options)
         try:
             # who is met for the monitor's own sake was not looked at as an executor is to be like
             if standing is not None and not (
-                (met and not standing.kept.here) or standing.unchanged()
+                whoever or (met and not standing.kept.here) or standing.unchanged()
             ):
                 standing.close()
                 standing = None
@@ -333,7 +335,10 @@ class Performers:
                     verdict = self.translate(call, said)
                 except Again:
                     continue
-                except (CannotJoin, Moved) as other:
+                except (CallGone, CannotJoin, Moved) as other:
+                    if isinstance(other, CallGone) and not (whoever and call.valid()):
+                        raise
+                    whoever = False  # it was another thread of this number that is gone
                     session.close()
                     if standing is not None:
                         standing.close()

@@ -130,6 +130,10 @@ class Name(NamedTuple):
         on = system_of(system)
         return Named(seen, on.proc, text, on.slow)
 
+    def on_proc(self, reply: Reply) -> bool:
+        """Whether that is on procfs."""
+        return system_of(reply.parts[self.first + 1]).proc
+
     def lost(self, reply: Reply) -> bool:
         """Whether there was no room for that second walk: then it is not known whether the name leads there."""
         return reply.error(self.again) in scarce.OURS

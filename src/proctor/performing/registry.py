@@ -67,6 +67,18 @@ def at_once(name: str, options: object = None) -> Any:
     return _at_once(name, _kind(options)) if name in _FAMILIES else None
 
 
+def asks_who(name: str, options: object = None) -> bool:
+    """Whether a call's family has to know who calls; not so of its ``WHOEVER``, calls that are answered by what is read
+    of their thread anew."""
+    return name not in _whoever(name, _kind(options))
+
+
+@cache
+def _whoever(name: str, kind: type | None) -> tuple[str, ...]:
+    calls: tuple[str, ...] = getattr(_module(name, kind), "WHOEVER", ())
+    return calls
+
+
 @cache
 def _at_once(name: str, kind: type | None) -> Any:
     return getattr(_module(name, kind), "at_once", None)

@@ -318,7 +318,7 @@ class Task:
         )
         try:
             pins.refuse(reply, look.valid, errno.EBADF)
-            if reply.made(look.pin) and not look.name.read(reply).proc:
+            if reply.made(look.pin) and not look.name.on_proc(reply):
                 return self._kept(reply, look.pin, look.name)
             failed = reply.error(look.pin)
             if failed and self.stands(failed, reply, look.probe, resolve):
@@ -444,7 +444,7 @@ class Task:
         try:
             pins.refuse(reply, entry.valid, errno.EBADF)
             failed = reply.error(entry.parent)
-            if not failed and not entry.parent_name.read(reply).proc:
+            if not failed and not entry.parent_name.on_proc(reply):
                 return self._entry(reply, entry)
             if failed and self.stands(failed, reply, entry.probe, resolve):
                 raise Said(failed)

@@ -23,6 +23,8 @@ CALLS: Final = (
     "fsync", "fdatasync", "sync", "syncfs", "msync", "sync_file_range", "sync_file_range2",
     "arm_sync_file_range",
 )  # fmt: skip
+#: Answered by what a descriptor is of: see :func:`proctor.performing.registry.asks_who`.
+WHOEVER: Final = CALLS
 
 _MS_ASYNC, _MS_SYNC, _MS_ALL = 1, 4, 7
 _RANGE_FLAGS: Final = 7  # SYNC_FILE_RANGE_* of include/uapi/linux/fs.h

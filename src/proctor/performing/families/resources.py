@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
 CALLS: Final = ("sysinfo", "sched_getaffinity", "uname", "getrandom")
+#: Answered by the cgroups of their thread, or by the seed: see :func:`proctor.performing.registry.asks_who`.
+WHOEVER: Final = ("sysinfo", "sched_getaffinity", "getrandom")
 
 
 class Options(Given):
