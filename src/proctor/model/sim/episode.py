@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 #: Calls that may be remembered beyond those of living callers and those being worked at.
 _CONSTANT: Final = MANY + 3 * EVERY
 
+#: Seconds in which some call is made, if anything works: whatever is slow takes a few.
+_DULL: Final = 600.0
 
 #: Seconds that a thread is left for, if that is wanted: others notice after some milliseconds.
 _STALL: Final = 0.05
@@ -107,6 +109,7 @@ class Episode:
         #: After so many steps of the supervisor's code the monitor is killed, if not 0.
         self._kill_at = kill_at
         self._alive = True
+        self._seen = 0, 0.0  # calls made, and when it was seen last that there were more
         self.supervisor = self._supervise()
         self._observed = 0
         #: The last events before the end began, or before the violation.
@@ -297,6 +300,11 @@ class Episode:
         town, random = self.town, self.random
         if town.made >= town.quota:
             return
+        now = self.world.schedule.now
+        if town.made != self._seen[0]:
+            self._seen = town.made, now
+        elif now > self._seen[1] + _DULL:
+            raise Stuck  # only that there is always weather makes something happen
         self.world.schedule.later(random.random() * 2 * self.settings.weather, self._weather)
         chance = random.random()
         self.world.tick()
