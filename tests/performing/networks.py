@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import socket
@@ -11,9 +12,15 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from proctor.call.call import Call
+from proctor.call.verdict import Perform
+from proctor.performing.connecting import ConnectWay
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
 from tests.support.processes import blocked_in, tree
@@ -41,6 +48,21 @@ def an_executor_waits(call: str) -> bool:
         name.exists() and name.read_bytes() == b"proctor-perform\n" and blocked_in(pid, number)
         for pid, name in names.items()
     )
+
+
+@contextmanager
+def connects_in_turns() -> Iterator[list[Any]]:
+    """Of three connects that have a short way two go it, if they are of somebody who is known already; what it
+    says."""
+    said: list[Any] = []
+    go, turns = ConnectWay.go, itertools.cycle((True, True, False))
+
+    def sometimes(way: ConnectWay, call: Call, wish: Perform) -> Any:
+        said.append(go(way, call, wish) if next(turns) else None)
+        return said[-1]
+
+    with mock.patch.object(ConnectWay, "go", sometimes):
+        yield said
 
 
 def in_new_network(function: str, *args: Any) -> Any:

@@ -24,7 +24,7 @@ from proctor import families
 from proctor.policy import loads
 from tests.support.processes import eventually, status
 
-from .networks import Servers, an_executor_waits, in_new_network
+from .networks import Servers, an_executor_waits, connects_in_turns, in_new_network
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and their sockets need root")
 
@@ -42,13 +42,14 @@ def compare(seed: int, count: int, which: str, elsewhere: bool, user: bool) -> l
         natively = subprocess.run(program, capture_output=True, timeout=200, check=True)
         network = "host" if elsewhere else None
         handlers = [families.connect(network=network), families.send(network=network)]
-        performed = proctor.run(
-            ["unshare", "--net", *program] if elsewhere else program,
-            handlers,
-            capture_output=True,
-            timeout=200,
-            check=True,
-        )
+        with connects_in_turns():
+            performed = proctor.run(
+                ["unshare", "--net", *program] if elsewhere else program,
+                handlers,
+                capture_output=True,
+                timeout=200,
+                check=True,
+            )
         # a socket that was refused elsewhere has not been given a port at home
         seen = [
             done.stdout.decode().replace("'none'", "'port'" if elsewhere else "'none'").splitlines()
@@ -258,7 +259,9 @@ def full_server() -> Iterator[tuple[int, socket.socket]]:
 
 WAITING = """
     import errno, os, select, signal, socket, sys, threading
-    port, how = int(sys.argv[1]), sys.argv[2]
+    port, how, met = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    if met:  # before it connects
+        socket.socket().connect_ex(("127.0.0.1", 1))
     sock = socket.socket()
     def there():
         sock.settimeout(None)
@@ -284,14 +287,14 @@ WAITING = """
 """
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("elsewhere, met", [(False, False), (False, True), (True, True)])
 @pytest.mark.parametrize("how", ["nonblocking", "EINTR", "restart"])
-def test_waiting_is_the_kernels(how: str, elsewhere: bool) -> None:
+def test_waiting_is_the_kernels(how: str, elsewhere: bool, met: bool) -> None:
     """A nonblocking connect goes on in the background; a signal interrupts a blocking one, which does, too."""
     network = "host" if elsewhere else None
     with full_server() as (port, listening):
         command = ["unshare", "--net"] if elsewhere else []
-        command += python(WAITING, port, how)
+        command += python(WAITING, port, how, "met" * met)
         handlers = [families.connect(network=network)]
         with proctor.spawn(command, handlers, stdout=proctor.PIPE) as process:
             first = process.stdout.readline()

@@ -1,28 +1,38 @@
-"""connect: see :mod:`proctor.performing.families.connect`."""
+"""connect: see :mod:`proctor.performing.families.connect`.
+
+Where a socket stays the caller's own and its address is no file's, the executor is asked one question: :class:`ConnectWay`
+asks it without all that it takes to wait, as :mod:`proctor.performing.short` has it.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from collections.abc import Generator
-from functools import cache
+from collections.abc import Callable, Generator
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.messages import address as address_of
 from proctor.call.verdict import answer, deny
-from proctor.performing import sockets
+from proctor.errors import CallGone
+from proctor.performing import pins, sockets
 from proctor.performing.routes import AF_UNIX, Route
+from proctor.performing.short import ShortWay
 from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Place, Request, Result, Steps
-from proctor.performing.trouble import Interrupted, Said
+from proctor.performing.trouble import Ended, Interrupted, Said
 
 if TYPE_CHECKING:
-    from proctor.call.verdict import Verdict
+    from proctor.call.call import Call
+    from proctor.call.verdict import Perform, Verdict
+    from proctor.kernel.standing import Standing
     from proctor.performing.executors import Wait
+    from proctor.performing.performers import Performers
     from proctor.performing.session import Session
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
+    from proctor.supervisor.ports import Later
 
 _F_SETFL: Final = 4
 
@@ -30,7 +40,7 @@ _F_SETFL: Final = 4
 def perform(task: Task, route: Route, fd: int, number: int) -> Work:
     """Connect the caller's socket."""
     address = address_of(task.call)
-    if route.plain and int.from_bytes(address[:2], sys.byteorder) != AF_UNIX:
+    if route.plain and not _of_unix(address):
         return (yield from _own(task.session, fd, address))
     one = sockets.known(fd, number)
     path = sockets.file_name(one, address)
@@ -44,6 +54,10 @@ def perform(task: Task, route: Route, fd: int, number: int) -> Work:
         return (yield from _elsewhere(task, network, one, address, route))
     finally:
         network.close()
+
+
+def _of_unix(address: bytes) -> bool:
+    return int.from_bytes(address[:2], sys.byteorder) == AF_UNIX
 
 
 class _Connecting(NamedTuple):
@@ -60,7 +74,7 @@ def _connecting(to_file: bool, sets: int) -> _Connecting:
     flags = [steps.number() for _ in range(sets)]
     address = sockets.file_address(steps) if to_file else steps.hole(sockets.STORAGE)
     length = address.size if to_file else steps.number()
-    root = steps.bytes(b"/")
+    root = steps.bytes(b"/") if to_file else 0
     given = steps.sent()
     if sets:
         steps.call("fcntl", given, _F_SETFL, flags[0])
@@ -72,7 +86,8 @@ def _connecting(to_file: bool, sets: int) -> _Connecting:
         steps.call("connect", given, address, length, want=-errno.EINPROGRESS)
         steps.call("fcntl", given, _F_SETFL, last)
     made = steps.call("connect", given, address, length, bad=0)
-    steps.call("chdir", root)
+    if to_file:
+        steps.call("chdir", root)
     return _Connecting(steps.freeze(), made)
 
 
@@ -129,3 +144,97 @@ def _elsewhere(
     if failed in (0, errno.EINPROGRESS):
         sockets.put_in_place(task, one, moved)
     return deny(failed) if failed else answer(0)
+
+
+class ConnectWay(ShortWay):
+    """The short way of what stays as the caller has it, and is no socket file.
+
+    :param begins: see :meth:`proctor.performing.Performers.ordinary`."""
+
+    def __init__(
+        self, performers: Performers, family: object, begins: Callable[[Call], object] | None
+    ) -> None:
+        super().__init__(performers, family)
+        self._begins = begins
+
+    def go(self, call: Call, wish: Perform) -> Verdict | Later | None:
+        """As far as it goes at once; None if :meth:`~proctor.performing.Performers.begin` is to be called."""
+        performers, route = self._performers, wish.options
+        if route is not None and not (isinstance(route, self._family.Options) and route.plain):
+            return None
+        standing = performers.standings.take(call.tid)
+        if standing is None:
+            return None
+        fd = None
+        try:
+            # the groups of who connects decide nothing but which files it may get at
+            known = standing.kept.key.container is getattr(call, "container", None)
+            if known and standing.unchanged(groups=False):
+                fd = _taken(standing, pins.signed(call.registers[0]))
+            if fd is not None:
+                address = address_of(call)
+                if not _of_unix(address):
+                    taken, fd = fd, None
+                    return self._connect(call, wish, standing, taken, address)
+        except BaseException as failed:
+            performers.standings.give_back(standing)
+            return performers.translate(call, failed)
+        finally:
+            if fd is not None:
+                os.close(fd)
+        performers.standings.give_back(standing)
+        return None
+
+    def _connect(
+        self, call: Call, wish: Perform, standing: Standing, fd: int, address: bytes
+    ) -> Verdict | Later | None:
+        """Have an executor do it.  The descriptor is closed; if something is raised, the standing is not given back."""
+        performers, key, late = self._performers, standing.kept.key, False
+        executors, to = performers.executors, _connecting(False, 0)
+        executor = reply = None
+        try:
+            if not call.valid():  # all that was taken is of a live caller only if so
+                raise CallGone
+            limit = performers.option(key.container, "limit")
+            executor = executors.borrow(key, key.container, limit)
+            if executor is not None:
+                if self._begins is not None:
+                    self._begins(call)
+                reply = executor.ask(to.request, to.request.fill(address, len(address)), (fd,))
+                late = reply is None or reply.error(to.made) == errno.EMFILE
+        except BaseException as failed:
+            if executor is not None:
+                executors.discard(executor)
+            if not isinstance(failed, Ended):
+                raise
+            executor = None  # and nothing has happened
+        finally:
+            if not late:
+                os.close(fd)
+        if late:
+            assert executor is not None
+            asked = executor, to.request, reply
+            return self._later(call, wish, standing, asked, partial(_on, fd, address))
+        performers.standings.give_back(standing)
+        if executor is None or reply is None:
+            return None
+        executors.release(executor)
+        failure = reply.error(to.made)
+        return deny(failure) if failure else answer(0)
+
+
+def _taken(standing: Standing, number: int) -> int | None:
+    """A duplicate of a caller's descriptor; None where whoever is asked next says what is wrong with that."""
+    try:
+        fd = standing.take_fd(number)
+    except OSError:
+        return None
+    if fd is None or not pins.only_a_path(fd):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _on(fd: int, address: bytes, task: Task) -> Work:
+    """What is left once it takes longer."""
+    return (yield from _own(task.session, task.hold(fd), address))

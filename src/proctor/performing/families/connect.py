@@ -13,11 +13,16 @@ caller keeps its old socket.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from proctor.performing.routes import Route
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.performing.performers import Performers
+    from proctor.performing.short import Ordinary
     from proctor.performing.task import Task, Work
 
 CALLS: Final = ("connect",)
@@ -34,3 +39,12 @@ def perform(task: Task) -> Work:
     number = pins.signed(task.call.registers[0])
     fd = sockets.take(task, number)
     return (yield from connecting.perform(task, task.options(Options), fd, number))
+
+
+def short_way(
+    performers: Performers, name: str, listener: object, begins: Callable[[Call], object] | None
+) -> Ordinary:
+    """What supervisors ask first."""
+    from proctor.performing.connecting import ConnectWay
+
+    return ConnectWay(performers, sys.modules[__name__], begins).go

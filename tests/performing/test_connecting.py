@@ -1,0 +1,182 @@
+"""The short way of a connect: whoever goes it gets what the long way gives, or goes the long way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor import performing
+from proctor.call.verdict import Answer, Deny
+from proctor.performing.families.connect import Options
+from proctor.supervisor.ports import Later
+
+from .callers import Call, Caller, caller
+from .test_nodes import finished
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it takes on other identities")
+
+
+def inet(port: int) -> bytes:
+    return struct.pack("=H", socket.AF_INET) + struct.pack(">H4s8x", port, b"\x7f\0\0\1")
+
+
+class Stage:
+    """A caller that is known, and whose executor is warm, with descriptors of ours."""
+
+    def __init__(self, performers: performing.Performers, one: Caller, fd: int) -> None:
+        self.performers, self.one, self.fd = performers, one, fd
+        self.calls: list[Call] = []
+        self.meet()
+        self.connected = self.performers.perform(self.call(fd, inet(1)))
+
+    def meet(self) -> None:
+        self.performers.perform(self.call(-1, inet(1)))
+
+    def call(self, fd: int, address: bytes, length: int | None = None) -> Call:
+        length = len(address) if length is None else length
+        self.calls.append(self.one.call("connect", fd, address, length))
+        return self.calls[-1]
+
+    def begun(self, call: Call, begins: Any = None, **options: Any) -> Any:
+        """What the short way says in the end; None if it is none."""
+        said = self.asked(call, begins, **options)
+        return finished(said) if isinstance(said, Later) else said
+
+    def asked(self, call: Call, begins: Any = None, **options: Any) -> Any:
+        short = self.performers.ordinary("connect", None, begins)
+        assert short is not None
+        return short(call, proctor.perform(**options))
+
+
+@pytest.fixture
+def sockets() -> Iterator[list[socket.socket]]:
+    made = [
+        socket.socket(),
+        socket.socket(),
+        socket.socket(type=socket.SOCK_DGRAM),
+        socket.socket(socket.AF_UNIX),
+    ]
+    yield made
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def stage(sockets: list[socket.socket]) -> Iterator[Stage]:
+    before = len(os.listdir("/proc/self/fd"))
+    with performing.Performers() as performers, caller() as one:
+        made = Stage(performers, one, sockets[0].fileno())
+        assert made.connected == Deny(errno.ECONNREFUSED)
+        yield made
+        for each in made.calls:
+            if each._caller is not None:
+                each._caller.close()
+        assert not performers.executors._taken
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_what_it_says(stage: Stage, sockets: list[socket.socket]) -> None:
+    refused, fresh, datagrams, unix = [each.fileno() for each in sockets]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = inet(server.getsockname()[1])
+        assert stage.begun(stage.call(fresh, there)) == Answer(0)
+        assert sockets[1].getpeername() == server.getsockname()
+        for fd, address, length, said in (
+            (fresh, there, None, errno.EISCONN), (refused, inet(1), None, errno.ECONNREFUSED),
+            (datagrams, there, None, 0), (unix, there, None, errno.EINVAL), (refused, there, 7, errno.EINVAL),
+            (refused, there, 129, errno.EINVAL), (refused, there, 1 << 31, errno.EINVAL), (refused, b"", None, errno.EINVAL),
+        ):  # fmt: skip
+            stage.meet()  # what cannot be read has it forgotten
+            short = stage.begun(stage.call(fd, address, length))
+            long = stage.performers.perform(stage.call(fd, address, length))
+            assert short == long, (fd, address, length)
+            assert long == (Deny(said) if said else Answer(0))
+
+
+def test_what_has_no_short_way(stage: Stage, sockets: list[socket.socket], top: bytes) -> None:
+    """Nothing happens, and whoever is asked next says what there is to say."""
+    fresh, unix = sockets[1].fileno(), sockets[3].fileno()
+    path, regular = os.open(top, os.O_PATH), os.open(top, os.O_RDONLY)
+    with caller() as one:  # which has them as well
+        stage.one, before = one, stage.one
+        stage.meet()
+        unixes = struct.pack("=H", socket.AF_UNIX)
+        for call, said in (
+            (stage.call(-1, inet(1)), errno.EBADF), (stage.call(900, inet(1)), errno.EBADF),
+            (stage.call(path, inet(1)), errno.EBADF), (stage.call(unix, unixes + top + b"/none"), errno.ENOENT),
+            (stage.call(unix, unixes + b"\0proctor-none"), errno.ECONNREFUSED),
+        ):  # fmt: skip
+            assert stage.begun(call) is None
+            assert stage.performers.perform(call) == Deny(said)
+        assert stage.begun(stage.call(regular, inet(1))) == Deny(errno.ENOTSOCK)
+        assert stage.begun(stage.call(fresh, inet(1)), options=Options(network="host")) is None
+        stage.one = before
+    os.close(path)
+    os.close(regular)
+
+
+def test_who_has_become_somebody_else_is_found_out_anew(stage: Stage) -> None:
+    """The executor of who it was is not asked."""
+    assert stage.one.natively("setresuid", 1234, 1234, 1234) == ("value", 0)
+    for said in (True, False):
+        call = stage.call(stage.fd, inet(1))
+        assert (stage.begun(call) is None) == said
+        assert stage.performers.perform(call) == Deny(errno.ECONNREFUSED)
+
+
+@pytest.mark.parametrize("valid", [0, 1])
+def test_nothing_is_done_for_whoever_is_gone(
+    stage: Stage, sockets: list[socket.socket], valid: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        call, left = stage.call(sockets[1].fileno(), inet(server.getsockname()[1])), [True] * valid
+        call.is_valid = lambda: bool(left and left.pop())
+        said = stage.begun(call)
+        assert said == (Answer(0) if valid else Deny(errno.EINTR, "the caller is gone"))
+        server.setblocking(False)
+        if not valid:
+            with pytest.raises(BlockingIOError):
+                server.accept()
+
+
+def test_that_it_begins_is_said_before(stage: Stage, sockets: list[socket.socket]) -> None:
+    said: list[Any] = []
+
+    def begins(call: Any) -> None:
+        with pytest.raises(OSError):
+            sockets[1].getpeername()
+        said.append(call)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        call = stage.call(sockets[1].fileno(), inet(server.getsockname()[1]))
+        assert stage.begun(call, begins) == Answer(0) and said == [call]
+
+
+def test_what_takes_long_goes_on(stage: Stage, sockets: list[socket.socket]) -> None:
+    """Of a server whose queue is full; the executor that waits is asked no second time."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as server,
+        socket.create_connection(server.getsockname()),
+    ):
+        said = stage.asked(stage.call(sockets[1].fileno(), inet(server.getsockname()[1])))
+        assert isinstance(said, Later)
+        server.accept()[0].close()
+        assert finished(said) == Answer(0)
+        server.accept()[0].close()
+
+
+def test_who_has_died_is_replaced(stage: Stage) -> None:
+    (executor,) = stage.performers.executors._idle
+    os.kill(executor.pid, signal.SIGKILL)
+    executor.wait_for_end(10)
+    assert stage.begun(stage.call(stage.fd, inet(1))) is None
+    assert stage.performers.perform(stage.call(stage.fd, inet(1))) == Deny(errno.ECONNREFUSED)
+    assert stage.begun(stage.call(stage.fd, inet(1))) == Deny(errno.ECONNREFUSED)
