@@ -108,6 +108,23 @@ tried(lambda: open("m/late", "w"))
     ]  # fmt: skip
 
 
+def test_what_is_on_it_is_looked_at_by_who_may(top: bytes, image: bytes) -> None:
+    """Not by the monitor, which no FUSE server of a user namespace answers."""
+    text = (
+        PROCESSES
+        + """
+tried(mount, b"image", b"m", b"ext4")
+for path in ("m/hello", "m"):
+    file = os.open(path, os.O_RDONLY)
+    tried(os.fsync, file)
+    os.close(file)
+tried(umount, b"m")
+"""
+    )
+    handlers = [proctor.families.mount(fuse=EXT4, images=True), proctor.families.quiet()]
+    assert told(text, top.decode(), handlers=handlers) == [None] * 4
+
+
 def test_a_server_ends_with_the_container(top: bytes, image: bytes, tmp_path: Path) -> None:
     text = 'os.chdir(sys.argv[1]); tried(mount, b"image", b"m", b"ext4")'
     mine = f"{os.getpid()}fs"

@@ -10,13 +10,17 @@ import errno
 import mmap
 import os
 import stat
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import filestat, pins
+from proctor.performing.trouble import Moved
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
+    from proctor.performing.executors import Wait
+    from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
 
 CALLS: Final = (
@@ -41,13 +45,12 @@ _KERNELS: Final = "nothing is written by it, or the kernel has it fail"
 
 def perform(task: Task) -> Work:
     """Say that it is done."""
-    yield from ()
     call = task.call
     if call.name == "sync":
         return answer(0)
     if call.name == "msync":
         return _msync(*call.registers[:3])
-    kind = _kind(task, call.registers[0])
+    kind = yield from _kind(task, call.registers[0])
     if kind is None:
         return deny(errno.EBADF)
     if "sync_file_range" in call.name:
@@ -70,23 +73,25 @@ def _msync(start: int, length: int, flags: int) -> Verdict:
     return let_run_unsafe(_KERNELS)
 
 
-def _kind(task: Task, register: int) -> str | None:
+def _kind(task: Task, register: int) -> Generator[Wait, Reply, str | None]:
     """What a descriptor is of: something "stored", what only looks so ("shown", by procfs), or neither
     (""); None if it is none."""
     try:
-        fd = task.take_fd(pins.signed(register))
+        fd = task.hold(task.take_fd(pins.signed(register)))
     except OSError as error:
         if error.errno != errno.EBADF:
             raise
         return None
     from proctor.kernel.raw import filesystem_type
 
+    if pins.only_a_path(fd):
+        return None
     try:
-        if pins.only_a_path(fd):
-            return None
         mode = os.fstat(fd).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode)):
-            return ""
-        return "shown" if filesystem_type(fd) in _SHOWN else "stored"
-    finally:
-        os.close(fd)
+    except PermissionError:  # a FUSE server of a user namespace answers nobody but who is in that
+        if not task.standing.unchanged():  # which was not asked yet
+            raise Moved from None
+        mode = (yield from task.held(fd)).named.status.mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode)):
+        return ""
+    return "shown" if filesystem_type(fd) in _SHOWN else "stored"
