@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
+import socket
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import proctor
+from proctor.agent.keeper import Keeper
+from proctor.agent.keeping import Item, KeptBy
+from proctor.kernel import scm
 from tests.agent.clients import filtered, hand_over
 from tests.agent.running import RunningAgent, eventually
 from tests.agent.runtimes import Runtime
@@ -148,3 +156,23 @@ def test_nothing_of_a_listener_waits_for_the_garbage_collector() -> None:
             eventually(lambda: kept() is None)
     finally:
         gc.enable()
+
+
+def test_what_is_forgotten_is_closed_by_then() -> None:
+    """Whoever closes a user's connection last may have to wait for him, and the keeper must not."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    kept = os.dup(theirs.fileno())
+    keeper = Keeper([], [Item("connection 1", (kept,))], lambda text: None)
+    monitor: Any = SimpleNamespace(
+        sock=theirs, send=lambda word: scm.send(theirs, json.dumps(word).encode())
+    )
+    answering = threading.Thread(target=lambda: [keeper._message(monitor) for _ in range(2)])
+    kept_by = KeptBy(ours)
+    scm.send(ours, b'{"serves": true}')
+    answering.start()
+    kept_by.forget("connection 1")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(kept)
+    answering.join(20)
+    ours.close()
+    theirs.close()

@@ -190,6 +190,7 @@ class Keeper:
             monitor.send({"kept": True})
         elif "forget" in word:
             self._let_go(word["forget"])
+            monitor.send({"forgotten": True})
         elif "serves" in word:
             self._first = False
         elif "ready" in word:

@@ -124,9 +124,13 @@ class KeptBy:
             ) from None
 
     def forget(self, name: str) -> None:
-        """As :class:`Keeping`."""
+        """As :class:`Keeping`; the keeper has closed it then: its close is not the last one, which may wait, while
+        ours is open."""
+        if self._gone:
+            return
         try:
             scm.send(self._sock, json.dumps({"forget": name}).encode())
+            self._receive()
         except OSError:
             self._gone = True
 

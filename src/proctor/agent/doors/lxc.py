@@ -310,9 +310,10 @@ class LxcDoor(Door[_Connection]):
 
     def leave(self, connection: _Connection) -> None:
         """LXC's monitor has ended, or it connects anew; or it gets nothing: LXC answers ENOSYS."""
+        name, connection.name = connection.name, ""
+        if name:
+            self._containers.forget(name)
         super().leave(connection)
-        if connection.name:
-            self._containers.forget(connection.name)
         if connection.held is not None:
             self._containers.disconnect(connection.held)
 
