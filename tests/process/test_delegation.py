@@ -482,3 +482,25 @@ def test_descriptors_of_calls_do_not_pile_up(place: Place) -> None:
     done = place.run(sh(outer, words))
     before, after = [int(line) for line in done.stdout.splitlines() if line.isdigit()]
     assert after <= before + 5, done.stdout
+
+
+def test_descriptors_that_are_no_sockets_do_not_pile_up(place: Place) -> None:
+    """A target could have its monitor run out of them."""
+    done = hostile(
+        place,
+        """
+pipe = os.pipe()
+for parent in open("/proc/self/status"):
+    if parent.startswith("PPid:"):
+        monitor = int(parent.split()[1])
+while b"proctor" not in open(f"/proc/{monitor}/cmdline", "rb").read().split(b"\\0", 3)[2]:
+    monitor = int(open(f"/proc/{monitor}/stat").read().rpartition(")")[2].split()[1])
+before = len(os.listdir(f"/proc/{monitor}/fd"))
+for _ in range(300):
+    scm.send(way, b"x", [pipe[1]])
+register(b"x")                                  # all were seen by then
+print("more", len(os.listdir(f"/proc/{monitor}/fd")) - before)
+""",
+    )
+    assert "more " in done.stdout, done
+    assert int(done.stdout.partition("more ")[2].split()[0]) < 100, done.stdout

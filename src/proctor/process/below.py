@@ -133,9 +133,10 @@ class Below:
         if len(fds) != 1:
             return  # nobody to be told
         try:
-            sock = socket.socket(fileno=fds.pop())
+            sock = socket.socket(fileno=fds[0])
         except OSError:
-            return  # it is none
+            return  # it is none, and stays the caller's
+        fds.clear()
         sock.setblocking(False)
         word: dict[str, Any] = {"served": True}
         try:
