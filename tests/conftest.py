@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.build import build
-from tests.support.constants import NR
+from tests.support.constants import NR, SLOWNESS
 from tests.support.lab import Lab
 
 # How fast something is, is no reason to fail: first uses import, and pages fault.
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         limit = HARD_LIMITS.get(item.path.parent.name)
         if limit is not None:
-            item.add_marker(pytest.mark.timeout(limit, method="signal"))
+            item.add_marker(pytest.mark.timeout(limit * SLOWNESS, method="signal"))
         if "lab" in getattr(item, "fixturenames", ()) and not NR:
             item.add_marker(pytest.mark.skip(reason=f"no numbers of {machine} for the victim"))
         if item.get_closest_marker("root") and os.geteuid() != 0:

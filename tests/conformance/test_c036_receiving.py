@@ -14,7 +14,7 @@ import pytest
 
 from proctor.kernel import abi
 from tests.support import bpf
-from tests.support.constants import CLONE_NEWPID, CLONE_NEWUSER, NR
+from tests.support.constants import AUDIT_ARCH, CLONE_NEWPID, CLONE_NEWUSER, NR
 from tests.support.harness import Actor
 from tests.support.kernel import (
     RECV,
@@ -112,7 +112,7 @@ def test_c040_the_fields(lab: Lab, kernel: Kernel) -> None:
     assert notification.pid == victim.tid == victim.pid
     assert notification.flags == 0
     assert notification.nr == NR["getppid"]
-    assert notification.arch == abi.AUDIT_ARCH_X86_64
+    assert notification.arch == AUDIT_ARCH
     assert notification.args == args
     kernel.send(listener, notification.id)
     assert victim.peek(notification.ip - 2, 2) == b"\x0f\x05"  # syscall

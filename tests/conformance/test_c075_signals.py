@@ -11,7 +11,7 @@ import struct
 import pytest
 
 from tests.support import bpf
-from tests.support.constants import NR
+from tests.support.constants import NR, SLOWNESS
 from tests.support.harness import Victim
 from tests.support.kernel import (
     ADDFD_SEND,
@@ -275,8 +275,8 @@ def test_c087_fast_answers_under_a_timer_notify_no_call_twice(
     victim, listener = lab.listener(GETPPID, killable)
     source = lab.memfd()
     victim.on_signal(signal.SIGALRM, "count-restart")
-    every_millisecond = victim.place(struct.pack("=qqqq", 0, 1000, 0, 1000))
-    victim.must("setitimer", 0, every_millisecond, 0)
+    every = int(1000 * SLOWNESS)  # us, so that calls come to their end between
+    victim.must("setitimer", 0, victim.place(struct.pack("=qqqq", 0, every, 0, every)), 0)
     pending = victim.command("descriptors", count, bpf.number("getppid"), 0, 0, 0, 0, 0)
     seen: list[int] = []
     while len(seen) < count:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,7 +62,10 @@ def test_c113_without_wait_killable_the_stop_cancels(
     pending = victim.begin("getppid")
     notification = kernel.recv(listener)
     stop(victim.tid)
-    assert tracing.wait_stopped(victim.tid) == -512  # ERESTARTSYS
+    # ERESTARTSYS; elsewhere than on x86 the first argument is back before a tracer is told (do_signal of arm64,
+    # arch_do_signal_or_restart of riscv).
+    restarting = -512 if platform.machine() == "x86_64" else 0
+    assert tracing.wait_stopped(victim.tid) == restarting
     assert errno_of(kernel.send, listener, notification.id, 0, 0, CONTINUE) == errno.ENOENT
     tracing.detach(victim.tid)
     again = kernel.recv(listener)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import bpf
+from tests.support.constants import NR
 from tests.support.harness import Victim
 from tests.support.kernel import NEW_LISTENER, Raw
 from tests.support.lab import Child, Lab
@@ -53,7 +54,7 @@ def test_every_process_of_a_test_ends_with_it(other: Lab) -> None:
     orphan = stopped.fork()
     waiting = victim.fork()
     own_session = victim.fork()
-    own_session.must(112)  # setsid
+    own_session.must("setsid")
     waiting.begin_blocked("getppid")
     os.kill(stopped.pid, signal.SIGSTOP)
     stopped.wait_state("T")
@@ -105,7 +106,7 @@ def test_a_test_that_hangs_is_ended_with_all_its_processes(tmp_path: Path) -> No
 
 def test_threads_that_still_block_are_freed(other: Lab, raw: Raw) -> None:
     _, listener = other.listener(GETPPID)
-    reader = other.thread(lambda: raw.recv(listener)).blocked(16)
+    reader = other.thread(lambda: raw.recv(listener)).blocked(NR["ioctl"])
     other.close()
     assert reader.done()
 

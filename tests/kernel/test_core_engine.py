@@ -19,13 +19,15 @@ from proctor.kernel.engine import Engine
 from proctor.kernel.launch import launch
 from proctor.kernel.seccomp import flag_available
 from proctor.kernel.target import Target
+from proctor.supervisor.ports import route_key
+from tests.support.constants import AUDIT_ARCH
 
 from .conftest import listener_knows, notify
 
 Wire = tuple[int, int, int]
 Monitor = Callable[..., str]
 
-KEY = 4242  # of x86-64, whose architecture counts as 0 in the keys
+KEY = route_key(AUDIT_ARCH, 4242)
 
 
 def pending(target: Target) -> int:

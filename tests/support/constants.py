@@ -6,6 +6,7 @@ headers.
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import Final
 
@@ -38,6 +39,7 @@ _X86_64 = {
     "kill": 62,
     "fcntl": 72,
     "getppid": 110,
+    "setsid": 112,
     "setresuid": 117,
     "setresgid": 119,
     "setgroups": 116,
@@ -48,6 +50,7 @@ _X86_64 = {
     "clock_gettime": 228,
     "clock_nanosleep": 230,
     "exit_group": 231,
+    "tgkill": 234,
     "openat": 257,
     "ppoll": 271,
     "unshare": 272,
@@ -81,9 +84,11 @@ _GENERIC = {
     "restart_syscall": 128,
     "kill": 129,
     "tkill": 130,
+    "tgkill": 131,
     "rt_sigprocmask": 135,
     "setresuid": 147,
     "setresgid": 149,
+    "setsid": 157,
     "setgroups": 159,
     "prctl": 167,
     "getpid": 172,
@@ -107,8 +112,16 @@ _NUMBERS: Final = {"x86_64": _X86_64, "aarch64": _GENERIC, "riscv64": _GENERIC}
 #: Those of this machine; none where the victim was not brought to.
 NR: Final[dict[str, int]] = _NUMBERS.get(platform.machine(), {})
 
+#: What notifications say of it (``include/uapi/linux/audit.h``).
+AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7, "riscv64": 0xC00000F3}.get(
+    platform.machine(), 0
+)
+
 #: getppid by the i386 table (``arch/x86/entry/syscalls/syscall_32.tbl``).
 I386_GETPPID: Final = 64
+
+#: How much longer everything may take here than on a machine that is not emulated.
+SLOWNESS: Final = float(os.environ.get("PROCTOR_TEST_SLOWNESS", "1"))
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4

@@ -110,7 +110,7 @@ def inheritable() -> list[int]:
 
 def tgkill(tgid: int, tid: int, number: int) -> None:
     """tgkill(2): a signal for one thread."""
-    libc_syscall(234, tgid, tid, int(number))
+    libc_syscall(NR["tgkill"], tgid, tid, int(number))
 
 
 def pidfd_getfd(pid: int, fd: int) -> int:

@@ -46,7 +46,7 @@ def system(architecture: Architecture, cache: Path) -> System:
         inside = place.removeprefix(str(root))
         if "/usr/lib/python3" in inside:
             folders[:] = [name for name in folders if not STDLIB_OUT.fullmatch(name)]
-        for name in names + [name for name in folders if os.path.islink(f"{place}/{name}")]:
+        for name in names + folders:
             path = f"{inside}/{name}"
             if not LEFT_OUT.search(path) and not _LEFT_OUT.search(path):
                 wanted[path] = Path(place, name)

@@ -127,7 +127,7 @@ def parts(plan: dict[str, Any], chosen: str) -> None:
                         *plan["compare"]], limit)  # fmt: skip
     for place in plan["tests"]:
         run(place, [python, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--junitxml=/run/junit.xml",
-                    "--timeout=600", *plan["pytest"], place], limit)  # fmt: skip
+                    "--timeout=600", *plan["pytest"], *place.split()], limit)  # fmt: skip
 
 
 if __name__ == "__main__":
