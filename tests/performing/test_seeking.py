@@ -17,8 +17,11 @@ import proctor
 from proctor.kernel.alikes import Alikes
 from proctor.performing import performers, seeking, task
 from proctor.performing.mother import Mother
+from proctor.performing.performers import Performers
+from proctor.performing.seeking import Lookout
 from proctor.performing.trouble import Said, Trouble
 from proctor.policy import loads
+from proctor.supervisor.share import Share
 
 from .callers import open_directory
 
@@ -517,3 +520,54 @@ for path in paths:
     assert first[0] == second[0]
     assert len(first[1]) > 100
     assert first[1] == second[1]
+
+
+@pytest.mark.parametrize("dead", [False, True], ids=["alive", "dead"])
+@pytest.mark.parametrize("who", [USER, NAMESPACE])
+def test_the_usual_call_of_others_is_asked_about_in_the_core(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, who: str, dead: bool
+) -> None:
+    """And what is not plain, or not answered, is found out by the long way: rules say the same."""
+    lent: list[int] = []
+    became: list[int] = []
+    sought: list[bytes] = []
+    seek, lend, took_back = Performers.seek, Lookout.lend, Lookout.took_back
+
+    def lends(self: Any, tid: int, container: Any, follow: bool) -> Any:
+        made = lend(self, tid, container, follow)
+        if made is not None:
+            lent.append(tid)
+            if dead:
+                made[0][1].signal()
+                made[0][1].wait_for_end(10)
+        return made
+
+    def takes(self: Any, taken: Any, what: int) -> None:
+        became.append(what)
+        took_back(self, taken, what)
+
+    def seeks(self: Any, call: Any, what: Any) -> Any:
+        sought.append(what.path)
+        return seek(self, call, what)
+
+    # who is met for the first time keeps others waiting, who are watched then
+    monkeypatch.setattr(Share, "_watch", lambda self: None)
+    monkeypatch.setattr(Lookout, "lend", lends)
+    monkeypatch.setattr(Lookout, "took_back", takes)
+    monkeypatch.setattr(Performers, "seek", seeks)
+    program = """
+top = sys.argv[1]
+os.chdir(top)
+for _ in range(10):
+    for path in ("named/file", top + "/named/file", top + "/link", "./named/../link", top + "/locked/hit", "none"):
+        tell(path[-4:], os.open, path, os.O_RDONLY)
+    tell("last", os.open, top + "/link", os.O_PATH | os.O_NOFOLLOW)
+"""
+    said = run(denying(tree, UNSAFE), program, tree, who=who)
+    each = ["file EXDEV"] * 2 + ["link EXDEV"] * 2 + ["/hit EACCES", "none ENOENT", "last ok"]
+    assert said == each * 10
+    assert len(lent) == len(became) > 40
+    assert {*became} == {2} if dead else 1 in became
+    plain = [path for path in sought if path.endswith((b"file", b"link"))]
+    # one that has no processor for a while is late
+    assert len(plain) >= 40 if dead else len(plain) < 12 + became.count(2)

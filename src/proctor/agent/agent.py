@@ -91,7 +91,7 @@ class Agent:
             deadline=deadline,
             observers=self._observers,
             performer=performer if performing is None else performing(performer),
-            seeker=performer.seek,
+            seeker=performer,
         )
         performer.on_trouble = self.supervisor.trouble
         self.supervisor.on_close(performer.close)

@@ -1,4 +1,5 @@
 /* What the sources share that act for a caller: who it is, and what a struct statx has where. */
+#pragma once
 #include <linux/capability.h>
 
 /* Younger than the oldest headers we build with; numbers and layouts are ABI. */

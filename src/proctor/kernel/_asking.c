@@ -163,8 +163,29 @@ static PyObject *request_fill(PyObject *object, PyObject *values) {
     return packet;
 }
 
-static bool is_error(int64_t result) {
+bool is_error(int64_t result) {
     return result == INT64_MIN || (result < 0 && result >= -4095);
+}
+
+int64_t step_result(const struct asked *asked, int step) {
+    int64_t result;
+    memcpy(&result, asked->into + sizeof(struct reply) + sizeof result * (size_t)step, sizeof result);
+    return result;
+}
+
+const char *answer_part(const Request *self, const struct asked *asked, int part, size_t *length) {
+    Py_ssize_t parts;
+    const struct range *range = content(self->ranges, sizeof *range, &parts);
+    size_t at = sizeof(struct reply) + 8 * (size_t)self->steps;
+    for (int i = 0; i <= part && part < parts; i++, at += *length) {
+        int64_t result = range[i].step == (uint32_t)NO_STEP ? range[i].length : step_result(asked, (int)range[i].step);
+        *length = result < 0 ? 0 : result < range[i].length ? (size_t)result : range[i].length;
+        if (*length > (size_t)asked->length - at)
+            return NULL;
+        if (i == part)
+            return asked->into + at;
+    }
+    return NULL;
 }
 
 /* (results, parts, {step: descriptor}); NULL without an exception for what is no answer to this. */

@@ -1,4 +1,5 @@
 /* What the sources of the native core share. */
+#pragma once
 #include <Python.h>
 #include <linux/seccomp.h>
 #include <stdatomic.h>
@@ -36,6 +37,8 @@ bool is_first(const uint64_t root[3]);
 /* The same from a root and a directory that are held, and what it leads to: O_PATH descriptors, or -1, of what
  * is there and of its directory.  False for what is to be walked step by step. */
 bool found_at(int root, int dirfd, char *path, bool follow, bool entry, char *name, int *pin, int *parent);
+/* Whether a path from the root has no dots and empty names: it is its own name, where no link is on the way. */
+bool is_own_name(const char *path, size_t length);
 /* Whether a compiled pattern matches a text. */
 bool matches(const uint8_t *program, size_t size, const char *text, size_t length);
 

@@ -238,7 +238,7 @@ def ask_for(
     sock: int,
     table: int,
     patience: int,
-    forms: tuple[tuple[Request, bytes, int, int, bool, bool, bool], ...],
+    forms: tuple[tuple[Request, bytes, int, int, bool, bool, bool, bytes], ...],
     /,
 ) -> (
     tuple[
@@ -258,7 +258,8 @@ def ask_for(
     :param forms: requests of which the first is taken that fits: the request, a packet that lacks nothing
         but the path, where in it that is put, how many bytes it may have, whether it is relative: then
         the place where it starts goes along; whether ``table`` does, after that; whether it opens, so that
-        :class:`Short` may give what comes.
+        :class:`Short` may give what comes; where its answer says what the path leads to (``struct looks`` of
+        ``_posing.h``), or nothing: whoever only looks needs no room in the caller's table.
     :returns: None for a caller that is not who it was.  Else the path (None if it could not be read),
         what :meth:`Request.ask` returns, and which form was taken; -1 if none was, and nothing is sent:
         none fits, or the caller's table is full, or it has nothing open there.  With a form and no
@@ -473,6 +474,9 @@ class Usual:
         is looked at for these alone, as long as they are.  One is taken out while it is asked.
     :param groups: whether their groups decide anything.
     :param ours: as for :meth:`Known.same`.
+    :param lend: called with a thread that is not among these, the container, and whether links are followed: who
+        looks for it instead, as :class:`proctor.supervisor.ports.Seeker` has it.
+    :param took_back: called with the first of what was lent, and what became of it.
     """
 
     def __init__(
@@ -494,6 +498,11 @@ class Usual:
         alikes: dict[int, Any],
         groups: bool,
         ours: bytes,
+        lend: Callable[
+            [int, Any, bool], tuple[Any, Known, bool, int, int, int, tuple[Any, ...]] | None
+        ]
+        | None,
+        took_back: Callable[[Any, int], object] | None,
         /,
     ) -> None: ...
     def __call__(self, notification: Any, /) -> Any:

@@ -143,16 +143,17 @@ static bool on_procfs(int fd, const struct identity *at) {
     return at->major == 0 && (fstatfs(fd, &kind) < 0 || kind.f_type == PROC_SUPER);
 }
 
-/* Without links, dots and empty names a path from the root is its own name. */
-static bool is_plain(const char *path) {
-    if (path[0] != '/' || path[1] == 0)
+bool is_own_name(const char *path, size_t length) {
+    const char *end = path + length;
+    if (length < 2 || path[0] != '/')
         return false;
-    for (const char *at = path; *at != 0; at++)
-        if (at[0] == '/'
-            && (at[1] == '/' || at[1] == 0
-                || (at[1] == '.' && (at[2] == '/' || at[2] == 0
-                                     || (at[2] == '.' && (at[3] == '/' || at[3] == 0))))))
+    for (const char *at = path; at < end;) {
+        const char *name = at + 1, *slash = memchr(name, '/', (size_t)(end - name));
+        size_t size = (size_t)((slash != NULL ? slash : end) - name);
+        if (size == 0 || (name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.'))))
             return false;
+        at = name + size;
+    }
     return true;
 }
 
@@ -171,7 +172,7 @@ static int find(struct search *self, const char *path, uint64_t flags, bool with
     struct identity at;
     int fd = -1;
     bool named = false;
-    if (self->base < 0 && is_plain(path)) {
+    if (self->base < 0 && is_own_name(path, strlen(path))) {
         fd = from_root(self, path, flags, NO_SYMLINKS);
         named = fd >= 0;
         if (fd < 0 && errno != ELOOP)

@@ -12,7 +12,22 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
-enum { STATX_BYTES = 256, STATFS_BYTES = 96, MODE_AT = 28 }; /* as filestat.py asks for them */
+enum { STATX_BYTES = 256, STATFS_BYTES = 96, MODE_AT = 28, PROC_SUPER = 0x9FA0 }; /* as filestat.py asks for them */
+
+/* Whether the steps of a form that looks are some that its request has. */
+static bool sound(const struct form *form) {
+    const int32_t steps[] = {form->looks->direct, form->looks->pin, form->looks->link, form->looks->again};
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
+        if (steps[i] < (i == 0 ? -1 : 0) || steps[i] >= form->request->steps)
+            return false;
+    return form->looks->first >= 0 && form->looks->kind >= 0;
+}
+
+/* Whether a form takes a path. */
+static bool fits(const struct form *form, const char *path, size_t length) {
+    return form->relative == (path[0] != '/') && length <= (size_t)form->room
+           && (form->looks == NULL || form->looks->direct < 0 || is_own_name(path, length));
+}
 
 int forms_in(PyObject *tuple, struct form *forms) {
     Py_ssize_t count = PyTuple_Size(tuple);
@@ -20,14 +35,17 @@ int forms_in(PyObject *tuple, struct form *forms) {
         PyErr_SetString(PyExc_ValueError, "too many forms");
     for (Py_ssize_t i = 0; i < count && PyErr_Occurred() == NULL; i++) {
         struct form *form = &forms[i];
-        PyObject *request, *packet;
-        if (!PyArg_ParseTuple(PyTuple_GetItem(tuple, i), "OSnnppp", &request, &packet, &form->offset, &form->room,
-                              &form->relative, &form->table, &form->opens))
+        PyObject *request, *packet, *looks;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(tuple, i), "OSnnpppS", &request, &packet, &form->offset, &form->room,
+                              &form->relative, &form->table, &form->opens, &looks))
             break;
+        Py_ssize_t known = PyBytes_Size(looks);
+        form->looks = known > 0 ? (const void *)PyBytes_AsString(looks) : NULL; /* bytes objects are aligned */
         form->request = (Request *)request;
         form->packet = PyBytes_AsString(packet), form->size = PyBytes_Size(packet);
         if (Py_TYPE(request) != request_type || form->size > LONGEST_PACKET || form->room < 0 || form->offset < 0
             || form->room > form->size || form->offset > form->size - form->room
+            || (known > 0 && (known != sizeof *form->looks || !sound(form)))
             || (form->opens && form->request->longest < STATX_BYTES + STATFS_BYTES + (Py_ssize_t)sizeof(struct reply)))
             PyErr_SetString(PyExc_ValueError, "this is no form");
     }
@@ -46,9 +64,9 @@ static void choose(struct posed *posed) {
         && id_valid(posed->listener, posed->id) == 0)
         posed->path = posed->read;
     for (int i = 0; posed->same && posed->path != NULL && posed->used > 0 && form == NULL && i < posed->many; i++)
-        if (posed->forms[i].relative == (posed->path[0] != '/') && posed->used <= (size_t)posed->forms[i].room)
+        if (fits(&posed->forms[i], posed->path, posed->used))
             form = &posed->forms[i];
-    if (form != NULL && !(length > 0 ? has_room_by(caller, text, (size_t)length) : has_room(caller)))
+    if (form != NULL && form->looks == NULL && !(length > 0 ? has_room_by(caller, text, (size_t)length) : has_room(caller)))
         form = NULL; /* EMFILE comes before all else, and nothing happens */
     if (form != NULL && form->relative && (posed->asked.sent[0] = place_of(caller, posed->dirfd)) < 0)
         form = NULL;
@@ -137,4 +155,50 @@ int plainly_opened(const struct posed *posed, const uint32_t *kinds, size_t coun
         if (kinds[i] == (uint32_t)system.f_type && hear_closed(asked->sock, asked->patience) == 0)
             return asked->fds[0];
     return -1;
+}
+
+static bool is_procfs(const char *kind, size_t length) {
+    struct statfs system;
+    if (kind == NULL || length < sizeof system.f_type)
+        return true;
+    memcpy(&system.f_type, kind + offsetof(struct statfs, f_type), sizeof system.f_type);
+    return (uint32_t)system.f_type == PROC_SUPER;
+}
+
+static bool same_place(const char *one, const char *other) {
+    return memcmp(one + STATX_INODE, other + STATX_INODE, 8) == 0
+           && memcmp(one + STATX_DEVICE, other + STATX_DEVICE, 8) == 0
+           && memcmp(one + STATX_MOUNT, other + STATX_MOUNT, 8) == 0;
+}
+
+bool plainly_named(const struct posed *posed, char *name) {
+    const struct asked *asked = &posed->asked;
+    const struct looks *looks = posed->form != NULL ? posed->form->looks : NULL;
+    struct reply head;
+    if (looks == NULL || asked->problem != 0
+        || asked->length < (ssize_t)(sizeof head + 8 * (size_t)posed->form->request->steps))
+        return false;
+    memcpy(&head, asked->into, sizeof head);
+    if (head.state != DONE || head.given != 0)
+        return false;
+    const char *part[4];
+    size_t size[4];
+    if (looks->direct >= 0 && !is_error(step_result(asked, looks->direct))) {
+        part[0] = answer_part(posed->form->request, asked, looks->kind, size);
+        memcpy(name, posed->path, posed->used);
+        name[posed->used] = 0;
+        return !is_procfs(part[0], size[0]);
+    }
+    if (is_error(step_result(asked, looks->pin)) || is_error(step_result(asked, looks->link))
+        || is_error(step_result(asked, looks->again)))
+        return false;
+    for (int i = 0; i < 4; i++)
+        if ((part[i] = answer_part(posed->form->request, asked, looks->first + i, &size[i])) == NULL)
+            return false;
+    if (size[0] < STATX_BYTES || size[3] < STATX_BYTES || is_procfs(part[1], size[1]) || size[2] == 0 || size[2] > PATH_MAX
+        || part[2][0] != '/' || !same_place(part[0], part[3]))
+        return false;
+    memcpy(name, part[2], size[2]);
+    name[size[2]] = 0;
+    return true;
 }

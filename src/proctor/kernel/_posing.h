@@ -36,6 +36,11 @@ bool make_room(const Request *self, struct asked *asked);
 void ask(const Request *self, struct asked *asked);
 /* What Request.ask() returns, and room is freed; NULL without an exception if it could not be sent. */
 PyObject *heard(Request *self, struct asked *asked);
+/* The result of a step in an answer, and a part of it (NULL: it has not got it), which is so long. */
+int64_t step_result(const struct asked *asked, int step);
+const char *answer_part(const Request *self, const struct asked *asked, int part, size_t *length);
+/* Whether a result is an errno, or its step was not made. */
+bool is_error(int64_t result);
 /* Without the GIL: wait until an executor says that it has closed what it gave: 0 or an errno. */
 int hear_closed(int sock, long patience);
 
@@ -45,6 +50,12 @@ struct form { /* a question that wants a path, and nothing else any more */
     Py_ssize_t size, offset, room;
     int relative, table; /* whether the place where it starts goes along, and the executor's own descriptors */
     int opens; /* its last wants are struct statfs and struct statx of what is given */
+    const struct looks *looks; /* it names what the path leads to; NULL: it does not */
+};
+
+struct looks { /* steps, and parts of the answer: seeking.py has it */
+    int32_t direct, kind;            /* a walk without any link, of what is its own name then; -1: none is made */
+    int32_t pin, first, link, again; /* first: status, file system, name and what that leads to */
 };
 
 enum { MOST_FORMS = 8, LONGEST_PACKET = 4096 };
@@ -69,5 +80,8 @@ void pose(struct posed *posed);
 /* Without the GIL: the descriptor in the answer to a form that opens, if that is a regular file or a directory of
  * one of these kinds of file systems, and the executor has closed its own; -1 if not. */
 int plainly_opened(const struct posed *posed, const uint32_t *kinds, size_t count);
+/* Without the GIL: the name that the answer to a form that looks has for where the path leads, PLACE_SIZE bytes; false
+ * for all that is not plain. */
+bool plainly_named(const struct posed *posed, char *name);
 /* What core.ask_for() returns. */
 PyObject *posed_result(struct posed *posed);

@@ -61,8 +61,10 @@ static bool is_alike(const Usual *self, const Known *who) {
 
 /* We walk for those alone who are what we are: others would learn what we see and they do not. */
 static bool find_out(const Usual *self, const Sheet *sheet, const struct seccomp_notif *raw, const Known *who,
-                     struct seen *seen) {
+                     struct lent *lent, struct seen *seen) {
     char path[PATH_MAX];
+    if (lent != NULL)
+        return (seen->leads = led_by(lent, seen->text, seen->length, seen->name)) != ECANCELED;
     if (seen->length == 0 || who == NULL || !looks_same(who))
         return false;
     memcpy(path, seen->text, seen->length);
@@ -73,13 +75,13 @@ static bool find_out(const Usual *self, const Sheet *sheet, const struct seccomp
 
 /* Which outcome it comes to; -1 for what is to be decided the long way. */
 static int decide(const Usual *self, const Sheet *sheet, const struct seccomp_notif *raw, const Known *who,
-                  struct seen *seen) {
+                  struct lent *lent, struct seen *seen) {
     int found = sheet->otherwise;
     if (!read_text(self, raw, seen))
         return -1;
     for (int i = 0; i < sheet->count; i++) {
         const struct test *test = &sheet->tests[i];
-        if (!test->text && seen->leads < 0 && !find_out(self, sheet, raw, who, seen))
+        if (!test->text && seen->leads < 0 && !find_out(self, sheet, raw, who, lent, seen))
             return -1;
         bool holds = test->text ? one_matches(test->programs, seen->text, seen->length)
                      : seen->leads != 0 ? test->when_nowhere
@@ -89,7 +91,7 @@ static int decide(const Usual *self, const Sheet *sheet, const struct seccomp_no
             break;
         }
     }
-    if (seen->leads >= 0 && !(self->outcomes[found].flags & SECCOMP_USER_NOTIF_FLAG_CONTINUE) && !is_alike(self, who))
+    if (seen->leads >= 0 && lent == NULL && !(self->outcomes[found].flags & SECCOMP_USER_NOTIF_FLAG_CONTINUE) && !is_alike(self, who))
         return -1;
     /* Who is alive when it is answered was so all the time, and it was its memory.  Whoever tells of it
      * wants to know before. */
@@ -240,11 +242,14 @@ static PyObject *usual_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(na
     if (sheet != NULL && sheet->otherwise >= 0) {
         const Known *who = NULL;
         PyObject *standing = sheet->looks ? take_alike(self, raw, &who) : NULL;
-        if (who != NULL || (!sheet->looks && PyErr_Occurred() == NULL)) {
+        struct lent *lent = sheet->looks && standing == NULL ? borrow(self, sheet, raw) : NULL;
+        if (PyErr_Occurred() == NULL && (who != NULL || lent != NULL || !sheet->looks)) {
             Py_BEGIN_ALLOW_THREADS
-            index = decide(self, sheet, raw, who, &seen);
+            index = decide(self, sheet, raw, who, lent, &seen);
             Py_END_ALLOW_THREADS
         }
+        if (lent != NULL)
+            return_lent(self, lent);
         if (standing != NULL)
             give_back(self, raw, standing);
         PyErr_Clear(); /* then it goes the long way */
@@ -337,13 +342,14 @@ static PyObject *usual_outcome(PyObject *me, PyObject *args) {
 
 static PyObject *usual_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(names)) {
     PyObject *learn, *fallback, *told, *share, *container, *marks, *log, *callers, *head, *middle, *alikes, *ours;
+    PyObject *lend, *took_back;
     int listener, reg, groups;
     unsigned int registers;
     unsigned long long mask;
     const struct standing *is = NULL;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOSSiIiKO!pS", &learn, &fallback, &told, &share, &container, &marks, &log,
+    if (!PyArg_ParseTuple(args, "OOOOOOOOSSiIiKO!pSOO", &learn, &fallback, &told, &share, &container, &marks, &log,
                           &callers, &head, &middle, &listener, &registers, &reg, &mask, &PyDict_Type, &alikes,
-                          &groups, &ours)
+                          &groups, &ours, &lend, &took_back)
         || !standing_in(ours, &is))
         return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
@@ -361,6 +367,8 @@ static PyObject *usual_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     self->head = Py_NewRef(head);
     self->middle = Py_NewRef(middle);
     self->alikes = Py_NewRef(alikes);
+    self->lend = Py_NewRef(lend);
+    self->took_back = Py_NewRef(took_back);
     self->groups = groups;
     self->rooted = is != NULL && is_first(is->root);
     self->listener = listener;
@@ -379,6 +387,8 @@ static int usual_traverse(PyObject *me, visitproc visit, void *arg) {
     Py_VISIT(self->share);
     Py_VISIT(self->container);
     Py_VISIT(self->alikes);
+    Py_VISIT(self->lend);
+    Py_VISIT(self->took_back);
     return 0;
 }
 
@@ -390,6 +400,8 @@ static int usual_clear(PyObject *me) {
     Py_CLEAR(self->share);
     Py_CLEAR(self->container);
     Py_CLEAR(self->alikes);
+    Py_CLEAR(self->lend);
+    Py_CLEAR(self->took_back);
     return 0;
 }
 

@@ -34,6 +34,7 @@ struct outcome {
 typedef struct {
     PyObject_HEAD
     PyObject *learn, *fallback, *told, *share, *container, *labels, *log, *callers, *head, *middle;
+    PyObject *lend, *took_back; /* who looks for others; None: nobody */
     PyObject *alikes; /* by thread: those that are what we are, as far as that is known */
     int listener, reg, sheets, count;
     bool groups, rooted; /* whether their groups decide anything; their root is_first */
@@ -49,3 +50,11 @@ Sheet *sheet_of(Usual *self, PyObject *notification, const struct seccomp_notif 
 void sheet_let_go(Sheet *sheet);
 void sheets_forget(Usual *self);
 PyObject *usual_learn(PyObject *me, PyObject *args);
+
+/* Somebody who looks as a caller does, for one call; that is the asker's to return. */
+struct lent;
+/* NULL if that is nobody. */
+struct lent *borrow(const Usual *self, const Sheet *sheet, const struct seccomp_notif *raw);
+void return_lent(const Usual *self, struct lent *lent);
+/* Without the GIL: as leads_to(). */
+int led_by(struct lent *lent, const char *path, size_t length, char *name);

@@ -19,7 +19,7 @@ from proctor.performing.executors import Executors, Start
 from proctor.performing.here import Here
 from proctor.performing.identity import Key, Own, Who, caller_steps
 from proctor.performing.logs import Logs
-from proctor.performing.seeking import seek, seek_shortly
+from proctor.performing.seeking import Lookout, seek, seek_shortly
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply
 from proctor.performing.task import Task
@@ -141,6 +141,9 @@ class Performers:
         self._on_trouble = on_trouble
         self.callers = Callers()
         self.standings = self.callers.standings
+        self.lookout = Lookout(self)
+        #: For ``seeker=`` of a supervisor: see :class:`proctor.supervisor.ports.Seeker`.
+        self.lend, self.took_back = self.lookout.lend, self.lookout.took_back
         self.here: Here | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -222,7 +225,7 @@ class Performers:
         return here
 
     def seek(self, call: Call, what: Sought) -> bytes | int | Deny | Later:
-        """What ``seeker=`` of a supervisor takes: where something of a call leads for its caller, as the kernel
+        """For ``seeker=`` of a supervisor: where something of a call leads for its caller, as the kernel
         and the caller's root name it, or the errno that the caller gets on the way; or that it takes a while."""
         if not call.tid:
             return self.trouble(call, _UNSEEN)

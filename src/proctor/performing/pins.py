@@ -225,13 +225,11 @@ class Look(NamedTuple):
 
 
 @cache
-def look(relative: bool, size: int, kept: bool = True) -> Look:
+def look(relative: bool, size: int) -> Look:
     """Holes: directory (a number, if not ``relative``), how to open later, how to walk, how to probe,
     path.  What the kernel says to the flags of the first of these it says before it looks at any path.
 
-    Sent: the directory (if ``relative``), the executor's table.
-
-    :param kept: whether the pin is given."""
+    Sent: the directory (if ``relative``), the executor's table."""
     steps = Steps()
     where: Argument = steps.sent() if relative else steps.number()
     table = steps.sent()
@@ -244,8 +242,7 @@ def look(relative: bool, size: int, kept: bool = True) -> Look:
     steps.end(name.last)
     steps.jump(pin, bad=True)
     probe = probing.add(where, path)
-    if kept:
-        steps.give(pin)
+    steps.give(pin)
     return Look(steps.freeze(), valid, pin, name, probe)
 
 

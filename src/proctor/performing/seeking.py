@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import errno
 import stat
+import struct
 from collections.abc import Generator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import Deny, deny
 from proctor.errors import CallGone
 from proctor.performing import pins, scarce
+from proctor.performing.filestat import STATFS_SIZE, system_of
+from proctor.performing.steps import END, Place, Steps
 from proctor.performing.trouble import Said, Trouble
 
 if TYPE_CHECKING:
@@ -25,9 +28,15 @@ if TYPE_CHECKING:
     from proctor.performing.callers import Known
     from proctor.performing.performers import Performers
     from proctor.performing.processes import Executor
-    from proctor.performing.steps import Form, Reply
+    from proctor.performing.steps import Argument, Form, Reply, Request, Result
     from proctor.performing.task import Task
+    from proctor.supervisor.ports import Loan
 
+#: Paths that are longer are sought by the long way.
+_ROOM: Final = pins.SHORT[-1]
+_LOOKS: Final = struct.Struct("=6i")
+#: What became of a question: less, there was none; more, it is open.
+_ANSWERED: Final = 1
 _MOST_LINKS: Final = 40  # MAXSYMLINKS of the kernel
 _PATH_MAX: Final = 4096
 
@@ -102,32 +111,67 @@ def seek_shortly(performers: Performers, call: Call, what: Sought) -> bytes | in
     not enough, and nothing has happened.
 
     :raises CallGone: nobody calls any more."""
-    standings = performers.standings
-    standing = standings.take(call.tid) if what.path and not what.resolve else None
-    if standing is None:
+    lookout = performers.lookout
+    taken = None
+    if what.path and not what.resolve:
+        taken = lookout.take(call.tid, getattr(call, "container", None))
+    if taken is None:
         return None
-    known: Known = standing.kept
-    executor = None
-    container: ContainerPort | None = getattr(call, "container", None)
-    if standing.known is not None and known.key.container is container:
-        limit = performers.option(container, "limit")
-        executor = performers.executors.borrow(known.key, container, limit)
-    if executor is None:
-        standings.give_back(standing)
-        return None
-    asking = _Asking(executor, call, standing, known.groups, what.dirfd)
+    standing, executor = taken
+    asking = _Asking(executor, call, standing, standing.kept.groups, what.dirfd)
     found: bytes | int | None = None
     try:
         found = asking.led(what)
     finally:
-        if asking.answered:
-            performers.executors.release(executor)
-        else:
-            performers.executors.discard(executor)  # it has died, or is at it still
-        standings.give_back(standing)
+        lookout.free(taken, asking.answered)
     if found is not None and not call.valid():
         raise CallGone
     return found
+
+
+class Lookout:
+    """Lends executors that wait for work, to be asked where the paths of calls lead."""
+
+    def __init__(self, performers: Performers) -> None:
+        self._performers = performers
+
+    def take(self, tid: int, container: ContainerPort | None) -> tuple[Standing, Executor] | None:
+        """Who calls, if that is known, and who is what it is, if that is not what the monitor is."""
+        performers = self._performers
+        standing = performers.standings.take(tid)
+        if standing is None:
+            return None
+        known: Known = standing.kept
+        executor = None
+        if standing.known and not known.here and known.key.container is container:
+            limit = performers.option(container, "limit")
+            executor = performers.executors.borrow(known.key, container, limit)
+        if executor is None:
+            performers.standings.give_back(standing)
+            return None
+        return standing, executor
+
+    def lend(self, tid: int, container: Any, follow: bool) -> Loan | None:
+        """The same, as ``_core.Usual`` wants it."""
+        taken = self.take(tid, container)
+        if taken is None:
+            return None
+        standing, executor = taken
+        forms = _forms(0 if follow else pins.O_NOFOLLOW)[0]
+        return taken, standing.known, standing.kept.groups, *executor.at_hand, forms
+
+    def took_back(self, taken: tuple[Standing, Executor], became: int) -> None:
+        """It was not asked (0), or it has answered (1), or has died or is at it still."""
+        if became:
+            taken[1].came(became == _ANSWERED)
+        self.free(taken, became <= _ANSWERED)
+
+    def free(self, taken: tuple[Standing, Executor], answered: bool) -> None:
+        """It may be asked by others, if it has answered."""
+        standing, executor = taken
+        executors = self._performers.executors
+        (executors.release if answered else executors.discard)(executor)
+        self._performers.standings.give_back(standing)
 
 
 class _Asking:
@@ -181,10 +225,12 @@ class _Asking:
         if reply is None:
             return None, False
         self.answered = True
-        return _read(looks[which], reply, missing)
+        return _read(looks[which], reply, path, missing)
 
 
-def _read(look: pins.Look, reply: Reply, missing: bool) -> tuple[bytes | int | None, bool]:
+def _read(look: _Look, reply: Reply, path: bytes, missing: bool) -> tuple[bytes | int | None, bool]:
+    if look.direct is not None and reply.made(look.direct):
+        return (None if system_of(reply.parts[look.kind]).proc else path), False
     if reply.made(look.pin):
         named, name = look.name.read(reply), look.name
         return (None if named.proc or name.hidden(reply) or name.lost(reply) else named.path), False
@@ -195,20 +241,62 @@ def _read(look: pins.Look, reply: Reply, missing: bool) -> tuple[bytes | int | N
     return failed, reply.error(look.probe.plain) == errno.ENOENT
 
 
+class _Look(NamedTuple):
+    """Pin and name."""
+
+    request: Request
+    #: What needs no link is its own name, and on which file system it is.
+    direct: Result | None
+    kind: int
+    pin: Result
+    name: pins.Name
+    probe: pins.Probe
+
+    def native(self) -> bytes:
+        """``struct looks`` of ``_posing.h``."""
+        direct = -1 if self.direct is None else self.direct.step
+        name = self.name
+        return _LOOKS.pack(
+            direct, self.kind, self.pin.step, name.first, name.link.step, name.again.step
+        )
+
+
+def _look(bits: int, relative: bool, own_name: bool) -> _Look:
+    """Holes: how to probe, path.  Sent: the directory (if ``relative``), the executor's table.
+
+    :param own_name: whether the path has no dots and empty names."""
+    steps = Steps()
+    where: Argument = steps.sent() if relative else pins.AT_FDCWD
+    table = steps.sent()
+    straight = steps.bytes(pins.HOW.pack(pins.PIN | bits, 0, pins.NO_SYMLINKS))
+    how = steps.bytes(pins.HOW.pack(pins.PIN | bits, 0, pins.NO_MAGICLINKS))
+    probing, naming = pins.Probing(steps), pins.Naming(steps)
+    path = steps.hole(_ROOM)
+    direct, kind = None, 0
+    if own_name:
+        system = steps.scratch(128)
+        direct = steps.call("openat2", where, path, straight, pins.HOW.size, bad=1)
+        steps.call("fstatfs", direct, system, good=END)
+        kind = steps.want(Place(system.offset, STATFS_SIZE))
+    pin = steps.call("openat2", where, path, how, pins.HOW.size)
+    name = naming.add(pin, table)
+    steps.end(name.last)
+    steps.jump(pin, bad=True)
+    probe = probing.add(where, path)
+    return _Look(steps.freeze(), direct, kind, pin, name, probe)
+
+
 @lru_cache(4)
-def _forms(bits: int) -> tuple[tuple[Form, ...], tuple[pins.Look, ...]]:
-    how = pins.HOW.pack(pins.PIN | bits, 0, pins.NO_MAGICLINKS)
-    values = pins.HOW.pack(pins.PIN, 0, 0), how, pins.probing(bits, 0)
-    forms: list[Form] = []
-    looks: list[pins.Look] = []
-    for relative in (False, True):
-        where = () if relative else (pins.AT_FDCWD,)
-        for room in pins.SHORT:
-            look = pins.look(relative, room, kept=False)
-            looks.append(look)
-            forms.append(
-                look.request.form(
-                    *where, *values, room=room, relative=relative, table=True, opens=False
-                )
-            )
-    return tuple(forms), tuple(looks)
+def _forms(bits: int) -> tuple[tuple[Form, ...], tuple[_Look, ...]]:
+    looks = tuple(
+        _look(bits, relative, own_name)
+        for relative, own_name in ((False, True), (False, False), (True, False))
+    )
+    probing = pins.probing(bits, 0)
+    forms = tuple(
+        look.request.form(
+            probing, room=_ROOM, relative=look is looks[2], table=True, looks=look.native()
+        )
+        for look in looks
+    )
+    return forms, looks

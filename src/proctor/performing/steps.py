@@ -261,16 +261,23 @@ class Request:
         self.fill: Callable[..., bytes] = self._native.fill
 
     def form(
-        self, *values: bytes | int, room: int, relative: bool, table: bool, opens: bool
+        self,
+        *values: bytes | int,
+        room: int,
+        relative: bool,
+        table: bool,
+        opens: bool = False,
+        looks: bytes = b"",
     ) -> Form:
         """This request, with all its values but the last, which is a path of at most ``room`` bytes.
 
         :param relative: whether the directory where it starts goes along.
         :param table: whether the executor's own descriptors do, after that.
-        :param opens: whether it gives one descriptor, and its last wants are struct statfs and struct statx of that."""
+        :param opens: whether it gives one descriptor, and its last wants are struct statfs and struct statx of that.
+        :param looks: where the answer says what the path leads to: struct looks of ``_posing.h``."""
         packet, other = self.fill(*values, b""), self.fill(*values, b"\1" * room)
         at = next(i for i, byte in enumerate(packet) if byte != other[i])
-        return self._native, packet, at, room, relative, table, opens
+        return self._native, packet, at, room, relative, table, opens, looks
 
     def ask(self, sock: int, packet: bytes | None, fds: tuple[int, ...], patience: int) -> Heard:
         """Send the packet, with descriptors, and receive what comes; without a packet only that.
@@ -317,7 +324,7 @@ class Reply(NamedTuple):
 
 
 #: What :meth:`Request.form` makes.
-Form = tuple["_core.Request", bytes, int, int, bool, bool, bool]
+Form = tuple["_core.Request", bytes, int, int, bool, bool, bool, bytes]
 #: What :meth:`Request.ask` hears.
 Heard = Union[Reply, tuple[int, bytes]]
 

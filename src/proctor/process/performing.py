@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform, Verdict
     from proctor.performing import Performers
     from proctor.performing.short import Ordinary
-    from proctor.supervisor.ports import Later
+    from proctor.supervisor.ports import Later, Loan
 
 
 class LazyPerformer:
@@ -57,6 +57,17 @@ class LazyPerformer:
         """As :meth:`proctor.performing.Performers.seek`."""
         performers = self._loaded(call, "its path was not followed")
         return performers if isinstance(performers, Deny) else performers.seek(call, what)
+
+    def lend(self, tid: int, container: Any, follow: bool) -> Loan | None:
+        """As :meth:`proctor.supervisor.ports.Seeker.lend`, once there are performers."""
+        performers = self._performers
+        return None if performers is None else performers.lend(tid, container, follow)
+
+    def took_back(self, lent: Any, became: int) -> None:
+        """As :meth:`proctor.supervisor.ports.Seeker.took_back`."""
+        performers = self._performers
+        if performers is not None:
+            performers.took_back(lent, became)
 
     def ordinary(
         self, name: str, listener: object = None, begins: Callable[[Call], object] | None = None

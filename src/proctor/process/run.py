@@ -154,7 +154,7 @@ class Supervision:
         from proctor.supervisor.supervisor import Supervisor
 
         ours = LazyPerformer(self._performing or {})
-        options = self._options | {"seeker": ours.seek}
+        options = self._options | {"seeker": ours}
         if options.get("performer") is None:
             self._ours = ours
             options |= {"performer": self.performer(ours)}

@@ -141,8 +141,28 @@ class Seek(NamedTuple):
     then: Callable[[bytes | int | None], Any]
 
 
-#: Looks for something as the caller of a call: a name, the caller's errno, a refusal, or that it takes a while.
-Seeker = Callable[["Call", "Sought"], "bytes | int | Deny | Later"]
+#: Somebody who looks as a caller does, for the core: whatever its owner knows it by, then who the caller was known
+#: for and whether its groups decide anything (as for ``_core.Known.same``); a socket, a table, patience and forms as
+#: for ``_core.ask_for``.
+Loan = tuple[Any, Any, bool, int, int, int, tuple[Any, ...]]
+
+
+class Seeker(Protocol):
+    """Looks for something as the caller of a call."""
+
+    def seek(self, call: Call, what: Sought) -> bytes | int | Deny | Later:
+        """Its name, the caller's errno, a refusal, or that it takes a while."""
+        ...
+
+    def lend(self, tid: int, container: Any, follow: bool) -> Loan | None:
+        """Somebody who looks as this thread does, if one is known who has nothing else to do; it is given back.
+
+        :param follow: whether a link at the end is followed."""
+        ...
+
+    def took_back(self, lent: Any, became: int) -> None:
+        """Who was lent was asked nothing (0), has answered (1), or has not (2)."""
+        ...
 
 
 class Below(Protocol):

@@ -30,6 +30,9 @@ class Seeking:
 
     def __init__(self, seeker: Seeker | None, on_error: Deny) -> None:
         self._seeker = seeker
+        #: Who looks for others in the core; None: nobody.
+        self.lend = getattr(seeker, "lend", None)
+        self.took_back = getattr(seeker, "took_back", None)
         self._nobody = Deny(
             getattr(on_error, "errno", errno.EPERM),
             "nobody here sees what this caller sees, so where its paths lead is not looked at "
@@ -64,7 +67,7 @@ class Seeking:
             if alikes is not None and alikes.has(call.tid):
                 said = said.then(None)
                 continue
-            found = self._nobody if self._seeker is None else self._seeker(call, said.what)
+            found = self._nobody if self._seeker is None else self._seeker.seek(call, said.what)
             said = _after(found, said.then)
         return said
 

@@ -79,7 +79,7 @@ class Supervisor:
         itself says when a listener goes away.
     :param performer: carries :func:`~proctor.call.verdict.perform` out.
     :param seeker: finds out where a path leads as a caller sees it that is not what the monitor is
-        (:meth:`proctor.performing.Performers.seek`), for handlers of policies whose rules are about paths; None:
+        (:class:`proctor.performing.Performers`), for handlers of policies whose rules are about paths; None:
         such calls are refused.
     :param observers: told of what happens, each from whichever thread it happens on; they must be
         quick, and what they raise is trouble, no more (:mod:`proctor.observe.events`).  Calls that

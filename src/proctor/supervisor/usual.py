@@ -134,6 +134,7 @@ class Usual:
             None if log is None else log.gathered(), callers,
             b"" if log is None else log.HEAD, b"" if log is None else log.middle(container),
             served.number, registers, reg, mask, *_looks_for(alikes),
+            *((seeking.lend, seeking.took_back) if alikes is not None else (None, None)),
         )  # fmt: skip
         if log is not None:
             self.record = self._native.record
