@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import urllib.request
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from proctor.agent import scraped
 from tests.agent.clients import connect, gone, hand_over
 from tests.agent.running import RunningAgent, eventually
 
@@ -208,6 +210,27 @@ def test_prometheus_may_ask(agent: Start) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_who_asks_for_metrics_has_so_many_threads(agent: Start) -> None:
+    """Whoever is silent makes room for others; what he has sent says nothing in our log."""
+    port = free_port()
+    running = agent("--metrics", f"127.0.0.1:{port}")
+    before = len(os.listdir(f"/proc/{running.serving}/task"))
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(200)]
+    for each in silent[::2]:
+        each.send(b"GET /")
+    url = f"http://127.0.0.1:{port}/metrics"
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        assert "proctor_containers" in answer.read().decode()
+    most = before + scraped.MOST + 1
+    eventually(lambda: len(os.listdir(f"/proc/{running.serving}/task")) <= most)
+    for each in silent:
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset
+        each.close()
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        assert answer.status == 200
+    assert not any("Error" in line for line in running.said)
 
 
 def test_a_port_that_is_taken_is_said(agent: Start) -> None:

@@ -16,7 +16,6 @@ from prometheus_client import (
     Gauge,
     Histogram,
     ProcessCollector,
-    start_http_server,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -98,19 +97,6 @@ class Metrics:
     def show(self, agent: Agent) -> None:
         """Show what an agent has, too."""
         self.registry.register(_State(self._counters, agent))
-
-    def serve(self, host: str, port: int) -> Callable[[], object]:
-        """Answer on an address, from a thread; returns what ends that.
-
-        :raises OSError: the address cannot be had.
-        """
-        server, _ = start_http_server(port, host, self.registry)
-
-        def end() -> None:
-            server.shutdown()
-            server.server_close()
-
-        return end
 
 
 class TimedPerformer:

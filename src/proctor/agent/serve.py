@@ -20,6 +20,7 @@ from proctor.agent.keeping import Item, read_memory
 from proctor.agent.metrics import Metrics
 from proctor.agent.policies import Book
 from proctor.agent.refusals import Refusals
+from proctor.agent.scraped import serve as serve_metrics
 from proctor.agent.settings import SOCKET, Place, Settings
 from proctor.agent.sockets import Peer, peer_of
 
@@ -144,7 +145,7 @@ class Server:
         """
         if self._settings.metrics is not None:
             self._metrics.show(self.agent)
-            self._ends.append(self._metrics.serve(*self._settings.metrics))
+            self._ends.append(serve_metrics(*self._settings.metrics, self._metrics.registry))
 
     def close(self) -> None:
         """Let nobody in any more, answer what is pending, and let every listener go; idempotent."""
