@@ -226,12 +226,10 @@ def _unpack(deb: Path, place: Path) -> None:
         subprocess.run(["dpkg-deb", "-x", str(deb), str(aside / "all")], check=True)
         release = ""
         for image in [
-            *(aside / "all").glob("boot/vmlinuz-*"),
+            *(aside / "all").glob("boot/vmlinu[xz]-*"),  # riscv64's is not compressed
             *(aside / "all").glob("usr/lib/modules/*/vmlinuz"),
         ]:
-            release = (
-                image.name.removeprefix("vmlinuz-") if "-" in image.name else image.parent.name
-            )
+            release = image.name.partition("-")[2] if "-" in image.name else image.parent.name
             if not image.is_symlink():
                 place.mkdir(parents=True, exist_ok=True)
                 shutil.copy(image, place / f"vmlinuz-{release}")

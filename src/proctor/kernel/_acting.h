@@ -3,8 +3,12 @@
 #include <linux/capability.h>
 
 /* Younger than the oldest headers we build with; numbers and layouts are ABI. */
+#ifndef PIDFD_GET_INFO
 #define PIDFD_GET_INFO _IOC(_IOC_READ | _IOC_WRITE, 0xFF, 11, 64) /* Linux 6.13 */
+#endif
+#ifndef STATX_MNT_ID_UNIQUE
 #define STATX_MNT_ID_UNIQUE 0x4000U                     /* Linux 6.8 */
+#endif
 
 enum { STATX_INODE = 32, STATX_SIZE_AT = 40, STATX_DEVICE = 136, STATX_MOUNT = 144 };
 
