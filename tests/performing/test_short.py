@@ -13,9 +13,11 @@ import pytest
 
 import proctor
 from proctor.call.verdict import Deny, Perform, Verdict
+from proctor.kernel import _core
 from proctor.performing.families.open import Options
 from proctor.supervisor.ports import Later
 from tests.kernel.test_standing import CHANGES, child, root_only
+from tests.support.bpf import notify
 
 from .callers import AT_FDCWD, Call, Performers, open_directory
 from .containers import PYTHON
@@ -460,3 +462,36 @@ def test_a_rules_own_mistake_is_answered_as_any_handlers(top: bytes) -> None:
         on_error=proctor.deny(errno.EIO),
         stderr=subprocess.DEVNULL,
     )
+
+
+def test_a_listener_that_was_closed_is_not_spoken_to_by_its_number() -> None:
+    """It may be another one's by then."""
+    missing = b"/missing/file"
+    program = f"import os\nfor _ in range(3):\n try: os.open({missing!r}, 0)\n except OSError: pass"
+    performers, said = Performers(), []
+    with proctor.launch([PYTHON, "-IS", "-c", program], program=notify("openat")) as target:
+        listener = proctor.Listener(target.take_listener())
+        short = performers.ordinary("openat", listener)
+        while len(said) < 2:
+            notification = listener.recv()
+            call = proctor.Call(notification, listener, container=None)
+            if call.path != missing:
+                listener.send(notification.id, 0, 0, 1)  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
+                continue
+            _calls.append(call)  # type: ignore[arg-type]
+            if not said:
+                said.append(performing_for(performers, call))
+                listener.send(notification.id, 0, -errno.ENOENT, 0)
+                continue
+            kept, number = os.dup(listener.fileno()), listener.fileno()
+            listener.close()
+            os.dup2(kept, number)
+            try:
+                with pytest.raises(ValueError, match="closed"):
+                    short(call, proctor.perform())
+                assert _core.id_valid(kept, notification.id)
+            finally:
+                os.close(number)
+                os.close(kept)
+            said.append(None)
+    performers.close()

@@ -164,6 +164,12 @@ static PyObject *core_send(PyObject *Py_UNUSED(module), PyObject *args) {
     return problem != 0 ? raise_errno(problem) : Py_NewRef(Py_None);
 }
 
+bool is_open(PyObject *listener, int number) {
+    bool same = PyObject_AsFileDescriptor(listener) == number;
+    PyErr_Clear();
+    return same;
+}
+
 int id_valid(int fd, uint64_t id) {
     unsigned long request = IOCTL_ID_VALID;
     while (ioctl(fd, request, &id) < 0) {

@@ -17,6 +17,8 @@ PyObject *raise_errno(int number);
 int answer(int fd, uint64_t id, int64_t value, int32_t error, uint32_t flags);
 /* ID_VALID: 0, or the errno (ENOENT: not received, answered, or gone). */
 int id_valid(int fd, uint64_t id);
+/* Whether a listener is open still, under this number: a closed one's may be another's by now.  With the GIL. */
+bool is_open(PyObject *listener, int number);
 /* A Notification; slot: where the journal has it, -1 for nowhere. */
 PyObject *notification_make(const struct seccomp_notif *raw, int slot);
 

@@ -286,6 +286,7 @@ class Short:
     :param asked: called with call, wish, the one who called (who is its own from now on), the executor (likewise), what
         :func:`ask_for` returns, the flags, and whether there is a rule, where that is not all; its result is ours.
     :param done: called with the executor where it is, and what it gave is closed there.
+    :param listener: whose calls these are; it is spoken to as long as it is open.
     :param arch: AUDIT_ARCH_* number of the calls that are meant.
     :param valid: flags of open(2) that are looked at, and those of them that are not plain."""
 
@@ -302,7 +303,7 @@ class Short:
         plan: Callable[[int, bool], tuple[Any, ...]],
         asked: Callable[..., Any],
         done: Callable[[Any], object],
-        listener: int,
+        listener: Any,
         arch: int,
         valid: int,
         unusual: int,
@@ -466,7 +467,7 @@ class Usual:
     :param callers: says who calls, for it.
     :param head: what lines begin with, up to the time.
     :param middle: what comes behind that, up to the caller's number.
-    :param listener: where ID_VALID is asked.
+    :param listener: where ID_VALID is asked, as long as it is open.
     :param registers: the registers that are known, a bit for each.
     :param reg: the path's; -1 without one.  It is not among the others.
     :param mask: which of its bits count.
@@ -491,7 +492,7 @@ class Usual:
         callers: Callers | None,
         head: bytes,
         middle: bytes,
-        listener: int,
+        listener: Any,
         registers: int,
         reg: int,
         mask: int,

@@ -19,7 +19,7 @@ enum { KEY, DEVICES, HERE, GROUPS, FIELDS };   /* of a callers.Known */
 
 typedef struct {
     PyObject_HEAD
-    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans;
+    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans, *port;
     int listener;
     uint32_t arch;
     unsigned long long valid, unusual;
@@ -222,7 +222,8 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
     bool ruled = PyTuple_GetItem(wish, ALLOW) != Py_None, left = true;
     if (tid != NULL)
         turn.flags = raw->data.args[2] & self->valid;
-    if (PyErr_Occurred() != NULL || !take(self, call, tid, ruled, turn.flags, &caller)) {
+    if (PyErr_Occurred() != NULL || !is_open(self->port, self->listener)
+        || !take(self, call, tid, ruled, turn.flags, &caller)) {
         ;
     } else if (PyTuple_GetItem(caller.kept, HERE) == Py_True) {
         bool groups = PyTuple_GetItem(caller.kept, GROUPS) == Py_True;
@@ -249,16 +250,18 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
 }
 
 static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(given)) {
-    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done;
+    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *port;
     int listener;
     unsigned int arch;
     unsigned long long valid, unusual;
-    if (!PyArg_ParseTuple(args, "OOO!OOSSOOOOiIKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here,
-                          &ours, &kinds, &lend, &plan, &asked, &done, &listener, &arch, &valid, &unusual))
+    if (!PyArg_ParseTuple(args, "OOO!OOSSOOOOOIKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here,
+                          &ours, &kinds, &lend, &plan, &asked, &done, &port, &arch, &valid, &unusual)
+        || (listener = PyObject_AsFileDescriptor(port)) < 0)
         return NULL;
     Short *self = (Short *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (self == NULL)
         return NULL;
+    self->port = Py_NewRef(port);
     self->longer = Py_NewRef(longer);
     self->rest = Py_NewRef(rest);
     self->standings = Py_NewRef(standings);
@@ -280,6 +283,7 @@ static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
 static void short_dealloc(PyObject *me) {
     Short *self = (Short *)me;
     PyTypeObject *type = Py_TYPE(me);
+    Py_XDECREF(self->port);
     Py_XDECREF(self->longer);
     Py_XDECREF(self->rest);
     Py_XDECREF(self->standings);

@@ -234,6 +234,7 @@ static PyObject *usual_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(na
     PyObject *busy = PyObject_GetAttr(self->share, watchful);
     Sheet *sheet = busy == Py_False && raw != NULL && raw->pid != 0 && self->reg >= 0
                            && (raw->data.args[self->reg] & self->mask) != 0
+                           && is_open(self->port, self->listener)
                        ? sheet_of(self, notification, raw)
                        : NULL;
     Py_XDECREF(busy);
@@ -286,7 +287,7 @@ static PyObject *usual_record(PyObject *me, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OiOd", &notification, &index, &path, &received))
         return NULL;
     const struct seccomp_notif *raw = notification_of(notification);
-    if (raw == NULL || raw->pid == 0 || index < 0 || index >= self->count)
+    if (raw == NULL || raw->pid == 0 || index < 0 || index >= self->count || !is_open(self->port, self->listener))
         return Py_NewRef(Py_None);
     Sheet *sheet = sheet_of(self, notification, raw);
     if (sheet == NULL)
@@ -342,20 +343,21 @@ static PyObject *usual_outcome(PyObject *me, PyObject *args) {
 
 static PyObject *usual_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(names)) {
     PyObject *learn, *fallback, *told, *share, *container, *marks, *log, *callers, *head, *middle, *alikes, *ours;
-    PyObject *lend, *took_back;
+    PyObject *lend, *took_back, *port;
     int listener, reg, groups;
     unsigned int registers;
     unsigned long long mask;
     const struct standing *is = NULL;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOSSiIiKO!pSOO", &learn, &fallback, &told, &share, &container, &marks, &log,
-                          &callers, &head, &middle, &listener, &registers, &reg, &mask, &PyDict_Type, &alikes,
+    if (!PyArg_ParseTuple(args, "OOOOOOOOSSOIiKO!pSOO", &learn, &fallback, &told, &share, &container, &marks, &log,
+                          &callers, &head, &middle, &port, &registers, &reg, &mask, &PyDict_Type, &alikes,
                           &groups, &ours, &lend, &took_back)
-        || !standing_in(ours, &is))
+        || !standing_in(ours, &is) || (listener = PyObject_AsFileDescriptor(port)) < 0)
         return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Usual *self = (Usual *)allocate(type, 0);
     if (self == NULL)
         return NULL;
+    self->port = Py_NewRef(port);
     self->learn = Py_NewRef(learn);
     self->fallback = Py_NewRef(fallback);
     self->told = Py_NewRef(told);
@@ -381,6 +383,7 @@ static PyObject *usual_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
 static int usual_traverse(PyObject *me, visitproc visit, void *arg) {
     Usual *self = (Usual *)me;
     Py_VISIT(Py_TYPE(me));
+    Py_VISIT(self->port);
     Py_VISIT(self->learn);
     Py_VISIT(self->fallback);
     Py_VISIT(self->told);
@@ -394,6 +397,7 @@ static int usual_traverse(PyObject *me, visitproc visit, void *arg) {
 
 static int usual_clear(PyObject *me) {
     Usual *self = (Usual *)me;
+    Py_CLEAR(self->port);
     Py_CLEAR(self->learn);
     Py_CLEAR(self->fallback);
     Py_CLEAR(self->told);

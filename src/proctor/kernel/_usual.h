@@ -35,6 +35,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *learn, *fallback, *told, *share, *container, *labels, *log, *callers, *head, *middle;
     PyObject *lend, *took_back; /* who looks for others; None: nobody */
+    PyObject *port;   /* whose number is `listener`, while it is open */
     PyObject *alikes; /* by thread: those that are what we are, as far as that is known */
     int listener, reg, sheets, count;
     bool groups, rooted; /* whether their groups decide anything; their root is_first */

@@ -91,7 +91,7 @@ class ShortWay:
             self._plan,
             self._goes_on,
             self._done,
-            listener.fileno(),
+            listener,
             audit,
             *flags,
         )

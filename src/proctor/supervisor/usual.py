@@ -133,7 +133,7 @@ class Usual:
             self.learn, fallback, self._tell, served.share, container, container.labels,
             None if log is None else log.gathered(), callers,
             b"" if log is None else log.HEAD, b"" if log is None else log.middle(container),
-            served.number, registers, reg, mask, *_looks_for(alikes),
+            served.listener, registers, reg, mask, *_looks_for(alikes),
             *((seeking.lend, seeking.took_back) if alikes is not None else (None, None)),
         )  # fmt: skip
         if log is not None:
