@@ -96,7 +96,7 @@ static void serve(void)
 {
     static int64_t results[MOST_STEPS];
     for (;;) {
-        int sent[MOST_SENT], fds[MOST_GIVEN], cut;
+        int sent[MOST_SENT], fds[MOST_GIVEN], cut, closed = 0;
         size_t count, given = 0;
         ssize_t length = receive(sent, MOST_SENT, &count, &cut);
         if (length <= 0)
@@ -116,10 +116,12 @@ static void serve(void)
             error = say(size, fds, given);
             if (error && given > 0)
                 error = say_state(UNGIVEN, error);
+            closed = given == 0;
         }
         if (error)
             return;
-        syscall(SYS_close_range, KEPT, ~0U, 0);
+        if (!closed)
+            syscall(SYS_close_range, KEPT, ~0U, 0);
         if (given > 0 && say_state(CLOSED, 0))
             return;
     }
