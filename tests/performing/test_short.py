@@ -474,10 +474,12 @@ def test_a_listener_that_was_closed_is_not_spoken_to_by_its_number() -> None:
         short = performers.ordinary("openat", listener)
         while len(said) < 2:
             notification = listener.recv()
-            call = proctor.Call(notification, listener, container=None)
+            call = proctor.Call(notification, listener)
             if call.path != missing:
                 listener.send(notification.id, 0, 0, 1)  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
                 continue
+            call = proctor.Call(notification, listener)  # nothing was read of it yet
+            call.container = None  # type: ignore[assignment]
             _calls.append(call)  # type: ignore[arg-type]
             if not said:
                 said.append(performing_for(performers, call))
