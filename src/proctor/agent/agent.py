@@ -15,6 +15,7 @@ import msgspec
 from proctor.agent.agreeing import disagreements, makes_userns, profile_of
 from proctor.agent.attached import Attached
 from proctor.agent.deciding import ALL_CALLS, asks, container_options, doubts, handlers, policy_name
+from proctor.agent.delegating import Delegations
 from proctor.agent.doors import lxc
 from proctor.agent.facts import Facts
 from proctor.agent.held import Connection, Held, Key, Record
@@ -33,10 +34,12 @@ from proctor.supervisor.supervisor import Supervisor
 from proctor.words import quoted
 
 if TYPE_CHECKING:
+    from proctor.agent.delegating import Way
     from proctor.agent.doors.lxc import Asked
     from proctor.agent.keeping import Item, Keeping
     from proctor.agent.policies import Book, Resolved
     from proctor.call.call import Call
+    from proctor.filter.rules import Filter
     from proctor.observe.events import Observer
     from proctor.policy import Policy
     from proctor.supervisor.deciding import Performer
@@ -97,6 +100,7 @@ class Agent:
         self.supervisor.on_close(performer.close)
         self._held: dict[Key, Held] = {}
         self.attached = Attached(self)
+        self.delegations = Delegations(loop, self, self.supervisor)
         self._handlers: dict[tuple[Policy, float | None], tuple[Handler, ...]] = {}
         self._looking: asyncio.TimerHandle | None = None
 
@@ -117,18 +121,27 @@ class Agent:
 
     # Containers -----------------------------------------------------------------------------
 
-    def program(self, facts: Facts) -> bytes:
-        """The program of a filter under which a command of these facts is to be launched.
+    def filter(self, facts: Facts, more: Sequence[str] = ()) -> Filter:
+        """The filter under which a command of these facts is to be launched.
 
+        :param more: calls to notify besides.
         :raises ProctorError: it has no policy, or one that is too large for a filter.
         """
         resolved = self.book.resolve(facts)
         if resolved.policy is None:
             raise ProctorError(resolved.why)
-        return resolved.policy.filter().compile().code
+        extra = [Handler(more, lambda call: None)] if more else []
+        return resolved.policy.filter(extra_notify=extra)
 
     def admit(
-        self, facts: Facts, listener: int, *, fresh: bool, process: Named, alive: int = -1
+        self,
+        facts: Facts,
+        listener: int,
+        *,
+        fresh: bool,
+        process: Named,
+        alive: int = -1,
+        way: Way | None = None,
     ) -> None:
         """Serve a listener that a door brought; it is the agent's from now on.
 
@@ -136,7 +149,8 @@ class Agent:
             id, if that is known.
         :param process: one that has the filter.
         :param alive: a descriptor that is closed when the listener is; -1 for none.
-        :raises ProctorError, OSError: it cannot be served, and both are closed.
+        :param way: by which supervisors below register, of a fresh container.
+        :raises ProctorError, OSError: it cannot be served, and all are closed.
         """
         port = Listener(listener)
         name = f"listener {self._kept + 1}"
@@ -146,6 +160,8 @@ class Agent:
             wake_in_step(port)
             held = self.container(facts, fresh=fresh, process=process)
             self._kept += 1
+            if way is not None:
+                self.delegations.begin(name, way, held.container)
             journal = Journal.create(_SLOTS)
             try:
                 self._keep(name, held, port, journal)
@@ -154,7 +170,9 @@ class Agent:
                 journal.close()  # its memory stays where it is
         except BaseException:
             port.close()
-            self.attached.close(name)
+            if way is not None:
+                way.sock.close()
+            self._forget_all_of(name)
             raise
 
     def _keep(self, name: str, held: Held, port: Listener, journal: Journal) -> None:
@@ -183,8 +201,9 @@ class Agent:
             try:
                 record = msgspec.json.decode(read_memory(memory), type=Record)
                 held = self._held.get((record.facts.door, record.facts.uid, record.facts.id))
-                if held is None:
+                if held is None or record.facts.door == "run":  # each command is one by itself
                     held = self._hold(record.facts, record.owner_userns, record.since)
+                self.delegations.restore(item.name, held.container)
                 self._serve(held, port, journal, item.name)
             finally:
                 journal.close()  # its memory stays where it is
@@ -311,9 +330,14 @@ class Agent:
         name = held.listeners.pop(port, None)
         if name is not None:
             self.forget(name)
-            self.attached.close(name)
+            self._forget_all_of(name)
         if not held.listeners and self._held.get(held.key) is held:
             del self._held[held.key]
+
+    def _forget_all_of(self, name: str) -> None:
+        """What belongs to a listener."""
+        self.attached.close(name)
+        self.delegations.close(name)
 
     # Policies -------------------------------------------------------------------------------
 
@@ -355,6 +379,7 @@ class Agent:
         """All that was kept is here."""
         names = [name for held in self._held.values() for name in held.listeners.values()]
         self.attached.close_all_but(names)
+        self.delegations.close_all_but(names)
 
     def _keep_texts(self) -> None:
         memory = memory_of(msgspec.json.encode(self.book.texts))
@@ -384,3 +409,4 @@ class Agent:
             self._looking = None
         self.supervisor.close()
         self.attached.close_all_but()
+        self.delegations.close_all_but()

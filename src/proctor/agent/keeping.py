@@ -1,9 +1,9 @@
 """What outlives a monitor: descriptors by name, with whoever keeps them while a monitor is replaced.
 
-Three things are kept: sockets on which runtimes connect (``socket PATH``); for each listener
+Four things are kept: sockets on which runtimes connect (``socket PATH``); for each listener
 (``listener N``) the listener, its journal (:mod:`proctor.kernel.journal`) and a memfd that says whose it
-is; and the texts of the policies that hold (``policies``), should those on disk be no policies when the
-next monitor comes.
+is; what is known of supervisors below (:mod:`proctor.agent.delegating`); and the texts of the policies that
+hold (``policies``), should those on disk be no policies when the next monitor comes.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.errors import ProctorError
 from proctor.kernel import scm
+from proctor.process.below import pass_on
 from proctor.process.child import Process, spawn_served
 from proctor.words import quoted
 
@@ -32,6 +33,7 @@ class Served:
     :param path: of the agent's socket.
     :param id: what the agent is to call it.
     :param metadata, annotations: what its policy may be chosen by, too.
+    :param delegate: calls and groups that supervisors below may decide about besides.
     :raises ProctorError: no agent is there, or it has no policy for the command.
     """
 
@@ -43,9 +45,12 @@ class Served:
         id: str,
         metadata: str = "",
         annotations: Mapping[str, str] | None = None,
+        delegate: Sequence[str] = (),
     ) -> None:
         self._path = path
         self._alive = -1
+        #: What the command inherits, so that supervisors in it register.
+        self.way: socket.socket | None = None
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock.settimeout(_PATIENCE)
         try:
@@ -58,6 +63,7 @@ class Served:
                     + ("; what is wanted is the socket of its --run" if other else "")
                 ) from None
             hello = {"id": id, "metadata": metadata, "annotations": dict(annotations or {})}
+            hello["delegate"] = list(delegate)
             #: Of the filter that the command's policy needs.
             self.program = base64.b64decode(self._ask(hello, "program"))
         except BaseException:
@@ -72,9 +78,11 @@ class Served:
         except OSError as problem:
             raise ProctorError(f"the agent at {self._path} is gone: {problem}") from None
         try:
-            said = scm.receive(self._sock, _LONGEST).data
+            said, fds, _, _ = scm.receive(self._sock, _LONGEST)
         except OSError as problem:
             raise ProctorError(f"the agent at {self._path} does not answer: {problem}") from None
+        if fds:
+            self.way = socket.socket(fileno=fds[0])
         if not said:
             raise ProctorError(
                 f"the agent at {self._path} does not answer us; who may launch is its --run"
@@ -96,6 +104,8 @@ class Served:
         """Bring its listener.
 
         :raises ProctorError: the agent does not want it."""
+        if self.way is not None:
+            self.way.close()
         self._alive, theirs = os.pipe2(os.O_CLOEXEC)
         listener = target.take_listener()
         try:
@@ -118,6 +128,8 @@ class Served:
     def close(self) -> None:
         """See there; what still runs is served all the same."""
         self._sock.close()
+        if self.way is not None:
+            self.way.close()
         if self._alive >= 0:
             os.close(self._alive)
             self._alive = -1
@@ -128,15 +140,20 @@ def spawn_by_agent(
     path: str,
     id: str = "",
     metadata: str = "",
+    delegate: Sequence[str] | None = (),
     **options: Any,
 ) -> Process:
     """Start a command that the agent at ``path`` serves.
 
     :param id: what it is called there; by default its program's name and our process id.
+    :param delegate: calls and groups about which supervisors in it may decide besides those that the agent's policy
+        is about; None: none are taken in.
     :param options: as :func:`proctor.process.child.spawn_served` has them.
     :raises ProctorError: no agent is there, or it refuses.
     :raises LaunchError, NestedListener: as :func:`proctor.spawn`.
     """
     name = id or f"{os.path.basename(os.fsdecode(argv[0])) or 'command'}-{os.getpid()}"
-    served = Served(path, name, metadata)
+    served = Served(path, name, metadata, delegate=delegate or ())
+    if delegate is not None and served.way is not None:
+        served.way = pass_on(options, served.way)
     return spawn_served(argv, served.program, served, options)

@@ -74,7 +74,7 @@ class Server:
     def _open(self, items: Sequence[Item], control: Control) -> None:
         sockets = {}
         connections = []
-        for item in items:
+        for item in [each for each in items if not self.agent.delegations.collect(each)]:
             if item.name.startswith(SOCKET):
                 sockets[item.name.removeprefix(SOCKET)] = socket.socket(fileno=item.fds[0])
             elif item.name.startswith("listener "):

@@ -132,12 +132,16 @@ def _delegated(texts: list[str]) -> Handler:
     """Of calls about which supervisors below may ask, although nothing here is about them."""
     from proctor.supervisor.handlers import Handler
 
+    return Handler(_names(texts), lambda call: None, label="--delegate")
+
+
+def _names(texts: list[str]) -> list[str]:
     names = [name for text in texts for name in text.split(",") if name]
-    if not names:
+    if texts and not names:
         raise PolicyError(
             "--delegate wants system calls or groups of them: --delegate mount,mknodat"
         )
-    return Handler(names, lambda call: None, label="--delegate")
+    return names
 
 
 #: Options that say what an agent's policy says.
@@ -159,8 +163,9 @@ def _by_agent(command: list[str], options: argparse.Namespace, extra: dict[str, 
     foreground.divide()
     foreground.hold_signals()
     named = {"id": options.name or "", "metadata": options.metadata or ""}
+    more = None if options.no_delegate else _names(options.delegate or [])
     try:
-        process = spawn_by_agent(command, options.agent, **named, **extra)
+        process = spawn_by_agent(command, options.agent, delegate=more, **named, **extra)
     except LaunchError as problem:
         return _not_launched(problem, options)
     try:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 MOST: Final = 253
 
 #: include/uapi/asm-generic/socket.h and include/linux/socket.h; Linux 6.5.
-_SO_PASSPIDFD, _SCM_PIDFD = 76, 0x04
+_SO_PASSPIDFD, _SO_PEERPIDFD, _SCM_PIDFD = 76, 77, 0x04
 _ROOM: Final = socket.CMSG_SPACE(4 * MOST) + socket.CMSG_SPACE(4)
 
 
@@ -84,10 +84,29 @@ def ask_for_senders(sock: socket.socket) -> None:
             raise
 
 
-def send(sock: socket.socket, data: bytes | bytearray, fds: Sequence[int] = ()) -> None:
+def peer(sock: socket.socket) -> int:
+    """A pidfd of who made the other end: called connect(2), or socketpair(2); the caller's (SO_PEERPIDFD, Linux 6.5;
+    by its number where the kernel has none).
+
+    :raises OSError: it is gone."""
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError as problem:
+        if problem.errno != errno.ENOPROTOOPT:
+            raise
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return os.pidfd_open(int.from_bytes(data[:4], sys.byteorder, signed=True))
+
+
+def send(
+    sock: socket.socket, data: bytes | bytearray, fds: Sequence[int] = (), flags: int = 0
+) -> None:
     """Send one message with copies of descriptors, which stay ours as well.
+
+    :param flags: sendmsg(2)'s.  Whether a socket blocks may be changed by whoever else has it; with
+        MSG_DONTWAIT it does not.
 
     :raises OSError: EPIPE without a signal, if nobody receives; else sendmsg(2)'s.
     """
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
-    sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+    sock.sendmsg([data], rights, socket.MSG_NOSIGNAL | flags)

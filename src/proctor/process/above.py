@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 #: Seconds in which the one above answers a registration.
 _PATIENCE: Final = 30.0
+#: Times that one is asked which dies.
+_TRIES: Final = 5
 #: Seconds between looks for processes of the subtree that have come to be our children.
 _LOOK: Final = 1.0
 
@@ -158,21 +160,7 @@ class Delegated(Supervision):
         super().__init__(handlers, options)
         self._container = Container(quotas=self._quotas, logging=self._logging)
         self._target: Target | None = None
-        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with theirs, socket.socket(fileno=os.dup(way)) as sock:
-                self._sock.settimeout(_PATIENCE)
-                scm.send(sock, json.dumps({"calls": sorted(calls)}).encode(), [theirs.fileno()])
-            word = json.loads(scm.receive(self._sock).data or b"{}")
-            self._sock.settimeout(None)
-        except OSError as problem:
-            self._sock.close()
-            raise ProctorError(f"the supervisor above does not answer: {problem}") from None
-        if "served" not in word:
-            self._sock.close()
-            raise ProctorError(
-                f"the supervisor above does not take this one in: {word.get('error', 'it is gone')}"
-            )
+        self._sock = _register(way, json.dumps({"calls": sorted(calls)}).encode())
         here = standing(os.getpid())
         #: How many filters processes of the subtree have at least.
         self._least = asking.MARKS + (0 if here is None else here.filters)
@@ -269,6 +257,33 @@ class Delegated(Supervision):
         except OSError:
             pass
         super().close()
+
+
+def _register(way: int, data: bytes) -> socket.socket:
+    """Register; the connection on which it is asked.
+
+    :raises ProctorError: the one above does not want to, and why."""
+    word: dict[str, Any] = {}
+    for _ in range(_TRIES):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(_PATIENCE)
+        try:
+            with theirs, socket.socket(fileno=os.dup(way)) as sock:
+                scm.send(sock, data, [theirs.fileno()])
+            said = scm.receive(ours).data
+        except OSError as problem:
+            ours.close()
+            raise ProctorError(f"the supervisor above does not answer: {problem}") from None
+        word = json.loads(said or b"{}")
+        if "served" in word:
+            ours.settimeout(None)
+            return ours
+        ours.close()
+        if said:
+            break  # if not, a monitor died that had just received it, and the next one may be there
+    raise ProctorError(
+        f"the supervisor above does not take this one in: {word.get('error', 'it is gone')}"
+    )
 
 
 def spawn_below(

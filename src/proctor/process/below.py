@@ -20,16 +20,17 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import deny
 from proctor.errors import ProctorError
 from proctor.filter.actions import ALLOW, LOG
 from proctor.kernel import scm
+from proctor.kernel.pidfd import has_ended, number_of
 from proctor.process import asking
-from proctor.process.inner import GONE, Inner, Question
-from proctor.process.standing import Standing, lineage, standing
+from proctor.process.inner import GONE, Inner, Question, Rank
+from proctor.process.standing import Standing, lineage
 from proctor.supervisor.ports import Later
 from proctor.syscalls import tables
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.filter.rules import Filter
-    from proctor.supervisor.supervisor import Supervisor
 
 #: Most supervisors that are served at a time, and most calls that one can want.
 _MOST: Final = 64
@@ -50,110 +50,122 @@ _ROOM: Final = socket.CMSG_SPACE(4 * 8) + socket.CMSG_SPACE(_CREDENTIALS.size)
 _NUMBER: Final = 100
 
 
-class Below:
-    """Has those below asked: the ``below`` of a :class:`~proctor.supervisor.supervisor.Supervisor`.
+class Memory:
+    """Who is told of those below, so that the next monitor knows it; this one forgets."""
 
-    :param filter: of the tree: a call that it lets run unseen nobody can be asked about.
+    def marked(self, marks: Mapping[int, frozenset[str]]) -> None:
+        """From now on whoever has so many filters, and no supervisor above, gets ENOSYS for these calls."""
+
+    def took_in(self, inner: Inner) -> None:
+        """It is asked."""
+
+    def buried(self, inner: Inner) -> None:
+        """It is gone."""
+
+
+class Below:
+    """Has those below asked: ``below`` of a :class:`~proctor.supervisor.container.Container`.
+
+    What comes from there is looked at by whoever calls :meth:`knocked`, one thread at a time; calls are
+    asked about by any.
+
+    :param sees: whether none of the calls of a name runs without our being asked: nobody could be asked about it.
+    :param base: filters that every process of the tree has.
+    :param marks: those of :meth:`Memory.marked`, of an earlier monitor.
+    :param inners: who registered with that.
     """
 
-    def __init__(self, filter: Filter) -> None:
-        self._filter = filter
-        self._supervisor: Supervisor | None = None
-        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._ours.setblocking(False)
-        self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        me = standing(os.getpid())
-        #: Filters that every process of the tree has.
-        self._base = 1 + (0 if me is None else me.filters)
-        self._inners: tuple[Inner, ...] = ()
-        #: What those wanted that are gone, by the filters that their processes have at least.
-        self._left: dict[int, frozenset[str]] = {}
-        self._wanted: frozenset[str] = frozenset()
-
-    # The tree's side --------------------------------------------------------------------------
-    def attach(self, supervisor: Supervisor) -> None:
-        """Listen, by a supervisor that is about to start."""
-        self._supervisor = supervisor
-        supervisor.watch(self._ours.fileno(), self._knocked)
-        supervisor.on_close(self.close)
-
-    def pass_on(self, options: dict[str, Any]) -> None:
-        """Have a command that is launched with these options inherit the way to us."""
-        try:
-            number = fcntl.fcntl(self._theirs, fcntl.F_DUPFD_CLOEXEC, _NUMBER)
-        except OSError:
-            number = fcntl.fcntl(self._theirs, fcntl.F_DUPFD_CLOEXEC, 3)
-        self._theirs.close()
-        self._theirs = socket.socket(fileno=number)
-        env = os.environb if options.get("env") is None else options["env"]
-        made = {os.fsencode(key): os.fsencode(value) for key, value in env.items()}
-        made[asking.VARIABLE.encode()] = b"%d" % number
-        options["env"] = made
-        options["pass_fds"] = [*options.get("pass_fds", ()), number]
-
-    def launched(self) -> None:
-        """It did."""
-        self._theirs.close()
+    def __init__(
+        self,
+        sees: Callable[[str], bool],
+        base: int,
+        memory: Memory | None = None,
+        marks: Mapping[int, frozenset[str]] | None = None,
+        inners: Iterable[Inner] = (),
+    ) -> None:
+        self._sees = sees
+        self._base = base
+        self._memory = Memory() if memory is None else memory
+        self._inners = tuple(inners)
+        #: What those of so many marks and filters wanted, also if they are gone.
+        self._marks = dict(marks or {})
+        self._wanted: frozenset[str] = frozenset().union(*self._marks.values())
+        #: Called when calls are to be asked about that were not.
+        self.on_first: Callable[[], object] = int
+        for inner in self._inners:
+            _tell(
+                inner.sock, {"served": True}
+            )  # whoever took it in may have died before it said so
 
     def close(self) -> None:
-        """Serve nobody below any more; idempotent."""
-        for each in (self._ours, self._theirs):
-            each.close()
+        """Ask nobody any more, and let go of all; idempotent."""
         for inner in self._inners:
             inner.close()
         self._inners = ()
 
     # Registering ------------------------------------------------------------------------------
-    def _knocked(self) -> None:
-        """On the thread that receives."""
-        supervisor = self._supervisor
-        try:
-            for _ in range(_AT_ONCE):
-                data, ancillary, _, _ = self._ours.recvmsg(
-                    asking.LONGEST, _ROOM, socket.MSG_CMSG_CLOEXEC
-                )
-                pid, fds = _came(ancillary)
-                try:
-                    if not data and pid <= 0:
-                        return  # nobody of the tree has the other end any more
-                    self._register(data, pid, fds)
-                finally:
-                    for fd in fds:
-                        os.close(fd)
-        except BlockingIOError:
-            pass
-        except OSError:
-            return  # it was closed
-        assert supervisor is not None
-        supervisor.unwatch(self._ours.fileno())
-        supervisor.watch(self._ours.fileno(), self._knocked)
+    def knocked(self, sock: socket.socket, most: int = _AT_ONCE) -> list[int] | None:
+        """See to registrations that wait there, ours to receive from.
 
-    def _register(self, data: bytes, pid: int, fds: list[int]) -> None:
-        """Take one in, or tell it why not; what is taken of the descriptors is taken out of the list."""
-        if len(fds) != 1:
-            return  # nobody to be told
-        try:
-            sock = socket.socket(fileno=fds[0])
-        except OSError:
-            return  # it is none, and stays the caller's
-        fds.clear()
-        sock.setblocking(False)
-        word: dict[str, Any] = {"served": True}
+        :returns: what came along and is nothing that we know, for the caller to close: that may take as long as who
+            sent it likes; None where nobody of the tree has the other end any more."""
+        strange: list[int] = []
+        for _ in range(most):
+            try:
+                data, ancillary, _, _ = sock.recvmsg(
+                    asking.LONGEST, _ROOM, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+                )
+            except BlockingIOError:
+                break
+            except OSError:
+                return strange or None  # it was closed
+            pid, fds = _came(ancillary)
+            if not data and pid <= 0 and not fds:
+                return strange or None
+            if len(fds) == 1 and (made := _connection(fds[0])) is not None:
+                self._register(data, pid, made)
+            else:
+                strange += fds  # nobody to be told
+        return strange
+
+    def _register(self, data: bytes, pid: int, sock: socket.socket) -> None:
+        """Take one in, or tell it why not."""
         try:
             self._take_in(data, pid, sock)
         except (ProctorError, OSError) as problem:
-            word = {"error": str(problem)}
-        try:
-            scm.send(sock, json.dumps(word).encode())
-        except OSError:
-            pass  # it is gone, or none of those that register
-        if "error" in word:
+            _tell(sock, {"error": str(problem)})
             sock.close()
+        else:
+            _tell(sock, {"served": True})
 
     def _take_in(self, data: bytes, pid: int, sock: socket.socket) -> None:
         calls = _calls(data)
+        pidfd = scm.peer(sock)
+        try:
+            rank = self._rank(pid, pidfd, calls)
+            self._inners = tuple(inner for inner in self._inners if not self._buried(inner))
+            if len(self._inners) >= _MOST:
+                raise ProctorError(f"{_MOST} are below already")
+            self._mark(rank.filters + asking.MARKS, calls)
+            inner = Inner(rank, sock, pidfd)
+        except BaseException:
+            os.close(pidfd)
+            raise
+        self._memory.took_in(inner)
+        self._inners += (inner,)
+        first = not self._wanted
+        self._wanted |= calls
+        if first:
+            self.on_first()
+
+    def _rank(self, pid: int, pidfd: int, calls: frozenset[str]) -> Rank:
+        """Of whoever sent a registration, which is who made the connection that it sent, too: one is said by
+        the sender, and may be another's if he has rights over its pid namespace, the other by the kernel, and
+        may be inherited.
+
+        :raises ProctorError: it is not taken in, and why."""
         line = lineage(pid)
-        if line is None or pid != line[0].tgid:
+        if line is None or pid != line[0].tgid or number_of(pidfd) != pid or has_ended(pidfd):
             raise ProctorError("it cannot be looked at")
         chain = self._chain(line)
         if chain is None:
@@ -169,33 +181,28 @@ class Below:
                 f"the one above does not see {', '.join(unseen)}: start that with --delegate "
                 f"{','.join(unseen)}, and without a rule that lets it run"
             )
-        self._inners = tuple(inner for inner in self._inners if not self._buried(inner))
-        if len(self._inners) >= _MOST:
-            raise ProctorError(f"{_MOST} are below already")
-        self._inners += (Inner(pid, sock, calls, len(chain) + 1),)
-        first = not self._wanted
-        self._wanted |= calls
-        if first and self._supervisor is not None:
-            self._supervisor.reroute()
+        return Rank(pid, calls, line[0].filters, len(chain) + 1, len(line[0].numbers) - 1)
+
+    def _mark(self, least: int, calls: frozenset[str]) -> None:
+        marks = self._marks
+        if calls <= marks.get(least, frozenset()):
+            return
+        if (
+            len(marks) >= _MOST and least not in marks
+        ):  # too many kinds of marks: one for all of them
+            marks = {min(*marks, least): frozenset().union(*marks.values())}
+            least = min(marks)
+        marks = {**marks, least: marks.get(least, frozenset()) | calls}
+        self._memory.marked(marks)
+        self._marks = marks
 
     def _buried(self, inner: Inner) -> bool:
-        """Whether it is gone; what it wanted is kept."""
+        """Whether it is gone."""
         if inner.alive:
             return False
-        least = inner.filters + asking.MARKS
-        self._left[least] = self._left.get(least, frozenset()) | inner.calls
+        self._memory.buried(inner)
         inner.close()
         return True
-
-    def _sees(self, name: str) -> bool:
-        """Whether none of the call runs without our being asked."""
-        if not tables.exists(name):
-            return True  # it is never made
-        for arch, bodies in self._filter.bodies().items():
-            number = tables.numbers(arch).get(name)
-            if number is not None and _may_run(bodies.get(number, ()), self._filter.default):
-                return False
-        return self._filter.foreign not in (ALLOW, LOG)
 
     # Asking -----------------------------------------------------------------------------------
     @property
@@ -203,7 +210,9 @@ class Below:
         """As :class:`~proctor.supervisor.ports.Below`."""
         return bool(self._wanted)
 
-    def __call__(self, call: Call, verdict: Verdict) -> Verdict | Later | None:
+    def __call__(
+        self, call: Call, verdict: Verdict, begins: Callable[[], object]
+    ) -> Verdict | Later | None:
         """See there."""
         name = call.name
         if name not in self._wanted:
@@ -217,15 +226,11 @@ class Below:
         inners = [inner for inner in chain if name in inner.calls]
         if not inners:
             return None
-        return Question(call, line[0], inners, verdict, lambda: verdict).ask()
+        return Question(call, line[0], inners, verdict, begins, lambda: verdict).ask()
 
     def _orphaned(self, name: str, filters: int) -> Verdict | None:
         """What a process gets that has the marks of one that is not above it any more."""
-        wanted = any(name in calls for least, calls in self._left.items() if filters >= least)
-        if wanted or any(
-            name in inner.calls and filters >= inner.filters + asking.MARKS
-            for inner in self._inners
-        ):
+        if any(name in calls and filters >= least for least, calls in self._marks.items()):
             return deny(errno.ENOSYS, GONE)
         return None
 
@@ -244,6 +249,52 @@ class Below:
         else:
             whole = filters < self._base + asking.MARKS
         return chain if whole else None
+
+
+def sees(filter: Filter, name: str) -> bool:
+    """Whether a filter lets none of the call run unseen."""
+    if not tables.exists(name):
+        return True  # it is never made
+    for arch, bodies in filter.bodies().items():
+        number = tables.numbers(arch).get(name)
+        if number is not None and _may_run(bodies.get(number, ()), filter.default):
+            return False
+    return filter.foreign not in (ALLOW, LOG)
+
+
+def pass_on(options: dict[str, Any], theirs: socket.socket) -> socket.socket:
+    """Have a command that is launched with these options inherit the way up, which is ours until it is; it moves to
+    another number."""
+    try:
+        number = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, _NUMBER)
+    except OSError:
+        number = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)
+    theirs.close()
+    env = os.environb if options.get("env") is None else options["env"]
+    made = {os.fsencode(key): os.fsencode(value) for key, value in env.items()}
+    made[asking.VARIABLE.encode()] = b"%d" % number
+    options["env"] = made
+    options["pass_fds"] = [*options.get("pass_fds", ()), number]
+    return socket.socket(fileno=number)
+
+
+def _connection(fd: int) -> socket.socket | None:
+    """What a registration came with, of which the descriptor is from now on; None if it is something else."""
+    try:
+        made = socket.socket(fileno=fd)
+    except OSError:
+        return None
+    if (made.family, made.type) == (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+        return made
+    made.detach()
+    return None
+
+
+def _tell(sock: socket.socket, word: dict[str, Any]) -> None:
+    try:
+        scm.send(sock, json.dumps(word).encode(), flags=socket.MSG_DONTWAIT)
+    except OSError:
+        pass  # it is gone, or none of those that register
 
 
 def _came(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, list[int]]:
@@ -269,7 +320,7 @@ def _calls(data: bytes) -> frozenset[str]:
     calls = said.get("calls") if isinstance(said, dict) else None
     if not isinstance(calls, list) or len(calls) > _MOST_CALLS:
         raise ProctorError("what was sent is no registration")
-    return frozenset(name for name in calls if isinstance(name, str))
+    return frozenset(name for name in calls if isinstance(name, str) and tables.exists(name))
 
 
 def _may_run(clauses: Sequence[Any], default: Any) -> bool:

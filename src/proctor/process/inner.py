@@ -7,13 +7,13 @@ import os
 import select
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proctor.call.verdict import Answer, HandOver, Perform, deny
-from proctor.errors import ProctorError, TargetFdLimit
+from proctor.errors import TargetFdLimit
 from proctor.kernel import abi, scm
 from proctor.process import asking
-from proctor.process.standing import Standing, standing
+from proctor.process.standing import Standing
 from proctor.supervisor.ports import Later
 
 if TYPE_CHECKING:
@@ -25,34 +25,44 @@ _PAUSE: Final = 0.005
 GONE: Final = "the supervisor below that had a say about it is gone"
 
 
-class Inner:
-    """One that registered."""
+class Rank(NamedTuple):
+    """What is known of a supervisor below."""
 
-    def __init__(self, pid: int, sock: socket.socket, calls: frozenset[str], depth: int) -> None:
-        here = standing(pid)
-        if here is None:
-            raise ProctorError("it is gone")
-        self.pid = pid
+    pid: int
+    #: About which it has a say.
+    calls: frozenset[str]
+    #: Filters of its own, and how many of its kind are above and with it.
+    filters: int
+    depth: int
+    #: Where its pid namespace's numbers are among those of a process.
+    level: int
+
+
+class Inner:
+    """One that registered.
+
+    :param rank: what is known of it.
+    :param sock: leads to it; like ``pidfd`` ours, until :meth:`close`.
+    """
+
+    def __init__(self, rank: Rank, sock: socket.socket, pidfd: int) -> None:
+        self.rank = rank
+        self.pid, self.calls, self.filters, self.depth, self.level = rank
         self.sock = sock
-        self.calls = calls
-        #: Filters of its own, and how many of its kind are above and with it.
-        self.filters = here.filters
-        self.depth = depth
-        #: Where its pid namespace's numbers are among those of a process.
-        self.level = len(here.numbers) - 1
-        self._pidfd = os.pidfd_open(pid)
+        self.pidfd = pidfd
 
     @property
     def alive(self) -> bool:
         """Whether it may still be asked."""
         poll = select.poll()  # which only one thread may use at a time
-        poll.register(self._pidfd, select.POLLIN)
+        poll.register(self.pidfd, select.POLLIN)
         poll.register(self.sock, 0)
         return not poll.poll(0)
 
     def close(self) -> None:
+        """Let go of it."""
         self.sock.close()
-        os.close(self._pidfd)
+        os.close(self.pidfd)
 
 
 class Question:
@@ -61,6 +71,7 @@ class Question:
     :param caller: who made it.
     :param inners: who is to be asked, in order.
     :param verdict: what was decided here.
+    :param begins: called before one of them performs it.
     :param then: what comes of it where they all let it run.
     :param before: the question that waits for this one.
     """
@@ -71,6 +82,7 @@ class Question:
         caller: Standing,
         inners: Sequence[Inner],
         verdict: Verdict,
+        begins: Callable[[], object],
         then: Callable[[], Verdict | Later],
         before: Question | None = None,
     ) -> None:
@@ -78,6 +90,7 @@ class Question:
         self._caller = caller
         self._inner, *self._others = inners
         self._verdict = verdict
+        self._begins = begins
         self._then = then
         self._before = before
         self._sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -91,7 +104,7 @@ class Question:
             call.id, number, note.flags, note.nr, note.arch & 0xFFFFFFFF, note.ip, *note.args
         )
         try:
-            scm.send(self._inner.sock, data, [self._theirs.fileno()])
+            scm.send(self._inner.sock, data, [self._theirs.fileno()], socket.MSG_DONTWAIT)
         except OSError as problem:
             if problem.errno in (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS):
                 return self._later(self.ask, _PAUSE)
@@ -137,10 +150,7 @@ class Question:
             if isinstance(self._verdict, Perform):
                 return self._goes_on()  # whoever is outermost performs
             if self._others:
-                rest = Question(
-                    self._call, self._caller, self._others, self._verdict, self._may_perform, self
-                )
-                return rest.ask()
+                return self._rest(self._may_perform, self)
             return self._may_perform()
         if what == asking.ADDFD and len(fds) == 1:
             at = value if value >= 0 else None
@@ -164,12 +174,18 @@ class Question:
         self._sock.close()
         if not self._others:
             return self._then()
-        rest = Question(
-            self._call, self._caller, self._others, self._verdict, self._then, self._before
-        )
-        return rest.ask()
+        return self._rest(self._then, self._before)
+
+    def _rest(
+        self, then: Callable[[], Verdict | Later], before: Question | None
+    ) -> Verdict | Later:
+        """Ask the others."""
+        return Question(
+            self._call, self._caller, self._others, self._verdict, self._begins, then, before
+        ).ask()
 
     def _may_perform(self) -> Later:
+        self._begins()
         self._reply(1)
         return self._later(self._heard)
 

@@ -21,8 +21,8 @@ def who_is_above(root: str = "/", release: str = "") -> str:
         why = str(problem)
     else:
         return (
-            f"a proctor run, which takes others in by descriptor {fd}: proctor run registers with it "
-            "(docs/delegation.md)"
+            f"a proctor run or proctor agent, which takes others in by descriptor {fd}: proctor run registers with "
+            "it (docs/delegation.md)"
         )
     if "microsoft" in (release or os.uname().release).lower():
         # https://github.com/microsoft/WSL/issues/9548

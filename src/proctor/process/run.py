@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from proctor.filter.rules import Filter
     from proctor.kernel.plan import StrOrBytes
     from proctor.kernel.target import Target
-    from proctor.process.below import Below
     from proctor.process.options import RunOptions, SpawnOptions
+    from proctor.process.outer import Outer
     from proctor.process.performing import LazyPerformer
     from proctor.supervisor.deciding import Performer
     from proctor.supervisor.handlers import Handler
@@ -113,10 +113,9 @@ def spawn(
     # Where nothing is supervised, none of that is loaded: a command under no policy starts fast.
     if whole is not None:
         if delegate:
-            from proctor.process.below import Below
+            from proctor.process.outer import Outer
 
-            made.below = Below(whole)
-            made.below.pass_on(given)
+            made.outer = Outer(whole, given)
         made.supervisor = made()
     return spawn_served(argv, program, made, given)
 
@@ -142,8 +141,8 @@ class Supervision:
         self._ours: LazyPerformer | None = None
         #: None: nothing is supervised.
         self.supervisor: Supervisor | None = None
-        #: Supervisors below, if there may be any.
-        self.below: Below | None = None
+        #: Has supervisors below asked, if there may be any.
+        self.outer: Outer | None = None
         if self._performing and options.get("performer") is not None:
             raise ValueError("performing is about the built-in performers; performer is another")
         if self._workers is not None and options.get("world") is not None:
@@ -162,11 +161,11 @@ class Supervision:
             from proctor.supervisor.world import KernelWorld
 
             options = options | {"world": KernelWorld(workers=self._workers)}
-        made = Supervisor(self._handlers, below=self.below, **options)
+        made = Supervisor(self._handlers, **options)
         ours.on_trouble = made.trouble
         made.on_close(ours.close)
-        if self.below is not None:
-            self.below.attach(made)
+        if self.outer is not None:
+            self.outer.attach(made)
         return made
 
     def performer(self, ours: LazyPerformer) -> Performer:
@@ -187,9 +186,9 @@ class Supervision:
         from proctor.process.starting import add
         from proctor.supervisor.container import Container
 
-        if self.below is not None:
-            self.below.launched()
         container = Container(quotas=self._quotas, logging=self._logging)
+        if self.outer is not None:
+            self.outer.launched(container)
         add(self.supervisor, target, container)
         if self._ours is not None and any(handler.performs for handler in self._handlers):
             self._ours.start_early()  # while the target execs

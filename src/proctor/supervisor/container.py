@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from proctor.observe.amount import Amount
     from proctor.supervisor.handlers import Handler
+    from proctor.supervisor.ports import Below
 
 
 class Quotas(NamedTuple):
@@ -58,6 +59,7 @@ class Container:
 
     __slots__ = (
         "__weakref__",
+        "below",
         "handlers",
         "labels",
         "logging",
@@ -81,6 +83,9 @@ class Container:
         logging: Amount | None = None,
     ) -> None:
         self.name = name
+        #: Supervisors below, which have their say where a call would run or be performed: set before its
+        #: first listener is served.
+        self.below: Below | None = None
         self.handlers = None if handlers is None else tuple(handlers)
         self.labels: Mapping[str, str] = dict(labels or {})
         self.performing: Mapping[str, Any] = dict(performing or {})

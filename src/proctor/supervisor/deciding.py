@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import (
     LetRun,
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 #: Performs a call: (call, the Perform verdict) → what to answer, or that it takes a while.
 Performer = Callable[["Call", Perform], "Verdict | Later"]
+
+_BEGUN: Final = "an earlier monitor had begun to perform it, and died"
 
 
 class Turn:
@@ -85,10 +87,8 @@ class Decider(Turns):
         performer: Performer | None,
         observers: Observers,
         engine: Engine,
-        below: Below | None = None,
         seeker: Seeker | None = None,
     ) -> None:
-        self.below = below
         self.seeking = Seeking(seeker, rules.on_error)
         super().__init__(world, lock, told, rules, observers, engine)
         self._performer = performer
@@ -194,8 +194,10 @@ class Decider(Turns):
                 raise verdict
             if not performing and not isinstance(verdict, Later):
                 verdict = check(verdict, job.call, who)
-                if self.below is not None and isinstance(verdict, (LetRun, Perform)):
-                    verdict = self._ask_below(self.below, job, verdict)
+                if job.served.container.below is not None and isinstance(
+                    verdict, (LetRun, Perform)
+                ):
+                    verdict = self._ask_below(job.served.container.below, job, verdict)
                 if isinstance(verdict, Perform) and not job.claimed:
                     performing = True
                     verdict = self._perform(job, verdict)
@@ -227,8 +229,15 @@ class Decider(Turns):
     def _ask_below(self, below: Below, job: Job, verdict: Verdict) -> Verdict | Later:
         if job.below or job.claimed or not below.active:
             return verdict
+        if job.call.begun:
+            return deny(errno.EINTR, _BEGUN)
         job.below = True
-        return below(job.call, verdict) or verdict
+        return below(job.call, verdict, lambda: self._begins(job)) or verdict
+
+    def _begins(self, job: Job) -> None:
+        """It is performed from now on: whoever comes after us must not have that done again."""
+        if job.served.journal is not None:
+            job.served.journal.performs(job.call._notification)
 
     def _failed(self, job: Job, who: str, error: BaseException, *, expected: bool = False) -> None:
         near = next((each.function for each in job.chain if each.label == who), None)
@@ -257,11 +266,9 @@ class Decider(Turns):
         if self._performer is None:
             return deny(errno.ENOSYS, "nothing here performs calls")
         if job.call.begun:
-            return deny(errno.EINTR, "an earlier monitor had begun to perform it, and died")
+            return deny(errno.EINTR, _BEGUN)
         job.performed = verdict
-        journal = job.served.journal
-        if journal is not None:
-            journal.performs(job.call._notification)
+        self._begins(job)
         return self._performer(job.call, verdict)
 
     # What takes a while -----------------------------------------------------------------------

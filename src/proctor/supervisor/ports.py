@@ -173,9 +173,13 @@ class Below(Protocol):
         """Whether there may be any."""
         ...
 
-    def __call__(self, call: Call, verdict: Verdict) -> Verdict | Later | None:
+    def __call__(
+        self, call: Call, verdict: Verdict, begins: Callable[[], object]
+    ) -> Verdict | Later | None:
         """What a call gets instead: None for what was decided, a Later to be resumed with that or
-        with something else."""
+        with something else.
+
+        :param begins: called before one of those below performs it."""
         ...
 
 

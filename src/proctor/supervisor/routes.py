@@ -116,7 +116,7 @@ class Routes:
         counters, wants = observers.counters, observers.wants if observers.watching else None
         listener, container = served.listener, served.container
         share = served.share
-        clock, below = self._world.clock, decider.below
+        clock, below = self._world.clock, container.below
 
         def route(notification: NotificationLike) -> Wire | None:
             call = Call(notification, listener, container=container)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from proctor.kernel.journal import Journal
     from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.handlers import Handler
-    from proctor.supervisor.ports import Below, ListenerPort, Seeker, World
+    from proctor.supervisor.ports import ListenerPort, Seeker, World
 
 
 #: Seconds that close() waits for whoever receives.
@@ -88,7 +88,6 @@ class Supervisor:
         known here.  Where one wants text, a look at the caller's memory is taken after the verdict
         is settled and before it is given.
     :param world: clock, engine and workers; the kernel's by default.
-    :param below: asked where a call would run, or be performed.
     """
 
     def __init__(
@@ -104,7 +103,6 @@ class Supervisor:
         seeker: Seeker | None = None,
         observers: Iterable[Observer] = (),
         world: World | None = None,
-        below: Below | None = None,
     ) -> None:
         if performer is not None and not callable(performer):
             raise TypeError(f"performer={performer!r}: it is called with (call, verdict)")
@@ -126,7 +124,7 @@ class Supervisor:
         )
         self._observers = Observers(observers, world.lock())
         self._decider = Decider(
-            world, self._lock, self._ended, rules, performer, self._observers, self._engine, below, seeker
+            world, self._lock, self._ended, rules, performer, self._observers, self._engine, seeker
         )  # fmt: skip
         self._role = Role(world, self._lock, self._engine, self._decider)
         self._served: dict[int, Served] = {}
@@ -261,10 +259,11 @@ class Supervisor:
         routes = self._routes(served, served.handlers)
         self._engine.reroute(served.listener, routes.known, routes.first_sight, stalls=routes)
 
-    def reroute(self) -> None:
-        """Those below have something to say from now on; from any thread."""
+    def reroute(self, container: Container) -> None:
+        """Those below have something to say about a container's calls from now on; from any thread."""
         for served in list(self._served.values()):
-            self._reroute(served)
+            if served.container is container:
+                self._reroute(served)
 
     def _find(self, listener: ListenerPort) -> Served:
         served = self._served.get(listener.fileno())

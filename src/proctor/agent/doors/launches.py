@@ -2,7 +2,8 @@
 
 One SEQPACKET connection per command, and four datagrams of JSON: who it is, the program of the filter that
 its policy needs, its listener, and that it is served.  The command waits in its first notified call
-meanwhile.  A pipe comes with the listener, and is let go with it, so that whoever launched the command
+meanwhile.  With the program comes a socket that the command is to inherit, by which a ``proctor run`` in it registers
+(:mod:`proctor.agent.delegating`).  A pipe comes with the listener, and is let go with it, so that whoever launched the command
 knows when nobody uses its filter any more.
 """
 
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import socket
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from proctor.agent.delegating import Way
 from proctor.agent.doors.door import Connection, Door, listener_among, pipe_among
 from proctor.agent.doors.oci import Pid
 from proctor.agent.facts import Facts
@@ -23,6 +26,13 @@ from proctor.agent.owners import Named, is_trusted
 from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
 from proctor.kernel import scm
+from proctor.kernel.pidfd import has_ended, number_of
+from proctor.process.below import sees
+from proctor.process.standing import standing
+from proctor.syscalls import tables
+
+if TYPE_CHECKING:
+    from proctor.filter.rules import Filter
 
 #: Most bytes of what is said to us.
 _LONGEST: Final = 65536
@@ -36,6 +46,8 @@ class Hello(msgspec.Struct, forbid_unknown_fields=True):
     id: str
     metadata: str = ""
     annotations: dict[str, str] = {}
+    #: Calls and groups about which those below may ask besides what the policy is about.
+    delegate: list[str] = []
 
 
 class Launched(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,18 +60,25 @@ class Launched(msgspec.Struct, forbid_unknown_fields=True):
 class Commands(Protocol):
     """Whose commands they are: the agent."""
 
-    def program(self, facts: Facts) -> bytes:
-        """Of the filter for a command of these facts.
+    def filter(self, facts: Facts, more: Sequence[str]) -> Filter:
+        """For a command of these facts, and these calls besides.
 
         :raises ProctorError: there is no policy for it."""
         ...
 
     def admit(
-        self, facts: Facts, listener: int, *, fresh: bool, process: Named, alive: int
+        self,
+        facts: Facts,
+        listener: int,
+        *,
+        fresh: bool,
+        process: Named,
+        alive: int,
+        way: Way | None,
     ) -> object:
-        """Serve a listener, which is the agent's from now on, as ``alive`` is: closed with it.
+        """Serve a listener, which is the agent's from now on, as ``alive`` is: closed with it; and those below.
 
-        :raises ProctorError, OSError: it cannot be served; both are closed."""
+        :raises ProctorError, OSError: it cannot be served; all are closed."""
         ...
 
 
@@ -70,6 +89,7 @@ class _Launch(Connection):
         super().__init__(door, sock, peer)
         self.door = door
         self.facts: Facts | None = None
+        self.way: Way | None = None
 
     def read(self) -> None:
         message = self.receive(_LONGEST)
@@ -89,8 +109,13 @@ class _Launch(Connection):
         finally:
             self.drop(fds)
 
-    def say(self, word: dict[str, object]) -> None:
-        scm.send(self.sock, msgspec.json.encode(word))
+    def say(self, word: dict[str, object], *fds: int) -> None:
+        scm.send(self.sock, msgspec.json.encode(word), fds, socket.MSG_DONTWAIT)
+
+    def close(self) -> None:
+        super().close()
+        if self.way is not None:
+            self.way.sock.close()
 
 
 class LaunchDoor(Door[_Launch]):
@@ -127,8 +152,14 @@ class LaunchDoor(Door[_Launch]):
             metadata=said.metadata,
             annotations=said.annotations,
         )
-        program = self._commands.program(launch.facts)
-        launch.say({"program": base64.b64encode(program).decode()})
+        filter = self._commands.filter(launch.facts, said.delegate)
+        program = base64.b64encode(filter.compile().code).decode()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            seen = frozenset(name for name in tables.all_names() if sees(filter, name))
+            launch.way = Way(ours, seen, 1 + _filters(launch.sock))
+            launch.say({"program": program}, theirs.fileno())
 
     def launched(self, launch: _Launch, facts: Facts, pid: int, fds: list[int]) -> None:
         """Serve it; what is taken of the descriptors is taken out of the list."""
@@ -140,7 +171,8 @@ class LaunchDoor(Door[_Launch]):
         facts = msgspec.structs.replace(facts, pid=pid)
         # what a command may have done before anybody looks, whoever launched it has not
         named = Named(launch.peer.pid if is_trusted(facts.uid) else pid, own=True)
-        self._commands.admit(facts, listener, fresh=True, process=named, alive=alive)
+        way, launch.way = launch.way, None
+        self._commands.admit(facts, listener, fresh=True, process=named, alive=alive, way=way)
         launch.say({"served": True})
         self.leave(launch)
 
@@ -153,3 +185,20 @@ class LaunchDoor(Door[_Launch]):
         except OSError:
             pass  # it does not listen
         super().refuse(connection, why)
+
+
+def _filters(sock: socket.socket) -> int:
+    """How many filters whoever connected has.
+
+    :raises ProctorError: it is gone, or nobody that we see."""
+    try:
+        pidfd = scm.peer(sock)
+    except OSError as problem:
+        raise ProctorError(f"who connected cannot be looked at: {problem}") from None
+    try:
+        here = standing(number_of(pidfd))
+        if here is None or has_ended(pidfd):
+            raise ProctorError("who connected cannot be looked at")
+        return here.filters
+    finally:
+        os.close(pidfd)

@@ -1,0 +1,217 @@
+"""``proctor run`` below a command that an agent serves: both have their say, also when monitors die."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.agent.running import RunningAgent, eventually
+from tests.process.test_delegation import HOSTILE, rooms
+
+Start = Callable[..., RunningAgent]
+PROCTOR = [sys.executable, "-m", "proctor", "run", "--quiet"]
+
+
+@pytest.fixture
+def running(agent: Start, place: Path) -> RunningAgent:
+    (place / "policies/default.toml").write_text(rooms("EROFS", "**/outer*"))
+    (place / "inner.toml").write_text(rooms("ENOSPC", "**/inner*"))
+    return agent("--run", str(place / "run.sock"))
+
+
+def outer(running: RunningAgent, script: str, *more: str) -> subprocess.Popen[str]:
+    """A script by the agent."""
+    words = [*PROCTOR[:-1], "--agent", f"{running.place}/run.sock", *more, "--", "sh", "-c", script]
+    return subprocess.Popen(
+        words, cwd=running.place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def inner(script: str, policy: str = "inner.toml") -> str:
+    """The words for a script below."""
+    return shlex.join([*PROCTOR, "--policy", policy, "--", "sh", "-c", script])
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    """What it says until its end."""
+    text, _ = process.communicate(timeout=60)
+    return text
+
+
+def test_both_decide_the_agent_first(running: RunningAgent, place: Path) -> None:
+    """For the subtree alone; a second one beside it, which goes on when the first has ended, and nothing is left."""
+    script = (
+        f"{inner('mkdir outer1; mkdir inner1; mkdir free && echo free; exit 5')}; echo ended $?; "
+        f"mkdir inner2 && echo after; {inner('mkdir inner3')}; {sys.executable} -m proctor doctor"
+    )
+    said(outer(running, script.replace("mkdir free", "true")))
+    os.rmdir(place / "inner2")
+    before = running.descriptors
+    text = said(outer(running, script))
+    assert "outer1’: Read-only file system" in text and "inner1’: No space left on device" in text
+    assert "free\nended 5\nafter\n" in text and "inner3’: No space left on device" in text
+    assert "agent, which takes others in by descriptor" in text
+    assert not (place / "inner1").exists() and (place / "inner2").is_dir()
+    eventually(lambda: running.descriptors <= before)
+
+
+def test_calls_that_only_those_below_are_about(running: RunningAgent, place: Path) -> None:
+    """The agent's filter notifies them if it is asked to; and takes nobody in if it is told so."""
+    (place / "modes.toml").write_text(
+        '[[rule]]\nname = "m"\ncalls = ["chmod", "fchmodat", "fchmodat2"]\nperform = true\n'
+    )
+    script = inner("chmod 700 .", "modes.toml")
+    assert "does not see chmod" in said(outer(running, script))
+    assert said(outer(running, script, "--delegate", "chmod,fchmodat,fchmodat2")) == ""
+    assert "PROCTOR_ABOVE is not set" in said(outer(running, inner("true"), "--no-delegate"))
+    assert "no_such" in said(outer(running, script, "--delegate", "no_such"))
+
+
+def test_monitors_die_and_both_still_decide(running: RunningAgent, place: Path) -> None:
+    """Between calls, and while one is being decided below; the next one takes new ones in, too."""
+    (place / "slow.py").write_text(
+        "import errno, os, proctor\n"
+        "@proctor.on('mkdir', 'mkdirat')\n"
+        "def slow(call):\n"
+        "    open('asked', 'w').close()\n"
+        "    with open('go'): pass\n"
+        "    return proctor.deny(errno.EDQUOT)\n"
+    )
+    for each in ("go", "next", "killed"):
+        os.mkfifo(place / each)
+    slow = shlex.join([*PROCTOR, "--handlers", "slow.py", "--", "mkdir", "waits"])
+    under = f"mkdir inner1; echo >next; read x <killed; mkdir inner2; mkdir outer2; {slow}; mkdir free && echo free"
+    process = outer(running, inner(under))
+    (place / "next").read_text()
+    os.kill(running.serving, signal.SIGKILL)
+    running.heard("took over 1 containers")
+    (place / "killed").write_text("\n")
+    eventually((place / "asked").exists)
+    os.kill(running.serving, signal.SIGKILL)
+    running.heard("took over 1 containers", 2)
+
+    def over() -> bool:  # whoever is asked may go on, as often as that is
+        try:
+            os.close(os.open(place / "go", os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            pass  # nobody waits
+        return process.poll() is not None
+
+    eventually(over)
+    text = said(process)
+    assert text.count("No space left on device") == 2, text
+    assert "outer2’: Read-only file system" in text and "Disk quota exceeded" in text
+    assert text.endswith("free\n")
+
+
+def test_who_ends_while_nobody_looks_lets_nothing_through(
+    running: RunningAgent, place: Path
+) -> None:
+    """The monitor is killed, then the one below; what that wanted is ENOSYS in what it leaves, and in all that comes
+    after, for the next monitors, too."""
+    for each in ("ready", "killed"):
+        os.mkfifo(place / each)
+    late = "setsid sh -c 'echo >ready; read x <killed; mkdir late; mkdir later' & echo $PPID >pid; exec sleep 1000"
+    process = outer(running, f"{inner(late)}; mkdir beside && echo beside")
+    (place / "ready").read_text()
+    os.kill(running.process.pid, signal.SIGSTOP)  # no next monitor yet
+    monitor = running.monitors[0]
+    os.kill(monitor, signal.SIGKILL)
+    os.kill(int((place / "pid").read_text()), signal.SIGKILL)
+    os.kill(running.process.pid, signal.SIGCONT)
+    running.heard("took over 1 containers")
+    os.kill(running.serving, signal.SIGKILL)
+    running.heard("took over 1 containers", 2)
+    (place / "killed").write_text("\n")
+    text = said(process)
+    assert text.count("Function not implemented") == 2 and "beside\n" in text, text
+    assert not (place / "late").exists() and (place / "beside").is_dir()
+
+
+def test_what_is_performed_below(running: RunningAgent, place: Path) -> None:
+    """By whoever is below, with its own rights."""
+    (place / "policies/default.toml").write_text('default = "allow"\n')
+    (place / "performs.py").write_text(
+        "import proctor\n"
+        "@proctor.on('mkdir', 'mkdirat', performs=True)\n"
+        "def made(call):\n"
+        "    return proctor.perform()\n"
+    )
+    words = shlex.join([*PROCTOR, "--handlers", "performs.py", "--", "sh", "-c",
+                        "mkdir one && mkdir two && ls -d one two"])  # fmt: skip
+    text = said(outer(running, words, "--delegate", "mkdir,mkdirat"))
+    assert "one\ntwo\n" in text, text
+
+
+#: Strange things: what the agent would have to wait for, or be led astray by.
+STRANGE = """
+null = os.open(os.devnull, os.O_RDWR)
+for data in (b"x", b"[]", b"{}", b'{"calls": 7}', b"[" * 5000, b'{"calls": null}', b"x" * 65536):
+    assert "error" in register(data)[1], data
+scm.send(way, b"{}", [null])
+scm.send(way, b"", [null] * 8)
+scm.send(way, b"x" * 150000)
+many = [register(b'{"calls": ["mkdir", "no_such_call"]}') for _ in range(70)]
+print("served", sum("served" in said for _, said in many), flush=True)
+for ours, _ in many:
+    ours.close()
+# one that another process made, and by a process that is none
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+pid = os.fork()
+if not pid:
+    scm.send(way, b'{"calls": ["mkdir"]}', [theirs.fileno()])
+    os._exit(0)
+os.waitpid(pid, 0)
+theirs.close()
+print(scm.receive(ours).data.decode(), flush=True)
+import struct
+from array import array
+for pid in (1, os.getppid()):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        way.sendmsg([b'{"calls": ["mkdir"]}'], [
+            (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [theirs.fileno()])),
+            (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, struct.pack("iII", pid, os.getuid(), os.getgid())),
+        ])
+    except PermissionError:
+        print("cannot be", flush=True)
+        continue
+    theirs.close()
+    print(scm.receive(ours).data.decode(), flush=True)
+# a thousand, whose other end would block
+for _ in range(1000):
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    way.setblocking(True)
+    scm.send(way, b'{"calls": []}', [b.fileno()])
+"""
+
+
+def test_hostile_ones_below(running: RunningAgent, place: Path) -> None:
+    """Nonsense, pids of others, thousands: others are served meanwhile, and in the end nothing is left of it."""
+    (place / "hostile.py").write_text(HOSTILE + STRANGE)
+    said(outer(running, inner("mkdir inner2")))
+    before = running.descriptors
+    process = outer(running, f"{sys.executable} hostile.py; mkdir outer1; mkdir free && echo free")
+    for _ in range(3):
+        assert "outer2’: Read-only" in said(outer(running, "mkdir outer2"))
+    text = said(process)
+    assert "served 64\n" in text and "outer1’: Read-only" in text and "free\n" in text, text
+    assert text.count("cannot be") == 3, text  # looked at, or claimed
+    eventually(lambda: running.descriptors <= before)
+
+
+def test_a_file_that_nobody_closes_holds_up_nobody(running: RunningAgent, place: Path) -> None:
+    """What comes and is no connection is closed where nobody waits; its sender is looked at when that is done."""
+    (place / "hostile.py").write_text(
+        HOSTILE + "a, b = os.pipe()\nscm.send(way, b'{}', [b])\nos.close(b)\n"
+        "print(os.read(a, 1), register(b'{\"calls\": []}')[1])\n"
+    )
+    text = said(outer(running, f"{sys.executable} hostile.py"))
+    assert "b''" in text and "served" in text, text
