@@ -500,7 +500,8 @@ class Usual:
         groups: bool,
         ours: bytes,
         lend: Callable[
-            [int, Any, bool], tuple[Any, Known, bool, int, int, int, tuple[Any, ...]] | None
+            [int, Any, bool],
+            tuple[Any, Known, bool, int, int, int, tuple[Any, ...], tuple[Any, ...]] | None,
         ]
         | None,
         took_back: Callable[[Any, int], object] | None,

@@ -16,7 +16,8 @@ enum { STATX_BYTES = 256, STATFS_BYTES = 96, MODE_AT = 28, PROC_SUPER = 0x9FA0 }
 
 /* Whether the steps of a form that looks are some that its request has. */
 static bool sound(const struct form *form) {
-    const int32_t steps[] = {form->looks->direct, form->looks->pin, form->looks->link, form->looks->again};
+    const int32_t steps[] = {form->looks->direct, form->looks->pin, form->looks->link, form->looks->again,
+                             form->looks->plain};
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
         if (steps[i] < (i == 0 ? -1 : 0) || steps[i] >= form->request->steps)
             return false;
@@ -171,15 +172,28 @@ static bool same_place(const char *one, const char *other) {
            && memcmp(one + STATX_MOUNT, other + STATX_MOUNT, 8) == 0;
 }
 
-bool plainly_named(const struct posed *posed, char *name) {
+/* What a form looks for, if it has its answer. */
+static const struct looks *looked(const struct posed *posed) {
     const struct asked *asked = &posed->asked;
     const struct looks *looks = posed->form != NULL ? posed->form->looks : NULL;
     struct reply head;
     if (looks == NULL || asked->problem != 0
         || asked->length < (ssize_t)(sizeof head + 8 * (size_t)posed->form->request->steps))
-        return false;
+        return NULL;
     memcpy(&head, asked->into, sizeof head);
-    if (head.state != DONE || head.given != 0)
+    return head.state == DONE && head.given == 0 ? looks : NULL;
+}
+
+bool plainly_missing(const struct posed *posed) {
+    const struct looks *looks = looked(posed);
+    return looks != NULL && step_result(&posed->asked, looks->pin) == -ENOENT
+           && step_result(&posed->asked, looks->plain) == -ENOENT;
+}
+
+bool plainly_named(const struct posed *posed, char *name) {
+    const struct asked *asked = &posed->asked;
+    const struct looks *looks = looked(posed);
+    if (looks == NULL)
         return false;
     const char *part[4];
     size_t size[4];

@@ -56,6 +56,7 @@ struct form { /* a question that wants a path, and nothing else any more */
 struct looks { /* steps, and parts of the answer: seeking.py has it */
     int32_t direct, kind;            /* a walk without any link, of what is its own name then; -1: none is made */
     int32_t pin, first, link, again; /* first: status, file system, name and what that leads to */
+    int32_t plain; /* what failed walked again, following no link */
 };
 
 enum { MOST_FORMS = 8, LONGEST_PACKET = 4096 };
@@ -83,5 +84,7 @@ int plainly_opened(const struct posed *posed, const uint32_t *kinds, size_t coun
 /* Without the GIL: the name that the answer to a form that looks has for where the path leads, PLACE_SIZE bytes; false
  * for all that is not plain. */
 bool plainly_named(const struct posed *posed, char *name);
+/* The same of one that says that nothing is there, and that no link is on the way. */
+bool plainly_missing(const struct posed *posed);
 /* What core.ask_for() returns. */
 PyObject *posed_result(struct posed *posed);

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 #: Paths that are longer are sought by the long way.
 _ROOM: Final = pins.SHORT[-1]
-_LOOKS: Final = struct.Struct("=6i")
+_LOOKS: Final = struct.Struct("=7i")
 #: What became of a question: less, there was none; more, it is open.
 _ANSWERED: Final = 1
 _MOST_LINKS: Final = 40  # MAXSYMLINKS of the kernel
@@ -157,8 +157,10 @@ class Lookout:
         if taken is None:
             return None
         standing, executor = taken
-        forms = _forms(0 if follow else pins.O_NOFOLLOW)[0]
-        return taken, standing.known, standing.kept.groups, *executor.at_hand, forms
+        forms, above = (
+            _forms(bits)[0] for bits in (0 if follow else pins.O_NOFOLLOW, pins.O_DIRECTORY)
+        )
+        return taken, standing.known, standing.kept.groups, *executor.at_hand, forms, above
 
     def took_back(self, taken: tuple[Standing, Executor], became: int) -> None:
         """It was not asked (0), or it has answered (1), or has died or is at it still."""
@@ -257,7 +259,13 @@ class _Look(NamedTuple):
         direct = -1 if self.direct is None else self.direct.step
         name = self.name
         return _LOOKS.pack(
-            direct, self.kind, self.pin.step, name.first, name.link.step, name.again.step
+            direct,
+            self.kind,
+            self.pin.step,
+            name.first,
+            name.link.step,
+            name.again.step,
+            self.probe.plain.step,
         )
 
 
