@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -166,7 +167,13 @@ def test_what_is_forgotten_is_closed_by_then() -> None:
     monitor: Any = SimpleNamespace(
         sock=theirs, send=lambda word: scm.send(theirs, json.dumps(word).encode())
     )
-    answering = threading.Thread(target=lambda: [keeper._message(monitor) for _ in range(2)])
+
+    def answer() -> None:
+        for _ in range(2):
+            select.select([theirs], [], [], 20)  # as the keeper does: it receives what is there
+            keeper._message(monitor)
+
+    answering = threading.Thread(target=answer)
     kept_by = KeptBy(ours)
     scm.send(ours, b'{"serves": true}')
     answering.start()
