@@ -145,7 +145,7 @@ FAULTS: tuple[tuple[Callable[[Patch], None], tuple[str, ...]], ...] = (
 def test_a_fault_is_found(fault: Callable[[Patch], None], said: tuple[str, ...]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fault(patch)
-        runs = (simulate.simulate(seed, 400, kind="mortal") for seed in range(1, 9))
+        runs = (simulate.simulate(seed, 400, kind="mortal") for seed in range(1, 60))
         failed = next((report.failed for report in runs if report.failed), None)
     assert failed is not None, "no invariant noticed it"
     assert any(each in failed.violation for each in said), failed.violation
