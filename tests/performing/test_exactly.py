@@ -54,11 +54,15 @@ def opened(path, flags):
     print(oct(fcntl.fcntl(fd, fcntl.F_GETFL)), oct(os.fstat(fd).st_mode), end=" ")
     if os.path.isdir(fd): print(str(held) in os.listdir(fd), end=" ")
     os.close(fd)
+there, done = threading.Event(), threading.Event()
+aside = threading.Thread(target=lambda: (there.set(), done.wait()))
 other = os.fork()
 if not other:
     become_user()
     os.read(ours, 1)
     os._exit(0)
+aside.start()
+there.wait()
 become_user()
 FLAGS = os.O_RDONLY, os.O_CREAT | os.O_WRONLY, os.O_NOFOLLOW, os.O_DIRECTORY, os.O_TRUNC
 for own in ("self", os.getpid(), other):
@@ -73,6 +77,8 @@ for own in ("self", os.getpid(), other):
         for path in ("fd", f"fd/{held}", "cwd", "fdinfo"):
             number = threading.get_native_id() if own == "self" else own
             tell(f"thread {flags:o} {path}", opened, f"/proc/{own}/task/{number}/{path}", flags)
+            tell(f"aside {flags:o} {path}", opened, f"/proc/self/task/{aside.native_id}/{path}", flags)
+done.set()
 os.chdir("/proc/self")
 for path in ("fd", f"fd/{held}", "fd/77"):
     tell(f"here {path}", opened, path, os.O_RDONLY)

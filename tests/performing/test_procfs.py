@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import resource
@@ -26,8 +27,10 @@ from .callers import (
     Caller,
     Performers,
     caller,
+    check,
     content,
     in_dead_root,
+    libc,
     mount,
     outcome,
     private_mounts,
@@ -424,3 +427,40 @@ def test_a_root_of_a_process_that_is_dead(
                     if native != done:
                         wrong.append((call, bool(how), native, done))
     assert not wrong, f"{len(wrong)} differ:\n" + "\n".join(map(str, wrong[:25]))
+
+
+def open_tree(path: bytes, flags: int = 0x101) -> int:
+    """A mount of a link itself, or of a part of a tree (OPEN_TREE_CLONE, AT_SYMLINK_NOFOLLOW)."""
+    return check(libc.syscall(ctypes.c_long(428), AT_FDCWD, path, flags))
+
+
+def move_mount(tree: int, place: int) -> None:
+    """Over a place that is held, be it a link."""
+    check(libc.syscall(ctypes.c_long(429), tree, b"", place, b"", 0x44))
+
+
+@pytest.mark.parametrize("how", ["number", "link"])
+def test_what_is_mounted_over_ones_own_directory_makes_nothing_ones_own(
+    performers: Performers, how: str
+) -> None:
+    """Whoever may mount in his own namespace puts another's process, or a link of that, where his own is looked for."""
+    victim = os.getpid()
+
+    def setup() -> None:
+        unshare(CLONE_NEWNS)
+        own = os.getpid()
+        if how == "number":
+            mount(b"/proc/%d" % victim, b"/proc/%d" % own, b"none", MS_BIND)
+            return
+        for name in (b"cwd", b"root", b"exe", b"ns/net"):
+            place = os.open(b"/proc/%d/%s" % (own, name), os.O_PATH | os.O_NOFOLLOW)
+            move_mount(open_tree(b"/proc/%d/%s" % (victim, name)), place)
+
+    with caller(setup, MAP) as one:
+        number = one.pid if how == "link" else victim
+        for name in (b"cwd", b"root", b"exe", b"ns/net", b"fd/0", b"root/etc", b"fd", b"fdinfo/0"):
+            path = b"/proc/%d/%s" % (number, name)
+            for flags in (0, os.O_DIRECTORY, os.O_NOFOLLOW):
+                native = one.natively("openat", AT_FDCWD, path, flags, 0)
+                for more in ({}, {"allow": lambda argument, path: True}):
+                    assert outcome(opened(performers, one, path, flags, **more)) == native, path

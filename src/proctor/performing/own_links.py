@@ -9,19 +9,21 @@ directory, once that is seen to be the caller's.
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from proctor.call.identity import Status
 from proctor.call.path.procfs import is_procfs, numbers_in
+from proctor.errors import SCARCE, ProctorError
 from proctor.kernel.raw import openat2
-from proctor.performing.filestat import PROC_ROOT_INO
-from proctor.performing.pins import NO_XDEV, O_DIRECTORY, O_NOFOLLOW, PIN
+from proctor.performing.filestat import PROC_ROOT_INO, ST_NOSYMFOLLOW
+from proctor.performing.pins import AT_FDCWD, NO_XDEV, O_DIRECTORY, O_NOFOLLOW, PIN
 from proctor.performing.trouble import Said
 from proctor.performing.wanted import O_CLOEXEC, O_LARGEFILE, O_NOCTTY
 
 if TYPE_CHECKING:
     from proctor.call.caller import Caller
-    from proctor.performing.filestat import Status
 
 #: In the directory of a process or of a thread; all others need more.
 _THERE: Final = (b"cwd", b"root", b"exe")
@@ -32,69 +34,74 @@ _READING: Final = (
 )
 
 
-def _name_of(fd: int) -> bytes:
-    return os.readlink(b"/proc/self/fd/%d" % fd)
+class Place(NamedTuple):
+    """Where in the directory of the caller's own process a directory of procfs is."""
+
+    #: The path by which the monitor has that directory, or the one of a thread in it.
+    directory: bytes
+    #: What it is in there; empty for that directory itself.
+    name: bytes
+
+    @property
+    def closed(self) -> bool:
+        """Whether others may not search it, nor read it."""
+        return self.name in _CLOSED
+
+    def leads(self, name: bytes) -> bool:
+        """Whether a link of this name leads to an object, and its process may follow it."""
+        if self.name == b"fd":
+            return name.isdigit()
+        return name in _THERE if not self.name else self.name == b"ns" and b"." not in name
 
 
-def may_follow(here: int, name: bytes) -> bool:
-    """Whether a process may follow this link in a directory of its own.
+def place(here: int, caller: Caller) -> Place | None:
+    """Where a directory is; None if not in the caller's own part of a procfs.
 
-    :param here: a directory on procfs, in a process's part."""
-    inside = _name_of(here).rpartition(b"/")[2]
-    if inside == b"fd":
-        return name.isdigit()
-    return inside == b"ns" or (inside.isdigit() and name in _THERE)
-
-
-def is_callers(root: int, top: Status, caller: Caller) -> bool:
-    """Whether a process's directory is that of the caller's.
-
-    :param root: the root of its procfs.
-    :param top: the directory, which is held by what is below it."""
-    return _is_callers(root, top.inode, os.makedev(*top.device), caller)
-
-
-def _is_callers(root: int, inode: int, device: int, caller: Caller) -> bool:
-    numbers = numbers_in(root, caller)
-    if numbers is None:
-        return False
-    try:
-        own = os.stat(b"%d" % numbers[0], dir_fd=root)
-    except OSError:
-        return False
-    caller.check()
-    return own.st_ino == inode and own.st_dev == device
-
-
-def is_closed(here: int, caller: Caller) -> bool:
-    """Whether it is a directory of the caller's own that others may not search, nor read: ``fd``, ``fdinfo`` or
-    ``map_files`` of its process or of a thread of that."""
-    text = _name_of(here)
-    if text.rpartition(b"/")[2] not in _CLOSED or not is_procfs(here):
-        return False
+    It is by number: what is mounted over a part of a procfs, which whoever may mount can do at any time, is never
+    looked at, and inode numbers there come round again."""
+    if not is_procfs(here):
+        return None
     above = [os.dup(here)]
     try:
         for _ in range(4):  # N/task/N/fd
             above.append(openat2(above[-1], b"..", PIN | O_DIRECTORY, NO_XDEV))
             if os.fstat(above[-1]).st_ino == PROC_ROOT_INO:
-                below = _name_of(above[-1]).rstrip(b"/")
-                names = text.removeprefix(below).split(b"/")[1:-1]
-                top = os.fstat(above[-2])
-                known = text.startswith(below) and [len(names), *names[1:2]] in ([1], [3, b"task"])
-                return known and _is_callers(above[-1], top.st_ino, top.st_dev, caller)
-    except OSError:
-        pass
+                top, *names = [_name_of(fd) for fd in reversed(above[:-1])]
+                numbers = numbers_in(above[-1], caller)
+                thread = None
+                if names[:1] == [b"task"] and names[1:]:
+                    thread, names = names[1], names[2:]
+                if numbers is None or top != b"%d" % numbers[0] or names[1:]:
+                    return None
+                if thread is not None and not thread.isdigit():
+                    return None  # it is dead
+                directory = _directory(caller, numbers, None if thread is None else int(thread))
+                return None if directory is None else Place(directory, b"".join(names))
+    except OSError as error:
+        if isinstance(error, ProctorError) or error.errno in SCARCE:
+            raise
     finally:
         for fd in above:
             os.close(fd)
-    return False
+    return None
+
+
+def _name_of(fd: int) -> bytes:
+    return os.readlink(b"/proc/self/fd/%d" % fd).rpartition(b"/")[2]
+
+
+def is_closed(here: int, caller: Caller) -> bool:
+    """Whether it is a directory of the caller's own that others may not search, nor read: ``fd``, ``fdinfo`` or
+    ``map_files`` of its process or of a thread of that."""
+    there = place(here, caller)
+    return there is not None and there.closed
 
 
 def enter(here: int, name: bytes, caller: Caller) -> int:
-    """A name in such a directory, not followed: an O_PATH descriptor, the asker's to close.
+    """A name in a directory of the caller's own, not followed: an O_PATH descriptor, the asker's to close.
 
     :raises Said: what the kernel says."""
-    return open_link(here, name, caller, follow=False, directory=False)
+    return _opened(here, name, PIN | O_NOFOLLOW, 0, caller)
 
 
 def read(here: int, flags: int, caller: Caller) -> int | None:
@@ -104,21 +111,57 @@ def read(here: int, flags: int, caller: Caller) -> int | None:
     :raises Said: what the kernel says."""
     if flags & ~_READING or not is_closed(here, caller):
         return None
+    return _opened(here, b".", flags | O_CLOEXEC, 0, caller)
+
+
+def follow(here: int, there: Place, name: bytes, caller: Caller, *, directory: bool) -> int:
+    """What a link there leads to: an O_PATH descriptor, the asker's to close.
+
+    It is the monitor's own procfs in which it is followed: over what is in the caller's another's link may be mounted.
+
+    :raises Said: what the kernel says; EACCES where something is mounted over it."""
+    if os.fstatvfs(here).f_flag & ST_NOSYMFOLLOW:
+        raise Said(errno.ELOOP)
     try:
-        fd = openat2(here, b".", flags | O_CLOEXEC, 0)
-    except OSError as error:
-        raise Said(error.errno or 0) from None
-    return _still(fd, caller)
+        os.close(_opened(here, name, PIN | O_NOFOLLOW, NO_XDEV, caller))
+    except Said as said:
+        raise Said(errno.EACCES if said.errno == errno.EXDEV else said.errno) from None
+    path = b"/".join(filter(None, [there.directory, there.name, name]))
+    return _opened(AT_FDCWD, path, PIN | (O_DIRECTORY if directory else 0), 0, caller)
 
 
-def open_link(here: int, name: bytes, caller: Caller, *, follow: bool, directory: bool) -> int:
-    """What a link leads to, or the link itself: an O_PATH descriptor, the asker's to close.
+def _directory(caller: Caller, numbers: tuple[int, int], thread: int | None) -> bytes | None:
+    """The path by which the monitor has a directory of the caller's process or of one of its threads; None if that is
+    gone.
 
-    :raises Said: what the kernel says."""
-    flags = PIN | (0 if follow else O_NOFOLLOW) | (O_DIRECTORY if follow and directory else 0)
+    :param numbers: what the caller has in another procfs.
+    :param thread: the thread's number there; None for the process."""
+    process = b"/proc/%d" % caller.tgid
+    if thread is None:
+        return process
+    if thread == numbers[1]:
+        return b"%s/task/%d" % (process, caller.tid)
+    level = max(
+        i for i, both in enumerate(zip(caller.nstgid, caller.nspid, strict=True)) if both == numbers
+    )
+    for tid in os.listdir(process + b"/task"):
+        one = b"%s/task/%s" % (process, tid)
+        try:
+            with open(one + b"/status", "rb") as file:
+                seen = Status(file.read()).numbers("NSpid")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if seen is not None and seen[level : level + 1] == (thread,):
+            return one
+    return None
+
+
+def _opened(directory: int, name: bytes, flags: int, resolve: int, caller: Caller) -> int:
     try:
-        fd = os.open(name, flags, dir_fd=here)
+        fd = openat2(directory, name, flags, resolve)
     except OSError as error:
+        if error.errno in SCARCE:
+            raise
         raise Said(error.errno or 0) from None
     return _still(fd, caller)
 

@@ -332,9 +332,10 @@ class Walk:
             if not reply.made(link.found.step):
                 failed = reply.error(link.found.step)
                 if failed == errno.EACCES and self._spot.process:
-                    if own_links.may_follow(here, name):
-                        return (yield from self._follow_own(here, name, last, failed))
-                    if own_links.is_closed(here, self._caller):
+                    there = own_links.place(here, self._caller)
+                    if there is not None and there.leads(name):
+                        return (yield from self._follow_own(here, there, name, last))
+                    if there is not None and there.closed:
                         return (yield from self._enter_own(here, name, last))
                 raise Said(failed)
             status, proc = link.found.read(reply)
@@ -385,8 +386,9 @@ class Walk:
         :param test: what the kernel says where such links are not followed."""
         yield from self._not_itself()
         self.met = True
-        if test == errno.EACCES and own_links.may_follow(here, name):
-            return (yield from self._follow_own(here, name, last, test))
+        there = own_links.place(here, self._caller) if test == errno.EACCES else None
+        if there is not None and there.leads(name):
+            return (yield from self._follow_own(here, there, name, last))
         # as proc_pid_get_link and nd_jump_link of fs/
         if test != errno.ELOOP or self._resolve & NO_MAGICLINKS:
             raise Said(test)
@@ -410,24 +412,20 @@ class Walk:
         return fd
 
     def _follow_own(
-        self, here: int, name: bytes, last: bool, failed: int
+        self, here: int, there: own_links.Place, name: bytes, last: bool
     ) -> Generator[Any, Reply, int | None]:
-        """Follow a link of the caller's own process which the executor may not follow (:mod:`.own_links`).
-
-        :param failed: what it gets."""
+        """Follow a link of the caller's own process which the executor may not follow (:mod:`.own_links`)."""
         self.met = True
-        if self._spot.root is None or self._spot.top is None:
-            raise Said(failed)
-        if not own_links.is_callers(self._spot.root, self._spot.top, self._caller):
-            raise Said(failed)
         if self._resolve & (NO_MAGICLINKS | NO_SYMLINKS):
             raise Said(errno.ELOOP)
         if self._scope:
             raise Said(errno.EXDEV)
         follow = not last or self._follows
-        fd = own_links.open_link(
-            here, name, self._caller, follow=follow, directory=not last or self._slash
-        )
+        if follow:
+            directory = not last or self._slash
+            fd = own_links.follow(here, there, name, self._caller, directory=directory)
+        else:
+            fd = own_links.enter(here, name, self._caller)
         self._held.append(fd)
         known = name_of()
         reply = yield from self._ask(known.request, fds=(fd,), table=True)
