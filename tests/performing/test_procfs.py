@@ -7,7 +7,9 @@ import errno
 import os
 import resource
 import signal
+import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -464,3 +466,34 @@ def test_what_is_mounted_over_ones_own_directory_makes_nothing_ones_own(
                 native = one.natively("openat", AT_FDCWD, path, flags, 0)
                 for more in ({}, {"allow": lambda argument, path: True}):
                     assert outcome(opened(performers, one, path, flags, **more)) == native, path
+
+
+def test_an_executors_links_are_nobodys_own_wherever_they_are_mounted(
+    performers: Performers,
+) -> None:
+    """Over the caller's, for instance: whoever acts for him is let in there by the kernel, and he is not."""
+    ours, theirs = socket.socketpair()
+
+    def over() -> None:
+        executor = int(ours.recv(16))
+        for name in (b"cwd", b"root", b"exe", b"ns/mnt"):
+            place = os.open(b"/proc/%d/%s" % (os.getpid(), name), os.O_PATH | os.O_NOFOLLOW)
+            move_mount(open_tree(b"/proc/%d/%s" % (executor, name)), place)
+        ours.send(b"done")
+
+    def setup() -> None:
+        unshare(CLONE_NEWNS)
+        threading.Thread(target=over, daemon=True).start()
+
+    with ours, theirs, caller(setup, MAP) as one:
+        theirs.settimeout(20)
+        content(opened(performers, one, b"/proc/sys/kernel/ostype"))
+        (executor,) = children(parent_of(performers))
+        theirs.send(b"%d" % executor)
+        assert theirs.recv(16) == b"done"
+        for name in (b"cwd", b"root", b"exe", b"ns/mnt", b"root/etc"):
+            native = one.natively("openat", AT_FDCWD, b"/proc/self/" + name, 0, 0)
+            assert native == ("errno", errno.EACCES)
+            for more in ({}, {"allow": lambda argument, path: True}):
+                verdict = opened(performers, one, b"/proc/self/" + name, **more)
+                assert outcome(verdict) == native, name

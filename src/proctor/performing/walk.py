@@ -356,6 +356,9 @@ class Walk:
             raise Said(errno.ELOOP)
         if link.found.flags(reply) & ST_NOSYMFOLLOW:
             raise Said(errno.ELOOP)
+        before = status if self._status is None else self._status
+        if proc and self._spot.process and status.mount != before.mount:
+            self._refuse_part(status.mount)  # whose it is, where it is mounted does not say
         test, text = reply.error(link.test), reply.parts[link.text]
         if proc and self._spot.root == here and name in (b"self", b"thread-self"):
             self.met = True
