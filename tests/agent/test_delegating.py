@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from proctor.process.standing import lineage
 from tests.agent.running import RunningAgent, eventually
 from tests.process.test_delegation import HOSTILE, rooms
 
@@ -215,3 +216,29 @@ def test_a_file_that_nobody_closes_holds_up_nobody(running: RunningAgent, place:
     )
     text = said(outer(running, f"{sys.executable} hostile.py"))
     assert "b''" in text and "served" in text, text
+
+
+def test_what_was_begun_below_is_not_performed_twice(running: RunningAgent, place: Path) -> None:
+    """The monitor dies while one below waits in an open that it performs: EINTR, as of what the agent performs."""
+    (place / "policies/default.toml").write_text('default = "allow"\n')
+    running.heard("policies changed")
+    (place / "opens.toml").write_text(
+        '[[rule]]\nname = "opens"\ncalls = ["open", "openat"]\nperform = true\n'
+    )
+    os.mkfifo(place / "fifo")
+    script = shlex.join([*PROCTOR, "--policy", "opens.toml", "--", "cat", "fifo"])
+    process = outer(running, script, "--delegate", "open,openat")
+    eventually(lambda: any(map(waits_for_a_writer, Path("/proc").glob("[0-9]*"))))
+    os.kill(running.serving, signal.SIGKILL)
+    assert "fifo: Interrupted system call" in said(process)
+
+
+def waits_for_a_writer(process: Path) -> bool:
+    """Whether it is one of ours that performs, and opens a FIFO."""
+    try:
+        performs = (process / "comm").read_text().startswith("proctor-")
+        waits = performs and (process / "wchan").read_text() == "wait_for_partner"
+    except OSError:
+        return False
+    line = lineage(int(process.name)) if waits else None
+    return any(each.tgid == os.getpid() for each in line or ())
