@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from proctor.errors import ProctorError
 from proctor.kernel import scm
 from tests.agent.clients import connect, filtered, gone, hand_over, state
 from tests.agent.running import RunningAgent, eventually
+from tests.support.lingering import lingering
 
 Start = Callable[..., RunningAgent]
 
@@ -184,20 +184,6 @@ def door_alone(loop: asyncio.AbstractEventLoop, told: list[str], most: int) -> o
         raise AssertionError
 
     return oci.OciDoor(loop, "/x", admit, told.append, connections=most)
-
-
-def lingering() -> tuple[socket.socket, socket.socket]:
-    """A connection whose last close waits until the other end has read, for so long that nobody will."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        sent = socket.create_connection(server.getsockname())
-        reader, _ = server.accept()
-    sent.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 20))
-    sent.setblocking(False)
-    try:
-        while True:
-            sent.send(bytes(1 << 16))
-    except BlockingIOError:
-        return sent, reader
 
 
 def test_only_so_many_connections_of_one_user() -> None:

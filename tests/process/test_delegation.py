@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from proctor.call.verdict import deny
+from proctor.kernel.notification import Notification
 from proctor.process import asking
+from proctor.process.aside import close_aside
+from proctor.process.below import Below
+from proctor.process.inner import Inner, Question, Rank
+from proctor.supervisor.ports import Later
+from tests.support.lingering import lingering
 
 PROCTOR = f"{sys.executable} -m proctor run --quiet"
 
@@ -504,3 +516,66 @@ print("more", len(os.listdir(f"/proc/{monitor}/fd")) - before)
     )
     assert "more " in done.stdout, done
     assert int(done.stdout.partition("more ")[2].split()[0]) < 100, done.stdout
+
+
+def seqpackets() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def test_a_connection_whose_last_close_waits_is_given_away() -> None:
+    """Of somebody who is refused, and of somebody who is gone: a socket that lingers was sent by it, and never received."""
+    up, down = seqpackets()
+    refused, theirs = seqpackets()
+    over, gone = seqpackets()
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    inner = Inner(Rank(child, frozenset(), 99, 1, 0), over, os.pidfd_open(child))
+    os.waitpid(child, 0)
+    below = Below(lambda name: True, 1, inners=[inner])
+    readers = []
+    for each in (refused, gone):
+        sent, reader = lingering()
+        with sent:
+            socket.send_fds(each, [b"x"], [sent.fileno()])
+        readers.append(reader)
+    with up, down, refused, gone:
+        up.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        with theirs:
+            socket.send_fds(down, [b"nonsense"], [theirs.fileno()])
+        left = [*(below.knocked(up) or ()), *below.close()]
+        assert "error" in json.loads(refused.recv(4096).split(b"}")[0] + b"}")
+        assert [os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))[:6] for fd in left] == [
+            "socket"
+        ] * 2
+        for reader in readers:
+            reader.close()
+        done = threading.Event()
+        close_aside(left, done.set)
+        assert done.wait(60)
+
+
+def test_what_an_answer_brings_is_not_closed_by_who_receives() -> None:
+    """Nor is the socket of a question, in whose queue more of it is."""
+    ours, theirs = seqpackets()
+    inner = Inner(Rank(os.getpid(), frozenset(), 0, 1, 0), ours, os.pidfd_open(os.getpid()))
+    note = Notification(1, os.getpid(), 0, 0, (0,) * 6)
+    call: Any = SimpleNamespace(id=1, _notification=note, _listener=None)
+    caller: Any = SimpleNamespace(numbers=(1,))
+    verdict = deny(1)
+    later = Question(call, caller, [inner], verdict, int, lambda: verdict).ask()
+    assert isinstance(later, Later)
+    _, (number,), _, _ = socket.recv_fds(theirs, 4096, 1)
+    said = asking.SAID.pack(asking.ANSWER, 0, 0, 1)
+    readers = []
+    with theirs, socket.socket(fileno=number) as settled:
+        for _ in range(2):
+            sent, reader = lingering()
+            with sent:
+                socket.send_fds(settled, [said], [sent.fileno()])
+            readers.append(reader)
+    assert later.resume() is verdict
+    assert inner.aside.left == 2  # the first waits, and nobody for it
+    for reader in readers:
+        reader.close()
+    close_aside([inner.let_go()])

@@ -26,6 +26,7 @@ from proctor.errors import ProctorError
 from proctor.kernel.journal import Journal
 from proctor.kernel.listener import Listener
 from proctor.observe.events import ContainerAdded, ContainerEnded
+from proctor.process.aside import close_aside
 from proctor.process.performing import LazyPerformer
 from proctor.process.starting import wake_in_step
 from proctor.supervisor.container import Container
@@ -170,9 +171,9 @@ class Agent:
                 journal.close()  # its memory stays where it is
         except BaseException:
             port.close()
-            if way is not None:
-                way.sock.close()
             self._forget_all_of(name)
+            if way is not None and way.sock.fileno() >= 0:
+                close_aside([way.sock.detach()])
             raise
 
     def _keep(self, name: str, held: Held, port: Listener, journal: Journal) -> None:

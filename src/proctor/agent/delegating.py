@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import msgspec
 
 from proctor.agent.keeping import memory_of, read_memory
-from proctor.kernel.threads import quiet_thread
+from proctor.process.aside import close_aside
 from proctor.process.below import Below, Memory
 from proctor.process.inner import Inner, Rank
 from proctor.syscalls import tables
@@ -124,28 +124,16 @@ class _Delegated:
         assert sock is not None
         strange = self.below.knocked(sock, _AT_ONCE)
         self._loop.remove_reader(sock)
-        if strange is None:
-            return
-        if not strange:
+        if strange:
+            close_aside(strange, self._closed_them)
+        elif strange is not None:
             self._loop.call_later(_PAUSE, self._again)
-            return
 
-        def close() -> (
-            None
-        ):  # of a FUSE of the command's own it takes as long as that likes: nobody waits for it
-            for fd in strange:
-                os.close(fd)
-            try:
-                self._loop.call_soon_threadsafe(self._again)
-            except RuntimeError:
-                pass  # the loop is closed
-
+    def _closed_them(self) -> None:
         try:
-            quiet_thread(close, "proctor-below")
-        except (
-            RuntimeError
-        ):  # no threads: nor is there anybody who takes those below in from now on
-            pass
+            self._loop.call_soon_threadsafe(self._again)
+        except RuntimeError:
+            pass  # the loop is closed
 
     def _again(self) -> None:
         if not self._closed and self._sock is not None:
@@ -154,12 +142,13 @@ class _Delegated:
     def close(self) -> None:
         """The command is over."""
         self._closed = True
+        for name in list(self.kept.names):  # first: the last close of all is not the keeper's
+            self.kept.forget(name)
+        over = self.below.close()
         if self._sock is not None:
             self._loop.remove_reader(self._sock)
-            self._sock.close()
-        self.below.close()
-        for name in list(self.kept.names):
-            self.kept.forget(name)
+            over.append(self._sock.detach())
+        close_aside(over)
 
 
 class Delegations:
@@ -184,7 +173,7 @@ class Delegations:
         try:
             kept.keep(_BELOW, (way.seen, way.base), way.sock.fileno())
         except BaseException:
-            way.sock.close()
+            close_aside([way.sock.detach()])
             raise
         self._serve(listener, way.sock, kept, container, Below(_seen(way.seen), way.base, kept))
 

@@ -87,6 +87,8 @@ class Below:
         self._base = base
         self._memory = Memory() if memory is None else memory
         self._inners = tuple(inners)
+        #: Connections that are over.
+        self._over: list[int] = []
         #: What those of so many marks and filters wanted, also if they are gone.
         self._marks = dict(marks or {})
         self._wanted: frozenset[str] = frozenset().union(*self._marks.values())
@@ -97,19 +99,26 @@ class Below:
                 inner.sock, {"served": True}
             )  # whoever took it in may have died before it said so
 
-    def close(self) -> None:
-        """Ask nobody any more, and let go of all; idempotent."""
+    def close(self) -> list[int]:
+        """Ask nobody any more; idempotent.
+
+        :returns: as :meth:`knocked`."""
         for inner in self._inners:
-            inner.close()
+            self._over.append(inner.let_go())
         self._inners = ()
+        return self._took_over()
+
+    def _took_over(self) -> list[int]:
+        over, self._over = self._over, []
+        return over
 
     # Registering ------------------------------------------------------------------------------
     def knocked(self, sock: socket.socket, most: int = _AT_ONCE) -> list[int] | None:
         """See to registrations that wait there, ours to receive from.
 
-        :returns: what came along and is nothing that we know, for the caller to close: that may take as long as who
-            sent it likes; None where nobody of the tree has the other end any more."""
-        strange: list[int] = []
+        :returns: what came along and is nothing that we know, and connections that are over, for
+            :func:`~proctor.process.aside.close_aside`;
+            None where nobody of the tree has the other end any more, and there is nothing to close."""
         for _ in range(most):
             try:
                 data, ancillary, _, _ = sock.recvmsg(
@@ -118,15 +127,15 @@ class Below:
             except BlockingIOError:
                 break
             except OSError:
-                return strange or None  # it was closed
+                return self._took_over() or None  # it was closed
             pid, fds = _came(ancillary)
             if not data and pid <= 0 and not fds:
-                return strange or None
+                return self._took_over() or None
             if len(fds) == 1 and (made := _connection(fds[0])) is not None:
                 self._register(data, pid, made)
             else:
-                strange += fds  # nobody to be told
-        return strange
+                self._over += fds  # nobody to be told
+        return self._took_over()
 
     def _register(self, data: bytes, pid: int, sock: socket.socket) -> None:
         """Take one in, or tell it why not."""
@@ -134,7 +143,7 @@ class Below:
             self._take_in(data, pid, sock)
         except (ProctorError, OSError) as problem:
             _tell(sock, {"error": str(problem)})
-            sock.close()
+            self._over.append(sock.detach())
         else:
             _tell(sock, {"served": True})
 
@@ -201,7 +210,7 @@ class Below:
         if inner.alive:
             return False
         self._memory.buried(inner)
-        inner.close()
+        self._over.append(inner.let_go())
         return True
 
     # Asking -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from proctor.call.verdict import Answer, HandOver, Perform, deny
 from proctor.errors import TargetFdLimit
 from proctor.kernel import abi, scm
 from proctor.process import asking
+from proctor.process.aside import Aside
 from proctor.process.standing import Standing
 from proctor.supervisor.ports import Later
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Seconds until a supervisor that is asked too much is asked again.
 _PAUSE: Final = 0.005
+#: Most of what it sent that cannot be closed.
+_MOST_LEFT: Final = 256
 GONE: Final = "the supervisor below that had a say about it is gone"
 
 
@@ -42,7 +45,7 @@ class Inner:
     """One that registered.
 
     :param rank: what is known of it.
-    :param sock: leads to it; like ``pidfd`` ours, until :meth:`close`.
+    :param sock: leads to it; like ``pidfd`` ours, until :meth:`let_go`.
     """
 
     def __init__(self, rank: Rank, sock: socket.socket, pidfd: int) -> None:
@@ -50,19 +53,23 @@ class Inner:
         self.pid, self.calls, self.filters, self.depth, self.level = rank
         self.sock = sock
         self.pidfd = pidfd
+        #: Closes what it sent.
+        self.aside = Aside(1.0)
 
     @property
     def alive(self) -> bool:
         """Whether it may still be asked."""
+        if self.aside.left > _MOST_LEFT:
+            return False
         poll = select.poll()  # which only one thread may use at a time
         poll.register(self.pidfd, select.POLLIN)
         poll.register(self.sock, 0)
         return not poll.poll(0)
 
-    def close(self) -> None:
-        """Let go of it."""
-        self.sock.close()
+    def let_go(self) -> int:
+        """Ask it no more: its connection, which is the asker's to close, somewhere where nobody waits."""
         os.close(self.pidfd)
+        return self.sock.detach()
 
 
 class Question:
@@ -132,8 +139,7 @@ class Question:
         except OSError:
             return self._over(deny(errno.ENOSYS, GONE))  # it does not take the reply
         finally:
-            for fd in fds:
-                os.close(fd)
+            self._inner.aside.close(fds)
 
     def _said(
         self, what: int, value: int, error: int, flags: int, fds: list[int]
@@ -171,7 +177,7 @@ class Question:
 
     def _goes_on(self) -> Verdict | Later:
         """It may, as far as this one is concerned."""
-        self._sock.close()
+        self._hang_up()
         if not self._others:
             return self._then()
         return self._rest(self._then, self._before)
@@ -196,9 +202,13 @@ class Question:
         self.close()
         return verdict
 
+    def _hang_up(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._inner.aside.close([self._sock.detach()])
+
     def close(self) -> None:
         """Nobody waits for what comes of it, nor of the one that waits for it."""
-        self._sock.close()
+        self._hang_up()
         self._theirs.close()
         if self._before is not None:
             self._before.close()

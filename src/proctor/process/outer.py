@@ -7,6 +7,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
+from proctor.process.aside import close_aside
 from proctor.process.below import Below, pass_on, sees
 from proctor.process.standing import standing
 
@@ -49,14 +50,17 @@ class Outer:
             if self._ours.fileno() < 0:
                 return
             strange = self._below.knocked(self._ours)
-            if strange is not None:
-                self._supervisor.unwatch(self._ours.fileno())
+            self._supervisor.unwatch(self._ours.fileno())
+        if strange is not None:
+            close_aside(strange, self._again)
+
+    def _again(self) -> None:
+        with self._lock:
+            if self._ours.fileno() >= 0:
                 self._supervisor.watch(self._ours.fileno(), self._knocked)
-        for fd in strange or ():
-            os.close(fd)
 
     def _close(self) -> None:
         with self._lock:
-            self._ours.close()
             self._theirs.close()
-            self._below.close()
+            over = [*self._below.close(), self._ours.detach()] if self._ours.fileno() >= 0 else []
+        close_aside(over)
