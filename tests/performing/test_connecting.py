@@ -15,6 +15,7 @@ import pytest
 import proctor
 from proctor import performing
 from proctor.call.verdict import Answer, Deny
+from proctor.kernel.standing import Standing
 from proctor.performing.families.connect import Options
 from proctor.supervisor.ports import Later
 
@@ -171,6 +172,28 @@ def test_what_takes_long_goes_on(stage: Stage, sockets: list[socket.socket]) -> 
         server.accept()[0].close()
         assert finished(said) == Answer(0)
         server.accept()[0].close()
+
+
+def test_whose_caller_goes_while_it_takes_long_keeps_nothing_open(
+    stage: Stage, sockets: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise proctor.CallGone
+
+    monkeypatch.setattr(Standing, "unchanged", lambda self, groups=True: not groups)
+    monkeypatch.setattr(stage.performers.callers, "meet", gone)
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as server,
+        socket.create_connection(server.getsockname()),
+    ):
+        call = stage.call(sockets[1].fileno(), inet(server.getsockname()[1]))
+        said = stage.asked(call)
+        assert not isinstance(said, Later)
+        assert not any(
+            os.path.sameopenfile(fd, sockets[1].fileno())
+            for fd in range(3, 256)
+            if fd != sockets[1].fileno() and os.path.exists(f"/proc/self/fd/{fd}")
+        )
 
 
 def test_who_has_died_is_replaced(stage: Stage) -> None:

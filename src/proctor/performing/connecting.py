@@ -213,8 +213,12 @@ class ConnectWay(ShortWay):
                 os.close(fd)
         if late:
             assert executor is not None
-            asked = executor, to.request, reply
-            return self._later(call, wish, standing, asked, partial(_on, fd, address))
+            asked, left = (executor, to.request, reply), [fd]
+            try:
+                return self._later(call, wish, standing, asked, partial(_on, left, address))
+            finally:
+                for mine in left:  # nobody went on: its caller is gone
+                    os.close(mine)
         performers.standings.give_back(standing)
         if executor is None or reply is None:
             return None
@@ -235,6 +239,6 @@ def _taken(standing: Standing, number: int) -> int | None:
     return None
 
 
-def _on(fd: int, address: bytes, task: Task) -> Work:
-    """What is left once it takes longer."""
-    return (yield from _own(task.session, task.hold(fd), address))
+def _on(left: list[int], address: bytes, task: Task) -> Work:
+    """What is left once it takes longer, of a descriptor that is taken out of the list."""
+    return (yield from _own(task.session, task.hold(left.pop()), address))
