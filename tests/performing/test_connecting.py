@@ -18,6 +18,7 @@ from proctor.call.verdict import Answer, Deny
 from proctor.kernel.standing import Standing
 from proctor.performing.families.connect import Options
 from proctor.supervisor.ports import Later
+from tests.support.processes import eventually
 
 from .callers import Call, Caller, caller
 from .test_nodes import finished
@@ -70,6 +71,11 @@ def sockets() -> Iterator[list[socket.socket]]:
         each.close()
 
 
+def counted_out(performers: performing.Performers) -> bool:
+    performers.executors._bury()
+    return not performers.executors._taken
+
+
 @pytest.fixture
 def stage(sockets: list[socket.socket]) -> Iterator[Stage]:
     before = len(os.listdir("/proc/self/fd"))
@@ -80,7 +86,7 @@ def stage(sockets: list[socket.socket]) -> Iterator[Stage]:
         for each in made.calls:
             if each._caller is not None:
                 each._caller.close()
-        assert not performers.executors._taken
+        eventually("those that were killed are dead", lambda: counted_out(performers))
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
@@ -194,6 +200,23 @@ def test_whose_caller_goes_while_it_takes_long_keeps_nothing_open(
             for fd in range(3, 256)
             if fd != sockets[1].fileno() and os.path.exists(f"/proc/self/fd/{fd}")
         )
+
+
+def test_what_cannot_go_on_counts_no_executor_for_good(
+    stage: Stage, sockets: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise OSError(errno.EMFILE, "full")
+
+    monkeypatch.setattr(stage.performers.callers, "own", full)
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as server,
+        socket.create_connection(server.getsockname()),
+    ):
+        call = stage.call(sockets[1].fileno(), inet(server.getsockname()[1]))
+        said = stage.asked(call)
+    assert not isinstance(said, Later)
+    assert not stage.performers.executors._busy
 
 
 def test_who_has_died_is_replaced(stage: Stage) -> None:

@@ -230,9 +230,13 @@ class ShortWay:
         """Go on by the long way, with what was asked; None begins it anew."""
         key, performers, session = standing.kept.key, self._performers, None
         if asked is not None:
-            limit = performers.option(key.container, "limit")
-            session = performers.session(call, key, performers.callers.own(), limit)
             executor, request, reply = asked
+            try:
+                limit = performers.option(key.container, "limit")
+                session = performers.session(call, key, performers.callers.own(), limit)
+            except BaseException:
+                performers.executors.discard(executor)  # nobody has it yet who would
+                raise
             if request is None:
                 session.answered(executor)
             else:
