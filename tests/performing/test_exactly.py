@@ -145,3 +145,23 @@ for length in (1000, 2040):
     expected = natively(program, tree)
     assert "made ok" in expected
     assert run(WAYS[way], program, tree) == expected
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_may_not_be_truncated_is_that_before_it_is_somebody_elses(
+    tree: Path, way: str
+) -> None:
+    """``may_open`` of fs/namei.c looks at O_NOATIME last; O_TRUNC wants what writing wants."""
+    (tree / "open").touch()
+    (tree / "open").chmod(0o646)
+    program = """
+become_user()
+os.chdir(sys.argv[1])
+for extra in (0, os.O_TRUNC):
+    for path in ("named/file", "open", "/proc/self/cwd/named/file", "/proc/thread-self/cwd/open"):
+        for flags in (os.O_NOATIME, os.O_CREAT | os.O_NOATIME, os.O_CREAT, os.O_CREAT | os.O_NOATIME | os.O_WRONLY):
+            tell(f"{path} {flags | extra:o}", os.open, path, flags | extra)
+"""
+    expected = natively(program, tree)
+    assert "named/file 1001100 EACCES" in expected and "named/file 1000100 EPERM" in expected
+    assert run(WAYS[way], program, tree) == expected

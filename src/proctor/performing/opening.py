@@ -227,6 +227,10 @@ def _name(task: Task, wanted: Wanted, here: Entry, last: bytes) -> Generator[Any
             return (yield from _own_terminal(task, wanted))
         if found is None:
             raise
+        if said.errno == errno.EPERM and flags & O_TRUNC and not flags & ACCESS:
+            failed = yield from _not_writable(task, found)
+            if failed in (errno.EACCES, errno.EROFS):  # before O_NOATIME: may_open of fs/namei.c
+                raise Said(failed) from None
         return _own_directory(task, found.fd, flags & ~O_TRUNC, said.errno, wanted.small)
     if found is None:
         return fd
@@ -253,12 +257,18 @@ def _may_truncate(task: Task, found: Pin, flags: int) -> Generator[Any, Any, Non
     and ``may_open`` of fs/): what is opened by name is opened without it."""
     if found.named.status.is_directory:
         raise Said(errno.EISDIR)
-    if not stat.S_ISREG(found.named.status.mode) and not flags & ACCESS:
-        asking = acting.writable()
-        reply = yield from task.session.ask(asking.request, fds=(found.fd,))
-        reply.close()
-        if failed := reply.error(asking.fd):
-            raise Said(failed)
+    if stat.S_ISREG(found.named.status.mode) or flags & ACCESS:
+        return
+    if failed := (yield from _not_writable(task, found)):
+        raise Said(failed)
+
+
+def _not_writable(task: Task, found: Pin) -> Generator[Any, Any, int]:
+    """The errno with which it is not opened for writing; 0 if it is."""
+    asking = acting.writable()
+    reply = yield from task.session.ask(asking.request, fds=(found.fd,))
+    reply.close()
+    return reply.error(asking.fd)
 
 
 def _existing(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> Opens:
