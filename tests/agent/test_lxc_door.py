@@ -23,6 +23,7 @@ from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
 from proctor.kernel import abi, scm
 from tests.agent.clients import connect, filtered, gone
+from tests.agent.engines import remove_cgroup
 from tests.agent.running import RunningAgent, eventually
 from tests.agent.runtimes import make_rootfs, missing
 
@@ -335,4 +336,9 @@ lxc.seccomp.notify.cookie = my-cookie
         assert "Read-only file system" in attach("mkdir", "/tmp/forbidden-2")
     finally:
         subprocess.run(["lxc-stop", *lxc_path, "-k", "-n", name], timeout=60, check=False)
+        cgroups = Path("/sys/fs/cgroup")  # a .lxc of lxc-attach's keeps LXC from removing its own
+        for left in cgroups.glob(f"**/lxc.*.{name}"):
+            eventually(lambda left=left: remove_cgroup(left))  # type: ignore[misc]
+        for shared in cgroups.glob("**/lxc.pivot"):
+            remove_cgroup(shared)  # unless another container is there
     running.heard("ended: container")
