@@ -14,7 +14,7 @@ import os
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -22,6 +22,7 @@ from proctor.agent.keeping import memory_of, read_memory
 from proctor.process.aside import close_aside
 from proctor.process.below import Below, Memory
 from proctor.process.inner import Inner, Rank
+from proctor.records import NamedTuple
 from proctor.syscalls import tables
 
 if TYPE_CHECKING:

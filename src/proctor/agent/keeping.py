@@ -12,10 +12,11 @@ import json
 import os
 import socket
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from proctor.errors import ProctorError
 from proctor.kernel import scm
+from proctor.records import NamedTuple
 
 #: Seconds in which a keeper confirms what it keeps.
 _PATIENCE: Final = 5.0

@@ -7,12 +7,13 @@ import fcntl
 import os
 import sys
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.caller import Caller
 from proctor.errors import CallError, CallGone, ProctorError
 from proctor.kernel.pidfd import has_ended, number_of
 from proctor.kernel.thread import ProcFiles
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.agent.sockets import Peer

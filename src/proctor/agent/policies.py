@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -20,6 +20,7 @@ from proctor.agent.facts import Facts
 from proctor.errors import PolicyError
 from proctor.policy import Policy, loads
 from proctor.policy.document import MATCH_KEYS, TABLE_KEYS, Source, check_keys, toml
+from proctor.records import NamedTuple
 from proctor.words import did_you_mean, quoted
 
 TABLE: Final = "containers.toml"

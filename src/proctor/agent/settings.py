@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.agent.keeping import Item
 from proctor.agent.sockets import listen
+from proctor.records import NamedTuple
 
 #: Of a listening socket's name, before its path.
 SOCKET: Final = "socket "

@@ -7,9 +7,10 @@ import os
 import socket
 import stat
 import struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.errors import ProctorError
+from proctor.records import NamedTuple
 from proctor.words import quoted
 
 #: Most bytes of a path (sun_path with its final NUL, unix(7)).

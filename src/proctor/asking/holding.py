@@ -16,8 +16,9 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
+from proctor.records import NamedTuple
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
+from proctor.records import NamedTuple
 from proctor.words import printable, quoted
 
 How = Literal["terminal", "command", "socket", "http"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Hashable
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.call.credentials import NAMESPACES, Credentials, inode_of
 from proctor.call.identity import Capabilities, Ids, Status
@@ -17,6 +17,7 @@ from proctor.call.path.located import FileId, Located, file_id, not_resolved
 from proctor.call.taking import reading
 from proctor.errors import SCARCE, ProctorError, Unsupported
 from proctor.kernel.pidfd import open_pidfd, shares_descriptors, take_descriptor
+from proctor.records import NamedTuple
 
 AT_FDCWD: Final = -100
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.call.decode.values import NO_LIMIT, Limits
+from proctor.records import NamedTuple
 from proctor.syscalls import flags
 
 #: Capability numbers by name (linux/capability.h).

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.decode import layouts, structures
 from proctor.call.decode.sockaddr import MAX_LENGTH
 from proctor.errors import MemoryUnreadable
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

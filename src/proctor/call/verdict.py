@@ -21,9 +21,10 @@ import errno as _errno
 import operator
 import os
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple, Union
+from typing import Final, Union
 
 from proctor.kernel.abi import MAX_ERRNO, SECCOMP_USER_NOTIF_FLAG_CONTINUE
+from proctor.records import NamedTuple
 
 #: (value, error, flags) as SECCOMP_IOCTL_NOTIF_SEND takes them; error is zero or negative.
 Wire = tuple[int, int, int]

@@ -12,10 +12,11 @@ it does not know kills the process (C027).
 from __future__ import annotations
 
 import errno as _errno
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.errors import FilterError
 from proctor.kernel import abi
+from proctor.records import NamedTuple
 
 _NAMES: Final[dict[int, str]] = {value: name for name, value in abi.ACTIONS.items()}
 _WITH_DATA: Final = frozenset({abi.SECCOMP_RET_TRAP, abi.SECCOMP_RET_ERRNO, abi.SECCOMP_RET_TRACE})

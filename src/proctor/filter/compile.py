@@ -19,12 +19,13 @@ enter its target behind the load if it arrives with the right word in the accumu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from proctor.errors import FilterError
 from proctor.filter import opcodes as op
 from proctor.filter.conditions import Test
 from proctor.kernel import abi
+from proctor.records import NamedTuple
 from proctor.syscalls.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:

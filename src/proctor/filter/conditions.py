@@ -14,9 +14,10 @@ A register is 64 bits and compared as an unsigned number, all of it.  Two conseq
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.errors import FilterError
+from proctor.records import NamedTuple
 
 FULL: Final = (1 << 64) - 1
 

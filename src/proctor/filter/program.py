@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from proctor.filter.actions import Action, decoded
 from proctor.kernel import abi
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.filter.interpreter import Machine

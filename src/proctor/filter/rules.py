@@ -13,12 +13,13 @@ it gets the default like any number without a rule.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from proctor.errors import FilterError
 from proctor.filter.actions import ALLOW, KILL_PROCESS, Action, checked, errno
 from proctor.filter.conditions import Condition, Test, lower, possible
 from proctor.kernel import abi
+from proctor.records import NamedTuple
 from proctor.syscalls import architectures, multiplex, tables
 from proctor.syscalls.architectures import ARCHITECTURES, canonical
 from proctor.words import quoted

@@ -20,9 +20,10 @@ import re
 import struct
 from collections.abc import Iterator
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.kernel.thread import ProcFiles
+from proctor.records import NamedTuple
 
 # include/uapi/linux/fs.h, since Linux 6.11: size, flags, address; then start, end, flags of the
 # mapping that was found, and fields that nobody asked for.

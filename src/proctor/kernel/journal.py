@@ -12,11 +12,12 @@ import errno
 import mmap
 import os
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.errors import ProctorError
 from proctor.kernel.abi import SECCOMP_NOTIF as _NOTIF
 from proctor.kernel.notification import Notification, NotificationLike
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

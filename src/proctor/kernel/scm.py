@@ -8,7 +8,9 @@ import socket
 import sys
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
+
+from proctor.records import NamedTuple
 
 #: Most descriptors of one message (SCM_MAX_FD, include/net/scm.h).
 MOST: Final = 253

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from proctor.records import NamedTuple
 
 
 class Support(NamedTuple):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakKeyDictionary
 
 from proctor.call.verdict import Deny, Perform
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.ports import ContainerPort

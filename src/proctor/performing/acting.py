@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import NamedTuple
 
 from proctor.performing.filestat import STATFS_SIZE, STATX_SIZE, statx
 from proctor.performing.pins import ABSOLUTE, HOW, PINNED, Probe, Probing
 from proctor.performing.steps import END, Argument, Place, Request, Result, Steps
+from proctor.records import NamedTuple
 
 _AT_EMPTY_PATH, _AT_EACCESS = 0x1000, 0x200
 

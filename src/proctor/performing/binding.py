@@ -8,7 +8,7 @@ import socket
 import struct
 from collections.abc import Generator
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.messages import address as address_of
 from proctor.call.verdict import answer, deny, hand_over
@@ -17,6 +17,7 @@ from proctor.performing.lent import with_right
 from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Interrupted, Powerless, Said
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.executors import Wait

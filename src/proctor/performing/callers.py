@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.errors import CallGone, NotPermitted
 from proctor.kernel.standing import Standing, Standings
 from proctor.performing import scarce
 from proctor.performing.identity import Key, Own, who
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.call import Call

@@ -14,9 +14,10 @@ import struct
 import sys
 from collections.abc import Iterator
 from functools import cache, lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.performing.steps import END, Place, Reply, Request, Result, Steps
+from proctor.records import NamedTuple
 
 _F_GETFL: Final = 3
 _SOCKET, _IP, _IPV6, _TCP, _UDP = socket.SOL_SOCKET, 0, 41, 6, 17

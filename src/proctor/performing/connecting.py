@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Generator
 from functools import cache, partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.messages import address as address_of
 from proctor.call.verdict import answer, deny
@@ -22,6 +22,7 @@ from proctor.performing.short import ShortWay
 from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Ended, Interrupted, Said
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.call import Call

@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.kernel.threads import quiet_thread
 from proctor.performing.closing import Closers
@@ -22,6 +22,7 @@ from proctor.performing.mother import Mother
 from proctor.performing.processes import Executor, Pace, Worker
 from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
 from proctor.performing.trouble import CannotJoin, Ended, TooMany, Trouble
+from proctor.records import NamedTuple
 
 #: What the steps are for that join cgroups: all else goes without them.
 JOINING: Final = "joining the caller's cgroup"

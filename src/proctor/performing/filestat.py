@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.performing.steps import Argument, Place, Result, Steps
+from proctor.records import NamedTuple
 
 _AT_EMPTY_PATH, _AT_NO_AUTOMOUNT = 0x1000, 0x800
 _STATX: Final = 0x17FF  # STATX_BASIC_STATS and STATX_MNT_ID (Linux 5.8)

@@ -28,11 +28,12 @@ import struct
 import threading
 from collections.abc import Generator
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.performing import image, mounter, programs, secluding
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said, Trouble
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task

@@ -27,7 +27,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.caller import Caller, IdentityKey
 from proctor.call.credentials import NAMESPACES
@@ -41,6 +41,7 @@ from proctor.performing.executors import JOINING, Start
 from proctor.performing.nowhere import Nowhere, is_fdinfo, is_gone
 from proctor.performing.steps import Argument, Result, Steps
 from proctor.performing.trouble import CannotJoin, Trouble
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.path.located import FileId

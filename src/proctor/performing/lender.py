@@ -18,7 +18,7 @@ import stat
 import struct
 from collections.abc import Generator, Hashable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.path.located import file_id
 from proctor.performing.executors import Start, Wait
@@ -26,6 +26,7 @@ from proctor.performing.identity import MANY, Becoming, Own, Who
 from proctor.performing.pins import room
 from proctor.performing.steps import DIE, SKIPPED, Place, Reply, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Trouble
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.processes import Executor

@@ -23,12 +23,13 @@ import struct
 import threading
 from collections.abc import Generator
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.performing.identity import Becoming
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply, Request, Result, Steps
 from proctor.performing.trouble import Said
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.executors import Start

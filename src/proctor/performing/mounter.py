@@ -22,12 +22,13 @@ import os
 import struct
 from collections.abc import Generator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.performing.filestat import Status, status_of, statx
 from proctor.performing.identity import Becoming
 from proctor.performing.steps import Argument, Place, Reply, Request, Result, Sent, Steps
 from proctor.performing.trouble import Powerless
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.executors import Start

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from proctor.performing.steps import Request, Result, Steps
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.executors import Wait

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.identity import Status
 from proctor.call.path.procfs import is_procfs, numbers_in
@@ -21,6 +21,7 @@ from proctor.performing.filestat import PROC_ROOT_INO, ST_NOSYMFOLLOW
 from proctor.performing.pins import AT_FDCWD, NO_XDEV, O_DIRECTORY, O_NOFOLLOW, PIN
 from proctor.performing.trouble import Said
 from proctor.performing.wanted import O_CLOEXEC, O_LARGEFILE, O_NOCTTY
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.caller import Caller

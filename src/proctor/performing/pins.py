@@ -17,7 +17,7 @@ import errno
 import os
 import struct
 from functools import cache, lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.performing import scarce
 from proctor.performing.filestat import (
@@ -31,6 +31,7 @@ from proctor.performing.filestat import (
 )
 from proctor.performing.steps import END, Argument, Place, Reply, Request, Result, Steps
 from proctor.performing.trouble import Said
+from proctor.records import NamedTuple
 
 AT_FDCWD: Final = -100
 #: include/uapi/linux/openat2.h

@@ -8,11 +8,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Generator
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import answer, deny
 from proctor.performing import remounting
 from proctor.performing.steps import Request, Result, Steps
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Verdict

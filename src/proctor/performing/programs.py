@@ -17,7 +17,7 @@ import shutil
 import signal
 import time
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.errors import CallGone
 from proctor.performing.executors import Wait
@@ -25,6 +25,7 @@ from proctor.performing.mother import end_child
 from proctor.performing.processes import Worker
 from proctor.performing.steps import Reply, Request
 from proctor.performing.trouble import Trouble
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from proctor.records import NamedTuple
 
 _NETWORKS: Final = ("host", "container")
 _WORDS: Final = ("type", "options", "network")

@@ -12,9 +12,10 @@ import struct
 import threading
 from collections.abc import Generator
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.performing.steps import Argument, Request, Steps
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task

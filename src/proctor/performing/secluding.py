@@ -10,13 +10,14 @@ import stat
 import struct
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.filter import actions
 from proctor.filter.conditions import Condition
 from proctor.filter.rules import Filter, Rule
 from proctor.performing.identity import Becoming
 from proctor.performing.steps import DIE, Argument, Place, Request, Result, Steps
+from proctor.records import NamedTuple
 from proctor.syscalls.architectures import native
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import stat
 import struct
 from collections.abc import Generator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, deny
 from proctor.errors import CallGone
@@ -19,6 +19,7 @@ from proctor.performing import pins, scarce
 from proctor.performing.filestat import STATFS_SIZE, system_of
 from proctor.performing.steps import END, Place, Steps
 from proctor.performing.trouble import Said, Trouble
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.call import Call

@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Generator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.call import messages
 from proctor.call.messages import Message
@@ -24,6 +24,7 @@ from proctor.performing.routes import Route
 from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Interrupted, Said, Trouble
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.call import Call

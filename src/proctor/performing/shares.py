@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from proctor.performing.cgroups import directories
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.errors import TargetFdLimit
 from proctor.performing import pins
@@ -30,6 +30,7 @@ from proctor.performing.routes import AF_INET, AF_INET6, AF_UNIX, MAPPED, Route,
 from proctor.performing.session import Session
 from proctor.performing.steps import Place, Reply, Request, Result, Steps
 from proctor.performing.trouble import Moved, Said, Trouble
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task

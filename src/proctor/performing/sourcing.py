@@ -6,10 +6,11 @@ import errno
 import os
 import stat
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from proctor.performing import acting, pins
 from proctor.performing.trouble import Said
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.families.mount import Options

@@ -18,8 +18,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, Union
+from typing import TYPE_CHECKING, Final, Union
 
+from proctor.records import NamedTuple
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
 

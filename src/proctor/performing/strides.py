@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.performing.filestat import Status, status_of, statx, system_of
 from proctor.performing.pins import HOW, NO_XDEV, O_DIRECTORY, PIN
 from proctor.performing.steps import Argument, Place, Reply, Request, Result, Steps
+from proctor.records import NamedTuple
 
 SINGLES: Final = 6
 #: The longest name that there is room for by itself.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from proctor.call.caller import Caller
 from proctor.call.credentials import NAMESPACES
@@ -20,6 +20,7 @@ from proctor.performing.session import Session
 from proctor.performing.steps import Reply, Result
 from proctor.performing.trouble import Again, Moved, Refused, Said, Trouble
 from proctor.performing.walk import Itself, Walk
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.call import Call

@@ -9,7 +9,9 @@ refused by every policy that performs and says nothing about them.
 from __future__ import annotations
 
 import errno
-from typing import Final, NamedTuple
+from typing import Final
+
+from proctor.records import NamedTuple
 
 
 class Untaken(NamedTuple):

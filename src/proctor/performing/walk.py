@@ -23,7 +23,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Generator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from proctor.call.caller import Caller
 from proctor.call.path.procfs import numbers_in
@@ -46,6 +46,7 @@ from proctor.performing.pins import (
 )
 from proctor.performing.steps import Reply, Result
 from proctor.performing.trouble import Said
+from proctor.records import NamedTuple
 
 _MOST_LINKS: Final = 40  # MAXSYMLINKS of the kernel
 _LONGEST: Final = 512  # components in one walk of the kernel's

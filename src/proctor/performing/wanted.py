@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH
+from proctor.records import NamedTuple
 
 
 def _flag(name: str) -> int:

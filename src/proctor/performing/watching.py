@@ -18,12 +18,13 @@ import struct
 import threading
 import time
 from functools import cache, lru_cache, partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny
 from proctor.performing.lender import Lender, Loan
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Ended, Powerless, Refused, Trouble
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

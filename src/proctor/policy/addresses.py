@@ -19,11 +19,12 @@ the IPv4 address it stands for, so that a rule about ``inet`` cannot be walked a
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.decode.sockaddr import AF_INET, AF_INET6, AF_UNIX
 from proctor.errors import PolicyError
 from proctor.policy.globs import Glob, GlobError
+from proctor.records import NamedTuple
 from proctor.words import did_you_mean
 
 if TYPE_CHECKING:

@@ -13,11 +13,12 @@ comparisons and tests of flags; the other half knows the words (``device``, ``pa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from proctor.errors import PolicyError
 from proctor.filter.conditions import ALWAYS, Alternative, Alternatives, Test, TooMany, both, either
 from proctor.policy.document import KeyPath, Source, Spec
+from proctor.records import NamedTuple
 from proctor.words import did_you_mean
 
 if TYPE_CHECKING:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.filter.conditions import ALWAYS
 from proctor.policy.look import Look, Unresolved
 from proctor.policy.rules import ALLOW, DENY, KILL, PERFORM, Clause, Decision, Reason, Rule, Ruling
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.call import Call

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from proctor.filter.conditions import ALWAYS, Alternatives, hold
 from proctor.policy.further import Condition
 from proctor.policy.look import Look, Unresolved
+from proctor.records import NamedTuple
 
 DENY: Final = "deny"
 RETURN: Final = "return"

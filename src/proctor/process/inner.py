@@ -7,7 +7,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Answer, HandOver, Perform, deny
 from proctor.errors import TargetFdLimit
@@ -15,6 +15,7 @@ from proctor.kernel import abi, scm
 from proctor.process import asking
 from proctor.process.aside import Aside
 from proctor.process.standing import Standing
+from proctor.records import NamedTuple
 from proctor.supervisor.ports import Later
 
 if TYPE_CHECKING:

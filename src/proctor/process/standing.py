@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Final, NamedTuple
+from typing import Final
+
+from proctor.records import NamedTuple
 
 #: Times that the line of parents is read, while parents end.
 _TRIES: Final = 16

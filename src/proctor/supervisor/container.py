@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.observe.amount import Amount

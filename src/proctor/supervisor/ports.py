@@ -9,12 +9,13 @@ them in production (:mod:`proctor.supervisor.world`), the executable model in si
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from proctor.call.verdict import Wire
 from proctor.kernel.abi import AUDIT_ARCH_X86_64
 from proctor.kernel.notification import NotificationLike
 from proctor.kernel.stalls import HELP, INSIST, SERVE, Stalls
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -8,12 +8,13 @@ the ordinary is decided as if that did not exist, or, once it was looked at, wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from proctor.call.call import Call
 from proctor.call.path.following import AT_FDCWD, way_of
 from proctor.call.verdict import Deny, Verdict
 from proctor.observe.counters import kind as kind_of
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import KEEP, Enum, IntEnum, IntFlag
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from proctor.records import NamedTuple
 
 _made: dict[tuple[str, str], type[Enum]] = {}
 _abis: dict[type[Enum], str] = {}

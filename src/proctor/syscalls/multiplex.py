@@ -15,8 +15,9 @@ Sources: include/uapi/linux/net.h, include/uapi/linux/ipc.h.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
+from proctor.records import NamedTuple
 from proctor.syscalls.tables import numbers
 
 #: The kernel looks at the low 16 bits of ipc's first argument (a version is above them) and

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
+from proctor.records import NamedTuple
 from proctor.syscalls.signatures import Arg, Signature
 
 

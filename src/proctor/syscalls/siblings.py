@@ -24,8 +24,9 @@ Sources: the calls' manual pages (section 2).
 from __future__ import annotations
 
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
+from proctor.records import NamedTuple
 from proctor.syscalls import tables
 
 __all__ = ["families", "siblings", "why"]

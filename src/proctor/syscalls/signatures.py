@@ -56,8 +56,9 @@ Nothing is parsed before it is asked for: importing this costs next to nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from proctor.records import NamedTuple
 from proctor.syscalls.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import stat as _stat
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Perform, Verdict, answer, deny, hand_over
 from proctor.errors import MemoryUnreadable, NotResolved
+from proctor.records import NamedTuple
 from proctor.syscalls.flags import members
 from proctor.testing.process import content
 from proctor.testing.tree import Node

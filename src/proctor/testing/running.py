@@ -7,13 +7,14 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from proctor.call.verdict import HandOver, Verdict, Wire
 from proctor.errors import AlreadyAnswered
 from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
 from proctor.kernel.notification import NotificationLike
 from proctor.observe.events import Outcome, outcomes
+from proctor.records import NamedTuple
 from proctor.supervisor.deciding import Performer
 from proctor.supervisor.driver import Driver
 from proctor.supervisor.handlers import Handler, HandlerFunction

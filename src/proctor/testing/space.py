@@ -6,11 +6,12 @@ import errno
 import sys
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.call.ports import ValidityPort
 from proctor.errors import MemoryUnwritable
 from proctor.kernel.memory import STRINGS_MAX, Memory
+from proctor.records import NamedTuple
 
 #: An address where nothing is ever mapped: ``target.call("mkdir", UNMAPPED, 0o755)``.
 UNMAPPED: Final = 0xDEAD000

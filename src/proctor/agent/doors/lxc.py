@@ -20,7 +20,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from proctor.agent.doors.door import Connection, Door, listener_among
 from proctor.agent.facts import Facts
@@ -31,6 +31,7 @@ from proctor.errors import ProctorError
 from proctor.kernel import abi, scm
 from proctor.kernel.listener import Listener
 from proctor.kernel.notification import Notification
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.agent.held import Connection as Kept

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from proctor.agent.nri.messages import message, parsed
+from proctor.records import NamedTuple
 
 PLUGIN, RUNTIME = 1, 2
 _PIECE: Final = struct.Struct(">II")

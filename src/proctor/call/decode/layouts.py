@@ -13,7 +13,7 @@ import errno
 import struct
 from collections import namedtuple
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from proctor.call.decode.values import (
     NO_LIMIT,
@@ -26,6 +26,7 @@ from proctor.call.decode.values import (
     signal_name,
 )
 from proctor.errors import MemoryUnreadable
+from proctor.records import NamedTuple
 from proctor.syscalls import flags
 from proctor.syscalls.architectures import ARCHITECTURES
 from proctor.syscalls.flags_data import MACHINES

@@ -8,8 +8,9 @@ address.  Their text is strace's.  Sources: unix(7), ip(7), ipv6(7), netlink(7),
 from __future__ import annotations
 
 import struct
-from typing import Any, NamedTuple, Union
+from typing import Any, Union
 
+from proctor.records import NamedTuple
 from proctor.words import c_string
 
 AF_UNIX = 1

@@ -11,12 +11,13 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.decode import layouts, sockaddr
 from proctor.call.decode.layouts import PAGE_SIZE
 from proctor.call.decode.values import CapabilitySet, SignalSet
 from proctor.errors import MemoryUnreadable
+from proctor.records import NamedTuple
 from proctor.syscalls import flags
 
 if TYPE_CHECKING:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
+from proctor.records import NamedTuple
 from proctor.syscalls import flags
 
 S_IFMT: Final = 0o170000

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Final, Generic, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Final, Generic, NoReturn, Protocol, TypeVar
+
+from proctor.records import NamedTuple
 
 H = TypeVar("H")
 

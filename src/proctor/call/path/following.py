@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from proctor.records import NamedTuple
 from proctor.syscalls import paths
 from proctor.syscalls.signatures import READ_ROLES
 

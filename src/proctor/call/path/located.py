@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from proctor.errors import NotResolved
+from proctor.records import NamedTuple
 
 
 class FileId(NamedTuple):

@@ -8,11 +8,12 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.decode import layouts, structures
 from proctor.call.decode.values import Address
 from proctor.errors import CallError, MemoryUnreadable
+from proctor.records import NamedTuple
 from proctor.syscalls import flags
 from proctor.words import c_string
 

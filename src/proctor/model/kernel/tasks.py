@@ -12,10 +12,11 @@ in a pid ns not visible from the listener's pid namespace").
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.model.kernel.linux import ENOSYS
 from proctor.model.kernel.memory import Memory
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.model.kernel.delivery import Delivery

@@ -10,10 +10,11 @@ more": the notification lives on the stack of its caller (``kernel/seccomp.c`` 5
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.model.kernel.errors import ModelError
 from proctor.model.kernel.linux import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
+from proctor.records import NamedTuple
 
 NEW: Final = "new"
 INIT: Final = "init"

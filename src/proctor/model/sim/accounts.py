@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from proctor.model.kernel.notify import Knotif
 from proctor.model.kernel.transitions import SENT
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Wire

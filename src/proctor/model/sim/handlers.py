@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from proctor.call.verdict import (
     Deny,
@@ -30,6 +30,7 @@ from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
 from proctor.model.kernel.linux import EACCES, EBADF, EMFILE, ENOENT, O_PATH
 from proctor.model.sim.ledger import ON_ERROR
 from proctor.model.sim.schedule import Sleep
+from proctor.records import NamedTuple
 from proctor.supervisor.handlers import Handler
 from proctor.supervisor.ports import Later
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
+
+from proctor.records import NamedTuple
 
 #: Kernels on which a supervisor can hand descriptors over and learn of a listener's end.
 _PROFILES: Final = ("6.18", "6.18", "6.18", "6.18", "6.11", "6.6", "6.1", "5.19", "5.14", "5.9")

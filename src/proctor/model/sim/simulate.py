@@ -18,10 +18,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final
 
 from proctor.model.sim.episode import Episode
 from proctor.model.sim.settings import KINDS, Kind
+from proctor.records import NamedTuple
 
 NIGHTLY: Final = 10_000_000
 #: Calls after which machines that are over are collected.

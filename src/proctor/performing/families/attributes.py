@@ -14,13 +14,14 @@ import signal
 import stat
 import struct
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny
 from proctor.errors import CallGone
 from proctor.performing import acting, filestat, pins
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -13,12 +13,13 @@ import errno
 import os
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import HandOver, answer, deny, let_run_unsafe
 from proctor.performing.entitled import has_user, lacking
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless, Refused
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Deny

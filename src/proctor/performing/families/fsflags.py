@@ -15,7 +15,7 @@ import stat
 import struct
 from collections.abc import Generator
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
@@ -24,6 +24,7 @@ from proctor.performing.entitled import foreign, lacking
 from proctor.performing.given import Given
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
+from proctor.records import NamedTuple
 from proctor.words import chosen
 
 if TYPE_CHECKING:

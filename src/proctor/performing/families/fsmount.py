@@ -19,13 +19,14 @@ import struct
 import threading
 from collections.abc import Generator
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, hand_over, let_run_unsafe
 from proctor.performing import pins, sourcing
 from proctor.performing.families import mount
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work

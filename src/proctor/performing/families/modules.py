@@ -17,13 +17,14 @@ import stat
 import sys
 from collections.abc import Generator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import module_name, pins
 from proctor.performing.given import Given
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work

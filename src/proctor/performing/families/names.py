@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import errno
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny
 from proctor.performing import filestat, pins
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -11,7 +11,7 @@ import errno
 import os
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import HandOver, deny
 from proctor.performing import pins, too_big
@@ -20,6 +20,7 @@ from proctor.performing.given import Given
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
+from proctor.records import NamedTuple
 from proctor.words import chosen
 
 if TYPE_CHECKING:

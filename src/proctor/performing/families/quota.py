@@ -12,7 +12,7 @@ import errno
 import struct
 from collections.abc import Generator
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
@@ -21,6 +21,7 @@ from proctor.performing.entitled import id_maps, lacking
 from proctor.performing.given import Given
 from proctor.performing.steps import Number, Place, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
+from proctor.records import NamedTuple
 from proctor.words import chosen
 
 if TYPE_CHECKING:

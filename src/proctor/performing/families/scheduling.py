@@ -12,7 +12,7 @@ import errno
 import struct
 from collections.abc import Generator, Sequence
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
@@ -22,6 +22,7 @@ from proctor.performing.given import Given
 from proctor.performing.steps import Argument, Number, Request, Result, Steps
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work

@@ -13,7 +13,7 @@ import stat
 import struct
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny
 from proctor.errors import MemoryUnreadable
@@ -21,6 +21,7 @@ from proctor.performing import pins
 from proctor.performing.entitled import id_maps
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence

@@ -18,7 +18,7 @@ import errno
 import os
 from collections.abc import Generator, Sequence
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
@@ -26,6 +26,7 @@ from proctor.performing.entitled import foreign, id_maps, lacking
 from proctor.performing.given import Given
 from proctor.performing.steps import Reply, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
