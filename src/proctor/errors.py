@@ -116,8 +116,7 @@ class NestedListener(ProctorError, OSError):
             _errno.EBUSY,
             "another seccomp listener already sits above this process, and the kernel allows one "
             "per chain of filters: this happens inside a supervised container, under WSL, or under "
-            "another supervisor; start proctor outside of it, or from a process that it does not supervise "
-            "(a `proctor run` above takes others in)",
+            "another supervisor; `proctor doctor` says whose it is, as far as can be told, and what helps",
         )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import proctor
+from tests.agent.conftest import MODES
 from tests.agent.running import RunningAgent, eventually
 from tests.agent.runtimes import Runtime
 
@@ -134,3 +138,37 @@ def test_without_an_agent_the_runtime_says_so(runtime: Runtime, place: Path) -> 
     done = runtime.run(runtime.bundle(str(place / "nobody.sock"), "/bin/true"), "web-1")
     assert done.returncode != 0
     assert "nobody.sock" in done.stdout and "no such file" in done.stdout.lower()
+
+
+def test_a_supervisor_in_a_container_says_what_helps(
+    agent: Start, runtime: Runtime, place: Path
+) -> None:
+    """Below the agent's listener there is no other, and nobody hands a container a way up."""
+    running = agent()
+    source = Path(proctor.__file__).parent.parent
+    (place / "rootfs/tmp/modes.toml").write_text(MODES + "report = true\n")
+    script = (
+        'proctor() { %s -m proctor "$@"; };'
+        "proctor run --quiet --policy /tmp/modes.toml true; echo $?; proctor doctor"
+    )
+    bundle = runtime.bundle(
+        running.socket, "/bin/sh", "-c", script % sys.executable, userns=False
+    )  # fmt: skip
+    config = json.loads((bundle / "config.json").read_text())
+    needed = {"/usr", "/lib", "/lib64", sys.prefix, sys.base_prefix, str(source)}
+    config["mounts"] += [
+        {"destination": each, "source": each, "type": "bind", "options": ["rbind", "ro"]}
+        for each in sorted(needed)
+        if Path(each).exists()
+    ]
+    config["process"]["env"] += [f"PYTHONPATH={source}"]
+    (bundle / "config.json").write_text(json.dumps(config))
+    said = runtime.run(bundle, "nested").stdout
+    assert said.startswith("proctor: another seccomp listener already sits above"), said
+    assert "\n125\n" in said, said
+    for helps in (
+        "policy that proctor agent has",
+        "without SCMP_ACT_NOTIFY",
+        "proctor run --agent",
+    ):
+        assert said.count(helps) == 2, said  # the command and doctor

@@ -117,15 +117,21 @@ def _spawn(command: list[str], handlers: list[Handler], **extra: Any) -> Process
     """Start it; below the supervisor above, if there is one."""
     try:
         return spawn(command, handlers, delegate=not extra.pop("alone"), **extra)
-    except NestedListener as nested:
-        from proctor.process.above import spawn_below
+    except NestedListener:
+        from proctor.process.above import above, spawn_below
+        from proctor.process.neighbours import who_is_above
 
+        said = "another seccomp listener already sits above this process"
+        try:
+            above()
+        except ProctorError:
+            raise ProctorError(f"{said}: {who_is_above()}") from None
         try:
             return spawn_below(command, handlers, **extra)
         except ProctorError as problem:
             if isinstance(problem, LaunchError):
                 raise
-            raise ProctorError(f"{nested}: {problem}") from None
+            raise ProctorError(f"{said}: {problem}") from None
 
 
 def _delegated(texts: list[str]) -> Handler:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import Final
 
 from proctor.errors import ProctorError
+from proctor.process import asking
+
+#: Where runtimes leave a file in a container: podman, Docker.
+_MARKS: Final = ("run/.containerenv", ".dockerenv")
+#: Inode of the machine's first pid namespace: PROC_PID_INIT_INO of include/linux/proc_ns.h.
+_FIRST: Final = 0xEFFFFFFC
 
 
 def who_is_above(root: str = "/", release: str = "") -> str:
@@ -18,7 +25,8 @@ def who_is_above(root: str = "/", release: str = "") -> str:
     try:
         fd = above()
     except ProctorError as problem:
-        why = str(problem)
+        if os.environ.get(asking.VARIABLE):
+            return str(problem)
     else:
         return (
             f"a proctor run or proctor agent, which takes others in by descriptor {fd}: proctor run registers with "
@@ -30,11 +38,22 @@ def who_is_above(root: str = "/", release: str = "") -> str:
             "WSL2's own init, where its networking is mirrored: networkingMode=nat in .wslconfig, then "
             "wsl --shutdown"
         )
-    if any(
-        os.path.exists(os.path.join(root, name)) for name in ("run/.containerenv", ".dockerenv")
-    ):
+    if _in_container(root):
         return (
-            "most likely the agent of this container's runtime: its seccomp profile has a listener; take "
-            "a profile without SCMP_ACT_NOTIFY, or have that agent (proctor agent) decide"
+            "most likely the agent of this container's runtime, since the container's seccomp profile has a "
+            "listener: have that agent decide (rules in the policy that proctor agent has for this "
+            "container), or start the container with a profile without SCMP_ACT_NOTIFY and run proctor in it, or "
+            "have the agent serve the command instead (proctor run --agent, on the host), which takes others in "
+            f"({asking.VARIABLE} is not set)"
         )
-    return f"not known ({why})"
+    return f"not known: one that takes nobody in ({asking.VARIABLE} is not set)"
+
+
+def _in_container(root: str) -> bool:
+    """Whether a runtime left its mark, or our pid namespace is not the machine's first."""
+    if any(os.path.exists(os.path.join(root, name)) for name in _MARKS):
+        return True
+    try:
+        return os.stat(os.path.join(root, "proc/self/ns/pid")).st_ino != _FIRST
+    except OSError:
+        return False
