@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,6 +74,10 @@ def test_why_says_what_was_refused_and_what_would_let_it(agent: Start) -> None:
         assert done.returncode == 0
         assert 'mkdir("/tmp/forbidden-1", 0777): deny EROFS (2 times)' in done.stdout
         assert 'rule "no such rooms"; would be allowed by' in done.stdout
+        lines = done.stdout.splitlines()
+        start = lines.index("        [[rule]]")
+        rule = tomllib.loads("\n".join(lines[start : start + 5]))["rule"][0]
+        assert rule["when"] == {"path": ["/tmp/forbidden-1"]}, "it is a rule to be pasted"
         assert "modes are as they are" in done.stdout
         found = json.loads(proctor(running, "why", "web-1", "--json").stdout)
         assert found["refusals"][0]["times"] == 2 and "[[rule]]" in found["refusals"][0]["tip"]
@@ -95,7 +100,25 @@ def test_policies_are_resolved_and_reloaded(agent: Start, place: Path) -> None:
     running = agent()
     with container(running, "web-1"):
         done = proctor(running, "policy", "resolve", "web-1")
-        assert done.stdout.strip() == str(place / "policies/default.toml")
+        head, _, text = done.stdout.partition("\n")
+        path = place / "policies/default.toml"
+        assert head == f"# web-1 has the policy {path}: there is no containers.toml"
+        held = path.read_text()
+        assert text == held
+        # what is refused does not hold: what does is printed
+        path.write_text("default = 1")
+        proctor(running, "policy", "reload")
+        running.heard("what held before still holds")
+        found = json.loads(proctor(running, "policy", "resolve", "web-1", "--json").stdout)
+        assert found["text"] == held and found["policy"] == str(path)
+        path.write_text(held)
+        (place / "policies/containers.toml").write_text(
+            '[[container]]\npolicy = "default"\nid = "x"\n'
+            '[[container]]\npolicy = "default"\nid = "web-*"\n'
+        )
+        assert proctor(running, "policy", "reload").returncode == 0
+        done = proctor(running, "policy", "resolve", "web-1")
+        assert "[[container]] number 2 of containers.toml" in done.stdout
         (place / "policies/containers.toml").write_text(
             '[[container]]\npolicy = "default"\nid = "x"\n'
         )

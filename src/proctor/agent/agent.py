@@ -369,9 +369,10 @@ class Agent:
         for held in self._held.values():
             now = self.book.resolve(held.facts)
             held_now.add(now.policy)
-            if now != held.resolved:
+            if now.policy is not held.resolved.policy or now.policy is None:
                 self._replace(held, now)
                 changed += 1
+            held.resolved = now
         self._tell(f"policies changed; so they did for {changed} of {len(self._held)} containers")
         for key in [each for each in self._handlers if each[0] not in held_now]:
             del self._handlers[key]

@@ -103,7 +103,8 @@ class Control:
             return {"generation": self._agent.book.generation}
         if request.do == "resolve":
             held = self._find(request.container)
-            return {"container": held.facts.id, **self._resolved(held)}
+            text = held.resolved.text
+            return {"container": held.facts.id, **self._resolved(held), "text": text}
         if request.do == "why":
             return self._why(request.container)
         raise ProctorError(f"nothing here does {quoted(request.do)}")

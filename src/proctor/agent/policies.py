@@ -69,12 +69,14 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default: str | None = None
     container: list[Match] = []
 
-    def choose(self, facts: Facts) -> str | None:
-        """Name of the policy; None if there is none."""
-        for match in self.container:
+    def choose(self, facts: Facts) -> tuple[str | None, str]:
+        """Name of the policy, None if there is none; and what of the table says so."""
+        for number, match in enumerate(self.container, 1):
             if match.fits(facts):
-                return match.policy
-        return self.default
+                return match.policy, f"[[container]] number {number} of {TABLE}"
+        if self.default is None:
+            return None, f"no [[container]] of {TABLE} fits it, and there is no default"
+        return self.default, f"the default of {TABLE}"
 
 
 class Resolved(NamedTuple):
@@ -82,8 +84,10 @@ class Resolved(NamedTuple):
 
     #: None: every call of it is denied.
     policy: Policy | None
-    #: Where that comes from, or why there is none.
+    #: What says so, or why there is none.
     why: str
+    #: The policy's file, as it was when it was taken.
+    text: str = ""
 
 
 class Book:
@@ -228,18 +232,22 @@ class Book:
 
     def named(self, facts: Facts) -> str | None:
         """The name of the policy that a container is to have; None if none is meant for it."""
-        # no table: one policy for all
-        return (self._table or Table(default="default")).choose(facts)
+        return self._choose(facts)[0]
+
+    def _choose(self, facts: Facts) -> tuple[str | None, str]:
+        if self._table is None:  # one policy for all
+            return "default", f"there is no {TABLE}"
+        return self._table.choose(facts)
 
     def resolve(self, facts: Facts) -> Resolved:
         """What holds for a container now."""
-        name = self.named(facts)
+        name, why = self._choose(facts)
         if name is None:
-            return Resolved(None, f"no [[container]] of {TABLE} fits it, and there is no default")
+            return Resolved(None, why)
         policy = self._policies.get(name)
         if policy is None:
             return Resolved(None, f"its policy {quoted(name)} is not in {self._directory}")
-        return Resolved(policy, policy.name)
+        return Resolved(policy, why, self._texts.get(f"{name}.toml", ""))
 
 
 #: device, inode, size, time of change.

@@ -38,7 +38,7 @@ def agent(options: argparse.Namespace) -> int:
     from proctor.agent.settings import Settings, kept_sockets
 
     settings = Settings(
-        policies=options.policy_dir,
+        policies=os.path.abspath(options.policy_dir),
         oci=[place(text) for text in options.oci or ()],
         lxc=[place(text, socket.SOCK_SEQPACKET) for text in options.lxc or ()],
         run=[place(text, socket.SOCK_SEQPACKET) for text in options.run or ()],

@@ -423,12 +423,16 @@ def _ask(verbs: argparse._SubParsersAction[_Parser]) -> None:
     policy = verbs.add_parser("policy", help="ask an agent about policies", allow_abbrev=False)
     what = policy.add_subparsers(metavar="WHAT", required=True, prog="proctor policy")
     resolve = what.add_parser(
-        "resolve", help="which policy holds for a container", allow_abbrev=False
+        "resolve",
+        help="print the policy that holds for a container",
+        description="Print the policy that holds for a container as it was taken, which its file may not be any "
+        "more, and what of containers.toml chose it. Exit status 1 if it has none.",
+        allow_abbrev=False,
     )
     resolve.set_defaults(verb=_verb("asking", "resolve"))
     reload = what.add_parser("reload", help="look for changed policies now", allow_abbrev=False)
     reload.set_defaults(verb=_verb("asking", "reload"))
-    for parser in (ps, top, why, logs):
+    for parser in (ps, top, why, logs, resolve):
         parser.add_argument("--json", action="store_true", help="as JSON")
     for parser in (why, resolve):
         parser.add_argument("container", help="its id, or the beginning of it")

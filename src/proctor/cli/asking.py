@@ -77,16 +77,33 @@ def why(options: argparse.Namespace) -> int:
     for each in refusals:
         times = "" if each["times"] == 1 else f" ({each['times']} times)"
         print(printable(f"{each['call']}: {each['verdict']}{times}"))
-        print(printable(f"    {each['reason']}"))
+        _print_reason(each["reason"], each["tip"])
     if found.get("policy"):
         print(printable(f"{name} has the policy {found['policy']}"))
     return 0
 
 
+def _print_reason(reason: str, tip: str) -> None:
+    """The reason, in which the rule to add is one line, with the rule as a policy has it."""
+    before, found, after = reason.partition(" ".join(tip.splitlines())) if tip else (reason, "", "")
+    print(printable(f"    {before.rstrip()}"))
+    for line in tip.splitlines() if found else ():
+        print(printable(f"        {line}"))
+    if after:
+        print(printable(f"    {after.removeprefix('; ')}"))
+
+
 def resolve(options: argparse.Namespace) -> int:
-    """Print which policy holds for a container; 1 if none does."""
+    """Print the policy that holds for a container, as it was taken; 1 if none does."""
     found = ask(options, do="resolve", container=options.container)
-    print(printable(found["policy"] or f"none: {found['why']}"))
+    if options.json:
+        print(json.dumps(found, indent=2))
+    elif found["policy"]:
+        name = found["container"]
+        print(printable(f"# {name} has the policy {found['policy']}: {found['why']}"))
+        print(found["text"].rstrip("\n"))  # it was taken, so it is TOML: without control characters
+    else:
+        print(printable(f"none: {found['why']}"))
     return 0 if found["policy"] else 1
 
 
