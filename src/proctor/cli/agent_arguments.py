@@ -1,0 +1,193 @@
+"""The command line of the agent, and of the verbs that ask it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from proctor.cli.parsing import Parser, nonempty, seconds, verb, whole
+from proctor.words import quoted
+
+#: Where an agent can be asked, if nobody says.
+_CONTROL: Final = "/run/proctor/control.sock"
+
+
+def _index(text: str) -> str:
+    if not (len(text) == 2 and text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: two digits")
+    return text
+
+
+def nri(verbs: argparse._SubParsersAction[Parser]) -> None:
+    """``proctor nri``."""
+    parser = verbs.add_parser(
+        "nri",
+        help="give the containers of containerd or CRI-O their profiles",
+        description="Register as an NRI plugin: containers that a policy of the directory is for are created "
+        "with the seccomp profile that it needs, on top of the one that they have. containerd 2.2, CRI-O 1.34.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--policy-dir", required=True, metavar="DIR", help="as of proctor agent")
+    parser.add_argument(
+        "--listener",
+        required=True,
+        type=nonempty,
+        metavar="SOCKET",
+        help="where the runtime finds the agent (its --oci)",
+    )
+    parser.add_argument(
+        "--socket", default="/var/run/nri/nri.sock", metavar="PATH", help="the runtime's"
+    )
+    parser.add_argument(
+        "--index", type=_index, default="90", metavar="NN", help="order among plugins"
+    )
+    parser.add_argument(
+        "--base",
+        metavar="FILE",
+        help="the runtime's default profile, where it does not tell; docker-default: containers-common's",
+    )
+    parser.add_argument(
+        "--killable",
+        action="store_true",
+        help="signals do not interrupt received calls: Linux 5.19, and runc 1.5 or crun 1.6",
+    )
+    parser.set_defaults(verb=verb("nri"), trouble=2, parser=parser)
+
+
+def agent(verbs: argparse._SubParsersAction[Parser]) -> None:
+    """``proctor agent``."""
+    parser = verbs.add_parser(
+        "agent",
+        help="supervise the containers of this machine",
+        description="Answer the calls that container runtimes' seccomp profiles notify, by the policies "
+        "of a directory, until SIGTERM. A socket is PATH[,uid=USER]...[,mode=OCTAL]"
+        "[,owner=USER[:GROUP]]; root and whoever runs the agent may connect unless it says who.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--policy-dir",
+        required=True,
+        metavar="DIR",
+        help="NAME.toml: policies; containers.toml: which container has which",
+    )
+    parser.add_argument(
+        "--oci",
+        action="append",
+        metavar="SOCKET",
+        help="where OCI runtimes connect: listenerPath of their seccomp profiles; may be repeated",
+    )
+    parser.add_argument(
+        "--lxc",
+        action="append",
+        metavar="SOCKET",
+        help="where LXC's monitors connect: lxc.seccomp.notify.proxy of containers; may be repeated",
+    )
+    parser.add_argument(
+        "--run",
+        action="append",
+        metavar="SOCKET",
+        help="where proctor run --agent connects; may be repeated",
+    )
+    parser.add_argument(
+        "--deadline",
+        type=seconds,
+        metavar="SECONDS",
+        help="deny what is not decided by then, where a policy does not say how long",
+    )
+    parser.add_argument(
+        "--answers",
+        metavar="DIR",
+        help="where it is kept what was answered to rules that ask, as rules: NAME.toml of policies, "
+        "containers/ of containers",
+    )
+    parser.add_argument(
+        "--control",
+        default=_CONTROL,
+        metavar="SOCKET",
+        help=f"where proctor ps and others ask ({_CONTROL}; none: nowhere)",
+    )
+    parser.add_argument(
+        "--metrics", metavar="HOST:PORT", help="where Prometheus may ask for metrics"
+    )
+    parser.add_argument(
+        "--log",
+        metavar="FILE",
+        help="append one JSON object per call, container and trouble ('-': stderr; journal: systemd's); it may be "
+        "rotated",
+    )
+    parser.add_argument(
+        "--no-spare",
+        action="store_true",
+        help="keep no second monitor ready: it takes less memory, and the next one takes longer to take over",
+    )
+    parser.add_argument(
+        "--give-up",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="let all listeners go after so long without a monitor (60)",
+    )
+    parser.add_argument(
+        "--keeper",
+        choices=("own", "systemd", "none"),
+        default="own",
+        help="who keeps listeners while a monitor is replaced: a parent of its own, the service manager, "
+        "or nobody, and whoever waits for an answer then gets ENOSYS",
+    )
+    parser.add_argument("--kept-by", type=int, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="tell each refusal on standard error, with its reason",
+    )
+    parser.set_defaults(verb=verb("agent"), trouble=2, parser=parser)
+
+
+def asking(verbs: argparse._SubParsersAction[Parser]) -> None:
+    """``proctor ps`` and others."""
+    ps = verbs.add_parser("ps", help="list the containers that an agent serves", allow_abbrev=False)
+    ps.set_defaults(verb=verb("asking", "ps"))
+    top = verbs.add_parser(
+        "top",
+        help="show what an agent's containers do, as it goes on",
+        description="Calls in a second by policy, call and verdict, and what containers take, until Ctrl-C. "
+        "Without a terminal: once, as JSON.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--every", type=seconds, default=2.0, metavar="SECONDS", help="(2)")
+    top.add_argument("--times", type=whole, metavar="N", help="end after so many")
+    top.set_defaults(verb=verb("top"))
+    why = verbs.add_parser(
+        "why",
+        help="say what was refused to a container, and why",
+        description="What was refused to a container lately, with the rule that would let it through. "
+        "Exit status 1 if nothing was.",
+        allow_abbrev=False,
+    )
+    why.set_defaults(verb=verb("asking", "why"))
+    logs = verbs.add_parser("logs", help="show an agent's log", allow_abbrev=False)
+    logs.add_argument("-f", "--follow", action="store_true", help="and what comes")
+    logs.add_argument("--file", help="in the place of the agent's own")
+    logs.set_defaults(verb=verb("asking", "logs"))
+    policy = verbs.add_parser("policy", help="ask an agent about policies", allow_abbrev=False)
+    what = policy.add_subparsers(metavar="WHAT", required=True, prog="proctor policy")
+    resolve = what.add_parser(
+        "resolve",
+        help="print the policy that holds for a container",
+        description="Print the policy that holds for a container as it was taken, which its file may not be any "
+        "more, and what of containers.toml chose it. Exit status 1 if it has none.",
+        allow_abbrev=False,
+    )
+    resolve.set_defaults(verb=verb("asking", "resolve"))
+    reload = what.add_parser("reload", help="look for changed policies now", allow_abbrev=False)
+    reload.set_defaults(verb=verb("asking", "reload"))
+    for parser in (ps, top, why, logs, resolve):
+        parser.add_argument("--json", action="store_true", help="as JSON")
+    for parser in (why, resolve):
+        parser.add_argument("container", help="its id, or the beginning of it")
+    logs.add_argument("container", nargs="?", default="", help="of this one only")
+    for parser in (ps, top, why, logs, resolve, reload):
+        parser.add_argument(
+            "--control", default=_CONTROL, metavar="PATH", help="the agent's socket"
+        )
+        parser.set_defaults(trouble=2, parser=parser)

@@ -1,0 +1,94 @@
+"""What the command line is parsed with."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any, NoReturn
+
+from proctor.words import printable, quoted
+
+
+@cache
+def _columns() -> int:
+    """As shutil.get_terminal_size(), which takes a millisecond to load."""
+    try:
+        return int(os.environ["COLUMNS"])
+    except (KeyError, ValueError):
+        pass
+    try:
+        return os.get_terminal_size(1).columns
+    except OSError:
+        return 80
+
+
+class _Help(argparse.HelpFormatter):
+    """Made for each argument, whether help is wanted or not."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=(_columns() or 80) - 2)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints end with the verb's own exit status for trouble."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Help, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(self.get_default("trouble") or 2, f"{self.prog}: error: {printable(message)}\n")
+
+
+class Once(argparse.Action):
+    """An option that says which rules hold: of two the last would win, and the first be forgotten."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option} is given twice; put it all into one file")
+        setattr(namespace, self.dest, values)
+
+
+def whole(text: str) -> int:
+    """A whole number from 1 on."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: a whole number from 1 on")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Seconds, more than 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1e9:
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: seconds, more than 0")
+    return number
+
+
+def nonempty(text: str) -> str:
+    """Any text but none."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def verb(module: str, name: str = "") -> Callable[[argparse.Namespace], int]:
+    """What a verb does, loaded when it is to."""
+
+    def do(options: argparse.Namespace) -> int:
+        status: int = getattr(import_module(f"proctor.cli.{module}"), name or module)(options)
+        return status
+
+    return do
