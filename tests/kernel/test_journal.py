@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import struct
@@ -166,3 +167,25 @@ def test_the_document_has_the_layout() -> None:
     for state, word in ((FREE, "free"), (RECEIVING, "being received"), (RECEIVED, "received")):
         assert f"| {state} | {word}" in text
     assert f"| {PERFORMING} | somebody had begun to perform it" in text
+
+
+@pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL, fcntl.F_SEAL_SHRINK])
+def test_nobody_else_can_cut_it_off(seals: int) -> None:
+    """What is mapped beyond the end is SIGBUS: one that could be cut off is refused."""
+    journal = Journal.create(4)
+    for size in (0, HEADER.size, 1 << 20):
+        with pytest.raises(PermissionError):
+            os.truncate(journal.fileno(), size)
+    loose = os.memfd_create("loose", os.MFD_ALLOW_SEALING)
+    os.pwrite(loose, bytes(journal.buffer), 0)
+    fcntl.fcntl(loose, fcntl.F_ADD_SEALS, seals)
+    with pytest.raises(ProctorError, match="its size is not sealed"):
+        Journal(loose)
+    os.close(loose)
+    journal.close()
+
+
+def test_a_file_is_no_journal(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(made().buffer))
+    with open(tmp_path / "file", "rb+") as file, pytest.raises(ProctorError, match="is no journal"):
+        Journal(file.fileno())

@@ -33,6 +33,9 @@ _TIME: Final = struct.Struct("=Q")
 _TIME_AT: Final = 8
 _RAW_AT: Final = 16
 
+#: F_ADD_SEALS, F_GET_SEALS and, of include/uapi/linux/fcntl.h, F_SEAL_SEAL, F_SEAL_SHRINK and F_SEAL_GROW (Linux 3.17).
+_ADD_SEALS, _GET_SEALS, _SEALS = 1033, 1034, 0x1 | 0x2 | 0x4
+
 #: States of a slot.  FREE: nothing is in it, or what was is answered.  RECEIVING: the kernel is
 #: filling it, and has if an architecture is there.  RECEIVED: unanswered.  PERFORMING: somebody had
 #: begun to perform the call, and nobody knows how far that came.
@@ -61,7 +64,7 @@ class Journal:
         again.close(), journal.close()
 
     :param memory: the memfd, which the journal owns from now on; or, for tests and models, memory.
-    :raises ProctorError: it is no journal, or one of another version.
+    :raises ProctorError: it is no journal, or one of another version, or not sealed against a change of its size.
     """
 
     def __init__(self, memory: int | bytearray) -> None:
@@ -69,6 +72,9 @@ class Journal:
         self._map: mmap.mmap | bytearray
         if isinstance(memory, int):
             try:
+                if _fcntl(memory, _GET_SEALS) & _SEALS != _SEALS:
+                    # whoever else holds it could cut it off: then all that is mapped is SIGBUS
+                    raise ValueError("its size is not sealed")
                 self._map = mmap.mmap(memory, 0)
             except (OSError, ValueError) as problem:
                 raise ProctorError(f"descriptor {memory} is no journal: {problem}") from None
@@ -88,10 +94,11 @@ class Journal:
         :param slots: how many calls can be unanswered at the same time; those beyond are decided, but
             not in the journal.
         """
-        fd = os.memfd_create("proctor-journal", os.MFD_CLOEXEC)
+        fd = os.memfd_create("proctor-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.truncate(fd, HEADER.size + slots * SLOT_SIZE)
             os.pwrite(fd, HEADER.pack(MAGIC, VERSION, SLOT_SIZE, slots, 0), 0)
+            _fcntl(fd, _ADD_SEALS, _SEALS)
             return cls(fd)
         except BaseException:
             os.close(fd)
@@ -220,3 +227,9 @@ class Journal:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _fcntl(fd: int, what: int, value: int = 0) -> int:
+    import fcntl  # which other platforms, where only memory is a journal, have not
+
+    return fcntl.fcntl(fd, what, value)
