@@ -234,10 +234,10 @@ def test_what_cannot_be_closed_holds_up_only_its_user(taken: bool) -> None:
         scm.send(ours, b"x", [sent.fileno()])
         sent.close()
     door.close()
-    assert dropping.users._left[user] > 0  # somebody else waits, not we
+    assert dropping.dropped.left(user) > 0  # somebody else waits, not we
     while reader.recv(1 << 20):
         pass
-    eventually(lambda: user not in dropping.users._left)
+    eventually(lambda: not dropping.dropped.left(user))
     for each in (ours, theirs, reader):
         each.close()
     loop.close()
@@ -251,7 +251,7 @@ def test_who_has_too_much_that_is_not_closed_is_not_let_in() -> None:
         listening.bind(f"\0proctor-{os.getpid()}-late")
         listening.listen()
         listening.setblocking(False)
-        patch.setitem(dropping.users._left, uid, dropping.MOST)
+        patch.setitem(dropping.dropped._left, uid, dropping.MOST)
         came: list[socket.socket] = []
         acceptor = Acceptor(loop, listening, [uid], lambda sock, _: came.append(sock), told.append)
         clients = [connect(listening.getsockname()) for _ in range(2)]
@@ -259,7 +259,7 @@ def test_who_has_too_much_that_is_not_closed_is_not_let_in() -> None:
             loop._run_once()  # type: ignore[attr-defined]
         assert not came and f"what user {uid} sent cannot be closed" in told[0]
         assert gone(clients[0])
-        del dropping.users._left[uid]
+        del dropping.dropped._left[uid]
         while not came:  # the other one has waited
             loop._run_once()  # type: ignore[attr-defined]
         acceptor.close()

@@ -12,9 +12,9 @@ import pytest
 from proctor.call.verdict import Answer
 from proctor.kernel import raw
 from tests.kernel.test_standing import root_only
+from tests.support.stuck import INODE, LOOKUP, STATFS, Stuck
 
 from .callers import AT_FDCWD, Performers, caller, open_directory, private_mounts
-from .test_long import INODE, LOOKUP, STATFS, Stuck
 
 ACCESS, NEVER = 34, 0
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import resource
 import select
 import signal
-import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -22,6 +20,7 @@ from proctor.call.verdict import Answer, Deny, HandOver, Verdict
 from proctor.kernel.nudging import nudge
 from proctor.performing import conversation, processes
 from proctor.process.run import PIPE
+from tests.support.stuck import Stuck, without_flush
 
 from .callers import AT_FDCWD, Performers, caller, compiled, libc, outcome
 from .test_mknod import CHAR, NULL, container
@@ -528,81 +527,6 @@ def test_a_lender_has_little_and_lends_it_for_one_call(top: bytes) -> None:
 # A file system that does not answer ----------------------------------------------------------------
 
 
-LOOKUP, GETATTR, OPEN, STATFS, FLUSH = 1, 3, 14, 17, 25
-INODE = struct.Struct("=QQQQQQIIIIIIIIII")
-
-
-class Stuck:
-    """A FUSE server that reads requests and does not answer them all.
-
-    :param at: what it is asked for in vain, and counts.
-    :param answers: to other requests.
-    :param device: where /dev/fuse is.
-    """
-
-    def __init__(
-        self,
-        where: bytes,
-        at: int = LOOKUP,
-        answers: Mapping[int, bytes] | None = None,
-        device: bytes = b"/dev/fuse",
-    ) -> None:
-        self.where = where
-        self.at = at
-        self.answers = answers or {}
-        self.device = os.open(device, os.O_RDWR)
-        options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % self.device
-        if libc.mount(b"stuck", where, b"fuse", ctypes.c_ulong(0), options) != 0:
-            number = ctypes.get_errno()
-            os.close(self.device)
-            raise OSError(number, os.strerror(number))
-        self.waiting = 0
-        self.changed = threading.Condition()
-        self.thread = threading.Thread(target=self._serve, daemon=True)
-        self.thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                request = os.read(self.device, 1 << 18)
-            except OSError as error:
-                if error.errno in (errno.EINTR, errno.ENOENT):
-                    continue
-                return
-            _, opcode, unique = struct.unpack_from("=IIQ", request)
-            if opcode == 26:  # FUSE_INIT
-                answer = (
-                    struct.pack("=IIII", 7, 31, 65536, 1 << 18)
-                    + struct.pack("=HHI", 12, 9, 65536)
-                    + bytes(40)
-                )
-            elif opcode == GETATTR:
-                attr = INODE.pack(1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40777, 2, 0, 0, 0, 4096, 0)
-                answer = struct.pack("=QII", 1000, 0, 0) + attr
-            elif opcode in self.answers:
-                answer = self.answers[opcode]
-            else:
-                with self.changed:
-                    self.waiting += opcode == self.at
-                    self.changed.notify_all()
-                continue
-            os.write(self.device, struct.pack("=IiQ", 16 + len(answer), 0, unique) + answer)
-
-    def wait(self, count: int) -> None:
-        with self.changed:
-            assert self.changed.wait_for(lambda: self.waiting >= count, 20)
-
-    def close(self) -> None:
-        """Idempotent."""
-        if self.device < 0:
-            return
-        libc.umount2(self.where, 1)  # MNT_FORCE: what waits is told so
-        libc.umount2(self.where, 2)  # MNT_DETACH
-        self.thread.join(20)
-        os.close(self.device)
-        self.device = -1
-
-
 @root_only
 @pytest.mark.usefixtures("executors")
 def test_executors_that_cannot_die_count_until_they_are_dead(top: bytes) -> None:
@@ -638,23 +562,6 @@ def test_executors_that_cannot_die_count_until_they_are_dead(top: bytes) -> None
         stuck.close()
 
 
-def without_flush(top: bytes) -> Stuck:
-    """A server with one file, which can be opened and never closed."""
-    if not os.path.exists("/dev/fuse"):
-        pytest.skip("no FUSE here")
-    os.mkdir(top + b"/mnt")
-    file = INODE.pack(2, 0, 0, 0, 0, 0, 0, 0, 0, 0o100666, 1, 0, 0, 0, 4096, 0)
-    answers = {
-        LOOKUP: struct.pack("=QQQQII", 2, 0, 1000, 1000, 0, 0) + file,
-        OPEN: struct.pack("=QII", 1, 0, 0),
-        STATFS: bytes(80),
-    }
-    try:
-        return Stuck(top + b"/mnt", FLUSH, answers)
-    except OSError as problem:
-        pytest.skip(f"no FUSE here: {problem.strerror}")
-
-
 @root_only
 def test_a_file_that_does_not_close_holds_up_its_own_executor_alone(top: bytes) -> None:
     """close(2) flushes what is on FUSE, and nothing but the server's answer ends that."""
@@ -674,8 +581,12 @@ def test_a_file_that_does_not_close_holds_up_its_own_executor_alone(top: bytes) 
             assert isinstance(verdict, Deny)
             assert verdict.errno == errno.ENOMEM
             stuck.close()
-            wait_for(lambda: outcome(opened(performers, one, b"/dev/null"))[0] == "fd")
-            assert not performers.executors._closing
+            wait_for(
+                lambda: (
+                    outcome(opened(performers, one, b"/dev/null"))[0] == "fd"
+                    and not performers.executors._closing
+                )
+            )
     finally:
         stuck.close()
         for each in opening:
@@ -697,7 +608,7 @@ def test_a_file_that_does_not_close_holds_up_no_thread_of_the_monitor(top: bytes
                 assert isinstance(verdict, HandOver)
                 assert not verdict.close
                 call.expire()
-                stuck.wait(2 * number if number == 1 else 3)  # one closes all of a container's
+                stuck.wait(2 * number)
             verdict = opened(performers, one, b"/dev/null")
             assert isinstance(verdict, Deny)
             assert verdict.errno == errno.ENOMEM

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from proctor.call.verdict import deny
+from proctor.kernel.closing import closers
 from proctor.kernel.notification import Notification
 from proctor.process import asking
-from proctor.process.aside import close_aside
 from proctor.process.below import Below
 from proctor.process.inner import Inner, Question, Rank
 from proctor.supervisor.ports import Later
@@ -551,7 +551,7 @@ def test_a_connection_whose_last_close_waits_is_given_away() -> None:
         for reader in readers:
             reader.close()
         done = threading.Event()
-        close_aside(left, done.set)
+        closers.close(left, then=done.set)
         assert done.wait(60)
 
 
@@ -575,7 +575,7 @@ def test_what_an_answer_brings_is_not_closed_by_who_receives() -> None:
                 socket.send_fds(settled, [said], [sent.fileno()])
             readers.append(reader)
     assert later.resume() is verdict
-    assert inner.aside.left == 2  # the first waits, and nobody for it
+    assert closers.left(inner) == 2  # the first waits, and nobody for it
     for reader in readers:
         reader.close()
-    close_aside([inner.let_go()])
+    closers.close([inner.let_go()])

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Collection
 from typing import Final
 
-from proctor.agent.dropping import users
+from proctor.agent import dropping
 from proctor.agent.sockets import Peer, peer_of
 from proctor.kernel import scm
 
@@ -63,11 +63,11 @@ class Acceptor:
                 continue  # it went before it was accepted: accept(2)
             connection.setblocking(False)
             peer = peer_of(connection)
-            late = users.is_late(peer.uid)
+            late = dropping.is_late(peer.uid)
             if peer.uid in self.uids and not late:
                 self._connected(connection, peer)
                 continue
-            users.drop(peer.uid, [connection.detach()])
+            dropping.drop(peer.uid, [connection.detach()])
             if late:  # and each of his connections is one more
                 self._refused(
                     f"what user {peer.uid} sent cannot be closed: whoever serves it waits"

@@ -23,10 +23,10 @@ from proctor.agent.keeping import Nobody, memory_of, read_memory
 from proctor.agent.owners import Named, is_trusted, owner_userns
 from proctor.call.verdict import deny
 from proctor.errors import ProctorError
+from proctor.kernel.closing import closers
 from proctor.kernel.journal import Journal
 from proctor.kernel.listener import Listener
 from proctor.observe.events import ContainerAdded, ContainerEnded
-from proctor.process.aside import close_aside
 from proctor.process.performing import LazyPerformer
 from proctor.process.starting import wake_in_step
 from proctor.supervisor.container import Container
@@ -173,7 +173,7 @@ class Agent:
             port.close()
             self._forget_all_of(name)
             if way is not None and way.sock.fileno() >= 0:
-                close_aside([way.sock.detach()])
+                closers.close([way.sock.detach()])
             raise
 
     def _keep(self, name: str, held: Held, port: Listener, journal: Journal) -> None:

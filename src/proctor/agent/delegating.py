@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from proctor.agent.keeping import memory_of, read_memory
-from proctor.process.aside import close_aside
+from proctor.kernel.closing import closers
 from proctor.process.below import Below, Memory
 from proctor.process.inner import Inner, Rank
 from proctor.records import NamedTuple
@@ -126,7 +126,7 @@ class _Delegated:
         strange = self.below.knocked(sock, _AT_ONCE)
         self._loop.remove_reader(sock)
         if strange:
-            close_aside(strange, self._closed_them)
+            closers.close(strange, then=self._closed_them)
         elif strange is not None:
             self._loop.call_later(_PAUSE, self._again)
 
@@ -149,7 +149,7 @@ class _Delegated:
         if self._sock is not None:
             self._loop.remove_reader(self._sock)
             over.append(self._sock.detach())
-        close_aside(over)
+        closers.close(over)
 
 
 class Delegations:
@@ -174,7 +174,7 @@ class Delegations:
         try:
             kept.keep(_BELOW, (way.seen, way.base), way.sock.fileno())
         except BaseException:
-            close_aside([way.sock.detach()])
+            closers.close([way.sock.detach()])
             raise
         self._serve(listener, way.sock, kept, container, Below(_seen(way.seen), way.base, kept))
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Hashable
 from typing import Final
 
 from proctor.kernel.threads import quiet_thread
-from proctor.performing.closing import Closers
+from proctor.performing.closing import Counting
 from proctor.performing.mother import Mother
 from proctor.performing.processes import Executor, Pace, Worker
 from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
@@ -96,7 +96,7 @@ class Executors:
         #: Those that close what they opened, on a file system that may take its time over it.
         self._closing: list[Executor] = []
         #: Those that close what was given to callers, there.
-        self.closers = Closers(self.employ, self.discard, idle)
+        self.closers = Counting(self.employ, self.discard, idle)
         self._closed = False
         #: The thread that ends who is without work for too long; there is one while somebody is.
         self._reaper: threading.Thread | None = None

@@ -113,7 +113,7 @@ class Session:
     def give_up(self, fd: int) -> None:
         """Close what was opened; as :meth:`drop`."""
         if self.slow:
-            self.executors.closers.close(fd, self.container)
+            self.executors.closers.close_for(self.container, fd)
         else:
             os.close(fd)
 

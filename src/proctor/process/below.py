@@ -117,7 +117,7 @@ class Below:
         """See to registrations that wait there, ours to receive from.
 
         :returns: what came along and is nothing that we know, and connections that are over, for
-            :func:`~proctor.process.aside.close_aside`;
+            :data:`~proctor.kernel.closing.closers`;
             None where nobody of the tree has the other end any more, and there is nothing to close."""
         for _ in range(most):
             try:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 from proctor.call.verdict import Answer, HandOver, Perform, deny
 from proctor.errors import TargetFdLimit
 from proctor.kernel import abi, scm
+from proctor.kernel.closing import closers
 from proctor.process import asking
-from proctor.process.aside import Aside
 from proctor.process.standing import Standing
 from proctor.records import NamedTuple
 from proctor.supervisor.ports import Later
@@ -54,13 +54,11 @@ class Inner:
         self.pid, self.calls, self.filters, self.depth, self.level = rank
         self.sock = sock
         self.pidfd = pidfd
-        #: Closes what it sent.
-        self.aside = Aside(1.0)
 
     @property
     def alive(self) -> bool:
         """Whether it may still be asked."""
-        if self.aside.left > _MOST_LEFT:
+        if closers.left(self) > _MOST_LEFT:
             return False
         poll = select.poll()  # which only one thread may use at a time
         poll.register(self.pidfd, select.POLLIN)
@@ -140,7 +138,7 @@ class Question:
         except OSError:
             return self._over(deny(errno.ENOSYS, GONE))  # it does not take the reply
         finally:
-            self._inner.aside.close(fds)
+            closers.close(fds, self._inner)
 
     def _said(
         self, what: int, value: int, error: int, flags: int, fds: list[int]
@@ -205,7 +203,7 @@ class Question:
 
     def _hang_up(self) -> None:
         if self._sock.fileno() >= 0:
-            self._inner.aside.close([self._sock.detach()])
+            closers.close([self._sock.detach()], self._inner)
 
     def close(self) -> None:
         """Nobody waits for what comes of it, nor of the one that waits for it."""

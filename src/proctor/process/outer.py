@@ -7,7 +7,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
-from proctor.process.aside import close_aside
+from proctor.kernel.closing import closers
 from proctor.process.below import Below, pass_on, sees
 from proctor.process.standing import standing
 
@@ -52,7 +52,7 @@ class Outer:
             strange = self._below.knocked(self._ours)
             self._supervisor.unwatch(self._ours.fileno())
         if strange is not None:
-            close_aside(strange, self._again)
+            closers.close(strange, then=self._again)
 
     def _again(self) -> None:
         with self._lock:
@@ -63,4 +63,4 @@ class Outer:
         with self._lock:
             self._theirs.close()
             over = [*self._below.close(), self._ours.detach()] if self._ours.fileno() >= 0 else []
-        close_aside(over)
+        closers.close(over)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-from proctor.agent.dropping import users
+from proctor.agent import dropping
 from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
 from proctor.kernel import scm
@@ -51,7 +51,7 @@ class Connection:
 
     def drop(self, fds: Iterable[int], sender: int = -1) -> None:
         """Close what came."""
-        users.drop(self.peer.uid, fds)
+        dropping.drop(self.peer.uid, fds)
         if sender >= 0:
             os.close(sender)
 

@@ -26,8 +26,8 @@ from proctor.agent.owners import Named, is_trusted
 from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
 from proctor.kernel import scm
+from proctor.kernel.closing import closers
 from proctor.kernel.pidfd import has_ended, number_of
-from proctor.process.aside import close_aside
 from proctor.process.below import sees
 from proctor.process.standing import standing
 from proctor.syscalls import tables
@@ -116,7 +116,7 @@ class _Launch(Connection):
     def close(self) -> None:
         super().close()
         if self.way is not None:
-            close_aside([self.way.sock.detach()])
+            closers.close([self.way.sock.detach()])
 
 
 class LaunchDoor(Door[_Launch]):
