@@ -1,6 +1,6 @@
 """``python -m proctor`` is the command ``proctor``."""
 
-from proctor.cli import main
+from proctor.cli import command
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command()

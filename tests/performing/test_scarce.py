@@ -10,17 +10,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from proctor.performing import registry, scarce
+from proctor.performing import families, registry, scarce
 from tests.cli.conftest import COMMAND
 
 from .callers import Call, Caller, Performers, caller, open_directory, outcome
 
 # loading takes descriptors
-assert registry.SUPPORTED
+registry.load(registry.SUPPORTED)
 assert Call(0, "open", (b"x",)).path == b"x"
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="makes device nodes")
@@ -212,15 +213,26 @@ def test_proctor_run_says_so_and_denies(tmp_path: Path, before: str) -> None:
     done = subprocess.run(
         [*COMMAND, "run", "--policy", "p.toml", "--handlers", "h.py", "--",
          sys.executable, "-S", "-c",
-         f"import os; {before} os.getppid(); os.open('made', os.O_CREAT)"],
+         f"import os; {before} os.getppid()\ntry: os.open('made', os.O_CREAT)\n"
+         "except PermissionError as no: os.write(2, repr(no).encode()); os._exit(1)"],
         capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 99)),
     )  # fmt: skip
     assert done.returncode == 1
-    assert "PermissionError: [Errno 1] Operation not permitted: 'made'" in done.stderr
+    assert "PermissionError(1, 'Operation not permitted')" in done.stderr
     assert "was not performed: the monitor " in done.stderr
     assert "the monitor's limit of open files (RLIMIT_NOFILE, ulimit -n) is " in done.stderr
     if before:  # else it may be loading a module that failed
         assert "(errno 24); the monitor's" in done.stderr
         assert "is 64, which can be raised to 99" in done.stderr
     assert not (tmp_path / "made").exists()
+
+
+def test_every_family_is_in_the_table_and_what_it_names_can_be_loaded() -> None:
+    modules = {each.stem for each in Path(families.__path__[0]).glob("[a-z]*.py")}
+    assert modules == {*families.CALLS, *families.ALSO}
+    registry.load(registry.SUPPORTED)
+    for name in modules:
+        assert callable(import_module(f"{families.__name__}.{name}").perform)
+        for call in families.CALLS.get(name, ()):
+            assert registry.family(call) == name

@@ -22,7 +22,7 @@ from proctor.performing.steps import CLOSED, CUT, DONE, KEPT, MALFORMED, NO_PROC
 from .callers import AT_FDCWD, Allow, Performers, caller
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("executors")]
-assert registry.SUPPORTED  # loading takes descriptors
+registry.load(registry.SUPPORTED)  # loading takes descriptors
 Script = Callable[[socket.socket, bytes], None]
 
 

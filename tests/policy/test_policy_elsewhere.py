@@ -33,7 +33,14 @@ for text in ('perform = true', 'allow = true'):
     except PolicyError as error:
         print(error)
 assert "mknod" in SUPPORTED
-print(sorted(name for name in sys.modules if name in elsewhere.MODULES or name.startswith("proctor.performing.")))
+def loaded():
+    print(sorted(name for name in sys.modules if name in elsewhere.MODULES or name.startswith("proctor.performing.")))
+loaded()
+from importlib import import_module
+from proctor.performing import families
+for each in (*families.CALLS, *families.ALSO):  # as options of theirs have it
+    import_module(f"{families.__name__}.{each}")
+loaded()
 """
 
 
@@ -46,11 +53,14 @@ def test_a_policy_that_performs_needs_no_linux() -> None:
         env={**os.environ, "PYTHONPATH": f"{root}:{Path(proctor.__file__).parents[1]}"},
     )  # fmt: skip
     assert done.stderr == ""
-    refused, ruling, performs, runs, loaded = done.stdout.splitlines()
+    refused, ruling, performs, runs, at_first, loaded = done.stdout.splitlines()
     assert 'device = "8:0" } perform = true' in refused
     assert ruling == "perform"
     assert "chroot cannot be performed on a caller's behalf; the families that can: " in performs
     assert 'Safe is deny = "EPERM"' in runs
+    assert at_first == repr(
+        [f"proctor.performing.{x}" for x in ("families", "registry", "untaken")]
+    )
     # the families themselves, and what these need to be known
     families = Path(registry.families.__path__[0]).glob("[a-z]*.py")
     rooms = [f"families.{each.stem}" for each in families]

@@ -5,14 +5,39 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     import argparse
 
 
+def command() -> NoReturn:
+    """Entry point: :func:`main`, and the process ends.
+
+    At once where nobody else's code was loaded: what an interpreter does at its end is for that, and it takes
+    longer than many a command.
+    """
+    status = main()
+    try:
+        sys.stdout.flush()
+        if not _have_others_been_loaded():
+            os._exit(status & 0xFF)
+    except OSError:
+        pass  # which the interpreter will say
+    raise SystemExit(status)
+
+
+def _have_others_been_loaded() -> bool:
+    """Whether something may want to be told of the end: handlers' files, or who imported us, and their threads."""
+    from threading import enumerate, main_thread
+
+    return "proctor.policy.handlerfile" in sys.modules or any(
+        not each.daemon and each is not main_thread() for each in enumerate()
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status.
+    """What the command does; returns the exit status.
 
     A user's mistake is one sentence on standard error and status 2 (125 for ``run``, so that it
     cannot be taken for the command's own); never a traceback.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
 from proctor.errors import CallGone
 from proctor.kernel.standing import Standing
-from proctor.performing import nodes, registry, short
+from proctor.performing import registry
 from proctor.performing.callers import Callers
 from proctor.performing.conversation import Conversation, converse
 from proctor.performing.executors import Executors, Start
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Allow
     from proctor.performing.executors import Wait
+    from proctor.performing.short import Ordinary
     from proctor.performing.task import Work
     from proctor.supervisor.ports import Later
 
@@ -50,10 +51,6 @@ class Kept(Protocol):
 
     def close(self) -> None:
         """All are."""
-
-
-#: Families' short ways are loaded here: when the first call comes there may be no descriptor left for that.
-_WAYS: Final = (nodes, short)
 
 
 class Performers:
@@ -94,6 +91,8 @@ class Performers:
     :param deadline: seconds that performing may take; None: as long as the caller waits, as the
         kernel would.  Then EPERM.
     :param on_trouble: is told, in a sentence, when an executor failed (not: when a call did).
+    :param calls: what performs these is loaded now, all by default; another call's when the first comes, for which a
+        descriptor has to be free then.
 
     Each of ``nested``, ``o_path``, ``cgroup`` and ``limit`` can be given for one container, too, in its
     ``performing`` options.
@@ -113,7 +112,9 @@ class Performers:
         idle: float = 3.0,
         deadline: float | None = None,
         on_trouble: Callable[[str], object] | None = None,
+        calls: Iterable[str] | None = None,
     ) -> None:
+        registry.load(registry.SUPPORTED if calls is None else calls)
         for name, value, words in (
             ("nested", nested, ("deny", "allow")),
             ("o_path", o_path, ("deny", "run")),
@@ -206,7 +207,7 @@ class Performers:
 
     def ordinary(
         self, name: str, listener: object = None, begins: Callable[[Call], object] | None = None
-    ) -> short.Ordinary | None:
+    ) -> Ordinary | None:
         """For supervisors: what there is for ordinary calls of a name, in the place of :meth:`__call__`;
         None is said where that is to be called, and nothing has happened.
 
@@ -215,7 +216,7 @@ class Performers:
         family = registry.ordinary(name)
         if family is None:
             return None
-        way: short.Ordinary | None = family.short_way(self, name, listener, begins)
+        way: Ordinary | None = family.short_way(self, name, listener, begins)
         return way
 
     def own_place(self) -> Here:

@@ -6,8 +6,7 @@ for that.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -19,24 +18,22 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
 
-def _calls() -> dict[str, tuple[str, ...]]:
-    """The modules of the families that have a call, by its name: first the one whose options need not be
-    given, then those that are chosen by theirs (``ALSO``)."""
-    modules: list[Any] = [
-        import_module(f"{families.__name__}.{each[:-3]}")
-        for each in sorted(os.listdir(families.__path__[0]))
-        if each.endswith(".py") and each[0] != "_"
-    ]
+def _found() -> dict[str, tuple[str, ...]]:
+    """The modules that have a call, by its name: first the one whose options need not be given."""
     found: dict[str, tuple[str, ...]] = {
-        call: (module.__name__,) for module in modules for call in module.CALLS
+        call: (_within(each),) for each, calls in families.CALLS.items() for call in calls
     }
-    for module in modules:
-        for call in getattr(module, "ALSO", ()):
-            found[call] += (module.__name__,)
+    for each, calls in families.ALSO.items():
+        for call in calls:
+            found[call] += (_within(each),)
     return found
 
 
-_FAMILIES: Final = _calls()
+def _within(family: str) -> str:
+    return f"{families.__name__}.{family}"
+
+
+_FAMILIES: Final = _found()
 #: The calls that can be performed.
 SUPPORTED: Final = frozenset(_FAMILIES)
 
@@ -88,11 +85,18 @@ def _short(module: str) -> str:
     return module.rpartition(".")[2]
 
 
+def load(calls: Iterable[str]) -> None:
+    """Load what performs these calls: when the first of them comes there may be no descriptor left for that."""
+    for module in {_FAMILIES[call][0] for call in calls}:
+        for way in getattr(import_module(module), "WAYS", ()):
+            import_module(way)
+
+
 @cache
 def ordinary(name: str) -> Any:
     """The family that has a short way for a call which nobody has looked at, by its function ``short_way``; None if
     none does."""
-    modules = [import_module(each) for each in _FAMILIES.get(name, ())]
+    modules = map(import_module, _FAMILIES.get(name, ()))
     return next((each for each in modules if hasattr(each, "short_way")), None)
 
 

@@ -23,11 +23,15 @@ class LazyPerformer:
     """A performer for :class:`~proctor.supervisor.supervisor.Supervisor`; closes what it started.
 
     :param options: of :class:`proctor.performing.Performers`.
+    :param probably: whether calls of a name will be performed; None: of any.
     :raises TypeError, ValueError: an option that it does not take.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], probably: Callable[[str], bool] | None = None
+    ) -> None:
         self._options = options
+        self._probably = probably
         #: Called with a sentence when a performer could not do its work: the caller was denied, and
         #: somebody should know why.
         self.on_trouble: Callable[[str], object] = str
@@ -90,15 +94,14 @@ class LazyPerformer:
         performers = self._performers
         if performers is not None:
             return performers
-        from proctor.performing import (
-            Performers,  # it takes some milliseconds, so not under the lock
-        )
+        from proctor.performing import SUPPORTED, Performers  # it takes a while: without the lock
 
+        calls = None if self._probably is None else filter(self._probably, SUPPORTED)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the performers are closed")
             if self._performers is None:
-                self._performers = Performers(on_trouble=self._tell, **self._options)
+                self._performers = Performers(on_trouble=self._tell, calls=calls, **self._options)
             return self._performers
 
     def _tell(self, trouble: str) -> None:

@@ -152,7 +152,7 @@ class Supervision:
         from proctor.process.performing import LazyPerformer
         from proctor.supervisor.supervisor import Supervisor
 
-        ours = LazyPerformer(self._performing or {})
+        ours = LazyPerformer(self._performing or {}, self._performed)
         options = self._options | {"seeker": ours}
         if options.get("performer") is None:
             self._ours = ours
@@ -167,6 +167,9 @@ class Supervision:
         if self.outer is not None:
             self.outer.attach(made)
         return made
+
+    def _performed(self, call: str) -> bool:
+        return any(handler.performs and handler.wants(call) for handler in self._handlers)
 
     def performer(self, ours: LazyPerformer) -> Performer:
         """What performs."""

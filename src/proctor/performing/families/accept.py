@@ -6,12 +6,10 @@ in the same way as others; what is accepted becomes a descriptor of the caller.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
-
-CALLS: Final = ("listen", "accept", "accept4")
 
 
 def perform(task: Task) -> Work:

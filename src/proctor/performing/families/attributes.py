@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 _BY_FLAGS: Final = ("fchmodat2", "fchownat", "utimensat", "utimensat_time64")
 _BY_DIRFD: Final = ("fchmodat", "futimesat", *_BY_FLAGS)
-CALLS: Final = (
-    "chmod", "chown", "chown32", "lchown", "lchown32", "utime", "utimes", "truncate", "truncate64", *_BY_DIRFD,
-)  # fmt: skip
 
 _NOFOLLOW, _EMPTY_PATH = 0x100, 0x1000
 _TIMES: Final = struct.Struct("=4q")

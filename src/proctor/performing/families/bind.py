@@ -10,14 +10,12 @@ own, if that is the target's, and to anybody where the option says so.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from proctor.performing.routes import Route
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
-
-CALLS: Final = ("bind",)
 
 
 class Options(Route):

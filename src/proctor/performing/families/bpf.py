@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from proctor.performing.lender import Lender
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ("bpf",)
 _KERNELS: Final = "it is about no device program; the kernel decides, by the caller's own rights"
 
 _LOAD, _ATTACH, _DETACH, _QUERY = 5, 8, 9, 16

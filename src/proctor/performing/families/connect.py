@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from proctor.performing.short import Ordinary
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ("connect",)
+#: See :func:`proctor.performing.registry.load`.
+WAYS: Final = ("proctor.performing.connecting",)
 
 
 class Options(Route):

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from proctor.performing.task import Pin, Task, Work
 
-CALLS: Final = ("execve", "execveat")
-
 _NOFOLLOW, _EACCESS, _EMPTY_PATH, _CHECK = 0x100, 0x200, 0x1000, 0x10000
 #: BINPRM_BUF_SIZE of include/uapi/linux/binfmts.h; how often an interpreter may be a script (fs/exec.c).
 _HEAD: Final = 256

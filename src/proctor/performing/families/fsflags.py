@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
     from proctor.performing.task import Task, Work
 
-#: Since Linux 6.17.
-CALLS: Final = ("file_getattr", "file_setattr")
-#: Which the family ``loop`` has unless a rule's options are of this one.
-ALSO: Final = ("ioctl",)
-
 
 class _Form(NamedTuple):
     """One way to say it: how it is set and read, and what lies where in the structure (include/uapi/linux/fs.h)."""

@@ -31,8 +31,6 @@ from proctor.records import NamedTuple
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ("fsconfig", "fsmount", "fsopen", "move_mount")
-
 
 class Options(mount.Options):
     """What may be mounted, by the kernel."""

@@ -17,8 +17,6 @@ from proctor.performing.given import Given
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ("ioctl",)
-
 #: include/uapi/linux/loop.h
 COMMANDS: Final = {
     "LOOP_SET_FD": 0x4C00, "LOOP_CLR_FD": 0x4C01, "LOOP_SET_STATUS": 0x4C02, "LOOP_GET_STATUS": 0x4C03,

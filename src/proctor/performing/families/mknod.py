@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from proctor.performing.short import Ordinary
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ("mknod", "mknodat")
-
+#: See :func:`proctor.performing.registry.load`.
+WAYS: Final = ("proctor.performing.nodes",)
 _KINDS: Final = (0, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)
 CAP_MKNOD: Final = 27
 #: How the directory is walked to.

@@ -29,8 +29,6 @@ from proctor.records import NamedTuple
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ("delete_module", "finit_module", "init_module")
-
 _CAP_SYS_MODULE: Final = 16
 _IGNORE, _COMPRESSED = 1 | 2, 4
 _ELF_HEADER: Final = 64

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
     from proctor.performing.task import Pin, Task, Work
 
-CALLS: Final = ("mount",)
-
 _CAP_SYS_ADMIN: Final = 21
 _PAGE: Final = 4096
 #: MS_* of include/uapi/linux/mount.h.

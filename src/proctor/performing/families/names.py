@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 
     from proctor.performing.task import Task, Work
 
-CALLS: Final = (
-    "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2", "link", "linkat",
-    "symlink", "symlinkat",
-)  # fmt: skip
-
 _REMOVEDIR: Final = 0x200
 _NOREPLACE, _EXCHANGE, _WHITEOUT = 1, 2, 4
 _SYMLINK_FOLLOW, _EMPTY_PATH = 0x400, 0x1000

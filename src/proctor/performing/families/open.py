@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from proctor.performing.steps import Form, Reply
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ("open", "openat", "openat2", "creat")
-
+#: See :func:`proctor.performing.registry.load`.
+WAYS: Final = ("proctor.performing.short",)
 #: Errors that are not always the kernel's word to the caller.
 _UNSURE: Final = (errno.EPERM, errno.ENXIO, errno.EMFILE)
 

@@ -26,8 +26,6 @@ from proctor.words import chosen
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ("perf_event_open",)
-
 #: By the names that perf(1) has for them: (type, config) of include/uapi/linux/perf_event.h.
 EVENTS: Final = {
     "cpu-cycles": (0, 0), "instructions": (0, 1), "cache-references": (0, 2), "cache-misses": (0, 3),

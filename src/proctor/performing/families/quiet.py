@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import filestat, pins
+from proctor.performing.families import CALLS
 from proctor.performing.trouble import Moved
 
 if TYPE_CHECKING:
@@ -23,12 +24,8 @@ if TYPE_CHECKING:
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
 
-CALLS: Final = (
-    "fsync", "fdatasync", "sync", "syncfs", "msync", "sync_file_range", "sync_file_range2",
-    "arm_sync_file_range",
-)  # fmt: skip
 #: Answered by what a descriptor is of: see :func:`proctor.performing.registry.asks_who`.
-WHOEVER: Final = CALLS
+WHOEVER: Final = CALLS["quiet"]
 
 _MS_ASYNC, _MS_SYNC, _MS_ALL = 1, 4, 7
 _RANGE_FLAGS: Final = 7  # SYNC_FILE_RANGE_* of include/uapi/linux/fs.h

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ("quotactl", "quotactl_fd")
-
 
 class _Form(NamedTuple):
     """What a command has in the caller's memory (include/uapi/linux/quota.h, dqblk_xfs.h)."""

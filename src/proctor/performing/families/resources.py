@@ -14,7 +14,6 @@ from proctor.performing.given import Given
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ("sysinfo", "sched_getaffinity", "uname", "getrandom")
 #: Answered by the cgroups of their thread, or by the seed: see :func:`proctor.performing.registry.asks_who`.
 WHOEVER: Final = ("sysinfo", "sched_getaffinity", "getrandom")
 

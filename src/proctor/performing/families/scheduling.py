@@ -27,14 +27,6 @@ from proctor.records import NamedTuple
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
-CALLS: Final = (
-    "sched_setscheduler",
-    "sched_setparam",
-    "sched_setattr",
-    "setpriority",
-    "ioprio_set",
-)
-
 _KERNELS: Final = (
     "it is about more than one process, or none; the kernel decides, by the caller's own rights"
 )

@@ -6,15 +6,13 @@ What is sent is copied with its address, once; :mod:`.connect` has how other net
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from proctor.call.verdict import deny
 from proctor.performing.routes import Route
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
-
-CALLS: Final = ("sendto", "sendmsg", "sendmmsg")
 
 
 class Options(Route):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import HandOver, answer, deny
 from proctor.performing import pins
 from proctor.performing.entitled import id_maps
+from proctor.performing.families import CALLS
 from proctor.performing.families import open as opens
 from proctor.performing.families import stat as stats
 from proctor.performing.given import Given
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
     from proctor.performing.serving import Served
     from proctor.performing.task import Task, Work
-
-CALLS: Final = ()
-#: Which the families ``open`` and ``stat`` have unless a rule's options are of this one.
-ALSO: Final = (*opens.CALLS, *stats.CALLS)
 
 _KEPT: Final = os.O_APPEND | getattr(os, "O_NONBLOCK", 0)  # what else is opened with
 
@@ -72,7 +69,7 @@ class Options(Given):
 def perform(task: Task) -> Work:
     """Answer as if the file were there."""
     options, call = task.options(Options), task.call
-    opening = call.name in opens.CALLS
+    opening = call.name in CALLS["open"]
     if not opening:
         stats.checked_flags(call)
     place = yield from _place(task)

@@ -21,8 +21,6 @@ from proctor.performing.trouble import Powerless
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ("setsockopt",)
-
 _NET_ADMIN, _NET_RAW = 12, 13
 _SOCKET, _IP, _TCP, _IPV6 = 1, 0, 6, 41
 #: (level, option): the capability.  Numbers are the generic ones of include/uapi/asm-generic/socket.h; the

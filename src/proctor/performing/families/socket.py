@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from proctor.performing.given import Given
 from proctor.performing.routes import checked
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
-
-CALLS: Final = ("socket",)
 
 
 class Options(Given):

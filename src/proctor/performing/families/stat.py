@@ -37,7 +37,6 @@ STATS: Final = (
     "stat", "lstat", "stat64", "lstat64", "oldstat", "oldlstat", "newfstatat", "fstatat64", "statx",
 )  # fmt: skip
 ACCESSES: Final = ("access", "faccessat", "faccessat2")
-CALLS: Final = (*STATS, *ACCESSES, "readlink", "readlinkat")
 
 _NOFOLLOW, _EACCESS, _NO_AUTOMOUNT, _EMPTY_PATH = 0x100, 0x200, 0x800, 0x1000
 _SYNC: Final = 0x6000  # AT_STATX_SYNC_TYPE

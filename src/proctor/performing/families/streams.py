@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from proctor.call.verdict import let_run_unsafe
 from proctor.performing.given import Given
@@ -21,8 +21,6 @@ from proctor.performing.trouble import Trouble
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
-
-CALLS: Final = ("write", "writev")
 
 
 class Options(Given):

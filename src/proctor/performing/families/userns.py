@@ -15,7 +15,6 @@ from proctor.performing.given import Given
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
-CALLS: Final = ("unshare", "clone", "clone3")
 _KERNELS: Final = "its flags stand in a register, and nothing is lent"
 
 _NEWUSER: Final = 0x10000000

@@ -33,11 +33,6 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
 _VERBS: Final = ("set", "get", "list", "remove")
-CALLS: Final = tuple([
-    name for verb in _VERBS for name in (
-        f"{verb}xattr", f"l{verb}xattr", f"f{verb}xattr", f"{verb}xattrat",
-    )
-])  # fmt: skip
 
 _CAP_SYS_ADMIN: Final = 21
 _FLAGS: Final = 3  # XATTR_CREATE, XATTR_REPLACE
