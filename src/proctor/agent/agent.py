@@ -116,6 +116,17 @@ class Agent:
         """Those that are served, in the order in which they came."""
         return list(self._held.values())
 
+    @property
+    def in_flight(self) -> int:
+        """How many calls were received, and wait for their answer or keep somebody busy."""
+        return sum(self.supervisor.taken(each.container)[0] for each in self._held.values())
+
+    def renew(self) -> None:
+        """Begin to replace this monitor by a new one.
+
+        :raises ProctorError: that is not to be had here."""
+        self._keeping.renew()
+
     def trouble(self, text: str) -> None:
         """Tell observers of trouble."""
         self.supervisor.trouble(text)

@@ -29,14 +29,14 @@ _LONGEST_ANSWER: Final = 64 << 20
 #: What is asked for, and what each answer has.
 _ANSWERS: Final = {
     "ps": "containers", "top": "calls", "log": "log", "reload": "generation", "resolve": "policy",
-    "why": "refusals",
+    "upgrade": "replaced", "why": "refusals",
 }  # fmt: skip
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
     """What is asked."""
 
-    #: ``"ps"``, ``"top"``, ``"why"``, ``"resolve"``, ``"log"`` or ``"reload"``.
+    #: ``"ps"``, ``"top"``, ``"why"``, ``"resolve"``, ``"log"``, ``"reload"`` or ``"upgrade"``.
     do: str
     #: An id, or the beginning of one.
     container: str = ""
@@ -86,18 +86,21 @@ class Control:
         """What is answered: an object, with ``error`` in it if there is no other answer."""
         try:
             request = msgspec.json.decode(line, type=Request)
-            return self._do(request)
+            return {"monitor": os.getpid(), **self._do(request)}
         except (msgspec.MsgspecError, ProctorError) as problem:
             return {"error": str(problem)}
 
     def _do(self, request: Request) -> dict[str, Any]:
         if request.do == "ps":
             rows = [self._row(held) for held in self._agent.containers]
-            return {"monitor": os.getpid(), "containers": rows}
+            return {"containers": rows}
         if request.do == "top":
             return self._top()
         if request.do == "log":
             return {"log": self._log}
+        if request.do == "upgrade":
+            self._agent.renew()
+            return {"replaced": os.getpid()}
         if request.do == "reload":
             self._agent.refresh(settle=False)
             return {"generation": self._agent.book.generation}
@@ -118,7 +121,7 @@ class Control:
             {"policy": policy, "call": call, "verdict": verdict, "count": count}
             for (policy, call, verdict), count in self._metrics.table().items()
         ]
-        return {"monitor": os.getpid(), "time": time.time(), "calls": calls, "containers": rows}
+        return {"time": time.time(), "calls": calls, "containers": rows}
 
     def _row(self, held: Held) -> dict[str, Any]:
         facts = held.facts

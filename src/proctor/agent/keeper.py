@@ -71,6 +71,7 @@ class Keeper:
     :param tell: told what is worth a line.
     :param spare: whether a monitor is kept ready that takes over at once.
     :param give_up: seconds without a monitor that serves, after which all is let go.
+    :param ready: told once that the first monitor serves.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class Keeper:
         *,
         spare: bool = False,
         give_up: float = 60.0,
+        ready: Callable[[], object] = bool,
     ) -> None:
         self._command = command
         self._kept = {item.name: item for item in items}
         self._tell = tell
         self._spare = spare
         self._give_up = give_up
+        self._ready = ready
         self._monitors: list[_Monitor] = []
         self._selector = selectors.DefaultSelector()
         self._stopping = False
@@ -142,10 +145,7 @@ class Keeper:
     def _signals(self, numbers: bytes) -> None:
         for number in numbers:
             if number == signal.SIGHUP:
-                self._tell("a new monitor is started, to take over")
-                for spare in [each for each in self._monitors if not each.serves]:
-                    self._forget(spare)
-                self._start(replaces=True)
+                self._renew()
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._stopping = True
                 self._start_at = None
@@ -156,6 +156,12 @@ class Keeper:
                     )
                 if not self._monitors:
                     self._status = 0
+
+    def _renew(self) -> None:
+        self._tell("a new monitor is started, to take over")
+        for spare in [each for each in self._monitors if not each.serves]:
+            self._forget(spare)
+        self._start(replaces=True)
 
     # Monitors -------------------------------------------------------------------------------
 
@@ -192,7 +198,11 @@ class Keeper:
             self._let_go(word["forget"])
             monitor.send({"forgotten": True})
         elif "serves" in word:
+            if self._first:
+                self._ready()
             self._first = False
+        elif "renew" in word and not self._stopping:
+            self._renew()
         elif "ready" in word:
             monitor.ready = True
             serving = self._serving()

@@ -48,9 +48,21 @@ class Keeping(Protocol):
         """Let go what has that name, if anything has."""
         ...
 
+    def renew(self) -> None:
+        """Begin to replace us by a new monitor.
+
+        :raises ProctorError: that is not to be had here."""
+        ...
+
 
 class Nobody:
     """Keeps nothing: with the monitor all is lost."""
+
+    def renew(self) -> None:
+        """As :class:`Keeping`."""
+        raise ProctorError(
+            "nobody keeps this agent's listeners (--keeper none), so that no other monitor can take over"
+        )
 
     def keep(self, name: str, fds: Sequence[int]) -> None:
         """As :class:`Keeping`."""
@@ -109,6 +121,13 @@ class KeptBy:
     def serves(self) -> None:
         """Say that we do: from now on our end is no mistake of whoever started us."""
         scm.send(self._sock, b'{"serves": true}')
+
+    def renew(self) -> None:
+        """As :class:`Keeping`."""
+        try:
+            scm.send(self._sock, b'{"renew": true}')
+        except OSError as problem:
+            raise ProctorError(f"this agent's keeper is gone: {problem.strerror}") from None
 
     def keep(self, name: str, fds: Sequence[int]) -> None:
         """As :class:`Keeping`."""

@@ -8,7 +8,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proctor.agent.accepting import Acceptor
 from proctor.agent.agent import Agent
@@ -16,7 +16,7 @@ from proctor.agent.control import Control
 from proctor.agent.doors.launches import LaunchDoor
 from proctor.agent.doors.lxc import LxcDoor
 from proctor.agent.doors.oci import OciDoor
-from proctor.agent.keeping import Item, read_memory
+from proctor.agent.keeping import Item, KeptBy, read_memory
 from proctor.agent.metrics import Metrics
 from proctor.agent.policies import Book
 from proctor.agent.refusals import Refusals
@@ -27,6 +27,9 @@ from proctor.agent.sockets import Peer, peer_of
 if TYPE_CHECKING:
     from proctor.agent.keeping import Keeper, Keeping
     from proctor.observe.events import Observer
+
+#: Seconds between looks at what is left, at the end.
+_LOOK: Final = 0.02
 
 
 class Server:
@@ -64,6 +67,7 @@ class Server:
             answers=settings.answers,
         )
         self._metrics = metrics
+        self._doors: list[Acceptor] = []
         self._ends: list[Callable[[], object]] = []
         try:
             self._open(items, Control(loop, self.agent, refusals, metrics, settings.log))
@@ -134,25 +138,68 @@ class Server:
             self.agent.keep(SOCKET + place.path, [sock.fileno()])
         sock.setblocking(False)
         acceptor = Acceptor(self._loop, sock, place.uids, connected, refused, senders=senders)
-        self._ends.append(acceptor.close)
+        self._doors.append(acceptor)
 
     def _refusing(self, place: Place) -> Callable[[str], object]:
         return lambda why: self.agent.trouble(f"{place.path}: {why}")
 
     def show_metrics(self) -> None:
         """
-        :raises OSError: the address for metrics cannot be had.
+        :raises OSError, ProctorError: the address for metrics cannot be had.
         """
         if self._settings.metrics is not None:
             self._metrics.show(self.agent)
-            self._ends.append(serve_metrics(*self._settings.metrics, self._metrics.registry))
+            self._ends.append(serve_metrics(self._settings.metrics, self._metrics.registry))
+
+    def let_nobody_in(self) -> None:
+        """Accept no more connections; idempotent."""
+        for door in self._doors:
+            door.close()
 
     def close(self) -> None:
         """Let nobody in any more, answer what is pending, and let every listener go; idempotent."""
+        self.let_nobody_in()
         for end in self._ends:
             end()
         self._ends.clear()
         self.agent.close()
+
+
+class _Stop:
+    """The end in order: calls in flight are waited for, and served meanwhile; who asks again gets it at once."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        server: Server,
+        tell: Callable[[str], object],
+        most: float,
+    ) -> None:
+        self._loop = loop
+        self._server = server
+        self._tell = tell
+        self._most = most
+        self._until: float | None = None
+
+    def __call__(self) -> None:
+        if self._until is not None:
+            self._loop.stop()
+            return
+        self._until = self._loop.time() + self._most
+        self._server.let_nobody_in()
+        left = self._server.agent.in_flight
+        if left and self._most:
+            self._tell(
+                f"stops; calls in flight are waited for: {left}, at most {self._most:g} seconds"
+            )
+        self._look()
+
+    def _look(self) -> None:
+        assert self._until is not None
+        if self._server.agent.in_flight and self._loop.time() < self._until:
+            self._loop.call_later(_LOOK, self._look)
+        else:
+            self._loop.stop()
 
 
 def run(
@@ -161,8 +208,11 @@ def run(
     tell: Callable[[str], object] = str,
     keeper: Keeper | None = None,
     watchdog: tuple[float, Callable[[], object]] | None = None,
+    ready: Callable[[], object] = bool,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
+
+    :param ready: told once it serves.
 
     :param watchdog: seconds, and what is to be called so often while all is well.
     :param keeper: has what earlier monitors left, and keeps what the next one needs.
@@ -194,13 +244,17 @@ def run(
     try:
         server = Server(loop, settings, book, observers, tell, items, keeper)
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, loop.stop)
+            stop = _Stop(loop, server, tell, settings.drain)
+            loop.add_signal_handler(signal.SIGTERM, stop)
+            # A terminal's Ctrl-C is a keeper's as well, who tells us.
+            interrupted = bool if isinstance(keeper, KeptBy) else stop
+            loop.add_signal_handler(signal.SIGINT, interrupted)
             server.show_metrics()
             tell("ready" if first else f"took over {len(server.agent.containers)} containers")
             server.agent.start()
             if keeper is not None:
                 keeper.serves()
+            ready()
             if alive is not None:
                 alive()
             loop.run_forever()

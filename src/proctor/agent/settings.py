@@ -38,11 +38,13 @@ class Settings(NamedTuple):
     #: Where ``proctor run --agent`` connects.
     run: Sequence[Place] = ()
     control: Place | None = None
-    #: Host and port for Prometheus.
-    metrics: tuple[str, int] | None = None
+    #: Host and port, or a socket, for Prometheus.
+    metrics: tuple[str, int] | Place | None = None
     #: Where its log is, for those who ask.
     log: str = ""
     deadline: float | None = None
+    #: Seconds that calls in flight are waited for at the end.
+    drain: float = 5.0
     #: Where it is kept what was answered to rules that ask.
     answers: str | None = None
 

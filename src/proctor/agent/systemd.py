@@ -75,6 +75,12 @@ class Store:
         """Say that we do."""
         self._tell("READY=1")
 
+    def renew(self) -> None:
+        """As :class:`~proctor.agent.keeping.Keeping`."""
+        raise ProctorError(
+            "the service manager keeps this agent's listeners: systemctl restart has the next monitor take over"
+        )
+
     def lives(self) -> None:
         """A sign of life."""
         self._tell("WATCHDOG=1")

@@ -8,7 +8,9 @@ import os
 import pwd
 import socket
 import sys
-from typing import TYPE_CHECKING
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 from proctor.cli.say import finish, say, standard_error
 from proctor.errors import ProctorError
@@ -16,10 +18,16 @@ from proctor.observe.events import ContainerAdded, ContainerEnded
 from proctor.words import did_you_mean, quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proctor.agent.keeping import Keeper
     from proctor.agent.settings import Place, Settings
     from proctor.observe.events import Observer
     from proctor.observe.jsonlog import JsonLog
+
+#: Seconds in which a new monitor takes over, and between looks whether it has.
+_PATIENCE: Final = 30.0
+_LOOK: Final = 0.1
 
 
 def agent(options: argparse.Namespace) -> int:
@@ -35,6 +43,10 @@ def agent(options: argparse.Namespace) -> int:
         raise ProctorError(
             f"{problem.name} is not installed, which the agent needs: pip install 'proctor[agent]'"
         ) from None
+    if options.upgrade:
+        return _upgrade(options.control)
+    if options.policy_dir is None:
+        raise ProctorError("which policies shall hold? proctor agent --policy-dir DIR")
     from proctor.agent.settings import Settings, kept_sockets
 
     settings = Settings(
@@ -43,15 +55,17 @@ def agent(options: argparse.Namespace) -> int:
         lxc=[place(text, socket.SOCK_SEQPACKET) for text in options.lxc or ()],
         run=[place(text, socket.SOCK_SEQPACKET) for text in options.run or ()],
         control=None if options.control == "none" else place(options.control),
-        metrics=None if options.metrics is None else _address(options.metrics),
+        metrics=None if options.metrics is None else _where(options.metrics),
         log="" if options.log in (None, "-", "journal") else os.path.abspath(options.log),
         deadline=options.deadline,
+        drain=options.drain,
         answers=None if options.answers is None else os.path.abspath(options.answers),
     )
     if not (settings.oci or settings.lxc or settings.run):
         raise ProctorError(
             "where shall runtimes find it? proctor agent --oci /run/proctor/oci.sock"
         )
+    pid = _PidFile(options.pid_file if options.kept_by is None else None)
     if options.kept_by is None and options.keeper == "own":
         from proctor.agent.keeper import Keeper
 
@@ -62,12 +76,69 @@ def agent(options: argparse.Namespace) -> int:
             say,
             spare=not options.no_spare,
             give_up=options.give_up,
+            ready=pid.write,
         )
-        return keeper.run()
-    return _monitor(settings, options)
+        with pid:
+            return keeper.run()
+    with pid:
+        return _monitor(settings, options, pid.write)
 
 
-def _monitor(settings: Settings, options: argparse.Namespace) -> int:
+class _PidFile:
+    """Of the process that is to get signals: there once it serves, and gone with it.
+
+    :raises ProctorError: when it is entered, it cannot be made.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        if self._path is not None:
+            try:
+                self._file = open(f"{self._path}.new", "w", opener=_anew)
+            except OSError as problem:
+                raise ProctorError(f"--pid-file {self._path}: {problem.strerror}") from None
+
+    def write(self) -> None:
+        """We serve."""
+        if self._path is not None:
+            with self._file:
+                self._file.write(f"{os.getpid()}\n")
+            os.rename(self._file.name, self._path)  # nobody reads half of it
+
+    def __exit__(self, *_: object) -> None:
+        if self._path is not None:
+            with suppress(OSError):
+                os.unlink(self._path if self._file.closed else self._file.name)
+            self._file.close()
+
+
+def _anew(path: str, flags: int) -> int:
+    """Opens a file that is nobody else's."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+
+
+def _upgrade(control: str) -> int:
+    from proctor.agent.control import ask
+
+    old = ask(control, do="upgrade")["replaced"]
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        with suppress(ProctorError):  # who answered was replaced just then
+            new = ask(control, do="log")["monitor"]
+            if new != old:
+                say(f"monitor {new} has taken over from monitor {old}")
+                return 0
+        time.sleep(_LOOK)
+    raise ProctorError(
+        f"monitor {old} still serves after {_PATIENCE:g} seconds: what the agent tells on its standard error says why"
+    )
+
+
+def _monitor(settings: Settings, options: argparse.Namespace, ready: Callable[[], object]) -> int:
     from proctor.agent import serve
     from proctor.observe.tell import Teller
 
@@ -89,7 +160,7 @@ def _monitor(settings: Settings, options: argparse.Namespace) -> int:
         keeper = store = Store()
         if store.watchdog is not None:
             watchdog = store.watchdog, store.lives
-    serve.run(settings, observers, say, keeper, watchdog)
+    serve.run(settings, observers, say, keeper, watchdog, ready)
     if log is not None:
         finish(log.writer)
     return 0
@@ -111,10 +182,12 @@ def _log(path: str) -> JsonLog:
         raise ProctorError(f"--log {path or quoted(path)}: {problem.strerror}") from None
 
 
-def _address(text: str) -> tuple[str, int]:
+def _where(text: str) -> tuple[str, int] | Place:
+    if text.startswith("/"):
+        return place(text)
     host, colon, port = text.rpartition(":")
     if not (colon and port.isascii() and port.isdigit() and int(port) < 1 << 16):
-        raise ProctorError(f"--metrics {text}: HOST:PORT, as in 127.0.0.1:9464")
+        raise ProctorError(f"--metrics {text}: HOST:PORT, as in 127.0.0.1:9464, or a socket's path")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from proctor.cli.parsing import Parser, nonempty, seconds, verb, whole
+from proctor.cli.parsing import Parser, duration, nonempty, seconds, verb, whole
 from proctor.words import quoted
 
 #: Where an agent can be asked, if nobody says.
@@ -66,7 +66,6 @@ def agent(verbs: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument(
         "--policy-dir",
-        required=True,
         metavar="DIR",
         help="NAME.toml: policies; containers.toml: which container has which",
     )
@@ -107,7 +106,9 @@ def agent(verbs: argparse._SubParsersAction[Parser]) -> None:
         help=f"where proctor ps and others ask ({_CONTROL}; none: nowhere)",
     )
     parser.add_argument(
-        "--metrics", metavar="HOST:PORT", help="where Prometheus may ask for metrics"
+        "--metrics",
+        metavar="HOST:PORT|SOCKET",
+        help="where Prometheus may ask for metrics: an address, or a socket as above",
     )
     parser.add_argument(
         "--log",
@@ -119,6 +120,22 @@ def agent(verbs: argparse._SubParsersAction[Parser]) -> None:
         "--no-spare",
         action="store_true",
         help="keep no second monitor ready: it takes less memory, and the next one takes longer to take over",
+    )
+    parser.add_argument(
+        "--drain",
+        type=duration,
+        default=5.0,
+        metavar="SECONDS",
+        help="at the end, wait so long for calls that are in flight (5)",
+    )
+    parser.add_argument(
+        "--pid-file", metavar="FILE", help="written once it serves, removed at the end"
+    )
+    parser.add_argument(
+        "--upgrade",
+        action="store_true",
+        help="have the agent that --control names replace its monitor by one of the program as it is on disk now, "
+        "and wait until that serves",
     )
     parser.add_argument(
         "--give-up",

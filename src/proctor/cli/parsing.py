@@ -77,6 +77,11 @@ def seconds(text: str) -> float:
     return number
 
 
+def duration(text: str) -> float:
+    """Seconds, or none."""
+    return 0.0 if text == "0" else seconds(text)
+
+
 def nonempty(text: str) -> str:
     """Any text but none."""
     if not text:

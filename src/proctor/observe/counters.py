@@ -36,19 +36,27 @@ class Counters:
 
     :param group: what calls are counted by besides call and verdict: a container's name, if it does
         not say.
+    :param told: given each outcome that is told at all: of a call that waits, or that others want to know of.
     """
 
     events = (Outcome,)
     wants_text = False
 
-    def __init__(self, group: Callable[[ContainerPort], str] | None = None) -> None:
+    def __init__(
+        self,
+        group: Callable[[ContainerPort], str] | None = None,
+        told: Callable[[Outcome], object] | None = None,
+    ) -> None:
         self._group = group if group is not None else _name
+        self._told = told
         self._lock = threading.Lock()
         self._cells: dict[Key, list[int]] = {}
 
     def __call__(self, outcome: Outcome) -> None:
         cell = self.cell(outcome.container, outcome.call.name, what(outcome))
         cell[0] += 1
+        if self._told is not None:
+            self._told(outcome)
 
     def cell(self, container: ContainerPort, call: str, verdict: str) -> list[int]:
         """Where calls of this kind are counted: a list of one number.  ``cell[0] += 1`` loses none
