@@ -127,16 +127,19 @@ class Call(Notified, Looking):
         address = notification.args[where[0]] & where[1]
         if not address:
             return self._path(0)
+        path = self._string(address)
+        self._values = {where[2]: path}
+        return path
+
+    def _string(self, address: int) -> bytes:
+        notification = self._notification
         self.memory_read = True
         try:
             if self._memory is None and notification.pid:
-                path = read_string(notification.pid, address, self._listener, notification.id)
-            else:
-                path = self.memory.string(address)
+                return read_string(notification.pid, address, self._listener, notification.id)
+            return self.memory.string(address)
         except (MemoryUnreadable, CallGone) as error:
             raise self._about(error) from None
-        self._values = {where[2]: path}
-        return path
 
     @property
     def untaken_path(self) -> int | bytes:
@@ -158,13 +161,21 @@ class Call(Notified, Looking):
 
     @property
     def listener_fd(self) -> int:
-        """For performers: where it is asked natively whether the caller still waits."""
-        return self._listener.fileno()
+        """For performers: where it is asked natively whether the caller still waits; -1 if that is to be had from
+        :meth:`valid` only."""
+        fileno = getattr(self._listener, "fileno", None)
+        return -1 if fileno is None else fileno()
 
     @property
     def path2(self) -> bytes:
         """The second path argument (rename, link, pivot_root...)."""
-        return self._path(1)
+        notification, values = self._notification, self._values
+        where = kind_of(notification)[4]
+        address = 0 if where is None else notification.args[where[0]] & where[1]
+        if where is None or values is None or where[2] in values or not address:
+            return self._path(1)
+        path = values[where[2]] = self._string(address)
+        return path
 
     @property
     def sockaddr(self) -> SocketAddress:

@@ -190,6 +190,11 @@ class Looking:
         self._looks.append((argument, path, None, False))
 
     @property
+    def unseen(self) -> bool:
+        """For performers: whether nobody has looked at what it is about, nor at who calls."""
+        return self._looks is None and self._caller is None
+
+    @property
     def looks(self) -> dict[str, Look]:
         """What path arguments led to when they were looked at, by their names; the last look of each,
         which is what was acted on if the call was performed.  Nothing is looked at for it."""

@@ -60,14 +60,15 @@ class Notified:
 
 
 # What is known about a (architecture, number) pair; hostile numbers are not remembered for ever.
-# The last item is where the first path is: register and width.
-_Kind = tuple[str, str, "Signature | None", "tuple[int, int, str] | None"]
+# The last items are where the first path is, and the second: register and width.
+_Where = tuple[int, int, str]
+_Kind = tuple[str, str, "Signature | None", "_Where | None", "_Where | None"]
 _kinds: dict[tuple[int, int], _Kind] = {}
 _KINDS_KEPT: Final = 4096
 
 
 def kind_of(notification: NotificationLike) -> _Kind:
-    """(architecture, name, signature, where the first path is) of a notification."""
+    """(architecture, name, signature, where the first path and the second are) of a notification."""
     key = (notification.arch, notification.nr)
     found = _kinds.get(key)
     if found is None:
@@ -75,9 +76,11 @@ def kind_of(notification: NotificationLike) -> _Kind:
         abi = architectures.arch_of(arch, nr)
         name = tables.name(nr, abi)
         known = signature(name, abi) if name is not None and abi in ARCHITECTURES else None
-        path = known.first("path") if known is not None else None
-        where = (path.reg, path.mask, path.name) if path is not None else None
-        found = (abi, name or f"syscall_{nr & 0xFFFFFFFF:#x}", known, where)
+        paths = known.with_role("path") if known is not None else ()
+        where = [*((path.reg, path.mask, path.name) for path in paths), None, None]
+        if known is None or known.choice is not None:
+            where[1] = None  # which that may be is to be seen
+        found = (abi, name or f"syscall_{nr & 0xFFFFFFFF:#x}", known, where[0], where[1])
         if len(_kinds) < _KINDS_KEPT:
             _kinds[key] = found
     return found

@@ -329,6 +329,7 @@ static PyMethodDef core_methods[] = {
     {"whereabouts", (PyCFunction)(void (*)(void))core_whereabouts, METH_FASTCALL, NULL},
     {"standing", (PyCFunction)(void (*)(void))core_standing, METH_FASTCALL, NULL},
     {"ask_for", (PyCFunction)(void (*)(void))core_ask_for, METH_FASTCALL, NULL},
+    {"act_for", (PyCFunction)(void (*)(void))core_act_for, METH_FASTCALL, NULL},
     {"hear_closed", core_hear_closed, METH_VARARGS, NULL},
     {"open_for", (PyCFunction)(void (*)(void))core_open_for, METH_FASTCALL, NULL},
     {"reopen", (PyCFunction)(void (*)(void))core_reopen, METH_FASTCALL, NULL},

@@ -70,6 +70,7 @@ PyObject *core_whereabouts(PyObject *module, PyObject *const *args, Py_ssize_t c
 PyObject *core_standing(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_open_for(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_ask_for(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *core_act_for(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_hear_closed(PyObject *module, PyObject *args);
 PyObject *core_reopen(PyObject *module, PyObject *const *args, Py_ssize_t count);
 /* Add a type: whether it could be. */

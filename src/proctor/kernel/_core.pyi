@@ -12,7 +12,7 @@ is the business of the Python modules above (:mod:`proctor.kernel.listener`,
 
 from collections.abc import Callable
 from mmap import mmap
-from typing import Any, final
+from typing import Any, Literal, final
 
 @final
 class Notification:
@@ -265,6 +265,29 @@ def ask_for(
         none fits, or the caller's table is full, or it has nothing open there.  With a form and no
         answer it could not be sent."""
 
+def act_for(
+    known: Known,
+    look: int,
+    listener: int,
+    id: int,
+    dirfds: tuple[int, ...],
+    sock: int,
+    table: int,
+    patience: int,
+    request: Request,
+    packet: bytes,
+    /,
+) -> tuple[tuple[int, ...], tuple[bytes, ...], dict[int, int]] | tuple[int, bytes] | Literal[False]:
+    """See who calls, and send a request to an executor.
+
+    :param listener: where it is asked whether the caller still waits; -1: that was seen to.
+    :param look: 0: that was seen to; 1: that the caller is who it was, with any groups; 2: with the same ones.
+    :param dirfds: where relative paths start, the caller's: these go along, and ``table`` after them.
+    :param sock: and the rest as for :func:`ask_for`.
+    :param packet: the request, filled in.
+    :returns: as :meth:`Request.ask`; False if nothing was sent, since the caller is another one, does not wait, or has
+        nothing open there."""
+
 @final
 class Short:
     """The short way of an ordinary openat(2), from what its handler said on; called with a call and a
@@ -460,7 +483,7 @@ class Usual:
     :param fallback: routes what is not usual, and what could not be looked at.
     :param told: called with (notification, path, what it leads to, when it was received) for what was
         looked at and is not usual for all that.  What it leads to: a name, ENOENT, None if nobody asked.
-    :param share: goes the long way while its ``watchful`` is not False.
+    :param share: calls go the long way while its ``watchful`` is not False, or ``slow`` has their (architecture, number).
     :param container: its ``labels`` are ``labels`` and its ``logging`` is None, or a line is not made
         here.
     :param log: where lines are gathered; None for nowhere.

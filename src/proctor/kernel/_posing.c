@@ -216,3 +216,62 @@ bool plainly_named(const struct posed *posed, char *name) {
     name[size[2]] = 0;
     return true;
 }
+
+/* See who calls, take where its paths start, and see that it waits: whether that is so, and who goes along. */
+static bool begins(const Known *caller, int look, const int *dirfds, size_t many, int listener, uint64_t id,
+                   struct asked *asked) {
+    char here[4096], *text = here;
+    ssize_t length;
+    bool good = look == 0 || unchanged(caller, look > 1, NULL, here, sizeof here, &text, &length);
+    if (text != here)
+        free(text);
+    for (size_t i = 0; good && i < many; i++) {
+        int place = asked->sent[asked->along] = place_of(caller, dirfds[i]);
+        good = place >= 0, asked->along += good;
+    }
+    return good && (listener < 0 || id_valid(listener, id) == 0);
+}
+
+PyObject *core_act_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    if (count != 10)
+        return PyErr_Format(PyExc_TypeError, "act_for() takes 10 arguments, not %zd", count);
+    const Known *caller = known_from(args[0]);
+    if (caller == NULL)
+        return NULL;
+    struct asked asked;
+    char *packet = NULL;
+    Py_ssize_t size = 0, many = PyTuple_Size(args[4]);
+    int look = (int)PyLong_AsLong(args[1]), listener = (int)PyLong_AsLong(args[2]), dirfds[MOST_SENT];
+    uint64_t id = PyLong_AsUnsignedLongLongMask(args[3]);
+    for (Py_ssize_t i = 0; i < many && i < MOST_SENT; i++)
+        dirfds[i] = (int)PyLong_AsLong(PyTuple_GetItem(args[4], i));
+    asked.along = 0, asked.sock = (int)PyLong_AsLong(args[5]);
+    int table = (int)PyLong_AsLong(args[6]);
+    asked.patience = PyLong_AsLong(args[7]);
+    if (PyErr_Occurred() != NULL || PyBytes_AsStringAndSize(args[9], &packet, &size) < 0)
+        return NULL;
+    if (Py_TYPE(args[8]) != request_type || many >= MOST_SENT)
+        return PyErr_Format(PyExc_TypeError, "a request is wanted, and fewer than %d paths", MOST_SENT);
+    Request *request = (Request *)args[8];
+    asked.packet = packet, asked.size = (size_t)size;
+    if (!make_room(request, &asked))
+        return PyErr_NoMemory();
+    bool begun;
+    Py_BEGIN_ALLOW_THREADS
+    begun = begins(caller, look, dirfds, (size_t)many, listener, id, &asked);
+    int places = asked.along;
+    if (begun) {
+        asked.sent[asked.along++] = table;
+        ask(request, &asked);
+    }
+    while (places > 0)
+        close(asked.sent[--places]);
+    Py_END_ALLOW_THREADS
+    if (!begun) {
+        asked.problem = -1;
+        Py_XDECREF(heard(request, &asked)); /* which frees what room there is */
+        return Py_NewRef(Py_False);
+    }
+    PyObject *result = heard(request, &asked);
+    return result != NULL || PyErr_Occurred() != NULL ? result : raise_errno(asked.problem);
+}

@@ -31,7 +31,7 @@ struct seen {
     char *name; /* PLACE_SIZE bytes: not worth clearing for each call */
 };
 
-static PyObject *watchful, *labels, *logging, *known_as, *close_it;
+static PyObject *watchful, *slow, *labels, *logging, *known_as, *close_it;
 
 /* ---- Looking and deciding, without the GIL -------------------------------------------------- */
 
@@ -220,6 +220,19 @@ static void give_back(Usual *self, const struct seccomp_notif *raw, PyObject *st
     Py_DECREF(standing);
 }
 
+/* Whether a call may have to wait, or to be waited for; true with an exception, too. */
+static bool may_wait(const Usual *self, const struct seccomp_notif *raw) {
+    PyObject *busy = PyObject_GetAttr(self->share, watchful), *stalled = PyObject_GetAttr(self->share, slow);
+    bool waits = busy != Py_False || stalled == NULL;
+    if (!waits && PyObject_IsTrue(stalled) != 0) {
+        PyObject *number = Py_BuildValue("(Ii)", raw->data.arch, raw->data.nr);
+        waits = number == NULL || PyDict_Contains(stalled, number) != 0;
+        Py_XDECREF(number);
+    }
+    Py_XDECREF(busy), Py_XDECREF(stalled);
+    return waits;
+}
+
 /* Look at a call, decide and answer it.  True: it is answered. */
 static PyObject *usual_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(names)) {
     Usual *self = (Usual *)me;
@@ -231,13 +244,11 @@ static PyObject *usual_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(na
     struct seen seen = {.leads = -1, .name = name_seen};
     int index = -1;
     double received = seconds(CLOCK_MONOTONIC);
-    PyObject *busy = PyObject_GetAttr(self->share, watchful);
-    Sheet *sheet = busy == Py_False && raw != NULL && raw->pid != 0 && self->reg >= 0
+    Sheet *sheet = raw != NULL && !may_wait(self, raw) && raw->pid != 0 && self->reg >= 0
                            && (raw->data.args[self->reg] & self->mask) != 0
                            && is_open(self->port, self->listener)
                        ? sheet_of(self, notification, raw)
                        : NULL;
-    Py_XDECREF(busy);
     if (PyErr_Occurred() != NULL)
         return NULL;
     if (sheet != NULL && sheet->otherwise >= 0) {
@@ -443,9 +454,10 @@ PyType_Spec usual_spec = {"proctor.kernel._core.Usual", sizeof(Usual), 0,
 
 bool usual_ready(void) {
     watchful = PyUnicode_InternFromString("watchful");
+    slow = PyUnicode_InternFromString("slow");
     labels = PyUnicode_InternFromString("labels");
     logging = PyUnicode_InternFromString("logging");
     known_as = PyUnicode_InternFromString("known");
     close_it = PyUnicode_InternFromString("close");
-    return watchful != NULL && labels != NULL && logging != NULL && known_as != NULL && close_it != NULL;
+    return watchful != NULL && slow != NULL && labels != NULL && logging != NULL && known_as != NULL && close_it != NULL;
 }

@@ -80,7 +80,7 @@ static const void *take(size_t *at, size_t length, size_t count, size_t size)
 static int sound(const struct job *job)
 {
     const struct head *head = job->head;
-    for (size_t i = 0; i < head->steps; i++)
+    for (size_t i = 0; i < head->steps; i++) {
         for (int k = 0; k < 6; k++) {
             uint64_t value = job->steps[i].args[k];
             unsigned kind = job->steps[i].kinds >> 2 * k & 3;
@@ -88,6 +88,10 @@ static int sound(const struct job *job)
                 (kind == RESULT && value >= i))
                 return 0;
         }
+        if (job->steps[i].number == LOAD &&
+            ((job->steps[i].kinds & 3) != PLACE || !within(job->size, job->steps[i].args[0], sizeof(uint32_t))))
+            return 0;
+    }
     for (size_t i = 0; i < head->fixes; i++) {
         const struct fix *fix = &job->fixes[i];
         size_t width = fix->kind == DECIMAL ? 12 : fix->width;
@@ -173,6 +177,13 @@ static void apply(const struct job *job, const struct fix *fix)
     }
 }
 
+static int64_t loaded(const unsigned char *place)
+{
+    uint32_t number;
+    memcpy(&number, place, sizeof number);
+    return number;
+}
+
 void make_steps(const struct job *job)
 {
     size_t count = job->head->steps, fix = 0;
@@ -200,7 +211,7 @@ void make_steps(const struct job *job)
                 args[k] = (unsigned long)value;
             }
         }
-        int64_t result = job->results[i] = CALL((long)step->number, args);
+        int64_t result = job->results[i] = step->number == LOAD ? loaded(job->space + step->args[0]) : CALL((long)step->number, args);
         int good = step->kinds & EXPECT ? result == (int64_t)step->want : !failed(result);
         unsigned next = good ? step->good : step->bad;
         if (next == DIE)

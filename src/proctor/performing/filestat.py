@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import sys
 from typing import Final
 
 from proctor.performing.steps import Argument, Place, Result, Steps
@@ -88,6 +89,10 @@ class System(NamedTuple):
     slow: bool
     #: Whether it belongs to the host, and to no user namespace; not of all that do it is known.
     hosts: bool
+
+
+#: Where in a struct statfs the low half of ``f_type`` is.
+KIND_AT: Final = 4 if sys.byteorder == "big" and struct.calcsize("@l") == 8 and not _S390 else 0
 
 
 def kind_of(data: bytes) -> int:

@@ -216,6 +216,10 @@ class Performers:
         family = registry.ordinary(name)
         if family is None:
             return None
+        if hasattr(family, "DEEDS"):
+            from proctor.performing.deeds import DeedWay
+
+            return DeedWay(self, family, family.DEEDS[name], begins).go
         way: Ordinary | None = family.short_way(self, name, listener, begins)
         return way
 

@@ -162,10 +162,11 @@ class Named(NamedTuple):
 class Probing:
     """The steps that probe a walk that failed."""
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: Steps, how: bytes = b"") -> None:
+        """
+        :param how: what :func:`probing` says; filled in later if that is not known."""
         self._steps = steps
-        #: What :func:`probing` says.
-        self.how = steps.hole(2 * HOW.size)
+        self.how = steps.bytes(how) if how else steps.hole(2 * HOW.size)
         self._dot = steps.bytes(b".")
         self._itself = steps.bytes(HOW.pack(PIN, 0, 0))
 
@@ -178,7 +179,7 @@ class Probing:
         )
         near = steps.call("openat2", where, path, Place(how + HOW.size, HOW.size), HOW.size, bad=0)
         start = steps.call("openat2", where, self._dot, self._itself, HOW.size)
-        steps.call("fstatfs", start, system)
+        steps.call("fstatfs", start, system, good=END)
         return Probe(plain, near, start, steps.want(Place(system.offset, STATFS_SIZE)))
 
 
@@ -327,6 +328,14 @@ def split(path: bytes) -> tuple[bytes, bytes, bytes]:
         return (b"/", b"", b"") if path else (b"", b"", b"")
     cut = bare.rfind(b"/") + 1
     return bare[:cut] or b".", bare[cut:], slashes
+
+
+def within(path: bytes) -> tuple[bytes, bytes]:
+    """A directory that is to be searched, and a name with the slashes behind it."""
+    head, last, slashes = split(path)
+    # The kernel's walk to a last component asks whether its directory may be searched (link_path_walk).
+    inside = head + (b"." if head.endswith(b"/") else b"/.")
+    return inside, last + slashes if last else b"/"
 
 
 # Requests about paths, in common ------------------------------------------------------------------

@@ -9,7 +9,7 @@ import signal
 import socket
 import struct
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from proctor.kernel import _core, scm
 from proctor.performing import scarce
@@ -172,21 +172,54 @@ class Executor(Worker):
         :raises Trouble: it cannot be reached, or as for :meth:`reply`.
         """
         try:
-            heard = request.ask(self._fd, packet, fds, self._pace.patience)
+            heard = request.native.ask(self._fd, packet, fds, self._pace.patience)
         except OSError as error:
-            if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
-                self._last_words()
-                raise Ended from None
-            if error.errno == errno.EMSGSIZE:
-                raise Trouble("the caller has too many groups for an executor") from None
-            raise Trouble(f"cannot reach an executor: {scarce.why(error)}") from None
-        if not isinstance(heard, Reply):
+            raise self._unsent(error) from None
+        return self._answered(heard)
+
+    def act_for(
+        self,
+        standing: Standing,
+        look: int,
+        call: Call,
+        dirfds: tuple[int, ...],
+        request: Request,
+        packet: bytes,
+    ) -> Reply | Literal[False] | None:
+        """As :meth:`ask`, and :func:`proctor.kernel._core.act_for`."""
+        assert standing.known is not None
+        listener = call.listener_fd
+        if listener < 0 and not call.valid():
+            return False
+        try:
+            heard = _core.act_for(
+                standing.known, look, listener, call.id, dirfds, self._fd, self.table, self._pace.patience,
+                request.native, packet,
+            )  # fmt: skip
+        except OSError as error:
+            raise self._unsent(error) from None
+        return heard if heard is False else self._answered(heard)
+
+    def _unsent(self, error: OSError) -> Ended | Trouble:
+        """What is to be raised for a request that could not be sent.
+
+        :raises Trouble: as :meth:`_last_words`."""
+        if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+            self._last_words()
+            return Ended()
+        if error.errno == errno.EMSGSIZE:
+            return Trouble("the caller has too many groups for an executor")
+        return Trouble(f"cannot reach an executor: {scarce.why(error)}")
+
+    def _answered(self, heard: tuple[Any, ...]) -> Reply | None:
+        """The reply that was heard to a request that was sent; None if there is none yet."""
+        if len(heard) != 3:
             self._unheard(*heard)
             self._pace.came(False)
             return None
         self._pace.came(True)
-        self.holds = bool(heard.fds)
-        return heard
+        self.holds = bool(heard[2])
+        return Reply(*heard)
 
     def fileno(self) -> int:
         """Its socket."""
@@ -252,12 +285,12 @@ class Executor(Worker):
         """
         if request is None:
             return _EMPTY if self.closed(wait=wait) else None
-        heard = request.ask(self._fd, None, (), self._pace.patience if wait else 0)
-        if not isinstance(heard, Reply):
+        heard = request.native.ask(self._fd, None, (), self._pace.patience if wait else 0)
+        if len(heard) != 3:
             self._unheard(*heard)
             return None
-        self.holds = bool(heard.fds)
-        return heard
+        self.holds = bool(heard[2])
+        return Reply(*heard)
 
     def closed(self, *, wait: bool) -> bool:
         """Whether it has closed what came with its last reply.

@@ -94,10 +94,12 @@ def load(calls: Iterable[str]) -> None:
 
 @cache
 def ordinary(name: str) -> Any:
-    """The family that has a short way for a call which nobody has looked at, by its function ``short_way``; None if
-    none does."""
-    modules = map(import_module, _FAMILIES.get(name, ()))
-    return next((each for each in modules if hasattr(each, "short_way")), None)
+    """The family that has a short way for a call which nobody has looked at, by its function ``short_way`` or its
+    ``DEEDS``; None if none does."""
+    for each in map(import_module, _FAMILIES.get(name, ())):
+        if hasattr(each, "short_way") or name in getattr(each, "DEEDS", ()):
+            return each
+    return None
 
 
 def family(call: str) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Union
 
 from proctor.records import NamedTuple
@@ -48,6 +48,7 @@ _PART: Final = struct.Struct("=2I")
 _VALUE, _PLACE, _SENT, _RESULT, _DECIMAL = range(5)
 _EXPECT: Final = 1 << 12
 _AS_32_BITS: Final = 1 << 31
+_LOAD: Final = 1 << 30
 _LONG: Final = (1 << 64) - 1
 _POINTER: Final = struct.calcsize("P")
 #: reply.state of executor.h.
@@ -152,6 +153,19 @@ class Steps:
             skip, ``END`` or ``DIE``.
         :param bad: the same if it is bad: an errno, or other than ``want``.
         """
+        number = tables.number(what, native())
+        if as_32_bits:
+            number = tables.number(what, "i386") | _AS_32_BITS
+        return self._add(number, args, good, bad, want)
+
+    def _add(
+        self,
+        number: int,
+        args: Sequence[Argument],
+        good: int = 0,
+        bad: int = END,
+        want: int | None = None,
+    ) -> Result:
         kinds, values = 0, [0] * 6
         for index, arg in enumerate(args):
             if isinstance(arg, Number):
@@ -163,11 +177,14 @@ class Steps:
             kinds |= kind << 2 * index
         if want is not None:
             kinds |= _EXPECT
-        number = tables.number(what, native())
-        if as_32_bits:
-            number = tables.number(what, "i386") | _AS_32_BITS
         self._steps.append([number, kinds, good, bad, (want or 0) & _LONG, *values])
         return Result(len(self._steps) - 1)
+
+    def load(self, place: Place, offset: int, **after: int) -> Result:
+        """Have four bytes of the space, as a number.  Not below 0, so that it is no errno.
+
+        :param after: ``good``, ``bad`` and ``want`` as for :meth:`call`."""
+        return self._add(_LOAD, (Place(place.offset + offset, 4),), **after)
 
     def jump(self, step: Result, *, good: bool = False, bad: bool = False) -> None:
         """Have a step go on, when it is good or bad, at the step that is added next."""
@@ -240,7 +257,7 @@ def _as_argument(arg: int | Place | Result | Sent) -> tuple[int, int]:
 class Request:
     """A request; immutable, and good for any number of packets."""
 
-    __slots__ = ("_native", "fill", "most")
+    __slots__ = ("fill", "most", "native")
 
     def __init__(
         self,
@@ -257,9 +274,10 @@ class Request:
         numbers = struct.pack(f"={len(given)}I", *given)
         from proctor.kernel import _core  # policies are looked over where it is not
 
-        self._native = _core.Request(steps, values, packet, holes, parts, numbers, self.most)
+        #: How it is sent, and what comes is received.
+        self.native = _core.Request(steps, values, packet, holes, parts, numbers, self.most)
         #: The packet, with these bytes and numbers in its holes; ValueError if one of them does not fit.
-        self.fill: Callable[..., bytes] = self._native.fill
+        self.fill: Callable[..., bytes] = self.native.fill
 
     def form(
         self,
@@ -278,17 +296,7 @@ class Request:
         :param looks: where the answer says what the path leads to: struct looks of ``_posing.h``."""
         packet, other = self.fill(*values, b""), self.fill(*values, b"\1" * room)
         at = next(i for i, byte in enumerate(packet) if byte != other[i])
-        return self._native, packet, at, room, relative, table, opens, looks
-
-    def ask(self, sock: int, packet: bytes | None, fds: tuple[int, ...], patience: int) -> Heard:
-        """Send the packet, with descriptors, and receive what comes; without a packet only that.
-
-        :param patience: how long to wait for that, in microseconds.
-        :returns: a reply; or (errno of recvmsg(2), nothing), or (0, what was received and is no reply).
-        :raises OSError: it could not be sent.
-        """
-        heard = self._native.ask(sock, packet, fds, patience)
-        return Reply(*heard) if len(heard) == 3 else heard
+        return self.native, packet, at, room, relative, table, opens, looks
 
 
 class Reply(NamedTuple):
@@ -326,8 +334,6 @@ class Reply(NamedTuple):
 
 #: What :meth:`Request.form` makes.
 Form = tuple["_core.Request", bytes, int, int, bool, bool, bool, bytes]
-#: What :meth:`Request.ask` hears.
-Heard = Union[Reply, tuple[int, bytes]]
 
 
 def state_of(data: bytes) -> tuple[int, int]:

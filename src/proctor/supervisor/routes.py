@@ -115,7 +115,8 @@ class Routes:
         observers = decider.observers
         counters, wants = observers.counters, observers.wants if observers.watching else None
         listener, container = served.listener, served.container
-        share = served.share
+        share, number = served.share, (first.arch, first.nr)
+        slow = share.slow
         clock, below = self._world.clock, container.below
 
         def route(notification: NotificationLike) -> Wire | None:
@@ -141,7 +142,7 @@ class Routes:
 
         def short(notification: NotificationLike) -> Wire | bool | None:
             nonlocal settled, wire, cell, told
-            if share.watchful or (below is not None and below.active):
+            if share.watchful or (slow and number in slow) or (below is not None and below.active):
                 return route(notification)
             received = clock() if wants is not None else 0.0
             call = made(Call)

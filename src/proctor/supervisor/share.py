@@ -92,7 +92,6 @@ class Share:
         "_due",
         "_held",
         "_queues",
-        "_slow",
         "_stalled",
         "_time",
         "_waiting",
@@ -100,6 +99,7 @@ class Share:
         "listeners",
         "most_calls",
         "rate",
+        "slow",
         "watchful",
         "workers",
     )
@@ -111,13 +111,14 @@ class Share:
         self.listeners = 0
         #: Calls that are known beyond the thread that decides them.
         self.calls = 0
-        #: Whether a call that comes may have to wait, or may stall: otherwise it goes the shortest way.
+        #: Whether a call that comes may have to wait: otherwise it goes the shortest way, unless it is of a number that
+        #: is known for stalling.
         self.watchful = False
+        #: Those numbers, and for how many quick calls they are.
+        self.slow: dict[tuple[int, int], int] = {}
         self._held: dict[Job, _Hold] = {}
         #: When it last came to hold one more.
         self._stalled = 0.0
-        #: Numbers that are known for stalling, and for how many quick calls.
-        self._slow: dict[tuple[int, int], int] = {}
         #: (account, arrival, job): those that may be quick, and those that are taken for slow; and which
         #: of these jobs still wait, and where.
         self._queues: tuple[list[_Place], list[_Place]] = ([], [])
@@ -166,24 +167,23 @@ class Share:
 
     def _is_known(self, job: Job) -> None:
         """Its number is known for stalling."""
-        if len(self._slow) >= _NUMBERS:
-            self._slow.clear()
+        if len(self.slow) >= _NUMBERS:
+            self.slow.clear()
         number = job.call.arch, job.call.nr
-        self._slow[number] = min(self._slow.get(number, 0) + _STALL, _STALLS)
+        self.slow[number] = min(self.slow.get(number, 0) + _STALL, _STALLS)
 
     def is_slow(self, job: Job) -> bool:
         """Whether calls of its number are known for stalling."""
-        return bool(self._slow) and (job.call.arch, job.call.nr) in self._slow
+        return bool(self.slow) and (job.call.arch, job.call.nr) in self.slow
 
     def was_quick(self, job: Job) -> None:
         """A call did not stall of whose number that was to be expected."""
         number = job.call.arch, job.call.nr
-        left = self._slow.get(number, 0) - 1
+        left = self.slow.get(number, 0) - 1
         if left > 0:
-            self._slow[number] = left
+            self.slow[number] = left
         else:
-            self._slow.pop(number, None)
-            self._watch()
+            self.slow.pop(number, None)
 
     def count(self, more: int) -> None:
         """So many more calls are known."""
@@ -191,13 +191,14 @@ class Share:
         self._watch()
 
     def _watch(self) -> None:
-        self.watchful = bool(self.calls or self._slow or self.rate)
+        self.watchful = bool(self.calls or self._held or self.rate)
 
     def let_go(self, job: Job, now: float) -> bool:
         """The thread is done with it; False if it was not kept by it."""
         hold = self._held.pop(job, None)
         if hold is None:
             return False
+        self._watch()
         if not hold.known and (hold.computed() or (hold.expected and now - hold.since > LOOK)):
             self._is_known(job)
         self.spent(job, now - hold.since)

@@ -13,19 +13,22 @@ import os
 import signal
 import stat
 import struct
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny
 from proctor.errors import CallGone
 from proctor.performing import acting, filestat, pins
-from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.families import CALLS
+from proctor.performing.plans import Deed, Plan, Planning, Way
+from proctor.performing.steps import Argument, Place, Request, Result, Steps
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from proctor.call.call import Call
     from proctor.performing.task import Task, Work
 
 _BY_FLAGS: Final = ("fchmodat2", "fchownat", "utimensat", "utimensat_time64")
@@ -37,52 +40,89 @@ _OMIT: Final = (1 << 30) - 2
 _NO_ID: Final = 0xFFFFFFFF
 
 
-def perform(task: Task) -> Work:
-    """Do it in the caller's identity."""
-    call, args = task.call.name, task.call.args
-    length = int(args["length"]) if "truncate" in call else 0
+class _Wanted(NamedTuple):
+    """One call, as its kept values say."""
+
+    #: What is made of what is pinned, and with what.
+    what: str
+    values: tuple[bytes | int, ...]
+    number: int
+    #: None: it is about the descriptor itself, and no O_PATH one.
+    path: bytes | None
+    #: O_NOFOLLOW or 0.
+    bits: int
+    #: Whether an empty path is that of the descriptor.
+    empty: bool
+
+
+def _decoded(call: Call) -> _Wanted | None:
+    """In the kernel's order; None if there is nothing to do.
+
+    :raises Said: what the kernel says before it looks at any path."""
+    name, args = call.name, call.args
+    length = int(args["length"]) if "truncate" in name else 0
     if length < 0:
         raise Said(errno.EINVAL)
-    flags = int(args["flags"]) & 0xFFFFFFFF if call in _BY_FLAGS else 0
-    times = _times(task, call) if "utime" in call else b""
-    if call.startswith("utimensat") and times:
+    flags = int(args["flags"]) & 0xFFFFFFFF if name in _BY_FLAGS else 0
+    times = _times(call, name) if "utime" in name else b""
+    if name.startswith("utimensat") and times:
         _, access, _, modified = _TIMES.unpack(times)
         if access == modified == _OMIT:  # not even the path is looked at (fs/utimes.c)
-            return answer(0)
-    number = pins.signed(task.call.registers[0]) if call in _BY_DIRFD else pins.AT_FDCWD
+            return None
+    number = pins.signed(call.registers[0]) if name in _BY_DIRFD else pins.AT_FDCWD
     # of utimensat and futimesat: the descriptor
-    null = "utime" in call and number != pins.AT_FDCWD and not task.call.address("path")
+    null = "utime" in name and number != pins.AT_FDCWD and not call.address("path")
     if flags & ~(0 if null else _NOFOLLOW | _EMPTY_PATH):
         raise Said(errno.EINVAL)  # before the path is read
-    path: bytes | None = args["path"]
-    if path is None and not null:
+    path: bytes | None = None if null else call.path
+    if not (null or path or call.address("path")):
         raise Said(errno.EFAULT)
-    if null or (not path and flags & _EMPTY_PATH):
+    values: tuple[bytes | int, ...] = (times,) if times else ()
+    what = "utimensat"
+    if "chmod" in name:
+        what, values = "fchmodat", (int(args["mode"]) & 0xFFFF,)
+    elif "truncate" in name:
+        what, values = "truncate", (length,)
+    elif "chown" in name:
+        what, values = "fchownat", (int(args["owner"]) & _NO_ID, int(args["group"]) & _NO_ID)
+    nofollow = flags & _NOFOLLOW or name.startswith("lchown")
+    bits = pins.O_NOFOLLOW if nofollow else 0
+    return _Wanted(what, values, number, path, bits, bool(flags & _EMPTY_PATH))
+
+
+def perform(task: Task) -> Work:
+    """Do it in the caller's identity."""
+    wanted = _decoded(task.call)
+    if wanted is None:
+        return answer(0)
+    what, values, number, path, bits, empty = wanted
+    if path is None or (not path and empty):
         held, named = yield from task.itself(number)
-        if null and pins.only_a_path(held):
+        if path is None and pins.only_a_path(held):
             raise Said(errno.EBADF)
     else:
-        follow = not (flags & _NOFOLLOW or call.startswith("lchown"))
-        pin = yield from task.pin(
-            task.start(number, path or b""), path or b"", 0 if follow else pins.O_NOFOLLOW, 0
-        )
-        held, named = pin.fd, pin.named
+        held, named = yield from task.pin(task.start(number, path), path, bits, 0)
     task.permit(named.path, named.status)
-    values: tuple[bytes | int, ...]
-    if "chmod" in call:
-        acting, values = _acting("fchmodat", 0), (int(args["mode"]) & 0xFFFF,)
-    elif "truncate" in call:
-        yield from _may_grow(task, held, named.status, length)
-        acting, values = _acting("truncate", 0), (length,)
-    elif "chown" in call:
-        acting = _acting("fchownat", 0)
-        values = int(args["owner"]) & _NO_ID, int(args["group"]) & _NO_ID
-    else:
-        acting, values = _acting("utimensat", len(times)), (times,) if times else ()
+    if what == "truncate":
+        yield from _may_grow(task, held, named.status, int(values[0]))
+    acting = _acting(what, len(values))
     reply = yield from task.session.ask(acting.request, *values, fds=(held,), table=True)
     reply.close()
     failed = reply.error(acting.made)
     return deny(failed) if failed else answer(0)
+
+
+def _deed(call: Call) -> Deed | None:
+    wanted = _decoded(call)
+    if wanted is None or not wanted.path or wanted.what == "truncate":
+        return None
+    plan = partial(_plan, wanted.what, len(wanted.values), wanted.bits)
+    return Deed(plan, wanted.values, ((wanted.number, (wanted.path,)),))
+
+
+WAYS: Final = ("proctor.performing.deeds",)
+#: See :mod:`proctor.performing.plans`.
+DEEDS: Final = dict.fromkeys(CALLS["attributes"], _deed)
 
 
 def _may_grow(
@@ -107,16 +147,16 @@ def _may_grow(
     raise Said(errno.EFBIG)
 
 
-def _times(task: Task, call: str) -> bytes:
+def _times(call: Call, name: str) -> bytes:
     """Access and modification time as utimensat(2) takes them; empty for now.
 
     :raises Said: they are none, and the kernel says so before it looks at any path."""
-    given = task.call.args["times"]
+    given = call.args["times"]
     if given is None:
         return b""
-    if call == "utime":
+    if name == "utime":
         return _TIMES.pack(given.actime, 0, given.modtime, 0)
-    if call.startswith("utimensat"):
+    if name.startswith("utimensat"):
         return _TIMES.pack(*(number for each in given for number in (each.sec, each.nsec)))
     if any(not 0 <= each.tv_usec < 1000000 for each in given):
         raise Said(errno.EINVAL)
@@ -131,30 +171,58 @@ class _Acting(NamedTuple):
     made: Result
 
 
+#: How many numbers a call has: mode, ids, length.
+_NUMBERS: Final = {"fchmodat": 1, "fchownat": 2, "truncate": 1}
+
+
 @cache
-def _acting(what: str, times: int) -> _Acting:
+def _acting(what: str, many: int) -> _Acting:
     """One of the calls.  Holes: its numbers, or the times.  Sent: what it is about, the executor's table.
 
-    :param times: how many bytes they have; 0 for none."""
+    :param many: how many values there are."""
     steps = Steps()
-    numbers = [
-        steps.number() for _ in range({"fchmodat": 1, "fchownat": 2, "truncate": 1}.get(what, 0))
-    ]
-    when = steps.hole(times) if times else 0
+    values = _holes(steps, what, many)
     empty, root, digits = steps.bytes(b""), steps.bytes(b"/"), steps.scratch(16)
     given, table = steps.sent(), steps.sent()
-    if (
-        what == "fchmodat"
-    ):  # it takes no empty path; the executor's own link leads to the very thing
-        steps.put_text(digits, steps.call("dup", given))
-        made = steps.call(what, table, digits, numbers[0])
-    elif what == "truncate":  # it has no form by directory: the executor stands in its own table
+    if what == "truncate":  # it has no form by directory: the executor stands in its own table
         steps.put_text(digits, steps.call("dup", given))
         steps.call("fchdir", table)
-        made = steps.call(what, digits, numbers[0], bad=0)
+        made = steps.call(what, digits, *values, bad=0)
         steps.call("chdir", root)
-    elif what == "fchownat":
-        made = steps.call(what, given, empty, *numbers, _EMPTY_PATH)
     else:
-        made = steps.call(what, given, empty, when, _EMPTY_PATH)
+        held = steps.call("dup", given) if what == "fchmodat" else given
+        made = _made(steps, what, held, table, empty, digits, values)
     return _Acting(steps.freeze(), made)
+
+
+@cache
+def _plan(what: str, many: int, bits: int, relative: tuple[bool, ...]) -> Plan:
+    """The same, of a path."""
+    planning = Planning(Way(bits), relative=relative)
+    steps = planning.steps
+    values, empty = _holes(steps, what, many), steps.bytes(b"")
+    ((pin, _),) = planning.walk()
+    digits = steps.scratch(16)
+    return planning.freeze(_made(steps, what, pin, planning.table, empty, digits, values))
+
+
+def _holes(steps: Steps, what: str, many: int) -> list[Argument]:
+    if what == "utimensat":
+        return [steps.hole(_TIMES.size) if many else 0]
+    return [steps.number() for _ in range(_NUMBERS[what])]
+
+
+def _made(
+    steps: Steps,
+    what: str,
+    pin: Argument,
+    table: Argument,
+    empty: Place,
+    digits: Place,
+    values: list[Argument],
+) -> Result:
+    if isinstance(pin, Result) and what == "fchmodat":
+        # it takes no empty path; the executor's own link leads to the very thing
+        steps.put_text(digits, pin)
+        return steps.call(what, table, digits, *values)
+    return steps.call(what, pin, empty, *values, _EMPTY_PATH)

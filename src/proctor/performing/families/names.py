@@ -14,11 +14,12 @@ behind one is whatever the kernel finds.
 from __future__ import annotations
 
 import errno
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny
 from proctor.performing import filestat, pins
+from proctor.performing.plans import ROOM, Deed, Plan, Planning, Way
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
@@ -26,6 +27,7 @@ from proctor.records import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from proctor.call.call import Call
     from proctor.performing.task import Task, Work
 
 _REMOVEDIR: Final = 0x200
@@ -137,12 +139,10 @@ def _name(task: Task, dirfd: int, argument: str) -> Generator[Any, Any, _Name]:
     path: bytes = task.call.args[argument]
     if not path:
         raise Said(errno.ENOENT)
-    head, last, slashes = pins.split(path)
-    # The kernel's walk to a last component asks whether its directory may be searched (link_path_walk).
-    inside = head + (b"." if head.endswith(b"/") else b"/.")
+    inside, name = pins.within(path)
     pin = yield from task.pin(task.start(dirfd, path), inside, pins.O_DIRECTORY, 0)
-    name = last + slashes if last else b"/"
     if task.asked:
+        last = name.rstrip(b"/")
         # What the name means to whoever looks at it; dots are names of directories.
         shown = pin.named.path.rstrip(b"/") + b"/" + last
         status = None
@@ -166,6 +166,88 @@ def _behind(
         return (named.path if last in (b".", b"..") else shown), named.status
     finally:
         reply.close()
+
+
+# The short way ------------------------------------------------------------------------------------
+
+
+_IN: Final = Way(pins.O_DIRECTORY, entry=True)
+
+
+def _at(path: bytes, dirfd: int) -> tuple[int, tuple[bytes, bytes]]:
+    return dirfd, pins.within(path)
+
+
+def _new_directory(call: Call, at: int) -> Deed | None:
+    path, registers = call.path, call.registers
+    where = _at(path, pins.signed(registers[0]) if at else pins.AT_FDCWD)
+    return (
+        Deed(_plans["mkdirat"], (registers[1 + at] & 0xFFFF,), (where,), umask=True)
+        if path
+        else None
+    )
+
+
+def _gone(call: Call, at: int, removes: int) -> Deed | None:
+    path, registers = call.path, call.registers
+    flags = registers[2] & 0xFFFFFFFF if at else removes
+    if not path or flags & ~_REMOVEDIR:
+        return None
+    where = _at(path, pins.signed(registers[0]) if at else pins.AT_FDCWD)
+    return Deed(_plans["unlinkat"], (flags,), (where,))
+
+
+def _moved(call: Call, at: int, flagged: int) -> Deed | None:
+    old, registers = call.path, call.registers
+    new = call.path2
+    if not (old and new) or (flagged and registers[4] & 0xFFFFFFFF):
+        return None
+    dirfds = [pins.signed(registers[each]) for each in (0, 2)] if at else (pins.AT_FDCWD,) * 2
+    return Deed(_plans["renameat2"], (0,), (_at(old, dirfds[0]), _at(new, dirfds[1])))
+
+
+def _linked(call: Call, at: int) -> Deed | None:
+    target, registers = call.args["target"], call.registers
+    new = call.args["linkpath"]
+    if not (target and new):
+        return None
+    where = _at(new, pins.signed(registers[1]) if at else pins.AT_FDCWD)
+    return Deed(_plans["symlinkat"], (target,), (where,)) if len(target) <= ROOM else None
+
+
+@cache
+def _plan(what: str, relative: tuple[bool, ...]) -> Plan:
+    """One of the calls.  Holes: as of :func:`_acting`, but the paths."""
+    planning = Planning(*[_IN for _ in relative], relative=relative)
+    steps = planning.steps
+    numbers = [
+        steps.number() for _ in range({"mkdirat": 2, "unlinkat": 1, "renameat2": 1}.get(what, 0))
+    ]
+    target = steps.hole(ROOM) if what == "symlinkat" else 0
+    places = planning.walk()
+    directory, name = places[0]
+    if what == "mkdirat":
+        steps.call("umask", numbers[0])
+        return planning.freeze(steps.call(what, directory, name, numbers[1]))
+    if what == "unlinkat":
+        return planning.freeze(steps.call(what, directory, name, numbers[0]))
+    if what == "renameat2":
+        return planning.freeze(steps.call(what, directory, name, *places[1], numbers[0]))
+    return planning.freeze(steps.call(what, target, directory, name))
+
+
+_plans: Final = {
+    each: partial(_plan, each) for each in ("mkdirat", "unlinkat", "renameat2", "symlinkat")
+}
+WAYS: Final = ("proctor.performing.deeds",)
+#: See :mod:`proctor.performing.plans`.
+DEEDS: Final = {
+    "mkdir": partial(_new_directory, at=0), "mkdirat": partial(_new_directory, at=1),
+    "rmdir": partial(_gone, at=0, removes=_REMOVEDIR), "unlink": partial(_gone, at=0, removes=0),
+    "unlinkat": partial(_gone, at=1, removes=0), "rename": partial(_moved, at=0, flagged=0),
+    "renameat": partial(_moved, at=1, flagged=0), "renameat2": partial(_moved, at=1, flagged=1),
+    "symlink": partial(_linked, at=0), "symlinkat": partial(_linked, at=1),
+}  # fmt: skip
 
 
 # Requests ---------------------------------------------------------------------------------------

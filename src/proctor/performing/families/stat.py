@@ -12,16 +12,18 @@ import os
 import stat
 import struct
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny
 from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.entitled import id_maps
+from proctor.performing.plans import Deed, Plan, Planning, Way
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
+from proctor.syscalls.architectures import native
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from proctor.call.identity import IdRange
     from proctor.call.verdict import Verdict
     from proctor.performing.executors import Start
+    from proctor.performing.steps import Reply
     from proctor.performing.task import Pin, Task, Work
 
 _BY_DIRFD: Final = ("newfstatat", "fstatat64", "statx", "faccessat", "faccessat2", "readlinkat")
@@ -172,6 +175,71 @@ def _pinned(task: Task, flags: int) -> Generator[Any, Any, Pin]:
         return pin
     bits = pins.O_NOFOLLOW if flags & _NOFOLLOW else 0
     return (yield from task.pin(task.start(number, path), path, bits, 0))
+
+
+# The short way ------------------------------------------------------------------------------------
+
+#: Sizes of a ``struct stat`` as the kernel writes it for programs of its own architecture (arch/*/include/uapi/asm/stat.h,
+#: include/uapi/asm-generic/stat.h).
+_NATIVE: Final = {"x86_64": 144, "aarch64": 128, "riscv64": 128}
+
+
+def _deed(call: Call, at: int, flags: int) -> Deed | None:
+    """What is filled is what the kernel itself fills, of the executor's architecture."""
+    registers = call.registers
+    if at:
+        flags = registers[2 if at == _STATX_AT else 3] & 0xFFFFFFFF
+    values: tuple[int, ...] = ()
+    if at == _STATX_AT:
+        values = flags & _SYNC | _EMPTY_PATH, registers[3] & 0xFFFFFFFF
+    reserved = values and values[1] & _RESERVED
+    if reserved or flags & ~_KNOWN or flags & _SYNC == _SYNC or call.abi != _native_abi():
+        return None
+    path = call.path
+    if not path or call.abi not in _NATIVE:
+        return None
+    plan = partial(_plan, len(values), pins.O_NOFOLLOW if flags & _NOFOLLOW else 0)
+    dirfd = pins.signed(registers[0]) if at else pins.AT_FDCWD
+    return Deed(plan, values, ((dirfd, (path,)),), told=_filled[at or 1])
+
+
+_KNOWN: Final = _NOFOLLOW | _NO_AUTOMOUNT | _EMPTY_PATH | _SYNC
+#: The registers with what is filled: of statx, and of newfstatat.
+_STATX_AT, _FSTATAT_AT = 4, 2
+
+
+@cache
+def _native_abi() -> str:
+    return native()
+
+
+def _fill(register: int, call: Call, reply: Reply) -> Verdict:
+    return answer(0, writes=((call.registers[register], reply.parts[0]),))
+
+
+_filled: Final = {each: partial(_fill, each) for each in (1, _FSTATAT_AT, _STATX_AT)}
+
+
+@cache
+def _plan(numbers: int, bits: int, relative: tuple[bool, ...]) -> Plan:
+    """statx(2), or with no numbers newfstatat(2).  Holes: its numbers."""
+    planning = Planning(Way(bits), relative=relative)
+    steps = planning.steps
+    given, empty = [steps.number() for _ in range(numbers)], steps.bytes(b"")
+    ((pin, _),) = planning.walk()
+    found = steps.scratch(_STATX.size if numbers else _NATIVE[_native_abi()])
+    steps.want(found)
+    if numbers:
+        return planning.freeze(steps.call("statx", pin, empty, *given, found))
+    return planning.freeze(steps.call("newfstatat", pin, empty, found, _EMPTY_PATH))
+
+
+WAYS: Final = ("proctor.performing.deeds",)
+#: See :mod:`proctor.performing.plans`.
+DEEDS: Final = {
+    "stat": partial(_deed, at=0, flags=0), "lstat": partial(_deed, at=0, flags=_NOFOLLOW),
+    "newfstatat": partial(_deed, at=_FSTATAT_AT, flags=0), "statx": partial(_deed, at=_STATX_AT, flags=0),
+}  # fmt: skip
 
 
 # What is told -------------------------------------------------------------------------------------

@@ -1,0 +1,152 @@
+"""Plans: walking to what a call is about, and doing it, in one request to an executor.
+
+Where nobody asks what a path leads to, nothing has to be said between the two.  A plan is frozen once for each
+kind of call, and filled with paths and numbers::
+
+    planning = Planning(Way(pins.O_DIRECTORY, entry=True), relative=(True,))
+    mode = planning.steps.number()
+    ((directory, name),) = planning.walk()
+    plan = planning.freeze(planning.steps.call("mkdirat", directory, name, mode))
+    packet = plan.request.fill(0o755, b"some/where/.", b"new")
+
+What a path leads to is pinned as ever.  Nothing is done to what is on a procfs: its links mean the executor to an
+executor, so such paths go step by step (:mod:`.walk`), and a plan says nothing of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from proctor.call.verdict import answer, deny
+from proctor.performing import pins, scarce
+from proctor.performing.filestat import KIND_AT, PROC_SUPER_MAGIC
+from proctor.performing.steps import END, SKIPPED, Place, Steps, is_error
+from proctor.records import NamedTuple
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.call.verdict import Verdict
+    from proctor.performing.steps import Argument, Reply, Request, Result
+
+#: The longest paths and names that a plan takes.
+ROOM: Final = pins.SHORT[-1]
+_DONE: Final = answer(0)
+
+
+class Way(NamedTuple):
+    """One path of a plan."""
+
+    #: O_NOFOLLOW, O_DIRECTORY or neither.
+    bits: int = 0
+    #: Whether it is of a directory with a name in it.
+    entry: bool = False
+
+
+class _Walked(NamedTuple):
+    where: Argument
+    path: Place
+    probing: pins.Probing
+    pin: Result
+
+
+class Plan:
+    """A request that walks and acts; immutable.
+
+    Holes: what the family wants, then for each way its path, and the name in it.  Sent: the directories where relative
+    paths start, the executor's table."""
+
+    __slots__ = ("_walks", "made", "request")
+
+    def __init__(
+        self, request: Request, made: Result, walks: Sequence[tuple[Result, pins.Probe]]
+    ) -> None:
+        self.request = request
+        #: The step that acts.
+        self.made = made
+        self._walks = walks
+
+    def errno(self, reply: Reply) -> int | None:
+        """The errno that came of it, 0 for none; None if it is to be found out in another way, and nothing was done."""
+        results = reply.results
+        made = results[self.made.step]
+        if made != SKIPPED:
+            return -made if is_error(made) else 0
+        for pin, probe in self._walks:
+            failed = -results[pin.step]
+            if is_error(-failed):
+                if failed == -SKIPPED or failed in scarce.OURS:
+                    return None
+                strictly = probe.may_be_own(failed, reply)
+                return failed if pins.stands(failed, reply, probe, 0, strictly) else None
+        return None
+
+
+class Planning:
+    """A plan in the making.
+
+    :ivar steps: for what the family adds: bytes and holes before :meth:`walk`; scratch space and steps after it.
+    :ivar table: the executor's own descriptors.
+    """
+
+    def __init__(self, *ways: Way, relative: tuple[bool, ...]) -> None:
+        self.steps = steps = Steps()
+        self._ways = ways
+        self._wheres = [steps.sent() if each else pins.AT_FDCWD for each in relative]
+        self.table = steps.sent()
+        self._walked: list[_Walked] = []
+
+    def walk(self) -> list[tuple[Result, Place]]:
+        """Walk: for each way the pin, and the name in it (the path itself, where it is no entry)."""
+        steps, parts = self.steps, []
+        for way in self._ways:
+            how = steps.bytes(pins.HOW.pack(pins.PIN | way.bits, 0, pins.NO_MAGICLINKS))
+            probing = pins.Probing(steps, pins.probing(way.bits, 0))
+            path = steps.hole(ROOM)
+            parts.append((how, probing, path, steps.hole(ROOM) if way.entry else path))
+        systems = [steps.scratch(128) for _ in self._ways]
+        made = []
+        for where, system, (how, probing, path, name) in zip(
+            self._wheres, systems, parts, strict=True
+        ):
+            pin = steps.call("openat2", where, path, how, pins.HOW.size)
+            steps.call("fstatfs", pin, system, bad=0)  # what does not tell (FUSE) is not procfs
+            steps.load(system, KIND_AT, want=PROC_SUPER_MAGIC, good=END, bad=0)
+            self._walked.append(_Walked(where, path, probing, pin))
+            made.append((pin, name))
+        return made
+
+    def freeze(self, made: Result) -> Plan:
+        """
+        :param made: what acts, the last step."""
+        steps, walks = self.steps, []
+        steps.end(made)
+        for where, path, probing, pin in self._walked:
+            steps.jump(pin, bad=True)
+            walks.append((pin, probing.add(where, path)))
+        return Plan(steps.freeze(), made, walks)
+
+
+class Deed(NamedTuple):
+    """A call, as a plan does it."""
+
+    #: The plan, by which of the paths are relative.
+    plan: Callable[[tuple[bool, ...]], Plan]
+    #: For its holes, up to the paths.
+    values: tuple[int | bytes, ...]
+    #: What goes along of the caller's where paths are relative, and what is walked to, with names.
+    paths: tuple[tuple[int, tuple[bytes, ...]], ...]
+    #: Whether the first hole is for the caller's umask.
+    umask: bool = False
+    #: What is said when it is done.
+    told: Callable[[Call, Reply], Verdict] | None = None
+
+    def said(self, call: Call, reply: Reply, failed: int) -> Verdict:
+        """The answer, once it is known what came of it."""
+        if failed:
+            return deny(failed)
+        return _DONE if self.told is None else self.told(call, reply)
+
+
+#: What a call is as a deed; None if it is none.
+DeedOf = Callable[["Call"], "Deed | None"]
