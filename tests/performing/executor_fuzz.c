@@ -89,7 +89,7 @@ static size_t random_request(size_t *sent)
     put(&at, &head, sizeof head);
     for (unsigned i = 0; i < head.steps; i++) {
         struct step step = {
-            .number = (uint32_t)draw(500), .kinds = (uint16_t)draw(1 << 13), .good = (uint8_t)(draw(3) ? 0 : draw(256)),
+            .number = draw(9) ? (uint32_t)draw(500) : LOAD, .kinds = (uint16_t)draw(1 << 13), .good = (uint8_t)(draw(3) ? 0 : draw(256)),
             .bad = (uint8_t)(draw(3) ? 0 : draw(256)), .want = draw(30),
         };
         for (int k = 0; k < 6; k++) {

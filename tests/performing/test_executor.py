@@ -113,6 +113,25 @@ def test_what_comes_next(executor: Executor) -> None:
     assert reply.results[3:] == (SKIPPED, SKIPPED)
 
 
+def test_what_was_filled_decides_what_comes_next(executor: Executor) -> None:
+    steps = Steps()
+    seen = steps.hole(8)
+    steps.load(seen, 4, want=0x87654321, bad=1)
+    steps.call("getpid")
+    steps.call("getppid")
+    request = steps.freeze()
+    reply = ask(executor, request, struct.pack("=II", 1, 0x87654321))
+    assert reply.results[0] == 0x87654321 and SKIPPED not in reply.results
+    reply = ask(executor, request, struct.pack("=II", 0x87654321, 1))
+    assert reply.results[:2] == (1, SKIPPED) and reply.results[2] > 0
+    for offset in (5, 8, 1 << 20, 1 << 62):  # beyond the space
+        steps = Steps()
+        steps.load(steps.bytes(b"1234567"), offset)
+        executor.sock.send(steps.freeze().fill())
+        assert select.select([executor.sock], [], [], 20)[0]
+        assert state_of(executor.sock.recv(1000))[0] == MALFORMED
+
+
 def test_what_kept_a_step_from_being_made_is_its_error() -> None:
     """It would pass for one that came out well otherwise."""
     reply = Reply((0, -errno.EACCES, SKIPPED, SKIPPED), (), {})

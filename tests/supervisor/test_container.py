@@ -381,6 +381,15 @@ def test_a_short_wait_after_giving_the_role_up_is_no_stall() -> None:
     assert share.is_slow(stalled)
 
 
+def test_what_stalled_keeps_no_other_number_from_the_shortest_way() -> None:
+    share = Share(Quotas())
+    served = _served(share)
+    share.hold(stalled := _job(1, served), _Waits(), 0.0)
+    assert share.watchful
+    share.let_go(stalled, 1.0)
+    assert share.is_slow(stalled) and not share.watchful
+
+
 def test_accounts_are_bounded() -> None:
     share = Share(Quotas())
     served = _served(share)
