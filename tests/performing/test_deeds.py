@@ -215,9 +215,12 @@ def test_who_died_before_is_replaced_and_what_died_at_it_is_told(
         raise died[0]
 
     monkeypatch.setattr(Executor, "act_for", dies)
+    other = stage.executor()
     assert stage.begun(stage.call("mkdir", b"y", 0o755)) == Deny(
         errno.EPERM, f"not performed: {died[0]}"
     )
+    other.wait_for_end(10)
+    stage.performers.executors._bury()
 
 
 def test_nothing_is_done_for_whoever_is_gone(stage: Stage) -> None:
