@@ -12,7 +12,7 @@ FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
 CFLAGS = shlex.split(os.environ.get("PROCTOR_CFLAGS", ""))
 LDFLAGS = shlex.split(os.environ.get("PROCTOR_LDFLAGS", ""))
 CORE = (
-    "_asking", "_callers", "_core", "_launch", "_lines", "_loop", "_match", "_opening", "_path", "_posing",
+    "_asking", "_callers", "_core", "_launch", "_lines", "_loop", "_making", "_match", "_opening", "_path", "_posing",
     "_role", "_seeking", "_sheets", "_short", "_sources", "_standing", "_usual", "_where",
 )  # fmt: skip
 EXECUTOR = "proctor/performing/executor"

@@ -6,7 +6,8 @@
  *   perform open N PATH     N times openat and close; prints nanoseconds for each, in order of size: median, 99 %
  *   perform many K N PATH   K processes, N times openat and close each; prints nanoseconds by the clock for one of all,
  *                           and three zeros
- *   perform mknod N DIR     N times mknodat of the null device and unlink; likewise, without the unlink */
+ *   perform mknod N DIR     N times mknodat of the null device and unlink; likewise, without the unlink
+ *   perform make N DIR      N times openat of a new file, close and unlink; likewise, without these two */
 #define _GNU_SOURCE
 #include "listening.h"
 #include <fcntl.h>
@@ -117,22 +118,23 @@ static int serve(const char *mode)
     return 0;
 }
 
-static int calls(int node, size_t n, const char *path)
+static int calls(const char *what, size_t n, const char *path)
 {
+    int node = strcmp(what, "mknod") == 0, fresh = strcmp(what, "make") == 0;
     uint64_t *took = calloc(n, sizeof *took);
     char name[4200];
     int failed = 0;
-    snprintf(name, sizeof name, "%s%s", path, node ? "/node" : "");
+    snprintf(name, sizeof name, "%s%s", path, node || fresh ? "/node" : "");
     for (size_t i = 0; i < n; i++) {
         uint64_t start = now();
         long made = node ? syscall(SYS_mknodat, AT_FDCWD, name, S_IFCHR | 0600, makedev(1, 3))
-                         : syscall(SYS_openat, AT_FDCWD, name, O_RDONLY, 0);
+                         : syscall(SYS_openat, AT_FDCWD, name, fresh ? O_CREAT | O_EXCL | O_WRONLY : O_RDONLY, 0666);
         took[i] = now() - start;
         failed += made < 0;
-        if (node)
-            unlink(name);
-        else if (made >= 0)
+        if (made >= 0 && !node)
             close((int)made);
+        if (node || fresh)
+            unlink(name);
     }
     uint64_t first = took[0];
     qsort(took, n, sizeof *took, ascending);
@@ -164,7 +166,7 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "serve") == 0)
         return serve(argv[2]);
     if (argc == 4)
-        return calls(strcmp(argv[1], "mknod") == 0, (size_t)atol(argv[2]), argv[3]);
-    fputs("perform serve own|hop|twice; perform open|mknod N PATH; perform many K N PATH\n", stderr);
+        return calls(argv[1], (size_t)atol(argv[2]), argv[3]);
+    fputs("perform serve own|hop|twice; perform open|mknod|make N PATH; perform many K N PATH\n", stderr);
     return 2;
 }

@@ -155,6 +155,12 @@ def main() -> int:
                 lambda: in_proctor(handler, *opens, **more),  # noqa: B023
             )
             line(what, floor, ours, wanted)
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+            creates = (program, "make", str(options.calls), memory)
+            floor, ours = in_turns(
+                options.rounds, lambda: natively(*creates), lambda: in_proctor(performs, *creates)
+            )
+        line("a file made on a tmpfs, own identity", floor, ours, "")
         for what, more in (("own", {}), ("another", other)):
             one, four = in_turns(
                 options.rounds,

@@ -120,6 +120,8 @@ def at(path: bytes, flags: int = 0) -> int | None:
             here.LOCAL,
             monitor.table,
             False,
+            0,
+            None,
         )
         assert found is not None
         return found[1]

@@ -24,6 +24,7 @@ typedef struct { /* a thread, through descriptors that somebody keeps open, and 
     PyObject_HEAD
     int tid; /* 0: nobody any more */
     int pidfd, proc, user, status, label;
+    bool settled; /* whether its groups cannot change unseen, so that status need not be read for them */
     struct standing rights;
     PyObject *identity, *labelled; /* bytes: pieces of status; the label */
 } Known;
@@ -46,12 +47,48 @@ Known *known_from(PyObject *object);
  * size of the table in the text of its status. */
 bool has_room(const Known *caller);
 bool has_room_by(const Known *caller, const char *text, size_t length);
+/* The umask of a thread, by the text of its status, which is read if it was not (length 0); -1 if there is none. */
+int mask_of(const Known *caller, const char *text, size_t length);
 /* An O_PATH descriptor of where a relative path of a thread starts: its working directory, or what it has
  * open; -1 if that is nothing. */
 int place_of(const Known *caller, int dirfd);
 
 enum { LEFT = INT32_MIN }; /* what is left to a longer way, and nothing has happened */
-/* Open a regular file or a directory of these kinds of file systems, as core.open_for(), for a caller that is
- * what we are: a descriptor, minus an errno, or LEFT.  An absolute path starts at root, and stays there. */
-int open_plainly(const Known *caller, int root, int table, int dirfd, const char *path, uint64_t flags,
-                 const uint32_t *kinds, size_t count);
+
+/* openat2(2), closing on exec: a descriptor, or minus an errno. */
+int openat2(int at, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
+
+/* Who makes files: nobody has it but by a capsule, which is held meanwhile. */
+struct maker;
+struct maker *maker_from(PyObject *capsule);
+
+struct making {
+    int directory, mask; /* the caller's umask */
+    const char *name;
+    uint64_t flags, mode;
+    const struct standing *ours; /* who we are to be; NULL: whoever we are */
+};
+/* Open one name in a directory, with a caller's umask: a descriptor, minus an errno, or LEFT.  Without the GIL. */
+int make(struct maker *maker, const struct making *what);
+
+#define TMPFILE ((uint64_t)(O_TMPFILE & ~O_DIRECTORY))
+
+/* What is opened for a caller that is what we are, and how. */
+struct opening {
+    int at, table;  /* where it starts: a directory of ours, our root with RESOLVE_IN_ROOT, or (-1) the caller's own */
+    int dirfd;      /* which of those */
+    uint64_t flags, mode, resolve;
+    const char *path;
+    const uint32_t *kinds;
+    size_t count;
+    /* for what is to be made; NULL: nothing is */
+    struct maker *maker;
+    const struct standing *ours;
+    const char *text; /* of the caller's status, if that was read */
+    size_t length;
+    int listener; /* where it is asked once more whether the caller waits; -1: nowhere */
+    uint64_t id;
+};
+/* Open a regular file or a directory of these kinds of file systems, as core.open_for(): a descriptor, minus an errno,
+ * or LEFT.  An absolute path starts at root, and stays there. */
+int open_plainly(const Known *caller, int root, struct opening *opening);

@@ -332,6 +332,7 @@ static PyMethodDef core_methods[] = {
     {"act_for", (PyCFunction)(void (*)(void))core_act_for, METH_FASTCALL, NULL},
     {"hear_closed", core_hear_closed, METH_VARARGS, NULL},
     {"open_for", (PyCFunction)(void (*)(void))core_open_for, METH_FASTCALL, NULL},
+    {"maker", core_maker, METH_NOARGS, NULL},
     {"reopen", (PyCFunction)(void (*)(void))core_reopen, METH_FASTCALL, NULL},
     {"launch", core_launch, METH_VARARGS, NULL},
     {0}};

@@ -155,8 +155,9 @@ class Known:
     """A thread, through descriptors that its owner keeps open, and who it was; immutable.
 
     :param pidfd: and the next two as for :func:`standing`.
-    :param status: its ``/proc/TID/status``; -1 if its groups cannot change unseen.
+    :param status: its ``/proc/TID/status``.
     :param label: its ``attr/current``; -1 where no security module labels threads.
+    :param settled: whether its groups cannot change where it is, so that nobody looks at them again.
     :param rights: what :func:`standing` said.
     :param identity: its ids, groups and capabilities, as ``status`` has them.
     :param labelled: what ``label`` said."""
@@ -169,6 +170,7 @@ class Known:
         user: int,
         status: int,
         label: int,
+        settled: bool,
         rights: bytes,
         identity: bytes,
         labelled: bytes,
@@ -300,7 +302,7 @@ class Short:
         :class:`proctor.performing.callers.Known`); those whom a call is of are taken out until it is answered.
     :param back: puts one of them back where that takes more than to put it there.
     :param here: its ``root`` and ``table`` are descriptors of our root directory and of ``/proc/self/fd``; -1 if
-        they cannot be used.
+        they cannot be used; its ``maker`` is as for :func:`open_for`.
     :param ours: what :func:`standing` said of us.
     :param kinds: as for :func:`open_for`.
     :param lend: an executor for what is ``kept`` of somebody, with ``sock``, ``table`` and ``patience`` as for
@@ -311,7 +313,8 @@ class Short:
     :param done: called with the executor where it is, and what it gave is closed there.
     :param listener: whose calls these are; it is spoken to as long as it is open.
     :param arch: AUDIT_ARCH_* number of the calls that are meant.
-    :param valid: flags of open(2) that are looked at, and those of them that are not plain."""
+    :param valid: flags of open(2) that are looked at, those of them that are not plain, and those of these that make or
+        truncate what is opened, which we do only by ourselves."""
 
     def __new__(
         cls,
@@ -330,6 +333,7 @@ class Short:
         arch: int,
         valid: int,
         unusual: int,
+        making: int,
         /,
     ) -> Short: ...
     def __call__(self, call: Any, wish: Any, /) -> Any: ...
@@ -352,6 +356,8 @@ def open_for(
     kinds: bytes,
     table: int,
     named: bool,
+    mode: int,
+    maker: object,
     /,
 ) -> tuple[bytes | None, int | None] | tuple[bytes, int, bytes, bytes] | None:
     """Open a regular file or a directory for a caller that is what we are, without waiting for anybody
@@ -363,14 +369,19 @@ def open_for(
     :param known: and the next two as for :meth:`Known.same`.
     :param start: where a relative path starts, a descriptor of ours; -1: at ``dirfd``, the caller's.
     :param path: an address in its memory, read as by :func:`read`; or what was read before.
-    :param flags: of open(2), without O_CREAT, O_TMPFILE and O_PATH.
+    :param flags: of open(2), without O_PATH.
     :param kinds: ``f_type`` of the file systems that open such things without asking anybody (``=I`` each).
     :param table: this process's ``/proc/self/fd``.
-    :param named: only pin it, and say what it is and how it is called: for :func:`reopen`.
+    :param named: only pin it, and say what it is and how it is called: for :func:`reopen`.  Nothing is made then.
+    :param mode: of what is made.
+    :param maker: who makes it, with the caller's umask (:func:`maker`); None: nothing is made.
     :returns: None for a caller that is not who it was, or if we are not.  Else the path (None if it could
         not be read) and a descriptor; minus the errno that anybody would be told; None for all that may
         wait, or may mean something else to others.  If ``named`` the descriptor is an O_PATH one, and
         its ``struct statx`` and the path follow that our root shows it by."""
+
+def maker() -> object:
+    """A thread that makes files with a umask of its own, from the first of them on until this is forgotten."""
 
 def reopen(table: int, pin: int, flags: int, /) -> int | None:
     """The rest of :func:`open_for`: what it pinned is opened."""

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/fsuid.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -23,14 +24,15 @@
 #define RESOLVE_IN_ROOT 0x10
 #define RESOLVE_CACHED 0x20                             /* Linux 5.12 */
 #define PROC_SUPER_MAGIC 0x9fa0
+enum { OVERFLOW = 65534 };                              /* the id of those who have none here */
 #define STATX_OF_PIN 0x17ffU /* STATX_BASIC_STATS | STATX_MNT_ID */
 
 struct how {
     uint64_t flags, mode, resolve;
 };
 
-static int openat2(int at, const char *path, uint64_t flags, uint64_t resolve) {
-    struct how how = {flags | O_CLOEXEC, 0, resolve};
+int openat2(int at, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve) {
+    struct how how = {flags | O_CLOEXEC, mode, resolve};
     int fd = (int)syscall(SYS_openat2_, at, path, &how, sizeof how);
     return fd < 0 ? -errno : fd;
 }
@@ -42,17 +44,17 @@ static bool on(int fd, uint32_t kind) {
 
 /* Whether no link of procfs was on a way that failed: then the errno is what anybody is told. */
 static bool stands(int at, const char *path, uint64_t flags, uint64_t resolve, int failed) {
-    int plain = openat2(at, path, flags, resolve | RESOLVE_NO_SYMLINKS), near, start;
+    int plain = openat2(at, path, flags, 0, resolve | RESOLVE_NO_SYMLINKS), near, start;
     if (plain >= 0)
         close(plain);
     if (plain >= 0 || (plain == failed && failed != -ELOOP))
         return true; /* it met no link; or, by now, there is something, and there was nothing */
-    near = openat2(at, path, flags, resolve | RESOLVE_NO_XDEV);
+    near = openat2(at, path, flags, 0, resolve | RESOLVE_NO_XDEV);
     if (near >= 0)
         close(near);
     if (near != failed || failed == -EXDEV)
         return false;
-    if ((start = openat2(at, path[0] == '/' ? "/" : ".", O_PATH, resolve & RESOLVE_IN_ROOT)) < 0)
+    if ((start = openat2(at, path[0] == '/' ? "/" : ".", O_PATH, 0, resolve & RESOLVE_IN_ROOT)) < 0)
         return false;
     bool proc = on(start, PROC_SUPER_MAGIC);
     close(start);
@@ -65,7 +67,7 @@ static int pin(int at, const char *path, uint64_t flags, uint64_t resolve, const
                size_t count, struct stat *status) {
     flags = O_PATH | (flags & (O_DIRECTORY | O_NOFOLLOW));
     resolve |= RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED;
-    int fd = openat2(at, path, flags, resolve);
+    int fd = openat2(at, path, flags, 0, resolve);
     if (fd < 0)
         return (fd == -ENOENT || fd == -ENOTDIR || fd == -EACCES || fd == -ENAMETOOLONG || fd == -ELOOP)
                        && stands(at, path, flags, resolve, fd) ? fd : LEFT;
@@ -88,7 +90,7 @@ static int reopen(int table, int pinned, uint64_t flags) {
     char name[16];
     snprintf(name, sizeof name, "%d", pinned);
     bool itself = (flags & O_NOFOLLOW) != 0;
-    int fd = openat2(itself ? pinned : table, itself ? "." : name, flags | O_NONBLOCK, 0);
+    int fd = openat2(itself ? pinned : table, itself ? "." : name, flags | O_NONBLOCK, 0, 0);
     if (itself && (fd == -EACCES || fd == -ENOTDIR))
         return LEFT;
     if (fd >= 0 && !(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, (int)flags) != 0) {
@@ -112,7 +114,7 @@ static ssize_t name_of(int table, int pinned, const char *path, const unsigned c
     text[length] = 0;
     if (strcmp(text, path) == 0) /* which it was found by */
         return length;
-    int fd = openat2(AT_FDCWD, text, O_PATH | O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED);
+    int fd = openat2(AT_FDCWD, text, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED);
     if (fd < 0)
         return -1;
     bool same = syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_OF_PIN, again) == 0
@@ -123,26 +125,17 @@ static ssize_t name_of(int table, int pinned, const char *path, const unsigned c
     return same ? length : -1;
 }
 
-/* What is to be opened, and how. */
-struct asked {
-    int at, table;
-    uint64_t flags, resolve;
-    const char *path;
-    const uint32_t *kinds;
-    size_t count;
-};
-
 /* Flags, resolve, kinds, table; and a path, unless that is NULL: whether they are these. */
-static bool asks(PyObject *const *args, PyObject *given, struct asked *asked) {
+static bool asks(PyObject *const *args, PyObject *given, struct opening *opening) {
     char *path, *kinds;
     Py_ssize_t length, size;
-    asked->flags = PyLong_AsUnsignedLongLongMask(args[0]);
-    asked->resolve = PyLong_AsUnsignedLongLongMask(args[1]);
-    asked->table = (int)PyLong_AsLong(args[3]);
+    opening->flags = PyLong_AsUnsignedLongLongMask(args[0]);
+    opening->resolve = PyLong_AsUnsignedLongLongMask(args[1]);
+    opening->table = (int)PyLong_AsLong(args[3]);
     if (PyErr_Occurred() != NULL || PyBytes_AsStringAndSize(args[2], &kinds, &size) < 0)
         return false;
-    asked->kinds = (const uint32_t *)(uintptr_t)kinds; /* bytes objects are aligned, and outlive the call */
-    asked->count = (size_t)size / sizeof *asked->kinds;
+    opening->kinds = (const uint32_t *)(uintptr_t)kinds; /* bytes objects are aligned, and outlive the call */
+    opening->count = (size_t)size / sizeof *opening->kinds;
     if (given == NULL)
         return true;
     if (PyBytes_AsStringAndSize(given, &path, &length) < 0)
@@ -151,7 +144,7 @@ static bool asks(PyObject *const *args, PyObject *given, struct asked *asked) {
         PyErr_SetString(PyExc_ValueError, "this is no path");
         return false;
     }
-    asked->path = path;
+    opening->path = path;
     return true;
 }
 
@@ -174,6 +167,74 @@ PyObject *core_reopen(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssi
 
 /* ---- All of it for a caller that is what we are, in one go ----------------------------------- */
 
+/* Whether the kernel's rules about files of others in sticky directories (may_create_in_sticky of fs/namei.c), which
+ * are about O_CREAT, have nothing to say. */
+static bool is_free_of_rules(int directory, const struct stat *found) {
+    struct stat status;
+    uid_t own = (uid_t)setfsuid((uid_t)-1); /* no such id: nothing is changed */
+    return fstat(directory, &status) == 0 && (!(status.st_mode & S_ISVTX) || (found->st_uid == own && own < OVERFLOW));
+}
+
+/* Open what is there under a name in a directory, where O_CREAT means nothing: -ENOENT if nothing is, as far as is
+ * known without waiting; LEFT for all but regular files on the same mount. */
+static int open_there(const struct opening *opening, int directory, const char *name) {
+    struct stat status;
+    int fd = LEFT, pinned = openat2(directory, name, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_XDEV | RESOLVE_CACHED);
+    if (pinned < 0)
+        return pinned == -ENOENT || pinned == -EAGAIN ? -ENOENT : LEFT;
+    if (fstat(pinned, &status) == 0 && S_ISREG(status.st_mode) && is_free_of_rules(directory, &status))
+        fd = reopen(opening->table, pinned, opening->flags & ~(uint64_t)O_CREAT);
+    close(pinned);
+    return fd == -ENOENT ? LEFT : fd;
+}
+
+/* Have it made, with the umask that its caller has, who still waits. */
+static int make_in(const Known *caller, const struct opening *opening, int directory, const char *name, uint64_t more) {
+    struct making what = {.directory = directory, .name = name, .flags = opening->flags | more, .mode = opening->mode,
+                          .ours = opening->ours, .mask = mask_of(caller, opening->text, opening->length)};
+    return what.mask >= 0 && (opening->listener < 0 || id_valid(opening->listener, opening->id) == 0)
+               ? make(opening->maker, &what) : LEFT;
+}
+
+/* O_CREAT: the directory is pinned, and what is not in it is made there.  Of what then comes out nothing is said but
+ * that something is there already; all else is for whoever does it all over, and nothing has happened. */
+static int create(const Known *caller, const struct opening *opening) {
+    char head[PATH_MAX];
+    struct stat status;
+    const char *last = strrchr(opening->path, '/');
+    size_t length = last == NULL ? 0 : (size_t)(++last - opening->path);
+    if (last == NULL)
+        last = opening->path;
+    if (last[0] == 0 || strcmp(last, ".") == 0 || strcmp(last, "..") == 0 || length >= sizeof head
+        || opening->flags & (O_DIRECTORY | TMPFILE))
+        return LEFT;
+    memcpy(head, length > 0 ? opening->path : ".", length > 0 ? length : 1);
+    head[length > 0 ? length : 1] = 0;
+    int directory = pin(opening->at, head, O_DIRECTORY, opening->resolve, opening->kinds, opening->count, &status);
+    if (directory < 0)
+        return directory;
+    bool alone = opening->flags & O_EXCL;
+    int fd = alone ? -ENOENT : open_there(opening, directory, last);
+    if (fd == -ENOENT && (fd = make_in(caller, opening, directory, last, O_EXCL)) == -EEXIST && !alone)
+        fd = open_there(opening, directory, last); /* it was not in the kernel's memory */
+    close(directory);
+    return fd >= 0 || (fd == -EEXIST && alone) ? fd : LEFT;
+}
+
+/* O_TMPFILE: a file that has no name, in a directory. */
+static int create_unnamed(const Known *caller, const struct opening *opening) {
+    struct stat status;
+    if (!(opening->flags & O_DIRECTORY) || !(opening->flags & O_ACCMODE))
+        return LEFT;
+    int directory = pin(opening->at, opening->path, opening->flags, opening->resolve, opening->kinds, opening->count,
+                        &status);
+    if (directory < 0)
+        return directory;
+    int fd = make_in(caller, opening, directory, ".", 0);
+    close(directory);
+    return fd >= 0 ? fd : LEFT;
+}
+
 struct found {
     ssize_t length; /* of the name; -1: it was opened, not named */
     unsigned char status[256];
@@ -182,20 +243,29 @@ struct found {
 
 /* Open, or pin and name, what the path of asked leads to from a caller's place: a descriptor,
  * minus the errno that it ends with, or LEFT. */
-static int act(const Known *caller, struct asked *asked, int dirfd, bool named, struct found *found) {
+static int act(const Known *caller, struct opening *opening, bool named, struct found *found) {
     struct stat status;
     int fd = LEFT, start = -1;
-    if (asked->path[0] == '/')
-        asked->at = asked->resolve & RESOLVE_IN_ROOT ? asked->at : AT_FDCWD;
-    else if (asked->at < 0 && (asked->at = start = place_of(caller, dirfd)) < 0)
+    if (opening->flags & (O_CREAT | TMPFILE | O_TRUNC)
+        && !(opening->length > 0 ? has_room_by(caller, opening->text, opening->length) : has_room(caller)))
+        return LEFT; /* nothing happens before that is known */
+    if (opening->path[0] == '/')
+        opening->at = opening->resolve & RESOLVE_IN_ROOT ? opening->at : AT_FDCWD;
+    else if (opening->at < 0 && (opening->at = start = place_of(caller, opening->dirfd)) < 0)
         return LEFT;
-    int pinned = fd = pin(asked->at, asked->path, asked->flags, asked->resolve, asked->kinds,
-                          asked->count, &status);
+    if (opening->flags & (O_CREAT | TMPFILE)) {
+        fd = named ? LEFT : opening->flags & O_CREAT ? create(caller, opening) : create_unnamed(caller, opening);
+        if (start >= 0)
+            close(start);
+        return fd;
+    }
+    int pinned = fd = pin(opening->at, opening->path, opening->flags, opening->resolve, opening->kinds,
+                          opening->count, &status);
     if (pinned >= 0 && !named)
-        fd = reopen(asked->table, pinned, asked->flags);
+        fd = reopen(opening->table, pinned, opening->flags);
     else if (pinned >= 0
              && (syscall(SYS_statx, pinned, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_OF_PIN, found->status) != 0
-                 || (found->length = name_of(asked->table, pinned, asked->path, found->status, found->name,
+                 || (found->length = name_of(opening->table, pinned, opening->path, found->status, found->name,
                                              sizeof found->name)) < 0))
         fd = LEFT;
     if (pinned >= 0 && fd != pinned)
@@ -206,29 +276,30 @@ static int act(const Known *caller, struct asked *asked, int dirfd, bool named, 
     return fd >= 0 || fd == LEFT || has_room(caller) ? fd : LEFT;
 }
 
-int open_plainly(const Known *caller, int root, int table, int dirfd, const char *path, uint64_t flags,
-                 const uint32_t *kinds, size_t count) {
-    bool absolute = path[0] == '/';
-    struct asked asked = {.at = absolute ? root : -1, .table = table, .flags = flags, .path = path, .kinds = kinds,
-                          .count = count, .resolve = absolute ? RESOLVE_IN_ROOT : 0};
-    return act(caller, &asked, dirfd, false, NULL);
+int open_plainly(const Known *caller, int root, struct opening *opening) {
+    bool absolute = opening->path[0] == '/';
+    opening->at = absolute ? root : -1;
+    opening->resolve = absolute ? RESOLVE_IN_ROOT : 0;
+    return act(caller, opening, false, NULL);
 }
 
 PyObject *core_open_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 13)
-        return PyErr_Format(PyExc_TypeError, "open_for() takes 13 arguments, not %zd", count);
+    if (count != 15)
+        return PyErr_Format(PyExc_TypeError, "open_for() takes 15 arguments, not %zd", count);
     Known *caller = known_from(args[0]);
     const struct standing *ours;
-    struct asked asked;
+    struct opening opening;
     struct found found = {.length = -1};
     int groups = PyObject_IsTrue(args[1]), listener = (int)PyLong_AsLong(args[3]), fd = LEFT;
     uint64_t id = PyLong_AsUnsignedLongLongMask(args[4]), address = 0;
-    int dirfd = (int)PyLong_AsLong(args[6]), named = PyObject_IsTrue(args[12]);
+    int named = PyObject_IsTrue(args[12]);
     bool given = PyBytes_Check(args[7]), same;
     if (caller == NULL || !standing_in(args[2], &ours)
-        || !asks(args + 8, given ? args[7] : NULL, &asked))
+        || !asks(args + 8, given ? args[7] : NULL, &opening))
         return NULL;
-    asked.at = (int)PyLong_AsLong(args[5]);
+    opening.at = (int)PyLong_AsLong(args[5]), opening.dirfd = (int)PyLong_AsLong(args[6]);
+    opening.mode = PyLong_AsUnsignedLongMask(args[13]), opening.ours = ours;
+    opening.maker = args[14] == Py_None ? NULL : maker_from(args[14]);
     if (!given)
         address = PyLong_AsUnsignedLongLongMask(args[7]);
     if (PyErr_Occurred() != NULL)
@@ -238,12 +309,13 @@ PyObject *core_open_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
     size_t used = 0;
     Py_BEGIN_ALLOW_THREADS
     same = unchanged(caller, groups != 0, ours, here, sizeof here, &text, &length);
+    opening.text = text, opening.length = (size_t)length, opening.listener = given ? -1 : listener, opening.id = id;
     if (same && !given) {
         given = gather(caller->tid, address, PATH_MAX, true, &path, &used) == 0 && id_valid(listener, id) == 0;
-        asked.path = path;
+        opening.path = path;
     }
-    if (same && given && asked.path[0] != 0)
-        fd = act(caller, &asked, dirfd, named != 0, &found);
+    if (same && given && opening.path[0] != 0)
+        fd = act(caller, &opening, named != 0, &found);
     Py_END_ALLOW_THREADS
     if (text != here)
         free(text);

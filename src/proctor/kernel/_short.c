@@ -15,17 +15,17 @@
 /* Threads that are known at the same time: Standings has it. */
 enum { MOST_KNOWN = 32, MOST_PLANS = 256 };
 enum { ALLOW = 0, OPTIONS = 2 };               /* of a Perform */
-enum { KEY, DEVICES, HERE, GROUPS, FIELDS };   /* of a callers.Known */
+enum { KEY, DEVICES, HERE, GROUPS, MAKES, FIELDS }; /* of a callers.Known */
 
 typedef struct {
     PyObject_HEAD
     PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans, *port;
     int listener;
     uint32_t arch;
-    unsigned long long valid, unusual;
+    unsigned long long valid, unusual, making;
 } Short;
 
-enum { NOTIFICATION, MEMORY_READ, CONTAINER, KNOWN, KEPT, TABLE, ROOT, NAMES };
+enum { NOTIFICATION, MEMORY_READ, CONTAINER, KNOWN, KEPT, TABLE, ROOT, MAKER, NAMES };
 static PyObject *names[NAMES];
 
 struct caller { /* taken out of the standings, for one call */
@@ -46,11 +46,11 @@ static int number_of(PyObject *object, int name) {
     return number;
 }
 
-/* Whether it is openat(2), nobody has looked at it, and nothing happens but that something is opened. */
+/* Whether it is openat(2), nobody has looked at it, and nothing happens but that something is opened, or made. */
 static bool is_plain(const Short *self, PyObject *call, PyObject *wish, const struct seccomp_notif *raw) {
     uint64_t flags = raw->data.args[2] & self->valid;
     return raw->pid != 0 && raw->data.nr == SYS_openat && raw->data.arch == self->arch
-           && (flags & self->unusual) == 0 && (flags & O_ACCMODE) != O_ACCMODE && raw->data.args[1] != 0
+           && (flags & self->unusual & ~self->making) == 0 && (flags & O_ACCMODE) != O_ACCMODE && raw->data.args[1] != 0
            && PyTuple_GetItem(wish, OPTIONS) == Py_None
            && is_attribute(call, MEMORY_READ, Py_False);
 }
@@ -61,8 +61,9 @@ static void let_go(struct caller *caller) {
 }
 
 /* Take the caller, if it is known, in this container.  A rule is asked by a longer way, but for what an executor
- * pins for it. */
+ * pins for it; and nothing is made but by ourselves, for who is in our cgroups, which what is made is charged to. */
 static bool take(const Short *self, PyObject *call, PyObject *tid, bool ruled, uint64_t flags, struct caller *caller) {
+    bool makes = flags & self->making;
     PyObject *standing = tid != NULL ? PyDict_GetItemWithError(self->standings, tid) : NULL;
     if (standing == NULL)
         return false;
@@ -74,7 +75,8 @@ static bool take(const Short *self, PyObject *call, PyObject *tid, bool ruled, u
                 && PyTuple_Size(caller->kept) == FIELDS
                 && (PyTuple_GetItem(caller->kept, HERE) == Py_True
                         ? !ruled && number_of(self->here, ROOT) >= 0
-                        : PyTuple_GetItem(caller->kept, DEVICES) == Py_True && !(ruled && flags & O_NOFOLLOW))
+                              && (!makes || PyTuple_GetItem(caller->kept, MAKES) == Py_True)
+                        : !makes && PyTuple_GetItem(caller->kept, DEVICES) == Py_True && !(ruled && flags & O_NOFOLLOW))
                 && is_attribute(PyTuple_GetItem(caller->kept, KEY), CONTAINER, container)
                 && PyDict_DelItem(self->standings, tid) == 0;
     Py_XDECREF(known); /* its standing has it */
@@ -121,20 +123,23 @@ static const uint32_t *kinds_of(const Short *self, size_t *count) {
 }
 
 /* Open it ourselves.  Without the GIL. */
-static void open_here(const Short *self, const Known *known, bool groups, int root, int table,
-                      const struct standing *ours, struct turn *turn) {
-    size_t count;
-    const uint32_t *kinds = kinds_of(self, &count);
+static void open_here(const Short *self, const Known *known, bool groups, int root, struct opening *opening,
+                      struct turn *turn) {
+    opening->kinds = kinds_of(self, &opening->count);
+    opening->dirfd = (int)turn->raw->data.args[0], opening->flags = turn->flags;
+    opening->mode = opening->flags & (O_CREAT | TMPFILE) ? turn->raw->data.args[3] & 07777 : 0;
     char here[4096], *text = here;
     ssize_t length;
-    bool same = same_as(ours, false) && unchanged(known, groups, NULL, here, sizeof here, &text, &length);
+    bool same = same_as(opening->ours, false) && unchanged(known, groups, NULL, here, sizeof here, &text, &length);
     bool whole = same && gather(known->tid, turn->raw->data.args[1], PATH_MAX, true, &turn->path, &turn->used) == 0
                  && id_valid(self->listener, turn->raw->id) == 0;
     if (!whole) { /* the beginning of what cannot be read, or somebody else's, is no path */
         free(turn->path);
         turn->path = NULL;
-    } else if (turn->used > 0 && (turn->path[0] == '/' || same_as(ours, true))) {
-        turn->fd = open_plainly(known, root, table, (int)turn->raw->data.args[0], turn->path, turn->flags, kinds, count);
+    } else if (turn->used > 0 && (turn->path[0] == '/' || same_as(opening->ours, true))) {
+        opening->path = turn->path, opening->text = text, opening->length = (size_t)length;
+        opening->listener = self->listener, opening->id = turn->raw->id;
+        turn->fd = open_plainly(known, root, opening);
     }
     if (text != here)
         free(text);
@@ -227,10 +232,14 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
         ;
     } else if (PyTuple_GetItem(caller.kept, HERE) == Py_True) {
         bool groups = PyTuple_GetItem(caller.kept, GROUPS) == Py_True;
-        int root = number_of(self->here, ROOT), table = number_of(self->here, TABLE);
+        int root = number_of(self->here, ROOT);
+        PyObject *maker = PyObject_GetAttr(self->here, names[MAKER]); /* ours until it is done */
+        struct opening opening = {.table = number_of(self->here, TABLE), .ours = ours};
+        opening.maker = maker != NULL && maker != Py_None ? maker_from(maker) : NULL;
         Py_BEGIN_ALLOW_THREADS
-        open_here(self, caller.known, groups, root, table, ours, &turn);
+        open_here(self, caller.known, groups, root, &opening, &turn);
         Py_END_ALLOW_THREADS
+        Py_XDECREF(maker);
         put_back(self, tid, &caller);
         left = false;
         result = turn.answered ? PyLong_FromLong(-turn.fd)
@@ -253,9 +262,10 @@ static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *port;
     int listener;
     unsigned int arch;
-    unsigned long long valid, unusual;
-    if (!PyArg_ParseTuple(args, "OOO!OOSSOOOOOIKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here,
-                          &ours, &kinds, &lend, &plan, &asked, &done, &port, &arch, &valid, &unusual)
+    unsigned long long valid, unusual, making;
+    if (!PyArg_ParseTuple(args, "OOO!OOSSOOOOOIKKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here,
+                          &ours, &kinds, &lend, &plan, &asked, &done, &port, &arch, &valid, &unusual,
+                          &making)
         || (listener = PyObject_AsFileDescriptor(port)) < 0)
         return NULL;
     Short *self = (Short *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
@@ -275,6 +285,7 @@ static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     self->done = Py_NewRef(done);
     self->plans = PyDict_New();
     self->listener = listener, self->arch = arch, self->valid = valid, self->unusual = unusual;
+    self->making = making;
     if (self->plans == NULL)
         Py_CLEAR(self);
     return (PyObject *)self;
@@ -307,7 +318,7 @@ PyType_Spec short_spec = {"proctor.kernel._core.Short", sizeof(Short), 0,
 
 bool short_ready(void) {
     static const char *const texts[NAMES] = {"_notification", "memory_read", "container", "known", "kept", "table",
-                                             "root"};
+                                             "root", "maker"};
     for (int i = 0; i < NAMES; i++)
         if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
             return false;

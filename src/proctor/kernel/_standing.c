@@ -183,7 +183,7 @@ bool looks_same(const Known *self) {
 bool is_same(const Known *self, bool groups, char *here, size_t size, char **text, ssize_t *length) {
     char label[4096], user[sizeof self->rights.user] = {0};
     *text = here, *length = 0;
-    if (groups && self->status >= 0
+    if (groups && !self->settled
         && ((*length = text_of(self->status, here, size, text)) <= 0
             || !is_identity(*text, (size_t)*length, PyBytes_AsString(self->identity),
                             (size_t)PyBytes_Size(self->identity))))
@@ -248,6 +248,23 @@ bool has_room_by(const Known *caller, const char *text, size_t length) {
            && (number_at(at + sizeof mark - 1, text + length) < most_descriptors(caller) || has_room(caller));
 }
 
+int mask_of(const Known *caller, const char *text, size_t length) {
+    static const char mark[] = "\nUmask:\t"; /* Linux 4.7 */
+    char here[4096], *read = NULL;
+    int mask = -1;
+    if (length == 0) {
+        ssize_t got = text_of(caller->status, here, sizeof here, &read);
+        text = read, length = got < 0 ? 0 : (size_t)got;
+    }
+    const char *at = length > 0 ? memmem(text, length, mark, sizeof mark - 1) : NULL;
+    if (at != NULL)
+        for (at += sizeof mark - 1; at < text + length && *at >= '0' && *at < '8' && mask <= 0777; at++)
+            mask = (mask < 0 ? 0 : mask * 8) + *at - '0';
+    if (read != here)
+        free(read);
+    return mask > 0777 ? -1 : mask;
+}
+
 int place_of(const Known *caller, int dirfd) {
     char name[16] = "cwd";
     if (dirfd != AT_FDCWD)
@@ -281,8 +298,9 @@ static PyObject *known_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     const struct standing *is = NULL;
     if (self == NULL)
         return NULL;
-    if (!PyArg_ParseTuple(args, "iiiiiiSSS", &self->tid, &self->pidfd, &self->proc, &self->user,
-                          &self->status, &self->label, &rights, &identity, &labelled)
+    int settled;
+    if (!PyArg_ParseTuple(args, "iiiiiipSSS", &self->tid, &self->pidfd, &self->proc, &self->user,
+                          &self->status, &self->label, &settled, &rights, &identity, &labelled)
         || !standing_in(rights, &is) || is == NULL) {
         if (PyErr_Occurred() == NULL)
             PyErr_SetString(PyExc_ValueError, "nothing is known");
@@ -290,6 +308,7 @@ static PyObject *known_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
         return NULL;
     }
     self->rights = *is;
+    self->settled = settled != 0;
     self->identity = Py_NewRef(identity);
     self->labelled = Py_NewRef(labelled);
     return (PyObject *)self;

@@ -105,10 +105,9 @@ class Standing:
             self._seen = self._look()
             self._others = _core.whereabouts(self.proc, self._cgroup)
             if self.rights:
-                status = -1 if self._groups_stay() else self._status
                 self.known = _core.Known(
-                    tid, self._pidfd, self.proc, self._user, status, self._label,
-                    self.rights, self._seen[0], self._seen[5],
+                    tid, self._pidfd, self.proc, self._user, self._status, self._label,
+                    self._groups_stay(), self.rights, self._seen[0], self._seen[5],
                 )  # fmt: skip
         except BaseException:
             self.close()

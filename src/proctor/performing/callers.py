@@ -28,6 +28,8 @@ class Known(NamedTuple):
     here: bool
     #: Whether its groups decide anything.
     groups: bool
+    #: Whether it is also in the monitor's cgroups, which are charged with what the monitor makes.
+    makes: bool
 
 
 class Callers:
@@ -78,8 +80,9 @@ class Callers:
                 one = who(key, bool(wanted) and devices)
                 here = key.unlike is None and own.is_like(standing, one)
                 known = Known(
-                    Key(one, container), devices, here, not here or own.groups_decide(one)
-                )
+                    Key(one, container), devices, here, not here or own.groups_decide(one),
+                    here and key.cgroups == own.who.cgroups,
+                )  # fmt: skip
                 if not standing.unchanged():
                     raise CallGone  # or it was given another root or cgroup just now
                 if one.lasting:
@@ -87,7 +90,7 @@ class Callers:
                         self._keys.clear()
                     self._keys[same] = known
             if known.here and not own.unchanged():
-                known = known._replace(here=False, groups=True)
+                known = known._replace(here=False, groups=True, makes=False)
             if not call.valid():
                 raise CallGone
             standing.kept = known

@@ -8,8 +8,10 @@ its identity, too.
 The monitor's threads must not wait for anybody's FIFO, device, lease or FUSE server, and nothing may
 happen before that is known.  So what a path leads to is pinned first, through what the kernel has in
 memory (RESOLVE_CACHED); if it is a regular file or a directory of a file system that opens such things
-without asking anybody, it is opened by its own link.  All else is left to an executor: whatever is
-created, procfs, devices, sockets, what is not in memory yet.  (A file system that is stacked upon one of
+without asking anybody, it is opened by its own link.  What is not there yet is made in its pinned directory, by a thread that has the
+caller's umask for it, and nobody else's (``kernel/_making.c``); what is made may have to be looked for on a
+disk.  All else is left to an executor: procfs, devices, sockets, dangling links, other files that are not
+in memory yet, what is made where a rule is to be asked.  (A file system that is stacked upon one of
 those, and a listener of fanotify(7) for permissions, can still make it wait; then another thread
 receives.)
 """
@@ -21,12 +23,14 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import HandOver, Verdict, deny
+from proctor.errors import CallGone
 from proctor.kernel import _core
 from proctor.kernel.standing import rights
 from proctor.performing import filestat, pins
 from proctor.performing.pins import O_DIRECTORY, O_NOFOLLOW
 from proctor.performing.task import permit
 from proctor.performing.trouble import Moved
+from proctor.performing.wanted import MAKING, TMPFILE
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -34,9 +38,9 @@ if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
 
 LOCAL: Final = struct.pack(f"={len(filestat.LOCAL)}I", *filestat.LOCAL)
-#: Flags of open(2) that change how something is opened which is there, and nothing else.
+#: Flags of open(2) that change how something is opened, or made, and nothing else.
 _KNOWN: Final = (
-    os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+    os.O_RDONLY | os.O_WRONLY | os.O_RDWR | MAKING | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
     | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_NONBLOCK", 0) | O_DIRECTORY | O_NOFOLLOW
     | getattr(os, "O_NOATIME", 0) | getattr(os, "O_SYNC", 0) | getattr(os, "O_DSYNC", 0) | 0o100000
 )  # fmt: skip
@@ -51,11 +55,13 @@ class Here:
     :raises OSError: out of descriptors, or no procfs.
     """
 
-    __slots__ = ("root", "table")
+    __slots__ = ("maker", "root", "table")
 
     def __init__(self, ours: bytes = b"") -> None:
         #: Our own descriptors, as links.
         self.table = os.open("/proc/self/fd", pins.PIN | O_DIRECTORY)
+        #: Who makes files.
+        self.maker: object = _core.maker()
         #: Our root directory, if it is the one that we had; else -1.
         self.root = -1
         if ours:
@@ -70,6 +76,7 @@ class Here:
             if fd >= 0:
                 os.close(fd)
         self.table = self.root = -1
+        self.maker = None
 
     def ordinary(
         self, call: Call, standing: Standing, dirfd: int, path: int | bytes, flags: int, ours: bytes
@@ -83,7 +90,7 @@ class Here:
         listener = -1 if type(path) is bytes else call.listener_fd
         found = _core.open_for(
             known, standing.kept.groups, ours, listener, call.id, -1, dirfd, path, flags, 0,
-            LOCAL, self.table, False,
+            LOCAL, self.table, False, 0, None,
         )  # fmt: skip
         if found is None:
             raise Moved
@@ -98,6 +105,7 @@ class Here:
         standing: Standing,
         dirfd: int,
         flags: int,
+        mode: int,
         resolve: int,
         ours: bytes,
     ) -> Verdict | None:
@@ -125,11 +133,16 @@ class Here:
                 start = call.caller.dir_fd(dirfd)
             except OSError:
                 return None
-        if flags & os.O_TRUNC and not _has_room(call, standing):
-            return None
+        maker = None
+        if flags & (os.O_CREAT | TMPFILE):
+            if resolve or not standing.kept.makes:
+                return None
+            if not call.valid():
+                raise CallGone
+            maker = self.maker
         found = _core.open_for(
             known, standing.kept.groups, ours, listener, call.id, start, dirfd, path, flags, resolve,
-            LOCAL, self.table, asked,
+            LOCAL, self.table, asked, mode, maker,
         )  # fmt: skip
         if found is None:
             raise Moved
@@ -157,10 +170,3 @@ class Here:
             return _core.reopen(self.table, pin, flags)
         finally:
             os.close(pin)
-
-
-def _has_room(call: Call, standing: Standing) -> bool:
-    def counted() -> bool:
-        return call.caller.has_room()
-
-    return standing.has_room(counted)

@@ -331,7 +331,7 @@ class Performers:
                 if standing is None:
                     cgroup = self.option(container, "cgroup")
                     standing = self.callers.meet(call, container, cgroup, devices)
-                key, devices, _, _ = standing.kept
+                key, devices, *_ = standing.kept
                 if session is None:
                     session = self.session(call, key, own, self.option(container, "limit"))
                 o_path = self.option(container, "o_path")

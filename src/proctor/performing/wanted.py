@@ -29,8 +29,10 @@ VALID: Final = (
     | _flag("O_SYNC") | _flag("O_DSYNC") | O_FASYNC | _flag("O_DIRECT") | O_LARGEFILE | O_DIRECTORY
     | O_NOFOLLOW | _flag("O_NOATIME") | O_CLOEXEC | O_PATH | TMPFILE
 )  # fmt: skip
+#: What makes or truncates what is opened.
+MAKING: Final = O_CREAT | O_TRUNC | TMPFILE
 #: What does something besides opening, or opens something else.
-UNUSUAL: Final = O_CREAT | O_TRUNC | O_PATH | TMPFILE | O_FASYNC | _flag("O_DIRECT")
+UNUSUAL: Final = MAKING | O_PATH | O_FASYNC | _flag("O_DIRECT")
 SYNC: Final = _flag("O_SYNC") | _flag("O_DSYNC")
 #: What is left beside O_PATH.
 WITH_O_PATH: Final = O_DIRECTORY | O_NOFOLLOW | O_PATH | O_CLOEXEC

@@ -26,6 +26,7 @@ from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
 from proctor.performing.trouble import Moved, Said
 from proctor.performing.wanted import (
     ACCESS,
+    MAKING,
     O_CLOEXEC,
     O_CREAT,
     O_EXCL,
@@ -125,17 +126,15 @@ def at_once(
     dirfd, flags, mode, resolve = decode(call)
     if isinstance(wish.options, Options):
         flags = wish.options.kept(flags)
-    return (
-        None
-        if mode or _is_small(call)
-        else here.open(call, wish, standing, dirfd, flags, resolve, ours)
-    )
+    if _is_small(call):
+        return None
+    return here.open(call, wish, standing, dirfd, flags, mode, resolve, ours)
 
 
-def natively(name: str) -> tuple[int, int] | None:
-    """(flags that mean something, those that want more than to open what is there) of a call that the core
-    may open by itself, in the place of :func:`ordinary`; None for others."""
-    return (VALID, UNUSUAL) if name == "openat" else None
+def natively(name: str) -> tuple[int, int, int] | None:
+    """(flags that mean something, those that want more than to open what is there, those of these that make or truncate
+    it) of a call that the core may open by itself, in the place of :func:`ordinary`; None for others."""
+    return (VALID, UNUSUAL, MAKING) if name == "openat" else None
 
 
 def short_way(
