@@ -41,7 +41,15 @@ CRUN_EXEC = json.dumps(
 )
 
 
-@pytest.mark.parametrize("text", [RUNC, CRUN_EXEC + "\n"])
+#: Compact, with ``metadata`` always there; of an exec both pids are its own
+#: (crates/libcontainer/src/process/seccomp_listener.rs and init/process.rs of youki).
+YOUKI_EXEC = (
+    '{"ociVersion":"v1.0.2","fds":["seccompFd"],"pid":4242,"metadata":"","state":{"ociVersion":"v1.0.2","id":"y1",'
+    '"status":"running","pid":4242,"bundle":"/srv/y","annotations":{}}}'
+)
+
+
+@pytest.mark.parametrize("text", [RUNC, CRUN_EXEC + "\n", YOUKI_EXEC])
 def test_what_runtimes_write_is_read_in_any_pieces(text: str) -> None:
     data = text.encode()
     whole = oci.parse(data)

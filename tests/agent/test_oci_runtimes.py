@@ -86,6 +86,25 @@ def test_what_is_created_is_served_once_it_starts(agent: Start, runtime: Runtime
     running.heard('ended: container "web-1"')
 
 
+@pytest.mark.parametrize("runtime", ["crun"], indirect=True)
+@pytest.mark.parametrize("how", ["annotation", "environment"])
+def test_crun_is_told_of_the_agent_without_a_listener_path(
+    agent: Start, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """By ``run.oci.seccomp.receiver``, for whoever writes profiles that cannot have one; crun(1)."""
+    running = agent()
+    bundle = runtime.bundle(running.socket, "/bin/mkdir", "/tmp/forbidden-1")
+    config = json.loads((bundle / "config.json").read_text())
+    del config["linux"]["seccomp"]["listenerPath"]
+    if how == "annotation":
+        config["annotations"] = {"run.oci.seccomp.receiver": running.socket}
+    else:
+        monkeypatch.setenv("RUN_OCI_SECCOMP_RECEIVER", running.socket)
+    (bundle / "config.json").write_text(json.dumps(config))
+    assert "Read-only file system" in runtime.run(bundle, "received").stdout
+    running.heard('ended: container "received"')
+
+
 def test_two_containers_have_two_policies(agent: Start, runtime: Runtime, place: Path) -> None:
     """By metadata and by annotation; and what nothing fits is denied, with the reason."""
     policies = place / "policies"
