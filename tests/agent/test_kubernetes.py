@@ -18,7 +18,8 @@ import proctor
 from proctor.agent.facts import Facts
 from proctor.agent.policies import Book
 from proctor.cli.arguments import parse
-from proctor.policy.profile import profile
+from proctor.policy import load
+from proctor.policy.profile import profile, write
 from tests.agent.runtimes import Runtime, make_rootfs, missing
 
 PLACE = Path(__file__).parents[2] / "deploy" / "kubernetes"
@@ -35,6 +36,32 @@ def objects(file: str) -> list[dict[str, Any]]:
 def test_objects_are_valid(file: str, version: str) -> None:
     for each in objects(file):
         validate(each, version, strict=True)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
+@pytest.mark.parametrize("directory", ["kubernetes", "kubernetes-spo"])
+def test_what_is_applied_is_valid(directory: str) -> None:
+    """As kustomize puts it together; volumes are those that are asked for, sockets are where others look for them."""
+    command = ["kubectl", "kustomize", str(PLACE.parent / directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    made = {each["kind"]: each for each in yaml.safe_load_all(done.stdout)}
+    assert made.keys() == {"Namespace", "ServiceAccount", "DaemonSet", "ConfigMap"}
+    for each in made.values():
+        validate(each, "1.36", strict=True)
+        assert each["kind"] == "Namespace" or each["metadata"]["namespace"] == "proctor"
+    spec = made["DaemonSet"]["spec"]["template"]["spec"]
+    asked = {each["name"] for one in spec["containers"] for each in one["volumeMounts"]}
+    assert asked == {each["name"] for each in spec["volumes"]}
+    containers = {
+        each["name"]: parse([*each["command"][1:], *each["args"]]) for each in spec["containers"]
+    }
+    if directory == "kubernetes":
+        assert containers["nri"].listener in containers["agent"].oci
+    else:
+        assert containers.keys() == {"agent"}
+        policy, socket = profile(load(PLACE / "policies/nodes.toml")), containers["agent"].oci[-1]
+        made_for = json.loads(write(policy, "spo", name="nodes", listener=socket))
+        assert made_for["kind"] == "SeccompProfile" and made_for["spec"]["listenerPath"] == socket
 
 
 def test_every_file_is_used() -> None:
