@@ -38,6 +38,17 @@ def test_getrandom_is_answered() -> None:
     assert python(code, certain) == "0 1 2 3 1000"
 
 
+def test_what_is_plainly_there_is_written_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 11):
+        pytest.skip("mappings are asked one by one since Linux 6.11 (PROCMAP_QUERY)")
+
+    def longer(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "the longer way")
+
+    monkeypatch.setattr("proctor.kernel.address_space.AddressSpace", longer)
+    test_a_read_has_a_length_of_our_choosing()
+
+
 def test_a_read_has_a_length_of_our_choosing() -> None:
     @proctor.on("read")
     def short(call: proctor.Call) -> proctor.Verdict | None:

@@ -322,6 +322,7 @@ static PyMethodDef core_methods[] = {
     {"id_valid", core_id_valid, METH_VARARGS, NULL},
     {"addfd", core_addfd, METH_VARARGS, NULL},
     {"give", (PyCFunction)(void (*)(void))core_give, METH_FASTCALL, NULL},
+    {"write", (PyCFunction)(void (*)(void))core_write, METH_FASTCALL, NULL},
     {"read", (PyCFunction)(void (*)(void))core_read, METH_FASTCALL, NULL},
     {"find", core_find, METH_VARARGS, NULL},
     {"where", (PyCFunction)(void (*)(void))core_where, METH_FASTCALL, NULL},

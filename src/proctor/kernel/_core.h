@@ -63,6 +63,7 @@ PyObject *caller_told(PyObject *callers, int tid, bool *fresh);
 void caller_forget(PyObject *callers, int tid);
 
 PyObject *core_find(PyObject *module, PyObject *args);
+PyObject *core_write(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_where(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_matches(PyObject *module, PyObject *args);
 PyObject *core_launch(PyObject *module, PyObject *args);

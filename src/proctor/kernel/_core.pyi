@@ -96,6 +96,15 @@ def read(pid: int, address: int, limit: int, string: bool, listener: int, id: in
 
     The GIL is released: memory may answer late (userfaultfd, FUSE)."""
 
+def write(pid: int, address: int, data: bytes, listener: int, id: int, /) -> bool:
+    """Write to memory of the thread ``pid`` that is one writable mapping, by /proc/TID/mem (the mappings are asked since
+    Linux 6.11).
+
+    :param listener: where ID_VALID is asked for ``id`` before that.
+    :returns: whether it was written; otherwise a part of it may have been, and a longer way finds out why.
+
+    The GIL is released: memory may answer late (userfaultfd, FUSE)."""
+
 # Where a path leads ---------------------------------------------------------------------------
 def find(
     root: int, dirfd: int, path: bytes, follow: bool, entry: bool, /

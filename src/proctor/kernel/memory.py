@@ -204,9 +204,17 @@ class Memory:
 
     def write(self, address: int, data: bytes) -> None:
         """See :class:`MemoryPort`."""
+        from proctor.kernel._core import write
         from proctor.kernel.address_space import AddressSpace
+        from proctor.kernel.thread import ProcFiles
 
         self._visible()
+        listener = self._listener
+        number = -1 if listener is None else listener.fileno()
+        if number >= 0:
+            ProcFiles.check()
+            if write(self._pid, address, bytes(data), number, self._id):
+                return
         try:
             with AddressSpace(self._pid, write=True) as space:
                 if not self._valid():
