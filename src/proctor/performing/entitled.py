@@ -11,6 +11,7 @@ from proctor.call.identity import IdRange, parse_id_map
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
+    from proctor.kernel.standing import Standing
     from proctor.performing.task import Task
 
 Ranges = tuple[IdRange, ...]
@@ -45,7 +46,12 @@ def _parsed(users: bytes, groups: bytes) -> tuple[Ranges, Ranges]:
 
 def id_maps(task: Task) -> tuple[Ranges, Ranges]:
     """Which user and group ids the caller's user namespace has; ``outside`` is as ours counts."""
-    return _parsed(*task.standing.id_maps())
+    return maps_of(task.standing)
+
+
+def maps_of(standing: Standing) -> tuple[Ranges, Ranges]:
+    """The same of somebody who is known."""
+    return _parsed(*standing.id_maps())
 
 
 def has_user(task: Task, uid: int) -> bool:
@@ -53,10 +59,10 @@ def has_user(task: Task, uid: int) -> bool:
     return _among(uid, id_maps(task)[0])
 
 
-def foreign(task: Task, status: os.stat_result) -> str:
+def foreign(standing: Standing, status: os.stat_result) -> str:
     """Why a right is not lent upon an inode: root of a user namespace has rights over what has both its owners there
     (``privileged_wrt_inode_uidgid`` in kernel/capability.c); empty if it may be."""
-    users, groups = id_maps(task)
+    users, groups = maps_of(standing)
     if _among(status.st_uid, users) and _among(status.st_gid, groups):
         return ""
     return "it belongs to somebody who has no number in the caller's user namespace"

@@ -69,6 +69,9 @@ MANY: Final = 512
 Ids = tuple[int, int, int, int]
 
 
+_PLACES: Final = {kind: place for place, kind in enumerate(NAMESPACES)}
+
+
 class Who(NamedTuple):
     """What an executor is made to be: equal ones can share it."""
 
@@ -93,7 +96,7 @@ class Who(NamedTuple):
 
     def namespace(self, kind: str) -> int:
         """Inode number of one namespace."""
-        return self.namespaces[NAMESPACES.index(kind)]
+        return self.namespaces[_PLACES[kind]]
 
     def within(self, kind: str, inode: int) -> Who:
         """The same in another namespace of a kind."""
@@ -127,10 +130,12 @@ def who(key: IdentityKey, joins: bool) -> Who:
 class Key:
     """Whose executors these are: an identity, in a container.  It is looked for with every call."""
 
-    __slots__ = ("_hash", "container", "lasting", "who")
+    __slots__ = ("_hash", "container", "lasting", "lenders", "who")
 
     def __init__(self, who: Who, container: object) -> None:
         self.who = who
+        #: Whose executors lend to it, by what they can: for :func:`proctor.performing.lender.whose`.
+        self.lenders: dict[int, Hashable] = {}
         self.container = container
         self.lasting = who.lasting
         self._hash = hash((who, container))

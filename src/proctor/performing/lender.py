@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.path.located import file_id
 from proctor.performing.executors import Start, Wait
-from proctor.performing.identity import MANY, Becoming, Own, Who
+from proctor.performing.identity import MANY, Becoming, Key, Own, Who
 from proctor.performing.pins import room
 from proctor.performing.steps import DIE, SKIPPED, Place, Reply, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Trouble
@@ -148,6 +148,14 @@ def key_of(who: Who, lent: int, theirs: Somebody) -> Hashable:
     return _Key(lent, who.label, who.cgroups if who.joins else None, theirs)
 
 
+def whose(key: Key, lent: int) -> Hashable:
+    """As :func:`key_of`, of who acts on files as whoever is known by ``key``."""
+    found = key.lenders.get(lent)
+    if found is None:
+        found = key.lenders[lent] = key_of(key.who, lent, Somebody.of(key.who))
+    return found
+
+
 def kept_a_right(reply: Reply, left: int) -> bool:
     """Whether something is left of a loan."""
     low, _, _, high, _, _ = struct.unpack("=6I", reply.parts[left])
@@ -209,7 +217,8 @@ class Lender:
 # Device nodes -------------------------------------------------------------------------------------
 
 _CAP_DAC_OVERRIDE, _CAP_FSETID, _CAP_MKNOD = 1, 4, 27
-_LENT: Final = 1 << _CAP_MKNOD | 1 << _CAP_FSETID | 1 << _CAP_DAC_OVERRIDE
+#: What is lent for nodes.
+NODES: Final = 1 << _CAP_MKNOD | 1 << _CAP_FSETID | 1 << _CAP_DAC_OVERRIDE
 _OUTSIDER: Final = 0xFFFFFFFE  # a uid that no container is given
 
 
@@ -253,10 +262,9 @@ def _right(who: Who) -> int:
     return 1 << _CAP_MKNOD | who.effective & 1 << _CAP_FSETID
 
 
-def node(who: Who, own: Own, size: int) -> tuple[Hashable, Node]:
-    """What :func:`make_node` asks, and of whom."""
-    made = _node(_LENT & own.who.permitted, _right(who), 1 << _CAP_DAC_OVERRIDE, size)
-    return key_of(who, _LENT, Somebody.of(who)), made
+def node(who: Who, own: Own, size: int) -> Node:
+    """What :func:`make_node` asks."""
+    return _node(NODES & own.who.permitted, _right(who), 1 << _CAP_DAC_OVERRIDE, size)
 
 
 def make_node(
@@ -268,7 +276,7 @@ def make_node(
 
     :raises Powerless: the monitor has not got that right.
     :raises Trouble: it was not performed."""
-    lender = Lender(task, 1 << _CAP_MKNOD, _LENT)
+    lender = Lender(task, 1 << _CAP_MKNOD, NODES)
     return (yield from _try(task, lender, _right(task.who), directory, name, mode, device))
 
 

@@ -56,7 +56,7 @@ class Plan:
     Holes: what the family wants, then for each way its path, and the name in it.  Sent: the directories where relative
     paths start, the executor's table."""
 
-    __slots__ = ("_walks", "made", "request")
+    __slots__ = ("_walks", "made", "pin", "request")
 
     def __init__(
         self, request: Request, made: Result, walks: Sequence[tuple[Result, pins.Probe]]
@@ -64,6 +64,8 @@ class Plan:
         self.request = request
         #: The step that acts.
         self.made = made
+        #: What the first path led to.
+        self.pin = walks[0][0]
         self._walks = walks
 
     def errno(self, reply: Reply) -> int | None:
@@ -87,6 +89,7 @@ class Planning:
 
     :ivar steps: for what the family adds: bytes and holes before :meth:`walk`; scratch space and steps after it.
     :ivar table: the executor's own descriptors.
+    :ivar systems: where there is what fstatfs(2) says of the pins, after :meth:`walk`.
     """
 
     def __init__(self, *ways: Way, relative: tuple[bool, ...]) -> None:
@@ -94,6 +97,7 @@ class Planning:
         self._ways = ways
         self._wheres = [steps.sent() if each else pins.AT_FDCWD for each in relative]
         self.table = steps.sent()
+        self.systems: list[Place] = []
         self._walked: list[_Walked] = []
 
     def walk(self) -> list[tuple[Result, Place]]:
@@ -104,7 +108,7 @@ class Planning:
             probing = pins.Probing(steps, pins.probing(way.bits, 0))
             path = steps.hole(ROOM)
             parts.append((how, probing, path, steps.hole(ROOM) if way.entry else path))
-        systems = [steps.scratch(128) for _ in self._ways]
+        systems = self.systems = [steps.scratch(128) for _ in self._ways]
         made = []
         for where, system, (how, probing, path, name) in zip(
             self._wheres, systems, parts, strict=True

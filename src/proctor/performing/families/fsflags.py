@@ -197,7 +197,9 @@ def _refused(
         return "it is refused for something else than immutable and append-only"
     if asked & ~named:
         return "the rule does not name that flag"
-    if why := foreign(task, status) or lacking(task, _CAP_IMMUTABLE, "CAP_LINUX_IMMUTABLE"):
+    if why := foreign(task.standing, status) or lacking(
+        task, _CAP_IMMUTABLE, "CAP_LINUX_IMMUTABLE"
+    ):
         return why
     at = form.project
     if changed & _INHERIT[form.which] or (at and data[at : at + 4] != before[at : at + 4]):

@@ -44,7 +44,7 @@ WAYS: Final = ("proctor.performing.nodes",)
 _KINDS: Final = (0, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)
 CAP_MKNOD: Final = 27
 #: How the directory is walked to.
-PARENT: Final = pins.HOW.pack(pins.PIN | pins.O_DIRECTORY, 0, pins.NO_MAGICLINKS)
+_PARENT: Final = pins.HOW.pack(pins.PIN | pins.O_DIRECTORY, 0, pins.NO_MAGICLINKS)
 _NODES: Final = (stat.S_IFCHR, stat.S_IFBLK)
 
 
@@ -123,7 +123,7 @@ def _as_caller(
             task.umask,
             mode,
             device,
-            PARENT,
+            _PARENT,
             pins.probing(0, 0),
             head,
             name,

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Union
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
@@ -29,7 +29,11 @@ from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
     from proctor.call.verdict import Verdict
+    from proctor.performing.lending import Loan
+    from proctor.performing.performers import Performers
+    from proctor.performing.short import Ordinary
     from proctor.performing.task import Task, Work
 
 _VERBS: Final = ("set", "get", "list", "remove")
@@ -38,12 +42,12 @@ _CAP_SYS_ADMIN: Final = 21
 _FLAGS: Final = 3  # XATTR_CREATE, XATTR_REPLACE
 _NOFOLLOW, _EMPTY_PATH = 0x100, 0x1000
 _MOST: Final = 65536  # XATTR_SIZE_MAX and XATTR_LIST_MAX of include/uapi/linux/limits.h
-_LONGEST_NAME: Final = 255
+LONGEST_NAME: Final = 255
 _TRUSTED: Final = b"trusted."
 _APART: Final = b"trusted.proctor."
 _SIZES: Final = (0, 64, 1024, _MOST)
 
-_KERNELS: Final = (
+KERNELS: Final = (
     "the kernel decides about this attribute, by the caller's own rights, whatever it is by then"
 )
 
@@ -89,7 +93,7 @@ def _among(name: bytes, patterns: Sequence[str]) -> bool:
     )
 
 
-class _Wanted(NamedTuple):
+class Wanted(NamedTuple):
     """One call, as its kept values say."""
 
     verb: str
@@ -102,13 +106,27 @@ class _Wanted(NamedTuple):
     flags: int
 
 
+#: What is performed where a rule says nothing.
+DEFAULT: Final = Options()
+WAYS: Final = ("proctor.performing.marking",)
+
+
+def short_way(
+    performers: Performers, name: str, listener: object, begins: Callable[[Call], object] | None
+) -> Ordinary | None:
+    """What supervisors ask first."""
+    from proctor.performing.marking import BY_PATH, MarkWay
+
+    return MarkWay(performers, name, begins).go if name in BY_PATH else None
+
+
 def perform(task: Task) -> Work:
     """Leave it to the kernel, or have it done."""
     options = task.options(Options)
     name = task.call.name
     verb = next(each for each in _VERBS if each in name)
     at_flags = task.call.registers[2] & 0xFFFFFFFF if name.endswith("at") else 0
-    wanted = _decoded(task, verb, at_flags)
+    wanted = decoded(task.call, verb, at_flags)
     number, path = _where(task, name)
     prefix = _prefix(task) if options.apart else _APART  # which no name that is shown begins with
     stored = options.stored(wanted.name, prefix)
@@ -116,7 +134,7 @@ def perform(task: Task) -> Work:
         "user"
     ) != task.own.who.namespace("user")
     if not ours and not task.asked:
-        return let_run_unsafe(_KERNELS)
+        return let_run_unsafe(KERNELS)
     if path is None or (
         not path
         and at_flags & _EMPTY_PATH
@@ -137,7 +155,7 @@ def perform(task: Task) -> Work:
     if ours and stored is not None:
         why = _lacks(task, held)
         if not why:
-            if len(stored) > _LONGEST_NAME:
+            if len(stored) > LONGEST_NAME:
                 return deny(errno.ERANGE, f"its name on the host would be {stored!r}")
             try:
                 return _verdict(
@@ -179,11 +197,10 @@ def _take_cwd() -> bool:
     return True
 
 
-def _decoded(task: Task, verb: str, at_flags: int) -> _Wanted:
+def decoded(call: Call, verb: str, at_flags: int) -> Wanted:
     """In the kernel's order (``path_setxattrat`` and so on of fs/xattr.c).
 
     :raises MemoryUnreadable: what it says before it looks at any path."""
-    call = task.call
     frame = call.frame
     assert frame is not None
     number, at = frame.number, call.name.endswith("at")
@@ -194,7 +211,7 @@ def _decoded(task: Task, verb: str, at_flags: int) -> _Wanted:
     if at_flags & ~(_NOFOLLOW | _EMPTY_PATH):
         raise Said(errno.EINVAL)
     if verb == "list":
-        return _Wanted(verb, b"", b"", number("size"), number("list"), 0)
+        return Wanted(verb, b"", b"", number("size"), number("list"), 0)
     if not at and verb != "remove":
         address, size = number("value"), number("size")
         flags = number("flags") if verb == "set" else 0
@@ -206,7 +223,7 @@ def _decoded(task: Task, verb: str, at_flags: int) -> _Wanted:
         if size > _MOST:
             raise Said(errno.E2BIG)
         value = call.copied(address, size) if size else b""
-    return _Wanted(verb, name, value, size, address, flags)
+    return Wanted(verb, name, value, size, address, flags)
 
 
 def _prefix(task: Task) -> bytes:
@@ -225,10 +242,10 @@ def _prefix(task: Task) -> bytes:
 
 def _lacks(task: Task, held: int) -> str:
     """Why the caller may not have what the kernel refuses it; empty if it may."""
-    return lacking(task, _CAP_SYS_ADMIN, "CAP_SYS_ADMIN") or foreign(task, os.fstat(held))
+    return lacking(task, _CAP_SYS_ADMIN, "CAP_SYS_ADMIN") or foreign(task.standing, os.fstat(held))
 
 
-def _verdict(wanted: _Wanted, failed: int, data: bytes) -> Verdict:
+def _verdict(wanted: Wanted, failed: int, data: bytes) -> Verdict:
     """For a result: a positive errno, or the value minus what it is."""
     if failed > 0:
         return deny(failed)
@@ -290,7 +307,10 @@ def _acting(verb: str, by_fd: bool, name: int, size: int, permitted: int | None)
     return _Acting(steps.freeze(), made, data, loan.left if loan is not None else -1)
 
 
-def _values(wanted: _Wanted, acting_size: int) -> tuple[bytes | int, ...]:
+_Values = tuple[Union[bytes, int], ...]
+
+
+def _values(wanted: Wanted, acting_size: int) -> _Values:
     values: list[bytes | int] = [min(wanted.size, acting_size)]
     if wanted.verb == "set":
         values.append(wanted.flags)
@@ -301,7 +321,7 @@ def _values(wanted: _Wanted, acting_size: int) -> tuple[bytes | int, ...]:
     return tuple(values)
 
 
-def _sized(wanted: _Wanted) -> int:
+def _sized(wanted: Wanted) -> int:
     return next((each for each in _SIZES if wanted.size <= each), _MOST)
 
 
@@ -317,27 +337,40 @@ def _result(acting: _Acting, reply: Reply) -> tuple[int, bytes]:
 _Does = Generator[Any, Any, tuple[int, bytes]]
 
 
-def _as_caller(task: Task, wanted: _Wanted, held: int, by_fd: bool) -> _Does:
+def _asking(wanted: Wanted, by_fd: bool, permitted: int | None) -> tuple[_Acting, _Values]:
     size = _sized(wanted)
-    acting = _acting(wanted.verb, by_fd, pins.room(len(wanted.name)), size, None)
-    reply = yield from task.session.ask(
-        acting.request, *_values(wanted, size), fds=(held,), table=True
-    )
+    acting = _acting(wanted.verb, by_fd, pins.room(len(wanted.name)), size, permitted)
+    return acting, _values(wanted, size)
+
+
+def loan(wanted: Wanted, permitted: int) -> Loan:
+    """What a lender is asked about what is pinned."""
+    from proctor.performing.lending import Loan
+
+    acting, values = _asking(wanted, False, permitted)
+    packet = acting.request.fill(*values)
+
+    def told(reply: Reply) -> Verdict:
+        return _verdict(wanted, *_result(acting, reply))
+
+    return Loan(acting.request, acting.left, packet, True, told)
+
+
+def _as_caller(task: Task, wanted: Wanted, held: int, by_fd: bool) -> _Does:
+    acting, values = _asking(wanted, by_fd, None)
+    reply = yield from task.session.ask(acting.request, *values, fds=(held,), table=True)
     return _result(acting, reply)
 
 
-def _lent(task: Task, wanted: _Wanted, held: int, by_fd: bool) -> _Does:
+def _lent(task: Task, wanted: Wanted, held: int, by_fd: bool) -> _Does:
     """
     :raises Powerless: the monitor has not got the right."""
     from proctor.performing.lender import Lender
 
     lender = Lender(task, 1 << _CAP_SYS_ADMIN)
     try:
-        size = _sized(wanted)
-        acting = _acting(wanted.verb, by_fd, pins.room(len(wanted.name)), size, lender.permitted)
-        reply = yield from lender.ask(
-            acting.request, acting.left, *_values(wanted, size), fds=(held,), table=True
-        )
+        acting, values = _asking(wanted, by_fd, lender.permitted)
+        reply = yield from lender.ask(acting.request, acting.left, *values, fds=(held,), table=True)
         return _result(acting, reply)
     finally:
         lender.close()
@@ -347,7 +380,7 @@ def _lent(task: Task, wanted: _Wanted, held: int, by_fd: bool) -> _Does:
 
 
 def _list(
-    task: Task, options: Options, wanted: _Wanted, held: int, by_fd: bool, prefix: bytes
+    task: Task, options: Options, wanted: Wanted, held: int, by_fd: bool, prefix: bytes
 ) -> Work:
     """What the caller sees by itself, and what of the rest is performed, in the kernel's order."""
     whole = wanted._replace(size=_MOST)

@@ -1,0 +1,82 @@
+"""The short way of attributes of ``trusted.*`` by path: see :mod:`proctor.performing.families.xattr`."""
+
+from __future__ import annotations
+
+import os
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final
+
+from proctor.call.verdict import deny, let_run_unsafe
+from proctor.performing import lender, pins
+from proctor.performing.entitled import foreign
+from proctor.performing.families import xattr
+from proctor.performing.lending import Lending, LendingWay, Loan
+from proctor.performing.plans import Plan, Planning, Way
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proctor.call.call import Call
+    from proctor.call.verdict import Perform, Verdict
+    from proctor.kernel.standing import Standing
+    from proctor.performing.performers import Performers
+    from proctor.performing.steps import Reply
+
+_RIGHT: Final = 1 << 21  # CAP_SYS_ADMIN
+_F_GETFD: Final = 1
+#: The calls that name a path.
+BY_PATH: Final = frozenset(
+    link + verb + "xattr" for link in ("", "l") for verb in ("get", "set", "remove")
+)
+
+
+class MarkWay(LendingWay):
+    """That of one of these calls."""
+
+    def __init__(
+        self, performers: Performers, name: str, begins: Callable[[Call], object] | None
+    ) -> None:
+        super().__init__(performers, xattr, begins)
+        self._pins = partial(_plan, pins.O_NOFOLLOW if name[0] == "l" else 0)
+        self._verb = name.removeprefix("l").removesuffix("xattr")
+
+    def lending(self, call: Call, wish: Perform, standing: Standing) -> Lending | Verdict | None:
+        """One that is performed, for whoever may be lent the right; what is the kernel's is left to it at once."""
+        performers, known = self._performers, standing.kept
+        who, own = known.key.who, performers.callers.own()
+        options: Any = wish.options or xattr.DEFAULT
+        if options.apart:
+            return None
+        wanted = xattr.decoded(call, self._verb, 0)
+        stored = options.stored(wanted.name, b"")
+        if stored is None or who.namespace("user") == own.who.namespace("user"):
+            return let_run_unsafe(xattr.KERNELS)
+        path = call.path
+        may = who.effective & own.who.permitted & _RIGHT and performers.owned(call, who, standing)
+        if not (path and may) or len(stored) > xattr.LONGEST_NAME:
+            return None
+        then = partial(_then, standing, wanted)
+        whom = lender.whose(known.key, _RIGHT)
+        return Lending(whom, self._pins, (), pins.AT_FDCWD, (path,), then)
+
+
+def _then(
+    standing: Standing, wanted: xattr.Wanted, reply: Reply, values: tuple[int | bytes, ...]
+) -> Loan | Verdict | None:
+    """The right is lent upon what has owners where the caller is."""
+    plan = _plan(0, (True,))  # they differ in nothing that counts here
+    failed = plan.errno(reply)
+    if failed or failed is None:
+        return deny(failed) if failed else None
+    if foreign(standing, os.fstat(reply.fds[plan.pin.step])):
+        return None
+    return xattr.loan(wanted, _RIGHT)
+
+
+@cache
+def _plan(bits: int, relative: tuple[bool, ...]) -> Plan:
+    """Pin."""
+    planning = Planning(Way(bits), relative=relative)
+    ((pin, _),) = planning.walk()
+    planning.steps.give(pin)
+    return planning.freeze(planning.steps.call("fcntl", pin, _F_GETFD))  # it came so far
