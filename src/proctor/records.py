@@ -1,4 +1,4 @@
-"""Named tuples that cost little to declare: :class:`NamedTuple`.
+"""Named tuples and typed dictionaries that cost little to declare: :class:`NamedTuple`, :class:`TypedDict`.
 
 A seventh of the time in which ``proctor run`` starts went by making those of :mod:`typing`, which compile a
 constructor and the annotations of each; most are never called, none looked at.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import NamedTuple
+    from typing import NamedTuple, TypedDict
 else:
     from collections import _tuplegetter
 
@@ -72,5 +72,12 @@ else:
         def __getnewargs__(self):
             return tuple(self)
 
+    class TypedDict:
+        """What :class:`typing.TypedDict` says to a type checker; at run time a name, and those of its keys."""
 
-__all__ = ["NamedTuple"]
+        def __init_subclass__(cls, *, total=True):
+            for base in cls.__bases__:
+                cls.__annotations__ = getattr(base, "__annotations__", {}) | cls.__annotations__
+
+
+__all__ = ["NamedTuple", "TypedDict"]

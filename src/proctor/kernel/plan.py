@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, TypedDict, Union, Unpack
+from typing import Final, Union, Unpack
 
 from proctor.kernel import abi
-from proctor.records import NamedTuple
+from proctor.records import NamedTuple, TypedDict
 from proctor.words import did_you_mean
 
 #: What names a file or an argument.

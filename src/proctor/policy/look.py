@@ -10,14 +10,13 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from proctor.call.decode import sockaddr
-from proctor.call.messages import routed
 from proctor.call.path.following import Sought, sought
 from proctor.errors import CallerInvisible, CallGone, NotPermitted, NotResolved, Unsupported
-from proctor.policy.addresses import Address
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.call.decode import sockaddr
+    from proctor.policy.addresses import Address
 
 #: What can be looked at behind an argument: the path it resolves to in the caller's view, the text
 #: as it was passed, the socket address, or strings (argv), with a NUL between them.
@@ -141,7 +140,7 @@ class Look:
             if what == "path":
                 return self._pinned[argument]
             if what == "address":
-                return Address(sockaddr.AF_UNIX, path=self._pinned[argument])
+                return _file(self._pinned[argument])
         if what == "address":
             return self._address(argument)
         return self._once(what, argument)
@@ -151,7 +150,7 @@ class Look:
         relative path or a symbolic link is no other name for it."""
         value = self._once("sockaddr", argument)
         if getattr(value, "kind", "") == "pathname":
-            return Address(sockaddr.AF_UNIX, path=self._once("socket", argument))
+            return _file(self._once("socket", argument))
         return None if value is None else _address(self.call, value)
 
     def named(self, argument: str) -> Any:
@@ -244,6 +243,8 @@ def _of_messages(call: Call, value: Any) -> sockaddr.SocketAddress | None:
     """The address that sendmsg(2) and sendmmsg(2) have in the headers of messages.
 
     :raises Unknowable: messages go to several, or by a way of their own."""
+    from proctor.call.messages import routed
+
     headers = value if not hasattr(value, "namelen") else (value,)
     frame = call.frame
     if frame is not None and any(routed(frame, each) for each in headers):
@@ -254,8 +255,22 @@ def _of_messages(call: Call, value: Any) -> sockaddr.SocketAddress | None:
     return addresses.pop() if addresses else None
 
 
+# What is only for addresses is loaded with the first pattern of one (:mod:`proctor.policy.addresses`).
+
+
+def _file(path: bytes) -> Address:
+    """The address of a socket file."""
+    from proctor.call.decode.sockaddr import AF_UNIX
+    from proctor.policy.addresses import Address
+
+    return Address(AF_UNIX, path=path)
+
+
 def _address(call: Call, value: sockaddr.SocketAddress) -> Address:
     """A decoded address, which is no socket file's, as patterns see it."""
+    from proctor.call.decode import sockaddr
+    from proctor.policy.addresses import Address
+
     if isinstance(value, sockaddr.UnixAddress) and value.kind == "abstract":
         return Address(sockaddr.AF_UNIX, abstract=value.path)
     if isinstance(value, (sockaddr.InetAddress, sockaddr.Inet6Address)):

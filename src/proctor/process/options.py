@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import IO, TYPE_CHECKING, Any, Literal, TypedDict, Union
+from typing import IO, TYPE_CHECKING, Any, Literal, Union
 
 from proctor.kernel.plan import IdRange, LaunchOptions
+from proctor.records import TypedDict
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Deny, Verdict
