@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ def command() -> NoReturn:
     At once where nobody else's code was loaded: what an interpreter does at its end is for that, and it takes
     longer than many a command.
     """
+    gc.disable()
     status = main()
     try:
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +12,10 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from proctor.words import printable, quoted
+
+#: What argparse says besides is English as the rest: to look for translations, which we have not, takes as long as all
+#: else that it does.
+argparse._ = str  # type: ignore[attr-defined]
 
 
 @cache
@@ -93,7 +98,9 @@ def verb(module: str, name: str = "") -> Callable[[argparse.Namespace], int]:
     """What a verb does, loaded when it is to."""
 
     def do(options: argparse.Namespace) -> int:
-        status: int = getattr(import_module(f"proctor.cli.{module}"), name or module)(options)
+        made = getattr(import_module(f"proctor.cli.{module}"), name or module)
+        gc.enable()  # what is loaded stays: the command did not look it through
+        status: int = made(options)
         return status
 
     return do

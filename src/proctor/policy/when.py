@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from proctor.filter.conditions import ALWAYS, Alternatives
-from proctor.policy.addresses import AddressError, AddressPattern
 from proctor.policy.document import KeyPath, Source, Spec
 from proctor.policy.further import Ancestry, Condition, Identity, Memory
 from proctor.policy.globs import Glob, GlobError, Kind
@@ -208,12 +207,20 @@ class Builder(Numbers):
 
     def _memory(self, arg: Arg, what: What) -> Condition:
         texts = self._texts(self.when[self._key])
+        if what == "address":
+            return self._addresses(arg, texts)
+        kind: Kind = what if arg.role in ("path", "strings") else "name"
         try:
-            if what == "address":
-                return Memory(self._key, what, arg.name, tuple(map(AddressPattern, texts)))
-            kind: Kind = what if arg.role in ("path", "strings") else "name"
             return Memory(self._key, what, arg.name, tuple(Glob(text, kind) for text in texts))
-        except (GlobError, AddressError) as error:
+        except GlobError as error:
+            self._fail(str(error))
+
+    def _addresses(self, arg: Arg, texts: list[str]) -> Condition:
+        from proctor.policy.addresses import AddressError, AddressPattern
+
+        try:
+            return Memory(self._key, "address", arg.name, tuple(map(AddressPattern, texts)))
+        except AddressError as error:
             self._fail(str(error))
 
     def _ancestry(self, spec: Spec) -> Condition:
