@@ -249,7 +249,7 @@ def ask_for(
     sock: int,
     table: int,
     patience: int,
-    forms: tuple[tuple[Request, bytes, int, int, bool, bool, bool, bytes], ...],
+    forms: tuple[tuple[Request, bytes, int, int, bool, bool, bool, bytes, bytes], ...],
     /,
 ) -> (
     tuple[
@@ -270,7 +270,8 @@ def ask_for(
         but the path, where in it that is put, how many bytes it may have, whether it is relative: then
         the place where it starts goes along; whether ``table`` does, after that; whether it opens, so that
         :class:`Short` may give what comes; where its answer says what the path leads to (``struct looks`` of
-        ``_posing.h``), or nothing: whoever only looks needs no room in the caller's table.
+        ``_posing.h``), or nothing: whoever only looks needs no room in the caller's table; and ``struct foresees``
+        of one that :class:`Short` alone may ask, or nothing.
     :returns: None for a caller that is not who it was.  Else the path (None if it could not be read),
         what :meth:`Request.ask` returns, and which form was taken; -1 if none was, and nothing is sent:
         none fits, or the caller's table is full, or it has nothing open there.  With a form and no
@@ -316,10 +317,14 @@ class Short:
     :param kinds: as for :func:`open_for`.
     :param lend: an executor for what is ``kept`` of somebody, with ``sock``, ``table`` and ``patience`` as for
         :func:`ask_for`; None if there is none.
-    :param plan: ``forms`` as there, for flags, and whether there is a rule.
+    :param plan: ``forms`` as there, for flags, where there is no rule (0), where there is one (1), and where that has
+        allowed what is foreseen (2): of an absolute path whose name is itself, of another one, of a relative path.
     :param asked: called with call, wish, the one who called (who is its own from now on), the executor (likewise), what
-        :func:`ask_for` returns, the flags, and whether there is a rule, where that is not all; its result is ours.
+        :func:`ask_for` returns, the flags, and which of these it was, where that is not all; its result is ours.
     :param done: called with the executor where it is, and what it gave is closed there.
+    :param foreseen: by path what it led to before: (name, the bytes that are expected there, something).
+    :param allows: called with call, wish, path and that; whether the rule allows it.
+    :param allowed: called with the call, that, and as ``rest`` where it is so, and opened.
     :param listener: whose calls these are; it is spoken to as long as it is open.
     :param arch: AUDIT_ARCH_* number of the calls that are meant.
     :param valid: flags of open(2) that are looked at, those of them that are not plain, and those of these that make or
@@ -335,9 +340,12 @@ class Short:
         ours: bytes,
         kinds: bytes,
         lend: Callable[[Any], tuple[Any, int, int, int] | None],
-        plan: Callable[[int, bool], tuple[Any, ...]],
+        plan: Callable[[int, int], tuple[Any, ...]],
         asked: Callable[..., Any],
         done: Callable[[Any], object],
+        foreseen: dict[bytes, Any],
+        allows: Callable[[Any, Any, bytes, Any], bool],
+        allowed: Callable[[Any, Any, int, bool], Any],
         listener: Any,
         arch: int,
         valid: int,

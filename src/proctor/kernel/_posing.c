@@ -24,6 +24,14 @@ static bool sound(const struct form *form) {
     return form->looks->first >= 0 && form->looks->kind >= 0;
 }
 
+/* The same of one that foresees. */
+static bool foresees_soundly(const struct form *form) {
+    const struct foresees *is = form->foresees;
+    return is->offset >= 0 && is->room >= 0 && is->room <= form->size && is->offset <= form->size - is->room
+           && is->opened >= 0 && is->opened < form->request->steps && is->pinned >= 0
+           && is->pinned < form->request->steps;
+}
+
 /* Whether a form takes a path. */
 static bool fits(const struct form *form, const char *path, size_t length) {
     return form->relative == (path[0] != '/') && length <= (size_t)form->room
@@ -36,25 +44,27 @@ int forms_in(PyObject *tuple, struct form *forms) {
         PyErr_SetString(PyExc_ValueError, "too many forms");
     for (Py_ssize_t i = 0; i < count && PyErr_Occurred() == NULL; i++) {
         struct form *form = &forms[i];
-        PyObject *request, *packet, *looks;
-        if (!PyArg_ParseTuple(PyTuple_GetItem(tuple, i), "OSnnpppS", &request, &packet, &form->offset, &form->room,
-                              &form->relative, &form->table, &form->opens, &looks))
+        PyObject *request, *packet, *looks, *foresees;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(tuple, i), "OSnnpppSS", &request, &packet, &form->offset, &form->room,
+                              &form->relative, &form->table, &form->opens, &looks, &foresees))
             break;
-        Py_ssize_t known = PyBytes_Size(looks);
+        Py_ssize_t known = PyBytes_Size(looks), foreseen = PyBytes_Size(foresees);
+        form->foresees = foreseen > 0 ? (const void *)PyBytes_AsString(foresees) : NULL;
         form->looks = known > 0 ? (const void *)PyBytes_AsString(looks) : NULL; /* bytes objects are aligned */
         form->request = (Request *)request;
         form->packet = PyBytes_AsString(packet), form->size = PyBytes_Size(packet);
         if (Py_TYPE(request) != request_type || form->size > LONGEST_PACKET || form->room < 0 || form->offset < 0
             || form->room > form->size || form->offset > form->size - form->room
             || (known > 0 && (known != sizeof *form->looks || !sound(form)))
+            || (foreseen > 0 && (foreseen != sizeof *form->foresees || !foresees_soundly(form)))
             || (form->opens && form->request->longest < STATX_BYTES + STATFS_BYTES + (Py_ssize_t)sizeof(struct reply)))
             PyErr_SetString(PyExc_ValueError, "this is no form");
     }
     return PyErr_Occurred() != NULL ? -1 : (int)count;
 }
 
-/* Choose a form, if the caller is who it was and has room.  Without the GIL, as the next one. */
-static void choose(struct posed *posed) {
+/* A form is taken if the caller is who it was and has room. */
+void choose(struct posed *posed) {
     char here[4096], *text;
     ssize_t length;
     const Known *caller = posed->caller;
@@ -77,8 +87,12 @@ static void choose(struct posed *posed) {
 }
 
 void pose(struct posed *posed) {
-    char packet[LONGEST_PACKET];
     choose(posed);
+    ask_chosen(posed, NULL, 0);
+}
+
+void ask_chosen(struct posed *posed, const char *expected, size_t size) {
+    char packet[LONGEST_PACKET];
     const struct form *form = posed->form;
     if (form == NULL)
         return;
@@ -88,6 +102,8 @@ void pose(struct posed *posed) {
         asked->sent[asked->along++] = posed->table;
     memcpy(packet, form->packet, (size_t)form->size);
     memcpy(packet + form->offset, posed->path, posed->used);
+    if (form->foresees != NULL)
+        memcpy(packet + form->foresees->offset, expected, size < (size_t)form->foresees->room ? size : (size_t)form->foresees->room);
     asked->packet = packet, asked->size = (size_t)form->size;
     if (make_room(form->request, asked))
         ask(form->request, asked);
@@ -156,6 +172,19 @@ int plainly_opened(const struct posed *posed, const uint32_t *kinds, size_t coun
         if (kinds[i] == (uint32_t)system.f_type && hear_closed(asked->sock, asked->patience) == 0)
             return asked->fds[0];
     return -1;
+}
+
+int opened_as_foreseen(const struct posed *posed) {
+    const struct asked *asked = &posed->asked;
+    const struct foresees *foresees = posed->form != NULL ? posed->form->foresees : NULL;
+    struct reply head;
+    if (foresees == NULL || asked->problem != 0 || asked->given != 1
+        || asked->length < (ssize_t)(sizeof head + 8 * (size_t)posed->form->request->steps))
+        return -1;
+    memcpy(&head, asked->into, sizeof head);
+    return head.state == DONE && head.given == 1 && !is_error(step_result(asked, foresees->opened))
+                   && is_error(step_result(asked, foresees->pinned)) && hear_closed(asked->sock, asked->patience) == 0
+               ? asked->fds[0] : -1;
 }
 
 static bool is_procfs(const char *kind, size_t length) {

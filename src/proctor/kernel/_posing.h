@@ -51,6 +51,11 @@ struct form { /* a question that wants a path, and nothing else any more */
     int relative, table; /* whether the place where it starts goes along, and the executor's own descriptors */
     int opens; /* its last wants are struct statfs and struct statx of what is given */
     const struct looks *looks; /* it names what the path leads to; NULL: it does not */
+    const struct foresees *foresees; /* it opens what is expected there; NULL: nothing is expected */
+};
+
+struct foresees { /* where in the packet that is put, how long it may be; steps that open it, or give something else */
+    int32_t offset, room, opened, pinned;
 };
 
 struct looks { /* steps, and parts of the answer: seeking.py has it */
@@ -78,6 +83,12 @@ struct posed {
 int forms_in(PyObject *tuple, struct form *forms);
 /* Without the GIL: see who calls, read the path, ask, and hear. */
 void pose(struct posed *posed);
+/* The same in two: up to the choice of a form (NULL: none), and from there, with what is expected, if it foresees. */
+void choose(struct posed *posed);
+void ask_chosen(struct posed *posed, const char *expected, size_t size);
+/* Without the GIL: the descriptor in the answer to a form that foresees, if that is what was expected, and the executor has
+ * closed its own; -1 if not. */
+int opened_as_foreseen(const struct posed *posed);
 /* Without the GIL: the descriptor in the answer to a form that opens, if that is a regular file or a directory of
  * one of these kinds of file systems, and the executor has closed its own; -1 if not. */
 int plainly_opened(const struct posed *posed, const uint32_t *kinds, size_t count);

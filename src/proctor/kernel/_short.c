@@ -11,6 +11,8 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 /* Threads that are known at the same time: Standings has it. */
 enum { MOST_KNOWN = 32, MOST_PLANS = 256 };
@@ -20,6 +22,7 @@ enum { KEY, DEVICES, HERE, GROUPS, MAKES, FIELDS }; /* of a callers.Known */
 typedef struct {
     PyObject_HEAD
     PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans, *port;
+    PyObject *foreseen, *allows, *allowed;
     int listener;
     uint32_t arch;
     unsigned long long valid, unusual, making;
@@ -152,11 +155,13 @@ static PyObject *handed(const Short *self, PyObject *call, const struct turn *tu
                                  turn->fd, turn->flags & O_CLOEXEC ? Py_True : Py_False);
 }
 
+enum kind { PLAINLY, RULED, FORESEEN };
+
 /* Forms of the question for these flags; borrowed, NULL with an exception. */
-static PyObject *plan_for(Short *self, uint64_t flags, bool ruled) {
-    PyObject *key = PyLong_FromUnsignedLongLong(flags << 1 | ruled), *known = NULL;
+static PyObject *plan_for(Short *self, uint64_t flags, enum kind kind) {
+    PyObject *key = PyLong_FromUnsignedLongLong(flags << 2 | kind), *known = NULL;
     if (key != NULL && (known = PyDict_GetItemWithError(self->plans, key)) == NULL && PyErr_Occurred() == NULL) {
-        PyObject *made = PyObject_CallFunction(self->plan, "KO", (unsigned long long)flags, ruled ? Py_True : Py_False);
+        PyObject *made = PyObject_CallFunction(self->plan, "Ki", (unsigned long long)flags, (int)kind);
         if (made != NULL && PyDict_Size(self->plans) < MOST_PLANS && PyDict_SetItem(self->plans, key, made) == 0)
             known = made;
         Py_XDECREF(made);
@@ -165,12 +170,58 @@ static PyObject *plan_for(Short *self, uint64_t flags, bool ruled) {
     return known;
 }
 
+/* How long a rule may think before it is seen once more who calls, in seconds. */
+static const double AT_ONCE = 0.001;
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+/* Whether a path led somewhere before, and its rule allows that; borrowed from `plan`, which is replaced by what foresees
+ * that, or NULL: the rule is to be asked about what is found.  What the caller's root was when it was looked at may not be
+ * it any more when a rule has thought for long: then it is looked at again. */
+static PyObject *foresee(Short *self, PyObject *call, PyObject *wish, uint64_t flags, struct posed *posed, PyObject **plan) {
+    PyObject *path = PyBytes_FromStringAndSize(posed->path, (Py_ssize_t)posed->used), *made = NULL, *said = NULL;
+    PyObject *expected = path != NULL ? Py_XNewRef(PyDict_GetItemWithError(self->foreseen, path)) : NULL;
+    double began = now();
+    bool relative = posed->form->relative, good = false;
+    if (expected != NULL && PyTuple_Size(expected) == 3)
+        said = PyObject_CallFunctionObjArgs(self->allows, call, wish, path, expected, NULL);
+    if (said == Py_True && (made = plan_for(self, flags, FORESEEN)) != NULL) {
+        bool late = now() - began > AT_ONCE;
+        if (late && relative)
+            close(posed->asked.sent[0]);
+        Py_BEGIN_ALLOW_THREADS
+        if (late)
+            choose(posed);
+        good = posed->form != NULL && id_valid(self->listener, posed->id) == 0;
+        Py_END_ALLOW_THREADS
+        PyObject *name = PyTuple_GetItem(expected, 0);
+        int form = relative ? 2 : PyObject_RichCompareBool(name, path, Py_EQ) == 1 ? 0 : 1;
+        if (good && (posed->many = forms_in(made, posed->forms)) > form) {
+            posed->form = &posed->forms[form];
+            Py_DECREF(*plan);
+            *plan = Py_NewRef(made);
+        } else {
+            good = false;
+        }
+    }
+    Py_XDECREF(said);
+    Py_XDECREF(path);
+    if (!good)
+        Py_CLEAR(expected);
+    return expected;
+}
+
 /* Have an executor asked, who is lent for that; NULL without an exception if there is none, and nothing has happened.
  * The standing is given back by whoever goes on, if anybody does. */
 static PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *tid, struct caller *caller, bool ruled,
                          struct turn *turn) {
     struct posed posed;
-    PyObject *plan = plan_for(self, turn->flags, ruled), *lent = NULL, *executor, *result = NULL;
+    PyObject *plan = plan_for(self, turn->flags, ruled ? RULED : PLAINLY), *lent = NULL, *executor, *result = NULL;
+    PyObject *expected = NULL;
     int sock;
     Py_XINCREF(plan);
     if (plan != NULL && (posed.many = forms_in(plan, posed.forms)) >= 0)
@@ -188,9 +239,29 @@ static PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *
     posed.path = posed.read = NULL, posed.used = 0;
     posed.address = turn->raw->data.args[1], posed.asked.sock = sock;
     Py_BEGIN_ALLOW_THREADS
-    pose(&posed);
-    turn->fd = plainly_opened(&posed, kinds, count);
+    choose(&posed);
+    if (!ruled)
+        ask_chosen(&posed, NULL, 0);
+    turn->fd = ruled ? LEFT : plainly_opened(&posed, kinds, count);
     Py_END_ALLOW_THREADS
+    PyObject *type, *value, *trace;
+    if (ruled && posed.form != NULL)
+        expected = foresee(self, call, wish, turn->flags, &posed, &plan);
+    PyErr_Fetch(&type, &value, &trace);
+    if (type != NULL && posed.form != NULL) { /* somebody interrupts us: nobody is asked */
+        if (posed.form->relative)
+            close(posed.asked.sent[0]);
+        posed.form = NULL;
+    }
+    if (ruled) {
+        PyObject *bytes = expected != NULL ? PyTuple_GetItem(expected, 1) : NULL;
+        const char *what = bytes != NULL ? PyBytes_AsString(bytes) : NULL;
+        size_t length = bytes != NULL ? (size_t)PyBytes_Size(bytes) : 0;
+        Py_BEGIN_ALLOW_THREADS
+        ask_chosen(&posed, what, length);
+        turn->fd = opened_as_foreseen(&posed);
+        Py_END_ALLOW_THREADS
+    }
     if (turn->fd >= 0) {
         if (posed.asked.into != posed.asked.here)
             free(posed.asked.into);
@@ -199,15 +270,23 @@ static PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *
         if (done == NULL)
             PyErr_WriteUnraisable(self->done);
         Py_XDECREF(done);
-        result = handed(self, call, turn);
+        result = expected == NULL ? handed(self, call, turn)
+                                  : PyObject_CallFunction(self->allowed, "OOiO", call, expected, turn->fd,
+                                                          turn->flags & O_CLOEXEC ? Py_True : Py_False);
     } else {
         PyObject *found = posed_result(&posed);
         if (found != NULL)
-            result = PyObject_CallFunction(self->asked, "OOOONKO", call, wish, caller->standing, executor, found,
-                                           (unsigned long long)turn->flags, ruled ? Py_True : Py_False);
+            result = PyObject_CallFunction(self->asked, "OOOONKi", call, wish, caller->standing, executor, found,
+                                           (unsigned long long)turn->flags,
+                                           expected != NULL ? FORESEEN : ruled ? RULED : PLAINLY);
         let_go(caller);
     }
+    if (type != NULL) {
+        Py_CLEAR(result);
+        PyErr_Restore(type, value, trace);
+    }
     free(posed.read);
+    Py_XDECREF(expected);
     Py_DECREF(plan);
     Py_DECREF(lent);
     return result;
@@ -260,12 +339,13 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
 
 static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(given)) {
     PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *port;
+    PyObject *foreseen, *allows, *allowed;
     int listener;
     unsigned int arch;
     unsigned long long valid, unusual, making;
-    if (!PyArg_ParseTuple(args, "OOO!OOSSOOOOOIKKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here,
-                          &ours, &kinds, &lend, &plan, &asked, &done, &port, &arch, &valid, &unusual,
-                          &making)
+    if (!PyArg_ParseTuple(args, "OOO!OOSSOOOOO!OOOIKKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here,
+                          &ours, &kinds, &lend, &plan, &asked, &done, &PyDict_Type, &foreseen, &allows, &allowed, &port,
+                          &arch, &valid, &unusual, &making)
         || (listener = PyObject_AsFileDescriptor(port)) < 0)
         return NULL;
     Short *self = (Short *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
@@ -283,6 +363,9 @@ static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     self->plan = Py_NewRef(plan);
     self->asked = Py_NewRef(asked);
     self->done = Py_NewRef(done);
+    self->foreseen = Py_NewRef(foreseen);
+    self->allows = Py_NewRef(allows);
+    self->allowed = Py_NewRef(allowed);
     self->plans = PyDict_New();
     self->listener = listener, self->arch = arch, self->valid = valid, self->unusual = unusual;
     self->making = making;
@@ -306,6 +389,9 @@ static void short_dealloc(PyObject *me) {
     Py_XDECREF(self->plan);
     Py_XDECREF(self->asked);
     Py_XDECREF(self->done);
+    Py_XDECREF(self->foreseen);
+    Py_XDECREF(self->allows);
+    Py_XDECREF(self->allowed);
     Py_XDECREF(self->plans);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
     Py_DECREF(type);

@@ -33,6 +33,7 @@ enum { VALUE, PLACE, SENT, RESULT, DECIMAL };
 enum { EXPECT = 1 << 12 }; /* in step.kinds: good is what equals step.want, not what is no errno */
 #define AS_32_BITS 0x80000000L /* in step.number: openat(2) of the table of 32 bits */
 #define LOAD 0x40000000L       /* in step.number: no call; the result is the four bytes at its first argument, a place */
+#define COMPARE 0x20000000L    /* the same: whether two places hold the same, of a length: 0 or -EINVAL */
 
 struct head {
     uint16_t steps, fixes, ranges, given;

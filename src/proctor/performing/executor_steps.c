@@ -77,6 +77,13 @@ static const void *take(size_t *at, size_t length, size_t count, size_t size)
     return place;
 }
 
+/* Whether a step that compares has two places, of a length that they have. */
+static int comparable(const struct job *job, const struct step *step)
+{
+    return (step->kinds & 0x3f) == (PLACE | PLACE << 2 | VALUE << 4) &&
+           within(job->size, step->args[0], step->args[2]) && within(job->size, step->args[1], step->args[2]);
+}
+
 static int sound(const struct job *job)
 {
     const struct head *head = job->head;
@@ -90,6 +97,8 @@ static int sound(const struct job *job)
         }
         if (job->steps[i].number == LOAD &&
             ((job->steps[i].kinds & 3) != PLACE || !within(job->size, job->steps[i].args[0], sizeof(uint32_t))))
+            return 0;
+        if (job->steps[i].number == COMPARE && !comparable(job, &job->steps[i]))
             return 0;
     }
     for (size_t i = 0; i < head->fixes; i++) {
@@ -177,6 +186,11 @@ static void apply(const struct job *job, const struct fix *fix)
     }
 }
 
+static int64_t compared(const unsigned long *args)
+{
+    return memcmp((const void *)args[0], (const void *)args[1], args[2]) == 0 ? 0 : -EINVAL;
+}
+
 static int64_t loaded(const unsigned char *place)
 {
     uint32_t number;
@@ -211,7 +225,9 @@ void make_steps(const struct job *job)
                 args[k] = (unsigned long)value;
             }
         }
-        int64_t result = job->results[i] = step->number == LOAD ? loaded(job->space + step->args[0]) : CALL((long)step->number, args);
+        int64_t result = job->results[i] = step->number == LOAD      ? loaded(job->space + step->args[0])
+                                           : step->number == COMPARE ? compared(args)
+                                                                     : CALL((long)step->number, args);
         int good = step->kinds & EXPECT ? result == (int64_t)step->want : !failed(result);
         unsigned next = good ? step->good : step->bad;
         if (next == DIE)

@@ -89,9 +89,14 @@ class Naming:
         self._how = steps.bytes(HOW.pack(PIN | O_NOFOLLOW, 0, NO_SYMLINKS))
         self.empty = steps.bytes(b"")
         self.dot = steps.bytes(b".")
+        #: Where the pin's number, status, file system and name are, and the status of what that name leads to.
+        self.seen: tuple[Place, ...] = ()
 
-    def add(self, pin: Result, table: Argument) -> Name:
-        """Name a pin; to be called when all bytes of the request are there."""
+    def add(self, pin: Result, table: Argument, again: bool = True) -> Name:
+        """Name a pin; to be called when all bytes of the request are there.
+
+        :param again: False where the name decides nothing but if it is the path that the pin was found by: then it
+            leads there."""
         steps = self._steps
         status, system, second = (
             steps.scratch(STATX_SIZE),
@@ -102,14 +107,18 @@ class Naming:
         statx(steps, pin, status, self.empty)
         steps.call("fstatfs", pin, system)
         steps.put_text(digits, pin)
-        link = steps.call("readlinkat", table, digits, text, _PATH_MAX, bad=2)
-        again = steps.call("openat2", AT_FDCWD, text, self._how, HOW.size, bad=1)
-        last = statx(steps, again, second, self.empty)
+        link = last = walked = steps.call(
+            "readlinkat", table, digits, text, _PATH_MAX, bad=2 * again
+        )
+        if again:
+            walked = steps.call("openat2", AT_FDCWD, text, self._how, HOW.size, bad=1)
+            last = statx(steps, walked, second, self.empty)
         first = steps.want(status)
         steps.want(Place(system.offset, STATFS_SIZE))
         steps.want(text, link)
-        steps.want(second)
-        return Name(first, link, again, last)
+        steps.want(second if again else status)
+        self.seen = digits, status, system, text, second
+        return Name(first, link, walked, last)
 
 
 class Name(NamedTuple):
@@ -224,6 +233,9 @@ class Look(NamedTuple):
     pin: Result
     name: Name
     probe: Probe
+    #: The pin as it is given, and what was opened instead where it was foreseen: see :func:`foreseen`.
+    given: Result
+    opened: Result | None = None
 
 
 @cache
@@ -245,7 +257,60 @@ def look(relative: bool, size: int) -> Look:
     steps.jump(pin, bad=True)
     probe = probing.add(where, path)
     steps.give(pin)
-    return Look(steps.freeze(), valid, pin, name, probe)
+    return Look(steps.freeze(), valid, pin, name, probe, pin)
+
+
+#: Room for a name that is foreseen, with its NUL.
+FORESEEN: Final = 256
+_PLACE: Final = struct.Struct("=12s16s4x8s")
+
+
+def expectation(system: bytes, status: bytes, name: bytes = b"") -> bytes:
+    """What :func:`foreseen` expects: struct statfs, struct statx and name of what was there before."""
+    return _PLACE.pack(status[28:40], status[136:152], system[:8]) + name
+
+
+@cache
+def foreseen(relative: bool, itself: bool) -> tuple[Look, int]:
+    """As :func:`look`; and what it leads to is opened at once, by its own link, if it is what is expected: of the same
+    type and mode, the same thing on the same mount of the same kind of file system, and of that name.  The room for that.
+
+    :param itself: its name is the path itself.
+
+    Holes: directory (a number, if not ``relative``), how to open, how to walk, how to probe, what is expected, path.
+    Sent: as for :func:`look`."""
+    steps = Steps()
+    where: Argument = steps.sent() if relative else steps.number()
+    table = steps.sent()
+    opening, how = steps.hole(HOW.size), steps.hole(HOW.size)
+    probing, naming = Probing(steps), Naming(steps)
+    expected = steps.hole(_PLACE.size + (0 if itself else FORESEEN))
+    path = steps.hole(FORESEEN)
+    valid = _validity(steps, opening, naming)
+    pin = steps.call("openat2", where, path, how, HOW.size)
+    name = naming.add(pin, table, not itself)
+    digits, status, system, text, second = naming.seen
+    at = expected.offset
+    compared = [
+        step
+        for seen in ((status,) if itself else (status, second))
+        for step in (
+            steps.compare(Place(at, 12), Place(seen.offset + 28, 12)),
+            steps.compare(Place(at + 12, 16), Place(seen.offset + 136, 16)),
+        )
+    ]
+    compared.append(steps.compare(Place(at + 32, 8), system))
+    meant = path if itself else Place(at + _PLACE.size, FORESEEN)
+    compared.append(steps.compare(meant, text))
+    opened = steps.call("openat2", table, digits, opening, HOW.size, good=END)
+    for step in compared:
+        steps.jump(step, bad=True)
+    given = steps.call("dup", pin, good=END)
+    steps.jump(pin, bad=True)
+    probe = probing.add(where, path)
+    steps.give(given)
+    steps.give(opened)
+    return Look(steps.freeze(), valid, pin, name, probe, given, opened), expected.size
 
 
 def _validity(steps: Steps, how: Place, naming: Naming) -> Result:

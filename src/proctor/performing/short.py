@@ -10,29 +10,31 @@ import errno
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proctor.call.verdict import HandOver, Perform, Verdict, deny
 from proctor.errors import CallGone, NotPermitted
 from proctor.kernel import _core
-from proctor.performing import acting
+from proctor.performing import acting, filestat, pins
 from proctor.performing.conversation import Conversation, converse
 from proctor.performing.here import LOCAL
 from proctor.performing.opening import reopen
 from proctor.performing.processes import LIMITED
-from proctor.performing.task import permit
+from proctor.performing.steps import SKIPPED
+from proctor.performing.task import file_of, permit
 from proctor.performing.trouble import Ended, Moved, Trouble
 from proctor.performing.wanted import O_CLOEXEC
 from proctor.syscalls.architectures import ARCHITECTURES, native
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.call.path.located import FileId
     from proctor.kernel.standing import Standing
     from proctor.performing.callers import Known
     from proctor.performing.performers import Performers
     from proctor.performing.pins import Named
     from proctor.performing.processes import Executor
-    from proctor.performing.steps import Form, Reply, Request
+    from proctor.performing.steps import Form, Reply, Request, Result
     from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later
 
@@ -46,6 +48,26 @@ def _rest(call: Call, path: bytes | None, fd: int, cloexec: bool) -> Verdict | N
     if path is not None:
         call.took_path(path)
     return HandOver(fd, None, cloexec) if fd >= 0 else None
+
+
+class Foreseen(NamedTuple):
+    """What a path led to when a rule allowed that."""
+
+    name: bytes
+    #: See :func:`proctor.performing.pins.expectation`.
+    expected: bytes
+    file: FileId
+
+
+#: Kinds of first questions, and how many paths are foreseen.
+_RULED, _FORESEEN = 1, 2
+_MOST_FORESEEN: Final = 1024
+
+
+def _allowed(call: Call, foreseen: Foreseen, fd: int, cloexec: bool) -> Verdict:
+    """A rule's word holds, natively: what it has allowed is to be given."""
+    call.acts_on("path", foreseen.name, foreseen.file)
+    return HandOver(fd, None, cloexec)
 
 
 def decided(verdict: Verdict, _: Task) -> Work:
@@ -63,6 +85,8 @@ class ShortWay:
     def __init__(self, performers: Performers, family: Any) -> None:
         self._performers = performers
         self._family = family
+        #: By path: what that led to when a rule allowed it.
+        self._foreseen: dict[bytes, Foreseen] = {}
 
     def way(self, name: str, listener: Any) -> Ordinary:
         """What is asked first about calls of a name: in one native call up to the answer, if they come from the
@@ -91,6 +115,9 @@ class ShortWay:
             self._plan,
             self._goes_on,
             self._done,
+            self._foreseen,
+            self._allows,
+            _allowed,
             listener,
             audit,
             *flags,
@@ -147,9 +174,42 @@ class ShortWay:
         executor = self._lend(known)
         return None if executor is None else (executor, *executor.at_hand)
 
-    def _plan(self, flags: int, ruled: bool) -> tuple[Form, ...]:
-        forms: tuple[Form, ...] = self._family.forms(flags, ruled)[0]
-        return forms
+    def _openings(self, flags: int, kind: int) -> tuple[tuple[Form, ...], tuple[Any, ...]]:
+        """Forms of the first question, and what they are.
+
+        :param kind: there is no rule (0), there is one (1), which has allowed what is foreseen (2)."""
+        family = self._family
+        said: tuple[tuple[Form, ...], tuple[Any, ...]] = (
+            family.foreseeing(flags) if kind == _FORESEEN else family.forms(flags, kind == _RULED)
+        )
+        return said
+
+    def _plan(self, flags: int, kind: int) -> tuple[Form, ...]:
+        return self._openings(flags, kind)[0]
+
+    def _allows(self, call: Call, wish: Perform, path: bytes, foreseen: Foreseen) -> bool:
+        """Whether a rule allows what a path has led to before; it is asked again if that is not so any more."""
+        call.memory_read = True
+        call.took_path(path)
+        try:
+            allowed = wish.refusal("path", foreseen.name) is None
+            if allowed and call.contradiction("path", foreseen.name, foreseen.file) is None:
+                return True
+        except Exception:
+            pass  # which is said when it is asked again
+        self._foreseen.pop(path, None)
+        return False
+
+    def _foresee(self, path: bytes, name: bytes, look: pins.Look, reply: Reply) -> None:
+        """That was allowed."""
+        if len(path) >= pins.FORESEEN or len(name) >= pins.FORESEEN:
+            return
+        first, known = look.name.first, self._foreseen
+        if len(known) >= _MOST_FORESEEN:
+            known.clear()
+        expected = pins.expectation(reply.parts[first + 1], reply.parts[first], name)
+        file = file_of(filestat.status_of(reply.parts[first]))
+        known[path] = Foreseen(name, expected, file)
 
     def _done(self, executor: Executor) -> None:
         """It has given what the call is given."""
@@ -174,11 +234,12 @@ class ShortWay:
         executor: Executor,
         found: tuple[bytes | None, Any, int] | None,
         flags: int,
-        ruled: bool,
+        kind: int,
     ) -> Verdict | Later | None:
         """Go on from what an executor has said, or has not.
 
-        :param found: as :func:`proctor.kernel._core.ask_for` returns it."""
+        :param found: as :func:`proctor.kernel._core.ask_for` returns it.
+        :param kind: as for :meth:`_openings`."""
         performers, family = self._performers, self._family
         path, heard, which = found if found is not None else (None, None, -1)
         call.memory_read = True
@@ -192,15 +253,35 @@ class ShortWay:
             else:
                 performers.executors.discard(executor)  # it has died
             return None
-        opening = family.forms(flags, ruled)[1][which]
+        opening = self._openings(flags, kind)[1][which]
         said: Verdict | None = None if reply is None else family.plain(opening, reply, flags)
         if said is not None:
             return self._closed(call, wish, standing, executor, said)
+        if reply is not None and kind == _FORESEEN:
+            assert path is not None
+            if reply.results[opening.opened.step] != SKIPPED:
+                said = self._as_foreseen(call, opening, reply, executor, flags)
+                return self._closed(call, wish, standing, executor, said)
+            self._foreseen.pop(path, None)
         named = None if reply is None else family.seen(opening, reply)
         if reply is not None and named is not None:
-            pin = reply.take(opening.pin)
-            return self._once_more(call, wish, standing, executor, pin, named, flags)
+            assert path is not None
+            again = partial(self._foresee, path, named.path, opening, reply)
+            pin = reply.take(opening.given)
+            return self._once_more(call, wish, standing, executor, pin, named, flags, again)
         return self._later(call, wish, standing, (executor, opening.request, reply))
+
+    def _as_foreseen(
+        self, call: Call, look: pins.Look, reply: Reply, executor: Executor, flags: int
+    ) -> Verdict:
+        """What came of opening what a rule had allowed."""
+        assert look.opened is not None
+        named = look.name.read(reply)
+        call.acts_on("path", named.path, file_of(named.status))
+        try:
+            return self._made(look.opened, reply, executor, flags)
+        except Trouble as failed:
+            return self._performers.translate(call, failed)
 
     def _closed(
         self, call: Call, wish: Perform, standing: Standing, executor: Executor, said: Verdict
@@ -254,8 +335,11 @@ class ShortWay:
         pin: int,
         named: Named,
         flags: int,
+        foresee: Callable[[], None],
     ) -> Verdict | Later:
-        """Ask the policy about what is pinned, and have that opened."""
+        """Ask the policy about what is pinned, and have that opened.
+
+        :param foresee: called if it is."""
         performers, act = self._performers, acting.reopening(False)
         how, free, late = self._family.how_again(flags), True, False
         said: Verdict | None = None
@@ -267,7 +351,9 @@ class ShortWay:
             reply = executor.ask(act.request, act.request.fill(how), (pin, executor.table))
             late = reply is None
             if reply is not None:
-                said, free = self._made(act, reply, executor, flags), True
+                said, free = self._made(act.fd, reply, executor, flags), True
+                if isinstance(said, HandOver):
+                    foresee()
         except Ended:
             pass  # and nothing has happened
         except BaseException as failed:
@@ -295,10 +381,10 @@ class ShortWay:
 
         return self._later(call, wish, standing, (executor, act.request, None), first)
 
-    def _made(self, act: acting.Acting, reply: Reply, executor: Executor, flags: int) -> Verdict:
-        if reply.made(act.fd):
-            return HandOver(reply.take(act.fd), None, flags & O_CLOEXEC != 0)
-        failed = reply.error(act.fd)
+    def _made(self, fd: Result, reply: Reply, executor: Executor, flags: int) -> Verdict:
+        if reply.made(fd):
+            return HandOver(reply.take(fd), None, flags & O_CLOEXEC != 0)
+        failed = reply.error(fd)
         if failed == errno.EMFILE and executor.limited():
             raise Trouble(LIMITED)
         return deny(failed)

@@ -45,10 +45,12 @@ _REPLY: Final = struct.Struct("=HHi")
 _NO_STEP: Final = 0xFFFFFFFF
 _HOLE: Final = struct.Struct("=4I")
 _PART: Final = struct.Struct("=2I")
+_FORESEEN: Final = struct.Struct("=4i")
 _VALUE, _PLACE, _SENT, _RESULT, _DECIMAL = range(5)
 _EXPECT: Final = 1 << 12
 _AS_32_BITS: Final = 1 << 31
 _LOAD: Final = 1 << 30
+_COMPARE: Final = 1 << 29
 _LONG: Final = (1 << 64) - 1
 _POINTER: Final = struct.calcsize("P")
 #: reply.state of executor.h.
@@ -157,6 +159,11 @@ class Steps:
         if as_32_bits:
             number = tables.number(what, "i386") | _AS_32_BITS
         return self._add(number, args, good, bad, want)
+
+    def compare(self, one: Place, other: Place) -> Result:
+        """Go on where two places hold the same, as far as the first one goes; else it is EINVAL, and the end."""
+        assert one.size <= other.size
+        return self._add(_COMPARE, (one, other, one.size))
 
     def _add(
         self,
@@ -287,16 +294,28 @@ class Request:
         table: bool,
         opens: bool = False,
         looks: bytes = b"",
+        foresees: tuple[int, Result, Result] | None = None,
     ) -> Form:
         """This request, with all its values but the last, which is a path of at most ``room`` bytes.
 
         :param relative: whether the directory where it starts goes along.
         :param table: whether the executor's own descriptors do, after that.
         :param opens: whether it gives one descriptor, and its last wants are struct statfs and struct statx of that.
-        :param looks: where the answer says what the path leads to: struct looks of ``_posing.h``."""
-        packet, other = self.fill(*values, b""), self.fill(*values, b"\1" * room)
-        at = next(i for i, byte in enumerate(packet) if byte != other[i])
-        return self.native, packet, at, room, relative, table, opens, looks
+        :param looks: where the answer says what the path leads to: struct looks of ``_posing.h``.
+        :param foresees: of how many bytes the value before the path is, which is what is expected there (and empty in
+            ``values``), what is opened if that is so, and what is given if not."""
+        packet = self.fill(*values, b"")
+
+        def place(*others: bytes | int) -> int:
+            other = self.fill(*others)
+            return next(i for i, byte in enumerate(packet) if byte != other[i])
+
+        at, foreseen = place(*values, b"\1" * room), b""
+        if foresees is not None:
+            size, opened, pinned = foresees
+            where = place(*values[:-1], b"\1" * size, b"")
+            foreseen = _FORESEEN.pack(where, size, opened.step, pinned.step)
+        return self.native, packet, at, room, relative, table, opens, looks, foreseen
 
 
 class Reply(NamedTuple):
@@ -333,7 +352,7 @@ class Reply(NamedTuple):
 
 
 #: What :meth:`Request.form` makes.
-Form = tuple["_core.Request", bytes, int, int, bool, bool, bool, bytes]
+Form = tuple["_core.Request", bytes, int, int, bool, bool, bool, bytes, bytes]
 
 
 def state_of(data: bytes) -> tuple[int, int]:

@@ -36,15 +36,18 @@ _LAST_MOMENTS: Final = 0.1
 NO_CGROUP: Final = "the caller's cgroup cannot be joined, so its rules for devices would not hold"
 
 
+def file_of(status: filestat.Status) -> FileId:
+    """Which file it is."""
+    return FileId(os.makedev(*status.device), status.inode, status.mount)
+
+
 def permit(
     call: Call, wish: Perform, argument: str, path: bytes, status: filestat.Status | None
 ) -> None:
     """Ask about what is pinned: see :meth:`Task.permit`.
 
     :raises Refused: it may not be."""
-    file = None
-    if status is not None:
-        file = FileId(os.makedev(*status.device), status.inode, status.mount)
+    file = None if status is None else file_of(status)
     call.acts_on(argument, path, file)
     refused = call.contradiction(argument, path, file) or wish.refusal(argument, path)
     if refused is not None:

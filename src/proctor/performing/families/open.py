@@ -205,7 +205,7 @@ def forms(
         how = HOW.pack(PIN | bits, 0, pins.NO_MAGICLINKS)
         values = wanted.how(), how, pins.probing(bits, 0)
     openings: list[acting.Opening | pins.Look] = []
-    made = []
+    made: list[Form] = []
     for relative in (False, True):
         where = () if relative else (pins.AT_FDCWD,)
         for room in pins.SHORT:
@@ -216,6 +216,28 @@ def forms(
             )
             made.append(form)
     return tuple(made), tuple(openings)
+
+
+@lru_cache(256)
+def foreseeing(flags: int) -> tuple[tuple[Form, ...], tuple[pins.Look, ...]]:
+    """The same where a rule has said already what it says to what is expected there: of an absolute path whose name is
+    itself, of one whose name is another, and of a relative one."""
+    bits = flags & O_DIRECTORY
+    how = HOW.pack(PIN | bits, 0, pins.NO_MAGICLINKS)
+    values = how_again(flags), how, pins.probing(bits, 0), b""
+    looks: list[pins.Look] = []
+    made: list[Form] = []
+    for relative, itself in ((False, True), (False, False), (True, False)):
+        look, size = pins.foreseen(relative, itself)
+        assert look.opened is not None
+        where = () if relative else (pins.AT_FDCWD,)
+        expects = size, look.opened, look.given
+        form = look.request.form(
+            *where, *values, room=pins.FORESEEN, relative=relative, table=True, foresees=expects
+        )
+        looks.append(look)
+        made.append(form)
+    return tuple(made), tuple(looks)
 
 
 def plain(opening: acting.Opening | pins.Look, reply: Reply, flags: int) -> Verdict | None:
