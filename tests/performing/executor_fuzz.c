@@ -100,6 +100,11 @@ static size_t random_request(size_t *sent)
             }
             step.args[k] = kind == PLACE ? about(size) : kind == SENT ? about(*sent) : kind == RESULT ? about(i) : draw(0);
         }
+        if (draw(8) == 0) { /* two places of a length, mostly */
+            step.number = COMPARE;
+            step.args[0] = about(size), step.args[1] = about(size), step.args[2] = about(size);
+            step.kinds = draw(10) ? (uint16_t)((step.kinds & ~0x3fu) | PLACE | PLACE << 2) : step.kinds;
+        }
         put(&at, &step, sizeof step);
     }
     for (unsigned i = 0, step = 0; i < head.fixes; i++) {

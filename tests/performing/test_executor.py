@@ -132,6 +132,21 @@ def test_what_was_filled_decides_what_comes_next(executor: Executor) -> None:
         assert state_of(executor.sock.recv(1000))[0] == MALFORMED
 
 
+def test_what_is_the_same_is_gone_on_with(executor: Executor) -> None:
+    steps = Steps()
+    one, other = steps.hole(8), steps.hole(16)
+    compared = steps.compare(one, other)
+    then = steps.call("getpid")
+    request = steps.freeze()
+    for first, second, failed in (
+        (b"", b"", 0), (b"12345678", b"12345678", 0), (b"12345678", b"123456789", 0),
+        (b"1234567", b"12345678", errno.EINVAL), (b"12345678", b"", errno.EINVAL),
+    ):  # fmt: skip
+        reply = ask(executor, request, first, second)
+        assert reply.error(compared) == failed
+        assert reply.made(then) == (not failed)
+
+
 def test_what_kept_a_step_from_being_made_is_its_error() -> None:
     """It would pass for one that came out well otherwise."""
     reply = Reply((0, -errno.EACCES, SKIPPED, SKIPPED), (), {})

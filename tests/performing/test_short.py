@@ -7,14 +7,19 @@ import os
 import select
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 import proctor
 from proctor.call.verdict import Deny, Perform, Verdict
 from proctor.kernel import _core
+from proctor.performing import short
+from proctor.performing.executors import Executors
 from proctor.performing.families.open import Options
+from proctor.performing.short import ShortWay
 from proctor.supervisor.ports import Later
 from tests.kernel.test_standing import CHANGES, child, root_only
 from tests.support.bpf import notify
@@ -464,6 +469,224 @@ def test_a_rules_own_mistake_is_answered_as_any_handlers(top: bytes) -> None:
         on_error=proctor.deny(errno.EIO),
         stderr=subprocess.DEVNULL,
     )
+
+
+FORESEEN = """
+import errno, os, sys
+top = os.getcwd()
+def read(path, flags=os.O_RDONLY):
+    fd = os.open(path, flags)
+    try: return os.read(fd, 9)
+    finally: os.close(fd)
+def put(path, text):
+    fd = os.open("new", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    os.write(fd, text); os.close(fd)
+    os.rename("new", path)
+def fails(number, path, flags=os.O_RDONLY):
+    for _ in range(3):
+        try: read(path, flags)
+        except OSError as failed: assert failed.errno == number, (path, failed)
+        else: raise SystemExit(f"{path} was opened")
+file = top + "/file"
+put(file, b"")
+for _ in range(300): read(file)  # the first calls are slow, so that none goes the short way for a while
+for path in (file, "file", top + "/link", "./link"):
+    put(file, b"one")
+    for _ in range(20): assert read(path) == b"one"
+    put(file, b"two")
+    for _ in range(3): assert read(path) == b"two"
+    os.unlink(file)
+    fails(errno.ENOENT, path)
+    put(file, b"three")
+    os.chmod(file, 0o200)
+    fails(errno.EACCES, path)
+    os.chmod(file, 0o644)
+    for _ in range(3): assert read(path) == b"three"
+    os.rename(file, "secret")
+    os.symlink("secret", file)
+    fails(errno.EACCES, path)
+    os.rename("secret", file)
+    for _ in range(3): assert read(path) == b"three"
+    os.unlink(file)
+    os.mkfifo(file)
+    for _ in range(3): os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    os.unlink(file)
+    os.mkdir(file)
+    for _ in range(3): os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
+    for _ in range(3): os.close(os.open(path, os.O_RDONLY))
+    put("plain", b"four")
+    os.rmdir(file)
+    os.rename("plain", file)
+    fails(errno.ENOTDIR, path, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(3):
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.write(fd, b"+"); os.close(fd)
+    assert read(path) == b"four+++"
+    os.chmod(file, 0o444)
+    fails(errno.EACCES, path, os.O_WRONLY)
+for each in ("a", "b"):
+    os.mkdir(each)
+    put(each + "/same", each.encode())
+for _ in range(5):
+    for each in ("a", "b"):
+        os.chdir(top + "/" + each)
+        assert read("same") == each.encode()
+"""
+
+
+@root_only
+def test_what_a_rule_allowed_before_is_foreseen(
+    top: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another identity: where it still is the same thing of that name; whatever else it is, the rule is asked about
+    that, and once each time as long as nothing changes."""
+    asked: list[bytes] = []
+    given: list[bytes] = []
+    before = short._allowed
+
+    def allowed(call: Any, foreseen: short.Foreseen, *rest: Any) -> Verdict:
+        given.append(call.path)
+        return before(call, foreseen, *rest)
+
+    def allow(argument: str, path: bytes) -> bool:
+        asked.append(path)
+        return not path.endswith(b"/secret")
+
+    monkeypatch.setattr(short, "_allowed", allowed)
+    os.chown(top, 1000, 1000)
+    os.symlink("file", top + b"/link")
+    handler = proctor.Handler(["openat"], lambda call: proctor.perform(allow))
+    other: dict[str, Any] = {"uid": 1000, "gid": 1000, "groups": ()}
+    command = [PYTHON, "-IS", "-c", FORESEEN]
+    proctor.run(command, [handler], check=True, cwd=os.fsdecode(top), **other)
+    steady = [top + b"/new", *[top + b"/file"] * 20, top + b"/new"]
+    assert steady in (asked[i : i + 22] for i in range(len(asked)))
+    assert given  # nearly all of them where nothing makes executors late
+
+
+@root_only
+def test_what_is_foreseen_may_come_late(top: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody has a lease on it, and gives it up some time after he was asked."""
+    file = put(top + b"/file", b"content")
+    asked: list[bytes] = []
+    discarded: list[object] = []
+    before = Executors.discard
+    reader, writer = os.pipe()
+
+    def discard(self: Executors, worker: Any) -> None:
+        discarded.append(worker)
+        before(self, worker)
+
+    def allow(argument: str, path: bytes) -> bool:
+        if path == file:
+            asked.append(path)
+            if len(asked) == 3:
+                os.write(writer, b"x")
+                os.read(reader_of_lease, 1)
+        return True
+
+    holds = (
+        "import fcntl, os, signal, sys, time\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])\n"
+        "os.read(0, 1)\n"
+        "fd = os.open(sys.argv[1], os.O_RDWR)\n"
+        "fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n"
+        "os.write(1, b'x')\n"
+        "signal.sigwait([signal.SIGIO])\n"
+        "time.sleep(0.03)\n"  # longer than any executor is waited for
+        "fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)\n"
+    )
+    program = (
+        "import os, sys\n"
+        "for path in ['/etc'] * 300 + [sys.argv[1]] * 5:\n"
+        "    fd = os.open(path, os.O_RDONLY)\n"
+        "    assert path == '/etc' or os.read(fd, 9) == b'content'\n"
+        "    os.close(fd)\n"
+    )
+    reader_of_lease, lease = os.pipe()
+    holder = subprocess.Popen([PYTHON, "-c", holds, file], stdin=reader, stdout=lease)
+    monkeypatch.setattr(Executors, "discard", discard)
+    handler = proctor.Handler(["openat"], lambda call: proctor.perform(allow))
+    other: dict[str, Any] = {"uid": 1000, "gid": 1000, "groups": ()}
+    try:
+        proctor.run([PYTHON, "-IS", "-c", program, file], [handler], check=True, **other)
+        assert holder.wait(20) == 0
+    finally:
+        holder.kill()
+        holder.wait()
+        for fd in (reader, writer, reader_of_lease, lease):
+            os.close(fd)
+    assert len(asked) in (5, 6)
+    assert not discarded
+
+
+@root_only
+def test_who_calls_is_seen_again_when_a_rule_has_thought_for_long(
+    top: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its other thread goes into another root meanwhile, which is its root, too."""
+    foresees = False
+    before = ShortWay._allows
+
+    def allows(self: ShortWay, *rest: Any) -> bool:
+        nonlocal foresees
+        foresees = True
+        try:
+            return before(self, *rest)
+        finally:
+            foresees = False
+
+    monkeypatch.setattr(ShortWay, "_allows", allows)
+    put(top + b"/file", b"outside")
+    os.mkdir(top + b"/jail")
+    os.chmod(top + b"/jail", 0o755)
+    inside = top + b"/jail" + top
+    os.makedirs(inside)
+    put(inside + b"/file", b"jail")
+    subprocess.run(["chmod", "-R", "a+rX", os.fsdecode(top)], check=True)
+    asked, third = 0, b""
+
+    def allow(argument: str, path: bytes) -> bool:
+        nonlocal asked, third
+        if path == top + b"/file":
+            asked += 1
+            if asked == 3:
+                third = b"jail" if foresees else b"outside"  # what is pinned is opened
+                os.write(go_on, b"x")
+                os.read(gone, 1)
+                until = time.monotonic() + 0.003
+                while time.monotonic() < until:
+                    pass
+        return True
+
+    wait, go_on = os.pipe()
+    gone, goes = os.pipe()
+    program = (
+        "import os, sys, threading\n"
+        "wait, goes, file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]\n"
+        "def go():\n"
+        "    os.read(wait, 1); os.chroot(os.path.dirname(file) + '/jail'); os.write(goes, b'x')\n"
+        "threading.Thread(target=go).start()\n"
+        "for _ in range(300): os.close(os.open('/etc', os.O_RDONLY))\n"
+        "seen = []\n"
+        "for _ in range(4):\n"
+        "    fd = os.open(file, os.O_RDONLY); seen.append(os.read(fd, 9)); os.close(fd)\n"
+        "os.write(1, b' '.join(seen))\n"
+    )
+    handler = proctor.Handler(["openat"], lambda call: proctor.perform(allow))
+    try:
+        done = proctor.run(
+            [PYTHON, "-IS", "-c", program, str(wait), str(goes), os.fsdecode(top + b"/file")],
+            [handler],
+            check=True,
+            capture_output=True,
+            userns=[(0, 100000, 65536)],
+            pass_fds=(wait, goes),
+        )
+    finally:
+        for fd in (wait, go_on, gone, goes):
+            os.close(fd)
+    assert done.stdout.split() == [b"outside", b"outside", third, b"jail"]
 
 
 def test_a_listener_that_was_closed_is_not_spoken_to_by_its_number() -> None:

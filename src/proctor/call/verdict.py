@@ -297,6 +297,8 @@ def perform(allow: Allow | None = None, reason: str = "", *, options: object = N
         argument and the path of what the performer has *pinned* for it, as seen from the caller's
         root, before anything is opened, made or changed.  True goes on; False or None refuses with
         EACCES, a :func:`deny` with its own errno.  No race: the performer then uses what it pinned.
+        Where it has allowed what a path led to before, it may be asked before that is pinned anew; its word is taken if
+        the path leads to the very same, and else it is asked again, about what was found.
 
     :param options: of the call's family; :mod:`proctor.families` and policies make them.
 

@@ -81,6 +81,32 @@ class Session:
         self._executor = executor
         self._begun = request, reply
 
+    def heard(self) -> Generator[Wait, Reply, Reply]:
+        """What was asked already, and is asked no second time: its reply.
+
+        :raises Trouble, Again: as :meth:`ask`."""
+        executor, (request, reply), self._begun = self._executor, self._begun or (None, None), None
+        assert executor is not None
+        try:
+            if reply is None:
+                reply = yield Wait(executor, request)
+            self._expect_room(executor, reply)
+        except Ended:
+            self.fail()
+            raise Again from None
+        except BaseException:
+            self.fail()
+            raise
+        self._used = True
+        return reply
+
+    def _expect_room(self, executor: Executor, reply: Reply) -> None:
+        """
+        :raises Trouble: somebody took it its descriptors."""
+        if -errno.EMFILE in reply.results and executor.limited():
+            reply.close()
+            raise Trouble(LIMITED)
+
     def answered(self, executor: Executor) -> None:
         """An executor was asked, and has answered; the rest is asked of it, too."""
         self._executor, self._used = executor, True
@@ -159,9 +185,7 @@ class Session:
                 known = False
                 if reply is None:
                     reply = yield Wait(executor, request)
-                if -errno.EMFILE in reply.results and executor.limited():
-                    reply.close()
-                    raise Trouble(LIMITED)
+                self._expect_room(executor, reply)
             except Ended:
                 self.fail()
                 if self._used:

@@ -21,7 +21,7 @@ from proctor.performing.here import LOCAL
 from proctor.performing.opening import reopen
 from proctor.performing.processes import LIMITED
 from proctor.performing.steps import SKIPPED
-from proctor.performing.task import file_of, permit
+from proctor.performing.task import act_on, file_of, permit
 from proctor.performing.trouble import Ended, Moved, Trouble
 from proctor.performing.wanted import O_CLOEXEC
 from proctor.syscalls.architectures import ARCHITECTURES, native
@@ -208,8 +208,7 @@ class ShortWay:
         if len(known) >= _MOST_FORESEEN:
             known.clear()
         expected = pins.expectation(reply.parts[first + 1], reply.parts[first], name)
-        file = file_of(filestat.status_of(reply.parts[first]))
-        known[path] = Foreseen(name, expected, file)
+        known[path] = Foreseen(name, expected, file_of(filestat.status_of(reply.parts[first])))
 
     def _done(self, executor: Executor) -> None:
         """It has given what the call is given."""
@@ -269,15 +268,15 @@ class ShortWay:
             again = partial(self._foresee, path, named.path, opening, reply)
             pin = reply.take(opening.given)
             return self._once_more(call, wish, standing, executor, pin, named, flags, again)
-        return self._later(call, wish, standing, (executor, opening.request, reply))
+        first = partial(family.foreseen, opening, flags) if kind == _FORESEEN else None
+        return self._later(call, wish, standing, (executor, opening.request, reply), first)
 
     def _as_foreseen(
         self, call: Call, look: pins.Look, reply: Reply, executor: Executor, flags: int
     ) -> Verdict:
         """What came of opening what a rule had allowed."""
         assert look.opened is not None
-        named = look.name.read(reply)
-        call.acts_on("path", named.path, file_of(named.status))
+        act_on(call, look.name.read(reply))
         try:
             return self._made(look.opened, reply, executor, flags)
         except Trouble as failed:

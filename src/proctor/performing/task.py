@@ -41,6 +41,11 @@ def file_of(status: filestat.Status) -> FileId:
     return FileId(os.makedev(*status.device), status.inode, status.mount)
 
 
+def act_on(call: Call, named: pins.Named) -> None:
+    """A rule has allowed what is pinned."""
+    call.acts_on("path", named.path, file_of(named.status))
+
+
 def permit(
     call: Call, wish: Perform, argument: str, path: bytes, status: filestat.Status | None
 ) -> None:

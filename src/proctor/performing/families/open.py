@@ -23,6 +23,8 @@ from proctor.performing import acting, filestat, pins
 from proctor.performing.given import Given
 from proctor.performing.opening import pinned, terminal
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
+from proctor.performing.steps import SKIPPED
+from proctor.performing.task import act_on
 from proctor.performing.trouble import Moved, Said
 from proctor.performing.wanted import (
     ACCESS,
@@ -275,6 +277,21 @@ def seen(opening: acting.Opening | pins.Look, reply: Reply) -> pins.Named | None
 def how_again(flags: int) -> bytes:
     """How that is opened then."""
     return Wanted(None, b"", flags | O_NOCTTY, 0, 0).how(flags & ~O_NOFOLLOW | O_NOCTTY, 0)
+
+
+def foreseen(look: pins.Look, flags: int, task: Task) -> Work:
+    """Go on from the answer to one of :func:`foreseeing`, which is still to come, or says that it is something else."""
+    reply = yield from task.session.heard()
+    assert look.opened is not None
+    try:
+        if reply.results[look.opened.step] != SKIPPED:
+            act_on(task.call, look.name.read(reply))
+            if not reply.made(look.opened):
+                raise Said(reply.error(look.opened))
+            return HandOver(reply.take(look.opened), cloexec=flags & O_CLOEXEC != 0)
+    finally:
+        task.session.drop(reply)
+    return (yield from perform(task))
 
 
 def perform(task: Task) -> Work:
