@@ -10,7 +10,7 @@ import errno
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import HandOver, Perform, Verdict, deny
 from proctor.errors import CallGone, NotPermitted
@@ -24,6 +24,7 @@ from proctor.performing.steps import SKIPPED
 from proctor.performing.task import act_on, file_of, permit
 from proctor.performing.trouble import Ended, Moved, Trouble
 from proctor.performing.wanted import O_CLOEXEC
+from proctor.records import NamedTuple
 from proctor.syscalls.architectures import ARCHITECTURES, native
 
 if TYPE_CHECKING:
