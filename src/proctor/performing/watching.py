@@ -14,20 +14,20 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import struct
 import threading
-import time
 from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny
 from proctor.performing.lender import Lender, Loan
-from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.steps import SKIPPED, Request, Result, Steps
 from proctor.performing.trouble import Ended, Powerless, Refused, Trouble
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from proctor.performing.processes import Executor
     from proctor.performing.task import Task
@@ -37,8 +37,12 @@ _SEIZE, _INTERRUPT, _DETACH = 0x4206, 0x4207, 17
 _TRACEEXEC, _EXITKILL = 0x10, 0x100000
 _EVENT_EXEC: Final = 4
 _WALL: Final = 0x40000000
-#: Seconds between two looks at whether a call was answered.
-_PAUSE: Final = 0.0005
+#: Nanoseconds between two looks at whether a call was answered.
+_PAUSE: Final = 500_000
+_WNOHANG: Final = 1
+_SIG_BLOCK: Final = 0
+#: A set of signals: SIGCHLD alone, which tells a tracer that something stopped.
+_STOPS: Final = struct.pack("@Q", 1 << signal.SIGCHLD - 1)
 _MOST_WORDS: Final = 8 << 20
 
 
@@ -59,14 +63,15 @@ def watch(task: Task, program: int, words: Sequence[bytes]) -> Generator[Any, An
     watchers = task.host.kept.setdefault("exec", Watchers())
     assert isinstance(watchers, Watchers)
     expected = Expected(os.dup(program), tuple(words))
-    if watchers.go_on(task.call.tid, expected):
+    waits = partial(task.call._listener.id_valid, task.call.id)  # also after the verdict
+    if watchers.go_on(task.call.tid, expected, waits):
         return
     try:
         tracer, pidfd = yield from _hold(task)
     except BaseException:
         os.close(expected.program)
         raise
-    watchers.add(_Watcher(task, watchers, tracer, pidfd, expected))
+    watchers.add(_Watcher(task, watchers, tracer, pidfd, expected, waits))
 
 
 def _hold(task: Task) -> Generator[Any, Any, tuple[Executor, int]]:
@@ -94,7 +99,7 @@ class Watchers:
         self._held: dict[int, _Watcher] = {}
         self._lock = threading.Lock()
 
-    def go_on(self, tid: int, expected: Expected) -> bool:
+    def go_on(self, tid: int, expected: Expected, waits: Callable[[], bool]) -> bool:
         """A caller that is held calls again before it was let go of, so its last call failed: whether it is
         held on, for this one.
 
@@ -104,7 +109,7 @@ class Watchers:
             if watcher is None or watcher.dead():
                 return False
             os.close(watcher.expected.program)
-            watcher.expected = expected
+            watcher.expected, watcher.waits = expected, waits
             return True
 
     def add(self, watcher: _Watcher) -> None:
@@ -129,17 +134,24 @@ class _Watcher:
     """One caller that is held; in a thread of its own."""
 
     def __init__(
-        self, task: Task, watchers: Watchers, tracer: Executor, pidfd: int, expected: Expected
+        self,
+        task: Task,
+        watchers: Watchers,
+        tracer: Executor,
+        pidfd: int,
+        expected: Expected,
+        waits: Callable[[], bool],
     ) -> None:
         call = task.call
         self.tid = call.tid
         self.expected = expected
+        #: Whether its call is still to be answered.
+        self.waits = waits
         self._watchers = watchers
         self._tell = task.host.tell
         self._executors = task.session.executors
         self._tracer = tracer
         self._name = f"{call.name} of thread {call.tid}"
-        self._waits = partial(call._listener.id_valid, call.id)  # also after the verdict
         self._pidfd = pidfd
 
     def dead(self) -> bool:
@@ -164,15 +176,10 @@ class _Watcher:
             (self._executors.release if done else self._executors.discard)(self._tracer)
 
     def _watch(self) -> None:
-        while self._waits():  # the call is answered after this one returned
-            time.sleep(_PAUSE)
-        waiting = _waiting()
-        reply = self._ask(waiting.request, self.tid)
+        pid, status = self._stopped()
         self._watchers.remove(self)  # it does nothing any more, or not before it is let go of
-        pid = reply.results[waiting.made.step]
         if pid < 0:
             return  # ECHILD: it is dead
-        (status,) = struct.unpack_from("=i", reply.parts[0])
         if status & 0xFF != 0x7F:
             return  # dead as well
         event, sig = status >> 16, status >> 8 & 0xFF
@@ -181,6 +188,22 @@ class _Watcher:
             if refused:
                 raise Trouble(refused)
         self._ask(_detaching().request, pid, 0 if event else sig)
+
+    def _stopped(self) -> tuple[int, int]:
+        """Who stopped, or died, and how; the call is answered after this began."""
+        while True:
+            answered = not self.waits()
+            pid, status = self._waited(_awaiting())
+            if not pid and answered:  # it takes its time, or has failed
+                pid, status = self._waited(_waiting(), self.tid)
+            if pid:
+                return pid, status
+
+    def _waited(self, waiting: _Tracing, *values: int) -> tuple[int, int]:
+        reply = self._ask(waiting.request, *values)
+        (status,) = struct.unpack_from("=i", reply.parts[0])
+        made = [reply.results[each.step] for each in waiting.made]
+        return next((each for each in reversed(made) if each != SKIPPED), 0), status
 
     def _unlike(self, pid: int) -> str:
         """What the kernel has taken otherwise; empty if nothing."""
@@ -219,20 +242,35 @@ class _Seizing(NamedTuple):
 
 class _Tracing(NamedTuple):
     request: Request
-    made: Result
+    #: The steps that say who stopped, the last that was made.
+    made: tuple[Result, ...]
 
 
 @lru_cache(256)
 def _seizing(permitted: int) -> _Seizing:
     """Trace a thread, which goes on.  Hole: its number."""
     steps = Steps()
-    tid = steps.number()
+    tid, stops = steps.number(), steps.bytes(_STOPS)
     loan = Loan(steps, permitted)
     right = loan.capabilities(1 << _CAP_SYS_PTRACE)
+    steps.call("rt_sigprocmask", _SIG_BLOCK, stops, 0, len(_STOPS))
     loan.have(right)
     made = steps.call("ptrace", _SEIZE, tid, 0, _TRACEEXEC | _EXITKILL, bad=0)
     loan.give_back()
     return _Seizing(steps.freeze(), made, loan.left)
+
+
+@cache
+def _awaiting() -> _Tracing:
+    """Wait for a moment until it stops by itself: where a new program begins."""
+    steps = Steps()
+    stops, pause = steps.bytes(_STOPS), steps.bytes(struct.pack("@ll", 0, _PAUSE))
+    status = steps.scratch(8)
+    first = steps.call("wait4", -1, status, _WALL | _WNOHANG, 0, want=0)
+    steps.call("rt_sigtimedwait", stops, 0, pause, len(_STOPS), bad=0)
+    last = steps.call("wait4", -1, status, _WALL | _WNOHANG, 0)
+    steps.want(status)
+    return _Tracing(steps.freeze(), (first, last))
 
 
 @cache
@@ -244,7 +282,7 @@ def _waiting() -> _Tracing:
     steps.call("ptrace", _INTERRUPT, tid, 0, 0, bad=0)
     made = steps.call("wait4", -1, status, _WALL, 0)
     steps.want(status)
-    return _Tracing(steps.freeze(), made)
+    return _Tracing(steps.freeze(), (made,))
 
 
 @cache
@@ -253,4 +291,4 @@ def _detaching() -> _Tracing:
     steps = Steps()
     tid, sig = steps.number(), steps.number()
     made = steps.call("ptrace", _DETACH, tid, 0, sig, bad=0)
-    return _Tracing(steps.freeze(), made)
+    return _Tracing(steps.freeze(), (made,))
