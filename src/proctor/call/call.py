@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.arguments import Args
 from proctor.call.looking import Looking
-from proctor.call.notified import Notified, kind_of
+from proctor.call.notified import Notified
 from proctor.errors import (
     CallerInvisible,
     CallGone,
@@ -121,7 +121,7 @@ class Call(Notified, Looking):
         """
         # By a shorter way than other arguments: it is what most handlers read first.
         notification = self._notification
-        where = kind_of(notification)[3]
+        where = (self._kind or self._look_up())[3]
         if where is None or self._values is not None:
             return self._path(0)
         address = notification.args[where[0]] & where[1]
@@ -146,7 +146,7 @@ class Call(Notified, Looking):
         """For performers: the address of what :attr:`path` would read, if nobody has read any memory yet;
         otherwise :attr:`path`.  Whoever reads it there says what it was (:meth:`took_path`)."""
         notification = self._notification
-        where = kind_of(notification)[3]
+        where = (self._kind or self._look_up())[3]
         if where is None or self._values is not None or self._memory is not None:
             return self.path
         self.memory_read = True
@@ -155,7 +155,7 @@ class Call(Notified, Looking):
     def took_path(self, path: bytes) -> None:
         """What was read there is what :attr:`path` is from now on."""
         if self._values is None:
-            where = kind_of(self._notification)[3]
+            where = (self._kind or self._look_up())[3]
             assert where is not None
             self._values = {where[2]: path}
 
@@ -170,7 +170,7 @@ class Call(Notified, Looking):
     def path2(self) -> bytes:
         """The second path argument (rename, link, pivot_root...)."""
         notification, values = self._notification, self._values
-        where = kind_of(notification)[4]
+        where = (self._kind or self._look_up())[4]
         address = 0 if where is None else notification.args[where[0]] & where[1]
         if where is None or values is None or where[2] in values or not address:
             return self._path(1)
@@ -203,18 +203,18 @@ class Call(Notified, Looking):
         to it."""
         from proctor.call.decode.frame import Frame
 
-        known = self.signature
+        known = (self._kind or self._look_up())[2]
         if known is None:
             return None
         if self._values is None:
             self._values = {}
-        return Frame(known, self.registers, lambda: self.memory, self._values)
+        return Frame(known, self._notification.args, lambda: self.memory, self._values)
 
     def _by_name(self, name: str) -> Any:
         values = self._values
         if values is None:
             notification = self._notification
-            where = kind_of(notification)[3]
+            where = (self._kind or self._look_up())[3]
             if where is not None and where[2] == name and notification.args[where[0]] & where[1]:
                 return self.path
         elif name in values:
@@ -445,6 +445,7 @@ _FACTS: Final = frozenset(
     (
         "id", "tid", "nr", "arch", "abi", "name", "registers", "signature", "memory_read", "container",
         "begun", "expire", "explains", "give_away", "frame", "_line", "_notification", "_values", "_kept", "_caller",
+        "_kind", "_look_up",
     )
 )  # fmt: skip
 

@@ -16,6 +16,8 @@ class Notified:
     """See :class:`proctor.call.call.Call`, which has the rest."""
 
     _notification: NotificationLike
+    #: What is known of its number, once somebody asked.
+    _kind: _Kind | None = None
 
     @property
     def id(self) -> int:
@@ -45,18 +47,22 @@ class Notified:
     @property
     def abi(self) -> str:
         """Architecture by name ("x86_64", "i386", "x32"...)."""
-        return kind_of(self._notification)[0]
+        return (self._kind or self._look_up())[0]
 
     @property
     def name(self) -> str:
         """The call's name, or ``syscall_0x1f4`` for a number that has none."""
-        return kind_of(self._notification)[1]
+        return (self._kind or self._look_up())[1]
 
     @property
     def signature(self) -> Signature | None:
         """The names and roles of its arguments, as the call's name has them; None if they are unknown.
         :attr:`frame` has those that its registers make."""
-        return kind_of(self._notification)[2]
+        return (self._kind or self._look_up())[2]
+
+    def _look_up(self) -> _Kind:
+        kind = self._kind = kind_of(self._notification)
+        return kind
 
 
 # What is known about a (architecture, number) pair; hostile numbers are not remembered for ever.

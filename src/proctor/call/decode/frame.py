@@ -52,7 +52,7 @@ class Frame:
     ) -> None:
         self.outer = known
         self.outside = self.registers = registers
-        self.signature = known.of(registers)
+        self.signature = known if known.choice is None else known.of(registers)
         self.values = values
         self._memory = memory
         if self.signature.block is not None and _BLOCK in values:
