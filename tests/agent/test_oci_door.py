@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from proctor.agent import dropping
-from proctor.agent.accepting import Acceptor
 from proctor.agent.doors import oci
 from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
@@ -248,31 +247,6 @@ def test_what_cannot_be_closed_holds_up_only_its_user(taken: bool) -> None:
     eventually(lambda: not dropping.dropped.left(user))
     for each in (ours, theirs, reader):
         each.close()
-    loop.close()
-
-
-def test_who_has_too_much_that_is_not_closed_is_not_let_in() -> None:
-    loop = asyncio.new_event_loop()
-    told: list[str] = []
-    uid = os.getuid()
-    with socket.socket(socket.AF_UNIX) as listening, pytest.MonkeyPatch.context() as patch:
-        listening.bind(f"\0proctor-{os.getpid()}-late")
-        listening.listen()
-        listening.setblocking(False)
-        patch.setitem(dropping.dropped._left, uid, dropping.MOST)
-        came: list[socket.socket] = []
-        acceptor = Acceptor(loop, listening, [uid], lambda sock, _: came.append(sock), told.append)
-        clients = [connect(listening.getsockname()) for _ in range(2)]
-        while not told:
-            loop._run_once()  # type: ignore[attr-defined]
-        assert not came and f"what user {uid} sent cannot be closed" in told[0]
-        assert gone(clients[0])
-        del dropping.dropped._left[uid]
-        while not came:  # the other one has waited
-            loop._run_once()  # type: ignore[attr-defined]
-        acceptor.close()
-        for each in (*clients, *came):
-            each.close()
     loop.close()
 
 

@@ -63,18 +63,16 @@ class Acceptor:
                 continue  # it went before it was accepted: accept(2)
             connection.setblocking(False)
             peer = peer_of(connection)
-            late = dropping.is_late(peer.uid)
-            if peer.uid in self.uids and not late:
-                self._connected(connection, peer)
-                continue
-            dropping.drop(peer.uid, [connection.detach()])
-            if late:  # and each of his connections is one more
+            if peer.uid not in self.uids:
+                self._refused(f"user {peer.uid} may not connect here (process {peer.pid})")
+            elif dropping.is_late(peer.uid):
                 self._refused(
                     f"what user {peer.uid} sent cannot be closed: whoever serves it waits"
                 )
-                self._stop_for_now()
-                return
-            self._refused(f"user {peer.uid} may not connect here (process {peer.pid})")
+            else:
+                self._connected(connection, peer)
+                continue
+            dropping.turning_away.close(peer.uid, connection)
 
     def _stop_for_now(self) -> None:
         self._loop.remove_reader(self.sock)

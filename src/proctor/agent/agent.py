@@ -99,6 +99,8 @@ class Agent:
         )
         performer.on_trouble = self.supervisor.trouble
         self.supervisor.on_close(performer.close)
+        #: Starts what performs now, before anything that users send could hold that up.
+        self.start_early = performer.start_early
         self._held: dict[Key, Held] = {}
         self.attached = Attached(self)
         self.delegations = Delegations(loop, self, self.supervisor)

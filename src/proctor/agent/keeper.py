@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from proctor.agent.keeping import Item
+from proctor.agent.lingering import lingers
 from proctor.kernel import scm
 
 #: Seconds between a monitor's death and the next attempt, if it had hardly begun.
@@ -28,6 +29,9 @@ _PAUSES: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _SETTLED: Final = 1.0
 #: Seconds that a monitor has to take what it is sent.
 _PATIENCE: Final = 5.0
+#: Seconds between looks whether a monitor has ended but for what the kernel does not end, and that it must be so.
+_LOOK: Final = 1.0
+_LINGERS: Final = 0.1
 _LONGEST: Final = 4096
 
 
@@ -47,6 +51,8 @@ class _Monitor:
         self.ready = False
         self.serves = False
         self.began = time.monotonic()
+        #: Since when it is over but for that.
+        self.lingers_since: float | None = None
         self.send({"first": first})
 
     def send(self, word: dict[str, object], fds: Sequence[int] = ()) -> None:
@@ -56,10 +62,20 @@ class _Monitor:
         except OSError:
             self.process.kill()
 
+    def lingers(self, now: float) -> bool:
+        """Whether it is over, and was so when last looked at, but for what the kernel does not end."""
+        if lingers(self.process.pid) is None:
+            self.lingers_since = None
+        elif self.lingers_since is None:
+            self.lingers_since = now
+        return self.lingers_since is not None and now - self.lingers_since >= _LINGERS
+
     def close(self) -> int:
         """It has ended: its exit status."""
         self.sock.close()
         os.close(self.pidfd)
+        if self.lingers_since is not None and (status := lingers(self.process.pid)) is not None:
+            return status  # init, or the garbage collector, waits for the rest
         return self.process.wait()
 
 
@@ -134,10 +150,14 @@ class Keeper:
             return
         if self._start_at is not None and now >= self._start_at:
             self._start(replaces=False)
-        if self._start_at is not None:
-            timeout: float | None = self._start_at - now
-        else:
-            timeout = None if serves else 1.0
+        for monitor in [each for each in self._monitors if each.lingers(now)]:
+            self._tell(
+                f"monitor {monitor.process.pid} is over, but for a file system that does not answer"
+            )
+            self._died(monitor)
+        timeout = _LOOK if self._start_at is None else self._start_at - now
+        if any(each.lingers_since is not None for each in self._monitors):
+            timeout = _LINGERS
         for key, _ in self._selector.select(timeout):
             if key.fileobj in self._selector.get_map():  # not since given up
                 key.data()
@@ -237,6 +257,7 @@ class Keeper:
         return monitor.close()
 
     def _died(self, monitor: _Monitor) -> None:
+        monitor.sock.setblocking(False)
         while self._message(monitor):  # what it said before
             pass
         status = self._forget(monitor)

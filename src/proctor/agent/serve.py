@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from proctor.agent import dropping
 from proctor.agent.accepting import Acceptor
 from proctor.agent.agent import Agent
 from proctor.agent.control import Control
@@ -18,6 +19,7 @@ from proctor.agent.doors.lxc import LxcDoor
 from proctor.agent.doors.oci import OciDoor
 from proctor.agent.keeping import Item, KeptBy, read_memory
 from proctor.agent.metrics import Metrics
+from proctor.agent.owners import is_trusted
 from proctor.agent.policies import Book
 from proctor.agent.refusals import Refusals
 from proctor.agent.scraped import serve as serve_metrics
@@ -137,6 +139,9 @@ class Server:
             sock = place.listen()
             self.agent.keep(SOCKET + place.path, [sock.fileno()])
         sock.setblocking(False)
+        if not all(map(is_trusted, place.uids)):
+            dropping.turning_away.start()
+            self.agent.start_early()
         acceptor = Acceptor(self._loop, sock, place.uids, connected, refused, senders=senders)
         self._doors.append(acceptor)
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 
 from proctor.errors import Unsupported
 from proctor.kernel import scm
@@ -34,9 +35,10 @@ class Mother:
         with self._lock:
             self._start()
 
-    def bear(self) -> socket.socket:
+    def bear(self, before: Callable[[socket.socket], object] = str) -> socket.socket:
         """Have an executor forked: our end of its socket.
 
+        :param before: given that end, before anybody reads what is sent by it.
         :raises Trouble: that cannot be.
         """
         try:
@@ -44,6 +46,7 @@ class Mother:
         except OSError as error:
             raise Trouble(scarce.why(error)) from None
         try:
+            before(ours)
             with self._lock:
                 for last in (False, True):
                     try:
