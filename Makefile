@@ -28,7 +28,7 @@ packages: ## what the tests want from apt (root only; others skip what is missin
 demo: ## watch an unprivileged container make device nodes
 	@PYTHON='$(PYTHON)' sh examples/demo/demo.sh || test $$? -eq 77  # 77: all that was shown worked
 
-demo-agent: ## watch containers of runc and crun, served by one agent that is killed meanwhile
+demo-agent: ## watch containers of runc, crun and LXC, served by one agent that is killed meanwhile
 	@PYTHON='$(PYTHON)' sh examples/demo/demo.sh agent || test $$? -eq 77
 
 test: $(STAMP) packages ## everything, against the real kernel
