@@ -155,5 +155,5 @@ def spawn_by_agent(
     name = id or f"{os.path.basename(os.fsdecode(argv[0])) or 'command'}-{os.getpid()}"
     served = Served(path, name, metadata, delegate=delegate or ())
     if delegate is not None and served.way is not None:
-        served.way = pass_on(options, served.way)
+        served.way = socket.socket(fileno=pass_on(options, served.way))
     return spawn_served(argv, served.program, served, options)

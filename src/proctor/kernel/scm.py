@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _socket as socket  # its wrapper takes two milliseconds to load
 import errno
 import os
-import socket
 import sys
 from array import array
 from collections.abc import Callable, Sequence

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import _socket as socket  # its wrapper takes two milliseconds to load
 import errno
 import fcntl
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import _socket as socket  # its wrapper takes two milliseconds to load
 import errno
 import os
 import select
 import signal
-import socket
 import struct
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Final, Literal

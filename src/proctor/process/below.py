@@ -14,11 +14,11 @@ if it had had a listener.
 
 from __future__ import annotations
 
+import _socket as socket  # its wrapper takes two milliseconds to load
 import errno
 import fcntl
 import json
 import os
-import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -271,9 +271,9 @@ def sees(filter: Filter, name: str) -> bool:
     return filter.foreign not in (ALLOW, LOG)
 
 
-def pass_on(options: dict[str, Any], theirs: socket.socket) -> socket.socket:
-    """Have a command that is launched with these options inherit the way up, which is ours until it is; it moves to
-    another number."""
+def pass_on(options: dict[str, Any], theirs: socket.socket) -> int:
+    """Have a command that is launched with these options inherit the way up, which is ours until it is: it moves to
+    another number, which is returned."""
     try:
         number = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, _NUMBER)
     except OSError:
@@ -284,7 +284,7 @@ def pass_on(options: dict[str, Any], theirs: socket.socket) -> socket.socket:
     made[asking.VARIABLE.encode()] = b"%d" % number
     options["env"] = made
     options["pass_fds"] = [*options.get("pass_fds", ()), number]
-    return socket.socket(fileno=number)
+    return number
 
 
 def _connection(fd: int) -> socket.socket | None:

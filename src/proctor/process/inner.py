@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import _socket as socket  # its wrapper takes two milliseconds to load
 import errno
 import os
 import select
-import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 

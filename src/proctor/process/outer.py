@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _socket as socket  # its wrapper takes two milliseconds to load
 import os
-import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ class Outer:
         self._below = Below(lambda name: sees(filter, name), 1 + (0 if me is None else me.filters))
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._theirs = pass_on(options, theirs)
+        self._theirs = socket.socket(fileno=pass_on(options, theirs))
         self._lock = threading.Lock()  # what is closed is not received from
 
     def attach(self, supervisor: Supervisor) -> None:
