@@ -55,10 +55,11 @@ def process_vm_readv(pid: int, address: int, size: int) -> bytes:
 
 
 _HOW = struct.Struct("=3Q")  # struct open_how
-_STATX_INO_MNT_ID = 0x1100
+_STATX_INO_MNT_ID, _STATX_MODE_IDS = 0x1100, 0x1B
 _ITSELF = 0x1000 | 0x800 | 0x4000  # AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_STATX_DONT_SYNC
 # struct statx: inode; major, minor and mount, behind the times
 _STATX = struct.Struct("=32xQ96xIIQ")
+_STATX_OWNED = struct.Struct("=20xIIH")
 
 
 def openat2(dirfd: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
@@ -94,6 +95,15 @@ def file_identity(fd: int) -> tuple[int, int, int]:
         number = int(text.split(b"\n")[0])
     inode, major, minor, mount = _STATX.unpack_from(found)
     return os.makedev(major, minor), number or inode, mount
+
+
+def remembered(fd: int) -> tuple[int, int, int]:
+    """(mode, user id, group id) of what a descriptor refers to, as the kernel remembers them: nobody is asked or waited
+    for, and the server of a network or FUSE file system may know better.
+
+    :raises PermissionError: that is hidden from us (:func:`is_hidden`)."""
+    uid, gid, mode = _STATX_OWNED.unpack_from(_statx(fd, _STATX_MODE_IDS))
+    return mode, uid, gid
 
 
 def _statx(fd: int, mask: int) -> bytearray:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.identity import IdRange, parse_id_map
+from proctor.kernel.raw import remembered
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
+    from proctor.performing.filestat import Status
     from proctor.performing.task import Task
 
 Ranges = tuple[IdRange, ...]
+#: What an id is shown as that has no number: DEFAULT_OVERFLOWUID of include/linux/highuid.h.
+_NOBODY: Final = 65534
 
 
 def lacking(task: Task, number: int, name: str, tid: int | None = None) -> str:
@@ -59,11 +64,29 @@ def has_user(task: Task, uid: int) -> bool:
     return _among(uid, id_maps(task)[0])
 
 
-def foreign(standing: Standing, status: os.stat_result) -> str:
+def owners(standing: Standing, fd: int, status: Status | None = None) -> Sequence[int]:
+    """(uid, gid) of what is pinned, as we count; fewer where they have no number in the caller's user namespace.
+
+    :param status: of what we may not see (FUSE), by the caller's executor, which counts as the caller does."""
+    maps = maps_of(standing)
+    try:
+        _, *found = remembered(fd)
+        return [number for number, among in zip(found, maps, strict=True) if _among(number, among)]
+    except PermissionError:
+        if status is None:
+            raise
+        return [
+            number - each.inside + each.outside
+            for number, among in zip((status.uid, status.gid), maps, strict=True)
+            for each in among
+            if number != _NOBODY and 0 <= number - each.inside < each.length
+        ]
+
+
+def foreign(standing: Standing, fd: int, status: Status | None = None) -> str:
     """Why a right is not lent upon an inode: root of a user namespace has rights over what has both its owners there
     (``privileged_wrt_inode_uidgid`` in kernel/capability.c); empty if it may be."""
-    users, groups = maps_of(standing)
-    if _among(status.st_uid, users) and _among(status.st_gid, groups):
+    if len(owners(standing, fd, status)) == 2:
         return ""
     return "it belongs to somebody who has no number in the caller's user namespace"
 

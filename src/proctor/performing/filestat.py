@@ -38,7 +38,7 @@ _S390: Final = hasattr(os, "uname") and os.uname().machine == "s390x"
 ST_NODEV, ST_NOSYMFOLLOW = 0x0004, 0x2000
 
 
-_OF_STATX: Final = struct.Struct("=20xI4xH2xQ88xIIIIQ")
+_OF_STATX: Final = struct.Struct("=20xIIH2xQQ80xIIIIQ")
 
 
 class Status(NamedTuple):
@@ -46,10 +46,13 @@ class Status(NamedTuple):
 
     mode: int
     uid: int
+    gid: int
     rdev: tuple[int, int]
     device: tuple[int, int]
     inode: int
     mount: int
+    #: In bytes.
+    size: int
 
     @property
     def place(self) -> tuple[tuple[int, int], int, int]:
@@ -74,8 +77,8 @@ def same_place(one: bytes, other: bytes) -> bool:
 
 def status_of(data: bytes) -> Status:
     """From a struct statx (include/uapi/linux/stat.h)."""
-    uid, mode, inode, rmajor, rminor, major, minor, mount = _OF_STATX.unpack_from(data)
-    return Status(mode, uid, (rmajor, rminor), (major, minor), inode, mount)
+    uid, gid, mode, inode, size, rmajor, rminor, major, minor, mount = _OF_STATX.unpack_from(data)
+    return Status(mode, uid, gid, (rmajor, rminor), (major, minor), inode, mount, size)
 
 
 class System(NamedTuple):

@@ -23,7 +23,6 @@ import select
 import shutil
 import signal
 import socket
-import stat
 import struct
 import threading
 from collections.abc import Generator
@@ -61,6 +60,8 @@ class Served(NamedTuple):
     options: tuple[bytes, ...]
     #: The image or block device, opened as the caller.
     fd: int
+    #: The latter's number; None for an image.
+    device: int | None
     #: What it is called.
     source: bytes
     #: Whether the rules for devices of the caller's cgroups are about it.
@@ -140,15 +141,14 @@ def serve(task: Task, what: Served) -> Generator[Any, Any, int]:
     except OSError as error:
         raise Trouble(f"{path} cannot be read: {error.strerror}") from None
     libraries = yield from _libraries(task, servers, path, read)
-    status = os.fstat(what.fd)
-    node = status.st_rdev if stat.S_ISBLK(status.st_mode) else None
-    cloned = () if node is not None else ((yield from _clone(task, what.fd)),)
+
+    cloned = () if what.device is not None else ((yield from _clone(task, what.fd)),)
     own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with own, theirs, open(os.memfd_create("said"), "rb") as said:
         program = task.hold(_unreadable(read, os.path.basename(path)))
         name = os.fsencode(os.path.basename(path))
         words = [name, b"-o", b",".join(_options(what)), b"/image", b"/mnt"]
-        making = secluding.secluded(task.who, libraries, node, words)
+        making = secluding.secluded(task.who, libraries, what.device, words)
         fds = (
             task.caller.namespace_fd("user"),
             program,

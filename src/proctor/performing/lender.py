@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.path.located import file_id
+from proctor.kernel.raw import is_hidden
 from proctor.performing.executors import Start, Wait
 from proctor.performing.identity import MANY, Becoming, Key, Own, Who
 from proctor.performing.pins import room
@@ -290,6 +291,8 @@ def works(task: Task, directory: int, name: bytes, mode: int) -> Generator[Wait,
     :raises Powerless, Trouble: as :func:`make_node`."""
     if not task.own.initial:
         return True  # then making it ends in EPERM as well
+    if is_hidden(directory):
+        return False  # FUSE of a user namespace, where the lender is nobody
     nobody = Somebody.of(task.who)._replace(uid=_OUTSIDER)
     lender = Lender(task, 1 << _CAP_DAC_OVERRIDE, somebody=nobody)
     kind = stat.S_IFMT(mode)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import deny, let_run_unsafe
+from proctor.kernel.raw import is_hidden
 from proctor.performing import lender, pins
 from proctor.performing.entitled import foreign
 from proctor.performing.families import xattr
@@ -68,7 +68,8 @@ def _then(
     failed = plan.errno(reply)
     if failed or failed is None:
         return deny(failed) if failed else None
-    if foreign(standing, os.fstat(reply.fds[plan.pin.step])):
+    pin = reply.fds[plan.pin.step]
+    if is_hidden(pin) or foreign(standing, pin):
         return None
     return xattr.loan(wanted, _RIGHT)
 

@@ -21,6 +21,8 @@ from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny
+from proctor.kernel.raw import file_identity, file_identity_at
+from proctor.performing import pins
 from proctor.performing.lender import Lender, Loan
 from proctor.performing.steps import SKIPPED, Request, Result, Steps
 from proctor.performing.trouble import Ended, Powerless, Refused, Trouble
@@ -207,14 +209,14 @@ class _Watcher:
 
     def _unlike(self, pid: int) -> str:
         """What the kernel has taken otherwise; empty if nothing."""
-        program = os.fstat(self.expected.program)
         try:
-            runs = os.stat(f"/proc/{pid}/exe")
+            program = file_identity(self.expected.program)
+            runs = file_identity_at(pins.AT_FDCWD, b"/proc/%d/exe" % pid)
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 words = file.read(_MOST_WORDS)
         except OSError as error:
             return f"what runs cannot be looked at: {error.strerror}"
-        if (runs.st_dev, runs.st_ino) != (program.st_dev, program.st_ino):
+        if runs[:2] != program[:2]:
             return "another program runs than the rules have seen"
         if words != b"".join(word + b"\0" for word in self.expected.words):
             return "the program has other words than the rules have seen"

@@ -9,7 +9,6 @@ descriptor (fchmod, fchown, ftruncate) have no path, and need no performing.
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import stat
 import struct
@@ -132,7 +131,7 @@ def _may_grow(
 
     :raises Said: EFBIG, and the caller gets SIGXFSZ."""
     limit = task.caller.limits["Max file size"].soft
-    if length <= limit or not stat.S_ISREG(status.mode) or os.fstat(held).st_size >= length:
+    if length <= limit or not stat.S_ISREG(status.mode) or status.size >= length:
         return
     asking = acting.writable()
     reply = yield from task.session.ask(asking.request, fds=(held,))

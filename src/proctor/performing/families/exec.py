@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import let_run_unsafe
 from proctor.performing import pins
 from proctor.performing.given import Given
+from proctor.performing.hidden import who_reads
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -60,19 +62,19 @@ def perform(task: Task) -> Work:
         raise Said(errno.EINVAL)
     pin = yield from _named(task, number, path, flags)
     task.permit(pin.named.path, pin.named.status)
-    yield from _may_run(task, pin)
+    head = yield from _head(task, pin)
     words = [*(call.args["argv"] or ())] or [b""]  # do_execveat_common of fs/exec.c
     name = _shown(number, path)
     for _ in range(_DEEP):
-        head = _script(pin)
-        if head is None:
+        script = _script(head)
+        if script is None:
             break
-        interpreter, argument = head
+        interpreter, argument = script
         words = [interpreter, *([argument] if argument else []), name, *words[1:]]
         name = interpreter
         pin = yield from task.pin(task.start(pins.AT_FDCWD, interpreter), interpreter, 0, 0)
         task.permit_further(pin.named.path)
-        yield from _may_run(task, pin)
+        head = yield from _head(task, pin)
     if options.freeze and not flags & _CHECK:
         from proctor.performing import watching
 
@@ -92,26 +94,48 @@ def _named(task: Task, number: int, path: bytes, flags: int) -> Generator[Any, A
     return (yield from task.descriptor(number))
 
 
+class _Beginning(NamedTuple):
+    request: Request
+    may: Result
+    opened: Result
+    read: Result
+    head: int
+
+
 @cache
-def _running() -> tuple[Request, Result]:
-    """Sent: what is to be run."""
+def _beginning() -> _Beginning:
+    """Whether a file may be run, and how it begins.  Sent: its pin, the executor's table."""
     steps = Steps()
-    given, empty = steps.sent(), steps.bytes(b"")
-    asked = steps.call("faccessat2", given, empty, os.X_OK, _EMPTY_PATH | _EACCESS)
-    return steps.freeze(), asked
+    empty, digits, head = steps.bytes(b""), steps.scratch(16), steps.scratch(_HEAD)
+    given, table = steps.sent(), steps.sent()
+    may = steps.call("faccessat2", given, empty, os.X_OK, _EMPTY_PATH | _EACCESS)
+    steps.put_text(digits, steps.call("dup", given))
+    opened = steps.call("openat", table, digits, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    read = steps.call("pread64", opened, head, _HEAD, 0)
+    part = steps.want(head, read)
+    return _Beginning(steps.freeze(), may, opened, read, part)
 
 
-def _may_run(task: Task, pin: Pin) -> Generator[Any, Any, None]:
-    """The kernel reads what is in a file only if it may be run, and so does the monitor.
+def _head(task: Task, pin: Pin) -> Generator[Any, Any, bytes]:
+    """How a file begins.  The kernel reads it if it may be run, whoever may read it.
 
-    :raises Said: it may not be."""
+    :raises Said: it may not be run, or read."""
     if not stat.S_ISREG(pin.named.status.mode):
         raise Said(errno.EACCES)  # do_open_execat of fs/exec.c
-    request, asked = _running()
-    reply = yield from task.session.ask(request, fds=(pin.fd,))
+    asking, session = _beginning(), task.session
+    reply = yield from session.ask(asking.request, fds=(pin.fd,), table=True)
+    if reply.made(asking.may) and reply.error(asking.opened) == errno.EACCES:
+        reply.close()
+        session = who_reads(task, pin.fd)
+        try:
+            reply = yield from session.ask(asking.request, fds=(pin.fd,), table=True)
+        finally:
+            session.close()
     reply.close()
-    if failed := reply.error(asked):
-        raise Said(failed)
+    for step in (asking.may, asking.opened, asking.read):
+        if not reply.made(step):
+            raise Said(reply.error(step))
+    return reply.parts[asking.head]
 
 
 def _shown(number: int, path: bytes) -> bytes:
@@ -121,14 +145,9 @@ def _shown(number: int, path: bytes) -> bytes:
     return b"/dev/fd/%d/%s" % (number, path) if path else b"/dev/fd/%d" % number
 
 
-def _script(pin: Pin) -> tuple[bytes, bytes] | None:
+def _script(head: bytes) -> tuple[bytes, bytes] | None:
     """(interpreter, its argument) of a script, as ``load_script`` of fs/binfmt_script.c reads it; None for what
     is none."""
-    fd = os.open(f"/proc/self/fd/{pin.fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        head = os.pread(fd, _HEAD, 0)
-    finally:
-        os.close(fd)
     if head[:2] != b"#!":
         return None
     line, newline, _ = head[2:].partition(b"\n")

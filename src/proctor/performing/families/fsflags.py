@@ -10,7 +10,6 @@ count, stay what they were, as for every user namespace (``fileattr_set_prepare`
 from __future__ import annotations
 
 import errno
-import os
 import stat
 import struct
 from collections.abc import Generator
@@ -19,9 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
+from proctor.kernel.raw import is_hidden
 from proctor.performing import pins
 from proctor.performing.entitled import foreign, lacking
 from proctor.performing.given import Given
+from proctor.performing.hidden import mode_of
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
@@ -90,8 +91,8 @@ def perform(task: Task) -> Work:
         return deny(errno.EBADF)
     if pins.only_a_path(file):
         return deny(errno.EBADF)
-    status = os.fstat(file)
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+    mode = yield from mode_of(task, file)
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         return let_run_unsafe(_KERNELS)  # devices have commands of the same numbers
     try:
         data = call.copied(call.registers[2], form.size)
@@ -102,7 +103,7 @@ def perform(task: Task) -> Work:
         reply = yield from task.session.ask(asking.request, fds=(file,))
         reply.close()
         return deny(reply.error(asking.made) or errno.EFAULT)
-    return (yield from _set(task, options, form, data, file, status))
+    return (yield from _set(task, options, form, data, file))
 
 
 def _by_path(task: Task, options: Options) -> Work:
@@ -137,7 +138,7 @@ def _by_path(task: Task, options: Options) -> Work:
             raise Said(errno.EBADF)
     task.permit(pin.named.path, pin.named.status)
     if data:
-        return (yield from _set(task, options, _ATTR, data, pin.fd, os.fstat(pin.fd)))
+        return (yield from _set(task, options, _ATTR, data, pin.fd))
     getting = _getting()
     reply = yield from task.session.ask(getting.request, fds=(pin.fd,), table=True)
     reply.close()
@@ -147,9 +148,7 @@ def _by_path(task: Task, options: Options) -> Work:
     return answer(0, writes=[(call.registers[2], reply.parts[0].ljust(size, b"\0"))])
 
 
-def _set(
-    task: Task, options: Options, form: _Form, data: bytes, file: int, status: os.stat_result
-) -> Work:
+def _set(task: Task, options: Options, form: _Form, data: bytes, file: int) -> Work:
     asking = _setting(form)
     table = form is _ATTR
     reply = yield from task.session.ask(asking.request, data, fds=(file,), table=table)
@@ -157,7 +156,7 @@ def _set(
     failed = reply.error(asking.made)
     if failed != errno.EPERM:
         return deny(failed) if failed else answer(0)
-    if why := _refused(task, options, form, data, reply.parts[asking.found], status):
+    if why := _refused(task, options, form, data, reply.parts[asking.found], file):
         return deny(failed, why)
     return (yield from _lent(task, form, data, file))
 
@@ -183,7 +182,7 @@ def _lent(task: Task, form: _Form, data: bytes, file: int) -> Generator[Any, Any
 
 
 def _refused(
-    task: Task, options: Options, form: _Form, data: bytes, before: bytes, status: os.stat_result
+    task: Task, options: Options, form: _Form, data: bytes, before: bytes, file: int
 ) -> str:
     """Why the right is not lent; empty if it may be.
 
@@ -197,9 +196,9 @@ def _refused(
         return "it is refused for something else than immutable and append-only"
     if asked & ~named:
         return "the rule does not name that flag"
-    if why := foreign(task.standing, status) or lacking(
-        task, _CAP_IMMUTABLE, "CAP_LINUX_IMMUTABLE"
-    ):
+    if is_hidden(file):  # fuse_priv_ioctl_prepare of fs/fuse/ioctl.c
+        return "its file system answers its own users alone, to whom nothing can be lent"
+    if why := foreign(task.standing, file) or lacking(task, _CAP_IMMUTABLE, "CAP_LINUX_IMMUTABLE"):
         return why
     at = form.project
     if changed & _INHERIT[form.which] or (at and data[at : at + 4] != before[at : at + 4]):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, answer, deny
 from proctor.performing import acting, filestat, pins
-from proctor.performing.entitled import lacking
+from proctor.performing.entitled import lacking, owners
 from proctor.performing.steps import Request, Steps
 from proctor.performing.trouble import Powerless, Said
 
@@ -217,10 +217,11 @@ def _mounted(task: Task, directory: int, name: bytes, mode: int, device: int) ->
     if not reply.made(act.fd):
         return _refused(mode, device, reply.error(act.fd), "the file for it is gone")
     place = task.keep(reply, act.fd)
-    made = os.fstat(place)
-    node = mounter.Node(
-        stat.S_IFMT(mode) | stat.S_IMODE(made.st_mode), device, made.st_uid, made.st_gid
-    )
+    made = filestat.status_of(reply.parts[act.status])
+    ids = owners(task.standing, place, made)
+    if len(ids) != 2:
+        return _refused(mode, device, errno.EPERM, "the file for it belongs to nobody there")
+    node = mounter.Node(stat.S_IFMT(mode) | stat.S_IMODE(made.mode), device, *ids)
     failed, mounted = yield from mounter.make_node(task, node)
     verdict: Verdict
     if failed:

@@ -352,13 +352,12 @@ def _serve(
                 f"option {os.fsdecode(key)}: a server is given those of the rule's options only",
             )
         words.append(key if value is None else key + b"=" + value)
+    # an image can be in a file system that tells us nothing; a device that can be opened is in none
+    device = None if source.image else os.fstat(source.fd).st_rdev
+    joins = source.image or source.joins
+    served = fuse.Served(program, tuple(words), source.fd, device, source.shown, joins)
     try:
-        mount = yield from fuse.serve(
-            task,
-            fuse.Served(
-                program, tuple(words), source.fd, source.shown, source.image or source.joins
-            ),
-        )
+        mount = yield from fuse.serve(task, served)
     except Powerless:
         return deny(errno.EPERM, "that needs the host's root, which the monitor is not")
     verdict, _ = yield from placing.put(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import mmap
-import os
 import stat
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
@@ -79,16 +78,14 @@ def _kind(task: Task, register: int) -> Generator[Wait, Reply, str | None]:
         if error.errno != errno.EBADF:
             raise
         return None
-    from proctor.kernel.raw import filesystem_type
+    from proctor.kernel.raw import filesystem_type, is_hidden
+    from proctor.performing.hidden import mode_of
 
     if pins.only_a_path(fd):
         return None
-    try:
-        mode = os.fstat(fd).st_mode
-    except PermissionError:  # a FUSE server of a user namespace answers nobody but who is in that
-        if not task.standing.unchanged():  # which was not asked yet
-            raise Moved from None
-        mode = (yield from task.held(fd)).named.status.mode
+    if is_hidden(fd) and not task.standing.unchanged():  # which was not asked yet
+        raise Moved
+    mode = yield from mode_of(task, fd)
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode)):
         return ""
     return "shown" if filesystem_type(fd) in _SHOWN else "stored"

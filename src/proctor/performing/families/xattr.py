@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from proctor.performing.lending import Loan
     from proctor.performing.performers import Performers
     from proctor.performing.short import Ordinary
-    from proctor.performing.task import Task, Work
+    from proctor.performing.task import Pin, Task, Work
 
 _VERBS: Final = ("set", "get", "list", "remove")
 
@@ -140,20 +140,19 @@ def perform(task: Task) -> Work:
         and at_flags & _EMPTY_PATH
         and (number != pins.AT_FDCWD or verb in ("list", "remove"))
     ):
-        held, named = yield from task.descriptor(number)
-        by_fd = True
+        pin, by_fd = (yield from task.descriptor(number)), True
     elif not path and (at_flags & _EMPTY_PATH or name[0] == "f"):
-        (held, named), by_fd = (yield from task.itself(number)), False
+        pin, by_fd = (yield from task.itself(number)), False
     else:
         nofollow = name.startswith("l" + verb) or at_flags & _NOFOLLOW
         flags = pins.O_NOFOLLOW if nofollow else 0
-        pin = yield from task.pin(task.start(number, path), path, flags, 0)
-        held, named, by_fd = pin.fd, pin.named, False
-    task.permit(named.path, named.status)
+        pin, by_fd = (yield from task.pin(task.start(number, path), path, flags, 0)), False
+    held = pin.fd
+    task.permit(pin.named.path, pin.named.status)
     if verb == "list" and ours:
-        return (yield from _list(task, options, wanted, held, by_fd, prefix))
+        return (yield from _list(task, options, wanted, pin, by_fd, prefix))
     if ours and stored is not None:
-        why = _lacks(task, held)
+        why = _lacks(task, pin)
         if not why:
             if len(stored) > LONGEST_NAME:
                 return deny(errno.ERANGE, f"its name on the host would be {stored!r}")
@@ -240,9 +239,11 @@ def _prefix(task: Task) -> bytes:
     return _APART + safe + b"."
 
 
-def _lacks(task: Task, held: int) -> str:
+def _lacks(task: Task, pin: Pin) -> str:
     """Why the caller may not have what the kernel refuses it; empty if it may."""
-    return lacking(task, _CAP_SYS_ADMIN, "CAP_SYS_ADMIN") or foreign(task.standing, os.fstat(held))
+    return lacking(task, _CAP_SYS_ADMIN, "CAP_SYS_ADMIN") or foreign(
+        task.standing, pin.fd, pin.named.status
+    )
 
 
 def _verdict(wanted: Wanted, failed: int, data: bytes) -> Verdict:
@@ -380,16 +381,16 @@ def _lent(task: Task, wanted: Wanted, held: int, by_fd: bool) -> _Does:
 
 
 def _list(
-    task: Task, options: Options, wanted: Wanted, held: int, by_fd: bool, prefix: bytes
+    task: Task, options: Options, wanted: Wanted, pin: Pin, by_fd: bool, prefix: bytes
 ) -> Work:
     """What the caller sees by itself, and what of the rest is performed, in the kernel's order."""
     whole = wanted._replace(size=_MOST)
-    failed, data = yield from _as_caller(task, whole, held, by_fd)
+    failed, data = yield from _as_caller(task, whole, pin.fd, by_fd)
     if failed > 0:
         return deny(failed)
-    if not _lacks(task, held):
+    if not _lacks(task, pin):
         try:
-            failed, everything = yield from _lent(task, whole, held, by_fd)
+            failed, everything = yield from _lent(task, whole, pin.fd, by_fd)
         except Powerless:
             failed = errno.EPERM
         if failed <= 0:
