@@ -22,4 +22,6 @@ def test_everything_is_shown() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "NOT" not in done.stdout and "killed monitor" in done.stdout
-    assert 'rule "no block devices"; would be allowed by' in done.stdout
+    assert 'rule "no other devices"; would be allowed by' in done.stdout
+    if "no image is mounted" not in done.stdout:
+        assert "from the image" in done.stdout
