@@ -27,8 +27,8 @@ from proctor.errors import CallGone
 from proctor.kernel import _core
 from proctor.kernel.standing import rights
 from proctor.performing import filestat, pins
+from proctor.performing.permitting import permit
 from proctor.performing.pins import O_DIRECTORY, O_NOFOLLOW
-from proctor.performing.task import permit
 from proctor.performing.trouble import Moved
 from proctor.performing.wanted import MAKING, TMPFILE
 

@@ -22,9 +22,7 @@ from proctor.performing.logs import Logs
 from proctor.performing.seeking import Lookout, seek, seek_shortly
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply
-from proctor.performing.task import Task
 from proctor.performing.trouble import Again, CannotJoin, Moved, Refused, Said, Trouble, verdict_for
-from proctor.performing.unfolded import unfolded
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Allow
     from proctor.performing.executors import Wait
     from proctor.performing.short import Ordinary
-    from proctor.performing.task import Work
+    from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later
 
 _TRIES: Final = 5
@@ -154,6 +152,8 @@ class Performers:
 
         :raises Trouble: it cannot be started.
         """
+        import proctor.performing.task  # noqa: F401 - what only executors are used by
+
         self.executors.mother.start()
         return self
 
@@ -269,6 +269,8 @@ class Performers:
         standing = None
         try:
             if call.name == "socketcall":
+                from proctor.performing.unfolded import unfolded
+
                 call = unfolded(call)
             act = None if self._closed else registry.at_once(call.name, wish.options)
             standing, met = self.standings.take(call.tid), False
@@ -317,6 +319,8 @@ class Performers:
     ) -> Generator[Wait, Reply, Any]:
         if act is registry.perform and call.name not in registry.SUPPORTED:
             return deny(errno.ENOSYS, f"nothing here performs {call.name}")
+        from proctor.performing.task import Task
+
         container = getattr(call, "container", None)
         own, devices = self.callers.own(), True
         whoever = act is registry.perform and not registry.asks_who(call.name, wish.options)

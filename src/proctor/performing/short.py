@@ -19,9 +19,9 @@ from proctor.performing import acting, filestat, pins
 from proctor.performing.conversation import Conversation, converse
 from proctor.performing.here import LOCAL
 from proctor.performing.opening import reopen
+from proctor.performing.permitting import act_on, file_of, permit
 from proctor.performing.processes import LIMITED
 from proctor.performing.steps import SKIPPED
-from proctor.performing.task import act_on, file_of, permit
 from proctor.performing.trouble import Ended, Moved, Trouble
 from proctor.performing.wanted import O_CLOEXEC
 from proctor.records import NamedTuple

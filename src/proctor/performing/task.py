@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from proctor.call.caller import Caller
 from proctor.call.credentials import NAMESPACES
-from proctor.call.path.located import FileId, file_id
+from proctor.call.path.located import file_id
 from proctor.call.verdict import Perform, Verdict
 from proctor.kernel.raw import openat2
 from proctor.performing import filestat, pins, scarce
 from proctor.performing.executors import Wait
 from proctor.performing.identity import Key, Own, Who
 from proctor.performing.own_links import enter, is_closed
+from proctor.performing.permitting import permit
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply, Result
 from proctor.performing.trouble import Again, Moved, Refused, Said, Trouble
@@ -34,29 +35,6 @@ Work = Generator[Wait, Reply, Verdict]
 #: Seconds that a process may take to die whose mount namespaces keep a file system busy.
 _LAST_MOMENTS: Final = 0.1
 NO_CGROUP: Final = "the caller's cgroup cannot be joined, so its rules for devices would not hold"
-
-
-def file_of(status: filestat.Status) -> FileId:
-    """Which file it is."""
-    return FileId(os.makedev(*status.device), status.inode, status.mount)
-
-
-def act_on(call: Call, named: pins.Named) -> None:
-    """A rule has allowed what is pinned."""
-    call.acts_on("path", named.path, file_of(named.status))
-
-
-def permit(
-    call: Call, wish: Perform, argument: str, path: bytes, status: filestat.Status | None
-) -> None:
-    """Ask about what is pinned: see :meth:`Task.permit`.
-
-    :raises Refused: it may not be."""
-    file = None if status is None else file_of(status)
-    call.acts_on(argument, path, file)
-    refused = call.contradiction(argument, path, file) or wish.refusal(argument, path)
-    if refused is not None:
-        raise Refused(refused)
 
 
 class Pin(NamedTuple):

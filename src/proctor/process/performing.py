@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, deny
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from proctor.performing import Performers
     from proctor.performing.short import Ordinary
     from proctor.supervisor.ports import Later, Loan
+
+#: Seconds in which most commands have not done more than begin.
+_MOMENT: Final = 0.02
 
 
 class LazyPerformer:
@@ -36,6 +39,7 @@ class LazyPerformer:
         #: somebody should know why.
         self.on_trouble: Callable[[str], object] = str
         self._lock = threading.Lock()
+        self._ends = threading.Event()
         self._performers: Performers | None = None
         self._closed = False
         if options:  # what is wrong with them is said now
@@ -108,9 +112,9 @@ class LazyPerformer:
         self.on_trouble(trouble)
 
     def start_early(self) -> None:
-        """Start the process of the performers on a thread of its own, and return at once: the first
-        performed call then need not wait for it.  What goes wrong is found again, and told, by the first
-        call."""
+        """Start the process of the performers on a thread of its own, a moment later, and return at once: the first
+        call that needs it then need not wait for it, and a command that is as short as that takes none.  What goes
+        wrong is found again, and told, by the first call."""
         from proctor.kernel.threads import quiet_thread
 
         try:
@@ -119,6 +123,8 @@ class LazyPerformer:
             pass  # no more threads for us
 
     def _start(self) -> None:
+        if self._ends.wait(_MOMENT):
+            return
         try:
             self._made().start()
         except Exception:
@@ -133,6 +139,7 @@ class LazyPerformer:
 
     def close(self) -> None:
         """End the performer processes; idempotent."""
+        self._ends.set()
         with self._lock:
             self._closed = True
             performers, self._performers = self._performers, None

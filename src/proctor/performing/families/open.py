@@ -22,9 +22,9 @@ from proctor.errors import MemoryUnreadable
 from proctor.performing import acting, filestat, pins
 from proctor.performing.given import Given
 from proctor.performing.opening import pinned, terminal
+from proctor.performing.permitting import act_on
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
 from proctor.performing.steps import SKIPPED
-from proctor.performing.task import act_on
 from proctor.performing.trouble import Moved, Said
 from proctor.performing.wanted import (
     ACCESS,
