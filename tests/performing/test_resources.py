@@ -165,6 +165,29 @@ def test_random_bytes_come_from_a_seed() -> None:
     assert drawn() != drawn()
 
 
+def test_as_many_random_bytes_come_as_fit() -> None:
+    """Up to what cannot be written, and EFAULT where that is none of them, as natively."""
+    code = """
+        import ctypes, mmap
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        page = mmap.PAGESIZE
+        area = libc.mmap(None, ctypes.c_size_t(4 * page), 3, 0x22, -1, ctypes.c_long(0))
+        libc.munmap(ctypes.c_void_p(area + 2 * page), ctypes.c_size_t(page))
+        libc.mprotect(ctypes.c_void_p(area), ctypes.c_size_t(page), 1)
+        for at in (*(area + 2 * page - fits for fits in (0, 1, 8, 31, 64, 100, 4096)), area + page - 1, 0, 1 << 63):
+            for size in (0, 1, 8, 32, 33, 65, 256, 5000, 1 << 40):
+                ctypes.set_errno(0)
+                print(libc.getrandom(ctypes.c_void_p(at), ctypes.c_size_t(size), 0), ctypes.get_errno())
+    """
+    said = [
+        proctor.run(python(code), handlers, capture_output=True, timeout=60)
+        for handlers in ([], [families.resources(seed="a")])
+    ]
+    assert said[0].stdout == said[1].stdout, said[1].stderr
+    assert said[0].stdout.count(b"-1 14") > 20 and b"\n4096 0\n" in said[0].stdout
+
+
 def test_version_2_is_read_from_the_innermost_to_the_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,6 +174,18 @@ class AddressSpace:
                 found += data
         return bytes(found)
 
+    def room(self, address: int, size: int) -> int:
+        """How many of so many bytes may be written to, from the first on.
+
+        :raises OSError: ESRCH if the address space is no more.
+        """
+        end = address
+        for part in mappings(self._maps, address, address + size):
+            if not part.writable:
+                break
+            end = part.end
+        return min(size, end - address)
+
     def write(self, address: int, data: bytes) -> int:
         """How many bytes were written: fewer than all where the caller could not write the next.
 

@@ -9,9 +9,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
+from proctor.errors import CallGone
+from proctor.kernel.address_space import AddressSpace
 from proctor.performing import machine
 from proctor.performing.shares import Recall, processors, share
 from proctor.performing.steps import Request, Steps
+from proctor.performing.trouble import Moved, Said
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -24,6 +27,9 @@ _LENGTH: Final = 65  # __NEW_UTS_LEN + 1
 _GRND_ALL, _GRND_RANDOM, _GRND_INSECURE = 7, 2, 4
 #: More random bytes at once are given in parts (getrandom(2) lets that be above 256).
 _MOST_RANDOM: Final = 1 << 20
+#: Bits that addresses of programs have at most, on any machine; of others the kernel says so even where it has nothing to
+#: fill (``access_ok``).
+_USERS: Final = 56
 _RECALL: Final = Recall()
 
 
@@ -94,8 +100,6 @@ def uname(task: Task, names: dict[str, str]) -> Work:
     """What an executor in the caller's UTS namespace is told, but for these names."""
     asking = _uname()
     if task.elsewhere():
-        from proctor.performing.trouble import Moved
-
         raise Moved
     reply = yield from task.session.ask(asking)
     reply.close()
@@ -118,6 +122,22 @@ def _uname() -> Request:
     return steps.freeze()
 
 
+def _room(call: Call, address: int, size: int) -> int:
+    """How many of so many bytes the kernel would fill: those that it comes by before it meets what cannot be written
+    (``get_random_bytes_user`` of drivers/char/random.c).
+
+    :raises Said: none (EFAULT)."""
+    if not size and not address >> _USERS:
+        return 0
+    with AddressSpace(call.tid) as space:
+        if not call.valid():
+            raise CallGone
+        room = space.room(address, size)
+    if not room:
+        raise Said(errno.EFAULT)
+    return room
+
+
 def random(task: Task, seed: str) -> Verdict:
     """Bytes that are the same in every run that asks for the same in the same order."""
     size, flags = task.call.args.buflen, task.call.registers[2] & 0xFFFFFFFF
@@ -126,7 +146,8 @@ def random(task: Task, seed: str) -> Verdict:
         or flags & (_GRND_RANDOM | _GRND_INSECURE) == _GRND_RANDOM | _GRND_INSECURE
     ):
         return deny(errno.EINVAL)
-    size = min(size, _MOST_RANDOM)
+    address = task.call.address("buf")
+    size = _room(task.call, address, min(size, _MOST_RANDOM))
     number = task.host.counted(task.call, ("seed", seed))
     data = hashlib.shake_256(b"%d\0%s" % (number, seed.encode())).digest(size)
-    return answer(size, writes=task.call.fill("buf", data) if size else ())
+    return answer(size, writes=((address, data),) if size else ())
