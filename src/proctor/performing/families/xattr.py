@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 _VERBS: Final = ("set", "get", "list", "remove")
 
 _CAP_SYS_ADMIN: Final = 21
-_FLAGS: Final = 3  # XATTR_CREATE, XATTR_REPLACE
+FLAGS: Final = 3  # XATTR_CREATE, XATTR_REPLACE
 _NOFOLLOW, _EMPTY_PATH = 0x100, 0x1000
-_MOST: Final = 65536  # XATTR_SIZE_MAX and XATTR_LIST_MAX of include/uapi/linux/limits.h
+MOST: Final = 65536  # XATTR_SIZE_MAX and XATTR_LIST_MAX of include/uapi/linux/limits.h
 LONGEST_NAME: Final = 255
 _TRUSTED: Final = b"trusted."
 _APART: Final = b"trusted.proctor."
-_SIZES: Final = (0, 64, 1024, _MOST)
+_SIZES: Final = (0, 64, 1024, MOST)
 
 KERNELS: Final = (
     "the kernel decides about this attribute, by the caller's own rights, whatever it is by then"
@@ -214,12 +214,12 @@ def decoded(call: Call, verb: str, at_flags: int) -> Wanted:
     if not at and verb != "remove":
         address, size = number("value"), number("size")
         flags = number("flags") if verb == "set" else 0
-    if (flags & ~_FLAGS if verb == "set" else flags) and verb != "remove":
+    if (flags & ~FLAGS if verb == "set" else flags) and verb != "remove":
         raise Said(errno.EINVAL)
     name: bytes = call.args["name"]
     value = b""
     if verb == "set":
-        if size > _MOST:
+        if size > MOST:
             raise Said(errno.E2BIG)
         value = call.copied(address, size) if size else b""
     return Wanted(verb, name, value, size, address, flags)
@@ -323,7 +323,7 @@ def _values(wanted: Wanted, acting_size: int) -> _Values:
 
 
 def _sized(wanted: Wanted) -> int:
-    return next((each for each in _SIZES if wanted.size <= each), _MOST)
+    return next((each for each in _SIZES if wanted.size <= each), MOST)
 
 
 def _result(acting: _Acting, reply: Reply) -> tuple[int, bytes]:
@@ -384,7 +384,7 @@ def _list(
     task: Task, options: Options, wanted: Wanted, pin: Pin, by_fd: bool, prefix: bytes
 ) -> Work:
     """What the caller sees by itself, and what of the rest is performed, in the kernel's order."""
-    whole = wanted._replace(size=_MOST)
+    whole = wanted._replace(size=MOST)
     failed, data = yield from _as_caller(task, whole, pin.fd, by_fd)
     if failed > 0:
         return deny(failed)
@@ -403,5 +403,5 @@ def _list(
             ]
             data = b"".join(each + b"\0" for each in shown if each is not None)
     if wanted.size and len(data) > wanted.size:
-        return deny(errno.E2BIG if wanted.size >= _MOST else errno.ERANGE)
+        return deny(errno.E2BIG if wanted.size >= MOST else errno.ERANGE)
     return _verdict(wanted, -len(data), data)
