@@ -313,6 +313,16 @@ class Call(Notified, Looking):
         except (MemoryUnreadable, CallGone) as error:
             raise self._about(error) from None
 
+    def room(self, address: int, size: int) -> int:
+        """For performers: how many of so many bytes of the caller's memory can be written to, from the first on, as its
+        mappings are now.
+
+        :raises CallGone: nobody calls any more."""
+        room: Callable[[int, int], int] | None = getattr(self.memory, "room", None)
+        return (
+            size if room is None else room(address, size)
+        )  # what stands in for memory has all of it
+
     def _path(self, index: int) -> bytes:
         frame = self.frame
         paths = frame.signature.with_role("path") if frame is not None else ()

@@ -202,6 +202,23 @@ class Memory:
         words = _words(data, width)
         return list(zip(words[::2], words[1::2], strict=True))
 
+    def room(self, address: int, size: int) -> int:
+        """How many of so many bytes can be written to, from the first on, as the mappings are now.
+
+        :raises CallGone: the caller is gone."""
+        from proctor.kernel.address_space import AddressSpace
+
+        self._visible()
+        try:
+            with AddressSpace(self._pid) as space:
+                if not self._valid():
+                    raise self._gone()
+                return space.room(address, size)
+        except ProctorError:
+            raise
+        except OSError as problem:
+            raise self._refusal(problem.errno or _errno.EIO, address) from None
+
     def write(self, address: int, data: bytes) -> None:
         """See :class:`MemoryPort`."""
         from proctor.kernel._core import write

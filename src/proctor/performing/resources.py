@@ -9,12 +9,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
-from proctor.errors import CallGone
-from proctor.kernel.address_space import AddressSpace
 from proctor.performing import machine
 from proctor.performing.shares import Recall, processors, share
 from proctor.performing.steps import Request, Steps
-from proctor.performing.trouble import Moved, Said
+from proctor.performing.trouble import Moved
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -122,22 +120,6 @@ def _uname() -> Request:
     return steps.freeze()
 
 
-def _room(call: Call, address: int, size: int) -> int:
-    """How many of so many bytes the kernel would fill: those that it comes by before it meets what cannot be written
-    (``get_random_bytes_user`` of drivers/char/random.c).
-
-    :raises Said: none (EFAULT)."""
-    if not size and not address >> _USERS:
-        return 0
-    with AddressSpace(call.tid) as space:
-        if not call.valid():
-            raise CallGone
-        room = space.room(address, size)
-    if not room:
-        raise Said(errno.EFAULT)
-    return room
-
-
 def random(task: Task, seed: str) -> Verdict:
     """Bytes that are the same in every run that asks for the same in the same order."""
     size, flags = task.call.args.buflen, task.call.registers[2] & 0xFFFFFFFF
@@ -147,7 +129,11 @@ def random(task: Task, seed: str) -> Verdict:
     ):
         return deny(errno.EINVAL)
     address = task.call.address("buf")
-    size = _room(task.call, address, min(size, _MOST_RANDOM))
+    # what comes before that which cannot be written (get_random_bytes_user of drivers/char/random.c)
+    wanted = min(size, _MOST_RANDOM)
+    size = task.call.room(address, wanted) if wanted else 0
+    if size < min(wanted, 1) or address >> _USERS:
+        return deny(errno.EFAULT)
     number = task.host.counted(task.call, ("seed", seed))
     data = hashlib.shake_256(b"%d\0%s" % (number, seed.encode())).digest(size)
     return answer(size, writes=((address, data),) if size else ())
