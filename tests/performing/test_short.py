@@ -7,6 +7,7 @@ import os
 import select
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,10 +17,10 @@ import pytest
 import proctor
 from proctor.call.verdict import Deny, Perform, Verdict
 from proctor.kernel import _core
-from proctor.performing import short
 from proctor.performing.executors import Executors
 from proctor.performing.families.open import Options
 from proctor.performing.short import ShortWay
+from proctor.supervisor.answering import Answers
 from proctor.supervisor.ports import Later
 from tests.kernel.test_standing import CHANGES, child, root_only
 from tests.support.bpf import notify
@@ -541,18 +542,18 @@ def test_what_a_rule_allowed_before_is_foreseen(
     """In another identity: where it still is the same thing of that name; whatever else it is, the rule is asked about
     that, and once each time as long as nothing changes."""
     asked: list[bytes] = []
-    given: list[bytes] = []
-    before = short._allowed
+    given: list[object] = []
+    done = ShortWay._done
 
-    def allowed(call: Any, foreseen: short.Foreseen, *rest: Any) -> Verdict:
-        given.append(call.path)
-        return before(call, foreseen, *rest)
+    def counted(self: ShortWay, executor: Any) -> None:
+        given.append(executor)
+        done(self, executor)
 
     def allow(argument: str, path: bytes) -> bool:
         asked.append(path)
         return not path.endswith(b"/secret")
 
-    monkeypatch.setattr(short, "_allowed", allowed)
+    monkeypatch.setattr(ShortWay, "_done", counted)
     os.chown(top, 1000, 1000)
     os.symlink("file", top + b"/link")
     handler = proctor.Handler(["openat"], lambda call: proctor.perform(allow))
@@ -722,3 +723,61 @@ def test_a_listener_that_was_closed_is_not_spoken_to_by_its_number() -> None:
                 os.close(kept)
             said.append(None)
     performers.close()
+
+
+@pytest.mark.parametrize("deadline", [None, 1e-6])
+def test_what_was_given_by_who_lost_the_role_is_given_once(
+    deadline: float | None, top: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call's thread may lose the role at any time on its way, also between a descriptor and its answer; a
+    deadline may then answer what nobody has claimed, and nothing else."""
+    put(top + b"/file", b"content")
+    done: list[bool] = []
+    given = Answers.given
+
+    def counted(self: Answers, job: Any) -> None:
+        given(self, job)
+        done.append(job.done)
+
+    monkeypatch.setattr(Answers, "given", counted)
+    program = (
+        "import os\n"
+        "refused = 0\n"
+        "for i in range(1000):\n"
+        "    try: fd = os.open('file', os.O_NOATIME)\n"
+        "    except TimeoutError: refused += 1; continue\n"
+        "    assert os.read(fd, 9) == b'content' and fd == 3, fd\n"
+        "    os.close(fd)\n"
+        "print(refused)\n"
+    )
+    made: list[proctor.Process] = []
+    ready = threading.Event()
+
+    def stalls(call: proctor.Call) -> proctor.Verdict:
+        if call.registers[2] & os.O_NOATIME:
+            ready.wait()
+            handler.deadline = deadline
+            made[0].supervisor._decider._engine.surrender()
+        return proctor.perform()
+
+    counters = proctor.Counters()
+    handler = proctor.Handler(["openat"], stalls)
+    process = proctor.spawn(
+        [PYTHON, "-IS", "-c", program],
+        [handler],
+        observers=[counters],
+        cwd=os.fsdecode(top),
+        stdout=subprocess.PIPE,
+        on_deadline=proctor.deny(errno.ETIMEDOUT),
+    )
+    made.append(process)
+    ready.set()
+    with process:
+        assert process.stdout is not None
+        refused = int(process.stdout.read())
+        assert process.wait(60) == 0
+    table = counters.table()
+    name = next(key[0] for key in table)
+    assert table[name, "openat", "perform"] >= 1000 - refused
+    assert deadline or not refused
+    assert all(done)

@@ -466,12 +466,13 @@ class Call(Notified, Looking):
         return line(frame, read=read)
 
 
-#: What stays readable when a call is over: facts of the notification, for logs.
+#: What stays readable when a call is over: facts of the notification, for logs; and what performers tell it, who then
+#: have a descriptor in their hands.
 _FACTS: Final = frozenset(
     (
         "id", "tid", "nr", "arch", "abi", "name", "registers", "signature", "memory_read", "container",
-        "begun", "expire", "explains", "give_away", "frame", "_line", "_notification", "_values", "_kept", "_caller",
-        "_kind", "_look_up",
+        "begun", "expire", "explains", "give_away", "took_path", "frame", "_line", "_notification", "_values", "_kept",
+        "_caller", "_kind", "_look_up",
     )
 )  # fmt: skip
 

@@ -51,14 +51,20 @@ typedef struct {
     PyObject_HEAD
     struct seccomp_notif raw;
     int slot;
+    char given;     /* whether whoever routed it gave the answer, and lost the role over that */
     PyObject *args; /* once they were asked for */
 } Notification;
 
 PyObject *notification_make(const struct seccomp_notif *raw, int slot) {
     Notification *self = PyObject_New(Notification, notification_type);
     if (self != NULL)
-        self->raw = *raw, self->slot = slot, self->args = NULL;
+        self->raw = *raw, self->slot = slot, self->given = 0, self->args = NULL;
     return (PyObject *)self;
+}
+
+void notification_given(PyObject *notification) {
+    if (Py_TYPE(notification) == notification_type)
+        ((Notification *)notification)->given = 1;
 }
 
 const struct seccomp_notif *notification_of(PyObject *given) {
@@ -85,7 +91,8 @@ static PyMemberDef notification_members[] = {
     FIELD("id", T_ULONGLONG, id),     FIELD("pid", T_UINT, pid),
     FIELD("flags", T_UINT, flags),    FIELD("nr", T_INT, data.nr),
     FIELD("arch", T_UINT, data.arch), FIELD("ip", T_ULONGLONG, data.instruction_pointer),
-    {"slot", T_INT, offsetof(Notification, slot), READONLY, NULL}, {0}};
+    {"slot", T_INT, offsetof(Notification, slot), READONLY, NULL},
+    {"given", T_BOOL, offsetof(Notification, given), READONLY, NULL}, {0}};
 static PyGetSetDef notification_getset[] = {{.name = "args", .get = notification_args}, {0}};
 static PyType_Slot notification_slots[] = {
     {Py_tp_dealloc, notification_dealloc}, {Py_tp_members, notification_members},
@@ -190,36 +197,38 @@ static PyObject *core_id_valid(PyObject *Py_UNUSED(module), PyObject *args) {
     return problem != 0 && problem != ENOENT ? raise_errno(problem) : PyBool_FromLong(problem == 0);
 }
 
-/* ADDFD, the answer, and our descriptor is closed: True, False if nobody waits any more, None if it could not be
- * given and is kept.  Who waits for the answer whatever signals come (WAIT_KILLABLE_RECV) is given it in two steps, and
- * ours is closed in between: the kernel's own hold on it ends with the first one.  Anybody else would keep it when a
- * signal comes in between. */
+/* Who waits for the answer whatever signals come (WAIT_KILLABLE_RECV) is given it in two steps, and ours is closed in
+ * between: the kernel's own hold on it ends with the first one.  Anybody else would keep it when a signal comes in
+ * between. */
+int give(int listener, uint64_t id, int fd, bool cloexec, bool waits, const uint32_t *at) {
+    struct addfd request = {.id = id, .srcfd = (uint32_t)fd, .newfd = at != NULL ? *at : 0,
+                            .flags = (waits ? 0 : SECCOMP_ADDFD_FLAG_SEND) | (at != NULL ? SECCOMP_ADDFD_FLAG_SETFD : 0),
+                            .newfd_flags = cloexec ? O_CLOEXEC : 0};
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int number = ioctl(listener, IOCTL_ADDFD, &request), problem = number < 0 ? errno : 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (problem != 0)
+        return problem;
+    close(fd);
+    return waits && answer(listener, id, number, 0, 0) != 0 ? -1 : 0;
+}
+
+/* True; False if nobody waits any more; None if it could not be given and is kept. */
 static PyObject *core_give(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
     if (count != 6)
         return PyErr_Format(PyExc_TypeError, "give() takes 6 arguments, not %zd", count);
-    int fd = (int)PyLong_AsLong(args[0]), waits = PyObject_IsTrue(args[5]) == 1, result, problem = 0;
-    struct addfd request = {.id = PyLong_AsUnsignedLongLongMask(args[1]),
-                            .srcfd = (uint32_t)PyLong_AsLong(args[2]),
-                            .flags = waits ? 0 : SECCOMP_ADDFD_FLAG_SEND,
-                            .newfd_flags = PyObject_IsTrue(args[3]) == 1 ? O_CLOEXEC : 0};
-    sigset_t all, before;
-    if (args[4] != Py_None) {
-        request.flags |= SECCOMP_ADDFD_FLAG_SETFD;
-        request.newfd = (uint32_t)PyLong_AsUnsignedLongMask(args[4]);
-    }
+    int listener = (int)PyLong_AsLong(args[0]), fd = (int)PyLong_AsLong(args[2]), problem;
+    uint64_t id = PyLong_AsUnsignedLongLongMask(args[1]);
+    bool cloexec = PyObject_IsTrue(args[3]) == 1, waits = PyObject_IsTrue(args[5]) == 1;
+    uint32_t at = args[4] != Py_None ? (uint32_t)PyLong_AsUnsignedLongMask(args[4]) : 0;
     if (PyErr_Occurred() != NULL)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    result = ioctl(fd, IOCTL_ADDFD, &request);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (result >= 0)
-        close((int)request.srcfd);
-    if (result >= 0 && waits)
-        problem = answer(fd, request.id, result, 0, 0);
+    problem = give(listener, id, fd, cloexec, waits, args[4] != Py_None ? &at : NULL);
     Py_END_ALLOW_THREADS
-    return result < 0 ? Py_NewRef(Py_None) : PyBool_FromLong(problem == 0);
+    return problem > 0 ? Py_NewRef(Py_None) : PyBool_FromLong(problem == 0);
 }
 
 static PyObject *core_addfd(PyObject *Py_UNUSED(module), PyObject *args) {

@@ -15,6 +15,9 @@
 PyObject *raise_errno(int number);
 /* SEND: 0 or the errno.  EINTR never comes out. */
 int answer(int fd, uint64_t id, int64_t value, int32_t error, uint32_t flags);
+/* ADDFD, the answer, and our descriptor is closed: 0, or -1 if nobody waits any more; an errno if it could not be given,
+ * and is kept.  Without the GIL. */
+int give(int listener, uint64_t id, int fd, bool cloexec, bool waits, const uint32_t *at);
 /* ID_VALID: 0, or the errno (ENOENT: not received, answered, or gone). */
 int id_valid(int fd, uint64_t id);
 /* Whether a listener is open still, under this number: a closed one's may be another's by now.  With the GIL. */
@@ -49,6 +52,10 @@ bool matches(const uint8_t *program, size_t size, const char *text, size_t lengt
 const struct seccomp_notif *notification_of(PyObject *given);
 /* Answer the call that this thread routes, with the GIL: 0, an errno, or -1 if it lost the role. */
 int answer_routed(uint64_t id, int64_t value, int32_t error, uint32_t flags);
+/* Have the answer of the call that this thread routes be its own, whoever takes the role: false if somebody has taken it,
+ * and may answer.  Without the GIL.  Then it has to be answered. */
+bool claim_routed(void);
+void notification_given(PyObject *notification);
 
 /* A piece of a line, and lines that are gathered: false for want of memory. */
 struct text {

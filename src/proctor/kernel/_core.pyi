@@ -303,7 +303,8 @@ def act_for(
 @final
 class Short:
     """The short way of an ordinary openat(2), from what its handler said on; called with a call and a
-    :class:`proctor.call.verdict.Perform`: the errno with which it is answered; else what ``longer`` or ``rest`` return.
+    :class:`proctor.call.verdict.Perform`: the errno with which it is answered, or 0 if it was given what was opened; else
+    what ``longer`` or ``rest`` return.
 
     :param longer: called likewise, where the call is not plain or its caller not known, and nothing was looked at.
     :param rest: called with the call, its path (None if it was not read), the descriptor that it is given (negative if it
@@ -325,7 +326,8 @@ class Short:
     :param foreseen: by path what it led to before: (name, the bytes that are expected there, something).
     :param allows: called with call, wish, path and that; whether the rule allows it.
     :param allowed: called with the call, that, and as ``rest`` where it is so, and opened.
-    :param listener: whose calls these are; it is spoken to as long as it is open.
+    :param listener: whose calls these are; it is spoken to as long as it is open.  Its ``waits`` says whether they wait
+        killably; None: that is not known.
     :param arch: AUDIT_ARCH_* number of the calls that are meant.
     :param valid: flags of open(2) that are looked at, those of them that are not plain, and those of these that make or
         truncate what is opened, which we do only by ourselves."""

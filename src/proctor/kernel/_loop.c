@@ -58,11 +58,17 @@ int answer_routed(uint64_t id, int64_t value, int32_t error, uint32_t flags) {
     return answer(routed.listener, id, value, error, flags);
 }
 
+bool claim_routed(void) {
+    unsigned long open = routed.token * 2;
+    return routed.loop != NULL && atomic_compare_exchange_strong(&routed.loop->claim, &open, open + 1);
+}
+
 /* Call what is routed, where it can lose the role: whether it did. */
 static bool called(Loop *self, unsigned long token, PyObject *way, PyObject *function,
                    PyObject *argument, PyObject **result) {
     self->way = way;
     self->what = argument;
+    atomic_store(&self->claim, token * 2);
     atomic_fetch_add(&self->serial, 1);
     if (atomic_load(&self->asleep)) /* whoever stands by says so, and then looks at the serial */
         ring(self);

@@ -43,6 +43,8 @@ typedef struct {
     struct entry batch[BATCH];
     struct slot own[BATCH];
     _Atomic unsigned long generation, serial, surrendered;
+    /* Who answers what is being routed: twice the token of whoever may claim that, and one more once it did. */
+    _Atomic unsigned long claim;
     atomic_uint led, standing, wanted, closed, asleep, bell;
 } Loop;
 

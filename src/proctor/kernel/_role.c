@@ -89,6 +89,9 @@ PyObject *loop_lead(PyObject *me, PyObject *args) {
         Py_END_ALLOW_THREADS
         if (state == EBUSY && self->serial == seen) { /* it still is where it was: the role is ours */
             PyObject *way = Py_NewRef(self->way), *what = Py_XNewRef(self->what);
+            unsigned long open = self->generation * 2;
+            if (!atomic_compare_exchange_strong(&self->claim, &open, 0) && what != NULL)
+                notification_given(what);
             token = ++self->generation;
             self->serial++;
             self->way = self->what = NULL;

@@ -23,12 +23,12 @@ typedef struct {
     PyObject_HEAD
     PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans, *port;
     PyObject *foreseen, *allows, *allowed;
-    int listener;
+    int listener, waits; /* whether callers wait killably; -1: nobody has seen that yet */
     uint32_t arch;
     unsigned long long valid, unusual, making;
 } Short;
 
-enum { NOTIFICATION, MEMORY_READ, CONTAINER, KNOWN, KEPT, TABLE, ROOT, MAKER, NAMES };
+enum { NOTIFICATION, MEMORY_READ, CONTAINER, KNOWN, KEPT, TABLE, ROOT, MAKER, WAITS, NAMES };
 static PyObject *names[NAMES];
 
 struct caller { /* taken out of the standings, for one call */
@@ -112,12 +112,24 @@ struct turn {
     bool answered;
 };
 
-/* Answer with an errno that came out.  What was opened is given in more than one step.  Without the GIL. */
+/* Answer with an errno that came out, or give what was opened: in more than one step, so it has to be claimed first.
+ * Without the GIL. */
 static void conclude(const Short *self, struct turn *turn) {
-    if (turn->fd >= 0 || turn->fd == LEFT)
+    if (turn->fd == LEFT || (turn->fd >= 0 && (self->waits < 0 || !claim_routed())))
         return;
+    if (turn->fd >= 0) {
+        turn->answered = true;
+        int fd = turn->fd, problem = give(self->listener, turn->raw->id, fd, turn->flags & O_CLOEXEC, self->waits, NULL);
+        turn->fd = 0;
+        if (problem <= 0)
+            return;
+        close(fd);
+        if (problem == ENOENT || problem == ESRCH) /* nobody waits any more */
+            return;
+        turn->fd = -problem; /* its table is full */
+    }
     int problem = answer(self->listener, turn->raw->id, 0, turn->fd, 0);
-    turn->answered = problem == 0 || problem == ENOENT || problem == EINPROGRESS; /* nobody waits any more */
+    turn->answered = turn->answered || problem == 0 || problem == ENOENT || problem == EINPROGRESS;
 }
 
 static const uint32_t *kinds_of(const Short *self, size_t *count) {
@@ -149,8 +161,10 @@ static void open_here(const Short *self, const Known *known, bool groups, int ro
     conclude(self, turn);
 }
 
-/* What is done with what was opened, or else was read. */
-static PyObject *handed(const Short *self, PyObject *call, const struct turn *turn) {
+/* What is said of what was answered; or what is done with what was opened, or else was read. */
+static PyObject *concluded(const Short *self, PyObject *call, const struct turn *turn) {
+    if (turn->answered)
+        return PyLong_FromLong(-turn->fd);
     return PyObject_CallFunction(self->rest, "Oy#iO", call, turn->fd < 0 ? turn->path : NULL, (Py_ssize_t)turn->used,
                                  turn->fd, turn->flags & O_CLOEXEC ? Py_True : Py_False);
 }
@@ -222,6 +236,7 @@ static PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *
     struct posed posed;
     PyObject *plan = plan_for(self, turn->flags, ruled ? RULED : PLAINLY), *lent = NULL, *executor, *result = NULL;
     PyObject *expected = NULL;
+    bool opened = false;
     int sock;
     Py_XINCREF(plan);
     if (plan != NULL && (posed.many = forms_in(plan, posed.forms)) >= 0)
@@ -243,6 +258,8 @@ static PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *
     if (!ruled)
         ask_chosen(&posed, NULL, 0);
     turn->fd = ruled ? LEFT : plainly_opened(&posed, kinds, count);
+    if ((opened = turn->fd >= 0))
+        conclude(self, turn);
     Py_END_ALLOW_THREADS
     PyObject *type, *value, *trace;
     if (ruled && posed.form != NULL)
@@ -260,9 +277,11 @@ static PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *
         Py_BEGIN_ALLOW_THREADS
         ask_chosen(&posed, what, length);
         turn->fd = opened_as_foreseen(&posed);
+        if ((opened = turn->fd >= 0))
+            conclude(self, turn);
         Py_END_ALLOW_THREADS
     }
-    if (turn->fd >= 0) {
+    if (opened) {
         if (posed.asked.into != posed.asked.here)
             free(posed.asked.into);
         put_back(self, tid, caller);
@@ -270,9 +289,10 @@ static PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *
         if (done == NULL)
             PyErr_WriteUnraisable(self->done);
         Py_XDECREF(done);
-        result = expected == NULL ? handed(self, call, turn)
-                                  : PyObject_CallFunction(self->allowed, "OOiO", call, expected, turn->fd,
-                                                          turn->flags & O_CLOEXEC ? Py_True : Py_False);
+        result = expected == NULL || turn->answered
+                     ? concluded(self, call, turn)
+                     : PyObject_CallFunction(self->allowed, "OOiO", call, expected, turn->fd,
+                                             turn->flags & O_CLOEXEC ? Py_True : Py_False);
     } else {
         PyObject *found = posed_result(&posed);
         if (found != NULL)
@@ -292,6 +312,15 @@ static PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *
     return result;
 }
 
+/* Whether callers of this listener wait killably is seen by whoever first gives them something. */
+static void see_how_they_wait(Short *self) {
+    PyObject *waits = self->waits < 0 ? PyObject_GetAttr(self->port, names[WAITS]) : NULL;
+    if (waits == Py_True || waits == Py_False)
+        self->waits = waits == Py_True;
+    Py_XDECREF(waits);
+    PyErr_Clear();
+}
+
 static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(given)) {
     Short *self = (Short *)me;
     PyObject *call, *wish, *result = NULL;
@@ -305,7 +334,7 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
     struct turn turn = {.raw = raw, .fd = LEFT};
     bool ruled = PyTuple_GetItem(wish, ALLOW) != Py_None, left = true;
     if (tid != NULL)
-        turn.flags = raw->data.args[2] & self->valid;
+        see_how_they_wait(self), turn.flags = raw->data.args[2] & self->valid;
     if (PyErr_Occurred() != NULL || !is_open(self->port, self->listener)
         || !take(self, call, tid, ruled, turn.flags, &caller)) {
         ;
@@ -321,8 +350,7 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
         Py_XDECREF(maker);
         put_back(self, tid, &caller);
         left = false;
-        result = turn.answered ? PyLong_FromLong(-turn.fd)
-                               : handed(self, call, &turn);
+        result = concluded(self, call, &turn);
     } else {
         result = ask_one(self, call, wish, tid, &caller, ruled, &turn);
         left = result == NULL && caller.standing != NULL; /* nobody was asked */
@@ -368,7 +396,7 @@ static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     self->allowed = Py_NewRef(allowed);
     self->plans = PyDict_New();
     self->listener = listener, self->arch = arch, self->valid = valid, self->unusual = unusual;
-    self->making = making;
+    self->making = making, self->waits = -1;
     if (self->plans == NULL)
         Py_CLEAR(self);
     return (PyObject *)self;
@@ -404,7 +432,7 @@ PyType_Spec short_spec = {"proctor.kernel._core.Short", sizeof(Short), 0,
 
 bool short_ready(void) {
     static const char *const texts[NAMES] = {"_notification", "memory_read", "container", "known", "kept", "table",
-                                             "root", "maker"};
+                                             "root", "maker", "waits"};
     for (int i = 0; i < NAMES; i++)
         if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
             return false;

@@ -98,7 +98,7 @@ class Listener:
     Usable from any thread; as a context manager it closes itself.
     """
 
-    __slots__ = ("_fd", "_last", "_lock", "_waits")
+    __slots__ = ("_fd", "_last", "_lock", "waits")
 
     def __init__(self, fd: int) -> None:
         if not isinstance(fd, int) or fd < 0:
@@ -106,7 +106,8 @@ class Listener:
         check_notif_sizes()
         check_listener(fd)
         self._fd = fd
-        self._waits: bool | None = None  # WAIT_KILLABLE_RECV; not known yet
+        #: Whether callers wait for their answers killably (WAIT_KILLABLE_RECV); None: nobody has seen that yet.
+        self.waits: bool | None = None
         self._last: int | None = None  # the latest id that was received here
         self._lock = _thread.allocate_lock()
 
@@ -258,9 +259,9 @@ class Listener:
 
         :param tid: the caller's thread.
         :param at, cloexec: as for :meth:`addfd`."""
-        if self._waits is None:
-            self._waits = waits_killably(self.fileno(), id, tid)
-        return _core.give(self.fileno(), id, fd, cloexec, at, self._waits is True)
+        if self.waits is None:
+            self.waits = waits_killably(self.fileno(), id, tid)
+        return _core.give(self.fileno(), id, fd, cloexec, at, self.waits is True)
 
     def _in_progress(self, id: int) -> AlreadyAnswered | NotReceived:
         """What EINPROGRESS means: queued still, or answered and not gone yet."""

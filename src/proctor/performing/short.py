@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later
 
-#: What supervisors ask first; a number is the errno with which the call is answered.
+#: What supervisors ask first; a number is the errno with which the call is answered, 0 if it was given a descriptor.
 Ordinary = Callable[["Call", Perform], "Verdict | Later | int | None"]
 
 

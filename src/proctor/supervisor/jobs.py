@@ -116,6 +116,8 @@ class Job:
     claimed = False
     #: Whether others than the thread that decides it know of it: it waits, or that thread stalled.
     known = False
+    #: It stands in for one that the engine's own code claimed, and answers.
+    given = False
     #: Observers are being told of its answer, and somebody waits for that.
     answering = False
     #: That is over, and all else.

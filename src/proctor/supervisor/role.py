@@ -272,4 +272,7 @@ class Role:
                 self._settled.add(key)
         if wire is None:
             return True
+        if job is not None and job.given:
+            self._decider.given(job)
+            return True
         return self._decider.conclude(make() if job is None else job, wire)

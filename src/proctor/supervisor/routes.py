@@ -86,7 +86,9 @@ class Routes:
             name = tables.name(
                 notification.nr, architectures.arch_of(notification.arch, notification.nr)
             )
-            return self._job(notification, chain_of(self._handlers, name))
+            job = self._job(notification, chain_of(self._handlers, name))
+            job.given = job.claimed = getattr(notification, "given", False)
+            return job
 
         self._role.overtaken_at(self._served, notification.id, stand_in)
 
@@ -164,7 +166,7 @@ class Routes:
                         said = raised
                     if isinstance(said, int):  # it is answered
                         if counters is not None:
-                            kind_of_it = f"perform {kind_of(Deny(said))[5:]}"
+                            kind_of_it = f"perform {kind_of(Deny(said))[5:]}" if said else "perform"
                             counters.cell(container, name, kind_of_it)[0] += 1
                         if getrefcount(call) > 2:
                             call.expire()
