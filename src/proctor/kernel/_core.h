@@ -85,6 +85,7 @@ PyObject *core_reopen(PyObject *module, PyObject *const *args, Py_ssize_t count)
 /* Add a type: whether it could be. */
 bool known_ready(PyObject *module);
 bool request_ready(PyObject *module);
+bool forms_ready(PyObject *module);
 bool short_ready(void);
 bool usual_ready(void);
 void path_ready(void);

@@ -239,6 +239,18 @@ class Request:
             or 0 and what was received and is no answer to this.  No descriptor is left open then.
         :raises OSError: it could not be sent."""
 
+@final
+class Forms:
+    """Requests that lack nothing but a path: the request, its packet, where in that the path is put, how many bytes it
+    may have, whether it is relative: then the place where it starts goes along; whether the executor's ``/proc/PID/fd``
+    does, after that; whether it opens, so that :class:`Short` may give what comes; where its answer says what the
+    path leads to (``struct looks`` of ``_posing.h``), or nothing: whoever only looks needs no room in the caller's table;
+    and ``struct foresees`` of one that :class:`Short` alone may ask, or nothing."""
+
+    def __new__(
+        cls, forms: tuple[tuple[Request, bytes, int, int, bool, bool, bool, bytes, bytes], ...], /
+    ) -> Forms: ...
+
 def ask_for(
     known: Known,
     groups: bool,
@@ -249,7 +261,7 @@ def ask_for(
     sock: int,
     table: int,
     patience: int,
-    forms: tuple[tuple[Request, bytes, int, int, bool, bool, bool, bytes, bytes], ...],
+    forms: Forms,
     /,
 ) -> (
     tuple[
@@ -266,12 +278,7 @@ def ask_for(
     :param path: an address in its memory, read as by :func:`read`; or what was read before.
     :param sock: and ``patience`` as for :meth:`Request.ask`.
     :param table: the executor's ``/proc/PID/fd``.
-    :param forms: requests of which the first is taken that fits: the request, a packet that lacks nothing
-        but the path, where in it that is put, how many bytes it may have, whether it is relative: then
-        the place where it starts goes along; whether ``table`` does, after that; whether it opens, so that
-        :class:`Short` may give what comes; where its answer says what the path leads to (``struct looks`` of
-        ``_posing.h``), or nothing: whoever only looks needs no room in the caller's table; and ``struct foresees``
-        of one that :class:`Short` alone may ask, or nothing.
+    :param forms: of which the first is taken that fits.
     :returns: None for a caller that is not who it was.  Else the path (None if it could not be read),
         what :meth:`Request.ask` returns, and which form was taken; -1 if none was, and nothing is sent:
         none fits, or the caller's table is full, or it has nothing open there.  With a form and no
@@ -342,7 +349,7 @@ class Short:
         ours: bytes,
         kinds: bytes,
         lend: Callable[[Any], tuple[Any, int, int, int] | None],
-        plan: Callable[[int, int], tuple[Any, ...]],
+        plan: Callable[[int, int], Forms],
         asked: Callable[..., Any],
         done: Callable[[Any], object],
         foreseen: dict[bytes, Any],

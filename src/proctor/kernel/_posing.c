@@ -38,7 +38,25 @@ static bool fits(const struct form *form, const char *path, size_t length) {
            && (form->looks == NULL || form->looks->direct < 0 || is_own_name(path, length));
 }
 
-int forms_in(PyObject *tuple, struct form *forms) {
+typedef struct { /* read once, and asked again and again */
+    PyObject_HEAD
+    PyObject *tuple; /* which has all that they point to */
+    int many;
+    struct form forms[MOST_FORMS];
+} Forms;
+
+static PyTypeObject *forms_type;
+
+int forms_in(PyObject *object, const struct form **forms) {
+    if (Py_TYPE(object) != forms_type) {
+        PyErr_SetString(PyExc_TypeError, "Forms are wanted");
+        return -1;
+    }
+    *forms = ((Forms *)object)->forms;
+    return ((Forms *)object)->many;
+}
+
+static int read_forms(PyObject *tuple, struct form *forms) {
     Py_ssize_t count = PyTuple_Size(tuple);
     if (count > MOST_FORMS)
         PyErr_SetString(PyExc_ValueError, "too many forms");
@@ -63,12 +81,40 @@ int forms_in(PyObject *tuple, struct form *forms) {
     return PyErr_Occurred() != NULL ? -1 : (int)count;
 }
 
+static PyObject *forms_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named)) {
+    PyObject *tuple;
+    Forms *self = NULL;
+    if (PyArg_ParseTuple(args, "O!", &PyTuple_Type, &tuple)
+        && (self = (Forms *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0)) != NULL) {
+        self->tuple = Py_NewRef(tuple);
+        if ((self->many = read_forms(tuple, self->forms)) < 0)
+            Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+static void forms_dealloc(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    Py_XDECREF(((Forms *)object)->tuple);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+static PyType_Slot forms_slots[] = {{Py_tp_new, forms_new}, {Py_tp_dealloc, forms_dealloc}, {0, NULL}};
+static PyType_Spec forms_spec = {"proctor.kernel._core.Forms", sizeof(Forms), 0,
+                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, forms_slots};
+
+bool forms_ready(PyObject *module) {
+    forms_type = (PyTypeObject *)PyType_FromSpec(&forms_spec);
+    return forms_type != NULL && PyModule_AddType(module, forms_type) == 0;
+}
+
 /* A form is taken if the caller is who it was and has room. */
 void choose(struct posed *posed) {
     char here[4096], *text;
     ssize_t length;
     const Known *caller = posed->caller;
-    struct form *form = NULL;
+    const struct form *form = NULL;
     posed->same = unchanged(caller, posed->groups, NULL, here, sizeof here, &text, &length);
     if (posed->same && posed->path == NULL
         && gather(caller->tid, posed->address, PATH_MAX, true, &posed->read, &posed->used) == 0
@@ -132,7 +178,7 @@ PyObject *core_ask_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
         return PyErr_Format(PyExc_TypeError, "ask_for() takes 10 arguments, not %zd", count);
     struct posed posed;
     posed.caller = known_from(args[0]);
-    if (posed.caller == NULL || (posed.many = forms_in(args[9], posed.forms)) < 0)
+    if (posed.caller == NULL || (posed.many = forms_in(args[9], &posed.forms)) < 0)
         return NULL;
     posed.groups = PyObject_IsTrue(args[1]) == 1, posed.listener = (int)PyLong_AsLong(args[2]);
     posed.id = PyLong_AsUnsignedLongLongMask(args[3]);

@@ -75,12 +75,12 @@ struct posed {
     const char *path;     /* NULL: not known */
     char *read;           /* malloced */
     size_t used;
-    struct form forms[MOST_FORMS], *form; /* the one that was taken */
+    const struct form *forms, *form; /* the one that was taken */
     struct asked asked;
 };
 
-/* What a tuple of forms says (see core.ask_for()): how many they are; -1 with an exception. */
-int forms_in(PyObject *tuple, struct form *forms);
+/* What core.Forms has, which holds them: how many they are; -1 with an exception. */
+int forms_in(PyObject *object, const struct form **forms);
 /* Without the GIL: see who calls, read the path, ask, and hear. */
 void pose(struct posed *posed);
 /* The same in two: up to the choice of a form (NULL: none), and from there, with what is expected, if it foresees. */

@@ -14,7 +14,7 @@ enum { UNASKED, ANSWERED, LATE };
 struct lent {
     PyObject *made, *who; /* what was lent, which has all that the question points to; the first of it */
     struct posed posed;
-    struct form above[MOST_FORMS]; /* what is asked about a directory */
+    const struct form *above; /* what is asked about a directory */
     int count;
 };
 
@@ -29,8 +29,8 @@ struct lent *borrow(const Usual *self, const Sheet *sheet, const struct seccomp_
         posed->form = NULL, posed->read = NULL, posed->dirfd = sheet->dirfd;
         if (PyArg_ParseTuple(made, "OOpiilOO", &lent->who, &known, &groups, &posed->asked.sock, &posed->table,
                              &posed->asked.patience, &forms, &above)
-            && (posed->caller = known_from(known)) != NULL && (posed->many = forms_in(forms, posed->forms)) >= 0
-            && (lent->count = forms_in(above, lent->above)) >= 0) {
+            && (posed->caller = known_from(known)) != NULL && (posed->many = forms_in(forms, &posed->forms)) >= 0
+            && (lent->count = forms_in(above, &lent->above)) >= 0) {
             lent->made = made, posed->groups = groups != 0;
             return lent;
         }
@@ -66,7 +66,7 @@ static bool led_above(struct lent *lent, const char *path, size_t length, char *
     memcpy(inside + head, ".", 2);
     let_go(&posed->asked);
     posed->path = inside, posed->used = head + 1;
-    memcpy(posed->forms, lent->above, sizeof lent->above), posed->many = lent->count;
+    posed->forms = lent->above, posed->many = lent->count;
     pose(posed);
     if (!plainly_named(posed, name))
         return false;

@@ -214,7 +214,7 @@ static PyObject *foresee(Short *self, PyObject *call, PyObject *wish, uint64_t f
         Py_END_ALLOW_THREADS
         PyObject *name = PyTuple_GetItem(expected, 0);
         int form = relative ? 2 : PyObject_RichCompareBool(name, path, Py_EQ) == 1 ? 0 : 1;
-        if (good && (posed->many = forms_in(made, posed->forms)) > form) {
+        if (good && (posed->many = forms_in(made, &posed->forms)) > form) {
             posed->form = &posed->forms[form];
             Py_DECREF(*plan);
             *plan = Py_NewRef(made);
@@ -239,7 +239,7 @@ static PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *
     bool opened = false;
     int sock;
     Py_XINCREF(plan);
-    if (plan != NULL && (posed.many = forms_in(plan, posed.forms)) >= 0)
+    if (plan != NULL && (posed.many = forms_in(plan, &posed.forms)) >= 0)
         lent = PyObject_CallFunctionObjArgs(self->lend, caller->kept, NULL);
     if (lent == NULL || lent == Py_None
         || !PyArg_ParseTuple(lent, "Oiil", &executor, &sock, &posed.table, &posed.asked.patience)) {

@@ -18,7 +18,6 @@ from proctor.performing.steps import (
     CUT,
     NO_PROCESS,
     UNGIVEN,
-    Form,
     Reply,
     Request,
     state_of,
@@ -232,7 +231,7 @@ class Executor(Worker):
         call: Call,
         dirfd: int,
         path: int | bytes,
-        forms: tuple[Form, ...],
+        forms: _core.Forms,
     ) -> tuple[bytes | None, tuple[Any, ...] | None, int] | None:
         """As :func:`proctor.kernel._core.ask_for`."""
         assert standing.known is not None

@@ -17,7 +17,7 @@ from proctor.call.verdict import Deny, deny
 from proctor.errors import CallGone
 from proctor.performing import pins, scarce
 from proctor.performing.filestat import STATFS_SIZE, system_of
-from proctor.performing.steps import END, Place, Steps
+from proctor.performing.steps import END, Place, Steps, together
 from proctor.performing.trouble import Said, Trouble
 from proctor.records import NamedTuple
 
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.path.following import Sought
     from proctor.call.ports import ContainerPort
+    from proctor.kernel import _core
     from proctor.kernel.standing import Standing
     from proctor.performing.callers import Known
     from proctor.performing.performers import Performers
     from proctor.performing.processes import Executor
-    from proctor.performing.steps import Argument, Form, Reply, Request, Result
+    from proctor.performing.steps import Argument, Reply, Request, Result
     from proctor.performing.task import Task
     from proctor.supervisor.ports import Loan
 
@@ -296,16 +297,16 @@ def _look(bits: int, relative: bool, own_name: bool) -> _Look:
 
 
 @lru_cache(4)
-def _forms(bits: int) -> tuple[tuple[Form, ...], tuple[_Look, ...]]:
+def _forms(bits: int) -> tuple[_core.Forms, tuple[_Look, ...]]:
     looks = tuple(
         _look(bits, relative, own_name)
         for relative, own_name in ((False, True), (False, False), (True, False))
     )
     probing = pins.probing(bits, 0)
-    forms = tuple(
+    forms = [
         look.request.form(
             probing, room=_ROOM, relative=look is looks[2], table=True, looks=look.native()
         )
         for look in looks
-    )
-    return forms, looks
+    ]
+    return together(forms), looks

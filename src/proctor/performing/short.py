@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from proctor.performing.performers import Performers
     from proctor.performing.pins import Named
     from proctor.performing.processes import Executor
-    from proctor.performing.steps import Form, Reply, Request, Result
+    from proctor.performing.steps import Reply, Request, Result
     from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later
 
@@ -175,17 +175,17 @@ class ShortWay:
         executor = self._lend(known)
         return None if executor is None else (executor, *executor.at_hand)
 
-    def _openings(self, flags: int, kind: int) -> tuple[tuple[Form, ...], tuple[Any, ...]]:
+    def _openings(self, flags: int, kind: int) -> tuple[_core.Forms, tuple[Any, ...]]:
         """Forms of the first question, and what they are.
 
         :param kind: there is no rule (0), there is one (1), which has allowed what is foreseen (2)."""
         family = self._family
-        said: tuple[tuple[Form, ...], tuple[Any, ...]] = (
+        said: tuple[_core.Forms, tuple[Any, ...]] = (
             family.foreseeing(flags) if kind == _FORESEEN else family.forms(flags, kind == _RULED)
         )
         return said
 
-    def _plan(self, flags: int, kind: int) -> tuple[Form, ...]:
+    def _plan(self, flags: int, kind: int) -> _core.Forms:
         return self._openings(flags, kind)[0]
 
     def _allows(self, call: Call, wish: Perform, path: bytes, foreseen: Foreseen) -> bool:

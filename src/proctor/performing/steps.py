@@ -351,6 +351,13 @@ class Reply(NamedTuple):
             os.close(self.fds.popitem()[1])
 
 
+def together(forms: list[Form]) -> _core.Forms:
+    """As the core wants them."""
+    from proctor.kernel import _core  # policies are looked over where it is not
+
+    return _core.Forms(tuple(forms))
+
+
 #: What :meth:`Request.form` makes.
 Form = tuple["_core.Request", bytes, int, int, bool, bool, bool, bytes, bytes]
 

@@ -24,7 +24,7 @@ from proctor.performing.given import Given
 from proctor.performing.opening import pinned, terminal
 from proctor.performing.permitting import act_on
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
-from proctor.performing.steps import SKIPPED
+from proctor.performing.steps import SKIPPED, together
 from proctor.performing.trouble import Moved, Said
 from proctor.performing.wanted import (
     ACCESS,
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
+    from proctor.kernel import _core
     from proctor.kernel.standing import Standing
     from proctor.performing.here import Here
     from proctor.performing.opening import Opens
@@ -191,9 +192,7 @@ def ahead(call: Call, wish: Perform) -> tuple[int, int | bytes, int] | None:
 
 
 @lru_cache(256)
-def forms(
-    flags: int, asked: bool
-) -> tuple[tuple[Form, ...], tuple[acting.Opening | pins.Look, ...]]:
+def forms(flags: int, asked: bool) -> tuple[_core.Forms, tuple[acting.Opening | pins.Look, ...]]:
     """Forms of the first question, and what these are.
 
     :param asked: whether a rule wants to see what it is."""
@@ -217,11 +216,11 @@ def forms(
                 *where, *values, room=room, relative=relative, table=asked, opens=not asked
             )
             made.append(form)
-    return tuple(made), tuple(openings)
+    return together(made), tuple(openings)
 
 
 @lru_cache(256)
-def foreseeing(flags: int) -> tuple[tuple[Form, ...], tuple[pins.Look, ...]]:
+def foreseeing(flags: int) -> tuple[_core.Forms, tuple[pins.Look, ...]]:
     """The same where a rule has said already what it says to what is expected there: of an absolute path whose name is
     itself, of one whose name is another, and of a relative one."""
     bits = flags & O_DIRECTORY
@@ -239,7 +238,7 @@ def foreseeing(flags: int) -> tuple[tuple[Form, ...], tuple[pins.Look, ...]]:
         )
         looks.append(look)
         made.append(form)
-    return tuple(made), tuple(looks)
+    return together(made), tuple(looks)
 
 
 def plain(opening: acting.Opening | pins.Look, reply: Reply, flags: int) -> Verdict | None:
