@@ -14,21 +14,25 @@
 
 enum { STATX_BYTES = 256, STATFS_BYTES = 96, MODE_AT = 28, PROC_SUPER = 0x9FA0 }; /* as filestat.py asks for them */
 
+/* Whether there are so many bytes in a form's packet. */
+static bool has_hole(const struct form *form, int32_t offset, int32_t room) {
+    return offset >= 0 && room >= 0 && room <= form->size && offset <= form->size - room;
+}
+
 /* Whether the steps of a form that looks are some that its request has. */
 static bool sound(const struct form *form) {
-    const int32_t steps[] = {form->looks->direct, form->looks->pin, form->looks->link, form->looks->again,
-                             form->looks->plain};
+    const struct looks *is = form->looks;
+    const int32_t steps[] = {is->direct, is->pin, is->link, is->again, is->plain, is->above, is->upper_link, is->upper_again};
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
         if (steps[i] < (i == 0 ? -1 : 0) || steps[i] >= form->request->steps)
             return false;
-    return form->looks->first >= 0 && form->looks->kind >= 0;
+    return is->first >= 0 && is->kind >= 0 && is->text >= 0 && has_hole(form, is->offset, is->room);
 }
 
 /* The same of one that foresees. */
 static bool foresees_soundly(const struct form *form) {
     const struct foresees *is = form->foresees;
-    return is->offset >= 0 && is->room >= 0 && is->room <= form->size && is->offset <= form->size - is->room
-           && is->opened >= 0 && is->opened < form->request->steps && is->pinned >= 0
+    return has_hole(form, is->offset, is->room) && is->opened >= 0 && is->opened < form->request->steps && is->pinned >= 0
            && is->pinned < form->request->steps;
 }
 
@@ -137,7 +141,7 @@ void pose(struct posed *posed) {
     ask_chosen(posed, NULL, 0);
 }
 
-void ask_chosen(struct posed *posed, const char *expected, size_t size) {
+void ask_chosen(struct posed *posed, const char *more, size_t size) {
     char packet[LONGEST_PACKET];
     const struct form *form = posed->form;
     if (form == NULL)
@@ -148,8 +152,9 @@ void ask_chosen(struct posed *posed, const char *expected, size_t size) {
         asked->sent[asked->along++] = posed->table;
     memcpy(packet, form->packet, (size_t)form->size);
     memcpy(packet + form->offset, posed->path, posed->used);
-    if (form->foresees != NULL)
-        memcpy(packet + form->foresees->offset, expected, size < (size_t)form->foresees->room ? size : (size_t)form->foresees->room);
+    size_t room = (size_t)(form->foresees != NULL ? form->foresees->room : form->looks != NULL ? form->looks->room : 0);
+    if (size > 0 && room > 0)
+        memcpy(packet + (form->foresees != NULL ? form->foresees->offset : form->looks->offset), more, size < room ? size : room);
     asked->packet = packet, asked->size = (size_t)form->size;
     if (make_room(form->request, asked))
         ask(form->request, asked);
@@ -259,30 +264,17 @@ static const struct looks *looked(const struct posed *posed) {
     return head.state == DONE && head.given == 0 ? looks : NULL;
 }
 
-bool plainly_missing(const struct posed *posed) {
-    const struct looks *looks = looked(posed);
-    return looks != NULL && step_result(&posed->asked, looks->pin) == -ENOENT
-           && step_result(&posed->asked, looks->plain) == -ENOENT;
-}
-
-bool plainly_named(const struct posed *posed, char *name) {
+/* The name of what was pinned by one step, if it leads there: parts are its status, file system, name and what that
+ * leads to. */
+static bool named_by(const struct posed *posed, const int32_t steps[3], const int32_t parts[4], char *name) {
     const struct asked *asked = &posed->asked;
-    const struct looks *looks = looked(posed);
-    if (looks == NULL)
-        return false;
     const char *part[4];
     size_t size[4];
-    if (looks->direct >= 0 && !is_error(step_result(asked, looks->direct))) {
-        part[0] = answer_part(posed->form->request, asked, looks->kind, size);
-        memcpy(name, posed->path, posed->used);
-        name[posed->used] = 0;
-        return !is_procfs(part[0], size[0]);
-    }
-    if (is_error(step_result(asked, looks->pin)) || is_error(step_result(asked, looks->link))
-        || is_error(step_result(asked, looks->again)))
-        return false;
+    for (int i = 0; i < 3; i++)
+        if (is_error(step_result(asked, steps[i])))
+            return false;
     for (int i = 0; i < 4; i++)
-        if ((part[i] = answer_part(posed->form->request, asked, looks->first + i, &size[i])) == NULL)
+        if ((part[i] = answer_part(posed->form->request, asked, parts[i], &size[i])) == NULL)
             return false;
     if (size[0] < STATX_BYTES || size[3] < STATX_BYTES || is_procfs(part[1], size[1]) || size[2] == 0 || size[2] > PATH_MAX
         || part[2][0] != '/' || !same_place(part[0], part[3]))
@@ -290,6 +282,30 @@ bool plainly_named(const struct posed *posed, char *name) {
     memcpy(name, part[2], size[2]);
     name[size[2]] = 0;
     return true;
+}
+
+bool plainly_missing(const struct posed *posed, char *name) {
+    const struct looks *looks = looked(posed);
+    return looks != NULL && step_result(&posed->asked, looks->pin) == -ENOENT
+           && step_result(&posed->asked, looks->plain) == -ENOENT
+           && named_by(posed, (int32_t[]){looks->above, looks->upper_link, looks->upper_again},
+                       (int32_t[]){looks->first, looks->first + 1, looks->text, looks->first + 3}, name);
+}
+
+bool plainly_named(const struct posed *posed, char *name) {
+    const struct asked *asked = &posed->asked;
+    const struct looks *looks = looked(posed);
+    if (looks == NULL)
+        return false;
+    if (looks->direct >= 0 && !is_error(step_result(asked, looks->direct))) {
+        size_t size;
+        const char *kind = answer_part(posed->form->request, asked, looks->kind, &size);
+        memcpy(name, posed->path, posed->used);
+        name[posed->used] = 0;
+        return !is_procfs(kind, size);
+    }
+    return named_by(posed, (int32_t[]){looks->pin, looks->link, looks->again},
+                    (int32_t[]){looks->first, looks->first + 1, looks->first + 2, looks->first + 3}, name);
 }
 
 /* See who calls, take where its paths start, and see that it waits: whether that is so, and who goes along. */

@@ -18,7 +18,7 @@ struct asked {
     long patience;
     const char *packet; /* NULL only receives */
     size_t size;
-    char here[8192], *into; /* room for the answer */
+    char here[12288], *into; /* room for the answer */
     int problem, given, fds[MOST_GIVEN];
     ssize_t length;
 };
@@ -61,7 +61,9 @@ struct foresees { /* where in the packet that is put, how long it may be; steps 
 struct looks { /* steps, and parts of the answer: seeking.py has it */
     int32_t direct, kind;            /* a walk without any link, of what is its own name then; -1: none is made */
     int32_t pin, first, link, again; /* first: status, file system, name and what that leads to */
-    int32_t plain; /* what failed walked again, following no link */
+    int32_t plain;                   /* the walk that follows no link */
+    int32_t above, text, upper_link, upper_again; /* the same of the directory of what is not there: text: its name */
+    int32_t offset, room;            /* where in the packet the path of that directory is put */
 };
 
 enum { MOST_FORMS = 8, LONGEST_PACKET = 4096 };
@@ -83,9 +85,10 @@ struct posed {
 int forms_in(PyObject *object, const struct form **forms);
 /* Without the GIL: see who calls, read the path, ask, and hear. */
 void pose(struct posed *posed);
-/* The same in two: up to the choice of a form (NULL: none), and from there, with what is expected, if it foresees. */
+/* The same in two: up to the choice of a form (NULL: none), and from there, with what is expected, if it foresees, or
+ * the path of the directory, if it looks. */
 void choose(struct posed *posed);
-void ask_chosen(struct posed *posed, const char *expected, size_t size);
+void ask_chosen(struct posed *posed, const char *more, size_t size);
 /* Without the GIL: the descriptor in the answer to a form that foresees, if that is what was expected, and the executor has
  * closed its own; -1 if not. */
 int opened_as_foreseen(const struct posed *posed);
@@ -95,7 +98,7 @@ int plainly_opened(const struct posed *posed, const uint32_t *kinds, size_t coun
 /* Without the GIL: the name that the answer to a form that looks has for where the path leads, PLACE_SIZE bytes; false
  * for all that is not plain. */
 bool plainly_named(const struct posed *posed, char *name);
-/* The same of one that says that nothing is there, and that no link is on the way. */
-bool plainly_missing(const struct posed *posed);
+/* The same of one that says that nothing is there, and that no link is on the way: the name of the directory. */
+bool plainly_missing(const struct posed *posed, char *name);
 /* What core.ask_for() returns. */
 PyObject *posed_result(struct posed *posed);

@@ -14,23 +14,20 @@ enum { UNASKED, ANSWERED, LATE };
 struct lent {
     PyObject *made, *who; /* what was lent, which has all that the question points to; the first of it */
     struct posed posed;
-    const struct form *above; /* what is asked about a directory */
-    int count;
 };
 
 struct lent *borrow(const Usual *self, const Sheet *sheet, const struct seccomp_notif *raw) {
     struct lent *lent = NULL;
-    PyObject *known, *forms, *above, *made = NULL;
+    PyObject *known, *forms, *made = NULL;
     int groups;
     if (self->lend != Py_None && !sheet->entry)
         made = PyObject_CallFunction(self->lend, "IOO", raw->pid, self->container, sheet->follow ? Py_True : Py_False);
     if (made != NULL && made != Py_None && (lent = malloc(sizeof *lent)) != NULL) {
         struct posed *posed = &lent->posed;
         posed->form = NULL, posed->read = NULL, posed->dirfd = sheet->dirfd;
-        if (PyArg_ParseTuple(made, "OOpiilOO", &lent->who, &known, &groups, &posed->asked.sock, &posed->table,
-                             &posed->asked.patience, &forms, &above)
-            && (posed->caller = known_from(known)) != NULL && (posed->many = forms_in(forms, &posed->forms)) >= 0
-            && (lent->count = forms_in(above, &lent->above)) >= 0) {
+        if (PyArg_ParseTuple(made, "OOpiilO", &lent->who, &known, &groups, &posed->asked.sock, &posed->table,
+                             &posed->asked.patience, &forms)
+            && (posed->caller = known_from(known)) != NULL && (posed->many = forms_in(forms, &posed->forms)) >= 0) {
             lent->made = made, posed->groups = groups != 0;
             return lent;
         }
@@ -42,11 +39,6 @@ struct lent *borrow(const Usual *self, const Sheet *sheet, const struct seccomp_
     return NULL;
 }
 
-static void let_go(struct asked *asked) {
-    if (asked->into != asked->here)
-        free(asked->into);
-}
-
 /* The last name of a path that has one, and no slash behind it; NULL if it has none. */
 static const char *last_of(const char *path, size_t length) {
     const char *slash = memrchr(path, '/', length), *last = slash != NULL ? slash + 1 : path;
@@ -54,38 +46,28 @@ static const char *last_of(const char *path, size_t length) {
     return size == 0 || (last[0] == '.' && (size == 1 || (size == 2 && last[1] == '.'))) ? NULL : last;
 }
 
-/* Ask about the directory of what is not there: whether that has a name, to which the last one is added. */
-static bool led_above(struct lent *lent, const char *path, size_t length, char *name) {
+int led_by(struct lent *lent, const char *path, size_t length, char *name) {
     struct posed *posed = &lent->posed;
     char inside[PATH_MAX + 2];
-    const char *last = last_of(path, length);
-    if (last == NULL || length >= PATH_MAX)
-        return false;
-    size_t head = (size_t)(last - path), rest = length - head;
+    const char *last = length < PATH_MAX ? last_of(path, length) : NULL;
+    size_t head = last != NULL ? (size_t)(last - path) : 0, rest = length - head;
     memcpy(inside, path, head);
     memcpy(inside + head, ".", 2);
-    let_go(&posed->asked);
-    posed->path = inside, posed->used = head + 1;
-    posed->forms = lent->above, posed->many = lent->count;
-    pose(posed);
-    if (!plainly_named(posed, name))
-        return false;
+    posed->path = path, posed->used = length;
+    choose(posed);
+    ask_chosen(posed, inside, last != NULL ? head + 1 : 0); /* its directory, in case that it is not there */
+    if (plainly_named(posed, name))
+        return 0;
+    if (last == NULL || !plainly_missing(posed, name))
+        return ECANCELED;
     size_t at = strlen(name);
     at -= name[at - 1] == '/';
     if (at + 1 + rest >= PLACE_SIZE)
-        return false;
+        return ECANCELED;
     name[at] = '/';
     memcpy(name + at + 1, last, rest);
     name[at + 1 + rest] = 0;
-    return true;
-}
-
-int led_by(struct lent *lent, const char *path, size_t length, char *name) {
-    struct posed *posed = &lent->posed;
-    posed->path = path, posed->used = length;
-    pose(posed);
-    bool led = plainly_named(posed, name) || (plainly_missing(posed) && led_above(lent, path, length, name));
-    return led ? 0 : ECANCELED;
+    return 0;
 }
 
 void return_lent(const Usual *self, struct lent *lent) {
@@ -96,8 +78,8 @@ void return_lent(const Usual *self, struct lent *lent) {
     if (done == NULL)
         PyErr_WriteUnraisable(self->took_back);
     Py_XDECREF(done);
-    if (sent)
-        let_go(asked);
+    if (sent && asked->into != asked->here)
+        free(asked->into);
     Py_DECREF(lent->made);
     free(lent);
 }

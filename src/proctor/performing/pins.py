@@ -103,7 +103,25 @@ class Naming:
             steps.scratch(128),
             steps.scratch(STATX_SIZE),
         )
-        digits, text = steps.scratch(16), steps.scratch(_PATH_MAX + 8)
+        self.seen = steps.scratch(16), status, system, steps.scratch(_PATH_MAX + 8), second
+        link, walked, last = self._look(pin, table, again)
+        text = self.seen[3]
+        first = steps.want(status)
+        steps.want(Place(system.offset, STATFS_SIZE))
+        steps.want(text, link)
+        steps.want(second if again else status)
+        return Name(first, link, walked, last)
+
+    def add_another(self, pin: Result, table: Argument) -> tuple[Name, int]:
+        """Name another thing in the place of what :meth:`add` was for, where that is not there; and the part that has
+        its name.  The others are in the same parts."""
+        link, walked, last = self._look(pin, table, True)
+        text = self._steps.want(self.seen[3], link)
+        return Name(0, link, walked, last), text
+
+    def _look(self, pin: Result, table: Argument, again: bool) -> tuple[Result, Result, Result]:
+        """Its name, whither that leads, and the last step."""
+        steps, (digits, status, system, text, second) = self._steps, self.seen
         statx(steps, pin, status, self.empty)
         steps.call("fstatfs", pin, system)
         steps.put_text(digits, pin)
@@ -113,12 +131,7 @@ class Naming:
         if again:
             walked = steps.call("openat2", AT_FDCWD, text, self._how, HOW.size, bad=1)
             last = statx(steps, walked, second, self.empty)
-        first = steps.want(status)
-        steps.want(Place(system.offset, STATFS_SIZE))
-        steps.want(text, link)
-        steps.want(second if again else status)
-        self.seen = digits, status, system, text, second
-        return Name(first, link, walked, last)
+        return link, walked, last
 
 
 class Name(NamedTuple):

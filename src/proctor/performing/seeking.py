@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 #: Paths that are longer are sought by the long way.
 _ROOM: Final = pins.SHORT[-1]
-_LOOKS: Final = struct.Struct("=7i")
+_LOOKS: Final = struct.Struct("=13i")
 #: What became of a question: less, there was none; more, it is open.
 _ANSWERED: Final = 1
 _MOST_LINKS: Final = 40  # MAXSYMLINKS of the kernel
@@ -159,10 +159,8 @@ class Lookout:
         if taken is None:
             return None
         standing, executor = taken
-        forms, above = (
-            _forms(bits)[0] for bits in (0 if follow else pins.O_NOFOLLOW, pins.O_DIRECTORY)
-        )
-        return taken, standing.known, standing.kept.groups, *executor.at_hand, forms, above
+        forms, _ = _forms(0 if follow else pins.O_NOFOLLOW)
+        return taken, standing.known, standing.kept.groups, *executor.at_hand, forms
 
     def took_back(self, taken: tuple[Standing, Executor], became: int) -> None:
         """It was not asked (0), or it has answered (1), or has died or is at it still."""
@@ -255,24 +253,29 @@ class _Look(NamedTuple):
     pin: Result
     name: pins.Name
     probe: pins.Probe
+    #: The directory of what is not there, its name and the part that has it.
+    above: Result
+    upper: pins.Name
+    text: int
 
-    def native(self) -> bytes:
-        """``struct looks`` of ``_posing.h``."""
+    def native(self, offset: int) -> bytes:
+        """``struct looks`` of ``_posing.h``.
+
+        :param offset: in the packet, of the directory's path."""
+        steps = (
+            self.name.link, self.name.again, self.probe.plain,
+        )  # fmt: skip
+        link, again, plain = (each.step for each in steps)
         direct = -1 if self.direct is None else self.direct.step
-        name = self.name
+        upper = self.text, self.upper.link.step, self.upper.again.step
         return _LOOKS.pack(
-            direct,
-            self.kind,
-            self.pin.step,
-            name.first,
-            name.link.step,
-            name.again.step,
-            self.probe.plain.step,
-        )
+            direct, self.kind, self.pin.step, self.name.first, link, again, plain, self.above.step, *upper, offset, _ROOM,
+        )  # fmt: skip
 
 
 def _look(bits: int, relative: bool, own_name: bool) -> _Look:
-    """Holes: how to probe, path.  Sent: the directory (if ``relative``), the executor's table.
+    """Holes: how to probe, the path of its directory (or nothing), path.  Sent: the directory where these start (if
+    ``relative``), the executor's table.
 
     :param own_name: whether the path has no dots and empty names."""
     steps = Steps()
@@ -280,8 +283,9 @@ def _look(bits: int, relative: bool, own_name: bool) -> _Look:
     table = steps.sent()
     straight = steps.bytes(pins.HOW.pack(pins.PIN | bits, 0, pins.NO_SYMLINKS))
     how = steps.bytes(pins.HOW.pack(pins.PIN | bits, 0, pins.NO_MAGICLINKS))
+    inside = steps.bytes(pins.HOW.pack(pins.PIN | pins.O_DIRECTORY, 0, pins.NO_MAGICLINKS))
     probing, naming = pins.Probing(steps), pins.Naming(steps)
-    path = steps.hole(_ROOM)
+    directory, path = steps.hole(_ROOM), steps.hole(_ROOM)
     direct, kind = None, 0
     if own_name:
         system = steps.scratch(128)
@@ -293,7 +297,10 @@ def _look(bits: int, relative: bool, own_name: bool) -> _Look:
     steps.end(name.last)
     steps.jump(pin, bad=True)
     probe = probing.add(where, path)
-    return _Look(steps.freeze(), direct, kind, pin, name, probe)
+    steps.jump(probe.plain, bad=True)
+    above = steps.call("openat2", where, directory, inside, pins.HOW.size)
+    upper, text = naming.add_another(above, table)
+    return _Look(steps.freeze(), direct, kind, pin, name, probe, above, upper, text)
 
 
 @lru_cache(4)
@@ -305,7 +312,7 @@ def _forms(bits: int) -> tuple[_core.Forms, tuple[_Look, ...]]:
     probing = pins.probing(bits, 0)
     forms = [
         look.request.form(
-            probing, room=_ROOM, relative=look is looks[2], table=True, looks=look.native()
+            probing, b"", room=_ROOM, relative=look is looks[2], table=True, looks=look.native
         )
         for look in looks
     ]

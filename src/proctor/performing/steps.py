@@ -293,7 +293,7 @@ class Request:
         relative: bool,
         table: bool,
         opens: bool = False,
-        looks: bytes = b"",
+        looks: Callable[[int], bytes] | None = None,
         foresees: tuple[int, Result, Result] | None = None,
     ) -> Form:
         """This request, with all its values but the last, which is a path of at most ``room`` bytes.
@@ -301,7 +301,8 @@ class Request:
         :param relative: whether the directory where it starts goes along.
         :param table: whether the executor's own descriptors do, after that.
         :param opens: whether it gives one descriptor, and its last wants are struct statfs and struct statx of that.
-        :param looks: where the answer says what the path leads to: struct looks of ``_posing.h``.
+        :param looks: where the answer says what the path leads to: struct looks of ``_posing.h``, made of where in the
+            packet the value before the path is (which is empty in ``values``).
         :param foresees: of how many bytes the value before the path is, which is what is expected there (and empty in
             ``values``), what is opened if that is so, and what is given if not."""
         packet = self.fill(*values, b"")
@@ -310,12 +311,14 @@ class Request:
             other = self.fill(*others)
             return next(i for i, byte in enumerate(packet) if byte != other[i])
 
-        at, foreseen = place(*values, b"\1" * room), b""
+        at, looked, foreseen = place(*values, b"\1" * room), b"", b""
+        if looks is not None:
+            looked = looks(place(*values[:-1], b"\1", b""))
         if foresees is not None:
             size, opened, pinned = foresees
-            where = place(*values[:-1], b"\1" * size, b"")
+            where = place(*values[:-1], b"\1", b"")
             foreseen = _FORESEEN.pack(where, size, opened.step, pinned.step)
-        return self.native, packet, at, room, relative, table, opens, looks, foreseen
+        return self.native, packet, at, room, relative, table, opens, looked, foreseen
 
 
 class Reply(NamedTuple):

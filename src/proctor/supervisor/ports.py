@@ -144,8 +144,8 @@ class Seek(NamedTuple):
 
 #: Somebody who looks as a caller does, for the core: whatever its owner knows it by, then who the caller was known
 #: for and whether its groups decide anything (as for ``_core.Known.same``); a socket, a table, patience and forms as
-#: for ``_core.ask_for``; and forms for the directory of what is not there.
-Loan = tuple[Any, Any, bool, int, int, int, Any, Any]
+#: for ``_core.ask_for``.
+Loan = tuple[Any, Any, bool, int, int, int, Any]
 
 
 class Seeker(Protocol):
