@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import sys
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Final
 
+from proctor.agent.sockets import Peer, peer_of
 from proctor.call.caller import Caller
 from proctor.errors import CallError, CallGone, ProctorError
+from proctor.kernel import scm
 from proctor.kernel.pidfd import has_ended, number_of
 from proctor.kernel.thread import ProcFiles
+from proctor.process.standing import lineage
 from proctor.records import NamedTuple
-
-if TYPE_CHECKING:
-    from proctor.agent.sockets import Peer
 
 #: include/uapi/linux/nsfs.h; Linux 4.9 and 4.11.
 _NS_GET_USERNS: Final = 0xB701
@@ -38,6 +40,58 @@ class Named(NamedTuple):
     def by_pidfd(cls, pidfd: int) -> Named:
         """Whose it is; -1 for nobody's."""
         return cls(max(number_of(pidfd), 0) if pidfd >= 0 else 0, pidfd)
+
+    @classmethod
+    @contextmanager
+    def said(cls, pid: int, sock: socket.socket, container: str) -> Iterator[Named]:
+        """The one of which whoever connected said the number, pinned.  The number may be another's by now, or is one of another
+        pid namespace: where he is trusted it is nobody's unless the process comes of him, and both are there, or it is in a
+        control group of the container's name.  Of others :func:`owner_userns` sees whether it is theirs.
+
+        :param container: its id."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # it is gone, or a thread's
+            yield cls(0)
+            return
+        try:  # that the number was its own all the while is looked at last: owner_userns()
+            known = (
+                not is_trusted(peer_of(sock).uid)
+                or _comes_of(pid, sock)
+                or _is_grouped(pid, container)
+            )
+            yield cls(pid, pidfd) if known else cls(0)
+        finally:
+            os.close(pidfd)
+
+
+def _comes_of(pid: int, sock: socket.socket) -> bool:
+    """Whether a process is the peer of a connection, or a descendant of that."""
+    try:
+        peer = scm.peer(sock)
+    except OSError:
+        return False
+    try:
+        number, line = number_of(peer), lineage(pid)
+        return line is not None and number in [each.tgid for each in line] and not has_ended(peer)
+    finally:
+        os.close(peer)
+
+
+def _is_grouped(pid: int, container: str) -> bool:
+    """Whether a process is in a control group that has a container's name: alone, or as runtimes write it
+    (``docker-NAME.scope``, ``lxc.payload.NAME``)."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            parts = {
+                part.removesuffix(".scope")
+                for line in file
+                for part in line.rstrip("\n").split("/")[1:]
+            }
+    except OSError:
+        return False
+    ends = tuple(f"{before}{container}" for before in "-.:")
+    return any(part == container or part.endswith(ends) for part in parts)
 
 
 def is_trusted(uid: int) -> bool:

@@ -13,7 +13,8 @@ import asyncio
 import base64
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -168,12 +169,11 @@ class LaunchDoor(Door[_Launch]):
             raise ProctorError(f"a listener and a pipe are to come, not {len(fds)} descriptors")
         listener = listener_among(fds, 0)
         alive = pipe_among(fds, 1)
-        fds.clear()
         facts = msgspec.structs.replace(facts, pid=pid)
-        # what a command may have done before anybody looks, whoever launched it has not
-        named = Named(launch.peer.pid if is_trusted(facts.uid) else pid, own=True)
-        way, launch.way = launch.way, None
-        self._commands.admit(facts, listener, fresh=True, process=named, alive=alive, way=way)
+        with _process(launch, pid) as process:
+            fds.clear()
+            way, launch.way = launch.way, None
+            self._commands.admit(facts, listener, fresh=True, process=process, alive=alive, way=way)
         launch.say({"served": True})
         self.leave(launch)
 
@@ -186,6 +186,26 @@ class LaunchDoor(Door[_Launch]):
         except OSError:
             pass  # it does not listen
         super().refuse(connection, why)
+
+
+@contextmanager
+def _process(launch: _Launch, pid: int) -> Iterator[Named]:
+    """The command, pinned; or, where he is trusted, who launched it: what a command may have done before anybody looks, he has
+    not.
+
+    :raises ProctorError, OSError: it is not there, or none of that user's."""
+    uid = launch.peer.uid
+    if is_trusted(uid):
+        pidfd = scm.peer(launch.sock)
+        try:
+            yield Named.by_pidfd(pidfd)._replace(own=True)
+        finally:
+            os.close(pidfd)
+        return
+    with Named.said(pid, launch.sock, "") as named:
+        if not named.pid:
+            raise ProctorError(f"process {pid} is gone")
+        yield named._replace(own=True)
 
 
 def _filters(sock: socket.socket) -> int:

@@ -287,9 +287,10 @@ class LxcDoor(Door[_Connection]):
                 cookie=question.cookie,
                 pid=question.init,
             )
-            connection.held = self._containers.connect(
-                facts, lambda: owner_userns(Named(question.init), peer.uid), time.time()
-            )
+            with Named.said(question.init, connection.sock, facts.id) as init:
+                connection.held = self._containers.connect(
+                    facts, lambda: owner_userns(init, peer.uid), time.time()
+                )
             self._containers.forget(connection.name)
             connection.name = self._containers.keep_connection(connection.sock, connection.held)
         self._loop.remove_reader(connection.sock)  # it is left there until its answer is

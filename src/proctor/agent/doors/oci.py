@@ -236,8 +236,13 @@ class OciDoor(Door[_Arriving]):
         arriving.fds = tuple(fd for fd in arriving.fds if fd != listener)
         try:
             # crun names no process of an exec, and has that process itself send this
-            named = Named(state.pid) if state.pid else Named.by_pidfd(arriving.sender)
-            self._admit(facts, listener, fresh=said.status != "running", process=named)
+            fresh = said.status != "running"
+            if not state.pid:
+                named = Named.by_pidfd(arriving.sender)
+                self._admit(facts, listener, fresh=fresh, process=named)
+            else:
+                with Named.said(state.pid, arriving.sock, said.id) as named:
+                    self._admit(facts, listener, fresh=fresh, process=named)
         except (ProctorError, OSError) as problem:
             self.refuse(arriving, f"container {quoted(said.id)}: {problem}")
             return
