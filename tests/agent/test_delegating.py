@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+import proctor
+from proctor.agent import delegating
+from proctor.agent.keeping import Nobody
+from proctor.process.below import Below
+from proctor.process.inner import Rank
 from proctor.process.standing import lineage
 from tests.agent.running import RunningAgent, eventually
 from tests.process.test_delegation import HOSTILE, rooms
@@ -242,3 +252,60 @@ def waits_for_a_writer(process: Path) -> bool:
         return False
     line = lineage(int(process.name)) if waits else None
     return any(each.tgid == os.getpid() for each in line or ())
+
+
+def test_only_so_many_are_below_one_users_commands_and_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever commands they are below; those that are gone make room."""
+    monkeypatch.setattr(delegating, "_EACH", 2)
+    monkeypatch.setattr(delegating, "_ALL", 3)
+    monkeypatch.setattr(Below, "_rank", lambda self, pid, pidfd, calls: Rank(pid, calls, 99, 1, 0))
+    loop = asyncio.new_event_loop()
+    supervisor: Any = SimpleNamespace(reroute=lambda container: None)
+    delegations = delegating.Delegations(loop, Nobody(), supervisor)
+    ways: dict[str, socket.socket] = {}
+    for name, uid in (("a", "7"), ("b", "7"), ("c", "8"), ("d", "8")):
+        ours, ways[name] = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        container = proctor.Container(name, labels={"uid": uid})
+        delegations.begin(f"listener {name}", delegating.Way(ours, frozenset(), 1), container)
+    register = (
+        "import socket, sys; way = socket.socket(fileno=int(sys.argv[1])); "
+        "mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET); "
+        'socket.send_fds(way, [b\'{"calls": ["mkdir"]}\'], [theirs.fileno()]); '
+        "print(mine.recv(4096).decode(), flush=True); sys.stdin.read()"
+    )
+
+    def below(name: str) -> tuple[str, subprocess.Popen[str]]:
+        """What one is told that registers."""
+        way = ways[name].fileno()
+        made = subprocess.Popen(
+            [sys.executable, "-S", "-c", register, str(way)],
+            pass_fds=[way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        asked.append(made)
+        assert made.stdout is not None
+        said: list[str] = []
+        reading = threading.Thread(target=lambda: said.append(made.stdout.readline()))  # type: ignore[union-attr]
+        reading.start()
+        while not said:
+            loop.call_later(0.01, int)
+            loop._run_once()  # type: ignore[attr-defined]
+        reading.join(30)
+        return said[0], made
+
+    asked: list[subprocess.Popen[str]] = []
+    assert "served" in below("a")[0]
+    _, second = below("b")
+    assert "2 are below those of user 7 already" in below("b")[0]
+    assert "served" in below("c")[0]
+    assert "3 are below all already" in below("d")[0]
+    second.kill()
+    second.wait(30)
+    assert "served" in below("d")[0]
+    delegations.close_all_but()
+    for each in asked:
+        each.kill()
+        each.communicate(timeout=30)
+    for way in ways.values():
+        way.close()
+    loop.close()

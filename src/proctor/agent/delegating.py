@@ -10,6 +10,7 @@ case: what is left of a supervisor that ended while nobody looked is known by th
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 from collections import defaultdict
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 #: Seconds between looks at the registrations of a command.
 _PAUSE: Final = 0.005
+#: Most supervisors below the commands of one user, and of all together; each has descriptors here and with the keeper.
+_EACH: Final = 256
+_ALL: Final = 1024
 #: Registrations that are looked at before others have their turn.
 _AT_ONCE: Final = 4
 _BELOW, _INNER, _MARKS = "below", "inner", "marks"
@@ -110,8 +114,14 @@ class _Delegated:
     """One command: its way is read by the loop, a few registrations at a time."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket | None, kept: _Kept, below: Below
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket | None,
+        kept: _Kept,
+        below: Below,
+        user: str,
     ) -> None:
+        self.user = user
         self._loop = loop
         self._sock = sock
         self.kept = kept
@@ -176,7 +186,9 @@ class Delegations:
         except BaseException:
             closers.close([way.sock.detach()])
             raise
-        self._serve(listener, way.sock, kept, container, Below(_seen(way.seen), way.base, kept))
+        full = functools.partial(self._full, container.labels["uid"])
+        below = Below(_seen(way.seen), way.base, kept, full=full)
+        self._serve(listener, way.sock, kept, container, below)
 
     def _serve(
         self,
@@ -188,7 +200,20 @@ class Delegations:
     ) -> None:
         below.on_first = lambda: self._supervisor.reroute(container)
         container.below = below
-        self._of[listener] = _Delegated(self._loop, sock, kept, below)
+        user = container.labels["uid"]
+        self._of[listener] = _Delegated(self._loop, sock, kept, below, user)
+
+    def _full(self, user: str) -> str:
+        """Why no more of a user's are taken in; "" if they are."""
+        every = list(self._of.values())
+        of_user = [each for each in every if each.user == user]
+        for most, whose, of in ((_EACH, f"those of user {user}", of_user), (_ALL, "all", every)):
+            if sum(each.below.count for each in of) >= most:
+                for each in of:
+                    closers.close(each.below.bury())
+                if sum(each.below.count for each in of) >= most:
+                    return f"{most} are below {whose} already"
+        return ""
 
     def collect(self, item: Item) -> bool:
         """Take what an earlier monitor left, until its listener comes; False if it is nothing of ours."""
@@ -232,7 +257,8 @@ class Delegations:
                 inner = Inner(rank, socket.socket(fileno=fds[0]), fds[1])
                 inners.append(inner)
                 kept.inners[inner] = item.name
-        below = Below(_seen(seen), kept.base, kept, marks, inners)
+        full = functools.partial(self._full, container.labels["uid"])
+        below = Below(_seen(seen), kept.base, kept, marks, inners, full)
         self._serve(listener, sock, kept, container, below)
 
     def close(self, listener: str) -> None:

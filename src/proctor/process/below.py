@@ -73,6 +73,7 @@ class Below:
     :param base: filters that every process of the tree has.
     :param marks: those of :meth:`Memory.marked`, of an earlier monitor.
     :param inners: who registered with that.
+    :param full: says why no more are taken in, of us and of others together; "" if they are.
     """
 
     def __init__(
@@ -82,11 +83,13 @@ class Below:
         memory: Memory | None = None,
         marks: Mapping[int, frozenset[str]] | None = None,
         inners: Iterable[Inner] = (),
+        full: Callable[[], str] = str,
     ) -> None:
         self._sees = sees
         self._base = base
         self._memory = Memory() if memory is None else memory
         self._inners = tuple(inners)
+        self._full = full
         #: Connections that are over.
         self._over: list[int] = []
         #: What those of so many marks and filters wanted, also if they are gone.
@@ -152,9 +155,11 @@ class Below:
         pidfd = scm.peer(sock)
         try:
             rank = self._rank(pid, pidfd, calls)
-            self._inners = tuple(inner for inner in self._inners if not self._buried(inner))
+            self._bury()
             if len(self._inners) >= _MOST:
                 raise ProctorError(f"{_MOST} are below already")
+            if why := self._full():
+                raise ProctorError(why)
             self._mark(rank.filters + asking.MARKS, calls)
             inner = Inner(rank, sock, pidfd)
         except BaseException:
@@ -204,6 +209,21 @@ class Below:
         marks = {**marks, least: marks.get(least, frozenset()) | calls}
         self._memory.marked(marks)
         self._marks = marks
+
+    @property
+    def count(self) -> int:
+        """Those that are below, and those that are gone and not buried."""
+        return len(self._inners)
+
+    def bury(self) -> list[int]:
+        """Let go of those that are gone.
+
+        :returns: as :meth:`knocked`."""
+        self._bury()
+        return self._took_over()
+
+    def _bury(self) -> None:
+        self._inners = tuple(inner for inner in self._inners if not self._buried(inner))
 
     def _buried(self, inner: Inner) -> bool:
         """Whether it is gone."""
