@@ -57,7 +57,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def annotated(self, what: str) -> str:
         """``namespace``, ``pod``, ``container`` or ``image`` of Kubernetes; "" if not known."""
-        for name in _ANNOTATIONS[what]:
+        for name in _ANNOTATIONS[what] if self.annotations else ():
             found = self.annotations.get(name)
             if found:
                 return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import resource
 import signal
@@ -228,6 +229,7 @@ def run(
     loop = asyncio.new_event_loop()
     book = Book(settings.policies, tell)
     items: list[Item] = []
+    gc.disable()  # thousands of containers are made at once, of which none is garbage
     first = keeper is None or keeper.first()
     if first:
         book.load()
@@ -257,6 +259,7 @@ def run(
             server.show_metrics()
             tell("ready" if first else f"took over {len(server.agent.containers)} containers")
             server.agent.start()
+            gc.enable()
             if keeper is not None:
                 keeper.serves()
             ready()

@@ -176,7 +176,8 @@ class Journal:
         # Not through the map: to look at a page there makes one, and most were never used
         data = os.pread(self._fd, self._used(), 0) if self._fd >= 0 else bytes(self.buffer)
         states = memoryview(data)[HEADER.size :].cast("I")[:: SLOT_SIZE // _STATE.size]
-        for slot, state in enumerate(states.tolist()):
+        known = states.tolist()
+        for slot, state in enumerate(known if any(known) else ()):
             if state == FREE:
                 continue
             at = self._offset(slot)
