@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,6 +20,7 @@ from proctor.errors import ProctorError
 from proctor.kernel import scm
 from tests.agent.clients import hand_over
 from tests.agent.running import eventually
+from tests.process.test_delegation import rooms
 
 #: Takes descriptors from a socket, puts them where a service finds them, and becomes it.
 BECOME = """
@@ -69,7 +72,17 @@ class Manager:
             else:  # BARRIER: what counts is that it is closed
                 message.close()
 
-    def start(self) -> None:
+    def hang_up(self) -> None:
+        """Drop what hung up, as the manager does at any time."""
+        poll = select.poll()
+        for fd in self.store.values():
+            if not os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
+                poll.register(fd, 0)
+        over = [fd for fd, _ in poll.poll(0)]
+        for name in [name for name, fd in self.store.items() if fd in over]:
+            os.close(self.store.pop(name))
+
+    def start(self, *options: str) -> None:
         """Start the service with what is in the store."""
         ours, theirs = socket.socketpair()
         ready = self.said.count("READY=1")
@@ -80,6 +93,7 @@ class Manager:
                     sys.executable, "-c", BECOME, str(theirs.fileno()), str(len(fds)), ":".join(names),
                     "agent", "--keeper", "systemd", "--policy-dir", str(self.place / "policies"),
                     "--oci", str(self.place / "oci.sock"), "--control", str(self.place / "control.sock"),
+                    *options,
                 ],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "NOTIFY_SOCKET": str(self.place / "notify"), "WATCHDOG_USEC": "200000"},
@@ -150,6 +164,45 @@ def test_a_listener_that_hung_up_meanwhile_is_forgotten(manager: Manager) -> Non
     os.close(manager.store.pop(hung))
     manager.start()
     eventually(lambda: not any(name.startswith("listener ") for name in manager.store))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_those_below_go_on_by_the_store(manager: Manager, how: int) -> None:
+    """A supervisor below a command decides on, one that ended meanwhile lets nothing through, and others register."""
+    place = manager.place
+    (place / "policies/default.toml").write_text(rooms("EROFS", "**/outer*"))
+    (place / "inner.toml").write_text(rooms("ENOSPC", "**/inner*"))
+    for name in ("ready", "again", "orphan", "late"):
+        os.mkfifo(place / name)
+    manager.start("--run", str(place / "run.sock"))
+    proctor = shlex.join(
+        [sys.executable, "-m", "proctor", "run", "--quiet", "--policy", "inner.toml"]
+    )
+    orphans = "setsid sh -c 'echo >orphan; read x <late; mkdir inner-late' & echo $PPID >pid; exec sleep 1000"
+    lives = "echo >ready; read x <again; mkdir inner1 outer1 free1"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "proctor", "run", "--agent", f"{place}/run.sock", "--", "sh", "-c",
+         f"{proctor} -- sh -c {shlex.quote(orphans)} & {proctor} -- sh -c {shlex.quote(lives)}; "
+         f"{proctor} -- mkdir inner2; mkdir inner3 && echo beside; wait"],
+        cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    for name in ("ready", "orphan"):
+        (place / name).read_text()
+    assert sum(name.startswith("inner listener ") for name in manager.store) == 2 * 3
+    assert manager.end(how) == (0 if how == signal.SIGTERM else -how)
+    os.kill(int((place / "pid").read_text()), signal.SIGKILL)
+    manager.hang_up()
+    manager.start("--run", str(place / "run.sock"))
+    (place / "again").write_text("\n")
+    (place / "late").write_text("\n")
+    text, _ = process.communicate(timeout=60)
+    for room, why in (
+        ("inner1", "No space left on device"), ("outer1", "Read-only file system"),
+        ("inner2", "No space left on device"), ("inner-late", "Function not implemented"),
+    ):  # fmt: skip
+        assert f"{room}’: {why}" in text, text
+    assert (place / "free1").is_dir() and (place / "inner3").is_dir() and "beside" in text
+    eventually(lambda: not any(" listener " in f" {name}" for name in manager.store))
 
 
 def test_signs_of_life_are_given(manager: Manager) -> None:
