@@ -41,7 +41,8 @@ class Closers:
 
     def __init__(self, idle: float = 1.0) -> None:
         self._idle = idle
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._given, self._closed = (threading.Condition(self._lock) for _ in range(2))
         self._work: deque[tuple[int, _Batch]] = deque()
         self._left: Counter[Hashable] = Counter()
         #: Threads, and how many of them wait for work.
@@ -62,11 +63,11 @@ class Closers:
             then()
             return
         batch = _Batch(len(given), whose, then)
-        with self._changed:
+        with self._lock:
             self._work += [(fd, batch) for fd in given]
             self._left[whose] += len(given)
             helped = bool(self._threads) or self._start()
-            self._changed.notify_all()
+            self._given.notify(len(given))
         if not helped:
             while (job := self._take()) is not None:
                 self._do(*job)
@@ -77,8 +78,8 @@ class Closers:
 
     def end(self, seconds: float) -> int:
         """How many descriptors are not closed after that time; 0 as soon as all are."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._left, seconds)
+        with self._lock:
+            self._closed.wait_for(lambda: not self._left, seconds)
             return sum(self._left.values())
 
     def _start(self) -> bool:
@@ -94,14 +95,14 @@ class Closers:
     def _run(self) -> None:
         while (job := self._wait()) is not None:
             self._do(*job)
-            with self._changed:
+            with self._lock:
                 self._waiting += 1
 
     def _wait(self) -> tuple[int, _Batch] | None:
         """Work, once somebody else waits for more; None if there is none for too long."""
-        with self._changed:
+        with self._lock:
             while True:
-                if not self._changed.wait_for(lambda: self._work, self._idle):
+                if not self._given.wait_for(lambda: self._work, self._idle):
                     if self._waiting > 1 or self._waiting == self._threads:  # or all are here
                         self._threads -= 1
                         self._waiting -= 1
@@ -110,10 +111,10 @@ class Closers:
                     self._waiting -= 1
                     return self._work.popleft()
                 else:
-                    self._changed.wait(_PAUSE)
+                    self._given.wait(_PAUSE)
 
     def _take(self) -> tuple[int, _Batch] | None:
-        with self._changed:
+        with self._lock:
             return self._work.popleft() if self._work else None
 
     def _do(self, fd: int, batch: _Batch) -> None:
@@ -121,13 +122,13 @@ class Closers:
             os.close(fd)
         except OSError:
             pass  # the flush has failed, and it is closed all the same
-        with self._changed:
+        with self._lock:
             self._left[batch.whose] -= 1
             if not self._left[batch.whose]:
                 del self._left[batch.whose]
             batch.left -= 1
             over = not batch.left
-            self._changed.notify_all()
+            self._closed.notify_all()
         if over:
             batch.then()
 
