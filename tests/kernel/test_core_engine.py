@@ -502,7 +502,12 @@ def test_closing(engine: Engine, call: Callable[..., Caller]) -> None:
 
 
 def test_closing_from_another_thread(engine: Engine) -> None:
-    thread = threading.Timer(0.01, engine.close)
+    def close() -> None:
+        while not engine._running:
+            pass  # before it runs, closing makes it refuse to
+        engine.close()
+
+    thread = threading.Thread(target=close)
     thread.start()
     assert engine.run_once(None) == 0
     thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -47,6 +48,9 @@ def _nothing_left() -> Iterator[None]:
             left[fd] = os.readlink(f"/proc/self/fd/{fd}")
         except FileNotFoundError:
             pass  # an event loop's thread is just ending
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass  # those that died with nobody to wait for them
     assert not [link for link in left.values() if "seccomp" in link or "pidfd" in link], left
 
 
