@@ -15,11 +15,12 @@ from .test_seeking import HEAD, plant, rules, run
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.root]
 
-PERFORM = 'calls = ["openat"]\nperform = true'
+CALLS = 'calls = ["openat", "openat2"]'
+PERFORM = f"{CALLS}\nperform = true"
 WAYS = {
     "performed": rules(PERFORM),
     "under a rule": rules(
-        'calls = ["openat"]\nwhen = { path = "/**" }\nperform = true',
+        f'{CALLS}\nwhen = {{ path = "/**" }}\nperform = true',
         PERFORM,
     ),
 }
@@ -93,6 +94,77 @@ os.write(theirs, b"1")
     assert "0o100000 0o40500 True own 0 fd ok" in said
 
 
+#: Ways to have fewer rights over one's own process than that process itself: each makes an executor somebody else.
+LOSING = {
+    "setuid": "become_user()",
+    "prctl": "become_user(); libc.prctl(4, 1, 0, 0, 0); libc.prctl(4, 0, 0, 0, 0)",
+    "namespace": "become_root_of_namespace()",
+    "real id": "os.setgroups([]); os.setresuid(0, 1234, 0); libc.prctl(4, 1, 0, 0, 0)",
+    "capabilities": "libc.prctl(4, 0, 0, 0, 0); libc.capset(b'\\x22\\x05\\x08\\x20' + bytes(4), bytes([15, 0, 0, 0] * 2 + [0] * 16))",
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "who"), [(list(WAYS)[number % 2], who) for number, who in enumerate(LOSING)]
+)
+def test_whatever_is_asked_of_ones_own_procfs(tree: Path, way: str, who: str) -> None:
+    """Files whose opener the kernel looks at, flags that are the owner's, scopes of openat2, and ways from a working
+    directory in which nobody else may search."""
+    program = (
+        """
+import fcntl, struct
+libc = ctypes.CDLL(None, use_errno=True)
+os.dup2(os.open(sys.argv[1], os.O_RDONLY), 50)
+def show(fd):
+    try:
+        said = f"{fcntl.fcntl(fd, fcntl.F_GETFL):o} {os.fstat(fd).st_mode:o}"
+        return said if not os.path.isdir(fd) else said + " " + str("50" in os.listdir(fd))
+    except OSError as error:
+        return error.errno
+    finally:
+        os.close(fd)
+def opened(path, flags, resolve):
+    how = struct.pack("=QQQ", flags, 0o600 if flags & (os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY) else 0, resolve)
+    fd = -1
+    while fd < 0:  # EAGAIN: somebody mounts or renames somewhere meanwhile
+        fd = libc.syscall(437, -100, path.encode(), how, ctypes.c_size_t(24))
+        if fd < 0 and ctypes.get_errno() != errno.EAGAIN:
+            raise OSError(ctypes.get_errno(), "")
+    print(show(fd), end=" ")
+"""
+        + LOSING[who]
+        + """
+FLAGS = (
+    0, os.O_NOATIME, os.O_NOATIME | os.O_DIRECTORY, os.O_NOATIME | os.O_NOFOLLOW, os.O_TMPFILE | os.O_RDWR, os.O_DIRECT,
+    os.O_APPEND, os.O_CREAT | os.O_NOATIME, os.O_RDWR, os.O_CREAT | os.O_EXCL, os.O_CREAT | os.O_WRONLY, os.O_NOFOLLOW,
+)
+NAMES = (
+    "fd", "fd/.", "fdinfo", "fdinfo/50", "fdinfo/50/", "fdinfo/77", "fd/50", "fd/50/named/file", "fd/77", "fd/050",
+    "map_files", "map_files/x/", "maps", "environ", "ns/net", "ns/net/", "fd/..", "attr/current",
+)
+for own in ("self", os.getpid()):
+    for flags in FLAGS:
+        for name in NAMES:
+            tell(f"{own == 'self'} {flags:o} {name}", opened, f"/proc/{own}/{name}", flags, 0)
+    for resolve in (1, 2, 4, 8, 16):
+        for flags in (0, os.O_CREAT | os.O_WRONLY, os.O_DIRECTORY):
+            for name in NAMES:
+                tell(f"{own == 'self'} {resolve} {flags:o} {name}", opened, f"/proc/{own}/{name}", flags, resolve)
+for directory in ("fd", "fdinfo"):
+    os.chdir(f"/proc/self/{directory}")
+    for flags in FLAGS:
+        for name in (".", "..", "50", "77", "50/", "../fd/50"):
+            for resolve in (0, 1, 4, 8, 16) if flags in (0, os.O_CREAT | os.O_EXCL) else (0,):
+                tell(f"in {directory} {flags:o} {resolve} {name}", opened, name, flags, resolve)
+"""
+    )
+    expected = natively(program, tree)
+    said = run(WAYS[way], program, tree)
+    wrong = [pair for pair in zip(expected, said, strict=True) if pair[0] != pair[1]]
+    assert not wrong, f"{len(wrong)} differ:\n" + "\n".join(map(str, wrong[:25]))
+    assert "100000 100444 True 0 fdinfo/50 ok" in said
+
+
 def test_an_empty_path_is_the_working_directory_also_where_that_is_shut(tree: Path) -> None:
     shut = tree / "shut"
     shut.mkdir()
@@ -121,6 +193,42 @@ for number in (-100, fd, 99):
     expected = natively(program, shut)
     assert "chown -100 ok" in expected
     assert run(text, program, shut) == expected
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_link_in_a_scope_is_as_long_as_it_likes(tree: Path, way: str) -> None:
+    """Where it starts is where it ends, so that way and text are one path: one that no program could pass."""
+    (tree / "there").mkdir()
+    (tree / "there").chmod(0o777)
+    for kind, end in (
+        ("dangling", "new"),
+        ("good", "../named/file"),
+        ("up", "../" * 9 + "there/new"),
+    ):
+        (tree / "there" / kind).symlink_to("./" * 1500 + end)
+        (tree / "there" / f"{kind}2").symlink_to("./" * 1500 + kind)
+    program = """
+import struct
+libc = ctypes.CDLL(None, use_errno=True)
+def opened(path, flags, resolve):
+    how = struct.pack("=QQQ", flags, 0o600 if flags & os.O_CREAT else 0, resolve)
+    fd = -1
+    while fd < 0:  # EAGAIN: somebody mounts or renames somewhere meanwhile
+        fd = libc.syscall(437, -100, path.encode(), how, ctypes.c_size_t(24))
+        if fd < 0 and ctypes.get_errno() != errno.EAGAIN:
+            raise OSError(ctypes.get_errno(), "")
+    os.close(fd)
+os.chdir(sys.argv[1])
+become_user()
+for resolve in (0, 4, 8, 16):
+    for kind in ("dangling", "dangling2", "good", "good2", "up", "up2"):
+        for flags in (0, os.O_CREAT | os.O_WRONLY, os.O_CREAT | os.O_EXCL, os.O_CREAT | os.O_NOFOLLOW):
+            tell(f"{kind} {flags:o} {resolve}", opened, "./" * 1500 + f"there/{kind}", flags, resolve)
+        tell("made", os.unlink, "there/new")
+"""
+    expected = natively(program, tree)
+    assert "made ok" in expected and "dangling2 101 8 ok" in expected
+    assert run(WAYS[way], program, tree) == expected
 
 
 @pytest.mark.parametrize("way", WAYS)

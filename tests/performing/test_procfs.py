@@ -497,3 +497,50 @@ def test_an_executors_links_are_nobodys_own_wherever_they_are_mounted(
             for more in ({}, {"allow": lambda argument, path: True}):
                 verdict = opened(performers, one, b"/proc/self/" + name, **more)
                 assert outcome(verdict) == native, name
+
+
+def test_what_is_mounted_over_ones_own_files_is_not_opened_as_ones_own(
+    performers: Performers,
+) -> None:
+    """By a caller that is let in there where its executor is not, over what the monitor opens for it: whoever acts for
+    it is let in to an executor's own."""
+    ours, theirs = socket.socketpair()
+
+    def over() -> None:
+        executor = int(ours.recv(16))
+        for source, name in (
+            (b"/proc/%d/maps" % executor, b"maps"),
+            (b"/proc/%d/timers" % executor, b"numa_maps"),
+            (b"/proc/version", b"smaps_rollup"),
+            (b"/proc/%d/maps" % victim, b"smaps"),
+        ):
+            mount(source, b"/proc/%d/" % os.getpid() + name, b"none", MS_BIND)
+        ours.send(b"done")
+
+    def setup() -> None:
+        unshare(CLONE_NEWNS)
+        threading.Thread(target=over, daemon=True).start()
+
+    victim = os.getpid()
+    with ours, theirs, caller(setup, MAP, in_thread=lambda: libc.prctl(4, 0, 0, 0, 0)) as one:
+        theirs.settimeout(20)
+        content(opened(performers, one, b"/proc/sys/kernel/ostype"))
+        (executor,) = children(parent_of(performers))
+        theirs.send(b"%d" % executor)
+        assert theirs.recv(16) == b"done"
+        for name in (
+            b"maps",
+            b"numa_maps",
+            b"smaps_rollup",
+            b"smaps",
+            b"auxv",
+            b"timers",
+        ):
+            for flags in (0, os.O_CREAT, os.O_NOFOLLOW, os.O_NOATIME, os.O_RDWR):
+                native = one.natively("openat", AT_FDCWD, b"/proc/self/" + name, flags, 0)
+                for more in ({}, {"allow": lambda argument, path: True}):
+                    verdict = opened(performers, one, b"/proc/self/" + name, flags, **more)
+                    said = outcome(verdict)  # EACCES before EPERM is ours
+                    assert said == native or said[0] == native[0] == "errno", (name, flags)
+        assert one.natively("openat", AT_FDCWD, b"/proc/self/timers", 0, 0)[0] == "fd"
+        assert one.natively("openat", AT_FDCWD, b"/proc/self/maps", 0, 0) == ("errno", errno.EACCES)

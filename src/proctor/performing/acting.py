@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
+from typing import Final
 
 from proctor.performing.filestat import STATFS_SIZE, STATX_SIZE, statx
 from proctor.performing.pins import ABSOLUTE, HOW, PINNED, Probe, Probing
 from proctor.performing.steps import END, Argument, Place, Request, Result, Steps
+from proctor.performing.wanted import O_NOATIME
 from proctor.records import NamedTuple
 
 _AT_EMPTY_PATH, _AT_EACCESS = 0x1000, 0x200
+_F_SETFL: Final = 4
 
 
 class Opening(NamedTuple):
@@ -72,12 +74,22 @@ def reopening(small: bool = False) -> Acting:
 
 
 @cache
-def writable() -> Acting:
-    """Whether what is pinned may be written to (the step's result; nothing is opened).  Sent: the pin."""
+def accessible() -> Acting:
+    """Whether what is pinned may be read or written (the step's result; nothing is opened).  Hole: mode of access(2).
+    Sent: the pin."""
     steps = Steps()
+    mode = steps.number()
     asked = steps.call(
-        "faccessat2", steps.sent(), steps.bytes(b""), os.W_OK, _AT_EMPTY_PATH | _AT_EACCESS
+        "faccessat2", steps.sent(), steps.bytes(b""), mode, _AT_EMPTY_PATH | _AT_EACCESS
     )
+    return Acting(steps.freeze(), asked, 0)
+
+
+@cache
+def noatime() -> Acting:
+    """Whether what is open may be read with O_NOATIME, which its owner may (the step's result).  Sent: what is open."""
+    steps = Steps()
+    asked = steps.call("fcntl", steps.sent(), _F_SETFL, O_NOATIME)
     return Acting(steps.freeze(), asked, 0)
 
 

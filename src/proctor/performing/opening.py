@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Opens = Generator[Any, Any, int]
 
 _TTY: Final = (5, 0)
-_LONGEST: Final = 4095
 _TRIES: Final = 64  # more than the 40 links that the kernel follows, plus some lost races
 
 
@@ -57,31 +56,25 @@ def pinned(task: Task, wanted: Wanted, failed: int = 0) -> Opens:
         pin = yield from task.pin(wanted.start, wanted.path, bits, wanted.resolve, wanted.how())
     if flags & TMPFILE:
         task.permit(pin.named.path, pin.named.status)
-        return (
-            yield from _in_directory(
-                task, pin.fd, b".", wanted.how(resolve=pins.NO_MAGICLINKS), wanted.small
-            )
-        )
-    return (yield from use(task, pin.fd, pin.named, wanted))
+        how = wanted.how(resolve=pins.NO_MAGICLINKS)
+        try:
+            return (yield from _in_directory(task, pin.fd, b".", how, wanted.small))
+        except Said as said:
+            return (yield from _own(task, pin, flags, said))
+    return (yield from use(task, pin, wanted))
 
 
-def use(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> Opens:
+def use(task: Task, pin: Pin, wanted: Wanted) -> Opens:
     """Open what is pinned, if it may be; the descriptor is the asker's."""
+    named, flags = pin.named, wanted.flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW)
     task.permit(named.path, named.status)
     task.refuse_device(named.status)
     _refuse_hosts(task, named, wanted.flags)
     try:
-        return (
-            yield from reopen(
-                task,
-                pin,
-                wanted.how(wanted.flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW), 0),
-                wanted.small,
-            )
-        )
+        return (yield from reopen(task, pin.fd, wanted.how(flags, 0), wanted.small))
     except Said as said:
         if said.errno != errno.ENXIO or named.status.rdev != _TTY:
-            raise
+            return (yield from _own(task, pin, flags, said))
     return (yield from _own_terminal(task, wanted))
 
 
@@ -104,22 +97,21 @@ def reopen(task: Task, pin: int, how: bytes, small: bool = False) -> Opens:
     reply = yield from task.session.ask(act.request, *values, fds=(pin,), table=True)
     if reply.made(act.fd):
         return reply.take(act.fd)
-    failed = reply.error(act.fd)
-    return _own_directory(task, pin, HOW.unpack(how)[0], failed, small)
+    raise Said(reply.error(act.fd))
 
 
-def _own_directory(task: Task, pin: int, flags: int, failed: int, small: bool) -> int:
-    """Open a directory of the caller's own process that no executor may.
+def _own(task: Task, pin: Pin, flags: int, said: Said) -> Opens:
+    """Open what is the caller's own, and no executor may.
 
-    :param failed: what that got.
-    :raises Said: that, where it is none."""
+    :param said: what that got.
+    :raises Said: that, where it is nothing of the kind."""
     fd = None
-    if failed == errno.EACCES and not small:
+    if said.errno == errno.EACCES and pin.named.proc:
         from proctor.performing import own_links  # policies are looked over where the core is not
 
-        fd = own_links.read(pin, flags, task.caller)
+        fd = yield from own_links.opened(task, pin, flags)
     if fd is None:
-        raise Said(failed)
+        raise said
     return fd
 
 
@@ -151,9 +143,11 @@ def _by_name(task: Task, wanted: Wanted) -> Opens:
         head, last, slashes = pins.split(wanted.path)
         if last in (b"", b".", b"..") or (slashes and not flags & O_CREAT):
             return (yield from _directory_itself(task, wanted))
-        here = yield from task.entry(wanted.start, head, last, wanted.resolve, wanted.how())
-        if slashes:
+        if slashes:  # the directory must be there, and may be searched
+            inside = head + (b"." if head.endswith(b"/") else b"/.")
+            yield from task.pin(wanted.start, inside, O_DIRECTORY, wanted.resolve, wanted.how())
             raise Said(errno.EISDIR)
+        here = yield from task.entry(wanted.start, head, last, wanted.resolve, wanted.how())
         found = here.found
         if found is not None:
             elsewhere = found.named.status.mount != here.parent.named.status.mount
@@ -166,16 +160,10 @@ def _by_name(task: Task, wanted: Wanted) -> Opens:
                     raise Said(errno.ENOTDIR if flags & O_DIRECTORY else errno.ELOOP)
                 if found.named.proc:
                     pin = yield from task.pin(wanted.start, wanted.path, 0, wanted.resolve)
-                    return (yield from _existing(task, pin.fd, pin.named, wanted))
+                    return (yield from _existing(task, pin, wanted))
                 yield from _may_follow(task, wanted)
-                path, where = here.text, wanted.start
-                if wanted.resolve & pins.SCOPED:  # where it starts is where it ends, too
-                    path = _joined(head, path)
-                else:
-                    where = here.parent.fd
-                wanted = wanted._replace(
-                    path=path, start=task.start_again(where, path, wanted.resolve)
-                )
+                start, path = task.led(wanted.start, here, head, wanted.resolve)
+                wanted = wanted._replace(start=start, path=path)
                 continue
             if found.named.proc and elsewhere:
                 # seen to be no part of a process's, mounted here; it is opened by its name all the same
@@ -186,13 +174,6 @@ def _by_name(task: Task, wanted: Wanted) -> Opens:
         if opened is not None:
             return opened
     raise Said(errno.ELOOP)
-
-
-def _joined(head: bytes, text: bytes) -> bytes:
-    path = text if text.startswith(b"/") else head + b"/" + text
-    if len(path) > _LONGEST:
-        raise Said(errno.ENAMETOOLONG)
-    return path
 
 
 def _name(task: Task, wanted: Wanted, here: Entry, last: bytes) -> Generator[Any, Any, int | None]:
@@ -231,7 +212,7 @@ def _name(task: Task, wanted: Wanted, here: Entry, last: bytes) -> Generator[Any
             failed = yield from _not_writable(task, found)
             if failed in (errno.EACCES, errno.EROFS):  # before O_NOATIME: may_open of fs/namei.c
                 raise Said(failed) from None
-        return _own_directory(task, found.fd, flags & ~O_TRUNC, said.errno, wanted.small)
+        return (yield from _own(task, found, flags & ~(O_CREAT | O_EXCL), said))
     if found is None:
         return fd
     try:
@@ -265,16 +246,16 @@ def _may_truncate(task: Task, found: Pin, flags: int) -> Generator[Any, Any, Non
 
 def _not_writable(task: Task, found: Pin) -> Generator[Any, Any, int]:
     """The errno with which it is not opened for writing; 0 if it is."""
-    asking = acting.writable()
-    reply = yield from task.session.ask(asking.request, fds=(found.fd,))
+    asking = acting.accessible()
+    reply = yield from task.session.ask(asking.request, os.W_OK, fds=(found.fd,))
     reply.close()
     return reply.error(asking.fd)
 
 
-def _existing(task: Task, pin: int, named: pins.Named, wanted: Wanted) -> Opens:
-    if wanted.flags & O_CREAT and named.status.is_directory:
+def _existing(task: Task, pin: Pin, wanted: Wanted) -> Opens:
+    if wanted.flags & O_CREAT and pin.named.status.is_directory:
         raise Said(errno.EISDIR)
-    return (yield from use(task, pin, named, wanted))
+    return (yield from use(task, pin, wanted))
 
 
 def _directory_itself(task: Task, wanted: Wanted) -> Opens:
@@ -295,10 +276,12 @@ def _directory_itself(task: Task, wanted: Wanted) -> Opens:
     except Said as said:  # it may not be searched, which opening it does not want
         if said.errno != errno.EACCES:
             raise
+        failed = said
     try:
-        return _own_directory(task, pin.fd, flags, errno.EACCES, wanted.small)
-    except Said:
-        pass
+        return (yield from _own(task, pin, flags, failed))
+    except Said as said:
+        if said is not failed:
+            raise
     return (yield from _by_its_path(task, wanted, pin.fd, pin.named))
 
 

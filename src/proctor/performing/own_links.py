@@ -1,37 +1,54 @@
 """A caller's own directory of procfs, in which the kernel lets it in where it keeps others out.
 
-Every process may follow its own links there that lead to objects, search ``fd`` and ``fdinfo``, and read these, also
-one that gave rights up and is therefore not dumpable: its directory is root's then, and an executor that is what the
-caller is may do nothing of that (``__ptrace_may_access`` of kernel/ptrace.c lets a thread group alone, and so do
-``proc_fd_permission`` and ``proc_fdinfo_permission`` of fs/proc/fd.c).  The monitor does it, from the pinned
-directory, once that is seen to be the caller's.
+Every process may follow its own links there that lead to objects, search ``fd`` and ``fdinfo``, read these and what
+is in them, and its own ``maps``, also one that gave rights up and is therefore not dumpable: its directory is root's
+then, and an executor that is what the caller is may do nothing of that (``__ptrace_may_access`` of kernel/ptrace.c
+lets a thread group alone, and so do ``proc_fd_permission`` and ``proc_fdinfo_permission`` of fs/proc/fd.c).  The
+monitor does it, from the pinned directory, once that is seen to be the caller's.  What a file's mode says, and to
+whom it belongs, is asked of the executor all the same.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Final
+import stat
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.identity import Status
+from proctor.call.path.located import file_id
 from proctor.call.path.procfs import is_procfs, numbers_in
 from proctor.errors import SCARCE, ProctorError
 from proctor.kernel.raw import openat2
+from proctor.performing import acting
 from proctor.performing.filestat import PROC_ROOT_INO, ST_NOSYMFOLLOW
-from proctor.performing.pins import AT_FDCWD, NO_XDEV, O_DIRECTORY, O_NOFOLLOW, PIN
+from proctor.performing.pins import (
+    AT_FDCWD,
+    NO_MAGICLINKS,
+    NO_SYMLINKS,
+    NO_XDEV,
+    O_DIRECTORY,
+    O_NOFOLLOW,
+    PIN,
+    SCOPED,
+)
+from proctor.performing.steps import Reply
 from proctor.performing.trouble import Said
-from proctor.performing.wanted import O_CLOEXEC, O_LARGEFILE, O_NOCTTY
+from proctor.performing.wanted import O_CLOEXEC, O_NOATIME, TMPFILE, access
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.caller import Caller
+    from proctor.performing.task import Pin, Task
 
 #: In the directory of a process or of a thread; all others need more.
 _THERE: Final = (b"cwd", b"root", b"exe")
 _CLOSED: Final = (b"fd", b"fdinfo", b"map_files")
-#: Flags of open(2) with which a directory is read, and nothing else.
-_READING: Final = (
-    O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_LARGEFILE | getattr(os, "O_NONBLOCK", 0)
+#: Files whose opener is looked at when they are opened (``proc_mem_open`` of fs/proc/base.c), and never again.  Not
+#: ``pagemap``, which shows to whoever has it what its opener had the right to see.
+_OPENED: Final = frozenset(
+    (b"maps", b"smaps", b"smaps_rollup", b"numa_maps", b"mem", b"environ", b"auxv", b"timers")
 )
 
 
@@ -49,10 +66,14 @@ class Place(NamedTuple):
         return self.name in _CLOSED
 
     def leads(self, name: bytes) -> bool:
-        """Whether a link of this name leads to an object, and its process may follow it."""
+        """Whether a link of this name, if it is there, leads to an object, and its process may follow it."""
         if self.name == b"fd":
-            return name.isdigit()
+            return True
         return name in _THERE if not self.name else self.name == b"ns" and b"." not in name
+
+    def opens(self, name: bytes) -> bool:
+        """Whether a file of this name is opened by its own process as by nobody else."""
+        return name in _OPENED if not self.name else self.name == b"fdinfo"
 
 
 def place(here: int, caller: Caller) -> Place | None:
@@ -60,7 +81,7 @@ def place(here: int, caller: Caller) -> Place | None:
 
     It is by number: what is mounted over a part of a procfs, which whoever may mount can do at any time, is never
     looked at, and inode numbers there come round again."""
-    if not is_procfs(here):
+    if here < 0 or not is_procfs(here):
         return None
     above = [os.dup(here)]
     try:
@@ -91,44 +112,88 @@ def _name_of(fd: int) -> bytes:
     return os.readlink(b"/proc/self/fd/%d" % fd).rpartition(b"/")[2]
 
 
-def is_closed(here: int, caller: Caller) -> bool:
-    """Whether it is a directory of the caller's own that others may not search, nor read: ``fd``, ``fdinfo`` or
-    ``map_files`` of its process or of a thread of that."""
-    there = place(here, caller)
-    return there is not None and there.closed
+def step(
+    here: int, there: Place, name: bytes, caller: Caller, resolve: int, *, follow: bool
+) -> tuple[int, bool]:
+    """What a name in a directory of the caller's own leads to, in the order of ``walk_component`` and
+    ``nd_jump_link`` of fs/namei.c: an O_PATH descriptor, the asker's to close; whether it is behind a link.
 
+    A link is followed in the monitor's own procfs: over what is in the caller's another's link may be mounted.
 
-def enter(here: int, name: bytes, caller: Caller) -> int:
-    """A name in a directory of the caller's own, not followed: an O_PATH descriptor, the asker's to close.
-
-    :raises Said: what the kernel says."""
-    return _opened(here, name, PIN | O_NOFOLLOW, 0, caller)
-
-
-def read(here: int, flags: int, caller: Caller) -> int | None:
-    """Such a directory, opened to be read: a descriptor, the asker's to close; None if it is none, or something else
-    is wanted than to read it.
-
-    :raises Said: what the kernel says."""
-    if flags & ~_READING or not is_closed(here, caller):
-        return None
-    return _opened(here, b".", flags | O_CLOEXEC, 0, caller)
-
-
-def follow(here: int, there: Place, name: bytes, caller: Caller, *, directory: bool) -> int:
-    """What a link there leads to: an O_PATH descriptor, the asker's to close.
-
-    It is the monitor's own procfs in which it is followed: over what is in the caller's another's link may be mounted.
-
-    :raises Said: what the kernel says; EACCES where something is mounted over it."""
-    if os.fstatvfs(here).f_flag & ST_NOSYMFOLLOW:
-        raise Said(errno.ELOOP)
+    :raises Said: what the kernel says; EACCES where something is mounted over a link."""
+    fd = _opened(here, name, PIN | O_NOFOLLOW, resolve & NO_XDEV, caller)
     try:
-        os.close(_opened(here, name, PIN | O_NOFOLLOW, NO_XDEV, caller))
-    except Said as said:
-        raise Said(errno.EACCES if said.errno == errno.EXDEV else said.errno) from None
+        link = stat.S_ISLNK(os.fstat(fd).st_mode)
+        if not follow or not link:
+            kept, fd = fd, -1
+            return kept, False
+        if resolve & NO_SYMLINKS or os.fstatvfs(fd).f_flag & ST_NOSYMFOLLOW:
+            raise Said(errno.ELOOP)
+        if not there.leads(name):
+            raise Said(errno.EPERM)  # proc_map_files_get_link of fs/proc/base.c
+        if resolve & NO_MAGICLINKS:
+            raise Said(errno.ELOOP)
+        if file_id(fd).mount != file_id(here).mount:
+            raise Said(errno.EACCES)
+    finally:
+        if fd >= 0:
+            os.close(fd)
     path = b"/".join(filter(None, [there.directory, there.name, name]))
-    return _opened(AT_FDCWD, path, PIN | (O_DIRECTORY if directory else 0), 0, caller)
+    fd = _opened(AT_FDCWD, path, PIN, 0, caller)
+    if resolve & SCOPED or (resolve & NO_XDEV and file_id(fd).mount != file_id(here).mount):
+        os.close(fd)
+        raise Said(errno.EXDEV)
+    return fd, True
+
+
+def enter(here: int, name: bytes, caller: Caller) -> int | None:
+    """A name in a directory of the caller's own that others may not search, not followed: an O_PATH descriptor, the
+    asker's to close; None if it is none.
+
+    :raises Said: what the kernel says."""
+    there = place(here, caller)
+    if there is None or not there.closed:
+        return None
+    return step(here, there, name, caller, 0, follow=False)[0]
+
+
+def opened(task: Task, pin: Pin, flags: int) -> Generator[Any, Reply, int | None]:
+    """Open what the executor may not, and its own process may: a descriptor, the asker's to close; None if it is
+    nothing of the kind.
+
+    :raises Said: what the kernel says."""
+    caller, directory = task.caller, pin.named.status.is_directory
+    there = place(pin.fd if directory else pin.inside, caller)
+    where, name = (pin.fd, b".") if directory else (pin.inside, _name_of(pin.fd))
+    if there is None or not (there.closed if directory else there.opens(name)):
+        return None
+    if pin.named.status.mount != file_id(where).mount:
+        return None  # that is mounted over it
+    asked = pin.fd
+    if there.name == b"fdinfo":  # of what has its owner and mode, and is open to the executor
+        near = b"../net" if directory else b"../maps"
+        asked = task.hold(_opened(where, near, PIN, NO_XDEV | NO_SYMLINKS, caller))
+    mode = os.W_OK if flags & TMPFILE else access(flags)
+    if (there.name == b"fdinfo" or not there.closed) and (
+        yield from _failed(task, acting.accessible(), asked, mode)
+    ):
+        return None
+    if there.closed and flags & O_NOATIME and not flags & TMPFILE:
+        fd = task.hold(_opened(where, name, O_CLOEXEC, NO_XDEV | NO_SYMLINKS, caller))
+        if failed := (yield from _failed(task, acting.noatime(), fd)):
+            raise Said(failed)
+    fd = _opened(where, name, flags | O_CLOEXEC, NO_XDEV | NO_SYMLINKS, caller)
+    if file_id(fd) != file_id(pin.fd):
+        os.close(fd)
+        return None
+    return fd
+
+
+def _failed(task: Task, asking: acting.Acting, fd: int, *values: int) -> Generator[Any, Reply, int]:
+    """The errno of what the executor is asked to do with a descriptor; 0 if it can."""
+    reply = yield from task.session.ask(asking.request, *values, fds=(fd,))
+    reply.close()
+    return reply.error(asking.fd)
 
 
 def _directory(caller: Caller, numbers: tuple[int, int], thread: int | None) -> bytes | None:

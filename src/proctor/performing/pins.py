@@ -45,6 +45,8 @@ PIN: Final = O_PATH | _CLOEXEC
 HOW: Final = struct.Struct("=QQQ")
 
 _PATH_MAX: Final = 4096
+#: Bytes of the longest path that the kernel takes.
+LONGEST: Final = _PATH_MAX - 1
 #: What everybody gets in the place of what procfs shows to a process of its own: ``proc_fd_permission`` of
 #: fs/proc/fd.c, ``proc_pid_permission`` and ``proc_pid_get_link`` of fs/proc/base.c (hidepid).
 OWN: Final = (errno.EACCES, errno.ENOENT, errno.EPERM)
@@ -459,11 +461,11 @@ def stands(
     """Whether an errno is the kernel's last word: no link of procfs was on the way.
 
     :param strictly: see :meth:`Probe.confirms`."""
-    if stands_alone(failed, resolve) or probe is None:
+    if stands_alone(failed, resolve, strictly) or probe is None:
         return True
     return probe.confirms(failed, reply, strictly)
 
 
-def stands_alone(failed: int, resolve: int) -> bool:
+def stands_alone(failed: int, resolve: int, strictly: bool = False) -> bool:
     """The same, where no probe is needed."""
-    return failed in (errno.EINVAL, errno.EBADF) or bool(resolve & NO_SYMLINKS)
+    return failed in (errno.EINVAL, errno.EBADF) or bool(resolve & NO_SYMLINKS and not strictly)

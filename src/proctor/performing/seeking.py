@@ -18,7 +18,7 @@ from proctor.errors import CallGone
 from proctor.performing import pins, scarce
 from proctor.performing.filestat import STATFS_SIZE, system_of
 from proctor.performing.steps import END, Place, Steps, together
-from proctor.performing.trouble import Said, Trouble
+from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ _LOOKS: Final = struct.Struct("=13i")
 #: What became of a question: less, there was none; more, it is open.
 _ANSWERED: Final = 1
 _MOST_LINKS: Final = 40  # MAXSYMLINKS of the kernel
-_PATH_MAX: Final = 4096
 
 
 def seek(what: Sought, task: Task) -> Generator[Any, Any, bytes | int | Deny]:
@@ -90,14 +89,7 @@ def _led(task: Task, what: Sought) -> Generator[Any, Any, bytes]:
         if follow and stat.S_ISLNK(
             here.found.named.status.mode
         ):  # it dangles: another name is meant
-            path = here.text
-            if resolve & pins.SCOPED and not path.startswith(b"/"):
-                path = head + b"/" + path  # where it starts is where it ends, too
-                if len(path) >= _PATH_MAX:
-                    raise Trouble("a path that is too long with the text of a link")
-            elif not path.startswith(b"/"):
-                start = here.parent.fd
-            start = task.start_again(start, path, resolve)
+            start, path = task.led(start, here, head, resolve)
     raise Said(errno.ELOOP)
 
 

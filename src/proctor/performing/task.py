@@ -15,7 +15,7 @@ from proctor.kernel.raw import openat2
 from proctor.performing import filestat, pins, scarce
 from proctor.performing.executors import Wait
 from proctor.performing.identity import Key, Own, Who
-from proctor.performing.own_links import enter, is_closed
+from proctor.performing.own_links import enter
 from proctor.performing.permitting import permit
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply, Result
@@ -43,6 +43,8 @@ class Pin(NamedTuple):
     #: An O_PATH descriptor; the task closes it.
     fd: int
     named: pins.Named
+    #: The directory in which it has its name, where it was found there: likewise; -1 elsewhere.
+    inside: int = -1
 
 
 class Entry(NamedTuple):
@@ -242,9 +244,18 @@ class Task:
         pin = self.standing.place(dirfd)
         return -1 if pin is None else self.hold(pin)
 
-    def start_again(self, start: int | None, path: bytes, resolve: int) -> int | None:
-        """Where the text of a link starts that was found on a path that started at ``start``."""
-        return None if path.startswith(b"/") and not resolve & pins.SCOPED else start
+    def led(
+        self, start: int | None, link: Entry, head: bytes, resolve: int
+    ) -> tuple[int | None, bytes]:
+        """(start, path) of what a link leads to that was found at the end of a path.
+
+        :param start: of that path.
+        :param head: of that path, without the link's name."""
+        if (
+            resolve & pins.SCOPED
+        ):  # where it starts is where it ends, too; that may be longer than any path
+            return start, link.text if link.text.startswith(b"/") else head + b"/" + link.text
+        return None if link.text.startswith(b"/") else link.parent.fd, link.text
 
     # Walking --------------------------------------------------------------------------------
 
@@ -292,6 +303,8 @@ class Task:
         :param later: how it will be opened; refused at once if the kernel refuses that.
         :raises Said: what the kernel says.
         """
+        if len(path) > pins.LONGEST:
+            return (yield from self.walk(start, path, flags, resolve, 0))
         look = pins.look(pins.has(start), pins.room(len(path)))
         reply = yield from self.session.ask(
             look.request,
@@ -355,14 +368,14 @@ class Task:
                 os.close(again)
         return named
 
-    def _kept(self, reply: Reply, step: Result, name: pins.Name) -> Pin:
+    def _kept(self, reply: Reply, step: Result, name: pins.Name, inside: int = -1) -> Pin:
         fd = self.keep(reply, step)
-        return self._known(fd, self.named(name, reply, fd))
+        return self._known(fd, self.named(name, reply, fd), inside)
 
-    def _known(self, fd: int, named: pins.Named) -> Pin:
+    def _known(self, fd: int, named: pins.Named, inside: int = -1) -> Pin:
         """A pin, of which it is kept in mind whether what is opened of it is closed at once."""
         self.session.foreign |= named.slow
-        return Pin(fd, named)
+        return Pin(fd, named, inside)
 
     def walk(
         self, start: int | None, path: bytes, flags: int, resolve: int, failed: int
@@ -372,7 +385,7 @@ class Task:
         :param failed: the errno of the kernel's own walk, which stands if it does not.
         """
         follow = not flags & pins.O_NOFOLLOW
-        if failed and pins.stands_alone(failed, resolve):
+        if failed and pins.stands_alone(failed, resolve, self.strict):
             raise Said(failed)
         if self.elsewhere():  # procfs has files about each of these namespaces
             raise Moved
@@ -396,6 +409,7 @@ class Task:
             self.stepped |= walk.procfs or walk.met or not self.strict
             walk.close()
         self.hold(walked.fd)
+        inside = walked.inside if walked.inside < 0 else self.hold(walked.inside)
         if failed and not walked.met:
             raise Said(failed)
         known = pins.name_of()
@@ -404,7 +418,7 @@ class Task:
         named = self.named(known.name, reply, walked.fd)
         if flags & pins.O_DIRECTORY and not named.status.is_directory:
             raise Said(errno.ENOTDIR)
-        return self._known(walked.fd, named)
+        return self._known(walked.fd, named, inside)
 
     def entry(
         self, start: int | None, head: bytes, last: bytes, resolve: int, later: bytes = b""
@@ -415,6 +429,8 @@ class Task:
         :raises Said: what the kernel says.
         """
         later = later or pins.HOW.pack(pins.PIN, 0, 0)
+        if len(head) > pins.LONGEST:
+            return (yield from self._entry_below(start, head, last, resolve, later, 0))
         by = pins.RELATIVE if pins.has(start) else pins.ABSOLUTE
         entry = pins.entry(by, pins.room(max(len(head), len(last))))
         reply = yield from self.session.ask(
@@ -437,18 +453,28 @@ class Task:
                 raise Said(failed)
         finally:
             reply.close()
+        return (yield from self._entry_below(start, head, last, resolve, later, failed))
+
+    def _entry_below(
+        self, start: int | None, head: bytes, last: bytes, resolve: int, later: bytes, failed: int
+    ) -> Generator[Wait, Reply, Entry]:
+        """The same, with the directory's path walked step by step."""
         parent = yield from self.walk(start, head, pins.O_DIRECTORY, resolve, failed)
         entry = pins.entry(pins.PINNED, pins.room(len(last)))
         reply = yield from self.session.ask(
             entry.request, later, last, fds=(parent.fd,), table=True
         )
+        own = None
         try:
-            if reply.error(entry.found) != errno.EACCES or not is_closed(parent.fd, self.caller):
+            if reply.error(entry.found) == errno.EACCES:
+                own = enter(parent.fd, last, self.caller)
+            if own is None:
                 return self._entry(reply, entry)
         finally:
             reply.close()
-        found = yield from self.held(self.hold(enter(parent.fd, last, self.caller)))
-        return Entry(parent, found, b"")  # its links lead to objects, and have no text that counts
+        found = yield from self.held(self.hold(own))
+        # its links lead to objects, and have no text that counts
+        return Entry(parent, found._replace(inside=parent.fd), b"")
 
     def _entry(self, reply: Reply, entry: pins.Entry) -> Entry:
         parent = self._kept(reply, entry.parent, entry.parent_name)
@@ -457,5 +483,5 @@ class Task:
             return Entry(parent, None, b"")
         if missing:
             raise Said(missing)
-        found = self._kept(reply, entry.found, entry.found_name)
+        found = self._kept(reply, entry.found, entry.found_name, parent.fd)
         return Entry(parent, found, reply.parts[entry.link])

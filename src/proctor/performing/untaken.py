@@ -60,7 +60,6 @@ UNTAKEN: Final = (
     ),
     Untaken(
         "ptrace of itself",
-        "a program that made itself undumpable follows the links in its own /proc and reads its fd and fdinfo, and gets "
-        "at nothing else there that is the owner's alone",
+        "a program that made itself undumpable gets at what the kernel lets it get at in its own /proc, but for `pagemap`",
     ),
 )

@@ -67,6 +67,8 @@ class Walked(NamedTuple):
     fd: int
     #: Whether links of procfs were on the way; if not, the kernel's own walk meant the same.
     met: bool
+    #: The directory in which it has its name, where that was looked up: likewise; -1 elsewhere.
+    inside: int
 
 
 class _Spot(NamedTuple):
@@ -116,6 +118,8 @@ class Walk:
         self._bad = self._start is None and not path.startswith(b"/")
         self._here = self._start
         self._status: Status | None = None
+        #: Where it starts, above which a scoped walk does not go.
+        self._top: tuple[Any, ...] | None = None
         self._spot = _OUT
         self._slowly = False
         #: The end must be a directory, and a link there is followed.
@@ -158,7 +162,8 @@ class Walk:
         if fd < 0:  # the path is the start itself
             fd = yield from self._look_up()
         yield from self._not_itself()
-        return Walked(os.dup(fd), self.met)
+        inside = self._here if self._here is not None and self._here != fd else -1
+        return Walked(os.dup(fd), self.met, inside if inside < 0 else os.dup(inside))
 
     def _chunk(self, limit: int) -> list[bytes]:
         chunk = self._rest[:limit]
@@ -208,12 +213,14 @@ class Walk:
                 if not reply.made(stride.here.step):
                     raise Said(reply.error(stride.here.step))
                 self._status, proc = stride.here.read(reply)
+                self.met |= proc and self._strictly
                 if proc:
                     if self._here is None:
                         self._here = yield from self._look_up()
                     yield from self._settle(self._here, self._status)
-            scoped = yield from self._at_scope(chunk)
-            if scoped:
+            if self._here == self._start and self._top is None:
+                self._top = self._status.place
+            if self._at_scope(chunk):
                 return None
             if reply.made(stride.whole.step):
                 status, self._slowly = stride.whole.read(reply)
@@ -302,16 +309,12 @@ class Walk:
                 return
         raise Said(errno.EACCES)
 
-    def _at_scope(self, chunk: list[bytes]) -> Generator[Any, Reply, bool]:
+    def _at_scope(self, chunk: list[bytes]) -> bool:
         """Whether the next component is ".." where a scoped walk (RESOLVE_BENEATH, RESOLVE_IN_ROOT)
         may not go up; it is dealt with then."""
-        if not self._scope or chunk[0] != b".." or self._start is None:
+        if not self._scope or chunk[0] != b"..":
             return False
-        one = strides.one(64)
-        reply = yield from self._ask(one.request, HOW.pack(PIN, 0, 0), b".", fds=(self._start,))
-        reply.close()
-        top, _ = one.seen.read(reply)
-        if self._status is None or top.place != self._status.place:
+        if self._status is None or self._top != self._status.place:
             return False
         if self._resolve & BENEATH:
             raise Said(errno.EXDEV)
@@ -332,12 +335,10 @@ class Walk:
         try:
             if not reply.made(link.found.step):
                 failed = reply.error(link.found.step)
-                if failed == errno.EACCES and self._spot.process:
+                if failed == errno.EACCES and self.procfs:
                     there = own_links.place(here, self._caller)
-                    if there is not None and there.leads(name):
-                        return (yield from self._follow_own(here, there, name, last))
                     if there is not None and there.closed:
-                        return (yield from self._enter_own(here, name, last))
+                        return (yield from self._own_step(here, there, name, last))
                 raise Said(failed)
             status, proc = link.found.read(reply)
             fd = self._take(reply, link.found.step)
@@ -352,8 +353,8 @@ class Walk:
             yield from self._not_itself()
             del self._rest[:]
             return fd
-        self._links += 1
-        if self._links > _MOST_LINKS or self._resolve & NO_SYMLINKS:
+        self._count()
+        if self._resolve & NO_SYMLINKS:
             raise Said(errno.ELOOP)
         if link.found.flags(reply) & ST_NOSYMFOLLOW:
             raise Said(errno.ELOOP)
@@ -371,6 +372,14 @@ class Walk:
             raise Said(errno.EACCES)
         self._follow_text(text)
         return None
+
+    def _count(self) -> None:
+        """Count a link that is followed.
+
+        :raises Said: ELOOP, there are too many."""
+        self._links += 1
+        if self._links > _MOST_LINKS:
+            raise Said(errno.ELOOP)
 
     def _follow_text(self, text: bytes) -> None:
         if text.startswith(b"/"):
@@ -392,7 +401,7 @@ class Walk:
         self.met = True
         there = own_links.place(here, self._caller) if test == errno.EACCES else None
         if there is not None and there.leads(name):
-            return (yield from self._follow_own(here, there, name, last))
+            return (yield from self._own_step(here, there, name, last, True))
         # as proc_pid_get_link and nd_jump_link of fs/
         if test != errno.ELOOP or self._resolve & NO_MAGICLINKS:
             raise Said(test)
@@ -415,58 +424,35 @@ class Walk:
             self._refuse_part(status.mount)
         return fd
 
-    def _follow_own(
-        self, here: int, there: own_links.Place, name: bytes, last: bool
+    def _own_step(
+        self, here: int, there: own_links.Place, name: bytes, last: bool, counted: bool = False
     ) -> Generator[Any, Reply, int | None]:
-        """Follow a link of the caller's own process which the executor may not follow (:mod:`.own_links`)."""
+        """A name in a directory of the caller's own process, where the executor may not what the caller may
+        (:mod:`.own_links`)."""
         self.met = True
-        if self._resolve & (NO_MAGICLINKS | NO_SYMLINKS):
-            raise Said(errno.ELOOP)
-        if self._scope:
-            raise Said(errno.EXDEV)
         follow = not last or self._follows
-        if follow:
-            directory = not last or self._slash
-            fd = own_links.follow(here, there, name, self._caller, directory=directory)
-        else:
-            fd = own_links.enter(here, name, self._caller)
+        fd, jumped = own_links.step(here, there, name, self._caller, self._resolve, follow=follow)
         self._held.append(fd)
+        if jumped and not counted:
+            self._count()
         known = name_of()
         reply = yield from self._ask(known.request, fds=(fd,), table=True)
         reply.close()
         named = known.name.read(reply)
-        if self._resolve & NO_XDEV and (
-            self._status is None or named.status.mount != self._status.mount
-        ):
-            raise Said(errno.EXDEV)
-        if not follow:
-            del self._rest[:]
-            return fd
-        self._move(fd, named.status, _OUT, 1)
-        if named.proc and named.status.is_directory:
-            yield from self._settle(fd, named.status)
-        elif named.proc:
-            self._refuse_part(named.status.mount)
-        return fd
-
-    def _enter_own(self, here: int, name: bytes, last: bool) -> Generator[Any, Reply, int | None]:
-        """A name in a directory of the caller's own process which the executor may not search."""
-        self.met = True
-        if name == b".":
-            del self._rest[:]
-            return here
-        fd = own_links.enter(here, name, self._caller)
-        self._held.append(fd)
-        known = name_of()
-        reply = yield from self._ask(known.request, fds=(fd,), table=True)
-        reply.close()
-        status = known.name.read(reply).status
-        if stat.S_ISLNK(status.mode) and (not last or self._follows):
-            raise Said(errno.EPERM)  # proc_map_files_get_link of fs/proc/base.c
+        status = named.status
         if not status.is_directory and (not last or self._slash):
             raise Said(errno.ENOTDIR)
+        if (
+            named.proc
+            and not status.is_directory
+            and (jumped or self._status is None or status.mount != self._status.mount)
+        ):
+            self._refuse_part(status.mount)
+        if not jumped and not status.is_directory:
+            del self._rest[:]
+            return fd
         self._move(fd, status, _OUT, 1)
-        if status.is_directory:
+        if named.proc and status.is_directory:
             yield from self._settle(fd, status)
         return fd if last else None
 

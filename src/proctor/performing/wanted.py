@@ -18,6 +18,7 @@ O_CREAT, O_EXCL, O_TRUNC = os.O_CREAT, os.O_EXCL, os.O_TRUNC
 O_CLOEXEC, O_NOCTTY = _flag("O_CLOEXEC"), _flag("O_NOCTTY")
 ACCESS: Final = _flag("O_ACCMODE") or 3
 TMPFILE: Final = _flag("O_TMPFILE") & ~O_DIRECTORY  # __O_TMPFILE
+O_NOATIME: Final = _flag("O_NOATIME")
 O_FASYNC: Final = 0o20000
 O_LARGEFILE: Final = (
     0o100000 if hasattr(os, "uname") and os.uname().machine in ("x86_64", "i686", "s390x")
@@ -27,7 +28,7 @@ O_LARGEFILE: Final = (
 VALID: Final = (
     ACCESS | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | os.O_APPEND | _flag("O_NONBLOCK")
     | _flag("O_SYNC") | _flag("O_DSYNC") | O_FASYNC | _flag("O_DIRECT") | O_LARGEFILE | O_DIRECTORY
-    | O_NOFOLLOW | _flag("O_NOATIME") | O_CLOEXEC | O_PATH | TMPFILE
+    | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | O_PATH | TMPFILE
 )  # fmt: skip
 #: What makes or truncates what is opened.
 MAKING: Final = O_CREAT | O_TRUNC | TMPFILE
@@ -36,6 +37,13 @@ UNUSUAL: Final = MAKING | O_PATH | O_FASYNC | _flag("O_DIRECT")
 SYNC: Final = _flag("O_SYNC") | _flag("O_DSYNC")
 #: What is left beside O_PATH.
 WITH_O_PATH: Final = O_DIRECTORY | O_NOFOLLOW | O_PATH | O_CLOEXEC
+
+
+def access(flags: int) -> int:
+    """What access(2) is to be asked for flags of open(2) (ACC_MODE of fs/internal.h; O_TRUNC wants to write)."""
+    return (os.R_OK, os.W_OK, os.R_OK | os.W_OK, os.R_OK | os.W_OK)[flags & ACCESS] | (
+        os.W_OK if flags & O_TRUNC else 0
+    )
 
 
 class Wanted(NamedTuple):

@@ -9,6 +9,7 @@ descriptor (fchmod, fchown, ftruncate) have no path, and need no performing.
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import stat
 import struct
@@ -96,11 +97,11 @@ def perform(task: Task) -> Work:
         return answer(0)
     what, values, number, path, bits, empty = wanted
     if path is None or (not path and empty):
-        held, named = yield from task.itself(number)
+        held, named, _ = yield from task.itself(number)
         if path is None and pins.only_a_path(held):
             raise Said(errno.EBADF)
     else:
-        held, named = yield from task.pin(task.start(number, path), path, bits, 0)
+        held, named, _ = yield from task.pin(task.start(number, path), path, bits, 0)
     task.permit(named.path, named.status)
     if what == "truncate":
         yield from _may_grow(task, held, named.status, int(values[0]))
@@ -133,8 +134,8 @@ def _may_grow(
     limit = task.caller.limits["Max file size"].soft
     if length <= limit or not stat.S_ISREG(status.mode) or status.size >= length:
         return
-    asking = acting.writable()
-    reply = yield from task.session.ask(asking.request, fds=(held,))
+    asking = acting.accessible()
+    reply = yield from task.session.ask(asking.request, os.W_OK, fds=(held,))
     reply.close()
     if failed := reply.error(asking.fd):
         raise Said(failed)
