@@ -46,10 +46,12 @@ _MAGIC, _MAGIC_MASK = 0xC0ED0000, 0xFFFF0000
 #: Flags that are the superblock's, as fsconfig(2) calls them.
 _SUPERBLOCK: Final = (
     (_RDONLY, b"ro"), (_SYNCHRONOUS, b"sync"), (_DIRSYNC, b"dirsync"), (_LAZYTIME, b"lazytime"),
+    (_MANDLOCK, b"mand"),
 )  # fmt: skip
 #: Those that a remount sets or takes away (MS_RMT_MASK).
 _REMOUNTED: Final = (
     (_RDONLY, b"ro", b"rw"), (_SYNCHRONOUS, b"sync", b"async"), (_LAZYTIME, b"lazytime", b"nolazytime"),
+    (_MANDLOCK, b"mand", b"nomand"),
 )  # fmt: skip
 #: Those of a mount: MOUNT_ATTR_*.  Times are decided before the mount's flags are locked.
 _TIMES: Final = ((_NOATIME, 0x10), (_STRICTATIME, 0x20), (_NODIRATIME, 0x80))

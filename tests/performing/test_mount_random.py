@@ -1,0 +1,174 @@
+"""mount and umount2 at random: by real root in a mount namespace of its own, and by a container's for which they are performed.
+
+PROCTOR_TRIES and PROCTOR_SEED are as for test_random.  What docs/families/mount.md says is different from real root's is
+left out or asked for by both: devices never work (``nodev``), times are fixed with the mount, and the host's ext4 is told to go
+read-only at errors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import proctor
+
+from .containers import PRELUDE, PYTHON, inside
+from .images import MOUNTS, image, loop_device, no_loop_device_is_left, top
+
+__all__ = ["image", "no_loop_device_is_left", "top"]
+pytestmark = [MOUNTS, pytest.mark.usefixtures("no_loop_device_is_left"), pytest.mark.timeout(3000)]
+TRIES = int(os.environ.get("PROCTOR_TRIES", "200"))
+SEED = int(os.environ.get("PROCTOR_SEED", "1"))
+#: After so many calls all is unmounted.
+ROUND = 20
+
+RDONLY, NOSUID, NODEV, NOEXEC, SYNC, REMOUNT, MANDLOCK, DIRSYNC = 1, 2, 4, 8, 16, 32, 64, 128
+NOATIME, BIND, MOVE, REC, SILENT, LAZYTIME = 0x400, 0x1000, 0x2000, 0x4000, 0x8000, 1 << 25
+PROPAGATION = UNBINDABLE, PRIVATE, SLAVE, SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
+PLAIN = [NOSUID, NOEXEC, SYNC, DIRSYNC, SILENT, MANDLOCK, RDONLY, LAZYTIME]
+
+PROGRAM = """
+os.chdir(sys.argv[1])
+here = os.getcwd()
+mount(None, b"/", None, 0x44000)
+def bytes_of(text):
+    return None if text is None else text.encode()
+def below():
+    found = []
+    for line in open("/proc/self/mountinfo"):
+        words = line.split()
+        if words[4].startswith(here + "/"):
+            end = words.index("-")
+            marks = sorted(each.partition(":")[0] for each in words[6:end])
+            plain = sorted(set(words[5].split(",")) - {"idmapped"})
+            more = sorted(set(words[-1].split(",")) - {"errors=remount-ro", "seclabel"})
+            more = [each for each in more if not each.startswith(("uid=", "gid=", "inode64"))]
+            found.append((words[3], words[4][len(here):], plain, marks, words[end + 1], more))
+    return found
+def clear():
+    for _ in range(1000):
+        left = [each[1] for each in below()]
+        if not left:
+            return
+        for each in reversed(left):
+            libc.umount2((here + each).encode(), 2)
+    raise SystemExit(f"what cannot be unmounted: {below()}")
+def one(what, *args):
+    try:
+        (mount if what == "mount" else umount)(*[bytes_of(each) if isinstance(each, str) else each for each in args])
+    except OSError as error:
+        return errno.errorcode[error.errno]
+for calls in json.load(sys.stdin):
+    os.makedirs("m/sub", exist_ok=True)
+    results.append([[one(*call), below()] for call in calls])
+    clear()
+print(json.dumps(results))
+"""
+
+
+def a_call(chance: random.Random) -> tuple[Any, ...]:
+    targets = ["m", "m", "m", "n", "n", "m/sub", "link", "file", "missing", "m/", ""]
+    target = chance.choice(targets)
+    if chance.random() < 0.2:
+        return "umount", target, chance.choice([0, 0, 0, 2, 4, 8, 2 | 8, 1 << 5])
+    flags = NODEV
+    for _ in range(chance.choice([0, 0, 1, 1, 2])):
+        flags |= chance.choice(PLAIN)
+    if chance.random() < 0.05:
+        flags |= 0xC0ED0000
+    source = chance.choice(["disk", "disk", "none", "m", "n", "file", "missing", "", None])
+    kind = chance.random()
+    if kind < 0.45:
+        data = chance.choice(
+            [
+                None,
+                None,
+                "",
+                "nodelalloc",
+                "commit=7",
+                "data=writeback",
+                "bogus",
+                "commit=x",
+                "ro,rw",
+                ",,",
+            ]
+        )
+        return "mount", chance.choice(["disk", "disk", "disk", source]), target, "ext4", flags, data
+    if kind < 0.55:
+        data = chance.choice([None, "", "size=1m", "mode=700", "bogus=1", "size=x"])
+        return (
+            "mount",
+            source,
+            target,
+            chance.choice(["tmpfs", "tmpfs", "nosuch", "", None]),
+            flags,
+            data,
+        )
+    if kind < 0.65:
+        return "mount", source, target, None, BIND | chance.choice([0, REC]) | flags, None
+    if kind < 0.75:
+        more = chance.choice([0, 0, 0, REC, SILENT, RDONLY, SHARED])
+        return "mount", source, target, None, chance.choice(PROPAGATION) | more, None
+    if kind < 0.82:
+        return "mount", chance.choice(["m", "n", "m/sub", "missing"]), target, None, MOVE, None
+    return "mount", None, target, None, REMOUNT | chance.choice([BIND, BIND, 0]) | flags, None
+
+
+def expected(call: Any, native: Any, ours: Any) -> bool:
+    """Of what is wrong with source, target and options of one mount, another thing may be told; and nothing is made
+    writable that was opened for reading."""
+    if call[0] != "mount":
+        return False
+    _, source, target, kind, flags, _ = call
+    if kind == "ext4" and (source != "disk" or target == "file"):
+        return None not in (native[0], ours[0]) and native[1] == ours[1]
+    return bool(flags & REMOUNT) and not flags & (BIND | RDONLY) and ours[0] == "EACCES"
+
+
+def test_mounts_are_as_natively(top: bytes, image: bytes, tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    rounds = [[a_call(chance) for _ in range(ROUND)] for _ in range(-(-TRIES // ROUND))]
+    place = Path(os.fsdecode(top))
+    for name in ("n", "m/sub"):
+        (place / name).mkdir()
+    (place / "file").write_text("")
+    (place / "link").symlink_to("m")
+    for name in ("n", "m/sub", "file"):
+        os.chown(place / name, 100000, 100000)
+    program = f"{PRELUDE}\n{PROGRAM}"
+    with loop_device(image) as (device, number):
+        os.mknod(place / "disk", 0o60600, number)
+        os.chown(place / "disk", 100000, 100000)
+        plan = tmp_path / "plan"
+        plan.write_text(json.dumps(rounds))
+        said = []
+        handler = proctor.families.mount(filesystems=["ext4"], devices=[device])
+        for perform in (False, True):
+            command = [PYTHON, "-ISc", program, str(place)]
+            with plan.open() as stdin:
+                if perform:
+                    done = inside(command, [handler], stdin=stdin, timeout=2000)
+                else:
+                    done = subprocess.run(
+                        ["unshare", "-m", *command], stdin=stdin, capture_output=True, text=True, check=False, timeout=2000,
+                    )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            said.append(json.loads(done.stdout))
+    wrong = []
+    for calls, native, ours in zip(rounds, *said, strict=True):
+        for at, (one, other) in enumerate(zip(native, ours, strict=True)):
+            if one != other and not expected(calls[at], one, other):
+                wrong.append((calls[: at + 1], one, other))
+            if one[1] != other[1]:
+                break  # what comes after that is of another tree
+    worked = sum(each[0] is None for native in said[0] for each in native)
+    assert not wrong, f"{len(wrong)} rounds differ:\n" + "\n\n".join(
+        f"{calls[-1]}\n{one}\n{other}" for calls, one, other in wrong[:12]
+    )
+    assert worked > TRIES / 10
