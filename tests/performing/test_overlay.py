@@ -29,7 +29,7 @@ pytestmark = [
 #: Its root, with fuse-overlayfs on ``mnt`` and somebody ("root" or "user") in it, who tells what comes of calls by
 #: their names.
 MOUNTED = """
-import fcntl, socket, subprocess, time
+import socket, subprocess, time
 top, who = sys.argv[1:3]
 mount(top.encode() + b"/fuse", b"/dev/fuse", None, 4096)
 how = f"lowerdir={top}/lower,upperdir={top}/upper,workdir={top}/work,allow_other,dev"
@@ -64,9 +64,6 @@ def opened(path, flags=os.O_RDONLY, then=lambda fd: 0):
         return then(fd)
     finally:
         os.close(fd)
-def ioctl(command, data):
-    data = bytearray(data)
-    return lambda fd: fcntl.ioctl(fd, command, data) or bytes(data)
 def run(path):
     return subprocess.run([path, "here"], capture_output=True, text=True, pass_fds=()).stdout
 def connected():
@@ -105,6 +102,7 @@ told("removexattr", os.removexattr, "home/file", "user.one")
 told("trusted", os.setxattr, "home/file", "trusted.overlay.opaque", b"y")
 told("trusted", os.listxattr, "home/file")
 told("fsync", opened, "home/file", then=os.fsync)
+told("of what is written", opened, "home/file", os.O_RDWR, lambda fd: [os.write(fd, b"x"), os.fsync(fd)])
 told("sockets", connected)
 for name in ("script", "program", "home/script", "home/file", "nothing", "links"):
     told("run " + name, run, "/" + name)

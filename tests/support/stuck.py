@@ -7,7 +7,7 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -21,7 +21,7 @@ class Stuck:
     """A FUSE server that reads requests and does not answer them all.
 
     :param at: what it is asked for in vain, and counts.
-    :param answers: to other requests.
+    :param answers: to other requests, or what makes one of the request.
     :param device: where /dev/fuse is.
     """
 
@@ -29,7 +29,7 @@ class Stuck:
         self,
         where: bytes,
         at: int = LOOKUP,
-        answers: Mapping[int, bytes] | None = None,
+        answers: Mapping[int, bytes | Callable[[bytes], bytes]] | None = None,
         device: bytes = b"/dev/fuse",
     ) -> None:
         self.where = where
@@ -65,7 +65,8 @@ class Stuck:
                 attr = INODE.pack(1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40777, 2, 0, 0, 0, 4096, 0)
                 answer = struct.pack("=QII", 1000, 0, 0) + attr
             elif opcode in self.answers:
-                answer = self.answers[opcode]
+                said = self.answers[opcode]
+                answer = said if isinstance(said, bytes) else said(request)
             else:
                 with self.changed:
                     self.waiting += opcode == self.at
@@ -94,7 +95,7 @@ def without_flush(top: bytes) -> Stuck:
         pytest.skip("no FUSE here")
     os.mkdir(top + b"/mnt")
     file = INODE.pack(2, 0, 0, 0, 0, 0, 0, 0, 0, 0o100666, 1, 0, 0, 0, 4096, 0)
-    answers = {
+    answers: dict[int, bytes | Callable[[bytes], bytes]] = {
         LOOKUP: struct.pack("=QQQQII", 2, 0, 1000, 1000, 0, 0) + file,
         OPEN: struct.pack("=QII", 1, 0, 0),
         STATFS: bytes(80),

@@ -28,7 +28,7 @@ LOCAL: Final = (
 _LOCAL: Final = frozenset(LOCAL)
 _FILES: Final = (stat.S_IFREG, stat.S_IFDIR)
 #: And those of the kernel itself, whose files it closes at once: also sysfs, devpts, pipefs and sockfs.
-_PROMPT: Final = frozenset(
+PROMPT: Final = frozenset(
     (*LOCAL, PROC_SUPER_MAGIC, *_CGROUPS, 0x62656572, 0x1CD1, 0x50495045, 0x534F434B)
 )
 #: Those that are never of a user namespace, whoever mounts them (no FS_USERNS_MOUNT, so that ``sget_fc`` of fs/super.c
@@ -113,7 +113,7 @@ def system_of(data: bytes) -> System:
         size = struct.calcsize("@l")
         (flags,) = struct.unpack_from("@l", data, 9 * size + 8)
     return System(
-        kind == PROC_SUPER_MAGIC, kind in _CGROUPS, flags, kind not in _PROMPT, kind in _HOSTS
+        kind == PROC_SUPER_MAGIC, kind in _CGROUPS, flags, kind not in PROMPT, kind in _HOSTS
     )
 
 

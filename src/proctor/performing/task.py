@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from proctor.call.caller import Caller
@@ -179,8 +180,14 @@ class Task:
         """Let go of what was pinned."""
         while self._dying:
             self._dying.pop().end(_LAST_MOMENTS)
+        session = self.session
         while self._fds:
-            os.close(self._fds.pop())
+            fd = self._fds.pop()
+            if session.slow and not pins.only_a_path(fd):  # it is flushed
+                session.give_up(fd)
+                continue
+            with suppress(OSError):  # which a server of somebody's may say
+                os.close(fd)
 
     def hold(self, fd: int) -> int:
         """Close a descriptor with the task."""
@@ -292,7 +299,9 @@ class Task:
         known = pins.name_of()
         reply = yield from self.session.ask(known.request, fds=(fd,), table=True)
         reply.close()
-        return Pin(fd, self.named(known.name, reply, fd))
+        named = self.named(known.name, reply, fd)
+        self.session.slow |= named.slow  # the executor had it, too
+        return self._known(fd, named)
 
     def pin(
         self, start: int | None, path: bytes, flags: int, resolve: int, later: bytes = b""

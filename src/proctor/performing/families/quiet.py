@@ -88,4 +88,6 @@ def _kind(task: Task, register: int) -> Generator[Wait, Reply, str | None]:
     mode = yield from mode_of(task, fd)
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode)):
         return ""
-    return "shown" if filesystem_type(fd) in _SHOWN else "stored"
+    kind = filesystem_type(fd)
+    task.session.slow |= kind not in filestat.PROMPT  # it is flushed here, too, when it is closed
+    return "shown" if kind in _SHOWN else "stored"
