@@ -52,7 +52,7 @@ def test_a_policy_that_performs_needs_no_linux() -> None:
         capture_output=True, text=True, check=False, timeout=60, cwd="/",
         env={**os.environ, "PYTHONPATH": f"{root}:{Path(proctor.__file__).parents[1]}"},
     )  # fmt: skip
-    assert done.stderr == ""
+    assert done.stderr == "", done.stderr
     refused, ruling, performs, runs, at_first, loaded = done.stdout.splitlines()
     assert 'device = "8:0" } perform = true' in refused
     assert ruling == "perform"
@@ -65,7 +65,7 @@ def test_a_policy_that_performs_needs_no_linux() -> None:
     families = Path(registry.families.__path__[0]).glob("[a-z]*.py")
     rooms = [f"families.{each.stem}" for each in families]
     rooms += [
-        "acting", "entitled", "families", "filestat", "given", "module_name", "opening", "pins", "registry", "remote", "routes",
-        "scarce", "sourcing", "steps", "threads", "too_big", "trouble", "untaken", "wanted",
+        "acting", "entitled", "families", "filestat", "given", "module_name", "opening", "permitting", "pins", "plans", "registry", "remote",
+        "routes", "scarce", "sourcing", "steps", "threads", "too_big", "trouble", "untaken", "wanted",
     ]  # fmt: skip
     assert loaded == repr([f"proctor.performing.{each}" for each in sorted(rooms)])

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.identity import IdRange, parse_id_map
-from proctor.kernel.raw import remembered
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
@@ -68,6 +67,8 @@ def owners(standing: Standing, fd: int, status: Status | None = None) -> Sequenc
     """(uid, gid) of what is pinned, as we count; fewer where they have no number in the caller's user namespace.
 
     :param status: of what we may not see (FUSE), by the caller's executor, which counts as the caller does."""
+    from proctor.kernel.raw import remembered  # families are known where nothing of Linux is
+
     maps = maps_of(standing)
     try:
         _, *found = remembered(fd)

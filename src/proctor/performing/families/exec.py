@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import let_run_unsafe
 from proctor.performing import pins
 from proctor.performing.given import Given
-from proctor.performing.hidden import who_reads
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
@@ -126,6 +125,10 @@ def _head(task: Task, pin: Pin) -> Generator[Any, Any, bytes]:
     reply = yield from session.ask(asking.request, fds=(pin.fd,), table=True)
     if reply.made(asking.may) and reply.error(asking.opened) == errno.EACCES:
         reply.close()
+        from proctor.performing.hidden import (
+            who_reads,  # families are known where nothing of Linux is
+        )
+
         session = who_reads(task, pin.fd)
         try:
             reply = yield from session.ask(asking.request, fds=(pin.fd,), table=True)

@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.kernel.raw import is_hidden
 from proctor.performing import pins
 from proctor.performing.entitled import foreign, lacking
 from proctor.performing.given import Given
-from proctor.performing.hidden import mode_of
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
@@ -91,6 +89,8 @@ def perform(task: Task) -> Work:
         return deny(errno.EBADF)
     if pins.only_a_path(file):
         return deny(errno.EBADF)
+    from proctor.performing.hidden import mode_of  # families are known where nothing of Linux is
+
     mode = yield from mode_of(task, file)
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         return let_run_unsafe(_KERNELS)  # devices have commands of the same numbers
@@ -196,6 +196,8 @@ def _refused(
         return "it is refused for something else than immutable and append-only"
     if asked & ~named:
         return "the rule does not name that flag"
+    from proctor.kernel.raw import is_hidden
+
     if is_hidden(file):  # fuse_priv_ioctl_prepare of fs/fuse/ioctl.c
         return "its file system answers its own users alone, to whom nothing can be lent"
     if why := foreign(task.standing, file) or lacking(task, _CAP_IMMUTABLE, "CAP_LINUX_IMMUTABLE"):
