@@ -25,6 +25,7 @@ from proctor.process.inner import Rank
 from proctor.process.standing import lineage
 from tests.agent.running import RunningAgent, eventually
 from tests.process.test_delegation import HOSTILE, rooms
+from tests.support.others import by_user
 
 Start = Callable[..., RunningAgent]
 PROCTOR = [sys.executable, "-m", "proctor", "run", "--quiet"]
@@ -120,6 +121,36 @@ def test_monitors_die_and_both_still_decide(running: RunningAgent, place: Path) 
     assert text.count("No space left on device") == 2, text
     assert "outer2’: Read-only file system" in text and "Disk quota exceeded" in text
     assert text.endswith("free\n")
+
+
+@pytest.mark.root
+def test_all_of_it_is_an_ordinary_users(place: Path) -> None:
+    """The agent, whose monitor dies, who is launched by it, and who registers."""
+    (place / "policies/default.toml").write_text(rooms("EROFS", "**/outer*"))
+    (place / "inner.toml").write_text(rooms("ENOSPC", "**/inner*"))
+    place.chmod(0o777)
+    program = f"{sys.executable} -m proctor"
+    under = (
+        "mkdir outer1 inner1; kill -9 $(cat /proc/$KEEPER/task/$KEEPER/children); "
+        "mkdir outer2 inner2 free && echo never; mkdir free2 && echo free"
+    )
+    script = f"""
+    {program} agent --policy-dir policies --run {place}/run.sock --control none --no-spare --verbose 2>said &
+    export KEEPER=$!
+    until grep -q ready said || ! kill -0 $KEEPER; do sleep 0.05; done
+    {program} run --agent run.sock -- sh -c {shlex.quote(inner(under))}
+    kill $KEEPER; wait $KEEPER; echo ended $?; cat said
+    """
+    done = subprocess.run(
+        by_user(65534, script), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, timeout=100, check=False,
+    )  # fmt: skip
+    text = done.stdout
+    for number in (1, 2):
+        assert f"outer{number}’: Read-only file system" in text, text
+        assert f"inner{number}’: No space left on device" in text, text
+    assert "\nfree\nended 0\n" in text and "never" not in text, text
+    assert "took over 1 containers" in text, text
 
 
 def test_who_ends_while_nobody_looks_lets_nothing_through(
