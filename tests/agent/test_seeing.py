@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,15 +11,22 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proctor.agent import scraped
+from proctor.agent.refusals import Refusals
+from proctor.call.verdict import deny
+from proctor.observe.events import Outcome
+from proctor.observe.observers import Observers
+from proctor.testing import FakeTarget
 from tests.agent.clients import connect, gone, hand_over
 from tests.agent.running import RunningAgent, eventually
 
@@ -285,3 +293,40 @@ def test_the_log_names_the_policy_that_held(agent: Start, place: Path) -> None:
         it.kill()
         it.wait(30)
     running.heard("ended: container")
+
+
+def test_a_flood_of_refusals_is_not_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one that was is told, and how many there were; a moment later it is looked at again."""
+    now = [1000.0]
+    monkeypatch.setattr("proctor.agent.refusals.time.time", lambda: now[0])
+    looked: list[int] = []
+    made = [0]
+
+    def describe(call: Any, read: bool) -> str:
+        looked.append(made[0])
+        return f"mkdir({made[0]})"
+
+    monkeypatch.setattr("proctor.call.call.Call.describe", describe)
+    refusals = Refusals()
+    target = FakeTarget()
+    told = Observers([refusals], threading.Lock())
+    verdict = deny(errno.EROFS, "no rooms")
+
+    def refuse(name: str) -> None:
+        made[0] += 1
+        call = target.call(name, "x", 0o755)
+        text = told.look(call, verdict, read=True)[0] != ""
+        assert told.looks(call, verdict) == text
+        outcome = Outcome(call, verdict, "", True, 1.0, 1.5, call.container)
+        told.tell_outcome(outcome._replace(text=f"mkdir({made[0]})" if text else ""))
+
+    for _ in range(20):
+        refuse("mkdir")
+    assert looked == [1, 2, 4, 8, 16]
+    refuse("chmod")  # another one is looked at at once
+    assert looked[-1] == 21
+    now[0] += 2
+    refuse("mkdir")
+    assert looked[-1] == 22
+    (first, second) = refusals.of(target.call("mkdir", "x", 0).container)
+    assert (first.times, second.times, second.call) == (1, 21, "mkdir(22)")

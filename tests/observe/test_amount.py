@@ -85,7 +85,9 @@ def test_nobody_is_looked_at_for_what_is_not_logged() -> None:
     observers = Observers([JsonLog(Writer(Kept(), "a list"))], threading.Lock())
     refused, run = proctor.deny(errno.EPERM), proctor.let_run()
     part, whole = Container("part", logging=Amount("refused")), Container("whole")
-    looks = [observers.looks(verdict, box) for box in (part, whole) for verdict in (refused, run)]
+    looks = [
+        observers.looks(None, verdict, box) for box in (part, whole) for verdict in (refused, run)
+    ]
     assert looks == [True, False, True, True]
 
 

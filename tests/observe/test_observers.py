@@ -126,14 +126,17 @@ def test_an_observer_that_fails_is_trouble_for_the_others() -> None:
 
 
 def test_text_is_made_for_those_verdicts_of_which_it_is_wanted() -> None:
-    only = Wants(Outcome, wants_text=lambda verdict: verdict == proctor.deny(errno.EPERM))
+    only = Wants(Outcome, wants_text=lambda call, verdict: verdict == proctor.deny(errno.EPERM))
     every = Wants(Outcome, wants_text=True)
     none = Wants(Outcome)
     refuse, run = proctor.deny(errno.EPERM), proctor.let_run()
-    assert [observers(only).looks(verdict) for verdict in (refuse, run)] == [True, False]
-    assert [observers(only, every).looks(verdict) for verdict in (refuse, run)] == [True, True]
-    assert not observers(none).looks(refuse)
-    assert not observers().looks(refuse)
+    assert [observers(only).looks(None, verdict) for verdict in (refuse, run)] == [True, False]
+    assert [observers(only, every).looks(None, verdict) for verdict in (refuse, run)] == [
+        True,
+        True,
+    ]
+    assert not observers(none).looks(None, refuse)
+    assert not observers().looks(None, refuse)
 
 
 def test_facts_are_taken_if_wanted() -> None:

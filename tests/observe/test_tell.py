@@ -58,7 +58,7 @@ def test_of_what_is_performed_want_of_rights_is_told() -> None:
 def test_quiet_tells_trouble_alone() -> None:
     _, lines, told = teller(refusals=False)
     assert not told.wants(deny(errno.EPERM, "why"))
-    assert not told.looks(deny(errno.EPERM, "why"))
+    assert not told.looks(None, deny(errno.EPERM, "why"))
     told.trouble("somebody")
     assert lines == ["proctor: somebody\n"]
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from proctor.call.verdict import Deny, Verdict
 from proctor.observe.events import ContainerEnded, Outcome
 
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+
+#: Seconds after which one that was seen is looked at again.
+_FRESH: Final = 1.0
 #: Different refusals that are remembered of one container; the longest not seen again goes first.
 _EACH: Final = 32
 #: Containers that are over and of which something is remembered.
@@ -23,7 +28,7 @@ _LONG: Final = 600
 class Refusal(msgspec.Struct):
     """One kind of call that was refused."""
 
-    #: The call as strace would write it, as it was the last time.
+    #: The call as strace would write it, as it was lately: not each of a flood is looked at.
     call: str
     verdict: str
     reason: str
@@ -50,7 +55,17 @@ class Refusals:
         """A refusal with a reason."""
         return isinstance(verdict, Deny) and bool(verdict.reason)
 
-    wants_text = wants
+    def wants_text(self, call: Call, verdict: Verdict) -> bool:
+        """Of one that is not known, or was not seen for a moment; of others each time that it was seen twice as often: the
+        text costs more than all that is done besides."""
+        if not self.wants(verdict):
+            return False
+        known = self._now.get(call.container)
+        key = (call.name, str(verdict.reason)[:_LONG])
+        found = None if known is None else known.get(key)
+        if found is None or time.time() - found.last > _FRESH:
+            return True
+        return not found.times & (found.times + 1)
 
     def __call__(self, event: Outcome | ContainerEnded) -> None:
         if isinstance(event, ContainerEnded):
@@ -65,7 +80,8 @@ class Refusals:
             if found is None:
                 tip = str(getattr(verdict.reason, "tip", ""))
                 found = Refusal("", str(verdict), reason, tip[:_LONG], 0, 0.0)
-            found.call = (event.text or event.call.name)[:_LONG]
+            if event.text or not found.call:
+                found.call = (event.text or event.call.name)[:_LONG]
             found.times += 1
             found.last = time.time()
             known[key] = found

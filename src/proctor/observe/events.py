@@ -20,7 +20,7 @@ has them, when it is given to a supervisor:
     the classes of events it is called with; all, if it does not say;
 ``wants_text``
     whether outcomes carry the call as strace would write it, which costs a look at memory: True, or
-    a function that is asked with each verdict;
+    a function that is asked with each call and its verdict, and has the same answer until it is told;
 ``wants_facts``
     whether they carry what a log for programs wants (:mod:`proctor.observe.facts`).
 """

@@ -83,8 +83,8 @@ class Observers:
         self._wanted = tuple(wants for _, wants in self._others)
         self.watching = bool(self._wanted)
         texts = [getattr(each, "wants_text", False) for each in outcomes]
-        #: Of which verdicts the call's text is wanted.
-        self._texts = tuple(_every if text is True else text for text in texts if text)
+        #: Of which calls and their verdicts the text is wanted.
+        self._texts = tuple(_every_of if text is True else text for text in texts if text)
         #: One whose lines of usual calls can be made in the core: the only such one; None without.
         gathering = [each for each in outcomes if hasattr(each, "gathered")]
         self.log: Any = gathering[0] if len(gathering) == 1 else None
@@ -119,9 +119,9 @@ class Observers:
             each for each, wants in self._others if wants is _every or self._ask(wants, verdict)
         ]
 
-    def _ask(self, wants: Wants, verdict: Any) -> bool:
+    def _ask(self, wants: Callable[..., bool], *what: Any) -> bool:
         try:
-            return wants(verdict)
+            return wants(*what)
         except Exception as problem:  # told too much, rather than nothing
             self.trouble(f"observer {label_of(wants)}", problem)
             return True
@@ -155,11 +155,11 @@ class Observers:
     def _hear(self, writer: Writer[Any]) -> None:
         writer.on_dropped.append(lambda lines: self.tell(Dropped(writer.place, lines)))
 
-    def looks(self, verdict: Any, container: ContainerPort | None = None) -> bool:
+    def looks(self, call: Any, verdict: Any, container: ContainerPort | None = None) -> bool:
         """Whether a call that is to be answered so is looked at for an observer before it is."""
         if any(wanted(container, verdict) for wanted in self._facts_for):
             return True
-        return any(self._ask(wanted, verdict) for wanted in self._texts)
+        return any(self._ask(wanted, call, verdict) for wanted in self._texts)
 
     def explained(self, call: Call, verdict: Verdict) -> Verdict:
         """The verdict with all that its reason has to say, if somebody wants to know of it; it may look
@@ -182,7 +182,7 @@ class Observers:
         """
         text = found = ""
         try:
-            if self._texts and any(self._ask(wanted, verdict) for wanted in self._texts):
+            if self._texts and any(self._ask(wanted, call, verdict) for wanted in self._texts):
                 text = call.describe(read)
             if self._facts is not None:
                 found = self._facts(call, self.callers, read=read)

@@ -46,7 +46,9 @@ class Teller:
         """A refusal with a reason."""
         return isinstance(verdict, Deny) and bool(verdict.reason)
 
-    wants_text = wants
+    def wants_text(self, call: object, verdict: Verdict) -> bool:
+        """Of those."""
+        return self.wants(verdict)
 
     def say(self, text: str) -> None:
         """Tell something else: in one line, whatever it quotes."""

@@ -65,7 +65,7 @@ class Answers:
         """Answer, unless somebody did; then let the caller's next call go on."""
         if who not in _UNREAD:
             verdict = self.observers.explained(job.call, verdict)
-        if self.observers.looks(verdict, job.served.container) and not job.claimed:
+        if self.observers.looks(job.call, verdict, job.served.container) and not job.claimed:
             # Before it is answered: then the caller's memory is out of reach.  Before it is claimed:
             # that memory can make its reader wait (FUSE, userfaultfd), and a deadline must still be
             # able to go first; it, and close(), do not look themselves.
