@@ -3,6 +3,7 @@ container's limit until it is done."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,19 @@ class Counting(Closers):
         self._employ = employ
         self._dismiss = dismiss
 
-    def close_for(self, container: object, fd: int) -> None:
-        """Have a descriptor closed, which is given away."""
-        worker = Worker(container)
+    def close_for(self, container: object, fd: int, seconds: float = 0) -> None:
+        """Have a descriptor closed, which is given away.
+
+        :param seconds: how long that is waited for."""
+        worker, closed = Worker(container), threading.Event()
         self._employ(worker)
-        self.close([fd], then=lambda: self._dismiss(worker))
+
+        def over() -> None:
+            self._dismiss(worker)
+            closed.set()
+
+        self.close([fd], then=over)
+        closed.wait(seconds)
 
     def drop(self, reply: Reply, container: object) -> None:
         """Have the descriptors of a reply closed that nobody took."""

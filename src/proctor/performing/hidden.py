@@ -27,6 +27,7 @@ def mode_of(task: Task, fd: int) -> Generator[Any, Any, int]:
     try:
         return remembered(fd)[0]
     except PermissionError:
+        task.flushes = True
         return (yield from task.held(fd)).named.status.mode
 
 

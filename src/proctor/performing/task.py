@@ -69,7 +69,7 @@ class Task:
     """
 
     __slots__ = (
-        "_dying", "_fds", "_wish", "asked", "call", "devices", "host", "key", "o_path", "own", "session",
+        "_dying", "_fds", "_wish", "asked", "call", "devices", "flushes", "host", "key", "o_path", "own", "session",
         "standing", "stepped", "strict",
     )  # fmt: skip
 
@@ -96,6 +96,8 @@ class Task:
         #: Whether somebody wants to see what is pinned.
         self.asked = wish.allow is not None or bool(call.looks)
         self._wish = wish
+        #: Whether closing what is held may wait for a server: then that is not for us.
+        self.flushes = False
         #: Whether a path was walked step by step: then an errno may be ours, and no word of the kernel's.
         self.stepped = False
         #: Whether such a walk is made of all that fails where procfs shows a process more of its own than others.
@@ -183,8 +185,8 @@ class Task:
         session = self.session
         while self._fds:
             fd = self._fds.pop()
-            if session.slow and not pins.only_a_path(fd):  # it is flushed
-                session.give_up(fd)
+            if self.flushes and not pins.only_a_path(fd):
+                session.executors.closers.close_for(session.container, fd, _LAST_MOMENTS)
                 continue
             with suppress(OSError):  # which a server of somebody's may say
                 os.close(fd)
@@ -299,9 +301,7 @@ class Task:
         known = pins.name_of()
         reply = yield from self.session.ask(known.request, fds=(fd,), table=True)
         reply.close()
-        named = self.named(known.name, reply, fd)
-        self.session.slow |= named.slow  # the executor had it, too
-        return self._known(fd, named)
+        return Pin(fd, self.named(known.name, reply, fd))
 
     def pin(
         self, start: int | None, path: bytes, flags: int, resolve: int, later: bytes = b""

@@ -89,5 +89,5 @@ def _kind(task: Task, register: int) -> Generator[Wait, Reply, str | None]:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode)):
         return ""
     kind = filesystem_type(fd)
-    task.session.slow |= kind not in filestat.PROMPT  # it is flushed here, too, when it is closed
+    task.flushes = kind not in filestat.PROMPT
     return "shown" if kind in _SHOWN else "stored"
