@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from .callers import open_directory
-from .test_seeking import HEAD, plant, rules, run
+from .test_seeking import HEAD, UNSAFE, plant, rules, run
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.root]
 
@@ -273,3 +274,53 @@ for extra in (0, os.O_TRUNC):
     expected = natively(program, tree)
     assert "named/file 1001100 EACCES" in expected and "named/file 1000100 EPERM" in expected
     assert run(WAYS[way], program, tree) == expected
+
+
+DEEP = """
+os.chdir(sys.argv[1])
+WHO
+for depth in range(20):
+    os.mkdir("d" * 250)
+    os.chdir("d" * 250)
+os.mknod("file", 0o100600)
+tell("create", os.open, "new", os.O_CREAT | os.O_RDWR, 0o600)
+tell("open", os.open, "file", os.O_RDONLY)
+tell("nofollow", os.open, "file", os.O_NOFOLLOW)
+tell("directory", os.open, ".", os.O_RDONLY)
+tell("above", os.open, "..", os.O_DIRECTORY)
+tell("none", os.open, "none", os.O_RDONLY)
+tell("temporary", os.open, ".", os.O_TMPFILE | os.O_RDWR)
+tell("procfs", os.open, "/proc/self/cwd/file", os.O_RDONLY)
+os.symlink("file", "link")
+tell("link", os.open, "link", os.O_RDONLY)
+tell("elsewhere", os.open, "/etc/passwd", os.O_RDONLY)
+"""
+
+
+@pytest.mark.parametrize("who", ["", "become_user()"], ids=["root", "user"])
+def test_what_has_a_path_too_long_to_be_said_is_opened_where_no_rule_asks(
+    tree: Path, who: str
+) -> None:
+    """The kernel says no path of more than a page: a rule cannot know what it is below, so whatever it would
+    decide, the call is refused.  Without one such files are files."""
+    tree.chmod(0o777)
+    program = DEEP.replace("WHO", who)
+    expected = natively(program, tree)
+    shutil.rmtree(tree / ("d" * 250))
+    assert expected == [
+        f"{line.split()[0]} {'ENOENT' if 'none' in line else 'ok'}" for line in expected
+    ]
+    assert run(rules(PERFORM), program, tree) == expected
+    shutil.rmtree(tree / ("d" * 250))
+    below, all_of_them = (f"{CALLS}\nwhen = {{ path = '{top}/**' }}\n" for top in (tree, ""))
+    nothing = f'{CALLS}\ndeny = "EXDEV"'
+    for text in (
+        rules(f'{below}deny = "EXDEV"', PERFORM),
+        rules(f'{below}deny = "EXDEV"', f"{CALLS}\n{UNSAFE}"),
+        rules(f"{all_of_them}perform = true", nothing),
+        rules(f"{all_of_them}{UNSAFE}", nothing),
+    ):
+        said = [line.split() for line in run(text, program, tree)]
+        shutil.rmtree(tree / ("d" * 250))
+        refused = [what in ("EACCES", "EPERM") for name, what in said[:-1] if name != "none"]
+        assert all(refused) and len(refused) == 8, said

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
 from proctor.call.path.located import FileId
+from proctor.call.path.procfs import TOO_LONG
+from proctor.call.verdict import deny
+from proctor.performing import pins
 from proctor.performing.trouble import Refused
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform
-    from proctor.performing import filestat, pins
+    from proctor.performing import filestat
 
 
 def file_of(status: filestat.Status) -> FileId:
@@ -32,6 +36,8 @@ def permit(
     :raises Refused: it may not be."""
     file = None if status is None else file_of(status)
     call.acts_on(argument, path, file)
+    if wish.allow is not None and path.startswith(pins.UNSAID):
+        raise Refused(deny(errno.EACCES, f"no rule can be asked about it: {TOO_LONG}"))
     refused = call.contradiction(argument, path, file) or wish.refusal(argument, path)
     if refused is not None:
         raise Refused(refused)

@@ -45,6 +45,8 @@ PIN: Final = O_PATH | _CLOEXEC
 HOW: Final = struct.Struct("=QQQ")
 
 _PATH_MAX: Final = 4096
+#: In the place of a longer path, and of one below it: no rule is asked about that.
+UNSAID: Final = b"(too long)"
 #: Bytes of the longest path that the kernel takes.
 LONGEST: Final = _PATH_MAX - 1
 #: What everybody gets in the place of what procfs shows to a process of its own: ``proc_fd_permission`` of
@@ -149,11 +151,15 @@ class Name(NamedTuple):
         status, system, text, second = reply.parts[self.first : self.first + 4]
         seen = status_of(status)
         if not reply.made(self.link):
-            text = b"(unreachable)"
+            text = UNSAID if self.unsaid(reply) else b"(unreachable)"
         elif text.startswith(b"/") and not (reply.made(self.again) and same_place(status, second)):
             text = b"(unreachable)" + text  # what does not begin with a slash is pipe:[1] or so
         on = system_of(system)
         return Named(seen, on.proc, text, on.slow)
+
+    def unsaid(self, reply: Reply) -> bool:
+        """Whether it has a path that is longer than the kernel says one."""
+        return reply.error(self.link) == errno.ENAMETOOLONG
 
     def on_proc(self, reply: Reply) -> bool:
         """Whether that is on procfs."""

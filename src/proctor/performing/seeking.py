@@ -13,6 +13,7 @@ from collections.abc import Generator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.call.path.procfs import TOO_LONG
 from proctor.call.verdict import Deny, deny
 from proctor.errors import CallGone
 from proctor.performing import pins, scarce
@@ -47,7 +48,9 @@ def seek(what: Sought, task: Task) -> Generator[Any, Any, bytes | int | Deny]:
     a denial where that is not the kernel's own, which may come to something if it walks itself."""
     while True:
         try:
-            return (yield from _led(task, what))
+            found = yield from _led(task, what)
+            too_long = found.startswith(pins.UNSAID)
+            return deny(errno.EACCES, TOO_LONG) if too_long else found
         except Said as said:
             if task.stepped:
                 return deny(said.errno, "a path through /proc that cannot be followed")
@@ -227,7 +230,8 @@ def _read(look: _Look, reply: Reply, path: bytes, missing: bool) -> tuple[bytes 
         return (None if system_of(reply.parts[look.kind]).proc else path), False
     if reply.made(look.pin):
         named, name = look.name.read(reply), look.name
-        return (None if named.proc or name.hidden(reply) or name.lost(reply) else named.path), False
+        unsure = named.proc or name.hidden(reply) or name.lost(reply) or name.unsaid(reply)
+        return (None if unsure else named.path), False
     failed = reply.error(look.pin)
     strictly = not (missing and failed == errno.ENOENT)
     if failed in scarce.OURS or not pins.stands(failed, reply, look.probe, 0, strictly):

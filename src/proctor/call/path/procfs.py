@@ -20,6 +20,8 @@ from proctor.call.path.files import (
 from proctor.call.path.located import file_id
 from proctor.errors import SCARCE, NotPermitted
 
+#: Why nothing is decided by it, whatever the rule: it may be below any directory.
+TOO_LONG: Final = "its path is longer than the kernel says one (4,095 bytes)"
 _PROC_SUPER_MAGIC: Final = 0x9FA0
 _PROC_ROOT_INO: Final = 1
 _PIN: Final = getattr(os, "O_PATH", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -52,6 +54,8 @@ def name_of(fd: int, root: int) -> tuple[list[bytes], bytes]:
 
     The prefix is empty if the components lead there, which is verified by walking them; otherwise
     it is ``(unreachable)`` and the components are the kernel's name for it, whatever it is.
+
+    :raises NotPermitted: that name is longer than the kernel says one: nobody can decide by it.
     """
     try:
         text = os.readlink(f"/proc/self/fd/{fd}".encode())
@@ -59,7 +63,7 @@ def name_of(fd: int, root: int) -> tuple[list[bytes], bytes]:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        return [b"..."], UNREACHABLE
+        raise NotPermitted(errno.EPERM, TOO_LONG) from None
     if text == (base or b"/") or text.startswith(base + b"/"):
         names = [name for name in text[len(base) :].split(b"/") if name]
         if _leads_to(root, names, fd):
