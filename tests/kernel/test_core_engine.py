@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -627,3 +628,36 @@ def test_twenty_thousand_descriptors_under_a_timer(monitor: Monitor, main: bool)
         timeout=110,
     )
     assert out == "wrong 0"
+
+
+def test_what_is_readable_while_it_begins_to_be_watched_is_heard() -> None:
+    """By another thread, before the one that watches goes on: it is told of once only."""
+    heard: list[int] = []
+    ours, theirs = os.pipe()
+    os.write(theirs, b"x")
+    engine = Engine()
+    loop: Any = engine._loop
+
+    class Hasty:
+        """Serves as soon as something is watched."""
+
+        def watch(self, *what: Any) -> None:
+            loop.watch(*what)
+            token = loop.lead(1, print, 0)
+            loop.serve(token, engine._served, [], 0, 1)
+            loop.resign(token)
+
+    hasty: Any = Hasty()
+    engine._loop = hasty
+    try:
+        engine.watch(ours, lambda: heard.append(ours))
+        with pytest.raises(OSError):
+            engine.watch(1 << 20, heard.clear)
+    finally:
+        engine._loop = loop
+    assert heard == [ours]
+    assert 1 << 20 not in engine._served
+    engine.unwatch(ours)
+    engine.close()
+    os.close(ours)
+    os.close(theirs)

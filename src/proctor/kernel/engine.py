@@ -169,8 +169,17 @@ class Engine:
         :raises OSError: it cannot be waited for (EPERM), or not by as many (ENOSPC).
         """
         with self._lock:
-            self._loop.watch(fd, False, None)
+            before = self._served.get(fd)
+            # first: it may be readable at once, and whoever has the role looks only once
             self._served[fd] = _entry({}, callback, _Own(fd, None, None))
+            try:
+                self._loop.watch(fd, False, None)
+            except BaseException:
+                if before is None:
+                    del self._served[fd]
+                else:
+                    self._served[fd] = before
+                raise
 
     def unwatch(self, fd: int) -> None:
         """Stop that; an unknown number is no error."""
