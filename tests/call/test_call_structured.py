@@ -81,8 +81,8 @@ def test_plain(value: Any, found: Any) -> None:
     assert plain(value) == found
 
 
-#: Most bytes of the caller's memory that are read at once for a record: parameters of a module.
-READ_MAX = 64 << 10
+#: Most bytes of the caller's memory that are read at once for a record: 65,536 of poll's structures.
+READ_MAX = 65536 * 8
 
 
 @given(

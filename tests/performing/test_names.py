@@ -180,7 +180,7 @@ def test_what_is_performed_is_what_the_kernel_does(
             if left[0] != left[1]:
                 wrong.append((number, bool(how), call, native, performed, "trees"))
                 twins = trees(kind)
-    assert fine > TRIES / 10
+    assert fine > TRIES / 20  # a user may do little there
     assert not wrong, f"{len(wrong)} differ:\n" + "\n".join(map(str, wrong[:25]))
 
 
