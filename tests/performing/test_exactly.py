@@ -324,3 +324,26 @@ def test_what_has_a_path_too_long_to_be_said_is_opened_where_no_rule_asks(
         shutil.rmtree(tree / ("d" * 250))
         refused = [what in ("EACCES", "EPERM") for name, what in said[:-1] if name != "none"]
         assert all(refused) and len(refused) == 8, said
+
+
+@pytest.mark.parametrize("who", ["", "become_user()"], ids=["root", "user"])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_openat2_refuses_of_a_mode_is_refused(tree: Path, way: str, who: str) -> None:
+    """The older calls forgive it."""
+    program = """
+import struct
+libc = ctypes.CDLL(None, use_errno=True)
+os.chdir(sys.argv[1])
+WHO
+def opened(flags, mode, resolve=0):
+    fd = libc.syscall(437, -100, b"named/file", struct.pack("=QQQ", flags, mode, resolve), ctypes.c_size_t(24))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "")
+    os.close(fd)
+for flags in (0, os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_TMPFILE | os.O_RDWR, os.O_NOFOLLOW, 1 << 40):
+    for mode in (0, 1, 0o777, 0o7777, 0o10000, 1 << 40):
+        tell(f"{flags:o} {mode:o}", opened, flags, mode)
+""".replace("WHO", who)
+    expected = natively(program, tree)
+    assert "0 1 EINVAL" in expected and "100 10000 EINVAL" in expected and "100 777 ok" in expected
+    assert run(WAYS[way], program, tree) == expected

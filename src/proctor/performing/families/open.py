@@ -129,8 +129,8 @@ def at_once(
     dirfd, flags, mode, resolve = decode(call)
     if isinstance(wish.options, Options):
         flags = wish.options.kept(flags)
-    if _is_small(call):
-        return None
+    if _is_small(call) or mode & ~0o7777 or (mode and not flags & (O_CREAT | TMPFILE)):
+        return None  # the latter two are EINVAL (build_open_flags of fs/open.c)
     return here.open(call, wish, standing, dirfd, flags, mode, resolve, ours)
 
 
