@@ -292,6 +292,18 @@ def test_bad_directories(pair: Pair, performers: Performers) -> None:
                 assert native == performed, (dirfd, path, flags)
 
 
+def test_no_file_is_made_in_a_containers_procfs(performers: Performers) -> None:
+    """Where the caller has a number and the monitor none, the kernel would say so to the monitor."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to have callers with other identities")
+    with caller(container_user, MAP, proc="new") as one:
+        for path in (b"/dev/fd", b"/proc/self/fd", b"/proc/self/fdinfo", b"/proc/self", b"/proc"):
+            for flags in (RDWR | os.O_TMPFILE, RDONLY | os.O_TMPFILE):
+                native = one.natively("openat", AT_FDCWD, path, flags, 0o600)
+                performed = one.performed(performers, "openat", AT_FDCWD, path, flags, 0o600)
+                assert native == performed, (path, oct(flags))
+
+
 def test_unsupported_call(performers: Performers) -> None:
     with caller() as one:
         assert one.performed(performers, "chdir", b"x") == ("errno", errno.ENOSYS)

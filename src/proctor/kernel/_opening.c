@@ -112,7 +112,8 @@ static ssize_t name_of(int table, int pinned, const char *path, const unsigned c
     if (length <= 0 || text[0] != '/')
         return -1;
     text[length] = 0;
-    if (strcmp(text, path) == 0) /* which it was found by */
+    bool gone = length > 10 && strcmp(text + length - 10, " (deleted)") == 0; /* or so called, as a link to it may be */
+    if (!gone && strcmp(text, path) == 0) /* which it was found by */
         return length;
     int fd = openat2(AT_FDCWD, text, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED);
     if (fd < 0)

@@ -182,7 +182,14 @@ def opened(task: Task, pin: Pin, flags: int) -> Generator[Any, Reply, int | None
         fd = task.hold(_opened(where, name, O_CLOEXEC, NO_XDEV | NO_SYMLINKS, caller))
         if failed := (yield from _failed(task, acting.noatime(), fd)):
             raise Said(failed)
-    fd = _opened(where, name, flags | O_CLOEXEC, NO_XDEV | NO_SYMLINKS, caller)
+    try:
+        fd = _opened(where, name, flags | O_CLOEXEC, NO_XDEV | NO_SYMLINKS, caller)
+    except (
+        Said
+    ) as said:  # the monitor may have no number in a container's procfs, as the caller has
+        raise (
+            Said(errno.EOPNOTSUPP) if flags & TMPFILE and said.errno == errno.EOVERFLOW else said
+        ) from None
     if file_id(fd) != file_id(pin.fd):
         os.close(fd)
         return None

@@ -19,6 +19,7 @@ import struct
 from functools import cache, lru_cache
 from typing import Final
 
+from proctor.call.path.procfs import spellings
 from proctor.performing import scarce
 from proctor.performing.filestat import (
     STATFS_SIZE,
@@ -169,12 +170,17 @@ class Name(NamedTuple):
         """Whether there was no room for that second walk: then it is not known whether the name leads there."""
         return reply.error(self.again) in scarce.OURS
 
-    def hidden(self, reply: Reply) -> bytes:
-        """The kernel's name of a pin, where its walk could not be repeated for want of rights: something was reached
-        from a directory below others that may not be searched.  Empty otherwise."""
-        if reply.error(self.again) != errno.EACCES or not reply.made(self.link):
-            return b""
-        return reply.parts[self.first + 2]
+    def hidden(self, reply: Reply) -> tuple[bytes, ...]:
+        """The paths that the kernel's name of a pin may stand for, where that name was not seen to lead to it and
+        another look may show that one does: its walk could not be repeated for want of rights (something was reached
+        from a directory below others that may not be searched), or the name has an addition.  Empty otherwise."""
+        status, _, text, second = reply.parts[self.first : self.first + 4]
+        if not text.startswith(b"/") or not reply.made(self.link):
+            return ()
+        paths = spellings(text)
+        if reply.error(self.again) == errno.EACCES:
+            return paths
+        return paths[1:] if not (reply.made(self.again) and same_place(status, second)) else ()
 
 
 class Named(NamedTuple):

@@ -358,8 +358,8 @@ class Task:
         :raises Trouble: there was no room to see where it leads."""
         if name.lost(reply):
             raise Trouble("the executor is out of descriptors or memory")
-        named, hidden = name.read(reply), name.hidden(reply)
-        if hidden.startswith(b"/"):
+        named = name.read(reply)
+        for hidden in name.hidden(reply):
             try:
                 again = openat2(
                     self.caller.root(),
@@ -369,7 +369,9 @@ class Task:
                 )
             except OSError as error:
                 scarce.pass_on(error)
-                return named._replace(path=hidden) if error.errno == errno.EACCES else named
+                if error.errno == errno.EACCES:
+                    named = named._replace(path=hidden)
+                continue
             try:
                 if file_id(again) == file_id(fd):
                     return named._replace(path=hidden)

@@ -64,11 +64,19 @@ def name_of(fd: int, root: int) -> tuple[list[bytes], bytes]:
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise NotPermitted(errno.EPERM, TOO_LONG) from None
-    if text == (base or b"/") or text.startswith(base + b"/"):
-        names = [name for name in text[len(base) :].split(b"/") if name]
-        if _leads_to(root, names, fd):
-            return names, b""
+    for path in spellings(text):
+        if path == (base or b"/") or path.startswith(base + b"/"):
+            names = [name for name in path[len(base) :].split(b"/") if name]
+            if _leads_to(root, names, fd):
+                return names, b""
     return [name for name in text.split(b"/") if name], UNREACHABLE
+
+
+def spellings(name: bytes) -> tuple[bytes, ...]:
+    """The paths that a name of the kernel's may stand for.  What was mounted and then removed where it came from is
+    still there under its path, to which the kernel adds `` (deleted)`` (``d_path`` of fs/d_path.c)."""
+    path = name.removesuffix(b" (deleted)")
+    return (name,) if path == name else (name, path)
 
 
 def _leads_to(root: int, names: list[bytes], fd: int) -> bool:
