@@ -153,6 +153,36 @@ said(322, fd, b"", words, None, 0x1000) if os.fork() == 0 else os.wait()
     assert done.stdout.splitlines() == natively.stdout.splitlines(), done.stderr
 
 
+def test_first_lines_are_read_as_the_kernel_reads_them(place: Path) -> None:
+    """Where nothing ends them, or blanks, NULs and the end of what is looked at do."""
+    code = """
+import os, subprocess
+echo = b"#!/bin/echo"
+for number, head in enumerate((
+    echo, echo + b" ", echo + b" \\n", echo + b" a ", echo + b"\\ta b\\t\\n", echo + b"\\0", echo + b"\\0x\\n", echo + b"\\t\\0x\\n",
+    echo + b" a\\0b", echo + b" " + b"y" * 300, echo + b" " + b"y" * 243, echo + b" " + b"y" * 242 + b" z",
+    b"#!" + b" " * 244 + b"/bin/echo", b"#!" + b" " * 245 + b"/bin/echo", b"#!" + b" " * 244 + b"/bin/echo\\n",
+    b"#!", b"#! ", b"#!\\0x", b"#!\\n", b"#!" + b" " * 300,
+)):
+    path = f"head{number}"
+    with open(path, "wb") as file:
+        file.write(head)
+    os.chmod(path, 0o755)
+    try:
+        done = subprocess.run([path, "word"], capture_output=True, executable=f"./{path}")
+        print(number, done.returncode, done.stdout)
+    except OSError as error:
+        print(number, error.errno)
+"""
+    program = [sys.executable, "-ISc", code]
+    natively = subprocess.run(program, cwd=place, capture_output=True, text=True, check=False)
+    assert len(natively.stdout.splitlines()) == 20, natively.stderr
+    done = proctor.run(
+        program, [families.exec()], cwd=place, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == natively.stdout.splitlines(), done.stderr
+
+
 def test_descriptors_and_set_user_id_are_as_without(place: Path) -> None:
     """execveat of an open script; and who is held is not less than who is not."""
     suid = place / "suid"

@@ -33,6 +33,8 @@ _NOFOLLOW, _EACCESS, _EMPTY_PATH, _CHECK = 0x100, 0x200, 0x1000, 0x10000
 _HEAD: Final = 256
 _DEEP: Final = 5
 _BLANK: Final = b" \t"
+#: What a word of a script's first line ends with.
+_ENDS: Final = (b" ", b"\t", b"\0")
 
 
 class Options(Given):
@@ -69,7 +71,7 @@ def perform(task: Task) -> Work:
         if script is None:
             break
         interpreter, argument = script
-        words = [interpreter, *([argument] if argument else []), name, *words[1:]]
+        words = [interpreter, *([] if argument is None else [argument]), name, *words[1:]]
         name = interpreter
         pin = yield from task.pin(task.start(pins.AT_FDCWD, interpreter), interpreter, 0, 0)
         task.permit_further(pin.named.path)
@@ -148,21 +150,23 @@ def _shown(number: int, path: bytes) -> bytes:
     return b"/dev/fd/%d/%s" % (number, path) if path else b"/dev/fd/%d" % number
 
 
-def _script(head: bytes) -> tuple[bytes, bytes] | None:
+def _script(head: bytes) -> tuple[bytes, bytes | None] | None:
     """(interpreter, its argument) of a script, as ``load_script`` of fs/binfmt_script.c reads it; None for what
     is none."""
     if head[:2] != b"#!":
         return None
-    line, newline, _ = head[2:].partition(b"\n")
-    text = line.partition(b"\0")[0].strip(_BLANK) if newline else line.lstrip(_BLANK)
-    word = text
-    for at, byte in enumerate(text):
-        if byte in b" \t\0":
-            word = text[:at]
-            break
-    else:
-        if not newline and len(head) == _HEAD:
+    head = head.ljust(_HEAD, b"\0")
+    line, newline, _ = head.partition(b"\0")[0].partition(b"\n")
+    if not newline:
+        if not any(end in head[2:].lstrip(_BLANK) for end in _ENDS):
             raise Said(errno.ENOEXEC)  # the interpreter's path is cut off
-    if not word:
+        line = head[:-1]  # whose place a NUL takes
+    text = line[2:].strip(_BLANK)
+    if not text:
         raise Said(errno.ENOEXEC)
-    return word, text[len(word) :].partition(b"\0")[0].strip(_BLANK)
+    cut = min((at for at in map(text.find, _ENDS) if at >= 0), default=len(text))
+    if not cut:
+        raise Said(errno.EACCES)  # the empty path is a directory
+    rest = text[cut:].lstrip(_BLANK)
+    # there is an empty argument where blanks come before a NUL
+    return text[:cut], None if rest == text[cut:] else rest.partition(b"\0")[0]
