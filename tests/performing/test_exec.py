@@ -15,6 +15,7 @@ import pytest
 
 import proctor
 from proctor import families, policy
+from proctor.performing import watching
 
 from .callers import compiled, open_directory
 
@@ -181,6 +182,24 @@ for number, head in enumerate((
         program, [families.exec()], cwd=place, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.splitlines() == natively.stdout.splitlines(), done.stderr
+
+
+def test_who_is_held_goes_on_where_the_listener_was_closed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The monitor ends while somebody's exec fails: the kernel has answered."""
+    add = watching.Watchers.add
+
+    def closed() -> bool:
+        raise ValueError("this listener is closed")
+
+    def added(self: watching.Watchers, watcher: watching._Watcher) -> None:
+        watcher.waits = closed
+        add(self, watcher)
+
+    monkeypatch.setattr(watching.Watchers, "add", added)
+    done = run(NO_PUSH, ["sh", "-c", "./plain a; ./empty 2>&-; echo b"], cwd=place)
+    assert done.stdout.split() == ["plain", "a", "b"], done
 
 
 def test_descriptors_and_set_user_id_are_as_without(place: Path) -> None:

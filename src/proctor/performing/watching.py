@@ -194,7 +194,10 @@ class _Watcher:
     def _stopped(self) -> tuple[int, int]:
         """Who stopped, or died, and how; the call is answered after this began."""
         while True:
-            answered = not self.waits()
+            try:
+                answered = not self.waits()
+            except ValueError:  # its listener is closed, so the kernel has answered
+                answered = True
             pid, status = self._waited(_awaiting())
             if not pid and answered:  # it takes its time, or has failed
                 pid, status = self._waited(_waiting(), self.tid)
