@@ -33,6 +33,7 @@ def unfolded(call: Call) -> Call:
     call._keep(_NOTHING)  # what the other one keeps is closed with this one
     inner = copy.copy(call)
     inner._notification = Notification(call.id, call.tid, number, call.arch, registers)  # type: ignore[arg-type]
+    inner._kind = None  # what is known of the other number
     return inner
 
 
