@@ -270,5 +270,14 @@ def test_with_a_full_table_nothing_happens(top: bytes) -> None:
         for path, flags in ((file, os.O_WRONLY | os.O_TRUNC), (top + b"/missing", 0)):
             os.path.exists(path)
             assert opened(performers, pid, path, flags) == Deny(errno.EMFILE)
+        asked: list[bytes] = []
+        for path, flags in ((file, 0), (top, os.O_WRONLY)):  # which a rule is not even asked about
+
+            def allow(argument: str, path: bytes) -> bool:
+                asked.append(path)
+                return True
+
+            assert opened(performers, pid, path, flags, allow=allow) == Deny(errno.EMFILE)
+        assert not asked
     assert stat.S_ISREG(os.stat(file).st_mode)
     assert os.stat(file).st_size == 7

@@ -247,9 +247,9 @@ struct found {
 static int act(const Known *caller, struct opening *opening, bool named, struct found *found) {
     struct stat status;
     int fd = LEFT, start = -1;
-    if (opening->flags & (O_CREAT | TMPFILE | O_TRUNC)
+    if ((named || opening->flags & (O_CREAT | TMPFILE | O_TRUNC))
         && !(opening->length > 0 ? has_room_by(caller, opening->text, opening->length) : has_room(caller)))
-        return LEFT; /* nothing happens before that is known */
+        return LEFT; /* nothing happens, and nobody is asked, before that is known */
     if (opening->path[0] == '/')
         opening->at = opening->resolve & RESOLVE_IN_ROOT ? opening->at : AT_FDCWD;
     else if (opening->at < 0 && (opening->at = start = place_of(caller, opening->dirfd)) < 0)
