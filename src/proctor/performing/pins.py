@@ -170,6 +170,11 @@ class Name(NamedTuple):
         """Whether there was no room for that second walk: then it is not known whether the name leads there."""
         return reply.error(self.again) in scarce.OURS
 
+    def unsure(self, reply: Reply) -> bool:
+        """Whether :meth:`read` is not all that can be said: :meth:`proctor.performing.task.Task.named` sees to the rest.
+        Who asks a rule about less lets everybody past who can take an executor its descriptors."""
+        return self.lost(reply) or self.unsaid(reply) or bool(self.hidden(reply))
+
     def hidden(self, reply: Reply) -> tuple[bytes, ...]:
         """The paths that the kernel's name of a pin may stand for, where that name was not seen to lead to it and
         another look may show that one does: its walk could not be repeated for want of rights (something was reached

@@ -230,8 +230,7 @@ def _read(look: _Look, reply: Reply, path: bytes, missing: bool) -> tuple[bytes 
         return (None if system_of(reply.parts[look.kind]).proc else path), False
     if reply.made(look.pin):
         named, name = look.name.read(reply), look.name
-        unsure = named.proc or name.hidden(reply) or name.lost(reply) or name.unsaid(reply)
-        return (None if unsure else named.path), False
+        return (None if named.proc or name.unsure(reply) else named.path), False
     failed = reply.error(look.pin)
     strictly = not (missing and failed == errno.ENOENT)
     if failed in scarce.OURS or not pins.stands(failed, reply, look.probe, 0, strictly):

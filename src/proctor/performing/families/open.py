@@ -267,11 +267,7 @@ def seen(opening: acting.Opening | pins.Look, reply: Reply) -> pins.Named | None
     if not isinstance(opening, pins.Look) or not reply.made(opening.pin):
         return None
     system, status = reply.parts[opening.name.first + 1], reply.parts[opening.name.first]
-    if (
-        opening.name.hidden(reply)
-        or opening.name.unsaid(reply)
-        or not filestat.is_plain(system, status)
-    ):
+    if opening.name.unsure(reply) or not filestat.is_plain(system, status):
         return None
     return opening.name.read(reply)
 
