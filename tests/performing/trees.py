@@ -57,6 +57,10 @@ def build(top: bytes, owner: int) -> None:
     link(b"../file", b"dir/up")
     link(os.path.join(top, b"file"), b"absolute")
     link(b"to-to-file", b"chain")
+    link(b"file/", b"slash-file")
+    link(b"dir/", b"slash-dir")
+    link(b"nowhere/", b"slash-nowhere")
+    link(b"file/x/", b"slash-in-file")
     link(b"to-file", b"to-to-file")
     for fifo, uid in ((b"fifo", owner), (b"others-fifo", 4242)):
         os.mkfifo(os.path.join(top, fifo), 0o644)
@@ -77,7 +81,8 @@ PATHS = [
     b"others-dir/new", b"others-dir/file", b"sticky/new", b"sticky/mine", b"sticky/others", b"setgid/new",
     b"noexec/file", b"noexec/new", b"to-file", b"to-file/", b"to-dir", b"to-dir/", b"to-dir/new",
     b"to-dir/inside", b"dangling", b"dangling/", b"dangling-in-dir", b"dangling-deep", b"loop-a",
-    b"loop-a/x", b"dir/up", b"absolute", b"chain", b"link3", b"link5", b"link0", b"n" * 255, b"n" * 256,
+    b"loop-a/x", b"dir/up", b"absolute", b"chain", b"slash-file", b"slash-dir", b"slash-nowhere", b"slash-in-file",
+    b"link3", b"link5", b"link0", b"n" * 255, b"n" * 256,
     b"dir/" + b"n" * 256, b"x/" * 2000 + b"y", b"./" * 2000 + b"file",
     b"/proc/self/status", b"/proc/self/root/TOP/file", b"/proc/self/cwd/file", b"/proc/self/cwd/new",
     b"/proc/self", b"/proc/self/", b"/proc/self/fd/999", b"/proc/self/nope", b"/proc/meminfo",

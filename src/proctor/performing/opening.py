@@ -309,11 +309,11 @@ def _by_its_path(task: Task, wanted: Wanted, pin: int, named: pins.Named) -> Ope
 
 def _may_follow(task: Task, wanted: Wanted) -> Generator[Any, Any, None]:
     """The kernel's word on following the last component (fs.protected_symlinks); that it leads to
-    nothing is fine here."""
+    nothing is fine here, or to what is no directory behind a link that ends in a slash."""
     try:
         yield from task.pin(wanted.start, wanted.path, 0, wanted.resolve)
     except Said as said:
-        if said.errno != errno.ENOENT:
+        if said.errno not in (errno.ENOENT, errno.ENOTDIR):
             raise
 
 
@@ -347,7 +347,7 @@ def _own_terminal(task: Task, wanted: Wanted) -> Opens:
         known = pins.name_of()
         reply = yield from task.session.ask(known.request, fds=(pin,), table=True)
         reply.close()
-        named = known.name.read(reply)
+        named = task.named(known.name, reply, pin)
         if not stat.S_ISCHR(named.status.mode) or os.makedev(*named.status.rdev) != number:
             continue
         task.permit(named.path, named.status)
