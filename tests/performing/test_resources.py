@@ -142,6 +142,22 @@ def test_names_of_the_machine() -> None:
     assert done.stdout == b"Linux inside 2.6.32 vax\n"
 
 
+@pytest.mark.parametrize("personality", [0x0008, 0x0020000, 0x0020008])
+def test_names_are_those_of_a_personality(personality: int) -> None:
+    code = f"""
+        import ctypes, os
+        for each in ({personality}, 0, {personality}):
+            ctypes.CDLL(None).personality(each)
+            print(os.uname())
+    """
+    natively = proctor.run(python(code), capture_output=True, timeout=60)
+    renamed = families.resources(version="x")
+    done = proctor.run(python(code), [renamed], capture_output=True, timeout=60)
+    assert done.stdout.decode() == natively.stdout.decode().replace(os.uname().version, "x")
+    first, second, third = done.stdout.splitlines()
+    assert first == third != second
+
+
 def test_random_bytes_come_from_a_seed() -> None:
     code = """
         import errno, os

@@ -222,6 +222,13 @@ class Credentials(Taker):
         return self._read_once("limits", parse_limits)
 
     @property
+    def personality(self) -> int:
+        """As personality(2) gives it: what ``uname`` and some other calls are to look like to it.
+
+        :raises OSError: EACCES: it gave rights up, or is another user's."""
+        return self._read_once("personality", lambda data: int(data, 16))
+
+    @property
     def tty(self) -> int:
         """Device number of the controlling terminal, as :func:`os.makedev` makes them; 0 for none."""
         return self._stat.tty

@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
+from proctor.errors import ProctorError
 from proctor.performing import machine
 from proctor.performing.shares import Recall, processors, share
 from proctor.performing.steps import Request, Steps
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 KERNELS: Final = "the kernel's answer is what the caller is to have"
 _UTSNAME: Final = ("sysname", "nodename", "release", "version", "machine", "domainname")
 _LENGTH: Final = 65  # __NEW_UTS_LEN + 1
+#: What of a personality ``uname`` looks at: PER_MASK, UNAME26 (include/uapi/linux/personality.h).
+_OF_UNAME: Final = 0x00FF | 0x0020000
 _GRND_ALL, _GRND_RANDOM, _GRND_INSECURE = 7, 2, 4
 #: More random bytes at once are given in parts (getrandom(2) lets that be above 256).
 _MOST_RANDOM: Final = 1 << 20
@@ -95,11 +98,17 @@ def _possible() -> int:
 
 
 def uname(task: Task, names: dict[str, str]) -> Work:
-    """What an executor in the caller's UTS namespace is told, but for these names."""
+    """What an executor in the caller's UTS namespace, with its personality, is told, but for these names."""
+    try:
+        personality = task.caller.personality & _OF_UNAME
+    except OSError as error:
+        if isinstance(error, ProctorError):
+            raise
+        personality = 0  # only its own user can see it
     asking = _uname()
     if task.elsewhere():
         raise Moved
-    reply = yield from task.session.ask(asking)
+    reply = yield from task.session.ask(asking, personality)
     reply.close()
     said = reply.parts[0]
     fields = {
@@ -113,9 +122,12 @@ def uname(task: Task, names: dict[str, str]) -> Work:
 
 @cache
 def _uname() -> Request:
+    """Hole: the personality."""
     steps = Steps()
-    names = steps.scratch(_LENGTH * len(_UTSNAME))
-    steps.call("uname", names)
+    personality, names = steps.number(), steps.scratch(_LENGTH * len(_UTSNAME))
+    before = steps.call("personality", personality)
+    steps.call("uname", names, bad=0)
+    steps.call("personality", before)
     steps.want(names)
     return steps.freeze()
 

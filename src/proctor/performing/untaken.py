@@ -51,8 +51,8 @@ UNTAKEN: Final = (
     ),
     Untaken(
         "resource limits",
-        "RLIMIT_NOFILE is looked at before anything is done; no call that is performed writes "
-        "(RLIMIT_FSIZE)",
+        "RLIMIT_NOFILE is looked at before anything is done, RLIMIT_FSIZE where a file grows; a queue that open(2) makes in "
+        "a mounted mqueue file system is held to the monitor's RLIMIT_MSGQUEUE",
     ),
     Untaken(
         "the controlling terminal",
