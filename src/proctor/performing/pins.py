@@ -172,8 +172,14 @@ class Name(NamedTuple):
 
     def unsure(self, reply: Reply) -> bool:
         """Whether :meth:`read` is not all that can be said: :meth:`proctor.performing.task.Task.named` sees to the rest.
-        Who asks a rule about less lets everybody past who can take an executor its descriptors."""
-        return self.lost(reply) or self.unsaid(reply) or bool(self.hidden(reply))
+        Who asks a rule about less lets everybody past who can take an executor its descriptors, or whose path was
+        foreseen and leads elsewhere now: nobody saw whether that name leads there."""
+        return (
+            self.again == self.link
+            or self.lost(reply)
+            or self.unsaid(reply)
+            or bool(self.hidden(reply))
+        )
 
     def hidden(self, reply: Reply) -> tuple[bytes, ...]:
         """The paths that the kernel's name of a pin may stand for, where that name was not seen to lead to it and
