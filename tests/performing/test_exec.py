@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,24 @@ def test_who_is_held_goes_on_where_the_listener_was_closed(
     monkeypatch.setattr(watching.Watchers, "add", added)
     done = run(NO_PUSH, ["sh", "-c", "./plain a; ./empty 2>&-; echo b"], cwd=place)
     assert done.stdout.split() == ["plain", "a", "b"], done
+
+
+def test_where_nobody_can_wait_it_is_ended(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither does it stay stopped, nor does it run unseen."""
+    started = threading.Thread.start
+
+    def start(self: threading.Thread) -> None:
+        if self.name.startswith("exec of"):
+            raise RuntimeError("can't start new thread")
+        started(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    before = len(os.listdir("/proc/self/fd"))
+    done = run("", ["true"], cwd=place)
+    assert done.returncode == 0  # nothing is held
+    with pytest.raises(OSError):  # as where its program is refused
+        run(NO_PUSH, ["./plain", "a"], cwd=place)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_descriptors_and_set_user_id_are_as_without(place: Path) -> None:

@@ -117,7 +117,11 @@ class Watchers:
     def add(self, watcher: _Watcher) -> None:
         with self._lock:
             self._held[watcher.tid] = watcher
-        threading.Thread(target=watcher.run, name=f"exec of {watcher.tid}", daemon=True).start()
+        try:
+            threading.Thread(target=watcher.run, name=f"exec of {watcher.tid}", daemon=True).start()
+        except RuntimeError:  # no more threads for us
+            watcher.over(False)
+            raise Trouble("nobody can wait for its program: no more threads") from None
 
     def remove(self, watcher: _Watcher) -> None:
         """It has stopped, or is dead.  Idempotent."""
@@ -171,11 +175,16 @@ class _Watcher:
         except (Ended, Trouble, OSError) as failed:
             self._tell(f"{self._name}: {failed}; the process was ended")
         finally:
-            self._watchers.remove(self)
-            os.close(self.expected.program)
-            os.close(self._pidfd)
-            # What it traced dies with it.
-            (self._executors.release if done else self._executors.discard)(self._tracer)
+            self.over(done)
+
+    def over(self, done: bool) -> None:
+        """Let go of all that it has.
+
+        :param done: whether the caller was let go of; if not, it dies with its tracer."""
+        self._watchers.remove(self)
+        os.close(self.expected.program)
+        os.close(self._pidfd)
+        (self._executors.release if done else self._executors.discard)(self._tracer)
 
     def _watch(self) -> None:
         pid, status = self._stopped()
