@@ -6,6 +6,7 @@ constructor and the annotations of each; most are never called, none looked at.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ else:
         def _replace(self, /, **named):
             made = self._make(map(named.pop, self._fields, self))
             if named:
-                raise ValueError(f"Got unexpected field names: {list(named)!r}")
+                kind = TypeError if sys.version_info >= (3, 13) else ValueError
+                raise kind(f"Got unexpected field names: {list(named)!r}")
             return made
 
         __replace__ = _replace  # copy.replace(), Python 3.13
