@@ -165,8 +165,12 @@ static void open_here(const Short *self, const Known *known, bool groups, int ro
 static PyObject *concluded(const Short *self, PyObject *call, const struct turn *turn) {
     if (turn->answered)
         return PyLong_FromLong(-turn->fd);
-    return PyObject_CallFunction(self->rest, "Oy#iO", call, turn->fd < 0 ? turn->path : NULL, (Py_ssize_t)turn->used,
-                                 turn->fd, turn->flags & O_CLOEXEC ? Py_True : Py_False);
+    /* no format with a length: what Python 3.13 builds calls what takes an int there before that */
+    PyObject *path = turn->fd >= 0 || turn->path == NULL ? Py_NewRef(Py_None)
+                                                         : PyBytes_FromStringAndSize(turn->path, (Py_ssize_t)turn->used);
+    return path == NULL ? NULL
+                        : PyObject_CallFunction(self->rest, "ONiO", call, path, turn->fd,
+                                                turn->flags & O_CLOEXEC ? Py_True : Py_False);
 }
 
 enum kind { PLAINLY, RULED, FORESEEN };
