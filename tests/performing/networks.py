@@ -138,9 +138,12 @@ class Servers:
             pass
 
     def program(self, seed: int, count: int, which: str, width: int = 64) -> list[str]:
-        """argv of the program that makes random calls."""
+        """argv of the program that makes random calls; no sanitizer's run-time stands its pointers."""
         ports = map(str, self.ports)
         return [
+            "env",
+            "-u",
+            "LD_PRELOAD",
             sys.executable,
             "-I",
             str(RANDOM),
