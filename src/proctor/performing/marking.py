@@ -9,7 +9,6 @@ from proctor.call.verdict import deny, let_run_unsafe
 from proctor.kernel.raw import is_hidden
 from proctor.performing import lender, pins
 from proctor.performing.entitled import foreign
-from proctor.performing.families import xattr
 from proctor.performing.lending import Lending, LendingWay, Loan
 from proctor.performing.plans import Plan, Planning, Way
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
+    from proctor.performing.families.xattr import Wanted
     from proctor.performing.performers import Performers
     from proctor.performing.steps import Reply
 
@@ -34,9 +34,16 @@ class MarkWay(LendingWay):
     """That of one of these calls."""
 
     def __init__(
-        self, performers: Performers, name: str, begins: Callable[[Call], object] | None
+        self,
+        performers: Performers,
+        family: Any,
+        name: str,
+        begins: Callable[[Call], object] | None,
     ) -> None:
-        super().__init__(performers, xattr, begins)
+        """
+        :param family: the module, which this one does not import."""
+        super().__init__(performers, family, begins)
+        self._xattr = family
         self._pins = partial(_plan, pins.O_NOFOLLOW if name[0] == "l" else 0)
         self._verb = name.removeprefix("l").removesuffix("xattr")
 
@@ -44,40 +51,43 @@ class MarkWay(LendingWay):
         """One that is performed, for whoever may be lent the right; what is the kernel's is left to it at once."""
         performers, known = self._performers, standing.kept
         who, own = known.key.who, performers.callers.own()
-        options: Any = wish.options or xattr.DEFAULT
+        options: Any = wish.options or self._xattr.DEFAULT
         if options.apart:
             return None
-        wanted = self._plainly(call) or xattr.decoded(call, self._verb, 0)
+        wanted = self._plainly(call) or self._xattr.decoded(call, self._verb, 0)
         stored = options.stored(wanted.name, b"")
         if stored is None or who.namespace("user") == own.who.namespace("user"):
-            return let_run_unsafe(xattr.KERNELS)
+            return let_run_unsafe(self._xattr.KERNELS)
         path = call.args["path"]
         may = who.effective & own.who.permitted & _RIGHT and performers.owned(call, who, standing)
-        if not (path and may) or len(stored) > xattr.LONGEST_NAME:
+        if not (path and may) or len(stored) > self._xattr.LONGEST_NAME:
             return None
-        then = partial(_then, standing, wanted)
+        then = partial(_then, standing, partial(self._xattr.loan, wanted, _RIGHT))
         whom = lender.whose(known.key, _RIGHT)
         return Lending(whom, self._pins, (), pins.AT_FDCWD, (path,), then)
 
-    def _plainly(self, call: Call) -> xattr.Wanted | None:
+    def _plainly(self, call: Call) -> Wanted | None:
         """As :func:`proctor.performing.families.xattr.decoded`, of a call of 64 bits with nothing wrong; None of others."""
         known, verb = call.signature, self._verb
         path, name, value, size, flags, _ = call.registers
         size, flags = (0, 0) if verb == "remove" else (size, flags & 0xFFFFFFFF)
-        if known is None or known.word != 8 or not (path and name) or size > xattr.MOST:
+        if known is None or known.word != 8 or not (path and name) or size > self._xattr.MOST:
             return None
-        if verb == "set" and flags & ~xattr.FLAGS:
+        if verb == "set" and flags & ~self._xattr.FLAGS:
             return None
-        attribute = call.text("name", name, xattr.LONGEST_NAME)
-        if not 0 < len(attribute) <= xattr.LONGEST_NAME:
+        attribute = call.text("name", name, self._xattr.LONGEST_NAME)
+        if not 0 < len(attribute) <= self._xattr.LONGEST_NAME:
             return None
         data = call.copied(value, size) if verb == "set" and size else b""
         call.text("path", path)
-        return xattr.Wanted(verb, attribute, data, size, value, flags if verb == "set" else 0)
+        made: Wanted = self._xattr.Wanted(
+            verb, attribute, data, size, value, flags if verb == "set" else 0
+        )
+        return made
 
 
 def _then(
-    standing: Standing, wanted: xattr.Wanted, reply: Reply, values: tuple[int | bytes, ...]
+    standing: Standing, loan: Callable[[], Loan], reply: Reply, values: tuple[int | bytes, ...]
 ) -> Loan | Verdict | None:
     """The right is lent upon what has owners where the caller is."""
     plan = _plan(0, (True,))  # they differ in nothing that counts here
@@ -87,7 +97,7 @@ def _then(
     pin = reply.fds[plan.pin.step]
     if is_hidden(pin) or foreign(standing, pin):
         return None
-    return xattr.loan(wanted, _RIGHT)
+    return loan()
 
 
 @cache

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Generator, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, Union
@@ -117,7 +118,7 @@ def short_way(
     """What supervisors ask first."""
     from proctor.performing.marking import BY_PATH, MarkWay
 
-    return MarkWay(performers, name, begins).go if name in BY_PATH else None
+    return MarkWay(performers, sys.modules[__name__], name, begins).go if name in BY_PATH else None
 
 
 def perform(task: Task) -> Work:
