@@ -213,42 +213,50 @@ class Delegated(Supervision):
     def wait(self, timeout: float | None) -> bool:
         """Until nobody of the subtree is left, who all come to be our children."""
         until = None if timeout is None else time.monotonic() + timeout
+        nobody = False
         while True:
-            left = self._left()
+            left, ended = self._left()
             if not left:
-                return True
-            patience = _LOOK if until is None else min(_LOOK, until - time.monotonic())
-            if patience <= 0:
-                return False
-            poll = select.poll()
-            for pidfd in left:
-                poll.register(pidfd, select.POLLIN)
-            poll.poll(patience * 1000)
-            for pidfd in left:
-                os.close(pidfd)
+                # the children of whoever ended came to be ours after it was seen whom we have
+                if nobody and not ended:
+                    return True
+                nobody = not ended
+                continue
+            nobody = False
+            try:
+                patience = _LOOK if until is None else min(_LOOK, until - time.monotonic())
+                if patience <= 0:
+                    return False
+                poll = select.poll()
+                for pidfd in left:
+                    poll.register(pidfd, select.POLLIN)
+                poll.poll(patience * 1000)
+            finally:
+                for pidfd in left:
+                    os.close(pidfd)
 
-    def _left(self) -> list[int]:
-        """pidfds of those that run; others are reaped."""
+    def _left(self) -> tuple[list[int], bool]:
+        """pidfds of those that run, and whether some do no longer, who are reaped."""
         assert self._target is not None
-        found = []
+        found: list[int] = []
+        ended = False
         for pid in children():
             here = standing(pid)
-            if here is None or here.filters < self._least:
+            if here is not None and here.filters < self._least:
                 continue
-            if pid == self._target.pid:
-                if self._target.poll() is not None:
-                    continue
-            elif here.zombie:
-                try:
-                    if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
-                        continue
-                except ChildProcessError:
-                    continue
             try:
-                found.append(os.pidfd_open(pid))
-            except OSError:
-                pass
-        return found
+                if pid == self._target.pid:
+                    over = self._target.poll() is not None
+                elif here is None or here.zombie:
+                    over = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
+                else:
+                    over = False
+                if not over and here is not None:
+                    found.append(os.pidfd_open(pid))
+            except (ChildProcessError, ProcessLookupError):
+                over = True
+            ended |= over
+        return found, ended
 
     def close(self) -> None:
         """See there; what still runs then gets ENOSYS for what was asked about here."""
