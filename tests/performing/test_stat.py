@@ -84,6 +84,8 @@ def assert_alike(one: list[bytes], other: list[bytes]) -> None:
         its_own = b"/proc/" in path and (b"stat" in mine or path.endswith(b"self"))
         if its_own or theirs_too:
             lines = mine[: mine.rfind(b" ")], theirs[: theirs.rfind(b" ")]
+            if b"readlink" in mine:  # a number, and its length
+                lines = lines[0].rstrip(b"0123456789"), lines[1].rstrip(b"0123456789")
         else:
             lines = mine, theirs
         if lines[0] != lines[1]:
