@@ -8,7 +8,7 @@ nothing of the kernel's rules is re-implemented where the kernel can be asked.
 * :data:`~proctor.performing.registry.SUPPORTED` — the calls that can be performed;
 * :mod:`proctor.performing.families` — one module per family of calls, found by the registry;
 * :mod:`proctor.performing.identity` — becoming a caller; :mod:`.lender` — the one right that it lacks;
-* :mod:`proctor.performing.pins`, :mod:`.walk` — where a path leads;
+* :mod:`proctor.performing.finding`, :mod:`.pinning`, :mod:`.walk` — where a path leads;
 * :mod:`proctor.performing.steps` — requests to an executor; ``executor.c`` — the executor, and ``executor_steps.c`` what it makes of
   requests;
 * :mod:`proctor.performing.executors`, :mod:`.processes` — which executors there are.

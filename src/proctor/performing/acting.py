@@ -6,7 +6,8 @@ from functools import cache
 from typing import Final
 
 from proctor.performing.filestat import STATFS_SIZE, STATX_SIZE, statx
-from proctor.performing.pins import ABSOLUTE, HOW, PINNED, Probe, Probing
+from proctor.performing.pinning import ABSOLUTE, PINNED
+from proctor.performing.pins import HOW, Probe, Probing
 from proctor.performing.steps import END, Argument, Place, Request, Result, Steps
 from proctor.performing.wanted import O_NOATIME
 from proctor.records import NamedTuple

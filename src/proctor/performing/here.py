@@ -45,7 +45,6 @@ _KNOWN: Final = (
     | getattr(os, "O_NOATIME", 0) | getattr(os, "O_SYNC", 0) | getattr(os, "O_DSYNC", 0) | 0o100000
 )  # fmt: skip
 _RESOLVE: Final = pins.NO_XDEV | pins.NO_MAGICLINKS | pins.NO_SYMLINKS
-_LONGEST: Final = 4095
 
 
 class Here:
@@ -126,7 +125,7 @@ class Here:
             path = call.path
         if type(path) is not bytes:
             listener = call.listener_fd
-        elif not 0 < len(path) <= _LONGEST:
+        elif not 0 < len(path) <= pins.LONGEST:
             return None
         elif path[0] != 0x2F and call.looked_at is not None:
             try:  # what it pinned for whoever looked is what is used

@@ -19,7 +19,8 @@ from proctor.performing.families import mount
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
-    from proctor.performing.task import Pin, Task, Work
+    from proctor.performing.finding import Pin
+    from proctor.performing.task import Task, Work
 
 _CTL_ADD, _CTL_GET_FREE = 0x4C80, 0x4C82
 _SET_FD, _CLR_FD, _SET_STATUS64, _GET_STATUS64 = 0x4C00, 0x4C01, 0x4C04, 0x4C05

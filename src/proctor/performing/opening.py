@@ -18,13 +18,14 @@ import stat
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.performing import acting, filestat, pins
+from proctor.performing import acting, filestat, pinning, pins
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW
 from proctor.performing.trouble import Said
 from proctor.performing.wanted import ACCESS, O_CLOEXEC, O_CREAT, O_EXCL, O_TRUNC, TMPFILE
 
 if TYPE_CHECKING:
-    from proctor.performing.task import Entry, Pin, Task
+    from proctor.performing.finding import Entry, Pin
+    from proctor.performing.task import Task
     from proctor.performing.wanted import Wanted
 
 #: Yields what it waits for, and gives a descriptor.
@@ -344,7 +345,7 @@ def _own_terminal(task: Task, wanted: Wanted) -> Opens:
             if error.errno != errno.EBADF:
                 raise
             continue
-        known = pins.name_of()
+        known = pinning.name_of()
         reply = yield from task.session.ask(known.request, fds=(pin,), table=True)
         reply.close()
         named = task.named(known.name, reply, pin)

@@ -40,7 +40,8 @@ from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.call.caller import Caller
-    from proctor.performing.task import Pin, Task
+    from proctor.performing.finding import Pin
+    from proctor.performing.task import Task
 
 #: In the directory of a process or of a thread; all others need more.
 _THERE: Final = (b"cwd", b"root", b"exe")

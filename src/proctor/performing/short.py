@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import HandOver, Perform, Verdict, deny
 from proctor.errors import CallGone, NotPermitted
 from proctor.kernel import _core
-from proctor.performing import acting, filestat, pins
+from proctor.performing import acting, filestat, pinning
 from proctor.performing.conversation import Conversation, converse
 from proctor.performing.here import LOCAL
 from proctor.performing.opening import reopen
@@ -55,7 +55,7 @@ class Foreseen(NamedTuple):
     """What a path led to when a rule allowed that."""
 
     name: bytes
-    #: See :func:`proctor.performing.pins.expectation`.
+    #: See :func:`proctor.performing.pinning.expectation`.
     expected: bytes
     file: FileId
 
@@ -201,14 +201,14 @@ class ShortWay:
         self._foreseen.pop(path, None)
         return False
 
-    def _foresee(self, path: bytes, name: bytes, look: pins.Look, reply: Reply) -> None:
+    def _foresee(self, path: bytes, name: bytes, look: pinning.Look, reply: Reply) -> None:
         """That was allowed."""
-        if len(path) >= pins.FORESEEN or len(name) >= pins.FORESEEN:
+        if len(path) >= pinning.FORESEEN or len(name) >= pinning.FORESEEN:
             return
         first, known = look.name.first, self._foreseen
         if len(known) >= _MOST_FORESEEN:
             known.clear()
-        expected = pins.expectation(reply.parts[first + 1], reply.parts[first], name)
+        expected = pinning.expectation(reply.parts[first + 1], reply.parts[first], name)
         known[path] = Foreseen(name, expected, file_of(filestat.status_of(reply.parts[first])))
 
     def _done(self, executor: Executor) -> None:
@@ -273,7 +273,7 @@ class ShortWay:
         return self._later(call, wish, standing, (executor, opening.request, reply), first)
 
     def _as_foreseen(
-        self, call: Call, look: pins.Look, reply: Reply, executor: Executor, flags: int
+        self, call: Call, look: pinning.Look, reply: Reply, executor: Executor, flags: int
     ) -> Verdict:
         """What came of opening what a rule had allowed."""
         assert look.opened is not None

@@ -14,7 +14,8 @@ from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.families.mount import Options
-    from proctor.performing.task import Pin, Task
+    from proctor.performing.finding import Pin
+    from proctor.performing.task import Task
 
 
 class Source(NamedTuple):

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Final
 
 from proctor.performing.filestat import Status, status_of, statx, system_of
-from proctor.performing.pins import HOW, NO_XDEV, O_DIRECTORY, PIN
+from proctor.performing.pins import HOW, NO_XDEV, O_DIRECTORY, PATH_MAX, PIN
 from proctor.performing.steps import Argument, Place, Reply, Request, Result, Steps
 from proctor.records import NamedTuple
 
@@ -14,7 +14,6 @@ SINGLES: Final = 6
 #: The longest name that there is room for by itself.
 LONGEST: Final = 256
 _UP: Final = 8
-_PATH_MAX: Final = 4096
 
 
 class Seen(NamedTuple):
@@ -98,10 +97,10 @@ def link(size: int) -> Link:
     directory = steps.sent()
     how, testing, name = steps.hole(HOW.size), steps.hole(HOW.size), steps.hole(size)
     empty = steps.bytes(b"")
-    target = steps.scratch(_PATH_MAX + 8)
+    target = steps.scratch(PATH_MAX + 8)
     fd = steps.call("openat2", directory, name, how, HOW.size)
     found, _ = _see(steps, fd, empty)
-    text = steps.call("readlinkat", fd, empty, target, _PATH_MAX, bad=0)
+    text = steps.call("readlinkat", fd, empty, target, PATH_MAX, bad=0)
     test = steps.call("openat2", directory, name, testing, HOW.size, bad=0)
     steps.give(fd)
     part = steps.want(target, text)

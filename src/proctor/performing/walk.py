@@ -29,6 +29,7 @@ from proctor.call.caller import Caller
 from proctor.call.path.procfs import numbers_in
 from proctor.performing import own_links, strides
 from proctor.performing.filestat import PROC_ROOT_INO, ST_NOSYMFOLLOW, Status
+from proctor.performing.pinning import name_of
 from proctor.performing.pins import (
     AT_FDCWD,
     BENEATH,
@@ -39,9 +40,9 @@ from proctor.performing.pins import (
     NO_XDEV,
     O_DIRECTORY,
     O_NOFOLLOW,
+    PATH_MAX,
     PIN,
     SCOPED,
-    name_of,
     room,
 )
 from proctor.performing.steps import Reply, Result
@@ -50,7 +51,6 @@ from proctor.records import NamedTuple
 
 _MOST_LINKS: Final = 40  # MAXSYMLINKS of the kernel
 _LONGEST: Final = 512  # components in one walk of the kernel's
-_PATH_MAX: Final = 4096
 
 #: Makes a request, with what goes along; raises what an executor can fail with.
 Ask = Callable[..., Generator[Any, Reply, Reply]]
@@ -171,7 +171,7 @@ class Walk:
             chunk = chunk[: chunk.index(b"..", 1)]
         if chunk[0] == b".." and self._scope:
             chunk = chunk[:1]
-        while sum(map(len, chunk)) + len(chunk) > _PATH_MAX:
+        while sum(map(len, chunk)) + len(chunk) > PATH_MAX:
             chunk = chunk[: len(chunk) // 2]
         return chunk
 
@@ -197,7 +197,7 @@ class Walk:
         last = len(chunk) == len(self._rest)
         singles = chunk[: strides.SINGLES]
         long = max(map(len, singles)) > strides.LONGEST  # than a name that anything has
-        stride = strides.stride(self._here is not None, room(_PATH_MAX if long else len(path)))
+        stride = strides.stride(self._here is not None, room(PATH_MAX if long else len(path)))
         flags = PIN | (0 if last and not self._slash else O_DIRECTORY)
         flags |= O_NOFOLLOW if last and not self._follows else 0
         values: list[Any] = [] if self._here is not None else [AT_FDCWD]

@@ -26,7 +26,8 @@ from proctor.records import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from proctor.performing.task import Pin, Task, Work
+    from proctor.performing.finding import Pin
+    from proctor.performing.task import Task, Work
 
 _NOFOLLOW, _EACCESS, _EMPTY_PATH, _CHECK = 0x100, 0x200, 0x1000, 0x10000
 #: BINPRM_BUF_SIZE of include/uapi/linux/binfmts.h; how often an interpreter may be a script (fs/exec.c).

@@ -24,7 +24,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, answer, deny
-from proctor.performing import acting, filestat, pins
+from proctor.performing import acting, filestat, pinning, pins
 from proctor.performing.entitled import lacking, owners
 from proctor.performing.steps import Request, Steps
 from proctor.performing.trouble import Powerless, Said
@@ -115,7 +115,7 @@ def _as_caller(
     :raises Said: what the kernel says.
     """
     if parent is None:
-        by = pins.RELATIVE if pins.has(start) else pins.ABSOLUTE
+        by = pinning.RELATIVE if pins.has(start) else pinning.ABSOLUTE
         making = acting.making(by, pins.room(max(len(head), len(name))))
         reply = yield from task.session.ask(
             making.request,
@@ -140,7 +140,7 @@ def _as_caller(
             reply.close()
         pin = yield from task.walk(start, head, pins.O_DIRECTORY, 0, failed)
         parent = pin.fd
-    making = acting.making(pins.PINNED, pins.room(len(name)))
+    making = acting.making(pinning.PINNED, pins.room(len(name)))
     reply = yield from task.session.ask(
         making.request, task.umask, mode, device, name, fds=(parent,)
     )

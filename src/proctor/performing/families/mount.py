@@ -30,7 +30,8 @@ from proctor.performing.trouble import Powerless, Said
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
-    from proctor.performing.task import Pin, Task, Work
+    from proctor.performing.finding import Pin
+    from proctor.performing.task import Task, Work
 
 _CAP_SYS_ADMIN: Final = 21
 _PAGE: Final = 4096

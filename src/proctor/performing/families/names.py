@@ -18,7 +18,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny
-from proctor.performing import filestat, pins
+from proctor.performing import filestat, pinning, pins
 from proctor.performing.plans import ROOM, Deed, Plan, Planning, Way
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
@@ -156,7 +156,7 @@ def _behind(
     task: Task, directory: int, last: bytes, shown: bytes
 ) -> Generator[Any, Any, tuple[bytes, filestat.Status | None]]:
     """(path, status) of what has a name now."""
-    entry = pins.entry(pins.PINNED, pins.room(len(last)))
+    entry = pinning.entry(pinning.PINNED, pins.room(len(last)))
     plain = pins.HOW.pack(pins.PIN, 0, 0)
     reply = yield from task.session.ask(entry.request, plain, last, fds=(directory,), table=True)
     try:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import HandOver, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.performing import acting, filestat, pins
+from proctor.performing import acting, filestat, pinning, pins
 from proctor.performing.given import Given
 from proctor.performing.opening import pinned, terminal
 from proctor.performing.permitting import act_on
@@ -192,7 +192,7 @@ def ahead(call: Call, wish: Perform) -> tuple[int, int | bytes, int] | None:
 
 
 @lru_cache(256)
-def forms(flags: int, asked: bool) -> tuple[_core.Forms, tuple[acting.Opening | pins.Look, ...]]:
+def forms(flags: int, asked: bool) -> tuple[_core.Forms, tuple[acting.Opening | pinning.Look, ...]]:
     """Forms of the first question, and what these are.
 
     :param asked: whether a rule wants to see what it is."""
@@ -205,12 +205,12 @@ def forms(flags: int, asked: bool) -> tuple[_core.Forms, tuple[acting.Opening | 
     if asked:
         how = HOW.pack(PIN | bits, 0, pins.NO_MAGICLINKS)
         values = wanted.how(), how, pins.probing(bits, 0)
-    openings: list[acting.Opening | pins.Look] = []
+    openings: list[acting.Opening | pinning.Look] = []
     made: list[Form] = []
     for relative in (False, True):
         where = () if relative else (pins.AT_FDCWD,)
         for room in pins.SHORT:
-            opening = pins.look(relative, room) if asked else acting.opening(relative, room)
+            opening = pinning.look(relative, room) if asked else acting.opening(relative, room)
             openings.append(opening)
             form = opening.request.form(
                 *where, *values, room=room, relative=relative, table=asked, opens=not asked
@@ -220,30 +220,30 @@ def forms(flags: int, asked: bool) -> tuple[_core.Forms, tuple[acting.Opening | 
 
 
 @lru_cache(256)
-def foreseeing(flags: int) -> tuple[_core.Forms, tuple[pins.Look, ...]]:
+def foreseeing(flags: int) -> tuple[_core.Forms, tuple[pinning.Look, ...]]:
     """The same where a rule has said already what it says to what is expected there: of an absolute path whose name is
     itself, of one whose name is another, and of a relative one."""
     bits = flags & O_DIRECTORY
     how = HOW.pack(PIN | bits, 0, pins.NO_MAGICLINKS)
     values = how_again(flags), how, pins.probing(bits, 0), b""
-    looks: list[pins.Look] = []
+    looks: list[pinning.Look] = []
     made: list[Form] = []
     for relative, itself in ((False, True), (False, False), (True, False)):
-        look, size = pins.foreseen(relative, itself)
+        look, size = pinning.foreseen(relative, itself)
         assert look.opened is not None
         where = () if relative else (pins.AT_FDCWD,)
         expects = size, look.opened, look.given
         form = look.request.form(
-            *where, *values, room=pins.FORESEEN, relative=relative, table=True, foresees=expects
+            *where, *values, room=pinning.FORESEEN, relative=relative, table=True, foresees=expects
         )
         looks.append(look)
         made.append(form)
     return together(made), tuple(looks)
 
 
-def plain(opening: acting.Opening | pins.Look, reply: Reply, flags: int) -> Verdict | None:
+def plain(opening: acting.Opening | pinning.Look, reply: Reply, flags: int) -> Verdict | None:
     """What a reply says, where that needs no second thought."""
-    if isinstance(opening, pins.Look):
+    if isinstance(opening, pinning.Look):
         if reply.made(opening.pin) or reply.error(opening.valid) != errno.EBADF:
             return None
         failed = reply.error(opening.pin)
@@ -262,9 +262,9 @@ def _sure(failed: int, reply: Reply, probe: pins.Probe) -> bool:
     return pins.stands(failed, reply, probe, 0)
 
 
-def seen(opening: acting.Opening | pins.Look, reply: Reply) -> pins.Named | None:
+def seen(opening: acting.Opening | pinning.Look, reply: Reply) -> pins.Named | None:
     """What was pinned for a rule, where that is a file or directory that is opened without second thoughts."""
-    if not isinstance(opening, pins.Look) or not reply.made(opening.pin):
+    if not isinstance(opening, pinning.Look) or not reply.made(opening.pin):
         return None
     system, status = reply.parts[opening.name.first + 1], reply.parts[opening.name.first]
     if opening.name.unsure(reply) or not filestat.is_plain(system, status):
@@ -278,7 +278,7 @@ def how_again(flags: int) -> bytes:
     return Wanted(None, b"", flags | O_NOCTTY, 0, 0).how(flags & ~O_NOFOLLOW | O_NOCTTY, 0)
 
 
-def foreseen(look: pins.Look, flags: int, task: Task) -> Work:
+def foreseen(look: pinning.Look, flags: int, task: Task) -> Work:
     """Go on from the answer to one of :func:`foreseeing`, which is still to come, or says that it is something else."""
     reply = yield from task.session.heard()
     assert look.opened is not None
@@ -347,7 +347,7 @@ def _valid(task: Task, how: bytes) -> Generator[Any, Any, None]:
     """What the kernel refuses before it reads the path, and looks for room in the table (``do_sys_openat2``).
 
     :raises Said: it does refuse that."""
-    look = pins.look(False, 64)
+    look = pinning.look(False, 64)
     pin = HOW.pack(PIN, 0, 0)
     reply = yield from task.session.ask(look.request, -1, how, pin, pin, b".", table=True)
     reply.close()

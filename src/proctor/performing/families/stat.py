@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from proctor.call.identity import IdRange
     from proctor.call.verdict import Verdict
     from proctor.performing.executors import Start
+    from proctor.performing.finding import Pin
     from proctor.performing.steps import Reply
-    from proctor.performing.task import Pin, Task, Work
+    from proctor.performing.task import Task, Work
 
 _BY_DIRFD: Final = ("newfstatat", "fstatat64", "statx", "faccessat", "faccessat2", "readlinkat")
 STATS: Final = (

@@ -32,10 +32,11 @@ from proctor.records import NamedTuple
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
+    from proctor.performing.finding import Pin
     from proctor.performing.lending import Loan
     from proctor.performing.performers import Performers
     from proctor.performing.short import Ordinary
-    from proctor.performing.task import Pin, Task, Work
+    from proctor.performing.task import Task, Work
 
 _VERBS: Final = ("set", "get", "list", "remove")
 
