@@ -20,7 +20,7 @@ from proctor.call.verdict import Deny, Perform, Verdict
 from proctor.kernel import _core
 from proctor.performing.executors import Executors
 from proctor.performing.families.open import Options
-from proctor.performing.short import ShortWay
+from proctor.performing.short import OpenWay
 from proctor.supervisor.answering import Answers
 from proctor.supervisor.ports import Later
 from tests.kernel.test_standing import CHANGES, child, root_only
@@ -497,9 +497,9 @@ def test_who_takes_an_executor_its_descriptors_is_told_no_more(
     os.mkdir(top + b"/secret")
     os.chmod(top + b"/secret", 0o755)
     file = put(top + b"/secret/file", b"content")
-    lend, files, pids, asked = ShortWay._lend, 0, [0], []
+    lend, files, pids, asked = OpenWay._lend, 0, [0], []
 
-    def lends(self: ShortWay, known: Any) -> Any:
+    def lends(self: OpenWay, known: Any) -> Any:
         executor = lend(self, known)
         if executor is not None and files:
             pids[0] = executor.pid
@@ -513,7 +513,7 @@ def test_who_takes_an_executor_its_descriptors_is_told_no_more(
             return not path.startswith(top + b"/secret/")
         return True
 
-    monkeypatch.setattr(ShortWay, "_lend", lends)
+    monkeypatch.setattr(OpenWay, "_lend", lends)
     for number in range(8, 14):
         with Performers() as performers, child(nobody) as (pid, go_on):
             go_on()
@@ -600,9 +600,9 @@ def test_what_a_rule_allowed_before_is_foreseen(
     that, and once each time as long as nothing changes."""
     asked: list[bytes] = []
     given: list[object] = []
-    done = ShortWay._done
+    done = OpenWay._done
 
-    def counted(self: ShortWay, executor: Any) -> None:
+    def counted(self: OpenWay, executor: Any) -> None:
         given.append(executor)
         done(self, executor)
 
@@ -610,7 +610,7 @@ def test_what_a_rule_allowed_before_is_foreseen(
         asked.append(path)
         return not path.endswith(b"/secret")
 
-    monkeypatch.setattr(ShortWay, "_done", counted)
+    monkeypatch.setattr(OpenWay, "_done", counted)
     os.chown(top, 1000, 1000)
     os.symlink("file", top + b"/link")
     handler = proctor.Handler(["openat"], lambda call: proctor.perform(allow))
@@ -688,9 +688,9 @@ def test_who_calls_is_seen_again_when_a_rule_has_thought_for_long(
 ) -> None:
     """Its other thread goes into another root meanwhile, which is its root, too."""
     foresees = False
-    before = ShortWay._allows
+    before = OpenWay._allows
 
-    def allows(self: ShortWay, *rest: Any) -> bool:
+    def allows(self: OpenWay, *rest: Any) -> bool:
         nonlocal foresees
         foresees = True
         try:
@@ -698,7 +698,7 @@ def test_who_calls_is_seen_again_when_a_rule_has_thought_for_long(
         finally:
             foresees = False
 
-    monkeypatch.setattr(ShortWay, "_allows", allows)
+    monkeypatch.setattr(OpenWay, "_allows", allows)
     put(top + b"/file", b"outside")
     os.mkdir(top + b"/jail")
     os.chmod(top + b"/jail", 0o755)

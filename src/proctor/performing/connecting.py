@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from functools import cache, partial
 from typing import TYPE_CHECKING, Final
 
@@ -18,10 +18,10 @@ from proctor.call.verdict import answer, deny
 from proctor.errors import CallGone
 from proctor.performing import pins, sockets
 from proctor.performing.routes import AF_UNIX, Route
-from proctor.performing.short import ShortWay
 from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Ended, Interrupted, Said
+from proctor.performing.ways import ShortWay
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
     from proctor.performing.executors import Wait
-    from proctor.performing.performers import Performers
     from proctor.performing.session import Session
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
@@ -148,15 +147,7 @@ def _elsewhere(
 
 
 class ConnectWay(ShortWay):
-    """The short way of what stays as the caller has it, and is no socket file.
-
-    :param begins: see :meth:`proctor.performing.Performers.ordinary`."""
-
-    def __init__(
-        self, performers: Performers, family: object, begins: Callable[[Call], object] | None
-    ) -> None:
-        super().__init__(performers, family)
-        self._begins = begins
+    """The short way of what stays as the caller has it, and is no socket file."""
 
     def go(self, call: Call, wish: Perform) -> Verdict | Later | None:
         """As far as it goes at once; None if :meth:`~proctor.performing.Performers.begin` is to be called."""
@@ -190,14 +181,13 @@ class ConnectWay(ShortWay):
         self, call: Call, wish: Perform, standing: Standing, fd: int, address: bytes
     ) -> Verdict | Later | None:
         """Have an executor do it.  The descriptor is closed; if something is raised, the standing is not given back."""
-        performers, key, late = self._performers, standing.kept.key, False
+        performers, late = self._performers, False
         executors, to = performers.executors, _connecting(False, 0)
         executor = reply = None
         try:
             if not call.valid():  # all that was taken is of a live caller only if so
                 raise CallGone
-            limit = performers.option(key.container, "limit")
-            executor = executors.borrow(key, key.container, limit)
+            executor = self._lend(standing.kept)
             if executor is not None:
                 if self._begins is not None:
                     self._begins(call)

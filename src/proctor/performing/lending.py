@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from proctor.errors import CallGone
-from proctor.performing import lender, plans, registry
+from proctor.performing import lender, registry
 from proctor.performing.executors import Wait
-from proctor.performing.short import ShortWay
 from proctor.performing.trouble import Again, Ended, Trouble
+from proctor.performing.ways import PlannedWay
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
     from proctor.performing.callers import Known
     from proctor.performing.executors import Executors
-    from proctor.performing.performers import Performers
-    from proctor.performing.plans import Plan
+    from proctor.performing.plans import Deed
     from proctor.performing.processes import Executor
     from proctor.performing.steps import Reply, Request
     from proctor.performing.task import Task, Work
@@ -50,99 +49,39 @@ class Lending(NamedTuple):
     #: Of :func:`proctor.performing.lender.key_of`.
     whom: Hashable
     #: What the caller's executor is asked: it pins, and gives that.
-    plan: Callable[[tuple[bool, ...]], Plan]
-    #: For its holes, up to the path.
-    values: tuple[int | bytes, ...]
-    dirfd: int
-    #: The path, and the name in it if it is an entry.
-    path: tuple[bytes, ...]
+    pinning: Deed
     #: What is done about its answer: a loan, a verdict, or None where a longer way is to find out.
     then: Callable[[Reply, tuple[int | bytes, ...]], Loan | Verdict | None]
-    #: Whether the first hole is for the caller's umask.
-    umask: bool = False
 
 
-class LendingWay(ShortWay):
-    """That of one call's family.
-
-    :param begins: see :meth:`proctor.performing.Performers.ordinary`."""
-
-    def __init__(
-        self, performers: Performers, family: Any, begins: Callable[[Call], object] | None
-    ) -> None:
-        super().__init__(performers, family)
-        self._begins = begins
-        self._options = getattr(family, "Options", None)
+class LendingWay(PlannedWay):
+    """That of one call's family."""
 
     def lending(self, call: Call, wish: Perform, standing: Standing) -> Lending | Verdict | None:
         """What the call is; None if it is nothing ordinary."""
         raise NotImplementedError
 
-    def go(self, call: Call, wish: Perform) -> Verdict | Later | None:
-        """As far as it goes at once; None if :meth:`~proctor.performing.Performers.begin` is to be called."""
-        performers, options = self._performers, wish.options
-        standing = performers.standings.take(call.tid)
-        if standing is None:
-            return None
-        said = None
-        try:
-            if (
-                wish.allow is None
-                and (options is None or type(options) is self._options)
-                and standing.kept.key.container is getattr(call, "container", None)
-                and standing.known is not None
-                and call.unseen
-            ):
-                lending = self.lending(call, wish, standing)
-                if isinstance(lending, Lending):
-                    return self._both(call, wish, standing, lending)
-                said = lending
-        except BaseException as failed:
-            performers.standings.give_back(standing)
-            return performers.translate(call, failed)
-        performers.standings.give_back(standing)
-        return said
-
-    def _both(
-        self, call: Call, wish: Perform, standing: Standing, lending: Lending
-    ) -> Verdict | Later | None:
-        """As :meth:`go`; the standing is given back, unless something is raised."""
-        performers, known = self._performers, standing.kept
-        executors, values, look = performers.executors, lending.values, 1 + known.groups
-        executor = lends = None
-        if max(map(len, lending.path)) <= plans.ROOM and (
-            not lending.umask or standing.unchanged()
-        ):
-            executor = self._lend(known)
-            lends = executor and self._borrow(known, lending.whom)
+    def _go(self, call: Call, wish: Perform, standing: Standing) -> Verdict | Later | None:
+        lending = self.lending(call, wish, standing)
+        if not isinstance(lending, Lending):
+            self._leave(standing)
+            return lending
+        executors = self._performers.executors
+        executor = self._ready(standing, lending.pinning)
+        lends = executor and self._borrow(standing.kept, lending.whom)
         if executor is None or lends is None:
             return self._leave(standing, executor)
         try:
-            if lending.umask:
-                values, look = (standing.umask, *values), 0
-            relative = lending.path[0][:1] != b"/"
-            plan = lending.plan((relative,))
-            packet = plan.request.fill(*values, *lending.path)
-            if self._begins is not None:
-                self._begins(call)
-        except BaseException:
-            executors.release(executor)
-            executors.release(lends)
-            raise
-        dirfds = (lending.dirfd,) if relative else ()
-        try:
-            reply = executor.act_for(standing, look, call, dirfds, plan.request, packet)
+            plan, values, reply = self._ask(call, standing, executor, lending.pinning)
         except BaseException as failed:
-            executors.discard(executor)
             executors.release(lends)
             if isinstance(failed, Ended):
                 return self._leave(standing)
             raise
-        if reply is False:
+        if not reply:
             executors.release(lends)
-            return self._leave(standing, executor)
-        if reply is None:
-            executors.release(lends)
+            if reply is False:
+                return self._leave(standing, executor)
             then = partial(_then, executor, plan.request, lambda reply: lending.then(reply, values))
             return self._later(call, wish, standing, (executor, None, None), then)
         try:
@@ -152,14 +91,14 @@ class LendingWay(ShortWay):
             executors.release(executor)
             executors.release(lends)
             raise
-        if not isinstance(loan, Loan):
-            reply.close()
-            executors.release(lends)
-            asked = executor, None, None
-            if loan is None:
-                return self._later(call, wish, standing, asked, registry.perform)
-            return self._closed(call, wish, standing, executor, loan)
-        return self._borrowed(call, wish, standing, executor, lends, loan, reply.take(plan.pin))
+        if isinstance(loan, Loan):
+            pin = reply.take(plan.pin)
+            return self._borrowed(call, wish, standing, executor, lends, loan, pin)
+        reply.close()
+        executors.release(lends)
+        if loan is None:
+            return self._later(call, wish, standing, (executor, None, None), registry.perform)
+        return self._closed(call, wish, standing, executor, loan)
 
     def _borrowed(
         self,
@@ -193,12 +132,6 @@ class LendingWay(ShortWay):
             container,
             performers.option(container, "limit"),  # type: ignore[arg-type]
         )
-
-    def _leave(self, standing: Standing, executor: Executor | None = None) -> Verdict | None:
-        if executor is not None:
-            self._performers.executors.release(executor)
-        self._performers.standings.give_back(standing)
-        return None
 
 
 def _then(

@@ -10,7 +10,7 @@ from proctor.kernel.raw import is_hidden
 from proctor.performing import lender, pins
 from proctor.performing.entitled import foreign
 from proctor.performing.lending import Lending, LendingWay, Loan
-from proctor.performing.plans import Plan, Planning, Way
+from proctor.performing.plans import Deed, Plan, Planning, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ class MarkWay(LendingWay):
             return None
         then = partial(_then, standing, partial(self._xattr.loan, wanted, _RIGHT))
         whom = lender.whose(known.key, _RIGHT)
-        return Lending(whom, self._pins, (), pins.AT_FDCWD, (path,), then)
+        return Lending(whom, Deed(self._pins, (), ((pins.AT_FDCWD, (path,)),)), then)
 
     def _plainly(self, call: Call) -> Wanted | None:
         """As :func:`proctor.performing.families.xattr.decoded`, of a call of 64 bits with nothing wrong; None of others."""

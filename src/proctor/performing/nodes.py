@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from proctor.call.verdict import answer, deny
 from proctor.performing import filestat, lender, pins
 from proctor.performing.lending import Lending, LendingWay, Loan
-from proctor.performing.plans import ROOM, Plan, Planning, Way
+from proctor.performing.plans import ROOM, Deed, Plan, Planning, Way
 from proctor.performing.steps import Place
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class NodeWay(LendingWay):
             return None
         then = partial(self._then, own, who, last)
         whom = lender.whose(known.key, lender.NODES)
-        return Lending(whom, _plan, (mode, device), dirfd, (head, last), then, umask=True)
+        pinning = Deed(_plan, (mode, device), ((dirfd, (head, last)),), umask=True)
+        return Lending(whom, pinning, then)
 
     def _then(
         self, own: Own, who: Who, name: bytes, reply: Reply, values: tuple[int | bytes, ...]

@@ -16,7 +16,6 @@ from proctor.call.verdict import HandOver, Perform, Verdict, deny
 from proctor.errors import CallGone, NotPermitted
 from proctor.kernel import _core
 from proctor.performing import acting, filestat, pinning
-from proctor.performing.conversation import Conversation, converse
 from proctor.performing.here import LOCAL
 from proctor.performing.opening import reopen
 from proctor.performing.permitting import act_on, file_of, permit
@@ -24,6 +23,7 @@ from proctor.performing.processes import LIMITED
 from proctor.performing.steps import SKIPPED
 from proctor.performing.trouble import Ended, Moved, Trouble
 from proctor.performing.wanted import O_CLOEXEC
+from proctor.performing.ways import ShortWay
 from proctor.records import NamedTuple
 from proctor.syscalls.architectures import ARCHITECTURES, native
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from proctor.performing.performers import Performers
     from proctor.performing.pins import Named
     from proctor.performing.processes import Executor
-    from proctor.performing.steps import Reply, Request, Result
+    from proctor.performing.steps import Reply, Result
     from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later
 
@@ -71,21 +71,11 @@ def _allowed(call: Call, foreseen: Foreseen, fd: int, cloexec: bool) -> Verdict:
     return HandOver(fd, None, cloexec)
 
 
-def decided(verdict: Verdict, _: Task) -> Work:
-    """What is left to do where the verdict is there."""
-    yield from ()
-    return verdict
-
-
-class ShortWay:
-    """That of one call's family.
-
-    :param family: a module with ``ordinary``: see :func:`proctor.performing.registry.ordinary`.
-    """
+class OpenWay(ShortWay):
+    """That of one call's family."""
 
     def __init__(self, performers: Performers, family: Any) -> None:
-        self._performers = performers
-        self._family = family
+        super().__init__(performers, family)
         #: By path: what that led to when a rule allowed it.
         self._foreseen: dict[bytes, Foreseen] = {}
 
@@ -164,11 +154,6 @@ class ShortWay:
         forms, _ = self._family.forms(flags, ruled)
         found = executor.ask_for(standing, known.groups, call, dirfd, path, forms)
         return self._asked(call, wish, standing, executor, found, flags, ruled)
-
-    def _lend(self, known: Known) -> Executor | None:
-        key, performers = known.key, self._performers
-        limit = performers.option(key.container, "limit")  # type: ignore[arg-type]
-        return performers.executors.borrow(key, key.container, limit)
 
     def _lent(self, known: Known) -> tuple[Executor, int, int, int] | None:
         """As the core wants it."""
@@ -282,49 +267,6 @@ class ShortWay:
             return self._made(look.opened, reply, executor, flags)
         except Trouble as failed:
             return self._performers.translate(call, failed)
-
-    def _closed(
-        self, call: Call, wish: Perform, standing: Standing, executor: Executor, said: Verdict
-    ) -> Verdict | Later:
-        """Say it when the executor has closed what it gave."""
-        executors = self._performers.executors
-        try:
-            closed = executor.closed(wait=True)
-        except Ended:  # and with it what it had open
-            executors.discard(executor)
-        else:
-            if not closed:
-                asked = executor, None, None
-                return self._later(call, wish, standing, asked, partial(decided, said))
-            executors.release(executor)
-        self._performers.standings.give_back(standing)
-        return said
-
-    def _later(
-        self,
-        call: Call,
-        wish: Perform,
-        standing: Standing,
-        asked: tuple[Executor, Request | None, Reply | None] | None,
-        first: Callable[[Task], Work] | None = None,
-    ) -> Verdict | Later:
-        """Go on by the long way, with what was asked; None begins it anew."""
-        key, performers, session = standing.kept.key, self._performers, None
-        if asked is not None:
-            executor, request, reply = asked
-            try:
-                limit = performers.option(key.container, "limit")
-                session = performers.session(call, key, performers.callers.own(), limit)
-            except BaseException:
-                performers.executors.discard(executor)  # nobody has it yet who would
-                raise
-            if request is None:
-                session.answered(executor)
-            else:
-                session.asked(executor, request, reply)
-        work = performers.work(call, wish, standing, True, session, first)
-        begun = converse(work, call, performers.translate, performers.deadline)
-        return begun.later() if isinstance(begun, Conversation) else begun
 
     def _once_more(
         self,

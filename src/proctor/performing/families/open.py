@@ -145,9 +145,9 @@ def short_way(
 ) -> Ordinary:
     """What supervisors ask first.  Of what it asks for each may say None wherever it cannot be quick, and then
     nothing has happened."""
-    from proctor.performing.short import ShortWay
+    from proctor.performing.short import OpenWay
 
-    return ShortWay(performers, sys.modules[__name__]).way(name, listener)
+    return OpenWay(performers, sys.modules[__name__]).way(name, listener)
 
 
 def _simply(call: Call, wish: Perform) -> tuple[int, int | bytes, int] | None:

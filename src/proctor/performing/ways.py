@@ -1,0 +1,174 @@
+"""What short ways have in common: an executor that is there is asked, and what it takes to wait for one is begun only
+where that is so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from proctor.performing import plans
+from proctor.performing.conversation import Conversation, converse
+from proctor.performing.trouble import Ended
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.call.verdict import Perform, Verdict
+    from proctor.kernel.standing import Standing
+    from proctor.performing.callers import Known
+    from proctor.performing.performers import Performers
+    from proctor.performing.plans import Deed, Plan
+    from proctor.performing.processes import Executor
+    from proctor.performing.steps import Reply, Request
+    from proctor.performing.task import Task, Work
+    from proctor.supervisor.ports import Later
+
+
+def decided(verdict: Verdict, _: Task) -> Work:
+    """What is left to do where the verdict is there."""
+    yield from ()
+    return verdict
+
+
+class ShortWay:
+    """That of one call's family.
+
+    :param family: a module with a short way: see :func:`proctor.performing.registry.ordinary`.
+    :param begins: see :meth:`proctor.performing.Performers.ordinary`."""
+
+    def __init__(
+        self,
+        performers: Performers,
+        family: Any,
+        begins: Callable[[Call], object] | None = None,
+    ) -> None:
+        self._performers = performers
+        self._family = family
+        self._begins = begins
+
+    def _lend(self, known: Known) -> Executor | None:
+        key, performers = known.key, self._performers
+        limit = performers.option(key.container, "limit")  # type: ignore[arg-type]
+        return performers.executors.borrow(key, key.container, limit)
+
+    def _closed(
+        self, call: Call, wish: Perform, standing: Standing, executor: Executor, said: Verdict
+    ) -> Verdict | Later:
+        """Say it when the executor has closed what it gave."""
+        executors = self._performers.executors
+        try:
+            closed = executor.closed(wait=True)
+        except Ended:  # and with it what it had open
+            executors.discard(executor)
+        else:
+            if not closed:
+                asked = executor, None, None
+                return self._later(call, wish, standing, asked, partial(decided, said))
+            executors.release(executor)
+        self._performers.standings.give_back(standing)
+        return said
+
+    def _later(
+        self,
+        call: Call,
+        wish: Perform,
+        standing: Standing,
+        asked: tuple[Executor, Request | None, Reply | None] | None,
+        first: Callable[[Task], Work] | None = None,
+    ) -> Verdict | Later:
+        """Go on by the long way, with what was asked; None begins it anew."""
+        key, performers, session = standing.kept.key, self._performers, None
+        if asked is not None:
+            executor, request, reply = asked
+            try:
+                limit = performers.option(key.container, "limit")
+                session = performers.session(call, key, performers.callers.own(), limit)
+            except BaseException:
+                performers.executors.discard(executor)  # nobody has it yet who would
+                raise
+            if request is None:
+                session.answered(executor)
+            else:
+                session.asked(executor, request, reply)
+        work = performers.work(call, wish, standing, True, session, first)
+        begun = converse(work, call, performers.translate, performers.deadline)
+        return begun.later() if isinstance(begun, Conversation) else begun
+
+    def _leave(self, standing: Standing, executor: Executor | None = None) -> Verdict | None:
+        """Leave it to the long way: nothing has happened."""
+        if executor is not None:
+            self._performers.executors.release(executor)
+        self._performers.standings.give_back(standing)
+        return None
+
+
+class PlannedWay(ShortWay):
+    """A way whose first question is a plan, where nobody asks what paths lead to."""
+
+    def __init__(
+        self, performers: Performers, family: Any, begins: Callable[[Call], object] | None
+    ) -> None:
+        super().__init__(performers, family, begins)
+        self._options = getattr(family, "Options", None)
+
+    def go(self, call: Call, wish: Perform) -> Verdict | Later | None:
+        """As far as it goes at once; None if :meth:`~proctor.performing.Performers.begin` is to be called."""
+        performers, options = self._performers, wish.options
+        standing = performers.standings.take(call.tid)
+        if standing is None:
+            return None
+        try:
+            if (
+                wish.allow is None
+                and (options is None or type(options) is self._options)
+                and standing.kept.key.container is getattr(call, "container", None)
+                and standing.known is not None
+                and call.unseen
+            ):
+                return self._go(call, wish, standing)
+        except BaseException as failed:
+            performers.standings.give_back(standing)
+            return performers.translate(call, failed)
+        performers.standings.give_back(standing)
+        return None
+
+    def _go(self, call: Call, wish: Perform, standing: Standing) -> Verdict | Later | None:
+        """As :meth:`go`; the standing is given back, unless something is raised."""
+        raise NotImplementedError
+
+    def _ready(self, standing: Standing, deed: Deed) -> Executor | None:
+        """Who can be asked at once, if there is room for the paths."""
+        if deed.umask and not standing.unchanged():
+            return None
+        longest = max([len(text) for _, path in deed.paths for text in path])
+        return self._lend(standing.kept) if longest <= plans.ROOM else None
+
+    def _ask(
+        self, call: Call, standing: Standing, executor: Executor, deed: Deed
+    ) -> tuple[Plan, tuple[int | bytes, ...], Reply | Literal[False] | None]:
+        """The plan, its values, and the answer: False if nothing was asked, since somebody is gone or was changed; None
+        if it takes longer.  If something is raised, the executor is given back."""
+        known: Known = standing.kept
+        values, look = deed.values, 1 + known.groups
+        try:
+            if deed.umask:
+                values, look = (standing.umask, *values), 0
+            relative = tuple([path[0][:1] != b"/" for _, path in deed.paths])
+            plan = deed.plan(relative)
+            dirfds = tuple([
+                dirfd for (dirfd, _), each in zip(deed.paths, relative, strict=True) if each
+            ])  # fmt: skip
+            texts = [text for _, path in deed.paths for text in path]
+            packet = plan.request.fill(*values, *texts)
+            if self._begins is not None:
+                self._begins(call)
+        except BaseException:
+            self._performers.executors.release(executor)
+            raise
+        try:
+            reply = executor.act_for(standing, look, call, dirfds, plan.request, packet)
+        except BaseException:
+            self._performers.executors.discard(executor)
+            raise
+        return plan, values, reply
