@@ -23,7 +23,9 @@ libc.syscall.restype = ctypes.c_long
 PAGE = mmap.PAGESIZE
 AT_FDCWD = -100
 M32 = 0xFFFFFFFF
-PLACE = 0x20000000  # where pointers of 32 bits reach, and the same in each run
+#: Where pointers of 32 bits reach, and nothing else ever is: below any program.  The heap of one that is not
+#: position-independent (Debian's Python) begins anywhere in the first GiB (``arch_randomize_brk`` of arch/x86).
+PLACE = 0x100000
 NONBLOCK = socket.SOCK_NONBLOCK
 FDS = range(70, 82)
 
@@ -32,7 +34,10 @@ def anonymous(place, pages, protection=mmap.PROT_READ | mmap.PROT_WRITE):
     libc.mmap.restype = ctypes.c_void_p
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x100000  # MAP_FIXED_NOREPLACE
     where, size = ctypes.c_void_p(PLACE + place * PAGE), ctypes.c_size_t(pages * PAGE)
-    return libc.mmap(where, size, protection, flags, -1, ctypes.c_long(0))
+    made = libc.mmap(where, size, protection, flags, -1, ctypes.c_long(0))
+    if made != where.value:
+        sys.exit(f"something is at {where.value:#x} already")
+    return made
 
 
 def int80():
