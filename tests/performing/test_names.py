@@ -174,7 +174,7 @@ def test_what_is_performed_is_what_the_kernel_does(
             how = {"allow": lambda argument, path: True} if chance.random() < 0.5 else {}
             native, performed = twins.both(performers, *call, **how)
             fine += native[0] != "errno"
-            if native != performed and not expected(call, native, performed):
+            if native != performed:
                 wrong.append((number, bool(how), call, native, performed))
             left = [(snapshot(top), times_of(top)) for top in twins.tops]
             if left[0] != left[1]:
@@ -182,14 +182,6 @@ def test_what_is_performed_is_what_the_kernel_does(
                 twins = trees(kind)
     assert fine > TRIES / 20  # a user may do little there
     assert not wrong, f"{len(wrong)} differ:\n" + "\n".join(map(str, wrong[:25]))
-
-
-def expected(call: tuple[Any, ...], native: Any, performed: Any) -> bool:
-    """What docs/families/names.md says of AT_EMPTY_PATH: with it the kernel asks who opened the
-    directory (LOOKUP_LINKAT_EMPTY of fs/namei.c, Linux 6.10)."""
-    return (
-        call[0] == "linkat" and call[5] & 0x1000 and ("errno", errno.ENOENT) in (native, performed)
-    )
 
 
 @pytest.fixture

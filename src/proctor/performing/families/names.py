@@ -17,7 +17,7 @@ import errno
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.call.verdict import answer, deny
+from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import filestat, pinning, pins
 from proctor.performing.plans import ROOM, Deed, Plan, Planning, Way
 from proctor.performing.steps import Request, Result, Steps
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _REMOVEDIR: Final = 0x200
 _NOREPLACE, _EXCHANGE, _WHITEOUT = 1, 2, 4
 _SYMLINK_FOLLOW, _EMPTY_PATH = 0x400, 0x1000
+_OPENER: Final = "the kernel alone knows who opened a descriptor, and nobody asks what it leads to"
+_UNKNOWN: Final = "the caller may not have opened it; /proc/self/fd and AT_SYMLINK_FOLLOW will do"
 
 
 class _Name(NamedTuple):
@@ -97,19 +99,46 @@ def _rename(task: Task, call: str) -> Work:
 
 
 def _link(task: Task, call: str) -> Work:
-    at = call == "linkat"
+    at, looked = call == "linkat", task.asked or task.call.memory_read
     flags = _flags(task, call, _SYMLINK_FOLLOW, _EMPTY_PATH) if at else 0
+    number = _dirfd(task, 0, at)
     path: bytes = task.call.args["oldpath"]
-    if not path:
-        why = "what a descriptor leads to is linked by /proc/self/fd and AT_SYMLINK_FOLLOW"
-        return deny(errno.ENOENT, why if flags & _EMPTY_PATH else "")
-    follow = 0 if flags & _SYMLINK_FOLLOW else pins.O_NOFOLLOW
-    pin = yield from task.pin(task.start(_dirfd(task, 0, at), path), path, follow, 0)
+    if flags & _EMPTY_PATH and number != pins.AT_FDCWD and not path.startswith(b"/"):
+        if not looked:
+            return let_run_unsafe(_OPENER)
+        yield from _expect_opener(task, number)
+    if not path and not flags & _EMPTY_PATH:
+        raise Said(errno.ENOENT)
+    if path:
+        follow = 0 if flags & _SYMLINK_FOLLOW else pins.O_NOFOLLOW
+        pin = yield from task.pin(task.start(number, path), path, follow, 0)
+    else:
+        pin = yield from task.itself(number)
     task.permit(pin.named.path, pin.named.status, "oldpath")
     new = yield from _name(task, _dirfd(task, 2, at), "newpath")
     acting = _acting("linkat", pins.room(len(new.name)), 0)
     fds = (pin.fd, new.directory)
     return (yield from _done(task, acting, (new.name,), fds, table=True))
+
+
+def _expect_opener(task: Task, number: int) -> Generator[Any, Any, None]:
+    """AT_EMPTY_PATH is for who opened the descriptor, and has been what it was then since, and for whoever has
+    CAP_DAC_READ_SEARCH over that one's user namespace (``path_init`` of fs/namei.c, Linux 6.10).  Of the second the executor is
+    as good as its caller; of the first nobody is.
+
+    :raises Said: ENOENT, or there is no such descriptor (EBADF)."""
+    try:
+        fd = task.hold(task.take_fd(number))
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        raise Said(errno.EBADF) from None
+    task.flushes = task.session.foreign = True
+    asking = _asking()
+    reply = yield from task.session.ask(asking.request, fds=(fd,))
+    reply.close()
+    if (failed := reply.error(asking.made)) != errno.EBADF:
+        raise Said(failed, _UNKNOWN)
 
 
 def _symlink(task: Task, call: str) -> Work:
@@ -256,6 +285,15 @@ DEEDS: Final = {
 class _Acting(NamedTuple):
     request: Request
     made: Result
+
+
+@cache
+def _asking() -> _Acting:
+    """Whether a descriptor may be linked from as it is: EBADF if so, which is said of where to.  Sent: the descriptor."""
+    steps = Steps()
+    empty, name = steps.bytes(b""), steps.bytes(b"x")
+    made = steps.call("linkat", steps.sent(), empty, -1, name, _EMPTY_PATH)
+    return _Acting(steps.freeze(), made)
 
 
 @cache
