@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 import proctor
+from proctor.syscalls import flags
 from tests.support import examples
 
 SOURCES = Path(proctor.__file__).parent
@@ -30,12 +31,18 @@ NAMES = """
 
 #: What is not exported from ``proctor`` itself, by the module that documents it.
 ELSEWHERE = {
+    "proctor.agent.control": "ask",
+    "proctor.call.decode.sockaddr": (
+        "Inet6Address InetAddress NetlinkAddress PacketAddress RawAddress UnixAddress VsockAddress decode encode"
+    ),
     "proctor.families": "accept attributes bind bpf connect exec fsflags fsmount loop mknod modules mount names open perf quiet quota resources scheduling send served setsockopt socket stat streams userns xattr",
     "proctor.filter.profiles.lxc": "dump load",
     "proctor.filter.profiles.oci": "dump dumps load",
     "proctor.observe.events": "ContainerAdded ContainerEnded Dropped Outcome TakenOver Trouble outcomes",
+    "proctor.observe.jsonlog": "JsonLog to_file",
     "proctor.performing": "Performers SUPPORTED",
     "proctor.policy": "Policy Reason load load_handlers loads warnings",
+    "proctor.syscalls.flags": "decode family family_names members",
     "proctor.syscalls.groups": "members names",
     "proctor.syscalls.siblings": "families siblings why",
     "proctor.syscalls.signatures": "Arg Signature signature",
@@ -94,6 +101,29 @@ def test_modules_have_examples_that_use_each_name(module: str) -> None:
             assert entry.__doc__, name
             source += example(entry, f"{module}.{name}", found)
     assert not [name for name in names if not used(name, source)]
+
+
+def written_for_users() -> list[Path]:
+    """What users read, and copy from."""
+    top = Path(__file__).parents[1]
+    found = [top / "README.md", *(top / "docs").glob("*.md"), *(top / "examples").rglob("*.py")]
+    return [*found, *(top / "deploy").rglob("*")]
+
+
+def test_what_users_are_shown_is_public() -> None:
+    """Imports in documentation and examples are of names that are on the list."""
+    seen = 0
+    for path in filter(Path.is_file, written_for_users()):
+        text = path.read_text(encoding="utf-8")
+        for module, names in re.findall(r"^ *from (proctor[\w.]*) import ([\w, ]+)", text, re.M):
+            known = proctor.__all__ if module == "proctor" else ELSEWHERE.get(module, "").split()
+            for name in names.replace(" ", "").split(","):
+                seen += 1
+                constants = module == "proctor.syscalls.flags" and name in flags.family_names()
+                assert name in known or constants, f"{path.name}: {module}.{name}"
+        for module in re.findall(r"^ *import (proctor\.[\w.]+)", text, re.M):
+            assert module in ELSEWHERE, f"{path.name}: {module}"
+    assert seen > 5
 
 
 PROMPTED = sorted(

@@ -87,7 +87,7 @@ def test_members_and_classes() -> None:
     assert flags.OpenFlag.O_CREAT == 0o100
     assert flags.AddressFamily.AF_INET6 == 10
     assert flags.OpenFlag is flags.family("OpenFlag")
-    assert "OpenFlag" in flags.FAMILY_NAMES
+    assert "OpenFlag" in flags.family_names()
     assert all(flags.family(name).__members__ for name in flags.family_names())
     with pytest.raises(AttributeError):
         _ = flags.NoSuchFamily

@@ -14,6 +14,8 @@ import msgspec
 from proctor.errors import ProctorError
 from proctor.words import quoted
 
+__all__ = ["ask"]
+
 if TYPE_CHECKING:
     from proctor.agent.agent import Agent
     from proctor.agent.held import Held
@@ -175,8 +177,13 @@ class Control:
 
 
 def ask(path: str, **request: str) -> dict[str, Any]:
-    """Ask the agent at ``path``, from another process.
+    """Ask the agent at ``path``, from another process: what the verbs ``proctor ps``, ``why``... do.
 
+        >>> ask("/nowhere/control.sock", do="ps")
+        Traceback (most recent call last):
+        ProctorError: no agent answers at /nowhere/control.sock: No such file or directory
+
+    :param request: what is asked (``do``), and about which ``container``.
     :raises ProctorError: nobody listens there, or the answer is an error.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:

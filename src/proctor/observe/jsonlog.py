@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
     from proctor.observe.writer import Writer
 
+__all__ = ["JsonLog", "to_file"]
+
 #: Of the records' form: it grows when a key changes its meaning, or goes; keys may be added.
 VERSION: Final = 1
 #: Ways in which calls can end that are remembered.

@@ -3,7 +3,15 @@
 ``proctor.syscalls.flags.OpenFlag``, ``MountFlag``, ``AddressFamily``... are :class:`enum.IntFlag` and
 :class:`enum.IntEnum` classes whose members have the kernel's names (``OpenFlag.O_CREAT``).  Making
 an enum class is slow, so each family is made when first used; importing this module makes none.
-:data:`FAMILY_NAMES` lists them.
+:func:`family_names` lists them.
+
+    >>> from proctor.syscalls.flags import OpenFlag, decode, family, family_names, members
+    >>> str(OpenFlag(0o2000101)), decode("AddressFamily", 10).name
+    ('O_WRONLY|O_CREAT|O_CLOEXEC', 'AF_INET6')
+    >>> family("OpenFlag") is OpenFlag, "OpenFlag" in family_names()
+    (True, True)
+    >>> hex(members("OpenFlag")["O_DIRECT"]), hex(members("OpenFlag", "aarch64")["O_DIRECT"])
+    ('0x4000', '0x10000')
 
 Values are x86's unless an architecture is given: arm, PowerPC and MIPS number some differently.  What
 else differs there is not corrected: terminal ioctls of PowerPC and MIPS (``TCGETS``...), ``PTRACE_*``
@@ -17,6 +25,8 @@ from enum import KEEP, Enum, IntEnum, IntFlag
 from typing import Any, Final
 
 from proctor.records import NamedTuple
+
+__all__ = ["decode", "family", "family_names", "members"]
 
 _made: dict[tuple[str, str], type[Enum]] = {}
 _abis: dict[type[Enum], str] = {}
@@ -296,8 +306,6 @@ _SYNONYMS: Final = frozenset(("O_NDELAY",))
 
 
 def __getattr__(name: str) -> Any:
-    if name == "FAMILY_NAMES":
-        return family_names()
     if name[:1].isupper():
         try:
             return family(name)

@@ -3,6 +3,15 @@
 :func:`decode` takes the bytes the kernel would copy and never raises: what does not fit its
 family is a :class:`RawAddress`.  :func:`encode` is the inverse, for calls that are answered with an
 address.  Their text is strace's.  Sources: unix(7), ip(7), ipv6(7), netlink(7), packet(7), vsock(7).
+
+    >>> decode(encode(("192.0.2.1", 80))), decode(encode(UnixAddress("abstract", b"x"))).kind
+    (InetAddress(host='192.0.2.1', port=80, family=2), 'abstract')
+    >>> inet6, netlink = Inet6Address("2001:db8::1", 443), NetlinkAddress(pid=0, groups=1)
+    >>> packet, vsock = PacketAddress(0x0800, 2, 1, 0, bytes(6)), VsockAddress(cid=2, port=1024)
+    >>> all(decode(encode(each)) == each for each in (inet6, netlink, packet, vsock))
+    True
+    >>> decode(bytes([10, 0, 1])) == RawAddress(family=10, data=bytes([1]))
+    True
 """
 
 from __future__ import annotations
@@ -12,6 +21,18 @@ from typing import Any, Union
 
 from proctor.records import NamedTuple
 from proctor.words import c_string
+
+__all__ = [
+    "Inet6Address",
+    "InetAddress",
+    "NetlinkAddress",
+    "PacketAddress",
+    "RawAddress",
+    "UnixAddress",
+    "VsockAddress",
+    "decode",
+    "encode",
+]
 
 AF_UNIX = 1
 AF_INET = 2
