@@ -23,21 +23,20 @@ libc = ctypes.CDLL(None, use_errno=True)
 def decide(listener: proctor.Listener, call, allowed: str) -> int:
     """Make the mount that ``call`` asks for; 0, or the negative errno that is its answer."""
     source, target, _, flags, _ = call.args[:5]
-    if flags != MS_BIND:
-        return -errno.EPERM
     # The caller's memory, by its number.  It may die meanwhile, and its number be given to somebody
-    # else: what was read counts only if the notification is still valid *after* the reading.
+    # else: what was seen counts only if the notification is still valid *after* the reading.
     memory = proctor.Memory(call.pid, listener, call.id)
     try:
+        if flags != MS_BIND or not sees_the_same(call.pid):
+            return -errno.EPERM
         paths = [memory.string(source), memory.string(target)]
     except proctor.MemoryUnreadable as error:
         return -(error.errno or errno.EFAULT)
-    except proctor.CallGone:
+    except (proctor.CallGone, OSError):
         return -errno.EPERM  # nobody is left to hear it
     pinned: list[int] = []
     try:
-        for path in paths:
-            pinned.append(pin(os.fsdecode(path), allowed))
+        pinned += (pin(os.fsdecode(path), allowed) for path in paths)
         # From here on only our own copies and descriptors are used: another thread of the caller can
         # rewrite the paths in its memory or exchange directories as it likes.
         from_, to = (f"/proc/self/fd/{fd}".encode() for fd in pinned)
@@ -57,21 +56,30 @@ def pin(path: str, allowed: str) -> int:
         raise PermissionError(errno.EPERM, "outside of the directory", path)
     fd = os.open(allowed, os.O_PATH | os.O_DIRECTORY)
     for name in inside.split("/"):
-        above, fd = fd, os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=fd)
-        os.close(above)
+        above = fd
+        try:
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=above)
+        finally:
+            os.close(above)
     return fd
+
+
+def sees_the_same(tid: int) -> bool:
+    """Whether paths mean the same to a thread as to us: the mount namespace and the root are ours."""
+    looks = ((f"/proc/{who}/ns/mnt", f"/proc/{who}/root") for who in ("self", tid))
+    return all(map(os.path.samefile, *looks))
 
 
 def main() -> int:
     if len(sys.argv) < 3:
-        print(f"usage: {sys.argv[0]} DIRECTORY COMMAND [ARGUMENT ...]", file=sys.stderr)
-        return 2
+        sys.exit(f"usage: {sys.argv[0]} DIRECTORY COMMAND [ARGUMENT ...]")
     allowed = os.path.realpath(sys.argv[1])
     # mount(8) tries the newer calls first where it knows them, and falls back from ENOSYS
     newer = proctor.Rule(["open_tree", "fsopen"], proctor.actions.errno(errno.ENOSYS))
     filter = proctor.Filter([proctor.Rule(["mount"], proctor.actions.NOTIFY), newer])
-    program = filter.compile().code
-    with proctor.launch(sys.argv[2:], program=program, namespaces=["user"]) as command:
+    with proctor.launch(
+        sys.argv[2:], program=filter.compile().code, namespaces=["user"]
+    ) as command:
         listener = proctor.Listener(command.take_listener())
         poll = select.poll()
         poll.register(listener, select.POLLIN)

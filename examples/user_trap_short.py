@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 
-from user_trap import MS_BIND, libc, pin
+from user_trap import MS_BIND, libc, pin, sees_the_same
 
 import proctor
 
@@ -19,6 +19,8 @@ allowed = os.path.realpath(sys.argv[1])
 def bind_below(call: proctor.Call) -> proctor.Verdict:
     pinned: list[int] = []
     try:
+        if not sees_the_same(call.tid):
+            return proctor.deny(errno.EPERM)
         pinned += (pin(os.fsdecode(path), allowed) for path in (call.path, call.path2))
         from_, to = (f"/proc/self/fd/{fd}".encode() for fd in pinned)
         done = libc.mount(from_, to, None, MS_BIND, None)

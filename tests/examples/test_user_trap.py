@@ -23,11 +23,12 @@ mount --bind /etc "$1/b" 2>/dev/null || echo "outside: refused"
 mount --bind "$1/out/ssl" "$1/b" 2>/dev/null || echo "by a link: refused"
 mount --bind "$1/a/../../../etc" "$1/b" 2>/dev/null || echo "dots: refused"
 mount -t tmpfs none "$1/b" 2>/dev/null || echo "no bind mount: refused"
+unshare --mount --propagation unchanged mount --bind "$1/a" "$1/b" 2>/dev/null || echo "elsewhere: refused"
 ls "$1/b"
 """
 WANTED = [
     "inside", "outside: refused", "by a link: refused", "dots: refused", "no bind mount: refused",
-    "inside",
+    "elsewhere: refused", "inside",
 ]  # fmt: skip
 
 
@@ -44,6 +45,20 @@ def test_mounts_below_are_made_and_others_refused(name: str, tmp_path: Path) -> 
     lines = [line for line in done.stdout.splitlines() if not line.startswith("mount by thread")]
     assert (done.returncode, lines) == (0, WANTED), done.stdout + done.stderr
     assert os.listdir(tmp_path / "b") == []  # the mounts were in a namespace of their own
+
+
+def test_what_leads_nowhere_keeps_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from user_trap import pin  # type: ignore[import-not-found]
+
+    (tmp_path / "file").touch()
+    before = os.listdir("/proc/self/fd")
+    for name in ("missing", "missing/below", "file/below"):
+        with pytest.raises(OSError):
+            pin(f"{tmp_path}/{name}", os.fspath(tmp_path))
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_the_sample_stays_under_a_hundred_lines() -> None:
