@@ -41,6 +41,7 @@ class Machine:
         self.held = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40)
         self.start = ctypes.addressof(ctypes.c_char.from_buffer(self.held))
         self.used = 64
+        libc.mprotect(ctypes.c_void_p(self.start + len(self.held) - 4096), 4096, 0)
         if width != 64:
             self.code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
             self.code.write(GATE)
@@ -53,6 +54,12 @@ class Machine:
         self.used += max(len(data), room) + 15 & ~15
         self.held[at : at + max(len(data), room)] = data.ljust(room, b"\0")
         return self.start + at
+
+    def edge(self, data):
+        """Where nothing can be read behind it."""
+        end = len(self.held) - 4096
+        self.held[end - len(data) : end] = data
+        return self.start + end - len(data)
 
     def read(self, where, size):
         return self.held[where - self.start : where - self.start + size]
@@ -169,10 +176,13 @@ def vector(machine, draw, data):
     cuts = sorted(draw.choices(range(len(data) + 1), k=draw.choice([0, 1, 1, 2, 3])))
     pieces = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
     entries = [(machine.put(piece), len(piece)) for piece in pieces]
-    bad = draw.random() < 0.05
+    bad = draw.random() < 0.1
     if bad:
         at = draw.randrange(len(entries))
-        entries[at] = draw.choice([(1, entries[at][1]), (0, 5), (entries[at][0], -1), (1, 0)])
+        torn = machine.edge(pieces[at]), len(pieces[at]) + draw.choice([1, 9, 5000])
+        entries[at] = draw.choice(
+            [torn, torn, (1, entries[at][1]), (0, 5), (entries[at][0], -1), (1, 0)]
+        )
     made = b"".join(machine.words("WW", *entry) for entry in entries)
     count = len(entries) if draw.random() < 0.97 else draw.choice([0, 1025, -1])
     return machine.put(made), count, bad
@@ -238,7 +248,9 @@ def send(machine, draw, sock, name, data, held):
     )
     number, how = number_of(draw, sock), draw.choice(["sendto", "sendmsg", "sendmsg", "sendmmsg"])
     if how == "sendto":
-        where = 1 if draw.random() < 0.05 else machine.put(data)
+        where = (
+            draw.choice([1, machine.edge(data[1:])]) if draw.random() < 0.1 else machine.put(data)
+        )
         to, length = (0, 0) if name is None else (machine.put(name, 130), length_of(draw, name))
         result = machine.call("sendto", number, where, len(data), flags, to, length & 0xFFFFFFFF)
         return how, name and name[:40], length, len(data), where == 1, flags, result

@@ -461,6 +461,50 @@ def test_streams_are_sent_whole_and_broken_ones_say_so() -> None:
     assert sorted(done.stdout.split()) == [b"EPIPE", b"SIGPIPE"], done.stderr.decode()
 
 
+def test_streams_are_sent_up_to_what_cannot_be_read() -> None:
+    """As far as the kernel gets, of what goes in one piece: the urgent byte, the last one, is copied by itself (``queue_oob`` of net/unix/af_unix.c)."""
+    code = """
+        import ctypes, mmap, socket
+        libc = ctypes.CDLL(None, use_errno=True)
+        size = 1 << 19
+        held = mmap.mmap(-1, size + mmap.PAGESIZE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(held))
+        held[:size] = bytes(range(256)) * (size >> 8)
+        assert not libc.mprotect(ctypes.c_void_p(start + size), ctypes.c_size_t(mmap.PAGESIZE), 0)
+        def pair(kind):
+            if kind == "unix":
+                return socket.socketpair()
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                one = socket.create_connection(server.getsockname())
+                return one, server.accept()[0]
+        for kind in ("unix", "tcp"):
+            for readable in (0, 1, 4, 5000, 70000, 120000):
+                for behind in (0, 1, 5000):
+                    for flags in (0, socket.MSG_OOB):
+                        one, other = pair(kind)
+                        other.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+                        for sock in (one, other):  # SO_SNDBUFFORCE, SO_RCVBUFFORCE
+                            sock.setsockopt(socket.SOL_SOCKET, 32, 1 << 22)
+                            sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 22)
+                        ctypes.set_errno(0)
+                        at = ctypes.c_void_p(start + size - readable)
+                        sent = libc.send(one.fileno(), at, ctypes.c_size_t(readable + behind), flags)
+                        number = ctypes.get_errno()
+                        one.shutdown(socket.SHUT_WR)
+                        got = b""
+                        while data := other.recv(1 << 20):
+                            got += data
+                        print(kind, readable, behind, int(flags), sent, number, got == held[size - readable:size][:max(sent, 0)])
+    """
+    done = [
+        proctor.run(python(code), handlers, capture_output=True, timeout=60)
+        for handlers in ([], [families.send()])
+    ]
+    told = [each.stdout.splitlines() for each in done]
+    assert told[0] == told[1], done[1].stderr.decode()
+    assert b"unix 4 1 1 4 0 True" in told[0], done[0].stderr.decode()
+
+
 # Hostile ------------------------------------------------------------------------------------------
 
 

@@ -191,8 +191,11 @@ def test_as_many_random_bytes_come_as_fit() -> None:
         area = libc.mmap(None, ctypes.c_size_t(4 * page), 3, 0x22, -1, ctypes.c_long(0))
         libc.munmap(ctypes.c_void_p(area + 2 * page), ctypes.c_size_t(page))
         libc.mprotect(ctypes.c_void_p(area), ctypes.c_size_t(page), 1)
-        for at in (*(area + 2 * page - fits for fits in (0, 1, 8, 31, 64, 100, 4096)), area + page - 1, 0, 1 << 63):
-            for size in (0, 1, 8, 32, 33, 65, 256, 5000, 1 << 40):
+        last = (1 << 47) - 2 * page  # of what programs have on x86-64
+        libc.mmap(ctypes.c_void_p(last), ctypes.c_size_t(page), 3, 0x100022, -1, ctypes.c_long(0))
+        for at in (last + page - 8, *(area + 2 * page - fits for fits in (0, 1, 8, 31, 64, 100, 4096)), area + page - 1, 0, 1 << 63, 1,
+                   (1 << 47) - 4097, (1 << 47) - 4096, (1 << 47) - 4095, (1 << 47) - 1, 1 << 47, 1 << 55, 1 << 56, (1 << 64) - 1):
+            for size in (0, 1, 8, 32, 33, 65, 256, 5000, 1 << 40, (1 << 64) - 1):
                 ctypes.set_errno(0)
                 print(libc.getrandom(ctypes.c_void_p(at), ctypes.c_size_t(size), 0), ctypes.get_errno())
     """

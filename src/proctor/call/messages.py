@@ -40,8 +40,8 @@ class Message(NamedTuple):
 
     #: The socket address, as long as it was said to be; None if there is none.
     address: bytes | None
-    #: At most :data:`MOST` bytes; None if they cannot be read, which is the kernel's to say in its time.
-    data: bytes | None
+    #: What can be read of it, at most :data:`MOST` bytes.
+    data: bytes
     #: How many there are.
     size: int
     #: Control data, as this machine lays it out.
@@ -50,6 +50,8 @@ class Message(NamedTuple):
     rights: tuple[tuple[int, int], ...] = ()
     #: Whether it says who sends it (SCM_CREDENTIALS).
     credentials: bool = False
+    #: Whether the byte behind the data cannot be read, which is the kernel's to say in its time.
+    torn: bool = False
 
 
 def address(call: Call) -> bytes:
@@ -79,7 +81,8 @@ def messages(call: Call) -> Iterator[Message]:
             call.sockaddr  # noqa: B018
             to = _raw(frame, name, length)
         size = min(size, _MOST_AT_ONCE)
-        yield Message(to, _gathered(frame, ((where, size),)), size)
+        data, torn = _gathered(frame, ((where, size),))
+        yield Message(to, data, size, torn=torn)
     elif call.name == "sendmsg":
         yield _message(frame, call.msg)
     else:
@@ -113,16 +116,19 @@ def _raw(frame: Frame, where: int, length: int) -> bytes:
     return frame.memory.read(where, min(length, MAX_LENGTH)) if length > 0 else b""
 
 
-def _gathered(frame: Frame, vector: tuple[tuple[int, int], ...]) -> bytes | None:
-    parts, left = [], MOST
+def _gathered(frame: Frame, vector: tuple[tuple[int, int], ...]) -> tuple[bytes, bool]:
+    """What can be read, and whether that ends where nothing can be."""
+    parts, left, torn = [], MOST, False
     try:
         for where, size in vector:
-            if left and size:
-                parts.append(frame.memory.read(where, min(size, left)))
+            wanted = min(size, left)
+            if wanted and not torn:
+                parts.append(frame.memory.read_some(where, wanted))
                 left -= len(parts[-1])
+                torn = len(parts[-1]) < wanted
     except MemoryUnreadable:
-        return None
-    return b"".join(parts)
+        torn = True
+    return b"".join(parts), torn
 
 
 def _message(frame: Frame, header: MessageHeader) -> Message:
@@ -132,10 +138,10 @@ def _message(frame: Frame, header: MessageHeader) -> Message:
     if any(length >> 8 * frame.signature.word - 1 for _, length in header.iov):  # __import_iovec()
         raise MemoryUnreadable(errno.EINVAL, "data of negative length", header.name)
     size = min(sum(length for _, length in header.iov), _MOST_AT_ONCE)
-    data = _gathered(frame, header.iov)
+    data, torn = _gathered(frame, header.iov)
     if not header.controllen:
-        return Message(to, data, size)
-    return Message(to, data, size, *_control(frame, _controls(frame, header)))
+        return Message(to, data, size, torn=torn)
+    return Message(to, data, size, *_control(frame, _controls(frame, header)), torn)
 
 
 def _controls(frame: Frame, header: MessageHeader) -> bytes:

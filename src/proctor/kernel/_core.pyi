@@ -51,6 +51,7 @@ SYS_prctl: int
 SYS_ptrace: int
 SYS_pidfd_getfd: int
 SYS_process_vm_readv: int
+SYS_getrandom: int
 SYS_fstatfs: int
 SYS_statx: int
 SYS_openat2: int

@@ -6,6 +6,7 @@ raises :class:`OSError` with the kernel's errno and leaves it at that.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from array import array
@@ -14,6 +15,7 @@ from proctor.kernel import _core
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+_GRND_NONBLOCK = 1  # include/uapi/linux/random.h
 _KCMP_FILES = 2  # include/uapi/linux/kcmp.h
 
 
@@ -52,6 +54,18 @@ def process_vm_readv(pid: int, address: int, size: int) -> bytes:
     there = struct.pack("@PN", address, size)
     got = _core.syscall(_core.SYS_process_vm_readv, pid, here, 1, there, 1, 0)
     return into[:got].tobytes()
+
+
+def is_users(address: int, size: int) -> bool:
+    """Whether so many bytes from an address on can be a program's, on this kernel: ``access_ok``, which getrandom(2) asks before it
+    fills anything, and also where there is nothing to fill."""
+    try:
+        for each in (address, address + size):
+            _core.syscall(_core.SYS_getrandom, each, 0, _GRND_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.EFAULT:
+            return False
+    return not (address + size) >> 64
 
 
 _HOW = struct.Struct("=3Q")  # struct open_how

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import ProctorError
+from proctor.kernel import raw
 from proctor.performing import machine
 from proctor.performing.shares import Recall, processors, share
 from proctor.performing.steps import Request, Steps
@@ -28,9 +29,7 @@ _OF_UNAME: Final = 0x00FF | 0x0020000
 _GRND_ALL, _GRND_RANDOM, _GRND_INSECURE = 7, 2, 4
 #: More random bytes at once are given in parts (getrandom(2) lets that be above 256).
 _MOST_RANDOM: Final = 1 << 20
-#: Bits that addresses of programs have at most, on any machine; of others the kernel says so even where it has nothing to
-#: fill (``access_ok``).
-_USERS: Final = 56
+_MOST_AT_ONCE: Final = 0x7FFFF000  # MAX_RW_COUNT
 _RECALL: Final = Recall()
 
 
@@ -141,10 +140,12 @@ def random(task: Task, seed: str) -> Verdict:
     ):
         return deny(errno.EINVAL)
     address = task.call.address("buf")
+    if not raw.is_users(address, min(size, _MOST_AT_ONCE)):
+        return deny(errno.EFAULT)
     # what comes before that which cannot be written (get_random_bytes_user of drivers/char/random.c)
     wanted = min(size, _MOST_RANDOM)
     size = task.call.room(address, wanted) if wanted else 0
-    if size < min(wanted, 1) or address >> _USERS:
+    if size < min(wanted, 1):
         return deny(errno.EFAULT)
     number = task.host.counted(task.call, ("seed", seed))
     data = hashlib.shake_256(b"%d\0%s" % (number, seed.encode())).digest(size)

@@ -85,11 +85,12 @@ def _send(
     stream = one.type == socket.SOCK_STREAM
     if one.domain not in (socket.AF_UNIX, _AF_NETLINK):  # nobody else calls scm_send()
         message = message._replace(rights=(), credentials=False)
-    if message.data is not None and message.size > _PIECE and not stream:
+    if len(message.data) > _PIECE and not stream:
         try:  # what the kernel has against it before it would read it
-            yield from _once(task, task.session, one.fd, message._replace(data=None), flags, None)
+            unread = message._replace(data=b"", torn=True)
+            yield from _once(task, task.session, one.fd, unread, flags, None)
         except Said as said:
-            if said.errno != errno.EFAULT:
+            if said.errno != errno.EFAULT or message.torn:
                 raise
         raise Said(errno.EMSGSIZE, f"more than {_PIECE} bytes in one message")
     address, file = message.address, None
@@ -146,15 +147,18 @@ def _all(
     total, wanted, left = 0, message.size, message
     while True:
         try:
-            piece = left if left.data is None else left._replace(data=left.data[:_PIECE])
-            sent = yield from _once(
-                task, task.session, one.fd, piece, flags | _DONTWAIT, file, stream=True
-            )
+            piece, how = left, flags | _DONTWAIT
+            if len(left.data) > _PIECE:
+                piece = left._replace(data=left.data[:_PIECE], torn=False)
+                how &= ~socket.MSG_OOB  # which is about the last byte
+            sent = yield from _once(task, task.session, one.fd, piece, how, file, stream=True)
             total += sent
-            if total >= wanted or left.data is None or flags & _DONTWAIT:
+            if total >= wanted or flags & _DONTWAIT:
                 return total
-            left = Message(None, left.data[sent:], left.size - sent)
-            if not left.data or sockets.never_waits(one.fd):
+            left = Message(None, left.data[sent:], left.size - sent, torn=left.torn)
+            if not left.data and not left.torn:
+                return total
+            if sockets.never_waits(one.fd):
                 return total
         except Said as said:
             waits = said.errno == errno.EAGAIN and not flags & _DONTWAIT
@@ -185,14 +189,15 @@ class _Sending(NamedTuple):
 
 
 @lru_cache(64)
-def _sending(to: str, data: int, control: int, rights: tuple[int, ...], readable: bool) -> _Sending:
+def _sending(to: str, data: int, control: int, rights: tuple[int, ...], torn: bool) -> _Sending:
     """Holes: header, vector, data, address (``to`` "address"), control data; flags; the data's length (``to`` "nothing").  Sent: the socket; of a
     socket file (``to`` "file") that; the descriptors that go along; the executor's table, for a file.
 
     :param rights: where in the control data those are.
-    :param readable: whether there is data that can be read: it is for the kernel to find that not so."""
+    :param torn: whether the data ends where nothing can be read; the vector's second part is nowhere, and how much of the first is sent
+        then is for the kernel to find."""
     steps = Steps()
-    header, vector, body = steps.hole(_HEADER.size), steps.hole(_VECTOR.size), steps.hole(data)
+    header, vector, body = steps.hole(_HEADER.size), steps.hole(2 * _VECTOR.size), steps.hole(data)
     name = None
     if to == "address":
         name = steps.hole(sockets.STORAGE)
@@ -209,15 +214,13 @@ def _sending(to: str, data: int, control: int, rights: tuple[int, ...], readable
     if name is not None:
         steps.put(header, _NAME, name)
     steps.put(header, _IOV, vector)
-    if readable:
-        steps.put(vector, 0, body)
+    steps.put(vector, 0, body)
     if ancillary is not None:
         steps.put(header, _CONTROL, ancillary)
         for offset, descriptor in zip(rights, passed, strict=True):
             steps.put(ancillary, offset, descriptor, 4)
     if to == "nothing":
-        data_at = body if readable else 1
-        made = steps.call("sendto", given, data_at, steps.number(), flags, header, 0)
+        made = steps.call("sendto", given, 1 if torn else body, steps.number(), flags, header, 0)
     else:
         made = steps.call("sendmsg", given, header, flags, bad=0)
     steps.call("chdir", root)
@@ -237,11 +240,10 @@ def _once(
     """One call of the kernel's.
 
     :raises Said: an errno."""
-    data = b"" if message.data is None else message.data
-    size = message.size if message.data is None else len(data)
+    data, behind = message.data, message.size - len(message.data) if message.torn else 0
     to = "file" if file is not None else "" if message.address is None else "address"
     if message.address == b"":  # sendto(2) alone knows an address of no length
-        to = "nothing"
+        to = "" if stream and message.torn else "nothing"  # a stream looks at the length alone
     if message.credentials and not task.shares_pids():
         # with the host's CAP_SYS_ADMIN it would be any process of the host's
         raise Said(errno.EPERM, "the process that it names would be one of the monitor's")
@@ -249,12 +251,12 @@ def _once(
         raise Trouble(f"more than {_MOST_RIGHTS} descriptors in one message")
     control, passed = _taken(task, message)
     room, more = (next(each for each in _SIZES if len(part) <= each) for part in (data, control))
-    sending = _sending(to, room, more, tuple(passed), message.data is not None)
+    sending = _sending(to, room, more, tuple(passed), message.torn)
     address = message.address or b""
     length = 18 if file is not None else len(address)
     values: list[bytes | int] = [
-        _HEADER.pack(0, length, 0, 1, 0, len(control), 0),
-        _VECTOR.pack(1, size),
+        _HEADER.pack(0, length, 0, 1 + message.torn, 0, len(control), 0),
+        _VECTOR.pack(0, len(data)) + _VECTOR.pack(1, behind),
         data,
     ]
     if to == "address":
@@ -263,7 +265,7 @@ def _once(
         values.append(control)
     values.append(flags | _NOSIGNAL)
     if to == "nothing":
-        values.append(size)
+        values.append(len(data) + behind)
     fds = [fd] if file is None else [fd, file]
     reply = yield from session.ask(
         sending.request, *values, fds=(*fds, *passed.values()), table=file is not None
