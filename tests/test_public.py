@@ -24,7 +24,7 @@ ERRORS = """
 #: Of these the docstring is another's: a union, numbers, a module.
 VALUES = "DEVNULL PIPE STDOUT Verdict __version__"
 NAMES = """
-    Answer AsyncProcess Call Caller Condition Container Counters Deny Filter HandOver Handler Journal JsonLog Later
+    Amount Answer AsyncProcess Call Caller Condition Container Counters Deny Filter HandOver Handler Journal JsonLog Later
     LetRun Listener Memory Notification Outcome Perform Process Quotas Rule Supervisor Target actions answer
     deny families filter_for hand_over launch let_run let_run_unsafe on outcomes perform run run_async spawn spawn_async
 """
@@ -32,6 +32,7 @@ NAMES = """
 #: What is not exported from ``proctor`` itself, by the module that documents it.
 ELSEWHERE = {
     "proctor.agent.control": "ask",
+    "proctor.call.decode.layouts": "pack",
     "proctor.call.decode.sockaddr": (
         "Inet6Address InetAddress NetlinkAddress PacketAddress RawAddress UnixAddress VsockAddress decode encode"
     ),
@@ -42,7 +43,7 @@ ELSEWHERE = {
     "proctor.observe.jsonlog": "JsonLog to_file",
     "proctor.performing": "Performers SUPPORTED",
     "proctor.policy": "Policy Reason load load_handlers loads warnings",
-    "proctor.syscalls.flags": "decode family family_names members",
+    "proctor.syscalls.flags": "decode family family_names fields members",
     "proctor.syscalls.groups": "members names",
     "proctor.syscalls.siblings": "families siblings why",
     "proctor.syscalls.signatures": "Arg Signature signature",

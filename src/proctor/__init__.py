@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from proctor.kernel.memory import Memory as Memory
     from proctor.kernel.notification import Notification as Notification
     from proctor.kernel.target import Target as Target
+    from proctor.observe.amount import Amount as Amount
     from proctor.observe.counters import Counters as Counters
     from proctor.observe.events import Outcome as Outcome
     from proctor.observe.events import outcomes as outcomes
@@ -115,6 +116,7 @@ _WHERE: dict[str, str] = {
         "proctor.supervisor.container": "Container Quotas",
         "proctor.supervisor.handlers": "Handler on",
         "proctor.supervisor.ports": "Later",
+        "proctor.observe.amount": "Amount",
         "proctor.observe.counters": "Counters",
         "proctor.observe.events": "Outcome outcomes",
         "proctor.observe.jsonlog": "JsonLog",

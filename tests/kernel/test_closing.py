@@ -105,3 +105,4 @@ def test_a_child_has_threads_of_its_own() -> None:
         closing.closers.close(os.pipe())
         os._exit(closing.closers.end(60))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert closing.closers.end(60) == 0

@@ -21,7 +21,7 @@ LEVELS: Final = ("all", "performed", "refused", "none")
 class Amount(NamedTuple):
     """What a log has of a container's calls.
 
-    >>> proctor.Container("web", logging=Amount("refused", rate=10)).logging.level
+    >>> proctor.Container("web", logging=proctor.Amount("refused", rate=10)).logging.level
     'refused'
     """
 

@@ -55,7 +55,7 @@ class Container:
     :param quotas: what it may take.
     :param state: whatever its handlers want to keep from one call to the next.  Handlers may run at
         the same time, on several threads.
-    :param logging: how much of its calls logs have; None: all.
+    :param logging: how much of its calls logs have (:class:`proctor.Amount`); None: all.
     :raises ValueError: a quota is less than 1.
     """
 

@@ -5,11 +5,13 @@
 an enum class is slow, so each family is made when first used; importing this module makes none.
 :func:`family_names` lists them.
 
-    >>> from proctor.syscalls.flags import OpenFlag, decode, family, family_names, members
+    >>> from proctor.syscalls.flags import OpenFlag, decode, family, family_names, fields, members
     >>> str(OpenFlag(0o2000101)), decode("AddressFamily", 10).name
     ('O_WRONLY|O_CREAT|O_CLOEXEC', 'AF_INET6')
     >>> family("OpenFlag") is OpenFlag, "OpenFlag" in family_names()
     (True, True)
+    >>> fields("OpenFlag")[0].mask
+    3
     >>> hex(members("OpenFlag")["O_DIRECT"]), hex(members("OpenFlag", "aarch64")["O_DIRECT"])
     ('0x4000', '0x10000')
 
@@ -26,7 +28,7 @@ from typing import Any, Final
 
 from proctor.records import NamedTuple
 
-__all__ = ["decode", "family", "family_names", "members"]
+__all__ = ["decode", "family", "family_names", "fields", "members"]
 
 _made: dict[tuple[str, str], type[Enum]] = {}
 _abis: dict[type[Enum], str] = {}

@@ -4,7 +4,7 @@
 A decoded structure is a named tuple with the fields' names of the kernel's header; its text is strace's:
 ``{l_type=F_WRLCK, l_start=0, ...}``.  :func:`pack` makes the bytes of one, for what a call fills::
 
-    layouts.pack("new_utsname", "x86_64", sysname=b"Linux", nodename=b"box")
+    pack("new_utsname", "x86_64", sysname=b"Linux", nodename=b"box")
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from proctor.syscalls import flags
 from proctor.syscalls.architectures import ARCHITECTURES
 from proctor.syscalls.flags_data import MACHINES
 from proctor.words import c_string
+
+__all__ = ["pack"]
 
 if TYPE_CHECKING:
     from proctor.call.ports import MemoryPort
@@ -290,6 +292,11 @@ def _end(abi: str) -> str:
 
 def pack(name: str, known: Signature | str, /, **values: Any) -> bytes:
     """The bytes of structure ``name`` with these fields, the others 0: what decoding takes apart.
+
+    >>> pack("timespec", "aarch64", tv_sec=1, tv_nsec=2) == (1).to_bytes(8, "little") + (2).to_bytes(8, "little")
+    True
+    >>> len(pack("timespec", "i386", tv_sec=1))
+    8
 
     :param known: the signature of the call it belongs to, or the name of an architecture: on x32
         the two can differ, since some calls have the 32-bit layout there.
