@@ -86,14 +86,21 @@ def tree() -> Iterator[Path]:
         yield top
 
 
-def run(rules: str, program: str, *arguments: object, who: str = "", **options: Any) -> list[str]:
+def run(
+    rules: str,
+    program: str,
+    *arguments: object,
+    who: str = "",
+    timeout: float = 30,
+    **options: Any,
+) -> list[str]:
     policy = loads("version = 1\n" + rules)
     done = proctor.run(
         [sys.executable, "-S", "-c", f"{HEAD}\n{who}\n{program}", *map(str, arguments)],
         policy.handlers(),
         filter=policy.filter(),
         capture_output=True,
-        timeout=30,
+        timeout=timeout,
         text=True,
         **policy.supervisor_options(),
         **options,

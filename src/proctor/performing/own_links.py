@@ -20,9 +20,11 @@ from proctor.call.identity import Status
 from proctor.call.path.located import file_id
 from proctor.call.path.procfs import is_procfs, numbers_in
 from proctor.errors import SCARCE, ProctorError
+from proctor.kernel import _core
 from proctor.kernel.raw import openat2
 from proctor.performing import acting
 from proctor.performing.filestat import PROC_ROOT_INO, ST_NOSYMFOLLOW
+from proctor.performing.pinning import name_of
 from proctor.performing.pins import (
     AT_FDCWD,
     NO_MAGICLINKS,
@@ -37,6 +39,8 @@ from proctor.performing.steps import Reply
 from proctor.performing.trouble import Said
 from proctor.performing.wanted import O_CLOEXEC, O_NOATIME, TMPFILE, access
 from proctor.records import NamedTuple
+from proctor.syscalls import tables
+from proctor.syscalls.architectures import native
 
 if TYPE_CHECKING:
     from proctor.call.caller import Caller
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
 #: In the directory of a process or of a thread; all others need more.
 _THERE: Final = (b"cwd", b"root", b"exe")
 _CLOSED: Final = (b"fd", b"fdinfo", b"map_files")
+#: What changing names wants of a directory.
+_CHANGING: Final = os.W_OK | os.X_OK
 #: Files whose opener is looked at when they are opened (``proc_mem_open`` of fs/proc/base.c), and never again.  Not
 #: ``pagemap``, which shows to whoever has it what its opener had the right to see.
 _OPENED: Final = frozenset(
@@ -171,9 +177,8 @@ def opened(task: Task, pin: Pin, flags: int) -> Generator[Any, Reply, int | None
     if pin.named.status.mount != file_id(where).mount:
         return None  # that is mounted over it
     asked = pin.fd
-    if there.name == b"fdinfo":  # of what has its owner and mode, and is open to the executor
-        near = b"../net" if directory else b"../maps"
-        asked = task.hold(_opened(where, near, PIN, NO_XDEV | NO_SYMLINKS, caller))
+    if there.name == b"fdinfo":
+        asked = task.hold(_alike(where, directory, caller))
     mode = os.W_OK if flags & TMPFILE else access(flags)
     if (there.name == b"fdinfo" or not there.closed) and (
         yield from _failed(task, acting.accessible(), asked, mode)
@@ -195,6 +200,84 @@ def opened(task: Task, pin: Pin, flags: int) -> Generator[Any, Reply, int | None
         os.close(fd)
         return None
     return fd
+
+
+def names(
+    task: Task, directories: tuple[int, ...], what: str, *args: int | bytes
+) -> Generator[Any, Reply, int]:
+    """The errno of a call about names in directories, where the executor was kept out (EACCES) of one that is the caller's
+    own.  No directory of a process has names made, moved or taken away, so the monitor makes the call to hear what is wrong
+    with it: nothing comes of it.
+
+    :param args: of the system call, after its directories and names were pinned."""
+    places = [place(each, task.caller) for each in directories]
+    if not any(there is not None and there.closed for there in places):
+        return errno.EACCES
+    given = [each + b"\0" if isinstance(each, bytes) else each for each in args]
+    try:
+        _core.syscall(tables.number(what, native()), *given)
+        failed = 0
+    except OSError as error:
+        failed = error.errno or errno.EIO
+    task.caller.check()
+    if failed == errno.EOVERFLOW:  # the monitor has no number there, as the caller has
+        failed = errno.EPERM
+    slashes = what != "unlinkat" or not args[-1]  # rmdir does not mind
+    if failed == errno.EPERM or (
+        failed == errno.ENOTDIR and not (slashes and any(map(_is_slashed, args)))
+    ):  # before that it was seen who may write there
+        for each, there in zip(directories, places, strict=True):
+            if kept_out := (yield from _accessed(task, each, there, True, _CHANGING)):
+                return kept_out
+    return failed
+
+
+def _is_slashed(name: int | bytes) -> bool:
+    return isinstance(name, bytes) and name.endswith(b"/")
+
+
+def text(task: Task, pin: Pin) -> Generator[Any, Reply, bytes | None]:
+    """What a link of the caller's own says of what it leads to, as its root shows that; None if it is none."""
+    there = place(pin.inside, task.caller)
+    name = _name_of(pin.fd)
+    if there is None or not there.leads(name):
+        return None
+    fd, _ = step(pin.inside, there, name, task.caller, 0, follow=True)
+    known = name_of()
+    reply = yield from task.session.ask(known.request, fds=(task.hold(fd),), table=True)
+    reply.close()
+    return reply.parts[known.name.first + 2] if reply.made(known.name.link) else None
+
+
+def accessed(task: Task, pin: Pin, mode: int) -> Generator[Any, Reply, int]:
+    """The errno of access(2), where the executor was kept out (EACCES)."""
+    directory = pin.named.status.is_directory
+    where = pin.fd if directory else pin.inside
+    there = place(where, task.caller)
+    if there is None or pin.named.status.mount != file_id(where).mount:
+        return errno.EACCES
+    return (yield from _accessed(task, where, there, directory, mode))
+
+
+def _accessed(
+    task: Task, where: int, there: Place | None, directory: bool, mode: int
+) -> Generator[Any, Reply, int]:
+    """What access(2) says of a directory, or of a file in it, where the caller's process may do more than others:
+    anything in ``fd`` and ``map_files`` (``proc_fd_permission`` of fs/proc/fd.c), in ``fdinfo`` what the modes say."""
+    asked = where
+    if there is not None and there.name == b"fdinfo":
+        asked = task.hold(_alike(where, directory, task.caller))
+    elif not directory:
+        return errno.EACCES
+    elif there is not None and there.closed:
+        return errno.EROFS if mode & os.W_OK and os.fstatvfs(where).f_flag & os.ST_RDONLY else 0
+    return (yield from _failed(task, acting.accessible(), asked, mode))
+
+
+def _alike(fdinfo: int, directory: bool, caller: Caller) -> int:
+    """What has the owner and mode of ``fdinfo``, or of what is in it, and is open to the executor."""
+    near = b"../net" if directory else b"../maps"
+    return _opened(fdinfo, near, PIN, NO_XDEV | NO_SYMLINKS, caller)
 
 
 def _failed(task: Task, asking: acting.Acting, fd: int, *values: int) -> Generator[Any, Reply, int]:

@@ -60,6 +60,8 @@ UNTAKEN: Final = (
     ),
     Untaken(
         "ptrace of itself",
-        "a program that made itself undumpable gets at what the kernel lets it get at in its own /proc, but for `pagemap`",
+        "a program that made itself undumpable gets at what the kernel lets it get at in its own /proc, but for `pagemap`; and "
+        "on its own `fd`, `fdinfo` and what is in them `utimensat`, `truncate` and attributes of the name `user.*` are `EACCES`, "
+        "which otherwise change nothing or are `ENOTSUP`",
     ),
 )

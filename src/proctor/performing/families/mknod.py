@@ -145,11 +145,21 @@ def _as_caller(
         making.request, task.umask, mode, device, name, fds=(parent,)
     )
     try:
+        if reply.error(making.made) == errno.EACCES:
+            raise Said((yield from _among_its_own(task, parent, name, mode, device)))
         return _made(task, reply, making, mode, device), filestat.system_of(
             reply.parts[making.system]
         )
     finally:
         reply.close()
+
+
+def _among_its_own(task: Task, parent: int, name: bytes, mode: int, device: int) -> Any:
+    """What is said of a name in the caller's own directories of procfs: see :func:`.own_links.names`."""
+    from proctor.performing import own_links  # policies are looked over where the core is not
+
+    args = parent, name, mode, device
+    return (yield from own_links.names(task, (parent,), "mknodat", *args))
 
 
 def _made(task: Task, reply: Any, making: acting.Making, mode: int, device: int) -> int | None:
