@@ -381,7 +381,9 @@ class Effects:
         # what comes before a byte that cannot be written is anybody's guess
         if "stat" in name or name in FLEETING or result == -errno.EFAULT:
             ctypes.memset(self.memory.good + 32 * PAGE, 0, 7 * PAGE)
-        return zlib.crc32(ctypes.string_at(self.memory.good, self.memory.end - self.memory.good))
+        found = zlib.crc32(ctypes.string_at(self.memory.good, self.memory.end - self.memory.good))
+        ctypes.memset(self.memory.good, 0, self.memory.end - self.memory.good)
+        return found  # and what one call filled is not seen with the next one
 
     def when(self, ns):
         return "now" if abs(ns / 1e9 - self.begun) < 10**5 else ns
@@ -541,10 +543,13 @@ def again():
         os.close(fd)
     import shutil
 
-    with open("/proc/self/mountinfo", "rb") as file:
-        mounted = [line.split()[4] for line in file]
-    for place in reversed(mounted):
-        if place.startswith(os.getcwdb() + b"/"):
+    for _ in range(100):  # one can be under another that is older, and was moved there
+        with open("/proc/self/mountinfo", "rb") as file:
+            mounted = [line.split()[4] for line in file]
+        below = [place for place in mounted if place.startswith(os.getcwdb() + b"/")]
+        if not below:
+            break
+        for place in reversed(below):
             libc.umount2(place, 2)
     for name in os.listdir():
         if os.path.isdir(name) and not os.path.islink(name):

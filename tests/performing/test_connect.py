@@ -505,6 +505,37 @@ def test_streams_are_sent_up_to_what_cannot_be_read() -> None:
     assert b"unix 4 1 1 4 0 True" in told[0], done[0].stderr.decode()
 
 
+def test_addresses_that_are_no_programs_are_found_first() -> None:
+    """By ``import_ubuf`` and ``__import_iovec`` of lib/iov_iter.c: before the socket, or its state, is looked at."""
+    code = """
+        import ctypes, socket, struct
+        libc = ctypes.CDLL(None, use_errno=True)
+        held = ctypes.create_string_buffer(b"hello")
+        good, last = ctypes.addressof(held), (1 << 47) - 4096
+        def said(result):
+            print(result, ctypes.get_errno())
+            ctypes.set_errno(0)
+        def message(*parts):
+            vector = ctypes.create_string_buffer(b"".join(struct.pack("=QQ", *each) for each in parts))
+            made = struct.pack("=QI4xQQQQi4x", 0, 0, ctypes.addressof(vector), len(parts), 0, 0, 0)
+            return libc.sendmsg(sock.fileno(), made, flags)
+        with socket.socket(socket.AF_UNIX) as sock:
+            for flags in (0, socket.MSG_OOB):
+                for where in (good, 1, last - 2, last, last + 1, 1 << 60):
+                    for size in (0, 1, 2, 3, 1 << 31, 1 << 45, 1 << 62, 1 << 63):
+                        said(message((where, size)))
+                        said(message((good, 1), (where, size)))
+                        for number in (sock.fileno(), 999):
+                            said(libc.sendto(number, ctypes.c_void_p(where), ctypes.c_size_t(size), flags, None, 0))
+    """
+    done = [
+        proctor.run(python(code), handlers, capture_output=True, timeout=60)
+        for handlers in ([], [families.send()])
+    ]
+    assert done[0].stdout == done[1].stdout, done[1].stderr.decode()
+    assert {b"-1 14", b"-1 9", b"-1 107", b"-1 22"} <= set(done[0].stdout.splitlines())
+
+
 # Hostile ------------------------------------------------------------------------------------------
 
 

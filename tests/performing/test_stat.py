@@ -33,6 +33,8 @@ ABOUT = [
     b"@8",
     b"@99",
 ]
+#: Files by when they were changed, in seconds: of which programs of 32 bits see the lower half.
+LATE = {b"early": -5, b"later": 1 << 31, b"late": (1 << 33) + 7}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,11 @@ def test_what_is_told_is_what_the_kernel_tells(looks: str, kind: str) -> None:
         top = place + b"/1/2/3/tree"
         os.makedirs(top)
         build(top, 0 if kind == "root" else 1000 if kind == "user" else 100000)
-        paths = [each.replace(b"TOP", top[1:]) for each in PATHS] + ABOUT
+        for name, seconds in LATE.items():
+            with open(top + b"/" + name, "wb") as file:
+                file.truncate(seconds + 10)  # also more bytes than 32 bits tell
+            os.utime(top + b"/" + name, (seconds, seconds))
+        paths = [each.replace(b"TOP", top[1:]) for each in PATHS] + [*ABOUT, *LATE]
         script = 'exec 7<"$1/to-file" 8<"$1/dir"; cd "$1" && shift && exec "$@"'
         command = ["sh", "-c", script, "sh", top, looks, *paths]
 
@@ -61,7 +67,9 @@ def test_what_is_told_is_what_the_kernel_tells(looks: str, kind: str) -> None:
                 command, list(handlers), capture_output=True, timeout=120, check=True, **how
             )
             out: bytes = done.stdout
-            return out.splitlines()
+            return [
+                without_mount(line) if kind == "container" else line for line in out.splitlines()
+            ]
 
         natively = told()
         asked: list[bytes] = []
@@ -74,6 +82,14 @@ def test_what_is_told_is_what_the_kernel_tells(looks: str, kind: str) -> None:
         for handler in (families.stat(), proctor.Handler(about, ask)):
             assert_alike(natively, told(handler))
         assert len(asked) > 1000
+
+
+def without_mount(line: bytes) -> bytes:
+    """Each run of a container has mounts of its own, whose numbers are whatever is free."""
+    head, _, data = line.rpartition(b" ")
+    if b"statx" not in head or len(data) < 2 * 152:
+        return line
+    return head + b" " + data[: 2 * 144] + data[2 * 152 :]
 
 
 def assert_alike(one: list[bytes], other: list[bytes]) -> None:

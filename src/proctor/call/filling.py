@@ -79,7 +79,7 @@ def _data(frame: Frame, arg: Arg, value: Any) -> bytes:
                 continue
             made = layouts.layout(family, known)
             names = [field.name for field in made.shown]
-            given = _of_stat(each, names) if isinstance(each, os.stat_result) else each
+            given = _of_stat(each, made.shown) if isinstance(each, os.stat_result) else each
             packed = made.pack(made.named(given))
             if family == "stat64":  # the inode twice: STAT64_HAS_BROKEN_ST_INO of asm/stat.h
                 low = packed[-8:-4] if frame.byteorder == "little" else packed[-4:]
@@ -92,14 +92,16 @@ def _data(frame: Frame, arg: Arg, value: Any) -> bytes:
     return b"".join(parts)
 
 
-def _of_stat(found: os.stat_result, names: Sequence[str]) -> dict[str, int]:
-    """The fields of a ``struct stat`` from what :func:`os.stat` gave."""
+def _of_stat(found: os.stat_result, fields: Sequence[layouts.Field]) -> dict[str, int]:
+    """The fields of a ``struct stat`` from what :func:`os.stat` gave; of times what there is room for, as the kernel has
+    it (``cp_stat64`` of arch/x86/kernel/sys_ia32.c, ``cp_compat_stat`` of fs/stat.c)."""
     values = {}
-    for name in names:
+    for name, size in ((field.name, field.codes.size) for field in fields):
         if name.endswith("_nsec"):
             values[name] = getattr(found, f"{name.removesuffix('_nsec')}_ns") % 10**9
         elif name in ("st_atime", "st_mtime", "st_ctime"):
-            values[name] = getattr(found, f"{name}_ns") // 10**9
+            seconds = getattr(found, f"{name}_ns") // 10**9
+            values[name] = seconds if size == 8 else seconds & (1 << 8 * size) - 1
         else:
             values[name] = getattr(found, name)
     return values

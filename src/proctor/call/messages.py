@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from proctor.call.decode import layouts, structures
 from proctor.call.decode.sockaddr import MAX_LENGTH
 from proctor.errors import MemoryUnreadable
+from proctor.kernel import raw
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -93,6 +94,16 @@ def messages(call: Call) -> Iterator[Message]:
             yield _message(frame, structures.message_header(frame, where, structures.UIO_MAXIOV)[0])
 
 
+def importable(call: Call) -> bool:
+    """Whether what sendto(2) sends can be a program's, which the kernel asks before anything else (``import_ubuf`` of
+    lib/iov_iter.c)."""
+    if call.name != "sendto":
+        return True
+    frame = _frame(call)
+    _, where, size = (arg.value(frame.registers) for arg in frame.signature.args[:3])
+    return raw.is_users(where, min(size, _MOST_AT_ONCE))
+
+
 def lengths(call: Call, sent: list[int]) -> tuple[tuple[int, bytes], ...]:
     """What to write so that sendmmsg(2) says how much of each message was sent."""
     frame = _frame(call)
@@ -137,6 +148,10 @@ def _message(frame: Frame, header: MessageHeader) -> Message:
         to = _raw(frame, header.name, header.namelen)
     if any(length >> 8 * frame.signature.word - 1 for _, length in header.iov):  # __import_iovec()
         raise MemoryUnreadable(errno.EINVAL, "data of negative length", header.name)
+    for where, length in header.iov:
+        most = _MOST_AT_ONCE if len(header.iov) == 1 else length
+        if not raw.is_users(where, min(length, most)):
+            raise MemoryUnreadable(errno.EFAULT, "no address of a program", where)
     size = min(sum(length for _, length in header.iov), _MOST_AT_ONCE)
     data, torn = _gathered(frame, header.iov)
     if not header.controllen:

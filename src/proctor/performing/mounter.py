@@ -309,23 +309,50 @@ def reconfigure(
 
     :raises Powerless: the monitor has not got the right.
     :raises Trouble: it was not performed."""
+    return (yield from _configure(task, options, mount=mount))
+
+
+def parse(
+    task: Task, kind: str, options: Sequence[tuple[bytes, bytes | None]]
+) -> Generator[Any, Any, tuple[int, str]]:
+    """(errno, what failed): whether there is a file system of this kind, and takes these options, of which the kernel hears before it looks
+    where one comes from.
+
+    :raises Powerless: the monitor has not got the right.
+    :raises Trouble: it was not performed."""
+    return (yield from _configure(task, options, kind=kind))
+
+
+def _configure(
+    task: Task,
+    options: Sequence[tuple[bytes, bytes | None]],
+    *,
+    kind: str = "",
+    mount: int | None = None,
+) -> Generator[Any, Any, tuple[int, str]]:
     steps = _Mounting(rights(task))
-    empty = steps.bytes(b"")
+    what = steps.bytes(kind.encode())  # no name where a mount is picked
     given = [(steps.bytes(name), value and steps.bytes(value)) for name, value in options]
     message = steps.scratch(_MESSAGE)
-    context = steps.call("fspick", steps.sent(), empty, _FSPICK)
-    tries = [
+    if mount is None:
+        tries = [steps.call("fsopen", what, _FSOPEN_CLOEXEC)]
+    else:
+        tries = [steps.call("fspick", steps.sent(), what, _FSPICK)]
+    context = tries[0]
+    tries += [
         steps.call("fsconfig", context, _SET_STRING if value else _SET_FLAG, name, value or 0, 0)
         for name, value in given
     ]
-    tries.append(steps.call("fsconfig", context, _RECONFIGURE, 0, 0, 0))
+    if mount is not None:
+        tries.append(steps.call("fsconfig", context, _RECONFIGURE, 0, 0, 0))
     steps.end(tries[-1])
     for each in tries:
         steps.jump(each, bad=True)
     said = steps.call("read", context, message, _MESSAGE)
     part = steps.want(message, said)
-    reply = yield from ask(task, False, steps.freeze(), (mount,))
-    failed = next((number for number in map(reply.error, (context, *tries)) if number), 0)
+    fds = () if mount is None else (mount,)
+    reply = yield from ask(task, False, steps.freeze(), fds)
+    failed = next((number for number in map(reply.error, tries) if number), 0)
     return failed, reply.parts[part].decode(errors="replace").strip() if failed else ""
 
 

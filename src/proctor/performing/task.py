@@ -29,6 +29,8 @@ Work = Generator[Wait, Reply, Verdict]
 
 #: Seconds that a process may take to die whose mount namespaces keep a file system busy.
 _LAST_MOMENTS: Final = 0.1
+#: So many for an executor to die, on a machine that has much to do: what it mounted is somebody else's alone then.
+_DEATH: Final = 1.0
 NO_CGROUP: Final = "the caller's cgroup cannot be joined, so its rules for devices would not hold"
 
 
@@ -145,7 +147,7 @@ class Task(Finding):
     def close(self) -> None:
         """Let go of what was pinned."""
         while self._dying:
-            self._dying.pop().end(_LAST_MOMENTS)
+            self._dying.pop().end(_DEATH)
         session = self.session
         while self._fds:
             fd = self._fds.pop()

@@ -39,8 +39,8 @@ _PAGE: Final = 4096
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _SYNCHRONOUS, _REMOUNT, _MANDLOCK, _DIRSYNC, _NOSYMFOLLOW = (
     1, 2, 4, 8, 16, 32, 64, 128, 256,
 )  # fmt: skip
-_NOATIME, _NODIRATIME, _BIND, _MOVE, _STRICTATIME, _LAZYTIME = (
-    1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 24, 1 << 25,
+_NOATIME, _NODIRATIME, _BIND, _MOVE, _STRICTATIME, _LAZYTIME, _NOUSER = (
+    1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 24, 1 << 25, 1 << 31,
 )  # fmt: skip
 _PROPAGATION: Final = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20
 _MAGIC, _MAGIC_MASK = 0xC0ED0000, 0xFFFF0000
@@ -175,19 +175,40 @@ def perform(task: Task) -> Work:
         task.start(pins.AT_FDCWD, call.args["target"]), call.args["target"], 0, 0
     )
     task.permit(target.named.path, target.named.status, "target")
+    if flags & _NOUSER:
+        return deny(errno.EINVAL)
     may(task)
-    if not source:
-        return deny(errno.EINVAL, f"{name} is mounted from something")
-    if not target.named.status.is_directory:
-        return deny(errno.ENOTDIR)
-    if far is not None:  # the policy's options, whatever the caller said
+    if far is not None:
+        assert source  # the policy's options, whatever the caller said
         opened = sourcing.Source(target.fd, source, False, False, joins=False)
         return (yield from _mount(task, None, name, opened, flags, far.options, target, far.inside))
     given = _options(data)
-    opened = yield from sourcing.opened(task, options, source, bool(flags & _RDONLY))
+    try:
+        if not source:
+            raise Said(errno.EINVAL, f"{name} is mounted from something")
+        opened = yield from sourcing.opened(task, options, source, bool(flags & _RDONLY))
+    except Said:
+        if not program:
+            yield from _parsed(task, name, given)
+        raise
     if program:
         return (yield from _serve(task, options, program, opened, flags, given, target))
     return (yield from _mount(task, options.idmap, name, opened, flags, given, target))
+
+
+def _parsed(task: Task, name: str, given: Sequence[Option]) -> Generator[Any, Any, None]:
+    """See that a file system takes these options: in ``do_new_mount`` of fs/namespace.c it hears of them first, and
+    of its source when it makes the superblock.
+
+    :raises Said: it does not."""
+    from proctor.performing import mounter
+
+    try:
+        failed, said = yield from mounter.parse(task, name, given)
+    except Powerless:
+        return
+    if failed:
+        raise Said(failed, said)
 
 
 def _copied(call: Call, argument: str) -> bytes | None:
@@ -328,6 +349,8 @@ def _mount(
     task.hold(made.fd)
     if made.status.place[:2] == target.named.status.place[:2]:
         return deny(errno.EBUSY, "it is mounted there already")
+    if not target.named.status.is_directory:
+        return deny(errno.ENOTDIR)
     verdict, number = yield from placing.put(task, made.fd, target.fd, _attributes(flags, _OTHERS))
     if verdict == answer(0) and number and idmap is not None:
         container = task.session.container
@@ -355,6 +378,8 @@ def _serve(
                 f"option {os.fsdecode(key)}: a server is given those of the rule's options only",
             )
         words.append(key if value is None else key + b"=" + value)
+    if not target.named.status.is_directory:
+        return deny(errno.ENOTDIR)
     # an image can be in a file system that tells us nothing; a device that can be opened is in none
     device = None if source.image else os.fstat(source.fd).st_rdev
     joins = source.image or source.joins
@@ -380,6 +405,8 @@ def _remount(task: Task, flags: int, data: bytes) -> Generator[Any, Any, Verdict
     if writable is None:
         return None
     task.permit(target.named.path, target.named.status, "target")
+    if flags & _NOUSER:
+        return deny(errno.EINVAL)
     may(task)
     if not writable and not flags & _RDONLY:
         return deny(errno.EACCES, "its source was opened for reading only")

@@ -21,10 +21,13 @@ class Options(Route):
 
 def perform(task: Task) -> Work:
     """Send for the caller."""
+    from proctor.call import messages
     from proctor.performing import pins, sending, sockets
 
     if not sending.takes(task.call):
         return deny(errno.EINVAL)
+    if not messages.importable(task.call):
+        return deny(errno.EFAULT)
     number = pins.signed(task.call.registers[0])
     fd = sockets.take(task, number)
     return (yield from sending.perform(task, task.options(Options), fd, number))

@@ -49,6 +49,7 @@ _RESERVED: Final = 1 << 31  # STATX__RESERVED
 #: struct statx of include/uapi/linux/stat.h, the same on every machine.
 _STATX: Final = struct.Struct("=IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII112x")
 _LONGEST: Final = 4096
+_MAX_NON_LFS: Final = (1 << 31) - 1  # include/linux/fs.h
 #: What the kernel shows instead of ids that do not fit (/proc/sys/kernel/overflowuid, unless somebody changed it).
 OVERFLOW: Final = 65534
 
@@ -262,6 +263,8 @@ def told(call: Call, found: os.stat_result) -> Verdict:
         # SET_UID and SET_GID of include/linux/highuid.h
         ids = [OVERFLOW if each > 0xFFFF else each for each in (found.st_uid, found.st_gid)]
         found = _with_ids(found, *ids)
+        if "old" not in call.name and found.st_size > _MAX_NON_LFS:  # cp_compat_stat of fs/stat.c
+            return deny(errno.EOVERFLOW)
     try:
         return answer(0, writes=call.fill("statbuf", found))
     except ValueError:
