@@ -167,6 +167,8 @@ def test_no_process_is_needed(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("an executor")
 
+    os.makedirs(top + b"/fresh/deep")
+    os.close(os.open(top + b"/fresh/deep/there", os.O_CREAT, 0o600))
     monkeypatch.setattr(performers.executors, "borrow", never)
     monkeypatch.setattr(performers, "session", never)
     for path, flags, mode, size in (
@@ -176,12 +178,22 @@ def test_no_process_is_needed(
         (b"sticky/mine", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666, 7),
         (b"plain/file", os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o666, 0),
         (b"plain", os.O_TMPFILE | os.O_RDWR, 0o640, 0),
+        (b"fresh/deep/there", os.O_RDONLY, 0o600, 0),
     ):
         said = one.performed(performers, "openat", AT_FDCWD, path, flags, 0o666)
         assert said[:2] == ("fd", oct(stat.S_IFREG | mode)), path
         assert said[4] == size
     exclusive = "openat", AT_FDCWD, b"plain/file", os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o666
     assert one.performed(performers, *exclusive) == ("errno", errno.EEXIST)
+    for path in (
+        b"fresh/none",
+        b"fresh/none",
+        b"fresh/nowhere/deep/none",
+        top + b"/fresh//deep/none/",
+        b"fresh/deep/../no/",
+    ):
+        said = one.performed(performers, "openat", AT_FDCWD, path, os.O_RDONLY, 0)
+        assert said == ("errno", errno.ENOENT), path
 
 
 def test_what_is_made_is_charged_to_whoever_wants_it(

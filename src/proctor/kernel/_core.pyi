@@ -334,6 +334,7 @@ class Short:
     :param foreseen: by path what it led to before: (name, the bytes that are expected there, something).
     :param allows: called with call, wish, path and that; whether the rule allows it.
     :param allowed: called with the call, that, and as ``rest`` where it is so, and opened.
+    :param meet: called with the notification of somebody who is not known, and the container; by then it is, if it can be.
     :param listener: whose calls these are; it is spoken to as long as it is open.  Its ``waits`` says whether they wait
         killably; None: that is not known.
     :param arch: AUDIT_ARCH_* number of the calls that are meant.
@@ -356,6 +357,7 @@ class Short:
         foreseen: dict[bytes, Any],
         allows: Callable[[Any, Any, bytes, Any], bool],
         allowed: Callable[[Any, Any, int, bool], Any],
+        meet: Callable[[Notification, Any], object],
         listener: Any,
         arch: int,
         valid: int,
@@ -536,6 +538,7 @@ class Usual:
         is looked at for these alone, as long as they are.  One is taken out while it is asked.
     :param groups: whether their groups decide anything.
     :param ours: as for :meth:`Known.same`.
+    :param meet: called with a thread that is not among these: True if it is by now.
     :param lend: called with a thread that is not among these, the container, and whether links are followed: who
         looks for it instead, as :class:`proctor.supervisor.ports.Seeker` has it.
     :param took_back: called with the first of what was lent, and what became of it.
@@ -560,6 +563,7 @@ class Usual:
         alikes: dict[int, Any],
         groups: bool,
         ours: bytes,
+        meet: Callable[[int], bool] | None,
         lend: Callable[
             [int, Any, bool],
             tuple[Any, Known, bool, int, int, int, tuple[Any, ...], tuple[Any, ...]] | None,
@@ -570,6 +574,21 @@ class Usual:
     ) -> None: ...
     def __call__(self, notification: Any, /) -> Any:
         """As a route; True for what was answered."""
+
+    def performs(
+        self,
+        find: Callable[[], object],
+        given: Callable[[Notification, bytes, int], Any],
+        counts: Callable[[int], object] | None,
+        /,
+    ) -> None:
+        """What is to be performed may be so at once, by :class:`Short`: for callers that are what we are, as far as
+        rules allow what their path leads to, or what is to be made.
+
+        :param find: gives what performs, once it is there, and None before; what is no Short leaves all to ``fallback``.
+        :param given: called with (notification, path, descriptor) for what was opened where somebody else may answer
+            by now; its result is the route's.
+        :param counts: called with 0, or the errno with which a call was answered."""
 
     def outcome(
         self,
@@ -582,7 +601,7 @@ class Usual:
     ) -> int:
         """One thing that a call can come to: its number; -1 if there are too many.
 
-        :param how: who is told: 0 nobody, 1 the log, 2 others, at length.
+        :param how: who is told: 0 nobody, 1 the log, 2 others, at length; 3 that it is performed, and nobody is told.
         :param cell: where it is counted.
         :param delivered: what the log says became of it, if it was delivered; ``gone`` otherwise."""
 

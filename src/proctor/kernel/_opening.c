@@ -24,6 +24,7 @@
 #define RESOLVE_IN_ROOT 0x10
 #define RESOLVE_CACHED 0x20                             /* Linux 5.12 */
 #define PROC_SUPER_MAGIC 0x9fa0
+#define OVERLAY 0x794c7630
 enum { OVERFLOW = 65534 };                              /* the id of those who have none here */
 #define STATX_OF_PIN 0x17ffU /* STATX_BASIC_STATS | STATX_MNT_ID */
 
@@ -61,6 +62,49 @@ static bool stands(int at, const char *path, uint64_t flags, uint64_t resolve, i
     return !proc;
 }
 
+/* Have the kernel look up the first name of a path that it has not in memory, if its directory is on a file system of
+ * these kinds: how far the path is known then, 0 where nobody but whoever may have to wait can tell; or that it is not
+ * there, which some file systems (tmpfs) forget at once.  Its directory was reached by no link of a procfs that is one of
+ * ours: these are magic, or lead nowhere else. */
+static size_t get_to_know(int at, const char *path, uint64_t resolve, const uint32_t *kinds, size_t count, bool *missing) {
+    char head[PATH_MAX];
+    size_t end = strlen(path), known = 0;
+    struct statfs system;
+    if (end >= sizeof head)
+        return 0;
+    memcpy(head, path, end + 1);
+    for (int directory = -EAGAIN; directory == -EAGAIN && end > 0;) {
+        while (end > 0 && head[end - 1] == '/')
+            head[--end] = 0;
+        size_t from = end;
+        while (from > 0 && head[from - 1] != '/')
+            from--;
+        const char *name = head + from;
+        if (end == 0 || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+            return 0;
+        if (from > 1)
+            head[from - 1] = 0;
+        directory = openat2(at, from == 0 ? "." : from == 1 ? "/" : head, O_PATH | O_DIRECTORY, 0, resolve);
+        if (from > 1)
+            head[from - 1] = '/';
+        bool asks_nobody = false;
+        if (directory >= 0 && fstatfs(directory, &system) == 0 && (uint32_t)system.f_type != OVERLAY)
+            for (size_t i = 0; i < count; i++)
+                asks_nobody = asks_nobody || kinds[i] == (uint32_t)system.f_type;
+        if (asks_nobody) {
+            int there = openat2(directory, name, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_XDEV);
+            if (there >= 0)
+                close(there);
+            known = there >= 0 ? end : 0;
+            *missing = there == -ENOENT;
+        }
+        if (directory >= 0)
+            close(directory);
+        end = from;
+    }
+    return known;
+}
+
 /* Pin what a path leads to, as far as nobody has to be waited for: a descriptor, minus the errno that it
  * ends with, or LEFT. */
 static int pin(int at, const char *path, uint64_t flags, uint64_t resolve, const uint32_t *kinds,
@@ -68,6 +112,12 @@ static int pin(int at, const char *path, uint64_t flags, uint64_t resolve, const
     flags = O_PATH | (flags & (O_DIRECTORY | O_NOFOLLOW));
     resolve |= RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED;
     int fd = openat2(at, path, flags, 0, resolve);
+    bool missing = false;
+    for (size_t known = 0, more;
+         fd == -EAGAIN && (more = get_to_know(at, path, resolve, kinds, count, &missing)) > known; known = more)
+        fd = openat2(at, path, flags, 0, resolve);
+    if (missing)
+        return -ENOENT;
     if (fd < 0)
         return (fd == -ENOENT || fd == -ENOTDIR || fd == -EACCES || fd == -ENAMETOOLONG || fd == -ELOOP)
                        && stands(at, path, flags, resolve, fd) ? fd : LEFT;
@@ -126,6 +176,12 @@ static ssize_t name_of(int table, int pinned, const char *path, const unsigned c
     return same ? length : -1;
 }
 
+struct found {
+    ssize_t length; /* of the name; -1: it was opened, not named */
+    unsigned char status[256];
+    char name[4200];
+};
+
 /* Flags, resolve, kinds, table; and a path, unless that is NULL: whether they are these. */
 static bool asks(PyObject *const *args, PyObject *given, struct opening *opening) {
     char *path, *kinds;
@@ -176,6 +232,22 @@ static bool is_free_of_rules(int directory, const struct stat *found) {
     return fstat(directory, &status) == 0 && (!(status.st_mode & S_ISVTX) || (found->st_uid == own && own < OVERFLOW));
 }
 
+/* Whether rules allow what is pinned, which was found by a path (or: what a directory has by a name). */
+static bool is_allowed(const struct opening *opening, int pinned, const char *path, const char *last) {
+    struct found found;
+    if (opening->allows == NULL)
+        return true;
+    if (syscall(SYS_statx, pinned, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_OF_PIN, found.status) != 0
+        || (found.length = name_of(opening->table, pinned, path, found.status, found.name, sizeof found.name)) < 0)
+        return false;
+    if (last != NULL) {
+        size_t length = (size_t)found.length - (found.name[1] == 0), room = sizeof found.name - length;
+        if ((size_t)snprintf(found.name + length, room, "/%s", last) >= room)
+            return false;
+    }
+    return opening->allows(opening->rules, opening->path, found.name);
+}
+
 /* Open what is there under a name in a directory, where O_CREAT means nothing: -ENOENT if nothing is, as far as is
  * known without waiting; LEFT for all but regular files on the same mount. */
 static int open_there(const struct opening *opening, int directory, const char *name) {
@@ -183,7 +255,8 @@ static int open_there(const struct opening *opening, int directory, const char *
     int fd = LEFT, pinned = openat2(directory, name, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_XDEV | RESOLVE_CACHED);
     if (pinned < 0)
         return pinned == -ENOENT || pinned == -EAGAIN ? -ENOENT : LEFT;
-    if (fstat(pinned, &status) == 0 && S_ISREG(status.st_mode) && is_free_of_rules(directory, &status))
+    if (fstat(pinned, &status) == 0 && S_ISREG(status.st_mode) && is_free_of_rules(directory, &status)
+        && is_allowed(opening, pinned, "", NULL))
         fd = reopen(opening->table, pinned, opening->flags & ~(uint64_t)O_CREAT);
     close(pinned);
     return fd == -ENOENT ? LEFT : fd;
@@ -209,6 +282,8 @@ static int create(const Known *caller, const struct opening *opening) {
     if (last[0] == 0 || strcmp(last, ".") == 0 || strcmp(last, "..") == 0 || length >= sizeof head
         || opening->flags & (O_DIRECTORY | TMPFILE))
         return LEFT;
+    while (length > 1 && opening->path[length - 1] == '/')
+        length--;
     memcpy(head, length > 0 ? opening->path : ".", length > 0 ? length : 1);
     head[length > 0 ? length : 1] = 0;
     int directory = pin(opening->at, head, O_DIRECTORY, opening->resolve, opening->kinds, opening->count, &status);
@@ -216,6 +291,8 @@ static int create(const Known *caller, const struct opening *opening) {
         return directory;
     bool alone = opening->flags & O_EXCL;
     int fd = alone ? -ENOENT : open_there(opening, directory, last);
+    if (fd == -ENOENT && !is_allowed(opening, directory, head, last))
+        fd = LEFT;
     if (fd == -ENOENT && (fd = make_in(caller, opening, directory, last, O_EXCL)) == -EEXIST && !alone)
         fd = open_there(opening, directory, last); /* it was not in the kernel's memory */
     close(directory);
@@ -231,23 +308,17 @@ static int create_unnamed(const Known *caller, const struct opening *opening) {
                         &status);
     if (directory < 0)
         return directory;
-    int fd = make_in(caller, opening, directory, ".", 0);
+    int fd = is_allowed(opening, directory, opening->path, NULL) ? make_in(caller, opening, directory, ".", 0) : LEFT;
     close(directory);
     return fd >= 0 ? fd : LEFT;
 }
-
-struct found {
-    ssize_t length; /* of the name; -1: it was opened, not named */
-    unsigned char status[256];
-    char name[4200];
-};
 
 /* Open, or pin and name, what the path of asked leads to from a caller's place: a descriptor,
  * minus the errno that it ends with, or LEFT. */
 static int act(const Known *caller, struct opening *opening, bool named, struct found *found) {
     struct stat status;
     int fd = LEFT, start = -1;
-    if ((named || opening->flags & (O_CREAT | TMPFILE | O_TRUNC))
+    if ((named || opening->allows != NULL || opening->flags & (O_CREAT | TMPFILE | O_TRUNC))
         && !(opening->length > 0 ? has_room_by(caller, opening->text, opening->length) : has_room(caller)))
         return LEFT; /* nothing happens, and nobody is asked, before that is known */
     if (opening->path[0] == '/')
@@ -263,7 +334,7 @@ static int act(const Known *caller, struct opening *opening, bool named, struct 
     int pinned = fd = pin(opening->at, opening->path, opening->flags, opening->resolve, opening->kinds,
                           opening->count, &status);
     if (pinned >= 0 && !named)
-        fd = reopen(opening->table, pinned, opening->flags);
+        fd = is_allowed(opening, pinned, opening->path, NULL) ? reopen(opening->table, pinned, opening->flags) : LEFT;
     else if (pinned >= 0
              && (syscall(SYS_statx, pinned, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_OF_PIN, found->status) != 0
                  || (found->length = name_of(opening->table, pinned, opening->path, found->status, found->name,
@@ -289,7 +360,7 @@ PyObject *core_open_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
         return PyErr_Format(PyExc_TypeError, "open_for() takes 15 arguments, not %zd", count);
     Known *caller = known_from(args[0]);
     const struct standing *ours;
-    struct opening opening;
+    struct opening opening = {0};
     struct found found = {.length = -1};
     int groups = PyObject_IsTrue(args[1]), listener = (int)PyLong_AsLong(args[3]), fd = LEFT;
     uint64_t id = PyLong_AsUnsignedLongLongMask(args[4]), address = 0;

@@ -83,6 +83,10 @@ PyObject *usual_learn(PyObject *me, PyObject *args) {
                              &PyTuple_Type, &test->programs))
             test->text = text, test->when_nowhere = nowhere, sheet->looks |= !text;
     }
+    for (int i = 0; i <= sheet->count && otherwise >= 0 && PyErr_Occurred() == NULL; i++) {
+        int outcome = i < sheet->count ? sheet->tests[i].outcome : otherwise;
+        sheet->performs |= self->outcomes[outcome].how == PERFORMED;
+    }
     if (sheet->held == NULL || PyErr_Occurred() != NULL) {
         sheet_let_go(sheet);
         return NULL;

@@ -22,7 +22,7 @@ enum { KEY, DEVICES, HERE, GROUPS, MAKES, FIELDS }; /* of a callers.Known */
 typedef struct {
     PyObject_HEAD
     PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans, *port;
-    PyObject *foreseen, *allows, *allowed;
+    PyObject *foreseen, *allows, *allowed, *meet;
     int listener, waits; /* whether callers wait killably; -1: nobody has seen that yet */
     uint32_t arch;
     unsigned long long valid, unusual, making;
@@ -49,13 +49,11 @@ static int number_of(PyObject *object, int name) {
     return number;
 }
 
-/* Whether it is openat(2), nobody has looked at it, and nothing happens but that something is opened, or made. */
-static bool is_plain(const Short *self, PyObject *call, PyObject *wish, const struct seccomp_notif *raw) {
+/* Whether it is openat(2), and nothing happens but that something is opened, or made. */
+static bool is_plain(const Short *self, const struct seccomp_notif *raw) {
     uint64_t flags = raw->data.args[2] & self->valid;
     return raw->pid != 0 && raw->data.nr == SYS_openat && raw->data.arch == self->arch
-           && (flags & self->unusual & ~self->making) == 0 && (flags & O_ACCMODE) != O_ACCMODE && raw->data.args[1] != 0
-           && PyTuple_GetItem(wish, OPTIONS) == Py_None
-           && is_attribute(call, MEMORY_READ, Py_False);
+           && (flags & self->unusual & ~self->making) == 0 && (flags & O_ACCMODE) != O_ACCMODE && raw->data.args[1] != 0;
 }
 
 static void let_go(struct caller *caller) {
@@ -63,9 +61,10 @@ static void let_go(struct caller *caller) {
     Py_CLEAR(caller->kept);
 }
 
-/* Take the caller, if it is known, in this container.  A rule is asked by a longer way, but for what an executor
- * pins for it; and nothing is made but by ourselves, for who is in our cgroups, which what is made is charged to. */
-static bool take(const Short *self, PyObject *call, PyObject *tid, bool ruled, uint64_t flags, struct caller *caller) {
+/* Take the caller, if it is known, in this container.  Who is `asked` for a rule is so by a longer way, but about what an
+ * executor pins for it; and nothing is made but by ourselves, for who is in our cgroups, which what is made is charged to. */
+static bool take(const Short *self, PyObject *container, PyObject *tid, bool asked, uint64_t flags,
+                 struct caller *caller) {
     bool makes = flags & self->making;
     PyObject *standing = tid != NULL ? PyDict_GetItemWithError(self->standings, tid) : NULL;
     if (standing == NULL)
@@ -73,17 +72,15 @@ static bool take(const Short *self, PyObject *call, PyObject *tid, bool ruled, u
     caller->standing = Py_NewRef(standing);
     caller->kept = PyObject_GetAttr(standing, names[KEPT]);
     PyObject *known = PyObject_GetAttr(standing, names[KNOWN]);
-    PyObject *container = PyObject_GetAttr(call, names[CONTAINER]);
     bool good = PyErr_Occurred() == NULL && known != Py_None && (caller->known = known_from(known)) != NULL
                 && PyTuple_Size(caller->kept) == FIELDS
                 && (PyTuple_GetItem(caller->kept, HERE) == Py_True
-                        ? !ruled && number_of(self->here, ROOT) >= 0
+                        ? !asked && number_of(self->here, ROOT) >= 0
                               && (!makes || PyTuple_GetItem(caller->kept, MAKES) == Py_True)
-                        : !makes && PyTuple_GetItem(caller->kept, DEVICES) == Py_True && !(ruled && flags & O_NOFOLLOW))
+                        : !makes && PyTuple_GetItem(caller->kept, DEVICES) == Py_True && !(asked && flags & O_NOFOLLOW))
                 && is_attribute(PyTuple_GetItem(caller->kept, KEY), CONTAINER, container)
                 && PyDict_DelItem(self->standings, tid) == 0;
     Py_XDECREF(known); /* its standing has it */
-    Py_XDECREF(container);
     if (!good)
         let_go(caller);
     return good;
@@ -101,6 +98,15 @@ static void put_back(const Short *self, PyObject *tid, struct caller *caller) {
     Py_XDECREF(done);
     let_go(caller);
     PyErr_Restore(type, value, trace);
+}
+
+/* Whether callers of this listener wait killably is seen by whoever first gives them something. */
+static void see_how_they_wait(Short *self) {
+    PyObject *waits = self->waits < 0 ? PyObject_GetAttr(self->port, names[WAITS]) : NULL;
+    if (waits == Py_True || waits == Py_False)
+        self->waits = waits == Py_True;
+    Py_XDECREF(waits);
+    PyErr_Clear();
 }
 
 struct turn {
@@ -137,9 +143,9 @@ static const uint32_t *kinds_of(const Short *self, size_t *count) {
     return (const uint32_t *)(const void *)PyBytes_AsString(self->kinds); /* bytes objects are aligned */
 }
 
-/* Open it ourselves.  Without the GIL. */
-static void open_here(const Short *self, const Known *known, bool groups, int root, struct opening *opening,
-                      struct turn *turn) {
+/* Open it ourselves, as far as rules allow that.  Without the GIL. */
+static void open_if(const Short *self, const Known *known, bool groups, int root, struct opening *opening,
+                    struct turn *turn) {
     opening->kinds = kinds_of(self, &opening->count);
     opening->dirfd = (int)turn->raw->data.args[0], opening->flags = turn->flags;
     opening->mode = opening->flags & (O_CREAT | TMPFILE) ? turn->raw->data.args[3] & 07777 : 0;
@@ -159,6 +165,54 @@ static void open_here(const Short *self, const Known *known, bool groups, int ro
     if (text != here)
         free(text);
     conclude(self, turn);
+}
+
+/* The same, of a caller that was taken, which is put back. */
+static void open_here(const Short *self, PyObject *tid, struct caller *caller, struct opening *opening,
+                      struct turn *turn) {
+    bool groups = PyTuple_GetItem(caller->kept, GROUPS) == Py_True;
+    int root = number_of(self->here, ROOT);
+    PyObject *maker = PyObject_GetAttr(self->here, names[MAKER]); /* ours until it is done */
+    opening->table = number_of(self->here, TABLE);
+    opening->maker = maker != NULL && maker != Py_None ? maker_from(maker) : NULL;
+    Py_BEGIN_ALLOW_THREADS
+    open_if(self, caller->known, groups, root, opening, turn);
+    Py_END_ALLOW_THREADS
+    Py_XDECREF(maker);
+    put_back(self, tid, caller);
+}
+
+/* Whether a caller is known; if it is not, it is met. */
+static bool is_met(const Short *self, PyObject *tid, PyObject *notification, PyObject *container) {
+    if (tid == NULL || PyDict_Contains(self->standings, tid) != 0)
+        return tid != NULL;
+    PyObject *done = PyObject_CallFunctionObjArgs(self->meet, notification, container, NULL);
+    Py_XDECREF(done);
+    return done != NULL;
+}
+
+bool short_by_rules(PyObject *me, PyObject *container, PyObject *notification, const struct seccomp_notif *raw,
+                    allows *allows, const void *rules, int *fd, PyObject **path) {
+    Short *self = (Short *)me;
+    struct caller caller = {0};
+    struct turn turn = {.raw = raw, .fd = LEFT};
+    struct opening opening = {.allows = allows, .rules = rules};
+    PyObject *tid = standing_in(self->ours, &opening.ours) && is_plain(self, raw) ? PyLong_FromUnsignedLong(raw->pid) : NULL;
+    if (tid != NULL)
+        see_how_they_wait(self), turn.flags = raw->data.args[2] & self->valid;
+    if (PyErr_Occurred() == NULL && is_open(self->port, self->listener) && is_met(self, tid, notification, container)
+        && take(self, container, tid, false, turn.flags, &caller)) {
+        if (PyTuple_GetItem(caller.kept, HERE) == Py_True)
+            open_here(self, tid, &caller, &opening, &turn);
+        else
+            put_back(self, tid, &caller);
+    }
+    if (turn.fd >= 0 && !turn.answered) /* which is there, and may be new */
+        *path = PyBytes_FromStringAndSize(turn.path, (Py_ssize_t)turn.used);
+    *fd = turn.fd;
+    free(turn.path);
+    Py_XDECREF(tid);
+    return turn.answered;
 }
 
 /* What is said of what was answered; or what is done with what was opened, or else was read. */
@@ -316,15 +370,6 @@ static PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *
     return result;
 }
 
-/* Whether callers of this listener wait killably is seen by whoever first gives them something. */
-static void see_how_they_wait(Short *self) {
-    PyObject *waits = self->waits < 0 ? PyObject_GetAttr(self->port, names[WAITS]) : NULL;
-    if (waits == Py_True || waits == Py_False)
-        self->waits = waits == Py_True;
-    Py_XDECREF(waits);
-    PyErr_Clear();
-}
-
 static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(given)) {
     Short *self = (Short *)me;
     PyObject *call, *wish, *result = NULL;
@@ -333,26 +378,21 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
         return NULL;
     PyObject *notification = PyObject_GetAttr(call, names[NOTIFICATION]);
     const struct seccomp_notif *raw = notification != NULL ? notification_of(notification) : NULL;
-    PyObject *tid = raw != NULL && is_plain(self, call, wish, raw) ? PyLong_FromUnsignedLong(raw->pid) : NULL;
+    /* nobody may have looked at it */
+    bool plain = raw != NULL && is_plain(self, raw) && PyTuple_GetItem(wish, OPTIONS) == Py_None
+                 && is_attribute(call, MEMORY_READ, Py_False);
+    PyObject *container = PyObject_GetAttr(call, names[CONTAINER]), *tid = plain ? PyLong_FromUnsignedLong(raw->pid) : NULL;
     struct caller caller = {0};
     struct turn turn = {.raw = raw, .fd = LEFT};
     bool ruled = PyTuple_GetItem(wish, ALLOW) != Py_None, left = true;
     if (tid != NULL)
         see_how_they_wait(self), turn.flags = raw->data.args[2] & self->valid;
     if (PyErr_Occurred() != NULL || !is_open(self->port, self->listener)
-        || !take(self, call, tid, ruled, turn.flags, &caller)) {
+        || !take(self, container, tid, ruled, turn.flags, &caller)) {
         ;
     } else if (PyTuple_GetItem(caller.kept, HERE) == Py_True) {
-        bool groups = PyTuple_GetItem(caller.kept, GROUPS) == Py_True;
-        int root = number_of(self->here, ROOT);
-        PyObject *maker = PyObject_GetAttr(self->here, names[MAKER]); /* ours until it is done */
-        struct opening opening = {.table = number_of(self->here, TABLE), .ours = ours};
-        opening.maker = maker != NULL && maker != Py_None ? maker_from(maker) : NULL;
-        Py_BEGIN_ALLOW_THREADS
-        open_here(self, caller.known, groups, root, &opening, &turn);
-        Py_END_ALLOW_THREADS
-        Py_XDECREF(maker);
-        put_back(self, tid, &caller);
+        struct opening opening = {.ours = ours};
+        open_here(self, tid, &caller, &opening, &turn);
         left = false;
         result = concluded(self, call, &turn);
     } else {
@@ -365,18 +405,21 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
         result = PyObject_CallFunctionObjArgs(self->longer, call, wish, NULL);
     free(turn.path);
     Py_XDECREF(tid);
+    Py_XDECREF(container);
     Py_XDECREF(notification);
     return result;
 }
 
+bool is_short(PyObject *object) { return PyType_GetSlot(Py_TYPE(object), Py_tp_call) == (void *)short_call; }
+
 static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(given)) {
     PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *port;
-    PyObject *foreseen, *allows, *allowed;
+    PyObject *foreseen, *allows, *allowed, *meet;
     int listener;
     unsigned int arch;
     unsigned long long valid, unusual, making;
-    if (!PyArg_ParseTuple(args, "OOO!OOSSOOOOO!OOOIKKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here,
-                          &ours, &kinds, &lend, &plan, &asked, &done, &PyDict_Type, &foreseen, &allows, &allowed, &port,
+    if (!PyArg_ParseTuple(args, "OOO!OOSSOOOOO!OOOOIKKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here,
+                          &ours, &kinds, &lend, &plan, &asked, &done, &PyDict_Type, &foreseen, &allows, &allowed, &meet, &port,
                           &arch, &valid, &unusual, &making)
         || (listener = PyObject_AsFileDescriptor(port)) < 0)
         return NULL;
@@ -398,6 +441,7 @@ static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     self->foreseen = Py_NewRef(foreseen);
     self->allows = Py_NewRef(allows);
     self->allowed = Py_NewRef(allowed);
+    self->meet = Py_NewRef(meet);
     self->plans = PyDict_New();
     self->listener = listener, self->arch = arch, self->valid = valid, self->unusual = unusual;
     self->making = making, self->waits = -1;
@@ -424,6 +468,7 @@ static void short_dealloc(PyObject *me) {
     Py_XDECREF(self->foreseen);
     Py_XDECREF(self->allows);
     Py_XDECREF(self->allowed);
+    Py_XDECREF(self->meet);
     Py_XDECREF(self->plans);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
     Py_DECREF(type);

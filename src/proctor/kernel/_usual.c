@@ -18,11 +18,10 @@
 #include <string.h>
 #include <structmember.h>
 #include <time.h>
+#include <unistd.h>
 
 /* Characters of a path that is shown in whole. */
 enum { LONGEST = 1024 };
-/* Who is told of an outcome: nobody, the log, all who want. */
-enum { PLAIN, LOGGED, AT_LENGTH };
 
 struct seen {
     char *text;
@@ -207,6 +206,16 @@ static PyObject *take_alike(Usual *self, const struct seccomp_notif *raw, const 
     return standing;
 }
 
+/* Whether a caller that nobody knows is what we are. */
+static bool meets(const Usual *self, const struct seccomp_notif *raw) {
+    PyObject *said = self->meet == Py_None ? Py_NewRef(Py_False) : PyObject_CallFunction(self->meet, "I", raw->pid);
+    bool is = said == Py_True;
+    if (said == NULL)
+        PyErr_WriteUnraisable(self->meet);
+    Py_XDECREF(said);
+    return is;
+}
+
 static void give_back(Usual *self, const struct seccomp_notif *raw, PyObject *standing) {
     PyObject *tid = PyLong_FromUnsignedLong(raw->pid), *done = NULL;
     if (tid == NULL || PyDict_GetItemWithError(self->alikes, tid) != NULL
@@ -218,6 +227,57 @@ static void give_back(Usual *self, const struct seccomp_notif *raw, PyObject *st
     Py_XDECREF(done);
     Py_XDECREF(tid);
     Py_DECREF(standing);
+}
+
+/* What is performed by rules. */
+struct rules {
+    const Usual *usual;
+    const Sheet *sheet;
+};
+
+static bool are_for(const void *given, const char *path, const char *name) {
+    const struct rules *rules = given;
+    int found = rules->sheet->otherwise;
+    for (int i = 0; i < rules->sheet->count; i++) {
+        const struct test *test = &rules->sheet->tests[i];
+        const char *text = test->text ? path : name;
+        if (one_matches(test->programs, text, strlen(text))) {
+            found = test->outcome;
+            break;
+        }
+    }
+    return rules->usual->outcomes[found].how == PERFORMED;
+}
+
+/* Whether there is who performs at once; it may come later.  False with an exception, too. */
+static bool has_performer(Usual *self) {
+    PyObject *found = self->performer == NULL && self->find != NULL ? PyObject_CallNoArgs(self->find) : NULL;
+    if (found != NULL && found != Py_None) {
+        Py_CLEAR(self->find); /* it is another one for good */
+        if (is_short(found))
+            self->performer = Py_NewRef(found);
+    }
+    Py_XDECREF(found);
+    return self->performer != NULL;
+}
+
+/* Perform a call as rules about its path say.  True: it is answered; NULL without an exception: nothing has happened. */
+static PyObject *perform(Usual *self, PyObject *notification, const struct seccomp_notif *raw, const Sheet *sheet) {
+    struct rules rules = {self, sheet};
+    PyObject *path = NULL, *done;
+    int fd;
+    if (!short_by_rules(self->performer, self->container, notification, raw, are_for, &rules, &fd, &path)) {
+        if (fd >= 0 && path == NULL)
+            close(fd);
+        return path == NULL ? NULL : PyObject_CallFunction(self->given, "ONi", notification, path, fd);
+    }
+    if (self->counts == Py_None)
+        return Py_NewRef(Py_True);
+    done = PyObject_CallFunction(self->counts, "i", -fd);
+    if (done == NULL)
+        PyErr_WriteUnraisable(self->counts);
+    Py_XDECREF(done);
+    return Py_NewRef(Py_True);
 }
 
 /* Whether a call may have to wait, or to be waited for; true with an exception, too. */
@@ -251,9 +311,14 @@ static PyObject *usual_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(na
                        : NULL;
     if (PyErr_Occurred() != NULL)
         return NULL;
-    if (sheet != NULL && sheet->otherwise >= 0) {
+    if (sheet != NULL && sheet->performs) {
+        if (has_performer(self))
+            result = perform(self, notification, raw, sheet);
+    } else if (sheet != NULL && sheet->otherwise >= 0) {
         const Known *who = NULL;
         PyObject *standing = sheet->looks ? take_alike(self, raw, &who) : NULL;
+        if (sheet->looks && standing == NULL && PyErr_Occurred() == NULL && meets(self, raw))
+            standing = take_alike(self, raw, &who);
         struct lent *lent = sheet->looks && standing == NULL ? borrow(self, sheet, raw) : NULL;
         if (PyErr_Occurred() == NULL && (who != NULL || lent != NULL || !sheet->looks)) {
             Py_BEGIN_ALLOW_THREADS
@@ -266,7 +331,9 @@ static PyObject *usual_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(na
             give_back(self, raw, standing);
         PyErr_Clear(); /* then it goes the long way */
     }
-    if (index < 0) {
+    if (result != NULL || PyErr_Occurred() != NULL) {
+        ;
+    } else if (index < 0) {
         result = PyObject_CallFunctionObjArgs(self->fallback, notification, NULL);
     } else if (self->outcomes[index].how == PLAIN) {
         count(&self->outcomes[index]);
@@ -332,6 +399,20 @@ static PyObject *usual_record(PyObject *me, PyObject *args) {
 
 /* ---- The type ------------------------------------------------------------------------------- */
 
+/* performs(find, given, counts) */
+static PyObject *usual_performs(PyObject *me, PyObject *args) {
+    Usual *self = (Usual *)me;
+    PyObject *find, *given, *counts;
+    if (!PyArg_ParseTuple(args, "OOO", &find, &given, &counts))
+        return NULL;
+    if (self->find == NULL && self->performer == NULL) {
+        self->find = Py_NewRef(find);
+        self->given = Py_NewRef(given);
+        self->counts = Py_NewRef(counts);
+    }
+    return Py_NewRef(Py_None);
+}
+
 /* outcome(how, wire, cell, delivered, gone): its number; -1 if there are too many. */
 static PyObject *usual_outcome(PyObject *me, PyObject *args) {
     Usual *self = (Usual *)me;
@@ -354,14 +435,14 @@ static PyObject *usual_outcome(PyObject *me, PyObject *args) {
 
 static PyObject *usual_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(names)) {
     PyObject *learn, *fallback, *told, *share, *container, *marks, *log, *callers, *head, *middle, *alikes, *ours;
-    PyObject *lend, *took_back, *port;
+    PyObject *meet, *lend, *took_back, *port;
     int listener, reg, groups;
     unsigned int registers;
     unsigned long long mask;
     const struct standing *is = NULL;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOSSOIiKO!pSOO", &learn, &fallback, &told, &share, &container, &marks, &log,
+    if (!PyArg_ParseTuple(args, "OOOOOOOOSSOIiKO!pSOOO", &learn, &fallback, &told, &share, &container, &marks, &log,
                           &callers, &head, &middle, &port, &registers, &reg, &mask, &PyDict_Type, &alikes,
-                          &groups, &ours, &lend, &took_back)
+                          &groups, &ours, &meet, &lend, &took_back)
         || !standing_in(ours, &is) || (listener = PyObject_AsFileDescriptor(port)) < 0)
         return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
@@ -380,6 +461,7 @@ static PyObject *usual_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     self->head = Py_NewRef(head);
     self->middle = Py_NewRef(middle);
     self->alikes = Py_NewRef(alikes);
+    self->meet = Py_NewRef(meet);
     self->lend = Py_NewRef(lend);
     self->took_back = Py_NewRef(took_back);
     self->groups = groups;
@@ -401,8 +483,13 @@ static int usual_traverse(PyObject *me, visitproc visit, void *arg) {
     Py_VISIT(self->share);
     Py_VISIT(self->container);
     Py_VISIT(self->alikes);
+    Py_VISIT(self->meet);
     Py_VISIT(self->lend);
     Py_VISIT(self->took_back);
+    Py_VISIT(self->find);
+    Py_VISIT(self->performer);
+    Py_VISIT(self->given);
+    Py_VISIT(self->counts);
     return 0;
 }
 
@@ -415,8 +502,13 @@ static int usual_clear(PyObject *me) {
     Py_CLEAR(self->share);
     Py_CLEAR(self->container);
     Py_CLEAR(self->alikes);
+    Py_CLEAR(self->meet);
     Py_CLEAR(self->lend);
     Py_CLEAR(self->took_back);
+    Py_CLEAR(self->find);
+    Py_CLEAR(self->performer);
+    Py_CLEAR(self->given);
+    Py_CLEAR(self->counts);
     return 0;
 }
 
@@ -444,6 +536,7 @@ static void usual_dealloc(PyObject *me) {
 
 static PyMethodDef usual_methods[] = {{"learn", usual_learn, METH_VARARGS, NULL},
                                       {"outcome", usual_outcome, METH_VARARGS, NULL},
+                                      {"performs", usual_performs, METH_VARARGS, NULL},
                                       {"record", usual_record, METH_VARARGS, NULL},
                                       {0}};
 static PyType_Slot usual_slots[] = {{Py_tp_new, usual_new}, {Py_tp_dealloc, usual_dealloc},

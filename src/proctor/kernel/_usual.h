@@ -4,6 +4,8 @@
 #include "_acting.h"
 
 enum { WORDS = 6, BUCKETS = 64, OUTCOMES = 256 };
+/* Who is told of an outcome: nobody, the log, all who want; or it is to be performed, and nobody is told. */
+enum { PLAIN, LOGGED, AT_LENGTH, PERFORMED };
 enum { FIRST, SECOND, LAST, NAMED, PIECES };
 
 struct test { /* one rule: its patterns, and what it comes to */
@@ -17,6 +19,7 @@ typedef struct Sheet {
     int references;
     uint64_t key[WORDS];
     int dirfd, count, otherwise; /* otherwise: -1 if nothing is decided here */
+    bool performs; /* what is allowed */
     bool follow, entry, path, shown, looks; /* looks: where the path leads may decide */
     PyObject *held; /* what the rest points into */
     struct text pieces[PIECES];
@@ -34,7 +37,9 @@ struct outcome {
 typedef struct {
     PyObject_HEAD
     PyObject *learn, *fallback, *told, *share, *container, *labels, *log, *callers, *head, *middle;
+    PyObject *meet; /* asked of whom we do not know whether they are what we are; None: nobody is */
     PyObject *lend, *took_back; /* who looks for others; None: nobody */
+    PyObject *find, *performer, *given, *counts; /* who finds a Short, the Short, who gives, who counts */
     PyObject *port;   /* whose number is `listener`, while it is open */
     PyObject *alikes; /* by thread: those that are what we are, as far as that is known */
     int listener, reg, sheets, count;

@@ -88,7 +88,7 @@ class Alikes(Standings):
 
     def _seen_anew(self, tid: int) -> Standing | None:
         try:
-            standing = Standing(tid, labels=self._labels)
+            standing = Standing(tid, labels=self._labels, groups=self.groups, places=False)
         except OSError:
             return None
         if standing.rank == self._rank and (not self.ours or rights() == self.ours):

@@ -83,9 +83,11 @@ class Standing:
         "origin", "proc", "rights", "tid",
     )  # fmt: skip
 
-    def __init__(self, tid: int, *, labels: bool) -> None:
+    def __init__(self, tid: int, *, labels: bool, groups: bool = True, places: bool = True) -> None:
         """
         :param labels: whether a security module labels threads here.
+        :param groups: whether its groups decide anything.
+        :param places: whether its cgroups and other namespaces do, which :attr:`identity` has then.
         :raises OSError: there is no such thread, or it may not be looked at.
         """
         self.tid = tid
@@ -98,16 +100,17 @@ class Standing:
         try:
             self.proc = os.open(b"/proc/%d" % tid, _PIN | os.O_DIRECTORY)
             self._status = self._open(b"status")
-            self._cgroup = self._open(b"cgroup")
+            if places:
+                self._cgroup = self._open(b"cgroup")
             if labels:
                 self._label = self._open(b"attr/current")
             self.rights = self._rights()
             self._seen = self._look()
-            self._others = _core.whereabouts(self.proc, self._cgroup)
+            self._others = _core.whereabouts(self.proc, self._cgroup) if places else b""
             if self.rights:
                 self.known = _core.Known(
                     tid, self._pidfd, self.proc, self._user, self._status, self._label,
-                    self._groups_stay(), self.rights, self._seen[0], self._seen[5],
+                    not groups or self._groups_stay(), self.rights, self._seen[0], self._seen[5],
                 )  # fmt: skip
         except BaseException:
             self.close()
@@ -156,7 +159,7 @@ class Standing:
             os.readlink("ns/user", dir_fd=self.proc),
             raw.file_identity_at(self.proc, b"root"),
             os.readlink("ns/mnt", dir_fd=self.proc),
-            os.pread(self._cgroup, _LONGEST, 0),
+            os.pread(self._cgroup, _LONGEST, 0) if self._cgroup >= 0 else b"",
             os.pread(self._label, _LONGEST, 0) if self._label >= 0 else b"",
         )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.call.call import Call
 from proctor.call.verdict import HandOver, Perform, Verdict, deny
 from proctor.errors import CallGone, NotPermitted
 from proctor.kernel import _core
@@ -28,7 +29,6 @@ from proctor.records import NamedTuple
 from proctor.syscalls.architectures import ARCHITECTURES, native
 
 if TYPE_CHECKING:
-    from proctor.call.call import Call
     from proctor.call.path.located import FileId
     from proctor.kernel.standing import Standing
     from proctor.performing.callers import Known
@@ -109,10 +109,23 @@ class OpenWay(ShortWay):
             self._foreseen,
             self._allows,
             _allowed,
+            partial(self._meet, listener),
             listener,
             audit,
             *flags,
         )
+
+    def _meet(self, listener: Any, notification: Any, container: Any) -> None:
+        """Find out who calls, as far as that can be known."""
+        performers = self._performers
+        call = Call(notification, listener, container=container)
+        try:
+            cgroup = performers.option(container, "cgroup")
+            performers.standings.give_back(performers.callers.meet(call, container, cgroup))
+        except Exception:
+            pass  # whoever is asked next says so
+        finally:
+            call.expire()
 
     def go(self, call: Call, wish: Perform) -> Verdict | Later | None:
         """As far as it goes at once; None if :meth:`~proctor.performing.Performers.begin` is to be called."""

@@ -20,6 +20,7 @@ from proctor.call.verdict import (
     deny,
     let_run,
     let_run_unsafe,
+    perform,
 )
 from proctor.errors import CallGone
 from proctor.filter.conditions import ALWAYS, hold
@@ -53,8 +54,10 @@ if TYPE_CHECKING:
     from proctor.supervisor.ports import Later
 
 
-#: Rulings that take no work of ours.
+#: Rulings that take no work of ours; and those that are about what whoever performs pins, where one performs.
 _AT_ONCE: Final = frozenset((ALLOW, DENY, LOG, RETURN))
+_PERFORMED: Final = perform()
+_PERFORMED_OR_NOT: Final = frozenset((PERFORM, DENY))
 
 
 class PolicyHandler(Handler):
@@ -79,10 +82,11 @@ class PolicyHandler(Handler):
 
 def by_path(policy: Policy, call: Call) -> ByPath | None:
     """How calls with these registers are decided, if only one path of theirs does, and the verdict is
-    one that is given without work of ours."""
+    one that is given without work of ours; or they are all performed, or refused."""
     plan = policy.plan(call)
-    if plan.outside is not None or plan.performs:
+    if plan.outside is not None:
         return None
+    kinds = _PERFORMED_OR_NOT if plan.performs else _AT_ONCE
     arguments: set[str] = set()
     registers = 0
     cases: list[Case] = []
@@ -93,7 +97,7 @@ def by_path(policy: Policy, call: Call) -> ByPath | None:
                 registers |= 1 << test.register
         if clause.registers != ALWAYS and not hold(clause.registers, call.registers):
             continue
-        if rule.delay or rule.ruling.kind not in _AT_ONCE:
+        if rule.delay or rule.ruling.kind not in kinds or rule.ruling.options is not None:
             return None
         if not clause.further:
             otherwise = decision
@@ -107,17 +111,27 @@ def by_path(policy: Policy, call: Call) -> ByPath | None:
         arguments.add(condition.argument)
         unresolved = condition.what == "path" and bool(rule.ruling.unsafe)
         unresolved = unresolved and not is_text(call, condition.argument)
-        verdict = _settled(policy, decision)
+        verdict = _at_once(policy, decision)
         cases.append(Case(condition.what == "text", programs, verdict, unresolved))
     else:
         otherwise = policy.otherwise
-    last = _settled(policy, otherwise)
+    last = _at_once(policy, otherwise)
     verdicts = [*(case.verdict for case in cases), last]
-    if len(arguments) != 1 or otherwise.ruling.kind not in _AT_ONCE:
+    if (
+        len(arguments) != 1
+        or otherwise.ruling.kind not in kinds
+        or otherwise.ruling.options is not None
+    ):
         return None
     if any(type(each) is LetRun and not each.unsafe for each in verdicts):
         return None  # it is refused after a look
+    if plan.performs and _PERFORMED not in verdicts:
+        return None
     return ByPath(arguments.pop(), tuple(cases), last, registers)
+
+
+def _at_once(policy: Policy, decision: Decision) -> Verdict:
+    return _PERFORMED if decision.ruling.kind == PERFORM else _settled(policy, decision)
 
 
 def build(policy: Policy, asks: Asks | None = None) -> list[Handler]:

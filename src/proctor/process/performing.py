@@ -83,16 +83,14 @@ class LazyPerformer:
         """As :meth:`proctor.performing.Performers.ordinary`, once there are performers."""
         quick: Ordinary | None = None
 
-        def perform(call: Call, wish: Perform) -> Verdict | Later | int | None:
+        def found() -> Ordinary | None:
             nonlocal quick
-            if quick is None:
-                performers = self._performers
-                if performers is None:
-                    return None
+            performers = self._performers
+            if quick is None and performers is not None:
                 quick = performers.ordinary(name, listener, begins) or _nothing
-            return quick(call, wish)
+            return quick
 
-        return perform
+        return _Ordinary(found)
 
     def _made(self) -> Performers:
         performers = self._performers
@@ -145,6 +143,21 @@ class LazyPerformer:
             performers, self._performers = self._performers, None
         if performers is not None:
             performers.close()
+
+
+class _Ordinary:
+    """Performs ordinary calls of a name.
+
+    :ivar found: gives what does, once there are performers; None before."""
+
+    __slots__ = ("found",)
+
+    def __init__(self, found: Callable[[], Ordinary | None]) -> None:
+        self.found = found
+
+    def __call__(self, call: Call, wish: Perform) -> Verdict | Later | int | None:
+        quick = self.found()
+        return None if quick is None else quick(call, wish)
 
 
 def _nothing(call: Call, wish: Perform) -> None:

@@ -140,7 +140,8 @@ class Routes:
         # Counting without asking whether anybody counts: the cells are then nobody's.
         cell = [0]
         cell_of_runs = [0] if counters is None else counters.cell(container, name, "let run")
-        at_once = None if wants is not None else decider.at_once(name, served)
+        ordinary = decider.at_once(name, served)
+        at_once = None if wants is not None else ordinary
 
         def short(notification: NotificationLike) -> Wire | bool | None:
             nonlocal settled, wire, cell, told
@@ -228,7 +229,10 @@ class Routes:
         def seen(call: Call, verdict: Any, received: float) -> None:
             at_length(call, verdict, received, False)
 
-        usual = Usual(self._engine, served, handler, observers, first, short, seen, decider.seeking)
+        usual = Usual(
+            self._engine, served, handler, observers, first, short, seen, decider.seeking,
+            ordinary, performed,
+        )  # fmt: skip
         if usual.route is None or (below is not None and below.active):
             return short
         return usual.route

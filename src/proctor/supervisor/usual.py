@@ -8,11 +8,13 @@ the ordinary is decided as if that did not exist, or, once it was looked at, wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import errno
+import os
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.call import Call
 from proctor.call.path.following import AT_FDCWD, way_of
-from proctor.call.verdict import Deny, Verdict
+from proctor.call.verdict import Deny, HandOver, Perform, Verdict, deny
 from proctor.observe.counters import kind as kind_of
 from proctor.records import NamedTuple
 
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
     from proctor.supervisor.ports import Engine, Route
     from proctor.supervisor.seeking import Seeking
 
-#: Who is told of an outcome: nobody, the log, whoever wants.
-_PLAIN, _LOGGED, _AT_LENGTH = range(3)
+#: Who is told of an outcome: nobody, the log, whoever wants; or it is to be performed, and nobody is told.
+_PLAIN, _LOGGED, _AT_LENGTH, _PERFORMED = range(4)
+#: All that may come of what is performed.
+_ERRNOS: Final = tuple(map(deny, errno.errorcode))
 
 
 class Case(NamedTuple):
@@ -76,6 +80,8 @@ class Usual:
         "_name",
         "_native",
         "_observers",
+        "_performed",
+        "_performs",
         "_registers",
         "_served",
         "_told",
@@ -94,7 +100,12 @@ class Usual:
         fallback: Route,
         told: Callable[[Call, Any, float], None],
         seeking: Seeking,
+        performer: object = None,
+        performed: Callable[[Call, Perform, Verdict], None] | None = None,
     ) -> None:
+        """
+        :param performer: what performs ordinary calls at once; or its ``found`` gives that, once it is there.
+        :param performed: takes what that leaves to be given."""
         self._served = served
         self._told = told
         self._handler = handler
@@ -108,6 +119,7 @@ class Usual:
         self.route: Route | None = None
         self.record: Any = None
         self._native: Any = None
+        self._performs = False
         self._indices: dict[tuple[Any, ...], int] = {}
         made = engine.usual(served.listener)
         call = self._call(notification)
@@ -135,8 +147,14 @@ class Usual:
             None if log is None else log.gathered(), callers,
             b"" if log is None else log.HEAD, b"" if log is None else log.middle(container),
             served.listener, registers, reg, mask, *_looks_for(alikes),
-            *((seeking.lend, seeking.took_back) if alikes is not None else (None, None)),
+            *((alikes.has, seeking.lend, seeking.took_back) if alikes is not None else (None, None, None)),
         )  # fmt: skip
+        self._performed = performed
+        if performer is not None and not self._is_any_wanted():
+            find = getattr(performer, "found", lambda: performer)
+            counts = None if observers.counters is None else self._count
+            self._native.performs(find, self._to_be_given, counts)
+            self._performs = True
         if log is not None:
             self.record = self._native.record
         if handler.by_path is not None and paths:
@@ -144,6 +162,25 @@ class Usual:
 
     def _call(self, notification: NotificationLike) -> Call:
         return Call(notification, self._served.listener, container=self._served.container)
+
+    def _is_any_wanted(self) -> bool:
+        """Whether somebody is told of anything that may come of what is performed."""
+        observers = self._observers
+        return observers.watching and any(map(observers.wants, (HandOver(-1), *_ERRNOS)))
+
+    def _to_be_given(self, notification: NotificationLike, path: bytes, fd: int) -> None:
+        """What was opened where somebody else may answer by now."""
+        call = self._call(notification)
+        self._keep(call, path)
+        assert self._performed is not None
+        cloexec = bool(call.registers[2] & os.O_CLOEXEC)
+        self._performed(call, Perform(), HandOver(fd, None, cloexec))
+
+    def _count(self, failed: int) -> None:
+        counters = self._observers.counters
+        assert counters is not None
+        said = f"perform {kind_of(deny(failed))[5:]}" if failed else "perform"
+        counters.cell(self._served.container, self._name, said)[0] += 1
 
     def learn(self, notification: NotificationLike) -> None:
         """What is known of calls with these registers; nothing is looked at for it."""
@@ -212,7 +249,12 @@ class Usual:
         if found is None:
             more = explained and isinstance(verdict, Deny)
             more = more or bool(getattr(verdict.reason, "tip", ""))
-            found = self._outcome(verdict, more)
+            if type(verdict) is not Perform:
+                found = self._outcome(verdict, more)
+            elif self._performs:
+                found = self._native.outcome(_PERFORMED, (0, 0, 0), None, b"", b"")
+            else:
+                found = -1
             if found >= 0:
                 self._indices[key] = found
         return found

@@ -1,0 +1,219 @@
+"""Opens that rules about their path have performed, for callers that are what the monitor is: what the core does at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor.call.verdict import Deny, HandOver, Verdict
+from proctor.policy import loads
+
+from .callers import open_directory
+from .test_open_differential import FLAGS
+from .trees import FIFOS, PATHS, build
+
+TRIES = int(os.environ.get("PROCTOR_TRIES", "300"))
+SEED = int(os.environ.get("PROCTOR_SEED", "1"))
+RULES = """
+version = 1
+[[rule]]
+name = "no"
+calls = ["open", "openat", "openat2", "creat"]
+when = {{ path = ["{top}/not", "{top}/not/**", "{top}/forbidden"] }}
+deny = "EXFULL"
+[[rule]]
+name = "yes"
+calls = ["open", "openat", "openat2", "creat"]
+perform = true
+"""
+OPENS = """
+import os, sys
+def opened(path, flags, mode=0o640):
+    try:
+        fd = os.open(path, flags, mode)
+    except OSError as error:
+        return error.errno
+    os.close(fd)
+    return 0
+"""
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="trees of several owners take root")
+
+
+@pytest.fixture
+def top() -> Iterator[str]:
+    with open_directory() as path:
+        yield os.fsdecode(path)
+
+
+class Asked:
+    """How often a policy's handlers are asked."""
+
+    def __init__(self, text: str) -> None:
+        self.policy = loads(text)
+        self.handlers = self.policy.handlers()
+        self.times = 0
+        for each in self.handlers:
+            each.function = self._counting(each.function)
+
+    def _counting(self, function: Any) -> Any:
+        def counts(call: Any) -> Any:
+            self.times += 1
+            return function(call)
+
+        return counts
+
+    def run(self, program: str, *arguments: str, **options: Any) -> str:
+        given = {"filter": self.policy.filter(), **self.policy.supervisor_options(), **options}
+        done = proctor.run(
+            [sys.executable, "-IS", "-c", OPENS + program, *arguments],
+            self.handlers,
+            capture_output=True,
+            **given,
+        )
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout.decode())
+
+
+RANDOM = """
+import fcntl, random
+top, seed, tries, paths, flags = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4]), eval(sys.argv[5])
+os.chdir(top)
+chance, known = random.Random(seed), {}
+for each, _, names in os.walk(os.fsencode(top)):
+    known[each] = set(names)
+for turn in range(tries):
+    path, flag = chance.choice(paths).replace(b"TOP", os.fsencode(top)[1:]), chance.choice(flags) | os.O_NONBLOCK
+    mask = chance.choice((0, 0o22, 0o77))
+    os.umask(mask)
+    try:
+        fd = os.open(path, flag, 0o666)
+    except OSError as error:
+        said = error.errno
+    else:
+        status = os.fstat(fd)
+        said = [fcntl.fcntl(fd, fcntl.F_GETFL), fcntl.fcntl(fd, fcntl.F_GETFD), oct(status.st_mode), status.st_uid,
+                status.st_gid, status.st_size if status.st_mode >> 12 == 8 else -1, os.readlink(f"/proc/self/fd/{fd}")[:len(top) + 20].split("#")[0]]
+        os.close(fd)
+    print(turn, path, oct(flag), said)
+    for each, names in known.items():
+        for new in set(os.listdir(each)) - names:
+            if new.startswith(b"new") or new == b"nowhere":
+                os.unlink(os.path.join(each, new))
+"""
+
+
+def test_what_is_opened_is_what_the_kernel_opens(top: str) -> None:
+    """At random, with nothing forbidden that is tried; few of them are asked about."""
+    paths = [path for path in PATHS if path not in FIFOS and not path.startswith(b"/proc")]
+    arguments = top, str(SEED), str(TRIES), repr(paths), repr(list(FLAGS.values()))
+    said: list[str] = []
+    for supervised in (False, True):
+        tree = os.fsencode(top) + b"/tree"
+        os.mkdir(tree)
+        build(tree, 0)
+        where = os.fsdecode(tree)
+        if supervised:
+            asked = Asked(RULES.format(top=where))
+            said.append(asked.run(RANDOM, where, *arguments[1:]))
+        else:
+            done = proctor.run(
+                [sys.executable, "-IS", "-c", OPENS + RANDOM, where, *arguments[1:]],
+                capture_output=True,
+                check=True,
+            )
+            said.append(done.stdout.decode())
+        shutil.rmtree(tree)
+    for mine, theirs in zip(*(each.splitlines() for each in said), strict=True):
+        assert mine == theirs
+    assert len(said[0].splitlines()) == TRIES
+
+
+OFTEN = """
+number = int(sys.argv[1])
+open("there", "w").close()
+for turn in range(100):
+    assert opened("there", os.O_RDONLY) == 0
+    assert opened("link", os.O_RDONLY) == 0
+    assert opened("missing", os.O_RDONLY) == 2
+    assert opened(f"made{turn}", os.O_RDWR | os.O_CREAT | os.O_EXCL) == 0
+    assert opened(f"made{turn}", os.O_RDWR | os.O_CREAT | os.O_EXCL) == 17
+    assert opened(f"made{turn}", os.O_RDWR | os.O_CREAT | os.O_TRUNC) == 0
+    assert opened(".", os.O_RDWR | os.O_TMPFILE) == 0
+    for path in ("not/there", "not/../not/there", "to-not/there", "forbidden", "to-forbidden"):
+        assert opened(path, os.O_RDONLY) == number, path
+        assert opened(path, os.O_WRONLY | os.O_TRUNC) == number, path
+        assert opened(path, os.O_RDWR | os.O_CREAT) == number, path
+        assert opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL) == 17, path
+    for path in ("not/new", "to-not/new"):
+        assert opened(path, os.O_RDONLY) == 2, path
+        assert opened(path, os.O_RDWR | os.O_CREAT) == number, path
+        assert opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL) == number, path
+    assert opened("not", os.O_RDWR | os.O_TMPFILE) == number
+    os.rename("not", "was-not")
+    assert opened("was-not/there", os.O_RDONLY) == 0
+    assert opened("was-not/new", os.O_RDWR | os.O_CREAT) == 0
+    os.unlink("was-not/new")
+    os.rename("was-not", "not")
+"""
+
+
+def test_rules_hold_and_are_asked_seldom(top: str) -> None:
+    """What is there and what is to be made, under whatever name it is known."""
+    os.mkdir(f"{top}/not")
+    for path in ("not/there", "forbidden"):
+        with open(f"{top}/{path}", "w") as file:
+            file.write("content")
+    for name, target in (("link", "there"), ("to-not", "not"), ("to-forbidden", "forbidden")):
+        os.symlink(target, f"{top}/{name}")
+    counters = proctor.Counters()
+    asked = Asked(RULES.format(top=top))
+    asked.run(OFTEN, str(errno.EXFULL), cwd=top, observers=[counters])
+    assert sorted(os.listdir(f"{top}/not")) == ["there"]
+    for path in ("not/there", "forbidden"):
+        with open(f"{top}/{path}") as file:
+            assert file.read() == "content"
+    table = counters.table()
+    name = next(key[0] for key in table)
+    refused, existing = (table[name, "openat", f"perform {each}"] for each in ("EXFULL", "EEXIST"))
+    assert refused == 100 * (5 * 3 + 2 * 2 + 1)
+    assert existing == 100 * (1 + 5)
+    others = table[name, "openat", "perform"], table[name, "openat", "perform ENOENT"]
+    assert others[0] >= 100 * 7 and others[1] >= 100 * 3
+    # who is refused is told why, and whoever stalls is asked about some more; but most are never asked about
+    assert asked.times < refused + existing + sum(others) - 300
+
+
+def test_whoever_wants_to_know_is_told(top: str) -> None:
+    """Of what is performed, and of each errno of it."""
+
+    class Observer:
+        def __init__(self, wants: Any) -> None:
+            self.told: list[Verdict] = []
+            self.wants = wants
+
+        events = (proctor.Outcome,)
+
+        def __call__(self, outcome: Any) -> None:
+            self.told.append(outcome.verdict)
+
+    def is_missing(verdict: Verdict) -> bool:
+        return isinstance(verdict, Deny) and verdict.errno == errno.ENOENT
+
+    program = (
+        "for turn in range(100):\n"
+        "    assert opened('there', os.O_RDWR | os.O_CREAT) == 0\n"
+        "    assert opened('missing', os.O_RDONLY) == 2\n"
+    )
+    for wants, least in ((is_missing, 100), (lambda verdict: isinstance(verdict, HandOver), 100)):
+        observer = Observer(wants)
+        Asked(RULES.format(top=top)).run(program, cwd=top, observers=[observer])
+        assert len(observer.told) >= least
+        assert all(map(wants, observer.told))
