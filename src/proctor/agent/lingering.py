@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from proctor.kernel.thread import stat_of
+
 #: include/linux/sched.h
 _PF_EXITING: Final = 0x4
 _KILLED: Final = 1 << 8  # SIGKILL, in a set of signals
@@ -15,27 +17,20 @@ def lingers(pid: int) -> int | None:
     kernel for what no signal ends: a FUSE server that withholds the answer to a flush (fuse_flush() of fs/fuse/file.c).  None of
     any other.  It is that for good only where it is so for a while: any dying thread may wait for a moment.
     """
-    at = f"/proc/{pid}/task"
     try:
-        if not all(_is_over(f"{at}/{tid}") for tid in os.listdir(at)):
+        if not all(_is_over(f"{pid}/task/{tid}") for tid in os.listdir(f"/proc/{pid}/task")):
             return None
-        return os.waitstatus_to_exitcode(int(_fields(f"{at}/{pid}")[49]))  # proc_pid_stat(5)
+        return os.waitstatus_to_exitcode(int(stat_of(f"{pid}/task/{pid}")[49]))  # proc_pid_stat(5)
     except (OSError, ValueError):
         return None
 
 
-def _is_over(at: str) -> bool:
-    state, *fields = _fields(at)
+def _is_over(thread: str) -> bool:
+    state, *fields = stat_of(thread)
     if state in (b"Z", b"X"):
         return True
     if state != b"D" or int(fields[5]) & _PF_EXITING:
         return state == b"D"
-    with open(f"{at}/status", "rb") as file:
+    with open(f"/proc/{thread}/status", "rb") as file:
         pending = [int(line.split()[1], 16) for line in file if line.startswith(b"SigPnd:")]
     return bool(pending[0] & _KILLED)
-
-
-def _fields(at: str) -> list[bytes]:
-    """Of its stat, from the state on, which is the third."""
-    with open(f"{at}/stat", "rb") as file:
-        return file.read().rpartition(b")")[2].split()

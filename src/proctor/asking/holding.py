@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from proctor.kernel.thread import stat_of
 from proctor.records import NamedTuple
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
@@ -48,11 +49,9 @@ class Process(NamedTuple):
 def process_of(pid: int) -> Process | None:
     """None if there is none."""
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            text = file.read(4096)
+        fields = [each.decode() for each in stat_of(pid)]
     except OSError:
         return None
-    fields = text[text.rindex(b")") + 2 :].decode().split()
     return Process(pid, fields[0], int(fields[1]), int(fields[2]), int(fields[4]), fields[19])
 
 

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from proctor.errors import NotPermitted
+from proctor.kernel.thread import stat_fields
 
 if TYPE_CHECKING:
     from proctor.call.caller import Caller
@@ -57,7 +58,7 @@ def _one(pid: int) -> tuple[bytes | None, int]:
             program = None
         fd = os.open(b"stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=place)
         try:
-            words = os.read(fd, 4096).rpartition(b")")[2].split()
+            words = stat_fields(os.read(fd, 4096))
         finally:
             os.close(fd)
         return program, int(words[1])

@@ -6,6 +6,7 @@ import os
 from typing import Final
 
 from proctor.call.decode.values import NO_LIMIT, Limits
+from proctor.kernel.thread import stat_fields
 from proctor.records import NamedTuple
 from proctor.syscalls import flags
 
@@ -79,9 +80,8 @@ class Stat(NamedTuple):
 
 
 def parse_stat(data: bytes) -> Stat:
-    """Fields 7 and 22 of a stat file (proc_pid_stat(5)).  The name before them, in brackets, can
-    hold brackets, but nothing behind it can."""
-    fields = data.rpartition(b")")[2].split()
+    """Fields 7 and 22 of a stat file (proc_pid_stat(5))."""
+    fields = stat_fields(data)
     terminal = int(fields[4]) & 0xFFFFFFFF  # new_encode_dev(): 12 bits of major in the middle
     minor = terminal & 0xFF | terminal >> 12 & 0xFFF00
     return Stat(os.makedev(terminal >> 8 & 0xFFF, minor) if terminal else 0, int(fields[19]))

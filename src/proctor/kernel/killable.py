@@ -11,6 +11,7 @@ import time
 from typing import Final
 
 from proctor.kernel import _core, abi
+from proctor.kernel.thread import stat_fields
 
 #: No table of descriptors is so large.
 _NO_NUMBER: Final = 0xFFFFFFFF
@@ -56,7 +57,7 @@ def _woken(listener: int, id: int) -> bool:
 def _seen(listener: int, id: int, stat: int) -> bool | None:
     sure = 0
     for _ in range(_LOOKS):
-        state = os.pread(stat, 512, 0).rpartition(b")")[2][1:2]
+        state = stat_fields(os.pread(stat, 512, 0))[0]
         if not _core.id_valid(listener, id):
             return None
         if state == b"S":

@@ -17,6 +17,20 @@ from proctor.errors import Unsupported
 _READ_MAX: Final = 16 << 20
 
 
+def stat_fields(text: bytes) -> list[bytes]:
+    """Of a stat file (proc_pid_stat(5)), from the state on, which is the third.  The name before them, in brackets, can
+    hold brackets, but nothing behind it can."""
+    return text.rpartition(b")")[2].split()
+
+
+def stat_of(whose: int | str) -> list[bytes]:
+    """The same of ``/proc/WHOSE``: a process's or ``PID/task/TID``, by numbers.
+
+    :raises OSError: there is none."""
+    with open(f"/proc/{whose}/stat", "rb", buffering=0) as file:
+        return stat_fields(file.read(4096))
+
+
 class ProcFiles:
     """:class:`~proctor.call.ports.ProcPort` of a real thread.
 
@@ -96,9 +110,7 @@ class ProcFiles:
 
     def started(self) -> float:
         """When the thread began: seconds since boot, cut to ticks (proc_pid_stat(5), field 22)."""
-        text = self.read("stat")
-        ticks = int(text[text.rindex(b")") :].split()[20])  # a name may hold anything before it
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return int(stat_fields(self.read("stat"))[19]) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
         """See :class:`~proctor.call.ports.ProcPort`."""

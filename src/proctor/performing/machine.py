@@ -12,6 +12,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
+from proctor.kernel.thread import stat_of
 from proctor.performing.cgroups import directories
 from proctor.performing.shares import Share, briefly, number, processors, share, text
 from proctor.performing.trouble import Said
@@ -142,8 +143,7 @@ def _begun(tid: int) -> float | None:
         if inside == os.readlink("/proc/self/ns/pid"):
             return None
         while pid and os.readlink(f"/proc/{pid}/ns/pid") == inside:
-            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-                words = file.read().rpartition(")")[2].split()
+            words = stat_of(pid)
             first, pid = int(words[19]), int(words[1])
     except OSError:
         pass  # whoever is above may not be looked at, or is gone

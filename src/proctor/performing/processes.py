@@ -12,6 +12,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from proctor.kernel import _core, scm
+from proctor.kernel.thread import stat_fields
 from proctor.performing import scarce
 from proctor.performing.steps import (
     CLOSED,
@@ -327,7 +328,7 @@ class Executor(Worker):
     def hindered(self) -> str:
         """What somebody who may (root of a container, its caller) did to it, so that it cannot be
         counted on any more, as a clause; empty if nothing."""
-        if self._file("stat").rpartition(b")")[2][1:2] in (b"T", b"t"):
+        if stat_fields(self._file("stat"))[:1] in ([b"T"], [b"t"]):
             return "the executor was stopped by somebody"
         place = self._file("cgroup")
         if self._place and place and place != self._place:

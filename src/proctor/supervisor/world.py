@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import close_unused
+from proctor.kernel.thread import stat_fields
 from proctor.kernel.threads import quiet_thread
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class _Pulse:
                 text = file.read(256)
         except OSError:
             return False
-        return text[text.rindex(b")") :][2:3] == b"R"  # proc_pid_stat(5)
+        return stat_fields(text)[0] == b"R"
 
 
 def _nothing(started: _Started) -> None:
