@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from proctor.call.decode import layouts, structures
 from proctor.call.decode.sockaddr import MAX_LENGTH
 from proctor.errors import MemoryUnreadable
-from proctor.kernel import raw
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -94,6 +93,12 @@ def messages(call: Call) -> Iterator[Message]:
             yield _message(frame, structures.message_header(frame, where, structures.UIO_MAXIOV)[0])
 
 
+def _is_users(where: int, length: int) -> bool:
+    from proctor.kernel.raw import is_users  # fakes have no core, and send nothing
+
+    return is_users(where, length)
+
+
 def importable(call: Call) -> bool:
     """Whether what sendto(2) sends can be a program's, which the kernel asks before anything else (``import_ubuf`` of
     lib/iov_iter.c)."""
@@ -101,7 +106,7 @@ def importable(call: Call) -> bool:
         return True
     frame = _frame(call)
     _, where, size = (arg.value(frame.registers) for arg in frame.signature.args[:3])
-    return raw.is_users(where, min(size, _MOST_AT_ONCE))
+    return _is_users(where, min(size, _MOST_AT_ONCE))
 
 
 def lengths(call: Call, sent: list[int]) -> tuple[tuple[int, bytes], ...]:
@@ -150,7 +155,7 @@ def _message(frame: Frame, header: MessageHeader) -> Message:
         raise MemoryUnreadable(errno.EINVAL, "data of negative length", header.name)
     for where, length in header.iov:
         most = _MOST_AT_ONCE if len(header.iov) == 1 else length
-        if not raw.is_users(where, min(length, most)):
+        if not _is_users(where, min(length, most)):
             raise MemoryUnreadable(errno.EFAULT, "no address of a program", where)
     size = min(sum(length for _, length in header.iov), _MOST_AT_ONCE)
     data, torn = _gathered(frame, header.iov)
