@@ -17,6 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import let_run_unsafe
+from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.given import Given
 from proctor.performing.steps import Request, Result, Steps
@@ -65,8 +66,33 @@ def perform(task: Task) -> Work:
     pin = yield from _named(task, number, path, flags)
     task.permit(pin.named.path, pin.named.status)
     head = yield from _head(task, pin)
-    words = [*(call.args["argv"] or ())] or [b""]  # do_execveat_common of fs/exec.c
-    name = _shown(number, path)
+    watched = options.freeze and not flags & _CHECK
+    try:
+        pin, words = yield from _interpreted(task, pin, head, _shown(number, path))
+    except (Said, MemoryUnreadable) as failed:
+        if not watched or failed.errno == errno.E2BIG:
+            raise
+        # there is more that the kernel may have against it, and it says what it finds first
+        words = []  # as no program has them
+    if watched:
+        from proctor.performing import watching
+
+        yield from watching.watch(task, pin.fd, words)
+        return let_run_unsafe("what the kernel takes is looked at before it runs")
+    return let_run_unsafe(
+        "freeze = false: words and file may be others by the time that the kernel reads them"
+    )
+
+
+def _interpreted(
+    task: Task, pin: Pin, head: bytes, name: bytes
+) -> Generator[Any, Any, tuple[Pin, list[bytes]]]:
+    """What runs in the end, and with which words.
+
+    :param head: how the file begins.
+    :param name: what an interpreter knows it by.
+    :raises Said: an interpreter may not be run, or read."""
+    words = [*(task.call.args["argv"] or ())] or [b""]  # do_execveat_common of fs/exec.c
     for _ in range(_DEEP):
         script = _script(head)
         if script is None:
@@ -77,14 +103,7 @@ def perform(task: Task) -> Work:
         pin = yield from task.pin(task.start(pins.AT_FDCWD, interpreter), interpreter, 0, 0)
         task.permit_further(pin.named.path)
         head = yield from _head(task, pin)
-    if options.freeze and not flags & _CHECK:
-        from proctor.performing import watching
-
-        yield from watching.watch(task, pin.fd, words)
-        return let_run_unsafe("what the kernel takes is looked at before it runs")
-    return let_run_unsafe(
-        "freeze = false: words and file may be others by the time that the kernel reads them"
-    )
+    return pin, words
 
 
 def _named(task: Task, number: int, path: bytes, flags: int) -> Generator[Any, Any, Pin]:
@@ -122,6 +141,8 @@ def _head(task: Task, pin: Pin) -> Generator[Any, Any, bytes]:
     """How a file begins.  The kernel reads it if it may be run, whoever may read it.
 
     :raises Said: it may not be run, or read."""
+    if stat.S_ISLNK(pin.named.status.mode):
+        raise Said(errno.ELOOP)  # may_open of fs/namei.c
     if not stat.S_ISREG(pin.named.status.mode):
         raise Said(errno.EACCES)  # do_open_execat of fs/exec.c
     asking, session = _beginning(), task.session
