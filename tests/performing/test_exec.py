@@ -17,6 +17,7 @@ import pytest
 import proctor
 from proctor import families, policy
 from proctor.performing import watching
+from tests.support.processes import eventually
 
 from .callers import compiled, open_directory
 
@@ -218,7 +219,7 @@ def test_where_nobody_can_wait_it_is_ended(place: Path, monkeypatch: pytest.Monk
     assert done.returncode == 0  # nothing is held
     with pytest.raises(OSError):  # as where its program is refused
         run(NO_PUSH, ["./plain", "a"], cwd=place)
-    assert len(os.listdir("/proc/self/fd")) == before
+    eventually("nothing left open", lambda: len(os.listdir("/proc/self/fd")) == before)
 
 
 def test_descriptors_and_set_user_id_are_as_without(place: Path) -> None:
