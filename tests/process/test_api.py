@@ -244,3 +244,10 @@ def test_every_public_name_exists_and_is_documented() -> None:
         assert name.startswith("__") or name == "Verdict" or value.__doc__, name
     with pytest.raises(AttributeError):
         proctor.nonsense  # noqa: B018
+
+
+def test_quotas_that_cannot_be_are_said_before_anything_starts(tmp_path: Path) -> None:
+    handler = proctor.Handler(["getppid"], lambda call: None)
+    with pytest.raises(ValueError, match="at least one is needed"):
+        proctor.run(["touch", tmp_path / "begun"], [handler], quotas=proctor.Quotas(workers=0))
+    assert not (tmp_path / "begun").exists()

@@ -148,7 +148,12 @@ def test_observers_are_told_of_containers(
 
 
 def test_quotas_are_numbers_of_something() -> None:
-    for wrong in (Quotas(workers=0), Quotas(calls=0), Quotas(performers=-1)):
+    for wrong in (
+        Quotas(workers=0),
+        Quotas(calls=0),
+        Quotas(performers=-1),
+        Quotas(rate=float("nan")),
+    ):
         with pytest.raises(ValueError, match="at least one is needed"):
             Container("x", quotas=wrong)
 

@@ -110,6 +110,48 @@ def test_deadline_verdict_must_be_repeatable(make_world: Callable[..., KernelWor
             proctor.Supervisor(world=make_world(), deadline=1, on_deadline=verdict)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"on_error": 3},
+        {"on_error": proctor.let_run()},
+        {"close_verdict": proctor.answer(0)},
+        {"default": 3},
+        {"default": proctor.hand_over(0, close=False)},
+        {"on_deadline": 0},
+        {"deadline": "soon"},
+        {"deadline": True},
+    ],
+    ids=str,
+)
+def test_what_is_answered_without_a_handler_is_a_verdict(option: dict[str, Any]) -> None:
+    """What could not be carried out would leave callers waiting, once it is wanted."""
+    with pytest.raises(TypeError, match=next(iter(option))):
+        proctor.Supervisor(**option)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), -float("inf")])
+def test_deadline_that_cannot_be(seconds: float) -> None:
+    with pytest.raises(ValueError, match="deadline"):
+        proctor.Supervisor(deadline=seconds)
+    with pytest.raises(ValueError, match="deadline"):
+        handler(refuse, deadline=seconds)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e300, 10**400])
+def test_deadline_that_nobody_lives_to_see_is_none(
+    start: Callable[..., proctor.Process], seconds: float
+) -> None:
+    slow = handler(stalling(refuse), deadline=seconds)
+    assert lines(start("call", "110", handlers=[slow], deadline=seconds)) == [DENIED]
+
+
+def test_denial_without_an_errno_is_none(start: Callable[..., proctor.Process]) -> None:
+    """A call that is denied does not succeed."""
+    process = start("call", "110", handlers=[handler(lambda call: Deny(0))])
+    assert lines(process) == [f"110 = -{errno.EPERM}"]
+
+
 def test_a_performer_is_called(make_world: Callable[..., KernelWorld]) -> None:
     """Said at once, and not with the first call that is to be performed."""
     with pytest.raises(TypeError, match=r"performer=<object .*>: it is called with"):
@@ -313,6 +355,22 @@ def test_forked_children_hold_no_listener(start: Callable[..., proctor.Process])
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     out, _ = process.communicate(b"\n", timeout=30)
     assert out is not None and out.decode().splitlines() == ["go", DENIED]
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+def test_child_of_a_handler_that_comes_back_ends(
+    start: Callable[..., proctor.Process], stalls: bool
+) -> None:
+    """It has the handler's thread and no listener: it ends, and its parent answers the call."""
+
+    def forking(call: proctor.Call) -> proctor.Verdict:
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0) == (child, 0)
+        return proctor.deny(errno.EROFS)
+
+    process = start(*TWICE, handlers=[handler(stalling(forking) if stalls else forking)])
+    assert lines(process) == [DENIED] * 2
 
 
 def test_loop_that_cancels_a_handler_before_it_begins(

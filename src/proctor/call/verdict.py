@@ -50,7 +50,11 @@ class Deny(NamedTuple):
 
     @property
     def wire(self) -> Wire:
-        """The bytes' meaning: value 0, negative errno."""
+        """The bytes' meaning: value 0, negative errno.
+
+        :raises ValueError: there is none, so that the call would succeed."""
+        if not self.errno:
+            raise ValueError(f"{self!r} has no errno; deny() would have said so")
         return (0, -self.errno, 0)
 
     def __str__(self) -> str:

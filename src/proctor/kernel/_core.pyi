@@ -506,6 +506,9 @@ class Loop:
     def wake(self) -> None:
         """Make a waiting :meth:`serve`, or else the next, return."""
 
+    def disown(self) -> None:
+        """In a child of fork(2): whoever has the role has lost it, with what was received."""
+
     def close(self) -> None:
         """Make all of :meth:`lead` return."""
 

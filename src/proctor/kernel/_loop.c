@@ -270,6 +270,14 @@ static PyObject *loop_wake(PyObject *me, PyObject *Py_UNUSED(none)) {
     return Py_NewRef(Py_None);
 }
 
+/* In a child of fork(2), perhaps made in a route: whoever has the role there has lost it, and what it received. */
+static PyObject *loop_disown(PyObject *me, PyObject *Py_UNUSED(none)) {
+    Loop *self = (Loop *)me;
+    self->generation++;
+    self->count = self->next = 0;
+    return Py_NewRef(Py_None);
+}
+
 static PyObject *loop_close(PyObject *me, PyObject *Py_UNUSED(none)) {
     Loop *self = (Loop *)me;
     self->closed = 1;
@@ -327,6 +335,7 @@ static PyMethodDef loop_methods[] = {
     {"unwatch", loop_unwatch, METH_VARARGS, NULL},
     {"forget", loop_forget, METH_NOARGS, NULL},
     {"wake", loop_wake, METH_NOARGS, NULL},
+    {"disown", loop_disown, METH_NOARGS, NULL},
     {"close", loop_close, METH_NOARGS, NULL},
     {"shut", loop_shut, METH_NOARGS, NULL},
     {0}};

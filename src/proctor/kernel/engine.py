@@ -328,6 +328,7 @@ class Engine:
         of the epoll, which the child shares with its parent."""
         self._lock = _thread.allocate_lock()
         self._running, self._closed = 0, True
+        self._loop.disown()
         for ours in {*self._served, *self._leaving}:
             if ours not in self._served or self._served[ours][3].ended is not None:
                 os.close(ours)

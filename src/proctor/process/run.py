@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proctor.process.options import RunOptions, SpawnOptions
     from proctor.process.outer import Outer
     from proctor.process.performing import LazyPerformer
+    from proctor.supervisor.container import Container
     from proctor.supervisor.deciding import Performer
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.supervisor import Supervisor
@@ -141,6 +142,7 @@ class Supervision:
         self._ours: LazyPerformer | None = None
         #: None: nothing is supervised.
         self.supervisor: Supervisor | None = None
+        self._whole: Container | None = None
         #: Has supervisors below asked, if there may be any.
         self.outer: Outer | None = None
         if self._performing and options.get("performer") is not None:
@@ -150,8 +152,11 @@ class Supervision:
 
     def __call__(self) -> Supervisor:
         from proctor.process.performing import LazyPerformer
+        from proctor.supervisor.container import Container
         from proctor.supervisor.supervisor import Supervisor
 
+        # Here, since what cannot be is said before anything starts
+        self._whole = Container(quotas=self._quotas, logging=self._logging)
         ours = LazyPerformer(self._performing or {}, self._performed)
         options = self._options | {"seeker": ours}
         if options.get("performer") is None:
@@ -187,9 +192,9 @@ class Supervision:
         if self.supervisor is None:
             return
         from proctor.process.starting import add
-        from proctor.supervisor.container import Container
 
-        container = Container(quotas=self._quotas, logging=self._logging)
+        container = self._whole
+        assert container is not None  # it came with the supervisor
         if self.outer is not None:
             self.outer.launched(container)
         add(self.supervisor, target, container)

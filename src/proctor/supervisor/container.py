@@ -96,7 +96,7 @@ class Container:
         self.logging = logging
         self.state: dict[str, Any] = {} if state is None else state
         for what, most in zip(Quotas._fields, self.quotas, strict=True):
-            if most is not None and most < 1:
+            if most is not None and not most >= 1:
                 raise ValueError(f"quotas: {what}={most}: at least one is needed")
 
     def __repr__(self) -> str:

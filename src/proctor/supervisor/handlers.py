@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from proctor.errors import FilterError
 from proctor.filter.rules import expand
+from proctor.supervisor.rules import seconds
 from proctor.syscalls import tables
 from proctor.words import quoted
 
@@ -90,9 +91,7 @@ class Handler:
                     f'{condition!r} is no condition: when=proctor.Condition("mode", "==", 0)'
                 )
         self.is_async = bool(_code_flags(function) & _CO_COROUTINE)
-        if deadline is not None and not deadline > 0:
-            raise ValueError(f"deadline={deadline!r}: seconds, more than 0, or None")
-        self.deadline = deadline
+        self.deadline = seconds(deadline)
         self.performs = performs
         self.label = label or getattr(function, "__qualname__", repr(function))
 

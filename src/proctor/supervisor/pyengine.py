@@ -395,6 +395,8 @@ class PyEngine:
 
     def after_fork(self) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
+        self._closed = True
+        self._generation += 1  # a thread that has the role, in a route, has lost it here
         self._served.clear()
 
     def close(self) -> None:

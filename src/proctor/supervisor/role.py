@@ -52,6 +52,7 @@ class Role:
         #: When to ask for somebody who stands by, if nobody does.
         self._again = 0.0
         self.closed = False
+        self._forked = False
 
     # Threads ------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -78,17 +79,26 @@ class Role:
                 except KeyboardInterrupt:
                     pass  # what a handler or an observer raised: the decider answered, and told
                 except BaseException as problem:
+                    if self._forked:
+                        break  # a handler's child that came back: nothing is answered there
                     # Our own fault, the caller was answered by the engine.  Whatever it is, sys.exit()
                     # in somebody's callback too: if this thread ended, every caller would hang.
                     self._decider.observers.trouble(
                         "supervising", problem, then="the call was denied, supervision goes on"
                     )
+            if self._forked:
+                return
             if lost:
                 self.back(token)
             else:
                 self._engine.resign(token)
             how = self._how
             token = 0 if self.closed or how is None else self.lead(how)
+
+    def after_fork(self) -> None:
+        """In a child of fork(2), which a handler may have made on a thread of ours: that one is not ours
+        there, and ends when it comes back."""
+        self.closed = self._forked = True
 
     def _stand_by(self) -> None:
         """Let there be somebody who stands by."""

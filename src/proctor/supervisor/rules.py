@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from proctor.call.verdict import Deny, HandOver, Perform, Verdict
+from typing import Final
+
+from proctor.call.verdict import Answer, Deny, LetRun, Perform, Verdict
+
+#: A deadline of more seconds, infinity among them, is none: nobody lives so long.
+_EVER: Final = 1 << 31
 
 
 class Rules:
@@ -18,13 +23,36 @@ class Rules:
         on_deadline: Verdict,
         close_verdict: Deny,
     ) -> None:
-        if isinstance(on_deadline, (Perform, HandOver)):
+        if not isinstance(on_deadline, (Deny, Answer, LetRun)):
             raise TypeError(
                 f"on_deadline={on_deadline}: it is given for many calls, at once: use deny(), "
                 "answer(), let_run() or let_run_unsafe()"
             )
+        if not isinstance(default, (Deny, Answer, LetRun, Perform)):
+            raise TypeError(
+                f"default={default}: it is given for many calls: use deny(), answer(), perform(), "
+                "let_run() or let_run_unsafe()"
+            )
+        for what, denial in (("on_error", on_error), ("close_verdict", close_verdict)):
+            if not isinstance(denial, Deny):
+                raise TypeError(f"{what}={denial}: use deny()")
         self.default = default
         self.on_error = on_error
-        self.deadline = deadline
+        self.deadline = seconds(deadline)
         self.on_deadline = on_deadline
         self.close_verdict = close_verdict
+
+
+def seconds(deadline: float | None) -> float | None:
+    """A deadline that can be counted with; None: none.
+
+    :raises ValueError: it is not more than 0.
+    :raises TypeError: it is no number.
+    """
+    if deadline is None:
+        return None
+    if not isinstance(deadline, (int, float)) or isinstance(deadline, bool):
+        raise TypeError(f"deadline={deadline!r}: seconds, more than 0, or None")
+    if not deadline > 0:
+        raise ValueError(f"deadline={deadline!r}: seconds, more than 0, or None")
+    return None if deadline > _EVER else float(deadline)

@@ -439,6 +439,7 @@ class Supervisor:
         for ever instead of getting ENOSYS (C094).
         """
         self._closed = True
+        self._role.after_fork()
         self._lock = self._world.lock()  # whoever held it does not exist here
         self._ended = _condition(self._lock)
         self._engine.after_fork()

@@ -209,8 +209,13 @@ class KernelWorld:
         return True
 
     def _worker(self, work: Callable[[], object] | None) -> None:
+        here = os.getpid()
         while work is not None:
             _do(work)
+            if os.getpid() != here:
+                os._exit(
+                    0
+                )  # a child of a handler's that came back: it has nothing to do here, and nobody else
             with self._lock:
                 if self._over:
                     return
