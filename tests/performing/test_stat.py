@@ -14,7 +14,7 @@ import proctor
 from proctor import families
 
 from .callers import open_directory
-from .containers import NAMESPACES
+from .containers import NAMESPACES, PYTHON
 from .trees import PATHS, build
 
 SOURCE = Path(__file__).with_name("looks.c")
@@ -107,6 +107,27 @@ def assert_alike(one: list[bytes], other: list[bytes]) -> None:
         if lines[0] != lines[1]:
             wrong.append((path, *lines))
     assert not wrong, f"{len(wrong)} differ:\n" + "\n".join(map(str, wrong[:9]))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to have callers with other identities")
+@pytest.mark.parametrize("kind", USERS)
+def test_who_reads_self_reads_its_own_number(kind: str) -> None:
+    """In whatever procfs, by whatever way, at any length: not the number of whoever reads for it."""
+    code = """
+import os
+top, held = os.open("/proc", os.O_PATH), os.open("/proc/thread-self", os.O_PATH | os.O_NOFOLLOW)
+mine, both = str(os.getpid()), f"{os.getpid()}/task/{os.getpid()}"
+assert os.readlink("/proc/self") == os.readlink("/proc/../proc/./self") == mine
+assert os.readlink("/proc/thread-self") == os.readlink("/proc/self/cwd/proc/thread-self") == both
+assert os.readlink("self", dir_fd=top) == mine and os.readlink("", dir_fd=held) == both
+os.chdir("/proc")
+assert os.readlink("self") == mine and os.readlink("mounts") == "self/mounts"
+print("right")
+"""
+    how = dict(USERS[kind])
+    command = [PYTHON, "-c", code]
+    done = proctor.run(command, [families.stat()], capture_output=True, timeout=60, cwd="/", **how)
+    assert (done.stdout, done.stderr) == (b"right\n", b"")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs ids of others")

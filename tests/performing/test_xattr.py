@@ -250,6 +250,39 @@ def test_sizes(performers: Performers, top: bytes) -> None:
             assert performers.perform(one.call("listxattr", b"file", 2 << 20, size)) == expected
 
 
+NAMES = """
+import ctypes, errno, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+os.chdir(sys.argv[1])
+place = libc.mmap(None, 0x5000, 3, 0x22, -1, 0)
+end = place + 0x4000
+libc.munmap(end, 0x1000)
+for length, ended in [(n, True) for n in (255, 256, 4090, 4096, 16000)] + [(n, False) for n in (9, 255, 256, 4097)]:
+    name = (b"trusted." + b"n" * length)[:length] + bytes(ended)
+    at = ctypes.c_void_p(end - len(name))
+    ctypes.memmove(at, name, len(name))
+    for made in (lambda: libc.setxattr(b"file", at, b"x", 1, 0), lambda: libc.removexattr(b"file", at)):
+        ctypes.set_errno(0)
+        print(length, ended, errno.errorcode.get(ctypes.get_errno()) if made() else "done")
+"""
+
+
+def test_a_name_is_read_as_far_as_the_kernel_reads_one(top: bytes) -> None:
+    """``import_xattr_name`` of fs/xattr.c: 256 bytes, whatever is behind them."""
+    found = []
+    short = proctor.Handler(["setxattr", "removexattr"], lambda call: proctor.perform())
+    for handlers in ([], [short], [proctor.families.xattr(names=["trusted.*"])]):
+        done = proctor.run(
+            [PYTHON, "-c", NAMES, top], handlers, capture_output=True, text=True, timeout=60
+        )
+        found.append(done.stdout.splitlines())
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 18 and "256 False ERANGE" in found[0]
+
+
 def test_the_calls_with_a_directory(performers: Performers, top: bytes) -> None:
     """setxattrat and the like, since Linux 6.13: the structure has a pointer in it."""
     args = struct.pack("=QII", 3 << 20, 1, 0)

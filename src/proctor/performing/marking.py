@@ -6,6 +6,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import deny, let_run_unsafe
+from proctor.errors import MemoryUnreadable
 from proctor.kernel.raw import is_hidden
 from proctor.performing import lender, pins
 from proctor.performing.entitled import foreign
@@ -75,7 +76,12 @@ class MarkWay(LendingWay):
             return None
         if verb == "set" and flags & ~self._xattr.FLAGS:
             return None
-        attribute = call.text("name", name, self._xattr.LONGEST_NAME)
+        try:
+            attribute = call.text("name", name, self._xattr.LONGEST_NAME)
+        except MemoryUnreadable:
+            return (
+                None  # of a name less is read than of a path: what is wrong with it is seen there
+            )
         if not 0 < len(attribute) <= self._xattr.LONGEST_NAME:
             return None
         data = call.copied(value, size) if verb == "set" and size else b""

@@ -15,10 +15,13 @@ from contextlib import contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.call.path.procfs import link_text
 from proctor.call.verdict import answer, deny
 from proctor.errors import MemoryUnreadable
-from proctor.performing import pins
+from proctor.kernel.raw import openat2
+from proctor.performing import pins, scarce
 from proctor.performing.entitled import id_maps
+from proctor.performing.filestat import PROC_ROOT_INO
 from proctor.performing.plans import Deed, Plan, Planning, Way
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
@@ -110,6 +113,8 @@ def _told(task: Task, flags: int) -> Work:
     else:
         if task.call.path and not stat.S_ISLNK(pin.named.status.mode):
             raise Said(errno.EINVAL)
+        if pin.named.proc and (text := _own_number(task, pin)) is not None:
+            return _read(task, text)
         acting = _asking("readlinkat", _LONGEST)
         reply = yield from task.session.ask(acting.request, fds=(pin.fd,))
     reply.close()
@@ -129,8 +134,38 @@ def _told(task: Task, flags: int) -> Work:
         return answer(0, writes=task.call.fill("statxbuf", reply.parts[0]))
     if name in STATS:
         return told(task.call, _of_statx(reply.parts[0]))
+    return _read(task, text)
+
+
+def _read(task: Task, text: bytes) -> Verdict:
     text = text[: task.call.args.bufsiz]
     return answer(len(text), writes=task.call.fill("buf", text))
+
+
+def _own_number(task: Task, pin: Pin) -> bytes | None:
+    """What the caller reads in ``self`` and ``thread-self`` of a procfs: the link says its reader's number.
+
+    :raises Said: ENOENT where it has none there, as the kernel."""
+    directory, _, name = pin.named.path.rpartition(b"/")
+    if name not in (b"self", b"thread-self"):
+        return None
+    bits = pins.IN_ROOT | pins.NO_SYMLINKS
+    try:
+        proc = openat2(task.caller.root(), directory or b"/", pins.PIN | pins.O_DIRECTORY, bits)
+    except OSError as error:
+        scarce.pass_on(error)
+        return None
+    try:
+        top = os.fstat(proc)
+        if top.st_ino != PROC_ROOT_INO or top.st_dev != os.fstat(pin.fd).st_dev:
+            return None
+        text = link_text(proc, name, pin.fd, task.caller)
+        task.caller.check()
+        return text
+    except FileNotFoundError:
+        raise Said(errno.ENOENT) from None
+    finally:
+        os.close(proc)
 
 
 def checked_flags(call: Call) -> int:
