@@ -14,6 +14,7 @@ from proctor.errors import ProctorError
 from proctor.kernel import abi
 from proctor.kernel.journal import (
     FREE,
+    GIVEN,
     HEADER,
     PERFORMING,
     RECEIVED,
@@ -151,12 +152,14 @@ def test_any_bytes_in_the_slots_are_survived() -> None:
         journal.buffer[HEADER.size :] = draw.randbytes(8 * SLOT_SIZE)
         for slot in range(8):
             if draw.random() < 0.7:
-                journal.mark(slot, draw.choice((FREE, RECEIVING, RECEIVED, PERFORMING, 4, 77)))
+                journal.mark(
+                    slot, draw.choice((FREE, RECEIVING, RECEIVED, PERFORMING, GIVEN, 5, 77))
+                )
         before = {slot: journal.state(slot) for slot in range(8)}
         found = {each.slot for each in journal.pending()}
         for slot, state in before.items():
             assert (slot in found) == (journal.state(slot) != FREE)
-            assert slot not in found or state in (RECEIVING, RECEIVED, PERFORMING)
+            assert slot not in found or state in (RECEIVING, RECEIVED, PERFORMING, GIVEN)
 
 
 def test_the_document_has_the_layout() -> None:
@@ -167,6 +170,8 @@ def test_the_document_has_the_layout() -> None:
     for state, word in ((FREE, "free"), (RECEIVING, "being received"), (RECEIVED, "received")):
         assert f"| {state} | {word}" in text
     assert f"| {PERFORMING} | somebody had begun to perform it" in text
+    assert f"| {GIVEN} | its caller was given a descriptor" in text
+    assert "| 4 | 4 | in state 4: a descriptor" in text
 
 
 @pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL, fcntl.F_SEAL_SHRINK])

@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_core.h"
+#include "_loop.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -69,6 +70,10 @@ void notification_given(PyObject *notification) {
 
 const struct seccomp_notif *notification_of(PyObject *given) {
     return Py_TYPE(given) == notification_type ? &((Notification *)given)->raw : NULL;
+}
+
+int notification_slot(PyObject *given) {
+    return Py_TYPE(given) == notification_type ? ((Notification *)given)->slot : -1;
 }
 
 static void notification_dealloc(PyObject *self) {
@@ -200,7 +205,7 @@ static PyObject *core_id_valid(PyObject *Py_UNUSED(module), PyObject *args) {
 /* Who waits for the answer whatever signals come (WAIT_KILLABLE_RECV) is given it in two steps, and ours is closed in
  * between: the kernel's own hold on it ends with the first one.  Anybody else would keep it when a signal comes in
  * between. */
-int give(int listener, uint64_t id, int fd, bool cloexec, bool waits, const uint32_t *at) {
+int give(int listener, uint64_t id, int fd, bool cloexec, bool waits, const uint32_t *at, struct slot *slot) {
     struct addfd request = {.id = id, .srcfd = (uint32_t)fd, .newfd = at != NULL ? *at : 0,
                             .flags = (waits ? 0 : SECCOMP_ADDFD_FLAG_SEND) | (at != NULL ? SECCOMP_ADDFD_FLAG_SETFD : 0),
                             .newfd_flags = cloexec ? O_CLOEXEC : 0};
@@ -211,23 +216,45 @@ int give(int listener, uint64_t id, int fd, bool cloexec, bool waits, const uint
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (problem != 0)
         return problem;
+    if (waits && slot != NULL) { /* whoever comes after us answers with that, and gives nothing again */
+        slot->given = (uint32_t)number;
+        atomic_store_explicit(&slot->state, GIVEN, memory_order_release);
+    }
     close(fd);
     return waits && answer(listener, id, number, 0, 0) != 0 ? -1 : 0;
 }
 
+struct slot *slot_in(PyObject *journal, int slot, Py_buffer *held) {
+    if (slot < 0 || journal == Py_None || PyObject_GetBuffer(journal, held, PyBUF_WRITABLE) != 0)
+        return NULL;
+    size_t end = sizeof(struct header) + ((size_t)slot + 1) * sizeof(struct slot);
+    if ((size_t)held->len >= end)
+        return (struct slot *)(void *)((char *)held->buf + end) - 1;
+    PyBuffer_Release(held);
+    PyErr_SetString(PyExc_ValueError, "the journal has no such slot");
+    return NULL;
+}
+
 /* True; False if nobody waits any more; None if it could not be given and is kept. */
 static PyObject *core_give(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 6)
-        return PyErr_Format(PyExc_TypeError, "give() takes 6 arguments, not %zd", count);
+    if (count != 8)
+        return PyErr_Format(PyExc_TypeError, "give() takes 8 arguments, not %zd", count);
     int listener = (int)PyLong_AsLong(args[0]), fd = (int)PyLong_AsLong(args[2]), problem;
     uint64_t id = PyLong_AsUnsignedLongLongMask(args[1]);
     bool cloexec = PyObject_IsTrue(args[3]) == 1, waits = PyObject_IsTrue(args[5]) == 1;
     uint32_t at = args[4] != Py_None ? (uint32_t)PyLong_AsUnsignedLongMask(args[4]) : 0;
-    if (PyErr_Occurred() != NULL)
+    Py_buffer held;
+    struct slot *slot = slot_in(args[6], (int)PyLong_AsLong(args[7]), &held);
+    if (PyErr_Occurred() != NULL) {
+        if (slot != NULL)
+            PyBuffer_Release(&held);
         return NULL;
+    }
     Py_BEGIN_ALLOW_THREADS
-    problem = give(listener, id, fd, cloexec, waits, args[4] != Py_None ? &at : NULL);
+    problem = give(listener, id, fd, cloexec, waits, args[4] != Py_None ? &at : NULL, slot);
     Py_END_ALLOW_THREADS
+    if (slot != NULL)
+        PyBuffer_Release(&held);
     return problem > 0 ? Py_NewRef(Py_None) : PyBool_FromLong(problem == 0);
 }
 

@@ -11,13 +11,21 @@
 #define IOCTL_RECV 0xC0502100UL
 #define KERNEL_SIGSET 8 /* size of the kernel's sigset_t, for raw calls */
 
+struct slot;
+
 /* Raises errno as it is given; NULL. */
 PyObject *raise_errno(int number);
 /* SEND: 0 or the errno.  EINTR never comes out. */
 int answer(int fd, uint64_t id, int64_t value, int32_t error, uint32_t flags);
 /* ADDFD, the answer, and our descriptor is closed: 0, or -1 if nobody waits any more; an errno if it could not be given,
- * and is kept.  Without the GIL. */
-int give(int listener, uint64_t id, int fd, bool cloexec, bool waits, const uint32_t *at);
+ * and is kept.  Without the GIL.
+ *
+ * slot: the call's in a journal, or NULL: it says what was given, until it is answered. */
+int give(int listener, uint64_t id, int fd, bool cloexec, bool waits, const uint32_t *at, struct slot *slot);
+/* A journal's slot, in memory that is held (let go of with PyBuffer_Release); NULL, and nothing is held, where there is none.
+ * With the GIL; an exception may be set. */
+struct slot *slot_in(PyObject *journal, int slot, Py_buffer *held);
+int notification_slot(PyObject *notification);
 /* ID_VALID: 0, or the errno (ENOENT: not received, answered, or gone). */
 int id_valid(int fd, uint64_t id);
 /* Whether a listener is open still, under this number: a closed one's may be another's by now.  With the GIL. */

@@ -74,12 +74,21 @@ def addfd(fd: int, id: int, srcfd: int, flags: int, newfd: int, newfd_flags: int
     Returns the number in the target."""
 
 def give(
-    fd: int, id: int, srcfd: int, cloexec: bool, at: int | None, waits: bool, /
+    fd: int,
+    id: int,
+    srcfd: int,
+    cloexec: bool,
+    at: int | None,
+    waits: bool,
+    journal: memoryview | None,
+    slot: int,
+    /,
 ) -> bool | None:
     """The same, and its number is the answer, and ``srcfd`` is closed; False if nobody waits any more.  None if that
     could not be: then nothing has happened, and :func:`addfd` says why.
 
-    :param waits: no signal but a deadly one interrupts the caller: it goes on when ``srcfd`` is closed."""
+    :param waits: no signal but a deadly one interrupts the caller: it goes on when ``srcfd`` is closed.
+    :param journal: what says in a slot that it was given, from then on until somebody clears that."""
 
 # A caller's memory ----------------------------------------------------------------------------
 def read(pid: int, address: int, limit: int, string: bool, listener: int, id: int, /) -> bytes:

@@ -2,11 +2,11 @@
 #include "_core.h"
 
 enum { EVENTS = 16, PER_LISTENER = 32, BATCH = EVENTS * PER_LISTENER };
-enum { FREE, RECEIVING, RECEIVED };
+enum { FREE, RECEIVING, RECEIVED, PERFORMING, GIVEN };
 
 struct slot { /* docs/journal.md; 128 bytes */
     _Atomic uint32_t state;
-    uint32_t unused;
+    uint32_t given; /* GIVEN: the caller's descriptor, which is the answer */
     uint64_t time; /* CLOCK_MONOTONIC, ns */
     struct seccomp_notif raw;
     uint64_t spare[4];

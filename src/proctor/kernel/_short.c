@@ -28,7 +28,7 @@ typedef struct {
     unsigned long long valid, unusual, making;
 } Short;
 
-enum { NOTIFICATION, MEMORY_READ, CONTAINER, KNOWN, KEPT, TABLE, ROOT, MAKER, WAITS, NAMES };
+enum { NOTIFICATION, MEMORY_READ, CONTAINER, KNOWN, KEPT, TABLE, ROOT, MAKER, WAITS, JOURNAL, NAMES };
 static PyObject *names[NAMES];
 
 struct caller { /* taken out of the standings, for one call */
@@ -116,6 +116,7 @@ struct turn {
     size_t used;
     int fd; /* what is to be given; minus the errno of its answer; LEFT */
     bool answered;
+    struct slot *slot; /* of a journal; NULL for nowhere */
 };
 
 /* Answer with an errno that came out, or give what was opened: in more than one step, so it has to be claimed first.
@@ -125,7 +126,7 @@ static void conclude(const Short *self, struct turn *turn) {
         return;
     if (turn->fd >= 0) {
         turn->answered = true;
-        int fd = turn->fd, problem = give(self->listener, turn->raw->id, fd, turn->flags & O_CLOEXEC, self->waits, NULL);
+        int fd = turn->fd, problem = give(self->listener, turn->raw->id, fd, turn->flags & O_CLOEXEC, self->waits, NULL, turn->slot);
         turn->fd = 0;
         if (problem <= 0)
             return;
@@ -385,8 +386,14 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
     struct caller caller = {0};
     struct turn turn = {.raw = raw, .fd = LEFT};
     bool ruled = PyTuple_GetItem(wish, ALLOW) != Py_None, left = true;
-    if (tid != NULL)
+    Py_buffer held;
+    if (tid != NULL) {
+        PyObject *journal = PyObject_GetAttr(self->port, names[JOURNAL]);
+        turn.slot = journal != NULL ? slot_in(journal, notification_slot(notification), &held) : NULL;
+        Py_XDECREF(journal);
+        PyErr_Clear(); /* a listener of somebody's has none */
         see_how_they_wait(self), turn.flags = raw->data.args[2] & self->valid;
+    }
     if (PyErr_Occurred() != NULL || !is_open(self->port, self->listener)
         || !take(self, container, tid, ruled, turn.flags, &caller)) {
         ;
@@ -404,6 +411,8 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
     if (left && PyErr_Occurred() == NULL)
         result = PyObject_CallFunctionObjArgs(self->longer, call, wish, NULL);
     free(turn.path);
+    if (turn.slot != NULL)
+        PyBuffer_Release(&held);
     Py_XDECREF(tid);
     Py_XDECREF(container);
     Py_XDECREF(notification);
@@ -481,7 +490,7 @@ PyType_Spec short_spec = {"proctor.kernel._core.Short", sizeof(Short), 0,
 
 bool short_ready(void) {
     static const char *const texts[NAMES] = {"_notification", "memory_read", "container", "known", "kept", "table",
-                                             "root", "maker", "waits"};
+                                             "root", "maker", "waits", "journal"};
     for (int i = 0; i < NAMES; i++)
         if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
             return false;

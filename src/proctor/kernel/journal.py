@@ -27,8 +27,9 @@ VERSION: Final = 1
 #: magic, version, bytes of a slot, slots, notifications that no slot was free for; and padding.
 HEADER: Final = struct.Struct("=8sIIII104x")
 SLOT_SIZE: Final = 128
-#: state, time (nanoseconds of CLOCK_MONOTONIC), and where struct seccomp_notif lies.
+#: state and number, time (nanoseconds of CLOCK_MONOTONIC), and where struct seccomp_notif lies.
 _STATE: Final = struct.Struct("=I")
+_GIVEN_AT: Final = 4
 _TIME: Final = struct.Struct("=Q")
 _TIME_AT: Final = 8
 _RAW_AT: Final = 16
@@ -38,8 +39,9 @@ _ADD_SEALS, _GET_SEALS, _SEALS = 1033, 1034, 0x1 | 0x2 | 0x4
 
 #: States of a slot.  FREE: nothing is in it, or what was is answered.  RECEIVING: the kernel is
 #: filling it, and has if an architecture is there.  RECEIVED: unanswered.  PERFORMING: somebody had
-#: begun to perform the call, and nobody knows how far that came.
-FREE, RECEIVING, RECEIVED, PERFORMING = range(4)
+#: begun to perform the call, and nobody knows how far that came.  GIVEN: its caller has a descriptor whose number is the
+#: answer, and was not told.
+FREE, RECEIVING, RECEIVED, PERFORMING, GIVEN = range(5)
 
 
 class Pending(NamedTuple):
@@ -51,6 +53,8 @@ class Pending(NamedTuple):
     received: float | None
     #: Whether performing it had begun.
     performing: bool
+    #: The descriptor that its caller was given, whose number it waits for; None if it was given none.
+    given: int | None = None
 
 
 class Journal:
@@ -182,16 +186,15 @@ class Journal:
                 continue
             at = self._offset(slot)
             id, pid, flags, nr, arch, ip, *args = _NOTIF.unpack_from(data, at + _RAW_AT)
-            if (
-                not arch or state > PERFORMING
-            ):  # the kernel gave nothing; or somebody else wrote here
+            if not arch or state > GIVEN:  # the kernel gave nothing; or somebody else wrote here
                 self.mark(slot, FREE)
                 continue
             a, b, c, d, e, f = args
             made = Notification(id, pid, nr, arch, (a, b, c, d, e, f), ip, flags, slot)
             (when,) = _TIME.unpack_from(data, at + _TIME_AT)
             received = None if state == RECEIVING else when / 1e9
-            found.append(Pending(slot, made, received, state == PERFORMING))
+            given = _STATE.unpack_from(data, at + _GIVEN_AT)[0] if state == GIVEN else None
+            found.append(Pending(slot, made, received, state == PERFORMING, given))
         found.sort(key=lambda each: each.received if each.received is not None else float("inf"))
         return iter(found)
 

@@ -98,7 +98,7 @@ class Listener:
     Usable from any thread; as a context manager it closes itself.
     """
 
-    __slots__ = ("_fd", "_last", "_lock", "waits")
+    __slots__ = ("_fd", "_last", "_lock", "journal", "waits")
 
     def __init__(self, fd: int) -> None:
         if not isinstance(fd, int) or fd < 0:
@@ -108,6 +108,8 @@ class Listener:
         self._fd = fd
         #: Whether callers wait for their answers killably (WAIT_KILLABLE_RECV); None: nobody has seen that yet.
         self.waits: bool | None = None
+        #: The memory of the journal of its calls, while somebody keeps one.
+        self.journal: memoryview | None = None
         self._last: int | None = None  # the latest id that was received here
         self._lock = _thread.allocate_lock()
 
@@ -249,7 +251,14 @@ class Listener:
         raise OSError(errno.EINTR, "installing a descriptor was interrupted again and again")
 
     def give(
-        self, id: int, fd: int, tid: int, *, at: int | None = None, cloexec: bool = False
+        self,
+        id: int,
+        fd: int,
+        tid: int,
+        *,
+        at: int | None = None,
+        cloexec: bool = False,
+        slot: int = -1,
     ) -> bool | None:
         """Install a copy of ``fd``, make its number the answer, and close ``fd``; False if the caller is gone;
         None if it could not be, and nothing has happened: :meth:`addfd` says why.
@@ -258,10 +267,12 @@ class Listener:
         program that was just written could not be run (ETXTBSY), a lock is still held, a file system busy.
 
         :param tid: the caller's thread.
-        :param at, cloexec: as for :meth:`addfd`."""
+        :param at, cloexec: as for :meth:`addfd`.
+        :param slot: of the call in :attr:`journal`, which knows the number before the caller can go on."""
         if self.waits is None:
             self.waits = waits_killably(self.fileno(), id, tid)
-        return _core.give(self.fileno(), id, fd, cloexec, at, self.waits is True)
+        waits = self.waits is True
+        return _core.give(self.fileno(), id, fd, cloexec, at, waits, self.journal, slot)
 
     def _in_progress(self, id: int) -> AlreadyAnswered | NotReceived:
         """What EINPROGRESS means: queued still, or answered and not gone yet."""

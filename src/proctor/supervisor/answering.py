@@ -82,7 +82,10 @@ class Answers:
             close_unused(verdict, self._world.close)
             return
         try:
-            given = give and give(job.call.id, verdict.fd, job.tid, cloexec=verdict.cloexec)
+            slot = job.call._notification.slot
+            given = give and give(
+                job.call.id, verdict.fd, job.tid, cloexec=verdict.cloexec, slot=slot
+            )
         except ValueError:  # its owner closed it just now, and nothing has happened
             given = None
         if given is None:

@@ -90,7 +90,10 @@ def carry_out(
             return _send(listener, id, *verdict.wire), verdict
         if isinstance(verdict, HandOver):
             give = getattr(listener, "give", None) if verdict.close else None
-            given = give and give(id, verdict.fd, call.tid, at=verdict.at, cloexec=verdict.cloexec)
+            slot = call._notification.slot
+            given = give and give(
+                id, verdict.fd, call.tid, at=verdict.at, cloexec=verdict.cloexec, slot=slot
+            )
             if given is not None:
                 verdict = verdict._replace(close=False)  # it is closed
                 return given, verdict

@@ -24,16 +24,18 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from proctor.call.call import Call
-from proctor.call.verdict import Deny, Verdict, deny, let_run
+from proctor.call.verdict import Deny, Verdict, answer, deny, let_run
 from proctor.observe.events import ContainerAdded, ContainerEnded, Observer, TakenOver
 from proctor.observe.observers import Observers
 from proctor.supervisor.answering import release
 from proctor.supervisor.container import Container, Quotas
 from proctor.supervisor.deciding import Decider, Performer
+from proctor.supervisor.handlers import Handler
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import INSIST
 from proctor.supervisor.role import Role
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 
     from proctor.kernel.journal import Journal
     from proctor.kernel.notification import NotificationLike
-    from proctor.supervisor.handlers import Handler
     from proctor.supervisor.ports import ListenerPort, Seeker, World
 
 
@@ -211,6 +212,8 @@ class Supervisor:
         if first:
             self._observers.tell(ContainerAdded(served.container))
         if served.journal is not None:
+            if hasattr(served.listener, "journal"):
+                served.listener.journal = served.journal.buffer
             self._take_over(served, served.journal, handlers)
         self._engine.add(
             served.listener, routes.known, routes.first_sight, lambda: self._end(served),
@@ -232,7 +235,10 @@ class Supervisor:
             call = Call(each.notification, served.listener, container=served.container)
             call.begun = each.performing
             received = self._world.clock() if each.received is None else each.received
-            jobs.append(Job(call, chain_of(handlers, call.name), served, received))
+            chain = chain_of(handlers, call.name)
+            if each.given is not None:  # it has what it asked for, and is to be told
+                chain = (Handler((call.name,), partial(_told, each.given)),)
+            jobs.append(Job(call, chain, served, received))
         if jobs:
             self._observers.tell(TakenOver(served.container, len(jobs)))
         for job in jobs:
@@ -493,8 +499,15 @@ class Supervisor:
         # It and its routes know each other, and a journal's descriptor is not to wait for a collector
         served.late = None
         served.journal = None
+        if hasattr(served.listener, "journal"):
+            served.listener.journal = None
         if last:
             self._observers.tell(ContainerEnded(served.container, how))
+
+
+def _told(number: int, call: Call) -> Verdict:
+    """What an earlier monitor had given to a caller."""
+    return answer(number)
 
 
 def _condition(lock: Any) -> threading.Condition:

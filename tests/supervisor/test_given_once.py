@@ -1,0 +1,102 @@
+"""A monitor that dies when its caller has the descriptor, and was not told: the next one tells it, and gives nothing more."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import proctor
+from proctor.kernel.journal import Journal
+from proctor.kernel.launch import launch
+from proctor.supervisor.world import KernelWorld
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="the monitor's filter is of x86-64"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="a program becomes another user"),
+]
+
+#: Performs opens, and dies when it is about to answer the Nth by which something was opened: its own filter kills it at
+#: SECCOMP_IOCTL_NOTIF_SEND.
+MONITOR = """
+import ctypes, os, signal, struct, sys
+import proctor
+from proctor.kernel.journal import Journal
+from proctor.performing import Performers
+from proctor.supervisor.world import KernelWorld
+
+listener, journal, last, native = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "native"
+libc, left = ctypes.CDLL(None, use_errno=True), [last]
+
+def die_at_the_next_answer():
+    steps = (
+        (0x20, 0, 0, 0), (0x15, 0, 3, 16), (0x20, 0, 0, 24), (0x15, 0, 1, 0xC0182101), (6, 0, 0, 0x80000000),
+        (6, 0, 0, 0x7FFF0000),
+    )
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    libc.prctl(38, 1, 0, 0, 0)
+    assert libc.prctl(22, 2, struct.pack("@HP", len(steps), ctypes.addressof(code)), 0, 0) == 0
+
+def decide(call):
+    if os.path.exists(call.path):
+        left[0] -= 1
+        if not left[0]:
+            die_at_the_next_answer()
+    return proctor.perform()
+
+handler = proctor.Handler(("openat",), decide)
+supervisor = proctor.Supervisor([handler], performer=Performers().start(), world=KernelWorld(native=native))
+supervisor.add(proctor.Listener(listener), journal=Journal(journal))
+supervisor.start()
+signal.pause()
+"""
+PROGRAM = """
+import os, sys
+WHO
+held = [os.open("/dev/null", os.O_RDONLY) for _ in range(6)]
+print(len(os.listdir("/proc/self/fd")), held == [*range(held[0], held[0] + 6)])
+"""
+WHO = {"who is as the monitor": "", "a user": "os.setgroups([]); os.setresuid(1234, 1234, 1234)"}
+
+
+@pytest.mark.parametrize("last", [1, 12, 21])
+@pytest.mark.parametrize("who", WHO)
+@pytest.mark.parametrize("engine", ["native", "python"])
+def test_what_was_given_is_not_given_again(engine: str, who: str, last: int) -> None:
+    command = [sys.executable, "-IS", "-c", PROGRAM.replace("WHO", WHO[who])]
+    natively = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert natively.endswith(" True\n")
+    rules = proctor.filter_for([proctor.Handler(("openat",), lambda call: None)])
+    assert rules is not None
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    target = launch(command, program=rules.compile().code, fds=((0, 0), (writer, 1), (2, 2)))
+    os.close(writer)
+    listener, journal = target.take_listener(), Journal.create(64)
+    try:
+        fds = listener, journal.fileno()
+        done = subprocess.run(
+            [sys.executable, "-c", MONITOR, *map(str, fds), str(last), engine],
+            pass_fds=fds, check=False,
+        )  # fmt: skip
+        assert done.returncode == -signal.SIGSYS
+        (left,) = journal.pending()
+        assert left.given is not None
+        with proctor.Supervisor(world=KernelWorld(native=engine == "native")) as supervisor:
+            mine, listener = proctor.Listener(listener), -1
+            supervisor.add(mine, journal=journal)
+            supervisor.start()
+            with open(reader) as out:
+                assert out.read() == natively
+            assert target.wait(30) == 0
+        assert not list(journal.pending())
+    finally:
+        target.kill()
+        target.close()
+        journal.close()
+        if listener >= 0:
+            os.close(listener)
