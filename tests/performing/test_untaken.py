@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import platform
+import struct
 import subprocess
 from pathlib import Path
 
@@ -14,6 +17,10 @@ from proctor.policy import loads
 from proctor.policy.check import warnings
 from proctor.syscalls import tables
 from tests.cli.conftest import COMMAND
+
+from .callers import AT_FDCWD, Performers, caller, content, open_directory
+from .test_exactly import natively
+from .test_seeking import rules, run
 
 MANUAL = Path(__file__).parents[2] / "docs" / "policy.md"
 PERFORMS = '[[rule]]\nname = "p"\ncalls = ["mknod"]\nperform = true\n'
@@ -74,3 +81,48 @@ def test_a_program_is_told(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True, cwd=tmp_path, env=os.environ,
     )  # fmt: skip
     assert done.stdout.split() == ["-1", str(errno.EOPNOTSUPP)]
+
+
+@pytest.mark.root
+def test_who_opened_a_file_is_another_one() -> None:
+    """So the kernel says to who links it by its descriptor, after a performed open."""
+    program = """
+os.chdir(sys.argv[1])
+become_user()
+fd = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600)
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.linkat(fd, b"", -100, b"named", 0x1000), ctypes.get_errno())
+"""
+    with open_directory() as place:
+        os.chmod(place, 0o777)
+        if natively(program, os.fsdecode(place)) != ["0 0"]:
+            pytest.skip("before Linux 6.10 it takes CAP_DAC_READ_SEARCH")
+        os.unlink(place + b"/named")
+        text = rules('calls = ["openat"]\nperform = true')
+        assert run(text, program, os.fsdecode(place)) == [f"-1 {errno.ENOENT}"]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="has numbers of x86-64")
+def test_fanotify_names_the_executor() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    group = libc.syscall(300, 1, os.O_RDONLY)  # fanotify_init, FAN_CLOEXEC
+    if group < 0:
+        pytest.skip("no fanotify(7) here")
+    try:
+        with open_directory() as place, Performers() as performers:
+            with open(place + b"/file", "wb") as file:
+                file.write(b"x")
+            mask = ctypes.c_uint64(0x20)  # FAN_MARK_ADD, FAN_OPEN
+            assert libc.syscall(301, group, 1, mask, AT_FDCWD, place + b"/file") == 0
+            with caller(lambda: os.setresuid(1000, 1000, 1000)) as one:
+                file = place + b"/file"
+                assert one.natively("openat", AT_FDCWD, file, 0, 0)[0] == "fd"
+                assert content(performers.perform(one.call("openat", AT_FDCWD, file, 0, 0))) == b"x"
+                seen = os.read(group, 4096)
+                them = [struct.unpack_from("=IBBHQii", seen, at) for at in range(0, len(seen), 24)]
+                for each in them:
+                    os.close(each[5])
+                assert [each[6] == one.pid for each in them] == [True, False]
+    finally:
+        os.close(group)

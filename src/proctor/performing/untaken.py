@@ -64,4 +64,18 @@ UNTAKEN: Final = (
         "on its own `fd`, `fdinfo` and what is in them `utimensat`, `truncate` and attributes of the name `user.*` are `EACCES`, "
         "which otherwise change nothing or are `ENOTSUP`",
     ),
+    Untaken(
+        "having opened a file",
+        "the kernel remembers with a file whose rights it was opened with, which were an executor's or the monitor's: "
+        "`linkat` with `AT_EMPTY_PATH` is `ENOENT` for who has no CAP_DAC_READ_SEARCH, and commands that are written to "
+        "/dev/sg*, InfiniBand's uverbs and /dev/uhid are refused (`EPERM`, `EACCES`)",
+    ),
+    Untaken(
+        "being the one who does it",
+        "fanotify(7) and the audit log name the executor, or the monitor, as who opened or changed something",
+    ),
+    Untaken(
+        "priorities",
+        "nice values, io priorities, memory policies and oom scores are the executor's own while something is performed",
+    ),
 )
