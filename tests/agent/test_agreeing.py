@@ -64,6 +64,7 @@ def test_bundles_that_are_none(tmp_path: Path, kind: str) -> None:
     assert profile_of("\0") is None
 
 
+@pytest.mark.root
 def test_the_agent_says_so(agent: Callable[..., RunningAgent], place: Path) -> None:
     running = agent()
     made = bundle(place, ("mkdir", "NOTIFY"))

@@ -259,6 +259,7 @@ def test_a_file_that_nobody_closes_holds_up_nobody(running: RunningAgent, place:
     assert "b''" in text and "served" in text, text
 
 
+@pytest.mark.root
 def test_what_was_begun_below_is_not_performed_twice(running: RunningAgent, place: Path) -> None:
     """The monitor dies while one below waits in an open that it performs: EINTR, as of what the agent performs."""
     (place / "policies/default.toml").write_text('default = "allow"\n')

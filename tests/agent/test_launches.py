@@ -38,6 +38,7 @@ def run(running: RunningAgent, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.root
 def test_a_command_is_decided_by_the_agents_policy(running: RunningAgent, place: Path) -> None:
     """Paths, devices, constants; and its output, its exit status and its name are what they are."""
     script = (

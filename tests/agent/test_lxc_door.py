@@ -150,6 +150,7 @@ def test_what_is_wrong_is_refused(running: RunningAgent, wrong: dict[str, int], 
     running.heard(says)
 
 
+@pytest.mark.root
 def test_a_user_cannot_say_that_another_thread_calls(agent: Start, place: Path) -> None:
     """Who receives notifications himself can write whose they are; the kernel says no more then than that
     his own listener has such a call.  A thread of root's, of another user's, or one of his that became root's by a
@@ -167,6 +168,7 @@ def test_a_user_cannot_say_that_another_thread_calls(agent: Start, place: Path) 
             victim.kill()
 
 
+@pytest.mark.root
 def test_who_gains_rights_by_a_program_is_no_users() -> None:
     """Not even if all its ids are his: it has not given up to gain more."""
     peer = Peer(os.getpid(), 4242, 4242)
