@@ -64,8 +64,8 @@ def test_an_open_that_waits_for_its_peer_is_ended(
     os.mkfifo(tmp_path / "fifo")
     out, seen = run(loads(text), OPEN, str(tmp_path / "fifo"))
     assert out == errno_name
-    late = [each for each in seen if each[0] == "deadline"]
-    assert late == [("deadline", f"deny {errno_name}", "on_deadline: not decided in time")]
+    late = {each for each in seen if each[0] == "deadline"}  # on a busy machine others may be, too
+    assert late == {("deadline", f"deny {errno_name}", "on_deadline: not decided in time")}
 
 
 def test_a_longer_deadline_of_a_rule_holds(tmp_path: Path) -> None:
