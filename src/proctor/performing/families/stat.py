@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.path.procfs import link_text
 from proctor.call.verdict import answer, deny
 from proctor.errors import MemoryUnreadable
-from proctor.kernel.raw import openat2
 from proctor.performing import pins, scarce
 from proctor.performing.entitled import id_maps
 from proctor.performing.filestat import PROC_ROOT_INO
@@ -149,6 +148,8 @@ def _own_number(task: Task, pin: Pin) -> bytes | None:
     directory, _, name = pin.named.path.rpartition(b"/")
     if name not in (b"self", b"thread-self"):
         return None
+    from proctor.kernel.raw import openat2  # policies are looked over where it is not
+
     bits = pins.IN_ROOT | pins.NO_SYMLINKS
     try:
         proc = openat2(task.caller.root(), directory or b"/", pins.PIN | pins.O_DIRECTORY, bits)
