@@ -6,7 +6,10 @@ import errno
 import os
 import signal
 import stat
+import subprocess
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +21,13 @@ from proctor.performing import deeds, plans
 from proctor.performing.processes import Executor
 from proctor.performing.steps import SKIPPED
 from proctor.performing.trouble import Trouble
+from proctor.supervisor.answering import Answers
 from proctor.supervisor.ports import Later
+from proctor.syscalls import tables
+from proctor.syscalls.architectures import native
 
 from .callers import AT_FDCWD, CLONE_NEWNS, Call, Caller, caller, open_directory, unshare
+from .containers import PYTHON
 from .test_nodes import finished
 from .test_open_differential import MAP
 
@@ -241,3 +248,59 @@ def test_that_it_begins_is_said_before_anything_is_done(stage: Stage) -> None:
     assert said == [(call, False)]
     assert (finished(told) if isinstance(told, Later) else told) == Answer(0)
     assert isinstance(short.__self__, deeds.DeedWay)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("deadline", [None, 1e-6])
+def test_what_is_written_by_who_lost_the_role_is_its_callers_while_it_waits(
+    deadline: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other call's thread loses the role on its way; a deadline may then answer what nobody has claimed, and from then on
+    nothing is written to its caller's memory."""
+    (tmp_path / "file").write_text("content")
+    filled: list[int] = []
+    fill = Answers.fill
+
+    def counted(self: Answers, *args: Any) -> None:
+        filled.append(1)
+        fill(self, *args)
+
+    monkeypatch.setattr(Answers, "fill", counted)
+    number = tables.number("newfstatat", native())
+    program = (
+        "import ctypes, errno\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "late, seen = [], []\n"
+        "for i in range(1000):\n"
+        "    room = ctypes.create_string_buffer(256)\n"
+        f"    if libc.syscall({number}, -100, b'file', room, 0, 77 + i % 2):\n"
+        "        assert ctypes.get_errno() == errno.ETIMEDOUT, ctypes.get_errno()\n"
+        "        late.append(room)\n"
+        "    else:\n"
+        "        seen.append(room.raw)\n"
+        "assert not any(any(each.raw) for each in late)\n"
+        "assert len(set(seen)) <= 1 and all(map(any, seen))\n"
+        "print(len(late))\n"
+    )
+    made: list[proctor.Process] = []
+    ready = threading.Event()
+
+    def stalls(call: proctor.Call) -> proctor.Verdict:
+        marked = call.registers[4] == 78
+        handler.deadline = deadline if marked else None
+        if marked:
+            ready.wait()
+            made[0].supervisor._decider._engine.surrender()
+        return proctor.perform()
+
+    handler = proctor.Handler(["newfstatat"], stalls)
+    process = proctor.spawn(
+        [PYTHON, "-IS", "-c", program], [handler], userns=True, cwd=tmp_path, stdout=subprocess.PIPE,
+        on_deadline=proctor.deny(errno.ETIMEDOUT),
+    )  # fmt: skip
+    made.append(process)
+    ready.set()
+    with process:
+        assert process.stdout is not None
+        late = int(process.stdout.read())
+        assert process.wait(60) == 0
+    assert deadline or (not late and filled)

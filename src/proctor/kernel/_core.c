@@ -368,6 +368,7 @@ static PyMethodDef core_methods[] = {
     {"ask_for", (PyCFunction)(void (*)(void))core_ask_for, METH_FASTCALL, NULL},
     {"act_for", (PyCFunction)(void (*)(void))core_act_for, METH_FASTCALL, NULL},
     {"hear_closed", core_hear_closed, METH_VARARGS, NULL},
+    {"claim_routed", core_claim_routed, METH_NOARGS, NULL},
     {"open_for", (PyCFunction)(void (*)(void))core_open_for, METH_FASTCALL, NULL},
     {"maker", core_maker, METH_NOARGS, NULL},
     {"reopen", (PyCFunction)(void (*)(void))core_reopen, METH_FASTCALL, NULL},

@@ -376,6 +376,10 @@ class Short:
     ) -> Short: ...
     def __call__(self, call: Any, wish: Any, /) -> Any: ...
 
+def claim_routed() -> bool:
+    """Have the answer of the call that this thread routes be its own, whoever takes the role over: then it has to be given,
+    and the route returns True.  False if that is not for this thread to say any more, or it routes none."""
+
 def hear_closed(sock: int, patience: int, /) -> int:
     """Wait, so many microseconds at most, until an executor says that it has closed what came with its last answer: 0,
     or recv(2)'s errno; ECONNRESET if it died."""

@@ -63,6 +63,10 @@ bool claim_routed(void) {
     return routed.loop != NULL && atomic_compare_exchange_strong(&routed.loop->claim, &open, open + 1);
 }
 
+PyObject *core_claim_routed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
+    return PyBool_FromLong(claim_routed());
+}
+
 /* Call what is routed, where it can lose the role: whether it did. */
 static bool called(Loop *self, unsigned long token, PyObject *way, PyObject *function,
                    PyObject *argument, PyObject **result) {

@@ -292,6 +292,11 @@ class Engine:
         """In a route: it is going to stall, and somebody else may receive at once."""
         self._loop.surrender()
 
+    def claim(self) -> bool:
+        """In a route: its call is answered by this thread from here on, whoever has the role; the route returns True.
+        False if it lost the role before."""
+        return _core.claim_routed()
+
     def resign(self, token: int) -> None:
         """Give the role up."""
         self._loop.resign(token)

@@ -142,7 +142,7 @@ def build(policy: Policy, asks: Asks | None = None) -> list[Handler]:
         asks = Asks()
 
     def decide(call: Call) -> Verdict | Later | Seek:
-        return _decide(policy, Look.of_callers(call), asks)
+        return policy.plan(call).always or _decide(policy, Look.of_callers(call), asks)
 
     ways: dict[float | None, list[str]] = {}
     for name in policy.calls:

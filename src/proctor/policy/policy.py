@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.call.verdict import Perform
 from proctor.filter.conditions import ALWAYS
 from proctor.policy.look import Look, Unresolved
 from proctor.policy.rules import ALLOW, DENY, KILL, PERFORM, Clause, Decision, Reason, Rule, Ruling
@@ -69,6 +70,8 @@ class Plan(NamedTuple):
     outside: Decision | None
     #: Whether some of them are performed.
     performs: bool
+    #: What is said of each of them, where its registers, its memory and its caller decide nothing.
+    always: Perform | None
 
 
 class Policy:
@@ -204,7 +207,12 @@ class Policy:
             (rule, clause, self._decisions[id(rule)]) for rule, clause in self.chain(arch, call)
         ]
         performs = any(rule.performs for rule, _, _ in chain) or settings.default.kind == PERFORM
-        return Plan(tuple(chain), outside, performs)
+        always = None
+        if chain and outside is None and not any(clause.further for _, clause, _ in chain):
+            rule, clause, decision = chain[0]
+            if rule.ruling.kind == PERFORM and clause.registers == ALWAYS and not rule.delay:
+                always = Perform(None, decision.because, rule.ruling.options)
+        return Plan(tuple(chain), outside, performs, always)
 
     def for_all(self, arch: str, call: str) -> Decision | None:
         """What every call of a name gets, whatever its arguments and its caller; None where that

@@ -38,6 +38,9 @@ def performed(name: str, family: str, when: Mapping[str, Spec], how: Mapping[str
     policy = Policy(name, rules, Settings(arches))
 
     def decide(call: Call) -> Verdict | Seek | None:
+        always = policy.plan(call).always
+        if always is not None:
+            return always
         look = Look.of_callers(call)
         return as_told(look, lambda: decide_now(look))  # type: ignore[no-any-return]
 

@@ -13,6 +13,7 @@ from proctor.supervisor.inflight import InFlight
 if TYPE_CHECKING:
     from threading import Condition
 
+    from proctor.call.call import Call
     from proctor.observe.observers import Observers
     from proctor.supervisor.jobs import Job, Served
     from proctor.supervisor.ports import Engine, Later, Lock, World
@@ -97,6 +98,26 @@ class Answers:
                 counters.cell(job.served.container, job.call.name, "perform")[0] += 1
             self._finish(job)
 
+    def fill(self, call: Call, verdict: Answer, served: Served) -> None:
+        """Answer a performed call of which nobody is told, and which the thread that routes it has claimed."""
+        try:
+            carry_out(served.listener, call, verdict, self._rules.on_error, self._world.close)
+        except BaseException as problem:
+            self._failed_to_carry_out("the performer", problem, call, served)
+            if isinstance(problem, KeyboardInterrupt):
+                raise
+        finally:
+            call.expire()
+
+    def _failed_to_carry_out(
+        self, who: str, problem: BaseException, call: Call, served: Served
+    ) -> None:
+        if not (served.keep or served.given_up):  # otherwise it may be closed already
+            self.observers.trouble(
+                f"{who} could not be obeyed", problem, call=call,
+                then=f"answered: {self._rules.on_error}",
+            )  # fmt: skip
+
     def _carry_out(self, job: Job, verdict: Verdict, who: str) -> None:
         """Answer what is claimed."""
         delivered = False
@@ -106,11 +127,7 @@ class Answers:
             )
         except BaseException as problem:
             job.error = problem
-            if not (job.served.keep or job.served.given_up):  # otherwise it may be closed already
-                self.observers.trouble(
-                    f"{who} could not be obeyed", problem, call=job.call,
-                    then=f"answered: {self._rules.on_error}",
-                )  # fmt: skip
+            self._failed_to_carry_out(who, problem, job.call, job.served)
             verdict = self._rules.on_error
         self._written(job)
         if self.observers.watching or self.observers.counters is not None:

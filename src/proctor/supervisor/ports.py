@@ -302,6 +302,11 @@ class Engine(Protocol):
         need not wait for that."""
         ...
 
+    def claim(self) -> bool:
+        """In a route: whether its call is answered by this thread from here on, whoever has the role; then it has to be,
+        and the route returns True.  False where that is to be claimed as others' answers are."""
+        ...
+
     def resign(self, token: int) -> None:
         """Give the role up; nothing happens if it was lost."""
         ...

@@ -237,6 +237,10 @@ class PyEngine:
             self._surrendered = now
             self._poller.ring()
 
+    def claim(self) -> bool:
+        """See :class:`~proctor.supervisor.ports.Engine`."""
+        return False
+
     def resign(self, token: int) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         with self._lock:

@@ -119,7 +119,7 @@ class Routes:
         listener, container = served.listener, served.container
         share, number = served.share, (first.arch, first.nr)
         slow = share.slow
-        clock, below = self._world.clock, container.below
+        clock, below, claim = self._world.clock, container.below, self._engine.claim
 
         def route(notification: NotificationLike) -> Wire | None:
             call = Call(notification, listener, container=container)
@@ -173,6 +173,15 @@ class Routes:
                             call.expire()
                         return True
                     if said is not None:
+                        kind = type(said)
+                        if counters is None and (kind is Deny or kind is Answer):  # nobody is told
+                            if kind is Deny or not said.writes:
+                                if getrefcount(call) > 2:
+                                    call.expire()
+                                return said.wire  # type: ignore[no-any-return]
+                            if claim():
+                                decider.fill(call, said, served)
+                                return True
                         performed(call, verdict, said)
                         return None
                 if kind is LetRun:
