@@ -12,8 +12,8 @@ FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
 CFLAGS = shlex.split(os.environ.get("PROCTOR_CFLAGS", ""))
 LDFLAGS = shlex.split(os.environ.get("PROCTOR_LDFLAGS", ""))
 CORE = (
-    "_asking", "_callers", "_core", "_launch", "_lines", "_loop", "_making", "_match", "_opening", "_path", "_posing",
-    "_role", "_seeking", "_sheets", "_short", "_sources", "_standing", "_usual", "_where", "_writing",
+    "_asking", "_callers", "_core", "_launch", "_lending", "_lines", "_loop", "_making", "_match", "_opening", "_path",
+    "_posing", "_role", "_seeking", "_sheets", "_short", "_sources", "_standing", "_usual", "_where", "_writing",
 )  # fmt: skip
 EXECUTOR = "proctor/performing/executor"
 EXECUTOR_SOURCES = [f"src/{EXECUTOR}{part}" for part in (".c", "_steps.c")]

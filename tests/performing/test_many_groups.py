@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from proctor.performing.identity import MANY
-from proctor.performing.lender import Somebody, _Key
+from proctor.performing.lender import LenderKey, Somebody
 from tests.kernel.test_standing import child, root_only
 
 from .callers import AT_FDCWD, CLONE_NEWNS, Call, Performers, content, unshare
@@ -37,5 +37,5 @@ def test_nothing_is_kept_of_who_has_many(count: int) -> None:
 
 @pytest.mark.parametrize("count", [MANY, MANY + 1])
 def test_nor_of_who_lends_to_them(count: int) -> None:
-    key = _Key(1 << 27, b"", None, Somebody(1, 1, tuple(range(count))))
+    key = LenderKey(1 << 27, b"", None, Somebody(1, 1, tuple(range(count))))
     assert key.lasting == (count == MANY)

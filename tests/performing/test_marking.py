@@ -11,6 +11,7 @@ import pytest
 
 from proctor.call.verdict import Answer, Deny, LetRun, Perform
 from proctor.performing.families.xattr import Options
+from proctor.performing.lender import LenderKey
 from proctor.performing.processes import Executor
 from proctor.supervisor.ports import Later
 
@@ -37,7 +38,9 @@ def set_it(how: Any, path: bytes, value: bytes, name: bytes = NAME, flags: int =
 
 
 def lender(stage: Stage) -> Executor:
-    (found,) = [each for each in stage.performers.executors._idle if isinstance(each.key, tuple)]
+    (found,) = [
+        each for each in stage.performers.executors._idle if isinstance(each.key, LenderKey)
+    ]
     return found
 
 
@@ -88,7 +91,7 @@ def test_what_is_of_the_host_is_not_had(marked: Stage) -> None:
 @pytest.mark.parametrize("lends", [False, True], ids=["as the caller", "who lends"])
 def test_who_takes_longer_is_waited_for(marked: Stage, lends: bool) -> None:
     executors = marked.performers.executors._idle
-    pid = next(each.pid for each in executors if isinstance(each.key, tuple) is lends)
+    pid = next(each.pid for each in executors if isinstance(each.key, LenderKey) is lends)
     os.kill(pid, signal.SIGSTOP)
     said = set_it(lambda *args: marked.begun(marked.call(*args)), b"first", b"slow")
     os.kill(pid, signal.SIGCONT)

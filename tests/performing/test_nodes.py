@@ -15,6 +15,7 @@ import pytest
 import proctor
 from proctor import performing
 from proctor.call.verdict import Answer, Deny, Perform
+from proctor.performing.lender import LenderKey
 from proctor.performing.processes import Executor
 from proctor.supervisor.ports import Later
 
@@ -58,7 +59,9 @@ class Stage:
     def executor(self, lends: bool) -> Executor:
         """Whoever lends, or is the caller."""
         (found,) = [
-            each for each in self.performers.executors._idle if isinstance(each.key, tuple) is lends
+            each
+            for each in self.performers.executors._idle
+            if isinstance(each.key, LenderKey) is lends
         ]
         return found
 

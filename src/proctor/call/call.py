@@ -7,10 +7,11 @@ about *our* copy.  See :class:`Call`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.arguments import Args
+from proctor.call.decode.copies import COPIES
 from proctor.call.looking import Looking
 from proctor.call.notified import Notified
 from proctor.errors import (
@@ -20,7 +21,7 @@ from proctor.errors import (
     MemoryUnreadable,
     ProctorError,
 )
-from proctor.kernel.memory import PATH_MAX, Memory, read_string
+from proctor.kernel.memory import PATH_MAX, Memory, read_string, read_together
 
 if TYPE_CHECKING:
     from proctor.call.caller import Caller
@@ -167,6 +168,37 @@ class Call(Notified, Looking):
             if 0 < len(found) <= most:
                 values[argument] = found
         return found
+
+    def texts(
+        self, texts: Sequence[tuple[str, int, int]], address: int = 0, size: int = 0
+    ) -> tuple[bytes, ...]:
+        """For performers: several arguments that are text, each as :meth:`text`, and after them what :meth:`copied` says
+        of so many bytes; by one look where nobody looked yet.
+
+        :param texts: (argument, address, most bytes that it may have).
+        :raises MemoryUnreadable: as for these."""
+        notification, number = self._notification, self.listener_fd
+        if self._memory is None and self._values is None and notification.pid and number >= 0:
+            wanted = [(at, PATH_MAX, True) for _, at, _ in texts]
+            if size:
+                wanted.append((address, size, False))
+            self.memory_read = True
+            try:
+                found = read_together(notification.pid, number, notification.id, tuple(wanted))
+            except OSError:
+                pass  # what is wrong is seen one by one, and nothing of it was kept
+            else:
+                values: dict[str, Any] = {
+                    text[0]: read
+                    for text, read in zip(texts, found, strict=False)
+                    if 0 < len(read) <= text[2]
+                }
+                if size:
+                    values[COPIES] = {address: found[-1]}
+                self._values = values
+                return found if size else (*found, b"")
+        each = [self.text(argument, at, most) for argument, at, most in texts]
+        return (*each, self.copied(address, size) if size else b"")
 
     def took_path(self, path: bytes) -> None:
         """What was read there is what :attr:`path` is from now on."""

@@ -342,6 +342,47 @@ static PyObject *core_read(PyObject *Py_UNUSED(module), PyObject *const *args, P
     return result;
 }
 
+enum { MOST_READ = 8 };
+
+static PyObject *core_read_all(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    struct {
+        unsigned long long address;
+        Py_ssize_t limit;
+        int string;
+        char *bytes;
+        size_t used;
+    } part[MOST_READ];
+    if (count != 4 || !PyTuple_Check(args[3]) || PyTuple_Size(args[3]) > MOST_READ)
+        return PyErr_Format(PyExc_TypeError, "read_all() takes 3 numbers and what is wanted, at most %d parts", MOST_READ);
+    int pid = (int)PyLong_AsLong(args[0]), listener = (int)PyLong_AsLong(args[1]), problem = 0;
+    uint64_t id = PyLong_AsUnsignedLongLongMask(args[2]);
+    Py_ssize_t parts = PyTuple_Size(args[3]);
+    for (Py_ssize_t i = 0; i < parts && PyErr_Occurred() == NULL; i++) {
+        part[i].bytes = NULL, part[i].used = 0;
+        PyArg_ParseTuple(PyTuple_GetItem(args[3], i), "Knp", &part[i].address, &part[i].limit, &part[i].string);
+    }
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < parts && problem == 0; i++) {
+        problem = gather(pid, part[i].address, part[i].limit > 0 ? (size_t)part[i].limit : 0, part[i].string,
+                         &part[i].bytes, &part[i].used);
+        if (problem == 0 && !part[i].string && part[i].used != (size_t)part[i].limit)
+            problem = EFAULT;
+    }
+    int gone = id_valid(listener, id);
+    problem = gone != 0 ? gone : problem;
+    Py_END_ALLOW_THREADS
+    PyObject *result = problem != 0 ? raise_errno(problem) : PyTuple_New(parts);
+    for (Py_ssize_t i = 0; i < parts; i++) {
+        PyObject *bytes = result != NULL ? PyBytes_FromStringAndSize(part[i].bytes, (Py_ssize_t)part[i].used) : NULL;
+        if (result != NULL && (bytes == NULL || PyTuple_SetItem(result, i, bytes) != 0))
+            Py_CLEAR(result);
+        free(part[i].bytes);
+    }
+    return result;
+}
+
 /* ---- The module --------------------------------------------------------------------------- */
 
 #define NUMBER(name) {"SYS_" #name, SYS_##name}
@@ -360,6 +401,7 @@ static PyMethodDef core_methods[] = {
     {"give", (PyCFunction)(void (*)(void))core_give, METH_FASTCALL, NULL},
     {"write", (PyCFunction)(void (*)(void))core_write, METH_FASTCALL, NULL},
     {"read", (PyCFunction)(void (*)(void))core_read, METH_FASTCALL, NULL},
+    {"read_all", (PyCFunction)(void (*)(void))core_read_all, METH_FASTCALL, NULL},
     {"find", core_find, METH_VARARGS, NULL},
     {"where", (PyCFunction)(void (*)(void))core_where, METH_FASTCALL, NULL},
     {"matches", core_matches, METH_VARARGS, NULL},
@@ -368,6 +410,7 @@ static PyMethodDef core_methods[] = {
     {"ask_for", (PyCFunction)(void (*)(void))core_ask_for, METH_FASTCALL, NULL},
     {"act_for", (PyCFunction)(void (*)(void))core_act_for, METH_FASTCALL, NULL},
     {"hear_closed", core_hear_closed, METH_VARARGS, NULL},
+    {"lend_for", core_lend_for, METH_VARARGS, NULL},
     {"claim_routed", core_claim_routed, METH_NOARGS, NULL},
     {"open_for", (PyCFunction)(void (*)(void))core_open_for, METH_FASTCALL, NULL},
     {"maker", core_maker, METH_NOARGS, NULL},

@@ -106,6 +106,14 @@ def read(pid: int, address: int, limit: int, string: bool, listener: int, id: in
 
     The GIL is released: memory may answer late (userfaultfd, FUSE)."""
 
+def read_all(
+    pid: int, listener: int, id: int, wanted: tuple[tuple[int, int, bool], ...], /
+) -> tuple[bytes, ...]:
+    """As :func:`read` again and again, and ID_VALID is asked for once, after all of it.
+
+    :param wanted: at most 8 times (address, limit, string); what is no string is read whole.
+    :raises OSError: also EFAULT where what is no string is not there to its end."""
+
 def write(pid: int, address: int, data: bytes, listener: int, id: int, /) -> bool:
     """Write to memory of the thread ``pid`` that is one writable mapping, by /proc/TID/mem (the mappings are asked since
     Linux 6.11).
@@ -316,6 +324,37 @@ def act_for(
     :param packet: the request, filled in.
     :returns: as :meth:`Request.ask`; False if nothing was sent, since the caller is another one, does not wait, or has
         nothing open there."""
+
+def lend_for(
+    known: Known,
+    look: int,
+    valid: Callable[[], bool],
+    listener: int,
+    id: int,
+    dirfds: tuple[int, ...],
+    executor: tuple[int, int, int],
+    request: Request,
+    packet: bytes,
+    terms: tuple[int, int, int, bytes, bool, bytes, bytes],
+    lender: tuple[int, int, int],
+    lent: Request,
+    loan: bytes,
+    /,
+) -> tuple[Any, Any, int, int] | Literal[False]:
+    """As :func:`act_for`, and where that has come to what is agreed upon, send a request about what came of it to a lender.
+
+    :param valid: says whether the caller still waits, where there is no listener.
+    :param executor: socket, own table and how long to wait, as for :func:`ask_for`.
+    :param terms: the step that counts, and what it has come to (minus an errno; 0: no errno); which part says on what file
+        system it is (-1: no matter), and of which kinds that may be, unless devices are off there; whether what was given has
+        its owners, and who these are: numbers of users and of groups, 32 bits of the first and of how many, in turns.
+    :param lender: the same; its table is -1 if that does not go along.
+    :param lent: the request, which is sent what was given, and the lender's table.
+    :param loan: that, filled in.
+    :returns: (what the executor has said as of :func:`act_for`, None, -1, EAGAIN) where nothing was sent to the lender; else
+        (None, what the lender has said likewise, or with which errno that could not be sent; what the executor gave, if
+        there is no answer yet, or -1; 0 if the executor is known to have closed that, or an errno).
+        False as of :func:`act_for`."""
 
 @final
 class Short:

@@ -308,8 +308,7 @@ bool plainly_named(const struct posed *posed, char *name) {
                     (int32_t[]){looks->first, looks->first + 1, looks->first + 2, looks->first + 3}, name);
 }
 
-/* See who calls, take where its paths start, and see that it waits: whether that is so, and who goes along. */
-static bool begins(const Known *caller, int look, const int *dirfds, size_t many, int listener, uint64_t id,
+bool begins(const Known *caller, int look, const int *dirfds, size_t many, int listener, uint64_t id,
                    struct asked *asked) {
     char here[4096], *text = here;
     ssize_t length;

@@ -100,5 +100,8 @@ int plainly_opened(const struct posed *posed, const uint32_t *kinds, size_t coun
 bool plainly_named(const struct posed *posed, char *name);
 /* The same of one that says that nothing is there, and that no link is on the way: the name of the directory. */
 bool plainly_missing(const struct posed *posed, char *name);
+/* Without the GIL: see who calls (look 0: that was done; above 1 also its groups), take where its paths start, and see that
+ * it waits: whether that is so.  Who goes along is the asker's to close. */
+bool begins(const Known *caller, int look, const int *dirfds, size_t many, int listener, uint64_t id, struct asked *asked);
 /* What core.ask_for() returns. */
 PyObject *posed_result(struct posed *posed);

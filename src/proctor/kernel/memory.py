@@ -348,6 +348,24 @@ def _words(data: bytes, width: int) -> list[int]:
     return memoryview(data)[:whole].cast("Q" if width == 8 else "I").tolist()
 
 
+def read_together(
+    pid: int, listener: int, id: int, wanted: tuple[tuple[int, int, bool], ...]
+) -> tuple[bytes, ...]:
+    """As ``_core.read_all``: several reads of a thread's memory, checked once."""
+    return _all(pid, listener, id, wanted)  # type: ignore[no-any-return]
+
+
+def _first_all(*arguments: Any) -> Any:
+    global _all  # noqa: PLW0603 - replaces itself
+    from proctor.kernel._core import read_all
+
+    _all = read_all
+    return read_all(*arguments)
+
+
+_all: Callable[..., Any] = _first_all
+
+
 def _first_native(*arguments: Any) -> bytes:
     """Load the core at the first read: this module is importable where there is none."""
     global _native  # noqa: PLW0603 - replaces itself

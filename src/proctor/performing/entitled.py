@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -56,6 +57,20 @@ def id_maps(task: Task) -> tuple[Ranges, Ranges]:
 def maps_of(standing: Standing) -> tuple[Ranges, Ranges]:
     """The same of somebody who is known."""
     return _parsed(*standing.id_maps())
+
+
+@lru_cache(64)
+def _packed(users: bytes, groups: bytes) -> tuple[bytes, bytes]:
+    packed = [
+        b"".join(struct.pack("=2I", each.outside, each.length) for each in ranges)
+        for ranges in _parsed(users, groups)
+    ]
+    return packed[0], packed[1]
+
+
+def numbers_of(standing: Standing) -> tuple[bytes, bytes]:
+    """Users and groups that have a number in its user namespace, for :func:`proctor.kernel._core.lend_for`."""
+    return _packed(*standing.id_maps())
 
 
 def has_user(task: Task, uid: int) -> bool:

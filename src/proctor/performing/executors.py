@@ -28,6 +28,8 @@ from proctor.records import NamedTuple
 JOINING: Final = "joining the caller's cgroup"
 _TRIES: Final = 5
 _MOST_IDLE: Final = 64
+#: Keys that are remembered until those of which there is nobody are forgotten.
+_MOST_KEYS: Final = 4 * _MOST_IDLE
 #: Seconds in which processes that were killed are expected to be dead, when all is over.
 _END: Final = 0.5
 
@@ -88,6 +90,7 @@ class Executors:
         self._lock = threading.Lock()
         #: Those that wait for work, and since when; the longest waiting first.
         self._idle: dict[Executor, float] = {}
+        #: The same by their keys; each executor has its list, which may be empty.
         self._by_key: dict[Hashable, list[Executor]] = {}
         self._taken: dict[object, int] = {}
         self._busy: set[Worker] = set()
@@ -168,14 +171,14 @@ class Executors:
         if self._closing:
             self._see_who_closed()
         with self._lock:
-            waiting = self._by_key.get(key)
-            if not waiting or self._taken.get(container, 0) >= limit:
+            waiting, taken = self._by_key.get(key), self._taken.get(container, 0)
+            if not waiting or taken >= limit:
                 return None
             executor = waiting.pop()
-            if not waiting:
-                del self._by_key[key]
             del self._idle[executor]
-            self._count(container, executor)
+            self._taken[container] = taken + 1
+            executor.container = container
+            self._busy.add(executor)
             return executor
 
     def _count(self, container: object, worker: Worker) -> None:
@@ -212,8 +215,15 @@ class Executors:
         executor = Executor(self.mother.bear(), key, container, pace)
         executor.last = not getattr(key, "lasting", True)
         with self._lock:
+            if len(self._by_key) > _MOST_KEYS:
+                self._by_key = {each.key: each.equals for each in (*self._idle, *self._executors())}
+            executor.equals = self._by_key.setdefault(key, executor.equals)
             self._count(container, executor)
         return executor
+
+    def _executors(self) -> list[Executor]:
+        """Those that are at work, or close something, and may wait for work again."""
+        return [one for one in (*self._busy, *self._closing) if isinstance(one, Executor)]
 
     def release(self, executor: Executor, *, slow: bool = False) -> None:
         """It is free again; kept for the next call, within bounds.
@@ -246,24 +256,24 @@ class Executors:
                     self._closing.append(one)
 
     def _keep(self, executor: Executor) -> None:
-        dropped = []
+        dropped = None
         with self._lock:
             self._busy.discard(executor)
             self._uncount(executor)
             if self._closed or executor.last:
-                dropped.append(executor)
+                dropped = executor
             else:
                 self._idle[executor] = time.monotonic()
-                self._by_key.setdefault(executor.key, []).append(executor)
-                if len(self._idle) > _MOST_IDLE:
-                    dropped.append(self._drop(next(iter(self._idle))))
+                executor.equals.append(executor)
                 if self._reaper is None:
                     try:
                         self._reaper = quiet_thread(self._reap, "proctor-reaper")
                     except RuntimeError:  # no more threads for us: then nobody is kept
-                        dropped.append(self._drop(executor))
-        for one in dropped:
-            one.close()
+                        dropped = self._drop(executor)
+                if len(self._idle) > _MOST_IDLE:
+                    dropped = self._drop(next(iter(self._idle)))
+        if dropped is not None:
+            dropped.close()
 
     def _reap(self) -> None:
         """End those that are without work for too long, until there are none without work."""
@@ -308,9 +318,7 @@ class Executors:
     def _drop(self, idle: Executor) -> Executor:
         """It waits for work no longer (the lock is held), and is to be closed."""
         del self._idle[idle]
-        self._by_key[idle.key].remove(idle)
-        if not self._by_key[idle.key]:
-            del self._by_key[idle.key]
+        idle.equals.remove(idle)
         return idle
 
     def _bury(self) -> None:
@@ -334,8 +342,8 @@ class Executors:
             self._closed = True
             reaper = self._reaper
             idle = list(self._idle)
-            self._idle.clear()
-            self._by_key.clear()
+            for each in idle:
+                self._drop(each)
             busy = list(self._busy)
             closing, self._closing = self._closing, []
             self._dying += closing

@@ -34,6 +34,8 @@ PROMPT: Final = frozenset(
 #: Those that are never of a user namespace, whoever mounts them (no FS_USERNS_MOUNT, so that ``sget_fc`` of fs/super.c
 #: gives them no other owner): ext4, xfs, btrfs.
 _HOSTS: Final = LOCAL[:3]
+#: The same, for the core.
+HOSTS: Final = struct.pack("=3I", *_HOSTS)
 _S390: Final = hasattr(os, "uname") and os.uname().machine == "s390x"
 ST_NODEV, ST_NOSYMFOLLOW = 0x0004, 0x2000
 

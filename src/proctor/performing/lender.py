@@ -54,18 +54,23 @@ class Somebody(NamedTuple):
         return cls(who.uids[3], who.gids[3], who.groups)
 
 
-class _Key(NamedTuple):
-    """Which lenders are alike."""
+class LenderKey:
+    """Which lenders are alike.  One is looked for with every call that wants a right lent.
 
-    lent: int
-    label: bytes
-    cgroups: bytes | None
-    theirs: Somebody
+    :ivar lasting: whether one is kept for its next call."""
 
-    @property
-    def lasting(self) -> bool:
-        """Whether one is kept for its next call."""
-        return len(self.theirs.groups) <= MANY
+    __slots__ = ("_hash", "_same", "lasting")
+
+    def __init__(self, lent: int, label: bytes, cgroups: bytes | None, theirs: Somebody) -> None:
+        self._same = lent, label, cgroups, theirs
+        self._hash = hash(self._same)
+        self.lasting = len(theirs.groups) <= MANY
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self._same == other._same if isinstance(other, LenderKey) else NotImplemented
 
 
 def lender_steps(
@@ -146,7 +151,13 @@ class Loan:
 
 def key_of(who: Who, lent: int, theirs: Somebody) -> Hashable:
     """Whose executor a lender is."""
-    return _Key(lent, who.label, who.cgroups if who.joins else None, theirs)
+    return _key(lent, who.label, who.cgroups if who.joins else None, theirs)
+
+
+@lru_cache(256)
+def _key(lent: int, label: bytes, cgroups: bytes | None, theirs: Somebody) -> LenderKey:
+    """One for all that are equal, mostly: that is found faster."""
+    return LenderKey(lent, label, cgroups, theirs)
 
 
 def whose(key: Key, lent: int) -> Hashable:

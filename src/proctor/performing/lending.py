@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from proctor.errors import CallGone
 from proctor.performing import lender, registry
 from proctor.performing.executors import Wait
 from proctor.performing.trouble import Again, Ended, Trouble
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
     from proctor.performing.callers import Known
     from proctor.performing.executors import Executors
-    from proctor.performing.plans import Deed
+    from proctor.performing.plans import Deed, Plan
     from proctor.performing.processes import Executor
     from proctor.performing.steps import Reply, Request
     from proctor.performing.task import Task, Work
@@ -43,6 +42,21 @@ class Loan(NamedTuple):
     told: Callable[[Reply], Verdict]
 
 
+class Terms(NamedTuple):
+    """On what a right is lent, where nothing is out of the ordinary: for :func:`proctor.kernel._core.lend_for`."""
+
+    #: The plan's step that counts, and what it has come to: minus an errno, 0 for none.
+    step: int
+    result: int
+    #: Which part of the answer is of the file system (-1: no matter), and of which kinds that may be.
+    system: int = -1
+    kinds: bytes = b""
+    #: Whether the owners of what is pinned are among these.
+    owned: bool = False
+    users: bytes = b""
+    groups: bytes = b""
+
+
 class Lending(NamedTuple):
     """A call that wants a right lent, if the caller is who it was."""
 
@@ -50,8 +64,11 @@ class Lending(NamedTuple):
     whom: Hashable
     #: What the caller's executor is asked: it pins, and gives that.
     pinning: Deed
-    #: What is done about its answer: a loan, a verdict, or None where a longer way is to find out.
-    then: Callable[[Reply, tuple[int | bytes, ...]], Loan | Verdict | None]
+    #: What is lent where it comes to that, given the plan's values; and on which terms.
+    loan: Callable[[tuple[int | bytes, ...]], Loan]
+    terms: Callable[[Plan], Terms]
+    #: What is said to its answer where nothing is lent; None where a longer way is to find out.
+    then: Callable[[Reply], Verdict | None]
 
 
 class LendingWay(PlannedWay):
@@ -72,33 +89,40 @@ class LendingWay(PlannedWay):
         if executor is None or lends is None:
             return self._leave(standing, executor)
         try:
-            plan, values, reply = self._ask(call, standing, executor, lending.pinning)
+            plan, values, look, dirfds, packet = self._question(
+                call, standing, executor, lending.pinning
+            )
+            try:
+                terms, loan = lending.terms(plan), lending.loan(values)
+                reply, heard, pin = executor.lend_for(
+                    standing, look, call, dirfds, plan.request, packet, terms, lends, loan
+                )
+            except BaseException:
+                executors.discard(executor)
+                raise
         except BaseException as failed:
             executors.release(lends)
             if isinstance(failed, Ended):
                 return self._leave(standing)
             raise
-        if not reply:
-            executors.release(lends)
-            if reply is False:
-                return self._leave(standing, executor)
-            then = partial(_then, executor, plan.request, lambda reply: lending.then(reply, values))
+        if heard is not None:
+            return self._borrowed(call, wish, standing, executor, lends, loan, heard, pin)
+        executors.release(lends)
+        if reply is False:
+            return self._leave(standing, executor)
+        if reply is None:
+            then = partial(_then, executor, plan.request, lending.then)
             return self._later(call, wish, standing, (executor, None, None), then)
         try:
-            loan = lending.then(reply, values)
+            said = lending.then(reply)
         except BaseException:
-            reply.close()
             executors.release(executor)
-            executors.release(lends)
             raise
-        if isinstance(loan, Loan):
-            pin = reply.take(plan.pin)
-            return self._borrowed(call, wish, standing, executor, lends, loan, pin)
-        reply.close()
-        executors.release(lends)
-        if loan is None:
+        finally:
+            reply.close()
+        if said is None:
             return self._later(call, wish, standing, (executor, None, None), registry.perform)
-        return self._closed(call, wish, standing, executor, loan)
+        return self._closed(call, wish, standing, executor, said)
 
     def _borrowed(
         self,
@@ -108,13 +132,21 @@ class LendingWay(PlannedWay):
         executor: Executor,
         lends: Executor,
         loan: Loan,
+        heard: Any,
         pin: int,
     ) -> Verdict | Later | None:
+        """Say what came of it.
+
+        :param heard: of the lender.
+        :param pin: what it works at, if it takes longer; -1 if not."""
         executors = self._performers.executors
         try:
-            said = _ask(call, executors, lends, loan, pin)
+            reply = lends.answered(heard)
+            said = None if reply is None else _heard(executors, lends, loan, reply)
         except BaseException as failed:
-            os.close(pin)
+            if pin >= 0:
+                os.close(pin)
+            executors.discard(lends)
             executors.release(executor)
             if isinstance(failed, Ended):
                 return self._leave(standing)
@@ -122,7 +154,6 @@ class LendingWay(PlannedWay):
         if said is None:
             rest = partial(_rest, executors, lends, loan, pin)
             return self._later(call, wish, standing, (executor, None, None), rest)
-        os.close(pin)
         return self._closed(call, wish, standing, executor, said)
 
     def _borrow(self, known: Known, whom: Hashable) -> Executor | None:
@@ -137,7 +168,7 @@ class LendingWay(PlannedWay):
 def _then(
     executor: Executor,
     request: Request,
-    then: Callable[[Reply], Loan | Verdict | None],
+    then: Callable[[Reply], Verdict | None],
     task: Task,
 ) -> Work:
     """What is left where the caller's executor takes longer: all of it, unless that was all."""
@@ -152,23 +183,7 @@ def _then(
         said = then(reply)
     finally:
         reply.close()
-    if said is None or isinstance(said, Loan):
-        return (yield from registry.perform(task))
-    return said
-
-
-def _ask(call: Call, executors: Executors, lends: Executor, loan: Loan, pin: int) -> Verdict | None:
-    """What is said to what came of it; None if that takes longer.  The lender is given back but then."""
-    if not call.valid():
-        executors.release(lends)
-        raise CallGone
-    try:
-        fds = (pin, lends.table) if loan.table else (pin,)
-        reply = lends.ask(loan.request, loan.packet, fds)
-        return None if reply is None else _heard(executors, lends, loan, reply)
-    except BaseException:
-        executors.discard(lends)
-        raise
+    return (yield from registry.perform(task)) if said is None else said
 
 
 def _heard(executors: Executors, lends: Executor, loan: Loan, reply: Reply) -> Verdict:

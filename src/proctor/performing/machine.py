@@ -97,10 +97,10 @@ def load() -> list[str]:
     return _machine("loadavg").split()
 
 
-def uptime(task: Task) -> float:
+def uptime(standing: Standing) -> float:
     """Seconds as CLOCK_BOOTTIME has them in a time namespace of the caller's own; else since the first process of its
     pid namespace began; since the machine did, where that is the monitor's own, or cannot be told."""
-    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) + _since(task.standing))
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) + _since(standing))
 
 
 @briefly
@@ -202,7 +202,7 @@ def _stat(task: Task) -> str:
 
 
 def _uptime(task: Task) -> str:
-    up, count = uptime(task), len(processors(task))
+    up, count = uptime(task.standing), len(processors(task))
     spent = _spent(task.cgroups)
     if spent is None:
         idle = float(_machine("uptime").split()[1]) * count / max(1, os.cpu_count() or 1)

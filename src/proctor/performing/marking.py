@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.kernel.raw import is_hidden
+from proctor.kernel.memory import PATH_MAX
 from proctor.performing import lender, pins
-from proctor.performing.entitled import foreign
-from proctor.performing.lending import Lending, LendingWay, Loan
+from proctor.performing.entitled import numbers_of
+from proctor.performing.lending import Lending, LendingWay, Terms
 from proctor.performing.plans import Deed, Plan, Planning, Way
 
 if TYPE_CHECKING:
@@ -63,9 +63,14 @@ class MarkWay(LendingWay):
         may = who.effective & own.who.permitted & _RIGHT and performers.owned(call, who, standing)
         if not (path and may) or len(stored) > self._xattr.LONGEST_NAME:
             return None
-        then = partial(_then, standing, partial(self._xattr.loan, wanted, _RIGHT))
         whom = lender.whose(known.key, _RIGHT)
-        return Lending(whom, Deed(self._pins, (), ((pins.AT_FDCWD, (path,)),)), then)
+        pinning = Deed(self._pins, (), ((pins.AT_FDCWD, (path,)),))
+        owned = True, *numbers_of(standing)
+
+        def terms(plan: Plan) -> Terms:
+            return Terms(plan.made.step, 0, -1, b"", *owned)
+
+        return Lending(whom, pinning, lambda _: self._xattr.loan(wanted, _RIGHT), terms, _then)
 
     def _plainly(self, call: Call) -> Wanted | None:
         """As :func:`proctor.performing.families.xattr.decoded`, of a call of 64 bits with nothing wrong; None of others."""
@@ -76,34 +81,25 @@ class MarkWay(LendingWay):
             return None
         if verb == "set" and flags & ~self._xattr.FLAGS:
             return None
+        longest = self._xattr.LONGEST_NAME
         try:
-            attribute = call.text("name", name, self._xattr.LONGEST_NAME)
-        except MemoryUnreadable:
-            return (
-                None  # of a name less is read than of a path: what is wrong with it is seen there
+            attribute, _, data = call.texts(
+                (("name", name, longest), ("path", path, PATH_MAX)), value, size if verb == "set" else 0
             )
-        if not 0 < len(attribute) <= self._xattr.LONGEST_NAME:
+        except MemoryUnreadable:
+            return None  # what is wrong first, and how much of a name is read, is seen there
+        if not 0 < len(attribute) <= longest:
             return None
-        data = call.copied(value, size) if verb == "set" and size else b""
-        call.text("path", path)
         made: Wanted = self._xattr.Wanted(
             verb, attribute, data, size, value, flags if verb == "set" else 0
         )
         return made
 
 
-def _then(
-    standing: Standing, loan: Callable[[], Loan], reply: Reply, values: tuple[int | bytes, ...]
-) -> Loan | Verdict | None:
-    """The right is lent upon what has owners where the caller is."""
-    plan = _plan(0, (True,))  # they differ in nothing that counts here
-    failed = plan.errno(reply)
-    if failed or failed is None:
-        return deny(failed) if failed else None
-    pin = reply.fds[plan.pin.step]
-    if is_hidden(pin) or foreign(standing, pin):
-        return None
-    return loan()
+def _then(reply: Reply) -> Verdict | None:
+    """Nothing was lent: since it leads nowhere, or to what the right is not lent upon."""
+    failed = _plan(0, (True,)).errno(reply)  # plans differ in nothing that counts here
+    return deny(failed) if failed else None
 
 
 @cache

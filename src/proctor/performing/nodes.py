@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from proctor.call.verdict import answer, deny
 from proctor.performing import filestat, lender, pins
-from proctor.performing.lending import Lending, LendingWay, Loan
+from proctor.performing.lending import Lending, LendingWay, Loan, Terms
 from proctor.performing.plans import ROOM, Deed, Plan, Planning, Way
 from proctor.performing.steps import Place
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
     from proctor.performing.callers import Known
-    from proctor.performing.identity import Own, Who
+    from proctor.performing.identity import Own
     from proctor.performing.steps import Reply
 
 
@@ -41,25 +41,16 @@ class NodeWay(LendingWay):
         head, last, slashes = pins.split(call.path)
         if not last or slashes:
             return None
-        then = partial(self._then, own, who, last)
+        node = lender.node(who, own, ROOM)
+
+        def loan(values: tuple[int | bytes, ...]) -> Loan:
+            told = partial(self._told, own, node, values)
+            packet = node.request.fill(*values, last)
+            return Loan(node.request, node.left, packet, False, told)
+
         whom = lender.whose(known.key, lender.NODES)
         pinning = Deed(_plan, (mode, device), ((dirfd, (head, last)),), umask=True)
-        return Lending(whom, pinning, then)
-
-    def _then(
-        self, own: Own, who: Who, name: bytes, reply: Reply, values: tuple[int | bytes, ...]
-    ) -> Loan | Verdict | None:
-        """The right is lent where it alone lacks, and a node would work."""
-        plan = _plan((True,))  # what is absolute differs in where it starts alone
-        if reply.results[plan.made.step] != -errno.EPERM:
-            failed = plan.errno(reply)
-            return None if failed is None else deny(failed) if failed else answer(0)
-        system = filestat.system_of(reply.parts[0])
-        if not system.hosts or system.flags & filestat.ST_NODEV:
-            return None
-        node = lender.node(who, own, ROOM)
-        told = partial(self._told, own, node, values)
-        return Loan(node.request, node.left, node.request.fill(*values, name), False, told)
+        return Lending(whom, pinning, loan, _terms, _then)
 
     def _told(
         self, own: Own, node: lender.Node, values: tuple[int | bytes, ...], reply: Reply
@@ -67,6 +58,20 @@ class NodeWay(LendingWay):
         _, mode, device = values
         said: Verdict = self._family.told(own, mode, device, node.error(reply))
         return said
+
+
+def _then(reply: Reply) -> Verdict | None:
+    """Nothing was lent: it was made without that, or is refused; or a node would not work there."""
+    plan = _plan((True,))  # what is absolute differs in where it starts alone
+    if reply.results[plan.made.step] == -errno.EPERM:
+        return None
+    failed = plan.errno(reply)
+    return None if failed is None else deny(failed) if failed else answer(0)
+
+
+def _terms(plan: Plan) -> Terms:
+    """The right is lent where it alone lacks, and a node would work."""
+    return Terms(plan.made.step, -errno.EPERM, 0, filestat.HOSTS)
 
 
 @cache

@@ -220,6 +220,10 @@ class Performers:
             from proctor.performing.deeds import DeedWay
 
             return DeedWay(self, family, family.DEEDS[name], begins).go
+        if hasattr(family, "SEEN"):
+            from proctor.performing.seen import SeenWay
+
+            return SeenWay(self, family, name).go
         way: Ordinary | None = family.short_way(self, name, listener, begins)
         return way
 

@@ -28,6 +28,7 @@ from proctor.performing.trouble import Ended, Trouble
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.kernel.standing import Standing
+    from proctor.performing.lending import Loan, Terms
 
 #: Whoever is of its user, or root of its container, can do that.
 LIMITED: Final = "somebody limited the executor's open files (prlimit)"
@@ -139,6 +140,7 @@ class Executor(Worker):
     """One executor, seen from the monitor.  Owned by whoever borrowed it.
 
     :ivar key: whose identity it has; equal keys may use it.
+    :ivar equals: those of equal keys that wait for work.
     :ivar pid: its process id; 0 before that is known.
     :ivar holds: whether it may still have open what came with its last reply.
     :ivar table: its own ``/proc/PID/fd`` as an O_PATH descriptor, to be sent along where what it
@@ -147,7 +149,7 @@ class Executor(Worker):
     """
 
     __slots__ = (
-        "_fd", "_most", "_pace", "_place", "holds", "key", "pid", "sock", "table",
+        "_fd", "_most", "_pace", "_place", "equals", "holds", "key", "pid", "sock", "table",
     )  # fmt: skip
 
     def __init__(
@@ -159,6 +161,7 @@ class Executor(Worker):
         self._fd = sock.fileno()
         self._pace = Pace() if pace is None else pace
         self.key = key
+        self.equals: list[Executor] = []
         self.pid = 0
         self.table = -1
         self.holds = False
@@ -199,6 +202,50 @@ class Executor(Worker):
         except OSError as error:
             raise self._unsent(error) from None
         return heard if heard is False else self._answered(heard)
+
+    def lend_for(
+        self,
+        standing: Standing,
+        look: int,
+        call: Call,
+        dirfds: tuple[int, ...],
+        request: Request,
+        packet: bytes,
+        terms: Terms,
+        lender: Executor,
+        loan: Loan,
+    ) -> tuple[Reply | Literal[False] | None, Any, int]:
+        """As :meth:`act_for`, and :func:`proctor.kernel._core.lend_for`: (what that returns, None, -1) where nothing was lent,
+        else (None, what the lender was heard to say, what it still works at or -1)."""
+        assert standing.known is not None
+        listener = call.listener_fd
+        if listener < 0 and not call.valid():
+            return False, None, -1
+        sock, table, patience = lender.at_hand
+        try:
+            heard = _core.lend_for(
+                standing.known, look, call.valid, listener, call.id, dirfds, self.at_hand, request.native, packet, terms,
+                (sock, table if loan.table else -1, patience), loan.request.native, loan.packet,
+            )  # fmt: skip
+        except OSError as error:
+            raise self._unsent(error) from None
+        if heard is False:
+            return False, None, -1
+        first, second, pin, closed = heard
+        if second is None:
+            return self._answered(first), None, -1
+        self._pace.came(True)
+        self.holds = closed != 0
+        return None, second, pin
+
+    def answered(self, heard: Any) -> Reply | None:
+        """The reply that the core has heard to a request; None if there is none yet.
+
+        :param heard: also an errno with which it could not be sent.
+        :raises Ended, Trouble: as :meth:`ask`."""
+        if type(heard) is int:
+            raise self._unsent(OSError(heard, os.strerror(heard)))
+        return self._answered(heard)
 
     def _unsent(self, error: OSError) -> Ended | Trouble:
         """What is to be raised for a request that could not be sent.

@@ -94,10 +94,12 @@ def load(calls: Iterable[str]) -> None:
 
 @cache
 def ordinary(name: str) -> Any:
-    """The family that has a short way for a call which nobody has looked at, by its function ``short_way`` or its
-    ``DEEDS``; None if none does."""
+    """The family that has a short way for a call which nobody has looked at, by its function ``short_way``, its
+    ``DEEDS`` or what is ``SEEN``; None if none does."""
     for each in map(import_module, _FAMILIES.get(name, ())):
-        if hasattr(each, "short_way") or name in getattr(each, "DEEDS", ()):
+        if hasattr(each, "short_way") or any(
+            name in getattr(each, kind, ()) for kind in ("DEEDS", "SEEN")
+        ):
             return each
     return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import math
 from functools import cache
 from typing import TYPE_CHECKING, Final
@@ -19,6 +18,7 @@ from proctor.performing.trouble import Moved
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
+    from proctor.kernel.standing import Standing
     from proctor.performing.task import Task, Work
 
 KERNELS: Final = "the kernel's answer is what the caller is to have"
@@ -36,9 +36,11 @@ _RECALL: Final = Recall()
 # sysinfo, sched_getaffinity -----------------------------------------------------------------------
 
 
-def sysinfo(task: Task) -> Verdict:
-    """As ``do_sysinfo`` of kernel/sys.c, of what the caller's cgroups leave."""
-    call, cgroups, uptime = task.call, task.cgroups, math.ceil(machine.uptime(task))
+def sysinfo(call: Call, standing: Standing) -> Verdict:
+    """As ``do_sysinfo`` of kernel/sys.c, of what the caller's cgroups leave.
+
+    :raises CallGone: the thread is dead."""
+    cgroups, uptime = standing.cgroups(), math.ceil(machine.uptime(standing))
     told = _RECALL((cgroups, call.abi, uptime), lambda: _sysinfo(call, cgroups, uptime))
     return answer(0, writes=[(call.registers[0], told)])
 
@@ -147,6 +149,8 @@ def random(task: Task, seed: str) -> Verdict:
     size = task.call.room(address, wanted) if wanted else 0
     if size < min(wanted, 1):
         return deny(errno.EFAULT)
+    import hashlib
+
     number = task.host.counted(task.call, ("seed", seed))
     data = hashlib.shake_256(b"%d\0%s" % (number, seed.encode())).digest(size)
     return answer(size, writes=((address, data),) if size else ())

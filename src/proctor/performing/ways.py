@@ -149,6 +149,19 @@ class PlannedWay(ShortWay):
     ) -> tuple[Plan, tuple[int | bytes, ...], Reply | Literal[False] | None]:
         """The plan, its values, and the answer: False if nothing was asked, since somebody is gone or was changed; None
         if it takes longer.  If something is raised, the executor is given back."""
+        plan, values, look, dirfds, packet = self._question(call, standing, executor, deed)
+        try:
+            reply = executor.act_for(standing, look, call, dirfds, plan.request, packet)
+        except BaseException:
+            self._performers.executors.discard(executor)
+            raise
+        return plan, values, reply
+
+    def _question(
+        self, call: Call, standing: Standing, executor: Executor, deed: Deed
+    ) -> tuple[Plan, tuple[int | bytes, ...], int, tuple[int, ...], bytes]:
+        """The plan, its values, how to look at the caller and what goes along of it, and the request, filled in; it begins
+        now.  If something is raised, the executor is given back."""
         known: Known = standing.kept
         values, look = deed.values, 1 + known.groups
         try:
@@ -166,9 +179,4 @@ class PlannedWay(ShortWay):
         except BaseException:
             self._performers.executors.release(executor)
             raise
-        try:
-            reply = executor.act_for(standing, look, call, dirfds, plan.request, packet)
-        except BaseException:
-            self._performers.executors.discard(executor)
-            raise
-        return plan, values, reply
+        return plan, values, look, dirfds, packet

@@ -7,7 +7,7 @@ target can change them at any time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from proctor.kernel.memory import PATH_MAX, STRINGS_BYTES_MAX, STRINGS_MAX
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from proctor.call.ports import MemoryPort
 
 T = TypeVar("T")
+#: Under which name a call keeps them, among its arguments.
+COPIES: Final = "copies of memory"
 
 
 class Copies:

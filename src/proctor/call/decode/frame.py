@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.decode import argument
-from proctor.call.decode.copies import Copies
+from proctor.call.decode.copies import COPIES, Copies
 from proctor.syscalls.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _NO_ZEROES: Final = (0,) * 6
 #: Among the values: the words of a block of arguments, and what was copied of memory.
 _BLOCK: Final = ""
-_COPIES: Final = "copies of memory"
 
 
 class Frame:
@@ -62,7 +61,7 @@ class Frame:
     def memory(self) -> MemoryPort:
         """The caller's memory, of which nothing is read twice: for decoding, and for whoever needs the
         very bytes that a value was decoded from."""
-        return Copies(self._memory, self.values.setdefault(_COPIES, {}))
+        return Copies(self._memory, self.values.setdefault(COPIES, {}))
 
     @property
     def abi(self) -> str:

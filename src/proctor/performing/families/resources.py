@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 #: Answered by the cgroups of their thread, or by the seed: see :func:`proctor.performing.registry.asks_who`.
 WHOEVER: Final = ("sysinfo", "sched_getaffinity", "getrandom")
+#: See :mod:`proctor.performing.seen`.
+SEEN: Final = {"sysinfo": "proctor.performing.resources"}
+WAYS: Final = ("proctor.performing.seen", *SEEN.values())
 
 
 class Options(Given):
@@ -54,7 +57,7 @@ def perform(task: Task) -> Work:
         return (yield from resources.uname(task, names))
     yield from ()
     if name == "sysinfo":
-        return resources.sysinfo(task)
+        return resources.sysinfo(task.call, task.standing)
     if name == "sched_getaffinity":
         return resources.affinity(task)
     if not options.seed:

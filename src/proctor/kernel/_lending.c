@@ -1,0 +1,193 @@
+/* A right that is lent: an executor is asked as the caller, and then the lender about what that has pinned, in one go.
+ * The manual is _core.pyi; proctor.performing.lending has the rest, and all that is not plain. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include "_posing.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { STATX_IDS = 0x18, STATX_UID_AT = 20, STATX_GID_AT = 24 };
+
+/* When the right is lent. */
+struct terms {
+    int made;            /* the step that has come to this: */
+    int64_t result;      /* minus an errno; 0: to no errno */
+    int system;          /* which part is a struct statfs of one of these kinds, on which nodes work; -1: none is looked at */
+    int owned;           /* whether what is pinned has its owners among these: first and how many, in turns */
+    const uint32_t *kinds, *users, *groups;
+    size_t kinds_count, users_count, groups_count;
+};
+
+static bool among(const uint32_t *ranges, size_t count, uint32_t number) {
+    for (size_t i = 0; i + 1 < count; i += 2)
+        if (number - ranges[i] < ranges[i + 1])
+            return true;
+    return false;
+}
+
+/* Whether what is pinned has both its owners there; not if they are hidden from us. */
+static bool is_theirs(const struct terms *terms, int pin) {
+    unsigned char status[256];
+    uint32_t uid, gid;
+    if (!terms->owned)
+        return true;
+    if (syscall(SYS_statx, pin, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_IDS, status) != 0)
+        return false;
+    memcpy(&uid, status + STATX_UID_AT, sizeof uid);
+    memcpy(&gid, status + STATX_GID_AT, sizeof gid);
+    return among(terms->users, terms->users_count, uid) && among(terms->groups, terms->groups_count, gid);
+}
+
+static bool nodes_work(const struct terms *terms, const Request *request, const struct asked *asked) {
+    size_t size;
+    struct statfs system;
+    if (terms->system < 0)
+        return true;
+    const char *part = answer_part(request, asked, terms->system, &size);
+    if (part == NULL || size < offsetof(struct statfs, f_flags) + sizeof system.f_flags)
+        return false;
+    memcpy(&system.f_type, part + offsetof(struct statfs, f_type), sizeof system.f_type);
+    memcpy(&system.f_flags, part + offsetof(struct statfs, f_flags), sizeof system.f_flags);
+    for (size_t i = 0; i < terms->kinds_count; i++)
+        if (terms->kinds[i] == (uint32_t)system.f_type)
+            return !(system.f_flags & ST_NODEV);
+    return false;
+}
+
+/* Whether the answer is such that the right is lent, upon the one descriptor that came with it. */
+static bool agreed(const struct terms *terms, const Request *request, const struct asked *asked) {
+    struct reply head;
+    if (asked->problem != 0 || asked->given != 1
+        || asked->length < (ssize_t)(sizeof head + 8 * (size_t)request->steps))
+        return false;
+    memcpy(&head, asked->into, sizeof head);
+    int64_t made = step_result(asked, terms->made);
+    return head.state == DONE && head.given == 1 && (terms->result == 0 ? !is_error(made) : made == terms->result)
+           && nodes_work(terms, request, asked) && is_theirs(terms, asked->fds[0]);
+}
+
+static const uint32_t *numbers_in(PyObject *bytes, size_t *count) {
+    char *data = NULL;
+    Py_ssize_t size = 0;
+    if (PyBytes_AsStringAndSize(bytes, &data, &size) == 0 && size % (Py_ssize_t)sizeof(uint32_t) != 0)
+        PyErr_SetString(PyExc_ValueError, "these are no numbers");
+    *count = (size_t)size / sizeof(uint32_t);
+    return (const void *)data; /* bytes objects are aligned */
+}
+
+static Request *request_from(PyObject *object, PyObject *packet, struct asked *asked) {
+    char *data = NULL;
+    Py_ssize_t size = 0;
+    if (Py_TYPE(object) != request_type)
+        return PyErr_Format(PyExc_TypeError, "a request is wanted"), NULL;
+    if (PyBytes_AsStringAndSize(packet, &data, &size) < 0)
+        return NULL;
+    asked->packet = data, asked->size = (size_t)size, asked->problem = -1, asked->into = asked->here;
+    return (Request *)object;
+}
+
+/* Room that was had, and not given back by heard(). */
+static void drop_room(struct asked *asked) {
+    if (asked->into != asked->here)
+        free(asked->into);
+}
+
+PyObject *core_lend_for(PyObject *Py_UNUSED(module), PyObject *args) {
+    PyObject *valid, *dirfds, *kinds, *users, *groups, *requests[2], *packets[2];
+    struct asked first, second;
+    struct terms terms;
+    Known *caller;
+    PyObject *known;
+    int look, listener, table, lends;
+    first.along = second.along = 0;
+    unsigned long long id;
+    long long result;
+    if (!PyArg_ParseTuple(args, "OiOiKO!(iil)OS(iLiSpSS)(iil)OS", &known, &look, &valid, &listener, &id, &PyTuple_Type,
+                          &dirfds, &first.sock, &table, &first.patience, &requests[0], &packets[0], &terms.made, &result,
+                          &terms.system, &kinds, &terms.owned, &users, &groups, &second.sock, &lends, &second.patience, &requests[1],
+                          &packets[1])
+        || (caller = known_from(known)) == NULL)
+        return NULL;
+    Request *asking = request_from(requests[0], packets[0], &first), *lending = NULL;
+    if (asking == NULL || (lending = request_from(requests[1], packets[1], &second)) == NULL)
+        return NULL;
+    terms.result = result;
+    terms.kinds = numbers_in(kinds, &terms.kinds_count);
+    terms.users = numbers_in(users, &terms.users_count);
+    terms.groups = numbers_in(groups, &terms.groups_count);
+    Py_ssize_t many = PyTuple_Size(dirfds);
+    int places[MOST_SENT];
+    if (many >= MOST_SENT || terms.made < 0 || terms.made >= asking->steps)
+        return PyErr_Format(PyExc_ValueError, "so many places, or such a step, there are not");
+    for (Py_ssize_t i = 0; i < many; i++)
+        places[i] = (int)PyLong_AsLong(PyTuple_GetItem(dirfds, i));
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    if (!make_room(asking, &first) || !make_room(lending, &second)) {
+        drop_room(&first);
+        return PyErr_NoMemory();
+    }
+    bool begun, lent;
+    int pin = -1, closed = EAGAIN;
+    Py_BEGIN_ALLOW_THREADS
+    begun = begins(caller, look, places, (size_t)many, listener, id, &first);
+    int started = first.along;
+    if (begun) {
+        first.sent[first.along++] = table;
+        ask(asking, &first);
+    }
+    while (started > 0)
+        close(first.sent[--started]);
+    lent = begun && agreed(&terms, asking, &first) && (listener < 0 || id_valid(listener, id) == 0);
+    Py_END_ALLOW_THREADS
+    if (lent && listener < 0) {
+        PyObject *waits = PyObject_CallNoArgs(valid);
+        lent = waits == Py_True;
+        if (waits == NULL)
+            PyErr_WriteUnraisable(valid);
+        Py_XDECREF(waits);
+    }
+    Py_BEGIN_ALLOW_THREADS
+    if (lent) {
+        pin = first.fds[0];
+        second.sent[second.along++] = pin;
+        if (lends >= 0)
+            second.sent[second.along++] = lends;
+        ask(lending, &second);
+        if (second.problem != 0 || second.length >= 0) {
+            closed = hear_closed(first.sock, first.patience);
+            close(pin);
+            pin = -1;
+        }
+    }
+    Py_END_ALLOW_THREADS
+    if (!begun) {
+        drop_room(&first);
+        drop_room(&second);
+        return Py_NewRef(Py_False);
+    }
+    PyObject *said;
+    if (!lent) {
+        drop_room(&second);
+        said = heard(asking, &first);
+        return said != NULL ? Py_BuildValue("(NOii)", said, Py_None, pin, closed)
+               : PyErr_Occurred() != NULL ? NULL : raise_errno(first.problem);
+    }
+    drop_room(&first);
+    said = heard(lending, &second);
+    if (said == NULL && PyErr_Occurred() == NULL)
+        said = PyLong_FromLong(second.problem);
+    if (said == NULL) {
+        if (pin >= 0)
+            close(pin);
+        return NULL;
+    }
+    return Py_BuildValue("(ONii)", Py_None, said, pin, closed);
+}

@@ -1,0 +1,55 @@
+"""The short way of calls that are answered by what is read of their thread alone: a family's ``SEEN``, by name with the
+module that has a function of that name.
+
+As in :mod:`proctor.performing.short`: it decides nothing that the families do not.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from proctor.errors import CallGone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proctor.call.call import Call
+    from proctor.call.verdict import Perform, Verdict
+    from proctor.kernel.standing import Standing
+    from proctor.performing.performers import Performers
+
+
+class SeenWay:
+    """That of one call's family.
+
+    :param name: of the call."""
+
+    def __init__(self, performers: Performers, family: Any, name: str) -> None:
+        self._performers = performers
+        self._options = getattr(family, "Options", None)
+        #: What is said to it; its thread is dead where that raises :class:`CallGone`.
+        self._answered: Callable[[Call, Standing], Verdict] = getattr(
+            import_module(family.SEEN[name]), name
+        )
+
+    def go(self, call: Call, wish: Perform) -> Verdict | None:
+        """The verdict; None if :meth:`~proctor.performing.Performers.begin` is to be called."""
+        performers, options, said = self._performers, wish.options, None
+        standing = performers.standings.take(call.tid)
+        if standing is None:
+            return None
+        try:
+            if (
+                wish.allow is None
+                and (options is None or type(options) is self._options)
+                and standing.kept.key.container is getattr(call, "container", None)
+            ):
+                said = self._answered(call, standing)
+        except CallGone:  # another thread had its number
+            standing.close()
+            return None
+        except BaseException as failed:
+            said = performers.translate(call, failed)
+        performers.standings.give_back(standing)
+        return said
