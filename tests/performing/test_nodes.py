@@ -19,7 +19,20 @@ from proctor.performing.lender import LenderKey
 from proctor.performing.processes import Executor
 from proctor.supervisor.ports import Later
 
-from .callers import AT_FDCWD, CLONE_NEWNS, Call, Caller, caller, open_directory, unshare
+from .callers import (
+    AT_FDCWD,
+    CLONE_NEWNS,
+    MS_BIND,
+    MS_NODEV,
+    MS_REMOUNT,
+    Call,
+    Caller,
+    caller,
+    mount,
+    open_directory,
+    private_mounts,
+    unshare,
+)
 from .test_open_differential import MAP
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs the host's root")
@@ -113,6 +126,32 @@ def test_what_it_says(stage: Stage) -> None:
         assert short == long and short.reason == long.reason
 
 
+def test_nothing_is_lent_where_no_node_works() -> None:
+    """Making one would do there, but not opening it."""
+
+    def setup() -> None:
+        private_mounts()
+        os.chdir(top)
+        os.umask(0o027)
+        mount(top + b"/nodev", top + b"/nodev", b"none", MS_BIND)
+        mount(top + b"/nodev", top + b"/nodev", b"none", MS_BIND | MS_REMOUNT | MS_NODEV)
+
+    with open_directory() as top:
+        os.mkdir(top + b"/nodev")
+        for each in (top, top + b"/nodev"):
+            os.chown(each, 100000, 100000)
+        with performing.Performers() as performers, caller(setup, MAP) as one:
+            stage = Stage(performers, one, top)
+            for path in (b"nodev/x", top + b"/nodev/x"):
+                said = stage.begun(stage.call(path))
+                said = finished(said) if isinstance(said, Later) else said
+                assert said.errno == errno.EPERM and "nodev" in said.reason
+            assert not os.listdir(top + b"/nodev")
+            for call in stage.calls:
+                if call._caller is not None:
+                    call._caller.close()
+
+
 def test_what_has_no_short_way(stage: Stage) -> None:
     """Nothing has happened where it says nothing."""
     for path, mode, device in (
@@ -184,7 +223,7 @@ def test_nothing_is_made_for_whoever_is_gone(stage: Stage, asked: int) -> None:
     call, left = stage.call(b"x"), [True] * asked
     call.is_valid = lambda: bool(left and left.pop())
     gone = Deny(errno.EINTR, "the caller is gone")
-    assert stage.begun(call) == (
-        gone if asked else None
-    )  # it has not begun, and the long way says it
+    said = stage.begun(call)
+    said = finished(said) if isinstance(said, Later) else said
+    assert said == (gone if asked else None)  # it has not begun, and the long way says it
     assert not left and sorted(os.listdir(stage.top)) == [b"first"]
