@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.kernel.memory import PATH_MAX
 from proctor.performing import lender, pins
 from proctor.performing.entitled import numbers_of
 from proctor.performing.lending import Lending, LendingWay, Terms
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 _RIGHT: Final = 1 << 21  # CAP_SYS_ADMIN
 _F_GETFD: Final = 1
+_LONGEST_PATH: Final = 4096  # PATH_MAX of include/uapi/linux/limits.h
 #: The calls that name a path.
 BY_PATH: Final = frozenset(
     link + verb + "xattr" for link in ("", "l") for verb in ("get", "set", "remove")
@@ -84,7 +84,9 @@ class MarkWay(LendingWay):
         longest = self._xattr.LONGEST_NAME
         try:
             attribute, _, data = call.texts(
-                (("name", name, longest), ("path", path, PATH_MAX)), value, size if verb == "set" else 0
+                (("name", name, longest), ("path", path, _LONGEST_PATH)),
+                value,
+                size if verb == "set" else 0,
             )
         except MemoryUnreadable:
             return None  # what is wrong first, and how much of a name is read, is seen there
