@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,10 @@ def no_loop_device_is_left() -> Iterator[None]:
 
 def backed() -> set[str]:
     """Backing files of this machine's loop devices that are of ours."""
-    found = {path.read_text() for path in Path("/sys/block").glob("loop*/loop/backing_file")}
+    found = set()
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):  # let go of by somebody meanwhile
+            found.add(path.read_text())
     return {each for each in found if "/performing-" in each}
 
 

@@ -70,9 +70,12 @@ def known_difference(call: str, natively: str, performed: str, words: list[str])
     return call == "msync" and (natively, performed) == ("ENOMEM", "0")
 
 
+@pytest.mark.parametrize("user", ["0", "1000"], ids=["root", "user"])
 @pytest.mark.parametrize("bits", ["64", "32"])
 @pytest.mark.parametrize("group", GROUPS)
-def test_errors_come_in_the_order_of_the_kernel(place: bytes, group: str, bits: str) -> None:
+def test_errors_come_in_the_order_of_the_kernel(
+    place: bytes, group: str, bits: str, user: str
+) -> None:
     if platform.machine() != "x86_64":
         pytest.skip("calls are made by the numbers of x86")
     arch = "x86_64" if bits == "64" else "i386"
@@ -101,7 +104,13 @@ def test_errors_come_in_the_order_of_the_kernel(place: bytes, group: str, bits: 
         done = inside(
             [PYTHON, "-I", PROGRAM, str(SEED), str(TRIES), bits, *words],
             handlers,
-            env={**os.environ, "TOP": os.fsdecode(place), "GROUP": group, "DEVICE": disk()},
+            env={
+                **os.environ,
+                "TOP": os.fsdecode(place),
+                "GROUP": group,
+                "DEVICE": disk(),
+                "USER_ID": user,
+            },
             timeout=3000,
         )
         assert done.returncode == 0, done.stderr

@@ -306,6 +306,8 @@ tried(fsconfig, fd, STRING, b"nonsense", b"1")
 tried(lambda: b"nonsense" in os.read(fd, 200))
 tried(fsconfig, fd, CREATE)
 tried(fsconfig, fd, STRING, b"source", b"image")
+fd = fsopen(b"ext4")
+tried(fsconfig, fd, STRING, b"source", b"image")
 tried(fsconfig, fd, STRING, b"source", b"other")
 tried(fsconfig, fd, STRING, b"errors", b"panic")
 tried(fsconfig, fd, STRING, b"journal_path", b"/dev/sda")
@@ -339,7 +341,7 @@ def test_the_calls_that_took_its_place(top: bytes, image: bytes) -> None:
     """fsopen, fsconfig, fsmount, and move_mount, which is the kernel's to decide."""
     handlers = [proctor.families.fsmount(filesystems=["ext4"], images=True)]
     assert told(NEW_CALLS, top.decode(), handlers=handlers) == [
-        "EINVAL", True, "EINVAL", 0, "EINVAL", "EPERM", "EPERM", "EINVAL", "EINVAL", 0, "EINVAL", 0, "EBUSY",
+        "EINVAL", True, "EINVAL", "EBUSY", 0, "EINVAL", "EPERM", "EPERM", "EPERM", "EINVAL", 0, "EINVAL", 0, "EBUSY",
         "EBUSY", "EINVAL", 0, ["rw,nosuid,nodev,noatime,idmapped", "rw"], "from outside", "EACCES", "EPERM",
         None, 0, True, "ENODEV", "EBADF", "EINVAL",
     ]  # fmt: skip

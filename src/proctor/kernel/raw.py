@@ -16,7 +16,7 @@ from proctor.kernel import _core
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _GRND_NONBLOCK = 1  # include/uapi/linux/random.h
-_KCMP_FILES = 2  # include/uapi/linux/kcmp.h
+_KCMP_FILE, _KCMP_FILES = 0, 2  # include/uapi/linux/kcmp.h
 
 
 def seccomp(operation: int, flags: int, argument: int | bytes | bytearray | None = None) -> int:
@@ -33,6 +33,11 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
 def kcmp_files(one: int, other: int) -> bool:
     """Whether two threads, by their numbers, share their descriptor table (kcmp(2))."""
     return _core.syscall(_core.SYS_kcmp, one, other, _KCMP_FILES, 0, 0) == 0
+
+
+def kcmp_file(pid: int, number: int, fd: int) -> bool:
+    """Whether a process's descriptor, by its number, is the same open file as one of ours (kcmp(2))."""
+    return _core.syscall(_core.SYS_kcmp, os.getpid(), pid, _KCMP_FILE, fd, number) == 0
 
 
 def die_with_parent(number: int) -> None:

@@ -16,13 +16,13 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import threading
 from collections.abc import Generator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, hand_over, let_run_unsafe
 from proctor.performing import pins, sourcing
+from proctor.performing.contexts import Context, Contexts, Maker
 from proctor.performing.families import mount
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless
@@ -46,11 +46,20 @@ class Options(mount.Options):
 _KERNELS: Final = "the kernel decides about this context, by the caller's own rights"
 _POWERLESS: Final = "that needs the host's root, which the monitor is not"
 #: enum fsconfig_command of include/uapi/linux/mount.h.
-_SET_FLAG, _SET_STRING, _CREATE, _CREATE_EXCL = 0, 1, 6, 8
+_SET_FLAG, _SET_STRING, _SET_BINARY, _SET_FD, _CREATE, _RECONFIGURE, _CREATE_EXCL = (
+    0,
+    1,
+    2,
+    5,
+    6,
+    7,
+    8,
+)
 _SETS: Final = range(6)
 #: Command, value and aux: the register, and what of it counts.
 _REGISTERS: Final = ((1, 0xFFFFFFFF), (3, (1 << 64) - 1), (4, 0xFFFFFFFF))
 _TEXT: Final = 256
+_MOST_BINARY: Final = 1 << 20
 _ATIME: Final = 0x70
 #: MOVE_MOUNT_* flags.
 _FROM_EMPTY, _TO_SYMLINKS, _TO_EMPTY, _MOVES = 0x4, 0x10, 0x40, 0x377
@@ -58,87 +67,6 @@ _MOVED: Final = answer(0)
 _FSMOUNT: Final = 0x1 | 0x2 | 0x4 | 0x8 | _ATIME | 0x80 | 0x200000
 #: Attributes that are locked with the mount, and those that the caller can change later.
 _TIMES, _OTHERS = 0xF0, 0x1 | 0x2 | 0x8 | 0x200000
-#: Contexts of one container that are known at the same time; the oldest goes.
-_MOST: Final = 16
-
-
-class Context:
-    """A caller's context.  Who holds it closes it."""
-
-    def __init__(self, fd: int, container: object, kind: str) -> None:
-        #: The caller's own descriptor.
-        self.fd = fd
-        self.container = container
-        self.kind = kind
-        #: Held by the one call that works on it.
-        self.used = threading.Lock()
-        self.source = b""
-        self.options: list[mount.Option] = []
-        #: The mount that was made of it, unlocked; -1 until then.
-        self.mount = -1
-        #: Whether it was mounted: then :attr:`fd` is its root, and :attr:`mount` what keeps it.
-        self.mounted = False
-
-    def close(self) -> None:
-        """Let go of it."""
-        for fd in (self.fd, self.mount):
-            if fd >= 0:
-                os.close(fd)
-        self.fd = self.mount = -1
-
-
-class Contexts:
-    """All that are known; thread-safe.  One that is forgotten is closed when nobody uses it."""
-
-    def __init__(self) -> None:
-        self._known: list[Context] = []
-        self._used: list[Context] = []
-        self._lock = threading.Lock()
-
-    def add(self, context: Context) -> None:
-        """Know it, and forget its container's oldest if there are too many."""
-        with self._lock:
-            self._known.append(context)
-            own = [each for each in self._known if each.container is context.container]
-            self._forget(own[:-_MOST])
-
-    def borrow(self, container: object) -> list[Context]:
-        """Those of a container, the newest first, until they are given back."""
-        with self._lock:
-            own = [each for each in self._known if each.container is container][::-1]
-            self._used += own
-        return own
-
-    def give_back(self, contexts: list[Context]) -> None:
-        """They are not used any more by whoever borrowed them."""
-        with self._lock:
-            for each in contexts:
-                self._used.remove(each)
-                self._end(each)
-
-    def drop(self, context: Context) -> None:
-        """One has done its work."""
-        with self._lock:
-            self._forget([context])
-
-    def forget(self, container: object) -> None:
-        """A container is over."""
-        with self._lock:
-            self._forget([each for each in self._known if each.container is container])
-
-    def close(self) -> None:
-        """Forget all."""
-        with self._lock:
-            self._forget(self._known)
-
-    def _forget(self, contexts: list[Context]) -> None:
-        self._known = [each for each in self._known if each not in contexts]
-        for each in contexts:
-            self._end(each)
-
-    def _end(self, context: Context) -> None:
-        if context not in self._known and context not in self._used:
-            context.close()
 
 
 def perform(task: Task) -> Work:
@@ -165,7 +93,7 @@ def perform(task: Task) -> Work:
             return deny(errno.EBUSY, "another thread is at it")
         try:
             if task.call.name == "fsconfig":
-                return (yield from _configure(task, options, context))
+                return (yield from _configure(task, options, contexts, context))
             if not moving:
                 return (yield from _mount(task, contexts, context))
             moved = yield from _move(task, context)
@@ -197,8 +125,8 @@ def _opening(size: int) -> _Opening:
 
 def _open(task: Task, options: mount.Options, contexts: Contexts) -> Work:
     flags = task.call.registers[1] & 0xFFFFFFFF
-    if flags & ~1:
-        return let_run_unsafe(_KERNELS)
+    if flags & ~1 or not task.who.effective >> mount.CAP_SYS_ADMIN & 1:
+        return let_run_unsafe(_KERNELS)  # which reads no name then
     name: bytes = task.call.args["fsname"]
     kind = name.decode("ascii", "replace")
     if not mount.wanted(task, options, kind):
@@ -211,7 +139,9 @@ def _open(task: Task, options: mount.Options, contexts: Contexts) -> Work:
     if not reply.made(opening.fd):
         return deny(reply.error(opening.fd))
     fd = reply.take(opening.fd)
-    contexts.add(Context(os.dup(fd), task.session.container, kind))
+    tgid = task.caller.tgid
+    maker = Maker(tgid, os.pidfd_open(tgid))
+    contexts.add(Context(os.dup(fd), task.session.container, kind, maker))
     return hand_over(fd, cloexec=bool(flags & 1))
 
 
@@ -257,23 +187,43 @@ def _setting(flag: bool) -> _Setting:
     return _Setting(steps.freeze(), made)
 
 
-def _configure(task: Task, options: mount.Options, context: Context) -> Work:
-    args = task.call.args
-    command, address, aux = (task.call.registers[at] & mask for at, mask in _REGISTERS)
-    key = args["key"] if task.call.registers[2] else None
+def _is_formed(command: int, key: int, value: int, aux: int) -> bool:
+    """Whether arguments go together, as ``SYSCALL_DEFINE5(fsconfig)`` of fs/fsopen.c has it."""
+    if command not in _SETS:
+        return not (key or value or aux)
+    if not key or bool(value) == (command in (_SET_FLAG, _SET_FD)):
+        return False
+    if command in (_SET_FLAG, _SET_STRING):
+        return not aux
+    if command == _SET_BINARY:
+        return 0 < aux <= _MOST_BINARY
+    return aux >= 0 or (command != _SET_FD and aux == pins.AT_FDCWD)
+
+
+def _configure(task: Task, options: mount.Options, contexts: Contexts, context: Context) -> Work:
+    args, registers = task.call.args, task.call.registers
+    command, address, aux = (registers[at] & mask for at, mask in _REGISTERS)
+    if command not in _SETS and command not in (_CREATE, _RECONFIGURE, _CREATE_EXCL):
+        return deny(errno.EOPNOTSUPP)
+    if not _is_formed(command, registers[2], address, pins.signed(aux)):
+        return deny(errno.EINVAL)
     if command in (_CREATE, _CREATE_EXCL):
-        if key is not None or address or aux:
-            return deny(errno.EINVAL)
-        return (yield from _create(task, options, context))
-    if command not in _SETS or key is None or bool(address) == (command == _SET_FLAG):
-        return deny(errno.EOPNOTSUPP if command not in _SETS else errno.EINVAL)
+        return (yield from _create(task, options, contexts, context))
+    if command == _RECONFIGURE:
+        return deny(errno.EBUSY)
+    key = args["key"]
+    if command == _SET_FD:
+        try:
+            task.caller.fd(pins.signed(aux))
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            return deny(errno.EBADF)
+    value = args["value"] if command == _SET_STRING else None
+    if context.mount >= 0 or context.failed:
+        return deny(errno.EBUSY)
     if command not in (_SET_FLAG, _SET_STRING):
         return deny(errno.EPERM, "what an option names would be looked up on the host")
-    if aux:
-        return deny(errno.EINVAL)
-    value = args["value"] if command == _SET_STRING else None
-    if context.mount >= 0:
-        return deny(errno.EBUSY)
     given = mount.option(key, value)
     setting = _setting(value is None)
     reply = yield from task.session.ask(setting.request, key, value or b"", fds=(context.fd,))
@@ -287,12 +237,19 @@ def _configure(task: Task, options: mount.Options, context: Context) -> Work:
     return answer(0)
 
 
-def _create(task: Task, options: mount.Options, context: Context) -> Work:
-    from proctor.performing import mounter
-
-    if context.mount >= 0:
+def _create(task: Task, options: mount.Options, contexts: Contexts, context: Context) -> Work:
+    if context.mount >= 0 or context.failed:
         return deny(errno.EBUSY)
     mount.may(task)
+    context.failed = True  # FS_CONTEXT_FAILED of fs/fsopen.c, unless it comes out well
+    verdict = yield from _made(task, options, contexts, context)
+    context.failed = context.mount < 0
+    return verdict
+
+
+def _made(task: Task, options: mount.Options, contexts: Contexts, context: Context) -> Work:
+    from proctor.performing import mounter
+
     if not context.source:
         return deny(errno.EINVAL, "No source specified")
     read_only = (b"ro", None) in context.options
@@ -300,15 +257,15 @@ def _create(task: Task, options: mount.Options, context: Context) -> Work:
     given = context.options
     if source.read_only and not read_only:
         given = [*given, (b"ro", None)]
+    wanted = mounter.Filesystem(
+        context.kind, source.shown, mount.careful(context.kind, given), 0, source.image, source.read_only,
+        source.joins, options.idmap, locked=False,
+    )  # fmt: skip
+    contexts.sweep(context.container, mounted=False)
     try:
-        made = yield from mounter.make(
-            task,
-            mounter.Filesystem(
-                context.kind, source.shown, mount.careful(context.kind, given), 0, source.image,
-                source.read_only, source.joins, options.idmap, locked=False,
-            ),
-            source.fd,
-        )  # fmt: skip
+        made = yield from mounter.make(task, wanted, source.fd)
+        if made.errno == errno.EBUSY and contexts.sweep(context.container, mounted=True):
+            made = yield from mounter.make(task, wanted, source.fd)
     except Powerless:
         return deny(errno.EPERM, _POWERLESS)
     if made.status is None:
@@ -364,7 +321,8 @@ def _mount(task: Task, contexts: Contexts, context: Context) -> Work:
     if failed:
         return deny(failed)
     root = reply.take(changing.root)
-    mounted = Context(os.dup(root), context.container, context.kind)
+    maker = context.maker._replace(pidfd=os.dup(context.maker.pidfd))
+    mounted = Context(os.dup(root), context.container, context.kind, maker)
     mounted.mounted, mounted.mount = True, os.dup(fd)
     contexts.add(mounted)
     contexts.drop(context)

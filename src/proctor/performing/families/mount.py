@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from proctor.performing.finding import Pin
     from proctor.performing.task import Task, Work
 
-_CAP_SYS_ADMIN: Final = 21
+CAP_SYS_ADMIN: Final = 21
 _PAGE: Final = 4096
 #: MS_* of include/uapi/linux/mount.h.
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _SYNCHRONOUS, _REMOUNT, _MANDLOCK, _DIRSYNC, _NOSYMFOLLOW = (
@@ -239,7 +239,7 @@ def elsewhere(task: Task) -> bool:
 def may(task: Task) -> None:
     """
     :raises Said: the caller has no right to mount anything."""
-    if not task.who.effective >> _CAP_SYS_ADMIN & 1:
+    if not task.who.effective >> CAP_SYS_ADMIN & 1:
         raise Said(errno.EPERM, "the caller has no CAP_SYS_ADMIN in its user namespace")
     if not task.owned():
         raise Said(
