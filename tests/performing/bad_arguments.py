@@ -394,7 +394,11 @@ class Effects:
             directories.sort()
             for name in sorted((".", *directories, *files)):
                 path = f"{top}/{name}"
-                st = os.lstat(path)
+                try:
+                    st = os.lstat(path)
+                except PermissionError:  # somebody took itself the right to search
+                    found.append((path, "shut"))
+                    continue
                 held = {
                     each: os.getxattr(path, each, follow_symlinks=False)
                     for each in sorted(os.listxattr(path, follow_symlinks=False))
@@ -556,6 +560,7 @@ def again():
             break
         for place in reversed(below):
             libc.umount2(place, 2)
+    os.chmod(".", 0o755)
     for name in os.listdir():
         if os.path.isdir(name) and not os.path.islink(name):
             os.chmod(name, 0o700)

@@ -417,10 +417,15 @@ def content(verdict: Verdict) -> bytes:
         os.close(verdict.fd)
 
 
+#: Directories that :func:`open_directory` made here: others may run the same tests.
+MADE: list[str] = []
+
+
 @contextmanager
 def open_directory() -> Iterator[bytes]:
     """A directory that every user may walk to (pytest's own are 0700)."""
-    path = tempfile.mkdtemp(prefix="performing-", dir="/var/tmp").encode()
+    MADE.append(tempfile.mkdtemp(prefix="performing-", dir="/var/tmp"))
+    path = MADE[-1].encode()
     os.chmod(path, 0o755)
     try:
         yield path

@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.processes import eventually
 
+from .callers import MADE
+
 #: Whoever mounts is the host's root, with loop devices.
 MOUNTS = pytest.mark.skipif(
     os.geteuid() != 0 or not os.path.exists("/dev/loop-control") or not shutil.which("mkfs.ext4"),
@@ -58,7 +60,7 @@ def backed() -> set[str]:
     for path in Path("/sys/block").glob("loop*/loop/backing_file"):
         with suppress(OSError):  # let go of by somebody meanwhile
             found.add(path.read_text())
-    return {each for each in found if "/performing-" in each}
+    return {each for each in found if any(place in each for place in MADE)}
 
 
 @contextmanager
