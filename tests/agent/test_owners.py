@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,7 +106,8 @@ def test_a_strange_number_gives_no_rights(pair: tuple[socket.socket, socket.sock
         os.close(listener)
         found.append(owner_userns(process, 0))
 
-    door = oci.OciDoor(loop, "/x", admit, pytest.fail)
+    containers: Any = SimpleNamespace(admit=admit)
+    door = oci.OciDoor(loop, "/x", containers, pytest.fail)
     # as of a runtime whose container's first process has ended: not ours
     script = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL).pid)"
     words = ["unshare", "-U", "-r", "-p", "-f", "--kill-child", "sleep", "1000"]

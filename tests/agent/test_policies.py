@@ -136,9 +136,25 @@ def test_a_mistake_leaves_what_holds(directory: Path) -> None:
     assert book.resolve(facts()).policy is before
     assert len(told) == 2 and all("still holds" in each for each in told)
     assert not book.refresh(settle=False) and len(told) == 2  # it is said once
+    assert sorted(book.problems) == sorted(told)  # and known to those who ask
     (directory / "a.toml").write_text(policy("EIO"))
     assert book.refresh(settle=False)
     assert book.resolve(facts()).policy is not before
+    assert len(book.problems) == 1
+    (directory / "containers.toml").write_text("\ufeffdefault = 'a'\n")  # as some editors begin it
+    assert book.refresh(settle=False) and not book.problems
+
+
+def test_a_directory_that_is_gone_is_told_once(directory: Path) -> None:
+    book, told = loaded(directory)
+    os.rename(directory, directory.with_name("elsewhere"))
+    for _ in range(3):
+        assert not book.refresh()
+    assert len(told) == 1 and "No such file or directory; what held before still holds" in told[0]
+    assert book.problems == told
+    os.rename(directory.with_name("elsewhere"), directory)
+    book.refresh()
+    assert not book.problems
 
 
 def test_one_that_is_gone_while_it_is_named(directory: Path) -> None:

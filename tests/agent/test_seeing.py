@@ -115,8 +115,13 @@ def test_policies_are_resolved_and_reloaded(agent: Start, place: Path) -> None:
         assert text == held
         # what is refused does not hold: what does is printed
         path.write_text("default = 1")
-        proctor(running, "policy", "reload")
+        running.ask(do="reload")
         running.heard("what held before still holds")
+        for _ in range(2):  # whoever asks is told, also of what was told before
+            done = proctor(running, "policy", "reload")
+            assert done.returncode == 1 and "what held before still holds" in done.stderr
+        told = json.loads(proctor(running, "policy", "reload", "--json").stdout)
+        assert len(told["problems"]) == 1 and str(path) in told["problems"][0]
         found = json.loads(proctor(running, "policy", "resolve", "web-1", "--json").stdout)
         assert found["text"] == held and found["policy"] == str(path)
         path.write_text(held)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import weakref
@@ -21,6 +24,7 @@ import pytest
 import proctor
 from proctor.agent.keeper import Keeper
 from proctor.agent.keeping import Item, KeptBy
+from proctor.errors import ProctorError
 from proctor.kernel import scm
 from tests.agent.clients import filtered, hand_over
 from tests.agent.running import RunningAgent, eventually
@@ -164,22 +168,87 @@ def test_what_is_forgotten_is_closed_by_then() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     kept = os.dup(theirs.fileno())
     keeper = Keeper([], [Item("connection 1", (kept,))], lambda text: None)
-    monitor: Any = SimpleNamespace(
-        sock=theirs, send=lambda word: scm.send(theirs, json.dumps(word).encode())
-    )
-
-    def answer() -> None:
-        for _ in range(2):
-            select.select([theirs], [], [], 20)  # as the keeper does: it receives what is there
-            keeper._message(monitor)
-
-    answering = threading.Thread(target=answer)
+    answering = answer(keeper, theirs, 2)
     kept_by = KeptBy(ours)
     scm.send(ours, b'{"serves": true}')
-    answering.start()
     kept_by.forget("connection 1")
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(kept)
     answering.join(20)
     ours.close()
     theirs.close()
+
+
+def answer(keeper: Keeper, sock: socket.socket, messages: int) -> threading.Thread:
+    """A thread that has the keeper hear so many messages of a monitor."""
+    monitor: Any = SimpleNamespace(
+        sock=sock, send=lambda word: scm.send(sock, json.dumps(word).encode())
+    )
+
+    def hear() -> None:
+        for _ in range(messages):
+            select.select([sock], [], [], 20)  # as the keeper does: it receives what is there
+            keeper._message(monitor)
+
+    made = threading.Thread(target=hear)
+    made.start()
+    return made
+
+
+def test_what_a_keeper_has_no_room_for_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The monitor is told, what had that name stays, and the next is kept again."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    told: list[str] = []
+    keeper = Keeper([], [], told.append)
+    answering = answer(keeper, theirs, 3)
+    kept_by = KeptBy(ours)
+    with open(os.devnull) as null:
+        kept_by.keep("policies", [null.fileno()])
+        monkeypatch.setattr(keeper, "_most", 3)
+        with pytest.raises(ProctorError, match="policies is not kept: the keeper may have no more"):
+            kept_by.keep("policies", [null.fileno()])
+        monkeypatch.setattr(keeper, "_most", 10_000)
+        kept_by.keep("listener 1", [null.fileno()])
+    answering.join(20)
+    assert list(keeper._kept) == ["policies", "listener 1"]
+    for item in keeper._kept.values():
+        assert len(item.fds) == 1
+        item.close()
+    ours.close()
+    theirs.close()
+
+
+def test_a_keeper_without_a_monitor_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None can be started at first: what is kept stays, and the next one serves with it."""
+    told: list[str] = []
+    tries: list[object] = []
+    real = subprocess.Popen
+
+    def start(*words: Any, **how: Any) -> object:
+        tries.append(words)
+        if len(tries) == 1:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real(*words, **how)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    status = Keeper([sys.executable, "-c", "raise SystemExit(7)"], [], told.append).run()
+    assert status == 7 and len(tries) == 2
+    assert told == ["no monitor can be started: Resource temporarily unavailable"]
+
+
+def test_whoever_starts_an_agent_may_have_a_low_limit(agent: Start) -> None:
+    """The keeper, too, takes what it may have: it has three descriptors of each container."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+    try:
+        running = agent()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    targets = [hand_over(running.socket, f"c-{number}", "sleep", "1000") for number in range(20)]
+    running.heard("served", 20)
+    os.kill(running.serving, signal.SIGKILL)
+    running.heard("took over 20 containers")
+    for each in targets:
+        each.kill()
+        each.wait(30)
+        each.close()

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from proctor.observe.events import Observer
     from proctor.policy import Policy
     from proctor.supervisor.deciding import Performer
+    from proctor.supervisor.jobs import Begun
 
 #: Seconds between looks at the directory of policies.
 _LOOK: Final = 1.0
@@ -301,12 +302,12 @@ class Agent:
             if type(event) in getattr(observer, "events", (type(event),)):
                 observer(event)
 
-    def decide(self, held: Held, call: Call, port: Asked) -> None:
+    def decide(self, held: Held, call: Call, port: Asked, begun: Begun) -> None:
         """Decide a call of it."""
-        self.supervisor.submit(call, port, held.container)
+        self.supervisor.submit(call, port, held.container, begun)
 
-    def keep_connection(self, sock: socket.socket, held: Held | None) -> str:
-        """Have a connection kept for the next monitor; the name under which it is."""
+    def keep_connection(self, sock: socket.socket, held: Held | None, *more: int) -> str:
+        """Have a connection kept for the next monitor, with further descriptors; the name under which it is."""
         self._kept += 1
         name = f"connection {self._kept}"
         path = sock.getsockname()
@@ -316,9 +317,21 @@ class Agent:
             else Connection(path, held.facts, tuple(held.container.owner_userns), held.since)
         )
         memory = memory_of(msgspec.json.encode(known))
-        self.keep(name, [sock.fileno(), memory])
+        self.keep(name, [sock.fileno(), memory, *more])
         os.close(memory)
         return name
+
+    def keep_silent(self, sock: socket.socket) -> str:
+        """Have a connection kept for the next monitor by which nothing came; the name under which it is."""
+        self._kept += 1
+        name = f"silent {self._kept}"
+        self.keep(name, [sock.fileno()])
+        return name
+
+    def silent(self, item: Item) -> socket.socket:
+        """Such a connection, of an earlier monitor."""
+        self._kept = max(self._kept, int(item.name.split()[1]))
+        return socket.socket(fileno=item.fds[0])
 
     def connection(self, item: Item) -> Connection:
         """What an earlier monitor knew of a connection that it had."""
@@ -416,6 +429,10 @@ class Agent:
                 self.supervisor.replace(port, made)
             except ValueError:
                 pass  # nobody uses its filter any more, and we are just about to hear of it
+
+    def hand_over(self, patience: float) -> int:
+        """See :meth:`Supervisor.hand_over <proctor.supervisor.supervisor.Supervisor.hand_over>`."""
+        return self.supervisor.hand_over(patience)
 
     def close(self) -> None:
         """Answer what is pending, and let every listener go; idempotent."""

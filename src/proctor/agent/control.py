@@ -105,7 +105,8 @@ class Control:
             return {"replaced": os.getpid()}
         if request.do == "reload":
             self._agent.refresh(settle=False)
-            return {"generation": self._agent.book.generation}
+            book = self._agent.book
+            return {"generation": book.generation, "problems": book.problems}
         if request.do == "resolve":
             held = self._find(request.container)
             text = held.resolved.text

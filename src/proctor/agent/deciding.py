@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -85,6 +86,7 @@ def policy_name(policy: Policy | None) -> str:
     return "" if policy is None else os.path.basename(policy.name).removesuffix(".toml")
 
 
+@lru_cache(maxsize=64)
 def container_options(policy: Policy | None) -> dict[str, Any]:
     """What a policy says of a container besides its rules."""
     if policy is None:

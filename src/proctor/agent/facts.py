@@ -66,7 +66,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def labels(self) -> dict[str, str]:
         """What logs and metrics say of it, besides its name."""
         found = {"door": self.door, "uid": str(self.uid)}
-        for what in _ANNOTATIONS:
+        for what in _ANNOTATIONS if self.annotations else ():
             value = self.annotated(what)
             if value:
                 found[what] = value

@@ -4,7 +4,7 @@ monitor needs.
 It starts monitors, one after another, and keeps what they give it (:mod:`proctor.agent.keeping`).  When
 one dies, the next is given all of it: listeners, so that nobody's call fails, and journals, so that it
 knows what the dead one had received.  A monitor is replaced on purpose in the same way (SIGHUP): the next
-one is started first, and once it is ready the old one is killed.
+one is started first, and once it is ready the old one is told to leave all to it (``HAND_OVER``), and ends.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import selectors
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from proctor.agent.keeping import Item
+from proctor.agent.keeping import HAND_OVER, LONGEST, Item, raise_limits, together
 from proctor.agent.lingering import lingers
 from proctor.kernel import scm
 
@@ -32,7 +33,8 @@ _PATIENCE: Final = 5.0
 #: Seconds between looks whether a monitor has ended but for what the kernel does not end, and that it must be so.
 _LOOK: Final = 1.0
 _LINGERS: Final = 0.1
-_LONGEST: Final = 4096
+#: Descriptors that are left free for starting monitors.
+_RESERVE: Final = 32
 
 
 class _Monitor:
@@ -42,12 +44,25 @@ class _Monitor:
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             number = theirs.fileno()
-            self.process = subprocess.Popen([*command, "--kept-by", str(number)], pass_fds=[number])
+            try:
+                words = [*command, "--kept-by", str(number)]
+                self.process = subprocess.Popen(words, pass_fds=[number])
+            except OSError:
+                self.sock.close()
+                raise
         self.sock.settimeout(_PATIENCE)
-        self.pidfd = os.pidfd_open(self.process.pid)
+        try:
+            self.pidfd = os.pidfd_open(self.process.pid)
+        except OSError:
+            self.sock.close()
+            self.process.kill()
+            self.process.wait()
+            raise
         #: Whether whoever serves is to be ended once this one is ready.
         self.replaces = replaces
         self.replaced = False
+        #: When it is killed that did not end by itself.
+        self.ends_at: float | None = None
         self.ready = False
         self.serves = False
         self.began = time.monotonic()
@@ -87,6 +102,7 @@ class Keeper:
     :param tell: told what is worth a line.
     :param spare: whether a monitor is kept ready that takes over at once.
     :param give_up: seconds without a monitor that serves, after which all is let go.
+    :param drain: seconds that a monitor may take to leave what it serves to the next one.
     :param ready: told once that the first monitor serves.
     """
 
@@ -98,6 +114,7 @@ class Keeper:
         *,
         spare: bool = False,
         give_up: float = 60.0,
+        drain: float = 5.0,
         ready: Callable[[], object] = bool,
     ) -> None:
         self._command = command
@@ -105,6 +122,7 @@ class Keeper:
         self._tell = tell
         self._spare = spare
         self._give_up = give_up
+        self._drain = drain
         self._ready = ready
         self._monitors: list[_Monitor] = []
         self._selector = selectors.DefaultSelector()
@@ -115,10 +133,12 @@ class Keeper:
         self._start_at: float | None = time.monotonic()
         self._alone_since = time.monotonic()
         self._status: int | None = None
+        self._most = sys.maxsize
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT and the monitor's end, or until a monitor cannot be had; the exit
         status."""
+        self._most = raise_limits() - _RESERVE
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
@@ -150,6 +170,9 @@ class Keeper:
             return
         if self._start_at is not None and now >= self._start_at:
             self._start(replaces=False)
+        for monitor in self._monitors:
+            if monitor.ends_at is not None and now >= monitor.ends_at:
+                monitor.process.kill()
         for monitor in [each for each in self._monitors if each.lingers(now)]:
             self._tell(
                 f"monitor {monitor.process.pid} is over, but for a file system that does not answer"
@@ -190,9 +213,15 @@ class Keeper:
 
     def _start(self, *, replaces: bool) -> None:
         self._start_at = None
-        monitor = _Monitor(
-            self._command, first=self._first and not self._monitors, replaces=replaces
-        )
+        first = self._first and not self._monitors
+        try:
+            monitor = _Monitor(self._command, first=first, replaces=replaces)
+        except OSError as problem:  # no more processes, or descriptors, for now
+            self._tell(f"no monitor can be started: {problem.strerror}")
+            self._deaths += 1
+            if not replaces:
+                self._start_at = time.monotonic() + max(_pause(self._deaths), _LINGERS)
+            return
         self._monitors.append(monitor)
         self._selector.register(monitor.sock, selectors.EVENT_READ, lambda: self._heard(monitor))
         self._selector.register(monitor.pidfd, selectors.EVENT_READ, lambda: self._died(monitor))
@@ -204,13 +233,16 @@ class Keeper:
     def _message(self, monitor: _Monitor) -> bool:
         """One message; False if there will be no more."""
         try:
-            message = scm.receive(monitor.sock, _LONGEST, socket.MSG_DONTWAIT)
+            message = scm.receive(monitor.sock, LONGEST, socket.MSG_DONTWAIT)
         except OSError:
             return False
         if not message.data:
             return False
         word = json.loads(message.data)
-        if "keep" in word:
+        if message.lost or any(fd >= self._most for fd in message.fds):
+            message.close()
+            monitor.send({"kept": False})
+        elif "keep" in word:
             self._let_go(word["keep"])
             self._kept[word["keep"]] = Item(word["keep"], message.fds)
             monitor.send({"kept": True})
@@ -230,7 +262,8 @@ class Keeper:
                 self._give(monitor)
             elif monitor.replaces:
                 serving.replaced = True
-                serving.process.kill()  # and all is given on at its end
+                serving.ends_at = time.monotonic() + self._drain + _PATIENCE
+                serving.process.send_signal(HAND_OVER)  # and all is given on at its end
         return True
 
     def _let_go(self, name: str) -> None:
@@ -240,8 +273,9 @@ class Keeper:
 
     def _give(self, monitor: _Monitor) -> None:
         """It serves from now on, with all that is kept."""
-        for item in self._kept.values():
-            monitor.send({"item": item.name}, item.fds)
+        for some in together(self._kept.values()):
+            names = [(item.name, len(item.fds)) for item in some]
+            monitor.send({"items": names}, [fd for item in some for fd in item.fds])
         monitor.send({"go": True})
         monitor.serves = True
         if self._spare and len(self._monitors) == 1:
@@ -265,7 +299,8 @@ class Keeper:
             if not self._monitors:
                 self._status = 0
             return
-        if (self._first and status > 0) or (monitor.serves and status == 0):
+        ended = monitor.serves and status == 0 and not monitor.replaced
+        if (self._first and status > 0) or ended:
             self._status = status  # it could not begin, and said why; or it was ended in order
             return
         how = "is replaced" if monitor.replaced else f"ended with status {status}"

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from proctor.errors import ProctorError
@@ -20,7 +23,10 @@ from proctor.records import NamedTuple
 
 #: Seconds in which a keeper confirms what it keeps.
 _PATIENCE: Final = 5.0
-_LONGEST: Final = 4096
+#: Bytes of what a keeper and a monitor tell each other.
+LONGEST: Final = 4096
+#: What tells a monitor to leave what it serves to the next one, and to end.
+HAND_OVER: Final = signal.SIGUSR1
 
 
 class Item(NamedTuple):
@@ -33,6 +39,21 @@ class Item(NamedTuple):
         """Close the descriptors."""
         for fd in self.fds:
             os.close(fd)
+
+
+def together(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Items that fit into one message each, in order: thousands are to be with the next monitor at once."""
+    some: list[Item] = []
+    names = fds = 0
+    for item in items:
+        names += 6 * len(item.name) + 16  # as JSON has it, at most
+        fds += len(item.fds)
+        if some and (names > LONGEST - 16 or fds > scm.MOST):
+            yield some
+            some, names, fds = [], 6 * len(item.name) + 16, len(item.fds)
+        some.append(item)
+    if some:
+        yield some
 
 
 class Keeping(Protocol):
@@ -114,9 +135,10 @@ class KeptBy:
         while True:
             word, fds = self._receive()
             self._sock.settimeout(_PATIENCE)
-            if "item" not in word:
+            if "items" not in word:
                 return items
-            items.append(Item(str(word["item"]), fds))
+            given = iter(fds)
+            items += [Item(name, tuple(islice(given, many))) for name, many in word["items"]]
 
     def serves(self) -> None:
         """Say that we do: from now on our end is no mistake of whoever started us."""
@@ -135,13 +157,18 @@ class KeptBy:
             return  # that was said once
         try:
             scm.send(self._sock, json.dumps({"keep": name}).encode(), fds)
-            self._receive()
+            kept = self._receive()[0]["kept"]
         except OSError as problem:
             self._gone = True
             raise ProctorError(
                 f"nobody keeps the listeners any more: {problem}; what is in flight when this monitor "
                 "ends is lost"
             ) from None
+        if not kept:
+            raise ProctorError(
+                f"{name} is not kept: the keeper may have no more descriptors (ulimit -Hn); what is in flight there "
+                "when this monitor ends is lost"
+            )
 
     def forget(self, name: str) -> None:
         """As :class:`Keeping`; the keeper has closed it then: its close is not the last one, which may wait, while
@@ -155,7 +182,7 @@ class KeptBy:
             self._gone = True
 
     def _receive(self) -> tuple[dict[str, Any], tuple[int, ...]]:
-        message = scm.receive(self._sock, _LONGEST)
+        message = scm.receive(self._sock, LONGEST)
         if not message.data:
             raise ConnectionResetError("the keeper is gone")
         word: dict[str, Any] = json.loads(message.data)
@@ -173,3 +200,10 @@ def memory_of(data: bytes) -> int:
 def read_memory(fd: int) -> bytes:
     """What is in a memfd."""
     return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+def raise_limits() -> int:
+    """As many open files as we may have, and how many that is: each listener is one, and three with a keeper."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most

@@ -172,7 +172,12 @@ def _until(work: Callable[[], Verdict | Later], over: Callable[[], object]) -> V
         over()
         later.cancel()
 
-    return later._replace(resume=lambda: _until(later.resume, over), cancel=cancel)
+    interrupt = later.interrupt
+    return later._replace(
+        resume=lambda: _until(later.resume, over),
+        cancel=cancel,
+        interrupt=None if interrupt is None else lambda: _until(interrupt, over),
+    )
 
 
 class _State(Collector):

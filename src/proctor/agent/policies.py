@@ -109,6 +109,8 @@ class Book:
         self._read: dict[str, _Mark] = {}
         #: Names that the table had and the directory has not: told once.
         self._missing: set[str] = set()
+        #: Why a file does not hold as it is now.
+        self._refused: dict[str, str] = {}
         #: Counts what was taken.
         self.generation = 0
 
@@ -116,6 +118,11 @@ class Book:
     def policies(self) -> list[str]:
         """Names of the policies that are held."""
         return sorted(self._policies)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the directory as it was last looked at."""
+        return [*self._refused.values(), *sorted(self._missing)]
 
     @property
     def texts(self) -> dict[str, str]:
@@ -154,11 +161,15 @@ class Book:
         return changed
 
     def _refresh(self, refused: Callable[[str], object], *, settle: bool) -> bool:
+        gone = self._refused.pop("", None)
         try:
             now = _marks(self._directory)
         except OSError as problem:
             what = "; what held before still holds" if self._read else ""
-            refused(f"{self._directory or quoted(self._directory)}: {problem.strerror}{what}")
+            why = f"{self._directory or quoted(self._directory)}: {problem.strerror}{what}"
+            self._refused[""] = why
+            if why != gone:
+                refused(why)
             return False
         changed = False
         for name, mark in now.items():
@@ -170,6 +181,7 @@ class Book:
             if settle and name in self._looked:
                 continue
             del self._read[name]
+            self._refused.pop(name, None)
             changed |= self._drop(name)
         self._looked = now
         self.generation += changed
@@ -179,7 +191,7 @@ class Book:
         path = os.path.join(self._directory, name)
         try:
             with open(path, "rb", opener=_at_once) as file:
-                text = file.read(_LARGEST + 1).decode()
+                text = file.read(_LARGEST + 1).decode("utf-8-sig")
             if len(text) > _LARGEST:
                 raise PolicyError(f"{path}: larger than {_LARGEST} bytes")
             self._parse(name, text)
@@ -188,8 +200,10 @@ class Book:
             what = "; what held before still holds" if old is not None else ""
             words = problem.strerror if isinstance(problem, OSError) else problem
             where = "" if str(words).startswith(path) else f"{path}: "
-            refused(f"{where}{words}{what}")
+            self._refused[name] = f"{where}{words}{what}"
+            refused(self._refused[name])
             return False
+        self._refused.pop(name, None)
         return True
 
     def _parse(self, name: str, text: str) -> None:

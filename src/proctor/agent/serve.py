@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import resource
+import os
 import signal
 import socket
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +19,7 @@ from proctor.agent.control import Control
 from proctor.agent.doors.launches import LaunchDoor
 from proctor.agent.doors.lxc import LxcDoor
 from proctor.agent.doors.oci import OciDoor
-from proctor.agent.keeping import Item, KeptBy, read_memory
+from proctor.agent.keeping import HAND_OVER, Item, KeptBy, raise_limits, read_memory
 from proctor.agent.metrics import Metrics
 from proctor.agent.owners import is_trusted
 from proctor.agent.policies import Book
@@ -71,6 +72,7 @@ class Server:
         )
         self._metrics = metrics
         self._doors: list[Acceptor] = []
+        self._silent: list[Callable[[], object]] = []
         self._ends: list[Callable[[], object]] = []
         try:
             self._open(items, Control(loop, self.agent, refusals, metrics, settings.log))
@@ -80,6 +82,7 @@ class Server:
 
     def _open(self, items: Sequence[Item], control: Control) -> None:
         sockets = {}
+        silent: defaultdict[str, list[tuple[socket.socket, str]]] = defaultdict(list)
         connections = []
         for item in [each for each in items if not self.agent.delegations.collect(each)]:
             if item.name.startswith(SOCKET):
@@ -91,6 +94,10 @@ class Server:
                     self.agent.trouble(f"{item.name} cannot be taken over: {problem}")
             elif item.name.startswith("connection "):
                 connections.append((item, item.fds[0], self.agent.connection(item)))
+            elif item.name.startswith("silent "):
+                said_nothing = self.agent.silent(item)
+                said_nothing.setblocking(False)
+                silent[said_nothing.getsockname()].append((said_nothing, item.name))
             elif not self.agent.attached.restore(item):
                 item.close()
         self.agent.restored()
@@ -104,13 +111,17 @@ class Server:
             sock = socket.socket(fileno=fd)
             sock.setblocking(False)
             if known.socket in lxcs:
-                lxcs[known.socket].restored(sock, peer_of(sock), item.name, known)
+                lxcs[known.socket].restored(sock, peer_of(sock), item, known)
             else:
                 sock.close()
+                os.close(item.fds[2])
                 self.agent.forget(item.name)
         for place in self._settings.oci:
             refused = self._refusing(place)
-            door = OciDoor(self._loop, place.path, self.agent.admit, refused)
+            door = OciDoor(self._loop, place.path, self.agent, refused)
+            for sock, name in silent.pop(place.path, ()):
+                door.restored(sock, peer_of(sock), name)
+            self._silent.append(door.keep_silent)
             self._accept(place, sockets, door.connected, refused, senders=True)
             self._ends.append(door.close)
         for place in self._settings.run:
@@ -125,6 +136,9 @@ class Server:
             self._ends.append(control.close)
         for other in sockets.values():  # of an agent that was told otherwise
             other.close()
+        for connection, name in [each for some in silent.values() for each in some]:
+            self.agent.forget(name)
+            connection.close()
 
     def _accept(
         self,
@@ -161,6 +175,15 @@ class Server:
         """Accept no more connections; idempotent."""
         for door in self._doors:
             door.close()
+
+    def hand_over(self) -> None:
+        """Leave everything to the next monitor: nothing is answered any more, and this process is to end."""
+        self.let_nobody_in()
+        for keep in self._silent:
+            keep()
+        left = self.agent.hand_over(self._settings.drain)
+        if left:
+            self.agent.trouble(f"{left} calls were being performed when this monitor was replaced")
 
     def close(self) -> None:
         """Let nobody in any more, answer what is pending, and let every listener go; idempotent."""
@@ -215,8 +238,8 @@ def run(
     keeper: Keeper | None = None,
     watchdog: tuple[float, Callable[[], object]] | None = None,
     ready: Callable[[], object] = bool,
-) -> None:
-    """Serve until SIGTERM or SIGINT.
+) -> bool:
+    """Serve until SIGTERM or SIGINT; whether all is left to the next monitor.
 
     :param ready: told once it serves.
 
@@ -229,6 +252,14 @@ def run(
     loop = asyncio.new_event_loop()
     book = Book(settings.policies, tell)
     items: list[Item] = []
+    replaced = False
+
+    def replace() -> None:
+        nonlocal replaced
+        replaced = True
+        loop.stop()
+
+    loop.add_signal_handler(HAND_OVER, replace)  # which is seen to once it serves
     gc.disable()  # thousands of containers are made at once, of which none is garbage
     first = keeper is None or keeper.first()
     if first:
@@ -267,13 +298,11 @@ def run(
                 alive()
             loop.run_forever()
         finally:
-            if keeper is None or not keeper.leaves:
+            left = replaced or (keeper is not None and keeper.leaves)
+            if left:
+                server.hand_over()
+            else:
                 server.close()
     finally:
         loop.close()
-
-
-def raise_limits() -> None:
-    """As many open files as we may have: each listener is one."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return left

@@ -24,7 +24,7 @@ _FIRST: Final = 3
 #: Seconds in which the manager confirms what it has read.
 _PATIENCE: Final = 5.0
 _PARTS: Final = {
-    "listener": 3, "alive": 1, "connection": 2, "socket": 1, "policies": 1, "below": 2, "inner": 3, "marks": 1,
+    "listener": 3, "alive": 1, "connection": 3, "silent": 1, "socket": 1, "policies": 1, "below": 2, "inner": 3, "marks": 1,
 }  # fmt: skip
 
 

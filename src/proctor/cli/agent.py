@@ -76,6 +76,7 @@ def agent(options: argparse.Namespace) -> int:
             say,
             spare=not options.no_spare,
             give_up=options.give_up,
+            drain=options.drain,
             ready=pid.write,
         )
         with pid:
@@ -160,9 +161,14 @@ def _monitor(settings: Settings, options: argparse.Namespace, ready: Callable[[]
         keeper = store = Store()
         if store.watchdog is not None:
             watchdog = store.watchdog, store.lives
-    serve.run(settings, observers, say, keeper, watchdog, ready)
+    left = serve.run(settings, observers, say, keeper, watchdog, ready)
     if log is not None:
         finish(log.writer)
+    if left and options.kept_by is not None:
+        finish()
+        os._exit(
+            0
+        )  # whoever is next waits for our end, and thousands of containers take a while to take apart
     return 0
 
 

@@ -196,9 +196,15 @@ def asking(verbs: argparse._SubParsersAction[Parser]) -> None:
         allow_abbrev=False,
     )
     resolve.set_defaults(verb=verb("asking", "resolve"))
-    reload = what.add_parser("reload", help="look for changed policies now", allow_abbrev=False)
+    reload = what.add_parser(
+        "reload",
+        help="look for changed policies now",
+        description="Have the agent look for changed policies now, and print what is wrong with them. Exit status 1 if "
+        "something is.",
+        allow_abbrev=False,
+    )
     reload.set_defaults(verb=verb("asking", "reload"))
-    for parser in (ps, top, why, logs, resolve):
+    for parser in (ps, top, why, logs, resolve, reload):
         parser.add_argument("--json", action="store_true", help="as JSON")
     for parser in (why, resolve):
         parser.add_argument("container", help="its id, or the beginning of it")

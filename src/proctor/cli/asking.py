@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+from proctor.cli.say import say
 from proctor.errors import ProctorError
 from proctor.words import printable
 
@@ -108,9 +109,14 @@ def resolve(options: argparse.Namespace) -> int:
 
 
 def reload(options: argparse.Namespace) -> int:
-    """Have the agent look at its policies now."""
-    ask(options, do="reload")
-    return 0
+    """Have the agent look at its policies now, and print what is wrong with them; 1 if something is."""
+    found = ask(options, do="reload")
+    if options.json:
+        print(json.dumps({"generation": found["generation"], "problems": found["problems"]}))
+    else:
+        for problem in found["problems"]:
+            say(printable(problem))
+    return 1 if found["problems"] else 0
 
 
 def logs(options: argparse.Namespace) -> int:

@@ -168,6 +168,15 @@ class Journal:
         if notification.slot >= 0:
             self.mark(notification.slot, PERFORMING)
 
+    def begun(self, notification: NotificationLike) -> bool:
+        """Whether that was said of it."""
+        return notification.slot >= 0 and self.state(notification.slot) == PERFORMING
+
+    def left(self, notification: NotificationLike) -> None:
+        """Its call was not performed after all, and is not answered."""
+        if notification.slot >= 0:
+            self.mark(notification.slot, RECEIVED)
+
     def clear(self, notification: NotificationLike) -> None:
         """Its call was answered."""
         if notification.slot >= 0:
@@ -177,8 +186,12 @@ class Journal:
     def pending(self) -> Iterator[Pending]:
         """What was received and not answered, the oldest first."""
         found = []
-        # Not through the map: to look at a page there makes one, and most were never used
-        data = os.pread(self._fd, self._used(), 0) if self._fd >= 0 else bytes(self.buffer)
+        if self._fd < 0:
+            data = bytes(self.buffer)
+        elif os.fstat(self._fd).st_blocks * 512 <= mmap.PAGESIZE:  # the header's, and no other
+            data = bytes(self.buffer[: mmap.PAGESIZE])
+        else:  # not through the map: to look at a page there makes one, and most were never used
+            data = os.pread(self._fd, self._used(), 0)
         states = memoryview(data)[HEADER.size :].cast("I")[:: SLOT_SIZE // _STATE.size]
         known = states.tolist()
         for slot, state in enumerate(known if any(known) else ()):

@@ -228,7 +228,18 @@ class Conversation:
 
         life = self._watch_life()
         left = max(0.0, self.next_look - time.monotonic())
-        return Later(self.fileno(), resume, self.cancel, left, life)
+        assert self._asked is not None
+        ends = self._asked.worker.interruptible and not self._ending
+        return Later(
+            self.fileno(), resume, self.cancel, left, life, self.interrupt if ends else None
+        )
+
+    def interrupt(self) -> Verdict | Later:
+        """As if a signal waited for the caller."""
+        verdict = self.go_on()
+        if verdict is None:
+            verdict = self._interrupt()
+        return self.later() if verdict is None else verdict
 
     def cancel(self) -> None:
         """Have an end: nobody wants the answer any more."""

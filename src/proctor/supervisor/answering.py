@@ -143,6 +143,13 @@ class Answers:
                 job.error = interrupted  # goes on from decided()
         self._finish(job)
 
+    def leave(self, job: Job) -> None:
+        """Whoever serves its listener next decides it: nothing is answered, and it is as it was received."""
+        if self.calls.claim(job):
+            if job.served.journal is not None:
+                job.served.journal.left(job.call._notification)
+            self._finish(job)
+
     def _written(self, job: Job) -> None:
         journal = job.served.journal
         if journal is not None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import (
+    Deny,
     LetRun,
     Perform,
     Verdict,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from proctor.call.call import Call
     from proctor.observe.observers import Observers
-    from proctor.supervisor.jobs import Served
+    from proctor.supervisor.jobs import Begun, Served
     from proctor.supervisor.ports import Below, Engine, Lock, Seeker, World
     from proctor.supervisor.rules import Rules
 
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
 Performer = Callable[["Call", Perform], "Verdict | Later"]
 
 _BEGUN: Final = "an earlier monitor had begun to perform it, and died"
+#: What performing says that was interrupted (linux/errno.h): nothing is done, and the call is made again.
+_ERESTARTSYS: Final = 512
+
+
+class Left(Exception):
+    """It is not begun any more: whoever serves its listener next decides it."""
 
 
 class Turn:
@@ -93,6 +100,8 @@ class Decider(Turns):
         super().__init__(world, lock, told, rules, observers, engine)
         self._performer = performer
         self._overdue: deque[Continuation] = deque()
+        #: Nothing more is begun that must not be done twice: see :mod:`proctor.supervisor.leaving`.
+        self.leaving = False
 
     # The way in -------------------------------------------------------------------------------
     def decide(self, job: Job) -> None:
@@ -181,6 +190,9 @@ class Decider(Turns):
 
         :param performing: it was the performer that spoke, later.
         """
+        if self.leaving and _is_left(verdict):
+            self.leave(job)
+            return
         if type(verdict) is Seek and not performing:
             try:
                 verdict = self.seeking.go_on(job.call, verdict)
@@ -208,6 +220,11 @@ class Decider(Turns):
                 if isinstance(verdict, Perform):
                     raise TypeError("a performer answers; it cannot ask for a performer")
                 verdict = check(verdict, job.call, "the performer")
+            if self.leaving and _is_left(verdict):
+                raise Left
+        except Left:
+            self.leave(job)
+            return
         except CallGone as gone:
             job.error = gone.with_traceback(None)  # which holds frames, and these the job
             verdict = self._rules.on_error  # nobody is left to hear it; the bookkeeping still runs
@@ -236,8 +253,18 @@ class Decider(Turns):
 
     def _begins(self, job: Job) -> None:
         """It is performed from now on: whoever comes after us must not have that done again."""
-        if job.served.journal is not None:
-            job.served.journal.performs(job.call._notification)
+        self._begin(job.call, job.served.journal)
+
+    def _begin(self, call: Call, journal: Begun | None) -> None:
+        if self.leaving:
+            raise Left
+        if journal is not None:
+            journal.performs(call._notification)
+
+    def performs(self, job: Job) -> bool:
+        """Whether it is being performed."""
+        journal, notification = job.served.journal, job.call._notification
+        return job.performed is not None or (journal is not None and journal.begun(notification))
 
     def _failed(self, job: Job, who: str, error: BaseException, *, expected: bool = False) -> None:
         near = next((each.function for each in job.chain if each.label == who), None)
@@ -257,8 +284,7 @@ class Decider(Turns):
         journal = served.journal
 
         def begins(call: Call) -> None:
-            if journal is not None:
-                journal.performs(call._notification)
+            self._begin(call, journal)
 
         return None if ordinary is None else ordinary(name, served.listener, begins)
 
@@ -267,8 +293,8 @@ class Decider(Turns):
             return deny(errno.ENOSYS, "nothing here performs calls")
         if job.call.begun:
             return deny(errno.EINTR, _BEGUN)
-        job.performed = verdict
         self._begins(job)
+        job.performed = verdict
         return self._performer(job.call, verdict)
 
     # What takes a while -----------------------------------------------------------------------
@@ -296,6 +322,16 @@ class Decider(Turns):
 
     def go_on(self, job: Job, later: Later) -> None:
         """It is readable, or was waited for long enough; on the thread that has the role."""
+        self._go_on(job, later, later.resume)
+
+    def interrupt(self, job: Job) -> None:
+        """It is not to wait longer for what it awaits, if that can be; on the thread that has the role."""
+        with self._lock:
+            later = None if job.later is None else job.later[0]
+        if later is not None and later.interrupt is not None:
+            self._go_on(job, later, later.interrupt)
+
+    def _go_on(self, job: Job, later: Later, resume: Callable[[], Any]) -> None:
         with self._lock:
             if job.later is None or job.later[0] is not later:
                 return
@@ -303,7 +339,7 @@ class Decider(Turns):
             job.later, job.waits = None, False
             self._unwatch(later)
         try:
-            verdict = later.resume()
+            verdict = resume()
         except BaseException as raised:
             verdict = raised
         if verdict is None and not performing:
@@ -346,3 +382,8 @@ class Decider(Turns):
         :meth:`tend`."""
         with self._lock:
             return self._overdue.popleft() if self._overdue else None
+
+
+def _is_left(said: Any) -> bool:
+    """Whether it says that nothing was done."""
+    return isinstance(said, Left) or (type(said) is Deny and said.errno == _ERESTARTSYS)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from proctor.call.call import Call
     from proctor.call.verdict import Perform
-    from proctor.kernel.journal import Journal
+    from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.container import Container
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.ports import Later, ListenerPort, Route
@@ -19,6 +19,27 @@ if TYPE_CHECKING:
 
 #: A call: its listener, and the id of its notification.
 Key = tuple["Served", int]
+
+
+class Begun(Protocol):
+    """Whoever serves a listener next knows by it what had begun to be performed: as
+    :class:`~proctor.kernel.journal.Journal`."""
+
+    def performs(self, notification: NotificationLike) -> None:
+        """It begins now."""
+        ...
+
+    def begun(self, notification: NotificationLike) -> bool:
+        """Whether it has begun."""
+        ...
+
+    def left(self, notification: NotificationLike) -> None:
+        """It has not begun: nothing was done."""
+        ...
+
+    def clear(self, notification: NotificationLike) -> None:
+        """It was answered."""
+        ...
 
 
 class Served:
@@ -47,7 +68,7 @@ class Served:
         container: Container,
         share: Share,
         on_end: Callable[[], object] | None = None,
-        journal: Journal | None = None,
+        journal: Begun | None = None,
         *,
         number: int,
     ) -> None:

@@ -108,7 +108,7 @@ class Later(NamedTuple):
 
         assert proctor.run(["rmdir", "x"], [ask], stderr=proctor.DEVNULL).returncode == 1
 
-    Exactly one of ``resume`` and ``cancel`` is called, once.  Until then the call is known: its
+    Exactly one of ``resume``, ``cancel`` and ``interrupt`` is called, once.  Until then the call is known: its
     deadline is kept, its caller's later calls wait for it, and it takes nothing of its container's
     threads.
     """
@@ -125,6 +125,10 @@ class Later(NamedTuple):
     wait: float | None = None
     #: Another one, at which ``resume`` is called as well, such as the caller's pidfd; -1: none.
     gone: int = -1
+    #: Called in the place of ``resume``, and says the same, where the call is to be left to another monitor: what is
+    #: awaited ends as if the caller had a signal to take.  A denial with ERESTARTSYS says that nothing was done.
+    #: None: it cannot be ended so.
+    interrupt: Callable[[], Any] | None = None
 
     @property
     def fds(self) -> tuple[int, ...]:

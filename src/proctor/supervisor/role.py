@@ -141,6 +141,22 @@ class Role:
             self.back(token, work=False)
             token = self.lead(INSIST, patience)
 
+    def finish_some(self, token: int, timeout: float, patience: float) -> int:
+        """Go on with what waits for something else than its turn, where no listener is served any more; the role's
+        token, which may be another one by then, or 0.
+
+        :param timeout: seconds to wait for something to go on with.
+        :param patience: seconds to wait for the role, if that was lost."""
+        try:
+            lost = not self._tend(token) or self._engine.serve(token, timeout, 1) < 0
+        except Exception as problem:
+            self._decider.observers.trouble("handing over", problem)
+            lost = not self._engine.has(token)
+        if not lost:
+            return token
+        self.back(token, work=False)
+        return self.lead(INSIST, patience)
+
     # For the thread that has it, or had ----------------------------------------------------------
     def lead(self, how: int, patience: float | None = None) -> int:
         """Wait for the role; see :meth:`Engine.lead`."""

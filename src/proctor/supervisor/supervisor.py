@@ -36,7 +36,8 @@ from proctor.supervisor.answering import release
 from proctor.supervisor.container import Container, Quotas
 from proctor.supervisor.deciding import Decider, Performer
 from proctor.supervisor.handlers import Handler
-from proctor.supervisor.jobs import Job, Served
+from proctor.supervisor.jobs import Begun, Job, Served
+from proctor.supervisor.leaving import leave
 from proctor.supervisor.ports import INSIST
 from proctor.supervisor.role import Role
 from proctor.supervisor.routes import Routes, chain_of
@@ -183,7 +184,7 @@ class Supervisor:
             first = not served.share.listeners
             served.share.listeners += 1
         try:
-            self._begin(served, first)
+            self._begin(served, first, journal)
         except BaseException:
             with self._lock:
                 if self._served.get(number) is served:
@@ -202,7 +203,7 @@ class Supervisor:
             release(served, self._lock, self._observers)
         self._engine.wake()
 
-    def _begin(self, served: Served, first: bool) -> None:
+    def _begin(self, served: Served, first: bool, journal: Journal | None) -> None:
         """Serve it.
 
         :raises RuntimeError: everything was closed meanwhile."""
@@ -211,13 +212,13 @@ class Supervisor:
         served.late = routes.late
         if first:
             self._observers.tell(ContainerAdded(served.container))
-        if served.journal is not None:
+        if journal is not None:
             if hasattr(served.listener, "journal"):
-                served.listener.journal = served.journal.buffer
-            self._take_over(served, served.journal, handlers)
+                served.listener.journal = journal.buffer
+            self._take_over(served, journal, handlers)
         self._engine.add(
             served.listener, routes.known, routes.first_sight, lambda: self._end(served),
-            stalls=routes, journal=served.journal,
+            stalls=routes, journal=journal,
         )  # fmt: skip
         if served.given_up:  # before there was anything to give up
             self._engine.remove(served.listener, served.late)
@@ -294,7 +295,11 @@ class Supervisor:
         self._engine.wake()
 
     def submit(
-        self, call: NotificationLike | Call, port: ListenerPort, container: Container
+        self,
+        call: NotificationLike | Call,
+        port: ListenerPort,
+        container: Container,
+        begun: Begun | None = None,
     ) -> None:
         """Decide one call that was received elsewhere (by an LXC proxy, from a recording, a fake),
         and answer it through ``port``, which stays its owner's; from any thread.  It returns at once.
@@ -306,12 +311,15 @@ class Supervisor:
             was made of one, with memory and a caller of its own.
         :param port: asked whether the call still waits, and told its answer.
         :param container: whose handlers decide.
+        :param begun: told when performing it begins, and whether that came to nothing.
         :raises RuntimeError: the supervisor is closed.
         """
         made = call if isinstance(call, Call) else Call(call, port)
         made.container = container
         chain = chain_of(self._handlers_of(container), made.name)
-        served = Served(port, container, self._decider.backlog.share(container), number=-1)
+        served = Served(
+            port, container, self._decider.backlog.share(container), journal=begun, number=-1
+        )
         served.keep = True
         with self._lock:
             if self._closed:
@@ -405,6 +413,25 @@ class Supervisor:
             token = self._role.lead(INSIST, _PATIENCE)
         finally:  # Ctrl-C while we wait: nobody else is going to do the rest
             self._give_up(token)
+
+    def hand_over(self, patience: float = 5.0) -> int:
+        """Leave every listener to whoever serves it next, in another process, with the same journal.
+
+        Nothing is received or begun any more.  What is being performed is answered, or interrupted as by a signal and
+        left as it was received; what nobody had begun is left, too.  Listeners stay open, and so that nobody answers
+        what is left, the process is to end after this: there is no :meth:`close`.
+
+        :param patience: seconds at most for what cannot be interrupted.
+        :returns: how many calls are being performed all the same, which whoever serves next must not have done again.
+        """
+        with self._lock:
+            if self._closed:
+                return 0
+            self._closed = self._role.closed = True
+            left = list(self._served.values())
+        still = leave(self._world, self._engine, self._decider, self._role, left, patience)
+        self._observers.flush(_LAST_WORDS)
+        return still
 
     def _give_up(self, token: int) -> None:
         if not token:

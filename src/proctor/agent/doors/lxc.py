@@ -8,7 +8,8 @@ without its cookie.
 * LXC waits 30 seconds, then answers ENOSYS and takes what comes later for the answer to its next question.
   So every call has a deadline below that, and who would answer later hangs up instead.
 * A question is looked at and left in the socket until its answer is there: should this monitor die, the
-  next one, which is given the socket, finds it.  What may have been performed then is not performed again.
+  next one, which is given the socket, finds it.  Which was being performed then is written down (:class:`Begun`), and
+  not performed again.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from proctor.records import NamedTuple
 if TYPE_CHECKING:
     from proctor.agent.held import Connection as Kept
     from proctor.agent.held import Held
+    from proctor.agent.keeping import Item
+    from proctor.kernel.notification import NotificationLike
 
 #: ``struct seccomp_notify_proxy_msg``: reserved, pid of LXC's monitor and of the container's init, sizes
 #: of the kernel's structures, length of the cookie.
@@ -43,6 +46,7 @@ _HEAD: Final = struct.Struct("=QiiHHH2xQ")
 _NOTIF_AT: Final = _HEAD.size
 _RESP_AT: Final = _NOTIF_AT + abi.SECCOMP_NOTIF.size
 #: Bytes of an answer, and of a question without its cookie.
+_ID: Final = struct.Struct("=Q")
 SIZE: Final = _RESP_AT + abi.SECCOMP_NOTIF_RESP.size
 #: Most bytes of a cookie.
 _COOKIE: Final = 4096
@@ -93,12 +97,12 @@ class Containers(Protocol):
         """It has one less."""
         ...
 
-    def decide(self, held: Held, call: Call, port: Asked) -> None:
+    def decide(self, held: Held, call: Call, port: Asked, begun: Begun) -> None:
         """Decide a call of it."""
         ...
 
-    def keep_connection(self, sock: socket.socket, held: Held | None) -> str:
-        """Have a connection kept for the next monitor; the name under which it is."""
+    def keep_connection(self, sock: socket.socket, held: Held | None, *more: int) -> str:
+        """Have a connection kept for the next monitor, with further descriptors; the name under which it is."""
         ...
 
     def forget(self, name: str) -> None:
@@ -164,25 +168,51 @@ class Asked:
         """It closes with the last who has it."""
 
 
-class _Connection(Connection):
-    """Of one monitor of LXC's: one of its containers."""
+class Begun:
+    """Which question of a connection is being performed, for the next monitor: an id, in a memfd.
 
-    def __init__(self, door: LxcDoor, sock: socket.socket, peer: Peer) -> None:
+    :param fd: ours from now on; -1: a new one."""
+
+    def __init__(self, fd: int = -1) -> None:
+        self.fd = os.memfd_create("proctor-begun", os.MFD_CLOEXEC) if fd < 0 else fd
+
+    def performs(self, notification: NotificationLike) -> None:
+        """As :class:`proctor.supervisor.jobs.Begun`, also below."""
+        os.pwrite(self.fd, _ID.pack(notification.id), 0)
+
+    def begun(self, notification: NotificationLike) -> bool:
+        """Ids are as good as unique: each filter's begin at random (kernel/seccomp.c)."""
+        return os.pread(self.fd, _ID.size, 0) == _ID.pack(notification.id)
+
+    def left(self, notification: NotificationLike) -> None:
+        """Nothing was done."""
+        os.truncate(self.fd, 0)
+
+    def clear(self, notification: NotificationLike) -> None:
+        """It was answered, and is not asked again."""
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class _Connection(Connection):
+    """Of one monitor of LXC's: one of its containers.
+
+    :param begun: what an earlier monitor wrote down."""
+
+    def __init__(self, door: LxcDoor, sock: socket.socket, peer: Peer, begun: Begun) -> None:
         super().__init__(door, sock, peer)
         self._door = door
+        self.begun = begun
         self.held: Held | None = None
         self.name = ""
-        #: Whether what is there may have been seen by an earlier monitor.
-        self.inherited = False
         #: Nothing is sent to a socket that was closed, and its number is somebody else's.
         self._lock = threading.Lock()
 
     def read(self) -> None:
         message = self.receive(SIZE + _COOKIE, socket.MSG_PEEK)
         if message is None:
-            self.inherited = False
             return
-        begun, self.inherited = self.inherited, False
         fds = list(message.fds)
         try:
             if not message.data:
@@ -193,7 +223,7 @@ class _Connection(Connection):
                 raise ProctorError("it brings no listener: LXC 5.0 or newer is needed")
             listener_among(fds, 2)
             asked = Asked(self, Listener(fds.pop()), question)
-            self._door.ask(self, question, asked, begun=begun)
+            self._door.ask(self, question, asked)
         except (ProctorError, OSError) as problem:
             self._door.refuse(self, str(problem))
         finally:
@@ -240,7 +270,7 @@ class LxcDoor(Door[_Connection]):
 
     def connected(self, sock: socket.socket, peer: Peer) -> None:
         """Take a new connection, which is ours from now on."""
-        connection = _Connection(self, sock, peer)
+        connection = _Connection(self, sock, peer, Begun())
         if not self.take(connection):
             return
         try:  # numbers of threads come as LXC's monitor sees them
@@ -251,13 +281,13 @@ class LxcDoor(Door[_Connection]):
         if ours != theirs:
             self.refuse(connection, "its monitor is in another pid namespace than this agent")
             return
-        connection.name = self._containers.keep_connection(sock, None)
+        connection.name = self._containers.keep_connection(sock, None, connection.begun.fd)
         self.read(connection)
 
-    def restored(self, sock: socket.socket, peer: Peer, name: str, known: Kept) -> None:
+    def restored(self, sock: socket.socket, peer: Peer, item: Item, known: Kept) -> None:
         """Take a connection of an earlier monitor's."""
-        connection = _Connection(self, sock, peer)
-        connection.name, connection.inherited = name, True
+        connection = _Connection(self, sock, peer, Begun(item.fds[2]))
+        connection.name = item.name
         if known.facts is not None:
             connection.held = self._containers.connect(
                 known.facts, lambda: known.owner_userns, known.since
@@ -265,9 +295,7 @@ class LxcDoor(Door[_Connection]):
         if self.take(connection):
             self.read(connection)
 
-    def ask(
-        self, connection: _Connection, question: Question, asked: Asked, *, begun: bool
-    ) -> None:
+    def ask(self, connection: _Connection, question: Question, asked: Asked) -> None:
         """Have a question decided.
 
         :raises ProctorError: it is not of whoever connected.
@@ -292,11 +320,13 @@ class LxcDoor(Door[_Connection]):
                     facts, lambda: owner_userns(init, peer.uid), time.time()
                 )
             self._containers.forget(connection.name)
-            connection.name = self._containers.keep_connection(connection.sock, connection.held)
+            connection.name = self._containers.keep_connection(
+                connection.sock, connection.held, connection.begun.fd
+            )
         self._loop.remove_reader(connection.sock)  # it is left there until its answer is
         call = Call(question.notification, asked)
-        call.begun = begun
-        self._containers.decide(connection.held, call, asked)
+        call.begun = connection.begun.begun(question.notification)
+        self._containers.decide(connection.held, call, asked, connection.begun)
 
     def answered(self, connection: _Connection) -> None:
         """The next may come; from any thread."""

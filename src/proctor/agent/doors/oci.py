@@ -42,6 +42,8 @@ _ALTOGETHER: Final = 32 << 20
 _PIECE: Final = 65536
 #: Most pieces in which a state may come: after each it is looked whether that was the last.
 _PIECES: Final = 256
+#: Seconds after which one that says nothing is kept for the next monitor.
+_SILENT: Final = 1.0
 #: Most characters of an id.
 _LONGEST_ID: Final = 1024
 
@@ -76,12 +78,23 @@ _TRUNCATED: Final = "Input data was truncated"
 _decoder = msgspec.json.Decoder(ContainerProcessState)
 
 
-class Admit(Protocol):
-    """Takes a listener in, and owns it from then on.  ``fresh``: its container is just being made;
-    otherwise a program is executed in one that may be known.  :raises ProctorError, OSError: it does not,
-    and the listener is closed."""
+class Containers(Protocol):
+    """Whose containers they are: the agent."""
 
-    def __call__(self, facts: Facts, listener: int, *, fresh: bool, process: Named) -> object: ...
+    def admit(self, facts: Facts, listener: int, *, fresh: bool, process: Named) -> object:
+        """Take a listener in, and own it from then on.
+
+        :param fresh: its container is just being made; otherwise a program is executed in one that may be known.
+        :raises ProctorError, OSError: it does not, and the listener is closed."""
+        ...
+
+    def keep_silent(self, sock: socket.socket) -> str:
+        """Have a connection kept for the next monitor by which nothing came; the name under which it is."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """It is kept no longer."""
+        ...
 
 
 def parse(data: bytes | bytearray, *, whole: bool = True) -> ContainerProcessState | None:
@@ -132,6 +145,8 @@ class _Arriving(Connection):
         #: A pidfd of who sent the first bytes; -1 if that is not known.
         self.sender = -1
         self.started = False
+        #: Under which it is kept while it is silent.
+        self.name = ""
         #: How often it was looked whether it is complete.
         self.tries = 0
 
@@ -165,20 +180,20 @@ class _Arriving(Connection):
 class OciDoor(Door[_Arriving]):
     """Reads container process states from the connections of one socket.
 
-    :param admit: takes a listener in.
+    :param containers: whose they are.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         path: str,
-        admit: Admit,
+        containers: Containers,
         refused: Callable[[str], object],
         *,
         connections: int = CONNECTIONS,
     ) -> None:
         super().__init__(loop, path, refused, most=connections)
-        self._admit = admit
+        self._containers = containers
         self._bytes = 0
 
     def connected(self, sock: socket.socket, peer: Peer) -> None:
@@ -186,6 +201,23 @@ class OciDoor(Door[_Arriving]):
         arriving = _Arriving(self, sock, peer)
         if self.take(arriving):
             self.read(arriving)
+            self._loop.call_later(_SILENT, self._keep, arriving)
+
+    def restored(self, sock: socket.socket, peer: Peer, name: str) -> None:
+        """Take a silent connection of an earlier monitor's."""
+        arriving = _Arriving(self, sock, peer)
+        arriving.name = name
+        if self.take(arriving):
+            self.read(arriving)
+
+    def keep_silent(self) -> None:
+        """Have all kept for the next monitor that have said nothing yet."""
+        for arriving in list(self._connections):
+            self._keep(arriving)
+
+    def _keep(self, arriving: _Arriving) -> None:
+        if arriving in self._connections and not (arriving.started or arriving.name):
+            arriving.name = self._containers.keep_silent(arriving.sock)
 
     def grew(self, arriving: _Arriving, more: int) -> None:
         """It has so many bytes more."""
@@ -200,6 +232,9 @@ class OciDoor(Door[_Arriving]):
 
     def leave(self, connection: _Arriving) -> None:
         """It is over."""
+        name, connection.name = connection.name, ""
+        if name:
+            self._containers.forget(name)  # whose close is not the last
         if connection in self._connections:
             self._bytes -= len(connection.data)
         super().leave(connection)
@@ -239,10 +274,10 @@ class OciDoor(Door[_Arriving]):
             fresh = said.status != "running"
             if not state.pid:
                 named = Named.by_pidfd(arriving.sender)
-                self._admit(facts, listener, fresh=fresh, process=named)
+                self._containers.admit(facts, listener, fresh=fresh, process=named)
             else:
                 with Named.said(state.pid, arriving.sock, said.id) as named:
-                    self._admit(facts, listener, fresh=fresh, process=named)
+                    self._containers.admit(facts, listener, fresh=fresh, process=named)
         except (ProctorError, OSError) as problem:
             self.refuse(arriving, f"container {quoted(said.id)}: {problem}")
             return
