@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import signal
@@ -132,11 +133,57 @@ def test_a_monitor_that_cannot_die_holds_up_nobody(
                 assert [each["container"] for each in running.ask(do="ps")["containers"]] == ["web"]
                 target.kill()
                 target.wait(30)
-            assert lingering.lingers(old) == -signal.SIGKILL
+            # who is replaced ends by itself
+            assert lingering.lingers(old) == (-signal.SIGKILL if how == "killed" else 0)
     finally:
         stuck.close()
     sender.kill()
     sender.wait()
+
+
+#: Sends a file with the first byte of a state, and nothing after that.
+HOLDS = """
+import os, socket, sys
+file = os.open(sys.argv[2], os.O_RDONLY)
+os.setuid(65534)
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+socket.send_fds(sock, [b"{"], [file])
+print("sent", flush=True)
+sock.recv(1)
+"""
+ASKS = """
+default = "allow"
+[[rule]]
+name = "rooms"
+calls = ["mkdir", "mkdirat"]
+ask = { how = "command", run = ["/bin/echo", "deny"], timeout = 60, default = "EXDEV" }
+"""
+
+
+@pytest.mark.root
+def test_a_users_file_holds_up_no_question(place: Path, agent: Start, tmp_path: Path) -> None:
+    """Whoever is asked is a program that the monitor starts, and what is open there is closed as that begins: it would
+    wait for the file's server, and so would the monitor."""
+    (place / "policies/default.toml").write_text(ASKS)
+    stuck = without_flush(os.fsencode(tmp_path))
+    users = place / "users.sock"
+    try:
+        running = agent("--oci", f"{users},uid=65534,mode=0666")
+        file = str(tmp_path / "mnt/file")
+        sender = subprocess.Popen(
+            [sys.executable, "-S", "-c", HOLDS, str(users), file], stdout=subprocess.PIPE
+        )
+        assert sender.stdout is not None and sender.stdout.readline() == b"sent\n"
+        stuck.wait(1)  # which the monitor closes, and has not kept
+        call = "import os\ntry: os.mkdir('/tmp/x/y')\nexcept OSError as no: os._exit(no.errno)"
+        with hand_over(running.socket, "web", sys.executable, "-S", "-c", call) as target:
+            assert target.wait(60) == errno.EPERM  # as answered, and not the default
+    finally:
+        stuck.close()
+    sender.kill()
+    sender.wait()
+    sender.stdout.close()
 
 
 def test_what_lives_does_not_linger(tmp_path: Path) -> None:

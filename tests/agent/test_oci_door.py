@@ -273,6 +273,30 @@ def test_descriptors_that_wait_for_the_rest_count_as_connections() -> None:
     loop.close()
 
 
+def test_what_is_no_listener_is_closed_before_the_rest_comes() -> None:
+    """It would be open while programs are started, whose exec waits for whoever serves it."""
+    loop = asyncio.new_event_loop()
+    told: list[str] = []
+    door = door_alone(loop, told, 8)
+    ours, theirs = socket.socketpair()
+    null = os.open(os.devnull, os.O_RDONLY)
+    data = state("x", fds=["more", "seccompFd"])
+    scm.send(ours, data[:-1], [null, null])
+    theirs.setblocking(False)
+    connection = oci._Arriving(door, theirs, Peer(1, 0, 0))
+    assert door.take(connection)
+    before = len(os.listdir("/proc/self/fd"))
+    connection.read()
+    assert len(os.listdir("/proc/self/fd")) == before
+    scm.send(ours, data[-1:])
+    connection.read()
+    assert len(told) == 1 and 'what came is no listener but "/dev/null"' in told[0]
+    for each in (ours, theirs):
+        each.close()
+    os.close(null)
+    loop.close()
+
+
 @pytest.mark.root
 def test_other_users_get_nothing_unless_they_are_named(place: Path, agent: Start) -> None:
     running = agent()

@@ -30,8 +30,14 @@ def command(question: Question, over: int) -> Answer | None:
     import subprocess
 
     where = question.asking.where
+    # What is open here closes at exec, as the kernel does it: a close by the child before that may wait for whoever
+    # serves the file, and all of this process with it, which vfork(2) stops until then.
     process = subprocess.Popen(
-        where, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        where,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        close_fds=False,
     )
     try:
         assert process.stdin is not None

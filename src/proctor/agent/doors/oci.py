@@ -119,8 +119,10 @@ def parse(data: bytes | bytearray, *, whole: bool = True) -> ContainerProcessSta
     return found
 
 
-def take_listener(state: ContainerProcessState, fds: tuple[int, ...]) -> int:
+def take_listener(state: ContainerProcessState, fds: tuple[int | str, ...]) -> int:
     """Which of the descriptors is the listener; it and the others stay the caller's.
+
+    :param fds: in the place of what is no listener, why.
 
     :raises ProctorError: none is, or what is named so is something else.
     """
@@ -131,7 +133,10 @@ def take_listener(state: ContainerProcessState, fds: tuple[int, ...]) -> int:
         )
     if places[0] >= len(fds):
         raise ProctorError(f"{len(fds)} descriptors came with the first bytes, fds names more")
-    return listener_among(fds, places[0])
+    found = fds[places[0]]
+    if isinstance(found, str):
+        raise ProctorError(found)
+    return found
 
 
 class _Arriving(Connection):
@@ -141,7 +146,8 @@ class _Arriving(Connection):
         super().__init__(door, sock, peer)
         self.door = door
         self.data = bytearray()
-        self.fds: tuple[int, ...] = ()
+        #: Listeners; in the place of what else came, why that is none.
+        self.fds: tuple[int | str, ...] = ()
         #: A pidfd of who sent the first bytes; -1 if that is not known.
         self.sender = -1
         self.started = False
@@ -165,15 +171,25 @@ class _Arriving(Connection):
                     message.fds, message.sender
                 )  # only what comes with the first bytes is named
             else:
-                self.started, self.fds, self.sender = True, message.fds, message.sender
+                self.started, self.sender = True, message.sender
+                self.fds = tuple(map(self._kept, message.fds))
                 if not self.door.count(self, len(self.fds)):
                     return
             self.data += message.data
             self.door.grew(self, len(message.data))
 
+    def _kept(self, fd: int) -> int | str:
+        """A listener; or why it is none.  What else came is closed at once: while it is open here, whoever serves it
+        can hold up every process that we start, whose exec closes it there."""
+        try:
+            return listener_among((fd,), 0)
+        except ProctorError as problem:
+            self.drop([fd])
+            return str(problem)
+
     def close(self) -> None:
         super().close()
-        self.drop(self.fds, self.sender)
+        self.drop([fd for fd in self.fds if not isinstance(fd, str)], self.sender)
         self.fds, self.sender = (), -1
 
 
