@@ -13,7 +13,9 @@ import pytest
 
 import proctor
 from proctor.call.verdict import Deny, HandOver, Verdict
+from proctor.performing.short import OpenWay
 from proctor.policy import loads
+from proctor.supervisor.usual import Usual
 
 from .callers import open_directory
 from .test_open_differential import FLAGS
@@ -217,3 +219,51 @@ def test_whoever_wants_to_know_is_told(top: str) -> None:
         Asked(RULES.format(top=top)).run(program, cwd=top, observers=[observer])
         assert len(observer.told) >= least
         assert all(map(wants, observer.told))
+
+
+def test_what_was_made_by_who_lost_the_role_is_given_once(
+    top: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else may answer by then, and a file is there that was not: nothing is begun anew."""
+    given: list[int] = []
+    meet, give = OpenWay._meet, Usual._to_be_given
+    made: list[proctor.Process] = []
+
+    def loses_it(self: OpenWay, *what: Any) -> None:
+        meet(self, *what)
+        if made:
+            loop = made[0].supervisor._decider._engine._loop  # type: ignore[attr-defined]
+            before = loop.generation
+            loop.surrender()
+            while loop.generation == before:
+                os.sched_yield()
+
+    def counted(self: Usual, *what: Any) -> None:
+        given.append(what[-1])
+        give(self, *what)
+
+    monkeypatch.setattr(OpenWay, "_meet", loses_it)
+    monkeypatch.setattr(Usual, "_to_be_given", counted)
+    program = (
+        "import threading\n"
+        "said = []\n"
+        "for turn in range(300):\n"
+        "    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL\n"
+        "    thread = threading.Thread(target=lambda: said.append(opened(f'{turn}', flags)))\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+        "assert said == [0] * 300, said\n"
+    )
+    asked = Asked(RULES.format(top=top))
+    process = proctor.spawn(
+        [sys.executable, "-IS", "-c", OPENS + program],
+        asked.handlers,
+        filter=asked.policy.filter(),
+        cwd=top,
+        **asked.policy.supervisor_options(),
+    )
+    made.append(process)
+    with process:
+        assert process.wait(120) == 0
+    assert len(os.listdir(top)) == 300
+    assert given

@@ -134,6 +134,9 @@ static void write_down(Usual *self, const struct seccomp_notif *raw, const Sheet
     clock_gettime(CLOCK_REALTIME, &now);
     struct text path = {seen->text, seen->length}, none = {"", 0};
     bool named = seen->leads == 0;
+    /* to print a double takes as long as all the rest */
+    long long tenths = (long long)((seconds(CLOCK_MONOTONIC) - received) * 1e7 + 0.5);
+    tenths = tenths > 0 ? tenths : 0;
     const struct text line[] = {
         text_of(self->head),
         {at, (size_t)snprintf(at, sizeof at, "%lld.%06ld", (long long)now.tv_sec, now.tv_nsec / 1000)},
@@ -150,8 +153,7 @@ static void write_down(Usual *self, const struct seccomp_notif *raw, const Sheet
         who,
         LITERALLY(", "),
         text_of(delivered ? outcome->delivered : outcome->gone),
-        {took, (size_t)snprintf(took, sizeof took, ", \"microseconds\": %.1f}\n",
-                                (seconds(CLOCK_MONOTONIC) - received) * 1e6)},
+        {took, (size_t)snprintf(took, sizeof took, ", \"microseconds\": %lld.%d}\n", tenths / 10, (int)(tenths % 10))},
     };
     gathered_put(self->log, line, (int)(sizeof line / sizeof *line));
 }

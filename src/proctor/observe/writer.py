@@ -25,7 +25,7 @@ BYTES: Final = 16 << 20
 _BATCH: Final = 512
 #: Seconds that the thread lets lines gather before it writes: to wake it for each of them costs whoever
 #: puts it more than the line, and the interpreter is the same for both.
-_GATHER: Final = 0.005
+_GATHER: Final = 0.02
 
 Item = TypeVar("Item")
 
