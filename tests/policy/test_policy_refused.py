@@ -139,6 +139,8 @@ def refusal(text: str) -> str:
         # conditions
         (rule('calls = ["mknod"]\nwhen = { mod = 1 }\ndeny = 1'), 'f.toml:4: rule[0].when.mod: mknod on x86_64 has no argument "mod"; did you mean "mode"?'),
         (rule('calls = ["getpid"]\nwhen = { mode = 1 }\ndeny = 1'), "it has none"),
+        ('arches = ["x86_64", "i386"]\n' + rule('calls = ["mmap"]\nwhen = { prot = 1 }\ndeny = 1'),
+         'mmap on i386 has no argument "prot"; it has arg. arches = [...] without "i386" leaves such programs out'),
         (rule('calls = ["openat"]\nwhen = { device = "1:3" }\ndeny = 1'), "openat on x86_64 has no device number"),
         (rule('calls = ["getpid"]\nwhen = { path = "/x" }\ndeny = 1'), "getpid on x86_64 has no path argument"),
         (rule('calls = ["openat2"]\nwhen = { access = "read" }\ndeny = 1'), "openat2 on x86_64 has no open flags in a register"),

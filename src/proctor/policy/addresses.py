@@ -79,6 +79,10 @@ class AddressPattern:
         if self.none:
             self._kind, self.family = "none", -1
             return
+        try:
+            text.encode()  # whatever is wrong, what is said of it has the text
+        except UnicodeEncodeError:
+            raise AddressError("half of a character (a lone surrogate) is no text") from None
         name, colon, rest = text.partition(":")
         if name not in families():
             raise AddressError(f'no address family "{name}"{did_you_mean(name, families())}')

@@ -68,6 +68,7 @@ class Glob:
         self._literal: bytes | None = None
         self._groups: list[list[_Part]] = [[]]
         try:
+            text.encode()  # whatever is wrong, what is said of it has the text
             if kind == "words":
                 self._parts = _words(text)
             else:

@@ -26,7 +26,7 @@ from proctor.policy.globs import Glob, GlobError, Kind
 from proctor.policy.look import What
 from proctor.policy.numbers import Never, Numbers
 from proctor.policy.rules import Clause
-from proctor.words import did_you_mean, one_of
+from proctor.words import did_you_mean, one_of, quoted
 
 if TYPE_CHECKING:
     from proctor.syscalls.signatures import Arg, Signature
@@ -143,6 +143,8 @@ class Builder(Numbers):
         if key in WORDS:
             self._fail(f"{call} has no {WORDS[key]}, so no such condition; {have}")
         hint = did_you_mean(key, [*names, *WORDS]) or f"; {have}"
+        if not self._strict:  # it has one elsewhere
+            hint = f"; {have}. arches = [...] without {quoted(self._abi)} leaves such programs out"
         raise self._error(f'{call} has no argument "{key}"{hint}')
 
     # Words -------------------------------------------------------------------------------------
