@@ -133,8 +133,8 @@ def test_errors_are_the_kernels(place: Path) -> None:
 import ctypes, errno, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 def said(number, *args):
-    libc.syscall(number, *args)
-    print(errno.errorcode[ctypes.get_errno()])
+    ctypes.set_errno(0)
+    print(libc.syscall(number, *args), errno.errorcode.get(ctypes.get_errno()))
 words = (ctypes.c_char_p * 3)(b"a", b"b", None)
 fd = os.open("plain", os.O_RDONLY)
 for path in (b"missing", b"plain/x", b".", b"", b"Makefile", b"cut", b"empty", b"x" * 5000):
@@ -146,6 +146,7 @@ said(59, b"plain", ctypes.c_void_p(8), None)
 said(322, 99, b"plain", words, None, 0)
 said(322, -100, b"plain", words, None, 0x40)
 said(322, 99, b"", words, None, 0x1000)
+said(322, -100, b"cut", words, None, 0x10000)  # AT_EXECVE_CHECK, which looks at the file alone
 said(322, fd, b"", words, None, 0x1000) if os.fork() == 0 else os.wait()
 """
     program = [sys.executable, "-ISc", code]

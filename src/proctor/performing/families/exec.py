@@ -66,15 +66,16 @@ def perform(task: Task) -> Work:
     pin = yield from _named(task, number, path, flags)
     task.permit(pin.named.path, pin.named.status)
     head = yield from _head(task, pin)
-    watched = options.freeze and not flags & _CHECK
+    if flags & _CHECK:
+        return let_run_unsafe("nothing runs, and interpreters and words are not looked at")
     try:
         pin, words = yield from _interpreted(task, pin, head, _shown(number, path))
     except (Said, MemoryUnreadable) as failed:
-        if not watched or failed.errno == errno.E2BIG:
+        if not options.freeze or failed.errno == errno.E2BIG:
             raise
         # there is more that the kernel may have against it, and it says what it finds first
         words = []  # as no program has them
-    if watched:
+    if options.freeze:
         from proctor.performing import watching
 
         yield from watching.watch(task, pin.fd, words)
