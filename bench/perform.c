@@ -1,18 +1,23 @@
 /* Floors of performing: what an open on somebody's behalf costs at least, done by loops in C.
  *
  *   perform serve own       answer descriptor 3 (a listener): open the path at args[1] here, and hand it over
+ *   perform serve waits     the same, but for the opens of a "fifo", which are never answered: a dot is printed for each
  *   perform serve hop       the same by another process: SEQPACKET there and back, the descriptor by SCM_RIGHTS
  *   perform serve twice     the same in two trips: O_PATH and readlink first, then opened by its own link
  *   perform open N PATH     N times openat and close; prints nanoseconds for each, in order of size: median, 99 %
  *   perform many K N PATH   K processes, N times openat and close each; prints nanoseconds by the clock for one of all,
  *                           and three zeros
+ *   perform beside K N PATH FIFO  N times openat and close, then, once a byte comes, the same while K processes wait
+ *                           in an open of FIFO; prints nanoseconds: both medians, and how many of these did not wait
  *   perform mknod N DIR     N times mknodat of the null device and unlink; likewise, without the unlink
  *   perform make N DIR      N times openat of a new file, close and unlink; likewise, without these two */
 #define _GNU_SOURCE
 #include "listening.h"
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -80,7 +85,8 @@ static void other(int sock, int twice)
 
 static int serve(const char *mode)
 {
-    int pair[2] = {-1, -1}, hop = strcmp(mode, "own") != 0, twice = strcmp(mode, "twice") == 0;
+    int pair[2] = {-1, -1}, waits = strcmp(mode, "waits") == 0;
+    int hop = !waits && strcmp(mode, "own") != 0, twice = strcmp(mode, "twice") == 0;
     if (hop) {
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
             return 1;
@@ -98,6 +104,11 @@ static int serve(const char *mode)
         if (got <= 0 || !still_waits(&request))
             continue;
         text[got] = 0;
+        if (waits && strcmp(strrchr(text, '/') + 1, "fifo") == 0) {
+            if (write(1, ".", 1) != 1)
+                return 1;
+            continue;
+        }
         int fd = -1;
         if (!hop) {
             fd = open(text, O_RDONLY | O_CLOEXEC);
@@ -159,14 +170,57 @@ static int many(int callers, size_t n, const char *path)
     return 0;
 }
 
+static uint64_t median(size_t n, const char *path)
+{
+    uint64_t *took = calloc(n, sizeof *took);
+    for (size_t i = 0; i < n; i++) {
+        uint64_t start = now();
+        int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY, 0);
+        took[i] = now() - start;
+        if (fd < 0)
+            exit(1);
+        close(fd);
+    }
+    qsort(took, n, sizeof *took, ascending);
+    uint64_t half = took[n / 2];
+    free(took);
+    return half;
+}
+
+static int beside(int waiting, size_t n, const char *path, const char *fifo)
+{
+    uint64_t before = median(n, path);
+    pid_t *who = calloc((size_t)waiting, sizeof *who);
+    for (int i = 0; i < waiting; i++)
+        if ((who[i] = fork()) == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            _exit(syscall(SYS_openat, AT_FDCWD, fifo, O_RDONLY, 0) < 0);
+        }
+    if (getchar() == EOF) /* whoever serves us says when all wait */
+        return 1;
+    uint64_t meanwhile = median(n, path);
+    int ended = 0;
+    for (int i = 0; i < waiting; i++) {
+        ended += waitpid(who[i], NULL, WNOHANG) != 0;
+        kill(who[i], SIGKILL);
+    }
+    while (wait(NULL) > 0)
+        ;
+    printf("%llu %llu %d\n", (unsigned long long)before, (unsigned long long)meanwhile, ended);
+    free(who);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 5 && strcmp(argv[1], "many") == 0)
         return many(atoi(argv[2]), (size_t)atol(argv[3]), argv[4]);
+    if (argc == 6 && strcmp(argv[1], "beside") == 0)
+        return beside(atoi(argv[2]), (size_t)atol(argv[3]), argv[4], argv[5]);
     if (argc == 3 && strcmp(argv[1], "serve") == 0)
         return serve(argv[2]);
     if (argc == 4)
         return calls(argv[1], (size_t)atol(argv[2]), argv[3]);
-    fputs("perform serve own|hop|twice; perform open|mknod|make N PATH; perform many K N PATH\n", stderr);
+    fputs("perform serve own|waits|hop|twice; perform open|mknod|make N PATH; perform many K N PATH; perform beside K N PATH FIFO\n", stderr);
     return 2;
 }

@@ -17,6 +17,7 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -64,14 +65,23 @@ def natively(*command: str) -> Took:
 
 def in_c(mode: str, calls: int) -> Took:
     """A loop in C answers."""
+    return took(answered_in_c(mode, "open", str(calls), PATH))
+
+
+def answered_in_c(mode: str, *what: str, waiting: int = 0) -> bytes:
+    """What a target printed that a loop in C answers.
+
+    :param waiting: it is told once so many opens are left unanswered."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
+    told, tell = os.pipe2(os.O_CLOEXEC)
     program = Filter([Rule(("openat",), NOTIFY)], ALLOW).compile().code
     started = launch(
-        [str(PROGRAM), "open", str(calls), PATH],
+        [str(PROGRAM), *what],
         program=program,
-        fds=((0, 0), (writer, 1), (2, 2)),
+        fds=((told, 0), (writer, 1), (2, 2)),
     )
     os.close(writer)
+    os.close(told)
     listener = Listener(started.take_listener())
     listener.set_flags(1)
     loop = subprocess.Popen(
@@ -79,14 +89,31 @@ def in_c(mode: str, calls: int) -> Took:
         preexec_fn=lambda: os.dup2(listener.fileno(), 3),  # noqa: PLW1509
         pass_fds=(3,) if listener.fileno() == 3 else (),
         close_fds=False,
+        stdout=subprocess.PIPE,
     )
     listener.close()
+    assert loop.stdout is not None
+    loop.stdout.read(waiting)
+    os.write(tell, b"\n")
+    os.close(tell)
     with open(reader, "rb") as file:
         text = file.read()
     started.wait(30)
     started.close()
     loop.wait(30)
-    return took(text)
+    loop.stdout.close()
+    return text
+
+
+def beside_in_c(waiting: int, calls: int) -> tuple[float, float]:
+    """As :func:`beside`, answered by a loop in C, which lets the others wait."""
+    fifo = "/nowhere/fifo"  # nobody opens it
+    text = answered_in_c(
+        "waits", "beside", str(waiting), str(calls), PATH, fifo, waiting=waiting
+    )
+    before, meanwhile, ended = map(int, text.split())
+    assert not ended, f"{ended} opens did not wait"
+    return before / 1e3, meanwhile / 1e3
 
 
 @proctor.on("openat", "mknodat")
@@ -101,6 +128,37 @@ def performs_by_path(call: proctor.Call) -> proctor.Verdict:
 
 def in_proctor(handler: Any, *command: str, **options: Any) -> Took:
     return took(proctor.run(command, [handler], capture_output=True, **options).stdout)
+
+
+def beside(waiting: int, calls: int, program: str, **options: Any) -> tuple[float, float]:
+    """Microseconds of others' opens, before so many opens wait in a FIFO, and meanwhile."""
+    containers: list[proctor.Container] = []
+
+    @proctor.on("openat", performs=True)
+    def performed(call: proctor.Call) -> proctor.Verdict:
+        if not containers:
+            containers.append(call.container)
+        return proctor.perform()
+
+    fifo = os.path.join(os.path.dirname(program), "fifo")
+    if not os.path.exists(fifo):
+        os.mkfifo(fifo)
+        os.chmod(fifo, 0o666)
+    most = waiting + 100
+    with proctor.spawn(
+        (program, "beside", str(waiting), str(calls), PATH, fifo),
+        [performed],
+        stdin=proctor.PIPE,
+        stdout=proctor.PIPE,
+        quotas=proctor.Quotas(performers=most),
+        performing={"limit": most},
+        **options,
+    ) as process:
+        while not containers or process.supervisor.taken(containers[0]) != (waiting, 0):
+            time.sleep(0.01)
+        before, meanwhile, ended = map(int, process.communicate(b"\n")[0].split())
+        assert not ended, f"{ended} opens did not wait"
+    return before / 1e3, meanwhile / 1e3
 
 
 def in_turns(rounds: int, *measures: Callable[[], Took]) -> Sequence[Took]:
@@ -183,6 +241,17 @@ def main() -> int:
                 f"{four.median:>7.1f}µs {'':>29} {one.median / four.median:>6.2f}x  ≥ 1.5x",
                 flush=True,
             )
+        for what, more in (("own", {}), ("another", other)):
+            for waiting in (1, 64, 1000):
+                found = [
+                    beside(waiting, options.calls, program, **more) for _ in range(options.rounds)
+                ]
+                before, meanwhile = (statistics.median(each) for each in zip(*found, strict=True))
+                print(
+                    f"{f'others, while {waiting} opens wait, {what} identity':<52} {before:>7.1f}µs "
+                    f"{meanwhile:>7.1f}µs {'':>29} {meanwhile / before:>6.2f}x  ≤ 1.3x",
+                    flush=True,
+                )
         if os.geteuid() == 0:
             os.chown(nodes, 100000, 100000)
             makes = (program, "mknod", str(options.calls // 5), nodes)

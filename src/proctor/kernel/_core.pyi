@@ -526,7 +526,7 @@ class Loop:
         At most ``rounds`` of them (0: no limit); the last is one in which :meth:`wake` was called, time
         was over, a signal came, a listener hung up, a route raised, or the role is wanted.
 
-        Waits at most ``wait`` milliseconds (-1: for ever).  Receives at most 32 from each of at
+        Begins no round, and waits in none, after ``wait`` milliseconds (-1: never), but the first.  Receives at most 32 from each of at
         most 16 listeners before it routes the first; appends to ``hung`` whose listeners show HUP
         without IN.  What came from a listener that is in ``served`` no more is answered ENOSYS.  A
         route that raises is answered EPERM; the first exception of a round is raised at its end.
@@ -579,6 +579,7 @@ class Usual:
     :param told: called with (notification, path, what it leads to, when it was received) for what was
         looked at and is not usual for all that.  What it leads to: a name, ENOENT, None if nobody asked.
     :param share: calls go the long way while its ``watchful`` is not False, or ``slow`` has their (architecture, number).
+    :param busy: likewise those of callers that are in it, by thread.
     :param container: its ``labels`` are ``labels`` and its ``logging`` is None, or a line is not made
         here.
     :param log: where lines are gathered; None for nowhere.
@@ -605,6 +606,7 @@ class Usual:
         fallback: Callable[[Notification], Any],
         told: Callable[[Notification, bytes, bytes | int | None, float], Any],
         share: Any,
+        busy: dict[int, Any],
         container: Any,
         labels: Any,
         log: Gathered | None,

@@ -20,7 +20,7 @@ struct header {
 _Static_assert(sizeof(struct slot) == 128 && sizeof(struct header) == 128, "as documented");
 
 struct source { /* something that epoll watches, whose data this is */
-    struct source *next;
+    struct source *next; /* of those that are watched no more */
     int fd;
     bool listener, gone;
     struct slot *slots; /* its journal's; NULL without one */
@@ -36,10 +36,11 @@ struct entry {
 typedef struct {
     PyObject_HEAD
     int epoll, event;
-    struct source *sources;
+    struct source **sources; /* by descriptor: there may be thousands */
+    struct source *gone;     /* those that are watched no more */
+    int room;                /* for so many */
     PyObject *way, *what; /* what is being routed; whoever does that holds them */
     int count, next;      /* of the batch */
-    int gone;             /* sources that are watched no more */
     struct entry batch[BATCH];
     struct slot own[BATCH];
     _Atomic unsigned long generation, serial, surrendered;
@@ -51,8 +52,10 @@ typedef struct {
 /* Without the GIL: receive what a listener has into the batch.  Not to drain saves time: after many
  * rounds without a second notification, if all is fast. */
 void receive(Loop *self, struct source *source, bool drain, int *problem);
-/* Free what is watched no more, and which no entry of the batch is about. */
+/* Free what is watched no more; no entry of the batch is about it. */
 void forget(Loop *self);
+/* Nothing is watched any more. */
+void leave_all(Loop *self);
 /* Wake who stands by. */
 void ring(Loop *self);
 

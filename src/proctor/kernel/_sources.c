@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include "_loop.h"
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -54,17 +55,52 @@ void receive(Loop *self, struct source *source, bool drain, int *problem) {
 }
 
 void forget(Loop *self) {
-    self->gone = 0;
-    for (struct source **at = &self->sources; *at != NULL;) {
-        struct source *source = *at;
-        if (!source->gone) {
-            at = &source->next;
-            continue;
-        }
-        *at = source->next;
+    struct source *source = self->gone;
+    self->gone = NULL;
+    while (source != NULL) {
+        struct source *next = source->next;
         PyBuffer_Release(&source->journal);
         PyMem_Free(source);
+        source = next;
     }
+}
+
+static void drop(Loop *self, struct source *source) {
+    source->gone = true;
+    source->next = self->gone;
+    self->gone = source;
+}
+
+/* A descriptor is watched no more, if it was. */
+static bool leave(Loop *self, int fd) {
+    struct source *source = fd >= 0 && fd < self->room ? self->sources[fd] : NULL;
+    if (source == NULL)
+        return false;
+    self->sources[fd] = NULL;
+    drop(self, source);
+    return true;
+}
+
+void leave_all(Loop *self) {
+    for (int fd = 0; fd < self->room; fd++)
+        leave(self, fd);
+    PyMem_Free(self->sources);
+    self->sources = NULL;
+    self->room = 0;
+}
+
+/* Have room for what is known of this descriptor; false with an exception. */
+static bool reserve(Loop *self, int fd) {
+    if (fd < self->room)
+        return true;
+    int room = fd < INT_MAX / 2 ? 2 * fd + 64 : fd + 1;
+    struct source **sources = PyMem_Realloc(self->sources, (size_t)room * sizeof *sources);
+    if (sources == NULL)
+        return PyErr_NoMemory() != NULL;
+    memset(sources + self->room, 0, (size_t)(room - self->room) * sizeof *sources);
+    self->sources = sources;
+    self->room = room;
+    return true;
 }
 
 PyObject *loop_watch(PyObject *me, PyObject *args) {
@@ -76,7 +112,7 @@ PyObject *loop_watch(PyObject *me, PyObject *args) {
     struct source *source = PyMem_Calloc(1, sizeof *source);
     if (source == NULL)
         return PyErr_NoMemory();
-    *source = (struct source){.next = self->sources, .fd = fd, .listener = listener};
+    *source = (struct source){.fd = fd, .listener = listener};
     if (journal != Py_None) {
         if (PyObject_GetBuffer(journal, &source->journal, PyBUF_WRITABLE) < 0) {
             PyMem_Free(source);
@@ -93,7 +129,14 @@ PyObject *loop_watch(PyObject *me, PyObject *args) {
         PyMem_Free(source);
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    self->sources = source;
+    bool room = reserve(self, fd); /* a number that is a file's, so no great one */
+    leave(self, fd);               /* it was closed, and nobody said so */
+    if (!room) {
+        epoll_ctl(self->epoll, EPOLL_CTL_DEL, fd, NULL);
+        drop(self, source); /* who waits may have it already */
+        return NULL;
+    }
+    self->sources[fd] = source;
     return Py_NewRef(Py_None);
 }
 
@@ -102,12 +145,8 @@ PyObject *loop_unwatch(PyObject *me, PyObject *args) {
     int fd;
     if (!PyArg_ParseTuple(args, "i", &fd))
         return NULL;
-    for (struct source *source = self->sources; source != NULL; source = source->next)
-        if (source->fd == fd && !source->gone) {
-            source->gone = true;
-            self->gone++;
-            epoll_ctl(self->epoll, EPOLL_CTL_DEL, fd, NULL);
-        }
+    if (leave(self, fd))
+        epoll_ctl(self->epoll, EPOLL_CTL_DEL, fd, NULL);
     return Py_NewRef(Py_None);
 }
 

@@ -282,16 +282,22 @@ static PyObject *perform(Usual *self, PyObject *notification, const struct secco
     return Py_NewRef(Py_True);
 }
 
-/* Whether a call may have to wait, or to be waited for; true with an exception, too. */
+/* Whether a call may have to wait: for its turn, behind an earlier one of its caller, or since its number is known
+ * for stalling; true with an exception, too. */
 static bool may_wait(const Usual *self, const struct seccomp_notif *raw) {
-    PyObject *busy = PyObject_GetAttr(self->share, watchful), *stalled = PyObject_GetAttr(self->share, slow);
-    bool waits = busy != Py_False || stalled == NULL;
+    PyObject *turns = PyObject_GetAttr(self->share, watchful), *stalled = PyObject_GetAttr(self->share, slow);
+    bool waits = turns != Py_False || stalled == NULL;
     if (!waits && PyObject_IsTrue(stalled) != 0) {
         PyObject *number = Py_BuildValue("(Ii)", raw->data.arch, raw->data.nr);
         waits = number == NULL || PyDict_Contains(stalled, number) != 0;
         Py_XDECREF(number);
     }
-    Py_XDECREF(busy), Py_XDECREF(stalled);
+    if (!waits && PyDict_Size(self->busy) != 0) {
+        PyObject *tid = PyLong_FromUnsignedLong(raw->pid);
+        waits = tid == NULL || PyDict_Contains(self->busy, tid) != 0;
+        Py_XDECREF(tid);
+    }
+    Py_XDECREF(turns), Py_XDECREF(stalled);
     return waits;
 }
 
@@ -436,15 +442,15 @@ static PyObject *usual_outcome(PyObject *me, PyObject *args) {
 }
 
 static PyObject *usual_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(names)) {
-    PyObject *learn, *fallback, *told, *share, *container, *marks, *log, *callers, *head, *middle, *alikes, *ours;
+    PyObject *learn, *fallback, *told, *share, *busy, *container, *marks, *log, *callers, *head, *middle, *alikes, *ours;
     PyObject *meet, *lend, *took_back, *port;
     int listener, reg, groups;
     unsigned int registers;
     unsigned long long mask;
     const struct standing *is = NULL;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOSSOIiKO!pSOOO", &learn, &fallback, &told, &share, &container, &marks, &log,
-                          &callers, &head, &middle, &port, &registers, &reg, &mask, &PyDict_Type, &alikes,
-                          &groups, &ours, &meet, &lend, &took_back)
+    if (!PyArg_ParseTuple(args, "OOOOO!OOOOSSOIiKO!pSOOO", &learn, &fallback, &told, &share, &PyDict_Type, &busy,
+                          &container, &marks, &log, &callers, &head, &middle, &port, &registers, &reg, &mask,
+                          &PyDict_Type, &alikes, &groups, &ours, &meet, &lend, &took_back)
         || !standing_in(ours, &is) || (listener = PyObject_AsFileDescriptor(port)) < 0)
         return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
@@ -456,6 +462,7 @@ static PyObject *usual_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     self->fallback = Py_NewRef(fallback);
     self->told = Py_NewRef(told);
     self->share = Py_NewRef(share);
+    self->busy = Py_NewRef(busy);
     self->container = Py_NewRef(container);
     self->labels = Py_NewRef(marks);
     self->log = Py_NewRef(log);
@@ -483,6 +490,7 @@ static int usual_traverse(PyObject *me, visitproc visit, void *arg) {
     Py_VISIT(self->fallback);
     Py_VISIT(self->told);
     Py_VISIT(self->share);
+    Py_VISIT(self->busy);
     Py_VISIT(self->container);
     Py_VISIT(self->alikes);
     Py_VISIT(self->meet);
@@ -502,6 +510,7 @@ static int usual_clear(PyObject *me) {
     Py_CLEAR(self->fallback);
     Py_CLEAR(self->told);
     Py_CLEAR(self->share);
+    Py_CLEAR(self->busy);
     Py_CLEAR(self->container);
     Py_CLEAR(self->alikes);
     Py_CLEAR(self->meet);

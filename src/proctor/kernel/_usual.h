@@ -36,7 +36,7 @@ struct outcome {
 
 typedef struct {
     PyObject_HEAD
-    PyObject *learn, *fallback, *told, *share, *container, *labels, *log, *callers, *head, *middle;
+    PyObject *learn, *fallback, *told, *share, *busy, *container, *labels, *log, *callers, *head, *middle;
     PyObject *meet; /* asked of whom we do not know whether they are what we are; None: nobody is */
     PyObject *lend, *took_back; /* who looks for others; None: nobody */
     PyObject *find, *performer, *given, *counts; /* who finds a Short, the Short, who gives, who counts */

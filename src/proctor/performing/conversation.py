@@ -11,7 +11,8 @@ import os
 import select
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
+from weakref import WeakSet
 
 from proctor.call.verdict import Verdict
 from proctor.errors import CallGone, ProctorError
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from proctor.performing.steps import Reply
     from proctor.performing.task import Work
 
-#: Seconds before the first look at a caller whose call takes long, and between two.
+#: Seconds before the first look at a caller whose call takes long, and between two: where many wait, so long
+#: for each of them, for nothing tells that a signal came, and who looks at a thousand has time for nothing else.
 _FIRST: Final = 0.05
 _PAUSE: Final = 0.25
+_EACH: Final = 0.001
 #: Seconds in which an executor that was ended is expected to be dead: a file system may hold it.
 _LAST: Final = 1.0
 #: Looks at a caller for each look at the executor, which costs more.
@@ -65,9 +68,11 @@ class Conversation:
     """
 
     __slots__ = (
-        "_anyones", "_asked", "_call", "_due", "_ending", "_life", "_looks", "_next_look", "_translate", "_work",
-        "verdict",
+        "__weakref__", "_anyones", "_asked", "_call", "_due", "_ending", "_life", "_looks", "_next_look",
+        "_translate", "_work", "verdict",
     )  # fmt: skip
+    #: Those that are looked at now and then, of all supervisors.
+    _waiting: ClassVar[WeakSet[Conversation]] = WeakSet()
 
     def __init__(
         self,
@@ -131,6 +136,7 @@ class Conversation:
 
     def _over(self, verdict: Verdict) -> Verdict:
         self._asked, self.verdict = None, verdict
+        self._waiting.discard(self)
         self._forget_life()
         return verdict
 
@@ -171,7 +177,8 @@ class Conversation:
             return self._end()
         now = time.monotonic()
         # what is looked at late is looked at less: a thousand looks are to leave time for what they look at
-        self._next_look = now + max(_PAUSE, 4 * (now - self._next_look))
+        pause = max(_PAUSE, _EACH * len(self._waiting))
+        self._next_look = now + max(pause, 4 * (now - self._next_look))
         assert self._asked is not None
         try:
             if self._signalled():
@@ -227,6 +234,7 @@ class Conversation:
             return self.later() if self.verdict is None else self.verdict
 
         life = self._watch_life()
+        self._waiting.add(self)
         left = max(0.0, self.next_look - time.monotonic())
         assert self._asked is not None
         ends = self._asked.worker.interruptible and not self._ending

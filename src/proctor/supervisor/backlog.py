@@ -64,6 +64,11 @@ class Backlog:
                 found = self._shares[container] = Share(container.quotas)
             return found
 
+    @property
+    def queued(self) -> bool:
+        """Whether some wait for their turn."""
+        return self._queued > 0
+
     # Threads --------------------------------------------------------------------------------
     def hold(self, job: Job, pulse: Pulse, now: float) -> None:
         """A thread is kept by ``job``, see :meth:`Share.hold`."""

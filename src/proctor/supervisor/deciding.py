@@ -108,7 +108,7 @@ class Decider(Turns):
         """Decide a call that was received just now, on the thread that did."""
         share = job.served.share
         self.routed(job)
-        if not (share.watchful or share.is_slow(job)):
+        if not (share.watchful or share.is_slow(job) or job.tid in job.served.busy):
             self.advance(job)
         elif not (self._order(job) or self._hold_back(job)):
             self._go(job, share)

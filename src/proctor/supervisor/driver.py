@@ -42,4 +42,4 @@ class Driver:
     @property
     def waiting(self) -> bool:
         """Whether a call waits for its turn."""
-        return self._supervisor._decider.patience() == 0.0
+        return self._supervisor._decider.patience()[0] == 0.0

@@ -76,7 +76,7 @@ class InFlight:
         """It is known from now on, and so is its deadline."""
         job.known = True
         job.served.running += 1
-        job.served.share.count(1)
+        job.served.share.calls += 1
         self._jobs[job.key] = job
         own = [handler.deadline for handler in job.chain if handler.deadline is not None]
         limit = min(own) if own else self._rules.deadline
@@ -148,7 +148,7 @@ class InFlight:
             return
         self._jobs.pop(job.key, None)
         job.served.running -= 1
-        job.served.share.count(-1)
+        job.served.share.calls -= 1
 
     def told(self, job: Job) -> None:
         """Observers were told of its answer, and of what ended with it."""

@@ -287,7 +287,7 @@ class Engine(Protocol):
     def serve(self, token: int, timeout: float | None, rounds: int) -> int:
         """Rounds as above; how many notifications were received, -1 if the role is lost.
 
-        :param timeout: seconds to wait for something in a round; None for no limit.
+        :param timeout: seconds until it is to return, though more may be coming; None for no limit.
         :param rounds: at most so many; 0: until :meth:`wake`, a listener's end, an exception, somebody
             who insists on the role, or a round in which nothing came.  Rounds after the first may
             receive less eagerly while handlers are fast and nobody queues."""

@@ -273,13 +273,16 @@ class PyEngine:
     def serve(self, token: int, timeout: float | None, rounds: int) -> int:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         total = 0
+        until = None if timeout is None else self._clock() + timeout
         while self._generation == token:
             found = self._round(token, timeout)
             if found < 0:
                 break
             total += found
             leave, self._leave = self._leave, False
-            if rounds or not found or leave or self._insist:
+            if until is not None:
+                timeout = until - self._clock()
+            if rounds or not found or leave or self._insist or (timeout is not None and timeout <= 0):
                 return total
         return -1
 

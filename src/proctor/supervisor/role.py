@@ -172,15 +172,15 @@ class Role:
         """Receive and decide, then go on with what waits; how many calls were received, -1 if the role
         is lost.
 
-        :param once: one round; otherwise rounds without end while nothing is due.
+        :param once: one round; otherwise rounds without end while nothing is due, and nobody waits for his turn.
         """
         decider, engine = self._decider, self._engine
         if not self._tend(token):  # a round may be long, if many calls stall
             return -1
-        limit = decider.patience()
+        limit, some = decider.patience()
         if limit is not None:
             timeout = limit if timeout is None else min(timeout, limit)
-        count = engine.serve(token, timeout, 1 if once or limit is not None else 0)
+        count = engine.serve(token, timeout, 1 if once or some else 0)
         if count < 0 or not self._tend(token):
             return -1
         for _ in range(_AT_ONCE):

@@ -118,7 +118,7 @@ class Routes:
         counters, wants = observers.counters, observers.wants if observers.watching else None
         listener, container = served.listener, served.container
         share, number = served.share, (first.arch, first.nr)
-        slow = share.slow
+        slow, busy = share.slow, served.busy
         clock, below, claim = self._world.clock, container.below, self._engine.claim
 
         def route(notification: NotificationLike) -> Wire | None:
@@ -145,7 +145,12 @@ class Routes:
 
         def short(notification: NotificationLike) -> Wire | bool | None:
             nonlocal settled, wire, cell, told
-            if share.watchful or (slow and number in slow) or (below is not None and below.active):
+            if (
+                share.watchful
+                or (slow and number in slow)
+                or (busy and notification.pid in busy)
+                or (below is not None and below.active)
+            ):
                 return route(notification)
             received = clock() if wants is not None else 0.0
             call = made(Call)

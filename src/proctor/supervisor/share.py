@@ -111,8 +111,8 @@ class Share:
         self.listeners = 0
         #: Calls that are known beyond the thread that decides them.
         self.calls = 0
-        #: Whether a call that comes may have to wait: otherwise it goes the shortest way, unless it is of a number that
-        #: is known for stalling.
+        #: Whether a call that comes may have to wait for its turn: otherwise it goes the shortest way, unless its number
+        #: is known for stalling, or an earlier call of its caller is known (:attr:`Served.busy`).
         self.watchful = False
         #: Those numbers, and for how many quick calls they are.
         self.slow: dict[tuple[int, int], int] = {}
@@ -185,13 +185,8 @@ class Share:
         else:
             self.slow.pop(number, None)
 
-    def count(self, more: int) -> None:
-        """So many more calls are known."""
-        self.calls += more
-        self._watch()
-
     def _watch(self) -> None:
-        self.watchful = bool(self.calls or self._held or self.rate)
+        self.watchful = bool(self._waiting or self._held or self.rate)
 
     def let_go(self, job: Job, now: float) -> bool:
         """The thread is done with it; False if it was not kept by it."""
@@ -241,6 +236,7 @@ class Share:
         self._arrivals += 1
         slow = self.is_slow(job)
         self._waiting[job] = slow
+        self.watchful = True
         queue = self._queues[slow]
         heapq.heappush(queue, (account, self._arrivals, job))
         if len(queue) > 2 * len(self._waiting) + _SPARE:
@@ -264,11 +260,14 @@ class Share:
         if job is not None:
             heapq.heappop(self._queues[self._waiting.pop(job)])
             self._accounts[_account(job)] = account
+            self._watch()
         return job
 
     def take_out(self, job: Job) -> bool:
         """It was answered, and wants no turn; whether it did."""
-        return self._waiting.pop(job, None) is not None
+        waited = self._waiting.pop(job, None) is not None
+        self._watch()
+        return waited
 
     def spent(self, job: Job, seconds: float) -> None:
         """So long was spent on it."""

@@ -112,12 +112,13 @@ class Turns(Answers):
         with self._lock:
             job.served.share.spent(job, self._world.clock() - began)
 
-    def patience(self) -> float | None:
-        """Seconds until something is due; None for nothing."""
+    def patience(self) -> tuple[float | None, bool]:
+        """Seconds until something is due, None for nothing; and whether some wait for their turn, which may
+        come with any call that is over."""
         with self._lock:
             now, due = self._world.clock(), self.calls.next_due()
-            waits = self.backlog.patience(now)
+            waits, some = self.backlog.patience(now), self.backlog.queued
         if due is None:
-            return waits
+            return waits, some
         left = max(0.0, due - now)
-        return left if waits is None else min(left, waits)
+        return left if waits is None else min(left, waits), some

@@ -143,7 +143,7 @@ class Usual:
         log = self._log
         alikes = seeking.alikes if handler.by_path is not None else None
         self._native = made(
-            self.learn, fallback, self._tell, served.share, container, container.labels,
+            self.learn, fallback, self._tell, served.share, served.busy, container, container.labels,
             None if log is None else log.gathered(), callers,
             b"" if log is None else log.HEAD, b"" if log is None else log.middle(container),
             served.listener, registers, reg, mask, *_looks_for(alikes),
