@@ -121,6 +121,9 @@ int main(int count, char **arguments)
                 printf("%ld %d\n", value, value < 0 ? errno : 0);
             }
             i++;
+        } else if (strcmp(command, "flood") == 0) { /* the same without end, and nothing is said */
+            for (;;)
+                syscall(4242, 0L);
         } else if (strcmp(command, "undumpable") == 0) {
             prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
         } else if (strcmp(command, "fork") == 0) { /* the rest of the commands, in a child */

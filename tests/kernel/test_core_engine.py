@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -473,6 +474,14 @@ def test_rounds(engine: Engine, call: Callable[..., Caller]) -> None:
     assert caller.said()[::2] == [str(n) for n in range(100)]
 
 
+def test_rounds_end_in_time_though_more_comes(engine: Engine, call: Callable[..., Caller]) -> None:
+    """A caller that goes on for ever, and is answered at once."""
+    caller = call("flood")  # "call" would wait for whoever reads what it says
+    engine.add(caller.listener, {}, lambda n: (0, 0, 0), nobody)
+    assert engine.run(0.01) > 0
+    assert engine.run(0.01) > 0
+
+
 def test_one_thread_only(engine: Engine, call: Callable[..., Caller]) -> None:
     caller = call("call", "1")
     problems: list[str] = []
@@ -566,7 +575,7 @@ def test_signal_handler_that_returns(engine: Engine) -> None:
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.01)
         while not rang:
-            assert engine.run_once(30) == 0
+            assert engine.run_once(30) == 1
     finally:
         signal.signal(signal.SIGALRM, before)
 
@@ -628,6 +637,40 @@ def test_twenty_thousand_descriptors_under_a_timer(monitor: Monitor, main: bool)
         timeout=110,
     )
     assert out == "wrong 0"
+
+
+def test_a_number_that_is_another_file_s_by_now_is_watched(engine: Engine) -> None:
+    """The first was closed without a word, before it was readable."""
+    heard: list[str] = []
+    for name in ("first", "second", "third"):
+        end, other = os.pipe()
+        engine.watch(end, partial(heard.append, name))
+        if name == "second":
+            os.write(other, b"x")
+            assert engine.run_once(30) == 1
+        os.close(end)
+        os.close(other)
+    assert heard == ["second"]
+
+
+def test_many_are_watched_and_left(engine: Engine) -> None:
+    """Every other one is left; of the rest each is heard, once."""
+    pipes = [os.pipe() for _ in range(300)]
+    heard: list[int] = []
+    for number, (end, other) in enumerate(pipes):
+        engine.watch(end, partial(heard.append, number))
+        os.write(other, b"x")
+        if number % 2:
+            engine.unwatch(end)
+            engine.unwatch(end)  # nothing happens
+    while engine.run_once(0) or len(heard) < 150:
+        pass
+    assert sorted(heard) == list(range(0, 300, 2))
+    engine.watch(pipes[1][0], partial(heard.append, -1))
+    engine.run_once(30)
+    assert heard[-1] == -1
+    for each in sum(pipes, ()):
+        os.close(each)
 
 
 def test_what_is_readable_while_it_begins_to_be_watched_is_heard() -> None:

@@ -11,6 +11,9 @@ from collections.abc import Callable
 import pytest
 
 import proctor
+from proctor.policy import loads
+from proctor.supervisor.deciding import Decider
+from proctor.supervisor.jobs import Job
 from proctor.supervisor.poller import EpollPoller
 from proctor.supervisor.ports import SERVE
 from proctor.supervisor.pyengine import PyEngine
@@ -191,6 +194,95 @@ def test_a_ring_before_a_look_ends_it() -> None:
     looking.join(30)
     assert not looking.is_alive()
     poller.close()
+
+
+def test_a_call_that_waits_keeps_no_others_from_the_shortest_way(
+    start: Callable[..., proctor.Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One caller waits until the other has called five hundred times: none of these calls is looked at at length."""
+    callers: list[int] = []
+    waiting: list[int] = []
+    at_length: list[int] = []
+    end, other = os.pipe()
+    decide = Decider.decide
+
+    def long_way(self: Decider, job: Job) -> None:
+        at_length.append(job.tid)
+        decide(self, job)
+
+    def wait(call: proctor.Call) -> object:
+        waiting.append(call.tid)
+        if len(waiting) > 1:
+            return proctor.answer(7)
+        return proctor.Later(end, lambda: proctor.answer(7), lambda: None)
+
+    def answer(call: proctor.Call) -> proctor.Verdict:
+        callers.append(call.tid)
+        if len(callers) == 500:
+            os.close(other)
+        return proctor.answer(call.registers[0])
+
+    monkeypatch.setattr(Decider, "decide", long_way)
+    process = start(
+        "fork", "thread", "1", GETPPID, "loop", "500", "39",
+        handlers=[handler(wait), proctor.Handler(("getpid",), answer)],
+    )  # fmt: skip
+    out = lines(process)
+    os.close(end)
+    assert sorted(out) == ["7", "7", "ok", "ok"]
+    assert len(callers) == 1000
+    assert len(waiting) == 2
+    assert at_length.count(callers[0]) < 2  # the first of its number, perhaps
+
+
+BY_PATH = """
+[[rule]]
+name = "late"
+calls = ["mkdir"]
+when = { path_text = "/proc/late*" }
+deny = "EROFS"
+
+[[rule]]
+name = "all"
+calls = ["mkdir"]
+allow = "unsafe: a test"
+"""
+
+
+@pytest.mark.parametrize("usual", [True, False])
+def test_an_interrupted_caller_s_next_call_waits_for_the_end_of_the_first(
+    start: Callable[..., proctor.Process], usual: bool
+) -> None:
+    """Though other callers' calls do not, and calls like it were decided at once before."""
+    over: list[str] = []
+    end, other = os.pipe()
+
+    def first(call: proctor.Call) -> object:
+        def resume() -> proctor.Verdict:
+            over.append("first")
+            return proctor.answer(1)
+
+        return proctor.Later(end, resume, lambda: None, 1.0)
+
+    def told(outcome: proctor.Outcome) -> None:
+        if outcome.call.name != "getppid":
+            over.append(outcome.call.name)
+
+    rules = loads(BY_PATH)
+    second = ("string", "/proc/late", "83") if usual else ("call", "39")
+    plain = [handler(first), proctor.Handler(("getpid",), lambda call: proctor.answer(5))]
+    process = start(
+        *second, *second, "interrupt", "500000", "call", GETPPID, "alarm", "0", *second,
+        handlers=[*plain, *rules.handlers()], filter=proctor.filter_for(plain, rules.filter()),
+        observers=[proctor.outcomes(told)], wait_killable=False, **rules.supervisor_options(),
+    )  # fmt: skip
+    out = lines(process)
+    os.close(end)
+    os.close(other)
+    said = f"83 = -{errno.EROFS}" if usual else "39 = 5"
+    assert out == [said, said, f"110 = -{errno.EINTR}", said]
+    name = "mkdir" if usual else "getpid"
+    assert over == [name, name, "first", name]
 
 
 def test_a_stall_slows_no_container_down_for_good(start: Callable[..., proctor.Process]) -> None:

@@ -202,9 +202,8 @@ class Engine:
         return self._run(timeout, 1)
 
     def run(self, timeout: float | None) -> int:
-        """Rounds without end, until :meth:`wake`, a listener's end, an exception, or ``timeout``
-        seconds in which nothing came; how many notifications were received.  Errors as in
-        :meth:`run_once`."""
+        """Rounds without end, until :meth:`wake`, a listener's end, an exception, or until ``timeout``
+        seconds are over; how many notifications were received.  Errors as in :meth:`run_once`."""
         return self._run(timeout, 0)
 
     def _run(self, timeout: float | None, rounds: int) -> int:
