@@ -241,15 +241,17 @@ def main() -> int:
                 f"{four.median:>7.1f}µs {'':>29} {one.median / four.median:>6.2f}x  ≥ 1.5x",
                 flush=True,
             )
-        for what, more in (("own", {}), ("another", other)):
-            for waiting in (1, 64, 1000):
-                found = [
-                    beside(waiting, options.calls, program, **more) for _ in range(options.rounds)
-                ]
+        for waiting in (1, 64, 1000):
+            for what, measure in (
+                ("a loop in C", partial(beside_in_c, waiting, options.calls)),
+                ("own identity", partial(beside, waiting, options.calls, program)),
+                ("another identity", partial(beside, waiting, options.calls, program, **other)),
+            ):
+                found = [measure() for _ in range(options.rounds)]
                 before, meanwhile = (statistics.median(each) for each in zip(*found, strict=True))
                 print(
-                    f"{f'others, while {waiting} opens wait, {what} identity':<52} {before:>7.1f}µs "
-                    f"{meanwhile:>7.1f}µs {'':>29} {meanwhile / before:>6.2f}x  ≤ 1.3x",
+                    f"{f'others, while {waiting} opens wait, {what}':<52} {before:>7.1f}µs "
+                    f"{meanwhile:>7.1f}µs {'':>19} {meanwhile / before:>6.2f}x  ≤ 1.3x",
                     flush=True,
                 )
         if os.geteuid() == 0:

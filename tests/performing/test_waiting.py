@@ -9,10 +9,13 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import proctor
+from proctor.call.decode.values import SignalSet
 from proctor.performing import Performers, conversation
 
 from .test_performers import wait_for
@@ -126,6 +129,68 @@ def test_a_thousand_opens_wait_and_hold_no_thread(tmp_path: object) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == b"all wait\nothers go on\nall\n"
     assert max(threads) < before + 20
+
+
+class _Worker:
+    """An executor that never answers."""
+
+    interruptible = True
+
+    def reply(self, request: object, *, wait: bool) -> None:
+        return None
+
+    def hindered(self) -> str:
+        return ""
+
+    def fileno(self) -> int:
+        return -1
+
+
+class _Caller:
+    """A caller with no signal to take."""
+
+    tid = tgid = os.getpid()
+
+    @property
+    def caller(self) -> _Caller:
+        return self
+
+    def valid(self) -> bool:
+        return True
+
+    def pending(self, *, its_own: bool = False) -> SignalSet:
+        return SignalSet(0)
+
+
+@pytest.mark.parametrize(("waiting", "pause"), [(1, 0.25), (250, 0.25), (500, 0.5)])
+def test_callers_are_looked_at_more_rarely_where_many_wait(
+    waiting: int, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand looks a second at all of them; and those whose calls are over are counted no more."""
+    now = [100.0]
+    monkeypatch.setattr(conversation, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def work() -> Any:
+        yield
+
+    def begin() -> conversation.Conversation:
+        began = work()
+        next(began)
+        asked: Any = SimpleNamespace(worker=_Worker(), request=None)
+        call: Any = _Caller()
+        return conversation.Conversation(
+            began, asked, call, lambda call, error: proctor.deny(1), None
+        )
+
+    some = [begin() for _ in range(waiting)]
+    waits = [each.later().wait for each in some]
+    assert waits == [pytest.approx(0.05)] * waiting
+    now[0] = some[0].next_look
+    assert all(each.look() is None for each in some)
+    assert [each.next_look - now[0] for each in some] == [pytest.approx(pause)] * waiting
+    for each in some:
+        each.cancel()
+    assert not conversation.Conversation._waiting.intersection(some)
 
 
 def test_a_dead_reader_is_no_end_of_its_fifo(
