@@ -303,6 +303,9 @@ def test_nothing_is_said_before_the_executor_is_dead(
         call = one.call("openat", AT_FDCWD, top + b"/fifo", RDONLY, 0)
         begun = performers.begin(call, proctor.perform())
         assert isinstance(begun, conversation.Conversation)
+        assert begun._asked is not None
+        while begun._asked.worker.pidfd < 0:  # it is being started
+            begun.go_on(wait=True)
         waits_for = begun.fileno()
         begun._interrupt()
         if dies:
