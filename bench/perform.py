@@ -108,9 +108,7 @@ def answered_in_c(mode: str, *what: str, waiting: int = 0) -> bytes:
 def beside_in_c(waiting: int, calls: int) -> tuple[float, float]:
     """As :func:`beside`, answered by a loop in C, which lets the others wait."""
     fifo = "/nowhere/fifo"  # nobody opens it
-    text = answered_in_c(
-        "waits", "beside", str(waiting), str(calls), PATH, fifo, waiting=waiting
-    )
+    text = answered_in_c("waits", "beside", str(waiting), str(calls), PATH, fifo, waiting=waiting)
     before, meanwhile, ended = map(int, text.split())
     assert not ended, f"{ended} opens did not wait"
     return before / 1e3, meanwhile / 1e3

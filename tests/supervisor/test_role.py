@@ -278,6 +278,8 @@ def test_an_interrupted_caller_s_next_call_waits_for_the_end_of_the_first(
         observers=[proctor.outcomes(told)], wait_killable=False, **rules.supervisor_options(),
     )  # fmt: skip
     out = lines(process)
+    process.close()
+    await_threads()  # observers are told after the answer
     os.close(end)
     os.close(other)
     said = f"83 = -{errno.EROFS}" if usual else f"{GETPGRP} = 5"

@@ -282,7 +282,13 @@ class PyEngine:
             leave, self._leave = self._leave, False
             if until is not None:
                 timeout = until - self._clock()
-            if rounds or not found or leave or self._insist or (timeout is not None and timeout <= 0):
+            if (
+                rounds
+                or not found
+                or leave
+                or self._insist
+                or (timeout is not None and timeout <= 0)
+            ):
                 return total
         return -1
 
