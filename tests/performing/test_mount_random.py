@@ -11,6 +11,7 @@ import json
 import os
 import random
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ import pytest
 import proctor
 
 from .containers import PRELUDE, PYTHON, inside
-from .images import MOUNTS, image, loop_device, no_loop_device_is_left, top
+from .images import MOUNTS, image, loop_device, no_loop_device_is_left
 
-__all__ = ["image", "no_loop_device_is_left", "top"]
+__all__ = ["image", "no_loop_device_is_left"]
 pytestmark = [MOUNTS, pytest.mark.usefixtures("no_loop_device_is_left"), pytest.mark.timeout(3000)]
 TRIES = int(os.environ.get("PROCTOR_TRIES", "200"))
 SEED = int(os.environ.get("PROCTOR_SEED", "1"))
@@ -32,6 +33,20 @@ RDONLY, NOSUID, NODEV, NOEXEC, SYNC, REMOUNT, MANDLOCK, DIRSYNC = 1, 2, 4, 8, 16
 NOATIME, BIND, MOVE, REC, SILENT, LAZYTIME = 0x400, 0x1000, 0x2000, 0x4000, 0x8000, 1 << 25
 PROPAGATION = UNBINDABLE, PRIVATE, SLAVE, SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
 PLAIN = [NOSUID, NOEXEC, SYNC, DIRSYNC, SILENT, MANDLOCK, RDONLY, LAZYTIME]
+
+
+@pytest.fixture
+def top(place: bytes) -> Iterator[bytes]:
+    """As the images', on a file system of its own: real root's binds are remounted here, and with them whatever they are of."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", place], check=True)
+    try:
+        os.makedirs(place + b"/top/m")
+        for each in (b"/top", b"/top/m"):
+            os.chown(place + each, 100000, 100000)
+        yield place + b"/top"
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
 
 PROGRAM = """
 os.chdir(sys.argv[1])
