@@ -7,6 +7,7 @@ import platform
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -98,5 +99,93 @@ def test_what_was_given_is_not_given_again(engine: str, who: str, last: int) -> 
         target.kill()
         target.close()
         journal.close()
+        if listener >= 0:
+            os.close(listener)
+
+
+#: As above, where rules about paths decide; it dies at its first answer after the program said so, which waits for that.
+BY_RULES = """
+import ctypes, os, signal, struct, sys
+import proctor
+from proctor.kernel.journal import Journal
+from proctor.performing import Performers
+from proctor.policy import loads
+
+policy = loads(sys.argv[3])
+supervisor = proctor.Supervisor(policy.handlers(), performer=Performers().start())
+supervisor.add(proctor.Listener(int(sys.argv[1])), journal=Journal(int(sys.argv[2])))
+supervisor.start()
+os.read(int(sys.argv[4]), 1)
+steps = (
+    (0x20, 0, 0, 0), (0x15, 0, 3, 16), (0x20, 0, 0, 24), (0x15, 0, 1, 0xC0182101), (6, 0, 0, 0x80000000),
+    (6, 0, 0, 0x7FFF0000),
+)
+code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(38, 1, 0, 0, 0)
+assert libc.syscall(317, 1, 1, struct.pack("@HP", len(steps), ctypes.addressof(code))) == 0  # seccomp, all threads
+os.write(int(sys.argv[5]), b".")
+signal.pause()
+"""
+RULES = """
+version = 1
+[[rule]]
+name = "none of these"
+calls = ["openat"]
+when = { path = ["/nowhere/**"] }
+deny = "EXFULL"
+[[rule]]
+name = "all others"
+calls = ["openat"]
+perform = true
+"""
+MAKER = """
+import os, sys
+top = sys.argv[1]
+for _ in range(300):  # until the core has all that it wants for it
+    os.close(os.open(sys.executable, os.O_RDONLY))
+held = [os.open(f"{top}/{i}", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) for i in range(3)]
+os.write(int(sys.argv[2]), b".")
+os.read(int(sys.argv[3]), 1)
+held += [os.open(f"{top}/{i}", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) for i in range(3, 6)]
+print(held == [*range(held[0], held[0] + 6)], sorted(os.listdir(top)))
+"""
+
+
+@pytest.mark.parametrize("again", range(3))  # whoever loses the role gives it in another way
+def test_what_rules_had_made_is_not_made_again(tmp_path: Path, again: int) -> None:
+    (ready, say), (go_on, let) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    rules = proctor.filter_for([proctor.Handler(("openat",), lambda call: None)])
+    assert rules is not None
+    target = launch(
+        [sys.executable, "-IS", "-c", MAKER, str(tmp_path), "3", "4"],
+        program=rules.compile().code,
+        fds=((0, 0), (writer, 1), (2, 2), (say, 3), (go_on, 4)),
+    )
+    os.close(writer)
+    listener, journal = target.take_listener(), Journal.create(64)
+    try:
+        fds = listener, journal.fileno(), ready, let
+        done = subprocess.run(
+            [sys.executable, "-c", BY_RULES, *map(str, fds[:2]), RULES, *map(str, fds[2:])],
+            pass_fds=fds, check=False,
+        )  # fmt: skip
+        assert done.returncode == -signal.SIGSYS
+        (left,) = journal.pending()
+        assert left.given is not None
+        with proctor.Supervisor(world=KernelWorld()) as supervisor:
+            mine, listener = proctor.Listener(listener), -1
+            supervisor.add(mine, journal=journal)
+            supervisor.start()
+            with open(reader) as out:
+                assert out.read() == "True ['0', '1', '2', '3', '4', '5']\n"
+            assert target.wait(30) == 0
+    finally:
+        target.kill()
+        target.close()
+        journal.close()
+        for fd in (ready, say, go_on, let):
+            os.close(fd)
         if listener >= 0:
             os.close(listener)

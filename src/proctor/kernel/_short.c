@@ -117,7 +117,23 @@ struct turn {
     int fd; /* what is to be given; minus the errno of its answer; LEFT */
     bool answered;
     struct slot *slot; /* of a journal; NULL for nowhere */
+    Py_buffer held;    /* which that is in */
 };
+
+/* What is to be known before anything is opened: its flags, how it waits, and where it is written down what it was given. */
+static void prepare(Short *self, PyObject *notification, struct turn *turn) {
+    PyObject *journal = PyObject_GetAttr(self->port, names[JOURNAL]);
+    turn->slot = journal != NULL ? slot_in(journal, notification_slot(notification), &turn->held) : NULL;
+    Py_XDECREF(journal);
+    PyErr_Clear(); /* a listener of somebody's has none */
+    see_how_they_wait(self), turn->flags = turn->raw->data.args[2] & self->valid;
+}
+
+static void let_go_of(struct turn *turn) {
+    free(turn->path);
+    if (turn->slot != NULL)
+        PyBuffer_Release(&turn->held);
+}
 
 /* Answer with an errno that came out, or give what was opened: in more than one step, so it has to be claimed first.
  * Without the GIL. */
@@ -200,7 +216,7 @@ bool short_by_rules(PyObject *me, PyObject *container, PyObject *notification, c
     struct opening opening = {.allows = allows, .rules = rules};
     PyObject *tid = standing_in(self->ours, &opening.ours) && is_plain(self, raw) ? PyLong_FromUnsignedLong(raw->pid) : NULL;
     if (tid != NULL)
-        see_how_they_wait(self), turn.flags = raw->data.args[2] & self->valid;
+        prepare(self, notification, &turn);
     if (PyErr_Occurred() == NULL && is_open(self->port, self->listener) && is_met(self, tid, notification, container)
         && take(self, container, tid, false, turn.flags, &caller)) {
         if (PyTuple_GetItem(caller.kept, HERE) == Py_True)
@@ -211,7 +227,7 @@ bool short_by_rules(PyObject *me, PyObject *container, PyObject *notification, c
     if (turn.fd >= 0 && !turn.answered) /* which is there, and may be new */
         *path = PyBytes_FromStringAndSize(turn.path, (Py_ssize_t)turn.used);
     *fd = turn.fd;
-    free(turn.path);
+    let_go_of(&turn);
     Py_XDECREF(tid);
     return turn.answered;
 }
@@ -386,14 +402,8 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
     struct caller caller = {0};
     struct turn turn = {.raw = raw, .fd = LEFT};
     bool ruled = PyTuple_GetItem(wish, ALLOW) != Py_None, left = true;
-    Py_buffer held;
-    if (tid != NULL) {
-        PyObject *journal = PyObject_GetAttr(self->port, names[JOURNAL]);
-        turn.slot = journal != NULL ? slot_in(journal, notification_slot(notification), &held) : NULL;
-        Py_XDECREF(journal);
-        PyErr_Clear(); /* a listener of somebody's has none */
-        see_how_they_wait(self), turn.flags = raw->data.args[2] & self->valid;
-    }
+    if (tid != NULL)
+        prepare(self, notification, &turn);
     if (PyErr_Occurred() != NULL || !is_open(self->port, self->listener)
         || !take(self, container, tid, ruled, turn.flags, &caller)) {
         ;
@@ -410,9 +420,7 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
     }
     if (left && PyErr_Occurred() == NULL)
         result = PyObject_CallFunctionObjArgs(self->longer, call, wish, NULL);
-    free(turn.path);
-    if (turn.slot != NULL)
-        PyBuffer_Release(&held);
+    let_go_of(&turn);
     Py_XDECREF(tid);
     Py_XDECREF(container);
     Py_XDECREF(notification);
