@@ -7,13 +7,17 @@ import platform
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 import proctor
 from proctor.kernel.journal import Journal
 from proctor.kernel.launch import launch
+from proctor.kernel.target import Target
 from proctor.supervisor.world import KernelWorld
 
 pytestmark = [
@@ -22,6 +26,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="a program becomes another user"),
 ]
 
+#: SECCOMP_IOCTL_NOTIF_SEND and SECCOMP_IOCTL_NOTIF_ADDFD of include/uapi/linux/seccomp.h.
+_SEND, _ADDFD = 0xC0182101, 0x40182103
 #: Performs opens, and dies when it is about to answer the Nth by which something was opened: its own filter kills it at
 #: SECCOMP_IOCTL_NOTIF_SEND.
 MONITOR = """
@@ -103,7 +109,8 @@ def test_what_was_given_is_not_given_again(engine: str, who: str, last: int) -> 
             os.close(listener)
 
 
-#: As above, where rules about paths decide; it dies at its first answer after the program said so, which waits for that.
+#: As above, where rules about paths decide; it dies at its first request of some kind (of ioctl(2)) after the program said
+#: so, which waits for that.
 BY_RULES = """
 import ctypes, os, signal, struct, sys
 import proctor
@@ -117,7 +124,7 @@ supervisor.add(proctor.Listener(int(sys.argv[1])), journal=Journal(int(sys.argv[
 supervisor.start()
 os.read(int(sys.argv[4]), 1)
 steps = (
-    (0x20, 0, 0, 0), (0x15, 0, 3, 16), (0x20, 0, 0, 24), (0x15, 0, 1, 0xC0182101), (6, 0, 0, 0x80000000),
+    (0x20, 0, 0, 0), (0x15, 0, 3, 16), (0x20, 0, 0, 24), (0x15, 0, 1, int(sys.argv[6])), (6, 0, 0, 0x80000000),
     (6, 0, 0, 0x7FFF0000),
 )
 code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
@@ -152,40 +159,56 @@ print(held == [*range(held[0], held[0] + 6)], sorted(os.listdir(top)))
 """
 
 
-@pytest.mark.parametrize("again", range(3))  # whoever loses the role gives it in another way
-def test_what_rules_had_made_is_not_made_again(tmp_path: Path, again: int) -> None:
+@contextmanager
+def made_by_rules(directory: Path, dies_at: int) -> Iterator[tuple[Target, Journal, int, TextIO]]:
+    """What makes files there, as rules have it, whose monitor has died; the journal and the listener (the taker's), and what it
+    prints."""
     (ready, say), (go_on, let) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     rules = proctor.filter_for([proctor.Handler(("openat",), lambda call: None)])
     assert rules is not None
     target = launch(
-        [sys.executable, "-IS", "-c", MAKER, str(tmp_path), "3", "4"],
+        [sys.executable, "-IS", "-c", MAKER, str(directory), "3", "4"],
         program=rules.compile().code,
         fds=((0, 0), (writer, 1), (2, 2), (say, 3), (go_on, 4)),
     )
     os.close(writer)
     listener, journal = target.take_listener(), Journal.create(64)
     try:
-        fds = listener, journal.fileno(), ready, let
+        fds = *map(str, (listener, journal.fileno())), RULES, *map(str, (ready, let, dies_at))
         done = subprocess.run(
-            [sys.executable, "-c", BY_RULES, *map(str, fds[:2]), RULES, *map(str, fds[2:])],
-            pass_fds=fds, check=False,
+            [sys.executable, "-c", BY_RULES, *fds],
+            pass_fds=(listener, journal.fileno(), ready, let), check=False,
         )  # fmt: skip
         assert done.returncode == -signal.SIGSYS
-        (left,) = journal.pending()
-        assert left.given is not None
-        with proctor.Supervisor(world=KernelWorld()) as supervisor:
-            mine, listener = proctor.Listener(listener), -1
-            supervisor.add(mine, journal=journal)
-            supervisor.start()
-            with open(reader) as out:
-                assert out.read() == "True ['0', '1', '2', '3', '4', '5']\n"
-            assert target.wait(30) == 0
+        with open(reader) as out:
+            yield target, journal, listener, out
     finally:
         target.kill()
         target.close()
         journal.close()
         for fd in (ready, say, go_on, let):
             os.close(fd)
-        if listener >= 0:
-            os.close(listener)
+
+
+@pytest.mark.parametrize("again", range(3))  # whoever loses the role gives it in another way
+def test_what_rules_had_made_is_not_made_again(tmp_path: Path, again: int) -> None:
+    with made_by_rules(tmp_path, _SEND) as (target, journal, listener, out):
+        mine = proctor.Listener(listener)
+        (left,) = journal.pending()
+        assert left.given is not None
+        with proctor.Supervisor(world=KernelWorld()) as supervisor:
+            supervisor.add(mine, journal=journal)
+            supervisor.start()
+            assert out.read() == "True ['0', '1', '2', '3', '4', '5']\n"
+            assert target.wait(30) == 0
+
+
+def test_of_what_was_made_and_not_given_the_journal_knows(tmp_path: Path) -> None:
+    with (
+        made_by_rules(tmp_path, _ADDFD) as (_, journal, listener, _),
+        proctor.Listener(listener),
+    ):
+        assert sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3"]
+        (left,) = journal.pending()
+        assert left.performing

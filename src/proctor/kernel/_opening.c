@@ -3,6 +3,7 @@
 #include <Python.h>
 #include "_core.h"
 #include "_acting.h"
+#include "_loop.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -262,12 +263,22 @@ static int open_there(const struct opening *opening, int directory, const char *
     return fd == -ENOENT ? LEFT : fd;
 }
 
-/* Have it made, with the umask that its caller has, who still waits. */
+static void say(const struct opening *opening, uint32_t state) {
+    if (opening->slot != NULL)
+        atomic_store_explicit(&opening->slot->state, state, memory_order_release);
+}
+
+/* Have it made, with the umask that its caller has, who still waits.  Whoever comes after us must not have it made again. */
 static int make_in(const Known *caller, const struct opening *opening, int directory, const char *name, uint64_t more) {
     struct making what = {.directory = directory, .name = name, .flags = opening->flags | more, .mode = opening->mode,
                           .ours = opening->ours, .mask = mask_of(caller, opening->text, opening->length)};
-    return what.mask >= 0 && (opening->listener < 0 || id_valid(opening->listener, opening->id) == 0)
-               ? make(opening->maker, &what) : LEFT;
+    if (what.mask < 0 || (opening->listener >= 0 && id_valid(opening->listener, opening->id) != 0))
+        return LEFT;
+    say(opening, PERFORMING);
+    int fd = make(opening->maker, &what);
+    if (fd < 0)
+        say(opening, RECEIVED);
+    return fd;
 }
 
 /* O_CREAT: the directory is pinned, and what is not in it is made there.  Of what then comes out nothing is said but

@@ -164,7 +164,7 @@ static const uint32_t *kinds_of(const Short *self, size_t *count) {
 static void open_if(const Short *self, const Known *known, bool groups, int root, struct opening *opening,
                     struct turn *turn) {
     opening->kinds = kinds_of(self, &opening->count);
-    opening->dirfd = (int)turn->raw->data.args[0], opening->flags = turn->flags;
+    opening->dirfd = (int)turn->raw->data.args[0], opening->flags = turn->flags, opening->slot = turn->slot;
     opening->mode = opening->flags & (O_CREAT | TMPFILE) ? turn->raw->data.args[3] & 07777 : 0;
     char here[4096], *text = here;
     ssize_t length;
