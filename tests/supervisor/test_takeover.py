@@ -9,15 +9,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 import proctor
 from proctor.kernel.journal import Journal
 from proctor.kernel.launch import launch
+from proctor.kernel.notification import Notification
 from proctor.observe.events import TakenOver
 from proctor.supervisor.container import Container
 from proctor.supervisor.world import KernelWorld
+from tests.supervisor.test_container import X86_64, Port
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -241,3 +244,46 @@ def test_a_journal_is_empty_while_nothing_is_in_flight(
         assert at.out.read() == "ok\n"
     assert not list(at.journal.pending())
     assert at.journal.lost == 0
+
+
+def test_who_is_just_about_to_perform_when_all_is_left_does_not(
+    make_world: Callable[..., KernelWorld],
+) -> None:
+    """It had looked whether it may, and says that it begins when nobody waits for it any more."""
+    about, gone, over = (threading.Event() for _ in range(3))
+    performed: list[int] = []
+
+    class Begun:
+        said = False
+
+        def performs(self, notification: object) -> None:
+            about.set()
+            assert gone.wait(30)
+            self.said = True
+
+        def begun(self, notification: object) -> bool:
+            return self.said
+
+        def left(self, notification: object) -> None:
+            self.said = False
+            over.set()
+
+        def clear(self, notification: object) -> None:
+            raise AssertionError("it was answered")
+
+    def perform(call: proctor.Call, wish: proctor.Perform) -> proctor.Verdict:
+        performed.append(call.id)
+        over.set()
+        return proctor.answer(0)
+
+    port: Any = Port()
+    begun: Any = Begun()
+    supervisor = proctor.Supervisor(
+        default=proctor.perform(), performer=perform, world=make_world()
+    ).start()
+    supervisor.submit(Notification(1, 7, 110, X86_64), port, Container(), begun)
+    assert about.wait(30)
+    assert supervisor.hand_over(0.0) == 0
+    gone.set()
+    assert over.wait(30)
+    assert not (performed or begun.said or port.sent)

@@ -256,10 +256,13 @@ class Decider(Turns):
         self._begin(job.call, job.served.journal)
 
     def _begin(self, call: Call, journal: Begun | None) -> None:
-        if self.leaving:
-            raise Left
         if journal is not None:
             journal.performs(call._notification)
+        # Looked at after that was said: who leaves looks at what was said after it says that it does.
+        if self.leaving:
+            if journal is not None:
+                journal.left(call._notification)
+            raise Left
 
     def performs(self, job: Job) -> bool:
         """Whether it is being performed."""
