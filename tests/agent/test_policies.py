@@ -145,6 +145,22 @@ def test_a_mistake_leaves_what_holds(directory: Path) -> None:
     assert book.refresh(settle=False) and not book.problems
 
 
+@pytest.mark.parametrize("before", ["#", "##"])
+def test_one_that_is_too_long_is_refused_and_not_cut(directory: Path, before: str) -> None:
+    """Characters of two bytes are fewer than the bytes, and the cut may lie between two of them."""
+    book, told = loaded(directory)
+    text = (
+        policy("EIO")
+        + before
+        + "\u00e9" * (2 << 20)
+        + "\n"
+        + policy("EROFS").replace("mkdir", "rmdir")
+    )
+    (directory / "a.toml").write_text(text)
+    assert not book.refresh(settle=False)
+    assert len(told) == 1 and "a.toml: larger than 4194304 bytes; what held" in told[0]
+
+
 def test_a_directory_that_is_gone_is_told_once(directory: Path) -> None:
     book, told = loaded(directory)
     os.rename(directory, directory.with_name("elsewhere"))

@@ -191,10 +191,10 @@ class Book:
         path = os.path.join(self._directory, name)
         try:
             with open(path, "rb", opener=_at_once) as file:
-                text = file.read(_LARGEST + 1).decode("utf-8-sig")
-            if len(text) > _LARGEST:
+                data = file.read(_LARGEST + 1)
+            if len(data) > _LARGEST:
                 raise PolicyError(f"{path}: larger than {_LARGEST} bytes")
-            self._parse(name, text)
+            self._parse(name, data.decode("utf-8-sig"))
         except (PolicyError, OSError, UnicodeDecodeError) as problem:
             old = self._table if name == TABLE else self._policies.get(name.removesuffix(".toml"))
             what = "; what held before still holds" if old is not None else ""
