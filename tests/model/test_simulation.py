@@ -268,7 +268,7 @@ def holds_no_threads(patch: Patch) -> None:
 
 
 def never_lets_a_thread_go(patch: Patch) -> None:
-    patch.setattr(Backlog, "let_go", lambda self, job, now: False)
+    patch.setattr(Backlog, "let_go", lambda self, hold, now: None)
 
 
 def cannot_find_late_calls(patch: Patch) -> None:

@@ -364,23 +364,22 @@ def test_a_short_wait_after_giving_the_role_up_is_no_stall() -> None:
     shortly, for an executor."""
     share = Share(Quotas())
     served = _served(share)
-    share.hold(stalled := _job(1, served), _Waits(), 0.0)
+    hold = share.hold(stalled := _job(1, served), _Waits(), 0.0)
     assert share.is_slow(stalled)
-    share.let_go(stalled, 1.0)
+    share.let_go(hold, 1.0)
     for number in range(100):
         if not share.is_slow(stalled):
             break
-        share.hold(again := _job(1, served), _Waits(), float(number))
-        share.let_go(again, number + 0.0001)
+        hold = share.hold(again := _job(1, served), _Waits(), float(number))
+        share.let_go(hold, number + 0.0001)
         share.was_quick(again)
     else:
         raise AssertionError("it is known for ever")
     # one that does stall is known for longer
-    share.hold(stalled, _Waits(), 0.0)
+    hold = share.hold(stalled, _Waits(), 0.0)
     share.was_quick(stalled)
-    share.let_go(stalled, 1.0)
-    share.hold(stalled, _Waits(), 2.0)
-    share.let_go(stalled, 3.0)
+    share.let_go(hold, 1.0)
+    share.let_go(share.hold(stalled, _Waits(), 2.0), 3.0)
     for _ in range(10):
         share.was_quick(stalled)
     assert share.is_slow(stalled)
@@ -389,9 +388,9 @@ def test_a_short_wait_after_giving_the_role_up_is_no_stall() -> None:
 def test_what_stalled_keeps_no_other_number_from_the_shortest_way() -> None:
     share = Share(Quotas())
     served = _served(share)
-    share.hold(stalled := _job(1, served), _Waits(), 0.0)
+    hold = share.hold(stalled := _job(1, served), _Waits(), 0.0)
     assert share.watchful
-    share.let_go(stalled, 1.0)
+    share.let_go(hold, 1.0)
     assert share.is_slow(stalled) and not share.watchful
 
 

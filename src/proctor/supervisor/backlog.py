@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from proctor.supervisor.jobs import Job
-from proctor.supervisor.share import Share
+from proctor.supervisor.share import Hold, Share
 
 if TYPE_CHECKING:
     from proctor.supervisor.container import Container
@@ -70,19 +70,22 @@ class Backlog:
         return self._queued > 0
 
     # Threads --------------------------------------------------------------------------------
-    def hold(self, job: Job, pulse: Pulse, now: float) -> None:
-        """A thread is kept by ``job``, see :meth:`Share.hold`."""
-        job.served.share.hold(job, pulse, now)
-        self._held += 1
+    @property
+    def held(self) -> int:
+        """How many threads calls keep, of all containers."""
+        return self._held
 
-    def let_go(self, job: Job, now: float) -> bool:
-        """It is kept no more; False if it was not."""
-        if not job.served.share.let_go(job, now):
-            return False
+    def hold(self, job: Job, pulse: Pulse, now: float) -> Hold:
+        """A thread is kept by ``job``, see :meth:`Share.hold`."""
+        self._held += 1
+        return job.served.share.hold(job, pulse, now)
+
+    def let_go(self, hold: Hold, now: float) -> None:
+        """It is kept no more."""
+        hold.job.served.share.let_go(hold, now)
         self._held -= 1
         if self._ready:
             self._wake()
-        return True
 
     def delay(self, share: Share, now: float, slow: bool) -> float | None:
         """When one more call of a container may be begun, see :meth:`Share.delay`."""
@@ -92,9 +95,20 @@ class Backlog:
 
     def holds_back(self, job: Job, now: float) -> bool:
         """Whether it has to wait for its turn: its container has no thread for it, or others wait that
-        could have theirs; otherwise it is begun."""
+        could have theirs; otherwise it is begun.
+
+        Whose thread lost the role before it came to ask this has a thread already, and waits if that is one too
+        many."""
         share = job.served.share
         slow = share.is_slow(job)
+        if job.known:
+            times = 1 if slow else 2
+            over = share.held > share.workers * times
+            over = over or (share.held > 1 and self._held > self._world.workers * times)
+            if over or share.early(now):
+                return True
+            share.begin(now)
+            return False
         if self.delay(share, now, slow) != 0.0 or share.first(slow) is not None:
             return True
         if share.first(not slow) is not None and self.delay(share, now, not slow) == 0.0:

@@ -40,6 +40,11 @@ class Driver:
         return max(len(decider.calls), len(decider.backlog))
 
     @property
+    def held(self) -> int:
+        """How many threads calls keep."""
+        return self._supervisor._decider.backlog.held
+
+    @property
     def waiting(self) -> bool:
         """Whether a call waits for its turn."""
         return self._supervisor._decider.patience()[0] == 0.0

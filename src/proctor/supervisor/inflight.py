@@ -109,7 +109,6 @@ class InFlight:
         other.claimed = True  # nobody finds it again by its deadline
         job.known = True
         job.served.stand_in(other, job)
-        job.served.share.stand_in(other, job)
         for when, _, each, _ in self._dues:
             if each is other:
                 self.due_at(job, when)

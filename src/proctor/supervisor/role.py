@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proctor.supervisor.deciding import Decider
     from proctor.supervisor.jobs import Job, Key, Served
     from proctor.supervisor.ports import Engine, Lock, Pulse, World
+    from proctor.supervisor.share import Hold
 
 #: Seconds after which a thread that stands by is asked for again, if none came.
 _AGAIN: Final = 0.5
@@ -39,9 +40,9 @@ class Role:
         #: Whose thread has the role, and how much processor time that has used.
         self._token = 0
         self._pulse: Pulse = Still()
-        #: What threads that lost it are at, by the token they had; with the call's key if an engine
-        #: routed it.
-        self._stalled: dict[int, tuple[Key | None, Job | None, Pulse]] = {}
+        #: What threads that lost it are at, by the token they had: the call's key if an engine routed it,
+        #: and that the thread is kept, if it matters to anybody.
+        self._stalled: dict[int, tuple[Key | None, Hold | None]] = {}
         #: The last of them that came back before whoever took over said that it stalled, and calls that
         #: were settled before.
         self._returned = 0
@@ -213,31 +214,30 @@ class Role:
             if token not in self._stalled:
                 self._returned = token
                 return
-            key, job, pulse = self._stalled.pop(token)
+            key, hold = self._stalled.pop(token)
             if key is not None:
-                job = decider.calls.taken.pop(key, job)
-        while job is not None:
-            job = self._next(job, pulse, work)
-            if job is not None:
+                decider.calls.taken.pop(key, None)
+        while hold is not None:
+            hold = self._next(hold, work)
+            if hold is not None:
                 try:
-                    decider.run_held(job)
+                    decider.run_held(hold.job)
                 except BaseException as problem:  # a KeyboardInterrupt of somebody's: nobody's here
                     if not isinstance(problem, KeyboardInterrupt):
                         decider.observers.trouble("going on with a call", problem)
 
-    def _next(self, job: Job, pulse: Pulse, work: bool) -> Job | None:
-        """What a thread does next that was held by ``job``."""
-        backlog, share = self._decider.backlog, job.served.share
+    def _next(self, hold: Hold, work: bool) -> Hold | None:
+        """What a thread does next that was held so."""
+        backlog, share = self._decider.backlog, hold.job.served.share
         with self._lock:
             now = self._world.clock()
-            if not backlog.let_go(job, now) or not work:
+            backlog.let_go(hold, now)
+            if not work:
                 return None
             # What may be quick is for whoever receives: a container that always has something waiting
             # would never come back to the shortest way.
             following = backlog.next_of(share, now) if share.first(True) is not None else None
-            if following is not None:
-                backlog.hold(following, pulse, now)
-            return following
+            return None if following is None else backlog.hold(following, hold.pulse, now)
 
     # For the thread that takes it over --------------------------------------------------------------
     def overtaken(self, work: object) -> None:
@@ -267,8 +267,8 @@ class Role:
         calls = self._decider.calls
         if self._returned == self._token:
             return
-        self._stalled[self._token] = (key, job, self._pulse)
         if job is None or job.done:
+            self._stalled[self._token] = (key, None)
             return  # it is past all that matters
         if key is not None:
             calls.taken[key] = job
@@ -277,7 +277,8 @@ class Role:
             job.served.line_up(job)
             if job.claimed:
                 calls.tells(job)
-        self._decider.backlog.hold(job, self._pulse, self._world.clock())
+        hold = self._decider.backlog.hold(job, self._pulse, self._world.clock())
+        self._stalled[self._token] = (key, hold)
 
     def _answer_refused(self, job: Job | None) -> None:
         """Its listener may have been given up before others knew of the call."""

@@ -54,14 +54,16 @@ _Place = tuple[float, int, "Job"]
 _NONE: Final[tuple[float, int, None]] = (0.0, 0, None)
 
 
-class _Hold:
-    """A thread that a call keeps."""
+class Hold:
+    """A thread that a call keeps: one of its own, since several may have been at the same call, which the
+    first of them has left to others and cannot leave itself, having no processor."""
 
-    __slots__ = ("_at", "_began", "_burns", "_pulse", "_used", "expected", "known", "since")
+    __slots__ = ("_at", "_began", "_burns", "_used", "expected", "job", "known", "pulse", "since")
 
-    def __init__(self, pulse: Pulse, now: float) -> None:
+    def __init__(self, job: Job, pulse: Pulse, now: float) -> None:
+        self.job = job
         self.since = now
-        self._pulse = pulse
+        self.pulse = pulse
         self._used = self._began = pulse()
         self._at = now
         self._burns = True  # as long as nobody has looked
@@ -72,12 +74,12 @@ class _Hold:
 
     def computed(self) -> bool:
         """Whether it has computed for long since it is kept."""
-        return self._pulse() - self._began > LOOK
+        return self.pulse() - self._began > LOOK
 
     def burns(self, now: float) -> bool:
         """Whether it computes."""
         if now >= self._at + LOOK:
-            used = self._pulse()
+            used = self.pulse()
             self._burns = used - self._used > _BURNS * (now - self._at)
             self._used, self._at = used, now
         return self._burns
@@ -116,7 +118,7 @@ class Share:
         self.watchful = False
         #: Those numbers, and for how many quick calls they are.
         self.slow: dict[tuple[int, int], int] = {}
-        self._held: dict[Job, _Hold] = {}
+        self._held: dict[Hold, None] = {}
         #: When it last came to hold one more.
         self._stalled = 0.0
         #: (account, arrival, job): those that may be quick, and those that are taken for slow; and which
@@ -150,12 +152,13 @@ class Share:
         """How many threads its calls keep."""
         return len(self._held)
 
-    def hold(self, job: Job, pulse: Pulse, now: float) -> None:
+    def hold(self, job: Job, pulse: Pulse, now: float) -> Hold:
         """A thread is kept by ``job`` from now on.
 
         :param pulse: that thread's.
         """
-        hold = self._held[job] = _Hold(pulse, now)
+        hold = Hold(job, pulse, now)
+        self._held[hold] = None
         self._stalled = now
         # One that runs had no processor, perhaps, and stalls no longer once it has.  One of a number that
         # is known for it gave the role up before it stalled, if it does: a short wait is no stall.
@@ -164,6 +167,7 @@ class Share:
             hold.known = True
             self._is_known(job)
         self._watch()
+        return hold
 
     def _is_known(self, job: Job) -> None:
         """Its number is known for stalling."""
@@ -188,37 +192,28 @@ class Share:
     def _watch(self) -> None:
         self.watchful = bool(self._waiting or self._held or self.rate)
 
-    def let_go(self, job: Job, now: float) -> bool:
-        """The thread is done with it; False if it was not kept by it."""
-        hold = self._held.pop(job, None)
-        if hold is None:
-            return False
+    def let_go(self, hold: Hold, now: float) -> None:
+        """The thread is done with what kept it."""
+        del self._held[hold]
         self._watch()
         if not hold.known and (hold.computed() or (hold.expected and now - hold.since > LOOK)):
-            self._is_known(job)
-        self.spent(job, now - hold.since)
-        return True
-
-    def stand_in(self, job: Job, other: Job) -> None:
-        """``other`` keeps the thread that ``job`` kept."""
-        hold = self._held.pop(job, None)
-        if hold is not None:
-            self._held[other] = hold
+            self._is_known(hold.job)
+        self.spent(hold.job, now - hold.since)
 
     def delay(self, now: float, slow: bool) -> float | None:
         """Seconds until one more of its calls may be begun, which perhaps stalls, or until that is to
         be asked again; None: not before a thread was let go."""
-        early = self._early(now)
+        early = self.early(now)
         if not self._held:
             return early
         if len(self._held) >= self.workers * (1 if slow else 2):
             return None
-        burning = sum(hold.burns(now) for hold in self._held.values())
+        burning = sum(hold.burns(now) for hold in self._held)
         left = self._stalled + min(_PAUSE * burning * burning, LONGEST) - now
         return max(early, min(max(0.0, left), LOOK))
 
     # Rate: the generic cell rate algorithm (ITU-T I.371)
-    def _early(self, now: float) -> float:
+    def early(self, now: float) -> float:
         """Seconds until the rate lets one more be begun."""
         if self.rate is None:
             return 0.0

@@ -72,7 +72,7 @@ class Turns(Answers):
     def _hold_back(self, job: Job) -> bool:
         """Let the call wait for its turn, if its container has no thread for it now."""
         with self._lock:
-            if job.known or not self.backlog.holds_back(job, self._world.clock()):
+            if not self.backlog.holds_back(job, self._world.clock()):
                 return False
         if self._leave(job):
             self._put(job)

@@ -410,6 +410,8 @@ class Episode:
         for port in world.ports:
             ledger.broken(f"{port.name} is open after close()")
         ledger.nothing_left()
+        if held := Driver(self.supervisor).held:
+            ledger.broken(f"{held} threads are kept by calls that are over")
         if world.readable:
             ledger.broken(f"{len(world.readable)} things that were awaited were forgotten")
         if self.settings.observed and self._observed != ledger.received:
