@@ -263,9 +263,10 @@ static int open_there(const struct opening *opening, int directory, const char *
     return fd == -ENOENT ? LEFT : fd;
 }
 
-static void say(const struct opening *opening, uint32_t state) {
-    if (opening->slot != NULL)
-        atomic_store_explicit(&opening->slot->state, state, memory_order_release);
+/* Say in the journal how far it is, unless somebody else answered it meanwhile, whose slot that may be by now. */
+static void goes(const struct opening *opening, uint32_t from, uint32_t to) {
+    if (opening->slot != NULL && opening->slot->raw.id == opening->id)
+        atomic_compare_exchange_strong(&opening->slot->state, &from, to);
 }
 
 /* Have it made, with the umask that its caller has, who still waits.  Whoever comes after us must not have it made again. */
@@ -274,10 +275,10 @@ static int make_in(const Known *caller, const struct opening *opening, int direc
                           .ours = opening->ours, .mask = mask_of(caller, opening->text, opening->length)};
     if (what.mask < 0 || (opening->listener >= 0 && id_valid(opening->listener, opening->id) != 0))
         return LEFT;
-    say(opening, PERFORMING);
+    goes(opening, RECEIVED, PERFORMING);
     int fd = make(opening->maker, &what);
     if (fd < 0)
-        say(opening, RECEIVED);
+        goes(opening, PERFORMING, RECEIVED);
     return fd;
 }
 
