@@ -97,9 +97,10 @@ def test_the_listener_goes_by_its_name(names: list[str] | None, count: int) -> N
 
 
 def test_what_is_named_the_listener_must_be_one() -> None:
-    found = oci.ContainerProcessState(oci.State("a"), ["seccompFd"])
+    found = oci.ContainerProcessState(oci.State("a"), ["other", "seccompFd"])
     with pytest.raises(ProctorError, match="is no listener"):
-        oci.take_listener(found, (0,))
+        oci.take_listener(found, (7, "what came is no listener"))
+    assert oci.take_listener(found, ("what came is no listener", 7)) == 7
 
 
 def served(running: RunningAgent, id: str) -> None:
