@@ -203,7 +203,7 @@ class Conversation:
         if _SIGKILL in waiting:
             raise CallGone()
         assert self._asked is not None
-        if not waiting or not self._asked.worker.interruptible:
+        if not (waiting and self._asked.worker.interruptible and self._asked.worker.waits()):
             return False
         if call.caller.pending(its_own=True):
             return True
@@ -245,7 +245,7 @@ class Conversation:
     def interrupt(self) -> Verdict | Later:
         """As if a signal waited for the caller."""
         verdict = self.go_on()
-        if verdict is None:
+        if verdict is None and self._asked is not None and self._asked.worker.waits():
             verdict = self._interrupt()
         return self.later() if verdict is None else verdict
 

@@ -103,6 +103,11 @@ class Worker:
         """Why it cannot be counted on any more, as a clause; empty if it can."""
         raise NotImplementedError
 
+    def waits(self) -> bool:
+        """Whether a signal would end what it is at, for all that is known.  Not where natively none does (``D``, a frozen
+        file system): what is killed there is done all the same, and nobody says so."""
+        return True
+
     def ended(self) -> bool:
         """Whether its process is dead."""
         return self.pidfd < 0 or self._dies_within(0)
@@ -371,6 +376,10 @@ class Executor(Worker):
         """It is who it shall be: remember where it is, and what it may."""
         self._place = self._file("cgroup")
         self._most = self._limit()
+
+    def waits(self) -> bool:
+        """As of any worker."""
+        return stat_fields(self._file("stat"))[:1] in ([b"S"], [])
 
     def hindered(self) -> str:
         """What somebody who may (root of a container, its caller) did to it, so that it cannot be

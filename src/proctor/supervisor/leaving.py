@@ -2,8 +2,8 @@
 not answered, as after our death; but nothing is left of which nobody knows how far it came.
 
 Nobody receives any more.  What is being performed goes on to its end and is answered; what takes longer is
-interrupted, as by a signal for its caller, and is then as if nobody had begun (:attr:`Later.interrupt
-<proctor.supervisor.ports.Later>`).  The rest waits as it is.
+interrupted, as by a signal for its caller, as soon as one would end it, and is then as if nobody had begun
+(:attr:`Later.interrupt <proctor.supervisor.ports.Later>`).  The rest waits as it is.
 """
 
 from __future__ import annotations
@@ -47,15 +47,12 @@ def leave(
         except ValueError:
             pass  # somebody closed it before us
     began = world.clock()
-    interrupted: set[Job] = set()
     while (left := _performed(decider)) and token:
         now = world.clock()
         if now - began >= patience:
             break
         for job in left if now - began >= _GRACE else ():
-            if job not in interrupted:
-                interrupted.add(job)
-                decider.interrupt(job)
+            decider.interrupt(job)  # which comes to nothing where it was, and where no signal would
         token = role.finish_some(token, _LOOK, _PATIENCE)
     return len(_performed(decider))
 

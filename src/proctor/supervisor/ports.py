@@ -127,7 +127,7 @@ class Later(NamedTuple):
     gone: int = -1
     #: Called in the place of ``resume``, and says the same, where the call is to be left to another monitor: what is
     #: awaited ends as if the caller had a signal to take.  A denial with ERESTARTSYS says that nothing was done.
-    #: None: it cannot be ended so.
+    #: None: it cannot be ended so.  Another one: not now.
     interrupt: Callable[[], Any] | None = None
 
     @property
