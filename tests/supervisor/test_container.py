@@ -349,6 +349,21 @@ def test_nobody_waits_for_ever_behind_newcomers() -> None:
         raise AssertionError("newcomers went before it, one after another")
 
 
+def test_callers_that_share_an_account_are_served_as_they_came() -> None:
+    """Those without a number, from another pid namespace: what one of them took meanwhile is not forgotten,
+    or all that come later go first."""
+    share = Share(Quotas())
+    served = _served(share)
+    first, second, third = (_job(0, served) for _ in range(3))
+    share.put(first)
+    share.spent(_job(0, served), 1.0)
+    share.put(second)
+    assert share.take() is first
+    share.put(third)
+    assert share.take() is second
+    assert share.take() is third
+
+
 class _Waits:
     """A thread that waits for something."""
 

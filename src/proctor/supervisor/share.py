@@ -254,7 +254,8 @@ class Share:
         account, _, job = min((place for place in places if place is not None), default=_NONE)
         if job is not None:
             heapq.heappop(self._queues[self._waiting.pop(job)])
-            self._accounts[_account(job)] = account
+            whose = _account(job)  # which may have grown since: callers without a number share one
+            self._accounts[whose] = max(self._accounts.get(whose, 0.0), account)
             self._watch()
         return job
 
