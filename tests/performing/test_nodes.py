@@ -17,6 +17,7 @@ from proctor import performing
 from proctor.call.verdict import Answer, Deny, Perform
 from proctor.performing.lender import LenderKey
 from proctor.performing.processes import Executor
+from proctor.performing.trouble import Trouble
 from proctor.supervisor.ports import Later
 
 from .callers import (
@@ -124,6 +125,25 @@ def test_what_it_says(stage: Stage) -> None:
         short = finished(short) if isinstance(short, Later) else short
         assert isinstance(long, Deny) and long.errno in (number, errno.ENOENT)
         assert short == long and short.reason == long.reason
+
+
+def test_a_lender_whose_answer_was_not_taken_lends_no_more(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, lender = Executor.lend_for, stage.executor(True)
+
+    def fails(self: Executor, *args: Any) -> Any:
+        _, heard, pin = real(self, *args)
+        assert heard is not None and pin == -1
+        raise Trouble("no memory for the answer")
+
+    monkeypatch.setattr(Executor, "lend_for", fails)
+    assert isinstance(stage.begun(stage.call(b"one")), Deny)
+    assert lender not in [*stage.performers.executors._idle, *stage.performers.executors._taken]
+    lender.wait_for_end(10)
+    monkeypatch.undo()
+    stage.node(b"two", short=False)
+    stage.node(b"three")
 
 
 def test_nothing_is_lent_where_no_node_works() -> None:

@@ -100,10 +100,11 @@ class LendingWay(PlannedWay):
             except BaseException:
                 executors.discard(executor)
                 raise
-        except BaseException as failed:
+        except Ended:  # before the lender was asked
             executors.release(lends)
-            if isinstance(failed, Ended):
-                return self._leave(standing)
+            return self._leave(standing)
+        except BaseException:
+            executors.discard(lends)  # its answer may be still to come, for the next one to take
             raise
         if heard is not None:
             return self._borrowed(call, wish, standing, executor, lends, loan, heard, pin)
