@@ -49,6 +49,8 @@ for _ in range(int(sys.argv[1])):
     times.append(time.perf_counter_ns() - began)
 print(sorted(times)[len(times) // 2] / 1000)
 """
+#: Memory whose amount has nothing to do with who else runs the same Python just then.
+OWN = ("Pss_Anon:", "Pss_Shmem:")
 
 
 def state(id: str) -> bytes:
@@ -89,12 +91,12 @@ class Agent:
     def monitor(self) -> int:
         return int(ask(self.control, do="ps")["monitor"])
 
-    def memory(self) -> float:
-        """MiB that it and its keeper have to themselves or by their share."""
+    def memory(self, *kinds: str) -> float:
+        """MiB that it and its keeper have to themselves or by their share, of these kinds (/proc/PID/smaps_rollup)."""
         total = 0
         for pid in (self.process.pid, self.monitor()):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
+                if line.startswith(kinds):
                     total += int(line.split()[1])
         return total / 1024
 
@@ -192,14 +194,14 @@ def main() -> None:
         stack.callback(seen.stop)
         crowd = Agent(top / "crowd")
         stack.callback(crowd.stop)
-        alone = crowd.memory()
+        alone, before = crowd.memory("Pss:"), crowd.memory(*OWN)
         with target("sleep", "1000") as idle:
             listener = idle.take_listener()
             for number in range(options.idle):
                 crowd.bring(listener, f"idle-{number}")
             os.close(listener)
             crowd.serves(options.idle)
-            each = (crowd.memory() - alone) * 1024 / options.idle
+            each = (crowd.memory(*OWN) - before) * 1024 / options.idle
 
             def through(agent: Agent) -> object:
                 def serve(listener: int) -> None:

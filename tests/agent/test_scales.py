@@ -23,11 +23,13 @@ _PAUSE = "#include <unistd.h>\nint main(void) { return pause(); }\n"
 
 
 def memory(running: RunningAgent) -> int:
-    """KiB that keeper and monitors have to themselves, or by their share."""
+    """KiB that keeper and monitors have by themselves, also by their share in what they have together.  What they have
+    of files is theirs by how many others run the same Python just then: megabytes come and go with those."""
     total = 0
     for pid in (running.process.pid, *running.monitors):
         with open(f"/proc/{pid}/smaps_rollup") as file:
-            total += sum(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+            own = [line for line in file if line.startswith(("Pss_Anon:", "Pss_Shmem:"))]
+        total += sum(int(line.split()[1]) for line in own)
     return total
 
 
