@@ -144,6 +144,17 @@ def test_the_end_is_in_order(agent: Start) -> None:
         target.wait(30)
 
 
+@pytest.mark.parametrize("spare", [False, True])
+def test_who_ends_begins_nothing(agent: Start, spare: bool) -> None:
+    """A SIGHUP that comes with SIGTERM, as a service manager may send it, is no reason to stay."""
+    running = agent(spare=spare)
+    running.process.send_signal(signal.SIGSTOP)
+    running.process.send_signal(signal.SIGTERM)
+    running.process.send_signal(signal.SIGHUP)
+    running.process.send_signal(signal.SIGCONT)
+    assert running.process.wait(30) == 0
+
+
 def test_nothing_of_a_listener_waits_for_the_garbage_collector() -> None:
     """Its journal has a descriptor of its own."""
     supervisor = proctor.Supervisor([proctor.Handler(["mkdir"], lambda call: proctor.deny(30))])
@@ -234,6 +245,29 @@ def test_a_keeper_without_a_monitor_tries_again(monkeypatch: pytest.MonkeyPatch)
     status = Keeper([sys.executable, "-c", "raise SystemExit(7)"], [], told.append).run()
     assert status == 7 and len(tries) == 2
     assert told == ["no monitor can be started: Resource temporarily unavailable"]
+
+
+def test_one_that_is_to_be_replaced_before_it_serves_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one that was on its way, of which something is to be heard just then, is given up for the new one, which
+    cannot be started at first."""
+    told: list[str] = []
+    keeper = Keeper([sys.executable, "-c", "raise SystemExit(7)"], [], told.append, give_up=20)
+    real = subprocess.Popen
+    tries: list[object] = []
+
+    def start(*words: Any, **how: Any) -> object:
+        tries.append(words)
+        if len(tries) == 1:
+            os.kill(os.getpid(), signal.SIGHUP)
+            return real([sys.executable, "-c", "import time; time.sleep(60)"])
+        if len(tries) == 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real(*words, **how)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    assert keeper.run() == 7 and len(tries) == 3
 
 
 def test_whoever_starts_an_agent_may_have_a_low_limit(agent: Start) -> None:

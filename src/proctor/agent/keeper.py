@@ -182,7 +182,8 @@ class Keeper:
         if any(each.lingers_since is not None for each in self._monitors):
             timeout = _LINGERS
         for key, _ in self._selector.select(timeout):
-            if key.fileobj in self._selector.get_map():  # not since given up
+            # not since given up, nor is its number another's
+            if self._selector.get_map().get(key.fd) is key:
                 key.data()
 
     def _signals(self, numbers: bytes) -> None:
@@ -201,6 +202,8 @@ class Keeper:
                     self._status = 0
 
     def _renew(self) -> None:
+        if self._stopping:  # SendSIGHUP= of systemd sends SIGTERM, and SIGHUP at once
+            return
         self._tell("a new monitor is started, to take over")
         for spare in [each for each in self._monitors if not each.serves]:
             self._forget(spare)
@@ -219,7 +222,7 @@ class Keeper:
         except OSError as problem:  # no more processes, or descriptors, for now
             self._tell(f"no monitor can be started: {problem.strerror}")
             self._deaths += 1
-            if not replaces:
+            if not replaces or not self._monitors:
                 self._start_at = time.monotonic() + max(_pause(self._deaths), _LINGERS)
             return
         self._monitors.append(monitor)
@@ -253,9 +256,9 @@ class Keeper:
             if self._first:
                 self._ready()
             self._first = False
-        elif "renew" in word and not self._stopping:
+        elif "renew" in word:
             self._renew()
-        elif "ready" in word:
+        elif "ready" in word and not self._stopping:
             monitor.ready = True
             serving = self._serving()
             if serving is None:
