@@ -47,7 +47,8 @@ def die_at_the_next_answer():
     )
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
     libc.prctl(38, 1, 0, 0, 0)
-    assert libc.prctl(22, 2, struct.pack("@HP", len(steps), ctypes.addressof(code)), 0, 0) == 0
+    # seccomp(2), all threads: who decides may have lost the role, and another one answers
+    assert libc.syscall(317, 1, 1, struct.pack("@HP", len(steps), ctypes.addressof(code))) == 0
 
 def decide(call):
     if os.path.exists(call.path):

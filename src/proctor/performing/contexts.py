@@ -13,7 +13,6 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from proctor.kernel import raw
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -43,8 +42,10 @@ class Maker(NamedTuple):
         return found and not poll.poll(0)  # else the number may be another's by now
 
     def _is(self, fd: int, number: str) -> bool:
+        from proctor.kernel.raw import kcmp_file  # policies are looked over where it is not
+
         try:
-            return raw.kcmp_file(self.tgid, int(number), fd)
+            return kcmp_file(self.tgid, int(number), fd)
         except OSError:
             return False  # closed meanwhile
 
