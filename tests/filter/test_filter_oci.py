@@ -289,6 +289,15 @@ def test_a_rule_that_no_architecture_here_has_is_left_out() -> None:
     assert len(oci.load(data, arch="s390x").filter().rules) == 1
 
 
+def test_a_long_number_leaves_out_the_architectures_that_have_not_the_call() -> None:
+    """Its rule is another one where registers have 32 bits."""
+    args = [{"index": 4, "value": 1 << 32 | 7, "op": "SCMP_CMP_EQ"}]
+    data = with_call(names=["mmap", "newfstatat"], args=args)
+    data["architectures"] = ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]
+    (rule,) = oci.load(data, arch="aarch64").filter().rules
+    assert rule.arches == ("aarch64",)
+
+
 def test_a_filter_is_written_and_read_back() -> None:
     source = Filter(
         [

@@ -20,6 +20,7 @@ from proctor.filter.actions import NOTIFY
 from proctor.filter.profiles import exchange, lxc, oci
 from proctor.filter.profiles.profile import ARCH_WORDS, Profile
 from proctor.filter.rules import Filter, Rule
+from proctor.syscalls import multiplex
 
 if TYPE_CHECKING:
     from proctor.filter.actions import Action
@@ -117,7 +118,7 @@ def _rules(
     call: str, own: Filter, base: tuple[Rule, ...], default: Action, arches: tuple[str, ...]
 ) -> tuple[tuple[Action, Any], ...]:
     """(action, conditions) for one call, which mean without an order what they mean with one."""
-    have = tuple(arch for arch in arches if exchange.callable_on(call, arch))
+    have = tuple(arch for arch in arches if multiplex.callable_on(call, arch))
     beside = [(rule.action, rule.conditions) for rule in base if call in rule.names]
     said = [[*_said(call, own, arch), *beside] for arch in have]
     if not any(said):

@@ -79,6 +79,11 @@ def member(call: str | int, arch: str) -> Member | None:
     return Member(through, number, MASKS[through]) if through in numbers(arch) else None
 
 
+def callable_on(call: str, arch: str) -> bool:
+    """Whether ``arch`` has it, by a number of its own or within socketcall or ipc."""
+    return call in numbers(arch) or member(call, arch) is not None
+
+
 def members(call: str, arch: str) -> tuple[Member, ...]:
     """Every way in which what ``call`` does is done through another call on ``arch``."""
     found = (member(name, arch) for name in (call, *_SAME.get(call, ())))

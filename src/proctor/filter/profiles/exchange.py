@@ -75,11 +75,6 @@ def known(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(have), tuple(unknown)
 
 
-def callable_on(name: str, arch: str) -> bool:
-    """Whether ``arch`` has call ``name``, by a number of its own or within socketcall or ipc."""
-    return name in tables.numbers(arch) or multiplex.member(name, arch) is not None
-
-
 def unordered(source: Filter, what: str) -> list[Rule]:
     """The filter's rules as a file without order can hold them.
 

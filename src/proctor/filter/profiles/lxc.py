@@ -49,6 +49,7 @@ from proctor.filter.profiles import exchange
 from proctor.filter.profiles.order import ordered
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
+from proctor.syscalls import multiplex
 from proctor.syscalls.architectures import ARCHITECTURES, canonical
 
 __all__ = ["dump", "load"]
@@ -134,7 +135,7 @@ def _load_v2(lines: list[str], style: str, native: str) -> Filter:
             rule = _rule(line, rule_action, position)
             names, _ = exchange.known(str(name) for name in rule.names)
             usable = any(
-                exchange.callable_on(name, arch) for name in names for arch in heading or arches
+                multiplex.callable_on(name, arch) for name in names for arch in heading or arches
             )
             if usable:
                 rules.append(rule._replace(arches=heading))

@@ -19,6 +19,7 @@ from proctor.filter.actions import Action
 from proctor.filter.profiles import exchange
 from proctor.filter.profiles.profile import ARCH_WORDS, Profile
 from proctor.filter.rules import Filter, Rule
+from proctor.syscalls import multiplex
 
 How = Literal["union", "intersect"]
 
@@ -99,7 +100,7 @@ def _rules(
 ) -> tuple[tuple[Action, Any], ...]:
     """Of one call, without an order."""
     one, other = filters
-    have = tuple(arch for arch in arches if exchange.callable_on(name, arch))
+    have = tuple(arch for arch in arches if multiplex.callable_on(name, arch))
     if not have:
         return ()
     said = [_combined(_said(name, one, arch), _said(name, other, arch), how) for arch in have]

@@ -96,8 +96,13 @@ def _cut(rules: Iterable[Rule], arches: Sequence[str]) -> Iterator[Rule]:
                 c._replace(value=c.value & bits, mask=c.mask & bits if c.op == "&=" else FULL)
                 for c in rule.conditions
             )
-            if those:
-                yield rule._replace(conditions=tuple(cut), arches=those)
+            have = tuple(
+                name
+                for name in rule.names
+                if any(multiplex.callable_on(str(name), arch) for arch in those)
+            )
+            if have:
+                yield rule._replace(names=have, conditions=tuple(cut), arches=those)
 
 
 def _place(rule: Rule) -> tuple[int, int, int]:

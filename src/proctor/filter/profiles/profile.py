@@ -13,6 +13,7 @@ from proctor.filter.actions import KILL_THREAD, Action, checked
 from proctor.filter.profiles import exchange, order
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel import abi
+from proctor.syscalls import multiplex
 from proctor.syscalls.architectures import ARCHITECTURES, canonical
 from proctor.words import did_you_mean, quoted
 
@@ -108,7 +109,7 @@ class Profile:
             have = tuple(
                 name
                 for name in entry.names
-                if any(exchange.callable_on(str(name), arch) for arch in arches)
+                if any(multiplex.callable_on(str(name), arch) for arch in arches)
             )
             if not have:
                 continue
