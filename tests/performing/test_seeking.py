@@ -15,7 +15,7 @@ import pytest
 
 import proctor
 from proctor.kernel.alikes import Alikes
-from proctor.performing import performers, seeking, task
+from proctor.performing import finding, performers, seeking
 from proctor.performing.mother import Mother
 from proctor.performing.performers import Performers
 from proctor.performing.seeking import Lookout
@@ -411,7 +411,7 @@ def test_where_the_monitor_may_not_search_either_the_kernels_name_is_taken(
     def shut(*_: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(task, "openat2", shut)
+    monkeypatch.setattr(finding, "openat2", shut)
     text = rules(
         f'calls = ["openat"]\nwhen = {{ path = "{tree}/locked/sub/**" }}\ndeny = "EXDEV"',
         f'calls = ["openat"]\n{last}',
@@ -518,7 +518,9 @@ for path in paths:
 
         if others:
             monkeypatch.setattr(Alikes, "has", lambda self, tid: False)
-            monkeypatch.setattr(Share, "_watch", lambda self: None)
+            monkeypatch.setattr(
+                Share, "watchful", property(lambda self: False, lambda self, watchful: None)
+            )
         said = run(text, program, tree, observers=[saw])
         for each in tree.iterdir():
             shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
@@ -559,7 +561,9 @@ def test_the_usual_call_of_others_is_asked_about_in_the_core(
         return seek(self, call, what)
 
     # who is met for the first time keeps others waiting, who are watched then
-    monkeypatch.setattr(Share, "_watch", lambda self: None)
+    monkeypatch.setattr(
+        Share, "watchful", property(lambda self: False, lambda self, watchful: None)
+    )
     monkeypatch.setattr(Lookout, "lend", lends)
     monkeypatch.setattr(Lookout, "took_back", takes)
     monkeypatch.setattr(Performers, "seek", seeks)
