@@ -104,8 +104,9 @@ def test_a_lender_that_has_died_is_replaced(marked: Stage) -> None:
     one = lender(marked)
     os.kill(one.pid, signal.SIGKILL)
     one.wait_for_end(10)
-    set_it(lambda *args: marked.begun(marked.call(*args)), b"first", b"lost")
-    assert os.getxattr(marked.path(b"first"), NAME) == b"before"
+    said = set_it(lambda *args: marked.begun(marked.call(*args)), b"first", b"lost")
+    # if the caller's executor takes longer, the long way goes on, by another lender
+    assert os.getxattr(marked.path(b"first"), NAME) == (b"lost" if said == Answer(0) else b"before")
     assert set_it(marked.long, b"first", b"next") == Answer(0)
     assert set_it(marked.short, b"first", b"last") == Answer(0)
     assert os.getxattr(marked.path(b"first"), NAME) == b"last"

@@ -98,7 +98,8 @@ def stage() -> Iterator[Stage]:
             for each in made.calls:
                 if each._caller is not None:
                     each._caller.close()
-            assert len(performers.executors._idle) == 2 and not performers.executors._taken
+            # one more where an executor was still closing what it gave when the next call came
+            assert len(performers.executors._idle) in (2, 3) and not performers.executors._taken
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
