@@ -135,7 +135,9 @@ def test_a_lender_whose_answer_was_not_taken_lends_no_more(
 
     def fails(self: Executor, *args: Any) -> Any:
         _, heard, pin = real(self, *args)
-        assert heard is not None and pin == -1
+        assert heard is not None
+        if pin >= 0:  # it takes longer
+            os.close(pin)
         raise Trouble("no memory for the answer")
 
     monkeypatch.setattr(Executor, "lend_for", fails)
