@@ -7,6 +7,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 
 from proctor.call.caller import Caller
 from proctor.call.path import resolve as paths
-from proctor.call.path.files import AT_FDCWD
+from proctor.call.path.files import AT_FDCWD, RESOLVE_IN_ROOT
 from proctor.call.path.located import Located
 from proctor.call.path.procfs import name_of
 from proctor.call.path.quick import where
 from proctor.errors import NotPermitted, NotResolved
+from proctor.kernel.raw import openat2
 from tests.call.live import chroot, nr
 from tests.support.harness import Actor
 from tests.support.lab import Lab
@@ -593,6 +595,30 @@ def test_random_worlds(lab: Lab, tmp_path: Path) -> None:
     how = place.actor.room(24)
     place.actor.place = lambda data: (place.actor.poke(how, data), how)[1]  # type: ignore[method-assign]
 
+    def make(kind: str, parts: list[bytes], text: bytes) -> None:
+        """In that world: links of it lead nowhere else."""
+        parents = b"/".join(parts[:-1])
+        if kind == "dir" and parents:
+            with suppress(FileExistsError):
+                make(kind, parts[:-1], b"")
+        top = os.open(world, os.O_PATH)
+        try:
+            parent = openat2(
+                top, parents or b".", os.O_PATH | os.O_DIRECTORY, resolve=RESOLVE_IN_ROOT
+            )
+        finally:
+            os.close(top)
+        try:
+            if kind == "dir":
+                os.mkdir(parts[-1], dir_fd=parent)
+            elif kind == "file":
+                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+                os.close(os.open(parts[-1], flags, dir_fd=parent))
+            else:
+                os.symlink(text, parts[-1], dir_fd=parent)
+        finally:
+            os.close(parent)
+
     @settings(
         max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), database=None
     )
@@ -603,16 +629,8 @@ def test_random_worlds(lab: Lab, tmp_path: Path) -> None:
         for each in world.iterdir():
             shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
         for kind, parts, text in items:
-            target = os.fsencode(world) + b"/" + b"/".join(parts)
-            try:
-                if kind == "dir":
-                    os.makedirs(target, exist_ok=True)
-                elif kind == "file":
-                    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW))
-                else:
-                    os.symlink(text, target)
-            except OSError:
-                pass
+            with suppress(OSError):
+                make(kind, parts, text)
         for path, follow, resolve in asked:
             if path:
                 place.same(path, follow=follow, resolve=resolve)
