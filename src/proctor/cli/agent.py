@@ -166,9 +166,8 @@ def _monitor(settings: Settings, options: argparse.Namespace, ready: Callable[[]
         finish(log.writer)
     if left and options.kept_by is not None:
         finish()
-        os._exit(
-            0
-        )  # whoever is next waits for our end, and thousands of containers take a while to take apart
+        # whoever is next waits for our end, and to take thousands of containers apart takes long
+        os._exit(0)
     return 0
 
 

@@ -212,10 +212,8 @@ class KernelWorld:
         here = os.getpid()
         while work is not None:
             _do(work)
-            if os.getpid() != here:
-                os._exit(
-                    0
-                )  # a child of a handler's that came back: it has nothing to do here, and nobody else
+            if os.getpid() != here:  # a child of a handler's that came back has nothing to do here
+                os._exit(0)
             with self._lock:
                 if self._over:
                     return
