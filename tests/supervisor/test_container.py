@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -305,9 +307,9 @@ def test_a_flood_takes_its_share_only(target: Start, host: proctor.Supervisor) -
 # Whose turn it is --------------------------------------------------------------------------------------
 
 
-def _job(tid: int, served: Served) -> Job:
+def _job(tid: int, served: Served, at: float = 0.0) -> Job:
     notification = Notification(tid, tid, 110, X86_64)
-    return Job(proctor.Call(notification, served.listener), (), served, 0.0)
+    return Job(proctor.Call(notification, served.listener), (), served, at)
 
 
 def _served(share: Share) -> Served:
@@ -362,6 +364,98 @@ def test_callers_that_share_an_account_are_served_as_they_came() -> None:
     share.put(third)
     assert share.take() is second
     assert share.take() is third
+
+
+def test_what_was_spent_on_the_dead_is_not_spent_on_who_has_their_number_now() -> None:
+    share = Share(Quotas())
+    served = _served(share)
+    died = _job(1, served, at=1.0)
+    share.put(died)
+    assert share.take() is died
+    assert share.doubted(_job(1, served, at=2.0)) is None, "nothing was spent yet"
+    share.spent(died, 1.0)
+    assert share.doubted(_job(1, served, at=1.0)) is None, "it was spent on this very call"
+    assert share.doubted(_job(2, served, at=3.0)) is None
+    new, other = _job(1, served, at=3.0), _job(2, served, at=3.0)
+    assert share.doubted(new) == 1.0
+    share.put(new, anew=True)
+    share.put(other)
+    assert share.take() is new
+    # the first one's thread is let go late, of an even older call: the account is not of the new one alone
+    share.spent(_job(1, served, at=0.5), 1.0)
+    assert share.doubted(_job(1, served, at=4.0)) == 0.5
+
+
+def test_little_that_was_spent_is_nobodys_question() -> None:
+    share = Share(Quotas())
+    served = _served(share)
+    job = _job(1, served, at=1.0)
+    share.spent(job, 0.001)
+    assert share.doubted(_job(1, served, at=2.0)) is None
+    share.spent(job, 0.005)
+    assert share.doubted(_job(1, served, at=2.0)) == 1.0
+
+
+def test_callers_without_a_number_are_not_told_apart() -> None:
+    share = Share(Quotas())
+    served = _served(share)
+    share.spent(_job(0, served, at=1.0), 1.0)
+    assert share.doubted(_job(0, served, at=2.0)) is None
+
+
+@pytest.mark.root
+def test_a_new_thread_pays_nothing_for_the_dead_one_whose_number_it_has(
+    target: Start, host: proctor.Supervisor
+) -> None:
+    """It has its turn as it came, before another newcomer."""
+    if os.geteuid() != 0:
+        pytest.skip("choosing thread ids takes root")
+    order: list[int] = []
+    entered, release = threading.Event(), threading.Event()
+
+    def slow(call: proctor.Call) -> proctor.Verdict:
+        which = call.registers[0]
+        if which == 0:  # of who dies
+            while host.taken(container) != (1, 1):
+                os.sched_yield()
+            enough = time.thread_time() + 0.01  # that is charged, and its number known for stalling
+            while time.thread_time() < enough:
+                pass
+            parent = int(Path(f"/proc/{call.tid}/stat").read_text().rpartition(")")[2].split()[1])
+            os.kill(parent, signal.SIGSTOP)  # the other one with its number is born later
+            os.kill(call.tid, signal.SIGKILL)
+        elif which == 2:
+            entered.set()
+            release.wait(30)
+        order.append(which)
+        return proctor.answer(which)
+
+    container = Container("c", [handler(stalling(slow))], quotas=Quotas(workers=1))
+    again = target(container, "again", "110")
+
+    def until(calls: int, threads: int) -> None:
+        give_up = time.monotonic() + 30
+        while host.taken(container) != (calls, threads) or not order:
+            assert time.monotonic() < give_up, (host.taken(container), order)
+            os.sched_yield()
+
+    try:
+        until(0, 0)
+        holds = target(container, "call", "110", "2")
+        assert entered.wait(30)
+        until(1, 1)
+        again.process.send_signal(signal.SIGCONT)
+        until(2, 1)
+        last = target(container, "call", "110", "3")
+        until(3, 1)
+    finally:
+        release.set()
+    assert [each.lines() for each in (again, holds, last)] == [
+        ["110 = 1"],
+        ["110 = 2"],
+        ["110 = 3"],
+    ]
+    assert order == [0, 2, 1, 3]
 
 
 class _Waits:

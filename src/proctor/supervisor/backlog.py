@@ -117,10 +117,10 @@ class Backlog:
         return False
 
     # Turns ----------------------------------------------------------------------------------
-    def put(self, job: Job) -> None:
-        """It waits for its turn from now on."""
+    def put(self, job: Job, anew: bool = False) -> None:
+        """It waits for its turn from now on, see :meth:`Share.put`."""
         share = job.served.share
-        share.put(job)
+        share.put(job, anew)
         self._ready[share] = None
         self._queued += 1
         self.wait(job)

@@ -14,6 +14,9 @@ seconds that were spent on its calls that waited or stalled, and the lowest acco
 Whoever comes anew, or comes back, starts where the container's *virtual time* stands, which goes on by
 what is spent, divided by the callers that want something: so a newcomer goes before all who took more
 than their part, and nobody waits for ever (weighted fair queueing, all weights equal).
+
+An account goes by the number of a thread, which another thread can have by now.  So it remembers since when it is
+kept, and whoever was born since comes anew (:meth:`Share.doubted`).
 """
 
 from __future__ import annotations
@@ -49,9 +52,12 @@ _NUMBERS: Final = 1024
 
 #: Whose account: the listener's number and the thread's.
 _Account = tuple[int, int]
+#: Seconds spent, and when the first of the calls was received on which.
+_Spent = tuple[float, float]
 #: (account, arrival, job).
 _Place = tuple[float, int, "Job"]
 _NONE: Final[tuple[float, int, None]] = (0.0, 0, None)
+_NEW: Final[_Spent] = (0.0, 0.0)
 
 
 class Hold:
@@ -127,7 +133,7 @@ class Share:
         self._waiting: dict[Job, bool] = {}
         self._arrivals = 0
         self._time = 0.0
-        self._accounts: dict[_Account, float] = {}
+        self._accounts: dict[_Account, _Spent] = {}
         self.limit(quotas)
 
     def limit(self, quotas: Quotas) -> None:
@@ -225,9 +231,21 @@ class Share:
             self._due = max(self._due, now) + 1 / self.rate
 
     # Turns ----------------------------------------------------------------------------------
-    def put(self, job: Job) -> None:
-        """A call waits for its turn from now on."""
-        account = max(self._accounts.get(_account(job), 0.0), self._time)
+    def doubted(self, job: Job) -> float | None:
+        """If what was spent under its caller's number puts a call behind others: since when that was.  If its caller
+        was born since, it was spent on another one.  None if there is nothing to be asked: less than a look takes
+        decides nobody's turn."""
+        spent, since = self._accounts.get(_account(job), _NEW)
+        return since if job.tid and spent > self._time + LOOK and since < job.received else None
+
+    def put(self, job: Job, anew: bool = False) -> None:
+        """A call waits for its turn from now on.
+
+        :param anew: nothing that was spent under its caller's number was spent on that one.
+        """
+        if anew:
+            self._accounts.pop(_account(job), None)
+        account = max(self._accounts.get(_account(job), _NEW)[0], self._time)
         self._arrivals += 1
         slow = self.is_slow(job)
         self._waiting[job] = slow
@@ -254,8 +272,8 @@ class Share:
         account, _, job = min((place for place in places if place is not None), default=_NONE)
         if job is not None:
             heapq.heappop(self._queues[self._waiting.pop(job)])
-            whose = _account(job)  # which may have grown since: callers without a number share one
-            self._accounts[whose] = max(self._accounts.get(whose, 0.0), account)
+            # which may have grown since: callers without a number share one
+            self._charge(job, account, 0.0)
             self._watch()
         return job
 
@@ -269,15 +287,21 @@ class Share:
         """So long was spent on it."""
         seconds = max(0.0, seconds)
         self._time += seconds / (len(self._waiting) + len(self._held) + 1)
-        account = _account(job)
-        self._accounts[account] = max(self._accounts.get(account, 0.0), self._time) + seconds
+        self._charge(job, self._time, seconds)
         if len(self._accounts) > 2 * (len(self._waiting) + len(self._held)) + _SPARE:
             self._settle()
+
+    def _charge(self, job: Job, least: float, seconds: float) -> None:
+        """Its caller's account is so much higher, and at least so high."""
+        whose = _account(job)
+        spent, since = self._accounts.get(whose, (0.0, job.received))
+        # Who is dead may be charged late: with that, what a later one has spent is not only its own
+        self._accounts[whose] = max(spent, least) + seconds, min(since, job.received)
 
     def _settle(self) -> None:
         """Forget the accounts that a newcomer's equals; of very many, the lowest."""
         left = sorted(
-            ((value, key) for key, value in self._accounts.items() if value > self._time),
+            ((value, key) for key, value in self._accounts.items() if value[0] > self._time),
             reverse=True,
         )
         self._accounts = {key: value for value, key in left[: len(self._waiting) + _SPARE]}

@@ -95,8 +95,14 @@ class Turns(Answers):
     def _put(self, job: Job) -> None:
         """Let it wait for its turn."""
         with self._lock:
-            if not job.claimed:
+            since = job.served.share.doubted(job)
+            if since is None and not job.claimed:
                 self.backlog.put(job)
+                return
+        anew = since is not None and self._world.born_since(job.tid, since) and lives(job)
+        with self._lock:
+            if not job.claimed:
+                self.backlog.put(job, anew)
                 return
         if job.said is not None:
             self.run(job)  # overtaken: what was said is given up, which takes no time
