@@ -1,4 +1,7 @@
-"""Device programs of cgroups: a container's own, for its own cgroups, and nothing more."""
+"""Device programs of cgroups: a container's own, for its own cgroups, and nothing more.
+
+PROCTOR_TRIES and PROCTOR_SEED are as for test_random.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import ctypes
 import errno
 import os
 import struct
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,8 +21,11 @@ from proctor.call.verdict import HandOver
 from tests.support.processes import eventually
 
 from .callers import Performers, caller
-from .containers import told
+from .containers import PYTHON, inside, told
 
+PROGRAM = Path(__file__).with_name("random_devices.py")
+TRIES = int(os.environ.get("PROCTOR_TRIES", "400"))
+SEED = int(os.environ.get("PROCTOR_SEED", "1"))
 CGROUPS = next(
     (
         each
@@ -74,7 +82,7 @@ tried(attach, os.open(hosts, os.O_RDONLY), lets)                       # not its
 tried(attach, os.open(os.path.dirname(own), os.O_RDONLY), lets)        # nor above
 tried(attach, os.open("/", os.O_RDONLY), lets); tried(attach, 999, lets); tried(attach, sub, 998); tried(attach, sub, sub)
 tried(load, let, 1); tried(load, let, 8, 0)                            # socket filters, cgroup skb
-tried(load, b""); tried(load, let, 15, 6, b"\1"); tried(load, let, 15, 6, b"", 1)
+tried(load, b""); tried(load, let, 15, 6, b"\1"); tried(load, let, 15, 6, b"", 16)
 tried(load, insn(0x85, value=15) + end)                                # calls a helper
 tried(load, insn(0x18, 0x11, 0, 3) + insn(0) + insn(0xb7) + end)       # refers to a map
 tried(load, insn(0x18, 0x01, 0, 3) + insn(0) + insn(0xb7) + end) > 0 and results.pop() and results.append("loaded")
@@ -101,7 +109,7 @@ def groups() -> Iterator[tuple[Path, Path]]:
             os.chown(own / "given" / name, 100000, 100000)
         yield own / "given", hosts
     finally:
-        inner = sorted((own / "given").rglob("*/"), reverse=True)
+        inner = sorted((*(own / "given").rglob("*/"), *hosts.rglob("*/")), reverse=True)
         for each in (*inner, *reversed(made)):
             eventually("its members gone", lambda each=each: removed(each))
 
@@ -117,29 +125,36 @@ def removed(group: Path) -> bool:
     return True
 
 
-def run(own: Path, hosts: Path) -> list[object]:
-    joined = own / "first"
-    joined.mkdir()
+@contextmanager
+def joined(own: Path, owner: int) -> Iterator[None]:
+    """What is begun meanwhile is a member of a cgroup below this one."""
+    first = own / "first"
+    first.mkdir()
     for name in ("", "cgroup.procs"):
-        os.chown(joined / name, 100000, 100000)
+        os.chown(first / name, owner, owner)
     before = next(
         line
         for line in Path("/proc/self/cgroup").read_text().splitlines()
         if line.startswith("0::")
     )[3:]
     assert CGROUPS is not None
-    (joined / "cgroup.procs").write_text(str(os.getpid()))
+    (first / "cgroup.procs").write_text(str(os.getpid()))
     try:
-        return told(CODE, own, hosts, handlers=[families.bpf()], namespaces=("mnt",))
+        yield
     finally:
         (CGROUPS / before.strip("/") / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def run(own: Path, hosts: Path) -> list[object]:
+    with joined(own, 100000):
+        return told(CODE, own, hosts, handlers=[families.bpf()], namespaces=("mnt",))
 
 
 def test_its_own_cgroups_and_nothing_else(groups: tuple[Path, Path]) -> None:
     assert run(*groups) == [
         "anon_inode:bpf-prog", True, "opened", 0, "EPERM", 0, "opened", 0, 0, "EPERM", 0, "opened", 0, 0,
-        "EPERM", "EINVAL", "EINVAL", "EPERM", "EPERM", "EPERM", "EBADF", "EBADF", "EBADF", "EINVAL",
-        "EPERM", "EPERM", "EINVAL", "EINVAL", "EINVAL", "EPERM", "EPERM", "loaded", "EACCES", "EACCES", "EPERM",
+        "EPERM", "EPERM", "EINVAL", "EPERM", "EPERM", "EPERM", "EBADF", "EBADF", "EBADF", "EINVAL",
+        "EPERM", "EPERM", "E2BIG", "EINVAL", "EINVAL", "EPERM", "EPERM", "loaded", "EACCES", "EACCES", "EPERM",
     ]  # fmt: skip
 
 
@@ -165,13 +180,33 @@ def test_nothing_above_is_put_out_of_work(groups: tuple[Path, Path]) -> None:
         os.close(loaded)
 
 
+def test_at_random_it_is_as_natively(groups: tuple[Path, Path]) -> None:
+    """With the rights that are lent, by the host's root: what each call says and writes, and which devices can be opened then."""
+    own, hosts = groups
+    said = []
+    for natively, place, owner in (("1", hosts, 0), ("0", own, 100000)):
+        command = [PYTHON, "-I", str(PROGRAM), str(SEED), str(TRIES), str(place), natively]
+        with joined(place, owner):
+            if natively == "1":
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=False, timeout=900
+                )
+            else:
+                done = inside(command, [families.bpf()], namespaces=("mnt",), timeout=900)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout.splitlines())
+    assert len(said[0]) == len(said[1]) == TRIES
+    wrong = [f"{one}\n{other}" for one, other in zip(*said, strict=True) if one != other]
+    assert not wrong, done.stderr[-2000:] + f"{len(wrong)} differ:\n" + "\n".join(wrong[:30])
+
+
 def test_who_lends_may_be_the_first_that_is_asked_for() -> None:
     """Before there was any executor, and before there was their mother."""
     program = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0)
     with caller(maps="0 100000 65536") as one:
         attr = struct.pack("=IIQQIIQII16sII", 15, 2, 4 << 20, 5 << 20, 0, 0, 0, 0, 0, b"", 0, 6)
         performers = Performers()  # nobody enters it, which would start the mother
-        verdict = performers.perform(one.call("bpf", 5, attr, len(attr), program, b"GPL"))
+        verdict = performers.perform(one.call("bpf", 5, attr, len(attr), program, b"GPL\0"))
         performers.close()
     assert isinstance(verdict, HandOver), verdict
     os.close(verdict.fd)
