@@ -7,13 +7,17 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 import proctor
 from proctor.call.verdict import Answer, Deny, LetRun
+from proctor.performing import pins
+from proctor.performing.families import fsmount
 from proctor.performing.families.mount import Options
 
 from .callers import (
@@ -345,6 +349,35 @@ def test_the_calls_that_took_its_place(top: bytes, image: bytes) -> None:
         "EBUSY", "EINVAL", 0, ["rw,nosuid,nodev,noatime,idmapped", "rw"], "from outside", "EACCES", "EPERM",
         None, 0, True, "ENODEV", "EBADF", "EINVAL",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_where_the_monitor_has_no_room_it_keeps_nothing(top: bytes, good: int) -> None:
+    """fsopen, when one of the descriptors that are kept cannot be had."""
+    wish = proctor.Perform(None, "", fsmount.Options(filesystems=["ext4"], images=True))
+    own, left = os.dup, [good]
+
+    def dup(fd: int) -> int:
+        if sys._getframe(1).f_code is pins.copies.__code__:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.EMFILE, "no room")
+        return own(fd)
+
+    trouble: list[object] = []
+    with Performers(on_trouble=trouble.append) as performers, caller(container(top), MAP) as one:
+        call = one.call("fsopen", b"ext4", 1)
+        verdict = performers.carry_out(call, wish)
+        os.close(verdict.fd)
+        open_then = []
+        for _ in range(20):
+            left[0] = good
+            with mock.patch.object(os, "dup", dup):
+                verdict = performers.carry_out(one.call("fsopen", b"ext4", 1), wish)
+            assert isinstance(verdict, Deny) and left == [-1]
+            open_then.append(len(os.listdir("/proc/self/fd")))
+        assert len(trouble) == 20
+        assert open_then[-1] < open_then[0] + 10
 
 
 def test_contexts_that_nobody_closes_do_not_pile_up(top: bytes, image: bytes) -> None:

@@ -73,6 +73,21 @@ def only_a_path(fd: int) -> bool:
     return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & O_PATH)
 
 
+def copies(*fds: int) -> list[int]:
+    """Duplicates of descriptors, the asker's to close; all of them, or none.
+
+    :raises OSError: EMFILE."""
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))
+    except OSError:
+        for each in made:
+            os.close(each)
+        raise
+    return made
+
+
 def room(length: int) -> int:
     """The size of hole that takes so many bytes."""
     for size in _SIZES:

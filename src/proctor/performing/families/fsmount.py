@@ -138,11 +138,15 @@ def _open(task: Task, options: mount.Options, contexts: Contexts) -> Work:
     reply = yield from task.session.ask(opening.request, name)
     if not reply.made(opening.fd):
         return deny(reply.error(opening.fd))
-    fd = reply.take(opening.fd)
     tgid = task.caller.tgid
-    maker = Maker(tgid, os.pidfd_open(tgid))
-    contexts.add(Context(os.dup(fd), task.session.container, kind, maker))
-    return hand_over(fd, cloexec=bool(flags & 1))
+    try:
+        process = task.hold(os.pidfd_open(tgid))
+        kept, pidfd = pins.copies(reply.fds[opening.fd.step], process)
+    except OSError:
+        reply.close()
+        raise
+    contexts.add(Context(kept, task.session.container, kind, Maker(tgid, pidfd)))
+    return hand_over(reply.take(opening.fd), cloexec=bool(flags & 1))
 
 
 # fsconfig -----------------------------------------------------------------------------------------
@@ -320,13 +324,16 @@ def _mount(task: Task, contexts: Contexts, context: Context) -> Work:
     failed = reply.error(changing.changed) or reply.error(changing.root)
     if failed:
         return deny(failed)
-    root = reply.take(changing.root)
-    maker = context.maker._replace(pidfd=os.dup(context.maker.pidfd))
-    mounted = Context(os.dup(root), context.container, context.kind, maker)
-    mounted.mounted, mounted.mount = True, os.dup(fd)
+    try:
+        root, keeps, pidfd = pins.copies(reply.fds[changing.root.step], fd, context.maker.pidfd)
+    except OSError:
+        reply.close()
+        raise
+    mounted = Context(root, context.container, context.kind, context.maker._replace(pidfd=pidfd))
+    mounted.mounted, mounted.mount = True, keeps
     contexts.add(mounted)
     contexts.drop(context)
-    return hand_over(root, cloexec=bool(flags & 1))
+    return hand_over(reply.take(changing.root), cloexec=bool(flags & 1))
 
 
 # move_mount ---------------------------------------------------------------------------------------
