@@ -496,6 +496,9 @@ def main():
     if libc.mount(b"none", top, b"tmpfs", 0, None):
         sys.exit("no tmpfs: " + os.strerror(ctypes.get_errno()))
     os.chdir(top)
+    here = os.open(".", os.O_RDONLY)
+    os.dup2(here, TOP, inheritable=False)
+    os.close(here)
     if user := int(os.environ["USER_ID"]):
         os.chown(".", user, user)
         os.setresgid(user, user, user)
@@ -546,6 +549,19 @@ FD_MAKERS = (
 )
 
 
+#: The directory that all is in.
+TOP = 900
+
+
+def allow(name):
+    """That it may be removed, and what is in it."""
+    os.chmod(name, 0o700)
+    with os.scandir(name) as entries:
+        for each in entries:
+            if each.is_dir(follow_symlinks=False):
+                allow(each.path)
+
+
 def again():
     """What was there before, under the same numbers."""
     for fd in FDS:
@@ -560,10 +576,10 @@ def again():
             break
         for place in reversed(below):
             libc.umount2(place, 2)
-    os.chmod(".", 0o755)
+    os.fchmod(TOP, 0o755)  # by its path only who may search it
     for name in os.listdir():
         if os.path.isdir(name) and not os.path.islink(name):
-            os.chmod(name, 0o700)
+            allow(name)
             shutil.rmtree(name)
         else:
             os.unlink(name)

@@ -20,9 +20,12 @@ from proctor.syscalls.signatures import signature
 
 from .containers import PYTHON, inside
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0, reason="needs root to have callers with other identities"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        os.geteuid() != 0, reason="needs root to have callers with other identities"
+    ),
+    pytest.mark.timeout(3000),
+]
 PROGRAM = Path(__file__).with_name("bad_arguments.py")
 TRIES = int(os.environ.get("PROCTOR_TRIES", "400"))
 SEED = int(os.environ.get("PROCTOR_SEED", "1"))
