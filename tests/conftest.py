@@ -23,8 +23,8 @@ HARD_LIMITS = {"conformance": 30, "call": 60}
 
 
 def pytest_sessionstart() -> None:
-    """What a script starts in the background ignores Ctrl-C, and so would every command of a test:
-    a program that ignores a signal is another one than that under test.  And a PATH that is somebody else's
+    """What a script starts in the background ignores Ctrl-C, what nohup(1) starts a hang-up, and so would every command of
+    a test: a program that ignores a signal is another one than that under test.  And a PATH that is somebody else's
     has directories that may not be searched: execvp(3) says EACCES then of what is nowhere."""
     searched = os.environ.get("PATH", os.defpath).split(os.pathsep)
     os.environ["PATH"] = os.pathsep.join(
@@ -33,6 +33,7 @@ def pytest_sessionstart() -> None:
     for number, usual in (
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGQUIT, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
     ):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)

@@ -19,18 +19,25 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     return f"; did you mean {quoted(near[0])}?" if near else ""
 
 
+def listed(option: str, given: object, kind: str = "names") -> tuple[str, ...]:
+    """The value of an option that is a list of texts.
+
+    :raises ValueError: it is something else."""
+    if not isinstance(given, (list, tuple)) or not all(isinstance(each, str) for each in given):
+        raise ValueError(f"{option} is a list of {kind}, not {given!r}")
+    return tuple(given)
+
+
 def chosen(option: str, given: object, known: Iterable[str]) -> tuple[str, ...]:
     """The value of an option that is some of the known words.
 
     :param option: its name, a plural.
     :raises ValueError: it is no list of such words."""
-    if not isinstance(given, (list, tuple)) or not all(isinstance(each, str) for each in given):
-        raise ValueError(f"{option} is a list of names, not {given!r}")
-    known = list(known)
+    given, known = listed(option, given), list(known)
     for each in given:
         if each not in known:
             raise ValueError(f"no {option[:-1]} {quoted(each)}{did_you_mean(each, known)}")
-    return tuple(given)
+    return given
 
 
 def one_of(words: Iterable[str]) -> str:

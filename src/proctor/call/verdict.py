@@ -23,6 +23,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Final, Union
 
+from proctor.given import MOST_NUMBER, several
 from proctor.kernel.abi import MAX_ERRNO, SECCOMP_USER_NOTIF_FLAG_CONTINUE
 from proctor.records import NamedTuple
 
@@ -252,9 +253,9 @@ def hand_over(
 
     Since Linux 5.14 (``SECCOMP_ADDFD_FLAG_SEND``); the file offset is shared (C071).
     """
-    if not isinstance(fd, int) or isinstance(fd, bool) or fd < 0:
+    if not isinstance(fd, int) or isinstance(fd, bool) or not 0 <= fd <= MOST_NUMBER:
         raise ValueError(f"hand_over({fd!r}): not a file descriptor")
-    if at is not None and (not isinstance(at, int) or not 0 <= at < 1 << 32):
+    if at is not None and (type(at) is not int or not 0 <= at < 1 << 32):
         raise ValueError(f"hand_over(at={at!r}): not a descriptor number")
     return HandOver(fd, at, cloexec, close, reason, _writes(writes))
 
@@ -264,7 +265,7 @@ def _writes(given: Iterable[Write]) -> tuple[Write, ...]:
         return ()
     made: list[Write] = []
     total = 0
-    for each in given:
+    for each in several("writes", given, "pairs of an address and bytes"):
         try:
             address, data = each
             made.append((operator.index(address), bytes(memoryview(data))))
@@ -307,9 +308,15 @@ def perform(allow: Allow | None = None, reason: str = "", *, options: object = N
     :param options: of the call's family; :mod:`proctor.families` and policies make them.
 
     A call that has no performer is denied with ENOSYS, and the log says so.
+
+    :raises TypeError: ``allow`` cannot be called.
     """
     if allow is None and not reason and options is None:
         return _PERFORM
+    if allow is not None and not callable(allow):
+        raise TypeError(
+            f"perform(allow={allow!r}): it is called with an argument's name and a path"
+        )
     return Perform(allow, reason, options)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from proctor._version import VERSION
-from proctor.cli.parsing import Once, Parser, nonempty, verb, whole
+from proctor.cli.parsing import Once, Parser, amount, nonempty, verb
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -133,10 +133,10 @@ def _run(verbs: argparse._SubParsersAction[Parser]) -> None:
         help="whether what performs a call joins the caller's cgroup",
     )
     more.add_argument(
-        "--limit", type=whole, metavar="N", help="most calls that are performed at a time"
+        "--limit", type=amount, metavar="N", help="most calls that are performed at a time"
     )
     more.add_argument(
-        "--workers", type=whole, metavar="N", help="most threads for what may take long"
+        "--workers", type=amount, metavar="N", help="most threads for what may take long"
     )
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     run.set_defaults(verb=verb("run"), trouble=125, parser=run)

@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NoReturn
 
+from proctor.given import MOST
 from proctor.words import printable, quoted
 
 #: What argparse says besides is English as the rest: to look for translations, which we have not, takes as long as all
@@ -66,9 +67,17 @@ class Once(argparse.Action):
 
 def whole(text: str) -> int:
     """A whole number from 1 on."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{quoted(text)}: a whole number from 1 on")
     return int(text)
+
+
+def amount(text: str) -> int:
+    """How many threads or processes there may be at a time."""
+    number = whole(text)
+    if number > MOST:
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: a whole number from 1 to {MOST}")
+    return number
 
 
 def seconds(text: str) -> float:

@@ -15,6 +15,7 @@ import errno as _errno
 from typing import Final
 
 from proctor.errors import FilterError
+from proctor.given import one
 from proctor.kernel import abi
 from proctor.records import NamedTuple
 
@@ -87,8 +88,10 @@ def checked(action: Action) -> Action:
 
     :raises FilterError: an unknown action, data out of range, or data on an action that has none
         (ALLOW with data would, for one, never be seen as constant by the kernel's bitmap).
+    :raises TypeError: it is no action, or its data no number.
     """
-    kind, data = action
+    kind, data = one("action", action, Action, "one of proctor.actions")
+    one("data of an action", data, int, "a number")
     if kind not in _NAMES:
         raise FilterError(
             f"unknown filter action {kind:#x}: the kernel would kill the process; "

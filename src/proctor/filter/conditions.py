@@ -14,9 +14,10 @@ A register is 64 bits and compared as an unsigned number, all of it.  Two conseq
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from proctor.errors import FilterError
+from proctor.given import several
 from proctor.records import NamedTuple
 
 FULL: Final = (1 << 64) - 1
@@ -68,6 +69,27 @@ class Condition(NamedTuple):
         return f"({name} & {self.mask:#x}) {op} {self.value:#x}"
 
 
+def conditions_of(given: Any) -> tuple[Condition, ...]:
+    """What conditions are given: one alone, or several.
+
+    :raises FilterError: some are none, or have something in them that cannot be there.
+    :raises TypeError: it is not several of anything."""
+    if isinstance(given, Condition):
+        given = (given,)
+    conditions = several("conditions", given, "conditions")
+    for each in conditions:
+        if not isinstance(each, Condition):
+            raise FilterError(f'{each!r} is no condition: when=proctor.Condition("mode", "==", 0)')
+        arg, op, value, mask = each
+        if not (isinstance(arg, (int, str)) and isinstance(value, int) and isinstance(mask, int)):
+            raise FilterError(
+                f"{each!r}: an argument by name or number, an operator, a number and a mask are wanted"
+            )
+        if op not in OPERATORS:
+            raise FilterError(f"unknown operator {op!r}; there are {' '.join(OPERATORS)}")
+    return conditions
+
+
 class Test(NamedTuple):
     """A condition in the compiler's terms: ``(args[register] & mask) == value`` or, with
     ``at_least``, ``>= value``; the opposite with ``negated``."""
@@ -98,8 +120,6 @@ def lower(condition: Condition, index: int, bits: int) -> Test:
     _, op, value, mask = condition
     if not 0 <= index <= 5:
         raise FilterError(f"argument {index} does not exist; they are 0 to 5")
-    if op not in OPERATORS:
-        raise FilterError(f"unknown operator {op!r}; there are {' '.join(OPERATORS)}")
     width = (1 << bits) - 1
     if not 0 <= mask <= FULL:
         raise FilterError(f"{condition}: the mask does not fit in 64 bits")

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from proctor.errors import FilterError
 from proctor.filter.actions import ALLOW, KILL_PROCESS, Action, checked, errno
-from proctor.filter.conditions import Condition, Test, lower, possible
+from proctor.filter.conditions import Condition, Test, conditions_of, lower, possible
+from proctor.given import one, several
 from proctor.kernel import abi
 from proctor.records import NamedTuple
 from proctor.syscalls import architectures, multiplex, tables
@@ -118,12 +119,13 @@ class Filter:
         *,
         strict: bool = True,
     ) -> None:
-        self.rules: tuple[Rule, ...] = tuple(rules)
+        self.rules: tuple[Rule, ...] = several("rules", rules, "rules")
         self.default = checked(default)
         self.foreign = checked(foreign)
         self.x32 = checked(x32)
         self.strict = strict
-        wanted = ARCHITECTURES[architectures.native()].family if arches is None else arches
+        family = ARCHITECTURES[architectures.native()].family
+        wanted = family if arches is None else several("arches", arches, "names of architectures")
         self.arches: tuple[str, ...] = tuple(dict.fromkeys(map(canonical, wanted)))
         if not self.arches:
             raise FilterError("a filter is for at least one architecture; none was given")
@@ -210,7 +212,7 @@ def expand(names: Iterable[str | int]) -> list[tuple[str | int, bool]]:
     from proctor.syscalls import groups
 
     result: list[tuple[str | int, bool]] = []
-    for name in names:
+    for name in several("names", names, "names of system calls"):
         if isinstance(name, str) and name[:1] in ("%", "@"):
             result += [(member, True) for member in sorted(groups.members(name))]
         else:
@@ -280,7 +282,9 @@ class _Resolver:
         return self._bodies
 
     def _add(self, index: int, rule: Rule) -> None:
+        one("a rule", rule, Rule, "proctor.Rule()")
         checked(rule.action)
+        conditions_of(rule.conditions)
         arches = self._filter.arches
         if rule.arches:
             wanted = {canonical(arch) for arch in rule.arches}
@@ -350,6 +354,7 @@ class _Resolver:
             return [
                 (arch, table[name]) for arch in arches if name in (table := tables.numbers(arch))
             ]
+        one("a name of a system call", name, int, "a text or a number")
         if not -(1 << 31) <= name < 1 << 32:
             raise FilterError(f"call number {name} does not fit in 32 bits")
         nr = name & 0xFFFFFFFF

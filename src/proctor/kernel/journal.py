@@ -15,6 +15,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from proctor.errors import ProctorError
+from proctor.given import whole
 from proctor.kernel.abi import SECCOMP_NOTIF as _NOTIF
 from proctor.kernel.notification import Notification, NotificationLike
 from proctor.records import NamedTuple
@@ -97,7 +98,9 @@ class Journal:
 
         :param slots: how many calls can be unanswered at the same time; those beyond are decided, but
             not in the journal.
+        :raises ValueError, TypeError: that cannot be.
         """
+        whole("slots", slots, most=1 << 24)
         fd = os.memfd_create("proctor-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.truncate(fd, HEADER.size + slots * SLOT_SIZE)

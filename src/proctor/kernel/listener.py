@@ -37,6 +37,7 @@ from proctor.errors import (
     TargetFdLimit,
     Unsupported,
 )
+from proctor.given import MOST_NUMBER, whole
 from proctor.kernel import _core, abi
 from proctor.kernel.killable import waits_killably
 from proctor.kernel.pidfd import take_descriptor
@@ -101,7 +102,7 @@ class Listener:
     __slots__ = ("_fd", "_last", "_lock", "journal", "waits")
 
     def __init__(self, fd: int) -> None:
-        if not isinstance(fd, int) or fd < 0:
+        if not isinstance(fd, int) or isinstance(fd, bool) or not 0 <= fd <= MOST_NUMBER:
             raise ValueError(f"Listener({fd!r}): not a file descriptor")
         check_notif_sizes()
         check_listener(fd)
@@ -231,7 +232,10 @@ class Listener:
         :raises TargetFdLimit: EMFILE, or EBADF for a number beyond the limit: still unanswered.
         :raises OSError: EBADF if ``srcfd`` itself is no good, or is ``O_PATH`` (C063, C064).
         :raises AlreadyAnswered, NotReceived: as for :meth:`send`.
+        :raises ValueError: ``at`` cannot be a number of a descriptor.
         """
+        if at is not None:
+            whole("at", at, 0, (1 << 32) - 1)
         flags = (abi.SECCOMP_ADDFD_FLAG_SETFD if at is not None else 0) | (
             abi.SECCOMP_ADDFD_FLAG_SEND if send else 0
         )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Union, Unpack
+from typing import Any, Final, Union, Unpack
 
+from proctor.given import MOST_ID, MOST_NUMBER, one, several, whole
 from proctor.kernel import abi
 from proctor.records import NamedTuple, TypedDict
 from proctor.words import did_you_mean
@@ -150,15 +151,12 @@ def plan(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Plan:
 
     :param argv: the command and its arguments.  A command without a slash is looked for on the
         target's PATH.
-    :raises ValueError: no command, an unknown namespace, maps without a user namespace...
-    :raises TypeError: an unknown option, with the nearest that there is.
+    :raises ValueError: no command, an unknown namespace, maps without a user namespace, a number that cannot be...
+    :raises TypeError: an unknown option, with the nearest that there is; a value that is something else than its own.
     """
-    for name in options:
-        if name not in TargetOptions.__annotations__:
-            raise TypeError(
-                f"a launch has no option {name!r}{did_you_mean(name, TargetOptions.__annotations__)}"
-            )
-    arguments = tuple(os.fsencode(item) for item in argv)
+    refuse_unknown(options, TargetOptions.__annotations__)
+    refuse_word(argv)
+    arguments = tuple(_text("an argument", item) for item in several("argv", argv, "words"))
     if not arguments:
         raise ValueError("no command given")
     executable, cwd = options.get("executable"), options.get("cwd")
@@ -166,17 +164,25 @@ def plan(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Plan:
     program = options.get("program")
     flags = 0
     if program is not None:
+        one("program", program, (bytes, bytearray, memoryview), "a packed filter")
+    if program is not None:
         flags = abi.SECCOMP_FILTER_FLAG_LOG if options.get("log") else 0
         if options.get("listen", True):
             flags |= abi.SECCOMP_FILTER_FLAG_NEW_LISTENER
             if options.get("wait_killable", True):
                 flags |= abi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-    wanted = tuple(options.get("namespaces", ()))
+    wanted = several("namespaces", options.get("namespaces", ()), "names of namespaces")
     for name in wanted:
         if name not in NAMESPACES:
             raise ValueError(f"unknown namespace {name!r}: use {', '.join(NAMESPACES)}")
-    uid_map, gid_map = options.get("uid_map"), options.get("gid_map")
-    uid, gid, groups = options.get("uid"), options.get("gid"), options.get("groups")
+    uid_map = _ranges("uid_map", options.get("uid_map"))
+    gid_map = _ranges("gid_map", options.get("gid_map"))
+    uid, gid = options.get("uid"), options.get("gid")
+    groups = options.get("groups")
+    if groups is not None:
+        groups = tuple([
+            whole("groups", each, 0, MOST_ID) for each in several("groups", groups, "group ids")
+        ])  # fmt: skip
     deny_setgroups = False
     if "user" in wanted:
         uid_map = ((0, os.geteuid(), 1),) if uid_map is None else uid_map
@@ -191,13 +197,15 @@ def plan(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Plan:
     elif uid_map is not None or gid_map is not None:
         raise ValueError('uid_map and gid_map need "user" among the namespaces')
     no_new_privs = options.get("no_new_privs")
+    if no_new_privs is not None:
+        one("no_new_privs", no_new_privs, bool, "True, False or None")
     return Plan(
         argv=arguments,
         candidates=_candidates(
-            os.fsencode(executable) if executable is not None else arguments[0], environment
+            _text("executable", executable) if executable is not None else arguments[0], environment
         ),
         env=environment,
-        cwd=None if cwd is None else os.fsencode(cwd),
+        cwd=None if cwd is None else _text("cwd", cwd),
         fds=_pairs(options.get("fds")),
         program=program,
         filter_flags=flags,
@@ -206,21 +214,52 @@ def plan(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Plan:
         uid_map=_map_text(uid_map),
         gid_map=_map_text(gid_map),
         deny_setgroups=deny_setgroups,
-        uid=_or_stay(uid),
-        gid=_or_stay(gid),
+        uid=_or_stay("uid", uid, MOST_ID),
+        gid=_or_stay("gid", gid, MOST_ID),
         groups=groups,
-        umask=_or_stay(options.get("umask")),
-        process_group=_or_stay(options.get("process_group")),
+        umask=_or_stay("umask", options.get("umask"), 0o777),
+        process_group=_or_stay("process_group", options.get("process_group"), MOST_NUMBER),
         new_session=options.get("new_session", False),
-        foreground_tty=_or_stay(options.get("foreground_tty")),
+        foreground_tty=_or_stay("foreground_tty", options.get("foreground_tty"), MOST_NUMBER),
         death_signal=signal.SIGKILL if options.get("die_with_monitor") else 0,
         ignored_signals=_signal_bits(options.get("ignored_signals")),
-        marks=options.get("marks", 0),
+        marks=whole("marks", options.get("marks", 0), 0),
     )
 
 
-def _or_stay(number: int | None) -> int:
-    return -1 if number is None else number
+def refuse_unknown(options: Iterable[str], known: Iterable[str]) -> None:
+    """:raises TypeError: an option is none of those that there are."""
+    for name in options:
+        if name not in known:
+            raise TypeError(f"a launch has no option {name!r}{did_you_mean(name, known)}")
+
+
+def refuse_word(argv: object) -> None:
+    """:raises TypeError: it is one word, of which each letter would be one."""
+    if isinstance(argv, (str, bytes, os.PathLike)):
+        raise TypeError(f"{argv!r} is one word: a command is a list of them, such as [{argv!r}]")
+
+
+def _text(what: str, given: Any) -> bytes:
+    return os.fsencode(one(what, given, (str, bytes, os.PathLike), "a text, bytes or a path"))
+
+
+def _ranges(what: str, given: Sequence[IdRange] | None) -> tuple[IdRange, ...] | None:
+    if given is None:
+        return None
+    wanted = "(first inside, first outside, how many)"
+    ranges: list[IdRange] = []
+    for line in several(what, given, f"ranges {wanted}"):
+        numbers = several(what, line, f"ranges {wanted}")
+        if len(numbers) != 3:
+            raise ValueError(f"{what}={given!r}: a range is {wanted}")
+        first, outside = (whole(what, each, 0, MOST_ID) for each in numbers[:2])
+        ranges.append((first, outside, whole(what, numbers[2], 1, MOST_ID)))
+    return tuple(ranges)
+
+
+def _or_stay(what: str, number: int | None, most: int) -> int:
+    return -1 if number is None else whole(what, number, 0, most)
 
 
 def _candidates(file: bytes, environment: Sequence[bytes]) -> list[bytes]:
@@ -239,11 +278,11 @@ def _environment(env: Mapping[str, str] | Mapping[bytes, bytes] | None) -> list[
     if env is None:  # as it is, whatever somebody put into it
         return [name + b"=" + value for name, value in os.environb.items()]
     result = []
-    for key, value in env.items():
-        name = os.fsencode(key)
+    for key, value in one("env", env, Mapping, "a mapping of names to values").items():
+        name = _text("a name in env", key)
         if not name or b"=" in name:
             raise ValueError(f"{key!r} cannot be the name of an environment variable")
-        result.append(name + b"=" + os.fsencode(value))
+        result.append(name + b"=" + _text(f"env[{key!r}]", value))
     return result
 
 
@@ -259,7 +298,15 @@ def is_open(fd: int) -> bool:
 def _pairs(fds: Mapping[int, int] | Sequence[tuple[int, int]] | None) -> list[tuple[int, int]]:
     if fds is None:
         return [(fd, fd) for fd in (0, 1, 2) if is_open(fd)]
-    pairs = list(fds.items()) if isinstance(fds, Mapping) else list(fds)
+    wanted = "{ours: target's} or pairs of them"
+    pairs: list[tuple[int, int]] = []
+    for pair in several("fds", fds.items() if isinstance(fds, Mapping) else fds, wanted):
+        numbers = [
+            whole("fds", each, 0, MOST_NUMBER) for each in several("fds", pair, "pairs of numbers")
+        ]
+        if len(numbers) != 2:
+            raise ValueError(f"fds={fds!r}: {wanted} are wanted")
+        pairs.append((numbers[0], numbers[1]))
     theirs = [pair[1] for pair in pairs]
     if len(set(theirs)) < len(theirs):
         raise ValueError("fds: two descriptors for one number of the target's")
@@ -287,6 +334,6 @@ def _signal_bits(ignored: Iterable[int] | None) -> int:
         for pythons in _PYTHON_IGNORES:
             bits &= ~(1 << (pythons - 1))
         return bits
-    for number in ignored:
-        bits |= 1 << (number - 1)
+    for number in several("ignored_signals", ignored, "numbers of signals"):
+        bits |= 1 << (whole("ignored_signals", number, 1, 64) - 1)
     return bits

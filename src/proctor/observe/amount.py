@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakKeyDictionary
 
 from proctor.call.verdict import Deny, Perform
+from proctor.given import one
 from proctor.records import NamedTuple
+from proctor.words import one_of
 
 if TYPE_CHECKING:
     from proctor.call.ports import ContainerPort
@@ -29,6 +31,19 @@ class Amount(NamedTuple):
     level: Level = "all"
     #: Most calls in a second, in the long run; as many at once.  None: all.
     rate: float | None = None
+
+    def check(self) -> Amount:
+        """The same.
+
+        :raises ValueError: there is no such level, or the rate is not more than 0.
+        :raises TypeError: the rate is no number."""
+        if self.level not in LEVELS:
+            raise ValueError(f"logging: level={self.level!r}: it is {one_of(LEVELS)}")
+        if self.rate is not None:
+            one("logging: rate", self.rate, (int, float), "a number or None")
+            if not self.rate > 0:
+                raise ValueError(f"logging: rate={self.rate}: more than 0 is wanted")
+        return self
 
 
 class Limits:

@@ -47,6 +47,9 @@ class Counters:
         group: Callable[[ContainerPort], str] | None = None,
         told: Callable[[Outcome], object] | None = None,
     ) -> None:
+        for each in (group, told):
+            if each is not None and not callable(each):
+                raise TypeError(f"{each!r}: a function is wanted")
         self._group = group if group is not None else _name
         self._told = told
         self._lock = threading.Lock()

@@ -55,6 +55,7 @@ class JsonLog:
 
     :param containers: whether their coming and going is recorded, too; where there is but one, as
         under ``proctor run``, its calls say all.
+    :raises TypeError: what is given as the writer writes no lines.
     """
 
     #: What lines of calls begin with, before the time.
@@ -63,6 +64,10 @@ class JsonLog:
     tell: Callable[[Event], object] = staticmethod(bool)
 
     def __init__(self, writer: Writer[Any], *, containers: bool = True) -> None:
+        if not hasattr(writer, "put"):
+            raise TypeError(
+                f"JsonLog({writer!r}): a writer of lines is wanted, as proctor.observe.jsonlog.to_file() makes"
+            )
         self.writer = writer
         of_one: tuple[type, ...] = (Outcome, Trouble, Dropped, TakenOver)
         self.events = (*of_one, ContainerAdded, ContainerEnded) if containers else of_one

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.errors import CallError
+from proctor.given import several
 from proctor.observe.counters import Counters
 from proctor.observe.events import EVENTS, Dropped, Event, Observer, Outcome, Trouble
 
@@ -54,7 +55,7 @@ class Observers:
     )
 
     def __init__(self, observers: Iterable[Observer], lock: AbstractContextManager[Any]) -> None:
-        given = tuple(observers)
+        given = several("observers", observers, "observers")
         told: dict[type, tuple[Observer, ...]] = {}
         for observer in given:
             if not callable(observer):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
 from proctor.errors import CallGone
+from proctor.given import one, seconds, several, whole
 from proctor.kernel.standing import Standing
 from proctor.performing import registry
 from proctor.performing.callers import Callers
@@ -120,10 +121,10 @@ class Performers:
         ):
             if value not in words:
                 raise ValueError(f"{name}={value!r}: it is one of {', '.join(map(repr, words))}")
-        if limit < 1 or idle <= 0 or (deadline is not None and deadline <= 0):
-            raise ValueError("limit, idle and deadline are more than 0")
-        self.deadline = deadline
-        self.owners: frozenset[int] = frozenset(owner_userns)
+        whole("limit", limit)
+        self.deadline = seconds("deadline", deadline)
+        self.owners: frozenset[int] = frozenset(several("owner_userns", owner_userns, "numbers"))
+        seconds("idle", one("idle", idle, (int, float), "seconds, more than 0,"))
         self.executors = Executors(idle=idle)
         #: What takes the place of standard streams.
         self.logs = Logs()

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from proctor.errors import FilterError
 from proctor.filter.conditions import ALWAYS
+from proctor.given import MOST, one
 from proctor.observe.amount import LEVELS, Amount
 from proctor.policy.check import refuse
 from proctor.policy.compile import multiplexed, unasked, untaken, with_multiplexed
@@ -40,8 +41,6 @@ _MAX_RULES: Final = 1000
 _LONGEST: Final = 86400
 #: What can be said of performing, besides how much of it.
 _PERFORMING: Final = {"nested": ("deny", "allow"), "cgroup": ("join", "ignore")}
-#: More threads or performers than this is a mistake.
-_MOST: Final = 10_000
 _FASTEST: Final = 10_000_000
 
 
@@ -68,6 +67,7 @@ def loads(text: str, name: str = "<string>") -> Policy:
     :param name: stands for the file name in errors.
     :raises PolicyError: it is wrong.
     """
+    one("text", text, str, "the text of a policy")
     return build(Source(name, text))
 
 
@@ -140,8 +140,8 @@ def _settings(table: Mapping[str, Any], source: Source) -> Settings:
             hint = did_you_mean(table[key], words) or f"; it is {one_of(words)}"
             raise source.error(f"{quoted(table[key])} is no value of it{hint}", (key,))
     for key in ("limit", "workers", "in_flight"):
-        if key in table and not 1 <= table[key] <= _MOST:
-            raise source.error(f"a number from 1 to {_MOST}, not {table[key]}", (key,))
+        if key in table and not 1 <= table[key] <= MOST:
+            raise source.error(f"a number from 1 to {MOST}, not {table[key]}", (key,))
     for key in ("rate", "audit_rate"):
         if key in table and not 1 <= table[key] <= _FASTEST:
             raise source.error(f"a number in a second, from 1 to {_FASTEST}", (key,))

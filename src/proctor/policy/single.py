@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import Verdict, deny
 from proctor.errors import PolicyError
+from proctor.given import one
 from proctor.performing import registry
 from proctor.policy.compile import unfolded
 from proctor.policy.document import Source, Spec
@@ -29,7 +30,11 @@ def performed(name: str, family: str, when: Mapping[str, Spec], how: Mapping[str
     """A handler that has the calls of a family performed where conditions hold, and leaves the others
     to the next one, also those that have no such argument.
 
-    :raises PolicyError: a condition or option that cannot be."""
+    :raises PolicyError: a condition or option that cannot be.
+    :raises TypeError: conditions that are none."""
+    one("when", when, Mapping, "a mapping of arguments' names to what they are to be")
+    for each in when:
+        one("a name in when", each, str, "a text")
     source, arches = Source(name, ""), ARCHITECTURES[native()].family
     calls = _having(registry.calls(family), when, arches, source)
     ruling = Ruling(PERFORM, options=options(calls, how, (PERFORM,), source))

@@ -26,7 +26,7 @@ from proctor.kernel.threads import quiet_thread
 from proctor.process import asking
 from proctor.process.below import wanted
 from proctor.process.child import Process, spawn_served
-from proctor.process.run import DECIDING, Supervision, check_handlers, filter_for
+from proctor.process.run import DECIDING, Supervision, checked_filter, checked_handlers, filter_for
 from proctor.process.standing import children, standing
 from proctor.supervisor.container import Container
 
@@ -305,9 +305,8 @@ def spawn_below(
     os.set_inheritable(way, False)
     given = dict(options)
     given.pop("delegate", None)
-    handlers = tuple(handlers)
-    check_handlers(handlers)
-    base = given.pop("filter", None)
+    handlers = checked_handlers(handlers)
+    base = checked_filter(given.pop("filter", None))
     filter = filter_for(handlers) if base is None else base
     deciding = {name: given.pop(name) for name in DECIDING & given.keys()}
     made = Delegated(handlers, deciding, way, () if filter is None else wanted(filter))

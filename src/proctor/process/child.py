@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from proctor.given import several
 from proctor.kernel.launch import launch
 from proctor.kernel.target import Target
 
@@ -185,7 +186,7 @@ def spawn_served(
 
     given = dict(options)
     streams = [given.pop(name, None) for name in ("stdin", "stdout", "stderr")]
-    passed = [(fd, fd) for fd in given.pop("pass_fds", ())]
+    passed = [(fd, fd) for fd in several("pass_fds", given.pop("pass_fds", ()), "descriptors")]
     plumbing = target = None
     try:
         launching = user_namespace(given.pop("userns", False), given)

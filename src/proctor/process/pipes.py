@@ -56,6 +56,8 @@ class Plumbing:
             if what < 0:
                 raise ValueError(f"{what}: not a descriptor, PIPE, STDOUT or DEVNULL")
             return what
+        if not hasattr(what, "fileno"):
+            raise TypeError(f"{what!r}: not a descriptor, a file, PIPE, STDOUT or DEVNULL")
         return what.fileno()
 
     def close_theirs(self) -> None:

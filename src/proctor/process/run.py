@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.given import one
+from proctor.kernel.plan import refuse_unknown, refuse_word
 from proctor.process.child import Process, spawn_served
+from proctor.process.options import SpawnOptions
 
 if TYPE_CHECKING:
     import subprocess
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from proctor.filter.rules import Filter
     from proctor.kernel.plan import StrOrBytes
     from proctor.kernel.target import Target
-    from proctor.process.options import RunOptions, SpawnOptions
+    from proctor.process.options import RunOptions
     from proctor.process.outer import Outer
     from proctor.process.performing import LazyPerformer
     from proctor.supervisor.container import Container
@@ -39,16 +41,24 @@ def filter_for(handlers: Iterable[Handler], base: Filter | None = None) -> Filte
     :param base: rules to try first (an OCI profile, a policy's filter) and its default; the
         handlers' calls come after them.
     :returns: None if nothing is asked for.
+    :raises ValueError: some are a policy's, which decides most calls in its filter, and that is not there.
     """
     from proctor.filter.actions import ALLOW, NOTIFY
     from proctor.filter.rules import Filter, Rule
+    from proctor.supervisor.handlers import handlers_of
 
+    handlers, base = handlers_of(handlers), checked_filter(base)
     rules = [
         Rule(h.names, NOTIFY, h.conditions, label=h.label)
         for h in handlers
         if not getattr(h, "in_filter", False)  # a policy's, whose filter is the base
     ]
     if base is None:
+        if len(rules) < len(handlers):
+            raise ValueError(
+                "these handlers are a policy's, whose filter says which calls they get: "
+                "give that, too (policy.filter())"
+            )
         return Filter(rules, ALLOW) if rules else None
     if not rules:
         return base
@@ -101,13 +111,12 @@ def spawn(
     :raises FilterError: a handler names what does not exist.
     :raises ValueError: options that exclude each other, or values that cannot be.
     """
-    if isinstance(argv, (str, bytes, os.PathLike)):
-        raise TypeError(f"{argv!r} is one word: a command is a list of them, such as [{argv!r}]")
+    refuse_word(argv)
+    refuse_unknown(options, SpawnOptions.__annotations__)
     given: dict[str, Any] = dict(options)
-    handlers = tuple(handlers)
-    filter = given.pop("filter", None)
+    handlers = checked_handlers(handlers)
+    filter = checked_filter(given.pop("filter", None))
     delegate = given.pop("delegate", False)
-    check_handlers(handlers)
     whole = filter_for(handlers) if filter is None else filter
     program = None if whole is None else whole.compile().code
     made = Supervision(handlers, {name: given.pop(name) for name in DECIDING & given.keys()})
@@ -222,18 +231,22 @@ class Supervision:
             self.supervisor.close()
 
 
-def check_handlers(handlers: tuple[Handler, ...]) -> None:
+def checked_handlers(given: Iterable[Handler]) -> tuple[Handler, ...]:
     """:raises TypeError: one is a plain function."""
-    if not handlers:
-        return
-    from proctor.supervisor.handlers import Handler
+    if given == ():
+        return ()
+    from proctor.supervisor.handlers import handlers_of
 
-    for handler in handlers:
-        if not isinstance(handler, Handler):
-            raise TypeError(
-                f"{handler!r} is not a handler: decorate the function with "
-                '@proctor.on("openat", ...)'
-            )
+    return handlers_of(given)
+
+
+def checked_filter(given: Filter | None) -> Filter | None:
+    """:raises TypeError: it is something else."""
+    if given is not None:
+        from proctor.filter.rules import Filter
+
+        one("filter", given, Filter, "a proctor.Filter")
+    return given
 
 
 def run(
@@ -269,6 +282,8 @@ def run(
         if "stdin" in given:
             raise ValueError("input cannot go with stdin")
         given["stdin"] = PIPE
+    if input is not None:
+        one("input", input, (bytes, bytearray, memoryview, str), "bytes or a text")
     data = input.encode() if isinstance(input, str) else input
     process = spawn(argv, handlers, **given)
     try:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from proctor.given import several
+
 if TYPE_CHECKING:
     from proctor.kernel.listener import Listener
     from proctor.kernel.plan import StrOrBytes
@@ -27,7 +29,9 @@ def user_namespace(
         # launch makes it root there, and takes our supplementary groups away where it may
         made["uid_map"], made["gid_map"] = [(0, os.geteuid(), 1)], [(0, os.getegid(), 1)]
     else:
-        made["uid_map"] = made["gid_map"] = list(userns)
+        made["uid_map"] = made["gid_map"] = several(
+            "userns", userns, "ranges (first inside, first outside, how many)"
+        )
         if made.get("allow_setgroups") is not False:
             made.setdefault("groups", ())
         made.setdefault("uid", 0)  # who is not mapped would keep our id and what it may open

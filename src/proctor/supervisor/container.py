@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from proctor.given import one, several, whole
+from proctor.observe.amount import Amount
 from proctor.records import NamedTuple
+from proctor.supervisor.handlers import handlers_of
 
 if TYPE_CHECKING:
-    from proctor.observe.amount import Amount
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.ports import Below
 
@@ -31,6 +33,21 @@ class Quotas(NamedTuple):
     #: Most of its calls that are decided in a second, in the long run; a tenth of that, and at least one,
     #: at once.  Further ones wait until it is their turn, which costs nobody else anything.  None: as many as it makes.
     rate: float | None = None
+
+    def check(self) -> Quotas:
+        """The same.
+
+        :raises ValueError: one is less than 1, or more than a machine has.
+        :raises TypeError: one is no number."""
+        whole("quotas: workers", self.workers)
+        whole("quotas: performers", self.performers)
+        if self.calls is not None:
+            whole("quotas: calls", self.calls)
+        if self.rate is not None:
+            one("quotas: rate", self.rate, (int, float), "a number or None")
+            if not self.rate >= 1:
+                raise ValueError(f"quotas: rate={self.rate}: at least one is needed")
+        return self
 
 
 class Container:
@@ -56,7 +73,8 @@ class Container:
     :param state: whatever its handlers want to keep from one call to the next.  Handlers may run at
         the same time, on several threads.
     :param logging: how much of its calls logs have (:class:`proctor.Amount`); None: all.
-    :raises ValueError: a quota is less than 1.
+    :raises ValueError: a quota is less than 1, or more than 10,000; of the log there is no such level.
+    :raises TypeError: something is not what it is to be.
     """
 
     __slots__ = (
@@ -84,20 +102,27 @@ class Container:
         state: dict[str, Any] | None = None,
         logging: Amount | None = None,
     ) -> None:
-        self.name = name
+        self.name: str = one("name", name, str, "a text")
         #: Supervisors below, which have their say where a call would run or be performed: set before its
         #: first listener is served.
         self.below: Below | None = None
-        self.handlers = None if handlers is None else tuple(handlers)
-        self.labels: Mapping[str, str] = dict(labels or {})
-        self.performing: Mapping[str, Any] = dict(performing or {})
-        self.owner_userns = frozenset(owner_userns)
-        self.quotas = Quotas() if quotas is None else quotas
-        self.logging = logging
-        self.state: dict[str, Any] = {} if state is None else state
-        for what, most in zip(Quotas._fields, self.quotas, strict=True):
-            if most is not None and not most >= 1:
-                raise ValueError(f"quotas: {what}={most}: at least one is needed")
+        self.handlers = None if handlers is None else handlers_of(handlers)
+        self.labels: Mapping[str, str] = dict(one("labels", labels or {}, Mapping, "a mapping"))
+        self.performing: Mapping[str, Any] = dict(
+            one("performing", performing or {}, Mapping, "a mapping of options")
+        )
+        self.owner_userns = frozenset(several("owner_userns", owner_userns, "inode numbers"))
+        self.quotas = (
+            Quotas()
+            if quotas is None
+            else one("quotas", quotas, Quotas, "proctor.Quotas()").check()
+        )
+        self.logging = (
+            None if logging is None else one("logging", logging, Amount, "proctor.Amount()").check()
+        )
+        self.state: dict[str, Any] = (
+            {} if state is None else one("state", state, MutableMapping, "a dictionary")
+        )
 
     def __repr__(self) -> str:
         return f"<Container {self.name!r}>"

@@ -6,8 +6,9 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from proctor.errors import FilterError
+from proctor.filter.conditions import conditions_of
 from proctor.filter.rules import expand
-from proctor.supervisor.rules import seconds
+from proctor.given import one, seconds, several
 from proctor.syscalls import tables
 from proctor.words import quoted
 
@@ -66,16 +67,17 @@ class Handler:
         self,
         names: Iterable[str],
         function: HandlerFunction,
-        conditions: Iterable[Condition] = (),
+        conditions: Condition | Iterable[Condition] = (),
         *,
         deadline: float | None = None,
         performs: bool = False,
         label: str = "",
     ) -> None:
-        self.names: tuple[str, ...] = tuple(names)
+        self.names: tuple[str, ...] = several("names", names, "names of system calls")
         if not self.names:
             raise FilterError('a handler wants at least one system call: @proctor.on("mknodat")')
         for name in self.names:
+            one("a name of a system call", name, str, "a text")
             if name[:1] not in ("%", "@") and not tables.exists(name):
                 raise FilterError(
                     f"there is no system call {quoted(name)}{tables.did_you_mean(name)}"
@@ -84,16 +86,13 @@ class Handler:
             raise TypeError(f"{function!r} is not callable, so it cannot handle calls")
         self._calls = frozenset(name for name, _ in expand(self.names))
         self.function = function
-        self.conditions: tuple[Condition, ...] = tuple(conditions)
-        for condition in self.conditions:
-            if not hasattr(condition, "holds"):
-                raise FilterError(
-                    f'{condition!r} is no condition: when=proctor.Condition("mode", "==", 0)'
-                )
+        self.conditions = conditions_of(conditions)
         self.is_async = bool(_code_flags(function) & _CO_COROUTINE)
-        self.deadline = seconds(deadline)
+        self.deadline = seconds("deadline", deadline)
         self.performs = performs
-        self.label = label or getattr(function, "__qualname__", repr(function))
+        self.label: str = one("label", label, str, "a text") or getattr(
+            function, "__qualname__", repr(function)
+        )
 
     def __call__(self, call: Call) -> Any:
         return self.function(call)
@@ -124,6 +123,22 @@ class Handler:
 
     def __repr__(self) -> str:
         return f"<Handler {self.label} for {', '.join(self.names)}>"
+
+
+def handlers_of(given: Iterable[Handler]) -> tuple[Handler, ...]:
+    """What handlers are given.
+
+    :raises TypeError: it is one alone, or some are none."""
+    if isinstance(given, Handler):
+        raise TypeError(f"{given!r} is one handler: they are given in a list")
+    handlers = several("handlers", given, "functions that are decorated with proctor.on()")
+    for handler in handlers:
+        if not isinstance(handler, Handler):
+            raise TypeError(
+                f"{handler!r} is not a handler: decorate the function with "
+                '@proctor.on("openat", ...)'
+            )
+    return handlers
 
 
 def _code_flags(function: object) -> int:
@@ -170,12 +185,11 @@ def on(
     :param performs: whether it will probably answer with ``perform()``: what performs is then started
         along with the command, and the first such call need not wait for that.
     """
-    from proctor.filter.conditions import Condition as One
-
-    conditions = (when,) if isinstance(when, One) else tuple(when)
+    if isinstance(when, (str, bytes)):
+        raise FilterError(f'{when!r} is no condition: when=proctor.Condition("mode", "==", 0)')
 
     def decorate(function: HandlerFunction) -> Handler:
-        return Handler(names, function, conditions, deadline=deadline, performs=performs)
+        return Handler(names, function, when, deadline=deadline, performs=performs)
 
     if names and callable(names[0]):
         raise FilterError('name the system calls: @proctor.on("mknodat"), not a bare @proctor.on')

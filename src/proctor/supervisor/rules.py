@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from proctor.call.verdict import Answer, Deny, LetRun, Perform, Verdict
-
-#: A deadline of more seconds, infinity among them, is none: nobody lives so long.
-_EVER: Final = 1 << 31
+from proctor.given import seconds
 
 
 class Rules:
@@ -38,21 +34,6 @@ class Rules:
                 raise TypeError(f"{what}={denial}: use deny()")
         self.default = default
         self.on_error = on_error
-        self.deadline = seconds(deadline)
+        self.deadline = seconds("deadline", deadline)
         self.on_deadline = on_deadline
         self.close_verdict = close_verdict
-
-
-def seconds(deadline: float | None) -> float | None:
-    """A deadline that can be counted with; None: none.
-
-    :raises ValueError: it is not more than 0.
-    :raises TypeError: it is no number.
-    """
-    if deadline is None:
-        return None
-    if not isinstance(deadline, (int, float)) or isinstance(deadline, bool):
-        raise TypeError(f"deadline={deadline!r}: seconds, more than 0, or None")
-    if not deadline > 0:
-        raise ValueError(f"deadline={deadline!r}: seconds, more than 0, or None")
-    return None if deadline > _EVER else float(deadline)

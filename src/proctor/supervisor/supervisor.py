@@ -30,12 +30,13 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from proctor.call.call import Call
 from proctor.call.verdict import Deny, Verdict, answer, deny, let_run
+from proctor.given import one
 from proctor.observe.events import ContainerAdded, ContainerEnded, Observer, TakenOver
 from proctor.observe.observers import Observers
 from proctor.supervisor.answering import release
 from proctor.supervisor.container import Container, Quotas
 from proctor.supervisor.deciding import Decider, Performer
-from proctor.supervisor.handlers import Handler
+from proctor.supervisor.handlers import Handler, handlers_of
 from proctor.supervisor.jobs import Begun, Job, Served
 from proctor.supervisor.leaving import leave
 from proctor.supervisor.ports import INSIST
@@ -108,12 +109,14 @@ class Supervisor:
     ) -> None:
         if performer is not None and not callable(performer):
             raise TypeError(f"performer={performer!r}: it is called with (call, verdict)")
+        if world is not None and not hasattr(world, "engine"):
+            raise TypeError(f"world={world!r}: it makes engines, as proctor.supervisor.ports.World")
         if world is None:
             from proctor.supervisor.world import KernelWorld
 
             world = KernelWorld()
         self._world = world
-        self._handlers = tuple(handlers)
+        self._handlers = handlers_of(handlers)
         self._engine = world.engine()
         self._lock = world.lock()
         self._ended = _condition(self._lock)
@@ -161,10 +164,15 @@ class Supervisor:
             caller does not wait for any more is forgotten.  See :attr:`Call.begun
             <proctor.call.call.Call>` for what had begun to be performed.  It stays its owner's.
         :raises ValueError: the listener is served already.
+        :raises TypeError: it is no listener, or ``container`` no container.
         :raises RuntimeError: the supervisor is closed.
         """
-        container = Container() if container is None else container
-        number = listener.fileno()
+        container = Container() if container is None else _container(container)
+        number = _number(listener)
+        if on_end is not None and not callable(on_end):
+            raise TypeError(f"on_end={on_end!r}: it is called, without arguments")
+        if journal is not None and not hasattr(journal, "buffer"):
+            raise TypeError(f"journal={journal!r}: a proctor.Journal is wanted")
         served = Served(
             listener,
             container,
@@ -259,7 +267,7 @@ class Supervisor:
         :raises ValueError: the listener is not served here.
         """
         served = self._find(listener)
-        served.handlers = tuple(handlers)
+        served.handlers = handlers_of(handlers)
         self._reroute(served)
 
     def _reroute(self, served: Served) -> None:
@@ -273,7 +281,7 @@ class Supervisor:
                 self._reroute(served)
 
     def _find(self, listener: ListenerPort) -> Served:
-        served = self._served.get(listener.fileno())
+        served = self._served.get(_number(listener))
         if served is None:
             raise ValueError("this listener is not served here")
         return served
@@ -315,7 +323,7 @@ class Supervisor:
         :raises RuntimeError: the supervisor is closed.
         """
         made = call if isinstance(call, Call) else Call(call, port)
-        made.container = container
+        made.container = _container(container)
         chain = chain_of(self._handlers_of(container), made.name)
         served = Served(
             port, container, self._decider.backlog.share(container), journal=begun, number=-1
@@ -329,7 +337,8 @@ class Supervisor:
 
     def limit(self, container: Container, quotas: Quotas) -> None:
         """Let a container take so much from now on, of this supervisor; what it has taken stays."""
-        share = self._decider.backlog.share(container)
+        share = self._decider.backlog.share(_container(container))
+        one("quotas", quotas, Quotas, "proctor.Quotas()").check()
         with self._lock:
             container.quotas = quotas
             share.limit(quotas)
@@ -337,7 +346,7 @@ class Supervisor:
 
     def taken(self, container: Container) -> tuple[int, int]:
         """What a container takes now: calls that wait or stall, and threads."""
-        share = self._decider.backlog.share(container)
+        share = self._decider.backlog.share(_container(container))
         with self._lock:
             return share.calls, share.held
 
@@ -530,6 +539,19 @@ class Supervisor:
             served.listener.journal = None
         if last:
             self._observers.tell(ContainerEnded(served.container, how))
+
+
+def _container(given: Container) -> Container:
+    made: Container = one("container", given, Container, "a proctor.Container")
+    return made
+
+
+def _number(listener: ListenerPort) -> int:
+    if not hasattr(listener, "fileno"):
+        raise TypeError(
+            f"{listener!r} is no listener: proctor.Listener(fd) makes one of a descriptor"
+        )
+    return listener.fileno()
 
 
 def _told(number: int, call: Call) -> Verdict:

@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import close_unused
+from proctor.given import whole
 from proctor.kernel.thread import stat_fields
 from proctor.kernel.threads import quiet_thread
 
@@ -148,8 +149,7 @@ class KernelWorld:
         native: bool = True,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        if workers < 1:
-            raise ValueError(f"workers={workers}: at least one is needed")
+        whole("workers", workers)
         #: See :class:`~proctor.supervisor.ports.World`.
         self.workers = workers
         self._native = native

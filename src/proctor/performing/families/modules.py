@@ -25,6 +25,7 @@ from proctor.performing.given import Given
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
+from proctor.words import listed
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
@@ -60,8 +61,7 @@ class Options(Given):
 
     def check(self) -> None:
         for option, words in (("modules", self.modules), ("parameters", self.parameters)):
-            if isinstance(words, str) or not all(isinstance(each, str) for each in words):
-                raise ValueError(f"{option} is a list of names")
+            listed(option, words)
         if not isinstance(self.unload, bool):
             raise ValueError("unload is true or false")
         for each in self.modules:

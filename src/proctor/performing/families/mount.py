@@ -26,6 +26,7 @@ from proctor.performing import pins, sourcing
 from proctor.performing.given import Given
 from proctor.performing.remote import Remote, read
 from proctor.performing.trouble import Powerless, Said
+from proctor.words import listed
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -94,9 +95,7 @@ class Options(Given):
 
     def check(self) -> None:
         for option in ("filesystems", "devices", "options"):
-            words = getattr(self, option)
-            if isinstance(words, str) or not all(isinstance(each, str) for each in words):
-                raise ValueError(f"{option} is a list of words")
+            listed(option, getattr(self, option), "words")
         if not isinstance(self.fuse, Mapping) or not all(
             isinstance(each, str) and each for each in self.fuse.values()
         ):

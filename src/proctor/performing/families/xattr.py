@@ -28,6 +28,7 @@ from proctor.performing.given import Given
 from proctor.performing.steps import Reply, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
+from proctor.words import listed
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -67,9 +68,7 @@ class Options(Given):
 
     def check(self) -> None:
         for option, patterns in (("names", self.names), ("apart", self.apart)):
-            if isinstance(patterns, str) or not all(isinstance(each, str) for each in patterns):
-                raise ValueError(f"{option} is a list of attributes' names")
-            for each in patterns:
+            for each in listed(option, patterns, "attributes' names"):
                 if not each.startswith("trusted.") or "*" in each[:-1]:
                     raise ValueError(
                         f"{option} has {each!r}: a name that begins with trusted., with * at its end or "

@@ -1,0 +1,71 @@
+"""What is given to proctor, looked at when it is given: what cannot be is refused at once, in a sentence that says what
+can, and not somewhere below or when the first call comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+#: Threads, processes, calls at a time: more of one kind than this no machine gives.
+MOST: Final = 10_000
+#: A user or group id; the last number stands for none.
+MOST_ID: Final = (1 << 32) - 2
+#: A number of a descriptor, a process, a process group.
+MOST_NUMBER: Final = (1 << 31) - 1
+#: A deadline of more seconds, infinity among them, is none: nobody lives so long.
+_EVER: Final = 1 << 31
+
+
+def whole(what: str, given: object, least: int = 1, most: int = MOST) -> int:
+    """A whole number.
+
+    >>> whole("workers", 4)
+    4
+
+    :param what: what it is given as.
+    :raises TypeError: it is something else.
+    :raises ValueError: it is less than the least, or more than the most.
+    """
+    if not isinstance(given, int) or isinstance(given, bool):
+        raise TypeError(f"{what}={given!r}: a whole number from {least} to {most} is wanted")
+    if given < least and least == 1:
+        raise ValueError(f"{what}={given}: at least one is needed")
+    if not least <= given <= most:
+        raise ValueError(f"{what}={given}: a whole number from {least} to {most} is wanted")
+    return given
+
+
+def seconds(what: str, given: object) -> float | None:
+    """Seconds that can be counted with; None: for ever.
+
+    :raises TypeError: it is no number.
+    :raises ValueError: it is not more than 0.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, (int, float)) or isinstance(given, bool):
+        raise TypeError(f"{what}={given!r}: seconds, more than 0, or None")
+    if not given > 0:
+        raise ValueError(f"{what}={given!r}: seconds, more than 0, or None")
+    return None if given > _EVER else float(given)
+
+
+def one(what: str, given: Any, kind: type | tuple[type, ...], wanted: str) -> Any:
+    """What is given, if it is of a kind.
+
+    :param wanted: that kind, in words.
+    :raises TypeError: it is not."""
+    if not isinstance(given, kind):
+        raise TypeError(f"{what}={given!r}: {wanted} is wanted")
+    return given
+
+
+def several(what: str, given: Any, wanted: str) -> tuple[Any, ...]:
+    """What is given, if it is some of something: a text is not, though each of its letters is.
+
+    :param wanted: what it is, in words.
+    :raises TypeError: it is not."""
+    if not isinstance(given, Iterable) or isinstance(given, (str, bytes)):
+        raise TypeError(f"{what}={given!r}: {wanted} are wanted, in a list")
+    return tuple(given)
