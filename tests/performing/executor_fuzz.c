@@ -152,7 +152,8 @@ int main(int count, char **argv)
             died++;
             continue;
         }
-        make_steps(&job);
+        if (!make_steps(&job))
+            abort(); /* no signal comes */
         if (compose(&job, fds, &given) > sizeof answer || given > MOST_GIVEN)
             abort();
     }

@@ -20,7 +20,7 @@ import pytest
 from proctor.kernel import scm
 from proctor.performing import image
 from proctor.performing.mother import Mother
-from proctor.performing.processes import Executor
+from proctor.performing.processes import INTERRUPTS, Executor
 from proctor.performing.steps import (
     DIE,
     END,
@@ -33,7 +33,8 @@ from proctor.performing.steps import (
     Steps,
     state_of,
 )
-from proctor.performing.trouble import Ended, Trouble
+from proctor.performing.trouble import Ended, Interrupted, Trouble
+from tests.support.processes import eventually
 
 HERE = Path(__file__).parent
 
@@ -274,6 +275,51 @@ def test_its_program_is_sealed_and_nobody_reads_it() -> None:
     with pytest.raises(PermissionError):
         os.truncate(fd, 0)
     os.close(fd)
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_signal_ends_what_has_changed_nothing(
+    executor: Executor, tmp_path: Path, changes: bool
+) -> None:
+    """Behind what has, all is made to its end: else that would be done once more."""
+    steps = Steps()
+    me = steps.call("getpid")
+    pidfd = steps.call("pidfd_open", me, 0)
+    steps.give(pidfd)
+    reply = ask(executor, steps.freeze())
+    executor.pid, executor.pidfd = reply.results[me.step], reply.take(pidfd)
+    steps = Steps()
+    name, room = steps.bytes(b"made"), steps.scratch(8)
+    directory, pipe = steps.sent(), steps.sent()
+    if changes:
+        steps.call("mkdirat", directory, name, 0o700)
+    read = steps.call("read", pipe, room, 1)
+    request = steps.freeze()
+    here, (ours, theirs) = os.open(tmp_path, os.O_PATH), os.pipe()
+    proc = Path(f"/proc/{executor.pid}")
+    assert executor.ask(request, request.fill(), (here, ours)) is None
+    eventually("a wait", lambda: "pipe_read" in (proc / "wchan").read_text())
+    executor.interrupt()
+    if changes:
+        line = f"\nSigBlk:\t{1 << INTERRUPTS - 1:016x}\n"
+        eventually("that it blocks it", lambda: line in (proc / "status").read_text())
+        os.write(theirs, b"x")
+        reply = ask_again(executor, request)
+        assert reply.results[read.step] == 1 and request.changed(reply)
+        assert (tmp_path / "made").is_dir()
+    else:
+        with pytest.raises(Interrupted):
+            ask_again(executor, request)
+        assert select.select([executor.pidfd], [], [], 20)[0]
+    for fd in (here, ours, theirs):
+        os.close(fd)
+
+
+def ask_again(executor: Executor, request: Request) -> Reply:
+    """What it says to what it was asked."""
+    while (reply := executor.reply(request, wait=True)) is None:
+        pass
+    return reply
 
 
 def test_it_is_not_dumpable_and_its_mother_is_no_debuggers(

@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import signal
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from proctor.call.verdict import Answer, Deny, HandOver, Verdict
 from proctor.kernel.nudging import nudge
 from proctor.performing import conversation, processes
 from proctor.process.run import PIPE
-from tests.support.stuck import Stuck, without_flush
+from tests.support.stuck import FLUSH, INODE, LOOKUP, Stuck, without_flush
 
 from .callers import AT_FDCWD, Performers, caller, compiled, libc, outcome
 from .test_mknod import CHAR, NULL, container
@@ -290,32 +291,136 @@ def test_who_is_nudged_makes_its_call_anew(top: bytes) -> None:
     assert os.strerror(errno.EXDEV) in os.fsdecode(done.stderr)
 
 
-@pytest.mark.parametrize("dies", [True, False])
-def test_nothing_is_said_before_the_executor_is_dead(
-    top: bytes, monkeypatch: pytest.MonkeyPatch, dies: bool
+def test_a_signal_that_comes_too_early_comes_again(
+    top: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until then it may still open, and the caller would open again; but one may be held for good."""
+    """Just before the call that waits it is lost; until it ends something nothing is said."""
     os.mkfifo(top + b"/fifo", 0o666)
-    dead, real = [], processes.Worker.ended
-    monkeypatch.setattr(processes.Worker, "ended", lambda self: bool(dead) and real(self))
-    monkeypatch.setattr(conversation, "_LAST", 1000.0 if dies else 0.1)
+    sent: list[processes.Executor] = []
+    real = processes.Executor.interrupt
+
+    def interrupt(self: processes.Executor) -> None:
+        sent.append(self)
+        if len(sent) > 2:
+            real(self)
+
+    monkeypatch.setattr(processes.Executor, "interrupt", interrupt)
     with Performers() as performers, caller() as one:
         call = one.call("openat", AT_FDCWD, top + b"/fifo", RDONLY, 0)
-        begun = performers.begin(call, proctor.perform())
-        assert isinstance(begun, conversation.Conversation)
-        assert begun._asked is not None
-        while begun._asked.worker.pidfd < 0:  # it is being started
-            begun.go_on(wait=True)
-        waits_for = begun.fileno()
+        begun = begun_of(performers.begin(call, proctor.perform()))
+        wait_for(lambda: begun._asked is None or blocked_in_open(executor_of(begun)))
         begun._interrupt()
-        if dies:
-            assert begun.verdict is None
-            assert begun.go_on() is None
-            assert begun.look() is None
-            assert begun.fileno() != waits_for
-            dead.append(True)
+        assert begun.go_on() is None
         assert begun.wait() == Deny(512, "a signal waits for the caller")
-        dead.append(True)
+        assert len(sent) > 2
+
+
+def begun_of(verdict: object) -> conversation.Conversation:
+    assert isinstance(verdict, conversation.Conversation)
+    return verdict
+
+
+def executor_of(begun: conversation.Conversation) -> int:
+    """The process that is waited for; what it said is heard."""
+    begun.go_on()
+    worker = begun._asked and begun._asked.worker
+    return worker.pid if isinstance(worker, processes.Executor) else 0
+
+
+def test_somebody_s_signal_to_an_executor_costs_its_call(top: bytes) -> None:
+    """Nobody is told of an interruption that nobody asked for."""
+    os.mkfifo(top + b"/fifo", 0o666)
+    troubles: list[str] = []
+    with Performers(on_trouble=troubles.append) as performers, caller() as one:
+        thread, results = in_thread(lambda: opened(performers, one, top + b"/fifo"))
+        wait_for(lambda: performing(performers))
+        (executor,) = children(parent_of(performers))
+        wait_for(lambda: blocked_in_open(executor))
+        os.kill(executor, processes.INTERRUPTS)
+        thread.join(20)
+        assert isinstance(results[0], Deny)
+        assert results[0].errno == errno.EPERM
+        assert outcome(opened(performers, one, b"/etc/passwd"))[0] == "fd"
+    assert ["by a signal" in each for each in troubles] == [True]
+
+
+@pytest.fixture
+def served(top: bytes) -> Iterator[Serving]:
+    serving = Serving(top)
+    yield serving
+    serving.go.set()
+    serving.stuck.close()
+
+
+class Serving:
+    """A FUSE server in which something is made, and that takes its time for one kind of requests."""
+
+    MKDIR, CREATE, STATFS = 9, 35, 17
+
+    def __init__(self, top: bytes) -> None:
+        if os.geteuid() or not os.path.exists("/dev/fuse"):
+            pytest.skip("mounts a FUSE file system")
+        self.asked, self.go, self.slow = threading.Event(), threading.Event(), 0
+        self.made: list[int] = []
+        os.mkdir(top + b"/mnt")
+        nothing = bytes(128)
+        directory, file = (
+            struct.pack("=QQQQII", 2, 0, 0, 1000, 0, 0)
+            + INODE.pack(2, 0, 0, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+            for mode in (0o40777, 0o100666)
+        )
+        answers: dict[int, Any] = {
+            LOOKUP: nothing,
+            self.MKDIR: lambda request: self._make(self.MKDIR, directory),
+            self.CREATE: lambda request: self._make(self.CREATE, file + struct.pack("=QII", 1, 0, 0)),
+            self.STATFS: lambda request: self._late(self.STATFS, bytes(80)),
+            FLUSH: b"",
+        }  # fmt: skip
+        self.stuck = Stuck(top + b"/mnt", answers=answers)
+
+    def _late(self, what: int, answer: bytes) -> bytes:
+        if what == self.slow:
+            self.asked.set()
+            self.go.wait(20)
+        return answer
+
+    def _make(self, what: int, answer: bytes) -> bytes:
+        self.made.append(what)
+        return self._late(what, answer)
+
+
+@pytest.mark.parametrize(
+    ("call", "slow", "said"),
+    [
+        (("mkdirat", b"/mnt/d", 0o755), Serving.MKDIR, proctor.Answer),
+        (("openat", b"/mnt/f", os.O_CREAT | os.O_EXCL, 0o644), Serving.CREATE, HandOver),
+        (("openat", b"/mnt/f", os.O_CREAT | os.O_EXCL, 0o644), Serving.STATFS, HandOver),
+    ],
+)
+def test_what_no_signal_ended_is_done_once(
+    top: bytes, served: Serving, call: tuple[Any, ...], slow: int, said: type
+) -> None:
+    """A server that was asked makes it all the same, and what is only looked at afterwards is no reason to make it
+    once more: EEXIST for what natively works."""
+    name, path, *numbers = call
+    with Performers() as performers, caller(as_user) as one:
+        verdict = performers.perform(one.call("openat", AT_FDCWD, top, RDONLY, 0))
+        assert isinstance(verdict, HandOver)
+        os.close(verdict.fd)
+        served.slow = slow
+        begun = begun_of(
+            performers.begin(one.call(name, AT_FDCWD, top + path, *numbers), proctor.perform())
+        )
+        while not served.asked.is_set():
+            assert begun.go_on(wait=True) is None
+        begun._interrupt()
+        assert begun.go_on() is None
+        served.go.set()
+        verdict = begun.wait()
+        if isinstance(verdict, HandOver):
+            os.close(verdict.fd)
+        assert type(verdict) is said
+        assert len(served.made) == 1
 
 
 def test_nothing_is_answered_on_suspicion(top: bytes) -> None:
@@ -355,7 +460,8 @@ def test_what_was_done_is_the_answer(top: bytes) -> None:
                 if select.select([begun.fileno()], [], [], 0.001)[0]:
                     assert begun.go_on() is None
         select.select([begun.fileno()], [], [])
-        verdict = begun._interrupt() or begun.wait()
+        begun._interrupt()
+        verdict = begun.wait()
         os.write(writer, b"there")
         os.close(writer)
         assert isinstance(verdict, HandOver)

@@ -86,7 +86,7 @@ for own, name in [("self", each) for each in NAMES] + [(os.getpid(), "fd/50"), (
         do("mknod", 133, path, 0o100600, 0)
         do("mknod dir", 133, path, 0o40600, 0)
         do("fifo", 133, path, 0o10600, 0)
-        for other in (f"/proc/{own}/fd/77", f"/proc/{own}/fd/new", f"/proc/{own}/fd/50", f"/proc/{own}/fdinfo/50", "/proc/new", f"/proc/{own}/new", f"{top}/mine/new", f"/proc/{own}/fd/51/new", "none/new"):
+        for other in (f"/proc/{own}/fd/77", f"/proc/{own}/fd/new", f"/proc/{own}/fd/50", f"/proc/{own}/fdinfo/50", "/proc/new", f"/proc/{own}/new", f"{top}/mine/new", f"/proc/{own}/fd/51/new", "none/new", "/proc/1/fd/0", "/proc/1/fd/77777"):
             do("rename", 82, path, other)
             do("rename back", 82, other, path)
             do("exchange", 316, -100, path, -100, other, 2)

@@ -176,7 +176,7 @@ def test_callers_are_looked_at_more_rarely_where_many_wait(
     def begin() -> conversation.Conversation:
         began = work()
         next(began)
-        asked: Any = SimpleNamespace(worker=_Worker(), request=None)
+        asked: Any = SimpleNamespace(worker=_Worker(), request=None, done=False)
         call: Any = _Caller()
         return conversation.Conversation(
             began, asked, call, lambda call, error: proctor.deny(1), None

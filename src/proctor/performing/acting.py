@@ -37,7 +37,7 @@ def opening(relative: bool, size: int) -> Opening:
     empty = steps.bytes(b"")
     system, status = steps.scratch(128), steps.scratch(STATX_SIZE)
     steps.call("umask", umask)
-    fd = steps.call("openat2", where, path, how, HOW.size, bad=2)
+    fd = steps.call("openat2", where, path, how, HOW.size, bad=2, changes=True)
     statx(steps, fd, status, empty)
     steps.call("fstatfs", fd, system, good=END)
     probe = probing.add(where, path)
@@ -105,8 +105,8 @@ def checking() -> Acting:
 
 def _open(steps: Steps, where: Argument, path: Place, how: Argument, mode: Argument) -> Result:
     if isinstance(how, Place):
-        return steps.call("openat2", where, path, how, HOW.size)
-    return steps.call("openat", where, path, how, mode, as_32_bits=True)
+        return steps.call("openat2", where, path, how, HOW.size, changes=True)
+    return steps.call("openat", where, path, how, mode, as_32_bits=True, changes=True)
 
 
 @cache

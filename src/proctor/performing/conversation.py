@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _FIRST: Final = 0.05
 _PAUSE: Final = 0.25
 _EACH: Final = 0.001
-#: Seconds in which an executor that was ended is expected to be dead: a file system may hold it.
-_LAST: Final = 1.0
+#: Seconds after which a signal is sent to an executor again that was sent and of which nothing came; then twice as many.
+_AGAIN: Final = 0.005
 #: Looks at a caller for each look at the executor, which costs more.
 _SELDOM: Final = 8
 _SIGKILL: Final = 9
@@ -68,8 +68,8 @@ class Conversation:
     """
 
     __slots__ = (
-        "__weakref__", "_anyones", "_asked", "_call", "_due", "_ending", "_life", "_looks", "_next_look",
-        "_translate", "_work", "verdict",
+        "__weakref__", "_again", "_anyones", "_asked", "_call", "_due", "_life", "_looks", "_next_look", "_translate",
+        "_work", "verdict",
     )  # fmt: skip
     #: Those that are looked at now and then, of all supervisors.
     _waiting: ClassVar[WeakSet[Conversation]] = WeakSet()
@@ -92,8 +92,8 @@ class Conversation:
         self._looks = 0
         #: Signals that the last look found, of which nobody knows which thread takes them.
         self._anyones = 0
-        #: Until when its executor's end is waited for, which was ended; 0 if it was not.
-        self._ending = 0.0
+        #: Seconds until its executor is interrupted once more; 0 if it was not.
+        self._again = 0.0
         #: A pidfd of the caller, which tells at once that it died; -1: not yet; -2: that is known, or is not to be.
         self._life = -1
         #: What came out; None while it goes on.
@@ -103,8 +103,6 @@ class Conversation:
         """Go on with the replies that are there; the verdict, if that was all.
 
         :param wait: for the first of them, for a moment."""
-        if self._ending:
-            return self._end()
         if self.verdict is None:
             reply, failed = self._reply(wait=wait)
             if reply is not None or failed is not None:
@@ -115,7 +113,7 @@ class Conversation:
         assert self._asked is not None
         try:
             return self._asked.worker.reply(self._asked.request, wait=wait), None
-        except (Ended, Trouble) as failed:
+        except (Ended, Interrupted, Trouble) as failed:
             return None, failed
 
     def _run(
@@ -156,33 +154,28 @@ class Conversation:
             if not call.valid():
                 self._forget_life()  # it is another thread's, perhaps
                 self._next_look = time.monotonic()
-        return -1 if self._ending else max(self._life, -1)
+        return max(self._life, -1)
 
     def fileno(self) -> int:
         """What is readable when it can go on."""
         assert self._asked is not None
-        worker = self._asked.worker
-        return worker.pidfd if self._ending else worker.fileno()
+        return self._asked.worker.fileno()
 
     @property
     def next_look(self) -> float:
         """When :meth:`look` is to be called, by the monotonic clock."""
-        if self._ending:
-            return self._ending
         return self._next_look if self._due is None else min(self._next_look, self._due)
 
     def look(self) -> Verdict | None:
         """See whether the caller still waits and has no signal to take, and the executor works."""
-        if self._ending:
-            return self._end()
         now = time.monotonic()
         # what is looked at late is looked at less: a thousand looks are to leave time for what they look at
         pause = max(_PAUSE, _EACH * len(self._waiting))
         self._next_look = now + max(pause, 4 * (now - self._next_look))
         assert self._asked is not None
         try:
-            if self._signalled():
-                return self._interrupt()
+            if self._signalled() or self._again:
+                self._interrupt()
             if self._due is not None and now >= self._due:
                 raise Trouble("the executor did not end in time")
             self._looks += 1
@@ -203,7 +196,7 @@ class Conversation:
         if _SIGKILL in waiting:
             raise CallGone()
         assert self._asked is not None
-        if not (waiting and self._asked.worker.interruptible and self._asked.worker.waits()):
+        if not waiting or self._again or not self._ends():
             return False
         if call.caller.pending(its_own=True):
             return True
@@ -236,17 +229,20 @@ class Conversation:
         life = self._watch_life()
         self._waiting.add(self)
         left = max(0.0, self.next_look - time.monotonic())
-        assert self._asked is not None
-        ends = self._asked.worker.interruptible and not self._ending
         return Later(
-            self.fileno(), resume, self.cancel, left, life, self.interrupt if ends else None
+            self.fileno(), resume, self.cancel, left, life, self.interrupt if self._ends() else None
         )
+
+    def _ends(self) -> bool:
+        """Whether a signal for the caller is to end what is waited for, if it can."""
+        return self._asked is not None and self._asked.worker.interruptible and not self._asked.done
 
     def interrupt(self) -> Verdict | Later:
         """As if a signal waited for the caller."""
         verdict = self.go_on()
-        if verdict is None and self._asked is not None and self._asked.worker.waits():
-            verdict = self._interrupt()
+        if verdict is None and self._ends():
+            self._interrupt()
+            verdict = self.go_on()
         return self.later() if verdict is None else verdict
 
     def cancel(self) -> None:
@@ -254,25 +250,14 @@ class Conversation:
         if self.verdict is None:
             self._run(None, CallGone(), wait=False)
 
-    def _interrupt(self) -> Verdict | None:
-        """A signal waits for the caller.  What is done already is the answer; what is not, is not done
-        any more."""
-        assert self._asked is not None
-        self._asked.worker.signal()
-        self._ending = time.monotonic() + _LAST
-        return self._end()
-
-    def _end(self) -> Verdict | None:
-        """Its executor was ended: nothing is said before it is dead, for until then it may do what it was
-        asked to, and the caller would have it done again.  One that cannot die is not waited for."""
-        assert self._asked is not None
-        if not self._asked.worker.ended() and time.monotonic() < self._ending:
-            return None
-        self._ending = 0.0
-        reply, _ = self._reply(wait=False)
-        if reply is not None:
-            return self._run(reply, None, wait=True)
-        return self._run(None, Interrupted(), wait=True)
+    def _interrupt(self) -> None:
+        """A signal waits for the caller.  Where the kernel would end the call for it, it ends what the executor is at, and
+        says whether it was done: nothing is done twice, and what no signal ends is waited for, as natively."""
+        if self._ends():
+            assert self._asked is not None
+            self._asked.worker.interrupt()
+            self._again = min(2 * self._again or _AGAIN, _PAUSE)
+            self._next_look = time.monotonic() + self._again
 
 
 def _readable(*fds: int, seconds: float = 0.0) -> set[int]:

@@ -13,6 +13,7 @@
  * of the space, and the wanted descriptors.  Whatever else a request left open is closed: nothing
  * but descriptors 0 to KEPT-1 lives from one request to the next.  A reply without descriptors comes
  * when that is done; after one with them that it is done is said in a reply of its own (CLOSED). */
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,7 +31,8 @@ enum {
 
 /* Kinds of arguments (two bits each in step.kinds) and of fixes. */
 enum { VALUE, PLACE, SENT, RESULT, DECIMAL };
-enum { EXPECT = 1 << 12 }; /* in step.kinds: good is what equals step.want, not what is no errno */
+enum { EXPECT = 1 << 12 };  /* in step.kinds: good is what equals step.want, not what is no errno */
+enum { CHANGES = 1 << 13 }; /* the same: once it gave no errno, no signal keeps the steps behind it from being made */
 #define AS_32_BITS 0x80000000L /* in step.number: openat(2) of the table of 32 bits */
 #define LOAD 0x40000000L       /* in step.number: no call; the result is the four bytes at its first argument, a place */
 #define COMPARE 0x20000000L    /* the same: whether two places hold the same, of a length: 0 or -EINVAL */
@@ -61,7 +63,12 @@ struct reply {
     int32_t error;
 };
 enum { NO_STEP = 0xffffffff };
-enum { DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN, CLOSED }; /* reply.state */
+enum { DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN, CLOSED, INTERRUPTED }; /* reply.state */
+
+/* The signal by which the monitor has a request end as a signal for the caller would: as a step that waits ends with EINTR,
+ * and what does not wait for anybody is done.  Ignored by whatever an executor becomes (execve), unless it says otherwise. */
+#define INTERRUPTS SIGURG
+extern volatile sig_atomic_t interrupted;
 
 extern unsigned char request[], answer[]; /* packets of ROOM bytes */
 
@@ -81,7 +88,8 @@ struct job {
 
 /* Take the packet of this length in request[] apart; 0 if it cannot be one. */
 int parse(size_t length, const int *sent, size_t count, int64_t *results, struct job *job);
-/* Make its steps in order; what they say may be that it is the end of this process. */
-void make_steps(const struct job *job);
+/* Make its steps in order; what they say may be that it is the end of this process.  0 if a signal came in between and
+ * nothing was changed: rights may be lent still, so the process is to end. */
+int make_steps(const struct job *job);
 /* The reply in answer[]: its length; the descriptors that go along are put into fds. */
 size_t compose(const struct job *job, int *fds, size_t *given);

@@ -17,6 +17,7 @@ static const int NOTHING = INT_MIN;
 
 _Alignas(8) unsigned char request[ROOM];
 _Alignas(8) unsigned char answer[ROOM];
+volatile sig_atomic_t interrupted;
 
 /* One system call: its result, or minus its errno. */
 #ifndef CALL
@@ -198,9 +199,10 @@ static int64_t loaded(const unsigned char *place)
     return number;
 }
 
-void make_steps(const struct job *job)
+int make_steps(const struct job *job)
 {
     size_t count = job->head->steps, fix = 0;
+    int changed = 0;
     for (size_t i = 0; i < count; i++)
         job->results[i] = SKIPPED;
     for (size_t i = 0; i < count; i++) {
@@ -225,17 +227,29 @@ void make_steps(const struct job *job)
                 args[k] = (unsigned long)value;
             }
         }
-        int64_t result = job->results[i] = step->number == LOAD      ? loaded(job->space + step->args[0])
-                                           : step->number == COMPARE ? compared(args)
-                                                                     : CALL((long)step->number, args);
+        int64_t result;
+        while ((result = step->number == LOAD      ? loaded(job->space + step->args[0])
+                         : step->number == COMPARE ? compared(args)
+                                                   : CALL((long)step->number, args)) == -EINTR && interrupted) {
+            if (!changed)
+                return 0;
+            sigset_t one; /* what is done is the answer; what is still to be seen of it is seen */
+            sigemptyset(&one);
+            sigaddset(&one, INTERRUPTS);
+            sigprocmask(SIG_BLOCK, &one, NULL);
+            interrupted = 0;
+        }
+        job->results[i] = result;
         int good = step->kinds & EXPECT ? result == (int64_t)step->want : !failed(result);
         unsigned next = good ? step->good : step->bad;
         if (next == DIE)
             _exit(3);
         if (next == END)
             break;
+        changed |= step->kinds & CHANGES && !failed(result);
         i += next;
     }
+    return 1;
 }
 
 size_t compose(const struct job *job, int *fds, size_t *given)

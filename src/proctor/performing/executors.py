@@ -39,6 +39,8 @@ class Wait(NamedTuple):
 
     worker: Worker
     request: Request | None = None
+    #: Whether the call is done, for which something is still to be seen: no signal has it made once more.
+    done: bool = False
 
 
 class Start(NamedTuple):

@@ -209,6 +209,10 @@ def names(
     own.  No directory of a process has names made, moved or taken away, so the monitor makes the call to hear what is wrong
     with it: nothing comes of it.
 
+    That nobody can do with the caller's rights but its own process.  Nor does it tell more than they would: each directory
+    was pinned by ``.`` in it, so that whoever calls may search them all (a descriptor of another process's is EACCES before
+    anybody comes here), and who may write there is asked of the executor.
+
     :param args: of the system call, after its directories and names were pinned."""
     places = [place(each, task.caller) for each in directories]
     if not any(there is not None and there.closed for there in places):

@@ -17,13 +17,14 @@ from proctor.performing import scarce
 from proctor.performing.steps import (
     CLOSED,
     CUT,
+    INTERRUPTED,
     NO_PROCESS,
     UNGIVEN,
     Reply,
     Request,
     state_of,
 )
-from proctor.performing.trouble import Ended, Trouble
+from proctor.performing.trouble import Ended, Interrupted, Trouble
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -35,6 +36,8 @@ LIMITED: Final = "somebody limited the executor's open files (prlimit)"
 _DIED: Final = "the executor died in the middle of the call"
 _NONSENSE: Final = "the executor's reply makes no sense"
 _EMPTY: Final = Reply((), (), {})
+#: Of executor.h.
+INTERRUPTS: Final = signal.SIGURG
 
 
 class Pace:
@@ -103,10 +106,10 @@ class Worker:
         """Why it cannot be counted on any more, as a clause; empty if it can."""
         raise NotImplementedError
 
-    def waits(self) -> bool:
-        """Whether a signal would end what it is at, for all that is known.  Not where natively none does (``D``, a frozen
-        file system): what is killed there is done all the same, and nobody says so."""
-        return True
+    def interrupt(self) -> None:
+        """Have what it is at end as a signal for the caller would, if that is possible, and :meth:`reply` raise Interrupted
+        if nothing was done."""
+        raise NotImplementedError
 
     def ended(self) -> bool:
         """Whether its process is dead."""
@@ -154,7 +157,7 @@ class Executor(Worker):
     """
 
     __slots__ = (
-        "_fd", "_most", "_pace", "_place", "equals", "holds", "key", "pid", "sock", "table",
+        "_disturbed", "_fd", "_most", "_pace", "_place", "equals", "holds", "key", "pid", "sock", "table",
     )  # fmt: skip
 
     def __init__(
@@ -170,6 +173,7 @@ class Executor(Worker):
         self.pid = 0
         self.table = -1
         self.holds = False
+        self._disturbed = False
         self._place = self._most = b""
 
     def ask(self, request: Request, packet: bytes, fds: tuple[int, ...] = ()) -> Reply | None:
@@ -333,6 +337,7 @@ class Executor(Worker):
 
         :param request: None: an empty reply, once it has closed what came with the last one.
         :raises Ended: it ended before it saw the request.
+        :raises Interrupted: it was, by :meth:`interrupt`, before anything was done.
         :raises Trouble: it died, or said nonsense, or ran out of something.
         """
         if request is None:
@@ -359,12 +364,14 @@ class Executor(Worker):
     def _unheard(self, problem: int, data: bytes) -> None:
         """No reply came; nothing may have come yet.
 
-        :raises Ended, Trouble: as :meth:`reply`."""
+        :raises Ended, Interrupted, Trouble: as :meth:`reply`."""
         if problem == errno.EAGAIN:
             return
         if problem == errno.ECONNRESET:  # it ended with our request unread
             self._last_words()
             raise Ended
+        if problem == 0 and state_of(data)[0] == INTERRUPTED and self._disturbed:
+            raise Interrupted
         if problem == 0 and state_of(data)[0] == CUT and self.limited():
             raise Trouble(LIMITED)
         if problem in (0, errno.EMFILE):
@@ -377,9 +384,14 @@ class Executor(Worker):
         self._place = self._file("cgroup")
         self._most = self._limit()
 
-    def waits(self) -> bool:
-        """As of any worker."""
-        return stat_fields(self._file("stat"))[:1] in ([b"S"], [])
+    def interrupt(self) -> None:
+        """By a signal, so that the kernel itself decides, as it would for the caller, whether that ends what it is at.  It
+        may come just before a call that waits, and be lost: who does not hear of it says so again."""
+        self._disturbed = self.last = True
+        try:
+            signal.pidfd_send_signal(self.pidfd, INTERRUPTS)
+        except OSError:
+            pass  # it is dead, or not yet known: its reply says what came of that
 
     def hindered(self) -> str:
         """What somebody who may (root of a container, its caller) did to it, so that it cannot be
@@ -434,6 +446,8 @@ def _complaint(packet: scm.Message) -> str:
         return f"an executor cannot be forked: {scarce.why(error)}"
     if state == UNGIVEN:
         return f"an executor cannot hand a descriptor over: {scarce.why(error)}"
+    if state == INTERRUPTED:
+        return "somebody interrupted the executor by a signal"
     if state == CUT:
         return f"an executor is out of descriptors; {scarce.open_files()}"
     return _NONSENSE

@@ -24,7 +24,7 @@ from proctor.performing.executors import Wait
 from proctor.performing.mother import end_child
 from proctor.performing.processes import Worker
 from proctor.performing.steps import Reply, Request
-from proctor.performing.trouble import Trouble
+from proctor.performing.trouble import Interrupted, Trouble
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Program(Worker):
     :raises OSError: it does not start.
     """
 
-    __slots__ = ("_code", "_due", "_over", "_said", "interruptible")
+    __slots__ = ("_code", "_due", "_interrupted", "_over", "_said", "interruptible")
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Program(Worker):
         super().__init__(container)
         self.interruptible = interruptible
         self._code: int | None = None
-        self._over = False
+        self._over = self._interrupted = False
         self._due = time.monotonic() + patience
         # a file, not a pipe, so that nobody waits for whoever reads it
         self._said = os.memfd_create("said")
@@ -111,12 +111,13 @@ class Program(Worker):
     def reply(self, request: Request | None, *, wait: bool) -> Reply | None:
         """Its return code as a result, and what it said as a part; None while it runs.
 
+        :raises Interrupted: it was, by :meth:`interrupt`.
         :raises Trouble: it was ended by :meth:`signal`, or somebody else reaped it."""
         if not self.ended():
             return None
         self._reap()
         if self._over:
-            raise Trouble("the program was ended")
+            raise Interrupted if self._interrupted else Trouble("the program was ended")
         if self._code is None:
             raise Trouble("somebody in the monitor's process waits for any child")
         if os.fstat(self._said).st_size > _TOLD:
@@ -137,6 +138,12 @@ class Program(Worker):
         """Ask for its end."""
         self._over = not self.ended()
         super().signal()
+
+    def interrupt(self) -> None:
+        """End it: what may be interrupted only looks at something."""
+        if not self._over:
+            self._interrupted = not self.ended()
+            self.signal()
 
     def hindered(self) -> str:
         """Whether it takes longer than it may."""

@@ -28,6 +28,7 @@ class Session:
     __slots__ = (
         "_become",
         "_begun",
+        "_done",
         "_executor",
         "_first",
         "_holding",
@@ -62,7 +63,7 @@ class Session:
         #: Whose call it is; and of others that work for it those that may still have open what they gave.
         self._first: Session | None = None
         self._holding: list[Executor] = []
-        self._used = False
+        self._used = self._done = False
         self._begun: tuple[Request, Reply | None] | None = None
         #: Whether something was opened that may not be closed at once; whether something is pinned of
         #: which that is so, and which may be opened by what is asked for next.
@@ -71,7 +72,7 @@ class Session:
     def another(self, key: Hashable, become: Become) -> Session:
         """A session with another executor for the same call; its maker's to close."""
         made = Session(self.executors, key, self.container, become, self.call, self.limit)
-        made._first = self
+        made._first = self._first or self
         return made
 
     def asked(self, executor: Executor, request: Request, reply: Reply | None) -> None:
@@ -90,7 +91,7 @@ class Session:
         try:
             if reply is None:
                 reply = yield Wait(executor, request)
-            self._expect_room(executor, reply)
+            self._see(executor, request, reply)
         except Ended:
             self.fail()
             raise Again from None
@@ -100,12 +101,15 @@ class Session:
         self._used = True
         return reply
 
-    def _expect_room(self, executor: Executor, reply: Reply) -> None:
-        """
+    def _see(self, executor: Executor, request: Request | None, reply: Reply) -> None:
+        """See what came of a request.
+
         :raises Trouble: somebody took it its descriptors."""
         if -errno.EMFILE in reply.results and executor.limited():
             reply.close()
             raise Trouble(LIMITED)
+        if request is not None and request.changed(reply):
+            (self._first or self)._done = True
 
     def answered(self, executor: Executor) -> None:
         """An executor was asked, and has answered; the rest is asked of it, too."""
@@ -184,8 +188,8 @@ class Session:
                     reply = executor.ask(request, packet, (*fds, executor.table) if table else fds)
                 known = False
                 if reply is None:
-                    reply = yield Wait(executor, request)
-                self._expect_room(executor, reply)
+                    reply = yield Wait(executor, request, (self._first or self)._done)
+                self._see(executor, request, reply)
             except Ended:
                 self.fail()
                 if self._used:
@@ -224,7 +228,7 @@ class Session:
         for executor in (*own, *self._holding):
             try:
                 if executor is not None and not executor.closed(wait=True):
-                    yield Wait(executor)
+                    yield Wait(executor, done=(self._first or self)._done)
             except (Ended, Interrupted, Trouble):
                 pass  # what is dead has nothing open
 

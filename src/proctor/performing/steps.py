@@ -47,14 +47,22 @@ _HOLE: Final = struct.Struct("=4I")
 _PART: Final = struct.Struct("=2I")
 _FORESEEN: Final = struct.Struct("=4i")
 _VALUE, _PLACE, _SENT, _RESULT, _DECIMAL = range(5)
-_EXPECT: Final = 1 << 12
+_EXPECT, _CHANGES = 1 << 12, 1 << 13
 _AS_32_BITS: Final = 1 << 31
 _LOAD: Final = 1 << 30
 _COMPARE: Final = 1 << 29
 _LONG: Final = (1 << 64) - 1
 _POINTER: Final = struct.calcsize("P")
 #: reply.state of executor.h.
-DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN, CLOSED = range(6)
+DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN, CLOSED, INTERRUPTED = range(7)
+#: Calls with which a caller's call is done, so that nothing behind them is a reason to make it once more.
+_CHANGING: Final = frozenset(
+    (
+        "accept4", "connect", "delete_module", "fchmodat", "fchownat", "file_setattr", "linkat", "mkdirat", "mknodat",
+        "move_mount", "removexattr", "renameat2", "sendmsg", "sendto", "setxattr", "symlinkat", "truncate", "unlinkat",
+        "utimensat",
+    )
+)  # fmt: skip
 
 #: The longest reply, and with its scratch space the longest request (ROOM of executor.h).
 LONGEST: Final = 256 * 1024
@@ -146,9 +154,12 @@ class Steps:
         bad: int = END,
         want: int | None = None,
         as_32_bits: bool = False,
+        changes: bool = False,
     ) -> Result:
         """Make a system call.
 
+        :param changes: whether it is an open that may make or truncate something, so that the call is not made anew for a
+            signal that comes later; of what else changes something that is known by its name.
         :param as_32_bits: ``openat`` as a program of 32 bits makes it, on x86-64.
 
         :param good: what comes next if the result is good: 0 the next step, a number of steps to
@@ -158,7 +169,10 @@ class Steps:
         number = tables.number(what, native())
         if as_32_bits:
             number = tables.number(what, "i386") | _AS_32_BITS
-        return self._add(number, args, good, bad, want)
+        made = self._add(number, args, good, bad, want)
+        if changes or what in _CHANGING:
+            self._steps[made.step][1] |= _CHANGES
+        return made
 
     def compare(self, one: Place, other: Place) -> Result:
         """Go on where two places hold the same, as far as the first one goes; else it is EINVAL, and the end."""
@@ -251,6 +265,7 @@ class Steps:
             len(self._steps),
             self._ranges,
             self._given,
+            tuple(i for i, step in enumerate(self._steps) if step[1] & _CHANGES),
         )
 
 
@@ -264,7 +279,7 @@ def _as_argument(arg: int | Place | Result | Sent) -> tuple[int, int]:
 class Request:
     """A request; immutable, and good for any number of packets."""
 
-    __slots__ = ("fill", "most", "native")
+    __slots__ = ("_changing", "fill", "most", "native")
 
     def __init__(
         self,
@@ -274,7 +289,9 @@ class Request:
         steps: int,
         ranges: list[tuple[int, int, int]],
         given: list[int],
+        changing: tuple[int, ...] = (),
     ) -> None:
+        self._changing = changing
         #: Length of the longest reply to it.
         self.most = _REPLY.size + 8 * steps + sum(length for _, length, _ in ranges)
         parts = b"".join(_PART.pack(length, step) for _, length, step in ranges)
@@ -285,6 +302,10 @@ class Request:
         self.native = _core.Request(steps, values, packet, holes, parts, numbers, self.most)
         #: The packet, with these bytes and numbers in its holes; ValueError if one of them does not fit.
         self.fill: Callable[..., bytes] = self.native.fill
+
+    def changed(self, reply: Reply) -> bool:
+        """Whether what it was for is done, or a part of it."""
+        return any(not is_error(reply.results[each]) for each in self._changing)
 
     def form(
         self,
