@@ -48,8 +48,9 @@ deny = "EACCES"
 [[rule]]
 name = "open"
 calls = ["openat"]
-allow = "unsafe: a benchmark that nobody races"
+{yes}
 """
+LET_RUN = 'allow = "unsafe: a benchmark that nobody races"'
 
 
 class Measure(NamedTuple):
@@ -129,10 +130,15 @@ class Bench:
         return perform.took(done.stdout, failing=True)
 
     def ruled(
-        self, pattern: str = PATH, key: str = "path", log: bool = False, **options: Any
+        self,
+        pattern: str = PATH,
+        key: str = "path",
+        log: bool = False,
+        yes: str = LET_RUN,
+        **options: Any,
     ) -> perform.Took:
         """A policy decides that refuses what matches a pattern."""
-        policy = loads(RULES.format(key=key, pattern=pattern))
+        policy = loads(RULES.format(key=key, pattern=pattern, yes=yes))
         options |= policy.supervisor_options()
         return self.supervised(*policy.handlers(), log=log, filter=policy.filter(), **options)
 
@@ -162,6 +168,11 @@ class Bench:
             Measure("rule on the path, let run", lambda: self.ruled(OTHERS), 14, (0.7, strace)),
             Measure("rule on the path, let run, log", lambda: self.ruled(OTHERS, log=True)),
             Measure("performed", lambda: self.supervised(performs)),
+            Measure("performed by a rule", lambda: self.ruled(OTHERS, yes="perform = true")),
+            Measure(
+                "performed by a rule, log",
+                lambda: self.ruled(OTHERS, log=True, yes="perform = true"),
+            ),
         ]
         if os.geteuid() == 0:
             found.append(

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import proctor
 from proctor.call.verdict import Deny, HandOver, Verdict
+from proctor.observe.jsonlog import JsonLog, to_file
 from proctor.performing.short import OpenWay
 from proctor.policy import loads
 from proctor.supervisor.usual import Usual
+from proctor.supervisor.world import KernelWorld
+from tests.supervisor.test_usual import timeless
 
 from .callers import open_directory
 from .test_open_differential import FLAGS
@@ -191,6 +196,115 @@ def test_rules_hold_and_are_asked_seldom(top: str) -> None:
     assert others[0] >= 100 * 7 and others[1] >= 100 * 3
     # who is refused is told why, and whoever stalls is asked about some more; but most are never asked about
     assert asked.times < refused + existing + sum(others) - 300
+
+
+LOGGED = """
+import json
+paths = json.loads(sys.argv[1])
+os.umask(0o22)
+for turn in range(8):
+    for path in paths:
+        path = path.encode("utf-8", "surrogateescape")
+        for flags in (os.O_RDONLY, os.O_WRONLY | os.O_TRUNC, os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_CREAT | os.O_EXCL,
+                      os.O_RDWR | os.O_TMPFILE, os.O_RDONLY | os.O_DIRECTORY):
+            opened(path, flags | os.O_NONBLOCK)
+    for name in os.listdir(b"."):
+        if name.startswith((b"new", b"nowhere")):
+            os.unlink(name)
+"""
+BY_TEXT = """
+version = 1
+[[rule]]
+name = "no"
+calls = ["openat"]
+when = {{ path_text = ["not/*", "nowhere"] }}
+deny = "EXFULL"
+[[rule]]
+name = "by name"
+calls = ["openat"]
+when = {{ path = "{top}/there" }}
+perform = true
+[[rule]]
+name = "yes"
+calls = ["openat"]
+perform = true
+"""
+ALL = """
+version = 1
+[[rule]]
+name = "all"
+calls = ["openat"]
+perform = true
+"""
+
+
+@pytest.mark.parametrize("rules", [RULES, BY_TEXT, ALL])
+def test_the_log_says_the_same(top: str, rules: str) -> None:
+    """Of calls that are performed at once, and by the long way."""
+    os.mkdir(f"{top}/not")
+    for name in ("there", "forbidden", "not/there", "gr\u00fcn", 'quo"ted'):
+        with open(f"{top}/{name}", "w"):
+            pass
+    for name, target in (("link", "there"), ("to-not", "not"), ("dangling", "new-too")):
+        os.symlink(target, f"{top}/{name}")
+    paths = [
+        "there",
+        f"{top}/there",
+        "./there",
+        "not/../there",
+        "link",
+        "not",
+        "not/there",
+        "to-not/there",
+        "forbidden",
+    ]
+    paths += [
+        "gr\u00fcn",
+        'quo"ted',
+        "new-\udcff",
+        "new",
+        "new\n",
+        "dangling",
+        "nowhere/x",
+        "nowhere",
+        "there/x",
+        "x" * 300,
+        "",
+    ]
+    said: list[Any] = []
+    for native in (True, False):
+        asked = Asked(rules.format(top=top))
+        log, counters = f"{top}.{native}", proctor.Counters()
+        lines = to_file(log, print)
+        try:
+            asked.run(
+                "os.chdir(sys.argv[2])" + LOGGED,
+                json.dumps(paths),
+                top,
+                world=KernelWorld(native=native),
+                observers=[JsonLog(lines, containers=False), counters],
+            )
+            assert lines.close(30)
+            found = timeless(Path(log))
+        finally:
+            os.unlink(log)
+        said.append((found, counters.table()))
+        if native:
+            assert asked.times < len(found) - 100
+    (mine, counted), (theirs, counted_there) = said
+    for line, other in zip(mine, theirs, strict=True):
+        assert line == other
+    assert counted == counted_there
+
+
+def test_a_rule_about_the_text_is_asked_before_any_look(top: str) -> None:
+    """Also where nothing is: what it refuses is refused, whatever else comes of it."""
+    program = (
+        "for turn in range(100):\n"
+        "    assert opened('nowhere', os.O_RDONLY) == int(sys.argv[1])\n"
+        "    assert opened('elsewhere', os.O_RDONLY) == 2\n"
+    )
+    Asked(BY_TEXT.format(top=top)).run(program, str(errno.EXFULL), cwd=top)
 
 
 def test_whoever_wants_to_know_is_told(top: str) -> None:

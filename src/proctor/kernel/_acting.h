@@ -73,8 +73,10 @@ int make(struct maker *maker, const struct making *what);
 
 #define TMPFILE ((uint64_t)(O_TMPFILE & ~O_DIRECTORY))
 
-/* Whether rules allow what a path leads to, by its name, before anything happens; or what is to be made there. */
-typedef bool allows(const void *rules, const char *path, const char *name);
+/* Whether rules allow what a path leads to, by its name, before anything happens; or what is to be made there.  Asked
+ * first without a name: UNDECIDED until there is one. */
+enum { REFUSED, ALLOWED, UNDECIDED };
+typedef int allows(void *rules, const char *path, const char *name);
 
 /* What is opened for a caller that is what we are, and how. */
 struct opening {
@@ -92,17 +94,9 @@ struct opening {
     int listener; /* where it is asked once more whether the caller waits; -1: nowhere */
     uint64_t id;
     allows *allows; /* NULL: nobody is asked */
-    const void *rules;
+    void *rules;
     struct slot *slot; /* of a journal, which says that something is made before it is; NULL for nowhere */
 };
 /* Open a regular file or a directory of these kinds of file systems, as core.open_for(): a descriptor, minus an errno,
  * or LEFT.  An absolute path starts at root, and stays there. */
 int open_plainly(const Known *caller, int root, struct opening *opening);
-
-/* Whether an object is a Short. */
-bool is_short(PyObject *object);
-/* Open for the call that this thread routes, if it is plain, and whoever calls is what we are: whether it is answered, with
- * *fd, 0 or minus an errno.  If not, nothing has happened, unless *fd is a descriptor that is to be given, and may be that of
- * a new file: then *path is what was read, or NULL with an exception.  With the GIL. */
-bool short_by_rules(PyObject *me, PyObject *container, PyObject *notification, const struct seccomp_notif *raw,
-                    allows *allows, const void *rules, int *fd, PyObject **path);

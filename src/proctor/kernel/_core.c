@@ -1,8 +1,8 @@
 /* The native core of proctor: speaking to a listener, and a caller's memory.  The manual is
  * _core.pyi; launching is in _launch.c, the loop in _loop.c, _role.c and _sources.c, where paths lead in
- * _path.c, the usual call from its reception to its line in the log in _usual.c; who acts for a caller finds
- * who it is in _standing.c, opens in _opening.c, asks executors in _asking.c and
- * _posing.c; _short.c is the short way of an ordinary open. */
+ * _path.c; the usual call is received in _usual.c, decided in _deciding.c, or performed in _ruling.c, and told of in
+ * _telling.c; who acts for a caller finds who it is in _standing.c, opens in _opening.c, asks executors in _asking.c and
+ * _posing.c; _short.c is the short way of an ordinary open, and _ahead.c where an executor is asked. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_core.h"

@@ -635,17 +635,18 @@ class Usual:
     def performs(
         self,
         find: Callable[[], object],
-        given: Callable[[Notification, bytes, int], Any],
-        counts: Callable[[int], object] | None,
+        given: Callable[[Notification, bytes, bytes | None, int, int, float], Any],
+        became: Callable[[int, int], tuple[list[int] | None, bytes, bytes]],
         /,
     ) -> None:
         """What is to be performed may be so at once, by :class:`Short`: for callers that are what we are, as far as
-        rules allow what their path leads to, or what is to be made.
+        rules allow what their path leads to, or what is to be made; and it is told of as other outcomes are.
 
         :param find: gives what performs, once it is there, and None before; what is no Short leaves all to ``fallback``.
-        :param given: called with (notification, path, descriptor) for what was opened where somebody else may answer
-            by now; its result is the route's.
-        :param counts: called with 0, or the errno with which a call was answered."""
+        :param given: called with (notification, path, name or None, outcome, descriptor, when it was received) for what
+            was opened where somebody else may answer by now: the name is what rules allowed; its result is the route's.
+        :param became: called with the outcome that had it performed (-1: nobody knows which), and the errno that came
+            of that, or 0, once for each: where that is counted, and what the log says, as for :meth:`outcome`."""
 
     def outcome(
         self,
@@ -658,7 +659,7 @@ class Usual:
     ) -> int:
         """One thing that a call can come to: its number; -1 if there are too many.
 
-        :param how: who is told: 0 nobody, 1 the log, 2 others, at length; 3 that it is performed, and nobody is told.
+        :param how: who is told: 0 nobody, 1 the log, 2 others, at length; 3 that it is performed: see :meth:`performs`.
         :param cell: where it is counted.
         :param delivered: what the log says became of it, if it was delivered; ``gone`` otherwise."""
 

@@ -246,7 +246,7 @@ static bool is_allowed(const struct opening *opening, int pinned, const char *pa
         if ((size_t)snprintf(found.name + length, room, "/%s", last) >= room)
             return false;
     }
-    return opening->allows(opening->rules, opening->path, found.name);
+    return opening->allows(opening->rules, opening->path, found.name) == ALLOWED;
 }
 
 /* Open what is there under a name in a directory, where O_CREAT means nothing: -ENOENT if nothing is, as far as is

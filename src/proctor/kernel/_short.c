@@ -5,36 +5,19 @@
  * step, so that the kernel sees to it that there is one answer: whoever took the role over meanwhile may answer, too. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include "_posing.h"
+#include "_short.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 /* Threads that are known at the same time: Standings has it. */
-enum { MOST_KNOWN = 32, MOST_PLANS = 256 };
+enum { MOST_KNOWN = 32 };
 enum { ALLOW = 0, OPTIONS = 2 };               /* of a Perform */
-enum { KEY, DEVICES, HERE, GROUPS, MAKES, FIELDS }; /* of a callers.Known */
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans, *port;
-    PyObject *foreseen, *allows, *allowed, *meet;
-    int listener, waits; /* whether callers wait killably; -1: nobody has seen that yet */
-    uint32_t arch;
-    unsigned long long valid, unusual, making;
-} Short;
-
 enum { NOTIFICATION, MEMORY_READ, CONTAINER, KNOWN, KEPT, TABLE, ROOT, MAKER, WAITS, JOURNAL, NAMES };
 static PyObject *names[NAMES];
-
-struct caller { /* taken out of the standings, for one call */
-    PyObject *standing, *kept;
-    Known *known;
-};
 
 static bool is_attribute(PyObject *object, int name, PyObject *value) {
     PyObject *found = PyObject_GetAttr(object, names[name]);
@@ -56,7 +39,7 @@ static bool is_plain(const Short *self, const struct seccomp_notif *raw) {
            && (flags & self->unusual & ~self->making) == 0 && (flags & O_ACCMODE) != O_ACCMODE && raw->data.args[1] != 0;
 }
 
-static void let_go(struct caller *caller) {
+void let_go_of_caller(struct caller *caller) {
     Py_CLEAR(caller->standing);
     Py_CLEAR(caller->kept);
 }
@@ -82,11 +65,11 @@ static bool take(const Short *self, PyObject *container, PyObject *tid, bool ask
                 && PyDict_DelItem(self->standings, tid) == 0;
     Py_XDECREF(known); /* its standing has it */
     if (!good)
-        let_go(caller);
+        let_go_of_caller(caller);
     return good;
 }
 
-static void put_back(const Short *self, PyObject *tid, struct caller *caller) {
+void put_back(const Short *self, PyObject *tid, struct caller *caller) {
     PyObject *type, *value, *trace, *done = NULL;
     PyErr_Fetch(&type, &value, &trace);
     if (PyDict_Size(self->standings) >= MOST_KNOWN || PyDict_Contains(self->standings, tid) != 0)
@@ -96,7 +79,7 @@ static void put_back(const Short *self, PyObject *tid, struct caller *caller) {
     if (PyErr_Occurred() != NULL)
         PyErr_WriteUnraisable(self->give_back);
     Py_XDECREF(done);
-    let_go(caller);
+    let_go_of_caller(caller);
     PyErr_Restore(type, value, trace);
 }
 
@@ -109,17 +92,6 @@ static void see_how_they_wait(Short *self) {
     PyErr_Clear();
 }
 
-struct turn {
-    const struct seccomp_notif *raw;
-    uint64_t flags;
-    char *path; /* malloced; NULL: not read */
-    size_t used;
-    int fd; /* what is to be given; minus the errno of its answer; LEFT */
-    bool answered;
-    struct slot *slot; /* of a journal; NULL for nowhere */
-    Py_buffer held;    /* which that is in */
-};
-
 /* What is to be known before anything is opened: its flags, how it waits, and where it is written down what it was given. */
 static void prepare(Short *self, PyObject *notification, struct turn *turn) {
     PyObject *journal = PyObject_GetAttr(self->port, names[JOURNAL]);
@@ -129,21 +101,21 @@ static void prepare(Short *self, PyObject *notification, struct turn *turn) {
     see_how_they_wait(self), turn->flags = turn->raw->data.args[2] & self->valid;
 }
 
-static void let_go_of(struct turn *turn) {
+void turn_over(struct turn *turn) {
     free(turn->path);
     if (turn->slot != NULL)
         PyBuffer_Release(&turn->held);
 }
 
-/* Answer with an errno that came out, or give what was opened: in more than one step, so it has to be claimed first.
- * Without the GIL. */
-static void conclude(const Short *self, struct turn *turn) {
+/* What was opened is given in more than one step, so it has to be claimed first. */
+void conclude_turn(const Short *self, struct turn *turn) {
     if (turn->fd == LEFT || (turn->fd >= 0 && (self->waits < 0 || !claim_routed())))
         return;
     if (turn->fd >= 0) {
         turn->answered = true;
         int fd = turn->fd, problem = give(self->listener, turn->raw->id, fd, turn->flags & O_CLOEXEC, self->waits, NULL, turn->slot);
         turn->fd = 0;
+        turn->delivered = problem == 0;
         if (problem <= 0)
             return;
         close(fd);
@@ -152,10 +124,11 @@ static void conclude(const Short *self, struct turn *turn) {
         turn->fd = -problem; /* its table is full */
     }
     int problem = answer(self->listener, turn->raw->id, 0, turn->fd, 0);
+    turn->delivered = problem == 0;
     turn->answered = turn->answered || problem == 0 || problem == ENOENT || problem == EINPROGRESS;
 }
 
-static const uint32_t *kinds_of(const Short *self, size_t *count) {
+const uint32_t *kinds_of(const Short *self, size_t *count) {
     *count = (size_t)PyBytes_Size(self->kinds) / sizeof(uint32_t);
     return (const uint32_t *)(const void *)PyBytes_AsString(self->kinds); /* bytes objects are aligned */
 }
@@ -177,11 +150,14 @@ static void open_if(const Short *self, const Known *known, bool groups, int root
     } else if (turn->used > 0 && (turn->path[0] == '/' || same_as(opening->ours, true))) {
         opening->path = turn->path, opening->text = text, opening->length = (size_t)length;
         opening->listener = self->listener, opening->id = turn->raw->id;
-        turn->fd = open_plainly(known, root, opening);
+        int said = opening->allows != NULL ? opening->allows(opening->rules, turn->path, NULL) : ALLOWED;
+        if (said == ALLOWED) /* nobody is to be asked about what it leads to */
+            opening->allows = NULL;
+        turn->fd = said == REFUSED ? LEFT : open_plainly(known, root, opening);
     }
     if (text != here)
         free(text);
-    conclude(self, turn);
+    conclude_turn(self, turn);
 }
 
 /* The same, of a caller that was taken, which is put back. */
@@ -208,32 +184,26 @@ static bool is_met(const Short *self, PyObject *tid, PyObject *notification, PyO
     return done != NULL;
 }
 
-bool short_by_rules(PyObject *me, PyObject *container, PyObject *notification, const struct seccomp_notif *raw,
-                    allows *allows, const void *rules, int *fd, PyObject **path) {
+bool short_by_rules(PyObject *me, PyObject *container, PyObject *notification, allows *allows, void *rules,
+                    struct turn *turn) {
     Short *self = (Short *)me;
     struct caller caller = {0};
-    struct turn turn = {.raw = raw, .fd = LEFT};
     struct opening opening = {.allows = allows, .rules = rules};
-    PyObject *tid = standing_in(self->ours, &opening.ours) && is_plain(self, raw) ? PyLong_FromUnsignedLong(raw->pid) : NULL;
+    PyObject *tid = standing_in(self->ours, &opening.ours) && is_plain(self, turn->raw) ? PyLong_FromUnsignedLong(turn->raw->pid) : NULL;
     if (tid != NULL)
-        prepare(self, notification, &turn);
+        prepare(self, notification, turn);
     if (PyErr_Occurred() == NULL && is_open(self->port, self->listener) && is_met(self, tid, notification, container)
-        && take(self, container, tid, false, turn.flags, &caller)) {
+        && take(self, container, tid, false, turn->flags, &caller)) {
         if (PyTuple_GetItem(caller.kept, HERE) == Py_True)
-            open_here(self, tid, &caller, &opening, &turn);
+            open_here(self, tid, &caller, &opening, turn);
         else
             put_back(self, tid, &caller);
     }
-    if (turn.fd >= 0 && !turn.answered) /* which is there, and may be new */
-        *path = PyBytes_FromStringAndSize(turn.path, (Py_ssize_t)turn.used);
-    *fd = turn.fd;
-    let_go_of(&turn);
     Py_XDECREF(tid);
-    return turn.answered;
+    return turn->answered;
 }
 
-/* What is said of what was answered; or what is done with what was opened, or else was read. */
-static PyObject *concluded(const Short *self, PyObject *call, const struct turn *turn) {
+PyObject *concluded(const Short *self, PyObject *call, const struct turn *turn) {
     if (turn->answered)
         return PyLong_FromLong(-turn->fd);
     /* no format with a length: what Python 3.13 builds calls what takes an int there before that */
@@ -242,149 +212,6 @@ static PyObject *concluded(const Short *self, PyObject *call, const struct turn 
     return path == NULL ? NULL
                         : PyObject_CallFunction(self->rest, "ONiO", call, path, turn->fd,
                                                 turn->flags & O_CLOEXEC ? Py_True : Py_False);
-}
-
-enum kind { PLAINLY, RULED, FORESEEN };
-
-/* Forms of the question for these flags; borrowed, NULL with an exception. */
-static PyObject *plan_for(Short *self, uint64_t flags, enum kind kind) {
-    PyObject *key = PyLong_FromUnsignedLongLong(flags << 2 | kind), *known = NULL;
-    if (key != NULL && (known = PyDict_GetItemWithError(self->plans, key)) == NULL && PyErr_Occurred() == NULL) {
-        PyObject *made = PyObject_CallFunction(self->plan, "Ki", (unsigned long long)flags, (int)kind);
-        if (made != NULL && PyDict_Size(self->plans) < MOST_PLANS && PyDict_SetItem(self->plans, key, made) == 0)
-            known = made;
-        Py_XDECREF(made);
-    }
-    Py_XDECREF(key);
-    return known;
-}
-
-/* How long a rule may think before it is seen once more who calls, in seconds. */
-static const double AT_ONCE = 0.001;
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
-
-/* Whether a path led somewhere before, and its rule allows that; borrowed from `plan`, which is replaced by what foresees
- * that, or NULL: the rule is to be asked about what is found.  What the caller's root was when it was looked at may not be
- * it any more when a rule has thought for long: then it is looked at again. */
-static PyObject *foresee(Short *self, PyObject *call, PyObject *wish, uint64_t flags, struct posed *posed, PyObject **plan) {
-    PyObject *path = PyBytes_FromStringAndSize(posed->path, (Py_ssize_t)posed->used), *made = NULL, *said = NULL;
-    PyObject *expected = path != NULL ? Py_XNewRef(PyDict_GetItemWithError(self->foreseen, path)) : NULL;
-    double began = now();
-    bool relative = posed->form->relative, good = false;
-    if (expected != NULL && PyTuple_Size(expected) == 3)
-        said = PyObject_CallFunctionObjArgs(self->allows, call, wish, path, expected, NULL);
-    if (said == Py_True && (made = plan_for(self, flags, FORESEEN)) != NULL) {
-        bool late = now() - began > AT_ONCE;
-        if (late && relative)
-            close(posed->asked.sent[0]);
-        Py_BEGIN_ALLOW_THREADS
-        if (late)
-            choose(posed);
-        good = posed->form != NULL && id_valid(self->listener, posed->id) == 0;
-        Py_END_ALLOW_THREADS
-        PyObject *name = PyTuple_GetItem(expected, 0);
-        int form = relative ? 2 : PyObject_RichCompareBool(name, path, Py_EQ) == 1 ? 0 : 1;
-        if (good && (posed->many = forms_in(made, &posed->forms)) > form) {
-            posed->form = &posed->forms[form];
-            Py_DECREF(*plan);
-            *plan = Py_NewRef(made);
-        } else {
-            good = false;
-        }
-    }
-    Py_XDECREF(said);
-    Py_XDECREF(path);
-    if (!good)
-        Py_CLEAR(expected);
-    return expected;
-}
-
-/* Have an executor asked, who is lent for that; NULL without an exception if there is none, and nothing has happened.
- * The standing is given back by whoever goes on, if anybody does. */
-static PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *tid, struct caller *caller, bool ruled,
-                         struct turn *turn) {
-    struct posed posed;
-    PyObject *plan = plan_for(self, turn->flags, ruled ? RULED : PLAINLY), *lent = NULL, *executor, *result = NULL;
-    PyObject *expected = NULL;
-    bool opened = false;
-    int sock;
-    Py_XINCREF(plan);
-    if (plan != NULL && (posed.many = forms_in(plan, &posed.forms)) >= 0)
-        lent = PyObject_CallFunctionObjArgs(self->lend, caller->kept, NULL);
-    if (lent == NULL || lent == Py_None
-        || !PyArg_ParseTuple(lent, "Oiil", &executor, &sock, &posed.table, &posed.asked.patience)) {
-        Py_XDECREF(lent);
-        Py_XDECREF(plan);
-        return NULL;
-    }
-    size_t count;
-    const uint32_t *kinds = kinds_of(self, &count);
-    posed.caller = caller->known, posed.groups = PyTuple_GetItem(caller->kept, GROUPS) == Py_True;
-    posed.listener = self->listener, posed.id = turn->raw->id, posed.dirfd = (int)turn->raw->data.args[0];
-    posed.path = posed.read = NULL, posed.used = 0;
-    posed.address = turn->raw->data.args[1], posed.asked.sock = sock;
-    Py_BEGIN_ALLOW_THREADS
-    choose(&posed);
-    if (!ruled)
-        ask_chosen(&posed, NULL, 0);
-    turn->fd = ruled ? LEFT : plainly_opened(&posed, kinds, count);
-    if ((opened = turn->fd >= 0))
-        conclude(self, turn);
-    Py_END_ALLOW_THREADS
-    PyObject *type, *value, *trace;
-    if (ruled && posed.form != NULL)
-        expected = foresee(self, call, wish, turn->flags, &posed, &plan);
-    PyErr_Fetch(&type, &value, &trace);
-    if (type != NULL && posed.form != NULL) { /* somebody interrupts us: nobody is asked */
-        if (posed.form->relative)
-            close(posed.asked.sent[0]);
-        posed.form = NULL;
-    }
-    if (ruled) {
-        PyObject *bytes = expected != NULL ? PyTuple_GetItem(expected, 1) : NULL;
-        const char *what = bytes != NULL ? PyBytes_AsString(bytes) : NULL;
-        size_t length = bytes != NULL ? (size_t)PyBytes_Size(bytes) : 0;
-        Py_BEGIN_ALLOW_THREADS
-        ask_chosen(&posed, what, length);
-        turn->fd = opened_as_foreseen(&posed);
-        if ((opened = turn->fd >= 0))
-            conclude(self, turn);
-        Py_END_ALLOW_THREADS
-    }
-    if (opened) {
-        if (posed.asked.into != posed.asked.here)
-            free(posed.asked.into);
-        put_back(self, tid, caller);
-        PyObject *done = PyObject_CallFunctionObjArgs(self->done, executor, NULL);
-        if (done == NULL)
-            PyErr_WriteUnraisable(self->done);
-        Py_XDECREF(done);
-        result = expected == NULL || turn->answered
-                     ? concluded(self, call, turn)
-                     : PyObject_CallFunction(self->allowed, "OOiO", call, expected, turn->fd,
-                                             turn->flags & O_CLOEXEC ? Py_True : Py_False);
-    } else {
-        PyObject *found = posed_result(&posed);
-        if (found != NULL)
-            result = PyObject_CallFunction(self->asked, "OOOONKi", call, wish, caller->standing, executor, found,
-                                           (unsigned long long)turn->flags,
-                                           expected != NULL ? FORESEEN : ruled ? RULED : PLAINLY);
-        let_go(caller);
-    }
-    if (type != NULL) {
-        Py_CLEAR(result);
-        PyErr_Restore(type, value, trace);
-    }
-    free(posed.read);
-    Py_XDECREF(expected);
-    Py_DECREF(plan);
-    Py_DECREF(lent);
-    return result;
 }
 
 static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(given)) {
@@ -420,7 +247,7 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
     }
     if (left && PyErr_Occurred() == NULL)
         result = PyObject_CallFunctionObjArgs(self->longer, call, wish, NULL);
-    let_go_of(&turn);
+    turn_over(&turn);
     Py_XDECREF(tid);
     Py_XDECREF(container);
     Py_XDECREF(notification);

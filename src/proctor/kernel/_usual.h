@@ -1,10 +1,12 @@
 /* What is known of usual calls, and by whom: shared by _sheets.c, which learns it, and _usual.c, which goes by
  * it.  All of it is guarded by the GIL. */
+#pragma once
+#include <time.h>
 #include "_core.h"
 #include "_acting.h"
 
 enum { WORDS = 6, BUCKETS = 64, OUTCOMES = 256 };
-/* Who is told of an outcome: nobody, the log, all who want; or it is to be performed, and nobody is told. */
+/* Who is told of an outcome: nobody, the log, all who want; or it is to be performed, and what becomes of that is told. */
 enum { PLAIN, LOGGED, AT_LENGTH, PERFORMED };
 enum { FIRST, SECOND, LAST, NAMED, PIECES };
 
@@ -39,7 +41,8 @@ typedef struct {
     PyObject *learn, *fallback, *told, *share, *busy, *container, *labels, *log, *callers, *head, *middle;
     PyObject *meet; /* asked of whom we do not know whether they are what we are; None: nobody is */
     PyObject *lend, *took_back; /* who looks for others; None: nobody */
-    PyObject *find, *performer, *given, *counts; /* who finds a Short, the Short, who gives, who counts */
+    PyObject *find, *performer, *given; /* who finds a Short, the Short, who gives */
+    PyObject *became, *known;           /* who says what is told of what is performed, and what was said */
     PyObject *port;   /* whose number is `listener`, while it is open */
     PyObject *alikes; /* by thread: those that are what we are, as far as that is known */
     int listener, reg, sheets, count;
@@ -56,6 +59,40 @@ Sheet *sheet_of(Usual *self, PyObject *notification, const struct seccomp_notif 
 void sheet_let_go(Sheet *sheet);
 void sheets_forget(Usual *self);
 PyObject *usual_learn(PyObject *me, PyObject *args);
+
+/* What was seen of a call. */
+struct seen {
+    char *text;
+    size_t length;
+    int leads;  /* as leads_to(); -1: nobody asked */
+    char *name; /* PLACE_SIZE bytes: not worth clearing for each call */
+};
+
+/* _deciding.c: whether one of these patterns matches; read the path, without the GIL. */
+bool one_matches(PyObject *programs, const char *text, size_t length);
+bool read_text(const Usual *self, const struct seccomp_notif *raw, struct seen *seen);
+/* Look at a call, and decide it: the number of what it comes to; -1, with nothing decided, for what is out of the ordinary. */
+int usual_decided(Usual *self, const Sheet *sheet, const struct seccomp_notif *raw, struct seen *seen);
+
+/* _telling.c: by a clock, in seconds; count in a cell, which may be None. */
+double seconds(clockid_t clock);
+void count(PyObject *cell);
+/* Whether a line of a call can be made here, as far as that is for what was seen. */
+bool is_shown(const Sheet *sheet, const struct seen *seen);
+/* Who calls, as a line has it, while it waits: text; NULL without an exception if its line is not made here. */
+PyObject *told_of(Usual *self, const struct seccomp_notif *raw);
+void write_down(Usual *self, const struct seccomp_notif *raw, const Sheet *sheet, const struct seen *seen, PyObject *who,
+                PyObject *became, double received);
+/* Answer, and write it down; false, before anything was done, for what is told at length. */
+bool conclude(Usual *self, const struct seccomp_notif *raw, const Sheet *sheet, int index, const struct seen *seen,
+              double received);
+
+/* _ruling.c: perform a call as rules about its path say.  True: it is answered; NULL without an exception: nothing has
+ * happened. */
+PyObject *usual_perform(Usual *self, PyObject *notification, const struct seccomp_notif *raw, const Sheet *sheet,
+                        double received);
+bool deciding_ready(void);
+bool telling_ready(void);
 
 /* Somebody who looks as a caller does, for one call; that is the asker's to return. */
 struct lent;

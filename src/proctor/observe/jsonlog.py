@@ -27,7 +27,7 @@ from proctor.observe.observers import said
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.ports import ContainerPort
-    from proctor.call.verdict import Verdict
+    from proctor.call.verdict import Perform, Verdict
     from proctor.observe.writer import Writer
 
 __all__ = ["JsonLog", "to_file"]
@@ -159,11 +159,18 @@ class JsonLog:
         second, last = rest or ("", "")
         return tuple(each.encode() for each in (first, second, last, f', "paths": {{"{path}": "'))
 
-    def became(self, verdict: Verdict, by: str, delivered: bool) -> bytes:
-        """What became of a call that got this verdict from a handler, or from a rule."""
-        rule = getattr(verdict.reason, "rule", "")
+    def became(
+        self, verdict: Verdict, by: str, delivered: bool, performed: Perform | None = None
+    ) -> bytes:
+        """What became of a call that got this verdict from a handler, or from a rule.
+
+        :param performed: it was performed, as that says."""
+        said = verdict if performed is None else performed
+        rule = getattr(said.reason, "rule", "")
         call: Any = None
-        outcome = Outcome(call, verdict, by, delivered, 0.0, 0.0, call, rule=rule)
+        outcome = Outcome(
+            call, verdict, by, delivered, 0.0, 0.0, call, performed is not None, rule=rule
+        )
         return json.dumps(_became(outcome))[1:-1].encode()
 
 

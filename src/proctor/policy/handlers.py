@@ -20,7 +20,6 @@ from proctor.call.verdict import (
     deny,
     let_run,
     let_run_unsafe,
-    perform,
 )
 from proctor.errors import CallGone
 from proctor.filter.conditions import ALWAYS, hold
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
 
 #: Rulings that take no work of ours; and those that are about what whoever performs pins, where one performs.
 _AT_ONCE: Final = frozenset((ALLOW, DENY, LOG, RETURN))
-_PERFORMED: Final = perform()
 _PERFORMED_OR_NOT: Final = frozenset((PERFORM, DENY))
 
 
@@ -118,20 +116,23 @@ def by_path(policy: Policy, call: Call) -> ByPath | None:
     last = _at_once(policy, otherwise)
     verdicts = [*(case.verdict for case in cases), last]
     if (
-        len(arguments) != 1
+        len(arguments) > 1
+        or not (arguments or plan.performs)
         or otherwise.ruling.kind not in kinds
         or otherwise.ruling.options is not None
     ):
         return None
     if any(type(each) is LetRun and not each.unsafe for each in verdicts):
         return None  # it is refused after a look
-    if plan.performs and _PERFORMED not in verdicts:
+    if plan.performs and not any(type(each) is Perform for each in verdicts):
         return None
-    return ByPath(arguments.pop(), tuple(cases), last, registers)
+    return ByPath("".join(arguments), tuple(cases), last, registers)
 
 
 def _at_once(policy: Policy, decision: Decision) -> Verdict:
-    return _PERFORMED if decision.ruling.kind == PERFORM else _settled(policy, decision)
+    if decision.ruling.kind == PERFORM:
+        return Perform(None, decision.because)
+    return _settled(policy, decision)
 
 
 def build(policy: Policy, asks: Asks | None = None) -> list[Handler]:

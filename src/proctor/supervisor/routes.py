@@ -187,7 +187,7 @@ class Routes:
                             if claim():
                                 decider.fill(call, said, served)
                                 return True
-                        performed(call, verdict, said)
+                        performed(call, verdict, said, clock())
                         return None
                 if kind is LetRun:
                     plain = verdict.unsafe or not call.memory_read
@@ -219,11 +219,13 @@ class Routes:
                 call.expire()
             return answer
 
-        def performed(call: Call, wish: Perform, said: Verdict | Later | BaseException) -> None:
-            job = Job(call, chain, served, clock())
+        def performed(
+            call: Call, wish: Perform, said: Verdict | Later | BaseException, received: float
+        ) -> None:
+            job = Job(call, chain, served, received)
             job.performed = wish
             decider.routed(job)
-            if type(said) is HandOver and said.close:
+            if wants is None and type(said) is HandOver and said.close:
                 decider.give(job, said, chain[0].label)
             else:
                 job.index = 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.call import Call
 from proctor.call.path.following import AT_FDCWD, way_of
-from proctor.call.verdict import Deny, HandOver, Perform, Verdict, deny
+from proctor.call.verdict import Deny, HandOver, Perform, Verdict, deny, perform
 from proctor.observe.counters import kind as kind_of
 from proctor.records import NamedTuple
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from proctor.supervisor.ports import Engine, Route
     from proctor.supervisor.seeking import Seeking
 
-#: Who is told of an outcome: nobody, the log, whoever wants; or it is to be performed, and nobody is told.
+#: Who is told of an outcome: nobody, the log, whoever wants; or it is to be performed, and what becomes of that is told.
 _PLAIN, _LOGGED, _AT_LENGTH, _PERFORMED = range(4)
+_PERFORM: Final = perform()
 #: All that may come of what is performed.
 _ERRNOS: Final = tuple(map(deny, errno.errorcode))
 
@@ -50,7 +51,7 @@ class Case(NamedTuple):
 class ByPath(NamedTuple):
     """How calls are decided that have the same registers, but for one path."""
 
-    #: The path's name.
+    #: The path's name; empty if no case is about one.
     argument: str
     #: The first that holds decides.
     cases: tuple[Case, ...]
@@ -81,6 +82,7 @@ class Usual:
         "_native",
         "_observers",
         "_performed",
+        "_performing",
         "_performs",
         "_registers",
         "_served",
@@ -101,7 +103,7 @@ class Usual:
         told: Callable[[Call, Any, float], None],
         seeking: Seeking,
         performer: object = None,
-        performed: Callable[[Call, Perform, Verdict], None] | None = None,
+        performed: Callable[[Call, Perform, Verdict, float], None] | None = None,
     ) -> None:
         """
         :param performer: what performs ordinary calls at once; or its ``found`` gives that, once it is there.
@@ -119,6 +121,8 @@ class Usual:
         self.route: Route | None = None
         self.record: Any = None
         self._native: Any = None
+        #: Rules that have calls performed, by their outcome.
+        self._performing: dict[int, Perform] = {}
         self._performs = False
         self._indices: dict[tuple[Any, ...], int] = {}
         made = engine.usual(served.listener)
@@ -152,8 +156,7 @@ class Usual:
         self._performed = performed
         if performer is not None and not self._is_any_wanted():
             find = getattr(performer, "found", lambda: performer)
-            counts = None if observers.counters is None else self._count
-            self._native.performs(find, self._to_be_given, counts)
+            self._native.performs(find, self._to_be_given, self._became)
             self._performs = True
         if log is not None:
             self.record = self._native.record
@@ -164,23 +167,45 @@ class Usual:
         return Call(notification, self._served.listener, container=self._served.container)
 
     def _is_any_wanted(self) -> bool:
-        """Whether somebody is told of anything that may come of what is performed."""
-        observers = self._observers
-        return observers.watching and any(map(observers.wants, (HandOver(-1), *_ERRNOS)))
+        """Whether somebody but the log is told of anything that may come of what is performed."""
+        who = self._observers.who_wants
+        told = [] if self._log is None else [self._log]
+        return any(who(verdict) != told for verdict in (HandOver(-1), *_ERRNOS))
 
-    def _to_be_given(self, notification: NotificationLike, path: bytes, fd: int) -> None:
+    def _to_be_given(
+        self,
+        notification: NotificationLike,
+        path: bytes,
+        name: bytes | None,
+        index: int,
+        fd: int,
+        received: float,
+    ) -> None:
         """What was opened where somebody else may answer by now."""
         call = self._call(notification)
         self._keep(call, path)
+        if name is not None:
+            call._looks = [(self.path, name, None, False)]
         assert self._performed is not None
         cloexec = bool(call.registers[2] & os.O_CLOEXEC)
-        self._performed(call, Perform(), HandOver(fd, None, cloexec))
+        wish = self._performing.get(index, _PERFORM)
+        self._performed(call, wish, HandOver(fd, None, cloexec), received)
 
-    def _count(self, failed: int) -> None:
-        counters = self._observers.counters
-        assert counters is not None
-        said = f"perform {kind_of(deny(failed))[5:]}" if failed else "perform"
-        counters.cell(self._served.container, self._name, said)[0] += 1
+    def _became(self, index: int, failed: int) -> tuple[list[int] | None, bytes, bytes]:
+        """How it is counted, and what the log has, that a call was performed as a rule says (-1: nobody knows
+        which), and came to this errno; the second if its caller is gone."""
+        observers = self._observers
+        said: Verdict = deny(failed) if failed else HandOver(-1)
+        cell = None
+        if observers.counters is not None:
+            kind = f"perform {kind_of(said)[5:]}" if failed else "perform"
+            cell = observers.counters.cell(self._served.container, self._name, kind)
+        if self._log is None:
+            return cell, b"", b""
+        wish = self._performing.get(index, _PERFORM)
+        by = self._handler.label
+        delivered, gone = (self._log.became(said, by, each, wish) for each in (True, False))
+        return cell, delivered, gone
 
     def learn(self, notification: NotificationLike) -> None:
         """What is known of calls with these registers; nothing is looked at for it."""
@@ -195,7 +220,7 @@ class Usual:
             found = None if self._handler.by_path is None else self._handler.by_path(call)
             if (
                 found is not None
-                and found.argument == self.path
+                and found.argument in (self.path, "")
                 and not found.registers & ~self._registers
             ):
                 cases = [
@@ -253,6 +278,7 @@ class Usual:
                 found = self._outcome(verdict, more)
             elif self._performs:
                 found = self._native.outcome(_PERFORMED, (0, 0, 0), None, b"", b"")
+                self._performing[found] = verdict
             else:
                 found = -1
             if found >= 0:

@@ -1,0 +1,52 @@
+/* What the sources of the short way share: _short.c is it, as far as we open ourselves, _ahead.c where an executor is asked. */
+#pragma once
+#include "_posing.h"
+
+enum { KEY, DEVICES, HERE, GROUPS, MAKES, FIELDS }; /* of a callers.Known */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans, *port;
+    PyObject *foreseen, *allows, *allowed, *meet;
+    int listener, waits; /* whether callers wait killably; -1: nobody has seen that yet */
+    uint32_t arch;
+    unsigned long long valid, unusual, making;
+} Short;
+
+struct caller { /* taken out of the standings, for one call */
+    PyObject *standing, *kept;
+    Known *known;
+};
+
+/* A call on this way. */
+struct turn {
+    const struct seccomp_notif *raw;
+    uint64_t flags;
+    char *path; /* malloced; NULL: not read */
+    size_t used;
+    int fd; /* what is to be given; minus the errno of its answer; LEFT */
+    bool answered, delivered; /* the second: somebody was there to hear it */
+    struct slot *slot; /* of a journal; NULL for nowhere */
+    Py_buffer held;    /* which that is in */
+};
+
+/* What is said of what was answered; or what is done with what was opened, or else was read. */
+PyObject *concluded(const Short *self, PyObject *call, const struct turn *turn);
+/* Answer with an errno that came out, or give what was opened, if that is ours to do.  Without the GIL. */
+void conclude_turn(const Short *self, struct turn *turn);
+void let_go_of_caller(struct caller *caller);
+void put_back(const Short *self, PyObject *tid, struct caller *caller);
+const uint32_t *kinds_of(const Short *self, size_t *count);
+/* Have an executor asked, who is lent for that; NULL without an exception if there is none, and nothing has happened.
+ * The standing is given back by whoever goes on, if anybody does. */
+PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *tid, struct caller *caller, bool ruled,
+                  struct turn *turn);
+
+/* Whether an object is a Short. */
+bool is_short(PyObject *object);
+/* Open for the call that this thread routes, if it is plain, and whoever calls is what we are: whether it is answered, with
+ * 0 in the turn's fd, or minus an errno.  If not, nothing has happened, unless that is a descriptor that is to be given, and
+ * may be that of a new file.  With the GIL; false with an exception, too. */
+bool short_by_rules(PyObject *me, PyObject *container, PyObject *notification, allows *allows, void *rules,
+                    struct turn *turn);
+void turn_over(struct turn *turn);
