@@ -1,8 +1,12 @@
-"""Loop devices: what losetup(8) and mount(8) ask for, on images of the container's own."""
+"""Loop devices: what losetup(8) and mount(8) ask for, on images of the container's own.
+
+PROCTOR_TRIES and PROCTOR_SEED are as for test_random.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -24,13 +28,17 @@ from proctor.performing.families.loop import COMMANDS
 from tests.support.processes import eventually
 
 from .callers import Performers, caller, drop_capabilities, libc
-from .containers import container, inside, told
+from .containers import PYTHON, container, inside, told
 from .images import MOUNTS, backed, image, loop_device, no_loop_device_is_left, top
 from .test_mknod import in_a_nested_namespace
 from .test_open_differential import MAP
 
 __all__ = ["image", "no_loop_device_is_left", "top"]
 pytestmark = [MOUNTS, pytest.mark.usefixtures("no_loop_device_is_left")]
+
+PROGRAM = Path(__file__).with_name("random_loops.py")
+TRIES = int(os.environ.get("PROCTOR_TRIES", "40"))
+SEED = int(os.environ.get("PROCTOR_SEED", "1"))
 
 GET_FREE, CONFIGURE, SET_FD = (
     COMMANDS[f"LOOP_{name}"] for name in ("CTL_GET_FREE", "CONFIGURE", "SET_FD")
@@ -207,8 +215,61 @@ os.close(loop)
     assert told(program, top.decode(), handlers=handlers()) == [
         "ENXIO", "ENXIO", "EINVAL", "EPERM", "ENOSYS", "ENOTTY", "EBADF", "EINVAL", "EBADF", "EPERM", "EINVAL",
         "EINVAL", "EBADF", "EINVAL", False, None, [True, True], False, "53ef", 4, "EBUSY", "EBUSY", "53ef",
-        "", "EPERM", None, "53ef", None,
+        "", None, None, "53ef", None,
     ]  # fmt: skip
+
+
+@pytest.fixture
+def spare() -> Iterator[int]:
+    """The number of a device of nobody's."""
+    control, number = os.open("/dev/loop-control", os.O_RDWR), 3000 + os.getpid() % 1000
+    try:
+        try:
+            fcntl.ioctl(control, COMMANDS["LOOP_CTL_ADD"], number)
+        except OSError as error:
+            pytest.skip(f"no device can be added: {error}")
+        yield number
+        eventually("the device removed", lambda: removed(control, number))
+    finally:
+        os.close(control)
+
+
+def removed(control: int, number: int) -> bool:
+    """Somebody may look at it yet."""
+    try:
+        fcntl.ioctl(control, COMMANDS["LOOP_CTL_REMOVE"], number)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
+
+
+def test_at_random_it_is_as_natively(top: bytes, spare: int) -> None:
+    """What each call says, and what the device is then."""
+    said = []
+    for natively in (True, False):
+        place = Path(os.fsdecode(top), "natively" if natively else "performed")
+        place.mkdir()
+        os.mknod(place / "loop", stat.S_IFBLK | 0o600, os.makedev(7, spare))
+        for name, size in (("one", 65536), ("two", 65536), ("odd", 10000), ("empty", 0)):
+            (place / name).write_bytes((name.encode() * size)[:size])
+        for each in (place, *place.iterdir()):
+            os.chown(each, *(0, 0) if natively else (100000, 100000))
+        command = [PYTHON, "-I", str(PROGRAM), str(SEED), str(TRIES), str(place)]
+        if natively:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=900,
+            )  # fmt: skip
+        else:
+            opens = families.open(when={"path": str(place / "loop")}, loops=True)
+            done = inside(command, [opens, *handlers()], timeout=900)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout.splitlines())
+    assert len(said[0]) >= TRIES
+    wrong = [f"{one}\n{other}" for one, other in zip(*said, strict=False) if one != other]
+    assert not wrong, f"{len(wrong)} differ:\n" + "\n".join(wrong[:30])
+    assert len(said[0]) == len(said[1])
 
 
 def test_as_many_as_the_rule_says(top: bytes, image: bytes) -> None:

@@ -10,7 +10,8 @@ import fcntl
 import os
 import stat
 import struct
-from typing import TYPE_CHECKING, Final
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Answer, answer, deny, let_run_unsafe
 from proctor.errors import TargetFdLimit
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
 _CTL_ADD, _CTL_GET_FREE = 0x4C80, 0x4C82
-_SET_FD, _CLR_FD, _SET_STATUS64, _GET_STATUS64 = 0x4C00, 0x4C01, 0x4C04, 0x4C05
+_SET_FD, _CLR_FD, _SET_STATUS64, _GET_STATUS64, _CHANGE_FD = (
+    0x4C00,
+    0x4C01,
+    0x4C04,
+    0x4C05,
+    loops.CHANGE_FD,
+)
 #: Those that give a number to the device as it is.
 _SIMPLE: Final = range(0x4C07, 0x4C0A)
 _READ_ONLY, _AUTOCLEAR, _PARTSCAN, _DIRECT_IO = 1, 4, 8, 16
@@ -70,20 +77,15 @@ def _control(task: Task, command: int) -> Work:
 
 def _unbound(task: Task, most: int, pin: Pin, number: int, command: int, argument: int) -> Work:
     """Nothing is bound to it: it can be bound."""
-    if command == _SET_FD:
-        image, block, info = pins.signed(argument), 0, bytes(loops.INFO_SIZE)
-    elif command == loops.CONFIGURE:
-        config = task.call.copied(argument, loops.CONFIG_SIZE)
-        image, block = struct.unpack_from("=iI", config)
-        info = config[_INFO_AT : _INFO_AT + loops.INFO_SIZE]
-    elif command in (_CLR_FD, _GET_STATUS64, _SET_STATUS64, *_SIMPLE):
-        return deny(errno.ENXIO)
-    else:
-        return deny(errno.EINVAL)
+    if command not in (_SET_FD, loops.CONFIGURE):
+        return (yield from _without(task, command, argument))
+    image, block, info = _asked_for(task, command, argument)
     mount.may(task)
-    flags, given = _settled(info, _CONFIGURED)
-    fd = yield from task.descriptor(image)
+    fd = yield from _image(task, image)
     _may_bind(fd)
+    flags, given = _settled(info)
+    if flags & ~_CONFIGURED:
+        return deny(errno.EINVAL)
     known, container = loops.known(task), task.session.container
     if not known.begin(container, most):
         return deny(
@@ -102,30 +104,60 @@ def _unbound(task: Task, most: int, pin: Pin, number: int, command: int, argumen
     return answer(0)
 
 
-def _settled(info: bytes, settable: int) -> tuple[int, bytes]:
+def _asked_for(task: Task, command: int, argument: int) -> tuple[int, int, bytes]:
+    """(the caller's number of an image, the size of a block, ``struct loop_info64``) that a device is to have.
+
+    :raises MemoryUnreadable: EFAULT."""
+    if command == _SET_FD:
+        return argument, 0, bytes(loops.INFO_SIZE)
+    config = task.call.copied(argument, loops.CONFIG_SIZE)
+    image, block = struct.unpack_from("=iI", config)
+    return image, block, config[_INFO_AT : _INFO_AT + loops.INFO_SIZE]
+
+
+def _without(task: Task, command: int, argument: int) -> Work:
+    """What the kernel says where nothing is bound."""
+    if command == _SET_STATUS64:
+        task.call.copied(argument, loops.INFO_SIZE)
+    if command == _CHANGE_FD:
+        yield from _image(task, argument)
+    if command == _GET_STATUS64 and not argument:
+        return deny(errno.EINVAL)
+    known = _CLR_FD, _GET_STATUS64, _SET_STATUS64, _CHANGE_FD, *_SIMPLE
+    return deny(errno.ENXIO if command in known else errno.EINVAL)
+
+
+def _settled(info: bytes) -> tuple[int, bytes]:
     """(flags, what the kernel is told) of a caller's ``struct loop_info64``.
 
     :raises Said: it cannot be so."""
-    encrypt, (flags,) = info[_ENCRYPT : _ENCRYPT + 8], struct.unpack_from("=I", info, _FLAGS)
-    if any(encrypt):
-        raise Said(errno.EINVAL)
-    if flags & ~settable:
-        raise Said(errno.EINVAL)
+    (flags,) = struct.unpack_from("=I", info, _FLAGS)
     if flags & _PARTSCAN:
         raise Said(errno.EPERM, "partitions of an image would be devices of the host's")
     given = bytearray(loops.INFO_SIZE)
-    given[_SIZES : _SIZES + 16] = info[_SIZES : _SIZES + 16]
+    for start, size in ((_SIZES, 16), (_ENCRYPT, 8)):
+        given[start : start + size] = info[start : start + size]
     struct.pack_into("=I", given, _FLAGS, flags | _AUTOCLEAR)
     given[_NAME : _NAME + _NAME_SIZE - 1] = info[_NAME : _NAME + _NAME_SIZE - 1]
     return flags, bytes(given)
+
+
+def _image(task: Task, number: int) -> Generator[Any, Any, Pin]:
+    """What the caller has open that a device is to read from.
+
+    :raises Said: it is nothing that can be read (``loop_check_backing_file``)."""
+    image: Pin = yield from task.descriptor(pins.signed(number))
+    if pins.only_a_path(image.fd):
+        raise Said(errno.EBADF)
+    if stat.S_ISDIR(image.named.status.mode):
+        raise Said(errno.EINVAL)
+    return image
 
 
 def _may_bind(image: Pin) -> None:
     """
     :raises Said: it is no image."""
     opened = fcntl.fcntl(image.fd, fcntl.F_GETFL)
-    if opened & os.O_PATH:
-        raise Said(errno.EBADF)
     if not stat.S_ISREG(image.named.status.mode) or loops.stands_for(image.fd) is not None:
         raise Said(errno.EINVAL, "only files are bound to loop devices")
     if opened & os.O_ACCMODE == os.O_WRONLY:
@@ -165,24 +197,43 @@ def _bound(task: Task, pin: Pin, number: int, command: int, argument: int) -> Wo
     if one is None:
         return deny(errno.ENXIO)
     if command == _CLR_FD:
+        yield from loops.ask(task, pin.fd, command, 0)
         known.let_go(container, number)
         return answer(0)
     if command == _GET_STATUS64:
+        if not argument:
+            return deny(errno.EINVAL)
         info = yield from loops.ask(task, pin.fd, command, bytes(loops.INFO_SIZE))
         return _status(info, argument, stays=one.held >= 0)
     if command == _SET_STATUS64:
-        wanted = task.call.copied(argument, loops.INFO_SIZE)
-        flags, given = _settled(wanted, 0xFFFFFFFF)
-        yield from loops.ask(task, pin.fd, command, given)
+        flags, given = _settled(task.call.copied(argument, loops.INFO_SIZE))
+        yield from loops.ask(task, (yield from _writable(task, pin, number)), command, given)
         if flags & _AUTOCLEAR:
             known.let_go(container, number)
         elif one.held < 0:
             known.add(container, number, one._replace(held=os.dup(pin.fd)))
         return answer(0)
     if command in _SIMPLE:
-        yield from loops.ask(task, pin.fd, command, argument)
+        yield from loops.ask(task, (yield from _writable(task, pin, number)), command, argument)
         return answer(0)
-    return deny(errno.EBUSY if command in (_SET_FD, loops.CONFIGURE) else errno.EINVAL)
+    if command == _CHANGE_FD:
+        image = yield from _image(task, argument)
+        yield from loops.ask(task, pin.fd, _GET_STATUS64, bytes(loops.INFO_SIZE))
+        _may_bind(image)
+        yield from loops.change(task, number, pin.fd, image.fd)
+        return answer(0)
+    if command in (_SET_FD, loops.CONFIGURE):
+        yield from _image(task, _asked_for(task, command, argument)[0])
+        return deny(errno.EBUSY)
+    return deny(errno.EINVAL)
+
+
+def _writable(task: Task, pin: Pin, number: int) -> Generator[Any, Any, int]:
+    """The device, open for writing, as the kernel wants it of those who have no CAP_SYS_ADMIN."""
+    if fcntl.fcntl(pin.fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+        return pin.fd
+    fd = yield from loops.open_bound(task, number, os.O_RDWR)
+    return pin.fd if fd < 0 else task.hold(fd)
 
 
 def _status(info: bytes, address: int, *, stays: bool) -> Answer:

@@ -41,7 +41,7 @@ _MAJOR: Final = 7
 _CONTROL: Final = (10, 237)
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
 #: include/uapi/linux/loop.h, include/uapi/linux/fs.h
-GET_FREE, CONFIGURE = 0x4C82, 0x4C0A
+GET_FREE, CONFIGURE, CHANGE_FD = 0x4C82, 0x4C0A, 0x4C06
 _GET_DISKSEQ: Final = 0x80081280
 CONFIG_SIZE, INFO_SIZE = 304, 232
 #: What stands for /dev/loop-control.
@@ -81,6 +81,13 @@ class Loops:
         """One of a container's."""
         with self._lock:
             return self._bound.get(container, {}).get(number)
+
+    def renumber(self, container: object, number: int, sequence: int) -> None:
+        """One is bound to another image of the same container's."""
+        with self._lock:
+            own = self._bound.get(container, {})
+            if number in own:
+                own[number] = own[number]._replace(sequence=sequence)
 
     def let_go(self, container: object, number: int) -> None:
         """One goes with its last user."""
@@ -237,12 +244,16 @@ def _opening(configures: bool) -> _Opening:
 
 def open_bound(task: Task, number: int, access: int) -> Generator[Any, Any, int]:
     """A descriptor of a device that the container bound, the asker's to close; -1 if it is not bound to that
-    image any more."""
+    image any more.
+
+    :raises Said: it is about to be let go of (ENXIO)."""
     bound = known(task).get(task.session.container, number)
     opening = _opening(False)
     path = b"/dev/loop%d" % number
     reply = yield from _asked(task, opening.request, path, access | _CLOEXEC)
     try:
+        if reply.error(opening.fd) == errno.ENXIO:
+            raise Said(errno.ENXIO)
         (seen,) = struct.unpack("=Q", reply.parts[opening.sequence])
         if bound is None or not reply.made(opening.numbered) or seen != bound.sequence:
             return -1
@@ -314,6 +325,36 @@ def ask(task: Task, fd: int, command: int, argument: bytes | int) -> Generator[A
     if not reply.made(asking.made):
         raise Said(reply.error(asking.made))
     return reply.parts[asking.part] if asking.part >= 0 else b""
+
+
+class _Changing(NamedTuple):
+    request: Request
+    changed: Result
+    sequence: int
+
+
+@cache
+def _changing() -> _Changing:
+    """Sent: the device, the image."""
+    steps = Steps()
+    number = steps.scratch(8)
+    device, image = steps.sent(), steps.sent()
+    changed = steps.call("ioctl", device, CHANGE_FD, image)
+    steps.call("ioctl", device, _GET_DISKSEQ, number)
+    wanted = steps.want(number)
+    return _Changing(steps.freeze(), changed, wanted)
+
+
+def change(task: Task, number: int, fd: int, image: int) -> Generator[Any, Any, None]:
+    """Have a device read from another image from now on.
+
+    :raises Said: what the kernel says."""
+    changing = _changing()
+    reply = yield from _asked(task, changing.request, fds=(fd, image))
+    if not reply.made(changing.changed):
+        raise Said(reply.error(changing.changed))
+    (sequence,) = struct.unpack("=Q", reply.parts[changing.sequence])
+    known(task).renumber(task.session.container, number, sequence)
 
 
 class _Free(NamedTuple):
