@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -459,13 +461,22 @@ def test_a_new_thread_pays_nothing_for_the_dead_one_whose_number_it_has(
 
 
 class _Waits:
-    """A thread that waits for something."""
+    """A thread that waits for something.
+
+    :param queue: it is a processor, for so many seconds whenever it is asked."""
+
+    def __init__(self, queue: float = 0.0) -> None:
+        self._queue, self._queued = queue, 0.0
 
     def __call__(self) -> float:
         return 0.0
 
     def runs(self) -> bool:
         return False
+
+    def queued(self) -> float:
+        self._queued += self._queue
+        return self._queued
 
 
 def test_a_short_wait_after_giving_the_role_up_is_no_stall() -> None:
@@ -492,6 +503,41 @@ def test_a_short_wait_after_giving_the_role_up_is_no_stall() -> None:
     for _ in range(10):
         share.was_quick(stalled)
     assert share.is_slow(stalled)
+
+
+def test_a_wait_for_a_processor_is_no_stall() -> None:
+    """Otherwise all numbers of a busy machine are known for stalling for ever, once something has stalled."""
+    share = Share(Quotas())
+    served = _served(share)
+    share.let_go(share.hold(stalled := _job(1, served), _Waits(), 0.0), 1.0)
+    for number in range(7):
+        share.let_go(share.hold(stalled, _Waits(0.999), float(number)), number + 1.0)
+        share.was_quick(stalled)
+    assert share.is_slow(stalled)
+    share.was_quick(stalled)
+    assert not share.is_slow(stalled)
+
+
+def test_a_wait_for_a_processor_is_seen() -> None:
+    """That of this thread, beside one that leaves it none."""
+    allowed = os.sched_getaffinity(0)
+    pulse = KernelWorld().pulse()
+    before = pulse.queued()
+    with open("/proc/self/schedstat") as file:
+        counted = file.read() != "0 0 0\n"
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        os.sched_setaffinity(other.pid, {min(allowed)})
+        os.sched_setaffinity(0, {min(allowed)})
+        used = time.thread_time()
+        while time.thread_time() < used + 0.1:
+            pass
+    finally:
+        os.sched_setaffinity(0, allowed)
+        other.kill()
+        other.wait()
+    assert not counted or pulse.queued() > before
+    assert pulse.runs()
 
 
 def test_what_stalled_keeps_no_other_number_from_the_shortest_way() -> None:

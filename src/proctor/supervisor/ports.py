@@ -371,6 +371,10 @@ class Pulse(Protocol):
         """Whether it has a processor now, or would have if there were one more: it waits for nothing."""
         ...
 
+    def queued(self) -> float:
+        """How many seconds it has waited for a processor that others had; 0 where nobody counts them."""
+        ...
+
 
 class Still:
     """:class:`Pulse` of one who does nothing."""
@@ -382,6 +386,10 @@ class Still:
     def runs(self) -> bool:
         """See there."""
         return False
+
+    def queued(self) -> float:
+        """See there."""
+        return 0.0
 
 
 class World(Protocol):

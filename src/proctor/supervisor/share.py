@@ -64,7 +64,9 @@ class Hold:
     """A thread that a call keeps: one of its own, since several may have been at the same call, which the
     first of them has left to others and cannot leave itself, having no processor."""
 
-    __slots__ = ("_at", "_began", "_burns", "_used", "expected", "job", "known", "pulse", "since")
+    __slots__ = (
+        "_at", "_began", "_burns", "_queued", "_used", "expected", "job", "known", "pulse", "since",
+    )  # fmt: skip
 
     def __init__(self, job: Job, pulse: Pulse, now: float) -> None:
         self.job = job
@@ -75,8 +77,22 @@ class Hold:
         self._burns = True  # as long as nobody has looked
         #: That its call's number stalls.
         self.known = False
-        #: That this was to be expected.
+        #: That this was to be expected; then how long it had been in the queue for a processor.
         self.expected = False
+        self._queued = 0.0
+
+    def expect(self) -> None:
+        """It gave the role up before it stalled, if it does."""
+        self.expected = True
+        self._queued = self.pulse.queued()
+
+    def stalled(self, now: float) -> bool:
+        """Whether what was to be expected came: it waited for long, and not for a processor.  On a machine that has
+        none to spare each call takes that long, and all would be taken for slow for ever."""
+        took = now - self.since
+        if not self.expected or took <= LOOK:
+            return False
+        return took - (self.pulse() - self._began) - (self.pulse.queued() - self._queued) > LOOK
 
     def computed(self) -> bool:
         """Whether it has computed for long since it is kept."""
@@ -168,8 +184,9 @@ class Share:
         self._stalled = now
         # One that runs had no processor, perhaps, and stalls no longer once it has.  One of a number that
         # is known for it gave the role up before it stalled, if it does: a short wait is no stall.
-        hold.expected = self.is_slow(job)
-        if not (hold.expected or pulse.runs()):
+        if self.is_slow(job):
+            hold.expect()
+        elif not pulse.runs():
             hold.known = True
             self._is_known(job)
         self._watch()
@@ -202,7 +219,7 @@ class Share:
         """The thread is done with what kept it."""
         del self._held[hold]
         self._watch()
-        if not hold.known and (hold.computed() or (hold.expected and now - hold.since > LOOK)):
+        if not hold.known and (hold.computed() or hold.stalled(now)):
             self._is_known(hold.job)
         self.spent(hold.job, now - hold.since)
 

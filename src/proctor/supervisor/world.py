@@ -105,11 +105,11 @@ class _Started:
 class _Pulse:
     """:class:`~proctor.supervisor.ports.Pulse` of the thread that makes it."""
 
-    __slots__ = ("_clock", "_stat")
+    __slots__ = ("_clock", "_place")
 
     def __init__(self) -> None:
         self._clock = time.pthread_getcpuclockid(threading.get_ident())
-        self._stat = f"/proc/self/task/{threading.get_native_id()}/stat"
+        self._place = f"/proc/self/task/{threading.get_native_id()}/"
 
     def __call__(self) -> float:
         """See there."""
@@ -120,12 +120,21 @@ class _Pulse:
 
     def runs(self) -> bool:
         """See there; false where it cannot be told."""
+        text = self._read("stat")
+        return bool(text) and stat_fields(text)[0] == b"R"
+
+    def queued(self) -> float:
+        """See there; of a thread that is in the queue just now without this time (``sched_info`` in
+        kernel/sched/stats.h; kernels without CONFIG_SCHED_INFO have no such file)."""
+        fields = self._read("schedstat").split()
+        return int(fields[1]) / 1e9 if len(fields) > 1 else 0.0
+
+    def _read(self, name: str) -> bytes:
         try:
-            with open(self._stat, "rb", buffering=0) as file:
-                text = file.read(256)
+            with open(self._place + name, "rb", buffering=0) as file:
+                return file.read(256)
         except OSError:
-            return False
-        return stat_fields(text)[0] == b"R"
+            return b""
 
 
 def _nothing(started: _Started) -> None:

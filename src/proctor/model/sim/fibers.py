@@ -70,6 +70,10 @@ class Fiber:
         """No: whoever stalls here does so on purpose, and never for want of a processor."""
         return False
 
+    def queued(self) -> float:
+        """Nothing, for the same reason."""
+        return 0.0
+
     def begin(self, work: Callable[[], object]) -> None:
         """Run ``work`` until it is left for the first time, or done."""
         self._work = work
