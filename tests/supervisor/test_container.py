@@ -492,16 +492,16 @@ def test_a_short_wait_after_giving_the_role_up_is_no_stall() -> None:
             break
         hold = share.hold(again := _job(1, served), _Waits(), float(number))
         share.let_go(hold, number + 0.0001)
-        share.was_quick(again)
+        share.was_quick(again.call)
     else:
         raise AssertionError("it is known for ever")
     # one that does stall is known for longer
     hold = share.hold(stalled, _Waits(), 0.0)
-    share.was_quick(stalled)
+    share.was_quick(stalled.call)
     share.let_go(hold, 1.0)
     share.let_go(share.hold(stalled, _Waits(), 2.0), 3.0)
     for _ in range(10):
-        share.was_quick(stalled)
+        share.was_quick(stalled.call)
     assert share.is_slow(stalled)
 
 
@@ -512,9 +512,9 @@ def test_a_wait_for_a_processor_is_no_stall() -> None:
     share.let_go(share.hold(stalled := _job(1, served), _Waits(), 0.0), 1.0)
     for number in range(7):
         share.let_go(share.hold(stalled, _Waits(0.999), float(number)), number + 1.0)
-        share.was_quick(stalled)
+        share.was_quick(stalled.call)
     assert share.is_slow(stalled)
-    share.was_quick(stalled)
+    share.was_quick(stalled.call)
     assert not share.is_slow(stalled)
 
 

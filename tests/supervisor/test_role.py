@@ -236,6 +236,43 @@ def test_a_call_that_waits_keeps_no_others_from_the_shortest_way(
     assert at_length.count(callers[0]) < 2  # the first of its number, perhaps
 
 
+def test_a_call_that_stalls_keeps_no_others_from_the_shortest_way(
+    start: Callable[..., proctor.Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One caller keeps a thread until the other has called five hundred times: few of these calls are looked at at
+    length, before it was seen that the thread does not compute."""
+    callers: list[int] = []
+    stalled: list[int] = []
+    at_length: list[int] = []
+    called = threading.Event()
+    decide = Decider.decide
+
+    def long_way(self: Decider, job: Job) -> None:
+        at_length.append(job.tid)
+        decide(self, job)
+
+    def stall(call: proctor.Call) -> proctor.Verdict:
+        stalled.append(call.tid)
+        if len(stalled) == 1:
+            called.wait()
+        return proctor.answer(7)
+
+    def answer(call: proctor.Call) -> proctor.Verdict:
+        callers.append(call.tid)
+        if len(callers) == 500:
+            called.set()
+        return proctor.answer(call.registers[0])
+
+    monkeypatch.setattr(Decider, "decide", long_way)
+    process = start(
+        "fork", "thread", "1", GETPPID, "loop", "500", GETPGRP,
+        handlers=[handler(stall), proctor.Handler(("getpgrp",), answer)],
+    )  # fmt: skip
+    assert sorted(lines(process)) == ["7", "7", "ok", "ok"]
+    assert callers[:500] == callers[:1] * 500
+    assert at_length.count(callers[0]) < 250
+
+
 BY_PATH = """
 [[rule]]
 name = "late"

@@ -109,12 +109,18 @@ class Backlog:
                 return True
             share.begin(now)
             return False
+        return not self.begins(share, slow, now)
+
+    def begins(self, share: Share, slow: bool, now: float) -> bool:
+        """Whether a call that nobody knows is begun and need not wait so.
+
+        :param slow: it is taken for slow."""
         if self.delay(share, now, slow) != 0.0 or share.first(slow) is not None:
-            return True
+            return False
         if share.first(not slow) is not None and self.delay(share, now, not slow) == 0.0:
-            return True
+            return False
         share.begin(now)
-        return False
+        return True
 
     # Turns ----------------------------------------------------------------------------------
     def put(self, job: Job, anew: bool = False) -> None:

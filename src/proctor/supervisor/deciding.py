@@ -128,8 +128,7 @@ class Decider(Turns):
         slow = share.is_slow(job)
         self.run(job)
         if slow and self._world.clock() < began + LOOK:
-            with self._lock:
-                share.was_quick(job)
+            self.was_quick(share, job.call)
 
     def take_in(self, job: Job) -> None:
         """Decide a call that was received elsewhere, when its turn comes; from any thread."""

@@ -14,6 +14,7 @@ from proctor.call.verdict import RUN, Answer, Deny, HandOver, LetRun, Perform, V
 from proctor.observe.counters import kind as kind_of
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import Route, route_key
+from proctor.supervisor.share import LOOK
 from proctor.supervisor.usual import Usual
 from proctor.syscalls import architectures, tables
 
@@ -119,7 +120,8 @@ class Routes:
         listener, container = served.listener, served.container
         share, number = served.share, (first.arch, first.nr)
         slow, busy = share.slow, served.busy
-        clock, below, claim = self._world.clock, container.below, self._engine.claim
+        clock, below = self._world.clock, container.below
+        claim, surrender = self._engine.claim, self._engine.surrender
 
         def route(notification: NotificationLike) -> Wire | None:
             call = Call(notification, listener, container=container)
@@ -143,15 +145,26 @@ class Routes:
         ordinary = decider.at_once(name, served)
         at_once = None if wants is not None else ordinary
 
-        def short(notification: NotificationLike) -> Wire | bool | None:
-            nonlocal settled, wire, cell, told
-            if (
-                share.watchful
-                or (slow and number in slow)
-                or (busy and notification.pid in busy)
-                or (below is not None and below.active)
-            ):
+        def watched(notification: NotificationLike) -> Wire | bool | None:
+            """Something of its container stalls, or calls of its number do: it may have to wait for its turn.  It does
+            not take longer because of that, or it would be what makes others stall."""
+            stalls, began = number in slow, clock()
+            if not decider.begins(share, stalls, began):
                 return route(notification)
+            if not stalls:
+                return short(notification, True)
+            surrender()
+            said = short(notification, True)
+            if clock() < began + LOOK:
+                decider.was_quick(share, notification)
+            return said
+
+        def short(notification: NotificationLike, begun: bool = False) -> Wire | bool | None:
+            nonlocal settled, wire, cell, told
+            if (busy and notification.pid in busy) or (below is not None and below.active):
+                return route(notification)
+            if not begun and (share.watchful or (slow and number in slow)):
+                return watched(notification)
             received = clock() if wants is not None else 0.0
             call = made(Call)
             call._notification = notification

@@ -25,6 +25,8 @@ import heapq
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.container import Quotas
     from proctor.supervisor.jobs import Job
     from proctor.supervisor.ports import Pulse
@@ -203,9 +205,9 @@ class Share:
         """Whether calls of its number are known for stalling."""
         return bool(self.slow) and (job.call.arch, job.call.nr) in self.slow
 
-    def was_quick(self, job: Job) -> None:
+    def was_quick(self, call: Call | NotificationLike) -> None:
         """A call did not stall of whose number that was to be expected."""
-        number = job.call.arch, job.call.nr
+        number = call.arch, call.nr
         left = self.slow.get(number, 0) - 1
         if left > 0:
             self.slow[number] = left

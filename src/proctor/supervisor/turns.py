@@ -10,7 +10,10 @@ from proctor.supervisor.answering import Answers, lives
 if TYPE_CHECKING:
     from collections import deque
 
+    from proctor.call.call import Call
+    from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.jobs import Job, Served
+    from proctor.supervisor.share import Share
 
 
 class Turns(Answers):
@@ -77,6 +80,18 @@ class Turns(Answers):
         if self._leave(job):
             self._put(job)
         return True
+
+    def begins(self, share: Share, slow: bool, now: float) -> bool:
+        """Whether a call of a container may be begun now, of which nobody knows yet: then it is.
+
+        :param slow: its number is known for stalling."""
+        with self._lock:
+            return self.backlog.begins(share, slow, now)
+
+    def was_quick(self, share: Share, call: Call | NotificationLike) -> None:
+        """See :meth:`Share.was_quick`."""
+        with self._lock:
+            share.was_quick(call)
 
     def _leave(self, job: Job) -> bool:
         """Others are to know of the job: from now on its caller's next calls queue up.  False if its
