@@ -150,7 +150,18 @@ def test_the_dead_are_nobody() -> None:
         Standing(pid, labels=False)
 
 
-def test_room_is_told_from_how_many_there_are() -> None:
+@pytest.mark.parametrize("refused", [False, True])
+def test_room_is_told_from_how_many_there_are(
+    refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where prlimit(2) is refused, of another user without CAP_SYS_RESOURCE."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "as that says it")
+
+    if refused:
+        monkeypatch.setattr(resource, "prlimit", refuse)
+
     def full() -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (32, hard))

@@ -303,12 +303,15 @@ class Standing:
         """Whether a descriptor is closed by execve(2) (proc_pid_fdinfo(5)).
 
         :raises OSError: nothing is open there, or it is dead."""
-        fd = self._open(b"fdinfo/%d" % number)
+        text = self._content(b"fdinfo/%d" % number)
+        return bool(int(_value(text, b"flags:\t"), 8) & _O_CLOEXEC)
+
+    def _content(self, name: bytes) -> bytes:
+        fd = self._open(name)
         try:
-            text = os.read(fd, _LONGEST)
+            return os.read(fd, _LONGEST)
         finally:
             os.close(fd)
-        return bool(int(_value(text, b"flags:\t"), 8) & _O_CLOEXEC)
 
     def has_room(self, counted: Callable[[], bool]) -> bool:
         """Whether its descriptor table takes one more, by RLIMIT_NOFILE.
@@ -316,7 +319,7 @@ class Standing:
         :param counted: finds that out by counting; asked where their number does not tell.
         """
         try:
-            limit = resource.prlimit(self.tid, resource.RLIMIT_NOFILE)[0]
+            limit = self._most_open()
             if limit == resource.RLIM_INFINITY:
                 return True
             # the size of its table: numbers from there on are free
@@ -328,6 +331,14 @@ class Standing:
         except OSError:
             pass
         return counted()
+
+    def _most_open(self) -> int:
+        try:
+            return resource.prlimit(self.tid, resource.RLIMIT_NOFILE)[0]
+        except PermissionError:  # another user's, without CAP_SYS_RESOURCE: everybody may read them
+            text = self._content(b"limits")  # fs/proc/base.c
+        soft = _value(text, b"\nMax open files").split()[0]
+        return resource.RLIM_INFINITY if soft == b"unlimited" else int(soft)
 
 
 def _value(text: bytes, mark: bytes) -> bytes:
