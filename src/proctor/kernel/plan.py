@@ -17,7 +17,7 @@ from proctor.records import NamedTuple, TypedDict
 from proctor.words import did_you_mean
 
 #: What names a file or an argument.
-StrOrBytes = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+StrOrBytes = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
 #: (first id inside, first id outside, how many), as a line of /proc/PID/uid_map.
 IdRange = tuple[int, int, int]
 
