@@ -11,9 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proctor.performing import registry
-from proctor.performing.executors import Wait
-from proctor.performing.trouble import Again, Ended
-from proctor.performing.ways import PlannedWay
+from proctor.performing.trouble import Ended
+from proctor.performing.ways import PlannedWay, late
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,13 +67,7 @@ class DeedWay(PlannedWay):
 
 def _rest(executor: Executor, plan: Plan, deed: Deed, task: Task) -> Work:
     """What is left where an executor takes longer."""
-    try:
-        reply = yield Wait(executor, plan.request)
-    except BaseException as failed:
-        task.session.fail()
-        if isinstance(failed, Ended):
-            raise Again from None
-        raise
+    reply = yield from late(task, executor, plan.request)
     failed_with = plan.errno(reply)
     if failed_with is None:
         return (yield from registry.perform(task))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from proctor.performing import lender, registry
 from proctor.performing.executors import Wait
 from proctor.performing.trouble import Again, Ended, Trouble
-from proctor.performing.ways import PlannedWay
+from proctor.performing.ways import PlannedWay, late
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -173,13 +173,7 @@ def _then(
     task: Task,
 ) -> Work:
     """What is left where the caller's executor takes longer: all of it, unless that was all."""
-    try:
-        reply = yield Wait(executor, request)
-    except BaseException as failed:
-        task.session.fail()
-        if isinstance(failed, Ended):
-            raise Again from None
-        raise
+    reply = yield from late(task, executor, request)
     try:
         said = then(reply)
     finally:

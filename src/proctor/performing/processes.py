@@ -200,8 +200,8 @@ class Executor(Worker):
     ) -> Reply | Literal[False] | None:
         """As :meth:`ask`, and :func:`proctor.kernel._core.act_for`."""
         assert standing.known is not None
-        listener = call.listener_fd
-        if listener < 0 and not call.valid():
+        listener = _listener(call)
+        if listener is None:
             return False
         try:
             heard = _core.act_for(
@@ -227,8 +227,8 @@ class Executor(Worker):
         """As :meth:`act_for`, and :func:`proctor.kernel._core.lend_for`: (what that returns, None, -1) where nothing was lent,
         else (None, what the lender was heard to say, what it still works at or -1)."""
         assert standing.known is not None
-        listener = call.listener_fd
-        if listener < 0 and not call.valid():
+        listener = _listener(call)
+        if listener is None:
             return False, None, -1
         sock, table, patience = lender.at_hand
         try:
@@ -433,6 +433,12 @@ class Executor(Worker):
         table, self.table = self.table, -1
         if table >= 0:
             os.close(table)
+
+
+def _listener(call: Call) -> int | None:
+    """Where it is asked natively whether the caller waits, -1 if it was asked now; None if it does not."""
+    listener = call.listener_fd
+    return None if listener < 0 and not call.valid() else listener
 
 
 def _complaint(packet: scm.Message) -> str:

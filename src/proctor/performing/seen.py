@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from proctor.errors import CallGone
+from proctor.performing.ways import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,16 +36,12 @@ class SeenWay:
 
     def go(self, call: Call, wish: Perform) -> Verdict | None:
         """The verdict; None if :meth:`~proctor.performing.Performers.begin` is to be called."""
-        performers, options, said = self._performers, wish.options, None
+        performers, said = self._performers, None
         standing = performers.standings.take(call.tid)
         if standing is None:
             return None
         try:
-            if (
-                wish.allow is None
-                and (options is None or type(options) is self._options)
-                and standing.kept.key.container is getattr(call, "container", None)
-            ):
+            if plain(call, wish, standing, self._options):
                 said = self._answered(call, standing)
         except CallGone:  # another thread had its number
             standing.close()

@@ -60,13 +60,8 @@ def take(task: Task, number: int, *, path: bool = False) -> int:
 
     :param path: whether it may be an O_PATH one.
     :raises Said: EBADF."""
-    try:
-        fd = task.hold(task.take_fd(number))
-    except OSError as error:
-        if error.errno != errno.EBADF:
-            raise
-        raise Said(errno.EBADF) from None
-    if not path and pins.only_a_path(fd):
+    fd = task.taken(number)
+    if fd is None or (not path and pins.only_a_path(fd)):
         raise Said(errno.EBADF)
     return fd
 

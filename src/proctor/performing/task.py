@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Generator
 from contextlib import suppress
@@ -127,6 +128,15 @@ class Task(Finding):
         :raises OSError: EBADF if nothing is open there."""
         fd = self.standing.take_fd(number)
         return self.caller.take_fd(number) if fd is None else fd
+
+    def taken(self, number: int) -> int | None:
+        """A duplicate of the caller's descriptor, held to the end; None if nothing is open there."""
+        try:
+            return self.hold(self.take_fd(number))
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            return None
 
     def _counted_room(self) -> bool:
         return self.call.caller.has_room()

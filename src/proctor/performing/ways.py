@@ -4,13 +4,14 @@ where that is so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from proctor.performing import plans
 from proctor.performing.conversation import Conversation, converse
-from proctor.performing.trouble import Ended
+from proctor.performing.executors import Wait
+from proctor.performing.trouble import Again, Ended
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -29,6 +30,30 @@ def decided(verdict: Verdict, _: Task) -> Work:
     """What is left to do where the verdict is there."""
     yield from ()
     return verdict
+
+
+def plain(call: Call, wish: Perform, standing: Standing, options: type | None) -> bool:
+    """Whether nobody asks what the call's paths lead to, options of its family are all that is said, and its caller is
+    known in this container."""
+    given = wish.options
+    return (
+        wish.allow is None
+        and (given is None or type(given) is options)
+        and standing.kept.key.container is getattr(call, "container", None)
+    )
+
+
+def late(task: Task, executor: Executor, request: Request) -> Generator[Wait, Reply, Reply]:
+    """The reply of an executor that takes longer.
+
+    :raises Again: it ended before it saw the request."""
+    try:
+        return (yield Wait(executor, request))
+    except BaseException as failed:
+        task.session.fail()
+        if isinstance(failed, Ended):
+            raise Again from None
+        raise
 
 
 class ShortWay:
@@ -114,15 +139,13 @@ class PlannedWay(ShortWay):
 
     def go(self, call: Call, wish: Perform) -> Verdict | Later | None:
         """As far as it goes at once; None if :meth:`~proctor.performing.Performers.begin` is to be called."""
-        performers, options = self._performers, wish.options
+        performers = self._performers
         standing = performers.standings.take(call.tid)
         if standing is None:
             return None
         try:
             if (
-                wish.allow is None
-                and (options is None or type(options) is self._options)
-                and standing.kept.key.container is getattr(call, "container", None)
+                plain(call, wish, standing, self._options)
                 and standing.known is not None
                 and call.unseen
             ):

@@ -264,12 +264,10 @@ def _cgroup(task: Task, number: int) -> int:
 
 
 def _taken(task: Task, number: int) -> int:
-    try:
-        return task.hold(task.take_fd(pins.signed(number)))
-    except OSError as error:
-        if error.errno != errno.EBADF:
-            raise
-        raise Refused(deny(errno.EBADF)) from None
+    fd = task.taken(pins.signed(number))
+    if fd is None:
+        raise Refused(deny(errno.EBADF))
+    return fd
 
 
 _PROGRAM: Final = "anon_inode:bpf-prog"

@@ -81,13 +81,8 @@ def perform(task: Task) -> Work:
     form = _FORMS.get(command)
     if form is None or (command == _OF_32_BITS and known is not None and known.word != 4):
         return let_run_unsafe(_KERNELS)
-    try:
-        file = task.hold(task.take_fd(call.registers[0] & 0xFFFFFFFF))
-    except OSError as error:
-        if error.errno != errno.EBADF:
-            raise
-        return deny(errno.EBADF)
-    if pins.only_a_path(file):
+    file = task.taken(call.registers[0] & 0xFFFFFFFF)
+    if file is None or pins.only_a_path(file):
         return deny(errno.EBADF)
     from proctor.performing.hidden import mode_of  # families are known where nothing of Linux is
 

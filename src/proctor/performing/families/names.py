@@ -127,12 +127,9 @@ def _expect_opener(task: Task, number: int) -> Generator[Any, Any, None]:
     as good as its caller; of the first nobody is.
 
     :raises Said: ENOENT, or there is no such descriptor (EBADF)."""
-    try:
-        fd = task.hold(task.take_fd(number))
-    except OSError as error:
-        if error.errno != errno.EBADF:
-            raise
-        raise Said(errno.EBADF) from None
+    fd = task.taken(number)
+    if fd is None:
+        raise Said(errno.EBADF)
     task.flushes = task.session.foreign = True
     asking = _asking()
     reply = yield from task.session.ask(asking.request, fds=(fd,))

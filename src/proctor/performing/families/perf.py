@@ -84,14 +84,10 @@ def perform(task: Task) -> Work:
         return deny(errno.EACCES, why)
     fds: list[int] = []
     if group >= 0:
-        try:
-            fds.append(task.hold(task.take_fd(group)))
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
+        fd = task.taken(group)
+        if fd is None or os.readlink(f"/proc/self/fd/{fd}") != "anon_inode:[perf_event]":
             return deny(errno.EBADF)
-        if os.readlink(f"/proc/self/fd/{fds[0]}") != "anon_inode:[perf_event]":
-            return deny(errno.EBADF)
+        fds.append(fd)
     from proctor.performing.lender import Lender
 
     try:

@@ -72,11 +72,8 @@ def _msync(start: int, length: int, flags: int) -> Verdict:
 def _kind(task: Task, register: int) -> Generator[Wait, Reply, str | None]:
     """What a descriptor is of: something "stored", what only looks so ("shown", by procfs), or neither
     (""); None if it is none."""
-    try:
-        fd = task.hold(task.take_fd(pins.signed(register)))
-    except OSError as error:
-        if error.errno != errno.EBADF:
-            raise
+    fd = task.taken(pins.signed(register))
+    if fd is None:
         return None
     from proctor.kernel.raw import filesystem_type, is_hidden
     from proctor.performing.hidden import mode_of

@@ -114,14 +114,9 @@ def perform(task: Task) -> Work:
     by_path = call.name == "quotactl"
     word = call.registers[0 if by_path else 1] & 0xFFFFFFFF
     form = _FORMS.get(word >> 8)
-    file = -1
-    if not by_path:
-        try:
-            file = task.hold(task.take_fd(call.registers[0] & 0xFFFFFFFF))
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
-            return deny(errno.EBADF)
+    file = -1 if by_path else task.taken(call.registers[0] & 0xFFFFFFFF)
+    if file is None:
+        return deny(errno.EBADF)
     if word & 0xFF >= _TYPES:
         return deny(errno.EINVAL)
     special: bytes | None = call.args["special"] if by_path else b""
