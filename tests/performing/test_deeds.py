@@ -18,7 +18,7 @@ import proctor
 from proctor import performing
 from proctor.call.verdict import Answer, Deny
 from proctor.performing import deeds, plans
-from proctor.performing.processes import Executor
+from proctor.performing.processes import Executor, Pace
 from proctor.performing.steps import SKIPPED
 from proctor.performing.trouble import Trouble
 from proctor.supervisor.answering import Answers
@@ -265,6 +265,9 @@ def test_what_is_written_by_who_lost_the_role_is_its_callers_while_it_waits(
         fill(self, *args)
 
     monkeypatch.setattr(Answers, "fill", counted)
+    monkeypatch.setattr(
+        Pace, "patience", 900_000
+    )  # what is heard later is not filled in so: on a busy machine, all
     number = tables.number("newfstatat", native())
     program = (
         "import ctypes, errno\n"

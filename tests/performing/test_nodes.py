@@ -16,7 +16,7 @@ import proctor
 from proctor import performing
 from proctor.call.verdict import Answer, Deny, Perform
 from proctor.performing.lender import LenderKey
-from proctor.performing.processes import Executor
+from proctor.performing.processes import Executor, Pace
 from proctor.performing.trouble import Trouble
 from proctor.supervisor.ports import Later
 
@@ -140,6 +140,9 @@ def test_a_lender_whose_answer_was_not_taken_lends_no_more(
             os.close(pin)
         raise Trouble("no memory for the answer")
 
+    monkeypatch.setattr(
+        Pace, "patience", 900_000
+    )  # so that the caller's own executor is heard on a busy machine, too
     monkeypatch.setattr(Executor, "lend_for", fails)
     assert isinstance(stage.begun(stage.call(b"one")), Deny)
     assert lender not in [*stage.performers.executors._idle, *stage.performers.executors._taken]
