@@ -21,7 +21,7 @@ from proctor.supervisor.ports import Later
 from tests.support.processes import eventually
 
 from .callers import Call, Caller, caller
-from .test_nodes import finished
+from .stages import finished
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it takes on other identities")
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 import proctor
-from proctor import performing
 from proctor.call.verdict import Answer, Deny
 from proctor.performing import deeds, plans
 from proctor.performing.processes import Executor, Pace
@@ -26,35 +25,26 @@ from proctor.supervisor.ports import Later
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
 
-from .callers import AT_FDCWD, CLONE_NEWNS, Call, Caller, caller, open_directory, unshare
+from . import stages
+from .callers import AT_FDCWD, Call
 from .containers import PYTHON
-from .test_nodes import finished
-from .test_open_differential import MAP
+from .stages import finished, staged
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs the host's root")
 NOFOLLOW = 0x100
 
 
-class Stage:
-    """A container's root, whose identity is known and whose executor is warm."""
+class Stage(stages.Stage):
+    """As of others, for all that is done short."""
 
-    def __init__(self, performers: performing.Performers, one: Caller, top: bytes) -> None:
-        self.performers, self.one, self.top = performers, one, top
-        self.calls: list[Call] = []
+    def warm(self) -> None:
         assert self.long("mkdir", b"first", 0o755) == Answer(0)
 
     def call(self, *args: Any) -> Call:
-        self.calls.append(self.one.call(*args))
-        return self.calls[-1]
-
-    def begun(self, call: Call) -> Any:
-        short = self.performers.ordinary(call.name)
-        assert short is not None
-        return short(call, proctor.perform())
+        return self.made(*args)
 
     def short(self, *args: Any) -> Any:
-        said = self.begun(self.call(*args))
-        return finished(said) if isinstance(said, Later) else said
+        return finished(self.begun(self.call(*args)))
 
     def long(self, *args: Any) -> Any:
         return self.performers.perform(self.call(*args))
@@ -69,22 +59,8 @@ class Stage:
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    def setup() -> None:
-        unshare(CLONE_NEWNS)
-        os.chdir(top)
-        os.umask(0o027)
-
-    before = len(os.listdir("/proc/self/fd"))
-    with open_directory() as top:
-        os.chown(top, 100000, 100000)
-        with performing.Performers() as performers, caller(setup, MAP) as one:
-            made = Stage(performers, one, top)
-            yield made
-            for each in made.calls:
-                if each._caller is not None:
-                    each._caller.close()
-            assert not performers.executors._taken
-    assert len(os.listdir("/proc/self/fd")) <= before
+    with staged(Stage) as made:
+        yield made
 
 
 def test_all_that_is_done_short(stage: Stage) -> None:
@@ -246,7 +222,7 @@ def test_that_it_begins_is_said_before_anything_is_done(stage: Stage) -> None:
     call = stage.call("mkdir", b"dir", 0o755)
     told = short(call, proctor.perform())
     assert said == [(call, False)]
-    assert (finished(told) if isinstance(told, Later) else told) == Answer(0)
+    assert finished(told) == Answer(0)
     assert isinstance(short.__self__, deeds.DeedWay)  # type: ignore[attr-defined]
 
 

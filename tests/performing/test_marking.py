@@ -15,7 +15,8 @@ from proctor.performing.lender import LenderKey
 from proctor.performing.processes import Executor
 from proctor.supervisor.ports import Later
 
-from .test_deeds import Stage, finished
+from .stages import finished
+from .test_deeds import Stage
 from .test_deeds import stage as stage  # noqa: PLC0414 - a fixture
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="trusted attributes need the host's root")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import stat
 from collections.abc import Iterator
@@ -14,54 +13,45 @@ import pytest
 
 import proctor
 from proctor import performing
-from proctor.call.verdict import Answer, Deny, Perform
+from proctor.call.verdict import Answer, Deny
 from proctor.performing.lender import LenderKey
 from proctor.performing.processes import Executor, Pace
 from proctor.performing.trouble import Trouble
 from proctor.supervisor.ports import Later
 
+from . import stages
 from .callers import (
     AT_FDCWD,
-    CLONE_NEWNS,
     MS_BIND,
     MS_NODEV,
     MS_REMOUNT,
     Call,
-    Caller,
     caller,
     mount,
     open_directory,
     private_mounts,
-    unshare,
 )
+from .stages import finished, staged
 from .test_open_differential import MAP
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs the host's root")
 CHAR, NULL = stat.S_IFCHR, os.makedev(1, 3)
 
 
-class Stage:
-    """A container's root, whose identity is known and whose executors are warm."""
+class Stage(stages.Stage):
+    """As of others, for device nodes."""
 
-    def __init__(self, performers: performing.Performers, one: Caller, top: bytes) -> None:
-        self.performers, self.one, self.top = performers, one, top
-        self.calls: list[Call] = []
+    def warm(self) -> None:
         self.node(b"first", short=False)
 
     def call(self, path: bytes, mode: int = CHAR | 0o644, device: int = NULL) -> Call:
-        self.calls.append(self.one.call("mknodat", AT_FDCWD, path, mode, device))
-        return self.calls[-1]
-
-    def begun(self, call: Call, wish: Perform | None = None) -> Any:
-        short = self.performers.ordinary("mknodat")
-        assert short is not None
-        return short(call, wish or proctor.perform())
+        return self.made("mknodat", AT_FDCWD, path, mode, device)
 
     def node(self, path: bytes, *, short: bool = True) -> None:
         """Make one, by the short way or not, and see it."""
         call = self.call(path)
         said = self.begun(call) if short else self.performers.perform(call)
-        assert (finished(said) if isinstance(said, Later) else said) == Answer(0)
+        assert finished(said) == Answer(0)
         self.seen(path)
 
     def seen(self, path: bytes) -> None:
@@ -82,35 +72,13 @@ class Stage:
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    def setup() -> None:
-        unshare(CLONE_NEWNS)
-        os.chdir(top)
-        os.umask(0o027)
-
-    before = len(os.listdir("/proc/self/fd"))
-    with open_directory() as top:
-        os.chown(top, 100000, 100000)
-        with performing.Performers() as performers, caller(setup, MAP) as one:
-            made = Stage(performers, one, top)
-            if len(performers.executors._idle) != 2:
-                pytest.skip("this file system may be a user namespace's, which is looked at first")
-            yield made
-            for each in made.calls:
-                if each._caller is not None:
-                    each._caller.close()
-            # one more where an executor was still closing what it gave when the next call came
-            assert len(performers.executors._idle) in (2, 3) and not performers.executors._taken
-    assert len(os.listdir("/proc/self/fd")) <= before
-
-
-def finished(said: Any) -> Any:
-    assert isinstance(said, Later)
-    while isinstance(said, Later):
-        poll = select.poll()
-        poll.register(said.fd, select.POLLIN)
-        poll.poll(None if said.wait is None else said.wait * 1000 + 1)
-        said = said.resume()
-    return said
+    with staged(Stage) as made:
+        idle = made.performers.executors._idle
+        if len(idle) != 2:
+            pytest.skip("this file system may be a user namespace's, which is looked at first")
+        yield made
+        # one more where an executor was still closing what it gave when the next call came
+        assert len(idle) in (2, 3)
 
 
 def test_what_it_says(stage: Stage) -> None:
