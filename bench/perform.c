@@ -1,9 +1,12 @@
 /* Floors of performing: what an open on somebody's behalf costs at least, done by loops in C.
  *
  *   perform serve own       answer descriptor 3 (a listener): open the path at args[1] here, and hand it over
+ *   perform serve exactly   the same with all that it takes to do what the kernel would: who we are, and who calls, is looked
+ *                           at; what is opened is pinned first, and the caller's alone when it goes on
  *   perform serve waits     the same, but for the opens of a "fifo", which are never answered: a dot is printed for each
  *   perform serve hop       the same by another process: SEQPACKET there and back, the descriptor by SCM_RIGHTS
  *   perform serve twice     the same in two trips: O_PATH and readlink first, then opened by its own link
+ *   perform serve MODE K    the same by K threads
  *   perform open N PATH     N times openat and close; prints nanoseconds for each, in order of size: median, 99 %
  *   perform many K N PATH   K processes, N times openat and close each; prints nanoseconds by the clock for one of all,
  *                           and three zeros
@@ -14,12 +17,16 @@
 #define _GNU_SOURCE
 #include "listening.h"
 #include <fcntl.h>
+#include <linux/capability.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/fsuid.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -83,10 +90,52 @@ static void other(int sock, int twice)
     }
 }
 
+/* What proctor looks at, and how it opens: the same system calls, with nothing done about what they say. */
+static int opened_exactly(const struct seccomp_notif *request, const char *text)
+{
+    static int caller, pidfd, proc, user, root, table;
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct caps[2];
+    struct { uint64_t flags, mode, resolve; } how = {O_PATH | O_CLOEXEC, 0, 0x02 | 0x10 | 0x20}, again = {O_NONBLOCK | O_CLOEXEC, 0, 0};
+    struct statfs system;
+    struct stat status;
+    uint64_t info[8] = {7};
+    uid_t ids[3];
+    unsigned char known[256];
+    char name[64];
+    if (caller != (int)request->pid) {
+        caller = (int)request->pid;
+        pidfd = (int)syscall(SYS_pidfd_open, caller, 0);
+        snprintf(name, sizeof name, "/proc/%d", caller);
+        proc = open(name, O_PATH | O_CLOEXEC);
+        user = openat(proc, "ns/user", O_PATH | O_NOFOLLOW | O_CLOEXEC);
+        root = open("/", O_PATH | O_CLOEXEC);
+        table = open("/proc/self/fd", O_PATH | O_CLOEXEC);
+    }
+    getresuid(&ids[0], &ids[1], &ids[2]);
+    getresgid(&ids[0], &ids[1], &ids[2]);
+    syscall(SYS_capget, &head, caps);
+    setfsuid((uid_t)-1);
+    setfsgid((gid_t)-1);
+    head.pid = caller;
+    int seen = readlinkat(user, "", name, sizeof name) > 0;
+    seen = seen && syscall(SYS_statx, proc, "root", AT_NO_AUTOMOUNT, STATX_INO, known) == 0;
+    seen = seen && syscall(SYS_capget, &head, caps) == 0;
+    ioctl(pidfd, _IOC(_IOC_READ | _IOC_WRITE, 0xFF, 11, 64), info);
+    int pin = seen ? (int)syscall(437, root, text, &how, sizeof how) : -1;
+    if (fstat(pin, &status) != 0 || fstatfs(pin, &system) != 0)
+        return -1;
+    snprintf(name, sizeof name, "%d", pin);
+    int fd = (int)syscall(437, table, name, &again, sizeof again);
+    fcntl(fd, F_SETFL, 0);
+    close(pin);
+    return fd;
+}
+
 static int serve(const char *mode)
 {
-    int pair[2] = {-1, -1}, waits = strcmp(mode, "waits") == 0;
-    int hop = !waits && strcmp(mode, "own") != 0, twice = strcmp(mode, "twice") == 0;
+    int pair[2] = {-1, -1}, waits = strcmp(mode, "waits") == 0, exactly = strcmp(mode, "exactly") == 0;
+    int hop = !waits && !exactly && strcmp(mode, "own") != 0, twice = strcmp(mode, "twice") == 0;
     if (hop) {
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
             return 1;
@@ -104,6 +153,14 @@ static int serve(const char *mode)
         if (got <= 0 || !still_waits(&request))
             continue;
         text[got] = 0;
+        if (exactly) {
+            int made = opened_exactly(&request, text);
+            struct seccomp_notif_addfd first = {.id = request.id, .srcfd = (uint32_t)made};
+            struct seccomp_notif_resp then = {.id = request.id, .val = ioctl(LISTENER, SECCOMP_IOCTL_NOTIF_ADDFD, &first)};
+            close(made);
+            ioctl(LISTENER, SECCOMP_IOCTL_NOTIF_SEND, &then);
+            continue;
+        }
         if (waits && strcmp(strrchr(text, '/') + 1, "fifo") == 0) {
             if (write(1, ".", 1) != 1)
                 return 1;
@@ -127,6 +184,21 @@ static int serve(const char *mode)
         close(fd);
     }
     return 0;
+}
+
+static void *serves(void *mode)
+{
+    serve(mode);
+    return NULL;
+}
+
+static int serve_by(char *mode, int threads)
+{
+    pthread_t one;
+    while (--threads > 0)
+        if (pthread_create(&one, NULL, serves, mode) != 0)
+            return 1;
+    return serve(mode);
 }
 
 static int calls(const char *what, size_t n, const char *path)
@@ -217,10 +289,10 @@ int main(int argc, char **argv)
         return many(atoi(argv[2]), (size_t)atol(argv[3]), argv[4]);
     if (argc == 6 && strcmp(argv[1], "beside") == 0)
         return beside(atoi(argv[2]), (size_t)atol(argv[3]), argv[4], argv[5]);
-    if (argc == 3 && strcmp(argv[1], "serve") == 0)
-        return serve(argv[2]);
+    if ((argc == 3 || argc == 4) && strcmp(argv[1], "serve") == 0)
+        return serve_by(argv[2], argc == 4 ? atoi(argv[3]) : 1);
     if (argc == 4)
         return calls(argv[1], (size_t)atol(argv[2]), argv[3]);
-    fputs("perform serve own|waits|hop|twice; perform open|mknod|make N PATH; perform many K N PATH; perform beside K N PATH FIFO\n", stderr);
+    fputs("perform serve own|exactly|waits|hop|twice [K]; perform open|mknod|make N PATH; perform many K N PATH; perform beside K N PATH FIFO\n", stderr);
     return 2;
 }

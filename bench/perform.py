@@ -46,7 +46,8 @@ class Took(NamedTuple):
 def build() -> None:
     PROGRAM.parent.mkdir(exist_ok=True)
     subprocess.run(
-        ["gcc", "-O2", "-Wall", "-Wextra", "-o", str(PROGRAM), str(HERE / "perform.c")], check=True
+        ["gcc", "-O2", "-Wall", "-Wextra", "-pthread", "-o", str(PROGRAM), str(HERE / "perform.c")],
+        check=True,
     )
 
 
@@ -68,9 +69,10 @@ def in_c(mode: str, calls: int) -> Took:
     return took(answered_in_c(mode, "open", str(calls), PATH))
 
 
-def answered_in_c(mode: str, *what: str, waiting: int = 0) -> bytes:
+def answered_in_c(mode: str, *what: str, waiting: int = 0, receivers: int = 1) -> bytes:
     """What a target printed that a loop in C answers.
 
+    :param receivers: by so many threads.
     :param waiting: it is told once so many opens are left unanswered."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     told, tell = os.pipe2(os.O_CLOEXEC)
@@ -85,7 +87,7 @@ def answered_in_c(mode: str, *what: str, waiting: int = 0) -> bytes:
     listener = Listener(started.take_listener())
     listener.set_flags(1)
     loop = subprocess.Popen(
-        [str(PROGRAM), "serve", mode],
+        [str(PROGRAM), "serve", mode, str(receivers)],
         preexec_fn=lambda: os.dup2(listener.fileno(), 3),  # noqa: PLW1509
         pass_fds=(3,) if listener.fileno() == 3 else (),
         close_fds=False,
@@ -195,6 +197,7 @@ def main() -> int:
 
         for what, mode, handler, more, wanted in (
             ("open, own identity", "own", performs, {}, "≤ 2x"),
+            ("the same beside a loop that looks likewise", "exactly", performs, {}, ""),
             ("open, own identity, rule on its path", "own", performs_by_path, {}, ""),
             ("open, another identity", "hop", performs, other, "≤ 1.6x"),
             (
@@ -217,6 +220,21 @@ def main() -> int:
                 options.rounds, lambda: natively(*creates), lambda: in_proctor(performs, *creates)
             )
         line("a file made on a tmpfs, own identity", floor, ours, "")
+        for mode in ("own", "hop"):
+            for receivers in (1, 2):
+                one, four = (
+                    took(
+                        answered_in_c(
+                            mode, "many", callers, str(options.calls), PATH, receivers=receivers
+                        )
+                    )
+                    for callers in ("1", "4")
+                )
+                print(
+                    f"{f'one caller or four, in C, {mode}, receivers: {receivers}':<52} "
+                    f"{one.median:>7.1f}µs {four.median:>7.1f}µs {'':>29} {one.median / four.median:>6.2f}x",
+                    flush=True,
+                )
         for what, more in (("own", {}), ("another", other)):
             one, four = in_turns(
                 options.rounds,

@@ -257,63 +257,25 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
 bool is_short(PyObject *object) { return PyType_GetSlot(Py_TYPE(object), Py_tp_call) == (void *)short_call; }
 
 static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(given)) {
-    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *port;
-    PyObject *foreseen, *allows, *allowed, *meet;
-    int listener;
-    unsigned int arch;
-    unsigned long long valid, unusual, making;
-    if (!PyArg_ParseTuple(args, "OOO!OOSSOOOOO!OOOOIKKK", &longer, &rest, &PyDict_Type, &standings, &give_back, &here,
-                          &ours, &kinds, &lend, &plan, &asked, &done, &PyDict_Type, &foreseen, &allows, &allowed, &meet, &port,
-                          &arch, &valid, &unusual, &making)
-        || (listener = PyObject_AsFileDescriptor(port)) < 0)
-        return NULL;
     Short *self = (Short *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (self == NULL)
         return NULL;
-    self->port = Py_NewRef(port);
-    self->longer = Py_NewRef(longer);
-    self->rest = Py_NewRef(rest);
-    self->standings = Py_NewRef(standings);
-    self->give_back = Py_NewRef(give_back);
-    self->here = Py_NewRef(here);
-    self->ours = Py_NewRef(ours);
-    self->kinds = Py_NewRef(kinds);
-    self->lend = Py_NewRef(lend);
-    self->plan = Py_NewRef(plan);
-    self->asked = Py_NewRef(asked);
-    self->done = Py_NewRef(done);
-    self->foreseen = Py_NewRef(foreseen);
-    self->allows = Py_NewRef(allows);
-    self->allowed = Py_NewRef(allowed);
-    self->meet = Py_NewRef(meet);
-    self->plans = PyDict_New();
-    self->listener = listener, self->arch = arch, self->valid = valid, self->unusual = unusual;
-    self->making = making, self->waits = -1;
-    if (self->plans == NULL)
+    bool good = PyArg_ParseTuple(args, "OOO!OOSSOOOOO!OOOOIKKK", &self->longer, &self->rest, &PyDict_Type, &self->standings,
+                                 &self->give_back, &self->here, &self->ours, &self->kinds, &self->lend, &self->plan,
+                                 &self->asked, &self->done, &PyDict_Type, &self->foreseen, &self->allows, &self->allowed,
+                                 &self->meet, &self->port, &self->arch, &self->valid, &self->unusual, &self->making);
+    for (int i = 0; i < HELD_BY_SHORT; i++) /* were borrowed */
+        Py_XINCREF(self->held[i]);
+    self->waits = -1;
+    if (!good || (self->listener = PyObject_AsFileDescriptor(self->port)) < 0 || (self->plans = PyDict_New()) == NULL)
         Py_CLEAR(self);
     return (PyObject *)self;
 }
 
 static void short_dealloc(PyObject *me) {
-    Short *self = (Short *)me;
     PyTypeObject *type = Py_TYPE(me);
-    Py_XDECREF(self->port);
-    Py_XDECREF(self->longer);
-    Py_XDECREF(self->rest);
-    Py_XDECREF(self->standings);
-    Py_XDECREF(self->give_back);
-    Py_XDECREF(self->here);
-    Py_XDECREF(self->ours);
-    Py_XDECREF(self->kinds);
-    Py_XDECREF(self->lend);
-    Py_XDECREF(self->plan);
-    Py_XDECREF(self->asked);
-    Py_XDECREF(self->done);
-    Py_XDECREF(self->foreseen);
-    Py_XDECREF(self->allows);
-    Py_XDECREF(self->allowed);
-    Py_XDECREF(self->meet);
-    Py_XDECREF(self->plans);
+    for (int i = 0; i < HELD_BY_SHORT; i++)
+        Py_XDECREF(((Short *)me)->held[i]);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
     Py_DECREF(type);
 }

@@ -4,10 +4,17 @@
 
 enum { KEY, DEVICES, HERE, GROUPS, MAKES, FIELDS }; /* of a callers.Known */
 
+enum { HELD_BY_SHORT = 17 };
+
 typedef struct {
     PyObject_HEAD
-    PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans, *port;
-    PyObject *foreseen, *allows, *allowed, *meet;
+    union {
+        PyObject *held[HELD_BY_SHORT];
+        struct {
+            PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans;
+            PyObject *foreseen, *allows, *allowed, *meet, *port;
+        };
+    };
     int listener, waits; /* whether callers wait killably; -1: nobody has seen that yet */
     uint32_t arch;
     unsigned long long valid, unusual, making;

@@ -165,86 +165,38 @@ static PyObject *usual_outcome(PyObject *me, PyObject *args) {
 }
 
 static PyObject *usual_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(names)) {
-    PyObject *learn, *fallback, *told, *share, *busy, *container, *marks, *log, *callers, *head, *middle, *alikes, *ours;
-    PyObject *meet, *lend, *took_back, *port;
-    int listener, reg, groups;
-    unsigned int registers;
+    PyObject *ours;
     unsigned long long mask;
     const struct standing *is = NULL;
-    if (!PyArg_ParseTuple(args, "OOOOO!OOOOSSOIiKO!pSOOO", &learn, &fallback, &told, &share, &PyDict_Type, &busy,
-                          &container, &marks, &log, &callers, &head, &middle, &port, &registers, &reg, &mask,
-                          &PyDict_Type, &alikes, &groups, &ours, &meet, &lend, &took_back)
-        || !standing_in(ours, &is) || (listener = PyObject_AsFileDescriptor(port)) < 0)
-        return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    Usual *self = (Usual *)allocate(type, 0);
+    Usual *self = (Usual *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    int groups;
     if (self == NULL)
         return NULL;
-    self->port = Py_NewRef(port);
-    self->learn = Py_NewRef(learn);
-    self->fallback = Py_NewRef(fallback);
-    self->told = Py_NewRef(told);
-    self->share = Py_NewRef(share);
-    self->busy = Py_NewRef(busy);
-    self->container = Py_NewRef(container);
-    self->labels = Py_NewRef(marks);
-    self->log = Py_NewRef(log);
-    self->callers = Py_NewRef(callers);
-    self->head = Py_NewRef(head);
-    self->middle = Py_NewRef(middle);
-    self->alikes = Py_NewRef(alikes);
-    self->meet = Py_NewRef(meet);
-    self->lend = Py_NewRef(lend);
-    self->took_back = Py_NewRef(took_back);
-    self->groups = groups;
+    bool good = PyArg_ParseTuple(args, "OOOOO!OOOOSSOIiKO!pSOOO", &self->learn, &self->fallback, &self->told, &self->share,
+                                 &PyDict_Type, &self->busy, &self->container, &self->labels, &self->log, &self->callers,
+                                 &self->head, &self->middle, &self->port, &self->registers, &self->reg, &mask, &PyDict_Type,
+                                 &self->alikes, &groups, &ours, &self->meet, &self->lend, &self->took_back);
+    for (int i = 0; i < HELD_BY_USUAL; i++) /* were borrowed */
+        Py_XINCREF(self->held[i]);
+    if (!good || !standing_in(ours, &is) || (self->listener = PyObject_AsFileDescriptor(self->port)) < 0) {
+        Py_DECREF((PyObject *)self);
+        return NULL;
+    }
+    self->groups = groups, self->mask = mask;
     self->rooted = is != NULL && is_first(is->root);
-    self->listener = listener;
-    self->reg = reg;
-    self->registers = registers;
-    self->mask = mask;
     return (PyObject *)self;
 }
 
 static int usual_traverse(PyObject *me, visitproc visit, void *arg) {
-    Usual *self = (Usual *)me;
     Py_VISIT(Py_TYPE(me));
-    Py_VISIT(self->port);
-    Py_VISIT(self->learn);
-    Py_VISIT(self->fallback);
-    Py_VISIT(self->told);
-    Py_VISIT(self->share);
-    Py_VISIT(self->busy);
-    Py_VISIT(self->container);
-    Py_VISIT(self->alikes);
-    Py_VISIT(self->meet);
-    Py_VISIT(self->lend);
-    Py_VISIT(self->took_back);
-    Py_VISIT(self->find);
-    Py_VISIT(self->performer);
-    Py_VISIT(self->given);
-    Py_VISIT(self->became);
-    Py_VISIT(self->known);
+    for (int i = 0; i < HELD_BY_USUAL; i++)
+        Py_VISIT(((Usual *)me)->held[i]);
     return 0;
 }
 
 static int usual_clear(PyObject *me) {
-    Usual *self = (Usual *)me;
-    Py_CLEAR(self->port);
-    Py_CLEAR(self->learn);
-    Py_CLEAR(self->fallback);
-    Py_CLEAR(self->told);
-    Py_CLEAR(self->share);
-    Py_CLEAR(self->busy);
-    Py_CLEAR(self->container);
-    Py_CLEAR(self->alikes);
-    Py_CLEAR(self->meet);
-    Py_CLEAR(self->lend);
-    Py_CLEAR(self->took_back);
-    Py_CLEAR(self->find);
-    Py_CLEAR(self->performer);
-    Py_CLEAR(self->given);
-    Py_CLEAR(self->became);
-    Py_CLEAR(self->known);
+    for (int i = 0; i < HELD_BY_USUAL; i++)
+        Py_CLEAR(((Usual *)me)->held[i]);
     return 0;
 }
 
@@ -260,13 +212,7 @@ static void usual_dealloc(PyObject *me) {
         Py_DECREF(self->outcomes[i].delivered);
         Py_DECREF(self->outcomes[i].gone);
     }
-    Py_XDECREF(self->labels);
-    Py_XDECREF(self->log);
-    Py_XDECREF(self->callers);
-    Py_XDECREF(self->head);
-    Py_XDECREF(self->middle);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release(me);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
     Py_DECREF(type);
 }
 

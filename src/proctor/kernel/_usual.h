@@ -36,15 +36,22 @@ struct outcome {
     PyObject *wire, *cell, *delivered, *gone; /* how it is counted, and what the log says of it */
 };
 
+enum { HELD_BY_USUAL = 21 };
+
 typedef struct {
     PyObject_HEAD
-    PyObject *learn, *fallback, *told, *share, *busy, *container, *labels, *log, *callers, *head, *middle;
-    PyObject *meet; /* asked of whom we do not know whether they are what we are; None: nobody is */
-    PyObject *lend, *took_back; /* who looks for others; None: nobody */
-    PyObject *find, *performer, *given; /* who finds a Short, the Short, who gives */
-    PyObject *became, *known;           /* who says what is told of what is performed, and what was said */
-    PyObject *port;   /* whose number is `listener`, while it is open */
-    PyObject *alikes; /* by thread: those that are what we are, as far as that is known */
+    union {
+        PyObject *held[HELD_BY_USUAL];
+        struct {
+            PyObject *learn, *fallback, *told, *share, *busy, *container, *labels, *log, *callers, *head, *middle;
+            PyObject *port;                     /* whose number is `listener`, while it is open */
+            PyObject *alikes;                   /* by thread: those that are what we are, as far as that is known */
+            PyObject *meet;                     /* asked of whom we do not know whether they are what we are; None: nobody is */
+            PyObject *lend, *took_back;         /* who looks for others; None: nobody */
+            PyObject *find, *performer, *given; /* who finds a Short, the Short, who gives */
+            PyObject *became, *known;           /* who says what is told of what is performed, and what was said */
+        };
+    };
     int listener, reg, sheets, count;
     bool groups, rooted; /* whether their groups decide anything; their root is_first */
     unsigned int registers;
