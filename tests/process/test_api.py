@@ -238,6 +238,22 @@ def test_a_policy_that_does_not_perform_loads_nothing_of_it() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_what_performs_loads_no_family_that_nobody_wants() -> None:
+    """Of several that share a call the first, unless options are another's."""
+    script = (
+        "import sys; from proctor.performing import registry\n"
+        "assert registry.at_once('openat') is not None\n"
+        "print('proctor.performing.families.served' in sys.modules)\n"
+        "kind = type(registry.options(['openat'], {'content': 'x'}))\n"
+        "print(kind.__module__, registry._module('openat', kind).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True
+    )
+    served = "proctor.performing.families.served"
+    assert done.stdout.split() == ["False", served, served]
+
+
 def test_every_public_name_exists_and_is_documented() -> None:
     for name in proctor.__all__:
         value = getattr(proctor, name)

@@ -41,11 +41,11 @@ SUPPORTED: Final = frozenset(_FAMILIES)
 @cache
 def _module(name: str, kind: type | None = None) -> Any:
     """The module of a call's family: the first, or the one that options of this type belong to."""
-    modules = [import_module(each) for each in _FAMILIES[name]]
-    for each in modules:
-        if kind is not None and getattr(each, "Options", None) is kind:
+    families = _FAMILIES[name]
+    for each in map(import_module, families if kind is not None else ()):
+        if getattr(each, "Options", None) is kind:
             return each
-    return modules[0]  # which refuses options that are not its own
+    return import_module(families[0])  # which refuses options that are not its own
 
 
 def _kind(options: object) -> type | None:
