@@ -288,12 +288,21 @@ def never_gives_up_what_is_awaited(patch: Patch) -> None:
     patch.setattr(Decider, "_cancel", lambda self, later: None)
 
 
+def goes_on_without_a_turn(patch: Patch) -> None:
+    patch.setattr(Decider, "_waits_for_turn", lambda self, job, share, *, kept: False)
+
+
+def forgets_what_goes_on_and_waits(patch: Patch) -> None:
+    """What went on had its turn, and is not there any more."""
+    patch.setattr(Decider, "_resume_later", lambda self, job, interrupted=False: None)
+
+
 def gives_up_what_it_went_on_with(patch: Patch) -> None:
     real = Decider.go_on
 
-    def go_on(self: Any, job: Any, later: Any) -> None:
-        real(self, job, later)
-        later.cancel()
+    def go_on(self: Any, what: Any) -> None:
+        real(self, what)
+        what.later.cancel()
 
     patch.setattr(Decider, "go_on", go_on)
 
@@ -309,6 +318,7 @@ FAULTS: tuple[Callable[[Patch], None], ...] = (
     looks_at_nothing_that_is_awaited,
     never_gives_up_what_is_awaited,
     gives_up_what_it_went_on_with,
+    forgets_what_goes_on_and_waits,
     forgets_to_answer_after_an_exception,
     answers_twice,
     sends_every_answer_again,
@@ -337,6 +347,7 @@ FAULTS: tuple[Callable[[Patch], None], ...] = (
 HARD: tuple[tuple[Callable[[Patch], None], Kind, int], ...] = (
     (remembers_the_calls_of_the_dead, "malicious", 2),
     (asks_workers_for_what_was_answered, "malicious", 2),
+    (goes_on_without_a_turn, "malicious", 2),
     (cannot_find_late_calls, "preemptive", 4),
     (leaves_late_calls_to_nobody, "preemptive", 2),
     (observes_nothing_of_late_calls, "preemptive", 1),

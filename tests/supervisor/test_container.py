@@ -21,7 +21,7 @@ from proctor.kernel.notification import Notification
 from proctor.observe.events import ContainerAdded, ContainerEnded
 from proctor.supervisor.container import Container, Quotas
 from proctor.supervisor.jobs import Job, Served
-from proctor.supervisor.share import Share
+from proctor.supervisor.share import Kind, Share, number_of
 from proctor.supervisor.world import KernelWorld
 from tests.support.stalling import stalling
 
@@ -261,29 +261,33 @@ def test_calls_beyond_the_quota_are_denied(
 # How fast ---------------------------------------------------------------------------------------------
 
 
+#: A call that is not begun.
+KIND = Kind(slow=False, begun=False)
+
+
 def test_a_rate_in_virtual_time() -> None:
     share = Share(Quotas(rate=100))
     begun = 0
     for tick in range(10_000):  # a millisecond each; more is wanted than may be had
         now = tick / 1000
-        while share.delay(now, False) == 0.0:
-            share.begin(now)
+        while share.delay(now, KIND) == 0.0:
+            share.begin(KIND, now)
             begun += 1
     assert 1000 <= begun <= 1011
-    wait = share.delay(9.999, False)
+    wait = share.delay(9.999, KIND)
     assert wait is not None
     assert 0 < wait <= 0.01
     share.limit(Quotas())
-    assert share.delay(10.0, False) == 0.0
+    assert share.delay(10.0, KIND) == 0.0
     assert not share.watchful
 
 
 def test_a_slow_rate_is_not_none() -> None:
     share = Share(Quotas(rate=1))
-    share.begin(0.0)
-    assert share.delay(0.0, False) == 0.0
-    share.begin(0.0)
-    assert share.delay(0.0, False) == 1.0
+    share.begin(KIND, 0.0)
+    assert share.delay(0.0, KIND) == 0.0
+    share.begin(KIND, 0.0)
+    assert share.delay(0.0, KIND) == 1.0
 
 
 def test_a_flood_takes_its_share_only(target: Start, host: proctor.Supervisor) -> None:
@@ -492,16 +496,16 @@ def test_a_short_wait_after_giving_the_role_up_is_no_stall() -> None:
             break
         hold = share.hold(again := _job(1, served), _Waits(), float(number))
         share.let_go(hold, number + 0.0001)
-        share.was_quick(again.call)
+        share.was_quick(number_of(again))
     else:
         raise AssertionError("it is known for ever")
     # one that does stall is known for longer
     hold = share.hold(stalled, _Waits(), 0.0)
-    share.was_quick(stalled.call)
+    share.was_quick(number_of(stalled))
     share.let_go(hold, 1.0)
     share.let_go(share.hold(stalled, _Waits(), 2.0), 3.0)
     for _ in range(10):
-        share.was_quick(stalled.call)
+        share.was_quick(number_of(stalled))
     assert share.is_slow(stalled)
 
 
@@ -512,9 +516,9 @@ def test_a_wait_for_a_processor_is_no_stall() -> None:
     share.let_go(share.hold(stalled := _job(1, served), _Waits(), 0.0), 1.0)
     for number in range(7):
         share.let_go(share.hold(stalled, _Waits(0.999), float(number)), number + 1.0)
-        share.was_quick(stalled.call)
+        share.was_quick(number_of(stalled))
     assert share.is_slow(stalled)
-    share.was_quick(stalled.call)
+    share.was_quick(number_of(stalled))
     assert not share.is_slow(stalled)
 
 
@@ -560,7 +564,7 @@ def test_accounts_are_bounded() -> None:
         share.put(answered := _job(tid, served))
         assert share.take_out(answered)
     assert len(share._accounts) < 200
-    assert all(len(queue) < 200 for queue in share._queues)
+    assert all(len(queue) < 200 for queue in share._queues.values())
 
 
 # Other handlers ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from proctor.observe.events import Outcome
 from proctor.supervisor.backlog import Backlog
 from proctor.supervisor.carry import carry_out, owned
 from proctor.supervisor.inflight import InFlight
+from proctor.supervisor.ports import Later
 
 if TYPE_CHECKING:
     from threading import Condition
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.observe.observers import Observers
     from proctor.supervisor.jobs import Job, Served
-    from proctor.supervisor.ports import Engine, Later, Lock, World
+    from proctor.supervisor.ports import Engine, Lock, World
     from proctor.supervisor.rules import Rules
 
 #: Those who decide without a look at the caller's memory.
@@ -173,6 +174,8 @@ class Answers:
             if follower is not None and (not follower.waits or follower.later is not None):
                 follower = None  # whoever is at it goes on with it
         if unsaid:
+            if isinstance(unsaid[0], Later):
+                self._cancel(unsaid[0])
             close_unused(owned(unsaid[0], job.call), self._world.close)
         if later is not None:
             self._cancel(later[0])

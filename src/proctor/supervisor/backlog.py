@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from proctor.supervisor.jobs import Job
-from proctor.supervisor.share import Hold, Share
+from proctor.supervisor.share import KINDS, Hold, Kind, Share
 
 if TYPE_CHECKING:
     from proctor.supervisor.container import Container
@@ -87,39 +87,40 @@ class Backlog:
         if self._ready:
             self._wake()
 
-    def delay(self, share: Share, now: float, slow: bool) -> float | None:
+    def delay(self, share: Share, now: float, kind: Kind) -> float | None:
         """When one more call of a container may be begun, see :meth:`Share.delay`."""
-        if share.held and self._held >= self._world.workers * (1 if slow else 2):
+        if share.held and self._held >= self._world.workers * (1 if kind.slow else 2):
             return None
-        return share.delay(now, slow)
+        return share.delay(now, kind)
 
-    def holds_back(self, job: Job, now: float) -> bool:
+    def _due(self, share: Share, now: float) -> list[Kind]:
+        """What waits of a container and could have its turn."""
+        waiting = (kind for kind in KINDS if share.first(kind) is not None)
+        return [kind for kind in waiting if self.delay(share, now, kind) == 0.0]
+
+    def holds_back(self, job: Job, now: float, *, kept: bool) -> bool:
         """Whether it has to wait for its turn: its container has no thread for it, or others wait that
-        could have theirs; otherwise it is begun.
+        could have theirs; otherwise it is begun, or goes on.
 
-        Whose thread lost the role before it came to ask this has a thread already, and waits if that is one too
-        many."""
+        :param kept: its thread lost the role before it came to ask this, so that it has a thread already, and waits if
+            that is one too many."""
         share = job.served.share
-        slow = share.is_slow(job)
-        if job.known:
-            times = 1 if slow else 2
-            over = share.held > share.workers * times
-            over = over or (share.held > 1 and self._held > self._world.workers * times)
-            if over or share.early(now):
-                return True
-            share.begin(now)
-            return False
-        return not self.begins(share, slow, now)
+        kind = share.kind(job)
+        if not kept:
+            return not self.begins(share, kind, now)
+        times = 1 if kind.slow else 2
+        over = share.held > share.workers * times
+        over = over or (share.held > 1 and self._held > self._world.workers * times)
+        if over or (not kind.begun and share.early(now)):
+            return True
+        share.begin(kind, now)
+        return False
 
-    def begins(self, share: Share, slow: bool, now: float) -> bool:
-        """Whether a call that nobody knows is begun and need not wait so.
-
-        :param slow: it is taken for slow."""
-        if self.delay(share, now, slow) != 0.0 or share.first(slow) is not None:
+    def begins(self, share: Share, kind: Kind, now: float) -> bool:
+        """Whether something of a container is begun, or goes on, and need not wait so, that has no thread yet."""
+        if self.delay(share, now, kind) != 0.0 or self._due(share, now):
             return False
-        if share.first(not slow) is not None and self.delay(share, now, not slow) == 0.0:
-            return False
-        share.begin(now)
+        share.begin(kind, now)
         return True
 
     # Turns ----------------------------------------------------------------------------------
@@ -164,25 +165,20 @@ class Backlog:
 
     def next_of(self, share: Share, now: float) -> Job | None:
         """What is begun next of a container's."""
-        job = None
-        for slow in (True, False):
-            if share.first(slow) is not None and self.delay(share, now, slow) == 0.0:
-                job = share.take(slow)
-                break
+        job = share.take(self._due(share, now))
         if job is not None:
             self._queued -= 1
             job.waits = False
-            if job.said is None:  # otherwise it goes on, and was begun before
-                share.begin(now)
+            share.begin(share.kind(job), now)
         return job
 
     def patience(self, now: float) -> float | None:
         """Seconds after which :meth:`next` is to be called, if nothing happens until then."""
         delays = [
-            self.delay(share, now, slow)
+            self.delay(share, now, kind)
             for share in self._ready
-            for slow in (True, False)
-            if share.first(slow) is not None
+            for kind in KINDS
+            if share.first(kind) is not None
         ]
         return min((delay for delay in delays if delay is not None), default=None)
 

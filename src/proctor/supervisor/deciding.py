@@ -26,7 +26,7 @@ from proctor.supervisor.carry import check
 from proctor.supervisor.jobs import Job
 from proctor.supervisor.ports import Later, Seek
 from proctor.supervisor.seeking import Seeking
-from proctor.supervisor.share import LOOK, Share
+from proctor.supervisor.share import LOOK, Share, number_of
 from proctor.supervisor.turns import Turns
 
 if TYPE_CHECKING:
@@ -66,15 +66,32 @@ class Turn:
 class Continuation:
     """Going on with a job for which something was awaited."""
 
-    __slots__ = ("_decider", "_later", "job")
+    __slots__ = ("_decider", "job", "kept", "later")
 
     def __init__(self, decider: Decider, job: Job, later: Later) -> None:
         self._decider = decider
-        self._later = later
+        self.later = later
+        self.job = job
+        #: Its thread lost the role over it, and is kept by it.
+        self.kept = False
+
+    def __call__(self) -> None:
+        self._decider.go_on(self)
+
+
+class Ending:
+    """Answering a job in the place of its handlers."""
+
+    __slots__ = ("_decider", "_verdict", "_who", "job")
+
+    def __init__(self, decider: Decider, job: Job, verdict: Verdict, who: str) -> None:
+        self._decider = decider
+        self._verdict = verdict
+        self._who = who
         self.job = job
 
     def __call__(self) -> None:
-        self._decider.go_on(self.job, self._later)
+        self._decider._answer(self.job, self._verdict, self._who)
 
 
 class Decider(Turns):
@@ -99,7 +116,7 @@ class Decider(Turns):
         self.seeking = Seeking(seeker, rules.on_error)
         super().__init__(world, lock, told, rules, observers, engine)
         self._performer = performer
-        self._overdue: deque[Continuation] = deque()
+        self._overdue: deque[Continuation | Ending] = deque()
         #: Nothing more is begun that must not be done twice: see :mod:`proctor.supervisor.leaving`.
         self.leaving = False
 
@@ -125,10 +142,10 @@ class Decider(Turns):
     def run_held(self, job: Job) -> None:
         """Go on with it, on a thread that others need not wait for: it may be known for stalling, and not stall."""
         share, began = job.served.share, self._world.clock()
-        slow = share.is_slow(job)
+        slow, number = share.is_slow(job), number_of(job)
         self.run(job)
         if slow and self._world.clock() < began + LOOK:
-            self.was_quick(share, job.call)
+            self.was_quick(share, number)
 
     def take_in(self, job: Job) -> None:
         """Decide a call that was received elsewhere, when its turn comes; from any thread."""
@@ -142,6 +159,9 @@ class Decider(Turns):
 
     def run(self, job: Job) -> None:
         """Go on with it, on whatever thread."""
+        if job.due:
+            self._resume_later(job)
+            return
         said, job.said = job.said, None
         if said is None:
             self.advance(job)
@@ -166,7 +186,7 @@ class Decider(Turns):
                 if handler.is_async:
                     self._world.start(
                         verdict,
-                        lambda result, error, label=handler.label: self._resume(  # type: ignore[misc]
+                        lambda result, error, label=handler.label: self._returned(  # type: ignore[misc]
                             job, result, error, label
                         ),
                     )
@@ -178,10 +198,11 @@ class Decider(Turns):
                 return
         self.decided(job, self._rules.default, "default")
 
-    def _resume(self, job: Job, result: Any, error: BaseException | None, label: str) -> None:
+    def _returned(self, job: Job, result: Any, error: BaseException | None, label: str) -> None:
         """A coroutine ended: go on elsewhere, so that no loop of the user's waits for us."""
         outcome = error if error is not None else result
         job.said = (outcome, label) if outcome is not None else None
+        job.begun = True
         self._put(job)
 
     def decided(self, job: Job, verdict: Any, who: str, performing: bool = False) -> None:
@@ -310,8 +331,8 @@ class Decider(Turns):
                         continuation = Continuation(self, job, later)
                         for fd in later.fds:
                             self._engine.watch(fd, continuation)
-                        waits = True
-                        job.later = (later, who, performing)
+                        waits = job.begun = True
+                        job.later, job.due = (later, who, performing), False
                         self.backlog.wait(job)
                         if later.wait is not None:
                             self.calls.due_at(job, self._world.clock() + later.wait, later)
@@ -322,26 +343,56 @@ class Decider(Turns):
         if not waits:
             self._cancel(later)
 
-    def go_on(self, job: Job, later: Later) -> None:
-        """It is readable, or was waited for long enough; on the thread that has the role."""
-        self._go_on(job, later, later.resume)
+    def go_on(self, what: Continuation) -> None:
+        """It is readable, or was waited for long enough: go on, or wait for a turn; on the thread that has the role."""
+        job, share = what.job, what.job.served.share
+        with self._lock:
+            if job.claimed or job.later is None or job.later[0] is not what.later:
+                return  # whoever claimed it gives that up
+            waits, job.due = job.due, True
+            if not waits and self._waits_for_turn(job, share, kept=what.kept):
+                self.backlog.put(job)
+                return
+        if not waits:
+            self._go(job, share)
+        elif not lives(
+            job
+        ):  # as its pidfd says, perhaps: nobody is left for whom it would have its turn
+            self._answer(job, self._rules.on_error, "gone")
+
+    def _waits_for_turn(self, job: Job, share: Share, *, kept: bool) -> bool:
+        """Whether a call that goes on has no thread now (the lock is held)."""
+        if self.leaving or not (share.watchful or share.is_slow(job)):
+            return False
+        return self.backlog.holds_back(job, self._world.clock(), kept=kept)
 
     def interrupt(self, job: Job) -> None:
         """It is not to wait longer for what it awaits, if that can be; on the thread that has the role."""
         with self._lock:
-            later = None if job.later is None else job.later[0]
-        if later is not None and later.interrupt is not None:
-            self._go_on(job, later, later.interrupt)
-
-    def _go_on(self, job: Job, later: Later, resume: Callable[[], Any]) -> None:
-        with self._lock:
-            if job.later is None or job.later[0] is not later:
+            if job.later is None or job.later[0].interrupt is None or job.due:
                 return
-            _, who, performing = job.later
+            job.due = True
+        self._resume_later(job, interrupted=True)
+
+    def leave_off(self) -> None:
+        """Begin nothing more; what waits for a turn and goes on has it now."""
+        self.leaving = True
+        for job in self.calls.pending(None):
+            with self._lock:
+                if job.due and job.later is not None and self.backlog.take_out(job):
+                    job.due = False
+                    self._overdue.append(Continuation(self, job, job.later[0]))
+
+    def _resume_later(self, job: Job, *, interrupted: bool = False) -> None:
+        with self._lock:
+            if job.later is None:
+                return  # it was answered, and what it awaited given up
+            later, who, performing = job.later
             job.later, job.waits = None, False
             self._unwatch(later)
         try:
-            verdict = resume()
+            interrupt = later.interrupt if interrupted else None
+            verdict = later.resume() if interrupt is None else interrupt()
         except BaseException as raised:
             verdict = raised
         if verdict is None and not performing:
@@ -356,32 +407,28 @@ class Decider(Turns):
         return self.backlog.many() or (due is not None and due <= self._world.clock())
 
     def tend(self) -> None:
-        """Answer in the place of handlers that took too long, and forget calls that wait and whose
-        callers are gone."""
-        self.expire()
+        """Have those answered whose handlers took too long, and calls that wait and whose callers are gone
+        forgotten."""
+        rules, overdue = self._rules, self._overdue
+        while (due := self.calls.due(self._world.clock())) is not None:
+            job, later = due
+            if later is None:
+                overdue.append(Ending(self, job, rules.on_deadline, "deadline"))
+            else:
+                overdue.append(Continuation(self, job, later))
         alive = []
         for job in self.backlog.some():
             if lives(job):
                 alive.append(job)
             else:
-                self._answer(job, self._rules.on_error, "gone")
+                overdue.append(Ending(self, job, rules.on_error, "gone"))
         if alive:
             with self._lock:
                 self.backlog.back(alive)
 
-    def expire(self) -> None:
-        """See :meth:`tend`."""
-        while (due := self.calls.due(self._world.clock())) is not None:
-            job, later = due
-            if later is None:
-                self._answer(job, self._rules.on_deadline, "deadline")
-            else:
-                with self._lock:
-                    self._overdue.append(Continuation(self, job, later))
-
-    def next_overdue(self) -> Continuation | None:
-        """What was awaited for long enough, and is gone on with; for whoever has the role, after
-        :meth:`tend`."""
+    def next_overdue(self) -> Continuation | Ending | None:
+        """What is due, and what was awaited for long enough; for whoever has the role, after :meth:`tend`: each by itself,
+        so that one who is told of it and stalls keeps a thread of that call's container."""
         with self._lock:
             return self._overdue.popleft() if self._overdue else None
 

@@ -31,7 +31,10 @@ class Driver:
 
     def expire(self) -> None:
         """Answer in the place of handlers that took too long, as :meth:`Supervisor.step` does."""
-        self._supervisor._decider.expire()
+        decider = self._supervisor._decider
+        decider.tend()
+        while (overdue := decider.next_overdue()) is not None:
+            overdue()
 
     @property
     def remembered(self) -> int:

@@ -147,6 +147,10 @@ class Job:
     said: tuple[Any, str] | None = None
     #: What is awaited for it, who is to say then what came of it, and whether it is performed.
     later: tuple[Later, str, bool] | None = None
+    #: That is there, and it waits for its turn.
+    due = False
+    #: Its handlers were asked: what waits for a turn goes on.
+    begun = False
     #: Nobody works at it: it waits for its turn, behind an earlier call, or for something else.
     waits = False
     #: The backlog asks after its caller, now and then.

@@ -39,7 +39,7 @@ def leave(
 ) -> int:
     """See :meth:`Supervisor.hand_over <proctor.supervisor.supervisor.Supervisor.hand_over>`; the supervisor is closed for
     others by then."""
-    decider.leaving = True
+    decider.leave_off()
     token = role.lead(INSIST, _PATIENCE)
     for each in served:
         try:

@@ -115,11 +115,12 @@ class Later(NamedTuple):
 
     #: A descriptor that is open until then.  It belongs to whoever made this.
     fd: int
-    #: Called when ``fd`` is readable, or hung up (poll(2)), on the thread that receives: returns what
-    #: the function itself would have returned, another Later included.  The call may have been answered
-    #: by then, if that comes about at the same time.
+    #: Called when ``fd`` is readable, or hung up (poll(2)), on the thread that receives, or, if its container keeps
+    #: all threads that it may (:attr:`Quotas.workers <proctor.Quotas>`), when its turn comes: returns what the
+    #: function itself would have returned, another Later included.  The call may have been answered by then, if
+    #: that comes about at the same time.
     resume: Callable[[], Any]
-    #: Called, on any thread, if the call was answered otherwise: by its deadline, by close().
+    #: Called, on any thread, if the call was answered otherwise: by its deadline, by close(), since its caller died.
     cancel: Callable[[], object]
     #: Seconds after which ``resume`` is called although nothing is readable; None: as long as it takes.
     wait: float | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from proctor.supervisor.deciding import Continuation, Turn
+from proctor.supervisor.deciding import Continuation, Ending, Turn
 from proctor.supervisor.ports import HELP, INSIST, SERVE, Still
 
 if TYPE_CHECKING:
@@ -236,15 +236,17 @@ class Role:
                 return None
             # What may be quick is for whoever receives: a container that always has something waiting
             # would never come back to the shortest way.
-            following = backlog.next_of(share, now) if share.first(True) is not None else None
+            following = backlog.next_of(share, now) if share.waits_for_long() else None
             return None if following is None else backlog.hold(following, hold.pulse, now)
 
     # For the thread that takes it over --------------------------------------------------------------
     def overtaken(self, work: object) -> None:
         """The other one stalled in what is no call that an engine routes."""
-        job = work.job if isinstance(work, (Turn, Continuation)) else None
+        job = work.job if isinstance(work, (Turn, Continuation, Ending)) else None
         with self._lock:
             self._note(None, job)
+            if isinstance(work, Continuation):
+                work.kept = True
         self._answer_refused(job)
 
     def overtaken_at(self, served: Served, id: int, make: Callable[[], Job]) -> None:

@@ -14,7 +14,7 @@ from proctor.call.verdict import RUN, Answer, Deny, HandOver, LetRun, Perform, V
 from proctor.observe.counters import kind as kind_of
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import Route, route_key
-from proctor.supervisor.share import LOOK
+from proctor.supervisor.share import LOOK, Kind
 from proctor.supervisor.usual import Usual
 from proctor.syscalls import architectures, tables
 
@@ -149,14 +149,14 @@ class Routes:
             """Something of its container stalls, or calls of its number do: it may have to wait for its turn.  It does
             not take longer because of that, or it would be what makes others stall."""
             stalls, began = number in slow, clock()
-            if not decider.begins(share, stalls, began):
+            if not decider.begins(share, Kind(stalls, False), began):
                 return route(notification)
             if not stalls:
                 return short(notification, True)
             surrender()
             said = short(notification, True)
             if clock() < began + LOOK:
-                decider.was_quick(share, notification)
+                decider.was_quick(share, number)
             return said
 
         def short(notification: NotificationLike, begun: bool = False) -> Wire | bool | None:

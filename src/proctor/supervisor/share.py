@@ -3,6 +3,8 @@
 A call that stalls keeps its thread: the container *holds* it, at most as many as its quota says.  Beyond
 that its calls wait, but for those of numbers that are not known for stalling: they are begun all the same,
 and if they do stall, up to the quota once more.  So what is decided at once is, whatever else hangs.
+What goes on with a call (when something became readable, when a coroutine said something) asks for a thread
+as calls do, and is known for stalling by itself: its beginning may be quick and its end slow, or the reverse.
 
 While a held thread is burning processor time others wait, too: with one interpreter lock for all,
 several that compute are no faster than one, and everybody is slower.  For that they wait a moment only,
@@ -24,9 +26,11 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, Final
 
+from proctor.records import NamedTuple
+
 if TYPE_CHECKING:
-    from proctor.call.call import Call
-    from proctor.kernel.notification import NotificationLike
+    from collections.abc import Iterable
+
     from proctor.supervisor.container import Quotas
     from proctor.supervisor.jobs import Job
     from proctor.supervisor.ports import Pulse
@@ -60,6 +64,20 @@ _Spent = tuple[float, float]
 _Place = tuple[float, int, "Job"]
 _NONE: Final[tuple[float, int, None]] = (0.0, 0, None)
 _NEW: Final[_Spent] = (0.0, 0.0)
+#: What is known for stalling: calls of an architecture and a number, or what goes on with them.
+Number = tuple[object, ...]
+
+
+class Kind(NamedTuple):
+    """What waits for a turn, as far as that matters for when it comes."""
+
+    #: It is known for stalling.
+    slow: bool
+    #: It goes on with a call that was begun: whatever the rate is.
+    begun: bool
+
+
+KINDS: Final = tuple(Kind(slow, begun) for slow in (True, False) for begun in (True, False))
 
 
 class Hold:
@@ -67,11 +85,12 @@ class Hold:
     first of them has left to others and cannot leave itself, having no processor."""
 
     __slots__ = (
-        "_at", "_began", "_burns", "_queued", "_used", "expected", "job", "known", "pulse", "since",
+        "_at", "_began", "_burns", "_queued", "_used", "expected", "job", "known", "number", "pulse", "since",
     )  # fmt: skip
 
     def __init__(self, job: Job, pulse: Pulse, now: float) -> None:
         self.job = job
+        self.number = number_of(job)
         self.since = now
         self.pulse = pulse
         self._used = self._began = pulse()
@@ -141,14 +160,13 @@ class Share:
         #: is known for stalling, or an earlier call of its caller is known (:attr:`Served.busy`).
         self.watchful = False
         #: Those numbers, and for how many quick calls they are.
-        self.slow: dict[tuple[int, int], int] = {}
+        self.slow: dict[Number, int] = {}
         self._held: dict[Hold, None] = {}
         #: When it last came to hold one more.
         self._stalled = 0.0
-        #: (account, arrival, job): those that may be quick, and those that are taken for slow; and which
-        #: of these jobs still wait, and where.
-        self._queues: tuple[list[_Place], list[_Place]] = ([], [])
-        self._waiting: dict[Job, bool] = {}
+        #: (account, arrival, job); and which of these jobs still wait, and where.
+        self._queues: dict[Kind, list[_Place]] = {kind: [] for kind in KINDS}
+        self._waiting: dict[Job, Kind] = {}
         self._arrivals = 0
         self._time = 0.0
         self._accounts: dict[_Account, _Spent] = {}
@@ -186,28 +204,26 @@ class Share:
         self._stalled = now
         # One that runs had no processor, perhaps, and stalls no longer once it has.  One of a number that
         # is known for it gave the role up before it stalled, if it does: a short wait is no stall.
-        if self.is_slow(job):
+        if hold.number in self.slow:
             hold.expect()
         elif not pulse.runs():
             hold.known = True
-            self._is_known(job)
+            self._is_known(hold.number)
         self._watch()
         return hold
 
-    def _is_known(self, job: Job) -> None:
-        """Its number is known for stalling."""
+    def _is_known(self, number: Number) -> None:
+        """It is known for stalling."""
         if len(self.slow) >= _NUMBERS:
             self.slow.clear()
-        number = job.call.arch, job.call.nr
         self.slow[number] = min(self.slow.get(number, 0) + _STALL, _STALLS)
 
     def is_slow(self, job: Job) -> bool:
-        """Whether calls of its number are known for stalling."""
-        return bool(self.slow) and (job.call.arch, job.call.nr) in self.slow
+        """Whether calls of its number are known for stalling, or what goes on with them if it goes on."""
+        return bool(self.slow) and number_of(job) in self.slow
 
-    def was_quick(self, call: Call | NotificationLike) -> None:
+    def was_quick(self, number: Number) -> None:
         """A call did not stall of whose number that was to be expected."""
-        number = call.arch, call.nr
         left = self.slow.get(number, 0) - 1
         if left > 0:
             self.slow[number] = left
@@ -222,16 +238,16 @@ class Share:
         del self._held[hold]
         self._watch()
         if not hold.known and (hold.computed() or hold.stalled(now)):
-            self._is_known(hold.job)
+            self._is_known(hold.number)
         self.spent(hold.job, now - hold.since)
 
-    def delay(self, now: float, slow: bool) -> float | None:
-        """Seconds until one more of its calls may be begun, which perhaps stalls, or until that is to
-        be asked again; None: not before a thread was let go."""
-        early = self.early(now)
+    def delay(self, now: float, kind: Kind) -> float | None:
+        """Seconds until one more of its calls may be begun, or gone on with, which perhaps stalls, or until
+        that is to be asked again; None: not before a thread was let go."""
+        early = 0.0 if kind.begun else self.early(now)
         if not self._held:
             return early
-        if len(self._held) >= self.workers * (1 if slow else 2):
+        if len(self._held) >= self.workers * (1 if kind.slow else 2):
             return None
         burning = sum(hold.burns(now) for hold in self._held)
         left = self._stalled + min(_PAUSE * burning * burning, LONGEST) - now
@@ -244,9 +260,9 @@ class Share:
             return 0.0
         return max(0.0, self._due - max(_BURST, 1 / self.rate) - now)
 
-    def begin(self, now: float) -> None:
-        """One more is begun."""
-        if self.rate is not None:
+    def begin(self, kind: Kind, now: float) -> None:
+        """One more is begun, unless it goes on."""
+        if self.rate is not None and not kind.begun:
             self._due = max(self._due, now) + 1 / self.rate
 
     # Turns ----------------------------------------------------------------------------------
@@ -266,28 +282,32 @@ class Share:
             self._accounts.pop(_account(job), None)
         account = max(self._accounts.get(_account(job), _NEW)[0], self._time)
         self._arrivals += 1
-        slow = self.is_slow(job)
-        self._waiting[job] = slow
+        kind = self._waiting[job] = self.kind(job)
         self.watchful = True
-        queue = self._queues[slow]
+        queue = self._queues[kind]
         heapq.heappush(queue, (account, self._arrivals, job))
         if len(queue) > 2 * len(self._waiting) + _SPARE:
             queue[:] = [each for each in queue if each[2] in self._waiting]
             heapq.heapify(queue)
 
-    def first(self, slow: bool) -> _Place | None:
-        """The first of those that may be quick, or that are taken for slow; None if none waits."""
-        queue = self._queues[slow]
+    def kind(self, job: Job) -> Kind:
+        """Of which it is now."""
+        return Kind(self.is_slow(job), job.begun)
+
+    def first(self, kind: Kind) -> _Place | None:
+        """The first of a kind; None if none waits."""
+        queue = self._queues[kind]
         while queue and queue[0][2] not in self._waiting:
             heapq.heappop(queue)
         return queue[0] if queue else None
 
-    def take(self, slow: bool = True) -> Job | None:
-        """The call whose turn it is; None if none waits.
+    def waits_for_long(self) -> bool:
+        """Whether something waits that is taken for slow."""
+        return any(self.first(kind) is not None for kind in KINDS if kind.slow)
 
-        :param slow: one that is taken for slow will do.
-        """
-        places = [self.first(False), self.first(True) if slow else None]
+    def take(self, kinds: Iterable[Kind] = KINDS) -> Job | None:
+        """The call of these kinds whose turn it is; None if none waits."""
+        places = map(self.first, kinds)
         account, _, job = min((place for place in places if place is not None), default=_NONE)
         if job is not None:
             heapq.heappop(self._queues[self._waiting.pop(job)])
@@ -324,6 +344,12 @@ class Share:
             reverse=True,
         )
         self._accounts = {key: value for value, key in left[: len(self._waiting) + _SPARE]}
+
+
+def number_of(job: Job) -> Number:
+    """By what it is known, if it is known for stalling."""
+    number = job.call.arch, job.call.nr
+    return (*number, "goes on") if job.begun else number
 
 
 def _account(job: Job) -> _Account:

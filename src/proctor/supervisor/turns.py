@@ -10,10 +10,8 @@ from proctor.supervisor.answering import Answers, lives
 if TYPE_CHECKING:
     from collections import deque
 
-    from proctor.call.call import Call
-    from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.jobs import Job, Served
-    from proctor.supervisor.share import Share
+    from proctor.supervisor.share import Kind, Number, Share
 
 
 class Turns(Answers):
@@ -75,23 +73,21 @@ class Turns(Answers):
     def _hold_back(self, job: Job) -> bool:
         """Let the call wait for its turn, if its container has no thread for it now."""
         with self._lock:
-            if not self.backlog.holds_back(job, self._world.clock()):
+            if not self.backlog.holds_back(job, self._world.clock(), kept=job.known):
                 return False
         if self._leave(job):
             self._put(job)
         return True
 
-    def begins(self, share: Share, slow: bool, now: float) -> bool:
-        """Whether a call of a container may be begun now, of which nobody knows yet: then it is.
-
-        :param slow: its number is known for stalling."""
+    def begins(self, share: Share, kind: Kind, now: float) -> bool:
+        """Whether a call of a container may be begun now, of which nobody knows yet: then it is."""
         with self._lock:
-            return self.backlog.begins(share, slow, now)
+            return self.backlog.begins(share, kind, now)
 
-    def was_quick(self, share: Share, call: Call | NotificationLike) -> None:
+    def was_quick(self, share: Share, number: Number) -> None:
         """See :meth:`Share.was_quick`."""
         with self._lock:
-            share.was_quick(call)
+            share.was_quick(number)
 
     def _leave(self, job: Job) -> bool:
         """Others are to know of the job: from now on its caller's next calls queue up.  False if its

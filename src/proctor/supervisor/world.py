@@ -13,6 +13,7 @@ from proctor.call.verdict import close_unused
 from proctor.given import whole
 from proctor.kernel.thread import stat_fields
 from proctor.kernel.threads import quiet_thread
+from proctor.supervisor.ports import Later
 
 if TYPE_CHECKING:
     import asyncio
@@ -100,6 +101,8 @@ class _Started:
             self._done(result, error)
         else:
             close_unused(result, self._close)  # what it says so late, nobody wants
+            if isinstance(result, Later):
+                _do(result.cancel)
 
 
 class _Pulse:

@@ -71,7 +71,7 @@ _UNHANDLED: Final = frozenset(("unlink", "bogus"))
 _KINDS: Final[tuple[tuple[str, int], ...]] = (
     ("deny", 30), ("answer", 25), ("let run", 12), ("pass", 5), ("raise", 4), ("nonsense", 4),
     ("look and let run", 3), ("unsafe", 3), ("hand over", 9), ("hand over junk", 2),
-    ("perform", 4), ("gone", 1), ("exit", 1),
+    ("perform", 10), ("gone", 1), ("exit", 1),
 )  # fmt: skip
 _TABLE: Final = tuple(kind for kind, weight in _KINDS for _ in range(weight))
 #: Errnos that a handler may say; those of :mod:`proctor.model.sim.ledger` are the rules' own.
@@ -79,6 +79,8 @@ _ERRNOS: Final = (ENOENT, EACCES, 17, 20, 28, 30)
 _NEVER: Final = math.inf
 #: Seconds that a worker is busy at most.
 _LONG: Final = 30.0
+#: Performed calls whose numbers can be divided by it take no long until they go on, and long then.
+_LATE: Final = 15
 
 
 class Script(NamedTuple):
@@ -91,6 +93,11 @@ class Script(NamedTuple):
     """Seconds before it does it."""
     looks: bool
     """Whether it asks if the call is valid first."""
+
+    @property
+    def late(self) -> bool:
+        """Whether that is not before something that was awaited is there."""
+        return self.kind == "perform" and self.number % _LATE == 0
 
     def __str__(self) -> str:
         return f"{self.kind} {self.number} after {self.pause:.3f} s"
@@ -120,9 +127,11 @@ def script(
                 pause = _NEVER
     elif name not in _UNHANDLED and draw() < 0.03:
         pause = draw() * draw() * 2.0
+    number = int(draw() * (1 << 30))
     if malice and name in _ON_WORKERS and draw() < malice:
         pause = _LONG
-    number = int(draw() * (1 << 30))
+        if draw() < 0.3:  # once something that was awaited is there
+            kind, number = "perform", number - number % _LATE
     if kind == "deny":
         number = _ERRNOS[number % len(_ERRNOS)]
         wires = _DENY[number]
@@ -183,7 +192,7 @@ class Handlers:
                 plan = self._begin(call, label)
                 if passes:
                     return None
-                if plan.pause:
+                if plan.pause and not plan.late:
                     world.schedule.pause(min(plan.pause, _LONG), burn=plan.number % 5 == 0)
                 return self._verdict(call, plan)
 
@@ -288,19 +297,24 @@ class Handlers:
                 return deny(EACCES)
             plan: Script = received.asked.script
             if plan.number % 3 == 0:
-                return self._later(plan, world.schedule.now + min(plan.pause, _LONG))
+                takes = 0.01 if plan.late else min(plan.pause, _LONG)
+                return self._later(call, plan, world.schedule.now + takes)
             world.schedule.pause(min(plan.pause, _LONG))
             return self._performed(plan)
 
-    def _later(self, plan: Script, until: float) -> Later:
+    def _later(self, call: Call, plan: Script, until: float) -> Later:
         """A descriptor is going to be readable; now and then somebody looks before that."""
         world = self._world
         fd = world.readable_at(until)
 
         def resume() -> Any:
-            world.waited_for(fd)
-            early = world.schedule.now < until
-            return self._later(plan, until) if early else self._performed(plan)
+            with self._at_work(call):
+                world.waited_for(fd)
+                if world.schedule.now < until:
+                    return self._later(call, plan, until)
+                if plan.late:
+                    world.schedule.pause(min(plan.pause, _LONG))
+                return self._performed(plan)
 
         return Later(
             fd, resume, lambda: world.waited_for(fd), 0.1 if plan.number % 6 == 0 else None
