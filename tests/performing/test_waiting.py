@@ -17,6 +17,8 @@ import pytest
 import proctor
 from proctor.call.decode.values import SignalSet
 from proctor.performing import Performers, conversation
+from proctor.performing import looks as looking
+from proctor.performing.looks import Looks
 
 from .test_performers import wait_for
 
@@ -151,6 +153,9 @@ class _Caller:
 
     tid = tgid = os.getpid()
 
+    def __init__(self, container: proctor.Container | None = None) -> None:
+        self.container = container
+
     @property
     def caller(self) -> _Caller:
         return self
@@ -162,35 +167,74 @@ class _Caller:
         return SignalSet(0)
 
 
-@pytest.mark.parametrize(("waiting", "pause"), [(1, 0.25), (250, 0.25), (500, 0.5)])
-def test_callers_are_looked_at_more_rarely_where_many_wait(
-    waiting: int, pause: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A thousand looks a second at all of them; and those whose calls are over are counted no more."""
-    now = [100.0]
-    monkeypatch.setattr(conversation, "time", SimpleNamespace(monotonic=lambda: now[0]))
+def _begin(container: proctor.Container) -> conversation.Conversation:
+    """One that waits, and is looked at."""
 
     def work() -> Any:
         yield
 
-    def begin() -> conversation.Conversation:
-        began = work()
-        next(began)
-        asked: Any = SimpleNamespace(worker=_Worker(), request=None, done=False)
-        call: Any = _Caller()
-        return conversation.Conversation(
-            began, asked, call, lambda call, error: proctor.deny(1), None
-        )
+    began = work()
+    next(began)
+    asked: Any = SimpleNamespace(worker=_Worker(), request=None, done=False)
+    call: Any = _Caller(container)
+    made = conversation.Conversation(began, asked, call, lambda call, error: proctor.deny(1), None)
+    assert made.later().wait == pytest.approx(0.05)
+    return made
 
-    some = [begin() for _ in range(waiting)]
-    waits = [each.later().wait for each in some]
-    assert waits == [pytest.approx(0.05)] * waiting
-    now[0] = some[0].next_look
-    assert all(each.look() is None for each in some)
-    assert [each.next_look - now[0] for each in some] == [pytest.approx(pause)] * waiting
-    for each in some:
-        each.cancel()
-    assert not conversation.Conversation._waiting.intersection(some)
+
+@pytest.mark.parametrize(
+    ("waiting", "pauses"),
+    [
+        ([1], [0.25]),
+        ([250], [0.25]),
+        ([500], [0.5]),
+        # four looks a second are what each of the few wants, and the others have the rest
+        ([1, 1000], [0.25, 1000 / 996]),
+        ([10, 20, 220, 2000], [0.25, 0.25, 220 / 440, 2000 / 440]),
+        ([500, 500], [1.0, 1.0]),
+        ([100, 100, 50], [0.25, 0.25, 0.25]),
+    ],
+)
+def test_callers_are_looked_at_more_rarely_where_many_of_their_container_wait(
+    waiting: list[int], pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand looks a second at all of them, of which each container has its share; and those whose calls are over are
+    counted no more."""
+    now = [100.0]
+    monkeypatch.setattr(conversation, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    looks = Looks()
+    monkeypatch.setattr(conversation.Conversation, "_waiting", looks)
+    all_of = [
+        [_begin(container) for _ in range(count)]
+        for count, container in ((count, proctor.Container()) for count in waiting)
+    ]
+    now[0] = all_of[0][0].next_look
+    for some, pause in zip(all_of, pauses, strict=True):
+        assert all(each.look() is None for each in some)
+        assert [each.next_look - now[0] for each in some] == [pytest.approx(pause)] * len(some)
+    seconds = sum(count / pause for count, pause in zip(waiting, pauses, strict=True))
+    assert seconds <= 1000.1
+    for some in all_of:
+        for each in some:
+            each.cancel()
+    assert len(looks) == 0
+
+
+def test_who_is_looked_at_late_for_others_pays_little_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What comes a second late is looked at less: not so the one of another container that was kept waiting."""
+    now = [100.0]
+    monkeypatch.setattr(conversation, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(conversation.Conversation, "_waiting", Looks())
+    many, one = proctor.Container(), proctor.Container()
+    some = [_begin(many) for _ in range(300)]
+    other = _begin(one)
+    now[0] += 1.05
+    for each in (some[0], other):
+        each.look()
+    assert some[0].next_look - now[0] == pytest.approx(4.0)
+    assert other.next_look - now[0] == pytest.approx(0.25)
 
 
 def test_a_dead_reader_is_no_end_of_its_fifo(
@@ -198,7 +242,7 @@ def test_a_dead_reader_is_no_end_of_its_fifo(
 ) -> None:
     """Its executor is ended when it dies, and not at the next look at it, which never comes here."""
     monkeypatch.setattr(conversation, "_FIRST", 3600)
-    monkeypatch.setattr(conversation, "_PAUSE", 3600)
+    monkeypatch.setattr(looking, "PAUSE", 3600)
     program = "import os, sys; os.mkfifo('f'); os.fork() or os.open('f', os.O_NOCTTY); os.wait(); sys.stdin.read()"
     opening: list[int] = []
 

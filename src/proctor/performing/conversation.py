@@ -12,12 +12,12 @@ import select
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
-from weakref import WeakSet
 
 from proctor.call.verdict import Verdict
 from proctor.errors import CallGone, ProctorError
 from proctor.kernel.nudging import nudge
 from proctor.kernel.pidfd import open_pidfd
+from proctor.performing.looks import PAUSE, Looks
 from proctor.performing.trouble import Ended, Interrupted, Trouble
 from proctor.supervisor.ports import Later
 
@@ -27,11 +27,8 @@ if TYPE_CHECKING:
     from proctor.performing.steps import Reply
     from proctor.performing.task import Work
 
-#: Seconds before the first look at a caller whose call takes long, and between two: where many wait, so long
-#: for each of them, for nothing tells that a signal came, and who looks at a thousand has time for nothing else.
+#: Seconds before the first look at a caller whose call takes long.
 _FIRST: Final = 0.05
-_PAUSE: Final = 0.25
-_EACH: Final = 0.001
 #: Seconds after which a signal is sent to an executor again that was sent and of which nothing came; then twice as many.
 _AGAIN: Final = 0.005
 #: Looks at a caller for each look at the executor, which costs more.
@@ -68,11 +65,11 @@ class Conversation:
     """
 
     __slots__ = (
-        "__weakref__", "_again", "_anyones", "_asked", "_call", "_due", "_life", "_looks", "_next_look", "_translate",
-        "_work", "verdict",
+        "__weakref__", "_again", "_anyones", "_asked", "_call", "_container", "_due", "_life", "_looks",
+        "_next_look", "_translate", "_work", "verdict",
     )  # fmt: skip
     #: Those that are looked at now and then, of all supervisors.
-    _waiting: ClassVar[WeakSet[Conversation]] = WeakSet()
+    _waiting: ClassVar[Looks] = Looks()
 
     def __init__(
         self,
@@ -85,6 +82,7 @@ class Conversation:
         now = time.monotonic()
         self._work = work
         self._call = call
+        self._container = getattr(call, "container", None)
         self._translate = translate
         self._asked: Wait | None = asked
         self._due = None if limit is None else now + limit
@@ -134,7 +132,7 @@ class Conversation:
 
     def _over(self, verdict: Verdict) -> Verdict:
         self._asked, self.verdict = None, verdict
-        self._waiting.discard(self)
+        self._waiting.end(self, self._container)
         self._forget_life()
         return verdict
 
@@ -169,9 +167,7 @@ class Conversation:
     def look(self) -> Verdict | None:
         """See whether the caller still waits and has no signal to take, and the executor works."""
         now = time.monotonic()
-        # what is looked at late is looked at less: a thousand looks are to leave time for what they look at
-        pause = max(_PAUSE, _EACH * len(self._waiting))
-        self._next_look = now + max(pause, 4 * (now - self._next_look))
+        self._next_look = now + self._waiting.pause(self._container, now - self._next_look)
         assert self._asked is not None
         try:
             if self._signalled() or self._again:
@@ -227,7 +223,7 @@ class Conversation:
             return self.later() if self.verdict is None else self.verdict
 
         life = self._watch_life()
-        self._waiting.add(self)
+        self._waiting.begin(self, self._container)
         left = max(0.0, self.next_look - time.monotonic())
         return Later(
             self.fileno(), resume, self.cancel, left, life, self.interrupt if self._ends() else None
@@ -256,7 +252,7 @@ class Conversation:
         if self._ends():
             assert self._asked is not None
             self._asked.worker.interrupt()
-            self._again = min(2 * self._again or _AGAIN, _PAUSE)
+            self._again = min(2 * self._again or _AGAIN, PAUSE)
             self._next_look = time.monotonic() + self._again
 
 
