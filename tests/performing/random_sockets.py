@@ -38,7 +38,7 @@ class Machine:
     def __init__(self, width):
         self.width = width
         self.word = 8 if width == 64 else 4
-        self.held = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40)
+        self.held = mmap.mmap(-1, 1 << 22, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40)
         self.start = ctypes.addressof(ctypes.c_char.from_buffer(self.held))
         self.used = 64
         libc.mprotect(ctypes.c_void_p(self.start + len(self.held) - 4096), 4096, 0)
@@ -352,7 +352,7 @@ def arrived(transport, one, other, sent):
     whole = b""
     while transport == "tcp":
         try:
-            data = other.recv(1 << 17)
+            data = other.recv(1 << 19)
             whole += data
             said = None
         except OSError as error:
@@ -365,7 +365,7 @@ def arrived(transport, one, other, sent):
     found = []
     while True:
         try:
-            data, control, flags, name = other.recvmsg(1 << 17, 4096, socket.MSG_CMSG_CLOEXEC)
+            data, control, flags, name = other.recvmsg(1 << 19, 4096, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
             return [*found, errno.errorcode[error.errno]]
         told = []
@@ -395,7 +395,9 @@ def message(machine, draw):
         made = []
         for _ in range(draw.randint(1, 3)):
             name = draw.choice(to) if to and draw.random() < 0.8 else None
-            data = draw.randbytes(draw.choice([0, 1, 100, 3000, 30000]))
+            data = draw.randbytes(
+                draw.choice([0, 1, 100, 3000, 30000, 30000, 140000, 200000, 330000])
+            )
             made.append(send(machine, draw, one, name, data, [one.fileno(), 2]))
             machine.forget()
             sent = made[-1][-2 if made[-1][0] == "sendmmsg" else -1]

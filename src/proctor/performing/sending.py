@@ -8,6 +8,7 @@ that go along (SCM_RIGHTS) are the caller's, each pinned once; SIGPIPE goes to t
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import socket
 import struct
@@ -25,6 +26,8 @@ from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Interrupted, Said, Trouble
 from proctor.records import NamedTuple
+from proctor.syscalls import tables
+from proctor.syscalls.architectures import native
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -38,9 +41,10 @@ _DONTWAIT, _NOSIGNAL, _CMSG_COMPAT = 0x40, 0x4000, 0x80000000
 _HEADER: Final = struct.Struct("@PIPNPNi")  # struct msghdr
 _NAME, _IOV, _CONTROL = 0, struct.calcsize("@PIP") - struct.calcsize("P"), struct.calcsize("@PIPN")
 _VECTOR: Final = struct.Struct("@PN")  # struct iovec
-#: What an executor takes with one request.
-_PIECE: Final = 1 << 17
-_SIZES: Final = (0, 256, 2048, 16384, _PIECE)
+#: What goes to an executor within a request; more data it maps, so that the kernel has all of it in one call.
+_SIZES: Final = (0, 256, 2048, 16384, 1 << 17)
+_MAPPED: Final = -1
+_READ, _PRIVATE = 1, 2  # PROT_READ, MAP_PRIVATE
 #: Descriptors along with one message: an executor takes sixteen with one request (MOST_SENT).
 _MOST_RIGHTS: Final = 13
 
@@ -85,14 +89,14 @@ def _send(
     stream = one.type == socket.SOCK_STREAM
     if one.domain not in (socket.AF_UNIX, _AF_NETLINK):  # nobody else calls scm_send()
         message = message._replace(rights=(), credentials=False)
-    if len(message.data) > _PIECE and not stream:
+    if len(message.data) < message.size and not message.torn and not stream:
         try:  # what the kernel has against it before it would read it
             unread = message._replace(data=b"", torn=True)
             yield from _once(task, task.session, one.fd, unread, flags, None)
         except Said as said:
-            if said.errno != errno.EFAULT or message.torn:
+            if said.errno != errno.EFAULT:
                 raise
-        raise Said(errno.EMSGSIZE, f"more than {_PIECE} bytes in one message")
+        raise Said(errno.EMSGSIZE, f"more than {messages.MOST} bytes in one message")
     address, file = message.address, None
     if one.type == socket.SOCK_DGRAM and address is not None:  # others refuse or ignore it
         path = sockets.file_name(one, address)
@@ -147,11 +151,8 @@ def _all(
     total, wanted, left = 0, message.size, message
     while True:
         try:
-            piece, how = left, flags | _DONTWAIT
-            if len(left.data) > _PIECE:
-                piece = left._replace(data=left.data[:_PIECE], torn=False)
-                how &= ~socket.MSG_OOB  # which is about the last byte
-            sent = yield from _once(task, task.session, one.fd, piece, how, file, stream=True)
+            how = flags | _DONTWAIT
+            sent = yield from _once(task, task.session, one.fd, left, how, file, stream=True)
             total += sent
             if total >= wanted or flags & _DONTWAIT:
                 return total
@@ -193,20 +194,25 @@ def _sending(to: str, data: int, control: int, rights: tuple[int, ...], torn: bo
     """Holes: header, vector, data, address (``to`` "address"), control data; flags; the data's length (``to`` "nothing").  Sent: the socket; of a
     socket file (``to`` "file") that; the descriptors that go along; the executor's table, for a file.
 
+    :param data: bytes that there is room for, or :data:`_MAPPED`: a file that is sent along.
     :param rights: where in the control data those are.
     :param torn: whether the data ends where nothing can be read; the vector's second part is nowhere, and how much of the first is sent
         then is for the kernel to find."""
     steps = Steps()
-    header, vector, body = steps.hole(_HEADER.size), steps.hole(2 * _VECTOR.size), steps.hole(data)
+    header, vector = steps.hole(_HEADER.size), steps.hole(2 * _VECTOR.size)
+    body: Place | Result | None = None if data == _MAPPED else steps.hole(data)
     name = None
     if to == "address":
         name = steps.hole(sockets.STORAGE)
     elif to == "file":
         name = sockets.file_address(steps)
     ancillary = steps.hole(control) if control else None
-    root, flags = steps.bytes(b"/"), steps.number()
+    root, flags, size = steps.bytes(b"/"), steps.number(), steps.number()
     given, pinned = steps.sent(), steps.sent() if to == "file" else None
     passed = [steps.sent() for _ in rights]
+    if body is None:
+        mmap = "mmap2" if "mmap2" in tables.numbers(native()) else "mmap"
+        body = steps.call(mmap, 0, size, _READ, _PRIVATE, steps.sent(), 0)
     if pinned is not None:
         assert name is not None
         steps.call("fchdir", steps.sent())
@@ -214,15 +220,17 @@ def _sending(to: str, data: int, control: int, rights: tuple[int, ...], torn: bo
     if name is not None:
         steps.put(header, _NAME, name)
     steps.put(header, _IOV, vector)
-    steps.put(vector, 0, body)
+    steps.put(vector, 0, body, struct.calcsize("P"))
     if ancillary is not None:
         steps.put(header, _CONTROL, ancillary)
         for offset, descriptor in zip(rights, passed, strict=True):
             steps.put(ancillary, offset, descriptor, 4)
     if to == "nothing":
-        made = steps.call("sendto", given, 1 if torn else body, steps.number(), flags, header, 0)
+        made = steps.call("sendto", given, 1 if torn else body, size, flags, header, 0, bad=0)
     else:
         made = steps.call("sendmsg", given, header, flags, bad=0)
+    if data == _MAPPED:
+        steps.call("munmap", body, size, bad=0)
     steps.call("chdir", root)
     return _Sending(steps.freeze(), made)
 
@@ -244,32 +252,43 @@ def _once(
     to = "file" if file is not None else "" if message.address is None else "address"
     if message.address == b"":  # sendto(2) alone knows an address of no length
         to = "" if stream and message.torn else "nothing"  # a stream looks at the length alone
+    if to == "nothing" and message.torn:  # which is said before anything is read
+        data, behind = b"", message.size
     if message.credentials and not task.shares_pids():
         # with the host's CAP_SYS_ADMIN it would be any process of the host's
         raise Said(errno.EPERM, "the process that it names would be one of the monitor's")
-    if len(message.rights) > _MOST_RIGHTS:
-        raise Trouble(f"more than {_MOST_RIGHTS} descriptors in one message")
+    mapped = len(data) > _SIZES[-1]
+    if len(message.rights) > _MOST_RIGHTS - mapped:
+        raise Trouble(f"more than {_MOST_RIGHTS - mapped} descriptors in one message")
     control, passed = _taken(task, message)
-    room, more = (next(each for each in _SIZES if len(part) <= each) for part in (data, control))
+    room, more = (
+        next((each for each in _SIZES if len(part) <= each), _MAPPED) for part in (data, control)
+    )
     sending = _sending(to, room, more, tuple(passed), message.torn)
     address = message.address or b""
     length = 18 if file is not None else len(address)
     values: list[bytes | int] = [
         _HEADER.pack(0, length, 0, 1 + message.torn, 0, len(control), 0),
         _VECTOR.pack(0, len(data)) + _VECTOR.pack(1, behind),
-        data,
     ]
+    if not mapped:
+        values.append(data)
     if to == "address":
         values.append(address)
     if control:
         values.append(control)
-    values.append(flags | _NOSIGNAL)
-    if to == "nothing":
-        values.append(len(data) + behind)
-    fds = [fd] if file is None else [fd, file]
-    reply = yield from session.ask(
-        sending.request, *values, fds=(*fds, *passed.values()), table=file is not None
-    )
+    values += flags | _NOSIGNAL, len(data) if mapped else len(data) + behind
+    fds = [fd, *([] if file is None else [file]), *passed.values()]
+    held = _file(data) if mapped else -1
+    if mapped:
+        fds.append(held)
+    try:
+        reply = yield from session.ask(
+            sending.request, *values, fds=tuple(fds), table=file is not None
+        )
+    finally:
+        if mapped:
+            os.close(held)
     reply.close()
     failed = reply.error(sending.made)
     if failed == errno.EPIPE and stream and not flags & _NOSIGNAL:
@@ -277,6 +296,18 @@ def _once(
     if failed:
         raise Said(failed)
     return reply.results[sending.made.step]
+
+
+def _file(data: bytes) -> int:
+    """In memory, the asker's to close."""
+    made = os.memfd_create("sent")
+    try:
+        with open(made, "wb", closefd=False) as file:
+            file.write(data)
+    except BaseException:
+        os.close(made)
+        raise
+    return made
 
 
 def _taken(task: Task, message: Message) -> tuple[bytes, dict[int, int]]:
