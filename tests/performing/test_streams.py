@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,76 @@ def test_a_log_that_cannot_be_is_an_error_of_the_write(tmp_path: Path) -> None:
         with pytest.raises(subprocess.CalledProcessError):
             under(rule(bad), ["sh", "-c", "set -e; echo x"], out)
     assert not (tmp_path / "target").exists()
+
+
+WRITES = """
+import ctypes, errno, mmap, os, random, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+draw, told = random.Random(sys.argv[1]), open(sys.argv[3], "w")
+held = mmap.mmap(-1, 1 << 20)
+start = ctypes.addressof(ctypes.c_char.from_buffer(held))
+end = (1 << 20) - 4096
+libc.mprotect(ctypes.c_void_p(start + end), 4096, 0)
+held[:end] = draw.randbytes(end)
+for fd in (1, 2):
+    os.write(fd, b"begun")
+def part():
+    size = draw.choice([0, 1, 10, 100, 5000, 70000])
+    where = draw.choice([start + draw.randrange(4096)] * 8 + [0, 1, start + end, start + end - 7, start + end - 5000, 1 << 63])
+    if draw.random() < 0.03:
+        size = draw.choice([1 << 63, 1 << 31, (1 << 64) - 1])
+    return where, size
+for number in range(int(sys.argv[2])):
+    fd = draw.choice([1] * 6 + [2, 2, 77, -1, 9])
+    if draw.random() < 0.5:
+        where, size = part()
+        said, result = (size,), libc.write(fd, ctypes.c_void_p(where), ctypes.c_size_t(size))
+    else:
+        parts = [part() for _ in range(draw.choice([0, 1, 2, 3]))]
+        vector = ctypes.create_string_buffer(b"".join(struct.pack("=QQ", *each) for each in parts))
+        count = draw.choice([len(parts)] * 9 + [-1, 1025])
+        at = draw.choice([ctypes.addressof(vector)] * 15 + [0, 1])
+        said, result = ([each[1] for each in parts], count, at > 1), libc.writev(fd, ctypes.c_void_p(at), count)
+    print(number, fd, said, result if result >= 0 else errno.errorcode[ctypes.get_errno()], os.stat("/proc/self/fd/1").st_size, file=told, flush=True)
+    if draw.random() < 0.05:
+        os.close(draw.choice([1, 2])) if draw.random() < 0.3 else os.dup2(draw.choice([1, 2]), 77) if draw.random() < 0.5 else os.lseek(1, 3, 0)
+        if not os.path.exists("/proc/self/fd/1") or not os.path.exists("/proc/self/fd/2"):
+            break
+"""
+
+
+def test_what_is_written_is_as_natively(tmp_path: Path) -> None:
+    """Good and bad writes to a log that takes the place of a file, and to that file itself (both are appended to)."""
+    for seed in range(4):
+        seen = []
+        for performed in (False, True):
+            out, log, told = (
+                tmp_path / f"{name}{seed}{performed}" for name in ("out", "log", "told")
+            )
+            command = [sys.executable, "-ISc", WRITES, str(seed), "60", str(told)]
+            with open(out, "ab") as stdout:
+                options: dict[str, Any] = {
+                    "stdout": stdout,
+                    "stderr": subprocess.STDOUT,
+                    "timeout": 60,
+                }
+                if performed:
+                    handlers = [
+                        families.streams(when={"fd": fd}, file=str(log), instead=stdout.fileno())
+                        for fd in (1, 2)
+                    ]
+                    proctor.run(command, handlers, check=True, **options)
+                    assert out.read_bytes() == b""
+                else:
+                    subprocess.run(command, check=True, **options)
+            there = (
+                log if performed and log.exists() else out
+            )  # there is none before the first write
+            seen.append((told.read_text(), there.read_bytes()))
+        pairs = zip(*(each[0].splitlines() for each in seen), strict=False)
+        wrong = [f"{one}\n{other}" for one, other in pairs if one != other]
+        assert not wrong, "\n".join(wrong[:10])
+        assert seen[0] == seen[1]
 
 
 def test_options_are_checked() -> None:

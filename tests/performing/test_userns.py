@@ -1,13 +1,25 @@
-"""How many user namespaces a container may make."""
+"""How many user namespaces a container may make.
+
+PROCTOR_TRIES and PROCTOR_SEED are as for test_random.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import proctor
 from proctor import families
+
+from .containers import PYTHON
+
+PROGRAM = Path(__file__).with_name("random_userns.py")
+TRIES = int(os.environ.get("PROCTOR_TRIES", "40"))
+SEED = int(os.environ.get("PROCTOR_SEED", "1"))
 
 CODE = """
 import ctypes, errno, os, subprocess, sys, threading
@@ -45,3 +57,33 @@ def test_no_more_than_so_many(most: int) -> None:
     assert done.stdout == f"{made}\n-1 ENOSPC\nENOSYS\nthread\n0\n", done.stderr
     with pytest.raises(proctor.PolicyError, match="most is a number"):
         families.userns(most=-1)
+
+
+@pytest.mark.parametrize("user", [False, True], ids=["root", "user"])
+def test_what_is_counted_is_made_as_natively(user: bool) -> None:
+    """Flags of all sorts: what the call says, which namespaces are others then, and with which rights."""
+    command = [PYTHON, "-ISc", PROGRAM.read_text(), str(SEED), str(TRIES)]
+    who = {"user": 1000, "group": 1000, "extra_groups": []} if user else {}
+    natively = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        **who,  # type: ignore[call-overload]
+    )
+    who = {"uid": 1000, "gid": 1000, "groups": ()} if user else {}
+    counted = proctor.run(
+        command,
+        [families.userns(most=1 << 20)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **who,  # type: ignore[arg-type]
+    )
+    assert counted.returncode == 0, counted.stderr
+    assert len(natively.stdout.splitlines()) >= TRIES
+    pairs = zip(natively.stdout.splitlines(), counted.stdout.splitlines(), strict=False)
+    wrong = [f"{one}\n{other}" for one, other in pairs if one != other]
+    assert not wrong, "\n".join(wrong[:20])
+    assert natively.stdout == counted.stdout
