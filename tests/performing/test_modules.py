@@ -124,7 +124,8 @@ def test_by_descriptor_in_each_compression(
         wish = proctor.Perform(None, "", ONE)
         assert performers.carry_out(one.call("finit_module", 77, b"", flags), wish) == Answer(0)
         for fd, flag, number in (
-            (77, 8, errno.EINVAL), (77, 2, errno.EPERM), (78, 0, errno.EBADF),
+            (77, 8, errno.EINVAL), (77, 2, errno.EPERM), (78, 0, errno.EBADF), (78, 4, errno.EBADF),
+            (77, 4 - flags, errno.ENOEXEC if flags else errno.EINVAL),
         ):  # fmt: skip
             verdict = performers.carry_out(one.call("finit_module", fd, b"", flag), wish)
             assert isinstance(verdict, Deny) and verdict.errno == number
@@ -144,7 +145,7 @@ def test_what_is_no_module_file(performers: Performers, host: Path, tmp_path: Pa
     with caller(setup, MAP) as one:
         wish = proctor.Perform(None, "", ONE)
         for fd, number in (
-            (77, errno.EINVAL), (78, errno.EINVAL), (79, errno.EBADF), (80, errno.ENOEXEC), (-1, errno.EBADF),
+            (77, errno.EINVAL), (78, errno.EINVAL), (79, errno.EBADF), (80, errno.EINVAL), (-1, errno.EBADF),
         ):  # fmt: skip
             verdict = performers.carry_out(one.call("finit_module", fd, b"", 0), wish)
             assert isinstance(verdict, Deny) and verdict.errno == number, fd
@@ -198,6 +199,22 @@ def test_hostile_images(performers: Performers, host: Path, tmp_path: Path) -> N
         for size, number in ((10, errno.ENOEXEC), (1 << 40, errno.EPERM)):
             call = one.call("init_module", good, size, b"")
             assert performers.carry_out(call, proctor.Perform(None, "", ONE))[0] == number
+    assert told(host) == []
+
+
+def test_an_image_in_memory_is_not_decompressed(
+    performers: Performers, host: Path, tmp_path: Path
+) -> None:
+    """Nor a file that is cut short taken for one (``module_decompress``)."""
+    packed = gzip.compress(build(tmp_path))
+    verdict = load(performers, packed, ONE)
+    assert isinstance(verdict, Deny) and verdict.errno == errno.ENOEXEC
+    path = tmp_path / "cut"
+    path.write_bytes(packed[: len(packed) // 2])
+    with open(path, "rb") as file, caller(lambda: os.dup2(file.fileno(), 77), MAP) as one:
+        call = one.call("finit_module", 77, b"", 4)
+        verdict = performers.carry_out(call, proctor.Perform(None, "", ONE))
+    assert isinstance(verdict, Deny) and verdict.errno == errno.EINVAL
     assert told(host) == []
 
 

@@ -1,8 +1,10 @@
 """Which module an image is: found out by a process that has nothing to lose.
 
 The image is a target's.  Run as a program with it as standard input, this drops all rights and most
-resources, decompresses it and reads the section ``.modinfo`` (include/linux/module.h; elf(5)).  It prints the
-name, or a sentence that begins with a space.
+resources, decompresses it if it is said to be compressed, and reads the section ``.modinfo`` (include/linux/module.h; elf(5)).
+It prints the name; or a sentence that begins with a space, or with :data:`INVALID` for what is not even a file that could be one.
+
+argv: nothing, or "compressed" (MODULE_INIT_COMPRESSED_FILE).
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from typing import Final
 #: Bytes that an image may have, and seconds that finding out may take.
 LARGEST: Final = 128 << 20
 PATIENCE: Final = 5
+#: Before what is EINVAL, not ENOEXEC (``kernel_read_file`` of fs/kernel_read_file.c, ``module_decompress`` of
+#: kernel/module/decompress.c).
+INVALID: Final = "!"
 _NOBODY: Final = 65534
 _PIECE: Final = 1 << 20
 
@@ -138,10 +143,19 @@ def main() -> None:
     except OSError:
         pass
     confine()
+    mark = INVALID
     try:
-        print(name_of(plain(os.pread(0, LARGEST, 0))), flush=True)
+        data = os.pread(0, LARGEST, 0)
+        if not data:
+            raise ValueError("it is empty")
+        if "compressed" in sys.argv[1:]:
+            packed, data = data, plain(data)
+            if data is packed:
+                raise ValueError("it is not compressed")
+        mark = " "
+        print(name_of(data), flush=True)
     except Exception as error:
-        print(f" {error or type(error).__name__}".replace("\n", " "), flush=True)
+        print(f"{mark}{error or type(error).__name__}".replace("\n", " "), flush=True)
 
 
 if __name__ == "__main__":

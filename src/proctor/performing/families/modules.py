@@ -144,7 +144,7 @@ def _asked_for(task: Task) -> Generator[Any, Any, str]:
             raise Said(errno.EBADF)
         if not stat.S_ISREG(pin.named.status.mode):
             raise Said(errno.EINVAL)
-        return (yield from _named(task, pin.fd))
+        return (yield from _named(task, pin.fd, bool(flags & _COMPRESSED)))
     length = call.args["len"]
     if length < _ELF_HEADER:
         raise Said(errno.ENOEXEC)
@@ -154,21 +154,25 @@ def _asked_for(task: Task) -> Generator[Any, Any, str]:
     try:
         with open(fd, "wb", closefd=False) as file:
             file.write(call.copied(call.args["module_image"], length))
-        return (yield from _named(task, fd))
+        return (yield from _named(task, fd, False))
     finally:
         os.close(fd)
 
 
-def _named(task: Task, fd: int) -> Generator[Any, Any, str]:
+def _named(task: Task, fd: int, compressed: bool) -> Generator[Any, Any, str]:
     """The name of an image.
 
+    :param compressed: whether it is said to be; what is not is read as it is.
     :raises Said: it is none.
     :raises Trouble: it could not be found out."""
     from proctor.performing import programs
 
-    command = [sys.executable, "-ISB", module_name.__file__]
+    how = ["compressed"] if compressed else []
+    command = [sys.executable, "-ISB", module_name.__file__, *how]
     done = yield from programs.run(task, command, fd, patience=module_name.PATIENCE)
     said = done.said.decode("ascii", "replace").rstrip("\n")
+    if said.startswith(module_name.INVALID):
+        raise Said(errno.EINVAL, said[1:])
     if not said or said.startswith(" "):
         raise Said(errno.ENOEXEC, said.strip() or "reading it takes more than is given for that")
     return said
