@@ -349,7 +349,9 @@ def test_what_was_made_by_who_lost_the_role_is_given_once(
             loop = made[0].supervisor._decider._engine._loop  # type: ignore[attr-defined]
             before = loop.generation
             loop.surrender()
-            while loop.generation == before:
+            for _ in range(20_000):  # whoever has lost it before has nothing to surrender
+                if loop.generation != before:
+                    break
                 os.sched_yield()
 
     def counted(self: Usual, *what: Any) -> None:
@@ -362,22 +364,25 @@ def test_what_was_made_by_who_lost_the_role_is_given_once(
         "import threading\n"
         "said = []\n"
         "for turn in range(300):\n"
-        "    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL\n"
-        "    thread = threading.Thread(target=lambda: said.append(opened(f'{turn}', flags)))\n"
+        "    flags, name = os.O_RDWR | os.O_CREAT | os.O_EXCL, f'{sys.argv[1]}.{turn}'\n"
+        "    thread = threading.Thread(target=lambda: said.append(opened(name, flags)))\n"
         "    thread.start()\n"
         "    thread.join()\n"
         "assert said == [0] * 300, said\n"
     )
-    asked = Asked(RULES.format(top=top))
-    process = proctor.spawn(
-        [sys.executable, "-IS", "-c", OPENS + program],
-        asked.handlers,
-        filter=asked.policy.filter(),
-        cwd=top,
-        **asked.policy.supervisor_options(),
-    )
-    made.append(process)
-    with process:
-        assert process.wait(120) == 0
-    assert len(os.listdir(top)) == 300
-    assert given
+    for attempt in range(1, 11):  # it may be that each is lost where nothing is opened yet
+        asked = Asked(RULES.format(top=top))
+        process = proctor.spawn(
+            [sys.executable, "-IS", "-c", OPENS + program, str(attempt)],
+            asked.handlers,
+            filter=asked.policy.filter(),
+            cwd=top,
+            **asked.policy.supervisor_options(),
+        )
+        made[:] = [process]
+        with process:
+            assert process.wait(120) == 0
+        assert len(os.listdir(top)) == 300 * attempt
+        if given:
+            return
+    pytest.fail("nobody lost the role in time")
