@@ -7,11 +7,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 import proctor
+from proctor.kernel.notification import Notification
 from proctor.supervisor.backlog import Backlog
 from proctor.supervisor.container import Container, Quotas
 from proctor.supervisor.driver import Driver
@@ -24,6 +26,7 @@ from tests.support.stalling import await_threads
 GETPPID = "110"
 GETPGRP = "111"
 CALLERS = 20
+X86_64 = 0xC000003E
 
 Start = Callable[..., proctor.Process]
 
@@ -262,6 +265,59 @@ def test_no_rate_holds_what_was_begun() -> None:
     assert share.delay(0.0, begun) == 0.0
     share.begin(begun, 0.0)
     assert share.delay(0.0, new) == 2.0
+
+
+class _Elsewhere:
+    """Where calls were received that are submitted."""
+
+    def id_valid(self, id: int) -> bool:
+        return True
+
+    def send(self, id: int, *answer: int) -> bool:
+        return True
+
+
+def test_a_few_looks_at_what_waits_are_taken_between_two_rounds(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three hundred calls are to be looked at, all at once: whoever receives comes to that in between."""
+    now = [100.0]
+    end, other = os.pipe2(os.O_CLOEXEC)
+    fds = [os.dup(end) for _ in range(300)]
+    looks, at_rounds = [0], [0]
+
+    def wait(fd: int) -> proctor.Later:
+        def look() -> proctor.Later:
+            looks[0] += 1
+            return wait(fd)
+
+        return proctor.Later(fd, look, lambda: None, 1.0)
+
+    handler = proctor.Handler(("getppid",), lambda call: wait(fds[call.id]))
+    container = Container(handlers=[handler])
+    world = make_world()
+    world.clock = lambda: now[0]
+    supervisor = proctor.Supervisor(world=world)
+    real = type(supervisor._engine).serve
+
+    def serve(*arguments: Any) -> int:
+        at_rounds.append(looks[0])
+        return real(*arguments)
+
+    monkeypatch.setattr(type(supervisor._engine), "serve", serve)
+    port: Any = _Elsewhere()
+    for number in range(300):
+        supervisor.submit(Notification(number, 1000 + number, 110, X86_64), port, container)
+    while any(job.later is None for job in supervisor._decider.calls.pending(None)):
+        supervisor.step(0.0)
+    now[0] += 2.0
+    while looks[0] < 300:
+        supervisor.step(0.0)
+    supervisor.close()
+    await_threads()
+    for fd in (end, other, *fds):
+        os.close(fd)
+    assert max(after - before for before, after in pairwise(at_rounds)) <= 64
 
 
 def test_an_observer_that_blocks_after_a_deadline_keeps_a_thread_of_that_container(

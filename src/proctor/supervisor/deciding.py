@@ -426,6 +426,10 @@ class Decider(Turns):
             with self._lock:
                 self.backlog.back(alive)
 
+    def patience(self) -> tuple[float | None, bool]:
+        """See there; what is due and not seen to is not waited with."""
+        return (0.0, True) if self._overdue else super().patience()
+
     def next_overdue(self) -> Continuation | Ending | None:
         """What is due, and what was awaited for long enough; for whoever has the role, after :meth:`tend`: each by itself,
         so that one who is told of it and stalls keeps a thread of that call's container."""
