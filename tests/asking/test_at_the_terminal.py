@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tty
@@ -14,7 +16,10 @@ from pathlib import Path
 import pytest
 
 from proctor.asking import terminal
+from proctor.asking.holding import descendants
 from proctor.asking.question import Asking, Question
+from proctor.syscalls import tables
+from proctor.syscalls.architectures import native
 from tests.agent.running import eventually
 from tests.support.screen import Screen
 
@@ -101,6 +106,21 @@ def test_answers_are_asked_for_once(start: Start, tmp_path: Path) -> None:
     (tmp_path / "answers").unlink()
 
 
+def reads(name: str, group: int) -> bool:
+    """Whether a program of this name waits in read(2), and has no signal that is still to come."""
+    for pid, process in descendants().items():
+        if process.group != group:
+            continue
+        status = Path(f"/proc/{pid}/status").read_text()
+        if f"Name:\t{name}\n" in status:
+            pending = re.findall(r"^S(?:ig|hd)Pnd:\t(.*)", status, re.MULTILINE)
+            call = Path(f"/proc/{pid}/syscall").read_text().split()[0]
+            return call == str(tables.numbers(native())["read"]) and not any(
+                int(each, 16) for each in pending
+            )
+    return False
+
+
 @needs("less")
 def test_in_the_middle_of_less(start: Start, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "now")
@@ -120,10 +140,39 @@ def test_in_the_middle_of_less(start: Start, tmp_path: Path) -> None:
     assert (tmp_path / "d").is_dir()
     assert screen.mode == raw
     assert screen.foreground == group
+    # what less has just read it loses where SIGWINCH, by which it draws anew, is delivered only then
+    eventually(lambda: reads("less", group))
     screen.type("G")
     screen.expect("line 499")
     screen.type("q")
     assert screen.close() == 0
+
+
+#: Reads keys, and says how often it was told to draw anew, once it is told of a power failure.
+DRAWS = """
+import os, signal, tty
+drawn = []
+signal.signal(signal.SIGWINCH, lambda *_: drawn.append(0))
+signal.signal(signal.SIGPWR, lambda *_: (print("drawn:", len(drawn), flush=True), os._exit(0)))
+tty.setcbreak(0)
+print("read" "ing", flush=True)
+while True:
+    os.read(0, 1)
+"""
+
+
+def test_who_draws_a_screen_is_told_once_to_draw_it_anew(start: Start, tmp_path: Path) -> None:
+    """A second SIGWINCH, from whoever stands in front of the command, came when it came: less loses a key by it."""
+    os.mkfifo(tmp_path / "now")
+    shell = '(read x <now; mkdir d; echo >done) & exec "$0" -c "$1"'
+    screen = start("sh", "-c", shell, sys.executable, DRAWS)
+    screen.expect("reading")
+    (tmp_path / "now").write_text("\n")
+    screen.expect(ASKS)
+    screen.type("y")
+    eventually((tmp_path / "done").exists)
+    os.kill(screen.pid, signal.SIGPWR)  # passed on after a SIGWINCH, whose number is lower
+    screen.expect("drawn: 1\r\n")
 
 
 @needs("vim")

@@ -109,7 +109,8 @@ def wait(process: Process, *, all_of_them: bool) -> int:
             signal.SIGQUIT,
         ):
             return code  # the command is gone; whoever waits for its descendants has had enough
-        if code is None and not front.from_terminal(info):
+        # nor what is ours: who draws a screen anew is told by proctor.asking.terminal, with all of its group
+        if code is None and not front.from_terminal(info) and info.si_pid != os.getpid():
             process.send_signal(number)
 
 
