@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -58,8 +58,8 @@ def agent(place: Path) -> Iterator[Callable[..., RunningAgent]]:
     """Starts agents."""
     made: list[RunningAgent] = []
 
-    def start(*options: str, spare: bool = False) -> RunningAgent:
-        made.append(RunningAgent(place, *options, spare=spare))
+    def start(*options: str, spare: bool = False, by: Sequence[str] = ()) -> RunningAgent:
+        made.append(RunningAgent(place, *options, spare=spare, by=by))
         return made[-1]
 
     yield start

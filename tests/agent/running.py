@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from proctor.agent.control import ask
 class Command:
     """A ``proctor`` command that goes on; its standard error is kept."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, by: Sequence[str] = ()) -> None:
+        """:param by: a command that becomes it."""
         self.said: list[str] = []
         self._heard = threading.Condition()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "proctor", *words], stderr=subprocess.PIPE, text=True
+            [*by, sys.executable, "-m", "proctor", *words], stderr=subprocess.PIPE, text=True
         )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -67,13 +68,16 @@ class Command:
 class RunningAgent(Command):
     """``proctor agent``."""
 
-    def __init__(self, place: Path, *options: str, spare: bool = False) -> None:
+    def __init__(
+        self, place: Path, *options: str, spare: bool = False, by: Sequence[str] = ()
+    ) -> None:
         self.place = place
         self.socket = str(place / "oci.sock")
         self.control = str(place / "control.sock")
         super().__init__(
             "agent", "--policy-dir", str(place / "policies"), "--oci", self.socket,
             "--control", self.control, "--verbose", *options, *([] if spare else ["--no-spare"]),
+            by=by,
         )  # fmt: skip
         self.heard("proctor: ready")
 

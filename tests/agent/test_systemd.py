@@ -52,6 +52,7 @@ class Manager:
         self.thread = threading.Thread(target=self._listen, daemon=True)
         self.thread.start()
         self.process: subprocess.Popen[bytes] | None = None
+        self.errors = open(place / "errors", "a+")  # noqa: SIM115
 
     def _listen(self) -> None:
         while True:
@@ -84,8 +85,13 @@ class Manager:
 
     def start(self, *options: str) -> None:
         """Start the service with what is in the store."""
-        ours, theirs = socket.socketpair()
         ready = self.said.count("READY=1")
+        self.begin(*options)
+        eventually(lambda: self.said.count("READY=1") > ready, 60)
+
+    def begin(self, *options: str) -> None:
+        """Start it, and wait for nothing."""
+        ours, theirs = socket.socketpair()
         names, fds = list(self.store), list(self.store.values())
         with ours, theirs:
             self.process = subprocess.Popen(
@@ -97,10 +103,10 @@ class Manager:
                 ],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "NOTIFY_SOCKET": str(self.place / "notify"), "WATCHDOG_USEC": "200000"},
+                stderr=self.errors,
             )  # fmt: skip
             for fd in fds:
                 socket.send_fds(ours, [b"x"], [fd])
-            eventually(lambda: self.said.count("READY=1") > ready, 60)
 
     def end(self, number: int) -> int:
         """End the service by a signal, whose store stays."""
@@ -116,6 +122,7 @@ class Manager:
             sock.sendto(b"STOP=1", str(self.place / "notify"))
         self.thread.join(30)
         self.sock.close()
+        self.errors.close()
         for fd in self.store.values():
             os.close(fd)
 
@@ -163,6 +170,56 @@ def test_a_listener_that_hung_up_meanwhile_is_forgotten(manager: Manager) -> Non
     ]
     os.close(manager.store.pop(hung))
     manager.start()
+    eventually(lambda: not any(name.startswith("listener ") for name in manager.store))
+
+
+#: mkdir until it is no call any more.
+UNTIL_NONE = (
+    "import errno, os\n"
+    "while True:\n"
+    "    try: os.mkdir('/tmp/forbidden-1')\n"
+    "    except OSError as problem:\n"
+    "        if problem.errno != errno.EROFS: os._exit(problem.errno == errno.ENOSYS and 9)\n"
+)
+
+
+def test_what_another_version_left_is_left_to_it(manager: Manager, place: Path) -> None:
+    """The service says so and ends; all is still in the store, and calls wait for whoever understands it."""
+    manager.start()
+    command = (sys.executable, "-c", CALLS)
+    with hand_over(str(place / "oci.sock"), "storm", *command) as target:
+        eventually(lambda: sum(name.startswith("listener ") for name in manager.store) == 3)
+        manager.end(signal.SIGKILL)
+        manager.store["version 2@0"] = manager.store.pop("version 1@0")
+        store = dict(manager.store)
+        manager.begin()
+        assert manager.process is not None and manager.process.wait(60) > 0
+        assert manager.store == store
+        said = (place / "errors").read_text()
+        assert (
+            "what the service manager keeps has version 2 of what" in said and "Trace" not in said
+        )
+        manager.store["version 1@0"] = manager.store.pop("version 2@0")
+        manager.start()
+        assert target.wait(100) == 0
+    assert list(manager.store).count("version 1@0") == 1
+
+
+def test_a_listener_that_cannot_be_taken_over_keeps_nobody_waiting(
+    manager: Manager, place: Path
+) -> None:
+    """Its journal is none that is understood: whoever calls there hears that nobody answers, instead of nothing."""
+    manager.start()
+    command = (sys.executable, "-c", UNTIL_NONE)
+    with hand_over(str(place / "oci.sock"), "storm", *command) as target:
+        eventually(lambda: sum(name.startswith("listener ") for name in manager.store) == 3)
+        manager.end(signal.SIGKILL)
+        os.close(manager.store["listener 1@1"])
+        manager.store["listener 1@1"] = os.memfd_create("nothing")
+        manager.start()
+        assert target.wait(100) == 9
+    said = (place / "errors").read_text()
+    assert "listener 1 cannot be taken over" in said and "its calls get ENOSYS" in said
     eventually(lambda: not any(name.startswith("listener ") for name in manager.store))
 
 

@@ -6,7 +6,6 @@ import errno
 import gc
 import json
 import os
-import resource
 import select
 import signal
 import socket
@@ -80,6 +79,92 @@ def test_a_monitor_is_replaced_on_purpose(agent: Start, tmp_path: Path) -> None:
             running.heard("is replaced", times)  # by us: no end that anybody should look into
         over.touch()
         assert target.wait(100) == 0
+
+
+#: As STORM, slower and by one thread, until a file is there.
+UNTIL = """
+import os, sys, time
+odd = 0
+while not os.path.exists(sys.argv[1]):
+    try:
+        os.chmod("/tmp", 0o1777)
+        odd += 1
+    except OSError as problem:
+        odd += problem.errno != 123
+    time.sleep(0.01)
+os._exit(min(odd, 100))
+"""
+#: What makes of the proctor on disk one of another version, and one of before there were versions.
+OTHERS = {
+    "later": "import proctor.agent.keeping as keeping\nkeeping.VERSION = 2\n",
+    "earlier": """
+import proctor.agent.keeping as keeping
+class KeptBy(keeping.KeptBy):
+    def first(self):
+        return bool(self._receive()[0]["first"])
+    def take_over(self):
+        self._sock.settimeout(None)
+        keeping.scm.send(self._sock, b'{"ready": true}')
+        return self._receive()
+keeping.KeptBy = KeptBy
+""",
+}
+SAYS = {
+    "later": "this agent's keeper has version 1 of what keepers and monitors say to each other, the monitor version 2",
+    "earlier": "has no version of what keepers and monitors say to each other, its keeper version 1: it is given",
+}
+
+
+@pytest.mark.parametrize("spare", [False, True])
+@pytest.mark.parametrize("other", list(OTHERS))
+def test_one_of_another_version_takes_nothing_over(
+    agent: Start, place: Path, other: str, spare: bool
+) -> None:
+    """It says so; whoever serves goes on, and is replaced once there is one of its own version."""
+    (place / "disk").mkdir()
+    running = agent(spare=spare, by=["env", f"PYTHONPATH={place}/disk"])
+    command = (sys.executable, "-c", UNTIL, str(place / "over"))
+    with hand_over(running.socket, "storm", *command) as target:
+        running.heard("served")
+        serving = running.serving
+        (place / "disk/sitecustomize.py").write_text(OTHERS[other])
+        os.kill(running.process.pid, signal.SIGHUP)
+        running.heard(SAYS[other])
+        running.heard("ended with status")
+        eventually(lambda: running.monitors == [serving])  # no spare either: it would be no other
+        assert running.serving == serving
+        (place / "disk/sitecustomize.py").unlink()
+        os.kill(running.process.pid, signal.SIGHUP)
+        running.heard("took over 1 containers")
+        (place / "over").touch()
+        assert target.wait(100) == 0
+
+
+def test_a_keeper_that_stands_still_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has not answered it answers later, and from then on all is as it was."""
+    monkeypatch.setattr("proctor.agent.keeping._PATIENCE", 0.05)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    keeper = Keeper([], [], lambda text: None)
+    kept_by = KeptBy(ours)
+    with open(os.devnull) as null:
+        for name in ("listener 1", "listener 2"):
+            with pytest.raises(ProctorError, match=f"{name} may not be kept: the keeper does not"):
+                kept_by.keep(name, [null.fileno()])
+        kept_by.forget("listener 1")
+        answering = answer(keeper, theirs, 3)
+        answering.join(20)
+        monkeypatch.setattr("proctor.agent.keeping._PATIENCE", 20)
+        answering = answer(keeper, theirs, 2)
+        kept_by.keep("listener 3", [null.fileno()])
+        monkeypatch.setattr(keeper, "_most", 3)
+        with pytest.raises(ProctorError, match="listener 4 is not kept"):
+            kept_by.keep("listener 4", [null.fileno()])
+        answering.join(20)
+    assert list(keeper._kept) == ["listener 2", "listener 3"]
+    for item in keeper._kept.values():
+        item.close()
+    ours.close()
+    theirs.close()
 
 
 def test_what_was_known_of_a_container_is_known_again(agent: Start) -> None:
@@ -268,12 +353,8 @@ def test_one_that_is_to_be_replaced_before_it_serves_is_tried_again(
 
 def test_whoever_starts_an_agent_may_have_a_low_limit(agent: Start) -> None:
     """The keeper, too, takes what it may have: it has three descriptors of each container."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
-    try:
-        running = agent()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    # of its own, not of ours while it starts: whoever runs many tests has more open than that
+    running = agent(by=["sh", "-c", 'ulimit -Sn 40; exec "$@"', "sh"])
     targets = [hand_over(running.socket, f"c-{number}", "sleep", "1000") for number in range(20)]
     running.heard("served", 20)
     os.kill(running.serving, signal.SIGKILL)

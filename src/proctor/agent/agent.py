@@ -212,7 +212,11 @@ class Agent:
         listener, journal_fd, memory = item.fds
         port = Listener(listener)
         try:
-            journal = Journal(journal_fd)
+            try:
+                journal = Journal(journal_fd)
+            except ProctorError:
+                os.close(journal_fd)
+                raise
             try:
                 record = msgspec.json.decode(read_memory(memory), type=Record)
                 held = self._held.get((record.facts.door, record.facts.uid, record.facts.id))

@@ -20,7 +20,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from proctor.agent.keeping import HAND_OVER, LONGEST, Item, raise_limits, together
+from proctor.agent.keeping import (
+    HAND_OVER,
+    LONGEST,
+    VERSION,
+    Item,
+    otherwise,
+    raise_limits,
+    together,
+)
 from proctor.agent.lingering import lingers
 from proctor.kernel import scm
 
@@ -61,6 +69,8 @@ class _Monitor:
         #: Whether whoever serves is to be ended once this one is ready.
         self.replaces = replaces
         self.replaced = False
+        #: Whether it speaks otherwise than we do: the next of its program would, too.
+        self.strange = False
         #: When it is killed that did not end by itself.
         self.ends_at: float | None = None
         self.ready = False
@@ -68,7 +78,7 @@ class _Monitor:
         self.began = time.monotonic()
         #: Since when it is over but for that.
         self.lingers_since: float | None = None
-        self.send({"first": first})
+        self.send({"first": first, "version": VERSION})
 
     def send(self, word: dict[str, object], fds: Sequence[int] = ()) -> None:
         """Send; who takes nothing is ended."""
@@ -242,22 +252,32 @@ class Keeper:
         if not message.data:
             return False
         word = json.loads(message.data)
+        number = word.get("number")
         if message.lost or any(fd >= self._most for fd in message.fds):
             message.close()
-            monitor.send({"kept": False})
+            monitor.send({"kept": False, "number": number})
         elif "keep" in word:
             self._let_go(word["keep"])
             self._kept[word["keep"]] = Item(word["keep"], message.fds)
-            monitor.send({"kept": True})
+            monitor.send({"kept": True, "number": number})
         elif "forget" in word:
             self._let_go(word["forget"])
-            monitor.send({"forgotten": True})
+            monitor.send({"forgotten": True, "number": number})
         elif "serves" in word:
             if self._first:
                 self._ready()
             self._first = False
         elif "renew" in word:
             self._renew()
+        elif "refuses" in word:
+            monitor.strange = True
+        elif "ready" in word and word.get("version") != VERSION:
+            monitor.strange = True
+            self._tell(
+                otherwise(f"monitor {monitor.process.pid}", word.get("version"), "its keeper")
+                + ": it is given nothing, and ended"
+            )
+            monitor.process.kill()
         elif "ready" in word and not self._stopping:
             monitor.ready = True
             serving = self._serving()
@@ -315,7 +335,7 @@ class Keeper:
         ready = next((each for each in self._monitors if each.ready), None)
         if monitor.serves and ready is not None:
             self._give(ready)
-        elif not self._monitors or (self._spare and not monitor.serves):
+        elif not self._monitors or (self._spare and not monitor.serves and not monitor.strange):
             self._start_at = time.monotonic() + _pause(self._deaths)
 
 

@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, Protocol
 
@@ -21,12 +22,23 @@ from proctor.errors import ProctorError
 from proctor.kernel import scm
 from proctor.records import NamedTuple
 
+#: Version of what a keeper and a monitor say to each other, and of what is kept: the names of items, what their descriptors
+#: are, and what is in the memory of those (but for journals, which say their own).  Another one where one of two programs
+#: would not understand the other; a field more, which may be missing, is none.  An upgrade changes monitors, and the keeper
+#: stays: who is of another version serves nothing, so that whoever serves goes on.
+VERSION: Final = 1
 #: Seconds in which a keeper confirms what it keeps.
 _PATIENCE: Final = 5.0
 #: Bytes of what a keeper and a monitor tell each other.
 LONGEST: Final = 4096
 #: What tells a monitor to leave what it serves to the next one, and to end.
 HAND_OVER: Final = signal.SIGUSR1
+
+
+def otherwise(who: str, version: object, mine: str) -> str:
+    """That one is of another version, in a sentence."""
+    theirs = "no version" if version is None else f"version {version}"
+    return f"{who} has {theirs} of what keepers and monitors say to each other, {mine} version {VERSION}"
 
 
 class Item(NamedTuple):
@@ -122,15 +134,28 @@ class KeptBy:
         self._sock = sock
         sock.settimeout(_PATIENCE)
         self._gone = False
+        #: Numbers of the last question, and of the last one that was answered.
+        self._asked = self._answered = 0
 
     def first(self) -> bool:
-        """Whether there was no monitor before us."""
-        return bool(self._receive()[0]["first"])
+        """Whether there was no monitor before us.
+
+        :raises ProctorError: the keeper is of another version: whoever serves is to go on."""
+        word = self._receive()[0]
+        if word.get("version") != VERSION:
+            with suppress(OSError):
+                scm.send(self._sock, json.dumps({"refuses": VERSION}).encode())
+            raise ProctorError(
+                otherwise("this agent's keeper", word.get("version"), "the monitor")
+                + ", which takes nothing over: the keeper is of another proctor than is on disk now, and is replaced by "
+                "an end of the agent and a new beginning"
+            )
+        return bool(word["first"])
 
     def take_over(self) -> list[Item]:
         """Say that we are ready, and be given what there is, once nobody else has it."""
         self._sock.settimeout(None)  # until whoever we replace has ended, or for ever as a spare
-        scm.send(self._sock, b'{"ready": true}')
+        scm.send(self._sock, json.dumps({"ready": True, "version": VERSION}).encode())
         items: list[Item] = []
         while True:
             word, fds = self._receive()
@@ -156,8 +181,12 @@ class KeptBy:
         if self._gone:
             return  # that was said once
         try:
-            scm.send(self._sock, json.dumps({"keep": name}).encode(), fds)
-            kept = self._receive()[0]["kept"]
+            kept = self._ask({"keep": name}, fds)["kept"]
+        except (TimeoutError, BlockingIOError):
+            raise ProctorError(
+                f"{name} may not be kept: the keeper does not answer; should this monitor end before it does, what "
+                "is in flight there is lost"
+            ) from None
         except OSError as problem:
             self._gone = True
             raise ProctorError(
@@ -176,10 +205,34 @@ class KeptBy:
         if self._gone:
             return
         try:
-            scm.send(self._sock, json.dumps({"forget": name}).encode())
-            self._receive()
+            self._ask({"forget": name})
+        except (TimeoutError, BlockingIOError):
+            pass  # it will, once it goes on
         except OSError:
             self._gone = True
+
+    def _ask(self, word: dict[str, object], fds: Sequence[int] = ()) -> dict[str, Any]:
+        """The keeper's answer.  One that stands still (stopped, or a machine without time for it) is waited for once, and
+        asked on: what it has not answered it answers later.
+
+        :raises OSError: TimeoutError or BlockingIOError: it does not answer; else it is gone."""
+        self._sock.settimeout(0)
+        with suppress(BlockingIOError):
+            while self._answered < self._asked:
+                self._answer()
+        if self._answered == self._asked:
+            self._sock.settimeout(_PATIENCE)
+        number = self._asked + 1
+        scm.send(self._sock, json.dumps({**word, "number": number}).encode(), fds)
+        self._asked = number
+        while self._answered < number:
+            answer = self._answer()
+        return answer
+
+    def _answer(self) -> dict[str, Any]:
+        answer = self._receive()[0]
+        self._answered = answer["number"]
+        return answer
 
     def _receive(self) -> tuple[dict[str, Any], tuple[int, ...]]:
         message = scm.receive(self._sock, LONGEST)

@@ -91,7 +91,10 @@ class Server:
                 try:
                     self.agent.restore(item)
                 except Exception as problem:  # the others are not to suffer from it
-                    self.agent.trouble(f"{item.name} cannot be taken over: {problem}")
+                    self.agent.trouble(
+                        f"{item.name} cannot be taken over: {problem}; it is let go, and its calls get ENOSYS"
+                    )
+                    self.agent.forget(item.name)  # else they would wait as long as it is kept
             elif item.name.startswith("connection "):
                 connections.append((item, item.fds[0], self.agent.connection(item)))
             elif item.name.startswith("silent "):

@@ -12,10 +12,11 @@ import os
 import select
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 from urllib.parse import quote, unquote
 
-from proctor.agent.keeping import Item
+from proctor.agent.keeping import VERSION, Item, memory_of, otherwise
 from proctor.errors import ProctorError
 from proctor.kernel import scm
 
@@ -23,6 +24,8 @@ from proctor.kernel import scm
 _FIRST: Final = 3
 #: Seconds in which the manager confirms what it has read.
 _PATIENCE: Final = 5.0
+#: Item that says by its name of which version the others are.
+_VERSION: Final = "version"
 _PARTS: Final = {
     "listener": 3, "alive": 1, "connection": 3, "silent": 1, "socket": 1, "policies": 1, "below": 2, "inner": 3, "marks": 1,
 }  # fmt: skip
@@ -56,7 +59,16 @@ class Store:
         self.watchdog = seconds / 2 if seconds and mine else None
 
     def first(self) -> bool:
-        """Whether there was no monitor before us."""
+        """Whether there was no monitor before us.
+
+        :raises ProctorError: whoever was is of another version; the manager still has all."""
+        for item in self._items:
+            kind, _, version = item.name.partition(" ")
+            if kind == _VERSION and version != str(VERSION):
+                raise ProctorError(
+                    otherwise("what the service manager keeps", version, "this monitor")
+                    + ", which takes nothing over: it waits for the proctor that left it; systemctl stop lets it go"
+                )
         return not any(item.name.startswith(("listener ", "policies")) for item in self._items)
 
     def take_over(self) -> list[Item]:
@@ -69,6 +81,10 @@ class Store:
             else:  # nobody uses its filter any more, or it is none of ours
                 item.close()
                 self.forget(item.name)
+        memory = memory_of(b"")
+        with suppress(ProctorError):  # told of what is kept next
+            self.keep(f"{_VERSION} {VERSION}", [memory])  # before anything of it is there
+        os.close(memory)
         return whole
 
     def serves(self) -> None:
