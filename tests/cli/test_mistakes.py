@@ -164,10 +164,13 @@ def test_what_is_no_log(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--policy-dir", "none", "--listener", "x"], "none: No such file or directory"),
-        (["--policy-dir", "", "--listener", "x"], '"": No such file or directory'),
-        (["--policy-dir", "p", "--listener", "x"], "no: No such file or directory; is NRI on"),
-        (["--policy-dir", "p", "--listener", "x", "--base", "no"], "no: No such file or directory"),
+        (["--policy-dir", "none", "--listener", "/x"], "none: No such file or directory"),
+        (["--policy-dir", "", "--listener", "/x"], '"": No such file or directory'),
+        (["--policy-dir", "p", "--listener", "/x"], "no: No such file or directory; is NRI on"),
+        (
+            ["--policy-dir", "p", "--listener", "/x", "--base", "no"],
+            "no: No such file or directory",
+        ),
     ],
 )
 def test_what_nri_is_told_wrong(run: Run, tmp_path: Path, words: list[str], says: str) -> None:
@@ -178,6 +181,30 @@ def test_what_nri_is_told_wrong(run: Run, tmp_path: Path, words: list[str], says
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"proctor: {says}") and "still holds" not in line
+
+
+@pytest.mark.parametrize("words", [("nri", "--policy-dir", "p"), ("profile", "p.toml")])
+def test_runtimes_are_told_where_the_agent_is_from_anywhere(
+    run: Run, words: tuple[str, ...]
+) -> None:
+    done = run(*words, "--listener", "relative/oci.sock")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert '--listener: "relative/oci.sock": runtimes want an absolute path' in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["run", "agent"])
+def test_a_log_that_nobody_reads_is_not_waited_for(run: Run, tmp_path: Path, verb: str) -> None:
+    """A FIFO without a reader, of which open(2) says nothing for ever."""
+    pytest.importorskip("msgspec")
+    os.mkfifo(tmp_path / "pipe")
+    words = {
+        "run": ("--", "true"),
+        "agent": ("--policy-dir", ".", "--control", "none", "--oci", f"{tmp_path}/oci.sock"),
+    }[verb]
+    done = run(verb, "--log", "pipe", *words)
+    assert done.returncode == {"run": 125, "agent": 2}[verb]
+    assert done.stderr.endswith("proctor: --log pipe: nobody reads from this FIFO\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_agent_whose_sockets_directory_is_not_there(run: Run, tmp_path: Path) -> None:

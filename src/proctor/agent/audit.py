@@ -7,10 +7,8 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from proctor.observe.lines import Lines
+from proctor.observe.lines import Lines, open_log
 from proctor.observe.writer import Writer
-
-_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
 class LogFile(Lines):
@@ -25,7 +23,7 @@ class LogFile(Lines):
 
     def __init__(self, path: str, broken: Callable[[OSError], object]) -> None:
         self._path = path
-        self._file = os.open(path, _FLAGS, 0o600)
+        self._file = open_log(path)
         super().__init__(self._file, f"--log {path}", broken)
 
     def _write_lines(self, lines: list[str]) -> None:
@@ -40,7 +38,7 @@ class LogFile(Lines):
 
     def _reopen(self) -> None:
         try:
-            made = os.open(self._path, _FLAGS, 0o600)
+            made = open_log(self._path)
         except OSError:
             return  # its directory is gone: what we have open is better than nothing
         os.dup2(made, self._file, inheritable=False)

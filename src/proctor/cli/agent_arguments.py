@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from proctor.cli.parsing import Parser, duration, nonempty, seconds, verb, whole
+from proctor.cli.parsing import Parser, absolute, duration, seconds, verb, whole
 from proctor.words import quoted
 
 #: Where an agent can be asked, if nobody says.
@@ -31,7 +31,7 @@ def nri(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--listener",
         required=True,
-        type=nonempty,
+        type=absolute,
         metavar="SOCKET",
         help="where the runtime finds the agent (its --oci)",
     )

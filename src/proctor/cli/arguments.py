@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from proctor._version import VERSION
-from proctor.cli.parsing import Once, Parser, amount, nonempty, verb
+from proctor.cli.parsing import Once, Parser, absolute, amount, verb
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -187,7 +187,7 @@ def _profile(verbs: argparse._SubParsersAction[Parser]) -> None:
             help=f"another profile: {help}; runtime-spec's order of actions",
         )
     profile.add_argument(
-        "--listener", type=nonempty, metavar="SOCKET", help="where the runtime finds the agent"
+        "--listener", type=absolute, metavar="SOCKET", help="where the runtime finds the agent"
     )
     profile.add_argument("--metadata", metavar="TEXT", help="what the runtime tells the agent")
     profile.add_argument(

@@ -103,6 +103,13 @@ def nonempty(text: str) -> str:
     return text
 
 
+def absolute(text: str) -> str:
+    """A path that means the same to whoever reads it elsewhere."""
+    if not nonempty(text).startswith("/"):
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: runtimes want an absolute path")
+    return text
+
+
 def verb(module: str, name: str = "") -> Callable[[argparse.Namespace], int]:
     """What a verb does, loaded when it is to."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +20,7 @@ from proctor.observe.events import (
     TakenOver,
     Trouble,
 )
-from proctor.observe.lines import Lines
+from proctor.observe.lines import Lines, open_log
 from proctor.observe.observers import said
 
 if TYPE_CHECKING:
@@ -180,8 +179,7 @@ def to_file(path: str, broken: Callable[[OSError], object]) -> Lines:
     :param broken: see :class:`~proctor.observe.lines.Lines`.
     :raises OSError: it cannot be opened.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    return Lines(fd, f"--log {path}", broken)
+    return Lines(open_log(path), f"--log {path}", broken)
 
 
 def record(event: Event) -> dict[str, Any]:
