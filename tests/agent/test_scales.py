@@ -18,6 +18,8 @@ from tests.agent.runtimes import missing
 
 LISTENERS = int(os.environ.get("PROCTOR_LISTENERS", "150"))
 VISITS = int(os.environ.get("PROCTOR_VISITS", "120"))
+#: Threads that may be made where the machine has no time for those that are there; they stay, and wait for more.
+WORKERS = 10
 #: Sleeps, and takes little memory for it.
 _PAUSE = "#include <unistd.h>\nint main(void) { return pause(); }\n"
 
@@ -67,12 +69,12 @@ def test_idle_listeners_cost_little_and_hold_up_nobody(
         eventually(lambda: len(running.ask(do="ps")["containers"]) == LISTENERS, 120)
         each = (memory(running) - before) / LISTENERS
         assert each < 16, f"{each:.1f} KiB for each listener"
-        assert threads(running) == tasks
+        assert threads(running) < tasks + WORKERS
         with hand_over(running.socket, "last", "mkdir", "/tmp/forbidden-2") as target:
             assert target.wait(60) == 1
     eventually(lambda: not running.ask(do="ps")["containers"], 120)
     eventually(lambda: running.descriptors <= fds, 60)
-    assert threads(running) == tasks
+    assert threads(running) < tasks + WORKERS
 
 
 @pytest.mark.root
@@ -93,5 +95,5 @@ def test_containers_that_come_and_go_leave_nothing(agent: Callable[..., RunningA
     before, fds, tasks = memory(running), running.descriptors, threads(running)
     visits(VISITS // 2)
     eventually(lambda: running.descriptors <= fds, 60)
-    assert running.monitors == processes and threads(running) == tasks
+    assert running.monitors == processes and threads(running) < tasks + WORKERS
     assert memory(running) - before < 2048, "KiB more than half way"

@@ -43,11 +43,15 @@ exec unshare --cgroup sh -c '
     mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system
     exec "$0" --user --unit="$2" --log-target=console' "$2" "$1" "$3"
 """
-#: mkdir until a file is there; what is not refused as the policy has it is counted, and is the exit status.
+#: How many calls are made while the service is killed.
+CALLS = int(os.environ.get("PROCTOR_CALLS", "1000"))
+#: mkdir until a file is there, or so many times; what is not refused as the policy has it is counted, and is the exit status.
 _STORM = """
 import errno, os, sys, time
 odd = 0
-while not os.path.exists(sys.argv[1]):
+left = int(sys.argv[2])
+while left and not os.path.exists(sys.argv[1]):
+    left -= 1
     try:
         os.mkdir("/tmp/forbidden-1")
         odd += 1
@@ -95,6 +99,18 @@ class Systemd:
         )  # fmt: skip
         return done.stdout + done.stderr
 
+    @property
+    def main(self) -> int:
+        """Process id of the service, 0 if there is none."""
+        return int(self.do("show", "proctor-agent", "-p", "MainPID", "--value"))
+
+    def kill(self) -> int:
+        """Kill the service; the process id that it had."""
+        pid = self.main
+        assert pid > 0
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
     def ask(self, do: str) -> dict[str, Any]:
         """Ask the agent; nothing while there is none."""
         try:
@@ -131,7 +147,7 @@ def test_the_units_as_deployed(systemd: Systemd, place: Path) -> None:
     stopped it lets go."""
     eventually(lambda: os.path.exists(systemd.socket))
     over = place / "over"
-    with hand_over(systemd.socket, "web", sys.executable, "-c", _STORM, str(over)) as target:
+    with hand_over(systemd.socket, "web", sys.executable, "-c", _STORM, str(over), "-1") as target:
         systemd.do("start", "proctor-agent.service")
         eventually(lambda: systemd.ask("ps").get("containers"))
         first = systemd.ask("ps")["monitor"]
@@ -149,3 +165,30 @@ def test_the_units_as_deployed(systemd: Systemd, place: Path) -> None:
     shown = systemd.do("show", "proctor-agent", "-p", "NFileDescriptorStore,Result")
     assert shown.split() == ["NFileDescriptorStore=0", "Result=success"]
     assert not os.path.exists(systemd.socket), "RemoveOnStop"
+
+
+def test_no_call_is_lost_while_the_service_is_killed(systemd: Systemd, place: Path) -> None:
+    """Again and again, more often than systemd restarts a service by default: what it gives up it keeps nothing of."""
+    eventually(lambda: os.path.exists(systemd.socket))
+    storm = (sys.executable, "-c", _STORM, str(place / "over"), str(CALLS))
+    with hand_over(systemd.socket, "web", *storm) as target:
+        systemd.do("start", "proctor-agent.service")
+        eventually(lambda: systemd.ask("ps").get("containers"))
+        deaths = 6
+        for _ in range(deaths):  # before they serve
+            monitor = systemd.kill()
+            eventually(lambda before=monitor: systemd.main not in (0, before))  # type: ignore[misc]
+
+        def answered() -> bool:
+            """Whether a monitor answered a part of the calls."""
+            rows = systemd.ask("ps").get("containers")
+            return target.poll() is not None or bool(rows and rows[0]["refused"] > CALLS // 20)
+
+        while target.poll() is None:
+            eventually(answered, 60)
+            if target.poll() is None:
+                systemd.kill()
+                deaths += 1
+        assert target.wait(30) == 0
+    shown = systemd.do("show", "proctor-agent", "-p", "NRestarts")
+    assert shown.split() == [f"NRestarts={deaths}"]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 #: Seconds in which a new monitor takes over, and between looks whether it has.
 _PATIENCE: Final = 30.0
 _LOOK: Final = 0.1
+#: Seconds after which a service ends that could not begin.
+_PAUSE: Final = 1.0
 
 
 def agent(options: argparse.Namespace) -> int:
@@ -161,7 +163,14 @@ def _monitor(settings: Settings, options: argparse.Namespace, ready: Callable[[]
         keeper = store = Store()
         if store.watchdog is not None:
             watchdog = store.watchdog, store.lives
-    left = serve.run(settings, observers, say, keeper, watchdog, ready)
+    try:
+        left = serve.run(settings, observers, say, keeper, watchdog, ready)
+    except (ProctorError, OSError):
+        if (
+            options.keeper == "systemd"
+        ):  # which starts the next one at once, again and again: it is not to give up
+            time.sleep(_PAUSE)
+        raise
     if log is not None:
         finish(log.writer)
     if left and options.kept_by is not None:
