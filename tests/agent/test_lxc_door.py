@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -13,13 +14,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import proctor
 from proctor.agent.doors import lxc
+from proctor.agent.doors.lxc import LxcDoor
 from proctor.agent.owners import Claimed
-from proctor.agent.sockets import Peer
+from proctor.agent.sockets import Peer, peer_of
 from proctor.errors import ProctorError
 from proctor.kernel import abi, scm
 from tests.agent.clients import connect, filtered, gone
@@ -28,6 +32,40 @@ from tests.agent.running import RunningAgent, eventually
 from tests.agent.runtimes import make_rootfs, missing
 
 Start = Callable[..., RunningAgent]
+
+
+def test_what_is_kept_beside_a_connection_is_counted() -> None:
+    """Each has a memfd, so that half as many connections are a user's share; and it is given back with them."""
+    refused: list[str] = []
+    containers: Any = SimpleNamespace(
+        keep_connection=lambda sock, held, *more: "connection 1", forget=lambda name: None
+    )
+    loop = asyncio.new_event_loop()
+    door = LxcDoor(loop, "/run/lxc.sock", containers, refused.append)
+    door._most = 5
+    theirs = []
+
+    def connects() -> None:
+        mine, his = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.append(his)
+        mine.setblocking(False)
+        door.connected(mine, peer_of(mine))
+
+    try:
+        connects()
+        connects()
+        assert refused == []
+        connects()
+        assert "this user has 5 connections and descriptors, and gets no more" in refused.pop()
+        assert gone(theirs[2])
+        door.leave(next(iter(door._connections)))
+        connects()
+        assert refused == []
+    finally:
+        door.close()
+        loop.close()
+        for each in theirs:
+            each.close()
 
 
 class Monitor:

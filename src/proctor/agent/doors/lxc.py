@@ -271,7 +271,7 @@ class LxcDoor(Door[_Connection]):
     def connected(self, sock: socket.socket, peer: Peer) -> None:
         """Take a new connection, which is ours from now on."""
         connection = _Connection(self, sock, peer, Begun())
-        if not self.take(connection):
+        if not self._counted(connection):
             return
         try:  # numbers of threads come as LXC's monitor sees them
             ours, theirs = (os.readlink(f"/proc/{who}/ns/pid") for who in ("self", peer.pid))
@@ -292,8 +292,12 @@ class LxcDoor(Door[_Connection]):
             connection.held = self._containers.connect(
                 known.facts, lambda: known.owner_userns, known.since
             )
-        if self.take(connection):
+        if self._counted(connection):
             self.read(connection)
+
+    def _counted(self, connection: _Connection) -> bool:
+        """See :meth:`Door.take`: what is written down is in a descriptor as well, and the keeper has that, too."""
+        return self.take(connection) and self.count(connection, 1)
 
     def ask(self, connection: _Connection, question: Question, asked: Asked) -> None:
         """Have a question decided.
