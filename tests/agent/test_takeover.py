@@ -203,8 +203,8 @@ def test_an_exec_after_a_take_over_is_of_the_same_container(agent: Start, runtim
     running.heard("took over 1 containers")
     done = runtime.do("exec", "web-1", "/bin/mkdir", "/tmp/forbidden-2")
     assert "Read-only file system" in done.stdout + done.stderr
-    (row,) = running.ask(do="ps")["containers"]
-    assert row["refused"] == 1
+    # counted once it is answered
+    eventually(lambda: [row["refused"] for row in running.ask(do="ps")["containers"]] == [1])
 
 
 def test_an_agent_that_cannot_begin_says_so_and_ends(agent: Start, place: Path) -> None:
