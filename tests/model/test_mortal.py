@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from errno import ENOSYS
 from typing import Any
 
 import pytest
 
 from proctor.kernel.abi import SECCOMP_NOTIF
 from proctor.kernel.journal import FREE, Journal
-from proctor.model.sim import keeper, simulate
+from proctor.model.sim import handlers, keeper, simulate
 from proctor.model.sim.episode import Episode
-from proctor.supervisor import pyengine
+from proctor.supervisor import deciding, leaving, pyengine
+from proctor.supervisor.deciding import Decider, Left
 from proctor.supervisor.pyengine import PyEngine
 from proctor.supervisor.supervisor import Supervisor
 
@@ -26,6 +28,7 @@ def test_every_call_is_answered_once_whoever_is_there(seed: int) -> None:
     report = simulate.simulate(seed, 400, kind="mortal")
     assert report.failed is None, report.failed.violation
     assert report.counts["take over"] > 5
+    assert report.counts["end of a monitor"] > 2
 
 
 @pytest.mark.timeout(300)
@@ -125,6 +128,47 @@ def frees_what_it_takes_over(patch: Patch) -> None:
     patch.setattr(Journal, "adopt", adopt)
 
 
+# Of those that leave all to the next one
+
+
+def leaves_in_the_midst(patch: Patch) -> None:
+    patch.setattr(leaving, "_performed", lambda decider: [])
+
+
+def begins_though_it_leaves(patch: Patch) -> None:
+    def _begin(self: Any, call: Any, journal: Any) -> None:
+        if journal is not None:
+            journal.performs(call._notification)
+
+    patch.setattr(Decider, "_begin", _begin)
+
+
+def looks_before_it_says_that_it_begins(patch: Patch) -> None:
+    """Whoever leaves looks in between."""
+
+    def _begin(self: Any, call: Any, journal: Any) -> None:
+        if self.leaving:
+            raise Left
+        leave(call._listener)
+        if journal is not None:
+            journal.performs(call._notification)
+
+    patch.setattr(Decider, "_begin", _begin)
+
+
+def does_not_say_that_nothing_was_done(patch: Patch) -> None:
+    patch.setattr(Journal, "left", lambda self, notification: None)
+
+
+def tells_callers_that_nothing_was_done(patch: Patch) -> None:
+    patch.setattr(deciding, "_is_left", lambda said: isinstance(said, Left))
+
+
+def receives_though_it_leaves(patch: Patch) -> None:
+    """And nobody decides it."""
+    patch.setattr(leaving, "_left", lambda notification: (0, -ENOSYS, 0))
+
+
 #: A call that nobody answers: it waits for good, or its listener is closed under it, whichever is seen first.
 LOST = ("calls that wait", "was received and its listener closed")
 FAULTS: tuple[tuple[Callable[[Patch], None], tuple[str, ...]], ...] = (
@@ -138,13 +182,40 @@ FAULTS: tuple[tuple[Callable[[Patch], None], tuple[str, ...]], ...] = (
     (frees_no_slot, LOST),
     (frees_what_it_takes_over, LOST),
 )
+#: On machines on which most calls are performed.
+OF_LEAVING: tuple[tuple[Callable[[Patch], None], tuple[str, ...]], ...] = (
+    (leaves_in_the_midst, ("is performed, and its monitor leaves",)),
+    (begins_though_it_leaves, ("is performed, and its monitor leaves",)),
+    (looks_before_it_says_that_it_begins, ("is performed, and its monitor leaves",)),
+    (does_not_say_that_nothing_was_done, ("was answered with",)),
+    (tells_callers_that_nothing_was_done, ("was answered with",)),
+    (receives_though_it_leaves, ("was answered with",)),
+)
+PERFORMED = ("perform", "perform", "perform", "deny")
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("fault", "said"), FAULTS, ids=lambda it: getattr(it, "__name__", ""))
-def test_a_fault_is_found(fault: Callable[[Patch], None], said: tuple[str, ...]) -> None:
+def test_nothing_that_is_performed_is_left_in_the_midst(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(handlers, "_TABLE", PERFORMED)
+    monkeypatch.setattr(leaving, "_GRACE", 0.0)
+    report = simulate.simulate(3, 400, kind="mortal")
+    assert report.failed is None, report.failed.violation
+    assert report.counts["end of a monitor"] > 2
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("fault", "said", "kinds"),
+    [(*each, handlers._TABLE) for each in FAULTS] + [(*each, PERFORMED) for each in OF_LEAVING],
+    ids=lambda it: getattr(it, "__name__", ""),
+)
+def test_a_fault_is_found(
+    fault: Callable[[Patch], None], said: tuple[str, ...], kinds: tuple[str, ...]
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fault(patch)
+        patch.setattr(handlers, "_TABLE", kinds)
+        patch.setattr(leaving, "_GRACE", 0.0)  # so that something is interrupted
         runs = (simulate.simulate(seed, 400, kind="mortal") for seed in range(1, 60))
         failed = next((report.failed for report in runs if report.failed), None)
     assert failed is not None, "no invariant noticed it"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -287,3 +287,34 @@ def test_who_is_just_about_to_perform_when_all_is_left_does_not(
     gone.set()
     assert over.wait(30)
     assert not (performed or begun.said or port.sent)
+
+
+def test_what_an_earlier_monitor_had_begun_is_not_waited_for(
+    make_world: Callable[..., KernelWorld],
+) -> None:
+    """Nobody performs it: the next monitor says so as well as we."""
+    entered, release = threading.Event(), threading.Event()
+
+    class Begun:
+        def begun(self, notification: object) -> bool:
+            return True
+
+        def clear(self, notification: object) -> None: ...
+
+    def slow(call: proctor.Call) -> proctor.Verdict:
+        entered.set()
+        release.wait(30)
+        return proctor.answer(0)
+
+    port, begun = cast("Any", Port()), cast("Any", Begun())
+    supervisor = proctor.Supervisor(
+        [proctor.Handler(("getppid",), slow)], world=make_world()
+    ).start()
+    call = proctor.Call(Notification(1, 7, 110, X86_64), port)
+    call.begun = True
+    supervisor.submit(call, port, Container(), begun)
+    try:
+        assert entered.wait(30)
+        assert supervisor.hand_over(0.0) == 0
+    finally:
+        release.set()

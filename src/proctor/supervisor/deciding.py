@@ -285,7 +285,9 @@ class Decider(Turns):
             raise Left
 
     def performs(self, job: Job) -> bool:
-        """Whether it is being performed."""
+        """Whether it is being performed.  What an earlier monitor had begun is not, and never again."""
+        if job.call.begun:
+            return False
         journal, notification = job.served.journal, job.call._notification
         return job.performed is not None or (journal is not None and journal.begun(notification))
 

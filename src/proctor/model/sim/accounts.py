@@ -69,8 +69,8 @@ class Received:
     """One notification from its reception until its answer."""
 
     __slots__ = (
-        "asked", "at", "begun", "due", "first", "handlers", "id", "inherited", "knotif", "lane",
-        "latest", "port",
+        "asked", "at", "begun", "due", "first", "halfway", "handlers", "id", "inherited", "knotif", "lane",
+        "latest", "left", "port",
     )  # fmt: skip
 
     def __init__(
@@ -95,8 +95,10 @@ class Received:
         self.latest: float | None = None
         #: A monitor that died had received it.
         self.inherited = False
-        #: It has been begun to perform it.
-        self.begun = False
+        #: Or had left it on purpose, and nothing of it was done.
+        self.left = False
+        #: It has been begun to perform it; and whoever did so was killed.
+        self.begun = self.halfway = False
         #: Labels of the handlers that were asked.
         self.handlers: list[str] = []
 

@@ -48,6 +48,12 @@ _CONSTANT: Final = MANY + 3 * EVERY
 #: Seconds in which some call is made, if anything works: whatever is slow takes a few.
 _DULL: Final = 600.0
 
+#: How often a monitor that ends does so on purpose; when it is to be killed at some line, that comes before so many
+#: seconds; and how many it has for that at most.
+_LEAVES: Final = 0.4
+_SOON: Final = 0.02
+_PATIENT: Final = 1.0
+
 #: Seconds that a thread is left for, if that is wanted: others notice after some milliseconds.
 _STALL: Final = 0.05
 
@@ -109,6 +115,8 @@ class Episode:
         #: After so many steps of the supervisor's code the monitor is killed, if not 0.
         self._kill_at = kill_at
         self._alive = True
+        #: The monitor is leaving all to the next one, or has.
+        self._leaving = self._left = False
         self._seen = 0, 0.0  # calls made, and when it was seen last that there were more
         self.supervisor = self._supervise()
         self._observed = 0
@@ -163,9 +171,10 @@ class Episode:
         if self._kill_at:
             assert self.preemption is not None
             self.preemption.at(self._kill_at, self.world.schedule.stop_here)
+            self.world.schedule.later(self.random.random() * _SOON, self._leave)
         elif self._keeper is not None:
             self._death_comes()
-        self._until(lambda: town.made >= town.quota and self._alive)
+        self._until(lambda: town.made >= town.quota and self._alive and not self._leaving)
         self.events = ledger.events
         if not self.settings.abrupt:
             self._until(lambda: not ledger.asked)
@@ -197,33 +206,62 @@ class Episode:
 
     def _steps(self, supervisor: Supervisor) -> None:
         draw = self.random.random
-        while self._alive and not self.ledger.closing:
+        while self._serves():
             try:
                 supervisor.step(None if draw() < 0.8 else draw())
             except RuntimeError:
-                if self._alive and not self.ledger.closing:
+                if self._serves():
                     self.ledger.broken("the supervisor cannot be stepped")
             except Violation:
                 return
+
+    def _serves(self) -> bool:
+        return self._alive and not (self._leaving or self.ledger.closing)
 
     # Monitors that die ----------------------------------------------------------------------------
     def _death_comes(self) -> None:
         if self.town.made < self.town.quota:
             delay = self.random.random() * 2 * self.settings.deaths
-            self.world.schedule.later(delay, self._die)
+            leaves = self.random.random() < _LEAVES
+            self.world.schedule.later(delay, self._leave if leaves else self._die)
+
+    def _leave(self) -> None:
+        """The monitor leaves all to the next one, if it is not killed meanwhile."""
+        if not self._serves() or self.town.made >= self.town.quota:
+            return
+        self.ledger.note("leave", "world")
+        self._leaving = True
+        for port in self.world.ports:
+            port.changing = True
+        supervisor, patience = self.supervisor, self.random.random() * _PATIENT
+        if not self._kill_at and self.random.random() < 0.2:
+            self.world.schedule.later(self.random.random() * 2 * self.settings.deaths, self._die)
+
+        def leave() -> None:
+            still = supervisor.hand_over(patience)
+            if supervisor is self.supervisor and self._alive:
+                self.ledger.leaves(still)
+                self._left = not still
+                self.world.schedule.later(self.random.random() * 0.05, self._die)
+
+        self.world.schedule.begin(leave)
 
     def _die(self) -> None:
         schedule = self.world.schedule
         if schedule.stepping or schedule.depth or not self._alive:
             schedule.later(1e-5, self._die)  # the stack that we are on is in the supervisor's code
             return
-        if self._keeper is None or self.ledger.closing or self.town.made >= self.town.quota:
+        if self._keeper is None or self.ledger.closing:
             return
-        self.ledger.note("death", "world")
+        if self.town.made >= self.town.quota and not self._leaving:
+            return
+        self.ledger.note("end of a monitor" if self._left else "death", "world")
+        if self._left:
+            self.ledger.leaves(0)
         self._alive = False
         self._keeper.freeze()
         with self._calm():
-            self.world.die(Driver(self.supervisor).stop)
+            self.world.die(Driver(self.supervisor).stop, self._left)
         schedule.later(self.random.random() * 0.1, self._take_over)
 
     def _take_over(self) -> None:
@@ -231,6 +269,7 @@ class Episode:
         self.ledger.note("take over", "world")
         self.world.next_monitor()
         self._alive = True
+        self._leaving = self._left = False
         with self._calm():
             self.supervisor = self._supervise()
             self._begin()
@@ -276,9 +315,10 @@ class Episode:
             )  # fmt: skip
         except RuntimeError:
             port.served = False  # close() was faster
-            port.detached = True
-            port.close()
-        port.changing = False
+            if not self._leaving:
+                port.detached = True
+                port.close()
+        port.changing = self._leaving
         self.ledger.note("add", "world", 0, container.name)
 
     def _ended(self, container: Container, port: SimListener) -> None:

@@ -27,7 +27,7 @@ from proctor.call.verdict import (
 from proctor.errors import CallGone, CallOver
 from proctor.filter.conditions import Condition
 from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
-from proctor.model.kernel.linux import EACCES, EBADF, EMFILE, ENOENT, O_PATH
+from proctor.model.kernel.linux import EACCES, EBADF, EMFILE, ENOENT, ERESTARTSYS, O_PATH
 from proctor.model.sim.ledger import ON_ERROR
 from proctor.model.sim.schedule import Sleep
 from proctor.records import NamedTuple
@@ -37,6 +37,7 @@ from proctor.supervisor.ports import Later
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Wire
+    from proctor.model.sim.accounts import Received
     from proctor.model.sim.listener import SimListener
     from proctor.model.sim.world import SimWorld
 
@@ -298,26 +299,36 @@ class Handlers:
             plan: Script = received.asked.script
             if plan.number % 3 == 0:
                 takes = 0.01 if plan.late else min(plan.pause, _LONG)
-                return self._later(call, plan, world.schedule.now + takes)
+                return self._later(call, received, world.schedule.now + takes)
             world.schedule.pause(min(plan.pause, _LONG))
             return self._performed(plan)
 
-    def _later(self, call: Call, plan: Script, until: float) -> Later:
-        """A descriptor is going to be readable; now and then somebody looks before that."""
-        world = self._world
+    def _later(self, call: Call, received: Received, until: float) -> Later:
+        """A descriptor is going to be readable; now and then somebody looks before that.  What is interrupted
+        has done nothing, or has to be waited for, or was just done."""
+        world, plan = self._world, received.asked.script
         fd = world.readable_at(until)
 
         def resume() -> Any:
             with self._at_work(call):
                 world.waited_for(fd)
                 if world.schedule.now < until:
-                    return self._later(call, plan, until)
+                    return self._later(call, received, until)
                 if plan.late:
                     world.schedule.pause(min(plan.pause, _LONG))
                 return self._performed(plan)
 
+        def interrupt() -> Any:
+            if plan.number % 9 == 0 or world.schedule.now >= until:
+                return resume()
+            world.waited_for(fd)
+            received.begun = False
+            return deny(ERESTARTSYS)
+
+        wait = 0.1 if plan.number % 6 == 0 else None
+        can = plan.number % 5 != 0
         return Later(
-            fd, resume, lambda: world.waited_for(fd), 0.1 if plan.number % 6 == 0 else None
+            fd, resume, lambda: world.waited_for(fd), wait, interrupt=interrupt if can else None
         )
 
     @staticmethod

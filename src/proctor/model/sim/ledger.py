@@ -269,7 +269,12 @@ class Ledger:
                 self.broken(f"call {asked.serial}: answered as at the end, which it was not")
         elif not delivered:
             pass  # whatever it was: a handler that finds its caller gone says something else
-        elif answer == (0, -EINTR, 0) and received.inherited and asked.script.kind == "perform":
+        elif (
+            answer == (0, -EINTR, 0)
+            and received.inherited
+            and not received.left
+            and asked.script.kind == "perform"
+        ):
             pass  # nobody knows how far that came
         elif isinstance(answer, tuple) and answer not in asked.wires:
             # before ADDFD knew how to answer, the number of a descriptor was sent by itself
@@ -287,9 +292,21 @@ class Ledger:
             received.begun = True
         return received
 
-    def died_with(self) -> None:
-        """The monitor was killed.  What it had received is the next one's, but for what it had answered
-        in the same moment."""
+    def leaves(self, still: int) -> None:
+        """The monitor has left everything to the next one.
+
+        :param still: how many calls it says that it performs all the same.
+        """
+        begun = [one for one in self.open.values() if one.begun and not one.halfway and one.lives()]
+        if len(begun) > still:
+            self.broken(f"call {begun[0].asked.serial} is performed, and its monitor leaves")
+
+    def died_with(self, leaving: bool) -> None:
+        """The monitor was killed, or ended when it had left all.  What it had received is the next one's, but for
+        what it had answered in the same moment."""
+        for received in self.open.values():
+            received.left = leaving and not received.begun
+            received.halfway = received.begun
         for box in (self.given, self._busy, self._full, self._latest):
             box.clear()
         for received in list(self.open.values()):

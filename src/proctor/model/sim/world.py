@@ -147,11 +147,12 @@ class SimWorld:
             self.schedule.cancel_all()
 
     # Monitors that die ----------------------------------------------------------------------------
-    def die(self, stop: Callable[[], object]) -> None:
+    def die(self, stop: Callable[[], object], left: bool) -> None:
         """The monitor is killed, between two of its steps: whatever its threads were at, nothing that
         they do from here on has an effect.
 
         :param stop: lets them end.
+        :param left: it had left all to the next one before.
         """
         ledger, schedule, monitor = self.ledger, self.schedule, self.monitor
         for port in self.ports:
@@ -166,7 +167,7 @@ class SimWorld:
         self._pollers.clear()
         self._locks.clear()
         self.tick()
-        ledger.died_with()
+        ledger.died_with(left)
         signals.send(self.kernel, SIGKILL, monitor, True)
         while mine := [each for each in self.kernel.runnable if each.process is monitor.process]:
             self.kernel.runnable.remove(mine[0])
