@@ -123,7 +123,7 @@ def test_the_monitor_dies_at_any_line() -> None:
     """Another one takes over: also from who is just leaving all to the next one, or has just taken over itself."""
     deaths = tried = 0
     lines = met("mortal")
-    assert len([line for line in lines if line[0] == "leaving.py"]) > 20
+    assert len([line for line in lines if line[0] == "leaving.py"]) > 5
     for line, step in chosen(lines):
         episode = Episode(step.seed, 0, "mortal", kill_at=step.at)
         episode.run()
