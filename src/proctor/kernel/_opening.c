@@ -13,7 +13,6 @@
 #include <sys/resource.h>
 #include <sys/fsuid.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -39,9 +38,13 @@ int openat2(int at, const char *path, uint64_t flags, uint64_t mode, uint64_t re
     return fd < 0 ? -errno : fd;
 }
 
-static bool on(int fd, uint32_t kind) {
-    struct statfs system;
-    return fstatfs(fd, &system) == 0 && (uint32_t)system.f_type == kind;
+/* Whether something is on a file system of these kinds. */
+static bool on(int fd, const uint32_t *kinds, size_t count) {
+    uint32_t kind = kind_of(fd);
+    for (size_t i = 0; i < count; i++)
+        if (kinds[i] == kind)
+            return true;
+    return false;
 }
 
 /* Whether no link of procfs was on a way that failed: then the errno is what anybody is told. */
@@ -58,9 +61,9 @@ static bool stands(int at, const char *path, uint64_t flags, uint64_t resolve, i
         return false;
     if ((start = openat2(at, path[0] == '/' ? "/" : ".", O_PATH, 0, resolve & RESOLVE_IN_ROOT)) < 0)
         return false;
-    bool proc = on(start, PROC_SUPER_MAGIC);
+    uint32_t kind = kind_of(start);
     close(start);
-    return !proc;
+    return kind != 0 && kind != PROC_SUPER_MAGIC;
 }
 
 /* Have the kernel look up the first name of a path that it has not in memory, if its directory is on a file system of
@@ -70,7 +73,6 @@ static bool stands(int at, const char *path, uint64_t flags, uint64_t resolve, i
 static size_t get_to_know(int at, const char *path, uint64_t resolve, const uint32_t *kinds, size_t count, bool *missing) {
     char head[PATH_MAX];
     size_t end = strlen(path), known = 0;
-    struct statfs system;
     if (end >= sizeof head)
         return 0;
     memcpy(head, path, end + 1);
@@ -88,11 +90,7 @@ static size_t get_to_know(int at, const char *path, uint64_t resolve, const uint
         directory = openat2(at, from == 0 ? "." : from == 1 ? "/" : head, O_PATH | O_DIRECTORY, 0, resolve);
         if (from > 1)
             head[from - 1] = '/';
-        bool asks_nobody = false;
-        if (directory >= 0 && fstatfs(directory, &system) == 0 && (uint32_t)system.f_type != OVERLAY)
-            for (size_t i = 0; i < count; i++)
-                asks_nobody = asks_nobody || kinds[i] == (uint32_t)system.f_type;
-        if (asks_nobody) {
+        if (directory >= 0 && kind_of(directory) != OVERLAY && on(directory, kinds, count)) {
             int there = openat2(directory, name, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_XDEV);
             if (there >= 0)
                 close(there);
@@ -122,12 +120,9 @@ static int pin(int at, const char *path, uint64_t flags, uint64_t resolve, const
     if (fd < 0)
         return (fd == -ENOENT || fd == -ENOTDIR || fd == -EACCES || fd == -ENAMETOOLONG || fd == -ELOOP)
                        && stands(at, path, flags, resolve, fd) ? fd : LEFT;
-    struct statfs system;
-    bool local = false, known = fstat(fd, status) == 0;
-    bool link = known && S_ISLNK(status->st_mode); /* with O_NOFOLLOW */
-    if (known && (link || S_ISREG(status->st_mode) || S_ISDIR(status->st_mode)) && fstatfs(fd, &system) == 0)
-        for (size_t i = 0; i < count; i++)
-            local = local || kinds[i] == (uint32_t)system.f_type;
+    bool local = on(fd, kinds, count) && fstat(fd, status) == 0;
+    bool link = local && S_ISLNK(status->st_mode); /* with O_NOFOLLOW */
+    local = link || (local && (S_ISREG(status->st_mode) || S_ISDIR(status->st_mode)));
     if (local && !link)
         return fd;
     close(fd);
@@ -169,7 +164,7 @@ static ssize_t name_of(int table, int pinned, const char *path, const unsigned c
     int fd = openat2(AT_FDCWD, text, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED);
     if (fd < 0)
         return -1;
-    bool same = syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_OF_PIN, again) == 0
+    bool same = syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_OF_PIN, again) == 0
                 && memcmp(again + STATX_INODE, status + STATX_INODE, 8) == 0
                 && memcmp(again + STATX_DEVICE, status + STATX_DEVICE, 8) == 0
                 && memcmp(again + STATX_MOUNT, status + STATX_MOUNT, 8) == 0;
