@@ -106,7 +106,10 @@ def _link(task: Task, call: str) -> Work:
     if flags & _EMPTY_PATH and number != pins.AT_FDCWD and not path.startswith(b"/"):
         if not looked:
             return let_run_unsafe(_OPENER)
-        yield from _expect_opener(task, number)
+        if not path:
+            yield from _expect_opener(
+                task, number
+            )  # with a path it is what it is without the flag: nothing more is had
     if not path and not flags & _EMPTY_PATH:
         raise Said(errno.ENOENT)
     if path:
