@@ -10,6 +10,7 @@ import pytest
 
 import proctor
 from proctor import families, policy
+from proctor.kernel.plan import plan
 from proctor.performing import Performers
 from proctor.performing.families import ALSO, CALLS
 from proctor.policy import loads
@@ -136,6 +137,15 @@ def test_it_is_said_at_once(what: str) -> None:
     give, kind, said = GIVEN[what]
     with pytest.raises(kind, match=said):
         give()
+
+
+def test_all_ids_that_there_are_can_be_mapped() -> None:
+    """As the first user namespace has them (user_namespaces(7)): 0 to 4294967294 are one more than the last one's number."""
+    everybody = [(0, 0, (1 << 32) - 1)]
+    made = plan(TRUE, namespaces=["user"], uid_map=everybody, gid_map=everybody)
+    assert made.uid_map == made.gid_map == b"0 0 4294967295\n"
+    with pytest.raises(ValueError, match="uid_map=4294967296"):
+        plan(TRUE, namespaces=["user"], uid_map=[(0, 0, 1 << 32)])
 
 
 def test_of_a_listener_that_is_served_too() -> None:

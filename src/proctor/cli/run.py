@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from proctor.cli import foreground
 from proctor.cli.say import finish, give_up_output, say, standard_error
 from proctor.errors import LaunchError, NestedListener, PolicyError, ProctorError
+from proctor.given import MOST_ID
 from proctor.observe.tell import Teller
 from proctor.process.run import spawn
 from proctor.words import quoted
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from proctor.supervisor.handlers import Handler
 
 _NOT_FOUND, _NOT_RUNNABLE = 127, 126
-_ID_COUNT = (1 << 32) - 1  # the last of 32 bits means "no id": user_namespaces(7)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -250,8 +250,8 @@ def _id_range(text: bool | str) -> bool | list[tuple[int, int, int]]:
         raise PolicyError(
             f"--userns={text}: give the first id of the host and how many, as in --userns=100000:65536"
         )
-    if int(first) + int(count) > _ID_COUNT:
-        raise PolicyError(f"--userns={text}: user and group ids end at {_ID_COUNT - 1}")
+    if int(first) + int(count) > MOST_ID + 1:
+        raise PolicyError(f"--userns={text}: user and group ids end at {MOST_ID}")
     if os.geteuid() != 0:
         raise PolicyError(
             f"--userns={text}: mapping ids other than your own takes root; --userns alone maps you"

@@ -254,7 +254,7 @@ def _ranges(what: str, given: Sequence[IdRange] | None) -> tuple[IdRange, ...] |
         if len(numbers) != 3:
             raise ValueError(f"{what}={given!r}: a range is {wanted}")
         first, outside = (whole(what, each, 0, MOST_ID) for each in numbers[:2])
-        ranges.append((first, outside, whole(what, numbers[2], 1, MOST_ID)))
+        ranges.append((first, outside, whole(what, numbers[2], 1, MOST_ID + 1)))
     return tuple(ranges)
 
 
