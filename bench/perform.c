@@ -1,12 +1,12 @@
 /* Floors of performing: what an open on somebody's behalf costs at least, done by loops in C.
  *
  *   perform serve own       answer descriptor 3 (a listener): open the path at args[1] here, and hand it over
- *   perform serve exactly   the same with all that it takes to do what the kernel would: who we are, and who calls, is looked
- *                           at; what is opened is pinned first, and the caller's alone when it goes on
  *   perform serve waits     the same, but for the opens of a "fifo", which are never answered: a dot is printed for each
  *   perform serve hop       the same by another process: SEQPACKET there and back, the descriptor by SCM_RIGHTS
  *   perform serve twice     the same in two trips: O_PATH and readlink first, then opened by its own link
- *   perform serve MODE K    the same by K threads
+ *   perform serve exactly   as own, with all that it takes to do what the kernel would: who we are, and who calls, is looked
+ *                           at; what is opened is pinned first, and the caller's alone when it goes on
+ *   perform serve MODE K    any of these by K threads
  *   perform open N PATH     N times openat and close; prints nanoseconds for each, in order of size: median, 99 %
  *   perform many K N PATH   K processes, N times openat and close each; prints nanoseconds by the clock for one of all,
  *                           and three zeros
@@ -93,7 +93,7 @@ static void other(int sock, int twice)
 /* What proctor looks at, and how it opens: the same system calls, with nothing done about what they say. */
 static int opened_exactly(const struct seccomp_notif *request, const char *text)
 {
-    static int caller, pidfd, proc, user, root, table;
+    static _Thread_local int caller, pidfd, proc, user, root, table;
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct caps[2];
     struct { uint64_t flags, mode, resolve; } how = {O_PATH | O_CLOEXEC, 0, 0x02 | 0x10 | 0x20}, again = {O_NONBLOCK | O_CLOEXEC, 0, 0};

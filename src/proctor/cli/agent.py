@@ -166,9 +166,7 @@ def _monitor(settings: Settings, options: argparse.Namespace, ready: Callable[[]
     try:
         left = serve.run(settings, observers, say, keeper, watchdog, ready)
     except (ProctorError, OSError):
-        if (
-            options.keeper == "systemd"
-        ):  # which starts the next one at once, again and again: it is not to give up
+        if options.keeper == "systemd":  # which starts the next one at once, again and again
             time.sleep(_PAUSE)
         raise
     if log is not None:

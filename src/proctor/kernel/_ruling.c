@@ -5,7 +5,6 @@
 #include "_short.h"
 #include "_usual.h"
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 

@@ -11,14 +11,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_usual.h"
-#include <errno.h>
-#include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <structmember.h>
-#include <time.h>
-#include <unistd.h>
 
 static PyObject *watchful, *slow;
 
