@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -199,11 +199,14 @@ class Handlers:
 
         return handle
 
-    @contextmanager
-    def _at_work(self, call: Call) -> Iterator[None]:
+    def _at_work(self, call: Call) -> AbstractContextManager[None]:
         """A thread is kept busy by this call meanwhile."""
-        world, port = self._world, cast("SimListener", call._listener)
-        received = world.ledger.open.get((port.number, call.id))
+        port = cast("SimListener", call._listener)
+        return self._busy(port, self._world.ledger.open.get((port.number, call.id)))
+
+    @contextmanager
+    def _busy(self, port: SimListener, received: Received | None) -> Iterator[None]:
+        world = self._world
         world.tick()
         world.ledger.begins(port)
         try:
@@ -299,21 +302,21 @@ class Handlers:
             plan: Script = received.asked.script
             if plan.number % 3 == 0:
                 takes = 0.01 if plan.late else min(plan.pause, _LONG)
-                return self._later(call, received, world.schedule.now + takes)
+                return self._later(port, received, world.schedule.now + takes)
             world.schedule.pause(min(plan.pause, _LONG))
             return self._performed(plan)
 
-    def _later(self, call: Call, received: Received, until: float) -> Later:
+    def _later(self, port: SimListener, received: Received, until: float) -> Later:
         """A descriptor is going to be readable; now and then somebody looks before that.  What is interrupted
         has done nothing, or has to be waited for, or was just done."""
         world, plan = self._world, received.asked.script
         fd = world.readable_at(until)
 
         def resume() -> Any:
-            with self._at_work(call):
+            with self._busy(port, received):  # the call may be over by now
                 world.waited_for(fd)
                 if world.schedule.now < until:
-                    return self._later(call, received, until)
+                    return self._later(port, received, until)
                 if plan.late:
                     world.schedule.pause(min(plan.pause, _LONG))
                 return self._performed(plan)
