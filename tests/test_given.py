@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -53,7 +54,10 @@ GIVEN: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "a number as a word": (lambda: proctor.run([1]), TypeError, "an argument=1"),
     "one word": (lambda: proctor.launch("true"), TypeError, "one word"),
     "an option of others": (run(fds={0: 0}), TypeError, "no option 'fds'"),
+    "no list, for asyncio": (lambda: asyncio.run(proctor.run_async(TRUE, 3)), TypeError, "handlers=3"),
+    "no list to spawn": (lambda: asyncio.run(proctor.spawn_async(TRUE, 3)), TypeError, "handlers=3"),
     "no text": (run(input=3), TypeError, "input=3"),
+    "no time": (run(timeout="x"), TypeError, "timeout='x': seconds"),
     "no stream": (run(stdin="x"), TypeError, "'x': not a descriptor, a file"),
     "no descriptors": (run(pass_fds=3), TypeError, "pass_fds=3"),
     "a descriptor too great": (run(pass_fds=[1 << 40]), ValueError, "fds=1099511627776"),

@@ -284,6 +284,8 @@ def run(
         given["stdin"] = PIPE
     if input is not None:
         one("input", input, (bytes, bytearray, memoryview, str), "bytes or a text")
+    if timeout is not None:
+        one("timeout", timeout, (int, float), "seconds or None")
     data = input.encode() if isinstance(input, str) else input
     process = spawn(argv, handlers, **given)
     try:

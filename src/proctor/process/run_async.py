@@ -140,7 +140,7 @@ async def spawn_async(
     made: list[Process] = []
 
     def begin() -> None:
-        made.append(spawn(argv, tuple(handlers), **options))
+        made.append(spawn(argv, handlers, **options))
         if not settled.acquire(blocking=False):
             made[0].close()
 
@@ -170,4 +170,4 @@ async def run_async(
     Being cancelled does not end the command; use ``timeout``, or :func:`spawn_async`.
     """
     _use_this_loop(options)
-    return await asyncio.to_thread(run_blocking, argv, tuple(handlers), **options)
+    return await asyncio.to_thread(run_blocking, argv, handlers, **options)

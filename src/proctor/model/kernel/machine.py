@@ -387,7 +387,3 @@ class Kernel:
             do()
             self.settle()
         self.now = until
-
-    def next_timer(self) -> float | None:
-        """When the next timer rings; None without one."""
-        return self._timers[0][0] if self._timers else None
