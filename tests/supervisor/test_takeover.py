@@ -21,6 +21,7 @@ from proctor.observe.events import TakenOver
 from proctor.supervisor.container import Container
 from proctor.supervisor.world import KernelWorld
 from tests.supervisor.test_container import X86_64, Port
+from tests.support.stalling import await_threads
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -246,6 +247,13 @@ def test_a_journal_is_empty_while_nothing_is_in_flight(
     assert at.journal.lost == 0
 
 
+def ends(supervisor: proctor.Supervisor) -> None:
+    """What its process does that has handed over: those who stand by, and wait for work, end with it."""
+    supervisor._engine.close()
+    supervisor._world.shutdown()
+    await_threads()
+
+
 def test_who_is_just_about_to_perform_when_all_is_left_does_not(
     make_world: Callable[..., KernelWorld],
 ) -> None:
@@ -287,6 +295,7 @@ def test_who_is_just_about_to_perform_when_all_is_left_does_not(
     gone.set()
     assert over.wait(30)
     assert not (performed or begun.said or port.sent)
+    ends(supervisor)
 
 
 def test_what_an_earlier_monitor_had_begun_is_not_waited_for(
@@ -318,3 +327,4 @@ def test_what_an_earlier_monitor_had_begun_is_not_waited_for(
         assert supervisor.hand_over(0.0) == 0
     finally:
         release.set()
+    ends(supervisor)
