@@ -256,6 +256,44 @@ def test_others_of_the_container_go_on_meanwhile(start: Start, later: Later) -> 
         os.close(ends[0])
 
 
+def test_a_coroutine_is_asked_after_a_later_that_said_nothing(start: Start) -> None:
+    """Its verdict is what goes on then, and not the Later."""
+    end, other = os.pipe2(os.O_CLOEXEC)
+    os.close(other)
+
+    async def second(call: proctor.Call) -> proctor.Verdict:
+        return proctor.answer(7)
+
+    handlers = [
+        proctor.Handler(("getppid",), lambda call: proctor.Later(end, lambda: None, lambda: None)),
+        proctor.Handler(("getppid",), second),
+    ]
+    process = start("call", GETPPID, "call", GETPPID, handlers=handlers)
+    try:
+        assert lines(process) == [f"{GETPPID} = 7"] * 2
+    finally:
+        os.close(end)
+
+
+def test_a_descriptor_that_two_calls_wait_for_is_still_waited_for_by_the_first(
+    start: Start,
+) -> None:
+    """The second one is refused, and the first one not forgotten."""
+    end, other = os.pipe2(os.O_CLOEXEC)
+    cancelled = threading.Event()
+
+    def wait(call: proctor.Call) -> proctor.Later:
+        return proctor.Later(end, lambda: proctor.answer(7), cancelled.set)
+
+    process = start("thread", "2", GETPPID, handlers=[proctor.Handler(("getppid",), wait)])
+    try:
+        assert cancelled.wait(60)
+        os.close(other)
+        assert sorted(lines(process)) == [f"-{errno.EPERM}", "7"]
+    finally:
+        os.close(end)
+
+
 def test_no_rate_holds_what_was_begun() -> None:
     share = Share(Quotas(rate=1))
     new, begun = Kind(slow=False, begun=False), Kind(slow=False, begun=True)

@@ -12,6 +12,7 @@ from proctor.supervisor.inflight import InFlight
 from proctor.supervisor.ports import Later
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from threading import Condition
 
     from proctor.call.call import Call
@@ -169,7 +170,7 @@ class Answers:
             unsaid = self.backlog.take_out(job) and job.said
             later, job.later = job.later, None
             if later is not None:
-                self._unwatch(later[0])
+                self._unwatch(later[0].fds)
             follower = served.step_out(job)
             if follower is not None and (not follower.waits or follower.later is not None):
                 follower = None  # whoever is at it goes on with it
@@ -217,8 +218,8 @@ class Answers:
         self.give_up(job)
         return None if job.error is None else self._rules.close_verdict.wire
 
-    def _unwatch(self, later: Later) -> None:
-        for fd in later.fds:
+    def _unwatch(self, fds: Iterable[int]) -> None:
+        for fd in fds:
             self._engine.unwatch(fd)
 
     def _cancel(self, later: Later) -> None:

@@ -326,6 +326,7 @@ class Decider(Turns):
     def _await(self, job: Job, later: Later, who: str, performing: bool) -> None:
         """Go on when a descriptor is readable."""
         waits = False
+        watched: list[int] = []
         try:
             if self._leave(job):
                 with self._lock:
@@ -333,13 +334,14 @@ class Decider(Turns):
                         continuation = Continuation(self, job, later)
                         for fd in later.fds:
                             self._engine.watch(fd, continuation)
+                            watched.append(fd)
                         waits = job.begun = True
                         job.later, job.due = (later, who, performing), False
                         self.backlog.wait(job)
                         if later.wait is not None:
                             self.calls.due_at(job, self._world.clock() + later.wait, later)
         except BaseException:
-            self._unwatch(later)
+            self._unwatch(watched)  # one that could not be is watched for another call, perhaps
             self._cancel(later)
             raise
         if not waits:
@@ -390,8 +392,8 @@ class Decider(Turns):
             if job.later is None:
                 return  # it was answered, and what it awaited given up
             later, who, performing = job.later
-            job.later, job.waits = None, False
-            self._unwatch(later)
+            job.later, job.waits, job.due = None, False, False
+            self._unwatch(later.fds)
         try:
             interrupt = later.interrupt if interrupted else None
             verdict = later.resume() if interrupt is None else interrupt()

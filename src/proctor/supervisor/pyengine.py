@@ -144,12 +144,9 @@ class PyEngine:
 
     def watch(self, fd: int, callback: Callable[[], object]) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
-        self._watched[fd] = callback
-        try:
+        with self._lock:  # whoever finds it readable looks then for whom that is
             self._poller.register(fd)
-        except BaseException:
-            del self._watched[fd]
-            raise
+            self._watched[fd] = callback
 
     def unwatch(self, fd: int) -> None:
         """See :class:`~proctor.supervisor.ports.Engine`."""
