@@ -36,6 +36,15 @@ def whole(what: str, given: object, least: int = 1, most: int = MOST) -> int:
     return given
 
 
+def number(text: str, most: int) -> int | None:
+    """The number that a text is; None if it is something else, or more than the most.  Python reads no more than some
+    thousands of digits."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        return None
+    found = int(text)
+    return found if found <= most else None
+
+
 def seconds(what: str, given: object) -> float | None:
     """Seconds that can be counted with; None: for ever.
 

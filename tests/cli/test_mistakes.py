@@ -192,6 +192,19 @@ def test_runtimes_are_told_where_the_agent_is_from_anywhere(
     assert '--listener: "relative/oci.sock": runtimes want an absolute path' in done.stderr
 
 
+@pytest.mark.parametrize("word", ["owner={}", "owner=0:{}", "uid={}"])
+@pytest.mark.parametrize("number", ["4294967295", "99999999999", "9" * 5000])
+def test_an_id_of_nobody_owns_no_socket(run: Run, tmp_path: Path, word: str, number: str) -> None:
+    """The last of 32 bits left the socket whose it was, and what is more was a traceback (chown(2))."""
+    pytest.importorskip("msgspec")
+    place = f"{tmp_path}/oci.sock,{word.format(number)}"
+    done = run(
+        "agent", "--policy-dir", ".", "--control", "none", "--keeper", "none", "--oci", place
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.endswith("user and group ids end at 4294967294\n")
+
+
 @pytest.mark.parametrize("verb", ["run", "agent"])
 def test_a_log_that_nobody_reads_is_not_waited_for(run: Run, tmp_path: Path, verb: str) -> None:
     """A FIFO without a reader, of which open(2) says nothing for ever."""

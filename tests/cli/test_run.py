@@ -144,6 +144,7 @@ def test_policy_refusal_is_told_on_standard_error(run: Run, tmp_path: Path) -> N
         (["run", "--userns=²:1", "--", "true"], 125, "--userns"),
         (["run", "--userns=4294967290:6", "--", "true"], 125, "4294967294"),
         (["run", "--userns=18446744073709551616:1", "--", "true"], 125, "4294967294"),
+        (["run", f"--userns=0:{'9' * 5000}", "--", "true"], 125, "4294967294"),
         (["nonsense"], 2, "invalid choice"),
         ([], 2, "VERB"),
     ],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.cli.say import finish, say, standard_error
 from proctor.errors import ProctorError
+from proctor.given import MOST_ID, number
 from proctor.observe.events import ContainerAdded, ContainerEnded
 from proctor.words import did_you_mean, quoted
 
@@ -197,10 +198,11 @@ def _log(path: str) -> JsonLog:
 def _where(text: str) -> tuple[str, int] | Place:
     if text.startswith("/"):
         return place(text)
-    host, colon, port = text.rpartition(":")
-    if not (colon and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+    host, colon, digits = text.rpartition(":")
+    port = number(digits, 65535)
+    if not colon or port is None:
         raise ProctorError(f"--metrics {text}: HOST:PORT, as in 127.0.0.1:9464, or a socket's path")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    return host.removeprefix("[").removesuffix("]"), port
 
 
 def _tell_containers(event: ContainerAdded | ContainerEnded) -> None:
@@ -245,7 +247,7 @@ def place(text: str, kind: int = socket.SOCK_STREAM) -> Place:
 
 def _user(word: str, text: str) -> int:
     if word.isascii() and word.isdigit():
-        return int(word)
+        return _id(word, text)
     try:
         return pwd.getpwnam(word).pw_uid
     except KeyError:
@@ -254,11 +256,18 @@ def _user(word: str, text: str) -> int:
 
 def _group(word: str, text: str) -> int:
     if word.isascii() and word.isdigit():
-        return int(word)
+        return _id(word, text)
     try:
         return grp.getgrnam(word).gr_gid
     except KeyError:
         raise ProctorError(f"{text}: there is no group {quoted(word)}") from None
+
+
+def _id(word: str, text: str) -> int:
+    found = number(word, MOST_ID)
+    if found is None:
+        raise ProctorError(f"{text}: user and group ids end at {MOST_ID}")
+    return found
 
 
 def _mode(word: str, text: str) -> int:

@@ -11,7 +11,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NoReturn
 
-from proctor.given import MOST
+from proctor.given import MOST, number
 from proctor.words import printable, quoted
 
 #: What argparse says besides is English as the rest: to look for translations, which we have not, takes as long as all
@@ -67,17 +67,18 @@ class Once(argparse.Action):
 
 def whole(text: str) -> int:
     """A whole number from 1 on."""
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) > 0):
+    found = number(text, 1 << 63)
+    if not found:
         raise argparse.ArgumentTypeError(f"{quoted(text)}: a whole number from 1 on")
-    return int(text)
+    return found
 
 
 def amount(text: str) -> int:
     """How many threads or processes there may be at a time."""
-    number = whole(text)
-    if number > MOST:
+    found = whole(text)
+    if found > MOST:
         raise argparse.ArgumentTypeError(f"{quoted(text)}: a whole number from 1 to {MOST}")
-    return number
+    return found
 
 
 def seconds(text: str) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from proctor.cli import foreground
 from proctor.cli.say import finish, give_up_output, say, standard_error
 from proctor.errors import LaunchError, NestedListener, PolicyError, ProctorError
-from proctor.given import MOST_ID
+from proctor.given import MOST_ID, number
 from proctor.observe.tell import Teller
 from proctor.process.run import spawn
 from proctor.words import quoted
@@ -244,16 +244,16 @@ def _refusing_rule(policy: Policy | None, problem: LaunchError) -> str:
 def _id_range(text: bool | str) -> bool | list[tuple[int, int, int]]:
     if text is True:
         return True
-    first, colon, count = str(text).partition(":")
-    whole = all(part.isascii() and part.isdigit() for part in (first, count))
-    if not (whole and colon and int(count) > 0):
+    first, _, count = str(text).partition(":")
+    if not (first.isascii() and first.isdigit() and count.isascii() and count.strip("0").isdigit()):
         raise PolicyError(
             f"--userns={text}: give the first id of the host and how many, as in --userns=100000:65536"
         )
-    if int(first) + int(count) > MOST_ID + 1:
+    start, many = number(first, MOST_ID), number(count, MOST_ID + 1)
+    if start is None or many is None or start + many > MOST_ID + 1:
         raise PolicyError(f"--userns={text}: user and group ids end at {MOST_ID}")
     if os.geteuid() != 0:
         raise PolicyError(
             f"--userns={text}: mapping ids other than your own takes root; --userns alone maps you"
         )
-    return [(0, int(first), int(count))]
+    return [(0, start, many)]
