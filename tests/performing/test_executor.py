@@ -315,6 +315,18 @@ def test_a_signal_ends_what_has_changed_nothing(
         os.close(fd)
 
 
+def test_who_ends_was_moved_into_another_cgroup_by_nobody(executor: Executor) -> None:
+    """Hierarchies of version 1 say of who is not reaped yet that it is in their root."""
+    child = subprocess.Popen(["sleep", "1000"])
+    executor.pid = child.pid
+    executor.settle()
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    hindered = executor.hindered()
+    child.wait()
+    assert hindered == ""
+
+
 def ask_again(executor: Executor, request: Request) -> Reply:
     """What it says to what it was asked."""
     while (reply := executor.reply(request, wait=True)) is None:

@@ -36,6 +36,8 @@ LIMITED: Final = "somebody limited the executor's open files (prlimit)"
 _DIED: Final = "the executor died in the middle of the call"
 _NONSENSE: Final = "the executor's reply makes no sense"
 _EMPTY: Final = Reply((), (), {})
+#: Of include/linux/sched.h.
+_PF_EXITING: Final = 4
 #: Of executor.h.
 INTERRUPTS: Final = signal.SIGURG
 
@@ -399,9 +401,15 @@ class Executor(Worker):
         if stat_fields(self._file("stat"))[:1] in ([b"T"], [b"t"]):
             return "the executor was stopped by somebody"
         place = self._file("cgroup")
-        if self._place and place and place != self._place:
+        if self._place and place and place != self._place and not self._exits():
             return "the executor was moved into another cgroup by somebody, which may be frozen"
         return ""
+
+    def _exits(self) -> bool:
+        """Whether it is about to be dead, which is heard: of such a one hierarchies of version 1 say that it is in their root
+        (``proc_cgroup_show`` of kernel/cgroup/cgroup.c)."""
+        fields = stat_fields(self._file("stat"))
+        return len(fields) < 7 or bool(int(fields[6]) & _PF_EXITING)
 
     def limited(self) -> bool:
         """Whether somebody took it the descriptors that it may have."""
