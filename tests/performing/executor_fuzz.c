@@ -2,6 +2,7 @@
  * System calls are made up; what they are given must lie in the request's space.
  *
  *   executor_fuzz SEED COUNT     prints how many were taken for requests, and how many ended in DIE */
+#define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -152,7 +153,7 @@ int main(int count, char **argv)
             died++;
             continue;
         }
-        if (!make_steps(&job))
+        if (make_steps(&job))
             abort(); /* no signal comes */
         if (compose(&job, fds, &given) > sizeof answer || given > MOST_GIVEN)
             abort();

@@ -423,6 +423,26 @@ def test_what_no_signal_ended_is_done_once(
         assert len(served.made) == 1
 
 
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="not seen elsewhere")
+def test_what_says_itself_that_it_was_interrupted_is_not_begun_anew(top: bytes) -> None:
+    """As of a FUSE server, which has made a part of it, perhaps: natively SA_RESTART makes no difference to that."""
+    if os.geteuid() or not os.path.exists("/dev/fuse"):
+        pytest.skip("mounts a FUSE file system")
+    os.mkdir(top + b"/mnt")
+    answers = {LOOKUP: bytes(128), Serving.STATFS: bytes(80)}
+    stuck = Stuck(top + b"/mnt", Serving.MKDIR, answers, gives_up=True)
+    try:
+        with Performers() as performers, caller(as_user) as one:
+            call = one.call("mkdirat", AT_FDCWD, top + b"/mnt/d", 0o755)
+            begun = begun_of(performers.begin(call, proctor.perform()))
+            while not stuck.waiting:
+                assert begun.go_on(wait=True) is None
+            begun._interrupt()
+            assert begun.wait() == Deny(errno.EINTR, "a signal waits for the caller")
+    finally:
+        stuck.close()
+
+
 def test_nothing_is_answered_on_suspicion(top: bytes) -> None:
     """A signal that is blocked, or that another thread may take, interrupts nobody."""
     os.mkfifo(top + b"/fifo", 0o666)

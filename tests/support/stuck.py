@@ -13,7 +13,7 @@ import pytest
 
 libc = ctypes.CDLL(None, use_errno=True)
 
-LOOKUP, GETATTR, OPEN, STATFS, FLUSH = 1, 3, 14, 17, 25
+LOOKUP, GETATTR, OPEN, STATFS, FLUSH, _INTERRUPT = 1, 3, 14, 17, 25, 36
 INODE = struct.Struct("=QQQQQQIIIIIIIIII")
 
 
@@ -23,6 +23,7 @@ class Stuck:
     :param at: what it is asked for in vain, and counts.
     :param answers: to other requests, or what makes one of the request.
     :param device: where /dev/fuse is.
+    :param gives_up: what a signal came for is answered with EINTR.
     """
 
     def __init__(
@@ -31,8 +32,11 @@ class Stuck:
         at: int = LOOKUP,
         answers: Mapping[int, bytes | Callable[[bytes], bytes]] | None = None,
         device: bytes = b"/dev/fuse",
+        *,
+        gives_up: bool = False,
     ) -> None:
         self.where = where
+        self.gives_up = gives_up
         self.at = at
         self.answers = answers or {}
         self.device = os.open(device, os.O_RDWR)
@@ -67,6 +71,10 @@ class Stuck:
             elif opcode in self.answers:
                 said = self.answers[opcode]
                 answer = said if isinstance(said, bytes) else said(request)
+            elif opcode == _INTERRUPT and self.gives_up:
+                (unique,) = struct.unpack_from("=Q", request, 40)
+                os.write(self.device, struct.pack("=IiQ", 16, -errno.EINTR, unique))
+                continue
             else:
                 with self.changed:
                     self.waiting += opcode == self.at

@@ -33,12 +33,6 @@
 #define SYS_pidfd_open 434
 #endif
 
-static void interrupt(int number)
-{
-    (void)number;
-    interrupted = 1;
-}
-
 static ssize_t receive(int *fds, size_t most, size_t *count, int *cut)
 {
     union {
@@ -113,8 +107,8 @@ static void serve(void)
             error = say_state(CUT, 0);
         } else if (!parse((size_t)length, sent, count, results, &job)) {
             error = say_state(MALFORMED, 0);
-        } else if (!make_steps(&job)) {
-            say_state(INTERRUPTED, 0);
+        } else if ((error = make_steps(&job)) != 0) {
+            say_state(INTERRUPTED, error);
             return;
         } else {
             size_t size = compose(&job, fds, &given);
@@ -174,7 +168,7 @@ int main(int count, char **argv)
     prctl(PR_SET_CHILD_SUBREAPER, 1); /* nor for what one of them left behind (a FUSE server) */
     signal(SIGINT, SIG_IGN);
     signal(SIGPIPE, SIG_IGN);
-    sigaction(INTERRUPTS, &(struct sigaction){.sa_handler = interrupt}, NULL); /* no SA_RESTART: steps end with EINTR */
+    sigaction(INTERRUPTS, &(struct sigaction){.sa_sigaction = interrupt, .sa_flags = SA_SIGINFO | GOES_BACK}, NULL);
     if (getrlimit(RLIMIT_NOFILE, &most) == 0) { /* the monitor's own limit is no caller's */
         most.rlim_cur = most.rlim_max;
         setrlimit(RLIMIT_NOFILE, &most);

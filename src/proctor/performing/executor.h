@@ -68,7 +68,14 @@ enum { DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN, CLOSED, INTERRUPTED }; /* repl
 /* The signal by which the monitor has a request end as a signal for the caller would: as a step that waits ends with EINTR,
  * and what does not wait for anybody is done.  Ignored by whatever an executor becomes (execve), unless it says otherwise. */
 #define INTERRUPTS SIGURG
-extern volatile sig_atomic_t interrupted;
+void interrupt(int number, siginfo_t *info, void *context); /* its handler */
+enum { RESTARTS = 512 }; /* ERESTARTSYS of include/linux/errno.h: nothing was done, and the caller's handler says what becomes of that */
+/* Whether it is seen what is to be begun anew, and what is EINTR whatever the caller's handler says. */
+#ifdef __x86_64__
+enum { GOES_BACK = SA_RESTART };
+#else
+enum { GOES_BACK = 0 };
+#endif
 
 extern unsigned char request[], answer[]; /* packets of ROOM bytes */
 
@@ -88,8 +95,8 @@ struct job {
 
 /* Take the packet of this length in request[] apart; 0 if it cannot be one. */
 int parse(size_t length, const int *sent, size_t count, int64_t *results, struct job *job);
-/* Make its steps in order; what they say may be that it is the end of this process.  0 if a signal came in between and
- * nothing was changed: rights may be lent still, so the process is to end. */
+/* Make its steps in order; what they say may be that it is the end of this process.  RESTARTS or EINTR if a signal ended one
+ * and nothing was changed: rights may be lent still, so the process is to end. */
 int make_steps(const struct job *job);
 /* The reply in answer[]: its length; the descriptors that go along are put into fds. */
 size_t compose(const struct job *job, int *fds, size_t *given);

@@ -17,7 +17,7 @@ static const int NOTHING = INT_MIN;
 
 _Alignas(8) unsigned char request[ROOM];
 _Alignas(8) unsigned char answer[ROOM];
-volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t interrupted, calling;
 
 /* One system call: its result, or minus its errno. */
 #ifndef CALL
@@ -199,6 +199,30 @@ static int64_t loaded(const unsigned char *place)
     return number;
 }
 
+/* Before a handler with SA_RESTART the kernel takes a call that is to be begun anew back to its instruction, where one is, too,
+ * that was not made yet: both end here, with RESTARTS.  What ends with EINTR by itself (a FUSE server was told of the signal, and
+ * says that) is behind it already. */
+void interrupt(int number, siginfo_t *info, void *context)
+{
+    (void)number, (void)info, (void)context;
+    interrupted = 1;
+#ifdef __x86_64__
+    greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
+    const unsigned char *at = (const unsigned char *)registers[REG_RIP];
+    if (calling && ((at[0] == 0x0f && at[1] == 0x05) || (at[0] == 0xcd && at[1] == 0x80))) { /* syscall, int $0x80 */
+        registers[REG_RIP] += 2;
+        registers[REG_RAX] = -RESTARTS;
+    }
+#endif
+}
+
+/* What is said of a step that a signal ended.  What only waits for others is EINTR whenever it is, and no caller's call. */
+static int ended_by(long number, int64_t result)
+{
+    int aside = number == SYS_ppoll || number == SYS_rt_sigtimedwait;
+    return GOES_BACK && result == -EINTR && !aside ? EINTR : RESTARTS;
+}
+
 int make_steps(const struct job *job)
 {
     size_t count = job->head->steps, fix = 0;
@@ -228,11 +252,16 @@ int make_steps(const struct job *job)
             }
         }
         int64_t result;
-        while ((result = step->number == LOAD      ? loaded(job->space + step->args[0])
-                         : step->number == COMPARE ? compared(args)
-                                                   : CALL((long)step->number, args)) == -EINTR && interrupted) {
+        for (;;) {
+            calling = 1;
+            result = step->number == LOAD      ? loaded(job->space + step->args[0])
+                     : step->number == COMPARE ? compared(args)
+                                               : CALL((long)step->number, args);
+            calling = 0;
+            if (!interrupted || (result != -EINTR && result != -RESTARTS))
+                break;
             if (!changed)
-                return 0;
+                return ended_by((long)step->number, result);
             sigset_t one; /* what is done is the answer; what is still to be seen of it is seen */
             sigemptyset(&one);
             sigaddset(&one, INTERRUPTS);
@@ -249,7 +278,7 @@ int make_steps(const struct job *job)
         changed |= step->kinds & CHANGES && !failed(result);
         i += next;
     }
-    return 1;
+    return 0;
 }
 
 size_t compose(const struct job *job, int *fds, size_t *given)

@@ -17,6 +17,7 @@ from proctor.performing import scarce
 from proctor.performing.steps import (
     CLOSED,
     CUT,
+    DONE,
     INTERRUPTED,
     NO_PROCESS,
     UNGIVEN,
@@ -372,9 +373,10 @@ class Executor(Worker):
         if problem == errno.ECONNRESET:  # it ended with our request unread
             self._last_words()
             raise Ended
-        if problem == 0 and state_of(data)[0] == INTERRUPTED and self._disturbed:
-            raise Interrupted
-        if problem == 0 and state_of(data)[0] == CUT and self.limited():
+        state, error = state_of(data) if problem == 0 else (DONE, 0)
+        if state == INTERRUPTED and self._disturbed:
+            raise Interrupted(error)
+        if state == CUT and self.limited():
             raise Trouble(LIMITED)
         if problem in (0, errno.EMFILE):
             raise Trouble(_complaint(scm.Message(data, lost=bool(problem))))

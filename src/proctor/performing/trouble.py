@@ -60,7 +60,14 @@ class Said(Exception):
 
 
 class Interrupted(Exception):
-    """A signal waits for the caller, and the executor was ended in what it did."""
+    """A signal waits for the caller, and the executor was ended in what it did.
+
+    :param number: what the kernel says to that: ERESTARTSYS, or EINTR, with which nobody begins anew.
+    """
+
+    def __init__(self, number: int = ERESTARTSYS) -> None:
+        super().__init__(number)
+        self.errno = number
 
 
 class Moved(Exception):
@@ -85,7 +92,7 @@ def verdict_for(failed: BaseException, trouble: Callable[[str], Deny]) -> Deny:
     if isinstance(failed, Said):
         return deny(failed.errno, failed.reason)
     if isinstance(failed, Interrupted):
-        return deny(ERESTARTSYS, "a signal waits for the caller")
+        return deny(failed.errno, "a signal waits for the caller")
     if isinstance(failed, (CallGone, CallOver)):
         return deny(errno.EINTR, "the caller is gone")
     if isinstance(failed, MemoryUnreadable):
