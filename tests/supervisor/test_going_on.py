@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
 import threading
@@ -292,6 +293,21 @@ def test_a_descriptor_that_two_calls_wait_for_is_still_waited_for_by_the_first(
         assert sorted(lines(process)) == [f"-{errno.EPERM}", "7"]
     finally:
         os.close(end)
+
+
+def test_a_wait_that_is_no_number_is_refused(start: Start) -> None:
+    cancelled = threading.Event()
+    end, other = os.pipe2(os.O_CLOEXEC)
+    handler = proctor.Handler(
+        ("getppid",), lambda call: proctor.Later(end, lambda: None, cancelled.set, math.nan)
+    )
+    process = start("call", GETPPID, handlers=[handler])
+    try:
+        assert lines(process) == [f"{GETPPID} = -{errno.EPERM}"]
+        assert cancelled.is_set()
+    finally:
+        os.close(end)
+        os.close(other)
 
 
 def test_no_rate_holds_what_was_begun() -> None:

@@ -9,6 +9,7 @@ the handler's side, the deadline, the end of supervision; whoever comes later fi
 from __future__ import annotations
 
 import errno
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -328,6 +329,9 @@ class Decider(Turns):
         waits = False
         watched: list[int] = []
         try:
+            due = None if later.wait is None else self._world.clock() + later.wait
+            if due is not None and math.isnan(due):  # it would be neither before nor after another
+                raise ValueError("Later(wait=nan): seconds, or None")
             if self._leave(job):
                 with self._lock:
                     if not job.claimed:
@@ -338,8 +342,8 @@ class Decider(Turns):
                         waits = job.begun = True
                         job.later, job.due = (later, who, performing), False
                         self.backlog.wait(job)
-                        if later.wait is not None:
-                            self.calls.due_at(job, self._world.clock() + later.wait, later)
+                        if due is not None:
+                            self.calls.due_at(job, due, later)
         except BaseException:
             self._unwatch(watched)  # one that could not be is watched for another call, perhaps
             self._cancel(later)
@@ -359,9 +363,7 @@ class Decider(Turns):
                 return
         if not waits:
             self._go(job, share)
-        elif not lives(
-            job
-        ):  # as its pidfd says, perhaps: nobody is left for whom it would have its turn
+        elif not lives(job):  # as its pidfd says, perhaps: for nobody it would have its turn
             self._answer(job, self._rules.on_error, "gone")
 
     def _waits_for_turn(self, job: Job, share: Share, *, kept: bool) -> bool:
