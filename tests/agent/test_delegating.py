@@ -180,6 +180,9 @@ def test_who_ends_while_nobody_looks_lets_nothing_through(
 def test_what_is_performed_below(running: RunningAgent, place: Path) -> None:
     """By whoever is below, with its own rights."""
     (place / "policies/default.toml").write_text('default = "allow"\n')
+    running.ask(
+        do="reload"
+    )  # an ordinary user's agent cannot read what performs, so no rule may be about paths
     (place / "performs.py").write_text(
         "import proctor\n"
         "@proctor.on('mkdir', 'mkdirat', performs=True)\n"

@@ -104,10 +104,11 @@ def replace(running: RunningAgent) -> None:
 
 
 def performing() -> bool:
-    """Whether somebody waits for a writer in the place of a caller."""
+    """Whether somebody waits for a writer in the place of a caller.  Root alone is told."""
     return any(map(waits_for_a_writer, Path("/proc").glob("[0-9]*")))
 
 
+@pytest.mark.root
 def test_what_waits_goes_on_with_the_next_monitor(
     running: RunningAgent, place: Path, calls: Callable[..., tuple[proctor.Target, TextIO]]
 ) -> None:
@@ -139,6 +140,7 @@ def test_nothing_is_done_twice_and_nothing_is_interrupted(
     assert len(list(place.glob("?.*"))) == 1600
 
 
+@pytest.mark.root
 def test_a_monitor_that_does_not_leave_is_killed(
     running: RunningAgent, place: Path, calls: Callable[..., tuple[proctor.Target, TextIO]]
 ) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -59,6 +60,18 @@ os.kill(child, 9)
 EACH = [
     None, "EACCES", [-5, 0, 0], None, "EPERM", [-5, 2, 10], None, None, None, "EPERM", "E2BIG", "EINVAL", [-4, 3, 0],
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def usual() -> Iterator[None]:
+    """What these tests know of numbers is of programs that nobody made nice."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    except PermissionError:
+        pytest.skip("this was started nice, and only root can change that")
+    yield
+    os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 @pytest.mark.parametrize("own_pids", [True, False])
