@@ -222,8 +222,7 @@ def test_proctor_run_says_so_and_denies(tmp_path: Path, before: str) -> None:
     assert "PermissionError(1, 'Operation not permitted')" in done.stderr
     assert "was not performed: the monitor " in done.stderr
     assert "the monitor's limit of open files (RLIMIT_NOFILE, ulimit -n) is " in done.stderr
-    if before:  # else it may be loading a module that failed
-        assert "(errno 24); the monitor's" in done.stderr
+    if before:  # else the performers themselves could not be loaded, which can tell nothing
         assert "is 64, which can be raised to 99" in done.stderr
     assert not (tmp_path / "made").exists()
 

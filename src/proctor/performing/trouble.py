@@ -106,6 +106,8 @@ def verdict_for(failed: BaseException, trouble: Callable[[str], Deny]) -> Deny:
         return trouble(str(failed))
     if isinstance(failed, OSError):  # out of descriptors, of processes...
         return trouble(scarce.why(failed))
-    if isinstance(failed, ImportError):  # modules are loaded when first used
-        return trouble(f"the monitor cannot load its own code: {failed}")
+    if isinstance(
+        failed, ImportError
+    ):  # modules are loaded when first used, which takes a descriptor
+        return trouble(f"the monitor cannot load its own code: {failed}; {scarce.open_files()}")
     raise failed
