@@ -14,7 +14,6 @@ from proctor.observe.writer import Writer
 #: What is written at once where others write too: a pipe takes as much, and no more, in one piece
 #: (PIPE_BUF, pipe(7)).
 _PIECE: Final = 4096
-_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
 def open_log(path: str) -> int:
@@ -23,8 +22,9 @@ def open_log(path: str) -> int:
     :raises OSError: it cannot be opened; of a FIFO (fifo(7)) also that nobody reads it: to wait for a reader is to wait for
         ever, and what is to be logged is supervised by whoever waits.
     """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        fd = os.open(path, _FLAGS | os.O_NONBLOCK, 0o600)
+        fd = os.open(path, flags, 0o600)
     except OSError as problem:
         if problem.errno == errno.ENXIO and _is_fifo(path):
             raise OSError(errno.ENXIO, "nobody reads from this FIFO") from None
