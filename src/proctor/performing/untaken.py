@@ -67,8 +67,9 @@ UNTAKEN: Final = (
     Untaken(
         "having opened a file",
         "the kernel remembers with a file whose rights it was opened with, which were an executor's or the monitor's: "
-        "`linkat` with `AT_EMPTY_PATH` is `ENOENT` for who has no CAP_DAC_READ_SEARCH, and commands that are written to "
-        "/dev/sg*, InfiniBand's uverbs and /dev/uhid are refused (`EPERM`, `EACCES`)",
+        "`linkat` with `AT_EMPTY_PATH` and an empty path is `ENOENT` for who has no CAP_DAC_READ_SEARCH (with another path it "
+        "is what it is without the flag), and commands that are written to /dev/sg*, InfiniBand's uverbs and /dev/uhid are "
+        "refused (`EPERM`, `EACCES`)",
     ),
     Untaken(
         "being the one who does it",
