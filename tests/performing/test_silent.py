@@ -118,14 +118,14 @@ def test_a_silent_server_holds_nobody_but_its_caller(
         waiting = []
         for kind in NAMES:
             container = proctor.Container(kind)
-            waits = begun(performers, one, container, kind, place, ruled)
+            waits = begun(over, performers, one, container, kind, place, ruled)
             goes_on(performers, other, others)
             if waits is None:
                 continue
             waiting.append(kind)
             more = [waits]
             for _ in range(2):
-                again = begun(performers, one, container, kind, place, ruled)
+                again = begun(over, performers, one, container, kind, place, ruled)
                 more += [] if again is None else [again]
             assert len(more) < 3, f"{kind}: no limit"
             goes_on(performers, other, others)
@@ -137,6 +137,7 @@ def test_a_silent_server_holds_nobody_but_its_caller(
 
 
 def begun(
+    over: ExitStack,
     performers: Performers,
     one: Caller,
     container: proctor.Container,
@@ -147,8 +148,16 @@ def begun(
     """What waits for the server; None if the call came to an end."""
     name, options, *args = kinds(place)[kind]
     wish = Perform((lambda *_: True) if ruled else None, options=options)
-    said = performers.begin(of(one, container, name, *args), wish)
+    call = of(one, container, name, *args)
+    said = performers.begin(call, wish)
+    over.callback(ends, call)
     return said if isinstance(said, Conversation) else None
+
+
+def ends(call: proctor.Call) -> None:
+    """It is over, as a supervisor's call would be."""
+    if call._caller is not None:
+        call._caller.close()
 
 
 def goes_on(performers: Performers, other: Caller, container: proctor.Container) -> None:
