@@ -15,6 +15,8 @@ import pytest
 
 import proctor
 from proctor.call.verdict import Perform
+from proctor.kernel import _core
+from proctor.kernel.raw import filesystem_type
 from proctor.performing.conversation import Conversation
 from proctor.performing.families import fsflags
 from proctor.performing.families import mount as mounts
@@ -30,6 +32,7 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.root]
 
 STREAM, DATAGRAM = 77, 78
 TIMES = struct.pack("=4q", 1, 0, 1, 0)
+FUSE_SUPER_MAGIC = 0x65735546
 IMAGES = mounts.Options(filesystems=["ext4"], images=True)
 FLAGS = fsflags.Options()
 
@@ -134,6 +137,28 @@ def test_a_silent_server_holds_nobody_but_its_caller(
                 assert each.verdict is not None
         assert len(waiting) > 15, waiting
         assert maps is not None or rescue.is_alive()
+
+
+def test_where_a_path_leads_is_told_without_its_server(place: bytes) -> None:
+    """In the monitor's own identity, for rules about paths, and for what asks of which kind a file system is."""
+    stuck = Stuck(place + b"/mnt", STATFS, {LOOKUP: QUIET[LOOKUP]}, place + b"/fuse")
+    rescue = threading.Timer(20, stuck.close)  # or nobody would hear that it hangs
+    rescue.start()
+    root = os.open("/", os.O_PATH)
+    try:
+        found = _core.find(root, -1, place + b"/mnt/./file", True, False)
+        assert found is not None
+        name, fd, _ = found
+        try:
+            assert name == place + b"/mnt/file"
+            assert filesystem_type(fd) == FUSE_SUPER_MAGIC
+        finally:
+            os.close(fd)
+        assert stuck.waiting == 0
+    finally:
+        os.close(root)
+        rescue.cancel()
+        stuck.close()
 
 
 def begun(

@@ -55,8 +55,6 @@ int place_of(const Known *caller, int dirfd);
 
 enum { LEFT = INT32_MIN }; /* what is left to a longer way, and nothing has happened */
 
-/* The f_type of the file system that something is on, without waiting for that; 0 if it cannot be told. */
-uint32_t kind_of(int fd);
 /* openat2(2), closing on exec: a descriptor, or minus an errno. */
 int openat2(int at, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
 

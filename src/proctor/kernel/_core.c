@@ -405,6 +405,7 @@ static PyMethodDef core_methods[] = {
     {"find", core_find, METH_VARARGS, NULL},
     {"where", (PyCFunction)(void (*)(void))core_where, METH_FASTCALL, NULL},
     {"matches", core_matches, METH_VARARGS, NULL},
+    {"kind_of", (PyCFunction)(void (*)(void))core_kind_of, METH_FASTCALL, NULL},
     {"whereabouts", (PyCFunction)(void (*)(void))core_whereabouts, METH_FASTCALL, NULL},
     {"standing", (PyCFunction)(void (*)(void))core_standing, METH_FASTCALL, NULL},
     {"ask_for", (PyCFunction)(void (*)(void))core_ask_for, METH_FASTCALL, NULL},

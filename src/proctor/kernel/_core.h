@@ -82,6 +82,9 @@ PyObject *core_write(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_where(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_matches(PyObject *module, PyObject *args);
 PyObject *core_launch(PyObject *module, PyObject *args);
+/* The f_type of the file system that something is on, without waiting for that; 0 if it cannot be told. */
+uint32_t kind_of(int fd);
+PyObject *core_kind_of(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_whereabouts(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_standing(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_open_for(PyObject *module, PyObject *const *args, Py_ssize_t count);

@@ -170,6 +170,10 @@ def standing(tid: int, pidfd: int, proc: int, user: int, /) -> bytes:
     :param user: the link ``ns/user`` there, an O_PATH descriptor.
     :raises OSError: ESRCH if it is dead; EINVAL or ENOTTY before Linux 6.13 (PIDFD_GET_INFO)."""
 
+def kind_of(fd: int, /) -> int:
+    """Which kind of file system something is on (``f_type``, statfs(2)), from its mount (statmount(2), Linux 6.8), so that
+    no server is asked, which may not answer; before that the file system is asked.  0 if it cannot be told so."""
+
 def whereabouts(proc: int, cgroup: int, /) -> bytes:
     """Where a thread is besides: its mnt, net, ipc, uts and cgroup namespaces, and its cgroups, to be compared.
 

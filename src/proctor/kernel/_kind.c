@@ -56,3 +56,14 @@ uint32_t kind_of(int fd) {
         atomic_store_explicit(&seen[asked.mount % SEEN], asked.mount << 32 | kind, memory_order_relaxed);
     return kind;
 }
+
+PyObject *core_kind_of(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    long fd = count == 1 ? PyLong_AsLong(args[0]) : -1;
+    uint32_t kind;
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    kind = kind_of((int)fd);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromUnsignedLong(kind);
+}

@@ -16,7 +16,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 enum { NO_MAGICLINKS = 2, NO_SYMLINKS = 4, BENEATH = 8, IN_ROOT = 16 };
@@ -139,8 +138,8 @@ static bool call_it(const struct search *self, int fd, const struct identity *at
 
 /* Whether it is on a procfs, or that cannot be told. */
 static bool on_procfs(int fd, const struct identity *at) {
-    struct statfs kind;
-    return at->major == 0 && (fstatfs(fd, &kind) < 0 || kind.f_type == PROC_SUPER);
+    uint32_t kind;
+    return at->major == 0 && ((kind = kind_of(fd)) == 0 || kind == PROC_SUPER);
 }
 
 bool is_own_name(const char *path, size_t length) {

@@ -145,7 +145,11 @@ _STATFS_TYPE = struct.Struct("@I" if os.uname().machine == "s390x" else "@l")
 
 
 def filesystem_type(fd: int) -> int:
-    """``f_type`` of fstatfs(2): which kind of file system a descriptor is on (statfs(2) has a list)."""
+    """``f_type`` of fstatfs(2): which kind of file system a descriptor is on (statfs(2) has a list).
+
+    Its mount says so, as far as it can be asked: a file system may not answer."""
+    if (known := _core.kind_of(fd)) != 0:
+        return known
     status = bytearray(512)  # struct statfs has 120 bytes or fewer
     _core.syscall(_core.SYS_fstatfs, fd, status)
     kind: int = _STATFS_TYPE.unpack_from(status)[0]

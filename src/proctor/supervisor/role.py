@@ -199,9 +199,8 @@ class Role:
         decider, engine = self._decider, self._engine
         if decider.untended() and not engine.attend(token, decider.tend):
             return False
-        for _ in range(
-            _AT_ONCE
-        ):  # of a thousand that are looked at now and then: others are to be received meanwhile
+        # Of a thousand that are looked at now and then: others are to be received meanwhile
+        for _ in range(_AT_ONCE):
             overdue = decider.next_overdue()
             if overdue is None:
                 break
