@@ -327,23 +327,6 @@ def executor_of(begun: conversation.Conversation) -> int:
     return worker.pid if isinstance(worker, processes.Executor) else 0
 
 
-def test_somebody_s_signal_to_an_executor_costs_its_call(top: bytes) -> None:
-    """Nobody is told of an interruption that nobody asked for."""
-    os.mkfifo(top + b"/fifo", 0o666)
-    troubles: list[str] = []
-    with Performers(on_trouble=troubles.append) as performers, caller() as one:
-        thread, results = in_thread(lambda: opened(performers, one, top + b"/fifo"))
-        wait_for(lambda: performing(performers))
-        (executor,) = children(parent_of(performers))
-        wait_for(lambda: blocked_in_open(executor))
-        os.kill(executor, processes.INTERRUPTS)
-        thread.join(20)
-        assert isinstance(results[0], Deny)
-        assert results[0].errno == errno.EPERM
-        assert outcome(opened(performers, one, b"/etc/passwd"))[0] == "fd"
-    assert ["by a signal" in each for each in troubles] == [True]
-
-
 @pytest.fixture
 def served(top: bytes) -> Iterator[Serving]:
     serving = Serving(top)
@@ -492,20 +475,27 @@ def test_what_was_done_is_the_answer(top: bytes) -> None:
 # Executors ---------------------------------------------------------------------------------------
 
 
-def test_a_stopped_executor_costs_its_call(top: bytes) -> None:
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [(signal.SIGSTOP, "stopped"), (processes.INTERRUPTS, "by a signal")],
+    ids=["stopped", "interrupted"],
+)
+def test_somebody_s_signal_to_an_executor_costs_its_call(top: bytes, sent: int, says: str) -> None:
+    """Nobody is told of an interruption that nobody asked for."""
     os.mkfifo(top + b"/fifo", 0o666)
     troubles: list[str] = []
     with Performers(on_trouble=troubles.append) as performers, caller() as one:
         thread, results = in_thread(lambda: opened(performers, one, top + b"/fifo"))
         wait_for(lambda: performing(performers))
         (executor,) = children(parent_of(performers))
-        os.kill(executor, signal.SIGSTOP)
+        wait_for(lambda: blocked_in_open(executor))
+        os.kill(executor, sent)
         thread.join(20)
         assert isinstance(results[0], Deny)
         assert results[0].errno == errno.EPERM
-        assert "stopped" in results[0].reason
+        assert says in results[0].reason
         assert outcome(opened(performers, one, b"/etc/passwd"))[0] == "fd"
-    assert len(troubles) == 1
+    assert [says in each for each in troubles] == [True]
 
 
 @root_only
