@@ -64,6 +64,45 @@ def test_is_a_named_tuple(kind: Any) -> None:
             pytest.fail("it is matched by position")
 
 
+def _fresh() -> Any:
+    class Kind(proctor.records.NamedTuple):
+        first: int
+        second: int
+        third: int = 3
+
+    return Kind
+
+
+def test_whoever_looks_sees_a_constructor_before_there_was_any() -> None:
+    assert list(inspect.signature(_fresh()).parameters) == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("before", range(20))
+def test_the_first_ones_and_later_ones_are_made_alike(before: int) -> None:
+    def kind(*values: Any, **named: Any) -> Any:
+        made = _fresh()
+        for each in range(before):
+            assert made(each, 2) == (each, 2, 3)
+        found = made(*values, **named)
+        assert type(found) is made
+        return found
+
+    assert kind(1, 2) == kind(1, second=2) == kind(second=2, first=1) == (1, 2, 3)
+    assert (
+        kind(1, 2, 4) == kind(1, third=4, second=2) == kind(third=4, second=2, first=1) == (1, 2, 4)
+    )
+    for wrong in (
+        lambda: kind(1),
+        lambda: kind(1, third=1),
+        lambda: kind(1, 2, 3, 4),
+        lambda: kind(1, 2, first=1),
+        lambda: kind(1, 2, third=1, fourth=1),
+        lambda: kind(1, 2, fourth=1),
+    ):
+        with pytest.raises(TypeError):
+            wrong()
+
+
 @pytest.mark.parametrize("kind", [Ours, Theirs])
 def test_refuses_what_a_named_tuple_refuses(kind: Any) -> None:
     for wrong in (kind, lambda: kind(1, 2, 3), lambda: kind(1, third=3)):

@@ -14,9 +14,25 @@ if TYPE_CHECKING:
 else:
     from collections import _tuplegetter
 
+    #: So many of a kind are made without a constructor of its own: to compile one takes as long as ten of these.
+    _FEW = 8
+
     def _construct(cls, /, *values, **named):
-        """The first construction: makes the constructor that is used from then on."""
-        own = next(each for each in cls.__mro__ if "__match_args__" in vars(each))
+        """Makes the first ones of a kind, and then the constructor that is used from then on."""
+        own = _declared(cls)
+        fields = own._fields
+        if own._made < _FEW:
+            own._made += 1
+            rest, known = fields[len(values) :], own._field_defaults | named
+            if len(values) <= len(fields) and known.keys() >= set(rest) >= named.keys():
+                return tuple.__new__(cls, (*values, *[known[each] for each in rest]))
+        return _compile(own)(cls, *values, **named)
+
+    def _declared(cls):
+        """Whose fields these are: itself, or what it derives from."""
+        return next(each for each in cls.__mro__ if "__match_args__" in vars(each))
+
+    def _compile(own):
         args = "".join(f", {name}" for name in own._fields)
         new = eval(  # as collections.namedtuple does; the names are those of a class statement
             f"lambda _cls{args}: _new(_cls, ({args[2:]},))", {"_new": tuple.__new__}
@@ -24,7 +40,7 @@ else:
         new.__name__, new.__qualname__ = "__new__", f"{own.__qualname__}.__new__"
         new.__defaults__ = tuple(own._field_defaults.values())
         own.__new__ = new
-        return new(cls, *values, **named)
+        return new
 
     class _Declared(type):
         """Takes annotations for fields, in what derives from :class:`NamedTuple` itself."""
@@ -39,8 +55,15 @@ else:
                 for number, each in enumerate(fields):
                     space[each] = _tuplegetter(number, f"Alias for field number {number}")
                 space |= {"__slots__": (), "__new__": _construct, "__match_args__": fields}
-                space |= {"_fields": fields, "_field_defaults": defaults}
+                space |= {"_fields": fields, "_field_defaults": defaults, "_made": 0}
             return super().__new__(cls, name, bases, space)
+
+        @property
+        def __signature__(cls):
+            """There is none but that of the constructor, which is there for whoever asks."""
+            if cls.__new__ is _construct:
+                _compile(_declared(cls))
+            raise AttributeError("__signature__")
 
     class NamedTuple(tuple, metaclass=_Declared):
         """As :class:`typing.NamedTuple`, for class statements with fields."""
