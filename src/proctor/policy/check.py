@@ -186,30 +186,33 @@ def warnings(policy: Policy) -> list[str]:
 def _siblings(policy: Policy) -> Iterator[str]:
     """Who restricts one call and leaves others that do the same is walked around."""
     from proctor.syscalls import siblings, tables
-    from proctor.syscalls.variants import variants
+    from proctor.syscalls.variants import plain, variants
 
     if not policy.settings.default.runs:
         return
     named = {call for _, call in policy.chains}
-    here = {name for arch in policy.settings.arches for name in tables.numbers(arch)}
-    here -= {  # a rule on the plain name means these too
-        other for arch in policy.settings.arches for name in here for other in variants(name, arch)
-    }
+    arches = policy.settings.arches
+    here: set[str] = set().union(*map(tables.numbers, arches))
+
+    def is_meant(other: str) -> bool:
+        """Whether a rule on a plain name means this one, too."""
+        names = here.intersection(plain(other))
+        return any(other in variants(name, arch) for name in names for arch in arches)
+
     told: set[str] = set()
     for rule in policy.rules:
         if not rule.ruling.refuses or rule.implied:
             continue
         ways: dict[tuple[str, tuple[str, ...]], list[str]] = {}
         for call in dict.fromkeys(call for _, call in rule.clauses):
-            free = [other for other in siblings.siblings(call) if other not in named]
+            free = [
+                other
+                for other in siblings.siblings(call)
+                if other in here and not (other in named or other in told or is_meant(other))
+            ]
             for why in dict.fromkeys(siblings.why(call, other) for other in free):
-                found = tuple(
-                    other
-                    for other in sorted(free)
-                    if siblings.why(call, other) == why and other in here and other not in told
-                )
-                if found:
-                    ways.setdefault((why, found), []).append(call)
+                found = tuple(sorted(o for o in free if siblings.why(call, o) == why))
+                ways.setdefault((why, found), []).append(call)
         for (why, found), calls in ways.items():
             told.update(found)
             yield (

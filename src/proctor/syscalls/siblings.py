@@ -34,25 +34,8 @@ __all__ = ["families", "siblings", "why"]
 #: What is put before a name, and what behind it, for the same thing in another way.
 _BEFORE: Final = ("rt_", "_new", "new", "old", "_", "f", "l", "p", "pkey_", "arm_", "process_")
 _BEHIND: Final = (
-    *(
-        "_time64",
-        "64_64",
-        "_64",
-        "64",
-        "32",
-        "old",
-        "at2",
-        "at",
-        "_fd",
-        "6",
-        "4",
-        "3",
-        "2",
-        "1",
-        "v2",
-        "v",
-    ),
-)
+    "_time64", "64_64", "_64", "64", "32", "old", "at2", "at", "_fd", "6", "4", "3", "2", "1", "v2", "v",
+)  # fmt: skip
 #: Whose names look as if they were made of another's.
 _ALONE: Final = frozenset(("fsync",))
 
@@ -159,12 +142,12 @@ def siblings(call: str) -> tuple[str, ...]:
 
     In no order that means anything; empty for a call that is alone, or unknown.
     """
-    return tuple(_known().get(call, ()))
+    return tuple(_known(call))
 
 
 def why(call: str, sibling: str) -> str:
     """What ``call`` does that ``sibling`` does as well; empty if they are no siblings."""
-    return _known().get(call, {}).get(sibling, "")
+    return _known(call).get(sibling, "")
 
 
 @cache
@@ -182,21 +165,16 @@ def families() -> tuple[Family, ...]:
 
 
 @cache
-def _known() -> dict[str, dict[str, str]]:
-    """Call to its siblings, each with the reason; what a family does comes before a way."""
-    known: dict[str, dict[str, str]] = {}
+def _known(call: str) -> dict[str, str]:
+    """The siblings of a call, each with the reason; what a family does comes before a way."""
+    known: dict[str, str] = {}
     for does, calls in families():
-        for call in calls:
-            others = known.setdefault(call, {})
-            for other in calls:
-                if other != call:
-                    others.setdefault(other, does)
+        for other in calls if call in calls else ():
+            known.setdefault(other, does)
     for how, text, ways in _WAYS:
-        for call in _members(text):
-            others = known.setdefault(call, {})
-            for other in _members(ways):
-                if other != call:
-                    others.setdefault(other, how)
+        for other in _members(ways) if call in _members(text) else ():
+            known.setdefault(other, how)
+    known.pop(call, None)
     return known
 
 
@@ -216,14 +194,19 @@ def _stem(name: str, names: frozenset[str]) -> str:
     """The name that ``name`` is made of, perhaps itself."""
     if name in _ALONE:
         return name
-    starts = [name.removeprefix(before) for before in ("", *_BEFORE) if name.startswith(before)]
+    starts = [name]
+    if name.startswith(_BEFORE):  # of most names neither is so
+        starts += [name.removeprefix(before) for before in _BEFORE if name.startswith(before)]
     for start in starts:
-        for stem in (start, *(start.removesuffix(b) for b in _BEHIND if start.endswith(b))):
-            if stem != name and stem in names:
+        if start != name and start in names:
+            return _stem(start, names)
+        for behind in _BEHIND if start.endswith(_BEHIND) else ():
+            if start.endswith(behind) and (stem := start.removesuffix(behind)) in names:
                 return _stem(stem, names)
     return name
 
 
+@cache
 def _members(text: str) -> tuple[str, ...]:
     """The calls that a line of names stands for."""
     derived = _derived()

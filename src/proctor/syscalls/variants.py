@@ -32,3 +32,15 @@ def variants(call: str, arch: str) -> tuple[str, ...]:
     known, plain = numbers(arch), numbers("x86_64")
     names = (*(call + suffix for suffix in _SUFFIXES), *_OTHERS.get(call, ()))
     return tuple(name for name in names if name in known and name not in plain)
+
+
+def plain(name: str) -> tuple[str, ...]:
+    """The names that ``name`` may be a variant of, on some architecture.
+
+    >>> plain("chown32"), plain("ugetrlimit"), plain("chown")
+    (('chown',), ('getrlimit',), ())
+    """
+    return (
+        *(name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)),
+        *(call for call, others in _OTHERS.items() if name in others),
+    )
