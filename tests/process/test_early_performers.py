@@ -155,3 +155,25 @@ def test_commands_shorter_than_the_start_leave_nothing() -> None:
         now = len(os.listdir("/proc/self/fd"))
         before = before or now
         assert now == before
+
+
+def test_a_command_that_ends_while_the_code_is_loaded_has_no_executor_started() -> None:
+    """What performs is loaded by its first call, which takes longer than many a command."""
+
+    class Ends(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            over.append(lazy._performers is not None)
+            return len(over) > 1  # the command is over at the second look
+
+    over: list[bool] = []
+    lazy = LazyPerformer({})
+    lazy._ends = Ends()
+    lazy.start_early()
+    for thread in threading.enumerate():
+        if thread.name == "proctor-performers":
+            thread.join(30)
+    try:
+        assert over == [False, True]
+        assert lazy._performers is not None and lazy._performers.executors.mother._control is None
+    finally:
+        lazy.close()

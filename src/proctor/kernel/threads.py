@@ -5,6 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from typing import Final
+
+_ALL: Final = signal.valid_signals()
 
 
 def quiet_thread(target: Callable[[], object], name: str) -> threading.Thread:
@@ -23,7 +26,7 @@ def quiet_thread(target: Callable[[], object], name: str) -> threading.Thread:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         # This may raise, too: it runs the Python handlers of signals that came before
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
         thread.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

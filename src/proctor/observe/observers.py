@@ -42,6 +42,7 @@ class Observers:
         "_facts",
         "_facts_for",
         "_lock",
+        "_logged",
         "_others",
         "_outcomes",
         "_places",
@@ -99,9 +100,12 @@ class Observers:
             from proctor.observe.facts import facts
 
             self._facts, self.callers = facts, Callers()
+        #: Waits for what the logger owes; None where it is told nothing.
+        self._logged: Callable[[float], object] | None = None
         if not (Trouble in told and Dropped in told):
-            from proctor.observe.logger import log
+            from proctor.observe.logger import flush, log
 
+            self._logged = flush
             told.setdefault(Trouble, (log,))
             told.setdefault(Dropped, (log,))
         self._told = told
@@ -238,9 +242,8 @@ class Observers:
         """Nothing more is told: give what the logger owes a bounded time to be written."""
         if self._facts is not None:
             self.callers.close()
-        from proctor.observe.logger import flush
-
-        flush(patience)
+        if self._logged is not None:
+            self._logged(patience)
 
 
 def _every(verdict: object) -> bool:

@@ -124,7 +124,10 @@ class LazyPerformer:
         if self._ends.wait(_MOMENT):
             return
         try:
-            self._made().start()
+            performers = self._made()
+            # A first call has them made, too, and to load them takes as long as many a command
+            if not self._ends.wait(_MOMENT):
+                performers.start()
         except Exception:
             pass  # closed meanwhile; or see start_early()
 
