@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from proctor.words import did_you_mean
+
 #: Threads, processes, calls at a time: more of one kind than this no machine gives.
 MOST: Final = 10_000
 #: A user or group id; the last number stands for none.
@@ -78,3 +80,12 @@ def several(what: str, given: Any, wanted: str) -> tuple[Any, ...]:
     if not isinstance(given, Iterable) or isinstance(given, (str, bytes)):
         raise TypeError(f"{what}={given!r}: {wanted} are wanted, in a list")
     return tuple(given)
+
+
+def refuse_unknown(options: Iterable[str], known: Iterable[str], what: str = "a launch") -> None:
+    """
+    :param what: has these options.
+    :raises TypeError: an option is none of those that there are."""
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{what} has no option {name!r}{did_you_mean(name, known)}")

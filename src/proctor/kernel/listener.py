@@ -118,12 +118,15 @@ class Listener:
     def from_socket(cls, sock: socket.socket, limit: int = 65536) -> tuple[Listener, bytes]:
         """Receive one listener sent by SCM_RIGHTS, with the data that came along.
 
+        :raises TypeError: it is no socket.
         :raises ProctorError: if the message carries no descriptor, or more than one (they are
             closed), or ended.
         :raises OSError: EMSGSIZE for a datagram of more than ``limit`` bytes; else recvmsg(2)'s.
         """
         from proctor.kernel.scm import receive
 
+        if not hasattr(sock, "recvmsg"):
+            raise TypeError(f"{sock!r}: a socket is wanted")
         message = receive(sock, limit)
         if message.lost:
             raise ProctorError(

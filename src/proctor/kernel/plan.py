@@ -11,10 +11,9 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Union, Unpack
 
-from proctor.given import MOST_ID, MOST_NUMBER, one, several, whole
+from proctor.given import MOST_ID, MOST_NUMBER, one, refuse_unknown, several, whole
 from proctor.kernel import abi
 from proctor.records import NamedTuple, TypedDict
-from proctor.words import did_you_mean
 
 #: What names a file or an argument.
 StrOrBytes = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
@@ -225,13 +224,6 @@ def plan(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Plan:
         ignored_signals=_signal_bits(options.get("ignored_signals")),
         marks=whole("marks", options.get("marks", 0), 0),
     )
-
-
-def refuse_unknown(options: Iterable[str], known: Iterable[str]) -> None:
-    """:raises TypeError: an option is none of those that there are."""
-    for name in options:
-        if name not in known:
-            raise TypeError(f"a launch has no option {name!r}{did_you_mean(name, known)}")
 
 
 def refuse_word(argv: object) -> None:

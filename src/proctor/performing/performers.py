@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
 from proctor.errors import CallGone
-from proctor.given import one, seconds, several, whole
+from proctor.given import one, seconds, several
 from proctor.kernel.standing import Standing
 from proctor.performing import registry
 from proctor.performing.callers import Callers
@@ -24,6 +24,8 @@ from proctor.performing.seeking import Lookout, seek, seek_shortly
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply
 from proctor.performing.trouble import Again, CannotJoin, Moved, Refused, Said, Trouble, verdict_for
+from proctor.supervisor.container import owners as container_owners
+from proctor.supervisor.container import performing_options
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -113,29 +115,24 @@ class Performers:
         on_trouble: Callable[[str], object] | None = None,
         calls: Iterable[str] | None = None,
     ) -> None:
-        registry.load(registry.SUPPORTED if calls is None else calls)
-        for name, value, words in (
-            ("nested", nested, ("deny", "allow")),
-            ("o_path", o_path, ("deny", "run")),
-            ("cgroup", cgroup, ("join", "ignore")),
-        ):
-            if value not in words:
-                raise ValueError(f"{name}={value!r}: it is one of {', '.join(map(repr, words))}")
-        whole("limit", limit)
+        registry.load(
+            registry.SUPPORTED
+            if calls is None
+            else several("calls", calls, "names of system calls")
+        )
+        self._options = performing_options(
+            {"nested": nested, "o_path": o_path, "cgroup": cgroup, "limit": limit}
+        )
         self.deadline = seconds("deadline", deadline)
-        self.owners: frozenset[int] = frozenset(several("owner_userns", owner_userns, "numbers"))
+        self.owners: frozenset[int] = container_owners(owner_userns)
+        if on_trouble is not None and not callable(on_trouble):
+            raise TypeError(f"on_trouble={on_trouble!r}: it is called with a sentence")
         seconds("idle", one("idle", idle, (int, float), "seconds, more than 0,"))
         self.executors = Executors(idle=idle)
         #: What takes the place of standard streams.
         self.logs = Logs()
         #: How often something was done, by callers of no container.
         self._counts: dict[object, int] = {}
-        self._options: dict[str, Any] = {
-            "nested": nested,
-            "o_path": o_path,
-            "cgroup": cgroup,
-            "limit": limit,
-        }
         #: What families keep from one call to the next, by family; closed with the performers.
         self.kept: dict[str, Kept] = {}
         self._on_trouble = on_trouble

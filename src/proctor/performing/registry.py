@@ -86,7 +86,13 @@ def _short(module: str) -> str:
 
 
 def load(calls: Iterable[str]) -> None:
-    """Load what performs these calls: when the first of them comes there may be no descriptor left for that."""
+    """Load what performs these calls: when the first of them comes there may be no descriptor left for that.
+
+    :raises ValueError: nothing here performs one."""
+    calls = list(calls)
+    for call in calls:
+        if call not in SUPPORTED:
+            raise ValueError(f"nothing here performs {call!r}{did_you_mean(call, SUPPORTED)}")
     for module in {_FAMILIES[call][0] for call in calls}:
         for way in getattr(import_module(module), "WAYS", ()):
             import_module(way)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, deny
+from proctor.given import one, refuse_unknown
+from proctor.process.options import Performing
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -33,7 +35,8 @@ class LazyPerformer:
     def __init__(
         self, options: Mapping[str, Any], probably: Callable[[str], bool] | None = None
     ) -> None:
-        self._options = options
+        self._options = one("performing", options, Mapping, "a mapping of options")
+        refuse_unknown(options, Performing.__annotations__, "performing")
         self._probably = probably
         #: Called with a sentence when a performer could not do its work: the caller was denied, and
         #: somebody should know why.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.given import one
-from proctor.kernel.plan import refuse_unknown, refuse_word
+from proctor.given import one, refuse_unknown
+from proctor.kernel.plan import refuse_word
 from proctor.process.child import Process, spawn_served
 from proctor.process.options import SpawnOptions
 
@@ -166,7 +166,7 @@ class Supervision:
 
         # Here, since what cannot be is said before anything starts
         self._whole = Container(quotas=self._quotas, logging=self._logging)
-        ours = LazyPerformer(self._performing or {}, self._performed)
+        ours = LazyPerformer({} if self._performing is None else self._performing, self._performed)
         options = self._options | {"seeker": ours}
         if options.get("performer") is None:
             self._ours = ours

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from proctor.given import one, several, whole
+from proctor.given import MOST_ID, one, refuse_unknown, several, whole
 from proctor.observe.amount import Amount
 from proctor.records import NamedTuple
 from proctor.supervisor.handlers import handlers_of
@@ -13,6 +13,38 @@ from proctor.supervisor.handlers import handlers_of
 if TYPE_CHECKING:
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.ports import Below
+
+#: What can be said of how the calls of one container are performed, and the words that it is one of; ``limit`` is a number.
+_PERFORMING: Final = {
+    "nested": ("deny", "allow"),
+    "o_path": ("deny", "run"),
+    "cgroup": ("join", "ignore"),
+    "limit": (),
+}
+
+
+def performing_options(given: object) -> dict[str, Any]:
+    """What :class:`Container` and :class:`~proctor.performing.Performers` are given of that.
+
+    :raises TypeError: it is no mapping, there is no such option, or one is no number.
+    :raises ValueError: one is no such word, or the number less than 1, or more than a machine has."""
+    options: dict[str, Any] = dict(one("performing", given, Mapping, "a mapping of options"))
+    for name, value in options.items():
+        refuse_unknown((name,), _PERFORMING, "performing, of a container,")
+        words = _PERFORMING[name]
+        if not words:
+            whole(name, value)
+        elif value not in words:
+            raise ValueError(f"{name}={value!r}: it is one of {', '.join(map(repr, words))}")
+    return options
+
+
+def owners(given: Any) -> frozenset[int]:
+    """User namespaces.
+
+    :raises TypeError, ValueError: they are no inode numbers."""
+    numbers = several("owner_userns", given, "inode numbers")
+    return frozenset([whole("owner_userns", each, 1, MOST_ID + 1) for each in numbers])
 
 
 class Quotas(NamedTuple):
@@ -66,14 +98,16 @@ class Container:
     :param name: for logs and metrics.
     :param handlers: tried in order; those of the supervisor if None.
     :param labels: what its owner calls it besides.
-    :param performing: options for whoever performs its calls.
+    :param performing: for whoever performs its calls: ``nested``, ``o_path``, ``cgroup`` and ``limit``, as
+        :class:`~proctor.performing.Performers` takes them.
     :param owner_userns: inode numbers of the user namespaces (``/proc/PID/ns/user``) that its owner
         made it with: rights in there were given, and not taken by the target itself.
     :param quotas: what it may take.
     :param state: whatever its handlers want to keep from one call to the next.  Handlers may run at
         the same time, on several threads.
     :param logging: how much of its calls logs have (:class:`proctor.Amount`); None: all.
-    :raises ValueError: a quota is less than 1, or more than 10,000; of the log there is no such level.
+    :raises ValueError: a quota is less than 1, or more than 10,000; of the log there is no such level; an option is no
+        such word.
     :raises TypeError: something is not what it is to be.
     """
 
@@ -107,11 +141,16 @@ class Container:
         #: first listener is served.
         self.below: Below | None = None
         self.handlers = None if handlers is None else handlers_of(handlers)
-        self.labels: Mapping[str, str] = dict(one("labels", labels or {}, Mapping, "a mapping"))
-        self.performing: Mapping[str, Any] = dict(
-            one("performing", performing or {}, Mapping, "a mapping of options")
+        self.labels: Mapping[str, str] = dict(
+            one("labels", {} if labels is None else labels, Mapping, "a mapping")
         )
-        self.owner_userns = frozenset(several("owner_userns", owner_userns, "inode numbers"))
+        for key, value in self.labels.items():
+            one("a name in labels", key, str, "a text")
+            one(f"labels[{key!r}]", value, str, "a text")
+        self.performing: Mapping[str, Any] = performing_options(
+            {} if performing is None else performing
+        )
+        self.owner_userns = owners(owner_userns)
         self.quotas = (
             Quotas()
             if quotas is None

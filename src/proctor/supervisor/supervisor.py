@@ -109,6 +109,10 @@ class Supervisor:
     ) -> None:
         if performer is not None and not callable(performer):
             raise TypeError(f"performer={performer!r}: it is called with (call, verdict)")
+        if seeker is not None and not callable(getattr(seeker, "seek", None)):
+            raise TypeError(
+                f"seeker={seeker!r}: it looks for callers, as proctor.performing.Performers do"
+            )
         if world is not None and not hasattr(world, "engine"):
             raise TypeError(f"world={world!r}: it makes engines, as proctor.supervisor.ports.World")
         if world is None:
@@ -493,7 +497,11 @@ class Supervisor:
         self._observers.trouble(text)
 
     def on_close(self, action: Callable[[], object]) -> None:
-        """Run ``action`` at the end of :meth:`close`."""
+        """Run ``action`` at the end of :meth:`close`.
+
+        :raises TypeError: it cannot be called."""
+        if not callable(action):
+            raise TypeError(f"on_close({action!r}): it is called, without arguments")
         self._at_close.append(action)
 
     def __enter__(self) -> Supervisor:
