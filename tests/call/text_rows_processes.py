@@ -83,7 +83,10 @@ def processes(t: Table) -> None:
     t("getpriority", 2, 0)
     t("ioprio_set", 1, 0, 0x4005)
     t("sched_setscheduler", 0, 1, m.i(50))
-    t("sched_setscheduler", 0, 0x40000000, m.i(0))
+    t(
+        "sched_setscheduler", 0, 0x40000000, m.i(0),
+        ours="sched_setscheduler(0, SCHED_OTHER|SCHED_RESET_ON_FORK, [0])", why="strace has no name for SCHED_OTHER here",
+    )  # fmt: skip
     t("sched_setparam", 5, m.i(3))
     t("sched_setattr", 0, m.f("IIQiIQQQII", 56, 6, 1, 0, 0, 10, 20, 30, 0, 0), 0)
     t("sched_getattr", 0, BAD, 56, 0)

@@ -138,6 +138,9 @@ def refusal(text: str) -> str:
         (rule('calls = ["%desc"]\nreturn = 5'), 'exclude with "!close"'),
         # conditions
         (rule('calls = ["mknod"]\nwhen = { mod = 1 }\ndeny = 1'), 'f.toml:4: rule[0].when.mod: mknod on x86_64 has no argument "mod"; did you mean "mode"?'),
+        (rule('calls = ["chmod"]\nwhen = { mode = "S_ISUID" }\ndeny = 1'), 'mode = { all = ["S_ISUID"] }, any'),
+        (rule('calls = ["chmod"]\nwhen = { mode = "!= S_ISUID|S_ISGID" }\ndeny = 1'), 'all = ["S_ISUID", "S_ISGID"]'),
+        (rule('calls = ["openat"]\nwhen = { flags = "!= O_CREAT" }\ndeny = 1'), 'flags = { all = ["O_CREAT"] }'),
         (rule('calls = ["getpid"]\nwhen = { mode = 1 }\ndeny = 1'), "it has none"),
         ('arches = ["x86_64", "i386"]\n' + rule('calls = ["mmap"]\nwhen = { prot = 1 }\ndeny = 1'),
          'mmap on i386 has no argument "prot"; it has arg. arches = [...] without "i386" leaves such programs out'),

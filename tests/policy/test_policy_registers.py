@@ -101,6 +101,9 @@ FIFO, CHAR, BLOCK = 0o010000, 0o020000, 0o060000
         ("open", '{ flags = { none = ["O_WRONLY"] } }', [0, 2, 3, 0o102], [1, 0o101]),
         ("open", '{ flags = { any = ["O_WRONLY", "O_RDWR"] } }', [1, 2], [0, 3]),
         ("open", '{ flags = { "==" = "O_RDWR|O_CREAT" } }', [0o102], [0o1102, 2]),
+        ("futex", '{ op = "FUTEX_LOCK_PI" }', [6, 6 | 128, 6 | 128 | 256], [0, 7]),  # futex(2): options
+        ("futex", '{ op = "FUTEX_WAIT_PRIVATE" }', [128, 128 | 256], [0, 129]),
+        ("sched_setscheduler", '{ policy = "SCHED_FIFO" }', [1, 1 | 1 << 30], [2, 0, 1 << 30]),
     ],
 )  # fmt: skip
 def test_a_constant_that_is_a_part_is_compared_with_the_part(

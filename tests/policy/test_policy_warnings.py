@@ -99,6 +99,13 @@ def test_an_allow_list_that_cannot_start_anything() -> None:
         ("openat", '{ flags = { "==" = "O_WRONLY" } }', "access ="),
         ("socket", '{ type = { "==" = "SOCK_RAW" } }', "mask = 0xf"),
         ("mmap", '{ flags = { "==" = "MAP_SHARED" } }', "mask = 0xf"),
+        ("mq_open", '{ oflag = { "==" = "O_WRONLY" } }', "mask = 0x3"),
+        ("socket", "{ type = 3 }", 'mask = 0xf, is = "SOCK_RAW"'),
+        ("openat", "{ flags = [1, 577] }", "access ="),
+        ("sched_setscheduler", '{ policy = { "==" = "SCHED_FIFO" } }', "mask = 0xbfffffff"),
+        ("futex", '{ op = { "==" = "FUTEX_WAIT" } }', "mask = 0xfffffe7f"),
+        ("chmod", '{ mode = { "==" = "S_ISUID" } }', 'all = ["S_ISUID"]'),
+        ("fchmod", "{ mode = 0o6000 }", 'all = ["S_ISUID", "S_ISGID"]'),
     ],
 )
 def test_a_part_of_an_argument_compared_with_all_of_it(calls: str, when: str, instead: str) -> None:
@@ -108,8 +115,41 @@ def test_a_part_of_an_argument_compared_with_all_of_it(calls: str, when: str, in
     assert instead in said[0]
 
 
+@pytest.mark.parametrize(
+    ("calls", "when", "instead"),
+    [
+        ("clone", '{ flags = { "==" = "CLONE_NEWUSER|CLONE_NEWNS" } }', 'all = ["CLONE_NEWUSER", "CLONE_NEWNS"]'),
+        ("msgget", '{ msgflg = { "==" = "IPC_CREAT" } }', "has permissions"),
+        ("shmget", '{ shmflg = { "==" = "SHM_HUGETLB" } }', "has permissions"),
+        ("mmap", "{ flags = 0x20 }", "MAP_PRIVATE or MAP_SHARED"),
+        ("socket", '{ type = { "==" = "SOCK_CLOEXEC" } }', "kind of socket"),
+    ],
+)  # fmt: skip
+def test_a_part_of_an_argument_that_is_left_0(calls: str, when: str, instead: str) -> None:
+    text = f'calls = ["{calls}"]\nwhen = {when}\ndeny = 1'
+    said = [w for w in told(text, top='arches = ["x86_64"]') if "holds for no call" in w]
+    assert len(said) == 1
+    assert instead in said[0]
+
+
+@pytest.mark.parametrize(
+    "mode", ['"S_IFREG"', '["S_IFIFO", "S_IFREG"]', '{ "mask" = "S_IFMT", is = "S_IFREG" }']
+)
+def test_a_regular_file_s_mode_may_have_no_type(mode: str) -> None:
+    """mknod(2): "Zero file type is equivalent to type S_IFREG"."""
+    said = [
+        w
+        for w in told(f'calls = ["mknod"]\nwhen = {{ mode = {mode} }}\ndeny = 1')
+        if "S_IFREG" in w
+    ]
+    assert len(said) == 1
+    assert 'type = "regular"' in said[0]
+    said = told('calls = ["mknod"]\nwhen = { type = "regular" }\ndeny = 1')
+    assert not any("S_IFREG" in w for w in said)
+
+
 def test_exactly_these_flags_is_meant() -> None:
-    for when in ('{ flags = { "==" = "O_WRONLY|O_CREAT" } }', "{ flags = 577 }"):
+    for when in ('{ flags = { "==" = "O_WRONLY|O_CREAT" } }', "{ flags = 577 }", "{ flags = 0 }"):
         said = told(f'calls = ["openat"]\nwhen = {when}\ndeny = 1')
         assert not any("compares all" in warning for warning in said)
 

@@ -40,6 +40,13 @@ from proctor.syscalls.special import FRAGILE, IO_URING, UNASKED, by_io_uring
         ("sendto", "send sendmsg sendmmsg connect write"),
         ("recv", "recvfrom recvmsg recvmmsg recvmmsg_time64 read"),
         ("prlimit64", "setrlimit getrlimit ugetrlimit"),
+        ("fsync", "fdatasync sync syncfs"),
+        ("syncfs", "sync"),
+        ("splice", "sendfile tee copy_file_range"),
+        ("write", "writev pwrite64 vmsplice"),
+        ("mbind", "set_mempolicy set_mempolicy_home_node move_pages migrate_pages"),
+        ("alarm", "setitimer timer_settime"),
+        ("setpgid", "setsid"),
     ],
 )
 def test_every_member_knows_the_others(call: str, others: str) -> None:

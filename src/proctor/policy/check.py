@@ -10,18 +10,16 @@
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from proctor.filter.conditions import Alternative, both, covers
-from proctor.policy.numbers import field_of
+from proctor.policy.parts import whole_fields
 from proctor.policy.rules import ASK, Clause, Rule
 
 if TYPE_CHECKING:
     from proctor.policy.document import Source
     from proctor.policy.policy import Policy
-    from proctor.syscalls.signatures import Arg
 
 _Chain = tuple[tuple[Rule, Clause], ...]
 
@@ -177,7 +175,7 @@ def warnings(policy: Policy) -> list[str]:
         *_io_uring(policy),
         *_unstarted(policy),
         *_fragile(policy),
-        *_whole_fields(policy),
+        *whole_fields(policy.rules),
         *_needless_unsafe(policy),
         *_unheld(policy),
     ]
@@ -256,60 +254,6 @@ def _fragile(policy: Policy) -> Iterator[str]:
                 reasons.setdefault(FRAGILE[call], {})[call] = None
         for why, calls in reasons.items():
             yield f'rule "{rule.name}" has {", ".join(calls)} wait for the monitor: {why}'
-
-
-def _whole_fields(policy: Policy) -> Iterator[str]:
-    """``{ "==" = "S_IFIFO" }`` on a mode: a constant that is a part of its argument, compared with all
-    of it."""
-    from proctor.syscalls.signatures import signature
-
-    for rule in policy.rules:
-        arch, call = next(iter(rule.clauses), ("", ""))
-        described = signature(call, arch) if rule.when and not rule.implied else None
-        for key, spec in rule.when.items():
-            arg = described.arg(key) if described is not None else None
-            if arg is None:
-                continue
-            for op, value in _compared(spec):
-                name, mask = _part_of(arg, value)
-                if mask and mask != arg.mask:
-                    said = f'"{name}"' if isinstance(value, str) else f"0o{value:06o}"
-                    yield (
-                        f'rule "{rule.name}": {key} = {{ "{op}" = {said} }} compares all of {key}, of '
-                        f"which {name} is only a part; write {_part_instead(arg, key, name, mask)}"
-                    )
-
-
-def _compared(spec: Any) -> Iterator[tuple[str, str | int]]:
-    """(operator, constant or number) for each comparison with a single one; a bare number is "=="."""
-    for op, value in spec.items() if isinstance(spec, Mapping) else [("==", spec)]:
-        if op in ("==", "!=", "<", "<=", ">", ">="):
-            for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, int):
-                    yield op, each
-                elif isinstance(spec, Mapping) and isinstance(each, str):
-                    yield op, each.strip()
-
-
-def _part_of(arg: Arg, value: str | int) -> tuple[str, int]:
-    """The constant that is meant, and the bits that it is a value of; 0 if it is meant as it stands.
-
-    Of numbers only file types are looked at: no mode with permissions is 0o010000."""
-    if isinstance(value, str):
-        return value, field_of(arg, value)
-    if arg.role == "mode" and not value & 0o7777:
-        for name in ("S_IFIFO", "S_IFCHR", "S_IFDIR", "S_IFBLK", "S_IFREG", "S_IFLNK", "S_IFSOCK"):
-            if value == getattr(stat, name):
-                return name, 0o170000
-    return "", 0
-
-
-def _part_instead(arg: Arg, key: str, name: str, mask: int) -> str:
-    if arg.family == "OpenFlag":
-        return 'access = "read", "write" or "read-write"'
-    if arg.role == "mode":
-        return f'type = "…", or {key} = "{name}" without the table'
-    return f'{key} = {{ mask = {mask:#x}, is = "{name}" }}'
 
 
 def _needless_unsafe(policy: Policy) -> Iterator[str]:

@@ -12,7 +12,8 @@ comparisons and tests of flags; the other half knows the words (``device``, ``pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from proctor.errors import PolicyError
@@ -171,8 +172,10 @@ class Numbers:
         value, mask, field = self._value(arg, text[len(op) :])
         if field and op in ("", "==", "!="):
             return self._bits(arg, mask, value, op == "!=")
-        if not op and arg.role == "flags" and text[:1].isalpha():
-            name = text.replace("|", '", "').replace(" ", "")
+        named = text[len(op) :].strip()
+        bits = arg.role == "flags" or (arg.role == "mode" and not stat.S_IFMT(value))
+        if op in ("", "!=") and bits and named[:1].isalpha():
+            name = '", "'.join(word.strip() for word in named.split("|"))
             self._fail(
                 f'say how the flags are meant: {arg.name} = {{ all = ["{name}"] }}, '
                 'any = […], none = […], or "==" = "A|B" for exactly these'
@@ -332,13 +335,24 @@ def field_of(arg: Arg, name: str) -> int:
     type for ``S_IFIFO`` in a mode, the access mode for ``O_WRONLY`` in open's flags.  Else 0."""
     if arg.family is None or not name[:1].isalpha():
         return 0
+    return sum(mask for mask, each, _ in _values_of_fields(arg.family) if each == name)
+
+
+def value_of_field(arg: Arg, number: int) -> tuple[str, int]:
+    """The constant that has a number in a part of the argument, and the bits of that part; 0 if there is none."""
+    found = _values_of_fields(arg.family) if arg.family is not None else ()
+    return next(((name, mask) for mask, name, value in found if value == number), ("", 0))
+
+
+def _values_of_fields(family: str) -> Iterator[tuple[int, str, int]]:
+    """The bits, the name and the number of each constant that is a value of a part of a family's arguments."""
     from proctor.syscalls import flags
 
-    return sum(
-        field.mask
-        for field in flags.fields(arg.family)
-        if field.family and name in flags.members(field.family)
-    )
+    for field in flags.fields(family):
+        if field.family:
+            for name, number in flags.members(field.family).items():
+                value = number << field.shift
+                yield field.mask & ~(0 if value & field.open else field.open), name, value
 
 
 def _literal_number(text: str) -> int | None:

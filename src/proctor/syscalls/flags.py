@@ -156,24 +156,27 @@ class Field(NamedTuple):
     only_with: int = 0  #: bits without which it means nothing
     always: bool = False  #: whether it is written when it is 0 and has no name
     shift: int = 0  #: by how much its values are shifted: S_IFREG is not, IOPRIO_CLASS_RT is
+    open: int = 0  #: bits that a value without them leaves open: FUTEX_WAIT is private or not
+    filled: str = ""  #: what programs put there, where no call that means something has 0
 
 
 #: Families of bits that have numbers among them.  Members of those, shifted, are members of both.
 FIELDS: Final[dict[str, tuple[Field, ...]]] = {
     "OpenFlag": (Field(3, "OpenAccess"),),
     "FileMode": (Field(0o170000, "FileType"),),
-    "SockType": (Field(0xF, "SockKind"),),
+    "SockType": (Field(0xF, "SockKind", filled="the kind of socket"),),
     "MapFlag": (
-        Field(0xF, "MapType"),
+        Field(0xF, "MapType", filled="MAP_PRIVATE or MAP_SHARED"),
         Field(0xFC000000, "", "{}<<MAP_HUGE_SHIFT", 0x40000, shift=26),
     ),
     "MemfdFlag": (Field(0xFC000000, "", "{}<<MFD_HUGE_SHIFT", 4, shift=26),),
-    "IpcFlag": (Field(0o777, "", "0{:02o}", always=True),),
-    "ShmFlag": (Field(0o777, "", "0{:02o}", always=True),),
+    "IpcFlag": (Field(0o777, "", "0{:02o}", always=True, filled="permissions"),),
+    "ShmFlag": (Field(0o777, "", "0{:02o}", always=True, filled="permissions"),),
     "SwapFlag": (Field(0x7FFF, "", "{}", 0x8000),),
-    "CloneWord": (Field(0xFF, "Signal", "{}"),),
+    "CloneWord": (Field(0xFF, "Signal", "{}", filled="the signal of a child's end"),),
     "Personality": (Field(0xFF, "PersonalityKind"),),
-    "FutexOp": (Field(0xFFFFFEFF, "FutexCmd"),),
+    "FutexOp": (Field(0xFFFFFEFF, "FutexCmd", open=0x80),),
+    "SchedWord": (Field(0xBFFFFFFF, "SchedPolicy", always=True),),
     "FutexWakeOp": (
         Field(0x80000000, "", "FUTEX_OP_OPARG_SHIFT<<28"),
         Field(0x70000000, "FutexWake", "{}<<28", always=True, shift=28),

@@ -286,7 +286,7 @@ sched_rr_get_interval: pid:pid tp:out/timespec
 sched_setaffinity: pid:pid cpusetsize:uint mask:pointer/cpuset*cpusetsize
 sched_setattr: pid:pid attr:struct/sched_attr flags:uint
 sched_setparam: pid:pid param:struct/i32
-sched_setscheduler: pid:pid policy:cmd/SchedPolicy@i32 param:struct/i32
+sched_setscheduler: pid:pid policy:flags/SchedWord@i32 param:struct/i32
 seccomp: operation:cmd/SeccompOp flags:flags/SeccompFlag args:address
 select: nfds:int readfds:pointer/fdset*nfds? writefds:pointer/fdset*nfds?
  exceptfds:pointer/fdset*nfds? timeout:struct/timeval?
