@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import proctor
 from proctor.agent.control import ask
@@ -82,10 +83,20 @@ class Agent:
                 raise SystemExit(f"no agent: {(place / 'said').read_text()}")
             time.sleep(0.05)
 
+    def ask(self) -> dict[str, Any]:
+        """What it says of itself, however long others have the processors."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return ask(self.control, do="ps")
+            except proctor.ProctorError:
+                if time.monotonic() > until:
+                    raise
+
     def serves(self, count: int) -> None:
         """Wait until it has so many containers."""
         until = time.monotonic() + PATIENCE
-        while (found := len(ask(self.control, do="ps")["containers"])) < count:
+        while (found := len(self.ask()["containers"])) < count:
             if time.monotonic() > until:
                 raise SystemExit(f"{found} of {count} containers are served")
             time.sleep(0.05)
@@ -93,10 +104,26 @@ class Agent:
     def has(self, id: str) -> None:
         """Wait until it has this one."""
         until = time.monotonic() + PATIENCE
-        while all(row["container"] != id for row in ask(self.control, do="ps")["containers"]):
+        while all(row["container"] != id for row in self.ask()["containers"]):
             if time.monotonic() > until:
                 raise SystemExit(f"{id} is not served")
             time.sleep(0.05)
+
+    def has_a_spare(self) -> None:
+        """Wait until a second monitor is there, and has loaded all that it does: it sleeps, and takes no time any more."""
+        until = time.monotonic() + PATIENCE
+        serving, before = self.monitor(), None
+        while time.monotonic() < until:
+            pid = self.process.pid
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            spares = [child for child in children if int(child) != serving]
+            fields = [Path(f"/proc/{each}/stat").read_text().rpartition(")")[2] for each in spares]
+            now = [each.split()[:1] + each.split()[11:13] for each in fields]  # proc_pid_stat(5)
+            if now and now == before and now[0][0] == "S":
+                return
+            before = now
+            time.sleep(0.3)
+        raise SystemExit("there is no spare")
 
     def bring(self, listener: int, id: str) -> None:
         with socket.socket(socket.AF_UNIX) as sock:
@@ -104,7 +131,7 @@ class Agent:
             scm.send(sock, state(id), [listener])
 
     def monitor(self) -> int:
-        return int(ask(self.control, do="ps")["monitor"])
+        return int(self.ask()["monitor"])
 
     def memory(self, *kinds: str) -> float:
         """MiB that it and its keeper have to themselves or by their share, of these kinds (/proc/PID/smaps_rollup)."""
@@ -185,7 +212,7 @@ def take_over(agent: Agent, number: int) -> float:
         agent.bring(listener, f"taken-over-{number}")
         os.close(listener)
         agent.has(f"taken-over-{number}")
-        time.sleep(3.0)  # a spare is made ready meanwhile, if nothing else wants the processors
+        agent.has_a_spare()
         monitor = agent.monitor()
         os.read(reading, 1)
         os.kill(monitor, signal.SIGKILL)

@@ -106,11 +106,27 @@ class Agent:
         self.attached = Attached(self)
         self.delegations = Delegations(loop, self, self.supervisor)
         self._handlers: dict[tuple[Policy, float | None], tuple[Handler, ...]] = {}
+        self._answers = False
+        #: Policies of whose doubts was told.
+        self._doubted: set[Policy] = set()
         self._looking: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
-        """Begin to answer, and to look at the policies' directory."""
-        self.supervisor.start()
+    def prepare(self, *, lxc: bool) -> None:
+        """Make the handlers of all policies now, and not when the first container comes.
+
+        :param lxc: also those for containers whose calls LXC receives."""
+        for policy in self.book.held():
+            for door in ("oci", "lxc") if lxc else ("oci",):
+                self._handlers_by(policy, door)
+
+    def answer(self) -> None:
+        """Begin to answer those that are served, and those that come; idempotent."""
+        if not self._answers:
+            self._answers = True
+            self.supervisor.start()
+
+    def watch_policies(self) -> None:
+        """Have the policies kept for the next monitor, and begin to look at their directory."""
         self._keep_texts()
         self._looking = self._loop.call_later(_LOOK, self._look)
 
@@ -377,11 +393,16 @@ class Agent:
         if policy is None:
             verdict = deny(errno.EPERM, resolved.why)
             return (Handler(ALL_CALLS, lambda call: verdict, label="no policy"),)
-        most = lxc.DEADLINE if facts.door == "lxc" else None
-        known = self._handlers.get((policy, most))
-        if known is None:
+        if policy not in self._doubted:
+            self._doubted.add(policy)
             for doubt in doubts(policy):
                 self._tell(doubt)
+        return self._handlers_by(policy, facts.door)
+
+    def _handlers_by(self, policy: Policy, door: str) -> tuple[Handler, ...]:
+        most = lxc.DEADLINE if door == "lxc" else None
+        known = self._handlers.get((policy, most))
+        if known is None:
             known = self._handlers[policy, most] = tuple(handlers(policy, self._asks, most))
         return known
 
@@ -395,7 +416,7 @@ class Agent:
             return
         self._keep_texts()
         changed = 0
-        held_now = set()
+        held_now: set[Policy | None] = set()
         for held in self._held.values():
             now = self.book.resolve(held.facts)
             held_now.add(now.policy)
@@ -406,6 +427,7 @@ class Agent:
         self._tell(f"policies changed; so they did for {changed} of {len(self._held)} containers")
         for key in [each for each in self._handlers if each[0] not in held_now]:
             del self._handlers[key]
+        self._doubted &= held_now
 
     def restored(self) -> None:
         """All that was kept is here."""

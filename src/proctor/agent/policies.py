@@ -119,6 +119,10 @@ class Book:
         """Names of the policies that are held."""
         return sorted(self._policies)
 
+    def held(self) -> list[Policy]:
+        """The policies that are held."""
+        return list(self._policies.values())
+
     @property
     def problems(self) -> list[str]:
         """What is wrong with the directory as it was last looked at."""

@@ -24,6 +24,7 @@ from proctor.agent.metrics import Metrics
 from proctor.agent.owners import is_trusted
 from proctor.agent.policies import Book
 from proctor.agent.refusals import Refusals
+from proctor.agent.resuming import in_turn
 from proctor.agent.scraped import serve as serve_metrics
 from proctor.agent.settings import SOCKET, Place, Settings
 from proctor.agent.sockets import Peer, peer_of
@@ -41,9 +42,7 @@ class Server:
 
     :param book: policies, loaded.
     :param tell: told what is worth a line, in a sentence.
-    :param items: what an earlier monitor left; ours from now on.
     :param keeping: keeps what the next one needs.
-    :raises ProctorError, OSError: a socket cannot be had.
     """
 
     def __init__(
@@ -53,13 +52,12 @@ class Server:
         book: Book,
         observers: Sequence[Observer] = (),
         tell: Callable[[str], object] = str,
-        items: Sequence[Item] = (),
         keeping: Keeping | None = None,
     ) -> None:
         self._loop = loop
         self._settings = settings
         metrics = Metrics()
-        refusals = Refusals()
+        self._refusals = refusals = Refusals()
         self.agent = Agent(
             loop,
             book,
@@ -74,27 +72,36 @@ class Server:
         self._doors: list[Acceptor] = []
         self._silent: list[Callable[[], object]] = []
         self._ends: list[Callable[[], object]] = []
+
+    def prepare(self) -> None:
+        """Do what need not be done when others wait, of all that :meth:`open` takes."""
+        self.agent.prepare(lxc=bool(self._settings.lxc))
+        self.agent.answer()
+
+    def open(self, items: Sequence[Item]) -> None:
+        """Go on with what an earlier monitor left, and let peers in.
+
+        :param items: what there is; ours from now on.
+        :raises ProctorError, OSError: a socket cannot be had.
+        """
         try:
-            self._open(items, Control(loop, self.agent, refusals, metrics, settings.log))
+            self._resume(items)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, items: Sequence[Item], control: Control) -> None:
+    def _resume(self, items: Sequence[Item]) -> None:
+        settings, agent = self._settings, self.agent
+        control = Control(self._loop, agent, self._refusals, self._metrics, settings.log)
         sockets = {}
         silent: defaultdict[str, list[tuple[socket.socket, str]]] = defaultdict(list)
         connections = []
+        listeners = []
         for item in [each for each in items if not self.agent.delegations.collect(each)]:
             if item.name.startswith(SOCKET):
                 sockets[item.name.removeprefix(SOCKET)] = socket.socket(fileno=item.fds[0])
             elif item.name.startswith("listener "):
-                try:
-                    self.agent.restore(item)
-                except Exception as problem:  # the others are not to suffer from it
-                    self.agent.trouble(
-                        f"{item.name} cannot be taken over: {problem}; it is let go, and its calls get ENOSYS"
-                    )
-                    self.agent.forget(item.name)  # else they would wait as long as it is kept
+                listeners.append(item)
             elif item.name.startswith("connection "):
                 connections.append((item, item.fds[0], self.agent.connection(item)))
             elif item.name.startswith("silent "):
@@ -103,6 +110,10 @@ class Server:
                 silent[said_nothing.getsockname()].append((said_nothing, item.name))
             elif not self.agent.attached.restore(item):
                 item.close()
+        self.agent.answer()
+        for some in in_turn(listeners):
+            for item in some:
+                self._restore(item)
         self.agent.restored()
         lxcs = {}
         for place in self._settings.lxc:
@@ -142,6 +153,15 @@ class Server:
         for connection, name in [each for some in silent.values() for each in some]:
             self.agent.forget(name)
             connection.close()
+
+    def _restore(self, item: Item) -> None:
+        try:
+            self.agent.restore(item)
+        except Exception as problem:  # the others are not to suffer from it
+            self.agent.trouble(
+                f"{item.name} cannot be taken over: {problem}; it is let go, and its calls get ENOSYS"
+            )
+            self.agent.forget(item.name)  # else they would wait as long as it is kept
 
     def _accept(
         self,
@@ -269,6 +289,9 @@ def run(
         book.load()
     else:
         book.refresh(settle=False)  # what is parsed now need not be when others wait
+    server = Server(loop, settings, book, observers, tell, keeper)
+    if not first:
+        server.prepare()
     if keeper is not None:
         items = keeper.take_over()
     if not first:
@@ -283,7 +306,7 @@ def run(
             loop.call_later(seconds, alive)
 
     try:
-        server = Server(loop, settings, book, observers, tell, items, keeper)
+        server.open(items)
         try:
             stop = _Stop(loop, server, tell, settings.drain)
             loop.add_signal_handler(signal.SIGTERM, stop)
@@ -292,7 +315,7 @@ def run(
             loop.add_signal_handler(signal.SIGINT, interrupted)
             server.show_metrics()
             tell("ready" if first else f"took over {len(server.agent.containers)} containers")
-            server.agent.start()
+            server.agent.watch_policies()
             gc.enable()
             if keeper is not None:
                 keeper.serves()

@@ -249,6 +249,17 @@ class Journal:
             os.close(fd)
 
 
+def may_pend(memory: int) -> bool:
+    """Whether a call may be pending in a journal: a glance at its first page, without mapping it.
+
+    :param memory: its memfd, which stays the caller's.
+    :raises OSError: it cannot be read."""
+    first = os.pread(memory, mmap.PAGESIZE, 0)
+    if len(first) % _STATE.size or os.fstat(memory).st_blocks * 512 > mmap.PAGESIZE:
+        return True  # more of it was used
+    return any(memoryview(first)[HEADER.size :].cast("I")[:: SLOT_SIZE // _STATE.size].tolist())
+
+
 def _fcntl(fd: int, what: int, value: int = 0) -> int:
     import fcntl  # which other platforms, where only memory is a journal, have not
 

@@ -1,0 +1,160 @@
+"""What an earlier monitor left is gone on with in the order in which somebody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import proctor
+from proctor.agent import serve
+from proctor.agent.facts import Facts
+from proctor.agent.held import Record
+from proctor.agent.keeping import Item, memory_of
+from proctor.agent.policies import Book
+from proctor.agent.resuming import in_turn
+from proctor.agent.settings import Place, Settings
+from proctor.kernel.journal import SLOT_SIZE, Journal
+
+#: Makes a directory once it is told to.
+WAITS = "import os\nos.read(0, 1)\ntry: os.mkdir('/nowhere/x')\nexcept OSError as e: os._exit(e.errno)\n"
+FILTER = proctor.Filter([proctor.Rule(("mkdir",), proctor.actions.NOTIFY)]).compile().code
+
+
+class Kept:
+    """Listeners of commands, as an earlier monitor left them."""
+
+    def __init__(self) -> None:
+        self.targets: list[proctor.Target] = []
+        self._open: list[int] = []
+        self._count = 0
+
+    def target(self) -> tuple[proctor.Target, int, int]:
+        """A command that waits; its listener, and where it is told to go on."""
+        reading, writing = os.pipe()
+        with open(os.devnull, "r+b") as null:
+            fds = [(reading, 0), (null.fileno(), 1), (null.fileno(), 2)]
+            fds = [(os.dup(fd), to) for fd, to in fds]
+            made = proctor.launch([sys.executable, "-c", WAITS], program=FILTER, fds=fds)
+            for fd in [reading, *(fd for fd, _ in fds)]:
+                os.close(fd)
+        self.targets.append(made)
+        listener = made.take_listener()
+        self._open += [listener, writing]
+        return made, listener, writing
+
+    def item(self, id: str, listener: int, slots: Sequence[int] = ()) -> Item:
+        """A copy of it, in a container.
+
+        :param slots: of its journal, in which something is."""
+        facts = Facts(door="oci", socket="/oci.sock", uid=0, id=id)
+        with_journal = Journal.create(1024)
+        for slot in slots:
+            with_journal.mark(slot, 2)
+        journal = os.dup(with_journal.fileno())
+        with_journal.close()
+        record = memory_of(msgspec.json.encode(Record(facts, (), 0.0)))
+        self._count += 1
+        return Item(f"listener {self._count}", (os.dup(listener), journal, record))
+
+    def close(self) -> None:
+        """End all."""
+        for fd in self._open:
+            os.close(fd)
+        for each in self.targets:
+            each.kill()
+            each.wait(30)
+            each.close()
+
+
+@pytest.fixture
+def kept() -> Iterator[Kept]:
+    made = Kept()
+    yield made
+    made.close()
+
+
+def calls(listener: int) -> None:
+    """Wait until there is a call to be received."""
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    assert poll.poll(30_000) == [(listener, select.POLLIN)]
+
+
+def names(items: Sequence[Item]) -> list[str]:
+    return [item.name for item in items]
+
+
+# the last slot of the first page, and one beyond
+@pytest.mark.parametrize("slot", [0, (4096 - SLOT_SIZE) // SLOT_SIZE - 1, 500])
+def test_those_come_first_for_whom_somebody_waits(kept: Kept, slot: int) -> None:
+    _, quiet, _ = kept.target()
+    _, caller, tell = kept.target()
+    idle = [kept.item(f"idle-{number}", quiet) for number in range(100)]
+    one, other = kept.item("pending", quiet), kept.item("pending", quiet, [slot])
+    called = kept.item("called", caller)
+    items = [one, *idle[:50], called, *idle[50:], other]
+    turns = in_turn(items)
+    assert names(next(turns)) == names([one, other])  # a container's are together
+    os.write(tell, b"x")
+    calls(caller)
+    assert names(next(turns)) == names([called])
+    left = [names(each) for each in turns]
+    assert [name for each in left for name in each] == names(idle)
+    assert all(len(each) < 100 for each in left)
+    for item in items:
+        item.close()
+
+
+def test_what_is_none_has_its_turn_too(kept: Kept) -> None:
+    """Whoever takes it says what is wrong with it."""
+    _, quiet, _ = kept.target()
+    whole = kept.item("idle", quiet)
+    empty = Item("listener 7", ())
+    memory = memory_of(b"no record")
+    strange = Item("listener 8", (os.dup(memory), memory, os.dup(memory)))
+    alone = Item("listener 9", (os.dup(memory),))
+    left = [name for each in in_turn([empty, strange, alone, whole]) for name in names(each)]
+    assert sorted(left) == names([whole, empty, strange, alone])
+    for item in (whole, strange, alone):
+        item.close()
+
+
+def test_calls_are_answered_before_all_is_gone_on_with(kept: Kept, tmp_path: Path) -> None:
+    """Those that are idle come when who waited has his answer."""
+    (tmp_path / "default.toml").write_text(
+        '[[rule]]\nname = "no rooms"\ncalls = ["mkdir"]\ndeny = "EROFS"\n'
+    )
+    _, quiet, _ = kept.target()
+    target, caller, tell = kept.target()
+    idle = [kept.item(f"idle-{number}", quiet) for number in range(3)]
+    items = [*idle, kept.item("called", caller)]
+    os.write(tell, b"x")
+    calls(caller)
+    loop = asyncio.new_event_loop()
+    book = Book(str(tmp_path))
+    book.load()
+    place = Place(str(tmp_path / "oci.sock"), frozenset({os.geteuid()}))
+    server = serve.Server(loop, Settings(str(tmp_path), oci=[place]), book)
+    restore, ended = server.agent.restore, []
+
+    def restored(item: Item) -> None:
+        if item in idle:
+            ended.append(target.wait(30))
+        restore(item)
+
+    server.agent.restore = restored  # type: ignore[method-assign]
+    server.prepare()
+    try:
+        server.open(items)
+        assert ended == [30, 30, 30]  # EROFS
+        assert len(server.agent.containers) == 4
+    finally:
+        server.close()
+        loop.close()
