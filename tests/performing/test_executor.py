@@ -34,9 +34,13 @@ from proctor.performing.steps import (
     state_of,
 )
 from proctor.performing.trouble import Ended, Interrupted, Trouble
+from proctor.syscalls import tables
+from proctor.syscalls.architectures import native
 from tests.support.processes import eventually
 
 HERE = Path(__file__).parent
+#: GOES_BACK of executor.h.
+SEES_RESTARTS = os.uname().machine in ("x86_64", "aarch64", "riscv64")
 
 
 @pytest.fixture
@@ -277,17 +281,53 @@ def test_its_program_is_sealed_and_nobody_reads_it() -> None:
     os.close(fd)
 
 
-@pytest.mark.parametrize("changes", [False, True])
-def test_a_signal_ends_what_has_changed_nothing(
-    executor: Executor, tmp_path: Path, changes: bool
-) -> None:
-    """Behind what has, all is made to its end: else that would be done once more."""
+def known(executor: Executor) -> None:
+    """It says who it is."""
     steps = Steps()
     me = steps.call("getpid")
     pidfd = steps.call("pidfd_open", me, 0)
     steps.give(pidfd)
     reply = ask(executor, steps.freeze())
     executor.pid, executor.pidfd = reply.results[me.step], reply.take(pidfd)
+
+
+sees = pytest.mark.skipif(os.geteuid() != 0, reason="sees what executors wait in")
+
+
+@sees
+@pytest.mark.skipif(not SEES_RESTARTS, reason="not seen elsewhere")
+@pytest.mark.parametrize(("call", "said"), [("read", 512), ("epoll_pwait", errno.EINTR)])
+def test_what_is_begun_anew_after_a_signal_and_what_is_not(
+    executor: Executor, call: str, said: int
+) -> None:
+    """Of the latter SA_RESTART makes nothing else (signal(7))."""
+    known(executor)
+    steps = Steps()
+    room, more = steps.scratch(12), (1, -1, 0, 8) if call == "epoll_pwait" else (1,)
+    steps.call(call, steps.sent(), room, *more)
+    request = steps.freeze()
+    reader, writer = os.pipe()
+    with select.epoll() as epoll:
+        fd = epoll.fileno() if call == "epoll_pwait" else reader
+        assert executor.ask(request, request.fill(), (fd,)) is None
+        at = f"{tables.number(call, native())} "
+        place = Path(f"/proc/{executor.pid}/syscall")
+        eventually("a wait", lambda: place.read_text().startswith(at))
+        executor.interrupt()
+        with pytest.raises(Interrupted) as ended:
+            ask_again(executor, request)
+    assert ended.value.errno == said
+    os.close(reader)
+    os.close(writer)
+
+
+@sees
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_signal_ends_what_has_changed_nothing(
+    executor: Executor, tmp_path: Path, changes: bool
+) -> None:
+    """Behind what has, all is made to its end: else that would be done once more."""
+    known(executor)
     steps = Steps()
     name, room = steps.bytes(b"made"), steps.scratch(8)
     directory, pipe = steps.sent(), steps.sent()

@@ -24,6 +24,7 @@ from proctor.process.run import PIPE
 from tests.support.stuck import FLUSH, INODE, LOOKUP, Stuck, without_flush
 
 from .callers import AT_FDCWD, Performers, caller, compiled, libc, outcome
+from .test_executor import SEES_RESTARTS
 from .test_mknod import CHAR, NULL, container
 from .test_open_differential import MAP, as_user
 from .test_performers import (
@@ -406,7 +407,7 @@ def test_what_no_signal_ended_is_done_once(
         assert len(served.made) == 1
 
 
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="not seen elsewhere")
+@pytest.mark.skipif(not SEES_RESTARTS, reason="not seen elsewhere")
 def test_what_says_itself_that_it_was_interrupted_is_not_begun_anew(top: bytes) -> None:
     """As of a FUSE server, which has made a part of it, perhaps: natively SA_RESTART makes no difference to that."""
     if os.geteuid() or not os.path.exists("/dev/fuse"):
@@ -603,7 +604,7 @@ def test_the_lender_dies_with_its_monitor(top: bytes, stopped: bool) -> None:
         with child_process(monitor) as (pid, said):
             mother, heir = map(int, said.readline().split())
             executors = children(mother)
-            assert len(executors) == 2
+            assert len(executors) >= 2  # a third one where `works` of lender.py asks
             pidfds = [os.pidfd_open(each) for each in (mother, *executors)]
             if stopped:
                 for each in executors:

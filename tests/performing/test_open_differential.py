@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from proctor.performing import wanted
+from proctor.syscalls import architectures
+from proctor.syscalls.flags import members
+
 from .callers import (
     AT_FDCWD,
     CLONE_NEWNS,
@@ -240,13 +244,21 @@ def test_openat2_is_the_kernels(pair: Pair, performers: Performers, asked: bool)
 
 @pytest.mark.parametrize("pair", ["user"], indirect=True)
 def test_openat2_sizes(pair: Pair, performers: Performers) -> None:
-    packed = HOW.pack(RDONLY, 0, 0)
+    packed, page = HOW.pack(RDONLY, 0, 0), os.sysconf("SC_PAGE_SIZE")
     for size, content in (
         (0, packed), (23, packed), (24, packed), (32, packed + bytes(8)), (32, packed + b"\1" + bytes(7)),
-        (4096, packed + bytes(4072)), (4097, packed + bytes(4073)), (1 << 40, packed),
+        (page, packed + bytes(page - 24)), (page + 1, packed + bytes(page - 23)), (1 << 40, packed),
     ):  # fmt: skip
         native, performed = pair.both(performers, "openat2", AT_FDCWD, b"file", content, size)
         assert native == performed, size
+
+
+def test_flags_are_this_machines() -> None:
+    """Those that libc does not say, or says otherwise."""
+    known = members("OpenFlag", architectures.native())
+    large, asynchronous = known["O_LARGEFILE"], known["O_ASYNC"]
+    assert (large, asynchronous) == (wanted.O_LARGEFILE, wanted.O_FASYNC)
+    assert known["O_TMPFILE"] == wanted.TMPFILE | known["O_DIRECTORY"]
 
 
 @pytest.mark.parametrize("pair", ["user"], indirect=True)

@@ -70,8 +70,9 @@ enum { DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN, CLOSED, INTERRUPTED }; /* repl
 #define INTERRUPTS SIGURG
 void interrupt(int number, siginfo_t *info, void *context); /* its handler */
 enum { RESTARTS = 512 }; /* ERESTARTSYS of include/linux/errno.h: nothing was done, and the caller's handler says what becomes of that */
-/* Whether it is seen what is to be begun anew, and what is EINTR whatever the caller's handler says. */
-#ifdef __x86_64__
+/* Whether it is seen what is to be begun anew, and what is EINTR whatever the caller's handler says: the kernel takes the former back
+ * to its instruction (kernel/signal.c of each architecture). */
+#if defined(__x86_64__) || defined(__aarch64__) || defined(__riscv)
 enum { GOES_BACK = SA_RESTART };
 #else
 enum { GOES_BACK = 0 };

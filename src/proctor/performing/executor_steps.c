@@ -199,6 +199,21 @@ static int64_t loaded(const unsigned char *place)
     return number;
 }
 
+/* Of a context: where it goes on, and what a call returns; and the instructions by which calls are made. */
+#if defined(__x86_64__)
+#define GOES_ON(machine) (machine)->gregs[REG_RIP]
+#define RETURNS(machine) (machine)->gregs[REG_RAX]
+#define CALLS {{2, {0x0f, 0x05}}, {2, {0xcd, 0x80}}} /* syscall, int $0x80 */
+#elif defined(__aarch64__)
+#define GOES_ON(machine) (machine)->pc
+#define RETURNS(machine) (machine)->regs[0]
+#define CALLS {{4, {0x01, 0x00, 0x00, 0xd4}}} /* svc #0 */
+#elif defined(__riscv)
+#define GOES_ON(machine) (machine)->__gregs[REG_PC]
+#define RETURNS(machine) (machine)->__gregs[REG_A0]
+#define CALLS {{4, {0x73, 0x00, 0x00, 0x00}}} /* ecall */
+#endif
+
 /* Before a handler with SA_RESTART the kernel takes a call that is to be begun anew back to its instruction, where one is, too,
  * that was not made yet: both end here, with RESTARTS.  What ends with EINTR by itself (a FUSE server was told of the signal, and
  * says that) is behind it already. */
@@ -206,13 +221,19 @@ void interrupt(int number, siginfo_t *info, void *context)
 {
     (void)number, (void)info, (void)context;
     interrupted = 1;
-#ifdef __x86_64__
-    greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
-    const unsigned char *at = (const unsigned char *)registers[REG_RIP];
-    if (calling && ((at[0] == 0x0f && at[1] == 0x05) || (at[0] == 0xcd && at[1] == 0x80))) { /* syscall, int $0x80 */
-        registers[REG_RIP] += 2;
-        registers[REG_RAX] = -RESTARTS;
-    }
+#ifdef CALLS
+    static const struct {
+        size_t length;
+        unsigned char bytes[4];
+    } calls[] = CALLS;
+    mcontext_t *machine = &((ucontext_t *)context)->uc_mcontext;
+    const void *at = (const void *)(uintptr_t)GOES_ON(machine);
+    for (size_t i = 0; calling && i < sizeof calls / sizeof *calls; i++)
+        if (memcmp(at, calls[i].bytes, calls[i].length) == 0) {
+            GOES_ON(machine) += calls[i].length;
+            RETURNS(machine) = -RESTARTS;
+            return;
+        }
 #endif
 }
 

@@ -30,7 +30,7 @@ from proctor.performing import filestat, pins
 from proctor.performing.permitting import permit
 from proctor.performing.pins import O_DIRECTORY, O_NOFOLLOW
 from proctor.performing.trouble import Moved
-from proctor.performing.wanted import MAKING, TMPFILE
+from proctor.performing.wanted import MAKING, O_LARGEFILE, TMPFILE
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -42,7 +42,7 @@ LOCAL: Final = struct.pack(f"={len(filestat.LOCAL)}I", *filestat.LOCAL)
 _KNOWN: Final = (
     os.O_RDONLY | os.O_WRONLY | os.O_RDWR | MAKING | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
     | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_NONBLOCK", 0) | O_DIRECTORY | O_NOFOLLOW
-    | getattr(os, "O_NOATIME", 0) | getattr(os, "O_SYNC", 0) | getattr(os, "O_DSYNC", 0) | 0o100000
+    | getattr(os, "O_NOATIME", 0) | getattr(os, "O_SYNC", 0) | getattr(os, "O_DSYNC", 0) | O_LARGEFILE
 )  # fmt: skip
 _RESOLVE: Final = pins.NO_XDEV | pins.NO_MAGICLINKS | pins.NO_SYMLINKS
 

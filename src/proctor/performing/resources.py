@@ -14,6 +14,7 @@ from proctor.performing import machine
 from proctor.performing.shares import Recall, processors, share
 from proctor.performing.steps import Request, Steps
 from proctor.performing.trouble import Moved
+from proctor.syscalls.architectures import PAGE_SIZE
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -57,7 +58,7 @@ def _sysinfo(call: Call, cgroups: bytes, uptime: int) -> bytes:
     }  # fmt: skip
     known = call.signature
     if known is not None and known.word == 4 and max(total, swap) >> 32:
-        unit = 4096  # compat_sys_sysinfo: in pages, where bytes do not fit
+        unit = PAGE_SIZE  # compat_sys_sysinfo: in pages, where bytes do not fit
         values = {name: value // unit for name, value in values.items()}
     procs = int(load[3].partition("/")[2]) if mine.processes is None else mine.processes
     ((_, data),) = call.fill(

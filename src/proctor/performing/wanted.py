@@ -7,6 +7,7 @@ from typing import Final
 
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH
 from proctor.records import NamedTuple
+from proctor.syscalls.architectures import native
 
 
 def _flag(name: str) -> int:
@@ -20,10 +21,8 @@ ACCESS: Final = _flag("O_ACCMODE") or 3
 TMPFILE: Final = _flag("O_TMPFILE") & ~O_DIRECTORY  # __O_TMPFILE
 O_NOATIME: Final = _flag("O_NOATIME")
 O_FASYNC: Final = 0o20000
-O_LARGEFILE: Final = (
-    0o100000 if hasattr(os, "uname") and os.uname().machine in ("x86_64", "i686", "s390x")
-    else _flag("O_LARGEFILE")
-)  # fmt: skip
+#: The kernel's: a libc of 64 bits says 0 (OpenFlag of :mod:`proctor.syscalls.flags`, which is long to read).
+O_LARGEFILE: Final = 0o400000 if native() in ("aarch64", "arm") else 0o100000
 #: VALID_OPEN_FLAGS of include/linux/fcntl.h: open and openat ignore all others, openat2 does not.
 VALID: Final = (
     ACCESS | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | os.O_APPEND | _flag("O_NONBLOCK")

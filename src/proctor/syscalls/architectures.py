@@ -16,11 +16,15 @@ Sources: ``include/uapi/linux/audit.h`` (numbers) and ``arch/*/include/uapi/asm/
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Final
 
 from proctor.errors import FilterError
 from proctor.kernel import abi
 
+#: Of this machine, whose kernel judges sizes by it; elsewhere than on Linux what most machines have.
+PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else 4096
 _64BIT: Final = 0x80000000
 _LITTLE: Final = 0x40000000
 _N32: Final = 0x20000000
@@ -148,9 +152,7 @@ def arch_of(audit: int, nr: int = 0) -> str:
 
 def native() -> str:
     """The architecture of this process; x86_64 where we do not know it."""
-    import os
     import struct
-    import sys
 
     try:
         machine = ARCHITECTURES[canonical(os.uname().machine)]

@@ -13,6 +13,7 @@ from proctor.call.decode import sockaddr, structures
 from proctor.call.decode.values import Device, Mode, SignalSet
 from proctor.errors import MemoryUnreadable
 from proctor.syscalls import flags
+from proctor.syscalls.architectures import PAGE_SIZE
 from proctor.syscalls.signatures import READ_ROLES, Arg, Signature
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ PATH_MAX: Final = 4096
 #: Kinds of string: bytes with the NUL, the errno beyond them (0: the rest is not taken), and the errno
 #: for an empty one.
 STRING_LIMITS: Final[dict[str | None, tuple[int, int, int]]] = {
-    None: (4096, errno.EINVAL, 0),  # strndup_user(PAGE_SIZE)
+    None: (PAGE_SIZE, errno.EINVAL, 0),  # strndup_user(PAGE_SIZE)
     "Path": (PATH_MAX, errno.ENAMETOOLONG, 0),
     "XattrName": (256, errno.ERANGE, errno.ERANGE),  # XATTR_NAME_MAX; import_xattr_name()
     "MemfdName": (250, errno.EINVAL, 0),  # NAME_MAX less "memfd:"

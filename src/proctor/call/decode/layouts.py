@@ -28,7 +28,7 @@ from proctor.call.decode.values import (
 from proctor.errors import MemoryUnreadable
 from proctor.records import NamedTuple
 from proctor.syscalls import flags
-from proctor.syscalls.architectures import ARCHITECTURES
+from proctor.syscalls.architectures import ARCHITECTURES, PAGE_SIZE
 from proctor.syscalls.flags_data import MACHINES
 from proctor.words import c_string
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from proctor.call.ports import MemoryPort
     from proctor.syscalls.signatures import Signature
 
-PAGE_SIZE: Final = 4096
 #: Longest string that a structure points to and that is no path; of a longer one the address stays.
 TEXT_MAX: Final = 128
 

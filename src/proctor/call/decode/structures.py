@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.decode import layouts, sockaddr
-from proctor.call.decode.layouts import PAGE_SIZE
 from proctor.call.decode.values import CapabilitySet, SignalSet
 from proctor.errors import MemoryUnreadable
 from proctor.records import NamedTuple
 from proctor.syscalls import flags
+from proctor.syscalls.architectures import PAGE_SIZE
 
 if TYPE_CHECKING:
     from proctor.call.decode.frame import Frame

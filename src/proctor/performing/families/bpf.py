@@ -22,6 +22,7 @@ from proctor.performing.entitled import has_user, lacking
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Refused
 from proctor.records import NamedTuple
+from proctor.syscalls.architectures import PAGE_SIZE
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Deny
@@ -39,7 +40,7 @@ _ALIGNED: Final = 1 | 2
 #: The beginning of union bpf_attr, of each command (include/uapi/linux/bpf.h), and as far as it is given to the kernel.
 _LOADED: Final = struct.Struct("=IIQQIIQII16sII")
 _ATTACHED: Final = struct.Struct("=IIIIIIQ")
-_LOAD_ATTR, _ATTACH_ATTR, _ATTR = 144, 32, 4096
+_LOAD_ATTR, _ATTACH_ATTR = 144, 32
 _TRUE_SIZE: Final = 140  # log_true_size, which the kernel writes (Linux 6.4)
 _ASKED: Final = struct.pack("=II", 0, 6).ljust(64, b"\0")  # of BPF_PROG_QUERY: which type
 _INSTRUCTION: Final = 8
@@ -59,7 +60,7 @@ def perform(task: Task) -> Work:
     if command not in (_LOAD, _ATTACH, _DETACH):
         return let_run_unsafe(_KERNELS)
     size = task.call.registers[2] & 0xFFFFFFFF
-    if size > _ATTR:
+    if size > PAGE_SIZE:
         return deny(errno.E2BIG)
     attr = task.call.copied(task.call.registers[1], size) if size else b""
     known = _LOAD_ATTR if command == _LOAD else _ATTACH_ATTR
@@ -326,7 +327,7 @@ def _lent(steps: Steps, permitted: int) -> Any:
 def _asking(permitted: int) -> _Acting:
     """A command that there is not.  Holes: the attributes, their size."""
     steps = Steps()
-    attr, size = steps.hole(_ATTR), steps.number()
+    attr, size = steps.hole(PAGE_SIZE), steps.number()
     loan, right = _lent(steps, permitted)
     loan.have(right)
     made = steps.call("bpf", _NONE, attr, size, bad=0)

@@ -24,6 +24,7 @@ from proctor.performing.given import Given
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
+from proctor.syscalls.architectures import PAGE_SIZE
 from proctor.words import chosen
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ FLAGS: Final = {"immutable": (0x10, 0x8), "append": (0x20, 0x10)}
 _INHERIT: Final = (0x20000000, 0x200)  # FS_PROJINHERIT_FL, FS_XFLAG_PROJINHERIT
 _CAP_FOWNER, _CAP_IMMUTABLE = 3, 9
 _KERNELS: Final = "it sets no flags of a file; the kernel decides, by the caller's own rights"
-_NOFOLLOW, _EMPTY_PATH, _PAGE = 0x100, 0x1000, 4096
+_NOFOLLOW, _EMPTY_PATH = 0x100, 0x1000
 _NOWHERE: Final = 1  # an address where nothing can be
 
 
@@ -108,7 +109,7 @@ def _by_path(task: Task, options: Options) -> Work:
     size, flags = call.registers[3], call.registers[4] & 0xFFFFFFFF
     if flags & ~(_NOFOLLOW | _EMPTY_PATH):
         raise Said(errno.EINVAL)
-    if size > _PAGE:
+    if size > PAGE_SIZE:
         raise Said(errno.E2BIG)
     if size < _ATTR.size:
         raise Said(errno.EINVAL)

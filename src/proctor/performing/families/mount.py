@@ -26,6 +26,7 @@ from proctor.performing import pins, sourcing
 from proctor.performing.given import Given
 from proctor.performing.remote import Remote, read
 from proctor.performing.trouble import Powerless, Said
+from proctor.syscalls.architectures import PAGE_SIZE
 from proctor.words import listed
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
 CAP_SYS_ADMIN: Final = 21
-_PAGE: Final = 4096
 #: MS_* of include/uapi/linux/mount.h.
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _SYNCHRONOUS, _REMOUNT, _MANDLOCK, _DIRSYNC, _NOSYMFOLLOW = (
     1, 2, 4, 8, 16, 32, 64, 128, 256,
@@ -156,7 +156,7 @@ def perform(task: Task) -> Work:
     kind = call.args["fstype"]
     source = _copied(call, "source")
     address = call.args["data"]
-    data = call.copied(address, _PAGE, some=True) if address else b""
+    data = call.copied(address, PAGE_SIZE, some=True) if address else b""
     new = not flags & (_REMOUNT | _BIND | _MOVE | _PROPAGATION)
     name = (kind or b"").decode("ascii", "replace")
     remounts = flags & (_REMOUNT | _BIND) == _REMOUNT and elsewhere(task)

@@ -21,6 +21,7 @@ from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
+from proctor.syscalls.architectures import PAGE_SIZE
 from proctor.words import chosen
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ EVENTS: Final = {
     "emulation-faults": (1, 8), "dummy": (1, 9),
 }  # fmt: skip
 _CAP_PERFMON: Final = 38
-_OLDEST, _LONGEST, _ROOM = 64, 4096, 256
+_OLDEST, _ROOM = 64, 256
 #: Bits of the field after read_format: exclude_kernel, exclude_hv, exclude_callchain_kernel.
 _EXCLUDED: Final = 1 << 5 | 1 << 6 | 1 << 21
 #: What may be sampled (PERF_SAMPLE_*): IP, TID, TIME, ADDR, READ, CALLCHAIN, ID, CPU, PERIOD, STREAM_ID, IDENTIFIER.
@@ -118,7 +119,7 @@ def _attr(task: Task) -> bytes | None:
     at = task.call.registers[0]
     (size,) = struct.unpack("=I", task.call.copied(at + 4, 4))
     size = size or _OLDEST
-    if not _OLDEST <= size <= _LONGEST:
+    if not _OLDEST <= size <= PAGE_SIZE:
         return None
     data = bytearray(task.call.copied(at, size))
     if any(data[_ROOM:]):
