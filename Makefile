@@ -46,9 +46,9 @@ test-races: $(STAMP) packages ## racers against the monitor, and performing agai
 test-agent: $(STAMP) packages ## real engines whose agent is killed, and thousands of containers, at length
 	sh tools/test-agent $(BIN)/python
 
-test-kernels: $(STAMP) ## the comparison and tests on other kernels, emulated: KERNELS="6.1 5.10@bullseye", ARCH=arm64
+test-kernels: $(STAMP) ## the comparison and tests on other kernels, emulated: KERNELS="6.1 5.10@bullseye", ARCH=arm64, PARTS="open mknod"
 	@sh tools/test-packages kernels $(ARCH)
-	$(BIN)/python -m tools.kernels $(if $(ARCH),--arch $(ARCH)) $(KERNELS)
+	$(BIN)/python -m tools.kernels $(if $(ARCH),--arch $(ARCH)) $(PARTS:%=--part %) $(KERNELS)
 
 check: $(STAMP) ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check src tests bench examples tools

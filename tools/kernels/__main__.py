@@ -32,13 +32,19 @@ sys.dont_write_bytecode = True
 TREE = Path(__file__).resolve().parents[2]
 
 TESTS = ("tests/kernel", "tests/supervisor", "tests/performing", "tests/process")
-#: What may be otherwise on another architecture: such machines are slow, to begin with tests as well.
-FOREIGN_TESTS = (
-    "tests/conformance", "tests/kernel", "tests/syscalls tests/call",
-    " ".join(f"tests/performing/test_{name}.py" for name in (
-        "performers", "mknod", "nodes", "mount", "connect", "stat", "xattr",
-    )),
-)  # fmt: skip
+#: What may be otherwise on another architecture, by part: such machines are slow, to begin with tests as well.
+FOREIGN_TESTS = {
+    "conformance": "tests/conformance",
+    "kernel": "tests/kernel",
+    "calls": "tests/syscalls tests/call",
+    "performers": "tests/performing/test_performers.py tests/performing/test_executor.py",
+    "open": "tests/performing/test_open_differential.py tests/performing/test_short.py",
+    "mknod": "tests/performing/test_mknod.py tests/performing/test_nodes.py",
+    "mount": "tests/performing/test_mount.py",
+    "sockets": "tests/performing/test_connect.py",
+    "stat": "tests/performing/test_stat.py tests/performing/test_xattr.py",
+    "signals": "tests/performing/test_long.py",
+}
 
 
 def options() -> argparse.Namespace:
@@ -67,6 +73,8 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--tests", action="append", metavar="PATH",
                         help='to run inside; "" for none (default: some directories)')  # fmt: skip
+    parser.add_argument("--part", action="append", choices=FOREIGN_TESTS, metavar="PART",
+                        help=f"on another architecture, only this one: {' '.join(FOREIGN_TESTS)}")  # fmt: skip
     parser.add_argument(
         "--pytest", action="append", default=[], metavar="OPTION", help="for pytest"
     )
@@ -90,7 +98,8 @@ def options() -> argparse.Namespace:
     if chosen.steps is None:
         chosen.steps = 10_000 if native else 0
     if chosen.tests is None:
-        chosen.tests = TESTS if native else FOREIGN_TESTS
+        parts = chosen.part or FOREIGN_TESTS
+        chosen.tests = TESTS if native else [FOREIGN_TESTS[each] for each in parts]
     chosen.tests = [path for path in chosen.tests if path]
     chosen.cache = chosen.cache.resolve()
     return chosen

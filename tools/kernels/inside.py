@@ -48,17 +48,18 @@ def run(name: str, command: list[str], limit: float) -> None:
 def _follow(process: subprocess.Popen[bytes], end: float) -> tuple[int | None, bytes]:
     """Exit code (None: it took too long and was killed) and output, which the console shows, too."""
     assert process.stdout is not None
-    pipe, kept = process.stdout.fileno(), b""
+    pipe, pidfd, kept = process.stdout.fileno(), os.pidfd_open(process.pid), b""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
+    poll.register(pidfd, select.POLLIN)
     while True:
-        if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+        ready = dict(poll.poll(max(0.0, end - time.monotonic()) * 1000))
+        data = os.read(pipe, 65536) if pipe in ready else b""
+        if not data:  # it ended, whoever of its children holds the pipe still; or its time is over
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return None, kept
-        data = os.read(pipe, 65536)
-        if not data:
-            return process.wait(), kept
+            os.close(pidfd)
+            code = process.wait()
+            return code if ready else None, kept
         os.write(1, data)
         kept += data
 
