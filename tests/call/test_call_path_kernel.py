@@ -229,6 +229,7 @@ def test_random_paths_in_a_world_of_mounts(world: World) -> None:
     assert sum(seen.values()) >= 250
 
 
+@pytest.mark.timeout(600)
 def test_what_random_paths_seldom_meet(world: World) -> None:
     for path in (
         "bound/x", "bound/", "bound", "nosym/link", "nosym/link/", "nosym/link/x", "nosym/sub", "over",

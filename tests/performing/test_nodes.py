@@ -74,11 +74,15 @@ class Stage(stages.Stage):
 def stage() -> Iterator[Stage]:
     with staged(Stage) as made:
         idle = made.performers.executors._idle
-        if len(idle) != 2:
-            pytest.skip("this file system may be a user namespace's, which is looked at first")
+        skip_where_looked_at_first(made)
         yield made
         # one more where an executor was still closing what it gave when the next call came
         assert len(idle) in (2, 3)
+
+
+def skip_where_looked_at_first(warm: Stage) -> None:
+    if len(warm.performers.executors._idle) != 2:
+        pytest.skip("this file system may be a user namespace's, which is looked at first")
 
 
 def test_what_it_says(stage: Stage) -> None:
@@ -136,6 +140,7 @@ def test_nothing_is_lent_where_no_node_works() -> None:
             os.chown(each, 100000, 100000)
         with performing.Performers() as performers, caller(setup, MAP) as one:
             stage = Stage(performers, one, top)
+            skip_where_looked_at_first(stage)
             for path in (b"nodev/x", top + b"/nodev/x"):
                 said = stage.begun(stage.call(path))
                 said = finished(said) if isinstance(said, Later) else said

@@ -17,6 +17,7 @@ from proctor.kernel.launch import launch
 from proctor.performing import Performers
 from proctor.supervisor.container import Container, Quotas
 from proctor.supervisor.world import KernelWorld
+from tests.support.stalling import await_threads
 
 pytestmark = pytest.mark.timeout(240)
 GETPPID = "110"
@@ -53,6 +54,7 @@ class Machine:
             target.close()
             os.close(reader)
         self.supervisor.close()
+        await_threads()  # the last to speak to a listener closes it
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import threading
 from collections.abc import Callable
 
@@ -300,6 +301,7 @@ def test_an_interrupted_caller_s_next_call_waits_for_the_end_of_the_first(
             over.append("first")
             return proctor.answer(1)
 
+        os.kill(call.tid, signal.SIGALRM)
         return proctor.Later(end, resume, lambda: None, 1.0)
 
     def told(outcome: proctor.Outcome) -> None:
@@ -310,7 +312,7 @@ def test_an_interrupted_caller_s_next_call_waits_for_the_end_of_the_first(
     second = ("string", "/proc/late", "83") if usual else ("call", GETPGRP)
     plain = [handler(first), proctor.Handler(("getpgrp",), lambda call: proctor.answer(5))]
     process = start(
-        *second * 40, "interrupt", "500000", "call", GETPPID, "alarm", "0", *second,
+        *second * 40, "interrupt", "0", "call", GETPPID, *second,
         handlers=[*plain, *rules.handlers()], filter=proctor.filter_for(plain, rules.filter()),
         observers=[proctor.outcomes(told)], wait_killable=False, **rules.supervisor_options(),
     )  # fmt: skip
