@@ -15,6 +15,7 @@ from types import FrameType
 import pytest
 
 from proctor.errors import CallGone
+from proctor.kernel.alikes import Alikes
 from proctor.kernel.standing import Standing, Standings
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -242,6 +243,8 @@ def test_one_is_taken_at_any_moment_while_another_is_given_back() -> None:
     """Whoever takes one waits for nobody, so it may be between any two instructions."""
 
     class Fake:
+        _pidfd = -1
+
         def __init__(self, tid: int) -> None:
             self.tid, self.closed, self._text = tid, 0, b""
 
@@ -281,3 +284,23 @@ def test_one_is_taken_at_any_moment_while_another_is_given_back() -> None:
     assert steps > 20
     for at in range(1, steps + 1):
         given_back(at)
+
+
+def test_the_dead_are_forgotten_before_there_are_many() -> None:
+    """Each is known by some descriptors, so those of a build's processes are not kept; nor is everybody asked
+    each time that somebody new comes."""
+    alikes = Alikes()
+    try:
+        with child() as (lives, _):
+            assert alikes.has(lives)
+            asked = 0
+            for _ in range(60):
+                with child() as (pid, _):
+                    before = len(alikes.known)
+                    assert alikes.has(pid)
+                    asked += len(alikes.known) <= before
+                assert len(alikes.known) <= 12
+            assert 3 <= asked <= 20
+            assert alikes.has(lives)
+    finally:
+        alikes.close()

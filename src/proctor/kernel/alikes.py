@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import os
-import resource
 from contextlib import closing
 from typing import Final
 
-from proctor.kernel.standing import MOST, Standing, Standings, over_groups, rights
+from proctor.kernel.standing import Standing, Standings, over_groups, rights, room
 from proctor.kernel.thread import ProcFiles
 
-_MOST_ALIKE: Final = 512
 _MOST_OTHERS: Final = 512
-
-
-def _as_many_as_there_is_room_for() -> int:
-    """Threads: to know one costs less than to meet it at each call, and some descriptors."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return _MOST_ALIKE if limit < 0 else max(MOST, min(_MOST_ALIKE, limit // 16))
-
-
 _WHOLE: Final = [b"0", b"0", b"4294967295"]
 
 
@@ -54,7 +44,7 @@ class Alikes(Standings):
 
     def __init__(self) -> None:
         """:raises OSError: /proc is not about our own pid namespace."""
-        super().__init__(_as_many_as_there_is_room_for())
+        super().__init__(room(16))
         ProcFiles.check()
         self._labels = _has_label()
         with closing(Standing(os.getpid(), labels=self._labels)) as us:
@@ -76,7 +66,6 @@ class Alikes(Standings):
             standing.close()
             standing = None
         if standing is None:
-            self.bury()
             standing = self._seen_anew(tid)
             if standing is None:
                 if len(self._others) >= _MOST_OTHERS:

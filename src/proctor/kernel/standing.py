@@ -41,12 +41,16 @@ _O_CLOEXEC: Final = (
     0o2000000  # as fdinfo has it, on every architecture that Linux 6.18 has but three
 )
 _MORE: Final = 1 << 20
-#: Threads that are known at the same time.
-MOST: Final = 32  # five or six descriptors each
+#: Threads that are known at the same time, five or six descriptors each: at least, and at most.
+FEW, MANY = 32, 512
+#: So many of them may be dead before one looks.
+_FEW_DEAD: Final = 8
 _CAP_SETGID: Final = 6
 #: struct standing of _acting.h: ids; effective, permitted and inheritable capabilities, twice; root;
 #: after these cgroup and user namespace.
 _RIGHTS: Final = struct.Struct("=32s8s4x8s4x24s")
+_ROOT: Final = slice(_RIGHTS.size - 24, _RIGHTS.size)
+_USER: Final = _RIGHTS.size + 8
 #: A kernel that has not got what the short look needs.
 _UNKNOWN: Final = (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -59,6 +63,13 @@ def rights() -> bytes:
 def same_rights(one: bytes, other: bytes) -> bool:
     """Whether two of these are of the same ids, effective and permitted capabilities, and root."""
     return _RIGHTS.unpack_from(one) == _RIGHTS.unpack_from(other)
+
+
+def room(part: int) -> int:
+    """How many threads may be known that one part of so many of our descriptors is for: to know one costs less than to
+    meet it at each call, and some descriptors."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MANY if limit < 0 else max(FEW, min(MANY, limit // part))
 
 
 def over_groups(effective: int) -> bool:
@@ -125,8 +136,7 @@ class Standing:
         ):
             return True
         try:
-            with open(self._open(b"setgroups"), "rb") as file:
-                return file.read() == b"deny\n"
+            return self._content(b"setgroups") == b"deny\n"
         except FileNotFoundError:  # a kernel without user namespaces
             return False
 
@@ -152,13 +162,14 @@ class Standing:
                 os.close(fd)
         self.proc = self._status = self._cgroup = self._label = self._pidfd = self._user = -1
 
-    def _look(self) -> tuple[bytes, str, tuple[int, int, int], str, bytes, bytes]:
+    def _look(self) -> tuple[bytes, bytes, bytes | tuple[int, int, int], bytes, bytes, bytes]:
         self._text = b""
+        seen = self.rights  # which has both
         return (
             self._identity(),
-            os.readlink("ns/user", dir_fd=self.proc),
-            raw.file_identity_at(self.proc, b"root"),
-            os.readlink("ns/mnt", dir_fd=self.proc),
+            seen[_USER:] or os.readlink(b"ns/user", dir_fd=self.proc),
+            seen[_ROOT] or raw.file_identity_at(self.proc, b"root"),
+            os.readlink(b"ns/mnt", dir_fd=self.proc),
             os.pread(self._cgroup, _LONGEST, 0) if self._cgroup >= 0 else b"",
             os.pread(self._label, _LONGEST, 0) if self._label >= 0 else b"",
         )
@@ -347,12 +358,16 @@ def _value(text: bytes, mark: bytes) -> bytes:
 
 
 class Standings:
-    """Those that are known, by their numbers; thread-safe."""
+    """Those that are known, by their numbers; thread-safe.
 
-    __slots__ = ("_lock", "_most", "known")
+    :param most: how many: who has more callers than that meets them at each call."""
 
-    def __init__(self, most: int = MOST) -> None:
+    __slots__ = ("_crowded", "_lock", "_most", "known")
+
+    def __init__(self, most: int = FEW) -> None:
         self._most = most
+        #: How many are known when the dead are looked for: as often as that doubles, since each is asked then.
+        self._crowded = _FEW_DEAD
         #: All of them, the longest not heard of first.
         self.known: dict[int, Standing] = {}
         self._lock = threading.Lock()
@@ -374,17 +389,22 @@ class Standings:
             if len(self.known) > self._most:
                 known = [*self.known]  # in one step: others may be taken out meanwhile
                 oldest = self.known.pop(known[0], None)
+            crowded = len(self.known) >= self._crowded
         for each in (before, oldest):
             if each is not None:
                 each.close()
+        if crowded:
+            self.bury()
+            self._crowded = 2 * len(self.known) + _FEW_DEAD
 
     def bury(self) -> None:
         """Forget those that are dead, where that can be seen."""
         poll, known = select.poll(), {}
         for standing in list(self.known.values()):
-            if standing._pidfd >= 0:
-                known[standing._pidfd] = standing
-                poll.register(standing._pidfd, select.POLLIN)
+            pidfd = standing._pidfd  # somebody may have taken it out, and close it now
+            if pidfd >= 0:
+                known[pidfd] = standing
+                poll.register(pidfd, select.POLLIN)
         dead = {known[fd] for fd, _ in poll.poll(0)}
         if dead:
             self.forget(dead.__contains__)

@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from proctor.errors import CallGone, NotPermitted
-from proctor.kernel.standing import Standing, Standings
+from proctor.kernel.standing import Standing, Standings, room
 from proctor.performing import scarce
 from proctor.performing.identity import Key, Own, who
 from proctor.records import NamedTuple
@@ -36,7 +36,7 @@ class Callers:
     """All callers that calls are performed for, and what the monitor is itself."""
 
     def __init__(self) -> None:
-        self.standings = Standings()
+        self.standings = Standings(room(32))
         self._own: Own | None = None
         #: Who somebody is, by all that was seen of him.
         self._keys: dict[object, Known] = {}
