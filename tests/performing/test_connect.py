@@ -22,9 +22,11 @@ import pytest
 import proctor
 from proctor import families
 from proctor.policy import loads
+from tests.support.constants import SLOWNESS
 from tests.support.processes import eventually, status
 
 from .networks import Servers, an_executor_waits, connects_in_turns, in_new_network
+from .trees import ONE_IN
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and their sockets need root")
 
@@ -67,7 +69,7 @@ def compare(seed: int, count: int, which: str, elsewhere: bool, user: bool) -> l
     ids=["connect", "send", "connect-elsewhere", "send-elsewhere"],
 )
 def test_comes_out_as_in_the_kernel(which: str, elsewhere: bool, user: bool) -> None:
-    wrong = in_new_network(f"{__name__}:compare", 1, 400, which, elsewhere, user)
+    wrong = in_new_network(f"{__name__}:compare", 1, 400 // ONE_IN, which, elsewhere, user)
     assert not wrong, "\n".join(f"{a}\n{b}" for a, b in wrong[:10])
 
 
@@ -81,7 +83,11 @@ def python(code: str, *args: object) -> list[str]:
 def inside(command: list[str], *handlers: proctor.Handler, **options: Any) -> bytes:
     """What a command in an empty network says."""
     done = proctor.run(
-        ["unshare", "--net", *command], handlers, capture_output=True, timeout=60, **options
+        ["unshare", "--net", *command],
+        handlers,
+        capture_output=True,
+        timeout=60 * SLOWNESS,
+        **options,
     )
     assert done.returncode == 0, done.stderr.decode()
     out: bytes = done.stdout
@@ -335,7 +341,7 @@ def test_a_policy_by_address_prefix_port_and_path(tmp_path: Path) -> None:
         file.bind(str(tmp_path / "yes"))
         file.listen()
         (tmp_path / "link").symlink_to("yes")
-        (tmp_path / "no").symlink_to("/etc/hosts")
+        (tmp_path / "no").symlink_to("/etc/passwd")
         policy = loads(f"""
             default = "allow"
             [[rule]]
@@ -508,9 +514,9 @@ def test_streams_are_sent_up_to_what_cannot_be_read() -> None:
 def test_addresses_that_are_no_programs_are_found_first() -> None:
     """By ``import_ubuf`` and ``__import_iovec`` of lib/iov_iter.c: before the socket, or its state, is looked at."""
     code = """
-        import ctypes, socket, struct
+        import ctypes, socket, struct, sys
         libc = ctypes.CDLL(None, use_errno=True)
-        held = ctypes.create_string_buffer(b"hello")
+        held, alone = ctypes.create_string_buffer(b"hello"), int(sys.argv[1])
         good, last = ctypes.addressof(held), (1 << 47) - 4096
         def said(result):
             print(result, ctypes.get_errno())
@@ -523,13 +529,16 @@ def test_addresses_that_are_no_programs_are_found_first() -> None:
             for flags in (0, socket.MSG_OOB):
                 for where in (good, 1, last - 2, last, last + 1, 1 << 60):
                     for size in (0, 1, 2, 3, 1 << 31, 1 << 45, 1 << 62, 1 << 63):
-                        said(message((where, size)))
+                        if alone or size < 1 << 31:
+                            said(message((where, size)))
                         said(message((good, 1), (where, size)))
                         for number in (sock.fileno(), 999):
                             said(libc.sendto(number, ctypes.c_void_p(where), ctypes.c_size_t(size), flags, None, 0))
     """
+    # before Linux 6.4 the length of one piece was not cut to what is taken at once (__import_iovec_ubuf)
+    alone = int(tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= (6, 4))
     done = [
-        proctor.run(python(code), handlers, capture_output=True, timeout=60)
+        proctor.run(python(code, alone), handlers, capture_output=True, timeout=60)
         for handlers in ([], [families.send()])
     ]
     assert done[0].stdout == done[1].stdout, done[1].stderr.decode()
@@ -603,6 +612,7 @@ def test_a_number_that_became_something_else_is_left_alone() -> None:
 # Real programs ------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_curl_from_an_empty_network() -> None:
     with server(says=b"HTTP/1.0 200 OK\r\n\r\npage") as (port, _):
         curl = ["curl", "-sS", "-m", "20", "--noproxy", "*"]
