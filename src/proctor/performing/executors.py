@@ -32,6 +32,8 @@ _MOST_IDLE: Final = 64
 _MOST_KEYS: Final = 4 * _MOST_IDLE
 #: Seconds in which processes that were killed are expected to be dead, when all is over.
 _END: Final = 0.5
+#: Seconds after which the next one is made of those that are used once: the call that took the last one is over then.
+_SOON: Final = 0.002
 
 
 class Wait(NamedTuple):
@@ -41,6 +43,13 @@ class Wait(NamedTuple):
     request: Request | None = None
     #: Whether the call is done, for which something is still to be seen: no signal has it made once more.
     done: bool = False
+
+
+class Once:
+    """The key of an executor that is used once and is in nobody's identity: each is another one.  Who had one is likely to want
+    the next, which is begun ahead."""
+
+    lasting = False
 
 
 class Start(NamedTuple):
@@ -79,6 +88,20 @@ def _begin() -> tuple[Request, Result, Result, Result, int]:
 _BEGIN, _PID, _PIDFD, _TABLE, _CAPS = _begin()
 
 
+def _begun(executor: Executor, reply: Reply) -> None:
+    """It has said who it is.
+
+    :raises Trouble: there was no room for that."""
+    if not (reply.made(_PIDFD) and reply.made(_TABLE)):
+        number = reply.error(_PIDFD) or reply.error(_TABLE)
+        reply.close()
+        raise Trouble(f"an executor cannot begin: {os.strerror(number)}")
+    words = struct.unpack("=6I", reply.parts[_CAPS])
+    executor.pid, executor.permitted = reply.results[_PID.step], words[1] | words[4] << 32
+    executor.pidfd = reply.take(_PIDFD)
+    executor.table = reply.take(_TABLE)
+
+
 class Executors:
     """All executors of one monitor; thread-safe.
 
@@ -96,16 +119,19 @@ class Executors:
         self._by_key: dict[Hashable, list[Executor]] = {}
         self._taken: dict[object, int] = {}
         self._busy: set[Worker] = set()
-        self._paces: dict[object, Pace] = {}
+        #: By container, and whether they are used once: those do what takes long.
+        self._paces: dict[tuple[object, bool], Pace] = {}
+        #: The next one that is used once, if it is there, and since when.
+        self._spare: tuple[Executor, float] | None = None
         self._dying: list[Worker] = []
         #: Those that close what they opened, on a file system that may take its time over it.
         self._closing: list[Executor] = []
         #: Those that close what was given to callers, there.
         self.closers = Counting(self.employ, self.discard, idle)
         self._closed = False
-        #: The thread that ends who is without work for too long; there is one while somebody is.
+        #: The thread that ends who is without work for too long; there is one while somebody is, or a spare one is wanted.
         self._reaper: threading.Thread | None = None
-        self._over = threading.Event()
+        self._over, self._wants = threading.Event(), threading.Event()
 
     # One conversation's use -------------------------------------------------------------------
 
@@ -122,29 +148,24 @@ class Executors:
         """
         for _ in range(_TRIES):
             executor = self._new(key, container, limit)
+            ahead = executor.begins
             try:
                 yield from self._make(executor, become)
                 return executor
-            except Ended:
+            except BaseException as failed:
                 self.discard(executor)
-            except BaseException:
-                self.discard(executor)
-                raise
+                unborn = isinstance(failed, Trouble) and ahead and executor.pidfd < 0
+                if not (unborn or isinstance(failed, Ended)):
+                    raise
         raise Trouble("executors end as soon as they are made")
 
     def _make(self, executor: Executor, become: Become) -> Generator[Wait, Reply, None]:
-        reply = executor.ask(_BEGIN, _BEGIN.fill())
-        if reply is None:
-            reply = yield Wait(executor, _BEGIN)
-        if not (reply.made(_PIDFD) and reply.made(_TABLE)):
-            number = reply.error(_PIDFD) or reply.error(_TABLE)
-            reply.close()
-            raise Trouble(f"an executor cannot begin: {os.strerror(number)}")
-        executor.pid = reply.results[_PID.step]
-        executor.pidfd = reply.take(_PIDFD)
-        executor.table = reply.take(_TABLE)
-        words = struct.unpack("=6I", reply.parts[_CAPS])
-        start = become(words[1] | words[4] << 32, self.mother.pid)
+        if executor.pidfd < 0:
+            reply = None if executor.begins else executor.ask(_BEGIN, _BEGIN.fill())
+            if reply is None:
+                reply = yield Wait(executor, _BEGIN)
+            _begun(executor, reply)
+        start = become(executor.permitted, self.mother.pid)
         if start is None:
             return
         try:
@@ -212,9 +233,16 @@ class Executors:
 
     def _new(self, key: Hashable, container: object, limit: int) -> Executor:
         self.expect_room(container, limit)
+        once, spare = isinstance(key, Once), None
         with self._lock:
-            pace = self._paces.setdefault(container, Pace())
-        executor = Executor(self.mother.bear(), key, container, pace)
+            pace = self._paces.setdefault((container, once), Pace())
+            if once:
+                spare, self._spare = self._spare, None
+        if spare is None:
+            executor = Executor(self.mother.bear(), key, container, pace)
+        else:
+            executor = spare[0]
+            executor.belongs(key, pace)
         executor.last = not getattr(key, "lasting", True)
         with self._lock:
             if len(self._by_key) > _MOST_KEYS:
@@ -267,34 +295,68 @@ class Executors:
             else:
                 self._idle[executor] = time.monotonic()
                 executor.equals.append(executor)
-                if self._reaper is None:
-                    try:
-                        self._reaper = quiet_thread(self._reap, "proctor-reaper")
-                    except RuntimeError:  # no more threads for us: then nobody is kept
-                        dropped = self._drop(executor)
+                if not self._reaps():  # then nobody is kept
+                    dropped = self._drop(executor)
                 if len(self._idle) > _MOST_IDLE:
                     dropped = self._drop(next(iter(self._idle)))
         if dropped is not None:
             dropped.close()
 
+    def _reaps(self) -> bool:
+        """See that somebody ends those without work (the lock is held); False if there are no more threads for us."""
+        if self._reaper is None:
+            try:
+                self._reaper = quiet_thread(self._reap, "proctor-reaper")
+            except RuntimeError:
+                return False
+        return True
+
     def _reap(self) -> None:
         """End those that are without work for too long, until there are none without work."""
         left = self.idle
-        while not self._over.wait(left):
+        while True:
+            wanted = self._wants.wait(left)
+            if self._over.wait(_SOON if wanted else 0):
+                return
+            if wanted:
+                self._wants.clear()
+                self._prepare()
             dropped = []
             with self._lock:
                 latest = time.monotonic() - self.idle
                 while self._idle and next(iter(self._idle.values())) <= latest:
                     dropped.append(self._drop(next(iter(self._idle))))
-                if not self._idle:
+                if self._spare is not None and self._spare[1] <= latest:
+                    dropped.append(self._spare[0])
+                    self._spare = None
+                since = [] if self._spare is None else [self._spare[1]]
+                since += [next(iter(self._idle.values()))] if self._idle else []
+                left = min(since, default=latest) - latest
+                over = not since and not self._wants.is_set()
+                if over:
                     self._reaper = None
-                else:
-                    left = next(iter(self._idle.values())) - latest
-                over = self._reaper is None
             for one in dropped:
                 one.close()
             if over:
                 return
+
+    def _prepare(self) -> None:
+        """Have the next one begun that is used once."""
+        made = None
+        try:
+            made = Executor(self.mother.bear(), None, None)
+            made.begins = True
+            reply = made.ask(_BEGIN, _BEGIN.fill())
+            if reply is not None:  # or else whoever wants it hears that
+                _begun(made, reply)
+            with self._lock:
+                if not self._closed and self._spare is None:
+                    self._spare, made = (made, time.monotonic()), None
+        except (Ended, Trouble):
+            pass  # which is said to whoever wants the next
+        if made is not None:
+            made.kill()
+            made.close()
 
     def discard(self, worker: Worker) -> None:
         """It is of no use any more; it counts until it is dead."""
@@ -302,13 +364,16 @@ class Executors:
         with self._lock:
             self._busy.discard(worker)
             self._dying.append(worker)
+            if isinstance(worker, Executor) and isinstance(worker.key, Once) and self._reaps():
+                self._wants.set()
         self._bury()
 
     def forget(self, container: object) -> None:
         """The container is over: its executors end, those at work with their work.  Until then they are
         in its cgroup, which its runtime cannot remove."""
         with self._lock:
-            self._paces.pop(container, None)
+            for once in (False, True):
+                self._paces.pop((container, once), None)
             over = [one for one in self._idle if one.container is container]
             for one in over:
                 self._drop(one)
@@ -349,6 +414,9 @@ class Executors:
             busy = list(self._busy)
             closing, self._closing = self._closing, []
             self._dying += closing
+            if self._spare is not None:
+                idle.append(self._spare[0])
+                self._spare = None
         for one in idle:
             one.close()
         for one in closing:
@@ -356,6 +424,7 @@ class Executors:
         for working in busy:
             working.signal()  # its conversation sees that it died, and closes it
         self._over.set()
+        self._wants.set()
         if reaper is not None:
             reaper.join(_END)
         self.mother.close()

@@ -24,6 +24,7 @@ from collections.abc import Generator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.performing.executors import Once
 from proctor.performing.filestat import Status, status_of, statx
 from proctor.performing.identity import Becoming
 from proctor.performing.steps import Argument, Place, Reply, Request, Result, Sent, Steps
@@ -156,7 +157,7 @@ def ask(
             made.drop()
             raise
 
-    session = task.session.another(("mounter", object()), become)
+    session = task.session.another(Once(), become)
     task.outlive(session)
     try:
         return (yield from session.ask(request, fds=fds))

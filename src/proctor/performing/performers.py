@@ -344,7 +344,7 @@ class Performers:
                 task = Task(self, call, key, own, session, wish, standing, devices, o_path)
                 try:
                     perform, first = first or act, None
-                    verdict: Any = yield from perform(task)
+                    verdict: Any = yield from task.whole(perform)
                 except (Refused, Said) as said:  # which says nothing of who calls
                     verdict = self.translate(call, said)
                 except Again:

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import struct
+import time
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -116,7 +117,7 @@ class Worker:
 
     def ended(self) -> bool:
         """Whether its process is dead."""
-        return self.pidfd < 0 or self._dies_within(0)
+        return self.wait_for_end(0)
 
     def signal(self) -> None:
         """Ask for its end, whatever it is blocked in; :meth:`ended` tells when that came."""
@@ -126,12 +127,10 @@ class Worker:
             except ProcessLookupError:
                 pass  # it was faster
 
-    def wait_for_end(self, seconds: float) -> None:
-        """Wait for its end, so long at most."""
-        if self.pidfd >= 0:
-            self._dies_within(seconds)
-
-    def _dies_within(self, seconds: float) -> bool:
+    def wait_for_end(self, seconds: float) -> bool:
+        """Wait for its end, so long at most: whether it is dead, or was never seen."""
+        if self.pidfd < 0:
+            return True
         poll = select.poll()  # select(2) knows no descriptor beyond 1023
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
@@ -153,6 +152,8 @@ class Executor(Worker):
     :ivar key: whose identity it has; equal keys may use it.
     :ivar equals: those of equal keys that wait for work.
     :ivar pid: its process id; 0 before that is known.
+    :ivar begins: whether it was asked who it is.
+    :ivar permitted: the capabilities that it was born with, once that is known.
     :ivar holds: whether it may still have open what came with its last reply.
     :ivar table: its own ``/proc/PID/fd`` as an O_PATH descriptor, to be sent along where what it
         has pinned is to be named or opened.  It has none itself: a walk on a caller's word may lead
@@ -160,7 +161,7 @@ class Executor(Worker):
     """
 
     __slots__ = (
-        "_disturbed", "_fd", "_most", "_pace", "_place", "equals", "holds", "key", "pid", "sock", "table",
+        "_disturbed", "_fd", "_most", "_pace", "_place", "begins", "equals", "holds", "key", "permitted", "pid", "sock", "table",
     )  # fmt: skip
 
     def __init__(
@@ -173,11 +174,15 @@ class Executor(Worker):
         self._pace = Pace() if pace is None else pace
         self.key = key
         self.equals: list[Executor] = []
-        self.pid = 0
+        self.pid = self.permitted = 0
         self.table = -1
-        self.holds = False
+        self.holds = self.begins = False
         self._disturbed = False
         self._place = self._most = b""
+
+    def belongs(self, key: Hashable, pace: Pace) -> None:
+        """It was made before it was known for whom."""
+        self.key, self._pace = key, pace
 
     def ask(self, request: Request, packet: bytes, fds: tuple[int, ...] = ()) -> Reply | None:
         """Send a request: the reply, if it comes in a moment (:class:`Pace`).
@@ -443,6 +448,37 @@ class Executor(Worker):
         table, self.table = self.table, -1
         if table >= 0:
             os.close(table)
+
+
+class Dying(Worker):
+    """The end of an executor that was asked for it, for who waits for that and not for what it says.
+
+    :param seconds: how long it may take."""
+
+    interruptible = False
+    #: Seconds that somebody waits for it before the loop does.
+    _MOMENT: Final = 0.001
+
+    def __init__(self, executor: Executor, seconds: float) -> None:
+        super().__init__(executor.container)
+        self._executor = executor
+        self._until = time.monotonic() + seconds
+
+    def fileno(self) -> int:
+        """Its process."""
+        return self._executor.pidfd
+
+    def reply(self, request: Request | None, *, wait: bool) -> Reply | None:
+        """Nothing, once it is dead, or has had its time."""
+        dead = self._executor.wait_for_end(self._MOMENT if wait else 0)
+        return _EMPTY if dead or time.monotonic() >= self._until else None
+
+    def hindered(self) -> str:
+        """Nothing keeps it: who is stopped dies, too."""
+        return ""
+
+    def interrupt(self) -> None:
+        """It ends already."""
 
 
 def _listener(call: Call) -> int | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from proctor.errors import CallGone, CallOver
 from proctor.performing.closing import Given
 from proctor.performing.executors import Become, Executors, Wait
-from proctor.performing.processes import LIMITED, Executor
+from proctor.performing.processes import LIMITED, Dying, Executor
 from proctor.performing.steps import Reply, Request
 from proctor.performing.trouble import Again, Ended, Interrupted, Trouble
 
@@ -213,11 +213,10 @@ class Session:
         if self._executor is not None:
             self._executor.signal()
 
-    def end(self, seconds: float) -> None:
+    def end(self, seconds: float) -> Generator[Wait, Reply, None]:
         """The executor is dead, or has had so long to die."""
         if self._executor is not None:
-            self._executor.wait_for_end(seconds)
-        self.fail()
+            yield Wait(Dying(self._executor, seconds), done=True)
 
     def settle(self) -> Generator[Wait, Reply, None]:
         """Wait until executors have closed what they gave, where that does not take long: who is answered is to find

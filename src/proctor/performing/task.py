@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from proctor.call.credentials import NAMESPACES
-from proctor.call.verdict import Perform, Verdict
+from proctor.call.verdict import Perform, Verdict, close_unused
 from proctor.performing import filestat, pins
 from proctor.performing.executors import Wait
 from proctor.performing.finding import Finding, Pin
@@ -17,7 +17,15 @@ from proctor.performing.identity import Key, Own, Who
 from proctor.performing.permitting import permit
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply
-from proctor.performing.trouble import Moved, Refused, Trouble
+from proctor.performing.trouble import (
+    Again,
+    Ended,
+    Interrupted,
+    Moved,
+    Refused,
+    Said,
+    Trouble,
+)
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -154,10 +162,34 @@ class Task(Finding):
         """Go on while the executor of a session dies, and wait for that in the end."""
         self._dying.append(session)
 
+    def whole(
+        self, perform: Callable[[Task], Generator[Wait, Reply, Any]]
+    ) -> Generator[Wait, Reply, Any]:
+        """Perform it and wait for who dies meanwhile: who is answered is to find what they mounted in nobody else's hands."""
+        try:
+            verdict = yield from perform(self)
+        except (Again, Refused, Said):
+            yield from self._buried()
+            raise
+        try:
+            yield from self._buried()
+        except BaseException:
+            close_unused(verdict)
+            raise
+        return verdict
+
+    def _buried(self) -> Generator[Wait, Reply, None]:
+        while self._dying:
+            try:
+                yield from self._dying[-1].end(_DEATH)
+            except (Ended, Interrupted, Trouble):
+                pass  # nobody waits for that any longer
+            self._dying.pop().fail()
+
     def close(self) -> None:
         """Let go of what was pinned."""
         while self._dying:
-            self._dying.pop().end(_DEATH)
+            self._dying.pop().fail()
         session = self.session
         while self._fds:
             fd = self._fds.pop()

@@ -1,0 +1,235 @@
+"""Executors that are used once: the next one is begun before somebody wants it; and waiting for the end of one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import struct
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+from proctor.performing import executors as executors_module
+from proctor.performing.executors import Executors, Once, Wait
+from proctor.performing.processes import Dying, Executor, Pace
+from proctor.performing.steps import NO_PROCESS, Reply, Steps
+from proctor.performing.trouble import Ended, Trouble
+from tests.support.processes import eventually
+
+
+@pytest.fixture
+def executors() -> Iterator[Executors]:
+    made = Executors(idle=60)
+    yield made
+    made.close()
+
+
+def ended(work: Generator[Wait, Reply, Any]) -> Any:
+    """Drive it to its end."""
+    reply: Any = None
+    failed: Trouble | Ended | None = None
+    while True:
+        try:
+            asked = work.send(reply) if failed is None else work.throw(failed)
+        except StopIteration as end:
+            return end.value
+        reply = failed = None
+        while reply is None and failed is None:
+            try:
+                reply = asked.worker.reply(asked.request, wait=True)
+            except (Trouble, Ended) as said:
+                failed = said
+
+
+def one(executors: Executors, container: object = "container", limit: int = 4) -> Executor:
+    made: Executor = ended(executors.acquire(Once(), container, limit, lambda *_: None))
+    return made
+
+
+def ask_its_number(executor: Executor) -> int:
+    steps = Steps()
+    me = steps.call("getpid")
+    request = steps.freeze()
+    reply = executor.ask(request, request.fill())
+    while reply is None:
+        reply = executor.reply(request, wait=True)
+    return reply.results[me.step]
+
+
+def spare(executors: Executors) -> Executor:
+    eventually("one is begun", lambda: executors._spare is not None)
+    assert executors._spare is not None
+    made = executors._spare[0]
+    if made.pidfd < 0:  # the machine has much to do
+        reply = made.reply(executors_module._BEGIN, wait=True)
+        while reply is None:
+            reply = made.reply(executors_module._BEGIN, wait=True)
+        executors_module._begun(made, reply)
+    return made
+
+
+def test_the_next_one_is_there_before_it_is_wanted(executors: Executors) -> None:
+    first = one(executors)
+    assert executors._spare is None, "nobody needs one until one was used"
+    executors.discard(first)
+    waiting = spare(executors)
+    assert waiting.pid not in (0, first.pid)
+    assert not executors._taken.get("other"), "it is nobody's"
+    second = one(executors, "other")
+    assert second is waiting and ask_its_number(second) == waiting.pid
+    assert executors._spare is None and executors._taken["other"] == 1
+    executors.discard(second)
+    third = spare(executors)
+    assert third is not second and third.pid != second.pid, "what was used is used no more"
+    assert second.key is not third.key
+
+
+def test_others_do_not_get_it(executors: Executors) -> None:
+    executors.discard(one(executors))
+    waiting = spare(executors)
+    other = ended(executors.acquire("key", "container", 4, lambda *_: None))
+    assert other is not waiting and executors._spare is not None
+    executors.release(other)
+
+
+def test_it_counts_for_who_has_it(executors: Executors) -> None:
+    first = one(executors, limit=1)
+    executors.discard(first)
+    spare(executors)
+    assert first.wait_for_end(10)
+    second = one(executors, limit=1)
+    with pytest.raises(Trouble):
+        one(executors, limit=1)
+    executors.discard(second)
+
+
+def test_one_that_was_killed_is_seen_by_the_first_question(executors: Executors) -> None:
+    executors.discard(one(executors))
+    waiting = spare(executors)
+    os.kill(waiting.pid, signal.SIGKILL)
+    assert waiting.wait_for_end(10)
+    got = one(executors)
+    with pytest.raises(Ended):
+        ask_its_number(got)
+    executors.discard(got)
+    assert ask_its_number(one(executors))
+
+
+def test_it_ends_where_nobody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, real = [], Executors._prepare
+
+    def prepared(self: Executors) -> None:
+        real(self)
+        made.append(os.pidfd_open(spare(self).pid))
+
+    monkeypatch.setattr(Executors, "_prepare", prepared)
+    executors = Executors(idle=0.05)
+    try:
+        executors.discard(one(executors))
+        eventually("it is nobody's business any more", lambda: made and executors._reaper is None)
+        assert executors._spare is None
+        number = made.pop()
+        eventually("it is dead", lambda: _dead(number))
+        os.close(number)
+    finally:
+        executors.close()
+
+
+def _dead(pidfd: int) -> bool:
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_one_that_takes_its_time_to_begin(
+    executors: Executors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Executor, "ask", lambda self, _, packet: self.sock.send(packet) and None)
+        executors._prepare()
+    assert executors._spare is not None
+    waiting = executors._spare[0]
+    assert waiting.pidfd < 0, "nobody has heard of it yet"
+    got = one(executors)
+    assert got is waiting and ask_its_number(got) == got.pid
+    executors.discard(got)
+
+
+def test_the_end_is_its_end_too() -> None:
+    executors = Executors(idle=60)
+    executors.discard(one(executors))
+    number = os.pidfd_open(spare(executors).pid)
+    executors.close()
+    assert executors._spare is None
+    eventually("it is dead", lambda: _dead(number))
+    os.close(number)
+    executors._prepare()
+    assert executors._spare is None, "none is begun behind the end"
+
+
+def test_one_that_cannot_be_begun_is_nobodys_trouble(
+    executors: Executors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = one(executors)
+
+    def refused(*_: object) -> None:
+        raise Trouble("no more processes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pace, "patience", 900_000)  # it is heard on a busy machine, too
+        patched.setattr(executors_module, "_begun", refused)
+        executors._prepare()
+        assert executors._spare is None
+        patched.setattr(executors.mother, "bear", refused)
+        executors._prepare()
+        assert executors._spare is None
+    executors.discard(first)
+    assert ask_its_number(one(executors))
+
+
+def test_one_that_was_not_born_is_nobodys_trouble_either(
+    executors: Executors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with monkeypatch.context() as patched:
+        patched.setattr(executors.mother, "bear", lambda: ours)
+        patched.setattr(Executor, "ask", lambda self, _, packet: self.sock.send(packet) and None)
+        executors._prepare()
+    assert executors._spare is not None
+    theirs.send(struct.pack("=HHi", NO_PROCESS, 0, errno.EAGAIN))
+    got = one(executors)
+    assert got.sock is not ours and ask_its_number(got) == got.pid
+    executors.discard(got)
+    theirs.close()
+
+
+def test_paces_are_not_shared(executors: Executors) -> None:
+    """What is used once takes long: the container's other executors are waited for as ever."""
+    once = one(executors)
+    other = ended(executors.acquire("key", "container", 4, lambda *_: None))
+    assert once._pace is not other._pace
+    once.came(False)
+    executors.discard(once)
+    later = one(executors)
+    assert later._pace is once._pace, "the next one is waited for as shortly"
+    executors.discard(later)
+    executors.release(other)
+    executors.forget("container")
+    assert not executors._paces
+
+
+def test_who_waits_for_an_end_hears_nothing_else(executors: Executors) -> None:
+    executor = one(executors)
+    waits = Dying(executor, 3600)
+    assert waits.reply(None, wait=True) is None and waits.fileno() == executor.pidfd
+    assert Dying(executor, 0).reply(None, wait=False) is not None, "it has had its time"
+    executor.signal()
+    assert executor.wait_for_end(10)
+    assert waits.reply(None, wait=False) is not None
+    assert not waits.interruptible and not waits.hindered()
+    executors.discard(executor)
