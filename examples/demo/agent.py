@@ -126,6 +126,7 @@ class Ground:
             config["process"]["capabilities"][each] += ["CAP_MKNOD", "CAP_SYS_ADMIN"]
         config["root"] = {"path": str(self.top / "rootfs"), "readonly": False}
         config["linux"]["namespaces"].append({"type": "user"})
+        config["linux"]["cgroupsPath"] = f"/{self.top.name}/{name}"
         ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
         config["linux"]["uidMappings"] = config["linux"]["gidMappings"] = ids
         profile = [*PROCTOR, "profile", str(POLICY), "--listener", str(self.socket)]
@@ -212,7 +213,11 @@ class Ground:
             subprocess.run(command, capture_output=True, check=False)
         self.agent.send_signal(signal.SIGTERM)
         self.agent.wait()
-        for left in ("lxc.*.demo-lxc", "lxc.pivot"):  # LXC leaves these, empty
+        for left in (
+            "lxc.*.demo-lxc",
+            "lxc.pivot",
+            self.top.name,
+        ):  # left empty, by LXC and by runtimes
             for path in Path("/sys/fs/cgroup").glob(f"*/{left}"):
                 with suppress(OSError):
                     path.rmdir()

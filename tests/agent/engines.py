@@ -14,8 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.agent.running import eventually
-from tests.agent.runtimes import Runtime, make_rootfs, missing
+from tests.agent.runtimes import (
+    Runtime,
+    cgroup_parent,
+    make_rootfs,
+    missing,
+    place_cgroup,
+    remove_cgroups,
+)
 
 #: Whose containers rootless podman's are: nobody, who has no range of subordinate ids.
 USER = 65534
@@ -147,7 +153,6 @@ class Podman(Engine):
     def __init__(self, place: Path, socket: str, *, rootless: bool) -> None:
         super().__init__(place, socket)
         self._rootless = rootless
-        self._before = _cgroups("libpod_parent")
         home = place / "home"
         home.mkdir(mode=0o700)
         (home / "run").mkdir(mode=0o700)
@@ -182,7 +187,8 @@ class Podman(Engine):
         self._named.append(name)
         security = ["--security-opt", f"seccomp={profile}"] if profile else []
         return [
-            "--name", name, "--network", "none", *_LIMITS, "--cap-add", "MKNOD", *security, "busybox:latest",
+            "--name", name, "--network", "none", *_LIMITS, "--cap-add", "MKNOD", *security,
+            *(() if self._rootless else ("--cgroup-parent", cgroup_parent())), "busybox:latest",
         ]  # fmt: skip
 
     def run(self, name: str, profile: Path | None, *words: str) -> subprocess.CompletedProcess[str]:
@@ -200,24 +206,7 @@ class Podman(Engine):
             _do([*self._command, "rm", "--force", "--time", "0", name])
         if self._rootless:  # ends the process that keeps its user namespace
             _do([*self._command, "system", "migrate"])
-        for left in _cgroups("libpod_parent") - self._before:
-            eventually(lambda left=left: remove_cgroup(left))  # whoever is in it is about to end
-
-
-def _cgroups(name: str) -> set[Path]:
-    """Those that an engine makes above its containers', and leaves."""
-    return set(Path("/sys/fs/cgroup").glob(f"**/{name}"))
-
-
-def remove_cgroup(cgroup: Path) -> bool:
-    """Whether it could be removed, with those in it."""
-    try:
-        for below in sorted(cgroup.rglob("*/"), reverse=True):
-            below.rmdir()
-        cgroup.rmdir()
-    except OSError:
-        return not cgroup.exists()
-    return True
+        remove_cgroups()
 
 
 class Containerd(Engine):
@@ -247,20 +236,23 @@ class Containerd(Engine):
     def _ctr(self) -> list[str]:
         return ["ctr", "--address", self._address]
 
-    def _config(self, profile: Path, words: tuple[str, ...]) -> str:
+    def _config(self, name: str, profile: Path, words: tuple[str, ...]) -> str:
         seccomp: dict[str, Any] = json.loads(profile.read_text())
         bundle = self._bundles.bundle(
             seccomp.get("listenerPath", ""), *words,
             metadata=seccomp.get("listenerMetadata", ""), seccomp=seccomp,
         )  # fmt: skip
+        place_cgroup(bundle, name)
         return str(bundle / "config.json")
 
     def run(self, name: str, profile: Path, *words: str) -> subprocess.CompletedProcess[str]:
-        return _do([*self._ctr, "run", "--rm", "--config", self._config(profile, words), name])
+        return _do(
+            [*self._ctr, "run", "--rm", "--config", self._config(name, profile, words), name]
+        )
 
     def start(self, name: str, profile: Path, *words: str) -> None:
         self._named.append(name)
-        config = self._config(profile, words)
+        config = self._config(name, profile, words)
         done = _do([*self._ctr, "run", "--detach", "--config", config, name])
         assert done.returncode == 0, done.stdout
 
@@ -277,6 +269,7 @@ class Containerd(Engine):
         self._daemon.terminate()
         self._daemon.wait(60)
         self._log.close()
+        remove_cgroups()
 
 
 class Docker(Engine):
@@ -286,7 +279,6 @@ class Docker(Engine):
 
     def __init__(self, place: Path, socket: str) -> None:
         super().__init__(place, socket)
-        self._before = _cgroups("docker")
         self._command = [
             "docker",
             "--config",
@@ -301,7 +293,7 @@ class Docker(Engine):
         }
         runtimes = {name: {"path": path, "runtimeArgs": words} for name, words in arguments.items()}
         config = place / "daemon.json"
-        config.write_text(json.dumps({"runtimes": runtimes}))
+        config.write_text(json.dumps({"runtimes": runtimes, "cgroup-parent": cgroup_parent()}))
         daemon = [
             "dockerd", "--config-file", str(config), "--host", f"unix://{place}/d.sock",
             "--data-root", f"{place}/docker", "--exec-root", f"{place}/docker-state",
@@ -344,8 +336,7 @@ class Docker(Engine):
         self._daemon.terminate()
         self._daemon.wait(60)
         self._log.close()
-        for left in _cgroups("docker") - self._before:
-            eventually(lambda left=left: remove_cgroup(left))
+        remove_cgroups()
 
 
 def engine(kind: str, place: Path, socket: str) -> Engine:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.agent.running import eventually
+
 NOTIFIED = ("mkdir", "mkdirat", "mknod", "mknodat", "chmod", "fchmodat", "fchmodat2")
 _numbers = itertools.count()
 
@@ -48,6 +50,37 @@ def make_rootfs(place: Path, owner: int = 100000) -> Path:
     (rootfs / "tmp").chmod(0o1777)
     subprocess.run(["chown", "-R", f"{owner}:{owner}", rootfs], check=True)
     return rootfs
+
+
+def cgroup_parent() -> str:
+    """Above the cgroups of all containers that are ours: another suite on this machine has containers of the same
+    names."""
+    return f"/proctor-test-{os.getpid()}"
+
+
+def remove_cgroups() -> None:
+    """Nothing is left of those, once no container is."""
+    for left in Path("/sys/fs/cgroup").glob(f"*{cgroup_parent()}"):
+        eventually(lambda left=left: remove_cgroup(left))  # whoever is in it is about to end
+
+
+def remove_cgroup(cgroup: Path) -> bool:
+    """Whether it could be removed, with those in it."""
+    try:
+        for below in sorted(cgroup.rglob("*/"), reverse=True):
+            below.rmdir()
+        cgroup.rmdir()
+    except OSError:
+        return not cgroup.exists()
+    return True
+
+
+def place_cgroup(bundle: Path, id: str) -> None:
+    """Have a bundle's container in a cgroup that bears its name, among ours."""
+    file = bundle / "config.json"
+    config = json.loads(file.read_text())
+    config["linux"]["cgroupsPath"] = f"{cgroup_parent()}/{id}"
+    file.write_text(json.dumps(config))
 
 
 class Runtime:
@@ -116,6 +149,7 @@ class Runtime:
     ) -> subprocess.CompletedProcess[str]:
         """``run`` and ``create`` return when that does."""
         self._made.append(id)
+        place_cgroup(bundle, id)
         command = self.command(verb, *options, "-b", str(bundle), id)
         # not pipes: what the container leaves behind would keep them open; and crun gives the container
         # what it finds as standard input, /dev/null too
@@ -139,3 +173,4 @@ class Runtime:
         """No container is left."""
         for id in self._made:
             self.do("delete", "--force", id)
+        remove_cgroups()

@@ -20,7 +20,7 @@ from proctor.agent.policies import Book
 from proctor.cli.arguments import parse
 from proctor.policy import load
 from proctor.policy.profile import profile, write
-from tests.agent.runtimes import Runtime, make_rootfs, missing
+from tests.agent.runtimes import Runtime, make_rootfs, missing, place_cgroup
 
 PLACE = Path(__file__).parents[2] / "deploy" / "kubernetes"
 yaml = pytest.importorskip("yaml")
@@ -171,6 +171,7 @@ class Pods:
         for each in ("passwd", "group", "ld.so.cache"):
             shutil.copy(f"/etc/{each}", rootfs / "etc")
         (bundle / "config.json").write_text(json.dumps(config))
+        place_cgroup(bundle, "agent")
         command = self._runtime.command("run", "-b", str(bundle), "agent")
         self._agent = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

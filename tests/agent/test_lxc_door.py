@@ -27,9 +27,8 @@ from proctor.agent.sockets import Peer, peer_of
 from proctor.errors import ProctorError
 from proctor.kernel import abi, scm
 from tests.agent.clients import connect, filtered, gone
-from tests.agent.engines import remove_cgroup
 from tests.agent.running import RunningAgent, eventually
-from tests.agent.runtimes import make_rootfs, missing
+from tests.agent.runtimes import make_rootfs, missing, remove_cgroup
 
 Start = Callable[..., RunningAgent]
 

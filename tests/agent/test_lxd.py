@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.engines import remove_cgroup
 from tests.agent.running import RunningAgent, eventually
-from tests.agent.runtimes import make_rootfs, missing
+from tests.agent.runtimes import make_rootfs, missing, remove_cgroup
 
 pytestmark = [
     pytest.mark.root,
