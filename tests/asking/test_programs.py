@@ -435,8 +435,11 @@ def in_group(group: Path, program: str) -> list[str]:
     return ["sh", "-c", f"echo $$ >{group}/cgroup.procs; {program}"]
 
 
+@pytest.mark.parametrize("killable", [True, False])
 @pytest.mark.parametrize("how", ["rule", "answer"])
-def test_freeze(at: Any, tmp_path: Path, group: Path, how: str) -> None:
+def test_freeze(at: Any, tmp_path: Path, group: Path, how: str, killable: bool) -> None:
+    """Once, also where whoever freezes interrupts the call, as under the filters of most runtimes: the kernel makes it
+    again when it goes on."""
     if how == "rule":
         rules = loads('[[rule]]\nname = "r"\ncalls = ["mkdir", "mkdirat"]\nfreeze = true\n' + RING)
     else:
@@ -444,7 +447,9 @@ def test_freeze(at: Any, tmp_path: Path, group: Path, how: str) -> None:
         rules = policy(tmp_path)
     command = in_group(group, f"mkdir {tmp_path}/d; echo code $? >{tmp_path}/code")
     asks = Asks(Asker(unattended=True))
-    with proctor.spawn(command, rules.handlers(asks), filter=rules.filter()) as process:
+    with proctor.spawn(
+        command, rules.handlers(asks), filter=rules.filter(), wait_killable=killable
+    ) as process:
         eventually(lambda: "frozen 1" in (group / "cgroup.events").read_text())
         assert not (tmp_path / "code").exists()
         (group / "cgroup.freeze").write_text("0")

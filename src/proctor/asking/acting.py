@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from proctor.asking.holding import descendants, process_of
 from proctor.call.identity import parse_cgroups
@@ -17,6 +18,11 @@ from proctor.errors import ProctorError
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+
+#: By container and thread, with when that began: which call was refused, and how.
+_interrupted: WeakKeyDictionary[Any, dict[tuple[int, str], tuple[Any, int]]] = WeakKeyDictionary()
+#: Most of one container.
+_MOST: Final = 256
 
 
 def cgroup_of(call: Call) -> str | None:
@@ -38,10 +44,29 @@ def cgroup_of(call: Call) -> str | None:
     return os.fsdecode(found[0]) if found else None
 
 
-def freeze(call: Call) -> None:
-    """Freeze the caller's container (cgroup.freeze, Linux 5.2); it goes on when somebody writes 0 there.
-    What waits for an answer freezes once it has one.
+def interrupted(call: Call) -> int:
+    """The errno of a call that was refused while its container was frozen, and never heard of it; 0 of any other.
 
+    Whoever freezes interrupts who waits interruptibly (all but WAIT_KILLABLE_RECV): the kernel makes its call once more
+    when it goes on, with the same registers (ERESTARTSYS of kernel/seccomp.c), which is no reason to freeze it again.
+    """
+    of = _interrupted.get(call.container)
+    if not of:
+        return 0
+    thread = process_of(call.tid)
+    same, error = of.pop((call.tid, "" if thread is None else thread.began), (None, 0))
+    return error if same == _same(call) else 0
+
+
+def _same(call: Call) -> tuple[int, int, tuple[int, ...]]:
+    return call.arch, call.nr, tuple(call.registers)
+
+
+def freeze(call: Call, error: int) -> None:
+    """Freeze the caller's container (cgroup.freeze, Linux 5.2); it goes on when somebody writes 0 there.
+    What waits killably for an answer freezes once it has one; for others, see :func:`interrupted`.
+
+    :param error: with which the call is refused.
     :raises ProctorError: it has no cgroup of its own.
     :raises OSError: it may not be frozen.
     :raises CallGone: the caller is gone.
@@ -49,6 +74,13 @@ def freeze(call: Call) -> None:
     place = cgroup_of(call)
     if place is None:
         raise ProctorError("cannot be frozen: its cgroup is ours as well, or not in sight")
+    thread = process_of(call.tid)
+    # A killable sleep is D; whoever is about to fall into one was woken by the reception, and is R.
+    if thread is not None and thread.state == "S":
+        of = _interrupted.setdefault(call.container, {})
+        of[call.tid, thread.began] = _same(call), error
+        if len(of) > _MOST:
+            del of[next(iter(of))]
     with open(f"{place}/cgroup.freeze", "w") as file:
         file.write("1")
 

@@ -8,6 +8,7 @@ the rule says ``unsafe``.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Parents of a process that are shown.
 _PARENTS: Final = 8
+#: Of a call that is made again.
+_WAS_FROZEN: Final = "refused before it was frozen"
 
 
 class Asks:
@@ -110,6 +113,11 @@ class Asks:
         if self._most is not None:
             asking = asking._replace(timeout=min(asking.timeout, self._most))
         call = look.call
+        refused = acting.interrupted(call)
+        if refused:
+            return deny(
+                refused, Reason(f"{decision.because}: {_WAS_FROZEN}", decision.because.rule)
+            )
         performed = call.name in SUPPORTED
         paths: dict[str, bytes] = {}
         if performed or decision.ruling.unsafe:
@@ -250,7 +258,8 @@ def _go_on(
     said = "allowed" if not answer.errno else f"refused ({spoken(answer.errno)})"
     because = Reason(f"{decision.because}: {said} by {printable(answer.by)}", decision.because.rule)
     if answer.then:
-        because = Reason(f"{because}; container: {_then(answer.then, call)}", because.rule)
+        done = _then(answer.then, call, answer.errno)
+        because = Reason(f"{because}; container: {done}", because.rule)
     if answer.errno:
         verdict: Verdict = deny(answer.errno, because)
     elif call.name in SUPPORTED:
@@ -263,10 +272,15 @@ def _go_on(
     return then
 
 
-def _then(what: str, call: Call) -> str:
-    """Kill or freeze its container; what became of that."""
+def _then(what: str, call: Call, error: int) -> str:
+    """Kill or freeze its container; what became of that.
+
+    :param error: with which the call is refused."""
     try:
-        (acting.kill if what == "kill" else acting.freeze)(call)
+        if what == "kill":
+            acting.kill(call)
+        else:
+            acting.freeze(call, error)
     except (CallError, OSError, ProctorError) as problem:
         return str(problem)
     return "killed" if what == "kill" else "frozen"
@@ -274,8 +288,13 @@ def _then(what: str, call: Call) -> str:
 
 def to_container(decision: Decision, call: Call) -> Reason:
     """Do to its container what a rule says; why the call is denied."""
-    what = "kill" if decision.ruling.kind == KILL_CONTAINER else "freeze"
-    return Reason(f"{decision.because}; container: {_then(what, call)}", decision.because.rule)
+    if decision.ruling.kind == KILL_CONTAINER:
+        done = _then("kill", call, errno.EPERM)
+    elif acting.interrupted(call):
+        done = _WAS_FROZEN
+    else:
+        done = _then("freeze", call, errno.EPERM)
+    return Reason(f"{decision.because}; container: {done}", decision.because.rule)
 
 
 def _only(paths: dict[str, bytes]) -> Callable[[str, bytes], bool | Deny]:
