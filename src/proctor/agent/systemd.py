@@ -62,29 +62,36 @@ class Store:
         """Whether there was no monitor before us.
 
         :raises ProctorError: whoever was is of another version; the manager still has all."""
-        for item in self._items:
-            kind, _, version = item.name.partition(" ")
-            if kind == _VERSION and version != str(VERSION):
-                raise ProctorError(
-                    otherwise("what the service manager keeps", version, "this monitor")
-                    + ", which takes nothing over: it waits for the proctor that left it; systemctl stop lets it go"
-                )
-        return not any(item.name.startswith(("listener ", "policies")) for item in self._items)
+        versions = [item.name.partition(" ")[2] for item in self._items if _is_version(item)]
+        kept = {item.name.split()[0] for item in self._items} & _PARTS.keys() - {"socket"}
+        strange = [each for each in versions if each != str(VERSION)]
+        if strange or (kept and not versions):
+            version = strange[0] if strange else None
+            raise ProctorError(
+                otherwise("what the service manager keeps", version, "this monitor")
+                + ", which takes nothing over: it waits for the proctor that left it; systemctl stop lets it go"
+            )
+        return not kept & {"listener", "policies"}
 
     def take_over(self) -> list[Item]:
         """What there is."""
         items, self._items = self._items, []
         whole = []
+        said = False
         for item in items:
             if len(item.fds) == _PARTS.get(item.name.split()[0], 0):
                 whole.append(item)
+                continue
+            item.close()
+            if _is_version(item) and not said:
+                said = True  # it stays: at no moment is what is there without it
             else:  # nobody uses its filter any more, or it is none of ours
-                item.close()
                 self.forget(item.name)
-        memory = memory_of(b"")
-        with suppress(ProctorError):  # told of what is kept next
-            self.keep(f"{_VERSION} {VERSION}", [memory])  # before anything of it is there
-        os.close(memory)
+        if not said:
+            memory = memory_of(b"")
+            with suppress(ProctorError):  # told of what is kept next
+                self.keep(f"{_VERSION} {VERSION}", [memory])  # before anything of it is there
+            os.close(memory)
         return whole
 
     def serves(self) -> None:
@@ -135,6 +142,10 @@ class Store:
             scm.send(self._sock, text.encode(), fds)
         except OSError as problem:
             raise ProctorError(f"the service manager cannot be told: {problem.strerror}") from None
+
+
+def _is_version(item: Item) -> bool:
+    return item.name.partition(" ")[0] == _VERSION
 
 
 def _stored(name: str, part: int) -> str:
