@@ -311,6 +311,21 @@ def test_an_ordinary_user(place: Place) -> None:
 
 
 @pytest.mark.root
+def test_what_an_ordinary_users_inner_one_performs(place: Place) -> None:
+    """Nobody but root may read its performers' memory: outer rules about paths refuse what is to be performed there, and
+    perform it themselves."""
+    everything = '[[rule]]\nname = "all"\ncalls = ["mkdir", "mkdirat"]\nperform = true\n'
+    inner = sh(place.policy("inner", f'default = "allow"\n{everything}'), "mkdir made")
+    looks = place.policy("looks", rooms("EROFS", "**/outer*"))
+    done = place.run(sh(looks, inner), user=65534)
+    assert "made’: Operation not permitted" in done.stdout, done.stdout
+    performs = place.policy("performs", f'default = "allow"\n{everything}')
+    done = place.run(sh(performs, inner), user=65534)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (place.path / "made").is_dir()
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("user", [0, 65534])
 @pytest.mark.parametrize("depth", [0, 1])
 def test_across_pid_namespaces(place: Place, user: int, depth: int) -> None:
