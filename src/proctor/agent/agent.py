@@ -14,7 +14,15 @@ import msgspec
 
 from proctor.agent.agreeing import disagreements, makes_userns, profile_of
 from proctor.agent.attached import Attached
-from proctor.agent.deciding import ALL_CALLS, asks, container_options, doubts, handlers, policy_name
+from proctor.agent.deciding import (
+    ALL_CALLS,
+    Alike,
+    asks,
+    container_options,
+    doubts,
+    handlers,
+    policy_name,
+)
 from proctor.agent.delegating import Delegations
 from proctor.agent.doors import lxc
 from proctor.agent.facts import Facts
@@ -392,7 +400,7 @@ class Agent:
         policy = resolved.policy
         if policy is None:
             verdict = deny(errno.EPERM, resolved.why)
-            return (Handler(ALL_CALLS, lambda call: verdict, label="no policy"),)
+            return (Alike(ALL_CALLS, verdict, "no policy"),)
         if policy not in self._doubted:
             self._doubted.add(policy)
             for doubt in doubts(policy):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -49,6 +49,22 @@ def asks(directory: str | None, trouble: Callable[[str], object]) -> Asks:
     return Asks(Asker(unattended=True, trouble=trouble), file)
 
 
+class Alike(Handler):
+    """A handler that says the same to every call.
+
+    :param verdict: that."""
+
+    __slots__ = ("_verdict",)
+
+    def __init__(self, names: Iterable[str], verdict: Verdict, label: str) -> None:
+        super().__init__(names, lambda call: verdict, label=label)
+        self._verdict = verdict
+
+    def constant(self, call: Call) -> Verdict:
+        """See :class:`~proctor.supervisor.handlers.Handler`."""
+        return self._verdict
+
+
 def handlers(policy: Policy, asks: Asks, most: float | None = None) -> list[Handler]:
     """Those of a policy, and one that gives what no rule is about the policy's default: a runtime's
     filter may notify more than the policy asks for.
@@ -57,12 +73,8 @@ def handlers(policy: Policy, asks: Asks, most: float | None = None) -> list[Hand
     """
     made = build(policy, asks if most is None else asks.within(most - _SPARE))
     default = verdict_of(policy.settings.default, "no rule; default")
-
-    def by_default(call: Call) -> Verdict:
-        return default
-
     left = sorted(tables.all_names() - set(policy.calls))
-    made.append(Handler(left, by_default, label="policy"))
+    made.append(Alike(left, default, "policy"))
     for handler in made:
         if handler.deadline is None:
             handler.deadline = policy.settings.deadline

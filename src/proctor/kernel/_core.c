@@ -427,7 +427,8 @@ PyMODINIT_FUNC PyInit__core(void) {
                             &gathered_spec, &short_spec};
     path_ready();
     PyObject *module = usual_ready() && short_ready() ? PyModule_Create(&core) : NULL;
-    if (module != NULL && (!known_ready(module) || !request_ready(module) || !forms_ready(module)))
+    if (module != NULL && (!known_ready(module) || !request_ready(module) || !forms_ready(module)
+                           || !constant_ready(module)))
         Py_CLEAR(module);
     for (size_t i = 0; module != NULL && i < sizeof specs / sizeof *specs; i++) {
         PyTypeObject *type = (PyTypeObject *)PyType_FromSpec(specs[i]);

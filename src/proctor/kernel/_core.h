@@ -64,6 +64,9 @@ int answer_routed(uint64_t id, int64_t value, int32_t error, uint32_t flags);
  * and may answer.  Without the GIL.  Then it has to be answered. */
 bool claim_routed(void);
 void notification_given(PyObject *notification);
+/* _constant.c: answer a call whose route is a Constant, without an exception: as answer(), or -1 if it is to be routed. */
+int constant_answers(PyObject *route, int listener, const struct seccomp_notif *raw);
+bool constant_ready(PyObject *module);
 
 /* A piece of a line, and lines that are gathered: false for want of memory. */
 struct text {

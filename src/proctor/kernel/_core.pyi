@@ -571,6 +571,29 @@ class Loop:
     def shut(self) -> None:
         """Give the descriptors up: no round is under way."""
 
+# The constant call ----------------------------------------------------------------------------
+@final
+class Constant:
+    """The route of calls of one number that all come to the same: they are answered without a notification and a handler.
+
+    :param share, busy: as for :class:`Usual`: what may have to wait is routed by ``fallback``.
+    :param fallback: routes such a call.
+    :param wire: what all come to: value, error, flags.
+    :param cell: counts them; None if nobody does.
+    """
+
+    def __init__(
+        self,
+        share: Any,
+        busy: dict[int, Any],
+        fallback: Callable[[Notification], Any],
+        wire: tuple[int, int, int],
+        cell: list[int] | None,
+        /,
+    ) -> None: ...
+    def __call__(self, notification: Any, /) -> Any:
+        """As a route."""
+
 # The usual call -------------------------------------------------------------------------------
 @final
 class Usual:

@@ -108,18 +108,27 @@ static int route(Loop *self, unsigned long token, PyObject *served, struct entry
     int listener = source->fd;
     bool journaled = slot >= source->slots && slot < source->slots + source->count;
     PyObject *fd = PyLong_FromLong(listener);
-    PyObject *notification = notification_make(raw, journaled ? (int)(slot - source->slots) : -1);
+    PyObject *notification = NULL;
     PyObject *key = PyLong_FromUnsignedLongLong(
         (uint64_t)(raw->data.arch ^ AUDIT_ARCH_X86_64) << 32 | (uint32_t)raw->data.nr);
     PyObject *tuple = NULL, *handler = NULL, *wire = NULL;
-    bool ready = fd != NULL && key != NULL && notification != NULL, lost = false;
+    bool ready = fd != NULL && key != NULL, lost = false;
+    int problem = -1;
     uint64_t id = raw->id;
     if (ready && (tuple = PyDict_GetItemWithError(served, fd)) != NULL
         && (handler = PyDict_GetItemWithError(PyTuple_GetItem(tuple, ROUTES), key)) == NULL)
         handler = PyTuple_GetItem(tuple, FALLBACK);
+    if (handler != NULL)
+        problem = constant_answers(handler, listener, raw);
+    if (problem < 0) {
+        notification = notification_make(raw, journaled ? (int)(slot - source->slots) : -1);
+        ready = ready && notification != NULL;
+    } else if (problem != 0 && problem != ENOENT && problem != EINPROGRESS) {
+        raise_errno(problem); /* gone, or answered, is no error */
+    }
     Py_XINCREF(tuple); /* the listener may be removed meanwhile */
     Py_XINCREF(handler);
-    if (handler != NULL) {
+    if (ready && handler != NULL && problem < 0) {
         __typeof__(routed) before = routed; /* a handler may serve others meanwhile */
         routed.loop = self;
         routed.token = token;
@@ -127,8 +136,10 @@ static int route(Loop *self, unsigned long token, PyObject *served, struct entry
         lost = called(self, token, tuple, handler, notification, &wire);
         routed = before;
     }
-    int became = wire != NULL ? GOOD : RAISED;
-    if (lost) { /* slot and source may be gone */
+    int became = wire != NULL || problem >= 0 ? GOOD : RAISED;
+    if (problem >= 0) {
+        atomic_store_explicit(&slot->state, FREE, memory_order_release);
+    } else if (lost) { /* slot and source may be gone */
         settle(tuple, notification, wire);
         became = LOST;
     } else if (wire == Py_True) { /* it answered */

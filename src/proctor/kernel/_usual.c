@@ -16,19 +16,17 @@
 
 static PyObject *watchful, *slow;
 
-/* Whether a call may have to wait: for its turn, behind an earlier one of its caller, or since its number is known
- * for stalling; true with an exception, too. */
-static bool may_wait(const Usual *self, const struct seccomp_notif *raw) {
-    PyObject *turns = PyObject_GetAttr(self->share, watchful), *stalled = PyObject_GetAttr(self->share, slow);
+bool may_wait(PyObject *share, PyObject *busy, const struct seccomp_notif *raw) {
+    PyObject *turns = PyObject_GetAttr(share, watchful), *stalled = PyObject_GetAttr(share, slow);
     bool waits = turns != Py_False || stalled == NULL;
     if (!waits && PyObject_IsTrue(stalled) != 0) {
         PyObject *number = Py_BuildValue("(Ii)", raw->data.arch, raw->data.nr);
         waits = number == NULL || PyDict_Contains(stalled, number) != 0;
         Py_XDECREF(number);
     }
-    if (!waits && PyDict_Size(self->busy) != 0) {
+    if (!waits && PyDict_Size(busy) != 0) {
         PyObject *tid = PyLong_FromUnsignedLong(raw->pid);
-        waits = tid == NULL || PyDict_Contains(self->busy, tid) != 0;
+        waits = tid == NULL || PyDict_Contains(busy, tid) != 0;
         Py_XDECREF(tid);
     }
     Py_XDECREF(turns), Py_XDECREF(stalled);
@@ -46,7 +44,7 @@ static PyObject *usual_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(na
     struct seen seen = {.leads = -1, .name = name_seen};
     int index = -1;
     double received = seconds(CLOCK_MONOTONIC);
-    Sheet *sheet = raw != NULL && !may_wait(self, raw) && raw->pid != 0 && self->reg >= 0
+    Sheet *sheet = raw != NULL && !may_wait(self->share, self->busy, raw) && raw->pid != 0 && self->reg >= 0
                            && (raw->data.args[self->reg] & self->mask) != 0
                            && is_open(self->port, self->listener)
                        ? sheet_of(self, notification, raw)

@@ -81,6 +81,10 @@ bool read_text(const Usual *self, const struct seccomp_notif *raw, struct seen *
 /* Look at a call, and decide it: the number of what it comes to; -1, with nothing decided, for what is out of the ordinary. */
 int usual_decided(Usual *self, const Sheet *sheet, const struct seccomp_notif *raw, struct seen *seen);
 
+/* _usual.c: whether a call may have to wait: for its turn, behind an earlier one of its caller, or since its number is known
+ * for stalling; true with an exception, too. */
+bool may_wait(PyObject *share, PyObject *busy, const struct seccomp_notif *raw);
+
 /* _telling.c: by a clock, in seconds; count in a cell, which may be None. */
 double seconds(clockid_t clock);
 void count(PyObject *cell);

@@ -117,6 +117,10 @@ class Engine:
         """What makes routes for usual calls: for listeners that are the kernel's, and nothing more."""
         return _core.Usual if type(listener) is Listener else None
 
+    def constant(self, listener: int | HasFileno) -> type[_core.Constant] | None:
+        """What makes routes for calls that all come to the same: for listeners that are the kernel's."""
+        return _core.Constant if type(listener) is Listener else None
+
     def adopt(self, listener: int | HasFileno, journal: Journal) -> list[Pending]:
         """What a monitor that died had received from the listener and not answered, the oldest first:
         whoever calls this answers it.  To be called before :meth:`add`, with the same journal.

@@ -71,6 +71,10 @@ class PolicyHandler(Handler):
         """See :class:`~proctor.supervisor.handlers.Handler`."""
         return by_path(self.policy, call)
 
+    def constant(self, call: Call) -> Verdict | None:
+        """See there."""
+        return constant(self.policy, call)
+
     def decide_seen(
         self, call: Call, argument: str, name: bytes | int | None
     ) -> Verdict | Later | Seek:
@@ -127,6 +131,22 @@ def by_path(policy: Policy, call: Call) -> ByPath | None:
     if plan.performs and not any(type(each) is Perform for each in verdicts):
         return None
     return ByPath("".join(arguments), tuple(cases), last, registers)
+
+
+def constant(policy: Policy, call: Call) -> Verdict | None:
+    """What all calls of this number come to; None if that depends on more, or takes work of ours."""
+    if policy.plan(call).outside is not None:
+        return None
+    decision = policy.for_all(call.abi, call.name)
+    if (
+        decision is None
+        or decision.ruling.kind not in _AT_ONCE
+        or decision.ruling.options is not None
+    ):
+        return None
+    if decision.rule is not None and decision.rule.delay:
+        return None
+    return _settled(policy, decision)
 
 
 def _at_once(policy: Policy, decision: Decision) -> Verdict:

@@ -51,6 +51,9 @@ class Handler:
     #: How calls with the registers of one given are decided, if nothing but a path does: so that those
     #: are decided without this handler (:mod:`proctor.supervisor.usual`); None where that is not so.
     by_path: Callable[[Call], ByPath | None] | None = None
+    #: What all calls of the number of one given come to, whatever their registers and their memory, and whoever makes them:
+    #: those are answered without this handler, unless somebody is to be told of it; None where that is not so.
+    constant: Callable[[Call], Verdict | None] | None = None
 
     __slots__ = (
         "_calls",

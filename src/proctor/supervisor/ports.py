@@ -234,6 +234,11 @@ class Engine(Protocol):
         (``_core.Usual``); None where there is no such thing."""
         ...
 
+    def constant(self, listener: ListenerPort) -> Callable[..., Any] | None:
+        """What makes routes for calls of the listener that all come to the same (``_core.Constant``); None where there
+        is no such thing."""
+        ...
+
     def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:
         """What a monitor that died had received from the listener and not answered, the oldest first;
         slots of calls for whose answer nobody waits any more are freed.  Whoever calls this answers

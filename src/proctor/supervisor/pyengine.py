@@ -113,6 +113,9 @@ class PyEngine:
     def usual(self, listener: ListenerPort) -> None:
         """Nothing is faster than Python here."""
 
+    def constant(self, listener: ListenerPort) -> None:
+        """Nor here."""
+
     def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         if listener.fileno() in self._served:

@@ -262,6 +262,18 @@ class Routes:
             self._engine, served, handler, observers, first, short, seen, decider.seeking,
             ordinary, performed,
         )  # fmt: skip
-        if usual.route is None or (below is not None and below.active):
+        if below is not None and below.active:
             return short
-        return usual.route
+        if usual.route is not None:
+            return usual.route
+        made_alike = self._engine.constant(listener)
+        if made_alike is None or handler.constant is None:
+            return short
+        alike = handler.constant(Call(first, listener, container=container))
+        if not isinstance(alike, (Deny, Answer, LetRun)) or (wants is not None and wants(alike)):
+            return short
+        if isinstance(alike, Answer) and alike.writes:
+            return short
+        counted = None if counters is None else counters.cell(container, name, kind_of(alike))
+        route_of_all: Route = made_alike(share, busy, short, alike.wire, counted)
+        return route_of_all

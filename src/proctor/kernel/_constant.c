@@ -1,0 +1,102 @@
+/* Calls of one number that all come to the same: neither a notification is made for Python nor a handler asked.  The manual is
+ * _core.pyi.  The loop asks constant_answers() before all else, with the GIL: nothing in there can stall, so that nobody need
+ * be able to take the role meanwhile.  Whatever may have to wait goes the ordinary way, by the call of the object. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include "_usual.h"
+#include <errno.h>
+
+enum { HELD = 5 };
+
+typedef struct {
+    PyObject_HEAD
+    union {
+        PyObject *held[HELD];
+        struct {
+            PyObject *share, *busy, *fallback, *wire, *cell;
+        };
+    };
+    struct seccomp_notif_resp says;
+} Constant;
+
+static PyTypeObject *constant_type;
+
+int constant_answers(PyObject *route, int listener, const struct seccomp_notif *raw) {
+    if (Py_TYPE(route) != constant_type)
+        return -1;
+    Constant *self = (Constant *)route;
+    bool waits = may_wait(self->share, self->busy, raw);
+    if (!waits)
+        count(self->cell);
+    if (PyErr_Occurred() != NULL) { /* no memory: the ordinary way says so */
+        PyErr_Clear();
+        return -1;
+    }
+    return waits ? -1 : answer(listener, raw->id, self->says.val, self->says.error, self->says.flags);
+}
+
+static PyObject *constant_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(names)) {
+    PyObject *notification;
+    if (!PyArg_ParseTuple(args, "O", &notification))
+        return NULL;
+    Constant *self = (Constant *)me;
+    const struct seccomp_notif *raw = notification_of(notification);
+    bool waits = raw == NULL || may_wait(self->share, self->busy, raw);
+    if (!waits)
+        count(self->cell);
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    return waits ? PyObject_CallFunctionObjArgs(self->fallback, notification, NULL) : Py_NewRef(self->wire);
+}
+
+static PyObject *constant_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(names)) {
+    Constant *self = (Constant *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    long long value;
+    unsigned int flags;
+    if (self == NULL)
+        return NULL;
+    bool good = PyArg_ParseTuple(args, "OO!OO!O", &self->share, &PyDict_Type, &self->busy, &self->fallback, &PyTuple_Type,
+                                 &self->wire, &self->cell);
+    for (int i = 0; i < HELD; i++) /* were borrowed */
+        Py_XINCREF(self->held[i]);
+    if (good && (good = PyArg_ParseTuple(self->wire, "LiI", &value, &self->says.error, &flags))) {
+        self->says.val = value, self->says.flags = flags;
+        if (self->says.error < -4095 || self->says.error > 0) /* it would succeed: C055 */
+            good = PyErr_Format(PyExc_ValueError, "%d: 0 or a negative errno", self->says.error) != NULL;
+    }
+    if (!good)
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+static int constant_traverse(PyObject *me, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(me));
+    for (int i = 0; i < HELD; i++)
+        Py_VISIT(((Constant *)me)->held[i]);
+    return 0;
+}
+
+static int constant_clear(PyObject *me) {
+    for (int i = 0; i < HELD; i++)
+        Py_CLEAR(((Constant *)me)->held[i]);
+    return 0;
+}
+
+static void constant_dealloc(PyObject *me) {
+    PyTypeObject *type = Py_TYPE(me);
+    PyObject_GC_UnTrack(me);
+    constant_clear(me);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
+    Py_DECREF(type);
+}
+
+static PyType_Slot constant_slots[] = {{Py_tp_new, constant_new}, {Py_tp_dealloc, constant_dealloc},
+                                       {Py_tp_traverse, constant_traverse}, {Py_tp_clear, constant_clear},
+                                       {Py_tp_call, constant_call}, {0, NULL}};
+static PyType_Spec constant_spec = {"proctor.kernel._core.Constant", sizeof(Constant), 0,
+                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC, constant_slots};
+
+bool constant_ready(PyObject *module) {
+    constant_type = (PyTypeObject *)PyType_FromSpec(&constant_spec); /* kept */
+    return constant_type != NULL && PyModule_AddType(module, constant_type) == 0;
+}
