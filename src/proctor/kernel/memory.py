@@ -32,6 +32,7 @@ from proctor.errors import (
     MemoryUnwritable,
     ProctorError,
 )
+from proctor.kernel.thread import ProcFiles
 
 #: The kernel's longest path, its NUL included (PATH_MAX).
 PATH_MAX: Final = 4096
@@ -221,17 +222,15 @@ class Memory:
 
     def write(self, address: int, data: bytes) -> None:
         """See :class:`MemoryPort`."""
-        from proctor.kernel._core import write
-        from proctor.kernel.address_space import AddressSpace
-        from proctor.kernel.thread import ProcFiles
-
         self._visible()
         listener = self._listener
         number = -1 if listener is None else listener.fileno()
         if number >= 0:
             ProcFiles.check()
-            if write(self._pid, address, bytes(data), number, self._id):
+            if _write(self._pid, address, bytes(data), number, self._id):
                 return
+        from proctor.kernel.address_space import AddressSpace
+
         try:
             with AddressSpace(self._pid, write=True) as space:
                 if not self._valid():
@@ -376,3 +375,14 @@ def _first_native(*arguments: Any) -> bytes:
 
 
 _native: Callable[..., bytes] = _first_native
+
+
+def _first_write(*arguments: Any) -> bool:
+    global _write  # noqa: PLW0603 - replaces itself
+    from proctor.kernel._core import write
+
+    _write = write
+    return write(*arguments)
+
+
+_write: Callable[..., bool] = _first_write

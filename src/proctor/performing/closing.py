@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proctor.kernel.closing import Closers
 from proctor.performing.processes import Worker
 
 if TYPE_CHECKING:
     from proctor.performing.steps import Reply
+
+#: Seconds that a file system has before a call goes on without it.
+_LAST_MOMENTS: Final = 0.1
 
 
 class Counting(Closers):
@@ -41,6 +44,10 @@ class Counting(Closers):
 
         self.close([fd], then=over)
         closed.wait(seconds)
+
+    def close_shortly(self, container: object, fd: int) -> None:
+        """The same; that is waited for a moment, in which most file systems are done."""
+        self.close_for(container, fd, _LAST_MOMENTS)
 
     def drop(self, reply: Reply, container: object) -> None:
         """Have the descriptors of a reply closed that nobody took."""

@@ -170,7 +170,7 @@ def _meminfo(task: Task) -> str:
 
 def _cpuinfo(task: Task) -> str:
     """Of s390x and others, where it is no list of paragraphs, it stays what it is."""
-    chosen = processors(task)
+    chosen = processors(task.call.tid, task.cgroups)
     found = _machine("cpuinfo")
     kept, others = [], []
     for each in found.split("\n\n"):
@@ -183,7 +183,7 @@ def _cpuinfo(task: Task) -> str:
 
 
 def _stat(task: Task) -> str:
-    chosen = [f"cpu{each}" for each in processors(task)]
+    chosen = [f"cpu{each}" for each in processors(task.call.tid, task.cgroups)]
     lines = _machine("stat").splitlines()
     kept = [line for line in lines if line[:3] == "cpu" and line.split()[0] in chosen]
     sums = [
@@ -202,7 +202,7 @@ def _stat(task: Task) -> str:
 
 
 def _uptime(task: Task) -> str:
-    up, count = uptime(task.standing), len(processors(task))
+    up, count = uptime(task.standing), len(processors(task.call.tid, task.cgroups))
     spent = _spent(task.cgroups)
     if spent is None:
         idle = float(_machine("uptime").split()[1]) * count / max(1, os.cpu_count() or 1)
@@ -237,7 +237,7 @@ def _loadavg(task: Task) -> str:
 def _online(task: Task) -> str:
     """As ``%*pbl`` of lib/vsprintf.c writes it."""
     ranges: list[list[int]] = []
-    for each in processors(task):
+    for each in processors(task.call.tid, task.cgroups):
         if ranges and each == ranges[-1][1] + 1:
             ranges[-1][1] = each
         else:

@@ -214,11 +214,11 @@ class Performers:
         family = registry.ordinary(name)
         if family is None:
             return None
-        if hasattr(family, "DEEDS"):
+        if name in getattr(family, "DEEDS", ()):
             from proctor.performing.deeds import DeedWay
 
             return DeedWay(self, family, family.DEEDS[name], begins).go
-        if hasattr(family, "SEEN"):
+        if name in getattr(family, "SEEN", ()):
             from proctor.performing.seen import SeenWay
 
             return SeenWay(self, family, name).go

@@ -7,7 +7,7 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from proctor.call.verdict import answer, deny, let_run_unsafe
+from proctor.call.verdict import Answer, answer, deny, let_run_unsafe
 from proctor.errors import ProctorError
 from proctor.kernel import raw
 from proctor.performing import machine
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.kernel.standing import Standing
+    from proctor.performing.families.resources import Options
+    from proctor.performing.performers import Performers
     from proctor.performing.task import Task, Work
 
 KERNELS: Final = "the kernel's answer is what the caller is to have"
@@ -34,6 +36,17 @@ _MOST_AT_ONCE: Final = 0x7FFFF000  # MAX_RW_COUNT
 _RECALL: Final = Recall()
 
 
+def seen(call: Call, standing: Standing, options: Options, host: Performers) -> Verdict:
+    """What is said to all calls but uname.
+
+    :raises CallGone: the thread is dead."""
+    if call.name == "sysinfo":
+        return sysinfo(call, standing)
+    if call.name == "sched_getaffinity":
+        return affinity(call, standing)
+    return random(call, options.seed, host) if options.seed else let_run_unsafe(KERNELS)
+
+
 # sysinfo, sched_getaffinity -----------------------------------------------------------------------
 
 
@@ -43,7 +56,7 @@ def sysinfo(call: Call, standing: Standing) -> Verdict:
     :raises CallGone: the thread is dead."""
     cgroups, uptime = standing.cgroups(), math.ceil(machine.uptime(standing))
     told = _RECALL((cgroups, call.abi, uptime), lambda: _sysinfo(call, cgroups, uptime))
-    return answer(0, writes=[(call.registers[0], told)])
+    return Answer(0, "", ((call.registers[0], told),))
 
 
 def _sysinfo(call: Call, cgroups: bytes, uptime: int) -> bytes:
@@ -68,20 +81,19 @@ def _sysinfo(call: Call, cgroups: bytes, uptime: int) -> bytes:
     return data
 
 
-def affinity(task: Task) -> Verdict:
+def affinity(call: Call, standing: Standing) -> Verdict:
     """As ``sched_getaffinity`` of kernel/sched/syscalls.c: of the caller itself, no more processors than its
     cgroups have time for.  Others' are the kernel's."""
-    call = task.call
     pid, size = call.args.pid, call.args.cpusetsize
-    count = share(task.cgroups).processors
-    if pid or count is None:
+    cgroups = standing.cgroups()
+    if pid or share(cgroups).processors is None:
         return let_run_unsafe(KERNELS)
     known = call.signature
     word = 8 if known is None else known.word
     possible = _possible()
     if size * 8 < possible or size % word:
         return deny(errno.EINVAL)
-    chosen = processors(task)
+    chosen = processors(call.tid, cgroups)
     length = min(size, -(-possible // (8 * word)) * word)
     mask = sum(1 << number for number in chosen).to_bytes(length, "little")
     if known is not None and call.frame is not None and call.frame.byteorder == "big":
@@ -134,24 +146,24 @@ def _uname() -> Request:
     return steps.freeze()
 
 
-def random(task: Task, seed: str) -> Verdict:
+def random(call: Call, seed: str, host: Performers) -> Verdict:
     """Bytes that are the same in every run that asks for the same in the same order."""
-    size, flags = task.call.args.buflen, task.call.registers[2] & 0xFFFFFFFF
+    size, flags = call.args.buflen, call.registers[2] & 0xFFFFFFFF
     if (
         flags & ~_GRND_ALL
         or flags & (_GRND_RANDOM | _GRND_INSECURE) == _GRND_RANDOM | _GRND_INSECURE
     ):
         return deny(errno.EINVAL)
-    address = task.call.address("buf")
+    address = call.address("buf")
     if not raw.is_users(address, min(size, _MOST_AT_ONCE)):
         return deny(errno.EFAULT)
     # what comes before that which cannot be written (get_random_bytes_user of drivers/char/random.c)
     wanted = min(size, _MOST_RANDOM)
-    size = task.call.room(address, wanted) if wanted else 0
+    size = call.room(address, wanted) if wanted else 0
     if size < min(wanted, 1):
         return deny(errno.EFAULT)
     import hashlib
 
-    number = task.host.counted(task.call, ("seed", seed))
+    number = host.counted(call, ("seed", seed))
     data = hashlib.shake_256(b"%d\0%s" % (number, seed.encode())).digest(size)
     return answer(size, writes=((address, data),) if size else ())

@@ -1,5 +1,5 @@
 """The short way of calls that are answered by what is read of their thread alone: a family's ``SEEN``, by name with the
-module that has a function of that name.
+module that has a function ``seen``.
 
 As in :mod:`proctor.performing.short`: it decides nothing that the families do not.
 """
@@ -29,10 +29,12 @@ class SeenWay:
     def __init__(self, performers: Performers, family: Any, name: str) -> None:
         self._performers = performers
         self._options = getattr(family, "Options", None)
-        #: What is said to it; its thread is dead where that raises :class:`CallGone`.
-        self._answered: Callable[[Call, Standing], Verdict] = getattr(
-            import_module(family.SEEN[name]), name
-        )
+        self._usual = None if self._options is None else self._options()
+        #: What is said to it, None where a longer way is to find out; its thread is dead where that raises
+        #: :class:`CallGone`.
+        self._seen: Callable[[Call, Standing, Any, Performers], Verdict | None] = import_module(
+            family.SEEN[name]
+        ).seen
 
     def go(self, call: Call, wish: Perform) -> Verdict | None:
         """The verdict; None if :meth:`~proctor.performing.Performers.begin` is to be called."""
@@ -42,7 +44,7 @@ class SeenWay:
             return None
         try:
             if plain(call, wish, standing, self._options):
-                said = self._answered(call, standing)
+                said = self._seen(call, standing, wish.options or self._usual, performers)
         except CallGone:  # another thread had its number
             standing.close()
             return None

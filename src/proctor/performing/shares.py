@@ -13,8 +13,6 @@ from proctor.records import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proctor.performing.task import Task
-
 P = ParamSpec("P")
 T = TypeVar("T")
 #: Seconds that numbers are good for, and how many are kept.
@@ -125,6 +123,8 @@ def number(directory: bytes, name: bytes) -> int | None:
     return int(found) if found is not None and found.lstrip("-").isdigit() else None
 
 
-def processors(task: Task) -> list[int]:
-    """Numbers of the processors that the caller may use, no more than its cgroups have time for."""
-    return sorted(os.sched_getaffinity(task.call.tid))[: share(task.cgroups).processors]
+def processors(tid: int, cgroups: bytes) -> list[int]:
+    """Numbers of the processors that a caller may use, no more than its cgroups have time for.
+
+    :param cgroups: as for :func:`share`."""
+    return sorted(os.sched_getaffinity(tid))[: share(cgroups).processors]

@@ -36,9 +36,7 @@ T = TypeVar("T")
 #: What a family does: yields what it waits for and returns the verdict.
 Work = Generator[Wait, Reply, Verdict]
 
-#: Seconds that a process may take to die whose mount namespaces keep a file system busy.
-_LAST_MOMENTS: Final = 0.1
-#: So many for an executor to die, on a machine that has much to do: what it mounted is somebody else's alone then.
+#: Seconds for an executor to die, on a machine that has much to do: what it mounted is somebody else's alone then.
 _DEATH: Final = 1.0
 NO_CGROUP: Final = "the caller's cgroup cannot be joined, so its rules for devices would not hold"
 
@@ -194,7 +192,7 @@ class Task(Finding):
         while self._fds:
             fd = self._fds.pop()
             if self.flushes and not pins.only_a_path(fd):
-                session.executors.closers.close_for(session.container, fd, _LAST_MOMENTS)
+                session.executors.closers.close_shortly(session.container, fd)
                 continue
             with suppress(OSError):  # which a server of somebody's may say
                 os.close(fd)

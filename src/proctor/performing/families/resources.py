@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from proctor.call.verdict import let_run_unsafe
 from proctor.performing.given import Given
 
 if TYPE_CHECKING:
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 #: Answered by the cgroups of their thread, or by the seed: see :func:`proctor.performing.registry.asks_who`.
 WHOEVER: Final = ("sysinfo", "sched_getaffinity", "getrandom")
 #: See :mod:`proctor.performing.seen`.
-SEEN: Final = {"sysinfo": "proctor.performing.resources"}
-WAYS: Final = ("proctor.performing.seen", *SEEN.values())
+SEEN: Final = dict.fromkeys(WHOEVER, "proctor.performing.resources")
+WAYS: Final = ("proctor.performing.seen", "proctor.performing.resources")
 
 
 class Options(Given):
@@ -47,8 +46,8 @@ def perform(task: Task) -> Work:
     """Answer with what the caller is to see."""
     from proctor.performing import resources
 
-    options, name = task.options(Options), task.call.name
-    if name == "uname":
+    options = task.options(Options)
+    if task.call.name == "uname":
         names = {
             each: getattr(options, each)
             for each in options._fields
@@ -56,10 +55,4 @@ def perform(task: Task) -> Work:
         }
         return (yield from resources.uname(task, names))
     yield from ()
-    if name == "sysinfo":
-        return resources.sysinfo(task.call, task.standing)
-    if name == "sched_getaffinity":
-        return resources.affinity(task)
-    if not options.seed:
-        return let_run_unsafe(resources.KERNELS)
-    return resources.random(task, options.seed)
+    return resources.seen(task.call, task.standing, options, task.host)
