@@ -356,7 +356,7 @@ def lend_for(
     :param lent: the request, which is sent what was given, and the lender's table.
     :param loan: that, filled in.
     :returns: (what the executor has said as of :func:`act_for`, None, -1, EAGAIN) where nothing was sent to the lender; else
-        (None, what the lender has said likewise, or with which errno that could not be sent; what the executor gave, if
+        (the first part of what the executor has said, empty if it has none, what the lender has said likewise, or with which errno that could not be sent; what the executor gave, if
         there is no answer yet, or -1; 0 if the executor is known to have closed that, or an errno).
         False as of :func:`act_for`."""
 

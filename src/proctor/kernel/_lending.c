@@ -180,14 +180,18 @@ PyObject *core_lend_for(PyObject *Py_UNUSED(module), PyObject *args) {
         return said != NULL ? Py_BuildValue("(NOii)", said, Py_None, pin, closed)
                : PyErr_Occurred() != NULL ? NULL : raise_errno(first.problem);
     }
+    size_t size = 0;
+    const char *part = answer_part(asking, &first, 0, &size);
+    PyObject *told = PyBytes_FromStringAndSize(part, part != NULL ? (Py_ssize_t)size : 0);
     drop_room(&first);
-    said = heard(lending, &second);
+    said = told != NULL ? heard(lending, &second) : NULL;
     if (said == NULL && PyErr_Occurred() == NULL)
         said = PyLong_FromLong(second.problem);
     if (said == NULL) {
         if (pin >= 0)
             close(pin);
+        Py_XDECREF(told);
         return NULL;
     }
-    return Py_BuildValue("(ONii)", Py_None, said, pin, closed);
+    return Py_BuildValue("(NNii)", told, said, pin, closed);
 }

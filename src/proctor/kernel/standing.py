@@ -274,6 +274,18 @@ class Standing:
         except (OSError, ValueError):
             raise CallGone from None
 
+    @property
+    def personality(self) -> int:
+        """As personality(2) gives it; 0 if only its own user can see it.
+
+        :raises CallGone: it is dead."""
+        try:
+            return int(self._content(b"personality"), 16)
+        except PermissionError:
+            return 0
+        except (OSError, ValueError):
+            raise CallGone from None
+
     def place(self, dirfd: int) -> int | None:
         """A new O_PATH descriptor of its working directory, or of what it has open as ``dirfd``; None if
         that is nothing.

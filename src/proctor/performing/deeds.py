@@ -30,20 +30,25 @@ if TYPE_CHECKING:
 class DeedWay(PlannedWay):
     """That of one call's family.
 
-    :param deed: what calls of the name are."""
+    :param deed: what calls of the name are, where :meth:`deed` is not another one."""
 
     def __init__(
         self,
         performers: Performers,
         family: Any,
-        deed: DeedOf,
+        deed: DeedOf | None,
         begins: Callable[[Call], object] | None,
     ) -> None:
         super().__init__(performers, family, begins)
         self._deed = deed
 
+    def deed(self, call: Call, wish: Perform, standing: Standing) -> Deed | None:
+        """What the call is; None if it is nothing ordinary."""
+        assert self._deed is not None
+        return self._deed(call)
+
     def _go(self, call: Call, wish: Perform, standing: Standing) -> Verdict | Later | None:
-        deed = self._deed(call)
+        deed = self.deed(call, wish, standing)
         executor = None if deed is None else self._ready(standing, deed)
         if deed is None or executor is None:
             return self._leave(standing)

@@ -39,7 +39,8 @@ class Loan(NamedTuple):
     packet: bytes
     #: Whether its own descriptors go along.
     table: bool
-    told: Callable[[Reply], Verdict]
+    #: Given that, and the first part of what the caller's executor had said.
+    told: Callable[[Reply, bytes], Verdict]
 
 
 class Terms(NamedTuple):
@@ -106,8 +107,8 @@ class LendingWay(PlannedWay):
         except BaseException:
             executors.discard(lends)  # its answer may be still to come, for the next one to take
             raise
-        if heard is not None:
-            return self._borrowed(call, wish, standing, executor, lends, loan, heard, pin)
+        if isinstance(reply, bytes):
+            return self._borrowed(call, wish, standing, executor, lends, loan, reply, heard, pin)
         executors.release(lends)
         if reply is False:
             return self._leave(standing, executor)
@@ -133,17 +134,19 @@ class LendingWay(PlannedWay):
         executor: Executor,
         lends: Executor,
         loan: Loan,
+        first: bytes,
         heard: Any,
         pin: int,
     ) -> Verdict | Later | None:
         """Say what came of it.
 
+        :param first: what the caller's executor had said.
         :param heard: of the lender.
         :param pin: what it works at, if it takes longer; -1 if not."""
         executors = self._performers.executors
         try:
             reply = lends.answered(heard)
-            said = None if reply is None else _heard(executors, lends, loan, reply)
+            said = None if reply is None else _heard(executors, lends, loan, first, reply)
         except BaseException as failed:
             if pin >= 0:
                 os.close(pin)
@@ -153,7 +156,7 @@ class LendingWay(PlannedWay):
                 return self._leave(standing)
             raise
         if said is None:
-            rest = partial(_rest, executors, lends, loan, pin)
+            rest = partial(_rest, executors, lends, loan, first, pin)
             return self._later(call, wish, standing, (executor, None, None), rest)
         return self._closed(call, wish, standing, executor, said)
 
@@ -181,21 +184,25 @@ def _then(
     return (yield from registry.perform(task)) if said is None else said
 
 
-def _heard(executors: Executors, lends: Executor, loan: Loan, reply: Reply) -> Verdict:
+def _heard(
+    executors: Executors, lends: Executor, loan: Loan, first: bytes, reply: Reply
+) -> Verdict:
     """
     :raises Trouble: a right was kept; the lender is not given back."""
     if lender.kept_a_right(reply, loan.left):
         raise Trouble(lender.KEPT)
-    said = loan.told(reply)
+    said = loan.told(reply, first)
     executors.release(lends)
     return said
 
 
-def _rest(executors: Executors, lends: Executor, loan: Loan, pin: int, task: Task) -> Work:
+def _rest(
+    executors: Executors, lends: Executor, loan: Loan, first: bytes, pin: int, task: Task
+) -> Work:
     """What is left once a lender takes longer."""
     task.hold(pin)
     try:
-        return _heard(executors, lends, loan, (yield Wait(lends, loan.request)))
+        return _heard(executors, lends, loan, first, (yield Wait(lends, loan.request)))
     except BaseException as failed:
         executors.discard(lends)
         if isinstance(failed, Ended):

@@ -53,7 +53,12 @@ class NodeWay(LendingWay):
         return Lending(whom, pinning, loan, _terms, _then)
 
     def _told(
-        self, own: Own, node: lender.Node, values: tuple[int | bytes, ...], reply: Reply
+        self,
+        own: Own,
+        node: lender.Node,
+        values: tuple[int | bytes, ...],
+        reply: Reply,
+        _first: bytes,
     ) -> Verdict:
         _, mode, device = values
         said: Verdict = self._family.told(own, mode, device, node.error(reply))

@@ -64,8 +64,6 @@ class Plan:
         self.request = request
         #: The step that acts.
         self.made = made
-        #: What the first path led to.
-        self.pin = walks[0][0]
         self._walks = walks
 
     def errno(self, reply: Reply) -> int | None:

@@ -231,9 +231,9 @@ class Executor(Worker):
         terms: Terms,
         lender: Executor,
         loan: Loan,
-    ) -> tuple[Reply | Literal[False] | None, Any, int]:
+    ) -> tuple[Reply | Literal[False] | bytes | None, Any, int]:
         """As :meth:`act_for`, and :func:`proctor.kernel._core.lend_for`: (what that returns, None, -1) where nothing was lent,
-        else (None, what the lender was heard to say, what it still works at or -1)."""
+        else (the first part of its answer, what the lender was heard to say, what it still works at or -1)."""
         assert standing.known is not None
         listener = _listener(call)
         if listener is None:
@@ -253,7 +253,7 @@ class Executor(Worker):
             return self._answered(first), None, -1
         self._pace.came(True)
         self.holds = closed != 0
-        return None, second, pin
+        return first, second, pin
 
     def answered(self, heard: Any) -> Reply | None:
         """The reply that the core has heard to a request; None if there is none yet.

@@ -8,12 +8,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Answer, answer, deny, let_run_unsafe
-from proctor.errors import ProctorError
 from proctor.kernel import raw
 from proctor.performing import machine
 from proctor.performing.shares import Recall, processors, share
-from proctor.performing.steps import Request, Steps
-from proctor.performing.trouble import Moved
 from proctor.syscalls.architectures import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -22,13 +19,8 @@ if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
     from proctor.performing.families.resources import Options
     from proctor.performing.performers import Performers
-    from proctor.performing.task import Task, Work
 
 KERNELS: Final = "the kernel's answer is what the caller is to have"
-_UTSNAME: Final = ("sysname", "nodename", "release", "version", "machine", "domainname")
-_LENGTH: Final = 65  # __NEW_UTS_LEN + 1
-#: What of a personality ``uname`` looks at: PER_MASK, UNAME26 (include/uapi/linux/personality.h).
-_OF_UNAME: Final = 0x00FF | 0x0020000
 _GRND_ALL, _GRND_RANDOM, _GRND_INSECURE = 7, 2, 4
 #: More random bytes at once are given in parts (getrandom(2) lets that be above 256).
 _MOST_RANDOM: Final = 1 << 20
@@ -108,42 +100,7 @@ def _possible() -> int:
         return int(file.read().strip().replace(",", "-").rpartition("-")[2]) + 1
 
 
-# uname, getrandom -----------------------------------------------------------------------------------
-
-
-def uname(task: Task, names: dict[str, str]) -> Work:
-    """What an executor in the caller's UTS namespace, with its personality, is told, but for these names."""
-    try:
-        personality = task.caller.personality & _OF_UNAME
-    except OSError as error:
-        if isinstance(error, ProctorError):
-            raise
-        personality = 0  # only its own user can see it
-    asking = _uname()
-    if task.elsewhere():
-        raise Moved
-    reply = yield from task.session.ask(asking, personality)
-    reply.close()
-    said = reply.parts[0]
-    fields = {
-        name: said[_LENGTH * at : _LENGTH * (at + 1)].partition(b"\0")[0]
-        for at, name in enumerate(_UTSNAME)
-    }
-    fields |= {name: value.encode() for name, value in names.items()}
-    data = b"".join(fields[name].ljust(_LENGTH, b"\0") for name in _UTSNAME)
-    return answer(0, writes=task.call.fill("buf", data))
-
-
-@cache
-def _uname() -> Request:
-    """Hole: the personality."""
-    steps = Steps()
-    personality, names = steps.number(), steps.scratch(_LENGTH * len(_UTSNAME))
-    before = steps.call("personality", personality)
-    steps.call("uname", names, bad=0)
-    steps.call("personality", before)
-    steps.want(names)
-    return steps.freeze()
+# getrandom ------------------------------------------------------------------------------------------
 
 
 def random(call: Call, seed: str, host: Performers) -> Verdict:

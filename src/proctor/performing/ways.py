@@ -164,7 +164,7 @@ class PlannedWay(ShortWay):
         """Who can be asked at once, if there is room for the paths."""
         if deed.umask and not standing.unchanged():
             return None
-        longest = max([len(text) for _, path in deed.paths for text in path])
+        longest = max([len(text) for _, path in deed.paths for text in path], default=0)
         return self._lend(standing.kept) if longest <= plans.ROOM else None
 
     def _ask(

@@ -6,18 +6,24 @@ machine; names of the machine are what the options say; random bytes come from a
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Final
 
 from proctor.performing.given import Given
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proctor.call.call import Call
+    from proctor.performing.performers import Performers
+    from proctor.performing.short import Ordinary
     from proctor.performing.task import Task, Work
 
 #: Answered by the cgroups of their thread, or by the seed: see :func:`proctor.performing.registry.asks_who`.
 WHOEVER: Final = ("sysinfo", "sched_getaffinity", "getrandom")
 #: See :mod:`proctor.performing.seen`.
 SEEN: Final = dict.fromkeys(WHOEVER, "proctor.performing.resources")
-WAYS: Final = ("proctor.performing.seen", "proctor.performing.resources")
+WAYS: Final = ("proctor.performing.seen", "proctor.performing.resources", "proctor.performing.naming")
 
 
 class Options(Given):
@@ -42,17 +48,23 @@ class Options(Given):
                 raise ValueError(f"{each} is a text of at most 64 bytes, not {value!r}")
 
 
+def short_way(
+    performers: Performers, name: str, listener: object, begins: Callable[[Call], object] | None
+) -> Ordinary:
+    """What supervisors ask first."""
+    from proctor.performing.naming import NamesWay
+
+    return NamesWay(performers, sys.modules[__name__], None, begins).go
+
+
 def perform(task: Task) -> Work:
     """Answer with what the caller is to see."""
     from proctor.performing import resources
 
     options = task.options(Options)
     if task.call.name == "uname":
-        names = {
-            each: getattr(options, each)
-            for each in options._fields
-            if each != "seed" and getattr(options, each)
-        }
-        return (yield from resources.uname(task, names))
+        from proctor.performing import naming
+
+        return (yield from naming.uname(task, options))
     yield from ()
     return resources.seen(task.call, task.standing, options, task.host)

@@ -352,10 +352,22 @@ def loan(wanted: Wanted, permitted: int) -> Loan:
     acting, values = _asking(wanted, False, permitted)
     packet = acting.request.fill(*values)
 
-    def told(reply: Reply) -> Verdict:
+    def told(reply: Reply, _first: bytes) -> Verdict:
         return _verdict(wanted, *_result(acting, reply))
 
     return Loan(acting.request, acting.left, packet, True, told)
+
+
+def listing(wanted: Wanted, options: Options, permitted: int) -> Loan:
+    """The same, for a list; the caller's executor says first what the caller sees by itself."""
+    whole = wanted._replace(size=MOST)
+    asked = loan(whole, permitted)
+    acting, _ = _asking(whole, False, permitted)
+
+    def told(reply: Reply, own: bytes) -> Verdict:
+        return _listed(wanted, options, _APART, own, *_result(acting, reply))
+
+    return asked._replace(told=told)
 
 
 def _as_caller(task: Task, wanted: Wanted, held: int, by_fd: bool) -> _Does:
@@ -393,16 +405,28 @@ def _list(
         try:
             failed, everything = yield from _lent(task, whole, pin.fd, by_fd)
         except Powerless:
-            failed = errno.EPERM
-        if failed <= 0:
-            own = set(data.split(b"\0"))
-            shown = [
-                each
-                if each in own and not each.startswith(_TRUSTED)
-                else options.shown(each, prefix)
-                for each in everything.split(b"\0")[:-1]
-            ]
-            data = b"".join(each + b"\0" for each in shown if each is not None)
+            pass
+        else:
+            return _listed(wanted, options, prefix, data, failed, everything)
+    return _listed(wanted, options, prefix, data, errno.EPERM, b"")
+
+
+def _listed(
+    wanted: Wanted, options: Options, prefix: bytes, data: bytes, failed: int, everything: bytes
+) -> Verdict:
+    """The answer.
+
+    :param data: what the caller sees by itself.
+    :param failed: what came of listing ``everything``: a positive errno if that could not be had."""
+    if failed <= 0:
+        own = set(data.split(b"\0"))
+        shown = [
+            each
+            if each in own and not each.startswith(_TRUSTED)
+            else options.shown(each, prefix)
+            for each in everything.split(b"\0")[:-1]
+        ]
+        data = b"".join(each + b"\0" for each in shown if each is not None)
     if wanted.size and len(data) > wanted.size:
         return deny(errno.E2BIG if wanted.size >= MOST else errno.ERANGE)
     return _verdict(wanted, -len(data), data)
