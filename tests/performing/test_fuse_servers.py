@@ -205,18 +205,27 @@ def test_what_was_asked_about_is_what_is_opened(place: bytes) -> None:
     assert outcomes == {"served", "refused"}
 
 
-def test_a_duplicate_that_is_flushed_when_it_is_closed_holds_nobody(place: bytes) -> None:
+@pytest.mark.parametrize("short", [False, True], ids=["the long way", "the short way"])
+def test_a_duplicate_that_is_flushed_when_it_is_closed_holds_nobody(
+    place: bytes, short: bool
+) -> None:
     """What the monitor takes of a caller's, to look at, is closed by somebody for whom nobody waits, who counts."""
     answers = {key: said for key, said in QUIET.items() if key != FLUSH}
     stuck = Stuck(place + b"/mnt", FLUSH, answers, place + b"/fuse")
 
     def setup() -> None:
         os.dup2(os.open(place + b"/mnt/file", os.O_RDONLY), 77)
+        os.dup2(os.open("/etc/hostname", os.O_RDONLY), 78)
 
     try:
         with Performers(limit=2) as performers, caller(setup) as one:
+            assert performers.perform(one.call("fsync", 78)) == Answer(0)  # who it is, is known
+            go = performers.ordinary("fsync")
             for number in (1, 2):
-                assert performers.perform(one.call("fsync", 77)) == Answer(0)
+                call, wish = one.call("fsync", 77), Perform()
+                assert (go and go(call, wish) if short else performers.begin(call, wish)) == Answer(
+                    0
+                )
                 stuck.wait(number)
             verdict = performers.perform(one.call("openat", AT_FDCWD, b"/dev/null", 0, 0))
             assert isinstance(verdict, Deny)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import textwrap
@@ -14,9 +15,12 @@ from typing import Any
 import pytest
 
 import proctor
-from proctor import families
+from proctor import families, performing
+from proctor.call.verdict import Answer, Perform
+from proctor.performing.registry import calls
+from proctor.syscalls.tables import numbers
 
-from .callers import Performers, caller, open_directory
+from .callers import ARCH, Performers, caller, open_directory
 
 PROGRAM = """
     import ctypes, errno, fcntl, itertools, mmap, os, random, socket, sys
@@ -99,6 +103,44 @@ def test_a_number_that_is_somebody_elses_by_now(name: str) -> None:
         assert now.performed(performers, name, arg) == ("value", 0)
         assert known[now.tid] is not stale
         assert now.performed(performers, name, arg) == ("value", 0)
+
+
+@pytest.mark.parametrize("family", ["quiet", "resources"])
+def test_the_short_way_says_what_the_long_one_says(family: str) -> None:
+    """Of every kind of descriptor; nothing stays open."""
+    with open_directory() as top:
+
+        def setup() -> None:
+            held = [
+                os.open(top, os.O_RDONLY), os.open(top + b"/file", os.O_RDWR | os.O_CREAT), os.open(top, os.O_PATH),
+                os.pipe()[0], os.eventfd(0), os.open("/proc/self/status", os.O_RDONLY), os.open("/dev/null", os.O_RDWR),
+                socket.socket().detach(), os.memfd_create("x"),
+            ]  # fmt: skip
+            for number, fd in enumerate(held, 40):
+                os.dup2(fd, number)
+            os.closerange(49, 60)
+
+        arguments: dict[str, list[tuple[int, ...]]] = {
+            "sched_getaffinity": [(0, 128, 0), (1, 128, 0)], "getrandom": [(0, 0, 0), (0, 0, 8)], "sysinfo": [(0,)],
+            "sync": [()], "msync": [(at, size, how) for at in (0, 1) for size in (0, 9) for how in (0, 1, 4, 5, 8)],
+        }  # fmt: skip
+        fds = [
+            (fd, 0, size, how) for fd in (*range(40, 50), -1) for size in (1, -1) for how in (0, 8)
+        ]
+        with Performers() as performers, caller(setup) as one:
+            performers.perform(one.call("fsync", 41))  # who it is, is known from here on
+            open_before = len(os.listdir("/proc/self/fd"))
+            for name in ({*calls(family)} & {*numbers(ARCH)}) - {"uname"}:
+                go = performers.ordinary(name)
+                assert go is not None
+                for args in arguments.get(name, fds):
+                    said = performing.Performers.perform(performers, one.call(name, *args))
+                    shortly = go(one.call(name, *args), Perform())
+                    if name == "sysinfo":
+                        assert isinstance(shortly, Answer) and len(shortly.writes[0][1]) == 112
+                    else:
+                        assert shortly == said, (name, args)
+            assert len(os.listdir("/proc/self/fd")) == open_before
 
 
 def test_opens_are_not_synchronous() -> None:

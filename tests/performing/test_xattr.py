@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import struct
 import subprocess
@@ -101,6 +102,49 @@ def test_it_is_what_the_hosts_root_is_told(top: bytes) -> None:
     at = theirs.index("EPERM")
     assert ours[at : at + 2] == [None, b"y".hex()]
     assert theirs[:at] == ours[:at]
+
+
+LISTS = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+os.chdir(sys.argv[1])
+for number in range(3):
+    os.setxattr("file", f"trusted.overlay.x{number}", b"1")
+os.setxattr("link", "trusted.overlay.opaque", b"y", follow_symlinks=False)
+os.setxattr("file", "user.own", b"")
+room = ctypes.create_string_buffer(1 << 17)
+def listed(name, path, size, where=room):
+    ctypes.set_errno(0)
+    ctypes.memset(room, 0xFF, 200)
+    made = getattr(libc, name)(path, where, ctypes.c_size_t(size))
+    results.append([name, path.decode(), size, made, ctypes.get_errno(), room.raw[:200].partition(b"\\xff")[0].decode()])
+for name in ("listxattr", "llistxattr"):
+    for path in (b"file", b"dir", b"link", b"missing", b"file/", b"dir/../file", b"", b"/proc/self/cwd/file", b"x" * 300):
+        for size in (0, 1, 40, 80, 81, 82, 200, 65535, 65536, 65537, 1 << 40):
+            listed(name, path, size)
+    listed(name, b"file", 200, None)
+    listed(name, b"file", 200, ctypes.c_void_p(8))
+"""
+
+
+def test_lists_are_what_the_hosts_root_is_told(top: bytes) -> None:
+    """Of whatever size, by whatever path, short ways and long ones."""
+    theirs = told(LISTS, top.decode(), handlers=[proctor.families.xattr()])
+    with open_directory() as other:
+        os.mkdir(other + b"/dir")
+        os.close(os.open(other + b"/file", os.O_CREAT))
+        os.symlink("file", other + b"/link")
+        program = [PYTHON, "-ISc", f"{PRELUDE}\n{LISTS}\nprint(json.dumps(results))", other]
+        done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert theirs == json.loads(done.stdout)
+    assert [made for *_, made, _, _ in theirs].count(-1) > 20
+
+
+def test_what_others_own_is_listed_as_the_kernel_lists_it(top: bytes) -> None:
+    os.chown(top + b"/file", 0, 0)
+    os.setxattr(top + b"/file", "trusted.overlay.x", b"1")
+    program = "os.chdir(sys.argv[1])\nfor _ in range(3):\n    tried(os.listxattr, 'file')"
+    assert told(program, top.decode(), handlers=[proctor.families.xattr()]) == [[], [], []]
 
 
 def _whole(program: str) -> str:

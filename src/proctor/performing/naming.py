@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Final, cast
 
-from proctor.call.verdict import answer
+from proctor.call.verdict import Answer
 from proctor.performing.deeds import DeedWay
 from proctor.performing.plans import Deed, Plan, Planning
 from proctor.performing.trouble import Moved
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
 
-_UTSNAME: Final = ("sysname", "nodename", "release", "version", "machine", "domainname")
+#: In their order; there is one more, of the domain.
+_UTSNAME: Final = ("sysname", "nodename", "release", "version", "machine")
 _LENGTH: Final = 65  # __NEW_UTS_LEN + 1
 #: What of a personality ``uname`` looks at: PER_MASK, UNAME26 (include/uapi/linux/personality.h).
 _OF_UNAME: Final = 0x00FF | 0x0020000
@@ -45,20 +46,17 @@ def uname(task: Task, options: Options) -> Work:
 
 
 def _told(options: Options | None, call: Call, reply: Reply) -> Verdict:
-    said, names = reply.parts[0], _names(options)
-    fields = [
-        names.get(name) or said[_LENGTH * at : _LENGTH * (at + 1)].partition(b"\0")[0]
-        for at, name in enumerate(_UTSNAME)
-    ]
-    data = b"".join([each.ljust(_LENGTH, b"\0") for each in fields])
-    return answer(0, writes=call.fill("buf", data))
+    names = bytearray(reply.parts[0])
+    for at, name in _others(options):
+        names[at : at + _LENGTH] = name
+    return Answer(0, "", ((call.registers[0], bytes(names)),))
 
 
 @lru_cache(64)
-def _names(options: Options | None) -> dict[str, bytes]:
-    if options is None:
-        return {}
-    return {name: getattr(options, name, "").encode() for name in _UTSNAME}
+def _others(options: Options | None) -> list[tuple[int, bytes]]:
+    """The names that are other ones, and where each is in a struct new_utsname (include/uapi/linux/utsname.h)."""
+    named = [(at, getattr(options, name, "").encode()) for at, name in enumerate(_UTSNAME)]
+    return [(_LENGTH * at, name.ljust(_LENGTH, b"\0")) for at, name in named if name]
 
 
 @cache
@@ -66,7 +64,7 @@ def _naming(_relative: tuple[bool, ...]) -> Plan:
     """Hole: the personality."""
     planning = Planning(relative=())
     steps = planning.steps
-    personality, names = steps.number(), steps.scratch(_LENGTH * len(_UTSNAME))
+    personality, names = steps.number(), steps.scratch(_LENGTH * (len(_UTSNAME) + 1))
     before = steps.call("personality", personality)
     made = steps.call("uname", names, bad=0)
     steps.call("personality", before)

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 WHOEVER: Final = ("sysinfo", "sched_getaffinity", "getrandom")
 #: See :mod:`proctor.performing.seen`.
 SEEN: Final = dict.fromkeys(WHOEVER, "proctor.performing.resources")
-WAYS: Final = ("proctor.performing.seen", "proctor.performing.resources", "proctor.performing.naming")
+WAYS: Final = (
+    "proctor.performing.seen",
+    "proctor.performing.resources",
+    "proctor.performing.naming",
+)
 
 
 class Options(Given):

@@ -421,9 +421,7 @@ def _listed(
     if failed <= 0:
         own = set(data.split(b"\0"))
         shown = [
-            each
-            if each in own and not each.startswith(_TRUSTED)
-            else options.shown(each, prefix)
+            each if each in own and not each.startswith(_TRUSTED) else options.shown(each, prefix)
             for each in everything.split(b"\0")[:-1]
         ]
         data = b"".join(each + b"\0" for each in shown if each is not None)
