@@ -11,6 +11,7 @@ from proctor.call.verdict import Verdict, answer, deny
 from proctor.observe.events import Dropped, Outcome, Trouble
 from proctor.observe.observers import Observers
 from proctor.observe.tell import Teller
+from proctor.policy.rules import Reason
 from proctor.supervisor.container import Container
 from proctor.testing import FakeTarget
 
@@ -53,6 +54,21 @@ def test_of_what_is_performed_want_of_rights_is_told() -> None:
     told.tell_outcome(outcome(deny(errno.ENOENT, "the kernel's"), performed=True))
     told.tell_outcome(outcome(deny(errno.EPERM, "not performed: told already"), performed=True))
     assert lines == ["proctor: mkdir: deny EPERM: char 1:3\n"]
+
+
+def test_of_what_is_performed_a_rule_s_refusal_is_told_whatever_its_errno() -> None:
+    """Rules about paths are asked when what they are about is held, so what they refuse was to be performed."""
+    _, lines, told = teller()
+    reason = Reason('rule "no rooms"', "no rooms")
+    told.tell_outcome(outcome(deny(errno.EROFS, reason), performed=True))
+    assert lines == ['proctor: mkdir: deny EROFS: rule "no rooms"\n']
+    asked = proctor.perform(
+        lambda argument, path: proctor.deny(errno.EROFS, f"{argument} is elsewhere")
+    )
+    said = asked.refusal("path", b"/x")
+    assert said is not None
+    told.tell_outcome(outcome(said, performed=True))
+    assert lines[1:] == ["proctor: mkdir: deny EROFS: path is elsewhere\n"]
 
 
 def test_quiet_tells_trouble_alone() -> None:

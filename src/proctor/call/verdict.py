@@ -39,6 +39,13 @@ WRITE_MAX: Final = 64 << 20
 RUN: Final[Wire] = (0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
 
 
+class Stated(str):
+    """The reason of somebody who was asked, a rule or ``allow`` of :func:`perform`; others tell of a performed call's
+    what the kernel said."""
+
+    __slots__ = ()
+
+
 class Deny(NamedTuple):
     """The call fails with ``errno`` (1..4095).  Make it with :func:`deny`.
 
@@ -146,7 +153,9 @@ class Perform(NamedTuple):
         if said is True:
             return None
         if isinstance(said, Deny):
-            return said
+            if not said.reason or isinstance(said.reason, Stated):
+                return said
+            return said._replace(reason=Stated(said.reason))
         if said is None or said is False:
             return Deny(_errno.EACCES, f"{argument} was not allowed")
         raise TypeError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from proctor.call.verdict import Deny, Verdict
+from proctor.call.verdict import Deny, Stated, Verdict
 from proctor.observe.events import Dropped, Event, Outcome, Trouble
 from proctor.words import printable
 
@@ -57,7 +57,11 @@ class Teller:
     def _refusal(self, outcome: Outcome) -> None:
         verdict = outcome.verdict
         assert isinstance(verdict, Deny)
-        if (not outcome.performed or outcome.decided_by == "deadline") or (
+        if (
+            not outcome.performed
+            or outcome.decided_by == "deadline"
+            or isinstance(verdict.reason, Stated)
+        ) or (
             verdict.errno in (errno.EPERM, errno.EACCES)
             and not str(verdict.reason).startswith("not performed: ")  # told by the performer
         ):

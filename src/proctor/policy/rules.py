@@ -11,6 +11,7 @@ import errno
 from collections.abc import Mapping
 from typing import Any, Final
 
+from proctor.call.verdict import Stated
 from proctor.filter.conditions import ALWAYS, Alternatives, hold
 from proctor.policy.further import Condition
 from proctor.policy.look import Look, Unresolved
@@ -144,7 +145,7 @@ class Rule(NamedTuple):
         return not (clause.further or self.report or self.delay) and self.ruling.in_filter
 
 
-class Reason(str):
+class Reason(Stated):
     """Why a policy decided as it did, in one line, as its verdicts carry it: a string that knows its
     parts, for logs that want them.  Everything in it that comes from the target is escaped.
 
