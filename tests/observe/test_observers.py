@@ -87,6 +87,29 @@ def test_trouble_is_one_line_that_says_where_and_is_counted_by_place() -> None:
     assert "in mistaken" in heard.seen[0].traceback()
 
 
+def test_a_traceback_is_a_page_however_deep_it_went_and_whatever_was_said() -> None:
+    def deeper(number: int) -> None:
+        if not number:
+            raise ValueError("the last\n" + "x" * 100_000)
+        eval(
+            "deeper(number - 1)", {"deeper": deeper, "number": number}
+        )  # two by two: Python folds one that repeats
+
+    heard = Wants(Trouble, Dropped)
+    told = observers(heard)
+    try:
+        deeper(200)
+    except ValueError as error:
+        told.trouble("deep", error)
+    lines = heard.seen[0].traceback().splitlines()
+    assert lines[0].startswith("Traceback")
+    assert len(lines) <= 81
+    assert sum("lines are left out" in line for line in lines) == 1
+    assert lines[-2] == "ValueError: the last"
+    assert lines[-1].startswith("xxxx")
+    assert max(map(len, lines)) < 1100
+
+
 def test_words_of_an_exception_are_bounded_and_may_fail() -> None:
     class Silent(Exception):
         def __str__(self) -> str:

@@ -47,6 +47,11 @@ __all__ = [
     "outcomes",
 ]
 
+#: Lines of a traceback that are told, how many of them of its beginning, and columns of each.
+_LINES: Final = 80
+_FIRST: Final = 20
+_COLUMNS: Final = 1000
+
 
 class Outcome(NamedTuple):
     """What became of one call; told before the call object dies.
@@ -128,12 +133,19 @@ class Trouble(NamedTuple):
         return str(self.times).strip("0") == "1"
 
     def traceback(self) -> str:
-        """The whole page; "" where nothing was raised."""
+        """A page: of a longer one where it begins and ends, since a target may choose how deep a handler gets, or what
+        an exception says.  "" where nothing was raised."""
         if self.error is None:
             return ""
         from traceback import format_exception
 
-        return "".join(format_exception(self.error)).rstrip()
+        lines = "".join(format_exception(self.error)).rstrip().splitlines()
+        if len(lines) > _LINES:
+            left = len(lines) - _LINES
+            lines[_FIRST : _FIRST + left] = [f"  ... {left} lines are left out ..."]
+        return "\n".join(
+            line if len(line) <= _COLUMNS else f"{line[:_COLUMNS]}..." for line in lines
+        )
 
 
 class Dropped(NamedTuple):
