@@ -10,7 +10,7 @@ from typing import Final
 from proctor.syscalls.siblings import families
 
 _HANDLER = "the end of every signal handler makes it, and a program cannot go on without it"
-#: What an allow-list forgets, since no program makes these calls by itself.
+#: What an allow-list forgets, since no program makes these calls by itself, or can do without.
 UNASKED: Final[dict[str, str]] = {
     # signal(7), "Interruption of system calls and library functions by stop signals".
     "restart_syscall": "the kernel makes it for a program whose sleep was stopped and continued",
@@ -20,6 +20,8 @@ UNASKED: Final[dict[str, str]] = {
     # What is left of the launch once the filter is there (the head of kernel/_launch.c).
     "execve": "it is how the command is started, under the filter already",
     "exit_group": "it is how every program ends, and the launch of one that cannot be executed",
+    # pthread_exit(3): libc makes it again and again until it does not return.
+    "exit": "it is how every thread ends",
 }
 
 _FORK = _CLOSE = "programs do not try it again when a signal interrupts the wait for an answer"
