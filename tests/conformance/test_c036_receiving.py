@@ -14,7 +14,7 @@ import pytest
 
 from proctor.kernel import abi
 from tests.support import bpf
-from tests.support.constants import AUDIT_ARCH, CLONE_NEWPID, CLONE_NEWUSER, NR
+from tests.support.constants import AUDIT_ARCH, CLONE_NEWPID, CLONE_NEWUSER, NR, SYSCALL
 from tests.support.harness import Actor
 from tests.support.kernel import (
     RECV,
@@ -115,7 +115,7 @@ def test_c040_the_fields(lab: Lab, kernel: Kernel) -> None:
     assert notification.arch == AUDIT_ARCH
     assert notification.args == args
     kernel.send(listener, notification.id)
-    assert victim.peek(notification.ip - 2, 2) == b"\x0f\x05"  # syscall
+    assert victim.peek(notification.ip - len(SYSCALL), len(SYSCALL)) == SYSCALL
 
 
 def test_c041_pid_is_the_thread(lab: Lab, kernel: Kernel) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from proctor.kernel import abi
 from tests.support import bpf
+from tests.support.constants import SLOWNESS
 from tests.support.harness import Actor
 from tests.support.kernel import (
     ADDFD,
@@ -292,7 +293,7 @@ def hand_over_under_signals(
 
 @pytest.mark.parametrize("hold_back", [False, True], ids=["signals", "signals-blocked"])
 def test_c074_add_and_answer_under_signals(lab: Lab, kernel: Kernel, hold_back: bool) -> None:
-    count = 20000
+    count = int(20000 / SLOWNESS)
     victim, listener = lab.listener(GETPPID)
     source = lab.memfd()
 

@@ -117,6 +117,11 @@ AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7, "riscv64": 0xC
     platform.machine(), 0
 )
 
+#: The instruction that makes a call, behind which the caller is.
+SYSCALL: Final = {
+    "x86_64": b"\x0f\x05", "aarch64": b"\x01\0\0\xd4", "riscv64": b"\x73\0\0\0",
+}.get(platform.machine(), b"")  # fmt: skip
+
 #: getppid by the i386 table (``arch/x86/entry/syscalls/syscall_32.tbl``).
 I386_GETPPID: Final = 64
 
