@@ -71,6 +71,19 @@ def test_of_what_is_performed_a_rule_s_refusal_is_told_whatever_its_errno() -> N
     assert lines[1:] == ["proctor: mkdir: deny EROFS: path is elsewhere\n"]
 
 
+def test_what_could_not_be_decided_for_a_caller_that_is_gone_is_no_word() -> None:
+    _, lines, told = teller()
+    failed, refused = deny(errno.EPERM, "on_error: no memory of it"), deny(errno.EROFS, "no rooms")
+    told.tell_outcome(outcome(failed)._replace(delivered=False))
+    assert lines == []
+    told.tell_outcome(outcome(refused)._replace(delivered=False))  # nobody hides by ending
+    told.tell_outcome(outcome(failed))
+    assert lines == [
+        "proctor: mkdir: deny EROFS: no rooms\n",
+        "proctor: mkdir: deny EPERM: on_error: no memory of it\n",
+    ]
+
+
 def test_quiet_tells_trouble_alone() -> None:
     _, lines, told = teller(refusals=False)
     assert not told.wants(deny(errno.EPERM, "why"))

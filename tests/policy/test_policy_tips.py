@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from proctor.errors import PolicyError
 from proctor.policy import Reason, loads
 from proctor.testing.target import FakeCall
 from tests.policy.calls import call
@@ -86,6 +87,30 @@ def test_numbers_have_their_names(conditions: str, refused: FakeCall, said: str)
     assert f"when = {{ {said} }}" in reason(text, refused).tip
 
 
+@pytest.mark.parametrize(
+    ("body", "instead"),
+    [
+        ('calls = ["mkdir"]', True),
+        ('calls = ["mkdir", "mkdirat"]', False),
+        ('calls = ["mkdir"]\nwhen = { mode = 0o700 }', True),
+        ('calls = ["mkdir"]\nwhen = { mode = "> 0" }', False),
+        ('calls = ["mkdir"]\nwhen = { path = "/x" }', False),
+    ],
+)
+def test_a_tip_is_pasted_where_it_says(body: str, instead: bool) -> None:
+    """A rule that could never match behind the tip is replaced by it: a policy with both is refused."""
+    refused, text = call("mkdir", path="/x", mode=0o700), rule(f"{body}\ndeny = 1")
+    text += "" if "path" not in body else rule('calls = ["mkdir"]\ndeny = 2', "rest")
+    found = reason(text, refused)
+    assert (' in the place of rule "r": ' in found) == instead
+    assert (' before rule "r": ' in found) != instead
+    if instead:
+        with pytest.raises(PolicyError, match="can never match"):
+            loads('arches = ["x86_64"]\n' + found.tip + text)
+        text = ""
+    assert not loads('arches = ["x86_64"]\n' + found.tip + text).decide(refused).ruling.refuses
+
+
 def test_what_the_tip_says_is_how_the_call_was() -> None:
     found = when('type = "char", dev = "!= 0"', call("mknod", path="/x", mode=CHAR, dev="5:1"))
     assert found == {"type": "char", "device": "5:1"}
@@ -111,7 +136,7 @@ def test_logs_have_the_parts_of_a_reason() -> None:
     assert found.rule == "no rooms"
     assert found.change == 'add "/c" to path of rule "some"'
     assert found == (
-        f'rule "no rooms"; would be allowed by, before rule "no rooms": {" ".join(found.tip.split(chr(10))).strip()}'
+        f'rule "no rooms"; would be allowed by, in the place of rule "no rooms": {" ".join(found.tip.split(chr(10))).strip()}'
         f"; or: {found.change}"
     )
     let = loads(text).explain(call("mkdir", path="/a", mode=0))

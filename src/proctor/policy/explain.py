@@ -36,7 +36,16 @@ def explain(policy: Policy, look: Look, decision: Decision) -> Reason:
     written = decision.rule.when if decision.rule is not None else {}
     when = _smallest(_distinguishing(look, signature, written), signature)
     tip = _tip(policy, look, decision.rule, when)
-    return decision.because.with_tip(tip, _change(policy, look, signature, decision.rule))
+    change = _change(policy, look, signature, decision.rule)
+    return decision.because.with_tip(tip, change, _takes_all(look, decision.rule, when, signature))
+
+
+def _takes_all(look: Look, rule: Rule | None, when: dict[str, Spec], signature: Signature) -> bool:
+    """Whether a tip takes every call that the deciding rule is about, which could never match behind it."""
+    if rule is None or any(call != look.call.name for _, call in rule.clauses):
+        return False
+    tip, own = _clause(when, signature), rule.clauses[look.call.abi, look.call.name]
+    return not tip.further and all(covers(tip.registers, tests) for tests in own.registers)
 
 
 # The smallest rule ----------------------------------------------------------------------------------

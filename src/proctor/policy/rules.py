@@ -171,9 +171,12 @@ class Reason(Stated):
         made.rule, made.tip, made.change = rule, tip, change
         return made
 
-    def with_tip(self, tip: str, change: str = "") -> Reason:
-        """The same, followed by what would let the call through."""
-        place = f'before rule "{self.rule}"' if self.rule else "as last rule"
+    def with_tip(self, tip: str, change: str = "", instead: bool = False) -> Reason:
+        """The same, followed by what would let the call through.
+
+        :param instead: in the place of the rule that decided, which takes no other calls."""
+        where = "in the place of" if instead else "before"
+        place = f'{where} rule "{self.rule}"' if self.rule else "as last rule"
         text = f"{self}; would be allowed by, {place}: {' '.join(tip.splitlines())}"
         return Reason(f"{text}; or: {change}" if change else text, self.rule, tip, change)
 
