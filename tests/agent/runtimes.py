@@ -155,7 +155,7 @@ class Runtime:
         # what it finds as standard input, /dev/null too
         with open(self._place / f"out-{next(_numbers)}", "w+") as out:
             done = subprocess.run(
-                command, input=b"", stdout=out, stderr=out, timeout=60, check=False
+                command, input=b"", stdout=out, stderr=out, timeout=600, check=False
             )
             out.seek(0)
             said = out.read()
