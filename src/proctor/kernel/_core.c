@@ -68,6 +68,11 @@ void notification_given(PyObject *notification) {
         ((Notification *)notification)->given = 1;
 }
 
+void notification_left(PyObject *notification) {
+    if (Py_TYPE(notification) == notification_type)
+        ((Notification *)notification)->slot = -1;
+}
+
 const struct seccomp_notif *notification_of(PyObject *given) {
     return Py_TYPE(given) == notification_type ? &((Notification *)given)->raw : NULL;
 }

@@ -67,6 +67,14 @@ void notification_given(PyObject *notification);
 /* _constant.c: answer a call whose route is a Constant, without an exception: as answer(), or -1 if it is to be routed. */
 int constant_answers(PyObject *route, int listener, const struct seccomp_notif *raw);
 bool constant_ready(PyObject *module);
+/* Its slot in the journal is somebody else's to clear. */
+void notification_left(PyObject *notification);
+/* Claim the call that this thread routes, and leave it to another thread to give and answer, if others are there already
+ * that want to be routed: whether that has it.  Without the GIL.  What it was given may be refused in the end: then its caller
+ * gets the errno.
+ *
+ * held: the journal of its slot, which may be taken (its obj is NULL then). */
+bool hand_routed(uint64_t id, int fd, bool cloexec, bool waits, struct slot *slot, Py_buffer *held);
 
 /* A piece of a line, and lines that are gathered: false for want of memory. */
 struct text {

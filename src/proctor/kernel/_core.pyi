@@ -489,8 +489,15 @@ Wire = tuple[int, int, int]
 Route = Callable[[Notification], Wire | bool | None]
 #: Routes by ``(arch ^ AUDIT_ARCH_X86_64) << 32 | nr``, the fallback (of what is no listener: called
 #: without an argument), what is called with a notification and its answer when that comes after the role
-#: was lost, and what is the caller's own.
-Served = tuple[dict[int, Route], Callable[[Any], Any], Callable[[Notification, Any], Any], Any]
+#: was lost, what is the caller's own, and what is called with a notification and the errno that its caller got where it was
+#: to be given a descriptor by another thread.
+Served = tuple[
+    dict[int, Route],
+    Callable[[Any], Any],
+    Callable[[Notification, Any], Any],
+    Any,
+    Callable[[Notification, int], Any],
+]
 
 @final
 class Loop:
@@ -507,6 +514,8 @@ class Loop:
     standing: int
     #: The token of whoever has the role, or had it last.
     generation: int
+    #: How many calls were left to another thread to be given what was opened for them (_giving.c).
+    handed: int
 
     def lead(self, how: int, taken: Callable[[Any, Any], Any], looks: int, /) -> int:
         """Wait for the role: the token, or 0.
@@ -552,6 +561,9 @@ class Loop:
 
     def watch(self, fd: int, listener: bool, journal: bytearray | memoryview | None, /) -> None:
         """Wait for ``fd`` too: a listener, or what is to be noticed once when it becomes readable."""
+
+    def let_go(self, listener: int, /) -> None:
+        """Close a listener's descriptor: at once, or once what is being given to one of its callers was."""
 
     def unwatch(self, fd: int, /) -> None:
         """Stop that; memory is kept, which a round that is under way may be using."""

@@ -18,7 +18,6 @@
 #include <unistd.h>
 
 enum { SLOW_NS = 50000 };
-enum { ROUTES, FALLBACK, SETTLE }; /* the first items of a source's tuple */
 
 /* ---- Routing ------------------------------------------------------------------------------ */
 
@@ -50,6 +49,7 @@ static _Thread_local struct {
     Loop *loop;
     unsigned long token;
     int listener;
+    bool pressed, journaled, handed; /* others are there already; and whoever gives has it */
 } routed;
 
 int answer_routed(uint64_t id, int64_t value, int32_t error, uint32_t flags) {
@@ -61,6 +61,13 @@ int answer_routed(uint64_t id, int64_t value, int32_t error, uint32_t flags) {
 bool claim_routed(void) {
     unsigned long open = routed.token * 2;
     return routed.loop != NULL && atomic_compare_exchange_strong(&routed.loop->claim, &open, open + 1);
+}
+
+bool hand_routed(uint64_t id, int fd, bool cloexec, bool waits, struct slot *slot, Py_buffer *held) {
+    if (routed.loop == NULL || !routed.pressed || (routed.journaled && slot == NULL))
+        return false;
+    struct gift what = {routed.listener, fd, id, cloexec, waits, slot};
+    return routed.handed = giver_takes(routed.loop->giver, &what, held);
 }
 
 PyObject *core_claim_routed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
@@ -112,7 +119,7 @@ static int route(Loop *self, unsigned long token, PyObject *served, struct entry
     PyObject *key = PyLong_FromUnsignedLongLong(
         (uint64_t)(raw->data.arch ^ AUDIT_ARCH_X86_64) << 32 | (uint32_t)raw->data.nr);
     PyObject *tuple = NULL, *handler = NULL, *wire = NULL;
-    bool ready = fd != NULL && key != NULL, lost = false;
+    bool ready = fd != NULL && key != NULL, lost = false, handed = false;
     int problem = -1;
     uint64_t id = raw->id;
     if (ready && (tuple = PyDict_GetItemWithError(served, fd)) != NULL
@@ -133,8 +140,16 @@ static int route(Loop *self, unsigned long token, PyObject *served, struct entry
         routed.loop = self;
         routed.token = token;
         routed.listener = listener;
+        routed.pressed = self->next < self->count, routed.journaled = journaled, routed.handed = false;
+        giver_settle(self->giver, journaled ? source->journal.buf : NULL);
         lost = called(self, token, tuple, handler, notification, &wire);
+        handed = routed.handed;
         routed = before;
+        if (handed) {
+            self->handed++;
+            notification_left(notification);
+            giver_knows(self->giver, tuple, notification);
+        }
     }
     int became = wire != NULL || problem >= 0 ? GOOD : RAISED;
     if (problem >= 0) {
@@ -142,6 +157,8 @@ static int route(Loop *self, unsigned long token, PyObject *served, struct entry
     } else if (lost) { /* slot and source may be gone */
         settle(tuple, notification, wire);
         became = LOST;
+    } else if (handed) { /* whoever gives answers it, and then frees its slot */
+        ;
     } else if (wire == Py_True) { /* it answered */
         atomic_store_explicit(&slot->state, FREE, memory_order_release);
     } else if (wire != Py_None) {
@@ -208,6 +225,7 @@ static PyObject *loop_serve(PyObject *me, PyObject *args) {
         int count = self->count - self->next; /* what the last one with the role left */
         if (count == 0) {
             self->count = self->next = 0;
+            giver_settle(self->giver, NULL);
             if (self->gone != NULL)
                 forget(self);
             Py_BEGIN_ALLOW_THREADS
@@ -304,6 +322,15 @@ static PyObject *loop_disown(PyObject *me, PyObject *Py_UNUSED(none)) {
     Loop *self = (Loop *)me;
     self->generation++;
     self->count = self->next = 0;
+    giver_disown(self->giver);
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *loop_let_go(PyObject *me, PyObject *args) {
+    int listener;
+    if (!PyArg_ParseTuple(args, "i", &listener))
+        return NULL;
+    giver_closes(((Loop *)me)->giver, listener);
     return Py_NewRef(Py_None);
 }
 
@@ -317,6 +344,8 @@ static PyObject *loop_close(PyObject *me, PyObject *Py_UNUSED(none)) {
 static PyObject *loop_shut(PyObject *me, PyObject *Py_UNUSED(none)) {
     Loop *self = (Loop *)me;
     leave_all(self);
+    if (self->giver != NULL)
+        giver_settle(self->giver, NULL), giver_over(self->giver);
     self->count = self->next = 0;
     if (self->epoll >= 0)
         close(self->epoll);
@@ -333,9 +362,13 @@ static PyObject *loop_new(PyTypeObject *type, PyObject *args, PyObject *named) {
     Loop *self = (Loop *)make(type, 0);
     if (self == NULL)
         return NULL;
-    self->event = -1;
+    self->epoll = self->event = -1;
     self->surrendered = (unsigned long)-2; /* what the serial never is */
     struct epoll_event event = {.events = EPOLLIN};
+    if ((self->giver = giver_new()) == NULL) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
     if ((self->epoll = epoll_create1(EPOLL_CLOEXEC)) < 0
         || (self->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0
         || epoll_ctl(self->epoll, EPOLL_CTL_ADD, self->event, &event) < 0) {
@@ -349,6 +382,8 @@ static PyObject *loop_new(PyTypeObject *type, PyObject *args, PyObject *named) {
 static void loop_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     Py_XDECREF(loop_shut(self, NULL));
+    if (((Loop *)self)->giver != NULL)
+        giver_forget(((Loop *)self)->giver);
     PyObject_Free(self);
     Py_DECREF(type);
 }
@@ -361,6 +396,7 @@ static PyMethodDef loop_methods[] = {
     {"surrender", loop_surrender, METH_NOARGS, NULL},
     {"watch", loop_watch, METH_VARARGS, NULL},
     {"unwatch", loop_unwatch, METH_VARARGS, NULL},
+    {"let_go", loop_let_go, METH_VARARGS, NULL},
     {"forget", loop_forget, METH_NOARGS, NULL},
     {"wake", loop_wake, METH_NOARGS, NULL},
     {"disown", loop_disown, METH_NOARGS, NULL},
@@ -370,6 +406,7 @@ static PyMethodDef loop_methods[] = {
 static PyMemberDef loop_members[] = {
     {"standing", T_UINT, offsetof(Loop, standing), READONLY, NULL},
     {"wanted", T_UINT, offsetof(Loop, wanted), READONLY, NULL},
+    {"handed", T_ULONG, offsetof(Loop, handed), READONLY, NULL},
     {"generation", T_ULONG, offsetof(Loop, generation), READONLY, NULL}, {0}};
 static PyType_Slot loop_slots[] = {{Py_tp_new, loop_new}, {Py_tp_dealloc, loop_dealloc},
                                    {Py_tp_members, loop_members}, {Py_tp_methods, loop_methods},

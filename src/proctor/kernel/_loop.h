@@ -3,6 +3,7 @@
 
 enum { EVENTS = 16, PER_LISTENER = 32, BATCH = EVENTS * PER_LISTENER };
 enum { FREE, RECEIVING, RECEIVED, PERFORMING, GIVEN };
+enum { ROUTES, FALLBACK, SETTLE, AMEND = 4 }; /* items of a source's tuple */
 
 struct slot { /* docs/journal.md; 128 bytes */
     _Atomic uint32_t state;
@@ -46,6 +47,8 @@ typedef struct {
     _Atomic unsigned long generation, serial, surrendered;
     /* Who answers what is being routed: twice the token of whoever may claim that, and one more once it did. */
     _Atomic unsigned long claim;
+    struct giver *giver;
+    unsigned long handed; /* calls that it was given */
     atomic_uint led, standing, wanted, closed, asleep, bell;
 } Loop;
 
@@ -58,6 +61,33 @@ void forget(Loop *self);
 void leave_all(Loop *self);
 /* Wake who stands by. */
 void ring(Loop *self);
+
+/* What is left of a call that is claimed: who is given what. */
+struct gift {
+    int listener, fd; /* the engine's own number of it; what is given, and closed */
+    uint64_t id;
+    bool cloexec, waits;
+    struct slot *slot; /* or NULL */
+};
+/* _giving.c.  NULL without memory. */
+struct giver *giver_new(void);
+/* Without the GIL, in a route: claim its call, and have another thread give and answer it: whether that will.
+ *
+ * held: the journal of its slot, which may be taken. */
+bool giver_takes(struct giver *giver, const struct gift *what, Py_buffer *held);
+/* With the GIL, after that: whose call it was. */
+void giver_knows(struct giver *giver, PyObject *tuple, PyObject *notification);
+/* With the GIL: see to what came of the last one; its journal is let go of unless it is this one. */
+void giver_settle(struct giver *giver, const void *journal);
+/* Without the GIL: wait until it is at nothing, or for some seconds. */
+void giver_calm(struct giver *giver);
+/* Close a listener, at once or when it is not at that any more. */
+void giver_closes(struct giver *giver, int listener);
+/* In a child of fork(2): close what it was to close, since it is not there. */
+void giver_disown(struct giver *giver);
+/* With the GIL: it is to end; it is not needed any more. */
+void giver_over(struct giver *giver);
+void giver_forget(struct giver *giver);
 
 PyObject *loop_watch(PyObject *me, PyObject *args);
 PyObject *loop_unwatch(PyObject *me, PyObject *args);

@@ -64,6 +64,16 @@ static int stand_by(Loop *self, int how, unsigned long *seen) {
     }
 }
 
+/* Whoever insists wants nothing to be under way that was begun before: to close, or to hand over. */
+static void calm(Loop *self, int how, unsigned long token) {
+    if (how != INSIST || token == 0)
+        return;
+    Py_BEGIN_ALLOW_THREADS
+    giver_calm(self->giver);
+    Py_END_ALLOW_THREADS
+    giver_settle(self->giver, NULL);
+}
+
 PyObject *loop_lead(PyObject *me, PyObject *args) {
     Loop *self = (Loop *)me;
     int how, looks, state;
@@ -106,11 +116,13 @@ PyObject *loop_lead(PyObject *me, PyObject *args) {
             Py_XDECREF(done);
             Py_XDECREF(what);
             Py_DECREF(way);
+            calm(self, how, token);
             return PyLong_FromUnsignedLong(token);
         }
         if (state == 0)
             token = take(self, how);
     }
+    calm(self, how, token);
     if (standing)
         self->standing = 0;
     if (how == INSIST)

@@ -90,7 +90,7 @@ PyObject *usual_perform(Usual *self, PyObject *notification, const struct seccom
     char name[PLACE_SIZE];
     bool logged = self->log != Py_None;
     struct rules rules = {self, sheet, logged, -1, {.leads = -1, .name = name}};
-    struct turn turn = {.raw = raw, .fd = LEFT};
+    struct turn turn = {.raw = raw, .fd = LEFT, .told = logged};
     PyObject *who = NULL, *result = NULL;
     if (!has_performer(self) || (logged && (!sheet->shown || (who = told_of(self, raw)) == NULL)))
         return NULL;

@@ -109,6 +109,12 @@ void turn_over(struct turn *turn) {
 
 /* What was opened is given in more than one step, so it has to be claimed first. */
 void conclude_turn(const Short *self, struct turn *turn) {
+    if (turn->fd >= 0 && self->waits >= 0 && !turn->told
+        && hand_routed(turn->raw->id, turn->fd, turn->flags & O_CLOEXEC, self->waits, turn->slot, &turn->held)) {
+        turn->answered = turn->delivered = true;
+        turn->fd = 0;
+        return;
+    }
     if (turn->fd == LEFT || (turn->fd >= 0 && (self->waits < 0 || !claim_routed())))
         return;
     if (turn->fd >= 0) {

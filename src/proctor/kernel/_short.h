@@ -32,7 +32,7 @@ struct turn {
     char *path; /* malloced; NULL: not read */
     size_t used;
     int fd; /* what is to be given; minus the errno of its answer; LEFT */
-    bool answered, delivered; /* the second: somebody was there to hear it */
+    bool told, answered, delivered; /* who is told of it wants to know the last: whether somebody was there to hear it */
     struct slot *slot; /* of a journal; NULL for nowhere */
     Py_buffer held;    /* which that is in */
 };

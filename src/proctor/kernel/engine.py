@@ -67,7 +67,7 @@ class Engine:
         self._lock = _thread.allocate_lock()
         self._loop = _core.Loop()
         #: By the number of our duplicate, as the core wants it.
-        self._served: dict[int, tuple[Any, Any, Any, _Own]] = {}
+        self._served: dict[int, tuple[Any, Any, Any, _Own, Any]] = {}
         #: Of listeners, by their own numbers.
         self._duplicates: dict[int, int] = {}
         self._leaving: list[int] = []  # duplicates to close once no round can be using them
@@ -358,13 +358,13 @@ class Engine:
         while self._leaving:
             ours = self._leaving.pop()
             self._served.pop(ours, None)
-            os.close(ours)
+            self._loop.let_go(ours)
         if self._closed:
             self._duplicates.clear()
             while self._served:  # one by one: if another thread forks, after_fork() closes the rest
                 ours, entry = self._served.popitem()
                 if entry[3].ended is not None:
-                    os.close(ours)
+                    self._loop.let_go(ours)
             self._loop.shut()
 
     def __del__(self) -> None:
@@ -379,9 +379,12 @@ def _number(listener: int | HasFileno) -> int:
 
 def _entry(
     routes: Mapping[int, _core.Route], fallback: Callable[..., Any], own: _Own
-) -> tuple[Any, Any, Any, _Own]:
+) -> tuple[Any, Any, Any, _Own, Any]:
     live = routes if isinstance(routes, dict) else dict(routes)
-    return live, fallback, _nothing if own.stalls is None else own.stalls.settle, own
+    stalls = own.stalls
+    if stalls is None:
+        return live, fallback, _nothing, own, _nothing
+    return live, fallback, stalls.settle, own, stalls.amend
 
 
 def _nothing(*_: object) -> None:

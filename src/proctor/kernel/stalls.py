@@ -27,3 +27,8 @@ class Stalls(Protocol):
         """The call was routed to its end: ``wire`` was returned, and is not sent.  Called on the thread
         that lost the role."""
         ...
+
+    def amend(self, notification: Any, number: int) -> object:
+        """A performed call that was counted as given a descriptor got this errno instead: its caller's table was full.
+        It has been answered so."""
+        ...

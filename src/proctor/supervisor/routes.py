@@ -111,6 +111,14 @@ class Routes:
                 name = late().call.name
                 counters.cell(self._served.container, name, kind_of(said))[0] -= 1
 
+    def amend(self, notification: NotificationLike, number: int) -> None:
+        """It was counted as performed, and another thread found that its caller cannot be given anything."""
+        counters = self._decider.observers.counters
+        if counters is not None:
+            container, name = self._served.container, self._job(notification, ()).call.name
+            counters.cell(container, name, "perform")[0] -= 1
+            counters.cell(container, name, f"perform {kind_of(Deny(number))[5:]}")[0] += 1
+
     def _route(self, chain: tuple[Handler, ...], name: str, first: NotificationLike) -> Route:
         """The way of all calls of one number.  With one handler, and a verdict of which nobody is
         told, it is short: this is what a notification costs beyond the kernel's own price."""
