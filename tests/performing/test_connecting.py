@@ -15,6 +15,7 @@ import pytest
 import proctor
 from proctor import performing
 from proctor.call.verdict import Answer, Deny
+from proctor.kernel import _core
 from proctor.kernel.standing import Standing
 from proctor.performing.families.connect import Options
 from proctor.supervisor.ports import Later
@@ -128,6 +129,39 @@ def test_what_has_no_short_way(stage: Stage, sockets: list[socket.socket], top: 
         stage.one = before
     os.close(path)
     os.close(regular)
+
+
+def test_of_the_descriptor_the_kernel_hears_first(
+    stage: Stage, sockets: list[socket.socket], top: bytes
+) -> None:
+    path = os.open(top, os.O_PATH)
+    with caller() as one:
+        stage.one, before = one, stage.one
+        stage.meet()
+        for fd in (-1, 900, path):
+            for length in (129, 1 << 31):
+                call = stage.call(fd, inet(1), length)
+                assert stage.begun(call) is None
+                assert stage.performers.perform(call) == Deny(errno.EBADF)
+                stage.meet()
+        assert stage.begun(stage.call(sockets[1].fileno(), inet(1), 129)) == Deny(errno.EINVAL)
+        stage.one = before
+    os.close(path)
+
+
+def test_the_address_is_read_once(stage: Stage, sockets: list[socket.socket]) -> None:
+    """What is told of it afterwards is what was used."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        call = stage.call(sockets[1].fileno(), inet(server.getsockname()[1]))
+        assert stage.begun(call) == Answer(0)
+        call.memory.buffers[2 << 20] = inet(1)  # type: ignore[attr-defined]
+        assert str(server.getsockname()[1]) in str(call.sockaddr)
+
+
+@pytest.mark.parametrize("wrong", [(), (1,) * 9, (1,) * 10])
+def test_nonsense_is_refused(wrong: tuple[int, ...]) -> None:
+    with pytest.raises(TypeError):
+        _core.act_on(*wrong)
 
 
 def test_who_has_become_somebody_else_is_found_out_anew(stage: Stage) -> None:

@@ -415,6 +415,7 @@ static PyMethodDef core_methods[] = {
     {"standing", (PyCFunction)(void (*)(void))core_standing, METH_FASTCALL, NULL},
     {"ask_for", (PyCFunction)(void (*)(void))core_ask_for, METH_FASTCALL, NULL},
     {"act_for", (PyCFunction)(void (*)(void))core_act_for, METH_FASTCALL, NULL},
+    {"act_on", (PyCFunction)(void (*)(void))core_act_on, METH_FASTCALL, NULL},
     {"hear_closed", core_hear_closed, METH_VARARGS, NULL},
     {"lend_for", core_lend_for, METH_VARARGS, NULL},
     {"claim_routed", core_claim_routed, METH_NOARGS, NULL},

@@ -101,6 +101,7 @@ PyObject *core_standing(PyObject *module, PyObject *const *args, Py_ssize_t coun
 PyObject *core_open_for(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_ask_for(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_act_for(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *core_act_on(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_hear_closed(PyObject *module, PyObject *args);
 PyObject *core_lend_for(PyObject *module, PyObject *args);
 PyObject *core_claim_routed(PyObject *module, PyObject *none);

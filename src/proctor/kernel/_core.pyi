@@ -329,6 +329,27 @@ def act_for(
     :returns: as :meth:`Request.ask`; False if nothing was sent, since the caller is another one, does not wait, or has
         nothing open there."""
 
+def act_on(
+    known: Known,
+    look: int,
+    listener: int,
+    id: int,
+    number: int,
+    sock: int,
+    patience: int,
+    request: Request,
+    packet: bytes,
+    /,
+) -> (
+    tuple[tuple[tuple[int, ...], tuple[bytes, ...], dict[int, int]] | tuple[int, bytes], int]
+    | Literal[False]
+):
+    """As :func:`act_for`, of one thing that the caller has open.
+
+    :param number: under which number; a duplicate of it (pidfd_getfd(2)) goes along, and nothing else.
+    :returns: (as :func:`act_for`, the duplicate, the asker's to close); False also where the caller has nothing open there, or
+        has it as a path only."""
+
 def lend_for(
     known: Known,
     look: int,

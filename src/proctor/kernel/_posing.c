@@ -4,12 +4,14 @@
 #include <Python.h>
 #include "_posing.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { STATX_BYTES = 256, STATFS_BYTES = 96, MODE_AT = 28, PROC_SUPER = 0x9FA0 }; /* as filestat.py asks for them */
@@ -364,4 +366,59 @@ PyObject *core_act_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
     }
     PyObject *result = heard(request, &asked);
     return result != NULL || PyErr_Occurred() != NULL ? result : raise_errno(asked.problem);
+}
+
+/* A duplicate of what a caller has open under a number; -1 if that is nothing, or is held as a path only. */
+static int taken(const Known *caller, int number) {
+    int fd = number < 0 || caller->pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, caller->pidfd, number, 0);
+    int flags = fd < 0 ? -1 : fcntl(fd, F_GETFL);
+    if (fd >= 0 && (flags < 0 || flags & O_PATH)) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+PyObject *core_act_on(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    if (count != 9)
+        return PyErr_Format(PyExc_TypeError, "act_on() takes 9 arguments, not %zd", count);
+    const Known *caller = known_from(args[0]);
+    if (caller == NULL)
+        return NULL;
+    struct asked asked;
+    char *packet = NULL;
+    Py_ssize_t size = 0;
+    int look = (int)PyLong_AsLong(args[1]), listener = (int)PyLong_AsLong(args[2]), number = (int)PyLong_AsLong(args[4]), fd = -1;
+    uint64_t id = PyLong_AsUnsignedLongLongMask(args[3]);
+    asked.along = 0, asked.sock = (int)PyLong_AsLong(args[5]);
+    asked.patience = PyLong_AsLong(args[6]);
+    if (PyErr_Occurred() != NULL || PyBytes_AsStringAndSize(args[8], &packet, &size) < 0)
+        return NULL;
+    if (Py_TYPE(args[7]) != request_type)
+        return PyErr_Format(PyExc_TypeError, "a request is wanted");
+    Request *request = (Request *)args[7];
+    asked.packet = packet, asked.size = (size_t)size;
+    if (!make_room(request, &asked))
+        return PyErr_NoMemory();
+    Py_BEGIN_ALLOW_THREADS
+    fd = taken(caller, number); /* and then it is seen whose that is */
+    if (fd >= 0 && begins(caller, look, NULL, 0, listener, id, &asked)) {
+        asked.sent[asked.along++] = fd;
+        ask(request, &asked);
+    } else if (fd >= 0) {
+        close(fd);
+        fd = -1;
+    }
+    Py_END_ALLOW_THREADS
+    if (fd < 0) {
+        asked.problem = -1;
+        Py_XDECREF(heard(request, &asked)); /* which frees what room there is */
+        return Py_NewRef(Py_False);
+    }
+    PyObject *result = heard(request, &asked);
+    if (result == NULL) {
+        close(fd);
+        return PyErr_Occurred() != NULL ? NULL : raise_errno(asked.problem);
+    }
+    return Py_BuildValue("(Ni)", result, fd);
 }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.messages import address as address_of
 from proctor.call.verdict import answer, deny
-from proctor.errors import CallGone
+from proctor.errors import CallGone, MemoryUnreadable
 from proctor.performing import pins, sockets
 from proctor.performing.routes import AF_UNIX, Route
 from proctor.performing.sockets import Network, Socket
@@ -23,6 +23,7 @@ from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Ended, Interrupted, Said
 from proctor.performing.ways import ShortWay
 from proctor.records import NamedTuple
+from proctor.syscalls.architectures import ARCHITECTURES, native
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from proctor.supervisor.ports import Later
 
 _F_SETFL: Final = 4
+_NATIVE: Final = ARCHITECTURES[native()].audit
 
 
 def perform(task: Task, route: Route, fd: int, number: int) -> Work:
@@ -157,65 +159,86 @@ class ConnectWay(ShortWay):
         standing = performers.standings.take(call.tid)
         if standing is None:
             return None
-        fd = None
+        said = None
         try:
-            # the groups of who connects decide nothing but which files it may get at
-            known = standing.kept.key.container is getattr(call, "container", None)
-            if known and standing.unchanged(groups=False):
-                fd = _taken(standing, pins.signed(call.registers[0]))
-            if fd is not None:
-                address = address_of(call)
-                if not _of_unix(address):
-                    taken, fd = fd, None
-                    return self._connect(call, wish, standing, taken, address)
+            if standing.known is not None and standing.kept.key.container is getattr(
+                call, "container", None
+            ):
+                try:
+                    address = _short_address(call)
+                except MemoryUnreadable as failed:
+                    said = _unread(call, standing, failed)
+                else:
+                    if not _of_unix(address):
+                        return self._connect(call, wish, standing, address)
         except BaseException as failed:
             performers.standings.give_back(standing)
             return performers.translate(call, failed)
-        finally:
-            if fd is not None:
-                os.close(fd)
         performers.standings.give_back(standing)
-        return None
+        return said if said is None else performers.translate(call, said)
 
     def _connect(
-        self, call: Call, wish: Perform, standing: Standing, fd: int, address: bytes
+        self, call: Call, wish: Perform, standing: Standing, address: bytes
     ) -> Verdict | Later | None:
-        """Have an executor do it.  The descriptor is closed; if something is raised, the standing is not given back."""
-        performers, late = self._performers, False
-        executors, to = performers.executors, _connecting(False, 0)
-        executor = reply = None
-        try:
-            if not call.valid():  # all that was taken is of a live caller only if so
-                raise CallGone
-            executor = self._lend(standing.kept)
-            if executor is not None:
+        """Have an executor do it.  If something is raised, the standing is not given back."""
+        performers, request = self._performers, _connecting(False, 0).request
+        packet, executor = request.fill(address, len(address)), self._lend(standing.kept)
+        found = None
+        if executor is not None:
+            try:
                 if self._begins is not None:
                     self._begins(call)
-                reply = executor.ask(to.request, to.request.fill(address, len(address)), (fd,))
-                late = reply is None or reply.error(to.made) == errno.EMFILE
-        except BaseException as failed:
-            if executor is not None:
-                executors.discard(executor)
-            if not isinstance(failed, Ended):
-                raise
-            executor = None  # and nothing has happened
-        finally:
-            if not late:
-                os.close(fd)
-        if late:
-            assert executor is not None
-            asked, left = (executor, to.request, reply), [fd]
+                number = pins.signed(call.registers[0])
+                # the groups of who connects decide nothing but which files it may get at
+                found = executor.act_on(standing, call, number, request, packet)
+            except BaseException as failed:
+                performers.executors.discard(executor)
+                if not isinstance(failed, Ended):
+                    raise
+            else:
+                if found is None:
+                    performers.executors.release(executor)
+                    if not call.valid():
+                        raise CallGone
+        if executor is None or found is None:  # and nothing has happened
+            performers.standings.give_back(standing)
+            return None
+        reply, fd = found
+        failure = None if reply is None else reply.error(_connecting(False, 0).made)
+        if failure is None or failure == errno.EMFILE:
+            asked, left = (executor, request, reply), [fd]
             try:
                 return self._later(call, wish, standing, asked, partial(_on, left, address))
             finally:
                 for mine in left:  # nobody went on: its caller is gone
                     os.close(mine)
+        os.close(fd)
         performers.standings.give_back(standing)
-        if executor is None or reply is None:
-            return None
-        executors.release(executor)
-        failure = reply.error(to.made)
+        performers.executors.release(executor)
         return deny(failure) if failure else answer(0)
+
+
+def _short_address(call: Call) -> bytes:
+    """The address, by the shortest way where there is nothing to say about it.
+
+    :raises MemoryUnreadable: as :func:`address_of`."""
+    length = pins.signed(call.registers[2])
+    if call.arch != _NATIVE or not 0 < length <= sockets.STORAGE:
+        return address_of(call)
+    return call.texts((), call.registers[1], length)[-1]
+
+
+def _unread(call: Call, standing: Standing, failed: MemoryUnreadable) -> MemoryUnreadable | None:
+    """What is to be said of an address, if the socket is one: of that the kernel hears first."""
+    fd = (
+        _taken(standing, pins.signed(call.registers[0]))
+        if standing.unchanged(groups=False)
+        else None
+    )
+    if fd is None:
+        return None
+    os.close(fd)
+    return failed
 
 
 def _taken(standing: Standing, number: int) -> int | None:

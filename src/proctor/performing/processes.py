@@ -220,6 +220,30 @@ class Executor(Worker):
             raise self._unsent(error) from None
         return heard if heard is False else self._answered(heard)
 
+    def act_on(
+        self, standing: Standing, call: Call, number: int, request: Request, packet: bytes
+    ) -> tuple[Reply | None, int] | None:
+        """As :meth:`ask`, and :func:`proctor.kernel._core.act_on`, whatever the caller's groups: the descriptor that went
+        along is the asker's to close.  None if nothing was sent."""
+        assert standing.known is not None
+        listener = _listener(call)
+        if listener is None:
+            return None
+        try:
+            found = _core.act_on(
+                standing.known, 1, listener, call.id, number, self._fd, self._pace.patience, request.native, packet
+            )  # fmt: skip
+        except OSError as error:
+            raise self._unsent(error) from None
+        if found is False:
+            return None
+        heard, fd = found
+        try:
+            return self._answered(heard), fd
+        except BaseException:
+            os.close(fd)
+            raise
+
     def lend_for(
         self,
         standing: Standing,
