@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 
 import proctor
+from proctor import performing
 from proctor.call.verdict import Answer, Deny, LetRun
 from proctor.performing import pins
 from proctor.performing.families import fsmount
@@ -378,6 +379,34 @@ def test_where_the_monitor_has_no_room_it_keeps_nothing(top: bytes, good: int) -
             open_then.append(len(os.listdir("/proc/self/fd")))
         assert len(trouble) == 20
         assert open_then[-1] < open_then[0] + 10
+
+
+@pytest.mark.parametrize(
+    ("name", "rest"),
+    [("fsconfig", (0, b"ro", 0, 0)), ("fsmount", (0, 0)), ("move_mount", (b"", -100, b"m", 4))],
+)
+def test_what_a_caller_gave_is_let_go_of_before_the_answer(
+    top: bytes, name: str, rest: tuple[Any, ...]
+) -> None:
+    """Who is answered may unmount it at once, while the monitor is still about to forget the call."""
+    given = os.open(top, os.O_RDONLY)
+    try:
+        with performing.Performers() as performers, caller(container(top), MAP) as one:
+            call = one.call(name, given, *rest)
+            options = fsmount.Options(filesystems=["ext4"], images=True)
+            assert isinstance(performers.perform(call, options=options), LetRun)
+            others = [int(each) for each in os.listdir("/proc/self/fd") if int(each) != given]
+            assert not [each for each in others if _same(each, given)]
+            call.expire()
+    finally:
+        os.close(given)
+
+
+def _same(one: int, other: int) -> bool:
+    try:
+        return os.path.sameopenfile(one, other)
+    except OSError:  # it was the list's own
+        return False
 
 
 def test_contexts_that_nobody_closes_do_not_pile_up(top: bytes, image: bytes) -> None:

@@ -76,11 +76,8 @@ def perform(task: Task) -> Work:
     assert isinstance(contexts, Contexts)
     if task.call.name == "fsopen":
         return (yield from _open(task, options, contexts))
-    try:
-        fd = task.caller.fd(pins.signed(task.call.registers[0]))
-    except OSError as error:
-        if error.errno != errno.EBADF:
-            raise
+    fd = task.taken(pins.signed(task.call.registers[0]))  # and let go of before the answer
+    if fd is None:
         return let_run_unsafe(_KERNELS)
     own = contexts.borrow(task.session.container)
     try:
@@ -216,13 +213,8 @@ def _configure(task: Task, options: mount.Options, contexts: Contexts, context: 
     if command == _RECONFIGURE:
         return deny(errno.EBUSY)
     key = args["key"]
-    if command == _SET_FD:
-        try:
-            task.caller.fd(pins.signed(aux))
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
-            return deny(errno.EBADF)
+    if command == _SET_FD and task.taken(pins.signed(aux)) is None:
+        return deny(errno.EBADF)
     value = args["value"] if command == _SET_STRING else None
     if context.mount >= 0 or context.failed:
         return deny(errno.EBUSY)
