@@ -30,7 +30,7 @@ import pytest
 
 from proctor import performing
 from proctor.call import call
-from proctor.call.verdict import Allow, Answer, Deny, HandOver, Perform, Verdict
+from proctor.call.verdict import Allow, Answer, Deny, HandOver, LetRun, Perform, Verdict
 from proctor.errors import MemoryUnreadable
 from proctor.kernel.notification import Notification
 from proctor.supervisor.ports import Later
@@ -369,7 +369,8 @@ class Caller:
 
     def performed(self, performers: Any, name: str, *args: Any, **how: Any) -> Outcome:
         """Have it performed."""
-        return outcome(performers.perform(self.call(name, *args), **how))
+        verdict = performers.perform(self.call(name, *args), **how)
+        return self.natively(name, *args) if isinstance(verdict, LetRun) else outcome(verdict)
 
     def kill(self) -> None:
         if self.pid:
