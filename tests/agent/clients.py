@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import proctor
@@ -31,9 +31,14 @@ def connect(path: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
     return made
 
 
-def filtered(*command: str, namespaces: Iterable[str] = ()) -> proctor.Target:
-    """A command whose mkdir and chmod notify a listener that nobody serves yet."""
-    names = ("mkdir", "mkdirat", "chmod", "fchmodat", "fchmodat2")
+#: What commands of these notify of.
+NOTIFIED = ("mkdir", "mkdirat", "chmod", "fchmodat", "fchmodat2")
+
+
+def filtered(
+    *command: str, namespaces: Iterable[str] = (), names: Sequence[str] = NOTIFIED
+) -> proctor.Target:
+    """A command some of whose calls notify a listener that nobody serves yet."""
     program = proctor.Filter([proctor.Rule(names, proctor.actions.NOTIFY)]).compile().code
     nulls = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
     try:
@@ -48,9 +53,9 @@ def filtered(*command: str, namespaces: Iterable[str] = ()) -> proctor.Target:
             os.close(fd)
 
 
-def hand_over(path: str, id: str, *command: str) -> proctor.Target:
+def hand_over(path: str, id: str, *command: str, names: Sequence[str] = NOTIFIED) -> proctor.Target:
     """Such a command, brought to an agent as a runtime does."""
-    target = filtered(*command)
+    target = filtered(*command, names=names)
     listener = target.take_listener()
     with connect(path) as sock:
         scm.send(sock, state(id), [listener])

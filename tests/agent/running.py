@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from proctor.agent.control import ask
+from proctor.process.standing import lineage
 
 
 class Command:
@@ -108,3 +109,14 @@ def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < until, "it never came about"
         time.sleep(0.01)
+
+
+def waits_for_its_other_end(process: Path) -> bool:
+    """Whether it is one of ours that performs, and opens a FIFO."""
+    try:
+        performs = (process / "comm").read_text().startswith("proctor-")
+        waits = performs and (process / "wchan").read_text() == "wait_for_partner"
+    except OSError:
+        return False
+    line = lineage(int(process.name)) if waits else None
+    return any(each.tgid == os.getpid() for each in line or ())

@@ -22,8 +22,7 @@ from proctor.agent import delegating
 from proctor.agent.keeping import Nobody
 from proctor.process.below import Below
 from proctor.process.inner import Rank
-from proctor.process.standing import lineage
-from tests.agent.running import RunningAgent, eventually
+from tests.agent.running import RunningAgent, eventually, waits_for_its_other_end
 from tests.process.test_delegation import HOSTILE, rooms
 from tests.support.others import by_user
 
@@ -273,20 +272,9 @@ def test_what_was_begun_below_is_not_performed_twice(running: RunningAgent, plac
     os.mkfifo(place / "fifo")
     script = shlex.join([*PROCTOR, "--policy", "opens.toml", "--", "cat", "fifo"])
     process = outer(running, script, "--delegate", "open,openat")
-    eventually(lambda: any(map(waits_for_a_writer, Path("/proc").glob("[0-9]*"))))
+    eventually(lambda: any(map(waits_for_its_other_end, Path("/proc").glob("[0-9]*"))))
     os.kill(running.serving, signal.SIGKILL)
     assert "fifo: Interrupted system call" in said(process)
-
-
-def waits_for_a_writer(process: Path) -> bool:
-    """Whether it is one of ours that performs, and opens a FIFO."""
-    try:
-        performs = (process / "comm").read_text().startswith("proctor-")
-        waits = performs and (process / "wchan").read_text() == "wait_for_partner"
-    except OSError:
-        return False
-    line = lineage(int(process.name)) if waits else None
-    return any(each.tgid == os.getpid() for each in line or ())
 
 
 def test_only_so_many_are_below_one_users_commands_and_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,10 @@ from proctor.agent.keeper import Keeper
 from proctor.agent.keeping import Item, KeptBy
 from proctor.errors import ProctorError
 from proctor.kernel import scm
+from proctor.policy import loads
+from proctor.process.performing import LazyPerformer
 from tests.agent.clients import filtered, hand_over
-from tests.agent.running import RunningAgent, eventually
+from tests.agent.running import RunningAgent, eventually, waits_for_its_other_end
 from tests.agent.runtimes import Runtime
 
 Start = Callable[..., RunningAgent]
@@ -65,6 +67,41 @@ def test_no_call_is_lost_when_monitors_die(agent: Start, spare: bool, tmp_path: 
         over.touch()
         assert target.wait(100) == 0
     running.heard("ended: container")
+
+
+#: Opens are performed, those that make something, too.
+OPENS = """
+default = "allow"
+[[rule]]
+name = "opens"
+calls = ["open", "openat"]
+perform = true
+"""
+#: Opens a FIFO whose other end comes later, to read, or to write and to make it if it lacks.
+WAITS = """
+import ctypes, os, sys
+makes = sys.argv[2] == "make"
+fd = ctypes.CDLL(None, use_errno=True).open(sys.argv[1].encode(), os.O_WRONLY | os.O_CREAT if makes else os.O_RDONLY, 0o600)
+os._exit(ctypes.get_errno() if fd < 0 else 0 if makes else os.read(fd, 100) != b"word")
+"""
+
+
+@pytest.mark.parametrize("what", ["look", "make"])
+def test_what_only_looks_is_performed_again(agent: Start, place: Path, what: str) -> None:
+    """A call that its monitor died over is none that the caller sees fail, where it can have done nothing."""
+    (place / "policies/default.toml").write_text(OPENS)
+    running = agent()
+    fifo = place / "fifo"
+    os.mkfifo(fifo)
+    command = sys.executable, "-c", WAITS, str(fifo), what
+    with hand_over(running.socket, "one", *command, names=("openat",)) as target:
+        eventually(lambda: any(map(waits_for_its_other_end, Path("/proc").glob("[0-9]*"))))
+        os.kill(running.serving, signal.SIGKILL)
+        running.heard("took over")
+        if what == "look":
+            with open(fifo, "wb") as pipe:  # which waits until it is opened again
+                pipe.write(b"word")
+        assert target.wait(100) == (0 if what == "look" else errno.EINTR)
 
 
 def test_a_monitor_is_replaced_on_purpose(agent: Start, tmp_path: Path) -> None:
@@ -236,12 +273,20 @@ def test_who_ends_begins_nothing(agent: Start, spare: bool) -> None:
     assert running.process.wait(30) == 0
 
 
-def test_nothing_of_a_listener_waits_for_the_garbage_collector() -> None:
+@pytest.mark.parametrize("performs", [False, True])
+def test_nothing_of_a_listener_waits_for_the_garbage_collector(performs: bool) -> None:
     """Its journal has a descriptor of its own."""
-    supervisor = proctor.Supervisor([proctor.Handler(["mkdir"], lambda call: proctor.deny(30))])
+    policy = loads(
+        'version = 1\ndefault = "allow"\n'
+        '[[rule]]\nname = "one"\ncalls = ["mkdir", "mkdirat"]\nwhen = { path = "/no*" }\ndeny = "EROFS"\n'
+        '[[rule]]\nname = "others"\ncalls = ["mkdir", "mkdirat"]\nperform = true\n'
+    )
+    performer = LazyPerformer({}) if performs else None
+    supervisor = proctor.Supervisor(policy.handlers(), performer=performer, seeker=performer)
+    gc.collect()
     gc.disable()
     try:
-        with supervisor, filtered("mkdir", "/tmp/x") as target:
+        with supervisor, filtered("mkdir", "/nowhere", "/nor/here") as target:
             supervisor.start()
             journal = proctor.Journal.create(16)
             supervisor.add(proctor.Listener(target.take_listener()), journal=journal)
@@ -253,6 +298,8 @@ def test_nothing_of_a_listener_waits_for_the_garbage_collector() -> None:
             eventually(lambda: kept() is None)
     finally:
         gc.enable()
+        if performer is not None:
+            performer.close()
 
 
 def test_what_is_forgotten_is_closed_by_then() -> None:

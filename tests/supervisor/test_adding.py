@@ -7,6 +7,7 @@ import gc
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,49 @@ def test_what_was_opened_for_a_listener_that_its_owner_closed_is_closed(
         assert os.read(reader, 64) == b"110 = -38\n"
         assert os.read(performer.reader, 1) == b""  # the end: nobody has it open
     os.close(performer.reader)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_short_way_is_asked_where_somebody_is_told(
+    make_world: Callable[..., KernelWorld],
+    listening: Callable[[], tuple[proctor.Listener, int]],
+    quick: bool,
+) -> None:
+    """And a monitor that dies there has begun; not where the short way leaves it."""
+    listener, reader = listening()
+    journal = proctor.Journal.create(16)
+    states: list[list[bool]] = []
+    told: list[tuple[proctor.Verdict, bool, bool]] = []
+
+    def look(value: int) -> proctor.Verdict:
+        states.append([each.performing for each in journal.pending()])
+        return proctor.answer(value)
+
+    class Quickly:
+        def __call__(self, call: proctor.Call, wish: proctor.Perform) -> proctor.Verdict:
+            return look(5)
+
+        def ordinary(self, name: str, listener: object, begins: Callable[..., object]) -> Any:
+            return lambda call, wish: look(6) if quick else states.append([])
+
+    def decide(call: proctor.Call) -> proctor.Verdict:
+        look(0)
+        return proctor.perform()
+
+    def observe(outcome: proctor.Outcome) -> None:
+        told.append((outcome.verdict, outcome.performed, outcome.received > 0))
+
+    handler = proctor.Handler(("getppid",), decide)
+    with proctor.Supervisor(
+        [handler], performer=Quickly(), observers=[observe], world=make_world()
+    ) as supervisor:
+        supervisor.add(listener, journal=journal)
+        supervisor.start()
+        value = 6 if quick else 5
+        assert os.read(reader, 64) == b"110 = %d\n" % value
+    assert told == [(proctor.answer(value), True, True)]
+    assert states == ([[False], [True]] if quick else [[False], [], [True]])
+    journal.close()
 
 
 def test_what_was_not_given_back_is_closed_with_all_in_the_middle_of_its_adding(

@@ -41,7 +41,7 @@ def decide(call):
     if way == "stuck":
         say("call")
         signal.pause()
-    if way in ("perform", "shortly"):
+    if way in ("perform", "shortly", "harmless"):
         return proctor.perform()
     return proctor.answer(call.registers[0])
 
@@ -61,7 +61,16 @@ class Shortly:
             return performer(call, verdict)
         return way
 
-performers = {"shortly": Shortly()}
+class Harmless:
+    # What it does may be done again.
+
+    def __call__(self, call, verdict):
+        return performer(call, verdict)
+
+    def is_harmless_again(self, call):
+        return call.registers[0] == 0
+
+performers = {"shortly": Shortly(), "harmless": Harmless()}
 world = KernelWorld(native=native == "native")
 handler = proctor.Handler(("getppid",), decide)
 supervisor = proctor.Supervisor([handler], performer=performers.get(way, performer), world=world)
@@ -196,6 +205,23 @@ def test_what_had_begun_to_be_performed_is_not_performed_again(
     at.kill()
     at.monitor("answer")  # who knows better answers
     assert at.out.readline() == "110 = 0\n"
+
+
+def test_what_does_no_harm_is_performed_again(stage: Callable[..., Stage]) -> None:
+    """By whom says that it does none; and not where he says that it does."""
+    at = stage("call", "110", "call", "110", "1")
+    for word in ("performing", "begun", "begun"):
+        at.monitor("harmless")
+        at.hear(word)
+        at.kill()
+    at.monitor("answer")
+    assert at.out.readline() == "110 = 0\n"
+    at.kill()
+    at.monitor("harmless")
+    at.hear("performing")
+    at.kill()
+    at.monitor("harmless")
+    assert at.out.readline() == f"110 = -{errno.EINTR}\n"
 
 
 def test_callers_that_did_not_wait_are_forgotten(

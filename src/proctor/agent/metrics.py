@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Perform, Verdict
-    from proctor.supervisor.deciding import Performer
+    from proctor.process.performing import LazyPerformer
 
 _BUCKETS: Final = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
@@ -105,7 +105,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "proctor_performing_seconds",
-            "Time from the decision to perform a call to its result.",
+            "Time from the decision to perform a call to its result; what is performed on the spot is not timed.",
             ["policy"],
             buckets=_BUCKETS,
             registry=self.registry,
@@ -127,7 +127,7 @@ class Metrics:
         """How many calls there were, by policy, call and verdict."""
         return self._counters.table()
 
-    def timed(self, performer: Performer) -> TimedPerformer:
+    def timed(self, performer: LazyPerformer) -> TimedPerformer:
         """The performer, whose work is timed."""
         return TimedPerformer(performer, self._performing, self._seconds)
 
@@ -137,9 +137,14 @@ class Metrics:
 
 
 class TimedPerformer:
-    """A performer whose work is timed."""
+    """A performer whose work is timed, but for what it does on the spot.
 
-    def __init__(self, performer: Performer, gauge: Gauge, seconds: Histogram) -> None:
+    :ivar ordinary: the performer's.
+    :ivar is_harmless_again: likewise."""
+
+    def __init__(self, performer: LazyPerformer, gauge: Gauge, seconds: Histogram) -> None:
+        self.ordinary = performer.ordinary
+        self.is_harmless_again = performer.is_harmless_again
         self._performer = performer
         self._gauge = gauge
         self._seconds = seconds

@@ -55,8 +55,8 @@ class Call(Reading, Looking):
     :ivar memory_read: whether anything was looked at that another thread of the target can change
         (memory, descriptors, working directory): from then on plain ``let_run()`` is refused.
     :ivar begun: an earlier monitor had begun to perform this call, and died: nobody knows how far that
-        came, and it is not performed again.  ``perform()`` gives EINTR; a handler that knows better
-        answers.
+        came.  ``perform()`` does it again if it only looks or opens what is there, and gives EINTR for all
+        else; a handler that knows better answers.
     :ivar container: what the call's listener belongs to: name, labels, and a ``state`` that its
         handlers share (:class:`proctor.Container`).
     """

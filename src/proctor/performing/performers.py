@@ -203,6 +203,11 @@ class Performers:
         begun = self.begin(call, verdict)
         return begun.later() if isinstance(begun, Conversation) else begun
 
+    def is_harmless_again(self, call: Call) -> bool:
+        """For supervisors: whether a call that an earlier monitor had begun to perform, and perhaps did, can be performed
+        again: it only looks, or opens what is there."""
+        return registry.is_harmless_again(call)
+
     def ordinary(
         self, name: str, listener: object = None, begins: Callable[[Call], object] | None = None
     ) -> Ordinary | None:

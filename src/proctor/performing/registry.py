@@ -15,6 +15,7 @@ from proctor.performing import families
 from proctor.words import did_you_mean, quoted
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
     from proctor.performing.task import Task, Work
 
 
@@ -62,6 +63,15 @@ def at_once(name: str, options: object = None) -> Any:
     """What a family has for callers that are what the monitor is: its function ``at_once``, which gives
     the verdict, or None for what an executor is to do.  None if it has none, or there is no family."""
     return _at_once(name, _kind(options)) if name in _FAMILIES else None
+
+
+def is_harmless_again(call: Call) -> bool:
+    """Whether performing a call that was performed, or in part, changes nothing that performing it once does not: by its
+    family's ``LOOKING`` of them all, or its function ``is_harmless_again``."""
+    if call.name in families.LOOKING:
+        return True
+    test = call.name in _FAMILIES and getattr(_module(call.name), "is_harmless_again", None)
+    return bool(test and test(call))
 
 
 def asks_who(name: str, options: object = None) -> bool:

@@ -80,6 +80,12 @@ class LazyPerformer:
         if performers is not None:
             performers.took_back(lent, became)
 
+    def is_harmless_again(self, call: Call) -> bool:
+        """As :meth:`proctor.performing.Performers.is_harmless_again`."""
+        from proctor.performing import registry
+
+        return registry.is_harmless_again(call)
+
     def ordinary(
         self, name: str, listener: object = None, begins: Callable[[Call], object] | None = None
     ) -> Ordinary:

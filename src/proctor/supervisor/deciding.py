@@ -286,11 +286,11 @@ class Decider(Turns):
             raise Left
 
     def performs(self, job: Job) -> bool:
-        """Whether it is being performed.  What an earlier monitor had begun is not, and never again."""
-        if job.call.begun:
-            return False
+        """Whether it is being performed.  What an earlier monitor had begun is not, unless we said so ourselves."""
+        if job.performed is not None or job.call.begun:
+            return job.performed is not None
         journal, notification = job.served.journal, job.call._notification
-        return job.performed is not None or (journal is not None and journal.begun(notification))
+        return journal is not None and journal.begun(notification)
 
     def _failed(self, job: Job, who: str, error: BaseException, *, expected: bool = False) -> None:
         near = next((each.function for each in job.chain if each.label == who), None)
@@ -301,24 +301,38 @@ class Decider(Turns):
         )  # fmt: skip
 
     def at_once(
-        self, name: str, served: Served
+        self, name: str, served: Served, *, told: bool = False
     ) -> Callable[[Call, Perform], Verdict | Later | int | None] | None:
         """What the performer has for ordinary calls of this name: asked first, before anybody looked at
         the call, it says the verdict, or with which errno it is answered, or None where :meth:`advance` is to go on, and
-        nothing has happened."""
+        nothing has happened.
+
+        :param told: somebody is told of what comes of it: it answers nothing by itself."""
         ordinary = getattr(self._performer, "ordinary", None)
-        journal = served.journal
 
         def begins(call: Call) -> None:
-            self._begin(call, journal)
+            self._begin(call, served.journal)
 
-        return None if ordinary is None else ordinary(name, served.listener, begins)
+        way = ordinary and ordinary(name, None if told else served.listener, begins)
+        if way is None or not told or served.journal is None:
+            return way
+
+        def begun(call: Call, wish: Perform) -> Verdict | Later | int | None:
+            begins(call)
+            said: Verdict | Later | int | None = way(call, wish)
+            if said is None and served.journal is not None:
+                served.journal.left(call._notification)
+            return said
+
+        return begun
 
     def _perform(self, job: Job, verdict: Perform) -> Verdict | Later:
         if self._performer is None:
             return deny(errno.ENOSYS, "nothing here performs calls")
         if job.call.begun:
-            return deny(errno.EINTR, _BEGUN)
+            harmless = getattr(self._performer, "is_harmless_again", None)
+            if harmless is None or not harmless(job.call):
+                return deny(errno.EINTR, _BEGUN)
         self._begins(job)
         job.performed = verdict
         return self._performer(job.call, verdict)

@@ -151,7 +151,7 @@ class Routes:
         cell = [0]
         cell_of_runs = [0] if counters is None else counters.cell(container, name, "let run")
         ordinary = decider.at_once(name, served)
-        at_once = None if wants is not None else ordinary
+        at_once = ordinary if wants is None else decider.at_once(name, served, told=True)
 
         def watched(notification: NotificationLike) -> Wire | bool | None:
             """Something of its container stalls, or calls of its number do: it may have to wait for its turn.  It does
@@ -200,7 +200,9 @@ class Routes:
                         return True
                     if said is not None:
                         kind = type(said)
-                        if counters is None and (kind is Deny or kind is Answer):  # nobody is told
+                        if (
+                            wants is None and counters is None and kind in (Deny, Answer)
+                        ):  # nobody is told
                             if kind is Deny or not said.writes:
                                 if getrefcount(call) > 2:
                                     call.expire()
@@ -208,7 +210,7 @@ class Routes:
                             if claim():
                                 decider.fill(call, said, served)
                                 return True
-                        performed(call, verdict, said, clock())
+                        performed(call, verdict, said, received or clock())
                         return None
                 if kind is LetRun:
                     plain = verdict.unsafe or not call.memory_read
@@ -246,7 +248,7 @@ class Routes:
             job = Job(call, chain, served, received)
             job.performed = wish
             decider.routed(job)
-            if wants is None and type(said) is HandOver and said.close:
+            if type(said) is HandOver and said.close and (wants is None or not wants(said)):
                 decider.give(job, said, chain[0].label)
             else:
                 job.index = 1

@@ -52,5 +52,12 @@ CALLS: Final = {
         ),
     }.items()
 }
+#: Those that look and change nothing: to perform one again that was performed does no harm.
+LOOKING: Final = frozenset(
+    (
+        *CALLS["stat"], *CALLS["quiet"], *CALLS["resources"],
+        *(call for call in CALLS["xattr"] if "get" in call or "list" in call),
+    )
+)  # fmt: skip
 #: Those that another family has unless a rule's options are of this one.
 ALSO: Final = {"fsflags": CALLS["loop"], "served": (*CALLS["open"], *CALLS["stat"])}

@@ -114,6 +114,11 @@ def decode(call: Call) -> tuple[int, int, int, int]:
     return dirfd, flags, mode & 0o7777, 0
 
 
+def is_harmless_again(call: Call) -> bool:
+    """Whether it makes and truncates nothing: what was opened by who had begun was closed with its end."""
+    return not decode(call)[1] & MAKING
+
+
 def _is_small(call: Call) -> bool:
     """Whether it is made as by a program of 32 bits, so that O_LARGEFILE is as it is passed (``force_o_largefile``
     and compat_sys_open of fs/open.c; ``creat`` and ``openat2`` have no other form there)."""
