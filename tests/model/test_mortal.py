@@ -23,7 +23,7 @@ FEW = 16
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", [2])
+@pytest.mark.parametrize("seed", [5])
 def test_every_call_is_answered_once_whoever_is_there(seed: int) -> None:
     report = simulate.simulate(seed, 400, kind="mortal")
     assert report.failed is None, report.failed.violation
