@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -112,6 +114,22 @@ def test_those_come_first_for_whom_somebody_waits(kept: Kept, slot: int) -> None
         item.close()
 
 
+def test_those_that_nobody_uses_come_last_of_their_container(kept: Kept) -> None:
+    """Taken alone, such a one would be the container's end for all who are told of that."""
+    over, ended, _ = kept.target()
+    _, alive, _ = kept.target()
+    items = [kept.item("both", ended), kept.item("both", alive), kept.item("idle", alive)]
+    over.kill()
+    over.wait(30)
+    poll = select.poll()
+    poll.register(ended, 0)
+    assert poll.poll(30_000) == [(ended, select.POLLHUP)]
+    (turn,) = in_turn(items)
+    assert names(turn) == names([items[1], items[0], items[2]])
+    for item in items:
+        item.close()
+
+
 def test_what_is_none_has_its_turn_too(kept: Kept) -> None:
     """Whoever takes it says what is wrong with it."""
     _, quiet, _ = kept.target()
@@ -158,3 +176,32 @@ def test_calls_are_answered_before_all_is_gone_on_with(kept: Kept, tmp_path: Pat
     finally:
         server.close()
         loop.close()
+
+
+#: An agent's monitor that takes over from another one, with a keeper that has it ended meanwhile; which listener is none is told
+#: the keeper while all of them are gone on with.
+ENDED = """
+import os, signal, sys
+from proctor.agent import serve
+from proctor.agent.keeping import Item
+from proctor.agent.settings import Place, Settings
+class Keeper:
+    leaves = False
+    def first(self): return False
+    def take_over(self): return [Item("listener 1", ())]
+    def keep(self, name, fds): pass
+    def forget(self, name): os.kill(os.getpid(), int(sys.argv[2]))
+    def renew(self): pass
+    def serves(self): print("serves")
+place = Place(sys.argv[1] + "/oci.sock", frozenset({os.geteuid()}))
+print("left" if serve.run(Settings(sys.argv[1], oci=[place]), keeper=Keeper()) else "ended")
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_who_is_ended_meanwhile_ends_in_order(tmp_path: Path, end: int) -> None:
+    """It answers by then: what it has begun is waited for, as at any other time."""
+    (tmp_path / "default.toml").write_text('default = "allow"\n')
+    words = [sys.executable, "-c", ENDED, str(tmp_path), str(int(end))]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "serves\nended\n")

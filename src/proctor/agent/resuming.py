@@ -52,11 +52,14 @@ def in_turn(items: Sequence[Item]) -> Iterator[list[Item]]:
         if _may_pend(item):
             waiting.add(key)
     while containers:
-        waiting.update(whose[fd] for fd, events in poll.poll(0) if events & select.POLLIN)
+        polled = poll.poll(0)
+        waiting.update(whose[fd] for fd, events in polled if events & select.POLLIN)
         waiting &= containers.keys()
+        over = {fd for fd, events in polled if events & select.POLLHUP}
         some: list[Item] = []
         for key in list(islice(waiting or containers, _AT_ONCE)):
-            some += containers.pop(key)
+            # those that nobody uses any more last: with one of them alone the container would end, too
+            some += sorted(containers.pop(key), key=lambda item: not over.isdisjoint(item.fds[:1]))
         for item in some:
             if item.fds:
                 poll.unregister(item.fds[0])  # whoever takes it may close it

@@ -306,13 +306,13 @@ def run(
             loop.call_later(seconds, alive)
 
     try:
+        stop = _Stop(loop, server, tell, settings.drain)
+        loop.add_signal_handler(signal.SIGTERM, stop)  # calls are answered from now on
+        # A terminal's Ctrl-C is a keeper's as well, who tells us.
+        interrupted = bool if isinstance(keeper, KeptBy) else stop
+        loop.add_signal_handler(signal.SIGINT, interrupted)
         server.open(items)
         try:
-            stop = _Stop(loop, server, tell, settings.drain)
-            loop.add_signal_handler(signal.SIGTERM, stop)
-            # A terminal's Ctrl-C is a keeper's as well, who tells us.
-            interrupted = bool if isinstance(keeper, KeptBy) else stop
-            loop.add_signal_handler(signal.SIGINT, interrupted)
             server.show_metrics()
             tell("ready" if first else f"took over {len(server.agent.containers)} containers")
             server.agent.watch_policies()
