@@ -19,12 +19,15 @@ from typing import Any
 import pytest
 
 import proctor
+from proctor.asking import acting
 from proctor.asking.asker import Asker
 from proctor.asking.question import Asking, Question
 from proctor.call.ports import ContainerPort
 from proctor.policy import Policy, loads
 from proctor.policy.asking import Asks
 from proctor.supervisor.ports import Later
+from proctor.syscalls import tables
+from proctor.syscalls.architectures import native
 from tests.agent.running import eventually
 
 RULE = '[[rule]]\nname = "rooms"\ncalls = ["mkdir", "mkdirat"]\nask = {{ how = {} }}\n'
@@ -456,6 +459,28 @@ def test_freeze(at: Any, tmp_path: Path, group: Path, how: str, killable: bool) 
         process.wait(30)
     assert (tmp_path / "code").read_text() == "code 1\n"
     assert not (tmp_path / "d").exists()
+
+
+def test_what_could_not_be_frozen_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the next call that is the same; the last one was not interrupted."""
+    monkeypatch.setattr(acting, "cgroup_of", lambda call: "/nowhere")
+    rules = loads('[[rule]]\nname = "r"\ncalls = ["mkdirat"]\nfreeze = true\n' + RING)
+    number = tables.numbers(native())["mkdirat"]
+    said: list[str] = []
+
+    def hear(event: proctor.Outcome) -> None:
+        said.append(str(getattr(event.verdict, "reason", "")))
+
+    hear.events = (proctor.Outcome,)  # type: ignore[attr-defined]
+    again = f"import ctypes\nfor _ in range(3): ctypes.CDLL(None).syscall({number}, -1, b'/nowhere/x', 0)"
+    with proctor.spawn(
+        [sys.executable, "-IS", "-c", again], rules.handlers(), filter=rules.filter(), observers=[hear],
+        wait_killable=False,
+    ) as process:  # fmt: skip
+        assert process.wait(30) == 0
+    assert len(said) == 3 and all("No such file" in each for each in said), said
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["cgroup", "tree"])

@@ -76,13 +76,19 @@ def freeze(call: Call, error: int) -> None:
         raise ProctorError("cannot be frozen: its cgroup is ours as well, or not in sight")
     thread = process_of(call.tid)
     # A killable sleep is D; whoever is about to fall into one was woken by the reception, and is R.
+    of, key = _interrupted.setdefault(call.container, {}), None
     if thread is not None and thread.state == "S":
-        of = _interrupted.setdefault(call.container, {})
-        of[call.tid, thread.began] = _same(call), error
+        key = call.tid, thread.began
+        of[key] = _same(call), error
         if len(of) > _MOST:
             del of[next(iter(of))]
-    with open(f"{place}/cgroup.freeze", "w") as file:
-        file.write("1")
+    try:
+        with open(f"{place}/cgroup.freeze", "w") as file:
+            file.write("1")
+    except OSError:
+        if key is not None:
+            of.pop(key, None)  # nothing was interrupted: its next call is one
+        raise
 
 
 def kill(call: Call) -> None:
