@@ -28,11 +28,12 @@ _MS_ASYNC, _MS_SYNC, _MS_ALL = 1, 4, 7
 _RANGE_FLAGS: Final = 7  # SYNC_FILE_RANGE_* of include/uapi/linux/fs.h
 #: File systems of which nothing is ever written; many have no fsync, which is EINVAL (include/uapi/linux/magic.h): proc,
 #: sysfs, nsfs, pidfs, debugfs, tracefs, cgroup, cgroup2, bpf, securityfs, selinuxfs, configfs, pstore, binfmt_misc, mqueue,
-#: anonymous inodes, devpts, resctrl.
+#: anonymous inodes, devpts, resctrl, memfd_secret(2), fusectl, efivarfs; and what can only be read: squashfs, erofs, cramfs,
+#: isofs, romfs.
 _SHOWN: Final = frozenset((
     filestat.PROC_SUPER_MAGIC, 0x62656572, 0x6E736673, 0x50494446, 0x64626720, 0x74726163, 0x27E0EB, 0x63677270,
     0xCAFE4A11, 0x73636673, 0xF97CFF8C, 0x62656570, 0x6165676C, 0x42494E4D, 0x19800202, 0x09041934, 0x1CD1,
-    0x7655821,
+    0x7655821, 0x5345434D, 0x65735543, 0xDE5E81E4, 0x73717368, 0xE0F5E1E2, 0x28CD3D45, 0x9660, 0x7275,
 ))  # fmt: skip
 _OF_NO_DESCRIPTOR: Final = ("sync", "msync")
 _DONE: Final = answer(0)
@@ -92,7 +93,8 @@ def _said(call: Call, kind: str | None) -> Verdict:
         start, length = call.args.offset, call.args.nbytes
         if call.args.flags & ~_RANGE_FLAGS or start < 0 or length < 0 or start + length >= 1 << 63:
             return deny(errno.EINVAL)
-        return _DONE if kind else deny(errno.ESPIPE)
+        # ESPIPE, but for pidfds, which have pages, and none to write
+        return _DONE if kind else let_run_unsafe(_KERNELS)
     if call.name == "syncfs" or kind == "stored":
         return _DONE
     return let_run_unsafe(_KERNELS)  # pipes, sockets, terminals...: EINVAL
