@@ -14,9 +14,11 @@ import pytest
 
 import proctor
 from proctor import families
-from proctor.call.verdict import Deny
+from proctor.call.verdict import Answer, Deny
 from proctor.observe.events import Outcome, Trouble
-from proctor.performing import shares
+from proctor.performing import resources, shares
+
+from .callers import ARCH, Performers, caller
 
 LIMIT = 200 << 20
 CGROUPS = Path("/sys/fs/cgroup")
@@ -81,6 +83,26 @@ def test_memory_processes_and_processors_are_the_cgroups(group: list[str]) -> No
     assert [line.split()[0] for line in lines[1:]] == sizes
     nproc = proctor.run([*group, "nproc"], [families.resources()], capture_output=True, timeout=60)
     assert nproc.stdout == b"1\n"
+
+
+@pytest.mark.parametrize(
+    "arch", [ARCH, pytest.param("i386", marks=pytest.mark.skipif(ARCH != "x86_64", reason="has no calls of i386"))]
+)  # fmt: skip
+def test_as_much_of_a_mask_is_filled_as_the_kernel_fills(
+    arch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as many processors as it was built for, if it was built so; lengths are counted in 32 bits."""
+    monkeypatch.setattr(resources, "share", lambda _: shares.Share(None, 0, None, 0, 1, None))
+    room, sizes = b"\xff" * 4096, (0, 1, 4, 8, 12, 16, 32, 64, 100, 128, 4096, 1 << 29, 1 << 29 | 8)
+    wide = () if arch == "i386" else (1 << 32, 1 << 32 | 8)
+    with Performers() as performers, caller(arch=arch) as one:
+        for size in (*sizes, *wide):
+            args = ("sched_getaffinity", 0, size, room)
+            assert one.performed(performers, *args) == one.natively(*args), size
+            verdict = performers.perform(one.call(*args))
+            assert isinstance(verdict, Deny | Answer)
+            if isinstance(verdict, Answer):
+                assert sum(verdict.writes[0][1]) and len(verdict.writes[0][1]) == verdict.value
 
 
 def test_uptime_is_never_behind_the_clock() -> None:

@@ -395,7 +395,8 @@ static const struct {
     const char *name;
     int number;
 } numbers[] = {NUMBER(seccomp), NUMBER(kcmp), NUMBER(prctl), NUMBER(ptrace), NUMBER(pidfd_getfd),
-               NUMBER(process_vm_readv), NUMBER(getrandom), NUMBER(fstatfs), NUMBER(statx), {"SYS_openat2", 437}};
+               NUMBER(process_vm_readv), NUMBER(getrandom), NUMBER(fstatfs), NUMBER(statx), NUMBER(sched_getaffinity),
+               {"SYS_openat2", 437}};
 
 static PyMethodDef core_methods[] = {
     {"syscall", (PyCFunction)(void (*)(void))core_syscall, METH_FASTCALL, NULL},

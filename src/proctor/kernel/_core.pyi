@@ -54,6 +54,7 @@ SYS_process_vm_readv: int
 SYS_getrandom: int
 SYS_fstatfs: int
 SYS_statx: int
+SYS_sched_getaffinity: int
 SYS_openat2: int
 
 # The listener ---------------------------------------------------------------------------------

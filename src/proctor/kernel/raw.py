@@ -16,6 +16,7 @@ from proctor.kernel import _core
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _GRND_NONBLOCK = 1  # include/uapi/linux/random.h
+_MOST_OF_MASK = 1 << 16  # of a kernel for half a million processors
 _KCMP_FILE, _KCMP_FILES = 0, 2  # include/uapi/linux/kcmp.h
 
 
@@ -71,6 +72,12 @@ def is_users(address: int, size: int) -> bool:
         if error.errno == errno.EFAULT:
             return False
     return not (address + size) >> 64
+
+
+def mask_size() -> int:
+    """How many bytes sched_getaffinity(2) fills at most, ``cpumask_size``: for as many processors as the kernel was built for, or
+    as it can have, by how it was built."""
+    return _core.syscall(_core.SYS_sched_getaffinity, 0, _MOST_OF_MASK, bytearray(_MOST_OF_MASK))
 
 
 _HOW = struct.Struct("=3Q")  # struct open_how

@@ -83,15 +83,18 @@ def affinity(call: Call, standing: Standing) -> Verdict:
     known = call.signature
     word = 8 if known is None else known.word
     possible = _possible()
-    if size * 8 < possible or size % word:
+    if (size * 8 & 0xFFFFFFFF) < possible or size % word:
         return deny(errno.EINVAL)
     chosen = processors(call.tid, cgroups)
-    length = min(size, -(-possible // (8 * word)) * word)
+    length = min(size, _mask_size())
     mask = sum(1 << number for number in chosen).to_bytes(length, "little")
     if known is not None and call.frame is not None and call.frame.byteorder == "big":
         words = [mask[at : at + word][::-1] for at in range(0, length, word)]
         mask = b"".join(words)
     return answer(length, writes=call.fill("mask", mask))
+
+
+_mask_size: Final = cache(raw.mask_size)
 
 
 @cache
