@@ -19,6 +19,7 @@ from proctor.observe.jsonlog import JsonLog, to_file
 from proctor.performing import Performers
 from proctor.policy import loads
 from tests.support.processes import eventually
+from tests.support.tracing import detach, seize_and_interrupt, wait_stopped
 
 from .containers import PYTHON
 
@@ -255,3 +256,79 @@ def test_what_was_handed_over_is_in_the_journal(by: str, file: str) -> None:
         os.close(told)
         if listener >= 0:
             os.close(listener)
+
+
+#: Steps to the end; says who gives, and once that has stopped at a call, how long a step takes.
+STEPPING = """
+import os, sys, time
+from pathlib import Path
+import proctor
+from proctor.performing import Performers
+from tests.performing.test_giving import HANDLER, handed
+
+supervisor = proctor.Supervisor([HANDLER], performer=Performers().start())
+supervisor.add(proctor.Listener(int(sys.argv[1])))
+
+while not handed(supervisor):
+    supervisor.step(0.1)
+tasks = Path("/proc/self/task").iterdir()
+(giver,) = [each.name for each in tasks if (each / "comm").read_text() == "proctor-gives\\n"]
+print(giver, flush=True)
+sys.stdin.readline()
+end = time.monotonic() + 0.5  # then it was left one, or stopped at one
+while time.monotonic() < end:
+    supervisor.step(0.1)
+longest = 0.0
+for _ in range(3):
+    began = time.monotonic()
+    supervisor.step(0.0)
+    longest = max(longest, time.monotonic() - began)
+print(longest, flush=True)
+while supervisor.listeners:
+    supervisor.step(0.1)
+supervisor.close()
+"""
+
+
+def test_a_slow_caller_does_not_keep_who_steps(file: str) -> None:
+    """Whoever gives waits for it; whoever receives, step by step, does not wait for that one."""
+    rules = proctor.filter_for([HANDLER])
+    assert rules is not None
+    (stdin, tell), (told, stdout) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+    target = launch(
+        [PYTHON, "-ISc", PROGRAM, file, "4", "0"],
+        program=rules.compile().code,
+        fds=((stdin, 0), (stdout, 1), (2, 2)),
+    )
+    os.close(stdin)
+    os.close(stdout)
+    listener = target.take_listener()
+    monitor = subprocess.Popen(
+        [sys.executable, "-c", STEPPING, str(listener)],
+        pass_fds=[listener],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    os.close(listener)
+    try:
+        assert monitor.stdin is not None and monitor.stdout is not None
+        giver = int(monitor.stdout.readline())
+        seize_and_interrupt(giver)  # as if the caller were so slow
+        wait_stopped(giver)
+        monitor.stdin.write(b"\n")
+        monitor.stdin.flush()
+        longest = float(monitor.stdout.readline())
+        detach(giver)
+        os.write(tell, b"\n")
+        with open(told, closefd=False) as out:
+            opened, refused = map(int, out.read().split())
+        assert target.wait(60) == 0 and opened and not refused
+        assert monitor.wait(60) == 0
+        assert longest < 2.5
+    finally:
+        target.kill()
+        target.close()
+        monitor.kill()
+        monitor.communicate()
+        os.close(tell)
+        os.close(told)

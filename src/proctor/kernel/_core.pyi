@@ -545,7 +545,8 @@ class Loop:
         :param how: 0 waits for a stall.  1 also takes a role that nobody has, unless somebody insists.
             Both return 0 at once if some thread waits so already.  2 insists: whoever has the role is
             asked to resign.
-        :param looks: how often to look at most, every 2 ms while something is routed; -1: no limit.
+        :param looks: how often to look at most, every 2 ms while something is routed; -1: no limit.  Who insists with a
+            limit then waits, as long as that, for what another thread is giving, too.
         :param taken: called after a stall, before this returns, with what had the role when it was
             lost: (its tuple, the notification) or (the work of :meth:`attend`, None).
         :returns: 0 also once :meth:`close` was called.

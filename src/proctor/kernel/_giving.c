@@ -13,10 +13,11 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { STACK = 64 << 10, CLOSES = 1 << 30, TICK_NS = 2000000, PATIENCE = 2500 };
+enum { STACK = 64 << 10, CLOSES = 1 << 30, TICK_NS = 2000000 };
 
 struct giver {
     atomic_uint asked;
@@ -63,6 +64,7 @@ static void give_it(struct giver *giver) {
 
 static void *gives(void *given) {
     struct giver *giver = given;
+    prctl(PR_SET_NAME, "proctor-gives");
     for (unsigned int seen = 0;; seen++) {
         while (atomic_load(&giver->asked) == seen)
             futex(&giver->asked, FUTEX_WAIT_PRIVATE, seen, NULL);
@@ -158,10 +160,10 @@ void giver_settle(struct giver *giver, const void *journal) {
     Py_XDECREF(notification);
 }
 
-void giver_calm(struct giver *giver) {
+void giver_calm(struct giver *giver, int looks) {
     const struct timespec tick = {0, TICK_NS};
     atomic_store(&giver->waited, true);
-    for (int i = 0; i < PATIENCE; i++) {
+    for (int i = 0; i < looks; i++) {
         int at = atomic_load(&giver->at);
         if (at == 0)
             break;

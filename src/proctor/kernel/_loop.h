@@ -79,8 +79,8 @@ bool giver_takes(struct giver *giver, const struct gift *what, Py_buffer *held);
 void giver_knows(struct giver *giver, PyObject *tuple, PyObject *notification);
 /* With the GIL: see to what came of the last one; its journal is let go of unless it is this one. */
 void giver_settle(struct giver *giver, const void *journal);
-/* Without the GIL: wait until it is at nothing, or for some seconds. */
-void giver_calm(struct giver *giver);
+/* Without the GIL: wait until it is at nothing, for so many looks, 2 ms each. */
+void giver_calm(struct giver *giver, int looks);
 /* Close a listener, at once or when it is not at that any more. */
 void giver_closes(struct giver *giver, int listener);
 /* In a child of fork(2): close what it was to close, since it is not there. */

@@ -64,12 +64,13 @@ static int stand_by(Loop *self, int how, unsigned long *seen) {
     }
 }
 
-/* Whoever insists wants nothing to be under way that was begun before: to close, or to hand over. */
-static void calm(Loop *self, int how, unsigned long token) {
-    if (how != INSIST || token == 0)
+/* Whoever insists for a while wants nothing to be under way that was begun before: to close, or to hand over.  Who insists
+ * without a limit is about to receive (Supervisor.step), and would wait for a slow caller again and again. */
+static void calm(Loop *self, int how, unsigned long token, int looks) {
+    if (how != INSIST || token == 0 || looks < 0)
         return;
     Py_BEGIN_ALLOW_THREADS
-    giver_calm(self->giver);
+    giver_calm(self->giver, looks);
     Py_END_ALLOW_THREADS
     giver_settle(self->giver, NULL);
 }
@@ -116,13 +117,13 @@ PyObject *loop_lead(PyObject *me, PyObject *args) {
             Py_XDECREF(done);
             Py_XDECREF(what);
             Py_DECREF(way);
-            calm(self, how, token);
+            calm(self, how, token, looks);
             return PyLong_FromUnsignedLong(token);
         }
         if (state == 0)
             token = take(self, how);
     }
-    calm(self, how, token);
+    calm(self, how, token, looks);
     if (standing)
         self->standing = 0;
     if (how == INSIST)
