@@ -206,16 +206,20 @@ def test_random_bytes_come_from_a_seed() -> None:
 def test_as_many_random_bytes_come_as_fit() -> None:
     """Up to what cannot be written, and EFAULT where that is none of them, as natively."""
     code = """
-        import ctypes, mmap
+        import ctypes, mmap, os
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = ctypes.c_void_p
         page = mmap.PAGESIZE
+        short = os.memfd_create("short")  # of which more is mapped than there is
+        os.ftruncate(short, page + 10)
+        file = libc.mmap(None, ctypes.c_size_t(4 * page), 3, 1, short, ctypes.c_long(0)) + 2 * page
         area = libc.mmap(None, ctypes.c_size_t(4 * page), 3, 0x22, -1, ctypes.c_long(0))
         libc.munmap(ctypes.c_void_p(area + 2 * page), ctypes.c_size_t(page))
         libc.mprotect(ctypes.c_void_p(area), ctypes.c_size_t(page), 1)
         last = (1 << 47) - 2 * page  # of what programs have on x86-64
         libc.mmap(ctypes.c_void_p(last), ctypes.c_size_t(page), 3, 0x100022, -1, ctypes.c_long(0))
-        for at in (last + page - 8, *(area + 2 * page - fits for fits in (0, 1, 8, 31, 64, 100, 4096)), area + page - 1, 0, 1 << 63, 1,
+        ends = file - 1, file - 100, file - page - 1, file, file + page
+        for at in (*ends, last + page - 8, *(area + 2 * page - fits for fits in (0, 1, 8, 31, 64, 100, 4096)), area + page - 1, 0, 1 << 63, 1,
                    (1 << 47) - 4097, (1 << 47) - 4096, (1 << 47) - 4095, (1 << 47) - 1, 1 << 47, 1 << 55, 1 << 56, (1 << 64) - 1):
             for size in (0, 1, 8, 32, 33, 65, 256, 5000, 1 << 40, (1 << 64) - 1):
                 ctypes.set_errno(0)

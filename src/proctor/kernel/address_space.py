@@ -161,21 +161,30 @@ class AddressSpace:
             stop = min(part.end, address + limit)
             while (at := address + len(found)) < stop:
                 step = min(stop - at, _PAGE - at % _PAGE if string else _CHUNK)
-                try:
-                    data = os.pread(self._mem, step, at)
-                except OSError as problem:
-                    if problem.errno == errno.EIO:  # mapped, and nothing is behind it: end of file
-                        return bytes(found)
-                    raise
+                data = self._some(step, at)
                 if not data:
-                    raise ProcessLookupError(errno.ESRCH, "the address space is no more")
+                    return bytes(found)
                 if string and b"\0" in data:
                     return bytes(found) + data[: data.index(b"\0") + 1]
                 found += data
         return bytes(found)
 
+    def _some(self, size: int, at: int) -> bytes:
+        """As much as there is of so many bytes that are mapped; none at the end of a file, behind which there is nothing.
+
+        :raises OSError: ESRCH if the address space is no more."""
+        try:
+            data = os.pread(self._mem, size, at)
+        except OSError as problem:
+            if problem.errno == errno.EIO:
+                return b""
+            raise
+        if not data:
+            raise ProcessLookupError(errno.ESRCH, "the address space is no more")
+        return data
+
     def room(self, address: int, size: int) -> int:
-        """How many of so many bytes may be written to, from the first on.
+        """How many of so many bytes can be written to, from the first on: what is mapped so, and has something behind it.
 
         :raises OSError: ESRCH if the address space is no more.
         """
@@ -183,8 +192,11 @@ class AddressSpace:
         for part in mappings(self._maps, address, address + size):
             if not part.writable:
                 break
-            end = part.end
-        return min(size, end - address)
+            end = min(part.end, address + size)
+        at = address
+        while at < end and (got := self._some(min(end - at, _CHUNK), at)):
+            at += len(got)
+        return at - address
 
     def write(self, address: int, data: bytes) -> int:
         """How many bytes were written: fewer than all where the caller could not write the next.
