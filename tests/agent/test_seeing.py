@@ -22,10 +22,12 @@ from typing import Any
 import pytest
 
 from proctor.agent import scraped
+from proctor.agent.metrics import Metrics
 from proctor.agent.refusals import Refusals
-from proctor.call.verdict import deny
+from proctor.call.verdict import answer, deny, perform
 from proctor.observe.events import Outcome
 from proctor.observe.observers import Observers
+from proctor.supervisor.ports import Later
 from proctor.testing import FakeTarget
 from tests.agent.clients import connect, gone, hand_over
 from tests.agent.running import RunningAgent, eventually
@@ -246,6 +248,42 @@ def test_prometheus_may_ask(agent: Start) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_what_takes_a_while_is_counted_whatever_way_it_went() -> None:
+    """Also a call that whoever is asked first has begun to perform, and waits for."""
+    metrics = Metrics()
+    reading, writing = os.pipe()
+    last = answer(7)
+    said: list[Any] = [None, deny(errno.ENOENT), 0, Later(reading, lambda: last, bool)]
+
+    class Way:
+        found = None
+
+        def __call__(self, call: Any, wish: Any) -> Any:
+            return said.pop(0)
+
+    class Performer:
+        is_harmless_again = None
+
+        def ordinary(self, name: str, listener: object, begins: object) -> Way:
+            return Way()
+
+    performer: Any = Performer()
+    way = metrics.timed(performer).ordinary("openat")
+    call = FakeTarget().call("openat", -100, 0, 0)
+    sample = metrics.registry.get_sample_value
+
+    def now() -> tuple[float | None, float | None]:
+        count = sample("proctor_performing_seconds_count", {"policy": ""})
+        return sample("proctor_performing"), count
+
+    assert [way(call, perform()) for _ in range(3)] == [None, deny(errno.ENOENT), 0]
+    assert now() == (0, None)
+    later = way(call, perform())
+    assert isinstance(later, Later) and now() == (1, 0)
+    assert later.resume() is last and now() == (0, 1)
+    os.close(reading), os.close(writing)
 
 
 def test_who_asks_for_metrics_has_so_many_threads(agent: Start) -> None:

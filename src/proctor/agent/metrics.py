@@ -139,18 +139,26 @@ class Metrics:
 class TimedPerformer:
     """A performer whose work is timed, but for what it does on the spot.
 
-    :ivar ordinary: the performer's.
-    :ivar is_harmless_again: likewise."""
+    :ivar is_harmless_again: the performer's."""
 
     def __init__(self, performer: LazyPerformer, gauge: Gauge, seconds: Histogram) -> None:
-        self.ordinary = performer.ordinary
         self.is_harmless_again = performer.is_harmless_again
         self._performer = performer
         self._gauge = gauge
         self._seconds = seconds
 
     def __call__(self, call: Call, verdict: Perform) -> Verdict | Later:
-        began = time.monotonic()
+        over = self.begun(call, time.monotonic())
+        return _until(lambda: self._performer(call, verdict), over)
+
+    def ordinary(
+        self, name: str, listener: object = None, begins: Callable[[Call], object] | None = None
+    ) -> _Ordinary:
+        """The performer's."""
+        return _Ordinary(self, self._performer.ordinary(name, listener, begins))
+
+    def begun(self, call: Call, began: float) -> Callable[[], object]:
+        """One more is being performed; what says that it is over."""
         seconds = self._seconds.labels(policy_of(call.container))
         self._gauge.inc()
 
@@ -158,7 +166,28 @@ class TimedPerformer:
             self._gauge.dec()
             seconds.observe(time.monotonic() - began)
 
-        return _until(lambda: self._performer(call, verdict), over)
+        return over
+
+
+class _Ordinary:
+    """Performs ordinary calls of a name; of those only what takes a while is timed.
+
+    :ivar found: as the performer's has it."""
+
+    __slots__ = ("_timed", "_way", "found")
+
+    def __init__(self, timed: TimedPerformer, way: Any) -> None:
+        self.found = way.found
+        self._timed = timed
+        self._way = way
+
+    def __call__(self, call: Call, wish: Perform) -> Verdict | Later | int | None:
+        began = time.monotonic()
+        said: Verdict | Later | int | None = self._way(call, wish)
+        if not isinstance(said, Later):
+            return said
+        later = said
+        return _until(lambda: later, self._timed.begun(call, began))
 
 
 def _until(work: Callable[[], Verdict | Later], over: Callable[[], object]) -> Verdict | Later:
