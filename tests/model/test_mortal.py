@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import ENOSYS
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from proctor.kernel.abi import SECCOMP_NOTIF
 from proctor.kernel.journal import FREE, Journal
+from proctor.kernel.notification import Notification
+from proctor.model.kernel.transitions import REPLIED, SENT
 from proctor.model.sim import handlers, keeper, simulate
+from proctor.model.sim.accounts import Asked, Received
 from proctor.model.sim.episode import Episode
 from proctor.supervisor import deciding, leaving, pyengine
 from proctor.supervisor.deciding import Decider, Left
@@ -52,6 +56,30 @@ def test_killed_at_any_line(seed: int) -> None:
         deaths += 1
         at += step
     assert deaths > 20
+
+
+@pytest.mark.parametrize("gone", [True, False])
+@pytest.mark.parametrize("left", [True, False])
+def test_what_is_left_and_whose_caller_is_gone_is_before_none_of_its_calls(
+    left: bool, gone: bool
+) -> None:
+    """A monitor that leaves goes on with the caller's next call, which came after a signal."""
+    episode = Episode(1, 0, "mortal")
+    ledger, container = episode.ledger, episode.town.start()
+    episode._keeper.keep(container)  # type: ignore[union-attr]
+    port = container.port
+    states = [SimpleNamespace(state=SENT) for _ in range(2)]
+    for id, knotif in enumerate(states):
+        asked = Asked(id, "c1.1", container, "mkdir", None, frozenset(), 0.0)
+        received = Received(id, (port.number, 9, 0.0), asked, port, knotif, 0.0)  # type: ignore[arg-type]
+        ledger.receive(received, "supervisor")
+    ledger.handler(port, 0, "plain", "supervisor")
+    if left:
+        container.journal.left(Notification(0, 9, 83, 0xC000003E))  # type: ignore[union-attr]
+    if gone:
+        states[0].state = REPLIED
+    ledger.handler(port, 1, "plain", "supervisor")
+    assert (ledger.violation is None) is (left and gone), ledger.violation
 
 
 # Faults: each with a word of what the simulation says --------------------------------------------------

@@ -95,7 +95,7 @@ class Received:
         self.latest: float | None = None
         #: A monitor that died had received it.
         self.inherited = False
-        #: Or had left it on purpose, and nothing of it was done.
+        #: Or has left it on purpose, and nothing of it was done.
         self.left = False
         #: It has been begun to perform it; and whoever did so was killed.
         self.begun = self.halfway = False

@@ -14,12 +14,27 @@ from proctor.model.kernel import life
 from proctor.model.kernel.tasks import Task
 
 if TYPE_CHECKING:
+    from proctor.kernel.notification import NotificationLike
     from proctor.model.sim.targets import Container
     from proctor.model.sim.world import SimWorld
 
 _LIMIT: Final = 1 << 20
 #: More calls than a container ever has in flight.
 _SLOTS: Final = 64
+
+
+class _Journal(Journal):
+    """One of which the ledger hears what is left."""
+
+    def __init__(self, memory: bytearray, world: SimWorld, container: Container) -> None:
+        super().__init__(memory)
+        self._world = world
+        self._container = container
+
+    def left(self, notification: NotificationLike) -> None:
+        """See :class:`~proctor.kernel.journal.Journal`."""
+        super().left(notification)
+        self._world.ledger.puts_back(self._container.port, notification.id)
 
 
 class Keeper:
@@ -41,7 +56,7 @@ class Keeper:
         self._kept[container] = self._files.receive(file, _LIMIT, True)
         memory = bytearray(HEADER.size + _SLOTS * SLOT_SIZE)
         HEADER.pack_into(memory, 0, MAGIC, VERSION, SLOT_SIZE, _SLOTS, 0)
-        container.journal = Journal(memory)
+        container.journal = _Journal(memory, self._world, container)
 
     def drop(self, container: Container) -> None:
         """It has ended."""
@@ -58,7 +73,8 @@ class Keeper:
         """The monitor dies now: what it writes down after this is not what the next one has."""
         for container in self._kept:
             assert container.journal is not None
-            container.journal = Journal(bytearray(container.journal.buffer))
+            memory = bytearray(container.journal.buffer)
+            container.journal = _Journal(memory, self._world, container)
 
     def hand_over(self) -> list[Container]:
         """Give all that is kept to the monitor that there is now."""

@@ -292,6 +292,12 @@ class Ledger:
             received.begun = True
         return received
 
+    def puts_back(self, port: SimListener, id: int) -> None:
+        """A monitor that leaves is done with a call, unanswered: nothing of it was done."""
+        received = self.open.get((port.number, id))
+        if received is not None:
+            received.left = True
+
     def leaves(self, still: int) -> None:
         """The monitor has left everything to the next one.
 
@@ -322,10 +328,11 @@ class Ledger:
                 del self.open[received.port.number, received.id]
 
     def _forget_gone(self) -> None:
-        """What a dead monitor had received is nobody's if its caller is gone: the next one need not know
-        of it, or will be told that it is too late."""
+        """What a dead monitor had received, or one that leaves is done with, is nobody's if its caller is gone: the
+        next one need not know of it, or will be told that it is too late."""
         for received in self.open.values():
-            if received.inherited and received.lane is not None and not received.lives():
+            nobodys = received.inherited or received.left
+            if nobodys and received.lane is not None and not received.lives():
                 queue = self.order[received.lane]
                 queue.remove(received.id)
                 if not queue:
