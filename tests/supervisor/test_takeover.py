@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
 
 import proctor
-from proctor.kernel.journal import Journal
+from proctor.kernel.journal import RECEIVING, Journal
 from proctor.kernel.launch import launch
 from proctor.kernel.notification import Notification
 from proctor.observe.events import TakenOver
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.timeout(120)
 MONITOR = """
 import os, signal, sys
 import proctor
-from proctor.kernel.journal import Journal
+from proctor.kernel.journal import RECEIVING, Journal
 from proctor.supervisor.world import KernelWorld
 
 listener, journal, way, native = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -222,6 +223,27 @@ def test_what_does_no_harm_is_performed_again(stage: Callable[..., Stage]) -> No
     at.kill()
     at.monitor("harmless")
     assert at.out.readline() == f"110 = -{errno.EINTR}\n"
+
+
+@pytest.mark.parametrize("next", ["stuck", "perform"])
+def test_what_was_just_being_received_has_waited_since_it_was_found(
+    stage: Callable[..., Stage], next: str
+) -> None:
+    """Not since its slot had another call, for the monitor after the next one either."""
+    at = stage("call", "110")
+    at.monitor("stuck")
+    at.hear("call")
+    at.kill()
+    (pending,) = at.journal.pending()
+    at.journal.received(pending.slot, 1.0)  # that was another call
+    at.journal.mark(pending.slot, RECEIVING)  # as if it had died before it wrote the time down
+    found = time.monotonic()
+    at.monitor(next)
+    at.hear("call" if next == "stuck" else "performing")
+    at.kill()
+    (pending,) = at.journal.pending()
+    assert pending.received is not None and pending.received >= found
+    assert pending.performing is (next == "perform")
 
 
 def test_callers_that_did_not_wait_are_forgotten(

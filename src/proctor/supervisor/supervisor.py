@@ -247,7 +247,10 @@ class Supervisor:
         for each in self._engine.adopt(served.listener, journal):
             call = Call(each.notification, served.listener, container=served.container)
             call.begun = each.performing
-            received = self._world.clock() if each.received is None else each.received
+            received = each.received
+            if received is None:  # it was just being received
+                received = self._world.clock()  # for whoever comes after us, too
+                journal.received(each.slot, received)
             chain = chain_of(handlers, call.name)
             if each.given is not None:  # it has what it asked for, and is to be told
                 chain = (Handler((call.name,), partial(_told, each.given)),)
