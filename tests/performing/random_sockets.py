@@ -241,6 +241,20 @@ def header(machine, draw, name, data, held):
     return made, (name is None or name[:40], length, count, bad, control.hex(), size, bool(where))
 
 
+PART = "some of it"
+
+
+def certain(sock, result, torn, parts):
+    """What came of it; where TCP sent a part, how much of it was there depends on where in a page the sender's last data
+    ended (``sk_page_frag`` of include/net/sock.h), on any socket."""
+    if sock.family == socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+        return result
+    part = any(isinstance(sent, int) and sent < size for sent, size in parts)
+    if isinstance(result, int):
+        return PART if torn or part else result
+    return PART if torn and result == "EFAULT" else result
+
+
 def send(machine, draw, sock, name, data, held):
     """One call that sends: what it was and what came of it."""
     flags = draw.choice(
@@ -248,19 +262,20 @@ def send(machine, draw, sock, name, data, held):
     )
     number, how = number_of(draw, sock), draw.choice(["sendto", "sendmsg", "sendmsg", "sendmmsg"])
     if how == "sendto":
-        where = (
-            draw.choice([1, machine.edge(data[1:])]) if draw.random() < 0.1 else machine.put(data)
-        )
+        torn = draw.random() < 0.1
+        where = draw.choice([1, machine.edge(data[1:])]) if torn else machine.put(data)
         to, length = (0, 0) if name is None else (machine.put(name, 130), length_of(draw, name))
         result = machine.call("sendto", number, where, len(data), flags, to, length & 0xFFFFFFFF)
+        result = certain(sock, result, torn, [(result, len(data))])
         return how, name and name[:40], length, len(data), where == 1, flags, result
     if how == "sendmsg":
         made, said = header(machine, draw, name, data, held)
-        return how, said, flags, machine.call("sendmsg", number, machine.put(made), flags)
-    several = [
-        header(machine, draw, name, data[: draw.choice([1, 50, 70000])], held)
-        for _ in range(draw.randint(1, 3))
-    ]
+        result = machine.call("sendmsg", number, machine.put(made), flags)
+        return how, said, flags, certain(sock, result, said[3], [(result, len(data))])
+    cuts, several = [], []
+    for _ in range(draw.randint(1, 3)):
+        cuts.append(data[: draw.choice([1, 50, 70000])])
+        several.append(header(machine, draw, name, cuts[-1], held))
     tail = bytes.fromhex("aaaaaaaa") + bytes(4 if machine.word == 8 else 0)
     array = b"".join(made + tail for made, _ in several)
     where = machine.put(array)
@@ -270,7 +285,10 @@ def send(machine, draw, sock, name, data, held):
     sizes = [
         machine.read(where + each * size, size)[-len(tail) :].hex() for each in range(len(several))
     ]
-    return how, [said for _, said in several], count, flags, result, sizes
+    made = [int.from_bytes(bytes.fromhex(each)[:4], sys.byteorder) for each in sizes]
+    parts = zip(made, map(len, cuts), strict=True)
+    said = certain(sock, result, any(said[3] for _, said in several), parts)
+    return how, [said for _, said in several], count, flags, said, [] if said == PART else sizes
 
 
 def sends(machine, draw, sock, known):
@@ -401,7 +419,8 @@ def message(machine, draw):
             made.append(send(machine, draw, one, name, data, [one.fileno(), 2]))
             machine.forget()
             sent = made[-1][-2 if made[-1][0] == "sendmmsg" else -1]
-            made.append(arrived(kind, one, other, sent))
+            came = arrived(kind, one, other, sent)
+            made.append(PART if sent == PART else came)
         return kind, made
 
 

@@ -16,11 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 import proctor
 from proctor import families
+from proctor.call.verdict import Deny
+from proctor.performing import sending
+from proctor.performing.trouble import Again, Interrupted, Moved, Refused, Trouble
 from proctor.policy import loads
 from tests.support.constants import SLOWNESS
 from tests.support.processes import eventually, status
@@ -690,3 +694,91 @@ threading.Thread(target=there, daemon=True).start()
 while data := one.recv(65536):
     os.write(1, data)
 """
+
+
+# What was sent is sent ----------------------------------------------------------------------------
+
+SEVERAL = """
+import ctypes, os, socket, struct, sys, threading
+libc = ctypes.CDLL(None, use_errno=True)
+kept = []
+def at(data):
+    kept.append(ctypes.create_string_buffer(data, len(data)))
+    return ctypes.addressof(kept[-1])
+def header(pieces, control=b"", to=b""):
+    vector = b"".join(struct.pack("@PN", *piece) for piece in pieces)
+    made = struct.pack("@PIPNPNi", at(to) if to else 0, len(to), at(vector), len(pieces), at(control), len(control), 0)
+    return made.ljust(64, b"\\0")
+def several(sock, *headers):
+    array = ctypes.create_string_buffer(b"".join(headers), 64 * len(headers))
+    made = libc.sendmmsg(sock.fileno(), array, len(headers), 0)
+    lengths = [struct.unpack_from("=I", array, 64 * each + 56)[0] for each in range(len(headers))]
+    print(made if made >= 0 else -ctypes.get_errno(), lengths, flush=True)
+def piece(data):
+    return at(data), len(data)
+"""
+
+
+def test_no_message_is_sent_behind_a_part_of_one_and_none_again() -> None:
+    """What cannot be read, and descriptors that are none, and more than we take along."""
+    program = (
+        SEVERAL
+        + """
+one, other = socket.socketpair()
+several(one, header([piece(b"a" * 150000), (1, 5)]), header([piece(b"b")]))
+print(len(other.recv(1 << 20, socket.MSG_WAITALL | socket.MSG_DONTWAIT)))
+one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+bad = struct.pack("@Lii200i", 16 + 800, 1, 1, 0, *[999] * 199)
+several(one, header([piece(b"one")]), header([piece(b"two")]), header([piece(b"three")], bad))
+print(other.recv(9), other.recv(9))
+"""
+    )
+    native, performed = (
+        inside(python(program), each) for each in (families.connect(), families.send())
+    )
+    assert native == performed
+    assert performed.startswith(b"1 [1") and b"\n2 [3, 3, 0]\nb'one' b'two'\n" in performed
+
+
+@pytest.mark.parametrize("kind", ["datagrams", "a stream"])
+@pytest.mark.parametrize("what", [Again, Interrupted, Refused, Trouble, Moved])
+def test_whatever_comes_between_leaves_what_was_sent(kind: str, what: Any) -> None:
+    """Executors that are killed, signals, rules: nobody sends again what has gone out."""
+    program = {
+        "datagrams": """
+one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+several(one, header([piece(b"one")]), header([piece(b"two")]))
+other.setblocking(False)
+print(other.recv(9))
+try:
+    print(other.recv(9))
+except BlockingIOError:
+    print("no more")
+""",
+        "a stream": """
+one, other = socket.socketpair()
+done = []
+def read():
+    got = 0
+    while data := other.recv(1 << 20):
+        got += len(data)
+    done.append(got)
+reader = threading.Thread(target=read)
+reader.start()
+sent = one.sendmsg([b"x" * 900000])
+one.close()
+reader.join()
+print(0 < sent < 900000, done == [sent])
+""",
+    }[kind]
+    real, asked = sending._once, []
+
+    def once(*args: Any, **more: Any) -> Any:
+        asked.append(args)
+        if len(asked) == 2:
+            raise what(Deny(errno.EACCES)) if what is Refused else what()
+        return (yield from real(*args, **more))
+
+    with mock.patch.object(sending, "_once", once):
+        said = inside(python(SEVERAL + program), families.send())
+    assert said == {"datagrams": b"1 [3, 0]\nb'one'\nno more\n", "a stream": b"True True\n"}[kind]

@@ -24,7 +24,7 @@ from proctor.performing import sockets
 from proctor.performing.routes import Route
 from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Place, Request, Result, Steps
-from proctor.performing.trouble import Interrupted, Said, Trouble
+from proctor.performing.trouble import Again, Interrupted, Moved, Refused, Said, Trouble
 from proctor.records import NamedTuple
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
@@ -45,6 +45,8 @@ _VECTOR: Final = struct.Struct("@PN")  # struct iovec
 _SIZES: Final = (0, 256, 2048, 16384, 1 << 17)
 _MAPPED: Final = -1
 _READ, _PRIVATE = 1, 2  # PROT_READ, MAP_PRIVATE
+#: What ends a call and leaves what was sent before: nothing is sent twice, and who is told of an errno sends all again.
+_BETWEEN: Final = (Again, Interrupted, MemoryUnreadable, Moved, Refused, Said, Trouble)
 #: Descriptors along with one message: an executor takes sixteen with one request (MOST_SENT).
 _MOST_RIGHTS: Final = 13
 
@@ -72,12 +74,21 @@ def perform(task: Task, route: Route, fd: int, number: int) -> Work:
     try:
         for each in messages.messages(call):
             sent.append((yield from _send(task, route, one, each, flags)))
-    except (Said, MemoryUnreadable):
+            if sent[-1] < each.size:  # ___sys_sendmmsg goes no further
+                break
+    except _BETWEEN as failed:
         if not sent:
             raise
+        _tell(task, failed)
     if several:
         return answer(len(sent), writes=messages.lengths(call, sent))
     return answer(sent[0])
+
+
+def _tell(task: Task, failed: BaseException) -> None:
+    """A part has been sent, which is the answer; what failed then is told as ever, if that is somebody's."""
+    if isinstance(failed, Trouble):
+        task.host.translate(task.call, failed)
 
 
 def _send(
@@ -148,37 +159,32 @@ def _all(
 ) -> Generator[Wait, Reply, int]:
     """On a stream: all of it, if the caller waits."""
     limit = sockets.patience(one.fd)
-    total, wanted, left = 0, message.size, message
-    while True:
-        try:
-            how = flags | _DONTWAIT
-            sent = yield from _once(task, task.session, one.fd, left, how, file, stream=True)
-            total += sent
-            if total >= wanted or flags & _DONTWAIT:
+    total, left, waits = 0, message, False
+    try:
+        while True:
+            if waits and not (yield from sockets.wait(task.session, one.fd, limit)):
+                raise Said(errno.EAGAIN)
+            try:
+                how = flags | _DONTWAIT
+                sent = yield from _once(task, task.session, one.fd, left, how, file, stream=True)
+            except Said as said:
+                waits = said.errno == errno.EAGAIN and not flags & _DONTWAIT
+                if not waits or sockets.never_waits(one.fd):
+                    raise
+                continue
+            total, waits = total + sent, False
+            if total >= message.size or flags & _DONTWAIT:
                 return total
             left = Message(None, left.data[sent:], left.size - sent, torn=left.torn)
-            if not left.data and not left.torn:
+            if not (left.data or left.torn) or sockets.never_waits(one.fd):
                 return total
-            if sockets.never_waits(one.fd):
-                return total
-        except Said as said:
-            waits = said.errno == errno.EAGAIN and not flags & _DONTWAIT
-            if not waits or sockets.never_waits(one.fd):
-                if total:
-                    return total
-                raise
-            try:
-                ready = yield from sockets.wait(task.session, one.fd, limit)
-            except Interrupted:
-                if total:
-                    return total
-                if limit >= 0:
-                    raise Said(errno.EINTR) from None
-                raise
-            if not ready:
-                if total:
-                    return total
-                raise
+    except _BETWEEN as failed:
+        if not total:
+            if isinstance(failed, Interrupted) and limit >= 0:
+                raise Said(errno.EINTR) from None  # sock_intr_errno of include/net/sock.h
+            raise
+        _tell(task, failed)
+        return total
 
 
 # Requests ----------------------------------------------------------------------------------------
