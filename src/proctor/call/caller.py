@@ -171,6 +171,11 @@ class Caller(Credentials):
         self._look()
         return self._held(f"copy of fd/{number}", lambda: self.take_fd(number))
 
+    def shown(self, number: int, *, copy: bool = False) -> int | None:
+        """What :meth:`dir_fd`, or :meth:`fd`, has handed out already; None if nothing."""
+        name = "cwd" if number == AT_FDCWD else f"fd/{number}"
+        return self._fds.get(f"copy of {name}" if copy else name)
+
     def take_fd(self, number: int) -> int:
         """A new duplicate of the caller's descriptor, that the asker owns and closes: the same open
         file description, CLOEXEC (pidfd_getfd(2), Linux 5.6).  Errors as for :meth:`fd`."""

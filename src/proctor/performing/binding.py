@@ -97,9 +97,9 @@ def _to_file(task: Task, one: Socket, address: bytes, path: bytes) -> Generator[
         yield from task.pin(task.start(pins.AT_FDCWD, path), head, pins.O_DIRECTORY, 0)
         return errno.EADDRINUSE
     if not task.asked:
-        relative = not path.startswith(b"/")
-        where = (task.caller.cwd(),) if relative else ()
-        binding = _by_path(relative)
+        start = task.start(pins.AT_FDCWD, path)
+        where = () if start is None else (start,)
+        binding = _by_path(start is not None)
         reply = yield from task.session.ask(
             binding.request, address, len(address), task.umask, head, fds=(one.fd, *where)
         )

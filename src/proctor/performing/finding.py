@@ -51,7 +51,9 @@ class Finding:
     :param standing: the caller, as far as every call asks after it.
     """
 
-    __slots__ = ("_fds", "call", "session", "standing", "stepped", "strict")
+    __slots__ = (
+        "_fds", "_taken", "call", "flushes", "session", "standing", "stepped", "strict",
+    )  # fmt: skip
 
     def __init__(self, call: Call, session: Session, standing: Standing) -> None:
         self.call = call
@@ -61,7 +63,10 @@ class Finding:
         self.stepped = False
         #: Whether such a walk is made of all that fails where procfs shows a process more of its own than others.
         self.strict = False
+        #: Whether closing what is held may wait for a server: then that is not for us.
+        self.flushes = False
         self._fds: list[int] = []
+        self._taken: dict[int, int | None] = {}
 
     @property
     def caller(self) -> Caller:
@@ -86,15 +91,37 @@ class Finding:
         """Where a path starts: an O_PATH descriptor of the caller's, -1 if it has none there; None for an absolute path, which starts at the executor's root."""
         if path.startswith(b"/") and not resolve & pins.SCOPED:
             return None
-        if self.call.looked_at is not None:
-            try:
-                return self.caller.dir_fd(dirfd)  # which keeps it
-            except OSError as error:
-                if error.errno == errno.EBADF:
-                    return -1
-                raise
+        looked = self.call.looked_at
+        seen = None if looked is None else looked.shown(dirfd)
+        if seen is not None:
+            return seen
         pin = self.standing.place(dirfd)
         return -1 if pin is None else self.hold(pin)
+
+    def take_fd(self, number: int) -> int:
+        """A duplicate of the caller's descriptor as it is now, the asker's to close.
+
+        :raises OSError: EBADF if nothing is open there."""
+        try:
+            fd = self.standing.take_fd(number)
+        except PermissionError:
+            fd = None  # which the other one has words for
+        return self.caller.take_fd(number) if fd is None else fd
+
+    def taken(self, number: int) -> int | None:
+        """A duplicate of the caller's descriptor, the same one whenever it is asked for, and the one that was looked at if
+        somebody did; held to the end and no longer: who is answered is to find nobody else there.  None if nothing is
+        open there."""
+        if number not in self._taken:
+            looked = self.call.looked_at
+            seen = None if looked is None else looked.shown(number, copy=True)
+            try:
+                self._taken[number] = self.hold(self.take_fd(number)) if seen is None else seen
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
+                self._taken[number] = None
+        return self._taken[number]
 
     def led(
         self, start: int | None, link: Entry, head: bytes, resolve: int
@@ -118,13 +145,14 @@ class Finding:
         """One of the caller's own descriptors, and what it leads to.
 
         :raises Said: it has none there (EBADF)."""
-        try:
-            fd = self.caller.fd(number)
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
-            raise Said(errno.EBADF) from None
-        return (yield from self.held(fd))
+        fd = self.taken(number)
+        if fd is None:
+            raise Said(errno.EBADF)
+        flushed = self.flushes
+        self.flushes = True  # unless it is seen to be where nobody waits for that
+        pin = yield from self.held(fd)
+        self.flushes = flushed or pin.named.slow
+        return pin
 
     def itself(self, number: int) -> Generator[Wait, Reply, Pin]:
         """What an empty path means (AT_EMPTY_PATH): a descriptor of the caller's, or its working directory, which it

@@ -339,11 +339,8 @@ def _own_terminal(task: Task, wanted: Wanted) -> Opens:
     once, and that pin is looked at, asked about and opened."""
     number = task.caller.tty
     for place in range(3) if number else ():
-        try:
-            pin = task.caller.dir_fd(place)
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
+        pin = task.start(place, b"")
+        if pin is None or pin < 0:
             continue
         known = pinning.name_of()
         reply = yield from task.session.ask(known.request, fds=(pin,), table=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -56,7 +55,6 @@ class Task(Finding):
         "_wish",
         "asked",
         "devices",
-        "flushes",
         "host",
         "key",
         "o_path",
@@ -84,8 +82,6 @@ class Task(Finding):
         #: Whether somebody wants to see what is pinned.
         self.asked = wish.allow is not None or bool(call.looks)
         self._wish = wish
-        #: Whether closing what is held may wait for a server: then that is not for us.
-        self.flushes = False
         self._dying: list[Session] = []
 
     @property
@@ -127,22 +123,6 @@ class Task(Finding):
     def has_room(self) -> bool:
         """Whether the caller can have one more descriptor."""
         return self.standing.has_room(self._counted_room)
-
-    def take_fd(self, number: int) -> int:
-        """A duplicate of the caller's descriptor, the asker's to close.
-
-        :raises OSError: EBADF if nothing is open there."""
-        fd = self.standing.take_fd(number)
-        return self.caller.take_fd(number) if fd is None else fd
-
-    def taken(self, number: int) -> int | None:
-        """A duplicate of the caller's descriptor, held to the end; None if nothing is open there."""
-        try:
-            return self.hold(self.take_fd(number))
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
-            return None
 
     def _counted_room(self) -> bool:
         return self.call.caller.has_room()
