@@ -49,6 +49,7 @@ def lacking(engine: str) -> str:
     programs = {
         "podman": ["podman", "runc"],
         "containerd": ["containerd", "ctr", "runc"],
+        "lxc": ["lxc-start", "lxc-attach", "newuidmap", "unshare"],
         "docker": ["dockerd", "docker", "containerd", "runc"],
     }
     return missing("busybox", "gcc", *programs.get(engine.partition("-")[0], ["runc", engine]))
@@ -110,7 +111,8 @@ def _image(place: Path) -> str:
     return str(archive)
 
 
-def _do(command: list[str], seconds: float = 600) -> subprocess.CompletedProcess[str]:
+def do(command: list[str], seconds: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run it to its end; what it says, standard error too."""
     return subprocess.run(  # crun gives what it finds as standard input to the container, /dev/null too
         command, input="", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, timeout=seconds, check=False,
@@ -139,7 +141,7 @@ class Bundles(Engine):
         assert done.returncode == 0, done.stdout
 
     def execute(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-        return _do(self._runtime.command("exec", name, *words))
+        return do(self._runtime.command("exec", name, *words))
 
     def close(self) -> None:
         self._runtime.clean()
@@ -171,7 +173,7 @@ class Podman(Engine):
                 f"XDG_RUNTIME_DIR={home}/run",
             ]
             self._command = ["setpriv", *ids, "env", "-i", *environment, *self._command]
-        done = _do([*self._command, "import", "-q", _image(place), "busybox:latest"])
+        done = do([*self._command, "import", "-q", _image(place), "busybox:latest"])
         assert done.returncode == 0, done.stdout
 
     def configured(self, conf: Path) -> None:
@@ -192,20 +194,20 @@ class Podman(Engine):
         ]  # fmt: skip
 
     def run(self, name: str, profile: Path | None, *words: str) -> subprocess.CompletedProcess[str]:
-        return _do([*self._command, "run", *self._options(name, profile), *words])
+        return do([*self._command, "run", *self._options(name, profile), *words])
 
     def start(self, name: str, profile: Path | None, *words: str) -> None:
-        done = _do([*self._command, "run", "--detach", *self._options(name, profile), *words])
+        done = do([*self._command, "run", "--detach", *self._options(name, profile), *words])
         assert done.returncode == 0, done.stdout
 
     def execute(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-        return _do([*self._command, "exec", name, *words])
+        return do([*self._command, "exec", name, *words])
 
     def close(self) -> None:
         for name in self._named:
-            _do([*self._command, "rm", "--force", "--time", "0", name])
+            do([*self._command, "rm", "--force", "--time", "0", name])
         if self._rootless:  # ends the process that keeps its user namespace
-            _do([*self._command, "system", "migrate"])
+            do([*self._command, "system", "migrate"])
         remove_cgroups()
 
 
@@ -227,7 +229,7 @@ class Containerd(Engine):
             ["containerd", "--config", str(config)], stdout=self._log, stderr=self._log
         )
         until = time.monotonic() + 60
-        while _do([*self._ctr, "version"]).returncode:
+        while do([*self._ctr, "version"]).returncode:
             assert self._daemon.poll() is None, (place / "containerd.log").read_text()[-2000:]
             assert time.monotonic() < until
             time.sleep(0.1)
@@ -246,26 +248,24 @@ class Containerd(Engine):
         return str(bundle / "config.json")
 
     def run(self, name: str, profile: Path, *words: str) -> subprocess.CompletedProcess[str]:
-        return _do(
-            [*self._ctr, "run", "--rm", "--config", self._config(name, profile, words), name]
-        )
+        return do([*self._ctr, "run", "--rm", "--config", self._config(name, profile, words), name])
 
     def start(self, name: str, profile: Path, *words: str) -> None:
         self._named.append(name)
         config = self._config(name, profile, words)
-        done = _do([*self._ctr, "run", "--detach", "--config", config, name])
+        done = do([*self._ctr, "run", "--detach", "--config", config, name])
         assert done.returncode == 0, done.stdout
 
     def execute(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-        return _do(
+        return do(
             [*self._ctr, "task", "exec", "--exec-id", f"exec-{time.monotonic_ns()}", name, *words]
         )
 
     def close(self) -> None:
         for name in self._named:
-            _do([*self._ctr, "task", "kill", "--signal", "KILL", name])
-            _do([*self._ctr, "task", "rm", "--force", name])
-            _do([*self._ctr, "container", "rm", name])
+            do([*self._ctr, "task", "kill", "--signal", "KILL", name])
+            do([*self._ctr, "task", "rm", "--force", name])
+            do([*self._ctr, "container", "rm", name])
         self._daemon.terminate()
         self._daemon.wait(60)
         self._log.close()
@@ -305,11 +305,11 @@ class Docker(Engine):
             ["unshare", "--mount", "--net", *daemon], stdout=self._log, stderr=self._log
         )
         until = time.monotonic() + 60
-        while _do([*self._command, "version"]).returncode:
+        while do([*self._command, "version"]).returncode:
             assert self._daemon.poll() is None, (place / "dockerd.log").read_text()[-2000:]
             assert time.monotonic() < until
             time.sleep(0.1)
-        done = _do([*self._command, "import", _image(place), "busybox:latest"])
+        done = do([*self._command, "import", _image(place), "busybox:latest"])
         assert done.returncode == 0, done.stdout
 
     def _options(self, name: str, profile: Path) -> list[str]:
@@ -321,30 +321,19 @@ class Docker(Engine):
         ]  # fmt: skip
 
     def run(self, name: str, profile: Path, *words: str) -> subprocess.CompletedProcess[str]:
-        return _do([*self._command, "run", *self._options(name, profile), *words])
+        return do([*self._command, "run", *self._options(name, profile), *words])
 
     def start(self, name: str, profile: Path, *words: str) -> None:
-        done = _do([*self._command, "run", "--detach", *self._options(name, profile), *words])
+        done = do([*self._command, "run", "--detach", *self._options(name, profile), *words])
         assert done.returncode == 0, done.stdout
 
     def execute(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-        return _do([*self._command, "exec", name, *words])
+        return do([*self._command, "exec", name, *words])
 
     def close(self) -> None:
         for name in self._named:
-            _do([*self._command, "rm", "--force", name])
+            do([*self._command, "rm", "--force", name])
         self._daemon.terminate()
         self._daemon.wait(60)
         self._log.close()
         remove_cgroups()
-
-
-def engine(kind: str, place: Path, socket: str) -> Engine:
-    """One of the kinds that the tests are parametrized with."""
-    if kind == "containerd":
-        return Containerd(place, socket)
-    if kind == "docker":
-        return Docker(place, socket)
-    if kind.startswith("podman"):
-        return Podman(place, socket, rootless=kind.endswith("rootless"))
-    return Bundles(place, socket, kind)
