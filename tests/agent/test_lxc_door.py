@@ -22,6 +22,7 @@ import pytest
 import proctor
 from proctor.agent.doors import lxc
 from proctor.agent.doors.lxc import LxcDoor
+from proctor.agent.keeping import Item
 from proctor.agent.owners import Claimed
 from proctor.agent.sockets import Peer, peer_of
 from proctor.errors import ProctorError
@@ -65,6 +66,145 @@ def test_what_is_kept_beside_a_connection_is_counted() -> None:
         loop.close()
         for each in theirs:
             each.close()
+
+
+class Containers:
+    """Decides at once: "Read-only file system"."""
+
+    def __init__(self) -> None:
+        self.decided: list[int] = []
+        self.disconnected = 0
+
+    def connect(self, *facts: object) -> Any:
+        return self
+
+    def disconnect(self, held: object) -> None:
+        self.disconnected += 1
+
+    def decide(self, held: object, call: Any, port: Any, begun: Any) -> None:
+        self.decided.append(call.id)
+        port.send(call.id, 0, -30, 0)
+        begun.clear(call)
+
+    def keep_connection(self, sock: object, held: object, *more: int, name: str = "") -> str:
+        return name or "connection 1"
+
+    def forget(self, name: str) -> None:
+        pass
+
+
+class Pair:
+    """LXC's monitor that has asked, and what a keeper has of the connection."""
+
+    def __init__(self, place: Path, *command: str) -> None:
+        path = str(place / "pair.sock")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+            listening.bind(path)
+            listening.listen()
+            self.lxc = Monitor(path, filtered(*command))
+            self.kept, _ = listening.accept()
+        self.begun = os.memfd_create("begun")
+        self.lxc.ask()
+
+    def take_over(self, containers: Any, until: Callable[[], object]) -> None:
+        """What the next monitor does with it, until then."""
+        loop = asyncio.new_event_loop()
+        door = LxcDoor(loop, "/run/lxc.sock", containers, lambda why: None)
+        sock = self.kept.dup()
+        sock.setblocking(False)
+        known: Any = SimpleNamespace(facts=None)
+        item = Item("connection 1", (-1, -1, os.dup(self.begun)))
+
+        async def goes_on() -> None:
+            for _ in range(1000):
+                if until():
+                    return
+                await asyncio.sleep(0.01)
+            raise TimeoutError
+
+        try:
+            door.restored(sock, peer_of(sock), item, known)
+            loop.run_until_complete(goes_on())
+        finally:
+            door.close()
+            loop.close()
+
+    def dies(self, where: Any, what: str) -> None:
+        """A monitor takes over, and is killed before it does that."""
+        child = os.fork()
+        if child == 0:
+            try:
+                setattr(where, what, lambda *rest: os.kill(os.getpid(), signal.SIGKILL))
+                self.take_over(Containers(), lambda: False)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+    def close(self) -> None:
+        os.close(self.begun)
+        self.kept.close()
+        self.lxc.close()
+
+
+@pytest.fixture
+def pair(place: Path) -> Iterator[Pair]:
+    made = Pair(place, "sh", "-c", "for n in 1 2 3 4 5; do mkdir /tmp/forbidden-$n; done")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "sent"),
+    [
+        (os, "lseek", False),
+        (os, "pwrite", False),
+        (os, "sendfile", False),
+        (lxc._Connection, "_take_out", True),
+    ],
+)
+def test_each_question_gets_one_answer(pair: Pair, where: Any, what: str, sent: bool) -> None:
+    """Also by monitors that are killed while they answer, anywhere: one more would be taken for the answer to the next
+    question."""
+    containers = Containers()
+    for _ in range(2):  # what is there of the answer before does not matter
+        pair.dies(where, what)
+        if sent:
+            assert pair.lxc.answer() == (0, -30, 0)
+            pair.lxc.ask()
+        pair.take_over(containers, lambda: containers.decided)
+        assert containers.decided.pop() == pair.lxc.id and not containers.decided
+        assert pair.lxc.answer() == (0, -30, 0)
+        pair.lxc.sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            pair.lxc.sock.recv(1)
+        pair.lxc.sock.settimeout(20)
+        pair.lxc.ask()
+
+
+def test_an_answer_to_which_lxc_may_not_wait_is_not_sent(pair: Pair) -> None:
+    """LXC waited for too long, has answered itself, and asks the next question; the monitor that takes over does not
+    know since when it was asked."""
+    pair.lxc.listener.send(pair.lxc.id, 0, -38, 0)
+    pair.lxc.ask()
+    containers = Containers()
+    pair.take_over(containers, lambda: containers.disconnected)
+    assert gone(pair.lxc.sock)
+
+
+def test_lxc_is_told_of_who_is_gone(pair: Pair) -> None:
+    """What would open a descriptor there finds nobody, and answers nothing; LXC asks nothing else until it is answered."""
+
+    class Opens(Containers):
+        def decide(self, held: object, call: Any, port: Any, begun: Any) -> None:
+            self.decided.append(call.id)
+            pair.lxc.target.kill()
+            pair.lxc.target.wait(30)
+            assert port.addfd(call.id, pair.kept.fileno(), send=True) is None
+            begun.clear(call)
+
+    containers = Opens()
+    pair.take_over(containers, lambda: containers.disconnected)
+    assert gone(pair.lxc.sock)
 
 
 class Monitor:

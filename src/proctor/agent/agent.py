@@ -334,10 +334,14 @@ class Agent:
         """Decide a call of it."""
         self.supervisor.submit(call, port, held.container, begun)
 
-    def keep_connection(self, sock: socket.socket, held: Held | None, *more: int) -> str:
-        """Have a connection kept for the next monitor, with further descriptors; the name under which it is."""
-        self._kept += 1
-        name = f"connection {self._kept}"
+    def keep_connection(
+        self, sock: socket.socket, held: Held | None, *more: int, name: str = ""
+    ) -> str:
+        """Have a connection kept for the next monitor, with further descriptors; the name under which it is: that of
+        what it takes the place of, or a new one."""
+        if not name:
+            self._kept += 1
+            name = f"connection {self._kept}"
         path = sock.getsockname()
         known = (
             Connection(path, None, (), time.time())

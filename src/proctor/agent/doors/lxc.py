@@ -9,18 +9,21 @@ without its cookie.
   So every call has a deadline below that, and who would answer later hangs up instead.
 * A question is looked at and left in the socket until its answer is there: should this monitor die, the
   next one, which is given the socket, finds it.  Which was being performed then is written down (:class:`Begun`), and
-  not performed again.
+  not performed again; nor is one answered again that was answered and not yet taken out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proctor.agent.doors.door import Connection, Door, listener_among
@@ -48,6 +51,8 @@ _RESP_AT: Final = _NOTIF_AT + abi.SECCOMP_NOTIF.size
 #: Bytes of an answer, and of a question without its cookie.
 _ID: Final = struct.Struct("=Q")
 SIZE: Final = _RESP_AT + abi.SECCOMP_NOTIF_RESP.size
+#: Where an answer is in :class:`Begun`.
+_ANSWER_AT: Final = _ID.size
 #: Most bytes of a cookie.
 _COOKIE: Final = 4096
 #: Seconds within which a call is decided, and after which nothing is answered any more.
@@ -101,8 +106,11 @@ class Containers(Protocol):
         """Decide a call of it."""
         ...
 
-    def keep_connection(self, sock: socket.socket, held: Held | None, *more: int) -> str:
-        """Have a connection kept for the next monitor, with further descriptors; the name under which it is."""
+    def keep_connection(
+        self, sock: socket.socket, held: Held | None, *more: int, name: str = ""
+    ) -> str:
+        """Have a connection kept for the next monitor, with further descriptors; the name under which it is: that of
+        what it takes the place of, or a new one."""
         ...
 
     def forget(self, name: str) -> None:
@@ -115,6 +123,7 @@ class Asked:
     :class:`~proctor.supervisor.ports.ListenerPort`, whose listener is open as long as somebody has it.
 
     :ivar claimed: the thread that is said to be calling, where it is a user's word that it is.
+    :ivar id: of its notification.
     """
 
     def __init__(self, connection: _Connection, listener: Listener, question: Question) -> None:
@@ -122,7 +131,9 @@ class Asked:
         self._connection = connection
         self._listener = listener
         self._question = question
+        self.id = question.notification.id
         self._asked = time.monotonic()
+        self._answered = False
 
     def __del__(self) -> None:
         self._listener.close()
@@ -157,11 +168,16 @@ class Asked:
         return number
 
     def send(self, id: int, value: int, error: int, flags: int) -> bool:
-        """Through LXC."""
+        """Through LXC, once: another answer would be that to its next question."""
+        if self._answered:
+            return False
+        self._answered = True
         there = self._listener.id_valid(id)
         answer = bytearray(self._question.data)
         abi.SECCOMP_NOTIF_RESP.pack_into(answer, _RESP_AT, id, value, error, flags)
         late = time.monotonic() - self._asked > _TOO_LATE
+        # nobody knows how long LXC had waited for the monitor before us, and whether it still does
+        late = late or (self._connection.found and not there)
         return self._connection.answer(None if late else answer) and there
 
     def close(self) -> None:
@@ -169,12 +185,16 @@ class Asked:
 
 
 class Begun:
-    """Which question of a connection is being performed, for the next monitor: an id, in a memfd.
+    """What the next monitor is to know of a connection, in a memfd: the id of the question that is being performed, and
+    behind it the last answer.  That is sent from there by sendfile(2), which moves the file's place beyond it: the place
+    is the keeper's, too, and a monitor that is killed has done both or neither.
 
     :param fd: ours from now on; -1: a new one."""
 
     def __init__(self, fd: int = -1) -> None:
         self.fd = os.memfd_create("proctor-begun", os.MFD_CLOEXEC) if fd < 0 else fd
+        #: The last question.
+        self.asked: Callable[[], Asked | None] = lambda: None
 
     def performs(self, notification: NotificationLike) -> None:
         """As :class:`proctor.supervisor.jobs.Begun`, also below."""
@@ -189,7 +209,25 @@ class Begun:
         os.truncate(self.fd, 0)
 
     def clear(self, notification: NotificationLike) -> None:
-        """It was answered, and is not asked again."""
+        """It was answered, and is not asked again.  LXC waits for an answer to who is gone, too, and asks no more until
+        then."""
+        asked = self.asked()
+        if asked is not None and asked.id == notification.id:
+            asked.send(asked.id, 0, -errno.ENOSYS, 0)
+
+    def answer(self, sock: socket.socket, data: bytearray) -> None:
+        """Send an answer.
+
+        :raises OSError: sendfile(2)'s."""
+        os.lseek(self.fd, _ANSWER_AT, os.SEEK_SET)  # first: what is written then is not sent
+        os.pwrite(self.fd, data, _ANSWER_AT)
+        os.sendfile(sock.fileno(), self.fd, None, len(data))
+
+    def answered(self, notification: NotificationLike) -> bool:
+        """Whether its answer was sent."""
+        if os.lseek(self.fd, 0, os.SEEK_CUR) != _ANSWER_AT + SIZE:
+            return False
+        return os.pread(self.fd, _ID.size, _ANSWER_AT + _RESP_AT) == _ID.pack(notification.id)
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -198,12 +236,16 @@ class Begun:
 class _Connection(Connection):
     """Of one monitor of LXC's: one of its containers.
 
-    :param begun: what an earlier monitor wrote down."""
+    :param begun: what an earlier monitor wrote down.
+    :ivar found: the next question may be one that an earlier monitor had."""
 
-    def __init__(self, door: LxcDoor, sock: socket.socket, peer: Peer, begun: Begun) -> None:
+    def __init__(
+        self, door: LxcDoor, sock: socket.socket, peer: Peer, begun: Begun, *, found: bool = False
+    ) -> None:
         super().__init__(door, sock, peer)
         self._door = door
         self.begun = begun
+        self.found = found
         self.held: Held | None = None
         self.name = ""
         #: Nothing is sent to a socket that was closed, and its number is somebody else's.
@@ -219,6 +261,9 @@ class _Connection(Connection):
                 self._door.leave(self)
                 return
             question = parse(message.data)
+            if self.found and self.begun.answered(question.notification):
+                self._take_out()
+                return
             if len(fds) != 3:
                 raise ProctorError("it brings no listener: LXC 5.0 or newer is needed")
             listener_among(fds, 2)
@@ -230,22 +275,28 @@ class _Connection(Connection):
             self.drop(fds)
 
     def answer(self, data: bytearray | None) -> bool:
-        """Take the question out and answer it; from any thread.  Whether that could be done.
+        """Answer the question and take it out; from any thread.  Whether that could be done.
 
         :param data: None hangs up: it is too late."""
         with self._lock:
             if self.sock.fileno() < 0:
                 return False
             try:
-                self.drop(scm.receive(self.sock, SIZE + _COOKIE).fds)
                 if data is None:
                     self.sock.shutdown(socket.SHUT_RDWR)
                 else:
-                    scm.send(self.sock, data)
+                    self.begun.answer(self.sock, data)
             except OSError:
                 data = None
+            self._take_out()
         self._door.answered(self)
         return data is not None
+
+    def _take_out(self) -> None:
+        """The question was answered."""
+        self.found = False
+        with suppress(OSError):
+            self.drop(scm.receive(self.sock, SIZE + _COOKIE).fds)
 
     def close(self) -> None:
         with self._lock:
@@ -286,7 +337,7 @@ class LxcDoor(Door[_Connection]):
 
     def restored(self, sock: socket.socket, peer: Peer, item: Item, known: Kept) -> None:
         """Take a connection of an earlier monitor's."""
-        connection = _Connection(self, sock, peer, Begun(item.fds[2]))
+        connection = _Connection(self, sock, peer, Begun(item.fds[2]), found=True)
         connection.name = item.name
         if known.facts is not None:
             connection.held = self._containers.connect(
@@ -323,12 +374,12 @@ class LxcDoor(Door[_Connection]):
                 connection.held = self._containers.connect(
                     facts, lambda: owner_userns(init, peer.uid), time.time()
                 )
-            self._containers.forget(connection.name)
             connection.name = self._containers.keep_connection(
-                connection.sock, connection.held, connection.begun.fd
+                connection.sock, connection.held, connection.begun.fd, name=connection.name
             )
         self._loop.remove_reader(connection.sock)  # it is left there until its answer is
         call = Call(question.notification, asked)
+        connection.begun.asked = weakref.ref(asked)
         call.begun = connection.begun.begun(question.notification)
         self._containers.decide(connection.held, call, asked, connection.begun)
 
