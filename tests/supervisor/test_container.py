@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -695,3 +697,32 @@ def test_what_was_submitted_is_answered_at_the_end(
     assert port.sent == {1: (0, -errno.ENOSYS, 0), 2: (0, -errno.ENOSYS, 0)}
     with pytest.raises(RuntimeError, match="closed"):
         supervisor.submit(Notification(3, 7, 110, X86_64), port, container)
+
+
+def test_what_was_submitted_is_not_kept_once_it_is_answered(host: proctor.Supervisor) -> None:
+    """Its port may hold descriptors of a container that is over: neither a deadline in an hour, nor what was awaited
+    until then, nor the list of those that waited has it."""
+    pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(50)]
+
+    def waits(call: proctor.Call) -> proctor.Later:
+        return proctor.Later(pipes[call.id][0], lambda: proctor.answer(1), lambda: None, 3600.0)
+
+    container = Container(handlers=[proctor.Handler(("getppid",), waits, deadline=3600.0)])
+    ports: list[Any] = []
+    for id in range(50):
+        ports.append(Port())
+        host.submit(Notification(id, 7 + id % 10, 110, X86_64), ports[id], container)
+    for id, (reading, writing) in enumerate(pipes):
+        os.write(writing, b"x")
+        assert ports[id].answered.acquire(timeout=30)
+        os.close(writing)
+        pipes[id] = (reading, -1)
+    kept = [weakref.ref(port) for port in ports]
+    ports.clear()
+    until = time.monotonic() + 30
+    while sum(each() is not None for each in kept) > 2:  # a thread may have the last one still
+        assert time.monotonic() < until, sum(each() is not None for each in kept)
+        gc.collect()
+        time.sleep(0.01)
+    for reading, _ in pipes:
+        os.close(reading)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from proctor.supervisor.jobs import Job
 from proctor.supervisor.share import KINDS, Hold, Kind, Share
@@ -48,8 +48,9 @@ class Backlog:
         #: Containers of which something waits for its turn, the one to be looked at first.
         self._ready: dict[Share, None] = {}
         self._queued = 0
-        #: All that wait, the one to be looked at next first, and some that waited.
-        self._ring: deque[Job] = deque()
+        #: All that wait, the one to be looked at next first, and some that waited.  Those that are answered are not kept:
+        #: a call that is not is known, see :mod:`proctor.supervisor.inflight`.
+        self._ring: deque[ref[Job]] = deque()
         self._joined = 0
 
     def __len__(self) -> int:
@@ -139,7 +140,7 @@ class Backlog:
         if job.remembered:
             return
         job.remembered = True
-        self._ring.append(job)
+        self._ring.append(ref(job))
         self._joined += 1
         if self._joined % EVERY == 0 and len(self._ring) > MANY:
             self._wake()
@@ -196,11 +197,12 @@ class Backlog:
             count = min(len(self._ring), 2 * self._joined + EVERY)
             self._joined = 0
             some = [self._ring.popleft() for _ in range(count)]
-            return [job for job in some if self._waits(job)]
+            jobs = [each() for each in some]
+            return [job for job in jobs if job is not None and self._waits(job)]
 
     def back(self, jobs: Iterable[Job]) -> None:
         """These live, or did a moment ago."""
-        self._ring.extend(job for job in jobs if self._waits(job))
+        self._ring.extend(ref(job) for job in jobs if self._waits(job))
 
     @staticmethod
     def _waits(job: Job) -> bool:

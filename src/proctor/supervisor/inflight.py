@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from proctor.call.verdict import Deny, deny
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from threading import Condition
 
     from proctor.supervisor.jobs import Job, Key, Served
@@ -30,6 +30,29 @@ if TYPE_CHECKING:
 _TOO_MANY: Final = deny(errno.ENOMEM)
 #: Deadlines of answered calls that may be left lying about.
 _SPARE: Final = 64
+
+
+class Due:
+    """When, and what then: a call's deadline, or what is awaited for it no longer."""
+
+    __slots__ = ("_count", "job", "later", "when")
+
+    def __init__(self, when: float, count: int, job: Job, later: Later | None) -> None:
+        self.when = when
+        self._count = count
+        #: None: it is answered.
+        self.job: Job | None = job
+        self.later = later
+
+    def __lt__(self, other: Due) -> bool:
+        return (self.when, self._count) < (other.when, other._count)
+
+    def stale(self) -> bool:
+        """Whether it is of no interest any more."""
+        job, later = self.job, self.later
+        if job is None or job.claimed:
+            return True
+        return later is not None and (job.later is None or job.later[0] is not later)
 
 
 class InFlight:
@@ -59,8 +82,7 @@ class InFlight:
         self.over = False
         #: What stalled threads are at, by listener and notification.
         self.taken: dict[Key, Job] = {}
-        #: When, and what then: a deadline, or what is awaited no longer.
-        self._dues: list[tuple[float, int, Job, Later | None]] = []
+        self._dues: list[Due] = []
         self._count = 0
 
     def __len__(self) -> int:
@@ -88,11 +110,15 @@ class InFlight:
         self._count += 1
         if len(self._dues) > 2 * len(self._jobs) + _SPARE:
             # answered long before their deadline: nothing is kept for them until then
-            self._dues[:] = [each for each in self._dues if not _stale(each)]
+            self._dues[:] = [each for each in self._dues if not each.stale()]
             heapq.heapify(self._dues)
-        if not self._dues or when < self._dues[0][0]:
+        if not self._dues or when < self._dues[0].when:
             self._wake()  # whoever waits is to wait no longer than that
-        heapq.heappush(self._dues, (when, self._count, job, later))
+        due = Due(when, self._count, job, later)
+        if later is not None:  # what was awaited before is there
+            _over(job, [each for each in job.dues if each.later is not None])
+        job.dues = (*job.dues, due)
+        heapq.heappush(self._dues, due)
 
     def merge(self, job: Job) -> bool:
         """If another job stands in for this one, take its place.  Whether it is known."""
@@ -109,10 +135,11 @@ class InFlight:
         other.claimed = True  # nobody finds it again by its deadline
         job.known = True
         job.served.stand_in(other, job)
-        for when, _, each, _ in self._dues:
-            if each is other:
-                self.due_at(job, when)
+        for due in self._dues:
+            if due.job is other:
+                self.due_at(job, due.when)
                 break
+        _over(other, other.dues)
         return True
 
     def claim(self, job: Job) -> bool:
@@ -146,6 +173,7 @@ class InFlight:
         if not job.known:
             return
         self._jobs.pop(job.key, None)
+        _over(job, job.dues)
         job.served.running -= 1
         job.served.share.calls -= 1
 
@@ -159,17 +187,17 @@ class InFlight:
     def next_due(self) -> float | None:
         """World time of the nearest deadline; None if there is none."""
         try:
-            return self._dues[0][0]
+            return self._dues[0].when
         except IndexError:
             return None
 
     def due(self, now: float) -> tuple[Job, Later | None] | None:
         """One for which something is due now; None if there is none.  Takes the lock."""
         with self._lock:
-            while self._dues and (self._dues[0][0] <= now or _stale(self._dues[0])):
+            while self._dues and (self._dues[0].when <= now or self._dues[0].stale()):
                 first = heapq.heappop(self._dues)
-                if not _stale(first):
-                    return first[2:]
+                if first.job is not None and not first.stale():
+                    return first.job, first.later
             return None
 
     def pending(self, served: Served | None) -> list[Job]:
@@ -178,6 +206,8 @@ class InFlight:
             return [job for job in self._jobs.values() if served is None or job.served is served]
 
 
-def _stale(due: tuple[float, int, Job, Later | None]) -> bool:
-    _, _, job, later = due
-    return job.claimed or (later is not None and (job.later is None or job.later[0] is not later))
+def _over(job: Job, dues: Iterable[Due]) -> None:
+    """These are no more, and keep nothing of it as long as they lie about."""
+    for due in dues:
+        due.job = due.later = None
+    job.dues = tuple(due for due in job.dues if due.job is not None)

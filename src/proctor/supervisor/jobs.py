@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.container import Container
     from proctor.supervisor.handlers import Handler
+    from proctor.supervisor.inflight import Due
     from proctor.supervisor.ports import Later, ListenerPort, Route
     from proctor.supervisor.share import Share
 
@@ -157,6 +158,8 @@ class Job:
     remembered = False
     #: The calls of its caller, in order, this one among them.
     line: deque[Job] | None = None
+    #: What is due for it some time, while it is not answered.
+    dues: tuple[Due, ...] = ()
     #: Those below were asked.
     below = False
     #: What asked for it to be performed, if that began.
