@@ -16,8 +16,7 @@ import pytest
 import proctor
 from proctor.kernel import scm
 from tests.agent.clients import connect, filtered, state
-from tests.agent.running import RunningAgent, eventually
-from tests.agent.test_delegating import waits_for_a_writer
+from tests.agent.running import RunningAgent, eventually, waits_for_its_other_end
 
 Start = Callable[..., RunningAgent]
 
@@ -105,7 +104,7 @@ def replace(running: RunningAgent) -> None:
 
 def performing() -> bool:
     """Whether somebody waits for a writer in the place of a caller.  Root alone is told."""
-    return any(map(waits_for_a_writer, Path("/proc").glob("[0-9]*")))
+    return any(map(waits_for_its_other_end, Path("/proc").glob("[0-9]*")))
 
 
 @pytest.mark.root
