@@ -111,8 +111,12 @@ def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
-def waits_for_its_other_end(process: Path) -> bool:
-    """Whether it is one of ours that performs, and opens a FIFO."""
+def opening() -> set[Path]:
+    """Those of ours that perform, and open a FIFO whose other end is not there yet."""
+    return set(filter(_waits_for_its_other_end, Path("/proc").glob("[0-9]*")))
+
+
+def _waits_for_its_other_end(process: Path) -> bool:
     try:
         performs = (process / "comm").read_text().startswith("proctor-")
         waits = performs and (process / "wchan").read_text() == "wait_for_partner"

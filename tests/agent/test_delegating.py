@@ -22,7 +22,7 @@ from proctor.agent import delegating
 from proctor.agent.keeping import Nobody
 from proctor.process.below import Below
 from proctor.process.inner import Rank
-from tests.agent.running import RunningAgent, eventually, waits_for_its_other_end
+from tests.agent.running import RunningAgent, eventually, opening
 from tests.process.test_delegation import HOSTILE, rooms
 from tests.support.others import by_user
 
@@ -272,7 +272,7 @@ def test_what_was_begun_below_is_not_performed_twice(running: RunningAgent, plac
     os.mkfifo(place / "fifo")
     script = shlex.join([*PROCTOR, "--policy", "opens.toml", "--", "cat", "fifo"])
     process = outer(running, script, "--delegate", "open,openat")
-    eventually(lambda: any(map(waits_for_its_other_end, Path("/proc").glob("[0-9]*"))))
+    eventually(opening)
     os.kill(running.serving, signal.SIGKILL)
     assert "fifo: Interrupted system call" in said(process)
 

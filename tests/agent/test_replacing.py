@@ -16,7 +16,7 @@ import pytest
 import proctor
 from proctor.kernel import scm
 from tests.agent.clients import connect, filtered, state
-from tests.agent.running import RunningAgent, eventually, waits_for_its_other_end
+from tests.agent.running import RunningAgent, eventually, opening
 
 Start = Callable[..., RunningAgent]
 
@@ -102,11 +102,6 @@ def replace(running: RunningAgent) -> None:
     running.heard("took over", before + 1)
 
 
-def performing() -> bool:
-    """Whether somebody waits for a writer in the place of a caller.  Root alone is told."""
-    return any(map(waits_for_its_other_end, Path("/proc").glob("[0-9]*")))
-
-
 @pytest.mark.root
 def test_what_waits_goes_on_with_the_next_monitor(
     running: RunningAgent, place: Path, calls: Callable[..., tuple[proctor.Target, TextIO]]
@@ -115,7 +110,7 @@ def test_what_waits_goes_on_with_the_next_monitor(
     os.mkfifo(place / "fifo")
     target, said = calls(running, OPENS, str(place / "fifo"))
     for _ in range(2):
-        eventually(performing)
+        eventually(opening)
         replace(running)
     with open(place / "fifo", "w") as file:
         file.write("here it is")
@@ -146,10 +141,12 @@ def test_a_monitor_that_does_not_leave_is_killed(
     """It is stopped: what it performed is as if it had died of itself, and this only opens what is there."""
     os.mkfifo(place / "fifo")
     _, said = calls(running, OPENS, str(place / "fifo"))
-    eventually(performing)
+    eventually(opening)
+    before = opening()
     os.kill(running.serving, signal.SIGSTOP)
     replace(running)
-    with open(place / "fifo", "w") as file:  # waits until it is opened anew
+    eventually(lambda: opening() - before)  # who is dying would take the other end with him
+    with open(place / "fifo", "w") as file:
         file.write("here it is")
     assert said.read() == "here it is\n"
 

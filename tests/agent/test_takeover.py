@@ -28,7 +28,7 @@ from proctor.kernel import scm
 from proctor.policy import loads
 from proctor.process.performing import LazyPerformer
 from tests.agent.clients import filtered, hand_over
-from tests.agent.running import RunningAgent, eventually, waits_for_its_other_end
+from tests.agent.running import RunningAgent, eventually, opening
 from tests.agent.runtimes import Runtime
 
 Start = Callable[..., RunningAgent]
@@ -95,11 +95,13 @@ def test_what_only_looks_is_performed_again(agent: Start, place: Path, what: str
     os.mkfifo(fifo)
     command = sys.executable, "-c", WAITS, str(fifo), what
     with hand_over(running.socket, "one", *command, names=("openat",)) as target:
-        eventually(lambda: any(map(waits_for_its_other_end, Path("/proc").glob("[0-9]*"))))
+        eventually(opening)
+        before = opening()
         os.kill(running.serving, signal.SIGKILL)
         running.heard("took over")
         if what == "look":
-            with open(fifo, "wb") as pipe:  # which waits until it is opened again
+            eventually(lambda: opening() - before)  # who is dying would take the other end with him
+            with open(fifo, "wb") as pipe:
                 pipe.write(b"word")
         assert target.wait(100) == (0 if what == "look" else errno.EINTR)
 
