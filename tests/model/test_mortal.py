@@ -231,7 +231,7 @@ def test_nothing_that_is_performed_is_left_in_the_midst(monkeypatch: Patch) -> N
     assert report.counts["end of a monitor"] > 2
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("fault", "said", "kinds"),
     [(*each, handlers._TABLE) for each in FAULTS] + [(*each, PERFORMED) for each in OF_LEAVING],
@@ -243,6 +243,8 @@ def test_a_fault_is_found(
     with pytest.MonkeyPatch.context() as patch:
         fault(patch)
         patch.setattr(handlers, "_TABLE", kinds)
+        if kinds is PERFORMED:
+            patch.setattr(handlers, "_PAUSES", 1.0)
         patch.setattr(leaving, "_GRACE", 0.0)  # so that something is interrupted
         runs = (simulate.simulate(seed, 400, kind="mortal") for seed in range(1, 60))
         failed = next((report.failed for report in runs if report.failed), None)

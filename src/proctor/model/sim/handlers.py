@@ -78,6 +78,8 @@ _TABLE: Final = tuple(kind for kind, weight in _KINDS for _ in range(weight))
 #: Errnos that a handler may say; those of :mod:`proctor.model.sim.ledger` are the rules' own.
 _ERRNOS: Final = (ENOENT, EACCES, 17, 20, 28, 30)
 _NEVER: Final = math.inf
+#: How often a patient handler takes time.
+_PAUSES: Final = 0.3
 #: Seconds that a worker is busy at most.
 _LONG: Final = 30.0
 #: Performed calls whose numbers can be divided by it take no long until they go on, and long then.
@@ -122,7 +124,7 @@ def script(
     looks = False
     if name in _PATIENT:
         looks = draw() < 0.2
-        if draw() < 0.3:
+        if draw() < _PAUSES:
             pause = draw() * draw() * 2.0
             if limited and draw() < 0.05:
                 pause = _NEVER
