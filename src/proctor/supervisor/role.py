@@ -298,6 +298,8 @@ class Role:
 
         :param make: a job for it, if nobody has made one.
         """
+        if self._forked:  # the call is not ours, and whoever held the lock does not exist here
+            return True
         key = (served, id)
         with self._lock:
             job = self._decider.calls.taken.get(key)
