@@ -58,6 +58,22 @@ def test_what_was_received_and_not_answered_is_pending() -> None:
     ]
 
 
+def test_a_slot_that_another_call_has_by_now_is_not_ones_own() -> None:
+    """A handler that takes longer than its deadline comes back when somebody else's call is in there."""
+    journal = made(1)
+    late = note(1, fill(journal, 1, 5.0))
+    journal.clear(late)
+    other = note(2, fill(journal, 2, 6.0))
+    assert other.slot == late.slot
+    journal.performs(late)
+    assert not journal.begun(late)
+    assert list(journal.pending()) == [Pending(other.slot, other, 6.0, False)]
+    journal.performs(other)
+    journal.left(late)
+    assert not journal.begun(late)
+    assert journal.begun(other)
+
+
 def test_a_slot_that_was_being_filled_counts_if_the_kernel_filled_it() -> None:
     journal = made()
     slot, place = journal.place()

@@ -147,6 +147,7 @@ name = "all others"
 calls = ["openat"]
 perform = true
 """
+MAKES = "os.O_CREAT | os.O_EXCL"
 MAKER = """
 import os, sys
 top = sys.argv[1]
@@ -161,7 +162,9 @@ print(held == [*range(held[0], held[0] + 6)], sorted(os.listdir(top)))
 
 
 @contextmanager
-def made_by_rules(directory: Path, dies_at: int) -> Iterator[tuple[Target, Journal, int, TextIO]]:
+def made_by_rules(
+    directory: Path, dies_at: int, flags: str = MAKES
+) -> Iterator[tuple[Target, Journal, int, TextIO]]:
     """What makes files there, as rules have it, whose monitor has died; the journal and the listener (the taker's), and what it
     prints."""
     (ready, say), (go_on, let) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
@@ -169,7 +172,7 @@ def made_by_rules(directory: Path, dies_at: int) -> Iterator[tuple[Target, Journ
     rules = proctor.filter_for([proctor.Handler(("openat",), lambda call: None)])
     assert rules is not None
     target = launch(
-        [sys.executable, "-IS", "-c", MAKER, str(directory), "3", "4"],
+        [sys.executable, "-IS", "-c", MAKER.replace(MAKES, flags), str(directory), "3", "4"],
         program=rules.compile().code,
         fds=((0, 0), (writer, 1), (2, 2), (say, 3), (go_on, 4)),
     )
@@ -205,11 +208,16 @@ def test_what_rules_had_made_is_not_made_again(tmp_path: Path, again: int) -> No
             assert target.wait(30) == 0
 
 
-def test_of_what_was_made_and_not_given_the_journal_knows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [MAKES, "os.O_TRUNC", "os.O_CREAT | os.O_TRUNC"])
+def test_of_what_was_made_and_not_given_the_journal_knows(tmp_path: Path, flags: str) -> None:
+    """Or truncated: somebody else may have written to it since."""
+    for name in "" if flags == MAKES else "012345":
+        (tmp_path / name).write_text("content")
     with (
-        made_by_rules(tmp_path, _ADDFD) as (_, journal, listener, _),
+        made_by_rules(tmp_path, _ADDFD, flags) as (_, journal, listener, _),
         proctor.Listener(listener),
     ):
-        assert sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3"]
+        done = [each.name for each in tmp_path.iterdir() if not each.stat().st_size]
+        assert sorted(done) == ["0", "1", "2", "3"]
         (left,) = journal.pending()
         assert left.performing

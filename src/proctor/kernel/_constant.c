@@ -32,7 +32,8 @@ int constant_answers(PyObject *route, int listener, const struct seccomp_notif *
         PyErr_Clear();
         return -1;
     }
-    return waits ? -1 : answer(listener, raw->id, self->says.val, self->says.error, self->says.flags);
+    int problem = waits ? -1 : answer(listener, raw->id, self->says.val, self->says.error, self->says.flags);
+    return problem == 0 || problem == ENOENT || problem == EINPROGRESS ? problem : -1; /* gone, or answered, is no error */
 }
 
 static PyObject *constant_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(names)) {

@@ -23,6 +23,7 @@ struct giver {
     atomic_uint asked;
     atomic_int at; /* whose listener it is at, and one more; 0: it is free.  CLOSES: that is closed when it is not any more */
     atomic_int failed; /* the errno that a caller got instead */
+    _Atomic uint64_t last; /* whose call it was left last */
     atomic_bool full, over, waited, known, holds;
     atomic_int holders;
     bool there;
@@ -118,12 +119,15 @@ bool giver_takes(struct giver *giver, const struct gift *what, Py_buffer *held) 
     }
     giver->what = *what;
     atomic_store(&giver->known, false);
+    atomic_store(&giver->last, what->id);
     atomic_store(&giver->full, true);
     tell(giver);
     return true;
 }
 
-void giver_knows(struct giver *giver, PyObject *tuple, PyObject *notification) {
+void giver_knows(struct giver *giver, uint64_t id, PyObject *tuple, PyObject *notification) {
+    if (atomic_load(&giver->last) != id) /* the role was lost meanwhile, and that one was given what it was to be given */
+        return;
     PyObject *before[] = {giver->tuple, giver->notification};
     giver->tuple = Py_NewRef(tuple);
     giver->notification = Py_NewRef(notification);
@@ -193,6 +197,8 @@ struct giver *giver_new(void) {
 
 void giver_over(struct giver *giver) {
     atomic_store(&giver->over, true);
+    Py_CLEAR(giver->tuple); /* which leads back to the loop */
+    Py_CLEAR(giver->notification);
     tell(giver);
 }
 

@@ -49,6 +49,7 @@ static _Thread_local struct {
     Loop *loop;
     unsigned long token;
     int listener;
+    PyObject *notification;
     bool pressed, journaled, handed; /* others are there already; and whoever gives has it */
 } routed;
 
@@ -67,7 +68,10 @@ bool hand_routed(uint64_t id, int fd, bool cloexec, bool waits, struct slot *slo
     if (routed.loop == NULL || !routed.pressed || (routed.journaled && slot == NULL))
         return false;
     struct gift what = {routed.listener, fd, id, cloexec, waits, slot};
-    return routed.handed = giver_takes(routed.loop->giver, &what, held);
+    routed.handed = giver_takes(routed.loop->giver, &what, held);
+    if (routed.handed)
+        notification_left(routed.notification); /* at once: a signal's handler in Python may raise behind this */
+    return routed.handed;
 }
 
 PyObject *core_claim_routed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
@@ -130,8 +134,6 @@ static int route(Loop *self, unsigned long token, PyObject *served, struct entry
     if (problem < 0) {
         notification = notification_make(raw, journaled ? (int)(slot - source->slots) : -1);
         ready = ready && notification != NULL;
-    } else if (problem != 0 && problem != ENOENT && problem != EINPROGRESS) {
-        raise_errno(problem); /* gone, or answered, is no error */
     }
     Py_XINCREF(tuple); /* the listener may be removed meanwhile */
     Py_XINCREF(handler);
@@ -140,6 +142,7 @@ static int route(Loop *self, unsigned long token, PyObject *served, struct entry
         routed.loop = self;
         routed.token = token;
         routed.listener = listener;
+        routed.notification = notification;
         routed.pressed = self->next < self->count, routed.journaled = journaled, routed.handed = false;
         giver_settle(self->giver, journaled ? source->journal.buf : NULL);
         lost = called(self, token, tuple, handler, notification, &wire);
@@ -147,15 +150,14 @@ static int route(Loop *self, unsigned long token, PyObject *served, struct entry
         routed = before;
         if (handed) {
             self->handed++;
-            notification_left(notification);
-            giver_knows(self->giver, tuple, notification);
+            giver_knows(self->giver, id, tuple, notification);
         }
     }
     int became = wire != NULL || problem >= 0 ? GOOD : RAISED;
     if (problem >= 0) {
         atomic_store_explicit(&slot->state, FREE, memory_order_release);
     } else if (lost) { /* slot and source may be gone */
-        settle(tuple, notification, wire);
+        settle(tuple, notification, handed ? Py_True : wire);
         became = LOST;
     } else if (handed) { /* whoever gives answers it, and then frees its slot */
         ;

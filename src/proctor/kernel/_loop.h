@@ -75,8 +75,8 @@ struct giver *giver_new(void);
  *
  * held: the journal of its slot, which may be taken. */
 bool giver_takes(struct giver *giver, const struct gift *what, Py_buffer *held);
-/* With the GIL, after that: whose call it was. */
-void giver_knows(struct giver *giver, PyObject *tuple, PyObject *notification);
+/* With the GIL, after that: whose call it was, of this id.  Of nothing, if it has another one by then. */
+void giver_knows(struct giver *giver, uint64_t id, PyObject *tuple, PyObject *notification);
 /* With the GIL: see to what came of the last one; its journal is let go of unless it is this one. */
 void giver_settle(struct giver *giver, const void *journal);
 /* Without the GIL: wait until it is at nothing, for so many looks, 2 ms each. */

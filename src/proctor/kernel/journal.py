@@ -32,6 +32,7 @@ SLOT_SIZE: Final = 128
 _STATE: Final = struct.Struct("=I")
 _GIVEN_AT: Final = 4
 _TIME: Final = struct.Struct("=Q")
+_ID: Final = struct.Struct("=Q")
 _TIME_AT: Final = 8
 _RAW_AT: Final = 16
 
@@ -166,19 +167,32 @@ class Journal:
         """Say what is known of a slot; FREE after its call was answered, never before."""
         _STATE.pack_into(self.buffer, self._offset(slot), state)
 
+    def _goes(self, notification: NotificationLike, to: int) -> None:
+        """Say how far it is, unless somebody else answered it meanwhile, whose slot that may be by now."""
+        if self._known(notification) in (RECEIVED, PERFORMING):
+            self.mark(notification.slot, to)
+
+    def _known(self, notification: NotificationLike) -> int:
+        """The state of its slot; FREE if that is not its own any more."""
+        slot = notification.slot
+        if (
+            slot < 0
+            or _ID.unpack_from(self.buffer, self._offset(slot) + _RAW_AT)[0] != notification.id
+        ):
+            return FREE
+        return self.state(slot)
+
     def performs(self, notification: NotificationLike) -> None:
         """Its call is about to be performed: from now on nobody knows whether it was."""
-        if notification.slot >= 0:
-            self.mark(notification.slot, PERFORMING)
+        self._goes(notification, PERFORMING)
 
     def begun(self, notification: NotificationLike) -> bool:
         """Whether that was said of it."""
-        return notification.slot >= 0 and self.state(notification.slot) == PERFORMING
+        return self._known(notification) == PERFORMING
 
     def left(self, notification: NotificationLike) -> None:
         """Its call was not performed after all, and is not answered."""
-        if notification.slot >= 0:
-            self.mark(notification.slot, RECEIVED)
+        self._goes(notification, RECEIVED)
 
     def clear(self, notification: NotificationLike) -> None:
         """Its call was answered."""

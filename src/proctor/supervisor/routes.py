@@ -200,9 +200,8 @@ class Routes:
                         return True
                     if said is not None:
                         kind = type(said)
-                        if (
-                            wants is None and counters is None and kind in (Deny, Answer)
-                        ):  # nobody is told
+                        if wants is None and counters is None and kind in (Deny, Answer):
+                            # nobody is told
                             if kind is Deny or not said.writes:
                                 if getrefcount(call) > 2:
                                     call.expire()
