@@ -127,16 +127,3 @@ def rank(value: int) -> int:
     """The kernel's order of a result: the lower, the stronger."""
     kind = value & abi.SECCOMP_RET_ACTION_FULL
     return kind - (1 << 32) if kind & 0x80000000 else kind
-
-
-def strongest(*values: int) -> int:
-    """Which of several filters' results (newest filter first) the kernel acts on.
-
-    Compared as the kernel does, by the signed action alone, the first of equals winning; an
-    unknown action that wins counts as KILL_PROCESS.  Without values: ALLOW, as without filters.
-    """
-    winner = abi.SECCOMP_RET_ALLOW
-    for value in values:
-        if rank(value) < rank(winner):
-            winner = value
-    return winner if winner & abi.SECCOMP_RET_ACTION_FULL in _NAMES else KILL_PROCESS.value

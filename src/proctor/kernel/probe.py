@@ -15,7 +15,7 @@ import select
 from array import array
 from collections.abc import Callable, Iterator
 
-from proctor.kernel import _core, abi, pidfd, raw
+from proctor.kernel import _core, abi, pidfd, raw, seccomp
 from proctor.kernel.plan import plan
 from proctor.kernel.probe_addfd import addfd_send_survives_signals
 from proctor.kernel.start import Throwaway, start
@@ -56,25 +56,23 @@ def _basics() -> Iterator[Support]:
         "3.17", "nothing works", True,
     )  # fmt: skip
     yield _notif_sizes()
-    for name, path in (("actions_avail", "actions_avail"), ("actions_logged", "actions_logged")):
+    for name in ("actions_avail", "actions_logged"):
         try:
-            with open(f"/proc/sys/kernel/seccomp/{path}", encoding="ascii") as file:
+            with open(f"/proc/sys/kernel/seccomp/{name}", encoding="ascii") as file:
                 yield Support(name, True, file.read().strip(), "4.14")
         except OSError as problem:
             yield Support(
-                name, None, f"/proc/sys/kernel/seccomp/{path}: {problem.strerror}", "4.14",
+                name, None, f"/proc/sys/kernel/seccomp/{name}: {problem.strerror}", "4.14",
                 "this table cannot say which actions are logged",
             )  # fmt: skip
 
 
 def _notif_sizes() -> Support:
-    buffer = bytearray(6)
-    code = _errno_of(lambda: raw.seccomp(abi.SECCOMP_GET_NOTIF_SIZES, 0, buffer))
-    if code:
-        return Support(
-            "GET_NOTIF_SIZES", False, _name(code), "5.0", "no user notification here", True
-        )
-    sizes = tuple(int.from_bytes(buffer[i : i + 2], "little") for i in (0, 2, 4))
+    try:
+        sizes = seccomp.notif_sizes()
+    except OSError as problem:
+        said = _name(problem.errno or errno.EIO)
+        return Support("GET_NOTIF_SIZES", False, said, "5.0", "no user notification here", True)
     return Support(
         "GET_NOTIF_SIZES", sizes == abi.NOTIF_SIZES,
         f"notif {sizes[0]}, resp {sizes[1]}, data {sizes[2]} bytes"
@@ -94,14 +92,11 @@ _WITHOUT_FLAG = {
 
 
 def _flags() -> Iterator[Support]:
-    # A NULL program is looked at after the flags: EFAULT says the flag is known (C007-C010).
-    for name, bit in abi.FILTER_FLAGS.items():
-        since, without = abi.FILTER_FLAGS_SINCE[name], _WITHOUT_FLAG[name]
-        word = bit | (abi.SECCOMP_FILTER_FLAG_NEW_LISTENER if name == "WAIT_KILLABLE_RECV" else 0)
-        code = _errno_of(lambda w=word: raw.seccomp(abi.SECCOMP_SET_MODE_FILTER, w, None))  # type: ignore[misc]
+    for name, without in _WITHOUT_FLAG.items():
+        code = seccomp.flag_problem(name)
         yield Support(
-            f"filter flag {name}", code == errno.EFAULT,
-            "" if code == errno.EFAULT else _name(code), since, without, name == "NEW_LISTENER",
+            f"filter flag {name}", code == 0, _name(code) if code else "", abi.FILTER_FLAGS_SINCE[name], without,
+            name == "NEW_LISTENER",
         )  # fmt: skip
 
 

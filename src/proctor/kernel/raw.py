@@ -88,9 +88,9 @@ _STATX = struct.Struct("=32xQ96xIIQ")
 _STATX_OWNED = struct.Struct("=20xIIH")
 
 
-def openat2(dirfd: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
+def openat2(dirfd: int, path: bytes, flags: int, resolve: int) -> int:
     """openat2(2), since Linux 5.6: a descriptor; O_CLOEXEC is the asker's business."""
-    how = _HOW.pack(flags, mode, resolve)
+    how = _HOW.pack(flags, 0, resolve)
     return _core.syscall(_core.SYS_openat2, dirfd, path + b"\0", how, _HOW.size)
 
 

@@ -1,7 +1,7 @@
-"""seccomp(2) itself, for those who install filters by hand.
+"""seccomp(2) itself: what it knows, how large its structures are, a filter for the calling thread.
 
-Most want :func:`proctor.spawn`, which installs its filter in a new process: a filter in the
-monitor's own process makes the monitor wait for its own answers.
+Commands are launched with their filter (:mod:`proctor.kernel.launch`): one in the monitor's own process makes the monitor
+wait for its own answers.
 """
 
 from __future__ import annotations
@@ -9,65 +9,9 @@ from __future__ import annotations
 import errno
 import struct
 from array import array
-from collections.abc import Iterable
 
-from proctor.errors import (
-    FilterError,
-    NestedListener,
-    NotPermitted,
-    ProctorError,
-    Unsupported,
-)
+from proctor.errors import ProctorError
 from proctor.kernel import abi, raw
-
-_LOGGED = "/proc/sys/kernel/seccomp/actions_logged"
-
-
-def strict_mode() -> None:
-    """SECCOMP_SET_MODE_STRICT: from now on this thread may read, write, _exit and sigreturn; anything
-    else kills it (SIGKILL).
-
-    :raises OSError: EINVAL if a filter is installed already.
-    """
-    raw.seccomp(abi.SECCOMP_SET_MODE_STRICT, 0, None)
-
-
-def install(program: bytes, flags: Iterable[str] = ()) -> int:
-    """SECCOMP_SET_MODE_FILTER on the calling thread (every thread with TSYNC).
-
-    :param program: packed ``sock_filter``, as :attr:`proctor.filter.program.Program.code`.
-    :param flags: names of :data:`proctor.kernel.abi.FILTER_FLAGS`: TSYNC, LOG, SPEC_ALLOW,
-        NEW_LISTENER, TSYNC_ESRCH (5.7), WAIT_KILLABLE_RECV (5.19).
-    :returns: the listener with NEW_LISTENER (CLOEXEC, yours to close), else 0.
-    :raises NotPermitted: neither no_new_privs nor CAP_SYS_ADMIN (EACCES).
-    :raises NestedListener: NEW_LISTENER under another listener (EBUSY).
-    :raises Unsupported: this kernel does not know one of the flags.
-    :raises FilterError: the kernel refuses the program, or the flags together.
-    :raises OSError: ESRCH if a thread could not be synchronised; ENOMEM beyond the limit of a
-        thread's filters together; EMFILE.
-    """
-    word = 0
-    names = tuple(flags)
-    for name in names:
-        if name not in abi.FILTER_FLAGS:
-            raise FilterError(
-                f"unknown filter flag {name!r}; there are {', '.join(abi.FILTER_FLAGS)}"
-            )
-        word |= abi.FILTER_FLAGS[name]
-    if "WAIT_KILLABLE_RECV" in names and "NEW_LISTENER" not in names:
-        raise FilterError("WAIT_KILLABLE_RECV is about a listener: it goes with NEW_LISTENER")
-    if {"TSYNC", "NEW_LISTENER"} <= {*names} and "TSYNC_ESRCH" not in names:
-        raise FilterError("TSYNC and NEW_LISTENER go together only with TSYNC_ESRCH (Linux 5.7)")
-    try:
-        result = load(program, word)
-    except OSError as problem:
-        raise _install_error(problem, names) from None
-    if result > 0 and not word & abi.SECCOMP_FILTER_FLAG_NEW_LISTENER:
-        # TSYNC without TSYNC_ESRCH says which thread stood in the way; nothing was installed
-        raise ProcessLookupError(
-            errno.ESRCH, f"thread {result} has filters of its own and cannot be synchronised"
-        )
-    return result
 
 
 def load(program: bytes, flags: int) -> int:
@@ -84,49 +28,17 @@ def load(program: bytes, flags: int) -> int:
     return raw.seccomp(abi.SECCOMP_SET_MODE_FILTER, flags, fprog)
 
 
-def _install_error(problem: OSError, names: tuple[str, ...]) -> Exception:
-    if problem.errno == errno.EACCES:
-        return NotPermitted(
-            errno.EACCES,
-            "installing a filter takes no_new_privs (prctl(PR_SET_NO_NEW_PRIVS)) or CAP_SYS_ADMIN",
-        )
-    if problem.errno == errno.EBUSY:
-        return NestedListener()
-    if problem.errno == errno.EINVAL:
-        for name in names:
-            if not flag_available(name):
-                return Unsupported(
-                    f"filter flag {name}", abi.FILTER_FLAGS_SINCE[name], "install without it"
-                )
-        return FilterError("the kernel refuses this program, or strict mode is on")
-    return problem
-
-
-def flag_available(name: str) -> bool:
-    """Whether this kernel knows a filter flag, without installing anything: the flags are looked at
-    before the program, so a NULL program gives EFAULT for known ones (C007-C010)."""
+def flag_problem(name: str) -> int:
+    """The errno of a filter flag that this kernel does not know, 0 for one that it knows, without installing anything:
+    the flags are looked at before the program, so a NULL program gives EFAULT for known ones (C007-C010)."""
     word = abi.FILTER_FLAGS[name]
     if name == "WAIT_KILLABLE_RECV":
         word |= abi.SECCOMP_FILTER_FLAG_NEW_LISTENER
     try:
         raw.seccomp(abi.SECCOMP_SET_MODE_FILTER, word, None)
     except OSError as problem:
-        return problem.errno == errno.EFAULT
-    return False
-
-
-def action_available(action: int) -> bool:
-    """SECCOMP_GET_ACTION_AVAIL: whether filters may return this action (Linux 4.14).
-
-    :param action: a value of :data:`proctor.kernel.abi.ACTIONS`.
-    """
-    try:
-        raw.seccomp(abi.SECCOMP_GET_ACTION_AVAIL, 0, action.to_bytes(4, "little"))
-    except OSError as problem:
-        if problem.errno == errno.EOPNOTSUPP:
-            return False
-        raise
-    return True
+        return 0 if problem.errno == errno.EFAULT else problem.errno or errno.EIO
+    return 0
 
 
 def notif_sizes() -> tuple[int, int, int]:
@@ -158,29 +70,3 @@ def check_notif_sizes() -> None:
             f"of {abi.NOTIF_SIZES}; a newer proctor may know them"
         )
     _checked = True
-
-
-def actions_avail() -> tuple[str, ...]:
-    """/proc/sys/kernel/seccomp/actions_avail: the actions this kernel has, strongest first."""
-    with open("/proc/sys/kernel/seccomp/actions_avail", encoding="ascii") as file:
-        return tuple(file.read().split())
-
-
-def actions_logged() -> tuple[str, ...]:
-    """/proc/sys/kernel/seccomp/actions_logged: the actions whose use is written to the audit log."""
-    with open(_LOGGED, encoding="ascii") as file:
-        return tuple(file.read().split())
-
-
-def set_actions_logged(names: Iterable[str]) -> None:
-    """Say which actions are logged, for the whole machine (root); "allow" cannot be.
-
-    :raises FilterError: a name that is no action, or "allow".
-    :raises PermissionError: not root.
-    """
-    wanted = tuple(names)
-    for name in wanted:
-        if name not in abi.ACTIONS or name == "allow":
-            raise FilterError(f"{name!r} cannot be logged; there are {', '.join(abi.ACTIONS)}")
-    with open(_LOGGED, "w", encoding="ascii") as file:
-        file.write(" ".join(wanted))

@@ -24,10 +24,6 @@ _PLACES: Final = 1000
 _SAID: Final = 500
 
 
-#: Asked with a verdict.
-Wants = Callable[[Any], bool]
-
-
 class Observers:
     """See the module.
 
@@ -202,7 +198,6 @@ class Observers:
         who: str,
         error: BaseException | None = None,
         *,
-        why: str = "",
         call: Call | None = None,
         near: object = None,
         then: str = "",
@@ -212,7 +207,6 @@ class Observers:
 
         :param who: what went wrong, or whose doing it is.
         :param error: what was raised.
-        :param why: in the place of what ``error`` says.
         :param call: of which call.
         :param near: the function whose line is named, if ``error`` came by it.
         :param then: what happened about it.
@@ -220,7 +214,7 @@ class Observers:
         """
         try:
             where = "" if error is None or expected else _where(error, near)
-            words = why or ("" if error is None else said(error, expected))
+            words = "" if error is None else said(error, expected)
             text = f"{who} ({where})" if where else who
             place = f"{text}: {type(error).__name__}" if error is not None else text
             if words:

@@ -65,7 +65,7 @@ class Plugin:
         #: Why the runtime would leave out what it is answered; "" if it does not.
         self._lacks = ""
 
-    def serve(self, sock: socket.socket, *, name: str = "proctor", index: str = "90") -> None:
+    def serve(self, sock: socket.socket, *, index: str = "90") -> None:
         """Register, and answer until the runtime closes the connection.
 
         :param sock: connected to the runtime; the giver's to close.
@@ -73,14 +73,14 @@ class Plugin:
         :raises ProctorError: it refuses us, or does not speak this protocol.
         """
         try:
-            self._serve(sock, name, index)
+            self._serve(sock, index)
         except (BrokenPipeError, ConnectionResetError):
             raise ProctorError("the runtime closed the connection") from None
 
-    def _serve(self, sock: socket.socket, name: str, index: str) -> None:
+    def _serve(self, sock: socket.socket, index: str) -> None:
         wire = Wire(sock)
         sock.settimeout(_REGISTRATION)
-        registration = message("RegisterPluginRequest", plugin_name=name, plugin_idx=index)
+        registration = message("RegisterPluginRequest", plugin_name="proctor", plugin_idx=index)
         wire.request(1, f"{SERVICE}.Runtime", "RegisterPlugin", registration)
         registered = False
         while True:

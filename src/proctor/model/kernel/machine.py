@@ -136,13 +136,13 @@ class Kernel:
         else:
             self._filtered(task, frame)
 
-    def _filtered(self, task: Task, frame: Frame, rechecked: bool = False) -> int:
+    def _filtered(self, task: Task, frame: Frame) -> int:
         """Ask the filters, unless a tracer suspended them, and do what they say.
 
         Source: ``kernel/seccomp.c`` 6.12 ``__secure_computing``.
         """
         if task.mode and not tracing.suspends_seccomp(task):
-            value = self._secure_computing(task, frame, rechecked)
+            value = self._secure_computing(task, frame)
             if value is not None:
                 return value if value == BLOCKED else self.leave(task, value)
         return self.run_call(task, frame)
