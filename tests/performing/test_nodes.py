@@ -15,8 +15,9 @@ import proctor
 from proctor import performing
 from proctor.call.verdict import Answer, Deny
 from proctor.performing.lender import LenderKey
-from proctor.performing.processes import Executor, Pace
+from proctor.performing.processes import Executor
 from proctor.performing.trouble import Trouble
+from proctor.performing.workers import Pace
 from proctor.supervisor.ports import Later
 
 from . import stages

@@ -14,9 +14,10 @@ import pytest
 
 from proctor.performing import executors as executors_module
 from proctor.performing.executors import Executors, Once, Wait
-from proctor.performing.processes import Dying, Executor, Pace
+from proctor.performing.processes import Executor
 from proctor.performing.steps import NO_PROCESS, Reply, Steps
 from proctor.performing.trouble import Ended, Trouble
+from proctor.performing.workers import Dying, Pace
 from tests.support.processes import eventually
 
 

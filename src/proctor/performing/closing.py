@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from proctor.kernel.closing import Closers
-from proctor.performing.processes import Worker
+from proctor.performing.workers import Worker
 
 if TYPE_CHECKING:
     from proctor.performing.steps import Reply

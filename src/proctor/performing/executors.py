@@ -19,9 +19,10 @@ from typing import Final
 from proctor.kernel.threads import quiet_thread
 from proctor.performing.closing import Counting
 from proctor.performing.mother import Mother
-from proctor.performing.processes import Executor, Pace, Worker
+from proctor.performing.processes import Executor
 from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
 from proctor.performing.trouble import CannotJoin, Ended, TooMany, Trouble
+from proctor.performing.workers import Pace, Worker
 from proctor.records import NamedTuple
 
 #: What the steps are for that join cgroups: all else goes without them.

@@ -1,14 +1,12 @@
-"""The executors' processes: speaking to one, ending one."""
+"""One executor, seen from the monitor: asking it, hearing it, what others did to it."""
 
 from __future__ import annotations
 
 import _socket as socket  # its wrapper takes two milliseconds to load
 import errno
 import os
-import select
 import signal
 import struct
-import time
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -27,6 +25,7 @@ from proctor.performing.steps import (
     state_of,
 )
 from proctor.performing.trouble import Ended, Interrupted, Trouble
+from proctor.performing.workers import EMPTY, Pace, Worker
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -37,113 +36,13 @@ if TYPE_CHECKING:
 LIMITED: Final = "somebody limited the executor's open files (prlimit)"
 _DIED: Final = "the executor died in the middle of the call"
 _NONSENSE: Final = "the executor's reply makes no sense"
-_EMPTY: Final = Reply((), (), {})
 #: Of include/linux/sched.h.
 _PF_EXITING: Final = 4
 #: Of executor.h.
 INTERRUPTS: Final = signal.SIGURG
 
 
-class Pace:
-    """How long whoever receives waits for the executors of one container before the loop does.
-
-    A tick of the kernel's clock costs nothing to wait for: the timer that would end it is behind the
-    next tick, and none is set in the machine.  A few microseconds' wait costs more than the answer that it is
-    for.  But who waited in vain once (somebody opens FIFOs) waits so shortly for a while.
-    """
-
-    __slots__ = ("_soon",)
-
-    #: Which a socket waits by itself.
-    TICK: Final = 4000
-    _SHORT: Final = 50
-    _WHILE: Final = 64
-
-    def __init__(self) -> None:
-        self._soon = 0
-
-    @property
-    def patience(self) -> int:
-        """Microseconds."""
-        return self._SHORT if self._soon else self.TICK
-
-    def came(self, in_time: bool) -> None:
-        """Whether the answer came in time."""
-        if not in_time:
-            self._soon = self._WHILE
-        elif self._soon:
-            self._soon -= 1
-
-
 _TICK: Final = struct.pack("@ll", 0, Pace.TICK)
-
-
-class Worker:
-    """A process that works for a container, and counts against its limit as long as it lives.
-
-    :ivar container: whose limit that is.
-    :ivar last: whether it ends with the work that it has.
-    :ivar pidfd: its process; -1 before that is known.
-    """
-
-    __slots__ = ("container", "last", "pidfd")
-    #: Whether a caller's signal ends it; a deadline and the caller's death always do.
-    interruptible = True
-
-    def __init__(self, container: object) -> None:
-        self.container = container
-        self.last = False
-        self.pidfd = -1
-
-    def fileno(self) -> int:
-        """What is readable when it is time for :meth:`reply`."""
-        raise NotImplementedError
-
-    def reply(self, request: Request | None, *, wait: bool) -> Reply | None:
-        """What it was asked for; None if that is not there.
-
-        :param wait: for a moment.
-        """
-        raise NotImplementedError
-
-    def hindered(self) -> str:
-        """Why it cannot be counted on any more, as a clause; empty if it can."""
-        raise NotImplementedError
-
-    def interrupt(self) -> None:
-        """Have what it is at end as a signal for the caller would, if that is possible, and :meth:`reply` raise Interrupted
-        if nothing was done."""
-        raise NotImplementedError
-
-    def ended(self) -> bool:
-        """Whether its process is dead."""
-        return self.wait_for_end(0)
-
-    def signal(self) -> None:
-        """Ask for its end, whatever it is blocked in; :meth:`ended` tells when that came."""
-        if self.pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it was faster
-
-    def wait_for_end(self, seconds: float) -> bool:
-        """Wait for its end, so long at most: whether it is dead, or was never seen."""
-        if self.pidfd < 0:
-            return True
-        poll = select.poll()  # select(2) knows no descriptor beyond 1023
-        poll.register(self.pidfd, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
-
-    def kill(self) -> None:
-        """Ask for its end, and say no more to it."""
-        self.signal()
-
-    def close(self) -> None:
-        """Let go of it.  Idempotent."""
-        pidfd, self.pidfd = self.pidfd, -1
-        if pidfd >= 0:
-            os.close(pidfd)
 
 
 class Executor(Worker):
@@ -373,7 +272,7 @@ class Executor(Worker):
         :raises Trouble: it died, or said nonsense, or ran out of something.
         """
         if request is None:
-            return _EMPTY if self.closed(wait=wait) else None
+            return EMPTY if self.closed(wait=wait) else None
         heard = request.native.ask(self._fd, None, (), self._pace.patience if wait else 0)
         if len(heard) != 3:
             self._unheard(*heard)
@@ -472,37 +371,6 @@ class Executor(Worker):
         table, self.table = self.table, -1
         if table >= 0:
             os.close(table)
-
-
-class Dying(Worker):
-    """The end of an executor that was asked for it, for who waits for that and not for what it says.
-
-    :param seconds: how long it may take."""
-
-    interruptible = False
-    #: Seconds that somebody waits for it before the loop does.
-    _MOMENT: Final = 0.001
-
-    def __init__(self, executor: Executor, seconds: float) -> None:
-        super().__init__(executor.container)
-        self._executor = executor
-        self._until = time.monotonic() + seconds
-
-    def fileno(self) -> int:
-        """Its process."""
-        return self._executor.pidfd
-
-    def reply(self, request: Request | None, *, wait: bool) -> Reply | None:
-        """Nothing, once it is dead, or has had its time."""
-        dead = self._executor.wait_for_end(self._MOMENT if wait else 0)
-        return _EMPTY if dead or time.monotonic() >= self._until else None
-
-    def hindered(self) -> str:
-        """Nothing keeps it: who is stopped dies, too."""
-        return ""
-
-    def interrupt(self) -> None:
-        """It ends already."""
 
 
 def _listener(call: Call) -> int | None:

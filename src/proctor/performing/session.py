@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from proctor.errors import CallGone, CallOver
 from proctor.performing.closing import Given
 from proctor.performing.executors import Become, Executors, Wait
-from proctor.performing.processes import LIMITED, Dying, Executor
+from proctor.performing.processes import LIMITED, Executor
 from proctor.performing.steps import Reply, Request
 from proctor.performing.trouble import Again, Ended, Interrupted, Trouble
+from proctor.performing.workers import Dying
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
