@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -33,12 +34,25 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="trusted attributes ne
 OPAQUE = b"trusted.overlay.opaque"
 
 
+def tree(place: bytes) -> None:
+    os.mkdir(place + b"/dir")
+    os.close(os.open(place + b"/file", os.O_CREAT))
+    os.symlink("file", place + b"/link")
+
+
+def as_the_hosts_root(program: str) -> list[Any]:
+    """What that is told of such a tree."""
+    with open_directory() as place:
+        tree(place)
+        argv = [PYTHON, "-ISc", f"{PRELUDE}\n{program}\nprint(json.dumps(results))", place]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    results: list[Any] = json.loads(done.stdout)
+    return results
+
+
 @pytest.fixture
 def top(place: bytes) -> bytes:
-    os.mkdir(place + b"/dir")
-    with open(place + b"/file", "w"):
-        pass
-    os.symlink("file", place + b"/link")
+    tree(place)
     for name in (b"dir", b"file", b"link"):
         os.chown(place + b"/" + name, 100000, 100000, follow_symlinks=False)
     return place
@@ -90,15 +104,7 @@ def test_every_form_as_if_it_had_the_right(top: bytes) -> None:
 def test_it_is_what_the_hosts_root_is_told(top: bytes) -> None:
     """But for attributes that are not performed."""
     theirs = told(EVERY_FORM, top.decode(), handlers=[proctor.families.xattr()])
-    with open_directory() as other:
-        os.mkdir(other + b"/dir")
-        os.close(os.open(other + b"/file", os.O_CREAT))
-        os.symlink("file", other + b"/link")
-        program = EVERY_FORM.replace('"trusted.other"', '"trusted.overlay.other"')
-        done = proctor.run(
-            [PYTHON, "-c", _whole(program), other], capture_output=True, text=True, check=True
-        )
-        ours = eval(done.stdout)  # its own output
+    ours = as_the_hosts_root(EVERY_FORM.replace('"trusted.other"', '"trusted.overlay.other"'))
     at = theirs.index("EPERM")
     assert ours[at : at + 2] == [None, b"y".hex()]
     assert theirs[:at] == ours[:at]
@@ -130,13 +136,7 @@ for name in ("listxattr", "llistxattr"):
 def test_lists_are_what_the_hosts_root_is_told(top: bytes) -> None:
     """Of whatever size, by whatever path, short ways and long ones."""
     theirs = told(LISTS, top.decode(), handlers=[proctor.families.xattr()])
-    with open_directory() as other:
-        os.mkdir(other + b"/dir")
-        os.close(os.open(other + b"/file", os.O_CREAT))
-        os.symlink("file", other + b"/link")
-        program = [PYTHON, "-ISc", f"{PRELUDE}\n{LISTS}\nprint(json.dumps(results))", other]
-        done = subprocess.run(program, capture_output=True, text=True, check=True)
-    assert theirs == json.loads(done.stdout)
+    assert theirs == as_the_hosts_root(LISTS)
     assert [made for *_, made, _, _ in theirs].count(-1) > 20
 
 
@@ -145,10 +145,6 @@ def test_what_others_own_is_listed_as_the_kernel_lists_it(top: bytes) -> None:
     os.setxattr(top + b"/file", "trusted.overlay.x", b"1")
     program = "os.chdir(sys.argv[1])\nfor _ in range(3):\n    tried(os.listxattr, 'file')"
     assert told(program, top.decode(), handlers=[proctor.families.xattr()]) == [[], [], []]
-
-
-def _whole(program: str) -> str:
-    return f"{PRELUDE}\n{program}\nprint(results)"
 
 
 def test_without_a_handler_it_is_refused(top: bytes) -> None:

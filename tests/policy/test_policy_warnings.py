@@ -17,6 +17,13 @@ def told(*bodies: str, top: str = "") -> list[str]:
     return warnings(loads(top + "\n" + "".join(found)))
 
 
+def only(calls: str, when: str, about: str) -> str:
+    """The one warning about that which such a rule draws."""
+    text = f'calls = ["{calls}"]\nwhen = {when}\ndeny = 1'
+    (said,) = [w for w in told(text, top='arches = ["x86_64"]') if about in w]
+    return said
+
+
 def words(warning: str) -> set[str]:
     return {word.strip("(),;:") for word in warning.split()}
 
@@ -109,10 +116,7 @@ def test_an_allow_list_that_cannot_start_anything() -> None:
     ],
 )
 def test_a_part_of_an_argument_compared_with_all_of_it(calls: str, when: str, instead: str) -> None:
-    text = f'calls = ["{calls}"]\nwhen = {when}\ndeny = 1'
-    said = [w for w in told(text, top='arches = ["x86_64"]') if "compares all" in w]
-    assert len(said) == 1
-    assert instead in said[0]
+    assert instead in only(calls, when, "compares all")
 
 
 @pytest.mark.parametrize(
@@ -126,10 +130,7 @@ def test_a_part_of_an_argument_compared_with_all_of_it(calls: str, when: str, in
     ],
 )  # fmt: skip
 def test_a_part_of_an_argument_that_is_left_0(calls: str, when: str, instead: str) -> None:
-    text = f'calls = ["{calls}"]\nwhen = {when}\ndeny = 1'
-    said = [w for w in told(text, top='arches = ["x86_64"]') if "holds for no call" in w]
-    assert len(said) == 1
-    assert instead in said[0]
+    assert instead in only(calls, when, "holds for no call")
 
 
 @pytest.mark.parametrize(
