@@ -1,32 +1,64 @@
 """A program that asks a loop device for things at random, and prints what came of each call and what the device is then: run natively,
 and performed.
 
-argv: seed, how many rounds, a directory with images (``one``, ``two``, ``odd``) and the device's node (``loop``).
+argv: seed, how many rounds, a directory with images (``one``, ``two``, ``odd``) and the device's node (``loop``), and 64, or
+32 for calls of i386.
 """
 
-import ctypes
 import errno
 import fcntl
 import os
+import platform
 import random
 import struct
 import sys
 
-libc = ctypes.CDLL(None, use_errno=True)
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from random_sockets import Machine
+
+SET_STATUS, GET_STATUS = 0x4C02, 0x4C03
 SET_FD, CLR_FD, SET_STATUS64, GET_STATUS64, CHANGE_FD = 0x4C00, 0x4C01, 0x4C04, 0x4C05, 0x4C06
 SET_CAPACITY, SET_DIRECT_IO, SET_BLOCK_SIZE, CONFIGURE = 0x4C07, 0x4C08, 0x4C09, 0x4C0A
 READ_ONLY, AUTOCLEAR, DIRECT_IO = 1, 4, 16
 BLKROGET, BLKSSZGET, BLKGETSIZE64 = 0x125E, 0x1268, 0x80081272
 
 
-def ioctl(fd, command, argument):
-    ctypes.set_errno(0)
-    if isinstance(argument, bytes):
-        argument = ctypes.create_string_buffer(argument, len(argument))
-    else:
-        argument = ctypes.c_ulong(argument)
-    result = libc.ioctl(fd, ctypes.c_ulong(command), argument)
-    return result if result >= 0 else errno.errorcode[ctypes.get_errno()]
+#: Before the name in a struct loop_info, and how long it is.
+OLD = {
+    32: ("=iH2xIH2xiiii", 140),
+    64: ("=i4xQQQiiii", 168) if platform.machine() == "x86_64" else ("=iIQIiiii", 160),
+}
+
+
+def old(width, draw, flags):
+    """A struct loop_info."""
+    form, size = OLD[width]
+    offset, kind = (
+        draw.choice([0] * 5 + [512, 4096, 100, -1, 1 << 30]),
+        draw.choice([0] * 12 + [1, 18, 99, -1]),
+    )
+    key, name = (
+        draw.choice([0] * 9 + [8, 32, 33, -1]),
+        draw.choice([b"", b"name", b"x" * 63, b"x" * 64]),
+    )
+    flags = flags - (1 << 32) if flags >> 31 else flags
+    made = struct.pack(form, 7, 1, 2, 3, offset, kind, key, flags) + name
+    return made.ljust(size, b"\0"), (offset, kind, key, flags, name)
+
+
+def seen_old(width, data):
+    """What of one is the same wherever it is."""
+    form, _ = OLD[width]
+    number, device, inode, _, *rest = struct.unpack_from(form, data)
+    end = struct.calcsize(form)
+    return (
+        device > 0,
+        inode > 0,
+        number,
+        rest,
+        data[end : end + 64].rstrip(b"\0"),
+        data[end + 64 :].hex(),
+    )
 
 
 def info(draw, flags):
@@ -75,9 +107,18 @@ def device(fd):
 
 
 def main():
-    seed, count, top = sys.argv[1:]
+    seed, count, top, width = sys.argv[1:]
+    width = int(width)
+    machine = Machine(width)
     os.chdir(top)
     draw = random.Random(seed)
+
+    def ioctl(fd, command, argument):
+        machine.forget()
+        if isinstance(argument, bytes):
+            argument = machine.put(argument)
+        return machine.call("ioctl", fd, command, argument)
+
     images = {
         "rw": os.open("one", os.O_RDWR), "ro": os.open("one", os.O_RDONLY), "two": os.open("two", os.O_RDWR), "odd": os.open("odd", os.O_RDWR),
         "empty": os.open("empty", os.O_RDWR), "dir": os.open(".", os.O_RDONLY), "path": os.open("one", os.O_PATH), "pipe": os.pipe()[0],
@@ -90,7 +131,7 @@ def main():
             fd = draw.choice(held)
             command = draw.choice(
                 [CONFIGURE] * 3 + [SET_FD] if not bound and draw.random() < 0.6 else
-                [SET_STATUS64] * 3 + [GET_STATUS64, CONFIGURE, SET_FD, CHANGE_FD, SET_CAPACITY, SET_DIRECT_IO, SET_BLOCK_SIZE, SET_BLOCK_SIZE, CLR_FD, 0x4C0B, "open", "write", "truncate"]
+                [SET_STATUS64] * 3 + [SET_STATUS] * 2 + [GET_STATUS64, GET_STATUS, GET_STATUS, CONFIGURE, SET_FD, CHANGE_FD, SET_CAPACITY, SET_DIRECT_IO, SET_BLOCK_SIZE, SET_BLOCK_SIZE, CLR_FD, 0x4C0B, "open", "write", "truncate"]
             )  # fmt: skip
             said = ()
             if command == "open":
@@ -118,7 +159,7 @@ def main():
             elif command == "truncate":
                 size = draw.choice([65536, 65536, 4096, 100000])
                 result = os.ftruncate(images["rw"], size)
-            elif command in (CONFIGURE, SET_STATUS64):
+            elif command in (CONFIGURE, SET_STATUS, SET_STATUS64):
                 flags = draw.choice(
                     [
                         0,
@@ -133,7 +174,7 @@ def main():
                         1 << 31,
                     ]
                 )
-                made, said = info(draw, flags)
+                made, said = old(width, draw, flags) if command == SET_STATUS else info(draw, flags)
                 if command == CONFIGURE:
                     name, block = (
                         draw.choice(list(images) + ["rw", "rw", "rw", "ro", "two"] * 3),
@@ -150,6 +191,15 @@ def main():
             elif command == GET_STATUS64:
                 said = (draw.choice([0, 1, 232]),)
                 result = ioctl(fd, command, bytes(232) if said[0] == 232 else said[0])
+            elif command == GET_STATUS:
+                machine.forget()
+                at = draw.choice([0, 1] + [machine.put(bytes(200))] * 8)
+                result = machine.call("ioctl", fd, command, at)
+                if at > 1:
+                    said = (
+                        seen_old(width, machine.read(at, OLD[width][1])),
+                        machine.read(at + OLD[width][1], 8),
+                    )
             else:
                 said = (draw.choice([0, 1, 2, 512, 1024, 4096, 300, 1 << 20]),)
                 result = ioctl(fd, command, said[0])

@@ -25,6 +25,7 @@ FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_
 NARROW = {
     "socket": (359, 1), "bind": (361, 2), "connect": (362, 3), "listen": (363, 4), "accept": (None, 5),
     "accept4": (364, 18), "sendto": (369, 11), "setsockopt": (366, 14), "sendmsg": (370, 16), "sendmmsg": (345, 20),
+    "ioctl": (54, None),
 }  # fmt: skip
 #: rax = int $0x80 with the number rdi and the six arguments at rsi.
 GATE = bytes.fromhex(
@@ -569,4 +570,5 @@ def main():
             print(number, domain, int(kind), made, state(sock), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

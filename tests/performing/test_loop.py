@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import platform
 import shutil
 import stat
 import struct
@@ -219,6 +220,71 @@ os.close(loop)
     ]  # fmt: skip
 
 
+def test_as_programs_did_before_loop_configure(top: bytes, image: bytes) -> None:
+    """Bound first and told what it is then: mount(8) and losetup(8) before util-linux 2.37; and as they did before there
+    were 64 bits in it."""
+    program = (
+        LOOPS
+        + """
+name = free()
+loop = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+tried(ioctl, loop, 0x4C00, image)
+os.close(image)
+info = bytearray(232)
+info[24:32] = struct.pack("=Q", 1024); info[52:56] = struct.pack("=I", 4); info[56:61] = b"image"
+tried(ioctl, loop, 0x4C04, bytes(info))
+tried(lambda: os.pread(loop, 2, 56))
+tried(ioctl, loop, 0x4C07)
+room = fcntl.ioctl(loop, 0x4C05, bytes(232))
+tried(lambda: [*struct.unpack_from("=Q", room, 24), *struct.unpack_from("=I", room, 52), room[56:62].decode()])
+tried(ioctl, loop, 0x4C01)
+os.close(loop)
+loop = os.open(free(), os.O_RDWR)
+image = os.open("image", os.O_RDWR)
+tried(ioctl, loop, 0x4C02, bytes(200))
+tried(ioctl, loop, 0x4C03, bytes(200))
+tried(ioctl, loop, 0x4C03)
+tried(ioctl, loop, 0x4C00, image)
+start = 32 if os.uname().machine == "x86_64" else 20
+info = bytearray(200)
+info[start : start + 4] = struct.pack("=i", 1024)
+info[start + 16 : start + 21] = b"image"
+tried(ioctl, loop, 0x4C02, bytes(info))
+tried(lambda: os.pread(loop, 2, 56))
+room = fcntl.ioctl(loop, 0x4C03, bytes(200))
+tried(lambda: [*struct.unpack_from("=i", room, start), room[start + 16 : start + 22].decode()])
+info[start + 12 : start + 16] = struct.pack("=i", 8)
+tried(ioctl, loop, 0x4C02, bytes(info))
+tried(ioctl, loop, 0x4C02)
+tried(ioctl, loop, 0x4C03)
+tried(ioctl, loop, 0x4C01)
+"""
+    )
+    assert told(program, top.decode(), handlers=handlers()) == [
+        None, None, "53ef", None, [1024, 4, "image\0"], None, "ENXIO", "ENXIO", "EINVAL", None, None, "53ef",
+        [1024, "image\0"], "EPERM", "EFAULT", "EINVAL", None,
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(not shutil.which("busybox"), reason="no busybox")
+def test_busybox_mounts_and_sets_up(top: bytes, image: bytes) -> None:
+    """Programs that look for a free device themselves."""
+    assert shell(
+        top,
+        """
+busybox mount -t ext4 -o loop image m
+cat m/hello; echo
+busybox umount m
+busybox losetup -f image
+device=$(busybox losetup -a | sed -n "s,: 0 image$,,p")
+busybox losetup -d $device
+busybox losetup -o 1024 $device image
+busybox losetup -a | sed "s,.*: ,,"
+busybox losetup -d $device
+""",
+    ) == ["from outside", "1024 image"]
+
+
 @pytest.fixture
 def spare() -> Iterator[int]:
     """The number of a device of nobody's."""
@@ -245,7 +311,8 @@ def removed(control: int, number: int) -> bool:
     return True
 
 
-def test_at_random_it_is_as_natively(top: bytes, spare: int) -> None:
+@pytest.mark.parametrize("width", [64, *([32] if platform.machine() == "x86_64" else [])])
+def test_at_random_it_is_as_natively(top: bytes, spare: int, width: int) -> None:
     """What each call says, and what the device is then."""
     said = []
     for natively in (True, False):
@@ -256,7 +323,7 @@ def test_at_random_it_is_as_natively(top: bytes, spare: int) -> None:
             (place / name).write_bytes((name.encode() * size)[:size])
         for each in (place, *place.iterdir()):
             os.chown(each, *(0, 0) if natively else (100000, 100000))
-        command = [PYTHON, "-I", str(PROGRAM), str(SEED), str(TRIES), str(place)]
+        command = [PYTHON, "-I", str(PROGRAM), str(SEED), str(TRIES), str(place), str(width)]
         if natively:
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=900,

@@ -13,9 +13,9 @@ import struct
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.call.verdict import Answer, answer, deny, let_run_unsafe
+from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import TargetFdLimit
-from proctor.performing import loops, pins
+from proctor.performing import loop_info, loops, pins
 from proctor.performing.families import mount
 from proctor.performing.trouble import Said
 
@@ -24,13 +24,8 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
 _CTL_ADD, _CTL_GET_FREE = 0x4C80, 0x4C82
-_SET_FD, _CLR_FD, _SET_STATUS64, _GET_STATUS64, _CHANGE_FD = (
-    0x4C00,
-    0x4C01,
-    0x4C04,
-    0x4C05,
-    loops.CHANGE_FD,
-)
+_SET_FD, _CLR_FD, _CHANGE_FD = 0x4C00, 0x4C01, loops.CHANGE_FD
+_SET_STATUS, _GET_STATUS, _SET_STATUS64, _GET_STATUS64 = range(0x4C02, 0x4C06)
 #: Those that give a number to the device as it is.
 _SIMPLE: Final = range(0x4C07, 0x4C0A)
 _READ_ONLY, _AUTOCLEAR, _PARTSCAN, _DIRECT_IO = 1, 4, 8, 16
@@ -117,14 +112,25 @@ def _asked_for(task: Task, command: int, argument: int) -> tuple[int, int, bytes
 
 def _without(task: Task, command: int, argument: int) -> Work:
     """What the kernel says where nothing is bound."""
-    if command == _SET_STATUS64:
-        task.call.copied(argument, loops.INFO_SIZE)
+    if command in (_SET_STATUS, _SET_STATUS64):
+        _given(task, command, argument)
     if command == _CHANGE_FD:
         yield from _image(task, argument)
-    if command == _GET_STATUS64 and not argument:
+    if command in (_GET_STATUS, _GET_STATUS64) and not argument:
         return deny(errno.EINVAL)
-    known = _CLR_FD, _GET_STATUS64, _SET_STATUS64, _CHANGE_FD, *_SIMPLE
+    known = (
+        _CLR_FD, _SET_STATUS, _GET_STATUS, _SET_STATUS64, _GET_STATUS64, _CHANGE_FD, *_SIMPLE,
+    )  # fmt: skip
     return deny(errno.ENXIO if command in known else errno.EINVAL)
+
+
+def _given(task: Task, command: int, argument: int) -> bytes:
+    """The ``struct loop_info64`` that a caller gives, be it as what was before it.
+
+    :raises MemoryUnreadable: EFAULT."""
+    if command == _SET_STATUS64:
+        return task.call.copied(argument, loops.INFO_SIZE)
+    return loop_info.widened(task.call, task.call.copied(argument, loop_info.size(task.call)))
 
 
 def _settled(info: bytes) -> tuple[int, bytes]:
@@ -192,7 +198,7 @@ def _put_in_place(task: Task, number: int, device: int) -> None:
 
 def _bound(task: Task, pin: Pin, number: int, command: int, argument: int) -> Work:
     """It is bound to the container's image."""
-    known, container = loops.known(task), task.session.container
+    call, known, container = task.call, loops.known(task), task.session.container
     one = known.get(container, number)
     if one is None:
         return deny(errno.ENXIO)
@@ -200,14 +206,18 @@ def _bound(task: Task, pin: Pin, number: int, command: int, argument: int) -> Wo
         yield from loops.ask(task, pin.fd, command, 0)
         known.let_go(container, number)
         return answer(0)
-    if command == _GET_STATUS64:
+    if command in (_GET_STATUS, _GET_STATUS64):
         if not argument:
             return deny(errno.EINVAL)
-        info = yield from loops.ask(task, pin.fd, command, bytes(loops.INFO_SIZE))
-        return _status(info, argument, stays=one.held >= 0)
-    if command == _SET_STATUS64:
-        flags, given = _settled(task.call.copied(argument, loops.INFO_SIZE))
-        yield from loops.ask(task, (yield from _writable(task, pin, number)), command, given)
+        info = yield from loops.ask(task, pin.fd, _GET_STATUS64, bytes(loops.INFO_SIZE))
+        said = _status(info, stays=one.held >= 0)
+        if command == _GET_STATUS:
+            said = loop_info.narrowed(call, said)
+        return answer(0, writes=((argument, said),))
+    if command in (_SET_STATUS, _SET_STATUS64):
+        flags, given = _settled(_given(task, command, argument))
+        device = yield from _writable(task, pin, number)
+        yield from loops.ask(task, device, _SET_STATUS64, given)
         if flags & _AUTOCLEAR:
             known.let_go(container, number)
         elif one.held < 0:
@@ -236,10 +246,10 @@ def _writable(task: Task, pin: Pin, number: int) -> Generator[Any, Any, int]:
     return pin.fd if fd < 0 else task.hold(fd)
 
 
-def _status(info: bytes, address: int, *, stays: bool) -> Answer:
+def _status(info: bytes, *, stays: bool) -> bytes:
     """What LOOP_GET_STATUS64 says, as the caller set it."""
     said = bytearray(info)
     if stays:
         (flags,) = struct.unpack_from("=I", said, _FLAGS)
         struct.pack_into("=I", said, _FLAGS, flags & ~_AUTOCLEAR)
-    return answer(0, writes=((address, bytes(said)),))
+    return bytes(said)
