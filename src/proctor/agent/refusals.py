@@ -39,15 +39,35 @@ class Refusal(msgspec.Struct):
     last: float
 
 
+class _Row:
+    """One such kind, and how many of it there were, which others count, too."""
+
+    __slots__ = ("call", "cell", "reason", "tip", "verdict")
+
+    def __init__(self, verdict: str, reason: str, tip: str) -> None:
+        self.call = ""
+        self.verdict = verdict
+        self.reason = reason
+        self.tip = tip
+        #: How many, and when the last was: in seconds since the epoch.
+        self.cell: list[Any] = [0, 0.0]
+
+    def shown(self) -> Refusal:
+        times, last = self.cell
+        return Refusal(self.call, self.verdict, self.reason, self.tip, times, last)
+
+
 class Refusals:
-    """An observer that remembers, in bounds, what was refused with a reason."""
+    """An observer that remembers, in bounds, what was refused with a reason.
+
+    Of what is like others it is told now and then: all that is counted where it is answered (:meth:`cell`)."""
 
     events = (Outcome, ContainerEnded)
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         #: By container, while it is served; and by name once it is over.
-        self._now: dict[object, OrderedDict[tuple[str, str], Refusal]] = {}
+        self._now: dict[object, dict[tuple[str, str], _Row]] = {}
         self._over: OrderedDict[str, list[Refusal]] = OrderedDict()
 
     @staticmethod
@@ -63,9 +83,10 @@ class Refusals:
         known = self._now.get(call.container)
         key = (call.name, str(verdict.reason)[:_LONG])
         found = None if known is None else known.get(key)
-        if found is None or time.time() - found.last > _FRESH:
+        if found is None or time.time() - found.cell[1] > _FRESH:
             return True
-        return not found.times & (found.times + 1)
+        times: int = found.cell[0]
+        return not times & (times + 1)
 
     def __call__(self, event: Outcome | ContainerEnded) -> None:
         if isinstance(event, ContainerEnded):
@@ -75,18 +96,25 @@ class Refusals:
         reason = str(verdict.reason)[:_LONG]
         key = (event.call.name, reason)
         with self._lock:
-            known = self._now.setdefault(event.container, OrderedDict())
-            found = known.pop(key, None)
+            known = self._now.setdefault(event.container, {})
+            found = known.get(key)
             if found is None:
+                if len(known) >= _EACH:
+                    oldest = min(known, key=lambda each: known[each].cell[1])
+                    known.pop(oldest).cell.clear()  # nobody counts there any more
                 tip = str(getattr(verdict.reason, "tip", ""))
-                found = Refusal("", str(verdict), reason, tip[:_LONG], 0, 0.0)
+                found = known[key] = _Row(str(verdict), reason, tip[:_LONG])
             if event.text or not found.call:
                 found.call = (event.text or event.call.name)[:_LONG]
-            found.times += 1
-            found.last = time.time()
-            known[key] = found
-            if len(known) > _EACH:
-                known.popitem(last=False)
+            found.cell[0] += 1
+            found.cell[1] = time.time()
+
+    def cell(self, event: Outcome) -> list[Any] | None:
+        """Where one of which it was told is counted, and what is like it in all that is shown of it."""
+        with self._lock:
+            known = self._now.get(event.container, {})
+            found = known.get((event.call.name, str(event.verdict.reason)[:_LONG]))
+            return None if found is None else found.cell
 
     def _end(self, container: Any) -> None:
         with self._lock:
@@ -94,16 +122,21 @@ class Refusals:
             if not known:
                 return
             self._over.pop(container.name, None)
-            self._over[container.name] = list(known.values())
+            self._over[container.name] = _shown(known)
             if len(self._over) > _OVER:
                 self._over.popitem(last=False)
 
     def of(self, container: object) -> list[Refusal]:
         """Those of a container that is served, the latest last."""
         with self._lock:
-            return list(self._now.get(container, {}).values())
+            return _shown(self._now.get(container, {}))
 
     def of_ended(self, name: str) -> list[Refusal] | None:
         """Those of one that is over; None if nothing is known of it."""
         with self._lock:
             return self._over.get(name)
+
+
+def _shown(rows: dict[tuple[str, str], _Row]) -> list[Refusal]:
+    """The latest last."""
+    return sorted((each.shown() for each in rows.values()), key=lambda each: each.last)

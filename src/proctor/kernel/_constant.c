@@ -6,14 +6,14 @@
 #include "_usual.h"
 #include <errno.h>
 
-enum { HELD = 5 };
+enum { HELD = 6 };
 
 typedef struct {
     PyObject_HEAD
     union {
         PyObject *held[HELD];
         struct {
-            PyObject *share, *busy, *fallback, *wire, *cell;
+            PyObject *share, *busy, *fallback, *wire, *cell, *counts;
         };
     };
     struct seccomp_notif_resp says;
@@ -26,13 +26,24 @@ int constant_answers(PyObject *route, int listener, const struct seccomp_notif *
         return -1;
     Constant *self = (Constant *)route;
     bool waits = may_wait(self->share, self->busy, raw);
+    PyObject *known = NULL;
+    if (!waits && self->counts != Py_None) {
+        PyObject *key = PyBytes_FromStringAndSize((const char *)raw->data.args, sizeof raw->data.args);
+        known = key != NULL ? Py_XNewRef(PyDict_GetItemWithError(self->counts, key)) : NULL;
+        Py_XDECREF(key);
+        waits = known == NULL || !is_known(known);
+    }
     if (!waits)
         count(self->cell);
     if (PyErr_Occurred() != NULL) { /* no memory: the ordinary way says so */
         PyErr_Clear();
-        return -1;
+        waits = true;
     }
     int problem = waits ? -1 : answer(listener, raw->id, self->says.val, self->says.error, self->says.flags);
+    if (known != NULL && (problem == 0 || problem == ENOENT))
+        known_again(known);
+    Py_XDECREF(known);
+    PyErr_Clear();
     return problem == 0 || problem == ENOENT || problem == EINPROGRESS ? problem : -1; /* gone, or answered, is no error */
 }
 
@@ -42,7 +53,7 @@ static PyObject *constant_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED
         return NULL;
     Constant *self = (Constant *)me;
     const struct seccomp_notif *raw = notification_of(notification);
-    bool waits = raw == NULL || may_wait(self->share, self->busy, raw);
+    bool waits = raw == NULL || self->counts != Py_None || may_wait(self->share, self->busy, raw);
     if (!waits)
         count(self->cell);
     if (PyErr_Occurred() != NULL)
@@ -56,8 +67,8 @@ static PyObject *constant_new(PyTypeObject *type, PyObject *args, PyObject *Py_U
     unsigned int flags;
     if (self == NULL)
         return NULL;
-    bool good = PyArg_ParseTuple(args, "OO!OO!O", &self->share, &PyDict_Type, &self->busy, &self->fallback, &PyTuple_Type,
-                                 &self->wire, &self->cell);
+    bool good = PyArg_ParseTuple(args, "OO!OO!OO", &self->share, &PyDict_Type, &self->busy, &self->fallback, &PyTuple_Type,
+                                 &self->wire, &self->cell, &self->counts);
     for (int i = 0; i < HELD; i++) /* were borrowed */
         Py_XINCREF(self->held[i]);
     if (good && (good = PyArg_ParseTuple(self->wire, "LiI", &value, &self->says.error, &flags))) {

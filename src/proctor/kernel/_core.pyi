@@ -615,6 +615,10 @@ class Constant:
     :param fallback: routes such a call.
     :param wire: what all come to: value, error, flags.
     :param cell: counts them; None if nobody does.
+    :param counts: where somebody is told who counts those by himself that are like others of which he was told: by their
+        six registers, as bytes, the cell that has how many there were, and when the last was, in seconds since the epoch.
+        All that are in none go by ``fallback``, and those in whose cell the last is over a second old, or whose number is
+        about to be twice what it was when one did; None where nobody is told.
     """
 
     def __init__(
@@ -624,6 +628,7 @@ class Constant:
         fallback: Callable[[Notification], Any],
         wire: tuple[int, int, int],
         cell: list[int] | None,
+        counts: dict[bytes, list[Any]] | None,
         /,
     ) -> None: ...
     def __call__(self, notification: Any, /) -> Any:
@@ -710,6 +715,11 @@ class Usual:
         :param became: called with the outcome that had it performed (-1: nobody knows which), and the errno that came
             of that, or 0, once for each: where that is counted, and what the log says, as for :meth:`outcome`."""
 
+    def counts(self, cells: dict[bytes, list[Any]], /) -> None:
+        """Calls that are counted as :class:`Constant` has it: by their registers, six of 8 bytes of which those that are
+        not known are 0; what their path leads to, as ``told`` has it (4 bytes: 0 for a name, -1 where nobody asked); the
+        path, a 0, and that name."""
+
     def outcome(
         self,
         how: int,
@@ -721,7 +731,8 @@ class Usual:
     ) -> int:
         """One thing that a call can come to: its number; -1 if there are too many.
 
-        :param how: who is told: 0 nobody, 1 the log, 2 others, at length; 3 that it is performed: see :meth:`performs`.
+        :param how: who is told: 0 nobody, 1 the log, 2 others, at length; 3 that it is performed: see :meth:`performs`;
+            4 one who counts by himself: see :meth:`counts`.
         :param cell: where it is counted.
         :param delivered: what the log says became of it, if it was delivered; ``gone`` otherwise."""
 

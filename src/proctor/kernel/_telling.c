@@ -10,6 +10,8 @@
 
 /* Characters of a path that is shown in whole. */
 enum { LONGEST = 1024 };
+/* Seconds after which what is known is looked at again: _FRESH of agent/refusals.py. */
+enum { FRESH = 1 };
 
 static PyObject *labels, *logging;
 
@@ -25,6 +27,21 @@ void count(PyObject *cell) {
     PyObject *number = cell == Py_None ? NULL : PyList_GetItem(cell, 0);
     if (number != NULL && (number = PyLong_FromLongLong(PyLong_AsLongLong(number) + 1)) != NULL)
         PyList_SetItem(cell, 0, number);
+}
+
+bool is_known(PyObject *cell) {
+    bool known = cell != NULL && PyList_Check(cell) && PyList_Size(cell) == 2;
+    long long times = known ? PyLong_AsLongLong(PyList_GetItem(cell, 0)) : 0;
+    known = known && times > 0 && (times & (times + 1)) != 0
+            && seconds(CLOCK_REALTIME) - PyFloat_AsDouble(PyList_GetItem(cell, 1)) <= FRESH;
+    return known && PyErr_Occurred() == NULL;
+}
+
+void known_again(PyObject *cell) {
+    count(cell);
+    PyObject *now = PyFloat_FromDouble(seconds(CLOCK_REALTIME));
+    if (now != NULL)
+        PyList_SetItem(cell, 1, now);
 }
 
 double seconds(clockid_t clock) {

@@ -11,6 +11,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_usual.h"
+#include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,6 +33,42 @@ bool may_wait(PyObject *share, PyObject *busy, const struct seccomp_notif *raw) 
     }
     Py_XDECREF(turns), Py_XDECREF(stalled);
     return waits;
+}
+
+/* Where a refusal like this one is counted, if that need not be told of: a call of the same registers, the same path, leading
+ * to the same. */
+static PyObject *counted(const Usual *self, const Sheet *sheet, const struct seen *seen) {
+    size_t named = seen->leads == 0 ? strlen(seen->name) : 0, size = sizeof sheet->key + sizeof seen->leads;
+    char key[sizeof sheet->key + sizeof seen->leads + 2 * PATH_MAX + 1];
+    if (size + seen->length + 1 + named > sizeof key)
+        return NULL;
+    memcpy(key, sheet->key, sizeof sheet->key);
+    memcpy(key + sizeof sheet->key, &seen->leads, sizeof seen->leads);
+    memcpy(key + size, seen->text, seen->length);
+    key[size += seen->length] = 0;
+    memcpy(key + size + 1, seen->name, named);
+    PyObject *wanted = PyBytes_FromStringAndSize(key, (Py_ssize_t)(size + 1 + named));
+    PyObject *cell = wanted != NULL ? Py_XNewRef(PyDict_GetItemWithError(self->counts, wanted)) : NULL;
+    Py_XDECREF(wanted);
+    if (cell != NULL && !is_known(cell))
+        Py_CLEAR(cell);
+    PyErr_Clear(); /* then it is told of */
+    return cell;
+}
+
+/* Answer what somebody counts by himself; false, before anything was done, for what he is to be told of. */
+static bool count_again(const Usual *self, const struct seccomp_notif *raw, const Sheet *sheet, const struct outcome *outcome,
+                        const struct seen *seen) {
+    PyObject *cell = self->counts != NULL ? counted(self, sheet, seen) : NULL;
+    int problem = cell == NULL ? -1 : answer_routed(raw->id, outcome->value, outcome->error, outcome->flags);
+    bool answered = problem == 0 || problem == ENOENT;
+    if (answered) {
+        count(outcome->cell);
+        known_again(cell);
+    }
+    Py_XDECREF(cell);
+    PyErr_Clear(); /* no memory to count in: it is answered all the same */
+    return answered;
 }
 
 /* Look at a call, decide and answer it.  True: it is answered. */
@@ -62,7 +100,8 @@ static PyObject *usual_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(na
     } else if (self->outcomes[index].how == PLAIN) {
         count(self->outcomes[index].cell);
         result = Py_NewRef(self->outcomes[index].wire);
-    } else if (conclude(self, raw, sheet, index, &seen, received)) {
+    } else if (self->outcomes[index].how == COUNTED ? count_again(self, raw, sheet, &self->outcomes[index], &seen)
+                                                    : conclude(self, raw, sheet, index, &seen, received)) {
         result = Py_NewRef(Py_True);
     } else {
         PyObject *name = seen.leads == 0   ? PyBytes_FromString(seen.name)
@@ -134,6 +173,17 @@ static PyObject *usual_performs(PyObject *me, PyObject *args) {
         self->became = Py_NewRef(became);
     }
     return self->known != NULL ? Py_NewRef(Py_None) : NULL;
+}
+
+/* counts(cells) */
+static PyObject *usual_counts(PyObject *me, PyObject *args) {
+    Usual *self = (Usual *)me;
+    PyObject *cells;
+    if (!PyArg_ParseTuple(args, "O!", &PyDict_Type, &cells))
+        return NULL;
+    if (self->counts == NULL)
+        self->counts = Py_NewRef(cells);
+    return Py_NewRef(Py_None);
 }
 
 /* outcome(how, wire, cell, delivered, gone): its number; -1 if there are too many. */
@@ -208,7 +258,8 @@ static void usual_dealloc(PyObject *me) {
     Py_DECREF(type);
 }
 
-static PyMethodDef usual_methods[] = {{"learn", usual_learn, METH_VARARGS, NULL},
+static PyMethodDef usual_methods[] = {{"counts", usual_counts, METH_VARARGS, NULL},
+                                      {"learn", usual_learn, METH_VARARGS, NULL},
                                       {"outcome", usual_outcome, METH_VARARGS, NULL},
                                       {"performs", usual_performs, METH_VARARGS, NULL},
                                       {"record", usual_record, METH_VARARGS, NULL},

@@ -6,8 +6,9 @@
 #include "_acting.h"
 
 enum { WORDS = 6, BUCKETS = 64, OUTCOMES = 256 };
-/* Who is told of an outcome: nobody, the log, all who want; or it is to be performed, and what becomes of that is told. */
-enum { PLAIN, LOGGED, AT_LENGTH, PERFORMED };
+/* Who is told of an outcome: nobody, the log, all who want; or it is to be performed, and what becomes of that is told; or
+ * one who counts those by himself that are like others of which he was told. */
+enum { PLAIN, LOGGED, AT_LENGTH, PERFORMED, COUNTED };
 enum { FIRST, SECOND, LAST, NAMED, PIECES };
 
 struct test { /* one rule: its patterns, and what it comes to */
@@ -36,7 +37,7 @@ struct outcome {
     PyObject *wire, *cell, *delivered, *gone; /* how it is counted, and what the log says of it */
 };
 
-enum { HELD_BY_USUAL = 21 };
+enum { HELD_BY_USUAL = 22 };
 
 typedef struct {
     PyObject_HEAD
@@ -50,6 +51,7 @@ typedef struct {
             PyObject *lend, *took_back;         /* who looks for others; None: nobody */
             PyObject *find, *performer, *given; /* who finds a Short, the Short, who gives */
             PyObject *became, *known;           /* who says what is told of what is performed, and what was said */
+            PyObject *counts;                   /* by what calls are known by: where they are counted */
         };
     };
     int listener, reg, sheets, count;
@@ -88,6 +90,10 @@ bool may_wait(PyObject *share, PyObject *busy, const struct seccomp_notif *raw);
 /* _telling.c: by a clock, in seconds; count in a cell, which may be None. */
 double seconds(clockid_t clock);
 void count(PyObject *cell);
+/* Whether whoever counts such calls by himself need not be told of one more now, and that there was one: his cell has how
+ * many there were, and when the last was, in seconds since the epoch. */
+bool is_known(PyObject *cell);
+void known_again(PyObject *cell);
 /* Whether a line of a call can be made here, as far as that is for what was seen. */
 bool is_shown(const Sheet *sheet, const struct seen *seen);
 /* Who calls, as a line has it, while it waits: text; NULL without an exception if its line is not made here. */

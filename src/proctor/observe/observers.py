@@ -120,6 +120,12 @@ class Observers:
             each for each, wants in self._others if wants is _every or self._ask(wants, verdict)
         ]
 
+    def counting(self, verdict: Any) -> Callable[[Outcome], list[Any] | None] | None:
+        """Who alone wants to know of an outcome with that verdict, and counts by himself what is like others: given one
+        of which he was told he gives its cell, how many of its like there were and when the last was."""
+        who = self.who_wants(verdict)
+        return getattr(who[0], "cell", None) if len(who) == 1 else None
+
     def _ask(self, wants: Callable[..., bool], *what: Any) -> bool:
         try:
             return wants(*what)

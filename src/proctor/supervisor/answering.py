@@ -143,6 +143,8 @@ class Answers:
             interrupted = self.observers.tell_outcome(outcome)
             if interrupted is not None:
                 job.error = interrupted  # goes on from decided()
+            if job.noted is not None:
+                job.noted(outcome)
         self._finish(job)
 
     def leave(self, job: Job) -> None:

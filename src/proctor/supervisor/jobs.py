@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform
     from proctor.kernel.notification import NotificationLike
+    from proctor.observe.events import Outcome
     from proctor.supervisor.container import Container
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.inflight import Due
@@ -164,6 +165,8 @@ class Job:
     below = False
     #: What asked for it to be performed, if that began.
     performed: Perform | None = None
+    #: Given its outcome once observers were told of it.
+    noted: Callable[[Outcome], None] | None = None
     #: Text and facts for observers.
     seen: tuple[str, str] = ("", "")
     error: BaseException | None = None

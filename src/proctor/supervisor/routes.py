@@ -6,6 +6,7 @@ call of each number, so that starting costs nothing for calls that never come.
 
 from __future__ import annotations
 
+import struct
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,13 +16,14 @@ from proctor.observe.counters import kind as kind_of
 from proctor.supervisor.jobs import Job, Served
 from proctor.supervisor.ports import Route, route_key
 from proctor.supervisor.share import LOOK, Kind
-from proctor.supervisor.usual import Usual
+from proctor.supervisor.usual import Alike, Usual
 from proctor.syscalls import architectures, tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from proctor.kernel.notification import NotificationLike
+    from proctor.observe.events import Outcome
     from proctor.supervisor.deciding import Decider
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.ports import Engine, Later, World
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Who is told of what was decided, if it is not the log alone.
 _NOBODY, _ALL = -2, -1
+#: What calls are known by that all come to the same: see ``_core.Constant``.
+_KEY: Final = struct.Struct("=6Q")
 #: Most routes one listener remembers: numbers that exist nowhere can be notified too (C035).
 _MOST: Final = 4096
 
@@ -146,6 +150,7 @@ class Routes:
         made = object.__new__
         settled: object = object()  # not None: that is an answer of handlers, "not mine"
         wire: Wire = RUN
+        alike: Alike | None = None  # where somebody counts what all calls come to
         told = _NOBODY  # who is told of it: nobody, all who want, or the log, as that outcome
         # Counting without asking whether anybody counts: the cells are then nobody's.
         cell = [0]
@@ -230,7 +235,11 @@ class Routes:
                     answer, counted = wire, cell
             if whom != _NOBODY:
                 if whom == _ALL or not usual.written(call, whom, received):
-                    at_length(call, verdict, received, True)
+                    noted = None
+                    if alike is not None:
+                        key = _KEY.pack(*notification.args)
+                        noted = alike.noting(observers, verdict, handler.label, key)
+                    at_length(call, verdict, received, True, noted)
                     return None
                 answer = True
             else:
@@ -253,9 +262,16 @@ class Routes:
                 job.index = 1
                 decider.decided(job, said, chain[0].label, performing=True)
 
-        def at_length(call: Call, verdict: Any, received: float, plain: bool) -> None:
+        def at_length(
+            call: Call,
+            verdict: Any,
+            received: float,
+            plain: bool,
+            noted: Callable[[Outcome], None] | None = None,
+        ) -> None:
             job = Job(call, chain, served, received)
             job.index = 1
+            job.noted = noted
             decider.routed(job)
             if plain:
                 decider.answer(job, verdict, handler.label)
@@ -264,8 +280,13 @@ class Routes:
             else:
                 decider.decided(job, verdict, handler.label)
 
-        def seen(call: Call, verdict: Any, received: float) -> None:
-            at_length(call, verdict, received, False)
+        def seen(
+            call: Call,
+            verdict: Any,
+            received: float,
+            noted: Callable[[Outcome], None] | None,
+        ) -> None:
+            at_length(call, verdict, received, False, noted)
 
         usual = Usual(
             self._engine, served, handler, observers, first, short, seen, decider.seeking,
@@ -273,16 +294,32 @@ class Routes:
         )  # fmt: skip
         if below is not None and below.active:
             return short
-        if usual.route is not None:
-            return usual.route
-        made_alike = self._engine.constant(listener)
-        if made_alike is None or handler.constant is None:
-            return short
-        alike = handler.constant(Call(first, listener, container=container))
-        if not isinstance(alike, (Deny, Answer, LetRun)) or (wants is not None and wants(alike)):
-            return short
-        if isinstance(alike, Answer) and alike.writes:
-            return short
-        counted = None if counters is None else counters.cell(container, name, kind_of(alike))
-        route_of_all: Route = made_alike(share, busy, short, alike.wire, counted)
+        constant = self._constant(handler, first)
+        if constant is None:
+            return short if usual.route is None else usual.route
+        made_alike, said_to_all = constant
+        if wants is not None and wants(said_to_all):
+            alike = Alike()
+        counted = None if counters is None else counters.cell(container, name, kind_of(said_to_all))
+        cells = None if alike is None else alike.cells
+        route_of_all: Route = made_alike(share, busy, short, said_to_all.wire, counted, cells)
         return route_of_all
+
+    def _constant(
+        self, handler: Handler, first: NotificationLike
+    ) -> tuple[Callable[..., Any], Any] | None:
+        """What makes the route of calls that all come to the same, and that; None where they do not, or somebody is told of
+        each."""
+        served, observers = self._served, self._decider.observers
+        made = self._engine.constant(served.listener)
+        if made is None or handler.constant is None:
+            return None
+        said = handler.constant(Call(first, served.listener, container=served.container))
+        if not isinstance(said, (Deny, Answer, LetRun)):
+            return None
+        if isinstance(said, Answer) and said.writes:
+            return None
+        if observers.watching and observers.wants(said):
+            counted = isinstance(said, Deny) and observers.counting(said) is not None
+            return (made, said) if counted else None
+        return made, said

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.call import Call
@@ -23,17 +24,60 @@ if TYPE_CHECKING:
 
     from proctor.kernel.alikes import Alikes
     from proctor.kernel.notification import NotificationLike
+    from proctor.observe.events import Outcome
     from proctor.observe.observers import Observers
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.jobs import Served
     from proctor.supervisor.ports import Engine, Route
     from proctor.supervisor.seeking import Seeking
 
-#: Who is told of an outcome: nobody, the log, whoever wants; or it is to be performed, and what becomes of that is told.
-_PLAIN, _LOGGED, _AT_LENGTH, _PERFORMED = range(4)
+#: Who is told of an outcome: nobody, the log, whoever wants; or it is to be performed, and what becomes of that is told; or
+#: one who counts those by himself that are like others.
+_PLAIN, _LOGGED, _AT_LENGTH, _PERFORMED, _COUNTED = range(5)
 _PERFORM: Final = perform()
+#: Kinds of refusals that are known of one number: a target can make any number of them.
+_ALIKE: Final = 64
+#: Registers, and what a path leads to: see ``_core.Usual.counts``.
+_KEY: Final = struct.Struct("=6Qi")
 #: All that may come of what is performed.
 _ERRNOS: Final = tuple(map(deny, errno.errorcode))
+
+
+class Alike:
+    """Refusals that somebody counts by himself, who is told of the first of them, and of few of the others: of what are
+    like it in all that he is told.
+
+    :ivar cells: by what they are known by, for the engine's own code: how many there were, and when the last was."""
+
+    __slots__ = ("cells",)
+
+    def __init__(self) -> None:
+        self.cells: dict[bytes, list[Any]] = {}
+
+    def noting(
+        self, observers: Observers, verdict: Deny, who: str, key: bytes
+    ) -> Callable[[Outcome], None] | None:
+        """What notes where one is counted that comes to this by that handler, once he was told of it; None where nobody
+        does so."""
+        counting = observers.counting(verdict)
+        if counting is None:
+            return None
+
+        def note(outcome: Outcome) -> None:
+            said = outcome.verdict
+            if (
+                outcome.decided_by != who
+                or not isinstance(said, Deny)
+                or said.errno != verdict.errno
+            ):
+                return  # its deadline's, or its end's
+            cell = counting(outcome)
+            if cell is not None:
+                if len(self.cells) >= _ALIKE:
+                    self.cells.clear()
+                self.cells[key] = cell
+
+        return note
 
 
 class Case(NamedTuple):
@@ -74,6 +118,7 @@ class Usual:
     """
 
     __slots__ = (
+        "_alike",
         "_by_path",
         "_handler",
         "_indices",
@@ -100,7 +145,7 @@ class Usual:
         observers: Observers,
         notification: NotificationLike,
         fallback: Route,
-        told: Callable[[Call, Any, float], None],
+        told: Callable[[Call, Any, float, Callable[[Outcome], None] | None], None],
         seeking: Seeking,
         performer: object = None,
         performed: Callable[[Call, Perform, Verdict, float], None] | None = None,
@@ -154,6 +199,8 @@ class Usual:
             *((alikes.has, seeking.lend, seeking.took_back) if alikes is not None else (None, None, None)),
         )  # fmt: skip
         self._performed = performed
+        self._alike = Alike()
+        self._native.counts(self._alike.cells)
         if performer is not None and not self._is_any_wanted():
             find = getattr(performer, "found", lambda: performer)
             self._native.performs(find, self._to_be_given, self._became)
@@ -262,7 +309,18 @@ class Usual:
             verdict = self._handler.decide_seen(call, self.path, name)
         except BaseException as raised:  # whatever it is, a caller waits for an answer
             verdict = raised
-        self._told(call, verdict, received)
+        noted = None
+        if isinstance(verdict, Deny):
+            leads = name if isinstance(name, int) else -1 if name is None else 0
+            known = [
+                each if self._registers >> number & 1 else 0
+                for number, each in enumerate(call.registers)
+            ]
+            key = (
+                _KEY.pack(*known, leads) + path + b"\0" + (name if isinstance(name, bytes) else b"")
+            )
+            noted = self._alike.noting(self._observers, verdict, self._handler.label, key)
+        self._told(call, verdict, received, noted)
 
     def index(self, verdict: Verdict, explained: bool = False) -> int:
         """The number of an outcome; -1 if there are too many.
@@ -289,6 +347,8 @@ class Usual:
         observers, served = self._observers, self._served
         wants = observers.who_wants(verdict)
         how = _PLAIN if not wants else _AT_LENGTH
+        if isinstance(verdict, Deny) and observers.counting(verdict) is not None:
+            how = _COUNTED
         delivered = gone = b""
         if wants == [self._log] and not more:
             how = _LOGGED
