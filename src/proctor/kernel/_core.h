@@ -33,6 +33,10 @@ bool is_open(PyObject *listener, int number);
 /* A Notification; slot: where the journal has it, -1 for nowhere. */
 PyObject *notification_make(const struct seccomp_notif *raw, int slot);
 
+/* The memory of a caller that waits, where one mapping that may be written to has so many bytes: a descriptor, or -1.  Without the GIL.
+ *
+ * proc: its directory in /proc; or -1, and its number leads there. */
+int fillable(int proc, int pid, uint64_t address, size_t size, int listener, uint64_t id);
 /* A thread's memory, malloced; a string up to its NUL.  0, or an errno.  Without the GIL. */
 int gather(pid_t pid, uint64_t address, size_t limit, bool string, char **bytes, size_t *used);
 
@@ -67,6 +71,7 @@ void notification_given(PyObject *notification);
 /* _constant.c: answer a call whose route is a Constant, without an exception: as answer(), or -1 if it is to be routed. */
 int constant_answers(PyObject *route, int listener, const struct seccomp_notif *raw);
 bool constant_ready(PyObject *module);
+bool seen_ready(PyObject *module);
 /* Its slot in the journal is somebody else's to clear. */
 void notification_left(PyObject *notification);
 /* Claim the call that this thread routes, and leave it to another thread to give and answer, if others are there already
@@ -95,6 +100,8 @@ PyObject *core_matches(PyObject *module, PyObject *args);
 PyObject *core_launch(PyObject *module, PyObject *args);
 /* The f_type of the file system that something is on, without waiting for that; 0 if it cannot be told. */
 uint32_t kind_of(int fd);
+/* The same, and the mode of what that is; waits: whether the file system may be asked where the mount cannot be. */
+uint32_t kind_and_mode(int fd, bool waits, uint16_t *mode);
 PyObject *core_kind_of(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_whereabouts(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_standing(PyObject *module, PyObject *const *args, Py_ssize_t count);

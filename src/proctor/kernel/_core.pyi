@@ -634,6 +634,40 @@ class Constant:
     def __call__(self, notification: Any, /) -> Any:
         """As a route."""
 
+@final
+class Seen:
+    """The route of calls of one number that are all answered by what is read of their thread
+    (:mod:`proctor.performing.seen`), and nobody is told of it.  All that is not said here is routed by ``fallback``.
+
+    Those that are said to have written something down: if their first argument is a descriptor of something stored, or EBADF
+    if it is none.  Those that are said the same again: what their thread's ``recalled`` has, which is (architecture << 32 |
+    number, text of its cgroups, what is written to where its first argument says, until when by CLOCK_MONOTONIC).
+
+    :param share, busy: as for :class:`Usual`.
+    :param find: gives what performs such calls, None before there is anybody; its ``native`` is who is known, by thread;
+        what takes one of those back; what closes (container, descriptor) that may wait; kinds of file systems, as for
+        :func:`open_for`, where nothing does.
+    :param container, listener: the calls'.
+    :param recalls: whether it is said again.
+    :param done, failed: count those that came to 0, and to the one errno that is said here; None if nobody does.
+    """
+
+    def __init__(
+        self,
+        share: Any,
+        busy: dict[int, Any],
+        fallback: Callable[[Notification], Any],
+        find: Callable[[], Any],
+        container: Any,
+        listener: Any,
+        recalls: bool,
+        done: list[int] | None,
+        failed: list[int] | None,
+        /,
+    ) -> None: ...
+    def __call__(self, notification: Any, /) -> Any:
+        """As a route."""
+
 # The usual call -------------------------------------------------------------------------------
 @final
 class Usual:

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define SYS_statmount_ 457
-enum { SB_BASIC = 1, DONT_SYNC = 0x4000, SEEN = 64 };
+enum { SB_BASIC = 1, DONT_SYNC = 0x4000, SEEN = 64, MODE_AT = 28 };
 
 struct asked { /* struct mnt_id_req */
     uint32_t size, spare;
@@ -34,14 +34,19 @@ static uint32_t said_by_itself(int fd) {
     return fstatfs(fd, &system) == 0 ? (uint32_t)system.f_type : 0;
 }
 
-uint32_t kind_of(int fd) {
+uint32_t kind_of(int fd) { return kind_and_mode(fd, false, NULL); }
+
+uint32_t kind_and_mode(int fd, bool waits, uint16_t *mode) {
     static _Atomic uint64_t seen[SEEN]; /* a mount and its kind */
     unsigned char status[256];
     uint32_t mask;
     struct asked asked = {.size = sizeof asked, .wanted = SB_BASIC};
     struct told told;
-    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT | DONT_SYNC, STATX_MNT_ID_UNIQUE, status) != 0)
+    unsigned int wanted = STATX_MNT_ID_UNIQUE | (mode != NULL ? STATX_MODE : 0);
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT | DONT_SYNC, wanted, status) != 0)
         return 0;
+    if (mode != NULL)
+        memcpy(mode, status + MODE_AT, sizeof *mode);
     memcpy(&mask, status, sizeof mask);
     if (!(mask & STATX_MNT_ID_UNIQUE))
         return said_by_itself(fd);
@@ -49,10 +54,12 @@ uint32_t kind_of(int fd) {
     uint64_t known = atomic_load_explicit(&seen[asked.mount % SEEN], memory_order_relaxed);
     if (known >> 32 == asked.mount)
         return (uint32_t)known;
-    if (syscall(SYS_statmount_, &asked, &told, sizeof told, 0) != 0)
-        return errno == ENOSYS || errno == EPERM ? said_by_itself(fd) : 0;
-    uint32_t kind = told.mask & SB_BASIC ? (uint32_t)told.magic : 0;
-    if (asked.mount >> 32 == 0)
+    uint32_t kind;
+    if (syscall(SYS_statmount_, &asked, &told, sizeof told, 0) == 0)
+        kind = told.mask & SB_BASIC ? (uint32_t)told.magic : 0;
+    else /* ENOENT: it is in no mount namespace of ours */
+        kind = errno == ENOSYS || errno == EPERM || waits ? said_by_itself(fd) : 0;
+    if (kind != 0 && asked.mount >> 32 == 0)
         atomic_store_explicit(&seen[asked.mount % SEEN], asked.mount << 32 | kind, memory_order_relaxed);
     return kind;
 }

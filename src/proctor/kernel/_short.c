@@ -70,14 +70,18 @@ static bool take(const Short *self, PyObject *container, PyObject *tid, bool ask
 }
 
 void put_back(const Short *self, PyObject *tid, struct caller *caller) {
+    give_back_caller(self->standings, self->give_back, tid, caller);
+}
+
+void give_back_caller(PyObject *standings, PyObject *give_back, PyObject *tid, struct caller *caller) {
     PyObject *type, *value, *trace, *done = NULL;
     PyErr_Fetch(&type, &value, &trace);
-    if (PyDict_Size(self->standings) >= MOST_KNOWN || PyDict_Contains(self->standings, tid) != 0)
-        done = PyObject_CallFunctionObjArgs(self->give_back, caller->standing, NULL);
+    if (PyDict_Size(standings) >= MOST_KNOWN || PyDict_Contains(standings, tid) != 0)
+        done = PyObject_CallFunctionObjArgs(give_back, caller->standing, NULL);
     else
-        PyDict_SetItem(self->standings, tid, caller->standing);
+        PyDict_SetItem(standings, tid, caller->standing);
     if (PyErr_Occurred() != NULL)
-        PyErr_WriteUnraisable(self->give_back);
+        PyErr_WriteUnraisable(give_back);
     Py_XDECREF(done);
     let_go_of_caller(caller);
     PyErr_Restore(type, value, trace);

@@ -43,6 +43,8 @@ PyObject *concluded(const Short *self, PyObject *call, const struct turn *turn);
 void conclude_turn(const Short *self, struct turn *turn);
 void let_go_of_caller(struct caller *caller);
 void put_back(const Short *self, PyObject *tid, struct caller *caller);
+/* The same: among those that are known. */
+void give_back_caller(PyObject *standings, PyObject *give_back, PyObject *tid, struct caller *caller);
 const uint32_t *kinds_of(const Short *self, size_t *count);
 /* Have an executor asked, who is lent for that; NULL without an exception if there is none, and nothing has happened.
  * The standing is given back by whoever goes on, if anybody does. */

@@ -22,19 +22,27 @@ static bool may_write(int maps, uint64_t address, size_t size) {
            && size <= query.end - address;
 }
 
-static bool write_plainly(int pid, uint64_t address, const char *data, size_t size, int listener, uint64_t id) {
-    char name[32];
-    snprintf(name, sizeof name, "/proc/%d/mem", pid);
-    int mem = open(name, O_RDWR | O_CLOEXEC);
-    snprintf(name, sizeof name, "/proc/%d/maps", pid);
-    int maps = mem < 0 ? -1 : open(name, O_RDONLY | O_CLOEXEC);
+int fillable(int proc, int pid, uint64_t address, size_t size, int listener, uint64_t id) {
+    char mem_name[32] = "mem", maps_name[32] = "maps";
+    if (proc < 0) {
+        snprintf(mem_name, sizeof mem_name, "/proc/%d/mem", pid);
+        snprintf(maps_name, sizeof maps_name, "/proc/%d/maps", pid);
+    }
+    int mem = openat(proc, mem_name, O_RDWR | O_CLOEXEC), maps = mem < 0 ? -1 : openat(proc, maps_name, O_RDONLY | O_CLOEXEC);
     /* only while it waits is its number not somebody else's; from then on what is open is its own */
-    bool done = maps >= 0 && id_valid(listener, id) == 0 && may_write(maps, address, size)
-                && pwrite(mem, data, size, (off_t)address) == (ssize_t)size;
-    if (mem >= 0)
-        close(mem);
+    bool good = maps >= 0 && id_valid(listener, id) == 0 && may_write(maps, address, size);
     if (maps >= 0)
         close(maps);
+    if (mem >= 0 && !good)
+        close(mem);
+    return good ? mem : -1;
+}
+
+static bool write_plainly(int pid, uint64_t address, const char *data, size_t size, int listener, uint64_t id) {
+    int mem = fillable(-1, pid, address, size, listener, id);
+    bool done = mem >= 0 && pwrite(mem, data, size, (off_t)address) == (ssize_t)size;
+    if (mem >= 0)
+        close(mem);
     return done;
 }
 

@@ -121,6 +121,10 @@ class Engine:
         """What makes routes for calls that all come to the same: for listeners that are the kernel's."""
         return _core.Constant if type(listener) is Listener else None
 
+    def seen(self, listener: int | HasFileno) -> type[_core.Seen] | None:
+        """The same for calls that are answered by what is read of their thread."""
+        return _core.Seen if type(listener) is Listener else None
+
     def adopt(self, listener: int | HasFileno, journal: Journal) -> list[Pending]:
         """What a monitor that died had received from the listener and not answered, the oldest first:
         whoever calls this answers it.  To be called before :meth:`add`, with the same journal.

@@ -86,12 +86,13 @@ class Standing:
     :ivar known: what the core compares; None on a kernel where that is not to be had.
     :ivar origin: of its user namespace, once somebody asked after that; for its owner to keep as well.
     :ivar proc: its ``/proc/TID``, an O_PATH descriptor.
+    :ivar recalled: what a call of it was answered with: see :class:`proctor.kernel._core.Seen`.
     :ivar rights: as :func:`rights`, and its cgroup and user namespace; empty on a kernel where that is not to be had.
     """
 
     __slots__ = (
         "_cgroup", "_label", "_maps", "_others", "_pidfd", "_seen", "_status", "_text", "_user", "kept", "known",
-        "origin", "proc", "rights", "tid",
+        "origin", "proc", "recalled", "rights", "tid",
     )  # fmt: skip
 
     def __init__(self, tid: int, *, labels: bool, groups: bool = True, places: bool = True) -> None:
@@ -104,6 +105,7 @@ class Standing:
         self.tid = tid
         self.kept: Any = None
         self.origin: Any = None
+        self.recalled: tuple[int, bytes, bytes, float] | None = None
         self.proc = self._status = self._cgroup = self._label = self._pidfd = self._user = -1
         self._text = self.rights = b""
         self._maps = b"", b""

@@ -226,7 +226,7 @@ class Performers:
         if name in getattr(family, "SEEN", ()):
             from proctor.performing.seen import SeenWay
 
-            return SeenWay(self, family, name).go
+            return SeenWay(self, family, name)
         way: Ordinary | None = family.short_way(self, name, listener, begins)
         return way
 

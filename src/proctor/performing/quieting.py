@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import stat
+from array import array
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +36,8 @@ _SHOWN: Final = frozenset((
     0xCAFE4A11, 0x73636673, 0xF97CFF8C, 0x62656570, 0x6165676C, 0x42494E4D, 0x19800202, 0x09041934, 0x1CD1,
     0x7655821, 0x5345434D, 0x65735543, 0xDE5E81E4, 0x73717368, 0xE0F5E1E2, 0x28CD3D45, 0x9660, 0x7275,
 ))  # fmt: skip
+#: The others of those that close files without asking anybody, for the core.
+STORED: Final = array("I", [each for each in filestat.LOCAL if each not in _SHOWN]).tobytes()
 _OF_NO_DESCRIPTOR: Final = ("sync", "msync")
 _DONE: Final = answer(0)
 _KERNELS: Final = "nothing is written by it, or the kernel has it fail"

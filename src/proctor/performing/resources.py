@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import time
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -46,8 +47,12 @@ def sysinfo(call: Call, standing: Standing) -> Verdict:
     """As ``do_sysinfo`` of kernel/sys.c, of what the caller's cgroups leave.
 
     :raises CallGone: the thread is dead."""
-    cgroups, uptime = standing.cgroups(), math.ceil(machine.uptime(standing))
-    told = _RECALL((cgroups, call.abi, uptime), lambda: _sysinfo(call, cgroups, uptime))
+    cgroups, exactly = standing.cgroups(), machine.uptime(standing)
+    uptime = math.ceil(exactly)
+    about = cgroups, call.abi, uptime
+    told = _RECALL(about, lambda: _sysinfo(call, cgroups, uptime))
+    until = min(_RECALL.until(about), time.monotonic() + uptime - exactly)
+    standing.recalled = call.arch << 32 | call.nr & 0xFFFFFFFF, cgroups, told, until
     return Answer(0, "", ((call.registers[0], told),))
 
 

@@ -32,11 +32,19 @@ class SeenWay:
         self._usual = None if self._options is None else self._options()
         #: What is said to it, None where a longer way is to find out; its thread is dead where that raises
         #: :class:`CallGone`.
-        self._seen: Callable[[Call, Standing, Any, Performers], Verdict | None] = import_module(
-            family.SEEN[name]
-        ).seen
+        module = import_module(family.SEEN[name])
+        self._seen: Callable[[Call, Standing, Any, Performers], Verdict | None] = module.seen
 
-    def go(self, call: Call, wish: Perform) -> Verdict | None:
+        closers = performers.executors.closers
+        #: For the core: see :class:`proctor.kernel._core.Seen`.
+        self.native = (
+            performers.standings.known,
+            performers.standings.give_back,
+            closers.close_shortly,
+            getattr(module, "STORED", b""),
+        )
+
+    def __call__(self, call: Call, wish: Perform) -> Verdict | None:
         """The verdict; None if :meth:`~proctor.performing.Performers.begin` is to be called."""
         performers, said = self._performers, None
         standing = performers.standings.take(call.tid)

@@ -39,6 +39,11 @@ class Recall:
         self._said[about] = now + _WHILE, value
         return value
 
+    def until(self, about: object) -> float:
+        """How long that is said, by CLOCK_MONOTONIC; it is over if nothing is."""
+        known = self._said.get(about)
+        return 0.0 if known is None else known[0]
+
 
 def briefly(function: Callable[P, T]) -> Callable[P, T]:
     """Have what a function says for some arguments recalled."""

@@ -135,8 +135,9 @@ def by_path(policy: Policy, call: Call) -> ByPath | None:
 
 def constant(policy: Policy, call: Call) -> Verdict | None:
     """What all calls of this number come to; None if that depends on more, or takes work of ours."""
-    if policy.plan(call).outside is not None:
-        return None
+    plan = policy.plan(call)
+    if plan.outside is not None or plan.always is not None:
+        return plan.always
     decision = policy.for_all(call.abi, call.name)
     if (
         decision is None

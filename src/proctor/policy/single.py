@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from proctor.call.verdict import Verdict, deny
+from proctor.call.verdict import Perform, Verdict, deny
 from proctor.errors import PolicyError
 from proctor.given import one
 from proctor.performing import registry
@@ -57,7 +57,19 @@ def performed(name: str, family: str, when: Mapping[str, Spec], how: Mapping[str
         return None if decision.rule is None else decided(policy, look, decision)
 
     names = dict.fromkeys(call for each in rules for _, call in each.clauses)
-    return Handler(tuple(names), decide, performs=True, label=name)
+    handler = _Performed(tuple(names), decide, performs=True, label=name)
+    handler.policy = policy
+    return handler
+
+
+class _Performed(Handler):
+    __slots__ = ("policy",)
+
+    policy: Policy
+
+    def constant(self, call: Call) -> Perform | None:
+        """See :class:`~proctor.supervisor.handlers.Handler`."""
+        return self.policy.plan(call).always
 
 
 def _having(

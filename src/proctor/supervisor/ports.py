@@ -239,6 +239,10 @@ class Engine(Protocol):
         is no such thing."""
         ...
 
+    def seen(self, listener: ListenerPort) -> Callable[..., Any] | None:
+        """The same for calls that are answered by what is read of their thread (``_core.Seen``)."""
+        ...
+
     def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:
         """What a monitor that died had received from the listener and not answered, the oldest first;
         slots of calls for whose answer nobody waits any more are freed.  Whoever calls this answers

@@ -116,6 +116,9 @@ class PyEngine:
     def constant(self, listener: ListenerPort) -> None:
         """Nor here."""
 
+    def seen(self, listener: ListenerPort) -> None:
+        """Nor here."""
+
     def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         if listener.fileno() in self._served:

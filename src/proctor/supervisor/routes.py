@@ -36,6 +36,12 @@ _KEY: Final = struct.Struct("=6Q")
 #: Most routes one listener remembers: numbers that exist nowhere can be notified too (C035).
 _MOST: Final = 4096
 
+#: Calls that the engine's own code answers by what it reads of their thread, how else than by 0, and whether what was said before is
+#: said again (:class:`proctor.kernel._core.Seen`).
+_SEEN: Final = {
+    **dict.fromkeys(("fsync", "fdatasync", "syncfs"), ("EBADF", False)), "sysinfo": ("EFAULT", True),
+}  # fmt: skip
+
 
 def chain_of(handlers: Iterable[Handler], name: str | None) -> tuple[Handler, ...]:
     """Those of the handlers that want a call; None for one that has no name."""
@@ -296,7 +302,7 @@ class Routes:
             return short
         constant = self._constant(handler, first)
         if constant is None:
-            return short if usual.route is None else usual.route
+            return usual.route or self._seen(handler, first, name, ordinary, short) or short
         made_alike, said_to_all = constant
         if wants is not None and wants(said_to_all):
             alike = Alike()
@@ -323,3 +329,35 @@ class Routes:
             counted = isinstance(said, Deny) and observers.counting(said) is not None
             return (made, said) if counted else None
         return made, said
+
+    def _seen(
+        self, handler: Handler, first: NotificationLike, name: str, ordinary: Any, short: Route
+    ) -> Route | None:
+        """The way of calls that are answered by what is read of their thread, where nobody is told of it."""
+        served, observers = self._served, self._decider.observers
+        made = self._engine.seen(served.listener)
+        if name not in _SEEN or made is None or ordinary is None or observers.watching:
+            return None
+        call = Call(first, served.listener, container=served.container)
+        wish = None if handler.constant is None else handler.constant(call)
+        if not isinstance(wish, Perform) or wish.allow is not None:
+            return None
+        fails, recalls = _SEEN[name]
+        kinds = "perform", f"perform {fails}"
+        counters = observers.counters
+        cells = [
+            None if counters is None else counters.cell(served.container, name, kind)
+            for kind in kinds
+        ]
+        find = getattr(ordinary, "found", lambda: ordinary)
+        way: Route = made(
+            served.share,
+            served.busy,
+            short,
+            find,
+            served.container,
+            served.listener,
+            recalls,
+            *cells,
+        )
+        return way
