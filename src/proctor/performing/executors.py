@@ -34,7 +34,7 @@ _MOST_KEYS: Final = 4 * _MOST_IDLE
 #: Seconds in which processes that were killed are expected to be dead, when all is over.
 _END: Final = 0.5
 #: Seconds after which the next one is made of those that are used once: the call that took the last one is over then.
-_SOON: Final = 0.002
+_SOON: Final = 0.0003
 
 
 class Wait(NamedTuple):
