@@ -235,3 +235,18 @@ def test_every_family_is_in_the_table_and_what_it_names_can_be_loaded() -> None:
         assert callable(import_module(f"{families.__name__}.{name}").perform)
         for call in families.CALLS.get(name, ()):
             assert registry.family(call) == name
+
+
+def test_what_a_mount_takes_is_loaded_before_the_first_one() -> None:
+    """When that comes there may be no descriptor left, and to load it takes as long as several mounts."""
+    names = ("loops", "mounter", "placing", "remounting")
+    program = (
+        "import sys\n"
+        "from proctor.performing import registry\n"
+        "registry.load(['mount'])\n"
+        f"print(*[each for each in {names} if 'proctor.performing.' + each not in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert not done.stdout.split()

@@ -182,7 +182,7 @@ def test_one_that_cannot_be_begun_is_nobodys_trouble(
         raise Trouble("no more processes")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Pace, "patience", 900_000)  # it is heard on a busy machine, too
+        patched.setattr(Pace, "TICK", 900_000)  # it is heard on a busy machine, too
         patched.setattr(executors_module, "_begun", refused)
         executors._prepare()
         assert executors._spare is None
@@ -224,6 +224,29 @@ def test_paces_are_not_shared(executors: Executors) -> None:
     assert not executors._paces
 
 
+def test_who_was_waited_for_in_vain_is_waited_for_again() -> None:
+    """What is used once never answers within a few microseconds: one mount that took long would have all later ones wait
+    shortly, and in vain."""
+    once, others = Pace(once=True), Pace()
+    for pace in (once, others):
+        pace.came(False)
+        assert pace.patience < Pace.TICK
+    late = 0
+    while once.patience < Pace.TICK:
+        once.came(False)
+        late += 1
+    assert 1 < late < 20, "it is not waited for in vain each time"
+    once.came(False)
+    assert once.patience < Pace.TICK
+    for _ in range(1000):
+        others.came(False)
+        assert others.patience < Pace.TICK, (
+            "others that never come in time are never waited for so long"
+        )
+    while others.patience < Pace.TICK:
+        others.came(True)
+
+
 def test_who_waits_for_an_end_hears_nothing_else(executors: Executors) -> None:
     executor = one(executors)
     waits = Dying(executor, 3600)
@@ -234,3 +257,29 @@ def test_who_waits_for_an_end_hears_nothing_else(executors: Executors) -> None:
     assert waits.reply(None, wait=False) is not None
     assert not waits.interruptible and not waits.hindered()
     executors.discard(executor)
+
+
+def test_two_are_borrowed_or_none_is(executors: Executors) -> None:
+    def idle(key: str) -> Executor:
+        made: Executor = ended(executors.acquire(key, "container", 4, lambda *_: None))
+        return made
+
+    both = idle("caller"), idle("lender")
+    executors.keep(*both)
+    assert executors.borrow_both("caller", "nobody", "container", 4) is None
+    assert executors.borrow_both("nobody", "lender", "container", 4) is None
+    assert executors.borrow_both("caller", "lender", "container", 1) is None, (
+        "there is room for one"
+    )
+    assert set(executors._idle) == set(both) and not executors._taken, "nothing has happened"
+    assert executors.borrow_both("caller", "lender", "container", 2) == both
+    assert not executors._idle and executors._taken == {"container": 2}
+    assert executors.borrow("caller", "container", 4) is None
+    executors.keep(*both)
+    assert not executors._taken
+    both[0].last = True
+    borrowed = executors.borrow_both("caller", "lender", "other", 4)
+    assert borrowed == both
+    executors.keep(*borrowed)
+    assert list(executors._idle) == [both[1]] and not executors._taken
+    assert both[0].sock.fileno() < 0, "what ends with its work is kept by nobody"

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 #: Kinds of namespaces that say where a thread is (namespaces(7)); ``pid_for_children`` and
 #: ``time_for_children`` can be asked for, too.
 NAMESPACES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
+#: Where the user and the mount namespace are among them.
+USER: Final = NAMESPACES.index("user")
+MNT: Final = NAMESPACES.index("mnt")
 
 #: What ``status`` says where no signal waits (``task_sig`` of fs/proc/array.c).
 _NONE_PENDING: Final = b"\nSigPnd:\t%016x\nShdPnd:\t%016x\n" % (0, 0)

@@ -35,18 +35,19 @@ def opened(
     """Where it comes from, pinned and opened as the caller.
 
     :raises Said: it is nothing, or nothing that may be mounted."""
-    from proctor.performing import loops  # not everywhere where policies are checked
-
     pin = yield from task.pin(task.start(pins.AT_FDCWD, source), source, 0, 0)
     task.permit(pin.named.path, pin.named.status, "source")
     status = pin.named.status
     device = ":".join(map(str, status.rdev))
     image = stat.S_ISREG(status.mode)
-    loop = loops.device(status) if options.images else None
-    if loop is not None:
-        fd = yield from loops.open_bound(task, loop, os.O_RDONLY if read_only else os.O_RDWR)
-        if fd >= 0:
-            return Source(task.hold(fd), b"/dev/loop%d" % loop, False, read_only, joins=False)
+    if options.images:
+        from proctor.performing import loops  # not everywhere where policies are checked
+
+        loop = loops.device(status)
+        if loop is not None:
+            fd = yield from loops.open_bound(task, loop, os.O_RDONLY if read_only else os.O_RDWR)
+            if fd >= 0:
+                return Source(task.hold(fd), b"/dev/loop%d" % loop, False, read_only, joins=False)
     if stat.S_ISBLK(status.mode):
         if not options.allows(status.rdev):
             raise Said(errno.EPERM, f"the block device {device} is not among the rule's devices")

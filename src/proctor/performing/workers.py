@@ -20,29 +20,34 @@ class Pace:
     A tick of the kernel's clock costs nothing to wait for: the timer that would end it is behind the
     next tick, and none is set in the machine.  A few microseconds' wait costs more than the answer that it is
     for.  But who waited in vain once (somebody opens FIFOs) waits so shortly for a while.
+
+    :param once: they are used once, for what always takes longer than so few microseconds: nothing comes in time then, and the
+        while is over after some that came late, too.
     """
 
-    __slots__ = ("_soon",)
+    __slots__ = ("_once", "patience", "soon")
 
     #: Which a socket waits by itself.
     TICK: Final = 4000
     _SHORT: Final = 50
     _WHILE: Final = 64
+    _ONCE: Final = 8
 
-    def __init__(self) -> None:
-        self._soon = 0
-
-    @property
-    def patience(self) -> int:
-        """Microseconds."""
-        return self._SHORT if self._soon else self.TICK
+    def __init__(self, once: bool = False) -> None:
+        self._once = once
+        #: For so many answers, if they come in time, it is waited shortly.
+        self.soon = 0
+        #: Microseconds.
+        self.patience = self.TICK
 
     def came(self, in_time: bool) -> None:
         """Whether the answer came in time."""
-        if not in_time:
-            self._soon = self._WHILE
-        elif self._soon:
-            self._soon -= 1
+        if not in_time and not (self._once and self.soon):
+            self.soon, self.patience = self._ONCE if self._once else self._WHILE, self._SHORT
+        elif self.soon:
+            self.soon -= 1
+            if not self.soon:
+                self.patience = self.TICK
 
 
 class Worker:

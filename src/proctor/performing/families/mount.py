@@ -20,6 +20,7 @@ import stat
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.call.credentials import MNT, USER
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
 from proctor.performing import pins, sourcing
@@ -30,7 +31,7 @@ from proctor.syscalls.architectures import PAGE_SIZE
 from proctor.words import listed
 
 if TYPE_CHECKING:
-    from proctor.call.call import Call
+    from proctor.call.arguments import Args
     from proctor.call.verdict import Verdict
     from proctor.performing.finding import Pin
     from proctor.performing.task import Task, Work
@@ -146,6 +147,15 @@ _KERNELS_OWN: Final = frozenset((
 ))  # fmt: skip
 
 
+#: What the first mount would load.
+WAYS: Final = (
+    "proctor.performing.loops",
+    "proctor.performing.mounter",
+    "proctor.performing.placing",
+    "proctor.performing.remounting",
+)
+
+
 def perform(task: Task) -> Work:
     """Mount it, or leave it to the kernel."""
     options, call = task.options(Options), task.call
@@ -153,26 +163,26 @@ def perform(task: Task) -> Work:
     if flags & _MAGIC_MASK == _MAGIC:
         flags &= ~_MAGIC_MASK
     # copy_mount_string and copy_mount_options come first
-    kind = call.args["fstype"]
-    source = _copied(call, "source")
-    address = call.args["data"]
+    args = call.args
+    kind = args["fstype"]
+    source = _copied(args, "source")
+    address = args["data"]
     data = call.copied(address, PAGE_SIZE, some=True) if address else b""
     new = not flags & (_REMOUNT | _BIND | _MOVE | _PROPAGATION)
     name = (kind or b"").decode("ascii", "replace")
-    remounts = flags & (_REMOUNT | _BIND) == _REMOUNT and elsewhere(task)
-    if remounts:
+    apart = elsewhere(task)
+    if apart and flags & (_REMOUNT | _BIND) == _REMOUNT:
         remounted = yield from _remount(task, flags, data)
         if remounted is not None:
             return remounted
-    program = options.fuse.get(name) if elsewhere(task) else None
-    far = options.remotes.get(source or b"") if elsewhere(task) else None
+    program = options.fuse.get(name) if apart else None
+    far = options.remotes.get(source or b"") if apart and options.remote else None
     if far is not None and far.kind != name:
         far = None
-    if not new or not (program or far or wanted(task, options, name)):
+    if not new or not (program or far or (apart and name in options.filesystems)):
         return (yield from _left(task, new))
-    target = yield from task.pin(
-        task.start(pins.AT_FDCWD, call.args["target"]), call.args["target"], 0, 0
-    )
+    path = args["target"]
+    target = yield from task.pin(task.start(pins.AT_FDCWD, path), path, 0, 0)
     task.permit(target.named.path, target.named.status, "target")
     if flags & _NOUSER:
         return deny(errno.EINVAL)
@@ -210,13 +220,13 @@ def _parsed(task: Task, name: str, given: Sequence[Option]) -> Generator[Any, An
         raise Said(failed, said)
 
 
-def _copied(call: Call, argument: str) -> bytes | None:
+def _copied(args: Args, argument: str) -> bytes | None:
     """A string that ``copy_mount_string`` of fs/namespace.c copies.
 
     :raises Said: EINVAL, for what is too long.
     :raises MemoryUnreadable: EFAULT."""
     try:
-        found: bytes | None = call.args[argument]
+        found: bytes | None = args[argument]
     except MemoryUnreadable as error:
         if error.errno == errno.ENAMETOOLONG:
             raise Said(errno.EINVAL) from None
@@ -231,8 +241,8 @@ def wanted(task: Task, options: Options, name: str) -> bool:
 
 def elsewhere(task: Task) -> bool:
     """Whether the caller is in a user namespace and a mount namespace of its own."""
-    who, own = task.who, task.own.who
-    return all(who.namespace(kind) != own.namespace(kind) for kind in ("user", "mnt"))
+    theirs, ours = task.who.namespaces, task.own.who.namespaces
+    return theirs[USER] != ours[USER] and theirs[MNT] != ours[MNT]
 
 
 def may(task: Task) -> None:
@@ -320,7 +330,9 @@ def _mount(
 ) -> Work:
     """
     :param idmap: None for what is the policy's alone: it is not remounted for the caller."""
-    from proctor.performing import mounter, placing, remounting
+    from proctor.performing.mounter import Filesystem, make
+    from proctor.performing.placing import put
+    from proctor.performing.remounting import mounts
 
     if source.read_only:
         flags |= _RDONLY
@@ -329,9 +341,9 @@ def _mount(
     if flags & _NODIRATIME:
         times = (*times, _TIMES[2])
     try:
-        made = yield from mounter.make(
+        made = yield from make(
             task,
-            mounter.Filesystem(
+            Filesystem(
                 name, source.shown, careful(name, [*superblock, *given]), _attributes(flags, times),
                 source.image, source.read_only, source.joins, bool(idmap), inside=inside,
             ),
@@ -350,10 +362,10 @@ def _mount(
         return deny(errno.EBUSY, "it is mounted there already")
     if not target.named.status.is_directory:
         return deny(errno.ENOTDIR)
-    verdict, number = yield from placing.put(task, made.fd, target.fd, _attributes(flags, _OTHERS))
+    verdict, number = yield from put(task, made.fd, target.fd, _attributes(flags, _OTHERS))
     if verdict == answer(0) and number and idmap is not None:
         container = task.session.container
-        remounting.mounts(task).add(container, number, not flags & _RDONLY)
+        mounts(task).add(container, number, not flags & _RDONLY)
     return verdict
 
 
