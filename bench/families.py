@@ -4,7 +4,7 @@ One program in Python makes each call many times and tells medians: as root of t
 its own, and as root of a container whose calls are performed; in turns.  Figures are kept in
 docs/benchmarks.md.
 
-    python bench/families.py [--rounds N]
+    python bench/families.py [--rounds N] [--only mknod,mount]
 
 Wants root, loop devices and mkfs.ext4.
 """
@@ -18,7 +18,7 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import proctor
@@ -32,12 +32,12 @@ PYTHON = "/usr/bin/python3"
 KINDS = ("container", "others", "programs")
 PROGRAM = """
 import ctypes, fcntl, json, os, statistics, struct, sys, time
-place, disk, which = sys.argv[1], sys.argv[2].encode(), sys.argv[3]
+place, disk, which, only = sys.argv[1], sys.argv[2].encode(), sys.argv[3], sys.argv[4:]
 libc = ctypes.CDLL(None, use_errno=True)
 os.chdir(place)
 took = {}
 def times(what, count, call, undo=lambda number: None, among="others"):
-    if among != which:
+    if among != which or (only and what not in only):
         return
     found = []
     for number in range(count):
@@ -131,14 +131,14 @@ def refuse(call: proctor.Call) -> proctor.Verdict | None:
     return proctor.deny(1) if b"refused" in call.args.argv else None
 
 
-def natively(place: str, disk: str, which: str) -> Mapping[str, float]:
-    command = ["unshare", "-m", PYTHON, "-ISc", PROGRAM, place, disk, which]
+def natively(place: str, disk: str, which: str, *only: str) -> Mapping[str, float]:
+    command = ["unshare", "-m", PYTHON, "-ISc", PROGRAM, place, disk, which, *only]
     done = subprocess.run(command, capture_output=True, check=True)
     found: Mapping[str, float] = json.loads(done.stdout)
     return found
 
 
-def performed(place: str, disk: str, which: str) -> Mapping[str, float]:
+def performed(place: str, disk: str, which: str, *only: str) -> Mapping[str, float]:
     container = [
         families.mknod(),
         families.xattr(),
@@ -159,15 +159,17 @@ def performed(place: str, disk: str, which: str) -> Mapping[str, float]:
     # a program makes calls of its own when it begins
     handlers = {"container": container, "others": others, "programs": [refuse, families.exec()]}
     done = proctor.run(
-        [PYTHON, "-ISc", PROGRAM, place, os.path.join(place, "disk"), which],
+        [PYTHON, "-ISc", PROGRAM, place, os.path.join(place, "disk"), which, *only],
         handlers[which], userns=MAP, namespaces=["mnt"], capture_output=True, check=True,
     )  # fmt: skip
     found: Mapping[str, float] = json.loads(done.stdout)
     return found
 
 
-def compare(rounds: int) -> dict[str, tuple[float, float]]:
-    """Medians (native, performed) of each call, in microseconds."""
+def compare(rounds: int, only: Sequence[str] = ()) -> dict[str, tuple[float, float]]:
+    """Medians (native, performed) of each call, in microseconds.
+
+    :param only: calls by their names; all, if there are none."""
     both = natively, performed
     place = tempfile.mkdtemp(dir="/var/tmp", prefix="families-")
     disk = ""
@@ -188,7 +190,11 @@ def compare(rounds: int) -> dict[str, tuple[float, float]]:
         turns: list[Any] = [
             tuple(
                 [
-                    {name: took for each in KINDS for name, took in run(place, disk, each).items()}
+                    {
+                        name: took
+                        for each in KINDS
+                        for name, took in run(place, disk, each, *only).items()
+                    }
                     for run in both
                 ]
             )
@@ -210,9 +216,11 @@ def compare(rounds: int) -> dict[str, tuple[float, float]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="calls, with commas between them")
+    given = parser.parse_args()
     print(f"{'call':<30} {'natively':>12} {'performed':>12}  wanted")
-    found = compare(parser.parse_args().rounds)
-    _, least = found[CONSTANT]
+    found = compare(given.rounds, [each for each in given.only.split(",") if each])
+    _, least = found.get(CONSTANT, (0.0, 0.0))
     for name, (native, ours) in found.items():
         words, good = WANTED.get(name, ("", lambda native, ours, constant: True))
         holds = "" if good(native, ours, least) else ": missed"

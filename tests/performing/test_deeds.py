@@ -243,7 +243,7 @@ def test_what_is_written_by_who_lost_the_role_is_its_callers_while_it_waits(
 
     monkeypatch.setattr(Answers, "fill", counted)
     monkeypatch.setattr(
-        Pace, "patience", 900_000
+        Pace, "TICK", 900_000
     )  # what is heard later is not filled in so: on a busy machine, all
     number = tables.number("newfstatat", native())
     program = (

@@ -272,7 +272,9 @@ class Standing:
 
         :raises CallGone: it is dead."""
         try:
-            return int(_value(self._status_text(), b"\nUmask:\t"), 8)
+            text = self._text or self._status_text()
+            at = text.index(b"\nUmask:\t") + 8
+            return int(text[at : at + 4], 8)
         except (OSError, ValueError):
             raise CallGone from None
 

@@ -38,6 +38,9 @@ _LAST_CAP: Final = 63
 #: What it takes to be born with the ids of others.
 _BIRTH: Final = 1 << _CAP_SETUID | 1 << _CAP_SETGID
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
+#: Of what capget(2) gives, the effective set.
+_EFFECTIVE: Final = struct.Struct("=I8xI8x")
+_NOTHING: Final = 0, 0
 KEPT: Final = "the lender kept a right that was lent for one call"
 
 
@@ -170,8 +173,7 @@ def whose(key: Key, lent: int) -> Hashable:
 
 def kept_a_right(reply: Reply, left: int) -> bool:
     """Whether something is left of a loan."""
-    low, _, _, high, _, _ = struct.unpack("=6I", reply.parts[left])
-    return bool(low or high)
+    return _EFFECTIVE.unpack(reply.parts[left]) != _NOTHING
 
 
 class Lender:

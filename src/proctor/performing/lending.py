@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
-    from proctor.performing.callers import Known
     from proctor.performing.executors import Executors
-    from proctor.performing.plans import Deed, Plan
     from proctor.performing.processes import Executor
     from proctor.performing.steps import Reply, Request
     from proctor.performing.task import Task, Work
@@ -64,10 +62,14 @@ class Lending(NamedTuple):
     #: Of :func:`proctor.performing.lender.key_of`.
     whom: Hashable
     #: What the caller's executor is asked: it pins, and gives that.
-    pinning: Deed
-    #: What is lent where it comes to that, given the plan's values; and on which terms.
-    loan: Callable[[tuple[int | bytes, ...]], Loan]
-    terms: Callable[[Plan], Terms]
+    request: Request
+    packet: bytes
+    #: What of the caller's goes along, and how the caller is looked at: as :func:`proctor.kernel._core.act_for` wants it.
+    dirfds: tuple[int, ...]
+    look: int
+    #: What is lent where it comes to that; and on which terms.
+    loan: Loan
+    terms: Terms
     #: What is said to its answer where nothing is lent; None where a longer way is to find out.
     then: Callable[[Reply], Verdict | None]
 
@@ -84,20 +86,24 @@ class LendingWay(PlannedWay):
         if not isinstance(lending, Lending):
             self._leave(standing)
             return lending
-        executors = self._performers.executors
-        executor = self._ready(standing, lending.pinning)
-        lends = executor and self._borrow(standing.kept, lending.whom)
-        if executor is None or lends is None:
-            return self._leave(standing, executor)
+        key, performers = standing.kept.key, self._performers
+        executors, limit = performers.executors, performers.option(key.container, "limit")
+        both = executors.borrow_both(key, lending.whom, key.container, limit)
+        if both is None:
+            return self._leave(standing)
+        executor, lends = both
         try:
-            plan, values, look, dirfds, packet = self._question(
-                call, standing, executor, lending.pinning
-            )
+            if self._begins is not None:
+                self._begins(call)
+        except BaseException:
+            executors.keep(executor, lends)
+            raise
+        try:
             try:
-                terms, loan = lending.terms(plan), lending.loan(values)
                 reply, heard, pin = executor.lend_for(
-                    standing, look, call, dirfds, plan.request, packet, terms, lends, loan
-                )
+                    standing, lending.look, call, lending.dirfds, lending.request, lending.packet, lending.terms, lends,
+                    lending.loan,
+                )  # fmt: skip
             except BaseException:
                 executors.discard(executor)
                 raise
@@ -108,12 +114,14 @@ class LendingWay(PlannedWay):
             executors.discard(lends)  # its answer may be still to come, for the next one to take
             raise
         if isinstance(reply, bytes):
-            return self._borrowed(call, wish, standing, executor, lends, loan, reply, heard, pin)
+            return self._borrowed(
+                call, wish, standing, executor, lends, lending.loan, reply, heard, pin
+            )
         executors.release(lends)
         if reply is False:
             return self._leave(standing, executor)
         if reply is None:
-            then = partial(_then, executor, plan.request, lending.then)
+            then = partial(_then, executor, lending.request, lending.then)
             return self._later(call, wish, standing, (executor, None, None), then)
         try:
             said = lending.then(reply)
@@ -146,7 +154,7 @@ class LendingWay(PlannedWay):
         executors = self._performers.executors
         try:
             reply = lends.answered(heard)
-            said = None if reply is None else _heard(executors, lends, loan, first, reply)
+            said = None if reply is None else _heard(loan, first, reply)
         except BaseException as failed:
             if pin >= 0:
                 os.close(pin)
@@ -158,15 +166,12 @@ class LendingWay(PlannedWay):
         if said is None:
             rest = partial(_rest, executors, lends, loan, first, pin)
             return self._later(call, wish, standing, (executor, None, None), rest)
-        return self._closed(call, wish, standing, executor, said)
-
-    def _borrow(self, known: Known, whom: Hashable) -> Executor | None:
-        container, performers = known.key.container, self._performers
-        return performers.executors.borrow(
-            whom,
-            container,
-            performers.option(container, "limit"),  # type: ignore[arg-type]
-        )
+        if executor.holds:
+            executors.release(lends)
+            return self._closed(call, wish, standing, executor, said)
+        executors.keep(executor, lends)
+        self._performers.standings.give_back(standing)
+        return said
 
 
 def _then(
@@ -184,16 +189,12 @@ def _then(
     return (yield from registry.perform(task)) if said is None else said
 
 
-def _heard(
-    executors: Executors, lends: Executor, loan: Loan, first: bytes, reply: Reply
-) -> Verdict:
+def _heard(loan: Loan, first: bytes, reply: Reply) -> Verdict:
     """
-    :raises Trouble: a right was kept; the lender is not given back."""
+    :raises Trouble: a right was kept; the lender is not to be given back."""
     if lender.kept_a_right(reply, loan.left):
         raise Trouble(lender.KEPT)
-    said = loan.told(reply, first)
-    executors.release(lends)
-    return said
+    return loan.told(reply, first)
 
 
 def _rest(
@@ -202,7 +203,9 @@ def _rest(
     """What is left once a lender takes longer."""
     task.hold(pin)
     try:
-        return _heard(executors, lends, loan, first, (yield Wait(lends, loan.request)))
+        said = _heard(loan, first, (yield Wait(lends, loan.request)))
+        executors.release(lends)
+        return said
     except BaseException as failed:
         executors.discard(lends)
         if isinstance(failed, Ended):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.call.verdict import deny, let_run_unsafe
+from proctor.call.credentials import USER
+from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.performing import lender, pins
+from proctor.performing import pins
 from proctor.performing.entitled import numbers_of
+from proctor.performing.lender import whose
 from proctor.performing.lending import Lending, LendingWay, Loan, Terms
-from proctor.performing.plans import Deed, Plan, Planning, Way
+from proctor.performing.plans import ROOM, Plan, Planning, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 _RIGHT: Final = 1 << 21  # CAP_SYS_ADMIN
 _F_GETFD: Final = 1
+_CWD: Final = (pins.AT_FDCWD,)
+_DONE: Final = answer(0)
 _LONGEST_PATH: Final = 4096  # PATH_MAX of include/uapi/linux/limits.h
 _MOST: Final = 65536  # XATTR_LIST_MAX
 #: The calls that name a path.
@@ -49,41 +53,71 @@ class MarkWay(LendingWay):
         nofollow, self._verb = name[0] == "l" and name != "listxattr", _verb(name)
         plan = _listing if self._verb == "list" else _plan
         self._pins = partial(plan, pins.O_NOFOLLOW if nofollow else 0)
+        self._then = partial(_then, self._pins)
 
     def lending(self, call: Call, wish: Perform, standing: Standing) -> Lending | Verdict | None:
         """One that is performed, for whoever may be lent the right; what is the kernel's is left to it at once."""
-        performers, known = self._performers, standing.kept
-        who, own = known.key.who, performers.callers.own()
-        options: Any = wish.options or self._xattr.DEFAULT
+        performers, key = self._performers, standing.kept.key
+        who, own = key.who, performers.callers.own().who
+        xattr: Any = self._xattr
+        options: Any = wish.options or xattr.DEFAULT
         if options.apart:
             return None
-        wanted = self._plainly(call) or self._xattr.decoded(call, self._verb, 0)
+        plainly = self._plainly(call)
+        wanted, path = plainly or (xattr.decoded(call, self._verb, 0), None)
         lists = self._verb == "list"
         stored = b"" if lists else options.stored(wanted.name, b"")
-        if stored is None or who.namespace("user") == own.who.namespace("user"):
-            return let_run_unsafe(self._xattr.KERNELS)
-        path = call.args["path"]
-        may = who.effective & own.who.permitted & _RIGHT and performers.owned(call, who, standing)
-        if not (path and may) or len(stored) > self._xattr.LONGEST_NAME:
+        if stored is None or who.namespaces[USER] == own.namespaces[USER]:
+            return let_run_unsafe(xattr.KERNELS)
+        if path is None:
+            path = call.args["path"]
+        if not (
+            path
+            and len(path) <= ROOM
+            and who.effective & own.permitted & _RIGHT
+            and len(stored) <= xattr.LONGEST_NAME
+            and performers.owned(call, who, standing)
+        ):
             return None
-        whom = lender.whose(known.key, _RIGHT)
-        pinning = Deed(self._pins, (), ((pins.AT_FDCWD, (path,)),))
-        owned = True, *numbers_of(standing)
+        relative = path[:1] != b"/"
+        plan = self._pins((relative,))
+        terms = _terms(plan.made.step - lists, *numbers_of(standing))  # that a list was made
+        loan = self._listing(wanted, options) if lists else self._loan(wanted)
+        return Lending(
+            whose(key, _RIGHT), plan.request, plan.request.fill(path), _CWD if relative else (),
+            1 + standing.kept.groups, loan, terms, self._then,
+        )  # fmt: skip
 
-        def terms(plan: Plan) -> Terms:
-            return Terms(plan.made.step - lists, 0, -1, b"", *owned)  # that a list was made
+    def _loan(self, wanted: Wanted) -> Loan:
+        """What a lender is asked about what is pinned."""
+        xattr = self._xattr
+        acting, values = xattr.asking(wanted, False, _RIGHT)
+        made = acting.made.step
 
-        def loan(_: object) -> Loan:
-            if lists:
-                made: Loan = self._xattr.listing(wanted, options, _RIGHT)
-            else:
-                made = self._xattr.loan(wanted, _RIGHT)
-            return made
+        def told(reply: Reply, _first: bytes) -> Verdict:
+            if not reply.results[made]:
+                return _DONE
+            said: Verdict = xattr.verdict_of(wanted, *xattr.result_of(acting, reply))
+            return said
 
-        return Lending(whom, pinning, loan, terms, partial(_then, self._pins))
+        return Loan(acting.request, acting.left, acting.request.fill(*values), True, told)
 
-    def _plainly(self, call: Call) -> Wanted | None:
-        """As :func:`proctor.performing.families.xattr.decoded`, of a call of 64 bits with nothing wrong; None of others."""
+    def _listing(self, wanted: Wanted, options: Any) -> Loan:
+        """The same, for a list; the caller's executor says first what the caller sees by itself."""
+        xattr = self._xattr
+        whole = wanted._replace(size=xattr.MOST)
+        acting, values = xattr.asking(whole, False, _RIGHT)
+
+        def told(reply: Reply, own: bytes) -> Verdict:
+            found = xattr.result_of(acting, reply)
+            said: Verdict = xattr.list_verdict(wanted, options, xattr.APART, own, *found)
+            return said
+
+        return Loan(acting.request, acting.left, acting.request.fill(*values), True, told)
+
+    def _plainly(self, call: Call) -> tuple[Wanted, bytes] | None:
+        """As :func:`proctor.performing.families.xattr.decoded`, of a call of 64 bits with nothing wrong, and its path; None
+        of others."""
         known, verb = call.signature, self._verb
         path, name, value, size, flags, _ = call.registers
         if verb == "list":
@@ -91,11 +125,11 @@ class MarkWay(LendingWay):
             if known is None or known.word != 8 or not path:
                 return None
             try:
-                call.texts((("path", path, _LONGEST_PATH),), 0, 0)
+                named, _ = call.texts((("path", path, _LONGEST_PATH),), 0, 0)
             except MemoryUnreadable:
                 return None
             listed: Wanted = self._xattr.Wanted(verb, b"", b"", size, value, 0)
-            return listed
+            return listed, named
         size, flags = (0, 0) if verb == "remove" else (size, flags & 0xFFFFFFFF)
         if known is None or known.word != 8 or not (path and name) or size > self._xattr.MOST:
             return None
@@ -103,7 +137,7 @@ class MarkWay(LendingWay):
             return None
         longest = self._xattr.LONGEST_NAME
         try:
-            attribute, _, data = call.texts(
+            attribute, named, data = call.texts(
                 (("name", name, longest), ("path", path, _LONGEST_PATH)),
                 value,
                 size if verb == "set" else 0,
@@ -115,7 +149,12 @@ class MarkWay(LendingWay):
         made: Wanted = self._xattr.Wanted(
             verb, attribute, data, size, value, flags if verb == "set" else 0
         )
-        return made
+        return made, named
+
+
+@lru_cache(64)
+def _terms(step: int, users: bytes, groups: bytes) -> Terms:
+    return Terms(step, 0, -1, b"", True, users, groups)
 
 
 def _verb(name: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from proctor.call.credentials import USER
 from proctor.call.verdict import answer, deny
 from proctor.performing import filestat, lender, pins
 from proctor.performing.lending import Lending, LendingWay, Loan, Terms
-from proctor.performing.plans import ROOM, Deed, Plan, Planning, Way
+from proctor.performing.plans import ROOM, Plan, Planning, Way
 from proctor.performing.steps import Place
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from proctor.performing.callers import Known
     from proctor.performing.identity import Own
     from proctor.performing.steps import Reply
+
+_DONE: Final = answer(0)
 
 
 class NodeWay(LendingWay):
@@ -33,34 +36,34 @@ class NodeWay(LendingWay):
             known.devices
             and family.wants_right(mode, device)
             and who.effective >> family.CAP_MKNOD & 1
-            and who.namespace("user") != own.who.namespace("user")
+            and who.namespaces[USER] != own.who.namespaces[USER]
             and self._performers.owned(call, who, standing)
             and standing.in_its_cgroups()
         ):
             return None
         head, last, slashes = pins.split(call.path)
-        if not last or slashes:
+        if not last or slashes or len(head) > ROOM or len(last) > ROOM or not standing.unchanged():
             return None
-        node = lender.node(who, own, ROOM)
-
-        def loan(values: tuple[int | bytes, ...]) -> Loan:
-            told = partial(self._told, own, node, values)
-            packet = node.request.fill(*values, last)
-            return Loan(node.request, node.left, packet, False, told)
-
-        whom = lender.whose(known.key, lender.NODES)
-        pinning = Deed(_plan, (mode, device), ((dirfd, (head, last)),), umask=True)
-        return Lending(whom, pinning, loan, _terms, _then)
+        umask, relative = standing.umask, head[:1] != b"/"
+        plan, node = _plan((relative,)), lender.node(who, own, ROOM)
+        values = umask, mode, device
+        told = partial(self._told, own, mode, device, node)
+        return Lending(
+            lender.whose(known.key, lender.NODES),
+            plan.request,
+            plan.request.fill(*values, head, last),
+            (dirfd,) if relative else (),
+            0,
+            Loan(node.request, node.left, node.request.fill(*values, last), False, told),
+            _terms(plan.made.step),
+            _then,
+        )
 
     def _told(
-        self,
-        own: Own,
-        node: lender.Node,
-        values: tuple[int | bytes, ...],
-        reply: Reply,
-        _first: bytes,
+        self, own: Own, mode: int, device: int, node: lender.Node, reply: Reply, _first: bytes
     ) -> Verdict:
-        _, mode, device = values
+        if not reply.results[node.made.step]:
+            return _DONE
         said: Verdict = self._family.told(own, mode, device, node.error(reply))
         return said
 
@@ -71,12 +74,13 @@ def _then(reply: Reply) -> Verdict | None:
     if reply.results[plan.made.step] == -errno.EPERM:
         return None
     failed = plan.errno(reply)
-    return None if failed is None else deny(failed) if failed else answer(0)
+    return None if failed is None else deny(failed) if failed else _DONE
 
 
-def _terms(plan: Plan) -> Terms:
+@cache
+def _terms(step: int) -> Terms:
     """The right is lent where it alone lacks, and a node would work."""
-    return Terms(plan.made.step, -errno.EPERM, 0, filestat.HOSTS)
+    return Terms(step, -errno.EPERM, 0, filestat.HOSTS)
 
 
 @cache

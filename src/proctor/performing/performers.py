@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Hashable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+from proctor.call.credentials import USER
 from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
 from proctor.errors import CallGone
 from proctor.given import one, seconds, several
@@ -408,7 +409,7 @@ class Performers:
     def owned(self, call: Call, one: Who, standing: Standing) -> bool:
         """For families: whether a caller's user namespace is the target's own (see ``nested``)."""
         container = getattr(call, "container", None)
-        namespace, given = one.namespace("user"), self.owners
+        namespace, given = one.namespaces[USER], self.owners
         theirs = given if container is None else container.owner_userns
         if namespace in given or namespace in theirs or self.option(container, "nested") == "allow":
             return True
@@ -418,7 +419,7 @@ class Performers:
             standing.origin = (call.caller.userns_origin(),)
         (above,) = standing.origin
         return above is not None and above == (
-            self.callers.own().who.namespace("user"),
+            self.callers.own().who.namespaces[USER],
             os.geteuid(),
         )
 

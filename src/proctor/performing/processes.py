@@ -158,14 +158,15 @@ class Executor(Worker):
         """As :meth:`act_for`, and :func:`proctor.kernel._core.lend_for`: (what that returns, None, -1) where nothing was lent,
         else (the first part of its answer, what the lender was heard to say, what it still works at or -1)."""
         assert standing.known is not None
-        listener = _listener(call)
-        if listener is None:
+        listener = call.listener_fd
+        if listener < 0 and not call.valid():
             return False, None, -1
-        sock, table, patience = lender.at_hand
+        table = lender.table if loan.table else -1
         try:
             heard = _core.lend_for(
-                standing.known, look, call.valid, listener, call.id, dirfds, self.at_hand, request.native, packet, terms,
-                (sock, table if loan.table else -1, patience), loan.request.native, loan.packet,
+                standing.known, look, call.valid, listener, call.id, dirfds,
+                (self._fd, self.table, self._pace.patience), request.native, packet, terms,
+                (lender._fd, table, lender._pace.patience), loan.request.native, loan.packet,
             )  # fmt: skip
         except OSError as error:
             raise self._unsent(error) from None
@@ -174,7 +175,8 @@ class Executor(Worker):
         first, second, pin, closed = heard
         if second is None:
             return self._answered(first), None, -1
-        self._pace.came(True)
+        if self._pace.soon:
+            self._pace.came(True)
         self.holds = closed != 0
         return first, second, pin
 
@@ -204,7 +206,8 @@ class Executor(Worker):
             self._unheard(*heard)
             self._pace.came(False)
             return None
-        self._pace.came(True)
+        if self._pace.soon:
+            self._pace.came(True)
         self.holds = bool(heard[2])
         return Reply(*heard)
 

@@ -162,13 +162,16 @@ class _Ordinary:
 
     :ivar found: gives what does, once there are performers; None before."""
 
-    __slots__ = ("found",)
+    __slots__ = ("_quick", "found")
 
     def __init__(self, found: Callable[[], Ordinary | None]) -> None:
+        self._quick: Ordinary | None = None
         self.found = found
 
     def __call__(self, call: Call, wish: Perform) -> Verdict | Later | int | None:
-        quick = self.found()
+        quick = self._quick
+        if quick is None:
+            quick = self._quick = self.found()
         return None if quick is None else quick(call, wish)
 
 

@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Final, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Union
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.performing.finding import Pin
-    from proctor.performing.lending import Loan
     from proctor.performing.performers import Performers
     from proctor.performing.short import Ordinary
     from proctor.performing.task import Task, Work
@@ -47,12 +46,16 @@ _NOFOLLOW, _EMPTY_PATH = 0x100, 0x1000
 MOST: Final = 65536  # XATTR_SIZE_MAX and XATTR_LIST_MAX of include/uapi/linux/limits.h
 LONGEST_NAME: Final = 255
 _TRUSTED: Final = b"trusted."
-_APART: Final = b"trusted.proctor."
+APART: Final = b"trusted.proctor."
 _SIZES: Final = (0, 64, 1024, MOST)
 
 KERNELS: Final = (
     "the kernel decides about this attribute, by the caller's own rights, whatever it is by then"
 )
+
+
+#: Beginnings of names, and whole ones.
+_Patterns = tuple[tuple[bytes, ...], frozenset[bytes]]
 
 
 class Options(Given):
@@ -66,6 +69,10 @@ class Options(Given):
     names: Sequence[str] = ("trusted.overlay.*",)
     apart: Sequence[str] = ()
 
+    #: The same, as they are looked for; each has its own.
+    _shared: ClassVar[_Patterns]
+    _apart: ClassVar[_Patterns]
+
     def check(self) -> None:
         for option, patterns in (("names", self.names), ("apart", self.apart)):
             for each in listed(option, patterns, "attributes' names"):
@@ -74,12 +81,14 @@ class Options(Given):
                         f"{option} has {each!r}: a name that begins with trusted., with * at its end or "
                         "nowhere; all others are the kernel's to decide"
                     )
+        self.settle("_shared", _patterns(self.names))
+        self.settle("_apart", _patterns(self.apart))
 
     def stored(self, name: bytes, prefix: bytes) -> bytes | None:
         """The name on the host for a container's; None if it is not performed."""
-        if not name.startswith(_APART) and _among(name, self.names):
+        if not name.startswith(APART) and _among(name, self._shared):
             return name
-        return prefix + name[len(_TRUSTED) :] if _among(name, self.apart) else None
+        return prefix + name[len(_TRUSTED) :] if _among(name, self._apart) else None
 
     def shown(self, stored: bytes, prefix: bytes) -> bytes | None:
         """A container's name for one on the host; None if it has none there."""
@@ -87,11 +96,15 @@ class Options(Given):
         return name if self.stored(name, prefix) == stored else None
 
 
-def _among(name: bytes, patterns: Sequence[str]) -> bool:
-    return any(
-        name.startswith(each[:-1].encode()) if each.endswith("*") else name == each.encode()
-        for each in patterns
-    )
+def _patterns(patterns: Sequence[str]) -> _Patterns:
+    beginnings = [each[:-1].encode() for each in patterns if each.endswith("*")]
+    whole = [each.encode() for each in patterns if not each.endswith("*")]
+    return tuple(beginnings), frozenset(whole)
+
+
+def _among(name: bytes, patterns: _Patterns) -> bool:
+    beginnings, whole = patterns
+    return name.startswith(beginnings) or name in whole
 
 
 class Wanted(NamedTuple):
@@ -129,7 +142,7 @@ def perform(task: Task) -> Work:
     at_flags = task.call.registers[2] & 0xFFFFFFFF if name.endswith("at") else 0
     wanted = decoded(task.call, verb, at_flags)
     number, path = _where(task, name)
-    prefix = _prefix(task) if options.apart else _APART  # which no name that is shown begins with
+    prefix = _prefix(task) if options.apart else APART  # which no name that is shown begins with
     stored = options.stored(wanted.name, prefix)
     ours = (stored is not None or verb == "list") and task.who.namespace(
         "user"
@@ -158,14 +171,14 @@ def perform(task: Task) -> Work:
             if len(stored) > LONGEST_NAME:
                 return deny(errno.ERANGE, f"its name on the host would be {stored!r}")
             try:
-                return _verdict(
+                return verdict_of(
                     wanted, *(yield from _lent(task, wanted._replace(name=stored), held, by_fd))
                 )
             except Powerless:
                 why = "that needs the host's CAP_SYS_ADMIN, which the monitor has not"
         failed, data = yield from _as_caller(task, wanted, held, by_fd)
-        return deny(failed, why) if failed > 0 else _verdict(wanted, failed, data)
-    return _verdict(wanted, *(yield from _as_caller(task, wanted, held, by_fd)))
+        return deny(failed, why) if failed > 0 else verdict_of(wanted, failed, data)
+    return verdict_of(wanted, *(yield from _as_caller(task, wanted, held, by_fd)))
 
 
 # What is asked for ----------------------------------------------------------------------------------
@@ -237,7 +250,7 @@ def _prefix(task: Task) -> bytes:
         b"%c" % byte if chr(byte).isalnum() or byte in b"-_" else b"%%%02x" % byte
         for byte in key.encode("utf-8", "surrogateescape")
     )
-    return _APART + safe + b"."
+    return APART + safe + b"."
 
 
 def _lacks(task: Task, pin: Pin) -> str:
@@ -247,7 +260,7 @@ def _lacks(task: Task, pin: Pin) -> str:
     )
 
 
-def _verdict(wanted: Wanted, failed: int, data: bytes) -> Verdict:
+def verdict_of(wanted: Wanted, failed: int, data: bytes) -> Verdict:
     """For a result: a positive errno, or the value minus what it is."""
     if failed > 0:
         return deny(failed)
@@ -258,7 +271,7 @@ def _verdict(wanted: Wanted, failed: int, data: bytes) -> Verdict:
 # Requests ---------------------------------------------------------------------------------------
 
 
-class _Acting(NamedTuple):
+class Acting(NamedTuple):
     request: Request
     made: Result
     data: int | None
@@ -266,7 +279,7 @@ class _Acting(NamedTuple):
 
 
 @lru_cache(128)
-def _acting(verb: str, by_fd: bool, name: int, size: int, permitted: int | None) -> _Acting:
+def _acting(verb: str, by_fd: bool, name: int, size: int, permitted: int | None) -> Acting:
     """One call on what is pinned, by the executor's own link to it: pins are no descriptors for these
     calls, and a symbolic link has no other.
 
@@ -306,28 +319,13 @@ def _acting(verb: str, by_fd: bool, name: int, size: int, permitted: int | None)
         loan.give_back()
     steps.call("chdir", root)
     data = steps.want(room, made) if room is not None else None
-    return _Acting(steps.freeze(), made, data, loan.left if loan is not None else -1)
+    return Acting(steps.freeze(), made, data, loan.left if loan is not None else -1)
 
 
 _Values = tuple[Union[bytes, int], ...]
 
 
-def _values(wanted: Wanted, acting_size: int) -> _Values:
-    values: list[bytes | int] = [min(wanted.size, acting_size)]
-    if wanted.verb == "set":
-        values.append(wanted.flags)
-    if wanted.verb != "list":
-        values.append(wanted.name)
-    if wanted.verb == "set" and wanted.size:
-        values.append(wanted.value)
-    return tuple(values)
-
-
-def _sized(wanted: Wanted) -> int:
-    return next((each for each in _SIZES if wanted.size <= each), MOST)
-
-
-def _result(acting: _Acting, reply: Reply) -> tuple[int, bytes]:
+def result_of(acting: Acting, reply: Reply) -> tuple[int, bytes]:
     """(errno, or minus the value; what was filled)."""
     failed = reply.error(acting.made)
     if failed:
@@ -339,41 +337,28 @@ def _result(acting: _Acting, reply: Reply) -> tuple[int, bytes]:
 _Does = Generator[Any, Any, tuple[int, bytes]]
 
 
-def _asking(wanted: Wanted, by_fd: bool, permitted: int | None) -> tuple[_Acting, _Values]:
-    size = _sized(wanted)
-    acting = _acting(wanted.verb, by_fd, pins.room(len(wanted.name)), size, permitted)
-    return acting, _values(wanted, size)
+def asking(wanted: Wanted, by_fd: bool, permitted: int | None) -> tuple[Acting, _Values]:
+    """What is asked for it, and its holes' values.
 
-
-def loan(wanted: Wanted, permitted: int) -> Loan:
-    """What a lender is asked about what is pinned."""
-    from proctor.performing.lending import Loan
-
-    acting, values = _asking(wanted, False, permitted)
-    packet = acting.request.fill(*values)
-
-    def told(reply: Reply, _first: bytes) -> Verdict:
-        return _verdict(wanted, *_result(acting, reply))
-
-    return Loan(acting.request, acting.left, packet, True, told)
-
-
-def listing(wanted: Wanted, options: Options, permitted: int) -> Loan:
-    """The same, for a list; the caller's executor says first what the caller sees by itself."""
-    whole = wanted._replace(size=MOST)
-    asked = loan(whole, permitted)
-    acting, _ = _asking(whole, False, permitted)
-
-    def told(reply: Reply, own: bytes) -> Verdict:
-        return _listed(wanted, options, _APART, own, *_result(acting, reply))
-
-    return asked._replace(told=told)
+    :param permitted: see :func:`_acting`."""
+    verb, size, most = wanted.verb, wanted.size, 0
+    for most in _SIZES:
+        if size <= most:
+            break
+    acting = _acting(verb, by_fd, pins.room(len(wanted.name)), most, permitted)
+    length = min(size, most)
+    if verb == "list":
+        return acting, (length,)
+    if verb != "set":
+        return acting, (length, wanted.name)
+    values = length, wanted.flags, wanted.name
+    return acting, (*values, wanted.value) if size else values
 
 
 def _as_caller(task: Task, wanted: Wanted, held: int, by_fd: bool) -> _Does:
-    acting, values = _asking(wanted, by_fd, None)
+    acting, values = asking(wanted, by_fd, None)
     reply = yield from task.session.ask(acting.request, *values, fds=(held,), table=True)
-    return _result(acting, reply)
+    return result_of(acting, reply)
 
 
 def _lent(task: Task, wanted: Wanted, held: int, by_fd: bool) -> _Does:
@@ -383,9 +368,9 @@ def _lent(task: Task, wanted: Wanted, held: int, by_fd: bool) -> _Does:
 
     lender = Lender(task, 1 << _CAP_SYS_ADMIN)
     try:
-        acting, values = _asking(wanted, by_fd, lender.permitted)
+        acting, values = asking(wanted, by_fd, lender.permitted)
         reply = yield from lender.ask(acting.request, acting.left, *values, fds=(held,), table=True)
-        return _result(acting, reply)
+        return result_of(acting, reply)
     finally:
         lender.close()
 
@@ -407,11 +392,11 @@ def _list(
         except Powerless:
             pass
         else:
-            return _listed(wanted, options, prefix, data, failed, everything)
-    return _listed(wanted, options, prefix, data, errno.EPERM, b"")
+            return list_verdict(wanted, options, prefix, data, failed, everything)
+    return list_verdict(wanted, options, prefix, data, errno.EPERM, b"")
 
 
-def _listed(
+def list_verdict(
     wanted: Wanted, options: Options, prefix: bytes, data: bytes, failed: int, everything: bytes
 ) -> Verdict:
     """The answer.
@@ -427,4 +412,4 @@ def _listed(
         data = b"".join(each + b"\0" for each in shown if each is not None)
     if wanted.size and len(data) > wanted.size:
         return deny(errno.E2BIG if wanted.size >= MOST else errno.ERANGE)
-    return _verdict(wanted, -len(data), data)
+    return verdict_of(wanted, -len(data), data)
