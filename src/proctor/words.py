@@ -7,7 +7,7 @@ pass for something else.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 
@@ -66,6 +66,29 @@ def quoted(text: str) -> str:
         else:
             out.append(char)
     return '"' + "".join(out) + '"'
+
+
+class Octal(int):
+    """A mode: nobody reads one in decimal."""
+
+
+def toml(value: object) -> str:
+    """Texts, numbers, lists and tables of them in one line of TOML.
+
+    >>> toml({"a": [1, "b"], "c:d": True})
+    '{ a = [1, "b"], "c:d" = true }'
+    """
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"0o{value:03o}" if isinstance(value, Octal) else str(value)
+    if isinstance(value, Mapping):
+        keys = {key: key if key.isidentifier() else quoted(key) for key in value}
+        return f"{{ {', '.join(f'{keys[key]} = {toml(each)}' for key, each in value.items())} }}"
+    assert isinstance(value, Iterable)
+    return f"[{', '.join(map(toml, value))}]"
 
 
 def printable(text: str) -> str:

@@ -59,13 +59,13 @@ def test_a_policy_that_performs_needs_no_linux() -> None:
     assert "chroot cannot be performed on a caller's behalf; the families that can: " in performs
     assert 'Safe is deny = "EPERM"' in runs
     assert at_first == repr(
-        [f"proctor.performing.{x}" for x in ("families", "registry", "untaken")]
+        [f"proctor.performing.{x}" for x in ("families", "registry", "suggesting", "untaken")]
     )
     # the families themselves, and what these need to be known
     families = Path(registry.families.__path__[0]).glob("[a-z]*.py")
     rooms = [f"families.{each.stem}" for each in families]
     rooms += [
         "acting", "contexts", "entitled", "families", "filestat", "given", "module_name", "opening", "permitting", "pinning", "pins", "plans", "registry", "remote",
-        "routes", "scarce", "sourcing", "steps", "threads", "too_big", "trouble", "untaken", "wanted",
+        "routes", "scarce", "sourcing", "steps", "suggesting", "threads", "too_big", "trouble", "untaken", "wanted",
     ]  # fmt: skip
     assert loaded == repr([f"proctor.performing.{each}" for each in sorted(rooms)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, dataclass_transform
 
+from proctor.words import toml
+
 
 @dataclass_transform(frozen_default=True)
 class Given:
@@ -62,3 +64,10 @@ class Given:
     def __repr__(self) -> str:
         shown = [f"{name}={getattr(self, name)!r}" for name in self._fields]
         return f"{type(self).__qualname__}({', '.join(shown)})"
+
+
+def would(**options: Any) -> str:
+    """What lets a call through that its family refused by the rule's options, in parentheses."""
+    return (
+        f"({', '.join(f'{name} = {toml(value)}' for name, value in options.items())} would let it)"
+    )

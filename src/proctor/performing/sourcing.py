@@ -9,6 +9,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from proctor.performing import acting, pins
+from proctor.performing.given import would
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
 
@@ -50,7 +51,10 @@ def opened(
                 return Source(task.hold(fd), b"/dev/loop%d" % loop, False, read_only, joins=False)
     if stat.S_ISBLK(status.mode):
         if not options.allows(status.rdev):
-            raise Said(errno.EPERM, f"the block device {device} is not among the rule's devices")
+            raise Said(
+                errno.EPERM,
+                f"the block device {device} is not among the rule's devices {would(devices=[device])}",
+            )
     elif not image:
         raise Said(errno.ENOTBLK)
     elif not options.images:

@@ -14,7 +14,7 @@ from proctor.policy.further import Condition, Identity, Memory
 from proctor.policy.look import Look, Unknowable
 from proctor.policy.rules import Clause, Decision, Reason, Rule
 from proctor.policy.when import ACCESS, FILE_TYPES, S_IFMT, WORDS, Builder, device_of
-from proctor.words import quoted
+from proctor.words import Octal, quoted, toml
 
 if TYPE_CHECKING:
     from proctor.policy.policy import Policy
@@ -52,11 +52,10 @@ def _takes_all(look: Look, rule: Rule | None, when: dict[str, Spec], signature: 
 
 
 def _tip(policy: Policy, look: Look, rule: Rule | None, when: dict[str, Spec]) -> str:
-    from proctor.performing import SUPPORTED
-
     name = look.call.name
-    if name in SUPPORTED:
-        verdict = "perform = true"
+    performed = _performed(look)
+    if performed:
+        verdict = performed
     elif _looks_at_memory(policy, look, rule, when):
         verdict = f"allow = {quoted(UNSAFE_PLACEHOLDER)}"
     else:
@@ -70,8 +69,18 @@ def _tip(policy: Policy, look: Look, rule: Rule | None, when: dict[str, Spec]) -
         title = f"{base} ({number})"
     lines = ["[[rule]]", f"name = {quoted(title)}", f"calls = [{quoted(name)}]"]
     if when:
-        lines.append(f"when = {_toml(when)}")
+        lines.append(f"when = {toml(when)}")
     return "\n".join([*lines, verdict]) + "\n"
+
+
+def _performed(look: Look) -> str:
+    """How a rule has a call performed, with the options without which its family would not; "" if it cannot be."""
+    from proctor.performing import SUPPORTED, suggesting
+
+    options = suggesting.needed(look.call) if look.call.name in SUPPORTED else None
+    if options is None:
+        return ""
+    return f"perform = {toml(options)}" if options else "perform = true"
 
 
 #: Numbers that tell one call from another: what stands in the others is an address, a size, or another
@@ -87,13 +96,12 @@ def exactly(look: Look, decision: Decision) -> str:
 
     :param decision: by a rule that asks.
     """
-    from proctor.performing import SUPPORTED
-
     call, signature, rule = look.call, look.call.signature, decision.rule
     assert rule is not None
     when: dict[str, Spec] = {}
-    if call.name in SUPPORTED:
-        verdict = "perform = true"
+    performed = _performed(look)
+    if performed:
+        verdict = performed
     elif rule.ruling.unsafe:
         verdict = f"allow = {quoted('unsafe: ' + rule.ruling.unsafe)}"
     else:
@@ -114,26 +122,8 @@ def exactly(look: Look, decision: Decision) -> str:
         when = _smallest(found, signature)
     lines = ["[[rule]]", f"name = {quoted(f'allow {call.name}')}", f"calls = [{quoted(call.name)}]"]
     if when:
-        lines.append(f"when = {_toml(when)}")
+        lines.append(f"when = {toml(when)}")
     return "\n".join([*lines, verdict]) + "\n"
-
-
-class _Octal(int):
-    """A mode: nobody reads one in decimal."""
-
-
-def _toml(value: Spec | Mapping[str, Spec]) -> str:
-    """A condition as TOML."""
-    if isinstance(value, str):
-        return quoted(value)
-    if isinstance(value, int):
-        return f"0o{value:03o}" if isinstance(value, _Octal) else str(value)
-    if isinstance(value, Mapping):
-        keys = {key: key if key.isidentifier() else quoted(key) for key in value}
-        return (
-            "{ " + ", ".join(f"{keys[key]} = {_toml(each)}" for key, each in value.items()) + " }"
-        )
-    return "[" + ", ".join(map(_toml, value)) + "]"
 
 
 def _looks_at_memory(policy: Policy, look: Look, rule: Rule | None, when: dict[str, Spec]) -> bool:
@@ -188,7 +178,7 @@ def _distinguishing(
 def _spelled(arg: Arg, value: int, signature: Signature) -> Spec:
     """A number by its names, where these mean that number in a policy and no other."""
     if arg.role == "mode":
-        return _Octal(value)
+        return Octal(value)
     decoded = decode.plain(arg, value, signature.abi)
     if type(decoded) is int:
         return value

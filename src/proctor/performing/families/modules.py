@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import module_name, pins
-from proctor.performing.given import Given
+from proctor.performing.given import Given, would
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
@@ -114,12 +114,17 @@ def _load(task: Task, options: Options) -> Work:
         return deny(errno.ENOSYS, "the host's kernel has no modules")
     name = yield from _asked_for(task)
     if not options.allows(name):
-        return deny(errno.EPERM, f"the module {name} is not among the rule's modules")
+        return deny(
+            errno.EPERM,
+            f"the module {name} is not among the rule's modules {would(modules=[name])}",
+        )
     text = call.args["param_values"].decode("utf-8", "surrogateescape")
     parameters = text.split()
     refused = ('"' in text and text) or options.refused(name, parameters)
     if refused:
-        return deny(errno.EPERM, f"the module {name} may not be given the parameter {refused!r}")
+        allowed = would(parameters=[f"{name}.{refused.partition('=')[0]}"])
+        why = f"the module {name} may not be given the parameter {refused!r} {allowed}"
+        return deny(errno.EPERM, why)
     if os.path.exists(f"{LOADED}/{name}"):
         return deny(errno.EEXIST)
     failed, said = yield from _modprobe(task, name, parameters)
@@ -225,9 +230,12 @@ def _unload(task: Task, options: Options) -> Work:
     name = task.call.args["module"]
     text = name.decode("ascii", "replace")
     if not options.allows(text):
-        return deny(errno.EPERM, f"the module {text!r} is not among the rule's modules")
+        return deny(
+            errno.EPERM,
+            f"the module {text!r} is not among the rule's modules {would(modules=[text])}",
+        )
     if not options.unload:
-        return deny(errno.EPERM, "the rule lets modules be loaded only (unload = true)")
+        return deny(errno.EPERM, f"the rule lets modules be loaded only {would(unload=True)}")
     from proctor.performing.lender import Lender
 
     try:

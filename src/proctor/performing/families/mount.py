@@ -24,7 +24,7 @@ from proctor.call.credentials import MNT, USER
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
 from proctor.performing import pins, sourcing
-from proctor.performing.given import Given
+from proctor.performing.given import Given, would
 from proctor.performing.remote import Remote, read
 from proctor.performing.trouble import Powerless, Said
 from proctor.syscalls.architectures import PAGE_SIZE
@@ -115,7 +115,7 @@ class Options(Given):
         for each in (*self.filesystems, *self.fuse, *(one.kind for one in self.remotes.values())):
             if each in self.filesystems and each in self.fuse:
                 raise ValueError(f"{each} is the kernel's (filesystems) or a program's (fuse)")
-            if each in _KERNELS_OWN:
+            if each in KERNELS_OWN:
                 raise ValueError(
                     f"filesystems, fuse or remote has {each!r}, which the kernel lets a container mount by itself"
                 )
@@ -141,7 +141,7 @@ class Options(Given):
 
 
 #: FS_USERNS_MOUNT of the kernel's file systems.
-_KERNELS_OWN: Final = frozenset((
+KERNELS_OWN: Final = frozenset((
     "binder", "binfmt_misc", "bpf", "cgroup", "cgroup2", "devpts", "fuse", "mqueue", "overlay", "proc",
     "ramfs", "sysfs", "tmpfs",
 ))  # fmt: skip
@@ -156,19 +156,27 @@ WAYS: Final = (
 )
 
 
+def _flags(register: int) -> int:
+    flags = register & 0xFFFFFFFF
+    return flags & ~_MAGIC_MASK if flags & _MAGIC_MASK == _MAGIC else flags
+
+
+def is_new(register: int) -> bool:
+    """Whether mount(2)'s flags ask for a mount of a file system, not of something that is mounted."""
+    return not _flags(register) & (_REMOUNT | _BIND | _MOVE | _PROPAGATION)
+
+
 def perform(task: Task) -> Work:
     """Mount it, or leave it to the kernel."""
     options, call = task.options(Options), task.call
-    flags = call.registers[3] & 0xFFFFFFFF
-    if flags & _MAGIC_MASK == _MAGIC:
-        flags &= ~_MAGIC_MASK
+    flags = _flags(call.registers[3])
     # copy_mount_string and copy_mount_options come first
     args = call.args
     kind = args["fstype"]
     source = _copied(args, "source")
     address = args["data"]
     data = call.copied(address, PAGE_SIZE, some=True) if address else b""
-    new = not flags & (_REMOUNT | _BIND | _MOVE | _PROPAGATION)
+    new = is_new(flags)
     name = (kind or b"").decode("ascii", "replace")
     apart = elsewhere(task)
     if apart and flags & (_REMOUNT | _BIND) == _REMOUNT:
@@ -180,7 +188,7 @@ def perform(task: Task) -> Work:
     if far is not None and far.kind != name:
         far = None
     if not new or not (program or far or (apart and name in options.filesystems)):
-        return (yield from _left(task, new))
+        return (yield from _left(task, new, name))
     path = args["target"]
     target = yield from task.pin(task.start(pins.AT_FDCWD, path), path, 0, 0)
     task.permit(target.named.path, target.named.status, "target")
@@ -258,9 +266,11 @@ def may(task: Task) -> None:
         )
 
 
-def _left(task: Task, new: bool) -> Work:
+def _left(task: Task, new: bool, name: str) -> Work:
     """To the kernel; where a rule is about paths, on what was pinned."""
     if not task.asked:
+        if new and name and name not in KERNELS_OWN and elsewhere(task):
+            return let_run_unsafe(f"{_KERNELS} {would(filesystems=[name])}")
         return let_run_unsafe(_KERNELS)
     yield from ()
     raise Said(

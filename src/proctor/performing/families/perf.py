@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from proctor.call.verdict import HandOver, deny
 from proctor.performing import pins, too_big
 from proctor.performing.entitled import lacking
-from proctor.performing.given import Given
+from proctor.performing.given import Given, would
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
@@ -73,9 +73,11 @@ def perform(task: Task) -> Work:
         return deny(errno.EINVAL, "no output of others, no cgroups")
     if number < 0:
         return deny(errno.EACCES, "only threads are looked at, not processors")
-    chosen = task.options(Options).events
-    if struct.unpack_from("=I4xQ", attr) not in [EVENTS[each] for each in chosen]:
-        return deny(errno.EACCES, "the event is none that its rule names")
+    chosen, event = task.options(Options).events, struct.unpack_from("=I4xQ", attr)
+    if event not in [EVENTS[each] for each in chosen]:
+        names = [name for name, each in EVENTS.items() if each == event]
+        why = f" {would(events=names)}" if names else ""
+        return deny(errno.EACCES, f"the event is none that its rule names{why}")
     if not task.has_room():
         return deny(errno.EMFILE)
     tid, pidfd = thread(task, number)

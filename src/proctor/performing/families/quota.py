@@ -18,7 +18,7 @@ from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.entitled import id_maps, lacking
-from proctor.performing.given import Given
+from proctor.performing.given import Given, would
 from proctor.performing.steps import Number, Place, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
@@ -177,7 +177,8 @@ def _lent(task: Task, options: Options, wish: _Wish) -> Work:
     form = wish.form
     name = next((name for name, each in COMMANDS.items() if each is form), "")
     if name not in options.commands:
-        return deny(errno.EPERM, f"the rule does not name {name}" if name else "")
+        why = f"the rule does not name {name} {would(commands=[name])}" if name else ""
+        return deny(errno.EPERM, why)
     if why := lacking(task, _CAP_SYS_ADMIN, "CAP_SYS_ADMIN"):
         return deny(errno.EPERM, why)
     ranges = sorted((*id_maps(task), task.caller.projid_map)[wish.kind])

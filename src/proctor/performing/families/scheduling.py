@@ -18,13 +18,14 @@ from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
 from proctor.performing import pins, too_big
 from proctor.performing.entitled import lacking
-from proctor.performing.given import Given
+from proctor.performing.given import Given, would
 from proctor.performing.steps import Argument, Number, Request, Result, Steps
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
     from proctor.performing.task import Task, Work
 
 _KERNELS: Final = (
@@ -91,6 +92,8 @@ def perform(task: Task) -> Work:
     failed = yield from _ask(task, asking, tid, wish)
     if failed in (errno.EPERM, errno.EACCES):
         why = "" if wish.lent else "it is out of the bounds of its rule"
+        if why and (options := needed(task.call)):
+            why = f"{why} {would(**options)}"
         why = why or lacking(task, _CAP_SYS_NICE, "CAP_SYS_NICE", tid)
         if why:
             return deny(failed, why)
@@ -138,6 +141,23 @@ def _wish(task: Task, options: Options) -> _Wish | None:
         return _Wish(numbers[0], (priority,), 0 <= int(param) <= options.priority)
     fine = _within(numbers[1] & ~_RESET_ON_FORK, int(param), 0, options)
     return _Wish(numbers[0], (numbers[1], priority), fine)
+
+
+def needed(call: Call) -> dict[str, Any]:
+    """Options that the right is lent by for a call; empty if none has to be said.
+
+    :raises MemoryUnreadable: what it asks for cannot be read."""
+    numbers = [pins.signed(each) for each in call.registers]
+    if call.name == "setpriority":
+        return {"nice": max(-20, numbers[2])} if numbers[2] < 0 else {}
+    if call.name == "ioprio_set":
+        return {"io": True} if numbers[2] >> 13 & 7 == 1 else {}
+    if call.name == "sched_setattr":
+        attr = call.args["attr"]
+        priority, nice = int(attr.sched_priority), int(attr.sched_nice)
+    else:
+        priority, nice = int(call.args["param"]), 0
+    return {"priority": priority} if priority > 0 else {"nice": nice} if nice < 0 else {}
 
 
 def _within(policy: int, priority: int, nice: int, options: Options) -> bool:
