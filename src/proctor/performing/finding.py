@@ -16,7 +16,8 @@ from proctor.performing.own_links import enter
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply, Result
 from proctor.performing.trouble import Again, Moved, Said, Trouble
-from proctor.performing.walk import Itself, Walk
+from proctor.performing.walk import Walk
+from proctor.performing.whereabouts import Itself
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:

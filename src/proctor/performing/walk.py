@@ -22,13 +22,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any, Final
 
 from proctor.call.caller import Caller
 from proctor.call.path.procfs import numbers_in
 from proctor.performing import own_links, strides
-from proctor.performing.filestat import PROC_ROOT_INO, ST_NOSYMFOLLOW, Status
+from proctor.performing.filestat import ST_NOSYMFOLLOW
 from proctor.performing.pinning import name_of
 from proctor.performing.pins import (
     AT_FDCWD,
@@ -45,19 +45,13 @@ from proctor.performing.pins import (
     SCOPED,
     room,
 )
-from proctor.performing.steps import Reply, Result
+from proctor.performing.steps import Reply
 from proctor.performing.trouble import Said
+from proctor.performing.whereabouts import OUT, Ask, Whereabouts
 from proctor.records import NamedTuple
 
 _MOST_LINKS: Final = 40  # MAXSYMLINKS of the kernel
 _LONGEST: Final = 512  # components in one walk of the kernel's
-
-#: Makes a request, with what goes along; raises what an executor can fail with.
-Ask = Callable[..., Generator[Any, Reply, Reply]]
-
-
-class Itself(Exception):
-    """The walk came to the executor itself: another one must walk."""
 
 
 class Walked(NamedTuple):
@@ -69,23 +63,6 @@ class Walked(NamedTuple):
     met: bool
     #: The directory in which it has its name, where that was looked up: likewise; -1 elsewhere.
     inside: int
-
-
-class _Spot(NamedTuple):
-    """Where in a procfs a directory is."""
-
-    #: A descriptor of the root of that procfs; None for "not on procfs, or in no process's part".
-    root: int | None
-    #: Status of what is directly below that root, on the way; None at the root itself.
-    top: Status | None
-    #: Whether that is a process's directory.
-    process: bool
-
-
-_OUT: Final = _Spot(None, None, False)
-
-
-# The walk ---------------------------------------------------------------------------------------
 
 
 class Walk:
@@ -111,36 +88,30 @@ class Walk:
         self._strictly = strictly
         self._caller = caller
         self._resolve = resolve
+        self._bits = resolve & NO_XDEV
         self._follow = follow
-        self._held: list[int] = []
         self._scope = bool(resolve & SCOPED)
         self._start = start if not path.startswith(b"/") or self._scope else None
         self._bad = self._start is None and not path.startswith(b"/")
-        self._here = self._start
-        self._status: Status | None = None
+        self._at = Whereabouts(ask, caller, self._start)
         #: Where it starts, above which a scoped walk does not go.
         self._top: tuple[Any, ...] | None = None
-        self._spot = _OUT
         self._slowly = False
         #: The end must be a directory, and a link there is followed.
         self._slash = path.endswith(b"/")
         self._rest = _components(path)
         self._links = 0
-        #: Whether a link of procfs was on the way; whether it came to a procfs at all.
-        self.met = self.procfs = False
+        #: Whether a link of procfs was on the way.
+        self.met = False
+
+    @property
+    def procfs(self) -> bool:
+        """Whether it came to a procfs at all."""
+        return self._at.procfs
 
     def close(self) -> None:
         """Close what was pinned on the way."""
-        while self._held:
-            os.close(self._held.pop())
-
-    def _let_go(self, end: int) -> None:
-        """Close what is behind: a path has thousands of components, the monitor some descriptors."""
-        needed = {self._here, self._spot.root, end}
-        for fd in self._held:
-            if fd not in needed:
-                os.close(fd)
-        self._held = [fd for fd in self._held if fd in needed]
+        self._at.close()
 
     def run(self) -> Generator[Any, Reply, Walked]:
         """Walk to the end.
@@ -158,11 +129,11 @@ class Walk:
                 fd, limit = stride, min(2 * limit, _LONGEST)
             else:
                 fd, limit = -1, max(1, len(chunk) // 2)
-            self._let_go(fd)
+            self._at.let_go(fd)
         if fd < 0:  # the path is the start itself
-            fd = yield from self._look_up()
-        yield from self._not_itself()
-        inside = self._here if self._here is not None and self._here != fd else -1
+            fd = yield from self._at.look_up()
+        yield from self._at.not_itself()
+        inside = self._at.here if self._at.here is not None and self._at.here != fd else -1
         return Walked(os.dup(fd), self.met, inside if inside < 0 else os.dup(inside))
 
     def _chunk(self, limit: int) -> list[bytes]:
@@ -175,146 +146,78 @@ class Walk:
             chunk = chunk[: len(chunk) // 2]
         return chunk
 
-    def _take(self, reply: Reply, step: Result) -> int:
-        fd = reply.take(step)
-        self._held.append(fd)
-        return fd
-
     @property
     def _follows(self) -> bool:
         """Whether a link at the end is followed."""
         return self._follow or self._slash
 
-    def _bits(self) -> int:
-        return self._resolve & NO_XDEV
-
     # Steps ----------------------------------------------------------------------------------
 
     def _advance(self, chunk: list[bytes]) -> Generator[Any, Reply, int | None]:
         """Some way along the chunk; where it ended, None if that was not its end."""
-        slowly = self._spot.root is not None or self._slowly or self._strictly
+        slowly = self._at.spot.root is not None or self._slowly or self._strictly
         path = b"" if slowly else b"/".join(chunk)
         last = len(chunk) == len(self._rest)
         singles = chunk[: strides.SINGLES]
         long = max(map(len, singles)) > strides.LONGEST  # than a name that anything has
-        stride = strides.stride(self._here is not None, room(PATH_MAX if long else len(path)))
+        stride = strides.stride(self._at.here is not None, room(PATH_MAX if long else len(path)))
         flags = PIN | (0 if last and not self._slash else O_DIRECTORY)
         flags |= O_NOFOLLOW if last and not self._follows else 0
-        values: list[Any] = [] if self._here is not None else [AT_FDCWD]
+        values: list[Any] = [] if self._at.here is not None else [AT_FDCWD]
         values += [
-            HOW.pack(flags, 0, NO_SYMLINKS | self._bits()),
-            HOW.pack(PIN | O_DIRECTORY | O_NOFOLLOW, 0, self._bits()),
+            HOW.pack(flags, 0, NO_SYMLINKS | self._bits),
+            HOW.pack(PIN | O_DIRECTORY | O_NOFOLLOW, 0, self._bits),
             path,
         ]
         values += singles + [b""] * (strides.SINGLES - len(singles))
         reply = yield from self._ask(stride.request, *values, fds=self._along())
         try:
-            if self._status is None:
+            if self._at.status is None:
                 if not reply.made(stride.here.step):
                     raise Said(reply.error(stride.here.step))
-                self._status, proc = stride.here.read(reply)
+                self._at.status, proc = stride.here.read(reply)
                 self.met |= proc and self._strictly
                 if proc:
-                    if self._here is None:
-                        self._here = yield from self._look_up()
-                    yield from self._settle(self._here, self._status)
-            if self._here == self._start and self._top is None:
-                self._top = self._status.place
+                    if self._at.here is None:
+                        self._at.here = yield from self._at.look_up()
+                    yield from self._at.settle(self._at.here, self._at.status)
+            if self._at.here == self._start and self._top is None:
+                self._top = self._at.status.place
             if self._at_scope(chunk):
                 return None
             if reply.made(stride.whole.step):
                 status, self._slowly = stride.whole.read(reply)
                 if self._slowly:  # into a procfs, where each step counts
                     return None
-                self._move(self._take(reply, stride.whole.step), status, _OUT, len(chunk))
-                return self._here
+                self._at.move(self._at.take(reply, stride.whole.step), status)
+                del self._rest[: len(chunk)]
+                return self._at.here
             if not slowly and reply.error(stride.whole.step) != errno.ELOOP:
                 raise Said(reply.error(stride.whole.step))
             done = 0
             for name, seen in zip(singles, stride.singles, strict=False):
                 if not reply.made(seen.step):
                     break
-                yield from self._enter(name, self._take(reply, seen.step), *seen.read(reply))
+                there = self._at.take(reply, seen.step)
+                yield from self._at.enter(name, there, *seen.read(reply))
+                del self._rest[0]
                 done += 1
         finally:
             reply.close()
-        self._slowly = self._slowly and self._spot.root is None and done < len(chunk)
+        self._slowly = self._slowly and self._at.spot.root is None and done < len(chunk)
         if done < len(singles):
             return (yield from self._no_directory(singles[done]))
-        return self._here if done == len(chunk) else None
+        return self._at.here if done == len(chunk) else None
 
     def _along(self) -> tuple[int, ...]:
-        return (self._here,) if self._here is not None else ()
-
-    def _move(self, fd: int, status: Status, spot: _Spot, count: int) -> None:
-        self._here, self._status, self._spot = fd, status, spot
-        del self._rest[:count]
-
-    def _enter(
-        self, name: bytes, fd: int, status: Status, proc: bool
-    ) -> Generator[Any, Reply, None]:
-        """Into a directory, by one component."""
-        before, spot = self._status, self._spot
-        assert before is not None
-        self._move(fd, status, _OUT, 1)
-        if not proc:
-            return
-        self.procfs = True
-        if status.inode == PROC_ROOT_INO:
-            self._spot = _Spot(fd, None, False)
-        elif status.mount != before.mount:
-            yield from self._settle(fd, status)
-        elif spot.root is not None and spot.top is None and name != b"..":
-            self._spot = _Spot(spot.root, status, name.isdigit())
-        else:
-            self._spot = spot
-
-    def _settle(self, fd: int, status: Status) -> Generator[Any, Reply, None]:
-        """Find out where in a procfs a directory is."""
-        self.procfs = True
-        if status.inode == PROC_ROOT_INO:
-            self._spot = _Spot(fd, None, False)
-            return
-        top, below = status, fd
-        while True:
-            above = strides.above()
-            reply = yield from self._ask(above.request, fds=(fd,))
-            try:
-                for level in above.levels:
-                    if not reply.made(level.step):
-                        self._refuse_part(status.mount)
-                        self._spot = _OUT
-                        return
-                    found, _ = level.read(reply)
-                    if found.place == top.place:  # the root directory: nobody can say whose it is
-                        raise Said(errno.EACCES)
-                    fd = self._take(reply, level.step)
-                    if found.inode == PROC_ROOT_INO:
-                        name = os.readlink(f"/proc/self/fd/{below}").rpartition("/")[2]
-                        self._spot = _Spot(fd, top, name.isdigit())
-                        return
-                    top, below = found, fd
-            finally:
-                reply.close()
-
-    def _refuse_part(self, mount: int) -> None:
-        """A part of a procfs is mounted there: it must not be a part of a process's.
-
-        :raises Said: EACCES."""
-        for line in self._caller.mountinfo.split(b"\n"):
-            fields = line.split(b" ", 4)
-            if len(fields) == 5 and fields[0] == b"%d" % mount:
-                if fields[3][1:2].isdigit():
-                    break
-                return
-        raise Said(errno.EACCES)
+        return (self._at.here,) if self._at.here is not None else ()
 
     def _at_scope(self, chunk: list[bytes]) -> bool:
         """Whether the next component is ".." where a scoped walk (RESOLVE_BENEATH, RESOLVE_IN_ROOT)
         may not go up; it is dealt with then."""
         if not self._scope or chunk[0] != b"..":
             return False
-        if self._status is None or self._top != self._status.place:
+        if self._at.status is None or self._top != self._at.status.place:
             return False
         if self._resolve & BENEATH:
             raise Said(errno.EXDEV)
@@ -325,32 +228,32 @@ class Walk:
 
     def _no_directory(self, name: bytes) -> Generator[Any, Reply, int | None]:
         """The next component is no directory: a link, or the end."""
-        last, here = len(self._rest) == 1, self._here
+        last, here = len(self._rest) == 1, self._at.here
         if here is None:
-            here = self._here = yield from self._look_up()
+            here = self._at.here = yield from self._at.look_up()
         link = strides.link(room(len(name)))
-        how = HOW.pack(PIN | O_NOFOLLOW, 0, self._bits())
-        testing = HOW.pack(PIN, 0, NO_MAGICLINKS | self._bits())
+        how = HOW.pack(PIN | O_NOFOLLOW, 0, self._bits)
+        testing = HOW.pack(PIN, 0, NO_MAGICLINKS | self._bits)
         reply = yield from self._ask(link.request, how, testing, name, fds=(here,))
         try:
             if not reply.made(link.found.step):
                 failed = reply.error(link.found.step)
-                if failed == errno.EACCES and self.procfs:
+                if failed == errno.EACCES and self._at.procfs:
                     there = own_links.place(here, self._caller)
                     if there is not None and there.closed:
                         return (yield from self._own_step(here, there, name, last))
                 raise Said(failed)
             status, proc = link.found.read(reply)
-            fd = self._take(reply, link.found.step)
+            fd = self._at.take(reply, link.found.step)
         finally:
             reply.close()
         if not stat.S_ISLNK(status.mode) or (last and not self._follows):
             if not last or self._slash:
                 raise Said(errno.ENOTDIR)
-            if proc and self._status is not None and status.mount != self._status.mount:
-                self._refuse_part(status.mount)
-                self._spot = _OUT
-            yield from self._not_itself()
+            if proc and self._at.status is not None and status.mount != self._at.status.mount:
+                self._at.refuse_part(status.mount)
+                self._at.spot = OUT
+            yield from self._at.not_itself()
             del self._rest[:]
             return fd
         self._count()
@@ -358,15 +261,15 @@ class Walk:
             raise Said(errno.ELOOP)
         if link.found.flags(reply) & ST_NOSYMFOLLOW:
             raise Said(errno.ELOOP)
-        before = status if self._status is None else self._status
-        if proc and self._spot.process and status.mount != before.mount:
-            self._refuse_part(status.mount)  # whose it is, where it is mounted does not say
+        before = status if self._at.status is None else self._at.status
+        if proc and self._at.spot.process and status.mount != before.mount:
+            self._at.refuse_part(status.mount)  # whose it is, where it is mounted does not say
         test, text = reply.error(link.test), reply.parts[link.text]
-        if proc and self._spot.root == here and name in (b"self", b"thread-self"):
+        if proc and self._at.spot.root == here and name in (b"self", b"thread-self"):
             self.met = True
             self._rest[:1] = self._number(here, name)
             return None
-        if proc and self._spot.process and test:
+        if proc and self._at.spot.process and test:
             return (yield from self._jump(here, name, last, test))
         if last and test == errno.EACCES:  # fs.protected_symlinks, or what the link leads to
             raise Said(errno.EACCES)
@@ -385,8 +288,7 @@ class Walk:
         if text.startswith(b"/"):
             if self._resolve & BENEATH:
                 raise Said(errno.EXDEV)
-            self._here = self._start if self._resolve & IN_ROOT else None
-            self._status, self._spot = None, _OUT
+            self._at.back(self._start if self._resolve & IN_ROOT else None)
         rest = self._rest[1:]
         self._slash = self._slash if rest else self._slash or text.endswith(b"/")
         self._rest = _components(text) + rest
@@ -397,7 +299,7 @@ class Walk:
         """Follow a link that leads to an object, where it is not the executor's.
 
         :param test: what the kernel says where such links are not followed."""
-        yield from self._not_itself()
+        yield from self._at.not_itself()
         self.met = True
         there = own_links.place(here, self._caller) if test == errno.EACCES else None
         if there is not None and there.leads(name):
@@ -408,20 +310,21 @@ class Walk:
         if self._scope:
             raise Said(errno.EXDEV)
         one = strides.one(room(len(name)))
-        how = HOW.pack(PIN | (0 if last and not self._slash else O_DIRECTORY), 0, self._bits())
+        how = HOW.pack(PIN | (0 if last and not self._slash else O_DIRECTORY), 0, self._bits)
         reply = yield from self._ask(one.request, how, name, fds=(here,))
         try:
             if not reply.made(one.seen.step):
                 raise Said(reply.error(one.seen.step))
             status, proc = one.seen.read(reply)
-            fd = self._take(reply, one.seen.step)
+            fd = self._at.take(reply, one.seen.step)
         finally:
             reply.close()
-        self._move(fd, status, _OUT, 1)
+        self._at.move(fd, status)
+        del self._rest[0]
         if proc and stat.S_ISDIR(status.mode):
-            yield from self._settle(fd, status)
+            yield from self._at.settle(fd, status)
         elif proc:
-            self._refuse_part(status.mount)
+            self._at.refuse_part(status.mount)
         return fd
 
     def _own_step(
@@ -432,7 +335,7 @@ class Walk:
         self.met = True
         follow = not last or self._follows
         fd, jumped = own_links.step(here, there, name, self._caller, self._resolve, follow=follow)
-        self._held.append(fd)
+        self._at.hold(fd)
         if jumped and not counted:
             self._count()
         known = name_of()
@@ -445,43 +348,17 @@ class Walk:
         if (
             named.proc
             and not status.is_directory
-            and (jumped or self._status is None or status.mount != self._status.mount)
+            and (jumped or self._at.status is None or status.mount != self._at.status.mount)
         ):
-            self._refuse_part(status.mount)
+            self._at.refuse_part(status.mount)
         if not jumped and not status.is_directory:
             del self._rest[:]
             return fd
-        self._move(fd, status, _OUT, 1)
+        self._at.move(fd, status)
+        del self._rest[0]
         if named.proc and status.is_directory:
-            yield from self._settle(fd, status)
+            yield from self._at.settle(fd, status)
         return fd if last else None
-
-    def _not_itself(self) -> Generator[Any, Reply, None]:
-        """
-        :raises Itself: where the walk is, is the executor's own directory."""
-        if self._spot.root is None or self._spot.top is None:
-            return
-        one = strides.one(64)
-        how = HOW.pack(PIN | O_DIRECTORY, 0, NO_XDEV)
-        reply = yield from self._ask(one.request, how, b"self", fds=(self._spot.root,))
-        reply.close()
-        if reply.made(one.seen.step) and one.seen.read(reply)[0].place == self._spot.top.place:
-            raise Itself
-
-    def _look_up(self) -> Generator[Any, Reply, int]:
-        """A descriptor of where the walk is."""
-        if self._here is not None:
-            return self._here
-        stride, how = strides.stride(False, 64), HOW.pack(PIN, 0, 0)
-        reply = yield from self._ask(
-            stride.request, AT_FDCWD, how, how, b"/", *[b""] * strides.SINGLES
-        )
-        try:
-            if not reply.made(stride.whole.step):
-                raise Said(reply.error(stride.whole.step))
-            return self._take(reply, stride.whole.step)
-        finally:
-            reply.close()
 
     def _number(self, root: int, name: bytes) -> list[bytes]:
         """The components that stand for ``self`` or ``thread-self``.
