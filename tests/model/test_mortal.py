@@ -18,8 +18,8 @@ from proctor.model.sim.accounts import Asked, Received
 from proctor.model.sim.episode import Episode
 from proctor.supervisor import deciding, leaving, pyengine
 from proctor.supervisor.deciding import Decider, Left
+from proctor.supervisor.listeners import Listeners
 from proctor.supervisor.pyengine import PyEngine
-from proctor.supervisor.supervisor import Supervisor
 
 Patch = pytest.MonkeyPatch
 #: Slots of a journal that has room for what a container has in flight, and for little more.
@@ -130,7 +130,7 @@ def takes_everything_for_unanswered(patch: Patch) -> None:
 
 
 def takes_nothing_over(patch: Patch) -> None:
-    patch.setattr(Supervisor, "_take_over", lambda self, served, journal, handlers: None)
+    patch.setattr(Listeners, "_take_over", lambda self, served, journal, handlers: None)
 
 
 def performs_again(patch: Patch) -> None:

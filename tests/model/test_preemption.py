@@ -13,12 +13,12 @@ from proctor.model.sim import preempt as sim_preempt
 from proctor.model.sim import simulate
 from proctor.model.sim.fibers import SimLock
 from proctor.supervisor import answering
-from proctor.supervisor import supervisor as supervising
+from proctor.supervisor import listeners as serving
 from proctor.supervisor.deciding import Decider
 from proctor.supervisor.inflight import InFlight
+from proctor.supervisor.listeners import Listeners
 from proctor.supervisor.pyengine import PyEngine
 from proctor.supervisor.role import Role
-from proctor.supervisor.supervisor import Supervisor
 
 Patch = pytest.MonkeyPatch
 
@@ -109,14 +109,14 @@ def answers_for_those_that_stand_in(patch: Patch) -> None:
 def tells_the_end_of_what_was_given_back(patch: Patch) -> None:
     def _end(self: Any, served: Any) -> None:
         with self._lock:
-            self._served.pop(served.number, None)
+            self.served.pop(served.number, None)
             self._ending += 1
         self._leave(served, "ended")
         served.on_end()
         with self._lock:
             self._ending -= 1
 
-    patch.setattr(Supervisor, "_end", _end)
+    patch.setattr(Listeners, "_end", _end)
 
 
 def closes_while_somebody_speaks(patch: Patch) -> None:
@@ -138,7 +138,7 @@ def closes_while_somebody_speaks(patch: Patch) -> None:
         job.served.running = before + 1
 
     patch.setattr(answering, "release", release)
-    patch.setattr(supervising, "release", release)
+    patch.setattr(serving, "release", release)
     patch.setattr(InFlight, "register", register)
     patch.setattr(Decider, "_leave", _without_lock(Decider._leave))
 

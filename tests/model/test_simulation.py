@@ -16,7 +16,7 @@ from proctor.model.sim.ledger import AT_CLOSE
 from proctor.model.sim.settings import Kind
 from proctor.model.sim.world import SimWorld
 from proctor.supervisor import answering, carry, deciding, pyengine
-from proctor.supervisor import supervisor as supervising
+from proctor.supervisor import listeners as serving
 from proctor.supervisor.backlog import Backlog
 from proctor.supervisor.deciding import Decider
 from proctor.supervisor.inflight import InFlight
@@ -126,7 +126,7 @@ def never_notices_that_a_listener_ended(patch: Patch) -> None:
 
 
 def forgets_to_close_a_listener(patch: Patch) -> None:
-    patch.setattr(supervising, "release", lambda served, lock, observers: None)
+    patch.setattr(serving, "release", lambda served, lock, observers: None)
     patch.setattr(answering, "release", lambda served, lock, observers: None)
 
 
@@ -136,7 +136,7 @@ def closes_a_listener_before_its_calls_are_over(patch: Patch) -> None:
         answering.release(served, lock, observers)
         served.running = running
 
-    patch.setattr(supervising, "release", release)
+    patch.setattr(serving, "release", release)
 
 
 def starves_a_listener(patch: Patch) -> None:

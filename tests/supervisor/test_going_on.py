@@ -200,7 +200,7 @@ def test_what_waits_to_go_on_is_given_up_at_the_end(start: Start, later: Later, 
     try:
         later.until(lambda: len(later.seen) == 8)
         if how == "detach":
-            (served,) = process.supervisor._served.values()
+            (served,) = process.supervisor._listeners.served.values()
             process.supervisor.detach(served.listener)
             served.listener.close()
         else:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import proctor
-from proctor.supervisor import supervisor as supervising
+from proctor.supervisor import listeners as serving
 from proctor.supervisor.jobs import Served
 from proctor.supervisor.poller import POLLHUP
 from proctor.supervisor.ports import INSIST
@@ -76,7 +76,7 @@ def test_nobody_decides_for_a_listener_that_was_given_up(then: Any) -> None:
 
 @pytest.mark.parametrize("then", [_passes, _waits])
 def test_without_that_look_somebody_would(then: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervising, "Served", _Blind)
+    monkeypatch.setattr(serving, "Served", _Blind)
     sent, asked = given_up_meanwhile(then)
     assert asked or sent != {1: CLOSED}
 

@@ -229,7 +229,7 @@ def test_a_command_that_somebody_else_waited_for(start: Callable[..., proctor.Pr
     assert os.waitpid(process.pid, 0)[0] == process.pid
     with pytest.raises(ChildProcessError):
         process.close()
-    assert process.supervisor._closed
+    assert process.supervisor._listeners.closed
     assert process.target.pidfd == -1
     process.target._returncode = 0  # for the fixture, which closes it once more
 

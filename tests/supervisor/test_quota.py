@@ -34,7 +34,7 @@ def _is_overtaken(decider: Decider, job: Job) -> None:
 
 
 def _quota(process: proctor.Process, workers: int) -> None:
-    for served in process.supervisor._served.values():
+    for served in process.supervisor._listeners.served.values():
         served.share.limit(Quotas(workers))
 
 

@@ -379,7 +379,7 @@ def test_c125_answering_twice_is_our_error(start: Callable[..., proctor.Process]
         return proctor.answer(7)
 
     process = start("wait", "call", "110", handlers=[handler(twice)])
-    (served,) = process.supervisor._served.values()
+    (served,) = process.supervisor._listeners.served.values()
     listener.append(served.listener)  # type: ignore[arg-type]
     assert process.stdin is not None
     process.stdin.write(b"x")
@@ -472,7 +472,7 @@ def test_descriptor_kept_by_its_giver_stays_open(start: Callable[..., proctor.Pr
 
 def test_end_of_life_forgets_and_closes_the_listener(start: Callable[..., proctor.Process]) -> None:
     process = start("wait", "call", "110", handlers=[handler(lambda call: proctor.answer(3))])
-    (served,) = process.supervisor._served.values()
+    (served,) = process.supervisor._listeners.served.values()
     out, _ = process.communicate(b"\n", timeout=30)
     assert out is not None and out.decode().splitlines() == ["go", "110 = 3"]
     assert process.wait_all(20)
@@ -524,7 +524,7 @@ def test_many_listeners_added_while_running(
 
 def test_detach_gives_the_listener_back(start: Callable[..., proctor.Process]) -> None:
     process = start("wait", "call", "110", handlers=[handler(lambda call: proctor.answer(1))])
-    (served,) = process.supervisor._served.values()
+    (served,) = process.supervisor._listeners.served.values()
     listener = served.listener
     process.supervisor.detach(listener)
     assert process.stdin is not None

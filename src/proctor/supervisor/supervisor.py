@@ -23,30 +23,26 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from proctor.call.call import Call
-from proctor.call.verdict import Deny, Verdict, answer, deny, let_run
+from proctor.call.verdict import Deny, Verdict, deny, let_run
 from proctor.given import one
-from proctor.observe.events import ContainerAdded, ContainerEnded, Observer, TakenOver
+from proctor.observe.events import Observer
 from proctor.observe.observers import Observers
-from proctor.supervisor.answering import release
 from proctor.supervisor.container import Container, Quotas
 from proctor.supervisor.deciding import Decider, Performer
 from proctor.supervisor.handlers import Handler, handlers_of
-from proctor.supervisor.jobs import Begun, Job, Served
+from proctor.supervisor.jobs import Begun
 from proctor.supervisor.leaving import leave
+from proctor.supervisor.listeners import CLOSED, Listeners, a_container
 from proctor.supervisor.ports import INSIST
 from proctor.supervisor.role import Role
-from proctor.supervisor.routes import Routes, chain_of
 from proctor.supervisor.rules import Rules
 
 if TYPE_CHECKING:
-    from collections import deque
-
     from proctor.kernel.journal import Journal
     from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.ports import ListenerPort, Seeker, World
@@ -56,7 +52,6 @@ if TYPE_CHECKING:
 _PATIENCE = 5.0
 #: Seconds that it waits for what is to be told, and for what is to be logged.
 _LAST_WORDS = 1.0
-_CLOSED = "this supervisor is closed; make another one"
 
 
 class Supervisor:
@@ -119,8 +114,8 @@ class Supervisor:
             from proctor.supervisor.world import KernelWorld
 
             world = KernelWorld()
+        own = handlers_of(handlers)
         self._world = world
-        self._handlers = handlers_of(handlers)
         self._engine = world.engine()
         self._lock = world.lock()
         self._ended = _condition(self._lock)
@@ -136,12 +131,10 @@ class Supervisor:
             world, self._lock, self._ended, rules, performer, self._observers, self._engine, seeker
         )  # fmt: skip
         self._role = Role(world, self._lock, self._engine, self._decider)
-        self._served: dict[int, Served] = {}
-        #: Whose submitted calls are being decided, by thread.
-        self._submitted: WeakKeyDictionary[Container, dict[int, deque[Job]]] = WeakKeyDictionary()
+        self._listeners = Listeners(
+            world, self._lock, self._ended, self._engine, self._decider, self._role, own
+        )
         self._started = False
-        self._ending = 0
-        self._closed = False
         self._at_close: list[Callable[[], object]] = [self._decider.seeking.close]
 
     # Listeners ------------------------------------------------------------------------------
@@ -171,97 +164,7 @@ class Supervisor:
         :raises TypeError: it is no listener, or ``container`` no container.
         :raises RuntimeError: the supervisor is closed.
         """
-        container = Container() if container is None else _container(container)
-        number = _number(listener)
-        if on_end is not None and not callable(on_end):
-            raise TypeError(f"on_end={on_end!r}: it is called, without arguments")
-        if journal is not None and not hasattr(journal, "buffer"):
-            raise TypeError(f"journal={journal!r}: a proctor.Journal is wanted")
-        served = Served(
-            listener,
-            container,
-            self._decider.backlog.share(container),
-            on_end,
-            journal,
-            number=number,
-        )
-        with self._lock:
-            if self._closed:
-                raise RuntimeError(_CLOSED)
-            if number in self._served:
-                raise ValueError("this listener is served already")
-            self._served[number] = served
-            served.left = self._left
-            served.running = 1  # who closes meanwhile leaves it open until we are done
-            first = not served.share.listeners
-            served.share.listeners += 1
-        try:
-            self._begin(served, first, journal)
-        except BaseException:
-            with self._lock:
-                if self._served.get(number) is served:
-                    del self._served[number]
-                closed = self._closed
-                served.keep |= not closed  # what detach() gave back stays open all the same
-                served.given_up = True
-            self._decider.abandon(served)
-            self._leave(served, "closed")
-            if closed:  # meanwhile, and the listener with it
-                raise RuntimeError(_CLOSED) from None
-            raise
-        finally:
-            with self._lock:
-                served.running -= 1
-            release(served, self._lock, self._observers)
-        self._engine.wake()
-
-    def _begin(self, served: Served, first: bool, journal: Journal | None) -> None:
-        """Serve it.
-
-        :raises RuntimeError: everything was closed meanwhile."""
-        handlers = served.handlers = self._handlers_of(served.container)
-        routes = self._routes(served, handlers)
-        served.late = routes.late
-        if first:
-            self._observers.tell(ContainerAdded(served.container))
-        if journal is not None:
-            if hasattr(served.listener, "journal"):
-                served.listener.journal = journal.buffer
-            self._take_over(served, journal, handlers)
-        self._engine.add(
-            served.listener, routes.known, routes.first_sight, lambda: self._end(served),
-            stalls=routes, journal=journal,
-        )  # fmt: skip
-        if served.given_up:  # before there was anything to give up
-            self._engine.remove(served.listener, served.late)
-            self._decider.abandon(served)
-            if self._closed:
-                raise RuntimeError(_CLOSED)
-
-    def _routes(self, served: Served, handlers: Sequence[Handler]) -> Routes:
-        return Routes(served, handlers, self._decider, self._role, self._world, self._engine)
-
-    def _take_over(self, served: Served, journal: Journal, handlers: Sequence[Handler]) -> None:
-        """Decide what an earlier monitor received and did not answer."""
-        jobs = []
-        for each in self._engine.adopt(served.listener, journal):
-            call = Call(each.notification, served.listener, container=served.container)
-            call.begun = each.performing
-            received = each.received
-            if received is None:  # it was just being received
-                received = self._world.clock()  # for whoever comes after us, too
-                journal.received(each.slot, received)
-            chain = chain_of(handlers, call.name)
-            if each.given is not None:  # it has what it asked for, and is to be told
-                chain = (Handler((call.name,), partial(_told, each.given)),)
-            jobs.append(Job(call, chain, served, received))
-        if jobs:
-            self._observers.tell(TakenOver(served.container, len(jobs)))
-        for job in jobs:
-            self._decider.take_in(job)
-
-    def _handlers_of(self, container: Container) -> tuple[Handler, ...]:
-        return self._handlers if container.handlers is None else container.handlers
+        self._listeners.add(listener, container, on_end, journal)
 
     def replace(self, listener: ListenerPort, handlers: Iterable[Handler]) -> None:
         """Decide the listener's calls by other handlers from now on; from any thread, while calls
@@ -273,25 +176,11 @@ class Supervisor:
 
         :raises ValueError: the listener is not served here.
         """
-        served = self._find(listener)
-        served.handlers = handlers_of(handlers)
-        self._reroute(served)
-
-    def _reroute(self, served: Served) -> None:
-        routes = self._routes(served, served.handlers)
-        self._engine.reroute(served.listener, routes.known, routes.first_sight, stalls=routes)
+        self._listeners.replace(listener, handlers_of(handlers))
 
     def reroute(self, container: Container) -> None:
         """Those below have something to say about a container's calls from now on; from any thread."""
-        for served in list(self._served.values()):
-            if served.container is container:
-                self._reroute(served)
-
-    def _find(self, listener: ListenerPort) -> Served:
-        served = self._served.get(_number(listener))
-        if served is None:
-            raise ValueError("this listener is not served here")
-        return served
+        self._listeners.reroute(container)
 
     def detach(self, listener: ListenerPort) -> None:
         """Stop serving a listener and give it back, open.  What is being decided for it is answered
@@ -299,15 +188,7 @@ class Supervisor:
 
         :raises ValueError: the listener is not served here.
         """
-        with self._lock:
-            served = self._find(listener)
-            del self._served[served.number]
-            served.keep = served.given_up = True
-            self._ended.notify_all()
-        self._engine.remove(listener, served.late)
-        self._decider.abandon(served)
-        self._leave(served, "detached")
-        self._engine.wake()
+        self._listeners.detach(listener)
 
     def submit(
         self,
@@ -329,22 +210,11 @@ class Supervisor:
         :param begun: told when performing it begins, and whether that came to nothing.
         :raises RuntimeError: the supervisor is closed.
         """
-        made = call if isinstance(call, Call) else Call(call, port)
-        made.container = _container(container)
-        chain = chain_of(self._handlers_of(container), made.name)
-        served = Served(
-            port, container, self._decider.backlog.share(container), journal=begun, number=-1
-        )
-        served.keep = True
-        with self._lock:
-            if self._closed:
-                raise RuntimeError(_CLOSED)
-            served.busy = self._submitted.setdefault(container, served.busy)
-        self._decider.take_in(Job(made, chain, served, self._world.clock()))
+        self._listeners.submit(call, port, container, begun)
 
     def limit(self, container: Container, quotas: Quotas) -> None:
         """Let a container take so much from now on, of this supervisor; what it has taken stays."""
-        share = self._decider.backlog.share(_container(container))
+        share = self._decider.backlog.share(a_container(container))
         one("quotas", quotas, Quotas, "proctor.Quotas()").check()
         with self._lock:
             container.quotas = quotas
@@ -353,7 +223,7 @@ class Supervisor:
 
     def taken(self, container: Container) -> tuple[int, int]:
         """What a container takes now: calls that wait or stall, and threads."""
-        share = self._decider.backlog.share(_container(container))
+        share = self._decider.backlog.share(a_container(container))
         with self._lock:
             return share.calls, share.held
 
@@ -371,7 +241,7 @@ class Supervisor:
     @property
     def listeners(self) -> int:
         """How many listeners are served now."""
-        return len(self._served)
+        return len(self._listeners.served)
 
     # Running --------------------------------------------------------------------------------
 
@@ -381,7 +251,7 @@ class Supervisor:
 
         :raises RuntimeError: it was started already, or is closed; or there are no threads for us.
         """
-        if self._started or self._closed:
+        if self._started or self._listeners.closed:
             raise RuntimeError("this supervisor was started already")
         _started.add(self)
         self._role.start()
@@ -397,8 +267,8 @@ class Supervisor:
 
         :raises RuntimeError: the supervisor is closed.
         """
-        if self._closed:
-            raise RuntimeError(_CLOSED)
+        if self._listeners.closed:
+            raise RuntimeError(CLOSED)
         return self._role.step(timeout)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -407,8 +277,8 @@ class Supervisor:
         with self._lock:
             return self._ended.wait_for(
                 lambda: (
-                    not (self._served or self._ending or self._decider.calls.answering)
-                    or self._closed
+                    not (self._listeners.any or self._decider.calls.answering)
+                    or self._listeners.closed
                 ),
                 timeout,
             )
@@ -420,9 +290,9 @@ class Supervisor:
         not waited for.
         """
         with self._lock:
-            if self._closed:
+            if self._listeners.closed:
                 return
-            self._closed = self._role.closed = True
+            self._listeners.closed = self._role.closed = True
             self._ended.notify_all()
         token = 0
         try:
@@ -441,10 +311,10 @@ class Supervisor:
         :returns: how many calls are being performed all the same, which whoever serves next must not have done again.
         """
         with self._lock:
-            if self._closed:
+            if self._listeners.closed:
                 return 0
-            self._closed = self._role.closed = True
-            left = list(self._served.values())
+            self._listeners.closed = self._role.closed = True
+            left = list(self._listeners.served.values())
         still = leave(self._world, self._engine, self._decider, self._role, left, patience)
         self._observers.flush(_LAST_WORDS)
         return still
@@ -455,23 +325,7 @@ class Supervisor:
                 "whoever receives does not come back; closing without it: callers it received get "
                 "their answer when it does, or when this process ends"
             )
-        with self._lock:
-            left = list(self._served.values())
-            self._served.clear()
-            for served in left:
-                served.given_up = True
-        for served in left:
-            try:
-                self._engine.remove(served.listener, served.late)
-            except ValueError:
-                pass  # somebody closed it before us; what the engine has of it goes with the engine
-            self._decider.abandon(served)
-        if token:  # what was received and not routed is answered
-            self._role.finish(token, _PATIENCE)
-        for served in left:
-            self._leave(served, "closed")
-        # those of listeners that detach() is just giving back, and submitted ones
-        self._decider.abandon(None)
+        self._listeners.give_up(lambda: self._role.finish(token, _PATIENCE))
         self._engine.close()
         self._world.shutdown()
         for action in self._at_close:
@@ -487,13 +341,11 @@ class Supervisor:
         While a copy is open anywhere, callers that the monitor left, by close() or by dying, wait
         for ever instead of getting ENOSYS (C094).
         """
-        self._closed = True
         self._role.after_fork()
         self._lock = self._world.lock()  # whoever held it does not exist here
         self._ended = _condition(self._lock)
         self._engine.after_fork()
-        while self._served:
-            self._served.popitem()[1].listener.close()
+        self._listeners.after_fork(self._lock, self._ended)
 
     def trouble(self, text: str) -> None:
         """Tell observers of trouble that somebody had who works for this supervisor."""
@@ -512,62 +364,6 @@ class Supervisor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _end(self, served: Served) -> None:
-        """Nobody uses the filter any more."""
-        with self._lock:
-            if self._served.get(served.number) is not served:
-                return  # given back by detach(), or close() sees to it
-            # forgotten first: once closed, its number may come back as another listener's
-            del self._served[served.number]
-            self._ending += 1
-        self._decider.bury(served)
-        self._leave(served, "ended")
-        if served.on_end is not None:
-            try:
-                served.on_end()
-            except BaseException as problem:
-                self._observers.trouble("on_end", problem, near=served.on_end)
-        with self._lock:
-            self._ending -= 1
-            self._ended.notify_all()
-
-    def _leave(self, served: Served, how: str) -> None:
-        """It is not served any more: closed, and told, after the last of its calls."""
-        self._decider.seeking.forget()
-        with self._lock:
-            served.leaving = how
-        release(served, self._lock, self._observers)
-
-    def _left(self, served: Served, how: str) -> None:
-        with self._lock:
-            served.share.listeners -= 1
-            last = not served.share.listeners
-        # It and its routes know each other, and a journal's descriptor is not to wait for a collector
-        served.late = None
-        served.journal = None
-        if hasattr(served.listener, "journal"):
-            served.listener.journal = None
-        if last:
-            self._observers.tell(ContainerEnded(served.container, how))
-
-
-def _container(given: Container) -> Container:
-    made: Container = one("container", given, Container, "a proctor.Container")
-    return made
-
-
-def _number(listener: ListenerPort) -> int:
-    if not hasattr(listener, "fileno"):
-        raise TypeError(
-            f"{listener!r} is no listener: proctor.Listener(fd) makes one of a descriptor"
-        )
-    return listener.fileno()
-
-
-def _told(number: int, call: Call) -> Verdict:
-    """What an earlier monitor had given to a caller."""
-    return answer(number)
 
 
 def _condition(lock: Any) -> threading.Condition:
