@@ -26,6 +26,8 @@ from tests.agent.running import RunningAgent, eventually, opening
 from tests.process.test_delegation import HOSTILE, rooms
 from tests.support.others import by_user
 
+pytestmark = pytest.mark.timeout(300)
+
 Start = Callable[..., RunningAgent]
 PROCTOR = [sys.executable, "-m", "proctor", "run", "--quiet"]
 
@@ -52,7 +54,7 @@ def inner(script: str, policy: str = "inner.toml") -> str:
 
 def said(process: subprocess.Popen[str]) -> str:
     """What it says until its end."""
-    text, _ = process.communicate(timeout=60)
+    text, _ = process.communicate()
     return text
 
 
@@ -142,7 +144,7 @@ def test_all_of_it_is_an_ordinary_users(place: Path) -> None:
     """
     done = subprocess.run(
         by_user(65534, script), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=100, check=False,
+        text=True, check=False,
     )  # fmt: skip
     text = done.stdout
     for number in (1, 2):

