@@ -18,7 +18,7 @@ LIBC.syscall.restype = ctypes.c_long
 T = TypeVar("T")
 
 #: How long anything that must happen may take before a test gives up, in seconds.
-PATIENCE = 10.0
+PATIENCE = 25.0
 
 
 class TookTooLong(AssertionError):
