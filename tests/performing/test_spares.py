@@ -231,20 +231,23 @@ def test_who_was_waited_for_in_vain_is_waited_for_again() -> None:
     for pace in (once, others):
         pace.came(False)
         assert pace.patience < Pace.TICK
-    late = 0
-    while once.patience < Pace.TICK:
+    waits = []
+    for _ in range(20):
         once.came(False)
-        late += 1
-    assert 1 < late < 20, "it is not waited for in vain each time"
-    once.came(False)
+        waits.append(once.patience)
+    assert Pace.TICK in waits[1:], "it is not waited for in vain each time, and not never"
+    assert waits[0] < Pace.TICK
+    while once.patience == Pace.TICK:
+        once.came(False)
     assert once.patience < Pace.TICK
     for _ in range(1000):
         others.came(False)
         assert others.patience < Pace.TICK, (
             "others that never come in time are never waited for so long"
         )
-    while others.patience < Pace.TICK:
+    for _ in range(1000):
         others.came(True)
+    assert others.patience == Pace.TICK
 
 
 def test_who_waits_for_an_end_hears_nothing_else(executors: Executors) -> None:
