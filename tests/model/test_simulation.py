@@ -152,9 +152,9 @@ def starves_a_listener(patch: Patch) -> None:
 def ignores_deadlines(patch: Patch) -> None:
     real = InFlight.due_at
 
-    def due_at(self: Any, job: Any, when: float, later: Any = None) -> None:
-        if later is not None:
-            real(self, job, when, later)
+    def due_at(self: Any, job: Any, when: float, later: Any = None, *, look: bool = False) -> None:
+        if look or later is not None:
+            real(self, job, when, later, look=look)
 
     patch.setattr(InFlight, "due_at", due_at)
 
@@ -198,6 +198,14 @@ def asks_workers_for_what_was_answered(patch: Patch) -> None:
 
 def waits_behind_the_dead(patch: Patch) -> None:
     patch.setattr(SimWorld, "born_since", lambda self, tid, when: False)
+
+
+def leaves_the_dying_waiting(patch: Patch) -> None:
+    patch.setattr(SimWorld, "dying", lambda self, call: False)
+
+
+def answers_who_does_not_die(patch: Patch) -> None:
+    patch.setattr(SimWorld, "dying", lambda self, call: True)
 
 
 def leaves_late_calls_to_nobody(patch: Patch) -> None:
@@ -308,6 +316,8 @@ def gives_up_what_it_went_on_with(patch: Patch) -> None:
 
 
 FAULTS: tuple[Callable[[Patch], None], ...] = (
+    leaves_the_dying_waiting,
+    answers_who_does_not_die,
     never_sees_that_somebody_stalls,
     knows_nothing_of_what_stalls,
     loses_the_rest_of_what_was_received,

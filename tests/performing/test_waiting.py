@@ -17,8 +17,8 @@ import pytest
 import proctor
 from proctor.call.decode.values import SignalSet
 from proctor.performing import Performers, conversation
-from proctor.performing import looks as looking
-from proctor.performing.looks import Looks
+from proctor.supervisor import looks as looking
+from proctor.supervisor.looks import Looks
 
 from .test_performers import wait_for
 

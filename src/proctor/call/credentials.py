@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -39,6 +40,15 @@ MNT: Final = NAMESPACES.index("mnt")
 
 #: What ``status`` says where no signal waits (``task_sig`` of fs/proc/array.c).
 _NONE_PENDING: Final = b"\nSigPnd:\t%016x\nShdPnd:\t%016x\n" % (0, 0)
+
+#: Signals whose default is no end (signal(7)).
+_SPARING: Final = sum(
+    1 << number - 1
+    for number in (
+        signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH,
+        signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,
+    )
+)  # fmt: skip
 
 _NS_GET_PARENT: Final = 0xB702  # include/uapi/linux/nsfs.h; since Linux 4.9
 _NS_GET_OWNER_UID: Final = 0xB704  # since Linux 4.11
@@ -147,7 +157,7 @@ class Credentials(Taker):
     def pending(self, *, its_own: bool = False) -> SignalSet:
         """Signals that wait for the thread or its process and are not blocked *now*: read anew each
         time.  The next one does not end a call that was received (WAIT_KILLABLE_RECV), unless it is
-        SIGKILL: see docs/races.md.
+        SIGKILL; :meth:`deadly` says whether one of these is to: see docs/races.md.
 
         :param its_own: only those for which this very thread was woken, and which it meets when its
             call returns.  A signal of the process's is any one thread's: the first's whenever that
@@ -164,6 +174,20 @@ class Credentials(Taker):
         if its_own and shared and self.tid != self._numbers("Tgid", 10, status)[0]:
             shared = self._take("task", lambda files: self._meant(files, shared))
         return SignalSet(own & ~blocked | shared)
+
+    def deadly(self, *, its_own: bool = False) -> SignalSet:
+        """Those of :meth:`pending` that end the thread's process when its call returns: their default is to do so, and is
+        what they do.  None where somebody traces the thread, who decides, or it is the init of a pid namespace, which has
+        no such default."""
+        waiting = self.pending(its_own=its_own)
+        if not waiting:
+            return waiting
+        status = Status(self._take("status", reading("status")))
+        ignored, caught = (self._numbers(key, 16, status)[0] for key in ("SigIgn", "SigCgt"))
+        tracer = self._numbers("TracerPid", 10, status)[0]
+        if tracer or self._numbers("NStgid", 10, status)[-1] == 1:
+            return SignalSet(0)
+        return SignalSet(waiting & ~(ignored | caught | _SPARING))
 
     def _meant(self, files: ProcPort, signals: int) -> int:
         """Which of these signals of the process's can be no other thread's."""

@@ -67,7 +67,7 @@ class Outcome(NamedTuple):
     #: What was answered (for a performed call: its outcome).
     verdict: Verdict
     #: Label of the handler that decided, or "default", "deadline", "close"; "gone" if its caller was
-    #: found to be, before anybody decided; "quota" if its container has too many calls.
+    #: found to be, or to die of a signal as soon as it is answered, before anybody decided; "quota" if its container has too many calls.
     decided_by: str
     #: False if the caller was gone when the answer came: an ordinary event.
     delivered: bool

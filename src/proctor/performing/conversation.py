@@ -17,8 +17,8 @@ from proctor.call.verdict import Verdict
 from proctor.errors import CallGone, ProctorError
 from proctor.kernel.nudging import nudge
 from proctor.kernel.pidfd import open_pidfd
-from proctor.performing.looks import PAUSE, Looks
 from proctor.performing.trouble import Ended, Interrupted, Trouble
+from proctor.supervisor.looks import PAUSE, Looks
 from proctor.supervisor.ports import Later
 
 if TYPE_CHECKING:

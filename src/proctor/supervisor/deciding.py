@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 #: Performs a call: (call, the Perform verdict) → what to answer, or that it takes a while.
 Performer = Callable[["Call", Perform], "Verdict | Later"]
 
+_INTERRUPTED: Final = deny(errno.EINTR)
 _BEGUN: Final = "an earlier monitor had begun to perform it, and died"
 #: What performing says that was interrupted (linux/errno.h): nothing is done, and the call is made again.
 _ERESTARTSYS: Final = 512
@@ -95,6 +96,19 @@ class Ending:
         self._decider._answer(self.job, self._verdict, self._who)
 
 
+class Look:
+    """Seeing whether the caller of a job dies as soon as that is answered."""
+
+    __slots__ = ("_decider", "job")
+
+    def __init__(self, decider: Decider, job: Job) -> None:
+        self._decider = decider
+        self.job = job
+
+    def __call__(self) -> None:
+        self._decider.look(self.job)
+
+
 class Decider(Turns):
     """Takes jobs to their answer; shared by all listeners of one supervisor.
 
@@ -117,7 +131,7 @@ class Decider(Turns):
         self.seeking = Seeking(seeker, rules.on_error)
         super().__init__(world, lock, told, rules, observers, engine)
         self._performer = performer
-        self._overdue: deque[Continuation | Ending] = deque()
+        self._overdue: deque[Continuation | Ending | Look] = deque()
         #: Nothing more is begun that must not be done twice: see :mod:`proctor.supervisor.leaving`.
         self.leaving = False
 
@@ -427,12 +441,14 @@ class Decider(Turns):
         return self.backlog.many() or (due is not None and due <= self._world.clock())
 
     def tend(self) -> None:
-        """Have those answered whose handlers took too long, and calls that wait and whose callers are gone
-        forgotten."""
+        """Have those answered whose handlers took too long, calls that wait and whose callers are gone
+        forgotten, and callers looked at that have waited for long."""
         rules, overdue = self._rules, self._overdue
         while (due := self.calls.due(self._world.clock())) is not None:
-            job, later = due
-            if later is None:
+            job, later, look = due
+            if look:
+                overdue.append(Look(self, job))
+            elif later is None:
                 overdue.append(Ending(self, job, rules.on_deadline, "deadline"))
             else:
                 overdue.append(Continuation(self, job, later))
@@ -450,7 +466,20 @@ class Decider(Turns):
         """See there; what is due and not seen to is not waited with."""
         return (0.0, True) if self._overdue else super().patience()
 
-    def next_overdue(self) -> Continuation | Ending | None:
+    def look(self, job: Job) -> None:
+        """Answer it if its caller has a signal that ends it and does not (``complete_signal`` of kernel/signal.c): one that
+        came after another one, or has it dump core.  Whatever its handler is at, nobody is going to see the answer.
+        What is performed looks after its caller by itself."""
+        if job.claimed or job.performed is not None:
+            return
+        if self._world.dying(job.call):
+            self._answer(job, _INTERRUPTED, "gone")
+            return
+        with self._lock:
+            if not job.claimed:
+                self.calls.look_again(job, self._world.clock())
+
+    def next_overdue(self) -> Continuation | Ending | Look | None:
         """What is due, and what was awaited for long enough; for whoever has the role, after :meth:`tend`: each by itself,
         so that one who is told of it and stalls keeps a thread of that call's container."""
         with self._lock:

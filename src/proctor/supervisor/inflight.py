@@ -3,7 +3,8 @@
 Most never are: who receives a call answers it, and nobody else hears of it.  A call becomes known when
 it has to wait (for its turn, behind an earlier one of its caller, for a coroutine, for something
 readable), or when the thread that decides it loses the role of receiving over it.  From then on its
-caller's later calls wait for it, its deadline is kept, and the end of supervision answers it.
+caller's later calls wait for it, its deadline is kept, and the end of supervision answers it; and its
+caller is looked at now and then, which may have a signal to die of.
 
 A thread can lose the role before it has a :class:`Job` for its call, or without ever making one.  Then
 another job stands in for it, made by the thread that took the role over, and the first one's, if it is
@@ -17,6 +18,7 @@ import heapq
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Deny, deny
+from proctor.supervisor.looks import PAUSE, Looks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,13 +35,14 @@ _SPARE: Final = 64
 
 
 class Due:
-    """When, and what then: a call's deadline, or what is awaited for it no longer."""
+    """When, and what then: a call's deadline, what is awaited for it no longer, or a look at its caller."""
 
-    __slots__ = ("_count", "job", "later", "when")
+    __slots__ = ("_count", "job", "later", "look", "when")
 
-    def __init__(self, when: float, count: int, job: Job, later: Later | None) -> None:
+    def __init__(self, when: float, count: int, job: Job, later: Later | None, look: bool) -> None:
         self.when = when
         self._count = count
+        self.look = look
         #: None: it is answered.
         self.job: Job | None = job
         self.later = later
@@ -84,6 +87,8 @@ class InFlight:
         self.taken: dict[Key, Job] = {}
         self._dues: list[Due] = []
         self._count = 0
+        #: Whose callers were looked at.
+        self._looks = Looks()
 
     def __len__(self) -> int:
         return max(len(self._jobs), len(self._dues) // 2)
@@ -104,9 +109,22 @@ class InFlight:
         limit = min(own) if own else self._rules.deadline
         if limit is not None:
             self.due_at(job, job.received + limit)
+        if job.tid:
+            self.due_at(job, job.received + PAUSE, look=True)
 
-    def due_at(self, job: Job, when: float, later: Later | None = None) -> None:
-        """Something is due for it then: its deadline, or the end of a wait."""
+    def look_again(self, job: Job, now: float) -> None:
+        """Its caller was looked at now, and is again after a while, as many as there are of its container's."""
+        container = job.served.container
+        self._looks.begin(job, container)
+        _over(job, [each for each in job.dues if each.look])
+        late = now - job.next_look if job.next_look else 0.0
+        job.next_look = now + self._looks.pause(container, late)
+        self.due_at(job, job.next_look, look=True)
+
+    def due_at(
+        self, job: Job, when: float, later: Later | None = None, *, look: bool = False
+    ) -> None:
+        """Something is due for it then: its deadline, the end of a wait, or a look at its caller."""
         self._count += 1
         if len(self._dues) > 2 * len(self._jobs) + _SPARE:
             # answered long before their deadline: nothing is kept for them until then
@@ -114,7 +132,7 @@ class InFlight:
             heapq.heapify(self._dues)
         if not self._dues or when < self._dues[0].when:
             self._wake()  # whoever waits is to wait no longer than that
-        due = Due(when, self._count, job, later)
+        due = Due(when, self._count, job, later, look)
         if later is not None:  # what was awaited before is there
             _over(job, [each for each in job.dues if each.later is not None])
         job.dues = (*job.dues, due)
@@ -135,10 +153,8 @@ class InFlight:
         other.claimed = True  # nobody finds it again by its deadline
         job.known = True
         job.served.stand_in(other, job)
-        for due in self._dues:
-            if due.job is other:
-                self.due_at(job, due.when)
-                break
+        for due in other.dues:
+            self.due_at(job, due.when, look=due.look)
         _over(other, other.dues)
         return True
 
@@ -174,6 +190,8 @@ class InFlight:
             return
         self._jobs.pop(job.key, None)
         _over(job, job.dues)
+        if job.next_look:
+            self._looks.end(job, job.served.container)
         job.served.running -= 1
         job.served.share.calls -= 1
 
@@ -191,13 +209,13 @@ class InFlight:
         except IndexError:
             return None
 
-    def due(self, now: float) -> tuple[Job, Later | None] | None:
-        """One for which something is due now; None if there is none.  Takes the lock."""
+    def due(self, now: float) -> tuple[Job, Later | None, bool] | None:
+        """One for which something is due now, and whether that is a look; None if there is none.  Takes the lock."""
         with self._lock:
             while self._dues and (self._dues[0].when <= now or self._dues[0].stale()):
                 first = heapq.heappop(self._dues)
                 if first.job is not None and not first.stale():
-                    return first.job, first.later
+                    return first.job, first.later, first.look
             return None
 
     def pending(self, served: Served | None) -> list[Job]:

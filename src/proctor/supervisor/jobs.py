@@ -161,6 +161,8 @@ class Job:
     line: deque[Job] | None = None
     #: What is due for it some time, while it is not answered.
     dues: tuple[Due, ...] = ()
+    #: When its caller is looked at again; 0 if it was not yet.
+    next_look = 0.0
     #: Those below were asked.
     below = False
     #: What asked for it to be performed, if that began.

@@ -428,6 +428,11 @@ class World(Protocol):
         had that number before is dead.  False where that cannot be told."""
         ...
 
+    def dying(self, call: Call) -> bool:
+        """Whether its caller has a signal to take that ends it as soon as the call is answered.  False where that
+        cannot be told."""
+        ...
+
     @property
     def workers(self) -> int:
         """How many threads calls that stall may keep at the same time, all containers together; the

@@ -18,6 +18,7 @@ from proctor.supervisor.ports import Later
 if TYPE_CHECKING:
     import asyncio
 
+    from proctor.call.call import Call
     from proctor.supervisor.ports import Engine, Pulse
 
 
@@ -203,6 +204,12 @@ class KernelWorld:
                 return files.started() >= when + since_boot
         except (OSError, ValueError, IndexError):
             return False  # no such thread, or no procfs in which the number is its own
+
+    def dying(self, call: Call) -> bool:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        from proctor.supervisor.dying import is_dying
+
+        return is_dying(call)
 
     def thread(self, work: Callable[[], object]) -> bool:
         """See :class:`~proctor.supervisor.ports.World`.  Threads that are done wait for more."""

@@ -174,6 +174,10 @@ class FakeWorld:
         """See :class:`~proctor.supervisor.ports.World`; calls come one at a time here."""
         return False
 
+    def dying(self, call: Call) -> bool:
+        """See :class:`~proctor.supervisor.ports.World`; nobody sends signals here."""
+        return False
+
     def thread(self, work: Callable[[], object]) -> bool:
         """See :class:`~proctor.supervisor.ports.World`; there is only this one."""
         return False

@@ -76,6 +76,17 @@ def fatal(process: Process, number: int) -> bool:
     return disposition(process, number).kind == "default" and not bit(number) & (HARMLESS | STOPS)
 
 
+def ends(task: Task) -> bool:
+    """Whether a signal waits for the thread that ends it on its way to user space (``get_signal``).
+
+    Source: ``kernel/signal.c`` 6.12.
+    """
+    waiting = (task.pending | task.process.pending) & ~task.blocked
+    if not waiting or task.tracing is not None or task.process.unkillable:
+        return False
+    return any(waiting & bit(number) and fatal(task.process, number) for number in range(1, 65))
+
+
 def send(kernel: Kernel, number: int, target: Task, shared: bool, from_above: bool = False) -> None:
     """Send a signal to a thread, or with ``shared`` to its process.
 

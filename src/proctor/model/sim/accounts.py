@@ -69,8 +69,8 @@ class Received:
     """One notification from its reception until its answer."""
 
     __slots__ = (
-        "asked", "at", "begun", "due", "first", "halfway", "handlers", "id", "inherited", "knotif", "lane",
-        "latest", "left", "port",
+        "asked", "at", "begun", "due", "dying", "first", "halfway", "handlers", "id", "inherited", "knotif",
+        "lane", "latest", "left", "port",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +99,8 @@ class Received:
         self.left = False
         #: It has been begun to perform it; and whoever did so was killed.
         self.begun = self.halfway = False
+        #: Since when its caller was seen to have a signal to die of.
+        self.dying: float | None = None
         #: Labels of the handlers that were asked.
         self.handlers: list[str] = []
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
 from proctor.model.kernel.linux import EINTR, ENOSYS, EPERM
+from proctor.model.kernel.signals import ends
 from proctor.model.sim.accounts import Asked, Event, Lane, Received
 from proctor.supervisor.share import LONGEST
 
@@ -37,6 +38,8 @@ PATIENCE: Final = 120.0
 KEPT: Final = 5.0
 #: Seconds of virtual time by which a call may be overtaken by others.
 AT_ONCE: Final = 1.0
+#: Seconds of virtual time for which a caller may wait that has a signal to die of.
+DYING: Final = 0.5
 #: Seconds that it takes to find that a thread stalls, and a little more.
 STALL: Final = 0.01
 #: Stands for the number of a descriptor that is on its way to the caller.
@@ -276,6 +279,8 @@ class Ledger:
             and asked.script.kind == "perform"
         ):
             pass  # nobody knows how far that came
+        elif answer == (0, -EINTR, 0) and ends(received.knotif.task):
+            pass  # whatever it is, its program does not see it
         elif isinstance(answer, tuple) and answer not in asked.wires:
             # before ADDFD knew how to answer, the number of a descriptor was sent by itself
             if not (asked.script.kind == "hand over" and answer[0] >= 0 and answer[1:] == (0, 0)):
@@ -383,6 +388,13 @@ class Ledger:
             latest = received.latest
             if latest is not None and self.now > latest + self._slack:
                 self.broken(f"call {received.asked.serial}: its deadline passed unheeded")
+            if received.begun or not received.lives() or not ends(received.knotif.task):
+                received.dying = None
+            elif received.dying is None:
+                received.dying = self.now
+            elif self.now > max(received.dying, received.first) + DYING + self._slack:
+                asked = received.asked
+                self.broken(f"call {asked.serial}: {asked.caller} waits for it, and would die")
         for asked in self.asked.values():
             if self.now > asked.at + PATIENCE and not asked.container.unserved():
                 self.broken(f"call {asked.serial} of {asked.caller} waits since {asked.at:.3f} s")

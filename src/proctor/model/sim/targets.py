@@ -16,6 +16,7 @@ from proctor.model.kernel.linux import (
     SIGCHLD,
     SIGCONT,
     SIGKILL,
+    SIGQUIT,
     SIGSTOP,
     SIGTERM,
     SIGURG,
@@ -317,7 +318,7 @@ class Actor:
             number = SIGSTOP
             world.schedule.later(draw(), self._cont)
         else:
-            number = SIGKILL if chance < 0.97 else SIGTERM
+            number = SIGKILL if chance < 0.94 else SIGTERM if chance < 0.96 else SIGQUIT
         for each in task.process.tasks:
             other = self.container.town.actors.get(each)
             if other is not None and other.asked is not None:

@@ -31,6 +31,7 @@ from proctor.supervisor.ports import Still
 from proctor.supervisor.pyengine import PyEngine
 
 if TYPE_CHECKING:
+    from proctor.call.call import Call
     from proctor.supervisor.ports import Engine, Lock, Pulse
 
 #: Listeners a round takes up at once, as in the poller of the real world.
@@ -114,6 +115,15 @@ class SimWorld:
     def born_since(self, tid: int, when: float) -> bool:
         """See :class:`~proctor.supervisor.ports.World`."""
         return self._numbered.get(tid, -math.inf) > when
+
+    def dying(self, call: Call) -> bool:
+        """See :class:`~proctor.supervisor.ports.World`."""
+        self.pass_port()
+        task = self.monitor.process.namespace.tasks.get(call.tid)
+        if task is None or not signals.ends(task):
+            return False
+        task.sigpending = True  # as by PTRACE_INTERRUPT
+        return True
 
     def thread(self, work: Callable[[], object]) -> bool:
         """See :class:`~proctor.supervisor.ports.World`."""
