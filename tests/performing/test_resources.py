@@ -85,6 +85,29 @@ def test_memory_processes_and_processors_are_the_cgroups(group: list[str]) -> No
     assert nproc.stdout == b"1\n"
 
 
+@pytest.mark.parametrize("inside", [[], ["unshare", "-pf"]], ids=["here", "in a pid namespace"])
+def test_a_thread_that_names_itself_has_the_cgroups_processors(
+    group: list[str], inside: list[str]
+) -> None:
+    """pthread_getaffinity_np(3) of pthread_self(3); a parent's and another thread's are the kernel's."""
+    code = """
+    import os, threading
+    def own():
+        print(len(os.sched_getaffinity(threading.get_native_id())), len(os.sched_getaffinity(0)), flush=True)
+    own()
+    thread = threading.Thread(target=own); thread.start(); thread.join()
+    parent = os.getpid()
+    child = os.fork()
+    if not child: print(len(os.sched_getaffinity(parent)), flush=True); os._exit(0)
+    os.waitpid(child, 0)
+    """
+    seen = proctor.run(
+        [*group, *inside, *python(code)], [families.resources()], capture_output=True, timeout=60
+    )
+    count = len(os.sched_getaffinity(0))
+    assert seen.stdout.decode().split() == ["1", "1", "1", "1", f"{count}"], seen.stderr
+
+
 @pytest.mark.parametrize(
     "arch", [ARCH, pytest.param("i386", marks=pytest.mark.skipif(ARCH != "x86_64", reason="has no calls of i386"))]
 )  # fmt: skip

@@ -80,10 +80,10 @@ def _sysinfo(call: Call, cgroups: bytes, uptime: int) -> bytes:
 
 def affinity(call: Call, standing: Standing) -> Verdict:
     """As ``sched_getaffinity`` of kernel/sched/syscalls.c: of the caller itself, no more processors than its
-    cgroups have time for.  Others' are the kernel's."""
+    cgroups have time for, also by its number (``pthread_getaffinity_np``, and so OpenMP).  Others' are the kernel's."""
     pid, size = call.args.pid, call.args.cpusetsize
     cgroups = standing.cgroups()
-    if pid or share(cgroups).processors is None:
+    if share(cgroups).processors is None or (pid and pid != call.caller.nspid[-1]):
         return let_run_unsafe(KERNELS)
     known = call.signature
     word = 8 if known is None else known.word
