@@ -210,3 +210,28 @@ def test_a_file_is_no_journal(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(made().buffer))
     with open(tmp_path / "file", "rb+") as file, pytest.raises(ProctorError, match="is no journal"):
         Journal(file.fileno())
+
+
+def test_of_a_journal_in_which_nothing_was_received_no_page_is_mapped() -> None:
+    """Of thousands of listeners most are idle: each would take one."""
+
+    def mapped() -> int:
+        kilobytes = 0
+        of_ours = False
+        with open("/proc/self/smaps") as maps:
+            for line in maps:
+                if line.split(None, 1)[0][-1] != ":":
+                    of_ours = "/memfd:proctor-journal" in line
+                elif of_ours and line.startswith("Rss:"):
+                    kilobytes += int(line.split()[1])
+        return kilobytes
+
+    before = mapped()
+    journal = Journal.create(64)
+    again = Journal(os.dup(journal.fileno()))
+    assert list(again.pending()) == []
+    assert mapped() == before
+    journal.performs(Notification(7, 1, 39, 0xC000003E, slot=3))
+    assert mapped() > before, "it would be seen"
+    again.close()
+    journal.close()

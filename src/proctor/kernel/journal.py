@@ -88,9 +88,12 @@ class Journal:
             self._map = memory
         #: All of it, for the native loop.
         self.buffer = memoryview(self._map)
-        self._check()
         if isinstance(memory, int):
+            # not through the map: to look at a page there makes one, and most listeners have no call
+            self._check(os.pread(memory, HEADER.size, 0))
             self._fd = memory
+        else:
+            self._check(bytes(self.buffer[: HEADER.size]))
         self._at = 0
 
     @classmethod
@@ -112,12 +115,12 @@ class Journal:
             os.close(fd)
             raise
 
-    def _check(self) -> None:
+    def _check(self, head: bytes) -> None:
         size = len(self.buffer)
-        if size < HEADER.size or bytes(self.buffer[: len(MAGIC)]) != MAGIC:
+        if len(head) < HEADER.size or head[: len(MAGIC)] != MAGIC:
             problem = "it does not begin as one"
         else:
-            _, version, slot, slots, _ = HEADER.unpack_from(self.buffer)
+            _, version, slot, slots, _ = HEADER.unpack(head)
             if version != VERSION:
                 problem = f"it has version {version}, not {VERSION}"
             elif slot != SLOT_SIZE or slots < 1 or size != HEADER.size + slots * SLOT_SIZE:
@@ -206,8 +209,8 @@ class Journal:
         if self._fd < 0:
             data = bytes(self.buffer)
         elif os.fstat(self._fd).st_blocks * 512 <= mmap.PAGESIZE:  # the header's, and no other
-            data = bytes(self.buffer[: mmap.PAGESIZE])
-        else:  # not through the map: to look at a page there makes one, and most were never used
+            data = os.pread(self._fd, mmap.PAGESIZE, 0)
+        else:  # not through the map, as above
             data = os.pread(self._fd, self._used(), 0)
         states = memoryview(data)[HEADER.size :].cast("I")[:: SLOT_SIZE // _STATE.size]
         known = states.tolist()
