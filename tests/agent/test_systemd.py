@@ -18,8 +18,9 @@ import pytest
 from proctor.agent.systemd import Store
 from proctor.errors import ProctorError
 from proctor.kernel import scm
-from tests.agent.clients import hand_over
+from tests.agent.clients import filtered, hand_over
 from tests.agent.running import eventually
+from tests.agent.test_lxc_door import Monitor
 from tests.process.test_delegation import rooms
 
 #: Takes descriptors from a socket, puts them where a service finds them, and becomes it.
@@ -47,6 +48,8 @@ class Manager:
         self.place = place
         self.store: dict[str, int] = {}
         self.said: list[str] = []
+        #: Names of what was let go, so far, each with what was left of its kind.
+        self.let_go: list[tuple[str, int]] = []
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.sock.bind(str(place / "notify"))
         self.thread = threading.Thread(target=self._listen, daemon=True)
@@ -70,6 +73,8 @@ class Manager:
             elif "FDSTOREREMOVE" in words:
                 if name in self.store:
                     os.close(self.store.pop(name))
+                    kind = name.split()[0]
+                    self.let_go.append((name, sum(each.startswith(kind) for each in self.store)))
             else:  # BARRIER: what counts is that it is closed
                 message.close()
 
@@ -171,6 +176,42 @@ def test_a_listener_that_hung_up_meanwhile_is_forgotten(manager: Manager) -> Non
     os.close(manager.store.pop(hung))
     manager.start()
     eventually(lambda: not any(name.startswith("listener ") for name in manager.store))
+
+
+def test_nothing_is_let_go_for_what_takes_its_place(manager: Manager) -> None:
+    """A monitor that is killed in between would leave neither to the next."""
+    path = str(manager.place / "lxc.sock")
+    manager.start("--lxc", path)
+    script = "for n in 1 2 3; do mkdir /tmp/forbidden-$n; done"
+    asking = Monitor(path, filtered("sh", "-c", script))
+
+    def control(*words: str) -> str:
+        words = (sys.executable, "-m", "proctor", *words)
+        socket = ("--control", str(manager.place / "control.sock"))
+        return subprocess.run([*words, *socket], capture_output=True, text=True, check=True).stdout
+
+    try:
+        asking.ask()
+        assert asking.answer() == (0, -30, 0)
+        assert "monitor" in control("ps")  # it is known whose they are, since a moment
+        (manager.place / "policies/other.toml").write_text('default = "allow"\n')
+        control("policy", "reload")
+        eventually(lambda: manager.let_go)
+        ((name, left),) = manager.let_go
+        assert name == "policies 1@0" and left == 1
+        asking.ask()
+        assert asking.answer() == (0, -30, 0)
+        manager.end(signal.SIGKILL)
+        # who was killed before it let go of the last policies left both
+        manager.store["policies 1@0"] = os.memfd_create("policies")
+        manager.start("--lxc", path)
+        assert [name for name in manager.store if "policies" in name] == ["policies 3@0"]
+        assert "monitor" in control("ps"), "also before it asks again"
+        asking.ask()
+        assert asking.answer() == (0, -30, 0)
+    finally:
+        asking.close()
+    eventually(lambda: not any(name.startswith(("connection", "known")) for name in manager.store))
 
 
 #: mkdir until it is no call any more.

@@ -115,6 +115,8 @@ class Agent:
         self.delegations = Delegations(loop, self, self.supervisor)
         self._handlers: dict[tuple[Policy, float | None], tuple[Handler, ...]] = {}
         self._answers = False
+        #: How often the texts of policies were kept.
+        self._texts = 0
         #: Policies of whose doubts was told.
         self._doubted: set[Policy] = set()
         self._looking: asyncio.TimerHandle | None = None
@@ -337,11 +339,8 @@ class Agent:
     def keep_connection(
         self, sock: socket.socket, held: Held | None, *more: int, name: str = ""
     ) -> str:
-        """Have a connection kept for the next monitor, with further descriptors; the name under which it is: that of
-        what it takes the place of, or a new one."""
-        if not name:
-            self._kept += 1
-            name = f"connection {self._kept}"
+        """Have a connection kept for the next monitor, with further descriptors; the name under which it is: what is known
+        later of one that has a name is kept beside it, and nothing is let go for that."""
         path = sock.getsockname()
         known = (
             Connection(path, None, (), time.time())
@@ -349,7 +348,12 @@ class Agent:
             else Connection(path, held.facts, tuple(held.container.owner_userns), held.since)
         )
         memory = memory_of(msgspec.json.encode(known))
-        self.keep(name, [sock.fileno(), memory, *more])
+        if name:
+            self.keep(_known(name), [memory])
+        else:
+            self._kept += 1
+            name = f"connection {self._kept}"
+            self.keep(name, [sock.fileno(), memory, *more])
         os.close(memory)
         return name
 
@@ -365,17 +369,23 @@ class Agent:
         self._kept = max(self._kept, int(item.name.split()[1]))
         return socket.socket(fileno=item.fds[0])
 
-    def connection(self, item: Item) -> Connection:
-        """What an earlier monitor knew of a connection that it had."""
+    def connection(self, item: Item, known: dict[str, int]) -> Connection:
+        """What an earlier monitor knew of a connection that it had.
+
+        :param known: memory that is kept beside connections, by name; ours is taken out."""
         self._kept = max(self._kept, int(item.name.split()[1]))
-        known = msgspec.json.decode(read_memory(item.fds[1]), type=Connection)
-        os.close(item.fds[1])
-        return known
+        later = known.pop(_known(item.name), None)
+        said = read_memory(item.fds[1] if later is None else later)
+        for memory in (item.fds[1],) if later is None else (item.fds[1], later):
+            os.close(memory)
+        return msgspec.json.decode(said, type=Connection)
 
     def forget(self, name: str) -> None:
-        """It is kept no longer."""
+        """It is kept no longer, nor what is beside it."""
         try:
             self._keeping.forget(name)
+            if name.startswith("connection "):
+                self._keeping.forget(_known(name))
         except ProctorError as problem:
             self.trouble(str(problem))
 
@@ -448,9 +458,22 @@ class Agent:
         self.delegations.close_all_but(names)
 
     def _keep_texts(self) -> None:
+        """Under another name each time, and then what was before is let go: at no moment is there nothing."""
+        before, self._texts = self._texts, self._texts + 1
         memory = memory_of(msgspec.json.encode(self.book.texts))
-        self.keep("policies", [memory])
+        self.keep(f"policies {self._texts}", [memory])
         os.close(memory)
+        if before:
+            self.forget(f"policies {before}")
+
+    def restore_texts(self, items: Iterable[Item]) -> None:
+        """Have the policies hold that an earlier monitor had; the items stay what they are."""
+        texts = {_turn(item): item for item in items if item.name.split()[0] == "policies"}
+        self._texts = max(texts, default=0)
+        for turn in sorted(texts)[:-1]:  # whoever kept the last was ended before it let go of that
+            self.forget(texts[turn].name)
+        found = read_memory(texts[self._texts].fds[0]) if texts else b"{}"
+        self.book.restore(msgspec.json.decode(found))
 
     def _replace(self, held: Held, now: Resolved) -> None:
         made = self._handlers_of(held.facts, now)
@@ -480,3 +503,13 @@ class Agent:
         self.supervisor.close()
         self.attached.close_all_but()
         self.delegations.close_all_but()
+
+
+def _known(connection: str) -> str:
+    """Under which name that is kept which was known later of a connection."""
+    return f"known {connection.split()[1]}"
+
+
+def _turn(item: Item) -> int:
+    """Which time policies were kept; 0 where that was not said."""
+    return int([*item.name.split(), "0"][1])

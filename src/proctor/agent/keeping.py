@@ -3,7 +3,7 @@
 Four things are kept: sockets on which runtimes connect (``socket PATH``); for each listener
 (``listener N``) the listener, its journal (:mod:`proctor.kernel.journal`) and a memfd that says whose it
 is; what is known of supervisors below (:mod:`proctor.agent.delegating`); and the texts of the policies that
-hold (``policies``), should those on disk be no policies when the next monitor comes.
+hold (``policies N``), should those on disk be no policies when the next monitor comes.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Keeping(Protocol):
     """Keeps copies of descriptors; they stay the caller's as well."""
 
     def keep(self, name: str, fds: Sequence[int]) -> None:
-        """Keep these, in the place of what has that name; it returns once that is certain.
+        """Keep these under a name that nothing has; it returns once that is certain.
 
         :raises ProctorError: they are not kept, and why."""
         ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import os
 import signal
 import socket
@@ -19,7 +18,7 @@ from proctor.agent.control import Control
 from proctor.agent.doors.launches import LaunchDoor
 from proctor.agent.doors.lxc import LxcDoor
 from proctor.agent.doors.oci import OciDoor
-from proctor.agent.keeping import HAND_OVER, Item, KeptBy, raise_limits, read_memory
+from proctor.agent.keeping import HAND_OVER, Item, KeptBy, raise_limits
 from proctor.agent.metrics import Metrics
 from proctor.agent.owners import is_trusted
 from proctor.agent.policies import Book
@@ -96,6 +95,7 @@ class Server:
         sockets = {}
         silent: defaultdict[str, list[tuple[socket.socket, str]]] = defaultdict(list)
         connections = []
+        known: dict[str, int] = {}
         listeners = []
         for item in [each for each in items if not self.agent.delegations.collect(each)]:
             if item.name.startswith(SOCKET):
@@ -103,7 +103,9 @@ class Server:
             elif item.name.startswith("listener "):
                 listeners.append(item)
             elif item.name.startswith("connection "):
-                connections.append((item, item.fds[0], self.agent.connection(item)))
+                connections.append(item)
+            elif item.name.startswith("known "):
+                known[item.name] = item.fds[0]
             elif item.name.startswith("silent "):
                 said_nothing = self.agent.silent(item)
                 said_nothing.setblocking(False)
@@ -121,15 +123,19 @@ class Server:
             lxcs[place.path] = lxc = LxcDoor(self._loop, place.path, self.agent, refused)
             self._accept(place, sockets, lxc.connected, refused)
             self._ends.append(lxc.close)
-        for item, fd, known in connections:
-            sock = socket.socket(fileno=fd)
+        for item in connections:
+            of = self.agent.connection(item, known)
+            sock = socket.socket(fileno=item.fds[0])
             sock.setblocking(False)
-            if known.socket in lxcs:
-                lxcs[known.socket].restored(sock, peer_of(sock), item, known)
+            if of.socket in lxcs:
+                lxcs[of.socket].restored(sock, peer_of(sock), item, of)
             else:
                 sock.close()
                 os.close(item.fds[2])
                 self.agent.forget(item.name)
+        for left, memory in known.items():  # whose connection hung up
+            os.close(memory)
+            self.agent.forget(left)
         for place in self._settings.oci:
             refused = self._refusing(place)
             door = OciDoor(self._loop, place.path, self.agent, refused)
@@ -295,8 +301,7 @@ def run(
     if keeper is not None:
         items = keeper.take_over()
     if not first:
-        texts = next((read_memory(item.fds[0]) for item in items if item.name == "policies"), b"{}")
-        book.restore(json.loads(texts))
+        server.agent.restore_texts(items)
     alive: Callable[[], object] | None = None
     if watchdog is not None:
         seconds, sign = watchdog

@@ -27,7 +27,7 @@ _PATIENCE: Final = 5.0
 #: Item that says by its name of which version the others are.
 _VERSION: Final = "version"
 _PARTS: Final = {
-    "listener": 3, "alive": 1, "connection": 3, "silent": 1, "socket": 1, "policies": 1, "below": 2, "inner": 3, "marks": 1,
+    "listener": 3, "alive": 1, "connection": 3, "known": 1, "silent": 1, "socket": 1, "policies": 1, "below": 2, "inner": 3, "marks": 1,
 }  # fmt: skip
 
 
@@ -109,8 +109,8 @@ class Store:
         self._tell("WATCHDOG=1")
 
     def keep(self, name: str, fds: Sequence[int]) -> None:
-        """As :class:`~proctor.agent.keeping.Keeping`."""
-        self.forget(name)
+        """As :class:`~proctor.agent.keeping.Keeping`, of a name that nothing has: what is there already, under whatever name,
+        the manager does not take again, so that who would have one in the place of another would have to let go first."""
         for part, fd in enumerate(fds):
             self._tell(f"FDSTORE=1\nFDNAME={_stored(name, part)}", fd)
         self._barrier()
