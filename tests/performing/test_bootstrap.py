@@ -24,7 +24,12 @@ pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("mmdebstrap"),
     reason="wants the host's root and mmdebstrap",
 )
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/"}
+ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C",
+    "HOME": "/",
+    "TMPDIR": "/var/tmp",
+}
 
 
 @pytest.fixture
@@ -65,11 +70,26 @@ def contents(top: Path, first: int) -> dict[str, Any]:
     return found
 
 
+def inside(command: list[str]) -> str:
+    """What a command in a container says."""
+    policy = load(POLICY)
+    done = proctor.run(
+        command, policy.handlers(), filter=policy.filter(), userns=[(0, FIRST, 65536)],
+        namespaces=("mnt", "uts", "ipc"), capture_output=True, text=True, env=ENVIRONMENT, cwd="/",
+        timeout=500, **policy.supervisor_options(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said: str = done.stdout
+    return said
+
+
 @pytest.mark.timeout(900)
 def test_mmdebstrap_makes_the_same_system(top: Path) -> None:
+    """Byte by byte; and apt installs something in it."""
+
     def command(name: str) -> list[str]:
         return [
-            "mmdebstrap", "--mode=root", "--variant=essential", "--quiet", suite(), str(top / name),
+            "mmdebstrap", "--mode=root", "--variant=apt", "--quiet", suite(), str(top / name),
         ]  # fmt: skip
 
     native = subprocess.run(
@@ -77,15 +97,17 @@ def test_mmdebstrap_makes_the_same_system(top: Path) -> None:
     )
     if native.returncode:
         pytest.skip(f"no packages are to be had here: {native.stderr[-300:]}")
-    policy = load(POLICY)
-    done = proctor.run(
-        command("inside"), policy.handlers(), filter=policy.filter(), userns=[(0, FIRST, 65536)],
-        namespaces=("mnt", "uts", "ipc"), capture_output=True, text=True, env=ENVIRONMENT, cwd="/",
-        timeout=500, **policy.supervisor_options(),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    inside(command("inside"))
     ours, theirs = contents(top / "inside", FIRST), contents(top / "native", 0)
     assert len(theirs) > 3000
     assert {name for name in ours if ours[name] != theirs.get(name)} == set()
     assert ours.keys() == theirs.keys()
     assert ours["dev/null"][:4] == (oct(stat.S_IFCHR | 0o666), 0, 0, os.makedev(1, 3))
+    script = "apt-get -q update && apt-get -qy install --no-install-recommends hello && hello && apt-get -qy purge hello"
+    said = inside(["chroot", str(top / "inside"), "sh", "-ec", script])
+    assert (
+        "Setting up hello" in said
+        and "Hello, world!" in said
+        and "Purging" not in said.split("Hello")[0]
+    )
+    assert not (top / "inside/usr/bin/hello").exists()
