@@ -1,23 +1,27 @@
 """Mounts of which a policy says all: shown on hugetlbfs, which has no device either, and that no container may
-mount by itself; clients of NFS, CIFS, 9p and virtiofs are in few kernels."""
+mount by itself, and on NFS where the kernel has the client (those of ``make test-kernels`` have)."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import proctor
+from proctor import families
 from proctor.call.verdict import Answer, Deny, LetRun
 from proctor.performing.families import mount
 from proctor.performing.families.mount import Options
 from proctor.performing.remote import Remote, read
 
 from .callers import MS_RDONLY, MS_REMOUNT, Performers, caller, unshare
-from .containers import container
+from .containers import container, told
 from .images import MOUNTS, top
+from .nfs_server import NfsServer
 from .test_mount import asked
 from .test_open_differential import MAP
 
@@ -108,3 +112,49 @@ def test_what_a_policy_may_say() -> None:
         with pytest.raises(ValueError, match="remote"):
             Options(remote=each)  # type: ignore[arg-type]
     assert proctor.families.mount(remote=given)
+
+
+def has_nfs() -> bool:
+    """Whether this kernel has the client, or a module of it."""
+    if "\tnfs\n" in Path("/proc/filesystems").read_text():
+        return True
+    if "PROCTOR_TEST_MACHINE" not in os.environ or not shutil.which("modprobe"):
+        return False
+    return subprocess.run(["modprobe", "nfsv3"], check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.timeout(600)
+def test_an_export_is_mounted(top: bytes) -> None:
+    """NFS, by the kernel's own client, from a server on this machine."""
+    if not has_nfs():
+        pytest.skip("this kernel has no client of NFS")
+    server = NfsServer({"hello": b"from the server", "long": bytes(range(256)) * 999})
+    port = server.port
+    options = (
+        f"vers=3,proto=tcp,addr=127.0.0.1,port={port},mountproto=tcp,mountvers=3,mountaddr=127.0.0.1,mountport={port},"
+        "nolock,noacl,soft,timeo=100,retrans=2,ro"
+    )
+    handlers = [families.mount(remote={"media:/films": {"type": "nfs", "options": options}})]
+    program = """
+os.chdir(sys.argv[1])
+tried(mount, b"media:/films", b"m", b"nfs4", 0, b"addr=127.0.0.1")
+tried(mount, b"other:/films", b"m", b"nfs", 0, b"addr=127.0.0.1")
+tried(mount, b"media:/films", b"m", b"nfs", 2, b"vers=4.2,rw")
+tried(lambda: sorted(os.listdir("m")))
+tried(lambda: open("m/hello").read())
+tried(lambda: open("m/long", "rb").read() == bytes(range(256)) * 999)
+tried(os.open, "m/missing", 0)
+tried(os.open, "m/new", os.O_CREAT | os.O_WRONLY)
+line = [line for line in open("/proc/self/mountinfo") if sys.argv[1] + "/m " in line][0].split()
+results.append([line[5], *line[-3:-1]])
+tried(umount, b"m")
+tried(lambda: os.listdir("m"))
+"""
+    try:
+        assert told(program, top.decode(), handlers=handlers, timeout=300) == [
+            "EPERM", "EPERM", None, ["hello", "long"], "from the server", True, "ENOENT", "EROFS",
+            ["ro,nosuid,nodev,relatime", "nfs", "media:/films"], None, [],
+        ]  # fmt: skip
+    finally:
+        server.close()
+    assert {3, 6, 19} <= set(server.seen)
