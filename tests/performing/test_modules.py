@@ -135,23 +135,52 @@ def test_by_descriptor_in_each_compression(
 def test_what_is_no_module_file(performers: Performers, host: Path, tmp_path: Path) -> None:
     held = [
         *os.pipe(), os.open(tmp_path, os.O_RDONLY), os.open(tmp_path / "list", os.O_WRONLY),
-        os.open(tmp_path / "list", os.O_RDONLY),
+        os.open(tmp_path / "list", os.O_RDONLY), os.open(tmp_path / "empty", os.O_RDONLY | os.O_CREAT),
     ]  # fmt: skip
 
     def setup() -> None:
-        for number, fd in zip((77, 81, 78, 79, 80), held, strict=True):
+        for number, fd in zip((77, 81, 78, 79, 80, 82), held, strict=True):
             os.dup2(fd, number)
 
     with caller(setup, MAP) as one:
         wish = proctor.Perform(None, "", ONE)
         for fd, number in (
-            (77, errno.EINVAL), (78, errno.EINVAL), (79, errno.EBADF), (80, errno.EINVAL), (-1, errno.EBADF),
+            (77, errno.EINVAL), (78, errno.EINVAL), (79, errno.EBADF), (80, errno.ETXTBSY), (82, errno.EINVAL), (-1, errno.EBADF),
         ):  # fmt: skip
             verdict = performers.carry_out(one.call("finit_module", fd, b"", 0), wish)
             assert isinstance(verdict, Deny) and verdict.errno == number, fd
     for fd in held:
         os.close(fd)
     assert told(host) == []
+
+
+def test_an_image_that_is_being_written_is_busy(
+    performers: Performers, host: Path, tmp_path: Path
+) -> None:
+    """Whoever writes it, the caller itself too (``deny_write_access``); and who opens it then is not kept from that."""
+    path = tmp_path / "module.ko"
+    image = build(tmp_path)
+    wish = proctor.Perform(None, "", ONE)
+    with open(path, "rb") as file, caller(lambda: os.dup2(file.fileno(), 77), MAP) as one:
+        call = ("finit_module", 77, b"", 0)
+        with open(path, "r+b"):
+            assert performers.carry_out(one.call(*call), wish)[0] == errno.ETXTBSY
+        assert performers.carry_out(one.call(*call), wish) == Answer(0)
+    with open(path, "r+b") as file, caller(lambda: os.dup2(file.fileno(), 77), MAP) as one:
+        assert performers.carry_out(one.call(*call), wish)[0] == errno.ETXTBSY
+        assert file.write(image) == len(image)
+    assert told(host) == ["-- dummy_one C 0"]
+
+
+def test_what_is_loaded_is_before_its_parameters(
+    performers: Performers, host: Path, tmp_path: Path
+) -> None:
+    image = build(tmp_path, "there")
+    with caller(maps=MAP) as one:
+        wish = proctor.Perform(None, "", Options(modules=["there"]))
+        for parameters in (b"other=1", 1):
+            call = one.call("init_module", image, len(image), parameters)
+            assert performers.carry_out(call, wish)[0] == errno.EEXIST
 
 
 def test_errors_are_the_hosts(performers: Performers, host: Path, tmp_path: Path) -> None:
@@ -196,7 +225,7 @@ def test_hostile_images(performers: Performers, host: Path, tmp_path: Path) -> N
         verdict = load(performers, image, Options(modules=["dummy one".replace(" ", "_")]))
         assert isinstance(verdict, Deny) and verdict.errno == errno.ENOEXEC
     with caller(maps=MAP) as one:
-        for size, number in ((10, errno.ENOEXEC), (1 << 40, errno.EPERM)):
+        for size, number in ((10, errno.ENOEXEC), (1 << 40, errno.ENOMEM)):
             call = one.call("init_module", good, size, b"")
             assert performers.carry_out(call, proctor.Perform(None, "", ONE))[0] == number
     assert told(host) == []

@@ -162,3 +162,29 @@ def test_doctor_has_to_refuse_before_5_9(release: str, code: int, good: bool) ->
     outcome.take({"up": release, "profile": "", "seconds": 1})
     outcome.take({"part": "doctor", "code": code, "seconds": 1})
     assert (outcome.problems == []) is good
+
+
+@pytest.mark.skipif(
+    not shutil.which("gcc") or not shutil.which("depmod"),
+    reason="no gcc and kmod to make modules with",
+)
+def test_modules_are_kept_with_those_they_depend_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top, place = tmp_path / "all", tmp_path / "kept"
+    for name, depends in (
+        ("net/one", "two-more"),
+        ("lib/two-more", "three"),
+        ("three", ""),
+        ("other", ""),
+    ):
+        made = top / "lib/modules/9.9" / f"{name}.ko"
+        made.parent.mkdir(parents=True, exist_ok=True)
+        text = f'#define I __attribute__((section(".modinfo"), used))\nI static const char a[] = "depends={depends}";'
+        subprocess.run(["gcc", "-x", "c", "-c", "-o", made, "-"], input=text, text=True, check=True)
+    monkeypatch.setattr(packages, "MODULES", ("one", "nowhere"))
+    packages._keep_modules(top, "9.9", place)
+    image = packages.KernelImage("", "linux-image", "9.9", Path("/none"), place)
+    names = {name for name in image.files() if name.endswith(".ko")}
+    assert names == {f"/lib/modules/9.9/{each}.ko" for each in ("net/one", "lib/two-more", "three")}
+    assert "/lib/modules/9.9/modules.dep" in image.files()

@@ -133,7 +133,7 @@ def one(wanted: packages.Wanted, chosen: argparse.Namespace) -> Outcome | None:
     base = system.archive(chosen.cache / "systems" / chosen.arch.name)
     archive = work / "project.cpio"
     system.project(
-        TREE, native, archive,
+        TREE, native | kernel.files(), archive,
         {
             "/init.sh": (TREE / "tools/kernels/init.sh").read_bytes(),
             "/run.json": json.dumps(plan).encode(),

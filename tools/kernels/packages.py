@@ -26,6 +26,9 @@ from typing import NamedTuple
 
 from tools.kernels.architectures import AMD64, Architecture
 
+#: Modules that tests load; kept with those that they depend on.
+MODULES = ("8021q", "dummy", "kvm_intel", "nfsv3", "vrf")
+
 
 class NotThere(Exception):
     """A kernel that cannot be had, and why."""
@@ -50,6 +53,14 @@ class KernelImage(NamedTuple):
     #: What uname(2) is going to say.
     release: str
     vmlinuz: Path
+    #: The directory with those of its :data:`MODULES` that it has, as below a root directory.
+    modules: Path | None = None
+
+    def files(self) -> dict[str, Path]:
+        """Modules, and what modprobe(8) knows of them, by path in the machine."""
+        top = self.modules
+        found = [] if top is None else [each for each in top.rglob("*") if each.is_file()]
+        return {f"/{each.relative_to(top)}": each for each in found if top is not None}
 
 
 def parse(text: str) -> Wanted:
@@ -73,14 +84,17 @@ def fetch(wanted: Wanted, cache: Path, architecture: Architecture = AMD64) -> Ke
     apt.update()
     package = apt.find(wanted.what)
     place = cache / "kernels" / package
+    key = hashlib.sha256(" ".join(MODULES).encode()).hexdigest()[:8]
     found = sorted(place.glob("vmlinuz-*"))
-    if not found:
-        _unpack(apt.download(package), place)
+    modules = place / f"modules-{key}"
+    if not found or not modules.exists():
+        shutil.rmtree(place, ignore_errors=True)
+        _unpack(apt.download(package), place, modules.name)
         found = sorted(place.glob("vmlinuz-*"))
     if not found:
         raise NotThere(f"{package} holds no kernel image")
     release = found[-1].name.removeprefix("vmlinuz-")
-    return KernelImage(str(wanted), package, release, found[-1])
+    return KernelImage(str(wanted), package, release, found[-1], modules)
 
 
 class Apt:
@@ -217,14 +231,13 @@ def codename() -> str:
     return ""
 
 
-def _unpack(deb: Path, place: Path) -> None:
-    """Keep the kernel of a package, and nothing else."""
+def _unpack(deb: Path, place: Path, modules: str) -> None:
+    """Keep the kernel of a package, and modules that are wanted."""
     aside = place.with_name(f"{place.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         subprocess.run(["dpkg-deb", "-x", str(deb), str(aside / "all")], check=True)
-        release = ""
         for image in [
             *(aside / "all").glob("boot/vmlinu[xz]-*"),  # riscv64's is not compressed
             *(aside / "all").glob("usr/lib/modules/*/vmlinuz"),
@@ -232,7 +245,42 @@ def _unpack(deb: Path, place: Path) -> None:
             release = image.name.partition("-")[2] if "-" in image.name else image.parent.name
             if not image.is_symlink():
                 place.mkdir(parents=True, exist_ok=True)
+                _keep_modules(aside / "all", release, place / modules)
                 shutil.copy(image, place / f"vmlinuz-{release}")
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         deb.unlink()
+
+
+def _keep_modules(top: Path, release: str, place: Path) -> None:
+    """Those of :data:`MODULES`; none where there is no depmod(8) here."""
+    place.mkdir()
+    depmod = shutil.which("depmod", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    folder = next(
+        (each for each in (top / "lib/modules" / release, top / "usr/lib/modules" / release) if each.is_dir()), None
+    )  # fmt: skip
+    if depmod is None or folder is None:
+        return
+    found = {
+        re.sub(r"\.ko.*", "", each.name).replace("-", "_"): each for each in folder.rglob("*.ko*")
+    }
+    todo, kept = [each for each in MODULES if each in found], place / "lib/modules" / release
+    done: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name in done or name not in found:
+            continue
+        done.add(name)
+        beside = kept / found[name].relative_to(folder)
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(found[name], beside)
+        said = subprocess.run(
+            ["modinfo", "-F", "depends", str(beside)], capture_output=True, text=True, check=False,
+            env=os.environ | {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
+        ).stdout  # fmt: skip
+        todo += said.strip().replace("-", "_").split(",")
+    if done:
+        for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
+            if (folder / name).exists():
+                shutil.copy(folder / name, kept / name)
+        subprocess.run([depmod, "-b", str(place), release], check=False)

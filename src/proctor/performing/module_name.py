@@ -2,14 +2,15 @@
 
 The image is a target's.  Run as a program with it as standard input, this drops all rights and most
 resources, decompresses it if it is said to be compressed, and reads the section ``.modinfo`` (include/linux/module.h; elf(5)).
-It prints the name; or a sentence that begins with a space, or with :data:`INVALID` for what is not even a file that could be one.
+It prints the name; or a sentence that begins with a space, with :data:`INVALID` for what is not even a file that could be one, or with :data:`BUSY`.
 
-argv: nothing, or "compressed" (MODULE_INIT_COMPRESSED_FILE).
+argv: "file" for one of somebody's, "compressed" for what is said to be (MODULE_INIT_COMPRESSED_FILE).
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import io
 import os
 import struct
@@ -23,6 +24,8 @@ PATIENCE: Final = 5
 #: Before what is EINVAL, not ENOEXEC (``kernel_read_file`` of fs/kernel_read_file.c, ``module_decompress`` of
 #: kernel/module/decompress.c).
 INVALID: Final = "!"
+#: Before what is ETXTBSY.
+BUSY: Final = "~"
 _NOBODY: Final = 65534
 _PIECE: Final = 1 << 20
 
@@ -131,8 +134,32 @@ def _content(data: bytes, head: tuple[int, ...]) -> bytes:
     return data[offset : offset + length]
 
 
+def is_written() -> bool:
+    """Whether somebody has the file open for writing, whom the kernel would not let write what it reads
+    (``deny_write_access`` of fs/kernel_read_file.c): of whom there is one nobody gets a lease (F_SETLEASE of fcntl(2))."""
+    import fcntl
+    import signal
+
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # who opens it meanwhile waits for the next line
+    try:
+        fd = os.open("/proc/self/fd/0", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False  # somebody has a lease
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN  # else this file system has no leases
+    finally:
+        os.close(fd)
+    return False
+
+
 def main() -> None:
     """Say the name of what is on standard input."""
+    if "file" in sys.argv[1:] and is_written():
+        print(f"{BUSY}somebody has it open for writing", flush=True)
+        return
     for each in ("gzip", "lzma"):  # before there is no way to load them
         try:
             __import__(each)

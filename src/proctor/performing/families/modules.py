@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _CAP_SYS_MODULE: Final = 16
 _IGNORE, _COMPRESSED = 1 | 2, 4
+#: O_TRUNC of delete_module(2), whatever is in use: a kernel without CONFIG_MODULE_FORCE_UNLOAD ignores it, too.
+_FORCED: Final = os.O_TRUNC
 _ELF_HEADER: Final = 64
 #: What the host loads modules with.
 MODPROBE: Final = "modprobe"
@@ -118,6 +120,8 @@ def _load(task: Task, options: Options) -> Work:
             errno.EPERM,
             f"the module {name} is not among the rule's modules {would(modules=[name])}",
         )
+    if os.path.exists(f"{LOADED}/{name}"):  # before its parameters are looked at
+        return deny(errno.EEXIST)
     text = call.args["param_values"].decode("utf-8", "surrogateescape")
     parameters = text.split()
     refused = ('"' in text and text) or options.refused(name, parameters)
@@ -125,8 +129,6 @@ def _load(task: Task, options: Options) -> Work:
         allowed = would(parameters=[f"{name}.{refused.partition('=')[0]}"])
         why = f"the module {name} may not be given the parameter {refused!r} {allowed}"
         return deny(errno.EPERM, why)
-    if os.path.exists(f"{LOADED}/{name}"):
-        return deny(errno.EEXIST)
     failed, said = yield from _modprobe(task, name, parameters)
     return deny(failed, f"modprobe {name}: {said}") if failed else answer(0)
 
@@ -149,35 +151,37 @@ def _asked_for(task: Task) -> Generator[Any, Any, str]:
             raise Said(errno.EBADF)
         if not stat.S_ISREG(pin.named.status.mode):
             raise Said(errno.EINVAL)
-        return (yield from _named(task, pin.fd, bool(flags & _COMPRESSED)))
+        how = ["file", "compressed"] if flags & _COMPRESSED else ["file"]
+        return (yield from _named(task, pin.fd, *how))
     length = call.args["len"]
     if length < _ELF_HEADER:
         raise Said(errno.ENOEXEC)
     if length > module_name.LARGEST:
-        raise Said(errno.EPERM, f"an image of {length} bytes is longer than is looked at")
+        raise Said(errno.ENOMEM, f"an image of {length} bytes is longer than is looked at")
     fd = os.memfd_create("module")
     try:
         with open(fd, "wb", closefd=False) as file:
             file.write(call.copied(call.args["module_image"], length))
-        return (yield from _named(task, fd, False))
+        return (yield from _named(task, fd))
     finally:
         os.close(fd)
 
 
-def _named(task: Task, fd: int, compressed: bool) -> Generator[Any, Any, str]:
+def _named(task: Task, fd: int, *how: str) -> Generator[Any, Any, str]:
     """The name of an image.
 
-    :param compressed: whether it is said to be; what is not is read as it is.
+    :param how: what is said of it: see :mod:`proctor.performing.module_name`.
     :raises Said: it is none.
     :raises Trouble: it could not be found out."""
     from proctor.performing import programs
 
-    how = ["compressed"] if compressed else []
     command = [sys.executable, "-ISB", module_name.__file__, *how]
     done = yield from programs.run(task, command, fd, patience=module_name.PATIENCE)
     said = done.said.decode("ascii", "replace").rstrip("\n")
     if said.startswith(module_name.INVALID):
         raise Said(errno.EINVAL, said[1:])
+    if said.startswith(module_name.BUSY):
+        raise Said(errno.ETXTBSY, said[1:])
     if not said or said.startswith(" "):
         raise Said(errno.ENOEXEC, said.strip() or "reading it takes more than is given for that")
     return said
@@ -244,7 +248,7 @@ def _unload(task: Task, options: Options) -> Work:
         return deny(errno.EPERM, "that needs the host's root, which the monitor is not")
     try:
         unloading = _unloading(lender.permitted)
-        values = (name, task.call.registers[1] & 0xFFFFFFFF)
+        values = (name, task.call.registers[1] & 0xFFFFFFFF & ~_FORCED)
         reply = yield from lender.ask(unloading.request, unloading.left, *values, fds=())
     finally:
         lender.close()
