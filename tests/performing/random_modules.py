@@ -56,6 +56,8 @@ def main():
             "dummy": ["numdummies=0", "numdummies=2", "numdummies=x", "numdummies", "nonsense=1"]
         }
         text = draw.choice(["", "", *least.get(name, ["nonsense=1"]), None])
+        if text is None and len(paths[name]) > 1:
+            text = ""  # natively what it depends on is missed first
         parameters = NOWHERE if text is None else text.encode() + b"\0"
         image = draw.choice(["good"] * 5 + ["rdwr", "written", "wronly", "path", *held] * (what == "finit") + ["short", "head", "half", "text", "nowhere", "long"] * (what == "init"))  # fmt: skip
         flags, opened = 0, []

@@ -400,6 +400,10 @@ def test_unloading(performers: Performers) -> None:
         ):  # fmt: skip
             verdict = performers.carry_out(one.call(*call), proctor.Perform(None, "", options))
             assert isinstance(verdict, Deny) and verdict.errno == number
+        verdict = performers.carry_out(
+            one.call("delete_module", b"", 0), proctor.Perform(None, "", Options())
+        )
+        assert isinstance(verdict, Deny) and verdict.errno == errno.ENOENT
 
 
 def test_a_kernel_without_modules(performers: Performers, tmp_path: Path) -> None:

@@ -44,6 +44,12 @@ def depends(name: str) -> list[str]:
     return [line[1] for line in lines]
 
 
+def unload(known: set[str]) -> None:
+    """All that may be, whatever depends on what."""
+    for name in [*known] * len(known):
+        subprocess.run(["rmmod", name], check=False, capture_output=True)
+
+
 def test_at_random_they_are_as_natively(place: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module_name, "PATIENCE", 300)  # such a machine is slow
     monkeypatch.setattr(modules, "_PATIENCE", 300)
@@ -54,8 +60,7 @@ def test_at_random_they_are_as_natively(place: bytes, monkeypatch: pytest.Monkey
     said = []
     subprocess.run(["modprobe", "vrf"], check=True)
     for how in ("native", "performed"):
-        for name in [*known] * len(known):  # whatever depends on what
-            subprocess.run(["rmmod", name], check=False, capture_output=True)
+        unload(known)
         top = Path(os.fsdecode(place), how)
         top.mkdir()
         for name, some in paths.items():
@@ -78,6 +83,7 @@ def test_at_random_they_are_as_natively(place: bytes, monkeypatch: pytest.Monkey
             done = inside([str(each) for each in command], handlers, timeout=2000)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout.splitlines())
+    unload(known)
     wrong = [f"{one}\n{other}" for one, other in zip(*said, strict=True) if one != other]
     assert not wrong, f"{len(wrong)} of {TRIES} differ:\n" + "\n".join(wrong[:20])
     everything = "\n".join(said[0])

@@ -78,7 +78,7 @@ def test_in_the_callers_network(
     performers: Performers, top: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shown on sysfs, which is of a network namespace, and which the kernel would mount for a container, too."""
-    monkeypatch.setattr(mount, "_KERNELS_OWN", frozenset())
+    monkeypatch.setattr(mount, "KERNELS_OWN", frozenset())
     of_host = set(os.listdir("/sys/class/net"))
     seen = []
     with caller(container(top, lambda: unshare(CLONE_NEWNET)), MAP) as one:

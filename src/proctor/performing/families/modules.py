@@ -233,6 +233,8 @@ def _unloading(permitted: int) -> _Unloading:
 def _unload(task: Task, options: Options) -> Work:
     name = task.call.args["module"]
     text = name.decode("ascii", "replace")
+    if not text:
+        return deny(errno.ENOENT)  # no module has that name, and no rule can
     if not options.allows(text):
         return deny(
             errno.EPERM,
