@@ -261,6 +261,9 @@ def table(ground: Ground) -> None:
         print(
             f"   {name:<12} {what:<18} {len(times):>6} {times[len(times) // 2]:>10.1f} {times[-1]:>11.1f}"
         )
+    print(
+        "   (each command's first performed call waits until what performs is started; usual costs are below)"
+    )
 
 
 def main() -> int:

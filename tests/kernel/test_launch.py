@@ -460,6 +460,7 @@ def test_wait_killable(subject: str) -> None:
 # Many ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(400)
 def test_a_thousand_launches_leave_nothing(monitor: Monitor) -> None:
     """No descriptor, thread, zombie or memory (C130): some with filters, some that fail."""
     out = monitor(
@@ -497,7 +498,8 @@ def test_a_thousand_launches_leave_nothing(monitor: Monitor) -> None:
         assert after[:3] == before[:3], (before, after)
         assert after[3] <= before[3] + 2, (before, after)
         print("pages", after[4] - before[4])
-        """
+        """,
+        timeout=300,
     )
     # the allocator's own ups and downs; one page lost at each launch would be a thousand
     assert int(out.split()[1]) < 256
