@@ -377,3 +377,21 @@ pg_controldata data | grep 'cluster state'
             said.append(done.stdout)
     assert said[0] == said[1]
     assert "100000|t" in said[0] and "200" in said[0] and "shut down" in said[0]
+
+
+@pytest.mark.parametrize("name", ["fsync", "fdatasync"])
+def test_a_descriptor_that_was_looked_at_is_the_one_that_counts(name: str) -> None:
+    """Another thread puts something else under its number meanwhile, of which the kernel says EINVAL."""
+    file, event, number = 31, 32, 30
+
+    def opens() -> None:
+        os.dup2(os.open(top + b"/file", os.O_CREAT | os.O_RDONLY, 0o644), file)
+        os.dup2(os.eventfd(0), event)
+
+    with open_directory() as top, Performers() as performers, caller(opens) as one:
+        for _ in range(4):  # the short way, of who is known, and the long one
+            one.natively("dup3", file, number, 0)
+            call = one.call(name, number)
+            assert call.fd(number) >= 0
+            one.natively("dup3", event, number, 0)
+            assert performers.perform(call) == Answer(0)

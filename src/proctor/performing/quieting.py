@@ -52,11 +52,13 @@ def perform(task: Task) -> Work:
 
 
 def seen(call: Call, standing: Standing, _options: None, host: Performers) -> Verdict | None:
-    """The same; None of what is hidden from the monitor.
+    """The same; None of what is hidden from the monitor, and where a handler looked at the descriptor, perhaps.
 
     :raises CallGone: the thread is dead."""
     if call.name in _OF_NO_DESCRIPTOR:
         return _of_no_descriptor(call)
+    if call.looked_at is not None:
+        return None
     try:
         fd = standing.take_fd(pins.signed(call.registers[0]))
     except OSError as error:
