@@ -7,21 +7,27 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import proctor
-from proctor import performing
+from proctor import families, performing
 from proctor.call.verdict import Answer, Deny
 from proctor.kernel import _core
 from proctor.kernel.standing import Standing
+from proctor.observe.events import Outcome
+from proctor.performing.connecting import ConnectWay
 from proctor.performing.families.connect import Options
+from proctor.performing.workers import Pace
 from proctor.supervisor.ports import Later
 from tests.support.processes import eventually
 
 from .callers import Call, Caller, caller
+from .containers import PYTHON
 from .stages import finished
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it takes on other identities")
@@ -260,3 +266,234 @@ def test_who_has_died_is_replaced(stage: Stage) -> None:
     assert stage.begun(stage.call(stage.fd, inet(1))) is None
     assert stage.performers.perform(stage.call(stage.fd, inet(1))) == Deny(errno.ECONNREFUSED)
     assert stage.begun(stage.call(stage.fd, inet(1))) == Deny(errno.ECONNREFUSED)
+
+
+# In one native call ------------------------------------------------------------------------------
+
+#: What a program finds, natively and performed; each is an errno, in turns with what its calls came to.
+FINDS = """
+import ctypes, errno, os, socket, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def inet(port, family=socket.AF_INET):
+    return struct.pack("=H", family) + struct.pack(">H4s8x", port, b"\\x7f\\0\\0\\1")
+def connect(fd, address, length=None):
+    given = ctypes.create_string_buffer(address, 256) if isinstance(address, bytes) else ctypes.c_void_p(address)
+    done = libc.connect(fd, given, len(address) if length is None else length)
+    print(ctypes.get_errno() if done else 0)
+open_port, full_port, closed_port, file = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+for _ in range(3):
+    one = socket.socket()
+    connect(one.fileno(), inet(closed_port))
+    connect(one.fileno(), inet(open_port))
+    print(one.getpeername()[1] == open_port)
+    connect(one.fileno(), inet(open_port))
+    connect(one.fileno(), inet(0, socket.AF_UNSPEC))
+    connect(one.fileno(), inet(0, socket.AF_INET6))
+    connect(one.fileno(), inet(open_port), 1)
+    connect(one.fileno(), inet(open_port), 2)
+    connect(one.fileno(), inet(open_port), 129)
+    connect(one.fileno(), inet(open_port), -1)
+    connect(one.fileno(), 8, 16)
+    connect(-1, inet(open_port))
+    connect(0, inet(open_port))
+    path_only = os.open("/", os.O_PATH)
+    connect(path_only, inet(open_port))
+    os.close(path_only)
+    udp = socket.socket(type=socket.SOCK_DGRAM)
+    connect(udp.fileno(), inet(closed_port))
+    connect(udp.fileno(), inet(0, socket.AF_UNSPEC))
+    late = socket.socket()
+    late.setblocking(False)
+    connect(late.fileno(), inet(full_port))
+    connect(late.fileno(), inet(full_port))
+    print(late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+    unix = socket.socket(socket.AF_UNIX)
+    connect(unix.fileno(), struct.pack("=H", socket.AF_UNIX) + os.fsencode(file))
+    connect(unix.fileno(), inet(open_port))
+"""
+
+
+def test_natively_it_finds_what_the_kernel_says(
+    top: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By calls of which nobody is told: what is plain needs no step of the short way in Python, all else comes to the same
+    by that, or the long one."""
+    steps: list[bytes] = []
+    go = ConnectWay.go
+
+    def counted(self: ConnectWay, call: Any, wish: Any) -> Any:
+        steps.append(b"%d" % call.registers[2])
+        return go(self, call, wish)
+
+    monkeypatch.setattr(ConnectWay, "go", counted)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        socket.create_connection(full.getsockname()),
+        socket.socket() as closed,
+    ):
+        closed.bind(("127.0.0.1", 0))
+        ports = [str(each.getsockname()[1]) for each in (server, full, closed)]
+        program = [PYTHON, "-IS", "-c", FINDS, *ports, os.fsdecode(top + b"/none")]
+        natively = subprocess.run(
+            program, stdin=subprocess.DEVNULL, capture_output=True, check=True
+        ).stdout
+        counters = proctor.Counters()
+        done = proctor.run(
+            program,
+            [families.connect()],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            observers=[counters],
+        )
+    assert done.stdout == natively
+    whole = [line for line in natively.split() if line.isdigit()]
+    table = {key[2]: count for key, count in counters.table().items()}
+    assert sum(table.values()) == len(whole) - 3  # SO_ERROR is no call
+    assert table["perform"] == whole.count(b"0") - 3 and table["perform ECONNREFUSED"] == 3
+    # the first one is of somebody whom nobody knows; of 13 of the other 17 in each turn nothing is found natively
+    assert len(steps) <= len(whole) * 2 / 3
+
+
+ONLY_CONNECTS = proctor.Filter(
+    [proctor.Rule(("connect",), proctor.actions.NOTIFY)], proctor.actions.ALLOW
+)
+
+
+class Port:
+    """A listener as the core knows it, and a journal of its calls."""
+
+    waits = True
+
+    def __init__(self, listener: proctor.Listener, journal: object) -> None:
+        self.listener, self.journal = listener, journal
+
+    def fileno(self) -> int:
+        return self.listener.fileno()
+
+    def give(self) -> None: ...
+
+
+@pytest.mark.parametrize("journal", [None, bytearray(1)])
+@pytest.mark.parametrize("leaves", [False, True])
+def test_natively_that_it_begins_is_said_where_it_is_written_down(
+    journal: object, leaves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whoever is about to leave does not begin."""
+    monkeypatch.setattr(Pace, "TICK", 900_000)  # it is heard on a busy machine, too
+    begun: list[object] = []
+
+    def begins(call: proctor.Call) -> None:
+        begun.append(call)
+        if leaves:
+            raise proctor.CallGone
+
+    program = "import socket\nfor _ in range(2):\n try: socket.socket().connect(('127.0.0.1', 1))\n except OSError: pass"
+    said: list[Any] = []
+    with proctor.launch(
+        [PYTHON, "-IS", "-c", program], program=ONLY_CONNECTS.compile().code
+    ) as target:
+        listener = proctor.Listener(target.take_listener())
+        with performing.Performers() as performers, listener:
+            way = performers.ordinary("connect", Port(listener, journal), begins)
+            assert way is not None
+            for first in (True, False):
+                call = proctor.Call(notification := listener.recv(), listener)
+                call.container = None  # type: ignore[assignment]
+                if first:
+                    performers.perform(call)
+                else:
+                    said.append(way(call, proctor.perform()))
+                if first or not isinstance(said[-1], int):
+                    listener.send(notification.id, 0, -errno.ETIMEDOUT, 0)
+                call.expire()
+            assert performers.executors._busy == set()
+    assert len(begun) == (journal is not None)
+    if leaves and begun:
+        assert isinstance(said[0], Deny)
+    else:
+        assert said == [errno.ECONNREFUSED]
+
+
+def test_an_executor_at_work_is_lent_to_nobody_and_counted(stage: Stage) -> None:
+    """What is done with each call, and the rest in Python, keep the same books."""
+    books = stage.performers.executors
+    (executor,) = books._idle
+    key = executor.key
+    assert books.borrow(key, "container", 0) is None and books._taken == {}
+    assert books.borrow("another", "container", 1) is None
+    assert books.borrow(key, "container", 1) is executor
+    assert (books._idle, books._taken, books._busy) == ({}, {"container": 1}, {executor})
+    assert executor.container == "container" and executor.equals == []
+    assert books.borrow(key, "container", 9) is None
+    books.set_free(executor)
+    assert (books._taken, books._busy, executor.equals) == ({}, set(), [executor])
+    assert 0 <= time.monotonic() - books._idle[executor] < 600
+    assert books.borrow(key, "container", 1) is executor
+    executor.last = True
+    books.set_free(executor)
+    assert (books._idle, books._taken, books._busy, executor.equals) == ({}, {}, set(), [])
+    assert executor.sock.fileno() == -1
+    with pytest.raises(AttributeError):
+        books.set_free("nobody")
+    assert books._lock.acquire(blocking=False)
+    books._lock.release()
+
+
+def test_natively_nothing_of_ours_keeps_the_socket_open_once_it_is_said() -> None:
+    """Whoever closes it then has closed it: its port is free."""
+    program = (
+        "import socket\n"
+        "with socket.socket() as first:\n"
+        "    first.bind(('127.0.0.1', 0))\n"
+        "    mine = first.getsockname()\n"
+        "for _ in range(500):\n"
+        "    with socket.socket() as one:\n"
+        "        one.bind(mine)\n"
+        "        assert one.connect_ex(('127.0.0.1', 1)) == 111\n"
+    )
+    assert (
+        proctor.run([PYTHON, "-IS", "-c", program], [families.connect()], timeout=60).returncode
+        == 0
+    )
+
+
+class Asked(proctor.Handler):
+    """Has every connect performed, and counts whom it was asked about."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        super().__init__(["connect"], self._say, performs=True, label="asked")
+
+    def _say(self, call: proctor.Call) -> proctor.Verdict:
+        self.asked += 1
+        return proctor.perform()
+
+    def constant(self, call: proctor.Call) -> proctor.Verdict:
+        return proctor.perform()
+
+
+def tell(event: object) -> None: ...
+
+
+tell.events = (Outcome,)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"quotas": proctor.Quotas(rate=10_000)}, {"observers": [tell]}],
+    ids=["", "rate", "told"],
+)
+def test_no_handler_is_asked_where_all_are_performed(options: dict[str, Any]) -> None:
+    """Unless somebody is told, or they may have to wait for their turn."""
+    program = (
+        "import socket\n"
+        "for _ in range(200):\n"
+        "    with socket.socket() as one:\n"
+        "        assert one.connect_ex(('127.0.0.1', 1)) == 111\n"
+    )
+    handler = Asked()
+    done = proctor.run([PYTHON, "-IS", "-c", program], [handler], timeout=60, **options)
+    assert done.returncode == 0
+    assert handler.asked == 200 if options else 1 <= handler.asked < 200

@@ -113,7 +113,7 @@ def test_a_lender_whose_answer_was_not_taken_lends_no_more(
         raise Trouble("no memory for the answer")
 
     monkeypatch.setattr(
-        lender._pace, "patience", 900_000
+        lender.pace, "patience", 900_000
     )  # so that the caller's own executor is heard on a busy machine, too
     monkeypatch.setattr(Executor, "lend_for", fails)
     assert isinstance(stage.begun(stage.call(b"one")), Deny)

@@ -600,7 +600,7 @@ def test_what_a_rule_allowed_before_is_foreseen(
     that, and once each time as long as nothing changes."""
     asked: list[bytes] = []
     given: list[object] = []
-    done = OpenWay._done
+    done = OpenWay._free
 
     def counted(self: OpenWay, executor: Any) -> None:
         given.append(executor)
@@ -610,7 +610,7 @@ def test_what_a_rule_allowed_before_is_foreseen(
         asked.append(path)
         return not path.endswith(b"/secret")
 
-    monkeypatch.setattr(OpenWay, "_done", counted)
+    monkeypatch.setattr(OpenWay, "_free", counted)
     os.chown(top, 1000, 1000)
     os.symlink("file", top + b"/link")
     handler = proctor.Handler(["openat"], lambda call: proctor.perform(allow))

@@ -213,11 +213,11 @@ def test_paces_are_not_shared(executors: Executors) -> None:
     """What is used once takes long: the container's other executors are waited for as ever."""
     once = one(executors)
     other = ended(executors.acquire("key", "container", 4, lambda *_: None))
-    assert once._pace is not other._pace
+    assert once.pace is not other.pace
     once.came(False)
     executors.discard(once)
     later = one(executors)
-    assert later._pace is once._pace, "the next one is waited for as shortly"
+    assert later.pace is once.pace, "the next one is waited for as shortly"
     executors.discard(later)
     executors.release(other)
     executors.forget("container")

@@ -33,6 +33,9 @@ typedef struct { /* a thread, through descriptors that somebody keeps open, and 
  * of status, if that was read, is in here or malloced.  Without the GIL. */
 bool looks_same(const Known *self);
 bool is_same(const Known *self, bool groups, char *here, size_t size, char **text, ssize_t *length);
+/* Whether it is who it was, as far as that decides what no file is looked for: without its groups and its root directory.
+ * Without the GIL. */
+bool acts_the_same(const Known *self);
 /* Whether it is who it was, and we are ours (unless NULL).  Without the GIL; the text of status, if it was
  * read, is in here or malloced.  That the thread lives is asked last. */
 bool unchanged(const Known *self, bool groups, const struct standing *ours, char *here, size_t size,

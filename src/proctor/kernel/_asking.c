@@ -32,9 +32,6 @@ static int tell(int sock, const void *packet, size_t size, const int *fds, size_
     return 0;
 }
 
-/* So many microseconds a socket waits by itself (SO_RCVTIMEO), which is a system call less: Pace.TICK. */
-enum { TICK = 4000 };
-
 /* What says that an executor has closed what it gave before. */
 static bool is_closed(const void *packet, ssize_t length) {
     struct reply head;
@@ -161,6 +158,18 @@ static PyObject *request_fill(PyObject *object, PyObject *values) {
             Py_CLEAR(packet);
     }
     return packet;
+}
+
+bool put_value(const Request *self, char *packet, uint32_t index, const void *bytes, size_t length) {
+    Py_ssize_t holes;
+    const struct hole *hole = content(self->holes, sizeof *hole, &holes);
+    bool put = false;
+    for (Py_ssize_t i = 0; i < holes; i++)
+        if (hole[i].index == index && length <= hole[i].size) {
+            memcpy(packet + hole[i].offset, bytes, length);
+            put = true;
+        }
+    return put;
 }
 
 bool is_error(int64_t result) {

@@ -431,9 +431,9 @@ static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kern
 
 PyMODINIT_FUNC PyInit__core(void) {
     PyType_Spec *specs[] = {&notification_spec, &loop_spec, &usual_spec, &callers_spec,
-                            &gathered_spec, &short_spec};
+                            &gathered_spec, &short_spec, &connect_spec, &performed_spec, &books_spec};
     path_ready();
-    PyObject *module = usual_ready() && short_ready() ? PyModule_Create(&core) : NULL;
+    PyObject *module = usual_ready() && short_ready() && connect_ready() && books_ready() ? PyModule_Create(&core) : NULL;
     if (module != NULL && (!known_ready(module) || !request_ready(module) || !forms_ready(module)
                            || !constant_ready(module) || !seen_ready(module)))
         Py_CLEAR(module);

@@ -382,6 +382,64 @@ def lend_for(
         there is no answer yet, or -1; 0 if the executor is known to have closed that, or an errno).
         False as of :func:`act_for`."""
 
+class Books:
+    """Which executors wait for work and which have some, under one lock; :class:`proctor.performing.executors.Executors` has
+    what its attributes mean, and all that is done with them less often than with each call.  Its subclass sets ``_lock`` and
+    ``_most``."""
+
+    _lock: Any
+    _idle: dict[Any, float]
+    _by_key: dict[Any, list[Any]]
+    _taken: dict[object, int]
+    _busy: set[Any]
+    _closing: list[Any]
+    _reaper: Any
+    _closed: bool
+    #: So many wait for work at most.
+    _most: int
+
+    def borrow(self, key: Any, container: object, limit: int, /) -> Any:
+        """One that waits for work, as :meth:`~proctor.performing.executors.Executors.acquire`; None if none does, or as many
+        of the container's work already."""
+
+    def set_free(self, executor: Any, /) -> None:
+        """It is free again, and has nothing open; by ``keep`` of the subclass where that takes more than to write it down."""
+
+@final
+class Connect:
+    """The short way of a connect(2) of the caller's own socket, by address, from what its handler said on; called with a call
+    and a :class:`proctor.call.verdict.Perform`: the errno with which it is answered, 0 for none; else what ``longer``, ``begun``
+    or ``asked`` return.
+
+    :param longer: called likewise, where the call is not plain or its caller not known, and nothing has happened.
+    :param known, back: as for :class:`Short`.
+    :param executors: who is lent for what is kept of somebody; ``limit`` as for :meth:`Books.borrow`, of containers that have
+        none of their own.
+    :param begun: called with the call before it is made, where it is written down what happens; what is said instead, or None.
+    :param asked: called with call, wish, the one who called (who is its own from now on), the executor (likewise), what
+        :meth:`Request.ask` returns, or an errno with which it could not be sent, a duplicate of the socket (likewise), and the
+        address.
+    :param plain: whether options of its family leave the socket and its address as they are.
+    :param listener, arch: as there.
+    :param request: whose values are the address and its length, which sends a socket along, and has one step."""
+
+    def __new__(
+        cls,
+        longer: Callable[[Any, Any], Any],
+        known: dict[int, Any],
+        back: Callable[[Any], object],
+        executors: Books,
+        limit: int,
+        begun: Callable[[Any], Any],
+        asked: Callable[..., Any],
+        plain: Callable[[Any], bool],
+        listener: Any,
+        request: Request,
+        arch: int,
+        /,
+    ) -> Connect: ...
+    def __call__(self, call: Any, wish: tuple[Any, ...], /) -> Any: ...
+
 @final
 class Short:
     """The short way of an ordinary openat(2), from what its handler said on; called with a call and a
@@ -663,6 +721,37 @@ class Seen:
         recalls: bool,
         done: list[int] | None,
         failed: list[int] | None,
+        /,
+    ) -> None: ...
+    def __call__(self, notification: Any, /) -> Any:
+        """As a route."""
+
+# Calls that are performed, all of a number ----------------------------------------------------
+@final
+class Performed:
+    """The route of calls of one number that are all performed, and of which nobody is told: who performs such calls at once
+    is asked without a handler.
+
+    :param share, busy: as for :class:`Usual`: what may have to wait is routed by ``fallback``.
+    :param fallback: routes such a call, and those of which nothing was made.
+    :param find: gives who performs at once, once there is; only a :class:`Connect` is asked.
+    :param container: whose calls these are.
+    :param wish: what a handler would say of each.
+    :param make: a call of a notification, where one is wanted.
+    :param went_on: called with the call and what is said to it where it was not answered; its result is ours.
+    :param cell_of: what counts answers with an errno, or 0; None if nobody does."""
+
+    def __init__(
+        self,
+        share: Any,
+        busy: dict[int, Any],
+        fallback: Callable[[Notification], Any],
+        find: Callable[[], Any],
+        container: Any,
+        wish: tuple[Any, ...],
+        make: Callable[[Any], Any],
+        went_on: Callable[[Any, Any], Any],
+        cell_of: Callable[[int], list[int] | None],
         /,
     ) -> None: ...
     def __call__(self, notification: Any, /) -> Any:

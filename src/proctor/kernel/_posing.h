@@ -28,10 +28,14 @@ struct reply { /* executor.c */
     int32_t error;
 };
 enum { DONE = 0, CLOSED = 5 };
+/* So many microseconds a socket waits by itself (SO_RCVTIMEO), which is a system call less: Pace.TICK. */
+enum { TICK = 4000 };
 
 extern PyTypeObject *request_type;
 /* Whether there is room for the answer; that is the asker's to free if it is not `here`. */
 bool make_room(const Request *self, struct asked *asked);
+/* Without the GIL: put the value of this index (a number has eight bytes) into a copy of its packet: false if it has no room. */
+bool put_value(const Request *self, char *packet, uint32_t index, const void *bytes, size_t length);
 /* Without the GIL. */
 void ask(const Request *self, struct asked *asked);
 /* What Request.ask() returns, and room is freed; NULL without an exception if it could not be sent. */

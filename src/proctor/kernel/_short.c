@@ -44,12 +44,8 @@ void let_go_of_caller(struct caller *caller) {
     Py_CLEAR(caller->kept);
 }
 
-/* Take the caller, if it is known, in this container.  Who is `asked` for a rule is so by a longer way, but about what an
- * executor pins for it; and nothing is made but by ourselves, for who is in our cgroups, which what is made is charged to. */
-static bool take(const Short *self, PyObject *container, PyObject *tid, bool asked, uint64_t flags,
-                 struct caller *caller) {
-    bool makes = flags & self->making;
-    PyObject *standing = tid != NULL ? PyDict_GetItemWithError(self->standings, tid) : NULL;
+bool find_caller(PyObject *standings, PyObject *container, PyObject *tid, struct caller *caller) {
+    PyObject *standing = tid != NULL ? PyDict_GetItemWithError(standings, tid) : NULL;
     if (standing == NULL)
         return false;
     caller->standing = Py_NewRef(standing);
@@ -57,13 +53,25 @@ static bool take(const Short *self, PyObject *container, PyObject *tid, bool ask
     PyObject *known = PyObject_GetAttr(standing, names[KNOWN]);
     bool good = PyErr_Occurred() == NULL && known != Py_None && (caller->known = known_from(known)) != NULL
                 && PyTuple_Size(caller->kept) == FIELDS
-                && (PyTuple_GetItem(caller->kept, HERE) == Py_True
-                        ? !asked && number_of(self->here, ROOT) >= 0
-                              && (!makes || PyTuple_GetItem(caller->kept, MAKES) == Py_True)
-                        : !makes && PyTuple_GetItem(caller->kept, DEVICES) == Py_True && !(asked && flags & O_NOFOLLOW))
-                && is_attribute(PyTuple_GetItem(caller->kept, KEY), CONTAINER, container)
-                && PyDict_DelItem(self->standings, tid) == 0;
+                && is_attribute(PyTuple_GetItem(caller->kept, KEY), CONTAINER, container);
     Py_XDECREF(known); /* its standing has it */
+    if (!good)
+        let_go_of_caller(caller);
+    return good;
+}
+
+/* Take the caller, if it is known, in this container.  Who is `asked` for a rule is so by a longer way, but about what an
+ * executor pins for it; and nothing is made but by ourselves, for who is in our cgroups, which what is made is charged to. */
+static bool take(const Short *self, PyObject *container, PyObject *tid, bool asked, uint64_t flags,
+                 struct caller *caller) {
+    bool makes = flags & self->making;
+    if (!find_caller(self->standings, container, tid, caller))
+        return false;
+    bool good = (PyTuple_GetItem(caller->kept, HERE) == Py_True
+                     ? !asked && number_of(self->here, ROOT) >= 0
+                           && (!makes || PyTuple_GetItem(caller->kept, MAKES) == Py_True)
+                     : !makes && PyTuple_GetItem(caller->kept, DEVICES) == Py_True && !(asked && flags & O_NOFOLLOW))
+                && PyDict_DelItem(self->standings, tid) == 0;
     if (!good)
         let_go_of_caller(caller);
     return good;

@@ -42,6 +42,8 @@ PyObject *concluded(const Short *self, PyObject *call, const struct turn *turn);
 /* Answer with an errno that came out, or give what was opened, if that is ours to do.  Without the GIL. */
 void conclude_turn(const Short *self, struct turn *turn);
 void let_go_of_caller(struct caller *caller);
+/* What is known of a caller in this container, which is not taken out; false if nothing is, or with an exception. */
+bool find_caller(PyObject *standings, PyObject *container, PyObject *tid, struct caller *caller);
 void put_back(const Short *self, PyObject *tid, struct caller *caller);
 /* The same: among those that are known. */
 void give_back_caller(PyObject *standings, PyObject *give_back, PyObject *tid, struct caller *caller);
@@ -59,3 +61,19 @@ bool is_short(PyObject *object);
 bool short_by_rules(PyObject *me, PyObject *container, PyObject *notification, allows *allows, void *rules,
                     struct turn *turn);
 void turn_over(struct turn *turn);
+
+/* A call that is performed at once; NULL or an owned reference where nothing else is said. */
+struct routing {
+    PyObject *notification, *container, *wish; /* borrowed */
+    PyObject *call, *make;                     /* NULL: made of the notification, by this, when it is wanted */
+};
+/* Whether an object is a Connect. */
+bool is_connect(PyObject *object);
+/* With the GIL, as calling a Connect: the errno with which it is answered, as an int; else what is said to the call; NULL without
+ * an exception: nothing has happened. */
+PyObject *connect_routed(PyObject *connect, struct routing *call, const struct seccomp_notif *raw);
+
+/* _books.c: an executor for what is kept of somebody (callers.Known), and how it is asked; NULL without an exception: none waits. */
+PyObject *books_lend(PyObject *books, PyObject *kept, long limit, struct asked *asked);
+/* It has answered in time, and has nothing open any more that it gave: it is free again. */
+void books_free(PyObject *books, PyObject *executor, long patience);

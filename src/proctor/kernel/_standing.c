@@ -62,12 +62,12 @@ int root_of(int at, const char *name, uint64_t root[3]) {
     return 0;
 }
 
-/* Another thread, by its number and three descriptors of it (without the third its user namespace is not looked
- * at): 0 or an errno.  That it lives is asked last, so the number was its own before. */
+/* Another thread, by its number and three descriptors of it (without the second its root directory, without the third its user
+ * namespace is not looked at): 0 or an errno.  That it lives is asked last, so the number was its own before. */
 static int look_at(pid_t tid, int pidfd, int proc, int user, struct standing *is) {
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, tid};
     struct pidfd_info info = {.mask = PIDFD_INFO_PID | PIDFD_INFO_CREDS | PIDFD_INFO_CGROUPID};
-    int problem = root_of(proc, "root", is->root);
+    int problem = proc < 0 ? 0 : root_of(proc, "root", is->root);
     if (problem == 0 && syscall(SYS_capget, &head, is->caps) != 0)
         problem = errno;
     if (problem == 0 && user >= 0 && readlinkat(user, "", is->user, sizeof is->user) < 0)
@@ -178,6 +178,15 @@ bool looks_same(const Known *self) {
     struct standing is = {0};
     return self->tid != 0 && look_at(self->tid, self->pidfd, self->proc, -1, &is) == 0
            && memcmp(&is, &self->rights, offsetof(struct standing, user)) == 0;
+}
+
+bool acts_the_same(const Known *self) {
+    struct standing is = {0};
+    char *text;
+    ssize_t length;
+    memcpy(is.root, self->rights.root, sizeof is.root);
+    return is_same(self, false, NULL, 0, &text, &length) && self->tid != 0
+           && look_at(self->tid, self->pidfd, -1, -1, &is) == 0 && memcmp(&is, &self->rights, offsetof(struct standing, user)) == 0;
 }
 
 bool is_same(const Known *self, bool groups, char *here, size_t size, char **text, ssize_t *length) {

@@ -125,6 +125,10 @@ class Engine:
         """The same for calls that are answered by what is read of their thread."""
         return _core.Seen if type(listener) is Listener else None
 
+    def performed(self, listener: int | HasFileno) -> type[_core.Performed] | None:
+        """What makes routes for calls that are all performed: for listeners that are the kernel's."""
+        return _core.Performed if type(listener) is Listener else None
+
     def adopt(self, listener: int | HasFileno, journal: Journal) -> list[Pending]:
         """What a monitor that died had received from the listener and not answered, the oldest first:
         whoever calls this answers it.  To be called before :meth:`add`, with the same journal.

@@ -11,11 +11,12 @@ import os
 import sys
 from collections.abc import Generator
 from functools import cache, partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.messages import address as address_of
 from proctor.call.verdict import answer, deny
 from proctor.errors import CallGone, MemoryUnreadable
+from proctor.kernel import _core
 from proctor.performing import pins, sockets
 from proctor.performing.routes import AF_UNIX, Route
 from proctor.performing.sockets import Network, Socket
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
     from proctor.performing.executors import Wait
+    from proctor.performing.processes import Executor
     from proctor.performing.session import Session
+    from proctor.performing.short import Ordinary
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later
@@ -151,10 +154,57 @@ def _elsewhere(
 class ConnectWay(ShortWay):
     """The short way of what stays as the caller has it, and is no socket file."""
 
+    def way(self, listener: Any) -> Ordinary:
+        """What is asked first: in one native call up to the answer, if calls come from the kernel and nobody looked at them."""
+        if not hasattr(listener, "give"):
+            return self.go
+        standings, request = self._performers.standings, _connecting(False, 0).request
+        return _core.Connect(
+            self.go, standings.known, standings.give_back, self._performers.executors, self._limit, self._begun,
+            self._goes_on, self._plain, listener, request.native, _NATIVE,
+        )  # fmt: skip
+
+    def _plain(self, options: object) -> bool:
+        """Whether options leave all as the caller has it."""
+        return isinstance(options, self._family.Options) and options.plain
+
+    def _begun(self, call: Call) -> Verdict | None:
+        """It begins now; what is said instead, where it must not."""
+        try:
+            if self._begins is not None:
+                self._begins(call)
+        except BaseException as failed:
+            return self._performers.translate(call, failed)
+        return None
+
+    def _goes_on(
+        self,
+        call: Call,
+        wish: Perform,
+        standing: Standing,
+        executor: Executor,
+        heard: Any,
+        fd: int,
+        address: bytes,
+    ) -> Verdict | Later | None:
+        """From what the core has heard, or has not."""
+        performers, call.memory_read = self._performers, True
+        try:
+            try:
+                reply = executor.answered(heard)
+            except BaseException:
+                os.close(fd)
+                performers.executors.discard(executor)
+                raise
+            return self._asked(call, wish, standing, executor, (reply, fd), address)
+        except BaseException as failed:
+            performers.standings.give_back(standing)
+            return None if isinstance(failed, Ended) else performers.translate(call, failed)
+
     def go(self, call: Call, wish: Perform) -> Verdict | Later | None:
         """As far as it goes at once; None if :meth:`~proctor.performing.Performers.begin` is to be called."""
         performers, route = self._performers, wish.options
-        if route is not None and not (isinstance(route, self._family.Options) and route.plain):
+        if route is not None and not self._plain(route):
             return None
         standing = performers.standings.take(call.tid)
         if standing is None:
@@ -204,6 +254,19 @@ class ConnectWay(ShortWay):
         if executor is None or found is None:  # and nothing has happened
             performers.standings.give_back(standing)
             return None
+        return self._asked(call, wish, standing, executor, found, address)
+
+    def _asked(
+        self,
+        call: Call,
+        wish: Perform,
+        standing: Standing,
+        executor: Executor,
+        found: tuple[Reply | None, int],
+        address: bytes,
+    ) -> Verdict | Later:
+        """Go on from what an executor has said, or has not, of a descriptor that went along."""
+        performers, request = self._performers, _connecting(False, 0).request
         reply, fd = found
         failure = None if reply is None else reply.error(_connecting(False, 0).made)
         if failure is None or failure == errno.EMFILE:

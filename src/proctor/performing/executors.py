@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Generator, Hashable
 from typing import Final
 
+from proctor.kernel import _core
 from proctor.kernel.threads import quiet_thread
 from proctor.performing.closing import Counting
 from proctor.performing.mother import Mother
@@ -103,7 +104,7 @@ def _begun(executor: Executor, reply: Reply) -> None:
     executor.table = reply.take(_TABLE)
 
 
-class Executors:
+class Executors(_core.Books):
     """All executors of one monitor; thread-safe.
 
     :param idle: seconds without work after which an executor ends; what a call's rule is asked meanwhile
@@ -113,7 +114,7 @@ class Executors:
     def __init__(self, *, idle: float) -> None:
         self.mother = Mother()
         self.idle = idle
-        self._lock = threading.Lock()
+        self._lock, self._most = threading.Lock(), _MOST_IDLE
         #: Those that wait for work, and since when; the longest waiting first.
         self._idle: dict[Executor, float] = {}
         #: The same by their keys; each executor has its list, which may be empty.
@@ -189,21 +190,6 @@ class Executors:
         executor.settle()
 
     # Books --------------------------------------------------------------------------------------
-
-    def borrow(self, key: Hashable, container: object, limit: int) -> Executor | None:
-        """One that waits for work, as :meth:`acquire`; None if none does, or as many work already."""
-        if self._closing:
-            self._see_who_closed()
-        with self._lock:
-            waiting, taken = self._by_key.get(key), self._taken.get(container, 0)
-            if not waiting or taken >= limit:
-                return None
-            executor = waiting.pop()
-            del self._idle[executor]
-            self._taken[container] = taken + 1
-            executor.container = container
-            self._busy.add(executor)
-            return executor
 
     def borrow_both(
         self, key: Hashable, other: Hashable, container: object, limit: int

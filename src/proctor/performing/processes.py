@@ -52,6 +52,8 @@ class Executor(Worker):
     :ivar equals: those of equal keys that wait for work.
     :ivar pid: its process id; 0 before that is known.
     :ivar begins: whether it was asked who it is.
+    :ivar number: of its socket; -1 once it is closed.
+    :ivar pace: how long it is waited for.
     :ivar permitted: the capabilities that it was born with, once that is known.
     :ivar holds: whether it may still have open what came with its last reply.
     :ivar table: its own ``/proc/PID/fd`` as an O_PATH descriptor, to be sent along where what it
@@ -60,7 +62,7 @@ class Executor(Worker):
     """
 
     __slots__ = (
-        "_disturbed", "_fd", "_most", "_pace", "_place", "begins", "equals", "holds", "key", "permitted", "pid", "sock", "table",
+        "_disturbed", "_most", "_place", "begins", "equals", "holds", "key", "number", "pace", "permitted", "pid", "sock", "table",
     )  # fmt: skip
 
     def __init__(
@@ -69,8 +71,8 @@ class Executor(Worker):
         super().__init__(container)
         self.sock = sock
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TICK)
-        self._fd = sock.fileno()
-        self._pace = Pace() if pace is None else pace
+        self.number = sock.fileno()
+        self.pace = Pace() if pace is None else pace
         self.key = key
         self.equals: list[Executor] = []
         self.pid = self.permitted = 0
@@ -81,7 +83,7 @@ class Executor(Worker):
 
     def belongs(self, key: Hashable, pace: Pace) -> None:
         """It was made before it was known for whom."""
-        self.key, self._pace = key, pace
+        self.key, self.pace = key, pace
 
     def ask(self, request: Request, packet: bytes, fds: tuple[int, ...] = ()) -> Reply | None:
         """Send a request: the reply, if it comes in a moment (:class:`Pace`).
@@ -91,7 +93,7 @@ class Executor(Worker):
         :raises Trouble: it cannot be reached, or as for :meth:`reply`.
         """
         try:
-            heard = request.native.ask(self._fd, packet, fds, self._pace.patience)
+            heard = request.native.ask(self.number, packet, fds, self.pace.patience)
         except OSError as error:
             raise self._unsent(error) from None
         return self._answered(heard)
@@ -112,7 +114,7 @@ class Executor(Worker):
             return False
         try:
             heard = _core.act_for(
-                standing.known, look, listener, call.id, dirfds, self._fd, self.table, self._pace.patience,
+                standing.known, look, listener, call.id, dirfds, self.number, self.table, self.pace.patience,
                 request.native, packet,
             )  # fmt: skip
         except OSError as error:
@@ -130,7 +132,7 @@ class Executor(Worker):
             return None
         try:
             found = _core.act_on(
-                standing.known, 1, listener, call.id, number, self._fd, self._pace.patience, request.native, packet
+                standing.known, 1, listener, call.id, number, self.number, self.pace.patience, request.native, packet
             )  # fmt: skip
         except OSError as error:
             raise self._unsent(error) from None
@@ -165,8 +167,8 @@ class Executor(Worker):
         try:
             heard = _core.lend_for(
                 standing.known, look, call.valid, listener, call.id, dirfds,
-                (self._fd, self.table, self._pace.patience), request.native, packet, terms,
-                (lender._fd, table, lender._pace.patience), loan.request.native, loan.packet,
+                (self.number, self.table, self.pace.patience), request.native, packet, terms,
+                (lender.number, table, lender.pace.patience), loan.request.native, loan.packet,
             )  # fmt: skip
         except OSError as error:
             raise self._unsent(error) from None
@@ -175,8 +177,8 @@ class Executor(Worker):
         first, second, pin, closed = heard
         if second is None:
             return self._answered(first), None, -1
-        if self._pace.soon:
-            self._pace.came(True)
+        if self.pace.soon:
+            self.pace.came(True)
         self.holds = closed != 0
         return first, second, pin
 
@@ -204,10 +206,10 @@ class Executor(Worker):
         """The reply that was heard to a request that was sent; None if there is none yet."""
         if len(heard) != 3:
             self._unheard(*heard)
-            self._pace.came(False)
+            self.pace.came(False)
             return None
-        if self._pace.soon:
-            self._pace.came(True)
+        if self.pace.soon:
+            self.pace.came(True)
         self.holds = bool(heard[2])
         return Reply(*heard)
 
@@ -234,7 +236,7 @@ class Executor(Worker):
     @property
     def at_hand(self) -> tuple[int, int, int]:
         """What the core asks it by: its socket, its table, and how long to wait."""
-        return self._fd, self.table, self._pace.patience
+        return self.number, self.table, self.pace.patience
 
     def heard(self, heard: tuple[Any, ...] | None) -> Reply | None:
         """What the core has heard of it, if that is a reply."""
@@ -250,7 +252,7 @@ class Executor(Worker):
 
     def came(self, in_time: bool) -> None:
         """Whether its answer came in time."""
-        self._pace.came(in_time)
+        self.pace.came(in_time)
 
     def _last_words(self) -> None:
         """
@@ -276,7 +278,7 @@ class Executor(Worker):
         """
         if request is None:
             return EMPTY if self.closed(wait=wait) else None
-        heard = request.native.ask(self._fd, None, (), self._pace.patience if wait else 0)
+        heard = request.native.ask(self.number, None, (), self.pace.patience if wait else 0)
         if len(heard) != 3:
             self._unheard(*heard)
             return None
@@ -289,7 +291,7 @@ class Executor(Worker):
         :param wait: for a moment, until it has.
         :raises Ended: it died."""
         if self.holds:
-            problem = _core.hear_closed(self._fd, self._pace.patience if wait else 0)
+            problem = _core.hear_closed(self.number, self.pace.patience if wait else 0)
             if problem not in (0, errno.EAGAIN, errno.EINTR):
                 raise Ended
             self.holds = bool(problem)
@@ -363,13 +365,13 @@ class Executor(Worker):
     def kill(self) -> None:
         """Ask for its end, and say no more to it."""
         super().kill()
-        self._fd = -1
+        self.number = -1
         self.sock.close()
 
     def close(self) -> None:
         """Close our ends; an idle executor ends then.  Idempotent."""
         super().close()
-        self._fd = -1
+        self.number = -1
         self.sock.close()
         table, self.table = self.table, -1
         if table >= 0:

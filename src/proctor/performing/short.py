@@ -105,7 +105,7 @@ class OpenWay(ShortWay):
             self._lent,
             self._plan,
             self._goes_on,
-            self._done,
+            self._free,
             self._foreseen,
             self._allows,
             _allowed,
@@ -168,11 +168,6 @@ class OpenWay(ShortWay):
         found = executor.ask_for(standing, known.groups, call, dirfd, path, forms)
         return self._asked(call, wish, standing, executor, found, flags, ruled)
 
-    def _lent(self, known: Known) -> tuple[Executor, int, int, int] | None:
-        """As the core wants it."""
-        executor = self._lend(known)
-        return None if executor is None else (executor, *executor.at_hand)
-
     def _openings(self, flags: int, kind: int) -> tuple[_core.Forms, tuple[Any, ...]]:
         """Forms of the first question, and what they are.
 
@@ -208,11 +203,6 @@ class OpenWay(ShortWay):
             known.clear()
         expected = pinning.expectation(reply.parts[first + 1], reply.parts[first], name)
         known[path] = Foreseen(name, expected, file_of(filestat.status_of(reply.parts[first])))
-
-    def _done(self, executor: Executor) -> None:
-        """It has given what the call is given."""
-        executor.came(True)
-        self._performers.executors.release(executor)
 
     def _goes_on(
         self, call: Call, wish: Perform, standing: Standing, *rest: Any

@@ -243,6 +243,11 @@ class Engine(Protocol):
         """The same for calls that are answered by what is read of their thread (``_core.Seen``)."""
         ...
 
+    def performed(self, listener: ListenerPort) -> Callable[..., Any] | None:
+        """What makes routes for calls of the listener that are all performed (``_core.Performed``); None where there is no
+        such thing."""
+        ...
+
     def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:
         """What a monitor that died had received from the listener and not answered, the oldest first;
         slots of calls for whose answer nobody waits any more are freed.  Whoever calls this answers

@@ -302,7 +302,12 @@ class Routes:
             return short
         constant = self._constant(handler, first)
         if constant is None:
-            return usual.route or self._seen(handler, first, name, ordinary, short) or short
+            return (
+                usual.route
+                or self._seen(handler, first, name, ordinary, short)
+                or self._performed(handler, first, name, ordinary, short, performed)
+                or short
+            )
         made_alike, said_to_all = constant
         if wants is not None and wants(said_to_all):
             alike = Alike()
@@ -359,5 +364,41 @@ class Routes:
             served.listener,
             recalls,
             *cells,
+        )
+        return way
+
+    def _performed(
+        self,
+        handler: Handler,
+        first: NotificationLike,
+        name: str,
+        ordinary: Any,
+        short: Route,
+        performed: Callable[[Call, Perform, Any, float], None],
+    ) -> Route | None:
+        """The way of calls that are all performed, where nobody is told of it: who does that is asked without a handler."""
+        served, observers, clock = self._served, self._decider.observers, self._world.clock
+        made, listener, container = None, served.listener, served.container
+        find, counters = getattr(ordinary, "found", None), observers.counters
+        if not observers.watching and find is not None and handler.constant is not None:
+            made = self._engine.performed(listener)
+        wish = None
+        if made is not None and handler.constant is not None:
+            wish = handler.constant(Call(first, listener, container=container))
+        if made is None or not isinstance(wish, Perform):
+            return None
+
+        def call_of(notification: NotificationLike) -> Call:
+            return Call(notification, listener, container=container)
+
+        def went_on(call: Call, said: Verdict | Later) -> None:
+            performed(call, wish, said, clock())
+
+        def counted_as(number: int) -> list[int] | None:
+            kind = f"perform {kind_of(Deny(number))[5:]}" if number else "perform"
+            return None if counters is None else counters.cell(container, name, kind)
+
+        way: Route = made(
+            served.share, served.busy, short, find, container, wish, call_of, went_on, counted_as
         )
         return way

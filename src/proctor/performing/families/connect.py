@@ -48,4 +48,4 @@ def short_way(
     """What supervisors ask first."""
     from proctor.performing.connecting import ConnectWay
 
-    return ConnectWay(performers, sys.modules[__name__], begins).go
+    return ConnectWay(performers, sys.modules[__name__], begins).way(listener)

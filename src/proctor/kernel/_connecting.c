@@ -1,0 +1,272 @@
+/* The short way of a connect, from what its handler said to the answer: an executor connects the caller's own socket.  The
+ * manual is _core.pyi; proctor.performing.connecting has the rest, and all that is not plain. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include "_short.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { HELD_BY_CONNECT = 9, PACKET = 1024 };
+enum { OPTIONS = 2 }; /* of a Perform */
+enum { NOTIFICATION, MEMORY_READ, CALLER, CONTAINER, JOURNAL, NAMES };
+static PyObject *names[NAMES];
+
+typedef struct {
+    PyObject_HEAD
+    union {
+        PyObject *held[HELD_BY_CONNECT];
+        struct {
+            PyObject *longer, *standings, *give_back, *executors, *begins, *asked, *is_plain, *port, *request;
+        };
+    };
+    PyObject *plain; /* options of which that was said, or NULL */
+    int listener, limit;
+    uint32_t arch;
+} Connect;
+
+/* One call. */
+struct connecting {
+    const struct seccomp_notif *raw;
+    const Known *who;
+    int fd; /* the caller's socket: a duplicate, ours until it is answered; -1: nobody was asked */
+    bool answered;
+    int failed; /* with this errno */
+    char address[sizeof(struct sockaddr_storage)];
+    size_t length;
+    char packet[PACKET];
+    struct asked asked;
+};
+
+static bool has(PyObject *object, int name, PyObject *value) {
+    PyObject *found = PyObject_GetAttr(object, names[name]);
+    Py_XDECREF(found);
+    return found == value;
+}
+
+/* Whether it is connect(2), of an address that is as long as some are; what that is, is still to be read. */
+static bool may_be_plain(const Connect *self, const struct seccomp_notif *raw) {
+    int length = (int)raw->data.args[2];
+    return raw->pid != 0 && raw->data.nr == SYS_connect && raw->data.arch == self->arch
+           && length >= (int)sizeof(sa_family_t) && length <= (int)sizeof(struct sockaddr_storage);
+}
+
+/* Whether options leave the socket and its address as the caller has them. */
+static bool are_plain(Connect *self, PyObject *options) {
+    if (options == Py_None || options == self->plain)
+        return true;
+    PyObject *said = PyObject_CallFunctionObjArgs(self->is_plain, options, NULL);
+    bool plain = said == Py_True;
+    Py_XDECREF(said);
+    if (plain) {
+        Py_XDECREF(self->plain);
+        self->plain = Py_NewRef(options);
+    }
+    return plain;
+}
+
+/* Read the address: false for what is no address, and for that of a socket file, which is looked for first. */
+static bool read_address(struct connecting *one) {
+    char *read = NULL;
+    size_t used = 0, length = (size_t)(int)one->raw->data.args[2];
+    sa_family_t family = AF_UNIX;
+    bool good = gather((pid_t)one->raw->pid, one->raw->data.args[1], length, false, &read, &used) == 0 && used == length;
+    if (good) {
+        memcpy(one->address, read, length);
+        memcpy(&family, read, sizeof family);
+        one->length = length;
+    }
+    free(read);
+    return good && family != AF_UNIX;
+}
+
+/* What came of it, if it has come to something that is the caller's to hear: 0 or minus an errno; else 1. */
+static int made(const Request *request, const struct asked *asked) {
+    struct reply head;
+    if (asked->problem != 0 || asked->length != (ssize_t)(sizeof head + 8 * (size_t)request->steps))
+        return 1;
+    memcpy(&head, asked->into, sizeof head);
+    int64_t result = step_result(asked, 0);
+    return head.state == DONE && head.given == 0 && result != -EMFILE && result <= 0 && result >= -4095 ? (int)result : 1;
+}
+
+/* Fill the request in: the address and its length. */
+static bool fill(const Request *request, struct connecting *one) {
+    const uint64_t length = one->length;
+    size_t size = (size_t)PyBytes_Size(request->packet);
+    if (size > sizeof one->packet)
+        return false;
+    memcpy(one->packet, PyBytes_AsString(request->packet), size);
+    one->asked.packet = one->packet, one->asked.size = size;
+    return put_value(request, one->packet, 0, one->address, one->length)
+           && put_value(request, one->packet, 1, &length, sizeof length);
+}
+
+/* Without the GIL. */
+static void connect_it(const Connect *self, struct connecting *one) {
+    Request *request = (Request *)self->request;
+    if (!read_address(one) || !fill(request, one))
+        return;
+    /* what is held as a path only is no socket to connect(2) either */
+    one->fd = one->who->pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, one->who->pidfd, (int)one->raw->data.args[0], 0);
+    if (one->fd < 0)
+        return;
+    /* and then it is seen whose that is */
+    if (!acts_the_same(one->who) || id_valid(self->listener, one->raw->id) != 0) {
+        close(one->fd);
+        one->fd = -1;
+        return;
+    }
+    one->asked.sent[one->asked.along++] = one->fd;
+    ask(request, &one->asked);
+    int result = made(request, &one->asked);
+    if (result > 0)
+        return;
+    close(one->fd); /* before: what its caller closes then is closed */
+    answer(self->listener, one->raw->id, 0, result, 0); /* gone, or answered, is no error */
+    one->answered = true, one->failed = -result;
+}
+
+/* For Python: the call that a notification is of, which is made when it is wanted first; borrowed. */
+static PyObject *call_of(struct routing *call) {
+    if (call->call == NULL)
+        call->call = PyObject_CallFunctionObjArgs(call->make, call->notification, NULL);
+    return call->call;
+}
+
+/* What was heard, and a descriptor, to whoever goes on. */
+static PyObject *hand_on(Connect *self, struct routing *call, struct caller *caller, PyObject *executor, struct connecting *one) {
+    PyObject *found = heard((Request *)self->request, &one->asked);
+    if (found == NULL && PyErr_Occurred() == NULL)
+        found = PyLong_FromLong(one->asked.problem);
+    PyObject *address = PyBytes_FromStringAndSize(one->address, (Py_ssize_t)one->length), *result = NULL;
+    if (found != NULL && address != NULL && call_of(call) != NULL)
+        result = PyObject_CallFunction(self->asked, "OOOOOiO", call->call, call->wish, caller->standing, executor, found,
+                                       one->fd, address);
+    else
+        close(one->fd);
+    Py_XDECREF(address);
+    Py_XDECREF(found);
+    let_go_of_caller(caller);
+    return result;
+}
+
+/* Have it connected by who is lent for that; NULL without an exception: nothing has happened. */
+static PyObject *connect_by(Connect *self, struct routing *call, PyObject *tid, struct caller *caller, struct connecting *one,
+                            PyObject *executor) {
+    if (!make_room((Request *)self->request, &one->asked))
+        return PyErr_NoMemory();
+    one->who = caller->known, one->fd = -1, one->asked.along = 0;
+    Py_BEGIN_ALLOW_THREADS
+    connect_it(self, one);
+    Py_END_ALLOW_THREADS
+    if (one->fd >= 0 && !one->answered)
+        return hand_on(self, call, caller, executor, one);
+    if (one->asked.into != one->asked.here)
+        free(one->asked.into);
+    give_back_caller(self->standings, self->give_back, tid, caller);
+    books_free(self->executors, executor, one->asked.patience);
+    return one->answered ? PyLong_FromLong(one->failed) : NULL;
+}
+
+/* Where it is written down what is performed: say that this begins now; what is said instead by whoever is about to leave. */
+static PyObject *not_begun(Connect *self, struct routing *call) {
+    PyObject *journal = PyObject_GetAttr(self->port, names[JOURNAL]), *said = NULL;
+    PyErr_Clear(); /* a listener of somebody's has none */
+    if (journal != NULL && journal != Py_None && call_of(call) != NULL)
+        said = PyObject_CallFunctionObjArgs(self->begins, call->call, NULL);
+    Py_XDECREF(journal);
+    if (said == Py_None)
+        Py_CLEAR(said);
+    return said;
+}
+
+/* With a caller that was taken. */
+static PyObject *connect_for(Connect *self, struct routing *call, PyObject *tid, struct caller *caller, struct connecting *one) {
+    PyObject *executor = NULL, *result = not_begun(self, call);
+    if (result == NULL && PyErr_Occurred() == NULL)
+        executor = books_lend(self->executors, caller->kept, self->limit, &one->asked);
+    if (executor != NULL)
+        result = connect_by(self, call, tid, caller, one, executor);
+    Py_XDECREF(executor);
+    if (caller->standing != NULL) /* nobody was asked */
+        give_back_caller(self->standings, self->give_back, tid, caller);
+    return result;
+}
+
+PyObject *connect_routed(PyObject *me, struct routing *call, const struct seccomp_notif *raw) {
+    Connect *self = (Connect *)me;
+    struct connecting one;
+    struct caller caller = {0};
+    one.raw = raw, one.answered = false;
+    bool plain = may_be_plain(self, raw) && is_open(self->port, self->listener)
+                 && are_plain(self, PyTuple_GetItem(call->wish, OPTIONS));
+    PyObject *tid = plain ? PyLong_FromUnsignedLong(raw->pid) : NULL, *result = NULL;
+    if (tid != NULL && find_caller(self->standings, call->container, tid, &caller)) {
+        if (PyDict_DelItem(self->standings, tid) == 0)
+            result = connect_for(self, call, tid, &caller, &one);
+        let_go_of_caller(&caller);
+    }
+    Py_XDECREF(tid);
+    return result;
+}
+
+static PyObject *connect_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(given)) {
+    Connect *self = (Connect *)me;
+    struct routing call = {0};
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(args, "OO!", &call.call, &PyTuple_Type, &call.wish))
+        return NULL;
+    call.notification = PyObject_GetAttr(call.call, names[NOTIFICATION]);
+    const struct seccomp_notif *raw = call.notification != NULL ? notification_of(call.notification) : NULL;
+    /* nobody may have looked at it */
+    if (raw != NULL && has(call.call, MEMORY_READ, Py_False) && has(call.call, CALLER, Py_None)
+        && (call.container = PyObject_GetAttr(call.call, names[CONTAINER])) != NULL)
+        result = connect_routed(me, &call, raw);
+    if (result == NULL && PyErr_Occurred() == NULL)
+        result = PyObject_CallFunctionObjArgs(self->longer, call.call, call.wish, NULL);
+    Py_XDECREF(call.container);
+    Py_XDECREF(call.notification);
+    return result;
+}
+
+bool is_connect(PyObject *object) { return PyType_GetSlot(Py_TYPE(object), Py_tp_call) == (void *)connect_call; }
+
+static PyObject *connect_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(given)) {
+    Connect *self = (Connect *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (self == NULL)
+        return NULL;
+    bool good = PyArg_ParseTuple(args, "OO!OOiOOOOO!I", &self->longer, &PyDict_Type, &self->standings, &self->give_back,
+                                 &self->executors, &self->limit, &self->begins, &self->asked, &self->is_plain, &self->port,
+                                 request_type, &self->request, &self->arch);
+    for (int i = 0; i < HELD_BY_CONNECT; i++) /* were borrowed */
+        Py_XINCREF(self->held[i]);
+    if (!good || (self->listener = PyObject_AsFileDescriptor(self->port)) < 0)
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+static void connect_dealloc(PyObject *me) {
+    PyTypeObject *type = Py_TYPE(me);
+    for (int i = 0; i < HELD_BY_CONNECT; i++)
+        Py_XDECREF(((Connect *)me)->held[i]);
+    Py_XDECREF(((Connect *)me)->plain);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
+    Py_DECREF(type);
+}
+
+static PyType_Slot connect_slots[] = {{Py_tp_new, connect_new}, {Py_tp_dealloc, connect_dealloc},
+                                      {Py_tp_call, connect_call}, {0, NULL}};
+PyType_Spec connect_spec = {"proctor.kernel._core.Connect", sizeof(Connect), 0,
+                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, connect_slots};
+
+bool connect_ready(void) {
+    static const char *const texts[NAMES] = {"_notification", "memory_read", "_caller", "container", "journal"};
+    for (int i = 0; i < NAMES; i++)
+        if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
+            return false;
+    return true;
+}
