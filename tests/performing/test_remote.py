@@ -146,14 +146,14 @@ tried(lambda: open("m/long", "rb").read() == bytes(range(256)) * 999)
 tried(os.open, "m/missing", 0)
 tried(os.open, "m/new", os.O_CREAT | os.O_WRONLY)
 line = [line for line in open("/proc/self/mountinfo") if sys.argv[1] + "/m " in line][0].split()
-results.append([line[5], *line[-3:-1]])
+results.append([line[5], *line[-3:-1], line[-1].split(",")[0]])
 tried(umount, b"m")
 tried(lambda: os.listdir("m"))
 """
     try:
         assert told(program, top.decode(), handlers=handlers, timeout=300) == [
             "EPERM", "EPERM", None, ["hello", "long"], "from the server", True, "ENOENT", "EROFS",
-            ["ro,nosuid,nodev,relatime", "nfs", "media:/films"], None, [],
+            ["rw,nosuid,nodev,relatime", "nfs", "media:/films", "ro"], None, [],
         ]  # fmt: skip
     finally:
         server.close()
