@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -38,7 +39,9 @@ def test_what_is_kept_beside_a_connection_is_counted() -> None:
     """Each has a memfd, so that half as many connections are a user's share; and it is given back with them."""
     refused: list[str] = []
     containers: Any = SimpleNamespace(
-        keep_connection=lambda sock, held, *more: "connection 1", forget=lambda name: None
+        keep_connection=lambda sock, held, *more: "connection 1",
+        forget=lambda name: None,
+        decide_no_more_from=lambda fd: None,
     )
     loop = asyncio.new_event_loop()
     door = LxcDoor(loop, "/run/lxc.sock", containers, refused.append)
@@ -85,6 +88,12 @@ class Containers:
         self.decided.append(call.id)
         port.send(call.id, 0, -30, 0)
         begun.clear(call)
+
+    def decide_from(self, fd: int, receive: object) -> None:
+        raise OSError(errno.ENOSPC, "as many as there may be are waited for: the loop does it")
+
+    def decide_no_more_from(self, fd: int) -> None:
+        pass
 
     def keep_connection(self, sock: object, held: object, *more: int, name: str = "") -> str:
         return name or "connection 1"
@@ -320,8 +329,15 @@ def test_a_question_survives_the_monitor_that_had_it(agent: Start, place: Path) 
         ({"length": 3}, "a cookie of"),
     ],
 )
-def test_what_is_wrong_is_refused(running: RunningAgent, wrong: dict[str, int], says: str) -> None:
-    with monitor(running, "mkdir", "/tmp/forbidden-1") as asking:
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_wrong_is_refused(
+    running: RunningAgent, wrong: dict[str, int], says: str, first: bool
+) -> None:
+    """Also by a connection whose first questions were good, which the loop does not receive any more."""
+    with monitor(running, "sh", "-c", "for n in 1 2 3; do mkdir /tmp/forbidden-$n; done") as asking:
+        for _ in range(0 if first else 2):
+            asking.ask()
+            assert asking.answer() == (0, -30, 0)
         asking.ask(**wrong)
         assert gone(asking.sock)
     running.heard(says)
@@ -420,6 +436,17 @@ def test_wrong_descriptors_and_sizes_are_refused(running: RunningAgent) -> None:
         for fd in fds:
             os.close(fd)
     eventually(lambda: running.descriptors <= before + 1)
+
+
+def test_whoever_hangs_up_between_two_questions_is_forgotten(running: RunningAgent) -> None:
+    """Where the loop receives, and where whoever decides does."""
+    for questions in (1, 2):
+        with monitor(running, "sh", "-c", "for n in 1 2 3; do mkdir /tmp/forbidden-$n; done") as it:
+            for _ in range(questions):
+                it.ask()
+                assert it.answer() == (0, -30, 0)
+        running.heard("ended: container")
+        eventually(lambda: running.ask(do="ps")["containers"] == [])
 
 
 def test_idle_connections_hold_up_nobody(running: RunningAgent) -> None:

@@ -336,6 +336,22 @@ class Agent:
         """Decide a call of it."""
         self.supervisor.submit(call, port, held.container, begun)
 
+    def decide_from(
+        self, fd: int, receive: Callable[[], tuple[Held, Call, Asked, Begun] | None]
+    ) -> None:
+        """Decide what is received there next, on the thread that receives: see :meth:`Supervisor.submit_from
+        <proctor.supervisor.supervisor.Supervisor.submit_from>`."""
+
+        def received() -> tuple[Call, Asked, Container, Begun] | None:
+            found = receive()
+            return None if found is None else (found[1], found[2], found[0].container, found[3])
+
+        self.supervisor.submit_from(fd, received)
+
+    def decide_no_more_from(self, fd: int) -> None:
+        """Stop that."""
+        self.supervisor.unwatch(fd)
+
     def keep_connection(
         self, sock: socket.socket, held: Held | None, *more: int, name: str = ""
     ) -> str:

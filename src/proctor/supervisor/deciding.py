@@ -81,6 +81,24 @@ class Continuation:
         self._decider.go_on(self)
 
 
+class Arrival:
+    """Deciding what somebody else receives, on the thread that receives.
+
+    :param receive: gives the call; None where there is none to be decided here."""
+
+    __slots__ = ("_decider", "_receive", "job")
+
+    def __init__(self, decider: Decider, receive: Callable[[], Job | None]) -> None:
+        self._decider = decider
+        self._receive = receive
+        self.job: Job | None = None
+
+    def __call__(self) -> None:
+        job = self.job = self._receive()
+        if job is not None:
+            self._decider.arrived(job)
+
+
 class Ending:
     """Answering a job in the place of its handlers."""
 
@@ -166,6 +184,14 @@ class Decider(Turns):
         """Decide a call that was received elsewhere, when its turn comes; from any thread."""
         if not self._order(job) and self._leave(job):
             self._put(job)
+
+    def arrived(self, job: Job) -> None:
+        """Decide it on the thread that has the role, as one that was received there, unless it may have to wait."""
+        share = job.served.share
+        if share.watchful or share.is_slow(job) or job.tid in job.served.busy:
+            self.take_in(job)
+        else:
+            self.advance(job)
 
     # Turns ------------------------------------------------------------------------------------
     def run_next(self, job: Job) -> None:

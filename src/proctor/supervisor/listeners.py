@@ -12,6 +12,7 @@ from proctor.given import one
 from proctor.observe.events import ContainerAdded, ContainerEnded, TakenOver
 from proctor.supervisor.answering import release
 from proctor.supervisor.container import Container
+from proctor.supervisor.deciding import Arrival
 from proctor.supervisor.handlers import Handler
 from proctor.supervisor.jobs import Begun, Job, Served
 from proctor.supervisor.routes import Routes, chain_of
@@ -211,6 +212,34 @@ class Listeners:
         begun: Begun | None,
     ) -> None:
         """Decide a call that was received elsewhere."""
+        job = self._job(call, port, container, begun)
+        if job is None:
+            raise RuntimeError(CLOSED)
+        self._decider.take_in(job)
+
+    def submit_from(
+        self,
+        fd: int,
+        receive: Callable[
+            [], tuple[NotificationLike | Call, ListenerPort, Container, Begun] | None
+        ],
+    ) -> None:
+        """Decide what is received there next."""
+
+        def job() -> Job | None:
+            found = receive()
+            return None if found is None else self._job(*found)
+
+        self._engine.watch(fd, Arrival(self._decider, job))
+
+    def _job(
+        self,
+        call: NotificationLike | Call,
+        port: ListenerPort,
+        container: Container,
+        begun: Begun | None,
+    ) -> Job | None:
+        """Of what was received elsewhere; None if this is closed."""
         made = call if isinstance(call, Call) else Call(call, port)
         made.container = a_container(container)
         chain = chain_of(self._handlers_of(container), made.name)
@@ -220,9 +249,9 @@ class Listeners:
         served.keep = True
         with self._lock:
             if self.closed:
-                raise RuntimeError(CLOSED)
+                return None
             served.busy = self._submitted.setdefault(container, served.busy)
-        self._decider.take_in(Job(made, chain, served, self._world.clock()))
+        return Job(made, chain, served, self._world.clock())
 
     def give_up(self, finish: Callable[[], object]) -> None:
         """Close all.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from proctor.supervisor.deciding import Continuation, Ending, Look, Turn
+from proctor.supervisor.deciding import Arrival, Continuation, Ending, Look, Turn
 from proctor.supervisor.ports import HELP, INSIST, SERVE, Still
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ class Role:
     # For the thread that takes it over --------------------------------------------------------------
     def overtaken(self, work: object) -> None:
         """The other one stalled in what is no call that an engine routes."""
-        job = work.job if isinstance(work, (Turn, Continuation, Ending, Look)) else None
+        job = work.job if isinstance(work, (Arrival, Turn, Continuation, Ending, Look)) else None
         with self._lock:
             self._note(None, job)
             if isinstance(work, Continuation):

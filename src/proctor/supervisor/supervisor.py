@@ -212,6 +212,22 @@ class Supervisor:
         """
         self._listeners.submit(call, port, container, begun)
 
+    def submit_from(
+        self,
+        fd: int,
+        receive: Callable[
+            [], tuple[NotificationLike | Call, ListenerPort, Container, Begun] | None
+        ],
+    ) -> None:
+        """Call ``receive()`` once, on the thread that receives, when ``fd`` is readable or hung up, and decide there what
+        it gives, as :meth:`submit` has it, without waking anybody for it; from any thread.  :meth:`unwatch` stops that, and
+        comes first where it is to be called once more.
+
+        :param receive: it is to be quick, and not to raise; None: there is nothing to be decided here.  What it gives is
+            left as it is where the supervisor is closed.
+        :raises OSError: the descriptor cannot be waited for."""
+        self._listeners.submit_from(fd, receive)
+
     def limit(self, container: Container, quotas: Quotas) -> None:
         """Let a container take so much from now on, of this supervisor; what it has taken stays."""
         share = self._decider.backlog.share(a_container(container))

@@ -7,6 +7,8 @@ without its cookie.
 
 * LXC waits 30 seconds, then answers ENOSYS and takes what comes later for the answer to its next question.
   So every call has a deadline below that, and who would answer later hangs up instead.
+* The first is received by the agent's event loop, which finds out whose it is; the others by the thread that decides them,
+  as if they were a listener's own.
 * A question is looked at and left in the socket until its answer is there: should this monitor die, the
   next one, which is given the socket, finds it.  Which was being performed then is written down (:class:`Begun`), and
   not performed again; nor is one answered again that was answered and not yet taken out.
@@ -104,6 +106,19 @@ class Containers(Protocol):
 
     def decide(self, held: Held, call: Call, port: Asked, begun: Begun) -> None:
         """Decide a call of it."""
+        ...
+
+    def decide_from(
+        self, fd: int, receive: Callable[[], tuple[Held, Call, Asked, Begun] | None]
+    ) -> None:
+        """Have what is received there next decided by whoever receives it, on a thread that can be made to wait without
+        anybody else waiting for it; once.
+
+        :raises OSError: it cannot be waited for."""
+        ...
+
+    def decide_no_more_from(self, fd: int) -> None:
+        """Stop that."""
         ...
 
     def keep_connection(
@@ -264,13 +279,53 @@ class _Connection(Connection):
             if self.found and self.begun.answered(question.notification):
                 self._take_out()
                 return
-            if len(fds) != 3:
-                raise ProctorError("it brings no listener: LXC 5.0 or newer is needed")
-            listener_among(fds, 2)
-            asked = Asked(self, Listener(fds.pop()), question)
-            self._door.ask(self, question, asked)
+            self._door.ask(self, question, self._asked(question, fds))
         except (ProctorError, OSError) as problem:
             self._door.refuse(self, str(problem))
+        finally:
+            self.drop(fds)
+
+    def _asked(self, question: Question, fds: list[int]) -> Asked:
+        """It, with the listener among what came.
+
+        :raises ProctorError, OSError: it is not of whoever connected."""
+        if len(fds) != 3:
+            raise ProctorError("it brings no listener: LXC 5.0 or newer is needed")
+        listener_among(fds, 2)
+        asked = Asked(self, Listener(fds.pop()), question)
+        peer = self.peer
+        if question.monitor != peer.pid:
+            raise ProctorError(f"process {peer.pid} asks in the name of {question.monitor}")
+        if peer.uid not in (0, os.geteuid()):
+            # The kernel told him who calls, and he tells us: nobody could say whether that is so.
+            asked.claimed = Claimed(question.notification.pid, peer, groups_of(self.sock))
+        return asked
+
+    def call(self, question: Question, asked: Asked) -> Call:
+        """The call that is asked about."""
+        call = Call(question.notification, asked)
+        self.begun.asked = weakref.ref(asked)
+        call.begun = self.begun.begun(question.notification)
+        return call
+
+    def _further(self) -> tuple[Held, Call, Asked, Begun] | None:
+        """A further question, on the thread that decides it.  What is none is left to the loop, which says why."""
+        fds: list[int] = []
+        try:
+            with self._lock:
+                if self.held is None or self.sock.fileno() < 0:
+                    return None
+                self._door.goes_on(self.sock, None)
+                message = scm.receive(
+                    self.sock, SIZE + _COOKIE, socket.MSG_PEEK, lambda lost: self.drop(lost.fds)
+                )
+            fds.extend(message.fds)
+            question = parse(message.data)
+            asked = self._asked(question, fds)
+            return self.held, self.call(question, asked), asked, self.begun
+        except (ProctorError, OSError):
+            self._door.read_again(self)
+            return None
         finally:
             self.drop(fds)
 
@@ -289,17 +344,20 @@ class _Connection(Connection):
             except OSError:
                 data = None
             self._take_out()
-        self._door.answered(self)
+            if self.held is None or not self._door.goes_on(self.sock, self._further):
+                self._door.read_again(self)
         return data is not None
 
     def _take_out(self) -> None:
         """The question was answered."""
         self.found = False
         with suppress(OSError):
-            self.drop(scm.receive(self.sock, SIZE + _COOKIE).fds)
+            self.sock.recv(SIZE + _COOKIE)  # what came along is dropped by the kernel
 
     def close(self) -> None:
         with self._lock:
+            if self.sock.fileno() >= 0:
+                self._door.goes_on(self.sock, None)
             super().close()
 
 
@@ -353,14 +411,9 @@ class LxcDoor(Door[_Connection]):
     def ask(self, connection: _Connection, question: Question, asked: Asked) -> None:
         """Have a question decided.
 
-        :raises ProctorError: it is not of whoever connected.
+        :raises ProctorError: its container's process is not its user's.
         """
         peer = connection.peer
-        if question.monitor != peer.pid:
-            raise ProctorError(f"process {peer.pid} asks in the name of {question.monitor}")
-        if peer.uid not in (0, os.geteuid()):
-            # The kernel told him who calls, and he tells us: nobody could say whether that is so.
-            asked.claimed = Claimed(question.notification.pid, peer, groups_of(connection.sock))
         if connection.held is None:
             facts = Facts(
                 door="lxc",
@@ -378,13 +431,26 @@ class LxcDoor(Door[_Connection]):
                 connection.sock, connection.held, connection.begun.fd, name=connection.name
             )
         self._loop.remove_reader(connection.sock)  # it is left there until its answer is
-        call = Call(question.notification, asked)
-        connection.begun.asked = weakref.ref(asked)
-        call.begun = connection.begun.begun(question.notification)
+        call = connection.call(question, asked)
         self._containers.decide(connection.held, call, asked, connection.begun)
 
-    def answered(self, connection: _Connection) -> None:
-        """The next may come; from any thread."""
+    def goes_on(
+        self,
+        sock: socket.socket,
+        receive: Callable[[], tuple[Held, Call, Asked, Begun] | None] | None,
+    ) -> bool:
+        """Whether whoever decides receives the next question by himself (None: no more); from any thread."""
+        try:
+            if receive is None:
+                self._containers.decide_no_more_from(sock.fileno())
+            else:
+                self._containers.decide_from(sock.fileno(), receive)
+            return True
+        except (OSError, RuntimeError, ValueError):  # the loop does
+            return False
+
+    def read_again(self, connection: _Connection) -> None:
+        """The loop reads what comes next; from any thread."""
 
         def go_on() -> None:
             if connection in self._connections:
