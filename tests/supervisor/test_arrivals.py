@@ -140,3 +140,51 @@ def test_one_that_stalls_holds_up_nobody(make_world: Callable[..., Any], ports: 
             release.set()
     assert stalls.answers[7] == -errno.ETIME
     await_threads()
+
+
+class Performer:
+    """Has a short way for calls that are ordinary, and a long one for all."""
+
+    def __init__(self) -> None:
+        self.ways: list[str] = []
+
+    def __call__(self, call: proctor.Call, wish: object) -> proctor.Verdict:
+        self.ways.append("long")
+        return proctor.answer(1)
+
+    def ordinary(self, name: str, listener: object = None, begins: object = None) -> Any:
+        assert listener is None, "it would answer by itself"
+
+        def way(call: proctor.Call, wish: object) -> proctor.Verdict | None:
+            self.ways.append("short")
+            return None if call.id == 2 else proctor.answer(7)
+
+        return way
+
+
+def test_what_is_performed_goes_the_short_way(
+    make_world: Callable[..., Any], ports: list[Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the long one where that says nothing, or where it had to wait; either begins after that was written down."""
+    port, performer, begun = ports[0], Performer(), Begun()
+    began: list[int] = []
+    monkeypatch.setattr(begun, "performs", lambda each: began.append(len(performer.ways)))
+    handler = proctor.Handler(["getppid"], lambda call: proctor.perform())
+    container = Container(handlers=[handler])
+    supervisor = proctor.Supervisor(world=make_world(), performer=performer)  # type: ignore[arg-type]
+    watched: list[Callable[[], Any]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            type(supervisor._engine), "watch", lambda self, fd, each: watched.append(each)
+        )
+        for number in (1, 2):
+            call = Notification(number, 1000, GETPPID, X86_64)
+            given: Any = (call, port, container, begun)
+            supervisor.submit_from(port.reading, lambda given=given: given)  # type: ignore[misc]
+            watched.pop()()
+    assert port.answers == {1: 7, 2: 1} and performer.ways == ["short", "short", "long"]
+    supervisor.submit(Notification(3, 1000, GETPPID, X86_64), port, container, begun)  # type: ignore[arg-type]
+    supervisor.step(0.0)
+    assert performer.ways[3:] == ["long"] and began == [0, 1, 3]
+    supervisor.close()
+    await_threads()

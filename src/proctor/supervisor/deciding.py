@@ -149,6 +149,8 @@ class Decider(Turns):
         self.seeking = Seeking(seeker, rules.on_error)
         super().__init__(world, lock, told, rules, observers, engine)
         self._performer = performer
+        #: By name: see :meth:`_ordinary`.
+        self._ways: dict[str, Any] = {}
         self._overdue: deque[Continuation | Ending | Look] = deque()
         #: Nothing more is begun that must not be done twice: see :mod:`proctor.supervisor.leaving`.
         self.leaving = False
@@ -191,6 +193,7 @@ class Decider(Turns):
         if share.watchful or share.is_slow(job) or job.tid in job.served.busy:
             self.take_in(job)
         else:
+            job.ordinary = True
             self.advance(job)
 
     # Turns ------------------------------------------------------------------------------------
@@ -375,7 +378,16 @@ class Decider(Turns):
                 return deny(errno.EINTR, _BEGUN)
         self._begins(job)
         job.performed = verdict
-        return self._performer(job.call, verdict)
+        ordinary = self._ordinary(job.call.name) if job.ordinary else None
+        said = None if ordinary is None else ordinary(job.call, verdict)
+        return self._performer(job.call, verdict) if said is None else said
+
+    def _ordinary(self, name: str) -> Any:
+        """What the performer has for ordinary calls of a name that was received elsewhere: it answers nothing by itself."""
+        if name not in self._ways:
+            ordinary = getattr(self._performer, "ordinary", None)
+            self._ways[name] = ordinary and ordinary(name)
+        return self._ways[name]
 
     # What takes a while -----------------------------------------------------------------------
     def _await(self, job: Job, later: Later, who: str, performing: bool) -> None:

@@ -169,6 +169,8 @@ class Job:
     performed: Perform | None = None
     #: Given its outcome once observers were told of it.
     noted: Callable[[Outcome], None] | None = None
+    #: Nothing is known of it that makes it less than ordinary: it was just received elsewhere.
+    ordinary = False
     #: Text and facts for observers.
     seen: tuple[str, str] = ("", "")
     error: BaseException | None = None
