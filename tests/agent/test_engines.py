@@ -187,6 +187,43 @@ def test_no_call_is_lost_while_monitors_are_killed(made: Engine, running: Runnin
     assert ended == [(0, "")] and deaths > 0
 
 
+#: Each is to work, and one that is made twice, or not at all, shows in the next one.
+NODES = """
+n=0
+while [ $n -lt %d ]; do
+    mknod /tmp/once c 1 3 && rm /tmp/once || echo "odd: $n"
+    n=$((n + 1))
+done
+"""
+
+
+@pytest.mark.root
+def test_each_device_is_made_once_while_monitors_are_killed(
+    made: Engine, running: RunningAgent, kind: str
+) -> None:
+    """Nobody is told that a device is there already, or that a call was interrupted."""
+    if kind == "lxc":
+        pytest.skip("of what LXC asks nobody knows what a dead monitor's executors did")
+    ended: list[str] = []
+    over = threading.Event()
+    profile = made.profile("default.toml")
+
+    def work() -> None:
+        ended.append(made.run("nodes", profile, "/bin/sh", "-c", NODES % (CALLS // 10)).stdout)
+        over.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    running.heard("served")
+    deaths = 0
+    while not over.wait(0.5) and deaths < 8:
+        os.kill(running.serving, signal.SIGKILL)
+        deaths += 1
+        running.heard("took over", deaths)
+    thread.join()
+    assert ended == [""] and deaths > 1
+
+
 @pytest.mark.root
 def test_containers_in_a_row_leave_nothing(made: Engine, running: RunningAgent) -> None:
     """Each is refused a mode, which it says by its status: podman's attaching may come too late for words."""

@@ -27,13 +27,14 @@ from proctor.agent.delegating import Delegations
 from proctor.agent.doors import lxc
 from proctor.agent.facts import Facts
 from proctor.agent.held import Connection, Held, Key, Record
-from proctor.agent.keeping import Nobody, memory_of, read_memory
+from proctor.agent.keeping import PROGRESS, Nobody, memory_of, read_memory
 from proctor.agent.owners import Named, is_trusted, owner_userns
 from proctor.call.verdict import deny
 from proctor.errors import ProctorError
 from proctor.kernel.closing import closers
 from proctor.kernel.journal import Journal
 from proctor.kernel.listener import Listener
+from proctor.kernel.progress import Progress
 from proctor.observe.events import ContainerAdded, ContainerEnded
 from proctor.process.performing import LazyPerformer
 from proctor.process.starting import wake_in_step
@@ -108,6 +109,8 @@ class Agent:
         )
         performer.on_trouble = self.supervisor.trouble
         self.supervisor.on_close(performer.close)
+        self._performer = performer
+        self._progress: Progress | None = None
         #: Starts what performs now, before anything that users send could hold that up.
         self.start_early = performer.start_early
         self._held: dict[Key, Held] = {}
@@ -204,6 +207,7 @@ class Agent:
             if way is not None:
                 self.delegations.begin(name, way, held.container)
             journal = Journal.create(_SLOTS)
+            journal.progress = self._progress
             try:
                 self._keep(name, held, port, journal)
                 self._serve(held, port, journal, name)
@@ -229,6 +233,22 @@ class Agent:
         except ProctorError as problem:
             self.trouble(str(problem))
 
+    def note_progress(self, item: Item | None) -> None:
+        """Have executors say how far they are, and know how far those of earlier monitors were; before :meth:`restore`.
+
+        :param item: where these said it; ours from now on."""
+        try:
+            progress = Progress.create() if item is None else Progress(item.fds[0])
+        except (OSError, ProctorError) as problem:
+            self.trouble(
+                f"what is performed when this monitor ends is not known to the next: {problem}"
+            )
+            return
+        if item is None:
+            self.keep(PROGRESS, [progress.fd])
+        self._progress = progress
+        self._performer.leave_traces(progress)
+
     def restore(self, item: Item) -> None:
         """Serve a listener that an earlier monitor served; what that had received is decided now.
 
@@ -243,6 +263,7 @@ class Agent:
             except ProctorError:
                 os.close(journal_fd)
                 raise
+            journal.progress = self._progress
             try:
                 record = msgspec.json.decode(read_memory(memory), type=Record)
                 held = self._held.get((record.facts.door, record.facts.uid, record.facts.id))

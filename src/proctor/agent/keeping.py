@@ -1,9 +1,10 @@
 """What outlives a monitor: descriptors by name, with whoever keeps them while a monitor is replaced.
 
-Four things are kept: sockets on which runtimes connect (``socket PATH``); for each listener
+Five things are kept: sockets on which runtimes connect (``socket PATH``); for each listener
 (``listener N``) the listener, its journal (:mod:`proctor.kernel.journal`) and a memfd that says whose it
-is; what is known of supervisors below (:mod:`proctor.agent.delegating`); and the texts of the policies that
-hold (``policies N``), should those on disk be no policies when the next monitor comes.
+is; how far executors are (``progress``: :mod:`proctor.kernel.progress`); what is known of supervisors below
+(:mod:`proctor.agent.delegating`); and the texts of the policies that hold (``policies N``), should those on disk be no policies
+when the next monitor comes.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ VERSION: Final = 1
 _PATIENCE: Final = 5.0
 #: Bytes of what a keeper and a monitor tell each other.
 LONGEST: Final = 4096
+#: What executors' progress is kept as.
+PROGRESS: Final = "progress"
 #: What tells a monitor to leave what it serves to the next one, and to end.
 HAND_OVER: Final = signal.SIGUSR1
 

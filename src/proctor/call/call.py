@@ -55,8 +55,10 @@ class Call(Reading, Looking):
     :ivar memory_read: whether anything was looked at that another thread of the target can change
         (memory, descriptors, working directory): from then on plain ``let_run()`` is refused.
     :ivar begun: an earlier monitor had begun to perform this call, and died: nobody knows how far that
-        came.  ``perform()`` does it again if it only looks or opens what is there, and gives EINTR for all
-        else; a handler that knows better answers.
+        came.  ``perform()`` does it again if it only looks or opens what is there, or is known to have
+        changed nothing (:attr:`untouched`), and gives EINTR for all else; a handler that knows better answers.
+    :ivar untouched: of such a one, that nothing was changed which is made known by who performs it
+        (docs/journal.md).
     :ivar container: what the call's listener belongs to: name, labels, and a ``state`` that its
         handlers share (:class:`proctor.Container`).
     """
@@ -66,6 +68,7 @@ class Call(Reading, Looking):
     _caller: Caller | None = None
     _kept: list[Any] | None = None
     begun: bool = False
+    untouched: bool = False
     container: ContainerPort
     #: A verdict, and what has all its reason, at a price: asked before the answer, if anybody is told.
     explains: tuple[Verdict, Callable[[], str]] | None = None
@@ -195,7 +198,7 @@ class Call(Reading, Looking):
 _FACTS: Final = frozenset(
     (
         "id", "tid", "nr", "arch", "abi", "name", "registers", "signature", "memory_read", "container",
-        "begun", "expire", "explains", "give_away", "took_path", "frame", "_line", "_notification", "_values", "_kept",
+        "begun", "untouched", "expire", "explains", "give_away", "took_path", "frame", "_line", "_notification", "_values", "_kept",
         "_caller", "_kind", "_look_up",
     )
 )  # fmt: skip

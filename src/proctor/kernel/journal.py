@@ -18,10 +18,14 @@ from proctor.errors import ProctorError
 from proctor.given import whole
 from proctor.kernel.abi import SECCOMP_NOTIF as _NOTIF
 from proctor.kernel.notification import Notification, NotificationLike
+from proctor.kernel.progress import UNKNOWN, begins, read
+from proctor.kernel.sealing import is_sealed, seal
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from proctor.kernel.progress import Progress
 
 MAGIC: Final = b"PROCTORJ"
 VERSION: Final = 1
@@ -35,9 +39,7 @@ _TIME: Final = struct.Struct("=Q")
 _ID: Final = struct.Struct("=Q")
 _TIME_AT: Final = 8
 _RAW_AT: Final = 16
-
-#: F_ADD_SEALS, F_GET_SEALS and, of include/uapi/linux/fcntl.h, F_SEAL_SEAL, F_SEAL_SHRINK and F_SEAL_GROW (Linux 3.17).
-_ADD_SEALS, _GET_SEALS, _SEALS = 1033, 1034, 0x1 | 0x2 | 0x4
+_NOTES_AT: Final = 96
 
 #: States of a slot.  FREE: nothing is in it, or what was is answered.  RECEIVING: the kernel is
 #: filling it, and has if an architecture is there.  RECEIVED: unanswered.  PERFORMING: somebody had
@@ -57,6 +59,8 @@ class Pending(NamedTuple):
     performing: bool
     #: The descriptor that its caller was given, whose number it waits for; None if it was given none.
     given: int | None = None
+    #: If it had begun, what is known of that: UNKNOWN, NOTHING or DONE of :mod:`proctor.kernel.progress`.
+    known: int = UNKNOWN
 
 
 class Journal:
@@ -75,10 +79,12 @@ class Journal:
 
     def __init__(self, memory: int | bytearray) -> None:
         self._fd = -1
+        #: What executors say that are asked for its calls; somebody else's.
+        self.progress: Progress | None = None
         self._map: mmap.mmap | bytearray
         if isinstance(memory, int):
             try:
-                if _fcntl(memory, _GET_SEALS) & _SEALS != _SEALS:
+                if not is_sealed(memory):
                     # whoever else holds it could cut it off: then all that is mapped is SIGBUS
                     raise ValueError("its size is not sealed")
                 self._map = mmap.mmap(memory, 0)
@@ -109,7 +115,7 @@ class Journal:
         try:
             os.truncate(fd, HEADER.size + slots * SLOT_SIZE)
             os.pwrite(fd, HEADER.pack(MAGIC, VERSION, SLOT_SIZE, slots, 0), 0)
-            _fcntl(fd, _ADD_SEALS, _SEALS)
+            seal(fd)
             return cls(fd)
         except BaseException:
             os.close(fd)
@@ -178,15 +184,14 @@ class Journal:
     def _known(self, notification: NotificationLike) -> int:
         """The state of its slot; FREE if that is not its own any more."""
         slot = notification.slot
-        if (
-            slot < 0
-            or _ID.unpack_from(self.buffer, self._offset(slot) + _RAW_AT)[0] != notification.id
-        ):
+        if slot < 0 or id_at(self.buffer, slot) != notification.id:
             return FREE
         return self.state(slot)
 
     def performs(self, notification: NotificationLike) -> None:
-        """Its call is about to be performed: from now on nobody knows whether it was."""
+        """Its call is about to be performed: from now on nobody knows whether it was, but by what performers say."""
+        if self.progress is not None and self._known(notification) in (RECEIVED, PERFORMING):
+            begins(self.buffer, notes_at(notification.slot), notification.id)
         self._goes(notification, PERFORMING)
 
     def begun(self, notification: NotificationLike) -> bool:
@@ -227,7 +232,10 @@ class Journal:
             (when,) = _TIME.unpack_from(data, at + _TIME_AT)
             received = None if state == RECEIVING else when / 1e9
             given = _STATE.unpack_from(data, at + _GIVEN_AT)[0] if state == GIVEN else None
-            found.append(Pending(slot, made, received, state == PERFORMING, given))
+            performing, came = state == PERFORMING, UNKNOWN
+            if performing and self.progress is not None:
+                came = read(data[at + _NOTES_AT : at + SLOT_SIZE], id, self.progress.found)
+            found.append(Pending(slot, made, received, performing, given, came))
         found.sort(key=lambda each: each.received if each.received is not None else float("inf"))
         return iter(found)
 
@@ -266,6 +274,17 @@ class Journal:
             os.close(fd)
 
 
+def id_at(memory: memoryview, slot: int) -> int:
+    """Which notification a journal has in a slot."""
+    id: int = _ID.unpack_from(memory, HEADER.size + slot * SLOT_SIZE + _RAW_AT)[0]
+    return id
+
+
+def notes_at(slot: int) -> int:
+    """Where in a journal what performs a call says how far that is: :data:`proctor.kernel.progress.NOTES`."""
+    return HEADER.size + slot * SLOT_SIZE + _NOTES_AT
+
+
 def may_pend(memory: int) -> bool:
     """Whether a call may be pending in a journal: a glance at its first page, without mapping it.
 
@@ -275,9 +294,3 @@ def may_pend(memory: int) -> bool:
     if len(first) % _STATE.size or os.fstat(memory).st_blocks * 512 > mmap.PAGESIZE:
         return True  # more of it was used
     return any(memoryview(first)[HEADER.size :].cast("I")[:: SLOT_SIZE // _STATE.size].tolist())
-
-
-def _fcntl(fd: int, what: int, value: int = 0) -> int:
-    import fcntl  # which other platforms, where only memory is a journal, have not
-
-    return fcntl.fcntl(fd, what, value)

@@ -6,8 +6,10 @@
  *
  *   mother     started by the monitor: descriptor 3 is its control socket, argv[1] the monitor's
  *              number.  Each packet there brings one descriptor, the socket of a new executor, for
- *              which it forks.  It does nothing else, touches nothing of a container's, and ends
- *              with its monitor.  As their parent it gives executors a thread to die with
+ *              which it forks; a second one is the memory in which executors say how far they are, and
+ *              the packet says where this one does.  It does nothing else, touches nothing of a container's,
+ *              and ends with its monitor, as soon as no executor is at what it had better finish
+ *              (struct progress).  As their parent it gives executors a thread to die with
  *              (PR_SET_PDEATHSIG means the *thread* that forked, and the monitor's come and go).
  *   executor   reads a request from its socket, makes the steps in it in order, replies; again.
  *
@@ -16,14 +18,18 @@
 #include "executor.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef SYS_close_range
@@ -129,8 +135,57 @@ static void serve(void)
     }
 }
 
+enum { PLACES = 4096 };           /* in which executors say how far they are: proctor.kernel.progress */
+enum { SOON = 10, GRACE = 150 };  /* ms, after a monitor's death: who waits is interrupted, and all end */
+static struct progress *places;   /* the first is no executor's */
+static uint8_t mine[PLACES];      /* where executors of this mother are */
+
+static void map_places(int memory)
+{
+    struct stat status;
+    if (places == NULL && fstat(memory, &status) == 0 && status.st_size == PLACES * sizeof *places) {
+        void *made = mmap(NULL, PLACES * sizeof *places, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+        places = made == MAP_FAILED ? NULL : made;
+    }
+    close(memory);
+}
+
+/* Own a place: the kernel says there when this process is at no call any more. */
+static void own(struct progress *place)
+{
+    static struct robust_list one;
+    static struct robust_list_head head = {.list = {&one}};
+    one.next = &head.list;
+    head.futex_offset = (char *)&place->owner - (char *)&one;
+    __atomic_store_n(&place->owner, (uint32_t)getpid(), __ATOMIC_RELEASE);
+    if (syscall(SYS_set_robust_list, &head, sizeof head) != 0)
+        _exit(4); /* it could not be known when we are gone */
+    progress = place;
+}
+
+/* The monitor is gone.  What changes something is not cut off in the middle: the next monitor finds what came of it.  Who waits
+ * for others in such a step is interrupted, as by a signal for the caller. */
+static void linger(void)
+{
+    for (int passed = 0; places != NULL && passed < GRACE; passed++) {
+        int busy = 0;
+        for (int i = 1; i < PLACES; i++) {
+            uint32_t owner = mine[i] ? __atomic_load_n(&places[i].owner, __ATOMIC_ACQUIRE) : 0;
+            uint32_t state = owner ? __atomic_load_n(&places[i].state, __ATOMIC_ACQUIRE) : NOTHING_DONE;
+            if (owner & FUTEX_OWNER_DIED || state < MAY_CHANGE || state > CHANGED)
+                continue;
+            busy = 1;
+            if (passed >= SOON && passed % 5 == 0)
+                kill((pid_t)(owner & FUTEX_TID_MASK), INTERRUPTS);
+        }
+        if (!busy)
+            return;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
 /* In the child of the mother: a new executor, with nothing but its socket. */
-static void begin(int socket, pid_t mother)
+static void begin(int socket, pid_t mother, struct progress *place)
 {
     signal(SIGCHLD, SIG_DFL);
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* for now: setting ids clears it, and steps set it again */
@@ -138,15 +193,21 @@ static void begin(int socket, pid_t mother)
         _exit(0);
     dup2(socket, CONTROL);
     syscall(SYS_close_range, KEPT, ~0U, 0);
+    if (place != NULL)
+        own(place);
     serve();
     _exit(0);
 }
 
-static void bear(int socket)
+/* place: its number; 0: none. */
+static void bear(int socket, uint32_t place)
 {
+    int known = places != NULL && place > 0 && place < PLACES;
     pid_t mother = getpid(), child = fork();
     if (child == 0)
-        begin(socket, mother);
+        begin(socket, mother, known ? &places[place] : NULL);
+    if (known)
+        mine[place] = 1;
     if (child < 0) {
         int error = errno;
         dup2(CONTROL, 4);
@@ -185,15 +246,22 @@ int main(int count, char **argv)
     for (;;) {
         int sent[MOST_SENT], cut;
         size_t arrived;
+        ssize_t length = 0;
         if (poll(both, 2, -1) < 0 && errno != EINTR)
             return 1;
-        if (both[1].revents)
-            return 0; /* a child that it forked may hold the other end, and is not the monitor */
+        uint32_t place = 0;
+        /* a child that it forked may hold the other end, and is not the monitor */
+        if (both[1].revents || (both[0].revents && (length = receive(sent, MOST_SENT, &arrived, &cut)) <= 0))
+            break;
         if (!both[0].revents)
             continue;
-        if (receive(sent, MOST_SENT, &arrived, &cut) <= 0)
-            return 0;
-        if (arrived == 1)
-            bear(sent[0]);
+        if (length == sizeof place)
+            memcpy(&place, request, sizeof place);
+        if (arrived > 1)
+            map_places(sent[1]);
+        if (arrived > 0)
+            bear(sent[0], place);
     }
+    linger();
+    return 0;
 }

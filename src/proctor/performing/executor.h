@@ -80,6 +80,20 @@ enum { GOES_BACK = 0 };
 
 extern unsigned char request[], answer[]; /* packets of ROOM bytes */
 
+/* How far an executor is with the last request that it was given, in memory that outlives it and its monitor, of which
+ * proctor.kernel.progress is the other side: who comes after them knows by it what was done. */
+struct progress {
+    uint32_t owner;  /* a robust futex (get_robust_list(2)): its thread; the kernel adds FUTEX_OWNER_DIED once that makes no calls any more */
+    uint32_t state;
+    uint32_t serial; /* requests that this place has seen; written after the state of the new one */
+    uint32_t spare[13];
+};
+/* Nothing is changed; it has steps that may change something; it is at one; one is done, others may follow; one was done, and
+ * all that was behind it; several were. */
+enum { NOTHING_DONE, MAY_CHANGE, AT_A_CHANGE, CHANGED, ONE_CHANGE, SEVERAL_CHANGES };
+_Static_assert(sizeof(struct progress) == 64, "as documented");
+extern struct progress *progress; /* NULL: nobody is to know */
+
 /* A request taken apart; pointers are into the packet. */
 struct job {
     const struct head *head;

@@ -18,6 +18,7 @@ static const int NOTHING = INT_MIN;
 _Alignas(8) unsigned char request[ROOM];
 _Alignas(8) unsigned char answer[ROOM];
 static volatile sig_atomic_t interrupted, calling;
+struct progress *progress;
 
 /* One system call: its result, or minus its errno. */
 #ifndef CALL
@@ -244,10 +245,29 @@ static int ended_by(long number, int64_t result)
     return GOES_BACK && result == -EINTR && !aside ? EINTR : RESTARTS;
 }
 
+static void is_at(uint32_t state)
+{
+    if (progress != NULL)
+        __atomic_store_n(&progress->state, state, __ATOMIC_RELEASE);
+}
+
+static void begins(const struct job *job)
+{
+    uint32_t state = NOTHING_DONE;
+    if (progress == NULL)
+        return;
+    for (size_t i = 0; i < job->head->steps; i++)
+        if (job->steps[i].kinds & CHANGES)
+            state = MAY_CHANGE;
+    is_at(state);
+    __atomic_store_n(&progress->serial, progress->serial + 1, __ATOMIC_RELEASE);
+}
+
 int make_steps(const struct job *job)
 {
     size_t count = job->head->steps, fix = 0;
     int changed = 0;
+    begins(job);
     for (size_t i = 0; i < count; i++)
         job->results[i] = SKIPPED;
     for (size_t i = 0; i < count; i++) {
@@ -273,6 +293,9 @@ int make_steps(const struct job *job)
             }
         }
         int64_t result;
+        int changes = (step->kinds & CHANGES) != 0;
+        if (changes && !changed)
+            is_at(AT_A_CHANGE);
         for (;;) {
             calling = 1;
             result = step->number == LOAD      ? loaded(job->space + step->args[0])
@@ -281,8 +304,10 @@ int make_steps(const struct job *job)
             calling = 0;
             if (!interrupted || (result != -EINTR && result != -RESTARTS))
                 break;
-            if (!changed)
+            if (!changed) {
+                is_at(NOTHING_DONE);
                 return ended_by((long)step->number, result);
+            }
             sigset_t one; /* what is done is the answer; what is still to be seen of it is seen */
             sigemptyset(&one);
             sigaddset(&one, INTERRUPTS);
@@ -292,13 +317,17 @@ int make_steps(const struct job *job)
         job->results[i] = result;
         int good = step->kinds & EXPECT ? result == (int64_t)step->want : !failed(result);
         unsigned next = good ? step->good : step->bad;
+        if (changes && !failed(result))
+            changed++;
+        if (changes)
+            is_at(changed ? CHANGED : MAY_CHANGE);
         if (next == DIE)
             _exit(3);
         if (next == END)
             break;
-        changed |= step->kinds & CHANGES && !failed(result);
         i += next;
     }
+    is_at(changed > 1 ? SEVERAL_CHANGES : changed ? ONE_CHANGE : NOTHING_DONE);
     return 0;
 }
 

@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proctor.kernel import _core
 from proctor.kernel.threads import quiet_thread
@@ -25,6 +25,9 @@ from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
 from proctor.performing.trouble import CannotJoin, Ended, TooMany, Trouble
 from proctor.performing.workers import Pace, Worker
 from proctor.records import NamedTuple
+
+if TYPE_CHECKING:
+    from proctor.kernel.progress import Progress
 
 #: What the steps are for that join cgroups: all else goes without them.
 JOINING: Final = "joining the caller's cgroup"
@@ -113,6 +116,8 @@ class Executors(_core.Books):
 
     def __init__(self, *, idle: float) -> None:
         self.mother = Mother()
+        #: Where executors say how far they are, for who comes after us; somebody else's.
+        self.progress: Progress | None = None
         self.idle = idle
         self._lock, self._most = threading.Lock(), _MOST_IDLE
         #: Those that wait for work, and since when; the longest waiting first.
@@ -245,7 +250,7 @@ class Executors(_core.Books):
             if once:
                 spare, self._spare = self._spare, None
         if spare is None:
-            executor = Executor(self.mother.bear(), key, container, pace)
+            executor = self._born(key, container, pace)
         else:
             executor = spare[0]
             executor.belongs(key, pace)
@@ -256,6 +261,20 @@ class Executors(_core.Books):
             executor.equals = self._by_key.setdefault(key, executor.equals)
             self._count(container, executor)
         return executor
+
+    def _born(self, key: Hashable, container: object, pace: Pace | None = None) -> Executor:
+        """
+        :raises Trouble: there is none to be had."""
+        progress = self.progress
+        if progress is None:
+            return Executor(self.mother.bear(), key, container, pace)
+        place = progress.take()
+        try:
+            sock = self.mother.bear(place=place, memory=progress.fd)
+        except BaseException:
+            progress.give_back(place)
+            raise
+        return Executor(sock, key, container, pace, progress, place)
 
     def _executors(self) -> list[Executor]:
         """Those that are at work, or close something, and may wait for work again."""
@@ -353,7 +372,7 @@ class Executors(_core.Books):
         """Have the next one begun that is used once."""
         made = None
         try:
-            made = Executor(self.mother.bear(), None, None)
+            made = self._born(None, None)
             made.begins = True
             reply = made.ask(_BEGIN, _BEGIN.fill())
             if reply is not None:  # or else whoever wants it hears that

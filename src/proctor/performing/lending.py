@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from proctor.performing import lender, registry
+from proctor.performing import lender, noting, registry
 from proctor.performing.executors import Wait
 from proctor.performing.trouble import Again, Ended, Trouble
 from proctor.performing.ways import PlannedWay, late
@@ -100,10 +100,14 @@ class LendingWay(PlannedWay):
             raise
         try:
             try:
+                noting.asks(call, lending.loan.request, executor, lends)
                 reply, heard, pin = executor.lend_for(
                     standing, lending.look, call, lending.dirfds, lending.request, lending.packet, lending.terms, lends,
                     lending.loan,
                 )  # fmt: skip
+                if reply is not None and not isinstance(reply, bytes):
+                    done = reply is not False and lending.request.changed(reply)
+                    noting.came(call, lending.loan.request, done)
             except BaseException:
                 executors.discard(executor)
                 raise
@@ -154,7 +158,7 @@ class LendingWay(PlannedWay):
         executors = self._performers.executors
         try:
             reply = lends.answered(heard)
-            said = None if reply is None else _heard(loan, first, reply)
+            said = None if reply is None else _heard(call, loan, first, reply)
         except BaseException as failed:
             if pin >= 0:
                 os.close(pin)
@@ -189,9 +193,10 @@ def _then(
     return (yield from registry.perform(task)) if said is None else said
 
 
-def _heard(loan: Loan, first: bytes, reply: Reply) -> Verdict:
+def _heard(call: Call, loan: Loan, first: bytes, reply: Reply) -> Verdict:
     """
     :raises Trouble: a right was kept; the lender is not to be given back."""
+    noting.came(call, loan.request, loan.request.changed(reply))
     if lender.kept_a_right(reply, loan.left):
         raise Trouble(lender.KEPT)
     return loan.told(reply, first)
@@ -203,7 +208,7 @@ def _rest(
     """What is left once a lender takes longer."""
     task.hold(pin)
     try:
-        said = _heard(loan, first, (yield Wait(lends, loan.request)))
+        said = _heard(task.call, loan, first, (yield Wait(lends, loan.request)))
         executors.release(lends)
         return said
     except BaseException as failed:

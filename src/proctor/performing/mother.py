@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import signal
+import struct
 import threading
 from collections.abc import Callable
 
@@ -25,7 +26,7 @@ class Mother:
         self._pidfd = -1
         #: Its process id, once it is started.
         self.pid = 0
-        self._closed = False
+        self._closed = self._has_memory = False
 
     def start(self) -> None:
         """Start it; does nothing if it runs.
@@ -35,10 +36,13 @@ class Mother:
         with self._lock:
             self._start()
 
-    def bear(self, before: Callable[[socket.socket], object] = str) -> socket.socket:
+    def bear(
+        self, before: Callable[[socket.socket], object] = str, *, place: int = 0, memory: int = -1
+    ) -> socket.socket:
         """Have an executor forked: our end of its socket.
 
         :param before: given that end, before anybody reads what is sent by it.
+        :param place: where in ``memory``, a :class:`proctor.kernel.progress.Progress`, it says how far it is.
         :raises Trouble: that cannot be.
         """
         try:
@@ -50,7 +54,11 @@ class Mother:
             with self._lock:
                 for last in (False, True):
                     try:
-                        scm.send(self._start(), b"1", (theirs.fileno(),))
+                        control, fds = self._start(), [theirs.fileno()]
+                        if place and not self._has_memory:
+                            fds.append(memory)
+                        scm.send(control, struct.pack("=I", place), fds)
+                        self._has_memory |= bool(place)
                         break
                     except OSError as error:
                         ended = error.errno in (errno.EPIPE, errno.ECONNRESET)
@@ -99,7 +107,7 @@ class Mother:
             ours.close()
             end_child(pid)
             raise Trouble(f"no pidfd of the executors' mother: {scarce.why(error)}") from None
-        self._control, self.pid = ours, pid
+        self._control, self.pid, self._has_memory = ours, pid, False
         return ours
 
     def _stop(self) -> None:

@@ -29,6 +29,7 @@ from proctor.performing.workers import EMPTY, Pace, Worker
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.kernel.progress import Progress
     from proctor.kernel.standing import Standing
     from proctor.performing.lending import Loan, Terms
 
@@ -56,19 +57,30 @@ class Executor(Worker):
     :ivar pace: how long it is waited for.
     :ivar permitted: the capabilities that it was born with, once that is known.
     :ivar holds: whether it may still have open what came with its last reply.
+    :ivar place: where it says how far it is (:mod:`proctor.kernel.progress`); 0: nowhere.
     :ivar table: its own ``/proc/PID/fd`` as an O_PATH descriptor, to be sent along where what it
         has pinned is to be named or opened.  It has none itself: a walk on a caller's word may lead
         into the walker's descriptors, so nothing of worth is among them then.
     """
 
     __slots__ = (
-        "_disturbed", "_most", "_place", "begins", "equals", "holds", "key", "number", "pace", "permitted", "pid", "sock", "table",
+        "_disturbed", "_most", "_place", "_progress", "begins", "equals", "holds", "key", "number", "pace", "permitted", "pid",
+        "place", "sock", "table",
     )  # fmt: skip
 
     def __init__(
-        self, sock: socket.socket, key: Hashable, container: object, pace: Pace | None = None
+        self,
+        sock: socket.socket,
+        key: Hashable,
+        container: object,
+        pace: Pace | None = None,
+        progress: Progress | None = None,
+        place: int = 0,
     ) -> None:
+        """
+        :param progress: what ``place`` is in; given back by :meth:`close`."""
         super().__init__(container)
+        self._progress, self.place = progress, place
         self.sock = sock
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TICK)
         self.number = sock.fileno()
@@ -84,6 +96,11 @@ class Executor(Worker):
     def belongs(self, key: Hashable, pace: Pace) -> None:
         """It was made before it was known for whom."""
         self.key, self.pace = key, pace
+
+    def asked_next(self) -> tuple[int, int]:
+        """Its place, and as which of its requests it will know the next one."""
+        assert self._progress is not None
+        return self.place, self._progress.next(self.place)
 
     def ask(self, request: Request, packet: bytes, fds: tuple[int, ...] = ()) -> Reply | None:
         """Send a request: the reply, if it comes in a moment (:class:`Pace`).
@@ -372,6 +389,9 @@ class Executor(Worker):
         """Close our ends; an idle executor ends then.  Idempotent."""
         super().close()
         self.number = -1
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            progress.give_back(self.place)
         self.sock.close()
         table, self.table = self.table, -1
         if table >= 0:

@@ -67,8 +67,9 @@ def at_once(name: str, options: object = None) -> Any:
 
 def is_harmless_again(call: Call) -> bool:
     """Whether performing a call that was performed, or in part, changes nothing that performing it once does not: by its
-    family's ``LOOKING`` of them all, or its function ``is_harmless_again``."""
-    if call.name in families.LOOKING:
+    family's ``LOOKING`` of them all, or its function ``is_harmless_again``; or since it is one of those of which is known
+    what was changed, and nothing was."""
+    if call.name in families.LOOKING or (call.untouched and call.name in families.NOTED):
         return True
     test = call.name in _FAMILIES and getattr(_module(call.name), "is_harmless_again", None)
     return bool(test and test(call))

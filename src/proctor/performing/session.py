@@ -8,6 +8,7 @@ from collections.abc import Generator, Hashable
 from typing import TYPE_CHECKING
 
 from proctor.errors import CallGone, CallOver
+from proctor.performing import noting
 from proctor.performing.closing import Given
 from proctor.performing.executors import Become, Executors, Wait
 from proctor.performing.processes import LIMITED, Executor
@@ -106,10 +107,13 @@ class Session:
         """See what came of a request.
 
         :raises Trouble: somebody took it its descriptors."""
+        changed = request is not None and request.changed(reply)
+        if request is not None:
+            noting.came(self.call, request, changed)
         if -errno.EMFILE in reply.results and executor.limited():
             reply.close()
             raise Trouble(LIMITED)
-        if request is not None and request.changed(reply):
+        if changed:
             (self._first or self)._done = True
 
     def answered(self, executor: Executor) -> None:
@@ -186,6 +190,7 @@ class Session:
             try:
                 if not known:
                     packet = request.fill(*values)
+                    noting.asks(self.call, request, executor)
                     reply = executor.ask(request, packet, (*fds, executor.table) if table else fds)
                 known = False
                 if reply is None:

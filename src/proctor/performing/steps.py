@@ -279,7 +279,7 @@ def _as_argument(arg: int | Place | Result | Sent) -> tuple[int, int]:
 class Request:
     """A request; immutable, and good for any number of packets."""
 
-    __slots__ = ("_changing", "fill", "most", "native")
+    __slots__ = ("_changing", "changes", "fill", "most", "native")
 
     def __init__(
         self,
@@ -292,6 +292,8 @@ class Request:
         changing: tuple[int, ...] = (),
     ) -> None:
         self._changing = changing
+        #: Whether it may change something: what is marked as a change (CHANGES of executor.h).
+        self.changes = bool(changing)
         #: Length of the longest reply to it.
         self.most = _REPLY.size + 8 * steps + sum(length for _, length, _ in ranges)
         parts = b"".join(_PART.pack(length, step) for _, length, step in ranges)

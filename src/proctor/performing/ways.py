@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from proctor.performing import plans
+from proctor.performing import noting, plans
 from proctor.performing.conversation import Conversation, converse
 from proctor.performing.executors import Wait
 from proctor.performing.trouble import Again, Ended
@@ -48,7 +48,9 @@ def late(task: Task, executor: Executor, request: Request) -> Generator[Wait, Re
 
     :raises Again: it ended before it saw the request."""
     try:
-        return (yield Wait(executor, request))
+        reply = yield Wait(executor, request)
+        noting.came(task.call, request, request.changed(reply))
+        return reply
     except BaseException as failed:
         task.session.fail()
         if isinstance(failed, Ended):
@@ -188,7 +190,11 @@ class PlannedWay(ShortWay):
         if it takes longer.  If something is raised, the executor is given back."""
         plan, values, look, dirfds, packet = self._question(call, standing, executor, deed)
         try:
+            noting.asks(call, plan.request, executor)
             reply = executor.act_for(standing, look, call, dirfds, plan.request, packet)
+            if reply is not None:
+                done = reply is not False and plan.request.changed(reply)
+                noting.came(call, plan.request, done)
         except BaseException:
             self._performers.executors.discard(executor)
             raise

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.path.following import Sought
     from proctor.call.verdict import Perform, Verdict
+    from proctor.kernel.progress import Progress
     from proctor.performing import Performers
     from proctor.performing.short import Ordinary
     from proctor.supervisor.ports import Later, Loan
@@ -44,6 +45,7 @@ class LazyPerformer:
         self._lock = threading.Lock()
         self._ends = threading.Event()
         self._performers: Performers | None = None
+        self._progress: Progress | None = None
         self._closed = False
         if options:  # what is wrong with them is said now
             self._made()
@@ -113,7 +115,15 @@ class LazyPerformer:
                 raise RuntimeError("the performers are closed")
             if self._performers is None:
                 self._performers = Performers(on_trouble=self._tell, calls=calls, **self._options)
+                self._performers.executors.progress = self._progress
             return self._performers
+
+    def leave_traces(self, progress: Progress) -> None:
+        """Have executors say there how far they are, for whoever comes after this monitor; it stays its owner's."""
+        with self._lock:
+            self._progress = progress
+            if self._performers is not None:
+                self._performers.executors.progress = progress
 
     def _tell(self, trouble: str) -> None:
         self.on_trouble(trouble)

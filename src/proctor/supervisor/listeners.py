@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from proctor.call.call import Call
 from proctor.call.verdict import Verdict, answer
 from proctor.given import one
+from proctor.kernel.progress import DONE, NOTHING
 from proctor.observe.events import ContainerAdded, ContainerEnded, TakenOver
 from proctor.supervisor.answering import release
 from proctor.supervisor.container import Container
@@ -154,6 +155,7 @@ class Listeners:
         for each in self._engine.adopt(served.listener, journal):
             call = Call(each.notification, served.listener, container=served.container)
             call.begun = each.performing
+            call.untouched = each.known == NOTHING
             received = each.received
             if received is None:  # it was just being received
                 received = self._world.clock()  # for whoever comes after us, too
@@ -161,6 +163,8 @@ class Listeners:
             chain = chain_of(handlers, call.name)
             if each.given is not None:  # it has what it asked for, and is to be told
                 chain = (Handler((call.name,), partial(_told, each.given)),)
+            elif each.known == DONE:  # so is what was done, whatever is decided of such calls now
+                chain = (Handler((call.name,), partial(_told, 0)),)
             jobs.append(Job(call, chain, served, received))
         if jobs:
             self._observers.tell(TakenOver(served.container, len(jobs)))
@@ -338,5 +342,5 @@ def _number(listener: ListenerPort) -> int:
 
 
 def _told(number: int, call: Call) -> Verdict:
-    """What an earlier monitor had given to a caller."""
+    """What an earlier monitor had given to a caller, or done for it."""
     return answer(number)

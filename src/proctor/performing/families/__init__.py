@@ -59,5 +59,13 @@ LOOKING: Final = frozenset(
         *(call for call in CALLS["xattr"] if "get" in call or "list" in call),
     )
 )  # fmt: skip
+#: Those that are done by one change that an executor makes, and are 0 then: should their monitor die, the next one knows whether
+#: that came to it (:mod:`proctor.performing.noting`).
+NOTED: Final = frozenset(
+    (
+        *CALLS["attributes"], *CALLS["mknod"], *CALLS["names"],
+        *(call for call in CALLS["xattr"] if "set" in call or "remove" in call),
+    )
+)  # fmt: skip
 #: Those that another family has unless a rule's options are of this one.
 ALSO: Final = {"fsflags": CALLS["loop"], "served": (*CALLS["open"], *CALLS["stat"])}

@@ -1,0 +1,181 @@
+"""How far executors are with what changes something, as it is known when they and their monitor are gone.
+
+A table in shared memory (docs/journal.md has the layout), which whoever keeps journals keeps, too.  An executor owns one
+place of it, where it says how far it is with the request that it was given last; a monitor says in the journal, before it sends
+a request for a call, which executor that goes to, and as which of its requests (:func:`asks`), and then what came of it
+(:func:`came`).  So the next monitor finds out whether a call was done (:meth:`Progress.found`).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from proctor.errors import ProctorError
+from proctor.kernel.sealing import is_sealed, seal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Bytes of a place, and how many there are; the first is no executor's.
+PLACE: Final = 64
+PLACES: Final = 4096
+#: At the first place: where the next monitor begins to take places, so that what its predecessors' executors said is still there
+#: when it is looked for.
+_NEXT: Final = struct.Struct("=I")
+#: owner, state, serial: struct progress of executor.h.
+_WORDS: Final = struct.Struct("=3I")
+_OWNER_DIED: Final = 0x40000000  # FUTEX_OWNER_DIED of include/uapi/linux/futex.h
+#: States, as executor.h has them.
+NOTHING_DONE, MAY_CHANGE, AT_A_CHANGE, CHANGED, ONE_CHANGE, SEVERAL_CHANGES = range(6)
+
+#: What a slot of a journal has behind its notification: the id that it is about, which is written last but what is known;
+#: that; and places with serials of two requests.
+NOTES: Final = struct.Struct("=QI4I")
+_KNOWN: Final = struct.Struct("=I")
+_KNOWN_AT: Final = 8
+#: Nobody knows; requests were sent, and their executors' places say what came of them; nothing was done; it is done.
+UNKNOWN, ASKED, NOTHING, DONE = range(4)
+
+#: Seconds in which executors whose monitor is gone end, together; more than the mother of executors gives them.
+_GRACE: Final = 0.4
+_LOOK: Final = 0.0005
+
+
+class Progress:
+    """One table; its places are given to executors by :meth:`take`.  Thread-safe.
+
+    :param memory: a memfd, which it owns from now on.
+    :raises ProctorError: it is no such table."""
+
+    def __init__(self, memory: int) -> None:
+        if not is_sealed(memory) or os.fstat(memory).st_size != PLACE * PLACES:
+            raise ProctorError(f"descriptor {memory} is no table of executors' progress")
+        self.fd = memory
+        self._map = mmap.mmap(memory, 0)
+        self._lock = threading.Lock()
+        self._next: int = _NEXT.unpack_from(self._map)[0]
+        self._left = PLACES - 1
+        self._free: deque[int] = deque()
+        #: Until when executors of an earlier monitor are waited for, once somebody is.
+        self._until: float | None = None
+
+    @classmethod
+    def create(cls) -> Progress:
+        """A new one; of its 256 KiB only those take memory that are used."""
+        fd = os.memfd_create("proctor-progress", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.truncate(fd, PLACE * PLACES)
+            seal(fd)
+            return cls(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def take(self) -> int:
+        """A place whose last owner is gone; 0 if there is none."""
+        with self._lock:
+            for _ in range(len(self._free)):
+                place = self._free.popleft()
+                if self._gone(place):
+                    return place
+                self._free.append(place)
+            while self._left:
+                place = self._next % (PLACES - 1) + 1
+                self._next, self._left = place, self._left - 1
+                _NEXT.pack_into(self._map, 0, place)
+                if self._gone(place):
+                    return place
+        return 0
+
+    def give_back(self, place: int) -> None:
+        """Its owner is gone, or ends."""
+        if place:
+            with self._lock:
+                self._free.append(place)
+
+    def _at(self, place: int) -> tuple[int, int, int]:
+        owner, state, serial = _WORDS.unpack_from(self._map, place * PLACE)
+        return owner, state, serial
+
+    def _gone(self, place: int) -> bool:
+        owner = self._at(place)[0]
+        return not owner or bool(owner & _OWNER_DIED)
+
+    def next(self, place: int) -> int:
+        """As which of its requests an executor that waits for one will know it."""
+        seen = self._at(place)[2]
+        return (seen + 1) & 0xFFFFFFFF
+
+    def found(self, place: int, serial: int) -> int:
+        """What came of a request that an earlier monitor had sent: UNKNOWN, NOTHING or DONE.  Its executor is waited for: it
+        does nothing any more then, or it is UNKNOWN."""
+        if not 0 < place < PLACES:
+            return UNKNOWN
+        while not self._gone(place):
+            if self._until is None:
+                self._until = time.monotonic() + _GRACE
+            if time.monotonic() >= self._until:
+                return UNKNOWN
+            time.sleep(_LOOK)
+        _, state, seen = self._at(place)
+        if seen == (serial - 1) & 0xFFFFFFFF:
+            return NOTHING  # it never came to it
+        if seen != serial:
+            return UNKNOWN
+        if state in (NOTHING_DONE, MAY_CHANGE):
+            return NOTHING
+        return DONE if state == ONE_CHANGE else UNKNOWN
+
+    def close(self) -> None:
+        """Give the memfd up; idempotent.  What executors have of it is theirs."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def begins(buffer: memoryview, at: int, id: int) -> None:
+    """Say that nothing was asked yet for a call, before it is said that it is performed."""
+    if NOTES.unpack_from(buffer, at)[0] != id:  # else that holds which an earlier monitor had said
+        _KNOWN.pack_into(buffer, at + _KNOWN_AT, UNKNOWN)
+        NOTES.pack_into(buffer, at, id, UNKNOWN, 0, 0, 0, 0)
+        _KNOWN.pack_into(buffer, at + _KNOWN_AT, NOTHING)
+
+
+def asks(buffer: memoryview, at: int, id: int, *requests: tuple[int, int]) -> None:
+    """Say whom a call's requests go to: before they are sent.
+
+    :param at: where its slot has notes.
+    :param requests: (place, serial) of one or two; none where nobody will know what comes of it."""
+    before, known, *_ = NOTES.unpack_from(buffer, at)
+    again = before == id and known in (UNKNOWN, DONE)  # it is done in several steps
+    _KNOWN.pack_into(buffer, at + _KNOWN_AT, UNKNOWN)
+    (one, first), (two, second) = (*requests, (0, 0), (0, 0))[:2]
+    NOTES.pack_into(buffer, at, id, UNKNOWN, one, first, two, second)
+    if one and not again:
+        _KNOWN.pack_into(buffer, at + _KNOWN_AT, ASKED)
+
+
+def came(buffer: memoryview, at: int, id: int, done: bool) -> None:
+    """Say what came of them: before those who were asked are asked for another call."""
+    before, known, *_ = NOTES.unpack_from(buffer, at)
+    if before == id and known == ASKED:
+        _KNOWN.pack_into(buffer, at + _KNOWN_AT, DONE if done else NOTHING)
+
+
+def read(notes: bytes, id: int, found: Callable[[int, int], int]) -> int:
+    """What is known of a call by its notes.
+
+    :param found: as :meth:`Progress.found`."""
+    about, known, *requests = NOTES.unpack_from(notes)
+    if about != id or known != ASKED:
+        return known if about == id and known in (NOTHING, DONE) else UNKNOWN
+    came = [found(*pair) for pair in (requests[:2], requests[2:]) if pair[0]]
+    if UNKNOWN in came or came.count(DONE) > 1:
+        return UNKNOWN
+    return DONE if DONE in came else NOTHING

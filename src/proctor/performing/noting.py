@@ -1,0 +1,60 @@
+"""Saying in the journal whom a call's requests go to, so that the next monitor knows what came of them, should this one die:
+see :mod:`proctor.kernel.progress`.
+
+That is done for calls that are done by one change, and are 0 then (``NOTED`` of :mod:`proctor.performing.families`), where the
+executor that is asked may make it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from proctor.errors import CallOver
+from proctor.kernel import journal, progress
+from proctor.performing.families import NOTED
+
+if TYPE_CHECKING:
+    from proctor.call.call import Call
+    from proctor.performing.processes import Executor
+    from proctor.performing.steps import Request
+
+
+def _place(call: Call) -> tuple[Any, int]:
+    """The memory of its journal, and where notes of it are there; None where there are none, or it is over and its slot another's."""
+    slot = getattr(call._notification, "slot", -1)
+    try:
+        memory = getattr(call._listener, "journal", None)
+    except CallOver:
+        return None, 0
+    if slot < 0 or memory is None or journal.id_at(memory, slot) != call.id:
+        return None, 0
+    return memory, journal.notes_at(slot)
+
+
+def asks(call: Call, request: Request, *executors: Executor) -> None:
+    """These are going to be asked."""
+    if not request.changes or call.name not in NOTED:
+        return
+    memory, at = _place(call)
+    if memory is not None:
+        known = all(each.place for each in executors)
+        to = [each.asked_next() for each in executors] if known else ()
+        progress.asks(memory, at, call.id, *to)
+
+
+def came(call: Call, request: Request, done: bool) -> None:
+    """What came of them: whether something was changed.  Before one of them is asked for another call.
+
+    :param request: as to :func:`asks`."""
+    if not request.changes or call.name not in NOTED:
+        return
+    memory, at = _place(call)
+    if memory is not None:
+        progress.came(memory, at, call.id, done)
+
+
+def halves(call: Call) -> None:
+    """It takes more than one change from here on: nobody is to think that it is done with the first."""
+    memory, at = _place(call)
+    if memory is not None:
+        progress.asks(memory, at, call.id)

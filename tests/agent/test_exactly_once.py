@@ -1,0 +1,89 @@
+"""Calls that change something, while the monitors that have them performed are killed: each is done, and done once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.agent.clients import hand_over
+from tests.agent.running import RunningAgent
+
+Start = Callable[..., RunningAgent]
+
+CALLS = (
+    "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2", "symlink", "symlinkat", "link",
+    "linkat", "chmod", "fchmodat", "fchmodat2", "mknod", "mknodat", "setxattr", "removexattr",
+)  # fmt: skip
+PERFORMED = f"""
+default = "allow"
+[[rule]]
+name = "changes"
+calls = [{", ".join(f'"{each}"' for each in CALLS)}]
+perform = true
+"""
+#: Several threads that make, move and remove names, each of them their own, so that a call that is done twice fails, and so
+#: does the next one after a call that is not done.  What fails is written down; rounds are, too.
+STORM = """
+import os, stat, sys, threading
+place, rounds = sys.argv[1], int(sys.argv[2])
+done = os.open(place + ".done", os.O_WRONLY)
+root = os.geteuid() == 0
+odd = []
+def does(what, *words):
+    try:
+        what(*words)
+    except OSError as problem:
+        odd.append(f"{what.__name__} {problem.errno} {words}")
+def storm(number):
+    at = f"{place}/{number}."
+    for _ in range(rounds):
+        does(os.mkdir, at + "d")
+        does(os.rename, at + "d", at + "e")
+        does(os.chmod, at + "e", 0o700)
+        does(os.rmdir, at + "e")
+        does(os.mknod, at + "n", 0o600 | (stat.S_IFCHR if root else stat.S_IFIFO), os.makedev(1, 3) if root else 0)
+        does(os.link, at + "n", at + "m")
+        does(os.unlink, at + "n")
+        does(os.unlink, at + "m")
+        does(os.symlink, "nowhere", at + "l")
+        does(os.unlink, at + "l")
+        os.write(done, b".")
+threads = [threading.Thread(target=storm, args=(number,)) for number in range(4)]
+for each in threads: each.start()
+for each in threads: each.join()
+with open(place + "/said", "w") as file:
+    file.write("\\n".join(odd))
+"""
+#: Calls of a round, and rounds for so many calls as are wanted.
+EACH = 4 * 10
+ROUNDS = int(os.environ.get("PROCTOR_STORM", "800")) // EACH
+#: Rounds of all threads after each of which a monitor is killed.
+AFTER = max(1, 4 * ROUNDS // 4)
+
+
+@pytest.mark.parametrize("spare", [False, True])
+def test_each_change_is_made_once_whoever_is_killed(agent: Start, place: Path, spare: bool) -> None:
+    """Nobody sees EINTR, nor what a call that is done twice would say."""
+    (place / "policies/default.toml").write_text(PERFORMED)
+    running = agent(spare=spare)
+    names = tuple(set(CALLS))
+    storm = place / "storm"
+    storm.mkdir()
+    words = sys.executable, "-c", STORM, str(storm), str(ROUNDS)
+    os.mkfifo(done := str(storm) + ".done")
+    deaths = 0
+    with hand_over(running.socket, "storm", *words, names=names) as target:
+        running.heard("served")
+        with open(done, "rb") as rounds:
+            while len(rounds.read(AFTER)) == AFTER:
+                os.kill(running.serving, signal.SIGKILL)
+                deaths += 1
+                running.heard("took over", deaths)
+        assert target.wait(100) == 0
+    assert (storm / "said").read_text() == "" and os.listdir(storm) == ["said"]
+    assert deaths > 1

@@ -1,0 +1,305 @@
+"""What the next monitor knows of calls that were being performed when theirs died: that they are done, or that they are not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import proctor
+from proctor.kernel import progress
+from proctor.kernel.journal import HEADER, PERFORMING, SLOT_SIZE, Journal, notes_at
+from proctor.kernel.notification import Notification
+from proctor.kernel.progress import DONE, NOTES, NOTHING, UNKNOWN, Progress
+
+pytestmark = pytest.mark.timeout(120)
+
+CALLS = ("mkdir", "rename", "mknod", "mknodat", "symlink", "chmod", "setxattr")
+#: A monitor that dies at a point of the last call; that it decides that is said.  It looks at none of them, so that they go the
+#: short way once their caller is known.
+MONITOR = """
+import os, signal, sys
+import proctor
+from proctor.kernel import progress
+from proctor.kernel.journal import Journal
+from proctor.kernel.progress import Progress
+from proctor.performing import Performers
+from proctor.supervisor.world import KernelWorld
+
+listener, journal, table, before, point, engine = *map(int, sys.argv[1:5]), *sys.argv[5:]
+here = set()
+
+def say(word):
+    os.write(1, word.encode() + b"\\n")
+
+def dies(name, late):
+    real = getattr(progress, name)
+    def patched(buffer, at, id, *more):
+        if late:
+            real(buffer, at, id, *more)
+        if id in here:
+            say("dies")
+            os.kill(os.getpid(), signal.SIGKILL)
+        if not late:
+            real(buffer, at, id, *more)
+    setattr(progress, name, patched)
+
+points = {"asked": ("asks", True), "done": ("came", False), "noted": ("came", True)}
+if point in points:
+    dies(*points[point])
+
+def decide(call):
+    global before
+    before -= 1
+    if before < 0:
+        here.add(call.id)
+        say("decides")
+        if point == "refuses":
+            return proctor.deny(13)
+    return proctor.perform()
+
+performers = Performers(nested="allow")
+performers.executors.progress = Progress(table)
+kept = Journal(journal)
+kept.progress = performers.executors.progress
+world = KernelWorld(native=engine == "native")
+handler = proctor.Handler(CALLS, decide)
+supervisor = proctor.Supervisor([handler], performer=performers, world=world)
+supervisor.add(proctor.Listener(listener), journal=kept)
+supervisor.start()
+say("ready")
+signal.pause()
+""".replace("CALLS", repr(CALLS))
+TARGET = """
+import os, stat, sys
+os.chdir(sys.argv[1])
+kind = sys.argv[2]
+def call(name):
+    try:
+        if kind == "mkdir": os.mkdir(name)
+        elif kind == "rename": os.mkdir(name + "-old"); os.rename(name + "-old", name)
+        elif kind == "symlink": os.symlink("nowhere", name)
+        elif kind == "fifo": os.mknod(name, 0o600 | stat.S_IFIFO)
+        elif kind == "device": os.mknod(name, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        return 0
+    except OSError as problem:
+        return problem.errno
+said = [call(name) for name in ("first", "second", "third")]
+os.write(1, repr(said).encode() + b"\\n")
+"""
+
+
+class Stage:
+    """A target, and what a keeper has of it."""
+
+    def __init__(self, place: Path, engine: str, kind: str) -> None:
+        program = proctor.Filter([proctor.Rule(CALLS, proctor.actions.NOTIFY)]).compile().code
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        self.engine = engine
+        self.target = proctor.launch(
+            [sys.executable, "-c", TARGET, str(place), kind], program=program, fds=[(writer, 1)],
+            namespaces=("user",) if kind == "device" else (),
+        )  # fmt: skip
+        os.close(writer)
+        self.out = open(reader)  # noqa: SIM115 - closed at the end
+        self.listener = self.target.take_listener()
+        self.journal, self.table = Journal.create(16), Progress.create()
+        #: Calls before the last one.
+        self.before = 5 if kind == "rename" else 2
+
+    def monitor(self, point: str) -> list[str]:
+        """What one says that dies at this point; or, where it is to live, until the target has ended."""
+        fds = (self.listener, self.journal.fileno(), self.table.fd)
+        with subprocess.Popen(
+            [sys.executable, "-c", MONITOR, *map(str, fds), str(self.before), point, self.engine],
+            pass_fds=fds, stdout=subprocess.PIPE, text=True,
+        ) as made:  # fmt: skip
+            self.before = 0
+            assert made.stdout is not None
+            try:
+                if point in ("lives", "refuses"):
+                    self.said = self.out.readline().strip()
+                else:
+                    assert made.wait(60) == -9
+            finally:
+                made.kill()
+            return made.stdout.read().split()
+
+    def close(self) -> None:
+        """All goes."""
+        self.target.kill()
+        self.target.close()
+        self.out.close()
+        self.journal.close()
+        self.table.close()
+        os.close(self.listener)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Callable[[str], Stage]]:
+    made: list[Stage] = []
+
+    def go(kind: str) -> Stage:
+        place = tmp_path / "place"
+        place.mkdir(mode=0o777)
+        made.append(Stage(place, "python" if kind == "fifo" else "native", kind))
+        return made[-1]
+
+    yield go
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize(
+    "kind", ["mkdir", "rename", "fifo", pytest.param("device", marks=pytest.mark.root)]
+)
+@pytest.mark.parametrize("points", [["done"], ["noted"], ["asked", "asked", "done"], ["asked"]])
+def test_a_call_is_done_once_wherever_its_monitors_die(
+    stage: Callable[[str], Stage], kind: str, points: list[str]
+) -> None:
+    at = stage(kind)
+    for point in points:
+        said = at.monitor(point)
+        assert said[-2:] == ["decides", "dies"] or sorted(said) == ["decides", "dies", "ready"]
+    last = at.monitor("lives")
+    assert at.said == "[0, 0, 0]"
+    if (
+        kind != "device"
+    ):  # who is not known yet is asked once more before the right is lent: nothing was done by then
+        assert ("decides" in last) is (points[-1] == "asked")
+    assert at.target.wait(30) == 0
+
+
+def test_what_is_done_is_so_whatever_is_decided_now(stage: Callable[[str], Stage]) -> None:
+    at = stage("mkdir")
+    at.monitor("done")
+    assert at.monitor("refuses") == ["ready"] and at.said == "[0, 0, 0]"
+
+
+@pytest.mark.parametrize(
+    ("state", "came"),
+    [
+        (progress.NOTHING_DONE, NOTHING), (progress.MAY_CHANGE, NOTHING), (progress.AT_A_CHANGE, UNKNOWN),
+        (progress.CHANGED, UNKNOWN), (progress.ONE_CHANGE, DONE), (progress.SEVERAL_CHANGES, UNKNOWN),
+    ],
+)  # fmt: skip
+def test_what_an_executor_that_is_gone_said_is_believed(
+    state: int, came: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of one that is not gone, nothing: it may do it yet."""
+    monkeypatch.setattr(progress, "_GRACE", 0.0)
+    table = Progress.create()
+    place = table.take()
+
+    def says(owner: int, serial: int) -> None:
+        table._map[64 * place : 64 * place + 12] = progress._WORDS.pack(owner, state, serial)
+
+    says(7 | progress._OWNER_DIED, 5)
+    assert table.found(place, 5) == came
+    assert table.found(place, 6) == NOTHING  # it never came to it
+    assert table.found(place, 4) == UNKNOWN  # somebody else's was asked since
+    says(7, 5)
+    assert table.found(place, 5) == table.found(place, 6) == UNKNOWN
+    table.close()
+
+
+def test_an_executor_that_is_not_gone_is_waited_for() -> None:
+    """Whoever looks sees what it did in the end."""
+    table = Progress.create()
+    place = table.take()
+    table._map[64 * place : 64 * place + 12] = progress._WORDS.pack(7, progress.AT_A_CHANGE, 1)
+    looked = threading.Event()
+    found: list[int] = []
+    real = table._gone
+
+    def gone(place: int) -> bool:
+        looked.set()
+        return real(place)
+
+    table._gone = gone  # type: ignore[method-assign]
+    thread = threading.Thread(target=lambda: found.append(table.found(place, 1)))
+    thread.start()
+    looked.wait()
+    words = progress._WORDS.pack(7 | progress._OWNER_DIED, progress.ONE_CHANGE, 1)
+    table._map[64 * place + 4 : 64 * place + 12] = words[4:]
+    table._map[64 * place : 64 * place + 4] = words[:4]
+    thread.join()
+    assert found == [DONE]
+    table.close()
+
+
+def test_notes_are_of_one_call_and_of_one_change() -> None:
+    journal = Journal(bytearray(_empty(2)))
+    buffer, at = journal.buffer, notes_at(1)
+
+    def known(id: int, came: int = UNKNOWN) -> int:
+        return progress.read(bytes(buffer[at : at + 32]), id, lambda place, serial: came)
+
+    progress.begins(buffer, at, 9)
+    assert (known(9), known(8)) == (NOTHING, UNKNOWN)
+    progress.asks(buffer, at, 9, (3, 4), (5, 6))
+    assert (known(9), known(9, NOTHING), known(8, NOTHING)) == (UNKNOWN, NOTHING, UNKNOWN)
+    assert NOTES.unpack_from(buffer, at)[2:] == (3, 4, 5, 6)
+    assert known(9, DONE) == UNKNOWN  # both of them
+    progress.asks(buffer, at, 9, (3, 5))
+    assert known(9, DONE) == DONE
+    progress.came(buffer, at, 9, False)
+    assert known(9) == NOTHING
+    progress.begins(buffer, at, 9)
+    assert known(9) == NOTHING
+    progress.asks(buffer, at, 9, (3, 6))
+    progress.came(buffer, at, 9, True)
+    assert known(9) == DONE
+    progress.asks(buffer, at, 9, (3, 7))  # something else is to be done for it
+    assert known(9, NOTHING) == UNKNOWN
+    progress.came(buffer, at, 9, False)
+    assert known(9, NOTHING) == UNKNOWN
+    progress.asks(buffer, at, 10)  # by who says nothing
+    assert known(10, NOTHING) == UNKNOWN
+
+
+def test_a_journal_without_a_table_knows_nothing() -> None:
+    """Whoever wrote down that a call is performed may be of a version that says no more."""
+    journal = Journal(bytearray(_empty(2)))
+    slot, raw = journal.place()
+    assert raw is not None
+    from proctor.kernel.abi import SECCOMP_NOTIF
+
+    raw[:] = SECCOMP_NOTIF.pack(9, 1, 0, 83, 0xC000003E, *[0] * 7)
+    journal.received(slot, 1.0)
+    noted = Notification(9, 1, 83, 0xC000003E, (0,) * 6, 0, 0, slot)
+    journal.performs(noted)
+    journal.progress = Progress.create()
+    assert [each.known for each in journal.pending()] == [UNKNOWN]
+    assert journal.state(slot) == PERFORMING
+    journal.performs(noted)
+    assert [each.known for each in journal.pending()] == [NOTHING]
+    journal.progress.close()
+
+
+def _empty(slots: int) -> bytes:
+    head = HEADER.pack(b"PROCTORJ", 1, SLOT_SIZE, slots, 0)
+    return head + bytes(slots * SLOT_SIZE)
+
+
+def test_places_of_those_that_are_gone_are_used_again() -> None:
+    """But those of an earlier monitor's executors last, which somebody may look at yet."""
+    table = Progress.create()
+    one, two = table.take(), table.take()
+    table.give_back(one)
+    assert len({0, one, two, table.take()}) == 3 and one == table._next - 1
+    after = Progress(os.dup(table.fd))
+    assert after.take() not in (0, one, two)
+    table.close(), after.close()
+
+
+def test_memory_that_is_no_table_is_refused() -> None:
+    fd = os.memfd_create("short", os.MFD_ALLOW_SEALING)
+    with pytest.raises(proctor.ProctorError, match="no table"):
+        Progress(fd)
+    os.close(fd)
