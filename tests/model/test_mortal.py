@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from proctor.kernel import progress
 from proctor.kernel.abi import SECCOMP_NOTIF
 from proctor.kernel.journal import FREE, Journal
 from proctor.kernel.notification import Notification
+from proctor.kernel.progress import DONE, NOTHING
 from proctor.model.kernel.transitions import REPLIED, SENT
 from proctor.model.sim import handlers, keeper, simulate
 from proctor.model.sim.accounts import Asked, Received
 from proctor.model.sim.episode import Episode
-from proctor.supervisor import deciding, leaving, pyengine
+from proctor.supervisor import deciding, leaving, listeners, pyengine
 from proctor.supervisor.deciding import Decider, Left
 from proctor.supervisor.listeners import Listeners
 from proctor.supervisor.pyengine import PyEngine
@@ -197,6 +199,37 @@ def receives_though_it_leaves(patch: Patch) -> None:
     patch.setattr(leaving, "_left", lambda notification: (0, -ENOSYS, 0))
 
 
+# Of those that have performed by executors which outlive monitors
+
+
+def says_not_whom_it_asks(patch: Patch) -> None:
+    patch.setattr(progress, "asks", lambda buffer, at, id, *requests: None)
+
+
+def believes_no_executor(patch: Patch) -> None:
+    patch.setattr(keeper.Executors, "found", lambda self, place, serial: NOTHING)
+
+
+def does_not_say_that_it_is_done(patch: Patch) -> None:
+    real = progress.came
+    patch.setattr(progress, "came", lambda buffer, at, id, done: real(buffer, at, id, False))
+
+
+def says_that_it_is_done_when_it_is_asked(patch: Patch) -> None:
+    real = progress.asks
+
+    def asks(buffer: Any, at: int, id: int, *requests: Any) -> None:
+        real(buffer, at, id, *requests)
+        progress.came(buffer, at, id, True)
+
+    patch.setattr(progress, "asks", asks)
+
+
+def has_performed_what_is_done(patch: Patch) -> None:
+    patch.setattr(listeners, "DONE", NOTHING)
+    patch.setattr(listeners, "NOTHING", DONE)
+
+
 #: A call that nobody answers: it waits for good, or its listener is closed under it, whichever is seen first.
 LOST = ("calls that wait", "was received and its listener closed")
 FAULTS: tuple[tuple[Callable[[Patch], None], tuple[str, ...]], ...] = (
@@ -220,6 +253,24 @@ OF_LEAVING: tuple[tuple[Callable[[Patch], None], tuple[str, ...]], ...] = (
     (receives_though_it_leaves, ("was answered with",)),
 )
 PERFORMED = ("perform", "perform", "perform", "deny")
+#: On machines on which most are so by executors that say what they did.
+OF_EXECUTORS: tuple[tuple[Callable[[Patch], None], tuple[str, ...]], ...] = (
+    (says_not_whom_it_asks, ("performed twice",)),
+    (believes_no_executor, ("performed twice",)),
+    (does_not_say_that_it_is_done, ("performed twice",)),
+    (says_that_it_is_done_when_it_is_asked, ("as done, and was not",)),
+    (has_performed_what_is_done, ("performed twice", "as done, and was not")),
+)
+NOTED = ("note", "note", "note", "deny")
+
+
+@pytest.mark.timeout(300)
+def test_what_executors_did_is_known_to_the_next_monitor(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(handlers, "_TABLE", NOTED)
+    monkeypatch.setattr(handlers, "_PAUSES", 1.0)
+    report = simulate.simulate(3, 400, kind="mortal")
+    assert report.failed is None, report.failed.violation
+    assert report.counts["take over"] > 5
 
 
 @pytest.mark.timeout(300)
@@ -234,7 +285,9 @@ def test_nothing_that_is_performed_is_left_in_the_midst(monkeypatch: Patch) -> N
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("fault", "said", "kinds"),
-    [(*each, handlers._TABLE) for each in FAULTS] + [(*each, PERFORMED) for each in OF_LEAVING],
+    [(*each, handlers._TABLE) for each in FAULTS]
+    + [(*each, PERFORMED) for each in OF_LEAVING]
+    + [(*each, NOTED) for each in OF_EXECUTORS],
     ids=lambda it: getattr(it, "__name__", ""),
 )
 def test_a_fault_is_found(
@@ -243,7 +296,7 @@ def test_a_fault_is_found(
     with pytest.MonkeyPatch.context() as patch:
         fault(patch)
         patch.setattr(handlers, "_TABLE", kinds)
-        if kinds is PERFORMED:
+        if kinds in (PERFORMED, NOTED):
             patch.setattr(handlers, "_PAUSES", 1.0)
         patch.setattr(leaving, "_GRACE", 0.0)  # so that something is interrupted
         runs = (simulate.simulate(seed, 400, kind="mortal") for seed in range(1, 60))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from proctor.call.call import Call
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from proctor.supervisor.ports import Engine, ListenerPort, Lock, World
     from proctor.supervisor.role import Role
 
+#: Seconds that nobody waits: what is done is the answer, whatever deadline there is for such calls.
+_NEVER: Final = 1e6
 CLOSED = "this supervisor is closed; make another one"
 
 
@@ -162,9 +164,9 @@ class Listeners:
                 journal.received(each.slot, received)
             chain = chain_of(handlers, call.name)
             if each.given is not None:  # it has what it asked for, and is to be told
-                chain = (Handler((call.name,), partial(_told, each.given)),)
+                chain = _telling(call, each.given)
             elif each.known == DONE:  # so is what was done, whatever is decided of such calls now
-                chain = (Handler((call.name,), partial(_told, 0)),)
+                chain = _telling(call, 0)
             jobs.append(Job(call, chain, served, received))
         if jobs:
             self._observers.tell(TakenOver(served.container, len(jobs)))
@@ -339,6 +341,11 @@ def _number(listener: ListenerPort) -> int:
             f"{listener!r} is no listener: proctor.Listener(fd) makes one of a descriptor"
         )
     return listener.fileno()
+
+
+def _telling(call: Call, number: int) -> tuple[Handler, ...]:
+    """Whose only handler says that, however late it is."""
+    return (Handler((call.name,), partial(_told, number), deadline=_NEVER),)
 
 
 def _told(number: int, call: Call) -> Verdict:

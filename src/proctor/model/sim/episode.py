@@ -137,7 +137,7 @@ class Episode:
             deadline=settings.deadline,
             on_deadline=deny(ON_DEADLINE),
             close_verdict=deny(AT_CLOSE),
-            performer=handlers.perform,
+            performer=handlers,
             observers=[_Unmoved(), *([outcomes(self._observe)] if settings.observed else [])],
             world=self.world,
         )

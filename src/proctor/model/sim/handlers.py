@@ -26,7 +26,9 @@ from proctor.call.verdict import (
 )
 from proctor.errors import CallGone, CallOver
 from proctor.filter.conditions import Condition
+from proctor.kernel import progress
 from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
+from proctor.kernel.journal import notes_at
 from proctor.model.kernel.linux import EACCES, EBADF, EMFILE, ENOENT, ERESTARTSYS, O_PATH
 from proctor.model.sim.ledger import ON_ERROR
 from proctor.model.sim.schedule import Sleep
@@ -82,6 +84,8 @@ _NEVER: Final = math.inf
 _PAUSES: Final = 0.3
 #: Seconds that a worker is busy at most.
 _LONG: Final = 30.0
+#: Seconds, several of which an executor takes.
+_MOMENT: Final = 0.01
 #: Performed calls whose numbers can be divided by it take no long until they go on, and long then.
 _LATE: Final = 15
 
@@ -101,6 +105,11 @@ class Script(NamedTuple):
     def late(self) -> bool:
         """Whether that is not before something that was awaited is there."""
         return self.kind == "perform" and self.number % _LATE == 0
+
+    @property
+    def noted(self) -> bool:
+        """Whether it is performed by an executor that says what it did: see :class:`~proctor.model.sim.keeper.Executors`."""
+        return self.kind == "note"
 
     def __str__(self) -> str:
         return f"{self.kind} {self.number} after {self.pause:.3f} s"
@@ -144,6 +153,8 @@ def script(
         wires = _ONLY_RUN
     elif kind == "hand over":
         wires = _NO_ROOM
+    elif kind == "note":
+        wires = frozenset(((0, 0, 0),))
     elif kind == "perform":
         wires = (frozenset(((number, 0, 0),)), _DENY[EACCES], _ONLY_ERROR, _ONLY_ERROR)[number % 4]
     else:
@@ -268,7 +279,7 @@ class Handlers:
         if kind == "unsafe":
             call.memory_read = True
             return let_run_unsafe("a simulation's own reason")
-        if kind == "perform":
+        if kind in ("perform", "note"):
             return perform()
         return self._hand_over(kind, number)
 
@@ -293,11 +304,14 @@ class Handlers:
         except CallOver:
             pass
 
-    def perform(self, call: Call, verdict: Perform) -> Verdict | Later:
+    def __call__(self, call: Call, verdict: Perform) -> Verdict | Later:
         """The performer."""
         with self._at_work(call):
             world = self._world
             port: Any = call._listener
+            known = world.ledger.open.get((port.number, call.id))
+            if known is not None and known.asked.script.noted and port.journal is not None:
+                return self._by_executor(call, port, known.asked.script)
             received = world.ledger.performing(port, call.id)
             if received is None:
                 return deny(EACCES)
@@ -307,6 +321,28 @@ class Handlers:
                 return self._later(port, received, world.schedule.now + takes)
             world.schedule.pause(min(plan.pause, _LONG))
             return self._performed(plan)
+
+    def _by_executor(self, call: Call, port: SimListener, plan: Script) -> Verdict:
+        """By a process that outlives the monitor, and says where the next one sees it what it did."""
+        schedule, executors = self._world.schedule, self._world.executors
+        assert executors is not None and port.journal is not None
+        memory, at = port.journal, notes_at(call._notification.slot)
+        place = executors.place()
+        progress.asks(memory, at, call.id, (place, 1))
+        schedule.pause(plan.number % 8 * _MOMENT)
+        executors.send(place, port, call.id)
+        schedule.pause(min(plan.pause, _LONG))
+        done = executors.hear(place)
+        schedule.pause(plan.number % 7 * _MOMENT)
+        progress.came(memory, at, call.id, done)
+        schedule.pause(plan.number % 5 * _MOMENT)
+        return answer(0)
+
+    def is_harmless_again(self, call: Call) -> bool:
+        """What an executor would have said that it did."""
+        port: Any = call._listener
+        received = self._world.ledger.open.get((port.number, call.id))
+        return call.untouched and received is not None and received.asked.script.noted
 
     def _later(self, port: SimListener, received: Received, until: float) -> Later:
         """A descriptor is going to be readable; now and then somebody looks before that.  What is interrupted

@@ -2,7 +2,7 @@
 
 A monitor is killed at any moment: whatever its threads were at stays undone, and of what they had written
 down the next one has exactly what was there.  It has to answer each call that was received and not
-answered, once, and perform none that had begun to be performed.
+answered, once, and perform none that had begun to be performed, unless it is known that nothing was done: :class:`Executors`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from proctor.kernel.journal import HEADER, MAGIC, SLOT_SIZE, VERSION, Journal
+from proctor.kernel.progress import DONE, NOTHING
 from proctor.model.kernel import life
 from proctor.model.kernel.tasks import Task
 
 if TYPE_CHECKING:
     from proctor.kernel.notification import NotificationLike
+    from proctor.model.sim.listener import SimListener
     from proctor.model.sim.targets import Container
     from proctor.model.sim.world import SimWorld
 
@@ -28,6 +30,7 @@ class _Journal(Journal):
 
     def __init__(self, memory: bytearray, world: SimWorld, container: Container) -> None:
         super().__init__(memory)
+        self.progress = world.executors  # type: ignore[assignment]
         self._world = world
         self._container = container
 
@@ -37,11 +40,54 @@ class _Journal(Journal):
         self._world.ledger.puts_back(self._container.port, notification.id)
 
 
+class Executors:
+    """Processes that perform calls and outlive monitors for a moment, and what each of their requests came to: each has one."""
+
+    def __init__(self, world: SimWorld) -> None:
+        self._world = world
+        self._places = 0
+        #: Those that were asked, by place: for which call.
+        self._asked: dict[int, tuple[SimListener, int]] = {}
+        self._done: set[int] = set()
+
+    def place(self) -> int:
+        """One more."""
+        self._places += 1
+        return self._places
+
+    def send(self, place: int, port: SimListener, id: int) -> None:
+        """Ask it to do a call."""
+        self._asked[place] = port, id
+
+    def hear(self, place: int) -> bool:
+        """Whether it has done it."""
+        if place in self._asked:
+            self._do(place)
+        return place in self._done
+
+    def _do(self, place: int) -> None:
+        if self._world.ledger.performing(*self._asked.pop(place)) is not None:
+            self._done.add(place)
+
+    def orphaned(self) -> None:
+        """The monitor dies: some finish what they are at, others are killed before they began."""
+        for place in list(self._asked):
+            if self._world.kernel.random.random() < 0.5:
+                self._do(place)
+            else:
+                del self._asked[place]
+
+    def found(self, place: int, serial: int) -> int:
+        """As :meth:`proctor.kernel.progress.Progress.found`."""
+        return DONE if place in self._done else NOTHING
+
+
 class Keeper:
     """One more process of the machine."""
 
     def __init__(self, world: SimWorld) -> None:
         self._world = world
+        world.executors = Executors(world)
         made = life.fork(world.kernel, world.kernel.init)
         assert isinstance(made, Task)
         made.process.nofile = _LIMIT
@@ -71,6 +117,8 @@ class Keeper:
 
     def freeze(self) -> None:
         """The monitor dies now: what it writes down after this is not what the next one has."""
+        assert self._world.executors is not None
+        self._world.executors.orphaned()
         for container in self._kept:
             assert container.journal is not None
             memory = bytearray(container.journal.buffer)

@@ -48,6 +48,7 @@ class SimListener:
         "dead",
         "detached",
         "given_back",
+        "journal",
         "name",
         "number",
         "served",
@@ -57,6 +58,8 @@ class SimListener:
         self._world = world
         self.number = number
         self.name = name
+        #: As of :class:`proctor.kernel.listener.Listener`.
+        self.journal: memoryview | None = None
         self.closed = False
         #: Its monitor was killed.
         self.dead = False

@@ -32,6 +32,7 @@ from proctor.supervisor.pyengine import PyEngine
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.model.sim.keeper import Executors
     from proctor.supervisor.ports import Engine, Lock, Pulse
 
 #: Listeners a round takes up at once, as in the poller of the real world.
@@ -91,6 +92,8 @@ class SimWorld:
         self._locks: list[SimLock] = []
         #: Since the last wait something was received, or time went by.
         self.moved = False
+        #: Those of machines whose monitors are killed.
+        self.executors: Executors | None = None
         #: Called now and then, to look around.
         self.look: Callable[[], None] = ledger.overdue
         #: When the number of a thread was last given to a new one.
