@@ -209,7 +209,9 @@ def test_each_device_is_made_once_while_monitors_are_killed(
     profile = made.profile("default.toml")
 
     def work() -> None:
-        ended.append(made.run("nodes", profile, "/bin/sh", "-c", NODES % (CALLS // 10)).stdout)
+        ended.append(
+            made.run("nodes", profile, "/bin/sh", "-c", NODES % (CALLS // 10) + "echo end").stdout
+        )
         over.set()
 
     thread = threading.Thread(target=work)
@@ -221,7 +223,11 @@ def test_each_device_is_made_once_while_monitors_are_killed(
         deaths += 1
         running.heard("took over", deaths)
     thread.join()
-    assert ended == [""] and deaths > 1
+    # runc warns where a cgroup is in use for a moment: executors of a monitor that has just died finish what they are at
+    said = [
+        line for line in ended[0].splitlines() if "Failed to remove cgroup (will retry)" not in line
+    ]
+    assert said == ["end"] and deaths > 1
 
 
 @pytest.mark.root
