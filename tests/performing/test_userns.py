@@ -59,6 +59,53 @@ def test_no_more_than_so_many(most: int) -> None:
         families.userns(most=-1)
 
 
+ENTERED = """
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+def tried(call, *args):
+    return errno.errorcode[ctypes.get_errno()] if call(*args) else 0
+def made():
+    back, out = os.pipe()
+    held, hold = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(hold)
+        os.write(out, str(tried(libc.unshare, 0x10000000)).encode())
+        os.read(held, 1)
+        os._exit(0)
+    os.close(held)
+    return child, os.read(back, 16), hold
+child, said, hold = made()
+namespace = os.open(f"/proc/{child}/ns/user", os.O_RDONLY)
+for kind in (0x10000000, 0):
+    entering = os.fork()
+    if not entering:
+        print(tried(libc.setns, namespace, kind), os.readlink("/proc/self/ns/user") == os.readlink(f"/proc/{child}/ns/user"), flush=True)
+        os._exit(0)
+    os.waitpid(entering, 0)
+os.close(hold)
+print(said, made()[1])
+"""
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_those_that_are_entered_are_not_counted(refused: bool) -> None:
+    """setns(2) makes none, and may be refused."""
+    no = proctor.Handler(["setns"], lambda call: proctor.deny(1), label="who is in stays in")
+    done = proctor.run(
+        [sys.executable, "-ISc", ENTERED],
+        [families.userns(most=1), *([no] if refused else [])],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    if "b'EPERM'" in done.stdout:
+        pytest.skip("no user namespaces here")
+    each = "EPERM False\n" if refused else "0 True\n"
+    assert done.stdout == f"{each * 2}b'0' b'ENOSPC'\n", done.stderr
+
+
 @pytest.mark.parametrize("user", [False, True], ids=["root", "user"])
 def test_what_is_counted_is_made_as_natively(user: bool) -> None:
     """Flags of all sorts: what the call says, which namespaces are others then, and with which rights."""

@@ -23,7 +23,7 @@ _SECOND: Final = ("s390", "s390x")
 
 
 class Options(Given):
-    """See docs/families/others.md.
+    """See docs/families/userns.md.
 
     :param most: how many user namespaces a container may make, in all.
     """
