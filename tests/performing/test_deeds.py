@@ -224,7 +224,7 @@ def test_that_it_begins_is_said_before_anything_is_done(stage: Stage) -> None:
     told = short(call, proctor.perform())
     assert said == [(call, False)]
     assert finished(told) == Answer(0)
-    assert isinstance(short.__self__, deeds.DeedWay)  # type: ignore[attr-defined]
+    assert isinstance(short, deeds.DeedWay)
 
 
 @pytest.mark.parametrize("deadline", [None, 1e-6])

@@ -172,6 +172,27 @@ bool put_value(const Request *self, char *packet, uint32_t index, const void *by
     return put;
 }
 
+char *filled(const Request *self, const struct value *values, size_t *size) {
+    Py_ssize_t holes;
+    const struct hole *hole = content(self->holes, sizeof *hole, &holes);
+    char *into = malloc(*size = (size_t)PyBytes_Size(self->packet));
+    if (into != NULL)
+        memcpy(into, PyBytes_AsString(self->packet), *size);
+    for (Py_ssize_t i = 0; into != NULL && i < holes; i++) {
+        const struct value *value = &values[hole[i].index];
+        bool number = value->text == NULL;
+        if (number != (hole[i].number != 0) || value->length > hole[i].size) {
+            free(into);
+            into = NULL;
+        } else if (number) {
+            memcpy(into + hole[i].offset, &value->number, sizeof value->number);
+        } else {
+            memcpy(into + hole[i].offset, value->text, value->length);
+        }
+    }
+    return into;
+}
+
 bool is_error(int64_t result) {
     return result == INT64_MIN || (result < 0 && result >= -4095);
 }

@@ -435,7 +435,7 @@ PyMODINIT_FUNC PyInit__core(void) {
     path_ready();
     PyObject *module = usual_ready() && short_ready() && connect_ready() && books_ready() ? PyModule_Create(&core) : NULL;
     if (module != NULL && (!known_ready(module) || !request_ready(module) || !forms_ready(module)
-                           || !constant_ready(module) || !seen_ready(module)))
+                           || !constant_ready(module) || !seen_ready(module) || !doing_ready(module)))
         Py_CLEAR(module);
     for (size_t i = 0; module != NULL && i < sizeof specs / sizeof *specs; i++) {
         PyTypeObject *type = (PyTypeObject *)PyType_FromSpec(specs[i]);

@@ -72,6 +72,7 @@ void notification_given(PyObject *notification);
 int constant_answers(PyObject *route, int listener, const struct seccomp_notif *raw);
 bool constant_ready(PyObject *module);
 bool seen_ready(PyObject *module);
+bool doing_ready(PyObject *module);
 /* Its slot in the journal is somebody else's to clear. */
 void notification_left(PyObject *notification);
 /* Claim the call that this thread routes, and leave it to another thread to give and answer, if others are there already

@@ -726,6 +726,37 @@ class Seen:
     def __call__(self, notification: Any, /) -> Any:
         """As a route."""
 
+@final
+class Doing:
+    """The route of calls of one number that are all done by one plan of an executor's
+    (:class:`proctor.performing.plans.Sketch`), and nobody is told of it: paths are read, the plan asked, and its errno or 0
+    answered.  What is not plain before somebody was asked is routed by ``fallback``.
+
+    :param share, busy, find, container, listener: as for :class:`Seen`; ``native`` is who is known, by thread; what takes one of
+        those back; what lends who is asked, as for :class:`Short`; what takes that one back (executor, whether it answered); paths,
+        values, zero (two numbers) of a sketch; and by which paths are relative, from the first at bit 0: (request, the step that acts).
+    :param starts: called with the notification before somebody is asked; if it raises, nobody is.
+    :param goes_on: called with (notification, standing, executor, which plan, what was heard) where that is not plain; or
+        (notification, None, None, which plan, errno) where the role was lost.
+    :param counted: called with the errno of a call that was answered; or None.
+    """
+
+    def __init__(
+        self,
+        share: Any,
+        busy: dict[int, Any],
+        fallback: Callable[[Notification], Any],
+        find: Callable[[], Any],
+        container: Any,
+        listener: Any,
+        starts: Callable[[Notification], object],
+        goes_on: Callable[..., object],
+        counted: Callable[[int], object] | None,
+        /,
+    ) -> None: ...
+    def __call__(self, notification: Any, /) -> Any:
+        """As a route."""
+
 # Calls that are performed, all of a number ----------------------------------------------------
 @final
 class Performed:

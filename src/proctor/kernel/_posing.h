@@ -32,6 +32,14 @@ enum { DONE = 0, CLOSED = 5 };
 enum { TICK = 4000 };
 
 extern PyTypeObject *request_type;
+
+struct value { /* what is put into a hole: a number, or bytes */
+    uint64_t number;
+    const char *text; /* NULL: a number */
+    size_t length;
+};
+/* A request's packet with its values, malloced; NULL without memory, or if one has no room.  Without the GIL. */
+char *filled(const Request *self, const struct value *values, size_t *size);
 /* Whether there is room for the answer; that is the asker's to free if it is not `here`. */
 bool make_room(const Request *self, struct asked *asked);
 /* Without the GIL: put the value of this index (a number has eight bytes) into a copy of its packet: false if it has no room. */

@@ -118,16 +118,15 @@ static bool is_found(Seen *self) {
     return good;
 }
 
-/* Take who is known by that number, in this container. */
-static bool take_known(const Seen *self, PyObject *tid, struct caller *caller) {
-    PyObject *standing = PyDict_GetItemWithError(self->standings, tid), *known = NULL, *key = NULL, *whose = NULL;
+bool take_known(PyObject *standings, PyObject *container, PyObject *tid, struct caller *caller) {
+    PyObject *standing = PyDict_GetItemWithError(standings, tid), *known = NULL, *key = NULL, *whose = NULL;
     if (standing == NULL)
         return false;
     caller->standing = Py_NewRef(standing);
     bool good = (known = PyObject_GetAttr(standing, names[KNOWN])) != NULL && known != Py_None
                 && (caller->known = known_from(known)) != NULL && (caller->kept = PyObject_GetAttr(standing, names[KEPT])) != NULL
                 && PyTuple_Size(caller->kept) == FIELDS && (key = PyTuple_GetItem(caller->kept, KEY)) != NULL
-                && (whose = PyObject_GetAttr(key, names[CONTAINER])) == self->container && PyDict_DelItem(self->standings, tid) == 0;
+                && (whose = PyObject_GetAttr(key, names[CONTAINER])) == container && PyDict_DelItem(standings, tid) == 0;
     Py_XDECREF(whose), Py_XDECREF(known); /* its container and its standing have them */
     if (!good)
         let_go_of_caller(caller);
@@ -140,7 +139,7 @@ static bool answered(Seen *self, const struct seccomp_notif *raw) {
     struct caller caller = {0};
     struct recalled was;
     int said = LEFT, left = -1;
-    if (tid != NULL && take_known(self, tid, &caller)) {
+    if (tid != NULL && take_known(self->standings, self->container, tid, &caller)) {
         const uint32_t *kinds = (const void *)PyBytes_AsString(self->kinds); /* bytes objects are aligned */
         size_t count = (size_t)PyBytes_Size(self->kinds) / sizeof *kinds;
         bool goes = !self->recalls || (is_open(self->port, self->listener) && recall(caller.standing, &held, &was));

@@ -129,6 +129,10 @@ class Engine:
         """What makes routes for calls that are all performed: for listeners that are the kernel's."""
         return _core.Performed if type(listener) is Listener else None
 
+    def doing(self, listener: int | HasFileno) -> type[_core.Doing] | None:
+        """The same for calls that are done by one plan."""
+        return _core.Doing if type(listener) is Listener else None
+
     def adopt(self, listener: int | HasFileno, journal: Journal) -> list[Pending]:
         """What a monitor that died had received from the listener and not answered, the oldest first:
         whoever calls this answers it.  To be called before :meth:`add`, with the same journal.

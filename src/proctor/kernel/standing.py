@@ -194,6 +194,11 @@ class Standing:
         caps, rest = text.index(b"\nCapInh:"), text.index(b"\nSeccomp:")
         return text[uid:size] + text[groups:numbers] + text[caps:rest]
 
+    def renew(self) -> None:
+        """Read anew what was read of it for an earlier call, if that was taken on by the core."""
+        self._text = b""
+        self.unchanged()
+
     def unchanged(self, *, groups: bool = True, ours: bytes = b"") -> bool:
         """Whether the thread is who it was, where it was.  Its notification is to be checked after
         it was made, and this asked after that: it says whose thread this is.

@@ -10,7 +10,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from proctor.call.verdict import answer, deny
 from proctor.performing import registry
+from proctor.performing.plans import Deed
 from proctor.performing.trouble import Ended
 from proctor.performing.ways import PlannedWay, late
 
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
+    from proctor.performing.callers import Known
     from proctor.performing.performers import Performers
-    from proctor.performing.plans import Deed, DeedOf, Plan
+    from proctor.performing.plans import DeedOf, Plan, Sketch
     from proctor.performing.processes import Executor
     from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
 class DeedWay(PlannedWay):
     """That of one call's family.
 
-    :param deed: what calls of the name are, where :meth:`deed` is not another one."""
+    :param deed: what calls of the name are, where :meth:`deed` is not another one.
+    :param sketch: the same, as the core does it."""
 
     def __init__(
         self,
@@ -38,9 +42,73 @@ class DeedWay(PlannedWay):
         family: Any,
         deed: DeedOf | None,
         begins: Callable[[Call], object] | None,
+        sketch: Sketch | None = None,
     ) -> None:
         super().__init__(performers, family, begins)
         self._deed = deed
+        #: For the core: see :class:`proctor.kernel._core.Doing`.
+        self.native: tuple[Any, ...] | None = None
+        self._plans: list[Plan] = []
+        if sketch is not None:
+            ways = range(1 << len(sketch.paths))
+            self._plans = [
+                sketch.plan(tuple([bool(way >> each & 1) for each in range(len(sketch.paths))]))
+                for way in ways
+            ]
+            self.native = (
+                performers.standings.known, performers.standings.give_back, self._lent, self._released,
+                sketch.paths, sketch.values, *sketch.zero,
+                tuple([(plan.request.native, plan.made.step) for plan in self._plans]),
+            )  # fmt: skip
+
+    def __call__(self, call: Call, wish: Perform) -> Verdict | Later | None:
+        return self.go(call, wish)
+
+    def _lent(self, known: Known) -> tuple[Executor, int, int, int] | None:
+        executor = self._lend(known)
+        return None if executor is None else (executor, *executor.at_hand)
+
+    def _released(self, executor: Executor, answered: int) -> None:
+        if answered:
+            executor.came(True)
+            executor.holds = False
+        self._performers.executors.release(executor)
+
+    def goes_on(
+        self,
+        call: Call,
+        wish: Perform,
+        standing: Standing | None,
+        executor: Executor,
+        which: int,
+        found: Any,
+    ) -> Verdict | Later:
+        """Go on from what an executor has said to the core.
+
+        :param standing: None if all is known.
+        :param which: of the plans.
+        :param found: as :meth:`_core.Request.ask` returns it; the errno that it was not asked with; or that of the call."""
+        performers, plan = self._performers, self._plans[which]
+        if standing is None:
+            return deny(found) if found else answer(0)
+        try:
+            reply = executor.told(found)
+        except BaseException as failed:
+            performers.executors.discard(executor)
+            performers.standings.give_back(standing)
+            if isinstance(failed, Ended):  # and saw nothing of it
+                return performers(call, wish)
+            return performers.translate(call, failed)
+        if reply is None:
+            standing.renew()
+            rest = partial(_rest, executor, plan, Deed(lambda _: plan, (), ()))
+            return self._later(call, wish, standing, (executor, None, None), rest)
+        performers.executors.release(executor)
+        failed_with = plan.errno(reply)
+        performers.standings.give_back(standing)
+        if failed_with is None:
+            return performers(call, wish)
+        return deny(failed_with) if failed_with else answer(0)
 
     def deed(self, call: Call, wish: Perform, standing: Standing) -> Deed | None:
         """What the call is; None if it is nothing ordinary."""

@@ -223,7 +223,8 @@ class Performers:
         if name in getattr(family, "DEEDS", ()):
             from proctor.performing.deeds import DeedWay
 
-            return DeedWay(self, family, family.DEEDS[name], begins).go
+            sketch = getattr(family, "SKETCHES", {}).get(name)
+            return DeedWay(self, family, family.DEEDS[name], begins, sketch)
         if name in getattr(family, "SEEN", ()):
             from proctor.performing.seen import SeenWay
 

@@ -150,5 +150,21 @@ class Deed(NamedTuple):
         return _DONE if self.told is None else self.told(call, reply)
 
 
+#: How a sketch has a number: itself; a register, of which these bits count; the caller's umask.
+CONSTANT, REGISTER, UMASK = range(3)
+
+
+class Sketch(NamedTuple):
+    """Calls of one name, as the core does them (:class:`proctor.kernel._core.Doing`): as the :class:`Deed` of each."""
+
+    plan: Callable[[tuple[bool, ...]], Plan]
+    #: Registers of each: the directory where it starts (-1: the working directory), and its address.
+    paths: tuple[tuple[int, int], ...]
+    #: Of each hole before the paths: how, a register, itself or bits.
+    values: tuple[tuple[int, int, int], ...]
+    #: A register that is to be 0, but for these bits; -1: none.
+    zero: tuple[int, int] = (-1, 0)
+
+
 #: What a call is as a deed; None if it is none.
 DeedOf = Callable[["Call"], "Deed | None"]

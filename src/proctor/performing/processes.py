@@ -267,6 +267,12 @@ class Executor(Worker):
             self.came(False)
         return None
 
+    def told(self, heard: tuple[Any, ...] | int) -> Reply | None:
+        """As :meth:`ask`, of what the core has asked it: what that has heard, or the errno that it could not ask with."""
+        if isinstance(heard, int):
+            raise self._unsent(OSError(heard, os.strerror(heard))) from None
+        return self._answered(heard)
+
     def came(self, in_time: bool) -> None:
         """Whether its answer came in time."""
         self.pace.came(in_time)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from threading import Condition
 
     from proctor.call.call import Call
+    from proctor.kernel.notification import NotificationLike
     from proctor.observe.observers import Observers
     from proctor.supervisor.jobs import Begun, Served
     from proctor.supervisor.ports import Below, Engine, Lock, Seeker, World
@@ -317,15 +318,25 @@ class Decider(Turns):
 
     def _begins(self, job: Job) -> None:
         """It is performed from now on: whoever comes after us must not have that done again."""
-        self._begin(job.call, job.served.journal)
+        self._begin(job.call._notification, job.served.journal)
 
-    def _begin(self, call: Call, journal: Begun | None) -> None:
+    def starts(self, served: Served) -> Callable[[NotificationLike], None]:
+        """What says that a call of a listener's is performed from now on.
+
+        :raises Left: it is not to be begun any more."""
+
+        def starts(notification: NotificationLike) -> None:
+            self._begin(notification, served.journal)
+
+        return starts
+
+    def _begin(self, notification: NotificationLike, journal: Begun | None) -> None:
         if journal is not None:
-            journal.performs(call._notification)
+            journal.performs(notification)
         # Looked at after that was said: who leaves looks at what was said after it says that it does.
         if self.leaving:
             if journal is not None:
-                journal.left(call._notification)
+                journal.left(notification)
             raise Left
 
     def performs(self, job: Job) -> bool:
@@ -354,7 +365,7 @@ class Decider(Turns):
         ordinary = getattr(self._performer, "ordinary", None)
 
         def begins(call: Call) -> None:
-            self._begin(call, served.journal)
+            self._begin(call._notification, served.journal)
 
         way = ordinary and ordinary(name, None if told else served.listener, begins)
         if way is None or not told or served.journal is None:

@@ -248,6 +248,10 @@ class Engine(Protocol):
         such thing."""
         ...
 
+    def doing(self, listener: ListenerPort) -> Callable[..., Any] | None:
+        """The same for calls that are done by one plan (``_core.Doing``)."""
+        ...
+
     def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:
         """What a monitor that died had received from the listener and not answered, the oldest first;
         slots of calls for whose answer nobody waits any more are freed.  Whoever calls this answers

@@ -122,6 +122,9 @@ class PyEngine:
     def performed(self, listener: ListenerPort) -> None:
         """Nor here."""
 
+    def doing(self, listener: ListenerPort) -> None:
+        """Nor here."""
+
     def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         if listener.fileno() in self._served:

@@ -41,6 +41,10 @@ _MOST: Final = 4096
 _SEEN: Final = {
     **dict.fromkeys(("fsync", "fdatasync", "syncfs"), ("EBADF", False)), "sysinfo": ("EFAULT", True),
 }  # fmt: skip
+#: Those that it has done by one plan (:class:`proctor.kernel._core.Doing`).
+_DOING: Final = (
+    "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2",
+)  # fmt: skip
 
 
 def chain_of(handlers: Iterable[Handler], name: str | None) -> tuple[Handler, ...]:
@@ -305,6 +309,7 @@ class Routes:
             return (
                 usual.route
                 or self._seen(handler, first, name, ordinary, short)
+                or self._doing(handler, first, name, ordinary, short, performed)
                 or self._performed(handler, first, name, ordinary, short, performed)
                 or short
             )
@@ -365,6 +370,48 @@ class Routes:
             recalls,
             *cells,
         )
+        return way
+
+    def _doing(
+        self,
+        handler: Handler,
+        first: NotificationLike,
+        name: str,
+        ordinary: Any,
+        short: Route,
+        performed: Callable[[Call, Perform, Any, float], None],
+    ) -> Route | None:
+        """The way of calls that are all done by one plan, where nobody is told of it, and no later monitor is to know how far it is
+        (:mod:`proctor.performing.noting`)."""
+        served, counters = self._served, self._decider.observers.counters
+        made = self._engine.doing(served.listener)
+        watching = self._decider.observers.watching
+        if name not in _DOING or made is None or ordinary is None or watching:
+            return None
+        if served.journal is not None:
+            return None
+        call = Call(first, served.listener, container=served.container)
+        wish = None if handler.constant is None else handler.constant(call)
+        if not isinstance(wish, Perform) or wish.allow is not None or wish.options is not None:
+            return None
+        find, wanted = getattr(ordinary, "found", lambda: ordinary), wish
+
+        def goes_on(notification: NotificationLike, *found: Any) -> None:
+            call = Call(notification, served.listener, container=served.container)
+            try:
+                said: Any = find().goes_on(call, wanted, *found)
+            except BaseException as raised:
+                said = raised
+            performed(call, wanted, said, self._world.clock())
+
+        def counted(failed: int) -> None:
+            kind = f"perform {kind_of(Deny(failed))[5:]}" if failed else "perform"
+            counters.cell(served.container, name, kind)[0] += 1  # type: ignore[union-attr]
+
+        way: Route = made(
+            served.share, served.busy, short, find, served.container, served.listener,
+            self._decider.starts(served), goes_on, None if counters is None else counted,
+        )  # fmt: skip
         return way
 
     def _performed(

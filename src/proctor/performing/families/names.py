@@ -18,8 +18,19 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
+from proctor.errors import MemoryUnreadable
 from proctor.performing import filestat, pinning, pins
-from proctor.performing.plans import ROOM, Deed, Plan, Planning, Way
+from proctor.performing.plans import (
+    CONSTANT,
+    REGISTER,
+    ROOM,
+    UMASK,
+    Deed,
+    Plan,
+    Planning,
+    Sketch,
+    Way,
+)
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
@@ -218,18 +229,27 @@ def _new_directory(call: Call, at: int) -> Deed | None:
 
 
 def _gone(call: Call, at: int, removes: int) -> Deed | None:
-    path, registers = call.path, call.registers
+    registers = call.registers
     flags = registers[2] & 0xFFFFFFFF if at else removes
-    if not path or flags & ~_REMOVEDIR:
+    if flags & ~_REMOVEDIR:  # which the kernel says before it looks at any path
+        return None
+    path = call.path
+    if not path:
         return None
     where = _at(path, pins.signed(registers[0]) if at else pins.AT_FDCWD)
     return Deed(_plans["unlinkat"], (flags,), (where,))
 
 
 def _moved(call: Call, at: int, flagged: int) -> Deed | None:
-    old, registers = call.path, call.registers
-    new = call.path2
-    if not (old and new) or (flagged and registers[4] & 0xFFFFFFFF):
+    registers = call.registers
+    if flagged and registers[4] & 0xFFFFFFFF:
+        return None
+    old = call.path
+    try:
+        new = call.path2
+    except MemoryUnreadable:  # which the kernel says behind what it says of the first one
+        return None
+    if not (old and new):
         return None
     dirfds = [pins.signed(registers[each]) for each in (0, 2)] if at else (pins.AT_FDCWD,) * 2
     return Deed(_plans["renameat2"], (0,), (_at(old, dirfds[0]), _at(new, dirfds[1])))
@@ -277,6 +297,19 @@ DEEDS: Final = {
     "renameat": partial(_moved, at=1, flagged=0), "renameat2": partial(_moved, at=1, flagged=1),
     "symlink": partial(_linked, at=0), "symlinkat": partial(_linked, at=1),
 }  # fmt: skip
+#: The same for the core.
+SKETCHES: Final = {
+    "mkdir": Sketch(_plans["mkdirat"], ((-1, 0),), ((UMASK, 0, 0), (REGISTER, 1, 0xFFFF))),
+    "mkdirat": Sketch(_plans["mkdirat"], ((0, 1),), ((UMASK, 0, 0), (REGISTER, 2, 0xFFFF))),
+    "rmdir": Sketch(_plans["unlinkat"], ((-1, 0),), ((CONSTANT, 0, _REMOVEDIR),)),
+    "unlink": Sketch(_plans["unlinkat"], ((-1, 0),), ((CONSTANT, 0, 0),)),
+    "unlinkat": Sketch(
+        _plans["unlinkat"], ((0, 1),), ((REGISTER, 2, _REMOVEDIR),), (2, _REMOVEDIR)
+    ),
+    "rename": Sketch(_plans["renameat2"], ((-1, 0), (-1, 1)), ((CONSTANT, 0, 0),)),
+    "renameat": Sketch(_plans["renameat2"], ((0, 1), (2, 3)), ((CONSTANT, 0, 0),)),
+    "renameat2": Sketch(_plans["renameat2"], ((0, 1), (2, 3)), ((CONSTANT, 0, 0),), (4, 0)),
+}
 
 
 # Requests ---------------------------------------------------------------------------------------
