@@ -26,7 +26,7 @@ from tools.kernels.cpio import Entry
 
 #: Debian packages whose files, and those of what they depend on, the tests use.
 PACKAGES = (
-    "bash", "busybox-static", "coreutils", "dash", "findutils", "gcc", "grep", "kmod", "libc-bin",
+    "bash", "busybox-static", "coreutils", "dash", "e2fsprogs", "findutils", "gcc", "grep", "kmod", "libc-bin",
     "libc6-dev", "mount", "ncurses-base", "procps", "sed", "strace", "tar", "util-linux",
 )  # fmt: skip
 #: Dependencies that no test needs.

@@ -23,6 +23,7 @@ mount -t cgroup2 cgroup /sys/fs/cgroup 2>/dev/null
 busybox ip link set lo up
 busybox stty -F "$REPORTS" raw -echo 2>/dev/null # of the kernel's command line
 busybox hostname machine
+modprobe -a loop fuse overlay 2>/dev/null # others are asked for by the kernel
 cd /proctor
 "$(cat /python)" /proctor/tools/kernels/inside.py /run.json
 busybox poweroff -f

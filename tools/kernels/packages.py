@@ -27,7 +27,10 @@ from typing import NamedTuple
 from tools.kernels.architectures import AMD64, Architecture
 
 #: Modules that tests load; kept with those that they depend on.
-MODULES = ("8021q", "dummy", "kvm_intel", "nfsv3", "vrf")
+MODULES = (
+    "8021q", "btrfs", "crc32c_generic", "dummy", "erofs", "ext4", "fuse", "kvm_intel", "loop", "nfsv3", "overlay", "squashfs", "vrf",
+    "xfs",
+)  # fmt: skip
 
 
 class NotThere(Exception):
