@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proctor.words import c_string, did_you_mean, escaped, one_of, printable, quoted
+from proctor.words import c_string, did_you_mean, escaped, one_of, printable, quoted, toml
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,12 @@ def test_what_is_quoted_is_one_printable_line_of_toml(text: str) -> None:
     shown = quoted(text)
     assert shown.isprintable()
     assert tomllib.loads(f"key = {shown}") == {"key": text}
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",))))
+def test_keys_are_those_of_toml(text: str) -> None:
+    assert tomllib.loads(f"a = {toml({text: 1})}") == {"a": {text: 1}}
+    assert tomllib.loads(f"a = {toml({'ä': 1})}") == {"a": {"ä": 1}}
 
 
 @given(st.text())

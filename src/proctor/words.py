@@ -85,7 +85,7 @@ def toml(value: object) -> str:
     if isinstance(value, int):
         return f"0o{value:03o}" if isinstance(value, Octal) else str(value)
     if isinstance(value, Mapping):
-        keys = {key: key if key.isidentifier() else quoted(key) for key in value}
+        keys = {key: key if _bare(key) else quoted(key) for key in value}
         return f"{{ {', '.join(f'{keys[key]} = {toml(each)}' for key, each in value.items())} }}"
     assert isinstance(value, Iterable)
     return f"[{', '.join(map(toml, value))}]"
@@ -137,5 +137,7 @@ def c_string(data: bytes, limit: int = 1024) -> str:
     return f'"{text}"...' if len(data) > limit else f'"{text}"'
 
 
+#: Keys that TOML has without quotes.
+_bare: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*").fullmatch
 _plain: Final = re.compile(rb"[ !#-\[\]-~]*").fullmatch
 _ESCAPES: Final = {0x09: "\\t", 0x0A: "\\n", 0x0B: "\\v", 0x0C: "\\f", 0x0D: "\\r"}

@@ -193,6 +193,8 @@ def test_what_is_needed_is_what_was_asked_for() -> None:
         (("quotactl", 0x80000700, b"/dev/x", 0, 0), {}),
         (("write", 1, b"x", 1), None),
         (("getxattr", b"/x", b"user.x", 0, 0), {}),
+        (("setxattr", b"/x", b"trusted.*", b"", 0, 0), {}),  # no pattern, but a rule would take it for one
+        (("setxattr", b"/x", b"trusted.a*b", b"", 0, 0), {}),
         (("mount", 0, 0, 0, 0, 0), {}),
         (("mount", 1, 1, 1, 0, 0), {}),
         (("init_module", 1, 1 << 30, b""), {}),
