@@ -120,6 +120,48 @@ def test_a_caller_dies_while_its_handler_works(
         slow.release.set()
 
 
+LIVES = """
+import ctypes, signal, struct
+libc = ctypes.CDLL(None, use_errno=True)
+libc.signal.argtypes = ctypes.c_int, ctypes.c_void_p
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def ignores(number):
+    libc.signal(signal.SIGTERM, 1)
+action = struct.pack("P128siP", ctypes.cast(ignores, ctypes.c_void_p).value, b"\\xff" * 128, 0, 0)
+assert not libc.sigaction(int(signal.SIGUSR1), action, None)
+print(libc.getpgid(0), ctypes.get_errno())
+"""
+
+
+def test_who_lives_on_makes_the_call_again(make_world: Callable[..., KernelWorld]) -> None:
+    """Another signal's handler runs first, with the deadly one masked, and has it ignored."""
+    looked, asked = threading.Event(), []
+    killably: list[bool | None] = []
+
+    def handle(call: proctor.Call) -> proctor.Verdict:
+        asked.append(call.tid)
+        if len(asked) == 1:
+            killably.append(waits_killably(call._listener.fileno(), call.id, call.tid))  # type: ignore[attr-defined]
+            os.kill(call.tid, signal.SIGUSR1)
+            os.kill(call.tid, signal.SIGTERM)
+            assert not killably[0] or looked.wait(30 * SLOWNESS)
+        return proctor.answer(5)
+
+    def observe(outcome: proctor.Outcome) -> None:
+        if outcome.decided_by == "gone":
+            looked.set()
+
+    handlers = [proctor.Handler(["getpgid"], handle)]
+    with proctor.spawn(
+        [sys.executable, "-S", "-c", LIVES], handlers, stdout=-1, world=make_world(),
+        observers=[proctor.outcomes(observe)],
+    ) as process:  # fmt: skip
+        out, _ = process.communicate(timeout=30 * SLOWNESS)
+        if not killably[0]:
+            pytest.skip("no WAIT_KILLABLE_RECV here (Linux 5.19)")
+        assert (process.returncode, out, len(asked)) == (0, b"5 0\n", 2)
+
+
 @pytest.mark.parametrize("callers", [1, 2])
 def test_it_dies_of_what_is_sent_to_its_process(
     slow: Slow, callers: int, make_world: Callable[..., KernelWorld]

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 #: Performs a call: (call, the Perform verdict) → what to answer, or that it takes a while.
 Performer = Callable[["Call", Perform], "Verdict | Later"]
 
-_INTERRUPTED: Final = deny(errno.EINTR)
+#: ERESTARTNOINTR (linux/errno.h): who lives on after all, since a handler that ran first masked what it was to die of, makes the
+#: call again and never sees it interrupted.
+_INTERRUPTED: Final = deny(513)
 _BEGUN: Final = "an earlier monitor had begun to perform it, and died"
 #: What performing says that was interrupted (linux/errno.h): nothing is done, and the call is made again.
 _ERESTARTSYS: Final = 512

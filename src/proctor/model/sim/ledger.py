@@ -14,7 +14,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
 from proctor.kernel.abi import SECCOMP_USER_NOTIF_FLAG_CONTINUE
-from proctor.model.kernel.linux import EINTR, ENOSYS, EPERM
+from proctor.model.kernel.linux import EINTR, ENOSYS, EPERM, ERESTARTNOINTR
 from proctor.model.kernel.signals import ends
 from proctor.model.sim.accounts import Asked, Event, Lane, Received
 from proctor.supervisor.share import LONGEST
@@ -281,7 +281,7 @@ class Ledger:
             pass  # nobody knows how far that came
         elif answer == (0, 0, 0) and asked.script.noted and not received.begun:
             self.broken(f"call {asked.serial} was answered as done, and was not")
-        elif answer == (0, -EINTR, 0) and ends(received.knotif.task):
+        elif answer == (0, -ERESTARTNOINTR, 0) and ends(received.knotif.task):
             pass  # whatever it is, its program does not see it
         elif isinstance(answer, tuple) and answer not in asked.wires:
             # before ADDFD knew how to answer, the number of a descriptor was sent by itself
