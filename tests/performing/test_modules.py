@@ -197,7 +197,10 @@ def test_errors_are_the_hosts(performers: Performers, host: Path, tmp_path: Path
 
 def test_parameters_are_on_a_list_too(performers: Performers, host: Path, tmp_path: Path) -> None:
     image = build(tmp_path)
-    for parameters in (b"other=1", b"size=3 other", b'size="a b"', b"--force", b"-C /x"):
+    for parameters in (
+        b"other=1", b"size=3 other", b'size="a b"', b"--force", b"-C /x",
+        b"size=3\xa0other=1", "size=3àother=1".encode(),  # a byte that is a space to the kernel
+    ):  # fmt: skip
         verdict = load(performers, image, ONE, parameters)
         assert isinstance(verdict, Deny) and verdict.errno == errno.EPERM
         assert "parameter" in verdict.reason

@@ -35,6 +35,9 @@ _IGNORE, _COMPRESSED = 1 | 2, 4
 #: O_TRUNC of delete_module(2), whatever is in use: a kernel without CONFIG_MODULE_FORCE_UNLOAD ignores it, too.
 _FORCED: Final = os.O_TRUNC
 _ELF_HEADER: Final = 64
+#: By which the kernel takes parameters apart in other places than here (``next_arg`` of lib/cmdline.c): quotes, and a byte that
+#: is white space there (lib/ctype.c), wherever it stands in a character.
+_SPLITTING: Final = b'"', b"\xa0"
 #: What the host loads modules with.
 MODPROBE: Final = "modprobe"
 #: Seconds that loading may take.
@@ -122,12 +125,14 @@ def _load(task: Task, options: Options) -> Work:
         )
     if os.path.exists(f"{LOADED}/{name}"):  # before its parameters are looked at
         return deny(errno.EEXIST)
-    text = call.args["param_values"].decode("utf-8", "surrogateescape")
+    given = call.args["param_values"]
+    text = given.decode("utf-8", "surrogateescape")
     parameters = text.split()
-    refused = ('"' in text and text) or options.refused(name, parameters)
+    odd = any(each in given for each in _SPLITTING)
+    refused = (odd and text) or options.refused(name, parameters)
     if refused:
-        allowed = would(parameters=[f"{name}.{refused.partition('=')[0]}"])
-        why = f"the module {name} may not be given the parameter {refused!r} {allowed}"
+        allowed = "" if odd else " " + would(parameters=[f"{name}.{refused.partition('=')[0]}"])
+        why = f"the module {name} may not be given the parameter {refused!r}{allowed}"
         return deny(errno.EPERM, why)
     failed, said = yield from _modprobe(task, name, parameters)
     return deny(failed, f"modprobe {name}: {said}") if failed else answer(0)
