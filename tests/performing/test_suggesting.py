@@ -188,6 +188,7 @@ def test_what_is_needed_is_what_was_asked_for() -> None:
         (("mount", b"/x", b"/m", b"xfs", 4096, 0), {}),
         (("mount", b"a:/b", b"/m", b"nfs4", 0, b"addr=1.2.3.4"), {"remote": {"a:/b": {"type": "nfs4", "options": "addr=1.2.3.4"}}}),
         (("delete_module", b"dummy", 0), {"modules": ["dummy"], "unload": True}),
+        (("delete_module", b"a b", 0), {}),  # which no rule can say
         (("perf_event_open", event, 0, -1, -1, 0), {"events": ["task-clock"]}),
         (("quotactl", 0x80000800, b"/dev/x", 0, 0), {"commands": ["Q_SETQUOTA"]}),
         (("quotactl", 0x80000700, b"/dev/x", 0, 0), {}),

@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.errors import CallGone, ProctorError
-from proctor.performing.registry import family
+from proctor.performing.registry import family, options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,9 @@ def needed(call: Call) -> dict[str, Any] | None:
         return None
     found = _BY.get(kind)
     try:
-        return {} if found is None else found(call)
+        needs = {} if found is None else found(call)
+        options([call.name], needs)  # or no policy would be read with them in it
+        return needs
     except CallGone:
         raise
     except (OSError, ProctorError, ValueError, struct.error):
