@@ -154,9 +154,13 @@ def test_a_service_that_is_killed_or_restarted_loses_no_call(manager: Manager) -
     command = (sys.executable, "-c", CALLS)
     with hand_over(str(manager.place / "oci.sock"), "storm", *command) as target:
         eventually(lambda: sum(name.startswith("listener ") for name in manager.store) == 3)
+        progress = os.fstat(manager.store["progress@0"]).st_ino
         for number, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 0)):
             assert manager.end(number) == status
             manager.start()
+        # and nothing is let go that the next one needs
+        assert not [name for name, _ in manager.let_go if not name.startswith("policies ")]
+        assert os.fstat(manager.store["progress@0"]).st_ino == progress
         assert target.wait(100) == 0
     eventually(lambda: not any(name.startswith("listener ") for name in manager.store))
     assert any(name.startswith("socket ") for name in manager.store)

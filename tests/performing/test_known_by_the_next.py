@@ -208,6 +208,19 @@ def test_what_an_executor_that_is_gone_said_is_believed(
     table.close()
 
 
+def test_another_table_knows_nothing() -> None:
+    """One that was not kept says nothing of what was asked of executors by it."""
+    table, other = Progress.create(), Progress.create()
+    place = table.take()
+    asked = table.next(place)
+    assert other.found(place, asked) == UNKNOWN
+    assert other.take() == place and other.next(place) != asked
+    assert other.found(place, other.next(place)) == UNKNOWN  # nobody is there yet
+    other._map[64 * place : 64 * place + 4] = progress._WORDS.pack(progress._OWNER_DIED, 0, 0)[:4]
+    assert other.found(place, asked) == UNKNOWN
+    table.close(), other.close()
+
+
 def test_an_executor_that_is_not_gone_is_waited_for() -> None:
     """Whoever looks sees what it did in the end."""
     table = Progress.create()

@@ -78,7 +78,8 @@ class Progress:
             raise
 
     def take(self) -> int:
-        """A place whose last owner is gone; 0 if there is none."""
+        """A place whose last owner is gone; 0 if there is none.  One that had none begins to count anywhere: what is said of it
+        is of this table, and of no other one that a monitor had."""
         with self._lock:
             for _ in range(len(self._free)):
                 place = self._free.popleft()
@@ -89,6 +90,10 @@ class Progress:
                 place = self._next % (PLACES - 1) + 1
                 self._next, self._left = place, self._left - 1
                 _NEXT.pack_into(self._map, 0, place)
+                owner, state, _ = self._at(place)
+                if not owner:
+                    number = int.from_bytes(os.urandom(4), "little")
+                    _WORDS.pack_into(self._map, place * PLACE, 0, state, number)
                 if self._gone(place):
                     return place
         return 0
@@ -123,7 +128,9 @@ class Progress:
             if time.monotonic() >= self._until:
                 return UNKNOWN
             time.sleep(_LOOK)
-        _, state, seen = self._at(place)
+        owner, state, seen = self._at(place)
+        if not owner:
+            return UNKNOWN  # nobody was asked for a call before he had answered: the table is another one
         if seen == (serial - 1) & 0xFFFFFFFF:
             return NOTHING  # it never came to it
         if seen != serial:
