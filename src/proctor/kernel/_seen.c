@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 enum { HELD = 11 };
-enum { KNOWN, KEPT, CONTAINER, NATIVE, RECALLED, CGROUP, NAMES };
+enum { NATIVE, RECALLED, CGROUP, NAMES };
 static PyObject *names[NAMES];
 
 typedef struct {
@@ -118,28 +118,13 @@ static bool is_found(Seen *self) {
     return good;
 }
 
-bool take_known(PyObject *standings, PyObject *container, PyObject *tid, struct caller *caller) {
-    PyObject *standing = PyDict_GetItemWithError(standings, tid), *known = NULL, *key = NULL, *whose = NULL;
-    if (standing == NULL)
-        return false;
-    caller->standing = Py_NewRef(standing);
-    bool good = (known = PyObject_GetAttr(standing, names[KNOWN])) != NULL && known != Py_None
-                && (caller->known = known_from(known)) != NULL && (caller->kept = PyObject_GetAttr(standing, names[KEPT])) != NULL
-                && PyTuple_Size(caller->kept) == FIELDS && (key = PyTuple_GetItem(caller->kept, KEY)) != NULL
-                && (whose = PyObject_GetAttr(key, names[CONTAINER])) == container && PyDict_DelItem(standings, tid) == 0;
-    Py_XDECREF(whose), Py_XDECREF(known); /* its container and its standing have them */
-    if (!good)
-        let_go_of_caller(caller);
-    return good;
-}
-
 /* Whether it is answered. */
 static bool answered(Seen *self, const struct seccomp_notif *raw) {
     PyObject *tid = PyLong_FromUnsignedLong(raw->pid), *held = NULL;
     struct caller caller = {0};
     struct recalled was;
     int said = LEFT, left = -1;
-    if (tid != NULL && take_known(self->standings, self->container, tid, &caller)) {
+    if (take_known(self->standings, self->container, tid, &caller)) {
         const uint32_t *kinds = (const void *)PyBytes_AsString(self->kinds); /* bytes objects are aligned */
         size_t count = (size_t)PyBytes_Size(self->kinds) / sizeof *kinds;
         bool goes = !self->recalls || (is_open(self->port, self->listener) && recall(caller.standing, &held, &was));
@@ -224,7 +209,7 @@ static PyType_Spec seen_spec = {"proctor.kernel._core.Seen", sizeof(Seen), 0,
                                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC, seen_slots};
 
 bool seen_ready(PyObject *module) {
-    static const char *const texts[NAMES] = {"known", "kept", "container", "native", "recalled", "_cgroup"};
+    static const char *const texts[NAMES] = {"native", "recalled", "_cgroup"};
     PyTypeObject *type = (PyTypeObject *)PyType_FromSpec(&seen_spec);
     bool good = type != NULL && PyModule_AddType(module, type) == 0;
     for (int i = 0; good && i < NAMES; i++)

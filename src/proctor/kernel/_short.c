@@ -60,6 +60,13 @@ bool find_caller(PyObject *standings, PyObject *container, PyObject *tid, struct
     return good;
 }
 
+bool take_known(PyObject *standings, PyObject *container, PyObject *tid, struct caller *caller) {
+    bool good = find_caller(standings, container, tid, caller) && PyDict_DelItem(standings, tid) == 0;
+    if (!good)
+        let_go_of_caller(caller);
+    return good;
+}
+
 /* Take the caller, if it is known, in this container.  Who is `asked` for a rule is so by a longer way, but about what an
  * executor pins for it; and nothing is made but by ourselves, for who is in our cgroups, which what is made is charged to. */
 static bool take(const Short *self, PyObject *container, PyObject *tid, bool asked, uint64_t flags,

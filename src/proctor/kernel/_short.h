@@ -44,9 +44,9 @@ void conclude_turn(const Short *self, struct turn *turn);
 void let_go_of_caller(struct caller *caller);
 /* What is known of a caller in this container, which is not taken out; false if nothing is, or with an exception. */
 bool find_caller(PyObject *standings, PyObject *container, PyObject *tid, struct caller *caller);
-void put_back(const Short *self, PyObject *tid, struct caller *caller);
-/* Take who is known by that number, in this container: whether anybody is. */
+/* The same, taken out. */
 bool take_known(PyObject *standings, PyObject *container, PyObject *tid, struct caller *caller);
+void put_back(const Short *self, PyObject *tid, struct caller *caller);
 /* The same: among those that are known. */
 void give_back_caller(PyObject *standings, PyObject *give_back, PyObject *tid, struct caller *caller);
 const uint32_t *kinds_of(const Short *self, size_t *count);
