@@ -10,6 +10,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from ctypes import CDLL, create_string_buffer
 from typing import Any
 
 import pytest
@@ -76,6 +77,11 @@ def sockets() -> Iterator[list[socket.socket]]:
     yield made
     for each in made:
         each.close()
+
+
+def idle_of(stage: Stage) -> list[int]:
+    """The executors that wait for work."""
+    return [each.pid for each in stage.performers.executors._idle]
 
 
 def counted_out(performers: performing.Performers) -> bool:
@@ -354,6 +360,47 @@ def test_natively_it_finds_what_the_kernel_says(
     assert table["perform"] == whole.count(b"0") - 3 and table["perform ECONNREFUSED"] == 3
     # the first one is of somebody whom nobody knows; of 13 of the other 17 in each turn nothing is found natively
     assert len(steps) <= len(whole) * 2 / 3
+
+
+#: connect and listen of an io_uring; a second time by who is known.
+OF_A_RING = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+ring = libc.syscall(425, 4, ctypes.create_string_buffer(120))
+for _ in range(2):
+    print(libc.connect(ring, b"\\2\\0" + bytes(14), 16), ctypes.get_errno(), libc.listen(ring, 1), ctypes.get_errno())
+    print(libc.connect(ring, ctypes.c_void_p(8), 16), ctypes.get_errno(), libc.connect(ring, None, 129), ctypes.get_errno())
+"""
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [families.connect(), proctor.on("connect")(lambda call: proctor.perform())],
+    ids=["of the core", "of a handler"],
+)
+def test_what_no_executor_can_be_passed_is_no_socket(handler: proctor.Handler) -> None:
+    """SCM_RIGHTS takes no io_uring (Linux 6.7): EINVAL, of which nothing is to be heard here."""
+    program = [PYTHON, "-IS", "-c", OF_A_RING]
+    natively = subprocess.run(program, capture_output=True, check=True).stdout
+    done = proctor.run(program, [handler, families.accept()], capture_output=True, check=True)
+    assert done.stdout == natively
+
+
+def test_what_cannot_be_passed_is_asked_of_nobody(stage: Stage) -> None:
+    """And whoever would have been asked is there for the next one."""
+    ring = CDLL(None).syscall(425, 4, create_string_buffer(120))
+    if ring < 0:
+        pytest.skip("there is no io_uring here")
+    with caller() as one:  # which has it as well
+        stage.one, before = one, stage.one
+        stage.meet()
+        executor = idle_of(stage)
+        call = stage.call(ring, inet(1))
+        assert stage.begun(call) is None
+        assert stage.performers.perform(call) == Deny(errno.ENOTSOCK)
+        assert idle_of(stage) == executor
+        stage.one = before
+    os.close(ring)
 
 
 ONLY_CONNECTS = proctor.Filter(

@@ -274,6 +274,15 @@ void ask(const Request *self, struct asked *asked) {
                              &asked->given);
 }
 
+void ask_on(const Request *self, struct asked *asked, int *fd) {
+    asked->sent[asked->along++] = *fd;
+    ask(self, asked);
+    if (asked->problem == EINVAL) { /* of sendmsg(2): an io_uring is passed to nobody since Linux 6.7 */
+        close(*fd);
+        *fd = -1;
+    }
+}
+
 PyObject *heard(Request *self, struct asked *asked) {
     PyObject *result = NULL;
     if (asked->problem == 0 && asked->length < 0) {

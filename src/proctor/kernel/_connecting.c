@@ -120,10 +120,9 @@ static void connect_it(const Connect *self, struct connecting *one) {
         one->fd = -1;
         return;
     }
-    one->asked.sent[one->asked.along++] = one->fd;
-    ask(request, &one->asked);
+    ask_on(request, &one->asked, &one->fd);
     int result = made(request, &one->asked);
-    if (result > 0)
+    if (one->fd < 0 || result > 0)
         return;
     close(one->fd); /* before: what its caller closes then is closed */
     answer(self->listener, one->raw->id, 0, result, 0); /* gone, or answered, is no error */
@@ -205,9 +204,8 @@ PyObject *connect_routed(PyObject *me, struct routing *call, const struct seccom
     bool plain = may_be_plain(self, raw) && is_open(self->port, self->listener)
                  && are_plain(self, PyTuple_GetItem(call->wish, OPTIONS));
     PyObject *tid = plain ? PyLong_FromUnsignedLong(raw->pid) : NULL, *result = NULL;
-    if (tid != NULL && find_caller(self->standings, call->container, tid, &caller)) {
-        if (PyDict_DelItem(self->standings, tid) == 0)
-            result = connect_for(self, call, tid, &caller, &one);
+    if (take_known(self->standings, call->container, tid, &caller)) {
+        result = connect_for(self, call, tid, &caller, &one);
         let_go_of_caller(&caller);
     }
     Py_XDECREF(tid);

@@ -403,8 +403,7 @@ PyObject *core_act_on(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssi
     Py_BEGIN_ALLOW_THREADS
     fd = taken(caller, number); /* and then it is seen whose that is */
     if (fd >= 0 && begins(caller, look, NULL, 0, listener, id, &asked)) {
-        asked.sent[asked.along++] = fd;
-        ask(request, &asked);
+        ask_on(request, &asked, &fd);
     } else if (fd >= 0) {
         close(fd);
         fd = -1;

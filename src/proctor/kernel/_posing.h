@@ -46,6 +46,9 @@ bool make_room(const Request *self, struct asked *asked);
 bool put_value(const Request *self, char *packet, uint32_t index, const void *bytes, size_t length);
 /* Without the GIL. */
 void ask(const Request *self, struct asked *asked);
+/* The same, with this descriptor behind those that go along: closed, and -1, where it is one that cannot be passed, and nothing was
+ * asked: a longer way says what it is. */
+void ask_on(const Request *self, struct asked *asked, int *fd);
 /* What Request.ask() returns, and room is freed; NULL without an exception if it could not be sent. */
 PyObject *heard(Request *self, struct asked *asked);
 /* The result of a step in an answer, and a part of it (NULL: it has not got it), which is so long. */

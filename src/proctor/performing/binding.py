@@ -171,7 +171,8 @@ def _by_name() -> _Made:
 
 def listen(task: Task) -> Work:
     """Let the caller's socket be connected to."""
-    fd, listening = sockets.take(task, pins.signed(task.call.registers[0])), _listening()
+    number, listening = pins.signed(task.call.registers[0]), _listening()
+    fd = sockets.known(sockets.take(task, number), number).fd
     reply = yield from task.session.ask(listening.request, task.call.registers[1], fds=(fd,))
     reply.close()
     failed = reply.error(listening.made)

@@ -45,9 +45,9 @@ _NATIVE: Final = ARCHITECTURES[native()].audit
 def perform(task: Task, route: Route, fd: int, number: int) -> Work:
     """Connect the caller's socket."""
     address = address_of(task.call)
+    one = sockets.known(fd, number)  # what is none may be what no executor can be passed
     if route.plain and not _of_unix(address):
         return (yield from _own(task.session, fd, address))
-    one = sockets.known(fd, number)
     path = sockets.file_name(one, address)
     if path is not None:
         pin = yield from task.file(path)
