@@ -188,3 +188,44 @@ def test_what_is_performed_goes_the_short_way(
     assert performer.ways[3:] == ["long"] and began == [0, 1, 3]
     supervisor.close()
     await_threads()
+
+
+def test_one_that_stalls_while_it_is_received_has_its_deadline(
+    make_world: Callable[..., Any], ports: list[Port]
+) -> None:
+    """Whoever took over knew of no call yet: it is decided as what was received elsewhere, and answered in time."""
+    receiving, arrives, release = threading.Event(), threading.Event(), threading.Event()
+
+    def decide(call: proctor.Call) -> proctor.Verdict:
+        if call.id == 7:
+            release.wait(60)
+        return proctor.answer(call.id)
+
+    late, other = ports
+    world = make_world()
+    with proctor.Supervisor(world=world, on_deadline=proctor.deny(errno.ETIME)) as supervisor:
+        slow = Container(handlers=[proctor.Handler(["getppid"], decide, deadline=0.3)])
+        serve(supervisor, other, Container(handlers=[proctor.Handler(["getppid"], decide)]))
+
+        def receive() -> Any:
+            supervisor.unwatch(late.reading)
+            (number,) = os.read(late.reading, 1)
+            receiving.set()
+            assert arrives.wait(60)
+            return Notification(number, 1007, GETPPID, X86_64), late, slow, Begun()
+
+        supervisor.submit_from(late.reading, receive)
+        supervisor.start()
+        try:
+            late.ask(7)
+            assert receiving.wait(60)
+            other.ask(1)
+            other.until(lambda: 1 in other.answers)  # by another thread: the first is at it still
+            arrives.set()
+            late.until(lambda: 7 in late.answers)
+            assert late.answers == {7: -errno.ETIME} and not release.is_set()
+        finally:
+            arrives.set()
+            release.set()
+    assert late.answers == {7: -errno.ETIME}
+    await_threads()

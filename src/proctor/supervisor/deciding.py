@@ -89,17 +89,19 @@ class Arrival:
 
     :param receive: gives the call; None where there is none to be decided here."""
 
-    __slots__ = ("_decider", "_receive", "job")
+    __slots__ = ("_decider", "_receive", "job", "lost")
 
     def __init__(self, decider: Decider, receive: Callable[[], Job | None]) -> None:
         self._decider = decider
         self._receive = receive
         self.job: Job | None = None
+        #: Somebody else has the role since before there was a call, of which he does not know.
+        self.lost = False
 
     def __call__(self) -> None:
-        job = self.job = self._receive()
+        job = self._receive()
         if job is not None:
-            self._decider.arrived(job)
+            self._decider.arrived(job, self)
 
 
 class Ending:
@@ -190,10 +192,13 @@ class Decider(Turns):
         if not self._order(job) and self._leave(job):
             self._put(job)
 
-    def arrived(self, job: Job) -> None:
-        """Decide it on the thread that has the role, as one that was received there, unless it may have to wait."""
+    def arrived(self, job: Job, arrival: Arrival) -> None:
+        """Decide it on the thread that has the role, as one that was received there, unless it may have to wait, or that
+        thread has it no longer."""
         share = job.served.share
-        if share.watchful or share.is_slow(job) or job.tid in job.served.busy:
+        with self._lock:
+            arrival.job, lost = job, arrival.lost
+        if lost or share.watchful or share.is_slow(job) or job.tid in job.served.busy:
             self.take_in(job)
         else:
             job.ordinary = True

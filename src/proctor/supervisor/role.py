@@ -246,9 +246,12 @@ class Role:
     # For the thread that takes it over --------------------------------------------------------------
     def overtaken(self, work: object) -> None:
         """The other one stalled in what is no call that an engine routes."""
-        job = work.job if isinstance(work, (Arrival, Turn, Continuation, Ending, Look)) else None
+        known = isinstance(work, (Arrival, Turn, Continuation, Ending, Look))
         with self._lock:
+            job = work.job if known else None  # type: ignore[attr-defined]
             self._note(None, job)
+            if isinstance(work, Arrival):
+                work.lost = job is None
             if isinstance(work, Continuation):
                 work.kept = True
         self._answer_refused(job)
