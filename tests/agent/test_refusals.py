@@ -70,13 +70,13 @@ class Told(Refusals):
         super().__call__(event)
 
 
-def run(script: str, *others: Any) -> Told:
+def run(script: str, *others: Any, policy: str = POLICY) -> Told:
     told = Told()
-    policy = loads(POLICY)
+    loaded = loads(policy)
     done = proctor.run(
         [sys.executable, "-c", script],
-        policy.handlers(),
-        filter=policy.filter(),
+        loaded.handlers(),
+        filter=loaded.filter(),
         observers=[told, *others],
     )
     assert done.returncode == 0
@@ -128,3 +128,60 @@ def test_somebody_else_who_wants_to_know_is_told_of_each() -> None:
     told = run(SCRIPT, observer)
     assert told.outcomes == 1500 + 1250 + 1200 <= len(seen)
     assert sum(each.times for each in told.shown) == told.outcomes
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of calls are x86_64's")
+@pytest.mark.parametrize("rule", ["", 'when = { path = "/tmp/forbidden-*" }'], ids=["all", "path"])
+def test_what_memory_says_is_not_counted_by_registers(rule: str) -> None:
+    """The rule to be added names what was in memory: what else was at the same address is another kind."""
+    policy = f"""
+default = "allow"
+[[rule]]
+name = "no such names"
+calls = ["setxattr"]
+{rule}
+deny = "EROFS"
+report = true
+"""
+    if rule:
+        policy += """
+[[rule]]
+name = "other places"
+calls = ["setxattr"]
+allow = "unsafe: a test's"
+"""
+    script = """
+import ctypes
+syscall = ctypes.CDLL(None).syscall
+path, name = b"/tmp/forbidden-a", ctypes.create_string_buffer(32)
+for word, times in ((b"trusted.often", 12), (b"trusted.once", 1), (b"trusted.often", 8)):
+    name.value = word
+    for _ in range(times):
+        assert syscall(188, path, name, b"", 0, 0) == -1
+"""
+    told = run(script, policy=policy)
+    times = {each.tip.split('names = ["')[1].split('"')[0]: each.times for each in told.shown}
+    assert times == {"trusted.often": 20, "trusted.once": 1}
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of calls are x86_64's")
+def test_what_a_path_says_is_not_counted_by_registers() -> None:
+    policy = """
+default = "allow"
+[[rule]]
+name = "nothing there"
+calls = ["creat"]
+deny = "EROFS"
+report = true
+"""
+    script = """
+import ctypes
+syscall, path = ctypes.CDLL(None).syscall, ctypes.create_string_buffer(32)
+for word, times in ((b"/tmp/forbidden", 12), (b"/dev/loop7", 1)):
+    path.value = word
+    for _ in range(times):
+        assert syscall(85, path, 0o600) == -1
+"""
+    told = run(script, policy=policy)
+    assert sorted(each.times for each in told.shown) == [1, 12]
+    assert ["loops" in each.tip for each in told.shown] == [False, True]

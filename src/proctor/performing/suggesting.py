@@ -47,6 +47,14 @@ def needed(call: Call) -> dict[str, Any] | None:
         return {}  # what cannot be read is no call that succeeds
 
 
+def looks_at(name: str) -> frozenset[str]:
+    """Of which arguments of a call :func:`needed` says more than their registers do: by name, ``*`` for any."""
+    kind = family(name)
+    if kind == "open":
+        return frozenset(("path",))
+    return frozenset(("*",) if kind in _BY and kind not in _BY_REGISTERS else ())
+
+
 def _text(value: bytes | None) -> str:
     """:raises ValueError: it is none."""
     return (value or b"").decode()
@@ -165,3 +173,5 @@ _BY: Final[dict[str, Callable[[Call], dict[str, Any]]]] = {
     "fsflags": _fsflags, "fsmount": _fsmount, "loop": _loop, "modules": _modules, "mount": _mount, "open": _open,
     "perf": _perf, "quota": _quota, "scheduling": _scheduling, "userns": _userns, "xattr": _xattr,
 }  # fmt: skip
+#: Of these the registers say all.
+_BY_REGISTERS: Final = frozenset(("quota", "userns"))

@@ -37,7 +37,8 @@ def explain(policy: Policy, look: Look, decision: Decision) -> Reason:
     when = _smallest(_distinguishing(look, signature, written), signature)
     tip = _tip(policy, look, decision.rule, when)
     change = _change(policy, look, signature, decision.rule)
-    return decision.because.with_tip(tip, change, _takes_all(look, decision.rule, when, signature))
+    instead = _takes_all(look, decision.rule, when, signature)
+    return decision.because.with_tip(tip, change, instead, _looks_at(call.name))
 
 
 def _takes_all(look: Look, rule: Rule | None, when: dict[str, Spec], signature: Signature) -> bool:
@@ -81,6 +82,12 @@ def _performed(look: Look) -> str:
     if options is None:
         return ""
     return f"perform = {toml(options)}" if options else "perform = true"
+
+
+def _looks_at(name: str) -> frozenset[str]:
+    from proctor.performing import SUPPORTED, suggesting
+
+    return suggesting.looks_at(name) if name in SUPPORTED else frozenset()
 
 
 #: Numbers that tell one call from another: what stands in the others is an address, a size, or another

@@ -156,7 +156,7 @@ class Reason(Stated):
     ('no rooms', '[[rule]]\\nname = ...')
     """
 
-    __slots__ = ("change", "rule", "tip")
+    __slots__ = ("change", "looks", "rule", "tip")
 
     #: Name of the rule that decided; empty for the default.
     rule: str
@@ -165,20 +165,36 @@ class Reason(Stated):
     tip: str
     #: The addition to an existing rule that would do as well, as a sentence; empty if there is none.
     change: str
+    #: Arguments of which the tip says more than the call's registers and the rules' patterns do:
+    #: see :func:`proctor.performing.suggesting.looks_at`.
+    looks: frozenset[str]
 
-    def __new__(cls, text: str, rule: str = "", tip: str = "", change: str = "") -> Reason:
+    def __new__(
+        cls,
+        text: str,
+        rule: str = "",
+        tip: str = "",
+        change: str = "",
+        looks: frozenset[str] = frozenset(),
+    ) -> Reason:
         made = super().__new__(cls, text)
-        made.rule, made.tip, made.change = rule, tip, change
+        made.rule, made.tip, made.change, made.looks = rule, tip, change, looks
         return made
 
-    def with_tip(self, tip: str, change: str = "", instead: bool = False) -> Reason:
+    def with_tip(
+        self,
+        tip: str,
+        change: str = "",
+        instead: bool = False,
+        looks: frozenset[str] = frozenset(),
+    ) -> Reason:
         """The same, followed by what would let the call through.
 
         :param instead: in the place of the rule that decided, which takes no other calls."""
         where = "in the place of" if instead else "before"
         place = f'{where} rule "{self.rule}"' if self.rule else "as last rule"
         text = f"{self}; would be allowed by, {place}: {' '.join(tip.splitlines())}"
-        return Reason(f"{text}; or: {change}" if change else text, self.rule, tip, change)
+        return Reason(f"{text}; or: {change}" if change else text, self.rule, tip, change, looks)
 
 
 class Decision(NamedTuple):

@@ -55,10 +55,13 @@ class Alike:
         self.cells: dict[bytes, list[Any]] = {}
 
     def noting(
-        self, observers: Observers, verdict: Deny, who: str, key: bytes
+        self, observers: Observers, verdict: Deny, who: str, key: bytes, path: str = ""
     ) -> Callable[[Outcome], None] | None:
         """What notes where one is counted that comes to this by that handler, once he was told of it; None where nobody
-        does so."""
+        does so.
+
+        :param path: the argument that ``key`` has besides registers: whose reason says more of the call is told of
+            each time."""
         counting = observers.counting(verdict)
         if counting is None:
             return None
@@ -71,6 +74,8 @@ class Alike:
                 or said.errno != verdict.errno
             ):
                 return  # its deadline's, or its end's
+            if getattr(said.reason, "looks", frozenset()) - {path}:
+                return
             cell = counting(outcome)
             if cell is not None:
                 if len(self.cells) >= _ALIKE:
@@ -319,7 +324,9 @@ class Usual:
             key = (
                 _KEY.pack(*known, leads) + path + b"\0" + (name if isinstance(name, bytes) else b"")
             )
-            noted = self._alike.noting(self._observers, verdict, self._handler.label, key)
+            noted = self._alike.noting(
+                self._observers, verdict, self._handler.label, key, self.path
+            )
         self._told(call, verdict, received, noted)
 
     def index(self, verdict: Verdict, explained: bool = False) -> int:
