@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -41,14 +40,9 @@ MNT: Final = NAMESPACES.index("mnt")
 #: What ``status`` says where no signal waits (``task_sig`` of fs/proc/array.c).
 _NONE_PENDING: Final = b"\nSigPnd:\t%016x\nShdPnd:\t%016x\n" % (0, 0)
 
-#: Signals whose default is no end (signal(7)).
-_SPARING: Final = sum(
-    1 << number - 1
-    for number in (
-        signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH,
-        signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,
-    )
-)  # fmt: skip
+#: Signals whose default is no end (signal(7)): CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG and WINCH, by the kernel's numbers
+#: (asm-generic/signal.h), as wherever a supervisor runs; elsewhere, where policies are only looked over, there may be none.
+_SPARING: Final = sum(1 << number - 1 for number in (17, 18, 19, 20, 21, 22, 23, 28))
 
 _NS_GET_PARENT: Final = 0xB702  # include/uapi/linux/nsfs.h; since Linux 4.9
 _NS_GET_OWNER_UID: Final = 0xB704  # since Linux 4.11
