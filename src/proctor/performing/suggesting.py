@@ -39,7 +39,8 @@ def needed(call: Call) -> dict[str, Any] | None:
     found = _BY.get(kind)
     try:
         needs = {} if found is None else found(call)
-        options([call.name], needs)  # or no policy would be read with them in it
+        if needs:
+            options([call.name], needs)  # or no policy would be read with them in it
         return needs
     except CallGone:
         raise
