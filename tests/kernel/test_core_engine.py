@@ -148,7 +148,7 @@ def test_fields_and_routes(engine: Engine, call: Callable[..., Caller]) -> None:
     assert (first.pid, first.nr, first.arch, first.flags) == (
         caller.target.pid,
         4242,
-        0xC000003E,
+        AUDIT_ARCH,
         0,
     )
     assert first.args[0] == 0
