@@ -58,9 +58,9 @@ DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN, CLOSED, INTERRUPTED = range(7)
 #: Calls with which a caller's call is done, so that nothing behind them is a reason to make it once more.
 _CHANGING: Final = frozenset(
     (
-        "accept4", "connect", "delete_module", "fchmodat", "fchownat", "file_setattr", "linkat", "mkdirat", "mknodat",
-        "move_mount", "removexattr", "renameat2", "sendmsg", "sendto", "setxattr", "symlinkat", "truncate", "unlinkat",
-        "utimensat",
+        "accept4", "connect", "delete_module", "fchmodat", "fchownat", "file_setattr", "fremovexattr", "fsetxattr", "linkat",
+        "mkdirat", "mknodat", "move_mount", "removexattr", "renameat2", "sendmsg", "sendto", "setxattr", "symlinkat",
+        "truncate", "unlinkat", "utimensat",
     )
 )  # fmt: skip
 
