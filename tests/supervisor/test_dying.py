@@ -133,6 +133,22 @@ print(libc.getpgid(0), ctypes.get_errno())
 """
 
 
+def test_who_is_to_stop_first_does_not_die(make_world: Callable[..., KernelWorld]) -> None:
+    """Natively it stands still, and what would end it waits until it goes on."""
+    seen: list[bool] = []
+
+    def look(call: proctor.Call) -> proctor.Verdict:
+        for number in (signal.SIGSTOP, signal.SIGTERM):
+            os.kill(call.tid, number)
+        seen.append(is_dying(call))
+        os.kill(call.tid, signal.SIGCONT)
+        return proctor.answer(5)
+
+    with start("first", look, make_world()) as process:
+        process.communicate(timeout=30 * SLOWNESS)
+        assert (seen, process.returncode) == ([False], -signal.SIGTERM)
+
+
 def test_who_lives_on_makes_the_call_again(make_world: Callable[..., KernelWorld]) -> None:
     """Another signal's handler runs first, with the deadly one masked, and has it ignored."""
     looked, asked = threading.Event(), []
@@ -210,6 +226,7 @@ print(*[os.waitpid(pid, 0)[1] & 127 for pid in pids], flush=True)
         ("first", [signal.SIGHUP], False),  # ignored
         ("first", [signal.SIGURG, signal.SIGCHLD, signal.SIGWINCH], False),
         ("first", [signal.SIGQUIT], True),
+        ("first", [signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT], True),
         ("first", [signal.SIGUSR1, signal.SIGRTMIN + 3], True),
         ("blocked", [signal.SIGUSR1, signal.SIGTERM, signal.SIGQUIT], False),
         pytest.param("init", [signal.SIGTERM, signal.SIGQUIT], False, marks=pytest.mark.root),

@@ -40,9 +40,11 @@ MNT: Final = NAMESPACES.index("mnt")
 #: What ``status`` says where no signal waits (``task_sig`` of fs/proc/array.c).
 _NONE_PENDING: Final = b"\nSigPnd:\t%016x\nShdPnd:\t%016x\n" % (0, 0)
 
-#: Signals whose default is no end (signal(7)): CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG and WINCH, by the kernel's numbers
-#: (asm-generic/signal.h), as wherever a supervisor runs; elsewhere, where policies are only looked over, there may be none.
-_SPARING: Final = sum(1 << number - 1 for number in (17, 18, 19, 20, 21, 22, 23, 28))
+#: Signals whose default is to stop: STOP, TSTP, TTIN and TTOU; and the others whose default is no end (signal(7)): CHLD, CONT, URG and
+#: WINCH; by the kernel's numbers (asm-generic/signal.h), as wherever a supervisor runs; elsewhere, where policies are only looked over,
+#: there may be none.
+_STOPPING: Final = sum(1 << number - 1 for number in (19, 20, 21, 22))
+_SPARING: Final = _STOPPING | sum(1 << number - 1 for number in (17, 18, 23, 28))
 
 _NS_GET_PARENT: Final = 0xB702  # include/uapi/linux/nsfs.h; since Linux 4.9
 _NS_GET_OWNER_UID: Final = 0xB704  # since Linux 4.11
@@ -172,7 +174,8 @@ class Credentials(Taker):
     def deadly(self, *, its_own: bool = False) -> SignalSet:
         """Those of :meth:`pending` that end the thread's process when its call returns: their default is to do so, and is
         what they do.  None where somebody traces the thread, who decides, or it is the init of a pid namespace, which has
-        no such default."""
+        no such default; nor where one waits that stops it: natively it would stand still, and die when it goes on (SIGCONT
+        takes that one away)."""
         waiting = self.pending(its_own=its_own)
         if not waiting:
             return waiting
@@ -181,7 +184,8 @@ class Credentials(Taker):
         tracer = self._numbers("TracerPid", 10, status)[0]
         if tracer or self._numbers("NStgid", 10, status)[-1] == 1:
             return SignalSet(0)
-        return SignalSet(waiting & ~(ignored | caught | _SPARING))
+        meant = waiting & ~(ignored | caught)
+        return SignalSet(0 if meant & _STOPPING else meant & ~_SPARING)
 
     def _meant(self, files: ProcPort, signals: int) -> int:
         """Which of these signals of the process's can be no other thread's."""

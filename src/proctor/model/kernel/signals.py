@@ -77,12 +77,17 @@ def fatal(process: Process, number: int) -> bool:
 
 
 def ends(task: Task) -> bool:
-    """Whether a signal waits for the thread that ends it on its way to user space (``get_signal``).
+    """Whether a signal waits for the thread that ends it on its way to user space (``get_signal``), and none that stops it.
 
     Source: ``kernel/signal.c`` 6.12.
     """
     waiting = (task.pending | task.process.pending) & ~task.blocked
     if not waiting or task.tracing is not None or task.process.unkillable:
+        return False
+    if any(
+        waiting & STOPS & bit(number) and disposition(task.process, number).kind == "default"
+        for number in range(1, 65)
+    ):
         return False
     return any(waiting & bit(number) and fatal(task.process, number) for number in range(1, 65))
 
