@@ -141,6 +141,7 @@ def test_nobody_answers(run: Run, where: str, says: str) -> None:
     shown = where or '""'
     assert done.returncode == 2
     assert done.stderr.startswith(f"proctor: no agent answers at {shown}: {says}")
+    assert done.stderr.endswith("; is proctor agent running, with that --control?\n")
     assert len(done.stderr.splitlines()) == 1
 
 

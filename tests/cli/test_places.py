@@ -53,6 +53,20 @@ def within(
 
 
 @needs_namespaces
+def test_where_no_more_user_namespaces_may_be_made(tmp_path: Path) -> None:
+    limited = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
+    done = within(
+        [*ROOTLESS, "sh", "-c", limited, "sh"], tmp_path, "true",
+        options=("--policy", "p.toml", "--userns"),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        125,
+        "proctor: cannot create a process for 'true', or the namespaces it is to have "
+        "(there are as many as may be: see the limits in /proc/sys/user): No space left on device\n",
+    )
+
+
+@needs_namespaces
 @pytest.mark.parametrize("userns", [False, True])
 def test_as_root_of_a_rootless_container(tmp_path: Path, userns: bool) -> None:
     """setgroups(2) is denied in such a namespace and in all below it."""

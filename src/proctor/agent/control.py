@@ -182,7 +182,7 @@ def ask(path: str, **request: str) -> dict[str, Any]:
 
         >>> ask("/nowhere/control.sock", do="ps")
         Traceback (most recent call last):
-        ProctorError: no agent answers at /nowhere/control.sock: No such file or directory
+        ProctorError: no agent answers at /nowhere/control.sock: No such file or directory; ...
 
     :param request: what is asked (``do``), and about which ``container``.
     :raises ProctorError: nobody listens there, or the answer is an error.
@@ -198,7 +198,10 @@ def ask(path: str, **request: str) -> dict[str, Any]:
             line = b""
         except OSError as problem:
             why = problem.strerror or problem
-            raise ProctorError(f"no agent answers at {path or quoted(path)}: {why}") from None
+            raise ProctorError(
+                f"no agent answers at {path or quoted(path)}: {why}; "
+                "is proctor agent running, with that --control?"
+            ) from None
     if not line.endswith(b"\n"):
         raise ProctorError(f"the agent at {path} does not answer us; who may ask is its --control")
     try:

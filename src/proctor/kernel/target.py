@@ -216,6 +216,13 @@ _ATTEMPTS: Final[dict[str, str]] = {
     "execve": "cannot run {0!r}",
 }
 
+#: What clone(2) refuses processes and namespaces for, by errno, and what helps.
+_NO_CLONE: Final[dict[int, str]] = {
+    _errno.ENOSPC: "there are as many as may be: see the limits in /proc/sys/user",
+    _errno.EPERM: "namespaces want root, or a system that lets others make user namespaces",
+    _errno.EAGAIN: "raise the limit of processes: ulimit -u, or pids.max of our cgroup",
+}
+
 
 def launch_error(
     step: str, number: int, command: str, tried: int, directory: str = ""
@@ -228,6 +235,8 @@ def launch_error(
     if step == "seccomp" and number == _errno.EBUSY:
         return NestedListener()
     detail = _ATTEMPTS.get(step, "cannot launch {0!r} (" + step + ")").format(command, directory)
+    if step == "clone" and number in _NO_CLONE:
+        detail += f" ({_NO_CLONE[number]})"
     if step == "execve" and tried > 1:
         detail += f" (tried {tried} places on PATH)"
     if step == "execve" and number == _errno.ENOENT and "/" in command and os.path.exists(command):
