@@ -29,7 +29,7 @@ def test_answers_are_a_containers_own_and_end_with_it(
     listener = Listener(f"{place}/ask", lambda line: b"allow\n")
     running = agent("--answers", str(place / "answers"))
     made = place / "made"
-    script = f"mkdir {made} && rmdir {made} && mkdir {made}; chmod 700 /tmp; exec sleep 1000"
+    script = f"mkdir {made} && rmdir {made} && mkdir {made}; chmod 700 {made}; exec sleep 1000"
     for id in ("one", "two"):
         with hand_over(running.socket, id, "sh", "-c", script) as target:
             running.heard("ENOMEDIUM", 1 if id == "one" else 2)
