@@ -171,8 +171,11 @@ static void linger(void)
         int busy = 0;
         for (int i = 1; i < PLACES; i++) {
             uint32_t owner = mine[i] ? __atomic_load_n(&places[i].owner, __ATOMIC_ACQUIRE) : 0;
-            uint32_t state = owner ? __atomic_load_n(&places[i].state, __ATOMIC_ACQUIRE) : NOTHING_DONE;
-            if (owner & FUTEX_OWNER_DIED || state < MAY_CHANGE || state > CHANGED)
+            if (owner == 0 || owner & FUTEX_OWNER_DIED)
+                continue;
+            /* Whoever was asked at the very end has not said yet what it is at; whoever was asked for nothing ends by itself. */
+            uint32_t state = __atomic_load_n(&places[i].state, __ATOMIC_ACQUIRE);
+            if (passed >= SOON && (state < MAY_CHANGE || state > CHANGED))
                 continue;
             busy = 1;
             if (passed >= SOON && passed % 5 == 0)
