@@ -189,7 +189,8 @@ os.chdir(sys.argv[1])
 for number in range(40):
     os.mkdir(f"d{number}")
 """
-    for attempt in range(50):  # where its first call is taken for one that stalls, the others go another way
+    # where its first call is taken for one that stalls, the others go another way
+    for attempt in range(50):
         here = place / str(attempt)
         here.mkdir()
         os.chown(here, 1000, 1000)
