@@ -18,7 +18,7 @@ import proctor
 from proctor.performing import suggesting
 from proctor.performing.given import would
 from proctor.policy import Reason, loads
-from proctor.testing import FakeTarget
+from proctor.testing import FakeTarget, Node
 
 from .containers import told
 from .images import MOUNTS, image, top
@@ -178,13 +178,22 @@ def test_modules(host: Path, tmp_path: Path, place: bytes, by: str) -> None:
 
 
 def needed(name: str, *args: Any) -> dict[str, Any] | None:
-    return suggesting.needed(FakeTarget().call(name, *args))
+    disks: dict[str, Any] = {
+        "/dev/sdb": Node.device("b", 8, 48), "/dev/loop3": Node.device("b", 7, 3), "/image": b"bytes",
+        "/disk": Node.symlink("dev/sdb"),
+    }  # fmt: skip
+    return suggesting.needed(FakeTarget(files=disks).call(name, *args))
 
 
 def test_what_is_needed_is_what_was_asked_for() -> None:
     event = struct.pack("=IIQ", 1, 64, 1) + bytes(48)
     for (name, *args), options in (
-        (("mount", b"/dev/sdb", b"/m", b"xfs", 0, 0), {"filesystems": ["xfs"], "devices": ["/dev/sdb"]}),
+        # by its number: the host may have another one under its name
+        (("mount", b"/dev/sdb", b"/m", b"xfs", 0, 0), {"filesystems": ["xfs"], "devices": ["8:48"]}),
+        (("mount", b"/disk", b"/m", b"xfs", 0, 0), {"filesystems": ["xfs"], "devices": ["8:48"]}),
+        (("mount", b"/dev/loop3", b"/m", b"xfs", 0, 0), {"filesystems": ["xfs"], "images": True}),
+        (("mount", b"/image", b"/m", b"xfs", 0, 0), {"filesystems": ["xfs"], "images": True}),
+        (("mount", b"/missing", b"/m", b"xfs", 0, 0), {"filesystems": ["xfs"]}),
         (("mount", b"/x", b"/m", b"xfs", 4096, 0), {}),
         (("mount", b"a:/b", b"/m", b"nfs4", 0, b"addr=1.2.3.4"), {"remote": {"a:/b": {"type": "nfs4", "options": "addr=1.2.3.4"}}}),
         (("delete_module", b"dummy", 0), {"modules": ["dummy"], "unload": True}),

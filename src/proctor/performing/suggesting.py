@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,7 @@ _SET_STRING: Final = 1  # FSCONFIG_SET_STRING
 #: File systems that are mounted from no device and no file.
 _REMOTE: Final = frozenset(("9p", "afs", "ceph", "cifs", "nfs", "nfs4", "smb3", "virtiofs"))
 _NEWUSER: Final = 0x10000000
+_LOOP_MAJOR: Final = 7
 
 
 def needed(call: Call) -> dict[str, Any] | None:
@@ -72,11 +74,19 @@ def _mount(call: Call) -> dict[str, Any]:
         at = call.args["data"]
         given = call.copied(at, PAGE_SIZE, some=True).partition(b"\0")[0] if at else b""
         return {"remote": {source: {"type": kind, "options": _text(given)}}}
-    return {"filesystems": [kind]} | _source(source)
+    return {"filesystems": [kind]} | _source(call, source)
 
 
-def _source(source: str) -> dict[str, Any]:
-    return {"devices": [source]} if source.startswith("/dev/") else {"images": True}
+def _source(call: Call, source: str) -> dict[str, Any]:
+    """A device by its number: what has its name on the host, by which a rule finds it, may be another one."""
+    with call.caller.locate(os.fsencode(source)) as located:
+        status = located.stat
+    if status is None:
+        return {}
+    device = os.major(status.st_rdev), os.minor(status.st_rdev)
+    if stat.S_ISBLK(status.st_mode) and device[0] != _LOOP_MAJOR:
+        return {"devices": ["{}:{}".format(*device)]}
+    return {"images": True}
 
 
 def _fsmount(call: Call) -> dict[str, Any]:
@@ -88,7 +98,7 @@ def _fsmount(call: Call) -> dict[str, Any]:
     sets = call.name == "fsconfig" and call.registers[1] & 0xFFFFFFFF == _SET_STRING
     if not sets or _text(call.args["key"]) != "source":
         return {}
-    return _source(_text(call.args["value"]))
+    return _source(call, _text(call.args["value"]))
 
 
 def _modules(call: Call) -> dict[str, Any]:
