@@ -192,7 +192,10 @@ def vector(machine, draw, data):
 def control_data(machine, draw, held):
     """Messages of its own, well or badly made: descriptors, credentials, hops, marks, times."""
     made = b""
-    for _ in range(draw.choice([0, 0, 1, 1, 1, 2, 3])):
+    many = draw.choice([0, 0, 1, 1, 1, 2, 3])
+    # with descriptors, or another one, a lender does not say it
+    pids = [0, 1, 1 << 30, *([os.getpid()] * 3 if many == 1 else [])]
+    for _ in range(many):
         numbers = [
             draw.choice([*held, 0, *([-1, 999] if draw.random() < 0.1 else [])])
             for _ in range(draw.choice([0, 1, 2, 4]))
@@ -200,7 +203,7 @@ def control_data(machine, draw, held):
         level, kind, data = draw.choice([
             (1, 1, struct.pack(f"={len(numbers)}i", *numbers)),
             (1, 1, struct.pack(f"={len(numbers)}i", *numbers)),
-            (1, 2, struct.pack("=iii", draw.choice([0, 1, 1 << 30]), draw.choice([0, 1000, 5]), draw.choice([0, 1000]))),
+            (1, 2, struct.pack("=iii", draw.choice(pids), draw.choice([0, 1000, 5]), draw.choice([0, 1000]))),
             (0, 2, struct.pack("=i", draw.choice([1, 64, 255, 300]))), (0, 1, bytes([draw.choice([0, 8, 255])])),
             (0, 1, struct.pack("=i", 4)), (0, 8, struct.pack("=i4s4s", 0, socket.inet_aton("127.0.0.1"), bytes(4))),
             (41, 52, struct.pack("=i", draw.choice([1, 64, -1, 300]))), (41, 67, struct.pack("=i", 9)),
@@ -239,7 +242,15 @@ def header(machine, draw, name, data, held):
         if machine.word == 8
         else machine.words("WIWWWWI", to, length, at, count, where, size, flags)
     )
-    return made, (name is None or name[:40], length, count, bad, control.hex(), size, bool(where))
+    return made, (
+        name is None or name[:40],
+        length,
+        count,
+        bad,
+        control.replace(struct.pack("=i", os.getpid()), b"self").hex(),
+        size,
+        bool(where),
+    )
 
 
 PART = "some of it"

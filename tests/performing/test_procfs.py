@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -302,22 +303,69 @@ def test_what_each_pid_namespace_has_for_itself_is_not_the_hosts() -> None:
     assert after == before
 
 
-def test_who_sends_is_not_said_in_the_hosts_numbers() -> None:
+SAYS = """if True:
+    import errno, os, socket, struct, sys
+    uids, more = int(sys.argv[1]), sys.argv[2:]
+    if uids:
+        os.setgroups([]), os.setresgid(uids, uids + 1, 0), os.setresuid(uids, uids + 1, uids + 1 if more else 0)
+    me = os.getpid()
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+        one, other = socket.socketpair(socket.AF_UNIX, kind)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        other.setblocking(False)
+        for said in (
+            [(me, os.getuid(), os.getgid())], [(me, os.geteuid(), os.getegid())], [(me, 0, 0)], [(me, 77, os.getgid())],
+            [(me, os.getuid(), 77)], [(me, 0xFFFFFFFF, 0)], [(me, 0, 0xFFFFFFFF)], [(me, 3000000000, 0)],
+            *([[(0, 0, 0)], [(-1, 0, 0)]] if me != 1 else []),
+        ):
+            for cut in (0, 1, -4):
+                packed = [struct.pack("=iII", *each)[:12 + min(cut, 0)] + bytes(max(cut, 0)) for each in said]
+                try:
+                    sent = one.sendmsg([b"x" * 9], [(socket.SOL_SOCKET, 2, each) for each in packed])
+                    data, control, flags, _ = other.recvmsg(99, 99)
+                    pid, *ids = struct.unpack("=iII", control[0][2])
+                    print(kind, said[0][1:], cut, sent, data, len(control), pid == me, ids, flags)
+                except OSError as error:
+                    print(kind, said[0][1:], cut, errno.errorcode[error.errno])
+"""
+
+
+@pytest.mark.parametrize("uids", [["0"], ["1000"], ["1000", "all"]])
+@pytest.mark.parametrize("user", [[], ["--user", "--map-root-user"], None])
+def test_who_sends_is_who_says_so(user: list[str] | None, uids: list[str]) -> None:
+    """The receiver sees the caller and no executor, in pid and user namespaces of its own, too; what it may not say is refused."""
+    here = [sys.executable, "-I", "-c"]
+    command = [*(here if user is None else [*IN_ITS_OWN_PIDS[:1], *user, *IN_ITS_OWN_PIDS[1:]])]
+    if user:
+        uids = ["0"]  # nobody else has a number there
+    native = subprocess.run([*command, SAYS, *uids], check=True, capture_output=True, timeout=60)
+    done = proctor.run([*command, SAYS, *uids], [families.send()], capture_output=True, timeout=60)
+    assert b"True" in native.stdout
+    assert (b"EPERM" in native.stdout) == (uids != ["0"])
+    assert done.stdout.decode() == native.stdout.decode(), done.stderr
+
+
+def test_who_sends_is_nobody_else_of_the_hosts() -> None:
     """A process id in SCM_CREDENTIALS is the sender's pid namespace's, and the executor's is the host's."""
     code = """if True:
-        import errno, os, socket, struct
+        import array, errno, os, socket, struct
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        for pid in (1, os.getpid()):
+        child = os.fork()
+        if not child:
+            os.pause() if hasattr(os, "pause") else __import__("signal").pause()
+        ucred = lambda pid: (socket.SOL_SOCKET, 2, struct.pack("3i", pid, 0, 0))
+        me, rights = ucred(os.getpid()), (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0]))
+        for control in ([ucred(child)], [me, me], [me, rights]):
             try:
-                one.sendmsg([b"x"], [(socket.SOL_SOCKET, 2, struct.pack("3i", pid, 0, 0))])
+                one.sendmsg([b"x"], control)
             except OSError as error:
                 print(errno.errorcode[error.errno])
+        os.kill(child, 9)
         one.sendmsg([b"plain"])
         print(other.recv(9))
     """
     done = proctor.run([*IN_ITS_OWN_PIDS, code], [families.send()], capture_output=True, timeout=60)
-    assert done.stdout.decode() == "EPERM\nEPERM\nb'plain'\n", done.stderr
+    assert done.stdout.decode() == "EPERM\nEPERM\nEPERM\nb'plain'\n", done.stderr
 
 
 def test_a_dot_in_a_directory_without_search_right(performers: Performers, top: bytes) -> None:

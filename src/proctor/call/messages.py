@@ -33,6 +33,8 @@ _SOL_SOCKET, _SCM_RIGHTS, _SCM_CREDENTIALS = 1, 1, 2
 _ROUTES: Final = frozenset(((41, 5), (41, 6), (41, 57), (0, 7)))
 _HEAD: Final = struct.Struct("@Lii")  # struct cmsghdr of this machine
 _WORD: Final = struct.calcsize("@L")
+#: What SCM_CREDENTIALS says: struct ucred.
+UCRED: Final = struct.Struct("=iII")
 
 
 class Message(NamedTuple):
@@ -48,8 +50,8 @@ class Message(NamedTuple):
     control: bytes = b""
     #: Offsets in it of descriptors that are passed, and the caller's numbers.
     rights: tuple[tuple[int, int], ...] = ()
-    #: Whether it says who sends it (SCM_CREDENTIALS).
-    credentials: bool = False
+    #: Offsets in it of what says who sends it (SCM_CREDENTIALS); -1 for one of another length than it has.
+    credentials: tuple[int, ...] = ()
     #: Whether the byte behind the data cannot be read, which is the kernel's to say in its time.
     torn: bool = False
 
@@ -204,12 +206,14 @@ def routed(frame: Frame, header: MessageHeader) -> bool:
     return False
 
 
-def _control(frame: Frame, raw: bytes) -> tuple[bytes, tuple[tuple[int, int], ...], bool]:
-    """Control data for this machine, where descriptors are in it, and whether credentials are (``__scm_send`` of
-    net/core/scm.c, ``cmsghdr_from_user_compat_to_kern`` of net/compat.c)."""
+def _control(
+    frame: Frame, raw: bytes
+) -> tuple[bytes, tuple[tuple[int, int], ...], tuple[int, ...]]:
+    """Control data for this machine, and where descriptors and credentials are in it (``__scm_send`` of net/core/scm.c,
+    ``cmsghdr_from_user_compat_to_kern`` of net/compat.c)."""
     word, end = frame.signature.word, frame.end
     head = struct.Struct(f"{end}{'Q' if word == 8 else 'I'}ii")
-    made, rights, at, credentials = bytearray(), [], 0, False
+    made, rights, at, credentials = bytearray(), [], 0, []
     same = head.size == _HEAD.size
     while at + head.size <= len(raw):
         length, level, kind = head.unpack_from(raw, at)
@@ -221,9 +225,10 @@ def _control(frame: Frame, raw: bytes) -> tuple[bytes, tuple[tuple[int, int], ..
             count = len(data) // 4
             numbers = struct.unpack_from(f"{end}{count}i", data)
             rights += [(start + 4 * index, number) for index, number in enumerate(numbers)]
-        credentials |= (level, kind) == (_SOL_SOCKET, _SCM_CREDENTIALS)
+        if (level, kind) == (_SOL_SOCKET, _SCM_CREDENTIALS):
+            credentials.append(start if len(data) == UCRED.size else -1)
         if not same:
             made += _HEAD.pack(_HEAD.size + len(data), level, kind) + data
             made += bytes(-len(made) % _WORD)
         at += length + -length % word
-    return (raw if same else bytes(made)), tuple(rights), credentials
+    return (raw if same else bytes(made)), tuple(rights), tuple(credentials)

@@ -20,7 +20,8 @@ from proctor.call import messages
 from proctor.call.messages import Message
 from proctor.call.verdict import answer
 from proctor.errors import MemoryUnreadable
-from proctor.performing import sockets
+from proctor.performing import saying, sockets
+from proctor.performing.lender import Loan
 from proctor.performing.routes import Route
 from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Place, Request, Result, Steps
@@ -32,6 +33,7 @@ from proctor.syscalls.architectures import native
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.performing.executors import Wait
+    from proctor.performing.lender import Lender
     from proctor.performing.session import Session
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
@@ -99,7 +101,7 @@ def _send(
     :raises Said: an errno."""
     stream = one.type == socket.SOCK_STREAM
     if one.domain not in (socket.AF_UNIX, _AF_NETLINK):  # nobody else calls scm_send()
-        message = message._replace(rights=(), credentials=False)
+        message = message._replace(rights=(), credentials=())
     if len(message.data) < message.size and not message.torn and not stream:
         try:  # what the kernel has against it before it would read it
             unread = message._replace(data=b"", torn=True)
@@ -119,9 +121,15 @@ def _send(
                 raise said from None
         elif sockets.reroutable(task, route, one, address):
             return (yield from _elsewhere(task, route, one, message, flags))
-    if stream:
-        return (yield from _all(task, one, message, flags, file))
-    return (yield from _once(task, task.session, one.fd, message, flags, file))
+    named = saying.speaker(task, one, message) if message.credentials and file is None else None
+    message, lender = named or (message, None)
+    try:
+        if stream:
+            return (yield from _all(task, one, message, flags, file, lender))
+        return (yield from _once(task, task.session, one.fd, message, flags, file, lender=lender))
+    finally:
+        if lender is not None:
+            lender.close()
 
 
 def _before_the_path(
@@ -155,9 +163,11 @@ def _elsewhere(
 
 
 def _all(
-    task: Task, one: Socket, message: Message, flags: int, file: int | None
+    task: Task, one: Socket, message: Message, flags: int, file: int | None, lender: Lender | None
 ) -> Generator[Wait, Reply, int]:
-    """On a stream: all of it, if the caller waits."""
+    """On a stream: all of it, if the caller waits.
+
+    :param lender: who sends what says who sends it."""
     limit = sockets.patience(one.fd)
     total, left, waits = 0, message, False
     try:
@@ -166,7 +176,9 @@ def _all(
                 raise Said(errno.EAGAIN)
             try:
                 how = flags | _DONTWAIT
-                sent = yield from _once(task, task.session, one.fd, left, how, file, stream=True)
+                sent = yield from _once(
+                    task, task.session, one.fd, left, how, file, stream=True, lender=lender
+                )
             except Said as said:
                 waits = said.errno == errno.EAGAIN and not flags & _DONTWAIT
                 if not waits or sockets.never_waits(one.fd):
@@ -193,18 +205,25 @@ def _all(
 class _Sending(NamedTuple):
     request: Request
     made: Result
+    #: Of the loan; 0 for none.
+    left: int
 
 
 @lru_cache(64)
-def _sending(to: str, data: int, control: int, rights: tuple[int, ...], torn: bool) -> _Sending:
+def _sending(
+    to: str, data: int, control: int, rights: tuple[int, ...], torn: bool, permitted: int
+) -> _Sending:
     """Holes: header, vector, data, address (``to`` "address"), control data; flags; the data's length (``to`` "nothing").  Sent: the socket; of a
     socket file (``to`` "file") that; the descriptors that go along; the executor's table, for a file.
 
     :param data: bytes that there is room for, or :data:`_MAPPED`: a file that is sent along.
     :param rights: where in the control data those are.
     :param torn: whether the data ends where nothing can be read; the vector's second part is nowhere, and how much of the first is sent
-        then is for the kernel to find."""
+        then is for the kernel to find.
+    :param permitted: of a lender, by whom it is sent with :data:`proctor.performing.saying.RIGHTS`."""
     steps = Steps()
+    loan = Loan(steps, permitted) if permitted else None
+    lent = None if loan is None else loan.capabilities(saying.RIGHTS)
     header, vector = steps.hole(_HEADER.size), steps.hole(2 * _VECTOR.size)
     body: Place | Result | None = None if data == _MAPPED else steps.hole(data)
     name = None
@@ -231,14 +250,18 @@ def _sending(to: str, data: int, control: int, rights: tuple[int, ...], torn: bo
         steps.put(header, _CONTROL, ancillary)
         for offset, descriptor in zip(rights, passed, strict=True):
             steps.put(ancillary, offset, descriptor, 4)
+    if loan is not None and lent is not None:
+        loan.have(lent)
     if to == "nothing":
         made = steps.call("sendto", given, 1 if torn else body, size, flags, header, 0, bad=0)
     else:
         made = steps.call("sendmsg", given, header, flags, bad=0)
+    if loan is not None:
+        loan.give_back()
     if data == _MAPPED:
         steps.call("munmap", body, size, bad=0)
     steps.call("chdir", root)
-    return _Sending(steps.freeze(), made)
+    return _Sending(steps.freeze(), made, 0 if loan is None else loan.left)
 
 
 def _once(
@@ -250,17 +273,21 @@ def _once(
     file: int | None,
     *,
     stream: bool = False,
+    lender: Lender | None = None,
 ) -> Generator[Wait, Reply, int]:
     """One call of the kernel's.
 
+    :param lender: who sends it if it says who sends it.
     :raises Said: an errno."""
+    speaker = lender if message.credentials else None
     data, behind = message.data, message.size - len(message.data) if message.torn else 0
     to = "file" if file is not None else "" if message.address is None else "address"
     if message.address == b"":  # sendto(2) alone knows an address of no length
         to = "" if stream and message.torn else "nothing"  # a stream looks at the length alone
     if to == "nothing" and message.torn:  # which is said before anything is read
         data, behind = b"", message.size
-    if message.credentials and not task.shares_pids():
+    names = message.credentials[:1] not in ((), (-1,))  # of another length it is EINVAL
+    if names and speaker is None and not task.shares_pids():
         # with the host's CAP_SYS_ADMIN it would be any process of the host's
         raise Said(errno.EPERM, "the process that it names would be one of the monitor's")
     mapped = len(data) > _SIZES[-1]
@@ -270,7 +297,8 @@ def _once(
     room, more = (
         next((each for each in _SIZES if len(part) <= each), _MAPPED) for part in (data, control)
     )
-    sending = _sending(to, room, more, tuple(passed), message.torn)
+    permitted = 0 if speaker is None else speaker.permitted
+    sending = _sending(to, room, more, tuple(passed), message.torn, permitted)
     address = message.address or b""
     length = 18 if file is not None else len(address)
     values: list[bytes | int] = [
@@ -289,9 +317,12 @@ def _once(
     if mapped:
         fds.append(held)
     try:
-        reply = yield from session.ask(
-            sending.request, *values, fds=tuple(fds), table=file is not None
-        )
+        if speaker is not None:
+            reply = yield from speaker.ask(sending.request, sending.left, *values, fds=tuple(fds))
+        else:
+            reply = yield from session.ask(
+                sending.request, *values, fds=tuple(fds), table=file is not None
+            )
     finally:
         if mapped:
             os.close(held)
