@@ -218,7 +218,7 @@ def test_each_device_is_made_once_while_monitors_are_killed(
     thread.start()
     running.heard("served")
     deaths = 0
-    while not over.wait(0.5) and deaths < 8:
+    while not over.is_set() and deaths < 8:
         os.kill(running.serving, signal.SIGKILL)
         deaths += 1
         running.heard("took over", deaths)

@@ -166,9 +166,9 @@ def leaves_in_the_midst(patch: Patch) -> None:
 
 
 def begins_though_it_leaves(patch: Patch) -> None:
-    def _begin(self: Any, call: Any, journal: Any) -> None:
+    def _begin(self: Any, notification: Any, journal: Any) -> None:
         if journal is not None:
-            journal.performs(call._notification)
+            journal.performs(notification)
 
     patch.setattr(Decider, "_begin", _begin)
 
@@ -176,12 +176,12 @@ def begins_though_it_leaves(patch: Patch) -> None:
 def looks_before_it_says_that_it_begins(patch: Patch) -> None:
     """Whoever leaves looks in between."""
 
-    def _begin(self: Any, call: Any, journal: Any) -> None:
+    def _begin(self: Any, notification: Any, journal: Any) -> None:
         if self.leaving:
             raise Left
-        leave(call._listener)
+        leave(self)
         if journal is not None:
-            journal.performs(call._notification)
+            journal.performs(notification)
 
     patch.setattr(Decider, "_begin", _begin)
 

@@ -528,7 +528,10 @@ class Decider(Turns):
         What is performed looks after its caller by itself."""
         if job.claimed or job.performed is not None:
             return
-        if self._world.dying(job.call):
+        dying = self._world.dying(job.call)
+        if dying is None:
+            return
+        if dying:
             self._answer(job, _INTERRUPTED, "gone")
             return
         with self._lock:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from proctor.call.caller import Caller
 from proctor.errors import ProctorError
-from proctor.kernel.nudging import nudge
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -22,6 +21,8 @@ def is_dying(call: Call) -> bool:
     meant for another thread, which waits likewise, is made this one's.
 
     Nothing of the call is touched, which its handler uses meanwhile."""
+    from proctor.kernel.nudging import nudge  # fakes have no core, and no signals
+
     try:
         with Caller(call.tid, call._listener, call.id) as caller:
             if not caller.deadly():

@@ -437,9 +437,9 @@ class World(Protocol):
         had that number before is dead.  False where that cannot be told."""
         ...
 
-    def dying(self, call: Call) -> bool:
-        """Whether its caller has a signal to take that ends it as soon as the call is answered.  False where that
-        cannot be told."""
+    def dying(self, call: Call) -> bool | None:
+        """Whether its caller has a signal to take that ends it as soon as the call is answered; None where that cannot be
+        told, and will not be later."""
         ...
 
     @property

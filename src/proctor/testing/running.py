@@ -176,9 +176,8 @@ class FakeWorld:
         """See :class:`~proctor.supervisor.ports.World`; calls come one at a time here."""
         return False
 
-    def dying(self, call: Call) -> bool:
+    def dying(self, call: Call) -> None:
         """See :class:`~proctor.supervisor.ports.World`; nobody sends signals here."""
-        return False
 
     def thread(self, work: Callable[[], object]) -> bool:
         """See :class:`~proctor.supervisor.ports.World`; there is only this one."""
