@@ -340,17 +340,25 @@ class Routes:
             return (made, said) if counted else None
         return made, said
 
+    def _wish(self, handler: Handler, first: NotificationLike) -> Perform | None:
+        """How all calls of a number are performed, of which nobody is told; None if that is not so."""
+        if handler.constant is None or self._decider.observers.watching:
+            return None
+        wish = handler.constant(
+            Call(first, self._served.listener, container=self._served.container)
+        )
+        return wish if isinstance(wish, Perform) else None
+
     def _seen(
         self, handler: Handler, first: NotificationLike, name: str, ordinary: Any, short: Route
     ) -> Route | None:
         """The way of calls that are answered by what is read of their thread, where nobody is told of it."""
         served, observers = self._served, self._decider.observers
         made = self._engine.seen(served.listener)
-        if name not in _SEEN or made is None or ordinary is None or observers.watching:
+        if name not in _SEEN or made is None or ordinary is None:
             return None
-        call = Call(first, served.listener, container=served.container)
-        wish = None if handler.constant is None else handler.constant(call)
-        if not isinstance(wish, Perform) or wish.allow is not None:
+        wish = self._wish(handler, first)
+        if wish is None or wish.allow is not None:
             return None
         fails, recalls = _SEEN[name]
         kinds = "perform", f"perform {fails}"
@@ -385,14 +393,10 @@ class Routes:
         (:mod:`proctor.performing.noting`)."""
         served, counters = self._served, self._decider.observers.counters
         made = self._engine.doing(served.listener)
-        watching = self._decider.observers.watching
-        if name not in _DOING or made is None or ordinary is None or watching:
+        if name not in _DOING or made is None or ordinary is None or served.journal is not None:
             return None
-        if served.journal is not None:
-            return None
-        call = Call(first, served.listener, container=served.container)
-        wish = None if handler.constant is None else handler.constant(call)
-        if not isinstance(wish, Perform) or wish.allow is not None or wish.options is not None:
+        wish = self._wish(handler, first)
+        if wish is None or wish.allow is not None or wish.options is not None:
             return None
         find, wanted = getattr(ordinary, "found", lambda: ordinary), wish
 
@@ -405,8 +409,7 @@ class Routes:
             performed(call, wanted, said, self._world.clock())
 
         def counted(failed: int) -> None:
-            kind = f"perform {kind_of(Deny(failed))[5:]}" if failed else "perform"
-            counters.cell(served.container, name, kind)[0] += 1  # type: ignore[union-attr]
+            counters.cell(served.container, name, _came_to(failed))[0] += 1  # type: ignore[union-attr]
 
         way: Route = made(
             served.share, served.busy, short, find, served.container, served.listener,
@@ -425,14 +428,11 @@ class Routes:
     ) -> Route | None:
         """The way of calls that are all performed, where nobody is told of it: who does that is asked without a handler."""
         served, observers, clock = self._served, self._decider.observers, self._world.clock
-        made, listener, container = None, served.listener, served.container
+        listener, container = served.listener, served.container
         find, counters = getattr(ordinary, "found", None), observers.counters
-        if not observers.watching and find is not None and handler.constant is not None:
-            made = self._engine.performed(listener)
-        wish = None
-        if made is not None and handler.constant is not None:
-            wish = handler.constant(Call(first, listener, container=container))
-        if made is None or not isinstance(wish, Perform):
+        made = None if find is None else self._engine.performed(listener)
+        wish = None if made is None else self._wish(handler, first)
+        if made is None or wish is None:
             return None
 
         def call_of(notification: NotificationLike) -> Call:
@@ -442,10 +442,14 @@ class Routes:
             performed(call, wish, said, clock())
 
         def counted_as(number: int) -> list[int] | None:
-            kind = f"perform {kind_of(Deny(number))[5:]}" if number else "perform"
-            return None if counters is None else counters.cell(container, name, kind)
+            return None if counters is None else counters.cell(container, name, _came_to(number))
 
         way: Route = made(
             served.share, served.busy, short, find, container, wish, call_of, went_on, counted_as
         )
         return way
+
+
+def _came_to(failed: int) -> str:
+    """What a performed call is counted as, by the errno that came of it."""
+    return f"perform {kind_of(Deny(failed))[5:]}" if failed else "perform"
