@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from errno import ENOSYS
 from types import SimpleNamespace
@@ -29,12 +30,14 @@ FEW = 16
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", [5])
-def test_every_call_is_answered_once_whoever_is_there(seed: int) -> None:
-    report = simulate.simulate(seed, 400, kind="mortal")
-    assert report.failed is None, report.failed.violation
-    assert report.counts["take over"] > 5
-    assert report.counts["end of a monitor"] > 2
+def test_every_call_is_answered_once_whoever_is_there() -> None:
+    counts: Counter[str] = Counter()
+    for seed in (5, 8):  # how many monitors end in one alone is chance
+        report = simulate.simulate(seed, 400, kind="mortal")
+        assert report.failed is None, report.failed.violation
+        counts.update(report.counts)
+    assert counts["take over"] > 5
+    assert counts["end of a monitor"] > 2
 
 
 @pytest.mark.timeout(300)
@@ -259,7 +262,8 @@ OF_EXECUTORS: tuple[tuple[Callable[[Patch], None], tuple[str, ...]], ...] = (
     (believes_no_executor, ("performed twice",)),
     (does_not_say_that_it_is_done, ("performed twice",)),
     (says_that_it_is_done_when_it_is_asked, ("as done, and was not",)),
-    (has_performed_what_is_done, ("performed twice", "as done, and was not")),
+    # and what was not begun gets an EINTR that nothing explains
+    (has_performed_what_is_done, ("performed twice", "as done, and was not", "was answered with")),
 )
 NOTED = ("note", "note", "note", "deny")
 
