@@ -5,7 +5,7 @@ modes, devices) is the text that strace would write; addresses are hexadecimal t
 objects.  What cannot be read is ``{"address": "0x1000", "error": "EFAULT"}``.  Whatever the target
 gives, it is of bounded size: arrays end after :data:`MOST` elements and texts after
 :data:`LONGEST` characters with ``{"more": n}`` in the place of the rest.  Environments are only
-counted, and what keys are made of is not shown, since logs are read by others.
+counted, and what keys are made of and passwords of mounts are not shown, since logs are read by others.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.call import passwords
 from proctor.call.decode import argument as decode
 from proctor.call.decode.values import Address
 from proctor.errors import CallError, CallGone
@@ -61,6 +62,8 @@ def arguments(frame: Frame, *, read: bool) -> dict[str, Any]:
 
 def _argument(frame: Frame, arg: Arg, read: bool) -> Any:
     number = frame.register(arg)
+    if passwords.hides(frame, arg, read):
+        return _address(number)
     if arg.role not in READ_ROLES:
         if arg.role in ("pointer", "address", "out", "registers"):
             return _address(number)

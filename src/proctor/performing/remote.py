@@ -9,6 +9,8 @@ from proctor.records import NamedTuple
 
 _NETWORKS: Final = ("host", "container")
 _WORDS: Final = ("type", "options", "network")
+#: Types for whose options two commas are one in a value, which is all that these can say of a password that has one.
+_DOUBLED: Final = ("cifs", "smb3")
 
 
 class Remote(NamedTuple):
@@ -43,7 +45,10 @@ def _read(source: str, given: Any) -> Remote:
             f"{' or '.join(map(repr, _NETWORKS))}"
         )
     options: list[tuple[bytes, bytes | None]] = []
-    for word in filter(None, given.get("options", "").split(",")):
-        key, equals, value = word.partition("=")
+    text = given.get("options", "")
+    if given["type"] in _DOUBLED:
+        text = text.replace(",,", "\0")
+    for word in filter(None, text.split(",")):
+        key, equals, value = word.replace("\0", ",").partition("=")
         options.append((key.encode(), value.encode() if equals else None))
     return Remote(given["type"], tuple(options), network == "container")

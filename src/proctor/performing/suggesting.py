@@ -11,6 +11,7 @@ import stat
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.call import passwords
 from proctor.errors import CallGone, ProctorError
 from proctor.performing.registry import family, options
 
@@ -73,7 +74,7 @@ def _mount(call: Call) -> dict[str, Any]:
     if kind in _REMOTE:
         at = call.args["data"]
         given = call.copied(at, PAGE_SIZE, some=True).partition(b"\0")[0] if at else b""
-        return {"remote": {source: {"type": kind, "options": _text(given)}}}
+        return {"remote": {source: {"type": kind, "options": _text(passwords.hidden(given))}}}
     return {"filesystems": [kind]} | _source(call, source)
 
 

@@ -5,8 +5,8 @@ knows a call by its name but clone, whose arguments strace labels.
 
 What differs from strace, and why: what cannot be read has the errno behind its address; device
 numbers are ``major:minor``, as rules have them; nothing is said of what only the kernel writes; and
-numbers without a name have no comment.  Environments are only counted, and what keys are made of is not
-shown, since logs are read by others.  The text is one line of printable ASCII of at most
+numbers without a name have no comment.  Environments are only counted, and what keys are made of and
+passwords in options of mounts are not shown, since logs are read by others.  The text is one line of printable ASCII of at most
 :data:`LINE_MAX` characters, and at most a few pages of memory are read for it.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from proctor.call import passwords
 from proctor.call.decode import argument
 from proctor.call.decode.argument import STRING_LIMITS
 from proctor.call.decode.values import Address, signal_name
@@ -78,6 +79,8 @@ def text(arg: Arg, reader: Reader) -> str:
     frame = reader.frame
     number = arg.value(frame.registers)
     role, family = arg.role, arg.family
+    if passwords.hides(frame, arg, reader.read):
+        return str(Address(number))
     if role in READ_ROLES:
         return _pointed(arg, number, reader)
     if role == "pointer" and family is not None:

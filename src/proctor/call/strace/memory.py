@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.call import passwords
 from proctor.call.decode import layouts, structures
 from proctor.call.decode.values import Address
 from proctor.errors import CallError, MemoryUnreadable
@@ -121,10 +122,10 @@ def string(reader: Reader, address: int, limit: int = 1024) -> str:
 
 def _options(reader: Reader, address: int, _: int) -> str:
     """mount's data: the kernel takes a page, or as much as there is of it."""
-    try:
-        return string(reader, address)
-    except MemoryUnreadable:
-        return c_string(reader.frame.memory.read_some(address, 1024)) + "..."
+    found = reader.frame.memory.read_some(address, 1025)
+    text, ends = found.partition(b"\0")[:2]
+    shown = c_string(passwords.hidden(text[:1024]))
+    return shown if ends else shown + "..."
 
 
 def _option(reader: Reader, address: int, size: int) -> str:

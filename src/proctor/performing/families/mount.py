@@ -20,6 +20,7 @@ import stat
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.call import passwords
 from proctor.call.credentials import MNT, USER
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
@@ -306,7 +307,7 @@ def option(key: bytes, value: bytes | None) -> Option:
     """One option.
 
     :raises Said: it must not be."""
-    shown = (key if value is None else key + b"=" + value).decode(errors="replace")
+    shown = passwords.shown(key, value)
     if key in _NAMING or (value is not None and b"/" in value and key != b"source"):
         raise Said(errno.EPERM, f"option {shown}: what it names would be looked up on the host")
     if key.endswith(b"errors") and value == b"panic":
