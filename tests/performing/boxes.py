@@ -32,14 +32,14 @@ def run(
 ) -> subprocess.CompletedProcess[Any]:
     """A script of busybox's shell in a container that root of a container (ids from 100000 on) runs.
 
-    :param top: an empty directory that everybody can come to.
+    :param top: a directory that everybody can come to; the container's own tree is its ``rootfs``.
     :param devices: rules of the inner container's, as in its ``config.json``.
     """
     for each in (runtime, "busybox", "unshare"):
         if not shutil.which(each):
             pytest.skip(f"no {each}")
     for name in ("bin", "proc", "sys", "dev", "tmp"):
-        (top / "rootfs" / name).mkdir(parents=True)
+        (top / "rootfs" / name).mkdir(parents=True, exist_ok=True)
     shutil.copy("/bin/busybox", top / "rootfs/bin/busybox")
     subprocess.run([runtime, "spec"], cwd=top, check=True)
     config = json.loads((top / "config.json").read_text())

@@ -13,7 +13,7 @@ import struct
 import sys
 
 libc = ctypes.CDLL(None, use_errno=True)
-LOAD, ATTACH, DETACH = 5, 8, 9
+LOAD, ATTACH, DETACH, QUERY = 5, 8, 9, 16
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom")
 
 
@@ -164,7 +164,9 @@ def load(machine, draw):
 def place(draw, command, targets, programs):
     target, program, replaced = draw.choice(targets), draw.choice(programs), draw.choice(programs)
     if command == ATTACH:
-        flags = draw.choice([2] * 8 + [6, 6, 6, 3, 4, 5, 1 << 30])
+        flags = draw.choice([2] * 8 + [6, 6, 6, 3, 4, 5, 1 << 30, 0, 1])
+        if target[0] == "" and flags < 2:  # what is given to a container is not alone its
+            flags = 2
     else:
         flags, replaced = draw.choice([0] * 8 + [2, 6, 1]), 0
     revision = draw.choice([0] * 15 + [99])
@@ -172,6 +174,33 @@ def place(draw, command, targets, programs):
     return struct.pack("=IIIIIIQ", target[1] & 0xFFFFFFFF, program[1] & 0xFFFFFFFF, kind, flags, replaced and replaced[1] & 0xFFFFFFFF, 0, revision), (
         target[0], program[0], flags, replaced and replaced[0], revision,
     )  # fmt: skip
+
+
+def query(machine, draw, target, programs):
+    """What is attached, by the names that programs have here."""
+    room, how = draw.choice([64, 64, 64, 0, 1, 2]), draw.choice([0] * 12 + [2, 1 << 30])
+    ids = draw.choice([machine.put(b"\xaa" * 300)] * 8 + [0, 1])
+    size = size_of(draw, draw.choice([64, 64, 32, 28]), 8, 20)
+    attr = struct.pack("=IIIIQI4xQQQQ", target[1] & 0xFFFFFFFF, 6, how, 77, ids, room, 0, 0, 0, 99)
+    if size < 64:
+        attr = attr[:size].ljust(64, b"\0")
+    where = machine.put(attr, 4096) if draw.random() < 0.95 else draw.choice([0, 1])
+    made = bpf(QUERY, where, size)
+    told = struct.unpack("=IIIIQI4xQQQQ", machine.read(where, 64)) if where > 1 else ()
+    names = {0xAAAAAAAA: "-"}
+    for name, fd in programs:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            names[next(int(line[8:]) for line in file if line.startswith("prog_id"))] = name
+    found = struct.unpack("=70I", machine.read(ids, 280)) if ids > 1 else ()
+    revision = told[9:] if size >= 64 else ()
+    return (
+        (target[0], how, room, ids > 1, size),
+        made,
+        told[3:4],
+        told[5:6],
+        revision,
+        [names.get(each, "?") for each in found[:9]],
+    )
 
 
 def member(own):
@@ -241,6 +270,8 @@ def main():
                 draw.randrange(6)
             lines = [each for each in log.splitlines() if b" usec" not in each]
             print(number, *said, lines, flush=True)
+        elif draw.random() < 0.2:
+            print(number, *query(machine, draw, draw.choice(targets), programs), flush=True)
         else:
             command = draw.choice([ATTACH, ATTACH, DETACH])
             known = programs * 4 + others if draw.random() < 0.5 else programs

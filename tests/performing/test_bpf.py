@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import pytest
 
+import proctor
 from proctor import families
 from proctor.call.verdict import HandOver
 from tests.support.processes import eventually
 
-from .callers import Performers, caller
+from . import boxes
+from .callers import Performers, caller, open_directory
 from .containers import PYTHON, inside, told
 
 PROGRAM = Path(__file__).with_name("random_devices.py")
@@ -64,7 +67,7 @@ end = insn(0x95)
 refuse, let = insn(0xb7) + end, insn(0xb7, value=1) + end
 denies, lets = load(refuse), load(let)
 results += [os.readlink(f"/proc/self/fd/{denies}"), bool(__import__("fcntl").fcntl(denies, 1) & 1)]
-os.mkdir(own + "/sub"); sub = os.open(own + "/sub", os.O_RDONLY)
+os.makedirs(own + "/sub/below"); sub = os.open(own + "/sub", os.O_RDONLY)
 open(own + "/sub/cgroup.procs", "w").write("0")
 tried(opens, "/dev/null")
 tried(attach, sub, denies); tried(opens, "/dev/null")
@@ -75,13 +78,21 @@ tried(attach, sub, denies, 0, 6, 0, 9); tried(opens, "/dev/null")
 top = os.open(own, os.O_RDONLY)
 tried(attach, top, lets); tried(attach, top, lets, 0, 6, 0, 9)
 # what is refused
-for flags in (0, 1, 8):
-    tried(attach, sub, lets, flags)
+for flags in (0, 1):
+    tried(attach, top, denies, flags)                                  # alone, to what was given to it
+tried(attach, sub, lets, 8)
+below = os.open(own + "/sub/below", os.O_RDONLY)
+for flags in (0, 1):
+    tried(attach, sub, denies, flags); tried(attach, below, denies, flags); tried(opens, "/dev/null"); tried(attach, sub, lets, 2)
+    tried(attach, sub, lets, flags); tried(opens, "/dev/null"); tried(attach, sub, lets, 0, 6, 0, 9)   # in its place
+    flags and tried(attach, below, lets, 0, 6, 0, 9)
 tried(attach, sub, lets, 2, 0)                                         # another kind
 tried(attach, os.open(hosts, os.O_RDONLY), lets)                       # not its cgroup
 tried(attach, os.open(os.path.dirname(own), os.O_RDONLY), lets)        # nor above
 tried(attach, os.open("/", os.O_RDONLY), lets); tried(attach, 999, lets); tried(attach, sub, 998); tried(attach, sub, sub)
-tried(load, let, 1); tried(load, let, 8, 0)                            # socket filters, cgroup skb
+tried(load, let, 1); tried(load, insn(0xbf, 0x10) + end, 8, 0)         # socket filters, packets of cgroups
+packets = load(let, 8, 0)                                              # but one that says a number
+tried(attach, sub, packets, 2, 0); tried(attach, sub, packets); tried(load, insn(0x79, 0x10) + end, 8, 0)
 tried(load, b""); tried(load, let, 15, 6, b"\1"); tried(load, let, 15, 6, b"", 16)
 tried(load, insn(0x85, value=15) + end)                                # calls a helper
 tried(load, insn(0x18, 0x11, 0, 3) + insn(0) + insn(0xb7) + end)       # refers to a map
@@ -89,6 +100,33 @@ tried(load, insn(0x18, 0x01, 0, 3) + insn(0) + insn(0xb7) + end) > 0 and results
 tried(load, end)                                                       # the verifier's
 tried(load, insn(0x79, 0x10) + end)
 tried(bpf, 0, struct.pack("=IIII", 2, 4, 4, 1))                        # a map: the kernel's word
+"""
+
+
+ASKED = r"""
+def number(fd):
+    return next(int(line[8:]) for line in open(f"/proc/self/fdinfo/{fd}") if line.startswith("prog_id"))
+def query(target, how=0, kind=6, room=64):
+    ids = ctypes.create_string_buffer(4 * 64)
+    attr = ctypes.create_string_buffer(struct.pack("=IIIIQI4xQQQQ", target, kind, how, 0, ctypes.addressof(ids), room, 0, 0, 0, 0), 64)
+    if libc.syscall(321, 16, attr, 64) < 0:
+        raise OSError(ctypes.get_errno(), "query")
+    flags, count = struct.unpack_from("=I8xI", attr.raw, 12)
+    return [flags, [names.get(each, each) for each in struct.unpack("=64I", ids.raw)[:min(count, room)]]]
+def opened(number, tail=b""):
+    return bpf(13, struct.pack("=I", number) + tail)
+own, hosts, others = sys.argv[1:]
+other = load(let)
+names = {number(denies): "denies", number(lets): "lets", int(others): "the host's"}
+tried(query, sub); attach(sub, denies); attach(sub, lets); tried(query, sub); tried(query, top); tried(query, sub, 0, 6, 0)
+again = opened(number(denies))
+results += [os.readlink(f"/proc/self/fd/{again}"), number(again) == number(denies), bool(__import__("fcntl").fcntl(again, 1) & 1)]
+tried(attach, sub, again, 0, 6, 0, 9); tried(query, sub)
+tried(opened, number(denies)); tried(opened, number(other)); tried(opened, int(others)); tried(opened, 0x7fffffff)   # not attached to its own
+results.append(opened(number(lets), b"\0" * 8) > 0); tried(opened, number(lets), b"\1\0\0\0"); tried(opened, number(lets), b"\0" * 12 + b"\1")
+tried(query, sub, 1); tried(query, sub, 2); tried(query, sub, 0, 0); tried(query, os.open(hosts, os.O_RDONLY)); tried(query, 999)
+os.setresuid(1, 1, 1)
+tried(query, sub); tried(opened, number(lets))
 """
 
 
@@ -153,9 +191,47 @@ def run(own: Path, hosts: Path) -> list[object]:
 def test_its_own_cgroups_and_nothing_else(groups: tuple[Path, Path]) -> None:
     assert run(*groups) == [
         "anon_inode:bpf-prog", True, "opened", 0, "EPERM", 0, "opened", 0, 0, "EPERM", 0, "opened", 0, 0,
-        "EPERM", "EPERM", "EINVAL", "EPERM", "EPERM", "EPERM", "EBADF", "EBADF", "EBADF", "EINVAL",
-        "EPERM", "EPERM", "E2BIG", "EINVAL", "EINVAL", "EPERM", "EPERM", "loaded", "EACCES", "EACCES", "EPERM",
+        "EPERM", "EPERM", "EINVAL", 0, "EPERM", "EPERM", "EPERM", 0, "opened", 0, 0, 0, "EPERM", "EPERM", 0, "opened", 0, 0,
+        "EPERM", "EPERM", "EPERM", "EBADF", "EBADF", "EBADF", "EINVAL",
+        "EPERM", "EPERM", "EPERM", "EINVAL", "EPERM", "E2BIG", "EINVAL", "EINVAL", "EPERM", "EPERM", "loaded", "EACCES", "EACCES", "EPERM",
     ]  # fmt: skip
+
+
+def test_what_is_attached_is_told_of_its_own_cgroups_and_had(groups: tuple[Path, Path]) -> None:
+    own, hosts = groups
+    with program_of_the_hosts(own) as others:
+        begin = CODE[: CODE.index('tried(opens, "/dev/null")')].replace(
+            "own, hosts =", "own, hosts, _ ="
+        )
+        begin += "top = os.open(own, os.O_RDONLY)\nresults.clear()\n"
+        with joined(own, 100000):
+            seen = told(
+                begin + ASKED, own, hosts, others, handlers=[families.bpf()], namespaces=("mnt",)
+            )
+    assert seen == [
+        [0, []], [2, ["denies", "lets"]], [2, ["the host's"]], [2, []], "anon_inode:bpf-prog", True, True, 0, [2, ["lets"]],
+        "ENOENT", "ENOENT", "ENOENT", "ENOENT", True, "EINVAL", "EINVAL",
+        "EPERM", "EINVAL", "EPERM", "EPERM", "EBADF", "EPERM", "EPERM",
+    ]  # fmt: skip
+
+
+@contextmanager
+def program_of_the_hosts(place: Path) -> Iterator[int]:
+    """The id of one that is attached to a cgroup of the host's."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    program = ctypes.create_string_buffer(struct.pack("=BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0))
+    licence = ctypes.create_string_buffer(b"GPL")
+    at = ctypes.addressof(program), ctypes.addressof(licence)
+    attr = struct.pack("=IIQQIIQII16sII", 15, 2, *at, 0, 0, 0, 0, 0, b"hosts", 0, 6)
+    loaded, group = libc.syscall(321, 5, attr, len(attr)), os.open(place, os.O_RDONLY)
+    try:
+        assert not libc.syscall(321, 8, struct.pack("=IIIII", group, loaded, 6, 2, 0), 20)
+        lines = Path(f"/proc/self/fdinfo/{loaded}").read_text().splitlines()
+        yield next(int(line[8:]) for line in lines if line.startswith("prog_id"))
+        assert not libc.syscall(321, 9, struct.pack("=IIIII", group, loaded, 6, 0, 0), 20)
+    finally:
+        os.close(group)
+        os.close(loaded)
 
 
 def test_nothing_above_is_put_out_of_work(groups: tuple[Path, Path]) -> None:
@@ -210,3 +286,28 @@ def test_who_lends_may_be_the_first_that_is_asked_for() -> None:
         performers.close()
     assert isinstance(verdict, HandOver), verdict
     os.close(verdict.fd)
+
+
+@proctor.on("prlimit64")
+def LIMITS(call: proctor.Call) -> proctor.Verdict:
+    """Those of locked memory are raised by who may not, since crun gives up otherwise; programs of Linux 5.11 need none."""
+    _, kind, new, _ = call.registers[:4]
+    return proctor.answer(0) if kind == resource.RLIMIT_MEMLOCK and new else proctor.let_run()
+
+
+@pytest.mark.parametrize("performed", [True, False])
+@pytest.mark.parametrize("runtime", boxes.RUNTIMES)
+def test_runtimes_keep_devices_from_their_containers(
+    groups: tuple[Path, Path], runtime: str, performed: bool
+) -> None:
+    """Which both ask what is attached first, and begin without their rules where the kernel does not tell."""
+    rules = [{"allow": False, "access": "rwm"}]  # but for what they give to every container
+    script = "for each in dev/null fuse; do : < /$each && /bin/busybox echo $each; done 2>/dev/null"
+    with joined(groups[0], 100000), open_directory() as top:
+        handlers = [LIMITS, *([families.bpf()] if performed else [])]
+        place = Path(os.fsdecode(top))
+        (place / "rootfs").mkdir()
+        os.mknod(place / "rootfs/fuse", 0o20666, os.makedev(10, 229))
+        os.chmod(place / "rootfs/fuse", 0o666)
+        done = boxes.run(runtime, place, script, handlers, devices=rules)
+    assert done.stdout.split() == ["dev/null", *(["fuse"] if not performed else [])], done.stderr

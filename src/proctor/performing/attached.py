@@ -1,0 +1,282 @@
+"""Device programs of a container's own cgroups: which of them are the container's, what is attached there, and descriptors of that.
+
+Who attaches programs asks first what is attached (runc, crun and libvirt do), and has the kernel open those by their ids,
+to put others in their place.  Ids are the machine's; here they are those of the container's cgroups alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Generator, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from proctor.call.verdict import Answer, HandOver, answer, deny
+from proctor.performing import pins
+from proctor.performing.entitled import has_user, lacking
+from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.trouble import Powerless, Refused
+from proctor.records import NamedTuple
+
+if TYPE_CHECKING:
+    from proctor.performing.lender import Lender
+    from proctor.performing.task import Task, Work
+
+QUERY, FD_BY_ID = 16, 13
+_CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_BPF = 12, 21, 39
+#: What the kernel wants for loading, attaching and asking; and for opening a program by its id (kernel/bpf/syscall.c).
+RIGHTS: Final = 1 << _CAP_BPF | 1 << _CAP_NET_ADMIN
+_RIGHT_TO_OPEN: Final = 1 << _CAP_SYS_ADMIN
+CGROUP_DEVICE: Final = 6
+_EFFECTIVE: Final = 1
+#: ``query`` of union bpf_attr (include/uapi/linux/bpf.h).
+_QUERIED: Final = struct.Struct("=IIIIQI4xQQQQ")
+QUERY_ATTR: Final = _QUERIED.size
+_FLAGS_AT, _COUNT_AT, _REVISION_AT = 12, 24, 56
+#: BPF_CGROUP_MAX_PROGS of include/linux/bpf-cgroup.h.
+_MOST: Final = 64
+FD_ATTR: Final = 16
+_CGROUP2: Final = 0x63677270
+_MOST_CGROUPS: Final = 4096
+PLAIN: Final = (
+    "what is loaded and attached are plain device programs, without types, tokens or positions"
+)
+_DIRECTORY: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def missing(task: Task) -> str:
+    """Why the caller is lent nothing, as a clause; empty if it is."""
+    why = lacking(task, _CAP_BPF, "CAP_BPF")
+    return why and lacking(task, _CAP_SYS_ADMIN, "CAP_SYS_ADMIN")
+
+
+def lender_for(task: Task, rights: int) -> Lender:
+    """:raises Refused: the caller may not be lent the rights."""
+    from proctor.performing.lender import Lender
+
+    if why := missing(task):
+        raise Refused(deny(errno.EPERM, why))
+    try:
+        return Lender(task, rights)
+    except Powerless:
+        named = "CAP_SYS_ADMIN" if rights == _RIGHT_TO_OPEN else "CAP_BPF and CAP_NET_ADMIN"
+        raise Refused(deny(errno.EPERM, f"the monitor has no {named} itself")) from None
+
+
+# Which cgroups ------------------------------------------------------------------------------------
+
+
+def taken(task: Task, number: int) -> int:
+    """:raises Refused: the caller has no such descriptor."""
+    fd = task.taken(pins.signed(number))
+    if fd is None:
+        raise Refused(deny(errno.EBADF))
+    return fd
+
+
+def group(task: Task, number: int) -> int:
+    """A cgroup of version 2 that the caller has open.
+
+    :raises Refused: it is none."""
+    from proctor.kernel.raw import filesystem_type
+
+    fd = taken(task, number)
+    if filesystem_type(fd) != _CGROUP2 or not stat.S_ISDIR(os.fstat(fd).st_mode):
+        raise Refused(deny(errno.EBADF, "it is no cgroup of version 2"))
+    if os.readlink(f"/proc/self/fd/{fd}").endswith(" (deleted)"):
+        raise Refused(deny(errno.ENOENT))
+    return fd
+
+
+class _Own(NamedTuple):
+    """The container's cgroups."""
+
+    base: bytes
+    #: What is above them.
+    higher: list[bytes]
+    task: Task
+
+    def __iter__(self) -> Iterator[bytes]:
+        for seen, (place, below, _) in enumerate(os.walk(self.base)):
+            yield place
+            below[:] = [each for each in below if seen < _MOST_CGROUPS]
+
+    def has(self, status: os.stat_result) -> bool:
+        return has_user(self.task, status.st_uid)
+
+
+def _own(task: Task) -> _Own:
+    """From the caller's upwards those that belong to an id of its user namespace, and all below.
+
+    :raises Refused: there are none."""
+    from proctor.performing.cgroups import directories
+
+    places = directories(task.cgroups, b"")
+    own = [at for at, place in enumerate(places) if has_user(task, os.stat(place).st_uid)]
+    if not own or own != list(range(len(own))):
+        raise Refused(_not_theirs())
+    return _Own(places[own[-1]], places[own[-1] + 1 :], task)
+
+
+def at_and_above(task: Task, target: int) -> list[int]:
+    """A cgroup that belongs to the container first if it is the topmost of those; then, of what is above it, those that are the
+    topmost, or the host's.  What is between is the container's own.
+
+    :raises Refused: it does not belong to the container."""
+    own, wanted = _own(task), os.fstat(target)
+    for place in own:
+        if os.stat(place).st_ino == wanted.st_ino and own.has(wanted):
+            held = [task.hold(os.open(each, _DIRECTORY)) for each in (own.base, *own.higher)]
+            return [target, *held[1:]] if place == own.base else held
+    raise Refused(_not_theirs())
+
+
+def _not_theirs() -> Any:
+    return deny(errno.EPERM, "the cgroup is not one that was given to the container")
+
+
+# What is attached ---------------------------------------------------------------------------------
+
+
+class Attached(NamedTuple):
+    """To one cgroup: how, how many, and their ids."""
+
+    flags: int
+    total: int
+    revision: int
+    ids: tuple[int, ...]
+
+
+def ask(lender: Lender, cgroup: int) -> Generator[Any, Any, tuple[int, Attached]]:
+    """The kernel's errno, or 0, and what is attached to a cgroup."""
+    asking = _querying(lender.permitted)
+    made = _QUERIED.pack(0, CGROUP_DEVICE, 0, 0, 0, _MOST, 0, 0, 0, 0)
+    reply = yield from lender.ask(asking.request, asking.left, made, fds=(cgroup,))
+    reply.close()
+    told = _QUERIED.unpack(reply.parts[asking.found])
+    flags, total, revision = told[3], told[5], told[9]
+    ids = struct.unpack(f"={_MOST}I", reply.parts[asking.found + 1])[: min(total, _MOST)]
+    return reply.error(asking.made), Attached(flags, total, revision, ids)
+
+
+def query(task: Task, attr: bytes, size: int) -> Work:
+    """BPF_PROG_QUERY, in the order of ``bpf_prog_query`` and ``__cgroup_bpf_query`` (kernel/bpf/syscall.c, cgroup.c)."""
+    target, _, how, _, ids, room, *others, _ = _QUERIED.unpack(attr)
+    lender = lender_for(task, RIGHTS)
+    try:
+        if how & ~_EFFECTIVE or any(others):
+            return deny(errno.EINVAL, PLAIN)
+        cgroup = group(task, target)
+        at_and_above(task, cgroup)
+        if how:
+            return deny(errno.EPERM, "programs of cgroups above are not told")
+        failed, there = yield from ask(lender, cgroup)
+    finally:
+        lender.close()
+    if failed:
+        return deny(failed)
+    at = task.call.registers[1]
+    writes = [
+        (at + _FLAGS_AT, struct.pack("=I", there.flags)),
+        (at + _COUNT_AT, struct.pack("=I", there.total)),
+    ]
+    if size >= QUERY_ATTR:
+        writes.append((at + _REVISION_AT, struct.pack("=Q", there.revision)))
+    if not room or not ids or not there.total:
+        return answer(0, writes=writes)
+    told = there.ids[:room]
+    writes.append((ids, struct.pack(f"={len(told)}I", *told)))
+    return Answer(-errno.ENOSPC if room < there.total else 0, writes=tuple(writes))
+
+
+def by_id(task: Task, attr: bytes) -> Work:
+    """BPF_PROG_GET_FD_BY_ID: of what is attached to a cgroup of the container's; others are not there.
+
+    Whoever has a program can take it off: what is attached to the topmost of those cgroups may be the host's, which
+    gave it away so, and is not had."""
+    number, *others = struct.unpack("=4I", attr)
+    if any(others):
+        return deny(errno.EINVAL, PLAIN)
+    if why := lacking(task, _CAP_SYS_ADMIN, "CAP_SYS_ADMIN"):
+        return deny(errno.EPERM, why)
+    own = _own(task)
+    opener, lender = lender_for(task, _RIGHT_TO_OPEN), lender_for(task, RIGHTS)
+    try:
+        opening = _opening(opener.permitted)
+        reply = yield from opener.ask(opening.request, opening.left, attr, fds=())
+        try:
+            if failed := reply.error(opening.made):
+                return deny(failed)
+            for place in own:  # while it is held, its id is no other one's
+                cgroup = os.open(place, _DIRECTORY)
+                try:
+                    if place == own.base or not own.has(os.fstat(cgroup)):
+                        continue
+                    failed, there = yield from ask(lender, cgroup)
+                finally:
+                    os.close(cgroup)
+                if not failed and number in there.ids:
+                    if not task.has_room():
+                        return deny(errno.EMFILE)
+                    return HandOver(reply.take(opening.made), cloexec=True)
+            return deny(
+                errno.ENOENT, "no cgroup below what was given to the container has such a program"
+            )
+        finally:
+            reply.close()
+    finally:
+        lender.close()
+        opener.close()
+
+
+# Requests -----------------------------------------------------------------------------------------
+
+
+class Acting(NamedTuple):
+    """A request of one call, which follows a loan."""
+
+    request: Request
+    made: Result
+    left: int
+    found: int = 0
+
+
+def lent(steps: Steps, permitted: int, rights: int) -> Any:
+    """A loan, and the right that is to be had."""
+    from proctor.performing.lender import Loan
+
+    loan = Loan(steps, permitted)
+    return loan, loan.capabilities(rights)
+
+
+@lru_cache(256)
+def _querying(permitted: int) -> Acting:
+    """How programs are attached to a cgroup, how many, and their ids.  Hole: the attributes.  Sent: the cgroup."""
+    steps = Steps()
+    attr = steps.hole(QUERY_ATTR)
+    loan, right = lent(steps, permitted, RIGHTS)
+    ids = steps.scratch(4 * _MOST)
+    loan.have(right)
+    steps.put(attr, 0, steps.sent(), 4)
+    steps.put(attr, 16, ids)
+    made = steps.call("bpf", QUERY, attr, QUERY_ATTR, bad=0)
+    loan.give_back()
+    found = steps.want(attr)
+    steps.want(ids)
+    return Acting(steps.freeze(), made, loan.left, found)
+
+
+@lru_cache(256)
+def _opening(permitted: int) -> Acting:
+    """A program by its id.  Hole: the attributes."""
+    steps = Steps()
+    attr = steps.hole(FD_ATTR)
+    loan, right = lent(steps, permitted, _RIGHT_TO_OPEN)
+    loan.have(right)
+    made = steps.call("bpf", FD_BY_ID, attr, FD_ATTR, bad=0)
+    steps.give(made)
+    loan.give_back()
+    return Acting(steps.freeze(), made, loan.left)
