@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from proctor.kernel.stalls import LOOK
 from proctor.performing import executors as executors_module
 from proctor.performing.executors import Executors, Once, Wait
 from proctor.performing.processes import Executor
@@ -228,6 +229,8 @@ def test_who_was_waited_for_in_vain_is_waited_for_again() -> None:
     """What is used once never answers within a few microseconds: one mount that took long would have all later ones wait
     shortly, and in vain."""
     once, others = Pace(once=True), Pace()
+    assert once.patience == once.longest < LOOK * 1e6, "who is waited for makes nobody stall"
+    assert others.patience == others.longest == Pace.TICK
     for pace in (once, others):
         pace.came(False)
         assert pace.patience < Pace.TICK
@@ -235,11 +238,11 @@ def test_who_was_waited_for_in_vain_is_waited_for_again() -> None:
     for _ in range(20):
         once.came(False)
         waits.append(once.patience)
-    assert Pace.TICK in waits[1:], "it is not waited for in vain each time, and not never"
-    assert waits[0] < Pace.TICK
-    while once.patience == Pace.TICK:
+    assert once.longest in waits[1:], "it is not waited for in vain each time, and not never"
+    assert waits[0] < once.longest
+    while once.patience == once.longest:
         once.came(False)
-    assert once.patience < Pace.TICK
+    assert once.patience < once.longest
     for _ in range(1000):
         others.came(False)
         assert others.patience < Pace.TICK, (

@@ -244,6 +244,15 @@ class Standing:
         except OSError:
             return False
 
+    def namespace(self, kind: bytes) -> int:
+        """A new descriptor of one of its namespaces, as ``user``, for setns(2).
+
+        :raises CallGone: it is dead."""
+        try:
+            return self._open(b"ns/" + kind)
+        except (FileNotFoundError, ProcessLookupError):
+            raise CallGone from None
+
     # What every call may ask ----------------------------------------------------------------------
 
     def cgroups(self) -> bytes:

@@ -268,7 +268,7 @@ def _making(wanted: Filesystem, rights: int) -> _Making:
 def _make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Made]:
     making = _making(wanted, rights(task))
     words, last = making.words, making.last
-    fds = (task.caller.namespace_fd("user"), opened)
+    fds = (task.hold(task.standing.namespace(b"user")), opened)
     net = (task.caller.namespace_fd("net"),) if wanted.inside else ()
     reply = yield from ask(task, wanted.joins, making.request, (*fds, *net))
     failed = next((each for each in words if reply.error(Result(each))), None)

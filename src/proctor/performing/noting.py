@@ -22,21 +22,23 @@ if TYPE_CHECKING:
 def _place(call: Call) -> tuple[Any, int]:
     """The memory of its journal, and where notes of it are there; None where there are none, or it is over and its slot another's."""
     slot = getattr(call._notification, "slot", -1)
+    if slot < 0:
+        return None, 0
     try:
         memory = getattr(call._listener, "journal", None)
     except CallOver:
         return None, 0
-    if slot < 0 or memory is None or journal.id_at(memory, slot) != call.id:
+    if memory is None or journal.id_at(memory, slot) != call.id:
         return None, 0
     return memory, journal.notes_at(slot)
 
 
 def asks(call: Call, request: Request, *executors: Executor) -> None:
     """These are going to be asked."""
-    if not request.changes or call.name not in NOTED:
+    if not request.changes:
         return
     memory, at = _place(call)
-    if memory is not None:
+    if memory is not None and call.name in NOTED:
         known = all(each.place for each in executors)
         to = [each.asked_next() for each in executors] if known else ()
         progress.asks(memory, at, call.id, *to)
@@ -46,10 +48,10 @@ def came(call: Call, request: Request, done: bool) -> None:
     """What came of them: whether something was changed.  Before one of them is asked for another call.
 
     :param request: as to :func:`asks`."""
-    if not request.changes or call.name not in NOTED:
+    if not request.changes:
         return
     memory, at = _place(call)
-    if memory is not None:
+    if memory is not None and call.name in NOTED:
         progress.came(memory, at, call.id, done)
 
 

@@ -60,18 +60,19 @@ def opened(
     elif not options.images:
         raise Said(errno.ENOTBLK, "it is a file; images = true would mount it")
     task.refuse_device(status)
-    fd, failed = yield from _open(task, pin, os.O_RDONLY if read_only else os.O_RDWR)
+    fd, failed = yield from reopened(task, pin, os.O_RDONLY if read_only else os.O_RDWR)
     if image and failed in (errno.EACCES, errno.EROFS):
         read_only = True  # as mount -o loop does
-        fd, failed = yield from _open(task, pin, os.O_RDONLY)
+        fd, failed = yield from reopened(task, pin, os.O_RDONLY)
     if failed:
         raise Said(failed, f"the caller cannot open {device if not image else 'the image'} itself")
     if image:
         return Source(fd, pin.named.path, True, read_only, joins=False)
-    return Source(fd, _shown(source, status.rdev), False, read_only, joins=True)
+    return Source(fd, shown(source, status.rdev), False, read_only, joins=True)
 
 
-def _open(task: Task, pin: Pin, flags: int) -> Generator[Any, Any, tuple[int, int]]:
+def reopened(task: Task, pin: Pin, flags: int) -> Generator[Any, Any, tuple[int, int]]:
+    """(descriptor, errno) of what is pinned, opened as the caller; the task closes it."""
     act = acting.reopening()
     how = pins.HOW.pack(flags | os.O_CLOEXEC, 0, 0)
     reply = yield from task.session.ask(act.request, how, fds=(pin.fd,), table=True)
@@ -79,7 +80,7 @@ def _open(task: Task, pin: Pin, flags: int) -> Generator[Any, Any, tuple[int, in
     return (-1, failed) if failed else (task.keep(reply, act.fd), 0)
 
 
-def _shown(source: bytes, device: tuple[int, int]) -> bytes:
+def shown(source: bytes, device: tuple[int, int]) -> bytes:
     """What /proc/mounts will say, which the kernel also looks up: the host's name of a device, preferably
     the caller's; empty if there is none."""
     names = [source] if source.startswith(b"/dev/") and b".." not in source else []

@@ -307,7 +307,7 @@ class Request:
 
     def changed(self, reply: Reply) -> bool:
         """Whether what it was for is done, or a part of it."""
-        return any(not is_error(reply.results[each]) for each in self._changing)
+        return not all(map(is_error, map(reply.results.__getitem__, self._changing)))
 
     def form(
         self,

@@ -22,14 +22,16 @@ class Pace:
     for.  But who waited in vain once (somebody opens FIFOs) waits so shortly for a while.
 
     :param once: they are used once, for what always takes longer than so few microseconds: nothing comes in time then, and the
-        while is over after some that came late, too.
+        while is over after some that came late, too.  They are not waited for until whoever receives is taken for stalling
+        (:data:`proctor.kernel.stalls.LOOK`).
     """
 
-    __slots__ = ("_once", "patience", "soon")
+    __slots__ = ("_once", "longest", "patience", "soon")
 
     #: Which a socket waits by itself.
     TICK: Final = 4000
     _SHORT: Final = 50
+    _LONG: Final = 1000
     _WHILE: Final = 64
     _ONCE: Final = 8
 
@@ -37,8 +39,8 @@ class Pace:
         self._once = once
         #: For so many answers, if they come in time, it is waited shortly.
         self.soon = 0
-        #: Microseconds.
-        self.patience = self.TICK
+        #: Microseconds: where nobody waited in vain, and now.
+        self.longest = self.patience = self._LONG if once else self.TICK
 
     def came(self, in_time: bool) -> None:
         """Whether the answer came in time."""
@@ -47,7 +49,7 @@ class Pace:
         elif self.soon:
             self.soon -= 1
             if not self.soon:
-                self.patience = self.TICK
+                self.patience = self.longest
 
 
 class Worker:

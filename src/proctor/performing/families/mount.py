@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,34 +33,40 @@ from proctor.syscalls.architectures import PAGE_SIZE
 from proctor.words import listed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proctor.call.arguments import Args
+    from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.performing.finding import Pin
+    from proctor.performing.identity import Who
+    from proctor.performing.performers import Performers
+    from proctor.performing.short import Ordinary
     from proctor.performing.task import Task, Work
 
 CAP_SYS_ADMIN: Final = 21
 #: MS_* of include/uapi/linux/mount.h.
-_RDONLY, _NOSUID, _NODEV, _NOEXEC, _SYNCHRONOUS, _REMOUNT, _MANDLOCK, _DIRSYNC, _NOSYMFOLLOW = (
+RDONLY, _NOSUID, _NODEV, _NOEXEC, _SYNCHRONOUS, _REMOUNT, _MANDLOCK, _DIRSYNC, _NOSYMFOLLOW = (
     1, 2, 4, 8, 16, 32, 64, 128, 256,
 )  # fmt: skip
-_NOATIME, _NODIRATIME, _BIND, _MOVE, _STRICTATIME, _LAZYTIME, _NOUSER = (
+_NOATIME, _NODIRATIME, _BIND, _MOVE, _STRICTATIME, _LAZYTIME, NOUSER = (
     1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 24, 1 << 25, 1 << 31,
 )  # fmt: skip
 _PROPAGATION: Final = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20
 _MAGIC, _MAGIC_MASK = 0xC0ED0000, 0xFFFF0000
 #: Flags that are the superblock's, as fsconfig(2) calls them.
 _SUPERBLOCK: Final = (
-    (_RDONLY, b"ro"), (_SYNCHRONOUS, b"sync"), (_DIRSYNC, b"dirsync"), (_LAZYTIME, b"lazytime"),
+    (RDONLY, b"ro"), (_SYNCHRONOUS, b"sync"), (_DIRSYNC, b"dirsync"), (_LAZYTIME, b"lazytime"),
     (_MANDLOCK, b"mand"),
 )  # fmt: skip
 #: Those that a remount sets or takes away (MS_RMT_MASK).
 _REMOUNTED: Final = (
-    (_RDONLY, b"ro", b"rw"), (_SYNCHRONOUS, b"sync", b"async"), (_LAZYTIME, b"lazytime", b"nolazytime"),
+    (RDONLY, b"ro", b"rw"), (_SYNCHRONOUS, b"sync", b"async"), (_LAZYTIME, b"lazytime", b"nolazytime"),
     (_MANDLOCK, b"mand", b"nomand"),
 )  # fmt: skip
 #: Those of a mount: MOUNT_ATTR_*.  Times are decided before the mount's flags are locked.
 _TIMES: Final = ((_NOATIME, 0x10), (_STRICTATIME, 0x20), (_NODIRATIME, 0x80))
-_OTHERS: Final = ((_RDONLY, 0x1), (_NOSUID, 0x2), (_NOEXEC, 0x8), (_NOSYMFOLLOW, 0x200000))
+_OTHERS: Final = ((RDONLY, 0x1), (_NOSUID, 0x2), (_NOEXEC, 0x8), (_NOSYMFOLLOW, 0x200000))
 #: Options that name another device by its number or a descriptor.
 _NAMING: Final = frozenset((b"device", b"fd", b"journal_dev", b"logdev", b"rtdev"))
 #: What keeps a broken image from being more than that: what it says itself is not asked.
@@ -152,25 +159,36 @@ KERNELS_OWN: Final = frozenset((
 WAYS: Final = (
     "proctor.performing.loops",
     "proctor.performing.mounter",
+    "proctor.performing.mounting",
     "proctor.performing.placing",
     "proctor.performing.remounting",
 )
 
 
-def _flags(register: int) -> int:
+def flags_of(register: int) -> int:
+    """mount(2)'s flags, without the magic number that they may have."""
     flags = register & 0xFFFFFFFF
     return flags & ~_MAGIC_MASK if flags & _MAGIC_MASK == _MAGIC else flags
 
 
 def is_new(register: int) -> bool:
     """Whether mount(2)'s flags ask for a mount of a file system, not of something that is mounted."""
-    return not _flags(register) & (_REMOUNT | _BIND | _MOVE | _PROPAGATION)
+    return not flags_of(register) & (_REMOUNT | _BIND | _MOVE | _PROPAGATION)
+
+
+def short_way(
+    performers: Performers, name: str, listener: object, begins: Callable[[Call], object] | None
+) -> Ordinary:
+    """What supervisors ask first."""
+    from proctor.performing.mounting import MountWay
+
+    return MountWay(performers, sys.modules[__name__], begins).go
 
 
 def perform(task: Task) -> Work:
     """Mount it, or leave it to the kernel."""
     options, call = task.options(Options), task.call
-    flags = _flags(call.registers[3])
+    flags = flags_of(call.registers[3])
     # copy_mount_string and copy_mount_options come first
     args = call.args
     kind = args["fstype"]
@@ -179,39 +197,39 @@ def perform(task: Task) -> Work:
     data = call.copied(address, PAGE_SIZE, some=True) if address else b""
     new = is_new(flags)
     name = (kind or b"").decode("ascii", "replace")
-    apart = elsewhere(task)
-    if apart and flags & (_REMOUNT | _BIND) == _REMOUNT:
+    away = elsewhere(task)
+    if away and flags & (_REMOUNT | _BIND) == _REMOUNT:
         remounted = yield from _remount(task, flags, data)
         if remounted is not None:
             return remounted
-    program = options.fuse.get(name) if apart else None
-    far = options.remotes.get(source or b"") if apart and options.remote else None
+    program = options.fuse.get(name) if away else None
+    far = options.remotes.get(source or b"") if away and options.remote else None
     if far is not None and far.kind != name:
         far = None
-    if not new or not (program or far or (apart and name in options.filesystems)):
+    if not new or not (program or far or (away and name in options.filesystems)):
         return (yield from _left(task, new, name))
     path = args["target"]
     target = yield from task.pin(task.start(pins.AT_FDCWD, path), path, 0, 0)
     task.permit(target.named.path, target.named.status, "target")
-    if flags & _NOUSER:
+    if flags & NOUSER:
         return deny(errno.EINVAL)
     may(task)
     if far is not None:
         assert source  # the policy's options, whatever the caller said
         opened = sourcing.Source(target.fd, source, False, False, joins=False)
-        return (yield from _mount(task, None, name, opened, flags, far.options, target, far.inside))
-    given = _options(data)
+        return (yield from made(task, None, name, opened, flags, far.options, target, far.inside))
+    given = options_in(data)
     try:
         if not source:
             raise Said(errno.EINVAL, f"{name} is mounted from something")
-        opened = yield from sourcing.opened(task, options, source, bool(flags & _RDONLY))
+        opened = yield from sourcing.opened(task, options, source, bool(flags & RDONLY))
     except Said:
         if not program:
             yield from _parsed(task, name, given)
         raise
     if program:
         return (yield from _serve(task, options, program, opened, flags, given, target))
-    return (yield from _mount(task, options.idmap, name, opened, flags, given, target))
+    return (yield from made(task, options.idmap, name, opened, flags, given, target))
 
 
 def _parsed(task: Task, name: str, given: Sequence[Option]) -> Generator[Any, Any, None]:
@@ -250,7 +268,12 @@ def wanted(task: Task, options: Options, name: str) -> bool:
 
 def elsewhere(task: Task) -> bool:
     """Whether the caller is in a user namespace and a mount namespace of its own."""
-    theirs, ours = task.who.namespaces, task.own.who.namespaces
+    return apart(task.who, task.own.who)
+
+
+def apart(who: Who, own: Who) -> bool:
+    """As :func:`elsewhere`."""
+    theirs, ours = who.namespaces, own.namespaces
     return theirs[USER] != ours[USER] and theirs[MNT] != ours[MNT]
 
 
@@ -289,8 +312,8 @@ def _left(task: Task, new: bool, name: str) -> Work:
 # What is asked for ----------------------------------------------------------------------------------
 
 
-def _options(data: bytes) -> list[Option]:
-    """As ``generic_parse_monolithic`` of fs/fs_context.c takes them apart.
+def options_in(data: bytes) -> list[Option]:
+    """Those of a mount, as ``generic_parse_monolithic`` of fs/fs_context.c takes them apart.
 
     :raises Said: one of them must not be."""
     found: list[Option] = []
@@ -329,7 +352,7 @@ def _attributes(flags: int, table: Sequence[tuple[int, int]]) -> int:
 # Making it ------------------------------------------------------------------------------------------
 
 
-def _mount(
+def made(
     task: Task,
     idmap: bool | None,
     name: str,
@@ -346,7 +369,7 @@ def _mount(
     from proctor.performing.remounting import mounts
 
     if source.read_only:
-        flags |= _RDONLY
+        flags |= RDONLY
     superblock: list[Option] = [(word, None) for flag, word in _SUPERBLOCK if flags & flag]
     times = _TIMES[:1] if flags & _NOATIME else _TIMES[1:2] if flags & _STRICTATIME else ()
     if flags & _NODIRATIME:
@@ -376,7 +399,7 @@ def _mount(
     verdict, number = yield from put(task, made.fd, target.fd, _attributes(flags, _OTHERS))
     if verdict == answer(0) and number and idmap is not None:
         container = task.session.container
-        mounts(task).add(container, number, not flags & _RDONLY)
+        mounts(task).add(container, number, not flags & RDONLY)
     return verdict
 
 
@@ -392,7 +415,7 @@ def _serve(
     """By a FUSE server: its superblock is the caller's user namespace's, and all later is the kernel's."""
     from proctor.performing import fuse, placing
 
-    words = [b"ro"] if flags & _RDONLY or source.read_only else []
+    words = [b"ro"] if flags & RDONLY or source.read_only else []
     for key, value in given:
         if os.fsdecode(key) not in options.options or (value and b"\\" in value):
             return deny(
@@ -427,16 +450,16 @@ def _remount(task: Task, flags: int, data: bytes) -> Generator[Any, Any, Verdict
     if writable is None:
         return None
     task.permit(target.named.path, target.named.status, "target")
-    if flags & _NOUSER:
+    if flags & NOUSER:
         return deny(errno.EINVAL)
     may(task)
-    if not writable and not flags & _RDONLY:
+    if not writable and not flags & RDONLY:
         return deny(errno.EACCES, "its source was opened for reading only")
     superblock: list[Option] = [
         (word if flags & flag else other, None) for flag, word, other in _REMOUNTED
     ]
     # mount(8) gives back what it read in mountinfo, the kernel's word for what we made of the mount
-    given = [each for each in _options(data) if each != (b"idmapped", None)]
+    given = [each for each in options_in(data) if each != (b"idmapped", None)]
     try:
         failed, said = yield from mounter.reconfigure(task, target.fd, [*superblock, *given])
     except Powerless:
