@@ -35,6 +35,7 @@ from .callers import (
     in_dead_root,
     libc,
     mount,
+    open_directory,
     outcome,
     private_mounts,
     unshare,
@@ -343,6 +344,62 @@ def test_who_sends_is_who_says_so(user: list[str] | None, uids: list[str]) -> No
     assert b"True" in native.stdout
     assert (b"EPERM" in native.stdout) == (uids != ["0"])
     assert done.stdout.decode() == native.stdout.decode(), done.stderr
+
+
+TO_A_FILE = """if True:
+    import errno, os, socket, struct, sys
+    place, uid = sys.argv[1], int(sys.argv[2])
+    names = "open", "own", "roots", "stream", "shut/open", "directory", "missing", "link", "loop"
+    if os.getuid() == 0:
+        os.chmod(place, 0o755)
+        held = {}
+        for name in names[:6]:
+            if name == "directory":
+                os.mkdir(f"{place}/{name}")
+                continue
+            os.makedirs(os.path.dirname(f"{place}/{name}"), exist_ok=True)
+            held[name] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM if name == "stream" else socket.SOCK_DGRAM)
+            held[name].bind(f"{place}/{name}")
+            held[name].setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            held[name].setblocking(False)
+            os.chmod(f"{place}/{name}", 0o600 if name in ("own", "roots") else 0o666)
+        if uid:
+            os.chown(f"{place}/own", uid, uid)
+        os.chmod(f"{place}/shut", 0o700)
+        os.symlink("own", f"{place}/link"), os.symlink("loop", f"{place}/loop")
+    if uid:
+        os.setgroups([]), os.setresgid(*[uid] * 3), os.setresuid(*[uid] * 3)
+    me, sender = os.getpid(), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    for name in names:
+        for said in (me, uid, uid), (me, 77, uid), (me, uid, 0xFFFFFFFF):
+            for to in f"{place}/{name}", os.path.relpath(f"{place}/{name}"):
+                try:
+                    ancillary = [(socket.SOL_SOCKET, 2, struct.pack("=iII", *said))]
+                    print(name, said[1:], sender.sendmsg([b"x" * 9], ancillary, 0, to))
+                    data, control, flags, _ = held["own" if name == "link" else name].recvmsg(99, 99)
+                    pid, *ids = struct.unpack("=iII", control[0][2])
+                    print(data, len(control), pid == me, ids, flags)
+                except OSError as error:
+                    print(name, said[1:], errno.errorcode[error.errno])
+"""
+
+
+@pytest.mark.parametrize("user", [[], ["--user", "--map-root-user"], None])
+def test_who_sends_to_a_socket_file_is_who_says_so(user: list[str] | None) -> None:
+    here = [sys.executable, "-I", "-c"]
+    command = [*(here if user is None else [*IN_ITS_OWN_PIDS[:1], *user, *IN_ITS_OWN_PIDS[1:]])]
+    for uid in ("0",) if user else ("0", "1000"):  # nobody else has a number there
+        said = []
+        for handlers in ((), ([families.send()],)):
+            with open_directory() as place:
+                words = [*command, TO_A_FILE, os.fsdecode(place), uid]
+                run: Any = proctor.run if handlers else subprocess.run
+                done = run(words, *handlers, capture_output=True, timeout=60)
+                said.append(done.stdout.decode())
+                assert done.returncode == 0, done.stderr
+        assert said[1].splitlines() == said[0].splitlines()
+        of_uid = {"ECONNREFUSED"} if uid == "0" else {"EACCES", "EPERM"}
+        assert {"True", "ENOENT", "ELOOP", "EPROTOTYPE", "EINVAL"} | of_uid <= set(said[0].split())
 
 
 def test_who_sends_is_nobody_else_of_the_hosts() -> None:

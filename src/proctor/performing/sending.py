@@ -20,6 +20,7 @@ from proctor.call import messages
 from proctor.call.messages import Message
 from proctor.call.verdict import answer
 from proctor.errors import MemoryUnreadable
+from proctor.kernel.raw import is_hidden
 from proctor.performing import saying, sockets
 from proctor.performing.lender import Loan
 from proctor.performing.routes import Route
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
 _AF_NETLINK: Final = 16
+_CAP_DAC_OVERRIDE: Final = 1
 _DONTWAIT, _NOSIGNAL, _CMSG_COMPAT = 0x40, 0x4000, 0x80000000
 _HEADER: Final = struct.Struct("@PIPNPNi")  # struct msghdr
 _NAME, _IOV, _CONTROL = 0, struct.calcsize("@PIP") - struct.calcsize("P"), struct.calcsize("@PIPN")
@@ -110,20 +112,23 @@ def _send(
             if said.errno != errno.EFAULT:
                 raise
         raise Said(errno.EMSGSIZE, f"more than {messages.MOST} bytes in one message")
-    address, file = message.address, None
+    address, path = message.address, None
     if one.type == socket.SOCK_DGRAM and address is not None:  # others refuse or ignore it
         path = sockets.file_name(one, address)
+        if path is None and sockets.reroutable(task, route, one, address):
+            return (yield from _elsewhere(task, route, one, message, flags))
+    named = saying.speaker(task, one, message) if message.credentials else None
+    message, lender = named or (message, None)
+    file = None
+    try:
         if path is not None:
             try:
                 file = (yield from task.file(path)).fd
             except Said as said:
-                yield from _before_the_path(task, one, message, flags)
+                yield from _before_the_path(task, one, message, flags, lender)
                 raise said from None
-        elif sockets.reroutable(task, route, one, address):
-            return (yield from _elsewhere(task, route, one, message, flags))
-    named = saying.speaker(task, one, message) if message.credentials and file is None else None
-    message, lender = named or (message, None)
-    try:
+        if file is not None and lender is not None:
+            return (yield from _said_to_a_file(task, one, message, flags, file, lender))
         if stream:
             return (yield from _all(task, one, message, flags, file, lender))
         return (yield from _once(task, task.session, one.fd, message, flags, file, lender=lender))
@@ -132,14 +137,33 @@ def _send(
             lender.close()
 
 
+def _said_to_a_file(
+    task: Task, one: Socket, message: Message, flags: int, file: int, lender: Lender
+) -> Generator[Wait, Reply, int]:
+    """By a lender, which is judged on files as the caller is, but for what the caller's capabilities give it there.
+
+    :raises Said: an errno."""
+    if is_hidden(file):
+        raise Said(errno.EPERM, "the socket file is on a file system that the lender may not see")
+    try:
+        return (yield from _once(task, task.session, one.fd, message, flags, file, lender=lender))
+    except Said as said:
+        if said.errno == errno.EACCES and task.who.effective >> _CAP_DAC_OVERRIDE & 1:
+            raise Said(
+                errno.EPERM, "the caller would send it by CAP_DAC_OVERRIDE, which is not lent"
+            ) from None
+        raise
+
+
 def _before_the_path(
-    task: Task, one: Socket, message: Message, flags: int
+    task: Task, one: Socket, message: Message, flags: int, lender: Lender | None
 ) -> Generator[Wait, Reply, None]:
     """What the kernel has against a message before it looks at a path, which leads to a directory here.
 
     :raises Said: that."""
     try:
-        yield from _once(task, task.session, one.fd, message, flags, task.caller.root())
+        root = task.caller.root()
+        yield from _once(task, task.session, one.fd, message, flags, root, lender=lender)
     except Said as said:
         if said.errno not in (errno.ECONNREFUSED, errno.EACCES, errno.EROFS):
             raise
@@ -318,7 +342,9 @@ def _once(
         fds.append(held)
     try:
         if speaker is not None:
-            reply = yield from speaker.ask(sending.request, sending.left, *values, fds=tuple(fds))
+            reply = yield from speaker.ask(
+                sending.request, sending.left, *values, fds=tuple(fds), table=file is not None
+            )
         else:
             reply = yield from session.ask(
                 sending.request, *values, fds=tuple(fds), table=file is not None
