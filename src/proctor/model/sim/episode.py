@@ -7,8 +7,8 @@ follows from the seed and the episode's number.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -53,6 +53,9 @@ _DULL: Final = 600.0
 _LEAVES: Final = 0.4
 _SOON: Final = 0.02
 _PATIENT: Final = 1.0
+
+#: Seconds between looks at whether there is a monitor again that can be killed.
+_UNBORN: Final = 0.001
 
 #: Seconds that a thread is left for, if that is wanted: others notice after some milliseconds.
 _STALL: Final = 0.05
@@ -248,8 +251,11 @@ class Episode:
 
     def _die(self) -> None:
         schedule = self.world.schedule
-        if schedule.stepping or schedule.depth or not self._alive:
+        if schedule.stepping or schedule.depth:
             schedule.later(1e-5, self._die)  # the stack that we are on is in the supervisor's code
+            return
+        if not self._alive:
+            schedule.later(self.random.random() * _UNBORN, self._die)  # then the next one does
             return
         if self._keeper is None or self.ledger.closing:
             return
@@ -381,14 +387,9 @@ class Episode:
         )
 
     # Looking --------------------------------------------------------------------------------------
-    @contextmanager
-    def _calm(self) -> Iterator[None]:
+    def _calm(self) -> AbstractContextManager[None]:
         """It is the simulation that runs code of the supervisor's: nobody is left in it."""
-        if self.preemption is not None:
-            self.preemption.calm = True
-        yield
-        if self.preemption is not None:
-            self.preemption.calm = False
+        return nullcontext() if self.preemption is None else self.preemption.calm()
 
     def _look(self) -> None:
         ledger, schedule = self.ledger, self.world.schedule

@@ -56,6 +56,8 @@ if sys.version_info >= (3, 12):
                 sys.monitoring.events.INSTRUCTION if bytecodes else sys.monitoring.events.LINE
             )
             self._threads: set[int] = set()
+            #: Steps until it is told of one.
+            self.left = 1
 
         def here(self) -> None:
             """This thread, from now on."""
@@ -81,7 +83,9 @@ if sys.version_info >= (3, 12):
 
         def _step(self, code: CodeType, where: int) -> None:
             if threading.get_ident() in self._threads:
-                self._passed(code, where)
+                self.left -= 1
+                if self.left <= 0:
+                    self._passed(code, where)
 
     def _codes() -> Iterator[CodeType]:
         """All code that is watched: whatever functions there are, also such as were put into the place
@@ -103,8 +107,10 @@ else:
 
         def __init__(self, passed: _Passed, bytecodes: bool) -> None:
             self._passed = passed
-            self._bytecodes = bytecodes
+            self._event = "opcode" if bytecodes else "line"
             self._wanted = _Wanted()
+            #: Steps until it is told of one.
+            self.left = 1
 
         def here(self) -> None:
             """This thread, from now on."""
@@ -123,16 +129,17 @@ else:
         def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:
             if not self._wanted[frame.f_code.co_filename]:
                 return None
-            if self._bytecodes:
+            if self._event == "opcode":
                 frame.f_trace_lines = False
                 frame.f_trace_opcodes = True
             return self._step
 
         def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
-            if event == "line":
-                self._passed(frame.f_code, frame.f_lineno)
-            elif event == "opcode":
-                self._passed(frame.f_code, frame.f_lasti)
+            if event == self._event:
+                self.left -= 1
+                if self.left <= 0:
+                    where = frame.f_lineno if event == "line" else frame.f_lasti
+                    self._passed(frame.f_code, where)
             return self._step
 
 
@@ -147,20 +154,23 @@ class Preemption:
         self._schedule = schedule
         self._random = random
         self._rate = 1.0 / every
-        self._left = 0
-        #: Nobody is left: it is the simulation that looks at the supervisor.
-        self.calm = False
+        #: Steps to the next preemption.
+        self._left = 1
         #: Told of each step.
         self.record: _Passed | None = None
-        #: Steps until something is done, and that.
+        #: Steps until something is done, and that; 0: nothing is.
         self._steps_left = 0
         self._then: Callable[[], object] = bool
+        #: Steps from one of which we are told to the next one: most are only counted.
+        self._stretch = 1
         self._watch = _Watch(self._passed, bytecodes)
         schedule.watch = self._watch.here
 
     def at(self, steps: int, do: Callable[[], object]) -> None:
         """Do something after so many steps, in the midst of the supervisor's code."""
+        self._count()
         self._steps_left, self._then = steps, do
+        self._wait()
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
@@ -168,16 +178,36 @@ class Preemption:
         with self._watch.all():
             yield
 
+    @contextmanager
+    def calm(self) -> Iterator[None]:
+        """It is the simulation that looks at the supervisor meanwhile: nobody is left."""
+        left, self._watch.left = self._watch.left, sys.maxsize
+        yield
+        self._watch.left = left
+
+    def _count(self) -> None:
+        """What was passed since the last time."""
+        passed = self._stretch - self._watch.left
+        self._left -= passed
+        if self._steps_left:
+            self._steps_left -= passed
+        self._stretch = self._watch.left
+
+    def _wait(self) -> None:
+        """Be told of the next step that matters."""
+        most = self._steps_left or self._left
+        self._stretch = self._watch.left = 1 if self.record else min(most, self._left)
+
     def _passed(self, code: CodeType, where: int) -> None:
-        if self.calm:
-            return
         if self.record is not None:
             self.record(code, where)
-        if self._steps_left:
-            self._steps_left -= 1
-            if not self._steps_left:
-                self._then()
-        self._left -= 1
-        if self._left <= 0:
+        awaited = self._steps_left > 0
+        self._count()
+        due, over = awaited and not self._steps_left, self._left <= 0
+        if over:
             self._left = 1 + int(self._random.expovariate(self._rate))
+        self._wait()  # others are watched as soon as this one is left
+        if due:
+            self._then()
+        if over:
             self._schedule.preempt()

@@ -210,6 +210,8 @@ class Schedule:
             if draw() < _LONG:  # until all others have come to a halt, now and then for a stall
                 kept = _KEPT if draw() < _STALLED else _KEPT / 50
                 self.later(draw() * kept, lambda: self.make_ready(fiber))
+            elif self._alone():
+                return  # it would have its own turn: two changes of threads for nothing
             else:
                 self._ready.append(fiber)
             fiber.leave()
@@ -219,6 +221,12 @@ class Schedule:
                 if not self.one() and not self._jump():
                     break
             self.depth -= 1
+
+    def _alone(self) -> bool:
+        """Whether nothing can happen now but what whoever runs does."""
+        self.awake()
+        due = self._agenda and self._agenda[0][0] <= self.now
+        return not (self._ready or self.work or due or self.kernel.runnable)
 
     def _jump(self) -> bool:
         """Time goes by for whoever is kept from running, up to what comes next."""
