@@ -111,7 +111,8 @@ def test_whoever_receives_stalls_at_any_line(taken: list[object]) -> None:
     of_role = [
         line
         for line in stalled
-        if line[0] in ("role.py", "pyengine.py", "deciding.py", "turns.py", "answering.py")
+        if line[0]
+        in ("role.py", "pyengine.py", "deciding.py", "waiting.py", "turns.py", "answering.py")
     ]
     assert len(of_role) > (400 if TIMES else 40)
     assert undisturbed

@@ -9,8 +9,6 @@ the handler's side, the deadline, the end of supervision; whoever comes later fi
 from __future__ import annotations
 
 import errno
-import math
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,13 +20,12 @@ from proctor.call.verdict import (
     deny,
 )
 from proctor.errors import CallGone, CallOver, MemoryUnreadable, RacyVerdict
-from proctor.supervisor.answering import lives
 from proctor.supervisor.carry import check
 from proctor.supervisor.jobs import Job
 from proctor.supervisor.ports import Later, Seek
 from proctor.supervisor.seeking import Seeking
 from proctor.supervisor.share import LOOK, Share, number_of
-from proctor.supervisor.turns import Turns
+from proctor.supervisor.waiting import Waits
 
 if TYPE_CHECKING:
     from threading import Condition
@@ -43,9 +40,6 @@ if TYPE_CHECKING:
 #: Performs a call: (call, the Perform verdict) → what to answer, or that it takes a while.
 Performer = Callable[["Call", Perform], "Verdict | Later"]
 
-#: ERESTARTNOINTR (linux/errno.h): who lives on after all, since a handler that ran first masked what it was to die of, makes the
-#: call again and never sees it interrupted.
-_INTERRUPTED: Final = deny(513)
 _BEGUN: Final = "an earlier monitor had begun to perform it, and died"
 #: What performing says that was interrupted (linux/errno.h): nothing is done, and the call is made again.
 _ERESTARTSYS: Final = 512
@@ -68,22 +62,6 @@ class Turn:
         self._decider.run_next(self.job)
 
 
-class Continuation:
-    """Going on with a job for which something was awaited."""
-
-    __slots__ = ("_decider", "job", "kept", "later")
-
-    def __init__(self, decider: Decider, job: Job, later: Later) -> None:
-        self._decider = decider
-        self.later = later
-        self.job = job
-        #: Its thread lost the role over it, and is kept by it.
-        self.kept = False
-
-    def __call__(self) -> None:
-        self._decider.go_on(self)
-
-
 class Arrival:
     """Deciding what somebody else receives, on the thread that receives.
 
@@ -104,35 +82,7 @@ class Arrival:
             self._decider.arrived(job, self)
 
 
-class Ending:
-    """Answering a job in the place of its handlers."""
-
-    __slots__ = ("_decider", "_verdict", "_who", "job")
-
-    def __init__(self, decider: Decider, job: Job, verdict: Verdict, who: str) -> None:
-        self._decider = decider
-        self._verdict = verdict
-        self._who = who
-        self.job = job
-
-    def __call__(self) -> None:
-        self._decider._answer(self.job, self._verdict, self._who)
-
-
-class Look:
-    """Seeing whether the caller of a job dies as soon as that is answered."""
-
-    __slots__ = ("_decider", "job")
-
-    def __init__(self, decider: Decider, job: Job) -> None:
-        self._decider = decider
-        self.job = job
-
-    def __call__(self) -> None:
-        self._decider.look(self.job)
-
-
-class Decider(Turns):
+class Decider(Waits):
     """Takes jobs to their answer; shared by all listeners of one supervisor.
 
     :param performer: see :data:`Performer`.
@@ -156,9 +106,6 @@ class Decider(Turns):
         self._performer = performer
         #: By name: see :meth:`_ordinary`.
         self._ways: dict[str, Any] = {}
-        self._overdue: deque[Continuation | Ending | Look] = deque()
-        #: Nothing more is begun that must not be done twice: see :mod:`proctor.supervisor.leaving`.
-        self.leaving = False
 
     # The way in -------------------------------------------------------------------------------
     def decide(self, job: Job) -> None:
@@ -406,143 +353,6 @@ class Decider(Turns):
             ordinary = getattr(self._performer, "ordinary", None)
             self._ways[name] = ordinary and ordinary(name)
         return self._ways[name]
-
-    # What takes a while -----------------------------------------------------------------------
-    def _await(self, job: Job, later: Later, who: str, performing: bool) -> None:
-        """Go on when a descriptor is readable."""
-        waits = False
-        watched: list[int] = []
-        try:
-            due = None if later.wait is None else self._world.clock() + later.wait
-            if due is not None and math.isnan(due):  # it would be neither before nor after another
-                raise ValueError("Later(wait=nan): seconds, or None")
-            if self._leave(job):
-                with self._lock:
-                    if not job.claimed:
-                        continuation = Continuation(self, job, later)
-                        for fd in later.fds:
-                            self._engine.watch(fd, continuation)
-                            watched.append(fd)
-                        waits = job.begun = True
-                        job.later, job.due = (later, who, performing), False
-                        self.backlog.wait(job)
-                        if due is not None:
-                            self.calls.due_at(job, due, later)
-        except BaseException:
-            self._unwatch(watched)  # one that could not be is watched for another call, perhaps
-            self._cancel(later)
-            raise
-        if not waits:
-            self._cancel(later)
-
-    def go_on(self, what: Continuation) -> None:
-        """It is readable, or was waited for long enough: go on, or wait for a turn; on the thread that has the role."""
-        job, share = what.job, what.job.served.share
-        with self._lock:
-            if job.claimed or job.later is None or job.later[0] is not what.later:
-                return  # whoever claimed it gives that up
-            waits, job.due = job.due, True
-            if not waits and self._waits_for_turn(job, share, kept=what.kept):
-                self.backlog.put(job)
-                return
-        if not waits:
-            self._go(job, share)
-        elif not lives(job):  # as its pidfd says, perhaps: for nobody it would have its turn
-            self._answer(job, self._rules.on_error, "gone")
-
-    def _waits_for_turn(self, job: Job, share: Share, *, kept: bool) -> bool:
-        """Whether a call that goes on has no thread now (the lock is held)."""
-        if self.leaving or not (share.watchful or share.is_slow(job)):
-            return False
-        return self.backlog.holds_back(job, self._world.clock(), kept=kept)
-
-    def interrupt(self, job: Job) -> None:
-        """It is not to wait longer for what it awaits, if that can be; on the thread that has the role."""
-        with self._lock:
-            if job.later is None or job.later[0].interrupt is None or job.due:
-                return
-            job.due = True
-        self._resume_later(job, interrupted=True)
-
-    def leave_off(self) -> None:
-        """Begin nothing more; what waits for a turn and goes on has it now."""
-        self.leaving = True
-        for job in self.calls.pending(None):
-            with self._lock:
-                if job.due and job.later is not None and self.backlog.take_out(job):
-                    job.due = False
-                    self._overdue.append(Continuation(self, job, job.later[0]))
-
-    def _resume_later(self, job: Job, *, interrupted: bool = False) -> None:
-        with self._lock:
-            if job.later is None:
-                return  # it was answered, and what it awaited given up
-            later, who, performing = job.later
-            job.later, job.waits, job.due = None, False, False
-            self._unwatch(later.fds)
-        try:
-            interrupt = later.interrupt if interrupted else None
-            verdict = later.resume() if interrupt is None else interrupt()
-        except BaseException as raised:
-            verdict = raised
-        if verdict is None and not performing:
-            self.advance(job)
-        else:
-            self.decided(job, verdict, who, performing)
-
-    # Now and then -----------------------------------------------------------------------------
-    def untended(self) -> bool:
-        """Whether :meth:`tend` has something to do."""
-        due = self.calls.next_due()
-        return self.backlog.many() or (due is not None and due <= self._world.clock())
-
-    def tend(self) -> None:
-        """Have those answered whose handlers took too long, calls that wait and whose callers are gone
-        forgotten, and callers looked at that have waited for long."""
-        rules, overdue = self._rules, self._overdue
-        while (due := self.calls.due(self._world.clock())) is not None:
-            job, later, look = due
-            if look:
-                overdue.append(Look(self, job))
-            elif later is None:
-                overdue.append(Ending(self, job, rules.on_deadline, "deadline"))
-            else:
-                overdue.append(Continuation(self, job, later))
-        alive = []
-        for job in self.backlog.some():
-            if lives(job):
-                alive.append(job)
-            else:
-                overdue.append(Ending(self, job, rules.on_error, "gone"))
-        if alive:
-            with self._lock:
-                self.backlog.back(alive)
-
-    def patience(self) -> tuple[float | None, bool]:
-        """See there; what is due and not seen to is not waited with."""
-        return (0.0, True) if self._overdue else super().patience()
-
-    def look(self, job: Job) -> None:
-        """Answer it if its caller has a signal that ends it and does not (``complete_signal`` of kernel/signal.c): one that
-        came after another one, or has it dump core.  Whatever its handler is at, nobody is going to see the answer.
-        What is performed looks after its caller by itself."""
-        if job.claimed or job.performed is not None:
-            return
-        dying = self._world.dying(job.call)
-        if dying is None:
-            return
-        if dying:
-            self._answer(job, _INTERRUPTED, "gone")
-            return
-        with self._lock:
-            if not job.claimed:
-                self.calls.look_again(job, self._world.clock())
-
-    def next_overdue(self) -> Continuation | Ending | Look | None:
-        """What is due, and what was awaited for long enough; for whoever has the role, after :meth:`tend`: each by itself,
-        so that one who is told of it and stalls keeps a thread of that call's container."""
-        with self._lock:
-            return self._overdue.popleft() if self._overdue else None
 
 
 def _is_left(said: Any) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from proctor.supervisor.deciding import Arrival, Continuation, Ending, Look, Turn
+from proctor.supervisor.deciding import Arrival, Turn
 from proctor.supervisor.ports import HELP, INSIST, SERVE, Still
+from proctor.supervisor.waiting import Continuation, Ending, Look
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Wire
