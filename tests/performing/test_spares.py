@@ -265,27 +265,21 @@ def test_who_waits_for_an_end_hears_nothing_else(executors: Executors) -> None:
     executors.discard(executor)
 
 
-def test_two_are_borrowed_or_none_is(executors: Executors) -> None:
+def test_who_is_free_again_is_kept_unless_it_was_the_last_time(executors: Executors) -> None:
     def idle(key: str) -> Executor:
         made: Executor = ended(executors.acquire(key, "container", 4, lambda *_: None))
         return made
 
     both = idle("caller"), idle("lender")
-    executors.keep(*both)
-    assert executors.borrow_both("caller", "nobody", "container", 4) is None
-    assert executors.borrow_both("nobody", "lender", "container", 4) is None
-    assert executors.borrow_both("caller", "lender", "container", 1) is None, (
-        "there is room for one"
-    )
-    assert set(executors._idle) == set(both) and not executors._taken, "nothing has happened"
-    assert executors.borrow_both("caller", "lender", "container", 2) == both
+    for each in both:
+        executors.keep(each)
+    assert set(executors._idle) == set(both) and not executors._taken
+    assert executors.borrow("caller", "container", 1) is both[0]
+    assert executors.borrow("lender", "container", 1) is None, "there is room for one"
+    assert executors.borrow("lender", "container", 2) is both[1]
     assert not executors._idle and executors._taken == {"container": 2}
-    assert executors.borrow("caller", "container", 4) is None
-    executors.keep(*both)
-    assert not executors._taken
     both[0].last = True
-    borrowed = executors.borrow_both("caller", "lender", "other", 4)
-    assert borrowed == both
-    executors.keep(*borrowed)
+    for each in both:
+        executors.set_free(each)
     assert list(executors._idle) == [both[1]] and not executors._taken
     assert both[0].sock.fileno() < 0, "what ends with its work is kept by nobody"

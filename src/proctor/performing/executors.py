@@ -196,25 +196,6 @@ class Executors(_core.Books):
 
     # Books --------------------------------------------------------------------------------------
 
-    def borrow_both(
-        self, key: Hashable, other: Hashable, container: object, limit: int
-    ) -> tuple[Executor, Executor] | None:
-        """One of each of two keys that differ, or none, as :meth:`borrow`."""
-        if self._closing:
-            self._see_who_closed()
-        with self._lock:
-            one, another = self._by_key.get(key), self._by_key.get(other)
-            taken = self._taken.get(container, 0) + 2
-            if not one or not another or taken > limit:
-                return None
-            both = one.pop(), another.pop()
-            self._taken[container] = taken
-            for executor in both:
-                del self._idle[executor]
-                executor.container = container
-                self._busy.add(executor)
-            return both
-
     def _count(self, container: object, worker: Worker) -> None:
         self._taken[container] = self._taken.get(container, 0) + 1
         worker.container = container
@@ -310,25 +291,23 @@ class Executors(_core.Books):
                 with self._lock:
                     self._closing.append(one)
 
-    def keep(self, *free: Executor) -> None:
-        """They are free again, as :meth:`release`, and have nothing open that they gave."""
-        dropped = []
+    def keep(self, executor: Executor) -> None:
+        """It is free again, as :meth:`release`, and has nothing open that it gave."""
+        dropped: Executor | None = None
         with self._lock:
-            now = time.monotonic()
-            for executor in free:
-                self._busy.discard(executor)
-                self._uncount(executor)
-                if self._closed or executor.last:
-                    dropped.append(executor)
-                    continue
-                self._idle[executor] = now
+            self._busy.discard(executor)
+            self._uncount(executor)
+            if self._closed or executor.last:
+                dropped = executor
+            else:
+                self._idle[executor] = time.monotonic()
                 executor.equals.append(executor)
                 if self._reaper is None and not self._reaps():  # then nobody is kept
-                    dropped.append(self._drop(executor))
+                    dropped = self._drop(executor)
                 elif len(self._idle) > _MOST_IDLE:
-                    dropped.append(self._drop(next(iter(self._idle))))
-        for one in dropped:
-            one.close()
+                    dropped = self._drop(next(iter(self._idle)))
+        if dropped is not None:
+            dropped.close()
 
     def _reaps(self) -> bool:
         """See that somebody ends those without work (the lock is held); False if there are no more threads for us."""

@@ -86,17 +86,16 @@ class LendingWay(PlannedWay):
         if not isinstance(lending, Lending):
             self._leave(standing)
             return lending
-        key, performers = standing.kept.key, self._performers
-        executors, limit = performers.executors, performers.option(key.container, "limit")
-        both = executors.borrow_both(key, lending.whom, key.container, limit)
-        if both is None:
-            return self._leave(standing)
-        executor, lends = both
+        executors, executor = self._performers.executors, self._lend(standing.kept)
+        lends = executor and self._lend(standing.kept, lending.whom)
+        if executor is None or lends is None:
+            return self._leave(standing, executor)
         try:
             if self._begins is not None:
                 self._begins(call)
         except BaseException:
-            executors.keep(executor, lends)
+            executors.set_free(executor)
+            executors.set_free(lends)
             raise
         try:
             try:
@@ -173,7 +172,8 @@ class LendingWay(PlannedWay):
         if executor.holds:
             executors.release(lends)
             return self._closed(call, wish, standing, executor, said)
-        executors.keep(executor, lends)
+        executors.set_free(executor)
+        executors.set_free(lends)
         self._performers.standings.give_back(standing)
         return said
 

@@ -4,7 +4,7 @@ where that is so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -75,12 +75,16 @@ class ShortWay:
         self._begins = begins
         self._limit: int = performers.option(None, "limit")
 
-    def _lend(self, known: Known) -> Executor | None:
+    def _lend(self, known: Known, whom: Hashable = None) -> Executor | None:
+        """One of its executors that waits for work.
+
+        :param whom: another one's, who works for it."""
         key = known.key
         container, limit = key.container, self._limit
         if container is not None:
             limit = container.performing.get("limit", limit)  # type: ignore[attr-defined]
-        return self._performers.executors.borrow(key, container, limit)  # type: ignore[no-any-return]
+        executors = self._performers.executors
+        return executors.borrow(key if whom is None else whom, container, limit)  # type: ignore[no-any-return]
 
     def _lent(self, known: Known) -> tuple[Executor, int, int, int] | None:
         """:meth:`_lend`, as the core wants it."""
