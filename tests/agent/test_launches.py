@@ -52,6 +52,17 @@ def test_a_command_is_decided_by_the_agents_policy(running: RunningAgent, place:
     running.heard('ended: container "mine"')
 
 
+def test_descriptors_of_the_shells_are_the_commands(running: RunningAgent) -> None:
+    """And nobody else's: the pipe ends when the command has ended."""
+    reader, writer = os.pipe()
+    program = f"import os; os.write({writer}, b'hello')"
+    words = command(running, "--", sys.executable, "-c", program)
+    done = subprocess.run(words, pass_fds=[writer], timeout=60, check=False)
+    os.close(writer)
+    with open(reader) as file:
+        assert (done.returncode, file.read()) == (0, "hello")
+
+
 def test_it_ends_as_the_command_does(running: RunningAgent) -> None:
     assert run(running, "--", "sh", "-c", "kill -9 $$").returncode == -9
     assert run(running, "--", "proctor-has-no-such-command").returncode == 127

@@ -250,3 +250,19 @@ def test_what_a_mount_takes_is_loaded_before_the_first_one() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert not done.stdout.split()
+
+
+def test_a_limit_of_file_sizes_is_no_limit_of_memory() -> None:
+    """The soft one (``ulimit -Sf``): the executor's program is written past it, and it is as before.  What it may
+    not raise is told."""
+    script = (
+        "import errno, os, resource as r; from proctor.performing import image, scarce;"
+        "hard = r.getrlimit(r.RLIMIT_FSIZE)[1]; r.setrlimit(r.RLIMIT_FSIZE, (4096, hard));"
+        "made = image.sealed(); assert os.fstat(made).st_size == os.stat(image.PATH).st_size;"
+        "assert r.getrlimit(r.RLIMIT_FSIZE) == (4096, hard);"
+        "assert 'RLIMIT_FSIZE' in scarce.why(OSError(errno.EFBIG, ''))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

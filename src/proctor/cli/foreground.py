@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from proctor.cli import front
@@ -40,12 +41,14 @@ _WATCHED = _TERMINAL | _PASSED_ON | {signal.SIGCHLD}
 _link: front.Link | None = None
 
 
-def divide() -> None:
+def divide(passed: Iterable[int]) -> None:
     """Have another process of ours stop when a shell asks for it, if one may: see
-    :mod:`proctor.cli.front`.  Before there are threads, and after :func:`take_back_sigchld`."""
+    :mod:`proctor.cli.front`.  Before there are threads, and after :func:`take_back_sigchld`.
+
+    :param passed: descriptors of the command's, which that process closes."""
     global _link  # noqa: PLW0603 - once per process
     if front.has_terminal():
-        _link = front.divide(_WATCHED, end_like)
+        _link = front.divide(_WATCHED, end_like, passed)
 
 
 def hold_signals() -> None:

@@ -15,6 +15,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 
+from proctor.cli import inherited
 from proctor.kernel import raw
 
 #: By which job control stops: SIGSTOP is nobody's but its sender's.
@@ -70,12 +71,15 @@ class Link:
         return told
 
 
-def divide(watched: Iterable[int], end_like: Callable[[int], int]) -> Link | None:
+def divide(
+    watched: Iterable[int], end_like: Callable[[int], int], passed: Iterable[int] = ()
+) -> Link | None:
     """Become two processes.  In the monitor this returns; the front ends in here.  Before there are
     threads.
 
     :param watched: signals that the front passes on.
     :param end_like: ends as a return code says, or gives the exit status for it.
+    :param passed: descriptors that the front closes: they are the command's.
     :returns: None if there can be no second process: then all of us stops.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
@@ -89,6 +93,7 @@ def divide(watched: Iterable[int], end_like: Callable[[int], int]) -> Link | Non
     if monitor:
         os.close(monitors[0])
         os.close(fronts[1])
+        inherited.give_up(passed)
         os._exit(end_like(_stand_in(Link(monitor, fronts[0], monitors[1]), watched)))
     os.close(fronts[0])
     os.close(monitors[1])

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from proctor.cli import foreground
+from proctor.cli import foreground, inherited
 from proctor.cli.say import finish, give_up_output, say, standard_error
 from proctor.errors import LaunchError, NestedListener, PolicyError, ProctorError
 from proctor.given import MOST_ID, number
@@ -33,7 +33,9 @@ def run(options: argparse.Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         options.parser.error("what shall run? proctor run [options] -- COMMAND [ARGUMENT ...]")
-    extra: dict[str, Any] = {"die_with_monitor": True}
+    inherited.restore_environment()
+    passed = inherited.take()
+    extra: dict[str, Any] = {"die_with_monitor": True, "pass_fds": passed}
     ignored = foreground.take_back_sigchld()
     if ignored is not None:
         extra["ignored_signals"] = ignored
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     if options.delegate:
         handlers.append(_delegated(options.delegate))
     if options.handlers is not None or options.policy is not None:
-        foreground.divide()
+        foreground.divide(passed)
     if options.handlers is not None:
         from proctor.policy.handlerfile import load_handlers
 
@@ -93,6 +95,8 @@ def run(options: argparse.Namespace) -> int:
         process = _spawn(command, handlers, observers=observers, **extra)
     except LaunchError as problem:
         return _not_launched(problem, options, _refusing_rule(policy, problem))
+    if options.handlers is None:  # which may know one of them by its number
+        inherited.give_up(passed)
     gc.freeze()
     gc.enable()
     try:
@@ -166,14 +170,16 @@ def _by_agent(command: list[str], options: argparse.Namespace, extra: dict[str, 
             raise PolicyError(
                 f"--{name} cannot go with --agent: the agent has policies and logs of its own"
             )
-    foreground.divide()
+    foreground.divide(extra["pass_fds"])
     foreground.hold_signals()
     named = {"id": options.name or "", "metadata": options.metadata or ""}
     more = None if options.no_delegate else _names(options.delegate or [])
+    passed = extra["pass_fds"]
     try:
         process = spawn_by_agent(command, options.agent, delegate=more, **named, **extra)
     except LaunchError as problem:
         return _not_launched(problem, options)
+    inherited.give_up(passed)
     try:
         code = foreground.wait(process, all_of_them=not options.no_wait)
     finally:

@@ -114,7 +114,8 @@ IN_CHILD int stage(const struct plan *p, int fd) {
 
 IN_CHILD void place_descriptors(struct plan *p) {
     for (size_t i = 0; i < p->fd_count; i++)
-        TRY("dup2", p->fds[i].staged = stage(p, p->fds[i].ours));
+        if (p->fds[i].ours != p->fds[i].theirs) /* else it is where it belongs, and nothing comes there */
+            TRY("dup2", p->fds[i].staged = stage(p, p->fds[i].ours));
     if (syscall(SYS_close_range, 0, ~0U, 4 /* as CLOEXEC */) < 0) { /* before 5.11 */
         struct rlimit limit;
         TRY("close_range", syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit));
@@ -122,7 +123,10 @@ IN_CHILD void place_descriptors(struct plan *p) {
             syscall(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC);
     }
     for (size_t i = 0; i < p->fd_count; i++)
-        TRY("dup2", syscall(SYS_dup3, p->fds[i].staged, p->fds[i].theirs, 0));
+        if (p->fds[i].ours == p->fds[i].theirs)
+            TRY("dup2", syscall(SYS_fcntl, p->fds[i].ours, F_SETFD, 0));
+        else
+            TRY("dup2", syscall(SYS_dup3, p->fds[i].staged, p->fds[i].theirs, 0));
 }
 
 /* What execve(2) would say of a file, as far as it can be told without running it: 0 or an errno. */

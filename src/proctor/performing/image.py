@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 from typing import Final
 
 from proctor.errors import Unsupported
@@ -44,14 +45,45 @@ def sealed(program: bytes | None = None, name: str = "proctor-executor") -> int:
         ) from None
     fd = _memfd(name)
     try:
-        left = memoryview(program)
-        while left:
-            left = left[os.write(fd, left) :]
+        fill(fd, program)
         fcntl.fcntl(fd, _F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def fill(fd: int, content: bytes) -> None:
+    """Write all of it, whatever limit of file sizes we inherited (RLIMIT_FSIZE, ``ulimit -f``): it is for files that
+    somebody writes, and this is memory of ours.  Where it is too low we are without it for the moment, and so is
+    what another thread starts just then.
+
+    :raises OSError: EFBIG where we may not raise it that far; out of memory.
+    """
+    left = _write(fd, memoryview(content))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for most in (before[1], resource.RLIM_INFINITY) if left else ():
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        except (ValueError, OSError):
+            break  # beyond the hard limit it takes CAP_SYS_RESOURCE
+        try:
+            left = _write(fd, left)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    if left:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+
+def _write(fd: int, left: memoryview) -> memoryview:
+    """What is left beyond the limit."""
+    try:
+        while left:
+            left = left[os.write(fd, left) :]
+    except OSError as problem:
+        if problem.errno != errno.EFBIG:
+            raise
+    return left
 
 
 def _memfd(name: str) -> int:

@@ -41,6 +41,8 @@ def why(error: OSError) -> str:
         return f"the monitor can have no more processes: {text}; that would be {_PROCESSES}"
     if error.errno in (errno.ENOMEM, errno.ENOBUFS):
         return f"the monitor is out of memory: {text}; its cgroup's memory.max, or the machine's"
+    if error.errno == errno.EFBIG:
+        return f"the monitor's limit of file sizes (RLIMIT_FSIZE, ulimit -f) holds for memory as well: {text}"
     return text
 
 

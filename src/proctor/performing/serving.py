@@ -144,6 +144,8 @@ def _hosts(path: str) -> int:
 def _sealed(content: bytes, name: bytes, mode: int) -> int:
     import fcntl  # policies are looked over where it is not
 
+    from proctor.performing.image import fill
+
     executable = bool(mode & 0o111)
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
@@ -153,9 +155,7 @@ def _sealed(content: bytes, name: bytes, mode: int) -> int:
             raise
         fd = os.memfd_create(os.fsdecode(name), flags)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        fill(fd, content)
         os.fchmod(fd, mode)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
