@@ -63,6 +63,29 @@ def test_who_names_the_siblings_is_not_warned() -> None:
     assert told('calls = ["chmod"]\ndeny = 1', 'calls = ["execve"]\nallow = true', top=top) == []
 
 
+@pytest.mark.parametrize(
+    ("call", "when", "rest", "others"),
+    [
+        ("openat", '{ path = "/etc/shadow" }', "perform = true", "creat, open, openat2"),
+        ("mknod", '{ type = "block" }', "perform = true", "mknodat"),
+        ("renameat2", '{ flags = { any = ["RENAME_EXCHANGE"] } }', "allow = true", "rename, renameat"),
+    ],
+)  # fmt: skip
+def test_who_refuses_one_and_lets_all_of_them_through_is_warned(
+    call: str, when: str, rest: str, others: str
+) -> None:
+    """A rule about all of them says nothing about what another one refuses of one of them."""
+    names = [call, *others.split(", ")]
+    refused = f'calls = ["{call}"]\nwhen = {when}\ndeny = "EACCES"'
+    rest = f"calls = {names!r}\n{rest}"
+    said = told(refused, rest)
+    assert any(f"no rule refuses {others}, by which" in warning for warning in said), said
+    # but who refuses something of the others as well has thought of them
+    ways = f"calls = {names[1:]!r}\nwhen = {{ caller = {{ uid = 7 }} }}\ndeny = 1"
+    said = told(refused, ways, rest)
+    assert not any("no rule refuses" in warning for warning in said), said
+
+
 def test_a_sibling_is_told_once() -> None:
     said = told('calls = ["open"]\ndeny = 1', 'calls = ["creat"]\ndeny = 1')
     assert sum("openat2" in words(warning) for warning in said) == 1

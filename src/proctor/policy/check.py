@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from proctor.filter.conditions import Alternative, both, covers
 from proctor.policy.parts import whole_fields
-from proctor.policy.rules import ASK, Clause, Rule
+from proctor.policy.rules import ALLOW, ASK, LOG, PERFORM, Clause, Rule
 
 if TYPE_CHECKING:
     from proctor.policy.document import Source
@@ -188,7 +188,10 @@ def _siblings(policy: Policy) -> Iterator[str]:
 
     if not policy.settings.default.runs:
         return
-    named = {call for _, call in policy.chains}
+    about: dict[str, list[Rule]] = {call: [] for _, call in policy.chains}
+    for rule in policy.rules:
+        for call in () if rule.implied else dict.fromkeys(call for _, call in rule.clauses):
+            about[call].append(rule)
     arches = policy.settings.arches
     here: set[str] = set().union(*map(tables.numbers, arches))
 
@@ -197,25 +200,34 @@ def _siblings(policy: Policy) -> Iterator[str]:
         names = here.intersection(plain(other))
         return any(other in variants(name, arch) for name in names for arch in arches)
 
+    def is_left(call: str, other: str) -> bool:
+        """Whether nobody decided about this one by itself: no rule names it, or those alone that let both through."""
+        if other not in about:
+            return not is_meant(other)
+        return all(
+            rule in about[call] and rule.ruling.kind in (ALLOW, LOG, PERFORM)
+            for rule in about[other]
+        )
+
     told: set[str] = set()
     for rule in policy.rules:
         if not rule.ruling.refuses or rule.implied:
             continue
-        ways: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        ways: dict[tuple[str, bool, tuple[str, ...]], list[str]] = {}
         for call in dict.fromkeys(call for _, call in rule.clauses):
             free = [
-                other
-                for other in siblings.siblings(call)
-                if other in here and not (other in named or other in told or is_meant(other))
+                (siblings.why(call, other), other in about, other)
+                for other in sorted(siblings.siblings(call))
+                if other in here and other not in told and is_left(call, other)
             ]
-            for why in dict.fromkeys(siblings.why(call, other) for other in free):
-                found = tuple(sorted(o for o in free if siblings.why(call, o) == why))
-                ways.setdefault((why, found), []).append(call)
-        for (why, found), calls in ways.items():
+            for why, is_named in dict.fromkeys(each[:2] for each in free):
+                found = tuple(other for *kind, other in free if kind == [why, is_named])
+                ways.setdefault((why, is_named, found), []).append(call)
+        for (why, is_named, found), calls in ways.items():
             told.update(found)
             yield (
-                f'rule "{rule.name}" refuses {", ".join(calls)}, and no rule is about '
-                f"{', '.join(found)}, by which a program does the same ({why})"
+                f'rule "{rule.name}" refuses {", ".join(calls)}, and no rule '
+                f"{'refuses' if is_named else 'is about'} {', '.join(found)}, by which a program does the same ({why})"
             )
 
 
