@@ -11,15 +11,18 @@ import shutil
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import proctor
 from proctor import families
-from proctor.performing import loops
+from proctor.performing import loops, module_name, programs
+from proctor.performing.families import modules
+from proctor.performing.programs import Done
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
 
@@ -150,3 +153,130 @@ def test_no_other_module_is_loaded(host: Path, place: bytes) -> None:
     assert made > 0
     assert {line.split()[1] for line in loaded(host)} == {"allowed"}
     assert len(loaded(host)) == made
+
+
+IMAGES = f"""
+FINIT, INIT = {tables.number("finit_module", native())}, {tables.number("init_module", native())}
+import threading
+kind, tries = sys.argv[1], int(sys.argv[2])
+images = [open(name, "rb").read() for name in sys.argv[3:5]]
+size = len(images[0])
+libc.mmap.restype = ctypes.c_void_p
+area = libc.mmap(None, ctypes.c_size_t((size + 4095 & -4096) + 4096), 3, 0x22, -1, ctypes.c_long(0))
+libc.mprotect(ctypes.c_void_p(area + (size + 4095 & -4096)), ctypes.c_size_t(4096), 0)
+over = False
+def exchange():
+    turn = 0
+    while not over:
+        turn += 1
+        put(images[turn & 1])
+def put(image):
+    if kind == "file":
+        with open("changing", "r+b", buffering=0) as file:
+            file.write(image)
+    elif kind == "parameters":
+        ctypes.memmove(parameters, (b"size=1\\0", b"evil=1\\0")[image is images[1]], 7)
+    else:
+        ctypes.memmove(area, image, size)
+parameters = ctypes.create_string_buffer(b"size=1")
+ctypes.memmove(area, images[0], size)
+if kind == "file":
+    with open("changing", "wb") as file:
+        file.write(images[0])
+given = os.open("changing", os.O_RDONLY) if kind == "file" else -1
+def load(length):
+    if kind == "file":
+        return libc.syscall(FINIT, given, b"", 0)
+    return libc.syscall(INIT, ctypes.c_void_p(area), ctypes.c_size_t(length), parameters)
+thread = threading.Thread(target=exchange)
+thread.start()
+made = 0
+for at in range(tries):
+    made += not load(size - at % 3 * 64 if kind == "length" else size)
+over = True
+thread.join()
+put(images[0])
+made += not load(size)
+for length in (size + 8192, 1 << 40, 1 << 63, (1 << 64) - 1, 63, 0):  # that lie
+    load(length) if kind != "file" else 0
+results.append(made)
+"""
+
+
+@pytest.fixture
+def images(host: Path, place: bytes) -> list[Path]:
+    """Two of one size that differ by the name that they say."""
+    if not shutil.which("gcc"):
+        pytest.skip("no compiler")
+    top = Path(os.fsdecode(place))
+    made = [top / f"{name}.ko" for name in ("allowed", "another")]
+    for path in made:
+        path.write_bytes(build(host, path.stem))
+    assert len({path.stat().st_size for path in made}) == 1
+    return made
+
+
+def exchanged(kind: str, tries: int, images: list[Path]) -> int:
+    handlers = [proctor.families.modules(modules=["allowed"], parameters=["allowed.size"])]
+    made: int = told(
+        IMAGES, kind, tries, *images, handlers=handlers, timeout=2900, cwd=str(images[0].parent)
+    )[0]
+    return made
+
+
+KINDS = ["memory", "length", "file", "parameters"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_that_changes_loads_no_other_module(
+    host: Path, images: list[Path], kind: str
+) -> None:
+    """Two processes for each that comes to something: a hundredth of the tries that others have."""
+    made = exchanged(kind, max(TRIES // 100, 10), images)
+    assert made > 0
+    assert set(loaded(host)) <= {"-- allowed C 0", "-- allowed size=1 C 0"}
+    assert len(loaded(host)) == made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_read_once_is_what_is_loaded(
+    images: list[Path], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often as others try: what the two processes would do is done here, by the same code and from the same file."""
+    asked = set()
+
+    def run(
+        task: object, words: Sequence[str], given: int = -1, **how: object
+    ) -> Generator[Any, Any, Done]:
+        yield from ()
+        if words[0] == modules.MODPROBE:
+            asked.add(tuple(words[2:]))
+            return Done(0, b"")
+        try:
+            return Done(0, module_name.name_of(os.pread(given, module_name.LARGEST, 0)).encode())
+        except ValueError as error:
+            return Done(0, f" {error}".encode())
+
+    monkeypatch.setattr(programs, "run", run)
+    assert exchanged(kind, TRIES, images) > 0
+    assert asked <= {("allowed",), ("allowed", "size=1")}
+
+
+def test_a_monitor_that_reads_twice_is_beaten(
+    images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the racers are for: an image whose name is read for the rule, and again for what is loaded."""
+    asked = set()
+
+    def run(
+        task: object, words: Sequence[str], given: int = -1, **how: object
+    ) -> Generator[Any, Any, Done]:
+        yield from ()
+        if words[0] == modules.MODPROBE:
+            asked.add(module_name.name_of((images[0].parent / "changing").read_bytes()))
+            return Done(0, b"")
+        return Done(0, module_name.name_of(os.pread(given, module_name.LARGEST, 0)).encode())
+
+    monkeypatch.setattr(programs, "run", run)
+    exchanged("file", 2000, images)
+    assert "another" in asked
