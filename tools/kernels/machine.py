@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tools.kernels import sharing
 from tools.kernels.architectures import Architecture
 from tools.kernels.image import Missing
 
@@ -37,16 +38,26 @@ def boot(
         for archive in archives:
             with open(archive, "rb") as part:
                 shutil.copyfileobj(part, out, 1 << 20)
+    try:
+        with sharing.served(MEMORY) as shares:
+            yield from _booted(
+                [
+                    architecture.qemu, "-nodefaults", "-accel", "tcg,thread=multi",
+                    "-chardev", f"file,id=console,path={work / 'console.log'}", *architecture.machine,
+                    "-smp", str(processors), "-m", str(MEMORY), "-display", "none", "-no-reboot", "-net", "none",
+                    "-kernel", str(vmlinuz), "-initrd", str(initrd), "-append",
+                    f"console={architecture.console} REPORTS=/dev/{architecture.port} quiet panic=-1"
+                    " mitigations=off nokaslr apparmor=0 rdinit=/system/init.sh", *shares,
+                ],
+                patience,
+            )  # fmt: skip
+    finally:
+        initrd.unlink()
+
+
+def _booted(command: list[str], patience: float) -> Iterator[dict[str, Any]]:
     reader, writer = os.pipe()
-    command = [
-        architecture.qemu, "-nodefaults", "-accel", "tcg,thread=multi",
-        "-chardev", f"file,id=console,path={work / 'console.log'}",
-        "-chardev", f"file,id=reports,path=/dev/fd/{writer}", *architecture.machine,
-        "-smp", str(processors), "-m", str(MEMORY), "-display", "none", "-no-reboot", "-net", "none",
-        "-kernel", str(vmlinuz), "-initrd", str(initrd), "-append",
-        f"console={architecture.console} REPORTS=/dev/{architecture.port} quiet panic=-1"
-        " mitigations=off nokaslr apparmor=0 rdinit=/system/init.sh",
-    ]  # fmt: skip
+    command = [*command, "-chardev", f"file,id=reports,path=/dev/fd/{writer}"]
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         pass_fds=[writer],
@@ -61,7 +72,6 @@ def boot(
         process.kill()
         _, words = process.communicate()
         os.close(reader)
-        initrd.unlink()
     if process.returncode not in (0, -9) and words:
         yield {"problem": words.decode(errors="replace").strip()}
 
