@@ -6,6 +6,7 @@ quotas are tmpfs (Linux 6.6) and ext4, where the kernel is built so.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,12 +14,13 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from ctypes import CDLL, create_string_buffer
 
 import pytest
 
 import proctor
 from proctor import families
-from proctor.call.verdict import Answer
+from proctor.call.verdict import Answer, Deny, LetRun
 from proctor.performing.families.quota import COMMANDS, Options
 from proctor.syscalls.architectures import native
 
@@ -258,3 +260,21 @@ def test_as_long_as_the_structure_is(
         verdict = performers.perform(call, options=Options())
     assert isinstance(verdict, Answer), verdict
     assert [len(data) for _, data in verdict.writes] == [size]
+
+
+def test_an_io_uring_has_no_quotas(performers: Performers) -> None:
+    """No executor can be passed one: it was EPERM."""
+    ring = CDLL(None).syscall(425, 4, create_string_buffer(120))
+    if ring < 0:
+        pytest.skip("there is no io_uring here")
+    with caller(lambda: os.dup2(ring, 200), MAP) as one:
+        for word in (0x80000700, 0x80000800, 0x80000100, 0x580300, 0x80000703):
+            args = ("quotactl_fd", 200, word, 5, b"\0" * 128)
+            verdict = performers.perform(one.call(*args), options=Options())
+            assert isinstance(verdict, Deny | LetRun)
+            if isinstance(verdict, Deny):
+                assert one.natively(*args) == ("errno", verdict.errno)
+                assert verdict.errno == (errno.EINVAL if word & 0xFF else errno.ENOSYS)
+            else:
+                assert word >> 8 not in [each.command for each in COMMANDS.values()]
+    os.close(ring)

@@ -9,6 +9,7 @@ is translated.  What is about a whole file system (on, off, grace times) is left
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import Generator
 from functools import cache, lru_cache
@@ -119,6 +120,10 @@ def perform(task: Task) -> Work:
         return deny(errno.EBADF)
     if word & 0xFF >= _TYPES:
         return deny(errno.EINVAL)
+    if not by_path and os.readlink(f"/proc/self/fd/{file}").startswith("anon_inode:"):
+        return deny(
+            errno.ENOSYS
+        )  # an io_uring, too, which no executor can be passed (SCM_RIGHTS, Linux 6.7)
     special: bytes | None = call.args["special"] if by_path else b""
     if special is None and word >> 8 != _SYNC:
         return deny(errno.ENODEV)
