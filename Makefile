@@ -8,7 +8,7 @@ VENV   ?= .venv-$(TAG)
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo demo-agent test test-sanitize test-model test-races test-agent test-kernels check format bench tables wheel clean env packages
+.PHONY: help demo demo-agent test test-sanitize test-model test-races test-agent test-databases test-kernels check format bench tables wheel clean env packages
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test-races: $(STAMP) packages ## racers against the monitor, and performing agai
 
 test-agent: $(STAMP) packages ## real engines whose agent is killed, and thousands of containers, at length
 	sh tools/test-agent $(BIN)/python
+
+test-databases: $(STAMP) packages ## SQLite's and PostgreSQL's own tests, natively and with nothing synchronised
+	sh tools/test-databases $(BIN)/python
 
 test-kernels: $(STAMP) ## the comparison and tests on other kernels, emulated: KERNELS="6.1 5.10@bullseye", ARCH=arm64, PARTS="open mknod"
 	@sh tools/test-packages kernels $(ARCH)

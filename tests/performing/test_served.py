@@ -218,6 +218,36 @@ def test_sysinfo_and_meminfo_agree(group: list[str]) -> None:
     assert seen(python(code), group) == "fine\n"
 
 
+CONTAINER = """
+for each in /run /dev/shm; do mount -t tmpfs none $each; done
+top=$(mktemp -d /run/XXXX); export HOME=$top TMPDIR=$top XDG_RUNTIME_DIR=$top _CONTAINERS_USERNS_CONFIGURED=1
+nproc; free -b | awk '/^Mem/ { print $2 }'; lscpu | awk '/^On-line/ { print $NF }'; cut -d. -f1 /proc/uptime
+podman --root $top/store --runroot $top/own --tmpdir $top/tmp --cgroup-manager cgroupfs --events-backend file --storage-driver vfs \
+    info --format '{{.Host.CPUs}} {{.Host.MemTotal}}'
+"""
+
+
+@pytest.mark.parametrize("limited", [True, False])
+@pytest.mark.skipif(shutil.which("podman") is None, reason="no podman")
+def test_in_a_container_a_program_in_go_sees_them_too(group: list[str], limited: bool) -> None:
+    """podman is one, which tells what its runtime (NumCPU) and /proc/meminfo say."""
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("one processor is all there is")
+    alone = ["unshare", "--mount", "--ipc", "--pid", "--uts", "--net", "--fork", "--mount-proc"]
+    handlers = [families.served(limits=True), families.resources(), *OTHERS] if limited else []
+    for each in re.findall(r"> (\S+/cgroup\.procs)", group[2]):  # which its root may join
+        os.chown(each, 100000, 100000)
+    done = inside([*group, *alone, "sh", "-ec", CONTAINER], handlers, timeout=110)
+    assert not done.returncode, done.stderr
+    processors, memory, online, up, *gos = done.stdout.split()
+    if limited:
+        assert (processors, memory, online, gos) == ("1", f"{LIMIT}", "0", ["1", f"{LIMIT}"])
+        assert int(up) < 100
+    else:
+        assert int(processors) > 1 and int(memory) > LIMIT
+        assert gos == [processors, memory]
+
+
 @pytest.mark.skipif(shutil.which("java") is None, reason="no Java")
 def test_a_jvm_without_its_own_look_at_cgroups(group: list[str], tmp_path: Path) -> None:
     source = tmp_path / "Seen.java"

@@ -59,6 +59,22 @@ def test_no_more_than_so_many(most: int) -> None:
         families.userns(most=-1)
 
 
+def test_each_container_has_a_count_of_its_own() -> None:
+    """Two at a time under one rule: what one has made is not the other's."""
+    code = CODE.replace("\n# clone(2) itself", "\nsys.stdout.flush(); input()\n# clone(2) itself")
+    rule = families.userns(most=2)
+    begun = [
+        proctor.spawn(
+            [sys.executable, "-ISc", code], [rule], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    said = [each.communicate(b"\n", timeout=60)[0].decode() for each in begun]
+    if "EPERM" in said[0]:
+        pytest.skip("no user namespaces here")
+    assert said == ["0 0 0 ENOSPC 0\n-1 ENOSPC\nENOSYS\nthread\n0\n"] * 2
+
+
 ENTERED = """
 import ctypes, errno, os
 libc = ctypes.CDLL(None, use_errno=True)
