@@ -1,4 +1,5 @@
-"""A program that makes, moves and removes names at random, and prints what came of it: run natively, and performed.
+"""A program that makes, moves and removes names, and changes what they are of, at random, and prints what came of it: run
+natively, and performed.
 
 argv: directory, seed, how many.
 """
@@ -14,8 +15,12 @@ libc = ctypes.CDLL(None, use_errno=True)
 NUMBERS = {
     "x86_64": {
         "rename": 82, "mkdir": 83, "rmdir": 84, "unlink": 87, "mkdirat": 258, "unlinkat": 263, "renameat": 264, "renameat2": 316,
+        "link": 86, "symlink": 88, "linkat": 265, "symlinkat": 266, "chmod": 90, "chown": 92, "lchown": 94, "fchownat": 260,
+        "fchmodat": 268, "fchmodat2": 452,
     },
-    "aarch64": {"mkdirat": 34, "unlinkat": 35, "renameat2": 276},
+    "aarch64": {
+        "mkdirat": 34, "unlinkat": 35, "renameat2": 276, "symlinkat": 36, "linkat": 37, "fchmodat": 53, "fchownat": 54, "fchmodat2": 452,
+    },
 }[platform.machine()]  # fmt: skip
 NAMES = [
     "file",
@@ -40,9 +45,28 @@ STARTS = [
 GARBAGE = 0xABCD << 32
 
 
+def enclosed(top):
+    """A root directory that there is nothing in but what it makes: root may change what its links lead to."""
+    null = ctypes.c_char_p()
+    where = top.encode()
+    assert libc.unshare(0x20000) == 0  # CLONE_NEWNS
+    assert libc.mount(null, b"/", null, 0x44000, null) == 0  # MS_REC | MS_PRIVATE
+    assert libc.mount(b"none", where, b"tmpfs", 0, b"mode=755") == 0
+    os.mkdir(f"{top}/proc")
+    assert libc.mount(b"/proc", where + b"/proc", null, 0x5000, null) == 0  # MS_REC | MS_BIND
+    os.chroot(top)
+    os.makedirs("/1/2/3/tree", 0o755)
+    return "/1/2/3/tree"
+
+
 def main():
     top, seed, count = sys.argv[1:]
     draw = random.Random(seed)
+    if os.getuid() == 0:
+        top = enclosed(top)
+    ways = [top]
+    while len(ways) < 4:
+        ways.insert(0, os.path.dirname(ways[0]))
     os.chdir(top)
     for name in ("dir", "other", "dir/dir", "sticky"):
         os.mkdir(name)
@@ -97,6 +121,9 @@ def main():
             [0, 0, GARBAGE]
         )
 
+    def owner():
+        return draw.choice([0, 0, os.getuid(), 1, 1000, 0xFFFFFFFF, -1, 70000, GARBAGE])
+
     for number in range(int(count)):
         held.clear()
         mode = draw.choice([0, 0o600, 0o755, 0o6777, 0o1777, 0o100644, 0o755 | GARBAGE])
@@ -105,6 +132,12 @@ def main():
             "unlinkat": (dirfd(), path(), draw.choice([0, 0, 0x200, 1, 0x200 | GARBAGE, GARBAGE])),
             "rename": (path(), path()), "renameat": (dirfd(), path(), dirfd(), path()),
             "renameat2": (dirfd(), path(), dirfd(), path(), draw.choice([0, 0, 0, 1, 2, 3, GARBAGE])),
+            "link": (path(), path()), "symlink": (path(), path()), "symlinkat": (path(), dirfd(), path()),
+            "linkat": (dirfd(), path(), dirfd(), path(), draw.choice([0, 0, 0x400, 0x400 | GARBAGE, 0x1000, 1])),
+            "chmod": (path(), mode), "fchmodat": (dirfd(), path(), mode),
+            "fchmodat2": (dirfd(), path(), mode, draw.choice([0, 0x100, 0x100 | GARBAGE, 0x1000, 1])),
+            "chown": (path(), owner(), owner()), "lchown": (path(), owner(), owner()),
+            "fchownat": (dirfd(), path(), owner(), owner(), draw.choice([0, 0x100, 0x100 | GARBAGE, 0x1000, 1])),
         }  # fmt: skip
         name = draw.choice([each for each in calls if each in NUMBERS])
         if draw.random() < 0.1:
@@ -116,7 +149,10 @@ def main():
                 if not os.getcwd().startswith(top):
                     os.chdir(top)
             except OSError:
-                os.chdir(top)
+                try:
+                    os.chdir(top)
+                except OSError:
+                    pass
         elif where < 0.1 and hasattr(os, "setreuid") and os.getuid() == 0:
             os.seteuid(0)
             os.seteuid(draw.choice([0, 0, 1000]))
@@ -129,13 +165,17 @@ def main():
             flush=False,
         )
         if number % 40 == 39:  # by then much is gone
+            if os.getuid() == 0:
+                os.seteuid(0)
+            for each in ways:
+                os.chmod(each, 0o755)
             for made in ("dir", "other", "dir/dir", "other/new", "new"):
                 try:
                     os.mkdir(f"{top}/{made}")
                 except OSError:
                     pass
             try:
-                os.close(os.open(f"{top}/file", os.O_CREAT, 0o644))
+                os.close(os.open(f"{top}/file", os.O_CREAT | os.O_NONBLOCK, 0o644))
             except OSError:
                 pass
     if os.getuid() == 0:
@@ -143,7 +183,10 @@ def main():
     for directory, folders, files in os.walk(top):
         folders.sort()
         for name in sorted([*folders, *files]):
-            status = os.lstat(os.path.join(directory, name))
+            try:
+                status = os.lstat(os.path.join(directory, name))
+            except PermissionError:
+                continue  # what may be read may not be searched
             print(
                 os.path.relpath(os.path.join(directory, name), top),
                 oct(status.st_mode),

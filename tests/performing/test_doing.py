@@ -1,4 +1,5 @@
-"""Names that are made, moved and removed by the core, as their family does it, where nobody is told of it.
+"""Names that are made, moved and removed, and attributes that are changed by the core, as their families do it, where nobody is
+told of it.
 
 PROCTOR_TRIES and PROCTOR_SEED are as for test_random.
 """
@@ -7,7 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,13 @@ from typing import Any
 import pytest
 
 import proctor
-from proctor import families
+from proctor import families, performing
 from proctor.performing import deeds
-from proctor.performing.processes import Executor
+from proctor.performing.workers import Pace
 from proctor.supervisor.deciding import Decider
 from proctor.supervisor.world import KernelWorld
+from tests.policy.test_policy_hostile_memory import PROGRAM as HANGING
+from tests.policy.test_policy_hostile_memory import needs_userfaultfd
 
 from .containers import PYTHON
 from .test_seen import counting
@@ -75,11 +80,11 @@ def test_at_random_it_is_what_the_kernel_does(
                 commands[0], capture_output=True, check=False, timeout=600, **natively_how
             )
         assert natively.returncode == 0, natively.stderr
-        handler = families.names()
-        asked = counting(handler)
+        handlers = [families.names(), families.attributes()]
+        asked = [counting(each) for each in handlers]
         done = proctor.run(
             commands[1],
-            [handler],
+            handlers,
             world=KernelWorld(native=native),
             capture_output=True,
             timeout=1200,
@@ -92,7 +97,7 @@ def test_at_random_it_is_what_the_kernel_does(
         fine = sum(line.split()[2:3] == [b"0"] for line in natively.stdout.splitlines())
         assert fine > count / 20
         if not native:
-            assert len(asked) >= count
+            assert sum(map(len, asked)) >= count
     finally:
         for top in tops:
             subprocess.run(["rm", "-rf", top.removesuffix("/1/2/3/tree")], check=True)
@@ -102,7 +107,9 @@ MANY = """
 import os, sys
 os.chdir(sys.argv[1])
 for number in range(300):
-    os.mkdir("d"), os.rename("d", "e"), os.rmdir("e")
+    os.mkdir("d"), os.chmod("d", 0o700), os.chown("d", -1, -1), os.rename("d", "e"), os.rmdir("e")
+    os.symlink("e", "l"), os.link("l", "k", follow_symlinks=False), os.chown("l", -1, -1, follow_symlinks=False)
+    os.remove("l"), os.rename("k", "l"), os.replace("l", "k"), os.remove("k")
     try:
         os.unlink("e")
     except FileNotFoundError:
@@ -126,7 +133,7 @@ def ran(
     """How often calls were counted, by their names and what they came to."""
     counters = proctor.Counters()
     proctor.run(
-        [PYTHON, "-ISc", code, str(place)], handlers or [families.names()], uid=1000, gid=1000, groups=(), check=True,
+        [PYTHON, "-ISc", code, str(place)], handlers or [families.names(), families.attributes()], uid=1000, gid=1000, groups=(), check=True,
         observers=[counters], timeout=120, **how,
     )  # fmt: skip
     found: dict[str, dict[str, int]] = {}
@@ -137,14 +144,17 @@ def ran(
 
 @pytest.mark.parametrize("native", [True, False])
 def test_no_handler_is_asked_and_each_is_counted(native: bool, place: Path) -> None:
-    handler = families.names()
-    asked = counting(handler)
-    counted = ran(MANY, place, handler, world=KernelWorld(native=native))
+    handlers = [families.names(), families.attributes()]
+    asked = [counting(each) for each in handlers]
+    counted = ran(MANY, place, *handlers, world=KernelWorld(native=native))
     assert counted == {
-        "mkdir": {"perform": 300}, "rename": {"perform": 300}, "rmdir": {"perform": 300}, "unlink": {"perform ENOENT": 300},
+        **{name: {"perform": 300} for name in ("mkdir", "rmdir", "symlink", "linkat", "chmod", "chown", "lchown")},
+        "rename": {"perform": 900}, "unlink": {"perform": 600, "perform ENOENT": 300},
     }  # fmt: skip
     # some are asked about until it is known who calls, and where one stalls
-    assert len(asked) < 1200 if native else len(asked) == 1200
+    all_of_them = sum(sum(each.values()) for each in counted.values())
+    many = sum(map(len, asked))
+    assert many < all_of_them / 2 if native else many == all_of_them
 
 
 def test_who_takes_longer_is_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,13 +166,13 @@ def test_who_takes_longer_is_waited_for(place: Path, monkeypatch: pytest.MonkeyP
         went_on.append(call.name)
         return way(self, call, *rest)
 
-    monkeypatch.setattr(Executor, "at_hand", property(lambda self: (self.number, self.table, 0)))
+    monkeypatch.setattr(Pace, "patience", property(lambda self: 0, lambda self, _: None))
     monkeypatch.setattr(deeds.DeedWay, "goes_on", goes_on)
     counted = ran(MANY, place)
-    assert {name: sum(each.values()) for name, each in counted.items()} == dict.fromkeys(
-        ("mkdir", "rename", "rmdir", "unlink"), 300
-    )
-    assert went_on
+    assert {name: sum(each.values()) for name, each in counted.items()} == {
+        **dict.fromkeys(("mkdir", "rmdir", "symlink", "linkat", "chmod", "chown", "lchown"), 300), "rename": 900, "unlink": 900,
+    }  # fmt: skip
+    assert {"mkdir", "linkat", "chmod"} <= set(went_on)
 
 
 def test_what_is_done_by_who_lost_the_role_is_done_once(
@@ -200,3 +210,107 @@ for number in range(40):
         if began:
             break
     assert began
+
+
+ROOT = """
+import os, sys
+os.chroot(sys.argv[1])
+os.chdir("/")
+os.chmod("/", 0o600)
+os.setresuid(1000, 1000, 1000)
+for _ in range(3):
+    for call in (os.mkdir, os.rmdir, os.unlink):
+        try:
+            call("//")
+        except OSError as failed:
+            print(failed.errno)
+"""
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_root_that_may_not_be_searched_is_no_name(native: bool, tmp_path: Path) -> None:
+    done = proctor.run(
+        [PYTHON, "-ISc", ROOT, str(tmp_path)], [families.names()], world=KernelWorld(native=native), capture_output=True,
+        timeout=60,
+    )  # fmt: skip
+    natively = subprocess.run(
+        [PYTHON, "-ISc", ROOT, str(tmp_path)], capture_output=True, check=True
+    )
+    assert done.stdout == natively.stdout
+    assert natively.stdout.split() == [b"17", b"16", b"21"] * 3
+
+
+LOSING = """
+import os, sys
+os.chdir(sys.argv[1])
+lost = []
+for number in range(40):
+    try:
+        os.mkdir(f"d{number}")
+    except PermissionError:
+        lost.append(number)
+assert set(os.listdir()) >= {f"d{number}" for number in range(40) if number not in lost}
+open("lost", "w").write(str(len(lost)))
+"""
+
+
+def test_whom_nobody_can_go_on_for_is_answered(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An executor was asked, and there is no memory for what is to be said of that."""
+    went_on, said = [], []
+    way, routed = deeds.DeedWay.goes_on, Decider.routed
+
+    def goes_on(self: deeds.DeedWay, *rest: Any) -> Any:
+        went_on.append(True)
+        return way(self, *rest)
+
+    def out_of_memory(self: Decider, job: Any) -> None:
+        if went_on:
+            went_on.clear()
+            raise MemoryError
+        routed(self, job)
+
+    monkeypatch.setattr(Pace, "patience", property(lambda self: 0, lambda self, _: None))
+    monkeypatch.setattr(deeds.DeedWay, "goes_on", goes_on)
+    monkeypatch.setattr(Decider, "routed", out_of_memory)
+    monkeypatch.setattr(sys, "unraisablehook", lambda hook: said.append(hook.exc_type))
+    ran(LOSING, place)
+    assert said == [MemoryError] * int((place / "lost").read_text())
+    assert said
+
+
+@needs_userfaultfd
+@pytest.mark.parametrize(
+    ("handler", "known", "hostile", "other", "content"),
+    [
+        (
+            families.names(), "call(83, text(b'warm'), 0o700)", "call(83, address, 0o700)", "call(83, text(b'other'), 0o700)",
+            b"late\0",
+        ),
+        (
+            families.connect(), "call(42, one, text(inet), 16)", "call(42, one, address, 16)", "call(42, two, text(inet), 16)",
+            struct.pack("=H", 2) + struct.pack(">H4s8x", 1, b"\x7f\0\0\1"),
+        ),
+    ],
+    ids=["mkdir", "connect"],
+)  # fmt: skip
+def test_memory_that_answers_late_holds_no_executor(
+    handler: proctor.Handler, known: str, hostile: str, other: str, content: bytes, tmp_path: Path
+) -> None:
+    """Nobody has borrowed one before all is read: the container's limit is for those that work."""
+    texts = (
+        "held = []\ndef text(it):\n    held.append(ctypes.create_string_buffer(it))\n    return ctypes.addressof(held[-1])\n"
+        "import socket, struct\none, two = [socket.socket().detach() for _ in range(2)]\n"
+        "inet = struct.pack('=H', 2) + struct.pack('>H4s8x', 1, b'\\x7f\\0\\0\\1')\nos.chdir(sys.argv[1])\n"
+    )
+    program = texts + HANGING.replace("CONTENT", repr(content)).replace("OTHERS", f"print({other})")
+    program = program.replace("HOSTILE", f"({known}, {known}, {hostile})[-1]")
+    with performing.Performers(limit=1) as performers:
+        done = proctor.run(
+            [PYTHON, "-c", "import ctypes, os, sys\n" + program, str(tmp_path)], [handler], performer=performers,
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = "0" if "83" in other else "ECONNREFUSED"
+    assert done.stdout.split() == [said, said]

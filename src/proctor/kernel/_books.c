@@ -7,18 +7,11 @@
 #include <structmember.h>
 #include <time.h>
 
-enum { HELD_BY_BOOKS = 7 };
-enum { ACQUIRE, RELEASE, CONTAINER, EQUALS, LAST, NUMBER, PACE, PATIENCE, CAME, PERFORMING, LIMIT, SEE, KEEP, NAMES };
+enum { ACQUIRE, RELEASE, CONTAINER, EQUALS, LAST, NUMBER, PACE, PATIENCE, CAME, PERFORMING_OF, LIMIT, SEE, KEEP, TABLE, DISCARD, NAMES };
 static PyObject *names[NAMES];
 
 typedef struct {
-    PyObject_HEAD
-    union {
-        PyObject *held[HELD_BY_BOOKS];
-        struct {
-            PyObject *lock, *idle, *by_key, *taken, *busy, *closing, *reaper;
-        };
-    };
+    HOLDS(7, lock, *idle, *by_key, *taken, *busy, *closing, *reaper);
     char closed;
     Py_ssize_t most;
 } Books;
@@ -100,10 +93,10 @@ static bool set_free(Books *self, PyObject *executor) {
     return good && PyErr_Occurred() == NULL;
 }
 
-PyObject *books_lend(PyObject *me, PyObject *kept, long limit, struct asked *asked) {
+PyObject *books_lend(PyObject *me, PyObject *kept, long limit, struct asked *asked, int *table) {
     PyObject *key = PyTuple_GetItem(kept, 0), *container = key != NULL ? PyObject_GetAttr(key, names[CONTAINER]) : NULL, *own = NULL;
     PyObject *executor = NULL, *pace = NULL;
-    if (container != NULL && container != Py_None && (own = PyObject_GetAttr(container, names[PERFORMING])) != NULL) {
+    if (container != NULL && container != Py_None && (own = PyObject_GetAttr(container, names[PERFORMING_OF])) != NULL) {
         PyObject *said = PyDict_GetItemWithError(own, names[LIMIT]);
         if (said != NULL)
             limit = PyLong_AsLong(said);
@@ -112,15 +105,30 @@ PyObject *books_lend(PyObject *me, PyObject *kept, long limit, struct asked *ask
         executor = borrow((Books *)me, key, container, limit);
     if (executor != NULL && (pace = PyObject_GetAttr(executor, names[PACE])) != NULL)
         asked->sock = (int)number_in(executor, NUMBER), asked->patience = number_in(pace, PATIENCE);
+    if (executor != NULL && table != NULL)
+        *table = (int)number_in(executor, TABLE);
     Py_XDECREF(pace), Py_XDECREF(own), Py_XDECREF(container);
     return executor;
 }
 
 void books_free(PyObject *me, PyObject *executor, long patience) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
     PyObject *came = patience != TICK ? PyObject_CallMethodObjArgs(executor, names[CAME], Py_True, NULL) : NULL;
     Py_XDECREF(came);
     if (!set_free((Books *)me, executor) || PyErr_Occurred() != NULL)
         PyErr_WriteUnraisable(me);
+    PyErr_Restore(type, value, trace);
+}
+
+void books_discard(PyObject *me, PyObject *executor) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject *done = PyObject_CallMethodObjArgs(me, names[DISCARD], executor, NULL);
+    if (done == NULL)
+        PyErr_WriteUnraisable(me);
+    Py_XDECREF(done);
+    PyErr_Restore(type, value, trace);
 }
 
 static PyObject *books_borrow(PyObject *me, PyObject *args) {
@@ -137,13 +145,14 @@ static PyObject *books_set_free(PyObject *me, PyObject *executor) {
 }
 
 static PyObject *books_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(given)) {
-    Books *self = (Books *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    Books *self = holder_new(type);
     if (self == NULL)
         return NULL;
+    self->many = MANY(self);
     self->lock = Py_NewRef(Py_None), self->reaper = Py_NewRef(Py_None);
     self->idle = PyDict_New(), self->by_key = PyDict_New(), self->taken = PyDict_New();
     self->busy = PySet_New(NULL), self->closing = PyList_New(0);
-    for (int i = 0; i < HELD_BY_BOOKS; i++)
+    for (size_t i = 0; i < MANY(self); i++)
         if (self->held[i] == NULL) {
             Py_DECREF((PyObject *)self);
             return NULL;
@@ -151,41 +160,18 @@ static PyObject *books_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObje
     return (PyObject *)self;
 }
 
-static int books_traverse(PyObject *me, visitproc visit, void *arg) {
-    Py_VISIT(Py_TYPE(me));
-    for (int i = 0; i < HELD_BY_BOOKS; i++)
-        Py_VISIT(((Books *)me)->held[i]);
-    return 0;
-}
-
-static int books_clear(PyObject *me) {
-    for (int i = 0; i < HELD_BY_BOOKS; i++)
-        Py_CLEAR(((Books *)me)->held[i]);
-    return 0;
-}
-
-static void books_dealloc(PyObject *me) {
-    PyTypeObject *type = Py_TYPE(me);
-    PyObject_GC_UnTrack(me);
-    books_clear(me);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
-    Py_DECREF(type);
-}
-
 #define ITS(name) {"_" #name, T_OBJECT_EX, offsetof(Books, name), 0, NULL}
 static PyMemberDef books_members[] = {ITS(lock), ITS(idle), ITS(by_key), ITS(taken), ITS(busy), ITS(closing), ITS(reaper),
                                       {"_closed", T_BOOL, offsetof(Books, closed), 0, NULL},
                                       {"_most", T_PYSSIZET, offsetof(Books, most), 0, NULL}, {0}};
 static PyMethodDef books_methods[] = {{"borrow", books_borrow, METH_VARARGS, NULL}, {"set_free", books_set_free, METH_O, NULL}, {0}};
-static PyType_Slot books_slots[] = {{Py_tp_new, books_new}, {Py_tp_dealloc, books_dealloc}, {Py_tp_traverse, books_traverse},
-                                    {Py_tp_clear, books_clear}, {Py_tp_members, books_members}, {Py_tp_methods, books_methods},
-                                    {0, NULL}};
-PyType_Spec books_spec = {"proctor.kernel._core.Books", sizeof(Books), 0,
-                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, books_slots};
+static PyType_Slot books_slots[] = {{Py_tp_new, books_new}, {Py_tp_members, books_members}, {Py_tp_methods, books_methods},
+                                    HOLDER_SLOTS, {0, NULL}};
+PyType_Spec books_spec = HOLDER_SPEC("Books", Books, Py_TPFLAGS_BASETYPE, books_slots);
 
 bool books_ready(void) {
     static const char *const texts[NAMES] = {"acquire", "release", "container", "equals", "last", "number", "pace",
-                                             "patience", "came", "performing", "limit", "_see_who_closed", "keep"};
+                                             "patience", "came", "performing", "limit", "_see_who_closed", "keep", "table", "discard"};
     for (int i = 0; i < NAMES; i++)
         if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
             return false;

@@ -10,20 +10,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { HELD_BY_CONNECT = 9, PACKET = 1024 };
+enum { PACKET = 1024 };
 enum { OPTIONS = 2 }; /* of a Perform */
 enum { NOTIFICATION, MEMORY_READ, CALLER, CONTAINER, JOURNAL, NAMES };
 static PyObject *names[NAMES];
 
 typedef struct {
-    PyObject_HEAD
-    union {
-        PyObject *held[HELD_BY_CONNECT];
-        struct {
-            PyObject *longer, *standings, *give_back, *executors, *begins, *asked, *is_plain, *port, *request;
-        };
-    };
-    PyObject *plain; /* options of which that was said, or NULL */
+    HOLDS(10, longer, *standings, *give_back, *executors, *begins, *asked, *is_plain, *port, *request,
+          *plain); /* options of which that was said, or NULL */
     int listener, limit;
     uint32_t arch;
 } Connect;
@@ -108,7 +102,7 @@ static bool fill(const Request *request, struct connecting *one) {
 /* Without the GIL. */
 static void connect_it(const Connect *self, struct connecting *one) {
     Request *request = (Request *)self->request;
-    if (!read_address(one) || !fill(request, one))
+    if (!fill(request, one))
         return;
     /* what is held as a path only is no socket to connect(2) either */
     one->fd = one->who->pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, one->who->pidfd, (int)one->raw->data.args[0], 0);
@@ -136,38 +130,46 @@ static PyObject *call_of(struct routing *call) {
     return call->call;
 }
 
-/* What was heard, and a descriptor, to whoever goes on. */
-static PyObject *hand_on(Connect *self, struct routing *call, struct caller *caller, PyObject *executor, struct connecting *one) {
-    PyObject *found = heard((Request *)self->request, &one->asked);
+/* What was heard, and a descriptor, to whoever goes on; with an exception, the executor is of no use any more. */
+static PyObject *hand_on(Connect *self, struct routing *call, PyObject *tid, struct caller *caller, PyObject *executor,
+                         struct connecting *one) {
+    PyObject *found = heard((Request *)self->request, &one->asked), *args = NULL, *result = NULL;
     if (found == NULL && PyErr_Occurred() == NULL)
         found = PyLong_FromLong(one->asked.problem);
-    PyObject *address = PyBytes_FromStringAndSize(one->address, (Py_ssize_t)one->length), *result = NULL;
-    if (found != NULL && address != NULL && call_of(call) != NULL)
-        result = PyObject_CallFunction(self->asked, "OOOOOiO", call->call, call->wish, caller->standing, executor, found,
-                                       one->fd, address);
-    else
+    if (found != NULL && call_of(call) != NULL)
+        args = Py_BuildValue("OOOOOiN", call->call, call->wish, caller->standing, executor, found, one->fd,
+                             PyBytes_FromStringAndSize(one->address, (Py_ssize_t)one->length));
+    if (args != NULL) { /* the descriptor, the executor and the standing are whose who goes on */
+        result = PyObject_CallObject(self->asked, args);
+        let_go_of_caller(caller);
+    } else {
         close(one->fd);
-    Py_XDECREF(address);
-    Py_XDECREF(found);
-    let_go_of_caller(caller);
+        give_back_caller(self->standings, self->give_back, tid, caller);
+        books_discard(self->executors, executor);
+    }
+    Py_XDECREF(args), Py_XDECREF(found);
     return result;
 }
 
-/* Have it connected by who is lent for that; NULL without an exception: nothing has happened. */
+/* Have it connected by who is lent for that. */
 static PyObject *connect_by(Connect *self, struct routing *call, PyObject *tid, struct caller *caller, struct connecting *one,
-                            PyObject *executor) {
-    if (!make_room((Request *)self->request, &one->asked))
-        return PyErr_NoMemory();
+                            PyObject *executor, int *became) {
+    bool room = make_room((Request *)self->request, &one->asked);
     one->who = caller->known, one->fd = -1, one->asked.along = 0;
-    Py_BEGIN_ALLOW_THREADS
-    connect_it(self, one);
-    Py_END_ALLOW_THREADS
-    if (one->fd >= 0 && !one->answered)
-        return hand_on(self, call, caller, executor, one);
-    if (one->asked.into != one->asked.here)
+    if (room) {
+        Py_BEGIN_ALLOW_THREADS
+        connect_it(self, one);
+        Py_END_ALLOW_THREADS
+    }
+    if (one->fd >= 0 && !one->answered) {
+        *became = GOES_ON;
+        return hand_on(self, call, tid, caller, executor, one);
+    }
+    if (room && one->asked.into != one->asked.here)
         free(one->asked.into);
     give_back_caller(self->standings, self->give_back, tid, caller);
     books_free(self->executors, executor, one->asked.patience);
+    *became = one->answered ? REPLIED : NOTHING;
     return one->answered ? PyLong_FromLong(one->failed) : NULL;
 }
 
@@ -183,32 +185,43 @@ static PyObject *not_begun(Connect *self, struct routing *call) {
     return said;
 }
 
-/* With a caller that was taken. */
-static PyObject *connect_for(Connect *self, struct routing *call, PyObject *tid, struct caller *caller, struct connecting *one) {
-    PyObject *executor = NULL, *result = not_begun(self, call);
-    if (result == NULL && PyErr_Occurred() == NULL)
-        executor = books_lend(self->executors, caller->kept, self->limit, &one->asked);
+/* With a caller that was taken.  Its memory is read before anybody is lent: it may take as long as it likes. */
+static PyObject *connect_for(Connect *self, struct routing *call, PyObject *tid, struct caller *caller, struct connecting *one,
+                             int *became) {
+    PyObject *executor = NULL, *result = NULL;
+    bool readable;
+    Py_BEGIN_ALLOW_THREADS
+    readable = read_address(one);
+    Py_END_ALLOW_THREADS
+    if (readable && (result = not_begun(self, call)) != NULL)
+        *became = GOES_ON;
+    if (readable && result == NULL && PyErr_Occurred() == NULL)
+        executor = books_lend(self->executors, caller->kept, self->limit, &one->asked, NULL);
     if (executor != NULL)
-        result = connect_by(self, call, tid, caller, one, executor);
+        result = connect_by(self, call, tid, caller, one, executor, became);
     Py_XDECREF(executor);
     if (caller->standing != NULL) /* nobody was asked */
         give_back_caller(self->standings, self->give_back, tid, caller);
     return result;
 }
 
-PyObject *connect_routed(PyObject *me, struct routing *call, const struct seccomp_notif *raw) {
+PyObject *connect_routed(PyObject *me, struct routing *call, const struct seccomp_notif *raw, int *became) {
     Connect *self = (Connect *)me;
     struct connecting one;
     struct caller caller = {0};
-    one.raw = raw, one.answered = false;
+    one.raw = raw, one.answered = false, *became = NOTHING;
     bool plain = may_be_plain(self, raw) && is_open(self->port, self->listener)
                  && are_plain(self, PyTuple_GetItem(call->wish, OPTIONS));
     PyObject *tid = plain ? PyLong_FromUnsignedLong(raw->pid) : NULL, *result = NULL;
     if (take_known(self->standings, call->container, tid, &caller)) {
-        result = connect_for(self, call, tid, &caller, &one);
+        result = connect_for(self, call, tid, &caller, &one, became);
         let_go_of_caller(&caller);
     }
     Py_XDECREF(tid);
+    if (result == Py_None) { /* it ended before it saw that */
+        Py_CLEAR(result);
+        *became = NOTHING;
+    }
     return result;
 }
 
@@ -216,6 +229,7 @@ static PyObject *connect_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(
     Connect *self = (Connect *)me;
     struct routing call = {0};
     PyObject *result = NULL;
+    int became = NOTHING;
     if (!PyArg_ParseTuple(args, "OO!", &call.call, &PyTuple_Type, &call.wish))
         return NULL;
     call.notification = PyObject_GetAttr(call.call, names[NOTIFICATION]);
@@ -223,8 +237,8 @@ static PyObject *connect_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(
     /* nobody may have looked at it */
     if (raw != NULL && has(call.call, MEMORY_READ, Py_False) && has(call.call, CALLER, Py_None)
         && (call.container = PyObject_GetAttr(call.call, names[CONTAINER])) != NULL)
-        result = connect_routed(me, &call, raw);
-    if (result == NULL && PyErr_Occurred() == NULL)
+        result = connect_routed(me, &call, raw, &became);
+    if (became == NOTHING && PyErr_Occurred() == NULL)
         result = PyObject_CallFunctionObjArgs(self->longer, call.call, call.wish, NULL);
     Py_XDECREF(call.container);
     Py_XDECREF(call.notification);
@@ -234,32 +248,18 @@ static PyObject *connect_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(
 bool is_connect(PyObject *object) { return PyType_GetSlot(Py_TYPE(object), Py_tp_call) == (void *)connect_call; }
 
 static PyObject *connect_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(given)) {
-    Connect *self = (Connect *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    Connect *self = holder_new(type);
     if (self == NULL)
         return NULL;
     bool good = PyArg_ParseTuple(args, "OO!OOiOOOOO!I", &self->longer, &PyDict_Type, &self->standings, &self->give_back,
                                  &self->executors, &self->limit, &self->begins, &self->asked, &self->is_plain, &self->port,
-                                 request_type, &self->request, &self->arch);
-    for (int i = 0; i < HELD_BY_CONNECT; i++) /* were borrowed */
-        Py_XINCREF(self->held[i]);
-    if (!good || (self->listener = PyObject_AsFileDescriptor(self->port)) < 0)
-        Py_CLEAR(self);
-    return (PyObject *)self;
+                                 request_type, &self->request, &self->arch)
+                && (self->listener = PyObject_AsFileDescriptor(self->port)) >= 0;
+    return holder_made(self, MANY(self), good);
 }
 
-static void connect_dealloc(PyObject *me) {
-    PyTypeObject *type = Py_TYPE(me);
-    for (int i = 0; i < HELD_BY_CONNECT; i++)
-        Py_XDECREF(((Connect *)me)->held[i]);
-    Py_XDECREF(((Connect *)me)->plain);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
-    Py_DECREF(type);
-}
-
-static PyType_Slot connect_slots[] = {{Py_tp_new, connect_new}, {Py_tp_dealloc, connect_dealloc},
-                                      {Py_tp_call, connect_call}, {0, NULL}};
-PyType_Spec connect_spec = {"proctor.kernel._core.Connect", sizeof(Connect), 0,
-                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, connect_slots};
+static PyType_Slot connect_slots[] = {{Py_tp_new, connect_new}, {Py_tp_call, connect_call}, HOLDER_SLOTS, {0, NULL}};
+PyType_Spec connect_spec = HOLDER_SPEC("Connect", Connect, Py_TPFLAGS_IMMUTABLETYPE, connect_slots);
 
 bool connect_ready(void) {
     static const char *const texts[NAMES] = {"_notification", "memory_read", "_caller", "container", "journal"};

@@ -6,20 +6,12 @@
 #include "_usual.h"
 #include <errno.h>
 
-enum { HELD = 6 };
-
 typedef struct {
-    PyObject_HEAD
-    union {
-        PyObject *held[HELD];
-        struct {
-            PyObject *share, *busy, *fallback, *wire, *cell, *counts;
-        };
-    };
+    HOLDS(6, ROUTE, *wire, *cell, *counts);
     struct seccomp_notif_resp says;
 } Constant;
 
-static PyTypeObject *constant_type;
+PyTypeObject *constant_type;
 
 int constant_answers(PyObject *route, int listener, const struct seccomp_notif *raw) {
     if (Py_TYPE(route) != constant_type)
@@ -62,53 +54,20 @@ static PyObject *constant_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED
 }
 
 static PyObject *constant_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(names)) {
-    Constant *self = (Constant *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    Constant *self = holder_new(type);
     long long value;
     unsigned int flags;
     if (self == NULL)
         return NULL;
     bool good = PyArg_ParseTuple(args, "OO!OO!OO", &self->share, &PyDict_Type, &self->busy, &self->fallback, &PyTuple_Type,
                                  &self->wire, &self->cell, &self->counts);
-    for (int i = 0; i < HELD; i++) /* were borrowed */
-        Py_XINCREF(self->held[i]);
     if (good && (good = PyArg_ParseTuple(self->wire, "LiI", &value, &self->says.error, &flags))) {
         self->says.val = value, self->says.flags = flags;
         if (self->says.error < -4095 || self->says.error > 0) /* it would succeed: C055 */
             good = PyErr_Format(PyExc_ValueError, "%d: 0 or a negative errno", self->says.error) != NULL;
     }
-    if (!good)
-        Py_CLEAR(self);
-    return (PyObject *)self;
+    return holder_made(self, MANY(self), good);
 }
 
-static int constant_traverse(PyObject *me, visitproc visit, void *arg) {
-    Py_VISIT(Py_TYPE(me));
-    for (int i = 0; i < HELD; i++)
-        Py_VISIT(((Constant *)me)->held[i]);
-    return 0;
-}
-
-static int constant_clear(PyObject *me) {
-    for (int i = 0; i < HELD; i++)
-        Py_CLEAR(((Constant *)me)->held[i]);
-    return 0;
-}
-
-static void constant_dealloc(PyObject *me) {
-    PyTypeObject *type = Py_TYPE(me);
-    PyObject_GC_UnTrack(me);
-    constant_clear(me);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
-    Py_DECREF(type);
-}
-
-static PyType_Slot constant_slots[] = {{Py_tp_new, constant_new}, {Py_tp_dealloc, constant_dealloc},
-                                       {Py_tp_traverse, constant_traverse}, {Py_tp_clear, constant_clear},
-                                       {Py_tp_call, constant_call}, {0, NULL}};
-static PyType_Spec constant_spec = {"proctor.kernel._core.Constant", sizeof(Constant), 0,
-                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC, constant_slots};
-
-bool constant_ready(PyObject *module) {
-    constant_type = (PyTypeObject *)PyType_FromSpec(&constant_spec); /* kept */
-    return constant_type != NULL && PyModule_AddType(module, constant_type) == 0;
-}
+static PyType_Slot constant_slots[] = {{Py_tp_new, constant_new}, {Py_tp_call, constant_call}, HOLDER_SLOTS, {0, NULL}};
+PyType_Spec constant_spec = HOLDER_SPEC("Constant", Constant, Py_TPFLAGS_IMMUTABLETYPE, constant_slots);

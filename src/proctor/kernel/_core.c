@@ -430,12 +430,12 @@ static struct PyModuleDef core = {PyModuleDef_HEAD_INIT, .m_name = "proctor.kern
                                   .m_size = -1, .m_methods = core_methods};
 
 PyMODINIT_FUNC PyInit__core(void) {
-    PyType_Spec *specs[] = {&notification_spec, &loop_spec, &usual_spec, &callers_spec,
-                            &gathered_spec, &short_spec, &connect_spec, &performed_spec, &books_spec};
+    PyType_Spec *specs[] = {&notification_spec, &constant_spec, &loop_spec, &usual_spec, &callers_spec,
+                            &gathered_spec, &short_spec, &connect_spec, &performed_spec, &books_spec, &seen_spec, &doing_spec};
     path_ready();
-    PyObject *module = usual_ready() && short_ready() && connect_ready() && books_ready() ? PyModule_Create(&core) : NULL;
-    if (module != NULL && (!known_ready(module) || !request_ready(module) || !forms_ready(module)
-                           || !constant_ready(module) || !seen_ready(module) || !doing_ready(module)))
+    bool ready = route_ready() && seen_ready() && usual_ready() && short_ready() && connect_ready() && books_ready();
+    PyObject *module = ready ? PyModule_Create(&core) : NULL;
+    if (module != NULL && (!known_ready(module) || !request_ready(module) || !forms_ready(module)))
         Py_CLEAR(module);
     for (size_t i = 0; module != NULL && i < sizeof specs / sizeof *specs; i++) {
         PyTypeObject *type = (PyTypeObject *)PyType_FromSpec(specs[i]);
@@ -443,6 +443,8 @@ PyMODINIT_FUNC PyInit__core(void) {
             Py_CLEAR(module);
         if (i == 0)
             notification_type = type; /* kept */
+        else if (i == 1)
+            constant_type = type;
         else
             Py_XDECREF((PyObject *)type);
     }

@@ -70,9 +70,6 @@ bool claim_routed(void);
 void notification_given(PyObject *notification);
 /* _constant.c: answer a call whose route is a Constant, without an exception: as answer(), or -1 if it is to be routed. */
 int constant_answers(PyObject *route, int listener, const struct seccomp_notif *raw);
-bool constant_ready(PyObject *module);
-bool seen_ready(PyObject *module);
-bool doing_ready(PyObject *module);
 /* Its slot in the journal is somebody else's to clear. */
 void notification_left(PyObject *notification);
 /* Claim the call that this thread routes, and leave it to another thread to give and answer, if others are there already
@@ -119,9 +116,13 @@ PyObject *core_reopen(PyObject *module, PyObject *const *args, Py_ssize_t count)
 bool known_ready(PyObject *module);
 bool request_ready(PyObject *module);
 bool forms_ready(PyObject *module);
+extern PyTypeObject *constant_type;
+bool route_ready(void);
+bool seen_ready(void);
 bool short_ready(void);
 bool connect_ready(void);
 bool books_ready(void);
 bool usual_ready(void);
 void path_ready(void);
-extern PyType_Spec books_spec, callers_spec, gathered_spec, connect_spec, loop_spec, performed_spec, short_spec, usual_spec;
+extern PyType_Spec books_spec, callers_spec, constant_spec, connect_spec, doing_spec, gathered_spec, loop_spec, performed_spec, seen_spec,
+    short_spec, usual_spec;

@@ -733,12 +733,12 @@ class Doing:
     answered.  What is not plain before somebody was asked is routed by ``fallback``.
 
     :param share, busy, find, container, listener: as for :class:`Seen`; ``native`` is who is known, by thread; what takes one of
-        those back; what lends who is asked, as for :class:`Short`; what takes that one back (executor, whether it answered); paths,
-        values, zero (two numbers) of a sketch; and by which paths are relative, from the first at bit 0: (request, the step that acts).
+        those back; executors, and a limit, as for :class:`Connect`; paths, values, zero (two numbers) of a sketch; and by which paths are
+        relative, from the first at bit 0, and behind these for those that are flagged, if there are such: (request, the step that acts).
     :param starts: called with the notification before somebody is asked; if it raises, nobody is.
     :param goes_on: called with (notification, standing, executor, which plan, what was heard) where that is not plain; or
         (notification, None, None, which plan, errno) where the role was lost.
-    :param counted: called with the errno of a call that was answered; or None.
+    :param cell_of: as for :class:`Performed`.
     """
 
     def __init__(
@@ -751,7 +751,7 @@ class Doing:
         listener: Any,
         starts: Callable[[Notification], object],
         goes_on: Callable[..., object],
-        counted: Callable[[int], object] | None,
+        cell_of: Callable[[int], list[int] | None],
         /,
     ) -> None: ...
     def __call__(self, notification: Any, /) -> Any:

@@ -18,22 +18,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { HELD = 11 };
-enum { NATIVE, RECALLED, CGROUP, NAMES };
+enum { RECALLED, CGROUP, NAMES };
 static PyObject *names[NAMES];
 
 typedef struct {
-    PyObject_HEAD
-    union {
-        PyObject *held[HELD];
-        struct {
-            PyObject *share, *busy, *fallback, *find, *container, *port, *done, *failed; /* the last two count */
-            PyObject *standings, *give_back, *close; /* NULL until somebody performs */
-        };
-    };
-    PyObject *kinds;
-    int listener;
-    bool recalls; /* what was said before */
+    HOLDS(12, PERFORMING, *port, *done, *failed, /* the last two count */
+          *standings, *give_back, *close, *kinds); /* NULL until somebody performs */
+    int listener, recalls; /* what was said before */
 } Seen;
 
 /* What is said to that descriptor of a thread: 0, -EBADF, or LEFT; *left is what was taken, if closing it may wait. */
@@ -101,30 +92,24 @@ static bool recall(PyObject *standing, PyObject **held, struct recalled *was) {
     return good;
 }
 
-/* Who performs such calls, once there is anybody. */
+/* Whether there is anybody who performs such calls. */
 static bool is_found(Seen *self) {
-    if (self->standings != NULL)
-        return true;
-    PyObject *way = PyObject_CallFunctionObjArgs(self->find, NULL), *native = NULL, *standings, *give_back, *closes, *kinds;
-    bool good = way != NULL && way != Py_None && (native = PyObject_GetAttr(way, names[NATIVE])) != NULL
-                && PyArg_ParseTuple(native, "O!OOS", &PyDict_Type, &standings, &give_back, &closes, &kinds);
-    if (good) {
+    PyObject *native = self->standings == NULL ? native_of(self->find) : NULL, *standings, *give_back, *closes, *kinds;
+    if (native != NULL && PyArg_ParseTuple(native, "O!OOS", &PyDict_Type, &standings, &give_back, &closes, &kinds)) {
         self->standings = Py_NewRef(standings), self->give_back = Py_NewRef(give_back);
         self->close = Py_NewRef(closes), self->kinds = Py_NewRef(kinds);
     }
-    if (way != NULL)
-        PyErr_Clear(); /* somebody else performs here, and has nothing of this */
-    Py_XDECREF(native), Py_XDECREF(way);
-    return good;
+    Py_XDECREF(native);
+    return self->standings != NULL;
 }
 
-/* Whether it is answered. */
-static bool answered(Seen *self, const struct seccomp_notif *raw) {
-    PyObject *tid = PyLong_FromUnsignedLong(raw->pid), *held = NULL;
+static int seen_answers(void *me, PyObject *Py_UNUSED(notification), const struct seccomp_notif *raw) {
+    Seen *self = me;
+    PyObject *tid = is_found(self) ? PyLong_FromUnsignedLong(raw->pid) : NULL, *held = NULL;
     struct caller caller = {0};
     struct recalled was;
     int said = LEFT, left = -1;
-    if (take_known(self->standings, self->container, tid, &caller)) {
+    if (tid != NULL && take_known(self->standings, self->container, tid, &caller)) {
         const uint32_t *kinds = (const void *)PyBytes_AsString(self->kinds); /* bytes objects are aligned */
         size_t count = (size_t)PyBytes_Size(self->kinds) / sizeof *kinds;
         bool goes = !self->recalls || (is_open(self->port, self->listener) && recall(caller.standing, &held, &was));
@@ -145,74 +130,28 @@ static bool answered(Seen *self, const struct seccomp_notif *raw) {
     if (said != LEFT)
         count(said == 0 ? self->done : self->failed);
     Py_XDECREF(tid);
-    return said != LEFT;
+    return said != LEFT ? REPLIED : NOTHING;
 }
 
-static PyObject *seen_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(named)) {
-    Seen *self = (Seen *)me;
-    PyObject *notification = PyTuple_Size(args) == 1 ? PyTuple_GetItem(args, 0) : NULL;
-    if (notification == NULL)
-        return PyErr_Format(PyExc_TypeError, "a notification is wanted");
-    const struct seccomp_notif *raw = notification_of(notification);
-    bool good = raw != NULL && raw->pid != 0 && !may_wait(self->share, self->busy, raw) && is_found(self) && answered(self, raw);
-    if (PyErr_Occurred() != NULL) {
-        if (good)
-            PyErr_WriteUnraisable(me); /* it is answered all the same */
-        else
-            return NULL;
-    }
-    return good ? Py_NewRef(Py_True) : PyObject_CallFunctionObjArgs(self->fallback, notification, NULL);
-}
+static PyObject *seen_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(named)) { return routed(me, args, seen_answers); }
 
 static PyObject *seen_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named)) {
-    Seen *self = (Seen *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    Seen *self = holder_new(type);
     if (self == NULL)
         return NULL;
-    int recalls = 0;
     bool good = PyArg_ParseTuple(args, "OO!OOOOpOO", &self->share, &PyDict_Type, &self->busy, &self->fallback, &self->find,
-                                 &self->container, &self->port, &recalls, &self->done, &self->failed);
-    for (int i = 0; i < HELD; i++) /* were borrowed */
-        Py_XINCREF(self->held[i]);
-    if (!good || (self->listener = PyObject_AsFileDescriptor(self->port)) < 0)
-        Py_CLEAR(self);
-    else
-        self->recalls = recalls != 0;
-    return (PyObject *)self;
+                                 &self->container, &self->port, &self->recalls, &self->done, &self->failed)
+                && (self->listener = PyObject_AsFileDescriptor(self->port)) >= 0;
+    return holder_made(self, MANY(self), good);
 }
 
-static int seen_traverse(PyObject *me, visitproc visit, void *arg) {
-    Py_VISIT(Py_TYPE(me));
-    for (int i = 0; i < HELD; i++)
-        Py_VISIT(((Seen *)me)->held[i]);
-    return 0;
-}
+static PyType_Slot seen_slots[] = {{Py_tp_new, seen_new}, {Py_tp_call, seen_call}, HOLDER_SLOTS, {0, NULL}};
+PyType_Spec seen_spec = HOLDER_SPEC("Seen", Seen, Py_TPFLAGS_IMMUTABLETYPE, seen_slots);
 
-static int seen_clear(PyObject *me) {
-    for (int i = 0; i < HELD; i++)
-        Py_CLEAR(((Seen *)me)->held[i]);
-    Py_CLEAR(((Seen *)me)->kinds);
-    return 0;
-}
-
-static void seen_dealloc(PyObject *me) {
-    PyTypeObject *type = Py_TYPE(me);
-    PyObject_GC_UnTrack(me);
-    seen_clear(me);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
-    Py_DECREF(type);
-}
-
-static PyType_Slot seen_slots[] = {{Py_tp_new, seen_new}, {Py_tp_dealloc, seen_dealloc},
-                                       {Py_tp_traverse, seen_traverse}, {Py_tp_clear, seen_clear},
-                                       {Py_tp_call, seen_call}, {0, NULL}};
-static PyType_Spec seen_spec = {"proctor.kernel._core.Seen", sizeof(Seen), 0,
-                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC, seen_slots};
-
-bool seen_ready(PyObject *module) {
-    static const char *const texts[NAMES] = {"native", "recalled", "_cgroup"};
-    PyTypeObject *type = (PyTypeObject *)PyType_FromSpec(&seen_spec);
-    bool good = type != NULL && PyModule_AddType(module, type) == 0;
-    for (int i = 0; good && i < NAMES; i++)
-        good = (names[i] = PyUnicode_InternFromString(texts[i])) != NULL;
-    return good;
+bool seen_ready(void) {
+    static const char *const texts[NAMES] = {"recalled", "_cgroup"};
+    for (int i = 0; i < NAMES; i++)
+        if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
+            return false;
+    return true;
 }

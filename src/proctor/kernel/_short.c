@@ -282,33 +282,23 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
 bool is_short(PyObject *object) { return PyType_GetSlot(Py_TYPE(object), Py_tp_call) == (void *)short_call; }
 
 static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(given)) {
-    Short *self = (Short *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    Short *self = holder_new(type);
     if (self == NULL)
         return NULL;
     bool good = PyArg_ParseTuple(args, "OOO!OOSSOOOOO!OOOOIKKK", &self->longer, &self->rest, &PyDict_Type, &self->standings,
                                  &self->give_back, &self->here, &self->ours, &self->kinds, &self->lend, &self->plan,
                                  &self->asked, &self->done, &PyDict_Type, &self->foreseen, &self->allows, &self->allowed,
                                  &self->meet, &self->port, &self->arch, &self->valid, &self->unusual, &self->making);
-    for (int i = 0; i < HELD_BY_SHORT; i++) /* were borrowed */
-        Py_XINCREF(self->held[i]);
     self->waits = -1;
-    if (!good || (self->listener = PyObject_AsFileDescriptor(self->port)) < 0 || (self->plans = PyDict_New()) == NULL)
+    good = good && (self->listener = PyObject_AsFileDescriptor(self->port)) >= 0;
+    self = (Short *)holder_made(self, MANY(self), good);
+    if (self != NULL && (self->plans = PyDict_New()) == NULL)
         Py_CLEAR(self);
     return (PyObject *)self;
 }
 
-static void short_dealloc(PyObject *me) {
-    PyTypeObject *type = Py_TYPE(me);
-    for (int i = 0; i < HELD_BY_SHORT; i++)
-        Py_XDECREF(((Short *)me)->held[i]);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
-    Py_DECREF(type);
-}
-
-static PyType_Slot short_slots[] = {{Py_tp_new, short_new}, {Py_tp_dealloc, short_dealloc}, {Py_tp_call, short_call},
-                                    {0, NULL}};
-PyType_Spec short_spec = {"proctor.kernel._core.Short", sizeof(Short), 0,
-                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, short_slots};
+static PyType_Slot short_slots[] = {{Py_tp_new, short_new}, {Py_tp_call, short_call}, HOLDER_SLOTS, {0, NULL}};
+PyType_Spec short_spec = HOLDER_SPEC("Short", Short, Py_TPFLAGS_IMMUTABLETYPE, short_slots);
 
 bool short_ready(void) {
     static const char *const texts[NAMES] = {"_notification", "memory_read", "container", "known", "kept", "table",

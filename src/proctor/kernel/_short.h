@@ -1,20 +1,13 @@
 /* What the sources of the short way share: _short.c is it, as far as we open ourselves, _ahead.c where an executor is asked. */
 #pragma once
+#include "_route.h"
 #include "_posing.h"
 
 enum { KEY, DEVICES, HERE, GROUPS, MAKES, FIELDS }; /* of a callers.Known */
 
-enum { HELD_BY_SHORT = 17 };
-
 typedef struct {
-    PyObject_HEAD
-    union {
-        PyObject *held[HELD_BY_SHORT];
-        struct {
-            PyObject *longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans;
-            PyObject *foreseen, *allows, *allowed, *meet, *port;
-        };
-    };
+    HOLDS(17, longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans, *foreseen, *allows,
+          *allowed, *meet, *port);
     int listener, waits; /* whether callers wait killably; -1: nobody has seen that yet */
     uint32_t arch;
     unsigned long long valid, unusual, making;
@@ -71,11 +64,14 @@ struct routing {
 };
 /* Whether an object is a Connect. */
 bool is_connect(PyObject *object);
-/* With the GIL, as calling a Connect: the errno with which it is answered, as an int; else what is said to the call; NULL without
- * an exception: nothing has happened. */
-PyObject *connect_routed(PyObject *connect, struct routing *call, const struct seccomp_notif *raw);
+/* With the GIL, as calling a Connect: REPLIED: with this errno, as an int; GOES_ON: what is said to the call; NOTHING has happened.
+ * An exception may be set with any of them. */
+PyObject *connect_routed(PyObject *connect, struct routing *call, const struct seccomp_notif *raw, int *became);
 
-/* _books.c: an executor for what is kept of somebody (callers.Known), and how it is asked; NULL without an exception: none waits. */
-PyObject *books_lend(PyObject *books, PyObject *kept, long limit, struct asked *asked);
+/* _books.c: an executor for what is kept of somebody (callers.Known), how it is asked, and its descriptors (unless table is NULL); NULL
+ * without an exception: none waits. */
+PyObject *books_lend(PyObject *books, PyObject *kept, long limit, struct asked *asked, int *table);
+/* It is of no use any more: what it is at, nobody waits for. */
+void books_discard(PyObject *books, PyObject *executor);
 /* It has answered in time, and has nothing open any more that it gave: it is free again. */
 void books_free(PyObject *books, PyObject *executor, long patience);

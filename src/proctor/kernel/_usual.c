@@ -16,25 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static PyObject *watchful, *slow;
-
-bool may_wait(PyObject *share, PyObject *busy, const struct seccomp_notif *raw) {
-    PyObject *turns = PyObject_GetAttr(share, watchful), *stalled = PyObject_GetAttr(share, slow);
-    bool waits = turns != Py_False || stalled == NULL;
-    if (!waits && PyObject_IsTrue(stalled) != 0) {
-        PyObject *number = Py_BuildValue("(Ii)", raw->data.arch, raw->data.nr);
-        waits = number == NULL || PyDict_Contains(stalled, number) != 0;
-        Py_XDECREF(number);
-    }
-    if (!waits && PyDict_Size(busy) != 0) {
-        PyObject *tid = PyLong_FromUnsignedLong(raw->pid);
-        waits = tid == NULL || PyDict_Contains(busy, tid) != 0;
-        Py_XDECREF(tid);
-    }
-    Py_XDECREF(turns), Py_XDECREF(stalled);
-    return waits;
-}
-
 /* Where a refusal like this one is counted, if that need not be told of: a call of the same registers, the same path, leading
  * to the same. */
 static PyObject *counted(const Usual *self, const Sheet *sheet, const struct seen *seen) {
@@ -210,7 +191,7 @@ static PyObject *usual_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     PyObject *ours;
     unsigned long long mask;
     const struct standing *is = NULL;
-    Usual *self = (Usual *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    Usual *self = holder_new(type);
     int groups;
     if (self == NULL)
         return NULL;
@@ -218,35 +199,15 @@ static PyObject *usual_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
                                  &PyDict_Type, &self->busy, &self->container, &self->labels, &self->log, &self->callers,
                                  &self->head, &self->middle, &self->port, &self->registers, &self->reg, &mask, &PyDict_Type,
                                  &self->alikes, &groups, &ours, &self->meet, &self->lend, &self->took_back);
-    for (int i = 0; i < HELD_BY_USUAL; i++) /* were borrowed */
-        Py_XINCREF(self->held[i]);
-    if (!good || !standing_in(ours, &is) || (self->listener = PyObject_AsFileDescriptor(self->port)) < 0) {
-        Py_DECREF((PyObject *)self);
-        return NULL;
-    }
+    good = good && standing_in(ours, &is) && (self->listener = PyObject_AsFileDescriptor(self->port)) >= 0;
     self->groups = groups, self->mask = mask;
-    self->rooted = is != NULL && is_first(is->root);
-    return (PyObject *)self;
-}
-
-static int usual_traverse(PyObject *me, visitproc visit, void *arg) {
-    Py_VISIT(Py_TYPE(me));
-    for (int i = 0; i < HELD_BY_USUAL; i++)
-        Py_VISIT(((Usual *)me)->held[i]);
-    return 0;
-}
-
-static int usual_clear(PyObject *me) {
-    for (int i = 0; i < HELD_BY_USUAL; i++)
-        Py_CLEAR(((Usual *)me)->held[i]);
-    return 0;
+    self->rooted = good && is != NULL && is_first(is->root);
+    return holder_made(self, MANY(self), good);
 }
 
 static void usual_dealloc(PyObject *me) {
     Usual *self = (Usual *)me;
-    PyTypeObject *type = Py_TYPE(me);
     PyObject_GC_UnTrack(me);
-    usual_clear(me);
     sheets_forget(self);
     for (int i = 0; i < self->count; i++) {
         Py_DECREF(self->outcomes[i].wire);
@@ -254,8 +215,7 @@ static void usual_dealloc(PyObject *me) {
         Py_DECREF(self->outcomes[i].delivered);
         Py_DECREF(self->outcomes[i].gone);
     }
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(me);
-    Py_DECREF(type);
+    holder_dealloc(me);
 }
 
 static PyMethodDef usual_methods[] = {{"counts", usual_counts, METH_VARARGS, NULL},
@@ -264,14 +224,10 @@ static PyMethodDef usual_methods[] = {{"counts", usual_counts, METH_VARARGS, NUL
                                       {"performs", usual_performs, METH_VARARGS, NULL},
                                       {"record", usual_record, METH_VARARGS, NULL},
                                       {0}};
-static PyType_Slot usual_slots[] = {{Py_tp_new, usual_new}, {Py_tp_dealloc, usual_dealloc},
-                                    {Py_tp_traverse, usual_traverse}, {Py_tp_clear, usual_clear},
-                                    {Py_tp_call, usual_call}, {Py_tp_methods, usual_methods}, {0, NULL}};
-PyType_Spec usual_spec = {"proctor.kernel._core.Usual", sizeof(Usual), 0,
-                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC, usual_slots};
+static PyType_Slot usual_slots[] = {{Py_tp_new, usual_new}, {Py_tp_call, usual_call}, {Py_tp_methods, usual_methods},
+                                    HOLDER_KEEPS, {Py_tp_dealloc, usual_dealloc}, {0, NULL}};
+PyType_Spec usual_spec = HOLDER_SPEC("Usual", Usual, Py_TPFLAGS_IMMUTABLETYPE, usual_slots);
 
 bool usual_ready(void) {
-    watchful = PyUnicode_InternFromString("watchful");
-    slow = PyUnicode_InternFromString("slow");
-    return watchful != NULL && slow != NULL && deciding_ready() && telling_ready();
+    return deciding_ready() && telling_ready();
 }

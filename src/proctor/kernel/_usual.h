@@ -2,7 +2,7 @@
  * it.  All of it is guarded by the GIL. */
 #pragma once
 #include <time.h>
-#include "_core.h"
+#include "_route.h"
 #include "_acting.h"
 
 enum { WORDS = 6, BUCKETS = 64, OUTCOMES = 256 };
@@ -37,23 +37,15 @@ struct outcome {
     PyObject *wire, *cell, *delivered, *gone; /* how it is counted, and what the log says of it */
 };
 
-enum { HELD_BY_USUAL = 22 };
-
 typedef struct {
-    PyObject_HEAD
-    union {
-        PyObject *held[HELD_BY_USUAL];
-        struct {
-            PyObject *learn, *fallback, *told, *share, *busy, *container, *labels, *log, *callers, *head, *middle;
-            PyObject *port;                     /* whose number is `listener`, while it is open */
-            PyObject *alikes;                   /* by thread: those that are what we are, as far as that is known */
-            PyObject *meet;                     /* asked of whom we do not know whether they are what we are; None: nobody is */
-            PyObject *lend, *took_back;         /* who looks for others; None: nobody */
-            PyObject *find, *performer, *given; /* who finds a Short, the Short, who gives */
-            PyObject *became, *known;           /* who says what is told of what is performed, and what was said */
-            PyObject *counts;                   /* by what calls are known by: where they are counted */
-        };
-    };
+    HOLDS(22, ROUTE, *learn, *told, *container, *labels, *log, *callers, *head, *middle,
+          *port,                      /* whose number is `listener`, while it is open */
+          *alikes,                    /* by thread: those that are what we are, as far as that is known */
+          *meet,                      /* asked of whom we do not know whether they are what we are; None: nobody is */
+          *lend, *took_back,          /* who looks for others; None: nobody */
+          *find, *performer, *given,  /* who finds a Short, the Short, who gives */
+          *became, *known,            /* who says what is told of what is performed, and what was said */
+          *counts);                   /* by what calls are known by: where they are counted */
     int listener, reg, sheets, count;
     bool groups, rooted; /* whether their groups decide anything; their root is_first */
     unsigned int registers;
@@ -82,10 +74,6 @@ bool one_matches(PyObject *programs, const char *text, size_t length);
 bool read_text(const Usual *self, const struct seccomp_notif *raw, struct seen *seen);
 /* Look at a call, and decide it: the number of what it comes to; -1, with nothing decided, for what is out of the ordinary. */
 int usual_decided(Usual *self, const Sheet *sheet, const struct seccomp_notif *raw, struct seen *seen);
-
-/* _usual.c: whether a call may have to wait: for its turn, behind an earlier one of its caller, or since its number is known
- * for stalling; true with an exception, too. */
-bool may_wait(PyObject *share, PyObject *busy, const struct seccomp_notif *raw);
 
 /* _telling.c: by a clock, in seconds; count in a cell, which may be None. */
 double seconds(clockid_t clock);

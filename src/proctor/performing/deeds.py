@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
-    from proctor.performing.callers import Known
     from proctor.performing.performers import Performers
     from proctor.performing.plans import DeedOf, Plan, Sketch
     from proctor.performing.processes import Executor
@@ -50,29 +49,20 @@ class DeedWay(PlannedWay):
         self.native: tuple[Any, ...] | None = None
         self._plans: list[Plan] = []
         if sketch is not None:
-            ways = range(1 << len(sketch.paths))
+            many, plans = len(sketch.paths), [sketch.plan, *filter(None, [sketch.flagged])]
             self._plans = [
-                sketch.plan(tuple([bool(way >> each & 1) for each in range(len(sketch.paths))]))
-                for way in ways
+                plan(tuple([bool(way >> each & 1) for each in range(many)]))
+                for plan in plans
+                for way in range(1 << many)
             ]
             self.native = (
-                performers.standings.known, performers.standings.give_back, self._lent, self._released,
+                performers.standings.known, performers.standings.give_back, performers.executors, self._limit,
                 sketch.paths, sketch.values, *sketch.zero,
                 tuple([(plan.request.native, plan.made.step) for plan in self._plans]),
             )  # fmt: skip
 
     def __call__(self, call: Call, wish: Perform) -> Verdict | Later | None:
         return self.go(call, wish)
-
-    def _lent(self, known: Known) -> tuple[Executor, int, int, int] | None:
-        executor = self._lend(known)
-        return None if executor is None else (executor, *executor.at_hand)
-
-    def _released(self, executor: Executor, answered: int) -> None:
-        if answered:
-            executor.came(True)
-            executor.holds = False
-        self._performers.executors.release(executor)
 
     def goes_on(
         self,

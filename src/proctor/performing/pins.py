@@ -287,9 +287,10 @@ def split(path: bytes) -> tuple[bytes, bytes, bytes]:
 def within(path: bytes) -> tuple[bytes, bytes]:
     """A directory that is to be searched, and a name with the slashes behind it."""
     head, last, slashes = split(path)
+    if not last:  # nobody asks whether the root may be searched where nothing is looked for in it
+        return b"/", b"/"
     # The kernel's walk to a last component asks whether its directory may be searched (link_path_walk).
-    inside = head + (b"." if head.endswith(b"/") else b"/.")
-    return inside, last + slashes if last else b"/"
+    return head + (b"." if head.endswith(b"/") else b"/."), last + slashes
 
 
 # Requests about paths, in common ------------------------------------------------------------------

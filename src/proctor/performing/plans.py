@@ -150,20 +150,23 @@ class Deed(NamedTuple):
         return _DONE if self.told is None else self.told(call, reply)
 
 
-#: How a sketch has a number: itself; a register, of which these bits count; the caller's umask.
-CONSTANT, REGISTER, UMASK = range(3)
+#: How a sketch has a value: a number, itself; of a register, of which these bits count; the caller's umask; or the text that
+#: a register points to, at most :data:`ROOM` bytes.
+CONSTANT, REGISTER, UMASK, TEXT = range(4)
 
 
 class Sketch(NamedTuple):
     """Calls of one name, as the core does them (:class:`proctor.kernel._core.Doing`): as the :class:`Deed` of each."""
 
     plan: Callable[[tuple[bool, ...]], Plan]
-    #: Registers of each: the directory where it starts (-1: the working directory), and its address.
-    paths: tuple[tuple[int, int], ...]
+    #: Of each: registers, of the directory where it starts (-1: the working directory) and of its address; :attr:`Way.entry`.
+    paths: tuple[tuple[int, int, bool], ...]
     #: Of each hole before the paths: how, a register, itself or bits.
     values: tuple[tuple[int, int, int], ...]
     #: A register that is to be 0, but for these bits; -1: none.
     zero: tuple[int, int] = (-1, 0)
+    #: The plan where one of these bits is set, if that is another one.
+    flagged: Callable[[tuple[bool, ...]], Plan] | None = None
 
 
 #: What a call is as a deed; None if it is none.

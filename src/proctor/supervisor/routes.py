@@ -42,9 +42,12 @@ _SEEN: Final = {
     **dict.fromkeys(("fsync", "fdatasync", "syncfs"), ("EBADF", False)), "sysinfo": ("EFAULT", True),
 }  # fmt: skip
 #: Those that it has done by one plan (:class:`proctor.kernel._core.Doing`).
-_DOING: Final = (
-    "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2",
-)  # fmt: skip
+_DOING: Final = frozenset((
+    "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2", "link", "linkat", "symlink",
+    "symlinkat", "chmod", "fchmodat", "fchmodat2", "chown", "chown32", "lchown", "lchown32", "fchownat",
+))  # fmt: skip
+#: Of those, whose ids have 16 bits where there are calls with 32.
+_NARROW: Final = frozenset(("chown", "lchown"))
 
 
 def chain_of(handlers: Iterable[Handler], name: str | None) -> tuple[Handler, ...]:
@@ -391,9 +394,13 @@ class Routes:
     ) -> Route | None:
         """The way of calls that are all done by one plan, where nobody is told of it, and no later monitor is to know how far it is
         (:mod:`proctor.performing.noting`)."""
-        served, counters = self._served, self._decider.observers.counters
+        served = self._served
         made = self._engine.doing(served.listener)
         if name not in _DOING or made is None or ordinary is None or served.journal is not None:
+            return None
+        if name in _NARROW and "chown32" in tables.numbers(
+            architectures.arch_of(first.arch, first.nr)
+        ):
             return None
         wish = self._wish(handler, first)
         if wish is None or wish.allow is not None or wish.options is not None:
@@ -408,14 +415,20 @@ class Routes:
                 said = raised
             performed(call, wanted, said, self._world.clock())
 
-        def counted(failed: int) -> None:
-            counters.cell(served.container, name, _came_to(failed))[0] += 1  # type: ignore[union-attr]
-
         way: Route = made(
             served.share, served.busy, short, find, served.container, served.listener,
-            self._decider.starts(served), goes_on, None if counters is None else counted,
+            self._decider.starts(served), goes_on, self._counted_as(name),
         )  # fmt: skip
         return way
+
+    def _counted_as(self, name: str) -> Callable[[int], list[int] | None]:
+        """Where performed calls of a name are counted, by the errno that came of them."""
+        container, counters = self._served.container, self._decider.observers.counters
+
+        def counted_as(failed: int) -> list[int] | None:
+            return None if counters is None else counters.cell(container, name, _came_to(failed))
+
+        return counted_as
 
     def _performed(
         self,
@@ -427,9 +440,9 @@ class Routes:
         performed: Callable[[Call, Perform, Any, float], None],
     ) -> Route | None:
         """The way of calls that are all performed, where nobody is told of it: who does that is asked without a handler."""
-        served, observers, clock = self._served, self._decider.observers, self._world.clock
+        served, clock = self._served, self._world.clock
         listener, container = served.listener, served.container
-        find, counters = getattr(ordinary, "found", None), observers.counters
+        find = getattr(ordinary, "found", None)
         made = None if find is None else self._engine.performed(listener)
         wish = None if made is None else self._wish(handler, first)
         if made is None or wish is None:
@@ -441,12 +454,9 @@ class Routes:
         def went_on(call: Call, said: Verdict | Later) -> None:
             performed(call, wish, said, clock())
 
-        def counted_as(number: int) -> list[int] | None:
-            return None if counters is None else counters.cell(container, name, _came_to(number))
-
         way: Route = made(
-            served.share, served.busy, short, find, container, wish, call_of, went_on, counted_as
-        )
+            served.share, served.busy, short, find, container, wish, call_of, went_on, self._counted_as(name)
+        )  # fmt: skip
         return way
 
 

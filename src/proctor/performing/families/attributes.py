@@ -20,7 +20,7 @@ from proctor.call.verdict import answer, deny
 from proctor.errors import CallGone
 from proctor.performing import acting, filestat, pins
 from proctor.performing.families import CALLS
-from proctor.performing.plans import Deed, Plan, Planning, Way
+from proctor.performing.plans import REGISTER, Deed, Plan, Planning, Sketch, Way
 from proctor.performing.steps import Argument, Place, Request, Result, Steps
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
@@ -226,3 +226,36 @@ def _made(
         steps.put_text(digits, pin)
         return steps.call(what, table, digits, *values)
     return steps.call(what, pin, empty, *values, _EMPTY_PATH)
+
+
+def _sketch(
+    what: str, at: int, *values: tuple[int, int, int], flags: int = -1, bits: int = 0
+) -> Sketch:
+    """
+    :param at: whether a directory comes before the path.
+    :param flags: the register of flags.
+    :param bits: O_NOFOLLOW where there are none."""
+    plan, other = partial(_plan, what, len(values), bits), None
+    if flags >= 0:
+        other = partial(_plan, what, len(values), pins.O_NOFOLLOW)
+    zero = (flags, _NOFOLLOW) if other else (-1, 0)
+    return Sketch(plan, ((at - 1, at, False),), values, zero, other)
+
+
+def _mode(register: int) -> tuple[int, int, int]:
+    return (REGISTER, register, 0xFFFF)
+
+
+def _ids(register: int) -> tuple[tuple[int, int, int], ...]:
+    return ((REGISTER, register, _NO_ID), (REGISTER, register + 1, _NO_ID))
+
+
+#: The same for the core; not of times.
+SKETCHES: Final = {
+    "chmod": _sketch("fchmodat", 0, _mode(1)),
+    "fchmodat": _sketch("fchmodat", 1, _mode(2)),
+    "fchmodat2": _sketch("fchmodat", 1, _mode(2), flags=3),
+    **dict.fromkeys(("chown", "chown32"), _sketch("fchownat", 0, *_ids(1))),
+    **dict.fromkeys(("lchown", "lchown32"), _sketch("fchownat", 0, *_ids(1), bits=pins.O_NOFOLLOW)),
+    "fchownat": _sketch("fchownat", 1, *_ids(2), flags=4),
+}  # fmt: skip

@@ -24,6 +24,7 @@ from proctor.performing.plans import (
     CONSTANT,
     REGISTER,
     ROOM,
+    TEXT,
     UMASK,
     Deed,
     Plan,
@@ -264,10 +265,30 @@ def _linked(call: Call, at: int) -> Deed | None:
     return Deed(_plans["symlinkat"], (target,), (where,)) if len(target) <= ROOM else None
 
 
+def _named_again(call: Call, at: int) -> Deed | None:
+    registers = call.registers
+    flags = registers[4] & 0xFFFFFFFF if at else 0
+    if flags & ~_SYMLINK_FOLLOW:
+        return None
+    old = call.path
+    try:
+        new = call.path2
+    except MemoryUnreadable:  # which the kernel says behind what it says of the first one
+        return None
+    if not (old and new):
+        return None
+    first, second = [pins.signed(registers[e]) for e in (0, 2)] if at else (pins.AT_FDCWD,) * 2
+    plan = _plans["linkat, followed" if flags else "linkat"]
+    return Deed(plan, (), ((first, (old,)), _at(new, second)))
+
+
 @cache
 def _plan(what: str, relative: tuple[bool, ...]) -> Plan:
     """One of the calls.  Holes: as of :func:`_acting`, but the paths."""
-    planning = Planning(*[_IN for _ in relative], relative=relative)
+    ways = [_IN for _ in relative]
+    if what.startswith("linkat"):
+        ways[0] = Way(0 if "followed" in what else pins.O_NOFOLLOW)
+    planning = Planning(*ways, relative=relative)
     steps = planning.steps
     numbers = [
         steps.number() for _ in range({"mkdirat": 2, "unlinkat": 1, "renameat2": 1}.get(what, 0))
@@ -282,11 +303,18 @@ def _plan(what: str, relative: tuple[bool, ...]) -> Plan:
         return planning.freeze(steps.call(what, directory, name, numbers[0]))
     if what == "renameat2":
         return planning.freeze(steps.call(what, directory, name, *places[1], numbers[0]))
+    if ways[0] is not _IN:
+        # what it is about is pinned: the executor's own link leads to the very thing
+        digits = steps.scratch(16)
+        steps.put_text(digits, directory)
+        args = planning.table, digits, *places[1], _SYMLINK_FOLLOW
+        return planning.freeze(steps.call("linkat", *args))
     return planning.freeze(steps.call(what, target, directory, name))
 
 
 _plans: Final = {
-    each: partial(_plan, each) for each in ("mkdirat", "unlinkat", "renameat2", "symlinkat")
+    each: partial(_plan, each)
+    for each in ("mkdirat", "unlinkat", "renameat2", "symlinkat", "linkat", "linkat, followed")
 }
 WAYS: Final = ("proctor.performing.deeds",)
 #: See :mod:`proctor.performing.plans`.
@@ -296,20 +324,26 @@ DEEDS: Final = {
     "unlinkat": partial(_gone, at=1, removes=0), "rename": partial(_moved, at=0, flagged=0),
     "renameat": partial(_moved, at=1, flagged=0), "renameat2": partial(_moved, at=1, flagged=1),
     "symlink": partial(_linked, at=0), "symlinkat": partial(_linked, at=1),
+    "link": partial(_named_again, at=0), "linkat": partial(_named_again, at=1),
 }  # fmt: skip
 #: The same for the core.
+_HERE, _HERE2, _AT0 = (-1, 0, True), (-1, 1, True), (0, 1, True)
 SKETCHES: Final = {
-    "mkdir": Sketch(_plans["mkdirat"], ((-1, 0),), ((UMASK, 0, 0), (REGISTER, 1, 0xFFFF))),
-    "mkdirat": Sketch(_plans["mkdirat"], ((0, 1),), ((UMASK, 0, 0), (REGISTER, 2, 0xFFFF))),
-    "rmdir": Sketch(_plans["unlinkat"], ((-1, 0),), ((CONSTANT, 0, _REMOVEDIR),)),
-    "unlink": Sketch(_plans["unlinkat"], ((-1, 0),), ((CONSTANT, 0, 0),)),
-    "unlinkat": Sketch(
-        _plans["unlinkat"], ((0, 1),), ((REGISTER, 2, _REMOVEDIR),), (2, _REMOVEDIR)
+    "mkdir": Sketch(_plans["mkdirat"], (_HERE,), ((UMASK, 0, 0), (REGISTER, 1, 0xFFFF))),
+    "mkdirat": Sketch(_plans["mkdirat"], (_AT0,), ((UMASK, 0, 0), (REGISTER, 2, 0xFFFF))),
+    "rmdir": Sketch(_plans["unlinkat"], (_HERE,), ((CONSTANT, 0, _REMOVEDIR),)),
+    "unlink": Sketch(_plans["unlinkat"], (_HERE,), ((CONSTANT, 0, 0),)),
+    "unlinkat": Sketch(_plans["unlinkat"], (_AT0,), ((REGISTER, 2, _REMOVEDIR),), (2, _REMOVEDIR)),
+    "rename": Sketch(_plans["renameat2"], (_HERE, _HERE2), ((CONSTANT, 0, 0),)),
+    "renameat": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((CONSTANT, 0, 0),)),
+    "renameat2": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((CONSTANT, 0, 0),), (4, 0)),
+    "symlink": Sketch(_plans["symlinkat"], (_HERE2,), ((TEXT, 0, 0),)),
+    "symlinkat": Sketch(_plans["symlinkat"], ((1, 2, True),), ((TEXT, 0, 0),)),
+    "link": Sketch(_plans["linkat"], ((-1, 0, False), _HERE2), ()),
+    "linkat": Sketch(
+        _plans["linkat"], ((0, 1, False), (2, 3, True)), (), (4, _SYMLINK_FOLLOW), _plans["linkat, followed"]
     ),
-    "rename": Sketch(_plans["renameat2"], ((-1, 0), (-1, 1)), ((CONSTANT, 0, 0),)),
-    "renameat": Sketch(_plans["renameat2"], ((0, 1), (2, 3)), ((CONSTANT, 0, 0),)),
-    "renameat2": Sketch(_plans["renameat2"], ((0, 1), (2, 3)), ((CONSTANT, 0, 0),), (4, 0)),
-}
+}  # fmt: skip
 
 
 # Requests ---------------------------------------------------------------------------------------

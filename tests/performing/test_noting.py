@@ -1,0 +1,88 @@
+"""What the next monitor knows of a call is what executors say of its changes: so each has one that they know as such."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor import families
+from proctor.performing import noting
+from proctor.performing.families import NOTED
+from proctor.supervisor.world import KernelWorld
+from proctor.syscalls import tables
+from proctor.syscalls.architectures import native
+
+from .containers import PYTHON
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes a container's ids")
+
+#: All of them, by their numbers here; what is there of before is "old".
+PROGRAM = """
+import ctypes, errno, json, os, struct, sys
+os.chdir(sys.argv[1])
+NUMBERS = json.loads(sys.argv[2])
+libc = ctypes.CDLL(None, use_errno=True)
+held = []
+def text(value):
+    held.append(ctypes.create_string_buffer(value))
+    return ctypes.addressof(held[-1])
+os.close(os.open("old", os.O_CREAT, 0o644))
+fd, here = os.open("old", os.O_RDWR), -100
+old, name, value = text(b"old"), text(b"trusted.one"), text(b"1")
+long = text(struct.pack("=QII", value, 1, 0))
+def new(kind=None):
+    made = f"new{len(held)}"
+    if kind == "dir":
+        os.mkdir(made)
+    elif kind:
+        os.close(os.open(made, os.O_CREAT, 0o644))
+    return text(made.encode())
+CALLS = {
+    "chmod": (old, 0o600), "fchmodat": (here, old, 0o600), "fchmodat2": (here, old, 0o600, 0), "chown": (old, 1, 1),
+    "lchown": (old, 1, 1), "fchownat": (here, old, 1, 1, 0), "utime": (old, 0), "utimes": (old, 0), "futimesat": (here, old, 0),
+    "utimensat": (here, old, 0, 0), "truncate": (old, 1), "mknod": (new(), 0o10600, 0), "mknodat": (here, new(), 0o10600, 0),
+    "mkdir": (new(), 0o700), "mkdirat": (here, new(), 0o700), "rmdir": (new("dir"),), "unlink": (new("file"),),
+    "unlinkat": (here, new("file"), 0), "rename": (new("file"), new()), "renameat": (here, new("file"), here, new()),
+    "renameat2": (here, new("file"), here, new(), 0), "link": (old, new()), "linkat": (here, old, here, new(), 0),
+    "symlink": (old, new()), "symlinkat": (old, here, new()), "setxattr": (old, name, value, 1, 0), "removexattr": (old, name),
+    "lsetxattr": (old, name, value, 1, 0), "lremovexattr": (old, name), "fsetxattr": (fd, name, value, 1, 0),
+    "fremovexattr": (fd, name), "setxattrat": (here, old, 0, name, long, 16), "removexattrat": (here, old, 0, name),
+}
+assert not set(NUMBERS) - set(CALLS), set(NUMBERS) - set(CALLS)
+for call, arguments in CALLS.items():
+    if call in NUMBERS and libc.syscall(NUMBERS[call], *map(ctypes.c_ulong, arguments)) != 0:
+        said = errno.errorcode[ctypes.get_errno()]
+        assert said == "ENOSYS", (call, said)
+        print(call)
+"""
+
+
+def test_each_has_a_change_that_its_executor_says_something_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing: set[str] = set()
+    asks = noting.asks
+
+    def watched(call: Any, request: Any, *executors: Any) -> None:
+        if request.changes:
+            changing.add(call.name)
+        asks(call, request, *executors)
+
+    monkeypatch.setattr(noting, "asks", watched)
+    numbers = {name: number for name, number in tables.numbers(native()).items() if name in NOTED}
+    os.chown(tmp_path, 100000, 100000)
+    for each in (tmp_path, *tmp_path.parents):
+        if each.name.startswith("pytest-"):
+            each.chmod(0o755)
+    done = proctor.run(
+        [PYTHON, "-ISc", PROGRAM, str(tmp_path), json.dumps(numbers)],
+        [families.names(), families.attributes(), families.mknod(), families.xattr(names=["trusted.*"])],
+        userns=[(0, 100000, 65536)], world=KernelWorld(native=False), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert changing == set(numbers) - set(done.stdout.split())
